@@ -1,0 +1,1 @@
+"""Worlds and replays that write events and ranking requests."""

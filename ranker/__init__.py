@@ -1,0 +1,1 @@
+"""The serving model, retrieval, threads and hot swap."""

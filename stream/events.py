@@ -1,0 +1,339 @@
+"""What travels through the log: typed events, their bytes, and the limits they must keep.
+
+A record of a stream topic is a msgpack list of events of one partition; a compacted topic holds one
+entity a record. Evolution: new fields at the end, with defaults; never retype, never reuse a tag;
+golden bytes of each released version stay in the tests.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+import xxhash
+
+from stream.errors import BadEvent
+
+EVENT_BYTES_MAX: Final = 64 * 1024
+RECORD_BYTES_MAX: Final = 1024 * 1024
+REQUEST_BYTES_MAX: Final = 256 * 1024
+ITEMS_MAX: Final = 1_000  # of one page or request
+TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: later is no event time but a mistake
+
+# Why an example was emitted.
+INSTALLED: Final = 0
+WINDOW_CLOSED: Final = 1
+LATE_POSITIVE: Final = 2
+RETRACTION: Final = 3
+REASONS: Final = ("installed", "window_closed", "late_positive", "retraction")
+
+
+class Impression(msgspec.Struct, array_like=True, tag=1, gc=False, frozen=True):
+    """One page that a user saw: `items` in shown order, `features` as they were when it was ranked.
+
+    `scores` and `propensities` are empty or one per item. `features` are opaque bytes (`features.py`);
+    empty where the source has none.
+    """
+
+    request_id: str
+    time_ms: int
+    user: str
+    items: list[str]
+    variant: str = ""
+    version: int = 0
+    scores: list[float] = []
+    propensities: list[float] = []
+    features: bytes = b""
+    context: dict[str, str | float] = {}
+
+
+class Install(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):
+    """A user installed an item. With `retracted`, an earlier install of that id is taken back."""
+
+    user: str
+    item: str
+    time_ms: int
+    install_id: str
+    request_id: str = ""
+    retracted: bool = False
+
+
+class Tick(msgspec.Struct, array_like=True, tag=3, gc=False, frozen=True):
+    """Event time has reached `time_ms` in this partition, though nothing happened."""
+
+    time_ms: int
+
+
+class Examples(msgspec.Struct, array_like=True, tag=4, gc=False, frozen=True):
+    """Labelled items of one page, in columns of one length.
+
+    `ids` are hash64(request id, position, reason, install id); `positions` index `page.items`;
+    `labels` are 0 or 1; `reasons` index REASONS; `ingest_ms` is the log's append time of the record
+    that triggered the label.
+    """
+
+    page: Impression
+    ids: list[int]
+    positions: list[int]
+    labels: list[int]
+    weights: list[float]
+    reasons: list[int]
+    ingest_ms: list[int]
+
+
+class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True):
+    """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: now.
+
+    `history` (newest last) and `attributes` of the user, when given, spare the ranker its look-ups.
+    `deadline_ms` counts from when the ranker read the request; 0: none.
+    """
+
+    request_id: str
+    user: str
+    k: int = 10
+    time_ms: int = 0
+    context: dict[str, str | float] = {}
+    candidates: list[str] | None = None
+    deadline_ms: int = 0
+    history: list[str] | None = None
+    attributes: dict[str, "Value"] | None = None
+
+
+class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
+    """The k best items with their scores (probabilities), all by one `version` (0: no model yet, by popularity).
+
+    `features` belong to `items` in this order: who shows the page copies them into the Impression.
+    `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
+    ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", ...).
+    `error` is empty, or says why there is no answer.
+    """
+
+    request_id: str
+    user: str
+    items: list[str]
+    scores: list[float]
+    version: int
+    staleness_ms: int = 0
+    live_since_ms: int = 0
+    scored: int = 0
+    rank_us: int = 0
+    notes: list[str] = []
+    features: bytes = b""
+    error: str = ""
+    time_ms: int = 0
+
+
+Value = str | float | list[str]
+
+
+class Item(msgspec.Struct, array_like=True, tag=7, gc=False, frozen=True):
+    """Static attributes of an item. `popularity` orders answers before there is a model."""
+
+    item: str
+    attributes: dict[str, Value] = {}
+    title: str = ""
+    popularity: float = 0.0
+
+
+class User(msgspec.Struct, array_like=True, tag=8, gc=False, frozen=True):
+    """Static attributes of a user."""
+
+    user: str
+    attributes: dict[str, Value] = {}
+
+
+class History(msgspec.Struct, array_like=True, tag=9, gc=False, frozen=True):
+    """User has installed item at `time_ms`: one record of the compacted topic `histories`."""
+
+    user: str
+    item: str
+    time_ms: int
+
+
+class DeadLetter(msgspec.Struct, array_like=True, tag=10, gc=False, frozen=True):
+    """Bytes that were not taken in: what and why, and where they came from."""
+
+    original: bytes
+    error: str
+    message: str
+    topic: str
+    partition: int
+    offset: int
+
+
+SourceEvent = Impression | Install | Tick
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+_raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_sources = msgspec.msgpack.Decoder(list[SourceEvent])
+_source = msgspec.msgpack.Decoder(SourceEvent)
+_examples = msgspec.msgpack.Decoder(list[Examples])
+_one_examples = msgspec.msgpack.Decoder(Examples)
+_requests = msgspec.msgpack.Decoder(list[RankRequest])
+_one_request = msgspec.msgpack.Decoder(RankRequest)
+_replies = msgspec.msgpack.Decoder(list[RankReply])
+
+
+def encode(event: msgspec.Struct) -> bytes:
+    """The bytes of one entity (compacted topics, dead letters)."""
+    return _encoder.encode(event)
+
+
+def encode_record(events: Iterable[msgspec.Struct]) -> bytes:
+    """The bytes of one record: a list of events of one partition."""
+    return _encoder.encode(list(events))
+
+
+def decode_entity(raw: bytes, kind: type[T]) -> T:
+    """One entity of a compacted topic or a dead-letter topic. Raises BadEvent."""
+    _check_size(raw, RECORD_BYTES_MAX if kind is not DeadLetter else 2 * RECORD_BYTES_MAX)
+    try:
+        return msgspec.msgpack.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
+        raise BadEvent(f"not a {kind.__name__}: {bad}") from None
+
+
+def decode_events(raw: bytes) -> tuple[list[SourceEvent], list[tuple[bytes, str]]]:
+    """The events of one record of `events`, and what of it can't be taken: (bytes, reason) each.
+
+    One bad event costs only itself; a record that isn't a list of events is bad as a whole.
+    """
+    return _decode_record(raw, _sources, _source, check_source, EVENT_BYTES_MAX)
+
+
+def decode_examples(raw: bytes) -> tuple[list[Examples], list[tuple[bytes, str]]]:
+    """The examples of one record of `examples`, and what of it can't be taken."""
+    return _decode_record(raw, _examples, _one_examples, check_examples, 2 * EVENT_BYTES_MAX)
+
+
+def decode_requests(raw: bytes) -> tuple[list[RankRequest], list[tuple[bytes, str]]]:
+    """The requests of one record of `rank.requests`, and what of it can't be taken."""
+    return _decode_record(raw, _requests, _one_request, check_request, REQUEST_BYTES_MAX)
+
+
+def decode_replies(raw: bytes) -> list[RankReply]:
+    """The replies of one record of `rank.replies`. Raises BadEvent."""
+    _check_size(raw, RECORD_BYTES_MAX)
+    try:
+        return _replies.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
+        raise BadEvent(f"not a list of replies: {bad}") from None
+
+
+def example_id(request_id: str, position: int, reason: int, install_id: str) -> int:
+    """The identity of an example: duplicates of a re-read have the same one. Unsigned 64 bits."""
+    return xxhash.xxh3_64_intdigest(f"{request_id}\x00{position}\x00{reason}\x00{install_id}".encode())
+
+
+def check_source(event: SourceEvent) -> None:
+    """Raises BadEvent when a field holds what can't be true."""
+    _check_time(event.time_ms)
+    if isinstance(event, Tick):
+        return
+    if not event.user:
+        raise BadEvent("user is empty")
+    if isinstance(event, Install):
+        if not event.item or not event.install_id:
+            raise BadEvent("an install needs an item and an install_id")
+        return
+    n = len(event.items)
+    if not event.request_id:
+        raise BadEvent("request_id is empty")
+    if not 1 <= n <= ITEMS_MAX:
+        raise BadEvent(f"a page has 1 to {ITEMS_MAX} items, this one {n}")
+    if len(set(event.items)) != n or not all(event.items):
+        raise BadEvent("a page's items must be distinct and not empty")
+    for name, values in (("scores", event.scores), ("propensities", event.propensities)):
+        if values and len(values) != n:
+            raise BadEvent(f"{len(values)} {name} for {n} items")
+        if not all(map(math.isfinite, values)):
+            raise BadEvent(f"{name} must be finite")
+    check_context(event.context)
+
+
+def check_examples(examples: Examples) -> None:
+    """Raises BadEvent when columns differ in length or a label, weight or position can't be true."""
+    check_source(examples.page)
+    n = len(examples.ids)
+    columns = (examples.positions, examples.labels, examples.weights, examples.reasons, examples.ingest_ms)
+    if n == 0 or any(len(column) != n for column in columns):
+        raise BadEvent("columns of examples differ in length, or are empty")
+    if not all(0 <= p < len(examples.page.items) for p in examples.positions):
+        raise BadEvent("a position is outside the page")
+    if not all(label in (0, 1) for label in examples.labels):
+        raise BadEvent("a label is neither 0 nor 1")
+    if not all(math.isfinite(w) and 0 < w <= 1e6 for w in examples.weights):
+        raise BadEvent("a weight must be finite and above 0")
+    if not all(0 <= r < len(REASONS) for r in examples.reasons):
+        raise BadEvent("unknown reason")
+    if not all(0 <= i < 2**64 for i in examples.ids):
+        raise BadEvent("an id isn't an unsigned 64-bit number")
+
+
+def check_request(request: RankRequest) -> None:
+    """Raises BadEvent when a request can't be answered as it stands."""
+    if not request.request_id or not request.user:
+        raise BadEvent("a request needs a request_id and a user")
+    if not 1 <= request.k <= ITEMS_MAX:
+        raise BadEvent(f"k must be 1 to {ITEMS_MAX}, not {request.k}")
+    if request.candidates is not None and not 1 <= len(request.candidates) <= ITEMS_MAX:
+        raise BadEvent(f"give 1 to {ITEMS_MAX} candidates, or none at all")
+    if request.time_ms:
+        _check_time(request.time_ms)
+    if request.deadline_ms < 0:
+        raise BadEvent("deadline_ms is below 0")
+    check_context(request.context)
+
+
+def check_context(context: dict[str, str | float]) -> None:
+    """Raises BadEvent for numbers that aren't finite."""
+    if any(isinstance(v, float) and not math.isfinite(v) for v in context.values()):
+        raise BadEvent("a number in the context isn't finite")
+
+
+def _check_time(time_ms: int) -> None:
+    if not 0 < time_ms < TIME_MS_MAX:
+        raise BadEvent(f"event time {time_ms} ms is not between 1970 and 2100")
+
+
+def _check_size(raw: bytes, bytes_max: int) -> None:
+    if len(raw) > bytes_max:
+        raise BadEvent(f"{len(raw)} bytes are more than the limit of {bytes_max}")
+
+
+def _decode_record(
+    raw: bytes,
+    many: "msgspec.msgpack.Decoder[Any]",
+    one: "msgspec.msgpack.Decoder[Any]",
+    check: Any,
+    event_bytes_max: int,
+) -> tuple[list[Any], list[tuple[bytes, str]]]:
+    """All events that can be taken, in order, and the rest with reasons. The fast path decodes at once."""
+    try:
+        _check_size(raw, RECORD_BYTES_MAX)
+        if len(raw) <= event_bytes_max:
+            events = many.decode(raw)
+            for event in events:
+                check(event)
+            return events, []
+    except (BadEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
+        whole = str(bad)
+    else:
+        whole = ""
+    good: list[Any] = []
+    rest: list[tuple[bytes, str]] = []
+    try:
+        _check_size(raw, RECORD_BYTES_MAX)
+        parts = _raws.decode(raw)
+    except (BadEvent, msgspec.MsgspecError, RecursionError) as bad:
+        return [], [(raw, whole or str(bad))]
+    for part in parts:
+        try:
+            _check_size(bytes(part), event_bytes_max)
+            event = one.decode(part)
+            check(event)
+            good.append(event)
+        except (BadEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
+            rest.append((bytes(part), str(bad)))
+    return good, rest

@@ -1,0 +1,87 @@
+"""Where things run: addresses, secrets, ports. Read from the environment by entry points, then passed on.
+
+What the model is stands in the spec (`spec.py`); what differs between machines stands here.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stream.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """One flat set of settings; each is the environment variable THALWEG_<NAME>.
+
+    Without an address in the environment, the local stack's is taken (`.local/stack.json`).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="THALWEG_", frozen=True, extra="forbid")
+
+    kafka: str = Field("", description="Kafka bootstrap servers, host:port, comma separated")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_user: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_ca: str = Field("", description="CA certificate file (PEM) for TLS to Kafka; empty: the system's")
+    redis: str = Field("", description="Redis URL: redis://host:port/db, or rediss:// for TLS")
+    redis_user: str = ""
+    redis_password: SecretStr = SecretStr("")
+    redis_ca: str = Field("", description="CA certificate file (PEM) for TLS to Redis; empty: the system's")
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
+    partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
+    replication: int = Field(1, ge=1)
+    model: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="which model a ranker serves; empty: the spec's name")
+    local: Path = Field(Path(".local"), description="local stack, checkpoints, last good snapshot, logs")
+    data: Path = Field(Path(".data"), description="downloaded data sets")
+    host: str = Field("127.0.0.1", description="where /livez, /readyz and /metrics listen")
+    joiner_port: int = Field(0, ge=0, le=65535, description="port of the joiner's health and metrics; 0: any free one")
+    learner_port: int = Field(0, ge=0, le=65535)
+    ranker_port: int = Field(0, ge=0, le=65535)
+    ranker_threads: int = Field(2, ge=1)
+    worker: str = Field("0", description="static name of this worker in its consumer group: a restart keeps its partitions")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def load(cls, **overrides: object) -> Self:
+        """Settings from the environment, with the local stack's addresses where it names none.
+
+        Raises SettingsError when a variable makes no sense or an unknown THALWEG_ variable is set.
+        """
+        unknown = {k for k in os.environ if k.startswith("THALWEG_")} - {f"THALWEG_{n.upper()}" for n in cls.model_fields}
+        if unknown:
+            raise SettingsError(f"unknown environment variable {', '.join(sorted(unknown))}; `thalweg doctor` lists the known ones")
+        try:
+            found = cls(**overrides)  # type: ignore[arg-type]  # pydantic checks the values
+        except ValidationError as bad:
+            where = "; ".join(f"THALWEG_{str(e['loc'][0]).upper()}: {e['msg']}" for e in bad.errors())
+            raise SettingsError(f"settings that make no sense: {where}") from None
+        stack = found.local / "stack.json"
+        if (found.kafka and found.redis) or not stack.exists():
+            return found
+        try:
+            named = json.loads(stack.read_bytes())
+            here = {"kafka": found.kafka or named["kafka"], "redis": found.redis or named["redis"]}
+        except (OSError, ValueError, KeyError, TypeError) as bad:
+            raise SettingsError(f"{stack} can't be read ({bad!r}); `thalweg down` and `thalweg up` write it anew") from None
+        return found.model_copy(update=here)
+
+    def topic(self, name: str) -> str:
+        """The full name of a topic or group: prefix and name."""
+        return self.topic_prefix + name
+
+    def need_kafka(self) -> str:
+        """The bootstrap servers. Raises SettingsError when none are known."""
+        if not self.kafka:
+            raise SettingsError("no Kafka is known: run `thalweg up` for a local one, or set THALWEG_KAFKA=host:port")
+        return self.kafka
+
+    def need_redis(self) -> str:
+        """The Redis URL. Raises SettingsError when none is known."""
+        if not self.redis:
+            raise SettingsError("no Redis is known: run `thalweg up` for a local one, or set THALWEG_REDIS=redis://host:port")
+        return self.redis

@@ -1,0 +1,42 @@
+"""Every topic, declared once: partitions, retention, compaction."""
+
+from dataclasses import dataclass
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as it should be. `partitions` 0 means the setting `partitions`."""
+
+    name: str
+    says: str
+    partitions: int = 0
+    compacted: bool = False
+    retention_ms: int = 7 * 24 * HOUR_MS
+
+    def config(self) -> dict[str, str]:
+        """Kafka's topic configuration. Ingest time is the broker's own clock: LogAppendTime."""
+        config = {
+            "cleanup.policy": "compact" if self.compacted else "delete",
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(2 * 1024 * 1024),
+        }
+        if not self.compacted:
+            config["retention.ms"] = str(self.retention_ms)
+        return config
+
+
+EVENTS = Topic("events", "pages that users saw, installs, ticks; keyed by user")
+EXAMPLES = Topic("examples", "labelled examples; one partition per learner shard", partitions=1)
+REQUESTS = Topic("rank.requests", "ranking requests", retention_ms=HOUR_MS)
+REPLIES = Topic("rank.replies", "ranked lists", retention_ms=HOUR_MS)
+ITEMS = Topic("items", "static attributes of items", compacted=True)
+USERS = Topic("users", "static attributes of users", compacted=True)
+HISTORIES = Topic("histories", "what each user installed; one record per user and item", compacted=True)
+EVENTS_DLQ = Topic("events.dlq", "what the joiner could not take", partitions=1)
+EXAMPLES_DLQ = Topic("examples.dlq", "what the learner could not take", partitions=1)
+REQUESTS_DLQ = Topic("rank.requests.dlq", "requests that a ranker could not take", partitions=1)
+
+TOPICS = (EVENTS, EXAMPLES, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, EVENTS_DLQ, EXAMPLES_DLQ, REQUESTS_DLQ)
+DEAD_LETTERS = {EVENTS.name: EVENTS_DLQ, EXAMPLES.name: EXAMPLES_DLQ, REQUESTS.name: REQUESTS_DLQ}
