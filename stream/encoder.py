@@ -1,0 +1,240 @@
+"""From logged pages to what the model reads: wide keys, deep ids, numbers. One encoder for learner and ranker.
+
+Everything works on a batch of (page, position) pairs over pages laid end to end in one array of words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from stream.errors import SpecError
+from stream.features import F32, Layout, locate, seed_of
+from stream.spec import POSITION, Spec
+from stream.table import U64, mix
+
+I64 = npt.NDArray[np.int64]
+KEYS_MAX: Final = 20_000  # wide keys of one example: more is a mistake in the spec or in the data
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples over pages: `page` and `position` int64 [B], `starts` int64 [pages] into `words`."""
+
+    words: U64
+    starts: I64
+    page: I64
+    position: I64
+
+    def __len__(self) -> int:
+        return len(self.page)
+
+
+@dataclass(frozen=True)
+class WideKeys:
+    """`keys` uint64 [K] and the `cross` each came of, int32 [K]; example b owns offsets[b]:offsets[b+1]."""
+
+    keys: U64
+    cross: npt.NDArray[np.int32]
+    offsets: I64
+
+
+@dataclass(frozen=True)
+class DeepInput:
+    """`ids` uint64 [N], list (b, f) owns offsets[b·F+f]:offsets[b·F+f+1]; `numbers` float32 [B, D], NaN: missing."""
+
+    ids: U64
+    offsets: I64
+    numbers: F32
+
+
+class Product:
+    """A list of cross-products, compiled for kernels: which columns each takes, and its salt."""
+
+    def __init__(self, layout: Layout, crosses: Sequence[Sequence[str]], salts: Sequence[str]) -> None:
+        sides, places, offsets = [], [], [0]
+        for cross in crosses:
+            for name in cross:
+                side, place = place_of(layout, name)
+                sides.append(side)
+                places.append(place)
+            offsets.append(len(sides))
+        self.sides = np.array(sides, np.int64)
+        self.places = np.array(places, np.int64)
+        self.offsets = np.array(offsets, np.int64)
+        self.salts = np.array([seed_of(salt) for salt in salts], np.uint64)
+
+
+def place_of(layout: Layout, name: str) -> tuple[int, int]:
+    """(0 for the user's lists, 1 for the items'), index. Raises SpecError."""
+    for side, names in enumerate((layout.user_lists, layout.item_lists)):
+        if name in names:
+            return side, names.index(name)
+    raise SpecError(f"{name!r} is no category of this spec")
+
+
+class Encoder:
+    """Compiles a spec's wide crosses and deep features against its layout."""
+
+    def __init__(self, spec: Spec, layout: Layout) -> None:
+        self.layout = layout
+        self.sizes = np.array(layout.sizes, np.int64)
+        crosses = spec.crosses() if "wide" in spec.parts else []
+        self.cross_names = [*(" x ".join(c.of) for c in crosses), "bias"]
+        self.alphas = np.array([*(c.alpha or spec.wide.alpha for c in crosses), spec.wide.alpha], np.float32)
+        self.wide = Product(layout, [*(c.of for c in crosses), []], [f"wide {n}" for n in self.cross_names])
+        names = spec.deep_features() if "deep" in spec.parts else []
+        self.deep_lists = [n for n in names if n in (*layout.user_lists, *layout.item_lists)]
+        self.deep_numbers = [n for n in names if n not in self.deep_lists]
+        refs = [place_of(layout, n) for n in self.deep_lists]
+        self._sides = np.array([s for s, _ in refs], np.int64)
+        self._places = np.array([p for _, p in refs], np.int64)
+        kinds = [self._number_place(n) for n in self.deep_numbers]
+        self._number_kinds = np.array([k for k, _ in kinds], np.int64)
+        self._number_places = np.array([p for _, p in kinds], np.int64)
+        position = layout.columns.get(POSITION)
+        self.serve_position = position.serve_as if position and position.serve_as is not None else None
+
+    def _number_place(self, name: str) -> tuple[int, int]:
+        """(0 user's, 1 item's, 2 statistic, 3 position), index."""
+        layout = self.layout
+        if name == POSITION:
+            return 3, 0
+        if name.startswith("statistics."):
+            return 2, layout.statistics.index(name.removeprefix("statistics."))
+        if name in layout.user_numbers:
+            return 0, layout.user_numbers.index(name)
+        return 1, layout.item_numbers.index(name)
+
+    def wide_keys(self, batch: Batch) -> WideKeys:
+        """The wide part's keys of each example, bias last."""
+        product = self.wide
+        w32 = batch.words.view(np.uint32)
+        offsets = _count_keys(batch.words, w32, batch.starts, batch.page, batch.position, self.sizes, product.offsets, product.sides, product.places)
+        keys = np.empty(offsets[-1], np.uint64)
+        cross = np.empty(offsets[-1], np.int32)
+        _fill_keys(batch.words, w32, batch.starts, batch.page, batch.position, self.sizes,
+                   product.offsets, product.sides, product.places, product.salts, offsets, keys, cross)  # fmt: skip
+        return WideKeys(keys, cross, offsets)
+
+    def deep_input(self, batch: Batch, *, serving: bool = False) -> DeepInput:
+        """The deep part's ids and numbers; `serving` holds `serve_as` columns still."""
+        w32 = batch.words.view(np.uint32)
+        b, f, d = len(batch), len(self._sides), len(self._number_kinds)
+        offsets = np.zeros(b * f + 1, np.int64)
+        _count_ids(batch.words, w32, batch.starts, batch.page, batch.position, self.sizes, self._sides, self._places, offsets)
+        ids = np.empty(offsets[-1], np.uint64)
+        numbers = np.empty((b, d), np.float32)
+        held = self.serve_position if serving and self.serve_position is not None else np.nan
+        _fill_deep(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position, self.sizes,
+                   self._sides, self._places, self._number_kinds, self._number_places, np.float32(held), offsets, ids, numbers)  # fmt: skip
+        return DeepInput(ids, offsets, numbers)
+
+
+def one_page(words: U64) -> Batch:
+    """All items of one page as a batch."""
+    n = int(words[1])
+    return Batch(words, np.zeros(1, np.int64), np.zeros(n, np.int64), np.arange(n))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def list_at(w32: Any, place: Any, side: Any, index: Any, position: Any, sizes: Any) -> Any:
+    """First and past-last word of a list's ids; `place` is what `locate` returned."""
+    if side == 0:
+        at = place[1] + index
+        ids = place[3]
+    else:
+        at = place[2] + position * sizes[1] + index
+        ids = place[4]
+    return ids + np.int64(w32[at]), ids + np.int64(w32[at + 1])
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def count_product(w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any, sides: Any, places: Any) -> Any:
+    """How many keys a cross-product (columns first:last) has for the item at position."""
+    count = 1
+    for r in range(first, last):
+        low, high = list_at(w32, place, sides[r], places[r], position, sizes)
+        count *= high - low
+    return count
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def fill_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any, sides: Any, places: Any,
+                 salt: Any, out: Any, at: Any) -> Any:  # fmt: skip
+    """Write the cross-product's keys to out[at:], expanded in place column by column; returns the count."""
+    out[at] = salt
+    count = 1
+    for r in range(first, last):
+        low, high = list_at(w32, place, sides[r], places[r], position, sizes)
+        m = high - low
+        for i in range(count - 1, -1, -1):
+            h = out[at + i]
+            for j in range(m - 1, -1, -1):
+                out[at + i * m + j] = mix(h, words[low + j])
+        count *= m
+    return count
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _count_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets: Any, sides: Any, places: Any) -> Any:
+    offsets = np.zeros(page.shape[0] + 1, np.int64)
+    for b in range(page.shape[0]):
+        place = locate(words, w32, starts[page[b]], sizes)
+        total = 0
+        for c in range(cross_offsets.shape[0] - 1):
+            total += count_product(w32, place, position[b], sizes, cross_offsets[c], cross_offsets[c + 1], sides, places)
+        offsets[b + 1] = offsets[b] + total
+    return offsets
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets: Any, sides: Any, places: Any,
+               salts: Any, offsets: Any, keys: Any, cross: Any) -> None:  # fmt: skip
+    for b in range(page.shape[0]):
+        place = locate(words, w32, starts[page[b]], sizes)
+        at = offsets[b]
+        for c in range(cross_offsets.shape[0] - 1):
+            first, last = cross_offsets[c], cross_offsets[c + 1]
+            if count_product(w32, place, position[b], sizes, first, last, sides, places) == 0:
+                continue
+            count = fill_product(words, w32, place, position[b], sizes, first, last, sides, places, salts[c], keys, at)
+            for i in range(at, at + count):
+                cross[i] = c
+            at += count
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _count_ids(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides: Any, places: Any, offsets: Any) -> None:
+    f = sides.shape[0]
+    for b in range(page.shape[0]):
+        place = locate(words, w32, starts[page[b]], sizes)
+        for i in range(f):
+            low, high = list_at(w32, place, sides[i], places[i], position[b], sizes)
+            offsets[b * f + i + 1] = offsets[b * f + i] + high - low
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _fill_deep(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides: Any, places: Any,
+               kinds: Any, number_places: Any, held: Any, offsets: Any, ids: Any, numbers: Any) -> None:  # fmt: skip
+    f = sides.shape[0]
+    for b in range(page.shape[0]):
+        place = locate(words, w32, starts[page[b]], sizes)
+        for i in range(f):
+            low, high = list_at(w32, place, sides[i], places[i], position[b], sizes)
+            at = offsets[b * f + i]
+            for j in range(low, high):
+                ids[at + j - low] = words[j]
+        for i in range(kinds.shape[0]):
+            index = number_places[i]
+            if kinds[i] == 0:
+                numbers[b, i] = f32[place[5] + index]
+            elif kinds[i] == 1:
+                numbers[b, i] = f32[place[7] + position[b] * sizes[3] + index]
+            elif kinds[i] == 2:
+                numbers[b, i] = f32[place[8] + position[b] * sizes[4] + index]
+            else:
+                numbers[b, i] = held if held == held else position[b] + 1

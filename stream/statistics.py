@@ -1,0 +1,217 @@
+"""Streaming numbers per entity: moved by each label, read when a page is ranked, logged in its features.
+
+State is one table: key → weight of labels, sum, newest event time (ms). Kinds, with a row's (n, s, t):
+
+    rate      (s + prior·base) / (n + prior)        s: labels; base: the rate over everything
+    count     log(1 + n)
+    since     log(1 + seconds from t to the page)   missing before the first label
+    residual  s / (n + prior)                       s: label − expected
+    affinity  the residuals of (i, item) over i in the history: the strongest `neighbours`, sum / √count
+
+*Expected* is what the page's logged rates say: base + Σ (rate − base), within [0.01, 0.99]; so what a
+label adds depends on its page alone, and sums without decay don't depend on the order of labels.
+A late positive or a retraction moves `s` by ±1 and nothing else: as if the first label had been right.
+"""
+
+from typing import Any, Final
+
+import numba
+import numpy as np
+
+from stream.encoder import Batch, Product, count_product, fill_product
+from stream.events import LATE_POSITIVE, RETRACTION
+from stream.features import Layout, locate, seed_of
+from stream.spec import Spec, duration_ms
+from stream.table import U64, Table, find, place, touch
+
+RATE, COUNT, SINCE, RESIDUAL, AFFINITY = range(5)
+KINDS: Final = ("rate", "count", "since", "residual", "affinity")
+WIDTH: Final = 4  # key; n, s, t as float64
+KEYS_MAX: Final = 4_096  # of one statistic of one item
+NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
+
+
+class StatisticsProgram:
+    """The spec's statistics, compiled for kernels."""
+
+    def __init__(self, spec: Spec, layout: Layout) -> None:
+        stats = spec.statistics
+        self.sizes = np.array(layout.sizes, np.int64)
+        self.kinds = np.array([KINDS.index(s.kind) for s in stats.values()], np.int64)
+        self.product = Product(layout, [s.by or [s.to, s.of] for s in stats.values()], [f"statistic {n}" for n in stats])
+        self.priors = np.array([s.prior for s in stats.values()], np.float64)
+        self.half_lives = np.array([duration_ms(s.half_life) if s.half_life else 0 for s in stats.values()], np.float64)
+        self.neighbours = np.array([s.neighbours for s in stats.values()], np.int64)
+        self.base_key = np.uint64(seed_of("statistic of everything"))
+
+    def fill(self, words: U64, time_ms: int, slots: U64, overlay: U64 = NO_TABLE) -> None:
+        """Write the page's statistics and base rate, as of `time_ms`. `overlay` rows hide those of `slots`.
+
+        Slots are uint64 [capacity, WIDTH] as in `Table`; many threads may read the same ones.
+        """
+        p = self.product
+        _fill(words, words.view(np.uint32), words.view(np.float32), float(time_ms), self.sizes, self.kinds,
+              p.offsets, p.sides, p.places, p.salts, self.priors, self.half_lives, self.neighbours, self.base_key, slots, overlay)  # fmt: skip
+
+
+class Statistics:
+    """The statistics of one learner or replay: a program and its table."""
+
+    def __init__(self, program: StatisticsProgram, table: Table | None = None) -> None:
+        self.program = program
+        self.table = table or Table(WIDTH)
+
+    def fill(self, words: U64, time_ms: int) -> None:
+        """Write the page's statistics as of `time_ms` into its words."""
+        self.program.fill(words, time_ms, self.table.slots)
+
+    def learn(self, batch: Batch, labels: U64, weights: U64, reasons: U64, time_ms: U64) -> None:
+        """Move the statistics by these examples, in order. labels, weights, time_ms (of the page): float64 [B]; reasons int64 [B]."""
+        program, p = self.program, self.program.product
+        w32 = batch.words.view(np.uint32)
+        self.table.reserve(_count(batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides, p.places))
+        table = self.table
+        _learn(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
+               labels, weights, reasons, time_ms, program.sizes, program.kinds, p.offsets, p.sides, p.places, p.salts,
+               program.half_lives, program.base_key, table.slots, table.dirty, table.fresh, table.counts)  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _count(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, offsets: Any, sides: Any, places: Any) -> Any:
+    total = 1
+    for b in range(page.shape[0]):
+        at = locate(words, w32, starts[page[b]], sizes)
+        for s in range(offsets.shape[0] - 1):
+            total += min(KEYS_MAX, count_product(w32, at, position[b], sizes, offsets[s], offsets[s + 1], sides, places))
+    return total
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _read(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> Any:
+    """(n, s, t) of a key, decayed to now; zeros and t = −1 when it isn't there."""
+    held = overlay
+    row = find(overlay, key)
+    if row < 0:
+        held = slots
+        row = find(slots, key)
+        if row < 0:
+            return 0.0, 0.0, -1.0
+    values = held.view(np.float64)
+    n, s, t = values[row, 1], values[row, 2], values[row, 3]
+    if half_life > 0.0 and now > t:
+        fade = 2.0 ** ((t - now) / half_life)
+        n, s = n * fade, s * fade
+    return n, s, t
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _strongest(values: Any, count: Any, most: Any) -> Any:
+    """Sum / √count of the `most` values of greatest size."""
+    if count == 0:
+        return 0.0
+    if count > most:
+        order = np.argsort(-np.abs(values[:count]))
+        total = 0.0
+        for i in range(most):
+            total += values[order[i]]
+        return total / np.sqrt(np.float64(most))
+    total = 0.0
+    for i in range(count):
+        total += values[i]
+    return total / np.sqrt(np.float64(count))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offsets: Any, sides: Any, places: Any, salts: Any,
+          priors: Any, half_lives: Any, neighbours: Any, base_key: Any, slots: Any, overlay: Any) -> None:  # fmt: skip
+    at = locate(words, w32, 0, sizes)
+    keys = np.empty(KEYS_MAX, np.uint64)
+    near = np.empty(KEYS_MAX, np.float64)
+    n, s, _ = _read(slots, overlay, base_key, now, 0.0)
+    base = (s + 1.0) / (n + 2.0)
+    f32[at[6]] = base
+    for item in range(at[0]):
+        for k in range(kinds.shape[0]):
+            first, last = offsets[k], offsets[k + 1]
+            count = count_product(w32, at, item, sizes, first, last, sides, places)
+            value = np.nan
+            if 0 < count <= KEYS_MAX:
+                fill_product(words, w32, at, item, sizes, first, last, sides, places, salts[k], keys, 0)
+                total = 0.0
+                known = 0
+                for i in range(count):
+                    n, s, t = _read(slots, overlay, keys[i], now, half_lives[k])
+                    if kinds[k] == RATE:
+                        total += (s + priors[k] * base) / (n + priors[k])
+                    elif kinds[k] == COUNT:
+                        total += np.log1p(n)
+                    elif kinds[k] == SINCE:
+                        if t < 0:
+                            continue
+                        total += np.log1p(max(0.0, now - t) / 1000.0)
+                    else:
+                        near[known] = s / (n + priors[k])
+                        total += near[known]
+                    known += 1
+                if kinds[k] == AFFINITY:
+                    value = _strongest(near, known, neighbours[k])
+                elif known > 0:
+                    value = total / known
+            f32[at[8] + item * sizes[4] + k] = value
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _expected(f32: Any, at: Any, position: Any, sizes: Any, kinds: Any) -> Any:
+    base = np.float64(f32[at[6]])
+    if base != base:
+        return 0.5
+    expected = base
+    for k in range(kinds.shape[0]):
+        value = np.float64(f32[at[8] + position * sizes[4] + k])
+        if kinds[k] == RATE and value == value:
+            expected += value - base
+    return min(0.99, max(0.01, expected))
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _move(slots: Any, key: Any, n: Any, s: Any, t: Any, half_life: Any, dirty: Any, fresh: Any, counts: Any) -> None:
+    row = place(slots, key, counts)
+    touch(row, key, dirty, fresh, counts)
+    values = slots.view(np.float64)
+    held = values[row, 3]
+    if half_life > 0.0 and values[row, 1] != 0.0:
+        if t > held:
+            fade = 2.0 ** ((held - t) / half_life)
+            values[row, 1] *= fade
+            values[row, 2] *= fade
+        else:
+            fade = 2.0 ** ((t - held) / half_life)
+            n, s = n * fade, s * fade
+    values[row, 1] += n
+    values[row, 2] += s
+    values[row, 3] = max(held, t)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, labels: Any, weights: Any, reasons: Any, times: Any,
+           sizes: Any, kinds: Any, offsets: Any, sides: Any, places: Any, salts: Any, half_lives: Any, base_key: Any,
+           slots: Any, dirty: Any, fresh: Any, counts: Any) -> None:  # fmt: skip
+    keys = np.empty(KEYS_MAX, np.uint64)
+    for b in range(page.shape[0]):
+        at = locate(words, w32, starts[page[b]], sizes)
+        t = times[b]
+        n, label, expected = weights[b], weights[b] * labels[b], 0.0
+        if reasons[b] == LATE_POSITIVE or reasons[b] == RETRACTION:
+            n, label = 0.0, 2.0 * labels[b] - 1.0
+        else:
+            expected = weights[b] * _expected(f32, at, position[b], sizes, kinds)
+        _move(slots, base_key, n, label, t, 0.0, dirty, fresh, counts)
+        for k in range(kinds.shape[0]):
+            first, last = offsets[k], offsets[k + 1]
+            count = count_product(w32, at, position[b], sizes, first, last, sides, places)
+            if count == 0 or count > KEYS_MAX:
+                continue
+            fill_product(words, w32, at, position[b], sizes, first, last, sides, places, salts[k], keys, 0)
+            moved = label - expected if kinds[k] == RESIDUAL or kinds[k] == AFFINITY else label
+            for i in range(count):
+                _move(slots, keys[i], n, moved, t, half_lives[k], dirty, fresh, counts)
