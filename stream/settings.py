@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     ranker_port: int = Field(0, ge=0, le=65535)
     ranker_threads: int = Field(2, ge=1)
     worker: str = Field("0", description="static name of this worker in its consumer group: a restart keeps its partitions")
+    checkpoint_every_ms: int = Field(5_000, ge=100, description="how often the learner writes its checkpoint")
+    keep_versions: int = Field(1_000, ge=2, description="how many snapshot versions stay in Redis")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod
