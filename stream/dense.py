@@ -1,0 +1,79 @@
+"""The deep part's inputs as numbers: quantiles and pooled embeddings. Shared by learner and ranker.
+
+Numeric x becomes the number of boundaries below it, over their count: (i − 1)/(n_q − 1) in the i-th
+quantile (Cheng et al. 2016, §4.1). Missing is a value of its own. Lists are pooled as sum/√n.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from stream.table import find
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def quantise(numbers: Any, boundaries: Any) -> Any:
+    """float32 [B, D] → float32 [B, 2D]: values, then flags of what is missing.
+
+    `boundaries`: float32 [D, n_q − 1], rising; [0, 0] before the first freeze, when every value is 0.5.
+    """
+    b, d = numbers.shape
+    out = np.zeros((b, 2 * d), np.float32)
+    q = boundaries.shape[1]
+    for r in range(b):
+        for c in range(d):
+            x = numbers[r, c]
+            if x != x:
+                out[r, d + c] = np.float32(1.0)
+            elif q == 0:
+                out[r, c] = np.float32(0.5)
+            else:
+                low, high = 0, q
+                while low < high:
+                    middle = (low + high) >> 1
+                    if boundaries[c, middle] < x:
+                        low = middle + 1
+                    else:
+                        high = middle
+                out[r, c] = np.float32(low) / np.float32(q)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def rows_of(ids: Any, slots: Any) -> Any:
+    """Embedding row of each id, int64; 0 (unseen) for ids without one. `slots`: uint64 [capacity, 2], key → row."""
+    rows = np.zeros(ids.shape[0], np.int64)
+    for i in range(ids.shape[0]):
+        at = find(slots, ids[i])
+        if at >= 0:
+            rows[i] = np.int64(slots[at, 1])
+    return rows
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def pool_rows(rows: Any, offsets: Any, lists: Any, vectors: Any) -> Any:
+    """Pooled embeddings of lists of rows. `offsets`: [B·lists + 1]. Returns float32 [B, lists·E]."""
+    b = (offsets.shape[0] - 1) // max(1, lists)
+    e = vectors.shape[1]
+    out = np.zeros((b, lists * e), np.float32)
+    for r in range(b):
+        for f in range(lists):
+            first, last = offsets[r * lists + f], offsets[r * lists + f + 1]
+            if last == first:
+                continue
+            for i in range(first, last):
+                row = rows[i]
+                for c in range(e):
+                    out[r, f * e + c] += vectors[row, c]
+            if last - first > 1:
+                scale = np.float32(1.0 / np.sqrt(np.float64(last - first)))
+                for c in range(e):
+                    out[r, f * e + c] *= scale
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def pool(ids: Any, offsets: Any, lists: Any, slots: Any, vectors: Any) -> Any:
+    """Pooled embeddings of lists of ids: `rows_of`, then `pool_rows`."""
+    return pool_rows(rows_of(ids, slots), offsets, lists, vectors)
