@@ -1,0 +1,365 @@
+"""The pure join: labels, corrections, what is remembered, and what a restart needs."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.events import (
+    INSTALLED,
+    LATE_POSITIVE,
+    RETRACTION,
+    WINDOW_CLOSED,
+    Examples,
+    Impression,
+    Install,
+    SourceEvent,
+    Tick,
+)
+from stream.join import Checkpoint, Joiner, LabelRules
+
+sys.path.insert(0, str(Path(__file__).parent))
+from join_oracle import net_of, offline  # tests/stream is no package
+
+RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5)
+FAR = Tick(time_ms=100_000)
+POLICIES = ("wait", "eager", "fake_negative")
+
+
+def page(request_id: str, time_ms: int, items: str = "ab", user: str = "u") -> Impression:
+    return Impression(request_id=request_id, time_ms=time_ms, user=user, items=list(items))
+
+
+def install(install_id: str, time_ms: int, item: str = "a", request_id: str = "", user: str = "u") -> Install:
+    return Install(user=user, item=item, time_ms=time_ms, install_id=install_id, request_id=request_id)
+
+
+def retraction(install_id: str, time_ms: int, item: str = "a", user: str = "u") -> Install:
+    return Install(user=user, item=item, time_ms=time_ms, install_id=install_id, retracted=True)
+
+
+def rows(said: Sequence[Examples]) -> list[tuple[str, int, int, int]]:
+    """(request id, position, label, reason) in the order they were said."""
+    return [
+        (e.page.request_id, p, label, r)
+        for e in said
+        for p, label, r in zip(e.positions, e.labels, e.reasons, strict=True)
+    ]
+
+
+def ids(said: Sequence[Examples]) -> set[int]:
+    return {example for examples in said for example in examples.ids}
+
+
+def play(rules: LabelRules, *events: SourceEvent) -> list[tuple[str, int, int, int]]:
+    joiner = Joiner(rules)
+    return [row for offset, event in enumerate(events) for row in rows(joiner.feed([event], offset, 1_000 + offset))]
+
+
+def test_eager_tells_a_positive_at_once_and_the_rest_at_the_close() -> None:
+    """`eager`: positive with its install, negatives when the window closes."""
+    joiner = Joiner(RULES)
+    assert joiner.feed([page("r", 100)], 0, 1) == []
+    first = joiner.feed([install("i", 105)], 1, 2)
+    assert rows(first) == [("r", 0, 1, INSTALLED)]
+    assert first[0].ingest_ms == [2]
+    assert joiner.feed([Tick(109)], 2, 3) == []
+    assert rows(joiner.feed([Tick(110)], 3, 4)) == [("r", 1, 0, WINDOW_CLOSED)]
+    assert joiner.open_pages == 0
+
+
+def test_wait_tells_everything_at_the_close() -> None:
+    """`wait`: all labels when the window closes; a positive keeps the ingest time of its install."""
+    joiner = Joiner(replace(RULES, policy="wait"))
+    assert joiner.feed([page("r", 100)], 0, 1) == []
+    assert joiner.feed([install("i", 105, "b")], 1, 2) == []
+    closed = joiner.feed([Tick(110)], 2, 3)
+    assert rows(closed) == [("r", 0, 0, WINDOW_CLOSED), ("r", 1, 1, INSTALLED)]
+    assert closed[0].ingest_ms == [3, 2]
+
+
+def test_fake_negative_tells_negatives_with_the_page() -> None:
+    """`fake_negative`: every item negative at once, a positive when its install comes, nothing at the close."""
+    rules = replace(RULES, policy="fake_negative")
+    told = play(rules, page("r", 100), install("i", 105), FAR)
+    assert told == [("r", 0, 0, WINDOW_CLOSED), ("r", 1, 0, WINDOW_CLOSED), ("r", 0, 1, INSTALLED)]
+
+
+def test_the_window_is_open_at_its_start_and_closed_at_its_end() -> None:
+    """An install belongs to a page if page time <= install time < page time + window."""
+    assert ("r", 0, 1, INSTALLED) in play(RULES, page("r", 100), install("i", 100), FAR)
+    assert ("r", 0, 1, INSTALLED) in play(RULES, page("r", 100), install("i", 109), FAR)
+    assert ("r", 0, 0, WINDOW_CLOSED) in play(RULES, page("r", 100), install("i", 110), FAR)
+    assert ("r", 0, 0, WINDOW_CLOSED) in play(RULES, page("r", 100), install("i", 99), FAR)
+
+
+def test_the_newest_page_gets_the_install() -> None:
+    """Of several pages with the item: greatest event time, then the later one in the log."""
+    assert play(RULES, page("old", 100), page("new", 102), install("i", 105))[0][0] == "new"
+    assert play(RULES, page("new", 102), page("old", 100), install("i", 105))[0][0] == "new"
+    assert play(RULES, page("one", 100), page("two", 100), install("i", 105))[0][0] == "two"
+
+
+def test_a_request_id_names_the_page() -> None:
+    """An install that names its page goes there, though a newer one has the item; to no other if that is unknown."""
+    told = play(RULES, page("old", 100), page("new", 102), install("i", 105, request_id="old"))
+    assert told == [("old", 0, 1, INSTALLED)]
+    assert play(RULES, page("r", 100), install("i", 105, request_id="unknown")) == []
+
+
+def test_an_install_may_come_before_its_page() -> None:
+    """An install that stands in the log before its page is held for it, and counted as early."""
+    joiner = Joiner(RULES)
+    assert joiner.feed([install("i", 105)], 0, 1) == []
+    assert rows(joiner.feed([page("r", 100)], 1, 2)) == [("r", 0, 1, INSTALLED)]
+    assert joiner.counts.early == 1
+
+
+def test_a_newer_page_that_comes_later_takes_the_install_over() -> None:
+    """The label moves to the better page, with a correction for the first, so that order in the log doesn't matter."""
+    told = play(RULES, page("old", 100), install("i", 105), page("new", 103))
+    assert told == [("old", 0, 1, INSTALLED), ("old", 0, 0, RETRACTION), ("new", 0, 1, INSTALLED)]
+
+
+def test_repeated_events_say_nothing_new() -> None:
+    """A page with a known request id and an install with a known install id are ignored and counted."""
+    joiner = Joiner(RULES)
+    events = [page("r", 100), page("r", 100), install("i", 105), install("i", 105)]
+    assert rows(joiner.feed(events, 0, 1)) == [("r", 0, 1, INSTALLED)]
+    assert joiner.counts.duplicate == 2
+
+
+def test_retractions_before_inside_and_after_the_window() -> None:
+    """Taken back before it came: nothing. Inside and after the window: a correction. Later: nothing."""
+    assert play(RULES, page("r", 100), retraction("i", 106), install("i", 105)) == []
+    inside = play(RULES, page("r", 100), install("i", 105), retraction("i", 106), FAR)
+    assert inside == [("r", 0, 1, INSTALLED), ("r", 0, 0, RETRACTION), ("r", 1, 0, WINDOW_CLOSED)]
+    after = play(RULES, page("r", 100), install("i", 105), retraction("i", 112))
+    assert after[-1] == ("r", 0, 0, RETRACTION)
+    assert play(RULES, page("r", 100), install("i", 105), FAR, retraction("i", 106))[-1][3] != RETRACTION
+
+
+def test_a_retraction_under_wait_changes_the_label_before_it_is_told() -> None:
+    """Under `wait` an install taken back inside the window leaves a plain negative."""
+    told = play(replace(RULES, policy="wait"), page("r", 100, "a"), install("i", 105), retraction("i", 106), FAR)
+    assert told == [("r", 0, 0, WINDOW_CLOSED)]
+
+
+def test_one_of_two_installs_taken_back_changes_nothing() -> None:
+    """A label is positive as long as one install is left."""
+    told = play(RULES, page("r", 100, "a"), install("i", 105), install("j", 106), retraction("i", 107), FAR)
+    assert told == [("r", 0, 1, INSTALLED)]
+
+
+def test_a_late_install_corrects_a_page_that_is_still_known() -> None:
+    """After the close, within `known`: a late positive; after that: late, counted, dropped."""
+    assert play(RULES, page("r", 100, "a"), Tick(112), install("i", 105)) == [
+        ("r", 0, 0, WINDOW_CLOSED),
+        ("r", 0, 1, LATE_POSITIVE),
+    ]
+    joiner = Joiner(RULES)
+    said = joiner.feed([page("r", 100, "a"), Tick(120), install("i", 105)], 0, 1)
+    assert rows(said) == [("r", 0, 0, WINDOW_CLOSED)]
+    assert joiner.counts.late == 1
+
+
+def test_a_late_page_is_told_at_once_or_counted() -> None:
+    """A page whose window is over is closed as it comes, while it could still be known; else it is late."""
+    assert play(RULES, Tick(112), page("r", 100, "a")) == [("r", 0, 0, WINDOW_CLOSED)]
+    joiner = Joiner(RULES)
+    assert joiner.feed([Tick(115), page("r", 100)], 0, 1) == []
+    assert joiner.counts.late == 1
+
+
+def test_lateness_keeps_windows_open() -> None:
+    """The watermark stays `lateness` behind the greatest event time."""
+    rules = replace(RULES, lateness_ms=20)
+    assert play(rules, page("r", 100), Tick(129)) == []
+    assert len(play(rules, page("r", 100), Tick(130))) == 2
+
+
+def test_nothing_is_remembered_for_ever() -> None:
+    """When the watermark has passed everything, no state is left and nothing holds the commit."""
+    joiner = Joiner(RULES)
+    joiner.feed([page("r", 100), install("i", 105), install("organic", 105, "z"), retraction("k", 104)], 0, 1)
+    assert joiner.hold_offset() == 0
+    joiner.feed([FAR], 1, 2)
+    assert joiner.hold_offset() is None
+    assert joiner.checkpoint(2) == Checkpoint(2, FAR.time_ms, FAR.time_ms - RULES.life_ms)
+    assert (joiner.open_pages, joiner.counts.organic) == (0, 1)
+    left = (joiner._pages, joiner._installs, joiner._pages_of, joiner._installs_of, joiner._due)
+    assert not any(left)
+
+
+def test_a_million_ticks_hold_nothing() -> None:
+    """Records of which nothing is remembered don't pile up behind the commit."""
+    joiner = Joiner(RULES)
+    for offset in range(1_000):
+        joiner.feed([Tick(100 + offset)], offset, 1)
+    assert joiner.hold_offset() is None
+
+
+# --- Against the offline join -----------------------------------------------------------------------------
+
+USERS, ITEMS = "uv", "abc"
+times = st.integers(100, 160)
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> list[SourceEvent]:
+    """Pages, installs and retractions of few users and items in few milliseconds, in some order, some repeated."""
+    n = draw(st.integers(1, 8))
+    pages = [
+        page(f"r{k}", draw(times), "".join(draw(st.sets(st.sampled_from(ITEMS), min_size=1))), draw(st.sampled_from(USERS)))
+        for k in range(n)
+    ]
+    events: list[SourceEvent] = list(pages)
+    for k in range(draw(st.integers(0, 8))):
+        near = draw(st.sampled_from(pages))
+        named = draw(st.sampled_from(["", "", near.request_id, "r0"]))
+        at = near.time_ms + draw(st.integers(-2, 12))
+        events.append(install(f"i{k}", at, draw(st.sampled_from(near.items)), named, near.user))
+        if draw(st.integers(0, 3)) == 0:
+            events.append(retraction(f"i{k}", at + draw(st.integers(-1, 14)), near.items[0], near.user))
+    events += [Tick(draw(times)) for _ in range(draw(st.integers(0, 2)))]
+    events += draw(st.lists(st.sampled_from(events), max_size=4))
+    if draw(st.booleans()):
+        return draw(st.permutations(events))
+    slack = [draw(st.integers(0, 8)) for _ in events]
+    return [e for _, e in sorted(zip(slack, events, strict=True), key=lambda pair: pair[1].time_ms + pair[0])]
+
+
+@st.composite
+def rule_sets(draw: st.DrawFn) -> LabelRules:
+    return LabelRules(
+        policy=draw(st.sampled_from(POLICIES)),
+        window_ms=draw(st.sampled_from([1, 4, 10])),
+        lateness_ms=draw(st.sampled_from([0, 3, 100])),
+        known_ms=draw(st.sampled_from([0, 3, 10])),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(events=sources(), rules=rule_sets())
+def test_net_labels_equal_the_offline_join(events: list[SourceEvent], rules: LabelRules) -> None:
+    """Whatever the order, repetition and policy: the last label per page and item is the offline join's."""
+    joiner = Joiner(rules)
+    log = [*events, FAR]
+    said = [examples for offset, event in enumerate(log) for examples in joiner.feed([event], offset, offset)]
+    assert net_of(said) == offline(log, rules)
+
+
+def packed(log: Sequence[SourceEvent], sizes: Sequence[int]) -> list[list[SourceEvent]]:
+    """The same events in records of these sizes, over and over."""
+    records, at, k = [], 0, 0
+    while at < len(log):
+        size = sizes[k % len(sizes)]
+        records.append(list(log[at : at + size]))
+        at, k = at + size, k + 1
+    return records
+
+
+def with_restarts(
+    records: Sequence[Sequence[SourceEvent]], rules: LabelRules, plan: Sequence[tuple[int, int]]
+) -> list[Examples]:
+    """Everything said when the joiner is killed as planned: (records till the commit, and then till the kill)."""
+    said: list[Examples] = []
+    stored = Checkpoint(0, 0, 0)
+    for till_commit, till_kill in plan:
+        joiner = Joiner.start(rules, stored)
+        commit_at = stored.offset + till_commit
+        for offset in range(stored.offset, min(commit_at + till_kill, len(records))):
+            said += joiner.feed(records[offset], offset, offset)
+            if offset == commit_at:
+                stored = joiner.checkpoint(offset + 1)
+    joiner = Joiner.start(rules, stored)
+    for offset in range(stored.offset, len(records)):
+        said += joiner.feed(records[offset], offset, offset)
+    return said
+
+
+plans = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 10)), min_size=1, max_size=5)
+sizes = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+
+
+@settings(max_examples=500, deadline=None)
+@given(events=sources(), rules=rule_sets(), plan=plans, sizes=sizes)
+def test_restarts_change_no_net_label(
+    events: list[SourceEvent], rules: LabelRules, plan: list[tuple[int, int]], sizes: list[int]
+) -> None:
+    """Killed anywhere and started at the last checkpoint, as often as you like: the same net labels, the same ids."""
+    log = [*events, FAR]
+    said = with_restarts(packed(log, sizes), rules, plan)
+    assert net_of(said) == offline(log, rules)
+    unbroken = with_restarts(packed(log, sizes), rules, [])
+    assert ids(said) == ids(unbroken)
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=sources(), rules=rule_sets(), sizes=sizes)
+def test_packing_changes_nothing(events: list[SourceEvent], rules: LabelRules, sizes: list[int]) -> None:
+    """How events are packed into records changes no label, id or order."""
+    one, packs = Joiner(rules), Joiner(rules)
+    singly = [e for k, event in enumerate(events) for e in one.feed([event], k, 7)]
+    together = [e for k, record in enumerate(packed(events, sizes)) for e in packs.feed(record, k, 7)]
+    assert singly == together
+
+
+# Each rule of the restart, and what goes wrong without it. `other` only keeps the commit back.
+other = page("other", 104, "z", "v")
+
+
+def restarted(checkpoint: Checkpoint, log: Sequence[SourceEvent], before: int) -> list[Examples]:
+    """Said up to `before`, then by a joiner that starts at `checkpoint`."""
+    first, second = Joiner(RULES), Joiner.start(RULES, checkpoint)
+    said = [e for k in range(before) for e in first.feed([log[k]], k, k)]
+    return said + [e for k in range(checkpoint.offset, len(log)) for e in second.feed([log[k]], k, k)]
+
+
+def checkpoint_after(log: Sequence[SourceEvent], n: int) -> Checkpoint:
+    joiner = Joiner(RULES)
+    for offset in range(n):
+        joiner.feed([log[offset]], offset, offset)
+    return joiner.checkpoint(n)
+
+
+def test_an_install_holds_the_commit_for_a_page_to_come() -> None:
+    """An early install stays uncommitted: behind it, its page would be found without it."""
+    log: list[SourceEvent] = [install("i", 105), page("r", 100), FAR]
+    assert checkpoint_after(log, 1).offset == 0
+    assert net_of(restarted(checkpoint_after(log, 1), log, 1)) == offline(log, RULES)
+    assert net_of(restarted(Checkpoint(1, 105, 0), log, 1)) != offline(log, RULES)
+
+
+def test_a_retraction_holds_the_commit_as_long_as_its_install() -> None:
+    """A retraction that came first stays uncommitted: behind it, the install would count."""
+    log: list[SourceEvent] = [retraction("i", 106), page("r", 100), install("i", 105), FAR]
+    assert net_of(restarted(checkpoint_after(log, 1), log, 1)) == offline(log, RULES)
+    assert net_of(restarted(Checkpoint(1, 106, 0), log, 1)) != offline(log, RULES)
+
+
+def test_the_checkpoint_carries_the_watermark() -> None:
+    """Without the watermark, a re-read takes in what was too late, and labels it differently."""
+    log: list[SourceEvent] = [page("r", 100, "a"), install("i", 101), Tick(120), page("r", 100, "a"), FAR]
+    stored = checkpoint_after(log, 3)
+    assert stored == Checkpoint(3, 120, 105)
+    assert net_of(restarted(stored, log, 3)) == offline(log, RULES)
+    assert net_of(restarted(Checkpoint(3, 0, 0), log, 3)) != offline(log, RULES)
+    log = [Tick(112), page("r", 100, "a"), Tick(113), install("i", 105), FAR]
+    stored = checkpoint_after(log, 2)
+    assert stored.watermark_ms == 112
+    assert len(ids(restarted(stored, log, 4))) == 2
+    log[2] = Tick(104)
+    assert len(ids(restarted(replace(stored, watermark_ms=0), log, 4))) == 3
+
+
+def test_the_checkpoint_carries_what_is_finished() -> None:
+    """A repeated page behind the commit, its first copy before it, must not be told anew while the watermark is low."""
+    log: list[SourceEvent] = [page("r", 100, "a"), install("i", 100), other, page("r", 100, "a"), Tick(115), FAR]
+    stored = checkpoint_after(log, 5)
+    assert (stored.offset, stored.finished_ms) == (2, 100)
+    assert net_of(restarted(stored, log, 5)) == offline(log, RULES)
+    assert net_of(restarted(replace(stored, finished_ms=0), log, 5)) != offline(log, RULES)
