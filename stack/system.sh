@@ -1,0 +1,44 @@
+#!/bin/sh
+# What Thalweg needs from the system: Java >= 17, Maven, redis-server, Python's venv.
+# As root on a Debian-like system it installs what is missing; elsewhere it says what to install, and stops.
+# Usage: stack/system.sh [PYTHON]
+set -eu
+python=${1:-python3}
+
+has_java() {
+    command -v java >/dev/null || return 1
+    major=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)
+    [ "${major:-0}" -ge 17 ]
+}
+
+missing=""
+has_java || missing="$missing openjdk-17-jre-headless"
+command -v mvn >/dev/null || missing="$missing maven"
+command -v redis-server >/dev/null || missing="$missing redis-server"
+"$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    echo "installing from Debian's packages:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # Newer releases no longer have Java 17: any later one does.
+    case "$missing" in *openjdk-17*)
+        if ! apt-cache show openjdk-17-jre-headless >/dev/null 2>&1; then
+            missing=$(echo "$missing" | sed 's/openjdk-17-jre-headless/default-jre-headless/')
+        fi ;;
+    esac
+    # shellcheck disable=SC2086  # a list of words
+    apt-get install -y -qq --no-install-recommends $missing
+    exit 0
+fi
+
+cat >&2 <<TEXT
+Thalweg needs what this machine doesn't have:$missing
+
+Debian, Ubuntu:  sudo apt-get update && sudo apt-get install -y$missing
+macOS:           brew install openjdk@17 maven redis python@3.12 && export PATH="\$(brew --prefix openjdk@17)/bin:\$PATH"
+
+Then run it again.
+TEXT
+exit 1

@@ -1,0 +1,31 @@
+"""What all tests share: one Kafka and one Redis a run, a topic prefix of its own for each test."""
+
+import os
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from hypothesis import settings
+
+from thalweg.stack import Stack, down, up
+
+# On shared machines a slow example says nothing about the code.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A real Kafka and a real Redis, started by the first test that asks and ended with the run."""
+    root = tmp_path_factory.mktemp("stack")
+    try:
+        yield up(root)
+    finally:
+        down(root)
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for topics, groups and models that no other test has."""
+    return f"t{uuid4().hex[:8]}."

@@ -1,0 +1,165 @@
+"""What is here, what is missing, and the command that gets it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from rich.table import Table
+
+from stream.errors import StackError
+from stream.settings import Settings
+from thalweg import stack
+from thalweg.server import LOOPBACK, free_port, kafka_answers, listens, redis_answers
+
+SETUP = "make setup"
+JAVA_MIN = 17
+DISK_MIN_GB = 2.0
+MEMORY_MIN_GB = 4.0
+CORES_MIN = 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that Thalweg needs: what was found of it and, unless it's `ok`, how to get it.
+
+    `needed` is False for what may be missing without harm.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    needed: bool = True
+
+
+def checks(settings: Settings) -> list[Check]:
+    """Everything a machine needs to run Thalweg, then whether its services answer."""
+    # Behind TLS or SASL only the port is tried: the services themselves tell what's wrong with a password.
+    plain, tls = settings.kafka_security == "PLAINTEXT", settings.redis.startswith("rediss:")
+    return [
+        _python(),
+        _packages(),
+        _program("java", ["java", "-version"], JAVA_MIN),
+        _program("maven", ["mvn", "--version"]),
+        _program("redis-server", ["redis-server", "--version"]),
+        _jars(),
+        *_machine(settings.local),
+        _port(),
+        _stack(settings.local),
+        _service("Kafka", settings.kafka, "THALWEG_KAFKA", kafka_answers if plain else listens),
+        _service("Redis", settings.redis, "THALWEG_REDIS", listens if tls else redis_answers),
+    ]
+
+
+def render(found: list[Check]) -> Table:
+    """The checks as a table: name, state, what was found, what to do."""
+    table = Table("", "what", "found", "what to do", title="thalweg doctor", title_justify="left")
+    for check in found:
+        mark = "[green]ok[/]" if check.ok else "[red]missing[/]" if check.needed else "[yellow]not now[/]"
+        table.add_row(mark, check.name, check.found, "" if check.ok else check.remedy)
+    return table
+
+
+def settings_table() -> Table:
+    """Every environment variable that Thalweg reads, its default, and what it says."""
+    table = Table("variable", "default", "says", title="settings (environment)", title_justify="left")
+    for name, field in Settings.model_fields.items():
+        default = "" if "password" in name else str(field.default)
+        table.add_row(f"THALWEG_{name.upper()}", default, field.description or "")
+    return table
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer, then make setup")
+
+
+def _packages() -> Check:
+    """The packages that pyproject.toml names, all rooms' and the developers'."""
+    project = tomllib.loads((stack.HOUSE / "pyproject.toml").read_text())
+    lists = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+    lists += project["dependency-groups"].values()
+    wanted = {re.split(r"[\[<>=!~; ]", line)[0] for part in lists for line in part}
+    missing = sorted(name for name in wanted if not _installed(name))
+    found = f"missing: {', '.join(missing)}" if missing else f"{len(wanted)} of {len(wanted)}"
+    return Check("packages", not missing, found, SETUP)
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _program(name: str, command: list[str], at_least: int = 0) -> Check:
+    """Whether a program is on the PATH and runs; `at_least` is the smallest first number of its version."""
+    if shutil.which(command[0]) is None:
+        return Check(name, False, "not on the PATH", SETUP)
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as bad:
+        return Check(name, False, f"doesn't run: {bad}", SETUP)
+    version = re.search(r"(?:version \"|Maven |v=)((\d+)[\d.]*)", run.stdout + run.stderr)
+    if run.returncode or version is None:
+        return Check(name, False, f"`{' '.join(command)}` ended with {run.returncode}", SETUP)
+    return Check(name, int(version[2]) >= at_least, version[1], f"{name} {at_least} or newer: {SETUP}")
+
+
+def _jars() -> Check:
+    kafka = sorted(stack.JARS.glob("kafka_*.jar"))
+    return Check("Kafka's jars", bool(kafka), kafka[-1].stem if kafka else f"none in {stack.JARS}", SETUP)
+
+
+def _machine(local: Path) -> list[Check]:
+    """Disk where `.local` is or will be, memory, cores."""
+    place = local.resolve()
+    while not place.exists():
+        place = place.parent
+    disk_gb = shutil.disk_usage(place).free / 1e9
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    cores = os.cpu_count() or 1
+    disk = f"free {DISK_MIN_GB:g} GB, or name another place with THALWEG_LOCAL"
+    return [
+        Check("disk", disk_gb >= DISK_MIN_GB, f"{disk_gb:.1f} GB free at {place}", disk),
+        Check(f"{local} writable", os.access(place, os.W_OK), str(place), "fix its rights, or set THALWEG_LOCAL"),
+        Check("memory", memory_gb >= MEMORY_MIN_GB, f"{memory_gb:.1f} GB", f"{MEMORY_MIN_GB:g} GB or more"),
+        Check(
+            "cores", cores >= CORES_MIN, str(cores), f"{CORES_MIN} or more: with fewer, figures are worse", needed=False
+        ),
+    ]
+
+
+def _port() -> Check:
+    try:
+        return Check("loopback ports", True, f"for example {free_port()}")
+    except StackError as bad:
+        return Check("loopback ports", False, str(bad), f"allow this user to listen on {LOOPBACK}")
+
+
+def _stack(local: Path) -> Check:
+    found = stack.status(local)
+    told = ", ".join(f"{one.server.name} {one.state} (pid {one.server.pid})" for one in found)
+    up = bool(found) and all(one.state == "up" for one in found)
+    return Check("local stack", up, told or "not started", "thalweg up", needed=False)
+
+
+def _service(name: str, address: str, variable: str, answers: Callable[[str, int], bool]) -> Check:
+    """Whether a service answers at its address, be it the local stack's or one that the environment names."""
+    remedy = f"thalweg up, or set {variable}"
+    if not address:
+        return Check(name, False, "no address known", remedy, needed=False)
+    tried = address.split("//")[-1].split("/")[0].split("@")[-1].split(",")
+    for one in tried:
+        host, _, port = one.rpartition(":")
+        if port.isdigit() and answers(host.strip("[]"), int(port)):
+            return Check(name, True, f"answers at {one}")
+    return Check(name, False, f"no answer at {', '.join(tried)}", remedy, needed=False)
