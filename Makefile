@@ -1,0 +1,50 @@
+# Each target needs nothing but a clone, Python >= 3.11 and make: `make` alone lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+# The first Python on the PATH that can run us; or say which: make setup PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+CODE := thalweg producers stream learner ranker benchmarks tests
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## get everything that Thalweg needs: .venv, Java, Maven, Redis, Kafka's jars, compiled kernels
+
+$(STAMP): pyproject.toml constraints.txt stack/pom.xml
+	@test -n "$(PYTHON)" || { echo "Thalweg needs Python 3.11, 3.12 or 3.13: install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@stack/system.sh $(PYTHON)
+	@echo "making $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,people]' --group dev
+	@echo "fetching Kafka's jars ..."
+	@rm -rf stack/target/jars && mvn -q -B -f stack/pom.xml dependency:copy-dependencies
+	@echo "compiling the kernels ..."
+	@$(BIN)/python -m thalweg.kernels
+	@touch $@
+	@echo "ready: make demo"
+
+demo: setup  ## run the whole loop on MovieLens: events in, a model that learns, ranked lists out
+	@$(BIN)/thalweg demo $(ARGS)
+
+test: setup  ## run all tests, with a Kafka and a Redis of their own
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup  ## check style, types and who imports whom
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy $(CODE)
+	@$(BIN)/lint-imports --no-logo
+
+bench: setup  ## run the benchmarks (ARGS="NAME --quick" for one of them)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## end the local stack and remove what setup and tests made; .local and .data stay
+	@test ! -x $(BIN)/thalweg || $(BIN)/thalweg down
+	@rm -rf $(VENV) stack/target *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

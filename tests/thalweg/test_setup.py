@@ -1,0 +1,75 @@
+"""`make setup`: what it does on a machine where it may install nothing; the pins."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from thalweg.stack import HOUSE
+
+PINS = (HOUSE / "constraints.txt").read_text().splitlines()
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A PATH with a Unix and a Python, an unprivileged user, and none of what Thalweg needs."""
+    for tool in ("sh", "sed", "head", "cat"):
+        found = shutil.which(tool)
+        assert found is not None
+        (tmp_path / tool).symlink_to(found)
+    for name, line in {"id": "echo 1000", "python3": f'exec {sys.executable} "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def system(path: Path) -> subprocess.CompletedProcess[str]:
+    """Run the step that looks after the system's packages."""
+    script = str(HOUSE / "stack" / "system.sh")
+    return subprocess.run([script], env={**os.environ, "PATH": str(path)}, capture_output=True, text=True)
+
+
+def program(path: Path, name: str, line: str) -> None:
+    """Put a program on the PATH that prints one line."""
+    (path / name).write_text(f"#!/bin/sh\necho '{line}' >&2\n")
+    (path / name).chmod(0o755)
+
+
+def test_says_exactly_what_to_install(bare: Path) -> None:
+    """Who isn't root gets the apt and the brew line for what is missing, and a failure."""
+    done = system(bare)
+    assert done.returncode == 1
+    assert "apt-get install -y openjdk-17-jre-headless maven redis-server\n" in done.stderr
+    assert "brew install openjdk@17 maven redis" in done.stderr
+
+
+def test_names_only_what_is_missing(bare: Path) -> None:
+    """What is there isn't asked for; Java before 17 counts as missing, any later one does not."""
+    program(bare, "mvn", "Apache Maven 3.9.9")
+    program(bare, "redis-server", "Redis server v=7.0.15")
+    program(bare, "java", 'openjdk version "11.0.2" 2019-01-15')
+    assert "apt-get install -y openjdk-17-jre-headless\n" in system(bare).stderr
+    program(bare, "java", 'openjdk version "21" 2023-09-19')
+    done = system(bare)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_pins_name_no_host() -> None:
+    """constraints.txt holds exact versions alone: no hosts, hashes, options or paths."""
+    assert PINS
+    for line in PINS:
+        assert re.fullmatch(r"[a-z0-9._-]+==[A-Za-z0-9.!+_-]+", line), line
+
+
+def test_everything_named_is_pinned() -> None:
+    """Each package that pyproject.toml names, and uv itself, has a pin."""
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())
+    lists = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+    lists += project["dependency-groups"].values()
+    named = {re.split(r"[\[<>=!~; ]", line)[0].lower() for part in lists for line in part} | {"uv"}
+    assert named <= {line.split("==")[0] for line in PINS}
