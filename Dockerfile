@@ -1,0 +1,54 @@
+# One target per room. They share the code (it is small) and differ in what is installed beside it:
+#   docker build --target ranker -t thalweg-ranker .
+# The ranker has neither torch nor a JVM. No image has a JVM: Kafka is a service of its own.
+FROM python:3.12-slim AS python
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    # Kernels that a container has compiled are kept in its volume.
+    NUMBA_CACHE_DIR=/data/kernels \
+    THALWEG_LOCAL=/data THALWEG_DATA=/data/sets
+WORKDIR /thalweg
+RUN useradd --uid 10001 thalweg && mkdir /data && chown thalweg /data
+COPY constraints.txt pyproject.toml ./
+RUN pip install --no-cache-dir -c constraints.txt uv
+VOLUME /data
+ENTRYPOINT ["thalweg"]
+
+# What each room needs, before the code is copied: a change in the code leaves these layers as they are.
+FROM python AS joiner-packages
+RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra joiner
+
+FROM python AS learner-packages
+# torch without CUDA by default; `--build-arg UV_TORCH_BACKEND=auto` for a machine with a GPU.
+ARG UV_TORCH_BACKEND=cpu
+RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra learner
+
+FROM python AS ranker-packages
+RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml
+
+FROM python AS tools-packages
+RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra people
+
+FROM joiner-packages AS joiner
+COPY . .
+RUN uv pip install --system --no-cache --no-deps -e .
+USER thalweg
+CMD ["run", "joiner"]
+
+FROM learner-packages AS learner
+COPY . .
+RUN uv pip install --system --no-cache --no-deps -e .
+USER thalweg
+CMD ["run", "learner"]
+
+FROM ranker-packages AS ranker
+COPY . .
+RUN uv pip install --system --no-cache --no-deps -e .
+USER thalweg
+CMD ["run", "ranker"]
+
+# Producers and the command line: apply, replay, rank, install, doctor.
+FROM tools-packages AS tools
+COPY . .
+RUN uv pip install --system --no-cache --no-deps -e .
+USER thalweg
+CMD ["--help"]
