@@ -129,7 +129,8 @@ class Joiner:
     """The join state of one partition. `feed` it every record in offset order."""
 
     def __init__(self, rules: LabelRules, watermark_ms: int = 0, finished_ms: int = 0) -> None:
-        assert rules.window_ms > 0 and rules.lateness_ms >= 0 and rules.known_ms >= 0, rules
+        assert rules.window_ms > 0, rules
+        assert min(rules.lateness_ms, rules.known_ms) >= 0, rules
         self.rules = rules
         self.watermark_ms = watermark_ms
         self.counts = Counts()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from stream.events import Examples, Impression, Install, SourceEvent
+from stream.events import Examples, Impression, Install, SourceEvent, Tick
 from stream.join import LabelRules
 
 Net = dict[tuple[str, int], int]
@@ -29,6 +29,12 @@ def offline(events: Sequence[SourceEvent], rules: LabelRules) -> Net:
         watermarks.append(greatest)
     in_time = [event.time_ms + life_ms > mark for event, mark in zip(events, watermarks, strict=True)]
 
+    users = {event.user for event in events if not isinstance(event, Tick)}
+    of_user: dict[str, list[int]] = {user: [] for user in users}
+    for k, event in enumerate(events):
+        if not isinstance(event, Tick) and in_time[k]:
+            of_user[event.user].append(k)
+
     net: Net = {}
     taken: set[str] = set()
     for at, event in enumerate(events):
@@ -36,7 +42,7 @@ def offline(events: Sequence[SourceEvent], rules: LabelRules) -> Net:
             continue
         taken.add(event.request_id)
         # What reaches the log while the page is known decides its labels.
-        prefix = [k for k in range(len(events)) if watermarks[k] < event.time_ms + life_ms and in_time[k]]
+        prefix = [k for k in of_user[event.user] if watermarks[k] < event.time_ms + life_ms]
         owners = _owners([events[k] for k in prefix], rules.window_ms)
         for position, item in enumerate(event.items):
             net[event.request_id, position] = int((event.request_id, item) in owners)

@@ -30,14 +30,17 @@ POLICIES = ("wait", "eager", "fake_negative")
 
 
 def page(request_id: str, time_ms: int, items: str = "ab", user: str = "u") -> Impression:
+    """A page; `items` one letter each."""
     return Impression(request_id=request_id, time_ms=time_ms, user=user, items=list(items))
 
 
 def install(install_id: str, time_ms: int, item: str = "a", request_id: str = "", user: str = "u") -> Install:
+    """An install."""
     return Install(user=user, item=item, time_ms=time_ms, install_id=install_id, request_id=request_id)
 
 
 def retraction(install_id: str, time_ms: int, item: str = "a", user: str = "u") -> Install:
+    """The retraction of an install."""
     return Install(user=user, item=item, time_ms=time_ms, install_id=install_id, retracted=True)
 
 
@@ -51,10 +54,12 @@ def rows(said: Sequence[Examples]) -> list[tuple[str, int, int, int]]:
 
 
 def ids(said: Sequence[Examples]) -> set[int]:
+    """Every id that was said."""
     return {example for examples in said for example in examples.ids}
 
 
 def play(rules: LabelRules, *events: SourceEvent) -> list[tuple[str, int, int, int]]:
+    """Rows said when each event is a record."""
     joiner = Joiner(rules)
     return [row for offset, event in enumerate(events) for row in rows(joiner.feed([event], offset, 1_000 + offset))]
 
@@ -213,7 +218,12 @@ def sources(draw: st.DrawFn) -> list[SourceEvent]:
     """Pages, installs and retractions of few users and items in few milliseconds, in some order, some repeated."""
     n = draw(st.integers(1, 8))
     pages = [
-        page(f"r{k}", draw(times), "".join(draw(st.sets(st.sampled_from(ITEMS), min_size=1))), draw(st.sampled_from(USERS)))
+        page(
+            f"r{k}",
+            draw(times),
+            "".join(draw(st.sets(st.sampled_from(ITEMS), min_size=1))),
+            draw(st.sampled_from(USERS)),
+        )
         for k in range(n)
     ]
     events: list[SourceEvent] = list(pages)
@@ -234,6 +244,7 @@ def sources(draw: st.DrawFn) -> list[SourceEvent]:
 
 @st.composite
 def rule_sets(draw: st.DrawFn) -> LabelRules:
+    """Rules of every kind, in few milliseconds."""
     return LabelRules(
         policy=draw(st.sampled_from(POLICIES)),
         window_ms=draw(st.sampled_from([1, 4, 10])),
@@ -320,6 +331,7 @@ def restarted(checkpoint: Checkpoint, log: Sequence[SourceEvent], before: int) -
 
 
 def checkpoint_after(log: Sequence[SourceEvent], n: int) -> Checkpoint:
+    """The checkpoint after `n` records."""
     joiner = Joiner(RULES)
     for offset in range(n):
         joiner.feed([log[offset]], offset, offset)
