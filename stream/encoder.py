@@ -17,7 +17,7 @@ from stream.spec import POSITION, Spec
 from stream.table import U64, mix
 
 I64 = npt.NDArray[np.int64]
-KEYS_MAX: Final = 20_000  # wide keys of one example: more is a mistake in the spec or in the data
+CROSSES_MAX: Final = 250  # a cross's index fits a key's low byte
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class WideKeys:
-    """`keys` uint64 [K] and the `cross` each came of, int32 [K]; example b owns offsets[b]:offsets[b+1]."""
+    """`keys` uint64 [K]; example b owns offsets[b]:offsets[b+1]. A key's low byte is 1 + its cross's index."""
 
     keys: U64
-    cross: npt.NDArray[np.int32]
     offsets: I64
+
+    def part(self, first: int, last: int) -> "WideKeys":
+        """Examples first:last."""
+        ends = self.offsets[first : last + 1]
+        return WideKeys(self.keys[ends[0] : ends[-1]], ends - ends[0])
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class DeepInput:
     ids: U64
     offsets: I64
     numbers: F32
+
+    def part(self, first: int, last: int) -> "DeepInput":
+        """Examples first:last."""
+        lists = (len(self.offsets) - 1) // max(1, len(self.numbers))
+        ends = self.offsets[first * lists : last * lists + 1]
+        return DeepInput(self.ids[ends[0] : ends[-1]], ends - ends[0], self.numbers[first:last])
 
 
 class Product:
@@ -83,6 +93,8 @@ class Encoder:
         self.layout = layout
         self.sizes = np.array(layout.sizes, np.int64)
         crosses = spec.crosses() if "wide" in spec.parts else []
+        if len(crosses) > CROSSES_MAX:
+            raise SpecError(f"{len(crosses)} wide features and crosses are over {CROSSES_MAX}")
         self.cross_names = [*(" x ".join(c.of) for c in crosses), "bias"]
         self.alphas = np.array([*(c.alpha or spec.wide.alpha for c in crosses), spec.wide.alpha], np.float32)
         self.wide = Product(layout, [*(c.of for c in crosses), []], [f"wide {n}" for n in self.cross_names])
@@ -115,10 +127,9 @@ class Encoder:
         w32 = batch.words.view(np.uint32)
         offsets = _count_keys(batch.words, w32, batch.starts, batch.page, batch.position, self.sizes, product.offsets, product.sides, product.places)
         keys = np.empty(offsets[-1], np.uint64)
-        cross = np.empty(offsets[-1], np.int32)
         _fill_keys(batch.words, w32, batch.starts, batch.page, batch.position, self.sizes,
-                   product.offsets, product.sides, product.places, product.salts, offsets, keys, cross)  # fmt: skip
-        return WideKeys(keys, cross, offsets)
+                   product.offsets, product.sides, product.places, product.salts, offsets, keys)  # fmt: skip
+        return WideKeys(keys, offsets)
 
     def deep_input(self, batch: Batch, *, serving: bool = False) -> DeepInput:
         """The deep part's ids and numbers; `serving` holds `serve_as` columns still."""
@@ -193,7 +204,7 @@ def _count_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, siz
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets: Any, sides: Any, places: Any,
-               salts: Any, offsets: Any, keys: Any, cross: Any) -> None:  # fmt: skip
+               salts: Any, offsets: Any, keys: Any) -> None:  # fmt: skip
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)
         at = offsets[b]
@@ -203,7 +214,7 @@ def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, size
                 continue
             count = fill_product(words, w32, place, position[b], sizes, first, last, sides, places, salts[c], keys, at)
             for i in range(at, at + count):
-                cross[i] = c
+                keys[i] = (keys[i] & ~np.uint64(255)) | np.uint64(c + 1)
             at += count
 
 

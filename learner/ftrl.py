@@ -1,0 +1,104 @@
+"""The wide part: FTRL-Proximal per coordinate with L1 (McMahan et al. 2013, Algorithm 1), in numba.
+
+A coordinate is one 16-byte row of a Table: key; z and n as float32. Its weight is computed when it's needed:
+
+    w = 0                                            if |z| ≤ λ1
+    w = −(z − sgn(z) λ1) / ((β + √n)/α + λ2)         otherwise
+    σ = (√(n + g²) − √n)/α;  z += g − σ w;  n += g²
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+from stream.encoder import WideKeys
+from stream.features import F32
+from stream.table import U64, Table, place, touch
+
+WIDTH = 2  # key; z, n
+
+
+@dataclass(frozen=True)
+class FtrlRates:
+    """`alphas` float32 [crosses], by 1 + the low byte of a key; the rest as in Vowpal Wabbit and River."""
+
+    alphas: F32
+    beta: float
+    l1: float
+    l2: float
+
+
+class Ftrl:
+    """Wide weights that learn example by example."""
+
+    def __init__(self, rates: FtrlRates, table: Table | None = None) -> None:
+        self.rates = rates
+        self.table = table or Table(WIDTH)
+
+    def predict_then_learn(self, keys: WideKeys, deep_logits: F32, labels: F32, weights: F32, *, fake_negative: bool = False) -> tuple[F32, F32]:
+        """Each example is predicted after the one before was learned: (wide logits, gradients of the full logit), float32 [B].
+
+        The gradient is weight · (σ(wide + deep) − label). With `fake_negative` the weights are those of
+        Ktena et al. 2019: 1+p for positives, (1−p)(1+p) for negatives, times the example's own.
+        """
+        self.table.reserve(len(keys.keys))
+        wide = np.empty(len(labels), np.float32)
+        gradients = np.empty(len(labels), np.float32)
+        table, rates = self.table, self.rates
+        _predict_then_learn(table.slots, table.dirty, table.fresh, table.counts, keys.keys, keys.offsets, rates.alphas,
+                            rates.beta, rates.l1, rates.l2, deep_logits, labels, weights, fake_negative, wide, gradients)  # fmt: skip
+        return wide, gradients
+
+    def weights(self, rows: U64) -> F32:
+        """The weights of table rows [N, 2]. float32 [N]."""
+        return _weights(np.ascontiguousarray(rows), self.rates.alphas, self.rates.beta, self.rates.l1, self.rates.l2)  # type: ignore[no-any-return]
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def weight_of(z: Any, n: Any, alpha: Any, beta: Any, l1: Any, l2: Any) -> Any:
+    """A coordinate's weight from its z and n."""
+    if abs(z) <= l1:
+        return 0.0
+    return -(z - np.sign(z) * l1) / ((beta + np.sqrt(n)) / alpha + l2)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _weights(rows: Any, alphas: Any, beta: Any, l1: Any, l2: Any) -> Any:
+    zn = rows.view(np.float32)
+    out = np.empty(rows.shape[0], np.float32)
+    for r in range(rows.shape[0]):
+        alpha = np.float64(alphas[np.int64(rows[r, 0] & np.uint64(255)) - 1])
+        out[r] = weight_of(np.float64(zn[r, 2]), np.float64(zn[r, 3]), alpha, beta, l1, l2)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _predict_then_learn(slots: Any, dirty: Any, fresh: Any, counts: Any, keys: Any, offsets: Any, alphas: Any, beta: Any, l1: Any, l2: Any,
+                        deep: Any, labels: Any, example_weights: Any, fake_negative: Any, wide: Any, gradients: Any) -> None:  # fmt: skip
+    zn = slots.view(np.float32)
+    rows = np.empty(keys.shape[0], np.int64)
+    for i in range(keys.shape[0]):
+        rows[i] = place(slots, keys[i], counts)
+        touch(rows[i], keys[i], dirty, fresh, counts)
+    held = np.empty(keys.shape[0], np.float64)
+    for b in range(labels.shape[0]):
+        logit = 0.0
+        for i in range(offsets[b], offsets[b + 1]):
+            alpha = np.float64(alphas[np.int64(keys[i] & np.uint64(255)) - 1])
+            held[i] = weight_of(np.float64(zn[rows[i], 2]), np.float64(zn[rows[i], 3]), alpha, beta, l1, l2)
+            logit += held[i]
+        wide[b] = logit
+        p = 1.0 / (1.0 + np.exp(-(logit + np.float64(deep[b]))))
+        weight = np.float64(example_weights[b])
+        if fake_negative:
+            weight *= (1.0 + p) if labels[b] > 0.5 else (1.0 - p) * (1.0 + p)
+        g = weight * (p - np.float64(labels[b]))
+        gradients[b] = g
+        for i in range(offsets[b], offsets[b + 1]):
+            alpha = np.float64(alphas[np.int64(keys[i] & np.uint64(255)) - 1])
+            n = np.float64(zn[rows[i], 3])
+            sigma = (np.sqrt(n + g * g) - np.sqrt(n)) / alpha
+            zn[rows[i], 2] += np.float32(g - sigma * held[i])
+            zn[rows[i], 3] = np.float32(n + g * g)

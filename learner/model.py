@@ -1,0 +1,238 @@
+"""The Wide & Deep model: P(Y=1|x) = σ(wide + deep), one logistic loss, both parts at once (Cheng et al. 2016).
+
+A record of `examples` is learned in log order: cut into micro-batches at fixed places, duplicates
+dropped, then for each micro-batch predict, record, learn. Whatever else changes the model happens at an
+example's index. No clock, no I/O, no randomness but the seed: the same records give the same bits.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from river.drift import ADWIN
+
+from learner.deep import FIRST_FREEZE, Deep
+from learner.ftrl import Ftrl, FtrlRates
+from learner.progress import Progress
+from learner.seen import Seen
+from stream.encoder import I64, Batch, DeepInput, Encoder, WideKeys
+from stream.errors import BadEvent
+from stream.events import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED, Examples
+from stream.features import F32, Layout, words_of
+from stream.spec import Spec
+from stream.statistics import Statistics, StatisticsProgram
+from stream.table import U64
+
+ADWIN_DELTA = 0.002
+WARM_CHUNK = 512  # examples that a warm start encodes at once
+Which = npt.NDArray[np.bool_] | I64 | slice
+Reread = Callable[[int], Iterable[Sequence[Examples]]]  # records of `examples` from an offset on
+
+
+@dataclass
+class Flat:
+    """The examples of a record in columns: a Batch, and arrays [B] of what else is known of each."""
+
+    batch: Batch
+    ids: U64
+    labels: F32
+    weights: F32
+    reasons: I64
+    ingest_ms: I64
+    time_ms: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, which: Which) -> "Flat":
+        """Only these examples (the pages stay)."""
+        batch = Batch(self.batch.words, self.batch.starts, self.batch.page[which], self.batch.position[which])
+        return Flat(batch, self.ids[which], self.labels[which], self.weights[which], self.reasons[which], self.ingest_ms[which], self.time_ms[which])
+
+
+def joined(flats: Sequence[Flat]) -> Flat:
+    """Several records' examples as one."""
+    words = np.cumsum([0, *(len(f.batch.words) for f in flats)])
+    pages = np.cumsum([0, *(len(f.batch.starts) for f in flats)])
+    batch = Batch(
+        np.concatenate([f.batch.words for f in flats]),
+        np.concatenate([f.batch.starts + w for f, w in zip(flats, words, strict=False)]),
+        np.concatenate([f.batch.page + p for f, p in zip(flats, pages, strict=False)]),
+        np.concatenate([f.batch.position for f in flats]),
+    )
+    columns = zip(*((f.ids, f.labels, f.weights, f.reasons, f.ingest_ms, f.time_ms) for f in flats), strict=True)
+    return Flat(batch, *(np.concatenate(c) for c in columns))
+
+
+@dataclass
+class Model:
+    """Everything that is learned. `bad` collects what couldn't be: (examples, reason), for the caller to take."""
+
+    spec: Spec
+    seed: int = 0
+    reread: Reread | None = None  # without it there are no warm starts
+    examples: int = 0  # learned
+    duplicates: int = 0
+    watermark_ms: int = 0  # greatest event time of a learned page
+    learned_ms: int = 0  # ingest time of the newest label
+    warm_starts: int = 0
+    warm_at: int = 0  # example index of the last warm start
+    bad: list[tuple[Examples, str]] = field(default_factory=list)
+    installs: list[tuple[int, int]] = field(default_factory=list)  # (id, ingest ms) first learned since the last publish
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        self.layout = Layout(spec)
+        self.encoder = Encoder(spec, self.layout)
+        self.statistics = Statistics(StatisticsProgram(spec, self.layout))
+        self.wide = Ftrl(FtrlRates(self.encoder.alphas, spec.wide.beta, spec.wide.l1, spec.wide.l2))
+        lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
+        self.deep = Deep(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
+        self.progress = Progress()
+        self.seen = Seen()
+        window = spec.deep.warm_start.window if self.deep else 0
+        self.recent_ids: U64 = np.zeros(window, np.uint64)  # ring by example index
+        self.recent_wide: F32 = np.zeros(window, np.float32)
+        self.records: deque[tuple[int, int]] = deque()  # (offset, example index at its start) of the window
+        self.drift = ADWIN(delta=ADWIN_DELTA)
+        self.losses: list[float] = []  # what ADWIN was fed since the last warm start
+
+    def learn(self, record: Sequence[Examples], offset: int) -> int:
+        """Learn one record of `examples`. Returns how many examples of it were new."""
+        flat, cuts = self._flatten(record)
+        new = self.seen.new(flat.ids)
+        self.duplicates += int(len(flat) - new.sum())
+        flat, cuts = flat.take(new), cuts[new]
+        if not len(flat):
+            return 0
+        self._remember(offset)
+        keys = self.encoder.wide_keys(flat.batch)
+        given = self.encoder.deep_input(flat.batch) if self.deep else None
+        bounds = [0, *(np.flatnonzero(np.diff(cuts)) + 1).tolist(), len(flat)]
+        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+            self._step(flat.take(slice(first, last)), keys.part(first, last), given.part(first, last) if given else None)
+        self.watermark_ms = max(self.watermark_ms, int(flat.time_ms.max()))
+        self.learned_ms = max(self.learned_ms, int(flat.ingest_ms.max()))
+        return len(flat)
+
+    def _step(self, flat: Flat, keys: WideKeys, given: DeepInput | None) -> None:
+        """One micro-batch: predict, record, learn; then whatever is due at this example's index."""
+        deep_logits = self.deep.predict(given) if self.deep and given else np.zeros(len(flat), np.float32)
+        fake = self.spec.label.policy == "fake_negative"
+        wide, gradients = self.wide.predict_then_learn(keys, deep_logits, flat.labels, flat.weights, fake_negative=fake)
+        first_label = (flat.reasons == INSTALLED) | (flat.reasons == WINDOW_CLOSED)
+        predictions = (1.0 / (1.0 + np.exp(-(wide.astype(np.float64) + deep_logits)))).astype(np.float32)
+        losses = self.progress.record(predictions[first_label], flat.labels[first_label])
+        if self.deep:
+            self.deep.learn(gradients, flat.ids)
+        self.statistics.learn(flat.batch, flat.labels.astype(np.float64), flat.weights.astype(np.float64), flat.reasons, flat.time_ms)
+        positive = (flat.labels > 0.5) & ((flat.reasons == INSTALLED) | (flat.reasons == LATE_POSITIVE))
+        self.installs += zip(flat.ids[positive].tolist(), flat.ingest_ms[positive].tolist(), strict=True)
+        before, self.examples = self.examples, self.examples + len(flat)
+        if self.deep:
+            places = np.arange(before, self.examples) % len(self.recent_ids)
+            self.recent_ids[places], self.recent_wide[places] = flat.ids, wide
+            self._whatever_is_due(before, float(losses.mean()) if len(losses) else None)
+
+    def _whatever_is_due(self, before: int, loss: float | None) -> None:
+        """Quantiles at doublings until the first warm start; warm starts every so many examples, or early on drift."""
+        assert self.deep is not None
+        if not self.warm_starts and before.bit_length() != self.examples.bit_length() and self.examples >= FIRST_FREEZE:
+            self.deep.freeze_quantiles()
+        drifted = False
+        if loss is not None:
+            drifted = self._feed_drift(loss)
+        every = self.spec.deep.warm_start.every
+        due = before // every != self.examples // every
+        if self.reread and (due or (drifted and self.examples - self.warm_at >= every // 10)):
+            self._warm_start()
+
+    def _feed_drift(self, loss: float) -> bool:
+        """Has the mean log loss risen, says ADWIN?"""
+        before = self.drift.estimation
+        self.losses.append(loss)
+        self.drift.update(loss)
+        return bool(self.drift.drift_detected) and self.drift.estimation > before
+
+    def _warm_start(self) -> None:
+        """The deep part starts anew from its own embeddings and layers, on the last `window` examples, and takes over at once.
+
+        Features are read again from the log; wide logits are those recorded when each was predicted.
+        """
+        assert self.deep is not None and self.reread is not None
+        self.warm_starts += 1
+        self.warm_at = self.examples
+        self.deep.warm(self._window(self.reread(self.records[0][0])))
+        self.losses = []
+        self.drift = ADWIN(delta=ADWIN_DELTA)
+
+    def _window(self, records: Iterable[Sequence[Examples]]) -> Iterator[tuple[DeepInput, F32, F32, F32]]:
+        """Micro-batches of the window's examples as they were learned: (input, wide logits, labels, weights)."""
+        window = len(self.recent_ids)
+        index = max(0, self.examples - window)
+        chunk: list[Flat] = []
+        for record in records:
+            flat, _ = self._flatten(record, quiet=True)
+            keep = []
+            for i, known in enumerate(flat.ids.tolist()):
+                if index < self.examples and known == int(self.recent_ids[index % window]):
+                    keep.append(i)
+                    index += 1
+            chunk.append(flat.take(np.array(keep, np.int64)))
+            if sum(map(len, chunk)) >= WARM_CHUNK:
+                yield from self._batches(joined(chunk), index)
+                chunk = []
+            if index == self.examples:
+                break
+        assert index == self.examples, f"the log no longer holds the examples that were learned ({self.examples - index} missing)"
+        if chunk:
+            yield from self._batches(joined(chunk), index)
+
+    def _batches(self, flat: Flat, end: int) -> Iterator[tuple[DeepInput, F32, F32, F32]]:
+        """Micro-batches of these examples, the last of which has index end − 1."""
+        size = self.spec.deep.micro_batch
+        wide = self.recent_wide[np.arange(end - len(flat), end) % len(self.recent_wide)]
+        given = self.encoder.deep_input(flat.batch)
+        for first in range(0, len(flat), size):
+            last = min(first + size, len(flat))
+            yield given.part(first, last), wide[first:last], flat.labels[first:last], flat.weights[first:last]
+
+    def _remember(self, offset: int) -> None:
+        """Note where this record's examples begin; forget records before the window."""
+        self.records.append((offset, self.examples))
+        while len(self.records) > 1 and self.records[1][1] <= self.examples - len(self.recent_ids):
+            self.records.popleft()
+
+    def _flatten(self, record: Sequence[Examples], *, quiet: bool = False) -> tuple[Flat, I64]:
+        """A record in columns, and which micro-batch each example is in: cut before anything is dropped."""
+        words: list[U64] = []
+        columns: list[list[float]] = [[] for _ in range(8)]
+        page, position, ids, labels, weights, reasons, ingest, times = columns
+        cut: list[int] = []
+        count = 0
+        for examples in record:
+            n = len(examples.ids)
+            try:
+                words.append(words_of(examples.page.features, self.layout, len(examples.page.items)))
+            except BadEvent as bad:
+                if not quiet:
+                    self.bad.append((examples, str(bad)))
+                count += n
+                continue
+            cut += [(count + i) // self.spec.deep.micro_batch for i in range(n)]
+            count += n
+            page += [len(words) - 1] * n
+            position += examples.positions
+            ids += examples.ids
+            labels += examples.labels
+            weights += examples.weights
+            reasons += examples.reasons
+            ingest += examples.ingest_ms
+            times += [examples.page.time_ms] * n
+        starts = np.cumsum([0, *map(len, words)])[:-1] if words else np.zeros(0, np.int64)
+        batch = Batch(np.concatenate(words) if words else np.zeros(0, np.uint64), starts.astype(np.int64), np.array(page, np.int64), np.array(position, np.int64))
+        flat = Flat(batch, np.array(ids, np.uint64), np.array(labels, np.float32), np.array(weights, np.float32),
+                    np.array(reasons, np.int64), np.array(ingest, np.int64), np.array(times, np.float64))  # fmt: skip
+        return flat, np.array(cut, np.int64)
