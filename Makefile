@@ -23,7 +23,8 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
 	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,people]' --group dev
 	@echo "fetching Kafka's jars ..."
-	@rm -rf stack/target/jars && mvn -q -B -f stack/pom.xml dependency:copy-dependencies
+	@rm -rf stack/target && mkdir stack/target
+	@mvn -q -B -l stack/target/maven.log -f stack/pom.xml dependency:copy-dependencies >/dev/null || { cat stack/target/maven.log; exit 1; }
 	@echo "compiling the kernels ..."
 	@$(BIN)/python -m thalweg.kernels
 	@touch $@

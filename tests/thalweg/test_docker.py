@@ -167,8 +167,9 @@ def test_copied_paths_exist() -> None:
 
 def test_commands_exist() -> None:
     """Each thalweg command that compose names, in its comments too, is one that the command line has."""
-    from thalweg.main import app
     from typer.main import get_command
+
+    from thalweg.main import app
 
     known = set(getattr(get_command(app), "commands"))  # noqa: B009  # typer's type doesn't tell it's a group
     text = (HOUSE / "docker-compose.yml").read_text()

@@ -59,6 +59,23 @@ def test_names_only_what_is_missing(bare: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize(("old", "java"), [(0, "openjdk-17-jre-headless"), (1, "default-jre-headless")])
+def test_root_installs_what_is_missing(bare: Path, old: int, java: str) -> None:
+    """Root on a Debian-like system has just what is missing installed, with the Java that its release has."""
+    program(bare, "mvn", "Apache Maven 3.9.9")
+    (bare / "id").write_text("#!/bin/sh\necho 0\n")
+    (bare / "apt-get").write_text(f'#!/bin/sh\necho "$@" >> {bare}/apt.log\n')
+    (bare / "apt-cache").write_text(f"#!/bin/sh\nexit {old}\n")
+    for name in ("apt-get", "apt-cache"):
+        (bare / name).chmod(0o755)
+    done = system(bare)
+    assert (done.returncode, done.stderr) == (0, "")
+    update, install = (bare / "apt.log").read_text().splitlines()
+    assert update.split()[0] == "update"
+    assert install.split()[0] == "install"
+    assert [word for word in install.split()[1:] if not word.startswith("-")] == [java, "redis-server"]
+
+
 def test_pins_name_no_host() -> None:
     """constraints.txt holds exact versions alone: no hosts, hashes, options or paths."""
     assert PINS
