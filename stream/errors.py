@@ -55,6 +55,16 @@ class LogUnavailable(LogError):
 class LogGap(LogError):
     """The wanted offset is older than the log's start: records between them are gone."""
 
+    def __init__(self, topic: str, partition: int, wanted: int, start: int) -> None:
+        super().__init__(
+            f"{topic}/{partition}: offset {wanted} was wanted, but the log now starts at {start}: {start - wanted} "
+            "records are gone (retention); to go on without them, start again with --accept-gap"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.wanted = wanted
+        self.start = start
+
 
 class SnapshotError(ThalwegError):
     """A snapshot can't be trusted or moved."""

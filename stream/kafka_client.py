@@ -1,0 +1,89 @@
+"""What every Kafka client here shares: addresses, TLS, login, and errors of kafka-python in our own words."""
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from kafka import errors
+
+from stream.errors import LogError, LogUnavailable, SettingsError
+from stream.settings import Settings
+
+CONNECT_S: Final = 5.0
+REQUEST_S: Final = 10.0
+
+# What kafka-python logs are failures that are raised from here in plain words, and every retry before them.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+T = TypeVar("T")
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """What producer, consumer and admin clients of kafka-python have in common: addresses, TLS, login."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in settings.need_kafka().split(",")],
+        "security_protocol": settings.kafka_security,
+        "bootstrap_timeout_ms": int(CONNECT_S * 1000),
+        "request_timeout_ms": int(REQUEST_S * 1000),
+        "retry_backoff_ms": 20,  # also between two requests for metadata: a new reader has to wait for it twice
+        "reconnect_backoff_max_ms": 1000,
+    }
+    if settings.kafka_security.endswith("SSL"):
+        try:
+            options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ca or None)
+        except OSError as bad:
+            raise SettingsError(f"THALWEG_KAFKA_CA: can't load {settings.kafka_ca}: {bad}") from None
+    if settings.kafka_security.startswith("SASL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_user
+        options["sasl_plain_password"] = settings.kafka_password.get_secret_value()
+    return options
+
+
+@contextmanager
+def translated(settings: Settings, doing: str) -> Iterator[None]:
+    """Turns kafka-python's errors into ours, in words that say what to do."""
+    try:
+        yield
+    except (errors.KafkaError, OSError) as bad:
+        raise translate(settings, doing, bad) from bad
+
+
+def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
+    """The error of ours that stands for one of kafka-python's."""
+    if isinstance(bad, errors.SaslAuthenticationFailedError | errors.AuthorizationError):
+        return LogError(
+            f"Kafka at {settings.kafka} refuses user {settings.kafka_user!r} ({doing}: {bad}): "
+            "check THALWEG_KAFKA_USER, THALWEG_KAFKA_PASSWORD and the user's rights"
+        )
+    if isinstance(bad, OSError) or (isinstance(bad, errors.RetriableError) and not isinstance(bad, _WRONG)):
+        return LogUnavailable(
+            f"no Kafka broker answers at {settings.kafka} ({doing}: {bad}): "
+            "start it (`thalweg up`, or your own) or correct THALWEG_KAFKA"
+        )
+    return LogError(f"Kafka at {settings.kafka} failed ({doing}): {bad}")
+
+
+_WRONG = (errors.UnknownTopicOrPartitionError,)  # kafka-python would try these again; no broker is missing
+
+
+def within(timeout_s: float, call: Callable[[], T], late: T) -> T:
+    """The result of `call`, or `late` when it takes longer: kafka-python's timeouts count per batch, or not at all."""
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except Exception as bad:  # noqa: BLE001 - handed to the caller's thread below
+            failures.append(bad)
+
+    thread = threading.Thread(target=run, name="kafka-within", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if failures:
+        raise failures[0]
+    return results[0] if results else late
