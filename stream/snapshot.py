@@ -1,11 +1,8 @@
 """Snapshots: content-addressed blobs, one manifest a version, one head. The protocol both stores keep.
 
-    {thalweg:MODEL}:blob:<blake2b>      immutable, at most BLOB_BYTES_MAX
-    {thalweg:MODEL}:manifest:<version>  a Manifest
-    {thalweg:MODEL}:head                version and fencing token, moved by compare-and-set
-    {thalweg:MODEL}:notices             pub/sub; only wakes rankers early: polling the head is the truth
-
 A *content* is a dict of arrays, packed as msgpack, cut into blobs; its name is the list of their digests.
+A *manifest* names all contents of one version, and the *head* says which version is live. The stores:
+`MemoryStore` (`memory_store.py`), `RedisStore` (`redis_store.py`, which lists the keys).
 What the contents of each part hold:
 
     wide        keys uint64 [K], weights float32 [K]                      weight 0: a tombstone
@@ -13,33 +10,43 @@ What the contents of each part hold:
     deep        keys uint64 [R], vectors float32 [R, dim]                 embedding rows; key 0: the row of unseen ids
                 dead uint64 [D]                                           keys whose rows are gone (deltas only)
                 weight_i float32 [in, out], bias_i float32 [out]          layers in order; the last has out = 1
-                boundaries float32 [D, quantiles − 1]                     of the numbers; empty [0, 0] before the first freeze
+                boundaries float32 [D, quantiles − 1]                     of the numbers; [0, 0] before the first freeze
 
 A version's part is its base, then the merged delta, then the small ones, in order; a later row replaces
 an earlier one. Every deep content has all dense arrays: they are few and all change.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]  # ships no types
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.errors import BadSnapshot
+from stream.errors import BadSnapshot, Fenced
 
 BLOB_BYTES_MAX: Final = 8 * 1024 * 1024
+BLOBS_MAX: Final = 128  # of one content: 1 GiB
+CONTENT_BYTES_MAX: Final = BLOBS_MAX * BLOB_BYTES_MAX
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
 DELTAS_MAX: Final = 64
 INGESTS_MAX: Final = 1_000
+NAMES_MAX: Final = 256  # arrays of a content, metrics of a manifest
+NAME_BYTES_MAX: Final = 64
 ARRAY_CODE: Final = 1
 DTYPES: Final = ("<f4", "<f8", "<u8", "<i8", "<i4", "|u1")
 
 Array = npt.NDArray[np.generic]
 Content = Mapping[str, Array]
-Digests = list[str]
+
+# msgspec holds lengths against these before it makes room for what a manifest declares.
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]  # exact as Redis's scores and in Lua
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+Digests = Annotated[list[Digest], msgspec.Meta(max_length=BLOBS_MAX)]
+Name = Annotated[str, msgspec.Meta(max_length=NAME_BYTES_MAX)]
 
 
 class PartVersion(msgspec.Struct, frozen=True):
@@ -47,7 +54,7 @@ class PartVersion(msgspec.Struct, frozen=True):
 
     base: Digests
     merged: Digests = []
-    deltas: list[Digests] = []
+    deltas: Annotated[list[Digests], msgspec.Meta(max_length=DELTAS_MAX)] = []
 
     def contents(self) -> list[Digests]:
         """All contents in the order in which they are laid over each other."""
@@ -61,33 +68,34 @@ class Golden(msgspec.Struct, frozen=True):
     """
 
     features: bytes
-    scores: list[float]
+    scores: Annotated[list[float], msgspec.Meta(max_length=1_000)]
 
 
 class Manifest(msgspec.Struct, frozen=True):
     """One version of a model, whole. Times are ms.
 
-    `spec`: `spec.encode_spec`'s bytes. `token`: the publisher's fencing token. `offset`: the next offset in
-    `examples` when it was cut, per partition. `watermark_ms`: greatest event time of a learned page.
+    `parent`: the version that was live when it was cut; 0: none. `spec`: `spec.encode_spec`'s bytes.
+    `token`: the publisher's fencing token. `offset`: the next offset in `examples` when it was cut, per partition.
+    `watermark_ms`: greatest event time of a learned page.
     `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).
     `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock.
     """
 
     model: str
-    version: int
-    parent: int
+    version: Annotated[Count, msgspec.Meta(ge=1)]
+    parent: Count
     fingerprint: str
     spec: bytes
-    token: int
-    offset: dict[int, int]
-    examples: int
+    token: Annotated[Count, msgspec.Meta(ge=1)]
+    offset: Annotated[dict[Count, Count], msgspec.Meta(max_length=4_096)]
+    examples: Count
     watermark_ms: int
     learned_ms: int
     created_ms: int
-    metrics: dict[str, float]
-    parts: dict[str, PartVersion]
-    ingest_ms: list[int] = []
-    golden: list[Golden] = []
+    metrics: Annotated[dict[Name, float], msgspec.Meta(max_length=NAMES_MAX)]
+    parts: Annotated[dict[Name, PartVersion], msgspec.Meta(max_length=16)]
+    ingest_ms: Annotated[list[int], msgspec.Meta(max_length=INGESTS_MAX)] = []
+    golden: Annotated[list[Golden], msgspec.Meta(max_length=64)] = []
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -98,14 +106,25 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class SnapshotStore(Protocol):
-    """Where the snapshots of one model lie. Every method raises StoreUnavailable when the store doesn't answer."""
+    """Where the snapshots of one model lie. Safe to share between threads.
 
-    def take_token(self) -> int:
-        """A fencing token greater than any before: older holders can't move the head from now on."""
+    Every method but `wait` and `close` raises StoreUnavailable when the store doesn't answer. Whether a
+    `publish` that ended so came through, the head tells; to publish the same manifest again is right.
+    """
+
+    def take_token(self, at_least: int = 0) -> int:
+        """A fencing token greater than any before, than the head's and than `at_least`.
+
+        Older holders can't move the head from now on. A wiped store has forgotten its tokens: pass the
+        greatest that the checkpoint knows.
+        """
         ...
 
     def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
-        """Store blobs under their digests; those that are there already are left alone."""
+        """Store blobs under their digests; those that are there already are left alone.
+
+        From now on they stay as those of the next version do, published or not.
+        """
         ...
 
     def get_blob(self, digest: str) -> bytes:
@@ -113,10 +132,11 @@ class SnapshotStore(Protocol):
         ...
 
     def publish(self, manifest: Manifest) -> None:
-        """Store the manifest and move the head to it, in one step.
+        """Store the manifest and move the head to it, in one step; when it's the head already, nothing happens.
 
         Raises Fenced when a greater token was taken, BadSnapshot when the head isn't `parent`, is at
-        this version or a newer one, or a blob it names is missing. Head gone (wiped store): any parent will do.
+        this version or a newer one, or a blob it names is missing (then publish a full base).
+        Head gone (wiped store): any parent will do.
         """
         ...
 
@@ -129,67 +149,122 @@ class SnapshotStore(Protocol):
         ...
 
     def versions(self) -> list[int]:
-        """All versions that are kept, rising."""
+        """All versions that are kept, rising; the last is the head's."""
         ...
 
     def retain(self, count: int) -> int:
-        """Keep the newest `count` versions; drop older manifests and blobs that no kept one names. Returns blobs dropped."""
+        """Keep the newest `count` (≥ 1) versions; drop older manifests and blobs that no kept one names.
+
+        Blobs put for a version that never came go with the versions of their time. Returns blobs dropped.
+        """
         ...
 
     def wait(self, timeout_s: float) -> None:
-        """Return early when a notice comes; otherwise after `timeout_s`. Never the only way to learn of a version."""
+        """Return early when a notice comes; otherwise after `timeout_s`. Never the only way to learn of a version.
+
+        One thread at a time. A store that doesn't answer is waited for like one that's silent.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of connections; safe to call twice."""
+        """Let go of connections, end a `wait`; safe to call twice."""
         ...
 
 
-def _pack_array(value: object) -> msgpack.ExtType:
-    if not isinstance(value, np.ndarray) or value.dtype.str not in DTYPES:
-        raise TypeError(f"only arrays of {', '.join(DTYPES)} are packed, not {type(value)} {getattr(value, 'dtype', '')}")
-    head = msgpack.packb([value.dtype.str, list(value.shape)])
-    return msgpack.ExtType(ARRAY_CODE, head + np.ascontiguousarray(value).tobytes())
+def check_move(manifest: Manifest, head: Head | None, taken: int) -> None:
+    """Raises Fenced or BadSnapshot, as `publish` says, when the head may not move to `manifest`.
+
+    `taken`: the greatest token that was handed out.
+    """
+    what = f"version {manifest.version} of {manifest.model}"
+    newest = max(taken, head.token if head else 0)
+    if newest > manifest.token:
+        raise Fenced(
+            f"{what} can't go out under token {manifest.token}: another learner took token {newest} and owns the "
+            "model now; end one of the two, or give one a model name of its own"
+        )
+    if head and head.version >= manifest.version:
+        raise BadSnapshot(f"{what} isn't newer than the head, {head.version}: cut one that follows the head")
+    if head and head.version != manifest.parent:
+        raise BadSnapshot(
+            f"{what} follows {manifest.parent}, not the head, {head.version}: cut one that follows the head"
+        )
+
+
+def missing_blob(digest: str, model: str) -> BadSnapshot:
+    """The error for a blob that a store doesn't have."""
+    return BadSnapshot(f"blob {digest} of {model} is missing: the learner must publish a full base")
+
+
+def missing_version(version: int, model: str) -> BadSnapshot:
+    """The error for a manifest that a store doesn't have."""
+    return BadSnapshot(f"version {version} of {model} isn't kept, or never was: ask for the head again")
+
+
+def _pack_array(name: str, array: Array) -> msgpack.ExtType:
+    assert array.dtype.str in DTYPES, f"{name}: no content holds {array.dtype}"
+    assert array.ndim <= 2, f"{name}: no content holds {array.ndim} dimensions"
+    head = msgpack.packb([array.dtype.str, list(array.shape)])
+    return msgpack.ExtType(ARRAY_CODE, head + _finite(name, array).tobytes())
 
 
 def _unpack_array(code: int, data: bytes) -> Array:
+    """An array over bytes of its own, so that it's aligned and can't be written to."""
     if code != ARRAY_CODE:
-        raise BadSnapshot(f"unknown extension {code}")
-    unpacker = msgpack.Unpacker(max_buffer_size=len(data) or 1, max_array_len=8, max_str_len=8)
-    unpacker.feed(data)
-    head = unpacker.unpack()
-    if not (isinstance(head, list) and len(head) == 2 and head[0] in DTYPES and isinstance(head[1], list) and len(head[1]) <= 2):
-        raise BadSnapshot("an array's head is garbled")
-    dtype, shape = np.dtype(head[0]), head[1]
-    if not all(isinstance(n, int) and 0 <= n < 2**40 for n in shape):
-        raise BadSnapshot("an array's shape can't be true")
+        raise BadSnapshot(f"a content holds an unknown extension, {code}")
+    unpacker = msgpack.Unpacker(max_array_len=2, max_str_len=3)
+    unpacker.feed(data[:64])
+    match unpacker.unpack():
+        case [str(kind), [*shape]] if kind in DTYPES and all(type(n) is int and n >= 0 for n in shape):
+            dtype = np.dtype(kind)
+        case _:
+            raise BadSnapshot("an array's head is garbled")
     body = data[unpacker.tell() :]
-    count = 1
-    for n in shape:
-        count *= n
-    if count * dtype.itemsize != len(body):
-        raise BadSnapshot(f"an array of shape {shape} can't have {len(body)} bytes")
+    # An empty array may have a width, but none that would be a lot to make room for.
+    if math.prod(shape) * dtype.itemsize != len(body) or max(shape, default=0) > max(len(body), 2**16):
+        raise BadSnapshot(f"an array of {len(body)} bytes can't have the shape {shape}")
     return np.frombuffer(body, dtype).reshape(shape)
 
 
+def _only_arrays(pairs: list[tuple[object, object]]) -> dict[object, object]:
+    """Called for the innermost map first, so nothing nested gets large."""
+    content = dict(pairs)
+    if len(content) < len(pairs) or not all(isinstance(v, np.ndarray) for v in content.values()):
+        raise BadSnapshot("a content must be a map of arrays, each named once")
+    return content
+
+
+def _finite(name: str, array: Array) -> Array:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadSnapshot(f"{name} holds a number that isn't finite")
+    return array
+
+
 def pack(content: Content) -> bytes:
-    """A content's bytes. Keys in order, so that equal contents have equal bytes."""
-    packed: bytes = msgpack.packb(dict(sorted(content.items())), default=_pack_array)
+    """A content's bytes: arrays of DTYPES, at most two dimensions. Names in order: equal contents have equal bytes.
+
+    Raises BadSnapshot when a number isn't finite or the whole is over CONTENT_BYTES_MAX.
+    """
+    assert len(content) <= NAMES_MAX, f"{len(content)} arrays are too many for a content"
+    assert all(len(name.encode()) <= NAME_BYTES_MAX for name in content), "an array's name is too long"
+    if (size := sum(array.nbytes for array in content.values())) > CONTENT_BYTES_MAX - NAMES_MAX * 128:
+        raise BadSnapshot(f"a content of {size} bytes is over {CONTENT_BYTES_MAX}: raise L1 or expire sooner")
+    packed: bytes = msgpack.packb({name: _pack_array(name, content[name]) for name in sorted(content)})
     return packed
 
 
 def unpack(raw: bytes) -> dict[str, Array]:
-    """A content from its bytes, shapes checked, floats finite. Raises BadSnapshot."""
+    """A content from its bytes, shapes checked, floats finite. Raises BadSnapshot. The arrays are read-only."""
+    if len(raw) > CONTENT_BYTES_MAX:
+        raise BadSnapshot(f"a content of {len(raw)} bytes is over {CONTENT_BYTES_MAX}")
+    limits = {"max_map_len": NAMES_MAX, "max_array_len": 0, "max_str_len": NAME_BYTES_MAX, "max_bin_len": 0}
     try:
-        content = msgpack.unpackb(raw, ext_hook=_unpack_array, max_map_len=256, max_array_len=0, max_str_len=64, max_bin_len=0)
+        content = msgpack.unpackb(raw, ext_hook=_unpack_array, object_pairs_hook=_only_arrays, **limits)
     except (ValueError, TypeError, msgpack.UnpackException) as bad:
         raise BadSnapshot(f"a content can't be unpacked: {bad!r}") from None
-    if not isinstance(content, dict) or not all(isinstance(a, np.ndarray) for a in content.values()):
-        raise BadSnapshot("a content must be a map of arrays")
-    for name, array in content.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise BadSnapshot(f"{name} holds a number that isn't finite")
-    return content
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise BadSnapshot("a content must be a map of arrays by name")
+    return {name: _finite(name, array) for name, array in content.items()}
 
 
 def cut(raw: bytes) -> dict[str, bytes]:
@@ -214,21 +289,32 @@ def fetch(store: SnapshotStore, digests: Iterable[str]) -> dict[str, Array]:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """A manifest's bytes. Raises BadSnapshot when it grew over its limit."""
-    raw = msgspec.msgpack.encode(manifest)
-    if len(raw) > MANIFEST_BYTES_MAX:
-        raise BadSnapshot(f"the manifest of version {manifest.version} has {len(raw)} bytes, over {MANIFEST_BYTES_MAX}")
+    """A manifest's bytes under their digest. Raises BadSnapshot for one that nobody could read back."""
+    body = msgspec.msgpack.encode(manifest)
+    raw = msgspec.msgpack.encode((bytes.fromhex(digest_of(body)), body))
+    decode_manifest(raw)
     return raw
 
 
 def decode_manifest(raw: bytes) -> Manifest:
-    """A manifest from its bytes. Raises BadSnapshot."""
+    """A manifest from its bytes; digest, limits and numbers are checked. Raises BadSnapshot."""
     if len(raw) > MANIFEST_BYTES_MAX:
         raise BadSnapshot(f"a manifest of {len(raw)} bytes is over {MANIFEST_BYTES_MAX}")
     try:
-        return msgspec.msgpack.decode(raw, type=Manifest)
+        digest, body = msgspec.msgpack.decode(raw, type=tuple[bytes, bytes])
+        if digest.hex() != digest_of(body):
+            raise BadSnapshot("a manifest's bytes aren't what its digest says")
+        manifest = msgspec.msgpack.decode(body, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
         raise BadSnapshot(f"a manifest can't be read: {bad}") from None
+    for name, metric in manifest.metrics.items():
+        if not math.isfinite(metric):
+            raise BadSnapshot(f"metric {name} of version {manifest.version} is {metric}: leave out what has no value")
+    if not all(0 <= score <= 1 for golden in manifest.golden for score in golden.scores):
+        raise BadSnapshot(f"version {manifest.version}: a golden score isn't a probability")
+    if manifest.parent >= manifest.version or not all(part.base for part in manifest.parts.values()):
+        raise BadSnapshot(f"version {manifest.version} follows {manifest.parent}, or a part of it has no base")
+    return manifest
 
 
 def named_blobs(manifest: Manifest) -> Iterator[str]:

@@ -1,0 +1,141 @@
+"""Snapshots in memory: for tests, backtests and simulations in one process."""
+
+import threading
+import time
+from collections.abc import Mapping
+
+from stream.errors import StoreUnavailable
+from stream.snapshot import (
+    BLOB_BYTES_MAX,
+    Head,
+    Manifest,
+    check_move,
+    decode_manifest,
+    digest_of,
+    encode_manifest,
+    missing_blob,
+    missing_version,
+    named_blobs,
+)
+
+
+class MemoryStore:
+    """A SnapshotStore of one model. While `answers` is False it behaves like a server that is down."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.answers = True
+        self._lock = threading.Lock()
+        self._notice = threading.Condition(self._lock)
+        self._notices = 0
+        self._heard = 0
+        self._closed = False
+        self.wipe()
+
+    def wipe(self) -> None:
+        """Forget everything, as Redis does when it starts again."""
+        with self._lock:
+            self._head: Head | None = None
+            self._token = 0
+            self._blobs: dict[str, bytes] = {}
+            self._wanted: dict[str, int] = {}  # the newest version that names a blob, or that it was put for
+            self._manifests: dict[int, bytes] = {}
+
+    def take_token(self, at_least: int = 0) -> int:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            self._token = max(self._token, self._head.token if self._head else 0, at_least) + 1
+            return self._token
+
+    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            for digest, blob in blobs.items():
+                assert len(blob) <= BLOB_BYTES_MAX, f"blob {digest} has {len(blob)} bytes"
+                assert digest_of(blob) == digest, f"blob {digest} has another digest"
+                self._blobs.setdefault(digest, bytes(blob))
+                self._wanted[digest] = max(self._manifests, default=0) + 1
+
+    def get_blob(self, digest: str) -> bytes:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            blob = self._blobs.get(digest)
+        if blob is None:
+            raise missing_blob(digest, self.model)
+        return blob
+
+    def publish(self, manifest: Manifest) -> None:
+        """See SnapshotStore."""
+        assert manifest.model == self.model, f"a manifest of {manifest.model} in the store of {self.model}"
+        raw = encode_manifest(manifest)
+        with self._lock:
+            self._check_answers()
+            if self._head == Head(manifest.version, manifest.token) and self._manifests[manifest.version] == raw:
+                return
+            check_move(manifest, self._head, self._token)
+            named = set(named_blobs(manifest))
+            if missing := named - self._blobs.keys():
+                raise missing_blob(min(missing), self.model)
+            self._wanted.update(dict.fromkeys(named, manifest.version))
+            self._manifests[manifest.version] = raw
+            self._token = max(self._token, manifest.token)
+            self._head = Head(manifest.version, manifest.token)
+            self._notices += 1
+            self._notice.notify_all()
+
+    def head(self) -> Head | None:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            return self._head
+
+    def manifest(self, version: int) -> Manifest:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            raw = self._manifests.get(version)
+        if raw is None:
+            raise missing_version(version, self.model)
+        return decode_manifest(raw)
+
+    def versions(self) -> list[int]:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            return sorted(self._manifests)
+
+    def retain(self, count: int) -> int:
+        """See SnapshotStore."""
+        assert count >= 1, "the head must stay"
+        with self._lock:
+            self._check_answers()
+            kept = sorted(self._manifests)[-count:]
+            if not kept:
+                return 0
+            self._manifests = {version: self._manifests[version] for version in kept}
+            old = [digest for digest, version in self._wanted.items() if version < kept[0]]
+            for digest in old:
+                del self._wanted[digest], self._blobs[digest]
+            return len(old)
+
+    def wait(self, timeout_s: float) -> None:
+        """See SnapshotStore."""
+        until_s = time.monotonic() + timeout_s
+        with self._notice:
+            while self._heard == self._notices and not self._closed:
+                if not self._notice.wait(until_s - time.monotonic()):
+                    return
+            self._heard = self._notices
+
+    def close(self) -> None:
+        """See SnapshotStore."""
+        with self._notice:
+            self._closed = True
+            self._notice.notify_all()
+
+    def _check_answers(self) -> None:
+        if not self.answers:
+            raise StoreUnavailable(f"the memory store of {self.model} doesn't answer")

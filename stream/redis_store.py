@@ -1,0 +1,256 @@
+"""Snapshots in Redis.
+
+    {PREFIXthalweg:MODEL}:blob:<blake2b>      immutable, at most BLOB_BYTES_MAX
+    {PREFIXthalweg:MODEL}:manifest:<version>  a Manifest
+    {PREFIXthalweg:MODEL}:head                hash: version and fencing token, moved by compare-and-set
+    {PREFIXthalweg:MODEL}:token               the greatest fencing token that was handed out
+    {PREFIXthalweg:MODEL}:versions            sorted set: the versions that are kept
+    {PREFIXthalweg:MODEL}:blobs               sorted set: blobs, by the newest version that names them or that they
+                                              were put for
+    {PREFIXthalweg:MODEL}:notices             pub/sub; only wakes rankers early: polling the head is the truth
+
+Versions only rise and the newest are kept, so a blob whose newest version is older than the oldest kept
+one is named by none: no counting of references, and nothing to repair after a kill.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from stream.errors import BadSnapshot, SettingsError
+from stream.redis_client import connect, translated
+from stream.settings import Settings
+from stream.snapshot import (
+    BLOB_BYTES_MAX,
+    MANIFEST_BYTES_MAX,
+    Head,
+    Manifest,
+    check_move,
+    decode_manifest,
+    digest_of,
+    encode_manifest,
+    missing_blob,
+    missing_version,
+    named_blobs,
+)
+
+QUIET_S: Final = 15  # a subscription that hears nothing for so long asks whether the server is there
+SLICE_S: Final = 0.25  # how long `close` may have to wait for `wait`
+PIPELINE: Final = 4  # blobs on their way at a time
+SWEEP: Final = 1_000  # keys dropped by one script: others wait for it
+
+# Each script gets KEYS[1], the model's prefix; all keys share its hash tag, so all lie in one slot.
+TAKE: Final = """
+local head, taken = redis.call('HGET', KEYS[1] .. ':head', 'token'), redis.call('GET', KEYS[1] .. ':token')
+local token = math.max(tonumber(head or 0), tonumber(taken or 0), tonumber(ARGV[1])) + 1
+redis.call('SET', KEYS[1] .. ':token', string.format('%.0f', token))
+return token
+"""
+# ARGV: digests. Returns those that are missing. All are entered first: what is entered is swept one day.
+ENTER: Final = """
+local newest = redis.call('ZREVRANGE', KEYS[1] .. ':versions', 0, 0)
+local version = string.format('%.0f', tonumber(newest[1] or 0) + 1)
+local missing = {}
+for _, digest in ipairs(ARGV) do
+  redis.call('ZADD', KEYS[1] .. ':blobs', version, digest)
+  if redis.call('EXISTS', KEYS[1] .. ':blob:' .. digest) == 0 then missing[#missing + 1] = digest end
+end
+return missing
+"""
+# ARGV: version, parent, token, manifest, digests. Returns what the head and the tokens were, and the first
+# missing blob, each '' for none; the first is 1 when the head is at the manifest now. The head moves last.
+PUBLISH: Final = """
+local version, parent, token, manifest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local head = redis.call('HMGET', KEYS[1] .. ':head', 'version', 'token')
+local taken = redis.call('GET', KEYS[1] .. ':token')
+local was = {head[1] or '', head[2] or '', taken or ''}
+if head[1] == version and head[2] == token and redis.call('GET', KEYS[1] .. ':manifest:' .. version) == manifest then
+  return {1, was[1], was[2], was[3], ''}
+end
+local newest = math.max(tonumber(taken or 0), tonumber(head[2] or 0))
+if newest > tonumber(token) or (head[1] and (head[1] ~= parent or tonumber(head[1]) >= tonumber(version))) then
+  return {0, was[1], was[2], was[3], ''}
+end
+for i = 5, #ARGV do
+  if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return {0, was[1], was[2], was[3], ARGV[i]} end
+end
+if not head[1] then  -- what a lost head left behind is of another line
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':versions', version, '+inf')) do
+    redis.call('UNLINK', KEYS[1] .. ':manifest:' .. other)
+    redis.call('ZREM', KEYS[1] .. ':versions', other)
+  end
+end
+for i = 5, #ARGV do redis.call('ZADD', KEYS[1] .. ':blobs', version, ARGV[i]) end
+redis.call('SET', KEYS[1] .. ':manifest:' .. version, manifest)
+redis.call('ZADD', KEYS[1] .. ':versions', version, version)
+redis.call('SET', KEYS[1] .. ':token', token)
+redis.call('HSET', KEYS[1] .. ':head', 'version', version, 'token', token)
+redis.pcall('PUBLISH', KEYS[1] .. ':notices', version)
+return {1, was[1], was[2], was[3], ''}
+"""
+# ARGV: versions to keep, keys to drop at most. Returns how many manifests and blobs were dropped.
+RETAIN: Final = """
+local function drop(index, kind, oldest)
+  local old = redis.call('ZRANGEBYSCORE', KEYS[1] .. index, '-inf', '(' .. oldest, 'LIMIT', 0, ARGV[2])
+  for _, name in ipairs(old) do
+    redis.call('UNLINK', KEYS[1] .. kind .. name)
+    redis.call('ZREM', KEYS[1] .. index, name)
+  end
+  return #old
+end
+local at = math.max(redis.call('ZCARD', KEYS[1] .. ':versions') - tonumber(ARGV[1]), 0)
+local oldest = redis.call('ZRANGE', KEYS[1] .. ':versions', at, at)[1]
+if not oldest then return {0, 0} end
+return {drop(':versions', ':manifest:', oldest), drop(':blobs', ':blob:', oldest)}
+"""
+
+
+class RedisStore:
+    """A SnapshotStore of one model in Redis. Raises SettingsError when none is known."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        if not model or set(model) & set("{}:"):
+            raise SettingsError(f"{model!r} can't name a model in Redis: use letters, digits, '.', '_' and '-'")
+        self.model = model
+        self.prefix = "{" + settings.topic_prefix + "thalweg:" + model + "}"
+        self._client = connect(settings)
+        # Without a retry: `wait` has to end in time, and comes again.
+        self._listener = connect(settings, retry=Retry(NoBackoff(), 0), health_check_interval=QUIET_S)
+        self._notices: redis.client.PubSub | None = None
+        self._listening = threading.Lock()
+        self._closed = threading.Event()
+
+    def take_token(self, at_least: int = 0) -> int:
+        """See SnapshotStore."""
+        return int(self._run(TAKE, at_least))
+
+    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+        """See SnapshotStore."""
+        for digest, blob in blobs.items():
+            assert len(blob) <= BLOB_BYTES_MAX, f"blob {digest} has {len(blob)} bytes"
+            assert digest_of(blob) == digest, f"blob {digest} has another digest"
+        missing = [digest.decode() for digest in self._run(ENTER, *blobs)] if blobs else []
+        for i in range(0, len(missing), PIPELINE):
+            with translated(self._client), self._client.pipeline(transaction=False) as pipeline:
+                for digest in missing[i : i + PIPELINE]:
+                    pipeline.set(self._key("blob", digest), blobs[digest])
+                pipeline.execute()
+
+    def get_blob(self, digest: str) -> bytes:
+        """See SnapshotStore."""
+        blob = self._read("blob", digest, BLOB_BYTES_MAX)
+        if digest_of(blob) != digest:
+            if not blob:
+                raise missing_blob(digest, self.model)
+            raise BadSnapshot(f"blob {digest} of {self.model} holds other bytes: the learner must publish a full base")
+        return blob
+
+    def publish(self, manifest: Manifest) -> None:
+        """See SnapshotStore."""
+        assert manifest.model == self.model, f"a manifest of {manifest.model} in the store of {self.model}"
+        raw = encode_manifest(manifest)
+        named = sorted(set(named_blobs(manifest)))
+        reply = self._run(PUBLISH, manifest.version, manifest.parent, manifest.token, raw, *named)
+        done, version, token, taken, missing = reply
+        if done:
+            return
+        if missing:
+            raise missing_blob(missing.decode(), self.model)
+        check_move(manifest, Head(int(version), int(token or 0)) if version else None, int(taken or 0))
+        raise AssertionError(f"the script refused version {manifest.version} without a reason: {reply}")
+
+    def head(self) -> Head | None:
+        """See SnapshotStore."""
+        with translated(self._client):
+            version, token = self._client.hmget(self._key("head"), "version", "token")
+        if version is None and token is None:
+            return None
+        try:
+            return Head(int(version or ""), int(token or ""))
+        except ValueError:
+            raise BadSnapshot(f"the head of {self.model} is garbled: delete the key {self._key('head')}") from None
+
+    def manifest(self, version: int) -> Manifest:
+        """See SnapshotStore."""
+        raw = self._read("manifest", str(version), MANIFEST_BYTES_MAX)
+        if not raw:
+            raise missing_version(version, self.model)
+        manifest = decode_manifest(raw)
+        if (manifest.model, manifest.version) != (self.model, version):
+            raise BadSnapshot(f"version {version} of {self.model} is in truth {manifest.version} of {manifest.model}")
+        return manifest
+
+    def versions(self) -> list[int]:
+        """See SnapshotStore."""
+        with translated(self._client):
+            return [int(_bytes(version)) for version in self._client.zrange(self._key("versions"), 0, -1)]
+
+    def retain(self, count: int) -> int:
+        """See SnapshotStore."""
+        assert count >= 1, "the head must stay"
+        dropped = 0
+        while True:
+            manifests, blobs = self._run(RETAIN, count, SWEEP)
+            dropped += int(blobs)
+            if manifests < SWEEP and blobs < SWEEP:
+                return dropped
+
+    def wait(self, timeout_s: float) -> None:
+        """See SnapshotStore."""
+        until_s = time.monotonic() + timeout_s
+        try:
+            with self._listening:
+                while not self._closed.is_set() and (left_s := until_s - time.monotonic()) > 0:
+                    if self._hears(min(left_s, SLICE_S)):
+                        return
+        except (redis.RedisError, OSError):  # nothing to report: whoever waits asks for the head next, and is told
+            self._notices = None
+            self._closed.wait(max(0.0, until_s - time.monotonic()))
+
+    def close(self) -> None:
+        """See SnapshotStore."""
+        self._closed.set()
+        with self._listening:
+            if self._notices:
+                self._notices.close()
+            self._notices = None
+        self._listener.close()
+        self._client.close()
+
+    def _hears(self, timeout_s: float) -> bool:
+        """Whether a notice came. Those that came with it are taken in too."""
+        if self._notices is None:
+            notices = redis.client.PubSub(self._listener.connection_pool, ignore_subscribe_messages=True)
+            notices.subscribe(self._key("notices"))
+            self._notices = notices
+        if self._notices.get_message(timeout=timeout_s) is None:
+            return False
+        while self._notices.get_message() is not None:
+            pass
+        return True
+
+    def _key(self, *names: str) -> str:
+        return ":".join((self.prefix, *names))
+
+    def _read(self, kind: str, name: str, bytes_max: int) -> bytes:
+        """A value, or as much of it as shows that it's too long; empty when there's none."""
+        with translated(self._client):
+            value = _bytes(self._client.getrange(self._key(kind, name), 0, bytes_max))
+        if len(value) > bytes_max:
+            raise BadSnapshot(f"{self._key(kind, name)} holds more than {bytes_max} bytes")
+        return value
+
+    def _run(self, script: str, *args: str | bytes | int) -> Any:
+        with translated(self._client):
+            return self._client.register_script(script)(keys=[self.prefix], args=args)
+
+
+def _bytes(value: object) -> bytes:
+    """A value as it lies in Redis; redis-py's types allow for clients that decode it."""
+    assert isinstance(value, bytes), f"{type(value)}: this client must not decode"
+    return value
