@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,people]' --group dev
 	@echo "fetching Kafka's jars ..."
 	@rm -rf stack/target && mkdir stack/target
-	@mvn -q -B -l stack/target/maven.log -f stack/pom.xml dependency:copy-dependencies >/dev/null || { cat stack/target/maven.log; exit 1; }
+	@mvn -q -B -l stack/target/maven.log -f stack/pom.xml dependency:copy-dependencies >/dev/null 2>>stack/target/maven.log || { cat stack/target/maven.log; exit 1; }
 	@echo "compiling the kernels ..."
 	@$(BIN)/python -m thalweg.kernels
 	@touch $@

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -159,6 +160,15 @@ def test_data_outlives_down(own: Path) -> None:
         assert "stays" in admin.list_topics()
     finally:
         admin.close()
+
+
+def test_two_starters_make_one_stack(own: Path) -> None:
+    """Two `up` of one root at once wait for each other and return the same stack."""
+    down(own)
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(up, [own, own])
+    assert first == second == read(own)
+    assert states(own) == ["up", "up"]
 
 
 def test_down_of_nothing(tmp_path: Path) -> None:
