@@ -7,18 +7,21 @@ torch's autograd is the oracle in the tests.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
-import numba
 import numpy as np
 import torch
 
 from stream.dense import pool_rows, quantise, rows_of
-from stream.encoder import DeepInput
+from stream.encoder import I64, DeepInput
 from stream.features import F32
 from stream.spec import Deep as DeepSpec
-from stream.table import U64, Table, mix, place
+from stream.table import U64, Table, kernel, mix, place
 
+torch.set_num_threads(
+    1
+)  # the matrices are small: a second thread costs more than it brings, and learning stays bit for bit
 EPSILON: Final = 1e-10  # AdaGrad's, as torch.optim.Adagrad
 EMBEDDING_INIT: Final = 0.02
 SAMPLE: Final = 16_384  # examples whose numbers are remembered for quantiles
@@ -28,7 +31,10 @@ FIRST_FREEZE: Final = 64
 
 @dataclass
 class Vocabulary:
-    """Rows for ids: given at the `min_count`-th sighting. `vectors`, `squares` float32 [capacity, dim]; row 0 is unseen."""
+    """Rows for ids: given at the `min_count`-th sighting.
+
+    `vectors`, `squares` float32 [capacity, dim]; row 0 is unseen.
+    """
 
     table: Table
     vectors: F32
@@ -48,7 +54,11 @@ class Vocabulary:
             self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
             self.squares = np.concatenate([self.squares, np.zeros_like(self.squares)])
         before = self.rows
-        self.rows = int(_count_sightings(self.table.slots, self.table.counts, ids, min_count, self.rows, self.vectors, EMBEDDING_INIT))
+        self.rows = int(
+            _count_sightings(
+                self.table.slots, self.table.counts, ids, min_count, self.rows, self.vectors, EMBEDDING_INIT
+            )
+        )
         self.touched.update(range(before, self.rows))
 
     def keys(self) -> U64:
@@ -70,7 +80,7 @@ class Deep:
         self.sample: F32 = np.full((SAMPLE, numbers), np.nan, np.float32)
         self.sampled = np.zeros(SAMPLE, np.uint8)
         widths = [lists * spec.embedding_dim + 2 * numbers, *spec.hidden_units, 1]
-        self.shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        self.shapes = list(pairwise(widths))
         size = sum(i * o + o for i, o in self.shapes)
         self.flat = torch.zeros(size)
         self.flat_squares = torch.zeros(size)
@@ -95,21 +105,30 @@ class Deep:
 
     def predict(self, given: DeepInput) -> F32:
         """Logits, float32 [B]; keeps what `learn` needs of this batch."""
-        self._rows = rows_of(given.ids, self.vocabulary.table.slots)
         self._given = given
-        pooled = pool_rows(self._rows, given.offsets, self.lists, self.vocabulary.vectors)
-        x = torch.from_numpy(np.concatenate([pooled, quantise(given.numbers, self.boundaries)], axis=1))
-        self._activations = [x]
-        for weight, bias in self._layers[:-1]:
-            x = torch.addmm(bias, x, weight).relu_()
-            self._activations.append(x)
-        weight, bias = self._layers[-1]
-        logits: F32 = torch.addmm(bias, x, weight).numpy()[:, 0]
+        self._rows, self._activations, logits = self._forward(given)
         return logits
 
-    def learn(self, gradients: F32, sample_ids: U64) -> None:
-        """One AdaGrad step on what was predicted last. `gradients` of the logits [B], divided by the constant micro-batch.
+    def score(self, given: DeepInput) -> F32:
+        """Logits, float32 [B], without a thought of learning."""
+        return self._forward(given)[2]
 
+    def _forward(self, given: DeepInput) -> tuple[I64, list[torch.Tensor], F32]:
+        """Embedding rows, the input of each layer, logits."""
+        rows = rows_of(given.ids, self.vocabulary.table.slots)
+        pooled = pool_rows(rows, given.offsets, self.lists, self.vocabulary.vectors)
+        x = torch.from_numpy(np.concatenate([pooled, quantise(given.numbers, self.boundaries)], axis=1))
+        inputs = [x]
+        for weight, bias in self._layers[:-1]:
+            x = torch.addmm(bias, x, weight).relu_()
+            inputs.append(x)
+        weight, bias = self._layers[-1]
+        return rows, inputs, torch.addmm(bias, x, weight).numpy()[:, 0]
+
+    def learn(self, gradients: F32, sample_ids: U64) -> None:
+        """One AdaGrad step on what was predicted last.
+
+        `gradients` of the logits [B] are divided by the constant micro-batch.
         `sample_ids`: the examples' ids; an example's numbers replace those that its id's hash points to.
         """
         self._learn_weights(gradients)
@@ -124,8 +143,8 @@ class Deep:
         self.flat.addcdiv_(self._flat_gradient, self.flat_squares.sqrt().add_(EPSILON), value=-self.spec.learning_rate)
         if self.lists:
             vocabulary = self.vocabulary
-            rows = _update_rows(self._rows, self._given.offsets, self.lists, pooled_gradient, vocabulary.vectors, vocabulary.squares,
-                                self.spec.learning_rate, EPSILON)  # fmt: skip
+            rows = _update_rows(self._rows, self._given.offsets, self.lists, pooled_gradient,
+                                vocabulary.vectors, vocabulary.squares, self.spec.learning_rate, EPSILON)  # fmt: skip
             vocabulary.touched.update(rows.tolist())
 
     def _backward(self, gradient: torch.Tensor) -> F32:
@@ -147,17 +166,22 @@ class Deep:
             return
         shares = np.arange(1, self.spec.quantiles) / self.spec.quantiles
         columns = [c[~np.isnan(c)] for c in held.T]
-        self.boundaries = np.array([np.quantile(c, shares) if len(c) else np.zeros(len(shares)) for c in columns], np.float32)
+        self.boundaries = np.array(
+            [np.quantile(c, shares) if len(c) else np.zeros(len(shares)) for c in columns], np.float32
+        )
 
     def warm(self, batches: Iterable[tuple[DeepInput, F32, F32, F32]]) -> None:
-        """Start anew from what is there: quantiles frozen again, one pass over (input, wide logits, labels, weights)."""
+        """Start anew from what is there: quantiles frozen again, one pass over the batches.
+
+        A batch is (input, wide logits, labels, weights).
+        """
         self.freeze_quantiles()
         for given, wide, labels, weights in batches:
             logits = self.predict(given)
             self._learn_weights((weights * (1 / (1 + np.exp(-(logits + wide))) - labels)).astype(np.float32))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _count_sightings(slots: Any, counts: Any, ids: Any, min_count: Any, rows: Any, vectors: Any, init: Any) -> Any:
     """Count ids; an id's row starts at a hash of its key: uniform in ±init. Returns how many rows there are."""
     for i in range(ids.shape[0]):
@@ -172,8 +196,10 @@ def _count_sightings(slots: Any, counts: Any, ids: Any, min_count: Any, rows: An
     return rows
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _update_rows(rows: Any, offsets: Any, lists: Any, gradient: Any, vectors: Any, squares: Any, rate: Any, epsilon: Any) -> Any:
+@kernel
+def _update_rows(
+    rows: Any, offsets: Any, lists: Any, gradient: Any, vectors: Any, squares: Any, rate: Any, epsilon: Any
+) -> Any:
     """AdaGrad on the embedding rows of a batch: gradients of one row are summed first. Returns the rows, once each."""
     unique = np.unique(rows)
     dim = vectors.shape[1]

@@ -10,12 +10,11 @@ A coordinate is one 16-byte row of a Table: key; z and n as float32. Its weight 
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 
 from stream.encoder import WideKeys
 from stream.features import F32
-from stream.table import U64, Table, place, touch
+from stream.table import U64, Table, kernel, place, touch
 
 WIDTH = 2  # key; z, n
 
@@ -37,18 +36,21 @@ class Ftrl:
         self.rates = rates
         self.table = table or Table(WIDTH)
 
-    def predict_then_learn(self, keys: WideKeys, deep_logits: F32, labels: F32, weights: F32, *, fake_negative: bool = False) -> tuple[F32, F32]:
-        """Each example is predicted after the one before was learned: (wide logits, gradients of the full logit), float32 [B].
+    def predict_then_learn(
+        self, keys: WideKeys, deep_logits: F32, labels: F32, weights: F32, *, fake_negative: bool = False
+    ) -> tuple[F32, F32]:
+        """Each example is predicted after the one before was learned.
 
-        The gradient is weight · (σ(wide + deep) − label). With `fake_negative` the weights are those of
+        Returns wide logits and gradients of the full logit, float32 [B]. The gradient is weight · (σ(wide + deep) − label). With `fake_negative` the weights are those of
         Ktena et al. 2019: 1+p for positives, (1−p)(1+p) for negatives, times the example's own.
         """
         self.table.reserve(len(keys.keys))
         wide = np.empty(len(labels), np.float32)
         gradients = np.empty(len(labels), np.float32)
         table, rates = self.table, self.rates
-        _predict_then_learn(table.slots, table.dirty, table.fresh, table.counts, keys.keys, keys.offsets, rates.alphas,
-                            rates.beta, rates.l1, rates.l2, deep_logits, labels, weights, fake_negative, wide, gradients)  # fmt: skip
+        _predict_then_learn(table.slots, table.dirty, table.fresh, table.counts, keys.keys, keys.offsets,
+                            rates.alphas, rates.beta, rates.l1, rates.l2, deep_logits, labels, weights,
+                            fake_negative, wide, gradients)  # fmt: skip
         return wide, gradients
 
     def weights(self, rows: U64) -> F32:
@@ -56,7 +58,7 @@ class Ftrl:
         return _weights(np.ascontiguousarray(rows), self.rates.alphas, self.rates.beta, self.rates.l1, self.rates.l2)  # type: ignore[no-any-return]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def weight_of(z: Any, n: Any, alpha: Any, beta: Any, l1: Any, l2: Any) -> Any:
     """A coordinate's weight from its z and n."""
     if abs(z) <= l1:
@@ -64,7 +66,7 @@ def weight_of(z: Any, n: Any, alpha: Any, beta: Any, l1: Any, l2: Any) -> Any:
     return -(z - np.sign(z) * l1) / ((beta + np.sqrt(n)) / alpha + l2)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _weights(rows: Any, alphas: Any, beta: Any, l1: Any, l2: Any) -> Any:
     zn = rows.view(np.float32)
     out = np.empty(rows.shape[0], np.float32)
@@ -74,9 +76,10 @@ def _weights(rows: Any, alphas: Any, beta: Any, l1: Any, l2: Any) -> Any:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _predict_then_learn(slots: Any, dirty: Any, fresh: Any, counts: Any, keys: Any, offsets: Any, alphas: Any, beta: Any, l1: Any, l2: Any,
-                        deep: Any, labels: Any, example_weights: Any, fake_negative: Any, wide: Any, gradients: Any) -> None:  # fmt: skip
+@kernel
+def _predict_then_learn(slots: Any, dirty: Any, fresh: Any, counts: Any, keys: Any, offsets: Any, alphas:
+                        Any, beta: Any, l1: Any, l2: Any, deep: Any, labels: Any, example_weights: Any,
+                        fake_negative: Any, wide: Any, gradients: Any) -> None:  # fmt: skip
     zn = slots.view(np.float32)
     rows = np.empty(keys.shape[0], np.int64)
     for i in range(keys.shape[0]):

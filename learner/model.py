@@ -8,6 +8,8 @@ example's index. No clock, no I/O, no randomness but the seed: the same records 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ from stream.statistics import Statistics, StatisticsProgram
 from stream.table import U64
 
 ADWIN_DELTA = 0.002
+RECENT_PAGES = 4
 WARM_CHUNK = 512  # examples that a warm start encodes at once
 Which = npt.NDArray[np.bool_] | I64 | slice
 Reread = Callable[[int], Iterable[Sequence[Examples]]]  # records of `examples` from an offset on
@@ -49,7 +52,15 @@ class Flat:
     def take(self, which: Which) -> "Flat":
         """Only these examples (the pages stay)."""
         batch = Batch(self.batch.words, self.batch.starts, self.batch.page[which], self.batch.position[which])
-        return Flat(batch, self.ids[which], self.labels[which], self.weights[which], self.reasons[which], self.ingest_ms[which], self.time_ms[which])
+        return Flat(
+            batch,
+            self.ids[which],
+            self.labels[which],
+            self.weights[which],
+            self.reasons[which],
+            self.ingest_ms[which],
+            self.time_ms[which],
+        )
 
 
 def joined(flats: Sequence[Flat]) -> Flat:
@@ -80,7 +91,9 @@ class Model:
     warm_starts: int = 0
     warm_at: int = 0  # example index of the last warm start
     bad: list[tuple[Examples, str]] = field(default_factory=list)
-    installs: list[tuple[int, int]] = field(default_factory=list)  # (id, ingest ms) first learned since the last publish
+    installs: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (id, ingest ms) first learned since the last publish
 
     def __post_init__(self) -> None:
         spec = self.spec
@@ -96,8 +109,9 @@ class Model:
         self.recent_ids: U64 = np.zeros(window, np.uint64)  # ring by example index
         self.recent_wide: F32 = np.zeros(window, np.float32)
         self.records: deque[tuple[int, int]] = deque()  # (offset, example index at its start) of the window
-        self.drift = ADWIN(delta=ADWIN_DELTA)
+        self.drift: Any = ADWIN(delta=ADWIN_DELTA)  # type: ignore[no-untyped-call]  # River's class has no types
         self.losses: list[float] = []  # what ADWIN was fed since the last warm start
+        self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
 
     def learn(self, record: Sequence[Examples], offset: int) -> int:
         """Learn one record of `examples`. Returns how many examples of it were new."""
@@ -111,10 +125,14 @@ class Model:
         keys = self.encoder.wide_keys(flat.batch)
         given = self.encoder.deep_input(flat.batch) if self.deep else None
         bounds = [0, *(np.flatnonzero(np.diff(cuts)) + 1).tolist(), len(flat)]
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-            self._step(flat.take(slice(first, last)), keys.part(first, last), given.part(first, last) if given else None)
+        for first, last in pairwise(bounds):
+            self._step(
+                flat.take(slice(first, last)), keys.part(first, last), given.part(first, last) if given else None
+            )
         self.watermark_ms = max(self.watermark_ms, int(flat.time_ms.max()))
         self.learned_ms = max(self.learned_ms, int(flat.ingest_ms.max()))
+        ends = [*flat.batch.starts[: RECENT_PAGES + 1].tolist(), len(flat.batch.words)]
+        self.recent_pages.extend(flat.batch.words[a:b].tobytes() for a, b in pairwise(ends[: RECENT_PAGES + 1]))
         return len(flat)
 
     def _step(self, flat: Flat, keys: WideKeys, given: DeepInput | None) -> None:
@@ -127,7 +145,9 @@ class Model:
         losses = self.progress.record(predictions[first_label], flat.labels[first_label])
         if self.deep:
             self.deep.learn(gradients, flat.ids)
-        self.statistics.learn(flat.batch, flat.labels.astype(np.float64), flat.weights.astype(np.float64), flat.reasons, flat.time_ms)
+        self.statistics.learn(
+            flat.batch, flat.labels.astype(np.float64), flat.weights.astype(np.float64), flat.reasons, flat.time_ms
+        )
         positive = (flat.labels > 0.5) & ((flat.reasons == INSTALLED) | (flat.reasons == LATE_POSITIVE))
         self.installs += zip(flat.ids[positive].tolist(), flat.ingest_ms[positive].tolist(), strict=True)
         before, self.examples = self.examples, self.examples + len(flat)
@@ -157,16 +177,17 @@ class Model:
         return bool(self.drift.drift_detected) and self.drift.estimation > before
 
     def _warm_start(self) -> None:
-        """The deep part starts anew from its own embeddings and layers, on the last `window` examples, and takes over at once.
+        """The deep part starts anew from its own embeddings and layers, on the last `window` examples.
 
-        Features are read again from the log; wide logits are those recorded when each was predicted.
+        It takes over at once. Features are read again from the log; wide logits are those recorded when each was predicted.
         """
-        assert self.deep is not None and self.reread is not None
+        assert self.deep is not None
+        assert self.reread is not None
         self.warm_starts += 1
         self.warm_at = self.examples
         self.deep.warm(self._window(self.reread(self.records[0][0])))
         self.losses = []
-        self.drift = ADWIN(delta=ADWIN_DELTA)
+        self.drift = ADWIN(delta=ADWIN_DELTA)  # type: ignore[no-untyped-call]  # River's class has no types
 
     def _window(self, records: Iterable[Sequence[Examples]]) -> Iterator[tuple[DeepInput, F32, F32, F32]]:
         """Micro-batches of the window's examples as they were learned: (input, wide logits, labels, weights)."""
@@ -186,7 +207,9 @@ class Model:
                 chunk = []
             if index == self.examples:
                 break
-        assert index == self.examples, f"the log no longer holds the examples that were learned ({self.examples - index} missing)"
+        assert index == self.examples, (
+            f"the log no longer holds the examples that were learned ({self.examples - index} missing)"
+        )
         if chunk:
             yield from self._batches(joined(chunk), index)
 
@@ -198,6 +221,11 @@ class Model:
         for first in range(0, len(flat), size):
             last = min(first + size, len(flat))
             yield given.part(first, last), wide[first:last], flat.labels[first:last], flat.weights[first:last]
+
+    def finite(self) -> bool:
+        """Is every dense parameter and every recent prediction a number?"""
+        dense = self.deep is None or bool(np.isfinite(self.deep.flat.numpy()).all())
+        return dense and bool(np.isfinite(self.progress.sums).all())
 
     def _remember(self, offset: int) -> None:
         """Note where this record's examples begin; forget records before the window."""
@@ -232,7 +260,12 @@ class Model:
             ingest += examples.ingest_ms
             times += [examples.page.time_ms] * n
         starts = np.cumsum([0, *map(len, words)])[:-1] if words else np.zeros(0, np.int64)
-        batch = Batch(np.concatenate(words) if words else np.zeros(0, np.uint64), starts.astype(np.int64), np.array(page, np.int64), np.array(position, np.int64))
+        batch = Batch(
+            np.concatenate(words) if words else np.zeros(0, np.uint64),
+            starts.astype(np.int64),
+            np.array(page, np.int64),
+            np.array(position, np.int64),
+        )
         flat = Flat(batch, np.array(ids, np.uint64), np.array(labels, np.float32), np.array(weights, np.float32),
                     np.array(reasons, np.int64), np.array(ingest, np.int64), np.array(times, np.float64))  # fmt: skip
         return flat, np.array(cut, np.int64)

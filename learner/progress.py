@@ -55,7 +55,8 @@ class Progress:
 
     def lifetime(self) -> Figures:
         """Over everything recorded."""
-        return self._figures(self.bins, *self.sums, self.count)
+        loss, predicted, labels = self.sums.tolist()
+        return self._figures(self.bins, loss, predicted, labels, self.count)
 
     def window(self) -> Figures:
         """Over the last 2,000."""
@@ -70,7 +71,7 @@ class Progress:
     def _figures(bins: F64, loss: float, predicted: float, labels: float, count: int) -> Figures:
         if count == 0:
             return Figures(0, 0.5, 0.0, 0.0, 1.0)
-        return Figures(count, auc_of(bins), float(loss) / count, float(labels) / count, float(predicted) / max(float(labels), 1e-9))
+        return Figures(count, auc_of(bins), loss / count, labels / count, predicted / max(labels, 1e-9))
 
 
 def auc_of(bins: F64) -> float:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from stream.table import U64, Table, find, place
+from stream.table import U64, Table, find, kernel, place
 
 IDS = 500_000  # a generation; between one and two generations are remembered
 
@@ -28,7 +27,7 @@ class Seen:
         return _new(self.young.slots, self.young.counts, self.old.slots, ids)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _new(young: Any, counts: Any, old: Any, ids: Any) -> Any:
     out = np.zeros(ids.shape[0], np.bool_)
     for i in range(ids.shape[0]):

@@ -6,13 +6,12 @@ quantile (Cheng et al. 2016, §4.1). Missing is a value of its own. Lists are po
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from stream.table import find
+from stream.table import find, kernel
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def quantise(numbers: Any, boundaries: Any) -> Any:
     """float32 [B, D] → float32 [B, 2D]: values, then flags of what is missing.
 
@@ -40,7 +39,7 @@ def quantise(numbers: Any, boundaries: Any) -> Any:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def rows_of(ids: Any, slots: Any) -> Any:
     """Embedding row of each id, int64; 0 (unseen) for ids without one. `slots`: uint64 [capacity, 2], key → row."""
     rows = np.zeros(ids.shape[0], np.int64)
@@ -51,7 +50,7 @@ def rows_of(ids: Any, slots: Any) -> Any:
     return rows
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def pool_rows(rows: Any, offsets: Any, lists: Any, vectors: Any) -> Any:
     """Pooled embeddings of lists of rows. `offsets`: [B·lists + 1]. Returns float32 [B, lists·E]."""
     b = (offsets.shape[0] - 1) // max(1, lists)
@@ -73,7 +72,7 @@ def pool_rows(rows: Any, offsets: Any, lists: Any, vectors: Any) -> Any:
     return out
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def pool(ids: Any, offsets: Any, lists: Any, slots: Any, vectors: Any) -> Any:
     """Pooled embeddings of lists of ids: `rows_of`, then `pool_rows`."""
     return pool_rows(rows_of(ids, slots), offsets, lists, vectors)

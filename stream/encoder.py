@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from stream.errors import SpecError
 from stream.features import F32, Layout, locate, seed_of
 from stream.spec import POSITION, Spec
-from stream.table import U64, mix
+from stream.table import U64, kernel, mix
 
 I64 = npt.NDArray[np.int64]
 CROSSES_MAX: Final = 250  # a cross's index fits a key's low byte
@@ -125,7 +124,17 @@ class Encoder:
         """The wide part's keys of each example, bias last."""
         product = self.wide
         w32 = batch.words.view(np.uint32)
-        offsets = _count_keys(batch.words, w32, batch.starts, batch.page, batch.position, self.sizes, product.offsets, product.sides, product.places)
+        offsets = _count_keys(
+            batch.words,
+            w32,
+            batch.starts,
+            batch.page,
+            batch.position,
+            self.sizes,
+            product.offsets,
+            product.sides,
+            product.places,
+        )
         keys = np.empty(offsets[-1], np.uint64)
         _fill_keys(batch.words, w32, batch.starts, batch.page, batch.position, self.sizes,
                    product.offsets, product.sides, product.places, product.salts, offsets, keys)  # fmt: skip
@@ -136,12 +145,15 @@ class Encoder:
         w32 = batch.words.view(np.uint32)
         b, f, d = len(batch), len(self._sides), len(self._number_kinds)
         offsets = np.zeros(b * f + 1, np.int64)
-        _count_ids(batch.words, w32, batch.starts, batch.page, batch.position, self.sizes, self._sides, self._places, offsets)
+        _count_ids(
+            batch.words, w32, batch.starts, batch.page, batch.position, self.sizes, self._sides, self._places, offsets
+        )
         ids = np.empty(offsets[-1], np.uint64)
         numbers = np.empty((b, d), np.float32)
         held = self.serve_position if serving and self.serve_position is not None else np.nan
         _fill_deep(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position, self.sizes,
-                   self._sides, self._places, self._number_kinds, self._number_places, np.float32(held), offsets, ids, numbers)  # fmt: skip
+                   self._sides, self._places, self._number_kinds, self._number_places, np.float32(held),
+                   offsets, ids, numbers)  # fmt: skip
         return DeepInput(ids, offsets, numbers)
 
 
@@ -151,7 +163,7 @@ def one_page(words: U64) -> Batch:
     return Batch(words, np.zeros(1, np.int64), np.zeros(n, np.int64), np.arange(n))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def list_at(w32: Any, place: Any, side: Any, index: Any, position: Any, sizes: Any) -> Any:
     """First and past-last word of a list's ids; `place` is what `locate` returned."""
     if side == 0:
@@ -163,8 +175,10 @@ def list_at(w32: Any, place: Any, side: Any, index: Any, position: Any, sizes: A
     return ids + np.int64(w32[at]), ids + np.int64(w32[at + 1])
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def count_product(w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any, sides: Any, places: Any) -> Any:
+@kernel
+def count_product(
+    w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any, sides: Any, places: Any
+) -> Any:
     """How many keys a cross-product (columns first:last) has for the item at position."""
     count = 1
     for r in range(first, last):
@@ -173,9 +187,9 @@ def count_product(w32: Any, place: Any, position: Any, sizes: Any, first: Any, l
     return count
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def fill_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any, sides: Any, places: Any,
-                 salt: Any, out: Any, at: Any) -> Any:  # fmt: skip
+@kernel
+def fill_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any,
+                 sides: Any, places: Any, salt: Any, out: Any, at: Any) -> Any:  # fmt: skip
     """Write the cross-product's keys to out[at:], expanded in place column by column; returns the count."""
     out[at] = salt
     count = 1
@@ -190,21 +204,25 @@ def fill_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, fi
     return count
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _count_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets: Any, sides: Any, places: Any) -> Any:
+@kernel
+def _count_keys(
+    words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets: Any, sides: Any, places: Any
+) -> Any:
     offsets = np.zeros(page.shape[0] + 1, np.int64)
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)
         total = 0
         for c in range(cross_offsets.shape[0] - 1):
-            total += count_product(w32, place, position[b], sizes, cross_offsets[c], cross_offsets[c + 1], sides, places)
+            total += count_product(
+                w32, place, position[b], sizes, cross_offsets[c], cross_offsets[c + 1], sides, places
+            )
         offsets[b + 1] = offsets[b] + total
     return offsets
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets: Any, sides: Any, places: Any,
-               salts: Any, offsets: Any, keys: Any) -> None:  # fmt: skip
+@kernel
+def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets:
+               Any, sides: Any, places: Any, salts: Any, offsets: Any, keys: Any) -> None:  # fmt: skip
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)
         at = offsets[b]
@@ -218,8 +236,10 @@ def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, size
             at += count
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _count_ids(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides: Any, places: Any, offsets: Any) -> None:
+@kernel
+def _count_ids(
+    words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides: Any, places: Any, offsets: Any
+) -> None:
     f = sides.shape[0]
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)
@@ -228,9 +248,10 @@ def _count_ids(words: Any, w32: Any, starts: Any, page: Any, position: Any, size
             offsets[b * f + i + 1] = offsets[b * f + i] + high - low
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _fill_deep(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides: Any, places: Any,
-               kinds: Any, number_places: Any, held: Any, offsets: Any, ids: Any, numbers: Any) -> None:  # fmt: skip
+@kernel
+def _fill_deep(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides:
+               Any, places: Any, kinds: Any, number_places: Any, held: Any, offsets: Any, ids: Any,
+               numbers: Any) -> None:  # fmt: skip
     f = sides.shape[0]
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)

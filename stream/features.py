@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-import numba
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -26,7 +25,7 @@ import xxhash
 from stream.errors import BadEvent
 from stream.events import ITEMS_MAX, Item, Value
 from stream.spec import POSITION, Column, Spec
-from stream.table import U64
+from stream.table import U64, kernel
 
 F32 = npt.NDArray[np.float32]
 LIST_MAX: Final = 1_000  # ids of one list; longer ones are cut
@@ -79,7 +78,9 @@ class Layout:
         self.sizes = tuple(map(len, names))  # U, I, UN, IN, S
         self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}
 
-    def user(self, user: str, attributes: Mapping[str, Value], history: Sequence[str], context: Mapping[str, Value]) -> "UserColumns":
+    def user(
+        self, user: str, attributes: Mapping[str, Value], history: Sequence[str], context: Mapping[str, Value]
+    ) -> "UserColumns":
         """The user's (and the request's) part of a page. `history`: item ids, newest last."""
         given: dict[str, Value] = {f"user.{k}": v for k, v in attributes.items()}
         given.update({f"context.{k}": v for k, v in context.items()})
@@ -88,7 +89,9 @@ class Layout:
             given[self.history] = list(history)[-self.history_last :]
         return UserColumns(*self._encode(given, self.user_lists, self.user_numbers))
 
-    def _encode(self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]) -> "tuple[U64, npt.NDArray[np.uint32], F32]":
+    def _encode(
+        self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]
+    ) -> "tuple[U64, npt.NDArray[np.uint32], F32]":
         """ids, offsets [lists+1], numbers of one entity."""
         ids: list[int] = []
         offsets = [0]
@@ -205,17 +208,25 @@ def words_of(raw: bytes, layout: Layout, items: int) -> U64:
         raise BadEvent(f"features are of {int(words[1])} items, the page has {items}")
     if not _sound(words, words.view(np.uint32), np.array(layout.sizes, np.int64)):
         raise BadEvent("features are cut off or garbled")
-    if np.isinf(words.view(np.float32)[_floats_start(words, words.view(np.uint32), np.array(layout.sizes, np.int64)) :]).any():
+    if np.isinf(
+        words.view(np.float32)[_floats_start(words, words.view(np.uint32), np.array(layout.sizes, np.int64)) :]
+    ).any():
         raise BadEvent("features hold an infinite number")
     return words
 
 
 def _words(sizes: Sequence[int], n: int, user_ids: int, item_ids: int) -> int:
     users, items, user_numbers, item_numbers, statistics = sizes
-    return 2 + (users + n * items + 3) // 2 + user_ids + item_ids + (user_numbers + 1 + n * (item_numbers + statistics) + 1) // 2
+    return (
+        2
+        + (users + n * items + 3) // 2
+        + user_ids
+        + item_ids
+        + (user_numbers + 1 + n * (item_numbers + statistics) + 1) // 2
+    )
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def locate(words: Any, w32: Any, start: Any, sizes: Any) -> Any:
     """Where a page's sections begin, for kernels; `start` in words.
 
@@ -235,12 +246,12 @@ def locate(words: Any, w32: Any, start: Any, sizes: Any) -> Any:
     return n, user_offsets, item_offsets, user_ids, item_ids, floats, base, item_numbers, statistics, end
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _floats_start(words: Any, w32: Any, sizes: Any) -> Any:
     return locate(words, w32, 0, sizes)[5]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _sound(words: Any, w32: Any, sizes: Any) -> Any:
     """Do offsets rise within bounds, are lists within LIST_MAX, and is the length just right?"""
     n = np.int64(words[1])
@@ -258,7 +269,7 @@ def _sound(words: Any, w32: Any, sizes: Any) -> Any:
     return locate(words, w32, 0, sizes)[9] == words.shape[0]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _count_ids(offsets: Any, rows: Any, width: Any) -> Any:
     total = 0
     for r in rows:
@@ -266,9 +277,10 @@ def _count_ids(offsets: Any, rows: Any, width: Any) -> Any:
     return total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _assemble(words: Any, w32: Any, f32: Any, user_offsets: Any, user_ids: Any, user_numbers: Any, offsets: Any, ids: Any,
-              numbers: Any, rows: Any, width: Any, item_numbers: Any, statistics: Any) -> None:  # fmt: skip
+@kernel
+def _assemble(words: Any, w32: Any, f32: Any, user_offsets: Any, user_ids: Any, user_numbers: Any,
+              offsets: Any, ids: Any, numbers: Any, rows: Any, width: Any, item_numbers: Any, statistics:
+              Any) -> None:  # fmt: skip
     n, users = rows.shape[0], user_offsets.shape[0] - 1
     at = 4
     for i in range(users + 1):
@@ -301,13 +313,12 @@ def _assemble(words: Any, w32: Any, f32: Any, user_offsets: Any, user_ids: Any, 
         f32[at + i] = np.nan
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _select(words: Any, w32: Any, f32: Any, chosen: Any, sizes: Any) -> Any:
-    _, uo, io, uid, iid, _, _, _, _, _ = locate(words, w32, 0, sizes)
-    floats, base, numbers, statistics = locate(words, w32, 0, sizes)[5:9]
+    _, uo, io, uid, iid, floats, _, numbers, statistics, _ = locate(words, w32, 0, sizes)
     users, width = sizes[0], sizes[1]
     k = chosen.shape[0]
-    held = 0
+    held = np.int64(0)
     for p in chosen:
         held += np.int64(w32[io + (p + 1) * width]) - np.int64(w32[io + p * width])
     user_ids = np.int64(w32[uo + users])

@@ -40,7 +40,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """Root of the spec's tables: frozen, unknown keys are refused."""
 
 
-class Column(Part):
+class Column(Part, frozen=True):
     """A column in full: `bands` cut a number into a further category; `serve_as` is what it is when ranking.
 
     `of` and `last` make it a history: what this user installed before the page, newest last.
@@ -53,11 +53,12 @@ class Column(Part):
     last: Annotated[int, Meta(ge=1, le=1000)] = 50
 
 
-class Statistic(Part):
+class Statistic(Part, frozen=True):
     """A streaming number, by one field or a pair, moved by each label.
 
     rate: smoothed label rate · count: log(1 + labels) · since: log(1 + seconds since the last label)
-    residual: mean of label − expected, shrunk · affinity: residual of this item among those who have what is in the history
+    residual: mean of label − expected, shrunk
+    affinity: residual of this item among those who have what is in the history
     """
 
     kind: Literal["rate", "count", "since", "residual", "affinity"]
@@ -69,14 +70,14 @@ class Statistic(Part):
     neighbours: Count = 50
 
 
-class Cross(Part):
+class Cross(Part, frozen=True):
     """A cross-product of columns, with a learning rate of its own if wanted."""
 
     of: Annotated[list[str], Meta(min_length=1)]
     alpha: Positive | None = None
 
 
-class Wide(Part):
+class Wide(Part, frozen=True):
     """The part that memorises: FTRL-Proximal over fields and cross-products."""
 
     alpha: Positive = 0.05
@@ -87,7 +88,7 @@ class Wide(Part):
     crosses: list[list[str] | Cross] = []
 
 
-class WarmStart(Part):
+class WarmStart(Part, frozen=True):
     """Every so many examples the deep part starts anew from itself, on the last `window` examples."""
 
     every: Count = 20_000
@@ -95,7 +96,7 @@ class WarmStart(Part):
     takeover_after: Annotated[int, Meta(ge=0)] = 0
 
 
-class Deep(Part):
+class Deep(Part, frozen=True):
     """The part that generalises: embeddings, ReLU tower, AdaGrad."""
 
     features: list[str] = []
@@ -108,7 +109,7 @@ class Deep(Part):
     warm_start: WarmStart = WarmStart()
 
 
-class Label(Part):
+class Label(Part, frozen=True):
     """The join: when an impression becomes a labelled example."""
 
     policy: Literal["wait", "eager", "fake_negative"] = "eager"
@@ -116,7 +117,7 @@ class Label(Part):
     lateness: Duration = "0s"
 
 
-class Gate(Part):
+class Gate(Part, frozen=True):
     """What a version must keep over the last 2,000 predictions to be published.
 
     `log_loss_rise_max` is against the version that is live; `calibration` bounds mean prediction / mean label.
@@ -126,7 +127,7 @@ class Gate(Part):
     calibration: tuple[Positive, Positive] = (0.8, 1.25)
 
 
-class Publish(Part):
+class Publish(Part, frozen=True):
     """How often snapshots go out."""
 
     every: Duration = "250ms"
@@ -134,7 +135,7 @@ class Publish(Part):
     gate: Gate = Gate()
 
 
-class Spec(Part):
+class Spec(Part, frozen=True):
     """All that a model is. `fingerprint()` tells models apart; `name` is where its snapshots live."""
 
     name: Name
@@ -183,7 +184,9 @@ def load_spec(path: Path) -> Spec:
     try:
         text = path.read_text()
     except OSError as bad:
-        raise SpecError(f"{path} can't be read: {bad.strerror}; name a spec with --spec, such as specs/movielens.toml") from None
+        raise SpecError(
+            f"{path} can't be read: {bad.strerror}; name a spec with --spec, such as specs/movielens.toml"
+        ) from None
     return parse_spec(text, str(path))
 
 
@@ -232,8 +235,19 @@ def _near(name: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
 
 
-_TABLES: Final = {"wide": Wide, "deep": Deep, "label": Label, "publish": Publish, "warm_start": WarmStart, "gate": Gate,
-                  "statistics": Statistic, "user": Column, "item": Column, "context": Column, "crosses": Cross}
+_TABLES: Final = {
+    "wide": Wide,
+    "deep": Deep,
+    "label": Label,
+    "publish": Publish,
+    "warm_start": WarmStart,
+    "gate": Gate,
+    "statistics": Statistic,
+    "user": Column,
+    "item": Column,
+    "context": Column,
+    "crosses": Cross,
+}
 
 
 def _explain(message: str, text: str, where: str) -> str:
@@ -262,7 +276,7 @@ def _check(spec: Spec, text: str, where: str) -> None:
         origin, short = name.split(".", 1)
         if column.of:
             if column.type or origin != "user" or column.of != "item.id":
-                refuse(short, f"{name}: a history is a column of [user], of = \"item.id\", without a type")
+                refuse(short, f'{name}: a history is a column of [user], of = "item.id", without a type')
         elif column.type is None:
             refuse(short, f"{name}: give it a type: category, categories or number")
         if column.bands and (column.type != "number" or sorted(set(column.bands)) != column.bands):
@@ -271,7 +285,7 @@ def _check(spec: Spec, text: str, where: str) -> None:
             refuse(short, f"{name} is a number: where the item stood on its page, from 1")
     for needed in ("user.id", "item.id"):
         if columns.get(needed, Column()).type != "category":
-            refuse(needed.split(".")[0], f"[{needed.split('.')[0]}] needs id = \"category\"")
+            refuse(needed.split(".")[0], f'[{needed.split(".")[0]}] needs id = "category"')
     _check_statistics(spec, columns, refuse)
     _check_parts(spec, columns, refuse)
 
@@ -285,9 +299,12 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], refuse: Any) -> No
     for name, stat in spec.statistics.items():
         if stat.kind == "affinity":
             if stat.by or stat.of != "item.id" or not columns.get(stat.to, Column()).of:
-                refuse(name, f"statistics.{name}: affinity is of = \"item.id\" to a history column, such as to = \"user.history\"")
+                refuse(
+                    name,
+                    f'statistics.{name}: affinity is of = "item.id" to a history column, such as to = "user.history"',
+                )
         elif stat.of or stat.to or not 1 <= len(stat.by) <= 2:
-            refuse(name, f"statistics.{name}: {stat.kind} goes by one field or a pair: by = [\"user.id\"]")
+            refuse(name, f'statistics.{name}: {stat.kind} goes by one field or a pair: by = ["user.id"]')
         for column in stat.by:
             if column not in keys:
                 refuse(name, f"statistics.{name}: {column!r} is no category here; {_near(column, keys)}")

@@ -15,15 +15,16 @@ A late positive or a retraction moves `s` by ±1 and nothing else: as if the fir
 
 from typing import Any, Final
 
-import numba
 import numpy as np
+import numpy.typing as npt
 
-from stream.encoder import Batch, Product, count_product, fill_product
+from stream.encoder import I64, Batch, Product, count_product, fill_product
 from stream.events import LATE_POSITIVE, RETRACTION
 from stream.features import Layout, locate, seed_of
 from stream.spec import Spec, duration_ms
-from stream.table import U64, Table, find, place, touch
+from stream.table import U64, Table, find, kernel, place, touch
 
+F64 = npt.NDArray[np.float64]
 RATE, COUNT, SINCE, RESIDUAL, AFFINITY = range(5)
 KINDS: Final = ("rate", "count", "since", "residual", "affinity")
 WIDTH: Final = 4  # key; n, s, t as float64
@@ -38,7 +39,9 @@ class StatisticsProgram:
         stats = spec.statistics
         self.sizes = np.array(layout.sizes, np.int64)
         self.kinds = np.array([KINDS.index(s.kind) for s in stats.values()], np.int64)
-        self.product = Product(layout, [s.by or [s.to, s.of] for s in stats.values()], [f"statistic {n}" for n in stats])
+        self.product = Product(
+            layout, [s.by or [s.to, s.of] for s in stats.values()], [f"statistic {n}" for n in stats]
+        )
         self.priors = np.array([s.prior for s in stats.values()], np.float64)
         self.half_lives = np.array([duration_ms(s.half_life) if s.half_life else 0 for s in stats.values()], np.float64)
         self.neighbours = np.array([s.neighbours for s in stats.values()], np.int64)
@@ -50,8 +53,9 @@ class StatisticsProgram:
         Slots are uint64 [capacity, WIDTH] as in `Table`; many threads may read the same ones.
         """
         p = self.product
-        _fill(words, words.view(np.uint32), words.view(np.float32), float(time_ms), self.sizes, self.kinds,
-              p.offsets, p.sides, p.places, p.salts, self.priors, self.half_lives, self.neighbours, self.base_key, slots, overlay)  # fmt: skip
+        _fill(words, words.view(np.uint32), words.view(np.float32), float(time_ms), self.sizes,
+              self.kinds, p.offsets, p.sides, p.places, p.salts, self.priors, self.half_lives,
+              self.neighbours, self.base_key, slots, overlay)  # fmt: skip
 
 
 class Statistics:
@@ -65,28 +69,39 @@ class Statistics:
         """Write the page's statistics as of `time_ms` into its words."""
         self.program.fill(words, time_ms, self.table.slots)
 
-    def learn(self, batch: Batch, labels: U64, weights: U64, reasons: U64, time_ms: U64) -> None:
-        """Move the statistics by these examples, in order. labels, weights, time_ms (of the page): float64 [B]; reasons int64 [B]."""
+    def learn(self, batch: Batch, labels: F64, weights: F64, reasons: I64, time_ms: F64) -> None:
+        """Move the statistics by these examples, in order.
+
+        `labels`, `weights`, `time_ms` (of the page): float64 [B]; `reasons`: int64 [B].
+        """
         program, p = self.program, self.program.product
         w32 = batch.words.view(np.uint32)
-        self.table.reserve(_count(batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides, p.places))
+        self.table.reserve(
+            _count(
+                batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides, p.places
+            )
+        )
         table = self.table
         _learn(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
                labels, weights, reasons, time_ms, program.sizes, program.kinds, p.offsets, p.sides, p.places, p.salts,
                program.half_lives, program.base_key, table.slots, table.dirty, table.fresh, table.counts)  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _count(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, offsets: Any, sides: Any, places: Any) -> Any:
+@kernel
+def _count(
+    words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, offsets: Any, sides: Any, places: Any
+) -> Any:
     total = 1
     for b in range(page.shape[0]):
         at = locate(words, w32, starts[page[b]], sizes)
         for s in range(offsets.shape[0] - 1):
-            total += min(KEYS_MAX, count_product(w32, at, position[b], sizes, offsets[s], offsets[s + 1], sides, places))
+            total += min(
+                KEYS_MAX, count_product(w32, at, position[b], sizes, offsets[s], offsets[s + 1], sides, places)
+            )
     return total
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _read(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> Any:
     """(n, s, t) of a key, decayed to now; zeros and t = −1 when it isn't there."""
     held = overlay
@@ -104,7 +119,7 @@ def _read(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> Any:
     return n, s, t
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _strongest(values: Any, count: Any, most: Any) -> Any:
     """Sum / √count of the `most` values of greatest size."""
     if count == 0:
@@ -121,9 +136,10 @@ def _strongest(values: Any, count: Any, most: Any) -> Any:
     return total / np.sqrt(np.float64(count))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offsets: Any, sides: Any, places: Any, salts: Any,
-          priors: Any, half_lives: Any, neighbours: Any, base_key: Any, slots: Any, overlay: Any) -> None:  # fmt: skip
+@kernel
+def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offsets: Any, sides: Any,
+          places: Any, salts: Any, priors: Any, half_lives: Any, neighbours: Any, base_key: Any, slots:
+          Any, overlay: Any) -> None:  # fmt: skip
     at = locate(words, w32, 0, sizes)
     keys = np.empty(KEYS_MAX, np.uint64)
     near = np.empty(KEYS_MAX, np.float64)
@@ -160,7 +176,7 @@ def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offs
             f32[at[8] + item * sizes[4] + k] = value
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _expected(f32: Any, at: Any, position: Any, sizes: Any, kinds: Any) -> Any:
     base = np.float64(f32[at[6]])
     if base != base:
@@ -173,7 +189,7 @@ def _expected(f32: Any, at: Any, position: Any, sizes: Any, kinds: Any) -> Any:
     return min(0.99, max(0.01, expected))
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _move(slots: Any, key: Any, n: Any, s: Any, t: Any, half_life: Any, dirty: Any, fresh: Any, counts: Any) -> None:
     row = place(slots, key, counts)
     touch(row, key, dirty, fresh, counts)
@@ -192,10 +208,10 @@ def _move(slots: Any, key: Any, n: Any, s: Any, t: Any, half_life: Any, dirty: A
     values[row, 3] = max(held, t)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, labels: Any, weights: Any, reasons: Any, times: Any,
-           sizes: Any, kinds: Any, offsets: Any, sides: Any, places: Any, salts: Any, half_lives: Any, base_key: Any,
-           slots: Any, dirty: Any, fresh: Any, counts: Any) -> None:  # fmt: skip
+@kernel
+def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, labels: Any, weights: Any,
+           reasons: Any, times: Any, sizes: Any, kinds: Any, offsets: Any, sides: Any, places: Any, salts: Any,
+           half_lives: Any, base_key: Any, slots: Any, dirty: Any, fresh: Any, counts: Any) -> None:  # fmt: skip
     keys = np.empty(KEYS_MAX, np.uint64)
     for b in range(page.shape[0]):
         at = locate(words, w32, starts[page[b]], sizes)

@@ -4,20 +4,27 @@ A table is `slots`, uint64 [capacity, width]: column 0 is the key (0: empty), th
 owner views there (float32 pairs, float64). One row lies in one cache line. Learner and ranker share it.
 """
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
-Kernel = Any  # numba's dispatchers have no useful static type
+F = TypeVar("F", bound=Callable[..., Any])
 
 LOAD_MAX: Final = 0.6
 KEYS, FRESH = 0, 1  # places in `counts`
 
 
-@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def kernel(function: F) -> F:
+    """Compile with numba, cached on disk, without the GIL. Arrays are Any to the type checker: numba checks them."""
+    compiled: Any = numba.njit(cache=True, nogil=True)(function)
+    return cast(F, compiled)
+
+
+@kernel
 def mix(h: Any, value: Any) -> Any:
     """Hash of hash and value, order matters: two rounds of multiply and xor-shift. uint64."""
     x = (np.uint64(h) ^ np.uint64(value)) * np.uint64(0x9E3779B97F4A7C15)
@@ -27,7 +34,7 @@ def mix(h: Any, value: Any) -> Any:
     return x
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def find(slots: Any, key: Any) -> Any:
     """Row of key, or -1."""
     mask = np.uint64(slots.shape[0] - 1)
@@ -41,7 +48,7 @@ def find(slots: Any, key: Any) -> Any:
         i = (i + np.uint64(1)) & mask
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def place(slots: Any, key: Any, counts: Any) -> Any:
     """Row of key, which is added when new (its other columns are zero then). The caller has reserved room."""
     mask = np.uint64(slots.shape[0] - 1)
@@ -57,7 +64,7 @@ def place(slots: Any, key: Any, counts: Any) -> Any:
         i = (i + np.uint64(1)) & mask
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def touch(row: Any, key: Any, dirty: Any, fresh: Any, counts: Any) -> None:
     """Note that key's row changed since the last `take_fresh`."""
     if dirty[row] == 0:
@@ -66,7 +73,7 @@ def touch(row: Any, key: Any, dirty: Any, fresh: Any, counts: Any) -> None:
         counts[1] += 1
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def insert_rows(slots: Any, rows: Any, counts: Any) -> None:
     """Put whole rows (key first), replacing those with the same key."""
     for r in range(rows.shape[0]):
@@ -75,7 +82,7 @@ def insert_rows(slots: Any, rows: Any, counts: Any) -> None:
             slots[i, c] = rows[r, c]
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def find_many(slots: Any, keys: Any) -> Any:
     """Rows of keys; -1 for those that aren't there. int64 [len(keys)]."""
     found = np.empty(keys.shape[0], np.int64)
@@ -84,7 +91,7 @@ def find_many(slots: Any, keys: Any) -> Any:
     return found
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _mark(slots: Any, dirty: Any, fresh: Any, count: Any) -> None:
     for k in range(count):
         dirty[find(slots, fresh[k])] = 1
@@ -130,7 +137,8 @@ class Table:
 
     def rows(self) -> U64:
         """All rows, in table order: a function of the keys' history only."""
-        return self.slots[self.slots[:, 0] != 0]
+        used: U64 = self.slots[self.slots[:, 0] != 0]
+        return used
 
     def put(self, rows: U64) -> None:
         """Insert or replace whole rows, key first."""
@@ -143,7 +151,8 @@ class Table:
         found = find_many(self.slots, keys)
         self.dirty[found] = 0
         self.counts[FRESH] = 0
-        return self.slots[found]
+        rows: U64 = self.slots[found]
+        return rows
 
     def fresh_keys(self) -> U64:
         """Keys that changed since the last `take_fresh`, in order."""

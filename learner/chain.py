@@ -1,0 +1,249 @@
+"""Cutting versions: what changed since the last one, part by part, as contents and the manifest that names them.
+
+Small deltas until there are DELTAS_MAX; then one merged delta of all that changed since the base; a new base
+when that is over a quarter of it.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from learner.deep import Deep
+from learner.model import Model
+from stream.dense import rows_of
+from stream.encoder import one_page
+from stream.features import F32
+from stream.snapshot import (
+    DELTAS_MAX,
+    INGESTS_MAX,
+    Array,
+    Digests,
+    Golden,
+    Manifest,
+    PartVersion,
+    cut,
+    digests_of,
+    pack,
+)
+from stream.spec import encode_spec
+from stream.table import U64, Table, find_many
+
+FOLD_SHARE = 0.25
+GOLDEN = 4  # pages a ranker must score as the learner does
+
+
+class Part(Protocol):
+    """A part as the chain sees it: keys that changed, and contents of some keys or all."""
+
+    def take_fresh(self) -> U64:
+        """Keys that changed since the last call."""
+        ...
+
+    def content(self, keys: U64 | None) -> dict[str, Array]:
+        """The content of these keys; of all when None."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class WidePart:
+    """The wide weights; a weight of 0 is left out of a base and is a tombstone in a delta."""
+
+    def __init__(self, model: Model) -> None:
+        self._wide = model.wide
+
+    def take_fresh(self) -> U64:
+        """See Part."""
+        return self._wide.table.take_fresh()[:, 0]
+
+    def content(self, keys: U64 | None) -> dict[str, Array]:
+        """See Part."""
+        table = self._wide.table
+        rows = table.rows() if keys is None else table.slots[find_many(table.slots, keys)]
+        weights = self._wide.weights(rows)
+        kept = weights != 0 if keys is None else np.ones(len(rows), np.bool_)
+        return {"keys": rows[kept, 0], "weights": weights[kept]}
+
+    def __len__(self) -> int:
+        return len(self._wide.table)
+
+
+class StatisticsPart:
+    """The statistics' rows."""
+
+    def __init__(self, model: Model) -> None:
+        self._statistics = model.statistics
+
+    @property
+    def _table(self) -> Table:
+        return self._statistics.table
+
+    def take_fresh(self) -> U64:
+        """See Part."""
+        return self._table.take_fresh()[:, 0]
+
+    def content(self, keys: U64 | None) -> dict[str, Array]:
+        """See Part."""
+        return {"rows": self._table.rows() if keys is None else self._table.slots[find_many(self._table.slots, keys)]}
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+class DeepPart:
+    """All dense arrays, and the embedding rows of some keys or all."""
+
+    def __init__(self, deep: Deep) -> None:
+        self._deep = deep
+
+    def take_fresh(self) -> U64:
+        """See Part. Key 0 is the row of unseen ids."""
+        vocabulary = self._deep.vocabulary
+        rows = np.array(sorted(vocabulary.touched), np.int64)
+        vocabulary.touched.clear()
+        keys: U64 = vocabulary.keys()[rows]
+        return keys
+
+    def content(self, keys: U64 | None) -> dict[str, Array]:
+        """See Part."""
+        deep, vocabulary = self._deep, self._deep.vocabulary
+        held = vocabulary.keys() if keys is None else keys
+        rows = np.arange(vocabulary.rows) if keys is None else rows_of(keys, vocabulary.table.slots)
+        content: dict[str, Array] = {"keys": held, "vectors": vocabulary.vectors[rows], "boundaries": deep.boundaries}
+        for i, (weight, bias) in enumerate(deep.layers()):
+            content[f"weight_{i}"], content[f"bias_{i}"] = weight, bias
+        return content if keys is None else {**content, "dead": np.zeros(0, np.uint64)}
+
+    def __len__(self) -> int:
+        return self._deep.vocabulary.rows
+
+
+@dataclass
+class Cut:
+    """A version that is ready to go: its manifest and the blobs that may be new."""
+
+    manifest: Manifest
+    blobs: dict[str, bytes]
+
+
+@dataclass
+class _Chain:
+    """One part's contents so far, and which keys changed since its base."""
+
+    part: Part
+    version: PartVersion | None = None
+    base_size: int = 0
+    since_base: list[U64] = field(default_factory=list)
+
+    def extend(self, blobs: dict[str, bytes]) -> None:
+        fresh = self.part.take_fresh()
+        self.since_base.append(fresh)
+        if self.version is None or len(self.version.deltas) < DELTAS_MAX:
+            content = self.part.content(None if self.version is None else fresh)
+            digests = _store(content, blobs)
+            if self.version is None:
+                self._rebase(digests)
+            else:
+                self.version = PartVersion(self.version.base, self.version.merged, [*self.version.deltas, digests])
+            return
+        keys = np.unique(np.concatenate(self.since_base))
+        if len(keys) > FOLD_SHARE * self.base_size:
+            self._rebase(_store(self.part.content(None), blobs))
+            return
+        self.since_base = [keys]
+        self.version = PartVersion(self.version.base, _store(self.part.content(keys), blobs), [])
+
+    def _rebase(self, digests: Digests) -> None:
+        self.version, self.base_size, self.since_base = PartVersion(digests), len(self.part), []
+
+
+def _store(content: dict[str, Array], blobs: dict[str, bytes]) -> Digests:
+    raw = pack(content)
+    blobs.update(cut(raw))
+    return digests_of(raw)
+
+
+class Cutter:
+    """Cuts versions of one model. After `start_over`, the next one is a full base."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._golden: list[tuple[bytes, F32]] = []
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what was published: nothing of it may be left."""
+        model = self._model
+        self._chains: dict[str, _Chain] = {"statistics": _Chain(StatisticsPart(model)), "wide": _Chain(WidePart(model))}
+        if model.deep:
+            self._chains["deep"] = _Chain(DeepPart(model.deep))
+
+    def cut(
+        self,
+        version: int,
+        parent: int,
+        token: int,
+        offset: int,
+        created_ms: int,
+        metrics: dict[str, float],
+        *,
+        deep: bool,
+    ) -> Cut:
+        """The next version: deltas of wide and statistics, of deep too when `deep` or when there is no base yet."""
+        model, blobs = self._model, dict[str, bytes]()
+        for name, chain in self._chains.items():
+            if name != "deep" or deep or chain.version is None:
+                chain.extend(blobs)
+                if name == "deep":
+                    self._golden = []
+        if not self._golden:
+            self._golden = [(raw, self._deep_logits(raw)) for raw in model.recent_pages]
+        installs = sorted(model.installs)[:INGESTS_MAX]  # by id, which is a hash: a fair sample
+        model.installs = []
+        manifest = Manifest(
+            model=model.spec.name,
+            version=version,
+            parent=parent,
+            fingerprint=model.spec.fingerprint(),
+            spec=encode_spec(model.spec),
+            token=token,
+            offset={0: offset},
+            examples=model.examples,
+            watermark_ms=model.watermark_ms,
+            learned_ms=model.learned_ms,
+            created_ms=created_ms,
+            metrics=metrics,
+            parts={name: chain.version for name, chain in self._chains.items() if chain.version},
+            ingest_ms=[ingest for _, ingest in installs],
+            golden=[self._score(raw, logits) for raw, logits in self._golden],
+        )
+        return Cut(manifest, blobs)
+
+    def _deep_logits(self, raw: bytes) -> F32:
+        """As the deep part is at its own last cut: it may be older than the wide part's."""
+        return serving_deep_logits(self._model, np.frombuffer(raw, np.uint64))
+
+    def _score(self, raw: bytes, deep_logits: F32) -> Golden:
+        logits = serving_wide_logits(self._model, np.frombuffer(raw, np.uint64)) + deep_logits
+        return Golden(raw, (1.0 / (1.0 + np.exp(-logits.astype(np.float64)))).tolist())
+
+
+def serving_wide_logits(model: Model, words: U64) -> F32:
+    """What the wide part says of each item of a page, without learning. float32 [n]."""
+    keys = model.encoder.wide_keys(one_page(words))
+    table = model.wide.table
+    rows = find_many(table.slots, keys.keys)
+    weights = np.zeros(len(rows), np.float32)
+    weights[rows >= 0] = model.wide.weights(table.slots[rows[rows >= 0]])
+    sums = [weights[a:b].sum(dtype=np.float64) for a, b in pairwise(keys.offsets)]
+    return np.array(sums, np.float32)
+
+
+def serving_deep_logits(model: Model, words: U64) -> F32:
+    """What the deep part says of each item of a page, `serve_as` columns held still. float32 [n]; zeros without one."""
+    batch = one_page(words)
+    if not model.deep:
+        return np.zeros(len(batch), np.float32)
+    return model.deep.score(model.encoder.deep_input(batch, serving=True))

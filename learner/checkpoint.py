@@ -1,0 +1,216 @@
+"""Checkpoints: the whole learner state and the offset it belongs to, in one file.
+
+A file is a NumPy archive (npz: arrays only, each with a CRC), written aside, synced, then renamed: a crash
+leaves the old one whole. Tables are saved by their rows, not their layout: no weight depends on layout.
+"""
+
+import os
+import zipfile
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import msgspec
+import numpy as np
+import structlog
+import torch
+
+from learner.deep import VOCABULARY_WIDTH, Deep
+from learner.ftrl import WIDTH as WIDE_WIDTH
+from learner.model import Model
+from learner.seen import Seen
+from stream.errors import CheckpointError
+from stream.spec import Spec
+from stream.statistics import WIDTH as STATISTICS_WIDTH
+from stream.table import Table
+
+KEEP = 2
+log = structlog.get_logger("checkpoint")
+Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
+
+
+class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What isn't an array. `offset`: the next one to read in `examples`; `token`, `version`: the last published."""
+
+    fingerprint: str
+    offset: int
+    examples: int
+    duplicates: int
+    watermark_ms: int
+    learned_ms: int
+    warm_starts: int
+    warm_at: int
+    recorded: int
+    token: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state that is detached from the model: it can be written by another thread."""
+
+    meta: Meta
+    arrays: Arrays
+
+
+def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
+    """Copy the model's state as it is now."""
+    progress, seen = model.progress, model.seen
+    arrays: Arrays = {
+        "wide": model.wide.table.rows(),
+        "statistics": model.statistics.table.rows(),
+        "bins": progress.bins.copy(),
+        "sums": progress.sums.copy(),
+        "recent": progress.recent.copy(),
+        "young": seen.young.rows()[:, 0],
+        "old": seen.old.rows()[:, 0],
+        "recent_ids": model.recent_ids.copy(),
+        "recent_wide": model.recent_wide.copy(),
+        "records": np.array(model.records, np.int64).reshape(-1, 2),
+        "losses": np.array(model.losses, np.float64),
+    }
+    if model.deep:
+        arrays.update(_deep_arrays(model.deep))
+    meta = Meta(
+        model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
+        model.warm_starts, model.warm_at, progress.count, token, version,
+    )  # fmt: skip
+    return Checkpoint(meta, arrays)
+
+
+def _deep_arrays(deep: Deep) -> Arrays:
+    vocabulary = deep.vocabulary
+    return {
+        "vocabulary": vocabulary.table.rows(),
+        "vectors": vocabulary.vectors[: vocabulary.rows].copy(),
+        "squares": vocabulary.squares[: vocabulary.rows].copy(),
+        "dense": deep.flat.numpy().copy(),
+        "dense_squares": deep.flat_squares.numpy().copy(),
+        "boundaries": deep.boundaries.copy(),
+        "sample": deep.sample.copy(),
+        "sampled": deep.sampled.copy(),
+    }
+
+
+def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
+    """The model that `take` saw. Raises CheckpointError when it belongs to another spec."""
+    meta, arrays = checkpoint.meta, checkpoint.arrays
+    if meta.fingerprint != spec.fingerprint():
+        raise CheckpointError(
+            f"the checkpoint of {spec.name!r} belongs to another spec "
+            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): give the changed spec a new name, and it is learned from the log's beginning"
+        )
+    model = Model(spec, seed)
+    try:
+        _fill(model, meta, arrays)
+    except (KeyError, ValueError, IndexError) as bad:
+        raise CheckpointError(
+            f"the checkpoint of {spec.name!r} has an array missing or of the wrong shape: {bad!r}"
+        ) from bad
+    return model
+
+
+def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
+    model.examples, model.duplicates = meta.examples, meta.duplicates
+    model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
+    model.warm_starts, model.warm_at = meta.warm_starts, meta.warm_at
+    model.wide.table = _table(WIDE_WIDTH, arrays["wide"])
+    model.statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
+    progress = model.progress
+    progress.bins[:], progress.sums[:], progress.recent[:] = arrays["bins"], arrays["sums"], arrays["recent"]
+    progress.count = meta.recorded
+    model.seen = Seen(arrays["young"], arrays["old"])
+    model.recent_ids[:], model.recent_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
+    model.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
+    for loss in arrays["losses"].tolist():  # ADWIN has no state that can be saved: it is fed again
+        model.losses.append(loss)
+        model.drift.update(loss)
+    if model.deep:
+        _fill_deep(model.deep, arrays)
+
+
+def _fill_deep(deep: Deep, arrays: Arrays) -> None:
+    vocabulary, rows = deep.vocabulary, len(arrays["vectors"])
+    vocabulary.table = _table(VOCABULARY_WIDTH, arrays["vocabulary"])
+    capacity = len(vocabulary.vectors)
+    while capacity < rows:
+        capacity *= 2
+    for name in ("vectors", "squares"):
+        held = np.zeros((capacity, deep.spec.embedding_dim), np.float32)
+        held[:rows] = arrays[name]
+        setattr(vocabulary, name, held)
+    vocabulary.rows = rows
+    deep.flat.copy_(torch.from_numpy(arrays["dense"]))
+    deep.flat_squares.copy_(torch.from_numpy(arrays["dense_squares"]))
+    deep.boundaries = arrays["boundaries"]
+    deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]
+
+
+def _table(width: int, rows: "np.ndarray[Any, np.dtype[np.uint64]]") -> Table:
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"rows of shape {rows.shape}, wanted width {width}")
+    table = Table(width, len(rows))
+    table.put(rows)
+    return table
+
+
+class CheckpointFiles:
+    """The checkpoints of one model in a folder; the newest KEEP are kept. Raises CheckpointError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as bad:
+            raise CheckpointError(
+                f"{folder} can't be written ({bad.strerror}): free space or set THALWEG_LOCAL to a place that can"
+            ) from bad
+
+    def write(self, checkpoint: Checkpoint) -> Path:
+        """Write aside, sync, rename, forget the oldest."""
+        path = self.folder / f"{checkpoint.meta.offset:015d}.npz"
+        draft = self.folder / f"{checkpoint.meta.offset:015d}.part"
+        meta = np.frombuffer(msgspec.json.encode(checkpoint.meta), np.uint8)
+        try:
+            with draft.open("wb") as file:
+                np.savez(cast(IO[bytes], file), allow_pickle=False, meta=meta, **checkpoint.arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            for old in self.paths()[:-KEEP]:
+                old.unlink()
+        except OSError as bad:
+            draft.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"{path} can't be written ({bad.strerror}): the checkpoint before it is intact; free space"
+            ) from bad
+        return path
+
+    def paths(self) -> list[Path]:
+        """Checkpoints, oldest first."""
+        return sorted(self.folder.glob("*.npz"))
+
+    def newest(self) -> Checkpoint | None:
+        """The newest that can be read, or None when there is none at all."""
+        paths = self.paths()
+        for path in reversed(paths):
+            try:
+                return self._read(path)
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError) as bad:
+                log.error("a checkpoint can't be read; trying the one before", path=str(path), why=repr(bad))
+        if paths:
+            raise CheckpointError(
+                f"none of the checkpoints in {self.folder} can be read: move them away "
+                "to learn from the log's beginning"
+            )
+        return None
+
+    @staticmethod
+    def _read(path: Path) -> Checkpoint:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        return Checkpoint(msgspec.json.decode(arrays.pop("meta").tobytes(), type=Meta), arrays)

@@ -1,0 +1,50 @@
+"""The publish gate: what a version must keep to go live. What fails goes to quarantine with its evidence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from learner.model import Model
+from learner.progress import Figures
+from stream.spec import Gate
+
+JUDGED_MIN = 500  # predictions before calibration and log loss mean anything
+QUARANTINE_MAX = 20
+
+
+def refusal(gate: Gate, window: Figures, finite: bool) -> str:
+    """Why this version must not go live, or nothing.
+
+    `window`: figures of the last 2,000 progressive predictions. Log loss is held against that of the constant
+    prediction of the window's own label rate: a bound that moves with the world, so that drift can't lock the gate.
+    """
+    if not finite or not np.isfinite(window.log_loss):
+        return "a weight or a prediction isn't finite"
+    if window.examples < JUDGED_MIN:
+        return ""
+    low, high = gate.calibration
+    if not low <= window.calibration <= high:
+        return f"calibration {window.calibration:.3f} over the last {window.examples} is outside {low} to {high}"
+    rise = window.log_loss - window.entropy()
+    if rise > gate.log_loss_rise_max:
+        return (
+            f"log loss {window.log_loss:.4f} over the last {window.examples} is {rise:.4f} above that of a constant "
+            f"prediction (allowed {gate.log_loss_rise_max})"
+        )
+    return ""
+
+
+def quarantine(folder: Path, version: int, reason: str, model: Model) -> Path:
+    """Keep the evidence of a refused version: reason, figures, how far it had learned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    window = model.progress.window()
+    evidence = {
+        "version": version, "reason": reason, "examples": model.examples, "watermark_ms": model.watermark_ms,
+        "window": {n: float(getattr(window, n)) for n in ("examples", "auc", "log_loss", "base_rate", "calibration")},
+    }  # fmt: skip
+    path = folder / f"{version:012d}-{model.examples:012d}.json"
+    path.write_text(json.dumps(evidence, indent=1))
+    for old in sorted(folder.glob("*.json"))[:-QUARANTINE_MAX]:
+        old.unlink()
+    return path

@@ -1,0 +1,291 @@
+"""`thalweg run learner`: reads `examples`, learns in log order, writes checkpoints, publishes snapshots."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+import structlog
+from prometheus_client import Gauge, Histogram
+
+from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
+from learner.model import Model
+from learner.publisher import Publisher, cadence_of
+from stream.errors import CheckpointError, LogGap, LogUnavailable, StoreUnavailable
+from stream.events import DeadLetter, Examples, decode_examples, encode
+from stream.health import Health, run_file
+from stream.kafka_log import KafkaLog
+from stream.log import START, Log, Reader, Record
+from stream.redis_store import RedisStore
+from stream.settings import Settings
+from stream.snapshot import SnapshotStore
+from stream.spec import Spec
+from stream.topics import EXAMPLES, EXAMPLES_DLQ
+
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
+POLL_S = 0.02
+ASK_STORE_MS = 200
+log = structlog.get_logger("learner")
+
+AUC = Gauge("thalweg_auc_arrival", "AUC over all, each predicted just before it was learned")
+LOG_LOSS = Gauge("thalweg_log_loss", "log loss over all, likewise")
+BASE_RATE = Gauge("thalweg_base_rate", "mean label")
+CALIBRATION = Gauge("thalweg_calibration", "mean prediction / mean label, over all")
+EXAMPLES_LEARNED = Gauge("thalweg_examples_learned", "examples learned, since the log's beginning")
+DUPLICATES = Gauge("thalweg_duplicates_dropped", "examples that had been learned before")
+DEAD_LETTERS = Gauge("thalweg_dead_letters", "what the learner could not take, in this process")
+OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
+VERSION = Gauge("thalweg_published_version", "newest version in the store")
+REFUSED = Gauge("thalweg_refused_versions", "versions that the gate refused, in this process")
+KEYS = Gauge("thalweg_keys", "keys held", ["part"])
+WARM_STARTS = Gauge("thalweg_warm_starts", "warm starts, since the log's beginning")
+CHECKPOINT_S = Histogram("thalweg_checkpoint_seconds", "time to write a checkpoint")
+
+
+def now_ms() -> int:
+    """Wall clock, ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Learner:
+    """The loop: poll, learn, publish, checkpoint. Everything it needs is passed in; one thread runs it."""
+
+    def __init__(self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int) -> None:
+        self.log, self.model, self.files = log_, model, files
+        self.offset = offset
+        self.version = self.token = 0  # the last published, as the checkpoint knows
+        self.token_taken = False
+        self.asked_ms = 0  # when the store was last asked where its head is
+        self.publisher: Publisher | None = None
+        self.dead_letters = 0
+        self._checkpoint_every_ms = checkpoint_every_ms
+        self._checkpointed = (now_ms(), offset)
+        self._writing: threading.Thread | None = None
+        self._next_line = 1
+        self._reported = (0, 0.0)
+        model.reread = self._reread
+
+    def learn(self, records: Sequence[Record], turn: Callable[[], None]) -> None:
+        """Learn these records, in order; `turn` after each."""
+        for record in records:
+            assert record.offset >= self.offset, f"offset {record.offset} was learned already"
+            examples, bad = decode_examples(record.value or b"")
+            self.model.learn(examples, record.offset)
+            for raw, reason in bad:
+                self._bury(raw, "BadEvent", reason, record)
+            for page, reason in self.model.bad:
+                self._bury(encode(page), "BadEvent", reason, record)
+            self.model.bad.clear()
+            self.offset = record.offset + 1
+            self._tell_progress()
+            turn()
+
+    def maybe_checkpoint(self, *, now: bool = False) -> None:
+        """Write a checkpoint in a thread of its own when it's time and the last one is done; at once, when `now`."""
+        at_ms = now_ms()
+        if self._writing is not None:
+            if self._writing.is_alive() and not now:
+                return
+            self._writing.join()
+        if (at_ms - self._checkpointed[0] < self._checkpoint_every_ms and not now) or self._checkpointed[
+            1
+        ] == self.offset:
+            return
+        self._checkpointed = (at_ms, self.offset)
+        version = self.publisher.version if self.publisher else self.version
+        checkpoint = take(self.model, self.offset, self.token, version)
+        self._writing = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
+        self._writing.start()
+        if now:
+            self._writing.join()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        with CHECKPOINT_S.time():
+            try:
+                self.files.write(checkpoint)
+            except CheckpointError as bad:
+                log.error("no checkpoint was written; learning goes on", why=str(bad))
+
+    def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
+        """Records of `examples` again, from this offset on."""
+        reader = self.log.reader(EXAMPLES.name, {0: offset})
+        try:
+            while True:
+                for record in reader.poll(1.0):
+                    yield decode_examples(record.value or b"")[0]
+        finally:
+            reader.close()
+
+    def _bury(self, raw: bytes, error: str, message: str, record: Record) -> None:
+        self.dead_letters += 1
+        letter = DeadLetter(raw, error, message, record.topic, record.partition, record.offset)
+        self.log.send(EXAMPLES_DLQ.name, 0, encode(letter))
+        log.warning("a dead letter", why=message, offset=record.offset)
+
+    def _tell_progress(self) -> None:
+        """A line at doubling counts, as Vowpal Wabbit does."""
+        progress = self.model.progress
+        if progress.count < self._next_line:
+            return
+        if self._next_line == 1:
+            print(
+                f"{'examples':>10} {'since last':>10} {'log loss':>9} {'auc':>7} {'label':>6} {'calibration':>11}",
+                flush=True,
+            )
+        while self._next_line <= progress.count:
+            self._next_line *= 2
+        figures = progress.lifetime()
+        count, loss = self._reported
+        since = (float(progress.sums[0]) - loss) / max(1, progress.count - count)
+        self._reported = (progress.count, float(progress.sums[0]))
+        line = f"{figures.examples:>10} {since:>10.4f} {figures.log_loss:>9.4f} {figures.auc:>7.4f}"
+        print(f"{line} {figures.base_rate:>6.3f} {figures.calibration:>11.3f}", flush=True)
+
+    def measure(self) -> None:
+        """Set the metrics."""
+        model, figures = self.model, self.model.progress.lifetime()
+        AUC.set(figures.auc)
+        LOG_LOSS.set(figures.log_loss)
+        BASE_RATE.set(figures.base_rate)
+        CALIBRATION.set(figures.calibration)
+        EXAMPLES_LEARNED.set(model.examples)
+        DUPLICATES.set(model.duplicates)
+        DEAD_LETTERS.set(self.dead_letters)
+        OFFSET.set(self.offset)
+        WARM_STARTS.set(model.warm_starts)
+        KEYS.labels("wide").set(len(model.wide.table))
+        KEYS.labels("statistics").set(len(model.statistics.table))
+        if self.publisher:
+            VERSION.set(self.publisher.carrier.published)
+            REFUSED.set(self.publisher.refused)
+
+
+@dataclass
+class _Life:
+    """What the loop and the health server know of each other."""
+
+    stopping: threading.Event
+    state: str = "starting"
+
+
+def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) -> Publisher | None:
+    """A publisher once the store answers and this learner has reached what the head has learned; None before.
+
+    The fencing token is taken at the first answer: from then on no older learner can publish.
+    """
+    if now_ms() - learner.asked_ms < ASK_STORE_MS:
+        return None
+    learner.asked_ms = now_ms()
+    try:
+        if not learner.token_taken:
+            learner.token = store.take_token(learner.token)
+            learner.token_taken = True
+        head = store.head()
+        reached = store.manifest(head.version).offset.get(0, 0) if head else 0
+    except StoreUnavailable:
+        return None
+    if learner.offset < reached:
+        return None
+    version = max(learner.version, head.version if head else 0)
+    folder = settings.local / "quarantine" / learner.model.spec.name
+    cadence = cadence_of(learner.model, settings.keep_versions, folder)
+    return Publisher(learner.model, store, cadence, now_ms, learner.token, version)
+
+
+def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> None:
+    """Learn until SIGINT or SIGTERM, or until another learner takes the model over (Fenced)."""
+    life = _Life(threading.Event())
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        life.stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    settings.need_kafka(), settings.need_redis()
+    files = CheckpointFiles(settings.local / "checkpoints" / f"{settings.topic_prefix}{spec.name}")
+    health = Health(
+        settings.host,
+        settings.learner_port,
+        lambda: (life.state == "learning", life.state),
+        written_to=run_file(settings, "learner"),
+    )
+    store = RedisStore(settings, spec.name)
+    try:
+        learner = _wait_for_log(settings, spec, files, life)
+        if learner:
+            _loop(learner, store, settings, life, accept_gap)
+    finally:
+        store.close()
+        health.close()
+
+
+def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: _Life) -> Learner | None:
+    checkpoint = files.newest()
+    model = restore(spec, checkpoint) if checkpoint else Model(spec)
+    offset = checkpoint.meta.offset if checkpoint else 0
+    attempt = 0
+    while not life.stopping.is_set():
+        try:
+            learner = Learner(KafkaLog(settings, linger_ms=5), model, offset, files, settings.checkpoint_every_ms)
+        except LogUnavailable as bad:
+            attempt = _back_off(bad, attempt, life)
+            continue
+        if checkpoint:
+            learner.version, learner.token = checkpoint.meta.version, checkpoint.meta.token
+        log.info("learning", model=spec.name, offset=offset, examples=model.examples)
+        return learner
+    return None
+
+
+def _back_off(bad: Exception, attempt: int, life: _Life) -> int:
+    wait_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+    life.state = str(bad)
+    log.warning("waiting", why=str(bad), again_in_s=wait_s)
+    life.stopping.wait(wait_s)
+    return attempt + 1
+
+
+def _open(learner: Learner, accept_gap: bool) -> Reader:
+    try:
+        return learner.log.reader(EXAMPLES.name, {0: learner.offset})
+    except LogGap as gap:
+        if not accept_gap:
+            raise
+        log.error("going on over a gap, as told", why=str(gap))
+        return learner.log.reader(EXAMPLES.name, {0: START})
+
+
+def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Life, accept_gap: bool) -> None:
+    def turn() -> None:
+        if learner.publisher is None:
+            learner.publisher = start_publisher(learner, store, settings)
+        if learner.publisher is not None:
+            learner.publisher.maybe_publish(learner.offset)
+        learner.maybe_checkpoint()
+
+    attempt = 0
+    reader: Reader | None = None
+    try:
+        while not life.stopping.is_set():
+            try:
+                reader = reader or _open(learner, accept_gap)
+                records = reader.poll(POLL_S)
+                learner.learn(records, turn)
+                if not records:
+                    turn()
+                learner.measure()
+                life.state, attempt = "learning", 0
+            except LogUnavailable as bad:
+                if reader:
+                    reader.close()
+                reader = None
+                attempt = _back_off(bad, attempt, life)
+    finally:
+        if reader:
+            reader.close()
+        learner.maybe_checkpoint(now=True)
+        if learner.publisher:
+            learner.publisher.carrier.stop()
+        learner.log.close()
