@@ -99,7 +99,8 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
     if meta.fingerprint != spec.fingerprint():
         raise CheckpointError(
             f"the checkpoint of {spec.name!r} belongs to another spec "
-            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): give the changed spec a new name, and it is learned from the log's beginning"
+            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): give the changed spec a new name, "
+            "and it is learned from the log's beginning"
         )
     model = Model(spec, seed)
     try:

@@ -179,7 +179,8 @@ class Model:
     def _warm_start(self) -> None:
         """The deep part starts anew from its own embeddings and layers, on the last `window` examples.
 
-        It takes over at once. Features are read again from the log; wide logits are those recorded when each was predicted.
+        It takes over at once. Features are read again from the log; wide logits are those recorded when
+        each was predicted.
         """
         assert self.deep is not None
         assert self.reread is not None

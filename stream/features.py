@@ -318,11 +318,11 @@ def _select(words: Any, w32: Any, f32: Any, chosen: Any, sizes: Any) -> Any:
     _, uo, io, uid, iid, floats, _, numbers, statistics, _ = locate(words, w32, 0, sizes)
     users, width = sizes[0], sizes[1]
     k = chosen.shape[0]
-    held = np.int64(0)
+    total = np.int64(0)
     for p in chosen:
-        held += np.int64(w32[io + (p + 1) * width]) - np.int64(w32[io + p * width])
+        total += np.int64(w32[io + (p + 1) * width]) - np.int64(w32[io + p * width])
     user_ids = np.int64(w32[uo + users])
-    size = 2 + (users + k * width + 3) // 2 + user_ids + held + (sizes[2] + 1 + k * (sizes[3] + sizes[4]) + 1) // 2
+    size = 2 + (users + k * width + 3) // 2 + user_ids + total + (sizes[2] + 1 + k * (sizes[3] + sizes[4]) + 1) // 2
     out = np.zeros(size, np.uint64)
     o32, of32 = out.view(np.uint32), out.view(np.float32)
     out[0], out[1] = words[0], k

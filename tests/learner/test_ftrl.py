@@ -1,0 +1,113 @@
+"""FTRL-Proximal against its formulas."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.ftrl import Ftrl, FtrlRates
+from stream.encoder import WideKeys
+
+
+def keys_of(examples: list[list[int]]) -> WideKeys:
+    """Key k of cross c (0 or 1) is 256·k + c + 1."""
+    flat = [(k << 8) | (k % 2 + 1) for example in examples for k in example]
+    return WideKeys(np.array(flat, np.uint64), np.cumsum([0, *map(len, examples)]))
+
+
+def reference(examples, labels, weights, deep, alphas, beta, l1, l2):  # type: ignore[no-untyped-def]  # plain floats
+    """Algorithm 1 of McMahan et al. 2013, coordinate by coordinate, in float32 state."""
+    z: dict[int, np.float32] = {}
+    n: dict[int, np.float32] = {}
+
+    def weight(key: int) -> float:
+        zk, nk = float(z.get(key, np.float32(0))), float(n.get(key, np.float32(0)))
+        if abs(zk) <= l1:
+            return 0.0
+        return -(zk - math.copysign(l1, zk)) / ((beta + math.sqrt(nk)) / alphas[key % 2] + l2)
+
+    wide = []
+    for example, label, importance, other in zip(examples, labels, weights, deep, strict=True):
+        held = [weight(key) for key in example]
+        wide.append(sum(held))
+        g = importance * (1 / (1 + math.exp(-(wide[-1] + other))) - label)
+        for key, w in zip(example, held, strict=True):
+            before = float(n.get(key, np.float32(0)))
+            sigma = (math.sqrt(before + g * g) - math.sqrt(before)) / alphas[key % 2]
+            z[key] = np.float32(z.get(key, np.float32(0)) + np.float32(g - sigma * w))
+            n[key] = np.float32(before + g * g)
+    return wide, {key: weight(key) for key in z}
+
+
+one = st.lists(st.integers(1, 12), min_size=1, max_size=6, unique=True)
+
+
+@given(
+    st.lists(st.tuples(one, st.booleans(), st.floats(0.1, 5), st.floats(-2, 2)), min_size=1, max_size=30),
+    st.floats(0.01, 1),
+    st.floats(0, 2),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_equals_the_slow_reference(
+    rows: list[tuple[list[int], bool, float, float]], alpha: float, beta: float, l1: float, l2: float
+) -> None:
+    """Predictions and weights are those of Algorithm 1, each example predicted after the one before was learned."""
+    examples = [r[0] for r in rows]
+    labels = np.array([r[1] for r in rows], np.float32)
+    weights, deep = np.array([r[2] for r in rows], np.float32), np.array([r[3] for r in rows], np.float32)
+    alphas = np.array([alpha, alpha / 2], np.float32)
+    ftrl = Ftrl(FtrlRates(alphas, beta, l1, l2))
+    wide, _ = ftrl.predict_then_learn(keys_of(examples), deep, labels, weights)
+    expected, final = reference(
+        examples, labels.tolist(), weights.tolist(), deep.tolist(), alphas.tolist(), beta, l1, l2
+    )
+    np.testing.assert_allclose(wide, expected, rtol=2e-4, atol=2e-4)
+    rows_held = ftrl.table.rows()
+    got = dict(zip((rows_held[:, 0] >> np.uint64(8)).tolist(), ftrl.weights(rows_held).tolist(), strict=True))
+    assert got.keys() == final.keys()
+    for key, value in final.items():
+        assert got[key] == pytest.approx(value, rel=2e-4, abs=2e-4)
+
+
+def test_without_regularisation_it_is_adaptive_gradient_descent() -> None:
+    """With λ1 = λ2 = 0 it equals w ← w − α/(β + √Σg²) · g."""
+    rates = FtrlRates(np.array([0.3, 0.3], np.float32), 1.0, 0.0, 0.0)
+    ftrl = Ftrl(rates)
+    w, n = 0.0, 0.0
+    for label in (1, 0, 0, 1, 1, 0, 1):
+        wide, _ = ftrl.predict_then_learn(
+            keys_of([[2]]), np.zeros(1, np.float32), np.array([label], np.float32), np.ones(1, np.float32)
+        )
+        assert wide[0] == pytest.approx(w, abs=1e-6)
+        g = 1 / (1 + math.exp(-w)) - label
+        n += g * g
+        w -= 0.3 / (1.0 + math.sqrt(n)) * g
+
+
+def test_a_weight_returns_to_exactly_zero() -> None:
+    """L1 keeps a weight at exactly 0 until |z| passes λ1, and takes it back there when gradients cancel."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.6, 0.0))
+    seen = []
+    for label in (1, 1, 0, 0, 0):
+        ftrl.predict_then_learn(
+            keys_of([[2]]), np.zeros(1, np.float32), np.array([label], np.float32), np.ones(1, np.float32)
+        )
+        seen.append(float(ftrl.weights(ftrl.table.rows())[0]))
+    assert seen[0] == 0.0, "one gradient of 0.5 is within λ1"
+    assert seen[1] > 0.0
+    assert 0.0 in seen[2:], f"cancelled gradients bring it back to 0: {seen}"
+
+
+def test_fake_negative_weights() -> None:
+    """The policy's gradients: (1 + p)(p − 1) for positives, (1 − p)(1 + p)p for negatives (Ktena et al. 2019)."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 10.0, 0.0))
+    deep = np.array([0.7, 0.7], np.float32)
+    _, g = ftrl.predict_then_learn(
+        keys_of([[2], [4]]), deep, np.array([1, 0], np.float32), np.ones(2, np.float32), fake_negative=True
+    )
+    p = 1 / (1 + math.exp(-float(deep[0])))
+    assert g[0] == pytest.approx((1 + p) * (p - 1), abs=1e-6)
+    assert g[1] == pytest.approx((1 - p) * (1 + p) * p, abs=1e-6)

@@ -1,0 +1,134 @@
+"""The model: order of learning, resume, warm starts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
+from learner.model import Model
+from stream.errors import CheckpointError
+from stream.events import Examples
+from stream.spec import Spec
+from tests.learner.worlds import records, small_spec
+
+
+def learned(spec: Spec, log: list[list[Examples]], model: Model | None = None, start: int = 0) -> Model:
+    """A model that learned log[start:], with warm starts that read it again."""
+    model = model or Model(spec)
+    model.reread = lambda offset: iter(log[offset:])
+    for offset in range(start, len(log)):
+        model.learn(log[offset], offset)
+    return model
+
+
+def assert_same(a: Model, b: Model) -> None:
+    """Every bit of state is equal; tables may lie differently."""
+    first, second = take(a, 0, 0, 0), take(b, 0, 0, 0)
+    assert first.meta == second.meta
+    for name, array in first.arrays.items():
+        other = second.arrays[name]
+        if name in ("wide", "statistics", "vocabulary"):
+            array, other = array[np.argsort(array[:, 0])], other[np.argsort(other[:, 0])]
+        elif name in ("young", "old"):
+            array, other = np.sort(array), np.sort(other)
+        assert array.tobytes() == other.tobytes(), name
+
+
+@pytest.mark.parametrize("stop", [1, 40, 99, 130])
+def test_resuming_from_a_checkpoint_is_never_having_stopped(tmp_path: Path, stop: int) -> None:
+    """State written to disk and read back goes on bit for bit, over warm starts and quantile freezes."""
+    spec = small_spec()
+    log = records(spec, 450)
+    whole = learned(spec, log)
+    assert whole.warm_starts >= 2
+    files = CheckpointFiles(tmp_path)
+    half = learned(spec, log[:stop])
+    files.write(take(half, stop, 3, 4))
+    found = files.newest()
+    assert found is not None
+    assert (found.meta.offset, found.meta.token, found.meta.version) == (stop, 3, 4)
+    assert_same(learned(spec, log, restore(spec, found), stop), whole)
+
+
+def test_duplicates_change_nothing() -> None:
+    """Records that are read again, whole or mixed with new ones, are learned once."""
+    spec = small_spec()
+    log = records(spec, 60)
+    plain = learned(spec, log)
+    twice = Model(spec)
+    for offset, record in enumerate(log):
+        twice.learn(record, offset)
+        twice.learn(record, offset)
+        twice.learn(log[offset // 2], offset)
+    assert twice.duplicates == 2 * twice.examples
+    assert twice.progress.lifetime() == plain.progress.lifetime()
+    np.testing.assert_array_equal(twice.deep.flat, plain.deep.flat)  # type: ignore[union-attr]
+
+
+def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
+    """A re-read record whose first page is known already cuts the rest where it was cut the first time."""
+    spec = small_spec()
+    page_of_3, record_of_18 = records(spec, 1)[0], records(spec, 6, per_record=6)[0]
+    model, steps = Model(spec), list[int]()
+    model.learn(page_of_3, 0)
+    step = model._step
+    model._step = lambda flat, keys, given: (steps.append(len(flat)), step(flat, keys, given))[1]  # type: ignore[method-assign]
+    model.learn(record_of_18, 1)
+    assert model.duplicates == 3
+    assert steps == [1, 4, 4, 4, 2], "items 3 | 4 to 7 | 8 to 11 | 12 to 15 | 16 and 17: micro-batches of 4"
+
+
+def test_it_learns() -> None:
+    """Joint beats a coin clearly on a world with structure, and so does each part alone."""
+    for parts in ('["wide", "deep"]', '["wide"]', '["deep"]'):
+        spec = small_spec(**{'name = "small"': f'name = "small"\nparts = {parts}'})
+        model = learned(spec, records(spec, 1500))
+        assert model.progress.lifetime().auc > 0.6, parts
+        assert model.finite()
+
+
+def test_statistics_of_pages_and_learner_agree() -> None:
+    """The learner's statistics are those of anyone who learns the same examples in order."""
+    spec = small_spec()
+    log = records(spec, 90)
+    one, two = learned(spec, log), learned(spec, log)
+    assert_same(one, two)
+
+
+def test_a_page_of_another_layout_is_set_aside() -> None:
+    """Features made for another spec are no reason to stop: they are handed back with the reason."""
+    spec = small_spec()
+    other = small_spec(**{'price = "number"': 'price = "number"\nsize = "number"'})
+    model = Model(spec)
+    good, bad = records(spec, 2), records(other, 1)
+    model.learn([*good[0], *bad[0]], 0)
+    assert model.examples == 6
+    assert len(model.bad) == 1
+    assert "another spec" in model.bad[0][1]
+
+
+def test_another_spec_is_refused() -> None:
+    """A checkpoint of another fingerprint is refused and says what to do."""
+    spec = small_spec()
+    checkpoint = take(Model(spec), 0, 0, 0)
+    with pytest.raises(CheckpointError, match="new name"):
+        restore(small_spec(**{"l1 = 0.1": "l1 = 0.2"}), checkpoint)
+    renamed = small_spec(**{'name = "small"': 'name = "other"'})
+    assert restore(renamed, checkpoint).examples == 0
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    """The newest file is cut short: the one before it is taken; when none can be read, it says so."""
+    spec = small_spec()
+    log = records(spec, 30)
+    files = CheckpointFiles(tmp_path)
+    files.write(take(learned(spec, log[:3]), 3, 0, 0))
+    newest = files.write(take(learned(spec, log[:5]), 5, 0, 0))
+    newest.write_bytes(newest.read_bytes()[:-2000])
+    found = files.newest()
+    assert isinstance(found, Checkpoint)
+    assert found.meta.offset == 3
+    files.paths()[0].write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="can be read"):
+        files.newest()
