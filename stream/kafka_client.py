@@ -1,6 +1,7 @@
 """What every Kafka client here shares: addresses, TLS, login, and errors of kafka-python in our own words."""
 
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -41,6 +42,24 @@ def client_options(settings: Settings) -> dict[str, Any]:
         options["sasl_plain_username"] = settings.kafka_user
         options["sasl_plain_password"] = settings.kafka_password.get_secret_value()
     return options
+
+
+def reach(settings: Settings) -> None:
+    """Raises LogUnavailable at once when nobody listens at any of the addresses.
+
+    kafka-python would try for long, and leave a thread behind for each client that gave up.
+    """
+    for server in client_options(settings)["bootstrap_servers"]:
+        host, _, port = server.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        except ValueError:
+            raise SettingsError(f"THALWEG_KAFKA: {server!r} isn't host:port") from None
+        except OSError as bad:
+            refused = bad
+        else:
+            return
+    raise translate(settings, "connecting", refused) from refused
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from stream.events import RECORD_BYTES_MAX
-from stream.kafka_client import REQUEST_S, client_options, translate, translated, within
+from stream.kafka_client import REQUEST_S, client_options, reach, translate, translated, within
 from stream.log import END, START, Record, check_position, fenced, no_topic
 from stream.settings import Settings
 
 REQUEST_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX  # a dead letter holds a whole record; topics allow the same
-BATCH_BYTES: Final = 256 * 1024  # one batch a partition is on its way at a time: small ones make a slow producer
+BATCH_BYTES: Final = 512 * 1024  # one batch a partition is on its way at a time: small ones make a slow producer
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024  # kafka-python bounds nothing: `send` waits above this
 DELIVERY_S: Final = 30.0  # after that, a record that no broker took has failed
 SESSION_S: Final = 10.0
@@ -45,6 +45,7 @@ class KafkaLog:
         self._room = threading.Condition(threading.Lock())
         self._pending_bytes = 0
         self._failure: Exception | None = None
+        reach(settings)
         options = client_options(settings)
         self._connect = partial(
             KafkaProducer,
@@ -241,7 +242,7 @@ class KafkaReader:
                 enable_auto_commit=False,
                 auto_offset_reset="none",  # never jump over a gap in silence: poll raises LogGap
                 fetch_max_wait_ms=FETCH_WAIT_MS,
-                max_partition_fetch_bytes=4 * RECORD_BYTES_MAX,
+                max_partition_fetch_bytes=RECORD_BYTES_MAX,
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
             )

@@ -1,0 +1,137 @@
+"""Topics as they are declared against topics as the broker has them: what `thalweg apply` shows, then does."""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from kafka import KafkaAdminClient, errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from stream.errors import LogError
+from stream.kafka_client import REQUEST_S, client_options, reach, translated
+from stream.settings import Settings
+from stream.topics import TOPICS, Topic
+
+Action = Literal["create", "alter", "refuse"]
+NOT_THERE: Final = errors.UnknownTopicOrPartitionError.errno
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference of one topic. A refused one is shown and never done: `says` tells why and what to do.
+
+    `config` holds what will be set; `partitions` and `replication` matter to `create`.
+    """
+
+    topic: str  # with the prefix
+    action: Action
+    says: str
+    config: tuple[tuple[str, str], ...] = ()
+    partitions: int = 0
+    replication: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.action:<6}  {self.topic}: {self.says}"
+
+
+def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
+    """What has to change on the broker until all declared topics are as declared; empty when they are.
+
+    Raises LogUnavailable, LogError.
+    """
+    reach(settings)
+    with translated(settings, "comparing topics"), KafkaAdminClient(**client_options(settings)) as admin:
+        names = [settings.topic(topic.name) for topic in topics]
+        found = {topic["name"]: topic for topic in admin.describe_topics(names) if topic["error_code"] != NOT_THERE}
+        configs = _configs(admin, {settings.topic(t.name): t for t in topics if settings.topic(t.name) in found})
+    changes: list[Change] = []
+    for topic, name in zip(topics, names, strict=True):
+        if name in found:
+            changes += _differences(settings, topic, found[name]["partitions"], configs[name])
+        else:
+            changes.append(_creation(settings, topic))
+    return changes
+
+
+def apply_topics(settings: Settings, changes: list[Change]) -> None:
+    """Do what `plan_topics` found, but for what it refused, and wait until new topics are ready.
+
+    Raises LogUnavailable, LogError.
+    """
+    new = {
+        change.topic: {
+            "num_partitions": change.partitions,
+            "replication_factor": change.replication,
+            "configs": dict(change.config),
+        }
+        for change in changes
+        if change.action == "create"
+    }
+    altered = [
+        ConfigResource(ConfigResourceType.TOPIC, change.topic, dict(change.config))
+        for change in changes
+        if change.action == "alter"
+    ]
+    reach(settings)
+    with translated(settings, "changing topics"), KafkaAdminClient(**client_options(settings)) as admin:
+        if new:
+            _create(admin, new)
+        if altered:
+            admin.alter_configs(altered)
+
+
+def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
+    done = admin.create_topics(new, timeout_ms=int(REQUEST_S * 1000), raise_errors=False)
+    for topic in done["topics"]:
+        # One that somebody else has just made is as good; the next plan compares it.
+        if topic["error_code"] not in (0, errors.TopicAlreadyExistsError.errno):
+            why = topic["error_message"] or errors.for_code(topic["error_code"]).__name__
+            raise LogError(f"Kafka won't create {topic['name']}: {why}")
+    admin.wait_for_topics(list(new))
+
+
+def _creation(settings: Settings, topic: Topic) -> Change:
+    partitions = topic.partitions or settings.partitions
+    config = topic.config()
+    says = f"{partitions} partitions, replication {settings.replication}; " + ", ".join(
+        f"{key}={value}" for key, value in config.items()
+    )
+    return Change(settings.topic(topic.name), "create", says, tuple(config.items()), partitions, settings.replication)
+
+
+def _differences(
+    settings: Settings, topic: Topic, partitions: list[dict[str, Any]], config: dict[str, str]
+) -> list[Change]:
+    name = settings.topic(topic.name)
+    changes: list[Change] = []
+    differing = {key: value for key, value in topic.config().items() if config.get(key) != value}
+    if differing:
+        says = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
+        changes.append(Change(name, "alter", says, tuple(differing.items())))
+    wanted = topic.partitions or settings.partitions
+    if len(partitions) != wanted:
+        remedy = f"THALWEG_PARTITIONS={len(partitions)}" if not topic.partitions else "make the topic anew"
+        changes.append(
+            Change(
+                name,
+                "refuse",
+                f"has {len(partitions)} partitions, {wanted} are declared; keys would move to other partitions and "
+                f"each user's order would break. Keep it ({remedy}), or start anew under another THALWEG_TOPIC_PREFIX",
+            )
+        )
+    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
+    if replicas != settings.replication:
+        says = (
+            f"has {replicas} replicas, {settings.replication} are declared; move replicas with "
+            f"kafka-reassign-partitions, or set THALWEG_REPLICATION={replicas}"
+        )
+        changes.append(Change(name, "refuse", says))
+    return changes
+
+
+def _configs(admin: Any, topics: dict[str, Topic]) -> dict[str, dict[str, str]]:
+    """The settings in force, by topic and key."""
+    if not topics:
+        return {}
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name, topic.config()) for name, topic in topics.items()]
+    found = admin.describe_configs(asked, config_filter="all")["topic"]
+    return {name: {key: entry["value"] for key, entry in config.items()} for name, config in found.items()}

@@ -1,0 +1,100 @@
+"""Topics are declared once; `plan_topics` shows what differs on the broker, `apply_topics` does it."""
+
+from dataclasses import replace
+
+import pytest
+
+from stream.errors import LogError, LogUnavailable
+from stream.events import RECORD_BYTES_MAX
+from stream.kafka_admin import apply_topics, plan_topics
+from stream.kafka_log import KafkaLog
+from stream.settings import Settings
+from stream.topics import DEAD_LETTERS, HOUR_MS, TOPICS, Topic
+from thalweg.stack import Stack
+
+
+@pytest.fixture
+def settings(stack: Stack, topic_prefix: str) -> Settings:
+    """Settings of a test that has its topics for itself."""
+    return Settings(kafka=stack.kafka, topic_prefix=topic_prefix, partitions=2)
+
+
+def test_topics_are_declared_once():
+    """No two topics share a name, and each name is one that Kafka takes."""
+    names = [topic.name for topic in TOPICS]
+    assert len(set(names)) == len(names)
+    assert all(name.replace(".", "").isalnum() for name in names)
+
+
+def test_ingest_time_is_the_brokers():
+    """Every topic is stamped by the broker: freshness is measured from the log's own clock."""
+    assert {topic.config()["message.timestamp.type"] for topic in TOPICS} == {"LogAppendTime"}
+
+
+def test_a_compacted_topic_never_expires():
+    """Compacted topics have no retention time; all others have one."""
+    for topic in TOPICS:
+        config = topic.config()
+        assert ("retention.ms" in config) == (config["cleanup.policy"] == "delete") == (not topic.compacted)
+
+
+def test_a_dead_letter_fits():
+    """Each topic takes the largest record, and its dead letter with the reason around it."""
+    for name in DEAD_LETTERS:
+        assert int(DEAD_LETTERS[name].config()["max.message.bytes"]) > RECORD_BYTES_MAX + 64 * 1024
+        assert DEAD_LETTERS[name].name == f"{name}.dlq"
+
+
+def test_apply_makes_all_topics(settings):
+    """After an apply all topics stand as declared, and the next plan is empty."""
+    plan = plan_topics(settings)
+    assert [change.action for change in plan] == ["create"] * len(TOPICS)
+    apply_topics(settings, plan)
+    assert plan_topics(settings) == []
+    log = KafkaLog(settings)
+    assert {t.name: log.partitions(t.name) for t in TOPICS} == {t.name: t.partitions or 2 for t in TOPICS}
+    log.send("events", 1, b"x")
+    log.flush()
+    log.close()
+    apply_topics(settings, plan)  # what somebody else has made meanwhile is no error
+
+
+def test_apply_alters_only_what_differs(settings):
+    """A changed declaration is shown key by key, old and new, and set without touching the rest."""
+    topic = Topic("events", "")
+    apply_topics(settings, plan_topics(settings, (topic,)))
+    (change,) = plan_topics(settings, (replace(topic, retention_ms=HOUR_MS),))
+    assert change.action == "alter"
+    assert change.config == (("retention.ms", str(HOUR_MS)),)
+    assert f"retention.ms: {topic.retention_ms} -> {HOUR_MS}" in str(change)
+    apply_topics(settings, [change])
+    assert plan_topics(settings, (replace(topic, retention_ms=HOUR_MS),)) == []
+    (back,) = plan_topics(settings, (topic,))
+    assert back.config == (("retention.ms", str(topic.retention_ms)),)
+
+
+def test_partitions_and_replicas_are_never_changed(settings):
+    """Other counts of partitions or replicas are refused with the reason and the remedy, and an apply leaves them."""
+    topic = Topic("events", "")
+    apply_topics(settings, plan_topics(settings, (topic,)))
+    other = settings.model_copy(update={"partitions": 3, "replication": 2})
+    plan = plan_topics(other, (topic,))
+    assert [change.action for change in plan] == ["refuse", "refuse"]
+    assert "has 2 partitions, 3 are declared" in plan[0].says
+    assert "THALWEG_PARTITIONS=2" in plan[0].says
+    assert "THALWEG_REPLICATION=1" in plan[1].says
+    apply_topics(other, plan)
+    assert plan_topics(settings, (topic,)) == []
+
+
+def test_what_the_broker_refuses_is_said(settings):
+    """A topic that can't be made stops the apply with the broker's own reason."""
+    greedy = settings.model_copy(update={"replication": 3})
+    with pytest.raises(LogError, match=r"won't create .*events: .*replication"):
+        apply_topics(greedy, plan_topics(greedy, (Topic("events", ""),)))
+
+
+def test_without_a_broker_a_plan_says_so():
+    """No broker: one line with the address."""
+    with pytest.raises(LogUnavailable, match=r"no Kafka broker answers at 127\.0\.0\.1:1 "):
+        plan_topics(Settings(kafka="127.0.0.1:1"))
