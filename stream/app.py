@@ -278,7 +278,7 @@ class JoinerService:
     async def tick(self, now: float) -> None:
         """Write a Tick into silent partitions that are read to their end and have open pages."""
         for partition, owned in list(self.owned.items()):
-            silence_ms = int((now - owned.heard_at) * 1000)
+            silence_ms = round((now - owned.heard_at) * 1000)
             if silence_ms < self.shell.idle_ms or not owned.joiner.open_pages or owned.settled is None:
                 continue
             highwater = self.app.consumer.highwater(TopicPartition(self._events, partition))
