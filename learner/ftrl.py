@@ -42,7 +42,8 @@ class Ftrl:
         """Each example is predicted after the one before was learned.
 
         Returns wide logits and gradients of the full logit, float32 [B]. The gradient is
-        weight · (σ(wide + deep) − label). With `fake_negative` the weights are those of Ktena et al. 2019: 1+p for positives, (1−p)(1+p) for negatives, times the example's own.
+        weight · (σ(wide + deep) − label). With `fake_negative` the weights are those of Ktena et al. 2019:
+        1+p for positives, (1−p)(1+p) for negatives, times the example's own.
         """
         self.table.reserve(len(keys.keys))
         wide = np.empty(len(labels), np.float32)

@@ -154,7 +154,7 @@ class Model:
         if self.deep:
             places = np.arange(before, self.examples) % len(self.recent_ids)
             self.recent_ids[places], self.recent_wide[places] = flat.ids, wide
-            self._whatever_is_due(before, float(losses.mean()) if len(losses) else None)
+            self._whatever_is_due(before, float(losses.mean()) if len(losses) and np.isfinite(losses).all() else None)
 
     def _whatever_is_due(self, before: int, loss: float | None) -> None:
         """Quantiles at doublings until the first warm start; warm starts every so many examples, or early on drift."""

@@ -45,7 +45,7 @@ class Progress:
         """Take these in, in order. Returns their log losses, float64 [B]."""
         p = np.clip(predictions.astype(np.float64), 1e-7, 1 - 1e-7)
         losses = -np.where(labels > 0.5, np.log(p), np.log1p(-p))
-        places = np.minimum((p * BINS).astype(np.int64), BINS - 1)
+        places = np.minimum((np.nan_to_num(p) * BINS).astype(np.int64), BINS - 1)  # NaN shows in the log loss
         np.add.at(self.bins, (labels.astype(np.int64), places), 1.0)
         self.sums += (losses.sum(), p.sum(), labels.sum(dtype=np.float64))
         at = (self.count + np.arange(len(p))) % WINDOW
@@ -63,7 +63,7 @@ class Progress:
         n = min(self.count, WINDOW)
         p, y = np.clip(self.recent[0, :n].astype(np.float64), 1e-7, 1 - 1e-7), self.recent[1, :n]
         bins = np.zeros((2, BINS))
-        np.add.at(bins, (y.astype(np.int64), np.minimum((p * BINS).astype(np.int64), BINS - 1)), 1.0)
+        np.add.at(bins, (y.astype(np.int64), np.minimum((np.nan_to_num(p) * BINS).astype(np.int64), BINS - 1)), 1.0)
         losses = -np.where(y > 0.5, np.log(p), np.log1p(-p))
         return self._figures(bins, float(losses.sum()), float(p.sum()), float(y.sum()), n)
 

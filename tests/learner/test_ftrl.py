@@ -17,7 +17,16 @@ def keys_of(examples: list[list[int]]) -> WideKeys:
     return WideKeys(np.array(flat, np.uint64), np.cumsum([0, *map(len, examples)]))
 
 
-def reference(examples, labels, weights, deep, alphas, beta, l1, l2):  # type: ignore[no-untyped-def]  # plain floats
+def reference(
+    examples: list[list[int]],
+    labels: list[float],
+    weights: list[float],
+    deep: list[float],
+    alphas: list[float],
+    beta: float,
+    l1: float,
+    l2: float,
+) -> tuple[list[float], dict[int, float]]:
     """Algorithm 1 of McMahan et al. 2013, coordinate by coordinate, in float32 state."""
     z: dict[int, np.float32] = {}
     n: dict[int, np.float32] = {}
@@ -26,7 +35,7 @@ def reference(examples, labels, weights, deep, alphas, beta, l1, l2):  # type: i
         zk, nk = float(z.get(key, np.float32(0))), float(n.get(key, np.float32(0)))
         if abs(zk) <= l1:
             return 0.0
-        return -(zk - math.copysign(l1, zk)) / ((beta + math.sqrt(nk)) / alphas[key % 2] + l2)
+        return -(zk - math.copysign(l1, zk)) / ((beta + math.sqrt(nk)) / float(alphas[key % 2]) + l2)
 
     wide = []
     for example, label, importance, other in zip(examples, labels, weights, deep, strict=True):

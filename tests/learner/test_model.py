@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
-from learner.model import Model
+from learner.model import Flat, Model
+from stream.encoder import DeepInput, WideKeys
 from stream.errors import CheckpointError
 from stream.events import Examples
 from stream.spec import Spec
@@ -73,7 +74,12 @@ def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
     model, steps = Model(spec), list[int]()
     model.learn(page_of_3, 0)
     step = model._step
-    model._step = lambda flat, keys, given: (steps.append(len(flat)), step(flat, keys, given))[1]  # type: ignore[method-assign]
+
+    def counted(flat: Flat, keys: WideKeys, given: DeepInput | None) -> None:
+        steps.append(len(flat))
+        step(flat, keys, given)
+
+    model._step = counted  # type: ignore[method-assign]  # the test listens in
     model.learn(record_of_18, 1)
     assert model.duplicates == 3
     assert steps == [1, 4, 4, 4, 2], "items 3 | 4 to 7 | 8 to 11 | 12 to 15 | 16 and 17: micro-batches of 4"

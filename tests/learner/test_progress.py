@@ -19,7 +19,7 @@ def exact_auc(p: np.ndarray, y: np.ndarray) -> float:
 @given(st.lists(st.tuples(st.integers(1, 99), st.booleans()), min_size=1, max_size=60))
 def test_auc_and_log_loss_are_exact_up_to_the_bins(rows: list[tuple[int, bool]]) -> None:
     """Predictions that lie in different bins are ordered exactly; equal ones count half."""
-    p = np.array([r[0] for r in rows], np.float32) / 100
+    p = np.array([r[0] / 100 for r in rows], np.float32)
     y = np.array([r[1] for r in rows], np.float32)
     progress = Progress()
     for first in range(0, len(p), 7):

@@ -1,0 +1,212 @@
+"""Cutting and publishing versions: what a reader lays together is what the learner holds."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from learner.chain import Cutter
+from learner.gate import refusal
+from learner.model import Model
+from learner.progress import Figures
+from learner.publisher import Cadence, Publisher
+from stream.errors import Fenced
+from stream.memory_store import MemoryStore
+from stream.snapshot import DELTAS_MAX, Manifest, fetch
+from stream.spec import Gate
+from tests.learner.worlds import records, small_spec
+
+Served = tuple[dict[int, float], dict[int, bytes], dict[int, bytes], list[bytes]]
+
+
+def laid_together(store: MemoryStore, manifest: Manifest) -> Served:
+    """wide weights, statistics rows and embedding rows by key, and dense arrays of a version."""
+    wide: dict[int, float] = {}
+    statistics: dict[int, bytes] = {}
+    vectors: dict[int, bytes] = {}
+    dense: list[bytes] = []
+    for digests in manifest.parts["wide"].contents():
+        content = fetch(store, digests)
+        wide.update(zip(content["keys"].tolist(), content["weights"].tolist(), strict=True))
+    for digests in manifest.parts["statistics"].contents():
+        statistics.update((int(row[0]), row.tobytes()) for row in fetch(store, digests)["rows"])
+    for digests in manifest.parts["deep"].contents():
+        content = fetch(store, digests)
+        vectors.update((int(k), v.tobytes()) for k, v in zip(content["keys"], content["vectors"], strict=True))
+        dense = [content[n].tobytes() for n in sorted(content) if n.startswith(("weight", "bias", "bound"))]
+    return {k: w for k, w in wide.items() if w}, statistics, vectors, dense
+
+
+def held(model: Model) -> Served:
+    """The same of the learner's own state."""
+    assert model.deep is not None
+    rows = model.wide.table.rows()
+    weights = model.wide.weights(rows)
+    vocabulary = model.deep.vocabulary
+    layers = model.deep.layers()
+    dense = {f"weight_{i}": w.tobytes() for i, (w, _) in enumerate(layers)}
+    dense |= {f"bias_{i}": b.tobytes() for i, (_, b) in enumerate(layers)}
+    dense["boundaries"] = model.deep.boundaries.tobytes()
+    return (
+        {int(k): float(w) for k, w in zip(rows[:, 0], weights, strict=True) if w},
+        {int(row[0]): row.tobytes() for row in model.statistics.table.rows()},
+        {int(k): vocabulary.vectors[i].tobytes() for i, k in enumerate(vocabulary.keys())},
+        [dense[n] for n in sorted(dense)],
+    )
+
+
+def test_every_version_is_what_the_learner_held() -> None:
+    """Base, merged and small deltas laid together give the learner's state, over merges and folds."""
+    spec = small_spec()
+    log = records(spec, 3 * (DELTAS_MAX + 20) * 2, per_record=3)
+    model, store = Model(spec), MemoryStore("small")
+    model.reread = lambda offset: iter(log[offset:])
+    cutter, merged, bases = Cutter(model), 0, set[str]()
+    for offset, record in enumerate(log):
+        model.learn(record, offset)
+        cut = cutter.cut(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
+        store.put_blobs(cut.blobs)
+        store.publish(cut.manifest)
+        merged += bool(cut.manifest.parts["statistics"].merged)
+        bases.add(cut.manifest.parts["statistics"].base[0])
+        assert all(len(part.deltas) <= DELTAS_MAX for part in cut.manifest.parts.values())
+        if offset % 13 == 0 or offset == len(log) - 1:
+            assert laid_together(store, store.manifest(offset + 1)) == held(model)
+    assert merged or len(bases) > 1, "the test is long enough to merge or fold"
+
+
+def test_installs_are_named_in_the_version_that_learned_them() -> None:
+    """The manifest's ingest times are those of positives learned since the version before."""
+    spec = small_spec()
+    log = records(spec, 30)
+    model = Model(spec)
+    cutter = Cutter(model)
+    told: list[int] = []
+    for offset, record in enumerate(log):
+        model.learn(record, offset)
+        told += cutter.cut(offset + 1, offset, 1, offset + 1, 0, {}, deep=False).manifest.ingest_ms
+    positives = [i for r in log for e in r for i, label in zip(e.ingest_ms, e.labels, strict=True) if label]
+    assert sorted(told) == sorted(positives)
+
+
+class Bench:
+    """A publisher over a memory store, and a clock in hand."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.spec = small_spec()
+        self.log = iter(enumerate(records(self.spec, 600)))
+        self.model, self.store = Model(self.spec), MemoryStore("small")
+        self.ms = 1000
+        cadence = Cadence(every_ms=100, deep_every_ms=300, keep_versions=50, quarantine=tmp_path)
+        self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, self.store.take_token(), 0)
+
+    def turn(self) -> bool:
+        """Learn a record, let 100 ms pass, publish, wait until it has arrived."""
+        offset, record = next(self.log)
+        self.model.learn(record, offset)
+        self.ms += 100
+        published = self.publisher.maybe_publish(offset + 1)
+        self.settle()
+        return published
+
+    def settle(self) -> None:
+        """Until nothing is on its way, or the store is down."""
+        until = time.monotonic() + 10
+        while self.publisher.carrier.busy and self.store.answers:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+
+def test_a_store_that_is_down_delays_and_loses_nothing(tmp_path: Path) -> None:
+    """Learning goes on; when the store answers again the next versions arrive and are whole."""
+    bench = Bench(tmp_path)
+    assert bench.turn()
+    bench.store.answers = False
+    for _ in range(5):
+        bench.turn()
+    assert bench.publisher.carrier.busy
+    bench.store.answers = True
+    bench.settle()
+    for _ in range(4):
+        bench.turn()
+    head = bench.store.head()
+    assert head is not None
+    assert head.version == bench.publisher.version == 6
+    wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
+    assert (wide, statistics) == held(bench.model)[:2]
+
+
+def test_a_wiped_store_gets_a_full_base(tmp_path: Path) -> None:
+    """After FLUSHALL the next version stands on its own."""
+    bench = Bench(tmp_path)
+    for _ in range(3):
+        bench.turn()
+    bench.store.wipe()
+    for _ in range(3):
+        bench.turn()
+    head = bench.store.head()
+    assert head is not None
+    wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
+    assert (wide, statistics) == held(bench.model)[:2]
+
+
+def test_an_older_learner_is_fenced_off(tmp_path: Path) -> None:
+    """Once another has taken a token, this one's next versions are refused and it is told to stop."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    bench.store.take_token()
+    bench.turn()
+    with pytest.raises(Fenced):
+        bench.turn()
+
+
+def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
+    """A model that went bad isn't published; what is live stays; quarantine holds the reason."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    assert bench.model.deep is not None
+    bench.model.deep.flat[0] = float("nan")
+    assert not bench.turn()
+    assert bench.publisher.refused == 1
+    head = bench.store.head()
+    assert head is not None
+    assert head.version == 1
+    assert "finite" in next(tmp_path.glob("*.json")).read_text()
+
+
+@pytest.mark.parametrize(
+    ("window", "finite", "word"),
+    [
+        (Figures(2000, 0.7, 0.65, 0.5, 1.0), True, ""),
+        (Figures(2000, 0.7, 0.65, 0.5, 1.3), True, "calibration"),
+        (Figures(2000, 0.7, 0.65, 0.5, 0.7), True, "calibration"),
+        (Figures(2000, 0.4, 0.80, 0.5, 1.0), True, "log loss"),
+        (Figures(100, 0.4, 0.80, 0.5, 1.3), True, ""),
+        (Figures(2000, 0.7, float("nan"), 0.5, 1.0), True, "finite"),
+        (Figures(2000, 0.7, 0.65, 0.5, 1.0), False, "finite"),
+    ],
+)
+def test_the_gate(window: Figures, finite: bool, word: str) -> None:
+    """Finite, calibrated within bounds, no worse than a constant; judged once there are predictions enough."""
+    reason = refusal(Gate(), window, finite)
+    assert (word in reason) if word else not reason
+
+
+def test_golden_rows_are_of_the_version_that_goes_out() -> None:
+    """Between two cuts of the deep part, golden scores combine the new wide part with the deep part as published."""
+    spec = small_spec()
+    log = records(spec, 60)
+    model = Model(spec)
+    cutter = Cutter(model)
+    model.learn(log[0], 0)
+    first = cutter.cut(1, 0, 1, 1, 0, {}, deep=True).manifest
+    assert model.deep is not None
+    before = model.deep.flat.clone()
+    for offset in range(1, 10):
+        model.learn(log[offset], offset)
+    second = cutter.cut(2, 1, 1, 10, 0, {}, deep=False).manifest
+    assert [g.features for g in second.golden] == [g.features for g in first.golden]
+    assert second.parts["deep"] == first.parts["deep"]
+    assert not np.array_equal(before, model.deep.flat)
+    assert [g.scores for g in second.golden] != [g.scores for g in first.golden], "the wide part moved"
