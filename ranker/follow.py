@@ -1,0 +1,163 @@
+"""Following the head: the next version is built beside the live one, tried out, then one reference is swapped."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ranker import metrics
+from ranker.model import Version
+from ranker.retrieve import Popular
+from ranker.shelf import Shelf
+from ranker.versions import Loader
+from stream.errors import BadSnapshot, SnapshotError
+from stream.features import Catalogue
+from stream.snapshot import Head, Manifest, SnapshotStore
+
+POLL_S: Final = 0.05
+RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
+TRY_AGAIN_S: Final = 30.0  # a refused version may have been refused for what its store lost meanwhile
+SKIPPED_MAX: Final = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is live: a version, the catalogue in its columns, and since when (wall clock)."""
+
+    version: Version
+    catalogue: Catalogue
+    since_ms: int
+
+
+class Freshness:
+    """Ingest times of installs that are servable but haven't been in any reply yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, list[int]]] = []
+
+    def servable(self, version: int, ingest_ms: list[int], now_ms: int) -> None:
+        """`version` was swapped in now; these installs it has learned first."""
+        for ingest in ingest_ms:
+            metrics.SERVABLE_MS.observe(max(0, now_ms - ingest))
+        with self._lock:
+            self._waiting = [*self._waiting[-SKIPPED_MAX:], (version, ingest_ms)]
+
+    def replied(self, version: int, now_ms: int) -> None:
+        """A reply by `version` goes out now: with it all that versions up to it have learned."""
+        if not self._waiting:
+            return
+        with self._lock:
+            served = [ingests for number, ingests in self._waiting if number <= version]
+            self._waiting = [(number, ingests) for number, ingests in self._waiting if number > version]
+        for ingests in served:
+            for ingest in ingests:
+                metrics.FRESHNESS_MS.observe(max(0, now_ms - ingest))
+
+
+class Follower:
+    """Keeps `served` at the store's head. `step` looks once; `run` does so until it is stopped.
+
+    A version that fails its dry run is refused: told, counted, and not looked at again while the head stays.
+    A store that is down changes nothing. The live version never becomes older.
+    """
+
+    def __init__(self, store: SnapshotStore, model: str, shelf: Shelf, now_ms: Callable[[], int]) -> None:
+        self.served: Served | None = None
+        self.popular = Popular()
+        self.freshness = Freshness()
+        self.refused = ""  # the last reason
+        self._store, self._shelf, self._now_ms = store, shelf, now_ms
+        self._loader = Loader(store, model)
+        self._refused_head: Head | None = None
+        self._refused_s = 0.0
+        self._older: Head | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                self.step()
+                if failures:
+                    log.info("the snapshot store answers again")
+                failures = 0
+                self._store.wait(POLL_S)
+            except SnapshotError as bad:
+                if not failures:
+                    log.warning("%s; what is live serves on", bad)
+                stop.wait(RETRY_S[min(failures, len(RETRY_S) - 1)])
+                failures += 1
+
+    def step(self) -> bool:
+        """Look at the head; swap when it names a newer version that passes. Raises SnapshotError."""
+        head = self._store.head()
+        served = self.served
+        if head is None or not self._wanted(head, served):
+            if served is not None:
+                self._refresh(served)
+            return False
+        started_s = time.monotonic()
+        try:
+            version = self._loader.load(head.version, served.version if served else None)
+        except BadSnapshot as bad:
+            self._refuse(head, bad)
+            return False
+        metrics.BUILD_MS.observe((time.monotonic() - started_s) * 1e3)
+        self._swap(version, served)
+        return True
+
+    def _wanted(self, head: Head, served: Served | None) -> bool:
+        if served is not None and head.version <= served.version.number:
+            if head.version < served.version.number and head != self._older:
+                log.warning(
+                    "the head went back from version %d to %d; the newer one serves on",
+                    served.version.number,
+                    head.version,
+                )
+                self._older = head
+            return False
+        return head != self._refused_head or time.monotonic() - self._refused_s >= TRY_AGAIN_S
+
+    def _refuse(self, head: Head, bad: BadSnapshot) -> None:
+        self.refused = str(bad)
+        self._refused_head, self._refused_s = head, time.monotonic()
+        metrics.REFUSED.inc()
+        serving = f"version {self.served.version.number} serves on" if self.served else "nothing is live yet"
+        log.error("version %d is refused: %s; %s", head.version, bad, serving)
+
+    def _swap(self, version: Version, old: Served | None) -> None:
+        ingest_ms = self._first_learned(version.manifest, old.version) if old else []
+        catalogue = self._shelf.catalogue(version.plan.layout)
+        if old is None:
+            self.popular.refresh(version, self._shelf, catalogue)
+        now_ms = self._now_ms()
+        self.served = Served(version, catalogue, now_ms)
+        metrics.SWAPS.inc()
+        metrics.VERSION.set(version.number)
+        self.freshness.servable(version.number, ingest_ms, now_ms)
+        self.popular.refresh(version, self._shelf, catalogue)
+
+    def _first_learned(self, manifest: Manifest, live: Version) -> list[int]:
+        """Ingest times of what became servable by this swap: of the versions that were skipped, too."""
+        found = list(manifest.ingest_ms)
+        try:
+            for _ in range(SKIPPED_MAX):
+                if manifest.parent <= live.number:
+                    break
+                manifest = self._store.manifest(manifest.parent)
+                found += manifest.ingest_ms
+        except SnapshotError as bad:
+            log.info("installs of skipped versions aren't counted in servable_ms and freshness_ms: %s", bad)
+        return found
+
+    def _refresh(self, served: Served) -> None:
+        """Items may have come since the swap."""
+        catalogue = self._shelf.catalogue(served.version.plan.layout)
+        self.popular.refresh(served.version, self._shelf, catalogue)
+        if catalogue is not served.catalogue:
+            self.served = Served(served.version, catalogue, served.since_ms)

@@ -1,0 +1,104 @@
+"""Candidates when a request names none: what is popular in the live snapshot, less what the user has."""
+
+import time
+from collections.abc import Collection, Iterable
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ranker.model import Plan, Version
+from ranker.shelf import Shelf
+from stream.features import LIST_MAX, Catalogue
+from stream.spec import duration_ms
+from stream.table import find, kernel, mix
+
+CANDIDATES: Final = 100
+KEPT: Final = CANDIDATES + LIST_MAX  # so that enough are left when a long history is taken out
+EFFORT_MAX: Final = 0.1  # share of its time that a thread may spend on ordering items anew
+
+
+def retrieve(popular: Iterable[str], had: Collection[str], count: int = CANDIDATES) -> list[str]:
+    """The first `count` items of an order that the user doesn't have yet."""
+    owned = set(had)
+    return list(islice((item for item in popular if item not in owned), count))
+
+
+class Popular:
+    """The order of items by their installs in a version's statistics. One thread refreshes, others read `items`."""
+
+    def __init__(self) -> None:
+        self.items: list[str] = []
+        self._not_before_s = 0.0
+
+    def refresh(self, version: Version, shelf: Shelf, catalogue: Catalogue) -> None:
+        """Order anew, unless that was just done: on many items it takes a while, and it changes slowly."""
+        started_s = time.monotonic()
+        if self.items and started_s < self._not_before_s:
+            return
+        known = shelf.by_popularity()
+        installs = installs_of(version, catalogue, shelf.rows(catalogue, known))
+        if installs is None:
+            self.items = known[:KEPT]
+        else:  # ties stay in static order
+            self.items = [known[i] for i in np.argsort(-installs, kind="stable")[:KEPT]]
+        now_s = time.monotonic()
+        self._not_before_s = now_s + (now_s - started_s) / EFFORT_MAX
+
+
+def installs_of(
+    version: Version, catalogue: Catalogue, rows: npt.NDArray[np.int64]
+) -> "npt.NDArray[np.float64] | None":
+    """Installs per item in a version's statistics, decayed where they are; None when none is kept by item alone."""
+    found = _by_item(version.plan)
+    if found is None:
+        return None
+    salt, half_life_ms = found
+    layout, statistics = version.plan.layout, version.statistics
+    installs: npt.NDArray[np.float64] = _installs(
+        catalogue.ids, catalogue.offsets, rows, len(layout.item_lists), layout.item_lists.index("item.id"),
+        salt, half_life_ms, float(version.manifest.watermark_ms), statistics.base, statistics.overlay,
+    )  # fmt: skip
+    return installs
+
+
+def _by_item(plan: Plan) -> tuple[np.uint64, float] | None:
+    """Salt and half-life of the first statistic that sums labels by the item alone."""
+    for index, statistic in enumerate(plan.spec.statistics.values()):
+        if statistic.kind in ("rate", "count", "since") and statistic.by == ["item.id"]:
+            half_life_ms = duration_ms(statistic.half_life) if statistic.half_life else 0
+            return plan.program.product.salts[index], float(half_life_ms)
+    return None
+
+
+@kernel
+def _installs(
+    ids: Any,
+    offsets: Any,
+    rows: Any,
+    width: Any,
+    index: Any,
+    salt: Any,
+    half_life: Any,
+    now: Any,
+    base: Any,
+    overlay: Any,
+) -> Any:
+    out = np.zeros(rows.shape[0], np.float64)
+    for r in range(rows.shape[0]):
+        key = mix(
+            salt, ids[offsets[rows[r] * width + index]]
+        )  # as `encoder.fill_product` does for one column of one id
+        held = overlay
+        row = find(overlay, key)
+        if row < 0:
+            held = base
+            row = find(base, key)
+            if row < 0:
+                continue
+        values = held.view(np.float64)
+        out[r] = values[row, 2]
+        if half_life > 0.0 and now > values[row, 3]:
+            out[r] *= 2.0 ** ((values[row, 3] - now) / half_life)
+    return out

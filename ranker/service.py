@@ -1,0 +1,208 @@
+"""`thalweg run ranker`: answers `rank.requests` with the model that is live, and follows it as it learns."""
+
+import gc
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Final, TypeVar
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+
+from ranker.desk import Desk
+from ranker.follow import Follower
+from ranker.history import HistoryReader, Read
+from ranker.rank import Ranker
+from ranker.score import Scorer
+from ranker.shelf import Feeder, Shelf
+from ranker.warm import warm
+from stream.errors import LogGap, LogUnavailable
+from stream.health import Health, run_file
+from stream.histories import history_client, read_histories
+from stream.kafka_log import KafkaLog
+from stream.log import START, Log
+from stream.redis_store import RedisStore
+from stream.settings import Settings
+from stream.snapshot import SnapshotStore
+from stream.topics import ITEMS, REQUESTS, USERS
+
+GROUP: Final = "ranker"
+POLL_S: Final = 0.1
+BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def now_ms() -> int:
+    """Wall clock, ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class RankerService:
+    """All threads of one ranker. Log, store and the read of histories are passed in; `run` blocks until `stop`."""
+
+    def __init__(
+        self, store: SnapshotStore, read: Read, model: str, *, worker: str, threads: int, accept_gap: bool = False
+    ) -> None:
+        self.stop = threading.Event()
+        self.state = "starting"  # "ready" when it answers
+        self._worker, self._accept_gap = worker, accept_gap
+        self._shelf = Shelf()
+        self._scorer = Scorer(threads)
+        self._follower = Follower(store, model, self._shelf, now_ms)
+        self._ranker = Ranker(self._shelf, self._follower, self._scorer, now_ms)
+        self._histories = HistoryReader(read)
+        self._threads: list[threading.Thread] = []
+        self._failures: list[BaseException] = []
+
+    def ready(self) -> tuple[bool, str]:
+        """For `/readyz`: whether requests are answered, and what is missing."""
+        served = self._follower.served
+        version = f"version {served.version.number}" if served else "no model yet: by popularity"
+        return self.state == "ready", f"{self.state} ({version})"
+
+    def live(self) -> tuple[bool, str]:
+        """For `/livez`: whether all threads are."""
+        return not self._failures, "ok" if not self._failures else f"a thread has ended: {self._failures[0]!r}"
+
+    def run(self, connect: Callable[[], Log]) -> None:
+        """Answer until `stop` is set. Raises LogError when waiting won't help.
+
+        `connect` makes the log; it may raise LogUnavailable: it's called again.
+        """
+        try:
+            self._start("follow", self._follower.run)
+            self.state = "waiting for the log"
+            source = self._patiently(connect)
+            if source is not None:
+                try:
+                    self._serve(source)
+                finally:
+                    self._end(source)
+        finally:
+            self.stop.set()
+            for thread in self._threads:
+                thread.join(10.0)
+            self._scorer.close()
+            self._histories.close()
+        if self._failures:
+            raise self._failures[0]
+
+    def _serve(self, source: Log) -> None:
+        feeders = [Feeder(source, topic.name, self._shelf) for topic in (ITEMS, USERS)]
+        for feeder in feeders:
+            self._start("feed", feeder.run)
+        self.state = "warming up"
+        warm(self._scorer)
+        self.state = "reading items and users"
+        for feeder in feeders:
+            while not feeder.ready.wait(0.1):
+                if self.stop.is_set():
+                    return
+        gc.collect()
+        gc.freeze()  # what was read so far stays: full collections needn't look at it again
+        self.state = "joining the group"
+        reader = self._patiently(lambda: source.group_reader(REQUESTS.name, GROUP, self._worker))
+        if reader is None:
+            return
+        try:
+            desk = Desk(source, reader, self._ranker, self._histories, self._follower.freshness, now_ms)
+            self.state = "ready"
+            self._answer(desk, lambda gap: reader.seek(gap.partition, START))
+        finally:
+            reader.close()
+
+    def _answer(self, desk: Desk, skip: Callable[[LogGap], None]) -> None:
+        failures = 0
+        while not self.stop.is_set():
+            try:
+                desk.turn(POLL_S)
+                if failures:
+                    log.info("the log answers again")
+                    self.state, failures = "ready", 0
+            except LogGap as gap:
+                if not self._accept_gap:
+                    raise
+                log.warning("%s; going on from there", gap)
+                skip(gap)
+            except LogUnavailable as bad:
+                desk.rewind()
+                failures = self._back_off(bad, failures)
+        try:
+            desk.commit()
+        except LogUnavailable as bad:
+            log.warning("the last requests may be answered again by the next ranker: %s", bad)
+
+    def _end(self, source: Log) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join(10.0)
+        try:
+            source.close()
+        except LogUnavailable as bad:
+            log.warning("the last replies may be lost: %s", bad)
+
+    def _patiently(self, make: Callable[[], T]) -> T | None:
+        """What `make` makes, once the log answers; None when it's time to stop."""
+        failures = 0
+        while not self.stop.is_set():
+            try:
+                return make()
+            except LogUnavailable as bad:
+                failures = self._back_off(bad, failures)
+        return None
+
+    def _back_off(self, bad: LogUnavailable, failures: int) -> int:
+        if not failures:
+            log.warning("%s; trying again", bad)
+        self.state = str(bad)
+        self.stop.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+        return failures + 1
+
+    def _start(self, name: str, work: Callable[[threading.Event], None]) -> None:
+        """A thread whose failure ends the service: half a ranker is worse than one that is started anew."""
+
+        def watched() -> None:
+            try:
+                work(self.stop)
+            except Exception as bad:
+                log.exception("thread %s has ended", name)
+                self._failures.append(bad)
+                self.stop.set()
+
+        thread = threading.Thread(target=watched, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+
+def run_ranker(settings: Settings, model: str, *, accept_gap: bool = False) -> None:
+    """Rank with `model` until SIGINT or SIGTERM. Raises SettingsError, or LogError when waiting won't help."""
+    settings.need_kafka()
+    threadpool_limits(1)  # BLAS: several threads score at once, each its own batch
+    store, client = RedisStore(settings, model), history_client(settings)
+
+    def read(users: Sequence[str], last: int) -> dict[str, list[str]]:
+        return read_histories(client, users, last, settings.topic_prefix)
+
+    service = RankerService(
+        store, read, model, worker=settings.worker, threads=settings.ranker_threads, accept_gap=accept_gap
+    )
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        service.stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    health = Health(
+        settings.host, settings.ranker_port, service.ready, service.live, written_to=run_file(settings, "ranker")
+    )
+    try:
+        service.run(lambda: KafkaLog(settings))
+    finally:
+        health.close()
+        store.close()
+        client.close()

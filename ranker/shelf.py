@@ -1,0 +1,160 @@
+"""What is known of items and users: the compacted topics, in memory."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ranker import metrics
+from stream.errors import BadEvent, LogGap, LogUnavailable
+from stream.events import Item, User, Value, decode_entity
+from stream.features import Catalogue, Layout
+from stream.log import START, Log, Reader, Record
+from stream.topics import ITEMS, USERS
+
+RETRY_S: Final = 1.0
+POLL_S: Final = 0.2
+RECORDS_MAX: Final = 5_000
+POPULAR_AGE_S: Final = 1.0  # how old the order by popularity may be
+WASTE_MAX: Final = 65_536  # rows of a catalogue that no known item needs, above as many as there are items
+
+log = logging.getLogger(__name__)
+
+
+class Shelf:
+    """Items, users, and one catalogue of the items in the live model's columns. Threads may share it."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Item] = {}
+        self.users: dict[str, dict[str, Value]] = {}
+        self._lock = threading.Lock()
+        self._catalogue: Catalogue | None = None
+        self._missed: list[tuple[str, Item | None]] | None = None
+        self._popular: list[str] = []
+        self._popular_s = -POPULAR_AGE_S
+        self._changed = False
+
+    def put(self, name: str, item: Item | None) -> None:
+        """Add or replace an item; None: forget it."""
+        with self._lock:
+            if self.items.get(name) == item:
+                return
+            if item is None:
+                self.items.pop(name, None)
+            else:
+                self.items[name] = item
+            if self._catalogue is not None:
+                _put(self._catalogue, name, item)
+            if self._missed is not None:
+                self._missed.append((name, item))
+            self._changed = True
+
+    def catalogue(self, layout: Layout) -> Catalogue:
+        """The items in this layout's columns, kept up to date until the next call with another layout."""
+        with self._lock:
+            held = self._catalogue
+            if held is not None and held.layout.hash == layout.hash and not self._wasteful(held):
+                return held
+            known = list(self.items.values())
+            missed: list[tuple[str, Item | None]] = []
+            self._missed = missed
+        fresh = Catalogue(layout)
+        for item in known:
+            fresh.put(item)
+        with self._lock:
+            for name, change in missed:
+                _put(fresh, name, change)
+            self._missed, self._catalogue = None, fresh
+        return fresh
+
+    def rows(self, catalogue: Catalogue, items: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Rows of items in a catalogue; one that isn't known gets a row with its id only."""
+        with self._lock:
+            return catalogue.rows(items)
+
+    def by_popularity(self) -> list[str]:
+        """Known items, statically most popular first; at most POPULAR_AGE_S old."""
+        with self._lock:
+            if self._changed and time.monotonic() - self._popular_s >= POPULAR_AGE_S:
+                self._popular = [i.item for i in sorted(self.items.values(), key=lambda i: -i.popularity)]
+                self._popular_s, self._changed = time.monotonic(), False
+            return self._popular
+
+    def _wasteful(self, catalogue: Catalogue) -> bool:
+        """Replaced and unknown items keep their rows; now and then the catalogue is made anew without them."""
+        return len(catalogue) > 2 * len(self.items) + WASTE_MAX
+
+
+def _put(catalogue: Catalogue, name: str, item: Item | None) -> None:
+    if item is None:
+        catalogue.remove(name)
+    else:
+        catalogue.put(item)
+
+
+class Feeder:
+    """Reads one compacted topic into a shelf. `ready` is set once it was read to its end as of start.
+
+    Bad records are counted and left out.
+    """
+
+    def __init__(self, source: Log, topic: str, shelf: Shelf) -> None:
+        assert topic in (ITEMS.name, USERS.name), f"{topic} doesn't feed a shelf"
+        self.ready = threading.Event()
+        self._log, self._topic, self._shelf = source, topic, shelf
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set. Raises LogError when waiting won't help."""
+        reader: Reader | None = None
+        failing = False
+        while not stop.is_set():
+            try:
+                if reader is None:
+                    ends = self._log.ends(self._topic)
+                    reader = self._log.reader(self._topic, dict.fromkeys(ends, START))
+                self._read(reader, ends)
+                failing = False
+            except LogUnavailable as bad:
+                if not failing:
+                    log.warning("%s: %s; ranking goes on with what is known", self._topic, bad)
+                failing = True
+                stop.wait(RETRY_S)
+        if reader is not None:
+            reader.close()
+
+    def _read(self, reader: Reader, ends: dict[int, int]) -> None:
+        if not self.ready.is_set():
+            positions = reader.positions()
+            if all(positions[p] >= end for p, end in ends.items()):
+                self.ready.set()
+        try:
+            for record in reader.poll(POLL_S, RECORDS_MAX):
+                self._take(record)
+        except LogGap as gap:  # compaction keeps the newest of each: nothing is lost
+            reader.seek(gap.partition, START)
+
+    def _take(self, record: Record) -> None:
+        try:
+            if record.value is None:
+                self._forget((record.key or b"").decode())
+            elif self._topic == ITEMS.name:
+                item = decode_entity(record.value, Item)
+                self._shelf.put(item.item, item)
+            else:
+                user = decode_entity(record.value, User)
+                self._shelf.users[user.user] = user.attributes
+        except (BadEvent, UnicodeDecodeError) as bad:
+            metrics.BAD_ENTITIES.labels(self._topic).inc()
+            log.warning("%s/%d offset %d is left out: %s", self._topic, record.partition, record.offset, bad)
+        metrics.ITEMS.set(len(self._shelf.items))
+        metrics.USERS.set(len(self._shelf.users))
+
+    def _forget(self, name: str) -> None:
+        if self._topic == ITEMS.name:
+            self._shelf.put(name, None)
+        else:
+            self._shelf.users.pop(name, None)
