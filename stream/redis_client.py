@@ -84,4 +84,7 @@ def translate(address: str, bad: Exception) -> SnapshotError:
         return StoreUnavailable(
             f"no Redis answers at {address} ({bad}): start it (`thalweg up`, or your own) or correct THALWEG_REDIS"
         )
-    return SnapshotError(f"Redis at {address} failed ({bad}): a key may hold what Thalweg didn't write")
+    return SnapshotError(
+        f"Redis at {address} failed ({bad}): it may not be a Redis of version 5 or newer, "
+        "or a key holds what Thalweg didn't write"
+    )

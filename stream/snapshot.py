@@ -44,6 +44,7 @@ Content = Mapping[str, Array]
 
 # msgspec holds lengths against these before it makes room for what a manifest declares.
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]  # exact as Redis's scores and in Lua
+Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Digests = Annotated[list[Digest], msgspec.Meta(max_length=BLOBS_MAX)]
 Name = Annotated[str, msgspec.Meta(max_length=NAME_BYTES_MAX)]
@@ -82,11 +83,11 @@ class Manifest(msgspec.Struct, frozen=True):
     """
 
     model: str
-    version: Annotated[Count, msgspec.Meta(ge=1)]
+    version: Positive
     parent: Count
     fingerprint: str
     spec: bytes
-    token: Annotated[Count, msgspec.Meta(ge=1)]
+    token: Positive
     offset: Annotated[dict[Count, Count], msgspec.Meta(max_length=4_096)]
     examples: Count
     watermark_ms: int
@@ -193,7 +194,10 @@ def check_move(manifest: Manifest, head: Head | None, taken: int) -> None:
 
 def missing_blob(digest: str, model: str) -> BadSnapshot:
     """The error for a blob that a store doesn't have."""
-    return BadSnapshot(f"blob {digest} of {model} is missing: the learner must publish a full base")
+    return BadSnapshot(
+        f"blob {digest} of {model} is missing: ask for the head again; "
+        "if that names it too, the learner must publish a full base"
+    )
 
 
 def missing_version(version: int, model: str) -> BadSnapshot:
