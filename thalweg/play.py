@@ -1,0 +1,45 @@
+"""`thalweg replay`: a source by its name, played into Kafka until its end or Ctrl-C."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from producers.clock import Clock
+from producers.lines import file_lines
+from producers.movielens import NAME as MOVIELENS
+from producers.movielens import fetch_movielens, read_movielens
+from producers.replay import Pace, replay
+from producers.source import Sourced
+from stream.kafka_log import KafkaLog
+from stream.settings import Settings
+from stream.spec import Spec
+
+LINGER_MS = 5
+
+
+def play(source: str, settings: Settings, spec: Spec, *, rate: float | None, limit: int | None) -> dict[str, float]:
+    """Play `movielens`, a file of JSON lines, or `-` (stdin); returns what was played. Raises LogError, DataError."""
+    stop = threading.Event()
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, lambda *_: stop.set())
+    events = open_source(source, settings)
+    log = KafkaLog(settings, linger_ms=LINGER_MS)
+    try:
+        result = replay(log, events, spec=spec, pace=Pace(rate), limit=limit, clock=Clock(), say=_say, stop=stop.is_set)
+    finally:
+        log.close()
+    return asdict(result.played) | {"seconds": round(result.seconds, 3)}
+
+
+def open_source(source: str, settings: Settings) -> Iterator[Sourced]:
+    """The events of a source: a data set by its name, else a file. Raises DataError."""
+    if source == MOVIELENS:
+        return read_movielens(fetch_movielens(settings.data, _say))
+    return file_lines(source, lambda: time.time_ns() // 1_000_000)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
