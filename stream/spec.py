@@ -93,7 +93,6 @@ class WarmStart(Part, frozen=True):
 
     every: Count = 20_000
     window: Count = 20_000
-    takeover_after: Annotated[int, Meta(ge=0)] = 0
 
 
 class Deep(Part, frozen=True):
