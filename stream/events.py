@@ -6,7 +6,7 @@ golden bytes of each released version stay in the tests.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ from stream.errors import BadEvent
 EVENT_BYTES_MAX: Final = 64 * 1024
 RECORD_BYTES_MAX: Final = 1024 * 1024
 REQUEST_BYTES_MAX: Final = 256 * 1024
+EVENTS_MAX: Final = 65_536  # of one record
 ITEMS_MAX: Final = 1_000  # of one page or request
 TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: later is no event time but a mistake
 
@@ -189,9 +190,14 @@ def decode_entity(raw: bytes, kind: type[T]) -> T:
     """One entity of a compacted topic or a dead-letter topic. Raises BadEvent."""
     _check_size(raw, RECORD_BYTES_MAX if kind is not DeadLetter else 2 * RECORD_BYTES_MAX)
     try:
-        return msgspec.msgpack.decode(raw, type=kind)
+        entity = msgspec.msgpack.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise BadEvent(f"not a {kind.__name__}: {bad}") from None
+    if isinstance(entity, Item | User):
+        check_numbers(entity.attributes)
+    if isinstance(entity, Item) and not math.isfinite(entity.popularity):
+        raise BadEvent("popularity must be finite")
+    return entity
 
 
 def decode_events(raw: bytes) -> tuple[list[SourceEvent], list[tuple[bytes, str]]]:
@@ -249,7 +255,7 @@ def check_source(event: SourceEvent) -> None:
             raise BadEvent(f"{len(values)} {name} for {n} items")
         if not all(map(math.isfinite, values)):
             raise BadEvent(f"{name} must be finite")
-    check_context(event.context)
+    check_numbers(event.context)
 
 
 def check_examples(examples: Examples) -> None:
@@ -277,19 +283,25 @@ def check_request(request: RankRequest) -> None:
         raise BadEvent("a request needs a request_id and a user")
     if not 1 <= request.k <= ITEMS_MAX:
         raise BadEvent(f"k must be 1 to {ITEMS_MAX}, not {request.k}")
-    if request.candidates is not None and not 1 <= len(request.candidates) <= ITEMS_MAX:
-        raise BadEvent(f"give 1 to {ITEMS_MAX} candidates, or none at all")
+    if request.candidates is not None:
+        n = len(request.candidates)
+        if not 1 <= n <= ITEMS_MAX:
+            raise BadEvent(f"give 1 to {ITEMS_MAX} candidates, or none at all")
+        if len(set(request.candidates)) != n or not all(request.candidates):
+            raise BadEvent("candidates must be distinct and not empty")
     if request.time_ms:
         _check_time(request.time_ms)
     if request.deadline_ms < 0:
         raise BadEvent("deadline_ms is below 0")
-    check_context(request.context)
+    check_numbers(request.context)
+    check_numbers(request.attributes or {})
 
 
-def check_context(context: dict[str, str | float]) -> None:
-    """Raises BadEvent for numbers that aren't finite."""
-    if any(isinstance(v, float) and not math.isfinite(v) for v in context.values()):
-        raise BadEvent("a number in the context isn't finite")
+def check_numbers(values: Mapping[str, "Value"]) -> None:
+    """Raises BadEvent for numbers of a context or of attributes that aren't finite."""
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadEvent(f"{name[:100]} isn't a finite number")
 
 
 def _check_time(time_ms: int) -> None:
@@ -325,6 +337,8 @@ def _decode_record(
     rest: list[tuple[bytes, str]] = []
     try:
         _check_size(raw, RECORD_BYTES_MAX)
+        if raw[:1] == b"\xdd" and int.from_bytes(raw[1:5], "big") > EVENTS_MAX:
+            raise BadEvent(f"more than {EVENTS_MAX} events in a record")
         parts = _raws.decode(raw)
     except (BadEvent, msgspec.MsgspecError, RecursionError) as bad:
         return [], [(raw, whole or str(bad))]

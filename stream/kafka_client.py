@@ -78,6 +78,12 @@ def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
             f"Kafka at {settings.kafka} refuses user {settings.kafka_user!r} ({doing}: {bad}): "
             "check THALWEG_KAFKA_USER, THALWEG_KAFKA_PASSWORD and the user's rights"
         )
+    if isinstance(bad, errors.KafkaTimeoutError) and "bootstrap" in str(bad):
+        # The port was open (`reach`); a refused login or certificate also looks like this from kafka-python.
+        return LogUnavailable(
+            f"{settings.kafka} is open, but no Kafka answers there by {settings.kafka_security}: it's still "
+            "starting, or THALWEG_KAFKA_SECURITY, _SASL_MECHANISM, _USER, _PASSWORD or _CA isn't what it wants"
+        )
     if isinstance(bad, OSError) or (isinstance(bad, errors.RetriableError) and not isinstance(bad, _WRONG)):
         return LogUnavailable(
             f"no Kafka broker answers at {settings.kafka} ({doing}: {bad}): "

@@ -184,3 +184,18 @@ def test_login_and_tls_reach_every_client(tmp_path):
     broken = settings.model_copy(update={"kafka_ca": str(tmp_path / "none.pem")})
     with pytest.raises(SettingsError, match="THALWEG_KAFKA_CA"):
         client_options(broken)
+
+
+def test_another_server_at_the_address_is_said(monkeypatch):
+    """Where something listens that isn't Kafka, or refuses the login, the error names the settings to look at."""
+    monkeypatch.setattr(stream.kafka_client, "CONNECT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(LogUnavailable, match=f"{address} is open, but no Kafka answers.*THALWEG_KAFKA_SECURITY"):
+            KafkaLog(Settings(kafka=address))
+
+
+def test_an_address_without_port_is_said():
+    """An address that isn't host:port is a setting that makes no sense."""
+    with pytest.raises(SettingsError, match="'localhost' isn't host:port"):
+        KafkaLog(Settings(kafka="localhost"))

@@ -1,0 +1,87 @@
+"""Settings come from the environment, else from the local stack; what makes no sense is said by name."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from stream.errors import SettingsError
+from stream.settings import Settings
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment without any THALWEG_ variable but THALWEG_LOCAL, an empty folder."""
+    for name in [name for name in os.environ if name.startswith("THALWEG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path))
+    return tmp_path
+
+
+def test_environment_is_read(local, monkeypatch):
+    """Each field is the variable THALWEG_<NAME>."""
+    monkeypatch.setenv("THALWEG_KAFKA", "a:1,b:2")
+    monkeypatch.setenv("THALWEG_PARTITIONS", "9")
+    monkeypatch.setenv("THALWEG_KAFKA_PASSWORD", "geheim")
+    settings = Settings.load()
+    assert (settings.need_kafka(), settings.partitions, settings.local) == ("a:1,b:2", 9, local)
+    assert settings.kafka_password.get_secret_value() == "geheim"
+
+
+def test_arguments_win_over_the_environment(local, monkeypatch):
+    """What an entry point passes itself is taken before the environment."""
+    monkeypatch.setenv("THALWEG_TOPIC_PREFIX", "theirs.")
+    assert Settings.load(topic_prefix="mine.").topic("events") == "mine.events"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARTITIONS", "0"), ("PARTITIONS", "many"), ("KAFKA_SECURITY", "TLS"), ("TOPIC_PREFIX", "a b"),
+        ("RANKER_PORT", "70000"), ("MODEL", "a/b"), ("LOG_LEVEL", "loud"),
+    ],
+)  # fmt: skip
+def test_nonsense_is_named(local, monkeypatch, name, value):
+    """A value that makes no sense is an error that names the variable."""
+    monkeypatch.setenv(f"THALWEG_{name}", value)
+    with pytest.raises(SettingsError, match=f"THALWEG_{name}: "):
+        Settings.load()
+
+
+def test_unknown_variables_are_refused(local, monkeypatch):
+    """A misspelt variable isn't passed over in silence."""
+    monkeypatch.setenv("THALWEG_KAFAK", "a:1")
+    with pytest.raises(SettingsError, match="unknown environment variable THALWEG_KAFAK; `thalweg doctor`"):
+        Settings.load()
+
+
+def test_the_local_stack_fills_what_the_environment_leaves_open(local, monkeypatch):
+    """Addresses come from the local stack, each only where the environment names none."""
+    (local / "stack.json").write_text(json.dumps({"kafka": "k:1", "redis": "redis://r:2", "more": 1}))
+    assert (Settings.load().kafka, Settings.load().redis) == ("k:1", "redis://r:2")
+    monkeypatch.setenv("THALWEG_KAFKA", "other:9")
+    assert (Settings.load().kafka, Settings.load().redis) == ("other:9", "redis://r:2")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"kafka": "k:1"}'])
+def test_a_broken_stack_file_is_said(local, content):
+    """A stack file that can't be read is an error that says how to write it anew."""
+    (local / "stack.json").write_text(content)
+    with pytest.raises(SettingsError, match=r"can't be read .*`thalweg down` and `thalweg up`"):
+        Settings.load()
+
+
+def test_without_addresses_the_error_says_how_to_get_them(local):
+    """No address anywhere: the message names `thalweg up` and the variable."""
+    settings = Settings.load()
+    with pytest.raises(SettingsError, match=r"`thalweg up`.*THALWEG_KAFKA="):
+        settings.need_kafka()
+    with pytest.raises(SettingsError, match=r"`thalweg up`.*THALWEG_REDIS="):
+        settings.need_redis()
+
+
+def test_secrets_are_never_shown(local):
+    """Passwords don't appear when settings are printed or logged."""
+    settings = Settings(kafka_password="geheim", redis_password="geheim")  # type: ignore[arg-type]
+    assert "geheim" not in repr(settings) + str(settings) + settings.model_dump_json()
