@@ -234,6 +234,7 @@ class KafkaReader:
         self._topic = topic
         self._name = self._settings.topic(topic)
         self._heard_s = time.monotonic()
+        reach(self._settings)
         log.partitions(topic)  # a topic that isn't there is said, not waited for
         with self._translated("opening a reader"):
             self._consumer: Any = KafkaConsumer(
