@@ -14,15 +14,16 @@ from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Model
 from learner.publisher import Publisher, cadence_of
 from stream.errors import CheckpointError, LogGap, LogUnavailable, StoreUnavailable
-from stream.events import DeadLetter, Examples, decode_examples, encode
+from stream.events import Examples, decode_examples, encode
 from stream.health import Health, run_file
 from stream.kafka_log import KafkaLog
 from stream.log import START, Log, Reader, Record
 from stream.redis_store import RedisStore
+from stream.routing import dead_letter
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
 from stream.spec import Spec
-from stream.topics import EXAMPLES, EXAMPLES_DLQ
+from stream.topics import EXAMPLES
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 POLL_S = 0.02
@@ -120,8 +121,8 @@ class Learner:
 
     def _bury(self, raw: bytes, error: str, message: str, record: Record) -> None:
         self.dead_letters += 1
-        letter = DeadLetter(raw, error, message, record.topic, record.partition, record.offset)
-        self.log.send(EXAMPLES_DLQ.name, 0, encode(letter))
+        letter = dead_letter(raw, error, message, record)
+        self.log.send(letter.topic, letter.partition, letter.value)
         log.warning("a dead letter", why=message, offset=record.offset)
 
     def _tell_progress(self) -> None:
@@ -247,14 +248,15 @@ def _back_off(bad: Exception, attempt: int, life: _Life) -> int:
     return attempt + 1
 
 
-def _open(learner: Learner, accept_gap: bool) -> Reader:
+def _poll(reader: Reader, accept_gap: bool) -> list[Record]:
     try:
-        return learner.log.reader(EXAMPLES.name, {0: learner.offset})
+        return reader.poll(POLL_S)
     except LogGap as gap:
         if not accept_gap:
             raise
         log.error("going on over a gap, as told", why=str(gap))
-        return learner.log.reader(EXAMPLES.name, {0: START})
+        reader.seek(gap.partition, START)
+        return []
 
 
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Life, accept_gap: bool) -> None:
@@ -270,8 +272,8 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
     try:
         while not life.stopping.is_set():
             try:
-                reader = reader or _open(learner, accept_gap)
-                records = reader.poll(POLL_S)
+                reader = reader or learner.log.reader(EXAMPLES.name, {0: learner.offset})
+                records = _poll(reader, accept_gap)
                 learner.learn(records, turn)
                 if not records:
                     turn()

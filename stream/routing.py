@@ -1,4 +1,4 @@
-"""What the joiner writes: from examples, installs and bad bytes to records with topic, partition and key. Pure."""
+"""What is written: from examples, installs and bad bytes to records with topic, partition and key. Pure."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from stream.events import (
 )
 from stream.join import Checkpoint
 from stream.log import Record, partition_of
-from stream.topics import EVENTS_DLQ, EXAMPLES, HISTORIES
+from stream.topics import DEAD_LETTERS, EXAMPLES, HISTORIES
 
 EXAMPLES_BYTES_MAX: Final = RECORD_BYTES_MAX // 2  # of one record, so that a learner's step stays small
 ORIGINAL_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX - 16 * 1024  # of a dead letter: it must pass the topic's limit
@@ -85,7 +85,7 @@ def dead_letter(original: bytes, error: str, message: str, source: Record) -> Ou
         message = f"{message} (the first {ORIGINAL_BYTES_MAX} of {len(original)} bytes are kept)"
         original = original[:ORIGINAL_BYTES_MAX]
     letter = DeadLetter(original, error, message[:1_000], source.topic, source.partition, source.offset)
-    return Outgoing(EVENTS_DLQ.name, 0, encode(letter))
+    return Outgoing(DEAD_LETTERS[source.topic].name, 0, encode(letter))
 
 
 def metadata_of(checkpoint: Checkpoint) -> str:
