@@ -79,6 +79,16 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
             admin.alter_configs(altered)
 
 
+def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
+    """Remove topics with all that is in them; those that aren't there are left out. Raises LogUnavailable, LogError."""
+    reach(settings)
+    with translated(settings, "removing topics"), KafkaAdminClient(**client_options(settings)) as admin:
+        names = [settings.topic(topic.name) for topic in topics]
+        there = [topic["name"] for topic in admin.describe_topics(names) if topic["error_code"] != NOT_THERE]
+        if there:
+            admin.delete_topics(there, timeout_ms=int(REQUEST_S * 1000))
+
+
 def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
     done = admin.create_topics(new, timeout_ms=int(REQUEST_S * 1000), raise_errors=False)
     for topic in done["topics"]:

@@ -16,7 +16,7 @@ from thalweg.stack import Progress
 
 
 class Kept(msgspec.Struct):
-    """Names and processes of a demo. `local`: the services' own folder; with `own_stack` Kafka and Redis lie there too."""
+    """Names and processes of a demo. `local`: its services' folder; with `own_stack` Kafka and Redis lie there too."""
 
     kafka: str
     redis: str
@@ -62,7 +62,7 @@ class Kept(msgspec.Struct):
 
 
 def end_all(services: Sequence[Server], patience_s: float) -> None:
-    """SIGTERM to all at once, so that it takes as long as the slowest; SIGKILL to those that stay. Raises StackError."""
+    """SIGTERM to all at once, so it takes as long as the slowest; SIGKILL to those that stay. Raises StackError."""
     for one in services:
         if one.alive:
             with contextlib.suppress(ProcessLookupError):  # it ended meanwhile

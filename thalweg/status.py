@@ -59,7 +59,7 @@ class Service:
             return 0, str(bad)
 
     def metrics(self) -> dict[str, float]:
-        """Its counters and gauges by name, summed over labels, and by `name.label value`; empty when it doesn't answer."""
+        """Its counters and gauges by name, summed over labels, and by `name.label value`; empty: no answer."""
         status, text = self.get("/metrics")
         found: dict[str, float] = {}
         if status == 200:
