@@ -81,7 +81,6 @@ class MemoryStore:
                 raise missing_blob(min(missing), self.model)
             self._wanted.update(dict.fromkeys(named, manifest.version))
             self._manifests[manifest.version] = raw
-            self._token = max(self._token, manifest.token)
             self._head = Head(manifest.version, manifest.token)
             self._notices += 1
             self._notice.notify_all()

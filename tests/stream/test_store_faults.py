@@ -16,7 +16,7 @@ from stream.errors import BadSnapshot, SettingsError, SnapshotError, StoreUnavai
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
-from stream.snapshot import BLOB_BYTES_MAX, Head, SnapshotStore, cut, digests_of
+from stream.snapshot import BLOB_BYTES_MAX, Head, SnapshotStore, cut, digest_of, digests_of
 from tests.stream.snapshots import publish, raw_of, values, version_of
 from thalweg.server import LOOPBACK, Server, end, free_port, redis_answers, spawn
 from thalweg.stack import Stack
@@ -213,13 +213,22 @@ def test_keys(keys: tuple[RedisStore, redis.Redis], topic_prefix: str) -> None:
     assert client.hgetall(store.prefix + ":head") == {b"version": b"1", b"token": b"1"}
 
 
-@pytest.mark.parametrize("wrong", [b"other", bytes(BLOB_BYTES_MAX + 1)])
+@pytest.mark.parametrize("wrong", [b"other", b""])
 def test_blob_that_was_changed(keys: tuple[RedisStore, redis.Redis], wrong: bytes) -> None:
-    """Bytes that aren't what their digest says are refused, and of too many no more are read than shows it."""
+    """Bytes that aren't what their digest says are refused."""
     store, client = keys
     client.set(f"{store.prefix}:blob:{digests_of(raw_of(1))[0]}", wrong)
     with pytest.raises(BadSnapshot):
         values(store, 1)
+
+
+def test_blob_over_its_limit(keys: tuple[RedisStore, redis.Redis]) -> None:
+    """Bytes over the limit are refused even under their right digest: no more of them are read."""
+    store, client = keys
+    raw = bytes(BLOB_BYTES_MAX + 1)
+    client.set(f"{store.prefix}:blob:{digest_of(raw)}", raw)
+    with pytest.raises(BadSnapshot):
+        store.get_blob(digest_of(raw))
 
 
 def test_manifest_of_another_version(keys: tuple[RedisStore, redis.Redis]) -> None:
@@ -241,6 +250,15 @@ def test_head_that_was_changed(keys: tuple[RedisStore, redis.Redis]) -> None:
         store.head()
 
 
+@pytest.mark.parametrize("lost", ["head", "token"])
+def test_token_that_was_deleted(keys: tuple[RedisStore, redis.Redis], lost: str) -> None:
+    """Head and counter each know the greatest token: one of them is enough to go on from it."""
+    store, client = keys
+    publish(store, 2, 1, 7)
+    client.delete(f"{store.prefix}:{lost}")
+    assert store.take_token() == 8
+
+
 def test_head_that_was_deleted(keys: tuple[RedisStore, redis.Redis]) -> None:
     """With only the head gone, the next version may have any number, and newer ones of the lost line are dropped."""
     store, client = keys
@@ -250,5 +268,7 @@ def test_head_that_was_deleted(keys: tuple[RedisStore, redis.Redis]) -> None:
     publish(store, 3, 0, 1)
     assert store.head() == Head(3, 1)
     assert store.versions() == [1, 2, 3]
+    with pytest.raises(BadSnapshot):
+        store.manifest(4)
     store.retain(1)
     assert values(store, 3) == [3]
