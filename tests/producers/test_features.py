@@ -131,6 +131,20 @@ def test_wait_a_positive_is_known_after_its_window() -> None:
     )
 
 
+def test_what_moves_between_two_pages_is_seen_by_the_second() -> None:
+    """New attributes, a new install, another context: each shows in the user's next page, and none lingers."""
+    maker = FeatureMaker(tiny_spec(), 1)
+    made = [shown(maker, page("r0", 0)), shown(maker, page("r1", 0))]
+    made.append(shown(maker, page("r2", 0, device="phone")))
+    maker.take(User("u", {"age": 40.0}))
+    made.append(shown(maker, page("r3", 0)))
+    maker.take(install("i", 0, "b"))
+    made.append(shown(maker, page("r4", 0)))
+    features = [p.features for p in made]
+    assert features[0] == features[1]
+    assert len(set(features[1:])) == 4
+
+
 def test_partitions_close_their_windows_apart() -> None:
     """What happens in one partition closes no window of another, as in the joiner."""
     spec = tiny_spec("eager")

@@ -93,9 +93,9 @@ def statistics_of(spec: Spec, told: Sequence[Examples]) -> Statistics:
 _times = st.integers(0, 12_000)
 _users = st.sampled_from("uvw")
 _items = st.sampled_from("abcd")
-_pages = st.builds(
-    page,
-    st.integers(0, 40).map("r{}".format),
+_pages = st.builds(  # a request id is one user's: examples are told apart by it
+    lambda n, at_ms, items, user, device: page(f"{user}{n}", at_ms, items, user, device),
+    st.integers(0, 20),
     _times,
     st.lists(_items, min_size=1, max_size=3, unique=True).map("".join),
     _users,
