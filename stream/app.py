@@ -114,6 +114,7 @@ def make_app(settings: Settings) -> faust.App:
         consumer_max_fetch_size=4 * 1024 * 1024,
         producer_linger=0.0,
         producer_max_request_size=WRITE_BYTES_MAX,
+        producer_max_batch_size=256 * 1024,  # one batch a partition is on its way at a time: it must not be small
         producer_request_timeout=1200.0,
         stream_wait_empty=False,
         stream_recovery_delay=0.0,

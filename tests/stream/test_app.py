@@ -42,10 +42,8 @@ from stream.kafka_log import KafkaLog
 from stream.log import START, Record, partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, TOPICS
+from tests.stream.join_oracle import net_of, offline
 from thalweg.stack import Stack
-
-sys.path.insert(0, str(Path(__file__).parent))
-from join_oracle import net_of, offline  # tests/stream is no package
 
 RULES = LabelRules(policy="eager", window_ms=1_000, known_ms=1_000)
 QUICK = LabelRules(policy="eager", window_ms=400, known_ms=400)  # on real Kafka: soon committed
@@ -124,7 +122,8 @@ def test_a_commit_waits_until_the_broker_has_confirmed(tmp_path: Path) -> None:
     async def story() -> None:
         paper = Paper(confirming=False)
         service = service_on(paper, tmp_path)
-        for offset, event in enumerate([page("r"), Install("u", "a", T, "i"), Tick(T + 5_000)]):
+        events: list[SourceEvent] = [page("r"), Install("u", "a", T, "i"), Tick(T + 5_000)]
+        for offset, event in enumerate(events):
             await service._take(message(offset, event))
         task = asyncio.create_task(service.commit())
         for future in paper.futures:

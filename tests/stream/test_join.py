@@ -1,9 +1,7 @@
 """The pure join: labels, corrections, what is remembered, and what a restart needs."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,9 +18,7 @@ from stream.events import (
     Tick,
 )
 from stream.join import Checkpoint, Joiner, LabelRules
-
-sys.path.insert(0, str(Path(__file__).parent))
-from join_oracle import net_of, offline  # tests/stream is no package
+from tests.stream.join_oracle import net_of, offline
 
 RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5)
 FAR = Tick(time_ms=100_000)
@@ -132,7 +128,7 @@ def test_a_newer_page_that_comes_later_takes_the_install_over() -> None:
 def test_repeated_events_say_nothing_new() -> None:
     """A page with a known request id and an install with a known install id are ignored and counted."""
     joiner = Joiner(RULES)
-    events = [page("r", 100), page("r", 100), install("i", 105), install("i", 105)]
+    events: list[SourceEvent] = [page("r", 100), page("r", 100), install("i", 105), install("i", 105)]
     assert rows(joiner.feed(events, 0, 1)) == [("r", 0, 1, INSTALLED)]
     assert joiner.counts.duplicate == 2
 
