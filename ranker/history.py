@@ -8,7 +8,7 @@ from typing import Final
 
 import redis
 
-PATIENCE_S: Final = 0.010
+PATIENCE_S: Final = 0.020  # paid once when Redis hangs: nobody waits while a read is under way
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 
 log = logging.getLogger(__name__)

@@ -106,8 +106,10 @@ class Version:
         encoder = self.plan.encoder
         given = encoder.deep_input(batch, serving=True)
         rows, lists = tower.rows, len(encoder.deep_lists)
-        pooled = _pool(given.ids, given.offsets, lists, rows.base, tower.vectors, rows.overlay, tower.fresh)
-        x = np.concatenate([pooled, quantise(given.numbers, tower.boundaries)], axis=1)
+        x = quantise(given.numbers, tower.boundaries)
+        if lists:
+            pooled = _pool(given.ids, given.offsets, lists, rows.base, tower.vectors, rows.overlay, tower.fresh)
+            x = np.concatenate([pooled, x], axis=1)
         for weight, bias in tower.layers[:-1]:
             x = x @ weight
             x += bias
@@ -168,7 +170,7 @@ def _wide_logits(keys: Any, offsets: Any, base: Any, base_weights: Any, overlay:
 @kernel
 def _pool(ids: Any, offsets: Any, lists: Any, base: Any, vectors: Any, overlay: Any, fresh: Any) -> Any:
     """Lists of ids as sum/√n of their vectors, as `stream.dense.pool`, over two layers. float32 [B, lists·dim]."""
-    b = (offsets.shape[0] - 1) // max(1, lists)
+    b = (offsets.shape[0] - 1) // lists
     dim = fresh.shape[1]
     out = np.zeros((b, lists * dim), np.float32)
     for r in range(b):

@@ -97,6 +97,7 @@ class RankerService:
         for feeder in feeders:
             self._start("feed", feeder.run)
         self.state = "warming up"
+        self._histories.get(["warm-up"], 1)  # so that the connection is there when the first request comes
         warm(self._scorer)
         self.state = "reading items and users"
         for feeder in feeders:

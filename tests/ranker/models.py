@@ -1,16 +1,17 @@
 """Random models of random specs, published as a learner would, and scored in plain Python: the tests' oracle."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from stream.encoder import Encoder, one_page
 from stream.events import Item, Value
-from stream.features import Catalogue, Layout, build_page, select, words_of
-from stream.snapshot import Content, Digests, Golden, Manifest, PartVersion, SnapshotStore, cut, digests_of, pack
+from stream.features import Catalogue, Layout, build_page
+from stream.snapshot import Array, Content, Digests, Golden, Manifest, PartVersion, SnapshotStore, cut, digests_of, pack
 from stream.spec import Spec, encode_spec, parse_spec
 from stream.statistics import Statistics, StatisticsProgram
-from stream.table import U64, Table
+from stream.table import U64
 
 COLUMNS = """
 user.id = "category"
@@ -101,7 +102,9 @@ class ToyModel:
         rows = self.catalogue.rows([f"i{i}" for i in rng.choice(40, n, replace=False)])
         history = [f"i{i}" for i in rng.choice(30, rng.integers(0, 9))]
         attributes: dict[str, Value] = {"age": float(rng.integers(10, 70)), "likes": ["a", "b"][: rng.integers(0, 3)]}
-        user = self.layout.user(f"u{rng.integers(5)}", attributes if rng.random() < 0.9 else {}, history, {"device": "x"})
+        user = self.layout.user(
+            f"u{rng.integers(5)}", attributes if rng.random() < 0.9 else {}, history, {"device": "x"}
+        )
         words = build_page(self.layout, user, self.catalogue, rows)
         self.statistics.fill(words, time_ms)
         return words
@@ -133,7 +136,7 @@ class ToyModel:
         widths = [len(self.encoder.deep_lists) * deep.embedding_dim + 2 * numbers, *deep.hidden_units, 1]
         self.layers = [
             (self.rng.normal(0, 0.5, (i, o)).astype(np.float32), self.rng.normal(0, 0.1, o).astype(np.float32))
-            for i, o in zip(widths[:-1], widths[1:], strict=True)
+            for i, o in itertools.pairwise(widths)
         ]
         if numbers and self.rng.random() < 0.8:
             self.boundaries = np.sort(self.rng.normal(0, 2, (numbers, deep.quantiles - 1)).astype(np.float32), axis=1)
@@ -152,7 +155,11 @@ class ToyModel:
         if "deep" in self.spec.parts:
             live = sorted(of["deep"] & set(self.vectors))
             vectors = np.array([self.vectors[k] for k in live], np.float32).reshape(-1, self.spec.deep.embedding_dim)
-            deep = {"keys": np.array(live, np.uint64), "vectors": vectors, "boundaries": self.boundaries}
+            deep: dict[str, Array] = {
+                "keys": np.array(live, np.uint64),
+                "vectors": vectors,
+                "boundaries": self.boundaries,
+            }
             for i, (weight, bias) in enumerate(self.layers):
                 deep[f"weight_{i}"], deep[f"bias_{i}"] = weight, bias
             if keys is not None:
@@ -161,7 +168,7 @@ class ToyModel:
         return contents
 
     def publish(self, store: SnapshotStore, how: str = "delta", **changes: object) -> Manifest:
-        """Publish what changed: as a "base", a "merged" delta or one more small "delta". `changes` are of the manifest."""
+        """Publish what changed: a "base", a "merged" delta or a small "delta" more. `changes` are of the manifest."""
         fresh = {**self.fresh, "statistics": set(self.statistics.table.take_fresh()[:, 0].tolist())}
         for part, keys in fresh.items():
             self.since_base[part] |= keys
@@ -213,14 +220,15 @@ class ToyModel:
             logit = sum(self.wide.get(k, 0.0) for k in keys.keys[keys.offsets[b] : keys.offsets[b + 1]].tolist())
             if "deep" in self.spec.parts:
                 ends = given.offsets[b * lists : (b + 1) * lists + 1]
-                pooled = [self._pooled(given.ids[a:z].tolist()) for a, z in zip(ends[:-1], ends[1:], strict=True)]
+                pooled = [self._pooled(given.ids[a:z].tolist()) for a, z in itertools.pairwise(ends)]
                 logit += self._tower(np.concatenate([*pooled, *self._numbers(given.numbers[b])]))
             found.append(float(1 / (1 + np.exp(-logit))))
         return found
 
     def _pooled(self, ids: list[int]) -> np.ndarray:
         vectors = [self.vectors.get(i, self.vectors[0]).astype(np.float64) for i in ids]
-        return sum(vectors, np.zeros(self.spec.deep.embedding_dim)) / np.sqrt(max(1, len(ids)))
+        total = sum(vectors, np.zeros(self.spec.deep.embedding_dim))
+        return np.asarray(total / np.sqrt(max(1, len(ids))))
 
     def _numbers(self, numbers: np.ndarray) -> list[list[float]]:
         values, flags = [], []

@@ -1,0 +1,165 @@
+"""Following the head: swaps, refusals, a store that is down."""
+
+import threading
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from ranker import follow
+from ranker.follow import Follower, Freshness
+from ranker.shelf import Shelf
+from stream.errors import StoreUnavailable
+from stream.memory_store import MemoryStore
+from stream.snapshot import Golden
+from tests.ranker.models import ToyModel, some_spec
+
+
+class CountingStore(MemoryStore):
+    """Counts how often a manifest was read."""
+
+    read = 0
+
+    def manifest(self, version: int):  # type: ignore[no-untyped-def]  # as the store's
+        """See SnapshotStore."""
+        self.read += 1
+        return super().manifest(version)
+
+
+@pytest.fixture
+def store() -> CountingStore:
+    """An empty store."""
+    return CountingStore("m")
+
+
+@pytest.fixture
+def model() -> ToyModel:
+    """A toy model."""
+    return ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+
+
+@pytest.fixture
+def follower(store: CountingStore) -> Follower:
+    """A follower of the store; its clock stands at 2,000,100 ms."""
+    return Follower(store, "m", Shelf(), lambda: 2_000_100)
+
+
+def live(follower: Follower) -> int:
+    """The version that is live; 0: none."""
+    return follower.served.version.number if follower.served else 0
+
+
+def metric(name: str) -> float:
+    """A metric's value now."""
+    return REGISTRY.get_sample_value(f"thalweg_ranker_{name}") or 0.0
+
+
+def test_the_head_is_followed(store: CountingStore, model: ToyModel, follower: Follower) -> None:
+    """Each step swaps in what the head names; a head that stays costs no more than a look."""
+    assert not follower.step()
+    for number in (1, 2, 3):
+        model.publish(store)
+        assert follower.step()
+        assert live(follower) == number
+    store.read = 0
+    assert not follower.step()
+    assert store.read == 0
+
+
+def test_a_bad_version_is_refused_once(store: CountingStore, model: ToyModel, follower: Follower) -> None:
+    """What fails its dry run is counted and told, isn't tried again while the head stays; the live one serves on."""
+    model.publish(store)
+    follower.step()
+    refused = metric("refused_total")
+    model.publish(store, golden=[Golden(model.page(2).tobytes(), [0.0, 1.0])])
+    store.read = 0
+    assert [follower.step() for _ in range(5)] == [False] * 5
+    assert (live(follower), store.read, metric("refused_total") - refused) == (1, 1, 1)
+    assert "golden" in follower.refused
+    model.learn()
+    model.publish(store)
+    assert follower.step()
+    assert live(follower) == 3
+
+
+def test_a_refused_version_gets_another_chance_later(
+    store: CountingStore, model: ToyModel, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that lacked a blob is looked at again after a while: the store may have it back."""
+    model.publish(store)
+    digest, blob = next(iter(store._blobs.items()))
+    del store._blobs[digest]
+    assert not follower.step()
+    store._blobs[digest] = blob
+    assert not follower.step()
+    monkeypatch.setattr(follow, "TRY_AGAIN_S", 0.0)
+    assert follower.step()
+
+
+def test_a_store_that_is_down_changes_nothing(store: CountingStore, model: ToyModel, follower: Follower) -> None:
+    """Down or wiped, the live version stays; when the store is back, the next version comes by itself."""
+    model.publish(store)
+    stop = threading.Event()
+    thread = threading.Thread(target=follower.run, args=(stop,))
+    thread.start()
+    _until(lambda: live(follower) == 1)
+    store.answers = False
+    with pytest.raises(StoreUnavailable):
+        follower.step()
+    assert live(follower) == 1
+    store.answers = True
+    store.wipe()
+    assert not follower.step()
+    model.publish(store, "base")
+    _until(lambda: live(follower) == 2)
+    stop.set()
+    thread.join()
+
+
+def test_the_live_version_never_becomes_older(store: CountingStore, model: ToyModel, follower: Follower) -> None:
+    """A store that was wiped and filled by an older learner doesn't take the live version back."""
+    for _ in range(3):
+        model.publish(store)
+    follower.step()
+    store.wipe()
+    model.number = 0
+    model.publish(store, "base")
+    assert not follower.step()
+    assert live(follower) == 3
+
+
+def test_installs_of_skipped_versions_count(store: CountingStore, model: ToyModel, follower: Follower) -> None:
+    """servable_ms has each install once, when its version or a later one is swapped in; the first load has none."""
+    model.publish(store)
+    before = metric("servable_ms_count"), metric("servable_ms_sum")
+    follower.step()
+    assert metric("servable_ms_count") == before[0]
+    for _ in range(3):  # ingest times 2,000,002 to 2,000,004; swapped in at 2,000,100
+        model.publish(store)
+    follower.step()
+    assert metric("servable_ms_count") - before[0] == 3
+    assert metric("servable_ms_sum") - before[1] == 98 + 97 + 96
+
+
+def test_freshness_is_measured_by_the_first_reply() -> None:
+    """An install is fresh at the first reply whose version has learned it, and only then."""
+    freshness = Freshness()
+    freshness.servable(4, [1_000, 1_500], 2_000)
+    freshness.servable(5, [1_800], 2_100)
+    before = metric("freshness_ms_count"), metric("freshness_ms_sum")
+    freshness.replied(3, 2_200)
+    assert metric("freshness_ms_count") == before[0]
+    freshness.replied(4, 2_500)
+    assert (metric("freshness_ms_count") - before[0], metric("freshness_ms_sum") - before[1]) == (2, 2_500)
+    freshness.replied(4, 9_000)
+    freshness.replied(5, 2_800)
+    assert (metric("freshness_ms_count") - before[0], metric("freshness_ms_sum") - before[1]) == (3, 3_500)
+
+
+def _until(holds) -> None:  # type: ignore[no-untyped-def]  # a condition
+    patience = threading.Event()
+    for _ in range(1_000):
+        if holds():
+            return
+        patience.wait(0.02)
+    raise AssertionError("it never came to hold")

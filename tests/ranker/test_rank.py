@@ -1,0 +1,179 @@
+"""From a request to its reply, with everything in memory."""
+
+import time
+
+import numpy as np
+import pytest
+
+from ranker.follow import Follower
+from ranker.model import score_features
+from ranker.rank import Ranker
+from ranker.retrieve import installs_of
+from ranker.score import Scorer
+from ranker.shelf import Shelf
+from ranker.versions import load_version
+from stream.encoder import one_page
+from stream.errors import BadEvent
+from stream.events import Item, RankReply, RankRequest
+from stream.features import build_page
+from stream.memory_store import MemoryStore
+from tests.ranker.models import ToyModel, items, some_spec
+
+NOW_MS = 4_000_000
+
+
+class House:
+    """A ranker of one toy model over 30 known items; `publish` also follows."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self.store = MemoryStore("m")
+        self.model = ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+        self.shelf = Shelf()
+        for item in items(30):
+            self.shelf.put(item.item, item)
+        self.shelf.users["u1"] = {"age": 30.0, "likes": ["a"]}
+        self.follower = Follower(self.store, "m", self.shelf, lambda: NOW_MS)
+        self.scorer = Scorer(threads, batch_items=4)
+        self.ranker = Ranker(self.shelf, self.follower, self.scorer, lambda: NOW_MS)
+
+    def publish(self) -> None:
+        """The next version is live."""
+        self.model.learn()
+        self.model.publish(self.store)
+        assert self.follower.step(), self.follower.refused
+
+    def answer(self, history: list[str] | None = None, **request: object) -> RankReply:
+        """The reply to a request of u1; without a history unless one is given."""
+        given = {"request_id": "r", "user": "u1", "k": 5, **request}
+        return self.ranker.answer(RankRequest(**given), history, time.monotonic())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def house() -> House:
+    """A ranker without a model yet."""
+    return House()
+
+
+def test_without_a_model_items_come_by_popularity(house: House) -> None:
+    """Before any snapshot: statically most popular first, less what the user has; version 0, and the reply says so."""
+    reply = house.answer(["i0", "i2"])
+    assert reply.items == ["i1", "i3", "i4", "i5", "i6"]
+    assert (reply.scores[0], reply.version, reply.notes, reply.features) == (29.0, 0, ["no_model"], b"")
+    assert house.answer(["i0"], candidates=["nobody", "i7", "i3"]).items == ["i3", "i7", "nobody"]
+
+
+def test_a_reply_can_be_recomputed(house: House) -> None:
+    """Its features, scored by the version that it names, give its scores within 1e-5, best first."""
+    for n in range(1, 12):
+        house.publish()
+        reply = house.answer([f"i{n}", "i2"], k=n, candidates=[f"i{i}" for i in range(n, n + 20)])
+        version = load_version(house.store, "m", reply.version)
+        assert (reply.version, len(reply.items), reply.scored, reply.notes) == (n, n, 20, [])
+        assert np.abs(score_features(version, reply.features, n) - reply.scores).max() <= 1e-5
+        assert reply.scores == sorted(reply.scores, reverse=True)
+
+
+def test_a_reply_has_the_best_of_all_candidates(house: House) -> None:
+    """k of n candidates are those with the greatest scores, whichever batch they were scored in."""
+    house.publish()
+    candidates = [f"i{i}" for i in range(30)]
+    whole = house.answer(["i3"], k=1000, candidates=candidates)
+    assert set(whole.items) == set(candidates)
+    best = house.answer(["i3"], k=7, candidates=candidates[::-1])
+    assert best.scores == pytest.approx(whole.scores[:7], abs=1e-6)
+    of = dict(zip(whole.items, whole.scores, strict=True))  # items may change places when their scores are equal
+    assert [of[item] for item in best.items] == pytest.approx(best.scores, abs=1e-6)
+
+
+def test_candidates_are_ranked_once_each(house: House) -> None:
+    """Candidates that come twice or are empty texts don't make a page that no impression could repeat."""
+    house.publish()
+    reply = house.answer(candidates=["i1", "i2", "i1", "", "i2"])
+    assert sorted(reply.items) == ["i1", "i2"]
+
+
+def test_without_candidates_popular_items_are_retrieved(house: House) -> None:
+    """Candidates come by installs in the live statistics, and none is what the user has."""
+    house.publish()
+    served = house.follower.served
+    assert served is not None
+    names = house.shelf.by_popularity()
+    installs = installs_of(served.version, served.catalogue, house.shelf.rows(served.catalogue, names))
+    assert installs is not None
+    assert installs.max() > 0
+    order = [names[i] for i in np.argsort(-installs, kind="stable")]
+    assert house.follower.popular.items == order
+    reply = house.answer(order[:3], k=1000)
+    assert set(reply.items) == set(order[3:])
+
+
+def test_installs_are_the_statistics_sums(house: House) -> None:
+    """An item's installs grow by 1 with each positive label that statistics learn, and by nothing else."""
+    model, late_ms = house.model, 100_000_000
+    assert any(s.by == ["item.id"] for s in model.spec.statistics.values()), "the spec must keep something by item"
+    before = _installs(house, late_ms)
+    rows = model.catalogue.rows([f"i{n}" for n in range(8)])
+    page = build_page(model.layout, model.layout.user("u1", {}, [], {}), model.catalogue, rows)
+    labels = (np.arange(8) % 2).astype(np.float64)
+    model.statistics.learn(one_page(page), labels, np.ones(8), np.zeros(8, np.int64), np.full(8, float(late_ms)))
+    grown = {item: installs - before[item] for item, installs in _installs(house, late_ms).items()}
+    assert grown == pytest.approx({f"i{n}": (n % 2.0 if n < 8 else 0.0) for n in range(30)})
+
+
+def _installs(house: House, watermark_ms: int) -> dict[str, float]:
+    house.model.publish(house.store, watermark_ms=watermark_ms)
+    house.follower.step()
+    served = house.follower.served
+    assert served is not None
+    names = list(house.shelf.items)
+    found = installs_of(served.version, served.catalogue, house.shelf.rows(served.catalogue, names))
+    assert found is not None
+    return dict(zip(names, found.tolist(), strict=True))
+
+
+def test_replies_say_what_was_left_out(house: House) -> None:
+    """No history and no attributes are noted; given in the request, they spare both."""
+    house.publish()
+    assert house.answer(None).notes == ["no_history"]
+    assert house.answer(["i1"], user="stranger").notes == ["no_user"]
+    assert house.answer(["i1"], user="stranger", attributes={"age": 3.0}).notes == []
+
+
+def test_a_passed_deadline_answers_with_the_first_batch(house: House) -> None:
+    """Past its deadline a request is answered with what is scored, at least one batch, and says so."""
+    house.publish()
+    request = RankRequest("r", "u1", 100, candidates=[f"i{i}" for i in range(30)], deadline_ms=1)
+    reply = house.ranker.answer(request, [], time.monotonic() - 1.0)
+    assert (reply.scored, len(reply.items), reply.notes) == (4, 4, ["deadline"])
+    assert set(reply.items) <= {f"i{i}" for i in range(4)}
+
+
+def test_time_is_the_requests_or_goes_on_from_the_watermark(house: House) -> None:
+    """Statistics are read as of the request's time; without one, as of the watermark plus the wall time since."""
+    house.publish()
+    served = house.follower.served
+    assert served is not None
+    manifest = served.version.manifest
+    assert house.answer(time_ms=77).time_ms == 77
+    reply = house.answer()
+    assert reply.time_ms == manifest.watermark_ms + NOW_MS - manifest.created_ms
+    assert (reply.staleness_ms, reply.live_since_ms) == (NOW_MS - manifest.learned_ms, NOW_MS)
+
+
+def test_items_that_come_later_are_ranked_with_their_attributes(house: House) -> None:
+    """An item that is written after the swap is ranked by its columns, one that is taken back isn't retrieved."""
+    house.publish()
+    unknown = house.answer(["i1"], candidates=["new"])
+    house.shelf.put("new", Item("new", {"tags": ["a", "b"], "year": 1999.0}))
+    known = house.answer(["i1"], candidates=["new"])
+    assert unknown.features != known.features
+    house.shelf.put("i0", None)
+    assert "i0" not in house.answer(k=1000).items
+
+
+def test_nothing_to_rank_is_an_error(house: House) -> None:
+    """Without candidates and items there's no answer, and the message says what to do."""
+    house.shelf.items.clear()
+    house.publish()
+    with pytest.raises(BadEvent, match="items"):
+        house.answer()

@@ -1,0 +1,87 @@
+"""Scoring in batches on threads."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from ranker.model import I64, Version
+from ranker.score import Scorer
+from ranker.versions import load_version
+from stream.features import F32
+from stream.memory_store import MemoryStore
+from stream.table import U64
+from tests.ranker.models import ToyModel, some_spec
+
+
+@pytest.fixture(scope="module")
+def model() -> ToyModel:
+    """A toy model."""
+    return ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+
+
+@pytest.fixture(scope="module")
+def version(model: ToyModel) -> Version:
+    """Its version."""
+    store = MemoryStore("m")
+    model.publish(store)
+    return load_version(store, "m", 1)
+
+
+@pytest.mark.parametrize(("threads", "batch"), [(1, 50), (2, 1), (4, 3)])
+def test_batches_and_threads_change_nothing(model: ToyModel, version: Version, threads: int, batch: int) -> None:
+    """However a page is cut and shared out, its scores are those of the whole page."""
+    scorer = Scorer(threads, batch)
+    for n in (1, 2, 30):
+        page = model.page(n)
+        scores, done = scorer.score(version, page)
+        assert done.all()
+        assert scores == pytest.approx(version.probabilities(page, np.arange(n)), abs=1e-6)
+    scorer.close()
+
+
+class Failing(Version):
+    """A version whose second batch fails, in a helper or in the caller."""
+
+    def probabilities(self, words: U64, positions: I64) -> F32:
+        """Fails but for the first batch."""
+        if positions[0]:
+            raise RuntimeError("as the test wants")
+        return super().probabilities(words, positions)
+
+
+def test_a_failing_batch_fails_the_request(model: ToyModel, version: Version) -> None:
+    """An error in a thread of the pool isn't lost: whoever asked gets it."""
+    scorer = Scorer(3, 1)
+    failing = Failing(version.manifest, version.plan, version.wide, version.statistics, version.tower)
+    with pytest.raises(RuntimeError, match="as the test wants"):
+        scorer.score(failing, model.page(9))
+    scorer.close()
+
+
+class Hanging(Version):
+    """A version whose helpers hang until they are let go."""
+
+    let_go = threading.Event()
+
+    def probabilities(self, words: U64, positions: I64) -> F32:
+        """Hangs in any thread but the caller's."""
+        if threading.current_thread() is not threading.main_thread():
+            self.let_go.wait(20)
+        return super().probabilities(words, positions)
+
+
+def test_a_hanging_helper_is_left_behind_at_the_deadline(model: ToyModel, version: Version) -> None:
+    """At the deadline the caller goes on with what is scored; what comes later changes nothing."""
+    import time
+
+    scorer = Scorer(2, 1)
+    hanging = Hanging(version.manifest, version.plan, version.wide, version.statistics, version.tower)
+    page = model.page(5)
+    scores, done = scorer.score(hanging, page, time.monotonic() + 0.2)
+    before = scores.copy()
+    Hanging.let_go.set()
+    scorer.close()
+    assert 1 <= done.sum() < 5
+    assert (scores == before).all()
+    assert scores[done] == pytest.approx(version.probabilities(page, np.flatnonzero(done)), abs=1e-6)

@@ -1,0 +1,101 @@
+"""Items and users in memory, read from compacted topics."""
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ranker import shelf as shelves
+from ranker.shelf import Feeder, Shelf
+from stream.events import Item, User, encode
+from stream.features import Layout
+from stream.log import MemoryLog
+from stream.topics import ITEMS, USERS
+from tests.ranker.models import items, some_spec
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    """The two topics, empty."""
+    return MemoryLog({ITEMS.name: 2, USERS.name: 2}, lambda: 1)
+
+
+@pytest.fixture
+def stop() -> Iterator[threading.Event]:
+    """Set when the test ends."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def put(log: MemoryLog, *entities: Item | User) -> None:
+    """Write entities as producers do."""
+    for n, entity in enumerate(entities):
+        topic, key = (ITEMS, entity.item) if isinstance(entity, Item) else (USERS, entity.user)
+        log.send(topic.name, n % 2, encode(entity), key.encode())
+
+
+def layout() -> Layout:
+    """The layout of a toy spec."""
+    return Layout(some_spec(np.random.default_rng(5), ["wide"]))
+
+
+def test_the_newest_of_each_entity_is_known_when_ready(log: MemoryLog, stop: threading.Event) -> None:
+    """`ready` means read to the end as of start: replaced entities are replaced, taken-back ones are gone."""
+    put(log, Item("a"), Item("b"), Item("c"), User("u", {"age": 1.0}), User("v"))
+    log.send(ITEMS.name, 0, encode(Item("a", title="new")), b"a")
+    log.send(ITEMS.name, 1, None, b"b")
+    log.send(USERS.name, 0, b"\xc1 no user", b"x")
+    log.send(USERS.name, 0, encode(User("w", {"age": 2.0})), b"w")
+    shelf = Shelf()
+    for topic in (ITEMS, USERS):
+        feeder = Feeder(log, topic.name, shelf)
+        threading.Thread(target=feeder.run, args=(stop,), daemon=True).start()
+        assert feeder.ready.wait(20)
+    assert {name: item.title for name, item in shelf.items.items()} == {"a": "new", "c": ""}
+    assert shelf.users == {"u": {"age": 1.0}, "v": {}, "w": {"age": 2.0}}
+
+
+def test_empty_topics_are_read_at_once(log: MemoryLog, stop: threading.Event) -> None:
+    """A topic without records doesn't keep a ranker from being ready."""
+    feeder = Feeder(log, ITEMS.name, Shelf())
+    threading.Thread(target=feeder.run, args=(stop,), daemon=True).start()
+    assert feeder.ready.wait(20)
+
+
+def test_a_catalogue_is_kept_up_to_date() -> None:
+    """Items put or taken back after a catalogue was made are so in it; the same layout gets the same catalogue."""
+    shelf = Shelf()
+    for item in items(3):
+        shelf.put(item.item, item)
+    catalogue = shelf.catalogue(layout())
+    shelf.put("x", Item("x"))
+    shelf.put("i1", None)
+    assert shelf.catalogue(layout()) is catalogue
+    assert set(catalogue.row) == {"i0", "i2", "x"}
+
+
+def test_rows_that_nobody_needs_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown candidates and replaced items don't fill memory for ever: the catalogue is made anew without them."""
+    monkeypatch.setattr(shelves, "WASTE_MAX", 10)
+    shelf = Shelf()
+    for item in items(3):
+        shelf.put(item.item, item)
+    first = shelf.catalogue(layout())
+    shelf.rows(first, [f"nobody {n}" for n in range(20)])
+    second = shelf.catalogue(layout())
+    assert second is not first
+    assert set(second.row) == {"i0", "i1", "i2"}
+
+
+def test_items_read_again_cost_nothing() -> None:
+    """An item that is written as it was keeps its row."""
+    shelf = Shelf()
+    shelf.put("a", Item("a", {"year": 1.0}))
+    catalogue = shelf.catalogue(layout())
+    row = catalogue.row["a"]
+    shelf.put("a", Item("a", {"year": 1.0}))
+    assert catalogue.row["a"] == row
+    shelf.put("a", Item("a", {"year": 2.0}))
+    assert catalogue.row["a"] != row

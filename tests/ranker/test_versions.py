@@ -1,0 +1,190 @@
+"""What is fetched for a version, and which versions are refused."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ranker.versions import Loader, load_version
+from stream.errors import BadSnapshot
+from stream.memory_store import MemoryStore
+from stream.snapshot import Array, Digests, Golden, PartVersion, cut, digests_of, fetch, pack
+from tests.ranker.models import ToyModel, some_spec
+
+Break = Callable[[dict[str, Array]], None]
+
+
+class CountingStore(MemoryStore):
+    """A store that remembers which blobs were asked for."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.asked: list[str] = []
+
+    def get_blob(self, digest: str) -> bytes:
+        """See SnapshotStore."""
+        self.asked.append(digest)
+        return super().get_blob(digest)
+
+
+@pytest.fixture
+def store() -> CountingStore:
+    """An empty store."""
+    return CountingStore("m")
+
+
+@pytest.fixture
+def model() -> ToyModel:
+    """A model of both parts, with an embedding and numbers."""
+    return ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+
+
+def test_only_new_contents_are_fetched(store: CountingStore, model: ToyModel) -> None:
+    """The next version costs its new contents: of a small delta one per part; of a merged one not the base."""
+    loader = Loader(store, "m")
+    model.publish(store, "base")
+    version = loader.load(1)
+    for number, step in enumerate(["delta", "delta", "merged", "delta"], 2):
+        model.learn()
+        model.publish(store, step)
+        store.asked.clear()
+        version = loader.load(number, version)
+        newest = {(p.deltas or [p.merged])[-1][0] for p in model.parts.values()}
+        assert sorted(store.asked) == sorted(newest)
+
+
+def test_deltas_that_outlive_a_merge_arent_fetched_again(store: CountingStore, model: ToyModel) -> None:
+    """When some small deltas are merged, those that stay are remembered."""
+    loader = Loader(store, "m")
+    model.publish(store, "base")
+    first = loader.load(1)
+    model.learn()
+    model.publish(store, "delta")
+    model.learn()
+    model.publish(store, "delta")
+    version = loader.load(3, first)
+    parts = {n: PartVersion(p.base, _renamed(store, p.deltas[0]), [p.deltas[1]]) for n, p in model.parts.items()}
+    store.asked.clear()
+    model.publish_parts(store, parts)
+    loader.load(4, version)
+    assert sorted(store.asked) == sorted(p.merged[0] for p in parts.values())
+
+
+def _renamed(store: CountingStore, digests: Digests) -> Digests:
+    """The same content under another name, as a merged delta of one would be."""
+    raw = pack({**fetch(store, digests), "more": np.zeros(1, np.uint64)})
+    store.put_blobs(cut(raw))
+    return digests_of(raw)
+
+
+def test_a_part_that_did_not_change_is_shared(store: CountingStore, model: ToyModel) -> None:
+    """A version whose manifest names the same contents has the same arrays; a delta leaves the base where it is."""
+    loader = Loader(store, "m")
+    model.publish(store, "base")
+    first = loader.load(1)
+    model.publish_parts(store, model.parts)
+    second = loader.load(2, first)
+    assert (second.wide, second.statistics, second.tower) == (first.wide, first.statistics, first.tower)
+    model.learn()
+    model.publish(store)
+    third = loader.load(3, second)
+    assert third.wide.base is first.wide.base
+    assert third.statistics.base is first.statistics.base
+    assert first.tower is not None
+    assert third.tower is not None
+    assert third.tower.vectors is first.tower.vectors
+
+
+def _drop(name: str) -> Break:
+    def broken(content: dict[str, Array]) -> None:
+        del content[name]
+
+    return broken
+
+
+def _replace(name: str, change: Callable[[Array], Array]) -> Break:
+    def broken(content: dict[str, Array]) -> None:
+        content[name] = change(content[name])
+
+    return broken
+
+
+def _not_finite(rows: Array) -> Array:
+    rows = rows.copy()
+    rows.view(np.float64)[0, 1] = np.nan
+    return rows
+
+
+BROKEN: dict[str, tuple[str, Break]] = {
+    "no weights": ("wide", _drop("weights")),
+    "fewer weights than keys": ("wide", _replace("weights", lambda a: a[:-1])),
+    "weights of float64": ("wide", _replace("weights", lambda a: a.astype(np.float64))),
+    "a key of 0": ("wide", _replace("keys", np.zeros_like)),
+    "narrow statistics": ("statistics", _replace("rows", lambda a: a[:, :3].copy())),
+    "a statistic that is NaN": ("statistics", _replace("rows", _not_finite)),
+    "no layer": ("deep", _drop("weight_0")),
+    "a layer of another shape": ("deep", _replace("weight_0", lambda a: a[:-1].copy())),
+    "a bias of another shape": ("deep", _replace("bias_0", lambda a: a[:0].copy())),
+    "vectors of another width": ("deep", _replace("vectors", lambda a: a[:, :-1].copy())),
+    "fewer vectors than keys": ("deep", _replace("vectors", lambda a: a[:-1].copy())),
+    "a row's key twice": ("deep", _replace("keys", lambda a: np.full_like(a, a[-1]))),
+    "boundaries of another width": ("deep", _replace("boundaries", lambda a: np.zeros((1, 99), np.float32))),
+    "falling boundaries": ("deep", _replace("boundaries", lambda a: np.flip(np.sort(_full(a), axis=1), axis=1).copy())),
+}
+
+
+def _full(boundaries: Array) -> Array:
+    assert boundaries.size > 1, "the model of these tests has boundaries"
+    return boundaries
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_content_that_does_not_fit_its_spec_is_refused(store: CountingStore, model: ToyModel, what: str) -> None:
+    """Shapes, dtypes, keys and numbers of every content are held against the spec: BadSnapshot, nothing else."""
+    part, breaks = BROKEN[what]
+    model.publish(store, "base")
+    content = dict(fetch(store, model.parts[part].base))
+    breaks(content)
+    raw = pack(content)
+    store.put_blobs(cut(raw))
+    model.publish_parts(store, {**model.parts, part: PartVersion(digests_of(raw))}, golden=[])
+    load_version(store, "m", 1)
+    with pytest.raises(BadSnapshot):
+        load_version(store, "m", 2)
+
+
+@pytest.mark.parametrize("part", ["wide", "statistics", "deep"])
+def test_a_version_without_a_part_of_its_spec_is_refused(store: CountingStore, model: ToyModel, part: str) -> None:
+    """A manifest must name every part that its spec asks for."""
+    model.publish(store)
+    model.publish_parts(store, {n: p for n, p in model.parts.items() if n != part}, golden=[])
+    with pytest.raises(BadSnapshot, match=part):
+        load_version(store, "m", 2)
+
+
+def test_golden_rows_decide(store: CountingStore, model: ToyModel) -> None:
+    """A version that scores a golden page otherwise than its publisher says, by over 1e-4, is refused."""
+    page = model.page(4)
+    scores = np.array(model.scores(page))
+    for number, (off, fine) in enumerate([(5e-5, True), (-3e-4, False), (3e-4, False)], 1):
+        told = np.where(np.arange(4) == 2, np.where(scores > 0.5, scores - abs(off), scores + abs(off)), scores)
+        model.publish(store, "base", golden=[Golden(page.tobytes(), told.tolist())])
+        if fine:
+            load_version(store, "m", number)
+        else:
+            with pytest.raises(BadSnapshot, match="golden"):
+                load_version(store, "m", number)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"fingerprint": "0" * 16}, "carries another"), ({"spec": b"{}"}, "spec"), ({"spec": b"\xff"}, "spec")],
+)
+def test_a_version_of_another_spec_is_refused(
+    store: CountingStore, model: ToyModel, change: dict[str, Any], says: str
+) -> None:
+    """The spec must be readable, and the one whose fingerprint the manifest gives."""
+    model.publish(store, **change)
+    with pytest.raises(BadSnapshot, match=says):
+        load_version(store, "m", 1)
