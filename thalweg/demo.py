@@ -88,6 +88,7 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
         rooms = Rooms(settings, interrupts, tell)
         stays = False
         try:
+            rooms.open()
             apply_topics(rooms.settings, plan_topics(rooms.settings))
             tell("starting joiner, learner and ranker")
             for room in ("joiner", "learner", "ranker"):

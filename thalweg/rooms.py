@@ -69,15 +69,20 @@ class Rooms:
         self._interrupts = interrupts
         self._progress = progress
         self.local = self._home / "demo"
+        self.settings = settings
+        self.kept = Kept("", "", "", "", str(self.local), own_stack=False)
+
+    def open(self) -> None:
+        """Make the place, with a stack. Whatever comes of it, `end` ends it. Raises StackError."""
+        settings = self.settings
         self._clear()
-        with interrupts.held():
+        with self._interrupts.held():
             self.kept = self._settle(settings)
+            self.settings = self.kept.settings(settings).model_copy(update={"data": settings.data.resolve()})
             try:
                 self.kept.write(self._home)
             except OSError as bad:
-                self.kept.end(self._home, progress=progress)
                 raise StackError(f"{self._home} can't be written: {bad}; free space, or set THALWEG_LOCAL") from None
-        self.settings = self.kept.settings(settings).model_copy(update={"data": settings.data.resolve()})
 
     def _settle(self, settings: Settings) -> Kept:
         """Where it will live: on the stack that is up, else on one that is started here."""
@@ -156,6 +161,8 @@ class Rooms:
 
     def end(self) -> None:
         """End all of it, and remove what it wrote to a stack that isn't its own."""
+        if not self.kept.kafka:
+            return  # not opened
         with self._interrupts.held():
             end_all(self.kept.services, 8.0)
             if not self.kept.own_stack:

@@ -72,7 +72,7 @@ def snapshots_table(manifests: Sequence[Manifest]) -> Table:
     for one in manifests:
         made = f"{datetime.fromtimestamp(one.created_ms / 1000):%H:%M:%S.%f}"[:-3]
         contents = ", ".join(f"{name} {len(part.contents())}" for name, part in one.parts.items())
-        table.add_row(str(one.version), made, str(one.examples), _figure(one.metrics.get("auc")),
+        table.add_row(str(one.version), made, str(one.examples), _figure(one.metrics.get("auc_arrival")),
                       _figure(one.metrics.get("log_loss")), str(len(one.ingest_ms)), contents)  # fmt: skip
     return table
 

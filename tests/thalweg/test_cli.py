@@ -1,0 +1,122 @@
+"""The command line: quick to say what it can, and one clear line when it can't."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stream.health import Health
+from thalweg.main import SPEC, app
+from thalweg.server import free_port
+from thalweg.stack import Stack
+
+COMMANDS = [
+    "up", "down", "status", "doctor", "apply", "data movielens", "replay", "run joiner", "run learner", "run ranker",
+    "rank", "install", "snapshots ls", "schema", "demo",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No stack, no settings but those that a test sets."""
+    for name in [name for name in os.environ if name.startswith("THALWEG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path / "local"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_does(command: str) -> None:
+    """Each command of the design is there, and its help is more than its name."""
+    said = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert said.exit_code == 0
+    assert len(said.output.split()) > 12
+
+
+def test_help_imports_no_room() -> None:
+    """Saying what there is needs neither numpy nor a client of Kafka, so it is quick."""
+    heavy = "numpy", "numba", "kafka", "redis", "torch"
+    code = f"import sys, thalweg.main; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["rank", "1"], "thalweg up"),
+        (["install", "1", "2"], "thalweg up"),
+        (["apply"], "thalweg up"),
+        (["snapshots", "ls"], "thalweg up"),
+        (["run", "joiner"], "thalweg up"),
+        (["run", "ranker"], "thalweg up"),
+        (["run", "learner", "--spec", "nowhere.toml"], "specs/movielens.toml"),
+        (["replay", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
+    """What isn't there ends a command with exit code 1 and one line that says what to do; never with a traceback."""
+    ran = subprocess.run([sys.executable, "-m", "thalweg.main", *words], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("thalweg: ")
+    assert remedy in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_silent_broker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no broker answers, the address that was tried is said."""
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("THALWEG_KAFKA", address)
+    ran = CliRunner().invoke(app, ["apply"])
+    assert ran.exit_code == 1
+    assert address in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_schema_in_the_repository_is_the_types() -> None:
+    """specs/spec.schema.json, which editors read, is what `thalweg schema` prints."""
+    said = CliRunner().invoke(app, ["schema"])
+    assert said.exit_code == 0
+    assert (SPEC.parent / "spec.schema.json").read_text() == said.stdout
+
+
+def test_status_tells_what_runs(tmp_path: Path) -> None:
+    """A service is found by the file that it writes, in its own words; with nothing there, the exit code says so."""
+    local = tmp_path / "local"
+    assert CliRunner().invoke(app, ["status"]).exit_code == 1
+    health = Health("127.0.0.1", 0, lambda: (True, "at work"), written_to=local / "run" / "ranker-0.json")
+    try:
+        said = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "status.json")])
+    finally:
+        health.close()
+    assert said.exit_code == 0
+    assert "at work" in said.stdout
+    assert json.loads((tmp_path / "status.json").read_text()) == {"ranker 0": "up"}
+
+
+def test_apply_shows_then_does(
+    stack: Stack, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """--dry-run changes nothing; apply makes all topics; again, there's nothing to do."""
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_TOPIC_PREFIX", topic_prefix)
+    report = tmp_path / "apply.json"
+    made = []
+    for words in (["--dry-run"], ["--dry-run"], [], []):
+        assert CliRunner().invoke(app, ["apply", *words, "--json", str(report)]).exit_code == 0
+        made.append(json.loads(report.read_text()))
+    assert made == [
+        {"changes": 10, "made": 0},
+        {"changes": 10, "made": 0},
+        {"changes": 10, "made": 10},
+        {"changes": 0, "made": 0},
+    ]
+
+
+def test_a_report_that_cant_be_written_is_said(tmp_path: Path) -> None:
+    """A --json file in a folder that isn't there is an error of one line."""
+    said = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "no" / "f.json")])
+    assert said.exit_code == 1
+    assert "--json" in said.stderr

@@ -1,0 +1,167 @@
+"""The whole demo on real parts: what it promises, and that nothing is left of it, however it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient
+
+from stream.errors import StackError
+from stream.kafka_client import client_options
+from stream.redis_client import connect
+from stream.settings import Settings
+from thalweg.kept import Kept, end_all
+from thalweg.rooms import Interrupts, Rooms
+from thalweg.server import Server, spawn
+from thalweg.stack import HOUSE, Stack
+
+KEYS = [
+    "pages",
+    "examples_learned",
+    "duplicates_dropped",
+    "dead_letters",
+    "auc_arrival",
+    "log_loss",
+    "base_rate",
+    "freshness_p50_ms",
+    "freshness_p99_ms",
+    "servable_p50_ms",
+    "rank_p50_ms",
+    "rank_p99_ms",
+    "rank_replies",
+    "rank_errors",
+    "swaps",
+    "replies_checked",
+    "mixed_replies",
+]
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Path]:
+    """A `.local` of its own; what a failed test left there is ended."""
+    yield tmp_path
+    if kept := Kept.read(tmp_path):
+        end_all(kept.services, 5.0)
+
+
+def begin(local: Path, stack: Stack, *words: str) -> "subprocess.Popen[str]":
+    """Start `thalweg demo` on the tests' stack."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
+    env |= {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
+    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(HOUSE / ".data")}
+    command = [sys.executable, "-m", "thalweg.main", "demo", *words]
+    return subprocess.Popen(
+        command, env=env, cwd=local, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def left(local: Path, stack: Stack) -> list[str]:
+    """Processes, topics and keys that are left of a demo."""
+    settings = Settings(kafka=stack.kafka, redis=stack.redis)
+    told = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    found = [line for line in told.splitlines() if str(local) in line]
+    with KafkaAdminClient(**client_options(settings)) as admin:
+        found += [name for name in admin.list_topics() if name.startswith("demo-")]
+    found += [key.decode() for key in connect(settings).scan_iter("*demo-*")]
+    return found + [name for name in os.listdir(local) if name == "demo.json"]
+
+
+def until(process: "subprocess.Popen[str]", local: Path, count: int) -> Kept:
+    """Wait until so many of its processes were started."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s and process.poll() is None:
+        kept = Kept.read(local)
+        if kept and len(kept.services) >= count:
+            return kept
+        time.sleep(0.05)
+    raise AssertionError(f"it didn't start: {process.communicate()[0]}")
+
+
+def test_a_demo_learns_each_example_once_and_leaves_nothing(local: Path, stack: Stack) -> None:
+    """All figures are there, every example is learned once, no reply mixes versions, and all of it is gone after."""
+    demo = begin(local, stack, "--limit", "3000", "--json", "demo.json.out")
+    said, _ = demo.communicate(timeout=110)
+    assert demo.returncode == 0, said
+    figures = json.loads((local / "demo.json.out").read_text())
+    assert set(KEYS) <= set(figures)
+    assert (figures["pages"], figures["examples_learned"]) == (3000, 3000)
+    assert (figures["duplicates_dropped"], figures["dead_letters"]) == (0, 0)
+    assert (figures["rank_errors"], figures["mixed_replies"]) == (0, 0)
+    assert 0 < figures["replies_checked"] <= figures["rank_replies"]
+    assert figures["swaps"] > 1
+    assert 0.6 < figures["auc_arrival"] < 0.9
+    assert "← installed" in said
+    assert left(local, stack) == []
+
+
+@pytest.mark.parametrize("started", [1, 4])
+def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int) -> None:
+    """Interrupted while its rooms start, or in mid-replay: no traceback, and nothing is left."""
+    demo = begin(local, stack)
+    until(demo, local, started)
+    demo.send_signal(signal.SIGINT)
+    said, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    assert "Traceback" not in said
+    assert left(local, stack) == []
+
+
+def test_a_room_that_dies_is_named(local: Path, stack: Stack) -> None:
+    """A learner that is killed in mid-replay ends the demo with its name and the place of its log."""
+    demo = begin(local, stack)
+    kept = until(demo, local, 4)
+    os.kill(next(one.pid for one in kept.services if one.name == "learner"), signal.SIGKILL)
+    said, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 1
+    assert "learner ended in the middle of the demo" in said
+    assert "learner.log" in said
+    assert left(local, stack) == []
+
+
+def test_two_demos_in_one_place_are_refused(tmp_path: Path) -> None:
+    """While a demo's rooms run, a second one says how to end them, and touches nothing."""
+    sleeper = spawn("sleeper", ["sleep", "60"], 0, tmp_path / "log", tmp_path / "data")
+    Kept("k", "r", "", "", str(tmp_path / "demo"), False, [sleeper]).write(tmp_path)
+    try:
+        with Interrupts() as interrupts, pytest.raises(StackError, match="thalweg down"):
+            Rooms(Settings(local=tmp_path), interrupts, print).open()
+        assert sleeper.alive
+    finally:
+        end_all([sleeper], 5.0)
+    assert not sleeper.alive
+
+
+def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    """A process that stays is ended by SIGKILL after the patience is over."""
+    deaf: Server = spawn(
+        "deaf", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], 0, tmp_path / "l", tmp_path / "d"
+    )
+    time.sleep(0.2)
+    end_all([deaf], 0.3)
+    assert not deaf.alive
+
+
+def test_an_interrupt_waits_for_what_is_half_done() -> None:
+    """Ctrl-C while something is held is raised just after it; otherwise at once."""
+    done: list[str] = []
+
+    def interrupted(what: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        done.append(what)
+
+    def held() -> None:
+        with interrupts.held():
+            interrupted("half")
+
+    with Interrupts() as interrupts:
+        for call in (held, lambda: interrupted("not held")):
+            with pytest.raises(KeyboardInterrupt):
+                call()
+    assert done == ["half"]
