@@ -21,25 +21,11 @@ from thalweg.rooms import Interrupts, Rooms
 from thalweg.server import Server, spawn
 from thalweg.stack import HOUSE, Stack
 
-KEYS = [
-    "pages",
-    "examples_learned",
-    "duplicates_dropped",
-    "dead_letters",
-    "auc_arrival",
-    "log_loss",
-    "base_rate",
-    "freshness_p50_ms",
-    "freshness_p99_ms",
-    "servable_p50_ms",
-    "rank_p50_ms",
-    "rank_p99_ms",
-    "rank_replies",
-    "rank_errors",
-    "swaps",
-    "replies_checked",
-    "mixed_replies",
-]
+KEYS = {
+    "pages", "examples_learned", "duplicates_dropped", "dead_letters", "auc_arrival", "log_loss", "base_rate",
+    "freshness_p50_ms", "freshness_p99_ms", "servable_p50_ms", "rank_p50_ms", "rank_p99_ms", "rank_replies",
+    "rank_errors", "swaps", "replies_checked", "mixed_replies",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -89,7 +75,7 @@ def test_a_demo_learns_each_example_once_and_leaves_nothing(local: Path, stack: 
     said, _ = demo.communicate(timeout=110)
     assert demo.returncode == 0, said
     figures = json.loads((local / "demo.json.out").read_text())
-    assert set(KEYS) <= set(figures)
+    assert set(figures) >= KEYS
     assert (figures["pages"], figures["examples_learned"]) == (3000, 3000)
     assert (figures["duplicates_dropped"], figures["dead_letters"]) == (0, 0)
     assert (figures["rank_errors"], figures["mixed_replies"]) == (0, 0)
