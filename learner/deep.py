@@ -116,7 +116,7 @@ class Deep:
     def _forward(self, given: DeepInput) -> tuple[I64, list[torch.Tensor], F32]:
         """Embedding rows, the input of each layer, logits."""
         rows = rows_of(given.ids, self.vocabulary.table.slots)
-        pooled = pool_rows(rows, given.offsets, self.lists, self.vocabulary.vectors)
+        pooled = pool_rows(rows, given.offsets, len(given.numbers), self.lists, self.vocabulary.vectors)
         x = torch.from_numpy(np.concatenate([pooled, quantise(given.numbers, self.boundaries)], axis=1))
         inputs = [x]
         for weight, bias in self._layers[:-1]:

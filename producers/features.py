@@ -19,9 +19,9 @@ from stream.errors import BadEvent
 from stream.events import EVENT_BYTES_MAX, Examples, Impression, Install, Item, SourceEvent, User, Value, encode
 from stream.features import Catalogue, Layout, UserColumns, build_page, words_of
 from stream.histories import MEMBERS_MAX
-from stream.join import Joiner, LabelRules
+from stream.join import Joiner, label_rules
 from stream.log import partition_of
-from stream.spec import Spec, duration_ms
+from stream.spec import Spec
 from stream.statistics import Statistics, StatisticsProgram
 
 IDS: Final = 500_000  # example ids of a generation; between one and two generations are remembered, as by the learner
@@ -157,12 +157,6 @@ class FeatureMaker:
             self._old, self._young = self._young, set()
         self._young.add(example)
         return True
-
-
-def label_rules(spec: Spec) -> LabelRules:
-    """The spec's rules of the join."""
-    label = spec.label
-    return LabelRules(label.policy, duration_ms(label.window), duration_ms(label.lateness))
 
 
 def _column(values: Sequence[float], rows: Sequence[int], kind: type[np.generic]) -> Any:

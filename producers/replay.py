@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from producers.clock import Clock
-from producers.features import FeatureMaker, label_rules
+from producers.features import FeatureMaker
 from producers.outbox import Outbox
 from producers.source import Broken, Pause, Sourced, WorldEvent, first_pages
 from stream.errors import BadEvent
 from stream.events import Impression, Item, SourceEvent, Tick, User, encode
+from stream.join import label_rules
 from stream.log import Log, partition_of
 from stream.spec import Spec
 from stream.statistics import Statistics

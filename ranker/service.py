@@ -20,9 +20,10 @@ from ranker.shelf import Feeder, Shelf
 from ranker.warm import warm
 from stream.errors import LogGap, LogUnavailable
 from stream.health import Health, run_file
-from stream.histories import history_client, read_histories
+from stream.histories import read_histories
 from stream.kafka_log import KafkaLog
 from stream.log import START, Log
+from stream.redis_client import connect
 from stream.redis_store import RedisStore
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
@@ -184,7 +185,7 @@ def run_ranker(settings: Settings, model: str, *, accept_gap: bool = False) -> N
     """Rank with `model` until SIGINT or SIGTERM. Raises SettingsError, or LogError when waiting won't help."""
     settings.need_kafka()
     threadpool_limits(1)  # BLAS: several threads score at once, each its own batch
-    store, client = RedisStore(settings, model), history_client(settings)
+    store, client = RedisStore(settings, model), connect(settings)
 
     def read(users: Sequence[str], last: int) -> dict[str, list[str]]:
         return read_histories(client, users, last, settings.topic_prefix)

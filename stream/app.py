@@ -27,10 +27,11 @@ from stream import meters
 from stream.errors import LogError, LogGap, LogUnavailable
 from stream.events import Install, Tick, decode_events, encode_record
 from stream.health import Health, run_file
-from stream.histories import HistoryWriter, history_client
+from stream.histories import HistoryWriter
 from stream.join import Checkpoint, Joiner, LabelRules
 from stream.kafka_log import KafkaLog
 from stream.log import Record
+from stream.redis_client import connect
 from stream.routing import (
     Outgoing,
     checkpoint_of,
@@ -389,7 +390,7 @@ def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None =
         logging.getLogger(name).setLevel(logging.CRITICAL)
     histories = None
     if settings.redis:
-        histories = HistoryWriter(history_client(settings), settings.topic_prefix)
+        histories = HistoryWriter(connect(settings), settings.topic_prefix)
     else:
         log.info("no Redis is known: histories go to the topic only")
     services: list[JoinerService] = []

@@ -51,9 +51,8 @@ def rows_of(ids: Any, slots: Any) -> Any:
 
 
 @kernel
-def pool_rows(rows: Any, offsets: Any, lists: Any, vectors: Any) -> Any:
-    """Pooled embeddings of lists of rows. `offsets`: [B·lists + 1]. Returns float32 [B, lists·E]."""
-    b = (offsets.shape[0] - 1) // max(1, lists)
+def pool_rows(rows: Any, offsets: Any, b: Any, lists: Any, vectors: Any) -> Any:
+    """Pooled embeddings of `b` times `lists` lists of rows. `offsets`: [b·lists + 1]. Returns float32 [b, lists·E]."""
     e = vectors.shape[1]
     out = np.zeros((b, lists * e), np.float32)
     for r in range(b):
@@ -70,9 +69,3 @@ def pool_rows(rows: Any, offsets: Any, lists: Any, vectors: Any) -> Any:
                 for c in range(e):
                     out[r, f * e + c] *= scale
     return out
-
-
-@kernel
-def pool(ids: Any, offsets: Any, lists: Any, slots: Any, vectors: Any) -> Any:
-    """Pooled embeddings of lists of ids: `rows_of`, then `pool_rows`."""
-    return pool_rows(rows_of(ids, slots), offsets, lists, vectors)

@@ -16,6 +16,7 @@ from stream.spec import POSITION, Spec
 from stream.table import U64, kernel, mix
 
 I64 = npt.NDArray[np.int64]
+KEYS_MAX: Final = 4_096  # of one cross-product of one item: one that has more is left out
 CROSSES_MAX: Final = 250  # a cross's index fits a key's low byte
 
 
@@ -179,12 +180,12 @@ def list_at(w32: Any, place: Any, side: Any, index: Any, position: Any, sizes: A
 def count_product(
     w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any, sides: Any, places: Any
 ) -> Any:
-    """How many keys a cross-product (columns first:last) has for the item at position."""
+    """How many keys a cross-product (columns first:last) has for the item at position; none when over KEYS_MAX."""
     count = 1
     for r in range(first, last):
         low, high = list_at(w32, place, sides[r], places[r], position, sizes)
         count *= high - low
-    return count
+    return count if count <= KEYS_MAX else 0
 
 
 @kernel

@@ -16,7 +16,7 @@
     └── CheckpointError      a checkpoint can't be written, read, or belongs to another spec
 
 A message says what happened, why, and what to do next. Errors of libraries are translated where
-the library is called (Kafka's in `log.py`, Redis's in `snapshot.py`), and nowhere else.
+the library is called (Kafka's in `kafka_client.py`, Redis's in `redis_client.py`), and nowhere else.
 """
 
 

@@ -28,6 +28,7 @@ from stream.spec import POSITION, Column, Spec
 from stream.table import U64, kernel
 
 F32 = npt.NDArray[np.float32]
+FLOAT_MAX: Final = float(np.finfo(np.float32).max)
 LIST_MAX: Final = 1_000  # ids of one list; longer ones are cut
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event's own limit is tighter
 
@@ -52,10 +53,12 @@ def _texts(value: Value | None) -> list[str]:
 
 
 def _number(value: Value | None) -> float:
+    """The number, as far as float32 holds it; NaN (missing) for anything else."""
     try:
-        return float(value) if isinstance(value, str | float | int) else np.nan
+        number = float(value) if isinstance(value, str | float | int) else np.nan
     except ValueError:
         return np.nan
+    return number if abs(number) <= FLOAT_MAX else np.nan
 
 
 class Layout:

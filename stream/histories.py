@@ -11,10 +11,6 @@ from itertools import islice
 from typing import Any, Final
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
-from stream.settings import Settings
 
 MEMBERS_MAX: Final = 1_000  # of one user: the newest are kept
 WAITING_MAX: Final = 1_000_000  # changes kept while Redis doesn't answer; above, the oldest are dropped
@@ -45,19 +41,6 @@ def read_histories(client: Any, users: Sequence[str], last: int, prefix: str = "
 
 def _text(item: bytes | str) -> str:
     return item.decode("utf-8", "replace") if isinstance(item, bytes) else item
-
-
-def history_client(settings: Settings) -> Any:
-    """A Redis client that gives up early: whoever uses it tries again, or goes on without."""
-    url = settings.need_redis()
-    options: dict[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "retry": Retry(NoBackoff(), 0)}
-    if settings.redis_user:
-        options["username"] = settings.redis_user
-    if settings.redis_password.get_secret_value():
-        options["password"] = settings.redis_password.get_secret_value()
-    if url.startswith("rediss://") and settings.redis_ca:
-        options["ssl_ca_certs"] = settings.redis_ca
-    return redis.Redis.from_url(url, **options)
 
 
 class HistoryWriter:

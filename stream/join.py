@@ -35,6 +35,7 @@ from stream.events import (
     SourceEvent,
     example_id,
 )
+from stream.spec import Spec, duration_ms
 
 Policy = Literal["wait", "eager", "fake_negative"]
 
@@ -57,6 +58,12 @@ class LabelRules:
     def life_ms(self) -> int:
         """How long anything is remembered, counted from its event time by the watermark."""
         return self.window_ms + self.known_ms
+
+
+def label_rules(spec: Spec) -> LabelRules:
+    """The spec's rules of the join."""
+    label = spec.label
+    return LabelRules(label.policy, duration_ms(label.window), duration_ms(label.lateness))
 
 
 @dataclass

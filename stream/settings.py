@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
     replication: int = Field(1, ge=1)
-    model: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="which model a ranker serves; empty: the spec's name")
+    model: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="what a ranker serves; empty: the spec's name")
     local: Path = Field(Path(".local"), description="local stack, checkpoints, last good snapshot, logs")
     data: Path = Field(Path(".data"), description="downloaded data sets")
     host: str = Field("127.0.0.1", description="where /livez, /readyz and /metrics listen")
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     learner_port: int = Field(0, ge=0, le=65535)
     ranker_port: int = Field(0, ge=0, le=65535)
     ranker_threads: int = Field(2, ge=1)
-    worker: str = Field("0", description="static name of this worker in its consumer group: a restart keeps its partitions")
+    worker: str = Field("0", description="static name in its consumer group: a restart keeps its partitions")
     checkpoint_every_ms: int = Field(5_000, ge=100, description="how often the learner writes its checkpoint")
     keep_versions: int = Field(1_000, ge=2, description="how many snapshot versions stay in Redis")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -54,9 +54,11 @@ class Settings(BaseSettings):
 
         Raises SettingsError when a variable makes no sense or an unknown THALWEG_ variable is set.
         """
-        unknown = {k for k in os.environ if k.startswith("THALWEG_")} - {f"THALWEG_{n.upper()}" for n in cls.model_fields}
+        known = {f"THALWEG_{name.upper()}" for name in cls.model_fields}
+        unknown = sorted(k for k in os.environ if k.startswith("THALWEG_") and k not in known)
         if unknown:
-            raise SettingsError(f"unknown environment variable {', '.join(sorted(unknown))}; `thalweg doctor` lists the known ones")
+            names = ", ".join(unknown)
+            raise SettingsError(f"unknown environment variable {names}; `thalweg doctor` lists the known ones")
         try:
             found = cls(**overrides)  # type: ignore[arg-type]  # pydantic checks the values
         except ValidationError as bad:
@@ -69,7 +71,9 @@ class Settings(BaseSettings):
             named = json.loads(stack.read_bytes())
             here = {"kafka": found.kafka or named["kafka"], "redis": found.redis or named["redis"]}
         except (OSError, ValueError, KeyError, TypeError) as bad:
-            raise SettingsError(f"{stack} can't be read ({bad!r}); `thalweg down` and `thalweg up` write it anew") from None
+            raise SettingsError(
+                f"{stack} can't be read ({bad!r}); `thalweg down` and `thalweg up` write it anew"
+            ) from None
         return found.model_copy(update=here)
 
     def topic(self, name: str) -> str:
@@ -85,5 +89,7 @@ class Settings(BaseSettings):
     def need_redis(self) -> str:
         """The Redis URL. Raises SettingsError when none is known."""
         if not self.redis:
-            raise SettingsError("no Redis is known: run `thalweg up` for a local one, or set THALWEG_REDIS=redis://host:port")
+            raise SettingsError(
+                "no Redis is known: run `thalweg up` for a local one, or set THALWEG_REDIS=redis://host:port"
+            )
         return self.redis

@@ -282,6 +282,10 @@ def _check(spec: Spec, text: str, where: str) -> None:
             refuse(short, f"{name}: bands cut a number, at rising values")
         if name == POSITION and column.type != "number":
             refuse(short, f"{name} is a number: where the item stood on its page, from 1")
+        if name == POSITION and column.serve_as is None:
+            refuse(short, f"{name} isn't known when ranking: hold it still, such as with serve_as = 1")
+        if name != POSITION and column.serve_as is not None:
+            refuse(short, f"{name}: serve_as is for {POSITION} only")
     for needed in ("user.id", "item.id"):
         if columns.get(needed, Column()).type != "category":
             refuse(needed.split(".")[0], f'[{needed.split(".")[0]}] needs id = "category"')

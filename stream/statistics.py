@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.encoder import I64, Batch, Product, count_product, fill_product
+from stream.encoder import I64, KEYS_MAX, Batch, Product, count_product, fill_product
 from stream.events import LATE_POSITIVE, RETRACTION
 from stream.features import Layout, locate, seed_of
 from stream.spec import Spec, duration_ms
@@ -28,7 +28,6 @@ F64 = npt.NDArray[np.float64]
 RATE, COUNT, SINCE, RESIDUAL, AFFINITY = range(5)
 KINDS: Final = ("rate", "count", "since", "residual", "affinity")
 WIDTH: Final = 4  # key; n, s, t as float64
-KEYS_MAX: Final = 4_096  # of one statistic of one item
 NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
 
 
@@ -151,7 +150,7 @@ def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offs
             first, last = offsets[k], offsets[k + 1]
             count = count_product(w32, at, item, sizes, first, last, sides, places)
             value = np.nan
-            if 0 < count <= KEYS_MAX:
+            if count > 0:
                 fill_product(words, w32, at, item, sizes, first, last, sides, places, salts[k], keys, 0)
                 total = 0.0
                 known = 0
@@ -225,7 +224,7 @@ def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any
         for k in range(kinds.shape[0]):
             first, last = offsets[k], offsets[k + 1]
             count = count_product(w32, at, position[b], sizes, first, last, sides, places)
-            if count == 0 or count > KEYS_MAX:
+            if count == 0:
                 continue
             fill_product(words, w32, at, position[b], sizes, first, last, sides, places, salts[k], keys, 0)
             moved = label - expected if kinds[k] == RESIDUAL or kinds[k] == AFFINITY else label

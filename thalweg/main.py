@@ -203,9 +203,9 @@ def replay(
 @run_app.command("joiner")
 def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     """Join pages and installs to labelled examples. Start more with a THALWEG_WORKER name each."""
-    from producers.features import label_rules
     from stream.app import ShellRules
     from stream.app import run_joiner as run
+    from stream.join import label_rules
 
     settings = _settings()
     settings.need_kafka()

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.features import label_rules
 from producers.replay import Pace, ReplayResult, replay
 from producers.source import PAUSE, Broken, Sourced, WorldEvent
 from stream.errors import LogUnavailable
@@ -25,7 +24,7 @@ from stream.events import (
     decode_entity,
     decode_events,
 )
-from stream.join import Joiner
+from stream.join import Joiner, label_rules
 from stream.log import MemoryLog, Record, partition_of
 from stream.spec import Spec
 from stream.topics import TOPICS

@@ -72,7 +72,9 @@ contexts = st.dictionaries(names, st.one_of(names, numbers), max_size=3)
 def pages(draw: st.DrawFn) -> Impression:
     """A page that breaks no limit."""
     items = draw(st.lists(names, min_size=1, max_size=5, unique=True))
-    per_item = st.one_of(st.just([]), st.lists(numbers, min_size=len(items), max_size=len(items)))
+    per_item: st.SearchStrategy[list[float]] = st.one_of(
+        st.just([]), st.lists(numbers, min_size=len(items), max_size=len(items))
+    )
     return Impression(
         draw(names), draw(times), draw(names), items, draw(names),
         draw(st.integers(0, 2**63)), draw(per_item), draw(per_item), draw(st.binary(max_size=16)), draw(contexts),
@@ -84,13 +86,13 @@ sources = st.one_of(pages(), installs, st.builds(Tick, time_ms=times))
 
 
 @pytest.mark.parametrize(("event", "golden"), GOLDEN, ids=lambda value: type(value).__name__)
-def test_golden_bytes(event, golden):
+def test_golden_bytes(event: msgspec.Struct, golden: str) -> None:
     """The bytes of a released version are written and read as they were."""
     assert encode(event).hex() == golden
     assert msgspec.msgpack.decode(bytes.fromhex(golden), type=type(event)) == event
 
 
-def test_every_event_has_golden_bytes_and_a_tag_of_its_own():
+def test_every_event_has_golden_bytes_and_a_tag_of_its_own() -> None:
     """No two events share a tag, and none is without golden bytes."""
     kinds = [k for k in vars(ev).values() if isinstance(k, type) and issubclass(k, msgspec.Struct)]
     tags = [kind.__struct_config__.tag for kind in kinds]
@@ -98,20 +100,20 @@ def test_every_event_has_golden_bytes_and_a_tag_of_its_own():
     assert {type(event) for event, _ in GOLDEN} == set(kinds)
 
 
-def test_a_field_of_the_future_is_passed_over():
+def test_a_field_of_the_future_is_passed_over() -> None:
     """What a later version appends doesn't disturb this one."""
     later = msgspec.msgpack.encode([[3, 3_000, "new"]])
     assert decode_events(later) == ([Tick(3_000)], [])
 
 
 @given(st.lists(sources, max_size=6))
-def test_what_is_encoded_is_decoded(written):
+def test_what_is_encoded_is_decoded(written: list[Any]) -> None:
     """A record of good events comes back whole."""
     assert decode_events(encode_record(written)) == (written, [])
 
 
 @given(st.lists(st.one_of(sources, st.sampled_from([b"\xc1", 7, "x", [], [99, 1], [3, "late"], [3, 0]])), max_size=8))
-def test_a_bad_event_costs_only_itself(mixed):
+def test_a_bad_event_costs_only_itself(mixed: list[Any]) -> None:
     """The good events of a record are taken in order, each bad one is given back in its own bytes with a reason."""
     parts: list[Any] = [encode(e) if isinstance(e, msgspec.Struct) else msgspec.msgpack.encode(e) for e in mixed]
     good, bad = decode_events(msgspec.msgpack.encode([msgspec.Raw(part) for part in parts]))
@@ -123,7 +125,7 @@ def test_a_bad_event_costs_only_itself(mixed):
 
 
 @given(st.one_of(st.binary(max_size=64), st.lists(sources, max_size=3).map(encode_record)), st.data())
-def test_no_bytes_are_lost_or_raise(raw, data):
+def test_no_bytes_are_lost_or_raise(raw: Any, data: st.DataObject) -> None:
     """Whatever the bytes, decoding gives events and reasons and never raises; a record that is no list is bad whole."""
     if raw:
         at = data.draw(st.integers(0, len(raw) - 1))
@@ -148,14 +150,14 @@ def test_no_bytes_are_lost_or_raise(raw, data):
     ],
     ids=["empty", "deep", "lying", "many", "large", "no-utf8"],
 )
-def test_a_hostile_record_is_one_dead_letter(raw):
+def test_a_hostile_record_is_one_dead_letter(raw: Any) -> None:
     """A record that is no list of at most EVENTS_MAX events is bad as a whole: one dead letter."""
     good, bad = decode_events(raw)
     assert good == []
     assert len(bad) == 1
 
 
-def test_one_event_may_have_64_kib_and_a_record_1_mib():
+def test_one_event_may_have_64_kib_and_a_record_1_mib() -> None:
     """An event above EVENT_BYTES_MAX is bad, its neighbours aren't; a record above RECORD_BYTES_MAX is bad whole."""
     fits = Impression("r", 1, "u", ["a"], features=bytes(ev.EVENT_BYTES_MAX - 30))
     large = Impression("r", 1, "u", ["a"], features=bytes(ev.EVENT_BYTES_MAX))
@@ -177,7 +179,7 @@ def test_one_event_may_have_64_kib_and_a_record_1_mib():
     ],
     ids=str,
 )  # fmt: skip
-def test_a_page_that_cannot_be_true_is_refused(change):
+def test_a_page_that_cannot_be_true_is_refused(change: dict[str, Any]) -> None:
     """Absurd times, missing names, columns of other lengths, numbers that aren't finite: a dead letter each."""
     bad_page = msgspec.structs.replace(PAGE, **change)
     good, bad = decode_events(encode_record([PAGE, bad_page, Tick(1)]))
@@ -186,7 +188,7 @@ def test_a_page_that_cannot_be_true_is_refused(change):
 
 
 @pytest.mark.parametrize("change", [{"user": ""}, {"item": ""}, {"install_id": ""}, {"time_ms": 0}], ids=str)
-def test_an_install_that_cannot_be_true_is_refused(change):
+def test_an_install_that_cannot_be_true_is_refused(change: dict[str, Any]) -> None:
     """An install names user, item and id, at a time that can be."""
     bad_install = msgspec.structs.replace(Install("u", "a", 1, "i"), **change)
     assert decode_events(encode_record([bad_install]))[0] == []
@@ -201,7 +203,7 @@ def test_an_install_that_cannot_be_true_is_refused(change):
     ],
     ids=str,
 )  # fmt: skip
-def test_examples_that_cannot_be_true_are_refused(change):
+def test_examples_that_cannot_be_true_are_refused(change: dict[str, Any]) -> None:
     """Columns of one length; labels 0 or 1; weights finite and above 0; positions on the page."""
     right = Examples(PAGE, [1, 2], [0, 1], [1, 0], [1.0, 1.0], [0, 1], [1, 1])
     assert decode_examples(encode_record([right])) == ([right], [])
@@ -217,7 +219,7 @@ def test_examples_that_cannot_be_true_are_refused(change):
     ],
     ids=str,
 )  # fmt: skip
-def test_a_request_that_cannot_be_answered_is_refused(change):
+def test_a_request_that_cannot_be_answered_is_refused(change: dict[str, Any]) -> None:
     """A request names itself and a user, wants 1 to ITEMS_MAX of distinct items, and holds only finite numbers."""
     right = RankRequest("q", "u")
     assert decode_requests(encode_record([right])) == ([right], [])
@@ -236,19 +238,19 @@ def test_a_request_that_cannot_be_answered_is_refused(change):
         (bytes(ev.RECORD_BYTES_MAX + 1), User),
     ],
 )
-def test_an_entity_that_cannot_be_true_is_refused(raw, kind):
+def test_an_entity_that_cannot_be_true_is_refused(raw: Any, kind: type[Any]) -> None:
     """An entity of another kind, or with numbers that aren't finite, is a BadEvent."""
     with pytest.raises(BadEvent):
         decode_entity(raw, kind)
 
 
-def test_a_dead_letter_may_hold_a_whole_record():
+def test_a_dead_letter_may_hold_a_whole_record() -> None:
     """The largest record, with its reason around it, is read back."""
     letter = DeadLetter(bytes(ev.RECORD_BYTES_MAX), "BadEvent", "why", "events", 0, 1)
     assert decode_entity(encode(letter), DeadLetter) == letter
 
 
-def test_replies_that_are_none_are_refused():
+def test_replies_that_are_none_are_refused() -> None:
     """Bytes that hold no replies are a BadEvent; replies come back whole."""
     reply = RankReply("q", "u", ["a"], [0.5], 1)
     assert decode_replies(encode_record([reply])) == [reply]
@@ -257,7 +259,7 @@ def test_replies_that_are_none_are_refused():
             decode_replies(raw)
 
 
-def test_example_ids_differ_by_each_part():
+def test_example_ids_differ_by_each_part() -> None:
     """Request, position, reason and install each make another example; the id of one never changes."""
     assert ev.example_id("r1", 0, ev.INSTALLED, "i1") == 0xF2109270F5A20DAF
     ids = {ev.example_id(r, p, w, i) for r in ("r1", "r2") for p in (0, 1, 10) for w in (0, 1) for i in ("", "i1")}

@@ -2,8 +2,9 @@
 
 import itertools
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
@@ -67,7 +68,7 @@ def packed(stack: Stack, topic_prefix: str) -> Iterator[Bench]:
 
 @pytest.mark.parametrize("where", ["memory", "kafka"])
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-def test_log(check, where, request):
+def test_log(check: Callable[[Bench], None], where: str, request: pytest.FixtureRequest) -> None:
     """Both logs keep what the check's own docstring says."""
     check(request.getfixturevalue(where))
 
@@ -83,13 +84,13 @@ def test_log(check, where, request):
         ("abc", 479470107),
     ],
 )
-def test_partition_is_kafkas_own(key, hashed):
+def test_partition_is_kafkas_own(key: str, hashed: int) -> None:
     """A key goes where Kafka's own clients would send it: (murmur2 & 0x7fffffff) mod n."""
     for n in (1, 3, 4, 1000):
         assert partition_of(key, n) == (hashed & 0x7FFFFFFF) % n
 
 
-def test_memory_groups_move_what_a_member_leaves():
+def test_memory_groups_move_what_a_member_leaves() -> None:
     """A partition that moves to another member goes on from the group's commit; kept ones from where they were."""
     log = MemoryLog({"three": 3}, now_ms=lambda: 7)
     for p in range(3):
@@ -106,7 +107,7 @@ def test_memory_groups_move_what_a_member_leaves():
     assert {r.time_ms for r in log.reader("three", {0: START}).poll(0)} == {7}
 
 
-def test_memory_poll_gives_each_partition_its_turn():
+def test_memory_poll_gives_each_partition_its_turn() -> None:
     """A partition that is always full doesn't starve the others."""
     log = MemoryLog({"two": 2}, now_ms=lambda: 1)
     for p in (0, 1):
@@ -116,7 +117,7 @@ def test_memory_poll_gives_each_partition_its_turn():
     assert [{r.partition for r in reader.poll(0, 2)} for _ in range(4)] == [{0}, {1}, {0}, {1}]
 
 
-def test_lingering_and_compressed(packed):
+def test_lingering_and_compressed(packed: Bench) -> None:
     """With linger and lz4 the same bytes come back, in order."""
     values = [bytes([i % 251]) * 3_000 for i in range(300)]
     for value in values:
@@ -125,7 +126,7 @@ def test_lingering_and_compressed(packed):
     assert [r.value for r in read(packed.log.reader("one", {0: 0}), 300)] == values
 
 
-def test_largest_record_fits(kafka):
+def test_largest_record_fits(kafka: Bench) -> None:
     """The largest record that events allow comes back whole; one larger than any topic takes is refused."""
     kafka.log.send("one", 0, bytes(RECORD_BYTES_MAX))
     kafka.log.flush()
@@ -135,7 +136,7 @@ def test_largest_record_fits(kafka):
         kafka.log.send("one", 0, bytes(REQUEST_BYTES_MAX + 1))
 
 
-def test_failure_surfaces_once_and_the_log_goes_on(kafka):
+def test_failure_surfaces_once_and_the_log_goes_on(kafka: Bench) -> None:
     """A record that the broker refuses is reported by the next flush, once; later records are taken."""
     kafka.log.send("one", 0, bytes(RECORD_BYTES_MAX + 10_000))  # more than this topic takes
     with pytest.raises(LogError, match="a record sent before wasn't taken"):
@@ -145,14 +146,14 @@ def test_failure_surfaces_once_and_the_log_goes_on(kafka):
     assert [r.value for r in read(kafka.log.reader("one", {0: 0}), 1)] == [b"after"]
 
 
-def test_prefixes_keep_apart(stack, kafka):
+def test_prefixes_keep_apart(stack: Stack, kafka: Bench) -> None:
     """Topics of another prefix aren't there."""
     settings = Settings(kafka=stack.kafka, topic_prefix="other.")
     with closing(KafkaLog(settings)) as other, pytest.raises(LogError, match=r"other\.one doesn't exist"):
         other.partitions("one")
 
 
-def test_no_broker_is_said_in_one_line(monkeypatch):
+def test_no_broker_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a broker the error names the address that was tried and what to do."""
     monkeypatch.setattr(stream.kafka_client, "CONNECT_S", 0.5)
     with socket.socket() as held:
@@ -163,17 +164,17 @@ def test_no_broker_is_said_in_one_line(monkeypatch):
     assert "\n" not in str(said.value)
 
 
-def test_no_address_is_said():
+def test_no_address_is_said() -> None:
     """Without any address the error says how to give one."""
     with pytest.raises(SettingsError, match="THALWEG_KAFKA=host:port"):
         KafkaLog(Settings())
 
 
-def test_login_and_tls_reach_every_client(tmp_path):
+def test_login_and_tls_reach_every_client(tmp_path: Path) -> None:
     """User, password, mechanism and TLS go into the options that all Kafka clients share."""
     settings = Settings(
         kafka="a:1, b:2", kafka_security="SASL_SSL", kafka_sasl_mechanism="SCRAM-SHA-512",
-        kafka_user="u", kafka_password="p",  # type: ignore[arg-type]
+        kafka_user="u", kafka_password="p",
     )  # fmt: skip
     options = client_options(settings)
     assert options["bootstrap_servers"] == ["a:1", "b:2"]
@@ -186,7 +187,7 @@ def test_login_and_tls_reach_every_client(tmp_path):
         client_options(broken)
 
 
-def test_another_server_at_the_address_is_said(monkeypatch):
+def test_another_server_at_the_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where something listens that isn't Kafka, or refuses the login, the error names the settings to look at."""
     monkeypatch.setattr(stream.kafka_client, "CONNECT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -195,7 +196,7 @@ def test_another_server_at_the_address_is_said(monkeypatch):
             KafkaLog(Settings(kafka=address))
 
 
-def test_an_address_without_port_is_said():
+def test_an_address_without_port_is_said() -> None:
     """An address that isn't host:port is a setting that makes no sense."""
     with pytest.raises(SettingsError, match="'localhost' isn't host:port"):
         KafkaLog(Settings(kafka="localhost"))

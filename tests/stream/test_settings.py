@@ -19,7 +19,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_environment_is_read(local, monkeypatch):
+def test_environment_is_read(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each field is the variable THALWEG_<NAME>."""
     monkeypatch.setenv("THALWEG_KAFKA", "a:1,b:2")
     monkeypatch.setenv("THALWEG_PARTITIONS", "9")
@@ -29,7 +29,7 @@ def test_environment_is_read(local, monkeypatch):
     assert settings.kafka_password.get_secret_value() == "geheim"
 
 
-def test_arguments_win_over_the_environment(local, monkeypatch):
+def test_arguments_win_over_the_environment(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an entry point passes itself is taken before the environment."""
     monkeypatch.setenv("THALWEG_TOPIC_PREFIX", "theirs.")
     assert Settings.load(topic_prefix="mine.").topic("events") == "mine.events"
@@ -42,21 +42,21 @@ def test_arguments_win_over_the_environment(local, monkeypatch):
         ("RANKER_PORT", "70000"), ("MODEL", "a/b"), ("LOG_LEVEL", "loud"),
     ],
 )  # fmt: skip
-def test_nonsense_is_named(local, monkeypatch, name, value):
+def test_nonsense_is_named(local: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """A value that makes no sense is an error that names the variable."""
     monkeypatch.setenv(f"THALWEG_{name}", value)
     with pytest.raises(SettingsError, match=f"THALWEG_{name}: "):
         Settings.load()
 
 
-def test_unknown_variables_are_refused(local, monkeypatch):
+def test_unknown_variables_are_refused(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt variable isn't passed over in silence."""
     monkeypatch.setenv("THALWEG_KAFAK", "a:1")
     with pytest.raises(SettingsError, match="unknown environment variable THALWEG_KAFAK; `thalweg doctor`"):
         Settings.load()
 
 
-def test_the_local_stack_fills_what_the_environment_leaves_open(local, monkeypatch):
+def test_the_local_stack_fills_what_the_environment_leaves_open(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Addresses come from the local stack, each only where the environment names none."""
     (local / "stack.json").write_text(json.dumps({"kafka": "k:1", "redis": "redis://r:2", "more": 1}))
     assert (Settings.load().kafka, Settings.load().redis) == ("k:1", "redis://r:2")
@@ -65,14 +65,14 @@ def test_the_local_stack_fills_what_the_environment_leaves_open(local, monkeypat
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"kafka": "k:1"}'])
-def test_a_broken_stack_file_is_said(local, content):
+def test_a_broken_stack_file_is_said(local: Path, content: str) -> None:
     """A stack file that can't be read is an error that says how to write it anew."""
     (local / "stack.json").write_text(content)
     with pytest.raises(SettingsError, match=r"can't be read .*`thalweg down` and `thalweg up`"):
         Settings.load()
 
 
-def test_without_addresses_the_error_says_how_to_get_them(local):
+def test_without_addresses_the_error_says_how_to_get_them(local: Path) -> None:
     """No address anywhere: the message names `thalweg up` and the variable."""
     settings = Settings.load()
     with pytest.raises(SettingsError, match=r"`thalweg up`.*THALWEG_KAFKA="):
@@ -81,7 +81,7 @@ def test_without_addresses_the_error_says_how_to_get_them(local):
         settings.need_redis()
 
 
-def test_secrets_are_never_shown(local):
+def test_secrets_are_never_shown(local: Path) -> None:
     """Passwords don't appear when settings are printed or logged."""
-    settings = Settings(kafka_password="geheim", redis_password="geheim")  # type: ignore[arg-type]
+    settings = Settings(kafka_password="geheim", redis_password="geheim")
     assert "geheim" not in repr(settings) + str(settings) + settings.model_dump_json()

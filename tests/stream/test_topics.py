@@ -19,33 +19,33 @@ def settings(stack: Stack, topic_prefix: str) -> Settings:
     return Settings(kafka=stack.kafka, topic_prefix=topic_prefix, partitions=2)
 
 
-def test_topics_are_declared_once():
+def test_topics_are_declared_once() -> None:
     """No two topics share a name, and each name is one that Kafka takes."""
     names = [topic.name for topic in TOPICS]
     assert len(set(names)) == len(names)
     assert all(name.replace(".", "").isalnum() for name in names)
 
 
-def test_ingest_time_is_the_brokers():
+def test_ingest_time_is_the_brokers() -> None:
     """Every topic is stamped by the broker: freshness is measured from the log's own clock."""
     assert {topic.config()["message.timestamp.type"] for topic in TOPICS} == {"LogAppendTime"}
 
 
-def test_a_compacted_topic_never_expires():
+def test_a_compacted_topic_never_expires() -> None:
     """Compacted topics have no retention time; all others have one."""
     for topic in TOPICS:
         config = topic.config()
         assert ("retention.ms" in config) == (config["cleanup.policy"] == "delete") == (not topic.compacted)
 
 
-def test_a_dead_letter_fits():
+def test_a_dead_letter_fits() -> None:
     """Each topic takes the largest record, and its dead letter with the reason around it."""
     for name in DEAD_LETTERS:
         assert int(DEAD_LETTERS[name].config()["max.message.bytes"]) > RECORD_BYTES_MAX + 64 * 1024
         assert DEAD_LETTERS[name].name == f"{name}.dlq"
 
 
-def test_apply_makes_all_topics(settings):
+def test_apply_makes_all_topics(settings: Settings) -> None:
     """After an apply all topics stand as declared, and the next plan is empty."""
     plan = plan_topics(settings)
     assert [change.action for change in plan] == ["create"] * len(TOPICS)
@@ -59,7 +59,7 @@ def test_apply_makes_all_topics(settings):
     apply_topics(settings, plan)  # what somebody else has made meanwhile is no error
 
 
-def test_apply_alters_only_what_differs(settings):
+def test_apply_alters_only_what_differs(settings: Settings) -> None:
     """A changed declaration is shown key by key, old and new, and set without touching the rest."""
     topic = Topic("events", "")
     apply_topics(settings, plan_topics(settings, (topic,)))
@@ -73,7 +73,7 @@ def test_apply_alters_only_what_differs(settings):
     assert back.config == (("retention.ms", str(topic.retention_ms)),)
 
 
-def test_partitions_and_replicas_are_never_changed(settings):
+def test_partitions_and_replicas_are_never_changed(settings: Settings) -> None:
     """Other counts of partitions or replicas are refused with the reason and the remedy, and an apply leaves them."""
     topic = Topic("events", "")
     apply_topics(settings, plan_topics(settings, (topic,)))
@@ -87,14 +87,14 @@ def test_partitions_and_replicas_are_never_changed(settings):
     assert plan_topics(settings, (topic,)) == []
 
 
-def test_what_the_broker_refuses_is_said(settings):
+def test_what_the_broker_refuses_is_said(settings: Settings) -> None:
     """A topic that can't be made stops the apply with the broker's own reason."""
     greedy = settings.model_copy(update={"replication": 3})
     with pytest.raises(LogError, match=r"won't create .*events: .*replication"):
         apply_topics(greedy, plan_topics(greedy, (Topic("events", ""),)))
 
 
-def test_without_a_broker_a_plan_says_so():
+def test_without_a_broker_a_plan_says_so() -> None:
     """No broker: one line with the address."""
     with pytest.raises(LogUnavailable, match=r"no Kafka broker answers at 127\.0\.0\.1:1 "):
         plan_topics(Settings(kafka="127.0.0.1:1"))

@@ -1,0 +1,119 @@
+"""Every room as a process, on the run's Kafka and Redis; a made-up world to play; ways to kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from producers.source import WorldEvent
+from stream.events import Impression, Install, Item, User
+from stream.kafka_admin import apply_topics, plan_topics
+from stream.settings import Settings
+from stream.spec import Spec, load_spec
+from tests.learner.worlds import SPEC
+from thalweg.stack import Stack
+from thalweg.status import Service
+
+WAIT_S = 120.0
+SYSTEM_SPEC = SPEC.replace(', half_life = "1h"', "") + '\n[publish]\nevery = "100ms"\ndeep_every = "300ms"\n'
+
+
+def until(true: Callable[[], Any], what: str, wait_s: float = WAIT_S) -> Any:
+    """What `true` returns once it is truthy; fails naming `what` after `wait_s`."""
+    deadline = time.monotonic() + wait_s
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"waited {wait_s:g} s for {what}"
+        time.sleep(0.02)
+    return found
+
+
+class House:
+    """Joiner, learner, ranker: started with the command line that people use."""
+
+    def __init__(self, stack: Stack, prefix: str, home: Path) -> None:
+        self.home = home
+        self.spec_file = home / "spec.toml"
+        self.spec_file.write_text(SYSTEM_SPEC)
+        self.settings = Settings(
+            kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=home / "local", partitions=2,
+            checkpoint_every_ms=300,
+        )  # fmt: skip
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        apply_topics(self.settings, plan_topics(self.settings))
+
+    @property
+    def spec(self) -> Spec:
+        """The spec that all rooms run."""
+        return load_spec(self.spec_file)
+
+    def start(self, *rooms: str, ready: bool = True) -> None:
+        """Start rooms, and wait until each says that it is ready."""
+        told = {
+            name: getattr(self.settings, name)
+            for name in ("kafka", "redis", "topic_prefix", "local", "checkpoint_every_ms")
+        }
+        env = {**os.environ, **{f"THALWEG_{name.upper()}": str(value) for name, value in told.items()}}
+        for room in rooms:
+            log = (self.home / f"{room}.log").open("ab")
+            command = [sys.executable, "-m", "thalweg.main", "run", room, "--spec", str(self.spec_file)]
+            self.running[room] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        for room in rooms if ready else ():
+            self.wait_ready(room)
+
+    def wait_ready(self, room: str) -> None:
+        """Until it says that it is."""
+        until(lambda: self.is_ready(room), f"{room} to be ready; see {self.home / room}.log")
+
+    def is_ready(self, room: str) -> bool:
+        """Does it say so? Fails when it has ended."""
+        assert self.running[room].poll() is None, (self.home / f"{room}.log").read_text()[-3000:]
+        service = Service.read(self.settings.local / "run" / f"{room}-0.json")
+        return service is not None and service.pid == self.running[room].pid and service.get("/readyz")[0] == 200
+
+    def metric(self, room: str, name: str) -> float:
+        """One figure of a room; −1 while it doesn't answer."""
+        service = Service.read(self.settings.local / "run" / f"{room}-0.json")
+        return (service.metrics() if service else {}).get(name, -1.0)
+
+    def kill(self, room: str) -> None:
+        """kill -9."""
+        self.running[room].send_signal(signal.SIGKILL)
+        self.running[room].wait()
+
+    def end(self, *rooms: str) -> None:
+        """SIGTERM, and wait; all of them when none is named."""
+        for room in rooms or tuple(self.running):
+            process = self.running.pop(room)
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+
+def world(pages: int, seed: int) -> Iterator[WorldEvent]:
+    """30 items, 40 users, pages of 3, installs some time later, some too late, in order of event time."""
+    random = np.random.default_rng(seed)
+    for i in range(30):
+        yield Item(f"i{i}", {"tags": [f"t{i % 3}", f"t{3 + i % 2}"], "price": float(i)}, f"Item {i}", float(30 - i))
+    for u in range(40):
+        yield User(f"u{u}", {"age": 15.0 + u})
+    events: list[tuple[int, int, WorldEvent]] = []
+    time_ms = 1_700_000_000_000
+    for n in range(pages):
+        time_ms += int(random.integers(1, 400))
+        user = int(random.integers(40))
+        shown = [int(i) for i in random.choice(30, 3, replace=False)]
+        events.append((time_ms, len(events), Impression(f"r{n}", time_ms, f"u{user}", [f"i{i}" for i in shown])))
+        for i in shown:
+            if random.random() < 0.1 + 0.5 * ((i + user) % 3 == 0):
+                at = time_ms + int(random.integers(1, 2_300))
+                events.append((at, len(events), Install(f"u{user}", f"i{i}", at, f"in{n}-{i}", f"r{n}")))
+    yield from (event for _, _, event in sorted(events, key=lambda e: e[:2]))

@@ -1,0 +1,140 @@
+"""Learner and ranker together: the same scores, no reply of two versions, and Redis away for a while."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learner.chain import Cutter, serving_deep_logits, serving_wide_logits
+from learner.model import Model
+from producers.clock import Clock
+from producers.replay import Pace, replay
+from ranker.model import score_features
+from ranker.versions import Loader
+from stream.kafka_log import KafkaLog
+from stream.memory_store import MemoryStore
+from stream.redis_store import RedisStore
+from stream.spec import parse_spec
+from tests.learner.worlds import SPEC, records
+from tests.system.house import House, until, world
+from thalweg.asker import Asker, AskerConfig, Observed
+from thalweg.recount import recount
+from thalweg.stack import Stack, start_redis, stop_redis
+
+pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
+
+LISTS = ["user.id", "user.history", "user.age_band", "item.id", "item.tags"]
+NUMBERS = ["user.age", "item.price", "context.position", "statistics.rate", "statistics.since_last", "statistics.alike"]
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> str:
+    """Random parts, crosses, deep features and shapes over the small world's columns."""
+    parts = draw(st.sampled_from(['["wide", "deep"]', '["wide"]', '["deep"]']))
+    crosses = draw(
+        st.lists(st.lists(st.sampled_from(LISTS), min_size=1, max_size=3, unique=True), min_size=1, max_size=5)
+    )
+    lists = draw(st.lists(st.sampled_from(LISTS), unique=True))
+    numbers = draw(st.lists(st.sampled_from(NUMBERS), min_size=0 if lists else 1, unique=True))
+    hidden = draw(st.lists(st.integers(1, 9), max_size=3))
+    head = SPEC[: SPEC.index("[wide]")].replace("last = {", "since_last = {")
+    toml = f"""parts = {parts}
+{head}
+[wide]
+alpha = {draw(st.floats(0.05, 0.5))}
+l1 = {draw(st.floats(0, 0.3))}
+crosses = {crosses}
+[deep]
+features = {lists + numbers}
+embedding_dim = {draw(st.integers(1, 6))}
+min_count = {draw(st.integers(1, 4))}
+quantiles = {draw(st.integers(2, 9))}
+hidden_units = {hidden}
+micro_batch = {draw(st.integers(1, 9))}
+"""
+    return toml.replace("'", '"')
+
+
+@settings(max_examples=40)
+@given(specs(), st.integers(0, 1000))
+def test_learner_and_ranker_give_the_same_score(toml: str, seed: int) -> None:
+    """For random specs, the same features and the same version: within 1e-5, over bases and deltas."""
+    spec = parse_spec(toml)
+    log = records(spec, 36, seed)
+    model, store = Model(spec), MemoryStore("small")
+    cutter, loader, version = Cutter(model), Loader(store, "small"), None
+    for offset, record in enumerate(log):
+        model.learn(record, offset)
+        if offset % 4:
+            continue
+        number = offset // 4 + 1
+        cut = cutter.cut(number, number - 1, 1, offset + 1, 0, {}, deep=True)
+        store.put_blobs(cut.blobs)
+        store.publish(cut.manifest)
+        version = loader.load(number, version)
+        for examples in (*log[offset - 3], *log[-1]):
+            page = examples.page
+            words = np.frombuffer(page.features, np.uint64)
+            logits = serving_wide_logits(model, words) + serving_deep_logits(model, words)
+            expected = 1 / (1 + np.exp(-logits.astype(np.float64)))
+            np.testing.assert_allclose(score_features(version, page.features, len(page.items)), expected, atol=1e-5)
+
+
+def test_replies_under_swaps_while_redis_comes_and_goes(stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
+    """Ranking goes on while Redis is away, publishing resumes when it's back, and every reply is its version's own."""
+    house = House(stack, topic_prefix, tmp_path)
+    log = KafkaLog(house.settings, linger_ms=5)
+    stopping = threading.Event()
+    house.start("joiner", "learner", "ranker")
+    asker = Asker(log, AskerConfig(rps=80, k=5, sample_every=1))
+    player = threading.Thread(
+        target=lambda: replay(
+            log,
+            world(4_000, 5),
+            spec=house.spec,
+            pace=Pace(200.0),
+            clock=Clock(),
+            say=print,
+            stop=stopping.is_set,
+        )
+    )
+    observed: list[Observed] = []
+    store = RedisStore(house.settings, "small")
+
+    def version() -> int:
+        observed.extend(asker.observed())
+        return max((one.version for one in observed), default=0)
+
+    try:
+        asker.start()
+        player.start()
+        until(lambda: version() >= 20 and len(observed) >= 260, "twenty versions to be served")
+        replies = [one.reply for one in observed if one.reply]
+        first = recount(store, "small", replies)  # before Redis forgets them
+        stop_redis(stack.root)
+        down_from = len(observed)
+        until(lambda: version() and len(observed) >= down_from + 120, "120 replies without Redis")
+        assert not [one.error for one in observed[down_from:] if one.error], "ranking went on"
+        before = version()
+        start_redis(stack.root)
+        until(lambda: version() >= before + 10, "publishing to resume")
+        later = len(observed)
+        until(lambda: version() and len(observed) >= later + 300, "replies enough")
+        asker.stop()
+        until(lambda: version() and not asker.running, "the last replies")
+        second = recount(store, "small", [one.reply for one in observed[later:] if one.reply])
+    finally:
+        stopping.set()
+        start_redis(stack.root)
+        asker.close()
+        player.join()
+        house.end()
+        store.close()
+        log.close()
+    assert not [one.error for one in observed if one.error]
+    assert first.mixed == second.mixed == 0
+    assert first.checked + second.checked >= 500
+    assert len({one.version for one in observed}) >= 20
