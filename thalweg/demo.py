@@ -23,7 +23,7 @@ from thalweg.show import moves_table, printed, summary_table
 from thalweg.watch import Asked, AskerProcess, Watch
 
 PAGES: Final = 100_000  # of MovieLens-100k
-TURN_S: Final = 0.5
+TURN_S: Final = 1.0
 STILL_S: Final = 60.0  # after the replay, a learner that learns nothing for so long is stuck
 REPLIES_ENOUGH: Final = 500
 SAYS: Final = {

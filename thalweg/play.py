@@ -17,7 +17,7 @@ from stream.kafka_log import KafkaLog
 from stream.settings import Settings
 from stream.spec import Spec
 
-LINGER_MS = 5
+GATHER_MS = 25  # how long a paced event may wait for others of its record: freshness counts from the append
 
 
 def play(source: str, settings: Settings, spec: Spec, *, rate: float | None, limit: int | None) -> dict[str, float]:
@@ -26,9 +26,11 @@ def play(source: str, settings: Settings, spec: Spec, *, rate: float | None, lim
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, lambda *_: stop.set())
     events = open_source(source, settings)
-    log = KafkaLog(settings, linger_ms=LINGER_MS)
+    log = KafkaLog(settings)
     try:
-        result = replay(log, events, spec=spec, pace=Pace(rate), limit=limit, clock=Clock(), say=_say, stop=stop.is_set)
+        result = replay(
+            log, events, spec=spec, pace=Pace(rate, GATHER_MS), limit=limit, clock=Clock(), say=_say, stop=stop.is_set
+        )
     finally:
         log.close()
     return asdict(result.played) | {"seconds": round(result.seconds, 3)}
