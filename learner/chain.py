@@ -101,8 +101,8 @@ class DeepPart:
     def take_fresh(self) -> U64:
         """See Part. Key 0 is the row of unseen ids."""
         vocabulary = self._deep.vocabulary
-        rows = np.array(sorted(vocabulary.touched), np.int64)
-        vocabulary.touched.clear()
+        rows = np.flatnonzero(vocabulary.touched[: vocabulary.rows])
+        vocabulary.touched[:] = False
         keys: U64 = vocabulary.keys()[rows]
         return keys
 

@@ -141,6 +141,7 @@ def _fill_deep(deep: Deep, arrays: Arrays) -> None:
         held = np.zeros((capacity, deep.spec.embedding_dim), np.float32)
         held[:rows] = arrays[name]
         setattr(vocabulary, name, held)
+    vocabulary.touched = np.zeros(capacity, np.bool_)
     vocabulary.rows = rows
     deep.flat.copy_(torch.from_numpy(arrays["dense"]))
     deep.flat_squares.copy_(torch.from_numpy(arrays["dense_squares"]))

@@ -6,7 +6,7 @@ torch's autograd is the oracle in the tests.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -40,7 +40,9 @@ class Vocabulary:
     vectors: F32
     squares: F32
     rows: int = 1  # rows given, the unseen one included
-    touched: set[int] = field(default_factory=set)  # rows that changed since the last publish
+
+    def __post_init__(self) -> None:
+        self.touched = np.zeros(len(self.vectors), np.bool_)  # rows that changed since the last publish
 
     @classmethod
     def empty(cls, dim: int) -> "Vocabulary":
@@ -53,13 +55,14 @@ class Vocabulary:
         while self.rows + len(ids) > len(self.vectors):
             self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
             self.squares = np.concatenate([self.squares, np.zeros_like(self.squares)])
+            self.touched = np.concatenate([self.touched, np.zeros_like(self.touched)])
         before = self.rows
         self.rows = int(
             _count_sightings(
                 self.table.slots, self.table.counts, ids, min_count, self.rows, self.vectors, EMBEDDING_INIT
             )
         )
-        self.touched.update(range(before, self.rows))
+        self.touched[before : self.rows] = True
 
     def keys(self) -> U64:
         """The id of each row, uint64 [rows]; 0 for row 0."""
@@ -143,9 +146,8 @@ class Deep:
         self.flat.addcdiv_(self._flat_gradient, self.flat_squares.sqrt().add_(EPSILON), value=-self.spec.learning_rate)
         if self.lists:
             vocabulary = self.vocabulary
-            rows = _update_rows(self._rows, self._given.offsets, self.lists, pooled_gradient,
-                                vocabulary.vectors, vocabulary.squares, self.spec.learning_rate, EPSILON)  # fmt: skip
-            vocabulary.touched.update(rows.tolist())
+            _update_rows(self._rows, self._given.offsets, self.lists, pooled_gradient, vocabulary.vectors,
+                         vocabulary.squares, vocabulary.touched, self.spec.learning_rate, EPSILON)  # fmt: skip
 
     def _backward(self, gradient: torch.Tensor) -> F32:
         """Fills the flat gradient; returns that of the pooled embeddings, float32 [B, lists·dim]."""
@@ -198,9 +200,17 @@ def _count_sightings(slots: Any, counts: Any, ids: Any, min_count: Any, rows: An
 
 @kernel
 def _update_rows(
-    rows: Any, offsets: Any, lists: Any, gradient: Any, vectors: Any, squares: Any, rate: Any, epsilon: Any
+    rows: Any,
+    offsets: Any,
+    lists: Any,
+    gradient: Any,
+    vectors: Any,
+    squares: Any,
+    touched: Any,
+    rate: Any,
+    epsilon: Any,
 ) -> Any:
-    """AdaGrad on the embedding rows of a batch: gradients of one row are summed first. Returns the rows, once each."""
+    """AdaGrad on the embedding rows of a batch: gradients of one row are summed first."""
     unique = np.unique(rows)
     dim = vectors.shape[1]
     total = np.zeros((unique.shape[0], dim), np.float32)
@@ -216,9 +226,9 @@ def _update_rows(
                 for c in range(dim):
                     total[u, c] += gradient[r, f * dim + c] * scale
     for u in range(unique.shape[0]):
+        touched[unique[u]] = True
         for c in range(dim):
             g = total[u, c]
             if g != 0.0:
                 squares[unique[u], c] += g * g
                 vectors[unique[u], c] -= np.float32(rate) * g / (np.sqrt(squares[unique[u], c]) + np.float32(epsilon))
-    return unique

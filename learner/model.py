@@ -28,6 +28,7 @@ from stream.statistics import Statistics, StatisticsProgram
 from stream.table import U64
 
 ADWIN_DELTA = 0.002
+EARLY_SHARE = 10  # an early warm start comes no sooner than a tenth of the usual distance after the last
 RECENT_PAGES = 4
 WARM_CHUNK = 512  # examples that a warm start encodes at once
 Which = npt.NDArray[np.bool_] | I64 | slice
@@ -124,57 +125,60 @@ class Model:
         self._remember(offset)
         keys = self.encoder.wide_keys(flat.batch)
         given = self.encoder.deep_input(flat.batch) if self.deep else None
+        predictions = np.empty(len(flat), np.float32)
         bounds = [0, *(np.flatnonzero(np.diff(cuts)) + 1).tolist(), len(flat)]
         for first, last in pairwise(bounds):
-            self._step(
+            predictions[first:last] = self._step(
                 flat.take(slice(first, last)), keys.part(first, last), given.part(first, last) if given else None
             )
+        self._note(flat, predictions)
+        return len(flat)
+
+    def _step(self, flat: Flat, keys: WideKeys, given: DeepInput | None) -> F32:
+        """One micro-batch: predict, then learn; then whatever is due at this example's index. Returns predictions."""
+        deep_logits = self.deep.predict(given) if self.deep and given else np.zeros(len(flat), np.float32)
+        fake = self.spec.label.policy == "fake_negative"
+        wide, gradients = self.wide.predict_then_learn(keys, deep_logits, flat.labels, flat.weights, fake_negative=fake)
+        before, self.examples = self.examples, self.examples + len(flat)
+        if self.deep:
+            self.deep.learn(gradients, flat.ids)
+            places = np.arange(before, self.examples) % len(self.recent_ids)
+            self.recent_ids[places], self.recent_wide[places] = flat.ids, wide
+            self._whatever_is_due(before)
+        predictions: F32 = (1.0 / (1.0 + np.exp(-(wide + deep_logits)))).astype(np.float32)
+        return predictions
+
+    def _note(self, flat: Flat, predictions: F32) -> None:
+        """What a record leaves besides weights: figures, statistics, marks, and perhaps an early warm start."""
+        first_label = (flat.reasons == INSTALLED) | (flat.reasons == WINDOW_CLOSED)
+        losses = self.progress.record(predictions[first_label], flat.labels[first_label])
+        labels, weights = flat.labels.astype(np.float64), flat.weights.astype(np.float64)
+        self.statistics.learn(flat.batch, labels, weights, flat.reasons, flat.time_ms)
+        positive = (flat.labels > 0.5) & ((flat.reasons == INSTALLED) | (flat.reasons == LATE_POSITIVE))
+        self.installs += zip(flat.ids[positive].tolist(), flat.ingest_ms[positive].tolist(), strict=True)
         self.watermark_ms = max(self.watermark_ms, int(flat.time_ms.max()))
         self.learned_ms = max(self.learned_ms, int(flat.ingest_ms.max()))
         ends = [*flat.batch.starts[: RECENT_PAGES + 1].tolist(), len(flat.batch.words)]
         self.recent_pages.extend(flat.batch.words[a:b].tobytes() for a, b in pairwise(ends[: RECENT_PAGES + 1]))
-        return len(flat)
+        if self.deep and len(losses) and np.isfinite(losses).all() and self._feed_drift(float(losses.mean())):
+            self._warm_start()
 
-    def _step(self, flat: Flat, keys: WideKeys, given: DeepInput | None) -> None:
-        """One micro-batch: predict, record, learn; then whatever is due at this example's index."""
-        deep_logits = self.deep.predict(given) if self.deep and given else np.zeros(len(flat), np.float32)
-        fake = self.spec.label.policy == "fake_negative"
-        wide, gradients = self.wide.predict_then_learn(keys, deep_logits, flat.labels, flat.weights, fake_negative=fake)
-        first_label = (flat.reasons == INSTALLED) | (flat.reasons == WINDOW_CLOSED)
-        predictions = (1.0 / (1.0 + np.exp(-(wide.astype(np.float64) + deep_logits)))).astype(np.float32)
-        losses = self.progress.record(predictions[first_label], flat.labels[first_label])
-        if self.deep:
-            self.deep.learn(gradients, flat.ids)
-        self.statistics.learn(
-            flat.batch, flat.labels.astype(np.float64), flat.weights.astype(np.float64), flat.reasons, flat.time_ms
-        )
-        positive = (flat.labels > 0.5) & ((flat.reasons == INSTALLED) | (flat.reasons == LATE_POSITIVE))
-        self.installs += zip(flat.ids[positive].tolist(), flat.ingest_ms[positive].tolist(), strict=True)
-        before, self.examples = self.examples, self.examples + len(flat)
-        if self.deep:
-            places = np.arange(before, self.examples) % len(self.recent_ids)
-            self.recent_ids[places], self.recent_wide[places] = flat.ids, wide
-            self._whatever_is_due(before, float(losses.mean()) if len(losses) and np.isfinite(losses).all() else None)
-
-    def _whatever_is_due(self, before: int, loss: float | None) -> None:
-        """Quantiles at doublings until the first warm start; warm starts every so many examples, or early on drift."""
+    def _whatever_is_due(self, before: int) -> None:
+        """Quantiles at doublings until the first warm start; warm starts every so many examples."""
         assert self.deep is not None
         if not self.warm_starts and before.bit_length() != self.examples.bit_length() and self.examples >= FIRST_FREEZE:
             self.deep.freeze_quantiles()
-        drifted = False
-        if loss is not None:
-            drifted = self._feed_drift(loss)
         every = self.spec.deep.warm_start.every
-        due = before // every != self.examples // every
-        if self.reread and (due or (drifted and self.examples - self.warm_at >= every // 10)):
+        if before // every != self.examples // every:
             self._warm_start()
 
     def _feed_drift(self, loss: float) -> bool:
-        """Has the mean log loss risen, says ADWIN?"""
+        """Has the mean log loss of records risen, says ADWIN, and is the last warm start long enough ago?"""
         before = self.drift.estimation
         self.losses.append(loss)
         self.drift.update(loss)
-        return bool(self.drift.drift_detected) and self.drift.estimation > before
+        risen = bool(self.drift.drift_detected) and self.drift.estimation > before
+        return risen and self.examples - self.warm_at >= self.spec.deep.warm_start.every // EARLY_SHARE
 
     def _warm_start(self) -> None:
         """The deep part starts anew from its own embeddings and layers, on the last `window` examples.
@@ -183,7 +187,8 @@ class Model:
         each was predicted.
         """
         assert self.deep is not None
-        assert self.reread is not None
+        if self.reread is None:
+            return
         self.warm_starts += 1
         self.warm_at = self.examples
         self.deep.warm(self._window(self.reread(self.records[0][0])))

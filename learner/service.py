@@ -28,6 +28,7 @@ from stream.topics import EXAMPLES
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 POLL_S = 0.02
 ASK_STORE_MS = 200
+MEASURE_MS = 200
 log = structlog.get_logger("learner")
 
 AUC = Gauge("thalweg_auc_arrival", "AUC over all, each predicted just before it was learned")
@@ -65,6 +66,7 @@ class Learner:
         self._checkpointed = (now_ms(), offset)
         self._writing: threading.Thread | None = None
         self._next_line = 1
+        self.measured_ms = 0
         self._reported = (0, 0.0)
         model.reread = self._reread
 
@@ -81,6 +83,8 @@ class Learner:
             self.model.bad.clear()
             self.offset = record.offset + 1
             self._tell_progress()
+            if now_ms() - self.measured_ms >= MEASURE_MS:
+                self.measure()
             turn()
 
     def maybe_checkpoint(self, *, now: bool = False) -> None:
@@ -146,6 +150,7 @@ class Learner:
 
     def measure(self) -> None:
         """Set the metrics."""
+        self.measured_ms = now_ms()
         model, figures = self.model, self.model.progress.lifetime()
         AUC.set(figures.auc)
         LOG_LOSS.set(figures.log_loss)
@@ -277,7 +282,8 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
                 learner.learn(records, turn)
                 if not records:
                     turn()
-                learner.measure()
+                if now_ms() - learner.measured_ms >= MEASURE_MS:
+                    learner.measure()
                 life.state, attempt = "learning", 0
             except LogUnavailable as bad:
                 if reader:

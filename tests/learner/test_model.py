@@ -10,6 +10,7 @@ from learner.model import Flat, Model
 from stream.encoder import DeepInput, WideKeys
 from stream.errors import CheckpointError
 from stream.events import Examples
+from stream.features import F32
 from stream.spec import Spec
 from tests.learner.worlds import records, small_spec
 
@@ -75,9 +76,9 @@ def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
     model.learn(page_of_3, 0)
     step = model._step
 
-    def counted(flat: Flat, keys: WideKeys, given: DeepInput | None) -> None:
+    def counted(flat: Flat, keys: WideKeys, given: DeepInput | None) -> F32:
         steps.append(len(flat))
-        step(flat, keys, given)
+        return step(flat, keys, given)
 
     model._step = counted  # type: ignore[method-assign]  # the test listens in
     model.learn(record_of_18, 1)
