@@ -167,10 +167,7 @@ class Deep:
         if not self.numbers or not len(held):
             return
         shares = np.arange(1, self.spec.quantiles) / self.spec.quantiles
-        columns = [c[~np.isnan(c)] for c in held.T]
-        self.boundaries = np.array(
-            [np.quantile(c, shares) if len(c) else np.zeros(len(shares)) for c in columns], np.float32
-        )
+        self.boundaries = np.array([_quantiles(column, shares) for column in held.T], np.float32)
 
     def warm(self, batches: Iterable[tuple[DeepInput, F32, F32, F32]]) -> None:
         """Start anew from what is there: quantiles frozen again, one pass over the batches.
@@ -181,6 +178,14 @@ class Deep:
         for given, wide, labels, weights in batches:
             logits = self.predict(given)
             self._learn_weights((weights * (1 / (1 + np.exp(-(logits + wide))) - labels)).astype(np.float32))
+
+
+def _quantiles(column: F32, shares: "np.ndarray[Any, np.dtype[np.float64]]") -> F32:
+    """Quantiles of what isn't missing, between neighbours linearly; zeros when all is."""
+    known = np.sort(column[~np.isnan(column)])
+    if not len(known):
+        return np.zeros(len(shares), np.float32)
+    return np.interp(shares * (len(known) - 1), np.arange(len(known)), known).astype(np.float32)
 
 
 @kernel

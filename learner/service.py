@@ -13,6 +13,7 @@ from prometheus_client import Gauge, Histogram
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Model
 from learner.publisher import Publisher, cadence_of
+from learner.warm import warm
 from stream.errors import CheckpointError, LogGap, LogUnavailable, StoreUnavailable
 from stream.events import Examples, decode_examples, encode
 from stream.health import Health, run_file
@@ -228,6 +229,8 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
 
 
 def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: _Life) -> Learner | None:
+    life.state = "compiling kernels"
+    warm(spec)
     checkpoint = files.newest()
     model = restore(spec, checkpoint) if checkpoint else Model(spec)
     offset = checkpoint.meta.offset if checkpoint else 0

@@ -22,6 +22,8 @@ from thalweg.stack import Progress
 from thalweg.status import Service
 
 READY_S: Final = 90.0
+GIVE_WAY: Final = ("learner", "replay")  # on few cores, whoever somebody waits for goes first
+NICE: Final = "5"
 LINES: Final = 8  # of the log of a service that died
 
 
@@ -110,7 +112,9 @@ class Rooms:
     def start(self, name: str, *words: str) -> None:
         """Start a command in the background, its output in `<local>/demo/logs/<name>.log`."""
         with self._interrupts.held():
-            self.kept.services.append(spawn(name, self.command(*words), 0, self._log(name), self.local / "run"))
+            gives_way = ["nice", "-n", NICE] if name in GIVE_WAY else []
+            command = [*gives_way, *self.command(*words)]
+            self.kept.services.append(spawn(name, command, 0, self._log(name), self.local / "run"))
             self.kept.write(self._home)
 
     def start_child(self, name: str, *words: str) -> "subprocess.Popen[bytes]":

@@ -1,0 +1,27 @@
+"""Kernels are compiled, or read from numba's cache, before a learner says that it is learning."""
+
+from learner.chain import Cutter
+from learner.model import Model
+from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression
+from stream.features import Catalogue, Layout, build_page
+from stream.spec import Spec
+from stream.statistics import Statistics, StatisticsProgram
+
+
+def warm(spec: Spec) -> None:
+    """Learn a made-up record with a model of its own, and cut a base and a delta of it."""
+    layout = Layout(spec)
+    catalogue = Catalogue(layout)
+    words = build_page(layout, layout.user("u", {}, ["a"], {}), catalogue, catalogue.rows(["a", "b"]))
+    Statistics(StatisticsProgram(spec, layout)).fill(words, 1)
+    page = Impression("r", 1, "u", ["a", "b"], features=words.tobytes())
+    model = Model(spec)
+    cutter = Cutter(model)
+    for n in range(2):
+        examples = Examples(
+            page, [2 * n + 1, 2 * n + 2], [0, 1], [1, 0], [1.0, 1.0], [INSTALLED, WINDOW_CLOSED], [1, 1]
+        )
+        model.learn([examples], n)
+        cutter.cut(n + 1, n, 1, n + 1, 1, {}, deep=True)
+    if model.deep:
+        model.deep.freeze_quantiles()
