@@ -185,7 +185,8 @@ def _quantiles(column: F32, shares: "np.ndarray[Any, np.dtype[np.float64]]") -> 
     known = np.sort(column[~np.isnan(column)])
     if not len(known):
         return np.zeros(len(shares), np.float32)
-    return np.interp(shares * (len(known) - 1), np.arange(len(known)), known).astype(np.float32)
+    quantiles: F32 = np.interp(shares * (len(known) - 1), np.arange(len(known)), known).astype(np.float32)
+    return quantiles
 
 
 @kernel

@@ -17,6 +17,7 @@ from stream.statistics import Statistics
 from stream.topics import EVENTS, ITEMS, USERS
 
 REPORT_S: Final = 1.0
+AHEAD_S: Final = 0.005  # a page may be so early: waking up for each would cost more than the page
 SAID_MAX: Final = 20  # broken lines that are named; all are counted
 
 
@@ -172,6 +173,8 @@ class _Player:
             return
         due_s = self._first_page_s + self.played.pages / self._pace.rate
         self.played.late_ms_max = max(self.played.late_ms_max, round((clock.now_s() - due_s) * 1_000))
+        if due_s - clock.now_s() <= AHEAD_S:
+            return
         while (now_s := clock.now_s()) < due_s and not self._stop():
             clock.sleep(max(0.0, min(due_s, outbox.due_s) - now_s))
             outbox.send_due()

@@ -16,7 +16,7 @@ from stream.table import find, kernel, mix
 
 CANDIDATES: Final = 100
 KEPT: Final = CANDIDATES + LIST_MAX  # so that enough are left when a long history is taken out
-EFFORT_MAX: Final = 0.1  # share of its time that a thread may spend on ordering items anew
+EFFORT_MAX: Final = 0.02  # share of its time that a thread may spend on ordering items anew
 
 
 def retrieve(popular: Iterable[str], had: Collection[str], count: int = CANDIDATES) -> list[str]:

@@ -14,6 +14,7 @@ from stream.events import RECORD_BYTES_MAX
 from stream.kafka_client import REQUEST_S, client_options, reach, translate, translated, within
 from stream.log import END, START, Record, check_position, fenced, no_topic
 from stream.settings import Settings
+from stream.topics import TOPICS
 
 REQUEST_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX  # a dead letter holds a whole record; topics allow the same
 BATCH_BYTES: Final = 512 * 1024  # one batch a partition is on its way at a time: small ones make a slow producer
@@ -23,6 +24,8 @@ SESSION_S: Final = 10.0
 JOIN_S: Final = 0.2  # kafka-python forgets a join that is done between two polls, and starts it again: be in one
 QUIET_S: Final = 10.0  # a reader that hears nothing for so long asks whether a broker is there at all
 FETCH_WAIT_MS: Final = 50  # bounds how long a partition can wait for its turn while another's fetch is open
+ENTITY_WAIT_MS: Final = 500  # a fetch that waits costs next to nothing, and entities change seldom
+ENTITIES: Final = frozenset(topic.name for topic in TOPICS if topic.compacted)
 
 
 class KafkaLog:
@@ -242,7 +245,7 @@ class KafkaReader:
                 **options,
                 enable_auto_commit=False,
                 auto_offset_reset="none",  # never jump over a gap in silence: poll raises LogGap
-                fetch_max_wait_ms=FETCH_WAIT_MS,
+                fetch_max_wait_ms=ENTITY_WAIT_MS if topic in ENTITIES else FETCH_WAIT_MS,
                 max_partition_fetch_bytes=RECORD_BYTES_MAX,
                 allow_auto_create_topics=False,
                 metrics_enabled=False,

@@ -70,7 +70,7 @@ class Asker:
         self._stop = threading.Event()
         self._failure: Exception | None = None
         self._answers = log.reader(REPLIES.name, {0: END})
-        self._events = log.reader(EVENTS.name, dict.fromkeys(range(log.partitions(EVENTS.name)), END))
+        self._events = log.reader(EVENTS.name, {0: END})  # a part of all users is enough to ask for
         self._threads = [
             threading.Thread(target=self._guarded, args=(loop,), daemon=True)
             for loop in (self._watch, self._take, self._send)
