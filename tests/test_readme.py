@@ -1,0 +1,60 @@
+"""The README can't lie: its commands, targets, settings, files and topics exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from stream.settings import Settings
+from stream.topics import TOPICS
+from thalweg.main import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+COMMANDS = sorted(
+    {line.split("#")[0].strip(" &") for line in BASH.splitlines() if line.startswith("thalweg ")}
+    | set(re.findall(r"`(thalweg [^`]+)`", README))
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_option_exists(command: str) -> None:
+    """Each `thalweg …` names a command, and its options are that command's own."""
+    words = shlex.split(command)[1:]
+    group = get_command(app)
+    path = []
+    while words and hasattr(group, "commands") and words[0] in group.commands:
+        path.append(words[0])
+        group = group.commands[words.pop(0)]
+    assert path, f"{command}: no such command"
+    known = {option for parameter in group.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("--")} <= known | {"--help"}, command
+    assert CliRunner().invoke(app, [*path, "--help"]).exit_code == 0
+
+
+def test_every_make_target_exists() -> None:
+    """Each `make …` is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"^(?:\w+=\w+ )?make ([a-z]+)", BASH, re.M)) | set(re.findall(r"make ([a-z]+)`", README))
+    assert named
+    assert named <= targets
+
+
+def test_every_setting_exists() -> None:
+    """Each THALWEG_… is a setting."""
+    named = {name.removeprefix("THALWEG_").lower() for name in re.findall(r"THALWEG_[A-Z_]+[A-Z]", README)}
+    assert named
+    assert named <= set(Settings.model_fields)
+
+
+def test_every_topic_and_file_exists() -> None:
+    """Each dead-letter topic is declared, each linked file is there."""
+    topics = {topic.name for topic in TOPICS}
+    assert set(re.findall(r"`([a-z.]+\.dlq)`", README)) <= topics
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
