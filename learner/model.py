@@ -28,6 +28,7 @@ from stream.statistics import Statistics, StatisticsProgram
 from stream.table import U64
 
 ADWIN_DELTA = 0.002
+LOSSES_MAX = 100_000  # records; then ADWIN starts anew, so that checkpoints stay small
 EARLY_SHARE = 10  # an early warm start comes no sooner than a tenth of the usual distance after the last
 RECENT_PAGES = 4
 WARM_CHUNK = 512  # examples that a warm start encodes at once
@@ -110,8 +111,7 @@ class Model:
         self.recent_ids: U64 = np.zeros(window, np.uint64)  # ring by example index
         self.recent_wide: F32 = np.zeros(window, np.float32)
         self.records: deque[tuple[int, int]] = deque()  # (offset, example index at its start) of the window
-        self.drift: Any = ADWIN(delta=ADWIN_DELTA)  # type: ignore[no-untyped-call]  # River's class has no types
-        self.losses: list[float] = []  # what ADWIN was fed since the last warm start
+        self._forget_losses()
         self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
 
     def learn(self, record: Sequence[Examples], offset: int) -> int:
@@ -174,6 +174,8 @@ class Model:
 
     def _feed_drift(self, loss: float) -> bool:
         """Has the mean log loss of records risen, says ADWIN, and is the last warm start long enough ago?"""
+        if len(self.losses) == LOSSES_MAX:
+            self._forget_losses()
         before = self.drift.estimation
         self.losses.append(loss)
         self.drift.update(loss)
@@ -192,8 +194,11 @@ class Model:
         self.warm_starts += 1
         self.warm_at = self.examples
         self.deep.warm(self._window(self.reread(self.records[0][0])))
-        self.losses = []
-        self.drift = ADWIN(delta=ADWIN_DELTA)  # type: ignore[no-untyped-call]  # River's class has no types
+        self._forget_losses()
+
+    def _forget_losses(self) -> None:
+        self.losses: list[float] = []  # what ADWIN was fed since the last warm start, to feed it again after a restart
+        self.drift: Any = ADWIN(delta=ADWIN_DELTA)  # type: ignore[no-untyped-call]  # River's class has no types
 
     def _window(self, records: Iterable[Sequence[Examples]]) -> Iterator[tuple[DeepInput, F32, F32, F32]]:
         """Micro-batches of the window's examples as they were learned: (input, wide logits, labels, weights)."""

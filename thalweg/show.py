@@ -29,7 +29,7 @@ def page_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
     notes = [NOTES.get(note, note) for note in reply.notes]
     caption = "; ".join([f"{reply.scored} scored in {reply.rank_us / 1000:.1f} ms by {by}", *notes])
     table = Table("", "item", "title", "p", title=f"for user {reply.user}", caption=caption, title_justify="left",
-                  caption_justify="left")  # fmt: skip
+                  caption_justify="left", min_width=min(100, len(caption)))  # fmt: skip
     for place, (item, score) in enumerate(zip(reply.items, reply.scores, strict=True), 1):
         table.add_row(str(place), item, titles.get(item, ""), f"{score:.3f}")
     return table
