@@ -56,7 +56,7 @@ def _number(value: Value | None) -> float:
     """The number, as far as float32 holds it; NaN (missing) for anything else."""
     try:
         number = float(value) if isinstance(value, str | float | int) else np.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         return np.nan
     return number if abs(number) <= FLOAT_MAX else np.nan
 
@@ -256,7 +256,7 @@ def _floats_start(words: Any, w32: Any, sizes: Any) -> Any:
 
 @kernel
 def _sound(words: Any, w32: Any, sizes: Any) -> Any:
-    """Do offsets rise within bounds, are lists within LIST_MAX, and is the length just right?"""
+    """Do offsets rise within bounds, are lists within LIST_MAX, is the length just right, is no id 0?"""
     n = np.int64(words[1])
     heads = sizes[0] + n * sizes[1] + 2
     if 4 + heads > w32.shape[0]:
@@ -269,7 +269,13 @@ def _sound(words: Any, w32: Any, sizes: Any) -> Any:
         for i in range(first, last):
             if w32[i + 1] < w32[i] or w32[i + 1] - w32[i] > LIST_MAX:
                 return False
-    return locate(words, w32, 0, sizes)[9] == words.shape[0]
+    _, _, _, first_id, _, floats, _, _, _, end = locate(words, w32, 0, sizes)
+    if end != words.shape[0]:
+        return False
+    for i in range(first_id, floats // 2):  # noqa: SIM110  # numba has no generators
+        if words[i] == 0:  # a table's mark of an empty slot
+            return False
+    return True
 
 
 @kernel
