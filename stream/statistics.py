@@ -194,7 +194,7 @@ def _move(slots: Any, key: Any, n: Any, s: Any, t: Any, half_life: Any, dirty: A
     touch(row, key, dirty, fresh, counts)
     values = slots.view(np.float64)
     held = values[row, 3]
-    if half_life > 0.0 and values[row, 1] != 0.0:
+    if half_life > 0.0:
         if t > held:
             fade = 2.0 ** ((held - t) / half_life)
             values[row, 1] *= fade
