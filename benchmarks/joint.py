@@ -17,7 +17,8 @@ from rich.table import Table
 from learner.model import Model
 from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value, example_id
 from stream.features import Catalogue, Layout, build_page
-from stream.spec import Spec, load_spec
+from stream.spec import Spec
+from stream.spec_file import load_spec
 from stream.statistics import Statistics, StatisticsProgram
 
 REPEATS = 5

@@ -27,7 +27,7 @@ from stream.snapshot import (
     digests_of,
     pack,
 )
-from stream.spec import encode_spec
+from stream.spec_file import encode_spec
 from stream.table import U64, Table, find_many
 
 FOLD_SHARE = 0.25

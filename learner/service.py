@@ -14,7 +14,7 @@ from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Model
 from learner.publisher import Publisher, cadence_of
 from learner.warm import warm
-from stream.errors import CheckpointError, LogGap, LogUnavailable, StoreUnavailable
+from stream.errors import BadSnapshot, CheckpointError, LogGap, LogUnavailable, StoreUnavailable
 from stream.events import Examples, decode_examples, encode
 from stream.health import Health, run_file
 from stream.kafka_log import KafkaLog
@@ -64,7 +64,7 @@ class Learner:
         self.publisher: Publisher | None = None
         self.dead_letters = 0
         self._checkpoint_every_ms = checkpoint_every_ms
-        self._checkpointed = (now_ms(), offset)
+        self._checkpoint_ms, self._checkpoint_offset = now_ms(), offset  # when the last was tried; how far one reaches
         self._writing: threading.Thread | None = None
         self._next_line = 1
         self.measured_ms = 0
@@ -95,11 +95,10 @@ class Learner:
             if self._writing.is_alive() and not now:
                 return
             self._writing.join()
-        if (at_ms - self._checkpointed[0] < self._checkpoint_every_ms and not now) or self._checkpointed[
-            1
-        ] == self.offset:
+        due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
+        if not due or self._checkpoint_offset == self.offset:
             return
-        self._checkpointed = (at_ms, self.offset)
+        self._checkpoint_ms = at_ms
         version = self.publisher.version if self.publisher else self.version
         checkpoint = take(self.model, self.offset, self.token, version)
         self._writing = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
@@ -111,6 +110,7 @@ class Learner:
         with CHECKPOINT_S.time():
             try:
                 self.files.write(checkpoint)
+                self._checkpoint_offset = checkpoint.meta.offset
             except CheckpointError as bad:
                 log.error("no checkpoint was written; learning goes on", why=str(bad))
 
@@ -193,6 +193,9 @@ def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) 
         reached = store.manifest(head.version).offset.get(0, 0) if head else 0
     except StoreUnavailable:
         return None
+    except BadSnapshot as bad:
+        log.warning("the live version can't be read: a full base will take its place", why=str(bad))
+        reached = 0
     if learner.offset < reached:
         return None
     version = max(learner.version, head.version if head else 0)

@@ -16,7 +16,7 @@ from ranker.model import ROW_WIDTH, WIDE_WIDTH, Layers, Name, Plan, Tower, Versi
 from stream.errors import BadEvent, BadSnapshot, SpecError
 from stream.features import F32
 from stream.snapshot import Content, Manifest, SnapshotStore, fetch
-from stream.spec import decode_spec
+from stream.spec_file import decode_spec
 from stream.statistics import WIDTH as STATISTICS_WIDTH
 from stream.table import U64, Table, find_many
 

@@ -14,7 +14,7 @@ from stream.events import Item
 from stream.features import Catalogue, build_page
 from stream.memory_store import MemoryStore
 from stream.snapshot import Array, Manifest, PartVersion, SnapshotStore, cut, digests_of, pack
-from stream.spec import encode_spec, parse_spec
+from stream.spec_file import encode_spec, parse_spec
 from stream.statistics import WIDTH
 
 TINY: Final = """

@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from stream.errors import SpecError
 from stream.features import F32, Layout, locate, seed_of
-from stream.spec import POSITION, Spec
+from stream.spec import CROSSES_MAX, POSITION, Spec
 from stream.table import U64, kernel, mix
 
 I64 = npt.NDArray[np.int64]
 KEYS_MAX: Final = 4_096  # of one cross-product of one item: one that has more is left out
-CROSSES_MAX: Final = 250  # a cross's index fits a key's low byte
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,7 @@ class Encoder:
         self.layout = layout
         self.sizes = np.array(layout.sizes, np.int64)
         crosses = spec.crosses() if "wide" in spec.parts else []
-        if len(crosses) > CROSSES_MAX:
-            raise SpecError(f"{len(crosses)} wide features and crosses are over {CROSSES_MAX}")
+        assert len(crosses) <= CROSSES_MAX
         self.cross_names = [*(" x ".join(c.of) for c in crosses), "bias"]
         self.alphas = np.array([*(c.alpha or spec.wide.alpha for c in crosses), spec.wide.alpha], np.float32)
         self.wide = Product(layout, [*(c.of for c in crosses), []], [f"wide {n}" for n in self.cross_names])

@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
     replication: int = Field(1, ge=1)
-    model: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="what a ranker serves; empty: the spec's name")
+    model: str = Field(
+        "", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$", description="what a ranker serves; empty: the spec's name"
+    )
     local: Path = Field(Path(".local"), description="local stack, checkpoints, last good snapshot, logs")
     data: Path = Field(Path(".data"), description="downloaded data sets")
     host: str = Field("127.0.0.1", description="where /livez, /readyz and /metrics listen")

@@ -75,7 +75,7 @@ class Golden(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """One version of a model, whole. Times are ms.
 
-    `parent`: the version that was live when it was cut; 0: none. `spec`: `spec.encode_spec`'s bytes.
+    `parent`: the version that was live when it was cut; 0: none. `spec`: `spec_file.encode_spec`'s bytes.
     `token`: the publisher's fencing token. `offset`: the next offset in `examples` when it was cut, per partition.
     `watermark_ms`: greatest event time of a learned page.
     `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).

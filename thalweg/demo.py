@@ -13,7 +13,7 @@ from stream.errors import StackError
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.redis_store import RedisStore
 from stream.settings import Settings
-from stream.spec import load_spec
+from stream.spec_file import load_spec
 from thalweg.caller import calling
 from thalweg.freshness import Freshness
 from thalweg.recount import recount

@@ -17,7 +17,8 @@ from ranker.score import Scorer
 from ranker.shelf import Shelf
 from stream.events import Examples, Impression, Install, Item, RankReply, RankRequest, User
 from stream.memory_store import MemoryStore
-from stream.spec import Spec, WarmStart, load_spec
+from stream.spec import Spec, WarmStart
+from stream.spec_file import load_spec
 from thalweg.recount import recount
 
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"

@@ -69,7 +69,7 @@ def _kept() -> "Settings":
 
 
 def _spec(path: Path) -> "Spec":
-    from stream.spec import load_spec
+    from stream.spec_file import load_spec
 
     return load_spec(path)
 
@@ -305,7 +305,7 @@ def snapshots_ls(
 @app.command()
 def schema() -> None:
     """The JSON schema of a spec file, for editors; specs/spec.schema.json is this."""
-    from stream.spec import json_schema
+    from stream.spec_file import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 

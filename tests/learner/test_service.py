@@ -20,7 +20,7 @@ from stream.events import DeadLetter, Examples, Install, decode_entity, decode_e
 from stream.log import MemoryLog, Record
 from stream.memory_store import MemoryStore
 from stream.settings import Settings
-from stream.snapshot import fetch
+from stream.snapshot import Head, fetch
 from stream.topics import EXAMPLES, EXAMPLES_DLQ
 from tests.learner.worlds import records, small_spec
 
@@ -220,9 +220,13 @@ def test_a_full_disk_costs_a_checkpoint_only(room: Room, fill_disk: Callable[[in
     room.learner.maybe_checkpoint(now=True)
     assert [p.name for p in room.files.folder.iterdir()] == [path.name]
     assert path.read_bytes() == before
+    fill_disk(1 << 40)
+    room.learner.maybe_checkpoint(now=True)
+    held = room.files.newest()
+    assert held is not None
+    assert held.meta.offset == 2, "once there is room again, no new record is waited for"
     learn_on(room, log)
     assert room.learner.model.examples == 27
-    fill_disk(1 << 40)
     room.learner.maybe_checkpoint(now=True)
     held = room.files.newest()
     assert held is not None
@@ -325,6 +329,18 @@ def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: P
     assert all(part.base and not part.merged and not part.deltas for part in manifest.parts.values())
     rows = [fetch(store, digests)["rows"] for digests in manifest.parts["statistics"].contents()]
     assert sum(map(len, rows)) == len(anew.model.statistics.table)
+
+
+def test_a_head_without_its_manifest_is_published_over(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that lost the live version's manifest doesn't stop the learner: a newer full base takes its place."""
+    store = MemoryStore(SPEC.name)
+    monkeypatch.setattr(store, "head", lambda: Head(7, 1))
+    assert ask(room.learner, store, tmp_path)
+    assert room.learner.publisher is not None
+    assert room.learner.publisher.version == 7
+    room.learner.publisher.carrier.stop()
 
 
 def test_a_token_is_taken_at_the_first_answer(room: Room, tmp_path: Path) -> None:

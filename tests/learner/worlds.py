@@ -4,7 +4,8 @@ import numpy as np
 
 from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, example_id
 from stream.features import Catalogue, Layout, build_page
-from stream.spec import Spec, parse_spec
+from stream.spec import Spec
+from stream.spec_file import parse_spec
 from stream.statistics import Statistics, StatisticsProgram
 
 SPEC = """

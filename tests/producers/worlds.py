@@ -11,7 +11,8 @@ from producers.source import WorldEvent
 from stream.encoder import Batch
 from stream.events import Examples, Impression, Install, Item, Tick, User
 from stream.features import Layout
-from stream.spec import Spec, parse_spec
+from stream.spec import Spec
+from stream.spec_file import parse_spec
 from stream.statistics import Statistics, StatisticsProgram
 
 START_MS = 1_700_000_000_000

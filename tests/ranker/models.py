@@ -9,7 +9,8 @@ from stream.encoder import Encoder, one_page
 from stream.events import Item, Value
 from stream.features import Catalogue, Layout, build_page
 from stream.snapshot import Array, Content, Digests, Golden, Manifest, PartVersion, SnapshotStore, cut, digests_of, pack
-from stream.spec import Spec, encode_spec, parse_spec
+from stream.spec import Spec
+from stream.spec_file import encode_spec, parse_spec
 from stream.statistics import Statistics, StatisticsProgram
 from stream.table import U64
 

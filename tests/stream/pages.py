@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream.events import Item, Value
 from stream.features import Catalogue, Layout, build_page
-from stream.spec import parse_spec
+from stream.spec_file import parse_spec
 from stream.table import U64
 
 SPEC = parse_spec("""

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import SpecError
-from stream.spec import Column, Cross, Spec, decode_spec, duration_ms, encode_spec, load_spec, parse_spec
+from stream.spec import Column, Cross, Spec, duration_ms
+from stream.spec_file import decode_spec, encode_spec, load_spec, parse_spec
 from tests.stream.pages import SPEC
 
 SPECS = sorted((Path(__file__).resolve().parents[2] / "specs").glob("*.toml"))

@@ -15,7 +15,8 @@ from producers.source import WorldEvent
 from stream.events import Impression, Install, Item, User
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.settings import Settings
-from stream.spec import Spec, load_spec
+from stream.spec import Spec
+from stream.spec_file import load_spec
 from tests.learner.worlds import SPEC
 from thalweg.stack import Stack
 from thalweg.status import Service

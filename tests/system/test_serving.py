@@ -17,7 +17,7 @@ from ranker.versions import Loader
 from stream.kafka_log import KafkaLog
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
-from stream.spec import parse_spec
+from stream.spec_file import parse_spec
 from tests.learner.worlds import SPEC, records
 from tests.system.house import House, until, world
 from thalweg.asker import Asker, AskerConfig, Observed

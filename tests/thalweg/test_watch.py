@@ -12,7 +12,7 @@ from stream.events import Impression, RankReply, decode_requests, encode_record
 from stream.log import START, MemoryLog, partition_of
 from stream.memory_store import MemoryStore
 from stream.snapshot import Manifest
-from stream.spec import load_spec
+from stream.spec_file import load_spec
 from stream.topics import EVENTS, ITEMS, REPLIES, REQUESTS
 from thalweg.asker import UNANSWERED_S, Asker, AskerConfig, Observed
 from thalweg.caller import Caller
