@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -93,6 +94,23 @@ def test_it_learns() -> None:
         model = learned(spec, records(spec, 1500))
         assert model.progress.lifetime().auc > 0.6, parts
         assert model.finite()
+
+
+def test_drift_calls_an_early_warm_start() -> None:
+    """When all labels turn over, ADWIN sees the log loss rise, and the deep part starts anew before its turn."""
+    spec = small_spec(**{"every = 300": "every = 5000"})
+
+    def labelled(record: list[Examples], odd: int) -> list[Examples]:
+        """Odd items are installed, or even ones."""
+        said = [[int(int(item[1:]) % 2 == odd) for item in e.page.items] for e in record]
+        return [msgspec.structs.replace(e, labels=labels) for e, labels in zip(record, said, strict=True)]
+
+    log = records(spec, 1_200)
+    steady = learned(spec, [labelled(record, 1) for record in log])
+    assert steady.warm_starts == 0, "nothing drifts, and it isn't its turn"
+    model = learned(spec, [labelled(record, int(n < 250)) for n, record in enumerate(log)])
+    assert model.warm_starts >= 1
+    assert 250 * 9 < model.warm_at < model.examples < 5000
 
 
 def test_statistics_of_pages_and_learner_agree() -> None:
