@@ -193,12 +193,12 @@ class Cutter:
     ) -> Cut:
         """The next version: deltas of wide and statistics, of deep too when `deep` or when there is no base yet."""
         model, blobs = self._model, dict[str, bytes]()
+        renewed = "deep" not in self._chains
         for name, chain in self._chains.items():
             if name != "deep" or deep or chain.version is None:
                 chain.extend(blobs)
-                if name == "deep":
-                    self._golden = []
-        if not self._golden:
+                renewed |= name == "deep"
+        if renewed:  # only then is the deep part that goes out the one that is here
             self._golden = [(raw, self._deep_logits(raw)) for raw in model.recent_pages]
         installs = sorted(model.installs)[:INGESTS_MAX]  # by id, which is a hash: a fair sample
         model.installs = []

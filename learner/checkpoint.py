@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -69,6 +70,8 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         "recent_wide": model.recent_wide.copy(),
         "records": np.array(model.records, np.int64).reshape(-1, 2),
         "losses": np.array(model.losses, np.float64),
+        "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
+        "page_bytes": np.array([len(page) for page in model.recent_pages], np.int64),
     }
     if model.deep:
         arrays.update(_deep_arrays(model.deep))
@@ -124,6 +127,9 @@ def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.seen = Seen(arrays["young"], arrays["old"])
     model.recent_ids[:], model.recent_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
     model.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
+    ends = np.cumsum([0, *arrays["page_bytes"]])
+    raw = arrays["pages"].tobytes()
+    model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
     for loss in arrays["losses"].tolist():  # ADWIN has no state that can be saved: it is fed again
         model.losses.append(loss)
         model.drift.update(loss)
@@ -157,6 +163,15 @@ def _table(width: int, rows: "np.ndarray[Any, np.dtype[np.uint64]]") -> Table:
     return table
 
 
+def _sync(folder: Path) -> None:
+    """A rename is safe once its folder is on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class CheckpointFiles:
     """The checkpoints of one model in a folder; the newest KEEP are kept. Raises CheckpointError."""
 
@@ -167,6 +182,8 @@ class CheckpointFiles:
             probe = folder / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
+            for draft in folder.glob("*.part"):  # of a process that was killed while it wrote
+                draft.unlink()
         except OSError as bad:
             raise CheckpointError(
                 f"{folder} can't be written ({bad.strerror}): free space or set THALWEG_LOCAL to a place that can"
@@ -183,6 +200,7 @@ class CheckpointFiles:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
+            _sync(self.folder)
             for old in self.paths()[:-KEEP]:
                 old.unlink()
         except OSError as bad:

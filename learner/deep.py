@@ -161,6 +161,12 @@ class Deep:
         result: F32 = torch.mm(gradient, self._layers[0][0][:pooled].t()).numpy()
         return result
 
+    def finite(self) -> bool:
+        """Is every dense parameter a number, and every embedding that changed since the last publish?"""
+        vocabulary = self.vocabulary
+        changed = vocabulary.vectors[np.flatnonzero(vocabulary.touched[: vocabulary.rows])]
+        return bool(np.isfinite(self.flat.numpy()).all() and np.isfinite(changed).all())
+
     def freeze_quantiles(self) -> None:
         """Boundaries from the sample: float32 [numbers, quantiles − 1]."""
         held = self.sample[self.sampled == 1]

@@ -11,6 +11,7 @@ from stream.spec import Gate
 
 JUDGED_MIN = 500  # predictions before calibration and log loss mean anything
 QUARANTINE_MAX = 20
+CHANCE_SIGMAS = 3.0
 
 
 def refusal(gate: Gate, window: Figures, finite: bool) -> str:
@@ -24,7 +25,10 @@ def refusal(gate: Gate, window: Figures, finite: bool) -> str:
     if window.examples < JUDGED_MIN:
         return ""
     low, high = gate.calibration
-    if not low <= window.calibration <= high:
+    labels = window.base_rate * window.examples
+    predicted = window.calibration * max(labels, 1e-9)
+    by_chance = CHANCE_SIGMAS * np.sqrt(max(predicted, labels))  # few labels differ from their number by that much
+    if not low <= window.calibration <= high and abs(predicted - labels) > by_chance:
         return f"calibration {window.calibration:.3f} over the last {window.examples} is outside {low} to {high}"
     rise = window.log_loss - window.entropy()
     if rise > gate.log_loss_rise_max:

@@ -20,7 +20,7 @@ from learner.ftrl import Ftrl, FtrlRates
 from learner.progress import Progress
 from learner.seen import Seen
 from stream.encoder import I64, Batch, DeepInput, Encoder, WideKeys
-from stream.errors import BadEvent
+from stream.errors import BadEvent, LogError
 from stream.events import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED, Examples
 from stream.features import F32, Layout, words_of
 from stream.spec import Spec
@@ -191,6 +191,7 @@ class Model:
         assert self.deep is not None
         if self.reread is None:
             return
+        assert self.records, "the record that is being learned was remembered"
         self.warm_starts += 1
         self.warm_at = self.examples
         self.deep.warm(self._window(self.reread(self.records[0][0])))
@@ -203,7 +204,7 @@ class Model:
     def _window(self, records: Iterable[Sequence[Examples]]) -> Iterator[tuple[DeepInput, F32, F32, F32]]:
         """Micro-batches of the window's examples as they were learned: (input, wide logits, labels, weights)."""
         window = len(self.recent_ids)
-        index = max(0, self.examples - window)
+        index = max(self.records[0][1], self.examples - window)
         chunk: list[Flat] = []
         for record in records:
             flat, _ = self._flatten(record, quiet=True)
@@ -218,9 +219,11 @@ class Model:
                 chunk = []
             if index == self.examples:
                 break
-        assert index == self.examples, (
-            f"the log no longer holds the examples that were learned ({self.examples - index} missing)"
-        )
+        if index != self.examples:
+            raise LogError(
+                f"{self.examples - index} of the last {window} examples aren't in the log any more, though their "
+                "records are: the topic was made anew; give the spec a new name, to learn it from the log's beginning"
+            )
         if chunk:
             yield from self._batches(joined(chunk), index)
 
@@ -234,9 +237,13 @@ class Model:
             yield given.part(first, last), wide[first:last], flat.labels[first:last], flat.weights[first:last]
 
     def finite(self) -> bool:
-        """Is every dense parameter and every recent prediction a number?"""
-        dense = self.deep is None or bool(np.isfinite(self.deep.flat.numpy()).all())
-        return dense and bool(np.isfinite(self.progress.sums).all())
+        """Is every parameter of the deep part and every prediction so far a number?"""
+        return (self.deep is None or self.deep.finite()) and bool(np.isfinite(self.progress.sums).all())
+
+    def forget_before(self, offset: int) -> None:
+        """The log has lost what lies before `offset`: warm starts do without it."""
+        while self.records and self.records[0][0] < offset:
+            self.records.popleft()
 
     def _remember(self, offset: int) -> None:
         """Note where this record's examples begin; forget records before the window."""

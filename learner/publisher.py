@@ -14,7 +14,7 @@ import structlog
 from learner.chain import Cut, Cutter
 from learner.gate import quarantine, refusal
 from learner.model import Model
-from stream.errors import BadSnapshot, Fenced, StoreUnavailable
+from stream.errors import BadSnapshot, Fenced, SnapshotError
 from stream.snapshot import SnapshotStore
 from stream.spec import duration_ms
 
@@ -45,6 +45,7 @@ class Carrier(threading.Thread):
         self._wake = threading.Condition()
         self._stopping = False
         self.published = 0  # newest version that is in the store
+        self.live = 0  # the head when a base was last asked for; 0: none
         self.failures = 0
         self.wants_base = False
         self.fenced: Fenced | None = None
@@ -63,9 +64,11 @@ class Carrier(threading.Thread):
 
     def run(self) -> None:
         """Until `stop`."""
-        while not self._stopping and not self.fenced:
+        while not self.fenced:
             with self._wake:
                 if self._cut is None:
+                    if self._stopping:
+                        return
                     self._wake.wait(WATCH_S)
                 cut = self._cut
             if cut is None:
@@ -86,12 +89,8 @@ class Carrier(threading.Thread):
         except Fenced as bad:
             self.fenced = bad
         except BadSnapshot as bad:
-            log.warning(
-                "the store has lost what this version builds on; a full base is next",
-                version=cut.manifest.version,
-                why=str(bad),
-            )
-            self.wants_base = True
+            log.warning("the store lacks what this version builds on; a full base is next", why=str(bad))
+            self._ask_for_base()
         finally:
             self._cut = None
 
@@ -107,7 +106,9 @@ class Carrier(threading.Thread):
                 if self.published % RETAIN_EVERY == 0:
                     self._store.retain(self._keep)
                 return
-            except StoreUnavailable as bad:
+            except (Fenced, BadSnapshot):
+                raise
+            except SnapshotError as bad:  # away, full, or not letting us in: people can mend each without us
                 self.failures += 1
                 if attempt == 0:
                     log.warning("can't publish; trying again", why=str(bad))
@@ -117,12 +118,22 @@ class Carrier(threading.Thread):
                     self._wake.wait(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
                 attempt += 1
 
+    def _ask_for_base(self) -> None:
+        """The next version is to stand on its own, on top of whatever the store says is live."""
+        try:
+            head = self._store.head()
+        except SnapshotError as bad:
+            log.warning("can't look at the head; the next version will tell", why=str(bad))
+        else:
+            self.live = head.version if head else 0
+        self.wants_base = True
+
     def _watch(self) -> None:
         """Was the store wiped while nothing new was learned?"""
         try:
             if self.published and self._store.head() is None:
-                self.wants_base = True
-        except (StoreUnavailable, BadSnapshot) as bad:
+                self._ask_for_base()
+        except SnapshotError as bad:
             log.debug("can't look at the head", why=str(bad))
 
 
@@ -140,7 +151,7 @@ class Publisher:
         self.carrier.start()
         self.refused = 0
         self._last_ms = self._last_deep_ms = 0
-        self._last_examples = -1
+        self._last_examples = self._last_deep_examples = -1
 
     def maybe_publish(self, offset: int) -> bool:
         """Publish when it's time, something was learned and nothing is on its way. Raises Fenced.
@@ -150,30 +161,46 @@ class Publisher:
         carrier, now_ms = self.carrier, self._now_ms()
         if carrier.fenced:
             raise carrier.fenced
-        if carrier.busy or now_ms - self._last_ms < self._cadence.every_ms:
+        assert carrier.is_alive(), "the publisher's thread has ended without a word"
+        if not self._model.examples or carrier.busy or now_ms - self._last_ms < self._cadence.every_ms:
             return False
         if carrier.wants_base:
             carrier.wants_base = False
             self._cutter.start_over()
-            self._parent = self.version
-        elif self._model.examples == self._last_examples:
+            self._parent, self.version = carrier.live, max(self.version, carrier.live)
+        elif self._model.examples == self._last_examples and not self._deep_is_behind(now_ms):
             return False
         self._last_ms, self._last_examples = now_ms, self._model.examples
         if reason := refusal(self._model.spec.publish.gate, self._model.progress.window(), self._model.finite()):
-            self.refused += 1
-            path = quarantine(self._cadence.quarantine, self.version + 1, reason, self._model)
-            log.error(
-                "a version was refused; what is live stays", version=self.version + 1, why=reason, evidence=str(path)
-            )
+            self._refuse(reason)
             return False
         deep = now_ms - self._last_deep_ms >= self._cadence.deep_every_ms
+        metrics = self._metrics()
+        try:
+            cut = self._cutter.cut(self.version + 1, self._parent, carrier.token, offset, now_ms, metrics, deep=deep)
+        except BadSnapshot as bad:  # such as a weight that isn't finite
+            self._refuse(str(bad))
+            carrier.live, carrier.wants_base = self._parent, True  # what was cut so far of it is lost
+            return False
         if deep:
-            self._last_deep_ms = now_ms
+            self._last_deep_ms, self._last_deep_examples = now_ms, self._model.examples
         self.version += 1
-        cut = self._cutter.cut(self.version, self._parent, carrier.token, offset, now_ms, self._metrics(), deep=deep)
         self._parent = self.version
         carrier.carry(cut)
         return True
+
+    def _deep_is_behind(self, now_ms: int) -> bool:
+        """Is it time for the deep part, and has it learned since it went out?"""
+        due = now_ms - self._last_deep_ms >= self._cadence.deep_every_ms
+        return due and self._model.deep is not None and self._model.examples != self._last_deep_examples
+
+    def _refuse(self, reason: str) -> None:
+        self.refused += 1
+        log.error("a version was refused; what is live stays", version=self.version + 1, why=reason)
+        try:
+            quarantine(self._cadence.quarantine, self.version + 1, reason, self._model)
+        except OSError as bad:
+            log.error("its evidence can't be kept", why=str(bad), folder=str(self._cadence.quarantine))
 
     def _metrics(self) -> dict[str, float]:
         figures, window = self._model.progress.lifetime(), self._model.progress.window()

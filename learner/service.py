@@ -60,9 +60,13 @@ class Learner:
         self.offset = offset
         self.version = self.token = 0  # the last published, as the checkpoint knows
         self.token_taken = False
+        self.store_says = ""  # why nothing can be published yet
         self.asked_ms = 0  # when the store was last asked where its head is
         self.publisher: Publisher | None = None
         self.dead_letters = 0
+        self.stopping = threading.Event()
+        self.whole = True  # not in the middle of a record, whose half can't be told from the whole later
+        self._learning = offset
         self._checkpoint_every_ms = checkpoint_every_ms
         self._checkpoint_ms, self._checkpoint_offset = now_ms(), offset  # when the last was tried; how far one reaches
         self._writing: threading.Thread | None = None
@@ -76,7 +80,9 @@ class Learner:
         for record in records:
             assert record.offset >= self.offset, f"offset {record.offset} was learned already"
             examples, bad = decode_examples(record.value or b"")
+            self._learning, self.whole = record.offset, False
             self.model.learn(examples, record.offset)
+            self.whole = True
             for raw, reason in bad:
                 self._bury(raw, "BadEvent", reason, record)
             for page, reason in self.model.bad:
@@ -115,14 +121,26 @@ class Learner:
                 log.error("no checkpoint was written; learning goes on", why=str(bad))
 
     def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
-        """Records of `examples` again, from this offset on."""
-        reader = self.log.reader(EXAMPLES.name, {0: offset})
-        try:
-            while True:
-                for record in reader.poll(1.0):
-                    yield decode_examples(record.value or b"")[0]
-        finally:
-            reader.close()
+        """Records of `examples` again, from this offset to the one that is being learned.
+
+        While no broker answers it waits: half a warm start can't be taken back.
+        """
+        attempt = 0
+        while offset <= self._learning:
+            reader: Reader | None = None
+            try:
+                reader = self.log.reader(EXAMPLES.name, {0: offset})
+                while offset <= self._learning:
+                    for record in reader.poll(1.0):
+                        offset = record.offset + 1
+                        yield decode_examples(record.value or b"")[0]
+            except LogUnavailable as bad:
+                if self.stopping.is_set():
+                    raise
+                attempt = back_off(bad, attempt, self.stopping)
+            finally:
+                if reader:
+                    reader.close()
 
     def _bury(self, raw: bytes, error: str, message: str, record: Record) -> None:
         self.dead_letters += 1
@@ -191,11 +209,17 @@ def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) 
             learner.token_taken = True
         head = store.head()
         reached = store.manifest(head.version).offset.get(0, 0) if head else 0
-    except StoreUnavailable:
+    except StoreUnavailable as bad:
+        if not learner.store_says:
+            log.warning("learning, but nothing is published until the store answers", why=str(bad))
+        learner.store_says = str(bad)
         return None
     except BadSnapshot as bad:
         log.warning("the live version can't be read: a full base will take its place", why=str(bad))
         reached = 0
+    if learner.store_says:
+        log.info("the store answers")
+        learner.store_says = ""
     if learner.offset < reached:
         return None
     version = max(learner.version, head.version if head else 0)
@@ -242,8 +266,10 @@ def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: 
         try:
             learner = Learner(KafkaLog(settings, linger_ms=5), model, offset, files, settings.checkpoint_every_ms)
         except LogUnavailable as bad:
-            attempt = _back_off(bad, attempt, life)
+            life.state = str(bad)
+            attempt = back_off(bad, attempt, life.stopping)
             continue
+        learner.stopping = life.stopping
         if checkpoint:
             learner.version, learner.token = checkpoint.meta.version, checkpoint.meta.token
         log.info("learning", model=spec.name, offset=offset, examples=model.examples)
@@ -251,21 +277,28 @@ def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: 
     return None
 
 
-def _back_off(bad: Exception, attempt: int, life: _Life) -> int:
+def back_off(bad: Exception, attempt: int, stopping: threading.Event) -> int:
+    """Say why, and wait longer at each attempt. Returns the next attempt's number."""
     wait_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-    life.state = str(bad)
     log.warning("waiting", why=str(bad), again_in_s=wait_s)
-    life.stopping.wait(wait_s)
+    stopping.wait(wait_s)
     return attempt + 1
 
 
-def _poll(reader: Reader, accept_gap: bool) -> list[Record]:
+def _open(learner: Learner, accept_gap: bool) -> Reader:
+    if accept_gap:
+        learner.model.forget_before(learner.log.starts(EXAMPLES.name)[0])
+    return learner.log.reader(EXAMPLES.name, {0: learner.offset})
+
+
+def _poll(learner: Learner, reader: Reader, accept_gap: bool) -> list[Record]:
     try:
         return reader.poll(POLL_S)
     except LogGap as gap:
         if not accept_gap:
             raise
         log.error("going on over a gap, as told", why=str(gap))
+        learner.model.forget_before(gap.start)
         reader.seek(gap.partition, START)
         return []
 
@@ -283,8 +316,8 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
     try:
         while not life.stopping.is_set():
             try:
-                reader = reader or learner.log.reader(EXAMPLES.name, {0: learner.offset})
-                records = _poll(reader, accept_gap)
+                reader = reader or _open(learner, accept_gap)
+                records = _poll(learner, reader, accept_gap)
                 learner.learn(records, turn)
                 if not records:
                     turn()
@@ -295,11 +328,13 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
                 if reader:
                     reader.close()
                 reader = None
-                attempt = _back_off(bad, attempt, life)
+                life.state = str(bad)
+                attempt = back_off(bad, attempt, life.stopping)
     finally:
         if reader:
             reader.close()
-        learner.maybe_checkpoint(now=True)
+        if learner.whole:
+            learner.maybe_checkpoint(now=True)
         if learner.publisher:
             learner.publisher.carrier.stop()
         learner.log.close()

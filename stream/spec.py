@@ -119,7 +119,8 @@ class Label(Part, frozen=True):
 class Gate(Part, frozen=True):
     """What a version must keep over the last 2,000 predictions to be published.
 
-    `log_loss_rise_max` is against the version that is live; `calibration` bounds mean prediction / mean label.
+    `log_loss_rise_max` is against always predicting those examples' own label rate. `calibration` bounds mean
+    prediction / mean label, unless chance alone explains the difference (few labels).
     """
 
     log_loss_rise_max: Positive = 0.05

@@ -113,14 +113,6 @@ def test_drift_calls_an_early_warm_start() -> None:
     assert 250 * 9 < model.warm_at < model.examples < 5000
 
 
-def test_statistics_of_pages_and_learner_agree() -> None:
-    """The learner's statistics are those of anyone who learns the same examples in order."""
-    spec = small_spec()
-    log = records(spec, 90)
-    one, two = learned(spec, log), learned(spec, log)
-    assert_same(one, two)
-
-
 def test_a_page_of_another_layout_is_set_aside() -> None:
     """Features made for another spec are no reason to stop: they are handed back with the reason."""
     spec = small_spec()

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from learner.chain import Cutter
+from learner.checkpoint import restore, take
 from learner.gate import refusal
 from learner.model import Model
 from learner.progress import Figures
 from learner.publisher import Cadence, Publisher
-from stream.errors import Fenced
+from stream.errors import Fenced, SnapshotError
 from stream.memory_store import MemoryStore
-from stream.snapshot import DELTAS_MAX, Manifest, fetch
+from stream.snapshot import DELTAS_MAX, Head, Manifest, fetch
 from stream.spec import Gate
 from tests.learner.worlds import records, small_spec
 
@@ -210,3 +211,77 @@ def test_golden_rows_are_of_the_version_that_goes_out() -> None:
     assert second.parts["deep"] == first.parts["deep"]
     assert not np.array_equal(before, model.deep.flat)
     assert [g.scores for g in second.golden] != [g.scores for g in first.golden], "the wide part moved"
+
+
+def test_golden_rows_survive_a_restart(tmp_path: Path) -> None:
+    """A restored learner's first base has golden rows, of the very deep part that goes out with them."""
+    spec = small_spec()
+    log = records(spec, 60)
+    model = Model(spec)
+    for offset in range(10):
+        model.learn(log[offset], offset)
+    restored = restore(spec, take(model, 10, 0, 0))
+    assert list(restored.recent_pages) == list(model.recent_pages)
+    cutter = Cutter(restored)
+    first = cutter.cut(1, 0, 1, 10, 0, {}, deep=True).manifest
+    assert first.golden
+    restored.learn(log[10], 10)
+    second = cutter.cut(2, 1, 1, 11, 0, {}, deep=False).manifest
+    assert [g.features for g in second.golden] == [g.features for g in first.golden]
+
+
+def test_nothing_goes_out_before_anything_was_learned(tmp_path: Path) -> None:
+    """A tower that knows nothing must not rank anybody's page."""
+    bench = Bench(tmp_path)
+    bench.ms += 10_000
+    assert not bench.publisher.maybe_publish(0)
+    assert bench.turn()
+
+
+def test_what_the_deep_part_learned_last_goes_out_in_silence(tmp_path: Path) -> None:
+    """When nothing more comes, the deep part still follows at its own cadence; then there is nothing to publish."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    bench.turn()  # wide and statistics only: the deep part's time hasn't come
+    bench.ms += 1_000
+    assert bench.publisher.maybe_publish(2)
+    bench.settle()
+    head = bench.store.head()
+    assert head is not None
+    assert laid_together(bench.store, bench.store.manifest(head.version)) == held(bench.model)
+    bench.ms += 1_000
+    assert not bench.publisher.maybe_publish(2)
+
+
+def test_a_store_that_refuses_for_a_while_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk behind the store, a revoked login: people mend it, and publishing goes on."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    publish, refusals = bench.store.publish, [SnapshotError("MISCONF"), SnapshotError("NOPERM")]
+
+    def refusing(manifest: Manifest) -> None:
+        if refusals:
+            raise refusals.pop()
+        publish(manifest)
+
+    monkeypatch.setattr(bench.store, "publish", refusing)
+    bench.turn()
+    assert not refusals
+    head = bench.store.head()
+    assert head is not None
+    assert head.version == 2
+
+
+def test_a_store_that_fell_back_to_an_older_copy_is_published_over(tmp_path: Path) -> None:
+    """After a failover to an older copy the next version is a full base on top of what that copy says is live."""
+    bench = Bench(tmp_path)
+    for _ in range(3):
+        bench.turn()
+    bench.store._head = Head(1, bench.publisher.carrier.token)
+    for _ in range(3):
+        bench.turn()
+    head = bench.store.head()
+    assert head is not None
+    assert head.version == bench.publisher.version
+    wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
+    assert (wide, statistics) == held(bench.model)[:2]

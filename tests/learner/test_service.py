@@ -4,7 +4,7 @@ import errno
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +15,7 @@ import pytest
 from learner.checkpoint import KEEP, CheckpointFiles, restore, take
 from learner.model import Model
 from learner.service import Learner, start_publisher
-from stream.errors import CheckpointError
+from stream.errors import CheckpointError, LogUnavailable
 from stream.events import DeadLetter, Examples, Install, decode_entity, decode_examples, encode_record
 from stream.log import MemoryLog, Record
 from stream.memory_store import MemoryStore
@@ -380,3 +380,28 @@ def test_a_record_before_the_offset_is_our_own_mistake(room: Room) -> None:
     room.learner.offset = 5
     with pytest.raises(AssertionError, match="learned already"):
         room.learner.learn([Record(EXAMPLES.name, 0, 4, 0, None, b"\x90")], room.turn)
+
+
+def test_a_broker_that_is_away_during_a_warm_start_costs_time_only(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The re-read waits and goes on where it was: the learner ends as one that was never disturbed."""
+    monkeypatch.setattr("learner.service.BACKOFF_S", (0.0,))
+    log = records(SPEC, 150)
+    undisturbed = Model(SPEC)
+    undisturbed.reread = lambda offset: iter(log[offset:])
+    for offset, record in enumerate(log):
+        undisturbed.learn(record, offset)
+    assert undisturbed.warm_starts == 1
+    reader, failures = room.log.reader, 3
+
+    def away(topic: str, positions: Mapping[int, int]) -> Any:
+        nonlocal failures
+        if positions[0] != 0 and failures:
+            failures -= 1
+            raise LogUnavailable("no broker answers")
+        return reader(topic, positions)
+
+    room.write(*map(encode_record, log))
+    monkeypatch.setattr(room.log, "reader", away)
+    room.learn()
+    assert failures == 0
+    assert state(room.learner.model) == state(undisturbed)
