@@ -45,7 +45,7 @@ class LabelRules:
     """How labels are told; event time in ms.
 
     `wait`: every label when the window closes. `eager`: a positive at once, negatives at the close.
-    `fake_negative`: all negative at once (told as `window_closed`), a positive when it comes.
+    `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
     `known_ms`: how long after its close a page can still be corrected.
     """
 
@@ -319,7 +319,9 @@ class Joiner:
         told = known.told.get(position)
         if told == label or (told is None and (label == 0 or self.rules.policy == "wait")):
             return  # untold ones are told at the close
-        reason = RETRACTION if label == 0 else LATE_POSITIVE if known.closed else INSTALLED
+        # Whoever sums up counts an example with its first label and corrects it with a late positive or a retraction.
+        first = told is None and not known.closed
+        reason = RETRACTION if label == 0 else INSTALLED if first else LATE_POSITIVE
         known.told[position] = label
         rows.append((position, label, reason, cause.install.install_id, ingest_ms))
 

@@ -83,10 +83,10 @@ def test_wait_tells_everything_at_the_close() -> None:
 
 
 def test_fake_negative_tells_negatives_with_the_page() -> None:
-    """`fake_negative`: every item negative at once, a positive when its install comes, nothing at the close."""
+    """`fake_negative`: every item negative at once, corrected when its install comes, nothing at the close."""
     rules = replace(RULES, policy="fake_negative")
     told = play(rules, page("r", 100), install("i", 105), FAR)
-    assert told == [("r", 0, 0, WINDOW_CLOSED), ("r", 1, 0, WINDOW_CLOSED), ("r", 0, 1, INSTALLED)]
+    assert told == [("r", 0, 0, WINDOW_CLOSED), ("r", 1, 0, WINDOW_CLOSED), ("r", 0, 1, LATE_POSITIVE)]
 
 
 def test_the_window_is_open_at_its_start_and_closed_at_its_end() -> None:
@@ -257,6 +257,28 @@ def test_net_labels_equal_the_offline_join(events: list[SourceEvent], rules: Lab
     log = [*events, FAR]
     said = [examples for offset, event in enumerate(log) for examples in joiner.feed([event], offset, offset)]
     assert net_of(said) == offline(log, rules)
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=sources(), rules=rule_sets())
+def test_an_example_is_counted_once(events: list[SourceEvent], rules: LabelRules) -> None:
+    """The first label of a position, and no other, is told as such; what follows is told as a correction."""
+    joiner = Joiner(rules)
+    log = [*events, FAR]
+    said = [row for k, event in enumerate(log) for row in rows(joiner.feed([event], k, k))]
+    told: set[tuple[str, int]] = set()
+    for request_id, position, label, reason in said:
+        if (request_id, position) in told:
+            assert reason == (LATE_POSITIVE if label else RETRACTION)
+        else:
+            assert reason in (INSTALLED, WINDOW_CLOSED)
+        told.add((request_id, position))
+
+
+def test_an_install_after_a_retraction_is_a_correction() -> None:
+    """Installed, taken back, installed again inside the window: one example, corrected twice."""
+    told = play(RULES, page("r", 100, "a"), install("i", 105), retraction("i", 106), install("j", 107), FAR)
+    assert [reason for *_, reason in told] == [INSTALLED, RETRACTION, LATE_POSITIVE]
 
 
 def packed(log: Sequence[SourceEvent], sizes: Sequence[int]) -> list[list[SourceEvent]]:
