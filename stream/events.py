@@ -20,8 +20,9 @@ REQUEST_BYTES_MAX: Final = 256 * 1024
 EVENTS_MAX: Final = 65_536  # of one record
 ITEMS_MAX: Final = 1_000  # of one page or request
 TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: later is no event time but a mistake
+NUMBER_MAX: Final = 2**53  # exclusive, of versions and deadlines: whole numbers that arrays and floats can hold
 
-# Why an example was emitted.
+# Why an example was emitted. The first two tell a position's first label, the others change one that was told.
 INSTALLED: Final = 0
 WINDOW_CLOSED: Final = 1
 LATE_POSITIVE: Final = 2
@@ -197,6 +198,10 @@ def decode_entity(raw: bytes, kind: type[T]) -> T:
         check_numbers(entity.attributes)
     if isinstance(entity, Item) and not math.isfinite(entity.popularity):
         raise BadEvent("popularity must be finite")
+    if isinstance(entity, Item | History) and not entity.item:
+        raise BadEvent("item is empty")
+    if isinstance(entity, User | History) and not entity.user:
+        raise BadEvent("user is empty")
     return entity
 
 
@@ -250,6 +255,8 @@ def check_source(event: SourceEvent) -> None:
         raise BadEvent(f"a page has 1 to {ITEMS_MAX} items, this one {n}")
     if len(set(event.items)) != n or not all(event.items):
         raise BadEvent("a page's items must be distinct and not empty")
+    if not 0 <= event.version < NUMBER_MAX:
+        raise BadEvent(f"version {event.version} is not between 0 and 2**53")
     for name, values in (("scores", event.scores), ("propensities", event.propensities)):
         if values and len(values) != n:
             raise BadEvent(f"{len(values)} {name} for {n} items")
@@ -275,6 +282,8 @@ def check_examples(examples: Examples) -> None:
         raise BadEvent("unknown reason")
     if not all(0 <= i < 2**64 for i in examples.ids):
         raise BadEvent("an id isn't an unsigned 64-bit number")
+    if not all(0 <= at_ms < TIME_MS_MAX for at_ms in examples.ingest_ms):
+        raise BadEvent("an ingest time is not between 1970 and 2100")
 
 
 def check_request(request: RankRequest) -> None:
@@ -291,8 +300,8 @@ def check_request(request: RankRequest) -> None:
             raise BadEvent("candidates must be distinct and not empty")
     if request.time_ms:
         _check_time(request.time_ms)
-    if request.deadline_ms < 0:
-        raise BadEvent("deadline_ms is below 0")
+    if not 0 <= request.deadline_ms < NUMBER_MAX:
+        raise BadEvent(f"deadline_ms {request.deadline_ms} is not between 0 and 2**53")
     check_numbers(request.context)
     check_numbers(request.attributes or {})
 

@@ -77,7 +77,7 @@ def pages(draw: st.DrawFn) -> Impression:
     )
     return Impression(
         draw(names), draw(times), draw(names), items, draw(names),
-        draw(st.integers(0, 2**63)), draw(per_item), draw(per_item), draw(st.binary(max_size=16)), draw(contexts),
+        draw(st.integers(0, ev.NUMBER_MAX - 1)), draw(per_item), draw(per_item), draw(st.binary(max_size=16)), draw(contexts),
     )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def test_one_event_may_have_64_kib_and_a_record_1_mib() -> None:
         {"time_ms": 0}, {"time_ms": -1}, {"time_ms": ev.TIME_MS_MAX}, {"user": ""}, {"request_id": ""}, {"items": []},
         {"items": ["a", "a"]}, {"items": ["a", ""]}, {"items": [str(i) for i in range(ev.ITEMS_MAX + 1)]},
         {"scores": [0.5]}, {"scores": [math.nan, 0.5]}, {"propensities": [math.inf, 0.5]}, {"propensities": [1.0] * 3},
-        {"context": {"x": math.nan}}, {"context": {"x": -math.inf}},
+        {"context": {"x": math.nan}}, {"context": {"x": -math.inf}}, {"version": -1}, {"version": ev.NUMBER_MAX},
     ],
     ids=str,
 )  # fmt: skip
@@ -199,12 +199,13 @@ def test_an_install_that_cannot_be_true_is_refused(change: dict[str, Any]) -> No
     [
         {"ids": []}, {"ids": [1]}, {"ids": [-1, 2]}, {"positions": [0, 2]}, {"positions": [-1, 0]}, {"labels": [0, 2]},
         {"weights": [1.0, 0.0]}, {"weights": [1.0, math.nan]}, {"weights": [1.0, 1e7]}, {"reasons": [0, 4]},
-        {"ingest_ms": [1]}, {"page": msgspec.structs.replace(PAGE, user="")},
+        {"ingest_ms": [1]}, {"ingest_ms": [1, -1]}, {"ingest_ms": [1, ev.TIME_MS_MAX]}, {"ingest_ms": [1, 2**63]},
+        {"page": msgspec.structs.replace(PAGE, user="")},
     ],
     ids=str,
 )  # fmt: skip
 def test_examples_that_cannot_be_true_are_refused(change: dict[str, Any]) -> None:
-    """Columns of one length; labels 0 or 1; weights finite and above 0; positions on the page."""
+    """Columns of one length; labels 0 or 1; weights finite and above 0; positions on the page; times that can be."""
     right = Examples(PAGE, [1, 2], [0, 1], [1, 0], [1.0, 1.0], [0, 1], [1, 1])
     assert decode_examples(encode_record([right])) == ([right], [])
     assert decode_examples(encode_record([msgspec.structs.replace(right, **change)]))[0] == []
@@ -214,7 +215,7 @@ def test_examples_that_cannot_be_true_are_refused(change: dict[str, Any]) -> Non
     "change",
     [
         {"request_id": ""}, {"user": ""}, {"k": 0}, {"k": ev.ITEMS_MAX + 1}, {"candidates": []}, {"candidates": [""]},
-        {"candidates": ["a", "a"]}, {"deadline_ms": -1}, {"time_ms": -5}, {"context": {"x": math.inf}},
+        {"candidates": ["a", "a"]}, {"deadline_ms": -1}, {"deadline_ms": ev.NUMBER_MAX}, {"time_ms": -5}, {"context": {"x": math.inf}},
         {"attributes": {"age": math.nan}}, {"history": ["x" * ev.REQUEST_BYTES_MAX]},
     ],
     ids=str,
@@ -235,11 +236,15 @@ def test_a_request_that_cannot_be_answered_is_refused(change: dict[str, Any]) ->
         (encode(Item("a", {"year": math.nan})), Item),
         (encode(Item("a", popularity=math.inf)), Item),
         (encode(User("u", {"age": math.inf})), User),
+        (encode(Item("")), Item),
+        (encode(User("")), User),
+        (encode(History("", "a", 1)), History),
+        (encode(History("u", "", 1)), History),
         (bytes(ev.RECORD_BYTES_MAX + 1), User),
     ],
 )
 def test_an_entity_that_cannot_be_true_is_refused(raw: Any, kind: type[Any]) -> None:
-    """An entity of another kind, or with numbers that aren't finite, is a BadEvent."""
+    """An entity of another kind, without an id, or with numbers that aren't finite, is a BadEvent."""
     with pytest.raises(BadEvent):
         decode_entity(raw, kind)
 
