@@ -147,6 +147,7 @@ class JoinerService:
         self.histories = histories
         self.failure: BaseException | None = None
         self.owned: dict[int, _Owned] = {}
+        self._revocations = 0
         self._partitions = partitions
         self._events = settings.topic(EVENTS.name)
         self._unconfirmed: set[asyncio.Future[Any]] = set()
@@ -173,9 +174,13 @@ class JoinerService:
         partition = message.partition
         owned = self.owned.get(partition)
         if owned is None:
-            owned = self.owned[partition] = await self._begin(partition)
+            revocations = self._revocations
+            owned = await self._begin(partition)
+            if self._revocations != revocations:
+                return  # the partition may be another's by now, and its commit have moved on: whoever has it begins
         if message.generation_id != self.app.consumer_generation_id or self.failure is not None:
             return
+        self.owned[partition] = owned
         record = Record(
             EVENTS.name, partition, message.offset, round(message.timestamp * 1000), message.key, message.value
         )
@@ -243,6 +248,7 @@ class JoinerService:
         return _Owned(Joiner.start(self.rules, stored), next_offset=stored.offset, stored=stored)
 
     async def _on_revoked(self, _app: Any, revoked: set[Any], **_: Any) -> None:
+        self._revocations += 1
         for at in revoked:
             self.owned.pop(at.partition, None)
 

@@ -234,6 +234,28 @@ def test_revoked_partitions_are_forgotten_and_not_committed(tmp_path: Path) -> N
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("assigned", [False, True], ids=["revoked", "assigned-anew"])
+def test_a_state_that_a_revocation_has_overtaken_is_not_kept(tmp_path: Path, assigned: bool) -> None:
+    """A partition that goes away while its commit is asked for leaves nothing behind: its commit may move on."""
+
+    async def story() -> None:
+        paper = Paper()
+        service = service_on(paper, tmp_path)
+        begin = service._begin
+
+        async def slow(partition: int) -> Any:
+            begun = await begin(partition)
+            await service._on_revoked(None, {TopicPartition("events", partition)})
+            paper.consumer_generation_id += assigned
+            return begun
+
+        service._begin = slow  # type: ignore[method-assign]
+        await service._take(message(0, page("r")))
+        assert service.owned == {}
+
+    asyncio.run(story())
+
+
 def test_ticks_are_written_into_silent_partitions_that_are_read_to_their_end(tmp_path: Path) -> None:
     """A Tick needs silence, an open page, and no lag; its time is the last event's plus the silence."""
 
