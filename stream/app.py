@@ -396,7 +396,7 @@ def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None =
         logging.getLogger(name).setLevel(logging.CRITICAL)
     histories = None
     if settings.redis:
-        histories = HistoryWriter(connect(settings), settings.topic_prefix)
+        histories = HistoryWriter(connect(settings), settings.topic_prefix, source=lambda: KafkaLog(settings))
     else:
         log.info("no Redis is known: histories go to the topic only")
     services: list[JoinerService] = []

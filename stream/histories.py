@@ -2,20 +2,35 @@
 
 One sorted set per user: members are items, scores install times in ms. ZADD and ZREM are idempotent, so a
 joiner that reads records again does no harm.
+
+The copy is made anew from the topic when a joiner starts, when Redis has lost it (its marker key is gone), and when
+changes were dropped. At every start, because a process that was killed while Redis didn't answer took its waiting
+changes with it, though what they came of is committed; the topic is compacted, so that this is one short record per
+user and item.
 """
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Final
 
 import redis
 
+from stream.errors import BadEvent, LogError, LogGap
+from stream.events import History, decode_entity
+from stream.log import START, Log, Reader, Record
+from stream.topics import HISTORIES
+
 MEMBERS_MAX: Final = 1_000  # of one user: the newest are kept
 WAITING_MAX: Final = 1_000_000  # changes kept while Redis doesn't answer; above, the oldest are dropped
 BATCH: Final = 500
 RETRY_S: Final = 1.0
+LOOK_S: Final = 5.0  # between two looks at the marker
+SETTLE_S: Final = 1.0  # longer than a record is on its way into the topic
+POLL_S: Final = 0.2
+COMPLETE: Final = b"complete"
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +38,11 @@ log = logging.getLogger(__name__)
 def history_key(user: str, prefix: str = "") -> str:
     """The Redis key of a user's history; `prefix` is the setting `topic_prefix`."""
     return f"{prefix}{{thalweg}}:history:{user}"
+
+
+def marker_key(prefix: str = "") -> str:
+    """The Redis key that says that the copy is complete; gone when Redis was emptied."""
+    return f"{prefix}{{thalweg}}:histories:rebuilt"
 
 
 def read_histories(client: Any, users: Sequence[str], last: int, prefix: str = "") -> dict[str, list[str]]:
@@ -43,10 +63,28 @@ def _text(item: bytes | str) -> str:
     return item.decode("utf-8", "replace") if isinstance(item, bytes) else item
 
 
+def changes_of(records: Sequence[Record]) -> dict[tuple[str, str], int | None]:
+    """What records of the topic `histories` say: install time by user and item, None where it was taken back."""
+    changes: dict[tuple[str, str], int | None] = {}
+    for record in records:
+        try:
+            if record.value is None:
+                parts = (record.key or b"").decode().split("\x00")
+                for k in range(1, len(parts)):  # one way to cut, unless an id itself holds the separator
+                    changes["\x00".join(parts[:k]), "\x00".join(parts[k:])] = None
+            else:
+                history = decode_entity(record.value, History)
+                changes[history.user, history.item] = history.time_ms
+        except (BadEvent, UnicodeDecodeError) as bad:
+            log.warning("%s/%d offset %d is left out: %s", HISTORIES.name, record.partition, record.offset, bad)
+    return changes
+
+
 class HistoryWriter:
     """Writes changes to Redis in a thread of its own, in pipelines. `put` never waits.
 
     While Redis doesn't answer, changes are kept (the last one per user and item) and written when it does.
+    `source` opens the log to make the copy anew from, also in that thread; without it that is never done.
     """
 
     def __init__(
@@ -57,12 +95,21 @@ class HistoryWriter:
         members_max: int = MEMBERS_MAX,
         waiting_max: int = WAITING_MAX,
         retry_s: float = RETRY_S,
+        source: Callable[[], Log] | None = None,
+        look_s: float = LOOK_S,
+        settle_s: float = SETTLE_S,
     ) -> None:
         self._client = client
         self._prefix = prefix
         self._members_max = members_max
         self._waiting_max = waiting_max
         self._retry_s = retry_s
+        self._source = source
+        self._look_s = look_s
+        self._settle_s = settle_s
+        self._look_at = time.monotonic()
+        self._unable = False
+        self._rebuilt_after = -1  # how many changes had been dropped when the copy was made anew
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, str], int | None] = {}
         self._writing = 0
@@ -100,21 +147,82 @@ class HistoryWriter:
         if self.dropped == 1:
             log.error(
                 "histories: more than %d changes wait for Redis; the oldest are dropped. They are safe in the topic "
-                "`histories`: restore Redis from it once it answers",
+                "`histories`, from which the copy is made anew once Redis answers",
                 self._waiting_max,
             )
 
     def _run(self) -> None:
         while True:
+            if self._source is not None and not self._closing and time.monotonic() >= self._look_at:
+                self._look(self._source)
+                self._look_at = time.monotonic() + self._look_s
             with self._changed:
-                while not self._waiting and not self._closing:
-                    self._changed.wait()
-                if not self._waiting:
+                wait_s = None if self._source is None else max(0.0, self._look_at - time.monotonic())
+                self._changed.wait_for(lambda: self._waiting or self._closing, wait_s)
+                if self._closing and not self._waiting:
                     return
-                batch = dict(islice(self._waiting.items(), BATCH))
-                for key in batch:
-                    del self._waiting[key]
-                self._writing = len(batch)
+            self._deliver_some()
+
+    def _look(self, source: Callable[[], Log]) -> None:
+        """Make the copy anew if it isn't known to be complete. What fails is tried again at the next look."""
+        try:
+            marker = self._client.get(marker_key(self._prefix))
+            if self._rebuilt_after != self.dropped or marker not in (COMPLETE, COMPLETE.decode()):
+                self._rebuild(source)
+            self._unable = False
+        except (redis.RedisError, OSError, LogError) as bad:
+            if not self._unable:
+                log.warning("histories: can't be restored from their topic (%s); it is tried again", bad)
+            self._unable = True
+
+    def _rebuild(self, source: Callable[[], Log]) -> None:
+        """Copy the topic. What is new meanwhile is written in between: it doesn't wait for a long topic.
+
+        So an old install may be copied over a newer retraction; the second pass, of what the topic has got during
+        the first, sets that right. What comes during the second waits for its end.
+        """
+        marker, dropped = marker_key(self._prefix), self.dropped
+        self._client.set(marker, "begun", nx=True)
+        durable = source()
+        try:
+            reader = durable.reader(HISTORIES.name, dict.fromkeys(durable.ends(HISTORIES.name), START))
+            try:
+                copied = self._copy(durable, reader, between=self._deliver_some)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, self._settle_s)
+                copied += self._copy(durable, reader)
+            finally:
+                reader.close()
+        finally:
+            durable.close()
+        # A marker that is gone again means that Redis was emptied meanwhile: the next look begins anew.
+        if not self._closing and self._client.set(marker, COMPLETE, xx=True):
+            self._rebuilt_after = dropped
+            log.info("histories: %d records of the topic were copied to Redis", copied)
+
+    def _copy(self, durable: Log, reader: Reader, between: Callable[[], None] = lambda: None) -> int:
+        """Write all records up to the topic's end as of now; returns how many."""
+        copied = 0
+        ends = durable.ends(HISTORIES.name)
+        while not self._closing and any(at < ends[p] for p, at in reader.positions().items()):
+            try:
+                records = reader.poll(POLL_S, BATCH)
+            except LogGap as gap:  # compaction keeps the newest of each: nothing is lost
+                reader.seek(gap.partition, START)
+                continue
+            self._write(changes_of(records))
+            copied += len(records)
+            between()
+        return copied
+
+    def _deliver_some(self) -> None:
+        """Write the oldest changes that wait, if any."""
+        with self._changed:
+            batch = dict(islice(self._waiting.items(), BATCH))
+            for key in batch:
+                del self._waiting[key]
+            self._writing = len(batch)
+        if batch:
             self._deliver(batch)
 
     def _deliver(self, batch: dict[tuple[str, str], int | None]) -> None:

@@ -417,7 +417,7 @@ def running(world: World, worker: str = "0", **shell: Any) -> "Iterator[subproce
 
 
 def test_what_comes_in_goes_out(world: World) -> None:
-    """Labels, dead letters, histories in topic and Redis, and metrics, each where it belongs; SIGTERM ends it."""
+    """Labels, dead letters, histories in topic and (wiped, too) Redis, metrics, each in place; SIGTERM ends it."""
     cache = redis.Redis.from_url(world.settings.redis)
     prefix = world.settings.topic_prefix
     now = int(time.time() * 1000)
@@ -437,6 +437,8 @@ def test_what_comes_in_goes_out(world: World) -> None:
         kept = {record.key: record.value for record in world.all_of(HISTORIES.name)}
         assert kept[b"v\x00a"] is None
         assert decode_entity(kept[b"u\x00a"] or b"", History) == History("u", "a", now)
+        cache.delete(*cache.keys(f"{prefix}{{thalweg}}:histor*"))
+        until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
         assert world.health("livez") == "ok\n"
         assert 'thalweg_joiner_dead_letters_total{reason="undecodable"} 2.0' in world.health("metrics")
         process.send_signal(signal.SIGTERM)

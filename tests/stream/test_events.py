@@ -77,7 +77,8 @@ def pages(draw: st.DrawFn) -> Impression:
     )
     return Impression(
         draw(names), draw(times), draw(names), items, draw(names),
-        draw(st.integers(0, ev.NUMBER_MAX - 1)), draw(per_item), draw(per_item), draw(st.binary(max_size=16)), draw(contexts),
+        draw(st.integers(0, ev.NUMBER_MAX - 1)), draw(per_item), draw(per_item), draw(st.binary(max_size=16)),
+        draw(contexts),
     )  # fmt: skip
 
 
@@ -215,8 +216,9 @@ def test_examples_that_cannot_be_true_are_refused(change: dict[str, Any]) -> Non
     "change",
     [
         {"request_id": ""}, {"user": ""}, {"k": 0}, {"k": ev.ITEMS_MAX + 1}, {"candidates": []}, {"candidates": [""]},
-        {"candidates": ["a", "a"]}, {"deadline_ms": -1}, {"deadline_ms": ev.NUMBER_MAX}, {"time_ms": -5}, {"context": {"x": math.inf}},
+        {"candidates": ["a", "a"]}, {"deadline_ms": -1}, {"time_ms": -5}, {"context": {"x": math.inf}},
         {"attributes": {"age": math.nan}}, {"history": ["x" * ev.REQUEST_BYTES_MAX]},
+        {"deadline_ms": ev.NUMBER_MAX},
     ],
     ids=str,
 )  # fmt: skip

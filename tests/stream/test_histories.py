@@ -7,7 +7,12 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from stream.histories import HistoryWriter, history_key, read_histories
+from stream.errors import LogUnavailable
+from stream.events import Install
+from stream.histories import COMPLETE, HistoryWriter, history_key, marker_key, read_histories
+from stream.log import Log, MemoryLog
+from stream.routing import history_record
+from stream.topics import HISTORIES
 from thalweg.stack import Stack
 
 
@@ -49,12 +54,20 @@ def test_an_install_read_again_changes_nothing(cache: redis.Redis, topic_prefix:
 
 
 class Flaky:
-    """A Redis that doesn't answer until it is told to."""
+    """A Redis whose pipelines don't answer until told to."""
 
     def __init__(self, real: redis.Redis) -> None:
         self.real = real
         self.up = False
         self.asked = threading.Event()
+
+    def get(self, key: str) -> object:
+        """Answers always."""
+        return self.real.get(key)
+
+    def set(self, key: str, value: bytes, *, nx: bool = False, xx: bool = False) -> object:
+        """Answers always."""
+        return self.real.set(key, value, nx=nx, xx=xx)
 
     def pipeline(self, transaction: bool) -> object:
         """A pipeline, or no connection."""
@@ -89,3 +102,113 @@ def test_waiting_changes_are_bounded(cache: redis.Redis, topic_prefix: str) -> N
     assert writer.dropped >= 6
     assert writer.waiting <= 4
     writer.close(10)
+
+
+def topic_of(*installs: Install) -> MemoryLog:
+    """A log whose topic `histories` says these."""
+    source = MemoryLog({HISTORIES.name: 2}, lambda: 1)
+    for install in installs:
+        tell(source, install)
+    return source
+
+
+def tell(source: MemoryLog, install: Install) -> None:
+    """One more record of the topic."""
+    source.send(*history_record(install, 2))
+
+
+def rebuilding(client: object, prefix: str, source: Callable[[], Log]) -> HistoryWriter:
+    """A writer that looks often."""
+    return HistoryWriter(client, prefix, retry_s=0.01, source=source, look_s=0.01, settle_s=0.0)
+
+
+def test_histories_that_redis_lost_are_complete_again(cache: redis.Redis, topic_prefix: str) -> None:
+    """At the start, and whenever Redis was emptied, the copy is made from the topic: retractions left out."""
+    bad = (HISTORIES.name, 0, b"\xc1", b"k")
+    source = topic_of(Install("u", "a", 1, "1"), Install("v", "x\x00y", 1, "2"), Install("u", "b", 2, "3"))
+    source.send(*bad)
+    for gone in (Install("v", "x\x00y", 2, "2", retracted=True), Install("u", "never", 2, "4", retracted=True)):
+        tell(source, gone)
+    writer = rebuilding(cache, topic_prefix, lambda: source)
+    for _ in range(2):
+        until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+        assert read_histories(cache, ["u", "v"], 9, topic_prefix) == {"u": ["a", "b"], "v": []}
+        cache.delete(*cache.keys(f"{topic_prefix}*"))
+    writer.close(10)
+
+
+def test_what_a_killed_process_had_not_written_is_written_by_the_next(cache: redis.Redis, topic_prefix: str) -> None:
+    """A start copies the topic though Redis says it is complete: changes may have died in a queue."""
+    cache.set(marker_key(topic_prefix), COMPLETE)
+    source = topic_of(Install("u", "a", 1, "1"))
+    writer = rebuilding(cache, topic_prefix, lambda: source)
+    until(lambda: read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["a"]})
+    writer.close(10)
+
+
+def test_changes_that_were_dropped_come_from_the_topic(cache: redis.Redis, topic_prefix: str) -> None:
+    """Once Redis answers again, what the bound of waiting changes has cost is copied from the topic."""
+    flaky = Flaky(cache)
+    source = topic_of()
+    writer = HistoryWriter(
+        flaky, topic_prefix, waiting_max=3, retry_s=0.01, source=lambda: source, look_s=0.01, settle_s=0.0
+    )
+    until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+    flaky.asked.clear()
+    for k in range(10):
+        tell(source, Install("u", f"i{k}", k, f"{k}"))
+        writer.put("u", f"i{k}", k)
+        assert flaky.asked.wait(10)
+    assert writer.dropped > 0
+    flaky.up = True
+    until(lambda: read_histories(cache, ["u"], 20, topic_prefix) == {"u": [f"i{k}" for k in range(10)]})
+    writer.close(10)
+
+
+def test_without_a_log_changes_go_on_and_the_copy_is_tried_again(
+    cache: redis.Redis, topic_prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A broker that doesn't answer is said once, keeps nobody waiting, and is asked until it answers."""
+    source = topic_of(Install("u", "a", 1, "1"))
+    asked: list[int] = []
+
+    def opened() -> Log:
+        asked.append(1)
+        if len(asked) < 4:
+            raise LogUnavailable("no broker")
+        return source
+
+    writer = rebuilding(cache, topic_prefix, opened)
+    writer.put("u", "b", 2)
+    until(lambda: read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["a", "b"]})
+    writer.close(10)
+    assert sum("can't be restored" in record.message for record in caplog.records) == 1
+
+
+def test_a_retraction_during_the_copy_is_not_undone(cache: redis.Redis, topic_prefix: str) -> None:
+    """An old install that is copied after its retraction was written goes again: the topic's end counts."""
+    source = topic_of(*(Install("u", f"i{k}", k, f"{k}") for k in range(3)))
+    ends = source.ends
+    asked: list[int] = []
+
+    def counted(topic: str) -> dict[int, int]:
+        asked.append(1)
+        found = ends(topic)
+        if len(asked) == 2:  # the first pass knows its end: what comes now belongs to the second
+            writer.put("u", "i1", None)
+            writer._deliver_some()
+            tell(source, Install("u", "i1", 9, "1", retracted=True))
+        return found
+
+    source.ends = counted  # type: ignore[method-assign]
+    ready = threading.Event()
+
+    def opened() -> Log:
+        assert ready.wait(10)
+        return source
+
+    writer = rebuilding(cache, topic_prefix, opened)
+    ready.set()
+    until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+    writer.close(10)
+    assert read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["i0", "i2"]}
