@@ -1,4 +1,7 @@
-"""No reply mixes two versions: replies are scored again from the snapshot of the version that they name."""
+"""No reply mixes two versions: replies are made again from the snapshot of the version that they name.
+
+Both halves: the statistics in a reply's features are that version's, and so are the scores that it gives them.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,6 +14,7 @@ from ranker.model import Version, score_features
 from ranker.versions import Loader
 from stream.errors import BadEvent, BadSnapshot
 from stream.events import RankReply
+from stream.features import words_of
 from stream.snapshot import SnapshotStore
 
 DIFFERENCE_MAX: Final = 1e-5
@@ -44,9 +48,14 @@ def recount(store: SnapshotStore, model: str, replies: Sequence[RankReply]) -> R
 
 
 def explains(version: Version, reply: RankReply) -> bool:
-    """Whether this version gives the reply's items the scores that they have, from the reply's features."""
+    """Whether this version gives the reply's page its statistics, to the bit, and then its items their scores."""
     try:
+        words = words_of(reply.features, version.plan.layout, len(reply.items))
         scores = score_features(version, reply.features, len(reply.items))
     except BadEvent:
+        return False
+    filled = words.copy()
+    version.fill(filled, reply.time_ms)
+    if not np.array_equal(filled, words):  # as whole numbers, so a missing value (NaN) equals itself
         return False
     return bool(np.abs(scores - np.asarray(reply.scores)).max() <= DIFFERENCE_MAX)
