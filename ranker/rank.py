@@ -86,7 +86,7 @@ class Ranker:
             names = retrieve(self._shelf.by_popularity(), had)
         else:
             names = _candidates(request.candidates)
-        _need_some(names)
+        _need_some(names, request, bool(known))
         scores = {name: known[name].popularity if name in known else 0.0 for name in names}
         best = sorted(names, key=lambda name: -scores[name])[: request.k]
         return RankReply(request.request_id, request.user, best, [scores[name] for name in best], 0, scored=len(names),
@@ -101,7 +101,7 @@ class Ranker:
             names = retrieve((i for i in self._follower.popular.items if i in known), had, CANDIDATES)
         else:
             names = _candidates(request.candidates)
-        _need_some(names)
+        _need_some(names, request, any(i in known for i in self._follower.popular.items))
         attributes = self._shelf.users.get(request.user) if request.attributes is None else request.attributes
         if attributes is None:
             notes = [*notes, NO_USER]
@@ -129,6 +129,12 @@ def _candidates(given: Sequence[str]) -> list[str]:
     return [item for item in dict.fromkeys(given) if item]
 
 
-def _need_some(names: list[str]) -> None:
-    if not names:
-        raise BadEvent("nothing to rank: name candidates, or write items to the topic `items`")
+def _need_some(names: list[str], request: RankRequest, stocked: bool) -> None:
+    """`stocked`: whether there are items to retrieve from. Raises BadEvent, with the reason, when no name is left."""
+    if names:
+        return
+    if request.candidates is not None:
+        raise BadEvent("nothing to rank: the list of candidates is empty; name some, or leave it out")
+    if not stocked:
+        raise BadEvent("nothing to rank: no items are known; write items to the topic `items`, or name candidates")
+    raise BadEvent(f"nothing to rank: user {request.user} has every item that is retrieved; name candidates")

@@ -172,8 +172,14 @@ def test_items_that_come_later_are_ranked_with_their_attributes(house: House) ->
 
 
 def test_nothing_to_rank_is_an_error(house: House) -> None:
-    """Without candidates and items there's no answer, and the message says what to do."""
+    """With no item left to rank there's no answer, and the message says whose lack it is."""
+    everything = [f"i{n}" for n in range(30)]
+    for _ in range(2):  # without a model, then with one
+        with pytest.raises(BadEvent, match="user u1 has every item"):
+            house.answer(everything)
+        with pytest.raises(BadEvent, match="list of candidates is empty"):
+            house.answer(candidates=[""])
+        house.publish()
     house.shelf.items.clear()
-    house.publish()
-    with pytest.raises(BadEvent, match="items"):
+    with pytest.raises(BadEvent, match="no items are known; write items"):
         house.answer()
