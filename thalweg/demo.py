@@ -104,7 +104,9 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
             figures["seconds"] = round(time.monotonic() - begun_s, 1)
             stays = config.keep
         finally:
-            if not stays:
+            if stays:
+                rooms.leave()
+            else:
                 rooms.end()
     printed(summary_table(figures, SAYS), console)
     if stays:

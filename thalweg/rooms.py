@@ -1,6 +1,7 @@
 """The rooms of a demo as processes: a place to live, started, watched, ended by pid."""
 
 import contextlib
+import fcntl
 import json
 import shutil
 import signal
@@ -11,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import IO, Final
 
-from stream.errors import StackError
+from stream.errors import StackError, ThalwegError
 from stream.settings import Settings
 from thalweg import stack
 from thalweg.kept import Kept, end_all
@@ -25,6 +26,7 @@ READY_S: Final = 90.0
 GIVE_WAY: Final = ("learner", "replay")  # on few cores, whoever somebody waits for goes first
 NICE: Final = "5"
 LINES: Final = 8  # of the log of a service that died
+TAKEN: Final = "a demo runs here already, or was kept up: `thalweg down` ends it"
 
 
 class Interrupts:
@@ -73,10 +75,14 @@ class Rooms:
         self.local = self._home / "demo"
         self.settings = settings
         self.kept = Kept("", "", "", "", str(self.local), own_stack=False)
+        self._lock: IO[str] | None = None  # held while this demo goes on, from before anything of it is to be seen
+        self._stack_root: Path | None = None  # of the local stack that it lives on
+        self._stack: stack.Stack | None = None
 
     def open(self) -> None:
         """Make the place, with a stack. Whatever comes of it, `end` ends it. Raises StackError."""
         settings = self.settings
+        self._lock = _take(self._home)
         self._clear()
         with self._interrupts.held():
             self.kept = self._settle(settings)
@@ -100,6 +106,7 @@ class Rooms:
             prefix = f"{settings.topic_prefix}demo-{datetime.now():%Y%m%d-%H%M%S}-"
             self._progress(f"taking the stack that is up; topics and keys begin with {prefix}")
         if own or ours:  # else the environment names them, and its passwords stay out of command lines
+            self._stack_root = self.local if own else self._home
             self._named |= {"KAFKA": kafka, "REDIS": redis}
         self._named["TOPIC_PREFIX"] = prefix
         return Kept(kafka, redis, prefix, settings.model, str(self.local), own)
@@ -151,8 +158,14 @@ class Rooms:
             time.sleep(0.05)
 
     def check(self, *ended: str) -> None:
-        """Raises StackError, with the last lines of its log, when one has ended that isn't among `ended`."""
-        for one in self.kept.services:
+        """Raises StackError, with the last lines of its log, when one has ended that isn't among `ended`.
+
+        The stack's servers come first: when one ends, others end because of it.
+        """
+        if self._stack_root:
+            self._stack = stack.read(self._stack_root) or self._stack  # `thalweg up` may have healed it
+        servers = [self._stack.broker, self._stack.cache] if self._stack else []
+        for one in [*servers, *self.kept.services]:
             if one.name not in ended and not one.alive:
                 lines = Path(one.log).read_text(errors="replace").splitlines()[-LINES:]
                 raise StackError(
@@ -165,13 +178,26 @@ class Rooms:
 
     def end(self) -> None:
         """End all of it, and remove what it wrote to a stack that isn't its own."""
-        if not self.kept.kafka:
-            return  # not opened
         with self._interrupts.held():
-            end_all(self.kept.services, 8.0)
-            if not self.kept.own_stack:
-                _forget(self.settings)
-            self.kept.end(self._home, progress=self._progress)
+            if self.kept.kafka:  # else it was never opened
+                end_all(self.kept.services, 8.0)
+                if not self.kept.own_stack:
+                    self._forget()
+                self.kept.end(self._home, progress=self._progress)
+            self.leave()
+
+    def leave(self) -> None:
+        """Let go of the place. What runs there goes on, and `Kept` keeps others out while it does."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def _forget(self) -> None:
+        """A stack that has died keeps what it has: that is said, and hides no reason why the demo ends."""
+        try:
+            _forget(self.settings)
+        except ThalwegError as bad:
+            self._progress(f"topics and keys that begin with {self.settings.topic_prefix} stay: {bad}")
 
     def _log(self, name: str) -> Path:
         path = self.local / "logs" / f"{name}.log"
@@ -182,7 +208,7 @@ class Rooms:
         """Make an empty place, unless someone lives there. Raises StackError."""
         before = Kept.read(self._home)
         if before and before.alive:
-            raise StackError("a demo runs here already, or was kept up: `thalweg down` ends it")
+            raise StackError(TAKEN)
         try:
             if before and before.own_stack:
                 stack.down(self.local)
@@ -193,6 +219,21 @@ class Rooms:
             raise StackError(
                 f"{self.local} can't be used: {bad}; free space, fix its rights, or set THALWEG_LOCAL"
             ) from None
+
+
+def _take(home: Path) -> IO[str]:
+    """The lock of the place, held until the file is closed or this process ends. Raises StackError when it's taken."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "demo.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StackError(TAKEN) from None
+    except OSError as bad:
+        raise StackError(f"{home} can't be used: {bad}; fix its rights, or set THALWEG_LOCAL") from None
+    return lock
 
 
 def _forget(settings: Settings) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from kafka import KafkaAdminClient
 
@@ -121,6 +122,46 @@ def test_two_demos_in_one_place_are_refused(tmp_path: Path) -> None:
     finally:
         end_all([sleeper], 5.0)
     assert not sleeper.alive
+
+
+def test_a_demo_that_only_begins_keeps_its_place(tmp_path: Path) -> None:
+    """From its first moment, before any room runs, a second demo is refused and removes nothing; afterwards it may."""
+    settings = Settings(local=tmp_path, kafka="k:1", redis="redis://r:1")
+    with Interrupts() as interrupts:
+        first, second = (Rooms(settings, interrupts, print) for _ in range(2))
+        first.open()
+        (first.local / "mine").touch()
+        with pytest.raises(StackError, match="a demo runs here already"):
+            second.open()
+        second.end()
+        assert (first.local / "mine").exists()
+        assert Kept.read(tmp_path)
+        first.leave()
+        second.open()
+        second.leave()
+
+
+@pytest.mark.parametrize("dies", ["Kafka", "Redis"])
+def test_a_server_that_dies_is_named(tmp_path: Path, dies: str) -> None:
+    """When the stack's Kafka or Redis ends, that is what's said, with the end of its log."""
+    servers = {}
+    for name in ("Kafka", "Redis"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.log").write_text(f"the last words of {name}\n")
+        servers[name] = spawn(name, ["sleep", "60"], 1, tmp_path / f"{name}.log", tmp_path / name / "data")
+    try:
+        stack = Stack("k:1", "redis://r:1", 1, servers["Kafka"], servers["Redis"])
+        (tmp_path / "stack.json").write_bytes(msgspec.json.encode(stack))
+        with Interrupts() as interrupts:
+            rooms = Rooms(Settings(local=tmp_path, kafka=stack.kafka, redis=stack.redis), interrupts, print)
+            rooms.open()
+            rooms.check()
+            end_all([servers[dies]], 5.0)
+            with pytest.raises(StackError, match=rf"{dies} ended (?s:.*)the last words of {dies}"):
+                rooms.check()
+            rooms.leave()
+    finally:
+        end_all(list(servers.values()), 5.0)
 
 
 def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
