@@ -91,10 +91,13 @@ class Caller:
             f"no ranker answered within {ANSWER_S:g} s: does one run? `thalweg status`, `thalweg run ranker`"
         )
 
-    def saw(self, reply: RankReply) -> None:
-        """Write the page as one that its user saw, with the features by which it was ranked."""
-        if not reply.items:
-            return
+    def saw(self, reply: RankReply) -> bool:
+        """Write the page as one that its user saw, with the features by which it was ranked.
+
+        False, and nothing written, when it has none: before there's a model there's nothing to learn from a page.
+        """
+        if not reply.features:
+            return False
         page = Impression(
             reply.request_id,
             reply.time_ms,
@@ -105,6 +108,7 @@ class Caller:
             features=reply.features,
         )
         self._send(EVENTS.name, reply.user, page)
+        return True
 
     def install(self, user: str, item: str, time_ms: int, request_id: str) -> int:
         """Write an install; returns the log's append time, from which freshness counts."""
@@ -139,8 +143,8 @@ class Caller:
         alone = self.rank(user, k=1, candidates=[item]).reply
         if not alone.items:
             raise DataError(f"the ranker would not show {item} to {user}: does the user have it already?")
-        if not request_id:
-            self.saw(alone)
+        if not request_id and not self.saw(alone):
+            raise DataError("no model ranks yet, so nothing can learn an install: does the learner run?")
         appended_ms = self.install(user, item, alone.time_ms + 1, request_id or alone.request_id)
         return self.wait_learned(store, appended_ms, alone.version, lambda: self.rank(user))
 
