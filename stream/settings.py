@@ -51,8 +51,8 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod
-    def load(cls, **overrides: object) -> Self:
-        """Settings from the environment, with the local stack's addresses where it names none.
+    def load(cls, *, with_stack: bool = True, **overrides: object) -> Self:
+        """Settings from the environment, with the local stack's addresses (if `with_stack`) where it names none.
 
         Raises SettingsError when a variable makes no sense or an unknown THALWEG_ variable is set.
         """
@@ -67,7 +67,7 @@ class Settings(BaseSettings):
             where = "; ".join(f"THALWEG_{str(e['loc'][0]).upper()}: {e['msg']}" for e in bad.errors())
             raise SettingsError(f"settings that make no sense: {where}") from None
         stack = found.local / "stack.json"
-        if (found.kafka and found.redis) or not stack.exists():
+        if not with_stack or (found.kafka and found.redis) or not stack.exists():
             return found
         try:
             named = json.loads(stack.read_bytes())

@@ -40,9 +40,14 @@ class Check:
 
 
 def checks(settings: Settings) -> list[Check]:
-    """Everything a machine needs to run Thalweg, then whether its services answer."""
+    """Everything a machine needs to run Thalweg, then whether its services answer: the local stack's, if none's named.
+
+    A stack file that can't be read is one of the findings.
+    """
+    was = stack.read(settings.local)
+    kafka, redis = settings.kafka or (was.kafka if was else ""), settings.redis or (was.redis if was else "")
     # Behind TLS or SASL only the port is tried: the services themselves tell what's wrong with a password.
-    plain, tls = settings.kafka_security == "PLAINTEXT", settings.redis.startswith("rediss:")
+    plain, tls = settings.kafka_security == "PLAINTEXT", redis.startswith("rediss:")
     return [
         _python(),
         _packages(),
@@ -53,8 +58,8 @@ def checks(settings: Settings) -> list[Check]:
         *_machine(settings.local),
         _port(),
         _stack(settings.local),
-        _service("Kafka", settings.kafka, "THALWEG_KAFKA", kafka_answers if plain else listens),
-        _service("Redis", settings.redis, "THALWEG_REDIS", listens if tls else redis_answers),
+        _service("Kafka", kafka, "THALWEG_KAFKA", kafka_answers if plain else listens),
+        _service("Redis", redis, "THALWEG_REDIS", listens if tls else redis_answers),
     ]
 
 
@@ -146,6 +151,9 @@ def _port() -> Check:
 
 
 def _stack(local: Path) -> Check:
+    if stack.garbled(local):
+        remedy = "thalweg down, then thalweg up"
+        return Check("local stack", False, f"{local / 'stack.json'} can't be read", remedy, needed=False)
     found = stack.status(local)
     told = ", ".join(f"{one.server.name} {one.state} (pid {one.server.pid})" for one in found)
     up = bool(found) and all(one.state == "up" for one in found)

@@ -53,10 +53,11 @@ app.add_typer(run_app, name="run")
 app.add_typer(snapshots_app, name="snapshots")
 
 
-def _settings() -> "Settings":
+def _settings(*, with_stack: bool = True) -> "Settings":
+    """`with_stack` False: for what repairs the stack, or tells how it is, though its file may be garbled."""
     from stream.settings import Settings
 
-    return Settings.load()
+    return Settings.load(with_stack=with_stack)
 
 
 def _kept() -> "Settings":
@@ -104,7 +105,7 @@ def up() -> None:
     """Start the local stack: one Kafka and one Redis on free loopback ports. Run again, it does nothing."""
     from thalweg import stack
 
-    stack.up(_settings().local, progress=_say)
+    stack.up(_settings(with_stack=False).local, progress=_say)
 
 
 @app.command()
@@ -113,7 +114,7 @@ def down() -> None:
     from thalweg import stack
     from thalweg.kept import Kept
 
-    local = _settings().local
+    local = _settings(with_stack=False).local
     kept = Kept.read(local)
     if kept:
         kept.end(local, progress=_say)
@@ -129,7 +130,7 @@ def status(json_file: JsonFile = None) -> None:
     from thalweg.show import printed, status_table
     from thalweg.status import look
 
-    settings = _settings()
+    settings = _settings(with_stack=False)
     found = look(settings.local)
     kept = Kept.read(settings.local)
     if kept:
@@ -146,7 +147,7 @@ def doctor(json_file: JsonFile = None) -> None:
     from thalweg.doctor import checks, render, settings_table
     from thalweg.show import printed
 
-    found = checks(_settings())
+    found = checks(_settings(with_stack=False))
     printed(render(found))
     printed(settings_table())
     _write_json(json_file, {one.name: one.ok for one in found})
@@ -263,8 +264,8 @@ def rank(
     with calling(_kept()) as caller:
         answer = caller.rank(user, k=k, candidates=candidates)
         printed(page_table(answer.reply, caller.titles()))
-        if show:
-            caller.saw(answer.reply)
+        if show and not caller.saw(answer.reply):
+            print("not written as seen: no model ranked it, so there's nothing to learn from it")
     _write_json(json_file, answer.figures())
 
 

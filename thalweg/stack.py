@@ -100,6 +100,13 @@ def down(root: Path, *, progress: Progress = quiet, config: StackConfig = DEFAUL
             if server.alive:
                 progress(f"stopping {server.name} (pid {server.pid})")
                 end(server, signal.SIGTERM, config.stop_timeout_s)
+        if garbled(root):
+            kept = (root / "stack.json").replace(root / "stack.json.garbled")
+            progress(
+                f"stack.json can't be read, so the pids of Kafka and Redis aren't known; neither was ended. If they "
+                f"run, `kill` them: `pgrep -f {root}/kafka` finds Kafka; each line of {root}/logs/redis.log begins "
+                f"with the pid of Redis. The file is now {kept}"
+            )
         (root / "stack.json").unlink(missing_ok=True)
 
 
@@ -114,8 +121,13 @@ def read(root: Path) -> Stack | None:
     """The stack that was started under `root`, whether it still runs or not; None without a readable file."""
     try:
         return msgspec.json.decode((root / "stack.json").read_bytes(), type=Stack)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError):
         return None
+
+
+def garbled(root: Path) -> bool:
+    """Whether there is a file of a stack that tells nothing."""
+    return (root / "stack.json").exists() and read(root) is None
 
 
 def stop_broker(root: Path, *, kill: bool = False, config: StackConfig = DEFAULT) -> None:

@@ -16,7 +16,7 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True)
 class Seen:
-    """One server or service as it is now. `state`: up, starting, silent, stopped; `says`: in its own words."""
+    """One server or service as it is now. `state`: up, starting, silent, stopped, unknown; `says`: in its own words."""
 
     name: str
     state: str
@@ -83,5 +83,7 @@ class Service:
 def look(local: Path) -> list[Seen]:
     """The stack's servers, then the services that run beside it."""
     servers = [Seen(s.server.name, s.state, s.server.address, s.server.pid) for s in stack.status(local)]
+    if stack.garbled(local):
+        servers.append(Seen("stack", "unknown", "", 0, "stack.json can't be read: `thalweg down`, then `thalweg up`"))
     services = [Service.read(path) for path in sorted((local / "run").glob("*.json"))]
     return servers + [one.look() for one in services if one]

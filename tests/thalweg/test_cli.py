@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from stream.health import Health
+from stream.settings import Settings
+from thalweg.doctor import checks
 from thalweg.main import SPEC, app
 from thalweg.server import free_port
 from thalweg.stack import Stack
@@ -120,3 +122,23 @@ def test_a_report_that_cant_be_written_is_said(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "no" / "f.json")])
     assert said.exit_code == 1
     assert "--json" in said.stderr
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"kafka": "k:1"}', "\xff"])
+def test_a_garbled_stack_file_is_told_and_mended(tmp_path: Path, content: str) -> None:
+    """status and doctor name it; down says that it knows no pids, keeps what was written, and clears the way."""
+    file = tmp_path / "local" / "stack.json"
+    file.parent.mkdir()
+    file.write_text(content, encoding="latin-1")
+    said = CliRunner().invoke(app, ["status"])
+    assert said.exit_code == 1
+    assert "can't be read" in said.stdout
+    assert [one.found for one in checks(Settings(local=file.parent)) if one.name == "local stack"] == [
+        f"{file} can't be read"
+    ]
+    assert CliRunner().invoke(app, ["rank", "1"]).exit_code == 1
+    said = CliRunner().invoke(app, ["down"])
+    assert said.exit_code == 0
+    assert "pids of Kafka and Redis aren't known" in said.stderr
+    assert not file.exists()
+    assert (file.parent / "stack.json.garbled").read_text(encoding="latin-1") == content
