@@ -193,12 +193,12 @@ def test_a_retraction_during_the_copy_is_not_undone(cache: redis.Redis, topic_pr
 
     def counted(topic: str) -> dict[int, int]:
         asked.append(1)
-        found = ends(topic)
-        if len(asked) == 2:  # the first pass knows its end: what comes now belongs to the second
+        if len(asked) == 2:  # the first pass begins: the retraction is in Redis, and on its way into the topic
             writer.put("u", "i1", None)
             writer._deliver_some()
+        if len(asked) == 3:  # the second begins, of what has come in meanwhile
             tell(source, Install("u", "i1", 9, "1", retracted=True))
-        return found
+        return ends(topic)
 
     source.ends = counted  # type: ignore[method-assign]
     ready = threading.Event()
