@@ -58,3 +58,8 @@ def test_every_topic_and_file_exists() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_nothing_is_left_to_be_filled_in() -> None:
+    """No placeholder of ours stands in it."""
+    assert "@@" not in README
