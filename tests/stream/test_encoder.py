@@ -15,6 +15,7 @@ from stream.errors import SpecError
 from stream.events import Item
 from stream.features import Layout
 from stream.spec import Cross, Spec
+from stream.spec_file import decode_spec, encode_spec
 from tests.stream.pages import LAYOUT, SPEC, Shown, page, pages, parsed
 
 ENCODER = Encoder(SPEC, LAYOUT)
@@ -170,4 +171,4 @@ def test_what_no_page_has_is_refused() -> None:
         place_of(LAYOUT, "user.age")
     wide = msgspec.structs.replace(SPEC.wide, features=["user.id"] * 251, crosses=[])
     with pytest.raises(SpecError, match="251"):
-        Encoder(msgspec.structs.replace(SPEC, wide=wide), LAYOUT)
+        decode_spec(encode_spec(msgspec.structs.replace(SPEC, wide=wide)))
