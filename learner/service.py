@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -14,6 +13,7 @@ from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Model
 from learner.publisher import Publisher, cadence_of
 from learner.warm import warm
+from stream.clock import now_ms
 from stream.errors import BadSnapshot, CheckpointError, LogGap, LogUnavailable, StoreUnavailable
 from stream.events import Examples, decode_examples, encode
 from stream.health import Health, run_file
@@ -45,11 +45,6 @@ REFUSED = Gauge("thalweg_refused_versions", "versions that the gate refused, in 
 KEYS = Gauge("thalweg_keys", "keys held", ["part"])
 WARM_STARTS = Gauge("thalweg_warm_starts", "warm starts, since the log's beginning")
 CHECKPOINT_S = Histogram("thalweg_checkpoint_seconds", "time to write a checkpoint")
-
-
-def now_ms() -> int:
-    """Wall clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Learner:

@@ -4,9 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
+from stream.clock import now_ms
 
 
 @dataclass(frozen=True)
@@ -15,4 +13,4 @@ class Clock:
 
     now_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    wall_ms: Callable[[], int] = _wall_ms
+    wall_ms: Callable[[], int] = now_ms

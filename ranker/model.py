@@ -169,7 +169,7 @@ def _wide_logits(keys: Any, offsets: Any, base: Any, base_weights: Any, overlay:
 
 @kernel
 def _pool(ids: Any, offsets: Any, lists: Any, base: Any, vectors: Any, overlay: Any, fresh: Any) -> Any:
-    """Lists of ids as sum/√n of their vectors, as `stream.dense.pool`, over two layers. float32 [B, lists·dim]."""
+    """Lists of ids as sum/√n of their vectors, as `stream.dense.pool_rows`, over two layers. float32 [B, lists·dim]."""
     b = (offsets.shape[0] - 1) // lists
     dim = fresh.shape[1]
     out = np.zeros((b, lists * dim), np.float32)

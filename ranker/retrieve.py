@@ -12,7 +12,8 @@ from ranker.model import Plan, Version
 from ranker.shelf import Shelf
 from stream.features import LIST_MAX, Catalogue
 from stream.spec import duration_ms
-from stream.table import find, kernel, mix
+from stream.statistics import read_row
+from stream.table import kernel, mix
 
 CANDIDATES: Final = 100
 KEPT: Final = CANDIDATES + LIST_MAX  # so that enough are left when a long history is taken out
@@ -90,15 +91,5 @@ def _installs(
         key = mix(
             salt, ids[offsets[rows[r] * width + index]]
         )  # as `encoder.fill_product` does for one column of one id
-        held = overlay
-        row = find(overlay, key)
-        if row < 0:
-            held = base
-            row = find(base, key)
-            if row < 0:
-                continue
-        values = held.view(np.float64)
-        out[r] = values[row, 2]
-        if half_life > 0.0 and now > values[row, 3]:
-            out[r] *= 2.0 ** ((values[row, 3] - now) / half_life)
+        out[r] = read_row(base, overlay, key, now, half_life)[1]
     return out

@@ -4,7 +4,6 @@ import gc
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final, TypeVar
@@ -18,6 +17,7 @@ from ranker.rank import Ranker
 from ranker.score import Scorer
 from ranker.shelf import Feeder, Shelf
 from ranker.warm import warm
+from stream.clock import now_ms
 from stream.errors import LogGap, LogUnavailable
 from stream.health import Health, run_file
 from stream.histories import read_histories
@@ -36,11 +36,6 @@ BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-def now_ms() -> int:
-    """Wall clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class RankerService:

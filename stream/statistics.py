@@ -94,14 +94,12 @@ def _count(
     for b in range(page.shape[0]):
         at = locate(words, w32, starts[page[b]], sizes)
         for s in range(offsets.shape[0] - 1):
-            total += min(
-                KEYS_MAX, count_product(w32, at, position[b], sizes, offsets[s], offsets[s + 1], sides, places)
-            )
+            total += count_product(w32, at, position[b], sizes, offsets[s], offsets[s + 1], sides, places)
     return total
 
 
 @kernel
-def _read(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> Any:
+def read_row(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> Any:
     """(n, s, t) of a key, decayed to now; zeros and t = −1 when it isn't there."""
     held = overlay
     row = find(overlay, key)
@@ -142,7 +140,7 @@ def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offs
     at = locate(words, w32, 0, sizes)
     keys = np.empty(KEYS_MAX, np.uint64)
     near = np.empty(KEYS_MAX, np.float64)
-    n, s, _ = _read(slots, overlay, base_key, now, 0.0)
+    n, s, _ = read_row(slots, overlay, base_key, now, 0.0)
     base = (s + 1.0) / (n + 2.0)
     f32[at[6]] = base
     for item in range(at[0]):
@@ -155,7 +153,7 @@ def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offs
                 total = 0.0
                 known = 0
                 for i in range(count):
-                    n, s, t = _read(slots, overlay, keys[i], now, half_lives[k])
+                    n, s, t = read_row(slots, overlay, keys[i], now, half_lives[k])
                     if kinds[k] == RATE:
                         total += (s + priors[k] * base) / (n + priors[k])
                     elif kinds[k] == COUNT:

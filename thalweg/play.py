@@ -3,7 +3,6 @@
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -13,6 +12,7 @@ from producers.movielens import NAME as MOVIELENS
 from producers.movielens import fetch_movielens, read_movielens
 from producers.replay import Pace, replay
 from producers.source import Sourced
+from stream.clock import now_ms
 from stream.kafka_log import KafkaLog
 from stream.settings import Settings
 from stream.spec import Spec
@@ -40,7 +40,7 @@ def open_source(source: str, settings: Settings) -> Iterator[Sourced]:
     """The events of a source: a data set by its name, else a file. Raises DataError."""
     if source == MOVIELENS:
         return read_movielens(fetch_movielens(settings.data, _say))
-    return file_lines(source, lambda: time.time_ns() // 1_000_000)
+    return file_lines(source, now_ms)
 
 
 def _say(line: str) -> None:
