@@ -15,6 +15,8 @@ Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+Admission = Annotated[int, Meta(ge=1, le=15)]
+Bound = Annotated[int, Meta(ge=1_000)]  # of rows in memory
 Kind = Literal["category", "categories", "number"]
 Measure = Literal["rate", "count", "since", "residual", "affinity"]
 PartName = Literal["wide", "deep"]
@@ -71,19 +73,28 @@ class Statistic(Part, frozen=True):
 
 
 class Cross(Part, frozen=True):
-    """A cross-product of columns, with a learning rate of its own if wanted."""
+    """A cross-product of columns; learning rate, admission and expiry of its own if wanted."""
 
     of: Annotated[list[str], Meta(min_length=1)]
     alpha: Positive | None = None
+    admit: Admission | None = None
+    expire: Duration | None = None
 
 
 class Wide(Part, frozen=True):
-    """The part that memorises: FTRL-Proximal over fields and cross-products."""
+    """The part that memorises: FTRL-Proximal over fields and cross-products.
+
+    A key gets a weight at its `admit`-th sighting, and loses it when it wasn't seen for `expire` of event time.
+    Over `max_keys` those go first that were not seen for longest.
+    """
 
     alpha: Positive = 0.05
     beta: NotNegative = 1.0
     l1: NotNegative = 0.0
     l2: NotNegative = 0.0
+    admit: Admission = 1
+    expire: Duration | None = None
+    max_keys: Bound = 50_000_000
     features: list[str] = []
     crosses: list[list[str] | Cross] = []
 
@@ -96,11 +107,17 @@ class WarmStart(Part, frozen=True):
 
 
 class Deep(Part, frozen=True):
-    """The part that generalises: embeddings, ReLU tower, AdaGrad."""
+    """The part that generalises: embeddings, ReLU tower, AdaGrad.
+
+    An id gets an embedding row at its `min_count`-th sighting, and loses it when it wasn't seen for `expire` of
+    event time. Over `max_rows` those go first that were not seen for longest; rows are used again.
+    """
 
     features: list[str] = []
     embedding_dim: Annotated[int, Meta(ge=1, le=1024)] = 32
     min_count: Count = 10
+    expire: Duration | None = None
+    max_rows: Bound = 5_000_000
     quantiles: Annotated[int, Meta(ge=2, le=1024)] = 64
     hidden_units: list[Count] = field(default_factory=lambda: [128, 64])
     learning_rate: Positive = 0.02
@@ -144,17 +161,19 @@ class Spec(Part, frozen=True):
     item: dict[str, Kind | Column] = {}
     context: dict[str, Kind | Column] = {}
     statistics: dict[str, Statistic] = {}
+    max_statistics: Bound = 50_000_000  # rows of all statistics; over it those go first that moved longest ago
+    slices: dict[str, list[str]] = {}  # metrics are also told for these values of a category
     wide: Wide = field(default_factory=Wide)
     deep: Deep = field(default_factory=Deep)
     label: Label = field(default_factory=Label)
     publish: Publish = field(default_factory=Publish)
 
     def fingerprint(self) -> str:
-        """16 hex digits: equal for specs whose models can go on from each other (name and publish aside).
+        """16 hex digits: equal for specs whose models can go on from each other (name, publish and slices aside).
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
-        content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish")}
+        content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
 
     def columns(self) -> dict[str, Column]:

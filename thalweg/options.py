@@ -1,0 +1,75 @@
+"""What commands share: options, settings, the file for `--json`."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stream.errors import DataError
+
+if TYPE_CHECKING:
+    from stream.redis_store import RedisStore
+    from stream.settings import Settings
+    from stream.spec import Spec
+
+SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
+
+SpecFile = Annotated[Path, typer.Option("--spec", help="The world's spec (TOML).", show_default="specs/movielens.toml")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures there too, as one flat JSON object.")]
+AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on when records were lost to retention.")]
+
+
+def read_settings(*, with_stack: bool = True) -> "Settings":
+    """`with_stack` False: for what repairs the stack, or tells how it is, though its file may be garbled."""
+    from stream.settings import Settings
+
+    return Settings.load(with_stack=with_stack)
+
+
+def kept_settings() -> "Settings":
+    """Settings for looking in: those of a demo that was kept up, unless the environment names a broker."""
+    from thalweg.kept import Kept
+
+    settings = read_settings()
+    kept = Kept.read(settings.local)
+    return kept.settings(settings) if kept and kept.alive else settings
+
+
+def read_spec(path: Path) -> "Spec":
+    """The spec in this file. Raises SpecError."""
+    from stream.spec_file import load_spec
+
+    return load_spec(path)
+
+
+def open_store(settings: "Settings", spec: Path) -> "closing[RedisStore]":
+    """The snapshots of the model that THALWEG_MODEL names, else of the spec's."""
+    from stream.redis_store import RedisStore
+
+    return closing(RedisStore(settings, settings.model or read_spec(spec).name))
+
+
+def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
+    """Write the figures, when a file is named. Raises DataError."""
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+    except OSError as bad:
+        raise DataError(f"{path} can't be written: {bad.strerror}; name another file with --json") from None
+
+
+def log_to_stderr(settings: "Settings") -> None:
+    """Services log to stderr, at the level that the settings name."""
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
+
+
+def say(line: str) -> None:
+    """A line for a person, beside what is printed as the result."""
+    print(line, file=sys.stderr, flush=True)
