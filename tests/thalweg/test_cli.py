@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from stream.health import Health
 from stream.settings import Settings
 from thalweg.doctor import checks
-from thalweg.main import SPEC, app
+from thalweg.main import app
+from thalweg.options import SPEC
 from thalweg.server import free_port
 from thalweg.stack import Stack
 
