@@ -9,6 +9,7 @@ from stream.snapshot import (
     BLOB_BYTES_MAX,
     Head,
     Manifest,
+    Pin,
     check_move,
     decode_manifest,
     digest_of,
@@ -40,6 +41,7 @@ class MemoryStore:
             self._blobs: dict[str, bytes] = {}
             self._wanted: dict[str, int] = {}  # the newest version that names a blob, or that it was put for
             self._manifests: dict[int, bytes] = {}
+            self._pin: Pin | None = None
 
     def take_token(self, at_least: int = 0) -> int:
         """See SnapshotStore."""
@@ -76,14 +78,11 @@ class MemoryStore:
             if self._head == Head(manifest.version, manifest.token) and self._manifests[manifest.version] == raw:
                 return
             check_move(manifest, self._head, self._token)
-            named = set(named_blobs(manifest))
-            if missing := named - self._blobs.keys():
-                raise missing_blob(min(missing), self.model)
+            named = self._check_whole(manifest)
             self._wanted.update(dict.fromkeys(named, manifest.version))
             self._manifests[manifest.version] = raw
             self._head = Head(manifest.version, manifest.token)
-            self._notices += 1
-            self._notice.notify_all()
+            self._notify()
 
     def head(self) -> Head | None:
         """See SnapshotStore."""
@@ -114,11 +113,43 @@ class MemoryStore:
             kept = sorted(self._manifests)[-count:]
             if not kept:
                 return 0
-            self._manifests = {version: self._manifests[version] for version in kept}
-            old = [digest for digest, version in self._wanted.items() if version < kept[0]]
+            pinned = self._pin.version if self._pin else 0
+            self._manifests = {v: raw for v, raw in self._manifests.items() if v >= kept[0] or v == pinned}
+            spared = set(named_blobs(decode_manifest(self._manifests[pinned]))) if pinned else set()
+            old = [digest for digest, v in self._wanted.items() if v < kept[0] and digest not in spared]
             for digest in old:
                 del self._wanted[digest], self._blobs[digest]
             return len(old)
+
+    def pinned(self) -> Pin | None:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            return self._pin
+
+    def pin(self, version: int, at_least: int = 0) -> Pin:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            if version:
+                if version not in self._manifests:
+                    raise missing_version(version, self.model)
+                self._check_whole(decode_manifest(self._manifests[version]))
+            self._pin = Pin(version, max(self._pin.serial if self._pin else 0, at_least) + 1)
+            self._notify()
+            return self._pin
+
+    def repin(self, manifest: Manifest, pin: Pin) -> None:
+        """See SnapshotStore."""
+        assert manifest.version == pin.version, f"version {manifest.version} isn't the pinned one, {pin.version}"
+        with self._lock:
+            self._check_answers()
+            if self._pin and self._pin.serial >= pin.serial:
+                return
+            self._check_whole(manifest)
+            self._manifests[manifest.version] = encode_manifest(manifest)
+            self._pin = pin
+            self._notify()
 
     def wait(self, timeout_s: float) -> None:
         """See SnapshotStore."""
@@ -134,6 +165,17 @@ class MemoryStore:
         with self._notice:
             self._closed = True
             self._notice.notify_all()
+
+    def _check_whole(self, manifest: Manifest) -> set[str]:
+        """The blobs that it names. Raises BadSnapshot when one is missing."""
+        named = set(named_blobs(manifest))
+        if missing := named - self._blobs.keys():
+            raise missing_blob(min(missing), self.model)
+        return named
+
+    def _notify(self) -> None:
+        self._notices += 1
+        self._notice.notify_all()
 
     def _check_answers(self) -> None:
         if not self.answers:

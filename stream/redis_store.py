@@ -7,6 +7,9 @@
     {PREFIXthalweg:MODEL}:versions            sorted set: the versions that are kept
     {PREFIXthalweg:MODEL}:blobs               sorted set: blobs, by the newest version that names them or that they
                                               were put for
+    {PREFIXthalweg:MODEL}:pin                 hash: the version that a person wants served (0: the head's), and the
+                                              serial of that decision
+    {PREFIXthalweg:MODEL}:pinned              set: the pinned version's blobs, which stay though no kept one names them
     {PREFIXthalweg:MODEL}:notices             pub/sub; only wakes rankers early: polling the head is the truth
 
 Versions only rise and the newest are kept, so a blob whose newest version is older than the oldest kept
@@ -30,6 +33,7 @@ from stream.snapshot import (
     MANIFEST_BYTES_MAX,
     Head,
     Manifest,
+    Pin,
     check_move,
     decode_manifest,
     digest_of,
@@ -93,20 +97,59 @@ redis.call('HSET', KEYS[1] .. ':head', 'version', version, 'token', token)
 redis.pcall('PUBLISH', KEYS[1] .. ':notices', version)
 return {1, was[1], was[2], was[3], ''}
 """
-# ARGV: versions to keep, keys to drop at most. Returns how many manifests and blobs were dropped.
+# ARGV: versions to keep, keys to look at at most. Returns how many of manifests and blobs were looked at, and how
+# many blobs were dropped. A pinned version's blobs leave the index, and come back into it when they are let go.
 RETAIN: Final = """
-local function drop(index, kind, oldest)
-  local old = redis.call('ZRANGEBYSCORE', KEYS[1] .. index, '-inf', '(' .. oldest, 'LIMIT', 0, ARGV[2])
-  for _, name in ipairs(old) do
-    redis.call('UNLINK', KEYS[1] .. kind .. name)
-    redis.call('ZREM', KEYS[1] .. index, name)
-  end
-  return #old
-end
+local pin = redis.call('HGET', KEYS[1] .. ':pin', 'version')
 local at = math.max(redis.call('ZCARD', KEYS[1] .. ':versions') - tonumber(ARGV[1]), 0)
 local oldest = redis.call('ZRANGE', KEYS[1] .. ':versions', at, at)[1]
-if not oldest then return {0, 0} end
-return {drop(':versions', ':manifest:', oldest), drop(':blobs', ':blob:', oldest)}
+if not oldest then return {0, 0, 0} end
+local function old(index)
+  return redis.call('ZRANGEBYSCORE', KEYS[1] .. index, '-inf', '(' .. oldest, 'LIMIT', 0, ARGV[2])
+end
+local versions, blobs, dropped = old(':versions'), old(':blobs'), 0
+for _, version in ipairs(versions) do
+  if version ~= pin then
+    redis.call('UNLINK', KEYS[1] .. ':manifest:' .. version)
+    redis.call('ZREM', KEYS[1] .. ':versions', version)
+  end
+end
+for _, digest in ipairs(blobs) do
+  if redis.call('SISMEMBER', KEYS[1] .. ':pinned', digest) == 0 then
+    dropped = dropped + redis.call('UNLINK', KEYS[1] .. ':blob:' .. digest)
+  end
+  redis.call('ZREM', KEYS[1] .. ':blobs', digest)
+end
+return {#versions, #blobs, dropped}
+"""
+# ARGV: version, serial that is known, manifest ('' when it's there), digests. Returns the serial, 0 when nothing
+# was done, and the first missing blob or 'manifest', '' for none.
+PIN: Final = """
+local version, known, manifest = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local pin = redis.call('HMGET', KEYS[1] .. ':pin', 'version', 'serial')
+local serial = tonumber(pin[2] or 0)
+if manifest ~= '' and serial >= known then return {0, ''} end
+if version ~= '0' and manifest == '' and redis.call('EXISTS', KEYS[1] .. ':manifest:' .. version) == 0 then
+  return {0, 'manifest'}
+end
+for i = 4, #ARGV do
+  if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return {0, ARGV[i]} end
+end
+for _, digest in ipairs(redis.call('SMEMBERS', KEYS[1] .. ':pinned')) do
+  redis.call('ZADD', KEYS[1] .. ':blobs', 'NX', pin[1], digest)
+end
+redis.call('DEL', KEYS[1] .. ':pinned')
+for i = 4, #ARGV do redis.call('SADD', KEYS[1] .. ':pinned', ARGV[i]) end
+if manifest == '' then
+  serial = math.max(serial, known) + 1
+else
+  serial = known
+  redis.call('SET', KEYS[1] .. ':manifest:' .. version, manifest)
+  redis.call('ZADD', KEYS[1] .. ':versions', version, version)
+end
+redis.call('HSET', KEYS[1] .. ':pin', 'version', version, 'serial', string.format('%.0f', serial))
+redis.pcall('PUBLISH', KEYS[1] .. ':notices', version)
+return {serial, ''}
 """
 
 
@@ -195,10 +238,39 @@ class RedisStore:
         assert count >= 1, "the head must stay"
         dropped = 0
         while True:
-            manifests, blobs = self._run(RETAIN, count, SWEEP)
-            dropped += int(blobs)
+            manifests, blobs, gone = self._run(RETAIN, count, SWEEP)
+            dropped += int(gone)
             if manifests < SWEEP and blobs < SWEEP:
                 return dropped
+
+    def pinned(self) -> Pin | None:
+        """See SnapshotStore."""
+        with translated(self._client):
+            version, serial = self._client.hmget(self._key("pin"), "version", "serial")
+        if version is None and serial is None:
+            return None
+        try:
+            return Pin(int(version or ""), int(serial or ""))
+        except ValueError:
+            raise BadSnapshot(f"the pin of {self.model} is garbled: delete the key {self._key('pin')}") from None
+
+    def pin(self, version: int, at_least: int = 0) -> Pin:
+        """See SnapshotStore."""
+        named = sorted(set(named_blobs(self.manifest(version)))) if version else []
+        return Pin(version, self._pin(version, at_least, b"", named))
+
+    def repin(self, manifest: Manifest, pin: Pin) -> None:
+        """See SnapshotStore."""
+        assert manifest.version == pin.version, f"version {manifest.version} isn't the pinned one, {pin.version}"
+        self._pin(pin.version, pin.serial, encode_manifest(manifest), sorted(set(named_blobs(manifest))))
+
+    def _pin(self, version: int, serial: int, manifest: bytes, named: list[str]) -> int:
+        reply, missing = self._run(PIN, version, serial, manifest, *named)
+        if missing == b"manifest":
+            raise missing_version(version, self.model)
+        if missing:
+            raise missing_blob(missing.decode(), self.model)
+        return int(reply)
 
     def wait(self, timeout_s: float) -> None:
         """See SnapshotStore."""

@@ -106,6 +106,16 @@ class Head(msgspec.Struct, frozen=True):
     token: int
 
 
+class Pin(msgspec.Struct, frozen=True):
+    """What a person has decided: `version` is served whatever the head says; 0: the head is.
+
+    `serial` counts the decisions: a greater one is the newer one, wherever it was kept.
+    """
+
+    version: Count
+    serial: Positive
+
+
 class SnapshotStore(Protocol):
     """Where the snapshots of one model lie. Safe to share between threads.
 
@@ -150,11 +160,30 @@ class SnapshotStore(Protocol):
         ...
 
     def versions(self) -> list[int]:
-        """All versions that are kept, rising; the last is the head's."""
+        """All versions that are kept, rising; the last is the head's (after a wipe a pinned one may be alone)."""
+        ...
+
+    def pinned(self) -> Pin | None:
+        """The last decision on what is served; None before the first (or after a wipe)."""
+        ...
+
+    def pin(self, version: int, at_least: int = 0) -> Pin:
+        """Decide that `version` is served from now on, or with 0 that the head is. It's kept until the next decision.
+
+        The serial is greater than any before and than `at_least`. Raises BadSnapshot when the version isn't whole.
+        """
+        ...
+
+    def repin(self, manifest: Manifest, pin: Pin) -> None:
+        """Put a decision back into a store that has lost it, with its version, whose blobs were put before.
+
+        Nothing happens when the store knows this decision or a newer one. The head stays where it is.
+        Raises BadSnapshot when a blob is missing.
+        """
         ...
 
     def retain(self, count: int) -> int:
-        """Keep the newest `count` (≥ 1) versions; drop older manifests and blobs that no kept one names.
+        """Keep the newest `count` (≥ 1) versions and the pinned one; drop what else there is of manifests and blobs.
 
         Blobs put for a version that never came go with the versions of their time. Returns blobs dropped.
         """
