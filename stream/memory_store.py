@@ -9,7 +9,6 @@ from stream.snapshot import (
     BLOB_BYTES_MAX,
     Head,
     Manifest,
-    Pin,
     check_move,
     decode_manifest,
     digest_of,
@@ -41,7 +40,7 @@ class MemoryStore:
             self._blobs: dict[str, bytes] = {}
             self._wanted: dict[str, int] = {}  # the newest version that names a blob, or that it was put for
             self._manifests: dict[int, bytes] = {}
-            self._pin: Pin | None = None
+            self._pin: int | None = None
 
     def take_token(self, at_least: int = 0) -> int:
         """See SnapshotStore."""
@@ -113,7 +112,7 @@ class MemoryStore:
             kept = sorted(self._manifests)[-count:]
             if not kept:
                 return 0
-            pinned = self._pin.version if self._pin else 0
+            pinned = self._pin
             self._manifests = {v: raw for v, raw in self._manifests.items() if v >= kept[0] or v == pinned}
             spared = set(named_blobs(decode_manifest(self._manifests[pinned]))) if pinned else set()
             old = [digest for digest, v in self._wanted.items() if v < kept[0] and digest not in spared]
@@ -121,13 +120,13 @@ class MemoryStore:
                 del self._wanted[digest], self._blobs[digest]
             return len(old)
 
-    def pinned(self) -> Pin | None:
+    def pinned(self) -> int | None:
         """See SnapshotStore."""
         with self._lock:
             self._check_answers()
             return self._pin
 
-    def pin(self, version: int, at_least: int = 0) -> Pin:
+    def pin(self, version: int) -> None:
         """See SnapshotStore."""
         with self._lock:
             self._check_answers()
@@ -135,20 +134,18 @@ class MemoryStore:
                 if version not in self._manifests:
                     raise missing_version(version, self.model)
                 self._check_whole(decode_manifest(self._manifests[version]))
-            self._pin = Pin(version, max(self._pin.serial if self._pin else 0, at_least) + 1)
+            self._pin = version
             self._notify()
-            return self._pin
 
-    def repin(self, manifest: Manifest, pin: Pin) -> None:
+    def repin(self, manifest: Manifest) -> None:
         """See SnapshotStore."""
-        assert manifest.version == pin.version, f"version {manifest.version} isn't the pinned one, {pin.version}"
         with self._lock:
             self._check_answers()
-            if self._pin and self._pin.serial >= pin.serial:
+            if self._pin is not None:
                 return
             self._check_whole(manifest)
             self._manifests[manifest.version] = encode_manifest(manifest)
-            self._pin = pin
+            self._pin = manifest.version
             self._notify()
 
     def wait(self, timeout_s: float) -> None:

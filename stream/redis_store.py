@@ -7,8 +7,7 @@
     {PREFIXthalweg:MODEL}:versions            sorted set: the versions that are kept
     {PREFIXthalweg:MODEL}:blobs               sorted set: blobs, by the newest version that names them or that they
                                               were put for
-    {PREFIXthalweg:MODEL}:pin                 hash: the version that a person wants served (0: the head's), and the
-                                              serial of that decision
+    {PREFIXthalweg:MODEL}:pin                 the version that a person wants served; 0: the head's
     {PREFIXthalweg:MODEL}:pinned              set: the pinned version's blobs, which stay though no kept one names them
     {PREFIXthalweg:MODEL}:notices             pub/sub; only wakes rankers early: polling the head is the truth
 
@@ -33,7 +32,6 @@ from stream.snapshot import (
     MANIFEST_BYTES_MAX,
     Head,
     Manifest,
-    Pin,
     check_move,
     decode_manifest,
     digest_of,
@@ -100,7 +98,7 @@ return {1, was[1], was[2], was[3], ''}
 # ARGV: versions to keep, keys to look at at most. Returns how many of manifests and blobs were looked at, and how
 # many blobs were dropped. A pinned version's blobs leave the index, and come back into it when they are let go.
 RETAIN: Final = """
-local pin = redis.call('HGET', KEYS[1] .. ':pin', 'version')
+local pin = redis.call('GET', KEYS[1] .. ':pin')
 local at = math.max(redis.call('ZCARD', KEYS[1] .. ':versions') - tonumber(ARGV[1]), 0)
 local oldest = redis.call('ZRANGE', KEYS[1] .. ':versions', at, at)[1]
 if not oldest then return {0, 0, 0} end
@@ -122,34 +120,30 @@ for _, digest in ipairs(blobs) do
 end
 return {#versions, #blobs, dropped}
 """
-# ARGV: version, serial that is known, manifest ('' when it's there), digests. Returns the serial, 0 when nothing
-# was done, and the first missing blob or 'manifest', '' for none.
+# ARGV: version, manifest (to put back what was lost; else ''), digests. Returns the first that is missing, a blob
+# or 'manifest', else ''.
 PIN: Final = """
-local version, known, manifest = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local pin = redis.call('HMGET', KEYS[1] .. ':pin', 'version', 'serial')
-local serial = tonumber(pin[2] or 0)
-if manifest ~= '' and serial >= known then return {0, ''} end
+local version, manifest = ARGV[1], ARGV[2]
+local pin = redis.call('GET', KEYS[1] .. ':pin')
+if manifest ~= '' and pin then return '' end
 if version ~= '0' and manifest == '' and redis.call('EXISTS', KEYS[1] .. ':manifest:' .. version) == 0 then
-  return {0, 'manifest'}
+  return 'manifest'
 end
-for i = 4, #ARGV do
-  if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return {0, ARGV[i]} end
+for i = 3, #ARGV do
+  if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return ARGV[i] end
 end
 for _, digest in ipairs(redis.call('SMEMBERS', KEYS[1] .. ':pinned')) do
-  redis.call('ZADD', KEYS[1] .. ':blobs', 'NX', pin[1], digest)
+  redis.call('ZADD', KEYS[1] .. ':blobs', 'NX', pin, digest)
 end
 redis.call('DEL', KEYS[1] .. ':pinned')
-for i = 4, #ARGV do redis.call('SADD', KEYS[1] .. ':pinned', ARGV[i]) end
-if manifest == '' then
-  serial = math.max(serial, known) + 1
-else
-  serial = known
+for i = 3, #ARGV do redis.call('SADD', KEYS[1] .. ':pinned', ARGV[i]) end
+if manifest ~= '' then
   redis.call('SET', KEYS[1] .. ':manifest:' .. version, manifest)
   redis.call('ZADD', KEYS[1] .. ':versions', version, version)
 end
-redis.call('HSET', KEYS[1] .. ':pin', 'version', version, 'serial', string.format('%.0f', serial))
+redis.call('SET', KEYS[1] .. ':pin', version)
 redis.pcall('PUBLISH', KEYS[1] .. ':notices', version)
-return {serial, ''}
+return ''
 """
 
 
@@ -243,34 +237,29 @@ class RedisStore:
             if manifests < SWEEP and blobs < SWEEP:
                 return dropped
 
-    def pinned(self) -> Pin | None:
+    def pinned(self) -> int | None:
         """See SnapshotStore."""
         with translated(self._client):
-            version, serial = self._client.hmget(self._key("pin"), "version", "serial")
-        if version is None and serial is None:
-            return None
+            version = self._client.get(self._key("pin"))
         try:
-            return Pin(int(version or ""), int(serial or ""))
+            return None if version is None else int(_bytes(version))
         except ValueError:
             raise BadSnapshot(f"the pin of {self.model} is garbled: delete the key {self._key('pin')}") from None
 
-    def pin(self, version: int, at_least: int = 0) -> Pin:
+    def pin(self, version: int) -> None:
         """See SnapshotStore."""
-        named = sorted(set(named_blobs(self.manifest(version)))) if version else []
-        return Pin(version, self._pin(version, at_least, b"", named))
+        self._pin(version, b"", self.manifest(version) if version else None)
 
-    def repin(self, manifest: Manifest, pin: Pin) -> None:
+    def repin(self, manifest: Manifest) -> None:
         """See SnapshotStore."""
-        assert manifest.version == pin.version, f"version {manifest.version} isn't the pinned one, {pin.version}"
-        self._pin(pin.version, pin.serial, encode_manifest(manifest), sorted(set(named_blobs(manifest))))
+        self._pin(manifest.version, encode_manifest(manifest), manifest)
 
-    def _pin(self, version: int, serial: int, manifest: bytes, named: list[str]) -> int:
-        reply, missing = self._run(PIN, version, serial, manifest, *named)
+    def _pin(self, version: int, raw: bytes, manifest: Manifest | None) -> None:
+        missing = self._run(PIN, version, raw, *(sorted(set(named_blobs(manifest))) if manifest else []))
         if missing == b"manifest":
             raise missing_version(version, self.model)
         if missing:
             raise missing_blob(missing.decode(), self.model)
-        return int(reply)
 
     def wait(self, timeout_s: float) -> None:
         """See SnapshotStore."""

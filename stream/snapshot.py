@@ -106,16 +106,6 @@ class Head(msgspec.Struct, frozen=True):
     token: int
 
 
-class Pin(msgspec.Struct, frozen=True):
-    """What a person has decided: `version` is served whatever the head says; 0: the head is.
-
-    `serial` counts the decisions: a greater one is the newer one, wherever it was kept.
-    """
-
-    version: Count
-    serial: Positive
-
-
 class SnapshotStore(Protocol):
     """Where the snapshots of one model lie. Safe to share between threads.
 
@@ -163,22 +153,25 @@ class SnapshotStore(Protocol):
         """All versions that are kept, rising; the last is the head's (after a wipe a pinned one may be alone)."""
         ...
 
-    def pinned(self) -> Pin | None:
-        """The last decision on what is served; None before the first (or after a wipe)."""
-        ...
+    def pinned(self) -> int | None:
+        """The version that a person wants served whatever the head says; 0: the head's; None: nobody has ever said.
 
-    def pin(self, version: int, at_least: int = 0) -> Pin:
-        """Decide that `version` is served from now on, or with 0 that the head is. It's kept until the next decision.
-
-        The serial is greater than any before and than `at_least`. Raises BadSnapshot when the version isn't whole.
+        A wiped store says None too.
         """
         ...
 
-    def repin(self, manifest: Manifest, pin: Pin) -> None:
-        """Put a decision back into a store that has lost it, with its version, whose blobs were put before.
+    def pin(self, version: int) -> None:
+        """Decide that `version` is served from now on, or with 0 that the head's is. It's kept until the next decision.
 
-        Nothing happens when the store knows this decision or a newer one. The head stays where it is.
-        Raises BadSnapshot when a blob is missing.
+        Raises BadSnapshot when the version isn't whole.
+        """
+        ...
+
+    def repin(self, manifest: Manifest) -> None:
+        """Put a pinned version, whose blobs were put before, back into a store that has lost it, and pin it again.
+
+        Nothing happens when the store knows a decision. The head stays where it is. Raises BadSnapshot when a
+        blob is missing.
         """
         ...
 

@@ -13,7 +13,7 @@ from stream.errors import BadSnapshot, Fenced
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
-from stream.snapshot import BLOB_BYTES_MAX, Head, Pin, SnapshotStore, cut, digest_of, digests_of
+from stream.snapshot import BLOB_BYTES_MAX, Head, SnapshotStore, cut, digest_of, digests_of
 from tests.stream.snapshots import publish, put, raw_of, values, version_of
 from thalweg.stack import Stack
 
@@ -242,16 +242,18 @@ def test_pin_keeps_a_version(store: SnapshotStore) -> None:
     base = put(store, 0)
     for version in range(1, 4):
         store.publish(version_of(version, version - 1, token, base, put(store, version)))
-    assert store.pin(2) == store.pinned() == Pin(2, 1)
+    store.pin(2)
+    assert store.pinned() == 2
     for version in range(4, 9):
         publish(store, version, version - 1, token)
         store.retain(2)
     assert store.versions() == [2, 7, 8]
     assert values(store, 2) == [0, 2]
-    assert store.pin(8) == Pin(8, 2)
+    store.pin(8)
     assert store.retain(2) == 2
     assert store.versions() == [7, 8]
-    assert store.pin(0) == store.pinned() == Pin(0, 3)
+    store.pin(0)
+    assert store.pinned() == 0
     publish(store, 9, 8, token)
     store.retain(1)
     assert store.versions() == [9]
@@ -264,29 +266,30 @@ def test_only_what_is_whole_is_pinned(bench: Bench) -> None:
     bench.store.pin(1)
     with pytest.raises(BadSnapshot, match="version 2 of m"):
         bench.store.pin(2)
-    assert bench.again().pinned() == Pin(1, 1)
+    assert bench.again().pinned() == 1
 
 
 def test_pin_after_a_wipe(bench: Bench) -> None:
-    """Whoever kept a decision and its version puts both back; an older decision never takes a newer one's place."""
+    """Whoever kept a decision and its version puts both back; never over a decision that is there."""
     token = bench.store.take_token()
     publish(bench.store, 1, 0, token)
-    pin, manifest = bench.store.pin(1), bench.store.manifest(1)
+    bench.store.pin(1)
+    manifest = bench.store.manifest(1)
     bench.wipe()
     assert bench.store.pinned() is None
     with pytest.raises(BadSnapshot, match="is missing"):
-        bench.store.repin(manifest, pin)
+        bench.store.repin(manifest)
     put(bench.store, 1)
-    bench.store.repin(manifest, pin)
-    assert bench.again().pinned() == pin
+    bench.store.repin(manifest)
+    assert bench.again().pinned() == 1
     assert bench.store.head() is None
     publish(bench.store, 2, 1, token)
     publish(bench.store, 3, 2, token)
     bench.store.retain(1)
     assert values(bench.store, 1) == [1]
-    assert bench.store.pin(0, at_least=7) == Pin(0, 8)
-    bench.store.repin(manifest, pin)
-    assert bench.store.pinned() == Pin(0, 8)
+    bench.store.pin(0)
+    bench.store.repin(manifest)
+    assert bench.store.pinned() == 0
 
 
 def test_notice_wakes(bench: Bench) -> None:

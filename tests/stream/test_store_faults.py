@@ -16,7 +16,7 @@ from stream.errors import BadSnapshot, SettingsError, SnapshotError, StoreUnavai
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
-from stream.snapshot import BLOB_BYTES_MAX, Head, Pin, SnapshotStore, cut, digest_of, digests_of
+from stream.snapshot import BLOB_BYTES_MAX, Head, SnapshotStore, cut, digest_of, digests_of
 from tests.stream.snapshots import publish, raw_of, values, version_of
 from thalweg.server import LOOPBACK, Server, end, free_port, redis_answers, spawn
 from thalweg.stack import Stack
@@ -47,7 +47,7 @@ def check_down(store: SnapshotStore, down: Callable[[], None], up: Callable[[], 
         lambda: store.retain(1),
         store.pinned,
         lambda: store.pin(0),
-        lambda: store.repin(manifest, Pin(2, 1)),
+        lambda: store.repin(manifest),
     ]
     for call in calls:
         with pytest.raises(StoreUnavailable) as told:
