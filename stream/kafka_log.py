@@ -109,6 +109,12 @@ class KafkaLog:
         """Offset behind the newest record per partition."""
         return self._offsets(topic, END)
 
+    def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Offset of the first record appended at `time_ms` or later, per partition; the end where there is none yet."""
+        ends = self.ends(topic)  # asked first, so that what is appended meanwhile lies behind them
+        found = self._offsets(topic, max(time_ms, 0))
+        return {p: ends[p] if at < 0 else at for p, at in found.items()}
+
     def reader(self, topic: str, positions: Mapping[int, int]) -> "KafkaReader":
         """A reader of exactly these partitions from these offsets (or START, END: as of now)."""
         return KafkaReader(self, topic, positions)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
@@ -82,6 +83,10 @@ class Log(Protocol):
 
     def ends(self, topic: str) -> dict[int, int]:
         """Offset behind the newest record per partition."""
+        ...
+
+    def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Offset of the first record appended at `time_ms` or later, per partition; the end where there is none yet."""
         ...
 
     def reader(self, topic: str, positions: Mapping[int, int]) -> Reader:
@@ -176,6 +181,14 @@ class MemoryLog:
         """Offset behind the newest record per partition."""
         with self._changed:
             return {p: part.end for p, part in enumerate(self._parts(topic))}
+
+    def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Offset of the first record appended at `time_ms` or later, per partition; the end where there is none yet."""
+        with self._changed:
+            return {
+                p: part.start + bisect_left(part.records, time_ms, key=lambda record: record.time_ms)
+                for p, part in enumerate(self._parts(topic))
+            }
 
     def truncate(self, topic: str, partition: int, before_offset: int) -> None:
         """Drop the records before `before_offset`, as retention does."""

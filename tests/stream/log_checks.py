@@ -107,6 +107,23 @@ def check_positions(bench: Bench) -> None:
     only.close()
 
 
+def check_offsets_at(bench: Bench) -> None:
+    """A time finds the first record appended then or later; before all it is the start, after all the end."""
+    fill(bench.log, "three", 0, 3)
+    time.sleep(0.01)
+    fill(bench.log, "three", 0, 2)
+    fill(bench.log, "three", 1, 1)
+    reader = bench.log.reader("three", {0: START})
+    records = read(reader, 5)
+    reader.close()
+    for record in records:
+        first = min(r.offset for r in records if r.time_ms >= record.time_ms)
+        assert bench.log.offsets_at("three", record.time_ms)[0] == first
+    assert records[3].time_ms > records[0].time_ms
+    assert bench.log.offsets_at("three", records[0].time_ms - 1_000) == {0: 0, 1: 0, 2: 0}
+    assert bench.log.offsets_at("three", records[4].time_ms + 60_000) == {0: 5, 1: 1, 2: 0}
+
+
 def check_records_max(bench: Bench) -> None:
     """A poll gives at most `records_max`, and none is skipped between polls."""
     fill(bench.log, "three", 0, 7)
