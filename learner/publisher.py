@@ -5,6 +5,7 @@ back-off while changes gather for the next; when the store was wiped or refuses,
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,38 +15,46 @@ import structlog
 from learner.chain import Cut, Cutter
 from learner.gate import quarantine, refusal
 from learner.model import Model
+from learner.pins import PinKeeper
 from stream.errors import BadSnapshot, Fenced, SnapshotError
+from stream.settings import Settings
 from stream.snapshot import SnapshotStore
 from stream.spec import duration_ms
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-WATCH_S = 1.0  # how often an idle publisher looks whether the store was wiped
+WATCH_S = 1.0  # how often the store is asked whether it has lost something, at least
 RETAIN_EVERY = 64
 log = structlog.get_logger("publisher")
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """How often what is published, ms; `quarantine` takes what the gate refused."""
+    """How often what is published, ms; `quarantine` takes what the gate refused, `pins` the pinned version."""
 
     every_ms: int
     deep_every_ms: int
     keep_versions: int
     quarantine: Path
+    pins: Path
 
 
 class Carrier(threading.Thread):
     """Takes cuts to the store, one at a time. `outcome` is read by the learner's thread."""
 
-    def __init__(self, store: SnapshotStore, keep_versions: int, token: int) -> None:
+    def __init__(self, store: SnapshotStore, cadence: Cadence, token: int) -> None:
         super().__init__(name="publisher", daemon=True)
-        self._store, self._keep = store, keep_versions
+        self._store, self._keep = store, cadence.keep_versions
+        self._pins = PinKeeper(store, cadence.pins)
+        self._watch_s = min(WATCH_S, cadence.every_ms / 1_000)
+        self._watched_s = 0.0
+        self._said = ""  # why it could not be watched, the last time
         self.token = token
         self._cut: Cut | None = None
         self._wake = threading.Condition()
         self._stopping = False
         self.published = 0  # newest version that is in the store
         self.live = 0  # the head when a base was last asked for; 0: none
+        self.newest = 0  # likewise the newest version that the next one must not be taken for
         self.failures = 0
         self.wants_base = False
         self.fenced: Fenced | None = None
@@ -69,12 +78,13 @@ class Carrier(threading.Thread):
                 if self._cut is None:
                     if self._stopping:
                         return
-                    self._wake.wait(WATCH_S)
+                    self._wake.wait(self._watch_s)
                 cut = self._cut
-            if cut is None:
-                self._watch()
-            else:
+            if cut is not None:
                 self._deliver(cut)
+            if time.monotonic() - self._watched_s >= self._watch_s:
+                self._watched_s = time.monotonic()
+                self._watch()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Let the version on its way arrive, if it can in time."""
@@ -121,20 +131,28 @@ class Carrier(threading.Thread):
     def _ask_for_base(self) -> None:
         """The next version is to stand on its own, on top of whatever the store says is live."""
         try:
-            head = self._store.head()
+            head, pinned = self._store.head(), self._store.pinned() or 0
         except SnapshotError as bad:
             log.warning("can't look at the head; the next version will tell", why=str(bad))
         else:
             self.live = head.version if head else 0
+            self.newest = max(self.live, pinned)
         self.wants_base = True
 
     def _watch(self) -> None:
-        """Was the store wiped while nothing new was learned?"""
+        """Was the store wiped, or replaced by an older copy? And what does a person want served?"""
         try:
-            if self.published and self._store.head() is None:
-                self._ask_for_base()
-        except SnapshotError as bad:
-            log.debug("can't look at the head", why=str(bad))
+            self._pins.look()
+            head = self._store.head()
+        except (SnapshotError, OSError) as bad:
+            if str(bad) != self._said:
+                log.warning("can't look after what was published", why=str(bad))
+            self._said = str(bad)
+            return
+        self._said = ""
+        if self.published and not self.wants_base and (head is None or head.version < self.published):
+            log.warning("the store has lost what was published; a full base is next", published=self.published)
+            self._ask_for_base()
 
 
 class Publisher:
@@ -147,7 +165,7 @@ class Publisher:
         self._cutter = Cutter(model)
         self.version = version  # newest that was cut, or is known to be in the store
         self._parent = version
-        self.carrier = Carrier(store, cadence.keep_versions, token)
+        self.carrier = Carrier(store, cadence, token)
         self.carrier.start()
         self.refused = 0
         self._last_ms = self._last_deep_ms = 0
@@ -167,7 +185,7 @@ class Publisher:
         if carrier.wants_base:
             carrier.wants_base = False
             self._cutter.start_over()
-            self._parent, self.version = carrier.live, max(self.version, carrier.live)
+            self._parent, self.version = carrier.live, max(self.version, carrier.newest)
         elif self._model.examples == self._last_examples and not self._deep_is_behind(now_ms):
             return False
         self._last_ms, self._last_examples = now_ms, self._model.examples
@@ -215,7 +233,13 @@ class Publisher:
         }
 
 
-def cadence_of(model: Model, keep_versions: int, folder: Path) -> Cadence:
-    """The spec's cadences, with where the quarantine is."""
-    publish = model.spec.publish
-    return Cadence(duration_ms(publish.every), duration_ms(publish.deep_every), keep_versions, folder)
+def cadence_of(model: Model, settings: Settings) -> Cadence:
+    """The spec's cadences, with where things are kept."""
+    publish, name = model.spec.publish, f"{settings.topic_prefix}{model.spec.name}"
+    return Cadence(
+        duration_ms(publish.every),
+        duration_ms(publish.deep_every),
+        settings.keep_versions,
+        settings.local / "quarantine" / name,
+        settings.local / "pins" / name,
+    )

@@ -202,7 +202,7 @@ def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) 
         if not learner.token_taken:
             learner.token = store.take_token(learner.token)
             learner.token_taken = True
-        head = store.head()
+        head, pinned = store.head(), store.pinned() or 0
         reached = store.manifest(head.version).offset.get(0, 0) if head else 0
     except StoreUnavailable as bad:
         if not learner.store_says:
@@ -211,15 +211,14 @@ def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) 
         return None
     except BadSnapshot as bad:
         log.warning("the live version can't be read: a full base will take its place", why=str(bad))
-        reached = 0
+        pinned = reached = 0
     if learner.store_says:
         log.info("the store answers")
         learner.store_says = ""
     if learner.offset < reached:
         return None
-    version = max(learner.version, head.version if head else 0)
-    folder = settings.local / "quarantine" / learner.model.spec.name
-    cadence = cadence_of(learner.model, settings.keep_versions, folder)
+    version = max(learner.version, head.version if head else 0, pinned)
+    cadence = cadence_of(learner.model, settings)
     return Publisher(learner.model, store, cadence, now_ms, learner.token, version)
 
 

@@ -203,8 +203,8 @@ def check_move(manifest: Manifest, head: Head | None, taken: int) -> None:
     newest = max(taken, head.token if head else 0)
     if newest > manifest.token:
         raise Fenced(
-            f"{what} can't go out under token {manifest.token}: another learner took token {newest} and owns the "
-            "model now; end one of the two, or give one a model name of its own"
+            f"another learner owns {manifest.model}: it took token {newest}, and {what} comes under {manifest.token}; "
+            "end one of the two, or give one a model name of its own"
         )
     if head and head.version >= manifest.version:
         raise BadSnapshot(f"{what} isn't newer than the head, {head.version}: cut one that follows the head")

@@ -99,7 +99,9 @@ class Bench:
         self.log = iter(enumerate(records(self.spec, 600)))
         self.model, self.store = Model(self.spec), MemoryStore("small")
         self.ms = 1000
-        cadence = Cadence(every_ms=100, deep_every_ms=300, keep_versions=50, quarantine=tmp_path)
+        cadence = Cadence(
+            every_ms=100, deep_every_ms=300, keep_versions=50, quarantine=tmp_path, pins=tmp_path / "pins"
+        )
         self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, self.store.take_token(), 0)
 
     def turn(self) -> bool:
