@@ -42,7 +42,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learned_ms: int
     warm_starts: int
     warm_at: int
-    recorded: int
+    slices: list[str]  # rows of the figures' arrays, after the first
     token: int
     version: int
 
@@ -61,9 +61,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     arrays: Arrays = {
         "wide": model.wide.table.rows(),
         "statistics": model.statistics.table.rows(),
-        "bins": progress.bins.copy(),
-        "sums": progress.sums.copy(),
-        "recent": progress.recent.copy(),
+        **progress.arrays(),
         "young": seen.young.rows()[:, 0],
         "old": seen.old.rows()[:, 0],
         "recent_ids": model.recent_ids.copy(),
@@ -77,7 +75,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         arrays.update(_deep_arrays(model.deep))
     meta = Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
-        model.warm_starts, model.warm_at, progress.count, token, version,
+        model.warm_starts, model.warm_at, list(progress.names[1:]), token, version,
     )  # fmt: skip
     return Checkpoint(meta, arrays)
 
@@ -121,9 +119,7 @@ def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.warm_starts, model.warm_at = meta.warm_starts, meta.warm_at
     model.wide.table = _table(WIDE_WIDTH, arrays["wide"])
     model.statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
-    progress = model.progress
-    progress.bins[:], progress.sums[:], progress.recent[:] = arrays["bins"], arrays["sums"], arrays["recent"]
-    progress.count = meta.recorded
+    model.progress.fill(arrays, meta.slices)
     model.seen = Seen(arrays["young"], arrays["old"])
     model.recent_ids[:], model.recent_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
     model.records = deque((int(offset), int(start)) for offset, start in arrays["records"])

@@ -19,6 +19,7 @@ from learner.deep import FIRST_FREEZE, Deep
 from learner.ftrl import Ftrl, FtrlRates
 from learner.progress import Progress
 from learner.seen import Seen
+from learner.slices import Slices
 from stream.encoder import I64, Batch, DeepInput, Encoder, WideKeys
 from stream.errors import BadEvent, LogError
 from stream.events import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED, Examples
@@ -105,7 +106,8 @@ class Model:
         self.wide = Ftrl(FtrlRates(self.encoder.alphas, spec.wide.beta, spec.wide.l1, spec.wide.l2))
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
         self.deep = Deep(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
-        self.progress = Progress()
+        self.slices = Slices(spec, self.layout)
+        self.progress = Progress(self.slices.names)
         self.seen = Seen()
         window = spec.deep.warm_start.window if self.deep else 0
         self.recent_ids: U64 = np.zeros(window, np.uint64)  # ring by example index
@@ -151,7 +153,8 @@ class Model:
     def _note(self, flat: Flat, predictions: F32) -> None:
         """What a record leaves besides weights: figures, statistics, marks, and perhaps an early warm start."""
         first_label = (flat.reasons == INSTALLED) | (flat.reasons == WINDOW_CLOSED)
-        losses = self.progress.record(predictions[first_label], flat.labels[first_label])
+        members = self.slices.members(flat.batch)[first_label]
+        losses = self.progress.record(predictions[first_label], flat.labels[first_label], members)
         labels, weights = flat.labels.astype(np.float64), flat.weights.astype(np.float64)
         self.statistics.learn(flat.batch, labels, weights, flat.reasons, flat.time_ms)
         positive = (flat.labels > 0.5) & ((flat.reasons == INSTALLED) | (flat.reasons == LATE_POSITIVE))

@@ -11,6 +11,7 @@ from prometheus_client import Gauge, Histogram
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Model
+from learner.progress import ALL, HEADER, WINDOW
 from learner.publisher import Publisher, cadence_of
 from learner.warm import warm
 from stream.clock import now_ms
@@ -32,10 +33,17 @@ ASK_STORE_MS = 200
 MEASURE_MS = 200
 log = structlog.get_logger("learner")
 
-AUC = Gauge("thalweg_auc_arrival", "AUC over all, each predicted just before it was learned")
-LOG_LOSS = Gauge("thalweg_log_loss", "log loss over all, likewise")
-BASE_RATE = Gauge("thalweg_base_rate", "mean label")
-CALIBRATION = Gauge("thalweg_calibration", "mean prediction / mean label, over all")
+OF = ["slice", "window"]  # all or a slice of the spec; the lifetime or the last so many
+FIGURES = {
+    "examples": Gauge("thalweg_predicted_examples", "examples that the figures are of: first labels only", OF),
+    "auc": Gauge("thalweg_auc_arrival", "AUC, each predicted just before it was learned", OF),
+    "log_loss": Gauge("thalweg_log_loss", "mean log loss, likewise", OF),
+    "normalised_entropy": Gauge("thalweg_normalised_entropy", "log loss / that of always predicting the base rate", OF),
+    "base_rate": Gauge("thalweg_base_rate", "mean label", OF),
+    "calibration": Gauge("thalweg_calibration", "mean prediction / mean label", OF),
+}
+for gauge in FIGURES.values():
+    gauge.labels(ALL, "lifetime")  # who reads the metrics finds them from the first moment
 EXAMPLES_LEARNED = Gauge("thalweg_examples_learned", "examples learned, since the log's beginning")
 DUPLICATES = Gauge("thalweg_duplicates_dropped", "examples that had been learned before")
 DEAD_LETTERS = Gauge("thalweg_dead_letters", "what the learner could not take, in this process")
@@ -65,9 +73,8 @@ class Learner:
         self._checkpoint_every_ms = checkpoint_every_ms
         self._checkpoint_ms, self._checkpoint_offset = now_ms(), offset  # when the last was tried; how far one reaches
         self._writing: threading.Thread | None = None
-        self._next_line = 1
+        self._told = False  # has the head of the lines been printed?
         self.measured_ms = 0
-        self._reported = (0, 0.0)
         model.reread = self._reread
 
     def learn(self, records: Sequence[Record], turn: Callable[[], None]) -> None:
@@ -144,32 +151,23 @@ class Learner:
         log.warning("a dead letter", why=message, offset=record.offset)
 
     def _tell_progress(self) -> None:
-        """A line at doubling counts, as Vowpal Wabbit does."""
-        progress = self.model.progress
-        if progress.count < self._next_line:
-            return
-        if self._next_line == 1:
-            print(
-                f"{'examples':>10} {'since last':>10} {'log loss':>9} {'auc':>7} {'label':>6} {'calibration':>11}",
-                flush=True,
-            )
-        while self._next_line <= progress.count:
-            self._next_line *= 2
-        figures = progress.lifetime()
-        count, loss = self._reported
-        since = (float(progress.sums[0]) - loss) / max(1, progress.count - count)
-        self._reported = (progress.count, float(progress.sums[0]))
-        line = f"{figures.examples:>10} {since:>10.4f} {figures.log_loss:>9.4f} {figures.auc:>7.4f}"
-        print(f"{line} {figures.base_rate:>6.3f} {figures.calibration:>11.3f}", flush=True)
+        """Lines at doubling counts, as Vowpal Wabbit does: figures as of just that example."""
+        marks = self.model.progress.marks
+        for mark in marks:
+            if not self._told:
+                print(HEADER)
+            self._told = True
+            print(*mark.lines(), sep="\n", flush=True)
+        marks.clear()
 
     def measure(self) -> None:
         """Set the metrics."""
         self.measured_ms = now_ms()
-        model, figures = self.model, self.model.progress.lifetime()
-        AUC.set(figures.auc)
-        LOG_LOSS.set(figures.log_loss)
-        BASE_RATE.set(figures.base_rate)
-        CALIBRATION.set(figures.calibration)
+        model, progress = self.model, self.model.progress
+        for name in progress.names:
+            for window, figures in (("lifetime", progress.lifetime(name)), (f"{WINDOW}", progress.window(name))):
+                for key, value in figures.named().items():
+                    FIGURES[key].labels(name, window).set(value)
         EXAMPLES_LEARNED.set(model.examples)
         DUPLICATES.set(model.duplicates)
         DEAD_LETTERS.set(self.dead_letters)

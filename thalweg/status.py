@@ -59,13 +59,17 @@ class Service:
             return 0, str(bad)
 
     def metrics(self) -> dict[str, float]:
-        """Its counters and gauges by name, summed over labels, and by `name.label value`; empty: no answer."""
+        """Its counters and gauges: by name, summed over labels; by `name.value` of one label and of all.
+
+        Empty: no answer.
+        """
         status, text = self.get("/metrics")
         found: dict[str, float] = {}
         if status == 200:
             for family in text_string_to_metric_families(text):
                 for one in family.samples:
-                    for name in (one.name, *(f"{one.name}.{value}" for value in one.labels.values())):
+                    values = {*one.labels.values(), ".".join(one.labels.values())} - {""}
+                    for name in (one.name, *(f"{one.name}.{value}" for value in values)):
                         found[name] = found.get(name, 0.0) + one.value
         return found
 

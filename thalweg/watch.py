@@ -143,8 +143,9 @@ class Watch:
         if examples > now.examples:
             self.grown_s = time.monotonic()
         now.examples = examples
-        now.auc, now.log_loss = learner["thalweg_auc_arrival"], learner["thalweg_log_loss"]
-        now.base_rate = learner["thalweg_base_rate"]
+        now.auc, now.log_loss, now.base_rate = (
+            learner[f"thalweg_{name}.all.lifetime"] for name in ("auc_arrival", "log_loss", "base_rate")
+        )
         self.duplicates = int(learner["thalweg_duplicates_dropped"])
 
     def figures(self) -> dict[str, float | None]:
