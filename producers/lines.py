@@ -143,15 +143,15 @@ def decode_line(line: bytes) -> WorldEvent:
     return event
 
 
-def read_lines(chunks: Iterable[bytes | None], now_ms: Callable[[], int]) -> Iterator[Sourced]:
-    """What the lines say, in their order; a line that can't be taken yields Broken, empty ones nothing.
+def numbered_lines(chunks: Iterable[bytes | None], now_ms: Callable[[], int]) -> Iterator[tuple[int, Sourced]]:
+    """What the lines say, in their order, each with its number, from 1; a line that can't be taken yields Broken.
 
-    `chunks` are pieces of the text, cut anywhere; None: nothing has come for a moment.
+    `chunks` are pieces of the text, cut anywhere; None: nothing has come for a moment. Empty lines yield nothing.
     """
     number = 0
     for line in _split(chunks):
         if isinstance(line, Pause):
-            yield line
+            yield number, line
             continue
         number += 1
         if not line.strip():
@@ -161,23 +161,36 @@ def read_lines(chunks: Iterable[bytes | None], now_ms: Callable[[], int]) -> Ite
             if not isinstance(event, Item | User) and event.time_ms > now_ms() + AHEAD_MS_MAX:
                 raise BadEvent(f"event time {event.time_ms} ms lies in the future")
         except BadEvent as bad:
-            yield Broken(f"line {number}", str(bad))
+            yield number, Broken(f"line {number}", str(bad))
         else:
-            yield event
+            yield number, event
+
+
+def read_lines(chunks: Iterable[bytes | None], now_ms: Callable[[], int]) -> Iterator[Sourced]:
+    """What `numbered_lines` says, without the numbers."""
+    return (event for _, event in numbered_lines(chunks, now_ms))
 
 
 def file_lines(name: str, now_ms: Callable[[], int]) -> Iterator[Sourced]:
     """What the lines of a file say; `-` is stdin. Raises DataError when it can't be opened."""
+    return read_lines(file_chunks(name), now_ms)
+
+
+def file_chunks(name: str, read: Callable[[int], object] = lambda count: None) -> Iterator[bytes | None]:
+    """A file's bytes in pieces; `-` is stdin; None: nothing has come for a moment. `read` hears each piece's length.
+
+    Raises DataError when it can't be opened, at once.
+    """
     try:
         fd = os.dup(sys.stdin.fileno()) if name == STDIN else os.open(Path(name), os.O_RDONLY)
         if os.path.isdir(fd):
             raise IsADirectoryError(21, "it is a folder")
     except OSError as bad:
         raise DataError(f"{name} can't be read ({bad.strerror}): name a file of JSON lines, or - for stdin") from None
-    return read_lines(_chunks(fd), now_ms)
+    return _chunks(fd, read)
 
 
-def _chunks(fd: int) -> Iterator[bytes | None]:
+def _chunks(fd: int, read: Callable[[int], object]) -> Iterator[bytes | None]:
     try:
         while True:
             if not select.select([fd], [], [], PAUSE_S)[0]:
@@ -186,6 +199,7 @@ def _chunks(fd: int) -> Iterator[bytes | None]:
             chunk = os.read(fd, CHUNK_BYTES)
             if not chunk:
                 return
+            read(len(chunk))
             yield chunk
     finally:
         os.close(fd)
