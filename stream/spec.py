@@ -25,6 +25,7 @@ Policy = Literal["wait", "eager", "fake_negative"]
 DURATION_DAYS_MAX: Final = 36_525  # a hundred years
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low byte
+SLICES_MAX: Final = 100  # each keeps about 300 KB of figures
 POSITION: Final = "context.position"  # the only column that differs within a page: where the item stood, from 1
 
 

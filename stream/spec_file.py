@@ -15,6 +15,7 @@ from stream.spec import (
     CROSSES_MAX,
     DURATION_DAYS_MAX,
     POSITION,
+    SLICES_MAX,
     UNIT_MS,
     Column,
     Cross,
@@ -118,7 +119,7 @@ _TABLES: Final = {
 
 
 _ENTRIES: Final[dict[str, Any]] = {"user": Kind | Column, "item": Kind | Column, "context": Kind | Column,
-                                   "statistics": Statistic}  # fmt: skip
+                                   "statistics": Statistic, "slices": list[str]}  # fmt: skip
 _CHOICES: Final = {"kind": get_args(Measure), "parts": get_args(PartName), "policy": get_args(Policy)}
 
 
@@ -177,6 +178,7 @@ def _check(spec: Spec, text: str, where: str) -> None:
     _check_columns(spec, refuse)
     _check_statistics(spec, spec.columns(), refuse)
     _check_parts(spec, spec.columns(), refuse)
+    _check_slices(spec, spec.columns(), refuse)
     _check_durations(spec, refuse)
 
 
@@ -250,12 +252,24 @@ def _check_parts(spec: Spec, columns: dict[str, Column], refuse: Any) -> None:
     for name in spec.deep_features():
         if name not in known:
             refuse(("deep", name), f"[deep]: {name!r} is nothing that is declared; {_near(name, known)}")
-    for name in spec.slices:
-        if name not in keys:
-            refuse(("slices", name), f"[slices]: {name!r} is no category here; {_near(name, keys)}")
     low, high = spec.publish.gate.calibration
     if low >= high:
         refuse(("publish", "gate", "calibration"), "gate.calibration is [low, high]")
+
+
+def _check_slices(spec: Spec, columns: dict[str, Column], refuse: Any) -> None:
+    keys = _listed(columns)
+    for name, values in spec.slices.items():
+        path = ("slices", name)
+        if name not in keys:
+            refuse(path, f"[slices]: {name!r} is no category here; {_near(name, keys)}")
+        if not values or "" in values or len(set(values)) != len(values):
+            refuse(path, f'[slices]: {name} takes values, once each, none empty: {name!r} = ["one", "other"]')
+        bands = columns.get(name.removesuffix("_band"), Column()).bands if name.endswith("_band") else []
+        if bands and (unknown := [v for v in values if v not in map(str, range(len(bands) + 1))]):
+            refuse(path, f"[slices]: {name} has the bands 0 (below {bands[0]:g}) to {len(bands)}, not {unknown[0]!r}")
+    if (count := sum(map(len, spec.slices.values()))) > SLICES_MAX:
+        refuse(("slices",), f"[slices]: {count} values are over {SLICES_MAX}: each keeps figures of its own")
 
 
 def _check_durations(spec: Spec, refuse: Any) -> None:

@@ -53,6 +53,9 @@ window = "2s"
 every = "250ms"
 [publish.gate]
 calibration = [0.8, 1.25]
+[slices]
+"item.tags" = ["new", "old"]
+"user.age_band" = ["0", "2"]
 """
 
 # (what stands in TEXT, what a person wrote instead, the line that is named, the words that help)
@@ -134,6 +137,16 @@ REFUSALS = [
     ('features = ["user.id"]', 'features = ["user.age"]', 20, "'user.age' is no category here (a number needs bands)"),
     ('"context.position", "stat', '"context.hour", "stat', 26, "'context.hour' is nothing that is declared"),
     ('"statistics.*"', '"statistics.tast"', 26, "did you mean 'statistics.taste'"),
+    # slices
+    ('"user.age_band" = [', '"user.age" = [', 39, "[slices]: 'user.age' is no category here"),
+    ('"user.age_band" = [', '"user.age_bnd" = [', 39, "did you mean 'user.age_band'"),
+    ('["0", "2"]', "[0, 2]", 39, "Expected `str`"),
+    ('["0", "2"]', '["0", "3"]', 39, "user.age_band has the bands 0 (below 18) to 2, not '3'"),
+    ('["0", "2"]', '["0-18"]', 39, "not '0-18'"),
+    ('["new", "old"]', "[]", 38, "item.tags takes values, once each"),
+    ('["new", "old"]', '["new", "new"]', 38, "once each"),
+    ('["new", "old"]', '["new", ""]', 38, "none empty"),
+    ('["new", "old"]', f"{[str(i) for i in range(99)]}", 37, "101 values are over 100"),
     # not TOML
     ("quantiles = 8", "quantiles = ", 28, "not TOML"),
 ]  # fmt: skip
@@ -178,7 +191,7 @@ def test_a_missing_table_is_named_though_it_has_no_line() -> None:
 def test_a_key_is_looked_for_in_its_own_table() -> None:
     """Inline tables, dotted headers and tables of entries: the line is the wrong key's, not its namesake's."""
     text = TEXT + '[statistics.other]\nkind = "rate"\nby = ["item.id"]\nlast = 3\n'
-    assert "line 40" in refusal(text)
+    assert "line 43" in refusal(text)
     assert "[statistics.other]" in refusal(text)
     text = TEXT.replace('[label]                           # 30\npolicy = "eager"\nwindow = "2s"', "")
     assert "line 2" in refusal(text.replace('parts = ["wide", "deep"]', 'label = { every = "2s" }'))
