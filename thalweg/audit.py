@@ -1,0 +1,225 @@
+"""The audit: what stands in `examples` against the labels that `events` should have led to.
+
+A page is *settled* when the joiner's own commit says that it is finished with it: then every label must be there and
+right. Other pages are *pending*: their window or the time for corrections isn't over, or the joiner isn't there yet
+(*behind*); they are counted, not judged.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from typing import Any, Final
+
+import polars as pl
+
+from stream.errors import DataError
+from stream.events import LATE_POSITIVE, REASONS, RETRACTION, WINDOW_CLOSED, decode_examples
+from stream.log import START, Log, Record
+from stream.topics import EVENTS, EXAMPLES
+from thalweg.offline import AuditRules, Events, Expected, digest_of, expected
+from thalweg.span import span
+
+GROUP: Final = "joiner"
+DIFFERENCES_MAX: Final = 20
+SKEW_MS: Final = 60_000  # append times of several brokers may differ by less
+
+KEY: Final = ["request_id", "position"]
+TOLD: Final = pl.Schema({
+    "order": pl.Int64(), "request_id": pl.String(), "position": pl.Int64(), "item": pl.String(), "id": pl.UInt64(),
+    "label": pl.Int64(), "reason": pl.Int64(), "digest": pl.UInt64(), "place": pl.String(),
+})  # fmt: skip
+
+
+FAULTS: Final = {
+    "missing": "a label that should be there isn't",
+    "surplus": "examples of a page or item that no event tells of, or that came too late to count",
+    "wrong": "the last label told isn't the right one",
+    "told_twice": "an item's first label was told with two ids: metrics count it twice",
+    "misnamed": "a reason that doesn't go with its label, or with the policy",
+    "altered": "the page in an example isn't the page that was shown",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is wrong: which example, what was expected, what was found and where."""
+
+    fault: str
+    request_id: str
+    position: int
+    item: str
+    expected: str
+    found: str
+
+
+@dataclass
+class Audit:
+    """Figures of one audit, and the first differences of each kind."""
+
+    rules: AuditRules
+    figures: dict[str, int] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def fine(self) -> bool:
+        """Nothing is missing, nothing is wrong."""
+        return not any(self.figures[fault] for fault in FAULTS)
+
+
+@dataclass
+class Told:
+    """All examples of a log in columns, as they are read."""
+
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in TOLD})
+    bad: int = 0
+
+    def take(self, record: Record) -> None:
+        """One record of `examples`; of one partition in offset order."""
+        found, bad = decode_examples(record.value or b"")
+        self.bad += len(bad)
+        columns, place = self.columns, f"{record.partition}:{record.offset}"
+        for examples in found:
+            n, items = len(examples.ids), examples.page.items
+            order = len(columns["order"])
+            columns["order"] += range(order, order + n)
+            columns["request_id"] += [examples.page.request_id] * n
+            columns["position"] += examples.positions
+            columns["item"] += [items[position] for position in examples.positions]
+            columns["id"] += examples.ids
+            columns["label"] += examples.labels
+            columns["reason"] += examples.reasons
+            columns["digest"] += [digest_of(examples.page)] * n
+            columns["place"] += [place] * n
+
+
+def audit(log: Log, rules: AuditRules, finished_ms: Mapping[int, int] | None, since_ms: int | None = None) -> Audit:
+    """Read both topics as they stand now, join, compare.
+
+    `finished_ms`: per partition of `events`, up to which event time the joiner has committed to be finished; None:
+    the log alone decides, as if the joiner had read all of it. `since_ms`: judge pages appended then or later.
+    Raises DataError when there's nothing to judge, LogError.
+    """
+    # In this order: an example that is read came of an event that is read.
+    told_ends = log.ends(EXAMPLES.name)
+    ends = log.ends(EVENTS.name)
+    judged_ms = _judged_from(log, rules, since_ms)
+    begin = dict.fromkeys(ends, START) if not judged_ms else log.offsets_at(EVENTS.name, judged_ms - _margin_ms(rules))
+    events = Events(rules)
+    events.take(span(log, EVENTS.name, begin, ends))
+    if not any(events.pages.values()):
+        raise DataError("there's no page in that stretch of `events`: nothing to judge; look further back with --since")
+    told = Told()
+    from_ = dict.fromkeys(told_ends, START) if not judged_ms else log.offsets_at(EXAMPLES.name, judged_ms - SKEW_MS)
+    for record in span(log, EXAMPLES.name, from_, told_ends):
+        told.take(record)
+    return judge(
+        expected(events), told, rules, finished_ms, judged_ms, {"bad_events": events.bad, "future_events": events.ahead}
+    )
+
+
+def judge(
+    should: Expected,
+    told: Told,
+    rules: AuditRules,
+    finished_ms: Mapping[int, int] | None,
+    judged_ms: int,
+    figures: Mapping[str, int],
+) -> Audit:
+    """Compare what should be with what was told."""
+    labels = should.labels.with_columns(
+        settled=_settled(should.labels, finished_ms), judged=pl.col("ingest_ms") >= judged_ms
+    )
+    said = pl.DataFrame(told.columns, schema=TOLD)
+    once = said.unique("id", keep="first", maintain_order=True)
+    net = once.group_by(KEY, maintain_order=True).agg(pl.all().last())
+    both = labels.join(net, on=KEY, how="left", suffix="_told", maintain_order="left")
+    due = both.filter(pl.col("settled") & pl.col("judged"))
+    found = {
+        "missing": due.filter(pl.col("label_told").is_null()),
+        "surplus": net.join(labels, on=KEY, how="anti", maintain_order="left"),
+        "wrong": due.filter(pl.col("label_told") != pl.col("label")),
+        "told_twice": _told_twice(once),
+        "misnamed": once.filter(_misnamed(rules)),
+        "altered": both.filter(pl.col("judged") & (pl.col("digest_told") != pl.col("digest"))),
+    }
+    result = Audit(rules)
+    judged = labels.filter("judged")
+    result.figures = {
+        "pages": should.pages, "installs": should.installs, **figures, "late": should.late,
+        "repeated_pages": should.repeated, "labels": len(judged), "positives": int(judged["label"].sum()),
+        "settled": len(due), "pending": len(judged.filter(~pl.col("settled") & ~pl.col("finished"))),
+        "behind": len(judged.filter(~pl.col("settled") & pl.col("finished"))),
+        "told": len(said), "duplicates": len(said) - len(once), "bad_examples": told.bad,
+        **{fault: len(rows) for fault, rows in found.items()},
+    }  # fmt: skip
+    for fault, rows in found.items():
+        result.differences += [_difference(fault, row) for row in rows.head(DIFFERENCES_MAX).to_dicts()]
+    return result
+
+
+def finished_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, int]:
+    """Up to which event time the joiner is finished, per partition, from its commits (offset, metadata).
+
+    A commit whose metadata isn't the joiner's (a tool moved the group) says nothing.
+    """
+    found: dict[int, int] = {}
+    for partition, (_, metadata) in commits.items():
+        try:
+            found[partition] = int(json.loads(metadata or "{}").get("finished_ms", 0))
+        except (ValueError, TypeError, AttributeError):
+            found[partition] = 0
+    return found
+
+
+def _judged_from(log: Log, rules: AuditRules, since_ms: int | None) -> int:
+    """From which append time on pages can be judged: what they need must still be there; 0: all of them."""
+    judged_ms = since_ms or 0
+    for topic, margin_ms in ((EVENTS.name, _margin_ms(rules)), (EXAMPLES.name, SKEW_MS)):
+        ends = log.ends(topic)
+        trimmed = {p: at for p, at in log.starts(topic).items() if 0 < at < ends[p]}
+        for first in chain.from_iterable(span(log, topic, {p: at}, {p: at + 1}) for p, at in trimmed.items()):
+            judged_ms = max(judged_ms, first.time_ms + margin_ms)
+    return judged_ms
+
+
+def _margin_ms(rules: AuditRules) -> int:
+    """How much is read before what is judged: watermark and installs that came before their page."""
+    return rules.life_ms + rules.lateness_ms + rules.ahead_ms
+
+
+def _settled(labels: pl.DataFrame, finished_ms: Mapping[int, int] | None) -> pl.Expr:
+    if finished_ms is None:
+        return pl.col("finished")
+    at = pl.col("partition").replace_strict(dict(finished_ms), default=0, return_dtype=pl.Int64)
+    return pl.col("time_ms") <= at
+
+
+def _told_twice(once: pl.DataFrame) -> pl.DataFrame:
+    """Items with more than one first label."""
+    firsts = once.filter(~pl.col("reason").is_in([LATE_POSITIVE, RETRACTION]))
+    return firsts.filter(pl.col("id").count().over(KEY) > 1).group_by(KEY, maintain_order=True).agg(pl.all().last())
+
+
+def _misnamed(rules: AuditRules) -> pl.Expr:
+    negative = pl.col("reason").is_in([WINDOW_CLOSED, RETRACTION])
+    odd = negative != (pl.col("label") == 0)
+    if rules.policy == "fake_negative":  # every item is a negative first
+        odd = odd | ~pl.col("reason").is_in([WINDOW_CLOSED, LATE_POSITIVE, RETRACTION])
+    return odd
+
+
+def _difference(fault: str, row: dict[str, Any]) -> Difference:
+    """A row of `judge` as a person reads it."""
+    due = "label_told" in row
+    should = f"label {row['label']} (page in {EVENTS.name} {row['partition']}:{row['offset']})" if due else ""
+    found = "nothing"
+    if row.get("place") is not None:
+        label = row["label_told"] if due else row["label"]
+        found = f"label {label}, {REASONS[row['reason']]}, in {EXAMPLES.name} {row['place']}"
+    return Difference(fault, row["request_id"], row["position"], row["item"], should, found)
+
+
+def flat(result: Audit) -> dict[str, object]:
+    """The figures for `--json`, with the rules that they were judged by."""
+    return {**{f"rule_{name}": value for name, value in asdict(result.rules).items()}, **result.figures}

@@ -1,0 +1,204 @@
+"""The labels that a log should have led to: an offline join of all its events at once, sorted, with Polars.
+
+It shares no code with the joiner (`stream/join.py`); only the rules are the same, written down a second time:
+
+* The *watermark* at an event is the greatest event time up to and with it in its partition, less `lateness`.
+* An event is *late*, and as if it had never been, when its time + life ≤ watermark; life = window + known.
+* Events that are further than `ahead` after their own arrival go to the dead letters.
+* A page's labels are decided by what stands in the log before the watermark reaches its time + life.
+* An install belongs to the page that its request id names, else to the newest page (event time, then order) of
+  that user with that item; in both cases with page time ≤ install time < page time + window.
+* Repeated pages and installs count once; an install is void when a retraction of its id isn't older than it.
+"""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import xxhash
+
+from stream.events import Impression, Install, SourceEvent, decode_events, encode
+from stream.log import Record
+from stream.spec import Policy, Spec, duration_ms
+
+KNOWN_MS: Final = 2_000
+AHEAD_MS: Final = 60_000
+NEVER: Final = 2**62
+
+PAGE: Final = pl.Schema({
+    "partition": pl.Int32(), "seq": pl.Int64(), "offset": pl.Int64(), "ingest_ms": pl.Int64(), "time_ms": pl.Int64(),
+    "user": pl.String(), "request_id": pl.String(), "items": pl.List(pl.String()), "digest": pl.UInt64(),
+})  # fmt: skip
+INSTALL: Final = pl.Schema({
+    "partition": pl.Int32(), "seq": pl.Int64(), "time_ms": pl.Int64(), "user": pl.String(), "item": pl.String(),
+    "install_id": pl.String(), "named": pl.String(), "retracted": pl.Boolean(),
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AuditRules:
+    """The rules of the join, as the audit reads them from the spec; event time in ms."""
+
+    policy: Policy = "eager"
+    window_ms: int = 2_000
+    lateness_ms: int = 0
+    known_ms: int = KNOWN_MS
+    ahead_ms: int = AHEAD_MS
+
+    @property
+    def life_ms(self) -> int:
+        """How long a page can still be corrected, from its event time on."""
+        return self.window_ms + self.known_ms
+
+
+def audit_rules(spec: Spec) -> AuditRules:
+    """The spec's rules."""
+    return AuditRules(spec.label.policy, duration_ms(spec.label.window), duration_ms(spec.label.lateness))
+
+
+def digest_of(page: Impression) -> int:
+    """Tells pages of different content apart."""
+    return xxhash.xxh3_64_intdigest(encode(page))
+
+
+@dataclass
+class Events:
+    """All events of a log in columns, as they are read. Features and the like are dropped at once."""
+
+    rules: AuditRules
+    times: dict[int, "array[int]"] = field(default_factory=dict)  # by partition, of every event that counts
+    pages: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in PAGE})
+    installs: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in INSTALL})
+    bad: int = 0
+    ahead: int = 0
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Records in offset order per partition."""
+        for record in records:
+            events, bad = decode_events(record.value or b"")
+            self.bad += len(bad)
+            times = self.times.setdefault(record.partition, array("q"))
+            for event in events:
+                if event.time_ms > record.time_ms + self.rules.ahead_ms:
+                    self.ahead += 1
+                    continue
+                self._put(event, record, len(times))
+                times.append(event.time_ms)
+
+    def _put(self, event: SourceEvent, record: Record, seq: int) -> None:
+        row: tuple[Any, ...]
+        if isinstance(event, Impression):
+            columns = self.pages
+            row = (record.partition, seq, record.offset, record.time_ms, event.time_ms, event.user, event.request_id,
+                   event.items, digest_of(event))  # fmt: skip
+        elif isinstance(event, Install):
+            columns = self.installs
+            row = (record.partition, seq, event.time_ms, event.user, event.item, event.install_id, event.request_id,
+                   event.retracted)  # fmt: skip
+        else:
+            return
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a log should have led to.
+
+    `labels`: partition, request_id, position, item, label, time_ms, ingest_ms, offset, digest, finished, open; a row
+    per item of each page that counts. `finished`: the log's own watermark has passed its life; `open`: its window
+    isn't over by that watermark. `pages` includes the late and the repeated.
+    """
+
+    labels: pl.DataFrame
+    pages: int
+    installs: int
+    late: int
+    repeated: int
+
+
+def expected(events: Events) -> Expected:
+    """The net label of every item of every page, by sorting and joining."""
+    rules = events.rules
+    marks = {
+        p: np.maximum(np.maximum.accumulate(np.frombuffer(times, np.int64)) - rules.lateness_ms, 0)
+        for p, times in events.times.items()
+        if times
+    }
+    pages = pl.DataFrame(events.pages, schema=PAGE)
+    installs = pl.DataFrame(events.installs, schema=INSTALL)
+    n_pages, n_installs = len(pages), len(installs)
+    pages = _in_time(pages, marks, rules)
+    installs = _in_time(installs, marks, rules)
+    late = n_pages + n_installs - len(pages) - len(installs)
+    in_time = len(pages)
+    pages = pages.unique(["partition", "request_id"], keep="first", maintain_order=True)
+    pages = _with_ends(pages, marks, rules).with_row_index("page")
+    shown = pages.with_columns(position=pl.int_ranges(pl.col("items").list.len())).explode("items", "position")
+    shown = shown.rename({"items": "item"})
+    positives = _positives(shown, installs, rules)
+    labels = shown.join(positives, on=["page", "position"], how="left", maintain_order="left")
+    labels = labels.with_columns(pl.col("label").fill_null(0)).select(
+        "partition", "request_id", "position", "item", "label", "time_ms", "ingest_ms", "offset", "digest",
+        "finished", "open",
+    )  # fmt: skip
+    return Expected(labels, n_pages, n_installs, late, in_time - len(pages))
+
+
+def _in_time(frame: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> pl.DataFrame:
+    """Without what was late where it stood."""
+    mark = np.zeros(len(frame), np.int64)
+    partition, seq = frame["partition"].to_numpy(), frame["seq"].to_numpy()
+    for p, marks_p in marks.items():
+        mine = partition == p
+        mark[mine] = marks_p[seq[mine]]
+    return frame.filter(pl.Series(frame["time_ms"].to_numpy() + rules.life_ms > mark, dtype=pl.Boolean))
+
+
+def _with_ends(pages: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> pl.DataFrame:
+    """With `end`, the first place in its partition that comes too late for the page, and how far the log has got."""
+    end = np.zeros(len(pages), np.int64)
+    last = np.zeros(len(pages), np.int64)
+    partition, time_ms = pages["partition"].to_numpy(), pages["time_ms"].to_numpy()
+    for p, marks_p in marks.items():
+        mine = partition == p
+        end[mine] = np.searchsorted(marks_p, time_ms[mine] + rules.life_ms, side="left")
+        last[mine] = marks_p[-1]
+    return pages.with_columns(
+        pl.Series("end", end, dtype=pl.Int64),
+        pl.Series("finished", last >= time_ms + rules.life_ms, dtype=pl.Boolean),
+        pl.Series("open", last < time_ms + rules.window_ms, dtype=pl.Boolean),
+    )
+
+
+def _positives(shown: pl.DataFrame, installs: pl.DataFrame, rules: AuditRules) -> pl.DataFrame:
+    """(page, position, label 1) of every item that an install belongs to, in what the page lived to see."""
+    key = ["partition", "user", "install_id"]
+    firsts = installs.filter(~pl.col("retracted")).unique(key, keep="first", maintain_order=True)
+    firsts = firsts.with_row_index("install")
+    void = (
+        firsts.join(installs.filter("retracted"), on=key, suffix="_back")
+        .filter(pl.col("time_ms_back") >= pl.col("time_ms"))
+        .group_by("install")
+        .agg(pl.col("seq_back").min().alias("void"))
+    )
+    fitting = (
+        firsts.join(void, on="install", how="left")
+        .join(shown, on=["partition", "user", "item"], suffix="_page")
+        .filter(
+            (pl.col("time_ms_page") <= pl.col("time_ms"))
+            & (pl.col("time_ms") < pl.col("time_ms_page") + rules.window_ms)
+            & ((pl.col("named") == "") | (pl.col("named") == pl.col("request_id")))
+            & (pl.col("seq") < pl.col("end"))
+        )
+        .sort("install", "time_ms_page", "seq_page", descending=[False, True, True])
+        .with_columns(rival=pl.col("seq_page").cum_min().shift(1).over("install"))
+    )
+    # A newer page takes the install, and a retraction voids it, only if they stand before the page's end.
+    kept = fitting.filter(
+        (pl.col("rival").fill_null(NEVER) >= pl.col("end")) & (pl.col("void").fill_null(NEVER) >= pl.col("end"))
+    )
+    return kept.select("page", "position").unique().with_columns(label=pl.lit(1, pl.Int64))

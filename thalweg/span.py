@@ -1,0 +1,33 @@
+"""A stretch of a topic, read once from beginning to end: what commands that look back share."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from stream.errors import LogGap
+from stream.log import START, Log, Record
+
+POLL_S: Final = 0.2
+RECORDS_MAX: Final = 2_000
+
+
+def span(log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[Record]:
+    """Records in offset order per partition, from `begin` (START: the oldest) to `ends`, exclusive.
+
+    What retention takes away while it is read is left out.
+    """
+    wanted = {p: begin[p] for p, end in ends.items() if p in begin and begin[p] < end}
+    if not wanted:
+        return
+    reader = log.reader(topic, wanted)
+    try:
+        while any(at < ends[p] for p, at in reader.positions().items()):
+            try:
+                records = reader.poll(POLL_S, RECORDS_MAX)
+            except LogGap as gap:
+                reader.seek(gap.partition, START)
+                continue
+            for record in records:
+                if record.offset < ends[record.partition]:
+                    yield record
+    finally:
+        reader.close()
