@@ -89,6 +89,23 @@ def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
             admin.delete_topics(there, timeout_ms=int(REQUEST_S * 1000))
 
 
+def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple[int, str]]:
+    """What a consumer group has committed of a topic: offset and metadata by partition; empty when nothing ever.
+
+    Names without prefix. Raises LogUnavailable, LogError.
+    """
+    reach(settings)
+    doing = f"asking for the commits of {group}"
+    with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
+        found = admin.list_group_offsets([settings.topic(group)])
+    return {
+        at.partition: (stored.offset, stored.metadata or "")
+        for of_group in found.values()
+        for at, stored in of_group.items()
+        if at.topic == settings.topic(topic) and stored.offset >= 0
+    }
+
+
 def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
     done = admin.create_topics(new, timeout_ms=int(REQUEST_S * 1000), raise_errors=False)
     for topic in done["topics"]:

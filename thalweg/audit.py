@@ -52,6 +52,11 @@ class Difference:
     expected: str
     found: str
 
+    @property
+    def text(self) -> str:
+        """What was expected, if anything, and what was found."""
+        return f"expected {self.expected or 'nothing'}, found {self.found}"
+
 
 @dataclass
 class Audit:
@@ -65,6 +70,13 @@ class Audit:
     def fine(self) -> bool:
         """Nothing is missing, nothing is wrong."""
         return not any(self.figures[fault] for fault in FAULTS)
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        faults = [f"{self.figures[fault]} {fault}" for fault in FAULTS if self.figures[fault]]
+        judged = f"{self.figures['settled']} labels judged"
+        return f"{judged}: " + (", ".join(faults) if faults else "nothing is missing, nothing is wrong")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from stream.errors import ThalwegError
 from thalweg.lab import lab
+from thalweg.operate import operate
 from thalweg.options import (
     SPEC,
     AcceptGap,
@@ -52,6 +53,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
 app.add_typer(snapshots_app, name="snapshots")
 app.add_typer(lab)
+app.add_typer(operate)
 
 
 @app.command()

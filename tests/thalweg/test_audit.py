@@ -11,9 +11,9 @@ import pytest
 from stream.app import ShellRules
 from stream.errors import DataError
 from stream.events import Examples, Impression, Install, SourceEvent, Tick, encode_record, example_id
-from stream.join import LabelRules, Policy, label_rules
+from stream.join import LabelRules, label_rules
 from stream.log import Record
-from stream.spec import Spec, duration_ms
+from stream.spec import Policy, Spec, duration_ms
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.join_oracle import Net, offline
