@@ -135,6 +135,17 @@ class Progress:
         _sum_up(self.recent[row], n, bins, sums)
         return _figures(bins, sums, n)
 
+    def told(self) -> dict[str, float]:
+        """What a version tells of itself: `auc_arrival`, `window_log_loss`, …; of slices `auc_arrival[item.tags=x]`."""
+        told: dict[str, float] = {}
+        for name in self.names:
+            life, late = self.lifetime(name).named(), self.window(name).named()
+            if name == ALL:
+                told |= {"auc_arrival": life.pop("auc"), **life, **{f"window_{key}": late[key] for key in late}}
+            else:  # a manifest holds few metrics
+                told |= {f"auc_arrival[{name}]": life["auc"], f"window_auc[{name}]": late["auc"]}
+        return told
+
     def arrays(self) -> dict[str, "npt.NDArray[Any]"]:
         """The state, copied. What `fill` takes, with the names of slices beside it."""
         return {

@@ -193,7 +193,7 @@ class Publisher:
             self._refuse(reason)
             return False
         deep = now_ms - self._last_deep_ms >= self._cadence.deep_every_ms
-        metrics = self._metrics()
+        metrics = self._model.progress.told()
         try:
             cut = self._cutter.cut(self.version + 1, self._parent, carrier.token, offset, now_ms, metrics, deep=deep)
         except BadSnapshot as bad:  # such as a weight that isn't finite
@@ -219,18 +219,6 @@ class Publisher:
             quarantine(self._cadence.quarantine, self.version + 1, reason, self._model)
         except OSError as bad:
             log.error("its evidence can't be kept", why=str(bad), folder=str(self._cadence.quarantine))
-
-    def _metrics(self) -> dict[str, float]:
-        figures, window = self._model.progress.lifetime(), self._model.progress.window()
-        return {
-            "auc_arrival": figures.auc,
-            "log_loss": figures.log_loss,
-            "base_rate": figures.base_rate,
-            "calibration": figures.calibration,
-            "window_auc": window.auc,
-            "window_log_loss": window.log_loss,
-            "window_calibration": window.calibration,
-        }
 
 
 def cadence_of(model: Model, settings: Settings) -> Cadence:

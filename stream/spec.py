@@ -26,6 +26,7 @@ DURATION_DAYS_MAX: Final = 36_525  # a hundred years
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low byte
 SLICES_MAX: Final = 100  # each keeps about 300 KB of figures
+SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
 POSITION: Final = "context.position"  # the only column that differs within a page: where the item stood, from 1
 
 
@@ -132,6 +133,7 @@ class Label(Part, frozen=True):
     policy: Policy = "eager"
     window: Duration = "30m"
     lateness: Duration = "0s"
+    early: Duration | None = None  # how long an install waits for a page behind it in the log; as long as for any
 
 
 class Gate(Part, frozen=True):

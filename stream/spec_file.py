@@ -15,6 +15,7 @@ from stream.spec import (
     CROSSES_MAX,
     DURATION_DAYS_MAX,
     POSITION,
+    SLICE_BYTES_MAX,
     SLICES_MAX,
     UNIT_MS,
     Column,
@@ -265,6 +266,8 @@ def _check_slices(spec: Spec, columns: dict[str, Column], refuse: Any) -> None:
             refuse(path, f"[slices]: {name!r} is no category here; {_near(name, keys)}")
         if not values or "" in values or len(set(values)) != len(values):
             refuse(path, f'[slices]: {name} takes values, once each, none empty: {name!r} = ["one", "other"]')
+        if long := [v for v in values if len(f"{name}={v}".encode()) > SLICE_BYTES_MAX]:
+            refuse(path, f"[slices]: {name}={long[0]} is over {SLICE_BYTES_MAX} bytes, too long for a metric's name")
         bands = columns.get(name.removesuffix("_band"), Column()).bands if name.endswith("_band") else []
         if bands and (unknown := [v for v in values if v not in map(str, range(len(bands) + 1))]):
             refuse(path, f"[slices]: {name} has the bands 0 (below {bands[0]:g}) to {len(bands)}, not {unknown[0]!r}")

@@ -168,6 +168,19 @@ def test_the_model_tells_its_slices() -> None:
         assert_figures(model.progress.lifetime(name), predictions[members[:, s]], labels[members[:, s]])
 
 
+def test_a_version_tells_its_figures() -> None:
+    """Lifetime and window: of all by their plain names, of a slice the AUC with its name."""
+    progress = Progress(["a=b"])
+    progress.record(np.array([0.2, 0.7], np.float32), np.array([0, 1], np.float32), np.array([[True], [False]]))
+    told = progress.told()
+    assert told["auc_arrival"] == told["window_auc"] == 1.0
+    assert told["log_loss"] == progress.lifetime().log_loss
+    assert told["normalised_entropy"] == progress.lifetime().normalised_entropy()
+    assert told["calibration"] == pytest.approx(0.9)
+    assert told["examples"] == told["window_examples"] == 2
+    assert told["auc_arrival[a=b]"] == told["window_auc[a=b]"] == 0.5
+
+
 def test_slices_change_nothing_but_figures() -> None:
     """A spec with slices learns the same bits, and goes on from a checkpoint of the one without."""
     plain, spec = small_spec(), sliced()

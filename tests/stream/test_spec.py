@@ -146,6 +146,7 @@ REFUSALS = [
     ('["new", "old"]', "[]", 38, "item.tags takes values, once each"),
     ('["new", "old"]', '["new", "new"]', 38, "once each"),
     ('["new", "old"]', '["new", ""]', 38, "none empty"),
+    ('["new", "old"]', f'["new", "{"x" * 39}"]', 38, "is over 48 bytes"),
     ('["new", "old"]', f"{[str(i) for i in range(99)]}", 37, "101 values are over 100"),
     # not TOML
     ("quantiles = 8", "quantiles = ", 28, "not TOML"),
