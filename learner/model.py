@@ -20,13 +20,13 @@ from learner.ftrl import Ftrl, FtrlRates
 from learner.progress import Progress
 from learner.seen import Seen
 from learner.slices import Slices
-from stream.encoder import I64, Batch, DeepInput, Encoder, WideKeys
+from stream.encoder import I64, Batch, DeepInput, Encoder, WideKeys, one_page
 from stream.errors import BadEvent, LogError
 from stream.events import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED, Examples
 from stream.features import F32, Layout, words_of
 from stream.spec import Spec
 from stream.statistics import Statistics, StatisticsProgram
-from stream.table import U64
+from stream.table import U64, find_many
 
 ADWIN_DELTA = 0.002
 LOSSES_MAX = 100_000  # records; then ADWIN starts anew, so that checkpoints stay small
@@ -115,6 +115,18 @@ class Model:
         self.records: deque[tuple[int, int]] = deque()  # (offset, example index at its start) of the window
         self._forget_losses()
         self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
+
+    def predict(self, words: U64) -> F32:
+        """P(Y=1) of each item of a page, float32 [n], by the model as it is now."""
+        batch = one_page(words)
+        keys = self.encoder.wide_keys(batch)
+        rows = find_many(self.wide.table.slots, keys.keys)
+        weights = np.where(rows >= 0, self.wide.weights(self.wide.table.slots[rows]), np.float32(0))
+        logits = np.add.reduceat(weights, keys.offsets[:-1])  # every example has a key: the bias
+        if self.deep:
+            logits = logits + self.deep.score(self.encoder.deep_input(batch))
+        predictions: F32 = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+        return predictions
 
     def learn(self, record: Sequence[Examples], offset: int) -> int:
         """Learn one record of `examples`. Returns how many examples of it were new."""

@@ -149,3 +149,16 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     files.paths()[0].write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="can be read"):
         files.newest()
+
+
+def test_predict_is_what_learn_predicts_first() -> None:
+    """A page that is predicted and learned at once gets the same prediction twice, from the rows and by `learn`."""
+    spec = small_spec()
+    model = Model(spec)
+    for offset, record in enumerate(records(spec, 90, per_record=1, items=1)):
+        predicted = model.predict(np.frombuffer(record[0].page.features, np.uint64))
+        at = model.progress.count % model.progress.recent.shape[2]
+        model.learn(record, offset)
+        assert predicted.shape == (1,)
+        assert abs(predicted[0] - model.progress.recent[0, 0, at]) < 1e-6
+    assert len(np.unique(model.progress.recent[0, 0, :90])) > 60
