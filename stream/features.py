@@ -43,7 +43,7 @@ def seed_of(column: str) -> int:
     return xxhash.xxh3_64_intdigest(column.encode())
 
 
-def _texts(value: Value | None) -> list[str]:
+def texts_of(value: Value | None) -> list[str]:
     """A category's values as texts; a whole number reads like an integer."""
     if value is None or value == "":
         return []
@@ -104,7 +104,7 @@ class Layout:
                 number = _number(given.get(source))
                 texts = [] if np.isnan(number) else [str(bisect_right(self.columns[source].bands, number))]
             else:
-                texts = _texts(given.get(name))
+                texts = texts_of(given.get(name))
             ids += [id_of(self.seeds[name], text) for text in texts]
             offsets.append(len(ids))
         values = [_number(given.get(name)) for name in numbers]

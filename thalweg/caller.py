@@ -14,17 +14,17 @@ from stream.events import (
     Item,
     RankReply,
     RankRequest,
-    decode_entity,
     decode_events,
     decode_replies,
     encode_record,
 )
 from stream.kafka_log import KafkaLog
-from stream.log import END, START, Log, Reader, Record, partition_of
+from stream.log import END, Log, Reader, Record, partition_of
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
 from stream.topics import EVENTS, ITEMS, REPLIES, REQUESTS
 from thalweg.freshness import manifests_between
+from thalweg.names import entities
 
 ANSWER_S: Final = 10.0
 LEARNED_S: Final = 20.0
@@ -150,21 +150,7 @@ class Caller:
 
     def titles(self) -> dict[str, str]:
         """Titles of all items, read from the log."""
-        ends = self._log.ends(ITEMS.name)
-        reader = self._log.reader(ITEMS.name, dict.fromkeys(ends, START))
-        found: dict[str, str] = {}
-        try:
-            quiet = 0
-            while quiet < 3 and any(offset < ends[p] for p, offset in reader.positions().items()):
-                records = reader.poll(0.5)
-                quiet = 0 if records else quiet + 1
-                for record in records:
-                    if record.value is not None:
-                        item = decode_entity(record.value, Item)
-                        found[item.item] = item.title
-        finally:
-            reader.close()
-        return found
+        return {item.item: item.title for item in entities(self._log, ITEMS.name, Item)}
 
     def _send(self, topic: str, key: str, event: Impression | Install | RankRequest) -> None:
         self._log.send(topic, partition_of(key, self._partitions[topic]), encode_record([event]))

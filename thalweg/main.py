@@ -24,6 +24,7 @@ from thalweg.options import (
     say,
     write_json,
 )
+from thalweg.snapshots import snapshots
 
 
 class _Commands(TyperGroup):
@@ -48,10 +49,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fetch public data sets.")
 run_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run one of the services until Ctrl-C.")
-snapshots_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at published model versions.")
 app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
-app.add_typer(snapshots_app, name="snapshots")
+app.add_typer(snapshots, name="snapshots")
 app.add_typer(lab)
 app.add_typer(operate)
 
@@ -255,18 +255,6 @@ def install(
         learned = caller.install_and_wait(user, item, store, request_id=request_id)
     print(f"learned: version {learned.version} answered {learned.served_ms} ms after the install was in the log")
     write_json(json_file, {"version": learned.version, "served_ms": learned.served_ms})
-
-
-@snapshots_app.command("ls")
-def snapshots_ls(
-    spec: SpecFile = SPEC,
-    last: Annotated[int, typer.Option(min=1, help="How many, newest last.")] = 20,
-) -> None:
-    """The newest versions: age, examples, metrics, size of what changed."""
-    from thalweg.show import printed, snapshots_table
-
-    with open_store(kept_settings(), spec) as store:
-        printed(snapshots_table([store.manifest(v) for v in store.versions()[-last:]]))
 
 
 @app.command()

@@ -1,13 +1,11 @@
 """What people see: tables of answers, versions, services and figures."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 
 from stream.events import RankReply
-from stream.snapshot import Manifest
 from thalweg.status import Seen
 
 NOTES = {
@@ -65,18 +63,6 @@ def _moved(before: int | None, now: int) -> str:
     return f"[green]▲ {before - now}[/]" if before > now else f"[red]▼ {now - before}[/]"
 
 
-def snapshots_table(manifests: Sequence[Manifest]) -> Table:
-    """Versions in a row each."""
-    table = Table("version", "made", "examples", "auc", "log loss", "installs new in it", "contents", title="snapshots",
-                  title_justify="left")  # fmt: skip
-    for one in manifests:
-        made = f"{datetime.fromtimestamp(one.created_ms / 1000):%H:%M:%S.%f}"[:-3]
-        contents = ", ".join(f"{name} {len(part.contents())}" for name, part in one.parts.items())
-        table.add_row(str(one.version), made, str(one.examples), _figure(one.metrics.get("auc_arrival")),
-                      _figure(one.metrics.get("log_loss")), str(len(one.ingest_ms)), contents)  # fmt: skip
-    return table
-
-
 def status_table(found: Sequence[Seen]) -> Table:
     """Servers and services in a row each."""
     table = Table("", "what", "address", "pid", "says", title="thalweg status", title_justify="left")
@@ -92,11 +78,12 @@ def summary_table(figures: Mapping[str, float | None], says: Mapping[str, str]) 
     """Figures, one a row, each with what it means."""
     table = Table("", "", "what it is", title="summary", title_justify="left")
     for name, value in figures.items():
-        table.add_row(name, _figure(value), says.get(name, ""))
+        table.add_row(name, figure(value), says.get(name, ""))
     return table
 
 
-def _figure(value: float | None) -> str:
+def figure(value: float | None) -> str:
+    """A number as people read it; - for none."""
     if value is None:
         return "-"
     if float(value).is_integer():

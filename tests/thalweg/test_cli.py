@@ -20,7 +20,8 @@ from thalweg.stack import Stack
 COMMANDS = [
     "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "run joiner",
     "run learner", "run ranker",
-    "rank", "install", "snapshots ls", "schema", "demo",
+    "rank", "install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
+    "snapshots unpin", "snapshots rollback", "snapshots verify",
 ]  # fmt: skip
 
 

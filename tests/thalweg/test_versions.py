@@ -1,0 +1,127 @@
+"""Looking into versions and comparing them; `thalweg snapshots`, on a real Redis."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from stream.memory_store import MemoryStore
+from stream.redis_store import RedisStore
+from stream.settings import Settings
+from tests.ranker.models import ToyModel, some_spec
+from thalweg.main import app
+from thalweg.stack import Stack
+from thalweg.versions import changes, lay
+
+
+def toy() -> ToyModel:
+    """A small model with all parts."""
+    return ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+
+
+def test_a_version_is_laid_together() -> None:
+    """Base, merged and small deltas give just what the model held: live weights, rows, vectors."""
+    model, store = toy(), MemoryStore("m")
+    for how in ("base", "delta", "merged", "delta", "delta"):
+        manifest = model.publish(store, how)
+        laid = lay(store, manifest)
+        wide = dict(zip(laid.rows["wide"].keys.tolist(), laid.rows["wide"].vectors[:, 0].tolist(), strict=True))
+        assert wide == {key: weight for key, weight in model.wide.items() if weight}
+        assert laid.rows["statistics"].keys.tolist() == sorted(model.statistics.table.rows()[:, 0].tolist())
+        vectors = {k: v.astype(np.float32).tobytes() for k, v in zip(*vars(laid.rows["deep"]).values(), strict=True)}
+        assert vectors == {key: vector.tobytes() for key, vector in model.vectors.items()}
+        model.learn()
+
+
+def test_changes_are_those_of_the_model() -> None:
+    """New, gone and moved weights are counted, and the largest changes come first with their values."""
+    model, store = toy(), MemoryStore("m")
+    before = lay(store, model.publish(store, "base"))
+    held = {key: weight for key, weight in model.wide.items() if weight}
+    model.learn()
+    now = {key: weight for key, weight in model.wide.items() if weight}
+    after = lay(store, model.publish(store))
+    wide = next(change for change in changes(before, after) if change.part == "wide")
+    assert (wide.before, wide.after) == (len(held), len(now))
+    assert wide.new == len(now.keys() - held.keys())
+    assert wide.gone == len(held.keys() - now.keys())
+    assert wide.moved == sum(held[key] != now[key] for key in held.keys() & now.keys())
+    steps = {key: now.get(key, 0.0) - held.get(key, 0.0) for key in held.keys() | now.keys()}
+    assert [size for _, size, _, _ in wide.top] == sorted(map(abs, steps.values()), reverse=True)[: len(wide.top)]
+    assert all(abs(then - was) == size == abs(steps[key]) for key, size, was, then in wide.top)
+    assert wide.norm == pytest.approx(np.linalg.norm(list(steps.values())))
+
+
+@pytest.fixture
+def store(
+    stack: Stack, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[RedisStore, Path]]:
+    """A Redis with five versions, and the spec file that names them; commands find both."""
+    for name in [name for name in os.environ if name.startswith("THALWEG_")]:
+        monkeypatch.delenv(name)
+    settings = {"LOCAL": str(tmp_path), "REDIS": stack.redis, "KAFKA": stack.kafka, "TOPIC_PREFIX": topic_prefix}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"THALWEG_{name}", value)
+    monkeypatch.setenv("THALWEG_MODEL", "m")
+    with closing(RedisStore(Settings.load(), "m")) as store:
+        model = toy()
+        for _ in range(5):
+            model.publish(store)
+            model.learn()
+        yield store, tmp_path
+    with redis.Redis.from_url(stack.redis) as client:
+        for key in client.scan_iter(f"{{{topic_prefix}*"):
+            client.delete(key)
+
+
+def ran(*words: str, code: int = 0) -> str:
+    """What `thalweg snapshots …` prints."""
+    result = CliRunner().invoke(app, ["snapshots", *words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_versions_are_shown(store: tuple[RedisStore, Path]) -> None:
+    """`ls` marks head and pin, `show` tells a version's parts, `diff` what moved; figures go to --json."""
+    _, folder = store
+    ran("pin", "2")
+    listed = ran("ls", "--json", str(folder / "ls.json"))
+    assert json.loads((folder / "ls.json").read_text()) == {"versions": 5, "head": 5, "pinned": 2}
+    assert [line.split()[1] for line in listed.splitlines() if "head" in line or "pinned" in line] == ["2", "5"]
+    assert "statistics" in ran("show", "3")
+    said = ran("diff", "2", "5", "--json", str(folder / "diff.json"))
+    assert "wide weights that moved most" in said
+    assert json.loads((folder / "diff.json").read_text())["wide_norm"] > 0
+    assert "isn't kept" in ran("show", "77", code=1)
+
+
+def test_a_person_decides_what_is_served(store: tuple[RedisStore, Path]) -> None:
+    """`pin`, `rollback` and `unpin` change the decision that rankers read; nothing older than the oldest can be had."""
+    redis_store, _ = store
+    ran("rollback")
+    assert redis_store.pinned() == 4
+    ran("rollback")
+    assert redis_store.pinned() == 3
+    ran("pin", "1")
+    assert "nothing older" in ran("rollback", code=1)
+    assert redis_store.pinned() == 1
+    assert "rankers serve version 5" in ran("unpin")
+    assert redis_store.pinned() == 0
+
+
+def test_verify_finds_one_wrong_bit(store: tuple[RedisStore, Path], stack: Stack) -> None:
+    """Versions that are whole pass; one changed byte of one blob is found, named, and exit code 1."""
+    redis_store, _ = store
+    assert "0 wrong" in ran("verify")
+    digest = redis_store.manifest(5).parts["deep"].deltas[-1][0]
+    with redis.Redis.from_url(stack.redis) as client:
+        client.setrange(f"{redis_store.prefix}:blob:{digest}", 40, b"\x07\x09")
+    said = ran("verify", code=1)
+    assert digest in said
+    assert "version 5, deep" in said
