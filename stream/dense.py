@@ -12,6 +12,24 @@ from stream.table import find, kernel
 
 
 @kernel
+def quantile(x: Any, boundaries: Any, column: Any) -> Any:
+    """What a number is read as, float32: its quantile; 0.5 before the first freeze, 0 when it's missing."""
+    if x != x:
+        return np.float32(0.0)
+    q = boundaries.shape[1]
+    if q == 0:
+        return np.float32(0.5)
+    low, high = 0, q
+    while low < high:
+        middle = (low + high) >> 1
+        if boundaries[column, middle] < x:
+            low = middle + 1
+        else:
+            high = middle
+    return np.float32(low) / np.float32(q)
+
+
+@kernel
 def quantise(numbers: Any, boundaries: Any) -> Any:
     """float32 [B, D] → float32 [B, 2D]: values, then flags of what is missing.
 
@@ -19,23 +37,11 @@ def quantise(numbers: Any, boundaries: Any) -> Any:
     """
     b, d = numbers.shape
     out = np.zeros((b, 2 * d), np.float32)
-    q = boundaries.shape[1]
     for r in range(b):
         for c in range(d):
             x = numbers[r, c]
-            if x != x:
-                out[r, d + c] = np.float32(1.0)
-            elif q == 0:
-                out[r, c] = np.float32(0.5)
-            else:
-                low, high = 0, q
-                while low < high:
-                    middle = (low + high) >> 1
-                    if boundaries[c, middle] < x:
-                        low = middle + 1
-                    else:
-                        high = middle
-                out[r, c] = np.float32(low) / np.float32(q)
+            out[r, c] = quantile(x, boundaries, c)
+            out[r, d + c] = np.float32(x != x)
     return out
 
 

@@ -103,8 +103,8 @@ class Encoder:
         self._sides = np.array([s for s, _ in refs], np.int64)
         self._places = np.array([p for _, p in refs], np.int64)
         kinds = [self._number_place(n) for n in self.deep_numbers]
-        self._number_kinds = np.array([k for k, _ in kinds], np.int64)
-        self._number_places = np.array([p for _, p in kinds], np.int64)
+        self.number_kinds = np.array([k for k, _ in kinds], np.int64)
+        self.number_places = np.array([p for _, p in kinds], np.int64)
         position = layout.columns.get(POSITION)
         self.serve_position = position.serve_as if position and position.serve_as is not None else None
 
@@ -142,7 +142,7 @@ class Encoder:
     def deep_input(self, batch: Batch, *, serving: bool = False) -> DeepInput:
         """The deep part's ids and numbers; `serving` holds `serve_as` columns still."""
         w32 = batch.words.view(np.uint32)
-        b, f, d = len(batch), len(self._sides), len(self._number_kinds)
+        b, f, d = len(batch), len(self._sides), len(self.number_kinds)
         offsets = np.zeros(b * f + 1, np.int64)
         _count_ids(
             batch.words, w32, batch.starts, batch.page, batch.position, self.sizes, self._sides, self._places, offsets
@@ -151,7 +151,7 @@ class Encoder:
         numbers = np.empty((b, d), np.float32)
         held = self.serve_position if serving and self.serve_position is not None else np.nan
         _fill_deep(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position, self.sizes,
-                   self._sides, self._places, self._number_kinds, self._number_places, np.float32(held),
+                   self._sides, self._places, self.number_kinds, self.number_places, np.float32(held),
                    offsets, ids, numbers)  # fmt: skip
         return DeepInput(ids, offsets, numbers)
 
@@ -187,11 +187,9 @@ def count_product(
 
 
 @kernel
-def fill_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any,
-                 sides: Any, places: Any, salt: Any, out: Any, at: Any) -> Any:  # fmt: skip
-    """Write the cross-product's keys to out[at:], expanded in place column by column; returns the count."""
-    out[at] = salt
-    count = 1
+def expand_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any,
+                   sides: Any, places: Any, out: Any, at: Any, count: Any) -> Any:  # fmt: skip
+    """Cross the `count` keys at out[at:] with columns first:last, in place, column by column; returns the new count."""
     for r in range(first, last):
         low, high = list_at(w32, place, sides[r], places[r], position, sizes)
         m = high - low
@@ -201,6 +199,14 @@ def fill_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, fi
                 out[at + i * m + j] = mix(h, words[low + j])
         count *= m
     return count
+
+
+@kernel
+def fill_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, first: Any, last: Any,
+                 sides: Any, places: Any, salt: Any, out: Any, at: Any) -> Any:  # fmt: skip
+    """Write the cross-product's keys to out[at:]; returns the count."""
+    out[at] = salt
+    return expand_product(words, w32, place, position, sizes, first, last, sides, places, out, at, 1)
 
 
 @kernel
