@@ -120,8 +120,10 @@ class Model:
         """P(Y=1) of each item of a page, float32 [n], by the model as it is now."""
         batch = one_page(words)
         keys = self.encoder.wide_keys(batch)
-        rows = find_many(self.wide.table.slots, keys.keys)
-        weights = np.where(rows >= 0, self.wide.weights(self.wide.table.slots[rows]), np.float32(0))
+        places = find_many(self.wide.table.slots, keys.keys)
+        rows = self.wide.table.slots[places]
+        rows[:, 1] &= np.uint64(2**63 - 1)  # n isn't negative
+        weights = np.where(places >= 0, self.wide.weights(rows), np.float32(0))
         logits = np.add.reduceat(weights, keys.offsets[:-1])  # every example has a key: the bias
         if self.deep:
             logits = logits + self.deep.score(self.encoder.deep_input(batch))
