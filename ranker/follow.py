@@ -1,4 +1,4 @@
-"""Following the head: the next version is built beside the live one, tried out, then one reference is swapped."""
+"""Following the head, or the version that a person pinned: built beside the live one, tried out, then swapped in."""
 
 import logging
 import threading
@@ -15,11 +15,13 @@ from ranker.versions import Loader
 from stream.errors import BadSnapshot, SnapshotError
 from stream.features import Catalogue
 from stream.snapshot import Head, Manifest, SnapshotStore
+from stream.version_files import VersionFiles
 
 POLL_S: Final = 0.05
 RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
 TRY_AGAIN_S: Final = 30.0  # a refused version may have been refused for what its store lost meanwhile
 SKIPPED_MAX: Final = 64
+KEEP_EVERY_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -60,22 +62,73 @@ class Freshness:
 
 
 class Follower:
-    """Keeps `served` at the store's head. `step` looks once; `run` does so until it is stopped.
+    """Keeps `served` at the store's head, or at what is pinned. `step` looks once; `run` does so until it is stopped.
 
     A version that fails its dry run is refused: told, counted, and not looked at again while the head stays.
-    A store that is down changes nothing. The live version never becomes older.
+    A store that is down changes nothing; one that was wiped, neither: what was pinned stays so until a person
+    decides anew, and the live version never becomes older unless one is pinned. `files` keep the live version
+    for a start without a store.
     """
 
-    def __init__(self, store: SnapshotStore, model: str, shelf: Shelf, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: SnapshotStore,
+        model: str,
+        shelf: Shelf,
+        now_ms: Callable[[], int],
+        files: VersionFiles | None = None,
+    ) -> None:
         self.served: Served | None = None
         self.popular = Popular()
         self.freshness = Freshness()
         self.refused = ""  # the last reason
         self._store, self._shelf, self._now_ms = store, shelf, now_ms
+        self._model = model
         self._loader = Loader(store, model)
         self._refused_head: Head | None = None
         self._refused_s = 0.0
         self._older: Head | None = None
+        self._files = files
+        self._pinned = 0
+        self._kept: tuple[int, bool] = (0, False)
+
+    def restore(self) -> None:
+        """Serve the version that was kept here, until the store says more. What can't be trusted is refused."""
+        if self._files is None:
+            return
+        try:
+            manifest = self._files.load()
+            if manifest is None:
+                return
+            self._swap(Loader(self._files, self._model).load(manifest.version), None)
+        except (BadSnapshot, OSError) as bad:
+            log.error("the version that is kept in %s isn't served: %s", self._files.folder, bad)
+            return
+        self._pinned = manifest.version if self._files.pinned else 0
+        self._kept = (manifest.version, bool(self._pinned))
+        log.info("version %d is served from %s until the store answers", manifest.version, self._files.folder)
+
+    def keep(self) -> None:
+        """Write the live version into the folder, when it's another than the one there."""
+        served = self.served
+        if self._files is None or served is None:
+            return
+        wanted = (served.version.number, served.version.number == self._pinned)
+        if wanted != self._kept:
+            self._files.save(self._store, served.version.manifest, pinned=wanted[1])
+            self._kept = wanted
+
+    def run_keeper(self, stop: threading.Event) -> None:
+        """`keep` now and then, in a thread of its own: swaps don't wait for the disk."""
+        said = ""
+        while not stop.wait(KEEP_EVERY_S):
+            try:
+                self.keep()
+                said = ""
+            except (SnapshotError, OSError) as bad:
+                if str(bad) != said:
+                    log.warning("the live version isn't kept for a start without the store: %s", bad)
+                said = str(bad)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
@@ -95,7 +148,7 @@ class Follower:
 
     def step(self) -> bool:
         """Look at the head; swap when it names a newer version that passes. Raises SnapshotError."""
-        head = self._store.head()
+        head = self._wish()
         served = self.served
         if head is None or not self._wanted(head, served):
             if served is not None:
@@ -111,9 +164,21 @@ class Follower:
         self._swap(version, served)
         return True
 
+    def _wish(self) -> Head | None:
+        """What should be served: a pinned version, else the head; None when the store knows neither."""
+        pinned = self._store.pinned()
+        if pinned is not None and pinned != self._pinned:
+            log.warning(
+                "version %d is pinned" if pinned else "nothing is pinned any more, not %d", pinned or self._pinned
+            )
+            self._pinned = pinned
+        return Head(self._pinned, 0) if self._pinned else self._store.head()
+
     def _wanted(self, head: Head, served: Served | None) -> bool:
-        if served is not None and head.version <= served.version.number:
-            if head.version < served.version.number and head != self._older:
+        if served is not None and head.version == served.version.number:
+            return False
+        if served is not None and head.version < served.version.number and not self._pinned:
+            if head != self._older:
                 log.warning(
                     "the head went back from version %d to %d; the newer one serves on",
                     served.version.number,
@@ -131,7 +196,8 @@ class Follower:
         log.error("version %d is refused: %s; %s", head.version, bad, serving)
 
     def _swap(self, version: Version, old: Served | None) -> None:
-        ingest_ms = self._first_learned(version.manifest, old.version) if old else []
+        newer = old is not None and version.number > old.version.number
+        ingest_ms = self._first_learned(version.manifest, old.version) if old and newer else []
         catalogue = self._shelf.catalogue(version.plan.layout)
         if old is None:
             self.popular.refresh(version, self._shelf, catalogue)

@@ -28,6 +28,7 @@ from stream.redis_store import RedisStore
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
 from stream.topics import ITEMS, REQUESTS, USERS
+from stream.version_files import VersionFiles
 
 GROUP: Final = "ranker"
 POLL_S: Final = 0.1
@@ -42,14 +43,22 @@ class RankerService:
     """All threads of one ranker. Log, store and the read of histories are passed in; `run` blocks until `stop`."""
 
     def __init__(
-        self, store: SnapshotStore, read: Read, model: str, *, worker: str, threads: int, accept_gap: bool = False
+        self,
+        store: SnapshotStore,
+        read: Read,
+        model: str,
+        *,
+        worker: str,
+        threads: int,
+        accept_gap: bool = False,
+        files: VersionFiles | None = None,
     ) -> None:
         self.stop = threading.Event()
         self.state = "starting"  # "ready" when it answers
         self._worker, self._accept_gap = worker, accept_gap
         self._shelf = Shelf()
         self._scorer = Scorer(threads)
-        self._follower = Follower(store, model, self._shelf, now_ms)
+        self._follower = Follower(store, model, self._shelf, now_ms, files)
         self._ranker = Ranker(self._shelf, self._follower, self._scorer, now_ms)
         self._histories = HistoryReader(read)
         self._threads: list[threading.Thread] = []
@@ -71,7 +80,9 @@ class RankerService:
         `connect` makes the log; it may raise LogUnavailable: it's called again.
         """
         try:
+            self._follower.restore()
             self._start("follow", self._follower.run)
+            self._start("keep", self._follower.run_keeper)
             self.state = "waiting for the log"
             source = self._patiently(connect)
             if source is not None:
@@ -186,7 +197,13 @@ def run_ranker(settings: Settings, model: str, *, accept_gap: bool = False) -> N
         return read_histories(client, users, last, settings.topic_prefix)
 
     service = RankerService(
-        store, read, model, worker=settings.worker, threads=settings.ranker_threads, accept_gap=accept_gap
+        store,
+        read,
+        model,
+        worker=settings.worker,
+        threads=settings.ranker_threads,
+        accept_gap=accept_gap,
+        files=VersionFiles(settings.local / "ranker" / settings.worker / f"{settings.topic_prefix}{model}"),
     )
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

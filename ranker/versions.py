@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ranker.model import ROW_WIDTH, WIDE_WIDTH, Layers, Name, Plan, Tower, Version, score_features
 from stream.errors import BadEvent, BadSnapshot, SpecError
 from stream.features import F32
-from stream.snapshot import Content, Manifest, SnapshotStore, fetch
+from stream.snapshot import Content, Manifest, VersionReader, fetch
 from stream.spec_file import decode_spec
 from stream.statistics import WIDTH as STATISTICS_WIDTH
 from stream.table import U64, Table, find_many
@@ -26,7 +26,7 @@ NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 Read = Callable[[Name], Content]
 
 
-def load_version(store: SnapshotStore, model: str, number: int) -> Version:
+def load_version(store: VersionReader, model: str, number: int) -> Version:
     """One version of a model, from nothing. Raises BadSnapshot, StoreUnavailable."""
     return Loader(store, model).load(number)
 
@@ -34,7 +34,7 @@ def load_version(store: SnapshotStore, model: str, number: int) -> Version:
 class Loader:
     """Loads versions of one model, each from the one before. One thread only."""
 
-    def __init__(self, store: SnapshotStore, model: str) -> None:
+    def __init__(self, store: VersionReader, model: str) -> None:
         self._store = store
         self._model = model
         self._deltas: dict[Name, Content] = {}  # of the newest manifest: the next ones name most of them again

@@ -106,7 +106,19 @@ class Head(msgspec.Struct, frozen=True):
     token: int
 
 
-class SnapshotStore(Protocol):
+class VersionReader(Protocol):
+    """What a version is read from, whole: a store, or a folder that keeps one (`version_files.py`)."""
+
+    def get_blob(self, digest: str) -> bytes:
+        """A blob, checked against its digest. Raises BadSnapshot when it's missing or other bytes."""
+        ...
+
+    def manifest(self, version: int) -> Manifest:
+        """One version. Raises BadSnapshot when it isn't there or can't be decoded."""
+        ...
+
+
+class SnapshotStore(VersionReader, Protocol):
     """Where the snapshots of one model lie. Safe to share between threads.
 
     Every method but `wait` and `close` raises StoreUnavailable when the store doesn't answer. Whether a
@@ -128,10 +140,6 @@ class SnapshotStore(Protocol):
         """
         ...
 
-    def get_blob(self, digest: str) -> bytes:
-        """A blob, checked against its digest. Raises BadSnapshot when it's missing or other bytes."""
-        ...
-
     def publish(self, manifest: Manifest) -> None:
         """Store the manifest and move the head to it, in one step; when it's the head already, nothing happens.
 
@@ -143,10 +151,6 @@ class SnapshotStore(Protocol):
 
     def head(self) -> Head | None:
         """Which version is live; None before the first (or after a wipe)."""
-        ...
-
-    def manifest(self, version: int) -> Manifest:
-        """One version. Raises BadSnapshot when it isn't there or can't be decoded."""
         ...
 
     def versions(self) -> list[int]:
@@ -309,7 +313,7 @@ def digest_of(blob: bytes) -> str:
     return hashlib.blake2b(blob, digest_size=16).hexdigest()
 
 
-def fetch(store: SnapshotStore, digests: Iterable[str]) -> dict[str, Array]:
+def fetch(store: VersionReader, digests: Iterable[str]) -> dict[str, Array]:
     """One content from its blobs. Raises BadSnapshot, StoreUnavailable."""
     return unpack(b"".join(store.get_blob(d) for d in digests))
 

@@ -2,6 +2,7 @@
 
     blobs/<digest>   as in the store
     version          the manifest, under its digest
+    pinned           there when a person has pinned this version
 
 Written so that a crash at any moment leaves a whole version, the old one or the new; read with every digest checked.
 """
@@ -14,7 +15,7 @@ from stream.snapshot import (
     BLOB_BYTES_MAX,
     MANIFEST_BYTES_MAX,
     Manifest,
-    SnapshotStore,
+    VersionReader,
     decode_manifest,
     digest_of,
     encode_manifest,
@@ -28,14 +29,18 @@ class VersionFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._blobs = folder / "blobs"
+        self._pinned = folder / "pinned"
 
-    def save(self, store: SnapshotStore, manifest: Manifest) -> None:
+    def save(self, store: VersionReader, manifest: Manifest, *, pinned: bool = False) -> None:
         """Keep this version instead of the one that is there; only blobs that are new are fetched and written."""
         self._blobs.mkdir(parents=True, exist_ok=True)
         named = set(named_blobs(manifest))
         for digest in named - {path.name for path in self._blobs.iterdir()}:
             _write(self._blobs / digest, store.get_blob(digest))
+        self._pinned.unlink(missing_ok=True)
         _write(self.folder / "version", encode_manifest(manifest))
+        if pinned:
+            _write(self._pinned, b"")
         for path in self._blobs.iterdir():
             if path.name not in named:
                 path.unlink()
@@ -46,6 +51,18 @@ class VersionFiles:
             return decode_manifest(_read(self.folder / "version", MANIFEST_BYTES_MAX))
         except FileNotFoundError:
             return None
+
+    def manifest(self, version: int) -> Manifest:
+        """See VersionReader."""
+        manifest = self.load()
+        if manifest is None or manifest.version != version:
+            raise BadSnapshot(f"{self.folder} doesn't keep version {version}")
+        return manifest
+
+    @property
+    def pinned(self) -> bool:
+        """Has a person pinned what is kept?"""
+        return self._pinned.exists()
 
     def forget(self) -> None:
         """Keep nothing from now on."""

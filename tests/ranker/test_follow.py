@@ -1,6 +1,7 @@
 """Following the head: swaps, refusals, a store that is down."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ranker.shelf import Shelf
 from stream.errors import StoreUnavailable
 from stream.memory_store import MemoryStore
 from stream.snapshot import Golden
+from stream.version_files import VersionFiles
 from tests.ranker.models import ToyModel, some_spec
 
 
@@ -154,6 +156,92 @@ def test_freshness_is_measured_by_the_first_reply() -> None:
     freshness.replied(4, 9_000)
     freshness.replied(5, 2_800)
     assert (metric("freshness_ms_count") - before[0], metric("freshness_ms_sum") - before[1]) == (3, 3_500)
+
+
+def test_a_pin_is_obeyed(store: CountingStore, model: ToyModel, follower: Follower) -> None:
+    """A pinned version is served though it's older, and stays so after a wipe; after an unpin the head is."""
+    for _ in range(3):
+        model.publish(store)
+        model.learn()
+    follower.step()
+    store.pin(2)
+    assert follower.step()
+    assert live(follower) == 2
+    model.publish(store)
+    assert not follower.step()
+    store.wipe()
+    model.publish(store, "base")
+    assert not follower.step()
+    assert live(follower) == 2
+    store.pin(0)
+    assert follower.step()
+    assert live(follower) == 5
+
+
+def test_an_older_version_brings_no_installs(store: CountingStore, model: ToyModel, follower: Follower) -> None:
+    """Going back to a pinned version makes nothing servable that wasn't."""
+    for _ in range(2):
+        model.publish(store)
+    follower.step()
+    before = metric("servable_ms_count")
+    store.pin(1)
+    follower.step()
+    assert live(follower) == 1
+    assert metric("servable_ms_count") == before
+
+
+def test_a_start_without_a_store(store: CountingStore, model: ToyModel, tmp_path: Path) -> None:
+    """What was live is served by a ranker that starts while the store is down; it goes on when the store is back."""
+    model.publish(store)
+    files = VersionFiles(tmp_path)
+    first = Follower(store, "m", Shelf(), lambda: 2_000_100, files)
+    first.step()
+    first.keep()
+    store.answers = False
+    second = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    second.restore()
+    assert live(second) == 1
+    words = model.page(5)
+    assert second.served is not None
+    np.testing.assert_allclose(second.served.version.probabilities(words, np.arange(5)), model.scores(words), atol=1e-5)
+    with pytest.raises(StoreUnavailable):
+        second.step()
+    store.answers = True
+    model.publish(store)
+    assert second.step()
+    assert live(second) == 2
+
+
+def test_a_pin_outlives_a_restart(store: CountingStore, model: ToyModel, tmp_path: Path) -> None:
+    """A ranker that was started anew still obeys the pin, though the store was wiped meanwhile."""
+    for _ in range(2):
+        model.publish(store)
+    store.pin(1)
+    first = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    first.step()
+    first.keep()
+    store.wipe()
+    model.publish(store, "base")
+    second = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    second.restore()
+    assert not second.step()
+    assert live(second) == 1
+
+
+def test_a_garbled_copy_is_not_served(store: CountingStore, model: ToyModel, tmp_path: Path) -> None:
+    """A local copy with one changed byte is refused; the store's version is served instead."""
+    model.publish(store)
+    first = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    first.step()
+    first.keep()
+    path = max((tmp_path / "blobs").iterdir())
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    second = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    second.restore()
+    assert live(second) == 0
+    assert second.step()
 
 
 def _until(holds) -> None:  # type: ignore[no-untyped-def]  # a condition
