@@ -144,13 +144,13 @@ class Encoder:
         w32 = batch.words.view(np.uint32)
         b, f, d = len(batch), len(self._sides), len(self.number_kinds)
         offsets = np.zeros(b * f + 1, np.int64)
-        _count_ids(
+        count_ids(
             batch.words, w32, batch.starts, batch.page, batch.position, self.sizes, self._sides, self._places, offsets
         )
         ids = np.empty(offsets[-1], np.uint64)
         numbers = np.empty((b, d), np.float32)
         held = self.serve_position if serving and self.serve_position is not None else np.nan
-        _fill_deep(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position, self.sizes,
+        fill_deep(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position, self.sizes,
                    self._sides, self._places, self.number_kinds, self.number_places, np.float32(held),
                    offsets, ids, numbers)  # fmt: skip
         return DeepInput(ids, offsets, numbers)
@@ -242,9 +242,10 @@ def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, size
 
 
 @kernel
-def _count_ids(
+def count_ids(
     words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides: Any, places: Any, offsets: Any
 ) -> None:
+    """Where each example's lists end among its ids: see DeepInput. `offsets` starts as zeros."""
     f = sides.shape[0]
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)
@@ -254,9 +255,10 @@ def _count_ids(
 
 
 @kernel
-def _fill_deep(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides:
+def fill_deep(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, sizes: Any, sides:
                Any, places: Any, kinds: Any, number_places: Any, held: Any, offsets: Any, ids: Any,
                numbers: Any) -> None:  # fmt: skip
+    """Write the examples' ids and numbers: see DeepInput. `held`: what the position is, unless NaN."""
     f = sides.shape[0]
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)
