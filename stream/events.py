@@ -187,6 +187,11 @@ def encode_record(events: Iterable[msgspec.Struct]) -> bytes:
     return _encoder.encode(list(events))
 
 
+def encode_values(*values: object) -> bytes:
+    """The bytes of these values one after the other, as they lie in a record between other fields."""
+    return b"".join(map(_encoder.encode, values))
+
+
 def decode_entity(raw: bytes, kind: type[T]) -> T:
     """One entity of a compacted topic or a dead-letter topic. Raises BadEvent."""
     _check_size(raw, RECORD_BYTES_MAX if kind is not DeadLetter else 2 * RECORD_BYTES_MAX)

@@ -8,36 +8,35 @@ Three things happen to a page as the *watermark* (greatest event time seen, minu
 at `time + window` it closes and the labels still untold are told; until `time + window + known` it can be
 corrected (late positives, retractions, a late page's own labels); then it is forgotten. Installs and
 retractions are remembered by the same formula, so whatever a page needs is remembered as long as the page.
+An install waits for pages that come after it in the log until `time + early`.
 
-**Restarts.** A checkpoint is (offset, watermark before that record, event time up to which all is finished).
+**Memory.** What is remembered has a price in bytes; over `bytes_max` the oldest is finished early: a *floor* rises
+in event time, pages up to it close and are forgotten, and whatever comes with a time up to it is late.
+
+**Restarts.** A checkpoint is (offset, watermark before that record, event time up to which all is finished, floor).
 A joiner that starts there reads a suffix of the log with nothing remembered, and still tells no other label:
 * A page later than `finished` was remembered when the checkpoint was taken, and so were its installs (they
   aren't older): all of them stand at or behind the offset.
 * A page not later than `finished` has had its say. Read again, it takes installs but stays silent. An install
   whose page isn't read again can only fall to an older page, which is finished too.
-* What is late and what is taken in is decided by the watermark, which is the same again.
+* What is late and what is taken in is decided by watermark and floor, which are the same again.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Final
 
-from stream.events import (
-    INSTALLED,
-    LATE_POSITIVE,
-    RETRACTION,
-    WINDOW_CLOSED,
-    Examples,
-    Impression,
-    Install,
-    SourceEvent,
-    example_id,
-)
+from stream.calendar import Calendar
+from stream.events import Examples, Install, SourceEvent
+from stream.labelling import Labeller, Policy
+from stream.remembered import Counts, Held, Mark, OfUsers
+from stream.shown import HeldEvent, Shown, held
 from stream.spec import Spec, duration_ms
+from stream.told import Row, Told, examples_of
 
-Policy = Literal["wait", "eager", "fake_negative"]
+PAGE_BYTES: Final = 400  # what a page costs beyond its bytes in the log, at most
+INSTALL_BYTES: Final = 800  # what an install costs, dictionaries included
 
 
 @dataclass(frozen=True)
@@ -46,132 +45,115 @@ class LabelRules:
 
     `wait`: every label when the window closes. `eager`: a positive at once, negatives at the close.
     `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
-    `known_ms`: how long after its close a page can still be corrected.
+    `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
+    pages that come after it in the log (None: as long as it is remembered). `bytes_max`: what one partition may
+    remember (None: no limit).
     """
 
     policy: Policy = "eager"
     window_ms: int = 2_000
     lateness_ms: int = 0
     known_ms: int = 2_000
+    early_ms: int | None = None
+    bytes_max: int | None = None
 
     @property
     def life_ms(self) -> int:
         """How long anything is remembered, counted from its event time by the watermark."""
         return self.window_ms + self.known_ms
 
+    @property
+    def waits_ms(self) -> int:
+        """How long an install waits for a page that comes after it."""
+        return self.life_ms if self.early_ms is None else min(self.early_ms, self.life_ms)
 
-def label_rules(spec: Spec) -> LabelRules:
-    """The spec's rules of the join."""
+
+def label_rules(spec: Spec, bytes_max: int | None = None) -> LabelRules:
+    """The spec's rules of the join; `bytes_max` is what one partition may remember."""
     label = spec.label
-    return LabelRules(label.policy, duration_ms(label.window), duration_ms(label.lateness))
-
-
-@dataclass
-class Counts:
-    """What a joiner has met since it was made (a restart counts what it reads again)."""
-
-    pages: int = 0
-    installs: int = 0
-    ticks: int = 0
-    duplicate: int = 0  # a page or install that is remembered already
-    late: int = 0  # older than anything that is remembered: dropped
-    early: int = 0  # an install that stood in the log before its page
-    organic: int = 0  # an install that no page ever claimed
-    retracted: int = 0  # an install taken back
+    early_ms = None if label.early is None else duration_ms(label.early)
+    return LabelRules(
+        label.policy,
+        duration_ms(label.window),
+        duration_ms(label.lateness),
+        early_ms=early_ms,
+        bytes_max=bytes_max,
+    )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a new joiner may start: next record, watermark before it, event time up to which all is told."""
+    """Where a new joiner may start: next record, watermark before it, event time up to which all is told.
+
+    `floor_ms`: event time up to which all was forgotten early.
+    """
 
     offset: int
     watermark_ms: int
     finished_ms: int
-
-
-class _Mark:
-    """A record with something in it that is still remembered."""
-
-    __slots__ = ("living", "offset", "watermark_ms")
-
-    def __init__(self, offset: int, watermark_ms: int) -> None:
-        self.offset = offset
-        self.watermark_ms = watermark_ms
-        self.living = 0
-
-
-class _Page:
-    """A page with the installs it has at each position and the labels that were told."""
-
-    __slots__ = ("closed", "due_ms", "installs", "mark", "page", "seq", "silent", "told")
-
-    def __init__(self, page: Impression, seq: int, mark: _Mark, silent: bool) -> None:
-        self.page = page
-        self.seq = seq
-        self.mark = mark
-        self.silent = silent  # finished before a restart, or forgotten: says nothing
-        self.closed = False
-        self.installs: dict[int, list[_Held]] = {}
-        self.told: dict[int, int] = {}
-
-
-class _Held:
-    """An install (or a retraction that came before it) and the page that has it now."""
-
-    __slots__ = ("ingest_ms", "install", "mark", "page", "retracted", "seq")
-
-    def __init__(self, install: Install, seq: int, mark: _Mark, ingest_ms: int) -> None:
-        self.install = install
-        self.seq = seq
-        self.mark = mark
-        self.ingest_ms = ingest_ms
-        self.page: _Page | None = None
-        self.retracted = install.retracted
-
-
-_Row = tuple[int, int, int, str, int]  # position, label, reason, install id, ingest ms
+    floor_ms: int = 0
 
 
 class Joiner:
-    """The join state of one partition. `feed` it every record in offset order."""
+    """The join state of one partition. Give it every record in offset order."""
 
-    def __init__(self, rules: LabelRules, watermark_ms: int = 0, finished_ms: int = 0) -> None:
+    def __init__(self, rules: LabelRules, watermark_ms: int = 0, finished_ms: int = 0, floor_ms: int = 0) -> None:
         assert rules.window_ms > 0, rules
-        assert min(rules.lateness_ms, rules.known_ms) >= 0, rules
+        assert min(rules.lateness_ms, rules.known_ms, rules.waits_ms) >= 0, rules
         self.rules = rules
+        self._window_ms, self._life_ms, self._waits_ms = rules.window_ms, rules.life_ms, rules.waits_ms
+        self._lateness_ms = rules.lateness_ms
         self.watermark_ms = watermark_ms
         self.counts = Counts()
+        self._labels = Labeller(rules.policy)
         self.open_pages = 0
+        self.held_bytes = 0
+        self._floor_ms = floor_ms
         self._finished_ms = finished_ms
-        self._seq = 0
-        self._marks: deque[_Mark] = deque()
-        self._due: list[tuple[int, int, _Page | _Held]] = []
-        self._pages: dict[str, _Page] = {}
-        self._installs: dict[tuple[str, str], _Held] = {}
-        self._pages_of: dict[str, dict[int, _Page]] = {}
-        self._installs_of: dict[str, dict[int, _Held]] = {}
+        self._bytes_max = 2**62 if rules.bytes_max is None else rules.bytes_max
+        self._marks: deque[Mark] = deque()
+        self._closing: Calendar[Shown] = Calendar()  # open pages
+        self._known: Calendar[Shown | Held] = Calendar()  # closed pages; installs
+        self._pages: dict[str, Shown] = {}
+        self._installs: dict[tuple[str, str], Held] = {}
+        self._pages_of: OfUsers[Shown] = OfUsers()
+        self._installs_of: OfUsers[Held] = OfUsers()
 
     @classmethod
     def start(cls, rules: LabelRules, checkpoint: Checkpoint) -> "Joiner":
         """A joiner that reads on at `checkpoint.offset`."""
-        return cls(rules, checkpoint.watermark_ms, checkpoint.finished_ms)
+        return cls(rules, checkpoint.watermark_ms, checkpoint.finished_ms, checkpoint.floor_ms)
 
     def feed(self, events: Sequence[SourceEvent], offset: int, ingest_ms: int) -> list[Examples]:
         """Take one record's events; returns the examples that came of them, in a fixed order."""
-        assert not self._marks or offset > self._marks[-1].offset, (offset, self._marks[-1].offset)
-        said: list[Examples] = []
-        mark = _Mark(offset, self.watermark_ms)
-        self._marks.append(mark)
+        return examples_of(self.take(held(events), offset, ingest_ms))
+
+    def take(self, events: Sequence[HeldEvent], offset: int, ingest_ms: int) -> list[Told]:
+        """Take one record's events; returns what is told because of them, in a fixed order."""
+        marks = self._marks
+        assert not marks or offset > marks[-1].offset, (offset, marks[-1].offset)
+        said: list[Told] = []
+        mark = Mark(offset, self.watermark_ms)
+        marks.append(mark)
+        lateness_ms, window_ms, life_ms = self._lateness_ms, self._window_ms, self._life_ms
         for event in events:
-            self._advance(event.time_ms - self.rules.lateness_ms, ingest_ms, said)
-            if isinstance(event, Impression):
+            watermark_ms = event.time_ms - lateness_ms
+            if watermark_ms > self.watermark_ms:
+                self.watermark_ms = watermark_ms
+                if self._closing.next_ms <= watermark_ms - window_ms or self._known.next_ms <= watermark_ms - life_ms:
+                    self._finish(watermark_ms - window_ms, watermark_ms - life_ms, ingest_ms, said)
+            if type(event) is Shown:
                 self._take_page(event, mark, ingest_ms, said)
-            elif isinstance(event, Install):
+            elif type(event) is Install:
                 self._take_install(event, mark, ingest_ms, said)
             else:
                 self.counts.ticks += 1
-        while self._marks and not self._marks[0].living:
-            self._marks.popleft()
+            if self.held_bytes > self._bytes_max:
+                self._shed(ingest_ms, said)
+        if not mark.living:
+            marks.pop()
+        while marks and not marks[0].living:
+            marks.popleft()
         return said
 
     def hold_offset(self) -> int | None:
@@ -183,199 +165,149 @@ class Joiner:
 
         True only for what was said so far: it may be stored once the log has confirmed all of that.
         """
-        finished_ms = max(self._finished_ms, self.watermark_ms - self.rules.life_ms)
+        finished_ms = max(self._finished_ms, self.watermark_ms - self._life_ms, self._floor_ms)
         if self._marks:
-            return Checkpoint(self._marks[0].offset, self._marks[0].watermark_ms, finished_ms)
-        return Checkpoint(next_offset, self.watermark_ms, finished_ms)
+            first = self._marks[0]
+            return Checkpoint(first.offset, first.watermark_ms, finished_ms, self._floor_ms)
+        return Checkpoint(next_offset, self.watermark_ms, finished_ms, self._floor_ms)
 
     def tick_ms(self, silence_ms: int) -> int:
         """The event time that a silent partition has reached, if event time goes on at the wall's pace."""
-        return self.watermark_ms + self.rules.lateness_ms + silence_ms
+        return self.watermark_ms + self._lateness_ms + silence_ms
 
-    def _advance(self, watermark_ms: int, ingest_ms: int, said: list[Examples]) -> None:
-        """Move the watermark; close and forget, in order of event time, what it has passed."""
-        if watermark_ms <= self.watermark_ms:
-            return
-        self.watermark_ms = watermark_ms
-        due = self._due
-        while due and due[0][0] <= watermark_ms:
-            at_ms, seq, what = due[0]
-            if isinstance(what, _Held):
-                heapq.heappop(due)
-                self._forget_install(what)
-            elif what.closed:
-                heapq.heappop(due)
+    def _finish(self, closed_ms: int, forgotten_ms: int, ingest_ms: int, said: list[Told]) -> None:
+        """Close pages up to one event time, forget everything up to another, in order of event time."""
+        while self._closing.next_ms <= closed_ms:
+            self._close(self._closing.pop(), ingest_ms, said)
+        while self._known.next_ms <= forgotten_ms:
+            what = self._known.pop()
+            if isinstance(what, Shown):
                 self._forget_page(what)
             else:
-                heapq.heapreplace(due, (at_ms + self.rules.known_ms, seq, what))
-                rows: list[_Row] = []
-                self._close(what, ingest_ms, rows)
-                self._say(what, rows, said)
+                self._forget_install(what)
 
-    def _take_page(self, page: Impression, mark: _Mark, ingest_ms: int, said: list[Examples]) -> None:
+    def _shed(self, ingest_ms: int, said: list[Told]) -> None:
+        """Raise the floor until memory suffices: what is oldest closes and is forgotten before its time."""
+        while self.held_bytes > self._bytes_max:
+            self._floor_ms = min(self._closing.next_ms, self._known.next_ms)
+            before = len(self._pages)
+            self._finish(self._floor_ms, self._floor_ms, ingest_ms, said)
+            self.counts.shed += before - len(self._pages)
+
+    def _too_old(self, time_ms: int) -> bool:
+        """Whether nothing of this time is remembered any more."""
+        return time_ms + self._life_ms <= self.watermark_ms or time_ms <= self._floor_ms
+
+    def _take_page(self, page: Shown, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
         self.counts.pages += 1
         if page.request_id in self._pages:
             self.counts.duplicate += 1
             return
-        if page.time_ms + self.rules.life_ms <= self.watermark_ms:
+        if self._too_old(page.time_ms):
             self.counts.late += 1
             return
-        known = _Page(page, self._next(mark), mark, silent=page.time_ms <= self._finished_ms)
-        self._pages[page.request_id] = known
-        self._pages_of.setdefault(page.user, {})[known.seq] = known
+        page.mark = mark
+        mark.living += 1
+        page.silent = page.time_ms <= self._finished_ms
+        self._pages[page.request_id] = page
+        self._pages_of.add(page.user, page)
+        self.held_bytes += len(page.raw) + PAGE_BYTES
         self.open_pages += 1
-        rows: list[_Row] = []
-        if self.rules.policy == "fake_negative":
-            self._tell_rest(known, ingest_ms, rows)
-        for held in self._installs_of.get(page.user, {}).values():
-            self._claim(known, held, ingest_ms, rows, said)
-        close_ms = page.time_ms + self.rules.window_ms
-        if close_ms <= self.watermark_ms:
-            self._close(known, ingest_ms, rows)
-            close_ms += self.rules.known_ms
-        heapq.heappush(self._due, (close_ms, known.seq, known))
-        self._say(known, rows, said)
+        waiting = self._installs_of.of(page.user)
+        rows: list[Row] = []
+        self._labels.open(page, bool(waiting), ingest_ms, rows, said)
+        for one in waiting:
+            self._claim(page, one, ingest_ms, rows, said)
+        self._labels.say(page, rows, ingest_ms, said)
+        if page.time_ms + self._window_ms <= self.watermark_ms:
+            self._close(page, ingest_ms, said)
+        else:
+            self._closing.add(page)
 
-    def _claim(self, known: _Page, held: _Held, ingest_ms: int, rows: list[_Row], said: list[Examples]) -> None:
+    def _close(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
+        self._labels.close(page, ingest_ms, said)
+        self.open_pages -= 1
+        self._known.add(page)
+
+    def _claim(self, page: Shown, one: Held, ingest_ms: int, rows: list[Row], said: list[Told]) -> None:
         """Give an install that came first to this page, if the page is a better one than it has."""
-        before = held.page
-        if held.retracted or not self._matches(known, held.install):
+        before = one.page
+        if one.retracted or one.time_ms + self._waits_ms <= self.watermark_ms:
             return
-        if before is not None and (before.page.time_ms, before.seq) > (known.page.time_ms, known.seq):
+        if before is not None and before.time_ms > page.time_ms:
+            return
+        position = self._position(page, one.install)
+        if position < 0:
             return
         if before is None:
             self.counts.early += 1
         else:
-            self._detach(held, ingest_ms, said)
-        self._attach(known, held, ingest_ms, rows)
+            self._labels.detach(one, ingest_ms, said)
+        self._labels.attach(page, position, one, ingest_ms, rows)
 
-    def _take_install(self, install: Install, mark: _Mark, ingest_ms: int, said: list[Examples]) -> None:
+    def _take_install(self, install: Install, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
         self.counts.installs += 1
-        if install.time_ms + self.rules.life_ms <= self.watermark_ms:
+        if self._too_old(install.time_ms):
             self.counts.late += 1
             return
         key = (install.user, install.install_id)
         known = self._installs.get(key)
-        if known is not None and not (known.install.retracted and known.install.time_ms < install.time_ms):
-            if install.retracted and not known.retracted and install.time_ms >= known.install.time_ms:
+        if known is not None and not (known.install.retracted and known.time_ms < install.time_ms):
+            if install.retracted and not known.retracted and install.time_ms >= known.time_ms:
                 self.counts.retracted += 1
                 known.retracted = True
-                self._detach(known, ingest_ms, said)
+                self._labels.detach(known, ingest_ms, said)
             else:
                 self.counts.duplicate += 1
             return
         if known is not None:
-            self._installs_of[install.user].pop(known.seq, None)
-        held = _Held(install, self._next(mark), mark, ingest_ms)
-        self._hold(held)
-        self._installs[key] = held
-        self._installs_of.setdefault(install.user, {})[held.seq] = held
-        page = None if install.retracted else self._page_for(install)
-        if page is not None:
-            rows: list[_Row] = []
-            self._attach(page, held, ingest_ms, rows)
-            self._say(page, rows, said)
-
-    def _hold(self, held: _Held) -> None:
-        heapq.heappush(self._due, (held.install.time_ms + self.rules.life_ms, held.seq, held))
-
-    def _matches(self, known: _Page, install: Install) -> bool:
-        page = known.page
-        return (
-            page.time_ms <= install.time_ms < page.time_ms + self.rules.window_ms
-            and (not install.request_id or install.request_id == page.request_id)
-            and install.item in page.items
-        )
-
-    def _page_for(self, install: Install) -> _Page | None:
-        """The newest remembered page that this install belongs to."""
-        best: _Page | None = None
-        for known in self._pages_of.get(install.user, {}).values():
-            newer = best is None or (known.page.time_ms, known.seq) > (best.page.time_ms, best.seq)
-            if newer and self._matches(known, install):
-                best = known
-        return best
-
-    def _attach(self, known: _Page, held: _Held, ingest_ms: int, rows: list[_Row]) -> None:
-        position = known.page.items.index(held.install.item)
-        held.page = known
-        known.installs.setdefault(position, []).append(held)
-        self._relabel(known, position, held, ingest_ms, rows)
-
-    def _detach(self, held: _Held, ingest_ms: int, said: list[Examples]) -> None:
-        known = held.page
-        if known is None:
-            return
-        held.page = None
-        position = known.page.items.index(held.install.item)
-        known.installs[position].remove(held)
-        rows: list[_Row] = []
-        self._relabel(known, position, held, ingest_ms, rows)
-        self._say(known, rows, said)
-
-    def _relabel(self, known: _Page, position: int, cause: _Held, ingest_ms: int, rows: list[_Row]) -> None:
-        """Tell the label at `position` if it differs from the one told and the policy wants it told now."""
-        label = 1 if known.installs[position] else 0
-        told = known.told.get(position)
-        if told == label or (told is None and (label == 0 or self.rules.policy == "wait")):
-            return  # untold ones are told at the close
-        # Whoever sums up counts an example with its first label and corrects it with a late positive or a retraction.
-        first = told is None and not known.closed
-        reason = RETRACTION if label == 0 else INSTALLED if first else LATE_POSITIVE
-        known.told[position] = label
-        rows.append((position, label, reason, cause.install.install_id, ingest_ms))
-
-    def _close(self, known: _Page, ingest_ms: int, rows: list[_Row]) -> None:
-        self._tell_rest(known, ingest_ms, rows)
-        known.closed = True
-        self.open_pages -= 1
-
-    def _tell_rest(self, known: _Page, ingest_ms: int, rows: list[_Row]) -> None:
-        """Tell every label that wasn't told yet."""
-        told = known.told
-        for position in range(len(known.page.items)):
-            if position in told:
-                continue
-            installs = known.installs.get(position)
-            if installs:
-                first = installs[0]
-                rows.append((position, 1, INSTALLED, first.install.install_id, first.ingest_ms))
-            else:
-                rows.append((position, 0, WINDOW_CLOSED, "", ingest_ms))
-            told[position] = 1 if installs else 0
-
-    def _say(self, known: _Page, rows: list[_Row], said: list[Examples]) -> None:
-        if not rows or known.silent:
-            return
-        request_id = known.page.request_id
-        positions, labels, reasons, install_ids, ingests = (list(column) for column in zip(*rows, strict=True))
-        ids = [example_id(request_id, p, r, i) for p, r, i in zip(positions, reasons, install_ids, strict=True)]
-        said.append(Examples(known.page, ids, positions, labels, [1.0] * len(rows), reasons, ingests))
-
-    def _next(self, mark: _Mark) -> int:
+            self._installs_of.drop(install.user, known)
+        one = Held(install, install.time_ms, mark, ingest_ms, install.retracted)
         mark.living += 1
-        self._seq += 1
-        return self._seq
+        self.held_bytes += INSTALL_BYTES
+        self._known.add(one)
+        self._installs[key] = one
+        self._installs_of.add(install.user, one)
+        if not install.retracted:
+            self._find_page(one, ingest_ms, said)
 
-    def _forget_page(self, known: _Page) -> None:
-        known.silent = True
-        known.mark.living -= 1
-        del self._pages[known.page.request_id]
-        _drop(self._pages_of, known.page.user, known.seq)
+    def _find_page(self, one: Held, ingest_ms: int, said: list[Told]) -> None:
+        """Give a new install to the newest remembered page that it belongs to, if there is one."""
+        best: Shown | None = None
+        place = -1
+        for page in self._pages_of.of(one.install.user):  # in the order of the log
+            if best is None or page.time_ms >= best.time_ms:
+                position = self._position(page, one.install)
+                if position >= 0:
+                    best, place = page, position
+        if best is not None:
+            rows: list[Row] = []
+            self._labels.attach(best, place, one, ingest_ms, rows)
+            self._labels.say(best, rows, ingest_ms, said)
 
-    def _forget_install(self, held: _Held) -> None:
-        install = held.install
-        held.mark.living -= 1
-        if held.page is None and not held.retracted:
+    def _position(self, page: Shown, install: Install) -> int:
+        """Where on this page the install belongs, -1 if it doesn't."""
+        if not page.time_ms <= install.time_ms < page.time_ms + self._window_ms:
+            return -1
+        if install.request_id and install.request_id != page.request_id:
+            return -1
+        return page.position_of(install.item)
+
+    def _forget_page(self, page: Shown) -> None:
+        page.silent = True
+        page.mark.living -= 1
+        page.mark = None
+        self.held_bytes -= len(page.raw) + PAGE_BYTES
+        del self._pages[page.request_id]
+        self._pages_of.drop(page.user, page)
+
+    def _forget_install(self, one: Held) -> None:
+        install = one.install
+        one.mark.living -= 1
+        self.held_bytes -= INSTALL_BYTES
+        if one.page is None and not one.retracted:
             self.counts.organic += 1
         key = (install.user, install.install_id)
-        if self._installs.get(key) is held:
+        if self._installs.get(key) is one:
             del self._installs[key]
-            _drop(self._installs_of, install.user, held.seq)
-
-
-def _drop(by_user: dict[str, dict[int, Any]], user: str, seq: int) -> None:
-    of_user = by_user[user]
-    del of_user[seq]
-    if not of_user:
-        del by_user[user]
+            self._installs_of.drop(install.user, one)

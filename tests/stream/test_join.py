@@ -6,6 +6,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.calendar import NEVER
 from stream.events import (
     INSTALLED,
     LATE_POSITIVE,
@@ -191,8 +192,9 @@ def test_nothing_is_remembered_for_ever() -> None:
     assert joiner.hold_offset() is None
     assert joiner.checkpoint(2) == Checkpoint(2, FAR.time_ms, FAR.time_ms - RULES.life_ms)
     assert (joiner.open_pages, joiner.counts.organic) == (0, 1)
-    left = (joiner._pages, joiner._installs, joiner._pages_of, joiner._installs_of, joiner._due)
-    assert not any(left)
+    left = (joiner._pages, joiner._installs, joiner._pages_of, joiner._installs_of)
+    assert not any(map(len, left))
+    assert (joiner.held_bytes, joiner._closing.next_ms, joiner._known.next_ms) == (0, NEVER, NEVER)
 
 
 def test_a_million_ticks_hold_nothing() -> None:

@@ -1,0 +1,102 @@
+"""What is told of a page, and when: the policies. A label told is told again only when it changes."""
+
+from typing import Final, Literal
+
+from stream.events import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
+from stream.remembered import Held
+from stream.shown import Shown
+from stream.told import Row, Told
+
+Policy = Literal["wait", "eager", "fake_negative"]
+ALL_TOLD: Final = [(1 << size) - 1 for size in range(129)]  # shared, so that a page needs no number of its own
+
+
+class Labeller:
+    """Turns what happens to a page into labels. `ingest_ms`: when the record came that is the cause."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._waits = policy == "wait"
+        self._tells_first = policy == "fake_negative"
+
+    def open(self, page: Shown, waiting: bool, ingest_ms: int, rows: list[Row], said: list[Told]) -> None:
+        """A page has come; `waiting`: installs that may be its own came before it, so more rows will follow."""
+        if not self._tells_first:
+            return
+        if waiting:
+            self._tell_rest(page, ingest_ms, rows)
+        else:
+            self._tell_all_negative(page, ingest_ms, said)
+
+    def close(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
+        """The page's window is over: tell what is still untold."""
+        page.closed = True
+        if not page.told and page.installs is None:
+            self._tell_all_negative(page, ingest_ms, said)
+            return
+        rows: list[Row] = []
+        self._tell_rest(page, ingest_ms, rows)
+        self.say(page, rows, ingest_ms, said)
+
+    def attach(self, page: Shown, position: int, one: Held, ingest_ms: int, rows: list[Row]) -> None:
+        """An install belongs to this page now."""
+        one.page = page
+        if page.installs is None:
+            page.installs = {}
+        page.installs.setdefault(position, []).append((one.install.install_id, one.ingest_ms))
+        self._relabel(page, position, one, ingest_ms, rows)
+
+    def detach(self, one: Held, ingest_ms: int, said: list[Told]) -> None:
+        """An install was taken back, or found a better page: it leaves the page that it has, if any."""
+        page = one.page
+        if page is None:
+            return
+        one.page = None
+        position = page.position_of(one.install.item)
+        assert page.installs is not None
+        page.installs[position].remove((one.install.install_id, one.ingest_ms))
+        rows: list[Row] = []
+        self._relabel(page, position, one, ingest_ms, rows)
+        self.say(page, rows, ingest_ms, said)
+
+    def say(self, page: Shown, rows: list[Row], ingest_ms: int, said: list[Told]) -> None:
+        """Tell these rows, if there are any and the page has a say."""
+        if rows and not page.silent:
+            said.append(Told(page, rows, ingest_ms))
+
+    def _relabel(self, page: Shown, position: int, cause: Held, ingest_ms: int, rows: list[Row]) -> None:
+        """Tell the label at `position` if it differs from the one told and the policy wants it told now."""
+        assert page.installs is not None
+        bit = 1 << position
+        label = bit if page.installs[position] else 0
+        told = page.told & bit
+        if told:
+            if label == page.labels & bit:
+                return
+        elif not label or self._waits:
+            return  # told at the close
+        # Whoever sums up counts an example with its first label and corrects it with a late positive or a retraction.
+        first = not told and not page.closed
+        reason = RETRACTION if not label else INSTALLED if first else LATE_POSITIVE
+        page.told |= bit
+        page.labels = page.labels & ~bit | label
+        rows.append((position, 1 if label else 0, reason, cause.install.install_id, ingest_ms))
+
+    def _tell_all_negative(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
+        page.told = ALL_TOLD[page.size] if page.size < len(ALL_TOLD) else (1 << page.size) - 1
+        if not page.silent:
+            said.append(Told(page, None, ingest_ms))
+
+    def _tell_rest(self, page: Shown, ingest_ms: int, rows: list[Row]) -> None:
+        """Tell every label that wasn't told yet."""
+        for position in range(page.size):
+            bit = 1 << position
+            if page.told & bit:
+                continue
+            installs = page.installs.get(position) if page.installs is not None else None
+            if installs:
+                install_id, came_ms = installs[0]
+                rows.append((position, 1, INSTALLED, install_id, came_ms))
+                page.labels |= bit
+            else:
+                rows.append((position, 0, WINDOW_CLOSED, "", ingest_ms))
+            page.told |= bit

@@ -1,0 +1,85 @@
+"""What a join remembers of a user: pages and installs, found by user; single ones cost no list."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from stream.events import Install
+from stream.shown import Shown
+
+
+@dataclass
+class Counts:
+    """What a joiner has met since it was made (a restart counts what it reads again)."""
+
+    pages: int = 0
+    installs: int = 0
+    ticks: int = 0
+    duplicate: int = 0  # a page or install that is remembered already
+    late: int = 0  # older than anything that is remembered: dropped
+    early: int = 0  # an install that stood in the log before its page
+    organic: int = 0  # an install that no page ever claimed
+    retracted: int = 0  # an install taken back
+    shed: int = 0  # a page that was forgotten early because memory was full
+
+
+class Mark(msgspec.Struct, gc=False, eq=False):
+    """A record with something in it that is still remembered."""
+
+    offset: int
+    watermark_ms: int  # before it
+    living: int = 0
+
+
+class Held(msgspec.Struct, gc=False, eq=False):
+    """An install (or a retraction that came before it) and the page that has it now."""
+
+    install: Install
+    time_ms: int
+    mark: Mark
+    ingest_ms: int
+    retracted: bool
+    page: Shown | None = None
+
+
+T = TypeVar("T", Shown, Held)
+
+
+class OfUsers(Generic[T]):
+    """Things of each user, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Any] = {}  # T, or a list of several
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def add(self, user: str, thing: T) -> None:
+        """Put it last."""
+        there = self._of.setdefault(user, thing)
+        if there is thing:
+            return
+        if type(there) is list:
+            there.append(thing)
+        else:
+            self._of[user] = [there, thing]
+
+    def drop(self, user: str, thing: T) -> None:
+        """Take it out; it must be there."""
+        there = self._of[user]
+        if there is thing:
+            del self._of[user]
+            return
+        there.remove(thing)
+        if not there:
+            del self._of[user]
+
+    def of(self, user: str) -> tuple[T, ...] | list[T]:
+        """All of the user's."""
+        there = self._of.get(user)
+        return () if there is None else there if type(there) is list else (there,)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)

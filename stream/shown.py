@@ -1,0 +1,68 @@
+"""Events in the form that the join holds: a page is the bytes that the log has of it, and what the join must know.
+
+Decoded pages are checked and thrown away: kept as bytes, a page costs a third, and goes out again as it came.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from stream.events import Impression, Install, SourceEvent, Tick, decode_events, encode
+
+
+class Shown(msgspec.Struct, gc=False, eq=False):
+    """A page as it lies in the log, and what the join knows of it. `told` and `labels` have a bit per position."""
+
+    raw: bytes
+    request_id: str
+    user: str
+    time_ms: int
+    size: int  # number of items
+    mark: Any = None  # the record it stood in
+    told: int = 0
+    labels: int = 0
+    installs: dict[int, list[tuple[str, int]]] | None = None  # by position: install id and ingest ms, oldest first
+    closed: bool = False
+    silent: bool = False  # finished before a restart, or forgotten: says nothing
+
+    def position_of(self, item: str) -> int:
+        """Where the item stands on the page, -1 if it doesn't."""
+        if item.encode() not in self.raw:  # cheap, and true of most pages
+            return -1
+        items = _items.decode(self.raw).items
+        return items.index(item) if item in items else -1
+
+
+class _Items(msgspec.Struct, array_like=True, tag=1):
+    """A page up to its items."""
+
+    request_id: msgspec.Raw
+    time_ms: msgspec.Raw
+    user: msgspec.Raw
+    items: list[str]
+
+
+_items = msgspec.msgpack.Decoder(_Items)
+_parts = msgspec.msgpack.Decoder(list[msgspec.Raw])
+
+HeldEvent = Shown | Install | Tick
+
+
+def read_record(raw: bytes) -> tuple[list[HeldEvent], list[tuple[bytes, str]]]:
+    """What `decode_events` says of a record, pages in the join's form: events in order, and (bytes, reason)."""
+    events, bad = decode_events(raw)
+    if bad:
+        return held(events), bad
+    return [
+        Shown(bytes(part), e.request_id, e.user, e.time_ms, len(e.items)) if isinstance(e, Impression) else e
+        for e, part in zip(events, _parts.decode(raw), strict=True)
+    ], bad
+
+
+def held(events: Sequence[SourceEvent]) -> list[HeldEvent]:
+    """Decoded events in the join's form."""
+    return [
+        Shown(encode(e), e.request_id, e.user, e.time_ms, len(e.items)) if isinstance(e, Impression) else e
+        for e in events
+    ]
