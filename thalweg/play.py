@@ -49,5 +49,10 @@ def open_source(source: str, settings: Settings) -> Iterator[Sourced]:
     return file_lines(source, now_ms)
 
 
+def is_data_set(source: str) -> bool:
+    """Is this the name of a data set, and no file? Raises DataError for an unknown part of one."""
+    return source == MOVIELENS or part_of(source) is not None
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
