@@ -12,7 +12,6 @@ import numpy as np
 
 from learner.deep import Deep
 from learner.model import Model
-from stream.dense import rows_of
 from stream.encoder import one_page
 from stream.features import F32
 from stream.snapshot import (
@@ -28,7 +27,7 @@ from stream.snapshot import (
     pack,
 )
 from stream.spec_file import encode_spec
-from stream.table import U64, Table, find_many
+from stream.table import U64, Table
 
 FOLD_SHARE = 0.25
 GOLDEN = 4  # pages a ranker must score as the learner does
@@ -61,7 +60,7 @@ class WidePart:
     def content(self, keys: U64 | None) -> dict[str, Array]:
         """See Part."""
         table = self._wide.table
-        rows = table.rows() if keys is None else table.slots[find_many(table.slots, keys)]
+        rows = table.rows() if keys is None else table.rows_of(keys)
         weights = self._wide.weights(rows)
         kept = weights != 0 if keys is None else np.ones(len(rows), np.bool_)
         return {"keys": rows[kept, 0], "weights": weights[kept]}
@@ -86,7 +85,12 @@ class StatisticsPart:
 
     def content(self, keys: U64 | None) -> dict[str, Array]:
         """See Part."""
-        return {"rows": self._table.rows() if keys is None else self._table.slots[find_many(self._table.slots, keys)]}
+        if keys is None:
+            return {"rows": self._table.rows()}
+        rows = self._table.rows_of(keys)
+        values = rows.view(np.float64)
+        values[values[:, 3] == 0.0, 3] = -1.0  # it's gone: a row that reads as none
+        return {"rows": rows}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -100,24 +104,21 @@ class DeepPart:
 
     def take_fresh(self) -> U64:
         """See Part. Key 0 is the row of unseen ids."""
-        vocabulary = self._deep.vocabulary
-        rows = np.flatnonzero(vocabulary.touched[: vocabulary.rows])
-        vocabulary.touched[:] = False
-        keys: U64 = vocabulary.keys()[rows]
-        return keys
+        return self._deep.vocabulary.take_changed()
 
     def content(self, keys: U64 | None) -> dict[str, Array]:
-        """See Part."""
+        """See Part. Keys without a row are dead: their ids were forgotten."""
         deep, vocabulary = self._deep, self._deep.vocabulary
-        held = vocabulary.keys() if keys is None else keys
-        rows = np.arange(vocabulary.rows) if keys is None else rows_of(keys, vocabulary.table.slots)
-        content: dict[str, Array] = {"keys": held, "vectors": vocabulary.vectors[rows], "boundaries": deep.boundaries}
+        rows = vocabulary.live() if keys is None else vocabulary.rows_of(keys)
+        alive = np.ones(len(rows), np.bool_) if keys is None else (rows != 0) | (keys == 0)
+        content: dict[str, Array] = {"keys": vocabulary.keys[rows[alive]], "vectors": vocabulary.vectors[rows[alive]],
+                                     "boundaries": deep.boundaries}  # fmt: skip
         for i, (weight, bias) in enumerate(deep.layers()):
             content[f"weight_{i}"], content[f"bias_{i}"] = weight, bias
-        return content if keys is None else {**content, "dead": np.zeros(0, np.uint64)}
+        return content if keys is None else {**content, "dead": keys[~alive]}
 
     def __len__(self) -> int:
-        return self._deep.vocabulary.rows
+        return len(self._deep.vocabulary)
 
 
 @dataclass
@@ -233,10 +234,7 @@ class Cutter:
 def serving_wide_logits(model: Model, words: U64) -> F32:
     """What the wide part says of each item of a page, without learning. float32 [n]."""
     keys = model.encoder.wide_keys(one_page(words))
-    table = model.wide.table
-    rows = find_many(table.slots, keys.keys)
-    weights = np.zeros(len(rows), np.float32)
-    weights[rows >= 0] = model.wide.weights(table.slots[rows[rows >= 0]])
+    weights = model.wide.weights(model.wide.table.rows_of(keys.keys))
     sums = [weights[a:b].sum(dtype=np.float64) for a, b in pairwise(keys.offsets)]
     return np.array(sums, np.float32)
 

@@ -22,7 +22,7 @@ from stream.encoder import I64, KEYS_MAX, Batch, Product, count_product, fill_pr
 from stream.events import LATE_POSITIVE, RETRACTION
 from stream.features import Layout, locate, seed_of
 from stream.spec import Spec, duration_ms
-from stream.table import U64, Table, find, kernel, place, touch
+from stream.table import CHANGED, U64, Table, find, kernel, place, touch
 
 F64 = npt.NDArray[np.float64]
 RATE, COUNT, SINCE, RESIDUAL, AFFINITY = range(5)
@@ -66,36 +66,53 @@ class Statistics:
 
     def fill(self, words: U64, time_ms: int) -> None:
         """Write the page's statistics as of `time_ms` into its words."""
-        self.program.fill(words, time_ms, self.table.slots)
+        self.program.fill(words, time_ms, self.table.old, self.table.slots)
 
     def learn(self, batch: Batch, labels: F64, weights: F64, reasons: I64, time_ms: F64) -> None:
         """Move the statistics by these examples, in order.
 
         `labels`, `weights`, `time_ms` (of the page): float64 [B]; `reasons`: int64 [B].
         """
-        program, p = self.program, self.program.product
+        program, p, table = self.program, self.program.product, self.table
         w32 = batch.words.view(np.uint32)
-        self.table.reserve(
-            _count(
-                batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides, p.places
-            )
-        )
-        table = self.table
+        offsets = _count(batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides,
+                         p.places)  # fmt: skip
+        keys = np.empty(offsets[-1] + 1, np.uint64)
+        _fill_keys(batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides,
+                   p.places, p.salts, offsets, keys)  # fmt: skip
+        keys[-1] = program.base_key
+        table.reserve_for(keys)
         _learn(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
-               labels, weights, reasons, time_ms, program.sizes, program.kinds, p.offsets, p.sides, p.places, p.salts,
-               program.half_lives, program.base_key, table.slots, table.dirty, table.fresh, table.counts)  # fmt: skip
+               labels, weights, reasons, time_ms, program.sizes, program.kinds, program.half_lives, offsets, keys,
+               table.slots, table.fresh, table.counts)  # fmt: skip
 
 
 @kernel
 def _count(
-    words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, offsets: Any, sides: Any, places: Any
+    words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, products: Any, sides: Any, places: Any
 ) -> Any:
-    total = 1
+    """Example b's keys of statistic k are offsets[b·S+k]:offsets[b·S+k+1]. int64 [B·S+1]."""
+    kinds = products.shape[0] - 1
+    offsets = np.zeros(page.shape[0] * kinds + 1, np.int64)
     for b in range(page.shape[0]):
         at = locate(words, w32, starts[page[b]], sizes)
-        for s in range(offsets.shape[0] - 1):
-            total += count_product(w32, at, position[b], sizes, offsets[s], offsets[s + 1], sides, places)
-    return total
+        for k in range(kinds):
+            count = count_product(w32, at, position[b], sizes, products[k], products[k + 1], sides, places)
+            offsets[b * kinds + k + 1] = offsets[b * kinds + k] + count
+    return offsets
+
+
+@kernel
+def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, products: Any, sides: Any,
+               places: Any, salts: Any, offsets: Any, keys: Any) -> None:  # fmt: skip
+    kinds = products.shape[0] - 1
+    for b in range(page.shape[0]):
+        at = locate(words, w32, starts[page[b]], sizes)
+        for k in range(kinds):
+            first = offsets[b * kinds + k]
+            if offsets[b * kinds + k + 1] > first:
+                fill_product(words, w32, at, position[b], sizes, products[k], products[k + 1], sides, places, salts[k],
+                             keys, first)  # fmt: skip
 
 
 @kernel
@@ -109,7 +126,13 @@ def read_row(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> An
         if row < 0:
             return 0.0, 0.0, -1.0
     values = held.view(np.float64)
-    n, s, t = values[row, 1], values[row, 2], values[row, 3]
+    n, s, t = abs(values[row, 1]), values[row, 2], values[row, 3]  # n's sign is the table's mark
+    return faded(n, s, t, now, half_life)
+
+
+@kernel
+def faded(n: Any, s: Any, t: Any, now: Any, half_life: Any) -> Any:
+    """(n, s, t) decayed to now."""
     if half_life > 0.0 and now > t:
         fade = 2.0 ** ((t - now) / half_life)
         n, s = n * fade, s * fade
@@ -134,14 +157,45 @@ def _strongest(values: Any, count: Any, most: Any) -> Any:
 
 
 @kernel
+def base_rate(n: Any, s: Any) -> Any:
+    """The label rate over everything, from its row."""
+    return (s + 1.0) / (n + 2.0)
+
+
+@kernel
+def measure(kind: Any, n: Any, s: Any, t: Any, first: Any, last: Any, now: Any, base: Any, prior: Any, most: Any,
+            near: Any) -> Any:  # fmt: skip
+    """What a statistic of `kind` says of its rows first:last, decayed to now; NaN without one. `near` is scratch."""
+    total = 0.0
+    known = 0
+    for i in range(first, last):
+        if kind == RATE:
+            total += (s[i] + prior * base) / (n[i] + prior)
+        elif kind == COUNT:
+            total += np.log1p(n[i])
+        elif kind == SINCE:
+            if t[i] < 0:
+                continue
+            total += np.log1p(max(0.0, now - t[i]) / 1000.0)
+        else:
+            near[known] = s[i] / (n[i] + prior)
+            total += near[known]
+        known += 1
+    if kind == AFFINITY and last > first:
+        return _strongest(near, known, most)
+    return total / known if known > 0 else np.nan
+
+
+@kernel
 def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offsets: Any, sides: Any,
           places: Any, salts: Any, priors: Any, half_lives: Any, neighbours: Any, base_key: Any, slots:
           Any, overlay: Any) -> None:  # fmt: skip
     at = locate(words, w32, 0, sizes)
     keys = np.empty(KEYS_MAX, np.uint64)
-    near = np.empty(KEYS_MAX, np.float64)
+    near, held_n = np.empty(KEYS_MAX, np.float64), np.empty(KEYS_MAX, np.float64)
+    held_s, held_t = np.empty(KEYS_MAX, np.float64), np.empty(KEYS_MAX, np.float64)
     n, s, _ = read_row(slots, overlay, base_key, now, 0.0)
-    base = (s + 1.0) / (n + 2.0)
+    base = base_rate(n, s)
     f32[at[6]] = base
     for item in range(at[0]):
         for k in range(kinds.shape[0]):
@@ -150,26 +204,9 @@ def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offs
             value = np.nan
             if count > 0:
                 fill_product(words, w32, at, item, sizes, first, last, sides, places, salts[k], keys, 0)
-                total = 0.0
-                known = 0
                 for i in range(count):
-                    n, s, t = read_row(slots, overlay, keys[i], now, half_lives[k])
-                    if kinds[k] == RATE:
-                        total += (s + priors[k] * base) / (n + priors[k])
-                    elif kinds[k] == COUNT:
-                        total += np.log1p(n)
-                    elif kinds[k] == SINCE:
-                        if t < 0:
-                            continue
-                        total += np.log1p(max(0.0, now - t) / 1000.0)
-                    else:
-                        near[known] = s / (n + priors[k])
-                        total += near[known]
-                    known += 1
-                if kinds[k] == AFFINITY:
-                    value = _strongest(near, known, neighbours[k])
-                elif known > 0:
-                    value = total / known
+                    held_n[i], held_s[i], held_t[i] = read_row(slots, overlay, keys[i], now, half_lives[k])
+                value = measure(kinds[k], held_n, held_s, held_t, 0, count, now, base, priors[k], neighbours[k], near)
             f32[at[8] + item * sizes[4] + k] = value
 
 
@@ -187,29 +224,31 @@ def _expected(f32: Any, at: Any, position: Any, sizes: Any, kinds: Any) -> Any:
 
 
 @kernel
-def _move(slots: Any, key: Any, n: Any, s: Any, t: Any, half_life: Any, dirty: Any, fresh: Any, counts: Any) -> None:
+def _move(slots: Any, key: Any, n: Any, s: Any, t: Any, half_life: Any, fresh: Any, counts: Any) -> None:
     row = place(slots, key, counts)
-    touch(row, key, dirty, fresh, counts)
+    touch(slots, row, fresh, counts)
     values = slots.view(np.float64)
-    held = values[row, 3]
+    mark = slots[row, 1] & CHANGED
+    total, held = abs(values[row, 1]), values[row, 3]
     if half_life > 0.0:
         if t > held:
             fade = 2.0 ** ((held - t) / half_life)
-            values[row, 1] *= fade
+            total *= fade
             values[row, 2] *= fade
         else:
             fade = 2.0 ** ((t - held) / half_life)
             n, s = n * fade, s * fade
-    values[row, 1] += n
+    values[row, 1] = total + n
+    slots[row, 1] |= mark
     values[row, 2] += s
     values[row, 3] = max(held, t)
 
 
 @kernel
 def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, labels: Any, weights: Any,
-           reasons: Any, times: Any, sizes: Any, kinds: Any, offsets: Any, sides: Any, places: Any, salts: Any,
-           half_lives: Any, base_key: Any, slots: Any, dirty: Any, fresh: Any, counts: Any) -> None:  # fmt: skip
-    keys = np.empty(KEYS_MAX, np.uint64)
+           reasons: Any, times: Any, sizes: Any, kinds: Any, half_lives: Any, offsets: Any, keys: Any, slots: Any,
+           fresh: Any, counts: Any) -> None:  # fmt: skip
+    base_key = keys[keys.shape[0] - 1]
     for b in range(page.shape[0]):
         at = locate(words, w32, starts[page[b]], sizes)
         t = times[b]
@@ -218,13 +257,8 @@ def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any
             n, label = 0.0, 2.0 * labels[b] - 1.0
         else:
             expected = weights[b] * _expected(f32, at, position[b], sizes, kinds)
-        _move(slots, base_key, n, label, t, 0.0, dirty, fresh, counts)
+        _move(slots, base_key, n, label, t, 0.0, fresh, counts)
         for k in range(kinds.shape[0]):
-            first, last = offsets[k], offsets[k + 1]
-            count = count_product(w32, at, position[b], sizes, first, last, sides, places)
-            if count == 0:
-                continue
-            fill_product(words, w32, at, position[b], sizes, first, last, sides, places, salts[k], keys, 0)
             moved = label - expected if kinds[k] == RESIDUAL or kinds[k] == AFFINITY else label
-            for i in range(count):
-                _move(slots, keys[i], n, moved, t, half_lives[k], dirty, fresh, counts)
+            for i in range(offsets[b * kinds.shape[0] + k], offsets[b * kinds.shape[0] + k + 1]):
+                _move(slots, keys[i], n, moved, t, half_lives[k], fresh, counts)

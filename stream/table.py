@@ -2,25 +2,46 @@
 
 A table is `slots`, uint64 [capacity, width]: column 0 is the key (0: empty), the rest is whatever its
 owner views there (float32 pairs, float64). One row lies in one cache line. Learner and ranker share it.
+
+A key's home rises with its hash: so a larger table has the same order, growth reads and writes memory from
+front to back, and a range of hashes is a range of slots. Growth goes in steps: `slots` is the new array at
+once, `old` the one before, whose rows move over run by run; a key lives in exactly one of them.
+The top bit of column 1 says that a row changed since the last `take_fresh`: owners whose rows are `touch`ed
+keep a number there that is never negative.
 """
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from stream.prefetch import prefetch
+
 U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOAD_MAX: Final = 0.6
 KEYS, FRESH = 0, 1  # places in `counts`
+STEP: Final = 1 << 19  # slots that one `reserve_for` moves at least: a few ms
+AHEAD: Final = 48  # keys between asking for a slot's cache line and reading it
+CHANGED: Final = np.uint64(1 << 63)
+GONE: Final = np.uint64(2**64 - 1)  # in place of a key in `old`: its row has moved, or was dropped
+_EDITION: Final = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=4).hexdigest()
 
 
 def kernel(function: F) -> F:
-    """Compile with numba, cached on disk, without the GIL. Arrays are Any to the type checker: numba checks them."""
-    compiled: Any = numba.njit(cache=True, nogil=True)(function)
+    """Compile with numba, cached on disk, without the GIL. Arrays are Any to the type checker: numba checks them.
+
+    A division by zero is inf or nan, as in numpy. This file is compiled into kernels of other files, whose caches
+    wouldn't notice that it changed: so its digest is part of their names.
+    """
+    function.__qualname__ += f"-{_EDITION}"
+    compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     return cast(F, compiled)
 
 
@@ -35,10 +56,28 @@ def mix(h: Any, value: Any) -> Any:
 
 
 @kernel
+def hash32(key: Any) -> Any:
+    """The hash that orders a table, uint64 below 2^32."""
+    return mix(np.uint64(0x243F6A8885A308D3), key) >> np.uint64(32)
+
+
+@kernel
+def home(slots: Any, key: Any) -> Any:
+    """Where a key is looked for first. uint64."""
+    return (hash32(key) * np.uint64(slots.shape[0])) >> np.uint64(32)
+
+
+@kernel
+def fetch(slots: Any, row: Any) -> None:
+    """Ask for a row's cache line, AHEAD of reading it."""
+    prefetch(np.uintp(slots.ctypes.data) + np.uintp(row) * np.uintp(slots.shape[1] * 8))
+
+
+@kernel
 def find(slots: Any, key: Any) -> Any:
     """Row of key, or -1."""
     mask = np.uint64(slots.shape[0] - 1)
-    i = mix(np.uint64(0x243F6A8885A308D3), key) & mask
+    i = home(slots, key)
     while True:
         held = slots[i, 0]
         if held == key:
@@ -52,7 +91,7 @@ def find(slots: Any, key: Any) -> Any:
 def place(slots: Any, key: Any, counts: Any) -> Any:
     """Row of key, which is added when new (its other columns are zero then). The caller has reserved room."""
     mask = np.uint64(slots.shape[0] - 1)
-    i = mix(np.uint64(0x243F6A8885A308D3), key) & mask
+    i = home(slots, key)
     while True:
         held = slots[i, 0]
         if held == key:
@@ -65,11 +104,11 @@ def place(slots: Any, key: Any, counts: Any) -> Any:
 
 
 @kernel
-def touch(row: Any, key: Any, dirty: Any, fresh: Any, counts: Any) -> None:
-    """Note that key's row changed since the last `take_fresh`."""
-    if dirty[row] == 0:
-        dirty[row] = 1
-        fresh[counts[1]] = key
+def touch(slots: Any, row: Any, fresh: Any, counts: Any) -> None:
+    """Note that this row changed since the last `take_fresh`, unless nobody asks."""
+    if fresh.shape[0] and not slots[row, 1] & CHANGED:
+        slots[row, 1] |= CHANGED
+        fresh[counts[1]] = slots[row, 0]
         counts[1] += 1
 
 
@@ -79,7 +118,8 @@ def insert_rows(slots: Any, rows: Any, counts: Any) -> None:
     for r in range(rows.shape[0]):
         i = place(slots, rows[r, 0], counts)
         for c in range(1, rows.shape[1]):
-            slots[i, c] = rows[r, c]
+            mark = slots[i, c] & CHANGED if c == 1 else np.uint64(0)
+            slots[i, c] = rows[r, c] | mark
 
 
 @kernel
@@ -87,14 +127,113 @@ def find_many(slots: Any, keys: Any) -> Any:
     """Rows of keys; -1 for those that aren't there. int64 [len(keys)]."""
     found = np.empty(keys.shape[0], np.int64)
     for k in range(keys.shape[0]):
+        if k + AHEAD < keys.shape[0]:
+            fetch(slots, home(slots, keys[k + AHEAD]))
         found[k] = find(slots, keys[k])
     return found
 
 
 @kernel
-def _mark(slots: Any, dirty: Any, fresh: Any, count: Any) -> None:
-    for k in range(count):
-        dirty[find(slots, fresh[k])] = 1
+def _move_row(old: Any, old_seen: Any, i: Any, slots: Any, seen: Any, counts: Any) -> None:
+    row = place(slots, old[i, 0], counts)
+    for c in range(1, old.shape[1]):
+        slots[row, c] = old[i, c]
+    if seen.shape[0]:
+        seen[row] = old_seen[i]
+    old[i, 0] = GONE
+
+
+@kernel
+def _move_run(old: Any, old_seen: Any, first: Any, last: Any, slots: Any, seen: Any) -> None:
+    """Move the rows of old[first:last]."""
+    counts = np.zeros(2, np.int64)  # they were counted when they came
+    for i in range(first, last):
+        if old[i, 0] != np.uint64(0) and old[i, 0] != GONE:
+            _move_row(old, old_seen, i, slots, seen, counts)
+
+
+@kernel
+def _move_gone(old: Any, old_seen: Any, slots: Any, seen: Any) -> None:
+    """Move the key that looks like GONE first: from then on it means that."""
+    row = find(old, GONE)
+    if row >= 0:
+        _move_row(old, old_seen, row, slots, seen, np.zeros(2, np.int64))
+
+
+@kernel
+def _move_keys(old: Any, old_seen: Any, keys: Any, slots: Any, seen: Any) -> None:
+    """Move the rows of these keys, if `old` has them."""
+    counts = np.zeros(2, np.int64)
+    for k in range(keys.shape[0]):
+        if k + AHEAD < keys.shape[0]:
+            fetch(old, home(old, keys[k + AHEAD]))
+        i = find(old, keys[k])
+        if i >= 0 and keys[k] != GONE:
+            _move_row(old, old_seen, i, slots, seen, counts)
+
+
+@kernel
+def _copy_rows(slots: Any, old: Any, keys: Any, clear: Any) -> Any:
+    """Rows of keys without their marks; zeros beside a key that isn't there. `clear` takes the marks off."""
+    rows = np.zeros((keys.shape[0], slots.shape[1]), np.uint64)
+    for k in range(keys.shape[0]):
+        if k + AHEAD < keys.shape[0]:
+            fetch(slots, home(slots, keys[k + AHEAD]))
+        held, row = slots, find(slots, keys[k])
+        if row < 0 and keys[k] != GONE:
+            held, row = old, find(old, keys[k])
+        rows[k, 0] = keys[k]
+        if row < 0:
+            continue
+        if clear:
+            held[row, 1] &= ~CHANGED
+        for c in range(1, rows.shape[1]):
+            rows[k, c] = held[row, c]
+        rows[k, 1] &= ~CHANGED
+    return rows
+
+
+@kernel
+def _mark(slots: Any, keys: Any) -> None:
+    for k in range(keys.shape[0]):
+        slots[find(slots, keys[k]), 1] |= CHANGED
+
+
+@kernel
+def _close(slots: Any, seen: Any, row: Any) -> None:
+    """Empty a row; those behind it that would rather stand there move up."""
+    mask = np.int64(slots.shape[0] - 1)
+    hole = row
+    i = (row + 1) & mask
+    while slots[i, 0] != np.uint64(0):
+        if ((i - np.int64(home(slots, slots[i, 0]))) & mask) >= ((i - hole) & mask):
+            for c in range(slots.shape[1]):
+                slots[hole, c] = slots[i, c]
+            if seen.shape[0]:
+                seen[hole] = seen[i]
+            hole = i
+        i = (i + 1) & mask
+    for c in range(slots.shape[1]):
+        slots[hole, c] = 0
+    if seen.shape[0]:
+        seen[hole] = 0
+
+
+@kernel
+def _drop(slots: Any, seen: Any, old: Any, keys: Any, fresh: Any, counts: Any) -> None:
+    """Take these keys out, wherever they are; they are told as changed."""
+    for k in range(keys.shape[0]):
+        row = find(slots, keys[k])
+        if row >= 0:
+            touch(slots, row, fresh, counts)
+            _close(slots, seen, row)
+            counts[0] -= 1
+            continue
+        row = find(old, keys[k])
+        if row >= 0 and keys[k] != GONE:
+            touch(old, row, fresh, counts)
+            old[row, 0] = GONE
+            counts[0] -= 1
 
 
 def capacity_for(keys: int) -> int:
@@ -105,68 +244,125 @@ def capacity_for(keys: int) -> int:
     return capacity
 
 
-class Table:
-    """A growing table that knows which keys changed since the last `take_fresh`.
+def _zeros(capacity: int, width: int) -> U64:
+    """Zeroed rows that begin with a cache line. The system zeroes a page when it's first touched."""
+    flat = np.zeros(capacity * width + 8, np.uint64)
+    skip = -flat.ctypes.data % 64 // 8
+    return flat[skip : skip + capacity * width].reshape(capacity, width)
 
-    Kernels get `slots`, `dirty`, `fresh`, `counts` after `reserve`; width counts the key's column.
+
+class Table:
+    """A growing table that knows which keys changed since the last `take_fresh`, unless it's not `tracked`.
+
+    Kernels get `slots`, `fresh`, `counts` after `reserve` or `reserve_for`; width counts the key's column.
+    `seen` uint32 [capacity] goes along with the rows once it was asked for by `stamp`.
     """
 
-    def __init__(self, width: int, keys: int = 0) -> None:
-        capacity = capacity_for(keys)
-        self.slots: U64 = np.zeros((capacity, width), np.uint64)
-        self.dirty = np.zeros(capacity, np.uint8)
-        self.fresh: U64 = np.zeros(capacity, np.uint64)
+    def __init__(self, width: int, keys: int = 0, *, tracked: bool = True) -> None:
+        self.slots = _zeros(capacity_for(keys), width)
+        self.seen: U32 = np.zeros(0, np.uint32)
+        self.old, self.old_seen = _zeros(1, width), self.seen
+        self.moved = 1  # slots of `old` that were moved
+        self.tracked = tracked
+        self.fresh: U64 = np.zeros(1024 if tracked else 0, np.uint64)
         self.counts = np.zeros(2, np.int64)
+        self._dropped = False  # since the last `take_fresh`: a key that came back is in `fresh` twice
 
     def __len__(self) -> int:
         return int(self.counts[KEYS])
 
+    def stamp(self) -> None:
+        """From now on each row has a number in `seen`; 0 so far."""
+        if not len(self.seen):
+            self.finish()
+            self.seen = np.zeros(len(self.slots), np.uint32)
+
     def reserve(self, extra: int) -> None:
-        """Make room for so many new keys: kernels never grow a table."""
+        """Make room for so many new keys, with all rows in `slots`: kernels never grow a table."""
+        self._grow(extra)
+        self.finish()
+
+    def reserve_for(self, keys: U64) -> None:
+        """Make room for these keys, with their rows in `slots`, and go on a step with what else has to move."""
+        self._grow(len(keys))
+        if self.moved < len(self.old):
+            _move_keys(self.old, self.old_seen, keys, self.slots, self.seen)
+            self._move(max(STEP, 4 * len(keys)))
+
+    def _grow(self, extra: int) -> None:
+        """Begin with a larger array when this one is too small."""
+        self._make_fresh_room(extra)
         needed = len(self) + extra
-        if needed <= self.slots.shape[0] * LOAD_MAX:
+        if needed <= len(self.slots) * LOAD_MAX:
             return
-        rows = self.rows()
+        self.finish()
+        self.old, self.old_seen, self.moved = self.slots, self.seen, 0
         capacity = capacity_for(max(needed, 2 * len(self)))
-        self.slots = np.zeros((capacity, rows.shape[1]), np.uint64)
-        self.counts[KEYS] = 0
-        insert_rows(self.slots, rows, self.counts)
-        self.dirty = np.zeros(capacity, np.uint8)
-        self.fresh = np.concatenate([self.fresh, np.zeros(capacity - len(self.fresh), np.uint64)])
-        _mark(self.slots, self.dirty, self.fresh, self.counts[FRESH])
+        self.slots = _zeros(capacity, self.old.shape[1])
+        self.seen = np.zeros(capacity if len(self.seen) else 0, np.uint32)
+        _move_gone(self.old, self.old_seen, self.slots, self.seen)
+
+    def _make_fresh_room(self, extra: int) -> None:
+        if self.tracked and self.counts[FRESH] + extra > len(self.fresh):
+            self.fresh = np.concatenate([self.fresh, np.zeros(max(extra, len(self.fresh)), np.uint64)])
+
+    def _move(self, count: int) -> None:
+        first, self.moved = self.moved, min(len(self.old), self.moved + count)
+        _move_run(self.old, self.old_seen, first, self.moved, self.slots, self.seen)
+        if self.moved == len(self.old):
+            self.old, self.old_seen = _zeros(1, self.slots.shape[1]), np.zeros(0, np.uint32)
+            self.moved = 1
+
+    def finish(self) -> None:
+        """All rows are in `slots` afterwards."""
+        if self.moved < len(self.old):
+            self._move(len(self.old))
 
     def rows(self) -> U64:
-        """All rows, in table order: a function of the keys' history only."""
+        """All rows, in table order, without their marks."""
+        self.finish()
         used: U64 = self.slots[self.slots[:, 0] != 0]
+        if used.shape[1] > 1:
+            used[:, 1] &= ~CHANGED
         return used
+
+    def rows_of(self, keys: U64) -> U64:
+        """Rows of these keys; zeros beside a key that isn't there."""
+        rows: U64 = _copy_rows(self.slots, self.old, keys, False)
+        return rows
 
     def put(self, rows: U64) -> None:
         """Insert or replace whole rows, key first."""
         self.reserve(len(rows))
         insert_rows(self.slots, np.ascontiguousarray(rows), self.counts)
 
+    def drop(self, keys: U64) -> None:
+        """Take these keys out; they are told as changed, with zeros."""
+        self._make_fresh_room(len(keys))
+        self._dropped = True
+        _drop(self.slots, self.seen, self.old, keys, self.fresh, self.counts)
+
     def take_fresh(self) -> U64:
-        """Rows that changed since the last call, in order of their first change; then none are fresh."""
-        keys = self.fresh[: self.counts[FRESH]].copy()
-        found = find_many(self.slots, keys)
-        self.dirty[found] = 0
-        self.counts[FRESH] = 0
-        rows: U64 = self.slots[found]
+        """Rows that changed since the last call, in order of their first change; then none are fresh.
+
+        A key that was dropped has zeros beside it.
+        """
+        rows: U64 = _copy_rows(self.slots, self.old, self.fresh_keys(), True)
+        self.counts[FRESH], self._dropped = 0, False
         return rows
 
     def fresh_keys(self) -> U64:
         """Keys that changed since the last `take_fresh`, in order."""
-        return self.fresh[: self.counts[FRESH]].copy()
+        keys: U64 = self.fresh[: self.counts[FRESH]].copy()
+        return keys[np.sort(np.unique(keys, return_index=True)[1])] if self._dropped else keys
 
     @classmethod
     def restored(cls, slots: U64, fresh: U64) -> "Table":
         """The very table that had these slots and fresh keys: the same layout, so the same order ever after."""
         table = cls(slots.shape[1])
-        table.slots = np.ascontiguousarray(slots).copy()
-        capacity = len(slots)
-        table.dirty = np.zeros(capacity, np.uint8)
-        table.fresh = np.zeros(capacity, np.uint64)
-        table.fresh[: len(fresh)] = fresh
+        table.slots = _zeros(*slots.shape)
+        table.slots[:] = slots
+        table.fresh = np.concatenate([fresh, np.zeros(1024, np.uint64)])
         table.counts = np.array([np.count_nonzero(slots[:, 0]), len(fresh)], np.int64)
-        _mark(table.slots, table.dirty, table.fresh, table.counts[FRESH])
+        _mark(table.slots, fresh)
         return table

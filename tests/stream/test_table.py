@@ -1,131 +1,203 @@
-"""The hash table: what a dict and a list of changed keys would hold, whatever the keys."""
+"""The hash table: what a dict and a list of changed keys would hold, whatever the keys, in the middle of growth too."""
 
+import functools
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from stream.table import LOAD_MAX, U64, Table, capacity_for, find, find_many, mix, place, touch
+import stream.table
+from stream.table import CHANGED, LOAD_MAX, U64, Table, capacity_for, find, find_many, hash32, mix, place, touch
 
-SEED = 0x243F6A8885A308D3
-
-
-def homes(keys: U64, capacity: int) -> list[int]:
-    """Where each key would stand in an empty table."""
-    return [int(mix(np.uint64(SEED), key)) % capacity for key in keys]
+CAPACITY = 1024
 
 
-def crowd(home: int, count: int, capacity: int = 1024) -> list[int]:
-    """Keys that all want the same slot."""
-    keys = np.arange(1, 200 * capacity, dtype=np.uint64)
-    x = (np.uint64(SEED) ^ keys) * np.uint64(0x9E3779B97F4A7C15)
-    x ^= x >> np.uint64(32)
-    x *= np.uint64(0xD6E8FEB86659FD93)
-    x ^= x >> np.uint64(29)
-    found = keys[x % np.uint64(capacity) == home][:count]
-    assert homes(found, capacity) == [home] * count
-    return [int(key) for key in found]
+def crowd(home: int, count: int) -> list[int]:
+    """Keys that all want the same slot of a table of CAPACITY, and of every smaller one."""
+    found = [key for key, at in homes().items() if at == home][:count]
+    assert len(found) == count
+    return found
+
+
+@functools.cache
+def homes() -> dict[int, int]:
+    """Where keys would stand in an empty table of CAPACITY."""
+    return {key: int(hash32(np.uint64(key))) * CAPACITY >> 32 for key in range(1, 100 * CAPACITY)}
 
 
 CROWD = crowd(1023, 40)  # they wrap around the table's end
-keys = st.sampled_from([*CROWD, 1, 2, 2**64 - 1]) | st.integers(1, 2**64 - 1)
-cells = st.integers(0, 2**64 - 1)
-steps = st.lists(
-    st.tuples(st.just("change"), st.lists(st.tuples(keys, cells), max_size=12))
-    | st.tuples(st.just("put"), st.lists(st.tuples(keys, cells), max_size=12))
-    | st.tuples(st.just("reserve"), st.integers(0, 3000))
-    | st.tuples(st.sampled_from(["take", "restore"]), st.none()),
-    max_size=20,
-)
+some_keys = st.lists(st.sampled_from([*CROWD, 1, 2, 2**64 - 1]) | st.integers(1, 2**64 - 1), max_size=12)
+cells = st.integers(0, 2**63 - 1)
 
 
-class Pair:
-    """A table and what it should be."""
+class Machine(RuleBasedStateMachine):
+    """A table beside a dict of its cells, one of its stamps, and a list of changed keys."""
+
+    width = 3
 
     def __init__(self) -> None:
-        self.table = Table(3)
+        super().__init__()
+        self.table = Table(self.width)
         self.held: dict[int, int] = {}
+        self.stamps: dict[int, int] = {}
         self.fresh: list[int] = []
 
-    def change(self, pairs: list[tuple[int, int]]) -> None:
+    @rule(keys=some_keys, cell=cells, stamp=st.integers(1, 2**32 - 1))
+    def change(self, keys: list[int], cell: int, stamp: int) -> None:
         """As a kernel does: room first, then place, touch, write."""
         table = self.table
-        table.reserve(len(pairs))
-        for key, cell in pairs:
+        table.reserve_for(np.array(keys, np.uint64))
+        for key in keys:
             row = place(table.slots, np.uint64(key), table.counts)
-            assert table.slots[row, 1] == self.held.get(key, 0)
-            touch(row, np.uint64(key), table.dirty, table.fresh, table.counts)
-            table.slots[row, 1:] = cell, key
+            assert table.slots[row, 1] & ~CHANGED == self.held.get(key, 0)
+            touch(table.slots, row, table.fresh, table.counts)
+            table.slots[row, 1] = np.uint64(cell) | CHANGED
+            table.slots[row, 2] = key
             self.held[key] = cell
+            if len(table.seen):
+                assert table.seen[row] == self.stamps.get(key, 0)
+                table.seen[row] = self.stamps[key] = stamp
             if key not in self.fresh:
                 self.fresh.append(key)
 
-    def put(self, pairs: list[tuple[int, int]]) -> None:
-        """Whole rows, which isn't a change to tell."""
-        self.table.put(np.array([(key, cell, key) for key, cell in pairs], np.uint64).reshape(-1, 3))
-        self.held.update(pairs)
+    @rule(first=st.integers(1, 2**62), count=st.integers(1, 900), cell=cells)
+    def change_many(self, first: int, count: int, cell: int) -> None:
+        """Enough to make it grow; the next steps find it in the middle of that."""
+        self.change(list(range(first, first + count)), cell, 7)
 
+    @rule(keys=some_keys, cell=cells)
+    def put(self, keys: list[int], cell: int) -> None:
+        """Whole rows, which isn't a change to tell."""
+        self.table.put(np.array([(key, cell, key) for key in keys], np.uint64).reshape(-1, 3))
+        self.held.update((key, cell) for key in keys)
+
+    @rule(keys=some_keys, every=st.integers(2, 40))
+    def drop(self, keys: list[int], every: int) -> None:
+        """Some that may be there, and some that are."""
+        keys = [*keys, *list(self.held)[::every]]
+        self.table.drop(np.array(keys, np.uint64))
+        for key in dict.fromkeys(keys):
+            if key in self.held:
+                del self.held[key]
+                self.stamps.pop(key, None)
+                if key not in self.fresh:
+                    self.fresh.append(key)
+
+    @rule()
+    def stamp(self) -> None:
+        """From here on rows have a stamp."""
+        self.table.stamp()
+
+    @rule(extra=st.integers(0, 3_000))
     def reserve(self, extra: int) -> None:
-        """Room for more."""
+        """Room for more, all rows in one place."""
         self.table.reserve(extra)
         assert len(self.table) + extra <= len(self.table.slots) * LOAD_MAX
+        assert len(self.table.old) == 1
 
-    def take(self, _: None) -> None:
-        """The changed rows, in order of their first change."""
+    @rule()
+    def take(self) -> None:
+        """The changed rows, in order of their first change; zeros for those that are gone."""
         rows = self.table.take_fresh()
-        assert rows.tolist() == [[key, self.held[key], key] for key in self.fresh]
+        gone = [key for key in self.fresh if key not in self.held]
+        assert rows[:, 0].tolist() == self.fresh
+        assert rows[:, 1].tolist() == [self.held.get(key, 0) for key in self.fresh]
+        assert all(rows[rows[:, 0] == key, 1:].sum() == 0 for key in gone)
         self.fresh = []
 
-    def restore(self, _: None) -> None:
-        """A table made of another's slots goes on as that one."""
-        old = self.table
-        self.table = Table.restored(old.slots, old.fresh_keys())
+    @rule()
+    def restore(self) -> None:
+        """A table made of another's rows goes on as that one."""
+        if len(self.table.seen):
+            return
+        old, keys = self.table, self.table.fresh_keys()
+        held = np.array([key in self.held for key in keys.tolist()], np.bool_)
+        old.finish()
+        self.table = Table.restored(old.slots & ~np.array([0, CHANGED, 0], np.uint64), keys[held])
         assert np.array_equal(self.table.slots, old.slots)
-        assert np.array_equal(self.table.dirty, old.dirty)
         assert self.table.slots is not old.slots
+        self.fresh = keys[held].tolist()
 
-    def check(self) -> None:
-        """Every key is found, none that isn't there, and nothing else is told."""
-        table = self.table
-        assert len(table) == len(self.held)
-        assert {int(k): int(c) for k, c, _ in table.rows()} == self.held
-        at = find_many(table.slots, np.array(list(self.held), np.uint64))
-        assert [int(table.slots[i, 1]) for i in at] == list(self.held.values())
-        assert all(find(table.slots, np.uint64(k)) == -1 for k in (*CROWD, 3) if k not in self.held)
+    @rule()
+    def rows(self) -> None:
+        """All that it holds, without marks."""
+        assert {int(k): int(c) for k, c, _ in self.table.rows()} == self.held
+
+    @invariant()
+    def every_key_is_found(self) -> None:
+        """Nothing is lost and nothing else is there, wherever growth stands; nothing is told but what changed."""
+        table, held = self.table, self.held
+        assert len(table) == len(held)
+        keys: U64 = np.array(list(held), np.uint64)
+        rows = table.rows_of(keys)
+        assert dict(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True)) == held
+        strangers = np.array([key for key in (*CROWD, 3, 2**64 - 1) if key not in held], np.uint64)
+        assert not table.rows_of(strangers)[:, 1:].any()
         assert table.fresh_keys().tolist() == self.fresh
-        assert sorted(table.slots[table.dirty == 1, 0].tolist()) == sorted(self.fresh)
+        if len(table.seen):
+            found, found_old = find_many(table.slots, keys), find_many(table.old, keys)
+            both = zip(found, found_old, strict=True)
+            stamps = [table.seen[row] if row >= 0 else table.old_seen[other] for row, other in both]
+            assert stamps == [self.stamps.get(key, 0) for key in held]
 
 
-@given(steps)
-def test_a_table_is_a_dict_that_knows_what_changed(steps: list[tuple[str, Any]]) -> None:
-    """Whatever is done, in whatever order, contents and changed keys are those of a dict and a list."""
-    pair = Pair()
-    for name, given_ in steps:
-        getattr(pair, name)(given_)
-        pair.check()
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream.table, "STEP", 100)
+
+
+Machine.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
+TestTable: Any = Machine.TestCase  # a table is a dict that knows what changed, whatever is done, in whatever order
 
 
 @pytest.mark.parametrize("home", [0, 511, 1023])
 def test_keys_that_all_collide_are_all_found(home: int) -> None:
-    """Forty keys of one slot stand beside each other, around the end too, and outlive growth."""
-    pair = Pair()
-    pair.change([(key, key + 1) for key in crowd(home, 40)])
-    pair.check()
-    pair.reserve(10_000)
-    pair.check()
+    """Forty keys of one slot stand beside each other, around the end too; some go, and all outlive growth."""
+    machine = Machine()
+    machine.change(crowd(home, 40), 5, 1)
+    machine.every_key_is_found()
+    machine.drop(crowd(home, 40)[3:30:4], 1_000)
+    machine.every_key_is_found()
+    machine.reserve(10_000)
+    machine.every_key_is_found()
 
 
-def test_growth_keeps_what_is_fresh() -> None:
-    """Over several doublings changed keys stay in the order of their first change, once each."""
-    pair, random = Pair(), np.random.default_rng(1)
-    for _ in range(30):
-        pair.change([(int(key), int(key) % 7) for key in random.integers(1, 4_000, 200)])
-    assert len(pair.table.slots) > 1024
-    pair.check()
-    pair.take(None)
-    pair.check()
+def test_growth_goes_in_steps_and_loses_nothing() -> None:
+    """While rows move, those that are asked for are at hand; dropped and changed ones stay dropped and changed."""
+    machine, middles = Machine(), 0
+    machine.stamp()
+    random = np.random.default_rng(1)
+    for n in range(60):
+        machine.change([int(key) for key in random.integers(1, 30_000, 20 if n % 3 else 400)], n, n + 1)
+        middles += len(machine.table.old) > 1
+        if n % 7 == 0:
+            machine.drop([], 50)
+            machine.take()
+        machine.every_key_is_found()
+    assert middles > 10
+    machine.rows()
+
+
+def test_nobody_asks_what_changed() -> None:
+    """A table that isn't tracked keeps no list and marks nothing."""
+    table = Table(3, tracked=False)
+    table.reserve_for(np.array([5], np.uint64))
+    row = place(table.slots, np.uint64(5), table.counts)
+    touch(table.slots, row, table.fresh, table.counts)
+    assert table.rows().tolist() == [[5, 0, 0]]
+    assert len(table.fresh_keys()) == 0
+
+
+def test_order_is_that_of_hashes() -> None:
+    """Rows lie in the order of their hashes, around the end but for those that were pushed over it."""
+    table = Table(1)
+    table.put(np.arange(1, 20_000, dtype=np.uint64).reshape(-1, 1))
+    wanted = np.array([int(hash32(key)) * len(table.slots) >> 32 for key in table.rows()[:, 0]])
+    places = np.flatnonzero(table.slots[:, 0])
+    assert ((places - wanted) % len(table.slots) < 200).all()
 
 
 @given(st.integers(0, 1 << 30))
@@ -138,15 +210,6 @@ def test_a_capacity_is_the_smallest_power_of_two_within_the_load(count: int) -> 
     assert capacity == 1024 or count > capacity / 2 * LOAD_MAX
 
 
-def test_the_layout_is_a_function_of_the_keys_history() -> None:
-    """The same changes give the same bytes, so the same order ever after."""
-    one, other = Pair(), Pair()
-    for pair in (one, other):
-        pair.change([(key, 1) for key in (*CROWD, *range(1, 2000))])
-    assert np.array_equal(one.table.slots, other.table.slots)
-    assert np.array_equal(one.table.rows(), other.table.rows())
-
-
 @given(st.integers(1, 2**64 - 1), st.integers(1, 2**64 - 1))
 def test_mix_minds_the_order(one: int, other: int) -> None:
     """A hash of a chain of values tells which came first: salt, then one, then the other."""
@@ -155,3 +218,8 @@ def test_mix_minds_the_order(one: int, other: int) -> None:
         return int(mix(np.uint64(mix(np.uint64(7), np.uint64(first))), np.uint64(second)))
 
     assert (chain(one, other) == chain(other, one)) == (one == other)
+
+
+def test_a_key_that_was_never_there_is_not_found() -> None:
+    """An empty table answers too."""
+    assert find(Table(1).slots, np.uint64(5)) == -1
