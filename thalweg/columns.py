@@ -1,5 +1,6 @@
 """What values the columns of a person's events have had: counted in one pass, in bounded memory."""
 
+import math
 from bisect import insort
 from collections.abc import Mapping
 from typing import Final
@@ -74,8 +75,9 @@ class Column:
         """Take the value that stands in this line."""
         if isinstance(value, float | int):
             self._count(NUMBER, line)
-            self._add_number(float(value))
             self._tell_apart(float(value))
+            if math.isfinite(value):
+                self._add_number(float(value))
         elif isinstance(value, str):
             self._count(TEXT if value else EMPTY, line)
             if value:
@@ -100,9 +102,10 @@ class Column:
             except ValueError:
                 pass
             else:
-                self.numeric += 1
-                self._add_number(number)
-                return
+                if math.isfinite(number):
+                    self.numeric += 1
+                    self._add_number(number)
+                    return
         self.first_odd = self.first_odd or line
 
     def _add_number(self, number: float) -> None:
