@@ -80,12 +80,17 @@ def history_record(install: Install, partitions: int) -> Outgoing:
 
 
 def dead_letter(original: bytes, error: str, message: str, source: Record) -> Outgoing:
-    """What could not be taken, with reason and place; cut if the topic couldn't hold it."""
+    """What could not be taken, with reason and place; cut if the topic couldn't hold it.
+
+    In a compacted topic of dead letters the source's place is the key: whoever writes the letter again replaces it.
+    """
     if len(original) > ORIGINAL_BYTES_MAX:
         message = f"{message} (the first {ORIGINAL_BYTES_MAX} of {len(original)} bytes are kept)"
         original = original[:ORIGINAL_BYTES_MAX]
     letter = DeadLetter(original, error, message[:1_000], source.topic, source.partition, source.offset)
-    return Outgoing(DEAD_LETTERS[source.topic].name, 0, encode(letter))
+    topic = DEAD_LETTERS[source.topic]
+    key = f"{source.partition}/{source.offset}".encode() if topic.compacted else None
+    return Outgoing(topic.name, 0, encode(letter), key)
 
 
 def metadata_of(checkpoint: Checkpoint) -> str:

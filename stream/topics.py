@@ -37,6 +37,18 @@ HISTORIES = Topic("histories", "what each user installed; one record per user an
 EVENTS_DLQ = Topic("events.dlq", "what the joiner could not take", partitions=1)
 EXAMPLES_DLQ = Topic("examples.dlq", "what the learner could not take", partitions=1)
 REQUESTS_DLQ = Topic("rank.requests.dlq", "requests that a ranker could not take", partitions=1)
+# Every ranker meets a bad record of these at every start: copies of a letter have one key, compaction keeps one.
+ITEMS_DLQ = Topic("items.dlq", "items that rankers could not take", partitions=1, compacted=True)
+USERS_DLQ = Topic("users.dlq", "users that rankers could not take", partitions=1, compacted=True)
 
-TOPICS = (EVENTS, EXAMPLES, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, EVENTS_DLQ, EXAMPLES_DLQ, REQUESTS_DLQ)
-DEAD_LETTERS = {EVENTS.name: EVENTS_DLQ, EXAMPLES.name: EXAMPLES_DLQ, REQUESTS.name: REQUESTS_DLQ}
+TOPICS = (
+    EVENTS, EXAMPLES, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES,
+    EVENTS_DLQ, EXAMPLES_DLQ, REQUESTS_DLQ, ITEMS_DLQ, USERS_DLQ,
+)  # fmt: skip
+DEAD_LETTERS = {
+    EVENTS.name: EVENTS_DLQ,
+    EXAMPLES.name: EXAMPLES_DLQ,
+    REQUESTS.name: REQUESTS_DLQ,
+    ITEMS.name: ITEMS_DLQ,
+    USERS.name: USERS_DLQ,
+}

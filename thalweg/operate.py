@@ -1,17 +1,39 @@
 """Commands for operators: was the join right, what became of a page, what was not taken in, what Redis has lost."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stream.errors import SettingsError
+from stream.errors import DataError, SettingsError
 from thalweg.options import SPEC, JsonFile, SpecFile, kept_settings, read_spec, write_json
+
+if TYPE_CHECKING:
+    from stream.kafka_log import KafkaLog
+    from stream.settings import Settings
 
 operate = typer.Typer()
 dlq_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dead letters: what was not taken in, and why.")
 rebuild_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make copies anew from the log.")
 operate.add_typer(dlq_app, name="dlq")
 operate.add_typer(rebuild_app, name="rebuild")
+
+
+SourceTopic = Annotated[str, typer.Option("--topic", help="Whose letters: the topic that the originals came from.")]
+
+
+@contextmanager
+def open_log(settings: "Settings") -> "Iterator[KafkaLog]":
+    """The log for a while."""
+    from stream.kafka_log import KafkaLog
+
+    log = KafkaLog(settings)
+    try:
+        yield log
+    finally:
+        log.close()
 
 
 def ago_ms(duration: str) -> int:
@@ -43,7 +65,6 @@ def audit(
     A million labels take about ten seconds and 1 GB of memory; with more in the log use --since.
     """
     from stream.kafka_admin import group_commits
-    from stream.kafka_log import KafkaLog
     from stream.topics import EVENTS
     from thalweg import audit as auditing
     from thalweg.offline import audit_rules
@@ -53,13 +74,10 @@ def audit(
     settings = kept_settings()
     rules = audit_rules(read_spec(spec))
     since_ms = ago_ms(since) if since else None
-    log = KafkaLog(settings)
-    try:
+    with open_log(settings) as log:
         # Before anything is read: what the joiner was finished with by then can be read.
         finished_ms = auditing.finished_of(group_commits(settings, auditing.GROUP, EVENTS.name))
         found = auditing.audit(log, rules, finished_ms, since_ms)
-    finally:
-        log.close()
     printed(audit_table(found))
     for one in found.differences:
         print(f"{one.fault}: page {one.request_id}, item {one.item} at {one.position}: {one.text}")
@@ -67,3 +85,87 @@ def audit(
     write_json(json_file, auditing.flat(found))
     if not found.fine:
         raise typer.Exit(1)
+
+
+@dlq_app.command("ls")
+def dlq_ls(
+    topic: Annotated[str, typer.Option(help="Only what came from this topic.", show_default="all")] = "",
+    last: Annotated[int, typer.Option(min=0, help="List so many single letters too, newest last.")] = 10,
+    json_file: JsonFile = None,
+) -> None:
+    """What was not taken in: how many of each source and reason, since when; then the newest, one by one.
+
+    A letter that was written twice (a joiner reads again after a kill, every ranker meets a bad item) counts once.
+    """
+    from stream.topics import DEAD_LETTERS
+    from thalweg.letters import letters_of
+    from thalweg.report import letters_table, reasons_table
+    from thalweg.show import printed
+
+    with open_log(kept_settings()) as log:
+        found = {name: letters_of(log, name) for name in ([topic] if topic else DEAD_LETTERS)}
+    every = [letter for letters in found.values() for letter in letters]
+    if every:
+        printed(reasons_table(every))
+        if last:
+            printed(letters_table(sorted(every, key=lambda letter: letter.time_ms)[-last:]))
+    else:
+        print("no dead letters")
+    write_json(json_file, {name: len(letters) for name, letters in found.items()} | {
+        "waiting": sum(not letter.replayed_ms for letter in every)})  # fmt: skip
+
+
+@dlq_app.command("show")
+def dlq_show(
+    number: Annotated[int, typer.Argument(help="The letter's number in `thalweg dlq ls`.")],
+    topic: SourceTopic = "events",
+    raw: Annotated[Path | None, typer.Option(help="Write the original bytes to this file.")] = None,
+) -> None:
+    """One letter: why it wasn't taken in, where it stood, and its bytes, decoded as far as they go, the rest in hex."""
+    from thalweg.letters import letters_of
+    from thalweg.report import letter_lines
+
+    with open_log(kept_settings()) as log:
+        letters = letters_of(log, topic)
+    found = next((letter for letter in letters if letter.number == number), None)
+    if found is None:
+        raise DataError(f"{topic} has no dead letter {number}; `thalweg dlq ls --topic {topic}` lists them")
+    for line in letter_lines(found):
+        print(line)
+    if raw is not None:
+        try:
+            raw.write_bytes(found.held.original)
+        except OSError as bad:
+            raise DataError(f"{raw} can't be written: {bad.strerror}; name another file with --raw") from None
+
+
+@dlq_app.command("replay")
+def dlq_replay(
+    topic: Annotated[str, typer.Option(help="Only what came from this topic.", show_default="all")] = "",
+    reason: Annotated[str, typer.Option(help="Only letters whose reason has this text in it.")] = "",
+    first: Annotated[int, typer.Option("--from", min=0, help="Only letters from this number on (with --topic).")] = 0,
+    last: Annotated[
+        int | None, typer.Option("--to", min=0, help="Only letters up to this number (with --topic).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Send letters back to the topic and partition they came from, after what was wrong has been put right.
+
+    Nothing is doubled: a letter that was sent back is noted as such and never sent again; the joiner drops pages and
+    installs that it has, the learner examples that it has; an old item or user doesn't replace a newer one. What is
+    still bad comes back as a new letter. Events that are older than what the joiner remembers (window and time for
+    corrections) are counted as late there, and give no examples.
+    """
+    from stream.topics import DEAD_LETTERS
+    from thalweg import letters as dead
+
+    if (first or last is not None) and not topic:
+        raise SettingsError("--from and --to are numbers within one topic: name it with --topic")
+    wanted = dead.Wanted(reason, first, last)
+    with open_log(kept_settings()) as log:
+        chosen = [one for name in ([topic] if topic else DEAD_LETTERS) for one in dead.letters_of(log, name)]
+        done = dead.replay(log, [one for one in chosen if one in wanted], dry_run=dry_run)
+    print(f"{done.sent} {'would be sent' if dry_run else 'sent'}; left out: {done.before} sent by an earlier replay, "
+          f"{done.cut} not held whole, {done.superseded} with a newer record of the same key")  # fmt: skip
+    write_json(json_file, dead.figures(done))

@@ -1,10 +1,17 @@
 """What operators see: tables of audits, pages' lives, dead letters."""
 
-from typing import Final
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
 
+import msgspec
+from rich.markup import escape
 from rich.table import Table
 
-from thalweg.audit import FAULTS, Audit
+from thalweg.letters import Letter, decoded, hex_lines
+
+if TYPE_CHECKING:
+    from thalweg.audit import Audit
 
 AUDITED: Final = {
     "pages": "pages in that stretch of `events`",
@@ -21,16 +28,70 @@ AUDITED: Final = {
     "told": "labels and corrections in `examples`",
     "duplicates": "told again with the same id: learned once",
     "bad_examples": "records of `examples` that can't be read",
-    **FAULTS,
 }
 
 
-def audit_table(found: Audit) -> Table:
+def at(time_ms: int) -> str:
+    """An append time, for a person."""
+    return f"{datetime.fromtimestamp(time_ms / 1000):%Y-%m-%d %H:%M:%S.%f}"[:-3]
+
+
+def audit_table(found: "Audit") -> Table:
     """The figures of an audit, faults last."""
+    from thalweg.audit import FAULTS  # here: it needs polars
+
     rules = found.rules
     title = f"audit by {rules.policy}, window {rules.window_ms} ms, lateness {rules.lateness_ms} ms"
     table = Table("", "", "what it is", title=title, title_justify="left")
-    for name, says in AUDITED.items():
+    for name, says in (AUDITED | FAULTS).items():
         figure = f"{found.figures[name]:,}"
         table.add_row(name, f"[red]{figure}[/]" if name in FAULTS and found.figures[name] else figure, says)
     return table
+
+
+def reasons_table(letters: Iterable[Letter]) -> Table:
+    """How many letters of each source and reason, how many of them were never sent back, first and last."""
+    kinds: dict[tuple[str, str], list[Letter]] = {}
+    for letter in letters:
+        kinds.setdefault((letter.held.topic, letter.reason), []).append(letter)
+    table = Table("from", "reason", "letters", "waiting", "first", "last", title="dead letters", title_justify="left")
+    for (topic, reason), some in sorted(kinds.items()):
+        times = [letter.time_ms for letter in some]
+        waiting = sum(not letter.replayed_ms for letter in some)
+        table.add_row(topic, escape(reason), str(len(some)), str(waiting), at(min(times)), at(max(times)))
+    return table
+
+
+def letters_table(letters: Iterable[Letter]) -> Table:
+    """Letters in a row each."""
+    table = Table("number", "from", "written", "bytes", "reason", "sent back", title_justify="left")
+    for one in letters:
+        back = at(one.replayed_ms) if one.replayed_ms else ""
+        why = escape(f"{one.held.error}: {one.held.message}"[:100])
+        table.add_row(str(one.number), one.place, at(one.time_ms), str(len(one.held.original)), why, back)
+    return table
+
+
+def letter_lines(letter: Letter) -> Iterator[str]:
+    """All of one letter."""
+    held = letter.held
+    yield f"number     {letter.number}"
+    yield f"from       {letter.place}  (topic partition:offset)"
+    yield f"written    {at(letter.time_ms)}"
+    yield f"reason     {held.error}: {held.message}"
+    yield f"sent back  {at(letter.replayed_ms) if letter.replayed_ms else 'never'}"
+    values, rest = decoded(held.original)
+    yield f"original   {len(held.original)} bytes; decoded, one value a line:"
+    for value in values:
+        yield f"  {_json(value)[:2_000]}"
+    if rest:
+        yield f"then {len(rest)} bytes that can't be read:" if values else "nothing of it can be read:"
+        yield from (f"  {line}" for line in hex_lines(rest))
+
+
+def _json(value: object) -> str:
+    """As JSON where JSON has it: keys may be anything in what could not be taken in."""
+    try:
+        return msgspec.json.encode(value, enc_hook=repr).decode()
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        return repr(value)

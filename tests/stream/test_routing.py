@@ -84,6 +84,13 @@ def test_a_dead_letter_always_fits_its_topic() -> None:
     assert "are kept" in decode_entity(large, DeadLetter).message
 
 
+def test_copies_of_a_letter_of_a_compacted_topic_have_one_key() -> None:
+    """A record of `items` that every ranker meets is one letter once compacted; letters of streams have no key."""
+    of_items = Record("items", 3, 9, 0, b"a", None)
+    assert [dead_letter(b"x", "BadEvent", "why", of_items)[::3] for _ in range(2)] == [("items.dlq", b"3/9")] * 2
+    assert dead_letter(b"x", "BadEvent", "why", of_items._replace(topic="events"))[::3] == ("events.dlq", None)
+
+
 def test_a_checkpoint_travels_in_the_commits_metadata() -> None:
     """What was stored comes back; foreign metadata starts with no watermark."""
     checkpoint = Checkpoint(5, 1_700_000_000_000, 1_699_999_999_000)

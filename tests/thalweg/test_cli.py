@@ -21,6 +21,7 @@ COMMANDS = [
     "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "check", "run joiner",
     "run learner", "run ranker",
     "rank", "install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
+    "audit", "dlq ls", "dlq show", "dlq replay",
     "snapshots unpin", "snapshots rollback", "snapshots verify",
 ]  # fmt: skip
 
@@ -113,9 +114,9 @@ def test_apply_shows_then_does(
         assert CliRunner().invoke(app, ["apply", *words, "--json", str(report)]).exit_code == 0
         made.append(json.loads(report.read_text()))
     assert made == [
-        {"changes": 10, "made": 0},
-        {"changes": 10, "made": 0},
-        {"changes": 10, "made": 10},
+        {"changes": 12, "made": 0},
+        {"changes": 12, "made": 0},
+        {"changes": 12, "made": 12},
         {"changes": 0, "made": 0},
     ]
 
