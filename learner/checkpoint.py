@@ -15,9 +15,8 @@ from typing import IO, Any, cast
 import msgspec
 import numpy as np
 import structlog
-import torch
 
-from learner.deep import VOCABULARY_WIDTH, Deep
+from learner.deep import Deep
 from learner.ftrl import WIDTH as WIDE_WIDTH
 from learner.model import Model
 from learner.seen import Seen
@@ -84,10 +83,10 @@ def _deep_arrays(deep: Deep) -> Arrays:
     vocabulary = deep.vocabulary
     return {
         "vocabulary": vocabulary.table.rows(),
-        "vectors": vocabulary.vectors[: vocabulary.rows].copy(),
-        "squares": vocabulary.squares[: vocabulary.rows].copy(),
-        "dense": deep.flat.numpy().copy(),
-        "dense_squares": deep.flat_squares.numpy().copy(),
+        "embeddings": vocabulary.held[: vocabulary.rows].copy(),
+        "free": vocabulary.free_rows(),
+        "dense": deep.flat.copy(),
+        "dense_squares": deep.tower.squares.copy(),
         "boundaries": deep.boundaries.copy(),
         "sample": deep.sample.copy(),
         "sampled": deep.sampled.copy(),
@@ -134,19 +133,8 @@ def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
 
 
 def _fill_deep(deep: Deep, arrays: Arrays) -> None:
-    vocabulary, rows = deep.vocabulary, len(arrays["vectors"])
-    vocabulary.table = _table(VOCABULARY_WIDTH, arrays["vocabulary"])
-    capacity = len(vocabulary.vectors)
-    while capacity < rows:
-        capacity *= 2
-    for name in ("vectors", "squares"):
-        held = np.zeros((capacity, deep.spec.embedding_dim), np.float32)
-        held[:rows] = arrays[name]
-        setattr(vocabulary, name, held)
-    vocabulary.touched = np.zeros(capacity, np.bool_)
-    vocabulary.rows = rows
-    deep.flat.copy_(torch.from_numpy(arrays["dense"]))
-    deep.flat_squares.copy_(torch.from_numpy(arrays["dense_squares"]))
+    deep.vocabulary.restore(arrays["vocabulary"], arrays["embeddings"], arrays["free"])
+    deep.flat[:], deep.tower.squares[:] = arrays["dense"], arrays["dense_squares"]
     deep.boundaries = arrays["boundaries"]
     deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]
 

@@ -18,15 +18,17 @@ from river.drift import ADWIN
 from learner.deep import FIRST_FREEZE, Deep
 from learner.ftrl import Ftrl, FtrlRates
 from learner.progress import Progress
+from learner.retrain import Window, warm_start
 from learner.seen import Seen
 from learner.slices import Slices
-from stream.encoder import I64, Batch, DeepInput, Encoder, WideKeys, one_page
+from learner.step import Given, Told, learn_record, learn_wide
+from stream.encoder import I64, Batch, Encoder, one_page
 from stream.errors import BadEvent, LogError
 from stream.events import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED, Examples
 from stream.features import F32, Layout, words_of
 from stream.spec import Spec
 from stream.statistics import Statistics, StatisticsProgram
-from stream.table import U64, find_many
+from stream.table import U64
 
 ADWIN_DELTA = 0.002
 LOSSES_MAX = 100_000  # records; then ADWIN starts anew, so that checkpoints stay small
@@ -120,10 +122,7 @@ class Model:
         """P(Y=1) of each item of a page, float32 [n], by the model as it is now."""
         batch = one_page(words)
         keys = self.encoder.wide_keys(batch)
-        places = find_many(self.wide.table.slots, keys.keys)
-        rows = self.wide.table.slots[places]
-        rows[:, 1] &= np.uint64(2**63 - 1)  # n isn't negative
-        weights = np.where(places >= 0, self.wide.weights(rows), np.float32(0))
+        weights = self.wide.weights(self.wide.table.rows_of(keys.keys))
         logits = np.add.reduceat(weights, keys.offsets[:-1])  # every example has a key: the bias
         if self.deep:
             logits = logits + self.deep.score(self.encoder.deep_input(batch))
@@ -132,37 +131,68 @@ class Model:
 
     def learn(self, record: Sequence[Examples], offset: int) -> int:
         """Learn one record of `examples`. Returns how many examples of it were new."""
-        flat, cuts = self._flatten(record)
+        flat, parts = self._flatten(record)
         new = self.seen.new(flat.ids)
-        self.duplicates += int(len(flat) - new.sum())
-        flat, cuts = flat.take(new), cuts[new]
+        if not new.all():
+            self.duplicates += int(len(flat) - new.sum())
+            flat, parts = flat.take(new), parts[new]
         if not len(flat):
             return 0
         self._remember(offset)
-        keys = self.encoder.wide_keys(flat.batch)
-        given = self.encoder.deep_input(flat.batch) if self.deep else None
-        predictions = np.empty(len(flat), np.float32)
-        bounds = [0, *(np.flatnonzero(np.diff(cuts)) + 1).tolist(), len(flat)]
-        for first, last in pairwise(bounds):
-            predictions[first:last] = self._step(
-                flat.take(slice(first, last)), keys.part(first, last), given.part(first, last) if given else None
-            )
-        self._note(flat, predictions)
+        cuts = np.concatenate([[0], np.flatnonzero(np.diff(parts)) + 1, [len(flat)]])
+        self._note(flat, self._learn(flat, cuts))
         return len(flat)
 
-    def _step(self, flat: Flat, keys: WideKeys, given: DeepInput | None) -> F32:
-        """One micro-batch: predict, then learn; then whatever is due at this example's index. Returns predictions."""
-        deep_logits = self.deep.predict(given) if self.deep and given else np.zeros(len(flat), np.float32)
-        fake = self.spec.label.policy == "fake_negative"
-        wide, gradients = self.wide.predict_then_learn(keys, deep_logits, flat.labels, flat.weights, fake_negative=fake)
-        before, self.examples = self.examples, self.examples + len(flat)
-        if self.deep:
-            self.deep.learn(gradients, flat.ids)
-            places = np.arange(before, self.examples) % len(self.recent_ids)
-            self.recent_ids[places], self.recent_wide[places] = flat.ids, wide
-            self._whatever_is_due(before)
-        predictions: F32 = (1.0 / (1.0 + np.exp(-(wide + deep_logits)))).astype(np.float32)
+    def _learn(self, flat: Flat, cuts: I64) -> F32:
+        """Micro-batches between neighbouring cuts: predict, then learn; between them whatever is due at an example's
+        index. Returns predictions."""
+        keys, time_ms = self.encoder.wide_keys(flat.batch), int(flat.time_ms.max())
+        fake_negative = self.spec.label.policy == "fake_negative"
+        wide, predictions = np.empty((2, len(flat)), np.float32)
+        state = self.wide.prepare(keys, time_ms)
+        told = Told(flat.ids, flat.labels, flat.weights, flat.time_ms)
+        if self.deep is None:
+            learn_wide(state, keys.keys, keys.offsets, told, fake_negative, predictions)
+            self.examples += len(flat)
+            return predictions
+        known = self.encoder.deep_input(flat.batch)
+        given = Given(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
+        start, begun = self.examples, 0
+        for end in range(1, len(cuts)):
+            due = self._due(start + int(cuts[end - 1]), start + int(cuts[end]))
+            if not due and end + 1 < len(cuts):
+                continue
+            deep = self.deep.prepare(known.ids)
+            learn_record(state, deep, given, told, cuts[begun : end + 1], fake_negative, predictions, wide)
+            self._keep_recent(flat.ids[cuts[begun] : cuts[end]], wide[cuts[begun] : cuts[end]])
+            begun = end
+            for happen in due:
+                happen()
         return predictions
+
+    def _keep_recent(self, ids: U64, wide: F32) -> None:
+        """Examples were learned: the ring remembers their wide logits for warm starts."""
+        places = np.arange(self.examples, self.examples + len(ids)) % len(self.recent_ids)
+        self.recent_ids[places], self.recent_wide[places] = ids, wide
+        self.examples += len(ids)
+
+    def _due(self, before: int, after: int) -> list[Callable[[], None]]:
+        """What is due after a micro-batch: new quantiles, until the first warm start; forgetting; a warm start."""
+        assert self.deep is not None
+        due: list[Callable[[], None]] = []
+        if not self.warm_starts and before.bit_length() != after.bit_length() and after >= FIRST_FREEZE:
+            due.append(self.deep.freeze_quantiles)
+        every = self.deep.vocabulary.sweep_every()
+        if before // every != after // every:
+            due.append(self._forget)
+        every = self.spec.deep.warm_start.every
+        if before // every != after // every:
+            due.append(self._warm_start)
+        return due
+
+    def _forget(self) -> None:
+        assert self.deep is not None
+        self.deep.vocabulary.sweep(self.watermark_ms)
 
     def _note(self, flat: Flat, predictions: F32) -> None:
         """What a record leaves besides weights: figures, statistics, marks, and perhaps an early warm start."""
@@ -178,15 +208,6 @@ class Model:
         ends = [*flat.batch.starts[: RECENT_PAGES + 1].tolist(), len(flat.batch.words)]
         self.recent_pages.extend(flat.batch.words[a:b].tobytes() for a, b in pairwise(ends[: RECENT_PAGES + 1]))
         if self.deep and len(losses) and np.isfinite(losses).all() and self._feed_drift(float(losses.mean())):
-            self._warm_start()
-
-    def _whatever_is_due(self, before: int) -> None:
-        """Quantiles at doublings until the first warm start; warm starts every so many examples."""
-        assert self.deep is not None
-        if not self.warm_starts and before.bit_length() != self.examples.bit_length() and self.examples >= FIRST_FREEZE:
-            self.deep.freeze_quantiles()
-        every = self.spec.deep.warm_start.every
-        if before // every != self.examples // every:
             self._warm_start()
 
     def _feed_drift(self, loss: float) -> bool:
@@ -211,15 +232,15 @@ class Model:
         assert self.records, "the record that is being learned was remembered"
         self.warm_starts += 1
         self.warm_at = self.examples
-        self.deep.warm(self._window(self.reread(self.records[0][0])))
+        warm_start(self.deep, self._window(self.reread(self.records[0][0])))
         self._forget_losses()
 
     def _forget_losses(self) -> None:
         self.losses: list[float] = []  # what ADWIN was fed since the last warm start, to feed it again after a restart
         self.drift: Any = ADWIN(delta=ADWIN_DELTA)  # type: ignore[no-untyped-call]  # River's class has no types
 
-    def _window(self, records: Iterable[Sequence[Examples]]) -> Iterator[tuple[DeepInput, F32, F32, F32]]:
-        """Micro-batches of the window's examples as they were learned: (input, wide logits, labels, weights)."""
+    def _window(self, records: Iterable[Sequence[Examples]]) -> Iterator[Window]:
+        """The window's examples as they were learned, some at a time."""
         window = len(self.recent_ids)
         index = max(self.records[0][1], self.examples - window)
         chunk: list[Flat] = []
@@ -232,7 +253,7 @@ class Model:
                     index += 1
             chunk.append(flat.take(np.array(keep, np.int64)))
             if sum(map(len, chunk)) >= WARM_CHUNK:
-                yield from self._batches(joined(chunk), index)
+                yield self._chunk(joined(chunk), index)
                 chunk = []
             if index == self.examples:
                 break
@@ -242,16 +263,12 @@ class Model:
                 "records are: the topic was made anew; give the spec a new name, to learn it from the log's beginning"
             )
         if chunk:
-            yield from self._batches(joined(chunk), index)
+            yield self._chunk(joined(chunk), index)
 
-    def _batches(self, flat: Flat, end: int) -> Iterator[tuple[DeepInput, F32, F32, F32]]:
-        """Micro-batches of these examples, the last of which has index end − 1."""
-        size = self.spec.deep.micro_batch
+    def _chunk(self, flat: Flat, end: int) -> Window:
+        """These examples, the last of which has index end − 1."""
         wide = self.recent_wide[np.arange(end - len(flat), end) % len(self.recent_wide)]
-        given = self.encoder.deep_input(flat.batch)
-        for first in range(0, len(flat), size):
-            last = min(first + size, len(flat))
-            yield given.part(first, last), wide[first:last], flat.labels[first:last], flat.weights[first:last]
+        return Window(self.encoder.deep_input(flat.batch), wide, flat.labels, flat.weights)
 
     def finite(self) -> bool:
         """Is every parameter of the deep part and every prediction so far a number?"""

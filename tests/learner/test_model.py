@@ -8,7 +8,7 @@ import pytest
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Flat, Model
-from stream.encoder import DeepInput, WideKeys
+from stream.encoder import I64
 from stream.errors import CheckpointError
 from stream.events import Examples
 from stream.features import F32
@@ -75,13 +75,13 @@ def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
     page_of_3, record_of_18 = records(spec, 1)[0], records(spec, 6, per_record=6)[0]
     model, steps = Model(spec), list[int]()
     model.learn(page_of_3, 0)
-    step = model._step
+    learn = model._learn
 
-    def counted(flat: Flat, keys: WideKeys, given: DeepInput | None) -> F32:
-        steps.append(len(flat))
-        return step(flat, keys, given)
+    def counted(flat: Flat, cuts: I64) -> F32:
+        steps.extend(np.diff(cuts).tolist())
+        return learn(flat, cuts)
 
-    model._step = counted  # type: ignore[method-assign]  # the test listens in
+    model._learn = counted  # type: ignore[method-assign]  # the test listens in
     model.learn(record_of_18, 1)
     assert model.duplicates == 3
     assert steps == [1, 4, 4, 4, 2], "items 3 | 4 to 7 | 8 to 11 | 12 to 15 | 16 and 17: micro-batches of 4"

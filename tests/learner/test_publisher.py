@@ -52,7 +52,7 @@ def held(model: Model) -> Served:
     return (
         {int(k): float(w) for k, w in zip(rows[:, 0], weights, strict=True) if w},
         {int(row[0]): row.tobytes() for row in model.statistics.table.rows()},
-        {int(k): vocabulary.vectors[i].tobytes() for i, k in enumerate(vocabulary.keys())},
+        {int(vocabulary.keys[r]): vocabulary.vectors[r].tobytes() for r in vocabulary.live()},
         [dense[n] for n in sorted(dense)],
     )
 
@@ -205,7 +205,7 @@ def test_golden_rows_are_of_the_version_that_goes_out() -> None:
     model.learn(log[0], 0)
     first = cutter.cut(1, 0, 1, 1, 0, {}, deep=True).manifest
     assert model.deep is not None
-    before = model.deep.flat.clone()
+    before = model.deep.flat.copy()
     for offset in range(1, 10):
         model.learn(log[offset], offset)
     second = cutter.cut(2, 1, 1, 10, 0, {}, deep=False).manifest
