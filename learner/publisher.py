@@ -131,12 +131,12 @@ class Carrier(threading.Thread):
     def _ask_for_base(self) -> None:
         """The next version is to stand on its own, on top of whatever the store says is live."""
         try:
-            head, pinned = self._store.head(), self._store.pinned() or 0
+            head, versions = self._store.head(), self._store.versions()
         except SnapshotError as bad:
             log.warning("can't look at the head; the next version will tell", why=str(bad))
         else:
             self.live = head.version if head else 0
-            self.newest = max(self.live, pinned)
+            self.newest = max([self.live, *versions])
         self.wants_base = True
 
     def _watch(self) -> None:

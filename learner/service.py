@@ -200,7 +200,7 @@ def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) 
         if not learner.token_taken:
             learner.token = store.take_token(learner.token)
             learner.token_taken = True
-        head, pinned = store.head(), store.pinned() or 0
+        head, latest = store.head(), max(store.versions(), default=0)
         reached = store.manifest(head.version).offset.get(0, 0) if head else 0
     except StoreUnavailable as bad:
         if not learner.store_says:
@@ -209,13 +209,13 @@ def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) 
         return None
     except BadSnapshot as bad:
         log.warning("the live version can't be read: a full base will take its place", why=str(bad))
-        pinned = reached = 0
+        latest = reached = 0
     if learner.store_says:
         log.info("the store answers")
         learner.store_says = ""
     if learner.offset < reached:
         return None
-    version = max(learner.version, head.version if head else 0, pinned)
+    version = max(learner.version, head.version if head else 0, latest)
     cadence = cadence_of(learner.model, settings)
     return Publisher(learner.model, store, cadence, now_ms, learner.token, version)
 

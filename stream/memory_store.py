@@ -76,7 +76,7 @@ class MemoryStore:
             self._check_answers()
             if self._head == Head(manifest.version, manifest.token) and self._manifests[manifest.version] == raw:
                 return
-            check_move(manifest, self._head, self._token)
+            check_move(manifest, self._head, self._token, self._manifests)
             named = self._check_whole(manifest)
             self._wanted.update(dict.fromkeys(named, manifest.version))
             self._manifests[manifest.version] = raw
@@ -143,7 +143,7 @@ class MemoryStore:
             self._check_answers()
             if self._pin is not None:
                 return
-            self._check_whole(manifest)
+            self._wanted.update(dict.fromkeys(self._check_whole(manifest), manifest.version))
             self._manifests[manifest.version] = encode_manifest(manifest)
             self._pin = manifest.version
             self._notify()

@@ -64,28 +64,23 @@ for _, digest in ipairs(ARGV) do
 end
 return missing
 """
-# ARGV: version, parent, token, manifest, digests. Returns what the head and the tokens were, and the first
-# missing blob, each '' for none; the first is 1 when the head is at the manifest now. The head moves last.
+# ARGV: version, parent, token, manifest, digests. Returns 1 when the head is at the manifest now, the first missing
+# blob, then what head, tokens and the latest version were, each '' for none. The head moves last.
 PUBLISH: Final = """
 local version, parent, token, manifest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local head = redis.call('HMGET', KEYS[1] .. ':head', 'version', 'token')
 local taken = redis.call('GET', KEYS[1] .. ':token')
-local was = {head[1] or '', head[2] or '', taken or ''}
+local latest = redis.call('ZREVRANGE', KEYS[1] .. ':versions', 0, 0)[1]
+local was = {head[1] or '', head[2] or '', taken or '', latest or ''}
 if head[1] == version and head[2] == token and redis.call('GET', KEYS[1] .. ':manifest:' .. version) == manifest then
-  return {1, was[1], was[2], was[3], ''}
+  return {1, '', unpack(was)}
 end
 local newest = math.max(tonumber(taken or 0), tonumber(head[2] or 0))
-if newest > tonumber(token) or (head[1] and head[1] ~= parent) then  -- a manifest is newer than its parent
-  return {0, was[1], was[2], was[3], ''}
+if newest > tonumber(token) or (head[1] and head[1] ~= parent) or tonumber(latest or 0) >= tonumber(version) then
+  return {0, '', unpack(was)}
 end
 for i = 5, #ARGV do
-  if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return {0, was[1], was[2], was[3], ARGV[i]} end
-end
-if not head[1] then  -- what a lost head left behind is of another line
-  for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1] .. ':versions', version, '+inf')) do
-    redis.call('UNLINK', KEYS[1] .. ':manifest:' .. other)
-    redis.call('ZREM', KEYS[1] .. ':versions', other)
-  end
+  if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return {0, ARGV[i], unpack(was)} end
 end
 for i = 5, #ARGV do redis.call('ZADD', KEYS[1] .. ':blobs', version, ARGV[i]) end
 redis.call('SET', KEYS[1] .. ':manifest:' .. version, manifest)
@@ -93,7 +88,7 @@ redis.call('ZADD', KEYS[1] .. ':versions', version, version)
 redis.call('SET', KEYS[1] .. ':token', token)
 redis.call('HSET', KEYS[1] .. ':head', 'version', version, 'token', token)
 redis.pcall('PUBLISH', KEYS[1] .. ':notices', version)
-return {1, was[1], was[2], was[3], ''}
+return {1, '', unpack(was)}
 """
 # ARGV: versions to keep, keys to look at at most. Returns how many of manifests and blobs were looked at, and how
 # many blobs were dropped. A pinned version's blobs leave the index, and come back into it when they are let go.
@@ -133,7 +128,7 @@ for i = 3, #ARGV do
   if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return ARGV[i] end
 end
 for _, digest in ipairs(redis.call('SMEMBERS', KEYS[1] .. ':pinned')) do
-  redis.call('ZADD', KEYS[1] .. ':blobs', 'NX', pin, digest)
+  redis.call('ZADD', KEYS[1] .. ':blobs', 'GT', pin, digest)
 end
 redis.call('DEL', KEYS[1] .. ':pinned')
 for i = 3, #ARGV do redis.call('SADD', KEYS[1] .. ':pinned', ARGV[i]) end
@@ -193,12 +188,13 @@ class RedisStore:
         raw = encode_manifest(manifest)
         named = sorted(set(named_blobs(manifest)))
         reply = self._run(PUBLISH, manifest.version, manifest.parent, manifest.token, raw, *named)
-        done, version, token, taken, missing = reply
+        done, missing, version, token, taken, latest = reply
         if done:
             return
         if missing:
             raise missing_blob(missing.decode(), self.model)
-        check_move(manifest, Head(int(version), int(token or 0)) if version else None, int(taken or 0))
+        head = Head(int(version), int(token or 0)) if version else None
+        check_move(manifest, head, int(taken or 0), [int(latest)] if latest else [])
         raise AssertionError(f"the script refused version {manifest.version} without a reason: {reply}")
 
     def head(self) -> Head | None:

@@ -145,7 +145,7 @@ class SnapshotStore(VersionReader, Protocol):
 
         Raises Fenced when a greater token was taken, BadSnapshot when the head isn't `parent`, is at
         this version or a newer one, or a blob it names is missing (then publish a full base).
-        Head gone (wiped store): any parent will do.
+        Head gone (wiped store): any parent will do, but no number that a kept version has, or a lower one.
         """
         ...
 
@@ -198,10 +198,10 @@ class SnapshotStore(VersionReader, Protocol):
         ...
 
 
-def check_move(manifest: Manifest, head: Head | None, taken: int) -> None:
+def check_move(manifest: Manifest, head: Head | None, taken: int, versions: Iterable[int]) -> None:
     """Raises Fenced or BadSnapshot, as `publish` says, when the head may not move to `manifest`.
 
-    `taken`: the greatest token that was handed out.
+    `taken`: the greatest token that was handed out; `versions`: those that are kept.
     """
     what = f"version {manifest.version} of {manifest.model}"
     newest = max(taken, head.token if head else 0)
@@ -210,8 +210,9 @@ def check_move(manifest: Manifest, head: Head | None, taken: int) -> None:
             f"another learner owns {manifest.model}: it took token {newest}, and {what} comes under {manifest.token}; "
             "end one of the two, or give one a model name of its own"
         )
-    if head and head.version >= manifest.version:
-        raise BadSnapshot(f"{what} isn't newer than the head, {head.version}: cut one that follows the head")
+    latest = max([head.version if head else 0, *versions])
+    if latest >= manifest.version:
+        raise BadSnapshot(f"{what} isn't newer than {latest}, which is kept: cut one that follows the head")
     if head and head.version != manifest.parent:
         raise BadSnapshot(
             f"{what} follows {manifest.parent}, not the head, {head.version}: cut one that follows the head"
