@@ -62,6 +62,16 @@ def parse_spec(text: str, where: str = "spec") -> Spec:
     return spec
 
 
+def checked_spec(raw: dict[str, Any], where: str) -> Spec:
+    """The spec that a program put together from plain values; `where` names it in errors. Raises SpecError."""
+    try:
+        spec = msgspec.convert(raw, Spec)
+    except msgspec.ValidationError as bad:
+        raise SpecError(_explain(str(bad), raw, "", where)) from None
+    _check(spec, "", where)
+    return spec
+
+
 def decode_spec(raw: bytes) -> Spec:
     """The spec as it travels in manifests and checkpoints. Raises SpecError."""
     try:
