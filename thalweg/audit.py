@@ -42,6 +42,17 @@ FAULTS: Final = {
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far the joiner has committed to be with a partition; event times in ms.
+
+    `floor_ms`: pages up to it may have been closed before their time, because memory was full.
+    """
+
+    finished_ms: int = 0
+    floor_ms: int = 0
+
+
+@dataclass(frozen=True)
 class Difference:
     """One thing that is wrong: which example, what was expected, what was found and where."""
 
@@ -105,11 +116,11 @@ class Told:
             columns["place"] += [place] * n
 
 
-def audit(log: Log, rules: AuditRules, finished_ms: Mapping[int, int] | None, since_ms: int | None = None) -> Audit:
+def audit(log: Log, rules: AuditRules, progress: Mapping[int, Progress] | None, since_ms: int | None = None) -> Audit:
     """Read both topics as they stand now, join, compare.
 
-    `finished_ms`: per partition of `events`, up to which event time the joiner has committed to be finished; None:
-    the log alone decides, as if the joiner had read all of it. `since_ms`: judge pages appended then or later.
+    `progress`: the joiner's, per partition of `events`, asked for before; None: the log alone decides, as if the
+    joiner had read all of it. `since_ms`: judge pages appended then or later.
     Raises DataError when there's nothing to judge, LogError.
     """
     # In this order: an example that is read came of an event that is read.
@@ -126,7 +137,7 @@ def audit(log: Log, rules: AuditRules, finished_ms: Mapping[int, int] | None, si
     for record in span(log, EXAMPLES.name, from_, told_ends):
         told.take(record)
     return judge(
-        expected(events), told, rules, finished_ms, judged_ms, {"bad_events": events.bad, "future_events": events.ahead}
+        expected(events), told, rules, progress, judged_ms, {"bad_events": events.bad, "future_events": events.ahead}
     )
 
 
@@ -134,19 +145,22 @@ def judge(
     should: Expected,
     told: Told,
     rules: AuditRules,
-    finished_ms: Mapping[int, int] | None,
+    progress: Mapping[int, Progress] | None,
     judged_ms: int,
     figures: Mapping[str, int],
 ) -> Audit:
     """Compare what should be with what was told."""
     labels = should.labels.with_columns(
-        settled=_settled(should.labels, finished_ms), judged=pl.col("ingest_ms") >= judged_ms
+        settled=_settled(progress), shed=_up_to(progress, "floor_ms"), judged=pl.col("ingest_ms") >= judged_ms
     )
     said = pl.DataFrame(told.columns, schema=TOLD)
     once = said.unique("id", keep="first", maintain_order=True)
     net = once.group_by(KEY, maintain_order=True).agg(pl.all().last())
     both = labels.join(net, on=KEY, how="left", suffix="_told", maintain_order="left")
     due = both.filter(pl.col("settled") & pl.col("judged"))
+    # What was closed early can't be told from what is wrong: it is counted, and said.
+    shed = due.filter(pl.col("shed") & pl.col("label_told").ne_missing(pl.col("label")))
+    due = due.join(shed, on=KEY, how="anti", maintain_order="left")
     found = {
         "missing": due.filter(pl.col("label_told").is_null()),
         "surplus": net.join(labels, on=KEY, how="anti", maintain_order="left"),
@@ -160,7 +174,7 @@ def judge(
     result.figures = {
         "pages": should.pages, "installs": should.installs, **figures, "late": should.late,
         "repeated_pages": should.repeated, "labels": len(judged), "positives": int(judged["label"].sum()),
-        "settled": len(due), "pending": len(judged.filter(~pl.col("settled") & ~pl.col("finished"))),
+        "settled": len(due), "shed": len(shed), "pending": len(judged.filter(~pl.col("settled") & ~pl.col("finished"))),
         "behind": len(judged.filter(~pl.col("settled") & pl.col("finished"))),
         "told": len(said), "duplicates": len(said) - len(once), "bad_examples": told.bad,
         **{fault: len(rows) for fault, rows in found.items()},
@@ -170,17 +184,18 @@ def judge(
     return result
 
 
-def finished_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, int]:
-    """Up to which event time the joiner is finished, per partition, from its commits (offset, metadata).
+def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:
+    """How far the joiner is, per partition, from its commits (offset, metadata).
 
     A commit whose metadata isn't the joiner's (a tool moved the group) says nothing.
     """
-    found: dict[int, int] = {}
+    found: dict[int, Progress] = {}
     for partition, (_, metadata) in commits.items():
         try:
-            found[partition] = int(json.loads(metadata or "{}").get("finished_ms", 0))
+            said = json.loads(metadata or "{}")
+            found[partition] = Progress(int(said.get("finished_ms", 0)), int(said.get("floor_ms", 0)))
         except (ValueError, TypeError, AttributeError):
-            found[partition] = 0
+            found[partition] = Progress()
     return found
 
 
@@ -200,11 +215,14 @@ def _margin_ms(rules: AuditRules) -> int:
     return rules.life_ms + rules.lateness_ms + rules.ahead_ms
 
 
-def _settled(labels: pl.DataFrame, finished_ms: Mapping[int, int] | None) -> pl.Expr:
-    if finished_ms is None:
-        return pl.col("finished")
-    at = pl.col("partition").replace_strict(dict(finished_ms), default=0, return_dtype=pl.Int64)
-    return pl.col("time_ms") <= at
+def _settled(progress: Mapping[int, Progress] | None) -> pl.Expr:
+    return pl.col("finished") if progress is None else _up_to(progress, "finished_ms")
+
+
+def _up_to(progress: Mapping[int, Progress] | None, which: str) -> pl.Expr:
+    """Whether a page's time lies up to one of its partition's."""
+    times = {partition: getattr(one, which) for partition, one in (progress or {}).items()}
+    return pl.col("time_ms") <= pl.col("partition").replace_strict(times, default=0, return_dtype=pl.Int64)
 
 
 def _told_twice(once: pl.DataFrame) -> pl.DataFrame:

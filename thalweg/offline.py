@@ -8,6 +8,8 @@ It shares no code with the joiner (`stream/join.py`); only the rules are the sam
 * A page's labels are decided by what stands in the log before the watermark reaches its time + life.
 * An install belongs to the page that its request id names, else to the newest page (event time, then order) of
   that user with that item; in both cases with page time ≤ install time < page time + window.
+* A page that stands behind its install in the log gets it only while the watermark there is before install time +
+  `early` (life, where the spec doesn't say).
 * Repeated pages and installs count once; an install is void when a retraction of its id isn't older than it.
 """
 
@@ -46,6 +48,7 @@ class AuditRules:
     window_ms: int = 2_000
     lateness_ms: int = 0
     known_ms: int = KNOWN_MS
+    early_ms: int | None = None
     ahead_ms: int = AHEAD_MS
 
     @property
@@ -53,10 +56,17 @@ class AuditRules:
         """How long a page can still be corrected, from its event time on."""
         return self.window_ms + self.known_ms
 
+    @property
+    def waits_ms(self) -> int:
+        """How long an install waits for a page behind it in the log."""
+        return self.life_ms if self.early_ms is None else min(self.early_ms, self.life_ms)
+
 
 def audit_rules(spec: Spec) -> AuditRules:
     """The spec's rules."""
-    return AuditRules(spec.label.policy, duration_ms(spec.label.window), duration_ms(spec.label.lateness))
+    label = spec.label
+    early_ms = None if label.early is None else duration_ms(label.early)
+    return AuditRules(label.policy, duration_ms(label.window), duration_ms(label.lateness), early_ms=early_ms)
 
 
 def digest_of(page: Impression) -> int:
@@ -159,15 +169,18 @@ def _in_time(frame: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> p
 
 
 def _with_ends(pages: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> pl.DataFrame:
-    """With `end`, the first place in its partition that comes too late for the page, and how far the log has got."""
+    """With the watermark at each page, `end`, the first place that comes too late for it, and how far the log is."""
     end = np.zeros(len(pages), np.int64)
+    mark = np.zeros(len(pages), np.int64)
     last = np.zeros(len(pages), np.int64)
-    partition, time_ms = pages["partition"].to_numpy(), pages["time_ms"].to_numpy()
+    partition, seq, time_ms = (pages[name].to_numpy() for name in ("partition", "seq", "time_ms"))
     for p, marks_p in marks.items():
         mine = partition == p
         end[mine] = np.searchsorted(marks_p, time_ms[mine] + rules.life_ms, side="left")
+        mark[mine] = marks_p[seq[mine]]
         last[mine] = marks_p[-1]
     return pages.with_columns(
+        pl.Series("mark", mark, dtype=pl.Int64),
         pl.Series("end", end, dtype=pl.Int64),
         pl.Series("finished", last >= time_ms + rules.life_ms, dtype=pl.Boolean),
         pl.Series("open", last < time_ms + rules.window_ms, dtype=pl.Boolean),
@@ -193,6 +206,7 @@ def _positives(shown: pl.DataFrame, installs: pl.DataFrame, rules: AuditRules) -
             & (pl.col("time_ms") < pl.col("time_ms_page") + rules.window_ms)
             & ((pl.col("named") == "") | (pl.col("named") == pl.col("request_id")))
             & (pl.col("seq") < pl.col("end"))
+            & ((pl.col("seq_page") < pl.col("seq")) | (pl.col("time_ms") + rules.waits_ms > pl.col("mark")))
         )
         .sort("install", "time_ms_page", "seq_page", descending=[False, True, True])
         .with_columns(rival=pl.col("seq_page").cum_min().shift(1).over("install"))

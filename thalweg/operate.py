@@ -76,8 +76,8 @@ def audit(
     since_ms = ago_ms(since) if since else None
     with open_log(settings) as log:
         # Before anything is read: what the joiner was finished with by then can be read.
-        finished_ms = auditing.finished_of(group_commits(settings, auditing.GROUP, EVENTS.name))
-        found = auditing.audit(log, rules, finished_ms, since_ms)
+        progress = auditing.progress_of(group_commits(settings, auditing.GROUP, EVENTS.name))
+        found = auditing.audit(log, rules, progress, since_ms)
     printed(audit_table(found))
     for one in found.differences:
         print(f"{one.fault}: page {one.request_id}, item {one.item} at {one.position}: {one.text}")

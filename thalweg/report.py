@@ -23,6 +23,7 @@ AUDITED: Final = {
     "labels": "labels that there should be, one an item",
     "positives": "of them with an install",
     "settled": "of pages that the joiner is finished with: these are judged",
+    "shed": "not as they should be, of pages that may have been closed early because memory was full: not judged",
     "pending": "of pages that can still be corrected",
     "behind": "the joiner hasn't committed so far yet",
     "told": "labels and corrections in `examples`",

@@ -20,7 +20,7 @@ from tests.stream.join_oracle import Net, offline
 from tests.thalweg.streams import RULES, Stream, T, mixed
 from thalweg import audit as audit_module
 from thalweg import offline as offline_module
-from thalweg.audit import FAULTS, Audit, audit, finished_of, flat
+from thalweg.audit import FAULTS, Audit, Progress, audit, flat, progress_of
 from thalweg.offline import AuditRules, Events, audit_rules, expected
 from thalweg.options import SPEC
 
@@ -29,7 +29,7 @@ END = T + 1_000_000
 
 def as_audited(rules: LabelRules) -> AuditRules:
     """The same rules in the audit's words."""
-    return AuditRules(rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms)
+    return AuditRules(rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms)
 
 
 def played(
@@ -44,9 +44,9 @@ def played(
     return stream
 
 
-def of(stream: Stream, finished_ms: dict[int, int] | None = None, since_ms: int | None = None) -> Audit:
+def of(stream: Stream, progress: dict[int, Progress] | None = None, since_ms: int | None = None) -> Audit:
     """Its audit."""
-    return audit(stream.log, as_audited(stream.rules), finished_ms, since_ms)
+    return audit(stream.log, as_audited(stream.rules), progress, since_ms)
 
 
 @pytest.mark.parametrize("seed", range(80))
@@ -61,6 +61,17 @@ def test_the_offline_join_is_right(seed: int) -> None:
     net: Net = {(r, p): label for r, p, label in labels.select("request_id", "position", "label").iter_rows()}
     assert net == offline(log, rules)
     assert sum(net.values()) > 0
+
+
+@pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
+def test_installs_that_wait_only_so_long_are_right(policy: Policy) -> None:
+    """With a limit on how long an install waits for its page, joiner and audit agree too; and it makes a difference."""
+    positives = 0
+    for seed in range(12):
+        limited = of(played(seed, replace(RULES, policy=policy, early_ms=60)))
+        assert limited.differences == []
+        positives += of(played(seed, replace(RULES, policy=policy))).figures["positives"] - limited.figures["positives"]
+    assert positives != 0
 
 
 @pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
@@ -138,15 +149,15 @@ def test_what_the_joiner_is_not_finished_with_is_pending() -> None:
     stream.send(Impression("old", T, "u", ["a", "b"]))
     stream.send(Impression("new", T + 5_000, "u", ["a"]))
     partition = next(p for p, end in stream.log.ends(EVENTS.name).items() if end)
-    unread = of(stream, {0: 0, 1: 0})
+    unread = of(stream, {0: Progress(), 1: Progress()})
     assert unread.fine
     assert {name: unread.figures[name] for name in ("settled", "pending", "behind")} == {
         "settled": 0, "pending": 1, "behind": 2,
     }  # fmt: skip
-    lost = of(stream, {partition: T + 4_000})
+    lost = of(stream, {partition: Progress(T + 4_000)})
     assert lost.figures["missing"] == 2
     stream.join()
-    assert of(stream, {partition: T + 4_000}).fine
+    assert of(stream, {partition: Progress(T + 4_000)}).fine
 
 
 def test_a_retraction_counts_while_its_page_is_known() -> None:
@@ -193,6 +204,20 @@ def test_what_retention_has_taken_is_not_missing() -> None:
     assert 0 < found.figures["labels"] < 36
 
 
+def test_what_was_closed_early_is_said_and_not_judged() -> None:
+    """Up to the floor that full memory has raised, a label that isn't as it should be is counted apart."""
+    stream = Stream(now_ms=END)
+    stream.send(Impression("full", T, "u", ["a"]), Install("u", "a", T + 300, "i"))
+    stream.send(Impression("right", T, "v", ["a"]))
+    stream.tick(END)
+    stream.join(spoil=lambda said: [one for one in said if one.page.request_id != "full"])
+    partitions = stream.log.ends(EVENTS.name)
+    assert of(stream, dict.fromkeys(partitions, Progress(END))).figures["missing"] == 1
+    found = of(stream, dict.fromkeys(partitions, Progress(END, floor_ms=T)))
+    assert found.fine
+    assert (found.figures["shed"], found.figures["settled"]) == (1, 1)
+
+
 def test_without_a_page_there_is_nothing_to_judge() -> None:
     """An empty stretch is said, not called fine."""
     with pytest.raises(DataError, match="--since"):
@@ -217,7 +242,9 @@ def test_bad_events_and_those_from_the_future_count_for_nothing() -> None:
 def test_the_joiner_says_up_to_where_it_is_finished() -> None:
     """Its commits' metadata is read; a commit that a tool has moved says nothing."""
     ours = '{"watermark_ms": 5, "finished_ms": 3}'
-    assert finished_of({0: (7, ours), 1: (7, ""), 2: (7, "moved"), 3: (1, "[1]")}) == {0: 3, 1: 0, 2: 0, 3: 0}
+    assert progress_of({0: (7, ours), 1: (7, ""), 2: (7, "moved"), 3: (1, "[1]")}) == {
+        0: Progress(3), 1: Progress(), 2: Progress(), 3: Progress(),
+    }  # fmt: skip
 
 
 def test_the_rules_are_the_joiners() -> None:
@@ -244,5 +271,5 @@ def test_the_audit_is_independent() -> None:
 def test_the_report_is_flat() -> None:
     """One JSON object of figures, with the rules they were judged by."""
     report = flat(of(played(1)))
-    assert all(isinstance(value, int | str) for value in report.values())
+    assert all(value is None or isinstance(value, int | str) for value in report.values())
     assert {"missing", "wrong", "surplus", "rule_policy", "pending", "duplicates"} <= set(report)
