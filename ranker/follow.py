@@ -179,11 +179,9 @@ class Follower:
             return False
         if served is not None and head.version < served.version.number and not self._pinned:
             if head != self._older:
-                log.warning(
-                    "the head went back from version %d to %d; the newer one serves on",
-                    served.version.number,
-                    head.version,
-                )
+                number = served.version.number
+                self.refused = f"the head went back from version {number} to {head.version}; the newer one serves on"
+                log.warning(self.refused)
                 self._older = head
             return False
         return head != self._refused_head or time.monotonic() - self._refused_s >= TRY_AGAIN_S

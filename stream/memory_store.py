@@ -4,12 +4,13 @@ import threading
 import time
 from collections.abc import Mapping
 
-from stream.errors import StoreUnavailable
+from stream.errors import BadSnapshot, StoreUnavailable
 from stream.snapshot import (
     BLOB_BYTES_MAX,
     Head,
     Manifest,
     check_move,
+    check_name,
     decode_manifest,
     digest_of,
     encode_manifest,
@@ -66,6 +67,8 @@ class MemoryStore:
             blob = self._blobs.get(digest)
         if blob is None:
             raise missing_blob(digest, self.model)
+        if digest_of(blob) != digest:
+            raise BadSnapshot(f"blob {digest} of {self.model} holds other bytes: the learner must publish a full base")
         return blob
 
     def publish(self, manifest: Manifest) -> None:
@@ -96,7 +99,9 @@ class MemoryStore:
             raw = self._manifests.get(version)
         if raw is None:
             raise missing_version(version, self.model)
-        return decode_manifest(raw)
+        manifest = decode_manifest(raw)
+        check_name(manifest, self.model, version)
+        return manifest
 
     def versions(self) -> list[int]:
         """See SnapshotStore."""

@@ -33,6 +33,7 @@ from stream.snapshot import (
     Head,
     Manifest,
     check_move,
+    check_name,
     decode_manifest,
     digest_of,
     encode_manifest,
@@ -214,8 +215,7 @@ class RedisStore:
         if not raw:
             raise missing_version(version, self.model)
         manifest = decode_manifest(raw)
-        if (manifest.model, manifest.version) != (self.model, version):
-            raise BadSnapshot(f"version {version} of {self.model} is in truth {manifest.version} of {manifest.model}")
+        check_name(manifest, self.model, version)
         return manifest
 
     def versions(self) -> list[int]:

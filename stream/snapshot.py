@@ -219,6 +219,12 @@ def check_move(manifest: Manifest, head: Head | None, taken: int, versions: Iter
         )
 
 
+def check_name(manifest: Manifest, model: str, version: int) -> None:
+    """Raises BadSnapshot when a manifest that was asked for by this name is another's."""
+    if (manifest.model, manifest.version) != (model, version):
+        raise BadSnapshot(f"version {version} of {model} is in truth {manifest.version} of {manifest.model}")
+
+
 def missing_blob(digest: str, model: str) -> BadSnapshot:
     """The error for a blob that a store doesn't have."""
     return BadSnapshot(
@@ -292,7 +298,7 @@ def unpack(raw: bytes) -> dict[str, Array]:
     try:
         content = msgpack.unpackb(raw, ext_hook=_unpack_array, object_pairs_hook=_only_arrays, **limits)
     except (ValueError, TypeError, msgpack.UnpackException) as bad:
-        raise BadSnapshot(f"a content can't be unpacked: {bad!r}") from None
+        raise BadSnapshot(f"a content can't be unpacked: {type(bad).__name__}: {str(bad)[:200]}") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise BadSnapshot("a content must be a map of arrays by name")
     return {name: _finite(name, array) for name, array in content.items()}
