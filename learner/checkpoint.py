@@ -18,6 +18,7 @@ import structlog
 
 from learner.deep import Deep
 from learner.ftrl import WIDTH as WIDE_WIDTH
+from learner.ftrl import Ftrl
 from learner.model import Model
 from learner.seen import Seen
 from stream.errors import CheckpointError
@@ -58,8 +59,9 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     """Copy the model's state as it is now."""
     progress, seen = model.progress, model.seen
     arrays: Arrays = {
-        "wide": model.wide.table.rows(),
+        **_wide_arrays(model.wide),
         "statistics": model.statistics.table.rows(),
+        "statistics_sweep": model.statistics.sweep.state(),
         **progress.arrays(),
         "young": seen.young.rows()[:, 0],
         "old": seen.old.rows()[:, 0],
@@ -77,6 +79,20 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         model.warm_starts, model.warm_at, list(progress.names[1:]), token, version,
     )  # fmt: skip
     return Checkpoint(meta, arrays)
+
+
+def _wide_arrays(wide: Ftrl) -> Arrays:
+    """Rows, with their last sightings beside them if these are noted; what admission and sweep remember."""
+    rows, seen, admission = wide.table.rows(), wide.table.stamps(), wide.admission
+    if len(wide.table.seen):
+        rows = np.column_stack([rows, seen.astype(np.uint64)])
+    return {
+        "wide": rows,
+        "wide_sweep": wide.sweep.state(),
+        "admission_young": admission.young.copy(),
+        "admission_old": admission.old.copy(),
+        "admission_added": admission.added.copy(),
+    }
 
 
 def _deep_arrays(deep: Deep) -> Arrays:
@@ -116,7 +132,8 @@ def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.examples, model.duplicates = meta.examples, meta.duplicates
     model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
     model.warm_starts, model.warm_at = meta.warm_starts, meta.warm_at
-    model.wide.table = _table(WIDE_WIDTH, arrays["wide"])
+    _fill_wide(model.wide, arrays)
+    model.statistics.sweep.restore(arrays["statistics_sweep"])
     model.statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
     model.progress.fill(arrays, meta.slices)
     model.seen = Seen(arrays["young"], arrays["old"])
@@ -130,6 +147,15 @@ def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
         model.drift.update(loss)
     if model.deep:
         _fill_deep(model.deep, arrays)
+
+
+def _fill_wide(wide: Ftrl, arrays: Arrays) -> None:
+    rows = arrays["wide"]
+    wide.table = _table(WIDE_WIDTH, rows[:, :WIDE_WIDTH])
+    if rows.shape[1] > WIDE_WIDTH:
+        wide.table.stamp(rows[:, 0].copy(), rows[:, WIDE_WIDTH].astype(np.uint32))
+    wide.sweep.restore(arrays["wide_sweep"])
+    wide.admission.restore(arrays["admission_young"], arrays["admission_old"], arrays["admission_added"])
 
 
 def _fill_deep(deep: Deep, arrays: Arrays) -> None:

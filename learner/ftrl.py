@@ -7,24 +7,30 @@ A coordinate is one 16-byte row of a Table: key; z and n as float32. Its weight 
     σ = (√(n + g²) − √n)/α;  z += g − σ w;  n += g²
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from stream.encoder import WideKeys
+from learner.admission import U8, Admission, sightings
+from stream.encoder import I64, WideKeys
+from stream.expiry import Sweep
 from stream.features import F32
-from stream.table import AHEAD, U64, Table, fetch, home, kernel, place, touch
+from stream.prefetch import prefetch
+from stream.spec import Spec, duration_ms
+from stream.table import AHEAD, CHANGED, U32, U64, Table, fetch, find, home, kernel, place, touch
 
 WIDTH: Final = 2  # key; z, n
 LANES: Final = 16  # float32 numbers that a processor works on at once
 BLOCK: Final = 8  # examples whose rows are located at once: they stay in the nearest cache
+STAMPED: Final = 0.5  # share of the bound from which on it's noted when a key was last seen
 TINY: Final = np.float32(1e-30)  # keeps 0/0 from being NaN, and changes nothing else
 
 
 @dataclass(frozen=True)
 class FtrlRates:
-    """`alphas` float32 [crosses], by 1 + the low byte of a key; the rest as in Vowpal Wabbit and River."""
+    """`alphas` float32 [crosses], by the low byte of a key − 1; the rest as in Vowpal Wabbit and River."""
 
     alphas: F32
     beta: float
@@ -32,12 +38,32 @@ class FtrlRates:
     l2: float
 
 
+@dataclass(frozen=True)
+class Lives:
+    """Which keys there are: `admits` uint8 and `lives_s` uint32 [crosses] (0: for ever), as `alphas`; and how many."""
+
+    admits: U8
+    lives_s: U32
+    keys_max: int
+
+
+FOR_EVER: Final = Lives(np.zeros(0, np.uint8), np.zeros(0, np.uint32), 1 << 62)
+
+
 class FtrlState(NamedTuple):
-    """What `learn_examples` works on: a table with room for the record's keys, and the rates."""
+    """What `learn_examples` works on: a table with room for the record's keys, rates, and who is let in and goes."""
 
     slots: U64
     fresh: U64
-    counts: Any
+    counts: I64
+    seen: U32
+    now_s: int
+    lives_s: U32
+    tally: I64
+    admits: U8
+    young: U8
+    old: U8
+    added: I64
     inverse_alphas: F32
     beta: np.float32
     l1: np.float32
@@ -47,19 +73,35 @@ class FtrlState(NamedTuple):
 class Ftrl:
     """Wide weights that learn example by example."""
 
-    def __init__(self, rates: FtrlRates, table: Table | None = None) -> None:
+    def __init__(self, rates: FtrlRates, table: Table | None = None, lives: Lives = FOR_EVER) -> None:
         self.table = table or Table(WIDTH)
+        self.sweep = Sweep(lives.keys_max, lives.lives_s)
+        self.admission = Admission(lives.admits, lives.keys_max)
         inverse = (1.0 / rates.alphas.astype(np.float64)).astype(np.float32)
         self._rates = inverse, np.float32(rates.beta), np.float32(rates.l1), np.float32(rates.l2)
 
+    @classmethod
+    def of(cls, spec: Spec, alphas: F32) -> "Ftrl":
+        """The wide part of a spec, `alphas` as its encoder has them; the bias is let in at once and stays."""
+        wide, crosses = spec.wide, spec.crosses() if "wide" in spec.parts else []
+        admits = np.array([*(c.admit or wide.admit for c in crosses), 1], np.uint8)
+        lives = [c.expire or wide.expire for c in crosses]
+        lives_s = np.array([*(math.ceil(duration_ms(life) / 1_000) if life else 0 for life in lives), 0], np.uint32)
+        return cls(FtrlRates(alphas, wide.beta, wide.l1, wide.l2), lives=Lives(admits, lives_s, wide.max_keys))
+
     def prepare(self, keys: WideKeys, time_ms: int) -> FtrlState:
-        """Once a record, before `learn_examples`: room for its keys. `time_ms`: event time.
+        """Once a record, before `learn_examples`: room for its keys; some of the others go. `time_ms`: event time.
 
         What it returns is opaque, and holds until the next `prepare`.
         """
-        table = self.table
+        table, sweep, admission = self.table, self.sweep, self.admission
+        if len(sweep.lives_s) or len(table) > STAMPED * sweep.keys_max:
+            table.stamp()
+        sweep.step(table, len(keys.keys), time_ms)
+        admission.turn()
         table.reserve_for(keys.keys)
-        return FtrlState(table.slots, table.fresh, table.counts, *self._rates)
+        return FtrlState(table.slots, table.fresh, table.counts, table.seen, sweep.now_s, sweep.lives_s, sweep.tally,
+                         admission.admits, admission.young, admission.old, admission.added, *self._rates)  # fmt: skip
 
     def predict_then_learn(
         self,
@@ -96,7 +138,7 @@ def _weights(rows: Any, inverse_alphas: Any, beta: Any, l1: Any, l2: Any) -> Any
     buffers = np.zeros((5, padded), np.float32)
     for r in range(count):
         buffers[0, r], buffers[1, r] = zn[r, 2], zn[r, 3]
-        buffers[2, r] = inverse_alphas[np.int64(rows[r, 0] & np.uint64(255)) - 1]
+        buffers[2, r] = inverse_alphas[_cross(rows[r, 0])]
     _weigh(buffers[0], buffers[1], buffers[2], buffers[3], buffers[4], padded, beta, l1, l2)
     return buffers[4, :count].copy()
 
@@ -155,7 +197,7 @@ def learn_examples(state: Any, keys: Any, offsets: Any, first: Any, last: Any, d
             for j in range(count):
                 row = rows[start + j]
                 z[j], n[j] = zn[row, 2], abs(zn[row, 3])
-                inverse[j] = inverse_alphas[np.int64(slots[row, 0] & np.uint64(255)) - 1]
+                inverse[j] = inverse_alphas[_cross(slots[row, 0])]
             padded = (count + LANES - 1) // LANES * LANES
             for j in range(count, padded):
                 z[j] = 0.0
@@ -179,17 +221,43 @@ def learn_examples(state: Any, keys: Any, offsets: Any, first: Any, last: Any, d
 @kernel
 def _locate(state: Any, keys: Any, offsets: Any, first: Any, last: Any, rows: Any, ends: Any) -> None:
     """The rows of some examples' keys; example first + i has rows[ends[i]:ends[i+1]]."""
-    slots, fresh, counts = state.slots, state.fresh, state.counts
+    slots, fresh, counts, seen = state.slots, state.fresh, state.counts, state.seen
+    admits, lives_s, tally = state.admits, state.lives_s, state.tally
+    young, old, added = state.young, state.old, state.added
     at, stop = 0, offsets[last]
     ends[0] = 0
     for i in range(offsets[first], min(offsets[first] + AHEAD, stop)):
-        fetch(slots, home(slots, keys[i]))
+        _ask(slots, seen, keys[i])
     for b in range(first, last):
         for i in range(offsets[b], offsets[b + 1]):
             if i + AHEAD < stop:
-                fetch(slots, home(slots, keys[i + AHEAD]))
-            row = place(slots, keys[i], counts)
+                _ask(slots, seen, keys[i + AHEAD])
+            key = keys[i]
+            few = np.int64(admits[_cross(key)]) if admits.shape[0] else 1
+            if few > 1 and find(slots, key) < 0 and sightings(key, young, old, added) < few:
+                continue
+            row = place(slots, key, counts)
             touch(slots, row, fresh, counts)
+            if seen.shape[0]:
+                if lives_s.shape[0] and 0 < lives_s[_cross(key)] < state.now_s - np.int64(seen[row]) and seen[row] > 0:
+                    slots[row, 1] &= CHANGED  # it begins anew
+                    tally[0] += 1
+                seen[row] = state.now_s
             rows[at] = row
             at += 1
         ends[b - first + 1] = at
+
+
+@kernel
+def _ask(slots: Any, seen: Any, key: Any) -> None:
+    """Ask for the memory of a key."""
+    row = home(slots, key)
+    fetch(slots, row)
+    if seen.shape[0]:
+        prefetch(np.uintp(seen.ctypes.data) + np.uintp(row) * np.uintp(4))
+
+
+@kernel
+def _cross(key: Any) -> Any:
+    """The index of a key's cross."""
+    return np.int64(key & np.uint64(255)) - 1

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from river.drift import ADWIN
 
 from learner.deep import FIRST_FREEZE, Deep
-from learner.ftrl import Ftrl, FtrlRates
+from learner.ftrl import Ftrl
 from learner.progress import Progress
 from learner.retrain import Window, warm_start
 from learner.seen import Seen
@@ -105,7 +105,7 @@ class Model:
         self.layout = Layout(spec)
         self.encoder = Encoder(spec, self.layout)
         self.statistics = Statistics(StatisticsProgram(spec, self.layout))
-        self.wide = Ftrl(FtrlRates(self.encoder.alphas, spec.wide.beta, spec.wide.l1, spec.wide.l2))
+        self.wide = Ftrl.of(spec, self.encoder.alphas)
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
         self.deep = Deep(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
         self.slices = Slices(spec, self.layout)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from stream.encoder import I64, KEYS_MAX, Batch, Product, count_product, fill_product
 from stream.events import LATE_POSITIVE, RETRACTION
+from stream.expiry import Sweep
 from stream.features import Layout, locate, seed_of
 from stream.spec import Spec, duration_ms
 from stream.table import CHANGED, U64, Table, find, kernel, place, touch
@@ -45,6 +46,7 @@ class StatisticsProgram:
         self.half_lives = np.array([duration_ms(s.half_life) if s.half_life else 0 for s in stats.values()], np.float64)
         self.neighbours = np.array([s.neighbours for s in stats.values()], np.int64)
         self.base_key = np.uint64(seed_of("statistic of everything"))
+        self.rows_max = spec.max_statistics
 
     def fill(self, words: U64, time_ms: int, slots: U64, overlay: U64 = NO_TABLE) -> None:
         """Write the page's statistics and base rate, as of `time_ms`. `overlay` rows hide those of `slots`.
@@ -63,13 +65,14 @@ class Statistics:
     def __init__(self, program: StatisticsProgram, table: Table | None = None) -> None:
         self.program = program
         self.table = table or Table(WIDTH)
+        self.sweep = Sweep(program.rows_max)
 
     def fill(self, words: U64, time_ms: int) -> None:
         """Write the page's statistics as of `time_ms` into its words."""
         self.program.fill(words, time_ms, self.table.old, self.table.slots)
 
     def learn(self, batch: Batch, labels: F64, weights: F64, reasons: I64, time_ms: F64) -> None:
-        """Move the statistics by these examples, in order.
+        """Move the statistics by these examples, in order. Over the spec's bound rows go that moved longest ago.
 
         `labels`, `weights`, `time_ms` (of the page): float64 [B]; `reasons`: int64 [B].
         """
@@ -81,6 +84,7 @@ class Statistics:
         _fill_keys(batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides,
                    p.places, p.salts, offsets, keys)  # fmt: skip
         keys[-1] = program.base_key
+        self.sweep.step(table, len(keys), 0)
         table.reserve_for(keys)
         _learn(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
                labels, weights, reasons, time_ms, program.sizes, program.kinds, program.half_lives, offsets, keys,
@@ -145,7 +149,7 @@ def _strongest(values: Any, count: Any, most: Any) -> Any:
     if count == 0:
         return 0.0
     if count > most:
-        order = np.argsort(-np.abs(values[:count]))
+        order = np.argsort(-np.abs(values[:count]), kind="mergesort")  # among equals the first
         total = 0.0
         for i in range(most):
             total += values[order[i]]

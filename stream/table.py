@@ -271,11 +271,19 @@ class Table:
     def __len__(self) -> int:
         return int(self.counts[KEYS])
 
-    def stamp(self) -> None:
-        """From now on each row has a number in `seen`; 0 so far."""
+    def stamp(self, keys: U64 | None = None, stamps: U32 | None = None) -> None:
+        """From now on each row has a number in `seen`: 0, but `stamps` for these keys, which are there."""
         if not len(self.seen):
             self.finish()
             self.seen = np.zeros(len(self.slots), np.uint32)
+        if keys is not None and stamps is not None:
+            self.seen[find_many(self.slots, keys)] = stamps
+
+    def stamps(self) -> U32:
+        """Of all rows, in the order of `rows`; empty when they have none."""
+        self.finish()
+        stamps: U32 = self.seen[self.slots[:, 0] != 0] if len(self.seen) else self.seen
+        return stamps
 
     def reserve(self, extra: int) -> None:
         """Make room for so many new keys, with all rows in `slots`: kernels never grow a table."""

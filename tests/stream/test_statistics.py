@@ -92,7 +92,7 @@ class Slow:
                     case _:
                         each.append(s / (n + stat.prior))
             if stat.kind == "affinity" and keys:
-                strongest = sorted(each, key=abs)[-stat.neighbours :]
+                strongest = sorted(each, key=lambda value: -abs(value))[: stat.neighbours]
                 values[name] = sum(strongest) / math.sqrt(len(strongest))
             else:
                 values[name] = sum(each) / len(each) if each else math.nan
