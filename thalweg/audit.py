@@ -17,7 +17,8 @@ from stream.errors import DataError
 from stream.events import LATE_POSITIVE, REASONS, RETRACTION, WINDOW_CLOSED, decode_examples
 from stream.log import START, Log, Record
 from stream.topics import EVENTS, EXAMPLES
-from thalweg.offline import AuditRules, Events, Expected, digest_of, expected
+from thalweg.offline import Events, Expected, digest_of, expected
+from thalweg.rules import AuditRules
 from thalweg.span import span
 
 GROUP: Final = "joiner"

@@ -79,15 +79,19 @@ class Sent:
     before: int = 0  # sent by an earlier replay
 
 
-def letters_of(log: Log, topic: str) -> list[Letter]:
-    """All letters of what came from `topic`, oldest first, each once. Raises LogError, DataError for no such topic."""
+def letters_of(log: Log, topic: str, since_ms: int = 0) -> list[Letter]:
+    """All letters of what came from `topic`, written at `since_ms` or later, oldest first, each once.
+
+    Raises LogError, DataError for a topic without dead letters.
+    """
     if topic not in DEAD_LETTERS:
         raise DataError(f"{topic!r} has no dead letters; topics that have: {', '.join(DEAD_LETTERS)}")
     name = DEAD_LETTERS[topic].name
     ends = log.ends(name)
     found: dict[tuple[int, int, int], Letter] = {}
     replayed: dict[tuple[int, int, int], int] = {}
-    for record in span(log, name, dict.fromkeys(ends, START), ends):
+    begin = log.offsets_at(name, since_ms) if since_ms else dict.fromkeys(ends, START)
+    for record in span(log, name, begin, ends):
         try:
             held = decode_entity(record.value or b"", DeadLetter)
         except BadEvent:

@@ -24,10 +24,8 @@ import xxhash
 
 from stream.events import Impression, Install, SourceEvent, decode_events, encode
 from stream.log import Record
-from stream.spec import Policy, Spec, duration_ms
+from thalweg.rules import AuditRules
 
-KNOWN_MS: Final = 2_000
-AHEAD_MS: Final = 60_000
 NEVER: Final = 2**62
 
 PAGE: Final = pl.Schema({
@@ -38,35 +36,6 @@ INSTALL: Final = pl.Schema({
     "partition": pl.Int32(), "seq": pl.Int64(), "time_ms": pl.Int64(), "user": pl.String(), "item": pl.String(),
     "install_id": pl.String(), "named": pl.String(), "retracted": pl.Boolean(),
 })  # fmt: skip
-
-
-@dataclass(frozen=True)
-class AuditRules:
-    """The rules of the join, as the audit reads them from the spec; event time in ms."""
-
-    policy: Policy = "eager"
-    window_ms: int = 2_000
-    lateness_ms: int = 0
-    known_ms: int = KNOWN_MS
-    early_ms: int | None = None
-    ahead_ms: int = AHEAD_MS
-
-    @property
-    def life_ms(self) -> int:
-        """How long a page can still be corrected, from its event time on."""
-        return self.window_ms + self.known_ms
-
-    @property
-    def waits_ms(self) -> int:
-        """How long an install waits for a page behind it in the log."""
-        return self.life_ms if self.early_ms is None else min(self.early_ms, self.life_ms)
-
-
-def audit_rules(spec: Spec) -> AuditRules:
-    """The spec's rules."""
-    label = spec.label
-    early_ms = None if label.early is None else duration_ms(label.early)
-    return AuditRules(label.policy, duration_ms(label.window), duration_ms(label.lateness), early_ms=early_ms)
 
 
 def digest_of(page: Impression) -> int:

@@ -1,14 +1,14 @@
 """Commands for operators: was the join right, what became of a page, what was not taken in, what Redis has lost."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stream.errors import DataError, SettingsError
-from thalweg.options import SPEC, JsonFile, SpecFile, kept_settings, read_spec, write_json
+from thalweg.options import SPEC, JsonFile, SpecFile, kept_settings, read_spec, say, write_json
 
 if TYPE_CHECKING:
     from stream.kafka_log import KafkaLog
@@ -67,8 +67,8 @@ def audit(
     from stream.kafka_admin import group_commits
     from stream.topics import EVENTS
     from thalweg import audit as auditing
-    from thalweg.offline import audit_rules
     from thalweg.report import audit_table
+    from thalweg.rules import audit_rules
     from thalweg.show import printed
 
     settings = kept_settings()
@@ -85,6 +85,44 @@ def audit(
     write_json(json_file, auditing.flat(found))
     if not found.fine:
         raise typer.Exit(1)
+
+
+@operate.command()
+def trace(
+    request: Annotated[str, typer.Argument(help="The page's request id.")],
+    spec: SpecFile = SPEC,
+    since: Annotated[str, typer.Option(help="How far back to look: 90s, 30m, 6h, 7d.")] = "1d",
+    user: Annotated[str, typer.Option(help="Whose page it is: then only one partition is read.")] = "",
+    json_file: JsonFile = None,
+) -> None:
+    """A page's life: where it stands in the log, its installs, the labels told and why, the version that has them.
+
+    Each line has its place (topic partition:offset), its time of append, and how long after the page that was. An
+    install without a line of a positive example tells why it isn't this page's. What is newest is searched first, so
+    a page of the last minute is found at once. Without Redis the versions are left out.
+    """
+    from stream.clock import now_ms
+    from stream.errors import SnapshotError
+    from thalweg import trace as tracing
+    from thalweg.options import open_store
+    from thalweg.report import life_table
+    from thalweg.rules import audit_rules
+    from thalweg.show import printed
+
+    settings = kept_settings()
+    rules, since_ms = audit_rules(read_spec(spec)), ago_ms(since)
+    with ExitStack() as opened:
+        log = opened.enter_context(open_log(settings))
+        store = opened.enter_context(open_store(settings, spec)) if settings.redis else None
+        try:
+            life = tracing.trace(log, rules, request, now_ms=now_ms(), since_ms=since_ms, user=user, store=store)
+        except SnapshotError as bad:
+            say(f"versions are left out: {bad}")
+            life = tracing.trace(log, rules, request, now_ms=now_ms(), since_ms=since_ms, user=user)
+    printed(life_table(life))
+    write_json(json_file, tracing.flat(life))
+    if life.page is None:
+        raise DataError(f"page {request} isn't in `events`: only dead letters tell of it")
 
 
 @dlq_app.command("ls")

@@ -12,6 +12,7 @@ from thalweg.letters import Letter, decoded, hex_lines
 
 if TYPE_CHECKING:
     from thalweg.audit import Audit
+    from thalweg.trace import Life
 
 AUDITED: Final = {
     "pages": "pages in that stretch of `events`",
@@ -88,6 +89,15 @@ def letter_lines(letter: Letter) -> Iterator[str]:
     if rest:
         yield f"then {len(rest)} bytes that can't be read:" if values else "nothing of it can be read:"
         yield from (f"  {line}" for line in hex_lines(rest))
+
+
+def life_table(life: "Life") -> Table:
+    """A page's life, a step a row."""
+    table = Table("what", "where", "when", "after", "", title=f"page {life.request_id}", title_justify="left")
+    for step in life.steps:
+        after = f"{step.time_ms - life.appended_ms:+,} ms" if life.page is not None and step.what != "page" else ""
+        table.add_row(step.what, step.where, at(step.time_ms), after, escape(step.says))
+    return table
 
 
 def _json(value: object) -> str:

@@ -1,6 +1,6 @@
 """A stretch of a topic, read once from beginning to end: what commands that look back share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Final
 
 from stream.errors import LogGap
@@ -10,7 +10,7 @@ POLL_S: Final = 0.2
 RECORDS_MAX: Final = 2_000
 
 
-def span(log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[Record]:
+def span(log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int]) -> Generator[Record, None, None]:
     """Records in offset order per partition, from `begin` (START: the oldest) to `ends`, exclusive.
 
     What retention takes away while it is read is left out.

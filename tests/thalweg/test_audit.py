@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream.app import ShellRules
 from stream.errors import DataError
 from stream.events import Examples, Impression, Install, SourceEvent, Tick, encode_record, example_id
 from stream.join import LabelRules, label_rules
@@ -16,13 +15,16 @@ from stream.log import Record
 from stream.spec import Policy, Spec, duration_ms
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
+from stream.app import ShellRules
 from tests.stream.join_oracle import Net, offline
 from tests.thalweg.streams import RULES, Stream, T, mixed
 from thalweg import audit as audit_module
 from thalweg import offline as offline_module
+from thalweg import rules as rules_module
 from thalweg.audit import FAULTS, Audit, Progress, audit, flat, progress_of
-from thalweg.offline import AuditRules, Events, audit_rules, expected
+from thalweg.offline import Events, expected
 from thalweg.options import SPEC
+from thalweg.rules import AuditRules, audit_rules
 
 END = T + 1_000_000
 
@@ -257,7 +259,7 @@ def test_the_rules_are_the_joiners() -> None:
 
 def test_the_audit_is_independent() -> None:
     """Neither the audit nor its offline join imports anything of the joiner."""
-    for module in (audit_module, offline_module):
+    for module in (audit_module, offline_module, rules_module):
         tree = ast.parse(Path(str(module.__file__)).read_text())
         named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

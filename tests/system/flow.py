@@ -1,0 +1,223 @@
+"""Pages and installs in real time, some of them bad, late, repeated or taken back; and joiners to be hurt meanwhile."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from producers.clock import Clock
+from producers.outbox import Outbox
+from stream.errors import LogUnavailable
+from stream.events import Impression, Install, Tick, encode, encode_record
+from stream.kafka_admin import apply_topics, group_commits, plan_topics
+from stream.kafka_log import KafkaLog
+from stream.log import partition_of
+from stream.settings import Settings
+from stream.spec_file import load_spec
+from stream.topics import EVENTS, EXAMPLES
+from tests.system.house import until
+from thalweg.audit import GROUP, Audit, audit, progress_of
+from thalweg.rules import audit_rules
+from thalweg.stack import Stack
+from thalweg.status import Service
+
+SPEC: Final = """
+name = "faults"
+parts = ["wide"]
+[user]
+id = "category"
+[item]
+id = "category"
+[wide]
+features = ["item.id"]
+[label]
+policy = "{policy}"
+window = "400ms"
+lateness = "{lateness}"
+"""
+PARTITIONS: Final = 4
+POISON: Final = 0.01  # of all records
+
+
+class Joiners:
+    """Workers of one joiner group, on topics of their own; the flow that keeps them busy; the audit at its end."""
+
+    def __init__(
+        self, nest: "subprocess.Popen[str]", stack: Stack, prefix: str, home: Path,
+        *, policy: str = "eager", lateness: str = "50ms",
+    ) -> None:  # fmt: skip
+        self.home = home
+        self.spec_file = home / "spec.toml"
+        self.spec_file.write_text(SPEC.format(policy=policy, lateness=lateness))
+        self.spec = load_spec(self.spec_file)
+        self.settings = Settings(
+            kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=home, partitions=PARTITIONS
+        )
+        self.pids: dict[str, int] = {}
+        self._nest = nest
+        apply_topics(self.settings, plan_topics(self.settings))
+        self.log = KafkaLog(self.settings, linger_ms=2)
+
+    def start(self, worker: str) -> None:
+        """`thalweg run joiner` under this worker's name."""
+        told = {name: str(getattr(self.settings, name)) for name in ("kafka", "redis", "topic_prefix", "local")}
+        order = {
+            "environment": {f"THALWEG_{name.upper()}": value for name, value in (told | {"worker": worker}).items()},
+            "arguments": ["run", "joiner", "--spec", str(self.spec_file)],
+            "log": str(self.home / f"joiner-{worker}.log"),
+        }
+        assert self._nest.stdin is not None
+        assert self._nest.stdout is not None
+        print(json.dumps(order), file=self._nest.stdin, flush=True)
+        self.pids[worker] = int(self._nest.stdout.readline())
+
+    def kill(self, worker: str, number: int = signal.SIGKILL) -> None:
+        """kill -9, or kinder; returns when the process is gone."""
+        pid = self.pids.pop(worker)
+        os.kill(pid, number)
+        until(lambda: not alive(pid), f"joiner {worker} to be gone", 30.0)
+
+    def end(self) -> None:
+        """All of them."""
+        for worker in list(self.pids):
+            self.kill(worker)
+        self.log.close()
+
+    def at_work(self, worker: str) -> int:
+        """How many partitions it works on. Fails when its process has ended."""
+        pid = self.pids[worker]
+        assert alive(pid), (self.home / f"joiner-{worker}.log").read_text()[-3000:]
+        service = Service.read(self.settings.local / "run" / f"joiner-{worker}.json")
+        if service is None or service.pid != pid:
+            return 0
+        status, says = service.get("/readyz")
+        return int(says.split()[0]) if status == 200 and says.split()[0].isdigit() else 0
+
+    def told(self) -> int:
+        """How many records of examples there are; −1 while no broker answers."""
+        try:
+            return sum(self.log.ends(EXAMPLES.name).values())
+        except LogUnavailable:
+            return -1
+
+    def finish(self, flow: "Flow") -> Audit:
+        """End the flow, let event time go on until every page is finished, and audit."""
+        flow.stop()
+        rules = audit_rules(self.spec)
+        last_ms = int(time.time() * 1000) + 500
+        tick = encode_record([Tick(last_ms + rules.life_ms + rules.lateness_ms)])
+        for p in range(PARTITIONS):
+            self.log.send(EVENTS.name, p, tick)
+        self.log.flush()
+
+        def finished() -> bool:
+            assert all(alive(pid) for pid in self.pids.values()), f"a joiner has ended by itself; see {self.home}"
+            commits = progress_of(group_commits(self.settings, GROUP, EVENTS.name))
+            return len(commits) == PARTITIONS and all(at.finished_ms >= last_ms for at in commits.values())
+
+        until(finished, f"all pages to be finished; see {self.home}", 60.0)
+        return audit(self.log, rules, progress_of(group_commits(self.settings, GROUP, EVENTS.name)))
+
+
+class Flow:
+    """Sends at an even pace in a thread of its own, from a seed, until it is stopped."""
+
+    def __init__(self, settings: Settings, seed: int, groups_a_s: float) -> None:
+        self.sent = 0
+        self.pages = 0
+        self.poison = 0
+        self._random = random.Random(seed)
+        self._rate = groups_a_s
+        self._later: list[Install] = []
+        self._ending = threading.Event()
+        self._log = KafkaLog(settings, linger_ms=2)
+        self._outbox = Outbox(self._log, Clock(), 0.02, print, lambda: False)
+        self._thread = threading.Thread(target=self._run, name="flow", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still sends."""
+        return self._thread.is_alive() and not self._ending.is_set()
+
+    def stop(self) -> None:
+        """Send what is left, and wait until the log has all of it."""
+        self._ending.set()
+        self._thread.join(90.0)
+        assert not self._thread.is_alive(), "the flow could not be ended"
+        self._log.close()
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        while not self._ending.is_set():
+            for event in self._group():
+                self._outbox.gather(partition_of(event.user, PARTITIONS), encode(event))
+            if self._random.random() < POISON:
+                self.poison += 1
+                self._outbox.send(EVENTS.name, self._random.randrange(PARTITIONS), b"\xc1 poison %d" % self.poison)
+            self._outbox.send_due()
+            self.sent += 1
+            time.sleep(max(0.0, self.sent / self._rate - (time.monotonic() - started)))
+            if self.sent / self._rate < time.monotonic() - started - 1.0:  # it was held up: don't catch up in a burst
+                started = time.monotonic() - self.sent / self._rate
+        for install in self._later:
+            self._outbox.gather(partition_of(install.user, PARTITIONS), encode(install))
+        self._outbox.settle()
+
+    def _group(self) -> Sequence[Impression | Install]:
+        """A page, now and then with its installs before it, and what is left of older ones."""
+        rng = self._random
+        now = int(time.time() * 1000)
+        user = f"u{rng.randrange(300)}"
+        page = Impression(f"r{self.pages}", now - rng.randrange(60), user, rng.sample("abcdefgh", 4))
+        self.pages += 1
+        group: list[Impression | Install] = [page]
+        if rng.random() < 0.4:
+            named = rng.choice(["", page.request_id])
+            install = Install(user, rng.choice(page.items), page.time_ms + rng.randrange(350), f"i{self.pages}", named)
+            if rng.random() < 0.2:
+                group.insert(0, install)
+            else:
+                self._later.append(install)
+            if rng.random() < 0.2:
+                self._later.append(Install(user, install.item, install.time_ms + 5, install.install_id, retracted=True))
+        if rng.random() < 0.05:
+            group.append(page)
+        while self._later and rng.random() < 0.4:
+            group.append(self._later.pop(rng.randrange(len(self._later))))
+        return group
+
+
+def alive(pid: int) -> bool:
+    """Is there such a process?"""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def nesting() -> "Iterator[subprocess.Popen[str]]":
+    """The process whose children the joiners are."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
+    script = Path(__file__).with_name("nest.py")
+    command = [sys.executable, str(script)]
+    environment["PYTHONPATH"] = str(script.parents[2])
+    nest = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert nest.stdout is not None
+        assert nest.stdout.readline() == "ready\n"
+        yield nest
+    finally:
+        assert nest.stdin is not None
+        nest.stdin.close()  # it ends its children, and itself
+        nest.wait(20)

@@ -1,0 +1,201 @@
+"""The joiner under faults on real Kafka: killed, multiplied, without its broker, without Redis. The audit judges.
+
+Each story has a seed, from which come the events and the moments of the faults. One that fails prints the command
+that runs it again; THALWEG_SOAK=1 (`make soak`) makes the stories longer.
+"""
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from stream.events import decode_events
+from stream.histories import changes_of, read_histories
+from stream.log import START
+from stream.topics import EVENTS, HISTORIES
+from tests.system.flow import PARTITIONS, Flow, Joiners, nesting
+from tests.system.house import until
+from thalweg.audit import Audit
+from thalweg.letters import letters_of
+from thalweg.span import span
+from thalweg.stack import Stack, start_broker, start_redis, stop_broker, stop_redis
+
+SOAK = bool(os.environ.get("THALWEG_SOAK"))
+KILLS = 100 if SOAK else 20
+WORKER_KILLS = 30 if SOAK else 3
+BROKER_AWAY_S = 30.0 if SOAK else 4.0
+SEEDS = [int(seed) for seed in os.environ.get("THALWEG_SEED", "11,12,13" if SOAK else "11").split(",")]
+GROUPS_A_S = 300.0
+
+pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametrize("seed", SEEDS)]
+
+
+@pytest.fixture(scope="module")
+def nest() -> "Iterator[subprocess.Popen[str]]":
+    """Where joiners come from."""
+    with nesting() as process:
+        yield process
+
+
+@pytest.fixture
+def joiners(
+    nest: "subprocess.Popen[str]", stack: Stack, topic_prefix: str, tmp_path: Path, seed: int,
+    request: pytest.FixtureRequest,
+) -> Iterator[Joiners]:  # fmt: skip
+    """Workers on topics of this test's own; the story may have another policy or lateness."""
+    made = Joiners(nest, stack, topic_prefix, tmp_path, **getattr(request, "param", {}))
+    again = f"THALWEG_SEED={seed} .venv/bin/pytest '{request.node.nodeid.partition('[')[0]}'"
+    print(f"run this again: {'THALWEG_SOAK=1 ' if SOAK else ''}{again}")  # pytest shows it when the test fails
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@contextmanager
+def flowing(joiners: Joiners, seed: int) -> Iterator[Flow]:
+    """A flow that goes on meanwhile, and ends whatever happens."""
+    flow = Flow(joiners.settings, seed, GROUPS_A_S)
+    try:
+        yield flow
+    finally:
+        if flow.running:
+            flow.stop()
+
+
+def judged(joiners: Joiners, flow: Flow) -> Audit:
+    """The audit after the end: nothing missing, nothing wrong, all of it judged, every bad record a dead letter."""
+    found = joiners.finish(flow)
+    assert found.differences == [], found.differences[:5]
+    assert found.fine, found.figures
+    assert found.figures["settled"] == found.figures["labels"] == 4 * flow.pages > 0
+    assert found.figures["positives"] > 0
+    letters = letters_of(joiners.log, EVENTS.name)
+    assert len(letters) == found.figures["bad_events"]
+    assert len({letter.held.original for letter in letters}) == flow.poison  # a producer may send one again
+    print(found.figures)
+    return found
+
+
+def grown(joiners: Joiners, before: int, what: str) -> int:
+    """Wait until there are more examples than before: somebody is at work."""
+    until(lambda: joiners.told() > before, what, 60.0)
+    return joiners.told()
+
+
+def test_killed_again_and_again(joiners: Joiners, seed: int) -> None:
+    """kill -9 at many moments in mid-stream: no label is missing, none is wrong."""
+    rng = random.Random(seed)
+    mid_stream = 0
+    joiners.start("0")
+    with flowing(joiners, seed) as flow:
+        for kill in range(KILLS):
+            before = grown(joiners, joiners.told(), f"work before kill {kill}")  # it told something since its start
+            time.sleep(rng.uniform(0.0, 0.4))
+            sent = flow.sent
+            joiners.kill("0")
+            joiners.start("0")
+            until(lambda: flow.sent > sent, "the flow to go on")  # noqa: B023  # called at once
+            mid_stream += flow.running and joiners.told() >= before
+        grown(joiners, joiners.told(), "work after the last kill")
+        assert mid_stream == KILLS
+        found = judged(joiners, flow)
+    assert found.figures["duplicates"] > 0, "what was told before a kill is told again"
+
+
+@pytest.mark.parametrize("joiners", [{"policy": "fake_negative"}], indirect=True, ids=["fake_negative"])
+def test_workers_come_and_go(joiners: Joiners, seed: int) -> None:
+    """1 → 3 → 2 → 1 workers under load, one killed now and then: partitions change hands, labels stay right."""
+    rng = random.Random(seed)
+
+    def shared_by(*workers: str) -> None:
+        def all_shared() -> bool:
+            shares = [joiners.at_work(worker) for worker in workers]
+            return min(shares) > 0 and sum(shares) == PARTITIONS
+
+        until(all_shared, f"{PARTITIONS} partitions to be shared by {workers}", 60.0)
+        grown(joiners, joiners.told(), f"work of {workers}")
+
+    joiners.start("a")
+    with flowing(joiners, seed) as flow:
+        shared_by("a")
+        joiners.start("b")
+        joiners.start("c")
+        shared_by("a", "b", "c")
+        for _ in range(WORKER_KILLS):
+            time.sleep(rng.uniform(0.0, 0.5))
+            victim = rng.choice("abc")
+            joiners.kill(victim)
+            joiners.start(victim)
+            shared_by("a", "b", "c")
+        joiners.kill("b")  # for good: its partitions go to the others when its session ends
+        shared_by("a", "c")
+        joiners.kill("a")
+        shared_by("c")
+        judged(joiners, flow)
+
+
+@pytest.mark.parametrize("joiners", [{"lateness": "50s"}], indirect=True, ids=["50s"])
+def test_the_broker_stops(joiners: Joiners, stack: Stack, seed: int) -> None:
+    """The broker is killed and stays away: joiner and producer wait, go on by themselves, and nothing is lost.
+
+    With a lateness that is longer than the break: else what the producer had to hold back would be late by right.
+    """
+    joiners.start("0")
+    with flowing(joiners, seed) as flow:
+        grown(joiners, joiners.told(), "work before the stop")
+        time.sleep(1.0)
+        before, sent = joiners.told(), flow.sent
+        stop_broker(stack.root, kill=True)
+        time.sleep(BROKER_AWAY_S)
+        start_broker(stack.root)
+        until(lambda: flow.sent > sent + GROUPS_A_S, "the flow to go on")
+        grown(joiners, before + 100, "work after the stop")
+        judged(joiners, flow)
+
+
+@pytest.mark.parametrize("joiners", [{"policy": "wait"}], indirect=True, ids=["wait"])
+def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
+    """Redis dies and comes back empty in mid-stream: labels don't notice, histories are complete again."""
+    prefix = joiners.settings.topic_prefix
+    cache = redis.Redis.from_url(stack.redis)
+    joiners.start("0")
+    with flowing(joiners, seed) as flow:
+        grown(joiners, joiners.told(), "work before the wipe")
+        until(lambda: cache.keys(f"{prefix}*history*"), "histories in Redis")
+        stop_redis(stack.root, kill=True)
+        time.sleep(0.5)
+        start_redis(stack.root)
+        assert not cache.keys(f"{prefix}*history*")
+        grown(joiners, joiners.told(), "work after the wipe")
+        judged(joiners, flow)
+    said = changes_of(list(span(joiners.log, HISTORIES.name, dict.fromkeys(range(PARTITIONS), START),
+                                joiners.log.ends(HISTORIES.name))))  # fmt: skip
+    expected: dict[str, set[str]] = {}
+    for (user, item), time_ms in said.items():
+        if time_ms is not None:
+            expected.setdefault(user, set()).add(item)
+    users = sorted({user for user, _ in said})
+    assert len(expected) > 50
+
+    def complete() -> bool:
+        found = read_histories(cache, users, 1_000, prefix)
+        return {user: set(items) for user, items in found.items() if items} == expected
+
+    until(complete, "histories to be complete again", 30.0)
+
+
+def test_poison_is_really_in_the_flow(joiners: Joiners, seed: int) -> None:
+    """What the flow sends as poison can't be decoded, and pages around it can."""
+    with flowing(joiners, seed) as flow:
+        until(lambda: flow.poison > 1 and flow.pages > 100, "poison")
+    ends = joiners.log.ends(EVENTS.name)
+    decoded = [decode_events(r.value or b"") for r in span(joiners.log, EVENTS.name, dict.fromkeys(ends, START), ends)]
+    assert sum(len(bad) for _, bad in decoded) == flow.poison
+    assert sum(len(good) for good, _ in decoded) > flow.pages

@@ -1,0 +1,248 @@
+"""A page's life: its place in the log, its installs, the labels told of it and why, the versions that have them."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from stream.errors import BadSnapshot, DataError
+from stream.events import REASONS, WINDOW_CLOSED, Examples, Impression, Install, decode_events, decode_examples
+from stream.log import Log, Record, partition_of
+from stream.snapshot import Manifest, SnapshotStore
+from stream.topics import EVENTS, EXAMPLES
+from thalweg.letters import letters_of
+from thalweg.rules import AuditRules
+from thalweg.span import span
+
+REACH_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, 24 * 3_600_000)  # how far back to look, step by step
+SLACK_MS: Final = 600_000  # a joiner that was down tells later
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happened. `time_ms`: its append to the log; of a version, when it was made."""
+
+    what: str
+    where: str
+    time_ms: int
+    says: str
+
+
+@dataclass
+class Life:
+    """A page's life, in order of time. `page` None: only dead letters tell of it."""
+
+    request_id: str
+    page: Impression | None = None
+    place: str = ""
+    appended_ms: int = 0
+    steps: list[Step] = field(default_factory=list)
+    labels: dict[int, int] = field(default_factory=dict)  # the last one told, by position
+    versions: list[int] = field(default_factory=list)
+
+    def count(self, what: str) -> int:
+        """How many steps of a kind."""
+        return sum(step.what == what for step in self.steps)
+
+
+@dataclass(frozen=True)
+class _Found:
+    page: Impression
+    record: Record
+
+
+def trace(
+    log: Log,
+    rules: AuditRules,
+    request_id: str,
+    *,
+    now_ms: int,
+    since_ms: int,
+    user: str = "",
+    store: SnapshotStore | None = None,
+) -> Life:
+    """Look for the page among what was appended since `since_ms`, the newest first, and tell its life.
+
+    `user`: whose page it is, if known: only one partition is read then. `store`: the model's snapshots, if they can
+    be had. Raises DataError when nothing tells of the page, LogError, StoreUnavailable.
+    """
+    life = Life(request_id)
+    found = _find(log, request_id, now_ms, since_ms, user)
+    if found is not None:
+        page, record = found.page, found.record
+        life.page, life.place, life.appended_ms = page, f"{record.partition}:{record.offset}", record.time_ms
+        said = f"user {page.user}, {len(page.items)} items, event time {page.time_ms}"
+        ranked = f", ranked by version {page.version}" if page.version else ", ranked by no version"
+        life.steps.append(Step("page", f"{EVENTS.name} {life.place}", record.time_ms, said + ranked))
+        until_ms = _events(log, rules, found, life)
+        _examples(log, page, record.time_ms, until_ms, life)
+        _versions(store, life)
+    for topic in (EVENTS.name, EXAMPLES.name):
+        for letter in letters_of(log, topic, since_ms):
+            if request_id.encode() in letter.held.original:
+                why = f"{letter.held.error}: {letter.held.message}; thalweg dlq show {letter.number} --topic {topic}"
+                life.steps.append(Step("dead letter", letter.place, letter.time_ms, why))
+    if not life.steps:
+        raise DataError(
+            f"no page {request_id} was appended to `{EVENTS.name}` in that time, nor is there a dead letter of it: "
+            "look further back with --since 7d, check the id, and whether whoever shows pages writes them"
+        )
+    life.steps.sort(key=lambda step: step.time_ms)  # stable: in order of the log where times are equal
+    return life
+
+
+def _find(log: Log, request_id: str, now_ms: int, since_ms: int, user: str) -> _Found | None:
+    """The page's first record within the newest stretch of time that has one."""
+    needle = request_id.encode()
+    ends: Mapping[int, int] = log.ends(EVENTS.name)
+    wanted = {partition_of(user, len(ends))} if user else set(ends)
+    for back_ms in (*REACH_MS, now_ms):
+        from_ms = max(since_ms, now_ms - back_ms)
+        begin = log.offsets_at(EVENTS.name, from_ms)
+        stretch = span(log, EVENTS.name, {p: at for p, at in begin.items() if p in wanted}, ends)
+        for record in stretch:
+            if needle in (record.value or b""):  # reading is fast, decoding isn't
+                for event in decode_events(record.value or b"")[0]:
+                    if isinstance(event, Impression) and event.request_id == request_id:
+                        stretch.close()
+                        return _Found(event, record)
+        if from_ms == since_ms:
+            return None
+        ends = {p: min(at, ends[p]) for p, at in begin.items()}
+    return None
+
+
+def _events(log: Log, rules: AuditRules, found: _Found, life: Life) -> int:
+    """Installs of the page, and when its window was over; returns until when examples of it can come."""
+    page, partition = found.page, found.record.partition
+    begin = log.offsets_at(EVENTS.name, found.record.time_ms - rules.life_ms - rules.lateness_ms)
+    close_ms, end_ms = page.time_ms + rules.window_ms, page.time_ms + rules.life_ms
+    watermark_ms = 0
+    pages: list[Impression] = []
+    installs: list[tuple[Record, Install]] = []
+    last_ms = found.record.time_ms
+    over = False
+    for record in _one(log, EVENTS.name, partition, begin[partition]):
+        for event in decode_events(record.value or b"")[0]:
+            if event.time_ms > record.time_ms + rules.ahead_ms:
+                continue
+            watermark_ms = max(watermark_ms, event.time_ms - rules.lateness_ms)
+            if isinstance(event, Impression) and event.user == page.user:
+                if event.request_id == page.request_id and record.offset != found.record.offset:
+                    life.steps.append(_step("page again", record, "a repetition: counts once"))
+                pages.append(event)
+            elif isinstance(event, Install) and event.user == page.user and event.item in page.items:
+                installs.append((record, event))
+        if watermark_ms >= close_ms and record.offset >= found.record.offset and not over:
+            over = True
+            life.steps.append(_step("window over", record, f"event time has passed {close_ms} and the lateness"))
+        last_ms = record.time_ms
+        if watermark_ms >= end_ms and record.offset >= found.record.offset:
+            break
+    for record, install in installs:
+        life.steps.append(_install(record, install, page, pages, rules))
+    return last_ms
+
+
+def _install(
+    record: Record, install: Install, page: Impression, pages: Sequence[Impression], rules: AuditRules
+) -> Step:
+    """An install, and whose it is."""
+    said = f"item {install.item}, id {install.install_id}, {install.time_ms - page.time_ms:+} ms of event time"
+    if install.retracted:
+        return _step("retraction", record, said)
+    if install.request_id not in ("", page.request_id):
+        return _step("install", record, f"{said}; it names page {install.request_id}")
+    if not page.time_ms <= install.time_ms < page.time_ms + rules.window_ms:
+        return _step("install", record, f"{said}; outside the window of {rules.window_ms} ms")
+    newer = [
+        other.request_id
+        for other in pages
+        if page.time_ms < other.time_ms <= install.time_ms and install.item in other.items and not install.request_id
+    ]
+    if newer:
+        return _step("install", record, f"{said}; it belongs to {newer[-1]}, a newer page with that item")
+    return _step("install", record, f"{said}{'; it names this page' if install.request_id else ''}")
+
+
+def _examples(log: Log, page: Impression, from_ms: int, until_ms: int, life: Life) -> None:
+    """Every record of examples that tells of the page."""
+    ends = log.ends(EXAMPLES.name)
+    partition = partition_of(page.user, len(ends)) if len(ends) > 1 else 0
+    begin, end = (log.offsets_at(EXAMPLES.name, at)[partition] for at in (from_ms, until_ms + SLACK_MS))
+    needle = page.request_id.encode()
+    seen: set[int] = set()
+    for record in _one(log, EXAMPLES.name, partition, begin, end):
+        if needle in (record.value or b""):
+            for told in decode_examples(record.value or b"")[0]:
+                if told.page.request_id == page.request_id:
+                    life.steps += _told(record, told, seen)
+                    life.labels.update(zip(told.positions, told.labels, strict=True))
+
+
+def _told(record: Record, told: Examples, seen: set[int]) -> Iterator[Step]:
+    """A step for each reason and label."""
+    kinds: dict[tuple[int, int, bool], list[int]] = {}
+    for row, example in enumerate(told.ids):
+        kinds.setdefault((told.reasons[row], told.labels[row], example in seen), []).append(row)
+    seen.update(told.ids)
+    for (reason, label, again), rows in kinds.items():
+        items = ", ".join(told.page.items[told.positions[row]] for row in rows)
+        delay_ms = record.time_ms - max(told.ingest_ms[row] for row in rows)
+        cause = "the record that closed the window" if reason == WINDOW_CLOSED else "the event that caused it"
+        said = f"label {label}, {REASONS[reason]}: {items}; {delay_ms} ms after {cause}"
+        yield _step("example", record, said + ("; told before, with the same ids: learned once" if again else ""))
+
+
+def _versions(store: SnapshotStore | None, life: Life) -> None:
+    """The first version that holds each of the examples, among those that are still kept."""
+    places = sorted({step.where.split()[1] for step in life.steps if step.what == "example"})
+    kept = store.versions() if store is not None and places else []
+    for place in places:
+        partition, offset = (int(part) for part in place.split(":"))
+
+        def holds(version: int, partition: int = partition, offset: int = offset) -> bool:
+            manifest = _manifest(store, version)
+            return manifest is not None and manifest.offset.get(partition, 0) > offset
+
+        at = bisect_left(kept, True, key=holds)
+        manifest = _manifest(store, kept[at]) if at < len(kept) else None
+        if manifest is None:
+            continue
+        first = (
+            "the first version with" if at or not manifest.parent else "older ones aren't kept: it or one before has"
+        )
+        says = f"{first} examples {place}"
+        life.steps.append(Step("version", f"snapshot {manifest.version}", manifest.created_ms, says))
+        life.versions.append(manifest.version)
+
+
+def _manifest(store: SnapshotStore | None, version: int) -> Manifest | None:
+    """A version, if it's still there."""
+    try:
+        return store.manifest(version) if store is not None else None
+    except BadSnapshot:
+        return None
+
+
+def _one(log: Log, topic: str, partition: int, begin: int, end: int | None = None) -> Iterable[Record]:
+    """Records of one partition."""
+    return span(log, topic, {partition: begin}, {partition: log.ends(topic)[partition] if end is None else end})
+
+
+def _step(what: str, record: Record, says: str) -> Step:
+    return Step(what, f"{record.topic} {record.partition}:{record.offset}", record.time_ms, says)
+
+
+def flat(life: Life) -> dict[str, object]:
+    """The figures for `--json`; times are ms after the page's append, null where there's nothing."""
+    after: dict[str, int] = {}
+    for step in life.steps:
+        after.setdefault(step.what, step.time_ms - life.appended_ms)
+    return {
+        "page": life.place, "appended_ms": life.appended_ms, "installs": life.count("install"),
+        "retractions": life.count("retraction"), "examples": life.count("example"),
+        "positives": sum(life.labels.values()), "dead_letters": life.count("dead letter"),
+        "first_version": min(life.versions, default=None), "install_after_ms": after.get("install"),
+        "example_after_ms": after.get("example"), "version_after_ms": after.get("version"),
+    }  # fmt: skip
