@@ -8,7 +8,8 @@
     ├── BadEvent             bytes or fields that can't be taken: they become a dead letter
     ├── LogError             the log refused or failed
     │   ├── LogUnavailable   no broker answers: worth trying again
-    │   └── LogGap           the wanted offset is older than the log's start
+    │   ├── LogGap           the wanted offset is older than the log's start
+    │   └── Poisoned         nothing but events that can't be taken in has come for long
     ├── SnapshotError        a snapshot can't be trusted or moved
     │   ├── StoreUnavailable no snapshot store answers: worth trying again
     │   ├── BadSnapshot      bytes that aren't what their digest, shape or spec says
@@ -64,6 +65,10 @@ class LogGap(LogError):
         self.partition = partition
         self.wanted = wanted
         self.start = start
+
+
+class Poisoned(LogError):
+    """Nothing but events that can't be taken in has come for long: whoever writes them is broken."""
 
 
 class SnapshotError(ThalwegError):

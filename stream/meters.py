@@ -1,48 +1,94 @@
 """The joiner's meters, as `/metrics` shows them."""
 
+import time
 from collections.abc import Sequence
+from typing import Final
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
-from stream.events import REASONS, Examples, Impression, Install, SourceEvent
+from stream.events import REASONS
 from stream.join import Joiner
+from stream.shown import HeldEvent, Shown
+from stream.told import Told, count_reasons
 
 EVENTS_READ = Counter("thalweg_joiner_events", "events taken in", ["kind"])
 EXAMPLES_TOLD = Counter("thalweg_joiner_examples", "examples emitted", ["reason"])
 DEAD_LETTERS = Counter("thalweg_joiner_dead_letters", "what could not be taken in", ["reason"])
-MET = Gauge("thalweg_joiner_met", "duplicate, late, early, organic, retracted: since this process owns the partition",
+JOIN_DELAY = Histogram("thalweg_joiner_join_delay_seconds", "from the append of a record to its examples' hand-over",
+                       buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5, 30, 120, 600, 3600))  # fmt: skip
+MET = Gauge("thalweg_joiner_met",
+            "duplicate, late, early, organic, retracted, shed (closed early): since this process owns the partition",
             ["partition", "what"])  # fmt: skip
 OPEN_PAGES = Gauge("thalweg_joiner_open_pages", "pages whose window is open", ["partition"])
+OPEN_BYTES = Gauge("thalweg_joiner_held_bytes", "what open pages, known pages and installs take", ["partition"])
 WATERMARK_LAG = Gauge("thalweg_joiner_watermark_lag_seconds", "wall clock minus watermark", ["partition"])
+CONSUMER_LAG = Gauge("thalweg_joiner_consumer_lag", "records not yet read", ["partition"])
 HELD_RECORDS = Gauge("thalweg_joiner_held_records", "records read but not committed", ["partition"])
+REBALANCE = Gauge("thalweg_joiner_rebalance_seconds", "from losing partitions to having some again, the last time")
+REBALANCES = Counter("thalweg_joiner_rebalances", "how often partitions were shared out anew")
 HISTORIES_WAITING = Gauge("thalweg_joiner_histories_waiting", "changes of histories that Redis hasn't got yet")
-
-# Looking a child up by its label costs more than counting.
-_PAGES, _INSTALLS, _TICKS = (EVENTS_READ.labels(kind) for kind in ("page", "install", "tick"))
-_TOLD = [EXAMPLES_TOLD.labels(reason) for reason in REASONS]
+PER_PARTITION: Final = (OPEN_PAGES, OPEN_BYTES, WATERMARK_LAG, CONSUMER_LAG, HELD_RECORDS)
+WHATS: Final = ("duplicate", "late", "early", "organic", "retracted", "shed")
 
 
-def count(taken: Sequence[SourceEvent], said: Sequence[Examples], bad: int, ahead: int) -> None:
-    """One record: events taken in, examples told, and what went to the dead letters."""
-    pages = sum(isinstance(event, Impression) for event in taken)
-    installs = sum(isinstance(event, Install) for event in taken)
-    _PAGES.inc(pages)
-    _INSTALLS.inc(installs)
-    _TICKS.inc(len(taken) - pages - installs)
-    for examples in said:
-        for reason in set(examples.reasons):
-            _TOLD[reason].inc(examples.reasons.count(reason))
-    if bad:
-        DEAD_LETTERS.labels("undecodable").inc(bad)
-    if ahead:
-        DEAD_LETTERS.labels("future").inc(ahead)
+class Tally:
+    """Counts records in plain numbers; `publish` now and then: a prometheus counter costs as much as a page."""
+
+    def __init__(self) -> None:
+        self.kinds = {"page": 0, "install": 0, "tick": 0}
+        self.told = [0] * len(REASONS)
+        self.letters = {"undecodable": 0, "future": 0}
+        self._delays: list[int] = []  # ingest times of records that told something
+
+    def add(self, taken: Sequence[HeldEvent], installs: int, told: Sequence[Told], bad: int, ahead: int) -> None:
+        """One record: events taken in, labels told, and what went to the dead letters."""
+        pages = sum(type(event) is Shown for event in taken)
+        self.kinds["page"] += pages
+        self.kinds["install"] += installs
+        self.kinds["tick"] += len(taken) - pages - installs
+        self.letters["undecodable"] += bad
+        self.letters["future"] += ahead
+        if told:
+            count_reasons(told, self.told)
+            self._delays.append(told[-1].ingest_ms)
+
+    def handed_over(self) -> None:
+        """What was told until now has gone to Kafka: its delay is known."""
+        now_s = time.time()
+        for ingest_ms in self._delays[-8:]:  # a sample of a burst: they came together
+            JOIN_DELAY.observe(max(0.0, now_s - ingest_ms / 1000))
+        self._delays.clear()
+
+    def publish(self) -> None:
+        """Move the counts to the meters."""
+        for kind, count in self.kinds.items():
+            EVENTS_READ.labels(kind).inc(count)
+            self.kinds[kind] = 0
+        for reason, count in enumerate(self.told):
+            EXAMPLES_TOLD.labels(REASONS[reason]).inc(count)
+            self.told[reason] = 0
+        for why, count in self.letters.items():
+            if count:
+                DEAD_LETTERS.labels(why).inc(count)
+            self.letters[why] = 0
 
 
-def measure(partition: int, joiner: Joiner, held_records: int, now_s: float) -> None:
+def measure(partition: int, joiner: Joiner, held_records: int, lag: int, now_s: float) -> None:
     """The state of one partition."""
     label = str(partition)
     OPEN_PAGES.labels(label).set(joiner.open_pages)
+    OPEN_BYTES.labels(label).set(joiner.held_bytes)
     WATERMARK_LAG.labels(label).set(now_s - joiner.watermark_ms / 1000)
+    CONSUMER_LAG.labels(label).set(lag)
     HELD_RECORDS.labels(label).set(held_records)
-    for what in ("duplicate", "late", "early", "organic", "retracted"):
+    for what in WHATS:
         MET.labels(label, what).set(getattr(joiner.counts, what))
+
+
+def forget(partition: int) -> None:
+    """The partition is another worker's now: its gauges go."""
+    label = str(partition)
+    for gauge in PER_PARTITION:
+        gauge.remove(label)
+    for what in WHATS:
+        MET.remove(label, what)

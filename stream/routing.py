@@ -95,14 +95,16 @@ def dead_letter(original: bytes, error: str, message: str, source: Record) -> Ou
 
 def metadata_of(checkpoint: Checkpoint) -> str:
     """What is stored beside the offset."""
-    return json.dumps({"watermark_ms": checkpoint.watermark_ms, "finished_ms": checkpoint.finished_ms})
+    stored = {"watermark_ms": checkpoint.watermark_ms, "finished_ms": checkpoint.finished_ms}
+    return json.dumps(stored | ({"floor_ms": checkpoint.floor_ms} if checkpoint.floor_ms else {}))
 
 
 def checkpoint_of(offset: int, metadata: str) -> Checkpoint:
     """The checkpoint of a commit. One that isn't ours (a tool moved the group) starts with no watermark."""
     try:
         stored = json.loads(metadata or "{}")
-        return Checkpoint(offset, int(stored.get("watermark_ms", 0)), int(stored.get("finished_ms", 0)))
+        told = [int(stored.get(name, 0)) for name in ("watermark_ms", "finished_ms", "floor_ms")]
+        return Checkpoint(offset, *told)
     except (ValueError, TypeError, AttributeError):
         log.warning("the commit at %d carries metadata that isn't ours: %r", offset, metadata)
         return Checkpoint(offset, 0, 0)

@@ -42,6 +42,14 @@ class Settings(BaseSettings):
     data: Path = Field(Path(".data"), description="downloaded data sets")
     host: str = Field("127.0.0.1", description="where /livez, /readyz and /metrics listen")
     joiner_port: int = Field(0, ge=0, le=65535, description="port of the joiner's health and metrics; 0: any free one")
+    joiner_memory_mb: int = Field(
+        2_048,
+        ge=1,
+        description="what all partitions together may remember; over a share, a partition's oldest pages close",
+    )
+    joiner_poison_s: float = Field(
+        60.0, ge=0, description="stop when nothing but events that can't be taken in came for so long; 0: never"
+    )
     learner_port: int = Field(0, ge=0, le=65535)
     ranker_port: int = Field(0, ge=0, le=65535)
     ranker_threads: int = Field(2, ge=1)

@@ -170,14 +170,14 @@ def replay(
 @run_app.command("joiner")
 def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     """Join pages and installs to labelled examples. Start more with a THALWEG_WORKER name each."""
-    from stream.app import ShellRules
-    from stream.app import run_joiner as run
     from stream.join import label_rules
+    from stream.joiner import run_joiner as run
+    from stream.turn import ShellRules
 
     settings = read_settings()
     settings.need_kafka()
     log_to_stderr(settings)
-    run(settings, label_rules(read_spec(spec)), ShellRules(accept_gap=accept_gap))
+    run(settings, label_rules(read_spec(spec)), ShellRules(accept_gap=accept_gap, poison_s=settings.joiner_poison_s))
 
 
 @run_app.command("learner")

@@ -42,38 +42,46 @@ def offline(events: Sequence[SourceEvent], rules: LabelRules) -> Net:
             continue
         taken.add(event.request_id)
         # What reaches the log while the page is known decides its labels.
-        prefix = [k for k in of_user[event.user] if watermarks[k] < event.time_ms + life_ms]
-        owners = _owners([events[k] for k in prefix], rules.window_ms)
+        known = [(k, events[k]) for k in of_user[event.user] if watermarks[k] < event.time_ms + life_ms]
+        wanted = _installed(known, watermarks, event, at, rules)
         for position, item in enumerate(event.items):
-            net[event.request_id, position] = int((event.request_id, item) in owners)
+            net[event.request_id, position] = int(item in wanted)
     return net
 
 
-def _owners(events: Sequence[SourceEvent], window_ms: int) -> set[tuple[str, str]]:
-    """(request id, item) of every page and item that has an install, when just these events are known."""
+def _installed(
+    known: Sequence[tuple[int, SourceEvent]], watermarks: Sequence[int], page: Impression, at: int, rules: LabelRules
+) -> set[str]:
+    """The page's items with an install, when just these events of its user are known: (place in the log, event)."""
     pages: dict[str, tuple[int, Impression]] = {}
-    installs: dict[tuple[str, str], Install] = {}
+    installs: dict[str, tuple[int, Install]] = {}
     retractions: list[Install] = []
-    for at, event in enumerate(events):
+    for k, event in known:
         if isinstance(event, Impression):
-            pages.setdefault(event.request_id, (at, event))
+            pages.setdefault(event.request_id, (k, event))
         elif isinstance(event, Install):
             if event.retracted:
                 retractions.append(event)
             else:
-                installs.setdefault((event.user, event.install_id), event)
-    owners = set()
-    for key, install in installs.items():
-        if any((r.user, r.install_id) == key and r.time_ms >= install.time_ms for r in retractions):
+                installs.setdefault(event.install_id, (k, event))
+    found = set()
+    for k, install in installs.values():
+        if not _fits(page, at, install, k, watermarks, rules):
             continue
-        fitting = [
-            (page.time_ms, at, page.request_id)
-            for at, page in pages.values()
-            if page.user == install.user
-            and install.item in page.items
-            and 0 <= install.time_ms - page.time_ms < window_ms
-            and install.request_id in ("", page.request_id)
-        ]
-        if fitting:
-            owners.add((max(fitting)[2], install.item))
-    return owners
+        if any(r.install_id == install.install_id and r.time_ms >= install.time_ms for r in retractions):
+            continue
+        # A page that isn't older than this one, or stands behind it in the log, has the better claim.
+        others = [(other.time_ms, j) for j, other in pages.values() if _fits(other, j, install, k, watermarks, rules)]
+        if max(others) == (page.time_ms, at):
+            found.add(install.item)
+    return found
+
+
+def _fits(page: Impression, at: int, install: Install, k: int, watermarks: Sequence[int], rules: LabelRules) -> bool:
+    """Whether the install, at k in the log, could be this page's, at `at`: if it came first, had it waited enough?"""
+    return (
+        0 <= install.time_ms - page.time_ms < rules.window_ms
+        and (k > at or watermarks[at] < install.time_ms + rules.waits_ms)
+        and install.request_id in ("", page.request_id)
+        and install.item in page.items
+    )

@@ -15,7 +15,7 @@ from stream.log import Record
 from stream.spec import Policy, Spec, duration_ms
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
-from stream.app import ShellRules
+from stream.turn import ShellRules
 from tests.stream.join_oracle import Net, offline
 from tests.thalweg.streams import RULES, Stream, T, mixed
 from thalweg import audit as audit_module

@@ -1,0 +1,91 @@
+"""The joiner's life: it waits for Kafka, runs, starts again when Faust breaks down, and ends when told to."""
+
+import asyncio
+import logging
+import signal
+import time
+from dataclasses import replace
+from typing import Final
+
+from stream.app import JoinerService
+from stream.errors import LogError, LogGap, LogUnavailable, Poisoned
+from stream.health import Health, run_file
+from stream.histories import HistoryWriter
+from stream.join import LabelRules
+from stream.kafka_log import KafkaLog
+from stream.redis_client import connect
+from stream.settings import Settings
+from stream.topics import EVENTS, EXAMPLES, HISTORIES
+from stream.turn import ShellRules
+
+BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
+
+log = logging.getLogger(__name__)
+
+
+def wait_for_kafka(settings: Settings) -> dict[str, int]:
+    """How many partitions the joiner's topics have, once a broker answers; a line for each attempt.
+
+    Raises LogError when a topic doesn't exist.
+    """
+    attempt = 0
+    while True:
+        try:
+            kafka = KafkaLog(settings)
+            try:
+                return {topic.name: kafka.partitions(topic.name) for topic in (EVENTS, EXAMPLES, HISTORIES)}
+            finally:
+                kafka.close()
+        except LogUnavailable as bad:
+            wait_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+            log.warning("%s; attempt %d, the next in %.1f s", bad, attempt + 1, wait_s)
+            time.sleep(wait_s)
+            attempt += 1
+
+
+def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None = None) -> None:
+    """Run the joiner until SIGINT or SIGTERM. Blocks; raises a ThalwegError when it can't go on.
+
+    Without a broker it waits for one; when Faust breaks down it starts again from the last commit.
+    """
+    shell = shell or ShellRules()
+    for name in ("faust", "mode", "aiokafka", "kafka"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    histories = None
+    if settings.redis:
+        histories = HistoryWriter(connect(settings), settings.topic_prefix, source=lambda: KafkaLog(settings))
+    else:
+        log.info("no Redis is known: histories go to the topic only")
+    services: list[JoinerService] = []
+    health = Health(
+        settings.host,
+        settings.joiner_port,
+        lambda: services[-1].ready() if services else (False, "waiting for Kafka"),
+        written_to=run_file(settings, "joiner"),
+    )
+
+    async def life(partitions: dict[str, int]) -> None:
+        # A share of the whole, not of what this worker happens to have: what is told depends on the log alone.
+        bytes_max = settings.joiner_memory_mb * 1_000_000 // partitions[EVENTS.name]
+        bounded = replace(rules, bytes_max=rules.bytes_max or bytes_max)
+        services.append(JoinerService(settings, bounded, shell, partitions, histories))
+        await services[-1].run()
+
+    try:
+        while True:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            services.clear()
+            partitions = wait_for_kafka(settings)
+            try:
+                return asyncio.run(life(partitions))
+            except (LogGap, Poisoned):
+                raise
+            except LogError as bad:
+                log.error("the joiner broke down: %s; it starts again from its last commit", bad)
+                time.sleep(BACKOFF_S[0])
+    except KeyboardInterrupt:
+        log.info("told to stop")
+    finally:
+        health.close()
+        if histories is not None:
+            histories.close()

@@ -1,0 +1,104 @@
+"""A worker's share of `events`: a join per partition, where each reads on, and what may be committed of it.
+
+The one place that says how far a partition is done with. Records are taken strictly in offset order: one that isn't
+the next raises LogGap. What may be committed is what `Joiner.checkpoint` says, and only once everything that came of
+the records before it is in the outbox; no other offset leaves this file, so no commit can skip a hole.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from stream import meters
+from stream.errors import LogGap
+from stream.events import Tick, encode_record
+from stream.join import Checkpoint, Joiner, LabelRules
+from stream.log import Record
+from stream.routing import Outgoing
+from stream.topics import EVENTS
+from stream.turn import ShellRules, Turn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Owned:
+    """A partition that this worker has now."""
+
+    joiner: Joiner
+    next_offset: int | None  # None: nothing was ever committed, the first record is as good as any
+    stored: Checkpoint | None
+    settled: Checkpoint | None = None  # all that came of the records before it was put out
+    heard_at: float = 0.0
+
+
+class Share:
+    """The partitions of one worker. `put` takes what has to be written."""
+
+    def __init__(self, rules: LabelRules, shell: ShellRules, turn: Turn, put: Callable[[Outgoing], None]) -> None:
+        self.owned: dict[int, Owned] = {}
+        self._rules = rules
+        self._shell = shell
+        self._turn = turn
+        self._put = put
+
+    def begin(self, checkpoint: Checkpoint | None) -> Owned:
+        """The state at a commit: an empty join with the watermark that was stored there."""
+        if checkpoint is None:
+            return Owned(Joiner(self._rules), next_offset=None, stored=None)
+        return Owned(Joiner.start(self._rules, checkpoint), checkpoint.offset, checkpoint)
+
+    def drop(self, partitions: Iterable[int]) -> None:
+        """Forget these: whoever gets them reads them again from the commit."""
+        for partition in partitions:
+            self.owned.pop(partition, None)
+            meters.forget(partition)
+
+    def take(self, owned: Owned, record: Record, now: float) -> None:
+        """The next record of a partition. Raises LogGap, Poisoned."""
+        if owned.next_offset is not None and record.offset != owned.next_offset:
+            if record.offset < owned.next_offset:
+                return  # behind the commit, which moved while the partition changed hands
+            gap = LogGap(EVENTS.name, record.partition, owned.next_offset, record.offset)
+            if not self._shell.accept_gap:
+                raise gap
+            log.warning("going on, as told: %s", gap)
+        owned.settled = None  # until all that comes of the record is put out
+        for outgoing in self._turn.take(owned.joiner, record):
+            self._put(outgoing)
+        owned.heard_at = now
+        owned.next_offset = record.offset + 1
+        owned.settled = owned.joiner.checkpoint(record.offset + 1)
+
+    def unstored(self) -> dict[int, tuple[Owned, Checkpoint]]:
+        """What can be committed once all that was put out is confirmed, where that is news."""
+        return {
+            partition: (owned, owned.settled)
+            for partition, owned in self.owned.items()
+            if owned.settled is not None and owned.settled != owned.stored
+        }
+
+    def still(self, wanted: dict[int, tuple[Owned, Checkpoint]]) -> dict[int, Checkpoint]:
+        """Of these, those whose partition didn't change hands meanwhile."""
+        return {p: settled for p, (owned, settled) in wanted.items() if self.owned.get(p) is owned}
+
+    def tick(self, now: float, end_of: Callable[[int], int | None]) -> None:
+        """Put a Tick into silent partitions that are read to their end and have open pages."""
+        for partition, owned in self.owned.items():
+            silence_ms = round((now - owned.heard_at) * 1000)
+            if silence_ms < self._shell.idle_ms or not owned.joiner.open_pages or owned.settled is None:
+                continue
+            end = end_of(partition)
+            if end is None or owned.next_offset is None or owned.next_offset < end:
+                continue
+            owned.heard_at = now
+            tick = Tick(owned.joiner.tick_ms(silence_ms))
+            self._put(Outgoing(EVENTS.name, partition, encode_record([tick])))
+
+    def measure(self, now_s: float, end_of: Callable[[int], int | None]) -> None:
+        """Set the gauges."""
+        for partition, owned in self.owned.items():
+            at = owned.next_offset or 0
+            held = at - owned.settled.offset if owned.settled is not None else 0
+            lag = max(0, (end_of(partition) or 0) - at)
+            meters.measure(partition, owned.joiner, held, lag, now_s)

@@ -1,0 +1,141 @@
+"""One record through the join: what has to be written for it, and what is to be counted. Pure but for histories."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from stream.errors import Poisoned
+from stream.events import Install, encode
+from stream.histories import HistoryWriter
+from stream.join import Joiner
+from stream.log import Record, partition_of
+from stream.meters import Tally
+from stream.routing import EXAMPLES_BYTES_MAX, Outgoing, dead_letter, history_record
+from stream.shown import HeldEvent, Shown, read_record
+from stream.told import Told, array_head, examples_bytes
+from stream.topics import EXAMPLES, HISTORIES
+
+POISON_MIN: Final = 20  # so many bad records in a row are more than chance
+
+log = logging.getLogger(__name__)
+partition_of_user = lru_cache(65_536)(partition_of)
+
+
+@dataclass(frozen=True)
+class ShellRules:
+    """How the shell behaves; what labels are is in LabelRules."""
+
+    commit_every_ms: int = 250
+    idle_ms: int = 500  # a partition that is read to its end and silent for so long is ticked
+    ahead_ms_max: int = 60_000  # an event may be this far after its own arrival; further is a dead letter
+    accept_gap: bool = False  # go on when records between commit and log start are gone
+    poison_s: float = 60.0  # stop when nothing but what can't be taken in has come for so long; 0: never
+
+
+class PoisonWatch:
+    """Notices a source that sends nothing good any more: a producer that broke must not drain into dead letters."""
+
+    def __init__(self, after_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._after_s = after_s
+        self._clock = clock
+        self._since: float | None = None
+        self._count = 0
+
+    def saw(self, good: bool, bad: bool) -> None:
+        """A record with events of either kind. Raises Poisoned."""
+        if good:
+            self._since, self._count = None, 0
+        if good or not bad or not self._after_s:
+            return
+        now = self._clock()
+        self._since = now if self._since is None else self._since
+        self._count += 1
+        if now - self._since >= self._after_s and self._count >= POISON_MIN:
+            raise Poisoned(
+                f"nothing but events that can't be taken in for {now - self._since:.0f} s ({self._count} records); "
+                "`thalweg dlq show` tells why. Mend the producer, then start again; or let all of them become dead "
+                "letters with THALWEG_JOINER_POISON_S=0"
+            )
+
+
+class Turn:
+    """Takes records of one worker's partitions, one by one."""
+
+    def __init__(
+        self, shell: ShellRules, partitions: dict[str, int], histories: HistoryWriter | None, tally: Tally
+    ) -> None:
+        self._shell = shell
+        self._partitions = partitions
+        self._histories = histories
+        self._tally = tally
+        self._poison = PoisonWatch(shell.poison_s)
+        self._shed = 0
+
+    def take(self, joiner: Joiner, record: Record) -> list[Outgoing]:
+        """Everything that has to be written because of this record, in order. Raises Poisoned."""
+        events, bad = read_record(record.value or b"")
+        latest_ms = record.time_ms + self._shell.ahead_ms_max
+        ahead: list[HeldEvent] = [event for event in events if event.time_ms > latest_ms]
+        if ahead:
+            events = [event for event in events if event.time_ms <= latest_ms]
+        shed = joiner.counts.shed
+        told = joiner.take(events, record.offset, record.time_ms)
+        if joiner.counts.shed != shed:
+            self._alarm(record.partition, joiner)
+        outgoing = told_records(told, self._partitions[EXAMPLES.name]) if told else []
+        installs = [event for event in events if type(event) is Install]
+        for install in installs:
+            outgoing.append(history_record(install, self._partitions[HISTORIES.name]))
+            if self._histories is not None:
+                self._histories.put(install.user, install.item, None if install.retracted else install.time_ms)
+        if bad or ahead:
+            outgoing += [dead_letter(raw, "BadEvent", why, record) for raw, why in bad]
+            outgoing += [dead_letter(*_from_the_future(event, record), record) for event in ahead]
+        self._poison.saw(any(type(event) is Shown or type(event) is Install for event in events), bool(bad or ahead))
+        self._tally.add(events, len(installs), told, len(bad), len(ahead))
+        return outgoing
+
+    def _alarm(self, partition: int, joiner: Joiner) -> None:
+        """Say that pages close early, at the first one and at each doubling."""
+        before, self._shed = self._shed, joiner.counts.shed
+        if not before or self._shed.bit_length() > before.bit_length():
+            log.error(
+                "partition %d: %d pages were closed before their time, because open pages fill the memory that they "
+                "may have: raise THALWEG_JOINER_MEMORY_MB, shorten the window, or start more workers",
+                partition,
+                self._shed,
+            )
+
+
+def told_records(told: Iterable[Told], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
+    """What one input record led to as one record of `examples` (a partition), cut where it would grow too large."""
+    told = list(told)
+    records: list[Outgoing] = []
+    waiting: dict[int, list[bytes]] = {}
+    sizes: dict[int, int] = {}
+    for t, raw in zip(told, examples_bytes(told), strict=True):
+        partition = partition_of_user(t.page.user, partitions) if partitions > 1 else 0
+        parts = waiting.setdefault(partition, [])
+        if parts and sizes[partition] + len(raw) > bytes_max:
+            records.append(_record(partition, parts))
+            parts = waiting[partition] = []
+        sizes[partition] = len(raw) + (sizes[partition] if parts else 0)
+        parts.append(raw)
+    return records + [_record(partition, parts) for partition, parts in waiting.items()]
+
+
+def _record(partition: int, parts: Sequence[bytes]) -> Outgoing:
+    return Outgoing(EXAMPLES.name, partition, b"".join((array_head(len(parts)), *parts)))
+
+
+def _from_the_future(event: HeldEvent, record: Record) -> tuple[bytes, str, str]:
+    """An event that would throw the watermark forward: its bytes, the error, and why."""
+    raw = event.raw if isinstance(event, Shown) else encode(event)
+    return (
+        raw,
+        "FromTheFuture",
+        f"event time {event.time_ms} ms is {event.time_ms - record.time_ms} ms after its arrival",
+    )

@@ -1,0 +1,268 @@
+"""The joiner on real Kafka: what comes in goes out, also when it is killed or gets company."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+
+from stream.events import (
+    DeadLetter,
+    Examples,
+    History,
+    Impression,
+    Install,
+    decode_entity,
+    decode_events,
+    decode_examples,
+    encode_record,
+)
+from stream.health import run_file
+from stream.histories import read_histories
+from stream.join import LabelRules
+from stream.kafka_log import KafkaLog
+from stream.log import START, Record, partition_of
+from stream.settings import Settings
+from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, TOPICS
+from tests.stream.join_oracle import net_of, offline
+from thalweg.stack import Stack
+
+QUICK = LabelRules(policy="eager", window_ms=400, known_ms=400)  # soon committed
+
+
+def page(request_id: str, time_ms: int, user: str = "u", items: str = "ab") -> Impression:
+    """A page; `items` one letter each."""
+    return Impression(request_id, time_ms, user, list(items))
+
+
+class World:
+    """Topics of one test on the shared stack, and joiners that work on them."""
+
+    def __init__(self, stack: Stack, prefix: str, local: Path) -> None:
+        self.settings = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=local, partitions=2)
+        admin = KafkaAdminClient(bootstrap_servers=stack.kafka)
+        admin.create_topics([NewTopic(prefix + t.name, t.partitions or 2, 1, topic_configs=t.config()) for t in TOPICS])
+        admin.close()
+        self.log = KafkaLog(self.settings)
+
+    def joiner(self, worker: str = "0", **shell: Any) -> "subprocess.Popen[bytes]":
+        """Start a joiner process."""
+        settings = {
+            "kafka": self.settings.kafka,
+            "redis": self.settings.redis,
+            "topic_prefix": self.settings.topic_prefix,
+            "local": str(self.settings.local),
+            "worker": worker,
+        }
+        told = {"settings": settings, "rules": asdict(QUICK), "shell": shell}
+        out = (self.settings.local / f"joiner-{worker}.log").open("ab")
+        script = Path(__file__).with_name("joiner_process.py")
+        return subprocess.Popen([sys.executable, str(script), json.dumps(told)], stderr=out, stdout=out)
+
+    def health(self, path: str, worker: str = "0") -> str:
+        """What a joiner answers on one of its paths; empty when it doesn't."""
+        try:
+            port = json.loads(run_file(self.settings.model_copy(update={"worker": worker}), "joiner").read_text())[
+                "port"
+            ]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=2) as answer:
+                return str(answer.read().decode())
+        except (OSError, ValueError):
+            return ""
+
+    def send(self, *events: Impression | Install) -> None:
+        """One record for each user's partition."""
+        for partition in range(2):
+            part = [event for event in events if partition_of(event.user, 2) == partition]
+            if part:
+                self.log.send(EVENTS.name, partition, encode_record(part))
+
+    def all_of(self, topic: str) -> list[Record]:
+        """Every record that the topic holds now."""
+        ends = self.log.ends(topic)
+        reader = self.log.reader(topic, dict.fromkeys(ends, START))
+        found: list[Record] = []
+        try:
+            while any(at < ends[partition] for partition, at in reader.positions().items()):
+                found += reader.poll(1.0)
+        finally:
+            reader.close()
+        return found
+
+    def examples(self) -> list[Examples]:
+        """Everything that was said so far."""
+        return [said for record in self.all_of(EXAMPLES.name) for said in decode_examples(record.value or b"")[0]]
+
+    def oracle(self) -> dict[tuple[str, int], int]:
+        """Net labels of the offline join over what stands in `events`, ticks of the joiner included."""
+        net: dict[tuple[str, int], int] = {}
+        records = self.all_of(EVENTS.name)
+        for partition in range(2):
+            log = [e for r in records if r.partition == partition for e in decode_events(r.value or b"")[0]]
+            net |= offline(log, QUICK)
+        return net
+
+    def commits(self) -> dict[int, Any]:
+        """The group's commits: {partition: offset and metadata}."""
+        admin = KafkaAdminClient(bootstrap_servers=self.settings.kafka)
+        try:
+            found = admin.list_group_offsets([self.settings.topic("joiner")])
+            return {at.partition: stored for of in found.values() for at, stored in of.items()}
+        finally:
+            admin.close()
+
+
+def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def world(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
+    """Topics and a log of this test's own."""
+    made = World(stack, topic_prefix, tmp_path)
+    yield made
+    made.log.close()
+
+
+@contextmanager
+def running(world: World, worker: str = "0", **shell: Any) -> "Iterator[subprocess.Popen[bytes]]":
+    """A joiner that is at work, and gone afterwards."""
+    process = world.joiner(worker, **shell)
+    try:
+        until(lambda: "at work" in world.health("readyz", worker))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_comes_in_goes_out(world: World) -> None:
+    """Labels, dead letters, histories in topic and (wiped, too) Redis, metrics, each in place; SIGTERM ends it."""
+    cache = redis.Redis.from_url(world.settings.redis)
+    prefix = world.settings.topic_prefix
+    now = int(time.time() * 1000)
+    with running(world) as process:
+        world.send(page("r", now), page("s", now, user="v"))
+        world.log.send(EVENTS.name, 0, b"rubbish")
+        world.log.send(EVENTS.name, 0, None, b"a tombstone")
+        world.send(Install("u", "a", now, "i"), Install("v", "a", now, "j"), Install("u", "b", now + 1, "k"))
+        world.send(Install("v", "a", now, "j", retracted=True))
+        until(lambda: len(net_of(world.examples())) == 4)
+        until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
+        assert net_of(world.examples()) == world.oracle()
+        assert [decode_entity(r.value or b"", DeadLetter).original for r in world.all_of(EVENTS_DLQ.name)] == [
+            b"rubbish",
+            b"",
+        ]
+        kept = {record.key: record.value for record in world.all_of(HISTORIES.name)}
+        assert kept[b"v\x00a"] is None
+        assert decode_entity(kept[b"u\x00a"] or b"", History) == History("u", "a", now)
+        cache.delete(*cache.keys(f"{prefix}{{thalweg}}:histor*"))
+        until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
+        assert world.health("livez") == "ok\n"
+        assert 'thalweg_joiner_dead_letters_total{reason="undecodable"} 2.0' in world.health("metrics")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert not run_file(world.settings, "joiner").exists()
+
+
+def stream_of(seed: int, pages: int) -> Iterator[list[Impression | Install]]:
+    """Small groups of pages and installs: some early, repeated, out of order, taken back."""
+    rng = random.Random(seed)
+    later: list[Install] = []
+    for k in range(pages):
+        now = int(time.time() * 1000)
+        user = f"u{rng.randrange(150)}"
+        shown = page(f"r{k}", now - rng.randrange(40), user, "".join(rng.sample("abcdefgh", 4)))
+        group: list[Impression | Install] = [shown]
+        if rng.random() < 0.3:
+            install = Install(user, rng.choice(shown.items), shown.time_ms + rng.randrange(300), f"i{k}")
+            if rng.random() < 0.2:
+                group.insert(0, install)
+            else:
+                later.append(install)
+            if rng.random() < 0.2:
+                later.append(Install(user, install.item, install.time_ms + 5, install.install_id, retracted=True))
+        if rng.random() < 0.05:
+            group.append(shown)
+        while later and rng.random() < 0.4:
+            group.append(later.pop(rng.randrange(len(later))))
+        yield group
+    yield list(later)
+
+
+def flow(world: World, seed: int, pages: int, per_s: int) -> Iterator[int]:
+    """Send the groups of `stream_of` at an even pace; yields how many were sent."""
+    started = time.monotonic()
+    for sent, group in enumerate(stream_of(seed, pages)):
+        world.send(*group)
+        time.sleep(max(0.0, sent / per_s - (time.monotonic() - started)))
+        yield sent
+    world.log.flush()
+
+
+def test_killed_with_kill_9_again_and_again(world: World) -> None:
+    """kill -9 in mid-stream, several times: no label is missing, none is wrong, and every commit is our own."""
+    kills, rng = 4, random.Random(7)
+    process = world.joiner(idle_ms=300)
+    killed_at: list[int] = []
+    kill_at, sent = 50, 0
+    try:
+        for sent in flow(world, 1, 30_000, per_s=250):
+            said = world.log.ends(EXAMPLES.name)[0] if sent % 20 == 0 else 0
+            if said >= kill_at and len(killed_at) < kills:  # it is at work, and has said much since the last kill
+                process.kill()
+                process.wait()
+                killed_at.append(sent)
+                process = world.joiner(idle_ms=300)
+                kill_at = world.log.ends(EXAMPLES.name)[0] + rng.randrange(50, 400)
+            if len(killed_at) == kills and sent >= killed_at[-1] + 300:
+                break
+        assert len(killed_at) == kills
+        world.log.flush()
+        until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), 60.0)
+        assert net_of(world.examples()) == world.oracle()
+        until(lambda: len(world.commits()) == 2)
+        assert all("finished_ms" in json.loads(stored.metadata) for stored in world.commits().values())
+        assert all(stored.offset > 0 for stored in world.commits().values())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_second_worker_takes_its_share(world: World) -> None:
+    """A second worker joins under load: partitions change hands, labels stay right."""
+    pages = 3_000
+    second = None
+    shared_at = 0
+    with running(world, "a", idle_ms=300):
+        try:
+            for sent in flow(world, 2, pages, per_s=300):
+                if sent == 300:
+                    second = world.joiner("b", idle_ms=300)
+                if sent % 50 == 0 and not shared_at and "1 partitions at work" in world.health("readyz", "b"):
+                    shared_at = sent
+            assert 0 < shared_at < pages
+            assert "1 partitions at work" in world.health("readyz", "a")
+            until(lambda: len(net_of(world.examples())) == 4 * pages, 60.0)
+            assert net_of(world.examples()) == world.oracle()
+        finally:
+            if second is not None:
+                second.kill()
+                second.wait()
