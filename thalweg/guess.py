@@ -5,10 +5,10 @@ import math
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from stream.spec import Kind
-from thalweg.columns import LIST, NUMBER, TEXT, Column, Origin
+from thalweg.columns import LIST, NUMBER, Column, Origin
 from thalweg.findings import share
 
 CODE_NAME: Final = re.compile(
@@ -33,6 +33,18 @@ class Guess:
     distinct: int = 0
 
 
+class Named(NamedTuple):
+    """A column by its full name, as crosses and statistics name it, and how many values it has."""
+
+    name: str
+    values: int
+
+    @property
+    def short(self) -> str:
+        """A word for a statistic's name."""
+        return re.sub(r"\W+", "_", self.name.split(".", 1)[1]).strip("_") or "column"
+
+
 def guess(name: str, column: Column, origin: Origin) -> Guess:
     """What the column `name` is taken for."""
     if not column.values:
@@ -50,7 +62,7 @@ def guess(name: str, column: Column, origin: Origin) -> Guess:
         return _number(name, column, gaps)
     if column.numeric == column.values and not column.whole:
         return _number(name, column, f", written as texts{gaps}")
-    if column.counts[TEXT] >= UNIQUE_VALUES and (column.many or told >= UNIQUE * column.values):
+    if _unique(column):
         return Guess(None, f"{much} texts in {column.values:,} values: tells no more than an id")
     common = ", ".join(quoted(value) for value, _ in column.common(SHOWN_VALUES))
     return Guess("category", f"{much}: {common}{' ...' if told > SHOWN_VALUES else ''}{gaps}", distinct=told)
@@ -60,14 +72,24 @@ def _number(name: str, column: Column, gaps: str) -> Guess:
     numbers, told = column.numbers, len(column.distinct)
     if column.whole:
         what = f"{told:,}{' or more' if column.many else ''} different whole numbers"
+        codes = CODE_NAME.search(name) or (
+            told > FEW and len(column.widths) == 1 and min(column.widths) >= CODE_DIGITS and not _is_time(column)
+        )
+        if codes and _unique(column):
+            return Guess(None, f"{what} in {column.values:,} values: tells no more than an id")
         if CODE_NAME.search(name):
             return Guess("category", f"{what}, codes by its name{gaps}", distinct=told)
         if told <= FEW and column.values >= EACH * told:
             return Guess("category", f"only {what}{gaps}", distinct=told)
-        if told > FEW and len(column.widths) == 1 and min(column.widths) >= CODE_DIGITS and not _is_time(column):
+        if codes:
             return Guess("category", f"{what} of {min(column.widths)} digits each: codes{gaps}", distinct=told)
     why = f"{_plain(numbers.low)} to {_plain(numbers.high)}, median {_plain(numbers.quantile(0.5))}{gaps}"
     return Guess("number", why, _bands(column), told)
+
+
+def _unique(column: Column) -> bool:
+    """Is nearly every value another one?"""
+    return column.values >= UNIQUE_VALUES and (column.many or len(column.distinct) >= UNIQUE * column.values)
 
 
 def _is_time(column: Column) -> bool:

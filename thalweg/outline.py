@@ -1,16 +1,15 @@
 """A spec's text for what a survey has seen, each line with its reason. Pure."""
 
-import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from stream.errors import DataError
 from stream.spec import SLICE_BYTES_MAX
 from thalweg.attribution import Attribution
 from thalweg.columns import Origin
 from thalweg.durations import rounded_up, spoken
-from thalweg.findings import share
-from thalweg.guess import Guess, band_count, guess, quoted, toml_key, toml_text
+from thalweg.findings import FEW_LABELS, share
+from thalweg.guess import Guess, Named, band_count, guess, quoted, toml_key, toml_text
 from thalweg.survey import Survey
 
 PAGES_EACH: Final = 5  # pages of a user (shows of an item) from which on its own weight is worth learning
@@ -18,22 +17,11 @@ FEW_SHOWN: Final = 20_000  # shown items, below which embeddings are small and r
 SMALL, MEDIUM = 50, 2_000  # values of a category: for crosses with items; for a taste per user
 CROSSES: Final = 3
 SLICES: Final = 4
+RARE: Final = 0.01  # a base rate below
 EAGER_MS: Final = 3_600_000  # windows up to here leave negatives young enough
 LATENESS_MS: Final = 600_000  # who waits longer for stragglers had better sort
 COMMENT_AT: Final = 46
 HISTORY_SIZES: Final = (5, 10, 20, 50, 100)
-
-
-class Named(NamedTuple):
-    """A column by its full name, as crosses and statistics name it, and how many values it has."""
-
-    name: str
-    values: int
-
-    @property
-    def short(self) -> str:
-        """A word for a statistic's name."""
-        return re.sub(r"\W+", "_", self.name.split(".", 1)[1]).strip("_") or "column"
 
 
 class Outline:
@@ -57,6 +45,7 @@ class Outline:
         free = (name for name in ("history", "installed", "installs") if name not in survey.user.columns)
         self.history = next(free, "") if survey.with_history else ""
         self.position = max(survey.page_sizes) > 1
+        self.rare = survey.base_rate < RARE
 
     def text(self) -> str:
         """The whole spec, as TOML."""
@@ -156,11 +145,10 @@ class Outline:
     # --- what is made of them ------------------------------------------------------------------------------------
 
     def _item_kind(self) -> Named | None:
-        """The category of items that tastes go by: as fine as may be, below `MEDIUM` values."""
-        fit = [
-            each for each in self._categories("item") if 2 <= each.values <= min(MEDIUM, self.survey.items_shown // 2)
-        ]
-        return fit[-1] if fit else None
+        """What tastes go by: the finest category of items below `MEDIUM` values; bands where there's no other."""
+        most = min(MEDIUM, self.survey.items_shown // 2)
+        fit = [each for each in self._categories("item") if 2 <= each.values <= most]
+        return max(fit, key=lambda each: (not each.name.endswith("_band"), each.values), default=None)
 
     def _groups(self) -> list[Named]:
         """Categories of users and requests that are crossed with items: there must be pages enough for each pair."""
@@ -213,7 +201,10 @@ class Outline:
             crosses.append(("user.id", kind.name))
         crosses += [(group.name, "item.id") for group in self._groups()]
         yield _line("[wide]", "memorises")
-        yield "alpha = 0.05"
+        if self.rare:
+            yield _line("alpha = 0.1", "labels are rare: the bias has a long way to go")
+        else:
+            yield "alpha = 0.05"
         yield "l1 = 0.1"
         yield f"features = [{', '.join(map(toml_text, features))}]"
         yield "crosses = ["
@@ -234,6 +225,10 @@ class Outline:
         yield f"features = [{', '.join(map(toml_text, features))}]"
         dim = 32 if most > MEDIUM else 16 if most > SMALL else 8
         yield _line(f"embedding_dim = {dim}", f"its largest column has {most:,} values")
+        if self.survey.labels < FEW_LABELS:
+            yield _line(
+                "learning_rate = 0.005", f"only {self.survey.labels} installs to learn from (the default is 0.02)"
+            )
         if self.survey.shown.shown < FEW_SHOWN:
             why = f"only {self.survey.shown.shown:,} items shown: ids get a row early (the default is 10)"
             yield _line("min_count = 2", why)

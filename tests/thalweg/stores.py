@@ -18,7 +18,8 @@ def store(pages: int = 3_000, seed: int = 0) -> list[dict[str, Any]]:
     tags = []
     for n in range(60):
         tags.append(sorted(random.choice(TAGS, 1 + n % 2, replace=False).tolist()))
-        attributes = {"tags": tags[n], "price": round(float(random.lognormal(2, 0.5)), 2), "maker": 10_115 + 7 * n}
+        price = round(float(random.lognormal(2, 0.5)), 2)
+        attributes = {"tags": tags[n], "price": price, "maker": 10_115 + 7 * (n % 20), "sku": 70_001 + n}
         lines.append({"type": "item", "item": f"i{n}", "title": f"Game {n}", "attributes": attributes})
     for n in range(120):
         attributes = {"country": COUNTRIES[n % 4], "age": int(random.integers(16, 80)), "name": f"User the {n}th",

@@ -81,8 +81,31 @@ def test_each_line_has_its_reason(drafted: tuple[str, Spec]) -> None:
             assert "  # " in line, line
     assert '# "planet": always "Earth": tells nothing apart' in text
     assert '# "name": 120 different texts in 120 values: tells no more than an id' in text
-    assert "60 different whole numbers of 5 digits each: codes" in text
+    assert "20 different whole numbers of 5 digits each: codes" in text
+    assert '# "sku": 60 different whole numbers in 60 values: tells no more than an id' in text
     assert "120 users on 3,000 pages" in text
+
+
+def test_what_is_known_decides_what_is_learned(drafted: tuple[str, Spec]) -> None:
+    """Users who come back have statistics and tastes of their own; tastes go by the finest category of items."""
+    spec = drafted[1]
+    assert spec.statistics["taste"].by == ["user.id", "item.maker"]
+    assert spec.statistics["alike"].to == "user.history"
+    assert {"user.id", "item.id", "item.tags"} <= set(spec.wide.features)
+    assert ["user.history", "item.id"] in spec.wide.crosses
+    assert "user.id" not in spec.deep.features
+    strangers = [line | {"user": f"{line['request_id']}"} if "request_id" in line else line for line in store(300)]
+    text, spec = draft_of(strangers)
+    assert not any("user.id" in statistic.by for statistic in spec.statistics.values())
+    assert "no statistics by user: 300 users have only 300 pages" in text
+    assert spec.user.keys() & {"history"} == set()
+
+
+def test_rare_labels_are_learned_with_care() -> None:
+    """With few installs the deep part takes small steps, and a low base rate has the bias move faster."""
+    lines = [line for n, line in enumerate(store(1_000)) if line["type"] != "install" or n % 12 == 0]
+    spec = draft_of(lines)[1]
+    assert (spec.wide.alpha, spec.deep.learning_rate) == (0.1, 0.005)
 
 
 def test_the_window_takes_most_delays(drafted: tuple[str, Spec], lines: list[dict[str, Any]]) -> None:
@@ -151,7 +174,8 @@ numbers = random.Random(7)
         ("shop_id", [float(n % 90) for n in range(500)], "category"),  # a code by its name
         ("zip", [float(n % 90) for n in range(500)], "category"),
         ("paid", [float(n % 90) for n in range(500)], "number"),  # "id" only at the end of its name
-        ("x", [10_000.0 + n for n in range(500)], "category"),  # all of five digits
+        ("x", [10_000.0 + n % 90 for n in range(500)], "category"),  # all of five digits
+        ("x", [10_000.0 + n for n in range(500)], None),  # ... of which each is another one
         ("x", [1_990.0 + n % 30 for n in range(500)], "number"),  # years
         ("since", [1_767_600_000.0 + 1_000 * n for n in range(500)], "number"),  # moments
         ("x", [f"{n % 50}" for n in range(500)], "category"),  # whole numbers in quotes
