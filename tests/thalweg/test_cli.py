@@ -18,8 +18,8 @@ from thalweg.server import free_port
 from thalweg.stack import Stack
 
 COMMANDS = [
-    "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "check", "run joiner",
-    "run learner", "run ranker",
+    "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "init", "check",
+    "run joiner", "run learner", "run ranker",
     "rank", "install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
     "audit", "dlq ls", "dlq show", "dlq replay",
     "snapshots unpin", "snapshots rollback", "snapshots verify",
