@@ -22,6 +22,7 @@ RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
 TRY_AGAIN_S: Final = 30.0  # a refused version may have been refused for what its store lost meanwhile
 SKIPPED_MAX: Final = 64
 KEEP_EVERY_S: Final = 10.0
+FIRST_KEEP_S: Final = 1.0  # while nothing is kept yet
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +121,8 @@ class Follower:
 
     def run_keeper(self, stop: threading.Event) -> None:
         """`keep` now and then, in a thread of its own: swaps don't wait for the disk."""
-        said = ""
-        while not stop.wait(KEEP_EVERY_S):
+        said, pause_s = "", FIRST_KEEP_S
+        while not stop.wait(pause_s):
             try:
                 self.keep()
                 said = ""
@@ -129,6 +130,7 @@ class Follower:
                 if str(bad) != said:
                     log.warning("the live version isn't kept for a start without the store: %s", bad)
                 said = str(bad)
+            pause_s = KEEP_EVERY_S if self._kept[0] else FIRST_KEEP_S
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
@@ -148,11 +150,11 @@ class Follower:
 
     def step(self) -> bool:
         """Look at the head; swap when it names a newer version that passes. Raises SnapshotError."""
-        head = self._wish()
         served = self.served
+        if served is not None:  # items come while the store is away, too
+            served = self._refresh(served)
+        head = self._wish()
         if head is None or not self._wanted(head, served):
-            if served is not None:
-                self._refresh(served)
             return False
         started_s = time.monotonic()
         try:
@@ -219,9 +221,10 @@ class Follower:
             log.info("installs of skipped versions aren't counted in servable_ms and freshness_ms: %s", bad)
         return found
 
-    def _refresh(self, served: Served) -> None:
+    def _refresh(self, served: Served) -> Served:
         """Items may have come since the swap."""
         catalogue = self._shelf.catalogue(served.version.plan.layout)
         self.popular.refresh(served.version, self._shelf, catalogue)
         if catalogue is not served.catalogue:
-            self.served = Served(served.version, catalogue, served.since_ms)
+            served = self.served = Served(served.version, catalogue, served.since_ms)
+        return served

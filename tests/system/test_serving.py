@@ -1,6 +1,8 @@
 """Learner and ranker together: the same scores, no reply of two versions, and Redis away for a while."""
 
+import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,11 @@ from stream.spec_file import parse_spec
 from tests.learner.worlds import SPEC, records
 from tests.system.house import House, until, world
 from thalweg.asker import Asker, AskerConfig, Observed
+from thalweg.caller import calling
 from thalweg.recount import recount
 from thalweg.stack import Stack, start_redis, stop_redis
 
+DOWN_S = 60.0 if os.environ.get("THALWEG_SOAK") else 0.0  # how long Redis stays away at least
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 
 LISTS = ["user.id", "user.history", "user.age_band", "item.id", "item.tags"]
@@ -116,7 +120,11 @@ def test_replies_under_swaps_while_redis_comes_and_goes(stack: Stack, topic_pref
         first = recount(store, "small", replies)  # before Redis forgets them
         stop_redis(stack.root)
         down_from = len(observed)
-        until(lambda: version() and len(observed) >= down_from + 120, "120 replies without Redis")
+        back_s = time.monotonic() + DOWN_S
+        until(
+            lambda: version() and len(observed) >= down_from + 120 and time.monotonic() >= back_s,
+            "120 replies without Redis",
+        )
         assert not [one.error for one in observed[down_from:] if one.error], "ranking went on"
         before = version()
         start_redis(stack.root)
@@ -138,3 +146,26 @@ def test_replies_under_swaps_while_redis_comes_and_goes(stack: Stack, topic_pref
     assert first.mixed == second.mixed == 0
     assert first.checked + second.checked >= 500
     assert len({one.version for one in observed}) >= 20
+
+
+def test_a_ranker_that_starts_without_redis(stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
+    """A ranker that was killed and comes back while Redis is away answers with the version that it kept."""
+    house = House(stack, topic_prefix, tmp_path)
+    log = KafkaLog(house.settings, linger_ms=5)
+    try:
+        house.start("joiner", "learner", "ranker")
+        replay(log, world(200, 5), spec=house.spec, pace=Pace(400.0), clock=Clock(), say=print)
+        kept = tmp_path / "local" / "ranker" / house.settings.worker / f"{topic_prefix}small" / "version"
+        until(kept.exists, "the ranker to keep a version")
+        house.kill("ranker")
+        stop_redis(stack.root)
+        house.start("ranker")
+        with calling(house.settings) as caller:
+            reply = caller.rank("u1", k=5).reply
+        assert reply.version >= 1
+        assert "no_model" not in reply.notes
+        assert len(reply.items) == 5
+    finally:
+        start_redis(stack.root)
+        house.end()
+        log.close()
