@@ -12,7 +12,7 @@ user and item.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ import redis
 
 from stream.errors import BadEvent, LogError, LogGap
 from stream.events import History, decode_entity
-from stream.log import START, Log, Reader, Record
+from stream.log import START, Log, Record
 from stream.topics import HISTORIES
 
 MEMBERS_MAX: Final = 1_000  # of one user: the newest are kept
@@ -78,6 +78,87 @@ def changes_of(records: Sequence[Record]) -> dict[tuple[str, str], int | None]:
         except (BadEvent, UnicodeDecodeError) as bad:
             log.warning("%s/%d offset %d is left out: %s", HISTORIES.name, record.partition, record.offset, bad)
     return changes
+
+
+def write_changes(client: Any, changes: Mapping[tuple[str, str], int | None], prefix: str, members_max: int) -> None:
+    """Write changes in one round trip: a command or two a user or retraction, however long a history is.
+
+    Raises redis.RedisError.
+    """
+    installed: dict[str, dict[str, int]] = {}
+    with client.pipeline(transaction=False) as pipe:
+        for (user, item), time_ms in changes.items():
+            if time_ms is None:
+                pipe.zrem(history_key(user, prefix), item)
+            else:
+                installed.setdefault(user, {})[item] = time_ms
+        for user, items in installed.items():
+            key = history_key(user, prefix)
+            pipe.zadd(key, items, gt=True)
+            pipe.zremrangebyrank(key, 0, -members_max - 1)
+        pipe.execute()
+
+
+def copy_topic(source: Log, write: Callable[[dict[tuple[str, str], int | None]], None], *,
+               wait: Callable[[], object], between: Callable[[], None] = lambda: None,
+               ended: Callable[[], bool] = lambda: False,
+               told: Callable[[int, int], None] = lambda copied, of: None) -> int:  # fmt: skip
+    """Write all that the topic says; returns how many records that were. `told`: records copied, and of how many.
+
+    What is new meanwhile is written by others `between`: it doesn't wait for a long topic. So an old install may be
+    copied over a newer retraction; after a `wait` (longer than a record is on its way into the topic) the second
+    pass, of what the topic has got during the first, sets that right.
+    """
+    copied = 0
+    reader = source.reader(HISTORIES.name, dict.fromkeys(source.ends(HISTORIES.name), START))
+    try:
+        for first in (True, False):
+            ends = source.ends(HISTORIES.name)
+            of = copied + sum(ends.values()) - sum(reader.positions().values())
+            while not ended() and any(at < ends[p] for p, at in reader.positions().items()):
+                try:
+                    records = reader.poll(POLL_S, BATCH)
+                except LogGap as gap:  # compaction keeps the newest of each: nothing is lost
+                    reader.seek(gap.partition, START)
+                    continue
+                write(changes_of(records))
+                copied += len(records)
+                told(copied, max(of, copied))
+                if first:
+                    between()
+            if first:
+                wait()
+    finally:
+        reader.close()
+    return copied
+
+
+def rebuild_histories(
+    client: Any, source: Log, prefix: str = "", *, members_max: int = MEMBERS_MAX, settle_s: float = SETTLE_S,
+    told: Callable[[int, int], None] = lambda copied, of: None,
+) -> int:  # fmt: skip
+    """Copy the topic to Redis, beside a joiner at work or without one; returns how many records it has.
+
+    Raises redis.RedisError, LogError.
+    """
+    marker = marker_key(prefix)
+    client.set(marker, "begun", nx=True)
+    copied = copy_topic(
+        source, lambda changes: write_changes(client, changes, prefix, members_max),
+        wait=lambda: time.sleep(settle_s), told=told,
+    )  # fmt: skip
+    client.set(marker, COMPLETE, xx=True)  # gone again: Redis was emptied meanwhile, and a joiner will begin anew
+    return copied
+
+
+def wipe_histories(client: Any, prefix: str = "") -> int:
+    """Remove all histories from Redis; returns how many users had one. Raises redis.RedisError."""
+    wiped = 0
+    keys = client.scan_iter(match=history_key("*", prefix), count=BATCH)
+    while batch := list(islice(keys, BATCH)):
+        wiped += len(batch)
+        client.unlink(*batch)
+    return wiped
 
 
 class HistoryWriter:
@@ -176,23 +257,14 @@ class HistoryWriter:
             self._unable = True
 
     def _rebuild(self, source: Callable[[], Log]) -> None:
-        """Copy the topic. What is new meanwhile is written in between: it doesn't wait for a long topic.
-
-        So an old install may be copied over a newer retraction; the second pass, of what the topic has got during
-        the first, sets that right. What comes during the second waits for its end.
-        """
+        """Copy the topic; what is new meanwhile is written in between, but for the second pass."""
         marker, dropped = marker_key(self._prefix), self.dropped
         self._client.set(marker, "begun", nx=True)
         durable = source()
         try:
-            reader = durable.reader(HISTORIES.name, dict.fromkeys(durable.ends(HISTORIES.name), START))
-            try:
-                copied = self._copy(durable, reader, between=self._deliver_some)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closing, self._settle_s)
-                copied += self._copy(durable, reader)
-            finally:
-                reader.close()
+            copied = copy_topic(
+                durable, self._write, wait=self._settle, between=self._deliver_some, ended=lambda: self._closing
+            )
         finally:
             durable.close()
         # A marker that is gone again means that Redis was emptied meanwhile: the next look begins anew.
@@ -200,20 +272,9 @@ class HistoryWriter:
             self._rebuilt_after = dropped
             log.info("histories: %d records of the topic were copied to Redis", copied)
 
-    def _copy(self, durable: Log, reader: Reader, between: Callable[[], None] = lambda: None) -> int:
-        """Write all records up to the topic's end as of now; returns how many."""
-        copied = 0
-        ends = durable.ends(HISTORIES.name)
-        while not self._closing and any(at < ends[p] for p, at in reader.positions().items()):
-            try:
-                records = reader.poll(POLL_S, BATCH)
-            except LogGap as gap:  # compaction keeps the newest of each: nothing is lost
-                reader.seek(gap.partition, START)
-                continue
-            self._write(changes_of(records))
-            copied += len(records)
-            between()
-        return copied
+    def _settle(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, self._settle_s)
 
     def _deliver_some(self) -> None:
         """Write the oldest changes that wait, if any."""
@@ -248,15 +309,4 @@ class HistoryWriter:
         self._writing = 0
 
     def _write(self, batch: dict[tuple[str, str], int | None]) -> None:
-        installed: dict[str, dict[str, int]] = {}
-        with self._client.pipeline(transaction=False) as pipe:
-            for (user, item), time_ms in batch.items():
-                if time_ms is None:
-                    pipe.zrem(history_key(user, self._prefix), item)
-                else:
-                    installed.setdefault(user, {})[item] = time_ms
-            for user, items in installed.items():
-                key = history_key(user, self._prefix)
-                pipe.zadd(key, items, gt=True)
-                pipe.zremrangebyrank(key, 0, -self._members_max - 1)
-            pipe.execute()
+        write_changes(self._client, batch, self._prefix, self._members_max)

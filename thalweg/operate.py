@@ -1,7 +1,7 @@
 """Commands for operators: was the join right, what became of a page, what was not taken in, what Redis has lost."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,8 @@ rebuild_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Mak
 operate.add_typer(dlq_app, name="dlq")
 operate.add_typer(rebuild_app, name="rebuild")
 
+
+RECORDS_A_LINE = 100_000  # between two lines of progress
 
 SourceTopic = Annotated[str, typer.Option("--topic", help="Whose letters: the topic that the originals came from.")]
 
@@ -207,3 +209,37 @@ def dlq_replay(
     print(f"{done.sent} {'would be sent' if dry_run else 'sent'}; left out: {done.before} sent by an earlier replay, "
           f"{done.cut} not held whole, {done.superseded} with a newer record of the same key")  # fmt: skip
     write_json(json_file, dead.figures(done))
+
+
+@rebuild_app.command("histories")
+def rebuild_histories(
+    wipe: Annotated[
+        bool, typer.Option("--wipe", help="Remove what Redis has first: also what the topic no longer knows of.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Copy what users installed from the compacted topic `histories`, which is the durable copy, to Redis.
+
+    A joiner does so by itself when it starts and when Redis was emptied; this is for when none runs, or when you
+    don't trust what Redis has. It may run beside joiners and rankers. With --wipe rankers rank without histories
+    until it is done.
+    """
+    from stream import histories
+    from stream.redis_client import connect, translated
+
+    settings = kept_settings()
+    settings.need_redis()
+    told_at = 0
+
+    def told(copied: int, of: int) -> None:
+        nonlocal told_at
+        if copied - told_at >= RECORDS_A_LINE:
+            told_at = copied
+            say(f"{copied:,} of {of:,} records")
+
+    with closing(connect(settings)) as client, translated(client), open_log(settings) as log:
+        wiped = histories.wipe_histories(client, settings.topic_prefix) if wipe else 0
+        copied = histories.rebuild_histories(client, log, settings.topic_prefix, told=told)
+        users = sum(1 for _ in client.scan_iter(match=histories.history_key("*", settings.topic_prefix), count=500))
+    print(f"{copied:,} records copied; {users:,} users have a history")
+    write_json(json_file, {"records": copied, "users": users, "wiped": wiped})

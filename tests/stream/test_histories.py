@@ -1,18 +1,33 @@
 """The copy of histories in Redis."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
+from typer.testing import CliRunner
 
 from stream.errors import LogUnavailable
 from stream.events import Install
-from stream.histories import COMPLETE, HistoryWriter, history_key, marker_key, read_histories
+from stream.histories import (
+    COMPLETE,
+    HistoryWriter,
+    history_key,
+    marker_key,
+    read_histories,
+    rebuild_histories,
+    wipe_histories,
+)
+from stream.kafka_admin import apply_topics, plan_topics
+from stream.kafka_log import KafkaLog
 from stream.log import Log, MemoryLog
 from stream.routing import history_record
+from stream.settings import Settings
 from stream.topics import HISTORIES
+from thalweg.main import app
 from thalweg.stack import Stack
 
 
@@ -212,3 +227,139 @@ def test_a_retraction_during_the_copy_is_not_undone(cache: redis.Redis, topic_pr
     until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
     writer.close(10)
     assert read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["i0", "i2"]}
+
+
+class Counting:
+    """A Redis that counts what it is asked in pipelines: round trips, commands, members written."""
+
+    def __init__(self, real: redis.Redis) -> None:
+        self.real = real
+        self.trips = self.commands = self.members = 0
+        self.after: Callable[[], None] = lambda: None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
+
+    def pipeline(self, transaction: bool) -> object:
+        """A pipeline that is counted."""
+        pipe = self.real.pipeline(transaction=transaction)
+        execute = pipe.execute
+
+        def counted() -> object:
+            self.trips += 1
+            self.commands += len(pipe.command_stack)
+            self.members += sum((len(args) - 3) // 2 for args, _ in pipe.command_stack if args[0] == "ZADD")
+            done = execute()
+            self.after()
+            return done
+
+        pipe.execute = counted  # type: ignore[method-assign,assignment]
+        return pipe
+
+
+def test_rebuilding_restores_all_and_tells_how_far_it_is(cache: redis.Redis, topic_prefix: str) -> None:
+    """Every user's history is back as the topic has it, though a bad record is in between; progress reaches the end."""
+    source = topic_of(*(Install(f"u{k % 7}", f"i{k}", k, f"{k}") for k in range(1_500)))
+    source.send(HISTORIES.name, 0, b"\xc1", b"k")
+    tell(source, Install("u3", "i3", 2_000, "3", retracted=True))
+    told: list[tuple[int, int]] = []
+    copied = rebuild_histories(cache, source, topic_prefix, settle_s=0.0, told=lambda *far: told.append(far))
+    assert copied == 1_502
+    assert told[-1] == (1_502, 1_502)
+    assert [far for far, _ in told] == sorted(far for far, _ in told)
+    assert all(of == 1_502 for _, of in told)
+    for user in range(7):
+        expected = [f"i{k}" for k in range(1_500) if k % 7 == user and k != 3]
+        assert read_histories(cache, [f"u{user}"], 2_000, topic_prefix) == {f"u{user}": expected}
+    assert cache.get(marker_key(topic_prefix)) == COMPLETE
+    other = f"{topic_prefix}other."
+    cache.zadd(history_key("x", other), {"a": 1})
+    cache.zadd(history_key("gone", topic_prefix), {"a": 1})
+    assert wipe_histories(cache, topic_prefix) == 8
+    assert cache.zcard(history_key("x", other)) == 1
+    rebuild_histories(cache, source, topic_prefix, settle_s=0.0)
+    assert len(cache.keys(f"{topic_prefix}{{thalweg}}:history:*")) == 7
+
+
+def test_redis_that_is_wiped_during_a_rebuild_is_not_called_complete(cache: redis.Redis, topic_prefix: str) -> None:
+    """The marker says complete only if Redis has kept all that was copied; a joiner then makes the copy anew."""
+    source = topic_of(*(Install("u", f"i{k}", k, f"{k}") for k in range(10)))
+    counting = Counting(cache)
+
+    def wipe() -> None:
+        cache.delete(*cache.keys(f"{topic_prefix}*"))
+
+    counting.after = wipe
+    rebuild_histories(counting, source, topic_prefix, settle_s=0.0)
+    assert cache.get(marker_key(topic_prefix)) is None
+
+
+def test_wiped_in_mid_stream_histories_are_complete_again(cache: redis.Redis, topic_prefix: str) -> None:
+    """Changes go on while Redis is emptied twice: in the end it has what the topic has."""
+    source = topic_of()
+    writer = rebuilding(cache, topic_prefix, lambda: source)
+    until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+    for k in range(600):
+        for install in (Install(f"u{k % 5}", f"i{k}", k, f"{k}"), Install("u0", f"i{k - 50}", k, "", retracted=True)):
+            tell(source, install)
+            writer.put(install.user, install.item, None if install.retracted else install.time_ms)
+        if k in (200, 400):
+            until(lambda: writer.waiting == 0)
+            cache.delete(*cache.keys(f"{topic_prefix}*"))
+    expected = {f"u{u}": [f"i{k}" for k in range(600) if k % 5 == u and (u or k > 549)] for u in range(5)}
+    until(lambda: read_histories(cache, list(expected), 1_000, topic_prefix) == expected)
+    writer.close(10)
+
+
+def test_the_ten_thousandth_install_costs_no_more_than_the_tenth(cache: redis.Redis, topic_prefix: str) -> None:
+    """However many installs a user has: two commands a round trip, one member an install, a bounded set in Redis."""
+    counting = Counting(cache)
+    writer = HistoryWriter(counting, topic_prefix, members_max=1_000)
+    costs: list[int] = []
+
+    def put(begin: int, end: int) -> None:
+        for k in range(begin, end):
+            writer.put("u", f"i{k}", k)
+        until(lambda: writer.waiting == 0)
+
+    for begin in (*range(0, 100, 10), *range(9_900, 10_000, 10)):
+        if begin == 9_900:
+            put(100, 9_900)
+        before = (counting.trips, counting.commands, counting.members)
+        put(begin, begin + 10)
+        trips, commands, members = (
+            now - was for now, was in zip((counting.trips, counting.commands, counting.members), before, strict=True)
+        )
+        assert members == 10
+        assert commands == 2 * trips
+        assert trips <= 10
+        costs.append(commands)
+    writer.close(10)
+    assert max(costs) <= 20
+    assert cache.zcard(history_key("u", topic_prefix)) == 1_000
+    assert read_histories(cache, ["u"], 2, topic_prefix) == {"u": ["i9998", "i9999"]}
+
+
+def test_the_command_rebuilds_from_kafka(
+    stack: Stack, topic_prefix: str, cache: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`thalweg rebuild histories` needs no joiner, says how many records and users; --wipe removes what was there."""
+    settings = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=topic_prefix, local=tmp_path, partitions=2)
+    for name in ("kafka", "redis", "topic_prefix", "local", "partitions"):
+        monkeypatch.setenv(f"THALWEG_{name.upper()}", str(getattr(settings, name)))
+    apply_topics(settings, plan_topics(settings))
+    log = KafkaLog(settings)
+    for k in range(20):
+        log.send(*history_record(Install(f"u{k % 3}", f"i{k}", k, f"{k}"), 2))
+    log.send(*history_record(Install("u0", "i0", 30, "0", retracted=True), 2))
+    log.close()
+    cache.zadd(history_key("stale", topic_prefix), {"a": 1})
+    report = tmp_path / "rebuilt.json"
+    for words, users in (([], 4), (["--wipe"], 3)):
+        ran = CliRunner().invoke(app, ["rebuild", "histories", *words, "--json", str(report)])
+        assert ran.exit_code == 0, ran.output
+        figures = json.loads(report.read_text())
+        assert (figures["records"], figures["users"]) == (21, users)
+    assert read_histories(cache, ["u0", "stale"], 9, topic_prefix) == {
+        "u0": ["i3", "i6", "i9", "i12", "i15", "i18"], "stale": [],
+    }  # fmt: skip

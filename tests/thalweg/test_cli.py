@@ -21,7 +21,7 @@ COMMANDS = [
     "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "init", "check",
     "run joiner", "run learner", "run ranker",
     "rank", "install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
-    "audit", "dlq ls", "dlq show", "dlq replay",
+    "audit", "trace", "dlq ls", "dlq show", "dlq replay", "rebuild histories",
     "snapshots unpin", "snapshots rollback", "snapshots verify",
 ]  # fmt: skip
 
