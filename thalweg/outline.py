@@ -207,6 +207,8 @@ class Outline:
             yield "alpha = 0.05"
         yield "l1 = 0.1"
         yield f"features = [{', '.join(map(toml_text, features))}]"
+        if not crosses:
+            return
         yield "crosses = ["
         yield from (f"  [{toml_text(one)}, {toml_text(other)}]," for one, other in crosses)
         yield "]"

@@ -363,6 +363,18 @@ def test_what_can_not_be_read_is_one_line(name: str, remedy: str, tmp_path: Path
     assert len(ran.stderr.splitlines()) == 1
 
 
+def test_the_readme_shows_what_is_said(tmp_path: Path) -> None:
+    """What README shows of `check` is what it says of README's own lines, under the spec drafted from them."""
+    readme = (SPECS.parent / "README.md").read_text()
+    section = readme[readme.index("## Your own data") :]
+    lines, said = (section.split(f"```{kind}\n", 1)[1].split("```", 1)[0] for kind in ("json", "text"))
+    events, spec = tmp_path / "events.jsonl", tmp_path / "mine.toml"
+    events.write_text(lines)
+    assert CliRunner().invoke(app, ["init", str(events), "--out", str(spec)]).exit_code == 0
+    ran = CliRunner().invoke(app, ["check", str(events), "--spec", str(spec)])
+    assert [line.rstrip() for line in ran.stdout.splitlines()] == said.splitlines()
+
+
 def test_names_are_printed_as_they_are() -> None:
     """A person's names that look like markup are text."""
     lines = sound()
