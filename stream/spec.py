@@ -18,7 +18,7 @@ Count = Annotated[int, Meta(ge=1)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
 Bound = Annotated[int, Meta(ge=1_000)]  # of rows in memory
 Kind = Literal["category", "categories", "number"]
-Measure = Literal["rate", "count", "since", "residual", "affinity"]
+Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness"]
 PartName = Literal["wide", "deep"]
 Policy = Literal["wait", "eager", "fake_negative"]
 
@@ -63,6 +63,7 @@ class Statistic(Part, frozen=True):
     rate: smoothed label rate · count: log(1 + labels) · since: log(1 + seconds since the last label)
     residual: mean of label − expected, shrunk
     affinity: residual of this item among those who have what is in the history
+    likeness: how this item's labels go with the user's last `neighbours` labels, installed or not
     """
 
     kind: Measure

@@ -242,6 +242,9 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], refuse: Any) -> No
             if column not in keys:
                 why = f"{column!r} is no category here; {_near(column, keys)}"
                 refuse((*path, column), f"statistics.{name}: {why}")
+        if stat.kind == "likeness" and (stat.by != ["user.id", "item.id"] or stat.half_life or stat.neighbours > 1_000):
+            why = 'likeness is by = ["user.id", "item.id"], of at most 1,000 neighbours, without half_life'
+            refuse(path, f"statistics.{name}: {why}")
 
 
 def _check_parts(spec: Spec, columns: dict[str, Column], refuse: Any) -> None:

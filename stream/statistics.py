@@ -7,10 +7,12 @@ State is one table: key → weight of labels, sum, newest event time (ms). Kinds
     since     log(1 + seconds from t to the page)   missing before the first label
     residual  s / (n + prior)                       s: label − expected
     affinity  the residuals of (i, item) over i in the history: the strongest `neighbours`, sum / √count
+    likeness  how labels of the item go together with the user's last `neighbours` ones: see `likeness.py`
 
 *Expected* is what the page's logged rates say: base + Σ (rate − base), within [0.01, 0.99]; so what a
 label adds depends on its page alone, and sums without decay don't depend on the order of labels.
-A late positive or a retraction moves `s` by ±1 and nothing else: as if the first label had been right.
+A late positive or a retraction moves `s` by ±1 and nothing else: as if the first label had been right. (A likeness
+goes by the order of labels, and is corrected as far as it remembers.)
 """
 
 from typing import Any, Final
@@ -22,12 +24,13 @@ from stream.encoder import I64, KEYS_MAX, Batch, Product, count_product, fill_pr
 from stream.events import LATE_POSITIVE, RETRACTION
 from stream.expiry import Sweep
 from stream.features import Layout, locate, seed_of
+from stream.likeness import fill_likeness, learn_likeness
 from stream.spec import Spec, duration_ms
 from stream.table import CHANGED, U64, Table, find, kernel, place, touch
 
 F64 = npt.NDArray[np.float64]
-RATE, COUNT, SINCE, RESIDUAL, AFFINITY = range(5)
-KINDS: Final = ("rate", "count", "since", "residual", "affinity")
+RATE, COUNT, SINCE, RESIDUAL, AFFINITY, LIKENESS = range(6)
+KINDS: Final = ("rate", "count", "since", "residual", "affinity", "likeness")
 WIDTH: Final = 4  # key; n, s, t as float64
 NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
 
@@ -47,6 +50,7 @@ class StatisticsProgram:
         self.neighbours = np.array([s.neighbours for s in stats.values()], np.int64)
         self.base_key = np.uint64(seed_of("statistic of everything"))
         self.rows_max = spec.max_statistics
+        self.likenesses = np.flatnonzero(self.kinds == LIKENESS).tolist()
 
     def fill(self, words: U64, time_ms: int, slots: U64, overlay: U64 = NO_TABLE) -> None:
         """Write the page's statistics and base rate, as of `time_ms`. `overlay` rows hide those of `slots`.
@@ -57,6 +61,15 @@ class StatisticsProgram:
         _fill(words, words.view(np.uint32), words.view(np.float32), float(time_ms), self.sizes,
               self.kinds, p.offsets, p.sides, p.places, p.salts, self.priors, self.half_lives,
               self.neighbours, self.base_key, slots, overlay)  # fmt: skip
+        for k in self.likenesses:
+            fill_likeness(words, words.view(np.uint32), words.view(np.float32), self.sizes, k, self.columns(k),
+                          p.salts[k], self.neighbours[k], self.priors[k], slots, overlay)  # fmt: skip
+
+    def columns(self, k: int) -> I64:
+        """Side and index of each column of statistic k, one after the other. int64."""
+        first, last = self.product.offsets[k : k + 2]
+        pairs = zip(self.product.sides[first:last], self.product.places[first:last], strict=True)
+        return np.array([number for pair in pairs for number in pair], np.int64)
 
 
 class Statistics:
@@ -84,11 +97,18 @@ class Statistics:
         _fill_keys(batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides,
                    p.places, p.salts, offsets, keys)  # fmt: skip
         keys[-1] = program.base_key
-        self.sweep.step(table, len(keys), 0)
+        remembered = len(batch) * sum(int(program.neighbours[k]) + 2 for k in program.likenesses)
+        self.sweep.step(table, len(keys) + remembered, 0)
         table.reserve_for(keys)
         _learn(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
                labels, weights, reasons, time_ms, program.sizes, program.kinds, program.half_lives, offsets, keys,
                table.slots, table.fresh, table.counts)  # fmt: skip
+        for k in program.likenesses:
+            last = int(program.neighbours[k])
+            table.reserve(len(batch) * (last + 2))
+            learn_likeness(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
+                           labels, weights, reasons, time_ms, program.sizes, program.columns(k), p.salts[k], last,
+                           table.slots, table.fresh, table.counts)  # fmt: skip
 
 
 @kernel
@@ -204,7 +224,7 @@ def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offs
     for item in range(at[0]):
         for k in range(kinds.shape[0]):
             first, last = offsets[k], offsets[k + 1]
-            count = count_product(w32, at, item, sizes, first, last, sides, places)
+            count = 0 if kinds[k] == LIKENESS else count_product(w32, at, item, sizes, first, last, sides, places)
             value = np.nan
             if count > 0:
                 fill_product(words, w32, at, item, sizes, first, last, sides, places, salts[k], keys, 0)
@@ -263,6 +283,8 @@ def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any
             expected = weights[b] * _expected(f32, at, position[b], sizes, kinds)
         _move(slots, base_key, n, label, t, 0.0, fresh, counts)
         for k in range(kinds.shape[0]):
+            if kinds[k] == LIKENESS:
+                continue
             moved = label - expected if kinds[k] == RESIDUAL or kinds[k] == AFFINITY else label
             for i in range(offsets[b * kinds.shape[0] + k], offsets[b * kinds.shape[0] + k + 1]):
                 _move(slots, keys[i], n, moved, t, half_lives[k], fresh, counts)
