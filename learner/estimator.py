@@ -11,14 +11,13 @@ from river import base
 
 from learner.checkpoint import Checkpoint, Meta, restore, take
 from learner.model import Model
-from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Value
+from stream.events import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples, Impression, Value
 from stream.features import Catalogue, build_page
 from stream.spec import Spec
 from stream.spec_file import checked_spec, decode_spec, encode_spec
 from stream.table import U64
 
 MORE: Final = "more"  # the column of values that have no column of their own
-WEIGHT_MAX: Final = 1e6
 
 
 class WideAndDeep(base.Classifier):
@@ -89,11 +88,11 @@ class WideAndDeep(base.Classifier):
         self._spec({"": ""})  # what can't be is refused now, not at the first example
 
     def learn_one(self, x: Mapping[Any, Any], y: Any, w: float = 1.0) -> None:
-        """Learn one example. Raises ValueError when y isn't True or False (or 1 or 0), or w not above 0."""
+        """Learn one example. Raises ValueError when y isn't True or False (or 1 or 0), or w out of bounds."""
         if not isinstance(y, bool | np.bool_ | int | float | np.number) or y not in (0, 1):
             raise ValueError(f"y is True or False (or 1 or 0), not {y!r}: this model tells two classes apart")
-        if not 0 < w <= WEIGHT_MAX:
-            raise ValueError(f"w is above 0 and at most {WEIGHT_MAX:g}, not {w!r}: leave out what isn't to be learned")
+        if not WEIGHT_MIN <= w <= WEIGHT_MAX:
+            raise ValueError(f"w is {WEIGHT_MIN:g} to {WEIGHT_MAX:g}, not {w!r}: leave out what isn't to be learned")
         given = _plain(x)
         if self.model is None:
             self._begin(Model(self._spec(given), self.seed))

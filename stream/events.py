@@ -20,6 +20,8 @@ REQUEST_BYTES_MAX: Final = 256 * 1024
 EVENTS_MAX: Final = 65_536  # of one record
 ITEMS_MAX: Final = 1_000  # of one page or request
 TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: later is no event time but a mistake
+WEIGHT_MIN: Final = 1e-6  # of an example; one that is lost in 32 bits would train nothing without a word
+WEIGHT_MAX: Final = 1e6
 NUMBER_MAX: Final = 2**53  # exclusive, of versions and deadlines: whole numbers that arrays and floats can hold
 
 # Why an example was emitted. The first two tell a position's first label, the others change one that was told.
@@ -281,8 +283,8 @@ def check_examples(examples: Examples) -> None:
         raise BadEvent("a position is outside the page")
     if not all(label in (0, 1) for label in examples.labels):
         raise BadEvent("a label is neither 0 nor 1")
-    if not all(math.isfinite(w) and 0 < w <= 1e6 for w in examples.weights):
-        raise BadEvent("a weight must be finite and above 0")
+    if not all(WEIGHT_MIN <= w <= WEIGHT_MAX for w in examples.weights):
+        raise BadEvent(f"a weight must be {WEIGHT_MIN:g} to {WEIGHT_MAX:g}: leave out what isn't to be learned")
     if not all(0 <= r < len(REASONS) for r in examples.reasons):
         raise BadEvent("unknown reason")
     if not all(0 <= i < 2**64 for i in examples.ids):

@@ -170,11 +170,11 @@ def test_a_label_that_is_none_is_refused(y: Any) -> None:
     assert scored(model, data[30:]) == scored(other, data[30:])
 
 
-@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf, 1e7])
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf, 1e7, 1e-300])
 def test_a_weight_that_cant_be_is_refused(weight: float) -> None:
-    """Above 0 and finite, or an error; a good one counts."""
+    """Above 0 also in 32 bits, and finite, or an error; a good one counts."""
     model, heavy, light = WideAndDeep(**SMALL), WideAndDeep(**SMALL), WideAndDeep(**SMALL)
-    with pytest.raises(ValueError, match="w is above 0"):
+    with pytest.raises(ValueError, match="w is 1e-06 to 1e"):
         model.learn_one({"user": "ann"}, True, weight)
     assert model.model is None
     heavy.learn_one({"user": "ann"}, True, w=5.0)
