@@ -62,8 +62,8 @@ def of_lines(survey: Survey) -> Iterator[Finding]:
     yield from of_trouble(survey.broken, "error", "broken", "lines can't be read",
                           "mend them, or know that replay and backtest leave them out")  # fmt: skip
     said = (
-        f"{survey.pages:,} pages, {shown.installs:,} installs, {survey.item.entities:,} items, "
-        f"{survey.user.entities:,} users"
+        f"{survey.pages:,} pages of {survey.users_shown:,} users, {survey.items_shown:,} different items shown, "
+        f"{shown.installs:,} installs"
     )
     span = f" over {spoken(survey.last_ms - survey.first_ms)}" if survey.last_ms else ""
     yield Finding("fine", "lines", survey.lines, said + span)

@@ -100,7 +100,7 @@ def test_a_sound_world_is_fine() -> None:
     """Where nothing is wrong nothing is found wrong, and counts, base rate, delays and histories are told."""
     found = findings(sound())
     assert {one.severity for one in found.values()} == {"fine"}
-    assert found["lines"].says == "400 pages, 134 installs, 8 items, 5 users over 6.65 h"
+    assert found["lines"].says == "400 pages of 5 users, 8 different items shown, 134 installs over 6.65 h"
     assert "134 of 1,200" in found["base_rate"].says
     assert "1 s (p95)" in found["delay"].says
     assert "97.8 %" in found["history"].says
