@@ -87,7 +87,7 @@ class RankerService:
             source = self._patiently(connect)
             if source is not None:
                 try:
-                    self._serve(source)
+                    self._serve(source, connect)
                 finally:
                     self._end(source)
         finally:
@@ -99,8 +99,8 @@ class RankerService:
         if self._failures:
             raise self._failures[0]
 
-    def _serve(self, source: Log) -> None:
-        feeders = [Feeder(source, topic.name, self._shelf) for topic in (ITEMS, USERS)]
+    def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
+        feeders = [Feeder(source, topic.name, self._shelf, connect) for topic in (ITEMS, USERS)]
         for feeder in feeders:
             self._start("feed", feeder.run)
         self.state = "warming up"

@@ -3,23 +3,26 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ranker import metrics
-from stream.errors import BadEvent, LogGap, LogUnavailable
+from stream.errors import BadEvent, LogError, LogGap, LogUnavailable
 from stream.events import Item, User, Value, decode_entity
 from stream.features import Catalogue, Layout
 from stream.log import START, Log, Reader, Record
+from stream.routing import Outgoing, dead_letter
 from stream.topics import ITEMS, USERS
 
 RETRY_S: Final = 1.0
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 5_000
 POPULAR_AGE_S: Final = 1.0  # how old the order by popularity may be
+LETTERS_MAX: Final = 1_000  # that wait to be written; more are met again at the next start
 WASTE_MAX: Final = 65_536  # rows of a catalogue that no known item needs, above as many as there are items
 
 log = logging.getLogger(__name__)
@@ -99,13 +102,20 @@ def _put(catalogue: Catalogue, name: str, item: Item | None) -> None:
 class Feeder:
     """Reads one compacted topic into a shelf. `ready` is set once it was read to its end as of start.
 
-    Bad records are counted and left out.
+    Bad records are counted, left out, and become dead letters. Every ranker meets them, at each of its starts, and
+    writes their letters: those of one record have one key in a compacted topic, which keeps the last, and `thalweg
+    dlq` counts them once. `open_letters` opens the log to write them to; it isn't the one that replies go through,
+    whose failures are for those who wait for replies. What can't be written is tried again.
     """
 
-    def __init__(self, source: Log, topic: str, shelf: Shelf) -> None:
+    def __init__(self, source: Log, topic: str, shelf: Shelf, open_letters: Callable[[], Log] | None = None) -> None:
         assert topic in (ITEMS.name, USERS.name), f"{topic} doesn't feed a shelf"
         self.ready = threading.Event()
         self._log, self._topic, self._shelf = source, topic, shelf
+        self._open_letters = open_letters
+        self._letters: list[Outgoing] = []  # not yet written
+        self._post_s = 0.0  # when to try
+        self._unposted = False
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. Raises LogError when waiting won't help."""
@@ -117,6 +127,7 @@ class Feeder:
                     ends = self._log.ends(self._topic)
                     reader = self._log.reader(self._topic, dict.fromkeys(ends, START))
                 self._read(reader, ends)
+                self._post()
                 failing = False
             except LogUnavailable as bad:
                 if not failing:
@@ -150,8 +161,26 @@ class Feeder:
         except (BadEvent, UnicodeDecodeError) as bad:
             metrics.BAD_ENTITIES.labels(self._topic).inc()
             log.warning("%s/%d offset %d is left out: %s", self._topic, record.partition, record.offset, bad)
+            if self._open_letters is not None and len(self._letters) < LETTERS_MAX:
+                self._letters.append(dead_letter(record.value or b"", BadEvent.__name__, str(bad), record))
         metrics.ITEMS.set(len(self._shelf.items))
         metrics.USERS.set(len(self._shelf.users))
+
+    def _post(self) -> None:
+        """Write the letters that wait."""
+        if not self._letters or self._open_letters is None or time.monotonic() < self._post_s:
+            return
+        try:
+            with closing(self._open_letters()) as target:
+                for letter in self._letters:
+                    target.send(letter.topic, letter.partition, letter.value, letter.key)
+                target.flush()
+        except LogError as bad:
+            if not self._unposted:
+                log.warning("%d dead letters of %s wait: %s", len(self._letters), self._topic, bad)
+            self._unposted, self._post_s = True, time.monotonic() + RETRY_S
+            return
+        self._letters, self._unposted = [], False
 
     def _forget(self, name: str) -> None:
         if self._topic == ITEMS.name:

@@ -1,6 +1,7 @@
 """Items and users in memory, read from compacted topics."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,11 +9,13 @@ import pytest
 
 from ranker import shelf as shelves
 from ranker.shelf import Feeder, Shelf
-from stream.events import Item, User, encode
+from stream.errors import LogUnavailable
+from stream.events import DeadLetter, Item, User, decode_entity, encode
 from stream.features import Layout
 from stream.log import MemoryLog
-from stream.topics import ITEMS, USERS
+from stream.topics import ITEMS, ITEMS_DLQ, USERS, USERS_DLQ
 from tests.ranker.models import items, some_spec
+from thalweg.letters import letters_of
 
 
 @pytest.fixture
@@ -55,6 +58,75 @@ def test_the_newest_of_each_entity_is_known_when_ready(log: MemoryLog, stop: thr
         assert feeder.ready.wait(20)
     assert {name: item.title for name, item in shelf.items.items()} == {"a": "new", "c": ""}
     assert shelf.users == {"u": {"age": 1.0}, "v": {}, "w": {"age": 2.0}}
+
+
+class Shaky(MemoryLog):
+    """A log that takes nothing for the first few times that it is opened."""
+
+    opened = 0
+
+    def again(self) -> "Shaky":
+        """Open it."""
+        self.opened += 1
+        if self.opened < 3:
+            raise LogUnavailable("no broker")
+        return self
+
+
+def test_bad_records_become_dead_letters(stop: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undecodable bytes and wrong types, each with its reason and place, once the log takes them; the rest is known."""
+    monkeypatch.setattr(shelves, "RETRY_S", 0.01)
+    shaky = Shaky({ITEMS.name: 2, USERS.name: 2, ITEMS_DLQ.name: 1, USERS_DLQ.name: 1}, lambda: 1)
+    put(shaky, Item("a"), Item("b"))
+    shaky.send(ITEMS.name, 1, b"\xc1", b"x")
+    shaky.send(ITEMS.name, 0, encode(User("u")), b"y")
+    shaky.send(ITEMS.name, 0, None, b"\xff")
+    shaky.send(ITEMS.name, 0, encode(Item("c")), b"c")
+    shelf = Shelf()
+    feeders = [Feeder(shaky, topic.name, shelf, shaky.again) for topic in (ITEMS, USERS)]
+    for feeder in feeders:
+        threading.Thread(target=feeder.run, args=(stop,), daemon=True).start()
+        assert feeder.ready.wait(20)
+    end = time.monotonic() + 20
+    while shaky.ends(ITEMS_DLQ.name) != {0: 3}:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    records = shaky.reader(ITEMS_DLQ.name, {0: 0}).poll(0)
+    letters = {record.key: decode_entity(record.value or b"", DeadLetter) for record in records}
+    assert {key: (one.original, one.topic) for key, one in letters.items()} == {
+        b"1/1": (b"\xc1", "items"), b"0/1": (encode(User("u")), "items"), b"0/2": (b"", "items"),
+    }  # fmt: skip
+    assert "not a Item" in letters[b"1/1"].message
+    assert set(shelf.items) == {"a", "b", "c"}
+    assert shaky.ends(USERS_DLQ.name) == {0: 0}
+
+
+def test_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
+    """Two rankers, one of them started twice, meet the same bad record: copies have one key, and count once."""
+    log = MemoryLog({ITEMS.name: 2, ITEMS_DLQ.name: 1}, lambda: 1)
+    log.send(ITEMS.name, 1, b"\xc1", b"x")
+    for copies in (1, 2, 3):
+        threading.Thread(target=Feeder(log, ITEMS.name, Shelf(), lambda: log).run, args=(stop,), daemon=True).start()
+        end = time.monotonic() + 20
+        while log.ends(ITEMS_DLQ.name) != {0: copies}:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert {record.key for record in log.reader(ITEMS_DLQ.name, {0: 0}).poll(0)} == {b"1/0"}
+    assert len(letters_of(log, ITEMS.name)) == 1
+
+
+def test_letters_that_nobody_takes_stop_nothing(log: MemoryLog, stop: threading.Event) -> None:
+    """Without a topic for letters (no `thalweg apply` since) the rest is read on."""
+    log.send(ITEMS.name, 1, b"\xc1", b"x")
+    shelf = Shelf()
+    feeder = Feeder(log, ITEMS.name, shelf, lambda: log)
+    threading.Thread(target=feeder.run, args=(stop,), daemon=True).start()
+    assert feeder.ready.wait(20)
+    put(log, Item("a"))
+    end = time.monotonic() + 20
+    while "a" not in shelf.items:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_empty_topics_are_read_at_once(log: MemoryLog, stop: threading.Event) -> None:
