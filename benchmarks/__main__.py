@@ -9,7 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-NAMES = {"joint": "the learner's step against the same network in plain torch; examples per second"}
+NAMES = {
+    "joint": "the learner's step against the same network in plain torch; examples per second",
+    "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
+}
 
 
 def main() -> int:

@@ -210,17 +210,35 @@ def fill_product(words: Any, w32: Any, place: Any, position: Any, sizes: Any, fi
 
 
 @kernel
+def _lay_out(w32: Any, place: Any, position: Any, sizes: Any, anew: Any, lows: Any, lengths: Any) -> None:
+    """First word and length of each list: the user's (when the page is `anew`), then those of the item at position."""
+    users, items = sizes[0], sizes[1]
+    if anew:
+        for i in range(users):
+            low = np.int64(w32[place[1] + i])
+            lows[i], lengths[i] = place[3] + low, np.int64(w32[place[1] + i + 1]) - low
+    for i in range(items):
+        at = place[2] + position * items + i
+        low = np.int64(w32[at])
+        lows[users + i], lengths[users + i] = place[4] + low, np.int64(w32[at + 1]) - low
+
+
+@kernel
 def _count_keys(
     words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets: Any, sides: Any, places: Any
 ) -> Any:
+    lists = sides * sizes[0] + places
+    lows, lengths = np.empty(sizes[0] + sizes[1], np.int64), np.empty(sizes[0] + sizes[1], np.int64)
     offsets = np.zeros(page.shape[0] + 1, np.int64)
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)
+        _lay_out(w32, place, position[b], sizes, b == 0 or page[b] != page[b - 1], lows, lengths)
         total = 0
         for c in range(cross_offsets.shape[0] - 1):
-            total += count_product(
-                w32, place, position[b], sizes, cross_offsets[c], cross_offsets[c + 1], sides, places
-            )
+            count = 1
+            for r in range(cross_offsets[c], cross_offsets[c + 1]):
+                count *= lengths[lists[r]]
+            total += count if count <= KEYS_MAX else 0
         offsets[b + 1] = offsets[b] + total
     return offsets
 
@@ -228,17 +246,39 @@ def _count_keys(
 @kernel
 def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, cross_offsets:
                Any, sides: Any, places: Any, salts: Any, offsets: Any, keys: Any) -> None:  # fmt: skip
+    lists = sides * sizes[0] + places
+    lows, lengths = np.empty(sizes[0] + sizes[1], np.int64), np.empty(sizes[0] + sizes[1], np.int64)
     for b in range(page.shape[0]):
         place = locate(words, w32, starts[page[b]], sizes)
+        _lay_out(w32, place, position[b], sizes, b == 0 or page[b] != page[b - 1], lows, lengths)
         at = offsets[b]
         for c in range(cross_offsets.shape[0] - 1):
             first, last = cross_offsets[c], cross_offsets[c + 1]
-            if count_product(w32, place, position[b], sizes, first, last, sides, places) == 0:
+            count = 1
+            for r in range(first, last):
+                count *= lengths[lists[r]]
+            if count == 0 or count > KEYS_MAX:
                 continue
-            count = fill_product(words, w32, place, position[b], sizes, first, last, sides, places, salts[c], keys, at)
+            if last - first == 2:
+                _fill_pairs(words, lows, lengths, lists[first], lists[first + 1], salts[c], keys, at)
+            elif last - first == 1:
+                for i in range(count):
+                    keys[at + i] = mix(salts[c], words[lows[lists[first]] + i])
+            else:
+                fill_product(words, w32, place, position[b], sizes, first, last, sides, places, salts[c], keys, at)
             for i in range(at, at + count):
                 keys[i] = (keys[i] & ~np.uint64(255)) | np.uint64(c + 1)
             at += count
+
+
+@kernel
+def _fill_pairs(words: Any, lows: Any, lengths: Any, one: Any, other: Any, salt: Any, keys: Any, at: Any) -> None:
+    """As `fill_product`, of two lists."""
+    for i in range(lows[one], lows[one] + lengths[one]):
+        h = mix(salt, words[i])
+        for j in range(lows[other], lows[other] + lengths[other]):
+            keys[at] = mix(h, words[j])
+            at += 1
 
 
 @kernel
