@@ -1,11 +1,13 @@
 """What falls due by event time: in order, and cheap to hold."""
 
-from bisect import insort
+from bisect import bisect_right
+from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final, Generic, Protocol, TypeVar
 
 SLOT_BITS: Final = 10  # a slot is 1,024 ms
 NEVER: Final = 2**62
-SPENT_MAX: Final = 4_096
+SPENT_MAX: Final = 4_096  # things taken whose places are kept until then
 
 
 class Timed(Protocol):
@@ -17,6 +19,7 @@ class Timed(Protocol):
 
 
 T = TypeVar("T", bound=Timed)
+_time: Final = attrgetter("time_ms")
 
 
 class Calendar(Generic[T]):
@@ -27,51 +30,55 @@ class Calendar(Generic[T]):
 
     def __init__(self) -> None:
         self.next_ms = NEVER  # event time of the first thing
-        self._near: list[tuple[int, int, T]] = []
+        self._near: list[T] = []
+        self._times: list[int] = []  # of `_near`
         self._at = 0  # the first of `_near` that is still there
         self._far: dict[int, list[T]] = {}
         self._near_slot = -1
-        self._added = 0
 
     def add(self, thing: T) -> None:
         """Put it in its place."""
-        time_ms = thing.time_ms
-        slot = time_ms >> SLOT_BITS
-        if slot > self._near_slot:
-            far = self._far.get(slot)
-            if far is None:
-                self._far[slot] = [thing]
-            else:
-                far.append(thing)
-        else:
-            self._added += 1
-            insort(self._near, (time_ms, self._added, thing), lo=self._at)
-        if time_ms < self.next_ms:
-            self.next_ms = time_ms
+        self.add_all((thing,))
 
-    def pop(self) -> T:
-        """Take out the first thing; there must be one."""
-        near = self._near
-        if self._at == len(near):
-            self._open_slot()
-            near = self._near
-        thing = near[self._at][2]
-        self._at += 1
-        if self._at < len(near):
-            self.next_ms = near[self._at][0]
-            if self._at > SPENT_MAX:
-                del near[: self._at]
+    def add_all(self, things: Iterable[T]) -> None:
+        """Put each in its place."""
+        far, near_slot = self._far, self._near_slot
+        for thing in things:
+            time_ms = thing.time_ms
+            slot = time_ms >> SLOT_BITS
+            if slot <= near_slot:
+                place = bisect_right(self._times, time_ms, lo=self._at)
+                self._times.insert(place, time_ms)
+                self._near.insert(place, thing)
+            elif slot in far:
+                far[slot].append(thing)
+            else:
+                far[slot] = [thing]
+            if time_ms < self.next_ms:
+                self.next_ms = time_ms
+
+    def take(self, until_ms: int) -> list[T]:
+        """Take out everything up to this event time, inclusive, in order."""
+        taken: list[T] = []
+        while self.next_ms <= until_ms:
+            if self._at == len(self._near):
+                self._open_slot()
+            end = bisect_right(self._times, until_ms, lo=self._at)
+            taken += self._near[self._at : end]
+            self._at = end
+            if end < len(self._near):
+                self.next_ms = self._times[end]
+            else:
+                self.next_ms = min(map(_time, self._far[min(self._far)])) if self._far else NEVER
+            if end > SPENT_MAX or end == len(self._near):
+                del self._near[:end], self._times[:end]
                 self._at = 0
-        else:
-            self._near, self._at = [], 0
-            self.next_ms = min(thing.time_ms for thing in self._far[min(self._far)]) if self._far else NEVER
-        return thing
+        return taken
 
     def _open_slot(self) -> None:
         """Make the first slot the near one."""
         self._near_slot = min(self._far)
-        self._near, self._at = [], 0
-        for thing in self._far.pop(self._near_slot):
-            self._added += 1
-            self._near.append((thing.time_ms, self._added, thing))
-        self._near.sort()  # numbers differ: things are never compared
+        self._near = self._far.pop(self._near_slot)
+        self._near.sort(key=_time)  # keeps the order of arrival
+        self._times = list(map(_time, self._near))
+        self._at = 0

@@ -260,16 +260,18 @@ def check_source(event: SourceEvent) -> None:
         raise BadEvent("request_id is empty")
     if not 1 <= n <= ITEMS_MAX:
         raise BadEvent(f"a page has 1 to {ITEMS_MAX} items, this one {n}")
-    if len(set(event.items)) != n or not all(event.items):
+    if len(set(event.items)) != n or "" in event.items:
         raise BadEvent("a page's items must be distinct and not empty")
     if not 0 <= event.version < NUMBER_MAX:
         raise BadEvent(f"version {event.version} is not between 0 and 2**53")
-    for name, values in (("scores", event.scores), ("propensities", event.propensities)):
-        if values and len(values) != n:
-            raise BadEvent(f"{len(values)} {name} for {n} items")
-        if not all(map(math.isfinite, values)):
-            raise BadEvent(f"{name} must be finite")
-    check_numbers(event.context)
+    if event.scores or event.propensities:
+        for name, values in (("scores", event.scores), ("propensities", event.propensities)):
+            if values and len(values) != n:
+                raise BadEvent(f"{len(values)} {name} for {n} items")
+            if not all(map(math.isfinite, values)):
+                raise BadEvent(f"{name} must be finite")
+    if event.context:
+        check_numbers(event.context)
 
 
 def check_examples(examples: Examples) -> None:

@@ -106,6 +106,7 @@ class Joiner:
         self.watermark_ms = watermark_ms
         self.counts = Counts()
         self._labels = Labeller(rules.policy)
+        self._tells_first = rules.policy == "fake_negative"
         self.open_pages = 0
         self.held_bytes = 0
         self._floor_ms = floor_ms
@@ -135,13 +136,10 @@ class Joiner:
         said: list[Told] = []
         mark = Mark(offset, self.watermark_ms)
         marks.append(mark)
-        lateness_ms, window_ms, life_ms = self._lateness_ms, self._window_ms, self._life_ms
         for event in events:
-            watermark_ms = event.time_ms - lateness_ms
+            watermark_ms = event.time_ms - self._lateness_ms
             if watermark_ms > self.watermark_ms:
                 self.watermark_ms = watermark_ms
-                if self._closing.next_ms <= watermark_ms - window_ms or self._known.next_ms <= watermark_ms - life_ms:
-                    self._finish(watermark_ms - window_ms, watermark_ms - life_ms, ingest_ms, said)
             if type(event) is Shown:
                 self._take_page(event, mark, ingest_ms, said)
             elif type(event) is Install:
@@ -150,6 +148,7 @@ class Joiner:
                 self.counts.ticks += 1
             if self.held_bytes > self._bytes_max:
                 self._shed(ingest_ms, said)
+        self._catch_up(ingest_ms, said)
         if not mark.living:
             marks.pop()
         while marks and not marks[0].living:
@@ -175,19 +174,29 @@ class Joiner:
         """The event time that a silent partition has reached, if event time goes on at the wall's pace."""
         return self.watermark_ms + self._lateness_ms + silence_ms
 
+    def _catch_up(self, ingest_ms: int, said: list[Told]) -> None:
+        """Close and forget what the watermark has passed. It can wait while pages come that it has no bearing on."""
+        watermark_ms = self.watermark_ms
+        self._finish(watermark_ms - self._window_ms, watermark_ms - self._life_ms, ingest_ms, said)
+
     def _finish(self, closed_ms: int, forgotten_ms: int, ingest_ms: int, said: list[Told]) -> None:
         """Close pages up to one event time, forget everything up to another, in order of event time."""
-        while self._closing.next_ms <= closed_ms:
-            self._close(self._closing.pop(), ingest_ms, said)
-        while self._known.next_ms <= forgotten_ms:
-            what = self._known.pop()
-            if isinstance(what, Shown):
-                self._forget_page(what)
-            else:
-                self._forget_install(what)
+        if self._closing.next_ms <= closed_ms:
+            closing = self._closing.take(closed_ms)
+            self.open_pages -= len(closing)
+            self._labels.close(closing, ingest_ms, said)
+            self._known.add_all(closing)
+        if self._known.next_ms <= forgotten_ms:
+            for what in self._known.take(forgotten_ms):
+                if type(what) is Shown:
+                    self._forget_page(what)
+                else:
+                    assert isinstance(what, Held)
+                    self._forget_install(what)
 
     def _shed(self, ingest_ms: int, said: list[Told]) -> None:
         """Raise the floor until memory suffices: what is oldest closes and is forgotten before its time."""
+        self._catch_up(ingest_ms, said)
         while self.held_bytes > self._bytes_max:
             self._floor_ms = min(self._closing.next_ms, self._known.next_ms)
             before = len(self._pages)
@@ -200,34 +209,35 @@ class Joiner:
 
     def _take_page(self, page: Shown, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
         self.counts.pages += 1
-        if page.request_id in self._pages:
-            self.counts.duplicate += 1
-            return
         if self._too_old(page.time_ms):
             self.counts.late += 1
             return
+        waiting = self._installs_of.of(page.user)
+        closed = page.time_ms + self._window_ms <= self.watermark_ms
+        if waiting or closed or self._tells_first or page.request_id in self._pages:
+            self._catch_up(ingest_ms, said)
+            if page.request_id in self._pages:
+                self.counts.duplicate += 1
+                return
+            waiting = self._installs_of.of(page.user)
         page.mark = mark
         mark.living += 1
         page.silent = page.time_ms <= self._finished_ms
         self._pages[page.request_id] = page
         self._pages_of.add(page.user, page)
         self.held_bytes += len(page.raw) + PAGE_BYTES
-        self.open_pages += 1
-        waiting = self._installs_of.of(page.user)
-        rows: list[Row] = []
-        self._labels.open(page, bool(waiting), ingest_ms, rows, said)
-        for one in waiting:
-            self._claim(page, one, ingest_ms, rows, said)
-        self._labels.say(page, rows, ingest_ms, said)
-        if page.time_ms + self._window_ms <= self.watermark_ms:
-            self._close(page, ingest_ms, said)
+        if waiting or self._tells_first:
+            rows: list[Row] = []
+            self._labels.open(page, bool(waiting), ingest_ms, rows, said)
+            for one in waiting:
+                self._claim(page, one, ingest_ms, rows, said)
+            self._labels.say(page, rows, ingest_ms, said)
+        if closed:
+            self._labels.close((page,), ingest_ms, said)
+            self._known.add(page)
         else:
+            self.open_pages += 1
             self._closing.add(page)
-
-    def _close(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
-        self._labels.close(page, ingest_ms, said)
-        self.open_pages -= 1
-        self._known.add(page)
 
     def _claim(self, page: Shown, one: Held, ingest_ms: int, rows: list[Row], said: list[Told]) -> None:
         """Give an install that came first to this page, if the page is a better one than it has."""
@@ -246,6 +256,7 @@ class Joiner:
         self._labels.attach(page, position, one, ingest_ms, rows)
 
     def _take_install(self, install: Install, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
+        self._catch_up(ingest_ms, said)
         self.counts.installs += 1
         if self._too_old(install.time_ms):
             self.counts.late += 1

@@ -1,5 +1,6 @@
 """What is told of a page, and when: the policies. A label told is told again only when it changes."""
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 from stream.events import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
@@ -27,15 +28,16 @@ class Labeller:
         else:
             self._tell_all_negative(page, ingest_ms, said)
 
-    def close(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
-        """The page's window is over: tell what is still untold."""
-        page.closed = True
-        if not page.told and page.installs is None:
-            self._tell_all_negative(page, ingest_ms, said)
-            return
-        rows: list[Row] = []
-        self._tell_rest(page, ingest_ms, rows)
-        self.say(page, rows, ingest_ms, said)
+    def close(self, pages: Iterable[Shown], ingest_ms: int, said: list[Told]) -> None:
+        """The windows of these pages are over: tell what is still untold."""
+        for page in pages:
+            page.closed = True
+            if not page.told and page.installs is None:
+                self._tell_all_negative(page, ingest_ms, said)
+                continue
+            rows: list[Row] = []
+            self._tell_rest(page, ingest_ms, rows)
+            self.say(page, rows, ingest_ms, said)
 
     def attach(self, page: Shown, position: int, one: Held, ingest_ms: int, rows: list[Row]) -> None:
         """An install belongs to this page now."""

@@ -5,8 +5,9 @@ The bytes are those of `events.encode(Examples(...))`, without an object per ite
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from stream.events import REASONS, WINDOW_CLOSED, Examples, decode_examples, encode_values, example_id
@@ -21,7 +22,7 @@ ID_BYTES: Final = 9
 Row = tuple[int, int, int, str, int]  # position, label, reason, install id, ingest ms
 
 
-class Told(NamedTuple):
+class Told(msgspec.Struct, gc=False):
     """Labels of one page, told at once. Without `rows`: every item is negative, its window closed at `ingest_ms`."""
 
     page: Shown
