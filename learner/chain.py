@@ -5,10 +5,12 @@ when that is over a quarter of it.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+from msgspec import structs
 
 from learner.deep import Deep
 from learner.model import Model
@@ -121,12 +123,57 @@ class DeepPart:
         return len(self._deep.vocabulary)
 
 
-@dataclass
-class Cut:
-    """A version that is ready to go: its manifest and the blobs that may be new."""
+class _Content:
+    """A copy of some of a part's arrays; packed and named once, by the thread that carries it."""
 
-    manifest: Manifest
-    blobs: dict[str, bytes]
+    def __init__(self, arrays: dict[str, Array]) -> None:
+        self._arrays: dict[str, Array] | None = arrays
+        self._digests: Digests = []
+
+    def pack(self) -> dict[str, bytes]:
+        """Its blobs; then the arrays are let go of. Raises BadSnapshot for numbers that aren't finite."""
+        assert self._arrays is not None, "packed once"
+        raw = pack(self._arrays)
+        self._arrays, self._digests = None, digests_of(raw)
+        return cut(raw)
+
+    @property
+    def digests(self) -> Digests:
+        """Its name, once it's packed."""
+        assert self._digests, "packed before it's named"
+        return self._digests
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """A part's contents in order."""
+
+    base: _Content
+    merged: _Content | None = None
+    deltas: tuple[_Content, ...] = ()
+
+    def named(self) -> PartVersion:
+        return PartVersion(
+            self.base.digests, self.merged.digests if self.merged else [], [delta.digests for delta in self.deltas]
+        )
+
+
+class Cut:
+    """A version that is ready to go. Packing and hashing wait until somebody asks: that isn't the learner's thread."""
+
+    def __init__(self, manifest: Manifest, parts: dict[str, _Laid], fresh: list[_Content]) -> None:
+        self._manifest, self._parts, self._fresh = manifest, parts, fresh
+
+    @cached_property
+    def blobs(self) -> dict[str, bytes]:
+        """The blobs that may be new. Raises BadSnapshot when a number isn't finite."""
+        return {digest: blob for content in self._fresh for digest, blob in content.pack().items()}
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest, with all contents named."""
+        assert self.blobs is not None
+        return structs.replace(self._manifest, parts={name: part.named() for name, part in self._parts.items()})
 
 
 @dataclass
@@ -134,36 +181,32 @@ class _Chain:
     """One part's contents so far, and which keys changed since its base."""
 
     part: Part
-    version: PartVersion | None = None
+    laid: _Laid | None = None
     base_size: int = 0
     since_base: list[U64] = field(default_factory=list)
 
-    def extend(self, blobs: dict[str, bytes]) -> None:
+    def extend(self) -> _Content:
+        """Lay what changed over what there is. Returns the content that is new."""
         fresh = self.part.take_fresh()
         self.since_base.append(fresh)
-        if self.version is None or len(self.version.deltas) < DELTAS_MAX:
-            content = self.part.content(None if self.version is None else fresh)
-            digests = _store(content, blobs)
-            if self.version is None:
-                self._rebase(digests)
-            else:
-                self.version = PartVersion(self.version.base, self.version.merged, [*self.version.deltas, digests])
-            return
+        if self.laid is None:
+            return self._rebase()
+        if len(self.laid.deltas) < DELTAS_MAX:
+            content = _Content(self.part.content(fresh))
+            self.laid = _Laid(self.laid.base, self.laid.merged, (*self.laid.deltas, content))
+            return content
         keys = np.unique(np.concatenate(self.since_base))
         if len(keys) > FOLD_SHARE * self.base_size:
-            self._rebase(_store(self.part.content(None), blobs))
-            return
+            return self._rebase()
         self.since_base = [keys]
-        self.version = PartVersion(self.version.base, _store(self.part.content(keys), blobs), [])
+        content = _Content(self.part.content(keys))
+        self.laid = _Laid(self.laid.base, content)
+        return content
 
-    def _rebase(self, digests: Digests) -> None:
-        self.version, self.base_size, self.since_base = PartVersion(digests), len(self.part), []
-
-
-def _store(content: dict[str, Array], blobs: dict[str, bytes]) -> Digests:
-    raw = pack(content)
-    blobs.update(cut(raw))
-    return digests_of(raw)
+    def _rebase(self) -> _Content:
+        content = _Content(self.part.content(None))
+        self.laid, self.base_size, self.since_base = _Laid(content), len(self.part), []
+        return content
 
 
 class Cutter:
@@ -193,11 +236,11 @@ class Cutter:
         deep: bool,
     ) -> Cut:
         """The next version: deltas of wide and statistics, of deep too when `deep` or when there is no base yet."""
-        model, blobs = self._model, dict[str, bytes]()
+        model, fresh = self._model, list[_Content]()
         renewed = "deep" not in self._chains
         for name, chain in self._chains.items():
-            if name != "deep" or deep or chain.version is None:
-                chain.extend(blobs)
+            if name != "deep" or deep or chain.laid is None:
+                fresh.append(chain.extend())
                 renewed |= name == "deep"
         if renewed:  # only then is the deep part that goes out the one that is here
             self._golden = [(raw, self._deep_logits(raw)) for raw in model.recent_pages]
@@ -216,11 +259,11 @@ class Cutter:
             learned_ms=model.learned_ms,
             created_ms=created_ms,
             metrics=metrics,
-            parts={name: chain.version for name, chain in self._chains.items() if chain.version},
+            parts={},
             ingest_ms=[ingest for _, ingest in installs],
             golden=[self._score(raw, logits) for raw, logits in self._golden],
         )
-        return Cut(manifest, blobs)
+        return Cut(manifest, {name: chain.laid for name, chain in self._chains.items() if chain.laid}, fresh)
 
     def _deep_logits(self, raw: bytes) -> F32:
         """As the deep part is at its own last cut: it may be older than the wide part's."""

@@ -57,6 +57,7 @@ class Carrier(threading.Thread):
         self.newest = 0  # likewise the newest version that the next one must not be taken for
         self.failures = 0
         self.wants_base = False
+        self.unfit = ""  # why a version couldn't even be packed
         self.fenced: Fenced | None = None
 
     @property
@@ -99,18 +100,23 @@ class Carrier(threading.Thread):
         except Fenced as bad:
             self.fenced = bad
         except BadSnapshot as bad:
-            log.warning("the store lacks what this version builds on; a full base is next", why=str(bad))
+            log.warning("a version didn't get through; a full base is next", why=str(bad))
             self._ask_for_base()
         finally:
             self._cut = None
 
     def _try(self, cut: Cut) -> None:
+        try:
+            blobs, manifest = cut.blobs, cut.manifest
+        except BadSnapshot as bad:  # such as a weight that isn't finite
+            self.unfit = str(bad)
+            raise
         attempt = 0
         while True:
             try:
-                self._store.put_blobs(cut.blobs)
-                self._store.publish(cut.manifest)
-                self.published = cut.manifest.version
+                self._store.put_blobs(blobs)
+                self._store.publish(manifest)
+                self.published = manifest.version
                 if attempt:
                     log.info("the store is back", version=self.published)
                 if self.published % RETAIN_EVERY == 0:
@@ -182,6 +188,9 @@ class Publisher:
         assert carrier.is_alive(), "the publisher's thread has ended without a word"
         if not self._model.examples or carrier.busy or now_ms - self._last_ms < self._cadence.every_ms:
             return False
+        if carrier.unfit:
+            self._refuse(carrier.unfit)
+            carrier.unfit = ""
         if carrier.wants_base:
             carrier.wants_base = False
             self._cutter.start_over()
@@ -194,12 +203,7 @@ class Publisher:
             return False
         deep = now_ms - self._last_deep_ms >= self._cadence.deep_every_ms
         metrics = self._model.progress.told()
-        try:
-            cut = self._cutter.cut(self.version + 1, self._parent, carrier.token, offset, now_ms, metrics, deep=deep)
-        except BadSnapshot as bad:  # such as a weight that isn't finite
-            self._refuse(str(bad))
-            carrier.live, carrier.wants_base = self._parent, True  # what was cut so far of it is lost
-            return False
+        cut = self._cutter.cut(self.version + 1, self._parent, carrier.token, offset, now_ms, metrics, deep=deep)
         if deep:
             self._last_deep_ms, self._last_deep_examples = now_ms, self._model.examples
         self.version += 1

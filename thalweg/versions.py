@@ -63,6 +63,7 @@ def _rows_of(part: str, content: Mapping[str, Array]) -> Rows:
     if part == "statistics":
         rows = np.ascontiguousarray(content["rows"]).view(np.uint64)
         keys, vectors = rows[:, 0].copy(), rows[:, 1:].copy().view(np.float64)
+        vectors[vectors[:, 2] < 0] = np.nan
     elif part == "wide":
         keys, weights = content["keys"].view(np.uint64), content["weights"].astype(np.float64)[:, None]
         vectors = np.where(weights == 0, np.nan, weights)

@@ -178,6 +178,31 @@ def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
     assert "finite" in next(tmp_path.glob("*.json")).read_text()
 
 
+def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
+    """A weight that isn't finite goes nowhere; it's told as a refusal, and once it's sound a full base follows."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    table = bench.model.wide.table
+    row = table.rows()[:1].copy()
+    table.put(np.array([[row[0, 0], np.array([np.inf, 1], np.float32).view(np.uint64)[0]]], np.uint64))
+    bench.model.wide.table.take_fresh()
+    bench.publisher.carrier.wants_base = True  # the key isn't fresh: only a base has it
+    for _ in range(3):
+        bench.turn()
+    head = bench.store.head()
+    assert head is not None
+    assert head.version == 1
+    assert bench.publisher.refused >= 1
+    table.put(row)
+    for _ in range(3):
+        bench.turn()
+    head = bench.store.head()
+    assert head is not None
+    assert head.version > 1
+    wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
+    assert (wide, statistics) == held(bench.model)[:2]
+
+
 @pytest.mark.parametrize(
     ("window", "finite", "word"),
     [
