@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stream.errors import DataError
-from thalweg.options import JsonFile, read_settings, read_spec, say, write_json
+from thalweg.options import SPEC, JsonFile, SpecFile, read_settings, read_spec, say, write_json
 
 lab = typer.Typer()
 
@@ -54,3 +54,57 @@ def check(
     write_json(json_file, counts)
     if counts["errors"]:
         raise typer.Exit(1)
+
+
+@lab.command()
+def backtest(
+    source: Annotated[str, typer.Argument(help="A file of events as JSON lines, - for stdin, or a data set's name.")],
+    spec: SpecFile = SPEC,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(help="wide, deep, or wide,deep; repeat it to compare several. Without it: the spec's."),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="wait, eager or fake_negative, in place of the spec's.")] = "",
+    peer: Annotated[
+        str, typer.Option(help="vw, river, or both (vw,river): they get the same features in the same order.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the deep part's first layers. Nothing else is random; peers start at zero.")
+    ] = 0,
+    pack: Annotated[
+        int,
+        typer.Option(min=1, help="Events a record: micro-batches are cut within records, so it changes the deep part."),
+    ] = 1,
+    plot: Annotated[Path | None, typer.Option(help="Draw AUC over time into this PNG, too.")] = None,
+    dump_vw: Annotated[Path | None, typer.Option(help="Write what Vowpal Wabbit is given, a line an example.")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Join and learn in one process, and say how good the predictions were. A second run prints the same figures.
+
+    Each page is predicted when it is shown, by the model as it is then, and learned when the joiner tells its
+    label: that is `auc`. `auc_arrival` is the learner's own, just before it learns. Only first labels count.
+
+    With --dump-vw FILE anyone can do Vowpal Wabbit's part again:
+    python -m vowpalwabbit -d FILE ARGUMENTS -p PREDICTIONS, the ARGUMENTS being those that are printed. A line
+    without a label is a page that is predicted, one with a label is learned; the tag after ' is the example's number
+    in the order of pages. The first prediction of a tag is the one at page time.
+    """
+    from thalweg.contest import ContestConfig, by_hand, figures, hold, scores_table, slices_table
+    from thalweg.play import open_source
+    from thalweg.plots import curves, terminal, write_png
+    from thalweg.show import printed
+
+    config = ContestConfig(parts or (), policy, peer, limit, seed, pack, dump_vw)
+    scores = hold(read_spec(spec), open_source(source, read_settings()), config)
+    found = curves(scores)
+    print(terminal(found))
+    printed(scores_table(scores))
+    if scores.slices:
+        printed(slices_table(scores))
+    if dump_vw:
+        say(f"{dump_vw} is written; again by hand: {by_hand().replace('FILE', str(dump_vw))}")
+    if plot:
+        write_png(plot, found, f"{source}, {read_spec(spec).name}: {scores.pages:,} pages, predicted when shown")
+        say(f"{plot} is drawn")
+    write_json(json_file, figures(scores))
