@@ -132,7 +132,7 @@ class Wabbit:
 
     def cache_s(self, *options: str) -> float:
         """From its own cache."""
-        one, two = (self._run("--cache_file", f"{path}.cache", *options) for path in self.files)
+        one, two = (self._run("-d", str(path), "--cache_file", f"{path}.cache", *options) for path in self.files)
         return two - one
 
     def noop_s(self) -> float:

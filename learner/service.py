@@ -17,6 +17,7 @@ from learner.warm import warm
 from stream.clock import now_ms
 from stream.errors import BadSnapshot, CheckpointError, LogGap, LogUnavailable, StoreUnavailable
 from stream.events import Examples, decode_examples, encode
+from stream.expiry import EVICTED, EXPIRED
 from stream.health import Health, run_file
 from stream.kafka_log import KafkaLog
 from stream.log import START, Log, Reader, Record
@@ -51,6 +52,9 @@ OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
 VERSION = Gauge("thalweg_published_version", "newest version in the store")
 REFUSED = Gauge("thalweg_refused_versions", "versions that the gate refused, in this process")
 KEYS = Gauge("thalweg_keys", "keys held", ["part"])
+KEYS_GONE = Gauge(
+    "thalweg_keys_gone", "keys that expired or that the bound took, since the log's beginning", ["part", "why"]
+)
 WARM_STARTS = Gauge("thalweg_warm_starts", "warm starts, since the log's beginning")
 CHECKPOINT_S = Histogram("thalweg_checkpoint_seconds", "time to write a checkpoint")
 
@@ -175,6 +179,9 @@ class Learner:
         WARM_STARTS.set(model.warm_starts)
         KEYS.labels("wide").set(len(model.wide.table))
         KEYS.labels("statistics").set(len(model.statistics.table))
+        for part, sweep in (("wide", model.wide.sweep), ("statistics", model.statistics.sweep)):
+            KEYS_GONE.labels(part, "expired").set(int(sweep.tally[EXPIRED]))
+            KEYS_GONE.labels(part, "bound").set(int(sweep.tally[EVICTED]))
         if self.publisher:
             VERSION.set(self.publisher.carrier.published)
             REFUSED.set(self.publisher.refused)

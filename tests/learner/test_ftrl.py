@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.ftrl import Ftrl, FtrlRates
+from learner.ftrl import Ftrl, FtrlRates, learn_examples
 from stream.encoder import WideKeys
+from stream.table import hash32
 
 
 def keys_of(examples: list[list[int]]) -> WideKeys:
@@ -108,6 +109,90 @@ def test_a_weight_returns_to_exactly_zero() -> None:
     assert seen[0] == 0.0, "one gradient of 0.5 is within λ1"
     assert seen[1] > 0.0
     assert 0.0 in seen[2:], f"cancelled gradients bring it back to 0: {seen}"
+
+
+def test_hand_computed_sparsity() -> None:
+    """λ1 = 1: gradients of −0.5 leave z at −0.5, −1 (weight 0) and then −1.5, weight α·0.5/(β + √0.75); and back."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 1.0, 0.0))
+    one = np.ones(1, np.float32)
+
+    def step(label: float) -> float:
+        ftrl.predict_then_learn(keys_of([[2]]), np.zeros(1, np.float32), np.array([label], np.float32), one)
+        return float(ftrl.weights(ftrl.table.rows())[0])
+
+    assert step(1) == 0.0
+    assert step(1) == 0.0, "|z| = λ1 is still 0"
+    assert step(1) == pytest.approx(0.5 * 0.5 / (1 + math.sqrt(0.75)), rel=1e-6)
+    g = 1 / (1 + math.exp(-0.25 / (1 + math.sqrt(0.75))))  # of a negative label at that weight
+    z = -1.5 + g - (math.sqrt(0.75 + g * g) - math.sqrt(0.75)) / 0.5 * 0.25 / (1 + math.sqrt(0.75))
+    assert step(0) == pytest.approx(-(z + 1) * 0.5 / (1 + math.sqrt(0.75 + g * g)), rel=1e-3)
+    assert step(0) == 0.0, "exactly, not nearly"
+
+
+def test_any_run_of_examples_is_the_same() -> None:
+    """A record learned at once, or in runs that end anywhere, leaves the same bits."""
+    random = np.random.default_rng(4)
+    examples = [random.choice(50, int(random.integers(0, 20)), replace=True).tolist() for _ in range(60)]
+    keys, labels = keys_of(examples), (random.random(60) < 0.5).astype(np.float32)
+    ones, deep = np.ones(60, np.float32), random.normal(size=60).astype(np.float32)
+    rates = FtrlRates(np.array([0.5, 0.2], np.float32), 1.0, 0.1, 0.1)
+    whole, parts = Ftrl(rates), Ftrl(rates)
+    wide, gradients = whole.predict_then_learn(keys, deep, labels, ones)
+    state, cut = parts.prepare(keys, 0), [np.empty(60, np.float32), np.empty(60, np.float32)]
+    for first, last in ((0, 1), (1, 9), (9, 9), (9, 40), (40, 60)):
+        learn_examples(state, keys.keys, keys.offsets, first, last, deep, labels, ones, False, *cut)
+    assert wide.tobytes() == cut[0].tobytes()
+    assert gradients.tobytes() == cut[1].tobytes()
+    assert whole.table.rows().tobytes() == parts.table.rows().tobytes()
+    assert whole.table.take_fresh().tobytes() == parts.table.take_fresh().tobytes()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(1, 5), min_size=1, max_size=8),
+            st.booleans(),
+            st.sampled_from([1e-30, 1e-6, 1.0, 1e6]),
+            st.sampled_from([0.0, 88.0, -88.0, 1e30, -1e30, math.inf, -math.inf, math.nan]),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    st.sampled_from([1e-6, 0.05, 1e3]),
+    st.sampled_from([0.0, 1.0]),
+    st.sampled_from([0.0, 1.0, 1e6]),
+)
+def test_state_stays_finite(
+    rows: list[tuple[list[int], bool, float, float]], alpha: float, beta: float, penalty: float
+) -> None:
+    """Extreme weights, rates and deep logits, NaN among them: z, n and weights are numbers, n never falls below 0."""
+    ftrl = Ftrl(FtrlRates(np.array([alpha, alpha], np.float32), beta, penalty, penalty))
+    columns = (np.array([row[i] for row in rows], np.float32) for i in (3, 1, 2))
+    wide, _ = ftrl.predict_then_learn(keys_of([row[0] for row in rows]), *columns)
+    held = ftrl.table.rows()
+    assert np.isfinite(held.view(np.float32)[:, 2:]).all()
+    assert (held.view(np.float32)[:, 3] >= 0).all()
+    assert np.isfinite(ftrl.weights(held)).all()
+    assert np.isfinite(wide).all()
+
+
+def test_ids_that_all_collide_are_learned_as_others() -> None:
+    """Forty keys that want the same slot of the table's end learn what forty others learn."""
+    crowd: list[int] = []
+    number = 1
+    while len(crowd) < 40:
+        if int(hash32(np.uint64(number << 8 | number % 2 + 1))) * 1024 >> 32 == 1023:
+            crowd.append(number)
+        number += 1
+    random, found = np.random.default_rng(2), []
+    labels = (random.random(200) < 0.5).astype(np.float32)
+    picks = [random.choice(len(crowd), 5, replace=False) for _ in labels]
+    for known in (crowd, list(range(2, 2 * len(crowd) + 2, 2))):
+        ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.1, 0.0))
+        keys = keys_of([[known[i] for i in pick] for pick in picks])
+        found.append(ftrl.predict_then_learn(keys, np.zeros(200, np.float32), labels, labels + 1)[0])
+        assert len(ftrl.table) == len(crowd)
+    assert found[0].tobytes() == found[1].tobytes()
 
 
 def test_fake_negative_weights() -> None:
