@@ -2,66 +2,72 @@
 
     logit = Σ wide weights of the keys + tower([pooled embeddings, quantised numbers]);  p = σ(logit)
 
-A version's tables have two layers: a big base, shared by all versions that name the same one, and a small
-overlay whose rows hide the base's. Nothing in a version ever changes, so threads read it without locks.
+Nothing in a version ever changes, so threads read it without locks; what it keeps of items' parts (`parts.py`) is
+a function of the version and the item. A page is ranked in a `Run`: its user is taken once, its items in batches.
 """
 
+import threading
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from stream.dense import quantise
-from stream.encoder import Batch, Encoder, WideKeys
+from ranker.crossing import Scratch, scratch
+from ranker.layers import Layers
+from ranker.net import NO_NET, Embeddings, Net, floats_for
+from ranker.page import (
+    Crossed,
+    Tables,
+    Taken,
+    begin,
+    fill_items,
+    same_for_all,
+    score_items,
+    user_part,
+)
+from ranker.parts import NO_PARTS, ItemParts, Parts
+from ranker.plan import Plan
 from stream.errors import BadEvent
-from stream.features import F32, Layout, words_of
+from stream.features import F32, words_of
 from stream.snapshot import Manifest
-from stream.spec import Spec
-from stream.statistics import StatisticsProgram
-from stream.table import U64, find, kernel
+from stream.table import U64
 
-I64 = npt.NDArray[np.int64]
-Name = tuple[str, ...]  # a content, by the digests of its blobs
+BATCH_ITEMS: Final = 50  # scored at once: few enough for a core's own caches, enough to use each weight often
+BATCH_ITEMS_MAX: Final = 1_000
 
-WIDE_WIDTH: Final = 2  # key; weight as float32 in the low half
-ROW_WIDTH: Final = 2  # key; row
-
-
-class Plan:
-    """A spec, compiled: what all versions of one spec share."""
-
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-        self.layout = Layout(spec)
-        self.encoder = Encoder(spec, self.layout)
-        self.program = StatisticsProgram(spec, self.layout)
-
-
-@dataclass(frozen=True)
-class Layers:
-    """A table in two layers, uint64 [capacity, width] each; `names` are the contents that were laid over each other."""
-
-    names: tuple[Name, ...]
-    base: U64
-    overlay: U64
+_thread = threading.local()
 
 
 @dataclass(frozen=True)
 class Tower:
-    """The deep part. `rows` gives keys their row: in `vectors` for the base layer, in `fresh` for the overlay.
+    """The deep part: `rows` give ids their vectors, else it's `unseen`, float32 [dim]; `net` is packed.
 
-    `fresh[0]` is the vector of unseen ids, so an overlay row 0 is a tombstone; `unseen` [1, dim] is the base's own.
-    `layers`: weight [in, out], bias [out].
-    `boundaries` float32 [numbers, quantiles − 1], or [0, 0] before the first freeze.
+    `unseen_of_base`: what `unseen` was in the base, if that had it. `parts`: the items' parts of the first layer.
     """
 
     rows: Layers
-    vectors: F32
+    unseen_of_base: F32 | None
     unseen: F32
-    fresh: F32
-    layers: tuple[tuple[F32, F32], ...]
-    boundaries: F32
+    net: Net
+    parts: ItemParts
+
+    @cached_property
+    def floats(self) -> int:
+        """Floats that a batch needs per item."""
+        return floats_for(self.net, self.parts.plan, 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A page that is being ranked by a version: `logits` float32 [n] get there batch by batch."""
+
+    words: U64
+    w32: "np.ndarray[tuple[int, ...], np.dtype[np.uint32]]"
+    f32: F32
+    taken: Taken
+    user: F32
+    logits: F32
 
 
 @dataclass(frozen=True)
@@ -87,36 +93,90 @@ class Version:
         """Age of the newest label learned; 0 when nothing was learned yet."""
         return max(0, now_ms - self.manifest.learned_ms) if self.manifest.learned_ms else 0
 
+    def begin(self, words: U64, time_ms: int | None = None) -> Run:
+        """Take what is the user's of a page.
+
+        With `time_ms` its statistics are written, as of then, while items are scored; without, they stay as logged.
+        """
+        w32, f32 = words.view(np.uint32), words.view(np.float32)
+        now = np.nan if time_ms is None else float(time_ms)
+        taken = begin(words, w32, f32, now, self._crossed, self._tables, self.plan.program.base_key, self._scratch())
+        user = f32
+        if self.tower is not None:
+            tower = self.tower
+            user = user_part(words, w32, f32, self.plan.sizes, self.plan.user, self._embeddings, tower.net)
+        return Run(words, w32, f32, taken, user, np.zeros(int(words[1]), np.float32))
+
+    def score(self, run: Run, first: int, last: int) -> None:
+        """Write the logits of items first:last, not over BATCH_ITEMS_MAX; other threads may score others meanwhile."""
+        if not self._score(run, run.taken, first, last, self._parts):
+            assert self.tower is not None, "there is nothing else to lack"
+            admitted = self.tower.parts.admit(run.words, first, last)
+            logged = run.taken._replace(now=np.nan)  # statistics are written by now
+            assert self._score(run, logged, first, last, admitted), "the parts were just admitted"
+
+    def _score(self, run: Run, taken: Taken, first: int, last: int, parts: Parts) -> bool:
+        plan, net = self.plan, self.tower.net if self.tower else NO_NET
+        return bool(score_items(
+            run.words, run.w32, run.f32, first, last, taken, self._crossed, self._tables, self.tower is not None,
+            plan.item, plan.pair, net, run.user, parts.table.heads, parts.table.vectors, parts.uses,
+            self._scratch(last - first), run.logits,
+        ))  # fmt: skip
+
+    @property
+    def _parts(self) -> Parts:
+        """Items' parts, as far as they're there."""
+        return self.tower.parts.live if self.tower else NO_PARTS
+
     def fill(self, words: U64, time_ms: int) -> None:
         """Write the page's statistics, as of `time_ms`, into its words."""
-        self.plan.program.fill(words, time_ms, self.statistics.base, self.statistics.overlay)
+        w32, f32 = words.view(np.uint32), words.view(np.float32)
+        mine = self._scratch()
+        key = self.plan.program.base_key
+        taken = begin(words, w32, f32, float(time_ms), self._crossed, self._tables, key, mine)
+        fill_items(words, w32, f32, 0, int(words[1]), taken, self._crossed, self._tables, mine)
 
-    def logits(self, words: U64, positions: I64) -> F32:
-        """Logits of these items of a page whose statistics are filled. float32 [len(positions)]."""
-        n = len(positions)
-        batch = Batch(words, np.zeros(1, np.int64), np.zeros(n, np.int64), positions)
-        logits = wide_logits(self.plan.encoder.wide_keys(batch), self.wide)
-        return logits if self.tower is None else logits + self._deep(batch, self.tower)
+    def logits(self, words: U64) -> F32:
+        """Logits of the items of a page whose statistics are filled. float32 [n]."""
+        run = self.begin(words)
+        for first in range(0, len(run.logits), BATCH_ITEMS):
+            self.score(run, first, min(first + BATCH_ITEMS, len(run.logits)))
+        return run.logits
 
-    def probabilities(self, words: U64, positions: I64) -> F32:
-        """σ of the logits: what items score. float32 [len(positions)]."""
-        return sigmoid(self.logits(words, positions))
+    def probabilities(self, words: U64) -> F32:
+        """σ of the logits: what items score. float32 [n]."""
+        return sigmoid(self.logits(words))
 
-    def _deep(self, batch: Batch, tower: Tower) -> F32:
-        encoder = self.plan.encoder
-        given = encoder.deep_input(batch, serving=True)
-        rows, lists = tower.rows, len(encoder.deep_lists)
-        x = quantise(given.numbers, tower.boundaries)
-        if lists:
-            pooled = _pool(given.ids, given.offsets, lists, rows.base, tower.vectors, rows.overlay, tower.fresh)
-            x = np.concatenate([pooled, x], axis=1)
-        for weight, bias in tower.layers[:-1]:
-            x = x @ weight
-            x += bias
-            np.maximum(x, 0.0, out=x)
-        weight, bias = tower.layers[-1]
-        last: F32 = (x @ weight + bias)[:, 0]
-        return last
+    def like_for_all(self, words: U64) -> bool:
+        """Whether the page's statistics of the user alone are the same for all items, as they are in every page."""
+        return bool(same_for_all(words, words.view(np.uint32), self._crossed))
+
+    def _scratch(self, items: int = 0) -> Scratch:
+        """This thread's own memory, for a batch of so many items."""
+        floats = self.tower.floats * items if self.tower else 0
+        held: Scratch | None = getattr(_thread, "scratch", None)
+        if held is None or len(held.floats) < floats:
+            held = _thread.scratch = scratch(floats)
+        return held
+
+    @cached_property
+    def _crossed(self) -> Crossed:
+        plan = self.plan
+        return Crossed(plan.sizes, plan.wide, plan.statistics, plan.measures)
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return Tables(self.wide.rows, self.statistics.rows)
+
+    @cached_property
+    def _embeddings(self) -> Embeddings:
+        assert self.tower is not None
+        return embeddings_of(self.tower.rows, self.tower.unseen)
+
+
+def embeddings_of(layers: Layers, unseen: F32) -> Embeddings:
+    """Vectors by id, as kernels read them."""
+    return Embeddings(*layers.rows, layers.vectors, layers.overlay.vectors, unseen)
 
 
 def score_features(version: Version, features: bytes, n: int) -> F32:
@@ -124,8 +184,10 @@ def score_features(version: Version, features: bytes, n: int) -> F32:
 
     A reply's scores are these, recomputed: `score_features(version, reply.features, len(reply.items))`.
     """
-    words = words_of(features, version.plan.layout, n)
-    scores = version.probabilities(words.copy(), np.arange(n))  # a copy: kernels are compiled for writable arrays
+    words = words_of(features, version.plan.layout, n).copy()  # kernels are compiled for writable arrays
+    if not version.like_for_all(words):
+        raise BadEvent("a page has one user, but its statistics of the user differ by item")
+    scores = version.probabilities(words)
     if not np.isfinite(scores).all():
         raise BadEvent("a score isn't finite")
     return scores
@@ -135,60 +197,3 @@ def sigmoid(logits: F32) -> F32:
     """1 / (1 + e^−x), computed in float64. float32."""
     p: F32 = (1.0 / (1.0 + np.exp(-logits.astype(np.float64).clip(-700, 700)))).astype(np.float32)
     return p
-
-
-def wide_logits(keys: WideKeys, layers: Layers) -> F32:
-    """Sum of the weights of each example's keys. float32 [B]."""
-    out: F32 = _wide_logits(
-        keys.keys,
-        keys.offsets,
-        layers.base,
-        layers.base.view(np.float32),
-        layers.overlay,
-        layers.overlay.view(np.float32),
-    )
-    return out
-
-
-@kernel
-def _wide_logits(keys: Any, offsets: Any, base: Any, base_weights: Any, overlay: Any, overlay_weights: Any) -> Any:
-    out = np.empty(offsets.shape[0] - 1, np.float32)
-    for b in range(out.shape[0]):
-        total = 0.0
-        for i in range(offsets[b], offsets[b + 1]):
-            row = find(overlay, keys[i])
-            if row >= 0:
-                total += np.float64(overlay_weights[row, 2])
-                continue
-            row = find(base, keys[i])
-            if row >= 0:
-                total += np.float64(base_weights[row, 2])
-        out[b] = total
-    return out
-
-
-@kernel
-def _pool(ids: Any, offsets: Any, lists: Any, base: Any, vectors: Any, overlay: Any, fresh: Any) -> Any:
-    """Lists of ids as sum/√n of their vectors, as `stream.dense.pool_rows`, over two layers. float32 [B, lists·dim]."""
-    b = (offsets.shape[0] - 1) // lists
-    dim = fresh.shape[1]
-    out = np.zeros((b, lists * dim), np.float32)
-    for r in range(b):
-        for f in range(lists):
-            first, last = offsets[r * lists + f], offsets[r * lists + f + 1]
-            for i in range(first, last):
-                source, row = fresh, np.int64(0)
-                at = find(overlay, ids[i])
-                if at >= 0:
-                    row = np.int64(overlay[at, 1])
-                else:
-                    at = find(base, ids[i])
-                    if at >= 0:
-                        source, row = vectors, np.int64(base[at, 1])
-                for c in range(dim):
-                    out[r, f * dim + c] += source[row, c]
-            if last - first > 1:
-                scale = np.float32(1.0 / np.sqrt(np.float64(last - first)))
-                for c in range(dim):
-                    out[r, f * dim + c] *= scale
-    return out

@@ -43,8 +43,7 @@ def rank_with(
 
     Ties stay in the page's order. Raises BadEvent when a score isn't finite.
     """
-    version.fill(words, time_ms)
-    scores, scored = scorer.score(version, words, deadline_s)
+    scores, scored = scorer.score(version, words, deadline_s, time_ms=time_ms)
     if not np.isfinite(scores).all():
         raise BadEvent(f"version {version.number} gives a score that isn't finite: the request holds an absurd number")
     among = np.flatnonzero(scored)

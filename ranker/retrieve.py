@@ -8,11 +8,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ranker.model import Plan, Version
+from ranker.crossing import read_rows
+from ranker.model import Version
+from ranker.plan import Plan
 from ranker.shelf import Shelf
 from stream.features import LIST_MAX, Catalogue
 from stream.spec import duration_ms
-from stream.statistics import read_row
 from stream.table import kernel, mix
 
 CANDIDATES: Final = 100
@@ -59,7 +60,7 @@ def installs_of(
     layout, statistics = version.plan.layout, version.statistics
     installs: npt.NDArray[np.float64] = _installs(
         catalogue.ids, catalogue.offsets, rows, len(layout.item_lists), layout.item_lists.index("item.id"),
-        salt, half_life_ms, float(version.manifest.watermark_ms), statistics.base, statistics.overlay,
+        salt, half_life_ms, float(version.manifest.watermark_ms), statistics.rows,
     )  # fmt: skip
     return installs
 
@@ -83,13 +84,13 @@ def _installs(
     salt: Any,
     half_life: Any,
     now: Any,
-    base: Any,
-    overlay: Any,
+    table: Any,
 ) -> Any:
-    out = np.zeros(rows.shape[0], np.float64)
+    keys = np.empty(rows.shape[0], np.uint64)
     for r in range(rows.shape[0]):
-        key = mix(
+        keys[r] = mix(
             salt, ids[offsets[rows[r] * width + index]]
         )  # as `encoder.fill_product` does for one column of one id
-        out[r] = read_row(base, overlay, key, now, half_life)[1]
+    n, out, t = np.empty(keys.shape[0]), np.empty(keys.shape[0]), np.empty(keys.shape[0])
+    read_rows(keys, keys.shape[0], table, now, half_life, n, out, t)
     return out

@@ -1,74 +1,94 @@
-"""Scoring a page in small batches on several threads. Kernels and BLAS let go of the GIL."""
+"""Scoring a page in small batches on several threads: kernels that let go of the GIL, each batch one call."""
 
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Final
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 import numpy as np
 import numpy.typing as npt
 
-from ranker.model import Version
+from ranker.model import BATCH_ITEMS, BATCH_ITEMS_MAX, Run, Version, sigmoid
 from stream.features import F32
 from stream.table import U64
 
-BATCH_ITEMS: Final = 50
-
 Bools = npt.NDArray[np.bool_]
+Span = tuple[int, int]
+
+
+class _Job:
+    """A page's batches: whoever is free takes the next. `told` has what helpers scored, or why they couldn't."""
+
+    def __init__(self, version: Version, run: Run, batch_items: int, deadline_s: float | None) -> None:
+        self.version, self.run, self.deadline_s = version, run, deadline_s
+        n = len(run.logits)
+        self.spans = deque((first, min(first + batch_items, n)) for first in range(0, n, batch_items))
+        self.told: SimpleQueue[Span | BaseException] = SimpleQueue()
+
+    def score_next(self) -> Span | None:
+        """Score a batch; None when none is left."""
+        try:
+            span = self.spans.popleft()
+        except IndexError:
+            return None
+        self.version.score(self.run, *span)
+        return span
+
+    def past(self) -> bool:
+        """Is it too late for another batch?"""
+        return self.deadline_s is not None and time.monotonic() >= self.deadline_s
 
 
 class Scorer:
-    """`threads` threads score a page, the caller's among them."""
+    """`threads` threads score a page, the caller's among them, in batches of at most `batch_items` items."""
 
     def __init__(self, threads: int, batch_items: int = BATCH_ITEMS) -> None:
-        self._helpers = threads - 1
+        assert 1 <= batch_items <= BATCH_ITEMS_MAX, f"a batch has 1 to {BATCH_ITEMS_MAX} items, not {batch_items}"
         self._batch_items = batch_items
-        self._pool = ThreadPoolExecutor(max(1, self._helpers), thread_name_prefix="score")
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._helpers = [Thread(target=self._help, name=f"score-{i}", daemon=True) for i in range(1, threads)]
+        for helper in self._helpers:
+            helper.start()
 
-    def score(self, version: Version, words: U64, deadline_s: float | None = None) -> tuple[F32, Bools]:
+    def score(
+        self, version: Version, words: U64, deadline_s: float | None = None, *, time_ms: int | None = None
+    ) -> tuple[F32, Bools]:
         """Probabilities, float32 [n], and which of them were scored before `deadline_s` (of time.monotonic).
 
+        With `time_ms` the page's statistics are written as of then; those of items that weren't scored may lack.
         The first batch is always scored: an answer that is late is better than none.
         """
-        n = int(words[1])
-        scores = np.zeros(n, np.float32)
-        done = np.zeros(n, bool)
-        batches = deque(np.arange(n)[i : i + self._batch_items] for i in range(0, n, self._batch_items))
-
-        def score_next() -> bool:
+        job = _Job(version, version.begin(words, time_ms), self._batch_items, deadline_s)
+        done, waiting = np.zeros(len(job.run.logits), bool), len(job.spans)
+        for _ in range(min(len(self._helpers), waiting - 1)):
+            self._jobs.put(job)
+        span = job.score_next()
+        while span is not None:
+            done[slice(*span)] = True
+            waiting -= 1
+            span = None if job.past() else job.score_next()
+        while waiting > len(job.spans):
             try:
-                batch = batches.popleft()
-            except IndexError:
-                return False
-            scores[batch] = version.probabilities(words, batch)
-            done[batch] = True
-            return True
-
-        def score_rest() -> None:
-            while not _past(deadline_s) and score_next():
-                pass
-
-        helping = [self._pool.submit(score_rest) for _ in range(min(self._helpers, len(batches) - 1))]
-        score_next()
-        score_rest()
-        _wait(helping, deadline_s)
-        in_time = done.copy()  # before the scores, which a late helper may still write
-        return np.where(in_time, scores, np.float32(0.0)), in_time
+                told = job.told.get(timeout=None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
+            except Empty:
+                break
+            if isinstance(told, BaseException):
+                raise told
+            done[slice(*told)] = True
+            waiting -= 1
+        return np.where(done, sigmoid(job.run.logits), np.float32(0.0)), done
 
     def close(self) -> None:
         """Let the threads end."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for _ in self._helpers:
+            self._jobs.put(None)
+        for helper in self._helpers:
+            helper.join()
 
-
-def _past(deadline_s: float | None) -> bool:
-    return deadline_s is not None and time.monotonic() >= deadline_s
-
-
-def _wait(helping: "list[Future[None]]", deadline_s: float | None) -> None:
-    """Until all helpers are through or the deadline has passed; one that hasn't begun isn't needed any more."""
-    for future in helping:
-        if future.cancel():
-            continue
-        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-        if wait([future], left_s).done:
-            future.result()  # raises what it raised
+    def _help(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                while not job.past() and (span := job.score_next()) is not None:
+                    job.told.put(span)
+            except Exception as bad:  # noqa: BLE001  # whoever asked raises it
+                job.told.put(bad)

@@ -5,25 +5,23 @@ same base costs its deltas. Nothing is served before `try_out`: shapes fit the s
 golden rows score as its publisher says.
 """
 
-from collections.abc import Callable, Iterable
-from itertools import pairwise
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from ranker.model import ROW_WIDTH, WIDE_WIDTH, Layers, Name, Plan, Tower, Version, score_features
+from ranker.contents import dense_of, statistic_change, vectors_of, wide_change
+from ranker.layers import Change, Name, Stack
+from ranker.model import Tower, Version, embeddings_of, score_features
+from ranker.net import net_of
+from ranker.parts import ItemParts
+from ranker.plan import Plan
 from stream.errors import BadEvent, BadSnapshot, SpecError
-from stream.features import F32
+from stream.features import F32, Catalogue, build_page
 from stream.snapshot import Content, Manifest, VersionReader, fetch
 from stream.spec_file import decode_spec
-from stream.statistics import WIDTH as STATISTICS_WIDTH
-from stream.table import U64, Table, find_many
 
 GOLDEN_DIFFERENCE_MAX: Final = 1e-4
-NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
-
-Read = Callable[[Name], Content]
 
 
 def load_version(store: VersionReader, model: str, number: int) -> Version:
@@ -38,6 +36,7 @@ class Loader:
         self._store = store
         self._model = model
         self._deltas: dict[Name, Content] = {}  # of the newest manifest: the next ones name most of them again
+        self._stacks = {part: Stack() for part in ("wide", "statistics", "deep")}
 
     def load(self, number: int, previous: Version | None = None) -> Version:
         """Version `number`, tried out. Raises BadSnapshot when it must not be served, StoreUnavailable."""
@@ -50,6 +49,8 @@ class Loader:
 
     def _build(self, manifest: Manifest, previous: Version | None) -> Version:
         plan = _plan(manifest, previous)
+        if previous is not None and previous.plan is not plan:
+            previous = None  # rows of another spec may have other widths
         parts = {"wide", "statistics"} | ({"deep"} if "deep" in plan.spec.parts else set())
         if missing := parts - set(manifest.parts):
             raise BadSnapshot(f"version {manifest.version} lacks {', '.join(sorted(missing))}, which its spec asks for")
@@ -57,23 +58,69 @@ class Loader:
         small = {tuple(d) for part in parts for d in manifest.parts[part].deltas}
         self._deltas = {name: content for name, content in self._deltas.items() if name in small}
 
-        def read(name: Name) -> Content:
-            if name in self._deltas:
-                return self._deltas[name]
-            content = fetch(self._store, name)
-            if name in small:
-                self._deltas[name] = content
-            return content
+        fetched = dict(self._deltas)
 
-        wide = lay_rows(named["wide"], previous.wide if previous else None, lambda n: wide_rows(read(n)), WIDE_WIDTH)
-        statistics = lay_rows(
+        def read(name: Name) -> Content:
+            if name not in fetched:
+                fetched[name] = fetch(self._store, name)
+                if name in small:
+                    self._deltas[name] = fetched[name]
+            return fetched[name]
+
+        wide = self._stacks["wide"].lay(
+            named["wide"], previous.wide if previous else None, lambda name: wide_change(read(name))
+        )
+        statistics = self._stacks["statistics"].lay(
             named["statistics"],
             previous.statistics if previous else None,
-            lambda n: statistic_rows(read(n)),
-            STATISTICS_WIDTH,
+            lambda name: statistic_change(read(name), plan),
         )
-        tower = lay_tower(named["deep"], previous.tower if previous else None, read, plan) if "deep" in parts else None
+        tower = None
+        if "deep" in parts:
+            tower = self._tower(named["deep"], previous.tower if previous else None, read, plan)
         return Version(manifest, plan, wide, statistics, tower)
+
+    def _tower(
+        self, names: tuple[Name, ...], previous: Tower | None, read: Callable[[Name], Content], plan: Plan
+    ) -> Tower:
+        """The deep part of contents. Each content has all dense arrays: the last one's count."""
+        if previous is not None and previous.rows.names == names:
+            return previous
+        unseen: dict[Name, F32 | None] = {}
+
+        def change(name: Name) -> Change:
+            rows, unseen[name] = vectors_of(read(name), plan.spec.deep.embedding_dim)
+            return rows
+
+        def unseen_of(name: Name) -> F32 | None:
+            if name not in unseen:
+                change(name)
+            return unseen[name]
+
+        rows = self._stacks["deep"].lay(names, previous.rows if previous else None, change)
+        base, found = _unseen(names, previous, unseen_of)
+        vector = np.zeros(plan.spec.deep.embedding_dim, np.float32) if found is None else found
+        layers, boundaries = dense_of(read(names[-1]), plan)
+        net = net_of(plan, layers, boundaries)
+        parts = ItemParts(plan, embeddings_of(rows, vector), net, previous.parts if previous else None)
+        return Tower(rows, base, vector, net, parts)
+
+
+def _unseen(
+    names: tuple[Name, ...], previous: Tower | None, read: Callable[[Name], F32 | None]
+) -> tuple[F32 | None, F32 | None]:
+    """The vector of unseen ids as the base has it, and as it is now: a content has it only when it changed."""
+    before = previous.rows.names if previous else ()
+    vector: F32 | None
+    if previous is not None and names[: len(before)] == before:
+        base, vector, news = previous.unseen_of_base, previous.unseen, names[len(before) :]
+    else:
+        base = previous.unseen_of_base if previous and names[0] == before[0] else read(names[0])
+        vector, news = base, names[1:]
+    for name in news:
+        if (found := read(name)) is not None:
+            vector = found
+    return base, vector
 
 
 def _plan(manifest: Manifest, previous: Version | None) -> Plan:
@@ -89,154 +136,17 @@ def _plan(manifest: Manifest, previous: Version | None) -> Plan:
     return plan
 
 
-def _shared(names: tuple[Name, ...], before: tuple[Name, ...]) -> int:
-    """How many of these contents can be taken over: all of `before`, its base alone, or none."""
-    if names[: len(before)] == before:
-        return len(before)
-    return 1 if before and names[0] == before[0] else 0
-
-
-def lay_rows(names: tuple[Name, ...], previous: Layers | None, rows: Callable[[Name], U64], width: int) -> Layers:
-    """Rows of contents, laid over what `previous` already has of them."""
-    nothing: U64 = np.zeros((1, width), np.uint64)
-    shared = _shared(names, previous.names if previous else ())
-    if previous is not None and shared == len(names) == len(previous.names):
-        return previous
-    if previous is not None and shared:
-        base, overlay = previous.base, previous.overlay if shared == len(previous.names) else nothing
-    else:
-        base, overlay, shared = laid_over(nothing, [rows(names[0])]), nothing, 1
-    return Layers(names, base, laid_over(overlay, map(rows, names[shared:])))
-
-
-def laid_over(slots: U64, news: Iterable[U64]) -> U64:
-    """The slots of a new table: those rows, replaced by these in order. The old table stays as it is."""
-    rows = [r for r in news if len(r)]
-    if not rows:
-        return slots
-    table = Table.restored(slots, NO_KEYS) if len(slots) > 1 else Table(slots.shape[1], sum(map(len, rows)))
-    for more in rows:
-        table.put(more)
-    return table.slots
-
-
-def lay_tower(names: tuple[Name, ...], previous: Tower | None, read: Read, plan: Plan) -> Tower:
-    """The deep part of contents, laid over what `previous` already has of them."""
-    dim = plan.spec.deep.embedding_dim
-    nothing: U64 = np.zeros((1, ROW_WIDTH), np.uint64)
-    shared = _shared(names, previous.rows.names if previous else ())
-    if previous is not None and shared == len(names) == len(previous.rows.names):
-        return previous
-    content: Content = {}
-    if previous is not None and shared:
-        base, vectors, unseen = previous.rows.base, previous.vectors, previous.unseen
-        kept = shared == len(previous.rows.names)
-        overlay, fresh = (previous.rows.overlay, previous.fresh) if kept else (nothing, unseen)
-    else:
-        content, shared = read(names[0]), 1
-        base, vectors, unseen = _base_rows(content, dim)
-        overlay, fresh = nothing, unseen
-    for name in names[shared:]:
-        content = read(name)
-        overlay, fresh = _lay_vectors(overlay, fresh, content, dim)
-    layers, boundaries = _dense(content or read(names[-1]), plan)
-    return Tower(Layers(names, base, overlay), vectors, unseen, fresh, layers, boundaries)
-
-
-def _base_rows(content: Content, dim: int) -> tuple[U64, F32, F32]:
-    """Slots key → row, the vectors, and among them that of unseen ids, [1, dim]."""
-    keys, vectors = _vectors(content, dim)
-    rows = np.stack([keys, np.arange(len(keys), dtype=np.uint64)], axis=1)[keys != 0]
-    unseen = vectors[keys == 0] if (keys == 0).any() else np.zeros((1, dim), np.float32)
-    return laid_over(np.zeros((1, ROW_WIDTH), np.uint64), [rows]), vectors, unseen
-
-
-def _lay_vectors(overlay: U64, fresh: F32, content: Content, dim: int) -> tuple[U64, F32]:
-    """Overlay with these rows: known keys keep their row in a copy of `fresh`, new ones are appended."""
-    keys, vectors = _vectors(content, dim)
-    dead = _array(content, "dead", "<u8", 1) if "dead" in content else NO_KEYS
-    found = find_many(overlay, keys)
-    rows = np.where(found >= 0, overlay[found, 1], np.uint64(0))
-    rows[keys == 0] = 0
-    new = (rows == 0) & (keys != 0)
-    rows[new] = np.arange(len(fresh), len(fresh) + np.count_nonzero(new), dtype=np.uint64)
-    grown = np.concatenate([fresh, np.empty((np.count_nonzero(new), dim), np.float32)])
-    grown[rows.astype(np.int64)] = vectors
-    gone = np.stack([dead, np.zeros_like(dead)], axis=1)
-    return laid_over(overlay, [np.stack([keys, rows], axis=1)[keys != 0], gone[dead != 0]]), grown
-
-
-def _dense(content: Content, plan: Plan) -> tuple[tuple[tuple[F32, F32], ...], F32]:
-    deep, encoder = plan.spec.deep, plan.encoder
-    numbers = len(encoder.deep_numbers)
-    widths = [len(encoder.deep_lists) * deep.embedding_dim + 2 * numbers, *deep.hidden_units, 1]
-    layers = []
-    for i, shape in enumerate(pairwise(widths)):
-        layers.append((_floats(content, f"weight_{i}", shape), _floats(content, f"bias_{i}", shape[1:])))
-    boundaries = _array(content, "boundaries", "<f4", 2)
-    if boundaries.shape not in ((0, 0), (numbers, deep.quantiles - 1)):
-        raise BadSnapshot(f"boundaries of shape {boundaries.shape} aren't {numbers} times {deep.quantiles - 1}")
-    if (np.diff(boundaries, axis=1) < 0).any():
-        raise BadSnapshot("boundaries of quantiles must rise")
-    return tuple(layers), boundaries.copy()
-
-
-def wide_rows(content: Content) -> U64:
-    """Rows of the wide table: key; weight as float32 in the low half. Raises BadSnapshot."""
-    keys, weights = _keys(content), _array(content, "weights", "<f4", 1)
-    if len(keys) != len(weights):
-        raise BadSnapshot(f"{len(keys)} wide keys have {len(weights)} weights")
-    rows = np.zeros((len(keys), WIDE_WIDTH), np.uint64)
-    rows[:, 0] = keys
-    rows.view(np.float32)[:, 2] = weights
-    return rows
-
-
-def statistic_rows(content: Content) -> U64:
-    """Rows of the statistics' table: key; n, s, t as float64. Raises BadSnapshot."""
-    rows = _array(content, "rows", "<u8", 2)
-    if rows.shape[1] != STATISTICS_WIDTH or not (rows[:, 0] != 0).all():
-        raise BadSnapshot(f"statistics of shape {rows.shape} aren't rows of {STATISTICS_WIDTH} with a key")
-    rows = np.array(rows)
-    if not np.isfinite(rows.view(np.float64)[:, 1:]).all():
-        raise BadSnapshot("a statistic isn't finite")
-    return rows
-
-
-def _keys(content: Content) -> U64:
-    keys = _array(content, "keys", "<u8", 1)
-    if not keys.all():
-        raise BadSnapshot("a key is 0, which means none")
-    return keys
-
-
-def _vectors(content: Content, dim: int) -> tuple[U64, F32]:
-    keys, vectors = _array(content, "keys", "<u8", 1), _floats(content, "vectors", None)
-    if vectors.shape != (len(keys), dim):
-        raise BadSnapshot(f"vectors of shape {vectors.shape} aren't {len(keys)} rows of {dim}")
-    if len(np.unique(keys)) != len(keys):
-        raise BadSnapshot("an embedding row's key stands twice")
-    return keys, vectors
-
-
-def _floats(content: Content, name: str, shape: tuple[int, ...] | None) -> F32:
-    """A copy, since kernels are compiled for writable arrays and contents are read-only."""
-    array = _array(content, name, "<f4", 2 if shape is None else len(shape))
-    if shape is not None and array.shape != shape:
-        raise BadSnapshot(f"{name} of shape {array.shape} should have {shape}")
-    return np.array(array, np.float32)
-
-
-def _array(content: Content, name: str, dtype: str, dimensions: int) -> npt.NDArray[Any]:
-    array = content.get(name)
-    if array is None or array.dtype.str != dtype or array.ndim != dimensions:
-        found = "nothing" if array is None else f"{array.dtype.str} {list(array.shape)}"
-        raise BadSnapshot(f"{name} should be {dtype} of {dimensions} dimensions, found {found}")
-    return array
-
-
 def try_out(version: Version) -> None:
-    """The dry run: every golden row scores as its publisher says. Raises BadSnapshot with the reason."""
+    """The dry run: a page is ranked, and every golden row scores as its publisher says. Raises BadSnapshot.
+
+    What ranks for the first time here, with its kernels and its items' parts, has done so before a request comes.
+    """
+    page = build_page(version.plan.layout, version.plan.layout.user("", {}, [], {}), Catalogue(version.plan.layout),
+                      np.zeros(1, np.int64))  # fmt: skip
+    run = version.begin(page, version.manifest.watermark_ms)
+    version.score(run, 0, 1)
+    if not np.isfinite(run.logits).all():
+        raise BadSnapshot(f"version {version.number}: the score of an unknown item for an unknown user isn't finite")
     for golden in version.manifest.golden:
         try:
             scores = score_features(version, golden.features, len(golden.scores))

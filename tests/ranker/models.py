@@ -30,6 +30,7 @@ item_rate = { kind = "rate", by = ["item.id"], prior = 5, half_life = "1h" }
 user_seen = { kind = "count", by = ["user.id"] }
 item_last = { kind = "since", by = ["item.id"] }
 taste = { kind = "residual", by = ["user.id", "item.tags"] }
+akin = { kind = "likeness", by = ["user.id", "item.id"], neighbours = 3 }
 alike = { kind = "affinity", of = "item.id", to = "user.history", neighbours = 2 }
 """
 WIDE = ["user.id", "item.id", "item.tags", "user.age_band", "context.device"]

@@ -203,7 +203,7 @@ def test_a_start_without_a_store(store: CountingStore, model: ToyModel, tmp_path
     assert live(second) == 1
     words = model.page(5)
     assert second.served is not None
-    np.testing.assert_allclose(second.served.version.probabilities(words, np.arange(5)), model.scores(words), atol=1e-5)
+    np.testing.assert_allclose(second.served.version.probabilities(words), model.scores(words), atol=1e-5)
     with pytest.raises(StoreUnavailable):
         second.step()
     store.answers = True

@@ -1,0 +1,154 @@
+"""Kernels that score a page: what is the user's is taken once, then items in batches, on any number of threads."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ranker.crossing import Prefixes, add_wide, fill_statistics, prefixes_of, read_rows
+from ranker.memory import fill_likenesses, memories_of
+from ranker.net import given_of, item_key, part_of, tower
+from ranker.plan import Crosses, Measures
+from stream.encoder import I64
+from stream.features import locate
+from stream.overlay import Rows
+from stream.statistics import F64, base_rate
+from stream.table import U64, find, kernel
+
+
+class Crossed(NamedTuple):
+    """The crosses of a plan: `wide`, and the statistics with what is made of them; page sizes as in `locate`."""
+
+    sizes: I64
+    wide: Crosses
+    statistics: Crosses
+    measures: Measures
+
+
+class Tables(NamedTuple):
+    """A version's tables."""
+
+    wide: Rows
+    statistics: Rows
+
+
+class Memories(NamedTuple):
+    """What a user remembers for statistic k: items[ends[k]:ends[k + 1]], and their residuals."""
+
+    items: U64
+    residuals: F64
+    ends: I64
+
+
+class Taken(NamedTuple):
+    """What was taken of a page's user; `now` is NaN when statistics stay as they were logged."""
+
+    wide: Prefixes
+    statistics: Prefixes
+    memories: Memories
+    now: float
+    base: float
+    total: float
+
+
+@kernel
+def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, base_key: Any, scratch: Any) -> Any:
+    """Take what is the user's: `Taken`. Unless `now` is NaN, writes base rate and the user's statistics to the page."""
+    sizes = crossed.sizes
+    place = locate(words, w32, 0, sizes)
+    wide_keys, wide_ends = prefixes_of(words, w32, place, sizes, crossed.wide)
+    statistic_keys, statistic_ends = prefixes_of(words, w32, place, sizes, crossed.statistics)
+    wide, statistics = Prefixes(wide_keys, wide_ends), Prefixes(statistic_keys, statistic_ends)
+    total, base = np.zeros(1, np.float64), np.nan
+    add_wide(words, w32, place, sizes, crossed.wide, wide, tables.wide, 0, 1, True, scratch, total)
+    items, residuals, ends = np.empty(0, np.uint64), np.empty(0, np.float64), np.zeros(1, np.int64)
+    if now == now:
+        items, residuals, ends = memories_of(words, w32, place, sizes, crossed.statistics, crossed.measures,
+                                             tables.statistics, scratch)  # fmt: skip
+        scratch.keys[0] = base_key
+        read_rows(scratch.keys, 1, tables.statistics, now, 0.0, scratch.n, scratch.s, scratch.t)
+        base = base_rate(scratch.n[0], scratch.s[0])
+        f32[place[6]] = base
+        fill_statistics(words, w32, f32, place, sizes, crossed.statistics, crossed.measures, statistics,
+                        tables.statistics, now, base, 0, 1, True, scratch)  # fmt: skip
+        for k in range(sizes[4]):
+            if crossed.statistics.offsets[k] + crossed.statistics.fixed[k] == crossed.statistics.offsets[k + 1]:
+                for item in range(1, place[0]):
+                    f32[place[8] + item * sizes[4] + k] = f32[place[8] + k]
+    return Taken(wide, statistics, Memories(items, residuals, ends), now, base, total[0])
+
+
+@kernel
+def same_for_all(words: Any, w32: Any, crossed: Any) -> Any:
+    """Whether a logged page's statistics of the user alone are the same, bit for bit, for all its items."""
+    sizes = crossed.sizes
+    place = locate(words, w32, 0, sizes)
+    for k in range(sizes[4]):
+        if crossed.statistics.offsets[k] + crossed.statistics.fixed[k] == crossed.statistics.offsets[k + 1]:
+            for item in range(1, place[0]):
+                if w32[place[8] + item * sizes[4] + k] != w32[place[8] + k]:
+                    return False
+    return True
+
+
+@kernel
+def user_part(words: Any, w32: Any, f32: Any, sizes: Any, group: Any, embeddings: Any, net: Any) -> Any:
+    """The user's part of the first layer, its bias included. float32 [width]."""
+    ids, offsets, numbers = given_of(words, w32, f32, np.zeros(1, np.int64), sizes, group)
+    return part_of(ids, offsets, numbers, group, embeddings, net.boundaries, net.user, net.bias)[0]
+
+
+@kernel
+def fill_items(words: Any, w32: Any, f32: Any, first: Any, last: Any, taken: Any, crossed: Any, tables: Any,
+               scratch: Any) -> None:  # fmt: skip
+    """Write the statistics of items first:last, but those of the user alone, unless they stay as logged."""
+    if taken.now == taken.now:
+        place = locate(words, w32, 0, crossed.sizes)
+        fill_statistics(words, w32, f32, place, crossed.sizes, crossed.statistics, crossed.measures, taken.statistics,
+                        tables.statistics, taken.now, taken.base, first, last, False, scratch)  # fmt: skip
+        fill_likenesses(words, w32, f32, place, crossed.sizes, crossed.statistics, crossed.measures, taken.memories,
+                        tables.statistics, first, last, scratch)  # fmt: skip
+
+
+@kernel
+def score_wide(words: Any, w32: Any, f32: Any, first: Any, last: Any, taken: Any, crossed: Any, tables: Any,
+               scratch: Any, logits: Any) -> None:  # fmt: skip
+    """Statistics, then the wide part's logits, of items first:last (at most BUFFER)."""
+    place = locate(words, w32, 0, crossed.sizes)
+    fill_items(words, w32, f32, first, last, taken, crossed, tables, scratch)
+    totals = scratch.totals[: last - first]
+    totals[:] = taken.total
+    add_wide(
+        words, w32, place, crossed.sizes, crossed.wide, taken.wide, tables.wide, first, last, False, scratch, totals
+    )
+    for i in range(last - first):
+        logits[first + i] = np.float32(totals[i])
+
+
+@kernel
+def score_deep(words: Any, w32: Any, f32: Any, first: Any, last: Any, sizes: Any, item: Any, pair: Any, net: Any,
+               user: Any, heads: Any, parts: Any, uses: Any, scratch: Any, logits: Any) -> Any:  # fmt: skip
+    """Add the deep part's logits of items first:last. False, and nothing is added, when an item's part is lacking."""
+    place = locate(words, w32, 0, sizes)
+    lists, numbers, rows = item.places, item.number_places, scratch.owners[: last - first]
+    for i in range(last - first):
+        head = find(heads, item_key(words, w32, place, first + i, sizes, lists, numbers))
+        if head < 0:
+            return False
+        rows[i] = np.int64(heads[head, 1])
+        uses[rows[i]] += np.uint32(1)
+    totals = scratch.totals[: last - first]
+    totals[:] = 0.0
+    tower(f32, place, sizes, first, last, pair, net, user, parts, rows, scratch.floats, totals)
+    for i in range(last - first):
+        logits[first + i] += np.float32(totals[i])
+    return True
+
+
+@kernel
+def score_items(words: Any, w32: Any, f32: Any, first: Any, last: Any, taken: Any, crossed: Any, tables: Any, deep: Any,
+                item: Any, pair: Any, net: Any, user: Any, heads: Any, parts: Any, uses: Any, scratch: Any,
+                logits: Any) -> Any:  # fmt: skip
+    """Logits of items first:last, of both parts if `deep`; False when an item's part is lacking: then of one alone."""
+    score_wide(words, w32, f32, first, last, taken, crossed, tables, scratch, logits)
+    return not deep or score_deep(words, w32, f32, first, last, crossed.sizes, item, pair, net, user, heads, parts,
+                                  uses, scratch, logits)  # fmt: skip

@@ -1,0 +1,142 @@
+"""Items' parts of the first layer, kept for as long as the deep version that they belong to.
+
+A part depends on what the deep part reads of the item and on nothing else, and it is named by a hash of that:
+so an item that changes gets another part, and items that look the same to the deep part share one.
+"""
+
+import threading
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from ranker.net import Embeddings, Net, given_of, item_key, part_of
+from ranker.plan import Plan
+from stream.encoder import I64
+from stream.features import F32, locate
+from stream.overlay import Overlay
+from stream.table import U64, find_many, kernel
+
+BYTES_MAX: Final = 32 * 1024 * 1024  # of one deep version's parts
+ITEMS_MAX: Final = 65_536
+HOTTEST: Final = 2_048  # parts that the next deep version begins with
+CHUNK: Final = 64  # parts that are computed at once: others get the processor in between
+
+
+class Given(NamedTuple):
+    """What the deep part reads of items, as `DeepInput`, under their keys."""
+
+    keys: U64
+    ids: U64
+    offsets: I64
+    numbers: F32
+
+
+class Parts:
+    """The parts of some items. `table` names them by key, in `table.vectors`; `uses` counts how often each was used."""
+
+    def __init__(self, room: int, width: int) -> None:
+        self.table = Overlay(1, room // 4 + 1, width)
+        self.uses = np.zeros(self.table.room, np.uint32)
+        self.given: list[Given] = []
+
+    def put(self, given: Given, vectors: F32) -> None:
+        """Add parts; the caller has seen that there's room and that none is there yet."""
+        put = self.table.put(self.table.count, given.keys, np.zeros((len(given.keys), 0), np.uint64), vectors)
+        assert put is not None, "there is room"
+        self.given.append(given)
+
+    def hottest(self, most: int, lists: int) -> tuple[Given, I64]:
+        """Those that were used most, and which entries they are."""
+        uses = self.uses[1 : self.table.count]
+        rows = np.argsort(-uses.astype(np.int64), kind="stable")[:most]
+        held, none = list(self.given), np.zeros(0, np.uint64)
+        if not held or not len(rows):
+            return Given(none, none, np.zeros(1, np.int64), np.zeros((0, 0), np.float32)), rows
+        keys = np.concatenate([g.keys for g in held])
+        rows = rows[rows < len(keys)]
+        ids = np.concatenate([g.ids for g in held])
+        numbers = np.concatenate([g.numbers for g in held])
+        starts = np.cumsum([0, *(len(g.ids) for g in held)])
+        ends = np.concatenate([np.zeros(1, np.int64), *(g.offsets[1:] + s for g, s in zip(held, starts, strict=False))])
+        chosen, offsets = _chosen(ids, ends, lists, rows)
+        return Given(keys[rows], chosen, offsets, numbers[rows]), rows + 1
+
+
+NO_PARTS: Final = Parts(0, 0)  # of a version without a deep part
+
+
+class ItemParts:
+    """All parts of one deep version: bounded, filled on use; when it's full, those stay that were used most."""
+
+    def __init__(self, plan: Plan, embeddings: Embeddings, net: Net, before: "ItemParts | None" = None) -> None:
+        self.plan, self._embeddings, self._net = plan, embeddings, net
+        width = len(net.bias)
+        self._room = min(ITEMS_MAX, max(1_024, BYTES_MAX // (4 * width)))
+        self._start = np.zeros(width, np.float32)
+        self._lock = threading.Lock()
+        self.live = Parts(self._room, width)
+        if before is not None and before.plan is plan:
+            given, _ = before.live.hottest(min(HOTTEST, self._room // 2), len(plan.item.sides))
+            self._add(self.live, given)
+
+    def admit(self, words: U64, first: int, last: int) -> Parts:
+        """Parts that have those of items first:last of a page; what lacked was computed."""
+        plan = self.plan
+        w32, f32 = words.view(np.uint32), words.view(np.float32)
+        with self._lock:
+            keys = _keys(words, w32, first, last, plan.sizes, plan.item)
+            parts = self.live
+            missing = find_many(parts.table.heads, keys) < 0
+            if parts.table.count + np.count_nonzero(missing) > self._room:
+                parts = self._renewed()
+                missing = find_many(parts.table.heads, keys) < 0
+            new, where = np.unique(keys[missing], return_index=True)
+            positions = first + np.flatnonzero(missing)[where]
+            ids, offsets, numbers = given_of(words, w32, f32, positions, plan.sizes, plan.item)
+            self._add(parts, Given(new, ids, offsets, numbers))
+            self.live = parts
+        return parts
+
+    def _renewed(self) -> Parts:
+        old, fresh = self.live, Parts(self._room, len(self._start))
+        given, entries = old.hottest(self._room // 4, len(self.plan.item.sides))
+        fresh.put(given, old.table.vectors[entries])
+        return fresh
+
+    def _add(self, parts: Parts, given: Given) -> None:
+        if not len(given.keys):
+            return
+        lists = len(self.plan.item.sides)
+        vectors = np.empty((len(given.keys), len(self._start)), np.float32)
+        for at in range(0, len(given.keys), CHUNK):
+            to = min(at + CHUNK, len(given.keys))
+            offsets = given.offsets[at * lists : to * lists + 1]
+            vectors[at:to] = part_of(given.ids, offsets, given.numbers[at:to], self.plan.item, self._embeddings,
+                                     self._net.boundaries, self._net.item, self._start)  # fmt: skip
+        parts.put(given, vectors)
+
+
+@kernel
+def _keys(words: Any, w32: Any, first: Any, last: Any, sizes: Any, group: Any) -> Any:
+    lists, numbers = group.places, group.number_places
+    place = locate(words, w32, 0, sizes)
+    keys = np.empty(last - first, np.uint64)
+    for item in range(first, last):
+        keys[item - first] = item_key(words, w32, place, item, sizes, lists, numbers)
+    return keys
+
+
+@kernel
+def _chosen(ids: Any, ends: Any, lists: Any, rows: Any) -> Any:
+    """The lists of these rows: ids, offsets."""
+    offsets = np.zeros(rows.shape[0] * lists + 1, np.int64)
+    for r in range(rows.shape[0]):
+        for f in range(lists):
+            at = rows[r] * lists + f
+            offsets[r * lists + f + 1] = offsets[r * lists + f] + ends[at + 1] - ends[at]
+    chosen = np.empty(offsets[-1], np.uint64)
+    for r in range(rows.shape[0]):
+        begun, ended = ends[rows[r] * lists], ends[(rows[r] + 1) * lists]
+        for i in range(begun, ended):
+            chosen[offsets[r * lists] + i - begun] = ids[i]
+    return chosen, offsets

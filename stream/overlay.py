@@ -1,0 +1,147 @@
+"""Rows laid over a big table that never changes: it only grows, and whoever holds a view sees what was there then.
+
+`heads`, uint64 [capacity, 2]: key → number of its newest entry. `entries`, uint64 [room, width]: in column 0 the
+number of the key's entry before it (shifted by one; the low bit: the row is gone), then the row's own columns.
+`vectors`, float32 [room, dim]: what belongs to an entry and isn't a row. Entry 0 is none.
+
+A view is a count of entries: what was put later is invisible to it. So the next version of a table costs what
+changed, versions share the arrays, and threads read them without locks while one thread puts. Entries are written
+before heads name them, and nothing that was written changes, but for heads: an older view goes back from them.
+"""
+
+import threading
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.table import U64, find, kernel, place
+
+F32 = npt.NDArray[np.float32]
+ROOM_MIN: Final = 1_024
+GROWTH: Final = 4  # room for so many times the rows that there are
+NONE: Final = -1  # what `seen` says of a key that isn't there
+GONE: Final = -2  # and of one whose row is gone
+
+
+class Rows(NamedTuple):
+    """A table as kernels read it: `base` slots as in `Table`, and a view of what lies over them.
+
+    Kernels take it apart before they loop: each look at a field counts references.
+    """
+
+    base: U64
+    heads: U64
+    entries: U64
+    limit: int  # entries that the view sees
+
+
+def bare(slots: U64) -> Rows:
+    """A table with nothing over it."""
+    return Rows(slots, _NO_HEADS, _NO_ENTRIES, 1)
+
+
+_NO_HEADS: Final[U64] = np.zeros((1, 2), np.uint64)
+_NO_ENTRIES: Final[U64] = np.zeros((1, 1), np.uint64)
+
+
+@kernel
+def seen(heads: Any, entries: Any, count: Any, key: Any) -> Any:
+    """Number of the entry in which a view of `count` entries has the key; NONE or GONE."""
+    head = find(heads, key)
+    if head < 0:
+        return np.int64(-1)
+    entry = np.int64(heads[head, 1])
+    while entry >= count:
+        entry = np.int64(entries[entry, 0] >> np.uint64(1))
+    if entry == 0:
+        return np.int64(-1)
+    return np.int64(-2) if entries[entry, 0] & np.uint64(1) else entry
+
+
+@kernel
+def _write(heads: Any, entries: Any, count: Any, keys: Any, columns: Any, gone: Any) -> None:
+    for r in range(keys.shape[0]):
+        head = find(heads, keys[r])
+        before = heads[head, 1] if head >= 0 else np.uint64(0)
+        entries[count + r, 0] = (before << np.uint64(1)) | np.uint64(gone)
+        for c in range(columns.shape[1]):
+            entries[count + r, 1 + c] = columns[r, c]
+
+
+@kernel
+def _name(heads: Any, count: Any, keys: Any, counts: Any) -> None:
+    for r in range(keys.shape[0]):
+        heads[place(heads, keys[r], counts), 1] = np.uint64(count + r)
+
+
+@kernel
+def _visible(heads: Any, entries: Any, count: Any) -> Any:
+    """Keys that a view has, and the entries that it has them in; negative: gone."""
+    keys = np.empty(heads.shape[0], np.uint64)
+    held = np.empty(heads.shape[0], np.int64)
+    found = 0
+    for h in range(heads.shape[0]):
+        key = heads[h, 0]
+        if key == np.uint64(0):
+            continue
+        entry = seen(heads, entries, count, key)
+        if entry != -1:
+            keys[found], held[found] = key, entry
+            found += 1
+    return keys[:found], held[:found]
+
+
+def lines(rows: int, width: int) -> U64:
+    """Zeros, uint64 [rows, width], from the start of a cache line: so no row of 2, 4 or 8 lies in two of them."""
+    flat = np.zeros(rows * width + 8, np.uint64)  # a page of memory is taken when it's first written to
+    skip = -flat.ctypes.data % 64 // 8
+    return flat[skip : skip + rows * width].reshape(rows, width)
+
+
+class Overlay:
+    """Room for so many rows of `width` columns (the link among them), and vectors of `dim` numbers."""
+
+    def __init__(self, width: int, rows: int = 0, dim: int = 0) -> None:
+        self.width, self.dim = width, dim
+        self.room = max(ROOM_MIN, GROWTH * rows)
+        capacity = 1 << (2 * self.room - 1).bit_length()
+        self.heads, self.entries = lines(capacity, 2), lines(self.room, width)
+        self.vectors: F32 = np.empty((self.room, dim), np.float32)
+        self.count = 1  # entries, the one that is none included
+        self._counts = np.zeros(2, np.int64)
+        self._lock = threading.Lock()
+
+    def put(self, count: int, keys: U64, columns: U64, vectors: F32 | None = None, *, gone: bool = False) -> int | None:
+        """Lay rows over those that a view of `count` entries sees; returns the count of a view that has them, too.
+
+        None when there is no room, or when someone else went on from that view: then `folded` makes another.
+        `keys` uint64 [n] without 0, `columns` uint64 [n, width − 1], `vectors` float32 [n, dim]; a later one of
+        equal keys counts.
+        """
+        with self._lock:
+            if count != self.count or count + len(keys) > self.room:
+                return None
+            if vectors is not None:
+                self.vectors[count : count + len(keys)] = vectors
+            _write(self.heads, self.entries, count, keys, columns, gone)
+            _name(self.heads, count, keys, self._counts)
+            self.count = count + len(keys)
+            return self.count
+
+    def folded(self, count: int, extra: int = 0) -> "Overlay":
+        """Another with what a view of `count` entries sees, a row a key, and room for `extra` and as many again."""
+        keys, entries = _visible(self.heads, self.entries, count)
+        fresh = Overlay(self.width, len(keys) + extra, self.dim)
+        for gone in (False, True):
+            those = (entries < 0) == gone
+            chosen = np.where(those, entries, 0)[those]
+            put = fresh.put(
+                fresh.count,
+                keys[those],
+                self.entries[chosen, 1:],
+                self.vectors[chosen] if self.dim else None,
+                gone=gone,
+            )
+            assert put is not None, "there is room"
+        return fresh
