@@ -277,21 +277,21 @@ def check_source(event: SourceEvent) -> None:
 def check_examples(examples: Examples) -> None:
     """Raises BadEvent when columns differ in length or a label, weight or position can't be true."""
     check_source(examples.page)
-    n = len(examples.ids)
-    columns = (examples.positions, examples.labels, examples.weights, examples.reasons, examples.ingest_ms)
-    if n == 0 or any(len(column) != n for column in columns):
+    ids, positions, labels, weights = examples.ids, examples.positions, examples.labels, examples.weights
+    reasons, ingest_ms, n = examples.reasons, examples.ingest_ms, len(ids)
+    if not n == len(positions) == len(labels) == len(weights) == len(reasons) == len(ingest_ms) > 0:
         raise BadEvent("columns of examples differ in length, or are empty")
-    if not all(0 <= p < len(examples.page.items) for p in examples.positions):
+    if not (min(positions) >= 0 and max(positions) < len(examples.page.items)):
         raise BadEvent("a position is outside the page")
-    if not all(label in (0, 1) for label in examples.labels):
+    if not (min(labels) >= 0 and max(labels) <= 1):
         raise BadEvent("a label is neither 0 nor 1")
-    if not all(WEIGHT_MIN <= w <= WEIGHT_MAX for w in examples.weights):
+    if not (min(weights) >= WEIGHT_MIN and max(weights) <= WEIGHT_MAX) or math.isnan(sum(weights)):
         raise BadEvent(f"a weight must be {WEIGHT_MIN:g} to {WEIGHT_MAX:g}: leave out what isn't to be learned")
-    if not all(0 <= r < len(REASONS) for r in examples.reasons):
+    if not (min(reasons) >= 0 and max(reasons) < len(REASONS)):
         raise BadEvent("unknown reason")
-    if not all(0 <= i < 2**64 for i in examples.ids):
+    if not (min(ids) >= 0 and max(ids) < 2**64):
         raise BadEvent("an id isn't an unsigned 64-bit number")
-    if not all(0 <= at_ms < TIME_MS_MAX for at_ms in examples.ingest_ms):
+    if not (min(ingest_ms) >= 0 and max(ingest_ms) < TIME_MS_MAX):
         raise BadEvent("an ingest time is not between 1970 and 2100")
 
 

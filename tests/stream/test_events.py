@@ -199,7 +199,8 @@ def test_an_install_that_cannot_be_true_is_refused(change: dict[str, Any]) -> No
     "change",
     [
         {"ids": []}, {"ids": [1]}, {"ids": [-1, 2]}, {"positions": [0, 2]}, {"positions": [-1, 0]}, {"labels": [0, 2]},
-        {"weights": [1.0, 0.0]}, {"weights": [1.0, math.nan]}, {"weights": [1.0, 1e7]}, {"reasons": [0, 4]},
+        {"weights": [1.0, 0.0]}, {"weights": [1.0, math.nan]}, {"weights": [math.nan, 1.0]}, {"weights": [1.0, -1.0]},
+        {"weights": [1.0, math.inf]}, {"weights": [1.0, 1e7]}, {"reasons": [0, 4]}, {"reasons": [-1, 0]},
         {"ingest_ms": [1]}, {"ingest_ms": [1, -1]}, {"ingest_ms": [1, ev.TIME_MS_MAX]}, {"ingest_ms": [1, 2**63]},
         {"page": msgspec.structs.replace(PAGE, user="")},
     ],
