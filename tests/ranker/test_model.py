@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from ranker.model import Version, score_features
 from ranker.versions import Loader, load_version
+from stream.encoder import DeepInput, one_page
 from stream.errors import BadEvent
+from stream.features import locate
 from stream.memory_store import MemoryStore
 from tests.ranker.models import ToyModel, some_spec
 
@@ -81,3 +84,63 @@ def test_features_of_another_layout_are_refused() -> None:
     for bad in (other, raw[:-8], b""):
         with pytest.raises(BadEvent):
             score_features(version, bad, 3)
+
+
+@given(SEEDS, PARTS)
+@how(max_examples=40)
+def test_logits_are_torchs(seed: int, parts: list[str]) -> None:
+    """Over random specs, logits equal a network of torch's modules with the same parameters, within 1e-5."""
+    model, store = toy(seed, parts)
+    model.publish(store, "base")
+    model.learn(2)
+    model.publish(store)
+    page = model.page(9)
+    expected = torch.zeros(9, dtype=torch.float64)
+    keys = model.encoder.wide_keys(one_page(page))
+    for i in range(9):
+        expected[i] = sum(model.wide.get(key, 0.0) for key in keys.keys[keys.offsets[i] : keys.offsets[i + 1]].tolist())
+    if "deep" in parts:
+        expected += deep_by_torch(model, model.encoder.deep_input(one_page(page), serving=True))
+    logits = load_version(store, "m", 2).logits(page.copy())
+    np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def deep_by_torch(model: ToyModel, given: DeepInput) -> torch.Tensor:
+    """EmbeddingBag, bucketize, Linear and ReLU in float64. [n]."""
+    rows = {key: row for row, key in enumerate(model.vectors)}
+    table = torch.tensor(np.array(list(model.vectors.values())), dtype=torch.float64)
+    ids = torch.tensor([rows.get(int(i), rows[0]) for i in given.ids], dtype=torch.int64)
+    n, counts = len(given.numbers), torch.tensor(np.diff(given.offsets)).clamp(min=1)
+    inputs = [torch.zeros(n, 0, dtype=torch.float64)]
+    if len(given.offsets) > 1:
+        bags = torch.nn.functional.embedding_bag(ids, table, torch.tensor(given.offsets[:-1]), mode="sum")
+        inputs.append((bags / counts.sqrt()[:, None]).reshape(n, -1))
+    numbers, missing = torch.tensor(given.numbers), torch.tensor(np.isnan(given.numbers))
+    for d in range(numbers.shape[1]):
+        edges = torch.tensor(model.boundaries[d] if model.boundaries.size else np.zeros(0, np.float32))
+        value = torch.bucketize(numbers[:, d].contiguous(), edges) / len(edges) if len(edges) else torch.full((n,), 0.5)
+        inputs.append(torch.where(missing[:, d], 0.0, value.double())[:, None])
+    x = torch.cat([*inputs, missing.double()], 1)
+    for i, (weight, bias) in enumerate(model.layers):
+        linear = torch.nn.Linear(weight.shape[0], weight.shape[1], dtype=torch.float64)
+        linear.load_state_dict(
+            {"weight": torch.tensor(weight.T.astype(np.float64)), "bias": torch.tensor(bias).double()}
+        )
+        with torch.no_grad():
+            x = linear(x)
+        x = torch.relu(x) if i < len(model.layers) - 1 else x
+    return x[:, 0]
+
+
+def test_a_page_has_one_user() -> None:
+    """A logged page whose statistics of the user alone differ by item isn't scored: no ranker makes one."""
+    model, store = toy(3, ["wide", "deep"])
+    model.publish(store)
+    version = load_version(store, "m", 1)
+    alone = model.layout.statistics.index("user_seen")
+    page = model.page(4)
+    score_features(version, page.tobytes(), 4)
+    statistics = page.view(np.float32)[locate(page, page.view(np.uint32), 0, version.plan.sizes)[8] :]
+    statistics[len(model.layout.statistics) + alone] += 1
+    with pytest.raises(BadEvent, match="one user"):
+        score_features(version, page.tobytes(), 4)

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ranker.model import score_features
 from ranker.versions import Loader, load_version
 from stream.errors import BadSnapshot
 from stream.memory_store import MemoryStore
+from stream.overlay import GONE, seen
 from stream.snapshot import Array, Digests, Golden, PartVersion, cut, digests_of, fetch, pack
 from tests.ranker.models import ToyModel, some_spec
 
@@ -190,3 +192,71 @@ def test_a_version_of_another_spec_is_refused(
     model.publish(store, **change)
     with pytest.raises(BadSnapshot, match=says):
         load_version(store, "m", 1)
+
+
+def test_a_refused_version_leaves_nothing_behind(store: CountingStore, model: ToyModel) -> None:
+    """What a refused version had laid over the live one isn't seen by the version after it."""
+    loader = Loader(store, "m")
+    model.publish(store, "base")
+    live = loader.load(1)
+    held = dict(model.parts)
+    model.learn()
+    model.publish(store, golden=[Golden(model.page(2).tobytes(), [0.0, 1.0])])
+    with pytest.raises(BadSnapshot, match="golden"):
+        loader.load(2, live)
+    model.publish_parts(store, held, golden=[])
+    page = model.page(9).tobytes()
+    assert (score_features(loader.load(3, live), page, 9) == score_features(live, page, 9)).all()
+    model.parts = held
+    model.publish(store, "delta", golden=[])
+    whole = score_features(load_version(store, "m", 4), page, 9)
+    assert (score_features(loader.load(4, live), page, 9) == whole).all()
+
+
+@pytest.mark.parametrize("part", ["wide", "statistics", "deep"])
+def test_dead_keys_are_gone(store: CountingStore, model: ToyModel, part: str) -> None:
+    """A delta's dead keys have no row any more, in a chain as in one load; a later row brings one back."""
+    loader = Loader(store, "m")
+    model.publish(store, "base")
+    first = loader.load(1)
+    base = fetch(store, model.parts[part].base)
+    keys = np.array(base["rows"][:, 0] if part == "statistics" else base["keys"], np.uint64)
+    dead = keys[keys != 0][::2]
+    empty = {n: a[:0] if n in ("keys", "vectors", "weights", "rows") else a for n, a in base.items()}
+    model.publish_parts(store, _with(store, model, part, [{**empty, "dead": dead}]), golden=[])
+    second = loader.load(2, first)
+    back = np.isin(keys, dead[:3])
+    again = {n: a[back] if n in ("keys", "vectors", "weights", "rows") else a for n, a in base.items()}
+    model.publish_parts(store, _with(store, model, part, [{**empty, "dead": dead}, again]), golden=[])
+    for number, gone in ((2, set(dead.tolist())), (3, set(dead[3:].tolist()))):
+        for version in (loader.load(number, second), load_version(store, "m", number)):
+            assert version.tower is not None
+            rows = {"wide": version.wide, "statistics": version.statistics, "deep": version.tower.rows}[part].rows
+            entries = [seen(rows.heads, rows.entries, rows.limit, key) for key in keys]
+            assert {int(k) for k, e in zip(keys, entries, strict=True) if e == GONE} == gone
+    page = model.page(9)
+    assert np.isfinite(score_features(second, page.tobytes(), 9)).all()
+
+
+def _with(store: CountingStore, model: ToyModel, part: str, contents: list[dict[str, Array]]) -> dict[str, PartVersion]:
+    deltas = []
+    for content in contents:
+        raw = pack(content)
+        store.put_blobs(cut(raw))
+        deltas.append(digests_of(raw))
+    return {**model.parts, part: PartVersion(model.parts[part].base, [], deltas)}
+
+
+def test_a_long_chain_is_folded_on_the_way(store: CountingStore, model: ToyModel) -> None:
+    """However many deltas come, built one after the other they score like one load; the room they take is bounded."""
+    loader = Loader(store, "m")
+    model.publish(store, "base")
+    version = loader.load(1)
+    for number in range(2, 60):
+        model.learn(1)
+        model.publish(store, golden=[])
+        version = loader.load(number, version)
+    page = model.page(20).tobytes()
+    assert (score_features(version, page, 20) == score_features(load_version(store, "m", 59), page, 20)).all()
+    sizes = [layers.overlay.room / max(256, len(layers.base)) for layers in (version.wide, version.statistics)]
+    assert max(sizes) < 20

@@ -1,0 +1,186 @@
+"""Serving models for the benchmarks, published like a learner's, with chance for weights; and pages to rank."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from ranker.plan import Plan
+from stream.encoder import one_page
+from stream.events import Item, Value
+from stream.features import F32, Catalogue, build_page
+from stream.memory_store import MemoryStore
+from stream.snapshot import Array, Content, Digests, Golden, Manifest, PartVersion, cut, digests_of, fetch, pack
+from stream.spec import Spec
+from stream.spec_file import encode_spec
+from stream.statistics import Statistics, StatisticsProgram
+from stream.table import U64
+
+GENRES = 18
+
+
+class World:
+    """Users and items of a spec: each column of each entity is drawn once; histories are of popular items."""
+
+    def __init__(self, spec: Spec, items: int, users: int, seed: int = 7) -> None:
+        self.plan, self.random = Plan(spec), np.random.default_rng(seed)
+        self.catalogue = Catalogue(self.plan.layout)
+        self.users = users
+        for i in range(items):
+            self.catalogue.put(Item(f"i{i}", self._attributes("item", spec)))
+        self._attributes_of = [self._attributes("user", spec) for _ in range(users)]
+
+    def _attributes(self, origin: str, spec: Spec) -> dict[str, Value]:
+        random, drawn = self.random, dict[str, Value]()
+        for name, column in spec.columns().items():
+            side, short = name.split(".", 1)
+            if side != origin or short == "id" or column.of or short.endswith("_band"):
+                continue
+            if column.type == "number":
+                drawn[short] = float(random.integers(10, 80))
+            elif column.type == "categories":
+                drawn[short] = [f"g{g}" for g in random.choice(GENRES, random.integers(1, 4), replace=False)]
+            else:
+                drawn[short] = f"v{int(random.zipf(1.3)) % 1_000}"
+        return drawn
+
+    def items(self, count: int) -> list[str]:
+        """Distinct items, popular ones rather."""
+        known = len(self.catalogue) - 1
+        drawn = (known * self.random.power(0.4, 4 * count)).astype(int)
+        return [f"i{i}" for i in dict.fromkeys((known - 1 - drawn).tolist())][:count]
+
+    def request(self, candidates: int) -> "Asked":
+        """A decoded request: who asks, with which history, for which candidates."""
+        user = int(self.random.integers(self.users))
+        drawn = self.random.permutation(self.items(4 * candidates))[:candidates]
+        assert len(drawn) == candidates, "the world is too small"
+        return Asked(f"u{user}", self._attributes_of[user], self.items(50), drawn.tolist())
+
+    def page(self, asked: "Asked") -> U64:
+        """The request's page, statistics not filled."""
+        layout = self.plan.layout
+        user = layout.user(asked.user, asked.attributes, asked.history, {})
+        return build_page(layout, user, self.catalogue, self.catalogue.rows(asked.candidates))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it was decoded."""
+
+    user: str
+    attributes: dict[str, Value]
+    history: Sequence[str]
+    candidates: Sequence[str]
+
+
+class Publisher:
+    """Publishes versions of a model by chance: a base, then deltas as large as one wants."""
+
+    def __init__(self, world: World, store: MemoryStore, *, wide_keys: int, rows: int, pages: int = 200) -> None:
+        self.world, self.store, self.spec = world, store, world.plan.spec
+        self.random = np.random.default_rng(3)
+        self.number, self.token = 0, store.take_token()
+        self.parts: dict[str, PartVersion] = {}
+        self.wide, self.ids, self.statistics = self._keys(pages, wide_keys, rows)
+        self._rows = self.statistics.table.rows()
+        self.layers = self._layers()
+        self.boundaries = np.sort(
+            self.random.normal(0, 2, (len(world.plan.encoder.deep_numbers), self.spec.deep.quantiles - 1)), axis=1
+        ).astype(np.float32)
+
+    def _keys(self, pages: int, wide_keys: int, rows: int) -> tuple[U64, U64, Statistics]:
+        """Keys that pages have, filled up with others."""
+        world, plan = self.world, self.world.plan
+        statistics = Statistics(StatisticsProgram(self.spec, plan.layout))
+        wide, ids = [], []
+        for n in range(pages):
+            words = world.page(world.request(min(100, len(world.catalogue) // 8)))
+            batch = one_page(words)
+            labels = self.random.integers(0, 2, len(batch)).astype(np.float64)
+            ones, none = np.ones(len(batch)), np.zeros(len(batch), np.int64)
+            statistics.learn(batch, labels, ones, none, ones * 1e6 + n)
+            wide.append(plan.encoder.wide_keys(batch).keys)
+            ids.append(plan.encoder.deep_input(batch).ids)
+        return self._filled(wide, wide_keys), self._filled(ids, rows), statistics
+
+    def _filled(self, found: list[U64], count: int) -> U64:
+        known = np.unique(np.concatenate(found))
+        more = self.random.integers(1, 2**63, max(0, count - len(known)), dtype=np.int64).astype(np.uint64)
+        return np.unique(np.concatenate([self.random.permutation(known)[:count], more]))
+
+    def _layers(self) -> list[tuple[F32, F32]]:
+        encoder, deep = self.world.plan.encoder, self.spec.deep
+        widths = [len(encoder.deep_lists) * deep.embedding_dim + 2 * len(encoder.deep_numbers), *deep.hidden_units, 1]
+        return [
+            (self.random.normal(0, i**-0.5, (i, o)).astype(np.float32), np.zeros(o, np.float32))
+            for i, o in pairwise(widths)
+        ]
+
+    def contents(self, wide: U64, rows: U64, ids: U64, *, base: bool) -> dict[str, Content]:
+        """Contents of these keys: statistics' whole rows; key 0 is the row of unseen ids."""
+        dim, random = self.spec.deep.embedding_dim, self.random
+        ids = np.concatenate([np.zeros(1, np.uint64), ids]) if base else ids
+        deep: dict[str, Array] = {
+            "keys": ids,
+            "vectors": random.normal(0, 0.3, (len(ids), dim)).astype(np.float32),
+            "boundaries": self.boundaries,
+        }
+        for i, (weight, bias) in enumerate(self.layers):
+            deep[f"weight_{i}"], deep[f"bias_{i}"] = weight, bias
+        weights = random.normal(0, 0.05, len(wide)).astype(np.float32)
+        return {"wide": {"keys": wide, "weights": weights}, "statistics": {"rows": rows}, "deep": deep}
+
+    def base(self) -> Manifest:
+        """Publish a base."""
+        whole = self.contents(self.wide, self._rows, self.ids, base=True)
+        self.parts = {part: PartVersion(self._put(content)) for part, content in whole.items()}
+        return self.publish()
+
+    def delta(self, wide: int, rows: int, ids: int, *, dense: bool = True) -> None:
+        """Put a delta of so many keys drawn anew; `dense`: the deep part is in it. `publish` makes it a version."""
+        random = self.random
+        statistics = self._rows[random.integers(0, len(self._rows), rows)]
+        statistics.view(np.float64)[:, 2] += random.random(len(statistics)) * 0.1
+        if dense:
+            self.layers = [(w * np.float32(0.999), b + np.float32(1e-4)) for w, b in self.layers]
+        drawn = np.unique(random.choice(self.ids, ids))
+        changed = self.contents(random.choice(self.wide, wide), statistics, drawn, base=False)
+        for part, content in changed.items():
+            if part != "deep" or dense:
+                held = self.parts[part]
+                self.parts[part] = PartVersion(held.base, held.merged, [*held.deltas, self._put(content)])
+
+    def merge(self) -> None:
+        """Merge the small deltas into one, as a learner does when there are many."""
+        for part, held in self.parts.items():
+            named = [*([held.merged] if held.merged else []), *held.deltas]
+            if named:
+                merged = _merged([fetch(self.store, digests) for digests in named])
+                self.parts[part] = PartVersion(held.base, self._put(merged))
+
+    def publish(self, golden: Sequence[Golden] = ()) -> Manifest:
+        """The next version, of the parts as they are."""
+        self.number += 1
+        manifest = Manifest(
+            model=self.store.model, version=self.number, parent=self.number - 1, fingerprint=self.spec.fingerprint(),
+            spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=1, watermark_ms=2_000_000,
+            learned_ms=2_000_000, created_ms=2_000_000, metrics={}, parts=dict(self.parts), golden=list(golden),
+        )  # fmt: skip
+        self.store.publish(manifest)
+        return manifest
+
+    def _put(self, content: Content) -> Digests:
+        raw = pack(content)
+        self.store.put_blobs(cut(raw))
+        return digests_of(raw)
+
+
+def _merged(contents: Sequence[Content]) -> Content:
+    """What these contents make together: later rows instead of earlier ones, dense arrays of the last."""
+    name = "rows" if "rows" in contents[0] else "keys"
+    keys = np.concatenate([c[name][:, 0] if name == "rows" else c[name] for c in contents])
+    newest = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
+    by_row = {n for n in contents[0] if n in ("rows", "keys", "weights", "vectors")}
+    return {n: np.concatenate([c[n] for c in contents])[newest] if n in by_row else a for n, a in contents[-1].items()}

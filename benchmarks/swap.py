@@ -1,0 +1,241 @@
+"""Swapping under load: what a request feels when the model beneath it changes every 200 ms, and what a swap costs.
+
+Requests come open loop, at half of what one ranker can take: a request's time runs from when it was due. Versions are
+built and swapped in by the follower's own thread, as in a service. Nothing is a peer here: the steady run is.
+"""
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.serving import Publisher, World
+from ranker.follow import Follower
+from ranker.model import score_features
+from ranker.rank import Ranked, rank_with
+from ranker.score import Scorer
+from ranker.shelf import Shelf
+from ranker.versions import Loader
+from stream.memory_store import MemoryStore
+from stream.spec_file import load_spec
+
+CANDIDATES, BEST, NOW_MS = 200, 10, 2_100_000
+THREADS = 2
+EVERY_S = 0.2
+DENSE_EACH = 5  # every fifth version brings new dense layers
+WIDE_KEYS, ROWS = 5_000_000, 1_000_000
+DELTA_KEYS, DELTA_ROWS = 10_000, 5_000
+FULL_EACH = 60  # versions between bases, in the run of swaps back to back: a manifest names few small deltas
+DIFFERENCE_MAX = 1e-5
+AFTER_S = 0.1  # a request belongs to a swap when it was due so soon after it
+
+
+@dataclass
+class Load:
+    """Requests of a world, ranked by what a follower serves."""
+
+    world: World
+    follower: Follower
+    scorer: Scorer
+    errors: int = 0
+    kept: list[tuple[int, Ranked]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._asked = [self.world.request(CANDIDATES) for _ in range(50)]
+
+    def rank(self, n: int, *, keep: bool = False) -> None:
+        """One request."""
+        served = self.follower.served
+        assert served is not None
+        try:
+            page = self.world.page(self._asked[n % len(self._asked)])
+            ranked = rank_with(served.version, page, NOW_MS, BEST, self.scorer)
+        except Exception:  # noqa: BLE001  # counted, whatever it is
+            self.errors += 1
+            return
+        if keep:
+            self.kept.append((served.version.number, ranked))
+
+    def capacity_s(self, count: int = 300) -> float:
+        """Requests a second, one after the other."""
+        for n in range(60):
+            self.rank(n)
+        begun = time.perf_counter()
+        for n in range(count):
+            self.rank(n)
+        return count / (time.perf_counter() - begun)
+
+    def at(self, per_s: float, until: Callable[[], bool]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+        """Due time and latency (s) of each request, until it's over. [n, 2]."""
+        found, begun, n = [], time.perf_counter(), 0
+        while not until():
+            due = begun + n / per_s
+            if (left := due - time.perf_counter()) > 0:
+                time.sleep(left)
+            self.rank(n, keep=n % 20 == 0)
+            found.append((due, time.perf_counter() - due))
+            n += 1
+        return np.array(found)
+
+
+def built(share: float, *, quick: bool) -> tuple[World, Publisher, MemoryStore]:
+    """A world and a base in a store, of this share of the full size."""
+    world = World(load_spec(Path("specs/movielens.toml")), items=4_000, users=2_000)
+    store = MemoryStore(world.plan.spec.name)
+    size = share * (0.1 if quick else 1.0)
+    publisher = Publisher(world, store, wide_keys=int(WIDE_KEYS * size), rows=int(ROWS * size))
+    publisher.base()
+    return world, publisher, store
+
+
+def builds_ms(publisher: Publisher, store: MemoryStore, count: int) -> tuple[float, float]:
+    """Median of building a delta's version, and of a delta's way from the store's notice to being live."""
+    follower = Follower(store, store.model, Shelf(), lambda: NOW_MS)
+    follower.step()
+    loader, version = Loader(store, store.model), follower.served.version if follower.served else None
+    builds, lives = [], []
+    for _ in range(count):
+        publisher.delta(DELTA_KEYS, DELTA_KEYS, DELTA_ROWS)
+        number = publisher.publish().version
+        begun = time.perf_counter()
+        follower.step()
+        lives.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        version = loader.load(number, version)
+        builds.append(time.perf_counter() - begun)
+    return float(np.median(builds)) * 1e3, float(np.median(lives)) * 1e3
+
+
+def under_load(load: Load, publisher: Publisher, swaps: int, per_s: float) -> dict[str, float]:
+    """p99 steady, while swapping, and while swapping in new dense layers."""
+    idle = time.perf_counter() + swaps * EVERY_S / 2
+    steady = load.at(per_s, lambda: time.perf_counter() > idle)
+    stop, over = threading.Event(), threading.Event()
+    moments: list[tuple[float, bool]] = []
+
+    def publish() -> None:
+        """Versions are made ahead of their time, so that what is measured is the ranker."""
+        for n in range(swaps):
+            dense = n % DENSE_EACH == DENSE_EACH - 1
+            publisher.delta(2_000, 2_000, 500, dense=dense)
+            if n % FULL_EACH == FULL_EACH - 1:
+                publisher.merge()
+            time.sleep(max(0.0, started + n * EVERY_S - time.perf_counter()))
+            publisher.publish()
+            moments.append((time.perf_counter(), dense))
+        over.set()
+
+    following = threading.Thread(target=load.follower.run, args=(stop,))
+    following.start()
+    started = time.perf_counter() + EVERY_S
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    found = load.at(per_s, over.is_set)
+    stop.set()
+    following.join()
+    publishing.join()
+    when = np.array([moment for moment, _ in moments])
+    before = np.searchsorted(when, found[:, 0]) - 1
+    dense = np.array([dense for _, dense in moments])[np.maximum(before, 0)] & (before >= 0)
+    soon = dense & (found[:, 0] - when[np.maximum(before, 0)] <= AFTER_S)
+    return {
+        "p99_steady_ms": float(np.percentile(steady[:, 1], 99)) * 1e3,
+        "p99_swapping_ms": float(np.percentile(found[~dense, 1], 99)) * 1e3,
+        "p99_dense_swap_ms": float(np.percentile(found[soon, 1], 99)) * 1e3,
+        "steady_p50_ms": float(np.percentile(steady[:, 1], 50)) * 1e3,
+        "swapping_p50_ms": float(np.percentile(found[:, 1], 50)) * 1e3,
+    }
+
+
+def back_to_back(load: Load, publisher: Publisher, store: MemoryStore, swaps: int) -> dict[str, float]:
+    """So many swaps as fast as they go, under requests; then each kept reply is made again from its manifest."""
+    load.kept.clear()
+    done = threading.Event()
+    checked = mixed = swapped = 0
+
+    def ranking() -> None:
+        n = 0
+        while not done.is_set():
+            load.rank(n, keep=n % 4 == 0)
+            n += 1
+
+    asking = threading.Thread(target=ranking)
+    asking.start()
+    loader, previous = Loader(store, store.model), None
+    for n in range(swaps):
+        publisher.delta(500, 500, 100, dense=n % DENSE_EACH == 0)
+        if n % FULL_EACH == FULL_EACH - 1:
+            publisher.merge()
+        publisher.publish()
+        swapped += load.follower.step()
+        if n % FULL_EACH == FULL_EACH - 1 or n == swaps - 1:  # make again what was kept, while its versions are there
+            kept, load.kept = load.kept, []
+            for number in sorted({number for number, _ in kept}):
+                previous = loader.load(number, previous)
+                for ranked in (ranked for of, ranked in kept if of == number):
+                    again = score_features(previous, ranked.features, len(ranked.order))
+                    checked += 1
+                    mixed += bool(np.abs(again - ranked.scores).max() > DIFFERENCE_MAX)
+            store.retain(2)
+    done.set()
+    asking.join()
+    return {"errors": load.errors, "replies_checked": checked, "mixed": mixed, "swaps": swapped}
+
+
+def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
+    """The table and its figures."""
+    figures: dict[str, float] = {}
+    count = 8 if quick else 40
+    _, publisher, store = built(0.1, quick=quick)
+    figures["build_small_ms"], _ = builds_ms(publisher, store, count)
+    world, publisher, store = built(1.0, quick=quick)
+    figures["build_large_ms"], figures["live_ms"] = builds_ms(publisher, store, count)
+    publisher.merge()
+    publisher.publish()
+    load = Load(world, Follower(store, store.model, Shelf(), lambda: NOW_MS), Scorer(THREADS))
+    load.follower.step()
+    gc.collect()
+    gc.freeze()
+    per_s = load.capacity_s() / 2
+    figures |= under_load(load, publisher, 30 if quick else 300, per_s)
+    del publisher, store
+    world, publisher, store = built(0.02, quick=quick)
+    load = Load(world, Follower(store, store.model, Shelf(), lambda: NOW_MS), load.scorer)
+    load.follower.step()
+    figures |= back_to_back(load, publisher, store, 200 if quick else 2_000)
+    load.scorer.close()
+    figures["offered_per_s"] = per_s
+    return _table(figures), figures
+
+
+def _table(figures: dict[str, float]) -> Table:
+    table = Table(title="swapping versions under load, specs/movielens.toml, 200 candidates, 2 threads")
+    table.add_column("what")
+    table.add_column("figure", justify="right")
+    for name, says in SAYS.items():
+        value = figures[name]
+        table.add_row(says, f"{value:,.0f}" if name in WHOLE else f"{value:,.2f}")
+    return table
+
+
+WHOLE = ("errors", "replies_checked", "mixed", "swaps", "offered_per_s")
+SAYS = {
+    "offered_per_s": "requests/s, open loop (half of capacity)",
+    "steady_p50_ms": "p50, no swaps, ms",
+    "p99_steady_ms": "p99, no swaps, ms",
+    "swapping_p50_ms": "p50, a swap every 200 ms, ms",
+    "p99_swapping_ms": "p99, a swap every 200 ms, ms",
+    "p99_dense_swap_ms": "p99, within 100 ms after new dense layers, ms",
+    "build_small_ms": f"building a delta of {DELTA_KEYS:,} keys, {DELTA_ROWS:,} rows, on a tenth of the model, ms",
+    "build_large_ms": f"the same on {WIDE_KEYS:,} keys, {ROWS:,} rows, ms",
+    "live_ms": "the same, from its notice to being live, ms",
+    "swaps": "swaps back to back",
+    "errors": "errors",
+    "replies_checked": "replies made again from their manifest",
+    "mixed": "of these, not their version's",
+}
