@@ -15,7 +15,7 @@ from msgspec import structs
 from learner.deep import Deep
 from learner.model import Model
 from stream.encoder import one_page
-from stream.features import F32
+from stream.features import F32, select
 from stream.snapshot import (
     DELTAS_MAX,
     INGESTS_MAX,
@@ -32,7 +32,7 @@ from stream.spec_file import encode_spec
 from stream.table import U64, Table
 
 FOLD_SHARE = 0.25
-GOLDEN = 4  # pages a ranker must score as the learner does
+GOLDEN_ITEMS = 8  # of a page that a ranker must score as the learner does
 
 
 class Part(Protocol):
@@ -243,7 +243,7 @@ class Cutter:
                 fresh.append(chain.extend())
                 renewed |= name == "deep"
         if renewed:  # only then is the deep part that goes out the one that is here
-            self._golden = [(raw, self._deep_logits(raw)) for raw in model.recent_pages]
+            self._golden = [(raw, self._deep_logits(raw)) for raw in map(self._shortened, model.recent_pages)]
         installs = sorted(model.installs)[:INGESTS_MAX]  # by id, which is a hash: a fair sample
         model.installs = []
         manifest = Manifest(
@@ -264,6 +264,11 @@ class Cutter:
             golden=[self._score(raw, logits) for raw, logits in self._golden],
         )
         return Cut(manifest, {name: chain.laid for name, chain in self._chains.items() if chain.laid}, fresh)
+
+    def _shortened(self, raw: bytes) -> bytes:
+        """A page's first items: enough to try a version out, and manifests stay small."""
+        words = np.frombuffer(raw, np.uint64).copy()  # kernels are compiled for arrays that can be written to
+        return select(self._model.layout, words, range(GOLDEN_ITEMS)).tobytes() if words[1] > GOLDEN_ITEMS else raw
 
     def _deep_logits(self, raw: bytes) -> F32:
         """As the deep part is at its own last cut: it may be older than the wide part's."""

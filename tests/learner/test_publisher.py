@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.chain import Cutter
+from learner.chain import GOLDEN_ITEMS, Cutter, serving_deep_logits, serving_wide_logits
 from learner.checkpoint import restore, take
 from learner.gate import refusal
 from learner.model import Model
@@ -255,6 +255,20 @@ def test_golden_rows_survive_a_restart(tmp_path: Path) -> None:
     restored.learn(log[10], 10)
     second = cutter.cut(2, 1, 1, 11, 0, {}, deep=False).manifest
     assert [g.features for g in second.golden] == [g.features for g in first.golden]
+
+
+def test_golden_rows_are_few_and_true() -> None:
+    """Of a long page the first items are golden rows, and they score as they do on the whole page."""
+    spec = small_spec()
+    model = Model(spec)
+    record = records(spec, 3, items=25)[0]
+    model.learn(record, 0)
+    golden = Cutter(model).cut(1, 0, 1, 1, 0, {}, deep=True).manifest.golden
+    for page, one in zip(record, golden, strict=True):
+        words = np.frombuffer(page.page.features, np.uint64)
+        logits = serving_wide_logits(model, words) + serving_deep_logits(model, words)
+        assert len(one.scores) == GOLDEN_ITEMS
+        np.testing.assert_allclose(one.scores, 1 / (1 + np.exp(-logits[:GOLDEN_ITEMS])), rtol=1e-5)
 
 
 def test_nothing_goes_out_before_anything_was_learned(tmp_path: Path) -> None:
