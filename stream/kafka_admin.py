@@ -1,5 +1,6 @@
 """Topics as they are declared against topics as the broker has them: what `thalweg apply` shows, then does."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -12,6 +13,9 @@ from stream.settings import Settings
 from stream.topics import TOPICS, Topic
 
 Action = Literal["create", "alter", "refuse"]
+ELECTING: Final = (
+    errors.NotCoordinatorError, errors.CoordinatorNotAvailableError, errors.CoordinatorLoadInProgressError,
+)  # fmt: skip
 NOT_THERE: Final = errors.UnknownTopicOrPartitionError.errno
 
 
@@ -97,7 +101,15 @@ def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple
     reach(settings)
     doing = f"asking for the commits of {group}"
     with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
-        found = admin.list_group_offsets([settings.topic(group)])
+        give_up_s = time.monotonic() + REQUEST_S
+        while True:
+            try:
+                found = admin.list_group_offsets([settings.topic(group)])
+                break
+            except ELECTING:  # a broker that has just started, or a first group
+                if time.monotonic() > give_up_s:
+                    raise
+                time.sleep(0.1)
     return {
         at.partition: (stored.offset, stored.metadata or "")
         for of_group in found.values()

@@ -205,13 +205,18 @@ def alive(pid: int) -> bool:
     return True
 
 
+def clean_environment() -> dict[str, str]:
+    """This one's, without the settings and switches of the tests; the house is found first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
+    return kept | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
 @contextmanager
 def nesting() -> "Iterator[subprocess.Popen[str]]":
     """The process whose children the joiners are."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
     script = Path(__file__).with_name("nest.py")
     command = [sys.executable, str(script)]
-    environment["PYTHONPATH"] = str(script.parents[2])
+    environment = clean_environment()
     nest = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert nest.stdout is not None

@@ -4,22 +4,25 @@ Each story has a seed, from which come the events and the moments of the faults.
 that runs it again; THALWEG_SOAK=1 (`make soak`) makes the stories longer.
 """
 
+import json
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 
-from stream.events import decode_events
+from stream.events import LATE_POSITIVE, RETRACTION, decode_examples, encode_record
 from stream.histories import changes_of, read_histories
 from stream.log import START
-from stream.topics import EVENTS, HISTORIES
-from tests.system.flow import PARTITIONS, Flow, Joiners, nesting
+from stream.topics import EVENTS, EXAMPLES, HISTORIES
+from tests.system.flow import PARTITIONS, Flow, Joiners, clean_environment, nesting
 from tests.system.house import until
 from thalweg.audit import Audit
 from thalweg.letters import letters_of
@@ -31,7 +34,7 @@ KILLS = 100 if SOAK else 20
 WORKER_KILLS = 30 if SOAK else 3
 BROKER_AWAY_S = 30.0 if SOAK else 4.0
 SEEDS = [int(seed) for seed in os.environ.get("THALWEG_SEED", "11,12,13" if SOAK else "11").split(",")]
-GROUPS_A_S = 300.0
+GROUPS_A_S = 200.0
 
 pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametrize("seed", SEEDS)]
 
@@ -191,11 +194,43 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
     until(complete, "histories to be complete again", 30.0)
 
 
-def test_poison_is_really_in_the_flow(joiners: Joiners, seed: int) -> None:
-    """What the flow sends as poison can't be decoded, and pages around it can."""
+def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None:
+    """`thalweg audit` ends with 0 after an honest joiner, with 1 and the page's id once one label was falsified."""
+
+    def audited() -> tuple[int, str, dict[str, int]]:
+        report = joiners.home / "audit.json"
+        told = {"kafka": joiners.settings.kafka, "topic_prefix": joiners.settings.topic_prefix, "local": joiners.home}
+        env = {f"THALWEG_{name.upper()}": str(value) for name, value in told.items()}
+        command = [
+            sys.executable,
+            "-m",
+            "thalweg.main",
+            "audit",
+            "--spec",
+            str(joiners.spec_file),
+            "--json",
+            str(report),
+        ]
+        ran = subprocess.run(command, env={**clean_environment(), **env}, capture_output=True, text=True)
+        return ran.returncode, ran.stdout + ran.stderr, json.loads(report.read_text())
+
+    joiners.start("0")
     with flowing(joiners, seed) as flow:
         until(lambda: flow.poison > 1 and flow.pages > 100, "poison")
-    ends = joiners.log.ends(EVENTS.name)
-    decoded = [decode_events(r.value or b"") for r in span(joiners.log, EVENTS.name, dict.fromkeys(ends, START), ends)]
-    assert sum(len(bad) for _, bad in decoded) == flow.poison
-    assert sum(len(good) for good, _ in decoded) > flow.pages
+        judged(joiners, flow)
+    code, said, figures = audited()
+    assert code == 0, said
+    assert "nothing is missing, nothing is wrong" in said
+    assert figures["settled"] == 4 * flow.pages
+    ends = joiners.log.ends(EXAMPLES.name)
+    first = next(span(joiners.log, EXAMPLES.name, {0: START}, ends))
+    one = decode_examples(first.value or b"")[0][0]
+    false = msgspec.structs.replace(one, ids=[7], positions=one.positions[:1], labels=[1 - one.labels[0]],
+                                    weights=[1.0], reasons=[RETRACTION if one.labels[0] else LATE_POSITIVE],
+                                    ingest_ms=one.ingest_ms[:1])  # fmt: skip
+    joiners.log.send(EXAMPLES.name, 0, encode_record([false]))
+    joiners.log.flush()
+    code, said, figures = audited()
+    assert code == 1, said
+    assert f"wrong: page {one.page.request_id}" in said
+    assert (figures["wrong"], figures["missing"]) == (1, 0)
