@@ -11,6 +11,7 @@ from rich.console import Console
 
 NAMES = {
     "joint": "the learner's step against the same network in plain torch; examples per second",
+    "quality": "AUC on MovieLens: wide, deep, both, an ensemble, Vowpal Wabbit, River; same pages, same features",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",

@@ -133,9 +133,15 @@ class Scores:
         progress.record(self.predictions[entrant, first:last], self.labels[first:last], self.members[first:last])
         return progress
 
-    def auc(self, entrant: int, first: int = 0, last: int | None = None) -> float:
-        """AUC over rows first:last."""
-        return self.progress(entrant, first, last).lifetime().auc
+    def auc(self, entrant: int, first: int = 0) -> float:
+        """AUC of one entrant over rows from `first` on."""
+        return self.auc_of(self.predictions[entrant], first)
+
+    def auc_of(self, predictions: F32, first: int = 0) -> float:
+        """AUC of any predictions [N] over rows from `first` on."""
+        progress = Progress()
+        progress.record(predictions[first:], self.labels[first:])
+        return progress.lifetime().auc
 
 
 @dataclass

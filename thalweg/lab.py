@@ -105,6 +105,6 @@ def backtest(
     if dump_vw:
         say(f"{dump_vw} is written; again by hand: {by_hand().replace('FILE', str(dump_vw))}")
     if plot:
-        write_png(plot, found, f"{source}, {read_spec(spec).name}: {scores.pages:,} pages, predicted when shown")
+        write_png(plot, found, f"{source}: {scores.pages:,} pages, each predicted when it was shown")
         say(f"{plot} is drawn")
     write_json(json_file, figures(scores))

@@ -116,13 +116,13 @@ class VowpalWabbit:
     def __init__(self, spec: Spec, rates: PeerRates, dump: Path | None = None) -> None:
         from vowpalwabbit import Workspace  # here: it takes a moment, and it's a peer's alone
 
-        self._features = PeerFeatures(spec)
+        self.features = PeerFeatures(spec)
         self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
         self._dump: IO[str] | None = dump.open("w") if dump else None
 
     def predict(self, words: U64, row: int) -> F32:
         """By the weights as they are now."""
-        features, _ = self._features.of(one_page(words))
+        features, _ = self.features.of(one_page(words))
         lines = [f"'{row + i} | {' '.join(map(str, one))}" for i, one in enumerate(features)]
         self._write(lines)
         return np.array([self._vw.predict(line) for line in lines], np.float32)
@@ -130,7 +130,7 @@ class VowpalWabbit:
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
         """Each example in turn; 1 and -1 are what it calls labels."""
         for examples, row in zip(record, rows, strict=True):
-            features, numbers = self._features.of(_batch(examples))
+            features, numbers = self.features.of(_batch(examples))
             lines = [
                 f"{1 if label else -1} {weight:g} '{row + position} | {' '.join(map(str, one))}"
                 for one, label, weight, position in zip(
@@ -140,7 +140,7 @@ class VowpalWabbit:
             self._write(lines)
             for line in lines:
                 self._vw.learn(line)
-            self._features.buckets.learn(examples.ids, numbers)
+            self.features.buckets.learn(examples.ids, numbers)
 
     def _write(self, lines: Sequence[str]) -> None:
         if self._dump:
@@ -173,22 +173,22 @@ class River:
     def __init__(self, spec: Spec, rates: PeerRates) -> None:
         from river import linear_model, optim
 
-        self._features = PeerFeatures(spec)
+        self.features = PeerFeatures(spec)
         optimiser = optim.FTRLProximal(rates.alpha, rates.beta, rates.l1, rates.l2)
         self._model: Any = linear_model.LogisticRegression(optimiser, intercept_lr=0.01)
 
     def predict(self, words: U64, row: int) -> F32:
         """By the weights as they are now."""
-        features, _ = self._features.of(one_page(words))
+        features, _ = self.features.of(one_page(words))
         return np.array([self._model.predict_proba_one(dict.fromkeys(one, 1.0))[True] for one in features], np.float32)
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
         """Each example in turn."""
         for examples in record:
-            features, numbers = self._features.of(_batch(examples))
+            features, numbers = self.features.of(_batch(examples))
             for one, label, weight in zip(features, examples.labels, examples.weights, strict=True):
                 self._model.learn_one(dict.fromkeys(one, 1.0), bool(label), w=weight)
-            self._features.buckets.learn(examples.ids, numbers)
+            self.features.buckets.learn(examples.ids, numbers)
 
     def auc_arrival(self) -> float:
         """Not measured."""

@@ -72,7 +72,7 @@ def write_png(path: Path, found: Curves, title: str) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     lower.set_xlabel("examples, in thousands, in the order of pages")
-    lower.legend(title="AUC over all", loc="lower right", framealpha=0.9)
+    lower.legend(title="AUC over all", loc="best", framealpha=0.9)
     figure.suptitle(title)
     try:
         figure.savefig(path, dpi=130)

@@ -1,0 +1,93 @@
+"""How good the predictions are on MovieLens-100k, by backtest's protocol: each page is predicted when it is shown, by
+the model as it is then, and learned when the joiner tells its label (`eager`, window 2 s, one record an event).
+
+Everyone sees the same pages and labels in the same order, in one pass. Vowpal Wabbit and River get the wide part's
+keys and every number of the deep part as a quantile bucket. "Rest" is what comes after the first 30,000 pages, the only
+ones that anyone was tuned on (`docs/benchmarks.md` lists the tries). The ensemble is wide and deep, each trained
+alone, their logits summed and halved, or their probabilities averaged, whichever is better for it.
+
+Figures are means of 3 seeds. A seed makes the deep part's first layers; wide, Vowpal Wabbit and River start at zero
+and have nothing random, so they run once.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from producers.movielens import fetch_movielens, read_movielens
+from stream.features import F32
+from stream.settings import Settings
+from stream.spec_file import load_spec
+from thalweg.backtest import Backtest, Entrant, Ours, Scores, Told
+from thalweg.peers import PeerRates, River, VowpalWabbit
+
+TUNED_ON = 30_000  # pages
+SEEDS = 3
+QUICK_PAGES, QUICK_REST = 12_000, 4_000
+P_MIN = 1e-6
+ROWS = {
+    "wide": "wide alone",
+    "deep": "deep alone",
+    "wide_deep": "Wide & Deep, joint",
+    "ensemble": "ensemble of the two, trained apart",
+    "vw": "Vowpal Wabbit --ftrl",
+    "river": "River, logistic regression",
+}
+
+
+def played(pages: int | None, seeds: int) -> Scores:
+    """Everyone, in one pass; entrants: wide, then deep and joint by seed, then the peers."""
+    spec, told = load_spec(Path("specs/movielens.toml")), Told()
+    ours = [Ours(spec, ["wide"], 0, told)]
+    for seed in range(seeds):
+        ours += [Ours(spec, ["deep"], seed, told), Ours(spec, ["wide", "deep"], seed, told)]
+    peers: list[Entrant] = [VowpalWabbit(spec, PeerRates()), River(spec, PeerRates())]
+    source = read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print))
+    return Backtest(spec, [*ours, *peers], told).run(source, pages)
+
+
+def together(wide: F32, deep: F32, *, logits: bool) -> F32:
+    """What an ensemble of two says: mean of logits, or of probabilities. float32 [N]."""
+    if not logits:
+        mean: F32 = (wide + deep) / np.float32(2)
+        return mean
+    one, other = (np.clip(p.astype(np.float64), P_MIN, 1 - P_MIN) for p in (wide, deep))
+    logit = (np.log(one / (1 - one)) + np.log(other / (1 - other))) / 2
+    return (1 / (1 + np.exp(-logit))).astype(np.float32)
+
+
+def aucs(scores: Scores, first: int, seeds: int) -> tuple[dict[str, list[float]], str]:
+    """AUC of rows from `first` on, by seed where there's one; and how the ensemble was made."""
+    found = {
+        "wide": [scores.auc(0, first)],
+        "deep": [scores.auc(1 + 2 * seed, first) for seed in range(seeds)],
+        "wide_deep": [scores.auc(2 + 2 * seed, first) for seed in range(seeds)],
+        "vw": [scores.auc(1 + 2 * seeds, first)],
+        "river": [scores.auc(2 + 2 * seeds, first)],
+    }
+    ways = {}
+    for way, logits in (("logits", True), ("probabilities", False)):
+        mixed = [together(scores.predictions[0], scores.predictions[1 + 2 * s], logits=logits) for s in range(seeds)]
+        ways[way] = [scores.auc_of(one, first) for one in mixed]
+    best = max(ways, key=lambda way: float(np.mean(ways[way])))
+    found["ensemble"] = ways[best]
+    return found, best
+
+
+def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
+    """The table and its figures."""
+    seeds = 1 if quick else SEEDS
+    first = QUICK_REST if quick else TUNED_ON
+    scores = played(QUICK_PAGES if quick else None, seeds)
+    whole, way = aucs(scores, 0, seeds)
+    rest, _ = aucs(scores, first, seeds)
+    title = f"MovieLens-100k, AUC at page time, {scores.pages:,} pages, {len(scores.labels):,} examples"
+    table = Table("", "whole", f"after the first {first:,}", "seeds, whole", title=title,
+                  caption=f"the ensemble averages {way}")  # fmt: skip
+    figures: dict[str, float] = {}
+    for name, says in ROWS.items():
+        figures[f"auc_{name}"], figures[f"auc_{name}_rest"] = float(np.mean(whole[name])), float(np.mean(rest[name]))
+        by_seed = " ".join(f"{auc:.4f}" for auc in whole[name]) if len(whole[name]) > 1 else ""
+        table.add_row(says, f"{figures[f'auc_{name}']:.4f}", f"{figures[f'auc_{name}_rest']:.4f}", by_seed)
+    return table, figures
