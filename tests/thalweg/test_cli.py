@@ -18,8 +18,8 @@ from thalweg.server import free_port
 from thalweg.stack import Stack
 
 COMMANDS = [
-    "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "init", "check", "backtest",
-    "run joiner", "run learner", "run ranker",
+    "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "init", "check",
+    "backtest", "run joiner", "run learner", "run ranker",
     "rank", "install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
     "audit", "trace", "dlq ls", "dlq show", "dlq replay", "rebuild histories",
     "snapshots unpin", "snapshots rollback", "snapshots verify",
