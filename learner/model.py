@@ -6,26 +6,26 @@ example's index. No clock, no I/O, no randomness but the seed: the same records 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from river.drift import ADWIN
 
 from learner.deep import FIRST_FREEZE, Deep
+from learner.flat import Flat, flatten, gathered, known_again
 from learner.ftrl import Ftrl
 from learner.progress import Progress
 from learner.retrain import Window, warm_start
 from learner.seen import Seen
 from learner.slices import Slices
 from learner.step import Given, Told, learn_record, learn_wide
-from stream.encoder import I64, Batch, Encoder, one_page
-from stream.errors import BadEvent, LogError
-from stream.events import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED, Examples
-from stream.features import F32, Layout, words_of
+from stream.encoder import I64, Encoder, one_page
+from stream.errors import LogError
+from stream.events import Examples
+from stream.features import F32, Layout
 from stream.spec import Spec
 from stream.statistics import Statistics, StatisticsProgram
 from stream.table import U64
@@ -35,51 +35,7 @@ LOSSES_MAX = 100_000  # records; then ADWIN starts anew, so that checkpoints sta
 EARLY_SHARE = 10  # an early warm start comes no sooner than a tenth of the usual distance after the last
 RECENT_PAGES = 4
 WARM_CHUNK = 512  # examples that a warm start encodes at once
-Which = npt.NDArray[np.bool_] | I64 | slice
-Reread = Callable[[int], Iterable[Sequence[Examples]]]  # records of `examples` from an offset on
-
-
-@dataclass
-class Flat:
-    """The examples of a record in columns: a Batch, and arrays [B] of what else is known of each."""
-
-    batch: Batch
-    ids: U64
-    labels: F32
-    weights: F32
-    reasons: I64
-    ingest_ms: I64
-    time_ms: npt.NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, which: Which) -> "Flat":
-        """Only these examples (the pages stay)."""
-        batch = Batch(self.batch.words, self.batch.starts, self.batch.page[which], self.batch.position[which])
-        return Flat(
-            batch,
-            self.ids[which],
-            self.labels[which],
-            self.weights[which],
-            self.reasons[which],
-            self.ingest_ms[which],
-            self.time_ms[which],
-        )
-
-
-def joined(flats: Sequence[Flat]) -> Flat:
-    """Several records' examples as one."""
-    words = np.cumsum([0, *(len(f.batch.words) for f in flats)])
-    pages = np.cumsum([0, *(len(f.batch.starts) for f in flats)])
-    batch = Batch(
-        np.concatenate([f.batch.words for f in flats]),
-        np.concatenate([f.batch.starts + w for f, w in zip(flats, words, strict=False)]),
-        np.concatenate([f.batch.page + p for f, p in zip(flats, pages, strict=False)]),
-        np.concatenate([f.batch.position for f in flats]),
-    )
-    columns = zip(*((f.ids, f.labels, f.weights, f.reasons, f.ingest_ms, f.time_ms) for f in flats), strict=True)
-    return Flat(batch, *(np.concatenate(c) for c in columns))
+Reread = Callable[[int], Iterator[Sequence[Examples]]]  # records of `examples` from an offset on
 
 
 @dataclass
@@ -131,16 +87,16 @@ class Model:
 
     def learn(self, record: Sequence[Examples], offset: int) -> int:
         """Learn one record of `examples`. Returns how many examples of it were new."""
-        flat, parts = self._flatten(record)
+        flat, bad = flatten(record, self.layout, self.spec.deep.micro_batch)
+        self.bad += bad
         new = self.seen.new(flat.ids)
         if not new.all():
             self.duplicates += int(len(flat) - new.sum())
-            flat, parts = flat.take(new), parts[new]
+            flat = flat.take(new)
         if not len(flat):
             return 0
         self._remember(offset)
-        cuts = np.concatenate([[0], np.flatnonzero(np.diff(parts)) + 1, [len(flat)]])
-        self._note(flat, self._learn(flat, cuts))
+        self._note(flat, self._learn(flat, flat.cuts()))
         return len(flat)
 
     def _learn(self, flat: Flat, cuts: I64) -> F32:
@@ -196,13 +152,15 @@ class Model:
 
     def _note(self, flat: Flat, predictions: F32) -> None:
         """What a record leaves besides weights: figures, statistics, marks, and perhaps an early warm start."""
-        first_label = (flat.reasons == INSTALLED) | (flat.reasons == WINDOW_CLOSED)
-        members = self.slices.members(flat.batch)[first_label]
-        losses = self.progress.record(predictions[first_label], flat.labels[first_label], members)
+        first_label, installed = flat.first_labels(), flat.installs()
+        members = self.slices.members(flat.batch)
+        if first_label.all():
+            losses = self.progress.record(predictions, flat.labels, members)
+        else:
+            losses = self.progress.record(predictions[first_label], flat.labels[first_label], members[first_label])
         labels, weights = flat.labels.astype(np.float64), flat.weights.astype(np.float64)
         self.statistics.learn(flat.batch, labels, weights, flat.reasons, flat.time_ms)
-        positive = (flat.labels > 0.5) & ((flat.reasons == INSTALLED) | (flat.reasons == LATE_POSITIVE))
-        self.installs += zip(flat.ids[positive].tolist(), flat.ingest_ms[positive].tolist(), strict=True)
+        self.installs += [(int(flat.ids[b]), int(flat.ingest_ms[b])) for b in installed]
         self.watermark_ms = max(self.watermark_ms, int(flat.time_ms.max()))
         self.learned_ms = max(self.learned_ms, int(flat.ingest_ms.max()))
         ends = [*flat.batch.starts[: RECENT_PAGES + 1].tolist(), len(flat.batch.words)]
@@ -239,22 +197,17 @@ class Model:
         self.losses: list[float] = []  # what ADWIN was fed since the last warm start, to feed it again after a restart
         self.drift: Any = ADWIN(delta=ADWIN_DELTA)  # type: ignore[no-untyped-call]  # River's class has no types
 
-    def _window(self, records: Iterable[Sequence[Examples]]) -> Iterator[Window]:
+    def _window(self, records: Iterator[Sequence[Examples]]) -> Iterator[Window]:
         """The window's examples as they were learned, some at a time."""
         window = len(self.recent_ids)
         index = max(self.records[0][1], self.examples - window)
-        chunk: list[Flat] = []
-        for record in records:
-            flat, _ = self._flatten(record, quiet=True)
-            keep = []
-            for i, known in enumerate(flat.ids.tolist()):
-                if index < self.examples and known == int(self.recent_ids[index % window]):
-                    keep.append(i)
-                    index += 1
-            chunk.append(flat.take(np.array(keep, np.int64)))
-            if sum(map(len, chunk)) >= WARM_CHUNK:
-                yield self._chunk(joined(chunk), index)
-                chunk = []
+        for pages in gathered(records, WARM_CHUNK):
+            flat, _ = flatten(pages, self.layout, self.spec.deep.micro_batch)
+            keep, index = known_again(flat.ids, self.recent_ids, index, self.examples)
+            if keep.any():
+                flat = flat.take(keep)
+                wide = self.recent_wide[np.arange(index - len(flat), index) % window]
+                yield Window(self.encoder.deep_input(flat.batch), wide, flat.labels, flat.weights)
             if index == self.examples:
                 break
         if index != self.examples:
@@ -262,13 +215,6 @@ class Model:
                 f"{self.examples - index} of the last {window} examples aren't in the log any more, though their "
                 "records are: the topic was made anew; give the spec a new name, to learn it from the log's beginning"
             )
-        if chunk:
-            yield self._chunk(joined(chunk), index)
-
-    def _chunk(self, flat: Flat, end: int) -> Window:
-        """These examples, the last of which has index end − 1."""
-        wide = self.recent_wide[np.arange(end - len(flat), end) % len(self.recent_wide)]
-        return Window(self.encoder.deep_input(flat.batch), wide, flat.labels, flat.weights)
 
     def finite(self) -> bool:
         """Is every parameter of the deep part and every prediction so far a number?"""
@@ -284,40 +230,3 @@ class Model:
         self.records.append((offset, self.examples))
         while len(self.records) > 1 and self.records[1][1] <= self.examples - len(self.recent_ids):
             self.records.popleft()
-
-    def _flatten(self, record: Sequence[Examples], *, quiet: bool = False) -> tuple[Flat, I64]:
-        """A record in columns, and which micro-batch each example is in: cut before anything is dropped."""
-        words: list[U64] = []
-        columns: list[list[float]] = [[] for _ in range(8)]
-        page, position, ids, labels, weights, reasons, ingest, times = columns
-        cut: list[int] = []
-        count = 0
-        for examples in record:
-            n = len(examples.ids)
-            try:
-                words.append(words_of(examples.page.features, self.layout, len(examples.page.items)))
-            except BadEvent as bad:
-                if not quiet:
-                    self.bad.append((examples, str(bad)))
-                count += n
-                continue
-            cut += [(count + i) // self.spec.deep.micro_batch for i in range(n)]
-            count += n
-            page += [len(words) - 1] * n
-            position += examples.positions
-            ids += examples.ids
-            labels += examples.labels
-            weights += examples.weights
-            reasons += examples.reasons
-            ingest += examples.ingest_ms
-            times += [examples.page.time_ms] * n
-        starts = np.cumsum([0, *map(len, words)])[:-1] if words else np.zeros(0, np.int64)
-        batch = Batch(
-            np.concatenate(words) if words else np.zeros(0, np.uint64),
-            starts.astype(np.int64),
-            np.array(page, np.int64),
-            np.array(position, np.int64),
-        )
-        flat = Flat(batch, np.array(ids, np.uint64), np.array(labels, np.float32), np.array(weights, np.float32),
-                    np.array(reasons, np.int64), np.array(ingest, np.int64), np.array(times, np.float64))  # fmt: skip
-        return flat, np.array(cut, np.int64)

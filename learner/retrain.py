@@ -6,7 +6,7 @@ put back.
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from learner.tower import EPSILON
 from stream.dense import quantise
 from stream.encoder import DeepInput
 from stream.features import F32
+
+BATCH: Final = 64  # examples at a step: they were learned once, and small steps learn them by heart
 
 torch.set_num_threads(1)  # the matrices are small, and bits must not depend on a machine's cores
 
@@ -34,7 +36,7 @@ def warm_start(deep: Deep, window: Iterable[Window]) -> None:
     """The deep part starts anew from what it is: quantiles frozen again, one pass over the window."""
     deep.freeze_quantiles()
     for part in window:
-        retrain(deep, part, deep.spec.micro_batch)
+        retrain(deep, part, max(BATCH, deep.spec.micro_batch))
 
 
 def retrain(deep: Deep, window: Window, batch: int) -> None:

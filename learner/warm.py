@@ -1,7 +1,11 @@
 """Kernels are compiled, or read from numba's cache, before a learner says that it is learning."""
 
+import numpy as np
+
 from learner.chain import Cutter
 from learner.model import Model
+from learner.retrain import Window, retrain
+from stream.encoder import one_page
 from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression
 from stream.features import Catalogue, Layout, build_page
 from stream.spec import Spec
@@ -25,3 +29,4 @@ def warm(spec: Spec) -> None:
         cutter.cut(n + 1, n, 1, n + 1, 1, {}, deep=True)
     if model.deep:
         model.deep.freeze_quantiles()
+        retrain(model.deep, Window(model.encoder.deep_input(one_page(words)), *np.ones((3, 2), np.float32)), 2)

@@ -218,6 +218,24 @@ def words_of(raw: bytes, layout: Layout, items: int) -> U64:
     return words
 
 
+def pages_of(pages: Sequence[tuple[bytes, int]], layout: Layout) -> "tuple[U64, npt.NDArray[np.int64]] | None":
+    """Logged pages (bytes, count of items) laid end to end: words, and where each page begins.
+
+    None when any of them isn't what `words_of` takes: that one says why.
+    """
+    raws = [raw for raw, _ in pages]
+    lengths = [len(raw) for raw in raws]
+    if any(length % 8 or not 16 <= length <= PAGE_BYTES_MAX for length in lengths):
+        return None
+    words: U64 = np.frombuffer(bytearray().join(raws), np.uint64) if raws else np.zeros(0, np.uint64)
+    ends = np.cumsum([0, *lengths]) // 8
+    items = np.array([count for _, count in pages], np.int64)
+    sizes = np.array(layout.sizes, np.int64)
+    if not _all_sound(words, words.view(np.uint32), words.view(np.float32), ends, items, np.uint64(layout.hash), sizes):
+        return None
+    return words, ends[:-1]
+
+
 def _words(sizes: Sequence[int], n: int, user_ids: int, item_ids: int) -> int:
     users, items, user_numbers, item_numbers, statistics = sizes
     return (
@@ -275,6 +293,22 @@ def _sound(words: Any, w32: Any, sizes: Any) -> Any:
     for i in range(first_id, floats // 2):  # noqa: SIM110  # numba has no generators
         if words[i] == 0:  # a table's mark of an empty slot
             return False
+    return True
+
+
+@kernel
+def _all_sound(words: Any, w32: Any, f32: Any, ends: Any, items: Any, layout: Any, sizes: Any) -> Any:
+    """Is every page what `words_of` takes?"""
+    for p in range(items.shape[0]):
+        first, last = ends[p], ends[p + 1]
+        if words[first] != layout or not 1 <= items[p] <= ITEMS_MAX or words[first + 1] != np.uint64(items[p]):
+            return False
+        page = words[first:last]
+        if not _sound(page, w32[2 * first : 2 * last], sizes):
+            return False
+        for i in range(2 * first + locate(page, w32[2 * first : 2 * last], 0, sizes)[5], 2 * last):
+            if np.isinf(f32[i]):
+                return False
     return True
 
 
