@@ -22,6 +22,7 @@ from stream.events import LATE_POSITIVE, RETRACTION, decode_examples, encode_rec
 from stream.histories import changes_of, read_histories
 from stream.log import START
 from stream.topics import EVENTS, EXAMPLES, HISTORIES
+from tests.stream.join_oracle import net_of
 from tests.system.flow import PARTITIONS, Flow, Joiners, clean_environment, nesting
 from tests.system.house import until
 from thalweg.audit import Audit
@@ -223,11 +224,13 @@ def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None
     assert "nothing is missing, nothing is wrong" in said
     assert figures["settled"] == 4 * flow.pages
     ends = joiners.log.ends(EXAMPLES.name)
-    first = next(span(joiners.log, EXAMPLES.name, {0: START}, ends))
-    one = decode_examples(first.value or b"")[0][0]
-    false = msgspec.structs.replace(one, ids=[7], positions=one.positions[:1], labels=[1 - one.labels[0]],
-                                    weights=[1.0], reasons=[RETRACTION if one.labels[0] else LATE_POSITIVE],
-                                    ingest_ms=one.ingest_ms[:1])  # fmt: skip
+    told = [one for record in span(joiners.log, EXAMPLES.name, {0: START}, ends)
+            for one in decode_examples(record.value or b"")[0]]  # fmt: skip
+    one, position = told[0], told[0].positions[0]
+    label = 1 - net_of(told)[one.page.request_id, position]
+    reason = LATE_POSITIVE if label else RETRACTION
+    false = msgspec.structs.replace(one, ids=[7], positions=[position], labels=[label], weights=[1.0],
+                                    reasons=[reason], ingest_ms=one.ingest_ms[:1])  # fmt: skip
     joiners.log.send(EXAMPLES.name, 0, encode_record([false]))
     joiners.log.flush()
     code, said, figures = audited()
