@@ -22,6 +22,7 @@ from stream.topics import DEAD_LETTERS, EXAMPLES, HISTORIES
 
 EXAMPLES_BYTES_MAX: Final = RECORD_BYTES_MAX // 2  # of one record, so that a learner's step stays small
 ORIGINAL_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX - 16 * 1024  # of a dead letter: it must pass the topic's limit
+MESSAGE_CHARS_MAX: Final = 1_000  # likewise; that the original was cut is said behind them
 
 
 log = logging.getLogger(__name__)
@@ -84,10 +85,11 @@ def dead_letter(original: bytes, error: str, message: str, source: Record) -> Ou
 
     In a compacted topic of dead letters the source's place is the key: whoever writes the letter again replaces it.
     """
+    message = message[:MESSAGE_CHARS_MAX]
     if len(original) > ORIGINAL_BYTES_MAX:
         message = f"{message} (the first {ORIGINAL_BYTES_MAX} of {len(original)} bytes are kept)"
         original = original[:ORIGINAL_BYTES_MAX]
-    letter = DeadLetter(original, error, message[:1_000], source.topic, source.partition, source.offset)
+    letter = DeadLetter(original, error, message, source.topic, source.partition, source.offset)
     topic = DEAD_LETTERS[source.topic]
     key = f"{source.partition}/{source.offset}".encode() if topic.compacted else None
     return Outgoing(topic.name, 0, encode(letter), key)

@@ -82,6 +82,9 @@ def test_a_dead_letter_always_fits_its_topic() -> None:
     large = dead_letter(bytes(3 * RECORD_BYTES_MAX), "BadEvent", "too large", source).value or b""
     assert len(large) < 2 * RECORD_BYTES_MAX
     assert "are kept" in decode_entity(large, DeadLetter).message
+    wordy = dead_letter(bytes(3 * RECORD_BYTES_MAX), "BadEvent", "x" * 5_000, source).value or b""
+    assert len(wordy) < 2 * RECORD_BYTES_MAX
+    assert decode_entity(wordy, DeadLetter).message.endswith("are kept)")
 
 
 def test_copies_of_a_letter_of_a_compacted_topic_have_one_key() -> None:
