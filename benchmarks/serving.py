@@ -11,6 +11,7 @@ from stream.encoder import one_page
 from stream.events import Item, Value
 from stream.features import F32, Catalogue, build_page
 from stream.memory_store import MemoryStore
+from stream.redis_store import RedisStore
 from stream.snapshot import Array, Content, Digests, Golden, Manifest, PartVersion, cut, digests_of, fetch, pack
 from stream.spec import Spec
 from stream.spec_file import encode_spec
@@ -78,7 +79,9 @@ class Asked:
 class Publisher:
     """Publishes versions of a model by chance: a base, then deltas as large as one wants."""
 
-    def __init__(self, world: World, store: MemoryStore, *, wide_keys: int, rows: int, pages: int = 200) -> None:
+    def __init__(
+        self, world: World, store: MemoryStore | RedisStore, *, wide_keys: int, rows: int, pages: int = 200
+    ) -> None:
         self.world, self.store, self.spec = world, store, world.plan.spec
         self.random = np.random.default_rng(3)
         self.number, self.token = 0, store.take_token()

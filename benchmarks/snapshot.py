@@ -1,0 +1,162 @@
+"""Bytes and time to publish and to load, base and delta, by model size, through a real Redis of its own.
+
+A delta is of 10,000 wide keys, as many statistics, 5,000 embedding rows and the dense layers of specs/movielens.toml.
+Publishing is packing, hashing, putting and moving the head; loading is reading, checking and laying together,
+the dry run included. There is no peer: nobody else publishes versions that are checked byte by byte.
+"""
+
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from rich.table import Table
+
+from benchmarks.serving import Publisher, World
+from ranker.versions import Loader
+from stream.redis_store import RedisStore
+from stream.settings import Settings
+from stream.snapshot import (
+    DELTAS_MAX,
+    INGESTS_MAX,
+    Content,
+    Golden,
+    Manifest,
+    PartVersion,
+    cut,
+    digests_of,
+    encode_manifest,
+    named_blobs,
+    pack,
+)
+from stream.spec_file import load_spec
+from thalweg.server import LOOPBACK, end, free_port, redis_answers, spawn
+
+KEYS, ROWS = 10_000, 5_000  # of a delta
+DELTAS = 20
+RANKERS = (1, 10, 100)
+MIB = 1024 * 1024
+
+
+@contextmanager
+def own_redis(folder: Path) -> Iterator[Settings]:
+    """A Redis for this run, ended with it."""
+    port = free_port()
+    command = ["redis-server", "--bind", LOOPBACK, "--port", str(port), "--save", ""]
+    server = spawn("Redis", command, port, folder / "redis.log", folder / "data")
+    try:
+        while not redis_answers(LOOPBACK, port):
+            time.sleep(0.01)
+        yield Settings(redis=f"redis://{LOOPBACK}:{port}/0")
+    finally:
+        end(server, signal.SIGTERM, 10)
+
+
+def published(
+    publisher: Publisher, store: RedisStore, contents: dict[str, Content], *, base: bool
+) -> tuple[int, float]:
+    """Put these contents and move the head. Returns bytes and seconds."""
+    begun, size = time.perf_counter(), 0
+    for part, content in contents.items():
+        raw = pack(content)
+        size += len(raw)
+        store.put_blobs(cut(raw))
+        held = publisher.parts.get(part)
+        publisher.parts[part] = (
+            PartVersion(digests_of(raw))
+            if base or held is None
+            else PartVersion(held.base, held.merged, [*held.deltas, digests_of(raw)])
+        )
+    publisher.publish()
+    return size, time.perf_counter() - begun
+
+
+def fullest(manifest: Manifest, pages: list[bytes]) -> Manifest:
+    """The largest manifest that a version of this model can have: all deltas, all installs, all golden pages."""
+    parts = {
+        name: PartVersion(part.base, part.base[:1], [part.base[:1]] * DELTAS_MAX)
+        for name, part in manifest.parts.items()
+    }
+    return Manifest(
+        **{name: getattr(manifest, name) for name in manifest.__struct_fields__}
+        | {
+            "parts": parts,
+            "ingest_ms": [1_700_000_000_000] * INGESTS_MAX,
+            "golden": [Golden(page, [0.5] * 8) for page in pages],
+            "metrics": {f"a_metric_of_this_name_{i}": 0.123456 for i in range(24)},
+        }
+    )
+
+
+def measure(settings: Settings, keys: int) -> dict[str, float]:
+    """One model size."""
+    spec = load_spec(Path("specs/movielens.toml"))
+    with closing(RedisStore(settings, f"m{keys}")) as store:
+        world = World(spec, 2_000, 1_000)
+        publisher = Publisher(world, store, wide_keys=keys, rows=keys // 10)
+        whole = publisher.contents(publisher.wide, publisher.statistics.table.rows(), publisher.ids, base=True)
+        base_bytes, base_s = published(publisher, store, whole, base=True)
+        loader = Loader(store, store.model)
+        begun = time.perf_counter()
+        version = loader.load(publisher.number)
+        load_base_s = time.perf_counter() - begun
+        publish_s, load_s, delta_bytes, deep_bytes = [], [], 0, 0
+        random = publisher.random
+        for _ in range(DELTAS):
+            rows = publisher.statistics.table.rows()
+            changed = publisher.contents(
+                random.choice(publisher.wide, KEYS, replace=False),
+                rows[random.permutation(len(rows))[:KEYS]],
+                random.choice(publisher.ids, min(ROWS, len(publisher.ids) // 2), replace=False),
+                base=False,
+            )
+            deep_bytes = len(pack(changed["deep"]))
+            delta_bytes, seconds = published(publisher, store, changed, base=False)
+            publish_s.append(seconds)
+            begun = time.perf_counter()
+            version = loader.load(publisher.number, version)
+            load_s.append(time.perf_counter() - begun)
+        page = world.page(world.request(8)).tobytes()
+        manifest = fullest(store.manifest(publisher.number), [page] * 4)
+        begun, read = time.perf_counter(), 0
+        for digest in set(named_blobs(store.manifest(publisher.number))):
+            read += len(store.get_blob(digest))
+        return {
+            "base_bytes": base_bytes, "base_publish_s": base_s, "load_base_s": load_base_s,
+            "delta_bytes": delta_bytes, "deep_delta_bytes": deep_bytes,
+            "publish_ms": 1_000 * statistics.median(publish_s), "load_delta_ms": 1_000 * statistics.median(load_s),
+            "manifest_bytes_max": len(encode_manifest(manifest)),
+            "read_bytes_s": read / (time.perf_counter() - begun),
+        }  # fmt: skip
+
+
+def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
+    """The table and its figures: those of the largest model."""
+    table = Table(
+        title="snapshots through Redis, specs/movielens.toml; a delta of 10,000 keys and 5,000 rows (median of 20)"
+    )
+    heads = ["wide keys", "base, MiB", "publish base, s", "load base, s", "delta, MiB", "publish delta, ms"]
+    for column in [*heads, "load delta, ms", "largest manifest, KiB"]:
+        table.add_column(column, justify="right")
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="thalweg-snapshot-") as folder, own_redis(Path(folder)) as settings:
+        for keys in (100_000,) if quick else (100_000, 1_000_000, 5_000_000):
+            figures = measure(settings, keys)
+            table.add_row(
+                f"{keys:,}", f"{figures['base_bytes'] / MIB:.1f}", f"{figures['base_publish_s']:.2f}",
+                f"{figures['load_base_s']:.2f}", f"{figures['delta_bytes'] / MIB:.2f}",
+                f"{figures['publish_ms']:.1f}", f"{figures['load_delta_ms']:.1f}",
+                f"{figures['manifest_bytes_max'] / 1024:.1f}",
+            )  # fmt: skip
+    rest = figures["delta_bytes"] - figures["deep_delta_bytes"]
+    each = 4 * rest + figures["deep_delta_bytes"]  # every 250 ms; the deep part every second
+    feeds = ", ".join(f"{n}: {n * each / MIB:,.0f} MiB/s" for n in RANKERS)
+    table.caption = (
+        f"such a delta every 250 ms, its deep part every second: {each / MIB:.1f} MiB/s a ranker ({feeds}); "
+        f"one client reads {figures['read_bytes_s'] / MIB:,.0f} MiB/s from Redis"
+    )
+    figures |= {f"bytes_s_{n}": n * each for n in RANKERS}
+    return table, figures
