@@ -11,11 +11,10 @@ import numpy.typing as npt
 
 from stream.encoder import I64, Batch
 from stream.errors import BadEvent
-from stream.events import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED, Examples, check_examples
+from stream.events import INSTALLED, LATE_POSITIVE, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples, check_examples
 from stream.features import F32, Layout, pages_of, words_of
 from stream.table import U64, kernel
 
-WEIGHT_MAX = 1e6
 Which = npt.NDArray[np.bool_] | I64 | slice
 
 
@@ -137,7 +136,9 @@ def _cuts(part: Any) -> Any:
 def _sound(labels: Any, weights: Any) -> Any:
     """Are all labels 0 or 1, and all weights above 0 and sensible? NaN is neither."""
     for b in range(labels.shape[0]):
-        if not (labels[b] == 0.0 or labels[b] == 1.0) or not 0.0 < weights[b] <= WEIGHT_MAX:
+        if not (labels[b] == 0.0 or labels[b] == 1.0) or not np.float32(WEIGHT_MIN) <= weights[b] <= np.float32(
+            WEIGHT_MAX
+        ):
             return False
     return True
 

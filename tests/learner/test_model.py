@@ -12,7 +12,7 @@ from learner.model import Model
 from stream.encoder import I64
 from stream.errors import CheckpointError
 from stream.events import Examples
-from stream.features import F32
+from stream.features import F32, Catalogue, Layout, build_page
 from stream.spec import Spec
 from tests.learner.worlds import records, small_spec
 
@@ -53,6 +53,17 @@ def test_resuming_from_a_checkpoint_is_never_having_stopped(tmp_path: Path, stop
     assert found is not None
     assert (found.meta.offset, found.meta.token, found.meta.version) == (stop, 3, 4)
     assert_same(learned(spec, log, restore(spec, found), stop), whole)
+
+
+def test_a_kill_at_any_record_changes_nothing() -> None:
+    """Taken and restored after each record, the model is bit for bit the one that ran through."""
+    spec = small_spec()
+    log = records(spec, 120)
+    whole, killed = learned(spec, log), Model(spec)
+    for offset in range(len(log)):
+        killed = learned(spec, log[: offset + 1], restore(spec, take(killed, offset, 0, 0)), offset)
+    assert whole.warm_starts == killed.warm_starts == 1
+    assert_same(killed, whole)
 
 
 def test_duplicates_change_nothing() -> None:
@@ -126,6 +137,49 @@ def test_a_page_of_another_layout_is_set_aside() -> None:
     assert model.examples == 6
     assert len(model.bad) == 1
     assert "another spec" in model.bad[0][1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights"),
+    [([1, 0, 2], [1.0] * 3), ([1, 0, 1], [1.0, float("nan"), 1.0]), ([1, 0, 1], [1.0, 1.0, float("inf")]),
+     ([1, 0, 1], [0.0, 1.0, 1.0]), ([1, 0, 1], [1.0, -1.0, 1.0]), ([1, 0, 1], [1.0, 1.0, 1e-9])],
+)  # fmt: skip
+def test_what_would_spoil_the_state_is_handed_back(labels: list[int], weights: list[float]) -> None:
+    """A label, weight or feature that isn't a number, or makes no sense: its page isn't learned, all others are."""
+    spec = small_spec()
+    (first, spoilt, third), *rest = records(spec, 30)
+    words = np.frombuffer(third.page.features, np.uint64).copy()
+    words.view(np.float32)[-2:] = np.inf
+    infinite = msgspec.structs.replace(third, page=msgspec.structs.replace(third.page, features=words.tobytes()))
+    model = Model(spec)
+    model.learn([first, msgspec.structs.replace(spoilt, labels=labels, weights=weights), infinite], 0)
+    assert [len(model.bad), model.examples] == [2, 3]
+    assert "infinite" in model.bad[1][1]
+    for offset, record in enumerate(rest, 1):
+        model.learn(record, offset)
+    assert model.examples == 3 + 81
+    state = take(model, 0, 0, 0).arrays
+    assert all(np.isfinite(state[n]).all() for n in ("dense", "dense_squares", "embeddings", "bins", "sums"))
+
+
+def test_a_history_of_ten_thousand_items_is_cut_and_learned() -> None:
+    """And one that wasn't cut is garbled."""
+    spec = small_spec(**{"last = 5": "last = 1000"})
+    layout, made = Layout(spec), records(spec, 3)[0]
+    catalogue = Catalogue(layout)
+    columns = layout.user("u", {}, [f"i{i}" for i in range(10_000)], {})
+    page = build_page(layout, columns, catalogue, catalogue.rows(made[0].page.items))
+    long = msgspec.structs.replace(made[0].page, features=page.tobytes())
+    model = Model(spec)
+    model.learn([msgspec.structs.replace(made[0], page=long), *made[1:]], 0)
+    assert (model.examples, model.bad) == (9, [])
+    assert model.finite()
+    words = page.copy()
+    words.view(np.uint32)[4 + len(layout.user_lists)] = 10_000
+    uncut = msgspec.structs.replace(long, features=words.tobytes())
+    model.learn([msgspec.structs.replace(made[0], page=uncut, ids=[1, 2, 3])], 1)
+    assert (model.examples, len(model.bad)) == (9, 1)
+    assert "garbled" in model.bad[0][1]
 
 
 def test_another_spec_is_refused() -> None:

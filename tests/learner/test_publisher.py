@@ -35,6 +35,8 @@ def laid_together(store: MemoryStore, manifest: Manifest) -> Served:
     for digests in manifest.parts["deep"].contents():
         content = fetch(store, digests)
         vectors.update((int(k), v.tobytes()) for k, v in zip(content["keys"], content["vectors"], strict=True))
+        for key in content.get("dead", ()):
+            vectors.pop(int(key), None)
         dense = [content[n].tobytes() for n in sorted(content) if n.startswith(("weight", "bias", "bound"))]
     return {k: w for k, w in wide.items() if w}, statistics, vectors, dense
 
