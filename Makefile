@@ -1,7 +1,7 @@
 # Each target needs nothing but a clone, Python >= 3.11 and make: `make` alone lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test soak lint bench clean
 
 # The first Python on the PATH that can run us; or say which: make setup PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
@@ -35,6 +35,9 @@ demo: setup  ## run the whole loop on MovieLens: events in, a model that learns,
 
 test: setup  ## run all tests, with a Kafka and a Redis of their own
 	@$(BIN)/pytest $(ARGS)
+
+soak: setup  ## compare the join with its offline oracle in 20,000 random stories
+	@SOAK=1 $(BIN)/pytest tests/stream/test_join_oracle.py $(ARGS)
 
 lint: setup  ## check style, types and who imports whom
 	@$(BIN)/ruff check

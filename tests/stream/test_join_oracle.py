@@ -1,0 +1,260 @@
+"""The join against the offline join: whatever comes, in whatever order, killed anywhere; 20,000 cases with SOAK=1."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from stream.events import (
+    INSTALLED,
+    LATE_POSITIVE,
+    RETRACTION,
+    WINDOW_CLOSED,
+    Examples,
+    Impression,
+    Install,
+    SourceEvent,
+    Tick,
+)
+from stream.join import Checkpoint, Joiner, LabelRules
+from tests.stream.join_oracle import net_of, offline
+from tests.stream.test_join import FAR, POLICIES, ids, install, page, retraction, rows
+
+SOAK = bool(os.environ.get("SOAK"))
+USERS, ITEMS = "uv", "abc"
+times = st.integers(100, 160)
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> list[SourceEvent]:
+    """Pages, installs and retractions of few users and items in few milliseconds, in some order, some repeated."""
+    n = draw(st.integers(1, 8))
+    pages = [
+        page(
+            f"r{k}",
+            draw(times),
+            "".join(draw(st.sets(st.sampled_from(ITEMS), min_size=1))),
+            draw(st.sampled_from(USERS)),
+        )
+        for k in range(n)
+    ]
+    events: list[SourceEvent] = list(pages)
+    for k in range(draw(st.integers(0, 8))):
+        near = draw(st.sampled_from(pages))
+        named = draw(st.sampled_from(["", "", near.request_id, "r0"]))
+        at = near.time_ms + draw(st.integers(-2, 12))
+        events.append(install(f"i{k}", at, draw(st.sampled_from(near.items)), named, near.user))
+        if draw(st.integers(0, 3)) == 0:
+            events.append(retraction(f"i{k}", at + draw(st.integers(-1, 14)), near.items[0], near.user))
+    events += [Tick(draw(times)) for _ in range(draw(st.integers(0, 2)))]
+    events += draw(st.lists(st.sampled_from(events), max_size=4))
+    if draw(st.booleans()):
+        return draw(st.permutations(events))
+    slack = [draw(st.integers(0, 8)) for _ in events]
+    return [e for _, e in sorted(zip(slack, events, strict=True), key=lambda pair: pair[1].time_ms + pair[0])]
+
+
+@st.composite
+def rule_sets(draw: st.DrawFn) -> LabelRules:
+    """Rules of every kind, in few milliseconds."""
+    return LabelRules(
+        policy=draw(st.sampled_from(POLICIES)),
+        window_ms=draw(st.sampled_from([1, 4, 10])),
+        lateness_ms=draw(st.sampled_from([0, 3, 100])),
+        known_ms=draw(st.sampled_from([0, 3, 10])),
+        early_ms=draw(st.sampled_from([None, None, 0, 3, 8])),
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=sources(), rules=rule_sets())
+def test_net_labels_equal_the_offline_join(events: list[SourceEvent], rules: LabelRules) -> None:
+    """Whatever the order, repetition and policy: the last label per page and item is the offline join's."""
+    joiner = Joiner(rules)
+    log = [*events, FAR]
+    said = [examples for offset, event in enumerate(log) for examples in joiner.feed([event], offset, offset)]
+    assert net_of(said) == offline(log, rules)
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=sources(), rules=rule_sets())
+def test_an_example_is_counted_once(events: list[SourceEvent], rules: LabelRules) -> None:
+    """The first label of a position, and no other, is told as such; what follows is told as a correction."""
+    joiner = Joiner(rules)
+    log = [*events, FAR]
+    said = [row for k, event in enumerate(log) for row in rows(joiner.feed([event], k, k))]
+    told: set[tuple[str, int]] = set()
+    for request_id, position, label, reason in said:
+        if (request_id, position) in told:
+            assert reason == (LATE_POSITIVE if label else RETRACTION)
+        else:
+            assert reason in (INSTALLED, WINDOW_CLOSED)
+        told.add((request_id, position))
+
+
+def packed(log: Sequence[SourceEvent], sizes: Sequence[int]) -> list[list[SourceEvent]]:
+    """The same events in records of these sizes, over and over."""
+    records, at, k = [], 0, 0
+    while at < len(log):
+        size = sizes[k % len(sizes)]
+        records.append(list(log[at : at + size]))
+        at, k = at + size, k + 1
+    return records
+
+
+def with_restarts(
+    records: Sequence[Sequence[SourceEvent]], rules: LabelRules, plan: Sequence[tuple[int, int]]
+) -> list[Examples]:
+    """Everything said when the joiner is killed as planned: (records till the commit, and then till the kill)."""
+    said: list[Examples] = []
+    stored = Checkpoint(0, 0, 0)
+    for till_commit, till_kill in plan:
+        joiner = Joiner.start(rules, stored)
+        commit_at = stored.offset + till_commit
+        for offset in range(stored.offset, min(commit_at + till_kill, len(records))):
+            said += joiner.feed(records[offset], offset, offset)
+            if offset == commit_at:
+                stored = joiner.checkpoint(offset + 1)
+    joiner = Joiner.start(rules, stored)
+    for offset in range(stored.offset, len(records)):
+        said += joiner.feed(records[offset], offset, offset)
+    return said
+
+
+plans = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 10)), min_size=1, max_size=5)
+sizes = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=sources(), rules=rule_sets(), plan=plans, sizes=sizes)
+def test_restarts_change_no_net_label(
+    events: list[SourceEvent], rules: LabelRules, plan: list[tuple[int, int]], sizes: list[int]
+) -> None:
+    """Killed anywhere and started at the last checkpoint, as often as you like: the same net labels, the same ids."""
+    log = [*events, FAR]
+    said = with_restarts(packed(log, sizes), rules, plan)
+    assert net_of(said) == offline(log, rules)
+    unbroken = with_restarts(packed(log, sizes), rules, [])
+    assert ids(said) == ids(unbroken)
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=sources(), rules=rule_sets(), sizes=sizes)
+def test_packing_changes_nothing(events: list[SourceEvent], rules: LabelRules, sizes: list[int]) -> None:
+    """How events are packed into records changes no label, id or order."""
+    one, packs = Joiner(rules), Joiner(rules)
+    singly = [e for k, event in enumerate(events) for e in one.feed([event], k, 7)]
+    together = [e for k, record in enumerate(packed(events, sizes)) for e in packs.feed(record, k, 7)]
+    assert singly == together
+
+
+@settings(max_examples=150, deadline=None)
+@given(events=sources(), rules=rule_sets(), plan=plans, sizes=sizes, bytes_max=st.sampled_from([0, 900, 2_000]))
+def test_full_memory_closes_what_is_oldest_and_a_restart_decides_the_same(
+    events: list[SourceEvent], rules: LabelRules, plan: list[tuple[int, int]], sizes: list[int], bytes_max: int
+) -> None:
+    """However little may be remembered: never more, every page told once, the same after restarts and repacking."""
+    bounded = replace(rules, bytes_max=bytes_max)
+    log = [*events, FAR]
+    joiner, unbroken = Joiner(bounded), []
+    for offset, event in enumerate(log):
+        unbroken += joiner.feed([event], offset, offset)
+        assert joiner.held_bytes <= bytes_max
+    assert ids(with_restarts(packed(log, sizes), bounded, plan)) == ids(unbroken)
+    firsts = [(page, place) for page, place, _, reason in rows(unbroken) if reason in (INSTALLED, WINDOW_CLOSED)]
+    assert len(firsts) == len(set(firsts))
+
+
+class JoinMachine(RuleBasedStateMachine):
+    """Events come in any order, some again, some late; now and then the joiner commits, or is killed."""
+
+    @initialize(rules=rule_sets())
+    def begin(self, rules: LabelRules) -> None:
+        """An empty log."""
+        self.label_rules = rules
+        self.records: list[list[SourceEvent]] = []
+        self.events: list[SourceEvent] = []
+        self.now_ms = 100
+        self.joiner = Joiner(rules)
+        self.said: list[Examples] = []
+        self.stored, self.confirmed = Checkpoint(0, 0, 0), 0
+
+    def put(self, *events: SourceEvent) -> None:
+        """One record."""
+        self.events += events
+        self.records.append(list(events))
+        offset = len(self.records) - 1
+        self.said += self.joiner.feed(self.records[-1], offset, offset)
+
+    @rule(ago=st.integers(0, 12), items=st.sets(st.sampled_from(ITEMS), min_size=1), user=st.sampled_from(USERS))
+    def shown(self, ago: int, items: set[str], user: str) -> None:
+        """A page, perhaps out of order or late."""
+        self.put(page(f"r{len(self.records)}", self.now_ms - ago, "".join(sorted(items)), user))
+
+    @rule(ago=st.integers(-2, 12), item=st.sampled_from(ITEMS), user=st.sampled_from(USERS))
+    def installed(self, ago: int, item: str, user: str) -> None:
+        """An install that names no page: early, in time, late or organic."""
+        self.put(install(f"i{len(self.records)}", self.now_ms - ago, item, "", user))
+
+    @precondition(lambda self: any(isinstance(e, Impression) for e in self.events))
+    @rule(data=st.data(), after=st.integers(-1, 12))
+    def installed_from(self, data: st.DataObject, after: int) -> None:
+        """An install that names its page."""
+        shown = data.draw(st.sampled_from([e for e in self.events if isinstance(e, Impression)]))
+        item = data.draw(st.sampled_from(shown.items))
+        self.put(install(f"i{len(self.records)}", shown.time_ms + after, item, shown.request_id, shown.user))
+
+    @precondition(lambda self: any(isinstance(e, Install) for e in self.events))
+    @rule(data=st.data(), after=st.integers(-1, 14))
+    def retracted(self, data: st.DataObject, after: int) -> None:
+        """An install is taken back, soon or late."""
+        taken = data.draw(st.sampled_from([e for e in self.events if isinstance(e, Install)]))
+        self.put(retraction(taken.install_id, taken.time_ms + after, taken.item, taken.user))
+
+    @precondition(lambda self: self.events)
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def repeated(self, data: st.DataObject, count: int) -> None:
+        """Events come again, together in one record."""
+        self.put(*(data.draw(st.sampled_from(self.events)) for _ in range(count)))
+
+    @rule(step=st.integers(0, 9), told=st.booleans())
+    def time_passes(self, step: int, told: bool) -> None:
+        """With or without a tick."""
+        self.now_ms += step
+        if told:
+            self.put(Tick(self.now_ms))
+
+    @rule()
+    def committed(self) -> None:
+        """What was said so far is confirmed, and the place stored."""
+        self.stored, self.confirmed = self.joiner.checkpoint(len(self.records)), len(self.said)
+
+    @rule(lost=st.integers(0, 5))
+    def killed(self, lost: int) -> None:
+        """Some of what wasn't confirmed is lost; another joiner reads on from the commit."""
+        del self.said[max(self.confirmed, len(self.said) - lost) :]
+        self.joiner = Joiner.start(self.label_rules, self.stored)
+        for offset in range(self.stored.offset, len(self.records)):
+            self.said += self.joiner.feed(self.records[offset], offset, offset)
+
+    @invariant()
+    def holds(self) -> None:
+        """A commit never passes what is remembered, and memory is counted exactly."""
+        held = self.joiner.hold_offset()
+        next_offset = self.joiner.checkpoint(len(self.records)).offset
+        assert next_offset == (len(self.records) if held is None else held)
+        assert (self.joiner.held_bytes == 0) == (held is None)
+
+    def teardown(self) -> None:
+        """Once all is in, the net labels are the offline join's."""
+        self.put(FAR)
+        assert net_of(self.said) == offline(self.events, self.label_rules)
+
+
+TestJoinMachine = JoinMachine.TestCase
+TestJoinMachine.settings = settings(max_examples=20_000 if SOAK else 2_000, stateful_step_count=12, deadline=None)
+TestJoinMachine = pytest.mark.timeout(7_200 if SOAK else 600)(TestJoinMachine)
