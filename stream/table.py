@@ -27,20 +27,32 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LOAD_MAX: Final = 0.6
 KEYS, FRESH = 0, 1  # places in `counts`
-STEP: Final = 1 << 19  # slots that one `reserve_for` moves at least: a few ms
+STEP: Final = 1 << 19  # slots that one `reserve_for` moves at least: a few ms; smaller tables grow at once
+STAGE: Final = 0.5  # load from which on the memory of the next, larger array is got hold of, bit by bit
+CHUNK: Final = 1 << 20  # changed keys in one array
 AHEAD: Final = 48  # keys between asking for a slot's cache line and reading it
 CHANGED: Final = np.uint64(1 << 63)
 GONE: Final = np.uint64(2**64 - 1)  # in place of a key in `old`: its row has moved, or was dropped
-_EDITION: Final = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=4).hexdigest()
+
+
+def edition(function: Callable[..., Any]) -> str:
+    """A digest of a kernel's file, and of the editions of all kernels that the file imports."""
+    imported = {
+        value.py_func.__qualname__.rpartition("-")[2]
+        for value in function.__globals__.values()
+        if hasattr(value, "py_func") and value.py_func.__module__ != function.__module__
+    }
+    source = Path(function.__code__.co_filename).read_bytes()
+    return hashlib.blake2b(source + ",".join(sorted(imported)).encode(), digest_size=4).hexdigest()
 
 
 def kernel(function: F) -> F:
     """Compile with numba, cached on disk, without the GIL. Arrays are Any to the type checker: numba checks them.
 
-    A division by zero is inf or nan, as in numpy. This file is compiled into kernels of other files, whose caches
-    wouldn't notice that it changed: so its digest is part of their names.
+    A division by zero is inf or nan, as in numpy. Kernels are compiled into kernels of other files, whose caches
+    wouldn't notice that they changed: so the edition is part of their names.
     """
-    function.__qualname__ += f"-{_EDITION}"
+    function.__qualname__ += f"-{edition(function)}"
     compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     return cast(F, compiled)
 
@@ -263,7 +275,9 @@ class Table:
         self.seen: U32 = np.zeros(0, np.uint32)
         self.old, self.old_seen = _zeros(1, width), self.seen
         self.moved = 1  # slots of `old` that were moved
+        self._next, self._next_seen, self._staged = self.old, self.seen, 0  # the next arrays, and how far they're ready
         self.tracked = tracked
+        self._full: list[U64] = []  # arrays of changed keys before `fresh`
         self.fresh: U64 = np.zeros(1024 if tracked else 0, np.uint64)
         self.counts = np.zeros(2, np.int64)
         self._dropped = False  # since the last `take_fresh`: a key that came back is in `fresh` twice
@@ -302,17 +316,37 @@ class Table:
         self._make_fresh_room(extra)
         needed = len(self) + extra
         if needed <= len(self.slots) * LOAD_MAX:
+            self._stage(needed)
             return
         self.finish()
         self.old, self.old_seen, self.moved = self.slots, self.seen, 0
         capacity = capacity_for(max(needed, 2 * len(self)))
-        self.slots = _zeros(capacity, self.old.shape[1])
-        self.seen = np.zeros(capacity if len(self.seen) else 0, np.uint32)
+        self.slots, self.seen = self._next, self._next_seen
+        if len(self.slots) != capacity or bool(len(self.seen)) != bool(len(self.old_seen)):
+            self.slots = _zeros(capacity, self.old.shape[1])
+            self.seen = np.zeros(capacity if len(self.old_seen) else 0, np.uint32)
+        self._next, self._next_seen, self._staged = _zeros(1, self.old.shape[1]), np.zeros(0, np.uint32), 0
         _move_gone(self.old, self.old_seen, self.slots, self.seen)
+
+    def _stage(self, needed: int) -> None:
+        """Touch the next array's memory, in step with the keys that come: the system would else zero it all at once."""
+        capacity = len(self.slots)
+        if capacity < STEP or needed <= STAGE * capacity or self.moved < len(self.old):
+            return
+        if len(self._next) != 2 * capacity:
+            self._next, self._staged = _zeros(2 * capacity, self.slots.shape[1]), 0
+            self._next_seen = np.zeros(2 * capacity if len(self.seen) else 0, np.uint32)
+        ready = int(2 * capacity * (needed / capacity - STAGE) / (LOAD_MAX - STAGE))
+        if ready > self._staged:
+            self._next[self._staged : ready] = 0
+            self._next_seen[self._staged : ready] = 0
+            self._staged = ready
 
     def _make_fresh_room(self, extra: int) -> None:
         if self.tracked and self.counts[FRESH] + extra > len(self.fresh):
-            self.fresh = np.concatenate([self.fresh, np.zeros(max(extra, len(self.fresh)), np.uint64)])
+            self._full.append(self.fresh[: self.counts[FRESH]])
+            self.fresh = np.zeros(max(extra, min(CHUNK, 2 * len(self.fresh))), np.uint64)
+            self.counts[FRESH] = 0
 
     def _move(self, count: int) -> None:
         first, self.moved = self.moved, min(len(self.old), self.moved + count)
@@ -356,12 +390,12 @@ class Table:
         A key that was dropped has zeros beside it.
         """
         rows: U64 = _copy_rows(self.slots, self.old, self.fresh_keys(), True)
-        self.counts[FRESH], self._dropped = 0, False
+        self.counts[FRESH], self._dropped, self._full = 0, False, []
         return rows
 
     def fresh_keys(self) -> U64:
         """Keys that changed since the last `take_fresh`, in order."""
-        keys: U64 = self.fresh[: self.counts[FRESH]].copy()
+        keys: U64 = np.concatenate([*self._full, self.fresh[: self.counts[FRESH]]])
         return keys[np.sort(np.unique(keys, return_index=True)[1])] if self._dropped else keys
 
     @classmethod
