@@ -6,9 +6,11 @@ Compiled kernels are kept beside the sources (`__pycache__`), so services start 
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from learner.chain import Cutter
 from learner.checkpoint import restore, take
+from learner.ftrl import WIDTH
 from learner.model import Model
 from producers.features import FeatureMaker
 from ranker.follow import Follower
@@ -16,9 +18,11 @@ from ranker.rank import Ranker
 from ranker.score import Scorer
 from ranker.shelf import Shelf
 from stream.events import Examples, Impression, Install, Item, RankReply, RankRequest, User
+from stream.expiry import Sweep
 from stream.memory_store import MemoryStore
 from stream.spec import Spec, WarmStart
 from stream.spec_file import load_spec
+from stream.table import Table
 from thalweg.recount import recount
 
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
@@ -55,8 +59,18 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
             follower.step()
             replies.append(ranker.answer(RankRequest(f"r{version}", "1"), ["1", "2"], 0.0))
     restore(spec, take(model, len(told), token, len(replies)))
+    grow_and_sweep()
     scorer.close()
     return store, replies
+
+
+def grow_and_sweep() -> None:
+    """What only a long run does to a table: it grows in steps, and loses keys."""
+    table = Table(WIDTH)
+    table.put(np.ones((1, WIDTH), np.uint64))
+    table.stamp()
+    table.reserve_for(np.arange(1, 2_000, dtype=np.uint64))
+    Sweep(1).step(table, 1, 0)
 
 
 def world() -> list[Item | User]:
