@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from stream.features import F32
-from stream.table import F, kernel
+from stream.table import F, edition, kernel
 
 BLOCK: Final = 4
 LANES: Final = 16
@@ -76,6 +76,7 @@ def _reordering(function: F) -> F:
 
     The order is fixed when it's compiled, and its loops' lengths are a model's widths: the same bits at each call.
     """
+    function.__qualname__ += f"-{edition(function)}"
     compiled: Any = numba.njit(
         cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
     )(function)  # fmt: skip

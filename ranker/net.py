@@ -89,7 +89,7 @@ def floats_for(net: Net, plan: Plan, items: int) -> int:
 @kernel
 def _pool(ids: Any, low: Any, high: Any, base: Any, heads: Any, entries: Any, count: Any, vectors: Any, fresh: Any,
           unseen: Any, out: Any, at: Any) -> None:  # fmt: skip
-    """Sum / √n of the vectors of ids[low:high], as `stream.dense.pool_rows`, into out[at:], which is zero."""
+    """Sum / √n of the vectors of ids[low:high], into out[at:], which is zero."""
     dim = unseen.shape[0]
     for i in range(low, high):
         entry = seen(heads, entries, count, ids[i])

@@ -1,14 +1,14 @@
-"""The deep part's inputs as numbers: quantiles and pooled embeddings. Shared by learner and ranker.
+"""The deep part's numbers as it reads them: quantiles. Shared by learner and ranker.
 
 Numeric x becomes the number of boundaries below it, over their count: (i − 1)/(n_q − 1) in the i-th
-quantile (Cheng et al. 2016, §4.1). Missing is a value of its own. Lists are pooled as sum/√n.
+quantile (Cheng et al. 2016, §4.1). Missing is a value of its own.
 """
 
 from typing import Any
 
 import numpy as np
 
-from stream.table import find, kernel
+from stream.table import kernel
 
 
 @kernel
@@ -42,36 +42,4 @@ def quantise(numbers: Any, boundaries: Any) -> Any:
             x = numbers[r, c]
             out[r, c] = quantile(x, boundaries, c)
             out[r, d + c] = np.float32(x != x)
-    return out
-
-
-@kernel
-def rows_of(ids: Any, slots: Any) -> Any:
-    """Embedding row of each id, int64; 0 (unseen) for ids without one. `slots`: uint64 [capacity, 2], key → row."""
-    rows = np.zeros(ids.shape[0], np.int64)
-    for i in range(ids.shape[0]):
-        at = find(slots, ids[i])
-        if at >= 0:
-            rows[i] = np.int64(slots[at, 1])
-    return rows
-
-
-@kernel
-def pool_rows(rows: Any, offsets: Any, b: Any, lists: Any, vectors: Any) -> Any:
-    """Pooled embeddings of `b` times `lists` lists of rows. `offsets`: [b·lists + 1]. Returns float32 [b, lists·E]."""
-    e = vectors.shape[1]
-    out = np.zeros((b, lists * e), np.float32)
-    for r in range(b):
-        for f in range(lists):
-            first, last = offsets[r * lists + f], offsets[r * lists + f + 1]
-            if last == first:
-                continue
-            for i in range(first, last):
-                row = rows[i]
-                for c in range(e):
-                    out[r, f * e + c] += vectors[row, c]
-            if last - first > 1:
-                scale = np.float32(1.0 / np.sqrt(np.float64(last - first)))
-                for c in range(e):
-                    out[r, f * e + c] *= scale
     return out
