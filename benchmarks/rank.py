@@ -64,7 +64,7 @@ class Served:
     """A spec's model, loaded, and requests for it."""
 
     def __init__(self, spec: Spec, *, quick: bool) -> None:
-        self.world = World(spec, items=4_000, users=2_000)
+        self.world = World(spec, items=4_000, users=150)
         store = MemoryStore(spec.name)
         keys, rows = (100_000, 20_000) if quick else (1_000_000, 100_000)
         publisher = Publisher(self.world, store, wide_keys=keys, rows=rows)

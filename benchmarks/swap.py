@@ -85,7 +85,7 @@ class Load:
 
 def built(share: float, *, quick: bool) -> tuple[World, Publisher, MemoryStore]:
     """A world and a base in a store, of this share of the full size."""
-    world = World(load_spec(Path("specs/movielens.toml")), items=4_000, users=2_000)
+    world = World(load_spec(Path("specs/movielens.toml")), items=4_000, users=150)
     store = MemoryStore(world.plan.spec.name)
     size = share * (0.1 if quick else 1.0)
     publisher = Publisher(world, store, wide_keys=int(WIDE_KEYS * size), rows=int(ROWS * size))

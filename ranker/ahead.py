@@ -8,7 +8,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from stream.table import home, kernel
+from stream.overlay import home_of
+from stream.table import kernel
 
 AHEAD: Final = 24  # keys between asking for a row and reading it
 
@@ -31,6 +32,6 @@ _line: Any = _ask  # (address)
 
 
 @kernel
-def ask(slots: Any, key: Any) -> None:
-    """Ask for the row where this key is looked for first."""
-    _line(np.uintp(slots.ctypes.data) + np.uintp(home(slots, key)) * np.uintp(slots.shape[1] * 8))
+def ask(slots: Any, hashed: Any) -> None:
+    """Ask for the row where a key of this `hash32` is looked for first."""
+    _line(np.uintp(slots.ctypes.data) + np.uintp(home_of(slots, hashed)) * np.uintp(slots.shape[1] * 8))

@@ -11,9 +11,9 @@ import numpy as np
 from ranker.ahead import AHEAD, ask
 from stream.encoder import I64, KEYS_MAX, expand_product, list_at
 from stream.features import F32
-from stream.overlay import NONE, seen
+from stream.overlay import NONE, find_hashed, seen_hashed
 from stream.statistics import F64, LIKENESS, faded, measure
-from stream.table import U64, find, kernel
+from stream.table import U64, hash32, kernel, mix
 
 BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at least one cross of one item
 
@@ -29,7 +29,8 @@ class Scratch(NamedTuple):
     """A thread's own memory for one batch after the other; [BUFFER] each, and floats as the tower needs them."""
 
     keys: U64
-    owners: I64
+    hashes: U64
+    ends: I64
     n: F64
     s: F64
     t: F64
@@ -41,8 +42,8 @@ class Scratch(NamedTuple):
 def scratch(floats: int) -> Scratch:
     """Memory for one thread."""
     n, s, t, near, totals = np.empty((5, BUFFER), np.float64)
-    keys, owners, room = np.empty(BUFFER, np.uint64), np.empty(BUFFER, np.int64), np.empty(max(1, floats), np.float32)
-    return Scratch(keys, owners, n, s, t, near, totals, room)
+    keys, ends, room = np.empty(BUFFER, np.uint64), np.empty(BUFFER, np.int64), np.empty(max(1, floats), np.float32)
+    return Scratch(keys, np.empty(BUFFER, np.uint64), ends, n, s, t, near, totals, room)
 
 
 @kernel
@@ -72,7 +73,7 @@ def _expand(words: Any, w32: Any, place: Any, item: Any, sizes: Any, sides: Any,
 
     −1, and nothing is written, when there's no room.
     """
-    total = ended - begun
+    total, low = ended - begun, np.int64(0)
     for r in range(first, last):
         low, high = list_at(w32, place, sides[r], places[r], item, sizes)
         total *= high - low
@@ -86,24 +87,76 @@ def _expand(words: Any, w32: Any, place: Any, item: Any, sizes: Any, sides: Any,
 
 
 @kernel
-def _add_weights(keys: Any, owners: Any, held: Any, rows: Any, totals: Any) -> None:
-    """Add the weights of `held` keys to their owners' totals."""
-    base, heads, entries, count = rows
+def _gather(words: Any, w32: Any, place: Any, sizes: Any, sides: Any, places: Any, first: Any, last: Any,
+            prefixes: Any, begun: Any, ended: Any, item: Any, items: Any, out: Any, ends: Any) -> Any:  # fmt: skip
+    """`_expand` for items from `item` to `items`, as far as there's room; returns how many items, and how many keys.
+
+    `ends[i]`: where the keys of item + i end.
+    """
+    held, start, known = 0, item, ended - begun
+    if last - first != 1:
+        while item < items and item - start < ends.shape[0]:
+            count = _expand(words, w32, place, item, sizes, sides, places, first, last, prefixes, begun, ended, out,
+                            held)  # fmt: skip
+            if count < 0:
+                break
+            held += count
+            ends[item - start] = held
+            item += 1
+        return item - start, held
+    at, ids, width = place[2] + places[first], place[4], sizes[1]  # one column of the item's: by far the most
+    while item < items and item - start < ends.shape[0]:
+        low = ids + np.int64(w32[at + item * width])
+        many = ids + np.int64(w32[at + item * width + 1]) - low
+        count = known * many if known * many <= KEYS_MAX else 0
+        if held + count > out.shape[0]:
+            break
+        if count == known:
+            for i in range(known):
+                out[held + i] = mix(prefixes[begun + i], words[low])
+        elif count:
+            for i in range(known):
+                for j in range(many):
+                    out[held + i * many + j] = mix(prefixes[begun + i], words[low + j])
+        held += count
+        ends[item - start] = held
+        item += 1
+    return item - start, held
+
+
+@kernel
+def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows: Any, totals: Any,
+                 first: Any) -> None:  # fmt: skip
+    """Add the weights of `held` keys to totals[first:], item by item."""
+    base, heads, entries, limit = rows
     weights, laid = base.view(np.float32), entries.view(np.float32)
-    for k in range(min(AHEAD, held)):
-        ask(heads, keys[k])
-        ask(base, keys[k])
+    _hash(keys, held, heads, base, hashes)
+    k = 0
+    for i in range(items):
+        total = totals[first + i]
+        while k < ends[i]:
+            if k + AHEAD < held:
+                ask(heads, hashes[k + AHEAD])
+                ask(base, hashes[k + AHEAD])
+            entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
+            if entry >= 0:
+                total += np.float64(laid[entry, 2])
+            elif entry == NONE:
+                row = find_hashed(base, keys[k], hashes[k])
+                if row >= 0:
+                    total += np.float64(weights[row, 2])
+            k += 1
+        totals[first + i] = total
+
+
+@kernel
+def _hash(keys: Any, held: Any, heads: Any, base: Any, hashes: Any) -> None:
+    """Hash keys, and ask for the rows of the first ones."""
     for k in range(held):
-        if k + AHEAD < held:
-            ask(heads, keys[k + AHEAD])
-            ask(base, keys[k + AHEAD])
-        entry = seen(heads, entries, count, keys[k])
-        if entry >= 0:
-            totals[owners[k]] += np.float64(laid[entry, 2])
-        elif entry == NONE:
-            row = find(base, keys[k])
-            if row >= 0:
-                totals[owners[k]] += np.float64(weights[row, 2])
+        hashes[k] = hash32(keys[k])
+    for k in range(min(AHEAD, held)):
+        ask(heads, hashes[k])
+        ask(base, hashes[k])
 
 
 @kernel
@@ -111,46 +164,39 @@ def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixe
              last: Any, users: Any, scratch: Any, totals: Any) -> None:  # fmt: skip
     """Add to totals[i] what the wide part says of item first + i: by the user's crosses, or by all others."""
     offsets, sides, places, salts, fixed = crosses
-    known, ends = prefixes
-    keys, owners = scratch.keys, scratch.owners
-    held = 0
-    for item in range(first, last):
-        for c in range(salts.shape[0]):
-            at, until = offsets[c] + fixed[c], offsets[c + 1]
-            if (at == until) != users:
-                continue
-            count = _expand(words, w32, place, item, sizes, sides, places, at, until, known, ends[c], ends[c + 1],
-                            keys, held)  # fmt: skip
-            if count < 0:
-                _add_weights(keys, owners, held, rows, totals)
-                held = 0
-                count = _expand(words, w32, place, item, sizes, sides, places, at, until, known, ends[c], ends[c + 1],
-                                keys, held)  # fmt: skip
-            for i in range(held, held + count):
-                keys[i] = (keys[i] & ~np.uint64(255)) | np.uint64(c + 1)
-                owners[i] = item - first
-            held += count
-    _add_weights(keys, owners, held, rows, totals)
+    known, known_ends = prefixes
+    keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
+    for c in range(salts.shape[0]):
+        at, until = offsets[c] + fixed[c], offsets[c + 1]
+        if (at == until) != users:
+            continue
+        item = first
+        while item < last:
+            items, held = _gather(words, w32, place, sizes, sides, places, at, until, known, known_ends[c],
+                                  known_ends[c + 1], item, last, keys, ends)  # fmt: skip
+            for k in range(held):
+                keys[k] = (keys[k] & ~np.uint64(255)) | np.uint64(c + 1)
+            _add_weights(keys, hashes, ends, items, held, rows, totals, item - first)
+            item += items
 
 
 @kernel
-def read_rows(keys: Any, held: Any, rows: Any, now: Any, half_life: Any, n: Any, s: Any, t: Any) -> None:
+def read_rows(keys: Any, hashes: Any, held: Any, rows: Any, now: Any, half_life: Any, n: Any, s: Any,
+              t: Any) -> None:  # fmt: skip
     """n, s, t of `held` statistics' keys, decayed to now; zeros and t = −1 of one that isn't there."""
-    base, heads, entries, count = rows
+    base, heads, entries, limit = rows
     values, laid = base.view(np.float64), entries.view(np.float64)
-    for k in range(min(AHEAD, held)):
-        ask(heads, keys[k])
-        ask(base, keys[k])
+    _hash(keys, held, heads, base, hashes)
     for k in range(held):
         if k + AHEAD < held:
-            ask(heads, keys[k + AHEAD])
-            ask(base, keys[k + AHEAD])
-        entry = seen(heads, entries, count, keys[k])
+            ask(heads, hashes[k + AHEAD])
+            ask(base, hashes[k + AHEAD])
+        entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
         n[k], s[k], t[k] = 0.0, 0.0, -1.0
         if entry >= 0:
             n[k], s[k], t[k] = faded(laid[entry, 1], laid[entry, 2], laid[entry, 3], now, half_life)
         elif entry == NONE:
-            row = find(base, keys[k])
+            row = find_hashed(base, keys[k], hashes[k])
             if row >= 0:
                 n[k], s[k], t[k] = faded(values[row, 1], values[row, 2], values[row, 3], now, half_life)
 
@@ -162,28 +208,21 @@ def fill_statistics(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
     """Write statistics of items first:last into the page: those of the user alone, or all others."""
     offsets, sides, places, salts, fixed = crosses
     kinds, priors, half_lives, neighbours = measures
-    known, ends = prefixes
-    keys, owners, n, s, t, near = scratch.keys, scratch.owners, scratch.n, scratch.s, scratch.t, scratch.near
+    known, known_ends = prefixes
+    keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
+    n, s, t, near = scratch.n, scratch.s, scratch.t, scratch.near
     for k in range(salts.shape[0]):
-        until, ended = offsets[k] + fixed[k], offsets[k + 1]
-        if (until == ended) != users or kinds[k] == LIKENESS:
+        begun, until = offsets[k] + fixed[k], offsets[k + 1]
+        if (begun == until) != users or kinds[k] == LIKENESS:
             continue
-        begun = first
-        while begun < last:
-            held, item = 0, begun
-            while item < last and item - begun < BUFFER:
-                count = _expand(words, w32, place, item, sizes, sides, places, until, ended, known, ends[k],
-                                ends[k + 1], keys, held)  # fmt: skip
-                if count < 0:
-                    break
-                held += count
-                owners[item - begun] = held
-                item += 1
-            read_rows(keys, held, rows, now, half_lives[k], n, s, t)
-            at = 0
-            for i in range(begun, item):
-                f32[place[8] + i * sizes[4] + k] = measure(
-                    kinds[k], n, s, t, at, owners[i - begun], now, base, priors[k], neighbours[k], near
-                )
-                at = owners[i - begun]
-            begun = item
+        item = first
+        while item < last:
+            items, held = _gather(words, w32, place, sizes, sides, places, begun, until, known, known_ends[k],
+                                  known_ends[k + 1], item, last, keys, ends)  # fmt: skip
+            read_rows(keys, hashes, held, rows, now, half_lives[k], n, s, t)
+            at = np.int64(0)
+            for i in range(items):
+                value = measure(kinds[k], n, s, t, at, ends[i], now, base, priors[k], neighbours[k], near)
+                f32[place[8] + (item + i) * sizes[4] + k] = value
+                at = ends[i]
+            item += items

@@ -17,7 +17,7 @@ def memories_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, meas
     """What the user remembers, statistic by statistic: items, residuals, and where each one's begin. Ends: [S + 1]."""
     offsets, sides, places, salts, _ = crosses
     kinds, _, _, neighbours = measures
-    keys, n, s, t = scratch.keys, scratch.n, scratch.s, scratch.t
+    keys, hashes, n, s, t = scratch.keys, scratch.hashes, scratch.n, scratch.s, scratch.t
     bits = s.view(np.uint64)
     ends = np.zeros(salts.shape[0] + 1, np.int64)
     most = 0
@@ -31,13 +31,13 @@ def memories_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, meas
             if until > user:
                 head = mix(salts[k] ^ HEAD, words[user])
                 keys[0] = head
-                read_rows(keys, 1, rows, 0.0, 0.0, n, s, t)
+                read_rows(keys, hashes, 1, rows, 0.0, 0.0, n, s, t)
                 labels = min(np.int64(n[0]), neighbours[k])
                 for begun in range(0, labels, BUFFER):
                     held = min(BUFFER, labels - begun)
                     for i in range(held):
                         keys[i] = mix(head, np.uint64(begun + i + 1))
-                    read_rows(keys, held, rows, 0.0, 0.0, n, s, t)
+                    read_rows(keys, hashes, held, rows, 0.0, 0.0, n, s, t)
                     for i in range(held):
                         if t[i] >= 0.0:
                             items[count], residuals[count] = bits[i], n[i] - SHIFT
@@ -53,7 +53,8 @@ def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
     offsets, sides, places, salts, _ = crosses
     kinds, priors, _, _ = measures
     items, residuals, ends = memories
-    keys, owners, n, s, t = scratch.keys, scratch.owners, scratch.n, scratch.s, scratch.t
+    keys, hashes, owners = scratch.keys, scratch.hashes, scratch.ends
+    n, s, t = scratch.n, scratch.s, scratch.t
     for k in range(salts.shape[0]):
         if kinds[k] != LIKENESS:
             continue
@@ -67,7 +68,7 @@ def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
                         keys[held], owners[held] = pair_key(salts[k], items[at], words[item]), at
                         held += 1
                     at += 1
-                read_rows(keys, held, rows, 0.0, 0.0, n, s, t)
+                read_rows(keys, hashes, held, rows, 0.0, 0.0, n, s, t)
                 for i in range(held):
                     total += residuals[owners[i]] * s[i] / (n[i] + priors[k])
                 others += held

@@ -65,7 +65,7 @@ def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, b
         items, residuals, ends = memories_of(words, w32, place, sizes, crossed.statistics, crossed.measures,
                                              tables.statistics, scratch)  # fmt: skip
         scratch.keys[0] = base_key
-        read_rows(scratch.keys, 1, tables.statistics, now, 0.0, scratch.n, scratch.s, scratch.t)
+        read_rows(scratch.keys, scratch.hashes, 1, tables.statistics, now, 0.0, scratch.n, scratch.s, scratch.t)
         base = base_rate(scratch.n[0], scratch.s[0])
         f32[place[6]] = base
         fill_statistics(words, w32, f32, place, sizes, crossed.statistics, crossed.measures, statistics,
@@ -129,7 +129,7 @@ def score_deep(words: Any, w32: Any, f32: Any, first: Any, last: Any, sizes: Any
                user: Any, heads: Any, parts: Any, uses: Any, scratch: Any, logits: Any) -> Any:  # fmt: skip
     """Add the deep part's logits of items first:last. False, and nothing is added, when an item's part is lacking."""
     place = locate(words, w32, 0, sizes)
-    lists, numbers, rows = item.places, item.number_places, scratch.owners[: last - first]
+    lists, numbers, rows = item.places, item.number_places, scratch.ends[: last - first]
     for i in range(last - first):
         head = find(heads, item_key(words, w32, place, first + i, sizes, lists, numbers))
         if head < 0:

@@ -92,5 +92,5 @@ def _installs(
             salt, ids[offsets[rows[r] * width + index]]
         )  # as `encoder.fill_product` does for one column of one id
     n, out, t = np.empty(keys.shape[0]), np.empty(keys.shape[0]), np.empty(keys.shape[0])
-    read_rows(keys, keys.shape[0], table, now, half_life, n, out, t)
+    read_rows(keys, np.empty_like(keys), keys.shape[0], table, now, half_life, n, out, t)
     return out

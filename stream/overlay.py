@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.table import U64, find, kernel, place
+from stream.table import U64, find, hash32, kernel, place
 
 F32 = npt.NDArray[np.float32]
 ROOM_MIN: Final = 1_024
@@ -46,9 +46,29 @@ _NO_ENTRIES: Final[U64] = np.zeros((1, 1), np.uint64)
 
 
 @kernel
-def seen(heads: Any, entries: Any, count: Any, key: Any) -> Any:
-    """Number of the entry in which a view of `count` entries has the key; NONE or GONE."""
-    head = find(heads, key)
+def home_of(slots: Any, hashed: Any) -> Any:
+    """Where a key of this `hash32` is looked for first, as in `stream.table.home`. uint64."""
+    return (hashed * np.uint64(slots.shape[0])) >> np.uint64(32)
+
+
+@kernel
+def find_hashed(slots: Any, key: Any, hashed: Any) -> Any:
+    """Row of key, or −1, as `stream.table.find`: whoever looks into several tables hashes once."""
+    mask = np.uint64(slots.shape[0] - 1)
+    i = home_of(slots, hashed)
+    while True:
+        held = slots[i, 0]
+        if held == key:
+            return np.int64(i)
+        if held == np.uint64(0):
+            return np.int64(-1)
+        i = (i + np.uint64(1)) & mask
+
+
+@kernel
+def seen_hashed(heads: Any, entries: Any, count: Any, key: Any, hashed: Any) -> Any:
+    """`seen` of a key whose `hash32` is known."""
+    head = find_hashed(heads, key, hashed)
     if head < 0:
         return np.int64(-1)
     entry = np.int64(heads[head, 1])
@@ -57,6 +77,12 @@ def seen(heads: Any, entries: Any, count: Any, key: Any) -> Any:
     if entry == 0:
         return np.int64(-1)
     return np.int64(-2) if entries[entry, 0] & np.uint64(1) else entry
+
+
+@kernel
+def seen(heads: Any, entries: Any, count: Any, key: Any) -> Any:
+    """Number of the entry in which a view of `count` entries has the key; NONE or GONE."""
+    return seen_hashed(heads, entries, count, key, hash32(key))
 
 
 @kernel
