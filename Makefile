@@ -36,8 +36,8 @@ demo: setup  ## run the whole loop on MovieLens: events in, a model that learns,
 test: setup  ## run all tests, with a Kafka and a Redis of their own
 	@$(BIN)/pytest $(ARGS)
 
-soak: setup  ## compare the join with its offline oracle in 20,000 random stories
-	@SOAK=1 $(BIN)/pytest tests/stream/test_join_oracle.py $(ARGS)
+soak: setup  ## 20,000 random stories of the join against its offline oracle; the joiner under faults, for longer
+	@SOAK=1 $(BIN)/pytest tests/stream/test_join_oracle.py tests/system/test_joiner_faults.py $(ARGS)
 
 lint: setup  ## check style, types and who imports whom
 	@$(BIN)/ruff check

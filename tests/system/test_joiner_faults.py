@@ -1,7 +1,7 @@
 """The joiner under faults on real Kafka: killed, multiplied, without its broker, without Redis. The audit judges.
 
 Each story has a seed, from which come the events and the moments of the faults. One that fails prints the command
-that runs it again; THALWEG_SOAK=1 (`make soak`) makes the stories longer.
+that runs it again; SOAK=1 (`make soak`) makes the stories longer.
 """
 
 import json
@@ -30,11 +30,11 @@ from thalweg.letters import letters_of
 from thalweg.span import span
 from thalweg.stack import Stack, start_broker, start_redis, stop_broker, stop_redis
 
-SOAK = bool(os.environ.get("THALWEG_SOAK"))
+SOAK = bool(os.environ.get("SOAK") or os.environ.get("THALWEG_SOAK"))
 KILLS = 100 if SOAK else 20
 WORKER_KILLS = 30 if SOAK else 3
 BROKER_AWAY_S = 30.0 if SOAK else 4.0
-SEEDS = [int(seed) for seed in os.environ.get("THALWEG_SEED", "11,12,13" if SOAK else "11").split(",")]
+SEEDS = [int(seed) for seed in os.environ.get("SEED", "11,12,13" if SOAK else "11").split(",")]
 GROUPS_A_S = 200.0
 
 pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametrize("seed", SEEDS)]
@@ -54,8 +54,8 @@ def joiners(
 ) -> Iterator[Joiners]:  # fmt: skip
     """Workers on topics of this test's own; the story may have another policy or lateness."""
     made = Joiners(nest, stack, topic_prefix, tmp_path, **getattr(request, "param", {}))
-    again = f"THALWEG_SEED={seed} .venv/bin/pytest '{request.node.nodeid.partition('[')[0]}'"
-    print(f"run this again: {'THALWEG_SOAK=1 ' if SOAK else ''}{again}")  # pytest shows it when the test fails
+    again = f"SEED={seed} .venv/bin/pytest '{request.node.nodeid.partition('[')[0]}'"
+    print(f"run this again: {'SOAK=1 ' if SOAK else ''}{again}")  # pytest shows it when the test fails
     try:
         yield made
     finally:
