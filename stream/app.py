@@ -309,4 +309,4 @@ def tame_collector() -> None:
     """Keep the collector's pauses short: what is there now stays, and open pages aren't tracked at all."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(1_000, 20, 20)

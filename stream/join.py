@@ -116,7 +116,7 @@ class Joiner:
         self._closing: Calendar[Shown] = Calendar()  # open pages
         self._known: Calendar[Shown | Held] = Calendar()  # closed pages; installs
         self._pages: dict[str, Shown] = {}
-        self._installs: dict[tuple[str, str], Held] = {}
+        self._installs: dict[str, Held] = {}
         self._pages_of: OfUsers[Shown] = OfUsers()
         self._installs_of: OfUsers[Held] = OfUsers()
 
@@ -224,6 +224,9 @@ class Joiner:
         mark.living += 1
         page.silent = page.time_ms <= self._finished_ms
         self._pages[page.request_id] = page
+        others = self._pages_of.of(page.user)
+        if others:
+            page.user = others[0].user  # one text for all pages of a user
         self._pages_of.add(page.user, page)
         self.held_bytes += len(page.raw) + PAGE_BYTES
         if waiting or self._tells_first:
@@ -261,7 +264,7 @@ class Joiner:
         if self._too_old(install.time_ms):
             self.counts.late += 1
             return
-        key = (install.user, install.install_id)
+        key = f"{install.user}\0{install.install_id}"
         known = self._installs.get(key)
         if known is not None and not (known.install.retracted and known.time_ms < install.time_ms):
             if install.retracted and not known.retracted and install.time_ms >= known.time_ms:
@@ -318,7 +321,7 @@ class Joiner:
         self.held_bytes -= INSTALL_BYTES
         if one.page is None and not one.retracted:
             self.counts.organic += 1
-        key = (install.user, install.install_id)
+        key = f"{install.user}\0{install.install_id}"
         if self._installs.get(key) is one:
             del self._installs[key]
             self._installs_of.drop(install.user, one)

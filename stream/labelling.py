@@ -32,7 +32,7 @@ class Labeller:
         """The windows of these pages are over: tell what is still untold."""
         for page in pages:
             page.closed = True
-            if not page.told and page.installs is None:
+            if not page.told and not page.installs:
                 self._tell_all_negative(page, ingest_ms, said)
                 continue
             rows: list[Row] = []
@@ -42,9 +42,7 @@ class Labeller:
     def attach(self, page: Shown, position: int, one: Held, ingest_ms: int, rows: list[Row]) -> None:
         """An install belongs to this page now."""
         one.page = page
-        if page.installs is None:
-            page.installs = {}
-        page.installs.setdefault(position, []).append((one.install.install_id, one.ingest_ms))
+        page.installs += ((position, one.install.install_id, one.ingest_ms),)
         self._relabel(page, position, one, ingest_ms, rows)
 
     def detach(self, one: Held, ingest_ms: int, said: list[Told]) -> None:
@@ -54,8 +52,8 @@ class Labeller:
             return
         one.page = None
         position = page.position_of(one.install.item)
-        assert page.installs is not None
-        page.installs[position].remove((one.install.install_id, one.ingest_ms))
+        place = page.installs.index((position, one.install.install_id, one.ingest_ms))
+        page.installs = page.installs[:place] + page.installs[place + 1 :]
         rows: list[Row] = []
         self._relabel(page, position, one, ingest_ms, rows)
         self.say(page, rows, ingest_ms, said)
@@ -67,9 +65,8 @@ class Labeller:
 
     def _relabel(self, page: Shown, position: int, cause: Held, ingest_ms: int, rows: list[Row]) -> None:
         """Tell the label at `position` if it differs from the one told and the policy wants it told now."""
-        assert page.installs is not None
         bit = 1 << position
-        label = bit if page.installs[position] else 0
+        label = bit if any(place == position for place, *_ in page.installs) else 0
         told = page.told & bit
         if told:
             if label == page.labels & bit:
@@ -94,9 +91,9 @@ class Labeller:
             bit = 1 << position
             if page.told & bit:
                 continue
-            installs = page.installs.get(position) if page.installs is not None else None
-            if installs:
-                install_id, came_ms = installs[0]
+            first = next((entry for entry in page.installs if entry[0] == position), None)
+            if first is not None:
+                _, install_id, came_ms = first
                 rows.append((position, 1, INSTALLED, install_id, came_ms))
                 page.labels |= bit
             else:

@@ -1,6 +1,8 @@
-"""What a join remembers of a user: pages and installs, found by user; single ones cost no list."""
+"""What a join remembers of a user: pages and installs, found by user.
 
-from collections.abc import Iterator
+Plain structs and tuples of them: the collector doesn't walk through them.
+"""
+
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -47,39 +49,43 @@ class Held(msgspec.Struct, gc=False, eq=False):
 T = TypeVar("T", Shown, Held)
 
 
+class _Several(msgspec.Struct, gc=False, eq=False):
+    """Of users with more than one. A dict that held tuples would be walked through at every collection."""
+
+    things: tuple[Any, ...]
+
+
 class OfUsers(Generic[T]):
     """Things of each user, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._of: dict[str, Any] = {}  # T, or a list of several
+        self._of: dict[str, Any] = {}  # T, or _Several
 
     def __len__(self) -> int:
         return len(self._of)
 
     def add(self, user: str, thing: T) -> None:
         """Put it last."""
-        there = self._of.setdefault(user, thing)
+        there: Any = self._of.setdefault(user, thing)
         if there is thing:
             return
-        if type(there) is list:
-            there.append(thing)
+        if type(there) is _Several:
+            there.things += (thing,)
         else:
-            self._of[user] = [there, thing]
+            self._of[user] = _Several((there, thing))
 
     def drop(self, user: str, thing: T) -> None:
         """Take it out; it must be there."""
-        there = self._of[user]
+        there: Any = self._of[user]
         if there is thing:
             del self._of[user]
             return
-        there.remove(thing)
-        if not there:
+        place = there.things.index(thing)
+        there.things = there.things[:place] + there.things[place + 1 :]
+        if not there.things:
             del self._of[user]
 
-    def of(self, user: str) -> tuple[T, ...] | list[T]:
+    def of(self, user: str) -> tuple[T, ...]:
         """All of the user's."""
-        there = self._of.get(user)
-        return () if there is None else there if type(there) is list else (there,)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._of)
+        there: Any = self._of.get(user)
+        return () if there is None else there.things if type(there) is _Several else (there,)

@@ -22,7 +22,7 @@ class Shown(msgspec.Struct, gc=False, eq=False):
     mark: Any = None  # the record it stood in
     told: int = 0
     labels: int = 0
-    installs: dict[int, list[tuple[str, int]]] | None = None  # by position: install id and ingest ms, oldest first
+    installs: tuple[tuple[int, str, int], ...] = ()  # position, install id, ingest ms, oldest first
     closed: bool = False
     silent: bool = False  # finished before a restart, or forgotten: says nothing
 
