@@ -19,6 +19,7 @@ from stream.events import (
     SourceEvent,
     Tick,
     decode_entity,
+    decode_examples,
     encode_record,
 )
 from stream.join import LabelRules
@@ -310,3 +311,36 @@ def test_faust_waits_no_longer_than_told_for_a_fetch(tmp_path: Path) -> None:
         return int(consumer._fetch_max_wait_ms)
 
     assert asyncio.run(story()) == FETCH_WAIT_MS
+
+
+def test_faust_has_no_way_to_commit(tmp_path: Path) -> None:
+    """An ack over a hole can't be stored: whatever is acked to Faust, its commit refuses."""
+
+    async def story() -> bool:
+        app = make_app(Settings(kafka="127.0.0.1:1", local=tmp_path))
+        return bool(await app.consumer._thread.commit({TopicPartition("events", 0): 40}))  # type: ignore[attr-defined]
+
+    assert asyncio.run(story()) is False
+
+
+def test_records_of_one_commit_may_need_many_batches(tmp_path: Path) -> None:
+    """What doesn't fit into a batch goes into the next, in order; the commit waits for all of them."""
+
+    async def story() -> None:
+        paper = Paper(confirming=False)
+        service = service_on(paper, tmp_path)
+        for k in range(8):
+            await service._take(message(k, page(f"r{k}", T + 2_000 * k)))
+        await service._outbox.flush()
+        told = [decode_examples(value or b"")[0][0].page.request_id for _, value in paper.sent]
+        assert told == [f"r{k}" for k in range(7)]
+        assert len(paper.futures) == 3
+        task = asyncio.create_task(service.commit())
+        for future in paper.futures:
+            await asyncio.sleep(0)
+            assert committed(paper) is None
+            future.set_result(None)
+        await task
+        assert committed(paper) is not None
+
+    asyncio.run(story())
