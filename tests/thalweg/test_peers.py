@@ -10,7 +10,7 @@ from tests.thalweg.contests import backtested, camps_spec, world
 from thalweg.backtest import Ours
 from thalweg.peers import PeerRates, River, VowpalWabbit, arguments
 
-RATES = PeerRates(alpha=0.1, l1=0.0, l2=0.0)
+RATES = PeerRates(alpha=0.1, l1=0.0, l2=0.0, river=0.1)
 EVENTS = world(300)
 
 
