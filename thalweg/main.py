@@ -2,13 +2,14 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from stream.errors import ThalwegError
+from stream.errors import SettingsError, ThalwegError
 from thalweg.lab import lab
 from thalweg.operate import operate
 from thalweg.options import (
@@ -101,11 +102,15 @@ def status(json_file: JsonFile = None) -> None:
 def doctor(json_file: JsonFile = None) -> None:
     """What Thalweg needs, what is here of it, and the command that gets the rest; then all settings."""
     from thalweg.doctor import checks, render, settings_table
+    from thalweg.reread import told
     from thalweg.show import printed
 
     found = checks(read_settings(with_stack=False))
     printed(render(found))
     printed(settings_table())
+    with suppress(SettingsError):  # a stack file that can't be read is told above
+        if cost := told(read_settings()):
+            print(cost)
     write_json(json_file, {one.name: one.ok for one in found})
     if any(one.needed and not one.ok for one in found):
         raise typer.Exit(1)
@@ -118,6 +123,7 @@ def apply(
 ) -> None:
     """Create the topics, or bring them to what they should be; the difference is shown first."""
     from stream.kafka_admin import apply_topics, plan_topics
+    from thalweg.reread import told
 
     settings = read_settings()
     changes = plan_topics(settings)
@@ -128,6 +134,8 @@ def apply(
     if changes and not dry_run:
         apply_topics(settings, changes)
         print(f"{len(changes)} changes made")
+    if cost := told(settings):
+        print(cost)
     write_json(json_file, {"changes": len(changes), "made": 0 if dry_run else len(changes)})
 
 
