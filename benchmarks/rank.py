@@ -169,7 +169,7 @@ def torch_ms(served: Served, count: int) -> dict[str, tuple[float, float]]:
 def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     """The table and its figures."""
     threadpool_limits(1)
-    count = 200 if quick else 3_000
+    count = 200 if quick else 2_000
     figures: dict[str, float] = {}
     table = Table(title=f"ranking {CANDIDATES} candidates, decoded request → sorted top {BEST}, ms")
     for column in ("tower", "what", "batches", "threads", "p50", "p99", "the paper's"):

@@ -39,6 +39,10 @@ def warm(scorer: Scorer) -> None:
         _publish(store, number, parts)
         version = loader.load(number, version)
         _rank(version, scorer)
+    assert version is not None
+    assert version.tower is not None
+    for layers in (version.wide, version.statistics, version.tower.rows):
+        layers.folded()
 
 
 def _rank(version: Version, scorer: Scorer) -> None:
