@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 NAMES = {
+    "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, restart",
     "joint": "the learner's step against the same network in plain torch; examples per second",
     "quality": "AUC on MovieLens: wide, deep, both, an ensemble, Vowpal Wabbit, River; same pages, same features",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
@@ -17,7 +18,7 @@ NAMES = {
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"rank", "swap"}  # all others are pinned to one, where the system can
+MANY_CORES = {"join", "rank", "swap"}  # all others are pinned to one, where the system can
 
 
 def main() -> int:

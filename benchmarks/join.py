@@ -1,0 +1,242 @@
+"""The joiner on one core, from real Kafka to real Kafka; peer: the join as Faust's documentation shows it.
+
+*Full page*: 10 items, about 1.4 KB; *thin page*: ids only. An install after one page in twenty, policy `eager`,
+5,000 pages a second of event time, a window of 2 s. Input is preloaded; rates are item examples per second by the
+broker's append times, from the first record of `examples` to the last.
+"""
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import msgspec
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+from rich.table import Table
+
+from benchmarks.joiner_world import (
+    ITEMS,
+    PAGES_A_MS,
+    PARTITIONS,
+    RULES,
+    cores,
+    joiner,
+    kafka,
+    metrics,
+    new_topics,
+    pages,
+    preload,
+    told_so_far,
+    took_s,
+    wait_for,
+)  # fmt: skip
+from stream.app import tame_collector
+from stream.events import Impression, Install, decode_examples, encode_record
+from stream.join import Joiner
+from stream.kafka_log import KafkaLog
+from stream.log import END, Reader
+from stream.settings import Settings
+from stream.shown import read_record
+from stream.topics import EVENTS, EXAMPLES
+
+USERS = 20_000
+BACK_MS = 3_600_000  # event time of the preloaded pages: before now
+
+
+def filled(house: Settings, full: bool, pack: int, count: int) -> Settings:
+    """Topics with so many pages in them."""
+    settings = new_topics(house)
+    begin_ms = int(time.time() * 1000) - BACK_MS
+    preload(settings, pages(count, full, USERS, begin_ms), pack, begin_ms + count // PAGES_A_MS)
+    return settings
+
+
+def rate(house: Settings, full: bool, pack: int, count: int) -> tuple[float, float]:
+    """Examples per second of wall time, and per second of the joiner's CPU time."""
+    settings = filled(house, full, pack, count)
+    with joiner(settings):
+        while told_so_far(settings) < ITEMS * count // 50:
+            time.sleep(0.02)
+        before, cpu_before = told_so_far(settings), metrics(settings)["process_cpu_seconds_total"]
+        wait_for(settings, ITEMS * count)
+        cpu_s = metrics(settings)["process_cpu_seconds_total"] - cpu_before
+    return ITEMS * count / took_s(settings), (ITEMS * count - before) / cpu_s
+
+
+def held(count: int) -> tuple[float, float, float]:
+    """Open full pages in one join: bytes a page beyond its wire size; the longest turn of 16 pages, ms wall and CPU."""
+    rules = replace(RULES, window_ms=10**9)
+    encoded = (msgspec.msgpack.encode([event]) for _, event in pages(count, True, count // 5, 10**12))
+    join, wire, longest_s, cpu_s = Joiner(rules), 0, 0.0, 0.0
+    tame_collector()
+    before = _resident_bytes()
+    record: list[bytes] = []
+    for offset, raw in enumerate(encoded):
+        record.append(raw[1:])
+        wire += len(raw) - 1
+        if len(record) == 16:
+            begun, cpu_begun = time.perf_counter(), time.thread_time()
+            events, _ = read_record(b"\xdc\x00\x10" + b"".join(record))
+            join.take(events, offset, 10**12)
+            longest_s = max(longest_s, time.perf_counter() - begun)
+            cpu_s = max(cpu_s, time.thread_time() - cpu_begun)
+            record = []
+    beyond = (_resident_bytes() - before - wire) / join.open_pages
+    return beyond, longest_s * 1000, cpu_s * 1000
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _next_example(reader: Reader, request_id: str) -> None:
+    while True:
+        for record in reader.poll(5.0):
+            if any(e.page.request_id == request_id for e in decode_examples(record.value or b"")[0]):
+                return
+
+
+def latencies(house: Settings, count: int) -> list[float]:
+    """Install produced → its example readable, ms, at a few pages a second."""
+    settings = new_topics(house)
+    log, found = KafkaLog(settings), []
+    reader = log.reader(EXAMPLES.name, {0: END})
+    with joiner(settings):
+        for k in range(-10, count):
+            now_ms = int(time.time() * 1000)
+            log.send(EVENTS.name, k % PARTITIONS, encode_record([Impression(f"r{k}", now_ms, f"u{k}", ["a", "b"])]))
+            log.flush()
+            time.sleep(random.uniform(0.02, 0.08) if k > -10 else 5.0)
+            begun = time.perf_counter()
+            log.send(EVENTS.name, k % PARTITIONS, encode_record([Install(f"u{k}", "a", now_ms + 1, f"i{k}")]))
+            _next_example(reader, f"r{k}")
+            found.append((time.perf_counter() - begun) * 1000)
+    reader.close()
+    log.close()
+    return sorted(found[10:])
+
+
+def restart(house: Settings, count: int) -> tuple[float, float]:
+    """Killed in mid-stream: seconds from the next start to its first record; examples per second from there on."""
+    settings = filled(house, True, 16, count)
+    with joiner(settings):
+        wait_for(settings, ITEMS * count // 3)
+    log = KafkaLog(settings)
+    reader = log.reader(EXAMPLES.name, {0: END})
+    begun = time.perf_counter()
+    with joiner(settings):
+        while not (first := reader.poll(0.01, 1)):
+            pass
+        restart_s = time.perf_counter() - begun
+        before, again = told_so_far(settings), time.perf_counter()
+        while told_so_far(settings) != before or time.perf_counter() - again < 3:
+            if (now := told_so_far(settings)) != before:
+                before, again = now, time.perf_counter()
+            time.sleep(0.05)
+        told = told_so_far(settings)
+    (end,) = log.ends(EXAMPLES.name).values()
+    last = log.reader(EXAMPLES.name, {0: end - 1})
+    while not (found := last.poll(1.0, 1)):
+        pass
+    for one in (reader, last):
+        one.close()
+    log.close()
+    return restart_s, told / ((found[0].time_ms - first[0].time_ms) / 1000)
+
+
+def faust_rate(house: Settings, count: int) -> float:
+    """The peer's examples per second: all of its events, one a record, by its output's append times."""
+    settings = new_topics(house)
+    admin = KafkaAdminClient(bootstrap_servers=settings.kafka)
+    names = [f"{settings.topic_prefix}peer.events", f"{settings.topic_prefix}peer.examples"]
+    admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
+    admin.wait_for_topics(names)
+    log = KafkaLog(settings, linger_ms=5)
+    now_ms = int(time.time() * 1000)
+    for partition, event in pages(count, True, USERS, now_ms):
+        fields = msgspec.structs.asdict(event)
+        fields["features"] = fields.get("features", b"").hex()
+        log.send("peer.events", partition, msgspec.json.encode(fields), b"k")
+    log.flush(60)
+    mine, others = cores()
+    os.sched_setaffinity(0, mine)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.faust_tables", settings.kafka, settings.topic_prefix, "worker"],
+        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.sched_setaffinity(0, others)
+    try:
+        return ITEMS * _pages_done_s(admin, settings, count)
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+        admin.close()
+
+
+def _pages_done_s(admin: KafkaAdminClient, settings: Settings, count: int) -> float:
+    """Pages a second that the peer has worked off, by what its changelog of pages gains."""
+    name = f"{settings.topic_prefix}peer-pages-changelog"
+    log = KafkaLog(settings)
+    short = name.removeprefix(settings.topic_prefix)
+    seen: list[tuple[float, int]] = []
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        time.sleep(0.25)
+        if admin.describe_topics([name])[0]["error_code"]:
+            continue
+        done = sum(log.ends(short).values())
+        if done:
+            seen.append((time.monotonic(), done))
+        if done >= 0.9 * count:
+            break
+    log.close()
+    (first_s, first), (last_s, last) = seen[0], seen[-1]
+    return (last - first) / (last_s - first_s)
+
+
+def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
+    """The table and its figures."""
+    part = 10 if quick else 1
+    figures: dict[str, float] = {}
+    table = Table(title="the joiner on one core, real Kafka to real Kafka")
+    for column in ("figure", "measured", "wanted"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+
+    def note(name: str, value: float, wanted: str = "") -> None:
+        figures[name] = round(value, 2)
+        table.add_row(name, f"{value:,.0f}" if value >= 100 else f"{value:,.2f}", wanted)
+
+    with kafka() as house:
+        rate(house, False, 16, 2_000)  # kernels compiled, files read
+        for name, full, pack, count, wanted in (
+            ("full_ex_s_pack1", True, 1, 100_000, 80_000),
+            ("full_ex_s_pack16", True, 16, 300_000, 300_000),
+            ("full_ex_s_pack64", True, 64, 500_000, 500_000),
+            ("thin_ex_s_pack64", False, 64, 1_000_000, 1_000_000),
+        ):
+            wall, cpu = rate(house, full, pack, count // part)
+            note(name, wall, f">= {wanted:,}")
+            note(name.replace("_ex_s_", "_ex_cpu_s_"), cpu)
+        short, short_cpu = rate(house, False, 64, 100_000 // part)
+        note("decay_10x", short / figures["thin_ex_s_pack64"], "<= 1.1")
+        note("decay_10x_cpu", short_cpu / figures["thin_ex_cpu_s_pack64"])
+        found = latencies(house, 400 // part)
+        note("eager_p50_ms", statistics.median(found), "<= 5")
+        note("eager_p99_ms", found[int(0.99 * (len(found) - 1))], "<= 20")
+        restart_s, catchup = restart(house, 300_000 // part)
+        note("restart_s", restart_s, "<= 3")
+        note("catchup_ex_s", catchup, ">= 0.8 x full_ex_s_pack16")
+        peer = faust_rate(house, 30_000 // part)
+        note("faust_table_ex_s", peer)
+        note("ours_over_faust_table", figures["full_ex_s_pack1"] / peer, ">= 2")
+    beyond, pause_ms, pause_cpu_ms = held(1_000_000 // part)
+    note("held_bytes_over_wire", beyond, "<= 400")
+    note("pause_ms_max", pause_ms, "<= 50")
+    note("pause_cpu_ms_max", pause_cpu_ms)
+    return table, figures

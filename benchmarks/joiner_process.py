@@ -1,0 +1,15 @@
+"""Runs a joiner as a process of its own: `python -m benchmarks.joiner_process JSON` with settings, rules and shell."""
+
+import json
+import logging
+import sys
+
+from stream.join import LabelRules
+from stream.joiner import run_joiner
+from stream.settings import Settings
+from stream.turn import ShellRules
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    told = json.loads(sys.argv[1])
+    run_joiner(Settings(**told["settings"]), LabelRules(**told["rules"]), ShellRules(**told["shell"]))

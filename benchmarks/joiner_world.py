@@ -1,0 +1,186 @@
+"""A Kafka of a benchmark's own, pages preloaded into it, and a joiner that is pinned to one core."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from stream.events import Impression, Install, SourceEvent, Tick, encode_record
+from stream.health import run_file
+from stream.join import LabelRules
+from stream.kafka_admin import apply_topics, plan_topics
+from stream.kafka_log import KafkaLog
+from stream.log import START
+from stream.settings import Settings
+from stream.topics import EVENTS, EXAMPLES, TOPICS
+from thalweg.stack import down, up
+
+ITEMS = 10
+PARTITIONS = 4
+FEATURES_BYTES = 1_230  # 12 statistics an item, a history of 50, attributes, as `features.py` lays them out
+INSTALLS = 0.05  # installs a page
+PAGES_A_MS = 5  # of event time: 5,000 pages a second
+RULES = LabelRules("eager", window_ms=2_000, known_ms=1_000)
+ANSWER_S = 300.0
+
+
+def cores() -> tuple[set[int], set[int]]:
+    """(the joiner's core, everybody else's)."""
+    every = set(range(os.cpu_count() or 1))
+    one = {min(every)}
+    return one, every - one or one
+
+
+@contextmanager
+def kafka() -> Iterator[Settings]:
+    """A stack of its own that ends with the block; keeps off the joiner's core."""
+    os.sched_setaffinity(0, cores()[1])
+    with TemporaryDirectory(prefix="thalweg-bench-") as folder:
+        root = Path(folder)
+        stack = up(root)
+        try:
+            yield Settings(kafka=stack.kafka, redis=stack.redis, local=root, partitions=PARTITIONS)
+        finally:
+            down(root)
+
+
+def new_topics(house: Settings) -> Settings:
+    """The same house with topics that nobody has used, the joiner's runs in a folder of their own."""
+    prefix = f"b{uuid4().hex[:8]}."
+    settings = house.model_copy(update={"topic_prefix": prefix, "local": house.local / prefix})
+    settings.local.mkdir()
+    apply_topics(settings, plan_topics(settings, TOPICS))
+    return settings
+
+
+def pages(count: int, full: bool, users: int, begin_ms: int, seed: int = 7) -> Iterator[tuple[int, SourceEvent]]:
+    """(partition, event): pages in order of event time, and an install soon after one in twenty."""
+    rng = random.Random(seed)
+    features = [rng.randbytes(FEATURES_BYTES) if full else b"" for _ in range(64)]
+    names = [f"item-{k}" for k in range(50_000)]
+    for k in range(count):
+        user = rng.randrange(users)
+        partition = user % PARTITIONS
+        time_ms = begin_ms + k // PAGES_A_MS
+        at = rng.randrange(len(names) - ITEMS)
+        shown = names[at : at + ITEMS]
+        if full:
+            yield (
+                partition,
+                Impression(
+                    f"request-{seed}-{k:010d}", time_ms, f"user-{user}", shown, "control", 7, [], [], features[k % 64]
+                ),
+            )
+        else:
+            yield partition, Impression(f"r{seed}-{k}", time_ms, f"user-{user}", shown)
+        if rng.random() < INSTALLS:
+            yield partition, Install(f"user-{user}", shown[k % ITEMS], time_ms + 1, f"i{seed}-{k}")
+
+
+def preload(settings: Settings, events: Iterator[tuple[int, SourceEvent]], pack: int, end_ms: int) -> int:
+    """Write events, `pack` a record, and the tick that closes all windows; returns the bytes written."""
+    log = KafkaLog(settings, linger_ms=5)
+    waiting: dict[int, list[SourceEvent]] = {p: [] for p in range(PARTITIONS)}
+    size = 0
+
+    def send(partition: int, part: Sequence[SourceEvent]) -> int:
+        raw = encode_record(part)
+        log.send(EVENTS.name, partition, raw)
+        return len(raw)
+
+    for partition, event in events:
+        waiting[partition].append(event)
+        if len(waiting[partition]) == pack:
+            size += send(partition, waiting[partition])
+            waiting[partition] = []
+    for partition, part in waiting.items():
+        size += send(partition, [*part, Tick(end_ms + RULES.life_ms)])
+    log.flush(60)
+    log.close()
+    return size
+
+
+@contextmanager
+def joiner(settings: Settings, rules: LabelRules = RULES, **shell: Any) -> "Iterator[subprocess.Popen[bytes]]":
+    """A joiner at work on its core; killed when the block ends."""
+    told = {"settings": plain(settings), "rules": asdict(rules), "shell": shell}
+    mine, others = cores()
+    os.sched_setaffinity(0, mine)
+    with (settings.local / "joiner.log").open("ab") as out:
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.joiner_process", json.dumps(told)], stderr=out)
+    os.sched_setaffinity(0, others)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """What a process must be told to have these settings."""
+    return {
+        "kafka": settings.kafka,
+        "topic_prefix": settings.topic_prefix,
+        "local": str(settings.local),
+        "partitions": settings.partitions,
+    }
+
+
+def metrics(settings: Settings) -> dict[str, float]:
+    """The joiner's metrics by name with labels; empty as long as it doesn't answer."""
+    try:
+        port = json.loads(run_file(settings, "joiner").read_bytes())["port"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except (OSError, ValueError):
+        return {}
+    return {name: float(value) for line in lines if line[0] != "#" for name, value in [line.rsplit(" ", 1)]}
+
+
+def told_so_far(settings: Settings) -> int:
+    """How many examples the joiner has told."""
+    return int(sum(v for name, v in metrics(settings).items() if name.startswith("thalweg_joiner_examples_total")))
+
+
+def wait_for(settings: Settings, examples: int) -> None:
+    """Until the joiner has told so many examples, and all of them are in Kafka."""
+    end = time.monotonic() + ANSWER_S
+    while told_so_far(settings) < examples:
+        assert time.monotonic() < end, f"{told_so_far(settings)} of {examples} examples"
+        time.sleep(0.2)
+    time.sleep(0.5)
+
+
+def took_s(settings: Settings) -> float:
+    """From the append of the first record of `examples` to that of the last, by the broker's clock."""
+    log = KafkaLog(settings)
+    try:
+        (end,) = log.ends(EXAMPLES.name).values()
+        times = []
+        for offset in (START, end - 1):
+            reader = log.reader(EXAMPLES.name, {0: offset})
+            while not (found := reader.poll(1.0, 1)):
+                pass
+            times.append(found[0].time_ms)
+            reader.close()
+        return (times[1] - times[0]) / 1000
+    finally:
+        log.close()
+
+
+def page_bytes(full: bool) -> int:
+    """The size of a page in the log."""
+    (_, event) = next(pages(1, full, 1, 10**12))
+    return len(msgspec.msgpack.encode(event))
