@@ -172,14 +172,15 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     count = 200 if quick else 2_000
     figures: dict[str, float] = {}
     table = Table(title=f"ranking {CANDIDATES} candidates, decoded request → sorted top {BEST}, ms")
-    for column in ("tower", "what", "batches", "threads", "p50", "p99", "the paper's"):
-        table.add_column(column, justify="left" if column in ("tower", "what") else "right")
+    for column in ("inputs, tower", "what", "batches", "threads", "p50", "p99", "the paper's"):
+        words = column in ("inputs, tower", "what")
+        table.add_column(column, justify="left" if words else "right", no_wrap=words)
     specs = {"paper": paper_spec(), "default": load_spec(Path("specs/movielens.toml"))}
     for name, spec in specs.items():
         served = Served(spec, quick=quick)
         gc.freeze()
         inputs, tower = len(served.layers[0][0]), "-".join(map(str, spec.deep.hidden_units))
-        title = f"{inputs} inputs, {tower}"
+        title = f"{inputs}: {tower}"
         for threads, batch, paper in CUTS:
             p50, p99 = ours_ms(served, threads, batch, count)
             cut = f"{CANDIDATES // batch} x {batch}"
@@ -192,7 +193,7 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
         net, net_p99 = ours_ms(served, 2, 50, count, net=True)
         table.add_row(title, "network alone", "4 x 50", "2", f"{net:.2f}", f"{net_p99:.2f}", "")
         for peer, (p50, p99) in torch_ms(served, count // 3).items():
-            table.add_row(title, f"network alone, {peer}", "1 x 200", "best", f"{p50:.2f}", f"{p99:.2f}", "")
+            table.add_row(title, peer, "1 x 200", "best", f"{p50:.2f}", f"{p99:.2f}", "")
             figures[f"{peer}_p50_ms" if name == "paper" else f"{name}_{peer}_p50_ms"] = p50
         figures[f"{name}_net_p50_ms"] = net
     figures["items_s_core"] = figures.pop("paper_items_s_core")
