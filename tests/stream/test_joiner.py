@@ -248,19 +248,21 @@ def test_killed_with_kill_9_again_and_again(world: World) -> None:
 
 def test_a_second_worker_takes_its_share(world: World) -> None:
     """A second worker joins under load: partitions change hands, labels stay right."""
-    pages = 3_000
     second = None
-    shared_at = 0
+    sent = shared_at = 0
     with running(world, "a", idle_ms=300):
         try:
-            for sent in flow(world, 2, pages, per_s=300):
+            for sent in flow(world, 2, 30_000, per_s=300):
                 if sent == 300:
                     second = world.joiner("b", idle_ms=300)
                 if sent % 50 == 0 and not shared_at and "1 partitions at work" in world.health("readyz", "b"):
                     shared_at = sent
-            assert 0 < shared_at < pages
+                if shared_at and sent >= shared_at + 600:
+                    break
+            assert shared_at
+            world.log.flush()
             assert "1 partitions at work" in world.health("readyz", "a")
-            until(lambda: len(net_of(world.examples())) == 4 * pages, 60.0)
+            until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), 60.0)
             assert net_of(world.examples()) == world.oracle()
         finally:
             if second is not None:
