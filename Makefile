@@ -37,7 +37,7 @@ test: setup  ## run all tests, with a Kafka and a Redis of their own
 	@$(BIN)/pytest $(ARGS)
 
 soak: setup  ## 20,000 random stories of the join against its offline oracle; the joiner under faults, for longer
-	@SOAK=1 $(BIN)/pytest tests/stream/test_join_oracle.py tests/system/test_joiner_faults.py $(ARGS)
+	@SOAK=1 $(BIN)/pytest tests/stream/test_join_oracle.py tests/system $(ARGS)
 
 lint: setup  ## check style, types and who imports whom
 	@$(BIN)/ruff check

@@ -30,7 +30,7 @@ from thalweg.letters import letters_of
 from thalweg.span import span
 from thalweg.stack import Stack, start_broker, start_redis, stop_broker, stop_redis
 
-SOAK = bool(os.environ.get("SOAK") or os.environ.get("THALWEG_SOAK"))
+SOAK = bool(os.environ.get("SOAK"))
 KILLS = 100 if SOAK else 20
 WORKER_KILLS = 30 if SOAK else 3
 BROKER_AWAY_S = 30.0 if SOAK else 4.0

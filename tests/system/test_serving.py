@@ -27,7 +27,7 @@ from thalweg.caller import calling
 from thalweg.recount import recount
 from thalweg.stack import Stack, start_redis, stop_redis
 
-DOWN_S = 60.0 if os.environ.get("THALWEG_SOAK") else 0.0  # how long Redis stays away at least
+DOWN_S = 60.0 if os.environ.get("SOAK") else 0.0  # how long Redis stays away at least
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 
 LISTS = ["user.id", "user.history", "user.age_band", "item.id", "item.tags"]
