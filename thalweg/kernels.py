@@ -17,8 +17,9 @@ from ranker.follow import Follower
 from ranker.rank import Ranker
 from ranker.score import Scorer
 from ranker.shelf import Shelf
-from stream.events import Examples, Impression, Install, Item, RankReply, RankRequest, User
+from stream.events import Examples, Impression, Install, Item, RankReply, RankRequest, Tick, User
 from stream.expiry import Sweep
+from stream.join import Joiner, LabelRules
 from stream.memory_store import MemoryStore
 from stream.spec import Spec, WarmStart
 from stream.spec_file import load_spec
@@ -84,6 +85,8 @@ def world() -> list[Item | User]:
 
 def play(spec: Spec, pages: int) -> list[Examples]:
     """What a joiner tells of so many pages, a third of them with an install."""
+    # Two pages that close at once: the joiner hashes their ids together.
+    Joiner(LabelRules()).feed([Impression(name, 1, "u", ["i"]) for name in "ab"] + [Tick(10_000)], 0, 1)
     maker = FeatureMaker(spec, 1)
     told: list[Examples] = []
     for entity in world():
