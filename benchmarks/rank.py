@@ -183,17 +183,17 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
         title = f"{inputs}: {tower}"
         for threads, batch, paper in CUTS:
             p50, p99 = ours_ms(served, threads, batch, count)
-            cut = f"{CANDIDATES // batch} x {batch}"
+            cut = f"{CANDIDATES // batch}x{batch}"
             table.add_row(title, "whole ranking", cut, str(threads), f"{p50:.2f}", f"{p99:.2f}", f"{paper:.0f}")
             if threads == 1:
                 figures[f"{name}_items_s_core"] = CANDIDATES / p50 * 1e3
         p50, p99 = ours_ms(served, 2, 50, count)
         figures |= {f"{name}_p50_ms": p50, f"{name}_p99_ms": p99}
-        table.add_row(title, "whole ranking", "4 x 50", "2", f"{p50:.2f}", f"{p99:.2f}", "")
+        table.add_row(title, "whole ranking", "4x50", "2", f"{p50:.2f}", f"{p99:.2f}", "")
         net, net_p99 = ours_ms(served, 2, 50, count, net=True)
-        table.add_row(title, "network alone", "4 x 50", "2", f"{net:.2f}", f"{net_p99:.2f}", "")
+        table.add_row(title, "network alone", "4x50", "2", f"{net:.2f}", f"{net_p99:.2f}", "")
         for peer, (p50, p99) in torch_ms(served, count // 3).items():
-            table.add_row(title, peer, "1 x 200", "best", f"{p50:.2f}", f"{p99:.2f}", "")
+            table.add_row(title, peer, "1x200", "best", f"{p50:.2f}", f"{p99:.2f}", "")
             figures[f"{peer}_p50_ms" if name == "paper" else f"{name}_{peer}_p50_ms"] = p50
         figures[f"{name}_net_p50_ms"] = net
     figures["items_s_core"] = figures.pop("paper_items_s_core")
