@@ -193,7 +193,12 @@ class Follower:
         self._refused_head, self._refused_s = head, time.monotonic()
         metrics.REFUSED.inc()
         serving = f"version {self.served.version.number} serves on" if self.served else "nothing is live yet"
-        log.error("version %d is refused: %s; %s", head.version, bad, serving)
+        said = f"version {head.version} is refused: {bad}; {serving}"
+        log.error(said)
+        try:
+            self._store.report(said)
+        except SnapshotError as away:
+            log.info("the refusal isn't told on the notices: %s", away)
 
     def _swap(self, version: Version, old: Served | None) -> None:
         newer = old is not None and version.number > old.version.number

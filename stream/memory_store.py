@@ -26,6 +26,7 @@ class MemoryStore:
     def __init__(self, model: str) -> None:
         self.model = model
         self.answers = True
+        self.reports: list[str] = []  # what readers have told
         self._lock = threading.Lock()
         self._notice = threading.Condition(self._lock)
         self._notices = 0
@@ -151,6 +152,13 @@ class MemoryStore:
             self._wanted.update(dict.fromkeys(self._check_whole(manifest), manifest.version))
             self._manifests[manifest.version] = encode_manifest(manifest)
             self._pin = manifest.version
+            self._notify()
+
+    def report(self, what: str) -> None:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            self.reports.append(what)
             self._notify()
 
     def wait(self, timeout_s: float) -> None:

@@ -257,6 +257,11 @@ class RedisStore:
         if missing:
             raise missing_blob(missing.decode(), self.model)
 
+    def report(self, what: str) -> None:
+        """See SnapshotStore."""
+        with translated(self._client):
+            self._client.publish(self._key("notices"), what)
+
     def wait(self, timeout_s: float) -> None:
         """See SnapshotStore."""
         until_s = time.monotonic() + timeout_s

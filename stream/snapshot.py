@@ -186,6 +186,10 @@ class SnapshotStore(VersionReader, Protocol):
         """
         ...
 
+    def report(self, what: str) -> None:
+        """Tell whoever listens to the notices that a version can't be served, and why. Nobody has to listen."""
+        ...
+
     def wait(self, timeout_s: float) -> None:
         """Return early when a notice comes; otherwise after `timeout_s`. Never the only way to learn of a version.
 

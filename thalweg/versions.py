@@ -60,10 +60,10 @@ def lay(store: SnapshotStore, manifest: Manifest) -> Laid:
 
 def _rows_of(part: str, content: Mapping[str, Array]) -> Rows:
     """A content's rows; NaN for what it takes away."""
-    if part == "statistics":
+    if part == "statistics":  # the weight of labels; what else a row holds depends on its statistic
         rows = np.ascontiguousarray(content["rows"]).view(np.uint64)
-        keys, vectors = rows[:, 0].copy(), rows[:, 1:].copy().view(np.float64)
-        vectors[vectors[:, 2] < 0] = np.nan
+        values = rows.view(np.float64)
+        keys, vectors = rows[:, 0].copy(), np.where(values[:, 3:4] < 0, np.nan, values[:, 1:2])
     elif part == "wide":
         keys, weights = content["keys"].view(np.uint64), content["weights"].astype(np.float64)[:, None]
         vectors = np.where(weights == 0, np.nan, weights)

@@ -78,6 +78,7 @@ def test_a_bad_version_is_refused_once(store: CountingStore, model: ToyModel, fo
     assert [follower.step() for _ in range(5)] == [False] * 5
     assert (live(follower), store.read, metric("refused_total") - refused) == (1, 1, 1)
     assert "golden" in follower.refused
+    assert [said for said in store.reports if "version 2 is refused" in said and "golden" in said]
     model.learn()
     model.publish(store)
     assert follower.step()

@@ -311,6 +311,26 @@ def test_notice_wakes(bench: Bench) -> None:
     assert version < 400, "30 s went by"
 
 
+def test_a_report_wakes_too(bench: Bench) -> None:
+    """What a reader tells of a version is heard by whoever waits, and changes nothing."""
+    publish(bench.store, 1, 0, bench.store.take_token())
+    other, woken = bench.again(), threading.Event()
+
+    def wait() -> None:
+        other.wait(30)
+        woken.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for _ in range(400):
+        bench.store.report("version 1 is refused: because")
+        if woken.wait(0.05):
+            break
+    thread.join(60)
+    assert woken.is_set()
+    assert bench.store.versions() == [1]
+
+
 def test_wait_ends(store: SnapshotStore) -> None:
     """Without a notice, `wait` returns when its time is over; after `close`, at once."""
     store.wait(0.01)

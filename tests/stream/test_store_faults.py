@@ -48,6 +48,7 @@ def check_down(store: SnapshotStore, down: Callable[[], None], up: Callable[[], 
         store.pinned,
         lambda: store.pin(0),
         lambda: store.repin(manifest),
+        lambda: store.report("anything"),
     ]
     for call in calls:
         with pytest.raises(StoreUnavailable) as told:
