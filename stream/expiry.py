@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.table import U32, U64, Table, hash32, kernel
+from stream.table import GONE, U32, U64, Table, hash32, kernel
 
 I64 = npt.NDArray[np.int64]
 RANGE: Final = 1 << 32  # of hashes
@@ -111,7 +111,7 @@ def _dead(slots: Any, seen: Any, first: Any, last: Any, now_s: Any, lives_s: Any
     for i in range(start, stop):
         row = i & (slots.shape[0] - 1)
         key = slots[row, 0]
-        if key == np.uint64(0) or not first <= np.int64(hash32(key)) < last:
+        if key == np.uint64(0) or key == GONE or not first <= np.int64(hash32(key)) < last:
             continue
         life = np.int64(lives_s[np.int64(key & np.uint64(255)) - 1]) if lives_s.shape[0] else 0
         old = life > 0 and now_s - np.int64(seen[row]) > life
@@ -132,7 +132,8 @@ def _orders(slots: Any, seen: Any, last: Any) -> Any:
     count = 0
     for i in range(start, stop):
         row = i & (slots.shape[0] - 1)
-        if slots[row, 0] != np.uint64(0) and np.int64(hash32(slots[row, 0])) < last:
+        key = slots[row, 0]
+        if key != np.uint64(0) and key != GONE and np.int64(hash32(key)) < last:
             orders[count] = _order(slots, values, seen, row)
             count += 1
     return orders[:count]

@@ -130,3 +130,19 @@ def test_growth_in_the_middle_hides_nothing_from_the_sweep(monkeypatch: pytest.M
     assert len(table.old) > 1 or wanted == 0
     sweep.step(table, 100_000, 200_000)
     assert sorted(table.rows()[:, 0].tolist()) == keys[610:].tolist()
+
+
+def test_rows_that_moved_are_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of growth, or not: the same keys go over the bound, each counted once."""
+    monkeypatch.setattr("stream.table.STEP", 8)
+    tables = Table(2), Table(2, 10_000)
+    sweeps = Sweep(700), Sweep(700)
+    keys = np.array([key_of(n, 0) for n in range(1, 621)], np.uint64)
+    for table, sweep in zip(tables, sweeps, strict=True):
+        for n in range(0, len(keys), 10):
+            see(table, keys[n : n + 10], 1 + n)
+        before = len(table)
+        sweep.step(table, 100, 1_000_000)
+        assert before - len(table) == sweep.tally[EVICTED] > 0
+    assert len(tables[0].old) > 1, "it was growing"
+    assert sweeps[0].state().tolist() == sweeps[1].state().tolist()
