@@ -94,7 +94,9 @@ class Encoder:
         crosses = spec.crosses() if "wide" in spec.parts else []
         assert len(crosses) <= CROSSES_MAX
         self.cross_names = [*(" x ".join(c.of) for c in crosses), "bias"]
-        self.alphas = np.array([*(c.alpha or spec.wide.alpha for c in crosses), spec.wide.alpha], np.float32)
+        wide = spec.wide
+        alphas = [*(c.alpha or wide.alpha for c in crosses), wide.bias_alpha or wide.alpha]
+        self.alphas = np.array(alphas, np.float32)
         self.wide = Product(layout, [*(c.of for c in crosses), []], [f"wide {n}" for n in self.cross_names])
         names = spec.deep_features() if "deep" in spec.parts else []
         self.deep_lists = [n for n in names if n in (*layout.user_lists, *layout.item_lists)]

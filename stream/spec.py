@@ -88,10 +88,12 @@ class Wide(Part, frozen=True):
     """The part that memorises: FTRL-Proximal over fields and cross-products.
 
     A key gets a weight at its `admit`-th sighting, and loses it when it wasn't seen for `expire` of event time.
-    Over `max_keys` those go first that were not seen for longest.
+    Over `max_keys` those go first that were not seen for longest. `bias_alpha`: the bias's rate, where labels are so
+    rare that `alpha` would take it to the base rate too late; without it `alpha`.
     """
 
     alpha: Positive = 0.05
+    bias_alpha: Positive | None = None
     beta: NotNegative = 1.0
     l1: NotNegative = 0.0
     l2: NotNegative = 0.0

@@ -201,10 +201,9 @@ class Outline:
             crosses.append(("user.id", kind.name))
         crosses += [(group.name, "item.id") for group in self._groups()]
         yield _line("[wide]", "memorises")
+        yield "alpha = 0.05"
         if self.rare:
-            yield _line("alpha = 0.1", "labels are rare: the bias has a long way to go")
-        else:
-            yield "alpha = 0.05"
+            yield _line("bias_alpha = 1.0", "labels are rare: the bias has a long way to go")
         yield "l1 = 0.1"
         yield f"features = [{', '.join(map(toml_text, features))}]"
         if not crosses:

@@ -157,11 +157,14 @@ def test_a_part_that_is_left_out_reads_nothing() -> None:
 
 
 def test_alphas_are_the_spec_s_or_a_cross_s_own() -> None:
-    """One per cross, in order, and the bias's."""
+    """One per cross, in order, and the bias's, which can have a rate of its own."""
     crosses: list[list[str] | Cross] = [["user.id", "item.id"], Cross(of=["item.tags"], alpha=0.5)]
     wide = msgspec.structs.replace(SPEC.wide, alpha=0.25, features=["item.id"], crosses=crosses)
     encoder = Encoder(msgspec.structs.replace(SPEC, wide=wide), LAYOUT)
     assert encoder.alphas.tolist() == [0.25, 0.25, 0.5, 0.25]
+    wide = msgspec.structs.replace(wide, bias_alpha=2.0)
+    spec = msgspec.structs.replace(SPEC, wide=wide)
+    assert Encoder(spec, Layout(spec)).alphas.tolist() == [0.25, 0.25, 0.5, 2.0]
     assert encoder.cross_names == ["item.id", "user.id x item.id", "item.tags", "bias"]
 
 

@@ -102,10 +102,10 @@ def test_what_is_known_decides_what_is_learned(drafted: tuple[str, Spec]) -> Non
 
 
 def test_rare_labels_are_learned_with_care() -> None:
-    """With few installs the deep part takes small steps, and a low base rate has the bias move faster."""
+    """With few installs the deep part takes small steps, and at a low base rate the bias takes large ones."""
     lines = [line for n, line in enumerate(store(1_000)) if line["type"] != "install" or n % 12 == 0]
     spec = draft_of(lines)[1]
-    assert (spec.wide.alpha, spec.deep.learning_rate) == (0.1, 0.005)
+    assert (spec.wide.bias_alpha, spec.deep.learning_rate) == (1.0, 0.005)
 
 
 def test_the_window_takes_most_delays(drafted: tuple[str, Spec], lines: list[dict[str, Any]]) -> None:
