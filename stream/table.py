@@ -206,12 +206,6 @@ def _copy_rows(slots: Any, old: Any, keys: Any, clear: Any) -> Any:
 
 
 @kernel
-def _mark(slots: Any, keys: Any) -> None:
-    for k in range(keys.shape[0]):
-        slots[find(slots, keys[k]), 1] |= CHANGED
-
-
-@kernel
 def _close(slots: Any, seen: Any, row: Any) -> None:
     """Empty a row; those behind it that would rather stand there move up."""
     mask = np.int64(slots.shape[0] - 1)
@@ -397,14 +391,3 @@ class Table:
         """Keys that changed since the last `take_fresh`, in order."""
         keys: U64 = np.concatenate([*self._full, self.fresh[: self.counts[FRESH]]])
         return keys[np.sort(np.unique(keys, return_index=True)[1])] if self._dropped else keys
-
-    @classmethod
-    def restored(cls, slots: U64, fresh: U64) -> "Table":
-        """The very table that had these slots and fresh keys: the same layout, so the same order ever after."""
-        table = cls(slots.shape[1])
-        table.slots = _zeros(*slots.shape)
-        table.slots[:] = slots
-        table.fresh = np.concatenate([fresh, np.zeros(1024, np.uint64)])
-        table.counts = np.array([np.count_nonzero(slots[:, 0]), len(fresh)], np.int64)
-        _mark(table.slots, fresh)
-        return table
