@@ -29,7 +29,7 @@ from stream.snapshot import (
     pack,
 )
 from stream.spec_file import encode_spec
-from stream.table import U64, Table
+from stream.table import U64, Table, distinct
 
 FOLD_SHARE = 0.25
 GOLDEN_ITEMS = 8  # of a page that a ranker must score as the learner does
@@ -195,7 +195,7 @@ class _Chain:
             content = _Content(self.part.content(fresh))
             self.laid = _Laid(self.laid.base, self.laid.merged, (*self.laid.deltas, content))
             return content
-        keys = np.unique(np.concatenate(self.since_base))
+        keys = distinct(np.concatenate(self.since_base))
         if len(keys) > FOLD_SHARE * self.base_size:
             return self._rebase()
         self.since_base = [keys]

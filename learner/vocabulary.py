@@ -13,7 +13,7 @@ import numpy.typing as npt
 from stream.encoder import I64
 from stream.errors import SpecError
 from stream.features import F32
-from stream.table import AHEAD, U64, Table, fetch, find, home, kernel, mix, place
+from stream.table import AHEAD, U64, Table, distinct, fetch, find, home, kernel, mix, place
 
 WIDTH: Final = 4  # key; row (0: none yet), sightings, event time of the newest (ms)
 EMBEDDING_INIT: Final = 0.02
@@ -147,7 +147,7 @@ class Vocabulary:
         self.counts[FRESH] = 0
         keys = self.keys[rows]
         gone, self.gone = self.gone, []
-        return np.unique(np.concatenate([keys[(keys != 0) | (rows == 0)], *gone]))
+        return distinct(np.concatenate([keys[(keys != 0) | (rows == 0)], *gone]))
 
     def changed_rows(self) -> I64:
         """Rows that changed since the last `take_changed`, in order of their first change."""

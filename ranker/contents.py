@@ -12,7 +12,7 @@ from stream.errors import BadSnapshot
 from stream.features import F32
 from stream.snapshot import Content
 from stream.statistics import WIDTH as STATISTICS_WIDTH
-from stream.table import U64
+from stream.table import U64, distinct
 
 
 def wide_change(content: Content) -> Change:
@@ -42,7 +42,7 @@ def vectors_of(content: Content, dim: int) -> tuple[Change, F32 | None]:
     keys, vectors = np.array(_array(content, "keys", "<u8", 1)), _floats(content, "vectors", None)
     if vectors.shape != (len(keys), dim):
         raise BadSnapshot(f"vectors of shape {vectors.shape} aren't {len(keys)} rows of {dim}")
-    if len(np.unique(keys)) != len(keys):
+    if len(distinct(keys)) != len(keys):
         raise BadSnapshot("an embedding row's key stands twice")
     unseen = vectors[keys == 0]
     if len(unseen):
