@@ -5,6 +5,7 @@ untold items go out as negatives. An install finds its page in a second table, b
 """
 
 import sys
+import tempfile
 from typing import Any
 
 import faust
@@ -23,6 +24,7 @@ def make_app(kafka: str, prefix: str) -> faust.App:
         topic_partitions=4,
         stream_wait_empty=False,
         worker_redirect_stdouts=False,
+        datadir=tempfile.mkdtemp(prefix="thalweg-peer-"),
     )
     events = app.topic(f"{prefix}peer.events", value_serializer="json", key_type=str)
     examples = app.topic(f"{prefix}peer.examples", value_serializer="json")

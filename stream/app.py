@@ -89,6 +89,7 @@ def make_app(settings: Settings) -> faust.App:
         broker_credentials=credentials(settings),
         broker_session_timeout=10.0,
         broker_heartbeat_interval=2.0,
+        broker_rebalance_timeout=15.0,  # a member that can't rejoin holds the others up no longer
         broker_commit_livelock_soft_timeout=1e9,  # Faust's own commits are off
         consumer_group_instance_id=f"{settings.topic('joiner')}-{settings.worker}",
         consumer_auto_offset_reset="earliest",
