@@ -165,14 +165,18 @@ class Publisher:
 
     def publish(self, golden: Sequence[Golden] = ()) -> Manifest:
         """The next version, of the parts as they are."""
+        manifest = self.cut(golden)
+        self.store.publish(manifest)
+        return manifest
+
+    def cut(self, golden: Sequence[Golden] = ()) -> Manifest:
+        """The next version's manifest, for the store to publish."""
         self.number += 1
-        manifest = Manifest(
+        return Manifest(
             model=self.store.model, version=self.number, parent=self.number - 1, fingerprint=self.spec.fingerprint(),
             spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=1, watermark_ms=2_000_000,
             learned_ms=2_000_000, created_ms=2_000_000, metrics={}, parts=dict(self.parts), golden=list(golden),
         )  # fmt: skip
-        self.store.publish(manifest)
-        return manifest
 
     def _put(self, content: Content) -> Digests:
         raw = pack(content)

@@ -1,27 +1,36 @@
 """Swapping under load: what a request feels when the model beneath it changes every 200 ms, and what a swap costs.
 
-Requests come open loop, at half of what one ranker can take: a request's time runs from when it was due. Versions are
-built and swapped in by the follower's own thread, as in a service. Nothing is a peer here: the steady run is.
+Requests come open loop, at half of what one ranker can take: a request's time runs from when it was due. Versions come
+from another process through a Redis of their own, cut ahead of their time; they're built and swapped in by the
+follower's own thread, as in a service. Nothing is a peer here: the steady run is.
 """
 
 import gc
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
+from benchmarks.feed import ITEMS, SPEC, USERS, Course, feeding
 from benchmarks.serving import Publisher, World
+from benchmarks.snapshot import own_redis
 from ranker.follow import Follower
 from ranker.model import score_features
 from ranker.rank import Ranked, rank_with
-from ranker.score import Scorer
+from ranker.score import SWITCH_S, Scorer
 from ranker.shelf import Shelf
 from ranker.versions import Loader
+from ranker.warm import warm
 from stream.memory_store import MemoryStore
+from stream.redis_store import RedisStore
+from stream.settings import Settings
 from stream.spec_file import load_spec
 
 CANDIDATES, BEST, NOW_MS = 200, 10, 2_100_000
@@ -85,7 +94,7 @@ class Load:
 
 def built(share: float, *, quick: bool) -> tuple[World, Publisher, MemoryStore]:
     """A world and a base in a store, of this share of the full size."""
-    world = World(load_spec(Path("specs/movielens.toml")), items=4_000, users=150)
+    world = World(load_spec(SPEC), ITEMS, USERS)
     store = MemoryStore(world.plan.spec.name)
     size = share * (0.1 if quick else 1.0)
     publisher = Publisher(world, store, wide_keys=int(WIDE_KEYS * size), rows=int(ROWS * size))
@@ -111,44 +120,42 @@ def builds_ms(publisher: Publisher, store: MemoryStore, count: int) -> tuple[flo
     return float(np.median(builds)) * 1e3, float(np.median(lives)) * 1e3
 
 
-def under_load(load: Load, publisher: Publisher, swaps: int, per_s: float) -> dict[str, float]:
-    """p99 steady, while swapping, and while swapping in new dense layers."""
-    idle = time.perf_counter() + swaps * EVERY_S / 2
-    steady = load.at(per_s, lambda: time.perf_counter() > idle)
-    stop, over = threading.Event(), threading.Event()
-    moments: list[tuple[float, bool]] = []
-
-    def publish() -> None:
-        """Versions are made ahead of their time, so that what is measured is the ranker."""
-        for n in range(swaps):
-            dense = n % DENSE_EACH == DENSE_EACH - 1
-            publisher.delta(2_000, 2_000, 500, dense=dense)
-            if n % FULL_EACH == FULL_EACH - 1:
-                publisher.merge()
-            time.sleep(max(0.0, started + n * EVERY_S - time.perf_counter()))
-            publisher.publish()
-            moments.append((time.perf_counter(), dense))
-        over.set()
-
-    following = threading.Thread(target=load.follower.run, args=(stop,))
-    following.start()
-    started = time.perf_counter() + EVERY_S
-    publishing = threading.Thread(target=publish)
-    publishing.start()
-    found = load.at(per_s, over.is_set)
-    stop.set()
-    following.join()
-    publishing.join()
+def under_load(settings: Settings, scorer: Scorer, *, quick: bool) -> dict[str, float]:
+    """p99 steady, while swapping, and while swapping in new dense layers; the store is idle, then fed."""
+    size, swaps = (0.1, 30) if quick else (1.0, 300)
+    course = Course(int(WIDE_KEYS * size), int(ROWS * size), swaps, EVERY_S, DENSE_EACH, FULL_EACH)
+    stop, spec = threading.Event(), load_spec(SPEC)
+    with feeding(settings, course) as feed, closing(RedisStore(settings, spec.name)) as store:
+        load = Load(World(spec, ITEMS, USERS), Follower(store, spec.name, Shelf(), lambda: NOW_MS), scorer)
+        load.follower.step()
+        gc.collect()
+        gc.freeze()
+        per_s = load.capacity_s() / 2
+        following = threading.Thread(target=load.follower.run, args=(stop,))
+        following.start()
+        idle = time.perf_counter() + swaps * EVERY_S / 2
+        steady = load.at(per_s, lambda: time.perf_counter() > idle)
+        feed.start(time.perf_counter() + EVERY_S)
+        found = load.at(per_s, feed.over)
+        stop.set()
+        following.join()
+        moments = feed.moments()
+        assert load.follower.served is not None
+        assert load.follower.served.version.number > swaps - 2, "versions came faster than they were served"
     when = np.array([moment for moment, _ in moments])
     before = np.searchsorted(when, found[:, 0]) - 1
     dense = np.array([dense for _, dense in moments])[np.maximum(before, 0)] & (before >= 0)
     soon = dense & (found[:, 0] - when[np.maximum(before, 0)] <= AFTER_S)
     return {
+        "offered_per_s": per_s,
         "p99_steady_ms": float(np.percentile(steady[:, 1], 99)) * 1e3,
         "p99_swapping_ms": float(np.percentile(found[~dense, 1], 99)) * 1e3,
         "p99_dense_swap_ms": float(np.percentile(found[soon, 1], 99)) * 1e3,
         "steady_p50_ms": float(np.percentile(steady[:, 1], 50)) * 1e3,
         "swapping_p50_ms": float(np.percentile(found[:, 1], 50)) * 1e3,
+        "steady_max_ms": float(steady[:, 1].max()) * 1e3,
+        "swapping_max_ms": float(found[:, 1].max()) * 1e3,
+        "load_errors": load.errors,
     }
 
 
@@ -191,25 +198,22 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     """The table and its figures."""
     figures: dict[str, float] = {}
     count = 8 if quick else 40
+    scorer = Scorer(THREADS)
+    sys.setswitchinterval(SWITCH_S)
+    warm(scorer)
     _, publisher, store = built(0.1, quick=quick)
     figures["build_small_ms"], _ = builds_ms(publisher, store, count)
-    world, publisher, store = built(1.0, quick=quick)
+    _, publisher, store = built(1.0, quick=quick)
     figures["build_large_ms"], figures["live_ms"] = builds_ms(publisher, store, count)
-    publisher.merge()
-    publisher.publish()
-    load = Load(world, Follower(store, store.model, Shelf(), lambda: NOW_MS), Scorer(THREADS))
-    load.follower.step()
-    gc.collect()
-    gc.freeze()
-    per_s = load.capacity_s() / 2
-    figures |= under_load(load, publisher, 30 if quick else 300, per_s)
     del publisher, store
+    with tempfile.TemporaryDirectory(prefix="thalweg-swap-") as folder, own_redis(Path(folder)) as settings:
+        figures |= under_load(settings, scorer, quick=quick)
     world, publisher, store = built(0.02, quick=quick)
-    load = Load(world, Follower(store, store.model, Shelf(), lambda: NOW_MS), load.scorer)
+    load = Load(world, Follower(store, store.model, Shelf(), lambda: NOW_MS), scorer)
     load.follower.step()
     figures |= back_to_back(load, publisher, store, 200 if quick else 2_000)
-    load.scorer.close()
-    figures["offered_per_s"] = per_s
+    figures["errors"] += figures.pop("load_errors")
+    scorer.close()
     return _table(figures), figures
 
 
@@ -231,6 +235,8 @@ SAYS = {
     "swapping_p50_ms": "p50, a swap every 200 ms, ms",
     "p99_swapping_ms": "p99, a swap every 200 ms, ms",
     "p99_dense_swap_ms": "p99, within 100 ms after new dense layers, ms",
+    "steady_max_ms": "longest, no swaps, ms",
+    "swapping_max_ms": "longest, a swap every 200 ms, ms",
     "build_small_ms": f"building a delta of {DELTA_KEYS:,} keys, {DELTA_ROWS:,} rows, on a tenth of the model, ms",
     "build_large_ms": f"the same on {WIDE_KEYS:,} keys, {ROWS:,} rows, ms",
     "live_ms": "the same, from its notice to being live, ms",

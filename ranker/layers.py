@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from stream.features import F32
-from stream.overlay import Overlay, Rows, lines
+from stream.overlay import PIECE, Overlay, Rows, lines, pieces
 from stream.table import U64, capacity_for, insert_rows
 
 Name = tuple[str, ...]  # a content, by the digests of its blobs
@@ -67,19 +67,23 @@ def based_on(name: Name, change: Change) -> Layers:
     columns = np.arange(len(change.keys), dtype=np.uint64)[:, None] if dim else change.columns
     rows = np.concatenate([change.keys[:, None], columns], axis=1)
     slots = lines(capacity_for(len(rows)), rows.shape[1])
-    insert_rows(slots, rows, np.zeros(2, np.int64))
+    for first, last in pieces(len(rows), 4 * PIECE):
+        insert_rows(slots, rows[first:last], np.zeros(2, np.int64))
     overlay = Overlay(1 if dim else rows.shape[1], dim=dim)
     return Layers((name,), slots, change.vectors, overlay, overlay.count)
 
 
 def _put(overlay: Overlay, count: int, keys: U64, columns: U64, vectors: F32, *, gone: bool) -> tuple[Overlay, int]:
-    given = vectors if overlay.dim else None
-    more = overlay.put(count, keys, columns, given, gone=gone)
-    if more is None:  # no room, or a version that was refused went on from there
+    """Lay rows over a view, piece by piece; in another overlay when this one has no room for all."""
+    if count != overlay.count or count + len(keys) > overlay.room:  # or a version that was refused went on from there
         overlay = overlay.folded(count, len(keys))
-        more = overlay.put(overlay.count, keys, columns, given, gone=gone)
-        assert more is not None, "there is room"
-    return overlay, more
+        count = overlay.count
+    for first, last in pieces(len(keys), PIECE):
+        given = vectors[first:last] if overlay.dim else None
+        more = overlay.put(count, keys[first:last], columns[first:last], given, gone=gone)
+        assert more is not None, "there is room, and nobody else goes on from there"
+        count = more
+    return overlay, count
 
 
 class Stack:

@@ -13,12 +13,12 @@ from ranker.net import Embeddings, Net, given_of, item_key, part_of
 from ranker.plan import Plan
 from stream.encoder import I64
 from stream.features import F32, locate
-from stream.overlay import Overlay
+from stream.overlay import Overlay, pieces
 from stream.table import U64, find_many, kernel
 
 BYTES_MAX: Final = 32 * 1024 * 1024  # of one deep version's parts
 ITEMS_MAX: Final = 65_536
-HOTTEST: Final = 2_048  # parts that the next deep version begins with
+HOTTEST: Final = 4_096  # parts that the next deep version begins with
 CHUNK: Final = 64  # parts that are computed at once: others get the processor in between
 
 
@@ -108,8 +108,7 @@ class ItemParts:
             return
         lists = len(self.plan.item.sides)
         vectors = np.empty((len(given.keys), len(self._start)), np.float32)
-        for at in range(0, len(given.keys), CHUNK):
-            to = min(at + CHUNK, len(given.keys))
+        for at, to in pieces(len(given.keys), CHUNK):
             offsets = given.offsets[at * lists : to * lists + 1]
             vectors[at:to] = part_of(given.ids, offsets, given.numbers[at:to], self.plan.item, self._embeddings,
                                      self._net.boundaries, self._net.item, self._start)  # fmt: skip

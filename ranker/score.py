@@ -4,6 +4,7 @@ import time
 from collections import deque
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from ranker.model import BATCH_ITEMS, BATCH_ITEMS_MAX, Run, Version, sigmoid
 from stream.features import F32
 from stream.table import U64
+
+SWITCH_S: Final = 5e-4  # how long a thread keeps the interpreter when others want it: Python's own 5 ms are a request's
 
 Bools = npt.NDArray[np.bool_]
 Span = tuple[int, int]

@@ -3,6 +3,7 @@
 import gc
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -14,7 +15,7 @@ from ranker.desk import Desk
 from ranker.follow import Follower
 from ranker.history import HistoryReader, Read
 from ranker.rank import Ranker
-from ranker.score import Scorer
+from ranker.score import SWITCH_S, Scorer
 from ranker.shelf import Feeder, Shelf
 from ranker.warm import warm
 from stream.clock import now_ms
@@ -191,6 +192,7 @@ def run_ranker(settings: Settings, model: str, *, accept_gap: bool = False) -> N
     """Rank with `model` until SIGINT or SIGTERM. Raises SettingsError, or LogError when waiting won't help."""
     settings.need_kafka()
     threadpool_limits(1)  # BLAS: several threads score at once, each its own batch
+    sys.setswitchinterval(SWITCH_S)
     store, client = RedisStore(settings, model), connect(settings)
 
     def read(users: Sequence[str], last: int) -> dict[str, list[str]]:

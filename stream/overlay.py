@@ -10,6 +10,8 @@ before heads name them, and nothing that was written changes, but for heads: an 
 """
 
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,6 +21,9 @@ from stream.table import U64, find, hash32, kernel, place
 
 F32 = npt.NDArray[np.float32]
 ROOM_MIN: Final = 1_024
+PIECE: Final = 2_048  # rows laid down at once: a fraction of a millisecond
+HEADS: Final = 8_192  # heads looked at in one piece
+BREATH_S: Final = 1e-4
 GROWTH: Final = 4  # room for so many times the rows that there are
 NONE: Final = -1  # what `seen` says of a key that isn't there
 GONE: Final = -2  # and of one whose row is gone
@@ -102,12 +107,12 @@ def _name(heads: Any, count: Any, keys: Any, counts: Any) -> None:
 
 
 @kernel
-def _visible(heads: Any, entries: Any, count: Any) -> Any:
-    """Keys that a view has, and the entries that it has them in; negative: gone."""
-    keys = np.empty(heads.shape[0], np.uint64)
-    held = np.empty(heads.shape[0], np.int64)
+def _visible(heads: Any, entries: Any, count: Any, first: Any, last: Any) -> Any:
+    """Keys of heads[first:last] that a view has, and the entries that it has them in; negative: gone."""
+    keys = np.empty(last - first, np.uint64)
+    held = np.empty(last - first, np.int64)
     found = 0
-    for h in range(heads.shape[0]):
+    for h in range(first, last):
         key = heads[h, 0]
         if key == np.uint64(0):
             continue
@@ -123,6 +128,17 @@ def lines(rows: int, width: int) -> U64:
     flat = np.zeros(rows * width + 8, np.uint64)  # a page of memory is taken when it's first written to
     skip = -flat.ctypes.data % 64 // 8
     return flat[skip : skip + rows * width].reshape(rows, width)
+
+
+def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """Spans of at most `most` that make up `count`, with a breath between them.
+
+    Whoever lays down many rows takes a core from threads that answer somebody: so they get it at each breath.
+    """
+    for first in range(0, count, most):
+        if first:
+            time.sleep(BREATH_S)
+        yield first, min(first + most, count)
 
 
 class Overlay:
@@ -157,17 +173,15 @@ class Overlay:
 
     def folded(self, count: int, extra: int = 0) -> "Overlay":
         """Another with what a view of `count` entries sees, a row a key, and room for `extra` and as many again."""
-        keys, entries = _visible(self.heads, self.entries, count)
-        fresh = Overlay(self.width, len(keys) + extra, self.dim)
-        for gone in (False, True):
-            those = (entries < 0) == gone
-            chosen = np.where(those, entries, 0)[those]
-            put = fresh.put(
-                fresh.count,
-                keys[those],
-                self.entries[chosen, 1:],
-                self.vectors[chosen] if self.dim else None,
-                gone=gone,
-            )
-            assert put is not None, "there is room"
+        spans = pieces(len(self.heads), HEADS)
+        found = [_visible(self.heads, self.entries, count, first, last) for first, last in spans]
+        fresh = Overlay(self.width, sum(len(keys) for keys, _ in found) + extra, self.dim)
+        for at, _ in pieces(len(found), 1):
+            keys, entries = found[at]
+            for gone in (False, True):
+                those = (entries < 0) == gone
+                chosen = np.where(those, entries, 0)[those]
+                vectors = self.vectors[chosen] if self.dim else None
+                put = fresh.put(fresh.count, keys[those], self.entries[chosen, 1:], vectors, gone=gone)
+                assert put is not None, "there is room"
         return fresh

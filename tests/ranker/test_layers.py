@@ -1,0 +1,52 @@
+"""Contents laid over each other, many rows at a time."""
+
+import numpy as np
+import pytest
+
+from ranker.layers import Change, Layers, based_on
+from stream.overlay import GONE, HEADS, NONE, PIECE, seen
+from stream.table import find
+
+
+def _held(layers: Layers, key: int) -> int | None:
+    """What a key has, by a look into overlay and base."""
+    rows = layers.rows
+    entry = seen(rows.heads, rows.entries, rows.limit, np.uint64(key))
+    if entry == GONE:
+        return None
+    if entry != NONE:
+        return int(layers.overlay.vectors[entry, 0]) if layers.overlay.dim else int(rows.entries[entry, 1])
+    row = find(rows.base, np.uint64(key))
+    if row < 0:
+        return None
+    return int(layers.vectors[int(rows.base[row, 1]), 0]) if layers.overlay.dim else int(rows.base[row, 1])
+
+
+@pytest.mark.parametrize("dim", [0, 3])
+def test_rows_that_are_laid_in_many_pieces_are_all_there(dim: int) -> None:
+    """More rows than one piece, laid and folded, are what was said last of each key; older views stay as they were."""
+    random = np.random.default_rng(dim)
+    expected: dict[int, int] = {}
+
+    def change(number: int, count: int) -> Change:
+        keys = random.choice(np.arange(1, 30_001, dtype=np.uint64), count, replace=False)
+        values = np.full((count, 1), number)
+        dead = random.choice(keys, count // 10, replace=False)
+        expected.update(dict.fromkeys(keys.tolist(), number))
+        for key in dead.tolist():
+            expected.pop(key)
+        vectors = np.repeat(values, dim, axis=1).astype(np.float32)
+        columns = np.zeros((count, 0), np.uint64) if dim else values.astype(np.uint64)
+        return Change(keys, columns, vectors, dead)
+
+    first = change(1, 5 * PIECE)
+    expected.update(dict.fromkeys(first.keys.tolist(), 1))  # a base has no tombstones
+    layers = based_on(("1",), first)
+    views = [(layers, dict(expected))]
+    for number in range(2, 5):
+        layers = layers.laid_over((str(number),), change(number, 3 * PIECE + number))
+        views.append((layers, dict(expected)))
+    folded = layers.folded()
+    assert len(layers.overlay.heads) > HEADS
+    for view, had in [*views, (folded, expected)]:
+        assert {key: held for key in range(1, 30_001) if (held := _held(view, key)) is not None} == had
