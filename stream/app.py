@@ -17,6 +17,7 @@ import logging
 import signal
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import faust
@@ -65,6 +66,25 @@ def patch_faust(wait_ms: int = FETCH_WAIT_MS) -> None:
     create.thalweg_patched = True  # type: ignore[attr-defined]
     AIOKafkaConsumerThread._create_worker_consumer = create  # type: ignore[method-assign]  # the patch
     AIOKafkaConsumerThread.commit = refuse  # type: ignore[method-assign]  # the patch
+
+
+def spare_tasks(app: faust.App, queue_of: Callable[[], Any]) -> None:
+    """Faust hands each record on in one task and waits for the flow's end in another: most of what a record costs.
+
+    Where the flow goes on and the agent's queue has room, handing on can't wait, and is done at once.
+    """
+    consumer: Any = app.consumer
+    slowly = consumer.wait_first
+
+    async def wait_first(handed_on: Any, suspended: Any) -> Any:
+        queue = queue_of()
+        if queue is None or queue.full() or consumer.suspend_flow.is_set() or not app.flow_control.is_active():
+            return await slowly(handed_on, suspended)
+        suspended.close()
+        await handed_on
+        return None
+
+    consumer.wait_first = wait_first
 
 
 def credentials(settings: Settings) -> Any:
@@ -129,6 +149,7 @@ class JoinerService:
         self.tally = meters.Tally()
         self._outbox = Outbox(lambda: self.app.producer._ensure_producer(), settings.topic, self.fail)  # type: ignore[attr-defined]
         self.share = Share(rules, shell, Turn(shell, partitions, histories, self.tally), self._outbox.put)
+        self._queue: Any = None
         self._revocations = 0
         self._revoked_at: float | None = None
         self._events = settings.topic(EVENTS.name)
@@ -144,7 +165,7 @@ class JoinerService:
 
     async def _join(self, stream: Any) -> None:
         """Faust's agent: every record, in order. Whatever goes wrong ends the service: a restart reads it again."""
-        queue = stream.channel.queue
+        queue = self._queue = stream.channel.queue
         while True:
             event = await queue.get()
             try:
@@ -268,6 +289,7 @@ class JoinerService:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
+        spare_tasks(self.app, lambda: self._queue)
         chores = asyncio.create_task(self._chores())
         try:
             try:

@@ -1,7 +1,7 @@
 """What falls due by event time: in order, and cheap to hold."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -38,24 +38,33 @@ class Calendar(Generic[T]):
 
     def add(self, thing: T) -> None:
         """Put it in its place."""
-        self.add_all((thing,))
+        time_ms = thing.time_ms
+        slot = time_ms >> SLOT_BITS
+        if slot <= self._near_slot:
+            place = bisect_right(self._times, time_ms, lo=self._at)
+            self._times.insert(place, time_ms)
+            self._near.insert(place, thing)
+        else:
+            try:
+                self._far[slot].append(thing)
+            except KeyError:
+                self._far[slot] = [thing]
+        if time_ms < self.next_ms:
+            self.next_ms = time_ms
 
-    def add_all(self, things: Iterable[T]) -> None:
-        """Put each in its place."""
-        far, near_slot = self._far, self._near_slot
-        for thing in things:
-            time_ms = thing.time_ms
-            slot = time_ms >> SLOT_BITS
-            if slot <= near_slot:
-                place = bisect_right(self._times, time_ms, lo=self._at)
-                self._times.insert(place, time_ms)
-                self._near.insert(place, thing)
-            elif slot in far:
-                far[slot].append(thing)
-            else:
-                far[slot] = [thing]
-            if time_ms < self.next_ms:
-                self.next_ms = time_ms
+    def add_all(self, things: Sequence[T]) -> None:
+        """Put each in its place: at once if they belong into one slot."""
+        times = list(map(_time, things))
+        first_ms, slot = min(times), max(times) >> SLOT_BITS
+        if first_ms >> SLOT_BITS != slot or slot <= self._near_slot:
+            for thing in things:
+                self.add(thing)
+            return
+        if slot in self._far:
+            self._far[slot] += things
+        else:
+            self._far[slot] = list(things)
+        self.next_ms = min(self.next_ms, first_ms)
 
     def take(self, until_ms: int) -> list[T]:
         """Take out everything up to this event time, inclusive, in order."""

@@ -114,6 +114,7 @@ class Joiner:
         self._bytes_max = 2**62 if rules.bytes_max is None else rules.bytes_max
         self._marks: deque[Mark] = deque()
         self._closing: Calendar[Shown] = Calendar()  # open pages
+        self._fresh: list[Shown] = []  # open pages that aren't in there yet
         self._known: Calendar[Shown | Held] = Calendar()  # closed pages; installs
         self._pages: dict[str, Shown] = {}
         self._installs: dict[str, Held] = {}
@@ -144,16 +145,21 @@ class Joiner:
                 self._take_page(event, mark, ingest_ms, said)
             elif type(event) is Install:
                 self._take_install(event, mark, ingest_ms, said)
-            else:
-                self.counts.ticks += 1
             if self.held_bytes > self._bytes_max:
                 self._shed(ingest_ms, said)
         self._catch_up(ingest_ms, said)
+        self._count(events)
         if not mark.living:
             marks.pop()
         while marks and not marks[0].living:
             marks.popleft()
         return said
+
+    def _count(self, events: Sequence[HeldEvent]) -> None:
+        kinds, counts = list(map(type, events)), self.counts
+        counts.pages += (pages := kinds.count(Shown))
+        counts.installs += (installs := kinds.count(Install))
+        counts.ticks += len(kinds) - pages - installs
 
     def hold_offset(self) -> int | None:
         """The oldest record of which something is still remembered; None: nothing is. Commit up to it, exclusive."""
@@ -177,6 +183,9 @@ class Joiner:
     def _catch_up(self, ingest_ms: int, said: list[Told]) -> None:
         """Close and forget what the watermark has passed. It can wait while pages come that it has no bearing on."""
         watermark_ms = self.watermark_ms
+        if self._fresh:
+            self._closing.add_all(self._fresh)
+            self._fresh.clear()
         self._finish(watermark_ms - self._window_ms, watermark_ms - self._life_ms, ingest_ms, said)
 
     def _finish(self, closed_ms: int, forgotten_ms: int, ingest_ms: int, said: list[Told]) -> None:
@@ -187,12 +196,7 @@ class Joiner:
             self._labels.close(closing, ingest_ms, said)
             self._known.add_all(closing)
         if self._known.next_ms <= forgotten_ms:
-            for what in self._known.take(forgotten_ms):
-                if type(what) is Shown:
-                    self._forget_page(what)
-                else:
-                    assert isinstance(what, Held)
-                    self._forget_install(what)
+            self._forget(self._known.take(forgotten_ms))
 
     def _shed(self, ingest_ms: int, said: list[Told]) -> None:
         """Raise the floor until memory suffices: what is oldest closes and is forgotten before its time."""
@@ -203,44 +207,42 @@ class Joiner:
             self._finish(self._floor_ms, self._floor_ms, ingest_ms, said)
             self.counts.shed += before - len(self._pages)
 
-    def _too_old(self, time_ms: int) -> bool:
-        """Whether nothing of this time is remembered any more."""
-        return time_ms + self._life_ms <= self.watermark_ms or time_ms <= self._floor_ms
-
     def _take_page(self, page: Shown, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
-        self.counts.pages += 1
-        if self._too_old(page.time_ms):
+        time_ms, watermark_ms = page.time_ms, self.watermark_ms
+        if time_ms + self._life_ms <= watermark_ms or time_ms <= self._floor_ms:
             self.counts.late += 1
             return
-        waiting = self._installs_of.of(page.user)
-        closed = page.time_ms + self._window_ms <= self.watermark_ms
+        waiting = page.user in self._installs_of.users
+        closed = time_ms + self._window_ms <= watermark_ms
         if waiting or closed or self._tells_first or page.request_id in self._pages:
             self._catch_up(ingest_ms, said)
             if page.request_id in self._pages:
                 self.counts.duplicate += 1
                 return
-            waiting = self._installs_of.of(page.user)
         page.mark = mark
         mark.living += 1
-        page.silent = page.time_ms <= self._finished_ms
+        if time_ms <= self._finished_ms:
+            page.silent = True
         self._pages[page.request_id] = page
-        others = self._pages_of.of(page.user)
-        if others:
-            page.user = others[0].user  # one text for all pages of a user
-        self._pages_of.add(page.user, page)
+        page.user = self._pages_of.add(page.user, page).user  # one text for all pages of a user
         self.held_bytes += len(page.raw) + PAGE_BYTES
         if waiting or self._tells_first:
-            rows: list[Row] = []
-            self._labels.open(page, bool(waiting), ingest_ms, rows, said)
-            for one in waiting:
-                self._claim(page, one, ingest_ms, rows, said)
-            self._labels.say(page, rows, ingest_ms, said)
+            self._tell_first(page, ingest_ms, said)
         if closed:
             self._labels.close((page,), ingest_ms, said)
             self._known.add(page)
         else:
             self.open_pages += 1
-            self._closing.add(page)
+            self._fresh.append(page)
+
+    def _tell_first(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
+        """What can be told of a page when it comes."""
+        rows: list[Row] = []
+        waiting = self._installs_of.of(page.user)
+        self._labels.open(page, bool(waiting), ingest_ms, rows, said)
+        for one in waiting:
+            self._claim(page, one, ingest_ms, rows, said)
+        self._labels.say(page, rows, ingest_ms, said)
 
     def _claim(self, page: Shown, one: Held, ingest_ms: int, rows: list[Row], said: list[Told]) -> None:
         """Give an install that came first to this page, if the page is a better one than it has."""
@@ -260,8 +262,7 @@ class Joiner:
 
     def _take_install(self, install: Install, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
         self._catch_up(ingest_ms, said)
-        self.counts.installs += 1
-        if self._too_old(install.time_ms):
+        if install.time_ms + self._life_ms <= self.watermark_ms or install.time_ms <= self._floor_ms:
             self.counts.late += 1
             return
         key = f"{install.user}\0{install.install_id}"
@@ -307,13 +308,19 @@ class Joiner:
             return -1
         return page.position_of(install.item)
 
-    def _forget_page(self, page: Shown) -> None:
-        page.silent = True
-        page.mark.living -= 1
-        page.mark = None
-        self.held_bytes -= len(page.raw) + PAGE_BYTES
-        del self._pages[page.request_id]
-        self._pages_of.drop(page.user, page)
+    def _forget(self, known: list[Shown | Held]) -> None:
+        pages, pages_of, freed = self._pages, self._pages_of, 0
+        for what in known:
+            if type(what) is Shown:
+                what.silent = True
+                what.mark.living -= 1
+                freed += len(what.raw) + PAGE_BYTES
+                del pages[what.request_id]
+                pages_of.drop(what.user, what)
+            else:
+                assert isinstance(what, Held)
+                self._forget_install(what)
+        self.held_bytes -= freed
 
     def _forget_install(self, one: Held) -> None:
         install = one.install

@@ -1,7 +1,8 @@
 """What is told of a page, and when: the policies. A label told is told again only when it changes."""
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from functools import cache
+from typing import Literal
 
 from stream.events import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
 from stream.remembered import Held
@@ -9,7 +10,11 @@ from stream.shown import Shown
 from stream.told import Row, Told
 
 Policy = Literal["wait", "eager", "fake_negative"]
-ALL_TOLD: Final = [(1 << size) - 1 for size in range(129)]  # shared, so that a page needs no number of its own
+
+
+@cache  # shared, so that a page needs no number of its own
+def _all_told(size: int) -> int:
+    return (1 << size) - 1
 
 
 class Labeller:
@@ -26,18 +31,22 @@ class Labeller:
         if waiting:
             self._tell_rest(page, ingest_ms, rows)
         else:
-            self._tell_all_negative(page, ingest_ms, said)
+            page.told = _all_told(page.size)
+            if not page.silent:
+                said.append(Told(page, None, ingest_ms))
 
     def close(self, pages: Iterable[Shown], ingest_ms: int, said: list[Told]) -> None:
         """The windows of these pages are over: tell what is still untold."""
         for page in pages:
             page.closed = True
-            if not page.told and not page.installs:
-                self._tell_all_negative(page, ingest_ms, said)
-                continue
-            rows: list[Row] = []
-            self._tell_rest(page, ingest_ms, rows)
-            self.say(page, rows, ingest_ms, said)
+            if page.told or page.installs:
+                rows: list[Row] = []
+                self._tell_rest(page, ingest_ms, rows)
+                self.say(page, rows, ingest_ms, said)
+            else:
+                page.told = _all_told(page.size)
+                if not page.silent:
+                    said.append(Told(page, None, ingest_ms))
 
     def attach(self, page: Shown, position: int, one: Held, ingest_ms: int, rows: list[Row]) -> None:
         """An install belongs to this page now."""
@@ -79,11 +88,6 @@ class Labeller:
         page.told |= bit
         page.labels = page.labels & ~bit | label
         rows.append((position, 1 if label else 0, reason, cause.install.install_id, ingest_ms))
-
-    def _tell_all_negative(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
-        page.told = ALL_TOLD[page.size] if page.size < len(ALL_TOLD) else (1 << page.size) - 1
-        if not page.silent:
-            said.append(Told(page, None, ingest_ms))
 
     def _tell_rest(self, page: Shown, ingest_ms: int, rows: list[Row]) -> None:
         """Tell every label that wasn't told yet."""

@@ -8,7 +8,6 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from stream.events import REASONS
 from stream.join import Joiner
-from stream.shown import HeldEvent, Shown
 from stream.told import Told, count_reasons
 
 EVENTS_READ = Counter("thalweg_joiner_events", "events taken in", ["kind"])
@@ -40,14 +39,16 @@ class Tally:
         self.letters = {"undecodable": 0, "future": 0}
         self._delays: list[int] = []  # ingest times of records that told something
 
-    def add(self, taken: Sequence[HeldEvent], installs: int, told: Sequence[Told], bad: int, ahead: int) -> None:
-        """One record: events taken in, labels told, and what went to the dead letters."""
-        pages = sum(type(event) is Shown for event in taken)
-        self.kinds["page"] += pages
-        self.kinds["install"] += installs
-        self.kinds["tick"] += len(taken) - pages - installs
+    def add_letters(self, bad: int, ahead: int) -> None:
+        """What of a record went to the dead letters."""
         self.letters["undecodable"] += bad
         self.letters["future"] += ahead
+
+    def add(self, pages: int, installs: int, ticks: int, told: Sequence[Told]) -> None:
+        """One record: events taken in, and labels told."""
+        self.kinds["page"] += pages
+        self.kinds["install"] += installs
+        self.kinds["tick"] += ticks
         if told:
             count_reasons(told, self.told)
             self._delays.append(told[-1].ingest_ms)

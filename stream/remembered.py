@@ -59,33 +59,37 @@ class OfUsers(Generic[T]):
     """Things of each user, in the order in which they came."""
 
     def __init__(self) -> None:
-        self._of: dict[str, Any] = {}  # T, or _Several
+        self.users: dict[str, Any] = {}  # T, or _Several
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self.users)
 
-    def add(self, user: str, thing: T) -> None:
-        """Put it last."""
-        there: Any = self._of.setdefault(user, thing)
-        if there is thing:
-            return
-        if type(there) is _Several:
-            there.things += (thing,)
-        else:
-            self._of[user] = _Several((there, thing))
+    def add(self, user: str, thing: T) -> T:
+        """Put it last; returns the user's first."""
+        there: Any = self.users.setdefault(user, thing)
+        first: T = there
+        if there is not thing:
+            if type(there) is _Several:
+                first = there.things[0]
+                there.things += (thing,)
+            else:
+                self.users[user] = _Several((there, thing))
+        return first
 
     def drop(self, user: str, thing: T) -> None:
         """Take it out; it must be there."""
-        there: Any = self._of[user]
+        there: Any = self.users.pop(user)
         if there is thing:
-            del self._of[user]
             return
-        place = there.things.index(thing)
-        there.things = there.things[:place] + there.things[place + 1 :]
-        if not there.things:
-            del self._of[user]
+        things = there.things
+        if things[0] is thing:
+            left = things[1:]
+        else:
+            place = things.index(thing)
+            left = things[:place] + things[place + 1 :]
+        self.users[user] = left[0] if len(left) == 1 else _Several(left)
 
     def of(self, user: str) -> tuple[T, ...]:
         """All of the user's."""
-        there: Any = self._of.get(user)
+        there: Any = self.users.get(user)
         return () if there is None else there.things if type(there) is _Several else (there,)

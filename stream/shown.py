@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from stream.events import Impression, Install, SourceEvent, Tick, decode_events, encode
+from stream.scan import INSTALL, PAGE, plain_events
 
 
 class Shown(msgspec.Struct, gc=False, eq=False):
@@ -45,12 +46,28 @@ class _Items(msgspec.Struct, array_like=True, tag=1):
 
 _items = msgspec.msgpack.Decoder(_Items)
 _parts = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_install = msgspec.msgpack.Decoder(Install)
 
 HeldEvent = Shown | Install | Tick
 
 
 def read_record(raw: bytes) -> tuple[list[HeldEvent], list[tuple[bytes, str]]]:
     """What `decode_events` says of a record, pages in the join's form: events in order, and (bytes, reason)."""
+    found = plain_events(raw)
+    if found is None:
+        return read_any(raw)
+    events: list[HeldEvent] = []
+    for tag, begin, end, time_ms, size, request, request_end, user, user_end in found:
+        if tag == PAGE:
+            request_id, user_id = str(raw[request:request_end], "ascii"), str(raw[user:user_end], "ascii")
+            events.append(Shown(raw[begin:end], request_id, user_id, time_ms, size))
+        else:
+            events.append(_install.decode(raw[begin:end]) if tag == INSTALL else Tick(time_ms))
+    return events, []
+
+
+def read_any(raw: bytes) -> tuple[list[HeldEvent], list[tuple[bytes, str]]]:
+    """The same for a record of any form, bad ones too, more slowly."""
     events, bad = decode_events(raw)
     if bad:
         return held(events), bad

@@ -4,20 +4,29 @@ The bytes are those of `events.encode(Examples(...))`, without an object per ite
 """
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from stream.events import REASONS, WINDOW_CLOSED, Examples, decode_examples, encode_values, example_id
+from stream.events import (
+    ITEMS_MAX,
+    REASONS,
+    WINDOW_CLOSED,
+    Examples,
+    decode_examples,
+    encode_values,
+    example_id,
+)
+from stream.scan import list_at, number_at, text_at
 from stream.shown import Shown
 from stream.table import kernel
 from stream.xxh3 import LENGTH_MAX, xxh3_64
 
 HEAD: Final = b"\x98\x04"  # an array of eight, the first the tag of Examples
 REQUEST_ID_MAX: Final = LENGTH_MAX - 8  # bytes; the hash in batches takes no more
-ID_BYTES: Final = 9
+PAGE_MORE_BYTES: Final = 24  # the heads of an Examples and of its columns
+ITEM_BYTES: Final = 9 + 3 + 1 + 9 + 1 + 9  # in all columns
 
 Row = tuple[int, int, int, str, int]  # position, label, reason, install id, ingest ms
 
@@ -34,21 +43,8 @@ def examples_bytes(told: Sequence[Told]) -> list[bytes]:
     """Each as the bytes of an Examples."""
     if len(told) == 1:
         return [_with_rows(told[0])]
-    plain = [t.page for t in told if t.rows is None and len(t.page.request_id) * 4 <= REQUEST_ID_MAX]
-    ids = iter(_ids_of(plain) if plain else ())
-    ingests: dict[tuple[int, int], bytes] = {}
-    written = []
-    for t in told:
-        page = t.page
-        if t.rows is None and len(page.request_id) * 4 <= REQUEST_ID_MAX:
-            size = page.size
-            came = ingests.get((size, t.ingest_ms))
-            if came is None:
-                came = ingests[size, t.ingest_ms] = _repeated(size, t.ingest_ms)
-            written.append(b"".join((HEAD, page.raw, next(ids), _untouched(size), came)))
-        else:
-            written.append(_with_rows(t))
-    return written
+    untouched = iter(_untouched([t for t in told if t.rows is None]))
+    return [(next(untouched) if t.rows is None else b"") or _with_rows(t) for t in told]
 
 
 def examples_of(told: Sequence[Told]) -> list[Examples]:
@@ -82,17 +78,6 @@ def _with_rows(t: Told) -> bytes:
     return b"".join((HEAD, t.page.raw, encode_values(ids, positions, labels, [1.0] * len(rows), reasons, ingests)))
 
 
-@cache
-def _untouched(size: int) -> bytes:
-    """The columns between ids and ingest times of a page that nothing was installed from."""
-    return encode_values(list(range(size)), [0] * size, [1.0] * size, [WINDOW_CLOSED] * size)
-
-
-def _repeated(size: int, number: int) -> bytes:
-    """A list of one number, again and again."""
-    return array_head(size) + encode_values([number])[1:] * size
-
-
 def array_head(size: int) -> bytes:
     """The msgpack bytes that begin an array."""
     if size < 16:
@@ -100,49 +85,116 @@ def array_head(size: int) -> bytes:
     return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")
 
 
-def _ids_of(pages: Sequence[Shown]) -> list[bytes]:
-    """The ids of all items of each page, as the bytes of a list."""
-    names = [page.request_id.encode() for page in pages]
-    ends = np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
-    sizes = np.fromiter((page.size for page in pages), np.int64, len(names))
-    written = np.empty(int(sizes.sum()) * ID_BYTES, np.uint8)
-    _hash_pages(np.frombuffer(b"".join(names), np.uint8), ends, sizes, WINDOW_CLOSED, written)
-    ids, at, found = written.tobytes(), 0, []
-    for page in pages:
-        end = at + page.size * ID_BYTES
-        found.append(array_head(page.size) + ids[at:end])
-        at = end
+def _untouched(told: Sequence[Told]) -> list[bytes]:
+    """Pages that nothing was installed from, each as the bytes of an Examples; empty where the kernel can't say it."""
+    if not told:
+        return []
+    raws = [t.page.raw for t in told]
+    count = len(raws)
+    sizes = np.fromiter((t.page.size for t in told), np.int64, count)
+    ingests = np.fromiter((t.ingest_ms for t in told), np.int64, count)
+    ends = np.cumsum(np.fromiter(map(len, raws), np.int64, count))
+    written = np.empty(int(ends[-1]) + count * PAGE_MORE_BYTES + int(sizes.sum()) * ITEM_BYTES, np.uint8)
+    _write_pages(np.frombuffer(b"".join(raws), np.uint8), ends, sizes, ingests, written)
+    whole, begin, found = written.tobytes(), 0, []
+    for end in ends.tolist():  # where each ends now
+        found.append(whole[begin:end])
+        begin = end
     return found
 
 
 @kernel
-def _hash_pages(names: Any, ends: Any, sizes: Any, reason: Any, written: Any) -> None:
-    """`example_id` of every position without an install id, each as a msgpack uint64.
+def _put_head(written: Any, at: Any, size: Any) -> Any:
+    """Begin a list; returns where its elements go."""
+    if size < 16:
+        written[at] = 0x90 + size
+        return at + 1
+    written[at], written[at + 1], written[at + 2] = 0xDC, size >> 8, size & 255
+    return at + 3
 
-    uint8 [bytes of all request ids], int64 [pages] where each ends, int64 [pages] items, uint8 [items x ID_BYTES].
+
+@kernel
+def _put_number(written: Any, at: Any, value: Any) -> Any:
+    """Write a whole number that isn't negative, as short as it can be; returns where it ends."""
+    if value < 0x80:
+        written[at] = value
+        return at + 1
+    code = 0 if value < 1 << 8 else 1 if value < 1 << 16 else 2 if value < 1 << 32 else 3
+    size = 1 << code
+    written[at] = 0xCC + code
+    for k in range(size):
+        written[at + 1 + k] = (value >> 8 * (size - 1 - k)) & 255
+    return at + 1 + size
+
+
+@kernel
+def _put_ids(written: Any, at: Any, text: Any, name: Any, size: Any) -> Any:
+    """`example_id` of every position without an install id; `text` begins with a request id of `name` bytes."""
+    for position in range(size):
+        n = name
+        text[n] = 0
+        if position >= 100:
+            text[n + 1] = 48 + position // 100
+            n += 1
+        if position >= 10:
+            text[n + 1] = 48 + position // 10 % 10
+            n += 1
+        text[n + 1], text[n + 2], text[n + 3], text[n + 4] = 48 + position % 10, 0, 48 + WINDOW_CLOSED, 0
+        hashed = xxh3_64(text, n + 5)
+        if hashed < np.uint64(1) << np.uint64(32):
+            at = _put_number(written, at, np.int64(hashed))
+            continue
+        written[at] = 0xCF
+        for byte in range(8):
+            written[at + 1 + byte] = (hashed >> np.uint64(56 - 8 * byte)) & np.uint64(255)
+        at += 9
+    return at
+
+
+@kernel
+def _put_columns(written: Any, at: Any, size: Any, ingest_ms: Any) -> Any:
+    """Positions, labels, weights, reasons and ingest times of a page that nothing was installed from."""
+    at = _put_head(written, at, size)
+    for position in range(size):
+        at = _put_number(written, at, position)
+    at = _put_head(written, at, size)
+    written[at : at + size] = 0
+    at = _put_head(written, at + size, size)
+    for _ in range(size):
+        written[at], written[at + 1], written[at + 2] = 0xCB, 0x3F, 0xF0  # 1.0
+        written[at + 3 : at + 9] = 0
+        at += 9
+    at = _put_head(written, at, size)
+    written[at : at + size] = WINDOW_CLOSED
+    at = _put_head(written, at + size, size)
+    for _ in range(size):
+        at = _put_number(written, at, ingest_ms)
+    return at
+
+
+@kernel
+def _write_pages(raws: Any, ends: Any, sizes: Any, ingests: Any, written: Any) -> None:
+    """Write an Examples for each page: `raws` uint8 [bytes of all pages], the others int64 [pages].
+
+    `ends`: where each ends in `raws`; then where its Examples ends in `written`. One of no length: its request id
+    can't be hashed here.
     """
-    text = np.zeros(128, np.uint8)
-    begin, at = 0, 0
+    text = np.zeros(LENGTH_MAX, np.uint8)
+    begin = at = np.int64(0)
     for page in range(ends.shape[0]):
-        name = ends[page] - begin
-        for i in range(name):
-            text[i] = names[begin + i]
-        begin = ends[page]
-        for position in range(sizes[page]):
-            n = name
-            text[n] = 0
-            if position >= 100:
-                text[n + 1] = 48 + position // 100
-                n += 1
-            if position >= 10:
-                text[n + 1] = 48 + position // 10 % 10
-                n += 1
-            text[n + 1], text[n + 2], text[n + 3], text[n + 4] = 48 + position % 10, 0, 48 + reason, 0
-            hashed = xxh3_64(text, n + 5)
-            written[at] = 0xCF
-            for byte in range(8):
-                written[at + 1 + byte] = (hashed >> np.uint64(56 - 8 * byte)) & np.uint64(255)
-            at += 9
+        end = ends[page]
+        _, where = list_at(raws, begin)
+        _, where = number_at(raws, where) if where >= 0 else (where, where)
+        first, last = text_at(raws, where) if where >= 0 else (where, where)
+        if 0 <= first < last <= first + REQUEST_ID_MAX:
+            written[at], written[at + 1] = 0x98, 0x04  # HEAD
+            written[at + 2 : at + 2 + end - begin] = raws[begin:end]
+            text[: last - first] = raws[first:last]
+            at = _put_head(written, at + 2 + end - begin, sizes[page])
+            at = _put_ids(written, at, text, last - first, sizes[page])
+            at = _put_columns(written, at, sizes[page], ingests[page])
+        ends[page], begin = at, end
 
 
 assert len(REASONS) < 10, "a reason is one digit"
+assert ITEMS_MAX <= 1_000, "a position is at most three digits"

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final
 
 from stream.errors import Poisoned
@@ -21,6 +22,7 @@ from stream.topics import EXAMPLES, HISTORIES
 POISON_MIN: Final = 20  # so many bad records in a row are more than chance
 
 log = logging.getLogger(__name__)
+_time: Final = attrgetter("time_ms")
 partition_of_user = lru_cache(65_536)(partition_of)
 
 
@@ -78,8 +80,9 @@ class Turn:
         """Everything that has to be written because of this record, in order. Raises Poisoned."""
         events, bad = read_record(record.value or b"")
         latest_ms = record.time_ms + self._shell.ahead_ms_max
-        ahead: list[HeldEvent] = [event for event in events if event.time_ms > latest_ms]
-        if ahead:
+        ahead: list[HeldEvent] = []
+        if events and max(map(_time, events)) > latest_ms:
+            ahead = [event for event in events if event.time_ms > latest_ms]
             events = [event for event in events if event.time_ms <= latest_ms]
         shed = joiner.counts.shed
         told = joiner.take(events, record.offset, record.time_ms)
@@ -94,8 +97,11 @@ class Turn:
         if bad or ahead:
             outgoing += [dead_letter(raw, "BadEvent", why, record) for raw, why in bad]
             outgoing += [dead_letter(*_from_the_future(event, record), record) for event in ahead]
-        self._poison.saw(any(type(event) is Shown or type(event) is Install for event in events), bool(bad or ahead))
-        self._tally.add(events, len(installs), told, len(bad), len(ahead))
+        pages = list(map(type, events)).count(Shown)
+        self._poison.saw(bool(pages or installs), bool(bad or ahead))
+        self._tally.add(pages, len(installs), len(events) - pages - len(installs), told)
+        if bad or ahead:
+            self._tally.add_letters(len(bad), len(ahead))
         return outgoing
 
     def _alarm(self, partition: int, joiner: Joiner) -> None:
@@ -113,10 +119,13 @@ class Turn:
 def told_records(told: Iterable[Told], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
     """What one input record led to as one record of `examples` (a partition), cut where it would grow too large."""
     told = list(told)
+    written = examples_bytes(told)
+    if partitions == 1 and sum(map(len, written)) <= bytes_max:
+        return [_record(0, written)]
     records: list[Outgoing] = []
     waiting: dict[int, list[bytes]] = {}
     sizes: dict[int, int] = {}
-    for t, raw in zip(told, examples_bytes(told), strict=True):
+    for t, raw in zip(told, written, strict=True):
         partition = partition_of_user(t.page.user, partitions) if partitions > 1 else 0
         parts = waiting.setdefault(partition, [])
         if parts and sizes[partition] + len(raw) > bytes_max:

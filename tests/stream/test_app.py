@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
-from stream.app import FETCH_WAIT_MS, JoinerService, make_app
+from stream.app import FETCH_WAIT_MS, JoinerService, make_app, spare_tasks
 from stream.errors import LogError, LogGap
 from stream.events import (
     DeadLetter,
@@ -321,6 +321,36 @@ def test_faust_has_no_way_to_commit(tmp_path: Path) -> None:
         return bool(await app.consumer._thread.commit({TopicPartition("events", 0): 40}))  # type: ignore[attr-defined]
 
     assert asyncio.run(story()) is False
+
+
+@pytest.mark.parametrize("hindered", ["", "queue", "suspended", "flow", "before the agent"])
+def test_a_record_is_handed_on_at_once_only_where_nothing_can_hinder_it(hindered: str) -> None:
+    """With a full queue, or a flow that is suspended, Faust's own way is taken: it ends when the flow does."""
+
+    async def story() -> tuple[list[str], str]:
+        done: list[str] = []
+        suspended = asyncio.Event()
+        queue: asyncio.Queue[int] = asyncio.Queue(1)
+
+        async def slowly(handed_on: Any, waits: Any) -> str:
+            handed_on.close()
+            waits.close()
+            return "slowly"
+
+        async def hand_on() -> None:
+            done.append("handed on")
+
+        consumer = SimpleNamespace(wait_first=slowly, suspend_flow=suspended)
+        active = hindered != "flow"
+        app: Any = SimpleNamespace(consumer=consumer, flow_control=SimpleNamespace(is_active=lambda: active))
+        spare_tasks(app, lambda: queue if hindered != "before the agent" else None)
+        if hindered == "queue":
+            queue.put_nowait(1)
+        if hindered == "suspended":
+            suspended.set()
+        return done, await consumer.wait_first(hand_on(), suspended.wait())
+
+    assert asyncio.run(story()) == (([], "slowly") if hindered else (["handed on"], None))
 
 
 def test_records_of_one_commit_may_need_many_batches(tmp_path: Path) -> None:
