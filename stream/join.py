@@ -31,12 +31,13 @@ from stream.calendar import Calendar
 from stream.events import Examples, Install, SourceEvent
 from stream.labelling import Labeller, Policy
 from stream.remembered import Counts, Held, Mark, OfUsers
-from stream.shown import HeldEvent, Shown, held
+from stream.shown import SILENT, HeldEvent, Shown, held
 from stream.spec import Spec, duration_ms
 from stream.told import Row, Told, examples_of
 
 PAGE_BYTES: Final = 400  # what a page costs beyond its bytes in the log, at most
 INSTALL_BYTES: Final = 800  # what an install costs, dictionaries included
+SHARDS: Final = 64  # dictionaries of pages: one of a million would take 60 ms to grow
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Joiner:
         self._closing: Calendar[Shown] = Calendar()  # open pages
         self._fresh: list[Shown] = []  # open pages that aren't in there yet
         self._known: Calendar[Shown | Held] = Calendar()  # closed pages; installs
-        self._pages: dict[str, Shown] = {}
+        self._pages: tuple[dict[str, Shown], ...] = tuple({} for _ in range(SHARDS))
         self._installs: dict[str, Held] = {}
         self._pages_of: OfUsers[Shown] = OfUsers()
         self._installs_of: OfUsers[Held] = OfUsers()
@@ -203,9 +204,9 @@ class Joiner:
         self._catch_up(ingest_ms, said)
         while self.held_bytes > self._bytes_max:
             self._floor_ms = min(self._closing.next_ms, self._known.next_ms)
-            before = len(self._pages)
+            before = sum(map(len, self._pages))
             self._finish(self._floor_ms, self._floor_ms, ingest_ms, said)
-            self.counts.shed += before - len(self._pages)
+            self.counts.shed += before - sum(map(len, self._pages))
 
     def _take_page(self, page: Shown, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
         time_ms, watermark_ms = page.time_ms, self.watermark_ms
@@ -214,16 +215,17 @@ class Joiner:
             return
         waiting = page.user in self._installs_of.users
         closed = time_ms + self._window_ms <= watermark_ms
-        if waiting or closed or self._tells_first or page.request_id in self._pages:
+        pages = self._pages[hash(page.request_id) % SHARDS]
+        if waiting or closed or self._tells_first or page.request_id in pages:
             self._catch_up(ingest_ms, said)
-            if page.request_id in self._pages:
+            if page.request_id in pages:
                 self.counts.duplicate += 1
                 return
         page.mark = mark
         mark.living += 1
         if time_ms <= self._finished_ms:
-            page.silent = True
-        self._pages[page.request_id] = page
+            page.state = SILENT
+        pages[page.request_id] = page
         page.user = self._pages_of.add(page.user, page).user  # one text for all pages of a user
         self.held_bytes += len(page.raw) + PAGE_BYTES
         if waiting or self._tells_first:
@@ -312,10 +314,10 @@ class Joiner:
         pages, pages_of, freed = self._pages, self._pages_of, 0
         for what in known:
             if type(what) is Shown:
-                what.silent = True
+                what.state |= SILENT
                 what.mark.living -= 1
                 freed += len(what.raw) + PAGE_BYTES
-                del pages[what.request_id]
+                del pages[hash(what.request_id) % SHARDS][what.request_id]
                 pages_of.drop(what.user, what)
             else:
                 assert isinstance(what, Held)

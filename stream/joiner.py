@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import threading
 import time
 from dataclasses import replace
 from typing import Final
@@ -16,7 +17,7 @@ from stream.kafka_log import KafkaLog
 from stream.redis_client import connect
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES, HISTORIES
-from stream.turn import ShellRules
+from stream.turn import ShellRules, warm_up
 
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 
@@ -49,6 +50,7 @@ def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None =
     Without a broker it waits for one; when Faust breaks down it starts again from the last commit.
     """
     shell = shell or ShellRules()
+    threading.Thread(target=warm_up, name="kernels", daemon=True).start()  # while Kafka is waited for
     for name in ("faust", "mode", "aiokafka", "kafka"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     histories = None

@@ -6,7 +6,7 @@ from typing import Literal
 
 from stream.events import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
 from stream.remembered import Held
-from stream.shown import Shown
+from stream.shown import CLOSED, SILENT, Shown
 from stream.told import Row, Told
 
 Policy = Literal["wait", "eager", "fake_negative"]
@@ -32,20 +32,20 @@ class Labeller:
             self._tell_rest(page, ingest_ms, rows)
         else:
             page.told = _all_told(page.size)
-            if not page.silent:
+            if not page.state & SILENT:
                 said.append(Told(page, None, ingest_ms))
 
     def close(self, pages: Iterable[Shown], ingest_ms: int, said: list[Told]) -> None:
         """The windows of these pages are over: tell what is still untold."""
         for page in pages:
-            page.closed = True
+            page.state |= CLOSED
             if page.told or page.installs:
                 rows: list[Row] = []
                 self._tell_rest(page, ingest_ms, rows)
                 self.say(page, rows, ingest_ms, said)
             else:
                 page.told = _all_told(page.size)
-                if not page.silent:
+                if not page.state & SILENT:
                     said.append(Told(page, None, ingest_ms))
 
     def attach(self, page: Shown, position: int, one: Held, ingest_ms: int, rows: list[Row]) -> None:
@@ -69,7 +69,7 @@ class Labeller:
 
     def say(self, page: Shown, rows: list[Row], ingest_ms: int, said: list[Told]) -> None:
         """Tell these rows, if there are any and the page has a say."""
-        if rows and not page.silent:
+        if rows and not page.state & SILENT:
             said.append(Told(page, rows, ingest_ms))
 
     def _relabel(self, page: Shown, position: int, cause: Held, ingest_ms: int, rows: list[Row]) -> None:
@@ -83,7 +83,7 @@ class Labeller:
         elif not label or self._waits:
             return  # told at the close
         # Whoever sums up counts an example with its first label and corrects it with a late positive or a retraction.
-        first = not told and not page.closed
+        first = not told and not page.state & CLOSED
         reason = RETRACTION if not label else INSTALLED if first else LATE_POSITIVE
         page.told |= bit
         page.labels = page.labels & ~bit | label

@@ -4,12 +4,15 @@ Decoded pages are checked and thrown away: kept as bytes, a page costs a third, 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from stream.events import Impression, Install, SourceEvent, Tick, decode_events, encode
 from stream.scan import INSTALL, PAGE, plain_events
+
+CLOSED: Final = 1  # its window is over
+SILENT: Final = 2  # finished before a restart, or forgotten: says nothing
 
 
 class Shown(msgspec.Struct, gc=False, eq=False):
@@ -24,8 +27,7 @@ class Shown(msgspec.Struct, gc=False, eq=False):
     told: int = 0
     labels: int = 0
     installs: tuple[tuple[int, str, int], ...] = ()  # position, install id, ingest ms, oldest first
-    closed: bool = False
-    silent: bool = False  # finished before a restart, or forgotten: says nothing
+    state: int = 0  # CLOSED, SILENT, or both: one field for 16 bytes less
 
     def position_of(self, item: str) -> int:
         """Where the item stands on the page, -1 if it doesn't."""
@@ -57,9 +59,11 @@ def read_record(raw: bytes) -> tuple[list[HeldEvent], list[tuple[bytes, str]]]:
     if found is None:
         return read_any(raw)
     events: list[HeldEvent] = []
+    before_ms = 0
     for tag, begin, end, time_ms, size, request, request_end, user, user_end in found:
         if tag == PAGE:
             request_id, user_id = str(raw[request:request_end], "ascii"), str(raw[user:user_end], "ascii")
+            before_ms = time_ms = before_ms if time_ms == before_ms else time_ms  # one number for pages of the same ms
             events.append(Shown(raw[begin:end], request_id, user_id, time_ms, size))
         else:
             events.append(_install.decode(raw[begin:end]) if tag == INSTALL else Tick(time_ms))

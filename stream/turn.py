@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Final
 
 from stream.errors import Poisoned
-from stream.events import Install, encode
+from stream.events import Impression, Install, encode, encode_record
 from stream.histories import HistoryWriter
 from stream.join import Joiner
 from stream.log import Record, partition_of
@@ -114,6 +114,12 @@ class Turn:
                 partition,
                 self._shed,
             )
+
+
+def warm_up() -> None:
+    """Load the kernels that a record goes through: the first one must not wait for them."""
+    events, _ = read_record(encode_record([Impression("r", 1, "u", ["a"]), Impression("s", 1, "u", ["a"])]))
+    examples_bytes([Told(event, None, 1) for event in events if isinstance(event, Shown)])
 
 
 def told_records(told: Iterable[Told], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
