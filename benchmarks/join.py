@@ -48,17 +48,17 @@ USERS = 20_000
 BACK_MS = 3_600_000  # event time of the preloaded pages: before now
 
 
-def filled(house: Settings, full: bool, pack: int, count: int) -> Settings:
-    """Topics with so many pages in them."""
+def filled(house: Settings, full: bool, pack: int, count: int, poison_every: int = 0) -> Settings:
+    """Topics with so many pages in them, and a poisoned record behind every so many."""
     settings = new_topics(house)
     begin_ms = int(time.time() * 1000) - BACK_MS
-    preload(settings, pages(count, full, USERS, begin_ms), pack, begin_ms + count // PAGES_A_MS)
+    preload(settings, pages(count, full, USERS, begin_ms), pack, begin_ms + count // PAGES_A_MS, poison_every)
     return settings
 
 
-def rate(house: Settings, full: bool, pack: int, count: int) -> tuple[float, float]:
+def rate(house: Settings, full: bool, pack: int, count: int, poison_every: int = 0) -> tuple[float, float]:
     """Examples per second of wall time, and per second of the joiner's CPU time."""
-    settings = filled(house, full, pack, count)
+    settings = filled(house, full, pack, count, poison_every)
     with joiner(settings):
         while told_so_far(settings) < ITEMS * count // 50:
             time.sleep(0.02)
@@ -229,6 +229,9 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
         short, short_cpu = rate(house, False, 64, 100_000 // part)
         note("decay_10x", short / figures["thin_ex_s_pack64"], "<= 1.1")
         note("decay_10x_cpu", short_cpu / figures["thin_ex_cpu_s_pack64"])
+        poisoned, poisoned_cpu = rate(house, True, 1, 100_000 // part, poison_every=1_000)
+        note("poison_costs", 1 - poisoned / figures["full_ex_s_pack1"], "< 0.05")
+        note("poison_costs_cpu", 1 - poisoned_cpu / figures["full_ex_cpu_s_pack1"])
         found = latencies(house, 400 // (4 if quick else 1))
         note("eager_p50_ms", statistics.median(found), "<= 5")
         note("eager_p99_ms", found[int(0.99 * (len(found) - 1))], "<= 20")

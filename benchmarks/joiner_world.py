@@ -89,15 +89,24 @@ def pages(count: int, full: bool, users: int, begin_ms: int, seed: int = 7) -> I
             yield partition, Install(f"user-{user}", shown[k % ITEMS], time_ms + 1, f"i{seed}-{k}")
 
 
-def preload(settings: Settings, events: Iterator[tuple[int, SourceEvent]], pack: int, end_ms: int) -> int:
-    """Write events, `pack` a record, and the tick that closes all windows; returns the bytes written."""
+def preload(
+    settings: Settings, events: Iterator[tuple[int, SourceEvent]], pack: int, end_ms: int, poison_every: int = 0
+) -> int:
+    """Write events, `pack` a record, and the tick that closes all windows; returns the bytes written.
+
+    `poison_every`: behind so many records comes one that can't be taken in; 0: none.
+    """
     log = KafkaLog(settings, linger_ms=5)
     waiting: dict[int, list[SourceEvent]] = {p: [] for p in range(PARTITIONS)}
-    size = 0
+    size = sent = 0
 
     def send(partition: int, part: Sequence[SourceEvent]) -> int:
+        nonlocal sent
         raw = encode_record(part)
         log.send(EVENTS.name, partition, raw)
+        sent += 1
+        if poison_every and sent % poison_every == 0:
+            log.send(EVENTS.name, partition, b"\xc1" + raw)
         return len(raw)
 
     for partition, event in events:

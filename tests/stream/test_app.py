@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import codec
 from kafka import TopicPartition
 
 from stream.app import FETCH_WAIT_MS, JoinerService, make_app, spare_tasks
@@ -311,6 +312,47 @@ def test_faust_waits_no_longer_than_told_for_a_fetch(tmp_path: Path) -> None:
         return int(consumer._fetch_max_wait_ms)
 
     assert asyncio.run(story()) == FETCH_WAIT_MS
+
+
+SET_UP = {
+    "stream_wait_empty": False,  # else a second worker waits while acks are held
+    "stream_recovery_delay": 0.0,
+    "broker_session_timeout": 10.0,
+    "consumer_max_fetch_size": 4 * 1024 * 1024,
+    "producer_linger": 0.0,
+    "topic_disable_leader": True,
+    "topic_allow_declare": False,
+    "web_enabled": False,  # on by default, on all interfaces
+    "worker_redirect_stdouts": False,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), SET_UP.items(), ids=list(SET_UP))
+def test_faust_is_set_up_as_it_works(tmp_path: Path, name: str, value: object) -> None:
+    """What was found by killing it: Faust's defaults for these lose time, share out data, or wait for ever."""
+    assert getattr(make_app(Settings(kafka="127.0.0.1:1", local=tmp_path)).conf, name) == value
+
+
+def test_acks_that_are_held_are_no_livelock(tmp_path: Path) -> None:
+    """A commit may stand still for a whole window: Faust must not take that for a hanging stream."""
+    conf = make_app(Settings(kafka="127.0.0.1:1", local=tmp_path)).conf
+    assert conf.broker_commit_livelock_soft_timeout > 7 * 86_400
+    assert conf.stream_processing_timeout > 7 * 86_400
+
+
+def test_a_worker_is_the_same_member_after_a_restart(tmp_path: Path) -> None:
+    """Membership is static per worker: who comes back has its partitions at once, others are others."""
+    names = [
+        make_app(Settings(kafka="127.0.0.1:1", local=tmp_path, worker=worker)).conf.consumer_group_instance_id
+        for worker in ("a", "a", "b")
+    ]
+    assert names[0] == names[1] != names[2]
+    assert names[0]
+
+
+def test_compressed_topics_can_be_read() -> None:
+    """aiokafka finds what it needs for each codec: without, a compressed topic ends the worker."""
+    assert [has() for has in (codec.has_gzip, codec.has_snappy, codec.has_lz4, codec.has_zstd)] == [True] * 4
 
 
 def test_faust_has_no_way_to_commit(tmp_path: Path) -> None:

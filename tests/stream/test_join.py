@@ -1,6 +1,6 @@
 """The pure join: labels, corrections, what is remembered, and what a restart needs."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 
 from stream.calendar import NEVER
@@ -189,7 +189,7 @@ def test_nothing_is_remembered_for_ever() -> None:
     assert joiner.hold_offset() is None
     assert joiner.checkpoint(2) == Checkpoint(2, FAR.time_ms, FAR.time_ms - RULES.life_ms)
     assert (joiner.open_pages, joiner.counts.organic) == (0, 1)
-    left = (*joiner._pages, joiner._installs, joiner._pages_of, joiner._installs_of)
+    left: list[Sized] = [*joiner._pages, joiner._installs, joiner._pages_of, joiner._installs_of]
     assert not any(len(kept) for kept in left)
     assert (joiner.held_bytes, joiner._closing.next_ms, joiner._known.next_ms) == (0, NEVER, NEVER)
 
