@@ -24,6 +24,7 @@ from stream.memory_store import MemoryStore
 from stream.spec import Spec, WarmStart
 from stream.spec_file import load_spec
 from stream.table import Table
+from stream.turn import warm_up
 from thalweg.recount import recount
 
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
@@ -61,6 +62,7 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
             replies.append(ranker.answer(RankRequest(f"r{version}", "1"), ["1", "2"], 0.0))
     restore(spec, take(model, len(told), token, len(replies)))
     grow_and_sweep()
+    warm_up()
     scorer.close()
     return store, replies
 

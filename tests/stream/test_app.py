@@ -360,7 +360,8 @@ def test_faust_has_no_way_to_commit(tmp_path: Path) -> None:
 
     async def story() -> bool:
         app = make_app(Settings(kafka="127.0.0.1:1", local=tmp_path))
-        return bool(await app.consumer._thread.commit({TopicPartition("events", 0): 40}))  # type: ignore[attr-defined]
+        refused = app.consumer._thread.commit({TopicPartition("events", 0): 40})  # type: ignore[attr-defined]
+        return bool(await asyncio.wait_for(refused, 10.0))
 
     assert asyncio.run(story()) is False
 

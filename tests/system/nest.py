@@ -12,8 +12,7 @@ import sys
 
 import stream.joiner  # here, so that no child has to
 import stream.spec_file  # noqa: F401
-from stream.events import Impression, Install, Tick
-from stream.join import Joiner, LabelRules
+from stream.turn import warm_up
 from thalweg.main import app
 
 
@@ -30,9 +29,7 @@ def become(order: dict[str, object]) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that those who were killed are gone
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Joiner(LabelRules()).feed(
-        [Impression("r", 1, "u", ["a"]), Install("u", "a", 2, "i"), Tick(9_999)], 0, 1
-    )  # compiles
+    warm_up()  # loads the kernels
     print("ready", flush=True)
     children = []
     for line in sys.stdin:
