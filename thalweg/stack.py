@@ -138,8 +138,10 @@ def stop_broker(root: Path, *, kill: bool = False, config: StackConfig = DEFAULT
 
 
 def start_broker(root: Path, *, config: StackConfig = DEFAULT) -> None:
-    """Start the broker again after `stop_broker`, and wait until it answers."""
+    """Start the broker again after `stop_broker`, and wait until it answers. One that runs is left alone."""
     was = _need(root)
+    if was.broker.alive:
+        return
     broker = _launch_broker(root.resolve(), was.broker.port, was.controller_port, config)
     _write(root, msgspec.structs.replace(was, broker=broker))
     _wait(broker, config)
@@ -153,8 +155,10 @@ def stop_redis(root: Path, *, kill: bool = False, config: StackConfig = DEFAULT)
 
 
 def start_redis(root: Path, *, config: StackConfig = DEFAULT) -> None:
-    """Start Redis again after `stop_redis`, empty, and wait until it answers."""
+    """Start Redis again after `stop_redis`, empty, and wait until it answers. One that runs is left alone."""
     was = _need(root)
+    if was.cache.alive:
+        return
     cache = _launch_redis(root.resolve(), was.cache.port)
     _write(root, msgspec.structs.replace(was, cache=cache))
     _wait(cache, config)
