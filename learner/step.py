@@ -88,20 +88,6 @@ def learn_wide(wide: Any, keys: Any, offsets: Any, told: Any, fake_negative: Any
 
 
 @kernel
-def learn_window(deep: Any, given: Any, told: Any, cuts: Any, wide_logits: Any) -> None:
-    """Learn the deep part alone, with the wide logits as they were; nothing is counted."""
-    gradients = np.empty(wide_logits.shape[0], np.float32)
-    logits = np.empty(wide_logits.shape[0], np.float32)
-    for part in range(cuts.shape[0] - 1):
-        first, last = cuts[part], cuts[part + 1]
-        inputs, _, rows = predict_part(deep, given, first, last, logits)
-        for b in range(first, last):
-            p = 1.0 / (1.0 + np.exp(-(np.float64(wide_logits[b]) + np.float64(logits[b]))))
-            gradients[b] = np.float32(told.weights[b] * (p - told.labels[b]))
-        learn_part(deep, given, first, last, inputs, rows, gradients)
-
-
-@kernel
 def predict_part(deep: Any, given: Any, first: Any, last: Any, logits: Any) -> Any:
     """Logits of examples first:last, written. Returns the tower's inputs, and places and rows of the ids."""
     lists, tower, vocabulary = deep.lists, deep.tower, deep.vocabulary

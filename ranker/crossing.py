@@ -11,9 +11,9 @@ import numpy as np
 from ranker.ahead import AHEAD, ask
 from stream.encoder import I64, KEYS_MAX, expand_product, list_at
 from stream.features import F32
-from stream.overlay import NONE, find_hashed, seen_hashed
+from stream.overlay import NONE, seen_hashed
 from stream.statistics import F64, LIKENESS, faded, measure
-from stream.table import U64, hash32, kernel, mix
+from stream.table import U64, find_hashed, hash32, kernel, mix
 
 BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at least one cross of one item
 

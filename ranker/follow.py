@@ -151,10 +151,13 @@ class Follower:
     def step(self) -> bool:
         """Look at the head; swap when it names a newer version that passes. Raises SnapshotError."""
         served = self.served
-        if served is not None:  # items come while the store is away, too
-            served = self._refresh(served)
-        head = self._wish()
+        try:
+            head = self._wish()
+        except SnapshotError:
+            self._refresh(served)  # items come while the store is away, too
+            raise
         if head is None or not self._wanted(head, served):
+            self._refresh(served)
             return False
         started_s = time.monotonic()
         try:
@@ -226,10 +229,11 @@ class Follower:
             log.info("installs of skipped versions aren't counted in servable_ms and freshness_ms: %s", bad)
         return found
 
-    def _refresh(self, served: Served) -> Served:
+    def _refresh(self, served: Served | None) -> None:
         """Items may have come since the swap."""
+        if served is None:
+            return
         catalogue = self._shelf.catalogue(served.version.plan.layout)
         self.popular.refresh(served.version, self._shelf, catalogue)
         if catalogue is not served.catalogue:
-            served = self.served = Served(served.version, catalogue, served.since_ms)
-        return served
+            self.served = Served(served.version, catalogue, served.since_ms)

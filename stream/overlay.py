@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.table import U64, find, hash32, kernel, place
+from stream.table import U64, find, find_hashed, hash32, kernel, place
 
 F32 = npt.NDArray[np.float32]
 ROOM_MIN: Final = 1_024
@@ -48,26 +48,6 @@ def bare(slots: U64) -> Rows:
 
 _NO_HEADS: Final[U64] = np.zeros((1, 2), np.uint64)
 _NO_ENTRIES: Final[U64] = np.zeros((1, 1), np.uint64)
-
-
-@kernel
-def home_of(slots: Any, hashed: Any) -> Any:
-    """Where a key of this `hash32` is looked for first, as in `stream.table.home`. uint64."""
-    return (hashed * np.uint64(slots.shape[0])) >> np.uint64(32)
-
-
-@kernel
-def find_hashed(slots: Any, key: Any, hashed: Any) -> Any:
-    """Row of key, or −1, as `stream.table.find`: whoever looks into several tables hashes once."""
-    mask = np.uint64(slots.shape[0] - 1)
-    i = home_of(slots, hashed)
-    while True:
-        held = slots[i, 0]
-        if held == key:
-            return np.int64(i)
-        if held == np.uint64(0):
-            return np.int64(-1)
-        i = (i + np.uint64(1)) & mask
 
 
 @kernel

@@ -1,24 +1,19 @@
-"""What is written: from examples, installs and bad bytes to records with topic, partition and key. Pure."""
+"""What is written: from installs and bad bytes to records with topic, partition and key; checkpoints as text. Pure."""
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
-
-import msgspec
 
 from stream.events import (
     RECORD_BYTES_MAX,
     DeadLetter,
-    Examples,
     History,
     Install,
-    SourceEvent,
     encode,
 )
 from stream.join import Checkpoint
 from stream.log import Record, partition_of
-from stream.topics import DEAD_LETTERS, EXAMPLES, HISTORIES
+from stream.topics import DEAD_LETTERS, HISTORIES
 
 EXAMPLES_BYTES_MAX: Final = RECORD_BYTES_MAX // 2  # of one record, so that a learner's step stays small
 ORIGINAL_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX - 16 * 1024  # of a dead letter: it must pass the topic's limit
@@ -35,42 +30,6 @@ class Outgoing(NamedTuple):
     partition: int
     value: bytes | None
     key: bytes | None = None
-
-
-def split_ahead(
-    events: Sequence[SourceEvent], ingest_ms: int, ahead_ms_max: int
-) -> tuple[Sequence[SourceEvent], list[tuple[bytes, str]]]:
-    """Events that may have happened, and those whose time is too far behind their own arrival: (bytes, reason).
-
-    One event from the future would throw the watermark forward and close every page.
-    """
-    limit_ms = ingest_ms + ahead_ms_max
-    if all(event.time_ms <= limit_ms for event in events):
-        return events, []
-    ahead = [
-        (encode(event), f"event time {event.time_ms} ms is {event.time_ms - ingest_ms} ms after its arrival")
-        for event in events
-        if event.time_ms > limit_ms
-    ]
-    return [event for event in events if event.time_ms <= limit_ms], ahead
-
-
-def example_records(said: Iterable[Examples], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
-    """All examples of one input record as one record (a partition), cut where it would grow above `bytes_max`."""
-    records: list[Outgoing] = []
-    open_lists: dict[int, tuple[list[msgspec.Raw], int]] = {}
-    for examples in said:
-        partition = partition_of(examples.page.user, partitions) if partitions > 1 else 0
-        raw = encode(examples)
-        parts, size = open_lists.get(partition, ([], 0))
-        if parts and size + len(raw) > bytes_max:
-            records.append(Outgoing(EXAMPLES.name, partition, msgspec.msgpack.encode(parts)))
-            parts, size = [], 0
-        parts.append(msgspec.Raw(raw))
-        open_lists[partition] = (parts, size + len(raw))
-    for partition, (parts, _) in open_lists.items():
-        records.append(Outgoing(EXAMPLES.name, partition, msgspec.msgpack.encode(parts)))
-    return records
 
 
 def history_record(install: Install, partitions: int) -> Outgoing:

@@ -74,9 +74,15 @@ def hash32(key: Any) -> Any:
 
 
 @kernel
+def home_of(slots: Any, hashed: Any) -> Any:
+    """Where a key of this `hash32` is looked for first. uint64."""
+    return (hashed * np.uint64(slots.shape[0])) >> np.uint64(32)
+
+
+@kernel
 def home(slots: Any, key: Any) -> Any:
     """Where a key is looked for first. uint64."""
-    return (hash32(key) * np.uint64(slots.shape[0])) >> np.uint64(32)
+    return home_of(slots, hash32(key))
 
 
 @kernel
@@ -86,10 +92,10 @@ def fetch(slots: Any, row: Any) -> None:
 
 
 @kernel
-def find(slots: Any, key: Any) -> Any:
-    """Row of key, or -1."""
+def find_hashed(slots: Any, key: Any, hashed: Any) -> Any:
+    """Row of key, or -1: for whoever looks into several tables, and hashes once."""
     mask = np.uint64(slots.shape[0] - 1)
-    i = home(slots, key)
+    i = home_of(slots, hashed)
     while True:
         held = slots[i, 0]
         if held == key:
@@ -97,6 +103,12 @@ def find(slots: Any, key: Any) -> Any:
         if held == np.uint64(0):
             return np.int64(-1)
         i = (i + np.uint64(1)) & mask
+
+
+@kernel
+def find(slots: Any, key: Any) -> Any:
+    """Row of key, or -1."""
+    return find_hashed(slots, key, hash32(key))
 
 
 @kernel

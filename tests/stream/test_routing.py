@@ -16,11 +16,10 @@ from stream.log import Record, partition_of
 from stream.routing import (
     checkpoint_of,
     dead_letter,
-    example_records,
     history_record,
     metadata_of,
-    split_ahead,
 )
+from tests.stream.plain import example_records, split_ahead
 
 
 def said(k: int, features: int = 10) -> Examples:

@@ -9,10 +9,10 @@ from stream.events import Examples, Impression, Install, SourceEvent, Tick, deco
 from stream.join import Joiner, LabelRules
 from stream.log import Record
 from stream.meters import Tally
-from stream.routing import example_records
 from stream.shown import held
 from stream.topics import EVENTS, EXAMPLES, HISTORIES
 from stream.turn import POISON_MIN, PoisonWatch, ShellRules, Turn, told_records
+from tests.stream.plain import example_records
 
 T = 1_700_000_000_000
 RULES = LabelRules("eager", window_ms=1_000, known_ms=1_000)

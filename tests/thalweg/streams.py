@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from stream.events import Examples, Impression, Install, SourceEvent, Tick, decode_events, encode_record
 from stream.join import Joiner, LabelRules
 from stream.log import MemoryLog, partition_of
-from stream.routing import dead_letter, example_records, split_ahead
+from stream.routing import dead_letter
 from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES
+from tests.stream.plain import example_records, split_ahead
 from thalweg.span import span
 
 T = 1_700_000_000_000

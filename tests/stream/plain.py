@@ -1,0 +1,46 @@
+"""The plain way to write what the joiner's shell writes quickly: the tests' oracle."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from stream.events import Examples, SourceEvent, encode
+from stream.log import partition_of
+from stream.routing import EXAMPLES_BYTES_MAX, Outgoing
+from stream.topics import EXAMPLES
+
+
+def split_ahead(
+    events: Sequence[SourceEvent], ingest_ms: int, ahead_ms_max: int
+) -> tuple[Sequence[SourceEvent], list[tuple[bytes, str]]]:
+    """Events that may have happened, and those whose time is too far behind their own arrival: (bytes, reason).
+
+    One event from the future would throw the watermark forward and close every page.
+    """
+    limit_ms = ingest_ms + ahead_ms_max
+    if all(event.time_ms <= limit_ms for event in events):
+        return events, []
+    ahead = [
+        (encode(event), f"event time {event.time_ms} ms is {event.time_ms - ingest_ms} ms after its arrival")
+        for event in events
+        if event.time_ms > limit_ms
+    ]
+    return [event for event in events if event.time_ms <= limit_ms], ahead
+
+
+def example_records(said: Iterable[Examples], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
+    """All examples of one input record as one record (a partition), cut where it would grow above `bytes_max`."""
+    records: list[Outgoing] = []
+    open_lists: dict[int, tuple[list[msgspec.Raw], int]] = {}
+    for examples in said:
+        partition = partition_of(examples.page.user, partitions) if partitions > 1 else 0
+        raw = encode(examples)
+        parts, size = open_lists.get(partition, ([], 0))
+        if parts and size + len(raw) > bytes_max:
+            records.append(Outgoing(EXAMPLES.name, partition, msgspec.msgpack.encode(parts)))
+            parts, size = [], 0
+        parts.append(msgspec.Raw(raw))
+        open_lists[partition] = (parts, size + len(raw))
+    for partition, (parts, _) in open_lists.items():
+        records.append(Outgoing(EXAMPLES.name, partition, msgspec.msgpack.encode(parts)))
+    return records
