@@ -1,8 +1,10 @@
 """`python -m thalweg.kernels`: compiles every numba kernel once, by running the loop in miniature, in one process.
 
-Compiled kernels are kept beside the sources (`__pycache__`), so services start without compiling.
+Compiled kernels are kept beside the sources (`__pycache__`), so services start without compiling. The ranker's are
+compiled in a second process meanwhile.
 """
 
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -12,11 +14,13 @@ from learner.chain import Cutter
 from learner.checkpoint import restore, take
 from learner.ftrl import WIDTH
 from learner.model import Model
+from learner.warm import warm as warm_learner
 from producers.features import FeatureMaker
 from ranker.follow import Follower
 from ranker.rank import Ranker
 from ranker.score import Scorer
 from ranker.shelf import Shelf
+from ranker.warm import warm
 from stream.events import Examples, Impression, Install, Item, RankReply, RankRequest, Tick, User
 from stream.expiry import Sweep
 from stream.join import Joiner, LabelRules
@@ -102,7 +106,19 @@ def play(spec: Spec, pages: int) -> list[Examples]:
     return told
 
 
+def warm_ranker() -> None:
+    """What a ranker needs before it is ready."""
+    scorer = Scorer(1)
+    warm(scorer)
+    scorer.close()
+
+
 if __name__ == "__main__":
+    beside = get_context("spawn").Process(target=warm_ranker)
+    beside.start()
+    warm_learner(load_spec(SPEC))
+    beside.join()
+    assert beside.exitcode == 0, "the ranker's kernels weren't compiled"
     store, replies = miniature(load_spec(SPEC))
     found = recount(store, store.model, replies)
     assert found.checked == len(replies) > 0 == found.mixed, f"learner and ranker are apart: {found}"
