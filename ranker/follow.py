@@ -109,6 +109,14 @@ class Follower:
         self._kept = (manifest.version, bool(self._pinned))
         log.info("version %d is served from %s until the store answers", manifest.version, self._files.folder)
 
+    def items_read(self) -> None:
+        """All items there were at the start are on the shelf: the first request finds them, not those of a step ago."""
+        served = self.served
+        if served is None:
+            self._shelf.by_popularity(max_age_s=0.0)
+        else:
+            self.popular.complete(served.version, self._shelf, self._shelf.catalogue(served.version.plan.layout))
+
     def keep(self) -> None:
         """Write the live version into the folder, when it's another than the one there."""
         served = self.served

@@ -1,5 +1,6 @@
 """Candidates when a request names none: what is popular in the live snapshot, less what the user has."""
 
+import threading
 import time
 from collections.abc import Collection, Iterable
 from itertools import islice
@@ -28,18 +29,26 @@ def retrieve(popular: Iterable[str], had: Collection[str], count: int = CANDIDAT
 
 
 class Popular:
-    """The order of items by their installs in a version's statistics. One thread refreshes, others read `items`."""
+    """The order of items by their installs in a version's statistics. Threads may share it."""
 
     def __init__(self) -> None:
         self.items: list[str] = []
+        self._lock = threading.Lock()
         self._not_before_s = 0.0
 
     def refresh(self, version: Version, shelf: Shelf, catalogue: Catalogue) -> None:
         """Order anew, unless that was just done: on many items it takes a while, and it changes slowly."""
+        with self._lock:
+            if not self.items or time.monotonic() >= self._not_before_s:
+                self._order(version, shelf, catalogue, shelf.by_popularity())
+
+    def complete(self, version: Version, shelf: Shelf, catalogue: Catalogue) -> None:
+        """Order all that is on the shelf now, however lately that was done."""
+        with self._lock:
+            self._order(version, shelf, catalogue, shelf.by_popularity(max_age_s=0.0))
+
+    def _order(self, version: Version, shelf: Shelf, catalogue: Catalogue, known: list[str]) -> None:
         started_s = time.monotonic()
-        if self.items and started_s < self._not_before_s:
-            return
-        known = shelf.by_popularity()
         installs = installs_of(version, catalogue, shelf.rows(catalogue, known))
         if installs is None:
             self.items = known[:KEPT]

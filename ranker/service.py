@@ -112,6 +112,7 @@ class RankerService:
             while not feeder.ready.wait(0.1):
                 if self.stop.is_set():
                     return
+        self._follower.items_read()
         gc.collect()
         gc.freeze()  # what was read so far stays: full collections needn't look at it again
         self.state = "joining the group"

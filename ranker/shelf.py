@@ -79,10 +79,10 @@ class Shelf:
         with self._lock:
             return catalogue.rows(items)
 
-    def by_popularity(self) -> list[str]:
-        """Known items, statically most popular first; at most POPULAR_AGE_S old."""
+    def by_popularity(self, max_age_s: float = POPULAR_AGE_S) -> list[str]:
+        """Known items, statically most popular first; at most `max_age_s` old."""
         with self._lock:
-            if self._changed and time.monotonic() - self._popular_s >= POPULAR_AGE_S:
+            if self._changed and time.monotonic() - self._popular_s >= max_age_s:
                 self._popular = [i.item for i in sorted(self.items.values(), key=lambda i: -i.popularity)]
                 self._popular_s, self._changed = time.monotonic(), False
             return self._popular

@@ -14,7 +14,7 @@ from stream.errors import StoreUnavailable
 from stream.memory_store import MemoryStore
 from stream.snapshot import Golden
 from stream.version_files import VersionFiles
-from tests.ranker.models import ToyModel, some_spec
+from tests.ranker.models import ToyModel, items, some_spec
 
 
 class CountingStore(MemoryStore):
@@ -211,6 +211,21 @@ def test_a_start_without_a_store(store: CountingStore, model: ToyModel, tmp_path
     model.publish(store)
     assert second.step()
     assert live(second) == 2
+
+
+def test_items_that_came_since_the_last_order_are_found(store: CountingStore, model: ToyModel) -> None:
+    """Once all items are read they're all in order, though a part of them was put in order just before."""
+    shelf = Shelf()
+    follower = Follower(store, "m", shelf, lambda: 2_000_100)
+    model.publish(store)
+    first, *rest = items(30)
+    shelf.put(first.item, first)
+    follower.step()
+    assert follower.popular.items == [first.item]
+    for item in rest:
+        shelf.put(item.item, item)
+    follower.items_read()
+    assert len(follower.popular.items) == 30
 
 
 def test_a_pin_outlives_a_restart(store: CountingStore, model: ToyModel, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import redis
 from ranker.model import score_features
 from ranker.service import RankerService
 from ranker.versions import Loader
-from stream.errors import LogError, LogGap, LogUnavailable
+from stream.errors import LogError, LogGap, LogUnavailable, StoreUnavailable
 from stream.events import RankReply, RankRequest, decode_replies, encode, encode_record
 from stream.health import run_file
 from stream.histories import history_key
@@ -28,6 +28,7 @@ from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
 from stream.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
+from stream.version_files import VersionFiles
 from tests.ranker.models import ToyModel, items, some_spec
 from thalweg.stack import Stack
 
@@ -139,6 +140,39 @@ def test_it_answers_before_and_after_the_first_snapshot(memory: MemoryLog) -> No
     assert {r.version for r in caller.replies[3:]} == {1}
     running.end()
     assert running.failure is None
+
+
+class SilentStore(MemoryStore):
+    """Takes long to say that it doesn't answer, as a host that is down does."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.asked, self.enough = threading.Event(), threading.Event()
+
+    def pinned(self) -> int | None:
+        """See SnapshotStore."""
+        self.asked.set()
+        self.enough.wait(PATIENCE_S)
+        raise StoreUnavailable("no answer")
+
+
+def test_the_first_request_finds_all_items(memory: MemoryLog, tmp_path: Path) -> None:
+    """A ranker is ready once its items are in order, though the store that it asks for news keeps silent."""
+    store, files = MemoryStore("m"), VersionFiles(tmp_path)
+    manifest = toy().publish(store)
+    files.save(store, manifest, pinned=False)
+    write_items(memory)
+    silent = SilentStore("m")
+    running = Running(RankerService(silent, no_histories, "m", worker="0", threads=2, files=files), lambda: memory)
+    caller = Caller(memory)
+    until(lambda: running.service.ready()[0])
+    assert silent.asked.is_set()
+    caller.ask(1)
+    until(caller.answered)
+    silent.enough.set()
+    running.end()
+    assert running.failure is None
+    assert [(r.version, r.scored) for r in caller.replies] == [(1, 30)]
 
 
 def test_a_broker_that_comes_late_is_waited_for(memory: MemoryLog, service: RankerService) -> None:
