@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,10 +90,10 @@ class Paper:
         return {at: self.stored[at] for at in wanted if at in self.stored}
 
 
-def service_on(paper: Paper, tmp_path: Path, **shell: Any) -> JoinerService:
+def service_on(paper: Paper, tmp_path: Path, rules: LabelRules = RULES, **shell: Any) -> JoinerService:
     """A service whose Faust is of paper."""
     settings = Settings(kafka="127.0.0.1:1", local=tmp_path)
-    service = JoinerService(settings, RULES, ShellRules(**shell), PARTITIONS, None)
+    service = JoinerService(settings, rules, ShellRules(**shell), PARTITIONS, None)
     service.app = paper  # type: ignore[assignment]  # what the service uses of it
     return service
 
@@ -157,6 +158,55 @@ def test_a_record_that_the_broker_refused_ends_the_service_uncommitted(tmp_path:
     asyncio.run(story())
 
 
+def test_a_commit_covers_only_what_came_before_it_was_asked_for(tmp_path: Path) -> None:
+    """What comes while confirmations are waited for isn't committed with them: its own aren't there yet."""
+
+    async def story() -> None:
+        paper = Paper(confirming=False)
+        service = service_on(paper, tmp_path)
+        await take(service, message(0, page("r"), Tick(T + 5_000)))
+        task = asyncio.create_task(service.commit())
+        await asyncio.sleep(0)
+        await take(service, message(1, page("s", T + 5_000), Tick(T + 10_000)))
+        told, later = paper.futures
+        told.set_result(None)
+        await task
+        assert not later.done()
+        assert committed(paper) == (1, {"watermark_ms": T + 5_000, "finished_ms": T + 3_000})
+
+    asyncio.run(story())
+
+
+def test_after_a_failure_nothing_more_is_taken(tmp_path: Path) -> None:
+    """Until the process has ended, records that still come are left for the restart."""
+
+    async def story() -> None:
+        paper = Paper()
+        service = service_on(paper, tmp_path)
+        await take(service, message(0, page("r")))
+        service.fail(LogError("refused"))
+        await take(service, message(1, Tick(T + 5_000)))
+        assert paper.sent == []
+        assert service.share.owned[0].next_offset == 1
+
+    asyncio.run(story())
+
+
+def test_an_agent_that_fails_ends_the_service_instead_of_going_on(tmp_path: Path) -> None:
+    """An agent that raised would be started again behind the record that it failed at."""
+
+    async def story() -> None:
+        service = service_on(Paper(), tmp_path)
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        for offset in (0, 2):
+            queue.put_nowait(SimpleNamespace(message=message(offset, page(f"r{offset}"))))
+        await asyncio.wait_for(service._join(SimpleNamespace(channel=SimpleNamespace(queue=queue))), 30.0)
+        assert isinstance(service.failure, LogGap)
+        assert service.share.owned[0].next_offset == 1
+
+    asyncio.run(story())
+
+
 def test_a_commit_stays_behind_open_pages_in_strict_order(tmp_path: Path) -> None:
     """The commit is the oldest record that is needed, though later ones are done with."""
 
@@ -215,6 +265,40 @@ def test_a_restart_reads_on_with_the_watermark_of_the_commit(tmp_path: Path) -> 
         await take(second, message(1, page("r")))
         joiner = second.share.owned[0].joiner
         assert (joiner.watermark_ms, joiner.counts.late, joiner.open_pages) == (T + 9_000, 1, 0)
+
+    asyncio.run(story())
+
+
+def test_a_restart_reads_on_with_the_floor_of_the_commit(tmp_path: Path) -> None:
+    """What was forgotten early, because memory was full, is late after a restart as it was before."""
+
+    async def story() -> None:
+        paper = Paper()
+        first = service_on(paper, tmp_path, replace(RULES, bytes_max=500))
+        await take(first, message(0, page("r", T)))
+        await take(first, message(1, page("s", T + 1)))
+        await first.commit()
+        assert committed(paper) == (1, {"watermark_ms": T, "finished_ms": T, "floor_ms": T})
+        second = service_on(paper, tmp_path)
+        await take(second, message(1, page("s", T + 1)))
+        await take(second, message(2, page("r", T)))
+        joiner = second.share.owned[0].joiner
+        assert (joiner.counts.late, joiner.open_pages) == (1, 1)
+
+    asyncio.run(story())
+
+
+def test_a_record_of_an_assignment_before_the_last_is_not_taken(tmp_path: Path) -> None:
+    """What waited in the queue while partitions changed hands is read again by whoever has its partition now."""
+
+    async def story() -> None:
+        paper = Paper()
+        service = service_on(paper, tmp_path)
+        await take(service, message(0, page("r")))
+        await service._on_revoked(None, {TopicPartition("events", 0)})
+        paper.consumer_generation_id += 1
+        await take(service, message(1, page("s")))
+        assert service.share.owned == {}
 
     asyncio.run(story())
 
