@@ -165,6 +165,20 @@ class DeadLetter(msgspec.Struct, array_like=True, tag=10, gc=False, frozen=True)
     offset: int
 
 
+class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
+    """An install that no page claimed. A re-read tells it again: `user` and `install_id` are its identity.
+
+    `request_id` is the page that it named, empty if none; `ingest_ms` the log's append time of the install's record.
+    """
+
+    user: str
+    item: str
+    time_ms: int
+    install_id: str
+    request_id: str = ""
+    ingest_ms: int = 0
+
+
 SourceEvent = Impression | Install | Tick
 T = TypeVar("T")
 
@@ -174,6 +188,8 @@ _sources = msgspec.msgpack.Decoder(list[SourceEvent])
 _source = msgspec.msgpack.Decoder(SourceEvent)
 _examples = msgspec.msgpack.Decoder(list[Examples])
 _one_examples = msgspec.msgpack.Decoder(Examples)
+_organics = msgspec.msgpack.Decoder(list[Organic])
+_organic = msgspec.msgpack.Decoder(Organic)
 _requests = msgspec.msgpack.Decoder(list[RankRequest])
 _one_request = msgspec.msgpack.Decoder(RankRequest)
 _replies = msgspec.msgpack.Decoder(list[RankReply])
@@ -223,6 +239,11 @@ def decode_events(raw: bytes) -> tuple[list[SourceEvent], list[tuple[bytes, str]
 def decode_examples(raw: bytes) -> tuple[list[Examples], list[tuple[bytes, str]]]:
     """The examples of one record of `examples`, and what of it can't be taken."""
     return _decode_record(raw, _examples, _one_examples, check_examples, 2 * EVENT_BYTES_MAX)
+
+
+def decode_organic(raw: bytes) -> tuple[list[Organic], list[tuple[bytes, str]]]:
+    """The installs of one record of `organic`, and what of it can't be taken."""
+    return _decode_record(raw, _organics, _organic, check_organic, 2 * EVENT_BYTES_MAX)
 
 
 def decode_requests(raw: bytes) -> tuple[list[RankRequest], list[tuple[bytes, str]]]:
@@ -292,6 +313,15 @@ def check_examples(examples: Examples) -> None:
     if not (min(ids) >= 0 and max(ids) < 2**64):
         raise BadEvent("an id isn't an unsigned 64-bit number")
     if not (min(ingest_ms) >= 0 and max(ingest_ms) < TIME_MS_MAX):
+        raise BadEvent("an ingest time is not between 1970 and 2100")
+
+
+def check_organic(organic: Organic) -> None:
+    """Raises BadEvent when a name is missing or a time can't be true."""
+    _check_time(organic.time_ms)
+    if not (organic.user and organic.item and organic.install_id):
+        raise BadEvent("an organic install needs a user, an item and an install_id")
+    if not 0 <= organic.ingest_ms < TIME_MS_MAX:
         raise BadEvent("an ingest time is not between 1970 and 2100")
 
 

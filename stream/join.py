@@ -20,6 +20,12 @@ A joiner that starts there reads a suffix of the log with nothing remembered, an
 * A page not later than `finished` has had its say. Read again, it takes installs but stays silent. An install
   whose page isn't read again can only fall to an older page, which is finished too.
 * What is late and what is taken in is decided by watermark and floor, which are the same again.
+
+**Organic installs.** One that no page has claimed when it is forgotten, and that wasn't taken back, is organic. It must
+not become so because its page isn't read again. So with `organic` an install holds the commit at the page that has it;
+one not later than `finished` was told; and what happened within a window after `unsure`, an event time up to which
+pages may have claimed what a restart can't know, isn't told at all. That is the floor (a page forgotten early is late
+when it is read again), and where the joiner that committed had no `organic`, whatever it had finished.
 """
 
 from collections import deque
@@ -28,7 +34,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stream.calendar import Calendar
-from stream.events import Examples, Install, SourceEvent
+from stream.events import Examples, Install, Organic, SourceEvent
 from stream.labelling import Labeller, Policy
 from stream.remembered import Counts, Held, Mark, OfUsers
 from stream.shown import SILENT, HeldEvent, Shown, held
@@ -48,7 +54,7 @@ class LabelRules:
     `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
     `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
     pages that come after it in the log (None: as long as it is remembered). `bytes_max`: what one partition may
-    remember (None: no limit).
+    remember (None: no limit). `organic`: installs that no page claimed are told.
     """
 
     policy: Policy = "eager"
@@ -57,6 +63,7 @@ class LabelRules:
     known_ms: int = 2_000
     early_ms: int | None = None
     bytes_max: int | None = None
+    organic: bool = False
 
     @property
     def life_ms(self) -> int:
@@ -79,6 +86,7 @@ def label_rules(spec: Spec, bytes_max: int | None = None) -> LabelRules:
         duration_ms(label.lateness),
         early_ms=early_ms,
         bytes_max=bytes_max,
+        organic=label.organic,
     )
 
 
@@ -86,19 +94,31 @@ def label_rules(spec: Spec, bytes_max: int | None = None) -> LabelRules:
 class Checkpoint:
     """Where a new joiner may start: next record, watermark before it, event time up to which all is told.
 
-    `floor_ms`: event time up to which all was forgotten early.
+    `floor_ms`: event time up to which all was forgotten early. `unsure_ms`: event time up to which a page may have
+    claimed an install that a new joiner reads without it (None: whatever is finished).
     """
 
     offset: int
     watermark_ms: int
     finished_ms: int
     floor_ms: int = 0
+    unsure_ms: int | None = None
 
 
 class Joiner:
-    """The join state of one partition. Give it every record in offset order."""
+    """The join state of one partition. Give it every record in offset order.
 
-    def __init__(self, rules: LabelRules, watermark_ms: int = 0, finished_ms: int = 0, floor_ms: int = 0) -> None:
+    `organic`: what the last record has shown to be organic, if the rules want it told.
+    """
+
+    def __init__(
+        self,
+        rules: LabelRules,
+        watermark_ms: int = 0,
+        finished_ms: int = 0,
+        floor_ms: int = 0,
+        unsure_ms: int | None = None,
+    ) -> None:
         assert rules.window_ms > 0, rules
         assert min(rules.lateness_ms, rules.known_ms, rules.waits_ms) >= 0, rules
         self.rules = rules
@@ -106,12 +126,14 @@ class Joiner:
         self._lateness_ms = rules.lateness_ms
         self.watermark_ms = watermark_ms
         self.counts = Counts()
-        self._labels = Labeller(rules.policy)
+        self.organic: list[Organic] = []
+        self._labels = Labeller(rules.policy, holding=rules.organic)
         self._tells_first = rules.policy == "fake_negative"
         self.open_pages = 0
         self.held_bytes = 0
         self._floor_ms = floor_ms
         self._finished_ms = finished_ms
+        self._unsure_ms = finished_ms if unsure_ms is None else unsure_ms
         self._bytes_max = 2**62 if rules.bytes_max is None else rules.bytes_max
         self._marks: deque[Mark] = deque()
         self._closing: Calendar[Shown] = Calendar()  # open pages
@@ -125,7 +147,7 @@ class Joiner:
     @classmethod
     def start(cls, rules: LabelRules, checkpoint: Checkpoint) -> "Joiner":
         """A joiner that reads on at `checkpoint.offset`."""
-        return cls(rules, checkpoint.watermark_ms, checkpoint.finished_ms, checkpoint.floor_ms)
+        return cls(rules, checkpoint.watermark_ms, checkpoint.finished_ms, checkpoint.floor_ms, checkpoint.unsure_ms)
 
     def feed(self, events: Sequence[SourceEvent], offset: int, ingest_ms: int) -> list[Examples]:
         """Take one record's events; returns the examples that came of them, in a fixed order."""
@@ -136,6 +158,8 @@ class Joiner:
         marks = self._marks
         assert not marks or offset > marks[-1].offset, (offset, marks[-1].offset)
         said: list[Told] = []
+        if self.organic:
+            self.organic = []
         mark = Mark(offset, self.watermark_ms)
         marks.append(mark)
         for event in events:
@@ -172,10 +196,11 @@ class Joiner:
         True only for what was said so far: it may be stored once the log has confirmed all of that.
         """
         finished_ms = max(self._finished_ms, self.watermark_ms - self._life_ms, self._floor_ms)
+        unsure_ms = self._unsure_ms if self.rules.organic else None
         if self._marks:
             first = self._marks[0]
-            return Checkpoint(first.offset, first.watermark_ms, finished_ms, self._floor_ms)
-        return Checkpoint(next_offset, self.watermark_ms, finished_ms, self._floor_ms)
+            return Checkpoint(first.offset, first.watermark_ms, finished_ms, self._floor_ms, unsure_ms)
+        return Checkpoint(next_offset, self.watermark_ms, finished_ms, self._floor_ms, unsure_ms)
 
     def tick_ms(self, silence_ms: int) -> int:
         """The event time that a silent partition has reached, if event time goes on at the wall's pace."""
@@ -204,6 +229,7 @@ class Joiner:
         self._catch_up(ingest_ms, said)
         while self.held_bytes > self._bytes_max:
             self._floor_ms = min(self._closing.next_ms, self._known.next_ms)
+            self._unsure_ms = max(self._unsure_ms, self._floor_ms)
             before = sum(map(len, self._pages))
             self._finish(self._floor_ms, self._floor_ms, ingest_ms, said)
             self.counts.shed += before - sum(map(len, self._pages))
@@ -328,9 +354,19 @@ class Joiner:
         install = one.install
         one.mark.living -= 1
         self.held_bytes -= INSTALL_BYTES
-        if one.page is None and not one.retracted:
+        if one.page is not None:
+            self._labels.let_go(one)
+        elif self._is_organic(one):
             self.counts.organic += 1
+            if self.rules.organic:
+                told = (install.user, install.item, install.time_ms, install.install_id, install.request_id)
+                self.organic.append(Organic(*told, one.ingest_ms))
         key = f"{install.user}\0{install.install_id}"
         if self._installs.get(key) is one:
             del self._installs[key]
             self._installs_of.drop(install.user, one)
+
+    def _is_organic(self, one: Held) -> bool:
+        """Whether an install without a page surely has none, and a joiner before a restart hasn't told it."""
+        told = one.time_ms <= self._finished_ms
+        return not one.retracted and not told and one.time_ms - self._window_ms >= self._unsure_ms

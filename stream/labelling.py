@@ -18,9 +18,13 @@ def _all_told(size: int) -> int:
 
 
 class Labeller:
-    """Turns what happens to a page into labels. `ingest_ms`: when the record came that is the cause."""
+    """Turns what happens to a page into labels. `ingest_ms`: when the record came that is the cause.
 
-    def __init__(self, policy: Policy) -> None:
+    With `holding`, an install keeps the record of the page that it has: a restart must find both.
+    """
+
+    def __init__(self, policy: Policy, holding: bool = False) -> None:
+        self._holds = int(holding)
         self._waits = policy == "wait"
         self._tells_first = policy == "fake_negative"
 
@@ -51,6 +55,7 @@ class Labeller:
     def attach(self, page: Shown, position: int, one: Held, ingest_ms: int, rows: list[Row]) -> None:
         """An install belongs to this page now."""
         one.page = page
+        page.mark.living += self._holds
         page.installs += ((position, one.install.install_id, one.ingest_ms),)
         self._relabel(page, position, one, ingest_ms, rows)
 
@@ -59,6 +64,7 @@ class Labeller:
         page = one.page
         if page is None:
             return
+        self.let_go(one)
         one.page = None
         position = page.position_of(one.install.item)
         place = page.installs.index((position, one.install.install_id, one.ingest_ms))
@@ -66,6 +72,11 @@ class Labeller:
         rows: list[Row] = []
         self._relabel(page, position, one, ingest_ms, rows)
         self.say(page, rows, ingest_ms, said)
+
+    def let_go(self, one: Held) -> None:
+        """An install leaves its page, or is forgotten."""
+        if one.page is not None:
+            one.page.mark.living -= self._holds
 
     def say(self, page: Shown, rows: list[Row], ingest_ms: int, said: list[Told]) -> None:
         """Tell these rows, if there are any and the page has a say."""

@@ -22,7 +22,7 @@ class Counts:
     duplicate: int = 0  # a page or install that is remembered already
     late: int = 0  # older than anything that is remembered: dropped
     early: int = 0  # an install that stood in the log before its page
-    organic: int = 0  # an install that no page ever claimed
+    organic: int = 0  # an install that surely no page ever claimed
     retracted: int = 0  # an install taken back
     shed: int = 0  # a page that was forgotten early because memory was full
 

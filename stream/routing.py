@@ -57,7 +57,11 @@ def dead_letter(original: bytes, error: str, message: str, source: Record) -> Ou
 def metadata_of(checkpoint: Checkpoint) -> str:
     """What is stored beside the offset."""
     stored = {"watermark_ms": checkpoint.watermark_ms, "finished_ms": checkpoint.finished_ms}
-    return json.dumps(stored | ({"floor_ms": checkpoint.floor_ms} if checkpoint.floor_ms else {}))
+    if checkpoint.floor_ms:
+        stored["floor_ms"] = checkpoint.floor_ms
+    if checkpoint.unsure_ms is not None:
+        stored["unsure_ms"] = checkpoint.unsure_ms
+    return json.dumps(stored)
 
 
 def checkpoint_of(offset: int, metadata: str) -> Checkpoint:
@@ -65,7 +69,8 @@ def checkpoint_of(offset: int, metadata: str) -> Checkpoint:
     try:
         stored = json.loads(metadata or "{}")
         told = [int(stored.get(name, 0)) for name in ("watermark_ms", "finished_ms", "floor_ms")]
-        return Checkpoint(offset, *told)
+        unsure = stored.get("unsure_ms")
+        return Checkpoint(offset, *told, unsure_ms=None if unsure is None else int(unsure))
     except (ValueError, TypeError, AttributeError):
         log.warning("the commit at %d carries metadata that isn't ours: %r", offset, metadata)
         return Checkpoint(offset, 0, 0)

@@ -137,6 +137,7 @@ class Label(Part, frozen=True):
     window: Duration = "30m"
     lateness: Duration = "0s"
     early: Duration | None = None  # how long an install waits for a page behind it in the log; as long as for any
+    organic: bool = False  # installs that no page claimed are written to the topic `organic`
 
 
 class Gate(Part, frozen=True):
@@ -175,11 +176,14 @@ class Spec(Part, frozen=True):
     publish: Publish = field(default_factory=Publish)
 
     def fingerprint(self) -> str:
-        """16 hex digits: equal for specs whose models can go on from each other (name, publish and slices aside).
+        """16 hex digits: equal for specs whose models can go on from each other.
+
+        Name, publish, slices and label.organic aside: no example depends on them.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
         content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
+        content["label"].pop("organic", None)
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
 
     def columns(self) -> dict[str, Column]:

@@ -29,6 +29,7 @@ class Topic:
 
 EVENTS = Topic("events", "pages that users saw, installs, ticks; keyed by user")
 EXAMPLES = Topic("examples", "labelled examples; one partition per learner shard", partitions=1)
+ORGANIC = Topic("organic", "installs that no page claimed, where the spec wants them; keyed by user")
 REQUESTS = Topic("rank.requests", "ranking requests", retention_ms=HOUR_MS)
 REPLIES = Topic("rank.replies", "ranked lists", retention_ms=HOUR_MS)
 ITEMS = Topic("items", "static attributes of items", compacted=True)
@@ -42,7 +43,7 @@ ITEMS_DLQ = Topic("items.dlq", "items that rankers could not take", partitions=1
 USERS_DLQ = Topic("users.dlq", "users that rankers could not take", partitions=1, compacted=True)
 
 TOPICS = (
-    EVENTS, EXAMPLES, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES,
+    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES,
     EVENTS_DLQ, EXAMPLES_DLQ, REQUESTS_DLQ, ITEMS_DLQ, USERS_DLQ,
 )  # fmt: skip
 DEAD_LETTERS = {

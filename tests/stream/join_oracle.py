@@ -49,6 +49,43 @@ def offline(events: Sequence[SourceEvent], rules: LabelRules) -> Net:
     return net
 
 
+def organic(events: Sequence[SourceEvent], rules: LabelRules) -> set[tuple[str, str]]:
+    """(user, install id) of every install of one partition's events that no page claimed and nobody took back."""
+    life_ms = rules.window_ms + rules.known_ms
+    greatest, watermarks, in_time = 0, [], []
+    for k, event in enumerate(events):
+        greatest = max(greatest, event.time_ms - rules.lateness_ms)
+        watermarks.append(greatest)
+        if event.time_ms + life_ms > greatest:
+            in_time.append((k, event))
+    pages: dict[str, tuple[int, Impression]] = {}
+    installs: dict[tuple[str, str], tuple[int, Install]] = {}
+    for k, event in in_time:
+        if isinstance(event, Impression):
+            pages.setdefault(event.request_id, (k, event))
+        elif isinstance(event, Install) and not event.retracted:
+            installs.setdefault((event.user, event.install_id), (k, event))
+    found = set()
+    for (user, install_id), (k, install) in installs.items():
+        claimed = any(
+            page.user == user
+            and (at > k or watermarks[k] < page.time_ms + life_ms)
+            and _fits(page, at, install, k, watermarks, rules)
+            for at, page in pages.values()
+        )
+        taken_back = any(
+            isinstance(event, Install)
+            and event.retracted
+            and (event.user, event.install_id) == (user, install_id)
+            and event.time_ms >= install.time_ms
+            and watermarks[j] < install.time_ms + life_ms
+            for j, event in in_time
+        )
+        if not claimed and not taken_back:
+            found.add((user, install_id))
+    return found
+
+
 def _installed(
     known: Sequence[tuple[int, SourceEvent]], watermarks: Sequence[int], page: Impression, at: int, rules: LabelRules
 ) -> set[str]:

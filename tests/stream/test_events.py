@@ -17,6 +17,7 @@ from stream.events import (
     Impression,
     Install,
     Item,
+    Organic,
     RankReply,
     RankRequest,
     Tick,
@@ -24,6 +25,7 @@ from stream.events import (
     decode_entity,
     decode_events,
     decode_examples,
+    decode_organic,
     decode_replies,
     decode_requests,
     encode,
@@ -59,6 +61,7 @@ GOLDEN = [
     ),
     (User("u1", {"age": 24.0}), "9308a2753181a3616765cb4038000000000000"),
     (History("u1", "a", 2_000), "9409a27531a161cd07d0"),
+    (Organic("u1", "a", 2_000, "i1", "r1", 2_001), "970ba27531a161cd07d0a26931a27231cd07d1"),
     (DeadLetter(b"\xc1", "BadEvent", "why", "events", 1, 42), "970ac401c1a84261644576656e74a3776879a66576656e7473012a"),
 ]
 
@@ -131,7 +134,7 @@ def test_no_bytes_are_lost_or_raise(raw: Any, data: st.DataObject) -> None:
     if raw:
         at = data.draw(st.integers(0, len(raw) - 1))
         raw = raw[:at] + bytes([data.draw(st.integers(0, 255))]) + raw[at + 1 :]
-    for decode in (decode_events, decode_examples, decode_requests):
+    for decode in (decode_events, decode_examples, decode_organic, decode_requests):
         good, bad = decode(raw)
         assert good or bad or msgspec.msgpack.decode(raw) == []
         for original, reason in bad:
@@ -193,6 +196,21 @@ def test_an_install_that_cannot_be_true_is_refused(change: dict[str, Any]) -> No
     """An install names user, item and id, at a time that can be."""
     bad_install = msgspec.structs.replace(Install("u", "a", 1, "i"), **change)
     assert decode_events(encode_record([bad_install]))[0] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"user": ""}, {"item": ""}, {"install_id": ""}, {"time_ms": 0}, {"ingest_ms": -1},
+        {"ingest_ms": ev.TIME_MS_MAX},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_organic_install_that_cannot_be_true_is_refused(change: dict[str, Any]) -> None:
+    """It names user, item and id; event time and append time can be."""
+    right = Organic("u", "a", 1, "i")
+    good, bad = decode_organic(encode_record([msgspec.structs.replace(right, **change), right]))
+    assert (good, len(bad)) == ([right], 1)
 
 
 @pytest.mark.parametrize(

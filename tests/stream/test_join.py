@@ -12,6 +12,7 @@ from stream.events import (
     Examples,
     Impression,
     Install,
+    Organic,
     SourceEvent,
     Tick,
 )
@@ -206,6 +207,38 @@ def test_an_install_after_a_retraction_is_a_correction() -> None:
     """Installed, taken back, installed again inside the window: one example, corrected twice."""
     told = play(RULES, page("r", 100, "a"), install("i", 105), retraction("i", 106), install("j", 107), FAR)
     assert [reason for *_, reason in told] == [INSTALLED, RETRACTION, LATE_POSITIVE]
+
+
+def test_an_install_without_a_page_is_organic_when_it_is_forgotten() -> None:
+    """Told then and not before, with the page that it named; not if it was claimed, taken back, or came too late."""
+    joiner = Joiner(replace(RULES, organic=True))
+    joiner.feed([page("r", 100), install("claimed", 105), install("named", 105, request_id="gone")], 0, 1)
+    joiner.feed([install("back", 105, "z"), retraction("back", 106, "z"), Tick(119)], 1, 2)
+    assert (joiner.organic, joiner.counts.organic) == ([], 0)
+    joiner.feed([Tick(120), install("late", 104, "z"), install("named", 105, request_id="gone")], 2, 3)
+    assert joiner.organic == [Organic("u", "a", 105, "named", "gone", 1)]
+    assert (joiner.counts.organic, joiner.counts.late) == (1, 2)
+    joiner.feed([FAR], 3, 4)
+    assert joiner.organic == []
+
+
+def test_organic_installs_are_told_only_where_they_are_wanted() -> None:
+    """Without the rule they are counted, and there is nothing to write."""
+    joiner = Joiner(RULES)
+    joiner.feed([install("i", 105), FAR], 0, 1)
+    assert (joiner.organic, joiner.counts.organic) == ([], 1)
+
+
+def test_an_install_holds_the_commit_at_the_page_that_has_it() -> None:
+    """Only with `organic`: a restart behind the page would find the install without it."""
+    log: list[SourceEvent] = [page("r", 100), install("i", 108), other, Tick(115)]
+    for organic, offset in ((False, 1), (True, 0)):
+        joiner = Joiner(replace(RULES, organic=organic))
+        for k, event in enumerate(log):
+            joiner.feed([event], k, k)
+        assert joiner.hold_offset() == offset
+        joiner.feed([FAR], 4, 4)
+        assert joiner.hold_offset() is None
 
 
 # Each rule of the restart, and what goes wrong without it. `other` only keeps the commit back.

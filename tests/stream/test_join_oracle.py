@@ -17,16 +17,19 @@ from stream.events import (
     Examples,
     Impression,
     Install,
+    Organic,
     SourceEvent,
     Tick,
 )
 from stream.join import Checkpoint, Joiner, LabelRules
-from tests.stream.join_oracle import net_of, offline
+from tests.stream.join_oracle import net_of, offline, organic
 from tests.stream.test_join import FAR, POLICIES, ids, install, page, retraction, rows
 
 SOAK = bool(os.environ.get("SOAK"))
 USERS, ITEMS = "uv", "abc"
 times = st.integers(100, 160)
+Name = tuple[str, str]  # user, install id
+START = Checkpoint(0, 0, 0)
 
 
 @st.composite
@@ -47,7 +50,8 @@ def sources(draw: st.DrawFn) -> list[SourceEvent]:
         near = draw(st.sampled_from(pages))
         named = draw(st.sampled_from(["", "", near.request_id, "r0"]))
         at = near.time_ms + draw(st.integers(-2, 12))
-        events.append(install(f"i{k}", at, draw(st.sampled_from(near.items)), named, near.user))
+        item = draw(st.sampled_from(near.items) | st.sampled_from(ITEMS))
+        events.append(install(f"i{k}", at, item, named, near.user))
         if draw(st.integers(0, 3)) == 0:
             events.append(retraction(f"i{k}", at + draw(st.integers(-1, 14)), near.items[0], near.user))
     events += [Tick(draw(times)) for _ in range(draw(st.integers(0, 2)))]
@@ -67,6 +71,7 @@ def rule_sets(draw: st.DrawFn) -> LabelRules:
         lateness_ms=draw(st.sampled_from([0, 3, 100])),
         known_ms=draw(st.sampled_from([0, 3, 10])),
         early_ms=draw(st.sampled_from([None, None, 0, 3, 8])),
+        organic=draw(st.booleans()),
     )
 
 
@@ -169,6 +174,123 @@ def test_full_memory_closes_what_is_oldest_and_a_restart_decides_the_same(
     assert len(firsts) == len(set(firsts))
 
 
+def names(organics: Sequence[Organic]) -> set[Name]:
+    """(user, install id): what tells them apart."""
+    return {(one.user, one.install_id) for one in organics}
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> list[SourceEvent]:
+    """A longer log, in which time goes on: pages are forgotten while installs that they claimed aren't yet."""
+    now, pages, installs, log = 100, [page("r", 100, "ab")], [install("i", 101)], list[SourceEvent]()
+    for k in range(draw(st.integers(6, 24))):
+        now += draw(st.integers(0, 5))
+        match draw(st.sampled_from("ppiiiirdt")):
+            case "p":
+                shown = page(f"r{k}", now - draw(st.integers(0, 3)), draw(st.sampled_from(["a", "b", "ab"])))
+                pages.append(shown)
+                log.append(shown)
+            case "i":
+                at, named = now - draw(st.integers(-2, 6)), draw(st.sampled_from(["", "", "", pages[-1].request_id]))
+                made = install(f"i{k}", at, draw(st.sampled_from("abz")), named)
+                installs.append(made)
+                log.append(made)
+            case "r":
+                taken = draw(st.sampled_from(installs[-3:]))
+                log.append(retraction(taken.install_id, taken.time_ms + draw(st.integers(-1, 14)), taken.item))
+            case "d":
+                log.append(draw(st.sampled_from([*log[-6:], pages[-1]])))
+            case "t":
+                log.append(Tick(now))
+    return log
+
+
+def played(
+    records: Sequence[Sequence[SourceEvent]], rules: LabelRules, stored: Checkpoint, until: int
+) -> tuple[set[Name], Joiner]:
+    """What a joiner that starts at `stored` tells to be organic of the records before `until`, and that joiner."""
+    joiner, told = Joiner.start(rules, stored), list[Organic]()
+    for offset in range(stored.offset, until):
+        joiner.feed(records[offset], offset, offset)
+        told += joiner.organic
+    return names(told), joiner
+
+
+@settings(max_examples=300, deadline=None)
+@given(events=st.one_of(sources(), flows()), rules=rule_sets())
+def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: LabelRules) -> None:
+    """Told are exactly the installs that no page claims and nobody takes back: each once, as it came, and counted."""
+    log = [*events, FAR]
+    joiner, told = Joiner(replace(rules, organic=True)), list[Organic]()
+    for offset, event in enumerate(log):
+        joiner.feed([event], offset, offset)
+        told += joiner.organic
+    assert names(told) == organic(log, rules)
+    assert len(told) == len(names(told)) == joiner.counts.organic
+    for one in told:
+        assert log.index(Install(one.user, one.item, one.time_ms, one.install_id, one.request_id)) == one.ingest_ms
+
+
+@settings(max_examples=300, deadline=None)
+@given(events=flows(), rules=rule_sets(), sizes=sizes, kill=st.integers(1, 24))
+def test_organic_is_the_same_wherever_a_joiner_is_killed(
+    events: list[SourceEvent], rules: LabelRules, sizes: list[int], kill: int
+) -> None:
+    """From whichever commit the next joiner starts, and the one after that: nothing else is told, nothing is lost."""
+    rules = replace(rules, organic=True)
+    log = [*events, FAR]
+    records, wanted = packed(log, sizes), organic(log, rules)
+    for first in range(1, len(records)):
+        before, joiner = played(records, rules, START, first)
+        stored = joiner.checkpoint(first)
+        assert before | played(records, rules, stored, len(records))[0] == wanted
+        if first == kill:
+            for second in range(stored.offset + 1, len(records)):
+                between, joiner = played(records, rules, stored, second)
+                after, _ = played(records, rules, joiner.checkpoint(second), len(records))
+                assert before | between | after == wanted
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=flows(), rules=rule_sets(), kill=st.integers(1, 24))
+def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
+    events: list[SourceEvent], rules: LabelRules, kill: int
+) -> None:
+    """A joiner that goes on from one without `organic` can't know what was claimed before; neither can its count."""
+    log = [*events, FAR]
+    records, off, on = packed(log, [1]), replace(rules, organic=False), replace(rules, organic=True)
+    times = {(e.user, e.install_id): e.time_ms for e in log if isinstance(e, Install) and not e.retracted}
+    for first in range(1, len(records)):
+        none, joiner = played(records, off, START, first)
+        stored = joiner.checkpoint(first)
+        sure = {name for name in organic(log, rules) if times[name] >= stored.finished_ms + rules.window_ms}
+        told, _ = played(records, on, stored, len(records))
+        assert (none, told) == (set(), sure)
+        assert played(records, off, stored, len(records))[1].counts.organic == len(sure)
+        if first == kill:
+            for second in range(stored.offset + 1, len(records)):
+                between, joiner = played(records, on, stored, second)
+                after, _ = played(records, on, joiner.checkpoint(second), len(records))
+                assert between | after == sure
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=st.one_of(sources(), flows()), rules=rule_sets(), bytes_max=st.sampled_from([0, 900, 2_000, 4_000]))
+def test_full_memory_keeps_silent_about_what_it_made_organic(
+    events: list[SourceEvent], rules: LabelRules, bytes_max: int
+) -> None:
+    """An install less than a window after a floor may have lost its page to it: it isn't told. Every other one is."""
+    log, bounded = [*events, FAR], replace(rules, bytes_max=bytes_max, organic=True)
+    records, wanted = packed(log, [1]), organic(log, rules)
+    unbroken, joiner = played(records, bounded, START, len(records))
+    times = {(e.user, e.install_id): e.time_ms for e in log if isinstance(e, Install) and not e.retracted}
+    floor_ms = joiner.checkpoint(len(records)).floor_ms
+    assert {name for name in wanted if times[name] >= floor_ms + rules.window_ms} <= unbroken <= wanted
+    for first in range(1, len(records)):
+        before, joiner = played(records, bounded, START, first)
+        assert before | played(records, bounded, joiner.checkpoint(first), len(records))[0] == unbroken
+
+
 class JoinMachine(RuleBasedStateMachine):
     """Events come in any order, some again, some late; now and then the joiner commits, or is killed."""
 
@@ -181,14 +303,20 @@ class JoinMachine(RuleBasedStateMachine):
         self.now_ms = 100
         self.joiner = Joiner(rules)
         self.said: list[Examples] = []
-        self.stored, self.confirmed = Checkpoint(0, 0, 0), 0
+        self.organic: list[Organic] = []
+        self.stored, self.confirmed = Checkpoint(0, 0, 0), (0, 0)
 
     def put(self, *events: SourceEvent) -> None:
         """One record."""
         self.events += events
         self.records.append(list(events))
         offset = len(self.records) - 1
-        self.said += self.joiner.feed(self.records[-1], offset, offset)
+        self.feed(offset)
+
+    def feed(self, offset: int) -> None:
+        """The joiner takes a record."""
+        self.said += self.joiner.feed(self.records[offset], offset, offset)
+        self.organic += self.joiner.organic
 
     @rule(ago=st.integers(0, 12), items=st.sets(st.sampled_from(ITEMS), min_size=1), user=st.sampled_from(USERS))
     def shown(self, ago: int, items: set[str], user: str) -> None:
@@ -231,15 +359,17 @@ class JoinMachine(RuleBasedStateMachine):
     @rule()
     def committed(self) -> None:
         """What was said so far is confirmed, and the place stored."""
-        self.stored, self.confirmed = self.joiner.checkpoint(len(self.records)), len(self.said)
+        self.stored = self.joiner.checkpoint(len(self.records))
+        self.confirmed = len(self.said), len(self.organic)
 
     @rule(lost=st.integers(0, 5))
     def killed(self, lost: int) -> None:
         """Some of what wasn't confirmed is lost; another joiner reads on from the commit."""
-        del self.said[max(self.confirmed, len(self.said) - lost) :]
+        del self.said[max(self.confirmed[0], len(self.said) - lost) :]
+        del self.organic[max(self.confirmed[1], len(self.organic) - lost) :]
         self.joiner = Joiner.start(self.label_rules, self.stored)
         for offset in range(self.stored.offset, len(self.records)):
-            self.said += self.joiner.feed(self.records[offset], offset, offset)
+            self.feed(offset)
 
     @invariant()
     def holds(self) -> None:
@@ -250,9 +380,11 @@ class JoinMachine(RuleBasedStateMachine):
         assert (self.joiner.held_bytes == 0) == (held is None)
 
     def teardown(self) -> None:
-        """Once all is in, the net labels are the offline join's."""
+        """Once all is in, the net labels are the offline join's, and organic is what it leaves without a page."""
         self.put(FAR)
         assert net_of(self.said) == offline(self.events, self.label_rules)
+        wanted = organic(self.events, self.label_rules) if self.label_rules.organic else set()
+        assert names(self.organic) == wanted
 
 
 TestJoinMachine = JoinMachine.TestCase

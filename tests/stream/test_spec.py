@@ -303,13 +303,14 @@ def test_a_fingerprint_changes_with_whatever_changes_the_model() -> None:
     [
         ('name = "shop"', 'name = "other"'),
         ('every = "250ms"', 'every = "1s"'),
+        ('policy = "eager"', 'policy = "eager"\norganic = true'),
         ("[0.8, 1.25]", "[0.5, 2.0]"),
         ("quantiles = 8", "quantiles = 8\nembedding_dim = 32"),
         ("alpha = 0.1", "alpha = 1e-1"),
     ],
 )
 def test_a_fingerprint_stays_when_the_model_does(there: str, other: str) -> None:
-    """Name and publishing aside; a default written out is still the default."""
+    """Name, publishing and organic installs aside; a default written out is still the default."""
     assert TEXT.count(there) == 1
     assert parse_spec(TEXT.replace(there, other)).fingerprint() == parse_spec(TEXT).fingerprint()
 
