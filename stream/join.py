@@ -202,6 +202,11 @@ class Joiner:
             return Checkpoint(first.offset, first.watermark_ms, finished_ms, self._floor_ms, unsure_ms)
         return Checkpoint(next_offset, self.watermark_ms, finished_ms, self._floor_ms, unsure_ms)
 
+    @property
+    def awaits_time(self) -> bool:
+        """Whether there would be something to tell if only event time went on."""
+        return self.open_pages > 0 or (self.rules.organic and bool(self._installs))
+
     def tick_ms(self, silence_ms: int) -> int:
         """The event time that a silent partition has reached, if event time goes on at the wall's pace."""
         return self.watermark_ms + self._lateness_ms + silence_ms

@@ -16,7 +16,7 @@ from stream.join import LabelRules
 from stream.kafka_log import KafkaLog
 from stream.redis_client import connect
 from stream.settings import Settings
-from stream.topics import EVENTS, EXAMPLES, HISTORIES
+from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.turn import ShellRules, warm_up
 
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
@@ -24,8 +24,8 @@ BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 log = logging.getLogger(__name__)
 
 
-def wait_for_kafka(settings: Settings) -> dict[str, int]:
-    """How many partitions the joiner's topics have, once a broker answers; a line for each attempt.
+def wait_for_kafka(settings: Settings, names: list[str]) -> dict[str, int]:
+    """How many partitions these topics have, once a broker answers; a line for each attempt.
 
     Raises LogError when a topic doesn't exist.
     """
@@ -34,7 +34,7 @@ def wait_for_kafka(settings: Settings) -> dict[str, int]:
         try:
             kafka = KafkaLog(settings)
             try:
-                return {topic.name: kafka.partitions(topic.name) for topic in (EVENTS, EXAMPLES, HISTORIES)}
+                return {name: kafka.partitions(name) for name in names}
             finally:
                 kafka.close()
         except LogUnavailable as bad:
@@ -58,6 +58,7 @@ def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None =
         histories = HistoryWriter(connect(settings), settings.topic_prefix, source=lambda: KafkaLog(settings))
     else:
         log.info("no Redis is known: histories go to the topic only")
+    names = [topic.name for topic in (EVENTS, EXAMPLES, HISTORIES, *((ORGANIC,) if rules.organic else ()))]
     services: list[JoinerService] = []
     health = Health(
         settings.host,
@@ -77,7 +78,7 @@ def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None =
         while True:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             services.clear()
-            partitions = wait_for_kafka(settings)
+            partitions = wait_for_kafka(settings, names)
             try:
                 return asyncio.run(life(partitions))
             except (LogGap, Poisoned):

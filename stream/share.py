@@ -83,10 +83,10 @@ class Share:
         return {p: settled for p, (owned, settled) in wanted.items() if self.owned.get(p) is owned}
 
     def tick(self, now: float, end_of: Callable[[int], int | None]) -> None:
-        """Put a Tick into silent partitions that are read to their end and have open pages."""
+        """Put a Tick into silent partitions that are read to their end and wait for event time to go on."""
         for partition, owned in self.owned.items():
             silence_ms = round((now - owned.heard_at) * 1000)
-            if silence_ms < self._shell.idle_ms or not owned.joiner.open_pages or owned.settled is None:
+            if silence_ms < self._shell.idle_ms or not owned.joiner.awaits_time or owned.settled is None:
                 continue
             end = end_of(partition)
             if end is None or owned.next_offset is None or owned.next_offset < end:

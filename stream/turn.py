@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Final
 
 from stream.errors import Poisoned
-from stream.events import Impression, Install, encode, encode_record
+from stream.events import Impression, Install, Organic, encode, encode_record
 from stream.histories import HistoryWriter
 from stream.join import Joiner
 from stream.log import Record, partition_of
@@ -17,7 +17,7 @@ from stream.meters import Tally
 from stream.routing import EXAMPLES_BYTES_MAX, Outgoing, dead_letter, history_record
 from stream.shown import HeldEvent, Shown, read_record
 from stream.told import Told, array_head, examples_bytes
-from stream.topics import EXAMPLES, HISTORIES
+from stream.topics import EXAMPLES, HISTORIES, ORGANIC
 
 POISON_MIN: Final = 20  # so many bad records in a row are more than chance
 
@@ -89,6 +89,8 @@ class Turn:
         if joiner.counts.shed != shed:
             self._alarm(record.partition, joiner)
         outgoing = told_records(told, self._partitions[EXAMPLES.name]) if told else []
+        if joiner.organic:
+            outgoing += organic_records(joiner.organic, self._partitions[ORGANIC.name])
         installs = [event for event in events if type(event) is Install]
         for install in installs:
             outgoing.append(history_record(install, self._partitions[HISTORIES.name]))
@@ -127,23 +129,35 @@ def told_records(told: Iterable[Told], partitions: int, bytes_max: int = EXAMPLE
     told = list(told)
     written = examples_bytes(told)
     if partitions == 1 and sum(map(len, written)) <= bytes_max:
-        return [_record(0, written)]
+        return [_record(EXAMPLES.name, 0, written)]
+    users = (t.page.user for t in told)
+    places = [partition_of_user(user, partitions) if partitions > 1 else 0 for user in users]
+    return _packed(EXAMPLES.name, places, written, bytes_max)
+
+
+def organic_records(organic: Sequence[Organic], partitions: int) -> list[Outgoing]:
+    """What one input record showed to be organic as one record of `organic` a partition, cut likewise."""
+    places = [partition_of_user(one.user, partitions) for one in organic]
+    return _packed(ORGANIC.name, places, list(map(encode, organic)), EXAMPLES_BYTES_MAX)
+
+
+def _packed(topic: str, places: Sequence[int], written: Sequence[bytes], bytes_max: int) -> list[Outgoing]:
+    """Encoded events, each with its partition, as records of at most so many bytes; one event may have more."""
     records: list[Outgoing] = []
     waiting: dict[int, list[bytes]] = {}
     sizes: dict[int, int] = {}
-    for t, raw in zip(told, written, strict=True):
-        partition = partition_of_user(t.page.user, partitions) if partitions > 1 else 0
+    for partition, raw in zip(places, written, strict=True):
         parts = waiting.setdefault(partition, [])
         if parts and sizes[partition] + len(raw) > bytes_max:
-            records.append(_record(partition, parts))
+            records.append(_record(topic, partition, parts))
             parts = waiting[partition] = []
         sizes[partition] = len(raw) + (sizes[partition] if parts else 0)
         parts.append(raw)
-    return records + [_record(partition, parts) for partition, parts in waiting.items()]
+    return records + [_record(topic, partition, parts) for partition, parts in waiting.items()]
 
 
-def _record(partition: int, parts: Sequence[bytes]) -> Outgoing:
-    return Outgoing(EXAMPLES.name, partition, b"".join((array_head(len(parts)), *parts)))
+def _record(topic: str, partition: int, parts: Sequence[bytes]) -> Outgoing:
+    return Outgoing(topic, partition, b"".join((array_head(len(parts)), *parts)))
 
 
 def _from_the_future(event: HeldEvent, record: Record) -> tuple[bytes, str, str]:
