@@ -76,10 +76,18 @@ def spare_tasks(app: faust.App, queue_of: Callable[[], Any]) -> None:
     consumer: Any = app.consumer
     slowly = consumer.wait_first
 
-    async def wait_first(handed_on: Any, suspended: Any) -> Any:
+    async def wait_first(*coros: Any, timeout: Any = None) -> Any:
         queue = queue_of()
-        if queue is None or queue.full() or consumer.suspend_flow.is_set() or not app.flow_control.is_active():
-            return await slowly(handed_on, suspended)
+        if (
+            len(coros) != 2  # Faust waits for one thing by it, too
+            or timeout is not None
+            or queue is None
+            or queue.full()
+            or consumer.suspend_flow.is_set()
+            or not app.flow_control.is_active()
+        ):
+            return await slowly(*coros, timeout=timeout)
+        handed_on, suspended = coros
         suspended.close()
         await handed_on
         return None

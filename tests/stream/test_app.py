@@ -459,9 +459,9 @@ def test_a_record_is_handed_on_at_once_only_where_nothing_can_hinder_it(hindered
         suspended = asyncio.Event()
         queue: asyncio.Queue[int] = asyncio.Queue(1)
 
-        async def slowly(handed_on: Any, waits: Any) -> str:
-            handed_on.close()
-            waits.close()
+        async def slowly(*coros: Any, timeout: Any) -> str:
+            for coro in coros:
+                coro.close()
             return "slowly"
 
         async def hand_on() -> None:
@@ -478,6 +478,20 @@ def test_a_record_is_handed_on_at_once_only_where_nothing_can_hinder_it(hindered
         return done, await consumer.wait_first(hand_on(), suspended.wait())
 
     assert asyncio.run(story()) == (([], "slowly") if hindered else (["handed on"], None))
+
+
+def test_faust_waits_for_one_thing_as_before(tmp_path: Path) -> None:
+    """Its consumer waits for its flow to go on by the same method, with one thing and a timeout."""
+
+    async def story() -> bool:
+        app = make_app(Settings(kafka="127.0.0.1:1", local=tmp_path))
+        spare_tasks(app, lambda: asyncio.Queue(1))
+        app.flow_control.resume()
+        going = asyncio.Event()
+        asyncio.get_running_loop().call_soon(going.set)
+        return bool((await app.consumer.wait(going, timeout=10.0)).result)
+
+    assert asyncio.run(story()) is True
 
 
 def test_records_of_one_commit_may_need_many_batches(tmp_path: Path) -> None:
