@@ -68,9 +68,11 @@ def checkpoint_of(offset: int, metadata: str) -> Checkpoint:
     """The checkpoint of a commit. One that isn't ours (a tool moved the group) starts with no watermark."""
     try:
         stored = json.loads(metadata or "{}")
-        told = [int(stored.get(name, 0)) for name in ("watermark_ms", "finished_ms", "floor_ms")]
-        unsure = stored.get("unsure_ms")
-        return Checkpoint(offset, *told, unsure_ms=None if unsure is None else int(unsure))
+        watermark_ms, finished_ms, floor_ms = (
+            int(stored.get(name, 0)) for name in ("watermark_ms", "finished_ms", "floor_ms")
+        )
+        unsure_ms = int(stored["unsure_ms"]) if "unsure_ms" in stored else None
+        return Checkpoint(offset, watermark_ms, finished_ms, floor_ms, unsure_ms)
     except (ValueError, TypeError, AttributeError):
         log.warning("the commit at %d carries metadata that isn't ours: %r", offset, metadata)
         return Checkpoint(offset, 0, 0)

@@ -2,7 +2,7 @@
 
 A page is *settled* when the joiner's own commit says that it is finished with it: then every label must be there and
 right. Other pages are *pending*: their window or the time for corrections isn't over, or the joiner isn't there yet
-(*behind*); they are counted, not judged.
+(*behind*); they are counted, not judged. So it is with organic installs, where the spec has them told.
 """
 
 import json
@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Final
 
+import msgspec
 import polars as pl
 
 from stream.errors import DataError
-from stream.events import LATE_POSITIVE, REASONS, RETRACTION, WINDOW_CLOSED, decode_examples
+from stream.events import LATE_POSITIVE, REASONS, RETRACTION, WINDOW_CLOSED, decode_examples, decode_organic
 from stream.log import START, Log, Record
-from stream.topics import EVENTS, EXAMPLES
-from thalweg.offline import Events, Expected, digest_of, expected
+from stream.topics import EVENTS, EXAMPLES, ORGANIC
+from thalweg.offline import NEVER, Events, Expected, digest_of, expected
 from thalweg.rules import AuditRules
 from thalweg.span import span
 
@@ -30,6 +31,11 @@ TOLD: Final = pl.Schema({
     "order": pl.Int64(), "request_id": pl.String(), "position": pl.Int64(), "item": pl.String(), "id": pl.UInt64(),
     "label": pl.Int64(), "reason": pl.Int64(), "digest": pl.UInt64(), "place": pl.String(),
 })  # fmt: skip
+TOLD_ORGANIC: Final = pl.Schema({
+    "user": pl.String(), "item": pl.String(), "time_ms": pl.Int64(), "install_id": pl.String(), "named": pl.String(),
+    "ingest_ms": pl.Int64(), "place": pl.String(),
+})  # fmt: skip
+INSTALL_KEY: Final = ["user", "item", "time_ms", "install_id", "named", "ingest_ms"]
 
 
 FAULTS: Final = {
@@ -39,6 +45,8 @@ FAULTS: Final = {
     "told_twice": "an item's first label was told with two ids: metrics count it twice",
     "misnamed": "a reason that doesn't go with its label, or with the policy",
     "altered": "the page in an example isn't the page that was shown",
+    "organic_missing": "an install that no page claimed isn't in `organic`",
+    "organic_surplus": "in `organic`, but claimed by a page, taken back, or not as any event tells",
 }
 
 
@@ -46,11 +54,13 @@ FAULTS: Final = {
 class Progress:
     """How far the joiner has committed to be with a partition; event times in ms.
 
-    `floor_ms`: pages up to it may have been closed before their time, because memory was full.
+    `floor_ms`: pages up to it may have been closed before their time, because memory was full. `unsure_ms`: installs
+    are told as organic from a window after it on.
     """
 
     finished_ms: int = 0
     floor_ms: int = 0
+    unsure_ms: int = NEVER
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,13 @@ class Difference:
     item: str
     expected: str
     found: str
+    install: str = ""  # "id of user", where it's about an organic install; `request_id` is the page that it named
+
+    @property
+    def about(self) -> str:
+        """What it is about."""
+        of = f"install {self.install}" if self.install else f"page {self.request_id}"
+        return f"{of}, item {self.item}" + ("" if self.install else f" at {self.position}")
 
     @property
     def text(self) -> str:
@@ -96,6 +113,7 @@ class Told:
     """All examples of a log in columns, as they are read."""
 
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in TOLD})
+    organic: list[tuple[Any, ...]] = field(default_factory=list)
     bad: int = 0
 
     def take(self, record: Record) -> None:
@@ -116,6 +134,12 @@ class Told:
             columns["digest"] += [digest_of(examples.page)] * n
             columns["place"] += [place] * n
 
+    def take_organic(self, record: Record) -> None:
+        """One record of `organic`."""
+        found, bad = decode_organic(record.value or b"")
+        self.bad += len(bad)
+        self.organic += [(*msgspec.structs.astuple(one), f"{record.partition}:{record.offset}") for one in found]
+
 
 def audit(log: Log, rules: AuditRules, progress: Mapping[int, Progress] | None, since_ms: int | None = None) -> Audit:
     """Read both topics as they stand now, join, compare.
@@ -125,7 +149,7 @@ def audit(log: Log, rules: AuditRules, progress: Mapping[int, Progress] | None, 
     Raises DataError when there's nothing to judge, LogError.
     """
     # In this order: an example that is read came of an event that is read.
-    told_ends = log.ends(EXAMPLES.name)
+    told_ends = {topic: log.ends(topic) for topic in _told_topics(rules)}
     ends = log.ends(EVENTS.name)
     judged_ms = _judged_from(log, rules, since_ms)
     begin = dict.fromkeys(ends, START) if not judged_ms else log.offsets_at(EVENTS.name, judged_ms - _margin_ms(rules))
@@ -134,9 +158,11 @@ def audit(log: Log, rules: AuditRules, progress: Mapping[int, Progress] | None, 
     if not any(events.pages.values()):
         raise DataError("there's no page in that stretch of `events`: nothing to judge; look further back with --since")
     told = Told()
-    from_ = dict.fromkeys(told_ends, START) if not judged_ms else log.offsets_at(EXAMPLES.name, judged_ms - SKEW_MS)
-    for record in span(log, EXAMPLES.name, from_, told_ends):
-        told.take(record)
+    for topic, until in told_ends.items():
+        take = told.take if topic == EXAMPLES.name else told.take_organic
+        from_ = dict.fromkeys(until, START) if not judged_ms else log.offsets_at(topic, judged_ms - SKEW_MS)
+        for record in span(log, topic, from_, until):
+            take(record)
     return judge(
         expected(events), told, rules, progress, judged_ms, {"bad_events": events.bad, "future_events": events.ahead}
     )
@@ -170,6 +196,8 @@ def judge(
         "misnamed": once.filter(_misnamed(rules)),
         "altered": both.filter(pl.col("judged") & (pl.col("digest_told") != pl.col("digest"))),
     }
+    organic = _judge_organic(should.organic, told, rules, progress, judged_ms)
+    found |= {name: organic[name] for name in ("organic_missing", "organic_surplus")}
     result = Audit(rules)
     judged = labels.filter("judged")
     result.figures = {
@@ -178,11 +206,28 @@ def judge(
         "settled": len(due), "shed": len(shed), "pending": len(judged.filter(~pl.col("settled") & ~pl.col("finished"))),
         "behind": len(judged.filter(~pl.col("settled") & pl.col("finished"))),
         "told": len(said), "duplicates": len(said) - len(once), "bad_examples": told.bad,
+        "organic": len(organic["due"]), "organic_told": len(told.organic),
         **{fault: len(rows) for fault, rows in found.items()},
     }  # fmt: skip
     for fault, rows in found.items():
         result.differences += [_difference(fault, row) for row in rows.head(DIFFERENCES_MAX).to_dicts()]
     return result
+
+
+def _judge_organic(
+    should: pl.DataFrame, told: Told, rules: AuditRules, progress: Mapping[int, Progress] | None, judged_ms: int
+) -> dict[str, pl.DataFrame]:
+    """The organic installs that must be there, and what is missing and surplus. None, where they aren't told."""
+    judged = pl.col("ingest_ms") >= judged_ms
+    begun = pl.col("time_ms") - rules.window_ms >= _of(progress, "unsure_ms", default=NEVER)
+    wanted = pl.lit(rules.organic) if progress is None else begun & rules.organic
+    due = should.filter(judged & _settled(progress) & wanted)
+    said = pl.DataFrame(told.organic, schema=TOLD_ORGANIC, orient="row").unique(INSTALL_KEY, maintain_order=True)
+    return {
+        "due": due,
+        "organic_missing": due.join(said, on=INSTALL_KEY, how="anti", maintain_order="left"),
+        "organic_surplus": said.filter(judged).join(should, on=INSTALL_KEY, how="anti", maintain_order="left"),
+    }
 
 
 def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:
@@ -194,7 +239,8 @@ def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:
     for partition, (_, metadata) in commits.items():
         try:
             said = json.loads(metadata or "{}")
-            found[partition] = Progress(int(said.get("finished_ms", 0)), int(said.get("floor_ms", 0)))
+            named = {"finished_ms": 0, "floor_ms": 0, "unsure_ms": NEVER}
+            found[partition] = Progress(*(int(said.get(name, default)) for name, default in named.items()))
         except (ValueError, TypeError, AttributeError):
             found[partition] = Progress()
     return found
@@ -203,7 +249,7 @@ def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:
 def _judged_from(log: Log, rules: AuditRules, since_ms: int | None) -> int:
     """From which append time on pages can be judged: what they need must still be there; 0: all of them."""
     judged_ms = since_ms or 0
-    for topic, margin_ms in ((EVENTS.name, _margin_ms(rules)), (EXAMPLES.name, SKEW_MS)):
+    for topic, margin_ms in ((EVENTS.name, _margin_ms(rules)), *((topic, SKEW_MS) for topic in _told_topics(rules))):
         ends = log.ends(topic)
         trimmed = {p: at for p, at in log.starts(topic).items() if 0 < at < ends[p]}
         for first in chain.from_iterable(span(log, topic, {p: at}, {p: at + 1}) for p, at in trimmed.items()):
@@ -211,9 +257,14 @@ def _judged_from(log: Log, rules: AuditRules, since_ms: int | None) -> int:
     return judged_ms
 
 
+def _told_topics(rules: AuditRules) -> list[str]:
+    """What the joiner writes, as far as it is judged."""
+    return [EXAMPLES.name, ORGANIC.name] if rules.organic else [EXAMPLES.name]
+
+
 def _margin_ms(rules: AuditRules) -> int:
-    """How much is read before what is judged: watermark and installs that came before their page."""
-    return rules.life_ms + rules.lateness_ms + rules.ahead_ms
+    """How much is read before what is judged: watermark, installs that came before their page, pages of an install."""
+    return rules.life_ms + rules.lateness_ms + rules.ahead_ms + (rules.window_ms if rules.organic else 0)
 
 
 def _settled(progress: Mapping[int, Progress] | None) -> pl.Expr:
@@ -222,8 +273,13 @@ def _settled(progress: Mapping[int, Progress] | None) -> pl.Expr:
 
 def _up_to(progress: Mapping[int, Progress] | None, which: str) -> pl.Expr:
     """Whether a page's time lies up to one of its partition's."""
+    return pl.col("time_ms") <= _of(progress, which, default=0)
+
+
+def _of(progress: Mapping[int, Progress] | None, which: str, default: int) -> pl.Expr:
+    """One of its partition's times."""
     times = {partition: getattr(one, which) for partition, one in (progress or {}).items()}
-    return pl.col("time_ms") <= pl.col("partition").replace_strict(times, default=0, return_dtype=pl.Int64)
+    return pl.col("partition").replace_strict(times, default=default, return_dtype=pl.Int64)
 
 
 def _told_twice(once: pl.DataFrame) -> pl.DataFrame:
@@ -242,6 +298,11 @@ def _misnamed(rules: AuditRules) -> pl.Expr:
 
 def _difference(fault: str, row: dict[str, Any]) -> Difference:
     """A row of `judge` as a person reads it."""
+    if "install_id" in row:
+        there = f"in {ORGANIC.name} {row['place']}" if "place" in row else "nothing"
+        should = "" if "place" in row else f"an organic install ({EVENTS.name} {row['partition']}:{row['offset']})"
+        name = f"{row['install_id']} of {row['user']}"
+        return Difference(fault, row["named"], -1, row["item"], should, there, name)
     due = "label_told" in row
     should = f"label {row['label']} (page in {EVENTS.name} {row['partition']}:{row['offset']})" if due else ""
     found = "nothing"

@@ -11,6 +11,8 @@ It shares no code with the joiner (`stream/join.py`); only the rules are the sam
 * A page that stands behind its install in the log gets it only while the watermark there is before install time +
   `early` (life, where the spec doesn't say).
 * Repeated pages and installs count once; an install is void when a retraction of its id isn't older than it.
+* An install is *organic* when no page ever had a claim on it, and it isn't void when the watermark reaches its time +
+  life.
 """
 
 from array import array
@@ -33,8 +35,9 @@ PAGE: Final = pl.Schema({
     "user": pl.String(), "request_id": pl.String(), "items": pl.List(pl.String()), "digest": pl.UInt64(),
 })  # fmt: skip
 INSTALL: Final = pl.Schema({
-    "partition": pl.Int32(), "seq": pl.Int64(), "time_ms": pl.Int64(), "user": pl.String(), "item": pl.String(),
-    "install_id": pl.String(), "named": pl.String(), "retracted": pl.Boolean(),
+    "partition": pl.Int32(), "seq": pl.Int64(), "offset": pl.Int64(), "ingest_ms": pl.Int64(), "time_ms": pl.Int64(),
+    "user": pl.String(), "item": pl.String(), "install_id": pl.String(), "named": pl.String(),
+    "retracted": pl.Boolean(),
 })  # fmt: skip
 
 
@@ -75,8 +78,8 @@ class Events:
                    event.items, digest_of(event))  # fmt: skip
         elif isinstance(event, Install):
             columns = self.installs
-            row = (record.partition, seq, event.time_ms, event.user, event.item, event.install_id, event.request_id,
-                   event.retracted)  # fmt: skip
+            row = (record.partition, seq, record.offset, record.time_ms, event.time_ms, event.user, event.item,
+                   event.install_id, event.request_id, event.retracted)  # fmt: skip
         else:
             return
         for column, value in zip(columns.values(), row, strict=True):
@@ -89,10 +92,12 @@ class Expected:
 
     `labels`: partition, request_id, position, item, label, time_ms, ingest_ms, offset, digest, finished, open; a row
     per item of each page that counts. `finished`: the log's own watermark has passed its life; `open`: its window
-    isn't over by that watermark. `pages` includes the late and the repeated.
+    isn't over by that watermark. `organic`: partition, offset, ingest_ms, time_ms, user, item, install_id, named,
+    finished; a row per organic install. `pages` includes the late and the repeated.
     """
 
     labels: pl.DataFrame
+    organic: pl.DataFrame
     pages: int
     installs: int
     late: int
@@ -118,13 +123,18 @@ def expected(events: Events) -> Expected:
     pages = _with_ends(pages, marks, rules).with_row_index("page")
     shown = pages.with_columns(position=pl.int_ranges(pl.col("items").list.len())).explode("items", "position")
     shown = shown.rename({"items": "item"})
-    positives = _positives(shown, installs, rules)
+    firsts = _firsts(installs)
+    fitting = _fitting(shown, firsts, rules)
+    positives = _positives(fitting)
     labels = shown.join(positives, on=["page", "position"], how="left", maintain_order="left")
     labels = labels.with_columns(pl.col("label").fill_null(0)).select(
         "partition", "request_id", "position", "item", "label", "time_ms", "ingest_ms", "offset", "digest",
         "finished", "open",
     )  # fmt: skip
-    return Expected(labels, n_pages, n_installs, late, in_time - len(pages))
+    organic = _with_ends(firsts.join(fitting, on="install", how="anti"), marks, rules).filter(
+        _void_at() >= pl.col("end")
+    )
+    return Expected(labels, organic, n_pages, n_installs, late, in_time - len(pages))
 
 
 def _in_time(frame: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> pl.DataFrame:
@@ -137,18 +147,18 @@ def _in_time(frame: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> p
     return frame.filter(pl.Series(frame["time_ms"].to_numpy() + rules.life_ms > mark, dtype=pl.Boolean))
 
 
-def _with_ends(pages: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> pl.DataFrame:
-    """With the watermark at each page, `end`, the first place that comes too late for it, and how far the log is."""
-    end = np.zeros(len(pages), np.int64)
-    mark = np.zeros(len(pages), np.int64)
-    last = np.zeros(len(pages), np.int64)
-    partition, seq, time_ms = (pages[name].to_numpy() for name in ("partition", "seq", "time_ms"))
+def _with_ends(frame: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> pl.DataFrame:
+    """With the watermark at each row, `end`, the first place that comes too late for it, and how far the log is."""
+    end = np.zeros(len(frame), np.int64)
+    mark = np.zeros(len(frame), np.int64)
+    last = np.zeros(len(frame), np.int64)
+    partition, seq, time_ms = (frame[name].to_numpy() for name in ("partition", "seq", "time_ms"))
     for p, marks_p in marks.items():
         mine = partition == p
         end[mine] = np.searchsorted(marks_p, time_ms[mine] + rules.life_ms, side="left")
         mark[mine] = marks_p[seq[mine]]
         last[mine] = marks_p[-1]
-    return pages.with_columns(
+    return frame.with_columns(
         pl.Series("mark", mark, dtype=pl.Int64),
         pl.Series("end", end, dtype=pl.Int64),
         pl.Series("finished", last >= time_ms + rules.life_ms, dtype=pl.Boolean),
@@ -156,8 +166,8 @@ def _with_ends(pages: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) ->
     )
 
 
-def _positives(shown: pl.DataFrame, installs: pl.DataFrame, rules: AuditRules) -> pl.DataFrame:
-    """(page, position, label 1) of every item that an install belongs to, in what the page lived to see."""
+def _firsts(installs: pl.DataFrame) -> pl.DataFrame:
+    """Each install once, with the place in the log at which it becomes void, if there is one."""
     key = ["partition", "user", "install_id"]
     firsts = installs.filter(~pl.col("retracted")).unique(key, keep="first", maintain_order=True)
     firsts = firsts.with_row_index("install")
@@ -167,9 +177,17 @@ def _positives(shown: pl.DataFrame, installs: pl.DataFrame, rules: AuditRules) -
         .group_by("install")
         .agg(pl.col("seq_back").min().alias("void"))
     )
-    fitting = (
-        firsts.join(void, on="install", how="left")
-        .join(shown, on=["partition", "user", "item"], suffix="_page")
+    return firsts.join(void, on="install", how="left")
+
+
+def _void_at() -> pl.Expr:
+    return pl.col("void").fill_null(NEVER)
+
+
+def _fitting(shown: pl.DataFrame, firsts: pl.DataFrame, rules: AuditRules) -> pl.DataFrame:
+    """Every install with each page that has a claim on it, the best one first."""
+    return (
+        firsts.join(shown, on=["partition", "user", "item"], suffix="_page")
         .filter(
             (pl.col("time_ms_page") <= pl.col("time_ms"))
             & (pl.col("time_ms") < pl.col("time_ms_page") + rules.window_ms)
@@ -180,8 +198,10 @@ def _positives(shown: pl.DataFrame, installs: pl.DataFrame, rules: AuditRules) -
         .sort("install", "time_ms_page", "seq_page", descending=[False, True, True])
         .with_columns(rival=pl.col("seq_page").cum_min().shift(1).over("install"))
     )
+
+
+def _positives(fitting: pl.DataFrame) -> pl.DataFrame:
+    """(page, position, label 1) of every item that an install belongs to, in what the page lived to see."""
     # A newer page takes the install, and a retraction voids it, only if they stand before the page's end.
-    kept = fitting.filter(
-        (pl.col("rival").fill_null(NEVER) >= pl.col("end")) & (pl.col("void").fill_null(NEVER) >= pl.col("end"))
-    )
+    kept = fitting.filter((pl.col("rival").fill_null(NEVER) >= pl.col("end")) & (_void_at() >= pl.col("end")))
     return kept.select("page", "position").unique().with_columns(label=pl.lit(1, pl.Int64))

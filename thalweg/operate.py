@@ -62,7 +62,8 @@ def audit(
     It shares no code with the joiner. Judged are the pages that the joiner has committed to be finished with;
     others are `pending` (their window, or the time for corrections, is still open) or `behind` (the joiner hasn't
     got there: look again later, or see whether it runs). Duplicates are what a restart tells again: they have the
-    same id and are learned once. Exit code 1 if a label is missing, wrong, or surplus.
+    same id and are learned once. With `organic = true` in the spec, organic installs are judged too. Exit code 1 if a
+    label is missing, wrong, or surplus.
 
     A million labels take about ten seconds and 1 GB of memory; with more in the log use --since.
     """
@@ -82,7 +83,7 @@ def audit(
         found = auditing.audit(log, rules, progress, since_ms)
     printed(audit_table(found))
     for one in found.differences:
-        print(f"{one.fault}: page {one.request_id}, item {one.item} at {one.position}: {one.text}")
+        print(f"{one.fault}: {one.about}: {one.text}")
     print(found.verdict)
     write_json(json_file, auditing.flat(found))
     if not found.fine:

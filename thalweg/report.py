@@ -30,6 +30,8 @@ AUDITED: Final = {
     "told": "labels and corrections in `examples`",
     "duplicates": "told again with the same id: learned once",
     "bad_examples": "records of `examples` that can't be read",
+    "organic": "installs that no page claimed and that the joiner must have told by now, where the spec wants them",
+    "organic_told": "installs in `organic`, repetitions among them",
 }
 
 

@@ -19,6 +19,7 @@ class AuditRules:
     known_ms: int = KNOWN_MS
     early_ms: int | None = None
     ahead_ms: int = AHEAD_MS
+    organic: bool = False  # installs that no page claimed are told
 
     @property
     def life_ms(self) -> int:
@@ -35,4 +36,5 @@ def audit_rules(spec: Spec) -> AuditRules:
     """The spec's rules."""
     label = spec.label
     early_ms = None if label.early is None else duration_ms(label.early)
-    return AuditRules(label.policy, duration_ms(label.window), duration_ms(label.lateness), early_ms=early_ms)
+    window_ms, lateness_ms = duration_ms(label.window), duration_ms(label.lateness)
+    return AuditRules(label.policy, window_ms, lateness_ms, early_ms=early_ms, organic=label.organic)

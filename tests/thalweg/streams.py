@@ -4,11 +4,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stream.events import Examples, Impression, Install, SourceEvent, Tick, decode_events, encode_record
+from stream.events import Examples, Impression, Install, Organic, SourceEvent, Tick, decode_events, encode_record
 from stream.join import Joiner, LabelRules
 from stream.log import MemoryLog, partition_of
 from stream.routing import dead_letter
-from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES
+from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
+from stream.turn import organic_records
 from tests.stream.plain import example_records, split_ahead
 from thalweg.span import span
 
@@ -29,7 +30,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         letters = {topic.name: 1 for topic in DEAD_LETTERS.values()}
-        self.log = MemoryLog({EVENTS.name: 2, EXAMPLES.name: 1, **letters}, lambda: self.now_ms)
+        self.log = MemoryLog({EVENTS.name: 2, EXAMPLES.name: 1, ORGANIC.name: 2, **letters}, lambda: self.now_ms)
         self.joiners = {p: Joiner(self.rules) for p in (0, 1)}
 
     def send(self, *events: Impression | Install) -> None:
@@ -44,7 +45,11 @@ class Stream:
         for p in (0, 1):
             self.log.send(EVENTS.name, p, encode_record([Tick(time_ms)]))
 
-    def join(self, spoil: Callable[[Sequence[Examples]], Sequence[Examples]] = lambda said: said) -> None:
+    def join(
+        self,
+        spoil: Callable[[Sequence[Examples]], Sequence[Examples]] = lambda said: said,
+        spoil_organic: Callable[[Sequence[Organic]], Sequence[Organic]] = lambda told: told,
+    ) -> None:
         """What the joiner's shell does with what it hasn't read yet."""
         ends = self.log.ends(EVENTS.name)
         for record in list(span(self.log, EVENTS.name, self.read, ends)):
@@ -52,6 +57,9 @@ class Stream:
             taken, ahead = split_ahead(events, record.time_ms, AHEAD_MS)
             said = spoil(self.joiners[record.partition].feed(taken, record.offset, record.time_ms))
             for topic, partition, value, key in example_records(said, 1):
+                self.log.send(topic, partition, value, key)
+            organic = spoil_organic(self.joiners[record.partition].organic)
+            for topic, partition, value, key in organic_records(organic, 2):
                 self.log.send(topic, partition, value, key)
             for error, rest in (("BadEvent", bad), ("FromTheFuture", ahead)):
                 for raw, why in rest:

@@ -9,14 +9,14 @@ import msgspec
 import pytest
 
 from stream.errors import DataError
-from stream.events import Examples, Impression, Install, SourceEvent, Tick, encode_record, example_id
+from stream.events import Examples, Impression, Install, Organic, SourceEvent, Tick, encode_record, example_id
 from stream.join import LabelRules, label_rules
 from stream.log import Record
 from stream.spec import Policy, Spec, duration_ms
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
 from stream.turn import ShellRules
-from tests.stream.join_oracle import Net, offline
+from tests.stream.join_oracle import Net, offline, organic
 from tests.thalweg.streams import RULES, Stream, T, mixed
 from thalweg import audit as audit_module
 from thalweg import offline as offline_module
@@ -31,18 +31,23 @@ END = T + 1_000_000
 
 def as_audited(rules: LabelRules) -> AuditRules:
     """The same rules in the audit's words."""
-    return AuditRules(rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms)
+    return AuditRules(
+        rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms, organic=rules.organic
+    )
 
 
 def played(
-    seed: int, rules: LabelRules = RULES, **spoiled: Callable[[Sequence[Examples]], Sequence[Examples]]
+    seed: int,
+    rules: LabelRules = RULES,
+    spoil: Callable[[Sequence[Examples]], Sequence[Examples]] = lambda said: said,
+    spoil_organic: Callable[[Sequence[Organic]], Sequence[Organic]] = lambda told: told,
 ) -> Stream:
     """A stream of all kinds of events, joined to its end."""
     stream = Stream(rules, now_ms=END)
     for group in mixed(seed, 60):
         stream.send(*(event for event in group if not isinstance(event, Tick)))
     stream.tick(END)
-    stream.join(**spoiled)
+    stream.join(spoil, spoil_organic)
     return stream
 
 
@@ -59,7 +64,9 @@ def test_the_offline_join_is_right(seed: int) -> None:
     log.append(Tick(END))
     events = Events(as_audited(rules))
     events.take(Record(EVENTS.name, 0, k, END, None, encode_record([event])) for k, event in enumerate(log))
-    labels = expected(events).labels
+    should = expected(events)
+    labels = should.labels
+    assert set(should.organic.select("user", "install_id").iter_rows()) == organic(log, rules) != set()
     net: Net = {(r, p): label for r, p, label in labels.select("request_id", "position", "label").iter_rows()}
     assert net == offline(log, rules)
     assert sum(net.values()) > 0
@@ -122,7 +129,12 @@ SABOTAGE: dict[str, Callable[[Examples], list[Examples]]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_tried() -> None:
+    """Each that an audit looks for has a joiner here that commits it."""
+    assert set(SABOTAGE) | set(SABOTAGE_ORGANIC) == set(FAULTS)
+
+
+@pytest.mark.parametrize("fault", SABOTAGE)
 def test_each_fault_is_found(fault: str) -> None:
     """A joiner that does one thing wrong is told so, with the page's request id."""
     stream = Stream(now_ms=END)
@@ -136,6 +148,43 @@ def test_each_fault_is_found(fault: str) -> None:
     assert one.request_id in ("r1", "r2", "never shown")
     unrelated = {"missing", "surplus", "told_twice", "altered"} - {fault}
     assert {name: found.figures[name] for name in unrelated} == dict.fromkeys(unrelated, 0)
+
+
+SABOTAGE_ORGANIC: dict[str, Callable[[Sequence[Organic]], Sequence[Organic]]] = {
+    "organic_missing": lambda told: told[1:],
+    "organic_surplus": lambda told: [*told, *(msgspec.structs.replace(one, install_id="claimed") for one in told)],
+}
+
+
+@pytest.mark.parametrize("fault", SABOTAGE_ORGANIC)
+def test_a_fault_with_organic_installs_is_found_where_they_are_wanted(fault: str) -> None:
+    """One that isn't told, or one that a page has claimed, is named; without the rule nothing is expected or judged."""
+    for rules in (replace(RULES, organic=True), RULES):
+        right, wrong = played(1, rules), played(1, rules, spoil_organic=SABOTAGE_ORGANIC[fault])
+        assert of(right).fine
+        found = of(wrong)
+        assert found.fine == (not rules.organic)
+        if rules.organic:
+            assert of(right).figures["organic"] == of(right).figures["organic_told"] > 0
+            assert {one.fault for one in found.differences} == {fault}
+            assert all("install " in one.about for one in found.differences)
+
+
+def test_organic_installs_are_judged_from_when_they_are_told() -> None:
+    """Not those that the joiner hasn't finished with, nor those within a window after it was switched on."""
+    stream = Stream(replace(RULES, organic=True), now_ms=END)
+    stream.send(Impression("r", T, "u", ["a"]), Install("u", "b", T, "i"))
+    stream.tick(END)
+    partitions = stream.log.ends(EVENTS.name)
+    for progress, missing in (
+        (Progress(END, unsure_ms=T - RULES.window_ms), 1),
+        (Progress(END, unsure_ms=T - RULES.window_ms + 1), 0),
+        (Progress(T - 1, unsure_ms=0), 0),
+        (Progress(END), 0),
+    ):
+        assert of(stream, dict.fromkeys(partitions, progress)).figures["organic_missing"] == missing
+    stream.join()
+    assert of(stream, dict.fromkeys(partitions, Progress(END, unsure_ms=0))).figures["organic_missing"] == 0
 
 
 def test_an_example_that_comes_again_is_a_duplicate_and_no_fault() -> None:
@@ -244,8 +293,9 @@ def test_bad_events_and_those_from_the_future_count_for_nothing() -> None:
 def test_the_joiner_says_up_to_where_it_is_finished() -> None:
     """Its commits' metadata is read; a commit that a tool has moved says nothing."""
     ours = '{"watermark_ms": 5, "finished_ms": 3}'
-    assert progress_of({0: (7, ours), 1: (7, ""), 2: (7, "moved"), 3: (1, "[1]")}) == {
-        0: Progress(3), 1: Progress(), 2: Progress(), 3: Progress(),
+    more = '{"watermark_ms": 5, "finished_ms": 3, "floor_ms": 2, "unsure_ms": 1}'
+    assert progress_of({0: (7, ours), 1: (7, ""), 2: (7, "moved"), 3: (1, "[1]"), 4: (7, more)}) == {
+        0: Progress(3), 1: Progress(), 2: Progress(), 3: Progress(), 4: Progress(3, 2, 1),
     }  # fmt: skip
 
 
