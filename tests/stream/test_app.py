@@ -12,7 +12,7 @@ import pytest
 from aiokafka import codec
 from kafka import TopicPartition
 
-from stream.app import FETCH_WAIT_MS, JoinerService, make_app, spare_tasks
+from stream.app import BATCH_BYTES, FETCH_WAIT_MS, JoinerService, make_app, spare_tasks
 from stream.errors import LogError, LogGap
 from stream.events import (
     DeadLetter,
@@ -25,6 +25,8 @@ from stream.events import (
     encode_record,
 )
 from stream.join import LabelRules
+from stream.log import Record
+from stream.routing import ORIGINAL_BYTES_MAX, dead_letter
 from stream.settings import Settings
 from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES
 from stream.turn import ShellRules
@@ -387,41 +389,57 @@ def test_an_event_from_the_future_becomes_a_dead_letter(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_faust_waits_no_longer_than_told_for_a_fetch(tmp_path: Path) -> None:
-    """The patch of Faust's fixed fetch wait reaches the consumer that is created."""
+def kafka_clients(tmp_path: Path) -> tuple[Any, Any]:
+    """The consumer and the producer that Faust makes of its settings; neither is started."""
 
-    async def story() -> int:
+    async def made() -> tuple[Any, Any]:
         app = make_app(Settings(kafka="127.0.0.1:1", local=tmp_path))
         consumer = app.consumer._thread._create_worker_consumer(app.transport)  # type: ignore[attr-defined]
-        return int(consumer._fetch_max_wait_ms)
+        return consumer, app.producer._new_producer()  # type: ignore[attr-defined]
 
-    assert asyncio.run(story()) == FETCH_WAIT_MS
+    return asyncio.run(made())
+
+
+READS = {
+    "fetch_max_wait_ms": FETCH_WAIT_MS,  # Faust's own can't be set: the patch must reach the consumer
+    "max_partition_fetch_bytes": 4 * 1024 * 1024,
+    "session_timeout_ms": 10_000,  # so long do a dead worker's partitions wait
+    "heartbeat_interval_ms": 2_000,
+    "rebalance_timeout_ms": 15_000,
+    "group_instance_id": "joiner-0",
+    "auto_offset_reset": "earliest",
+}
+
+
+@pytest.mark.parametrize(("name", "value"), READS.items(), ids=list(READS))
+def test_the_consumer_is_set_up_as_it_works(tmp_path: Path, name: str, value: object) -> None:
+    """What was found by killing it reaches aiokafka: otherwise time is lost when reading, restarting, or sharing."""
+    consumer, _ = kafka_clients(tmp_path)
+    assert getattr(consumer, f"_{name}") == value
+
+
+def test_the_producer_waits_for_nothing_and_takes_whole_records(tmp_path: Path) -> None:
+    """A batch goes out at once, by Faust's own default, and the largest dead letter fits a request."""
+    _, producer = kafka_clients(tmp_path)
+    assert producer._message_accumulator._linger_time == 0
+    assert producer._message_accumulator._batch_size == BATCH_BYTES
+    assert producer._request_timeout_ms == 1_200_000  # Faust's own, too: a broker may be away for so long
+    letter = dead_letter(bytes(2 * ORIGINAL_BYTES_MAX), "BadEvent", "why" * 1_000, Record("events", 0, 0, 0, None, b""))
+    assert len(letter.value or b"") < producer._max_request_size
 
 
 SET_UP = {
-    "stream_wait_empty": False,  # else a second worker waits while acks are held
-    "stream_recovery_delay": 0.0,
-    "broker_session_timeout": 10.0,
-    "consumer_max_fetch_size": 4 * 1024 * 1024,
-    "producer_linger": 0.0,
+    "stream_recovery_delay": 0.0,  # Faust's own default
     "topic_disable_leader": True,
     "topic_allow_declare": False,
     "web_enabled": False,  # on by default, on all interfaces
-    "worker_redirect_stdouts": False,
 }
 
 
 @pytest.mark.parametrize(("name", "value"), SET_UP.items(), ids=list(SET_UP))
 def test_faust_is_set_up_as_it_works(tmp_path: Path, name: str, value: object) -> None:
-    """What was found by killing it: Faust's defaults for these lose time, share out data, or wait for ever."""
+    """No waiting after a rebalance, no topics of Faust's own, and no data for everyone on the network."""
     assert getattr(make_app(Settings(kafka="127.0.0.1:1", local=tmp_path)).conf, name) == value
-
-
-def test_acks_that_are_held_are_no_livelock(tmp_path: Path) -> None:
-    """A commit may stand still for a whole window: Faust must not take that for a hanging stream."""
-    conf = make_app(Settings(kafka="127.0.0.1:1", local=tmp_path)).conf
-    assert conf.broker_commit_livelock_soft_timeout > 7 * 86_400
-    assert conf.stream_processing_timeout > 7 * 86_400
 
 
 def test_a_worker_is_the_same_member_after_a_restart(tmp_path: Path) -> None:
