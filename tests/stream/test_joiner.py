@@ -55,7 +55,7 @@ class World:
         admin = KafkaAdminClient(bootstrap_servers=stack.kafka)
         admin.create_topics([NewTopic(prefix + t.name, t.partitions or 2, 1, topic_configs=t.config()) for t in TOPICS])
         admin.close()
-        self.log = KafkaLog(self.settings)
+        self.log = KafkaLog(self.settings, compression="lz4")  # as producers may: aiokafka needs more than lz4 for it
 
     def joiner(self, worker: str = "0", **shell: Any) -> "subprocess.Popen[bytes]":
         """Start a joiner process."""
@@ -120,6 +120,15 @@ class World:
         try:
             found = admin.list_group_offsets([self.settings.topic("joiner")])
             return {at.partition: stored for of in found.values() for at, stored in of.items()}
+        finally:
+            admin.close()
+
+    def members(self) -> set[str | None]:
+        """The names by which the broker knows the group's members; None for one that it knows for this life only."""
+        admin = KafkaAdminClient(bootstrap_servers=self.settings.kafka)
+        try:
+            group = self.settings.topic("joiner")
+            return {member["group_instance_id"] for member in admin.describe_groups([group])[group]["members"]}
         finally:
             admin.close()
 
@@ -262,6 +271,8 @@ def test_a_second_worker_takes_its_share(world: World) -> None:
             assert shared_at
             world.log.flush()
             assert "1 partitions at work" in world.health("readyz", "a")
+            # Static members: who comes back has its partitions at once, and nobody waits for its session to end.
+            assert world.members() == {world.settings.topic(f"joiner-{worker}") for worker in "ab"}
             until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), 60.0)
             assert net_of(world.examples()) == world.oracle()
         finally:
