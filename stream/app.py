@@ -144,6 +144,7 @@ class JoinerService:
         histories: HistoryWriter | None,
     ) -> None:
         self.settings = settings
+        self.rules = rules
         self.shell = shell
         self.histories = histories
         self.failure: BaseException | None = None
@@ -237,7 +238,9 @@ class JoinerService:
         if self.failure is not None:
             return
         offsets = {
-            TopicPartition(self._events, partition): OffsetAndMetadata(settled.offset, metadata_of(settled))
+            TopicPartition(self._events, partition): OffsetAndMetadata(
+                settled.offset, metadata_of(settled, self.rules, self.shell.model)
+            )
             for partition, settled in self.share.still(wanted).items()
         }
         if not offsets:

@@ -11,12 +11,13 @@ from stream.events import (
     Install,
     encode,
 )
-from stream.join import Checkpoint
+from stream.join import Checkpoint, LabelRules
 from stream.log import Record, partition_of
 from stream.topics import DEAD_LETTERS, HISTORIES
 
 EXAMPLES_BYTES_MAX: Final = RECORD_BYTES_MAX // 2  # of one record, so that a learner's step stays small
 ORIGINAL_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX - 16 * 1024  # of a dead letter: it must pass the topic's limit
+RULES_TOLD: Final = ("policy", "window_ms", "lateness_ms", "known_ms", "early_ms", "organic")
 MESSAGE_CHARS_MAX: Final = 1_000  # likewise; that the original was cut is said behind them
 
 
@@ -54,13 +55,16 @@ def dead_letter(original: bytes, error: str, message: str, source: Record) -> Ou
     return Outgoing(topic.name, 0, encode(letter), key)
 
 
-def metadata_of(checkpoint: Checkpoint) -> str:
-    """What is stored beside the offset."""
-    stored = {"watermark_ms": checkpoint.watermark_ms, "finished_ms": checkpoint.finished_ms}
+def metadata_of(checkpoint: Checkpoint, rules: LabelRules, model: str = "") -> str:
+    """What is stored beside the offset: for who looks back later also the rules, and the model whose spec has them."""
+    stored: dict[str, object] = {"watermark_ms": checkpoint.watermark_ms, "finished_ms": checkpoint.finished_ms}
     if checkpoint.floor_ms:
         stored["floor_ms"] = checkpoint.floor_ms
     if checkpoint.unsure_ms is not None:
         stored["unsure_ms"] = checkpoint.unsure_ms
+    stored["rules"] = {name: getattr(rules, name) for name in RULES_TOLD}
+    if model:
+        stored["model"] = model
     return json.dumps(stored)
 
 

@@ -34,6 +34,7 @@ class ShellRules:
     idle_ms: int = 500  # a partition that is read to its end and silent for so long is ticked
     ahead_ms_max: int = 60_000  # an event may be this far after its own arrival; further is a dead letter
     accept_gap: bool = False  # go on when records between commit and log start are gone
+    model: str = ""  # the spec's name: told in commits
     poison_s: float = 60.0  # stop when nothing but what can't be taken in has come for so long; 0: never
 
 

@@ -185,7 +185,9 @@ def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     settings = read_settings()
     settings.need_kafka()
     log_to_stderr(settings)
-    run(settings, label_rules(read_spec(spec)), ShellRules(accept_gap=accept_gap, poison_s=settings.joiner_poison_s))
+    read = read_spec(spec)
+    shell = ShellRules(accept_gap=accept_gap, model=read.name, poison_s=settings.joiner_poison_s)
+    run(settings, label_rules(read), shell)
 
 
 @run_app.command("learner")

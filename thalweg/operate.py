@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.errors import DataError, SettingsError
-from thalweg.options import SPEC, JsonFile, SpecFile, kept_settings, read_spec, say, write_json
+from thalweg.options import JsonFile, kept_settings, read_spec, say, write_json
 
 if TYPE_CHECKING:
     from stream.kafka_log import KafkaLog
@@ -23,6 +23,10 @@ operate.add_typer(rebuild_app, name="rebuild")
 
 RECORDS_A_LINE = 100_000  # between two lines of progress
 
+JoinerSpec = Annotated[
+    Path | None,
+    typer.Option("--spec", help="The spec that the joiner runs by.", show_default="the rules in the joiner's commits"),
+]
 SourceTopic = Annotated[str, typer.Option("--topic", help="Whose letters: the topic that the originals came from.")]
 
 
@@ -51,7 +55,7 @@ def ago_ms(duration: str) -> int:
 
 @operate.command()
 def audit(
-    spec: SpecFile = SPEC,
+    spec: JoinerSpec = None,
     since: Annotated[
         str, typer.Option(help="Judge only pages appended in the last so long: 90s, 30m, 6h, 7d.", show_default="all")
     ] = "",
@@ -70,17 +74,19 @@ def audit(
     from stream.kafka_admin import group_commits
     from stream.topics import EVENTS
     from thalweg import audit as auditing
+    from thalweg.joined_by import rules_in, rules_of
     from thalweg.report import audit_table
     from thalweg.rules import audit_rules
     from thalweg.show import printed
 
     settings = kept_settings()
-    rules = audit_rules(read_spec(spec))
+    named = audit_rules(read_spec(spec)) if spec else None
     since_ms = ago_ms(since) if since else None
     with open_log(settings) as log:
         # Before anything is read: what the joiner was finished with by then can be read.
-        progress = auditing.progress_of(group_commits(settings, auditing.GROUP, EVENTS.name))
-        found = auditing.audit(log, rules, progress, since_ms)
+        commits = group_commits(settings, auditing.GROUP, EVENTS.name)
+        rules = rules_of(rules_in(commits), named)
+        found = auditing.audit(log, rules, auditing.progress_of(commits), since_ms)
     printed(audit_table(found))
     for one in found.differences:
         print(f"{one.fault}: {one.about}: {one.text}")
@@ -93,7 +99,7 @@ def audit(
 @operate.command()
 def trace(
     request: Annotated[str, typer.Argument(help="The page's request id.")],
-    spec: SpecFile = SPEC,
+    spec: JoinerSpec = None,
     since: Annotated[str, typer.Option(help="How far back to look: 90s, 30m, 6h, 7d.")] = "1d",
     user: Annotated[str, typer.Option(help="Whose page it is: then only one partition is read.")] = "",
     json_file: JsonFile = None,
@@ -106,17 +112,24 @@ def trace(
     """
     from stream.clock import now_ms
     from stream.errors import SnapshotError
+    from stream.kafka_admin import group_commits
+    from stream.redis_store import RedisStore
+    from stream.topics import EVENTS
     from thalweg import trace as tracing
-    from thalweg.options import open_store
+    from thalweg.audit import GROUP
+    from thalweg.joined_by import model_in, rules_in, rules_of
     from thalweg.report import life_table
     from thalweg.rules import audit_rules
     from thalweg.show import printed
 
-    settings = kept_settings()
-    rules, since_ms = audit_rules(read_spec(spec)), ago_ms(since)
+    settings, since_ms = kept_settings(), ago_ms(since)
+    named = read_spec(spec) if spec else None
     with ExitStack() as opened:
         log = opened.enter_context(open_log(settings))
-        store = opened.enter_context(open_store(settings, spec)) if settings.redis else None
+        commits = group_commits(settings, GROUP, EVENTS.name)
+        rules = rules_of(rules_in(commits), audit_rules(named) if named else None)
+        model = settings.model or (named.name if named else model_in(commits))
+        store = opened.enter_context(closing(RedisStore(settings, model))) if settings.redis and model else None
         try:
             life = tracing.trace(log, rules, request, now_ms=now_ms(), since_ms=since_ms, user=user, store=store)
         except SnapshotError as bad:

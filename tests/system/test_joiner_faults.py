@@ -27,6 +27,7 @@ from tests.system.flow import PARTITIONS, Flow, Joiners, clean_environment, nest
 from tests.system.house import until
 from thalweg.audit import Audit
 from thalweg.letters import letters_of
+from thalweg.options import SPEC
 from thalweg.span import span
 from thalweg.stack import Stack, start_broker, start_redis, stop_broker, stop_redis
 
@@ -196,22 +197,16 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
 
 
 def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None:
-    """`thalweg audit` ends with 0 after an honest joiner, with 1 and the page's id once one label was falsified."""
+    """`thalweg audit` ends with 0 after an honest joiner, with 1 and the page's id once one label was falsified.
 
-    def audited() -> tuple[int, str, dict[str, int]]:
+    It goes by the rules that the joiner told; a spec that has others is refused.
+    """
+
+    def audited(*arguments: str) -> tuple[int, str, dict[str, int]]:
         report = joiners.home / "audit.json"
         told = {"kafka": joiners.settings.kafka, "topic_prefix": joiners.settings.topic_prefix, "local": joiners.home}
         env = {f"THALWEG_{name.upper()}": str(value) for name, value in told.items()}
-        command = [
-            sys.executable,
-            "-m",
-            "thalweg.main",
-            "audit",
-            "--spec",
-            str(joiners.spec_file),
-            "--json",
-            str(report),
-        ]
+        command = [sys.executable, "-m", "thalweg.main", "audit", *arguments, "--json", str(report)]
         ran = subprocess.run(command, env={**clean_environment(), **env}, capture_output=True, text=True)
         return ran.returncode, ran.stdout + ran.stderr, json.loads(report.read_text())
 
@@ -223,6 +218,11 @@ def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None
     assert code == 0, said
     assert "nothing is missing, nothing is wrong" in said
     assert figures["settled"] == 4 * flow.pages
+    code, said, figures = audited("--spec", str(SPEC))
+    assert code == 1
+    assert "the joiner doesn't run by that spec" in said
+    code, said, figures = audited("--spec", str(joiners.spec_file))
+    assert (code, figures["settled"]) == (0, 4 * flow.pages), said
     ends = joiners.log.ends(EXAMPLES.name)
     told = [one for record in span(joiners.log, EXAMPLES.name, {0: START}, ends)
             for one in decode_examples(record.value or b"")[0]]  # fmt: skip

@@ -5,21 +5,26 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from kafka import KafkaAdminClient
+from kafka.structs import OffsetAndMetadata, TopicPartition
 from typer.testing import CliRunner
 
 from stream.errors import DataError
 from stream.events import EVENT_BYTES_MAX, Impression, Install, encode_record
+from stream.join import Checkpoint, LabelRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
 from stream.log import partition_of
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
+from stream.routing import metadata_of
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.snapshots import put, version_of
 from tests.thalweg.streams import RULES, Stream, T
 from thalweg.main import app
+from thalweg.options import SPEC
 from thalweg.rules import AuditRules
 from thalweg.stack import Stack
 from thalweg.trace import Life, flat, trace
@@ -50,6 +55,11 @@ def of(stream: Stream, request_id: str = "r", *, later_ms: int = 5_000, user: st
        store: SnapshotStore | None = None) -> Life:  # fmt: skip
     """Its life, asked for some time later."""
     return trace(stream.log, AUDITED, request_id, now_ms=T + later_ms, since_ms=T - 86_400_000, user=user, store=store)
+
+
+def committed(rules: LabelRules, model: str = "") -> str:
+    """The metadata of a joiner's commit."""
+    return metadata_of(Checkpoint(0, 0, 0), rules, model)
 
 
 def said(life: Life, what: str) -> list[str]:
@@ -188,12 +198,25 @@ def test_the_command_tells_a_life_on_kafka_and_redis(
     store.publish(msgspec.structs.replace(manifest, offset={0: 1_000}))
     store.close()
     report = tmp_path / "trace.json"
-    ran = CliRunner().invoke(app, ["trace", "r", "--json", str(report)])
+    ran = CliRunner().invoke(app, ["trace", "r", "--spec", str(SPEC), "--json", str(report)])
     assert ran.exit_code == 0, ran.output
     assert "label 1, installed: go" in ran.stdout
     assert "snapshot 1" in ran.stdout
     figures = json.loads(report.read_text())
     assert (figures["page"], figures["installs"], figures["first_version"]) == (f"{P}:0", 1, 1)
+    untold = CliRunner().invoke(app, ["trace", "r"])
+    assert untold.exit_code == 1
+    assert "name the spec that it runs by with --spec" in untold.stderr
+    at = {TopicPartition(settings.topic(EVENTS.name), P): OffsetAndMetadata(0, committed(RULES, "movielens"), -1)}
+    admin = KafkaAdminClient(bootstrap_servers=stack.kafka)
+    admin.alter_group_offsets(settings.topic("joiner"), at)
+    admin.close()
+    ran = CliRunner().invoke(app, ["trace", "r"])
+    assert ran.exit_code == 0, ran.output
+    assert "snapshot 1" in ran.stdout
+    wrong = CliRunner().invoke(app, ["trace", "r", "--spec", str(SPEC)])
+    assert wrong.exit_code == 1
+    assert "the joiner doesn't run by that spec: it has policy eager, window 400 ms" in wrong.stderr
     gone = CliRunner().invoke(app, ["trace", "nowhere", "--since", "1h", "--user", "ann"])
     assert gone.exit_code == 1
     assert "--since 7d" in gone.stderr
