@@ -17,18 +17,18 @@ import logging
 import signal
 import ssl
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 import faust
 from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, credentials_to_aiokafka_auth
 
 from stream import meters
 from stream.errors import LogError, LogUnavailable
-from stream.histories import HistoryWriter
 from stream.join import Checkpoint, LabelRules
 from stream.log import Record
 from stream.outbox import Outbox
@@ -38,9 +38,13 @@ from stream.share import Share
 from stream.topics import EVENTS
 from stream.turn import ShellRules, Turn
 
+if TYPE_CHECKING:
+    from stream.histories import HistoryWriter  # redis: loaded by whoever has one
+
 FETCH_WAIT_MS: Final = 50
 WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 BATCH_BYTES: Final = 512 * 1024  # one batch a partition is on its way at a time: it must not be small
+ASK_MS: Final = 5_000
 HAND_OVER_BYTES: Final = 256 * 1024  # of output: so much is told before it is handed over, if so much waits
 
 log = logging.getLogger(__name__)
@@ -108,6 +112,25 @@ def credentials(settings: Settings) -> Any:
     return faust.SSLCredentials(context=tls) if tls is not None else None
 
 
+async def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[str, int] | None:
+    """How many partitions these topics have; None: some of them, or the broker, can't be seen from here."""
+    client = None
+    try:
+        servers = [server.strip() for server in settings.need_kafka().split(",")]
+        auth = credentials_to_aiokafka_auth(credentials(settings))
+        client = AIOKafkaClient(bootstrap_servers=servers, request_timeout_ms=ASK_MS, **auth)
+        await client.bootstrap()
+        cluster = await client.fetch_all_metadata()  # of all topics there are: one that is named might be created
+        found = {topic: cluster.partitions_for_topic(settings.topic(topic)) for topic in topics}
+    except (KafkaError, OSError, ValueError) as bad:
+        log.debug("asking for partitions: %s", bad)
+        return None
+    finally:
+        if client is not None:
+            await client.close()
+    return {topic: len(numbers) for topic, numbers in found.items()} if all(found.values()) else None
+
+
 def make_app(settings: Settings) -> faust.App:
     """The Faust app with the settings that keep it fast, on loopback, and from making topics.
 
@@ -141,7 +164,7 @@ class JoinerService:
         rules: LabelRules,
         shell: ShellRules,
         partitions: dict[str, int],
-        histories: HistoryWriter | None,
+        histories: "HistoryWriter | None",
     ) -> None:
         self.settings = settings
         self.rules = rules

@@ -6,18 +6,19 @@ import signal
 import threading
 import time
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from stream.app import JoinerService
+from stream.app import JoinerService, partitions_of
 from stream.errors import LogError, LogGap, LogUnavailable, Poisoned
 from stream.health import Health, run_file
-from stream.histories import HistoryWriter
 from stream.join import LabelRules
-from stream.kafka_log import KafkaLog
-from stream.redis_client import connect
+from stream.log import Log
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.turn import ShellRules, warm_up
+
+if TYPE_CHECKING:
+    from stream.histories import HistoryWriter
 
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 
@@ -31,6 +32,11 @@ def wait_for_kafka(settings: Settings, names: list[str]) -> dict[str, int]:
     """
     attempt = 0
     while True:
+        found = asyncio.run(partitions_of(settings, names))
+        if found is not None:
+            return found
+        from stream.kafka_log import KafkaLog  # a second client, slow to load, which says what is wrong
+
         try:
             kafka = KafkaLog(settings)
             try:
@@ -44,20 +50,31 @@ def wait_for_kafka(settings: Settings, names: list[str]) -> dict[str, int]:
             attempt += 1
 
 
+def open_histories(settings: Settings) -> "HistoryWriter | None":
+    """The copy of histories in Redis, if one is known. Its clients are loaded here: whoever has none is spared them."""
+    if not settings.redis:
+        log.info("no Redis is known: histories go to the topic only")
+        return None
+    from stream.histories import HistoryWriter
+    from stream.redis_client import connect
+
+    def source() -> Log:
+        from stream.kafka_log import KafkaLog
+
+        return KafkaLog(settings)
+
+    return HistoryWriter(connect(settings), settings.topic_prefix, source=source)
+
+
 def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None = None) -> None:
     """Run the joiner until SIGINT or SIGTERM. Blocks; raises a ThalwegError when it can't go on.
 
     Without a broker it waits for one; when Faust breaks down it starts again from the last commit.
     """
     shell = shell or ShellRules()
-    threading.Thread(target=warm_up, name="kernels", daemon=True).start()  # while Kafka is waited for
     for name in ("faust", "mode", "aiokafka", "kafka"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    histories = None
-    if settings.redis:
-        histories = HistoryWriter(connect(settings), settings.topic_prefix, source=lambda: KafkaLog(settings))
-    else:
-        log.info("no Redis is known: histories go to the topic only")
+    histories = open_histories(settings)
     names = [topic.name for topic in (EVENTS, EXAMPLES, HISTORIES, *((ORGANIC,) if rules.organic else ()))]
     services: list[JoinerService] = []
     health = Health(
@@ -71,6 +88,8 @@ def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None =
         # A share of the whole, not of what this worker happens to have: what is told depends on the log alone.
         bytes_max = settings.joiner_memory_mb * 1_000_000 // partitions[EVENTS.name]
         bounded = replace(rules, bytes_max=rules.bytes_max or bytes_max)
+        # Joining the group is mostly waiting: time enough to load numba. The first record waits for what is left.
+        threading.Thread(target=warm_up, name="kernels", daemon=True).start()
         services.append(JoinerService(settings, bounded, shell, partitions, histories))
         await services[-1].run()
 

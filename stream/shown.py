@@ -9,7 +9,6 @@ from typing import Any, Final
 import msgspec
 
 from stream.events import Impression, Install, SourceEvent, Tick, decode_events, encode
-from stream.scan import INSTALL, PAGE, plain_events
 
 CLOSED: Final = 1  # its window is over
 SILENT: Final = 2  # finished before a restart, or forgotten: says nothing
@@ -55,6 +54,8 @@ HeldEvent = Shown | Install | Tick
 
 def read_record(raw: bytes) -> tuple[list[HeldEvent], list[tuple[bytes, str]]]:
     """What `decode_events` says of a record, pages in the join's form: events in order, and (bytes, reason)."""
+    from stream.scan import INSTALL, PAGE, plain_events  # numba: a joiner joins its group while it's being loaded
+
     found = plain_events(raw)
     if found is None:
         return read_any(raw)

@@ -4,29 +4,14 @@ The bytes are those of `events.encode(Examples(...))`, without an object per ite
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import numpy as np
 
-from stream.events import (
-    ITEMS_MAX,
-    REASONS,
-    WINDOW_CLOSED,
-    Examples,
-    decode_examples,
-    encode_values,
-    example_id,
-)
-from stream.scan import list_at, number_at, text_at
+from stream.events import WINDOW_CLOSED, Examples, decode_examples, encode_values, example_id
 from stream.shown import Shown
-from stream.table import kernel
-from stream.xxh3 import LENGTH_MAX, xxh3_64
 
 HEAD: Final = b"\x98\x04"  # an array of eight, the first the tag of Examples
-REQUEST_ID_MAX: Final = LENGTH_MAX - 8  # bytes; the hash in batches takes no more
-PAGE_MORE_BYTES: Final = 24  # the heads of an Examples and of its columns
-ITEM_BYTES: Final = 9 + 3 + 1 + 9 + 1 + 9  # in all columns
 
 Row = tuple[int, int, int, str, int]  # position, label, reason, install id, ingest ms
 
@@ -43,7 +28,12 @@ def examples_bytes(told: Sequence[Told]) -> list[bytes]:
     """Each as the bytes of an Examples."""
     if len(told) == 1:
         return [_with_rows(told[0])]
-    untouched = iter(_untouched([t for t in told if t.rows is None]))
+    from stream.untouched import write_untouched  # numba: a joiner joins its group while it's being loaded
+
+    clean = [t for t in told if t.rows is None]
+    untouched = iter(
+        write_untouched([t.page.raw for t in clean], [t.page.size for t in clean], [t.ingest_ms for t in clean])
+    )
     return [(next(untouched) if t.rows is None else b"") or _with_rows(t) for t in told]
 
 
@@ -83,118 +73,3 @@ def array_head(size: int) -> bytes:
     if size < 16:
         return bytes((0x90 + size,))
     return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")
-
-
-def _untouched(told: Sequence[Told]) -> list[bytes]:
-    """Pages that nothing was installed from, each as the bytes of an Examples; empty where the kernel can't say it."""
-    if not told:
-        return []
-    raws = [t.page.raw for t in told]
-    count = len(raws)
-    sizes = np.fromiter((t.page.size for t in told), np.int64, count)
-    ingests = np.fromiter((t.ingest_ms for t in told), np.int64, count)
-    ends = np.cumsum(np.fromiter(map(len, raws), np.int64, count))
-    written = np.empty(int(ends[-1]) + count * PAGE_MORE_BYTES + int(sizes.sum()) * ITEM_BYTES, np.uint8)
-    _write_pages(np.frombuffer(b"".join(raws), np.uint8), ends, sizes, ingests, written)
-    whole, begin, found = written.tobytes(), 0, []
-    for end in ends.tolist():  # where each ends now
-        found.append(whole[begin:end])
-        begin = end
-    return found
-
-
-@kernel
-def _put_head(written: Any, at: Any, size: Any) -> Any:
-    """Begin a list; returns where its elements go."""
-    if size < 16:
-        written[at] = 0x90 + size
-        return at + 1
-    written[at], written[at + 1], written[at + 2] = 0xDC, size >> 8, size & 255
-    return at + 3
-
-
-@kernel
-def _put_number(written: Any, at: Any, value: Any) -> Any:
-    """Write a whole number that isn't negative, as short as it can be; returns where it ends."""
-    if value < 0x80:
-        written[at] = value
-        return at + 1
-    code = 0 if value < 1 << 8 else 1 if value < 1 << 16 else 2 if value < 1 << 32 else 3
-    size = 1 << code
-    written[at] = 0xCC + code
-    for k in range(size):
-        written[at + 1 + k] = (value >> 8 * (size - 1 - k)) & 255
-    return at + 1 + size
-
-
-@kernel
-def _put_ids(written: Any, at: Any, text: Any, name: Any, size: Any) -> Any:
-    """`example_id` of every position without an install id; `text` begins with a request id of `name` bytes."""
-    for position in range(size):
-        n = name
-        text[n] = 0
-        if position >= 100:
-            text[n + 1] = 48 + position // 100
-            n += 1
-        if position >= 10:
-            text[n + 1] = 48 + position // 10 % 10
-            n += 1
-        text[n + 1], text[n + 2], text[n + 3], text[n + 4] = 48 + position % 10, 0, 48 + WINDOW_CLOSED, 0
-        hashed = xxh3_64(text, n + 5)
-        if hashed < np.uint64(1) << np.uint64(32):
-            at = _put_number(written, at, np.int64(hashed))
-            continue
-        written[at] = 0xCF
-        for byte in range(8):
-            written[at + 1 + byte] = (hashed >> np.uint64(56 - 8 * byte)) & np.uint64(255)
-        at += 9
-    return at
-
-
-@kernel
-def _put_columns(written: Any, at: Any, size: Any, ingest_ms: Any) -> Any:
-    """Positions, labels, weights, reasons and ingest times of a page that nothing was installed from."""
-    at = _put_head(written, at, size)
-    for position in range(size):
-        at = _put_number(written, at, position)
-    at = _put_head(written, at, size)
-    written[at : at + size] = 0
-    at = _put_head(written, at + size, size)
-    for _ in range(size):
-        written[at], written[at + 1], written[at + 2] = 0xCB, 0x3F, 0xF0  # 1.0
-        written[at + 3 : at + 9] = 0
-        at += 9
-    at = _put_head(written, at, size)
-    written[at : at + size] = WINDOW_CLOSED
-    at = _put_head(written, at + size, size)
-    for _ in range(size):
-        at = _put_number(written, at, ingest_ms)
-    return at
-
-
-@kernel
-def _write_pages(raws: Any, ends: Any, sizes: Any, ingests: Any, written: Any) -> None:
-    """Write an Examples for each page: `raws` uint8 [bytes of all pages], the others int64 [pages].
-
-    `ends`: where each ends in `raws`; then where its Examples ends in `written`. One of no length: its request id
-    can't be hashed here.
-    """
-    text = np.zeros(LENGTH_MAX, np.uint8)
-    begin = at = np.int64(0)
-    for page in range(ends.shape[0]):
-        end = ends[page]
-        _, where = list_at(raws, begin)
-        _, where = number_at(raws, where) if where >= 0 else (where, where)
-        first, last = text_at(raws, where) if where >= 0 else (where, where)
-        if 0 <= first < last <= first + REQUEST_ID_MAX:
-            written[at], written[at + 1] = 0x98, 0x04  # HEAD
-            written[at + 2 : at + 2 + end - begin] = raws[begin:end]
-            text[: last - first] = raws[first:last]
-            at = _put_head(written, at + 2 + end - begin, sizes[page])
-            at = _put_ids(written, at, text, last - first, sizes[page])
-            at = _put_columns(written, at, sizes[page], ingests[page])
-        ends[page], begin = at, end
-
-
-assert len(REASONS) < 10, "a reason is one digit"
-assert ITEMS_MAX <= 1_000, "a position is at most three digits"

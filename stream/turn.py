@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from stream.errors import Poisoned
 from stream.events import Impression, Install, Organic, encode, encode_record
-from stream.histories import HistoryWriter
 from stream.join import Joiner
 from stream.log import Record, partition_of
 from stream.meters import Tally
@@ -18,6 +17,9 @@ from stream.routing import EXAMPLES_BYTES_MAX, Outgoing, dead_letter, history_re
 from stream.shown import HeldEvent, Shown, read_record
 from stream.told import Told, array_head, examples_bytes
 from stream.topics import EXAMPLES, HISTORIES, ORGANIC
+
+if TYPE_CHECKING:
+    from stream.histories import HistoryWriter  # redis: loaded by whoever has one
 
 POISON_MIN: Final = 20  # so many bad records in a row are more than chance
 
@@ -68,7 +70,7 @@ class Turn:
     """Takes records of one worker's partitions, one by one."""
 
     def __init__(
-        self, shell: ShellRules, partitions: dict[str, int], histories: HistoryWriter | None, tally: Tally
+        self, shell: ShellRules, partitions: dict[str, int], histories: "HistoryWriter | None", tally: Tally
     ) -> None:
         self._shell = shell
         self._partitions = partitions

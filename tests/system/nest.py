@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 
-import stream.joiner  # here, so that no child has to
+import stream.histories  # all here, so that no child has to
+import stream.joiner
+import stream.kafka_log
 import stream.spec_file  # noqa: F401
 from stream.turn import warm_up
 from thalweg.main import app
