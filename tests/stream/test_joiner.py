@@ -9,7 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from stream.events import (
     History,
     Impression,
     Install,
+    Organic,
     decode_entity,
     decode_events,
     decode_examples,
+    decode_organic,
     encode_record,
 )
 from stream.health import run_file
@@ -35,7 +37,7 @@ from stream.join import LabelRules
 from stream.kafka_log import KafkaLog
 from stream.log import START, Record, partition_of
 from stream.settings import Settings
-from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, TOPICS
+from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, TOPICS
 from tests.stream.join_oracle import net_of, offline
 from thalweg.stack import Stack
 
@@ -48,7 +50,9 @@ def page(request_id: str, time_ms: int, user: str = "u", items: str = "ab") -> I
 
 
 class World:
-    """Topics of one test on the shared stack, and joiners that work on them."""
+    """Topics of one test on the shared stack, and joiners that work on them by its rules."""
+
+    rules = QUICK
 
     def __init__(self, stack: Stack, prefix: str, local: Path) -> None:
         self.settings = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=local, partitions=2)
@@ -66,7 +70,7 @@ class World:
             "local": str(self.settings.local),
             "worker": worker,
         }
-        told = {"settings": settings, "rules": asdict(QUICK), "shell": shell}
+        told = {"settings": settings, "rules": asdict(self.rules), "shell": shell}
         out = (self.settings.local / f"joiner-{worker}.log").open("ab")
         script = Path(__file__).with_name("joiner_process.py")
         return subprocess.Popen([sys.executable, str(script), json.dumps(told)], stderr=out, stdout=out)
@@ -104,6 +108,11 @@ class World:
     def examples(self) -> list[Examples]:
         """Everything that was said so far."""
         return [said for record in self.all_of(EXAMPLES.name) for said in decode_examples(record.value or b"")[0]]
+
+    def organic(self) -> list[tuple[int, Organic]]:
+        """Every organic install that was written so far, with its partition."""
+        records = self.all_of(ORGANIC.name)
+        return [(record.partition, one) for record in records for one in decode_organic(record.value or b"")[0]]
 
     def oracle(self) -> dict[tuple[str, int], int]:
         """Net labels of the offline join over what stands in `events`, ticks of the joiner included."""
@@ -189,6 +198,24 @@ def test_what_comes_in_goes_out(world: World) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert not run_file(world.settings, "joiner").exists()
+
+
+def test_an_organic_install_is_written_once_it_is_forgotten(world: World) -> None:
+    """Where the rules want it: with its user's partition and its own append time, though nothing comes after it; a
+    joiner that is killed and starts again writes no install that a page has claimed."""
+    world.rules = replace(QUICK, organic=True)
+    now = int(time.time() * 1000)
+    with running(world, idle_ms=100):
+        world.send(page("r", now), Install("u", "a", now + 300, "claimed"), Install("v", "a", now, "i", "gone"))
+        until(lambda: [one.install_id for _, one in world.organic()] == ["i"])
+        until(lambda: "unsure_ms" in str(world.commits()))
+    (sent,) = [r.time_ms for r in world.all_of(EVENTS.name) if r.partition == partition_of("v", 2) and r.offset == 0]
+    assert world.organic() == [(partition_of("v", 2), Organic("v", "a", now, "i", "gone", sent))]
+    with running(world, idle_ms=100):
+        later = int(time.time() * 1000)
+        world.send(Install("u", "z", later, "j"), Install("v", "z", later, "k"))
+        until(lambda: {one.install_id for _, one in world.organic()} >= {"j", "k"})
+    assert {one.install_id for _, one in world.organic()} == {"i", "j", "k"}
 
 
 def stream_of(seed: int, pages: int) -> Iterator[list[Impression | Install]]:
