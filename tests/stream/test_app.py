@@ -32,6 +32,7 @@ from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES
 from stream.turn import ShellRules
 
 RULES = LabelRules(policy="eager", window_ms=1_000, known_ms=1_000)
+LIFE = {"window_ms": 1_000, "known_ms": 1_000}
 T = 1_700_000_000_000  # event and ingest time of the rules' tests
 PARTITIONS = {EVENTS.name: 2, EXAMPLES.name: 1, HISTORIES.name: 2}
 
@@ -120,9 +121,13 @@ def page(request_id: str, time_ms: int = T, user: str = "u", items: str = "ab") 
 
 
 def committed(paper: Paper, partition: int = 0) -> tuple[int, dict[str, int]] | None:
-    """(offset, metadata) of the group's commit."""
+    """(offset, metadata but for the rules, which are always the same) of the group's commit."""
     found = paper.stored.get(TopicPartition("events", partition))
-    return None if found is None else (found.offset, json.loads(found.metadata))
+    if found is None:
+        return None
+    told = json.loads(found.metadata)
+    assert told.pop("rules") == {"early_ms": None, "lateness_ms": 0, "organic": False, "policy": "eager", **LIFE}
+    return found.offset, told
 
 
 def test_a_commit_waits_until_the_broker_has_confirmed(tmp_path: Path) -> None:
