@@ -11,7 +11,7 @@ import numpy as np
 from ranker.ahead import AHEAD, ask
 from stream.encoder import I64, KEYS_MAX, expand_product, list_at
 from stream.features import F32
-from stream.overlay import NONE, seen_hashed
+from stream.overlay import NONE, marked, seen_hashed
 from stream.statistics import F64, LIKENESS, faded, measure
 from stream.table import U64, find_hashed, hash32, kernel, mix
 
@@ -128,17 +128,18 @@ def _gather(words: Any, w32: Any, place: Any, sizes: Any, sides: Any, places: An
 def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows: Any, totals: Any,
                  first: Any) -> None:  # fmt: skip
     """Add the weights of `held` keys to totals[first:], item by item."""
-    base, heads, entries, limit = rows
+    base, heads, entries, limit, marks = rows
     weights, laid = base.view(np.float32), entries.view(np.float32)
-    _hash(keys, held, heads, base, hashes)
+    _hash(keys, held, base, hashes)
     k = 0
     for i in range(items):
         total = totals[first + i]
         while k < ends[i]:
             if k + AHEAD < held:
-                ask(heads, hashes[k + AHEAD])
                 ask(base, hashes[k + AHEAD])
-            entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
+            entry = NONE
+            if marked(marks, hashes[k]):
+                entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
             if entry >= 0:
                 total += np.float64(laid[entry, 2])
             elif entry == NONE:
@@ -150,12 +151,11 @@ def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows:
 
 
 @kernel
-def _hash(keys: Any, held: Any, heads: Any, base: Any, hashes: Any) -> None:
+def _hash(keys: Any, held: Any, base: Any, hashes: Any) -> None:
     """Hash keys, and ask for the rows of the first ones."""
     for k in range(held):
         hashes[k] = hash32(keys[k])
     for k in range(min(AHEAD, held)):
-        ask(heads, hashes[k])
         ask(base, hashes[k])
 
 
@@ -184,14 +184,15 @@ def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixe
 def read_rows(keys: Any, hashes: Any, held: Any, rows: Any, now: Any, half_life: Any, n: Any, s: Any,
               t: Any) -> None:  # fmt: skip
     """n, s, t of `held` statistics' keys, decayed to now; zeros and t = −1 of one that isn't there."""
-    base, heads, entries, limit = rows
+    base, heads, entries, limit, marks = rows
     values, laid = base.view(np.float64), entries.view(np.float64)
-    _hash(keys, held, heads, base, hashes)
+    _hash(keys, held, base, hashes)
     for k in range(held):
         if k + AHEAD < held:
-            ask(heads, hashes[k + AHEAD])
             ask(base, hashes[k + AHEAD])
-        entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
+        entry = NONE
+        if marked(marks, hashes[k]):
+            entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
         n[k], s[k], t[k] = 0.0, 0.0, -1.0
         if entry >= 0:
             n[k], s[k], t[k] = faded(laid[entry, 1], laid[entry, 2], laid[entry, 3], now, half_life)

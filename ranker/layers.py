@@ -44,7 +44,7 @@ class Layers:
     @property
     def rows(self) -> Rows:
         """The table as kernels read it."""
-        return Rows(self.base, self.overlay.heads, self.overlay.entries, self.count)
+        return Rows(self.base, self.overlay.heads, self.overlay.entries, self.count, self.overlay.marks)
 
     def laid_over(self, name: Name, change: Change) -> "Layers":
         """These layers with one more content."""

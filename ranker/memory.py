@@ -53,23 +53,28 @@ def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
     offsets, sides, places, salts, _ = crosses
     kinds, priors, _, _ = measures
     items, residuals, ends = memories
-    keys, hashes, owners = scratch.keys, scratch.hashes, scratch.ends
+    keys, hashes = scratch.keys, scratch.hashes
     n, s, t = scratch.n, scratch.s, scratch.t
     for k in range(salts.shape[0]):
         if kinds[k] != LIKENESS:
             continue
-        for position in range(first, last):
-            item, until = list_at(w32, place, sides[offsets[k] + 1], places[offsets[k] + 1], position, sizes)
-            total, others, at = 0.0, 0, ends[k]
-            while until > item and at < ends[k + 1]:
-                held = 0
-                while at < ends[k + 1] and held < BUFFER:
-                    if items[at] != words[item]:
-                        keys[held], owners[held] = pair_key(salts[k], items[at], words[item]), at
+        side, column, begun, ended = sides[offsets[k] + 1], places[offsets[k] + 1], ends[k], ends[k + 1]
+        together = max(1, BUFFER // max(1, ended - begun))  # items: many keys on their way, and few times to begin
+        for low in range(first, last, together):
+            high, held = min(low + together, last), 0
+            for position in range(low, high):
+                item, until = list_at(w32, place, side, column, position, sizes)
+                for m in range(begun, ended if until > item else begun):
+                    if items[m] != words[item]:
+                        keys[held] = pair_key(salts[k], items[m], words[item])
                         held += 1
-                    at += 1
-                read_rows(keys, hashes, held, rows, 0.0, 0.0, n, s, t)
-                for i in range(held):
-                    total += residuals[owners[i]] * s[i] / (n[i] + priors[k])
-                others += held
-            f32[place[8] + position * sizes[4] + k] = total / np.sqrt(np.float64(others)) if others else np.nan
+            read_rows(keys, hashes, held, rows, 0.0, 0.0, n, s, t)
+            at = 0
+            for position in range(low, high):
+                item, until = list_at(w32, place, side, column, position, sizes)
+                total, others = 0.0, 0
+                for m in range(begun, ended if until > item else begun):
+                    if items[m] != words[item]:
+                        total += residuals[m] * s[at] / (n[at] + priors[k])
+                        at, others = at + 1, others + 1
+                f32[place[8] + position * sizes[4] + k] = total / np.sqrt(np.float64(others)) if others else np.nan

@@ -176,7 +176,8 @@ class Version:
 
 def embeddings_of(layers: Layers, unseen: F32) -> Embeddings:
     """Vectors by id, as kernels read them."""
-    return Embeddings(*layers.rows, layers.vectors, layers.overlay.vectors, unseen)
+    base, heads, entries, limit, _ = layers.rows
+    return Embeddings(base, heads, entries, limit, layers.vectors, layers.overlay.vectors, unseen)
 
 
 def score_features(version: Version, features: bytes, n: int) -> F32:

@@ -2,6 +2,8 @@
 
 `heads`, uint64 [capacity, 2]: key → number of its newest entry. `entries`, uint64 [room, width]: in column 0 the
 number of the key's entry before it (shifted by one; the low bit: the row is gone), then the row's own columns.
+`marks`: a bit for what a key's hash begins with, set when any such key was put: few keys of a big table have an entry,
+and the others are told from these by what stays in a core's own cache.
 `vectors`, float32 [room, dim]: what belongs to an entry and isn't a row. Entry 0 is none.
 
 A view is a count of entries: what was put later is invisible to it. So the next version of a table costs what
@@ -25,6 +27,7 @@ PIECE: Final = 2_048  # rows laid down at once: a fraction of a millisecond
 HEADS: Final = 8_192  # heads looked at in one piece
 BREATH_S: Final = 1e-4
 GROWTH: Final = 4  # room for so many times the rows that there are
+MARKS: Final = 4  # bits a slot of `heads`
 NONE: Final = -1  # what `seen` says of a key that isn't there
 GONE: Final = -2  # and of one whose row is gone
 
@@ -39,15 +42,21 @@ class Rows(NamedTuple):
     heads: U64
     entries: U64
     limit: int  # entries that the view sees
+    marks: U64
 
 
-def bare(slots: U64) -> Rows:
-    """A table with nothing over it."""
-    return Rows(slots, _NO_HEADS, _NO_ENTRIES, 1)
+@kernel
+def marked(marks: Any, hashed: Any) -> Any:
+    """False: no key of this `hash32` has an entry. True: perhaps one has."""
+    bit = (hashed * np.uint64(64 * marks.shape[0])) >> np.uint64(32)
+    return (marks[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1) != 0
 
 
-_NO_HEADS: Final[U64] = np.zeros((1, 2), np.uint64)
-_NO_ENTRIES: Final[U64] = np.zeros((1, 1), np.uint64)
+@kernel
+def _mark(marks: Any, keys: Any) -> None:
+    for k in range(keys.shape[0]):
+        bit = (hash32(keys[k]) * np.uint64(64 * marks.shape[0])) >> np.uint64(32)
+        marks[bit >> np.uint64(6)] |= np.uint64(1) << (bit & np.uint64(63))
 
 
 @kernel
@@ -129,6 +138,7 @@ class Overlay:
         self.room = max(ROOM_MIN, GROWTH * rows)
         capacity = 1 << (2 * self.room - 1).bit_length()
         self.heads, self.entries = lines(capacity, 2), lines(self.room, width)
+        self.marks: U64 = np.zeros(capacity * MARKS // 64, np.uint64)
         self.vectors: F32 = np.empty((self.room, dim), np.float32)
         self.count = 1  # entries, the one that is none included
         self._counts = np.zeros(2, np.int64)
@@ -146,6 +156,7 @@ class Overlay:
                 return None
             if vectors is not None:
                 self.vectors[count : count + len(keys)] = vectors
+            _mark(self.marks, keys)
             _write(self.heads, self.entries, count, keys, columns, gone)
             _name(self.heads, count, keys, self._counts)
             self.count = count + len(keys)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from stream.overlay import GONE, NONE, Overlay, seen
+from stream.overlay import GONE, NONE, Overlay, marked, seen
+from stream.table import hash32
 
 KEYS = st.integers(1, 12)
 STEPS = st.lists(st.tuples(st.lists(KEYS, max_size=5), st.booleans()), max_size=12)
@@ -54,6 +55,19 @@ def test_only_the_newest_view_can_be_gone_on_from() -> None:
     many = np.arange(1, overlay.room + 1, dtype=np.uint64)
     assert overlay.put(overlay.count, many, many[:, None]) is None
     assert sees(overlay, first) == {1: 1}
+
+
+def test_a_key_with_an_entry_is_marked_and_few_others_are() -> None:
+    """A missing mark would hide a row; one too many costs a look. A fold has marks of its own."""
+    overlay, random = Overlay(2, 500), np.random.default_rng(1)
+    keys, others = np.split(random.integers(1, 2**63, 4_000, dtype=np.int64).astype(np.uint64), 2)
+    put = overlay.put(overlay.count, keys[:1_500], keys[:1_500, None])
+    assert put is not None
+    put = overlay.put(put, keys[1_500:], keys[1_500:, None], gone=True)
+    assert put is not None
+    for held in (overlay, overlay.folded(put)):
+        assert all(marked(held.marks, hash32(key)) for key in keys)
+        assert np.mean([marked(held.marks, hash32(key)) for key in others]) < 0.2
 
 
 def test_vectors_go_with_their_entries() -> None:
