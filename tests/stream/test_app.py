@@ -512,7 +512,7 @@ def test_faust_waits_for_one_thing_as_before(tmp_path: Path) -> None:
         app.flow_control.resume()
         going = asyncio.Event()
         asyncio.get_running_loop().call_soon(going.set)
-        return bool((await app.consumer.wait(going, timeout=10.0)).result)
+        return bool((await app.consumer.wait(going, timeout=10.0)).result)  # type: ignore[attr-defined]
 
     assert asyncio.run(story()) is True
 
