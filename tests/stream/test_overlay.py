@@ -59,7 +59,7 @@ def test_only_the_newest_view_can_be_gone_on_from() -> None:
 
 def test_a_key_with_an_entry_is_marked_and_few_others_are() -> None:
     """A missing mark would hide a row; one too many costs a look. A fold has marks of its own."""
-    overlay, random = Overlay(2, 500), np.random.default_rng(1)
+    overlay, random = Overlay(2, 510), np.random.default_rng(1)
     keys, others = np.split(random.integers(1, 2**63, 4_000, dtype=np.int64).astype(np.uint64), 2)
     put = overlay.put(overlay.count, keys[:1_500], keys[:1_500, None])
     assert put is not None
