@@ -2,7 +2,8 @@
 
 Faust reads, keeps the group's membership and writes; its own acks and commits are off. What is committed, and when,
 is decided here:
-* One agent, one record at a time, strictly in offset order: a record that isn't the next one ends the process.
+* One agent, one record at a time, strictly in offset order: a record that isn't the next one ends the process, where
+  the log has lost what is between.
 * Nothing is acked to Faust, whose commits skip holes, and Faust's way to commit is closed (`patch_faust`): an ack
   over a hole can't be stored. `Joiner.checkpoint` says up to where nothing is remembered; it is stored when the
   broker has confirmed everything that came of the records before it.
@@ -176,6 +177,7 @@ class JoinerService:
         self.share = Share(rules, shell, Turn(shell, partitions, histories, self.tally), self._outbox.put)
         self._queue: Any = None
         self._revocations = 0
+        self._starts: dict[int, tuple[int, int]] = {}  # first offset of a partition, and how far it was read by then
         self._revoked_at: float | None = None
         self._events = settings.topic(EVENTS.name)
         self._ended = asyncio.Event()
@@ -206,12 +208,12 @@ class JoinerService:
 
     async def _take(self, message: Any) -> None:
         partition = message.partition
-        owned = self.share.owned.get(partition)
+        owned, revocations = self.share.owned.get(partition), self._revocations
         if owned is None:
-            revocations = self._revocations
             owned = self.share.begin(await self._committed(partition))
-            if self._revocations != revocations:
-                return  # the partition may be another's by now, and its commit have moved on: whoever has it begins
+        start = await self._start_of(message) if self.share.jumps(owned, message.offset) else None
+        if self._revocations != revocations:
+            return  # the partition may be another's by now, and its commit have moved on: whoever has it begins
         if message.generation_id != self.app.consumer_generation_id or self.failure is not None:
             return
         self.share.owned[partition] = owned
@@ -221,7 +223,7 @@ class JoinerService:
         record = Record(
             EVENTS.name, partition, message.offset, round(message.timestamp * 1000), message.key, message.value
         )
-        self.share.take(owned, record, time.monotonic())
+        self.share.take(owned, record, time.monotonic(), start)
 
     # --- partitions come and go ----------------------------------------------------------------------------
 
@@ -231,9 +233,31 @@ class JoinerService:
         return self.app.consumer._thread  # type: ignore[attr-defined]  # what aiokafka offers beyond Faust
 
     def _end_of(self, partition: int) -> int | None:
-        """The offset behind the newest record, as of the last fetch."""
-        end: int | None = self.app.consumer.highwater(TopicPartition(self._events, partition))
-        return end
+        """The offset behind the newest record, as of the last fetch. A marker of a transaction is none."""
+        at = TopicPartition(self._events, partition)
+        end: int | None = self.app.consumer.highwater(at)
+        owned = self.share.owned.get(partition)
+        if end is None or owned is None or owned.next_offset is None or owned.next_offset >= end:
+            return end
+        # Behind the last record nothing but markers was read, which nobody is given.
+        position = self._thread._consumer._subscription.subscription.assignment.state_value(at)._position
+        return owned.next_offset if position == end and self._queue is not None and self._queue.empty() else end
+
+    async def _start_of(self, message: Any) -> int:
+        """The log's first offset after this record was read; asked for once for all records that were by then.
+
+        Raises LogUnavailable.
+        """
+        at = TopicPartition(self._events, message.partition)
+        known = self._starts.get(message.partition)
+        if known is None or known[1] < message.offset:
+            read_to = max(message.offset, self.app.consumer._read_offset.get(at) or 0)  # type: ignore[attr-defined]  # Faust's
+            try:
+                found = await self._thread.call_thread(self._thread._consumer.beginning_offsets, [at])
+            except KafkaError as bad:
+                raise LogUnavailable(f"{EVENTS.name}/{message.partition}: where it starts isn't told ({bad})") from bad
+            known = self._starts[message.partition] = found[at], read_to
+        return known[0]
 
     async def _committed(self, partition: int) -> Checkpoint | None:
         """What the group has committed of a partition."""
@@ -248,6 +272,7 @@ class JoinerService:
 
     async def _on_revoked(self, _app: Any, revoked: set[Any], **_: Any) -> None:
         self._revocations += 1
+        self._starts.clear()
         self._revoked_at = time.monotonic()
         meters.REBALANCES.inc()
         self.share.drop(at.partition for at in revoked)

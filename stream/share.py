@@ -1,7 +1,8 @@
 """A worker's share of `events`: a join per partition, where each reads on, and what may be committed of it.
 
 The one place that says how far a partition is done with. Records are taken strictly in offset order: one that isn't
-the next raises LogGap. What may be committed is what `Joiner.checkpoint` says, and only once everything that came of
+the next raises LogGap, unless the log still has all that lies between: markers of transactions and compaction leave
+offsets without a record. What may be committed is what `Joiner.checkpoint` says, and only once everything that came of
 the records before it is in the outbox; no other offset leaves this file, so no commit can skip a hole.
 """
 
@@ -54,15 +55,25 @@ class Share:
             self.owned.pop(partition, None)
             meters.forget(partition)
 
-    def take(self, owned: Owned, record: Record, now: float) -> None:
-        """The next record of a partition. Raises LogGap, Poisoned."""
-        if owned.next_offset is not None and record.offset != owned.next_offset:
-            if record.offset < owned.next_offset:
-                return  # behind the commit, which moved while the partition changed hands
-            gap = LogGap(EVENTS.name, record.partition, owned.next_offset, record.offset)
-            if not self._shell.accept_gap:
-                raise gap
-            log.warning("going on, as told: %s", gap)
+    @staticmethod
+    def jumps(owned: Owned, offset: int) -> bool:
+        """Whether offsets are missing before this one: then `take` must know where the log starts."""
+        return owned.next_offset is not None and offset > owned.next_offset
+
+    def take(self, owned: Owned, record: Record, now: float, start: int | None = None) -> None:
+        """The next record of a partition. Raises LogGap, Poisoned.
+
+        `start`: the log's first offset, as of some moment after the record was read.
+        """
+        if owned.next_offset is not None and record.offset < owned.next_offset:
+            return  # behind the commit, which moved while the partition changed hands
+        if owned.next_offset is not None and record.offset > owned.next_offset:
+            start = record.offset if start is None else start
+            if start > owned.next_offset:
+                gap = LogGap(EVENTS.name, record.partition, owned.next_offset, start)
+                if not self._shell.accept_gap:
+                    raise gap
+                log.warning("going on, as told: %s", gap)
         owned.settled = None  # until all that comes of the record is put out
         for outgoing in self._turn.take(owned.joiner, record):
             self._put(outgoing)

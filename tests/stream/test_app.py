@@ -62,8 +62,19 @@ class Paper:
         self.ends: dict[int, int] = {}
         self.consumer_generation_id = 1
         self.producer = self
-        self._consumer = SimpleNamespace(commit=self.commit, _coordinator=self)
-        self.consumer = SimpleNamespace(_thread=self, highwater=lambda at: self.ends.get(at.partition))
+        self.starts: dict[int, int] = {}
+        self.asked = 0  # for starts
+        self.position = 0  # of what was read, markers of transactions too
+        self.state_value = lambda at: SimpleNamespace(_position=self.position)
+        self._consumer = SimpleNamespace(
+            commit=self.commit,
+            _coordinator=self,
+            beginning_offsets=self.beginning_offsets,
+            _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=self)),
+        )
+        self.consumer = SimpleNamespace(
+            _thread=self, highwater=lambda at: self.ends.get(at.partition), _read_offset=dict[Any, int]()
+        )
 
     def _ensure_producer(self) -> "Paper":
         return self
@@ -87,6 +98,11 @@ class Paper:
     async def commit(self, offsets: dict[Any, Any]) -> None:
         """The consumer's commit."""
         self.stored.update(offsets)
+
+    async def beginning_offsets(self, wanted: list[Any]) -> dict[Any, int]:
+        """Where the log starts now."""
+        self.asked += 1
+        return {at: self.starts[at.partition] for at in wanted}
 
     async def fetch_committed_offsets(self, wanted: list[Any]) -> dict[Any, Any]:
         """The group's commits."""
@@ -203,8 +219,10 @@ def test_an_agent_that_fails_ends_the_service_instead_of_going_on(tmp_path: Path
     """An agent that raised would be started again behind the record that it failed at."""
 
     async def story() -> None:
-        service = service_on(Paper(), tmp_path)
+        paper = Paper()
+        service = service_on(paper, tmp_path)
         queue: asyncio.Queue[Any] = asyncio.Queue()
+        paper.starts[0] = 2
         for offset in (0, 2):
             queue.put_nowait(SimpleNamespace(message=message(offset, page(f"r{offset}"))))
         await asyncio.wait_for(service._join(SimpleNamespace(channel=SimpleNamespace(queue=queue))), 30.0)
@@ -231,17 +249,65 @@ def test_a_commit_stays_behind_open_pages_in_strict_order(tmp_path: Path) -> Non
 
 
 def test_a_hole_in_the_records_ends_the_service(tmp_path: Path) -> None:
-    """A record that isn't the next one is never taken: what is between them would be lost without a word."""
+    """Where the log has lost what is between two records, the second isn't taken: that would be without a word."""
 
     async def story() -> None:
-        service = service_on(Paper(), tmp_path)
+        paper = Paper()
+        service = service_on(paper, tmp_path)
         await take(service, message(0, page("r")))
-        with pytest.raises(LogGap):
+        paper.starts[0] = 2
+        with pytest.raises(LogGap, match="offset 1 was wanted, but the log now starts at 2: 1 records"):
             await take(service, message(2, page("s")))
-        tolerant = service_on(Paper(), tmp_path, accept_gap=True)
+        tolerant = service_on(paper, tmp_path, accept_gap=True)
         await take(tolerant, message(0, page("r")))
         await take(tolerant, message(2, page("s")))
         assert tolerant.share.owned[0].joiner.open_pages == 2
+
+    asyncio.run(story())
+
+
+def test_offsets_without_a_record_are_no_hole(tmp_path: Path) -> None:
+    """Markers of transactions and compaction leave some: while the log starts before them, nothing is lost. The broker
+    is asked once for all that was read by then, again for what is read later, and by whoever gets the partition."""
+
+    async def story() -> None:
+        paper = Paper()
+        paper.starts[0] = 1
+        service = service_on(paper, tmp_path)
+        paper.consumer._read_offset[TopicPartition("events", 0)] = 6
+        for offset in (0, 2, 4, 6):
+            await take(service, message(offset, page(f"r{offset}")))
+        assert (paper.asked, service.share.owned[0].joiner.open_pages) == (1, 4)
+        await take(service, message(8, page("r8")))
+        assert paper.asked == 2
+        paper.starts[0] = 10
+        with pytest.raises(LogGap, match="offset 9 was wanted, but the log now starts at 10"):
+            await take(service, message(11, page("r11")))
+        await service._on_revoked(service.app, {TopicPartition("events", 0)})
+        paper.stored[TopicPartition("events", 0)] = SimpleNamespace(offset=9, metadata="")
+        with pytest.raises(LogGap, match="offset 9 was wanted, but the log now starts at 10"):
+            await take(service, message(10, page("r10")))
+
+    asyncio.run(story())
+
+
+def test_a_partition_that_was_lost_while_the_log_was_asked_is_not_joined_on(tmp_path: Path) -> None:
+    """Whoever has it by then reads the record again."""
+
+    async def story() -> None:
+        paper = Paper()
+        paper.starts[0] = 0
+        service = service_on(paper, tmp_path)
+        await take(service, message(0, page("r")))
+        ask = paper.beginning_offsets
+
+        async def slow(wanted: list[Any]) -> dict[Any, int]:
+            await service._on_revoked(service.app, {TopicPartition("events", 0)})
+            return await ask(wanted)
+
+        paper._consumer.beginning_offsets = slow
+        await take(service, message(2, page("s")))
+        assert service.share.owned == {}
 
     asyncio.run(story())
 
@@ -253,6 +319,7 @@ def test_a_gap_between_commit_and_log_start_ends_the_service(tmp_path: Path) -> 
         paper = Paper()
         await take(service_on(paper, tmp_path), message(0, page("r")))
         paper.stored[TopicPartition("events", 0)] = SimpleNamespace(offset=5, metadata="")
+        paper.starts[0] = 7
         with pytest.raises(LogGap, match="--accept-gap"):
             await take(service_on(paper, tmp_path), message(7, page("s")))
 
@@ -374,6 +441,28 @@ def test_ticks_are_written_into_silent_partitions_that_are_read_to_their_end(tmp
         paper.ends[0] = 2
         await service.tick(heard + 9_000)
         assert len([topic for topic, _ in paper.sent if topic == "events"]) == 1
+
+    asyncio.run(story())
+
+
+def test_a_partition_that_ends_with_a_marker_is_read_to_its_end(tmp_path: Path) -> None:
+    """A transaction's marker is nobody's record: where nothing else is behind the last one, silence is ticked."""
+
+    async def story() -> None:
+        paper = Paper()
+        service = service_on(paper, tmp_path)
+        await take(service, message(0, page("r")))
+        paper.ends[0], late = 2, service.share.owned[0].heard_at + 9.0
+        service._queue = asyncio.Queue()
+        await service.tick(late)
+        assert paper.sent == []
+        paper.position = 2  # the marker was read
+        service._queue.put_nowait(message(1, page("s")))  # or is it a record that waits here?
+        await service.tick(late)
+        assert paper.sent == []
+        service._queue.get_nowait()
+        await service.tick(late)
+        assert len(paper.sent) == 1
 
     asyncio.run(story())
 

@@ -1,0 +1,72 @@
+"""Producers that write in transactions: their markers take offsets, and are no records."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from stream.events import Impression, decode_events, encode_record
+from stream.kafka_log import KafkaLog
+from stream.log import START
+from stream.topics import EVENTS
+from tests.stream.join_oracle import net_of
+from tests.stream.test_joiner import World, page, running, until
+from thalweg.span import span
+from thalweg.stack import Stack
+
+
+@pytest.fixture
+def wide(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
+    """Topics and a log of this test's own."""
+    made = World(stack, topic_prefix, tmp_path)
+    yield made
+    made.log.close()
+
+
+async def in_transactions(world: World, name: str, count: int) -> None:
+    """So many transactions, each with a page in each of two partitions."""
+    producer = AIOKafkaProducer(bootstrap_servers=world.settings.kafka, transactional_id=world.settings.topic(name))
+    await producer.start()
+    try:
+        for k in range(count):
+            now = int(time.time() * 1000)
+            async with producer.transaction():
+                for p in (0, 1):
+                    pages = encode_record([page(f"{name}{k}-{p}", now, f"w{p}")])
+                    await producer.send_and_wait(world.settings.topic(EVENTS.name), pages, partition=p)
+    finally:
+        await producer.stop()
+
+
+def test_a_joiner_goes_on_over_the_markers_of_transactions(wide: World) -> None:
+    """While it runs, where it starts again, and where a marker is all that follows: every window comes to its end."""
+    with running(wide, idle_ms=200) as process:
+        asyncio.run(in_transactions(wide, "a", 4))
+        until(lambda: len(net_of(wide.examples())) == 16)
+        assert process.poll() is None
+        until(lambda: all(json.loads(stored.metadata)["finished_ms"] for stored in wide.commits().values()))
+    asyncio.run(in_transactions(wide, "b", 3))
+    with running(wide, idle_ms=200) as process:
+        until(lambda: len(net_of(wide.examples())) == 28)
+        assert process.poll() is None
+    assert "Gap" not in (wide.settings.local / "joiner-0.log").read_text()
+
+
+def test_a_reader_reads_to_an_end_that_is_a_marker(wide: World) -> None:
+    """Whoever looks back over a stretch gets its records, and comes to its end."""
+    asyncio.run(in_transactions(wide, "a", 3))
+    log = KafkaLog(wide.settings)
+    try:
+        ends = log.ends(EVENTS.name)
+        found = list(span(log, EVENTS.name, dict.fromkeys(ends, START), ends))
+    finally:
+        log.close()
+    assert ends == {0: 6, 1: 6}
+    events = [event for record in found for event in decode_events(record.value or b"")[0]]
+    assert sorted(e.request_id for e in events if isinstance(e, Impression)) == [
+        f"a{k}-{p}" for k in range(3) for p in (0, 1)
+    ]
