@@ -81,8 +81,8 @@ class FeatureMaker:
         self._young: set[int] = set()
         self._old: set[int] = set()
 
-    def take(self, event: WorldEvent, ingest_ms: int = 0) -> Taken:
-        """The event, a page with its features, and what the joiner tells when it reads it at `ingest_ms`.
+    def take(self, event: WorldEvent) -> Taken:
+        """The event, a page with its features, and what the joiner tells when it comes as it happens.
 
         A page that has features keeps them. Raises BadEvent when the joiner or the learner couldn't take
         the page; then nothing has changed.
@@ -97,9 +97,9 @@ class FeatureMaker:
         if isinstance(event, Impression):
             event = self._with_features(event)
         if isinstance(event, Impression | Install):
-            said = self._feed(partition_of(event.user, len(self._joiners)), event, ingest_ms)
+            said = self._feed(partition_of(event.user, len(self._joiners)), event)
         else:
-            said = [examples for p in range(len(self._joiners)) for examples in self._feed(p, event, ingest_ms)]
+            said = [examples for p in range(len(self._joiners)) for examples in self._feed(p, event)]
         if isinstance(event, Install):
             self.histories.move(event)
             self._columns.pop(event.user, None)
@@ -107,9 +107,9 @@ class FeatureMaker:
             self._learn(examples)
         return Taken(event, said)
 
-    def _feed(self, partition: int, event: SourceEvent, ingest_ms: int) -> list[Examples]:
+    def _feed(self, partition: int, event: SourceEvent) -> list[Examples]:
         self._offset += 1
-        return self._joiners[partition].feed([event], self._offset, ingest_ms)
+        return self._joiners[partition].feed([event], self._offset, event.time_ms)
 
     def _with_features(self, page: Impression) -> Impression:
         if page.features:

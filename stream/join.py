@@ -4,7 +4,10 @@ Whose install it is: the page that its request id names, else the newest page (g
 order in the log) of that user with that item; in both cases only with `page time <= install time < page time
 + window`. The end is exclusive, so that an install in time order always finds its window open.
 
-Three things happen to a page as the *watermark* (greatest event time seen, minus lateness) passes:
+The *watermark* is the greatest event time seen, minus lateness. No event counts for more than its own arrival (the
+record's ingest time, which stands in the log): one from the future closes nothing that is still open.
+
+Three things happen to a page as the watermark passes:
 at `time + window` it closes and the labels still untold are told; until `time + window + known` it can be
 corrected (late positives, retractions, a late page's own labels); then it is forgotten. Installs and
 retractions are remembered by the same formula, so whatever a page needs is remembered as long as the page.
@@ -162,10 +165,11 @@ class Joiner:
             self.organic = []
         mark = Mark(offset, self.watermark_ms)
         marks.append(mark)
+        latest_ms = max(ingest_ms - self._lateness_ms, self.watermark_ms)
         for event in events:
             watermark_ms = event.time_ms - self._lateness_ms
             if watermark_ms > self.watermark_ms:
-                self.watermark_ms = watermark_ms
+                self.watermark_ms = watermark_ms if watermark_ms < latest_ms else latest_ms
             if type(event) is Shown:
                 self._take_page(event, mark, ingest_ms, said)
             elif type(event) is Install:

@@ -92,7 +92,7 @@ def world() -> list[Item | User]:
 def play(spec: Spec, pages: int) -> list[Examples]:
     """What a joiner tells of so many pages, a third of them with an install."""
     # Two pages that close at once: the joiner hashes their ids together.
-    Joiner(LabelRules()).feed([Impression(name, 1, "u", ["i"]) for name in "ab"] + [Tick(10_000)], 0, 1)
+    Joiner(LabelRules()).feed([Impression(name, 1, "u", ["i"]) for name in "ab"] + [Tick(10_000)], 0, 10_000)
     maker = FeatureMaker(spec, 1)
     told: list[Examples] = []
     for entity in world():

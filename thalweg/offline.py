@@ -2,7 +2,8 @@
 
 It shares no code with the joiner (`stream/join.py`); only the rules are the same, written down a second time:
 
-* The *watermark* at an event is the greatest event time up to and with it in its partition, less `lateness`.
+* The *watermark* at an event is the greatest event time up to and with it in its partition, less `lateness`; an
+  event counts for its own arrival at most.
 * An event is *late*, and as if it had never been, when its time + life ≤ watermark; life = window + known.
 * Events that are further than `ahead` after their own arrival go to the dead letters.
 * A page's labels are decided by what stands in the log before the watermark reaches its time + life.
@@ -51,7 +52,7 @@ class Events:
     """All events of a log in columns, as they are read. Features and the like are dropped at once."""
 
     rules: AuditRules
-    times: dict[int, "array[int]"] = field(default_factory=dict)  # by partition, of every event that counts
+    times: dict[int, "array[int]"] = field(default_factory=dict)  # by partition: event times, at most their arrivals
     pages: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in PAGE})
     installs: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in INSTALL})
     bad: int = 0
@@ -68,7 +69,7 @@ class Events:
                     self.ahead += 1
                     continue
                 self._put(event, record, len(times))
-                times.append(event.time_ms)
+                times.append(min(event.time_ms, record.time_ms))
 
     def _put(self, event: SourceEvent, record: Record, seq: int) -> None:
         row: tuple[Any, ...]

@@ -126,7 +126,7 @@ def _events(log: Log, rules: AuditRules, found: _Found, life: Life) -> int:
         for event in decode_events(record.value or b"")[0]:
             if event.time_ms > record.time_ms + rules.ahead_ms:
                 continue
-            watermark_ms = max(watermark_ms, event.time_ms - rules.lateness_ms)
+            watermark_ms = max(watermark_ms, min(event.time_ms, record.time_ms) - rules.lateness_ms)
             if isinstance(event, Impression) and event.user == page.user:
                 if event.request_id == page.request_id and record.offset != found.record.offset:
                     life.steps.append(_step("page again", record, "a repetition: counts once"))

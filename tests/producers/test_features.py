@@ -28,9 +28,9 @@ def told_by(spec: Spec, events: Sequence[WorldEvent]) -> list[Examples]:
     for offset, event in enumerate(events):
         if isinstance(event, Tick):
             for joiner in joiners:
-                told += joiner.feed([event], offset, 0)
+                told += joiner.feed([event], offset, event.time_ms)
         elif isinstance(event, Impression | Install):
-            told += joiners[partition_of(event.user, PARTITIONS)].feed([event], offset, 0)
+            told += joiners[partition_of(event.user, PARTITIONS)].feed([event], offset, event.time_ms)
     return told
 
 

@@ -80,7 +80,7 @@ def joined(spec: Spec, log: MemoryLog) -> list[Examples]:
     return [
         examples
         for record in records(log)
-        for examples in joiners[record.partition].feed(decode_events(record.value or b"")[0], record.offset, 7)
+        for examples in joiners[record.partition].feed(decode_events(record.value or b"")[0], record.offset, 4 * 10**12)
     ]
 
 

@@ -20,13 +20,20 @@ def net_of(said: Iterable[Examples]) -> Net:
     return net
 
 
-def offline(events: Sequence[SourceEvent], rules: LabelRules) -> Net:
-    """Net labels of one partition's events in log order, once everything has closed."""
+def watermarks_of(events: Sequence[SourceEvent], rules: LabelRules, ingests: Sequence[int] | None) -> list[int]:
+    """The watermark with each event."""
+    arrived = ingests or [event.time_ms for event in events]
+    counted = [min(event.time_ms, came_ms) - rules.lateness_ms for event, came_ms in zip(events, arrived, strict=True)]
+    return [max(0, *counted[: k + 1]) for k in range(len(events))]
+
+
+def offline(events: Sequence[SourceEvent], rules: LabelRules, ingests: Sequence[int] | None = None) -> Net:
+    """Net labels of one partition's events in log order, once everything has closed.
+
+    `ingests`: when each came, ms; None: after it had happened.
+    """
     life_ms = rules.window_ms + rules.known_ms
-    greatest, watermarks = 0, []
-    for event in events:
-        greatest = max(greatest, event.time_ms - rules.lateness_ms)
-        watermarks.append(greatest)
+    watermarks = watermarks_of(events, rules, ingests)
     in_time = [event.time_ms + life_ms > mark for event, mark in zip(events, watermarks, strict=True)]
 
     users = {event.user for event in events if not isinstance(event, Tick)}
@@ -49,15 +56,13 @@ def offline(events: Sequence[SourceEvent], rules: LabelRules) -> Net:
     return net
 
 
-def organic(events: Sequence[SourceEvent], rules: LabelRules) -> set[tuple[str, str]]:
+def organic(
+    events: Sequence[SourceEvent], rules: LabelRules, ingests: Sequence[int] | None = None
+) -> set[tuple[str, str]]:
     """(user, install id) of every install of one partition's events that no page claimed and nobody took back."""
     life_ms = rules.window_ms + rules.known_ms
-    greatest, watermarks, in_time = 0, [], []
-    for k, event in enumerate(events):
-        greatest = max(greatest, event.time_ms - rules.lateness_ms)
-        watermarks.append(greatest)
-        if event.time_ms + life_ms > greatest:
-            in_time.append((k, event))
+    watermarks = watermarks_of(events, rules, ingests)
+    in_time = [(k, event) for k, event in enumerate(events) if event.time_ms + life_ms > watermarks[k]]
     pages: dict[str, tuple[int, Impression]] = {}
     installs: dict[tuple[str, str], tuple[int, Install]] = {}
     for k, event in in_time:

@@ -21,6 +21,7 @@ from tests.stream.join_oracle import net_of, offline
 
 RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5)
 FAR = Tick(time_ms=100_000)
+NOW = 1_000_000  # when records come: long after what they tell of
 POLICIES = ("wait", "eager", "fake_negative")
 
 
@@ -56,29 +57,29 @@ def ids(said: Sequence[Examples]) -> set[int]:
 def play(rules: LabelRules, *events: SourceEvent) -> list[tuple[str, int, int, int]]:
     """Rows said when each event is a record."""
     joiner = Joiner(rules)
-    return [row for offset, event in enumerate(events) for row in rows(joiner.feed([event], offset, 1_000 + offset))]
+    return [row for offset, event in enumerate(events) for row in rows(joiner.feed([event], offset, NOW + offset))]
 
 
 def test_eager_tells_a_positive_at_once_and_the_rest_at_the_close() -> None:
     """`eager`: positive with its install, negatives when the window closes."""
     joiner = Joiner(RULES)
-    assert joiner.feed([page("r", 100)], 0, 1) == []
-    first = joiner.feed([install("i", 105)], 1, 2)
+    assert joiner.feed([page("r", 100)], 0, NOW + 1) == []
+    first = joiner.feed([install("i", 105)], 1, NOW + 2)
     assert rows(first) == [("r", 0, 1, INSTALLED)]
-    assert first[0].ingest_ms == [2]
-    assert joiner.feed([Tick(109)], 2, 3) == []
-    assert rows(joiner.feed([Tick(110)], 3, 4)) == [("r", 1, 0, WINDOW_CLOSED)]
+    assert first[0].ingest_ms == [NOW + 2]
+    assert joiner.feed([Tick(109)], 2, NOW + 3) == []
+    assert rows(joiner.feed([Tick(110)], 3, NOW + 4)) == [("r", 1, 0, WINDOW_CLOSED)]
     assert joiner.open_pages == 0
 
 
 def test_wait_tells_everything_at_the_close() -> None:
     """`wait`: all labels when the window closes; a positive keeps the ingest time of its install."""
     joiner = Joiner(replace(RULES, policy="wait"))
-    assert joiner.feed([page("r", 100)], 0, 1) == []
-    assert joiner.feed([install("i", 105, "b")], 1, 2) == []
-    closed = joiner.feed([Tick(110)], 2, 3)
+    assert joiner.feed([page("r", 100)], 0, NOW + 1) == []
+    assert joiner.feed([install("i", 105, "b")], 1, NOW + 2) == []
+    closed = joiner.feed([Tick(110)], 2, NOW + 3)
     assert rows(closed) == [("r", 0, 0, WINDOW_CLOSED), ("r", 1, 1, INSTALLED)]
-    assert closed[0].ingest_ms == [3, 2]
+    assert closed[0].ingest_ms == [NOW + 3, NOW + 2]
 
 
 def test_fake_negative_tells_negatives_with_the_page() -> None:
@@ -113,8 +114,8 @@ def test_a_request_id_names_the_page() -> None:
 def test_an_install_may_come_before_its_page() -> None:
     """An install that stands in the log before its page is held for it, and counted as early."""
     joiner = Joiner(RULES)
-    assert joiner.feed([install("i", 105)], 0, 1) == []
-    assert rows(joiner.feed([page("r", 100)], 1, 2)) == [("r", 0, 1, INSTALLED)]
+    assert joiner.feed([install("i", 105)], 0, NOW + 1) == []
+    assert rows(joiner.feed([page("r", 100)], 1, NOW + 2)) == [("r", 0, 1, INSTALLED)]
     assert joiner.counts.early == 1
 
 
@@ -128,7 +129,7 @@ def test_repeated_events_say_nothing_new() -> None:
     """A page with a known request id and an install with a known install id are ignored and counted."""
     joiner = Joiner(RULES)
     events: list[SourceEvent] = [page("r", 100), page("r", 100), install("i", 105), install("i", 105)]
-    assert rows(joiner.feed(events, 0, 1)) == [("r", 0, 1, INSTALLED)]
+    assert rows(joiner.feed(events, 0, NOW + 1)) == [("r", 0, 1, INSTALLED)]
     assert joiner.counts.duplicate == 2
 
 
@@ -161,7 +162,7 @@ def test_a_late_install_corrects_a_page_that_is_still_known() -> None:
         ("r", 0, 1, LATE_POSITIVE),
     ]
     joiner = Joiner(RULES)
-    said = joiner.feed([page("r", 100, "a"), Tick(120), install("i", 105)], 0, 1)
+    said = joiner.feed([page("r", 100, "a"), Tick(120), install("i", 105)], 0, NOW + 1)
     assert rows(said) == [("r", 0, 0, WINDOW_CLOSED)]
     assert joiner.counts.late == 1
 
@@ -170,7 +171,7 @@ def test_a_late_page_is_told_at_once_or_counted() -> None:
     """A page whose window is over is closed as it comes, while it could still be known; else it is late."""
     assert play(RULES, Tick(112), page("r", 100, "a")) == [("r", 0, 0, WINDOW_CLOSED)]
     joiner = Joiner(RULES)
-    assert joiner.feed([Tick(115), page("r", 100)], 0, 1) == []
+    assert joiner.feed([Tick(115), page("r", 100)], 0, NOW + 1) == []
     assert joiner.counts.late == 1
 
 
@@ -181,12 +182,26 @@ def test_lateness_keeps_windows_open() -> None:
     assert len(play(rules, page("r", 100), Tick(130))) == 2
 
 
+def test_an_event_from_the_future_closes_nothing_that_is_open() -> None:
+    """Event time goes no further than a record's own arrival: what happens until then finds its page."""
+    joiner, wide = Joiner(RULES), Joiner(replace(RULES, lateness_ms=3))
+    log: list[SourceEvent] = [page("r", 100, "a"), page("ahead", 160, "z", "v"), page("s", 104, "b"), Tick(99)]
+    for one in (joiner, wide):
+        assert [one.feed([event], k, 104) for k, event in enumerate(log)] == [[]] * 4
+        assert rows(one.feed([install("i", 105), install("j", 106, "b")], 4, 106)) == [
+            ("r", 0, 1, INSTALLED), ("s", 0, 1, INSTALLED)
+        ]  # fmt: skip
+    assert (joiner.watermark_ms, wide.watermark_ms, joiner.counts.late, joiner.open_pages) == (106, 103, 0, 3)
+    assert rows(joiner.feed([FAR], 5, 169)) == []
+    assert rows(joiner.feed([FAR], 6, 170)) == [("ahead", 0, 0, WINDOW_CLOSED)]
+
+
 def test_nothing_is_remembered_for_ever() -> None:
     """When the watermark has passed everything, no state is left and nothing holds the commit."""
     joiner = Joiner(RULES)
-    joiner.feed([page("r", 100), install("i", 105), install("organic", 105, "z"), retraction("k", 104)], 0, 1)
+    joiner.feed([page("r", 100), install("i", 105), install("organic", 105, "z"), retraction("k", 104)], 0, NOW + 1)
     assert joiner.hold_offset() == 0
-    joiner.feed([FAR], 1, 2)
+    joiner.feed([FAR], 1, NOW + 2)
     assert joiner.hold_offset() is None
     assert joiner.checkpoint(2) == Checkpoint(2, FAR.time_ms, FAR.time_ms - RULES.life_ms)
     assert (joiner.open_pages, joiner.counts.organic) == (0, 1)
@@ -199,7 +214,7 @@ def test_a_million_ticks_hold_nothing() -> None:
     """Records of which nothing is remembered don't pile up behind the commit."""
     joiner = Joiner(RULES)
     for offset in range(1_000):
-        joiner.feed([Tick(100 + offset)], offset, 1)
+        joiner.feed([Tick(100 + offset)], offset, NOW)
     assert joiner.hold_offset() is None
 
 
@@ -212,20 +227,20 @@ def test_an_install_after_a_retraction_is_a_correction() -> None:
 def test_an_install_without_a_page_is_organic_when_it_is_forgotten() -> None:
     """Told then and not before, with the page that it named; not if it was claimed, taken back, or came too late."""
     joiner = Joiner(replace(RULES, organic=True))
-    joiner.feed([page("r", 100), install("claimed", 105), install("named", 105, request_id="gone")], 0, 1)
-    joiner.feed([install("back", 105, "z"), retraction("back", 106, "z"), Tick(119)], 1, 2)
+    joiner.feed([page("r", 100), install("claimed", 105), install("named", 105, request_id="gone")], 0, NOW + 1)
+    joiner.feed([install("back", 105, "z"), retraction("back", 106, "z"), Tick(119)], 1, NOW + 2)
     assert (joiner.organic, joiner.counts.organic) == ([], 0)
-    joiner.feed([Tick(120), install("late", 104, "z"), install("named", 105, request_id="gone")], 2, 3)
-    assert joiner.organic == [Organic("u", "a", 105, "named", "gone", 1)]
+    joiner.feed([Tick(120), install("late", 104, "z"), install("named", 105, request_id="gone")], 2, NOW + 3)
+    assert joiner.organic == [Organic("u", "a", 105, "named", "gone", NOW + 1)]
     assert (joiner.counts.organic, joiner.counts.late) == (1, 2)
-    joiner.feed([FAR], 3, 4)
+    joiner.feed([FAR], 3, NOW + 4)
     assert joiner.organic == []
 
 
 def test_organic_installs_are_told_only_where_they_are_wanted() -> None:
     """Without the rule they are counted, and there is nothing to write."""
     joiner = Joiner(RULES)
-    joiner.feed([install("i", 105), FAR], 0, 1)
+    joiner.feed([install("i", 105), FAR], 0, NOW + 1)
     assert (joiner.organic, joiner.counts.organic) == ([], 1)
 
 
@@ -235,9 +250,9 @@ def test_an_install_holds_the_commit_at_the_page_that_has_it() -> None:
     for organic, offset in ((False, 1), (True, 0)):
         joiner = Joiner(replace(RULES, organic=organic))
         for k, event in enumerate(log):
-            joiner.feed([event], k, k)
+            joiner.feed([event], k, NOW + k)
         assert joiner.hold_offset() == offset
-        joiner.feed([FAR], 4, 4)
+        joiner.feed([FAR], 4, NOW + 4)
         assert joiner.hold_offset() is None
 
 
@@ -248,15 +263,15 @@ other = page("other", 104, "z", "v")
 def restarted(checkpoint: Checkpoint, log: Sequence[SourceEvent], before: int) -> list[Examples]:
     """Said up to `before`, then by a joiner that starts at `checkpoint`."""
     first, second = Joiner(RULES), Joiner.start(RULES, checkpoint)
-    said = [e for k in range(before) for e in first.feed([log[k]], k, k)]
-    return said + [e for k in range(checkpoint.offset, len(log)) for e in second.feed([log[k]], k, k)]
+    said = [e for k in range(before) for e in first.feed([log[k]], k, NOW + k)]
+    return said + [e for k in range(checkpoint.offset, len(log)) for e in second.feed([log[k]], k, NOW + k)]
 
 
 def checkpoint_after(log: Sequence[SourceEvent], n: int) -> Checkpoint:
     """The checkpoint after `n` records."""
     joiner = Joiner(RULES)
     for offset in range(n):
-        joiner.feed([log[offset]], offset, offset)
+        joiner.feed([log[offset]], offset, NOW + offset)
     return joiner.checkpoint(n)
 
 

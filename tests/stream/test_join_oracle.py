@@ -23,7 +23,7 @@ from stream.events import (
 )
 from stream.join import Checkpoint, Joiner, LabelRules
 from tests.stream.join_oracle import net_of, offline, organic
-from tests.stream.test_join import FAR, POLICIES, ids, install, page, retraction, rows
+from tests.stream.test_join import FAR, NOW, POLICIES, ids, install, page, retraction, rows
 
 SOAK = bool(os.environ.get("SOAK"))
 USERS, ITEMS = "uv", "abc"
@@ -81,7 +81,7 @@ def test_net_labels_equal_the_offline_join(events: list[SourceEvent], rules: Lab
     """Whatever the order, repetition and policy: the last label per page and item is the offline join's."""
     joiner = Joiner(rules)
     log = [*events, FAR]
-    said = [examples for offset, event in enumerate(log) for examples in joiner.feed([event], offset, offset)]
+    said = [examples for offset, event in enumerate(log) for examples in joiner.feed([event], offset, NOW + offset)]
     assert net_of(said) == offline(log, rules)
 
 
@@ -91,7 +91,7 @@ def test_an_example_is_counted_once(events: list[SourceEvent], rules: LabelRules
     """The first label of a position, and no other, is told as such; what follows is told as a correction."""
     joiner = Joiner(rules)
     log = [*events, FAR]
-    said = [row for k, event in enumerate(log) for row in rows(joiner.feed([event], k, k))]
+    said = [row for k, event in enumerate(log) for row in rows(joiner.feed([event], k, NOW + k))]
     told: set[tuple[str, int]] = set()
     for request_id, position, label, reason in said:
         if (request_id, position) in told:
@@ -112,21 +112,27 @@ def packed(log: Sequence[SourceEvent], sizes: Sequence[int]) -> list[list[Source
 
 
 def with_restarts(
-    records: Sequence[Sequence[SourceEvent]], rules: LabelRules, plan: Sequence[tuple[int, int]]
+    records: Sequence[Sequence[SourceEvent]],
+    rules: LabelRules,
+    plan: Sequence[tuple[int, int]],
+    ingests: Sequence[int] = range(NOW, NOW + 1_000),
 ) -> list[Examples]:
-    """Everything said when the joiner is killed as planned: (records till the commit, and then till the kill)."""
+    """Everything said when the joiner is killed as planned: (records till the commit, and then till the kill).
+
+    `ingests`: when each record came, ms.
+    """
     said: list[Examples] = []
     stored = Checkpoint(0, 0, 0)
     for till_commit, till_kill in plan:
         joiner = Joiner.start(rules, stored)
         commit_at = stored.offset + till_commit
         for offset in range(stored.offset, min(commit_at + till_kill, len(records))):
-            said += joiner.feed(records[offset], offset, offset)
+            said += joiner.feed(records[offset], offset, ingests[offset])
             if offset == commit_at:
                 stored = joiner.checkpoint(offset + 1)
     joiner = Joiner.start(rules, stored)
     for offset in range(stored.offset, len(records)):
-        said += joiner.feed(records[offset], offset, offset)
+        said += joiner.feed(records[offset], offset, ingests[offset])
     return said
 
 
@@ -147,13 +153,30 @@ def test_restarts_change_no_net_label(
     assert ids(said) == ids(unbroken)
 
 
+@settings(max_examples=300, deadline=None)
+@given(events=sources(), rules=rule_sets(), plan=plans, steps=st.lists(st.integers(0, 20), min_size=1))
+def test_events_from_the_future_change_what_the_offline_join_says_they_do(
+    events: list[SourceEvent], rules: LabelRules, plan: list[tuple[int, int]], steps: list[int]
+) -> None:
+    """Many events are stamped later than they came: labels and organic installs are the oracle's, with restarts too."""
+    log = [*events, FAR]
+    ingests = [90 + sum(steps[j % len(steps)] for j in range(k)) for k in range(len(events))] + [FAR.time_ms]
+    wanted, told = offline(log, rules, ingests), list[Organic]()
+    joiner = Joiner(rules)
+    for offset, event in enumerate(log):
+        joiner.feed([event], offset, ingests[offset])
+        told += joiner.organic
+    assert net_of(with_restarts(packed(log, [1]), rules, plan, ingests)) == wanted
+    assert not rules.organic or names(told) == organic(log, rules, ingests)
+
+
 @settings(max_examples=100, deadline=None)
 @given(events=sources(), rules=rule_sets(), sizes=sizes)
 def test_packing_changes_nothing(events: list[SourceEvent], rules: LabelRules, sizes: list[int]) -> None:
     """How events are packed into records changes no label, id or order."""
     one, packs = Joiner(rules), Joiner(rules)
-    singly = [e for k, event in enumerate(events) for e in one.feed([event], k, 7)]
-    together = [e for k, record in enumerate(packed(events, sizes)) for e in packs.feed(record, k, 7)]
+    singly = [e for k, event in enumerate(events) for e in one.feed([event], k, NOW)]
+    together = [e for k, record in enumerate(packed(events, sizes)) for e in packs.feed(record, k, NOW)]
     assert singly == together
 
 
@@ -167,7 +190,7 @@ def test_full_memory_closes_what_is_oldest_and_a_restart_decides_the_same(
     log = [*events, FAR]
     joiner, unbroken = Joiner(bounded), []
     for offset, event in enumerate(log):
-        unbroken += joiner.feed([event], offset, offset)
+        unbroken += joiner.feed([event], offset, NOW + offset)
         assert joiner.held_bytes <= bytes_max
     assert ids(with_restarts(packed(log, sizes), bounded, plan)) == ids(unbroken)
     firsts = [(page, place) for page, place, _, reason in rows(unbroken) if reason in (INSTALLED, WINDOW_CLOSED)]
@@ -211,7 +234,7 @@ def played(
     """What a joiner that starts at `stored` tells to be organic of the records before `until`, and that joiner."""
     joiner, told = Joiner.start(rules, stored), list[Organic]()
     for offset in range(stored.offset, until):
-        joiner.feed(records[offset], offset, offset)
+        joiner.feed(records[offset], offset, NOW + offset)
         told += joiner.organic
     return names(told), joiner
 
@@ -223,12 +246,15 @@ def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: Label
     log = [*events, FAR]
     joiner, told = Joiner(replace(rules, organic=True)), list[Organic]()
     for offset, event in enumerate(log):
-        joiner.feed([event], offset, offset)
+        joiner.feed([event], offset, NOW + offset)
         told += joiner.organic
     assert names(told) == organic(log, rules)
     assert len(told) == len(names(told)) == joiner.counts.organic
+    assert joiner.hold_offset() is None
     for one in told:
-        assert log.index(Install(one.user, one.item, one.time_ms, one.install_id, one.request_id)) == one.ingest_ms
+        assert (
+            log.index(Install(one.user, one.item, one.time_ms, one.install_id, one.request_id)) == one.ingest_ms - NOW
+        )
 
 
 @settings(max_examples=300, deadline=None)
@@ -315,7 +341,7 @@ class JoinMachine(RuleBasedStateMachine):
 
     def feed(self, offset: int) -> None:
         """The joiner takes a record."""
-        self.said += self.joiner.feed(self.records[offset], offset, offset)
+        self.said += self.joiner.feed(self.records[offset], offset, NOW + offset)
         self.organic += self.joiner.organic
 
     @rule(ago=st.integers(0, 12), items=st.sets(st.sampled_from(ITEMS), min_size=1), user=st.sampled_from(USERS))

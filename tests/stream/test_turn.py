@@ -15,6 +15,7 @@ from stream.turn import POISON_MIN, PoisonWatch, ShellRules, Turn, told_records
 from tests.stream.plain import example_records
 
 T = 1_700_000_000_000
+CAME = T + 10_000
 RULES = LabelRules("eager", window_ms=1_000, known_ms=1_000)
 PARTITIONS = {EVENTS.name: 2, EXAMPLES.name: 1, HISTORIES.name: 2}
 
@@ -25,8 +26,8 @@ def page(k: int, size: int = 3, request_id: str = "", user: str = "u") -> Impres
 
 
 def record(*events: SourceEvent, raw: bytes | None = None, offset: int = 0) -> Record:
-    """These events as a record that came at T."""
-    return Record(EVENTS.name, 0, offset, T, None, encode_record(events) if raw is None else raw)
+    """These events as a record that came at CAME."""
+    return Record(EVENTS.name, 0, offset, CAME, None, encode_record(events) if raw is None else raw)
 
 
 @pytest.mark.parametrize("size", [1, 2, 9, 10, 11, 99, 100, 101, 1_000])
@@ -36,8 +37,8 @@ def test_pages_that_are_hashed_together_have_the_bytes_of_examples(size: int, na
     one, many = Joiner(RULES), Joiner(RULES)
     pages = [page(k, size, f"{name}{k}") for k in range(3)]
     events: list[SourceEvent] = [*pages, Install("u", "i0", T + 1, "i"), Tick(T + 5_000)]
-    singly = [e for k, event in enumerate(events) for e in one.feed([event], k, 7)]
-    together = many.feed(events, 0, 7)
+    singly = [e for k, event in enumerate(events) for e in one.feed([event], k, CAME)]
+    together = many.feed(events, 0, CAME)
     assert together == singly
     assert sum(len(e.ids) for e in together) == 3 * size
     told = Turn(ShellRules(), PARTITIONS, None, Tally()).take(Joiner(RULES), record(*events))
@@ -51,8 +52,8 @@ def test_told_records_are_those_of_decoded_examples() -> None:
     """The quick way to write and the plain one give the same records."""
     events = [page(k, user=f"u{k}") for k in range(6)]
     joiner, plain = Joiner(RULES), Joiner(RULES)
-    said = plain.feed([*events, Tick(T + 5_000)], 0, T)
-    told = joiner.take(held([*events, Tick(T + 5_000)]), 0, T)
+    said = plain.feed([*events, Tick(T + 5_000)], 0, CAME)
+    told = joiner.take(held([*events, Tick(T + 5_000)]), 0, CAME)
     for partitions in (1, 3):
         assert told_records(told, partitions) == example_records(said, partitions)
         assert told_records(told, partitions, bytes_max=400) == example_records(said, partitions, bytes_max=400)

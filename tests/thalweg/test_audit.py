@@ -72,6 +72,22 @@ def test_the_offline_join_is_right(seed: int) -> None:
     assert sum(net.values()) > 0
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_events_from_the_future_move_event_time_to_their_arrival_only(seed: int) -> None:
+    """With every fifth event stamped after its arrival, the labels are those of the definition; and it matters."""
+    log: list[SourceEvent] = [event for group in mixed(seed, 40) for event in group]
+    came = [max(event.time_ms for event in log[: k + 1]) for k in range(len(log))]
+    log = [msgspec.structs.replace(e, time_ms=e.time_ms + 700) if k % 5 == 0 else e for k, e in enumerate(log)]
+    log.append(Tick(END))
+    came.append(END)
+    events = Events(as_audited(RULES))
+    arrived = zip(log, came, strict=True)
+    events.take(Record(EVENTS.name, 0, k, at, None, encode_record([event])) for k, (event, at) in enumerate(arrived))
+    labels = expected(events).labels
+    net: Net = {(r, p): label for r, p, label in labels.select("request_id", "position", "label").iter_rows()}
+    assert net == offline(log, RULES, came) != offline(log, RULES)
+
+
 @pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
 def test_installs_that_wait_only_so_long_are_right(policy: Policy) -> None:
     """With a limit on how long an install waits for its page, joiner and audit agree too; and it makes a difference."""

@@ -276,8 +276,8 @@ def test_installs_find_their_pages_as_in_the_join(world: list[WorldEvent]) -> No
     for n, event in enumerate(events):
         survey.take(n, event)
         if isinstance(event, Impression | Install | Tick):
-            joiner.feed([event], n, 0)
-    joiner.feed([Tick(T + 10**11)], len(events), 0)
+            joiner.feed([event], n, T + 10**11)
+    joiner.feed([Tick(T + 10**11)], len(events), T + 10**11)
     survey.finish()
     assert survey.shown.unmatched.total() == joiner.counts.organic
 
