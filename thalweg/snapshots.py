@@ -128,27 +128,21 @@ def verify(spec: SpecFile = SPEC, json_file: JsonFile = None) -> None:
     """Read every content of every version that is kept: digests, shapes, numbers. Exit code 1 if one is wrong."""
     from rich.progress import track
 
-    from stream.errors import BadSnapshot
-    from thalweg.versions import blobs_of, damages
+    from thalweg.verify import Verifier
 
-    sound: set[str] = set()
-    found: list[str] = []
-    blobs = 0
     with open_store(kept_settings(), spec) as store:
-        versions = store.versions()
+        versions, verifier = store.versions(), Verifier(store)
         for version in track(versions, "verifying", transient=True):
-            try:
-                manifest = store.manifest(version)
-            except BadSnapshot as bad:
-                found.append(f"version {version}: {bad}")
-                continue
-            blobs += blobs_of(manifest)
-            found += damages(store, manifest, sound)
-    for line in found:
+            verifier.look(version)
+    faults = list(verifier.faults())
+    for line in faults:
         print(line)
-    print(f"{len(versions)} versions, {len(sound)} contents read, {blobs} blobs named, {len(found)} wrong")
-    write_json(json_file, {"versions": len(versions), "contents": len(sound), "wrong": len(found)})
-    if found:
+    looked_at = len(versions) - verifier.collected
+    print(f"{looked_at} versions, {verifier.contents} contents in {verifier.blobs} blobs, {len(faults)} wrong")
+    if verifier.collected:
+        print(f"{verifier.collected} versions were too old to be kept any longer before they were read")
+    write_json(json_file, {"versions": looked_at, "contents": verifier.contents, "wrong": len(faults)})
+    if faults:
         raise typer.Exit(1)
 
 

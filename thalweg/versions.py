@@ -7,8 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.errors import BadSnapshot
-from stream.snapshot import Array, Digests, Manifest, SnapshotStore, fetch, named_blobs
+from stream.snapshot import Array, Digests, Manifest, SnapshotStore, fetch
 from stream.table import U64
 
 TOP: Final = 20
@@ -112,21 +111,6 @@ def _said(vectors: F64) -> F64:
     return said
 
 
-def damages(store: SnapshotStore, manifest: Manifest, sound: set[str]) -> list[str]:
-    """What is wrong with a version's blobs and contents. `sound`: digests of contents that were looked at before."""
-    found = []
-    for part, version in manifest.parts.items():
-        for digests in version.contents():
-            if (name := "".join(digests)) in sound:
-                continue
-            try:
-                fetch(store, digests)
-                sound.add(name)
-            except BadSnapshot as bad:
-                found.append(f"version {manifest.version}, {part}: {bad}")
-    return found
-
-
 def sizes(store: SnapshotStore, manifest: Manifest) -> dict[str, list[int]]:
     """Bytes of each content, part by part."""
     return {part: [_size(store, digests) for digests in version.contents()] for part, version in manifest.parts.items()}
@@ -134,8 +118,3 @@ def sizes(store: SnapshotStore, manifest: Manifest) -> dict[str, list[int]]:
 
 def _size(store: SnapshotStore, digests: Digests) -> int:
     return sum(len(store.get_blob(digest)) for digest in digests)
-
-
-def blobs_of(manifest: Manifest) -> int:
-    """How many different blobs it names."""
-    return len(set(named_blobs(manifest)))
