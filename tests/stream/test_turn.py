@@ -5,19 +5,31 @@ import logging
 import pytest
 
 from stream.errors import Poisoned
-from stream.events import Examples, Impression, Install, SourceEvent, Tick, decode_examples, encode, encode_record
+from stream.events import (
+    Examples,
+    Impression,
+    Install,
+    Organic,
+    SourceEvent,
+    Tick,
+    decode_examples,
+    decode_organic,
+    encode,
+    encode_record,
+)
 from stream.join import Joiner, LabelRules
-from stream.log import Record
+from stream.log import Record, partition_of
 from stream.meters import Tally
+from stream.routing import EXAMPLES_BYTES_MAX
 from stream.shown import held
-from stream.topics import EVENTS, EXAMPLES, HISTORIES
+from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.turn import POISON_MIN, PoisonWatch, ShellRules, Turn, told_records
 from tests.stream.plain import example_records
 
 T = 1_700_000_000_000
 CAME = T + 10_000
 RULES = LabelRules("eager", window_ms=1_000, known_ms=1_000)
-PARTITIONS = {EVENTS.name: 2, EXAMPLES.name: 1, HISTORIES.name: 2}
+PARTITIONS = {EVENTS.name: 2, EXAMPLES.name: 1, HISTORIES.name: 2, ORGANIC.name: 2}
 
 
 def page(k: int, size: int = 3, request_id: str = "", user: str = "u") -> Impression:
@@ -57,6 +69,25 @@ def test_told_records_are_those_of_decoded_examples() -> None:
     for partitions in (1, 3):
         assert told_records(told, partitions) == example_records(said, partitions)
         assert told_records(told, partitions, bytes_max=400) == example_records(said, partitions, bytes_max=400)
+
+
+def test_many_organic_installs_go_out_by_user_in_records_that_a_batch_can_hold() -> None:
+    """However many are forgotten at once: each in its user's partition, in order, no record over the limit."""
+    joiner = Joiner(LabelRules("eager", window_ms=1_000, known_ms=1_000, organic=True))
+    turn = Turn(ShellRules(), PARTITIONS, None, Tally())
+    installs = [Install(f"u{k % 4 + 2}", "x" * 1_000, T + k % 3, f"i{k:03}") for k in range(950)]
+    assert {out.topic for out in turn.take(joiner, record(*installs))} == {HISTORIES.name}
+    written = turn.take(joiner, record(Tick(T + 5_000), offset=1))
+    assert ({out.topic for out in written}, len(written)) == ({ORGANIC.name}, 3)
+    assert max(len(out.value or b"") for out in written) <= EXAMPLES_BYTES_MAX + 3
+    told = [(out.partition, one) for out in written for one in decode_organic(out.value or b"")[0]]
+    assert all(partition == partition_of(one.user, 2) for partition, one in told)
+    assert sorted(one.install_id for _, one in told) == [one.install_id for one in installs]
+    for partition in (0, 1):
+        times = [one.time_ms for at, one in told if at == partition]
+        assert times == sorted(times)
+    assert told[0][1] == Organic(told[0][1].user, "x" * 1_000, T, told[0][1].install_id, "", CAME)
+    assert turn.take(joiner, record(Tick(T + 6_000), offset=2)) == []
 
 
 def test_full_memory_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> None:

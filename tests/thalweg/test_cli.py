@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from stream.health import Health
 from stream.settings import Settings
+from stream.topics import TOPICS
 from thalweg.doctor import checks
 from thalweg.main import app
 from thalweg.options import SPEC
@@ -114,9 +115,9 @@ def test_apply_shows_then_does(
         assert CliRunner().invoke(app, ["apply", *words, "--json", str(report)]).exit_code == 0
         made.append(json.loads(report.read_text()))
     assert made == [
-        {"changes": 12, "made": 0},
-        {"changes": 12, "made": 0},
-        {"changes": 12, "made": 12},
+        {"changes": len(TOPICS), "made": 0},
+        {"changes": len(TOPICS), "made": 0},
+        {"changes": len(TOPICS), "made": len(TOPICS)},
         {"changes": 0, "made": 0},
     ]
 
