@@ -177,16 +177,20 @@ def took_s(settings: Settings) -> float:
     log = KafkaLog(settings)
     try:
         (end,) = log.ends(EXAMPLES.name).values()
-        times = []
-        for offset in (START, end - 1):
-            reader = log.reader(EXAMPLES.name, {0: offset})
-            while not (found := reader.poll(1.0, 1)):
-                pass
-            times.append(found[0].time_ms)
-            reader.close()
-        return (times[1] - times[0]) / 1000
+        return (append_ms(log, end - 1) - append_ms(log, START)) / 1000
     finally:
         log.close()
+
+
+def append_ms(log: KafkaLog, offset: int) -> int:
+    """When the broker appended a record of `examples`."""
+    reader = log.reader(EXAMPLES.name, {0: offset})
+    try:
+        while not (found := reader.poll(1.0, 1)):
+            pass
+        return found[0].time_ms
+    finally:
+        reader.close()
 
 
 def page_bytes(full: bool) -> int:
