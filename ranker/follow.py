@@ -12,7 +12,7 @@ from ranker.model import Version
 from ranker.retrieve import Popular
 from ranker.shelf import Shelf
 from ranker.versions import Loader
-from stream.errors import BadSnapshot, SnapshotError
+from stream.errors import BadSnapshot, SnapshotError, StoreUnavailable
 from stream.features import Catalogue
 from stream.snapshot import Head, Manifest, SnapshotStore
 from stream.version_files import VersionFiles
@@ -102,8 +102,9 @@ class Follower:
             if manifest is None:
                 return
             self._swap(Loader(self._files, self._model).load(manifest.version), None)
-        except (BadSnapshot, OSError) as bad:
-            log.error("the version that is kept in %s isn't served: %s", self._files.folder, bad)
+        except Exception as bad:  # whatever lies there, a ranker must start
+            expected = isinstance(bad, BadSnapshot | OSError)
+            log.error("the version that is kept in %s isn't served: %s", self._files.folder, bad, exc_info=not expected)
             return
         self._pinned = manifest.version if self._files.pinned else 0
         self._kept = (manifest.version, bool(self._pinned))
@@ -170,11 +171,18 @@ class Follower:
         started_s = time.monotonic()
         try:
             version = self._loader.load(head.version, served.version if served else None)
+            metrics.BUILD_MS.observe((time.monotonic() - started_s) * 1e3)
+            self._swap(version, served)
+        except StoreUnavailable:
+            raise
         except BadSnapshot as bad:
-            self._refuse(head, bad)
+            self._refuse(head, str(bad))
             return False
-        metrics.BUILD_MS.observe((time.monotonic() - started_s) * 1e3)
-        self._swap(version, served)
+        except Exception as bad:  # whatever a version holds, what is live serves on
+            log.exception("version %d breaks the ranker", head.version)
+            self._loader = Loader(self._store, self._model)  # nothing half built stays
+            self._refuse(head, f"it breaks the ranker, whose log says where ({bad!r:.200})")
+            return False
         return True
 
     def _wish(self) -> Head | None:
@@ -199,12 +207,12 @@ class Follower:
             return False
         return head != self._refused_head or time.monotonic() - self._refused_s >= TRY_AGAIN_S
 
-    def _refuse(self, head: Head, bad: BadSnapshot) -> None:
-        self.refused = str(bad)
+    def _refuse(self, head: Head, why: str) -> None:
+        self.refused = why
         self._refused_head, self._refused_s = head, time.monotonic()
         metrics.REFUSED.inc()
         serving = f"version {self.served.version.number} serves on" if self.served else "nothing is live yet"
-        said = f"version {head.version} is refused: {bad}; {serving}"
+        said = f"version {head.version} is refused: {why}; {serving}"
         log.error(said)
         try:
             self._store.report(said)

@@ -346,7 +346,7 @@ def decode_manifest(raw: bytes) -> Manifest:
         if digest.hex() != digest_of(body):
             raise BadSnapshot("a manifest's bytes aren't what its digest says")
         manifest = msgspec.msgpack.decode(body, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise BadSnapshot(f"a manifest can't be read: {bad}") from None
     for name, metric in manifest.metrics.items():
         if not math.isfinite(metric):

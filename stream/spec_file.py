@@ -76,7 +76,7 @@ def decode_spec(raw: bytes) -> Spec:
     """The spec as it travels in manifests and checkpoints. Raises SpecError."""
     try:
         spec = msgspec.json.decode(raw, type=Spec)
-    except msgspec.MsgspecError as bad:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise SpecError(f"a published spec can't be read: {bad}") from None
     _check(spec, "", "published spec")
     return spec

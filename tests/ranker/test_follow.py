@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from ranker import follow
+from ranker import follow, versions
 from ranker.follow import Follower, Freshness
+from ranker.model import Version
 from ranker.shelf import Shelf
 from stream.errors import StoreUnavailable
 from stream.memory_store import MemoryStore
@@ -83,6 +84,46 @@ def test_a_bad_version_is_refused_once(store: CountingStore, model: ToyModel, fo
     model.publish(store)
     assert follower.step()
     assert live(follower) == 3
+
+
+def test_a_version_that_breaks_the_ranker_is_refused(
+    store: CountingStore,
+    model: ToyModel,
+    follower: Follower,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever goes wrong while a version is built, it is refused with a traceback in the log, and the next comes."""
+    model.publish(store)
+    assert follower.step()
+    model.publish(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "try_out", _mistaken)
+        assert [follower.step() for _ in range(3)] == [False] * 3
+    assert live(follower) == 1
+    assert "ZeroDivisionError" in follower.refused
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+    assert [said for said in store.reports if "version 2 is refused" in said and "ZeroDivisionError" in said]
+    model.publish(store)
+    assert follower.step()
+    assert live(follower) == 3
+
+
+def _mistaken(version: Version) -> None:
+    raise ZeroDivisionError("a mistake of ours")
+
+
+def test_a_kept_version_that_breaks_the_ranker_is_refused(
+    store: CountingStore, model: ToyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ranker starts whatever lies in its folder: a version that can't be built there isn't served."""
+    VersionFiles(tmp_path).save(store, model.publish(store))
+    second = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "try_out", _mistaken)
+        second.restore()
+    assert live(second) == 0
+    assert second.step()
 
 
 def test_a_refused_version_gets_another_chance_later(

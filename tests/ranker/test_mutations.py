@@ -207,9 +207,27 @@ def partless(world: World) -> bytes:
     return world.changed(parts=parts)
 
 
+def garbled_spec(world: World) -> bytes:
+    """A spec that isn't UTF-8, under a right digest."""
+    spec = bytearray(world.sound.spec)
+    spec[int(world.rng.integers(len(spec)))] = 0xFF
+    return world.changed(spec=bytes(spec))
+
+
+def nested(world: World) -> bytes:
+    """A manifest with a field that only a later release knows, lists in lists in lists, under a right digest."""
+    fields = msgspec.msgpack.decode(msgspec.msgpack.encode(world.sound))
+    depth = int(world.rng.integers(2_000, 200_000))
+    later = msgspec.Raw(b"\x91" * depth + b"\xc0")
+    body = msgspec.msgpack.encode(
+        {**fields, "later": later} if world.rng.random() < 0.5 else {"later": later, **fields}
+    )
+    return msgspec.msgpack.encode((bytes.fromhex(digest_of(body)), body))
+
+
 MUTATORS: list[Callable[[World], bytes]] = [
     flipped, truncated, missing, swapped, not_finite, wrong_shape, lacking, lying, other_spec, wrong_scores,
-    garbled_manifest, other_manifest, older, partless,
+    garbled_manifest, other_manifest, older, partless, garbled_spec, nested,
 ]  # fmt: skip
 
 
@@ -227,6 +245,7 @@ def test_no_mutated_snapshot_is_served() -> None:
         assert world.follower.served is not None
         assert world.follower.served.version.number == LIVE
         assert world.follower.refused, f"{mutate.__name__} in round {i} was refused without a word"
+        assert "breaks the ranker" not in world.follower.refused, f"{mutate.__name__} in round {i} wasn't foreseen"
     world.store._blobs, world.store._manifests = dict(world.blobs), dict(world.manifests)
     world.store._head = Head(3, world.token)
     world.follower._refused_head = None
