@@ -159,10 +159,14 @@ class _Laid:
 
 
 class Cut:
-    """A version that is ready to go. Packing and hashing wait until somebody asks: that isn't the learner's thread."""
+    """A version that is ready to go. Packing and hashing wait until somebody asks: that isn't the learner's thread.
 
-    def __init__(self, manifest: Manifest, parts: dict[str, _Laid], fresh: list[_Content]) -> None:
+    `full`: a full base, nothing of what was published before is in it.
+    """
+
+    def __init__(self, manifest: Manifest, parts: dict[str, _Laid], fresh: list[_Content], *, full: bool) -> None:
         self._manifest, self._parts, self._fresh = manifest, parts, fresh
+        self.full = full
 
     @cached_property
     def blobs(self) -> dict[str, bytes]:
@@ -237,6 +241,7 @@ class Cutter:
     ) -> Cut:
         """The next version: deltas of wide and statistics, of deep too when `deep` or when there is no base yet."""
         model, fresh = self._model, list[_Content]()
+        full = all(chain.laid is None for chain in self._chains.values())
         renewed = "deep" not in self._chains
         for name, chain in self._chains.items():
             if name != "deep" or deep or chain.laid is None:
@@ -263,7 +268,8 @@ class Cutter:
             ingest_ms=[ingest for _, ingest in installs],
             golden=[self._score(raw, logits) for raw, logits in self._golden],
         )
-        return Cut(manifest, {name: chain.laid for name, chain in self._chains.items() if chain.laid}, fresh)
+        laid = {name: chain.laid for name, chain in self._chains.items() if chain.laid}
+        return Cut(manifest, laid, fresh, full=full)
 
     def _shortened(self, raw: bytes) -> bytes:
         """A page's first items: enough to try a version out, and manifests stay small."""

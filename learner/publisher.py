@@ -114,7 +114,7 @@ class Carrier(threading.Thread):
         attempt = 0
         while True:
             try:
-                self._store.put_blobs(blobs)
+                self._store.put_blobs(blobs, renew=cut.full)
                 self._store.publish(manifest)
                 self.published = manifest.version
                 if attempt:

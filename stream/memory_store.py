@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Mapping
 
-from stream.errors import BadSnapshot, StoreUnavailable
+from stream.errors import StoreUnavailable
 from stream.snapshot import (
     BLOB_BYTES_MAX,
     Head,
     Manifest,
     check_move,
     check_name,
+    damaged_blob,
     decode_manifest,
     digest_of,
     encode_manifest,
@@ -51,14 +52,15 @@ class MemoryStore:
             self._token = max(self._token, self._head.token if self._head else 0, at_least) + 1
             return self._token
 
-    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+    def put_blobs(self, blobs: Mapping[str, bytes], *, renew: bool = False) -> None:
         """See SnapshotStore."""
         with self._lock:
             self._check_answers()
             for digest, blob in blobs.items():
                 assert len(blob) <= BLOB_BYTES_MAX, f"blob {digest} has {len(blob)} bytes"
                 assert digest_of(blob) == digest, f"blob {digest} has another digest"
-                self._blobs.setdefault(digest, bytes(blob))
+                if renew or digest not in self._blobs:
+                    self._blobs[digest] = bytes(blob)
                 self._wanted[digest] = max(self._manifests, default=0) + 1
 
     def get_blob(self, digest: str) -> bytes:
@@ -69,7 +71,7 @@ class MemoryStore:
         if blob is None:
             raise missing_blob(digest, self.model)
         if digest_of(blob) != digest:
-            raise BadSnapshot(f"blob {digest} of {self.model} holds other bytes: the learner must publish a full base")
+            raise damaged_blob(digest, self.model)
         return blob
 
     def publish(self, manifest: Manifest) -> None:

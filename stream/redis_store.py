@@ -34,6 +34,7 @@ from stream.snapshot import (
     Manifest,
     check_move,
     check_name,
+    damaged_blob,
     decode_manifest,
     digest_of,
     encode_manifest,
@@ -162,15 +163,16 @@ class RedisStore:
         """See SnapshotStore."""
         return int(self._run(TAKE, at_least))
 
-    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+    def put_blobs(self, blobs: Mapping[str, bytes], *, renew: bool = False) -> None:
         """See SnapshotStore."""
         for digest, blob in blobs.items():
             assert len(blob) <= BLOB_BYTES_MAX, f"blob {digest} has {len(blob)} bytes"
             assert digest_of(blob) == digest, f"blob {digest} has another digest"
         missing = [digest.decode() for digest in self._run(ENTER, *blobs)] if blobs else []
-        for i in range(0, len(missing), PIPELINE):
+        written = list(blobs) if renew else missing
+        for i in range(0, len(written), PIPELINE):
             with translated(self._client), self._client.pipeline(transaction=False) as pipeline:
-                for digest in missing[i : i + PIPELINE]:
+                for digest in written[i : i + PIPELINE]:
                     pipeline.set(self._key("blob", digest), blobs[digest])
                 pipeline.execute()
 
@@ -180,7 +182,7 @@ class RedisStore:
         if digest_of(blob) != digest:
             if not blob:
                 raise missing_blob(digest, self.model)
-            raise BadSnapshot(f"blob {digest} of {self.model} holds other bytes: the learner must publish a full base")
+            raise damaged_blob(digest, self.model)
         return blob
 
     def publish(self, manifest: Manifest) -> None:

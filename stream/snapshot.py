@@ -133,10 +133,11 @@ class SnapshotStore(VersionReader, Protocol):
         """
         ...
 
-    def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+    def put_blobs(self, blobs: Mapping[str, bytes], *, renew: bool = False) -> None:
         """Store blobs under their digests; those that are there already are left alone.
 
-        From now on they stay as those of the next version do, published or not.
+        With `renew` those are written anew: their bytes may have been damaged since.
+        From now on all stay as those of the next version do, published or not.
         """
         ...
 
@@ -232,14 +233,23 @@ def check_name(manifest: Manifest, model: str, version: int) -> None:
 def missing_blob(digest: str, model: str) -> BadSnapshot:
     """The error for a blob that a store doesn't have."""
     return BadSnapshot(
-        f"blob {digest} of {model} is missing: ask for the head again; "
-        "if that names it too, the learner must publish a full base"
+        f"blob {digest} of {model} is missing. If the head names it, restart the learner: it begins with a full base"
+    )
+
+
+def damaged_blob(digest: str, model: str) -> BadSnapshot:
+    """The error for a blob whose bytes aren't those of its digest."""
+    return BadSnapshot(
+        f"blob {digest} of {model} holds other bytes. If the head names it, restart the learner: "
+        "it begins with a full base, which replaces them"
     )
 
 
 def missing_version(version: int, model: str) -> BadSnapshot:
     """The error for a manifest that a store doesn't have."""
-    return BadSnapshot(f"version {version} of {model} isn't kept, or never was: ask for the head again")
+    return BadSnapshot(
+        f"version {version} of {model} isn't kept (any more): `thalweg snapshots ls` lists those that are"
+    )
 
 
 def _pack_array(name: str, array: Array) -> msgpack.ExtType:

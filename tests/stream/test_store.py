@@ -20,11 +20,12 @@ from thalweg.stack import Stack
 
 @dataclass(frozen=True)
 class Bench:
-    """A fresh store, the same store as another process would open it, and how to wipe it."""
+    """A fresh store, the same store as another process would open it, how to wipe it and how to damage a blob."""
 
     store: SnapshotStore
     again: Callable[[], SnapshotStore]
     wipe: Callable[[], None]
+    damage: Callable[[str], None]
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -32,7 +33,7 @@ def bench(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[Bench]:
     """Each of the two stores."""
     if request.param == "memory":
         memory = MemoryStore("m")
-        yield Bench(memory, lambda: memory, memory.wipe)
+        yield Bench(memory, lambda: memory, memory.wipe, lambda digest: memory._blobs.update({digest: b"other"}))
         return
     stack: Stack = request.getfixturevalue("stack")
     settings = Settings(redis=stack.redis, topic_prefix=topic_prefix)
@@ -45,7 +46,11 @@ def bench(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[Bench]:
             for key in client.scan_iter(f"{{{topic_prefix}*"):
                 client.delete(key)
 
-        yield Bench(again(), again, wipe)
+        def damage(digest: str) -> None:
+            client.set(f"{one.prefix}:blob:{digest}", b"other")
+
+        one = again()
+        yield Bench(one, again, wipe, damage)
         wipe()
 
 
@@ -91,6 +96,21 @@ def test_empty_blob(store: SnapshotStore) -> None:
     """No bytes are bytes too."""
     store.put_blobs(cut(b""))
     assert store.get_blob(digest_of(b"")) == b""
+
+
+def test_damaged_blob_is_renewed(bench: Bench) -> None:
+    """Bytes that aren't their digest's are refused until they're written anew; a plain put leaves what is there."""
+    publish(bench.store, 1, 0, bench.store.take_token())
+    (digest,) = digests_of(raw_of(1))
+    bench.damage(digest)
+    for _ in range(2):
+        with pytest.raises(BadSnapshot, match=f"{digest} of m holds other bytes.*full base"):
+            values(bench.again(), 1)
+        put(bench.store, 1)
+    more = cut(raw_of(2))
+    bench.store.put_blobs(cut(raw_of(1)) | more, renew=True)
+    assert values(bench.again(), 1) == [1]
+    assert {name: bench.store.get_blob(name) for name in more} == more
 
 
 def test_blob_under_a_wrong_digest(store: SnapshotStore) -> None:
