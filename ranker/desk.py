@@ -21,6 +21,7 @@ RECORDS_MAX: Final = 100
 COMMIT_EVERY_S: Final = 1.0
 HOLD_S: Final = 0.002  # how long a reply may wait for others of its record
 REPLY_BYTES_MAX: Final = RECORD_BYTES_MAX - 1024
+NAMES_MAX: Final = 1_024  # letters of request id and user that an error goes back to
 RECORD_FULL_BYTES: Final = RECORD_BYTES_MAX // 4
 
 log = logging.getLogger(__name__)
@@ -82,12 +83,16 @@ class Desk:
     def _answer(self, records: Sequence[Record]) -> int:
         read_s = time.monotonic()
         requests: list[RankRequest] = []
+        refused = 0
         for record in records:
             self._first.setdefault(record.partition, record.offset)
             good, bad = decode_requests(record.value or b"")
             requests += good
             for raw, reason in bad:
                 self._bury(raw, reason, record)
+                if asked := _who_asked(raw):  # and waits for a reply
+                    self._put(RankReply(asked.request_id, asked.user, [], [], 0, error=reason), read_s)
+                    refused += 1
         wanting = {r.user for r in requests if r.history is None}
         histories = self._histories.get(sorted(wanting), self._ranker.history_last)
         held_s = time.monotonic()
@@ -95,13 +100,13 @@ class Desk:
             history = request.history
             if history is None:
                 history = None if histories is None else histories.get(request.user, [])
-            self._put(request, self._reply(request, history, read_s), read_s)
+            self._put(self._reply(request, history, read_s), read_s)
             if time.monotonic() - held_s >= HOLD_S:
                 self._send()
                 held_s = time.monotonic()
         self._send()
         self._next.update({r.partition: r.offset + 1 for r in records})
-        return len(requests)
+        return len(requests) + refused
 
     def _reply(self, request: RankRequest, history: Sequence[str] | None, read_s: float) -> RankReply:
         """One request never ends the service: it is answered, if only with its error."""
@@ -113,12 +118,13 @@ class Desk:
             log.exception("request %s of user %s can't be answered", request.request_id, request.user)
             return _failed(request, f"the ranker failed ({bad!r}): its log says where")
 
-    def _put(self, request: RankRequest, reply: RankReply, read_s: float) -> None:
+    def _put(self, reply: RankReply, read_s: float) -> None:
         raw = encode(reply)
         if len(raw) > REPLY_BYTES_MAX:
-            reply = _failed(request, f"the reply has {len(raw)} bytes, over {REPLY_BYTES_MAX}: ask for a smaller k")
+            why = f"the reply has {len(raw)} bytes, over {REPLY_BYTES_MAX}: ask for a smaller k"
+            reply = _failed(reply, why)
             raw = encode(reply)
-        partition = partition_of(request.request_id, self._partitions)
+        partition = partition_of(reply.request_id, self._partitions)
         waiting, size = self._outbox.get(partition, ([], 0))
         if size + len(raw) > RECORD_FULL_BYTES and waiting:
             self._log.send(REPLIES.name, partition, msgspec.msgpack.encode(waiting))
@@ -150,5 +156,24 @@ class Desk:
             self._freshness.replied(reply.version, self._now_ms())
 
 
-def _failed(request: RankRequest, why: str) -> RankReply:
-    return RankReply(request.request_id, request.user, [], [], 0, error=why, time_ms=request.time_ms)
+def _failed(asked: RankRequest | RankReply, why: str) -> RankReply:
+    return RankReply(asked.request_id, asked.user, [], [], 0, error=why, time_ms=asked.time_ms)
+
+
+class _Asked(msgspec.Struct, array_like=True, tag=RankRequest.__struct_config__.tag, gc=False, frozen=True):
+    """The beginning of a request, whatever follows."""
+
+    request_id: str
+    user: str
+
+
+_asked = msgspec.msgpack.Decoder(_Asked)
+
+
+def _who_asked(raw: bytes) -> _Asked | None:
+    """Who sent a request that can't be taken, if that much of it can be read."""
+    try:
+        asked = _asked.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return asked if asked.request_id and len(asked.request_id) + len(asked.user) <= NAMES_MAX else None

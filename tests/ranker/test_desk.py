@@ -1,5 +1,6 @@
 """Requests in, replies out, commits: on a log in memory."""
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -112,12 +113,12 @@ def test_histories_are_read_once_a_poll(bench: Bench) -> None:
 
 
 def test_bad_requests_become_dead_letters_and_cost_only_themselves(bench: Bench) -> None:
-    """What can't be taken lies in the dead-letter topic with reason and place; its neighbours are answered."""
+    """What can't be taken lies in the dead-letter topic with reason and place; its neighbours are ranked."""
     whole = encode_record([RankRequest("1", "u"), RankRequest("2", "", k=3), RankRequest("3", "u")])
     bench.log.send(REQUESTS.name, 0, whole)
     bench.log.send(REQUESTS.name, 1, b"\xc1 rubbish")
     bench.desk.turn(0)
-    assert sorted(bench.replies()) == ["1", "3"]
+    assert {id: bool(replies[0].items) for id, replies in bench.replies().items()} == {"1": True, "2": False, "3": True}
     records = bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)
     letters = sorted((decode_entity(r.value or b"", DeadLetter) for r in records), key=lambda d: d.partition)
     assert [(d.error, d.topic, d.partition, d.offset) for d in letters] == [
@@ -126,6 +127,45 @@ def test_bad_requests_become_dead_letters_and_cost_only_themselves(bench: Bench)
     ]
     assert msgspec.msgpack.decode(letters[0].original, type=RankRequest).request_id == "2"
     assert letters[1].original == b"\xc1 rubbish"
+
+
+BAD: list[tuple[dict[str, object], str]] = [
+    ({"candidates": [f"i{n}" for n in range(10_000)]}, "1 to 1000 candidates"),
+    ({"candidates": ["i1", "i1", "i2"]}, "distinct"),
+    ({"candidates": []}, "1 to 1000 candidates"),
+    ({"candidates": [f"{n:0300}" for n in range(1_000)]}, "more than the limit"),
+    ({"k": 0}, "k must be 1 to 1000"),
+    ({"k": -1}, "k must be 1 to 1000"),
+    ({"k": "many"}, "Expected `int`"),
+    ({"deadline_ms": -1}, "deadline_ms -1"),
+    ({"time_ms": -1}, "event time -1"),
+    ({"context": {"x": float("nan")}}, "finite"),
+    ({"history": b"\xff"}, "history|Expected"),
+]
+
+
+@pytest.mark.parametrize(("fields", "why"), BAD)
+def test_who_asked_for_what_cant_be_had_is_told(bench: Bench, fields: dict[str, object], why: str) -> None:
+    """A request that says who asks has one reply, with the reason of its dead letter, at once."""
+    bench.ask(RankRequest("1", "bad", **fields), RankRequest("2", "u"))  # type: ignore[arg-type]  # that's the point
+    assert bench.desk.turn(0) == 2
+    replies = bench.replies()
+    assert [len(found) for found in replies.values()] == [1, 1]
+    (told,) = replies["1"]
+    assert (told.user, told.items, told.version) == ("bad", [], 0)
+    assert re.search(why, told.error)
+    assert replies["2"][0].items
+    (record,) = bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)
+    assert decode_entity(record.value or b"", DeadLetter).message == told.error
+
+
+@pytest.mark.parametrize("names", [[], ["r"], [1, "u"], ["", "u"], ["r" * 1_000_000, "u"], [b"\xff", "u"]])
+def test_nobody_is_told_where_nobody_can_be_named(bench: Bench, names: list[object]) -> None:
+    """Without a request id and a user that can be read, only the dead letter tells of a bad request."""
+    bench.log.send(REQUESTS.name, 0, msgspec.msgpack.encode([[5, *names, 0] if len(names) == 2 else [5, *names]]))
+    assert bench.desk.turn(0) == 0
+    assert not bench.replies()
+    assert len(bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)) == 1
 
 
 @pytest.mark.parametrize("bad", [BadEvent("nothing to rank"), ZeroDivisionError("a mistake of ours")])
