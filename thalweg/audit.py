@@ -8,33 +8,22 @@ right. Other pages are *pending*: their window or the time for corrections isn't
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from typing import Any, Final
 
-import msgspec
 import polars as pl
 
 from stream.errors import DataError
-from stream.events import LATE_POSITIVE, REASONS, RETRACTION, WINDOW_CLOSED, decode_examples, decode_organic
-from stream.log import START, Log, Record
-from stream.topics import EVENTS, EXAMPLES, ORGANIC
-from thalweg.offline import NEVER, Events, Expected, digest_of, expected
+from stream.events import REASONS
+from stream.log import START, Log
+from stream.topics import EVENTS, EXAMPLES
+from thalweg.offline import NEVER, Expected
 from thalweg.rules import AuditRules
 from thalweg.span import span
+from thalweg.stretch import SKEW_MS, Stretch, read_events, told_topics
+from thalweg.told import KEY, TOLD_ORGANIC, UNREADABLE, Told, misnamed, told_twice
 
 GROUP: Final = "joiner"
 DIFFERENCES_MAX: Final = 20
-SKEW_MS: Final = 60_000  # append times of several brokers may differ by less
-
-KEY: Final = ["request_id", "position"]
-TOLD: Final = pl.Schema({
-    "order": pl.Int64(), "request_id": pl.String(), "position": pl.Int64(), "item": pl.String(), "id": pl.UInt64(),
-    "label": pl.Int64(), "reason": pl.Int64(), "digest": pl.UInt64(), "place": pl.String(),
-})  # fmt: skip
-TOLD_ORGANIC: Final = pl.Schema({
-    "user": pl.String(), "item": pl.String(), "time_ms": pl.Int64(), "install_id": pl.String(), "named": pl.String(),
-    "ingest_ms": pl.Int64(), "place": pl.String(),
-})  # fmt: skip
 INSTALL_KEY: Final = ["user", "item", "time_ms", "install_id", "named", "ingest_ms"]
 
 
@@ -42,11 +31,14 @@ FAULTS: Final = {
     "missing": "a label that should be there isn't",
     "surplus": "examples of a page or item that no event tells of, or that came too late to count",
     "wrong": "the last label told isn't the right one",
-    "told_twice": "an item's first label was told with two ids: metrics count it twice",
-    "misnamed": "a reason that doesn't go with its label, or with the policy",
+    "told_twice": "told again with another id, though the label hadn't changed: metrics count it twice",
+    "misnamed": "a reason that doesn't go with its label, with the policy, or with what was told before",
+    "unfounded": "an id that isn't made of page, position, reason and an install of the item: repetitions aren't known",
+    "weighed": "a weight other than 1: the learner weighs, by the policy",
     "altered": "the page in an example isn't the page that was shown",
     "organic_missing": "an install that no page claimed isn't in `organic`",
     "organic_surplus": "in `organic`, but claimed by a page, taken back, or not as any event tells",
+    "bad_examples": "told, and can't be read",
 }
 
 
@@ -78,6 +70,8 @@ class Difference:
     @property
     def about(self) -> str:
         """What it is about."""
+        if not self.item:
+            return "a record"
         of = f"install {self.install}" if self.install else f"page {self.request_id}"
         return f"{of}, item {self.item}" + ("" if self.install else f" at {self.position}")
 
@@ -101,44 +95,22 @@ class Audit:
         return not any(self.figures[fault] for fault in FAULTS)
 
     @property
+    def judged(self) -> bool:
+        """Whether there was anything that could be missing or wrong."""
+        return bool(self.figures["settled"] or self.figures["organic"])
+
+    @property
     def verdict(self) -> str:
         """One line."""
+        if self.fine and not self.judged:
+            waiting = ", ".join(f"{self.figures[name]} {name}" for name in ("pending", "behind", "shed", "unsure"))
+            return (
+                f"nothing could be judged: of {self.figures['labels']} labels {waiting}. See whether the joiner runs "
+                "(`thalweg status`), look again later, or further back with --since"
+            )
         faults = [f"{self.figures[fault]} {fault}" for fault in FAULTS if self.figures[fault]]
         judged = f"{self.figures['settled']} labels judged"
         return f"{judged}: " + (", ".join(faults) if faults else "nothing is missing, nothing is wrong")
-
-
-@dataclass
-class Told:
-    """All examples of a log in columns, as they are read."""
-
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in TOLD})
-    organic: list[tuple[Any, ...]] = field(default_factory=list)
-    bad: int = 0
-
-    def take(self, record: Record) -> None:
-        """One record of `examples`; of one partition in offset order."""
-        found, bad = decode_examples(record.value or b"")
-        self.bad += len(bad)
-        columns, place = self.columns, f"{record.partition}:{record.offset}"
-        for examples in found:
-            n, items = len(examples.ids), examples.page.items
-            order = len(columns["order"])
-            columns["order"] += range(order, order + n)
-            columns["request_id"] += [examples.page.request_id] * n
-            columns["position"] += examples.positions
-            columns["item"] += [items[position] for position in examples.positions]
-            columns["id"] += examples.ids
-            columns["label"] += examples.labels
-            columns["reason"] += examples.reasons
-            columns["digest"] += [digest_of(examples.page)] * n
-            columns["place"] += [place] * n
-
-    def take_organic(self, record: Record) -> None:
-        """One record of `organic`."""
-        found, bad = decode_organic(record.value or b"")
-        self.bad += len(bad)
-        self.organic += [(*msgspec.structs.astuple(one), f"{record.partition}:{record.offset}") for one in found]
 
 
 def audit(log: Log, rules: AuditRules, progress: Mapping[int, Progress] | None, since_ms: int | None = None) -> Audit:
@@ -149,23 +121,20 @@ def audit(log: Log, rules: AuditRules, progress: Mapping[int, Progress] | None, 
     Raises DataError when there's nothing to judge, LogError.
     """
     # In this order: an example that is read came of an event that is read.
-    told_ends = {topic: log.ends(topic) for topic in _told_topics(rules)}
-    ends = log.ends(EVENTS.name)
-    judged_ms = _judged_from(log, rules, since_ms)
-    begin = dict.fromkeys(ends, START) if not judged_ms else log.offsets_at(EVENTS.name, judged_ms - _margin_ms(rules))
-    events = Events(rules)
-    events.take(span(log, EVENTS.name, begin, ends))
+    told_ends = {topic: log.ends(topic) for topic in told_topics(rules)}
+    events, should, stretch = read_events(log, rules, since_ms)
     if not any(events.pages.values()):
         raise DataError("there's no page in that stretch of `events`: nothing to judge; look further back with --since")
-    told = Told()
+    installs = events.installs
+    told = Told(zip(installs["user"], installs["item"], installs["install_id"], strict=True))
     for topic, until in told_ends.items():
         take = told.take if topic == EXAMPLES.name else told.take_organic
-        from_ = dict.fromkeys(until, START) if not judged_ms else log.offsets_at(topic, judged_ms - SKEW_MS)
+        from_ms = stretch.judged_ms - SKEW_MS
+        from_ = dict.fromkeys(until, START) if not stretch.judged_ms else log.offsets_at(topic, from_ms)
         for record in span(log, topic, from_, until):
             take(record)
-    return judge(
-        expected(events), told, rules, progress, judged_ms, {"bad_events": events.bad, "future_events": events.ahead}
-    )
+    figures = {"bad_events": events.bad, "future_events": events.ahead}
+    return judge(should, told, rules, progress, stretch, figures)
 
 
 def judge(
@@ -173,15 +142,16 @@ def judge(
     told: Told,
     rules: AuditRules,
     progress: Mapping[int, Progress] | None,
-    judged_ms: int,
+    stretch: Stretch,
     figures: Mapping[str, int],
 ) -> Audit:
     """Compare what should be with what was told."""
     labels = should.labels.with_columns(
-        settled=_settled(progress), shed=_up_to(progress, "floor_ms"), judged=pl.col("ingest_ms") >= judged_ms
+        settled=_settled(progress), shed=_up_to(progress, "floor_ms"), judged=stretch.recent() & stretch.sure()
     )
-    said = pl.DataFrame(told.columns, schema=TOLD)
-    once = said.unique("id", keep="first", maintain_order=True)
+    said = told.frame()
+    once = said.unique(["id", *KEY], keep="first", maintain_order=True)
+    whole = once.join(labels.filter("judged"), on=KEY, how="semi", maintain_order="left")  # all of each was read
     net = once.group_by(KEY, maintain_order=True).agg(pl.all().last())
     both = labels.join(net, on=KEY, how="left", suffix="_told", maintain_order="left")
     due = both.filter(pl.col("settled") & pl.col("judged"))
@@ -190,14 +160,17 @@ def judge(
     due = due.join(shed, on=KEY, how="anti", maintain_order="left")
     found = {
         "missing": due.filter(pl.col("label_told").is_null()),
-        "surplus": net.join(labels, on=KEY, how="anti", maintain_order="left"),
+        "surplus": net.filter(stretch.sure_anywhere()).join(labels, on=KEY, how="anti", maintain_order="left"),
         "wrong": due.filter(pl.col("label_told") != pl.col("label")),
-        "told_twice": _told_twice(once),
-        "misnamed": once.filter(_misnamed(rules)),
+        "told_twice": told_twice(whole),
+        "misnamed": whole.filter(misnamed(rules)),
+        "unfounded": whole.filter(~pl.col("founded")),
+        "weighed": whole.filter(pl.col("weight") != 1),
         "altered": both.filter(pl.col("judged") & (pl.col("digest_told") != pl.col("digest"))),
     }
-    organic = _judge_organic(should.organic, told, rules, progress, judged_ms)
+    organic = _judge_organic(should.organic, told, rules, progress, stretch)
     found |= {name: organic[name] for name in ("organic_missing", "organic_surplus")}
+    found["bad_examples"] = pl.DataFrame(told.unreadable, schema=UNREADABLE, orient="row")
     result = Audit(rules)
     judged = labels.filter("judged")
     result.figures = {
@@ -205,7 +178,8 @@ def judge(
         "repeated_pages": should.repeated, "labels": len(judged), "positives": int(judged["label"].sum()),
         "settled": len(due), "shed": len(shed), "pending": len(judged.filter(~pl.col("settled") & ~pl.col("finished"))),
         "behind": len(judged.filter(~pl.col("settled") & pl.col("finished"))),
-        "told": len(said), "duplicates": len(said) - len(once), "bad_examples": told.bad,
+        "unsure": len(labels.filter(stretch.recent() & ~stretch.sure())), "told": len(said),
+        "duplicates": len(said) - len(once),
         "organic": len(organic["due"]), "organic_told": len(told.organic),
         **{fault: len(rows) for fault, rows in found.items()},
     }  # fmt: skip
@@ -215,18 +189,19 @@ def judge(
 
 
 def _judge_organic(
-    should: pl.DataFrame, told: Told, rules: AuditRules, progress: Mapping[int, Progress] | None, judged_ms: int
+    should: pl.DataFrame, told: Told, rules: AuditRules, progress: Mapping[int, Progress] | None, stretch: Stretch
 ) -> dict[str, pl.DataFrame]:
     """The organic installs that must be there, and what is missing and surplus. None, where they aren't told."""
-    judged = pl.col("ingest_ms") >= judged_ms
+    back_ms = rules.window_ms  # so much older may be the page that has a claim
     begun = pl.col("time_ms") - rules.window_ms >= _of(progress, "unsure_ms", default=NEVER)
     wanted = pl.lit(rules.organic) if progress is None else begun & rules.organic
-    due = should.filter(judged & _settled(progress) & wanted)
+    due = should.filter(stretch.recent() & stretch.sure(back_ms) & _settled(progress) & wanted)
     said = pl.DataFrame(told.organic, schema=TOLD_ORGANIC, orient="row").unique(INSTALL_KEY, maintain_order=True)
+    sure = said.filter(stretch.recent() & stretch.sure_anywhere(back_ms))
     return {
         "due": due,
         "organic_missing": due.join(said, on=INSTALL_KEY, how="anti", maintain_order="left"),
-        "organic_surplus": said.filter(judged).join(should, on=INSTALL_KEY, how="anti", maintain_order="left"),
+        "organic_surplus": sure.join(should, on=INSTALL_KEY, how="anti", maintain_order="left"),
     }
 
 
@@ -246,27 +221,6 @@ def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:
     return found
 
 
-def _judged_from(log: Log, rules: AuditRules, since_ms: int | None) -> int:
-    """From which append time on pages can be judged: what they need must still be there; 0: all of them."""
-    judged_ms = since_ms or 0
-    for topic, margin_ms in ((EVENTS.name, _margin_ms(rules)), *((topic, SKEW_MS) for topic in _told_topics(rules))):
-        ends = log.ends(topic)
-        trimmed = {p: at for p, at in log.starts(topic).items() if 0 < at < ends[p]}
-        for first in chain.from_iterable(span(log, topic, {p: at}, {p: at + 1}) for p, at in trimmed.items()):
-            judged_ms = max(judged_ms, first.time_ms + margin_ms)
-    return judged_ms
-
-
-def _told_topics(rules: AuditRules) -> list[str]:
-    """What the joiner writes, as far as it is judged."""
-    return [EXAMPLES.name, ORGANIC.name] if rules.organic else [EXAMPLES.name]
-
-
-def _margin_ms(rules: AuditRules) -> int:
-    """How much is read before what is judged: watermark, installs that came before their page, pages of an install."""
-    return rules.life_ms + rules.lateness_ms + rules.ahead_ms + (rules.window_ms if rules.organic else 0)
-
-
 def _settled(progress: Mapping[int, Progress] | None) -> pl.Expr:
     return pl.col("finished") if progress is None else _up_to(progress, "finished_ms")
 
@@ -282,24 +236,12 @@ def _of(progress: Mapping[int, Progress] | None, which: str, default: int) -> pl
     return pl.col("partition").replace_strict(times, default=default, return_dtype=pl.Int64)
 
 
-def _told_twice(once: pl.DataFrame) -> pl.DataFrame:
-    """Items with more than one first label."""
-    firsts = once.filter(~pl.col("reason").is_in([LATE_POSITIVE, RETRACTION]))
-    return firsts.filter(pl.col("id").count().over(KEY) > 1).group_by(KEY, maintain_order=True).agg(pl.all().last())
-
-
-def _misnamed(rules: AuditRules) -> pl.Expr:
-    negative = pl.col("reason").is_in([WINDOW_CLOSED, RETRACTION])
-    odd = negative != (pl.col("label") == 0)
-    if rules.policy == "fake_negative":  # every item is a negative first
-        odd = odd | ~pl.col("reason").is_in([WINDOW_CLOSED, LATE_POSITIVE, RETRACTION])
-    return odd
-
-
 def _difference(fault: str, row: dict[str, Any]) -> Difference:
     """A row of `judge` as a person reads it."""
+    if "why" in row:
+        return Difference(fault, "", -1, "", "", f"in {row['place']}: {row['why']}")
     if "install_id" in row:
-        there = f"in {ORGANIC.name} {row['place']}" if "place" in row else "nothing"
+        there = f"in {row['place']}" if "place" in row else "nothing"
         should = "" if "place" in row else f"an organic install ({EVENTS.name} {row['partition']}:{row['offset']})"
         name = f"{row['install_id']} of {row['user']}"
         return Difference(fault, row["named"], -1, row["item"], should, there, name)
@@ -308,7 +250,7 @@ def _difference(fault: str, row: dict[str, Any]) -> Difference:
     found = "nothing"
     if row.get("place") is not None:
         label = row["label_told"] if due else row["label"]
-        found = f"label {label}, {REASONS[row['reason']]}, in {EXAMPLES.name} {row['place']}"
+        found = f"label {label}, {REASONS[row['reason']]}, in {row['place']}"
     return Difference(fault, row["request_id"], row["position"], row["item"], should, found)
 
 

@@ -67,7 +67,7 @@ def audit(
     others are `pending` (their window, or the time for corrections, is still open) or `behind` (the joiner hasn't
     got there: look again later, or see whether it runs). Duplicates are what a restart tells again: they have the
     same id and are learned once. With `organic = true` in the spec, organic installs are judged too. Exit code 1 if a
-    label is missing, wrong, or surplus.
+    label is missing, wrong, or surplus, if anything else is wrong with what was told, or if nothing could be judged.
 
     A million labels take about ten seconds and 1 GB of memory; with more in the log use --since.
     """
@@ -92,7 +92,7 @@ def audit(
         print(f"{one.fault}: {one.about}: {one.text}")
     print(found.verdict)
     write_json(json_file, auditing.flat(found))
-    if not found.fine:
+    if not (found.fine and found.judged):
         raise typer.Exit(1)
 
 

@@ -27,9 +27,9 @@ AUDITED: Final = {
     "shed": "not as they should be, of pages that may have been closed early because memory was full: not judged",
     "pending": "of pages that can still be corrected",
     "behind": "the joiner hasn't committed so far yet",
+    "unsure": "may be decided by events that the log no longer holds: not judged",
     "told": "labels and corrections in `examples`",
     "duplicates": "told again with the same id: learned once",
-    "bad_examples": "records of `examples` that can't be read",
     "organic": "installs that no page claimed and that the joiner must have told by now, where the spec wants them",
     "organic_told": "installs in `organic`, repetitions among them",
 }

@@ -7,11 +7,25 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from stream.errors import DataError
-from stream.events import Examples, Impression, Install, Organic, SourceEvent, Tick, encode_record, example_id
+from stream.events import (
+    RETRACTION,
+    Examples,
+    Impression,
+    Install,
+    Organic,
+    SourceEvent,
+    Tick,
+    encode_record,
+    example_id,
+)
 from stream.join import LabelRules, label_rules
+from stream.kafka_admin import apply_topics, plan_topics
+from stream.kafka_log import KafkaLog
 from stream.log import Record
+from stream.settings import Settings
 from stream.spec import Policy, Spec, duration_ms
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
@@ -22,9 +36,11 @@ from thalweg import audit as audit_module
 from thalweg import offline as offline_module
 from thalweg import rules as rules_module
 from thalweg.audit import FAULTS, Audit, Progress, audit, flat, progress_of
+from thalweg.main import app
 from thalweg.offline import Events, expected
 from thalweg.options import SPEC
 from thalweg.rules import AuditRules, audit_rules
+from thalweg.stack import Stack
 
 END = T + 1_000_000
 
@@ -142,12 +158,14 @@ SABOTAGE: dict[str, Callable[[Examples], list[Examples]]] = {
     "told_twice": lambda said: [said, other_ids(said)],
     "misnamed": lambda said: [msgspec.structs.replace(said, reasons=[3 - r for r in said.reasons])],
     "altered": lambda said: [msgspec.structs.replace(said, page=msgspec.structs.replace(said.page, features=b"x"))],
+    "unfounded": lambda said: [msgspec.structs.replace(said, ids=[id_ + 1 for id_ in said.ids])],
+    "weighed": lambda said: [msgspec.structs.replace(said, weights=[0.5] * len(said.ids))],
 }
 
 
 def test_every_fault_is_tried() -> None:
     """Each that an audit looks for has a joiner here that commits it."""
-    assert set(SABOTAGE) | set(SABOTAGE_ORGANIC) == set(FAULTS)
+    assert set(SABOTAGE) | set(SABOTAGE_ORGANIC) | {"bad_examples"} == set(FAULTS)
 
 
 @pytest.mark.parametrize("fault", SABOTAGE)
@@ -164,6 +182,36 @@ def test_each_fault_is_found(fault: str) -> None:
     assert one.request_id in ("r1", "r2", "never shown")
     unrelated = {"missing", "surplus", "told_twice", "altered"} - {fault}
     assert {name: found.figures[name] for name in unrelated} == dict.fromkeys(unrelated, 0)
+
+
+def test_examples_that_cannot_be_read_are_a_fault() -> None:
+    """With their place: a learner puts them into its dead letters, and nobody else would say so."""
+    stream = played(3)
+    stream.log.send(EXAMPLES.name, 0, b"\xc1")
+    found = of(stream)
+    assert (found.fine, found.figures["bad_examples"]) == (False, 1)
+    (one,) = found.differences
+    assert f"in {EXAMPLES.name} 0:{stream.log.ends(EXAMPLES.name)[0] - 1}: " in one.text
+    assert one.about == "a record"
+
+
+def test_a_correction_that_is_told_again_is_a_fault() -> None:
+    """Under another id: whoever sums up corrects twice. Nothing may be corrected that wasn't told, either."""
+
+    def twice(said: Sequence[Examples]) -> Sequence[Examples]:
+        back = [one for one in said if one.reasons == [RETRACTION]]
+        return [*said, *(msgspec.structs.replace(one, ids=[example_id("r", 0, RETRACTION, "j")]) for one in back)]
+
+    def first(said: Sequence[Examples]) -> Sequence[Examples]:
+        return [one for one in said if one.reasons == [RETRACTION]]
+
+    for spoil, fault in ((twice, "told_twice"), (first, "misnamed")):
+        stream = Stream(now_ms=END)
+        stream.send(Impression("r", T, "u", ["a"]), Install("u", "a", T + 10, "i"), Install("u", "a", T - 9, "j"))
+        stream.send(Install("u", "a", T + 20, "i", retracted=True))
+        stream.tick(END)
+        stream.join(spoil=spoil)
+        assert {one.fault for one in of(stream).differences} == {fault}
 
 
 SABOTAGE_ORGANIC: dict[str, Callable[[Sequence[Organic]], Sequence[Organic]]] = {
@@ -252,6 +300,87 @@ def test_since_judges_the_newest_only() -> None:
     recent = of(stream, since_ms=T + 1_800_000)
     assert recent.fine
     assert recent.figures["labels"] == 1
+
+
+def test_since_judges_no_page_that_was_told_late_and_was_shown_before() -> None:
+    """After an outage the joiner tells pages that were appended long before the stretch: they aren't surplus."""
+    stream = Stream(now_ms=T)
+    stream.send(Impression("old", T, "u", ["a"]), Install("u", "a", T + 10, "i"))
+    stream.now_ms = T + 7_200_000
+    stream.send(Impression("new", stream.now_ms, "u", ["a"]))
+    stream.now_ms += 10_000
+    stream.tick(stream.now_ms)
+    stream.join()
+    found = of(stream, since_ms=T + 3_600_000)
+    assert found.differences == []
+    assert found.figures["settled"] == 1
+    assert of(stream).figures["settled"] == 2
+
+
+def replayed() -> Stream:
+    """Old events, played twice with an hour between: those of the second time, of new ids, are rightly late."""
+    stream = Stream(now_ms=T + 100_000_000)
+    for name in ("a", "b"):
+        for k in range(5):
+            stream.send(Impression(f"{name}{k}", T + k * 1_000, "u", ["a"]))
+        stream.tick(T + 100_000 if name == "a" else T + 200_000)
+        stream.join()
+        stream.now_ms += 3_600_000
+    stream.send(Impression("c", T + 200_000, "u", ["a"]))
+    stream.tick(T + 300_000)
+    stream.join()
+    return stream
+
+
+def test_since_knows_the_watermark_of_what_was_before() -> None:
+    """Where event time doesn't keep to the time of append, all of the log is read: what is late stays late."""
+    stream = replayed()
+    found = of(stream, since_ms=stream.now_ms - 5_400_000)
+    assert found.differences == []
+    assert (found.figures["late"], found.figures["settled"]) == (5, 1)
+
+
+def test_what_events_that_are_gone_may_decide_is_not_judged() -> None:
+    """Retention has taken what had raised the watermark: that's said, and nothing is called missing."""
+    stream = replayed()
+    (partition,) = [p for p, end in stream.log.ends(EVENTS.name).items() if end > 10]
+    stream.log.truncate(EVENTS.name, partition, 6)
+    stream.now_ms += 3_600_000
+    stream.send(Impression("d", stream.now_ms, "u", ["a"]))
+    stream.now_ms += 10_000
+    stream.tick(stream.now_ms)
+    stream.join()
+    found = of(stream)
+    assert found.differences == []
+    assert (found.figures["unsure"], found.figures["settled"]) == (1, 1)
+
+
+def test_where_nothing_could_be_judged_that_is_said() -> None:
+    """It isn't called fine: a joiner that never ran would be."""
+    stream = Stream(now_ms=END)
+    stream.send(Impression("r", T, "u", ["a"]))
+    stream.tick(END)
+    found = of(stream, {})
+    assert (found.fine, found.judged) == (True, False)
+    assert found.verdict.startswith("nothing could be judged: of 1 labels 0 pending, 1 behind")
+    stream.join()
+    assert of(stream).judged
+
+
+def test_the_command_fails_where_nothing_could_be_judged(
+    stack: Stack, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever watches its exit code is told that no joiner is at work."""
+    settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix, local=tmp_path, partitions=2)
+    for name in ("kafka", "topic_prefix", "local", "partitions"):
+        monkeypatch.setenv(f"THALWEG_{name.upper()}", str(getattr(settings, name)))
+    apply_topics(settings, plan_topics(settings))
+    log = KafkaLog(settings)
+    log.send(EVENTS.name, 0, encode_record([Impression("r", T, "u", ["a"]), Tick(END)]))
+    log.close()
+    ran = CliRunner().invoke(app, ["audit", "--spec", str(SPEC)])
+    assert ran.exit_code == 1
+    assert "nothing could be judged: of 1 labels 0 pending, 1 behind" in ran.stdout
 
 
 def test_what_retention_has_taken_is_not_missing() -> None:
