@@ -130,13 +130,13 @@ def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows:
     """Add the weights of `held` keys to totals[first:], item by item."""
     base, heads, entries, limit, marks = rows
     weights, laid = base.view(np.float32), entries.view(np.float32)
-    _hash(keys, held, base, hashes)
+    _hash(keys, held, base, heads, marks, hashes)
     k = 0
     for i in range(items):
         total = totals[first + i]
         while k < ends[i]:
             if k + AHEAD < held:
-                ask(base, hashes[k + AHEAD])
+                _ask(base, heads, marks, hashes[k + AHEAD])
             entry = NONE
             if marked(marks, hashes[k]):
                 entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
@@ -151,12 +151,20 @@ def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows:
 
 
 @kernel
-def _hash(keys: Any, held: Any, base: Any, hashes: Any) -> None:
+def _hash(keys: Any, held: Any, base: Any, heads: Any, marks: Any, hashes: Any) -> None:
     """Hash keys, and ask for the rows of the first ones."""
     for k in range(held):
         hashes[k] = hash32(keys[k])
     for k in range(min(AHEAD, held)):
-        ask(base, hashes[k])
+        _ask(base, heads, marks, hashes[k])
+
+
+@kernel
+def _ask(base: Any, heads: Any, marks: Any, hashed: Any) -> None:
+    """Ask for a key's rows: those of the base, and what lies over it if anything may."""
+    ask(base, hashed)
+    if marked(marks, hashed):
+        ask(heads, hashed)
 
 
 @kernel
@@ -186,10 +194,10 @@ def read_rows(keys: Any, hashes: Any, held: Any, rows: Any, now: Any, half_life:
     """n, s, t of `held` statistics' keys, decayed to now; zeros and t = −1 of one that isn't there."""
     base, heads, entries, limit, marks = rows
     values, laid = base.view(np.float64), entries.view(np.float64)
-    _hash(keys, held, base, hashes)
+    _hash(keys, held, base, heads, marks, hashes)
     for k in range(held):
         if k + AHEAD < held:
-            ask(base, hashes[k + AHEAD])
+            _ask(base, heads, marks, hashes[k + AHEAD])
         entry = NONE
         if marked(marks, hashes[k]):
             entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])

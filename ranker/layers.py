@@ -17,6 +17,7 @@ from stream.table import U64, capacity_for, insert_rows
 
 Name = tuple[str, ...]  # a content, by the digests of its blobs
 FOLD_SHARE: Final = 0.75  # of the room
+BASE_REST: Final = 1.0  # as `overlay.REST`: a new base is rare, and takes seconds
 NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 NO_VECTORS: Final[F32] = np.zeros((0, 0), np.float32)
 
@@ -67,7 +68,7 @@ def based_on(name: Name, change: Change) -> Layers:
     columns = np.arange(len(change.keys), dtype=np.uint64)[:, None] if dim else change.columns
     rows = np.concatenate([change.keys[:, None], columns], axis=1)
     slots = lines(capacity_for(len(rows)), rows.shape[1])
-    for first, last in pieces(len(rows), 4 * PIECE):
+    for first, last in pieces(len(rows), 4 * PIECE, BASE_REST):
         insert_rows(slots, rows[first:last], np.zeros(2, np.int64))
     overlay = Overlay(1 if dim else rows.shape[1], dim=dim)
     return Layers((name,), slots, change.vectors, overlay, overlay.count)

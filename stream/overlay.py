@@ -26,6 +26,7 @@ ROOM_MIN: Final = 1_024
 PIECE: Final = 2_048  # rows laid down at once: a fraction of a millisecond
 HEADS: Final = 8_192  # heads looked at in one piece
 BREATH_S: Final = 1e-4
+REST: Final = 4.0  # after a piece, times what it took: a fifth of a core is taken
 GROWTH: Final = 4  # room for so many times the rows that there are
 MARKS: Final = 4  # bits a slot of `heads`
 NONE: Final = -1  # what `seen` says of a key that isn't there
@@ -119,14 +120,16 @@ def lines(rows: int, width: int) -> U64:
     return flat[skip : skip + rows * width].reshape(rows, width)
 
 
-def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
-    """Spans of at most `most` that make up `count`, with a breath between them.
+def pieces(count: int, most: int, rest: float = REST) -> Iterator[tuple[int, int]]:
+    """Spans of at most `most` that make up `count`, and after each a rest, `rest` times as long as it took to compute.
 
-    Whoever lays down many rows takes a core from threads that answer somebody: so they get it at each breath.
+    Whoever lays down many rows takes a core from threads that answer somebody: so it takes a small share of one.
     """
+    begun_s = 0.0
     for first in range(0, count, most):
         if first:
-            time.sleep(BREATH_S)
+            time.sleep(max(BREATH_S, rest * (time.thread_time() - begun_s)))
+        begun_s = time.thread_time()
         yield first, min(first + most, count)
 
 
