@@ -223,7 +223,11 @@ class JoinerService:
         record = Record(
             EVENTS.name, partition, message.offset, round(message.timestamp * 1000), message.key, message.value
         )
-        self.share.take(owned, record, time.monotonic(), start)
+        for _ in self.share.take(owned, record, time.monotonic(), start):
+            await self._outbox.flush()
+            await asyncio.sleep(0)
+            if self.failure is not None or self.share.owned.get(partition) is not owned:
+                return  # in the middle of a burst: whoever has the partition next reads the record again
 
     # --- partitions come and go ----------------------------------------------------------------------------
 

@@ -66,13 +66,13 @@ class Calendar(Generic[T]):
             self._far[slot] = list(things)
         self.next_ms = min(self.next_ms, first_ms)
 
-    def take(self, until_ms: int) -> list[T]:
-        """Take out everything up to this event time, inclusive, in order."""
+    def take(self, until_ms: int, most: int = NEVER) -> list[T]:
+        """Take out everything up to this event time, inclusive, in order; so many things at most."""
         taken: list[T] = []
-        while self.next_ms <= until_ms:
+        while self.next_ms <= until_ms and len(taken) < most:
             if self._at == len(self._near):
                 self._open_slot()
-            end = bisect_right(self._times, until_ms, lo=self._at)
+            end = min(bisect_right(self._times, until_ms, lo=self._at), self._at + most - len(taken))
             taken += self._near[self._at : end]
             self._at = end
             if end < len(self._near):

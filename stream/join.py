@@ -32,7 +32,7 @@ when it is read again), and where the joiner that committed had no `organic`, wh
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +46,7 @@ from stream.told import Row, Told, examples_of
 
 PAGE_BYTES: Final = 400  # what a page costs beyond its bytes in the log, at most
 INSTALL_BYTES: Final = 800  # what an install costs, dictionaries included
+SLICE: Final = 512  # pages closed and things forgotten at once: some ten milliseconds until they are written
 SHARDS: Final = 64  # dictionaries of pages: one of a million would take 60 ms to grow
 
 
@@ -158,6 +159,19 @@ class Joiner:
 
     def take(self, events: Sequence[HeldEvent], offset: int, ingest_ms: int) -> list[Told]:
         """Take one record's events; returns what is told because of them, in a fixed order."""
+        said: list[Told] = []
+        organic: list[Organic] = []
+        for part in self.parts(events, offset, ingest_ms):
+            said += part
+            organic += self.organic
+        self.organic = organic
+        return said
+
+    def parts(self, events: Sequence[HeldEvent], offset: int, ingest_ms: int) -> Iterator[list[Told]]:
+        """The same in parts, one at least; `organic` is each part's own. The record is taken when there is no further.
+
+        One event can close all pages that there are. Between parts whoever writes them can do so.
+        """
         marks = self._marks
         assert not marks or offset > marks[-1].offset, (offset, marks[-1].offset)
         said: list[Told] = []
@@ -171,18 +185,29 @@ class Joiner:
             if watermark_ms > self.watermark_ms:
                 self.watermark_ms = watermark_ms if watermark_ms < latest_ms else latest_ms
             if type(event) is Shown:
-                self._take_page(event, mark, ingest_ms, said)
+                if not self._take_page(event, mark, ingest_ms, said):
+                    while self._catch_up(ingest_ms, said):
+                        yield said
+                        said, self.organic = [], []
+                    self._take_page(event, mark, ingest_ms, said, caught_up=True)
             elif type(event) is Install:
+                while self._catch_up(ingest_ms, said):
+                    yield said
+                    said, self.organic = [], []
                 self._take_install(event, mark, ingest_ms, said)
             if self.held_bytes > self._bytes_max:
-                self._shed(ingest_ms, said)
-        self._catch_up(ingest_ms, said)
+                while self._shed(ingest_ms, said):
+                    yield said
+                    said, self.organic = [], []
+        while self._catch_up(ingest_ms, said):
+            yield said
+            said, self.organic = [], []
         self._count(events)
         if not mark.living:
             marks.pop()
         while marks and not marks[0].living:
             marks.popleft()
-        return said
+        yield said
 
     def _count(self, events: Sequence[HeldEvent]) -> None:
         kinds, counts = list(map(type, events)), self.counts
@@ -215,47 +240,70 @@ class Joiner:
         """The event time that a silent partition has reached, if event time goes on at the wall's pace."""
         return self.watermark_ms + self._lateness_ms + silence_ms
 
-    def _catch_up(self, ingest_ms: int, said: list[Told]) -> None:
-        """Close and forget what the watermark has passed. It can wait while pages come that it has no bearing on."""
+    def _catch_up(self, ingest_ms: int, said: list[Told]) -> bool:
+        """Close and forget what the watermark has passed, a slice of it; whether there is more.
+
+        It can wait while pages come that it has no bearing on.
+        """
         watermark_ms = self.watermark_ms
         if self._fresh:
             self._closing.add_all(self._fresh)
             self._fresh.clear()
-        self._finish(watermark_ms - self._window_ms, watermark_ms - self._life_ms, ingest_ms, said)
+        return self._finish(watermark_ms - self._window_ms, watermark_ms - self._life_ms, ingest_ms, said)
 
-    def _finish(self, closed_ms: int, forgotten_ms: int, ingest_ms: int, said: list[Told]) -> None:
-        """Close pages up to one event time, forget everything up to another, in order of event time."""
+    def _finish(self, closed_ms: int, forgotten_ms: int, ingest_ms: int, said: list[Told]) -> bool:
+        """Close pages up to one event time, then forget everything up to another, in order of event time.
+
+        No more than a slice of either at once; whether there is more.
+        """
         if self._closing.next_ms <= closed_ms:
-            closing = self._closing.take(closed_ms)
+            closing = self._closing.take(closed_ms, SLICE)
             self.open_pages -= len(closing)
             self._labels.close(closing, ingest_ms, said)
             self._known.add_all(closing)
+            if self._closing.next_ms <= closed_ms:
+                return True
         if self._known.next_ms <= forgotten_ms:
-            self._forget(self._known.take(forgotten_ms))
+            self._forget(self._known.take(forgotten_ms, SLICE))
+            return self._known.next_ms <= forgotten_ms
+        return False
 
-    def _shed(self, ingest_ms: int, said: list[Told]) -> None:
-        """Raise the floor until memory suffices: what is oldest closes and is forgotten before its time."""
-        self._catch_up(ingest_ms, said)
-        while self.held_bytes > self._bytes_max:
-            self._floor_ms = min(self._closing.next_ms, self._known.next_ms)
-            self._unsure_ms = max(self._unsure_ms, self._floor_ms)
+    def _shed(self, ingest_ms: int, said: list[Told]) -> bool:
+        """Raise the floor until memory suffices: what is oldest closes and is forgotten before its time.
+
+        Returns True after each slice of it while there is more to do.
+        """
+        if self._catch_up(ingest_ms, said):
+            return True
+        while True:
+            # Whatever isn't above the floor goes, also what a slice has left of an event time.
+            first_ms = min(self._closing.next_ms, self._known.next_ms)
+            if first_ms > self._floor_ms:
+                if self.held_bytes <= self._bytes_max:
+                    return False
+                self._floor_ms = first_ms
+                self._unsure_ms = max(self._unsure_ms, first_ms)
             before = sum(map(len, self._pages))
-            self._finish(self._floor_ms, self._floor_ms, ingest_ms, said)
+            more = self._finish(self._floor_ms, self._floor_ms, ingest_ms, said)
             self.counts.shed += before - sum(map(len, self._pages))
+            if more:
+                return True
 
-    def _take_page(self, page: Shown, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
+    def _take_page(self, page: Shown, mark: Mark, ingest_ms: int, said: list[Told], *, caught_up: bool = False) -> bool:
+        """Take a page; False: not yet, the watermark has to be caught up with first."""
         time_ms, watermark_ms = page.time_ms, self.watermark_ms
         if time_ms + self._life_ms <= watermark_ms or time_ms <= self._floor_ms:
             self.counts.late += 1
-            return
+            return True
         waiting = page.user in self._installs_of.users
         closed = time_ms + self._window_ms <= watermark_ms
         pages = self._pages[hash(page.request_id) % SHARDS]
         if waiting or closed or self._tells_first or page.request_id in pages:
-            self._catch_up(ingest_ms, said)
+            if not caught_up:
+                return False
             if page.request_id in pages:
                 self.counts.duplicate += 1
-                return
+                return True
         page.mark = mark
         mark.living += 1
         if time_ms <= self._finished_ms:
@@ -271,6 +319,7 @@ class Joiner:
         else:
             self.open_pages += 1
             self._fresh.append(page)
+        return True
 
     def _tell_first(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
         """What can be told of a page when it comes."""
@@ -298,7 +347,7 @@ class Joiner:
         self._labels.attach(page, position, one, ingest_ms, rows)
 
     def _take_install(self, install: Install, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
-        self._catch_up(ingest_ms, said)
+        """Take an install; the watermark was caught up with."""
         if install.time_ms + self._life_ms <= self.watermark_ms or install.time_ms <= self._floor_ms:
             self.counts.late += 1
             return

@@ -7,7 +7,7 @@ the records before it is in the outbox; no other offset leaves this file, so no 
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from stream import meters
@@ -60,8 +60,11 @@ class Share:
         """Whether offsets are missing before this one: then `take` must know where the log starts."""
         return owned.next_offset is not None and offset > owned.next_offset
 
-    def take(self, owned: Owned, record: Record, now: float, start: int | None = None) -> None:
-        """The next record of a partition. Raises LogGap, Poisoned.
+    def take(self, owned: Owned, record: Record, now: float, start: int | None = None) -> Iterator[None]:
+        """The next record of a partition; to be run to its end. Raises LogGap, Poisoned.
+
+        Where very much comes of it there are pauses, in which what was put out can be handed over. Till the end
+        nothing of the partition may be committed.
 
         `start`: the log's first offset, as of some moment after the record was read.
         """
@@ -75,8 +78,11 @@ class Share:
                     raise gap
                 log.warning("going on, as told: %s", gap)
         owned.settled = None  # until all that comes of the record is put out
-        for outgoing in self._turn.take(owned.joiner, record):
-            self._put(outgoing)
+        for n, part in enumerate(self._turn.parts(owned.joiner, record)):
+            if n:
+                yield
+            for outgoing in part:
+                self._put(outgoing)
         owned.heard_at = now
         owned.next_offset = record.offset + 1
         owned.settled = owned.joiner.checkpoint(record.offset + 1)

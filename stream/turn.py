@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -81,6 +81,10 @@ class Turn:
 
     def take(self, joiner: Joiner, record: Record) -> list[Outgoing]:
         """Everything that has to be written because of this record, in order. Raises Poisoned."""
+        return [outgoing for part in self.parts(joiner, record) for outgoing in part]
+
+    def parts(self, joiner: Joiner, record: Record) -> Iterator[list[Outgoing]]:
+        """The same in parts, one at least: a record that closes very many pages isn't written at once."""
         events, bad = read_record(record.value or b"")
         latest_ms = record.time_ms + self._shell.ahead_ms_max
         ahead: list[HeldEvent] = []
@@ -88,12 +92,18 @@ class Turn:
             ahead = [event for event in events if event.time_ms > latest_ms]
             events = [event for event in events if event.time_ms <= latest_ms]
         shed = joiner.counts.shed
-        told = joiner.take(events, record.offset, record.time_ms)
+        told: list[Told] = []
+        outgoing: list[Outgoing] = []
+        for n, part in enumerate(joiner.parts(events, record.offset, record.time_ms)):
+            if n:
+                self._tally.add(0, 0, 0, told)
+                yield outgoing
+            told = part
+            outgoing = told_records(told, self._partitions[EXAMPLES.name]) if told else []
+            if joiner.organic:
+                outgoing += organic_records(joiner.organic, self._partitions[ORGANIC.name])
         if joiner.counts.shed != shed:
             self._alarm(record.partition, joiner)
-        outgoing = told_records(told, self._partitions[EXAMPLES.name]) if told else []
-        if joiner.organic:
-            outgoing += organic_records(joiner.organic, self._partitions[ORGANIC.name])
         installs = [event for event in events if type(event) is Install]
         for install in installs:
             outgoing.append(history_record(install, self._partitions[HISTORIES.name]))
@@ -107,7 +117,7 @@ class Turn:
         self._tally.add(pages, len(installs), len(events) - pages - len(installs), told)
         if bad or ahead:
             self._tally.add_letters(len(bad), len(ahead))
-        return outgoing
+        yield outgoing
 
     def _alarm(self, partition: int, joiner: Joiner) -> None:
         """Say that pages close early, at the first one and at each doubling."""

@@ -24,7 +24,7 @@ from stream.events import (
     decode_examples,
     encode_record,
 )
-from stream.join import LabelRules
+from stream.join import SLICE, LabelRules
 from stream.log import Record
 from stream.routing import ORIGINAL_BYTES_MAX, dead_letter
 from stream.settings import Settings
@@ -33,7 +33,8 @@ from stream.turn import ShellRules
 
 RULES = LabelRules(policy="eager", window_ms=1_000, known_ms=1_000)
 LIFE = {"window_ms": 1_000, "known_ms": 1_000}
-T = 1_700_000_000_000  # event and ingest time of the rules' tests
+T = 1_700_000_000_000  # event time of the rules' tests
+CAME = T + 50_000  # and ingest time
 PARTITIONS = {EVENTS.name: 2, EXAMPLES.name: 1, HISTORIES.name: 2}
 
 
@@ -121,7 +122,7 @@ def message(offset: int, *events: SourceEvent, raw: bytes | None = None, partiti
     """A record as Faust hands it over."""
     value = encode_record(events) if raw is None else raw
     return SimpleNamespace(
-        partition=partition, offset=offset, timestamp=T / 1000, key=None, value=value, generation_id=1
+        partition=partition, offset=offset, timestamp=CAME / 1000, key=None, value=value, generation_id=1
     )
 
 
@@ -246,6 +247,39 @@ def test_a_commit_stays_behind_open_pages_in_strict_order(tmp_path: Path) -> Non
         assert committed(paper) == (1, {"watermark_ms": T - 5_000, "finished_ms": T - 500})
 
     asyncio.run(story())
+
+
+def test_a_burst_goes_out_in_parts_and_is_committed_when_all_of_it_is_out(tmp_path: Path) -> None:
+    """Before all that a record led to is told, no commit passes it, whatever of it the broker has confirmed."""
+
+    async def story(lost: bool) -> None:
+        paper = Paper()
+        service = service_on(paper, tmp_path)
+        pages = [page(f"r{k}", T + k % 7) for k in range(3 * SLICE + 1)]
+        for k in range(0, len(pages), SLICE):
+            await take(service, message(k // SLICE, *pages[k : k + SLICE]))
+        await service.commit()
+        burst = asyncio.create_task(take(service, message(4, Tick(T + 5_000))))
+        seen, owned = set(), service.share.owned[0]
+        while not burst.done():
+            seen.add(told := sum(len(decode_examples(value or b"")[0]) for _, value in paper.sent))
+            await service.commit()
+            assert committed(paper) == (0, {"watermark_ms": 0, "finished_ms": T + 6 - RULES.life_ms})
+            if lost and told:
+                service.share.drop([0])
+            await asyncio.sleep(0)
+        if lost:
+            assert sum(len(decode_examples(value or b"")[0]) for _, value in paper.sent) == max(seen) < len(pages)
+            assert owned.settled is None
+            return
+        assert len(seen) > 3
+        await service.commit()
+        assert committed(paper) == (5, {"watermark_ms": T + 5_000, "finished_ms": T + 3_000})
+        names = [e.page.request_id for _, value in paper.sent for e in decode_examples(value or b"")[0]]
+        assert names == [one.request_id for one in sorted(pages, key=lambda one: one.time_ms)]
+
+    asyncio.run(story(lost=False))
+    asyncio.run(story(lost=True))
 
 
 def test_a_hole_in_the_records_ends_the_service(tmp_path: Path) -> None:
@@ -473,7 +507,7 @@ def test_an_event_from_the_future_becomes_a_dead_letter(tmp_path: Path) -> None:
     async def story() -> None:
         paper = Paper()
         service = service_on(paper, tmp_path, ahead_ms_max=60_000)
-        await take(service, message(0, page("r"), Tick(T + 60_001)))
+        await take(service, message(0, page("r"), Tick(CAME + 60_001)))
         assert service.share.owned[0].joiner.watermark_ms == T
         assert service.share.owned[0].joiner.open_pages == 1
         ((topic, value),) = paper.sent

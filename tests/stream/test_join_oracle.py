@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,8 @@ from stream.events import (
     Tick,
 )
 from stream.join import Checkpoint, Joiner, LabelRules
+from stream.shown import held
+from stream.told import examples_of
 from tests.stream.join_oracle import net_of, offline, organic
 from tests.stream.test_join import FAR, NOW, POLICIES, ids, install, page, retraction, rows
 
@@ -315,6 +318,30 @@ def test_full_memory_keeps_silent_about_what_it_made_organic(
     for first in range(1, len(records)):
         before, joiner = played(records, bounded, START, first)
         assert before | played(records, bounded, joiner.checkpoint(first), len(records))[0] == unbroken
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    events=st.one_of(sources(), flows()), rules=rule_sets(), sizes=sizes,
+    bytes_max=st.sampled_from([None, 0, 900, 2_000]), most=st.integers(1, 2),
+)  # fmt: skip
+def test_a_burst_in_parts_changes_nothing(
+    events: list[SourceEvent], rules: LabelRules, sizes: list[int], bytes_max: int | None, most: int
+) -> None:
+    """However small the parts: the same labels, organic installs and state, in the same order."""
+    rules = replace(rules, bytes_max=bytes_max)
+    whole, cut = Joiner(rules), Joiner(rules)
+    for offset, record in enumerate(packed([*events, FAR], sizes)):
+        said = whole.feed(record, offset, NOW)
+        parts, organics = [], list[Organic]()
+        with patch("stream.join.SLICE", most):
+            for part in cut.parts(held(record), offset, NOW):
+                assert len(part) <= len(record) + most * (1 + len(record))
+                parts.append(part)
+                organics += cut.organic
+        assert examples_of([told for part in parts for told in part]) == said
+        assert (organics, cut.counts, cut.held_bytes) == (whole.organic, whole.counts, whole.held_bytes)
+        assert cut.checkpoint(offset + 1) == whole.checkpoint(offset + 1)
 
 
 class JoinMachine(RuleBasedStateMachine):

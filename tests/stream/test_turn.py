@@ -75,10 +75,11 @@ def test_many_organic_installs_go_out_by_user_in_records_that_a_batch_can_hold()
     """However many are forgotten at once: each in its user's partition, in order, no record over the limit."""
     joiner = Joiner(LabelRules("eager", window_ms=1_000, known_ms=1_000, organic=True))
     turn = Turn(ShellRules(), PARTITIONS, None, Tally())
-    installs = [Install(f"u{k % 4 + 2}", "x" * 1_000, T + k % 3, f"i{k:03}") for k in range(950)]
-    assert {out.topic for out in turn.take(joiner, record(*installs))} == {HISTORIES.name}
-    written = turn.take(joiner, record(Tick(T + 5_000), offset=1))
-    assert ({out.topic for out in written}, len(written)) == ({ORGANIC.name}, 3)
+    installs = [Install(f"u{k % 4 + 2}", "x" * 3_000, T + k % 3, f"i{k:03}") for k in range(950)]
+    for k in range(5):
+        assert {out.topic for out in turn.take(joiner, record(*installs[k::5], offset=k))} == {HISTORIES.name}
+    written = turn.take(joiner, record(Tick(T + 5_000), offset=5))
+    assert ({out.topic for out in written}, len(written) > 4) == ({ORGANIC.name}, True)
     assert max(len(out.value or b"") for out in written) <= EXAMPLES_BYTES_MAX + 3
     told = [(out.partition, one) for out in written for one in decode_organic(out.value or b"")[0]]
     assert all(partition == partition_of(one.user, 2) for partition, one in told)
@@ -86,8 +87,8 @@ def test_many_organic_installs_go_out_by_user_in_records_that_a_batch_can_hold()
     for partition in (0, 1):
         times = [one.time_ms for at, one in told if at == partition]
         assert times == sorted(times)
-    assert told[0][1] == Organic(told[0][1].user, "x" * 1_000, T, told[0][1].install_id, "", CAME)
-    assert turn.take(joiner, record(Tick(T + 6_000), offset=2)) == []
+    assert told[0][1] == Organic(told[0][1].user, "x" * 3_000, T, told[0][1].install_id, "", CAME)
+    assert turn.take(joiner, record(Tick(T + 6_000), offset=6)) == []
 
 
 def test_full_memory_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> None:
