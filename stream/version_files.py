@@ -3,11 +3,15 @@
     blobs/<digest>   as in the store
     version          the manifest, under its digest
     pinned           there when a person has pinned this version
+    lock             held by who writes
 
 Written so that a crash at any moment leaves a whole version, the old one or the new; read with every digest checked.
 """
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stream.errors import BadSnapshot
@@ -29,21 +33,28 @@ class VersionFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._blobs = folder / "blobs"
+        self._seen: set[str] = set()  # blobs that were whole when this process read or wrote them
         self._pinned = folder / "pinned"
 
     def save(self, store: VersionReader, manifest: Manifest, *, pinned: bool = False) -> None:
-        """Keep this version instead of the one that is there; only blobs that are new are fetched and written."""
+        """Keep this version instead of the one that is there; only blobs that are new or damaged are fetched.
+
+        Raises OSError, too, while another process writes here.
+        """
         self._blobs.mkdir(parents=True, exist_ok=True)
         named = set(named_blobs(manifest))
-        for digest in named - {path.name for path in self._blobs.iterdir()}:
-            _write(self._blobs / digest, store.get_blob(digest))
-        self._pinned.unlink(missing_ok=True)
-        _write(self.folder / "version", encode_manifest(manifest))
-        if pinned:
-            _write(self._pinned, b"")
-        for path in self._blobs.iterdir():
-            if path.name not in named:
-                path.unlink()
+        with _locked(self.folder):
+            for digest in named - self._whole(named):
+                _write(self._blobs / digest, store.get_blob(digest))
+                self._seen.add(digest)
+            self._pinned.unlink(missing_ok=True)
+            _write(self.folder / "version", encode_manifest(manifest))
+            if pinned:
+                _write(self._pinned, b"")
+            for path in self._blobs.iterdir():
+                if path.name not in named:
+                    path.unlink()
+        self._seen &= named
 
     def load(self) -> Manifest | None:
         """The manifest that is kept; None when nothing is."""
@@ -76,11 +87,35 @@ class VersionFiles:
             raise BadSnapshot(f"{self._blobs / digest} is missing: delete the folder") from None
         if digest_of(blob) != digest:
             raise BadSnapshot(f"{self._blobs / digest} holds other bytes than its name says: delete the folder")
+        self._seen.add(digest)
         return blob
 
     def blobs(self, manifest: Manifest) -> dict[str, bytes]:
         """All blobs that it names."""
         return {digest: self.get_blob(digest) for digest in set(named_blobs(manifest))}
+
+    def _whole(self, named: set[str]) -> set[str]:
+        """Those of the named blobs that lie here with the right bytes; each is read once."""
+        there = named & {path.name for path in self._blobs.iterdir()}
+        whole = there & self._seen
+        for digest in there - whole:
+            try:
+                self.get_blob(digest)
+            except (BadSnapshot, OSError):
+                continue  # it is written anew
+            whole.add(digest)
+        return whole
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Nobody else writes meanwhile; the system lets go of the lock of a process that ends."""
+    with (folder / "lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"another process writes into {folder}: give each a THALWEG_WORKER of its own") from None
+        yield
 
 
 def _read(path: Path, bytes_max: int) -> bytes:
@@ -90,10 +125,15 @@ def _read(path: Path, bytes_max: int) -> bytes:
 
 
 def _write(path: Path, raw: bytes) -> None:
-    """Aside, synced, then renamed."""
+    """Aside, synced, then renamed; when this returns, the new bytes outlive a power cut."""
     draft = path.with_name(f"{path.name}.part")
     with draft.open("wb") as file:
         file.write(raw)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -299,6 +299,10 @@ def test_a_garbled_copy_is_not_served(store: CountingStore, model: ToyModel, tmp
     second.restore()
     assert live(second) == 0
     assert second.step()
+    second.keep()
+    third = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    third.restore()
+    assert live(third) == 1, "the copy has healed"
 
 
 def _until(holds) -> None:  # type: ignore[no-untyped-def]  # a condition
