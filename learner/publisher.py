@@ -15,6 +15,7 @@ import structlog
 from learner.chain import Cut, Cutter
 from learner.gate import quarantine, refusal
 from learner.model import Model
+from learner.numbers import Numbers
 from learner.pins import PinKeeper
 from stream.errors import BadSnapshot, Fenced, SnapshotError
 from stream.settings import Settings
@@ -29,13 +30,17 @@ log = structlog.get_logger("publisher")
 
 @dataclass(frozen=True)
 class Cadence:
-    """How often what is published, ms; `quarantine` takes what the gate refused, `pins` the pinned version."""
+    """How often what is published, ms.
+
+    `quarantine` takes what the gate refused, `pins` the pinned version, `numbers` which versions there have been.
+    """
 
     every_ms: int
     deep_every_ms: int
     keep_versions: int
     quarantine: Path
     pins: Path
+    numbers: Path
 
 
 class Carrier(threading.Thread):
@@ -45,6 +50,7 @@ class Carrier(threading.Thread):
         super().__init__(name="publisher", daemon=True)
         self._store, self._keep = store, cadence.keep_versions
         self._pins = PinKeeper(store, cadence.pins)
+        self._numbers = Numbers(cadence.numbers)
         self._watch_s = min(WATCH_S, cadence.every_ms / 1_000)
         self._watched_s = 0.0
         self._said = ""  # why it could not be watched, the last time
@@ -111,6 +117,7 @@ class Carrier(threading.Thread):
         except BadSnapshot as bad:  # such as a weight that isn't finite
             self.unfit = str(bad)
             raise
+        self._numbers.use(manifest.version, manifest.token)
         attempt = 0
         while True:
             try:
@@ -165,12 +172,19 @@ class Publisher:
     """Decides when a version goes out. All of it runs in the learner's thread, but the carrier."""
 
     def __init__(
-        self, model: Model, store: SnapshotStore, cadence: Cadence, now_ms: Callable[[], int], token: int, version: int
+        self,
+        model: Model,
+        store: SnapshotStore,
+        cadence: Cadence,
+        now_ms: Callable[[], int],
+        token: int,
+        version: int,
+        parent: int,
     ) -> None:
         self._model, self._cadence, self._now_ms = model, cadence, now_ms
         self._cutter = Cutter(model)
-        self.version = version  # newest that was cut, or is known to be in the store
-        self._parent = version
+        self.version = version  # newest that was cut, or that may have been used
+        self._parent = parent
         self.carrier = Carrier(store, cadence, token)
         self.carrier.start()
         self.refused = 0
@@ -234,4 +248,5 @@ def cadence_of(model: Model, settings: Settings) -> Cadence:
         settings.keep_versions,
         settings.local / "quarantine" / name,
         settings.local / "pins" / name,
+        settings.local / "numbers" / name,
     )

@@ -11,6 +11,7 @@ from prometheus_client import Gauge, Histogram
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Model
+from learner.numbers import Numbers
 from learner.progress import ALL, HEADER, WINDOW
 from learner.publisher import Publisher, cadence_of
 from learner.warm import warm
@@ -203,9 +204,11 @@ def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) 
     if now_ms() - learner.asked_ms < ASK_STORE_MS:
         return None
     learner.asked_ms = now_ms()
+    cadence = cadence_of(learner.model, settings)
+    used = Numbers(cadence.numbers).used()
     try:
         if not learner.token_taken:
-            learner.token = store.take_token(learner.token)
+            learner.token = store.take_token(max(learner.token, used.token))
             learner.token_taken = True
         head, latest = store.head(), max(store.versions(), default=0)
         reached = store.manifest(head.version).offset.get(0, 0) if head else 0
@@ -222,9 +225,9 @@ def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) 
         learner.store_says = ""
     if learner.offset < reached:
         return None
-    version = max(learner.version, head.version if head else 0, latest)
-    cadence = cadence_of(learner.model, settings)
-    return Publisher(learner.model, store, cadence, now_ms, learner.token, version)
+    live = head.version if head else 0
+    version = max(learner.version, used.version, live, latest)
+    return Publisher(learner.model, store, cadence, now_ms, learner.token, version, live)
 
 
 def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> None:

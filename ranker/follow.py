@@ -67,8 +67,8 @@ class Follower:
 
     A version that fails its dry run is refused: told, counted, and not looked at again while the head stays.
     A store that is down changes nothing; one that was wiped, neither: what was pinned stays so until a person
-    decides anew, and the live version never becomes older unless one is pinned. `files` keep the live version
-    for a start without a store.
+    decides anew, and the live version never becomes older, by what of the log it has learned, unless one is pinned.
+    `files` keep the live version for a start without a store.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Follower:
         self._loader = Loader(store, model)
         self._refused_head: Head | None = None
         self._refused_s = 0.0
-        self._older: Head | None = None
+        self._older: tuple[Head, int] | None = None  # a head that was seen to be older than this live version
         self._files = files
         self._pinned = 0
         self._kept: tuple[int, bool] = (0, False)
@@ -195,17 +195,35 @@ class Follower:
             self._pinned = pinned
         return Head(self._pinned, 0) if self._pinned else self._store.head()
 
-    def _wanted(self, head: Head, served: Served | None) -> bool:
-        if served is not None and head.version == served.version.number:
-            return False
-        if served is not None and head.version < served.version.number and not self._pinned:
-            if head != self._older:
-                number = served.version.number
-                self.refused = f"the head went back from version {number} to {head.version}; the newer one serves on"
+    def _is_older(self, head: Head, live: Manifest) -> bool:
+        """Has the head learned less of the log than what is live? Numbers tell among versions of one learner only."""
+        older = (head, live.version) == self._older
+        if not older and (head.token != live.token or head.version < live.version):
+            try:
+                manifest = self._store.manifest(head.version)
+            except BadSnapshot:
+                return False  # to be refused with its own reason
+            learned, lives = ((sum(one.offset.values()), one.version) for one in (manifest, live))
+            older = learned < lives
+            if older:
+                self._older = head, live.version
+                self.refused = (
+                    f"the head, version {head.version}, has learned up to offset {learned[0]} of examples, version "
+                    f"{live.version} up to {lives[0]}; the newer one serves on, unless version {head.version} is pinned"
+                )
                 log.warning(self.refused)
-                self._older = head
+        metrics.HEAD_IS_OLDER.set(older)
+        return older
+
+    def _wanted(self, head: Head, served: Served | None) -> bool:
+        if head == self._refused_head and time.monotonic() - self._refused_s < TRY_AGAIN_S:
             return False
-        return head != self._refused_head or time.monotonic() - self._refused_s >= TRY_AGAIN_S
+        if served is None:
+            return True
+        live = served.version.manifest
+        if head.version == live.version and head.token in (0, live.token):
+            return False
+        return bool(self._pinned) or not self._is_older(head, live)
 
     def _refuse(self, head: Head, why: str) -> None:
         self.refused = why

@@ -20,6 +20,7 @@ VERSION = Gauge("thalweg_ranker_version", "version that is live")
 STALENESS_MS = Gauge("thalweg_ranker_staleness_ms", "age of the live version's newest label, at the last reply")
 SWAPS = Counter("thalweg_ranker_swaps", "versions swapped in")
 REFUSED = Counter("thalweg_ranker_refused", "versions that failed their dry run")
+HEAD_IS_OLDER = Gauge("thalweg_ranker_head_is_older", "1 while the store's head has learned less than what is live")
 BUILD_MS = Histogram("thalweg_ranker_build_ms", "from manifest read to version tried out", buckets=RANK_MS)
 SERVABLE_MS = Histogram(
     "thalweg_ranker_servable_ms", "from an install's ingest to the swap of its version", buckets=SOON_MS

@@ -102,9 +102,9 @@ class Bench:
         self.model, self.store = Model(self.spec), MemoryStore("small")
         self.ms = 1000
         cadence = Cadence(
-            every_ms=100, deep_every_ms=300, keep_versions=50, quarantine=tmp_path, pins=tmp_path / "pins"
+            100, 300, keep_versions=50, quarantine=tmp_path, pins=tmp_path / "pins", numbers=tmp_path / "numbers"
         )
-        self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, self.store.take_token(), 0)
+        self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, self.store.take_token(), 0, 0)
 
     def turn(self) -> bool:
         """Learn a record, let 100 ms pass, publish, wait until it has arrived."""
