@@ -14,7 +14,7 @@ from ranker.shelf import Shelf
 from ranker.versions import Loader
 from stream.errors import BadSnapshot, SnapshotError, StoreUnavailable
 from stream.features import Catalogue
-from stream.snapshot import Head, Manifest, SnapshotStore
+from stream.snapshot import UNDECIDED, Head, Manifest, SnapshotStore
 from stream.version_files import VersionFiles
 
 POLL_S: Final = 0.05
@@ -90,13 +90,17 @@ class Follower:
         self._refused_s = 0.0
         self._older: tuple[Head, int] | None = None  # a head that was seen to be older than this live version
         self._files = files
-        self._pinned = 0
-        self._kept: tuple[int, bool] = (0, False)
+        self._decision = self._kept_decision = UNDECIDED  # the latest that was seen, whatever the store knows now
+        self._kept = 0
 
     def restore(self) -> None:
         """Serve the version that was kept here, until the store says more. What can't be trusted is refused."""
         if self._files is None:
             return
+        try:
+            self._decision = self._kept_decision = self._files.decision()
+        except (BadSnapshot, OSError) as bad:
+            log.error("whether a version was pinned isn't known until the store answers: %s", bad)
         try:
             manifest = self._files.load()
             if manifest is None:
@@ -106,8 +110,7 @@ class Follower:
             expected = isinstance(bad, BadSnapshot | OSError)
             log.error("the version that is kept in %s isn't served: %s", self._files.folder, bad, exc_info=not expected)
             return
-        self._pinned = manifest.version if self._files.pinned else 0
-        self._kept = (manifest.version, bool(self._pinned))
+        self._kept = manifest.version
         log.info("version %d is served from %s until the store answers", manifest.version, self._files.folder)
 
     def items_read(self) -> None:
@@ -119,14 +122,16 @@ class Follower:
             self.popular.complete(served.version, self._shelf, self._shelf.catalogue(served.version.plan.layout))
 
     def keep(self) -> None:
-        """Write the live version into the folder, when it's another than the one there."""
-        served = self.served
+        """Write the live version and the latest decision into the folder, when they're others than those there."""
+        served, decision = self.served, self._decision
         if self._files is None or served is None:
             return
-        wanted = (served.version.number, served.version.number == self._pinned)
-        if wanted != self._kept:
-            self._files.save(self._store, served.version.manifest, pinned=wanted[1])
-            self._kept = wanted
+        if decision != self._kept_decision:
+            self._files.decide(decision)
+            self._kept_decision = decision
+        if served.version.number != self._kept:
+            self._files.save(self._store, served.version.manifest)
+            self._kept = served.version.number
 
     def run_keeper(self, stop: threading.Event) -> None:
         """`keep` now and then, in a thread of its own: swaps don't wait for the disk."""
@@ -139,7 +144,7 @@ class Follower:
                 if str(bad) != said:
                     log.warning("the live version isn't kept for a start without the store: %s", bad)
                 said = str(bad)
-            pause_s = KEEP_EVERY_S if self._kept[0] else FIRST_KEEP_S
+            pause_s = KEEP_EVERY_S if self._kept else FIRST_KEEP_S
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
@@ -187,13 +192,14 @@ class Follower:
 
     def _wish(self) -> Head | None:
         """What should be served: a pinned version, else the head; None when the store knows neither."""
-        pinned = self._store.pinned()
-        if pinned is not None and pinned != self._pinned:
-            log.warning(
-                "version %d is pinned" if pinned else "nothing is pinned any more, not %d", pinned or self._pinned
-            )
-            self._pinned = pinned
-        return Head(self._pinned, 0) if self._pinned else self._store.head()
+        decision = self._store.decision()
+        if decision.number > self._decision.number:
+            pinned, before = decision.version, self._decision.version
+            if pinned != before:
+                said = "version %d is pinned" if pinned else "nothing is pinned any more, not %d"
+                log.warning(said, pinned or before)
+            self._decision = decision
+        return Head(self._decision.version, 0) if self._decision.version else self._store.head()
 
     def _is_older(self, head: Head, live: Manifest) -> bool:
         """Has the head learned less of the log than what is live? Numbers tell among versions of one learner only."""
@@ -223,7 +229,7 @@ class Follower:
         live = served.version.manifest
         if head.version == live.version and head.token in (0, live.token):
             return False
-        return bool(self._pinned) or not self._is_older(head, live)
+        return bool(self._decision.version) or not self._is_older(head, live)
 
     def _refuse(self, head: Head, why: str) -> None:
         self.refused = why

@@ -2,13 +2,18 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
+from typing import Final
 
 from stream.errors import StoreUnavailable
 from stream.snapshot import (
     BLOB_BYTES_MAX,
+    UNDECIDED,
+    Decision,
     Head,
     Manifest,
+    check_decision,
     check_move,
     check_name,
     damaged_blob,
@@ -18,14 +23,26 @@ from stream.snapshot import (
     missing_blob,
     missing_version,
     named_blobs,
+    other_version,
 )
+
+STATE: Final = ("_head", "_token", "_blobs", "_wanted", "_manifests", "_decision")
+
+
+def now_us() -> int:
+    """Wall clock, µs."""
+    return time.time_ns() // 1_000
 
 
 class MemoryStore:
-    """A SnapshotStore of one model. While `answers` is False it behaves like a server that is down."""
+    """A SnapshotStore of one model. While `answers` is False it behaves like a server that is down.
 
-    def __init__(self, model: str) -> None:
+    `now_us`: the clock that numbers decisions, µs.
+    """
+
+    def __init__(self, model: str, now_us: Callable[[], int] = now_us) -> None:
         self.model = model
+        self._now_us = now_us
         self.answers = True
         self.reports: list[str] = []  # what readers have told
         self._lock = threading.Lock()
@@ -43,7 +60,18 @@ class MemoryStore:
             self._blobs: dict[str, bytes] = {}
             self._wanted: dict[str, int] = {}  # the newest version that names a blob, or that it was put for
             self._manifests: dict[int, bytes] = {}
-            self._pin: int | None = None
+            self._decision = UNDECIDED
+
+    def replica(self) -> dict[str, object]:
+        """What the store knows now, as a replica would have it that falls behind from here on."""
+        with self._lock:
+            return {name: copy(getattr(self, name)) for name in STATE}
+
+    def fail_over(self, replica: Mapping[str, object]) -> None:
+        """Know what a replica knows, and nothing else."""
+        with self._lock:
+            for name in STATE:
+                setattr(self, name, copy(replica[name]))
 
     def take_token(self, at_least: int = 0) -> int:
         """See SnapshotStore."""
@@ -120,19 +148,20 @@ class MemoryStore:
             kept = sorted(self._manifests)[-count:]
             if not kept:
                 return 0
-            pinned = self._pin
-            self._manifests = {v: raw for v, raw in self._manifests.items() if v >= kept[0] or v == pinned}
+            oldest = min(kept[0], self._head.version) if self._head else kept[0]
+            pinned = self._decision.version
+            self._manifests = {v: raw for v, raw in self._manifests.items() if v >= oldest or v == pinned}
             spared = set(named_blobs(decode_manifest(self._manifests[pinned]))) if pinned else set()
-            old = [digest for digest, v in self._wanted.items() if v < kept[0] and digest not in spared]
+            old = [digest for digest, v in self._wanted.items() if v < oldest and digest not in spared]
             for digest in old:
                 del self._wanted[digest], self._blobs[digest]
             return len(old)
 
-    def pinned(self) -> int | None:
+    def decision(self) -> Decision:
         """See SnapshotStore."""
         with self._lock:
             self._check_answers()
-            return self._pin
+            return self._decision
 
     def pin(self, version: int) -> None:
         """See SnapshotStore."""
@@ -142,18 +171,23 @@ class MemoryStore:
                 if version not in self._manifests:
                     raise missing_version(version, self.model)
                 self._check_whole(decode_manifest(self._manifests[version]))
-            self._pin = version
+            self._decision = Decision(version, max(self._decision.number + 1, self._now_us()))
             self._notify()
 
-    def repin(self, manifest: Manifest) -> None:
+    def put_back(self, decision: Decision, manifest: Manifest | None) -> None:
         """See SnapshotStore."""
+        check_decision(decision, manifest)
         with self._lock:
             self._check_answers()
-            if self._pin is not None:
+            if self._decision.number >= decision.number:
                 return
-            self._wanted.update(dict.fromkeys(self._check_whole(manifest), manifest.version))
-            self._manifests[manifest.version] = encode_manifest(manifest)
-            self._pin = manifest.version
+            if manifest:
+                raw = encode_manifest(manifest)
+                if self._manifests.get(manifest.version, raw) != raw:
+                    raise other_version(manifest.version, self.model)
+                self._wanted.update(dict.fromkeys(self._check_whole(manifest), manifest.version))
+                self._manifests[manifest.version] = raw
+            self._decision = decision
             self._notify()
 
     def report(self, what: str) -> None:

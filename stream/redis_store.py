@@ -7,7 +7,7 @@
     {PREFIXthalweg:MODEL}:versions            sorted set: the versions that are kept
     {PREFIXthalweg:MODEL}:blobs               sorted set: blobs, by the newest version that names them or that they
                                               were put for
-    {PREFIXthalweg:MODEL}:pin                 the version that a person wants served; 0: the head's
+    {PREFIXthalweg:MODEL}:decision            hash: version that a person wants served (0: the head's), and its number
     {PREFIXthalweg:MODEL}:pinned              set: the pinned version's blobs, which stay though no kept one names them
     {PREFIXthalweg:MODEL}:notices             pub/sub; only wakes rankers early: polling the head is the truth
 
@@ -30,8 +30,11 @@ from stream.settings import Settings
 from stream.snapshot import (
     BLOB_BYTES_MAX,
     MANIFEST_BYTES_MAX,
+    UNDECIDED,
+    Decision,
     Head,
     Manifest,
+    check_decision,
     check_move,
     check_name,
     damaged_blob,
@@ -41,6 +44,7 @@ from stream.snapshot import (
     missing_blob,
     missing_version,
     named_blobs,
+    other_version,
 )
 
 QUIET_S: Final = 15  # a subscription that hears nothing for so long asks whether the server is there
@@ -95,10 +99,12 @@ return {1, '', unpack(was)}
 # ARGV: versions to keep, keys to look at at most. Returns how many of manifests and blobs were looked at, and how
 # many blobs were dropped. A pinned version's blobs leave the index, and come back into it when they are let go.
 RETAIN: Final = """
-local pin = redis.call('GET', KEYS[1] .. ':pin')
+local pin = redis.call('HGET', KEYS[1] .. ':decision', 'version')
 local at = math.max(redis.call('ZCARD', KEYS[1] .. ':versions') - tonumber(ARGV[1]), 0)
 local oldest = redis.call('ZRANGE', KEYS[1] .. ':versions', at, at)[1]
 if not oldest then return {0, 0, 0} end
+local head = redis.call('HGET', KEYS[1] .. ':head', 'version')
+if head and (tonumber(head) or 0) < tonumber(oldest) then oldest = tonumber(head) or 0 end
 local function old(index)
   return redis.call('ZRANGEBYSCORE', KEYS[1] .. index, '-inf', '(' .. oldest, 'LIMIT', 0, ARGV[2])
 end
@@ -117,28 +123,36 @@ for _, digest in ipairs(blobs) do
 end
 return {#versions, #blobs, dropped}
 """
-# ARGV: version, manifest (to put back what was lost; else ''), digests. Returns the first that is missing, a blob
-# or 'manifest', else ''.
+# ARGV: version, number and manifest (both to put back what was lost; else 0 and ''), digests. Returns what is wrong, if
+# anything: 'manifest' when it's missing, 'other' when it's another's, or the first blob that is missing.
 PIN: Final = """
-local version, manifest = ARGV[1], ARGV[2]
-local pin = redis.call('GET', KEYS[1] .. ':pin')
-if manifest ~= '' and pin then return '' end
-if version ~= '0' and manifest == '' and redis.call('EXISTS', KEYS[1] .. ':manifest:' .. version) == 0 then
-  return 'manifest'
+local version, number, manifest = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local was = redis.call('HMGET', KEYS[1] .. ':decision', 'version', 'number')
+local latest = tonumber(was[2] or 0) or 0
+if number == 0 then
+  local now = redis.call('TIME')
+  number = math.max(latest + 1, tonumber(now[1]) * 1000000 + tonumber(now[2]))
+elseif number <= latest then
+  return ''
 end
-for i = 3, #ARGV do
+if version ~= '0' then
+  local kept = redis.call('GET', KEYS[1] .. ':manifest:' .. version)
+  if not kept and manifest == '' then return 'manifest' end
+  if kept and manifest ~= '' and kept ~= manifest then return 'other' end
+end
+for i = 4, #ARGV do
   if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return ARGV[i] end
 end
 for _, digest in ipairs(redis.call('SMEMBERS', KEYS[1] .. ':pinned')) do
-  redis.call('ZADD', KEYS[1] .. ':blobs', 'GT', pin, digest)
+  redis.call('ZADD', KEYS[1] .. ':blobs', 'GT', tonumber(was[1] or 0) or 0, digest)
 end
 redis.call('DEL', KEYS[1] .. ':pinned')
-for i = 3, #ARGV do redis.call('SADD', KEYS[1] .. ':pinned', ARGV[i]) end
+for i = 4, #ARGV do redis.call('SADD', KEYS[1] .. ':pinned', ARGV[i]) end
 if manifest ~= '' then
   redis.call('SET', KEYS[1] .. ':manifest:' .. version, manifest)
   redis.call('ZADD', KEYS[1] .. ':versions', version, version)
 end
-redis.call('SET', KEYS[1] .. ':pin', version)
+redis.call('HSET', KEYS[1] .. ':decision', 'version', version, 'number', string.format('%.0f', number))
 redis.pcall('PUBLISH', KEYS[1] .. ':notices', version)
 return ''
 """
@@ -235,29 +249,35 @@ class RedisStore:
             if manifests < SWEEP and blobs < SWEEP:
                 return dropped
 
-    def pinned(self) -> int | None:
+    def decision(self) -> Decision:
         """See SnapshotStore."""
         with translated(self._client):
-            version = self._client.get(self._key("pin"))
+            version, number = self._client.hmget(self._key("decision"), "version", "number")
+        if version is None and number is None:
+            return UNDECIDED
         try:
-            return None if version is None else int(_bytes(version))
+            return Decision(int(version or ""), int(number or ""))
         except ValueError:
-            raise BadSnapshot(f"the pin of {self.model} is garbled: delete the key {self._key('pin')}") from None
+            raise BadSnapshot(f"what is pinned of {self.model} is garbled: pin or unpin anew") from None
 
     def pin(self, version: int) -> None:
         """See SnapshotStore."""
-        self._pin(version, b"", self.manifest(version) if version else None)
+        self._decide(Decision(version), b"", self.manifest(version) if version else None)
 
-    def repin(self, manifest: Manifest) -> None:
+    def put_back(self, decision: Decision, manifest: Manifest | None) -> None:
         """See SnapshotStore."""
-        self._pin(manifest.version, encode_manifest(manifest), manifest)
+        check_decision(decision, manifest)
+        self._decide(decision, encode_manifest(manifest) if manifest else b"", manifest)
 
-    def _pin(self, version: int, raw: bytes, manifest: Manifest | None) -> None:
-        missing = self._run(PIN, version, raw, *(sorted(set(named_blobs(manifest))) if manifest else []))
-        if missing == b"manifest":
-            raise missing_version(version, self.model)
-        if missing:
-            raise missing_blob(missing.decode(), self.model)
+    def _decide(self, decision: Decision, raw: bytes, manifest: Manifest | None) -> None:
+        named = sorted(set(named_blobs(manifest))) if manifest else []
+        wrong = self._run(PIN, decision.version, decision.number, raw, *named)
+        if wrong == b"manifest":
+            raise missing_version(decision.version, self.model)
+        if wrong == b"other":
+            raise other_version(decision.version, self.model)
+        if wrong:
+            raise missing_blob(wrong.decode(), self.model)
 
     def report(self, what: str) -> None:
         """See SnapshotStore."""

@@ -108,6 +108,20 @@ class Head(msgspec.Struct, frozen=True):
 
 class VersionReader(Protocol):
     """What a version is read from, whole: a store, or a folder that keeps one (`version_files.py`)."""
+class Decision(msgspec.Struct, frozen=True):
+    """What a person wants served: `version`, or with 0 the head's. The one of the greatest `number` holds.
+
+    Numbers rise by one, and are the store's clock in µs at least: so a decision is later than those of which its
+    store has lost all memory, too. Number 0: nobody has ever said.
+    """
+
+    version: Count = 0
+    number: Count = 0
+
+
+UNDECIDED: Final = Decision()
+
+
 
     def get_blob(self, digest: str) -> bytes:
         """A blob, checked against its digest. Raises BadSnapshot when it's missing or other bytes."""
@@ -155,33 +169,33 @@ class SnapshotStore(VersionReader, Protocol):
         ...
 
     def versions(self) -> list[int]:
-        """All versions that are kept, rising; the last is the head's (after a wipe a pinned one may be alone)."""
+        """All versions that are kept, rising. The last is the head's, or was put back into a store that had lost it."""
         ...
 
-    def pinned(self) -> int | None:
-        """The version that a person wants served whatever the head says; 0: the head's; None: nobody has ever said.
+    def decision(self) -> Decision:
+        """What a person has decided last, as far as this store knows: UNDECIDED when it was wiped.
 
-        A wiped store says None too.
+        It may be an older copy, too: whoever obeys decisions holds on to the one of the greatest number that it saw.
         """
         ...
 
     def pin(self, version: int) -> None:
-        """Decide that `version` is served from now on, or with 0 that the head's is. It's kept until the next decision.
+        """Decide that `version` is served from now on, or with 0 that the head's is: a decision later than all before.
 
         Raises BadSnapshot when the version isn't whole.
         """
         ...
 
-    def repin(self, manifest: Manifest) -> None:
-        """Put a pinned version, whose blobs were put before, back into a store that has lost it, and pin it again.
+    def put_back(self, decision: Decision, manifest: Manifest | None) -> None:
+        """Give a store a decision that it has lost, and its version's manifest (None for 0); blobs were put before.
 
-        Nothing happens when the store knows a decision. The head stays where it is. Raises BadSnapshot when a
-        blob is missing.
+        Nothing happens when the store knows it or a later one. The head stays where it is. Raises BadSnapshot when
+        a blob is missing, or when another version of this number is kept.
         """
         ...
 
     def retain(self, count: int) -> int:
-        """Keep the newest `count` (≥ 1) versions and the pinned one; drop what else there is of manifests and blobs.
+        """Keep the newest `count` (≥ 1) versions, the head's and the pinned one; drop what else there is.
 
         Blobs put for a version that never came go with the versions of their time. Returns blobs dropped.
         """
@@ -226,6 +240,12 @@ def check_move(manifest: Manifest, head: Head | None, taken: int, versions: Iter
 
 def check_name(manifest: Manifest, model: str, version: int) -> None:
     """Raises BadSnapshot when a manifest that was asked for by this name is another's."""
+def check_decision(decision: Decision, manifest: Manifest | None) -> None:
+    """Only a decision that was made can be put back, and with its own version."""
+    assert decision.number, "nobody has decided"
+    assert decision.version == (manifest.version if manifest else 0), f"{decision} with another version's manifest"
+
+
     if (manifest.model, manifest.version) != (model, version):
         raise BadSnapshot(f"version {version} of {model} is in truth {manifest.version} of {manifest.model}")
 
@@ -254,6 +274,14 @@ def missing_version(version: int, model: str) -> BadSnapshot:
 
 def _pack_array(name: str, array: Array) -> msgpack.ExtType:
     assert array.dtype.str in DTYPES, f"{name}: no content holds {array.dtype}"
+def other_version(version: int, model: str) -> BadSnapshot:
+    """The error for a decision whose version's number another version has in a store."""
+    return BadSnapshot(
+        f"version {version} of {model}, which was pinned, is another one in the store: pin one that is there "
+        "(`thalweg snapshots ls`), or unpin"
+    )
+
+
     assert array.ndim <= 2, f"{name}: no content holds {array.ndim} dimensions"
     head = msgpack.packb([array.dtype.str, list(array.shape)])
     return msgpack.ExtType(ARRAY_CODE, head + _finite(name, array).tobytes())

@@ -2,7 +2,7 @@
 
     blobs/<digest>   as in the store
     version          the manifest, under its digest
-    pinned           there when a person has pinned this version
+    decision         what a person has decided last, as far as was heard here, after its digest
     lock             held by who writes
 
 Written so that a crash at any moment leaves a whole version, the old one or the new; read with every digest checked.
@@ -13,11 +13,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+import msgspec
 
 from stream.errors import BadSnapshot
 from stream.snapshot import (
     BLOB_BYTES_MAX,
     MANIFEST_BYTES_MAX,
+    UNDECIDED,
+    Decision,
     Manifest,
     VersionReader,
     decode_manifest,
@@ -25,6 +30,8 @@ from stream.snapshot import (
     encode_manifest,
     named_blobs,
 )
+
+DECISION_BYTES_MAX: Final = 200
 
 
 class VersionFiles:
@@ -34,9 +41,9 @@ class VersionFiles:
         self.folder = folder
         self._blobs = folder / "blobs"
         self._seen: set[str] = set()  # blobs that were whole when this process read or wrote them
-        self._pinned = folder / "pinned"
+        self._decision = folder / "decision"
 
-    def save(self, store: VersionReader, manifest: Manifest, *, pinned: bool = False) -> None:
+    def save(self, store: VersionReader, manifest: Manifest) -> None:
         """Keep this version instead of the one that is there; only blobs that are new or damaged are fetched.
 
         Raises OSError, too, while another process writes here.
@@ -47,10 +54,7 @@ class VersionFiles:
             for digest in named - self._whole(named):
                 _write(self._blobs / digest, store.get_blob(digest))
                 self._seen.add(digest)
-            self._pinned.unlink(missing_ok=True)
             _write(self.folder / "version", encode_manifest(manifest))
-            if pinned:
-                _write(self._pinned, b"")
             for path in self._blobs.iterdir():
                 if path.name not in named:
                     path.unlink()
@@ -70,10 +74,24 @@ class VersionFiles:
             raise BadSnapshot(f"{self.folder} doesn't keep version {version}")
         return manifest
 
-    @property
-    def pinned(self) -> bool:
-        """Has a person pinned what is kept?"""
-        return self._pinned.exists()
+    def decide(self, decision: Decision) -> None:
+        """Keep this decision instead of the one that is there. Raises as `save` does."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        body = msgspec.json.encode(decision)
+        with _locked(self.folder):
+            _write(self._decision, digest_of(body).encode() + b" " + body)
+
+    def decision(self) -> Decision:
+        """The decision that is kept; UNDECIDED when none is."""
+        try:
+            digest, _, body = _read(self._decision, DECISION_BYTES_MAX).partition(b" ")
+            if digest != digest_of(body).encode():
+                raise BadSnapshot(f"{self._decision} isn't what its digest says: delete it")
+            return msgspec.json.decode(body, type=Decision)
+        except FileNotFoundError:
+            return UNDECIDED
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise BadSnapshot(f"{self._decision} holds no decision: delete it") from None
 
     def forget(self) -> None:
         """Keep nothing from now on."""

@@ -37,9 +37,9 @@ def list_versions(
 
     with open_store(kept_settings(), spec) as store:
         versions = store.versions()
-        head, pinned = store.head(), store.pinned()
-        printed(_list([store.manifest(v) for v in versions[-last:]], head.version if head else 0, pinned or 0))
-    write_json(json_file, {"versions": len(versions), "head": head.version if head else 0, "pinned": pinned or 0})
+        head, pinned = store.head(), store.decision().version
+        printed(_list([store.manifest(v) for v in versions[-last:]], head.version if head else 0, pinned))
+    write_json(json_file, {"versions": len(versions), "head": head.version if head else 0, "pinned": pinned})
 
 
 @snapshots.command()
@@ -102,7 +102,7 @@ def pin(version: Version, spec: SpecFile = SPEC) -> None:
 def unpin(spec: SpecFile = SPEC) -> None:
     """Serve the newest version again."""
     with open_store(kept_settings(), spec) as store:
-        pinned, head = store.pinned(), store.head()
+        pinned, head = store.decision().version, store.head()
         store.pin(0)
     newest = f"version {head.version}" if head else "what is published next"
     print(f"{f'version {pinned} is let go of' if pinned else 'nothing was pinned'}; rankers serve {newest}")
@@ -114,7 +114,7 @@ def rollback(spec: SpecFile = SPEC) -> None:
     from stream.errors import BadSnapshot
 
     with open_store(kept_settings(), spec) as store:
-        head, pinned = store.head(), store.pinned()
+        head, pinned = store.head(), store.decision().version
         served = pinned or (head.version if head else 0)
         older = [version for version in store.versions() if version < served]
         if not older:

@@ -265,6 +265,28 @@ def test_a_pin_is_obeyed(store: CountingStore, model: ToyModel, follower: Follow
     assert live(follower) == 5
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_latest_decision_holds(store: CountingStore, model: ToyModel, tmp_path: Path, restarted: bool) -> None:
+    """After a failover to a copy that knows an older decision nobody goes back to it, started anew or not."""
+    follower = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    for _ in range(3):
+        model.publish(store)
+    store.pin(1)
+    follower.step()
+    knows_1 = store.replica()
+    for version in (2, 0):
+        store.pin(version)
+        follower.step()
+        follower.keep()
+        serving = live(follower)
+        store.fail_over(knows_1)
+        if restarted:
+            follower = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+            follower.restore()
+        assert not follower.step()
+        assert live(follower) == serving == (version or 3)
+
+
 def test_an_older_version_brings_no_installs(store: CountingStore, model: ToyModel, follower: Follower) -> None:
     """Going back to a pinned version makes nothing servable that wasn't."""
     for _ in range(2):

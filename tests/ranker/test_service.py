@@ -27,6 +27,7 @@ from stream.log import START, Log, MemoryLog, Reader, partition_of
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
+from stream.snapshot import Decision
 from stream.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
 from stream.version_files import VersionFiles
 from tests.ranker.models import ToyModel, items, some_spec
@@ -149,7 +150,7 @@ class SilentStore(MemoryStore):
         super().__init__(model)
         self.asked, self.enough = threading.Event(), threading.Event()
 
-    def pinned(self) -> int | None:
+    def decision(self) -> Decision:
         """See SnapshotStore."""
         self.asked.set()
         self.enough.wait(PATIENCE_S)
@@ -160,7 +161,7 @@ def test_the_first_request_finds_all_items(memory: MemoryLog, tmp_path: Path) ->
     """A ranker is ready once its items are in order, though the store that it asks for news keeps silent."""
     store, files = MemoryStore("m"), VersionFiles(tmp_path)
     manifest = toy().publish(store)
-    files.save(store, manifest, pinned=False)
+    files.save(store, manifest)
     write_items(memory)
     silent = SilentStore("m")
     running = Running(RankerService(silent, no_histories, "m", worker="0", threads=2, files=files), lambda: memory)

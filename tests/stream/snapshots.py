@@ -1,6 +1,9 @@
 """Small versions of a model, for tests of snapshots and of those who read them."""
 
+from collections.abc import Callable
+
 import numpy as np
+import redis
 
 from stream.snapshot import Digests, Golden, Manifest, PartVersion, SnapshotStore, cut, digests_of, fetch, pack
 
@@ -46,3 +49,23 @@ def values(store: SnapshotStore, version: int) -> list[int]:
     """What the contents of a version say, in order: the version is read whole."""
     contents = store.manifest(version).parts["wide"].contents()
     return [int(fetch(store, digests)["value"][0]) for digests in contents]
+
+
+def redis_copy(client: redis.Redis, pattern: str) -> Callable[[], None]:
+    """Copy these keys; what this returns makes them as they are now, like a failover to a replica that fell behind."""
+    keys = list(client.scan_iter(pattern))
+    with client.pipeline(transaction=True) as pipeline:
+        for key in keys:
+            pipeline.dump(key)
+        dumped = dict(zip(keys, pipeline.execute(), strict=True))
+
+    def fail_over() -> None:
+        there = list(client.scan_iter(pattern))
+        with client.pipeline(transaction=True) as pipeline:
+            for key in there:
+                pipeline.delete(key)
+            for key, raw in dumped.items():
+                pipeline.restore(key, 0, raw)
+            pipeline.execute()
+
+    return fail_over

@@ -1,10 +1,12 @@
 """Both stores keep one contract: every check here is put to both."""
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import redis
@@ -13,27 +15,34 @@ from stream.errors import BadSnapshot, Fenced
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
-from stream.snapshot import BLOB_BYTES_MAX, Head, SnapshotStore, cut, digest_of, digests_of
-from tests.stream.snapshots import publish, put, raw_of, values, version_of
+from stream.snapshot import BLOB_BYTES_MAX, UNDECIDED, Head, SnapshotStore, cut, digest_of, digests_of
+from tests.stream.snapshots import publish, put, raw_of, redis_copy, values, version_of
 from thalweg.stack import Stack
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A fresh store, the same store as another process would open it, how to wipe it and how to damage a blob."""
+    """A fresh store, the same as another process would open it; how to wipe it, damage a blob, go back to a copy."""
 
     store: SnapshotStore
     again: Callable[[], SnapshotStore]
     wipe: Callable[[], None]
     damage: Callable[[str], None]
+    copied: Callable[[], Callable[[], None]]  # call what this returns: the store is as it was, like after a failover
 
 
 @pytest.fixture(params=["memory", "redis"])
 def bench(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[Bench]:
     """Each of the two stores."""
     if request.param == "memory":
-        memory = MemoryStore("m")
-        yield Bench(memory, lambda: memory, memory.wipe, lambda digest: memory._blobs.update({digest: b"other"}))
+        memory = MemoryStore("m", itertools.count(1).__next__)
+        yield Bench(
+            memory,
+            lambda: memory,
+            memory.wipe,
+            lambda digest: memory._blobs.update({digest: b"other"}),
+            lambda: partial(memory.fail_over, memory.replica()),
+        )
         return
     stack: Stack = request.getfixturevalue("stack")
     settings = Settings(redis=stack.redis, topic_prefix=topic_prefix)
@@ -50,7 +59,7 @@ def bench(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[Bench]:
             client.set(f"{one.prefix}:blob:{digest}", b"other")
 
         one = again()
-        yield Bench(one, again, wipe, damage)
+        yield Bench(one, again, wipe, damage, lambda: redis_copy(client, f"{{{topic_prefix}*"))
         wipe()
 
 
@@ -257,13 +266,13 @@ def test_retain_drops_a_thousand(store: SnapshotStore) -> None:
 
 def test_pin_keeps_a_version(store: SnapshotStore) -> None:
     """A pinned version stays whole whatever is published after it, until another or none is pinned."""
-    assert store.pinned() is None
+    assert store.decision() == UNDECIDED
     token = store.take_token()
     base = put(store, 0)
     for version in range(1, 4):
         store.publish(version_of(version, version - 1, token, base, put(store, version)))
     store.pin(2)
-    assert store.pinned() == 2
+    assert store.decision().version == 2
     for version in range(4, 9):
         publish(store, version, version - 1, token)
         store.retain(2)
@@ -273,7 +282,7 @@ def test_pin_keeps_a_version(store: SnapshotStore) -> None:
     assert store.retain(2) == 2
     assert store.versions() == [7, 8]
     store.pin(0)
-    assert store.pinned() == 0
+    assert store.decision().version == 0
     publish(store, 9, 8, token)
     store.retain(1)
     assert store.versions() == [9]
@@ -286,30 +295,94 @@ def test_only_what_is_whole_is_pinned(bench: Bench) -> None:
     bench.store.pin(1)
     with pytest.raises(BadSnapshot, match="version 2 of m"):
         bench.store.pin(2)
-    assert bench.again().pinned() == 1
+    assert bench.again().decision().version == 1
 
 
 def test_pin_after_a_wipe(bench: Bench) -> None:
-    """Whoever kept a decision and its version puts both back; never over a decision that is there."""
+    """Whoever kept a decision and its version puts both back; never over a later decision."""
     token = bench.store.take_token()
     publish(bench.store, 1, 0, token)
     bench.store.pin(1)
-    manifest = bench.store.manifest(1)
+    decision, manifest = bench.store.decision(), bench.store.manifest(1)
     bench.wipe()
-    assert bench.store.pinned() is None
+    assert bench.store.decision() == UNDECIDED
     with pytest.raises(BadSnapshot, match="is missing"):
-        bench.store.repin(manifest)
+        bench.store.put_back(decision, manifest)
     put(bench.store, 1)
-    bench.store.repin(manifest)
-    assert bench.again().pinned() == 1
+    bench.store.put_back(decision, manifest)
+    assert bench.again().decision() == decision
     assert bench.store.head() is None
     publish(bench.store, 2, 1, token)
     publish(bench.store, 3, 2, token)
     bench.store.retain(1)
     assert values(bench.store, 1) == [1]
     bench.store.pin(0)
-    bench.store.repin(manifest)
-    assert bench.store.pinned() == 0
+    let_go = bench.store.decision()
+    bench.store.put_back(decision, manifest)
+    assert bench.store.decision() == let_go
+
+
+def test_decisions_have_an_order(bench: Bench) -> None:
+    """Each decision has a greater number than those before: than those that the store has forgotten, too."""
+    store, token = bench.store, bench.store.take_token()
+    publish(store, 1, 0, token)
+    numbers = [store.decision().number]
+    for version in (1, 0, 1, 1):
+        store.pin(version)
+        assert store.decision().version == version
+        numbers.append(store.decision().number)
+    fail_over = bench.copied()
+    for _ in range(3):
+        store.pin(0)
+        numbers.append(store.decision().number)
+    for forget in (fail_over, bench.wipe):
+        forget()
+        bench.again().pin(0)
+        numbers.append(store.decision().number)
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_lost_decision_is_put_back(bench: Bench) -> None:
+    """An older copy gets the decision that it missed, be it to pin or to let go. The head and its version stay."""
+    store, token = bench.store, bench.store.take_token()
+    for version in (1, 2):
+        publish(store, version, version - 1, token)
+    store.pin(1)
+    fail_over = bench.copied()
+    publish(store, 3, 2, token)
+    store.pin(3)
+    later, manifest = store.decision(), store.manifest(3)
+    store.pin(0)
+    let_go = store.decision()
+    fail_over()
+    with pytest.raises(BadSnapshot, match="is missing"):
+        store.put_back(later, manifest)
+    put(store, 3)
+    store.put_back(later, manifest)
+    assert store.decision() == later
+    assert store.head() == Head(2, token)
+    store.retain(1)
+    assert store.versions() == [2, 3], "the head's stays, though what was put back is newer"
+    assert [values(store, version) for version in (2, 3)] == [[2], [3]]
+    store.put_back(let_go, None)
+    store.put_back(later, manifest)
+    assert store.decision() == let_go
+
+
+def test_a_lost_decision_about_a_number_that_was_given_again(bench: Bench) -> None:
+    """It isn't put back: a number that another version has by now is that one's, and nothing is mixed."""
+    store, token = bench.store, bench.store.take_token()
+    fail_over = bench.copied()
+    publish(store, 1, 0, token)
+    store.pin(1)
+    decision, manifest = store.decision(), store.manifest(1)
+    fail_over()
+    store.publish(version_of(1, 0, token, put(store, 77)))
+    put(store, 1)
+    with pytest.raises(BadSnapshot, match="version 1 of m, which was pinned, is another one"):
+        store.put_back(decision, manifest)
+    assert store.decision() == UNDECIDED
+    assert values(store, 1) == [77]
 
 
 def test_notice_wakes(bench: Bench) -> None:

@@ -16,7 +16,7 @@ from stream.errors import BadSnapshot, SettingsError, SnapshotError, StoreUnavai
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
-from stream.snapshot import BLOB_BYTES_MAX, Head, SnapshotStore, cut, digest_of, digests_of
+from stream.snapshot import BLOB_BYTES_MAX, Decision, Head, SnapshotStore, cut, digest_of, digests_of
 from tests.stream.snapshots import publish, raw_of, values, version_of
 from thalweg.server import LOOPBACK, Server, end, free_port, redis_answers, spawn
 from thalweg.stack import Stack
@@ -45,9 +45,9 @@ def check_down(store: SnapshotStore, down: Callable[[], None], up: Callable[[], 
         lambda: store.manifest(1),
         store.versions,
         lambda: store.retain(1),
-        store.pinned,
+        store.decision,
         lambda: store.pin(0),
-        lambda: store.repin(manifest),
+        lambda: store.put_back(Decision(2, 1), manifest),
         lambda: store.report("anything"),
     ]
     for call in calls:
@@ -241,6 +241,35 @@ def test_manifest_of_another_version(keys: tuple[RedisStore, redis.Redis]) -> No
     client.copy(f"{store.prefix}:manifest:1", f"{store.prefix}:manifest:2")
     with pytest.raises(BadSnapshot, match="in truth 1 of m"):
         store.manifest(2)
+
+
+def test_decision_that_was_changed(keys: tuple[RedisStore, redis.Redis]) -> None:
+    """A decision that holds no number is an error that says what to do; and what it says helps."""
+    store, client = keys
+    client.hset(store.prefix + ":decision", mapping={"version": "x", "number": "y"})
+    with pytest.raises(BadSnapshot, match="pin or unpin anew"):
+        store.decision()
+    store.retain(1)
+    store.pin(1)
+    assert store.decision().version == 1
+
+
+def test_decisions_are_numbered_by_the_clock_of_redis(keys: tuple[RedisStore, redis.Redis]) -> None:
+    """A decision is later than any that Redis has forgotten, as long as its clock doesn't go back; never less by it."""
+    store, client = keys
+
+    def now_us() -> int:
+        seconds, us = client.time()
+        return int(seconds) * 1_000_000 + int(us)
+
+    before = now_us()
+    store.pin(1)
+    number = store.decision().number
+    assert before <= number <= now_us()
+    ahead = number + 3_600_000_000
+    store.put_back(Decision(0, ahead), None)
+    store.pin(1)
+    assert store.decision() == Decision(1, ahead + 1)
 
 
 def test_head_that_was_changed(keys: tuple[RedisStore, redis.Redis]) -> None:

@@ -1,8 +1,10 @@
 """The protocol of snapshots as a state machine: whoever reads sees one whole version, or none."""
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import redis
@@ -14,9 +16,11 @@ from stream.errors import BadSnapshot, Fenced
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
-from stream.snapshot import Head, Manifest, PartVersion, SnapshotStore, fetch
-from tests.stream.snapshots import put, version_of
+from stream.snapshot import UNDECIDED, Decision, Head, Manifest, PartVersion, SnapshotStore, fetch
+from tests.stream.snapshots import put, redis_copy, version_of
 from thalweg.stack import Stack
+
+clock = itertools.count(1)  # so memory stores number decisions
 
 
 @dataclass
@@ -31,8 +35,27 @@ class Learner:
     drafted: tuple[PartVersion, list[int]] | None = None  # blobs are put, the manifest isn't
 
 
+@dataclass
+class Keeper:
+    """Somebody who has seen decisions: the latest, and the version that it pins."""
+
+    decision: Decision = UNDECIDED
+    manifest: Manifest | None = None
+    says: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A replica that falls behind, and what was true when it did."""
+
+    fail_over: Callable[[], None]
+    said: dict[int, list[int]]
+    decision: Decision
+    newest_token: int
+
+
 class Protocol(RuleBasedStateMachine):
-    """Publish, crash between any two steps, merge, fold, collect, pin, wipe, zombie; in a MemoryStore."""
+    """Publish, crash between any two steps, merge, fold, collect, pin, wipe, failover, zombie; in a MemoryStore."""
 
     store: SnapshotStore = MemoryStore("m")
 
@@ -40,16 +63,23 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         self.clear()
         self.said: dict[int, list[int]] = {}  # what each version says, as published last
-        self.kept: Manifest | None = None  # a pinned version that somebody has kept for a wipe
+        self.keeper = Keeper()
+        self.replica: Copy | None = None
+        self.returned: set[int] = set()  # versions that were put back
         self.learners: list[Learner] = []
         self.value = 0
-        self.pin = 0
-        self.known_pin = False
+        self.decision = UNDECIDED  # that the store knows
+        self.numbered = 0  # the greatest number of all decisions that were ever made
         self.newest_token = 0  # that the store knows
 
     def clear(self) -> None:
         """An empty store."""
-        self.store = MemoryStore("m")
+        self.store = MemoryStore("m", clock.__next__)
+
+    def copied(self) -> Callable[[], None]:
+        """Copy the store; what this returns makes it as it is now."""
+        assert isinstance(self.store, MemoryStore)
+        return partial(self.store.fail_over, self.store.replica())
 
     @rule()
     def start(self) -> None:
@@ -128,36 +158,79 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 4))
     def collect(self, count: int) -> None:
-        """The newest stay, and what is pinned."""
-        before = self.store.versions()
+        """The newest stay, from the head's on, and what is pinned."""
+        before, head = self.store.versions(), self.store.head()
         self.store.retain(count)
-        assert self.store.versions() == [v for v in before if v in before[-count:] or v == self.pin]
+        oldest = min([*before[-count:], *([head.version] if head else [])], default=0)
+        assert self.store.versions() == [v for v in before if v >= oldest or v == self.decision.version]
 
     @precondition(lambda self: self.store.versions())
     @rule(data=st.data())
     def decide(self, data: st.DataObject) -> None:
-        """A person pins one of the versions that are kept, and the learner keeps it."""
-        self.pin = data.draw(st.sampled_from(self.store.versions()))
-        self.store.pin(self.pin)
-        self.known_pin, self.kept = True, self.store.manifest(self.pin)
+        """A person pins one of the versions that are kept."""
+        self.decided(data.draw(st.sampled_from(self.store.versions())))
 
     @rule()
     def let_go(self) -> None:
         """A person lets go of what was pinned."""
-        self.store.pin(0)
-        self.pin, self.known_pin, self.kept = 0, True, None
+        self.decided(0)
+
+    def decided(self, version: int) -> None:
+        """Whatever the store has forgotten: what is decided now is later than all that was."""
+        self.store.pin(version)
+        self.decision = self.store.decision()
+        assert self.decision.version == version
+        assert self.decision.number > self.numbered
+        self.numbered = self.decision.number
+
+    @rule()
+    def look(self) -> None:
+        """The keeper keeps the latest decision, or puts back what the store has lost."""
+        keeper, decision = self.keeper, self.store.decision()
+        if decision.number >= keeper.decision.number:
+            pinned = decision.version
+            manifest = self.store.manifest(pinned) if pinned else None
+            self.keeper = Keeper(decision, manifest, self.said[pinned] if pinned else [])
+            return
+        for value in keeper.says:
+            put(self.store, value)
+        manifest, kept = keeper.manifest, self.store.versions()
+        taken = manifest is not None and manifest.version in kept and self.store.manifest(manifest.version) != manifest
+        try:
+            self.store.put_back(keeper.decision, manifest)
+        except BadSnapshot:
+            assert taken, "another version has this number since"
+            return
+        assert not taken
+        self.decision = keeper.decision
+        if manifest is not None:
+            self.said[manifest.version] = keeper.says
+            self.returned.add(manifest.version)
 
     @precondition(lambda self: len(self.store.versions()) > 2)
-    @rule()
-    def wipe(self) -> None:
-        """The store forgets everything; what was pinned is put back by who kept it."""
+    @rule(put_back=st.booleans())
+    def wipe(self, put_back: bool) -> None:
+        """The store forgets everything; most often the keeper notices at once."""
         self.clear()
-        self.pin, self.known_pin, self.newest_token = 0, False, 0
-        if self.kept is not None:
-            for value in self.said[self.kept.version]:
-                put(self.store, value)
-            self.store.repin(self.kept)
-            self.pin, self.known_pin = self.kept.version, True
+        self.decision, self.newest_token, self.replica = UNDECIDED, 0, None
+        if put_back:
+            self.look()
+
+    @rule()
+    def fall_behind(self) -> None:
+        """A replica hears nothing from now on."""
+        self.replica = Copy(self.copied(), dict(self.said), self.decision, self.newest_token)
+
+    @precondition(lambda self: self.replica)
+    @rule(put_back=st.booleans())
+    def fail_over(self, put_back: bool) -> None:
+        """The replica takes the store's place; most often the keeper notices at once."""
+        assert self.replica is not None
+        copy, self.replica = self.replica, None
+        copy.fail_over()
+        self.said, self.decision, self.newest_token = copy.said, copy.decision, copy.newest_token
+        if put_back:
+            self.look()
 
     @invariant()
     def every_version_is_whole(self) -> None:
@@ -170,11 +243,13 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def head_and_pin_are_there(self) -> None:
-        """The head is the newest version; the decision is the last one that was made."""
+        """The head is the newest version but for what was put back; the decision is the last that the store has got."""
         head, versions = self.store.head(), self.store.versions()
-        assert not head or head.version == versions[-1]
-        assert self.store.pinned() == (self.pin if self.known_pin else None)
-        assert not self.pin or self.pin in versions
+        if head:
+            assert head.version in versions
+            assert all(version in self.returned for version in versions if version > head.version)
+        assert self.store.decision() == self.decision
+        assert self.decision.version in (0, *versions)
 
 
 def test_protocol_in_memory() -> None:
@@ -194,6 +269,9 @@ def in_redis(stack: Stack, topic_prefix: str) -> Iterator[type[Protocol]]:
             def clear(self) -> None:
                 for key in client.scan_iter(f"{{{topic_prefix}*"):
                     client.delete(key)
+
+            def copied(self) -> Callable[[], None]:
+                return redis_copy(client, f"{{{topic_prefix}*")
 
         with contextlib.closing(one):
             yield InRedis

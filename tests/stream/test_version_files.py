@@ -9,7 +9,7 @@ import pytest
 
 from stream.errors import BadSnapshot
 from stream.memory_store import MemoryStore
-from stream.snapshot import named_blobs
+from stream.snapshot import UNDECIDED, Decision, named_blobs
 from stream.version_files import VersionFiles
 from tests.stream.snapshots import put, version_of
 
@@ -49,6 +49,22 @@ def test_save_that_fails_leaves_the_old_version(store: MemoryStore, tmp_path: Pa
     assert loaded is not None
     assert loaded.version == 1
     VersionFiles(tmp_path).blobs(loaded)
+
+
+def test_a_decision_is_kept(tmp_path: Path) -> None:
+    """The decision comes back as it was, with or without a version; one changed byte and it isn't believed."""
+    files = VersionFiles(tmp_path / "m")
+    assert files.decision() == UNDECIDED
+    for decision in (Decision(7, 1_700_000_000_000_000), Decision(0, 1_700_000_000_000_001)):
+        files.decide(decision)
+        assert VersionFiles(tmp_path / "m").decision() == decision
+    raw = (tmp_path / "m" / "decision").read_bytes()
+    for place in range(len(raw)):
+        changed = bytearray(raw)
+        changed[place] ^= 1
+        (tmp_path / "m" / "decision").write_bytes(changed)
+        with pytest.raises(BadSnapshot, match="delete it"):
+            files.decision()
 
 
 def garble(path: Path) -> None:

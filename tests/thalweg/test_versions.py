@@ -105,14 +105,14 @@ def test_a_person_decides_what_is_served(store: tuple[RedisStore, Path]) -> None
     """`pin`, `rollback` and `unpin` change the decision that rankers read; nothing older than the oldest can be had."""
     redis_store, _ = store
     ran("rollback")
-    assert redis_store.pinned() == 4
+    assert redis_store.decision().version == 4
     ran("rollback")
-    assert redis_store.pinned() == 3
+    assert redis_store.decision().version == 3
     ran("pin", "1")
     assert "nothing older" in ran("rollback", code=1)
-    assert redis_store.pinned() == 1
+    assert redis_store.decision().version == 1
     assert "rankers serve version 5" in ran("unpin")
-    assert redis_store.pinned() == 0
+    assert redis_store.decision().version == 0
 
 
 def test_verify_finds_one_wrong_bit(store: tuple[RedisStore, Path], stack: Stack) -> None:
