@@ -32,7 +32,7 @@ when it is read again), and where the joiner that committed had no `organic`, wh
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -324,7 +324,7 @@ class Joiner:
     def _tell_first(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
         """What can be told of a page when it comes."""
         rows: list[Row] = []
-        waiting = self._installs_of.of(page.user)
+        waiting = self._installs_of.of(page.user, page)
         self._labels.open(page, bool(waiting), ingest_ms, rows, said)
         for one in waiting:
             self._claim(page, one, ingest_ms, rows, said)
@@ -374,17 +374,20 @@ class Joiner:
 
     def _find_page(self, one: Held, ingest_ms: int, said: list[Told]) -> None:
         """Give a new install to the newest remembered page that it belongs to, if there is one."""
-        best: Shown | None = None
-        place = -1
-        for page in self._pages_of.of(one.install.user):  # in the order of the log
-            if best is None or page.time_ms >= best.time_ms:
-                position = self._position(page, one.install)
-                if position >= 0:
-                    best, place = page, position
-        if best is not None:
-            rows: list[Row] = []
-            self._labels.attach(best, place, one, ingest_ms, rows)
-            self._labels.say(best, rows, ingest_ms, said)
+        install = one.install
+        pages: Iterable[Shown]
+        if install.request_id:
+            named = self._pages[hash(install.request_id) % SHARDS].get(install.request_id)
+            pages = (named,) if named is not None and named.user == install.user else ()
+        else:
+            pages = self._pages_of.newest(install.user, one, self._window_ms)
+        for page in pages:
+            position = self._position(page, install)
+            if position >= 0:
+                rows: list[Row] = []
+                self._labels.attach(page, position, one, ingest_ms, rows)
+                self._labels.say(page, rows, ingest_ms, said)
+                return
 
     def _position(self, page: Shown, install: Install) -> int:
         """Where on this page the install belongs, -1 if it doesn't."""

@@ -28,11 +28,16 @@ class Shown(msgspec.Struct, gc=False, eq=False):
     installs: tuple[tuple[int, str, int], ...] = ()  # position, install id, ingest ms, oldest first
     state: int = 0  # CLOSED, SILENT, or both: one field for 16 bytes less
 
+    @property
+    def items(self) -> list[str]:
+        """What it shows, decoded anew."""
+        return _items.decode(self.raw).items
+
     def position_of(self, item: str) -> int:
         """Where the item stands on the page, -1 if it doesn't."""
         if item.encode() not in self.raw:  # cheap, and true of most pages
             return -1
-        items = _items.decode(self.raw).items
+        items = self.items
         return items.index(item) if item in items else -1
 
 

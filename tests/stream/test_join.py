@@ -3,6 +3,8 @@
 from collections.abc import Sequence, Sized
 from dataclasses import replace
 
+import pytest
+
 from stream.calendar import NEVER
 from stream.events import (
     INSTALLED,
@@ -17,6 +19,7 @@ from stream.events import (
     Tick,
 )
 from stream.join import Checkpoint, Joiner, LabelRules
+from stream.shown import Shown
 from tests.stream.join_oracle import net_of, offline
 
 RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5)
@@ -102,6 +105,25 @@ def test_the_newest_page_gets_the_install() -> None:
     assert play(RULES, page("old", 100), page("new", 102), install("i", 105))[0][0] == "new"
     assert play(RULES, page("new", 102), page("old", 100), install("i", 105))[0][0] == "new"
     assert play(RULES, page("one", 100), page("two", 100), install("i", 105))[0][0] == "two"
+
+
+def test_a_user_with_very_many_pages_or_installs_costs_what_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands only those with the item are looked at; a page that an install names is found at once."""
+    joiner, looked = Joiner(replace(RULES, window_ms=100_000)), list[str]()
+    position = joiner._position
+
+    def seen(page: Shown, one: Install) -> int:
+        looked.append(page.request_id)
+        return position(page, one)
+
+    monkeypatch.setattr(joiner, "_position", seen)
+    joiner.feed([page(f"r{k}", 100 + k, "a" if k % 1_000 else "b") for k in range(3_000)], 0, NOW)
+    joiner.feed([install("i", 3_200, "b"), install("j", 3_200, "a", "r5"), install("k", 3_200, "z")], 1, NOW)
+    assert looked == ["r2000", "r5"]
+    joiner.feed([install(f"i{k}", 3_200, f"item {k}") for k in range(3_000)], 2, NOW)
+    looked.clear()
+    joiner.feed([Impression("s", 3_100, "u", ["item 7", "item 2999", "x"])], 3, NOW)
+    assert looked == ["s", "s"]
 
 
 def test_a_request_id_names_the_page() -> None:

@@ -344,6 +344,22 @@ def test_a_burst_in_parts_changes_nothing(
         assert cut.checkpoint(offset + 1) == whole.checkpoint(offset + 1)
 
 
+@settings(max_examples=200, deadline=None)
+@given(events=st.one_of(sources(), flows()), rules=rule_sets(), sizes=sizes, many=st.integers(3, 4))
+def test_a_user_with_very_many_pages_and_installs_is_joined_alike(
+    events: list[SourceEvent], rules: LabelRules, sizes: list[int], many: int
+) -> None:
+    """Found by item or one by one: the same labels, organic installs and state, in the same order."""
+    plain, quick = Joiner(rules), Joiner(rules)
+    with patch("stream.remembered.MANY", many), patch("stream.remembered.FEW", 2):
+        for offset, record in enumerate(packed([*events, FAR], sizes)):
+            with patch("stream.remembered.MANY", 10**9):
+                said = plain.feed(record, offset, NOW)
+            assert quick.feed(record, offset, NOW) == said
+            assert (quick.organic, quick.counts, quick.held_bytes) == (plain.organic, plain.counts, plain.held_bytes)
+    assert not len(quick._pages_of) + len(quick._installs_of)
+
+
 class JoinMachine(RuleBasedStateMachine):
     """Events come in any order, some again, some late; now and then the joiner commits, or is killed."""
 
