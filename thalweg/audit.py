@@ -18,8 +18,8 @@ from stream.log import START, Log
 from stream.topics import EVENTS, EXAMPLES
 from thalweg.offline import NEVER, Expected
 from thalweg.rules import AuditRules
-from thalweg.span import span
-from thalweg.stretch import SKEW_MS, Stretch, read_events, told_topics
+from thalweg.span import SKEW_MS, span
+from thalweg.stretch import Stretch, read_events, told_topics
 from thalweg.told import KEY, TOLD_ORGANIC, UNREADABLE, Told, misnamed, told_twice
 
 GROUP: Final = "joiner"

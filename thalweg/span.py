@@ -8,6 +8,7 @@ from stream.log import START, Log, Record
 
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 2_000
+SKEW_MS: Final = 60_000  # append times of several brokers may differ by less
 
 
 def span(log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int]) -> Generator[Record, None, None]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final
 
 import polars as pl
 
@@ -11,9 +10,7 @@ from stream.log import Log
 from stream.topics import EVENTS, EXAMPLES, ORGANIC
 from thalweg.offline import Events, Expected, expected
 from thalweg.rules import AuditRules
-from thalweg.span import span
-
-SKEW_MS: Final = 60_000  # append times of several brokers may differ by less
+from thalweg.span import SKEW_MS, span
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """A page's life: its place in the log, its installs, the labels told of it and why, the versions that have them."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from stream.errors import BadSnapshot, DataError
@@ -12,10 +12,12 @@ from stream.snapshot import Manifest, SnapshotStore
 from stream.topics import EVENTS, EXAMPLES
 from thalweg.letters import letters_of
 from thalweg.rules import AuditRules
-from thalweg.span import span
+from thalweg.span import SKEW_MS, span
+from thalweg.verdicts import Around, Met
 
 REACH_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, 24 * 3_600_000)  # how far back to look, step by step
-SLACK_MS: Final = 600_000  # a joiner that was down tells later
+SLACK_MS: Final = 600_000  # a joiner tells by then, or was down: then all of `examples` is looked through
+AFTER_MS: Final = 600_000  # so long after a page's life installs that came too late for it are looked for
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,16 @@ def trace(
         said = f"user {page.user}, {len(page.items)} items, event time {page.time_ms}"
         ranked = f", ranked by version {page.version}" if page.version else ", ranked by no version"
         life.steps.append(Step("page", f"{EVENTS.name} {life.place}", record.time_ms, said + ranked))
-        until_ms = _events(log, rules, found, life)
-        _examples(log, page, record.time_ms, until_ms, life)
+        begin_ms = record.time_ms - rules.life_ms - rules.lateness_ms
+        around = _around(log, rules, found, log.offsets_at(EVENTS.name, begin_ms)[record.partition])
+        told = _examples(log, around, life)
+        if not life.labels and around.ended and page.time_ms + rules.life_ms <= begin_ms:
+            # Was event time that far already? Only what is older can tell.
+            around = _around(log, rules, found, log.starts(EVENTS.name)[record.partition])
+        if around.late:
+            late = f"; it came too late to count: event time had passed {page.time_ms + rules.life_ms}"
+            life.steps[0] = replace(life.steps[0], says=life.steps[0].says + late)
+        life.steps += [*_events(around, life), *told]
         _versions(store, life)
     for topic in (EVENTS.name, EXAMPLES.name):
         for letter in letters_of(log, topic, since_ms):
@@ -112,72 +122,67 @@ def _find(log: Log, request_id: str, now_ms: int, since_ms: int, user: str) -> _
     return None
 
 
-def _events(log: Log, rules: AuditRules, found: _Found, life: Life) -> int:
-    """Installs of the page, and when its window was over; returns until when examples of it can come."""
-    page, partition = found.page, found.record.partition
-    begin = log.offsets_at(EVENTS.name, found.record.time_ms - rules.life_ms - rules.lateness_ms)
-    close_ms, end_ms = page.time_ms + rules.window_ms, page.time_ms + rules.life_ms
-    watermark_ms = 0
-    pages: list[Impression] = []
-    installs: list[tuple[Record, Install]] = []
-    last_ms = found.record.time_ms
-    over = False
-    for record in _one(log, EVENTS.name, partition, begin[partition]):
-        for event in decode_events(record.value or b"")[0]:
-            if event.time_ms > record.time_ms + rules.ahead_ms:
-                continue
-            watermark_ms = max(watermark_ms, min(event.time_ms, record.time_ms) - rules.lateness_ms)
-            if isinstance(event, Impression) and event.user == page.user:
-                if event.request_id == page.request_id and record.offset != found.record.offset:
-                    life.steps.append(_step("page again", record, "a repetition: counts once"))
-                pages.append(event)
-            elif isinstance(event, Install) and event.user == page.user and event.item in page.items:
-                installs.append((record, event))
-        if watermark_ms >= close_ms and record.offset >= found.record.offset and not over:
-            over = True
-            life.steps.append(_step("window over", record, f"event time has passed {close_ms} and the lateness"))
-        last_ms = record.time_ms
-        if watermark_ms >= end_ms and record.offset >= found.record.offset:
+def _around(log: Log, rules: AuditRules, found: _Found, begin: int) -> Around:
+    """What the page's partition has of its user, from `begin` until some time after the page can be corrected."""
+    around = Around(rules, found.page, found.record.offset)
+    for record in around.take(_one(log, EVENTS.name, found.record.partition, begin)):
+        if around.ended and record.time_ms > around.ended.time_ms + AFTER_MS:
             break
-    for record, install in installs:
-        life.steps.append(_install(record, install, page, pages, rules))
-    return last_ms
+    return around
 
 
-def _install(
-    record: Record, install: Install, page: Impression, pages: Sequence[Impression], rules: AuditRules
-) -> Step:
-    """An install, and whose it is."""
+def _events(around: Around, life: Life) -> Iterator[Step]:
+    """Repetitions, when the window was over, installs and retractions of the page's items."""
+    page = around.page
+    for met in around.pages:
+        if isinstance(met.event, Impression) and met.event.request_id == page.request_id and met is not around.place:
+            yield _step("page again", met.record, "a repetition: counts once")
+    if around.closed:
+        close_ms = page.time_ms + around.rules.window_ms
+        yield _step("window over", around.closed, f"event time has passed {close_ms} and the lateness")
+    for met in around.installs:
+        if isinstance(met.event, Install) and met.event.item in page.items:
+            yield _install(met, met.event, around, life)
+
+
+def _install(met: Met, install: Install, around: Around, life: Life) -> Step:
+    """An install, and whose it is; or why there's no positive of it."""
+    page, rules = around.page, around.rules
     said = f"item {install.item}, id {install.install_id}, {install.time_ms - page.time_ms:+} ms of event time"
     if install.retracted:
-        return _step("retraction", record, said)
-    if install.request_id not in ("", page.request_id):
-        return _step("install", record, f"{said}; it names page {install.request_id}")
-    if not page.time_ms <= install.time_ms < page.time_ms + rules.window_ms:
-        return _step("install", record, f"{said}; outside the window of {rules.window_ms} ms")
-    newer = [
-        other.request_id
-        for other in pages
-        if page.time_ms < other.time_ms <= install.time_ms and install.item in other.items and not install.request_id
-    ]
-    if newer:
-        return _step("install", record, f"{said}; it belongs to {newer[-1]}, a newer page with that item")
-    return _step("install", record, f"{said}{'; it names this page' if install.request_id else ''}")
+        return _step("retraction", met.record, said)
+    said += "; it names this page" if install.request_id == page.request_id else ""
+    why = around.why_not(met)
+    if not why and life.labels.get(page.items.index(install.item)) != 1:
+        waits = rules.policy == "wait" and around.closed is None
+        why = "no positive is told yet: " + (
+            "the policy waits for the window's end" if waits else "the joiner isn't there yet, else ask `thalweg audit`"
+        )
+    return _step("install", met.record, f"{said}; {why}" if why else said)
 
 
-def _examples(log: Log, page: Impression, from_ms: int, until_ms: int, life: Life) -> None:
-    """Every record of examples that tells of the page."""
+def _examples(log: Log, around: Around, life: Life) -> list[Step]:
+    """Every record of examples that tells of the page; its last labels go into `life`."""
+    page, steps = around.page, list[Step]()
     ends = log.ends(EXAMPLES.name)
     partition = partition_of(page.user, len(ends)) if len(ends) > 1 else 0
-    begin, end = (log.offsets_at(EXAMPLES.name, at)[partition] for at in (from_ms, until_ms + SLACK_MS))
+    last_ms = around.ended.time_ms if around.ended else around.read_ms
+    end = ends[partition]
+    first, soon = (
+        log.offsets_at(EXAMPLES.name, at)[partition] for at in (life.appended_ms - SKEW_MS, last_ms + SLACK_MS)
+    )
     needle = page.request_id.encode()
     seen: set[int] = set()
-    for record in _one(log, EXAMPLES.name, partition, begin, end):
-        if needle in (record.value or b""):
-            for told in decode_examples(record.value or b"")[0]:
-                if told.page.request_id == page.request_id:
-                    life.steps += _told(record, told, seen)
-                    life.labels.update(zip(told.positions, told.labels, strict=True))
+    for begin, until in ((first, min(soon, end)), (soon, end)):
+        for record in _one(log, EXAMPLES.name, partition, begin, until):
+            if needle in (record.value or b""):
+                for told in decode_examples(record.value or b"")[0]:
+                    if told.page.request_id == page.request_id:
+                        steps += _told(record, told, seen)
+                        life.labels.update(zip(told.positions, told.labels, strict=True))
+        if life.labels == around.labels():
+            break
+    return steps
 
 
 def _told(record: Record, told: Examples, seen: set[int]) -> Iterator[Step]:

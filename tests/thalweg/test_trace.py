@@ -1,16 +1,19 @@
 """A page's life, as `thalweg trace` tells it."""
 
 import json
+import re
+from dataclasses import replace as replace_rules
 from pathlib import Path
 
 import msgspec
 import pytest
 from kafka import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata, TopicPartition
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from stream.errors import DataError
-from stream.events import EVENT_BYTES_MAX, Impression, Install, encode_record
+from stream.events import EVENT_BYTES_MAX, Impression, Install, Tick, encode_record
 from stream.join import Checkpoint, LabelRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
@@ -20,9 +23,10 @@ from stream.redis_store import RedisStore
 from stream.routing import metadata_of
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
+from stream.spec import Policy
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.snapshots import put, version_of
-from tests.thalweg.streams import RULES, Stream, T
+from tests.thalweg.streams import RULES, Stream, T, mixed
 from thalweg.main import app
 from thalweg.options import SPEC
 from thalweg.rules import AuditRules
@@ -92,6 +96,111 @@ def test_a_life_is_told_in_order_with_places_and_reasons(later_ms: int, user: st
     )
     assert life.count("window over") == 1
     assert life.labels == {0: 0, 1: 0, 2: 0}
+
+
+Sent = tuple[int, Impression | Install | None]  # when, ms after T; None: a tick
+
+
+def lives(*sent: Sent, rules: LabelRules = RULES, down_ms: int = 0) -> Life:
+    """The life of page r after these events, each arriving when it is sent; the joiner reads them all at once."""
+    stream = Stream(rules, now_ms=T)
+    for at_ms, event in (*sent, (50_000, None)):
+        stream.now_ms = T + at_ms
+        stream.tick(stream.now_ms) if event is None else stream.send(event)
+    stream.now_ms += down_ms
+    stream.join()
+    audited = AuditRules(rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms)
+    return trace(stream.log, audited, "r", now_ms=stream.now_ms + 1_000, since_ms=0)
+
+
+PAGE = Impression("r", T, "ann", ["a"])
+INSTALL = Install("ann", "a", T + 10, "i")
+BACK = replace(INSTALL, time_ms=T + 20, retracted=True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        ([(0, PAGE), (5_000, None), (5_001, INSTALL)], "too late: event time had passed"),
+        ([(0, PAGE), (620, None), (621, INSTALL)], None),  # the watermark is `lateness` behind: in time by 10 ms
+        ([(0, PAGE), (5, BACK), (6, INSTALL)], f"taken back by the retraction in events {P}:1"),
+        ([(0, PAGE), (5, replace(INSTALL, item="b")), (6, INSTALL)], f"came before, with item b in events {P}:1"),
+        ([(0, PAGE), (10, INSTALL), (100, INSTALL)], f"came before, with item a in events {P}:1"),
+        ([(10, INSTALL), (200, None), (201, PAGE)], "waits only 60 ms"),
+        ([(5_000, None), (5_001, PAGE), (5_002, INSTALL)], "this page came too late to count"),
+        ([(0, PAGE), (10, INSTALL)], None),
+    ],
+)  # fmt: skip
+def test_an_install_without_a_positive_tells_why(sent: list[Sent], reason: str | None) -> None:
+    """Whatever the cause: the last install's line has it, and where there's a positive, there is none."""
+    life = lives(*sent, rules=replace_rules(RULES, early_ms=60))
+    line = said(life, "install")[-1]
+    if reason is None:
+        assert life.labels == {0: 1}
+        assert line.endswith("+10 ms of event time")
+    else:
+        assert reason in line
+        assert 1 not in life.labels.values() or "a repetition" in line
+
+
+def test_a_page_that_came_too_late_says_so() -> None:
+    """It has no labels; also where what raised the watermark is far back in the log."""
+    life = lives((5_000, None), (5_001, PAGE))
+    assert "it came too late to count: event time had passed" in life.steps[0].says
+    assert life.labels == {}
+    far = lives((5_000, None), (3_600_000, PAGE), (3_601_000, None))
+    assert "it came too late to count" in far.steps[0].says
+    assert "too late" not in lives((0, PAGE)).steps[0].says
+
+
+@pytest.mark.parametrize("down_ms", [0, 1_200_000, 7_200_000])
+def test_labels_told_after_an_outage_are_found(down_ms: int) -> None:
+    """However long the joiner was down."""
+    life = lives((0, PAGE), (10, INSTALL), down_ms=down_ms)
+    assert life.labels == {0: 1}
+    assert "told yet" not in said(life, "install")[0]
+
+
+def test_a_positive_that_is_not_told_yet_is_said() -> None:
+    """The install is the page's, and the joiner hasn't said so, or waits."""
+    for policy, why in (("eager", "the joiner isn't there yet"), ("wait", "waits for the window's end")):
+        stream = Stream(now_ms=T)
+        stream.send(PAGE, INSTALL)
+        audited = AuditRules(policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms)  # type: ignore[arg-type]
+        life = trace(stream.log, audited, "r", now_ms=T + 1_000, since_ms=0)
+        assert why in said(life, "install")[0]
+
+
+def test_a_page_repeated_in_its_own_record_is_told() -> None:
+    """One record may hold both."""
+    stream = Stream(now_ms=T)
+    stream.send(PAGE, PAGE)
+    assert of(stream).count("page again") == 1
+
+
+@pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
+def test_reasons_and_labels_agree(policy: Policy) -> None:
+    """Of all kinds of streams: the last label of each item is 1 where an install has no reason against it, else 0."""
+    checked = 0
+    for seed in range(4):
+        stream = Stream(replace_rules(RULES, policy=policy), now_ms=T + 1_000_000)
+        for group in mixed(seed, 60):
+            stream.send(*(event for event in group if not isinstance(event, Tick)))
+        stream.tick(stream.now_ms)
+        stream.join()
+        audited = AuditRules(policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms)
+        for k in range(60):
+            life = trace(stream.log, audited, f"r{k}", now_ms=stream.now_ms + 1, since_ms=0)
+            assert life.page is not None
+            late = "came too late" in life.steps[0].says
+            mine = {line.split()[1].rstrip(",") for line in said(life, "install") if not AGAINST.search(line)}
+            wanted = {n: int(item in mine) for n, item in enumerate(life.page.items)}
+            assert life.labels == ({} if late else wanted), (seed, k)
+            checked += 1 in wanted.values()
+    assert checked > 50
+
+
+AGAINST = re.compile(r"; (it names page|outside|too late|this page came|a repetition|taken back|it belongs|it came)")
 
 
 def test_a_repetition_is_told_as_one() -> None:
