@@ -15,7 +15,6 @@ from stream.snapshot import (
     Manifest,
     check_decision,
     check_move,
-    check_name,
     damaged_blob,
     decode_manifest,
     digest_of,
@@ -23,6 +22,7 @@ from stream.snapshot import (
     missing_blob,
     missing_version,
     named_blobs,
+    named_manifest,
     other_version,
 )
 
@@ -130,9 +130,7 @@ class MemoryStore:
             raw = self._manifests.get(version)
         if raw is None:
             raise missing_version(version, self.model)
-        manifest = decode_manifest(raw)
-        check_name(manifest, self.model, version)
-        return manifest
+        return named_manifest(raw, self.model, version)
 
     def versions(self) -> list[int]:
         """See SnapshotStore."""

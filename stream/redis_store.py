@@ -36,14 +36,13 @@ from stream.snapshot import (
     Manifest,
     check_decision,
     check_move,
-    check_name,
     damaged_blob,
-    decode_manifest,
     digest_of,
     encode_manifest,
     missing_blob,
     missing_version,
     named_blobs,
+    named_manifest,
     other_version,
 )
 
@@ -230,9 +229,7 @@ class RedisStore:
         raw = self._read("manifest", str(version), MANIFEST_BYTES_MAX)
         if not raw:
             raise missing_version(version, self.model)
-        manifest = decode_manifest(raw)
-        check_name(manifest, self.model, version)
-        return manifest
+        return named_manifest(raw, self.model, version)
 
     def versions(self) -> list[int]:
         """See SnapshotStore."""

@@ -106,8 +106,6 @@ class Head(msgspec.Struct, frozen=True):
     token: int
 
 
-class VersionReader(Protocol):
-    """What a version is read from, whole: a store, or a folder that keeps one (`version_files.py`)."""
 class Decision(msgspec.Struct, frozen=True):
     """What a person wants served: `version`, or with 0 the head's. The one of the greatest `number` holds.
 
@@ -124,6 +122,8 @@ UNDECIDED: Final = Decision()
 
 
     def get_blob(self, digest: str) -> bytes:
+class VersionReader(Protocol):
+    """What a version is read from, whole: a store, or a folder that keeps one (`version_files.py`)."""
         """A blob, checked against its digest. Raises BadSnapshot when it's missing or other bytes."""
         ...
 
@@ -238,8 +238,6 @@ def check_move(manifest: Manifest, head: Head | None, taken: int, versions: Iter
         )
 
 
-def check_name(manifest: Manifest, model: str, version: int) -> None:
-    """Raises BadSnapshot when a manifest that was asked for by this name is another's."""
 def check_decision(decision: Decision, manifest: Manifest | None) -> None:
     """Only a decision that was made can be put back, and with its own version."""
     assert decision.number, "nobody has decided"
@@ -248,8 +246,15 @@ def check_decision(decision: Decision, manifest: Manifest | None) -> None:
 
     if (manifest.model, manifest.version) != (model, version):
         raise BadSnapshot(f"version {version} of {model} is in truth {manifest.version} of {manifest.model}")
+def named_manifest(raw: bytes, model: str, version: int) -> Manifest:
+    """The manifest that was asked for by this name. Raises BadSnapshot, naming it, when it's damaged or another's."""
+    try:
+        manifest = decode_manifest(raw)
+    except BadSnapshot as bad:
+        raise BadSnapshot(f"version {version} of {model} is damaged: {bad}") from None
 
 
+    return manifest
 def missing_blob(digest: str, model: str) -> BadSnapshot:
     """The error for a blob that a store doesn't have."""
     return BadSnapshot(
@@ -272,8 +277,6 @@ def missing_version(version: int, model: str) -> BadSnapshot:
     )
 
 
-def _pack_array(name: str, array: Array) -> msgpack.ExtType:
-    assert array.dtype.str in DTYPES, f"{name}: no content holds {array.dtype}"
 def other_version(version: int, model: str) -> BadSnapshot:
     """The error for a decision whose version's number another version has in a store."""
     return BadSnapshot(
@@ -284,6 +287,8 @@ def other_version(version: int, model: str) -> BadSnapshot:
 
     assert array.ndim <= 2, f"{name}: no content holds {array.ndim} dimensions"
     head = msgpack.packb([array.dtype.str, list(array.shape)])
+def _pack_array(name: str, array: Array) -> msgpack.ExtType:
+    assert array.dtype.str in DTYPES, f"{name}: no content holds {array.dtype}"
     return msgpack.ExtType(ARRAY_CODE, head + _finite(name, array).tobytes())
 
 

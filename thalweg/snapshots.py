@@ -33,13 +33,26 @@ def list_versions(
     json_file: JsonFile = None,
 ) -> None:
     """The versions that are kept: age, examples, metrics, contents; which one is the head, and which is pinned."""
+    from stream.errors import BadSnapshot
     from thalweg.show import printed
 
+    manifests: list[Manifest] = []
+    damaged: dict[int, str] = {}
     with open_store(kept_settings(), spec) as store:
         versions = store.versions()
         head, pinned = store.head(), store.decision().version
-        printed(_list([store.manifest(v) for v in versions[-last:]], head.version if head else 0, pinned))
-    write_json(json_file, {"versions": len(versions), "head": head.version if head else 0, "pinned": pinned})
+        for version in versions[-last:]:
+            try:
+                manifests.append(store.manifest(version))
+            except BadSnapshot as bad:
+                damaged[version] = str(bad)
+        kept = store.versions() if damaged else []
+    damaged = {version: why for version, why in damaged.items() if version in kept}  # else it was dropped meanwhile
+    printed(_list(manifests, head.version if head else 0, pinned))
+    for why in damaged.values():
+        print(why)
+    figures = {"versions": len(versions), "head": head.version if head else 0, "pinned": pinned}
+    write_json(json_file, {**figures, "damaged": len(damaged)})
 
 
 @snapshots.command()
@@ -55,7 +68,7 @@ def show(version: Version, spec: SpecFile = SPEC, json_file: JsonFile = None) ->
         printed(_parts(manifest, laid, bytes_of))
     rows = {f"{part}_rows": len(held.keys) for part, held in laid.rows.items()}
     total = {f"{part}_bytes": sum(found) for part, found in bytes_of.items()}
-    write_json(json_file, {"version": version, "examples": manifest.examples, **manifest.metrics, **rows, **total})
+    write_json(json_file, {"version": version, "examples": manifest.examples, **_metrics_of(manifest), **rows, **total})
 
 
 @snapshots.command()
@@ -199,7 +212,7 @@ def _facts(one: "Manifest") -> "Table":
         "event time": f"{datetime.fromtimestamp(one.watermark_ms / 1000):%Y-%m-%d %H:%M:%S}",
         "installs first learned in it": str(len(one.ingest_ms)), "golden pages": str(len(one.golden)),
     }  # fmt: skip
-    for name, value in [*facts.items(), *((name, figure(value)) for name, value in one.metrics.items())]:
+    for name, value in [*facts.items(), *((name, figure(value)) for name, value in _metrics_of(one).items())]:
         table.add_row(name, value)
     return table
 
@@ -224,11 +237,16 @@ def _metrics(old: "Manifest", new: "Manifest") -> "Table":
     table = Table("", f"version {old.version}", f"version {new.version}", "change", title_justify="left",
                   title=f"{old.model}: from version {old.version} to {new.version}")  # fmt: skip
     table.add_row("examples", f"{old.examples:,}", f"{new.examples:,}", f"{new.examples - old.examples:+,}")
-    for name in new.metrics:
-        if name in old.metrics:
-            step = new.metrics[name] - old.metrics[name]
-            table.add_row(name, figure(old.metrics[name]), figure(new.metrics[name]), f"{step:+.4f}")
+    before, after = _metrics_of(old), _metrics_of(new)
+    for name in after:
+        if name in before:
+            table.add_row(name, figure(before[name]), figure(after[name]), f"{after[name] - before[name]:+.4f}")
     return table
+
+
+def _metrics_of(one: "Manifest") -> dict[str, float]:
+    """Its metrics; how many examples there were it says itself."""
+    return {name: value for name, value in one.metrics.items() if name != "examples"}
 
 
 def _rows(found: "Sequence[Change]") -> "Table":

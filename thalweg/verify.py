@@ -42,6 +42,10 @@ class Verifier:
         """Read a version as far as it's new. Raises StoreUnavailable."""
         try:
             manifest = self._store.manifest(number)
+        except BadSnapshot as bad:
+            self._blame((str(number),), number, str(bad))
+            return
+        try:
             plan = self._plan(manifest)
         except BadSnapshot as bad:
             self._blame((str(number),), number, f"version {number}: {bad}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -92,13 +93,44 @@ def test_versions_are_shown(store: tuple[RedisStore, Path]) -> None:
     _, folder = store
     ran("pin", "2")
     listed = ran("ls", "--json", str(folder / "ls.json"))
-    assert json.loads((folder / "ls.json").read_text()) == {"versions": 5, "head": 5, "pinned": 2}
+    assert json.loads((folder / "ls.json").read_text()) == {"versions": 5, "head": 5, "pinned": 2, "damaged": 0}
     assert [line.split()[1] for line in listed.splitlines() if "head" in line or "pinned" in line] == ["2", "5"]
     assert "statistics" in ran("show", "3")
     said = ran("diff", "2", "5", "--json", str(folder / "diff.json"))
     assert "wide weights that moved most" in said
     assert json.loads((folder / "diff.json").read_text())["wide_norm"] > 0
-    assert "isn't kept" in ran("show", "77", code=1)
+    unknown = " ".join(ran("show", "77", code=1).split())
+    assert "version 77 of m isn't kept (any more): `thalweg snapshots ls` lists those that are" in unknown
+
+
+def test_examples_are_told_once(store: tuple[RedisStore, Path]) -> None:
+    """A learner's metrics count examples, too; `diff` and `show` tell that figure once."""
+    redis_store, folder = store
+    published = redis_store.manifest(5)
+    for number in (6, 7):
+        metrics = {"examples": 1_000.0 * number, "auc": 0.5}
+        changes = {"version": number, "parent": number - 1, "examples": number, "metrics": metrics}
+        redis_store.publish(msgspec.structs.replace(published, **changes))
+    told = [line for line in ran("diff", "6", "7").splitlines() if "examples" in line]
+    assert len(told) == 1
+    assert [cell.strip() for cell in told[0].split("│")[2:5]] == ["6", "7", "+1"]
+    shown = ran("show", "7", "--json", str(folder / "show.json"))
+    assert len([line for line in shown.splitlines() if "examples" in line and "offsets" not in line]) == 1
+    assert json.loads((folder / "show.json").read_text())["examples"] == 7
+
+
+def test_a_damaged_manifest_is_named(store: tuple[RedisStore, Path], stack: Stack) -> None:
+    """`ls` lists the others and names it, so do `show`, `diff` and `verify`."""
+    redis_store, folder = store
+    with redis.Redis.from_url(stack.redis) as client:
+        client.setrange(f"{redis_store.prefix}:manifest:3", 40, b"\x07\x09")
+    listed = ran("ls", "--json", str(folder / "ls.json"))
+    named = "version 3 of m is damaged: a manifest's bytes aren't what its digest says"
+    assert named in listed
+    assert [line.split()[1] for line in listed.splitlines() if "wide" in line] == ["1", "2", "4", "5"]
+    assert json.loads((folder / "ls.json").read_text()) == {"versions": 5, "head": 5, "pinned": 0, "damaged": 1}
+    for words in (("show", "3"), ("diff", "1", "3"), ("verify",)):
+        assert named in " ".join(ran(*words, code=1).split())
 
 
 def test_a_person_decides_what_is_served(store: tuple[RedisStore, Path]) -> None:
