@@ -1,5 +1,6 @@
 """What a restart of the joiner costs now: it reads again whatever its commit had to stay behind, a window at least."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,12 +8,12 @@ from stream.errors import LogError, SettingsError
 from stream.events import Impression, decode_events
 from stream.kafka_admin import group_commits
 from stream.kafka_log import KafkaLog
-from stream.log import Record
 from stream.settings import Settings
 from stream.topics import EVENTS
 
 RECORD_S: Final = 150e-6  # of one core: Faust's share of a record, and
 PAGE_S: Final = 25e-6  # the join's of a page (docs/benchmarks.md)
+SAMPLES: Final = 20  # records looked at, spread over what is read again
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ def reread(settings: Settings) -> Reread | None:
     log = KafkaLog(settings)
     try:
         ends = log.ends(EVENTS.name)
-        behind = {partition: ends[partition] - offset for partition, (offset, _) in commits.items()}
-        pages = 0
-        for partition, records in behind.items():
-            if records > 0:
-                pages += records * _pages(_one(log, partition, ends[partition] - 1 - records // 2))
-        return Reread(sum(behind.values()), pages)
+        behind = {p: range(offset, ends[p]) for p, (offset, _) in commits.items() if offset < ends[p]}
+        records = sum(map(len, behind.values()))
+        pages = 0.0
+        for partition, offsets in behind.items():
+            looked_at = _spread(offsets, max(1, round(SAMPLES * len(offsets) / records)))
+            pages += len(offsets) * sum(_pages_at(log, partition, looked_at)) / len(looked_at)
+        return Reread(records, round(pages))
     finally:
         log.close()
 
@@ -57,17 +59,23 @@ def told(settings: Settings) -> str:
     return "" if found is None else str(found)
 
 
-def _one(log: KafkaLog, partition: int, offset: int) -> Record | None:
-    """The record there, if it comes within a second."""
-    reader = log.reader(EVENTS.name, {partition: offset})
+def _spread(offsets: range, count: int) -> list[int]:
+    """At most so many of them, at even distances, none at an end.
+
+    >>> _spread(range(100, 200), 4), _spread(range(7, 9), 5)
+    ([112, 137, 162, 187], [7, 8])
+    """
+    count = min(count, len(offsets))
+    return [offsets[(2 * k + 1) * len(offsets) // (2 * count)] for k in range(count)]
+
+
+def _pages_at(log: KafkaLog, partition: int, offsets: list[int]) -> Iterator[int]:
+    """How many pages the records there hold, those that come within a second."""
+    reader = log.reader(EVENTS.name, {partition: offsets[0]})
     try:
-        found = reader.poll(1.0, 1)
-        return found[0] if found else None
+        for offset in offsets:
+            reader.seek(partition, offset)
+            for record in reader.poll(1.0, 1):
+                yield sum(isinstance(event, Impression) for event in decode_events(record.value or b"")[0])
     finally:
         reader.close()
-
-
-def _pages(record: Record | None) -> int:
-    if record is None:
-        return 0
-    return sum(isinstance(event, Impression) for event in decode_events(record.value or b"")[0])
