@@ -51,11 +51,16 @@ Name = Annotated[str, msgspec.Meta(max_length=NAME_BYTES_MAX)]
 
 
 class PartVersion(msgspec.Struct, frozen=True):
-    """One part of a version: contents by the digests of their blobs."""
+    """One part of a version: contents by the digests of their blobs.
+
+    `covers`: whoever has this part as of that version of the same base and token, or of a later one, has what the
+    merged delta holds, but for what the small ones hold anew. 0: nothing is known of the kind.
+    """
 
     base: Digests
     merged: Digests = []
     deltas: Annotated[list[Digests], msgspec.Meta(max_length=DELTAS_MAX)] = []
+    covers: Count = 0
 
     def contents(self) -> list[Digests]:
         """All contents in the order in which they are laid over each other."""
@@ -120,10 +125,10 @@ class Decision(msgspec.Struct, frozen=True):
 UNDECIDED: Final = Decision()
 
 
-
-    def get_blob(self, digest: str) -> bytes:
 class VersionReader(Protocol):
     """What a version is read from, whole: a store, or a folder that keeps one (`version_files.py`)."""
+
+    def get_blob(self, digest: str) -> bytes:
         """A blob, checked against its digest. Raises BadSnapshot when it's missing or other bytes."""
         ...
 
@@ -244,17 +249,17 @@ def check_decision(decision: Decision, manifest: Manifest | None) -> None:
     assert decision.version == (manifest.version if manifest else 0), f"{decision} with another version's manifest"
 
 
-    if (manifest.model, manifest.version) != (model, version):
-        raise BadSnapshot(f"version {version} of {model} is in truth {manifest.version} of {manifest.model}")
 def named_manifest(raw: bytes, model: str, version: int) -> Manifest:
     """The manifest that was asked for by this name. Raises BadSnapshot, naming it, when it's damaged or another's."""
     try:
         manifest = decode_manifest(raw)
     except BadSnapshot as bad:
         raise BadSnapshot(f"version {version} of {model} is damaged: {bad}") from None
-
-
+    if (manifest.model, manifest.version) != (model, version):
+        raise BadSnapshot(f"version {version} of {model} is in truth {manifest.version} of {manifest.model}")
     return manifest
+
+
 def missing_blob(digest: str, model: str) -> BadSnapshot:
     """The error for a blob that a store doesn't have."""
     return BadSnapshot(
@@ -285,10 +290,10 @@ def other_version(version: int, model: str) -> BadSnapshot:
     )
 
 
-    assert array.ndim <= 2, f"{name}: no content holds {array.ndim} dimensions"
-    head = msgpack.packb([array.dtype.str, list(array.shape)])
 def _pack_array(name: str, array: Array) -> msgpack.ExtType:
     assert array.dtype.str in DTYPES, f"{name}: no content holds {array.dtype}"
+    assert array.ndim <= 2, f"{name}: no content holds {array.ndim} dimensions"
+    head = msgpack.packb([array.dtype.str, list(array.shape)])
     return msgpack.ExtType(ARRAY_CODE, head + _finite(name, array).tobytes())
 
 
