@@ -88,6 +88,7 @@ def label_rules(spec: Spec, bytes_max: int | None = None) -> LabelRules:
         label.policy,
         duration_ms(label.window),
         duration_ms(label.lateness),
+        duration_ms(label.known),
         early_ms=early_ms,
         bytes_max=bytes_max,
         organic=label.organic,
@@ -351,7 +352,7 @@ class Joiner:
         if install.time_ms + self._life_ms <= self.watermark_ms or install.time_ms <= self._floor_ms:
             self.counts.late += 1
             return
-        key = f"{install.user}\0{install.install_id}"
+        key = self._key(install)
         known = self._installs.get(key)
         if known is not None and not (known.install.retracted and known.time_ms < install.time_ms):
             if install.retracted and not known.retracted and install.time_ms >= known.time_ms:
@@ -360,6 +361,7 @@ class Joiner:
                 self._labels.detach(known, ingest_ms, said)
             else:
                 self.counts.duplicate += 1
+                known.met |= not install.retracted
             return
         if known is not None:
             self._installs_of.drop(install.user, known)
@@ -417,15 +419,24 @@ class Joiner:
         self.held_bytes -= INSTALL_BYTES
         if one.page is not None:
             self._labels.let_go(one)
+        elif install.retracted:
+            # Where the install came after it, that one has its place now.
+            alone = self._installs.get(self._key(install)) is one and not one.met
+            self.counts.stray += alone and one.time_ms > self._finished_ms
         elif self._is_organic(one):
             self.counts.organic += 1
             if self.rules.organic:
                 told = (install.user, install.item, install.time_ms, install.install_id, install.request_id)
                 self.organic.append(Organic(*told, one.ingest_ms))
-        key = f"{install.user}\0{install.install_id}"
+        key = self._key(install)
         if self._installs.get(key) is one:
             del self._installs[key]
             self._installs_of.drop(install.user, one)
+
+    @staticmethod
+    def _key(install: Install) -> str:
+        """Tells installs apart, whatever their ids are made of."""
+        return f"{len(install.user)} {install.user}{install.install_id}"
 
     def _is_organic(self, one: Held) -> bool:
         """Whether an install without a page surely has none, and a joiner before a restart hasn't told it."""

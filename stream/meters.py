@@ -16,7 +16,8 @@ DEAD_LETTERS = Counter("thalweg_joiner_dead_letters", "what could not be taken i
 JOIN_DELAY = Histogram("thalweg_joiner_join_delay_seconds", "from the append of a record to its examples' hand-over",
                        buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5, 30, 120, 600, 3600))  # fmt: skip
 MET = Gauge("thalweg_joiner_met",
-            "duplicate, late, early, organic, retracted, shed (closed early): since this process owns the partition; "
+            "duplicate, late, early, organic, retracted, stray (a retraction without install), shed (closed early): "
+            "since this process owns the partition; "
             "organic without [label] organic: not of the first window after a restart",
             ["partition", "what"])  # fmt: skip
 OPEN_PAGES = Gauge("thalweg_joiner_open_pages", "pages whose window is open", ["partition"])
@@ -28,7 +29,7 @@ REBALANCE = Gauge("thalweg_joiner_rebalance_seconds", "from losing partitions to
 REBALANCES = Counter("thalweg_joiner_rebalances", "how often partitions were shared out anew")
 HISTORIES_WAITING = Gauge("thalweg_joiner_histories_waiting", "changes of histories that Redis hasn't got yet")
 PER_PARTITION: Final = (OPEN_PAGES, OPEN_BYTES, WATERMARK_LAG, CONSUMER_LAG, HELD_RECORDS)
-WHATS: Final = ("duplicate", "late", "early", "organic", "retracted", "shed")
+WHATS: Final = ("duplicate", "late", "early", "organic", "retracted", "stray", "shed")
 
 
 class Tally:

@@ -31,6 +31,7 @@ class Counts:
     early: int = 0  # an install that stood in the log before its page
     organic: int = 0  # an install that surely no page ever claimed
     retracted: int = 0  # an install taken back
+    stray: int = 0  # a retraction whose install was forgotten before it came, or never came
     shed: int = 0  # a page that was forgotten early because memory was full
 
 
@@ -51,6 +52,7 @@ class Held(msgspec.Struct, gc=False, eq=False):
     ingest_ms: int
     retracted: bool
     page: Shown | None = None
+    met: bool = False  # a retraction whose install came after it
 
     @property
     def items(self) -> tuple[str]:

@@ -136,6 +136,7 @@ class Label(Part, frozen=True):
     policy: Policy = "eager"
     window: Duration = "30m"
     lateness: Duration = "0s"
+    known: Duration = "2s"  # how long after its window a page can still be corrected
     early: Duration | None = None  # how long an install waits for a page behind it in the log; as long as for any
     organic: bool = False  # installs that no page claimed are written to the topic `organic`
 

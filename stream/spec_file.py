@@ -291,7 +291,7 @@ def _check_slices(spec: Spec, columns: dict[str, Column], refuse: Any) -> None:
 def _check_durations(spec: Spec, refuse: Any) -> None:
     held: dict[tuple[str, ...], str | None] = {("statistics", n, "half_life"): s.half_life
                                                for n, s in spec.statistics.items()}  # fmt: skip
-    held |= {("label", "window"): spec.label.window, ("label", "lateness"): spec.label.lateness}
+    held |= {("label", name): getattr(spec.label, name) for name in ("window", "lateness", "known", "early")}
     held |= {("wide", "expire"): spec.wide.expire, ("deep", "expire"): spec.deep.expire}
     held |= {("wide", "crosses", f"{i}"): cross.expire for i, cross in enumerate(spec.crosses())}
     held |= {("publish", "every"): spec.publish.every, ("publish", "deep_every"): spec.publish.deep_every}

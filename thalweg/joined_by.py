@@ -64,5 +64,6 @@ def rules_of(told: Mapping[int, AuditRules], named: AuditRules | None) -> AuditR
 def _spoken(rules: AuditRules) -> str:
     """The rules for a person."""
     said = f"policy {rules.policy}, window {spoken(rules.window_ms)}, lateness {spoken(rules.lateness_ms)}"
+    said += f", known {spoken(rules.known_ms)}"
     said += "" if rules.early_ms is None else f", early {spoken(rules.early_ms)}"
     return said + (", organic installs told" if getattr(rules, "organic", False) else "")

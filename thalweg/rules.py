@@ -36,5 +36,5 @@ def audit_rules(spec: Spec) -> AuditRules:
     """The spec's rules."""
     label = spec.label
     early_ms = None if label.early is None else duration_ms(label.early)
-    window_ms, lateness_ms = duration_ms(label.window), duration_ms(label.lateness)
-    return AuditRules(label.policy, window_ms, lateness_ms, early_ms=early_ms, organic=label.organic)
+    window_ms, lateness_ms, known_ms = map(duration_ms, (label.window, label.lateness, label.known))
+    return AuditRules(label.policy, window_ms, lateness_ms, known_ms, early_ms, organic=label.organic)

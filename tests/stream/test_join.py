@@ -18,8 +18,9 @@ from stream.events import (
     SourceEvent,
     Tick,
 )
-from stream.join import Checkpoint, Joiner, LabelRules
+from stream.join import Checkpoint, Joiner, LabelRules, label_rules
 from stream.shown import Shown
+from stream.spec import Label, Spec
 from tests.stream.join_oracle import net_of, offline
 
 RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5)
@@ -163,6 +164,35 @@ def test_retractions_before_inside_and_after_the_window() -> None:
     after = play(RULES, page("r", 100), install("i", 105), retraction("i", 112))
     assert after[-1] == ("r", 0, 0, RETRACTION)
     assert play(RULES, page("r", 100), install("i", 105), FAR, retraction("i", 106))[-1][3] != RETRACTION
+
+
+def test_a_retraction_that_finds_no_install_is_counted() -> None:
+    """Its install was forgotten, or never came: it corrects nothing, and is a stray. One that came first isn't."""
+    joiner = Joiner(RULES)
+    joiner.feed([page("r", 100), install("i", 105), Tick(121), retraction("i", 121), retraction("never", 121)], 0, NOW)
+    joiner.feed([retraction("first", 122), install("first", 121)], 1, NOW)
+    assert (joiner.counts.stray, joiner.counts.retracted) == (0, 0)
+    again = Joiner.start(RULES, replace(joiner.checkpoint(2), finished_ms=130))
+    for one in (joiner, again):
+        one.feed([retraction("second", 124), install("second", 125), retraction("third", 124), FAR], 2, NOW)
+    assert (joiner.counts.stray, again.counts.stray, joiner.counts.retracted) == (3, 0, 0)
+
+
+def test_ids_that_run_together_are_told_apart() -> None:
+    """User and install id are two: whatever characters they have, one pair is never taken for another."""
+    told = play(
+        RULES, page("r", 100, "a", "u\0x"), page("s", 100, "a"), install("i", 101, "a", "", "u\0x"),
+        install("x\0i", 101), install("1 i", 102), page("t", 100, "a", "u1 "), install("i", 102, "a", "", "u1 "),
+    )  # fmt: skip
+    assert [request_id for request_id, *_ in told] == ["r", "s", "t"]
+
+
+def test_a_page_can_be_corrected_as_long_as_the_spec_says() -> None:
+    """`known` is counted from the window's end: a retraction until then is a correction, after it none."""
+    for known, reasons in (("2s", [INSTALLED]), ("1m", [INSTALLED, RETRACTION])):
+        rules = label_rules(Spec("x", label=Label(window="1s", known=known)))
+        told = play(rules, page("r", 100_000, "a"), install("i", 100_500), Tick(103_600), retraction("i", 103_600))
+        assert [reason for *_, reason in told] == reasons
 
 
 def test_a_retraction_under_wait_changes_the_label_before_it_is_told() -> None:

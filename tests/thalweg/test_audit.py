@@ -26,7 +26,7 @@ from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
 from stream.log import Record
 from stream.settings import Settings
-from stream.spec import Policy, Spec, duration_ms
+from stream.spec import Label, Policy, Spec, duration_ms
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
 from stream.turn import ShellRules
@@ -446,7 +446,8 @@ def test_the_joiner_says_up_to_where_it_is_finished() -> None:
 
 def test_the_rules_are_the_joiners() -> None:
     """Written down twice, equal: window, lateness, how long a page can be corrected, what is too far ahead."""
-    for spec in (load_spec(SPEC), load_spec(SPEC.with_name("store.toml")), Spec("x")):
+    other = Spec("x", label=Label("wait", "3s", "2s", known="1m", early="4s"))
+    for spec in (load_spec(SPEC), load_spec(SPEC.with_name("store.toml")), Spec("x"), other):
         rules = label_rules(spec)
         assert audit_rules(spec) == replace(as_audited(rules), ahead_ms=ShellRules().ahead_ms_max)
         assert audit_rules(spec).window_ms == duration_ms(spec.label.window)
