@@ -20,6 +20,7 @@ from thalweg.findings import (
     of_order,
     of_pages,
     of_repetitions,
+    of_retention,
 )
 from thalweg.survey import Survey, Trouble
 
@@ -68,6 +69,7 @@ class Check:
             found += of_repetitions(survey)
             found += of_pages(survey, spec, self._foreign)
             found += of_columns(survey, spec)
+            found += of_retention(self._rules)
         return sorted(found, key=lambda finding: ORDER.index(finding.severity))
 
     @property

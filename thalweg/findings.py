@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 from stream.events import EVENT_BYTES_MAX
+from stream.join import LabelRules
 from stream.spec import POSITION, Spec
 from thalweg.durations import rounded_up, spoken
+from thalweg.retention import REMEDY, too_short
 from thalweg.survey import Survey, Trouble
 
 Severity = Literal["error", "warning", "fine"]
@@ -144,6 +146,12 @@ def of_labels(survey: Survey, labels: int) -> Iterator[Finding]:
         yield Finding("warning", "base_rate", labels, says, "", todo)
     else:
         yield Finding("fine", "base_rate", labels, says)
+
+
+def of_retention(rules: LabelRules) -> Iterator[Finding]:
+    """A join that needs records for longer than they are kept."""
+    if says := too_short(rules):
+        yield Finding("error", "retention", 1, says, "", REMEDY)
 
 
 def of_pages(survey: Survey, spec: Spec, foreign: Trouble) -> Iterator[Finding]:

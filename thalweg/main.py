@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stream.errors import SettingsError, ThalwegError
+from stream.errors import SettingsError, SpecError, ThalwegError
 from thalweg.lab import lab
 from thalweg.operate import operate
 from thalweg.options import (
@@ -119,13 +119,20 @@ def doctor(json_file: JsonFile = None) -> None:
 @app.command()
 def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    spec: Annotated[
+        Path | None, typer.Option("--spec", help="See first whether `events` keeps records for as long as it needs.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Create the topics, or bring them to what they should be; the difference is shown first."""
+    from stream.join import label_rules
     from stream.kafka_admin import apply_topics, plan_topics
     from thalweg.reread import told
+    from thalweg.retention import REMEDY, too_short
 
     settings = read_settings()
+    if spec and (short := too_short(label_rules(read_spec(spec)))):
+        raise SpecError(f"{spec}: {short}: {REMEDY}")
     changes = plan_topics(settings)
     for change in changes:
         print(change)
@@ -181,13 +188,16 @@ def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     from stream.join import label_rules
     from stream.joiner import run_joiner as run
     from stream.turn import ShellRules
+    from thalweg.retention import REMEDY, too_short
 
     settings = read_settings()
     settings.need_kafka()
     log_to_stderr(settings)
     read = read_spec(spec)
-    shell = ShellRules(accept_gap=accept_gap, model=read.name, poison_s=settings.joiner_poison_s)
-    run(settings, label_rules(read), shell)
+    rules = label_rules(read)
+    if short := too_short(rules):
+        say(f"warning: {short}: {REMEDY}")  # the topic may have been told to keep them for longer
+    run(settings, rules, ShellRules(accept_gap=accept_gap, model=read.name, poison_s=settings.joiner_poison_s))
 
 
 @run_app.command("learner")
