@@ -11,12 +11,12 @@ from prometheus_client import Gauge, Histogram
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Model
-from learner.numbers import Numbers
+from learner.numbers import Used
 from learner.progress import ALL, HEADER, WINDOW
 from learner.publisher import Publisher, cadence_of
 from learner.warm import warm
 from stream.clock import now_ms
-from stream.errors import BadSnapshot, CheckpointError, LogGap, LogUnavailable, StoreUnavailable
+from stream.errors import CheckpointError, LogGap, LogUnavailable
 from stream.events import Examples, decode_examples, encode
 from stream.expiry import EVICTED, EXPIRED
 from stream.health import Health, run_file
@@ -31,7 +31,6 @@ from stream.topics import EXAMPLES
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 POLL_S = 0.02
-ASK_STORE_MS = 200
 MEASURE_MS = 200
 log = structlog.get_logger("learner")
 
@@ -66,10 +65,7 @@ class Learner:
     def __init__(self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int) -> None:
         self.log, self.model, self.files = log_, model, files
         self.offset = offset
-        self.version = self.token = 0  # the last published, as the checkpoint knows
-        self.token_taken = False
-        self.store_says = ""  # why nothing can be published yet
-        self.asked_ms = 0  # when the store was last asked where its head is
+        self.used = Used()  # the last published, as the checkpoint knows
         self.publisher: Publisher | None = None
         self.dead_letters = 0
         self.stopping = threading.Event()
@@ -112,8 +108,8 @@ class Learner:
         if not due or self._checkpoint_offset == self.offset:
             return
         self._checkpoint_ms = at_ms
-        version = self.publisher.version if self.publisher else self.version
-        checkpoint = take(self.model, self.offset, self.token, version)
+        used = self.publisher.used if self.publisher else self.used
+        checkpoint = take(self.model, self.offset, used.token, used.version)
         self._writing = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
         self._writing.start()
         if now:
@@ -196,40 +192,6 @@ class _Life:
     state: str = "starting"
 
 
-def start_publisher(learner: Learner, store: SnapshotStore, settings: Settings) -> Publisher | None:
-    """A publisher once the store answers and this learner has reached what the head has learned; None before.
-
-    The fencing token is taken at the first answer: from then on no older learner can publish.
-    """
-    if now_ms() - learner.asked_ms < ASK_STORE_MS:
-        return None
-    learner.asked_ms = now_ms()
-    cadence = cadence_of(learner.model, settings)
-    used = Numbers(cadence.numbers).used()
-    try:
-        if not learner.token_taken:
-            learner.token = store.take_token(max(learner.token, used.token))
-            learner.token_taken = True
-        head, latest = store.head(), max(store.versions(), default=0)
-        reached = store.manifest(head.version).offset.get(0, 0) if head else 0
-    except StoreUnavailable as bad:
-        if not learner.store_says:
-            log.warning("learning, but nothing is published until the store answers", why=str(bad))
-        learner.store_says = str(bad)
-        return None
-    except BadSnapshot as bad:
-        log.warning("the live version can't be read: a full base will take its place", why=str(bad))
-        latest = reached = 0
-    if learner.store_says:
-        log.info("the store answers")
-        learner.store_says = ""
-    if learner.offset < reached:
-        return None
-    live = head.version if head else 0
-    version = max(learner.version, used.version, live, latest)
-    return Publisher(learner.model, store, cadence, now_ms, learner.token, version, live)
-
-
 def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> None:
     """Learn until SIGINT or SIGTERM, or until another learner takes the model over (Fenced)."""
     life = _Life(threading.Event())
@@ -273,7 +235,7 @@ def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: 
             continue
         learner.stopping = life.stopping
         if checkpoint:
-            learner.version, learner.token = checkpoint.meta.version, checkpoint.meta.token
+            learner.used = Used(checkpoint.meta.version, checkpoint.meta.token)
         log.info("learning", model=spec.name, offset=offset, examples=model.examples)
         return learner
     return None
@@ -306,11 +268,11 @@ def _poll(learner: Learner, reader: Reader, accept_gap: bool) -> list[Record]:
 
 
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Life, accept_gap: bool) -> None:
+    publisher = Publisher(learner.model, store, cadence_of(learner.model, settings), now_ms, learner.used)
+    learner.publisher = publisher
+
     def turn() -> None:
-        if learner.publisher is None:
-            learner.publisher = start_publisher(learner, store, settings)
-        if learner.publisher is not None:
-            learner.publisher.maybe_publish(learner.offset)
+        publisher.maybe_publish(learner.offset)
         learner.maybe_checkpoint()
 
     attempt = 0
@@ -337,6 +299,5 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
             reader.close()
         if learner.whole:
             learner.maybe_checkpoint(now=True)
-        if learner.publisher:
-            learner.publisher.carrier.stop()
+        publisher.carrier.stop()
         learner.log.close()

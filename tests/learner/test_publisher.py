@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
+from learner.carrier import Cadence
 from learner.chain import GOLDEN_ITEMS, Cutter, serving_deep_logits, serving_wide_logits
 from learner.checkpoint import restore, take
 from learner.gate import refusal
 from learner.model import Model
+from learner.numbers import Used
 from learner.progress import Figures
-from learner.publisher import Cadence, Publisher
+from learner.publisher import Publisher
 from stream.errors import Fenced, SnapshotError
 from stream.memory_store import MemoryStore
 from stream.snapshot import DELTAS_MAX, Head, Manifest, fetch
@@ -104,7 +107,11 @@ class Bench:
         cadence = Cadence(
             100, 300, keep_versions=50, quarantine=tmp_path, pins=tmp_path / "pins", numbers=tmp_path / "numbers"
         )
-        self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, self.store.take_token(), 0, 0)
+        self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, Used())
+        until = time.monotonic() + 10
+        while not self.publisher.carrier.entered:
+            assert time.monotonic() < until
+            time.sleep(0.001)
 
     def turn(self) -> bool:
         """Learn a record, let 100 ms pass, publish, wait until it has arrived."""
@@ -164,6 +171,17 @@ def test_an_older_learner_is_fenced_off(tmp_path: Path) -> None:
     bench.turn()
     with pytest.raises(Fenced):
         bench.turn()
+
+
+def test_an_idle_learner_hears_that_another_owns_the_model(tmp_path: Path) -> None:
+    """It has nothing to publish, and still ends as soon as a version of the other's is live."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    manifest = bench.store.manifest(1)
+    bench.store.publish(structs.replace(manifest, version=2, parent=1, token=bench.store.take_token()))
+    bench.publisher.carrier.join(10)
+    with pytest.raises(Fenced, match="another learner owns small"):
+        bench.publisher.maybe_publish(1)
 
 
 def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
@@ -240,6 +258,17 @@ def test_golden_rows_are_of_the_version_that_goes_out() -> None:
     assert second.parts["deep"] == first.parts["deep"]
     assert not np.array_equal(before, model.deep.flat)
     assert [g.scores for g in second.golden] != [g.scores for g in first.golden], "the wide part moved"
+
+
+def test_what_has_learned_brings_golden_rows() -> None:
+    """The deep part goes out before its time when there were no pages yet at its first cut."""
+    spec = small_spec()
+    log = records(spec, 60)
+    model = Model(spec)
+    cutter = Cutter(model)
+    assert not cutter.cut(1, 0, 1, 0, 0, {}, deep=True).manifest.golden
+    model.learn(log[0], 0)
+    assert cutter.cut(2, 1, 1, 1, 0, {}, deep=False).manifest.golden
 
 
 def test_golden_rows_survive_a_restart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from learner.checkpoint import KEEP, CheckpointFiles, restore, take
 from learner.model import Model
-from learner.service import Learner, start_publisher
-from stream.errors import CheckpointError, LogUnavailable
+from learner.numbers import Used
+from learner.publisher import Publisher, cadence_of
+from learner.service import Learner
+from stream.errors import BadSnapshot, CheckpointError, Fenced, LogUnavailable, SnapshotError, StoreUnavailable
 from stream.events import DeadLetter, Examples, Install, decode_entity, decode_examples, encode_record
 from stream.log import MemoryLog, Record
 from stream.memory_store import MemoryStore
@@ -280,130 +283,224 @@ def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:
             CheckpointFiles(folder)
 
 
-def settle(learner: Learner) -> None:
-    """Until what was cut has arrived."""
-    assert learner.publisher is not None
-    until = time.monotonic() + 10
-    while learner.publisher.carrier.busy:
-        assert time.monotonic() < until
+class AskedStore(MemoryStore):
+    """Counts how often its head was asked for; while `hangs` is clear, it doesn't answer at all."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC.name)
+        self.asked = 0
+        self.answering = threading.Event()
+        self.answering.set()
+
+    def head(self) -> Head | None:
+        """See SnapshotStore."""
+        self.asked += 1
+        self.answering.wait()
+        return super().head()
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for it."""
+    last = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < last
         time.sleep(0.001)
 
 
-def ask(learner: Learner, store: MemoryStore, local: Path) -> bool:
-    """Ask for a publisher, however short ago the last time was. Is there one?"""
-    learner.asked_ms = 0
-    learner.publisher = start_publisher(learner, store, Settings(local=local))
-    return learner.publisher is not None
+def publisher_of(learner: Learner, store: MemoryStore, local: Path) -> Publisher:
+    """As the loop makes it, with a clock that lets each turn publish."""
+    clock = iter(range(10**6, 10**9, 10**5)).__next__
+    cadence = cadence_of(learner.model, Settings(local=local))
+    learner.publisher = Publisher(learner.model, store, cadence, clock, learner.used)
+    return learner.publisher
+
+
+def publishes(publisher: Publisher, learner: Learner) -> Head:
+    """Turns until one publishes: the head that it leaves."""
+    until(lambda: publisher.maybe_publish(learner.offset))
+    until(lambda: not publisher.carrier.busy)
+    head = publisher.carrier._store.head()
+    assert head is not None
+    return head
+
+
+@pytest.fixture(autouse=True)
+def ask_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for the store asks it at once again."""
+    monkeypatch.setattr("learner.carrier.ASK_S", 0.001)
 
 
 def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: Path) -> None:
-    """A learner that starts anew catches up with what is live, unseen; then it publishes a full base of its own."""
-    log, store = records(SPEC, 60), MemoryStore(SPEC.name)
+    """A learner that starts anew catches up unseen, and the other learner publishes on; then it takes over, at once."""
+    log, store = records(SPEC, 60), AskedStore()
     room.write(*map(encode_record, log[:10]))
     room.learn()
-    assert ask(room.learner, store, tmp_path)
-    assert room.learner.publisher is not None
-    assert room.learner.publisher.maybe_publish(room.learner.offset)
-    settle(room.learner)
-    room.learner.publisher.carrier.stop()
-    live = store.head()
-    assert live is not None
+    other = publisher_of(room.learner, store, tmp_path / "other")
+    live = publishes(other, room.learner)
 
     anew = room.start(Model(SPEC), 0)
+    newcomer = publisher_of(anew, store, tmp_path / "anew")
     reader = room.log.reader(EXAMPLES.name, {0: 0})
     for _ in range(10):
-        assert not ask(anew, store, tmp_path)
-        anew.learn(reader.poll(0, 1), room.turn)
+        asked = store.asked
+        assert not newcomer.maybe_publish(anew.offset)
+        until(lambda: store.asked > asked + 2)  # noqa: B023  # called before the loop goes on
+        assert not newcomer.carrier.entered
+        assert newcomer.carrier.token == 0
         assert store.head() == live
-    assert ask(anew, store, tmp_path)
-    assert anew.publisher is not None
-    assert anew.publisher.maybe_publish(anew.offset)
-    settle(anew)
-    anew.publisher.carrier.stop()
-    head = store.head()
-    assert head is not None
-    assert head.version > live.version
+        anew.learn(reader.poll(0, 1), room.turn)
+    room.write(encode_record(log[10]))
+    room.learn()
+    live = publishes(other, room.learner)
+    anew.learn(reader.poll(0, 1), room.turn)
+    head = publishes(newcomer, anew)
+    assert head.version == live.version + 1
     assert head.token > live.token
     manifest = store.manifest(head.version)
-    assert (manifest.parent, manifest.offset) == (live.version, {0: 10})
+    assert (manifest.parent, manifest.offset) == (live.version, {0: 11})
     assert all(part.base and not part.merged and not part.deltas for part in manifest.parts.values())
     rows = [fetch(store, digests)["rows"] for digests in manifest.parts["statistics"].contents()]
     assert sum(map(len, rows)) == len(anew.model.statistics.table)
+    newcomer.carrier.stop()
+    other.carrier.join(10)
+    with pytest.raises(Fenced, match="another learner owns small"):
+        other.maybe_publish(room.learner.offset)
+
+
+def test_what_was_published_while_a_learner_took_over_counts(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the head and its token the other went on: it has to catch up with that too."""
+    log, store = records(SPEC, 60), AskedStore()
+    room.write(*map(encode_record, log[:4]))
+    room.learn()
+    other = publisher_of(room.learner, store, tmp_path / "other")
+    publishes(other, room.learner)
+    take, went_on = store.take_token, list[Head]()
+
+    def late(at_least: int = 0) -> int:
+        room.write(*map(encode_record, log[4:6]))
+        room.learn()
+        went_on.append(publishes(other, room.learner))
+        return take(at_least)
+
+    monkeypatch.setattr(store, "take_token", late)
+    anew = room.start(Model(SPEC), 0)
+    newcomer = publisher_of(anew, store, tmp_path / "anew")
+    reader = room.log.reader(EXAMPLES.name, {0: 0})
+    anew.learn(reader.poll(0, 4), room.turn)
+    assert not newcomer.maybe_publish(4)
+    until(lambda: newcomer.carrier.token)
+    asked = store.asked
+    until(lambda: store.asked > asked + 2)
+    assert not newcomer.carrier.entered
+    anew.learn(reader.poll(0, 2), room.turn)
+    head = publishes(newcomer, anew)
+    (live,) = went_on
+    assert store.manifest(head.version).parent == live.version
+    assert head.version > live.version
+    newcomer.carrier.stop()
+    other.carrier.stop()
 
 
 def test_no_number_comes_twice_though_the_store_was_wiped_meanwhile(room: Room, tmp_path: Path) -> None:
     """Killed long after its checkpoint, its store wiped: what it publishes then has numbers and a token of its own."""
-    log, store = records(SPEC, 60), MemoryStore(SPEC.name)
+    log, store = records(SPEC, 60), AskedStore()
     room.write(*map(encode_record, log))
-    first, used = room.learner, list[tuple[int, int]]()
+    first, used = publisher_of(room.learner, store, tmp_path), list[Head]()
     reader = room.log.reader(EXAMPLES.name, {0: 0})
-    assert ask(first, store, tmp_path)
-    assert first.publisher is not None
-    first.publisher._now_ms = iter(range(10**6, 10**9, 10**5)).__next__
     for _ in range(5):
-        first.learn(reader.poll(0, 1), room.turn)
-        assert first.publisher.maybe_publish(first.offset)
-        settle(first)
-        head = store.head()
-        assert head is not None
-        used.append((head.version, head.token))
-    first.publisher.carrier.stop()
+        room.learner.learn(reader.poll(0, 1), room.turn)
+        used.append(publishes(first, room.learner))
+    first.carrier.stop()
     store.wipe()
     again = room.start(Model(SPEC), 0)  # without any checkpoint: the worst case
     again.learn(room.log.reader(EXAMPLES.name, {0: 0}).poll(0, 2), room.turn)
-    assert ask(again, store, tmp_path)
-    assert again.publisher is not None
-    assert again.publisher.maybe_publish(again.offset)
-    settle(again)
-    again.publisher.carrier.stop()
-    head = store.head()
-    assert head is not None
-    assert head.version > max(version for version, _ in used)
-    assert head.token > max(token for _, token in used)
+    second = publisher_of(again, store, tmp_path)
+    head = publishes(second, again)
+    second.carrier.stop()
+    assert head.version > max(one.version for one in used)
+    assert head.token > max(one.token for one in used)
 
 
-def test_a_head_without_its_manifest_is_published_over(
-    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", ["manifest", "head"])
+def test_a_live_version_that_cant_be_read_is_published_over(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    """A store that lost the live version's manifest doesn't stop the learner: a newer full base takes its place."""
-    store = MemoryStore(SPEC.name)
-    monkeypatch.setattr(store, "head", lambda: Head(7, 1))
-    assert ask(room.learner, store, tmp_path)
-    assert room.learner.publisher is not None
-    assert room.learner.publisher.version == 7
-    room.learner.publisher.carrier.stop()
-
-
-def test_a_token_is_taken_at_the_first_answer(room: Room, tmp_path: Path) -> None:
-    """Though it has yet to catch up, no older learner can publish from then on; and it takes one only."""
-    log, store = records(SPEC, 60), MemoryStore(SPEC.name)
+    """A head that is garbled or that names a lost manifest doesn't stop the learner: a full base takes its place."""
+    log, store = records(SPEC, 60), AskedStore()
     room.write(*map(encode_record, log[:4]))
     room.learn()
-    store.answers = False
-    assert not ask(room.learner, store, tmp_path)
-    assert not room.learner.token_taken
-    store.answers = True
-    assert ask(room.learner, store, tmp_path)
-    assert room.learner.publisher is not None
-    room.learner.publisher.maybe_publish(room.learner.offset)
-    settle(room.learner)
-    room.learner.publisher.carrier.stop()
-    anew = room.start(Model(SPEC), 0)
-    assert not ask(anew, store, tmp_path)
-    token = anew.token
-    assert token > room.learner.token
-    assert not ask(anew, store, tmp_path)
-    assert anew.token == token
+    room.learner.used = Used(5, 1)
+
+    def garbled(*_: object) -> Head:
+        raise BadSnapshot("it's garbled")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, lost, garbled)
+        if lost == "manifest":
+            patch.setattr(store, "head", lambda: Head(7, 1))
+        publisher = publisher_of(room.learner, store, tmp_path)
+        until(lambda: publisher.carrier.entered)
+    assert publishes(publisher, room.learner).version == (8 if lost == "manifest" else 6)
+    publisher.carrier.stop()
 
 
-def test_a_store_isn_t_asked_at_every_turn(room: Room, tmp_path: Path) -> None:
-    """Between two questions some time passes: a store that is down is left alone."""
-    store = MemoryStore(SPEC.name)
-    store.answers = False
-    assert not ask(room.learner, store, tmp_path)
-    store.answers = True
-    room.learner.asked_ms += 10**9
-    assert start_publisher(room.learner, store, Settings(local=tmp_path)) is None
+def test_learning_never_waits_for_a_store_that_hangs(room: Room, tmp_path: Path) -> None:
+    """A store that takes a question and never answers: every record is learned; once it answers, a version comes."""
+    log, store = records(SPEC, 60), AskedStore()
+    store.answering.clear()
+    room.write(*map(encode_record, log))
+    publisher = publisher_of(room.learner, store, tmp_path)
+    until(lambda: store.asked)
+    reader = room.log.reader(EXAMPLES.name, {0: 0})
+    room.learner.learn(reader.poll(0), lambda: publisher.maybe_publish(room.learner.offset) and None)
+    assert room.learner.offset == len(log)
+    assert store.asked == 1, "the very first question is still open"
+    store.answering.set()
+    assert publishes(publisher, room.learner).version == 1
+    publisher.carrier.stop()
+
+
+def test_a_store_that_refuses_us_at_the_start_is_asked_again(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away, or a wrong login: learning goes on, and publishing begins once people have mended it."""
+    log, store = records(SPEC, 60), AskedStore()
+    room.write(*map(encode_record, log))
+    room.learn()
+    errors = [SnapshotError("NOPERM"), StoreUnavailable("away")]
+    versions = store.versions
+
+    def refusing() -> list[int]:
+        if errors:
+            raise errors.pop()
+        return versions()
+
+    monkeypatch.setattr(store, "versions", refusing)
+    publisher = publisher_of(room.learner, store, tmp_path)
+    assert publishes(publisher, room.learner).version == 1
+    assert not errors
+    publisher.carrier.stop()
+
+
+def test_a_checkpoint_knows_what_was_used(room: Room, tmp_path: Path) -> None:
+    """Version and token of the last that was cut; before that, those of the checkpoint before."""
+    log, store = records(SPEC, 60), AskedStore()
+    room.learner.used = Used(30, 8)
+
+    def used() -> Used:
+        learn_on(room, log)
+        room.learner.maybe_checkpoint(now=True)
+        held = room.files.newest()
+        assert held is not None
+        return Used(held.meta.version, held.meta.token)
+
+    assert used() == Used(30, 8)
+    publisher = publisher_of(room.learner, store, tmp_path)
+    assert publishes(publisher, room.learner) == Head(31, 9)
+    assert used() == Used(31, 9)
+    publisher.carrier.stop()
 
 
 def test_a_record_before_the_offset_is_our_own_mistake(room: Room) -> None:
