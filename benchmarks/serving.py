@@ -174,7 +174,7 @@ class Publisher:
         self.number += 1
         return Manifest(
             model=self.store.model, version=self.number, parent=self.number - 1, fingerprint=self.spec.fingerprint(),
-            spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=1, watermark_ms=2_000_000,
+            spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=len(golden), watermark_ms=2_000_000,
             learned_ms=2_000_000, created_ms=2_000_000, metrics={}, parts=dict(self.parts), golden=list(golden),
         )  # fmt: skip
 

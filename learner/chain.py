@@ -241,6 +241,7 @@ class Cutter:
     ) -> Cut:
         """The next version: deltas of wide and statistics, of deep too when `deep` or when there is no base yet."""
         model, fresh = self._model, list[_Content]()
+        deep = deep or (not self._golden and bool(model.recent_pages))  # once it has learned it brings golden pages
         full = all(chain.laid is None for chain in self._chains.values())
         renewed = "deep" not in self._chains
         for name, chain in self._chains.items():

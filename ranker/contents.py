@@ -1,7 +1,7 @@
 """Contents of a snapshot, held against the spec: shapes, types, keys, numbers. What doesn't fit raises BadSnapshot."""
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +9,13 @@ import numpy.typing as npt
 from ranker.layers import NO_KEYS, Change
 from ranker.plan import Plan
 from stream.errors import BadSnapshot
+from stream.events import TIME_MS_MAX
 from stream.features import F32
 from stream.snapshot import Content
 from stream.statistics import WIDTH as STATISTICS_WIDTH
 from stream.table import U64, distinct
+
+SUM_MAX: Final = 1e18  # of a statistic: a weight of a million in each of 2⁴⁰ labels
 
 
 def wide_change(content: Content) -> Change:
@@ -26,14 +29,20 @@ def wide_change(content: Content) -> Change:
 
 
 def statistic_change(content: Content, plan: Plan) -> Change:
-    """Keys and n, s, t (float64). A likeness keeps items' ids in place of s: any bits will do."""
+    """Keys and n, s, t (float64), of sizes that labels could have made.
+
+    A likeness keeps items' ids in place of s: where the spec has one, any bits will do.
+    """
     rows = _array(content, "rows", "<u8", 2)
     if rows.shape[1] != STATISTICS_WIDTH or not (rows[:, 0] != 0).all():
         raise BadSnapshot(f"statistics of shape {rows.shape} aren't rows of {STATISTICS_WIDTH} with a key")
     columns = np.array(rows[:, 1:])
     numbers = columns.view(np.float64)
-    if not np.isfinite(numbers[:, ::2] if plan.program.likenesses else numbers).all():
-        raise BadSnapshot("a statistic isn't finite")
+    sums = numbers[:, :1] if plan.program.likenesses else numbers[:, :2]
+    if not (np.abs(sums) <= SUM_MAX).all():  # nor NaN
+        raise BadSnapshot(f"a statistic's sum isn't finite, or over {SUM_MAX:g}")
+    if not ((numbers[:, 2] >= 0) & (numbers[:, 2] < TIME_MS_MAX)).all():
+        raise BadSnapshot("a statistic's time is not between 1970 and 2100")
     return Change(np.array(rows[:, 0]), columns, dead=_dead(content))
 
 

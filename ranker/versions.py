@@ -1,8 +1,8 @@
 """From manifests to versions: contents fetched once, laid over what the live version already has, then tried out.
 
 A version whose manifest begins with the same contents as the previous one's costs what is new; one with the
-same base costs its deltas. Nothing is served before `try_out`: shapes fit the spec, all is finite, and the
-golden rows score as its publisher says.
+same base costs its deltas. Nothing is served before `try_out`: shapes fit the spec, all is finite, the golden
+rows score as its publisher says, and its own statistics rank them.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,17 @@ from typing import Final
 import numpy as np
 
 from ranker.contents import dense_of, statistic_change, vectors_of, wide_change
+from ranker.crossing import read_rows
 from ranker.layers import Change, Name, Stack
-from ranker.model import Tower, Version, embeddings_of, score_features
+from ranker.model import BATCH_ITEMS, Tower, Version, embeddings_of, score_features
 from ranker.net import net_of
 from ranker.parts import ItemParts
 from ranker.plan import Plan
 from stream.errors import BadEvent, BadSnapshot, SpecError
-from stream.features import F32, Catalogue, build_page
+from stream.features import F32, Catalogue, build_page, words_of
 from stream.snapshot import Content, Manifest, VersionReader, fetch
 from stream.spec_file import decode_spec
+from stream.table import U64
 
 GOLDEN_DIFFERENCE_MAX: Final = 1e-4
 
@@ -137,23 +139,44 @@ def _plan(manifest: Manifest, previous: Version | None) -> Plan:
 
 
 def try_out(version: Version) -> None:
-    """The dry run: a page is ranked, and every golden row scores as its publisher says. Raises BadSnapshot.
+    """The dry run: pages are ranked, and every golden row scores as its publisher says. Raises BadSnapshot.
 
     What ranks for the first time here, with its kernels and its items' parts, has done so before a request comes.
+    A golden page has the statistics of its own time, which the version's own can't be held against: whether these
+    are the right ones isn't seen here, only that there are some and that they give finite scores.
     """
     page = build_page(version.plan.layout, version.plan.layout.user("", {}, [], {}), Catalogue(version.plan.layout),
                       np.zeros(1, np.int64))  # fmt: skip
-    run = version.begin(page, version.manifest.watermark_ms)
-    version.score(run, 0, 1)
-    if not np.isfinite(run.logits).all():
-        raise BadSnapshot(f"version {version.number}: the score of an unknown item for an unknown user isn't finite")
+    _rank(version, page, "an unknown item for an unknown user")
+    if version.manifest.examples and not version.manifest.golden:
+        raise BadSnapshot(f"version {version.number} has learned, but brings no golden page to try it out with")
+    if version.manifest.examples and not _counts_labels(version):
+        raise BadSnapshot(f"version {version.number} has learned, but its statistics know of no label")
     for golden in version.manifest.golden:
         try:
             scores = score_features(version, golden.features, len(golden.scores))
         except BadEvent as bad:
             raise BadSnapshot(f"version {version.number}: a golden page can't be scored: {bad}") from None
+        layout = version.plan.layout
+        _rank(version, words_of(golden.features, layout, len(scores)).copy(), "an item of a golden page")
         off = float(np.abs(scores - np.array(golden.scores, np.float64)).max())
         if not off <= GOLDEN_DIFFERENCE_MAX:
             raise BadSnapshot(
                 f"version {version.number}: a golden page's scores are off by {off:.3g}, over {GOLDEN_DIFFERENCE_MAX}"
             )
+
+
+def _rank(version: Version, words: U64, whose: str) -> None:
+    """As a request is ranked, its statistics read in the version's own tables."""
+    run = version.begin(words, version.manifest.watermark_ms)
+    for first in range(0, len(run.logits), BATCH_ITEMS):
+        version.score(run, first, min(first + BATCH_ITEMS, len(run.logits)))
+    if not np.isfinite(run.logits).all():
+        raise BadSnapshot(f"version {version.number}: the score of {whose} isn't finite")
+
+
+def _counts_labels(version: Version) -> bool:
+    """Whether there's the row of everything, which each label moves."""
+    key, numbers = np.array([version.plan.program.base_key], np.uint64), np.zeros((3, 1))
+    read_rows(key, np.empty_like(key), 1, version.statistics.rows, 0.0, 0.0, *numbers)
+    return bool(numbers[2, 0] >= 0)

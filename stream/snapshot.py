@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.errors import BadSnapshot, Fenced
+from stream.events import TIME_MS_MAX
 
 BLOB_BYTES_MAX: Final = 8 * 1024 * 1024
 BLOBS_MAX: Final = 128  # of one content: 1 GiB
@@ -48,6 +49,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Digests = Annotated[list[Digest], msgspec.Meta(max_length=BLOBS_MAX)]
 Name = Annotated[str, msgspec.Meta(max_length=NAME_BYTES_MAX)]
+Time = Annotated[int, msgspec.Meta(ge=0, lt=TIME_MS_MAX)]
 
 
 class PartVersion(msgspec.Struct, frozen=True):
@@ -74,11 +76,11 @@ class Golden(msgspec.Struct, frozen=True):
     """
 
     features: bytes
-    scores: Annotated[list[float], msgspec.Meta(max_length=1_000)]
+    scores: Annotated[list[float], msgspec.Meta(min_length=1, max_length=1_000)]
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One version of a model, whole. Times are ms.
+    """One version of a model, whole. Times are ms, between 1970 and 2100.
 
     `parent`: the version that was live when it was cut; 0: none. `spec`: `spec_file.encode_spec`'s bytes.
     `token`: the publisher's fencing token. `offset`: the next offset in `examples` when it was cut, per partition.
@@ -95,12 +97,12 @@ class Manifest(msgspec.Struct, frozen=True):
     token: Positive
     offset: Annotated[dict[Count, Count], msgspec.Meta(max_length=4_096)]
     examples: Count
-    watermark_ms: int
-    learned_ms: int
-    created_ms: int
+    watermark_ms: Time
+    learned_ms: Time
+    created_ms: Time
     metrics: Annotated[dict[Name, float], msgspec.Meta(max_length=NAMES_MAX)]
     parts: Annotated[dict[Name, PartVersion], msgspec.Meta(max_length=16)]
-    ingest_ms: Annotated[list[int], msgspec.Meta(max_length=INGESTS_MAX)] = []
+    ingest_ms: Annotated[list[Time], msgspec.Meta(max_length=INGESTS_MAX)] = []
     golden: Annotated[list[Golden], msgspec.Meta(max_length=64)] = []
 
 

@@ -271,6 +271,17 @@ def test_what_has_learned_brings_golden_rows() -> None:
     assert cutter.cut(2, 1, 1, 1, 0, {}, deep=False).manifest.golden
 
 
+def test_what_has_learned_brings_golden_rows() -> None:
+    """The deep part goes out before its time when there were no pages yet at its first cut."""
+    spec = small_spec()
+    log = records(spec, 60)
+    model = Model(spec)
+    cutter = Cutter(model)
+    assert not cutter.cut(1, 0, 1, 0, 0, {}, deep=True).manifest.golden
+    model.learn(log[0], 0)
+    assert cutter.cut(2, 1, 1, 1, 0, {}, deep=False).manifest.golden
+
+
 def test_golden_rows_survive_a_restart(tmp_path: Path) -> None:
     """A restored learner's first base has golden rows, of the very deep part that goes out with them."""
     spec = small_spec()

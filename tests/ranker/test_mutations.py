@@ -9,6 +9,7 @@ import pytest
 
 from ranker.follow import Follower
 from ranker.shelf import Shelf
+from stream.events import TIME_MS_MAX
 from stream.memory_store import MemoryStore
 from stream.snapshot import (
     BLOB_BYTES_MAX,
@@ -222,12 +223,47 @@ def nested(world: World) -> bytes:
     body = msgspec.msgpack.encode(
         {**fields, "later": later} if world.rng.random() < 0.5 else {"later": later, **fields}
     )
+    return signed(body)
+
+
+def signed(body: bytes) -> bytes:
+    """A manifest of any body, under its right digest."""
     return msgspec.msgpack.encode((bytes.fromhex(digest_of(body)), body))
+
+
+def absurd_time(world: World) -> bytes:
+    """A time that no clock tells."""
+    field = str(world.rng.choice(["watermark_ms", "learned_ms", "created_ms", "ingest_ms"]))
+    time_ms = int(world.rng.choice([-(2**62), -1, TIME_MS_MAX, 2**62]))
+    body = msgspec.msgpack.decode(msgspec.msgpack.encode(world.sound))
+    return signed(msgspec.msgpack.encode({**body, field: [5, time_ms] if field == "ingest_ms" else time_ms}))
+
+
+def absurd_statistic(world: World) -> bytes:
+    """A count or a time of a statistic that no labels could have made. Among the sums stand ids of items, too."""
+    place = int(world.rng.choice([0, -1]))
+    rows = np.array(fetch(world.store, world.sound.parts["statistics"].contents()[place])["rows"])
+    wrong = {1: [1e19, 1e308, -1e308], 3: [-1.0, 4.2e12, 1e308]}
+    column = int(world.rng.choice([1, 3]))
+    rows.view(np.float64)[int(world.rng.integers(len(rows))), column] = float(world.rng.choice(wrong[column]))
+    return world.with_content("statistics", place, world.put({"rows": rows}))
+
+
+def untried(world: World) -> bytes:
+    """A version that has learned, without golden pages."""
+    return world.changed(golden=[])
+
+
+def forgetful(world: World) -> bytes:
+    """A version that has learned, without a single statistic."""
+    empty = world.put({"rows": np.zeros((0, 4), np.uint64)})
+    return world.changed(parts={**world.sound.parts, "statistics": PartVersion(empty)})
 
 
 MUTATORS: list[Callable[[World], bytes]] = [
     flipped, truncated, missing, swapped, not_finite, wrong_shape, lacking, lying, other_spec, wrong_scores,
     garbled_manifest, other_manifest, older, partless, garbled_spec, nested,
+    absurd_time, absurd_statistic, untried, forgetful,
 ]  # fmt: skip
 
 

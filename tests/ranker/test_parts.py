@@ -59,7 +59,7 @@ def test_the_next_deep_version_begins_with_the_hottest(model: ToyModel) -> None:
     page = model.page(30)
     score_features(first, page.tobytes(), 30)
     model.learn()
-    model.publish(store, golden=[])
+    model.publish(store, golden=[], examples=0)
     second = loader.load(2, first)
     assert kept(second) >= kept(first) > 10
     before = kept(second)

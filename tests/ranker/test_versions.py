@@ -152,7 +152,7 @@ def test_a_content_that_does_not_fit_its_spec_is_refused(store: CountingStore, m
     breaks(content)
     raw = pack(content)
     store.put_blobs(cut(raw))
-    model.publish_parts(store, {**model.parts, part: PartVersion(digests_of(raw))}, golden=[])
+    model.publish_parts(store, {**model.parts, part: PartVersion(digests_of(raw))}, golden=[], examples=0)
     load_version(store, "m", 1)
     with pytest.raises(BadSnapshot):
         load_version(store, "m", 2)
@@ -162,7 +162,7 @@ def test_a_content_that_does_not_fit_its_spec_is_refused(store: CountingStore, m
 def test_a_version_without_a_part_of_its_spec_is_refused(store: CountingStore, model: ToyModel, part: str) -> None:
     """A manifest must name every part that its spec asks for."""
     model.publish(store)
-    model.publish_parts(store, {n: p for n, p in model.parts.items() if n != part}, golden=[])
+    model.publish_parts(store, {n: p for n, p in model.parts.items() if n != part}, golden=[], examples=0)
     with pytest.raises(BadSnapshot, match=part):
         load_version(store, "m", 2)
 
@@ -204,11 +204,11 @@ def test_a_refused_version_leaves_nothing_behind(store: CountingStore, model: To
     model.publish(store, golden=[Golden(model.page(2).tobytes(), [0.0, 1.0])])
     with pytest.raises(BadSnapshot, match="golden"):
         loader.load(2, live)
-    model.publish_parts(store, held, golden=[])
+    model.publish_parts(store, held, golden=[], examples=0)
     page = model.page(9).tobytes()
     assert (score_features(loader.load(3, live), page, 9) == score_features(live, page, 9)).all()
     model.parts = held
-    model.publish(store, "delta", golden=[])
+    model.publish(store, "delta", golden=[], examples=0)
     whole = score_features(load_version(store, "m", 4), page, 9)
     assert (score_features(loader.load(4, live), page, 9) == whole).all()
 
@@ -223,11 +223,11 @@ def test_dead_keys_are_gone(store: CountingStore, model: ToyModel, part: str) ->
     keys = np.array(base["rows"][:, 0] if part == "statistics" else base["keys"], np.uint64)
     dead = keys[keys != 0][::2]
     empty = {n: a[:0] if n in ("keys", "vectors", "weights", "rows") else a for n, a in base.items()}
-    model.publish_parts(store, _with(store, model, part, [{**empty, "dead": dead}]), golden=[])
+    model.publish_parts(store, _with(store, model, part, [{**empty, "dead": dead}]), golden=[], examples=0)
     second = loader.load(2, first)
     back = np.isin(keys, dead[:3])
     again = {n: a[back] if n in ("keys", "vectors", "weights", "rows") else a for n, a in base.items()}
-    model.publish_parts(store, _with(store, model, part, [{**empty, "dead": dead}, again]), golden=[])
+    model.publish_parts(store, _with(store, model, part, [{**empty, "dead": dead}, again]), golden=[], examples=0)
     for number, gone in ((2, set(dead.tolist())), (3, set(dead[3:].tolist()))):
         for version in (loader.load(number, second), load_version(store, "m", number)):
             assert version.tower is not None
@@ -254,7 +254,7 @@ def test_a_long_chain_is_folded_on_the_way(store: CountingStore, model: ToyModel
     version = loader.load(1)
     for number in range(2, 60):
         model.learn(1)
-        model.publish(store, golden=[])
+        model.publish(store, golden=[], examples=0)
         version = loader.load(number, version)
     page = model.page(20).tobytes()
     assert (score_features(version, page, 20) == score_features(load_version(store, "m", 59), page, 20)).all()
