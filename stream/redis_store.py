@@ -50,11 +50,18 @@ QUIET_S: Final = 15  # a subscription that hears nothing for so long asks whethe
 SLICE_S: Final = 0.25  # how long `close` may have to wait for `wait`
 PIPELINE: Final = 4  # blobs on their way at a time
 SWEEP: Final = 1_000  # keys dropped by one script: others wait for it
+DIGITS: Final = 15  # of a version or a token: exact in Lua, too
 
+# A head or a token that somebody garbled counts as lost: what is published next takes its place.
+COUNT: Final = f"""
+local function count(text)
+  return text and #text <= {DIGITS} and string.find(text, '^%d+$') and tonumber(text) or nil
+end
+"""
 # Each script gets KEYS[1], the model's prefix; all keys share its hash tag, so all lie in one slot.
-TAKE: Final = """
+TAKE: Final = f"""{COUNT}
 local head, taken = redis.call('HGET', KEYS[1] .. ':head', 'token'), redis.call('GET', KEYS[1] .. ':token')
-local token = math.max(tonumber(head or 0), tonumber(taken or 0), tonumber(ARGV[1])) + 1
+local token = math.max(count(head) or 0, count(taken) or 0, tonumber(ARGV[1])) + 1
 redis.call('SET', KEYS[1] .. ':token', string.format('%.0f', token))
 return token
 """
@@ -71,11 +78,15 @@ return missing
 """
 # ARGV: version, parent, token, manifest, digests. Returns 1 when the head is at the manifest now, the first missing
 # blob, then what head, tokens and the latest version were, each '' for none. The head moves last.
-PUBLISH: Final = """
+PUBLISH: Final = (
+    COUNT
+    + """
 local version, parent, token, manifest = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local head = redis.call('HMGET', KEYS[1] .. ':head', 'version', 'token')
 local taken = redis.call('GET', KEYS[1] .. ':token')
 local latest = redis.call('ZREVRANGE', KEYS[1] .. ':versions', 0, 0)[1]
+if not (count(head[1]) and count(head[2])) then head = {} end
+taken = count(taken) and taken
 local was = {head[1] or '', head[2] or '', taken or '', latest or ''}
 if head[1] == version and head[2] == token and redis.call('GET', KEYS[1] .. ':manifest:' .. version) == manifest then
   return {1, '', unpack(was)}
@@ -95,6 +106,7 @@ redis.call('HSET', KEYS[1] .. ':head', 'version', version, 'token', token)
 redis.pcall('PUBLISH', KEYS[1] .. ':notices', version)
 return {1, '', unpack(was)}
 """
+)
 # ARGV: versions to keep, keys to look at at most. Returns how many of manifests and blobs were looked at, and how
 # many blobs were dropped. A pinned version's blobs leave the index, and come back into it when they are let go.
 RETAIN: Final = """
@@ -220,9 +232,12 @@ class RedisStore:
         if version is None and token is None:
             return None
         try:
-            return Head(int(version or ""), int(token or ""))
+            return Head(_count(version), _count(token))
         except ValueError:
-            raise BadSnapshot(f"the head of {self.model} is garbled: delete the key {self._key('head')}") from None
+            raise BadSnapshot(
+                f"the head of {self.model} is garbled: its learner's next version takes its place; without a learner "
+                f"delete the key {self._key('head')}"
+            ) from None
 
     def manifest(self, version: int) -> Manifest:
         """See SnapshotStore."""
@@ -326,6 +341,14 @@ class RedisStore:
     def _run(self, script: str, *args: str | bytes | int) -> Any:
         with translated(self._client):
             return self._client.register_script(script)(keys=[self.prefix], args=args)
+
+
+def _count(value: object) -> int:
+    """As `count` in the scripts. Raises ValueError."""
+    text = b"" if value is None else _bytes(value)
+    if len(text) > DIGITS or not text.isdigit():
+        raise ValueError(f"no count: {text[:DIGITS]!r}")
+    return int(text)
 
 
 def _bytes(value: object) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from stream.errors import BadSnapshot, SettingsError, SnapshotError, StoreUnavailable
+from stream.errors import BadSnapshot, Fenced, SettingsError, SnapshotError, StoreUnavailable
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
@@ -281,6 +281,34 @@ def test_head_that_was_changed(keys: tuple[RedisStore, redis.Redis]) -> None:
     client.set(store.prefix + ":head", "text")
     with pytest.raises(SnapshotError, match="didn't write"):
         store.head()
+
+
+@pytest.mark.parametrize("field", ["version", "token"])
+@pytest.mark.parametrize("text", ["new", "", "-1", "2.5", "1e3", " 2", "9" * 30])
+def test_garbled_head_is_published_over(keys: tuple[RedisStore, redis.Redis], field: str, text: str) -> None:
+    """It counts as lost: a token can be taken, and the next version, whatever its parent, takes its place."""
+    store, client = keys
+    client.hset(store.prefix + ":head", field, text)
+    with pytest.raises(BadSnapshot, match="its learner's next version takes its place"):
+        store.head()
+    token = store.take_token()
+    assert token == 2
+    with pytest.raises(Fenced):
+        publish(store, 2, 0, token - 1)
+    publish(store, 2, 0, token)
+    assert store.head() == Head(2, token)
+
+
+def test_garbled_token_is_taken_over(keys: tuple[RedisStore, redis.Redis]) -> None:
+    """What was handed out is unknown then, but the head's token still fences off what is older."""
+    store, client = keys
+    publish(store, 2, 1, 5)
+    client.set(store.prefix + ":token", "x")
+    with pytest.raises(Fenced):
+        publish(store, 3, 2, 4)
+    publish(store, 3, 2, 5)
+    client.set(store.prefix + ":token", "x")
+    assert store.take_token() == 6
 
 
 @pytest.mark.parametrize("lost", ["head", "token"])
