@@ -1,6 +1,8 @@
 """Cutting and publishing versions: what a reader lays together is what the learner holds."""
 
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from learner.model import Model
 from learner.numbers import Used
 from learner.progress import Figures
 from learner.publisher import Publisher
-from stream.errors import Fenced, SnapshotError
+from stream.errors import BadSnapshot, Fenced, SnapshotError
 from stream.memory_store import MemoryStore
 from stream.snapshot import DELTAS_MAX, Head, Manifest, fetch
 from stream.spec import Gate
+from stream.version_files import VersionFiles
 from tests.learner.worlds import records, small_spec
 
 Served = tuple[dict[int, float], dict[int, bytes], dict[int, bytes], list[bytes]]
@@ -108,10 +111,7 @@ class Bench:
             100, 300, keep_versions=50, quarantine=tmp_path, pins=tmp_path / "pins", numbers=tmp_path / "numbers"
         )
         self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, Used())
-        until = time.monotonic() + 10
-        while not self.publisher.carrier.entered:
-            assert time.monotonic() < until
-            time.sleep(0.001)
+        wait_for(lambda: self.publisher.carrier.entered)
 
     def turn(self) -> bool:
         """Learn a record, let 100 ms pass, publish, wait until it has arrived."""
@@ -271,17 +271,6 @@ def test_what_has_learned_brings_golden_rows() -> None:
     assert cutter.cut(2, 1, 1, 1, 0, {}, deep=False).manifest.golden
 
 
-def test_what_has_learned_brings_golden_rows() -> None:
-    """The deep part goes out before its time when there were no pages yet at its first cut."""
-    spec = small_spec()
-    log = records(spec, 60)
-    model = Model(spec)
-    cutter = Cutter(model)
-    assert not cutter.cut(1, 0, 1, 0, 0, {}, deep=True).manifest.golden
-    model.learn(log[0], 0)
-    assert cutter.cut(2, 1, 1, 1, 0, {}, deep=False).manifest.golden
-
-
 def test_golden_rows_survive_a_restart(tmp_path: Path) -> None:
     """A restored learner's first base has golden rows, of the very deep part that goes out with them."""
     spec = small_spec()
@@ -368,3 +357,65 @@ def test_a_store_that_fell_back_to_an_older_copy_is_published_over(tmp_path: Pat
     assert head.version == bench.publisher.version
     wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
     assert (wide, statistics) == held(bench.model)[:2]
+
+
+@pytest.mark.parametrize("damage", ["a blob", "the decision", "the folder", "nothing"])
+def test_a_lost_store_is_noticed_whatever_became_of_the_pinned_copy(tmp_path: Path, damage: str) -> None:
+    """Garbled or deleted, with nothing left to publish: a wiped store gets a full base all the same, within seconds."""
+    bench = Bench(tmp_path)
+    for _ in range(3):
+        bench.turn()
+    bench.store.pin(1)
+    folder = tmp_path / "pins"
+    wait_for(lambda: (folder / "decision").exists())
+    for _ in range(5):  # until there's nothing more to publish: the deep part follows at its own cadence
+        bench.ms += 1_000
+        bench.publisher.maybe_publish(3)
+        bench.settle()
+    path = max((folder / "blobs").iterdir()) if damage == "a blob" else folder / "decision"
+    if damage == "the folder":
+        shutil.rmtree(folder)
+    elif damage != "nothing":
+        path.write_bytes(b"garbled")
+    bench.store.wipe()
+    wait_for(lambda: bench.publisher.carrier.wants_base)
+    bench.ms += 1_000
+    assert bench.publisher.maybe_publish(3)
+    bench.settle()
+    head = bench.store.head()
+    assert head is not None
+    assert laid_together(bench.store, bench.store.manifest(head.version)) == held(bench.model)
+    if damage == "nothing":
+        wait_for(lambda: bench.store.decision().version == 1)
+    bench.store.pin(head.version)
+    wait_for(lambda: (kept := VersionFiles(folder).load()) is not None and kept.version == head.version)
+
+
+def test_a_garbled_head_is_published_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as lost: though nothing more was learned, a full base takes its place."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    version = bench.publisher.version
+
+    def garbled() -> Head:
+        raise BadSnapshot("the head of small is garbled")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "head", garbled)
+        wait_for(lambda: bench.publisher.carrier.wants_base)
+        bench.store._head = None  # as such a head counts when the next one is published
+        bench.ms += 1_000
+        assert bench.publisher.maybe_publish(1)
+        bench.settle()
+    head = bench.store.head()
+    assert head is not None
+    assert head.version == version + 1
+    assert bench.store.manifest(head.version).parent == 0
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Until it's so."""
+    until = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.001)
