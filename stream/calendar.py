@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 SLOT_BITS: Final = 10  # a slot is 1,024 ms
 NEVER: Final = 2**62
@@ -30,7 +30,7 @@ class Calendar(Generic[T]):
 
     def __init__(self) -> None:
         self.next_ms = NEVER  # event time of the first thing
-        self._near: list[T] = []
+        self._near: list[Any] = []  # T, None where it was taken
         self._times: list[int] = []  # of `_near`
         self._at = 0  # the first of `_near` that is still there
         self._far: dict[int, list[T]] = {}
@@ -74,6 +74,7 @@ class Calendar(Generic[T]):
                 self._open_slot()
             end = min(bisect_right(self._times, until_ms, lo=self._at), self._at + most - len(taken))
             taken += self._near[self._at : end]
+            self._near[self._at : end] = [None] * (end - self._at)
             self._at = end
             if end < len(self._near):
                 self.next_ms = self._times[end]

@@ -39,13 +39,13 @@ from typing import Final
 from stream.calendar import Calendar
 from stream.events import Examples, Install, Organic, SourceEvent
 from stream.labelling import Labeller, Policy
-from stream.remembered import Counts, Held, Mark, OfUsers
+from stream.remembered import Counts, Held, Installed, Mark, OfUsers
 from stream.shown import SILENT, HeldEvent, Shown, held
 from stream.spec import Spec, duration_ms
 from stream.told import Row, Told, examples_of
 
-PAGE_BYTES: Final = 400  # what a page costs beyond its bytes in the log, at most
-INSTALL_BYTES: Final = 800  # what an install costs, dictionaries included
+PAGE_BYTES: Final = 400  # what a page costs beyond its bytes in the log and its ids, at most
+INSTALL_BYTES: Final = 800  # what an install costs beyond its texts, dictionaries included
 SLICE: Final = 512  # pages closed and things forgotten at once: some ten milliseconds until they are written
 SHARDS: Final = 64  # dictionaries of pages: one of a million would take 60 ms to grow
 
@@ -113,7 +113,8 @@ class Checkpoint:
 class Joiner:
     """The join state of one partition. Give it every record in offset order.
 
-    `organic`: what the last record has shown to be organic, if the rules want it told.
+    `organic`: what the last record has shown to be organic, if the rules want it told. `installed`: what its installs
+    and retractions say of histories.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Joiner:
         self.watermark_ms = watermark_ms
         self.counts = Counts()
         self.organic: list[Organic] = []
+        self.installed: list[Installed] = []
         self._labels = Labeller(rules.policy, holding=rules.organic)
         self._tells_first = rules.policy == "fake_negative"
         self.open_pages = 0
@@ -178,6 +180,8 @@ class Joiner:
         said: list[Told] = []
         if self.organic:
             self.organic = []
+        if self.installed:
+            self.installed = []
         mark = Mark(offset, self.watermark_ms)
         marks.append(mark)
         latest_ms = max(ingest_ms - self._lateness_ms, self.watermark_ms)
@@ -311,7 +315,7 @@ class Joiner:
             page.state = SILENT
         pages[page.request_id] = page
         page.user = self._pages_of.add(page.user, page).user  # one text for all pages of a user
-        self.held_bytes += len(page.raw) + PAGE_BYTES
+        self.held_bytes += len(page.raw) + len(page.request_id) + len(page.user) + PAGE_BYTES
         if waiting or self._tells_first:
             self._tell_first(page, ingest_ms, said)
         if closed:
@@ -349,8 +353,10 @@ class Joiner:
 
     def _take_install(self, install: Install, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
         """Take an install; the watermark was caught up with."""
+        one = Held(install, install.time_ms, mark, ingest_ms, install.retracted)
         if install.time_ms + self._life_ms <= self.watermark_ms or install.time_ms <= self._floor_ms:
             self.counts.late += 1
+            self._note(one, late=True)
             return
         key = self._key(install)
         known = self._installs.get(key)
@@ -359,20 +365,33 @@ class Joiner:
                 self.counts.retracted += 1
                 known.retracted = True
                 self._labels.detach(known, ingest_ms, said)
+                self._note(known)
             else:
                 self.counts.duplicate += 1
                 known.met |= not install.retracted
             return
         if known is not None:
             self._installs_of.drop(install.user, known)
-        one = Held(install, install.time_ms, mark, ingest_ms, install.retracted)
         mark.living += 1
-        self.held_bytes += INSTALL_BYTES
+        self.held_bytes += self._bytes_of(install)
         self._known.add(one)
         self._installs[key] = one
         self._installs_of.add(install.user, one)
+        self._note(one)
         if not install.retracted:
             self._find_page(one, ingest_ms, said)
+
+    def _note(self, one: Held, late: bool = False) -> None:
+        """What the user has of the install's item now: the newest time that is remembered and wasn't taken back."""
+        user, item = one.install.user, one.install.item
+        times = [
+            other.time_ms
+            for other in self._installs_of.of(user, one)
+            if other.install.item == item and not other.retracted
+        ]
+        if late and not one.retracted:
+            times.append(one.time_ms)
+        self.installed.append(Installed(user, item, max(times, default=None), not late))
 
     def _find_page(self, one: Held, ingest_ms: int, said: list[Told]) -> None:
         """Give a new install to the newest remembered page that it belongs to, if there is one."""
@@ -405,7 +424,7 @@ class Joiner:
             if type(what) is Shown:
                 what.state |= SILENT
                 what.mark.living -= 1
-                freed += len(what.raw) + PAGE_BYTES
+                freed += len(what.raw) + len(what.request_id) + len(what.user) + PAGE_BYTES
                 del pages[hash(what.request_id) % SHARDS][what.request_id]
                 pages_of.drop(what.user, what)
             else:
@@ -416,7 +435,7 @@ class Joiner:
     def _forget_install(self, one: Held) -> None:
         install = one.install
         one.mark.living -= 1
-        self.held_bytes -= INSTALL_BYTES
+        self.held_bytes -= self._bytes_of(install)
         if one.page is not None:
             self._labels.let_go(one)
         elif install.retracted:
@@ -432,6 +451,12 @@ class Joiner:
         if self._installs.get(key) is one:
             del self._installs[key]
             self._installs_of.drop(install.user, one)
+
+    @staticmethod
+    def _bytes_of(install: Install) -> int:
+        """What is counted for it: user and install id stand in its key again, the id at its page a third time."""
+        ids = 2 * len(install.user) + 3 * len(install.install_id)
+        return INSTALL_BYTES + ids + len(install.item) + len(install.request_id)
 
     @staticmethod
     def _key(install: Install) -> str:

@@ -187,6 +187,34 @@ def test_ids_that_run_together_are_told_apart() -> None:
     assert [request_id for request_id, *_ in told] == ["r", "s", "t"]
 
 
+def test_long_ids_are_counted() -> None:
+    """Whatever text is long, a join holds no more of it than its memory allows."""
+    long, bounded = "x" * 20_000, replace(RULES, window_ms=10_000, bytes_max=1_000_000)
+    for make in (
+        lambda k: install(f"i{k}", 100 + k, long),
+        lambda k: install(f"i{k}", 100 + k, "a", long),
+        lambda k: install(f"i{k}{long}", 100 + k),
+        lambda k: install(f"i{k}", 100 + k, user=f"u{k}{long}"),
+        lambda k: page(f"r{k}{long}", 100 + k),
+        lambda k: page(f"r{k}", 100 + k, user=f"u{k}{long}"),
+    ):
+        joiner = Joiner(bounded)
+        for k in range(100):
+            joiner.feed([make(k)], k, NOW)
+        assert 10 < len(joiner._marks) <= 1_000_000 / 20_000
+        joiner.feed([FAR], 100, NOW)
+        assert joiner.held_bytes == 0
+
+
+def test_what_was_forgotten_is_gone() -> None:
+    """Nothing keeps a page that was forgotten, though its neighbours in time are still there."""
+    joiner = Joiner(RULES)
+    joiner.feed([page("r", 100), page("s", 101), Tick(115)], 0, NOW)
+    assert [len(pages) for pages in joiner._pages if pages] == [1]
+    assert {one.request_id for one in joiner._known._near if one} == {"s"}
+    assert not any(joiner._closing._near)
+
+
 def test_a_page_can_be_corrected_as_long_as_the_spec_says() -> None:
     """`known` is counted from the window's end: a retraction until then is a correction, after it none."""
     for known, reasons in (("2s", [INSTALLED]), ("1m", [INSTALLED, RETRACTION])):
