@@ -287,6 +287,32 @@ def test_the_latest_decision_holds(store: CountingStore, model: ToyModel, tmp_pa
         assert live(follower) == serving == (version or 3)
 
 
+def test_a_pin_is_obeyed_by_all_rankers(store: CountingStore, model: ToyModel) -> None:
+    """Rankers that follow at the same time all go back to the pinned version, and on again after an unpin."""
+    for _ in range(3):
+        model.publish(store)
+        model.learn()
+    stop = threading.Event()
+    rankers = [Follower(store, "m", Shelf(), lambda: 2_000_100) for _ in range(2)]
+    threads = [threading.Thread(target=ranker.run, args=(stop,)) for ranker in rankers]
+    for thread in threads:
+        thread.start()
+    try:
+        _until(lambda: [live(ranker) for ranker in rankers] == [3, 3])
+        store.pin(2)
+        _until(lambda: [live(ranker) for ranker in rankers] == [2, 2])
+        model.publish(store)
+        late = Follower(store, "m", Shelf(), lambda: 2_000_100)
+        late.step()
+        assert live(late) == 2, "who comes later obeys, too"
+        store.pin(0)
+        _until(lambda: [live(ranker) for ranker in rankers] == [4, 4])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_an_older_version_brings_no_installs(store: CountingStore, model: ToyModel, follower: Follower) -> None:
     """Going back to a pinned version makes nothing servable that wasn't."""
     for _ in range(2):
@@ -350,6 +376,26 @@ def test_a_pin_outlives_a_restart(store: CountingStore, model: ToyModel, tmp_pat
     second.restore()
     assert not second.step()
     assert live(second) == 1
+
+
+def test_a_copy_of_another_model_is_not_served(
+    store: CountingStore, model: ToyModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another model's ranker kept in the folder is refused, and replaced by what the store has."""
+    others = MemoryStore("other")
+    other = ToyModel(some_spec(np.random.default_rng(5), ["wide"], "other"))
+    VersionFiles(tmp_path).save(others, other.publish(others))
+    follower = Follower(store, "m", Shelf(), lambda: 2_000_100, VersionFiles(tmp_path))
+    follower.restore()
+    assert live(follower) == 0
+    assert "of other" in caplog.text
+    model.publish(store)
+    assert follower.step()
+    follower.keep()
+    kept = VersionFiles(tmp_path).load()
+    assert kept is not None
+    assert (kept.model, kept.version) == ("m", 1)
+    VersionFiles(tmp_path).blobs(kept)
 
 
 def test_a_garbled_copy_is_not_served(store: CountingStore, model: ToyModel, tmp_path: Path) -> None:

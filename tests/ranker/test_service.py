@@ -143,6 +143,38 @@ def test_it_answers_before_and_after_the_first_snapshot(memory: MemoryLog) -> No
     assert running.failure is None
 
 
+def test_an_item_that_is_deleted_is_not_retrieved_any_more(memory: MemoryLog) -> None:
+    """A tombstone takes an item out of the answers of a live ranker; who names it still has it ranked."""
+    store = MemoryStore("m")
+    toy().publish(store)
+    write_items(memory)
+    running = Running(RankerService(store, no_histories, "m", worker="0", threads=2), lambda: memory)
+    caller = Caller(memory)
+    until(lambda: running.service.ready() == (True, "ready (version 1)"))
+    caller.ask(1)
+    until(caller.answered)
+    first = caller.replies[-1]
+    assert len(first.items) == 5
+    gone = first.items[0]
+    memory.send(ITEMS.name, 0, None, gone.encode())
+
+    def not_retrieved() -> bool:
+        caller.ask(1)
+        until(caller.answered)
+        return gone not in caller.replies[-1].items
+
+    until(not_retrieved)
+    assert caller.replies[-1].scored == 29
+    caller.asked += 1
+    named = RankRequest(f"r{caller.asked}", "u1", candidates=[gone])
+    memory.send(REQUESTS.name, 0, encode_record([named]))
+    until(caller.answered)
+    assert caller.replies[-1].items == [gone]
+    assert {(r.version, r.error) for r in caller.replies} == {(1, "")}
+    running.end()
+    assert running.failure is None
+
+
 class SilentStore(MemoryStore):
     """Takes long to say that it doesn't answer, as a host that is down does."""
 
