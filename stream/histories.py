@@ -3,6 +3,12 @@
 One sorted set per user: members are items, scores install times in ms. ZADD and ZREM are idempotent, so a
 joiner that reads records again does no harm.
 
+What a user has is the join's verdict: an install that is repeated, or that was taken back before it came, changes
+nothing; where one of several installs of an item is taken back, the newest of the others stays. That holds for as long
+as installs are remembered (the window and the time for corrections). Beyond, an install knows nothing of others: one
+that comes late replaces a newer time in the topic (Redis keeps the newer one until it's made anew), or brings back an
+item that was taken back; and a retraction takes the item out though an older install of another id had it, too.
+
 The copy is made anew from the topic when a joiner starts, when Redis has lost it (its marker key is gone), and when
 changes were dropped. At every start, because a process that was killed while Redis didn't answer took its waiting
 changes with it, though what they came of is committed; the topic is compacted, so that this is one short record per
@@ -31,6 +37,13 @@ LOOK_S: Final = 5.0  # between two looks at the marker
 SETTLE_S: Final = 1.0  # longer than a record is on its way into the topic
 POLL_S: Final = 0.2
 COMPLETE: Final = b"complete"
+
+
+class Newest(int):
+    """An install time that counts though a later one may be there: that one was taken back."""
+
+
+Changes = Mapping[tuple[str, str], int | None]  # by user and item; None: taken back
 
 log = logging.getLogger(__name__)
 
@@ -74,27 +87,27 @@ def changes_of(records: Sequence[Record]) -> dict[tuple[str, str], int | None]:
                     changes["\x00".join(parts[:k]), "\x00".join(parts[k:])] = None
             else:
                 history = decode_entity(record.value, History)
-                changes[history.user, history.item] = history.time_ms
+                changes[history.user, history.item] = Newest(history.time_ms)
         except (BadEvent, UnicodeDecodeError) as bad:
             log.warning("%s/%d offset %d is left out: %s", HISTORIES.name, record.partition, record.offset, bad)
     return changes
 
 
-def write_changes(client: Any, changes: Mapping[tuple[str, str], int | None], prefix: str, members_max: int) -> None:
+def write_changes(client: Any, changes: Changes, prefix: str, members_max: int) -> None:
     """Write changes in one round trip: a command or two a user or retraction, however long a history is.
 
     Raises redis.RedisError.
     """
-    installed: dict[str, dict[str, int]] = {}
+    installed: dict[tuple[str, bool], dict[str, int]] = {}
     with client.pipeline(transaction=False) as pipe:
         for (user, item), time_ms in changes.items():
             if time_ms is None:
                 pipe.zrem(history_key(user, prefix), item)
             else:
-                installed.setdefault(user, {})[item] = time_ms
-        for user, items in installed.items():
+                installed.setdefault((user, isinstance(time_ms, Newest)), {})[item] = time_ms
+        for (user, newest), items in installed.items():
             key = history_key(user, prefix)
-            pipe.zadd(key, items, gt=True)
+            pipe.zadd(key, items, gt=not newest)
             pipe.zremrangebyrank(key, 0, -members_max - 1)
         pipe.execute()
 
@@ -161,6 +174,13 @@ def wipe_histories(client: Any, prefix: str = "") -> int:
     return wiped
 
 
+def _after(before: int | None, now: int | None) -> int | None:
+    """Two changes of a user's item as one."""
+    if now is None or isinstance(now, Newest):
+        return now
+    return Newest(max(now, before or 0)) if before is None or isinstance(before, Newest) else max(now, before)
+
+
 class HistoryWriter:
     """Writes changes to Redis in a thread of its own, in pipelines. `put` never waits.
 
@@ -201,11 +221,12 @@ class HistoryWriter:
         self._thread = threading.Thread(target=self._run, name="histories", daemon=True)
         self._thread.start()
 
-    def put(self, user: str, item: str, time_ms: int | None) -> None:
-        """User has installed item at `time_ms`; None: no longer."""
+    def put(self, user: str, item: str, time_ms: int | None, newest: bool = False) -> None:
+        """User has installed item at `time_ms`; None: no longer. `newest`: also where a later time is there."""
         with self._changed:
-            self._waiting.pop((user, item), None)  # so that the last change is also the youngest in order
-            self._waiting[user, item] = time_ms
+            # So that the last change is also the youngest in order.
+            before = self._waiting.pop((user, item), 0)
+            self._waiting[user, item] = _after(before, Newest(time_ms) if newest and time_ms is not None else time_ms)
             if len(self._waiting) > self._waiting_max:
                 self._waiting.pop(next(iter(self._waiting)))
                 self._drop_one()
@@ -295,7 +316,7 @@ class HistoryWriter:
                 log.warning("histories: Redis doesn't take them (%s); they are kept and written when it does", bad)
             self._failing = True
             with self._changed:
-                self._waiting = {**batch, **self._waiting}
+                self._waiting = batch | {key: _after(batch.get(key, 0), now) for key, now in self._waiting.items()}
                 self._writing = 0
                 if not self._closing:
                     self._changed.wait_for(lambda: self._closing, self._retry_s)

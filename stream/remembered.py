@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -53,11 +53,32 @@ class Held(msgspec.Struct, gc=False, eq=False):
     retracted: bool
     page: Shown | None = None
     met: bool = False  # a retraction whose install came after it
+    again_ms: int = 0  # the latest event time with which it came again, or was taken back
 
     @property
     def items(self) -> tuple[str]:
         """What it is of."""
         return (self.install.item,)
+
+
+class Installed(NamedTuple):
+    """When a user installed an item last, by what is remembered; None: no longer has it.
+
+    `newest`: surely the newest time. Of what came late it's unknown: a newer install may be forgotten.
+    """
+
+    user: str
+    item: str
+    time_ms: int | None
+    newest: bool = True
+
+
+class Again(msgspec.Struct, gc=False, eq=False):
+    """A later event time of what is held already: until it is over, a restart that read it alone would take it in."""
+
+    time_ms: int
+    mark: Mark
+    bytes: int
 
 
 T = TypeVar("T", Shown, Held)

@@ -8,11 +8,11 @@ from stream.events import (
     RECORD_BYTES_MAX,
     DeadLetter,
     History,
-    Install,
     encode,
 )
 from stream.join import Checkpoint, LabelRules
 from stream.log import Record, partition_of
+from stream.remembered import Installed
 from stream.topics import DEAD_LETTERS, HISTORIES
 
 EXAMPLES_BYTES_MAX: Final = RECORD_BYTES_MAX // 2  # of one record, so that a learner's step stays small
@@ -33,11 +33,11 @@ class Outgoing(NamedTuple):
     key: bytes | None = None
 
 
-def history_record(install: Install, partitions: int) -> Outgoing:
+def history_record(installed: Installed, partitions: int) -> Outgoing:
     """What an install, or its retraction, makes of the user's history."""
-    key = f"{install.user}\x00{install.item}".encode()
-    value = None if install.retracted else encode(History(install.user, install.item, install.time_ms))
-    return Outgoing(HISTORIES.name, partition_of(install.user, partitions), value, key)
+    user, item, time_ms, _ = installed
+    value = None if time_ms is None else encode(History(user, item, time_ms))
+    return Outgoing(HISTORIES.name, partition_of(user, partitions), value, f"{user}\x00{item}".encode())
 
 
 def dead_letter(original: bytes, error: str, message: str, source: Record) -> Outgoing:

@@ -105,10 +105,10 @@ class Turn:
         if joiner.counts.shed != shed:
             self._alarm(record.partition, joiner)
         installs = [event for event in events if type(event) is Install]
-        for install in installs:
-            outgoing.append(history_record(install, self._partitions[HISTORIES.name]))
+        for installed in joiner.installed:
+            outgoing.append(history_record(installed, self._partitions[HISTORIES.name]))
             if self._histories is not None:
-                self._histories.put(install.user, install.item, None if install.retracted else install.time_ms)
+                self._histories.put(*installed)
         if bad or ahead:
             outgoing += [dead_letter(raw, "BadEvent", why, record) for raw, why in bad]
             outgoing += [dead_letter(*_from_the_future(event, record), record) for event in ahead]

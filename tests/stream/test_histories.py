@@ -5,28 +5,34 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from typer.testing import CliRunner
 
 from stream.errors import LogUnavailable
-from stream.events import Install
+from stream.events import Install, encode_record
 from stream.histories import (
     COMPLETE,
     HistoryWriter,
+    changes_of,
     history_key,
     marker_key,
     read_histories,
     rebuild_histories,
     wipe_histories,
 )
+from stream.join import Joiner, LabelRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
-from stream.log import Log, MemoryLog
+from stream.log import Log, MemoryLog, Record
+from stream.meters import Tally
+from stream.remembered import Installed
 from stream.routing import history_record
 from stream.settings import Settings
-from stream.topics import HISTORIES
+from stream.topics import EVENTS, EXAMPLES, HISTORIES
+from stream.turn import ShellRules, Turn
 from thalweg.main import app
 from thalweg.stack import Stack
 
@@ -129,7 +135,8 @@ def topic_of(*installs: Install) -> MemoryLog:
 
 def tell(source: MemoryLog, install: Install) -> None:
     """One more record of the topic."""
-    source.send(*history_record(install, 2))
+    time_ms = None if install.retracted else install.time_ms
+    source.send(*history_record(Installed(install.user, install.item, time_ms), 2))
 
 
 def rebuilding(client: object, prefix: str, source: Callable[[], Log]) -> HistoryWriter:
@@ -350,8 +357,8 @@ def test_the_command_rebuilds_from_kafka(
     apply_topics(settings, plan_topics(settings))
     log = KafkaLog(settings)
     for k in range(20):
-        log.send(*history_record(Install(f"u{k % 3}", f"i{k}", k, f"{k}"), 2))
-    log.send(*history_record(Install("u0", "i0", 30, "0", retracted=True), 2))
+        log.send(*history_record(Installed(f"u{k % 3}", f"i{k}", k), 2))
+    log.send(*history_record(Installed("u0", "i0", None), 2))
     log.close()
     cache.zadd(history_key("stale", topic_prefix), {"a": 1})
     report = tmp_path / "rebuilt.json"
@@ -363,3 +370,70 @@ def test_the_command_rebuilds_from_kafka(
     assert read_histories(cache, ["u0", "stale"], 9, topic_prefix) == {
         "u0": ["i3", "i6", "i9", "i12", "i15", "i18"], "stale": [],
     }  # fmt: skip
+
+
+T = 1_700_000_000_000
+
+
+def install(at_ms: int, install_id: str = "i", item: str = "a", *, back: bool = False) -> Install:
+    """Of user u, so long after T; or the retraction of it."""
+    return Install("u", item, T + at_ms, install_id, retracted=back)
+
+
+@pytest.mark.parametrize(
+    ("events", "wanted"),
+    [
+        ([install(1), install(2, back=True), install(1)], {}),
+        ([install(2, back=True), install(1)], {}),
+        ([install(1), install(5, "j"), install(6, back=True)], {"a": 5}),
+        ([install(1), install(5, "j"), install(6, "j", back=True)], {"a": 1}),
+        ([install(50), install(20, "j")], {"a": 50}),
+        ([install(1), install(2, item="b", back=True)], {}),
+        ([install(1), install(2, back=True), install(3, "j")], {"a": 3}),
+        ([install(5, back=True), install(9)], {"a": 9}),
+        ([install(1), install(3, "k", "b"), install(1)], {"a": 1, "b": 3}),
+        ([install(9_000, "k", "b"), install(1)], {"a": 1, "b": 9_000}),  # late: no label comes of it, but a history
+    ],
+)
+def test_a_history_is_what_the_join_knows(
+    events: list[Install], wanted: dict[str, int], cache: redis.Redis, topic_prefix: str
+) -> None:
+    """Repeated, out of order, taken back before or after: topic and Redis have the newest install that counts."""
+    writer = HistoryWriter(cache, topic_prefix)
+    turn = Turn(ShellRules(), {EXAMPLES.name: 1, HISTORIES.name: 1}, writer, Tally())
+    joiner = Joiner(LabelRules("eager", window_ms=1_000))
+    source = MemoryLog({HISTORIES.name: 1}, lambda: T)
+    for k, event in enumerate(events):
+        value = encode_record([event])
+        for topic, partition, told, key in turn.take(joiner, Record(EVENTS.name, 0, k, T + 100_000, None, value)):
+            assert topic == HISTORIES.name
+            source.send(topic, partition, told, key)
+    until(lambda: writer.waiting == 0)
+    writer.close(10)
+    topic_says = changes_of(source.reader(HISTORIES.name, {0: 0}).poll(0))
+    assert {item: at - T for (_, item), at in topic_says.items() if at is not None} == wanted
+
+    def cached() -> dict[str, int]:
+        found: Any = cache.zrange(history_key("u", topic_prefix), 0, -1, withscores=True)
+        return {item.decode(): at - T for item, at in found}
+
+    assert cached() == wanted
+    wipe_histories(cache, topic_prefix)
+    rebuild_histories(cache, source, topic_prefix, settle_s=0.0)
+    assert cached() == wanted
+
+
+def test_what_waits_keeps_that_a_later_time_was_taken_back(cache: redis.Redis, topic_prefix: str) -> None:
+    """Changes of one item that wait are one change; it must still lower what Redis has, also after a failure."""
+    cache.zadd(history_key("u", topic_prefix), {"a": 9, "b": 9, "c": 9})
+    flaky = Flaky(cache)
+    writer = HistoryWriter(flaky, topic_prefix, retry_s=0.01)
+    for item in ("a", "b", "c"):
+        writer.put("u", item, None)
+    assert flaky.asked.wait(10)
+    for item, newest in (("a", True), ("b", False)):
+        writer.put("u", item, 5, newest)
+    flaky.up = True
+    until(lambda: writer.waiting == 0)
+    writer.close(10)
+    assert cache.zrange(history_key("u", topic_prefix), 0, -1, withscores=True) == [(b"a", 5.0), (b"b", 5.0)]

@@ -5,7 +5,6 @@ from stream.events import (
     DeadLetter,
     Examples,
     Impression,
-    Install,
     Tick,
     decode_entity,
     decode_examples,
@@ -13,6 +12,7 @@ from stream.events import (
 )
 from stream.join import Checkpoint, LabelRules
 from stream.log import Record, partition_of
+from stream.remembered import Installed
 from stream.routing import (
     checkpoint_of,
     dead_letter,
@@ -57,8 +57,8 @@ def test_examples_go_to_their_learners_partition() -> None:
 
 def test_a_retraction_is_a_tombstone_of_the_history() -> None:
     """An install and its retraction have one key, in the user's partition."""
-    install = history_record(Install("u", "a", 7, "i"), 4)
-    gone = history_record(Install("u", "a", 9, "i", retracted=True), 4)
+    install = history_record(Installed("u", "a", 7), 4)
+    gone = history_record(Installed("u", "a", None), 4)
     assert install.key == gone.key == b"u\x00a"
     assert install.partition == gone.partition == partition_of("u", 4)
     assert gone.value is None
