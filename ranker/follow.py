@@ -212,12 +212,13 @@ class Follower:
             learned, lives = ((sum(one.offset.values()), one.version) for one in (manifest, live))
             older = learned < lives
             if older:
+                known = self._older is not None and (self._older[0].token, self._older[1]) == (head.token, live.version)
                 self._older = head, live.version
                 self.refused = (
                     f"the head, version {head.version}, has learned up to offset {learned[0]} of examples, version "
                     f"{live.version} up to {lives[0]}; the newer one serves on, unless version {head.version} is pinned"
                 )
-                log.warning(self.refused)
+                log.log(logging.DEBUG if known else logging.WARNING, self.refused)  # it may take many to catch up
         metrics.HEAD_IS_OLDER.set(older)
         return older
 
