@@ -183,7 +183,8 @@ class MemoryStore:
                 raw = encode_manifest(manifest)
                 if self._manifests.get(manifest.version, raw) != raw:
                     raise other_version(manifest.version, self.model)
-                self._wanted.update(dict.fromkeys(self._check_whole(manifest), manifest.version))
+                for digest in self._check_whole(manifest):
+                    self._wanted[digest] = max(self._wanted[digest], manifest.version)
                 self._manifests[manifest.version] = raw
             self._decision = decision
             self._notify()

@@ -165,15 +165,19 @@ class Protocol(RuleBasedStateMachine):
         assert self.store.versions() == [v for v in before if v >= oldest or v == self.decision.version]
 
     @precondition(lambda self: self.store.versions())
-    @rule(data=st.data())
-    def decide(self, data: st.DataObject) -> None:
-        """A person pins one of the versions that are kept."""
+    @rule(data=st.data(), seen=st.booleans())
+    def decide(self, data: st.DataObject, seen: bool) -> None:
+        """A person pins one of the versions that are kept; the keeper may see it at once."""
         self.decided(data.draw(st.sampled_from(self.store.versions())))
+        if seen:
+            self.look()
 
-    @rule()
-    def let_go(self) -> None:
+    @rule(seen=st.booleans())
+    def let_go(self, seen: bool) -> None:
         """A person lets go of what was pinned."""
         self.decided(0)
+        if seen:
+            self.look()
 
     def decided(self, version: int) -> None:
         """Whatever the store has forgotten: what is decided now is later than all that was."""
@@ -221,6 +225,16 @@ class Protocol(RuleBasedStateMachine):
         """A replica hears nothing from now on."""
         self.replica = Copy(self.copied(), dict(self.said), self.decision, self.newest_token)
 
+    @precondition(lambda self: self.learners)
+    @rule(data=st.data(), count=st.integers(1, 3), seen=st.booleans(), put_back=st.booleans())
+    def miss_a_decision(self, data: st.DataObject, count: int, seen: bool, put_back: bool) -> None:
+        """A replica falls behind by some versions and a decision about one of them; then it takes over."""
+        self.fall_behind()
+        self.go_on(count, "base")
+        if self.store.versions():
+            self.decide(data, seen)
+        self.fail_over(put_back)
+
     @precondition(lambda self: self.replica)
     @rule(put_back=st.booleans())
     def fail_over(self, put_back: bool) -> None:
@@ -254,7 +268,7 @@ class Protocol(RuleBasedStateMachine):
 
 def test_protocol_in_memory() -> None:
     """In memory, whatever happens in whatever order."""
-    run_state_machine_as_test(Protocol, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Protocol, settings=settings(max_examples=300, stateful_step_count=40, deadline=None))
 
 
 @pytest.fixture
@@ -282,6 +296,6 @@ def test_protocol_in_redis(in_redis: type[Protocol]) -> None:
     run_state_machine_as_test(
         in_redis,
         settings=settings(
-            max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
