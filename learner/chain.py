@@ -15,7 +15,7 @@ from msgspec import structs
 from learner.deep import Deep
 from learner.model import Model
 from stream.encoder import one_page
-from stream.features import F32, select
+from stream.features import F32, select, statistics_of
 from stream.snapshot import (
     DELTAS_MAX,
     INGESTS_MAX,
@@ -283,7 +283,10 @@ class Cutter:
 
     def _score(self, raw: bytes, deep_logits: F32) -> Golden:
         logits = serving_wide_logits(self._model, np.frombuffer(raw, np.uint64)) + deep_logits
-        return Golden(raw, (1.0 / (1.0 + np.exp(-logits.astype(np.float64)))).tolist())
+        words = np.frombuffer(raw, np.uint64).copy()
+        self._model.statistics.fill(words, self._model.watermark_ms)
+        scores = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+        return Golden(raw, scores.tolist(), statistics_of(self._model.layout, words).tobytes())
 
 
 def serving_wide_logits(model: Model, words: U64) -> F32:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from msgspec import UNSET
 
 from ranker.contents import dense_of, statistic_change, vectors_of, wide_change
 from ranker.crossing import read_rows
@@ -18,12 +19,13 @@ from ranker.net import net_of
 from ranker.parts import ItemParts
 from ranker.plan import Plan
 from stream.errors import BadEvent, BadSnapshot, SpecError
-from stream.features import F32, Catalogue, build_page, words_of
+from stream.features import F32, Catalogue, build_page, statistics_of, words_of
 from stream.snapshot import Content, Manifest, VersionReader, fetch
 from stream.spec_file import decode_spec
 from stream.table import U64
 
 GOLDEN_DIFFERENCE_MAX: Final = 1e-4
+STATISTIC_DIFFERENCE_MAX: Final = 1e-3  # relative
 
 
 def load_version(store: VersionReader, model: str, number: int) -> Version:
@@ -142,8 +144,7 @@ def try_out(version: Version) -> None:
     """The dry run: pages are ranked, and every golden row scores as its publisher says. Raises BadSnapshot.
 
     What ranks for the first time here, with its kernels and its items' parts, has done so before a request comes.
-    A golden page has the statistics of its own time, which the version's own can't be held against: whether these
-    are the right ones isn't seen here, only that there are some and that they give finite scores.
+    A golden page has the statistics of its own time; what the version's own say of it is told beside it.
     """
     page = build_page(version.plan.layout, version.plan.layout.user("", {}, [], {}), Catalogue(version.plan.layout),
                       np.zeros(1, np.int64))  # fmt: skip
@@ -157,8 +158,10 @@ def try_out(version: Version) -> None:
             scores = score_features(version, golden.features, len(golden.scores))
         except BadEvent as bad:
             raise BadSnapshot(f"version {version.number}: a golden page can't be scored: {bad}") from None
-        layout = version.plan.layout
-        _rank(version, words_of(golden.features, layout, len(scores)).copy(), "an item of a golden page")
+        words = words_of(golden.features, version.plan.layout, len(scores)).copy()
+        _rank(version, words, "an item of a golden page")
+        if golden.statistics is not UNSET and not _alike(statistics_of(version.plan.layout, words), golden.statistics):
+            raise BadSnapshot(f"version {version.number}: a golden page's statistics aren't those in its tables")
         off = float(np.abs(scores - np.array(golden.scores, np.float64)).max())
         if not off <= GOLDEN_DIFFERENCE_MAX:
             raise BadSnapshot(
@@ -173,6 +176,12 @@ def _rank(version: Version, words: U64, whose: str) -> None:
         version.score(run, first, min(first + BATCH_ITEMS, len(run.logits)))
     if not np.isfinite(run.logits).all():
         raise BadSnapshot(f"version {version.number}: the score of {whose} isn't finite")
+
+
+def _alike(found: F32, told: bytes) -> bool:
+    if len(told) != found.nbytes:
+        return False
+    return np.allclose(found, np.frombuffer(told, np.float32), STATISTIC_DIFFERENCE_MAX, 1e-4, equal_nan=True)
 
 
 def _counts_labels(version: Version) -> bool:

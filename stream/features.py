@@ -218,6 +218,13 @@ def words_of(raw: bytes, layout: Layout, items: int) -> U64:
     return words
 
 
+def statistics_of(layout: Layout, words: U64) -> F32:
+    """A page's base rate and, item by item, its statistics. float32 [1 + n·S]."""
+    floats = words.view(np.float32)
+    at = locate(words, words.view(np.uint32), 0, np.array(layout.sizes, np.int64))
+    return np.concatenate([floats[at[6] : at[6] + 1], floats[at[8] : at[8] + at[0] * layout.sizes[4]]])
+
+
 def pages_of(pages: Sequence[tuple[bytes, int]], layout: Layout) -> "tuple[U64, npt.NDArray[np.int64]] | None":
     """Logged pages (bytes, count of items) laid end to end: words, and where each page begins.
 

@@ -72,11 +72,13 @@ class PartVersion(msgspec.Struct, frozen=True):
 class Golden(msgspec.Struct, frozen=True):
     """A page and what its items score with this version: what a ranker must reproduce before the swap.
 
-    `features`: a page's bytes; `scores`: probabilities, one per item, as served.
+    `features`: a page's bytes; `scores`: probabilities, one per item, as served. `statistics`: what the version's own
+    statistics say of the page at the watermark (`features.statistics_of`); publishers of the first release don't tell.
     """
 
     features: bytes
     scores: Annotated[list[float], msgspec.Meta(min_length=1, max_length=1_000)]
+    statistics: bytes | msgspec.UnsetType = msgspec.UNSET
 
 
 class Manifest(msgspec.Struct, frozen=True):

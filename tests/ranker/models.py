@@ -7,7 +7,7 @@ import numpy as np
 
 from stream.encoder import Encoder, one_page
 from stream.events import Item, Value
-from stream.features import Catalogue, Layout, build_page
+from stream.features import Catalogue, Layout, build_page, statistics_of
 from stream.snapshot import Array, Content, Digests, Golden, Manifest, PartVersion, SnapshotStore, cut, digests_of, pack
 from stream.spec import Spec
 from stream.spec_file import encode_spec, parse_spec
@@ -191,6 +191,8 @@ class ToyModel:
         """Publish a version of these parts, with two golden pages."""
         self.number += 1
         pages = [self.page(n) for n in (1, 5)]
+        watermark_ms = changes.get("watermark_ms", 1_000_000 + self.number)
+        assert isinstance(watermark_ms, int), "it's a time"
         given: dict[str, object] = {
             "model": self.spec.name,
             "version": self.number,
@@ -200,17 +202,23 @@ class ToyModel:
             "token": store.take_token(),
             "offset": {0: self.number},
             "examples": self.number,
-            "watermark_ms": 1_000_000 + self.number,
+            "watermark_ms": watermark_ms,
             "learned_ms": 2_000_000 + self.number,
             "created_ms": 3_000_000 + self.number,
             "metrics": {},
             "parts": parts,
             "ingest_ms": [2_000_000 + self.number],
-            "golden": [Golden(page.tobytes(), self.scores(page)) for page in pages],
+            "golden": [Golden(page.tobytes(), self.scores(page), self._told(page, watermark_ms)) for page in pages],
         }
         manifest = Manifest(**(given | changes))  # type: ignore[arg-type]  # of the fields' types, as above
         store.publish(manifest)
         return manifest
+
+    def _told(self, words: U64, watermark_ms: int) -> bytes:
+        """What the statistics say of a page then."""
+        again = words.copy()
+        self.statistics.fill(again, watermark_ms)
+        return statistics_of(self.layout, again).tobytes()
 
     def scores(self, words: U64) -> list[float]:
         """What a page's items score: the model's formula, item by item, in float64."""

@@ -255,8 +255,10 @@ def untried(world: World) -> bytes:
 
 
 def forgetful(world: World) -> bytes:
-    """A version that has learned, without a single statistic."""
+    """A version that has learned, without a single statistic, or with those of its base all gone."""
     empty = world.put({"rows": np.zeros((0, 4), np.uint64)})
+    if world.rng.random() < 0.5:
+        return world.with_content("statistics", 0, empty)
     return world.changed(parts={**world.sound.parts, "statistics": PartVersion(empty)})
 
 
