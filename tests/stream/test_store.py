@@ -369,6 +369,24 @@ def test_a_lost_decision_is_put_back(bench: Bench) -> None:
     assert store.decision() == let_go
 
 
+def test_what_is_put_back_takes_nothing_along(bench: Bench) -> None:
+    """An old version is put back, let go of and collected: what it shares with the head stays."""
+    store, token = bench.store, bench.store.take_token()
+    base = put(store, 0)
+    store.publish(version_of(1, 0, token, base))
+    store.publish(version_of(2, 1, token, base, put(store, 2)))
+    fail_over = bench.copied()
+    store.pin(1)
+    decision, manifest = store.decision(), store.manifest(1)
+    fail_over()
+    put(store, 0)
+    store.put_back(decision, manifest)
+    store.pin(0)
+    store.retain(1)
+    assert store.versions() == [2]
+    assert values(store, 2) == [0, 2]
+
+
 def test_a_lost_decision_about_a_number_that_was_given_again(bench: Bench) -> None:
     """It isn't put back: a number that another version has by now is that one's, and nothing is mixed."""
     store, token = bench.store, bench.store.take_token()
