@@ -1,0 +1,66 @@
+"""Two learners of one model, and one that comes back over a wiped Redis: real processes."""
+
+import contextlib
+import threading
+from pathlib import Path
+
+import pytest
+import redis
+
+from producers.clock import Clock
+from producers.replay import Pace, replay
+from stream.kafka_log import KafkaLog
+from stream.redis_store import RedisStore
+from tests.system.house import House, until, world
+from thalweg.stack import Stack
+
+pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
+
+
+def test_a_newcomer_takes_over_and_numbers_never_come_twice(stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
+    """The older learner ends and says why, versions go on; killed, with Redis wiped, the newer begins above them."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = (House(stack, topic_prefix, tmp_path / name) for name in ("one", "two"))
+    log, store = KafkaLog(one.settings, linger_ms=5), RedisStore(one.settings, "small")
+    stopping = threading.Event()
+    player = threading.Thread(
+        target=lambda: replay(
+            log, world(20_000, 7), spec=one.spec, pace=Pace(100.0), clock=Clock(), say=print, stop=stopping.is_set
+        )
+    )
+
+    def live() -> tuple[int, int]:
+        head = store.head()
+        return (head.version, head.token) if head else (0, 0)
+
+    try:
+        one.start("joiner", "learner")
+        player.start()
+        until(lambda: live()[0] >= 5, "five versions")
+        token = live()[1]
+        two.start("learner")
+        until(lambda: live()[1] > token, "the newcomer to publish")
+        older = one.running.pop("learner")
+        until(lambda: older.poll() is not None, "the older learner to end")
+        assert "another learner owns small" in (tmp_path / "one" / "learner.log").read_text()
+        version = live()[0]
+        until(lambda: live()[0] >= version + 5, "versions to go on")
+        two.kill("learner")
+        last = live()
+        with redis.Redis.from_url(stack.redis) as client:
+            for key in client.scan_iter(f"{{{topic_prefix}thalweg:small}}*"):
+                client.delete(key)
+        two.start("learner")
+        until(lambda: live()[0], "a version after the wipe")
+        assert live() > last
+        assert live()[1] > last[1]
+        assert min(store.versions()) > last[0]
+    finally:
+        stopping.set()
+        with contextlib.suppress(RuntimeError):  # it may not have begun
+            player.join()
+        one.end()
+        two.end()
+        store.close()
+        log.close()
