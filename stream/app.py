@@ -17,7 +17,9 @@ import gc
 import logging
 import signal
 import ssl
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +31,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, credentials_to_aiokafka_auth
 
 from stream import meters
-from stream.errors import LogError, LogUnavailable
+from stream.errors import LogError, LogUnavailable, SettingsError
 from stream.join import Checkpoint, LabelRules
 from stream.log import Record
 from stream.outbox import Outbox
@@ -46,6 +48,10 @@ FETCH_WAIT_MS: Final = 50
 WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 BATCH_BYTES: Final = 512 * 1024  # one batch a partition is on its way at a time: it must not be small
 ASK_MS: Final = 5_000
+QUEUE_MAX: Final = 512  # records that wait, each up to 1 MiB
+EXPELLED_MAX: Final = 3  # times in
+EXPELLED_S: Final = 60.0  # that who has a name of its own isn't
+LEAVE_S: Final = 10.0
 HAND_OVER_BYTES: Final = 256 * 1024  # of output: so much is told before it is handed over, if so much waits
 
 log = logging.getLogger(__name__)
@@ -147,6 +153,7 @@ def make_app(settings: Settings) -> faust.App:
         broker_rebalance_timeout=15.0,  # a member that can't rejoin holds the others up no longer
         consumer_group_instance_id=f"{settings.topic('joiner')}-{settings.worker}",
         consumer_max_fetch_size=4 * 1024 * 1024,
+        stream_buffer_maxsize=QUEUE_MAX,
         producer_max_request_size=WRITE_BYTES_MAX,
         producer_max_batch_size=BATCH_BYTES,
         topic_disable_leader=True,
@@ -179,6 +186,7 @@ class JoinerService:
         self._revocations = 0
         self._starts: dict[int, tuple[int, int]] = {}  # first offset of a partition, and how far it was read by then
         self._revoked_at: float | None = None
+        self._expelled_at: deque[float] = deque(maxlen=EXPELLED_MAX)
         self._events = settings.topic(EVENTS.name)
         self._ended = asyncio.Event()
         self.app = make_app(settings)
@@ -278,8 +286,28 @@ class JoinerService:
         self._revocations += 1
         self._starts.clear()
         self._revoked_at = time.monotonic()
+        if revoked and not self._thread._consumer._coordinator.member_id:
+            self._expelled()
         meters.REBALANCES.inc()
         self.share.drop(at.partition for at in revoked)
+        if isinstance(self.failure, SettingsError):
+            threading.excepthook = lambda _: None  # Faust's thread ends here: where it was is nobody's business
+            await asyncio.sleep(2 * LEAVE_S)  # it would rejoin after this, and the other end, too
+
+    def _expelled(self) -> None:
+        """The group doesn't know this member any more: it was silent for too long, or another took its name.
+
+        Two of one name would take each other's partitions for ever.
+        """
+        now = time.monotonic()
+        self._expelled_at.append(now)
+        if len(self._expelled_at) == EXPELLED_MAX and now - self._expelled_at[0] < EXPELLED_S:
+            self.fail(
+                SettingsError(
+                    f"the group has let this joiner go {EXPELLED_MAX} times within {EXPELLED_S:.0f} s: another is "
+                    f"named {self.settings.worker}, too. Give each its own name: THALWEG_WORKER=… thalweg run joiner"
+                )
+            )
 
     async def commit(self) -> None:
         """Store the checkpoints of all partitions, once what came of the records before them is confirmed."""
@@ -368,7 +396,7 @@ class JoinerService:
     async def _leave(self) -> None:
         """A static member doesn't leave its group: its partitions wait for it to come back."""
         try:
-            await asyncio.wait_for(self.app.stop(), 10.0)
+            await asyncio.wait_for(self.app.stop(), LEAVE_S)
         except (TimeoutError, KafkaError, OSError, RuntimeError, TypeError) as bad:
             log.info("Faust did not stop in order (%r); nothing depends on it", bad)
 

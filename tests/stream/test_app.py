@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,7 @@ class Paper:
         self.confirming = confirming
         self.ends: dict[int, int] = {}
         self.consumer_generation_id = 1
+        self.member_id = "a-1"  # in its group
         self.producer = self
         self.starts: dict[int, int] = {}
         self.asked = 0  # for starts
@@ -411,6 +413,29 @@ def test_a_record_of_an_assignment_before_the_last_is_not_taken(tmp_path: Path) 
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(("member", "pause_s", "ends"), [("", 5, True), ("", 50, False), ("a-1", 1, False)])
+def test_two_joiners_of_one_name_do_not_fight_for_ever(
+    tmp_path: Path, member: str, pause_s: float, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is expelled again and again ends, and says why; now and then that happens, and rebalances are nothing."""
+    now = [1_000.0]
+    monkeypatch.setattr("stream.app.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("stream.app.LEAVE_S", 0.0)
+    monkeypatch.setattr("threading.excepthook", threading.excepthook)  # what is set is put back
+
+    async def story() -> BaseException | None:
+        paper = Paper()
+        paper.member_id = member
+        service = service_on(paper, tmp_path)
+        for _ in range(5):
+            await service._on_revoked(None, {TopicPartition("events", 0)})
+            now[0] += pause_s
+        return service.failure
+
+    failure = asyncio.run(story())
+    assert ("another is named 0" in str(failure)) if ends else failure is None
+
+
 def test_revoked_partitions_are_forgotten_and_not_committed(tmp_path: Path) -> None:
     """State of a partition that goes away is dropped, and a commit that was on its way for it is not stored."""
 
@@ -561,6 +586,7 @@ SET_UP = {
     "topic_disable_leader": True,
     "topic_allow_declare": False,
     "web_enabled": False,  # on by default, on all interfaces
+    "stream_buffer_maxsize": 512,  # Faust's own 4,096 would be gigabytes of great records
 }
 
 

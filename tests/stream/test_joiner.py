@@ -282,6 +282,23 @@ def test_killed_with_kill_9_again_and_again(world: World) -> None:
         process.wait()
 
 
+def test_of_two_workers_of_one_name_one_ends(world: World) -> None:
+    """They take each other's partitions; one says so and ends, the other works on."""
+    with running(world, "a") as first:
+        second = world.joiner("a")
+        try:
+            until(lambda: first.poll() is not None or second.poll() is not None, 90.0)
+            assert first.poll() is None or second.poll() is None
+            assert "another is named a" in (world.settings.local / "joiner-a.log").read_text()
+            now = int(time.time() * 1000)
+            world.send(page("r", now), page("s", now, user="v"))
+            world.send(Install("u", "a", now, "i"), Install("v", "a", now, "j"))
+            until(lambda: len(net_of(world.examples())) == 4, 60.0)
+        finally:
+            second.kill()
+            second.wait()
+
+
 def test_a_second_worker_takes_its_share(world: World) -> None:
     """A second worker joins under load: partitions change hands, labels stay right."""
     second = None
