@@ -39,7 +39,7 @@ from typing import Final
 from stream.calendar import Calendar
 from stream.events import Examples, Install, Organic, SourceEvent
 from stream.labelling import Labeller, Policy
-from stream.remembered import Counts, Held, Installed, Mark, OfUsers
+from stream.remembered import Again, Counts, Held, Installed, Mark, OfUsers
 from stream.shown import SILENT, HeldEvent, Shown, held
 from stream.spec import Spec, duration_ms
 from stream.told import Row, Told, examples_of
@@ -145,7 +145,7 @@ class Joiner:
         self._marks: deque[Mark] = deque()
         self._closing: Calendar[Shown] = Calendar()  # open pages
         self._fresh: list[Shown] = []  # open pages that aren't in there yet
-        self._known: Calendar[Shown | Held] = Calendar()  # closed pages; installs
+        self._known: Calendar[Shown | Held | Again] = Calendar()  # closed pages; installs
         self._pages: tuple[dict[str, Shown], ...] = tuple({} for _ in range(SHARDS))
         self._installs: dict[str, Held] = {}
         self._pages_of: OfUsers[Shown] = OfUsers()
@@ -308,6 +308,11 @@ class Joiner:
                 return False
             if page.request_id in pages:
                 self.counts.duplicate += 1
+                first = pages[page.request_id]
+                if time_ms > first.time_ms:
+                    # Read alone it would be a page, silent at last, but one that claims what may yet be organic.
+                    over_ms = time_ms + self._window_ms if self.rules.organic else time_ms
+                    self._hold_again(over_ms, first.mark, self._bytes_of_page(page))
                 return True
         page.mark = mark
         mark.living += 1
@@ -315,7 +320,7 @@ class Joiner:
             page.state = SILENT
         pages[page.request_id] = page
         page.user = self._pages_of.add(page.user, page).user  # one text for all pages of a user
-        self.held_bytes += len(page.raw) + len(page.request_id) + len(page.user) + PAGE_BYTES
+        self.held_bytes += self._bytes_of_page(page)
         if waiting or self._tells_first:
             self._tell_first(page, ingest_ms, said)
         if closed:
@@ -369,6 +374,11 @@ class Joiner:
             else:
                 self.counts.duplicate += 1
                 known.met |= not install.retracted
+            if install.time_ms > max(known.time_ms, known.again_ms):
+                known.again_ms = install.time_ms
+                # A retraction stands for itself when its install is gone. A copy is one as long as the first is read.
+                holding = mark if install.retracted else known.mark
+                self._hold_again(install.time_ms, holding, self._bytes_of(install))
             return
         if known is not None:
             self._installs_of.drop(install.user, known)
@@ -418,18 +428,27 @@ class Joiner:
             return -1
         return page.position_of(install.item)
 
-    def _forget(self, known: list[Shown | Held]) -> None:
+    def _hold_again(self, time_ms: int, mark: Mark, cost: int) -> None:
+        """Keep the commit at this record until an event time is over as for any page."""
+        mark.living += 1
+        self.held_bytes += cost
+        self._known.add(Again(time_ms, mark, cost))
+
+    def _forget(self, known: list[Shown | Held | Again]) -> None:
         pages, pages_of, freed = self._pages, self._pages_of, 0
         for what in known:
             if type(what) is Shown:
                 what.state |= SILENT
                 what.mark.living -= 1
-                freed += len(what.raw) + len(what.request_id) + len(what.user) + PAGE_BYTES
+                freed += self._bytes_of_page(what)
                 del pages[hash(what.request_id) % SHARDS][what.request_id]
                 pages_of.drop(what.user, what)
-            else:
-                assert isinstance(what, Held)
+            elif type(what) is Held:
                 self._forget_install(what)
+            else:
+                assert isinstance(what, Again)
+                what.mark.living -= 1
+                freed += what.bytes
         self.held_bytes -= freed
 
     def _forget_install(self, one: Held) -> None:
@@ -451,6 +470,10 @@ class Joiner:
         if self._installs.get(key) is one:
             del self._installs[key]
             self._installs_of.drop(install.user, one)
+
+    @staticmethod
+    def _bytes_of_page(page: Shown) -> int:
+        return len(page.raw) + len(page.request_id) + len(page.user) + PAGE_BYTES
 
     @staticmethod
     def _bytes_of(install: Install) -> int:
