@@ -86,6 +86,7 @@ class Publisher:
         self.random = np.random.default_rng(3)
         self.number, self.token = 0, store.take_token()
         self.parts: dict[str, PartVersion] = {}
+        self.published: dict[str, PartVersion] = {}
         self.wide, self.ids, self.statistics = self._keys(pages, wide_keys, rows)
         self._rows = self.statistics.table.rows()
         self.layers = self._layers()
@@ -156,12 +157,13 @@ class Publisher:
                 self.parts[part] = PartVersion(held.base, held.merged, [*held.deltas, self._put(content)])
 
     def merge(self) -> None:
-        """Merge the small deltas into one, as a learner does when there are many."""
+        """Merge the small deltas that are published into one, as a learner does when there are many."""
         for part, held in self.parts.items():
-            named = [*([held.merged] if held.merged else []), *held.deltas]
+            named = self.published[part].contents()[1:]
             if named:
                 merged = _merged([fetch(self.store, digests) for digests in named])
-                self.parts[part] = PartVersion(held.base, self._put(merged))
+                new = held.deltas[len(self.published[part].deltas) :]
+                self.parts[part] = PartVersion(held.base, self._put(merged), new, self.number)
 
     def publish(self, golden: Sequence[Golden] = ()) -> Manifest:
         """The next version, of the parts as they are."""
@@ -172,6 +174,7 @@ class Publisher:
     def cut(self, golden: Sequence[Golden] = ()) -> Manifest:
         """The next version's manifest, for the store to publish."""
         self.number += 1
+        self.published = dict(self.parts)
         return Manifest(
             model=self.store.model, version=self.number, parent=self.number - 1, fingerprint=self.spec.fingerprint(),
             spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=len(golden), watermark_ms=2_000_000,

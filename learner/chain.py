@@ -1,16 +1,17 @@
 """Cutting versions: what changed since the last one, part by part, as contents and the manifest that names them.
 
-Small deltas until there are DELTAS_MAX; then one merged delta of all that changed since the base; a new base
-when that is over a quarter of it.
+Small deltas until there are DELTAS_MAX; then those that are older than the KEPT newest become one merged delta of all
+that changed since the base, up to a version that the manifest names: who has that one needn't read the merged delta.
+A new base when that is over a quarter of it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-from msgspec import structs
+from msgspec import UNSET, UnsetType, structs
 
 from learner.deep import Deep
 from learner.model import Model
@@ -32,6 +33,7 @@ from stream.spec_file import encode_spec
 from stream.table import U64, Table, distinct
 
 FOLD_SHARE = 0.25
+KEPT = 8  # small deltas that a merge leaves as they are: so many versions may a ranker be behind, and not read it
 GOLDEN_ITEMS = 8  # of a page that a ranker must score as the learner does
 
 
@@ -123,7 +125,7 @@ class DeepPart:
         return len(self._deep.vocabulary)
 
 
-class _Content:
+class PartContent:
     """A copy of some of a part's arrays; packed and named once, by the thread that carries it."""
 
     def __init__(self, arrays: dict[str, Array]) -> None:
@@ -145,17 +147,18 @@ class _Content:
 
 
 @dataclass(frozen=True)
-class _Laid:
+class Laid:
     """A part's contents in order."""
 
-    base: _Content
-    merged: _Content | None = None
-    deltas: tuple[_Content, ...] = ()
+    base: PartContent
+    merged: PartContent | None = None
+    deltas: tuple[PartContent, ...] = ()
+    covers: int | UnsetType = UNSET
 
     def named(self) -> PartVersion:
-        return PartVersion(
-            self.base.digests, self.merged.digests if self.merged else [], [delta.digests for delta in self.deltas]
-        )
+        """As a manifest names them, once they're packed."""
+        merged = self.merged.digests if self.merged else []
+        return PartVersion(self.base.digests, merged, [delta.digests for delta in self.deltas], self.covers)
 
 
 class Cut:
@@ -164,7 +167,7 @@ class Cut:
     `full`: a full base, nothing of what was published before is in it.
     """
 
-    def __init__(self, manifest: Manifest, parts: dict[str, _Laid], fresh: list[_Content], *, full: bool) -> None:
+    def __init__(self, manifest: Manifest, parts: dict[str, Laid], fresh: list[PartContent], *, full: bool) -> None:
         self._manifest, self._parts, self._fresh = manifest, parts, fresh
         self.full = full
 
@@ -181,36 +184,58 @@ class Cut:
 
 
 @dataclass
-class _Chain:
-    """One part's contents so far, and which keys changed since its base."""
+class Chain:
+    """One part's contents so far, and which keys changed since its base.
+
+    `deltas_max` small deltas, of which a merge leaves `kept`; a new base when over `fold_share` of it changed.
+    """
 
     part: Part
-    laid: _Laid | None = None
-    base_size: int = 0
-    since_base: list[U64] = field(default_factory=list)
+    deltas_max: int = DELTAS_MAX
+    kept: int = KEPT
+    fold_share: float = FOLD_SHARE
+    laid: Laid | None = None
+    _base_size: int = 0
+    _since_base: list[U64] = field(default_factory=list)  # those of the merged delta, then of each small one
+    _versions: list[int] = field(default_factory=list)  # in which each small delta came
 
-    def extend(self) -> _Content:
-        """Lay what changed over what there is. Returns the content that is new."""
+    def extend(self, version: int) -> list[PartContent]:
+        """Lay what changed until `version`, which is being cut, over what there is. Returns the contents that are new.
+
+        Versions rise.
+        """
+        assert 0 < self.kept < self.deltas_max, "a merge leaves some and takes some"
         fresh = self.part.take_fresh()
-        self.since_base.append(fresh)
+        self._since_base.append(fresh)
         if self.laid is None:
             return self._rebase()
-        if len(self.laid.deltas) < DELTAS_MAX:
-            content = _Content(self.part.content(fresh))
-            self.laid = _Laid(self.laid.base, self.laid.merged, (*self.laid.deltas, content))
-            return content
-        keys = distinct(np.concatenate(self.since_base))
-        if len(keys) > FOLD_SHARE * self.base_size:
-            return self._rebase()
-        self.since_base = [keys]
-        content = _Content(self.part.content(keys))
-        self.laid = _Laid(self.laid.base, content)
-        return content
+        new: list[PartContent] = []
+        if len(self.laid.deltas) == self.deltas_max:
+            if len(distinct(np.concatenate(self._since_base))) > self.fold_share * self._base_size:
+                return self._rebase()
+            new.append(self._merge())
+        new.append(PartContent(self.part.content(fresh)))
+        self.laid = replace(self.laid, deltas=(*self.laid.deltas, new[-1]))
+        self._versions.append(version)
+        return new
 
-    def _rebase(self) -> _Content:
-        content = _Content(self.part.content(None))
-        self.laid, self.base_size, self.since_base = _Laid(content), len(self.part), []
-        return content
+    def _merge(self) -> PartContent:
+        """One delta for all but the small ones that stay, and what is to come.
+
+        Its rows are as they are now. Those that changed after the version that it covers stand in a small one, too.
+        """
+        assert self.laid is not None, "there are deltas"
+        stay = self.kept + 1
+        keys = distinct(np.concatenate(self._since_base[:-stay]))
+        merged, covers = PartContent(self.part.content(keys)), self._versions[-stay]
+        self.laid = Laid(self.laid.base, merged, self.laid.deltas[-self.kept :], covers)
+        self._since_base, self._versions = [keys, *self._since_base[-stay:]], self._versions[-self.kept :]
+        return merged
+
+    def _rebase(self) -> list[PartContent]:
+        content = PartContent(self.part.content(None))
+        self.laid, self._base_size, self._since_base, self._versions = Laid(content), len(self.part), [], []
+        return [content]
 
 
 class Cutter:
@@ -224,9 +249,9 @@ class Cutter:
     def start_over(self) -> None:
         """Forget what was published: nothing of it may be left."""
         model = self._model
-        self._chains: dict[str, _Chain] = {"statistics": _Chain(StatisticsPart(model)), "wide": _Chain(WidePart(model))}
+        self._chains: dict[str, Chain] = {"statistics": Chain(StatisticsPart(model)), "wide": Chain(WidePart(model))}
         if model.deep:
-            self._chains["deep"] = _Chain(DeepPart(model.deep))
+            self._chains["deep"] = Chain(DeepPart(model.deep))
 
     def cut(
         self,
@@ -240,13 +265,13 @@ class Cutter:
         deep: bool,
     ) -> Cut:
         """The next version: deltas of wide and statistics, of deep too when `deep` or when there is no base yet."""
-        model, fresh = self._model, list[_Content]()
+        model, fresh = self._model, list[PartContent]()
         deep = deep or (not self._golden and bool(model.recent_pages))  # once it has learned it brings golden pages
         full = all(chain.laid is None for chain in self._chains.values())
         renewed = "deep" not in self._chains
         for name, chain in self._chains.items():
             if name != "deep" or deep or chain.laid is None:
-                fresh.append(chain.extend())
+                fresh += chain.extend(version)
                 renewed |= name == "deep"
         if renewed:  # only then is the deep part that goes out the one that is here
             self._golden = [(raw, self._deep_logits(raw)) for raw in map(self._shortened, model.recent_pages)]

@@ -1,11 +1,13 @@
 """From manifests to versions: contents fetched once, laid over what the live version already has, then tried out.
 
-A version whose manifest begins with the same contents as the previous one's costs what is new; one with the
-same base costs its deltas. Nothing is served before `try_out`: shapes fit the spec, all is finite, the golden
-rows score as its publisher says, and its own statistics rank them.
+A version whose manifest begins with the same contents as the previous one's costs what is new; so does one whose
+merged delta holds what the previous one has already; another with the same base costs its deltas. Nothing is served
+before `try_out`: shapes fit the spec, all is finite, the golden rows score as its publisher says, and its own
+statistics rank them.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +15,7 @@ from msgspec import UNSET
 
 from ranker.contents import dense_of, statistic_change, vectors_of, wide_change
 from ranker.crossing import read_rows
-from ranker.layers import Change, Name, Stack
+from ranker.layers import Change, Layers, Name, Stack
 from ranker.model import BATCH_ITEMS, Tower, Version, embeddings_of, score_features
 from ranker.net import net_of
 from ranker.parts import ItemParts
@@ -55,6 +57,8 @@ class Loader:
         plan = _plan(manifest, previous)
         if previous is not None and previous.plan is not plan:
             previous = None  # rows of another spec may have other widths
+        if previous is not None:
+            previous = self._renamed(previous, manifest)
         parts = {"wide", "statistics"} | ({"deep"} if "deep" in plan.spec.parts else set())
         if missing := parts - set(manifest.parts):
             raise BadSnapshot(f"version {manifest.version} lacks {', '.join(sorted(missing))}, which its spec asks for")
@@ -84,6 +88,31 @@ class Loader:
             tower = self._tower(named["deep"], previous.tower if previous else None, read, plan)
         return Version(manifest, plan, wide, statistics, tower)
 
+    def _renamed(self, live: Version, manifest: Manifest) -> Version:
+        """The live version, its contents called what the next manifest calls them where it holds them otherwise."""
+        kept = {part: held_already(live.manifest, manifest, part) for part in manifest.parts}
+        if not any(kept.values()) or not self._follows(live.manifest, manifest):
+            return live
+
+        def renamed(part: str, layers: Layers) -> Layers:
+            return replace(layers, names=kept[part]) if kept.get(part) else layers
+
+        tower = replace(live.tower, rows=renamed("deep", live.tower.rows)) if live.tower else None
+        return replace(
+            live, wide=renamed("wide", live.wide), statistics=renamed("statistics", live.statistics), tower=tower
+        )
+
+    def _follows(self, live: Manifest, manifest: Manifest) -> bool:
+        """Is `manifest` of those that one publisher cut after the live one? When the store has forgotten: no."""
+        try:
+            while manifest.parent > live.version and manifest.token == live.token:
+                manifest = self._store.manifest(manifest.parent)
+            return (manifest.parent, manifest.token) == (live.version, live.token) and (
+                self._store.manifest(live.version) == live
+            )
+        except BadSnapshot:
+            return False
+
     def _tower(
         self, names: tuple[Name, ...], previous: Tower | None, read: Callable[[Name], Content], plan: Plan
     ) -> Tower:
@@ -108,6 +137,22 @@ class Loader:
         net = net_of(plan, layers, boundaries)
         parts = ItemParts(plan, embeddings_of(rows, vector), net, previous.parts if previous else None)
         return Tower(rows, base, vector, net, parts)
+
+
+def held_already(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, ...]:
+    """What `manifest` calls what the live version has of a part, if it's the merged delta in other words; else ().
+
+    The live version was cut after what the merged delta covers, and before the small ones became it; from its last
+    small deltas those that `manifest` names are told. Only the numbers are looked at, not where they come from.
+    """
+    before, now = live.parts.get(part), manifest.parts[part]
+    if before is None or before.base != now.base or not now.merged:
+        return ()
+    if now.covers is UNSET or now.covers == before.covers or not now.covers <= live.version < manifest.version:
+        return ()
+    both = range(min(len(before.deltas), len(now.deltas)) + 1)
+    had = max(n for n in both if before.deltas[len(before.deltas) - n :] == now.deltas[:n])
+    return tuple(map(tuple, now.contents()[: 2 + had]))
 
 
 def _unseen(

@@ -56,13 +56,13 @@ class PartVersion(msgspec.Struct, frozen=True):
     """One part of a version: contents by the digests of their blobs.
 
     `covers`: whoever has this part as of that version of the same base and token, or of a later one, has what the
-    merged delta holds, but for what the small ones hold anew. 0: nothing is known of the kind.
+    merged delta holds, but for what the small ones hold anew. Manifests without one are of the first release.
     """
 
     base: Digests
     merged: Digests = []
     deltas: Annotated[list[Digests], msgspec.Meta(max_length=DELTAS_MAX)] = []
-    covers: Count = 0
+    covers: Positive | msgspec.UnsetType = msgspec.UNSET
 
     def contents(self) -> list[Digests]:
         """All contents in the order in which they are laid over each other."""
