@@ -30,6 +30,7 @@ from stream.snapshot import (
     pack,
 )
 from stream.spec_file import encode_spec
+from stream.statistics import GONE_MS
 from stream.table import U64, Table, distinct
 
 FOLD_SHARE = 0.25
@@ -93,7 +94,7 @@ class StatisticsPart:
             return {"rows": self._table.rows()}
         rows = self._table.rows_of(keys)
         values = rows.view(np.float64)
-        values[values[:, 3] == 0.0, 3] = -1.0  # it's gone: a row that reads as none
+        values[values[:, 3] == 0.0, 3] = GONE_MS
         return {"rows": rows}
 
     def __len__(self) -> int:

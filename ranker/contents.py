@@ -12,6 +12,7 @@ from stream.errors import BadSnapshot
 from stream.events import TIME_MS_MAX
 from stream.features import F32
 from stream.snapshot import Content
+from stream.statistics import GONE_MS
 from stream.statistics import WIDTH as STATISTICS_WIDTH
 from stream.table import U64, distinct
 
@@ -41,7 +42,8 @@ def statistic_change(content: Content, plan: Plan) -> Change:
     sums = numbers[:, :1] if plan.program.likenesses else numbers[:, :2]
     if not (np.abs(sums) <= SUM_MAX).all():  # nor NaN
         raise BadSnapshot(f"a statistic's sum isn't finite, or over {SUM_MAX:g}")
-    if not ((numbers[:, 2] >= 0) & (numbers[:, 2] < TIME_MS_MAX)).all():
+    times = numbers[:, 2]
+    if not ((times >= 0) & (times < TIME_MS_MAX) | (times == GONE_MS)).all():
         raise BadSnapshot("a statistic's time is not between 1970 and 2100")
     return Change(np.array(rows[:, 0]), columns, dead=_dead(content))
 

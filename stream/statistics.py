@@ -32,6 +32,7 @@ F64 = npt.NDArray[np.float64]
 RATE, COUNT, SINCE, RESIDUAL, AFFINITY, LIKENESS = range(6)
 KINDS: Final = ("rate", "count", "since", "residual", "affinity", "likeness")
 WIDTH: Final = 4  # key; n, s, t as float64
+GONE_MS: Final = -1.0  # time of a row that reads as none: where there is no key, and in a delta where there was one
 NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
 
 
@@ -141,14 +142,14 @@ def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, size
 
 @kernel
 def read_row(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> Any:
-    """(n, s, t) of a key, decayed to now; zeros and t = −1 when it isn't there."""
+    """(n, s, t) of a key, decayed to now; zeros and GONE_MS when it isn't there."""
     held = overlay
     row = find(overlay, key)
     if row < 0:
         held = slots
         row = find(slots, key)
         if row < 0:
-            return 0.0, 0.0, -1.0
+            return 0.0, 0.0, GONE_MS
     values = held.view(np.float64)
     n, s, t = abs(values[row, 1]), values[row, 2], values[row, 3]  # n's sign is the table's mark
     return faded(n, s, t, now, half_life)

@@ -243,7 +243,7 @@ def absurd_statistic(world: World) -> bytes:
     """A count or a time of a statistic that no labels could have made. Among the sums stand ids of items, too."""
     place = int(world.rng.choice([0, -1]))
     rows = np.array(fetch(world.store, world.sound.parts["statistics"].contents()[place])["rows"])
-    wrong = {1: [1e19, 1e308, -1e308], 3: [-1.0, 4.2e12, 1e308]}
+    wrong = {1: [1e19, 1e308, -1e308], 3: [-2.0, 4.2e12, 1e308]}
     column = int(world.rng.choice([1, 3]))
     rows.view(np.float64)[int(world.rng.integers(len(rows))), column] = float(world.rng.choice(wrong[column]))
     return world.with_content("statistics", place, world.put({"rows": rows}))

@@ -87,7 +87,8 @@ def test_what_was_too_large_is_taken_in_after_the_limit_was_raised(monkeypatch: 
     assert letters_of(stream.log, EVENTS.name) == letters, "a dry run changes nothing"
     assert replay(stream.log, letters) == Sent(sent=1)
     assert replay(stream.log, letters_of(stream.log, EVENTS.name)) == Sent(before=1)
-    stream.tick(T + 10_000)
+    stream.now_ms = T + 10_000
+    stream.tick(stream.now_ms)
     stream.join()
     assert net_of(said(stream.log)) == {("small", 0): 0, ("large", 0): 0, ("large", 1): 1}
     ids = [example for one in said(stream.log) for example in one.ids]
@@ -106,7 +107,8 @@ def test_a_replay_that_was_cut_off_doubles_nothing() -> None:
     stream.now_ms = T + 100_000
     stream.log.send(EVENTS.name, letter.held.partition, as_record(letter.held))  # and then it was killed
     assert replay(stream.log, letters_of(stream.log, EVENTS.name)) == Sent(sent=1)
-    stream.tick(T + 110_000)
+    stream.now_ms = T + 110_000
+    stream.tick(stream.now_ms)
     stream.join()
     assert [(one.page, one.labels) for one in said(stream.log)] == [(page, [0])]
 
