@@ -43,7 +43,7 @@ policy = "{policy}"
 window = "400ms"
 lateness = "{lateness}"
 """
-PARTITIONS: Final = 4
+PARTITIONS: Final = 6  # Faust gives a worker up to ceil(partitions / workers): by 1, 2 and 3 they are shared evenly
 POISON: Final = 0.01  # of all records
 
 
