@@ -48,7 +48,6 @@ FETCH_WAIT_MS: Final = 50
 WRITE_BYTES_MAX: Final = 2 * 1024 * 1024
 BATCH_BYTES: Final = 512 * 1024  # one batch a partition is on its way at a time: it must not be small
 ASK_MS: Final = 5_000
-QUEUE_MAX: Final = 512  # records that wait, each up to 1 MiB
 EXPELLED_MAX: Final = 3  # times in
 EXPELLED_S: Final = 60.0  # that who has a name of its own isn't
 LEAVE_S: Final = 10.0
@@ -153,7 +152,6 @@ def make_app(settings: Settings) -> faust.App:
         broker_rebalance_timeout=15.0,  # a member that can't rejoin holds the others up no longer
         consumer_group_instance_id=f"{settings.topic('joiner')}-{settings.worker}",
         consumer_max_fetch_size=4 * 1024 * 1024,
-        stream_buffer_maxsize=QUEUE_MAX,
         producer_max_request_size=WRITE_BYTES_MAX,
         producer_max_batch_size=BATCH_BYTES,
         topic_disable_leader=True,

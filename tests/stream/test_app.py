@@ -586,7 +586,6 @@ SET_UP = {
     "topic_disable_leader": True,
     "topic_allow_declare": False,
     "web_enabled": False,  # on by default, on all interfaces
-    "stream_buffer_maxsize": 512,  # Faust's own 4,096 would be gigabytes of great records
 }
 
 
