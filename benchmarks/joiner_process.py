@@ -4,8 +4,8 @@ import json
 import logging
 import sys
 
-from stream.join import LabelRules
 from stream.joiner import run_joiner
+from stream.label_rules import LabelRules
 from stream.settings import Settings
 from stream.turn import ShellRules
 

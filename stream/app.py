@@ -32,7 +32,8 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, credentials
 
 from stream import meters
 from stream.errors import LogError, LogUnavailable, SettingsError
-from stream.join import Checkpoint, LabelRules
+from stream.join import Checkpoint
+from stream.label_rules import LabelRules
 from stream.log import Record
 from stream.outbox import Outbox
 from stream.routing import checkpoint_of, metadata_of

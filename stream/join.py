@@ -38,61 +38,16 @@ from typing import Final
 
 from stream.calendar import Calendar
 from stream.events import Examples, Install, Organic, SourceEvent
-from stream.labelling import Labeller, Policy
+from stream.label_rules import LabelRules
+from stream.labelling import Labeller
 from stream.remembered import Again, Counts, Held, Installed, Mark, OfUsers
 from stream.shown import SILENT, HeldEvent, Shown, held
-from stream.spec import Spec, duration_ms
 from stream.told import Row, Told, examples_of
 
 PAGE_BYTES: Final = 400  # what a page costs beyond its bytes in the log and its ids, at most
 INSTALL_BYTES: Final = 800  # what an install costs beyond its texts, dictionaries included
 SLICE: Final = 512  # pages closed and things forgotten at once: some ten milliseconds until they are written
 SHARDS: Final = 64  # dictionaries of pages: one of a million would take 60 ms to grow
-
-
-@dataclass(frozen=True)
-class LabelRules:
-    """How labels are told; event time in ms.
-
-    `wait`: every label when the window closes. `eager`: a positive at once, negatives at the close.
-    `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
-    `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
-    pages that come after it in the log (None: as long as it is remembered). `bytes_max`: what one partition may
-    remember (None: no limit). `organic`: installs that no page claimed are told.
-    """
-
-    policy: Policy = "eager"
-    window_ms: int = 2_000
-    lateness_ms: int = 0
-    known_ms: int = 2_000
-    early_ms: int | None = None
-    bytes_max: int | None = None
-    organic: bool = False
-
-    @property
-    def life_ms(self) -> int:
-        """How long anything is remembered, counted from its event time by the watermark."""
-        return self.window_ms + self.known_ms
-
-    @property
-    def waits_ms(self) -> int:
-        """How long an install waits for a page that comes after it."""
-        return self.life_ms if self.early_ms is None else min(self.early_ms, self.life_ms)
-
-
-def label_rules(spec: Spec, bytes_max: int | None = None) -> LabelRules:
-    """The spec's rules of the join; `bytes_max` is what one partition may remember."""
-    label = spec.label
-    early_ms = None if label.early is None else duration_ms(label.early)
-    return LabelRules(
-        label.policy,
-        duration_ms(label.window),
-        duration_ms(label.lateness),
-        duration_ms(label.known),
-        early_ms=early_ms,
-        bytes_max=bytes_max,
-        organic=label.organic,
-    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from stream.app import JoinerService, partitions_of
 from stream.errors import LogError, LogGap, LogUnavailable, Poisoned
 from stream.health import Health, run_file
-from stream.join import LabelRules
+from stream.label_rules import LabelRules
 from stream.log import Log
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from stream import meters
 from stream.errors import LogGap
 from stream.events import Tick, encode_record
-from stream.join import Checkpoint, Joiner, LabelRules
+from stream.join import Checkpoint, Joiner
+from stream.label_rules import LabelRules
 from stream.log import Record
 from stream.routing import Outgoing
 from stream.topics import EVENTS

@@ -23,7 +23,8 @@ from ranker.shelf import Shelf
 from ranker.warm import warm
 from stream.events import Examples, Impression, Install, Item, RankReply, RankRequest, Tick, User
 from stream.expiry import Sweep
-from stream.join import Joiner, LabelRules
+from stream.join import Joiner
+from stream.label_rules import LabelRules
 from stream.memory_store import MemoryStore
 from stream.spec import Spec, WarmStart
 from stream.spec_file import load_spec

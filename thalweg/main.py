@@ -125,8 +125,8 @@ def apply(
     json_file: JsonFile = None,
 ) -> None:
     """Create the topics, or bring them to what they should be; the difference is shown first."""
-    from stream.join import label_rules
     from stream.kafka_admin import apply_topics, plan_topics
+    from stream.label_rules import label_rules
     from thalweg.reread import told
     from thalweg.retention import REMEDY, too_short
 
@@ -185,8 +185,8 @@ def replay(
 @run_app.command("joiner")
 def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     """Join pages and installs to labelled examples. Start more with a THALWEG_WORKER name each."""
-    from stream.join import label_rules
     from stream.joiner import run_joiner as run
+    from stream.label_rules import label_rules
     from stream.turn import ShellRules
     from thalweg.retention import REMEDY, too_short
 

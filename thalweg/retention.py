@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from stream.join import LabelRules
+from stream.label_rules import LabelRules
 from stream.topics import EVENTS
 from thalweg.durations import spoken
 

@@ -25,7 +25,8 @@ from stream.events import (
     decode_examples,
     encode_record,
 )
-from stream.join import SLICE, LabelRules
+from stream.join import SLICE
+from stream.label_rules import LabelRules
 from stream.log import Record
 from stream.routing import ORIGINAL_BYTES_MAX, dead_letter
 from stream.settings import Settings

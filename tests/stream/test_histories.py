@@ -23,9 +23,10 @@ from stream.histories import (
     rebuild_histories,
     wipe_histories,
 )
-from stream.join import Joiner, LabelRules
+from stream.join import Joiner
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
+from stream.label_rules import LabelRules
 from stream.log import Log, MemoryLog, Record
 from stream.meters import Tally
 from stream.remembered import Installed

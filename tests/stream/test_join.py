@@ -18,7 +18,8 @@ from stream.events import (
     SourceEvent,
     Tick,
 )
-from stream.join import Checkpoint, Joiner, LabelRules, label_rules
+from stream.join import Checkpoint, Joiner
+from stream.label_rules import LabelRules, label_rules
 from stream.shown import Shown
 from stream.spec import Label, Spec
 from tests.stream.join_oracle import net_of, offline

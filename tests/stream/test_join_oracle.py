@@ -23,7 +23,8 @@ from stream.events import (
     SourceEvent,
     Tick,
 )
-from stream.join import Checkpoint, Joiner, LabelRules
+from stream.join import Checkpoint, Joiner
+from stream.label_rules import LabelRules
 from stream.shown import held
 from stream.told import examples_of
 from tests.stream.join_oracle import net_of, offline, organic

@@ -33,8 +33,8 @@ from stream.events import (
 )
 from stream.health import run_file
 from stream.histories import read_histories
-from stream.join import LabelRules
 from stream.kafka_log import KafkaLog
+from stream.label_rules import LabelRules
 from stream.log import START, Record, partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, TOPICS

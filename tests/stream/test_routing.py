@@ -10,7 +10,8 @@ from stream.events import (
     decode_examples,
     encode_record,
 )
-from stream.join import Checkpoint, LabelRules
+from stream.join import Checkpoint
+from stream.label_rules import LabelRules
 from stream.log import Record, partition_of
 from stream.remembered import Installed
 from stream.routing import (

@@ -17,7 +17,8 @@ from stream.events import (
     encode,
     encode_record,
 )
-from stream.join import Joiner, LabelRules
+from stream.join import Joiner
+from stream.label_rules import LabelRules
 from stream.log import Record, partition_of
 from stream.meters import Tally
 from stream.routing import EXAMPLES_BYTES_MAX

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from stream.events import Examples, Impression, Install, Organic, SourceEvent, Tick, decode_events, encode_record
-from stream.join import Joiner, LabelRules
+from stream.join import Joiner
+from stream.label_rules import LabelRules
 from stream.log import MemoryLog, partition_of
 from stream.routing import dead_letter
 from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC

@@ -21,9 +21,9 @@ from stream.events import (
     encode_record,
     example_id,
 )
-from stream.join import LabelRules, label_rules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
+from stream.label_rules import LabelRules, label_rules
 from stream.log import Record
 from stream.settings import Settings
 from stream.spec import Label, Policy, Spec, duration_ms

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from stream.errors import SpecError
-from stream.join import Checkpoint, LabelRules, label_rules
+from stream.join import Checkpoint
+from stream.label_rules import LabelRules, label_rules
 from stream.routing import metadata_of
 from stream.spec import Label, Spec
 from stream.spec_file import load_spec

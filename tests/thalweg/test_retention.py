@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stream.join import LabelRules
+from stream.label_rules import LabelRules
 from stream.topics import EVENTS
 from thalweg.main import app
 from thalweg.options import SPEC

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from stream.errors import DataError
 from stream.events import EVENT_BYTES_MAX, Impression, Install, Tick, encode_record
-from stream.join import Checkpoint, LabelRules
+from stream.join import Checkpoint
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
+from stream.label_rules import LabelRules
 from stream.log import partition_of
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
