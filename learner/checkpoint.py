@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from learner.ftrl import WIDTH as WIDE_WIDTH
 from learner.ftrl import Ftrl
 from learner.model import Model
 from learner.seen import Seen
+from stream.durable import DRAFT, replacing
 from stream.errors import CheckpointError
 from stream.spec import Spec
 from stream.statistics import WIDTH as STATISTICS_WIDTH
@@ -173,15 +174,6 @@ def _table(width: int, rows: "np.ndarray[Any, np.dtype[np.uint64]]") -> Table:
     return table
 
 
-def _sync(folder: Path) -> None:
-    """A rename is safe once its folder is on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class CheckpointFiles:
     """The checkpoints of one model in a folder; the newest KEEP are kept. Raises CheckpointError."""
 
@@ -192,7 +184,7 @@ class CheckpointFiles:
             probe = folder / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
-            for draft in folder.glob("*.part"):  # of a process that was killed while it wrote
+            for draft in folder.glob(f"*{DRAFT}"):  # of a process that was killed while it wrote
                 draft.unlink()
         except OSError as bad:
             raise CheckpointError(
@@ -202,19 +194,13 @@ class CheckpointFiles:
     def write(self, checkpoint: Checkpoint) -> Path:
         """Write aside, sync, rename, forget the oldest."""
         path = self.folder / f"{checkpoint.meta.offset:015d}.npz"
-        draft = self.folder / f"{checkpoint.meta.offset:015d}.part"
         meta = np.frombuffer(msgspec.json.encode(checkpoint.meta), np.uint8)
         try:
-            with draft.open("wb") as file:
-                np.savez(cast(IO[bytes], file), allow_pickle=False, meta=meta, **checkpoint.arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            _sync(self.folder)
+            with replacing(path) as file:
+                np.savez(file, allow_pickle=False, meta=meta, **checkpoint.arrays)
             for old in self.paths()[:-KEEP]:
                 old.unlink()
         except OSError as bad:
-            draft.unlink(missing_ok=True)
             raise CheckpointError(
                 f"{path} can't be written ({bad.strerror}): the checkpoint before it is intact; free space"
             ) from bad

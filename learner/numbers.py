@@ -4,11 +4,12 @@ Without it a learner that starts from a checkpoint, over a store that was wiped 
 next versions the numbers of those that rankers serve. Nothing that is learned depends on these numbers.
 """
 
-import os
 from pathlib import Path
 
 import msgspec
 import structlog
+
+from stream.durable import replacing
 
 BLOCK = 100
 BYTES_MAX = 1_000
@@ -52,13 +53,8 @@ class Numbers:
         wanted = Used(max(known.version, version + BLOCK - 1), max(known.token, token))
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-            with draft.open("wb") as file:
+            with replacing(self._path) as file:
                 file.write(msgspec.json.encode(wanted))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
-            _sync(self._path.parent)
         except OSError as bad:
             self._tell(f"{self._path} can't be written ({bad}): free space, or make it writable")
         else:
@@ -68,12 +64,3 @@ class Numbers:
         if what != self._said:
             log.error("version numbers aren't kept: after a lost store they might come again", why=what)
         self._said = what
-
-
-def _sync(folder: Path) -> None:
-    """A rename is safe once its folder is on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

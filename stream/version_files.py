@@ -9,7 +9,6 @@ Written so that a crash at any moment leaves a whole version, the old one or the
 """
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from stream.durable import replacing
 from stream.errors import BadSnapshot
 from stream.snapshot import (
     BLOB_BYTES_MAX,
@@ -143,15 +143,5 @@ def _read(path: Path, bytes_max: int) -> bytes:
 
 
 def _write(path: Path, raw: bytes) -> None:
-    """Aside, synced, then renamed; when this returns, the new bytes outlive a power cut."""
-    draft = path.with_name(f"{path.name}.part")
-    with draft.open("wb") as file:
+    with replacing(path) as file:
         file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
