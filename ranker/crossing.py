@@ -12,7 +12,7 @@ from ranker.ahead import AHEAD, ask
 from stream.encoder import I64, KEYS_MAX, expand_product, list_at
 from stream.features import F32
 from stream.overlay import NONE, marked, seen_hashed
-from stream.statistics import F64, LIKENESS, faded, measure
+from stream.statistics import F64, GONE_MS, LIKENESS, faded, measure
 from stream.table import U64, find_hashed, hash32, kernel, mix
 
 BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at least one cross of one item
@@ -191,7 +191,7 @@ def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixe
 @kernel
 def read_rows(keys: Any, hashes: Any, held: Any, rows: Any, now: Any, half_life: Any, n: Any, s: Any,
               t: Any) -> None:  # fmt: skip
-    """n, s, t of `held` statistics' keys, decayed to now; zeros and t = −1 of one that isn't there."""
+    """n, s, t of `held` statistics' keys, decayed to now; zeros and GONE_MS of one that isn't there."""
     base, heads, entries, limit, marks = rows
     values, laid = base.view(np.float64), entries.view(np.float64)
     _hash(keys, held, base, heads, marks, hashes)
@@ -201,7 +201,7 @@ def read_rows(keys: Any, hashes: Any, held: Any, rows: Any, now: Any, half_life:
         entry = NONE
         if marked(marks, hashes[k]):
             entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
-        n[k], s[k], t[k] = 0.0, 0.0, -1.0
+        n[k], s[k], t[k] = 0.0, 0.0, GONE_MS
         if entry >= 0:
             n[k], s[k], t[k] = faded(laid[entry, 1], laid[entry, 2], laid[entry, 3], now, half_life)
         elif entry == NONE:

@@ -123,9 +123,8 @@ async def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[str, 
     """How many partitions these topics have; None: some of them, or the broker, can't be seen from here."""
     client = None
     try:
-        servers = [server.strip() for server in settings.need_kafka().split(",")]
         auth = credentials_to_aiokafka_auth(credentials(settings))
-        client = AIOKafkaClient(bootstrap_servers=servers, request_timeout_ms=ASK_MS, **auth)
+        client = AIOKafkaClient(bootstrap_servers=settings.brokers(), request_timeout_ms=ASK_MS, **auth)
         await client.bootstrap()
         cluster = await client.fetch_all_metadata()  # of all topics there are: one that is named might be created
         found = {topic: cluster.partitions_for_topic(settings.topic(topic)) for topic in topics}
@@ -146,7 +145,7 @@ def make_app(settings: Settings) -> faust.App:
     patch_faust()
     return faust.App(
         settings.topic("joiner"),
-        broker=[f"kafka://{server.strip()}" for server in settings.need_kafka().split(",")],
+        broker=[f"kafka://{server}" for server in settings.brokers()],
         broker_credentials=credentials(settings),
         broker_session_timeout=10.0,
         broker_heartbeat_interval=2.0,

@@ -25,7 +25,7 @@ T = TypeVar("T")
 def client_options(settings: Settings) -> dict[str, Any]:
     """What producer, consumer and admin clients of kafka-python have in common: addresses, TLS, login."""
     options: dict[str, Any] = {
-        "bootstrap_servers": [server.strip() for server in settings.need_kafka().split(",")],
+        "bootstrap_servers": settings.brokers(),
         "security_protocol": settings.kafka_security,
         "bootstrap_timeout_ms": int(CONNECT_S * 1000),
         "request_timeout_ms": int(REQUEST_S * 1000),

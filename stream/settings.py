@@ -96,6 +96,10 @@ class Settings(BaseSettings):
             raise SettingsError("no Kafka is known: run `thalweg up` for a local one, or set THALWEG_KAFKA=host:port")
         return self.kafka
 
+    def brokers(self) -> list[str]:
+        """The bootstrap servers, one by one. Raises SettingsError when none are known."""
+        return [server.strip() for server in self.need_kafka().split(",")]
+
     def need_redis(self) -> str:
         """The Redis URL. Raises SettingsError when none is known."""
         if not self.redis:

@@ -5,7 +5,6 @@ right. Other pages are *pending*: their window or the time for corrections isn't
 (*behind*); they are counted, not judged. So it is with organic installs, where the spec has them told.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -16,6 +15,7 @@ from stream.errors import DataError
 from stream.events import REASONS
 from stream.log import START, Log
 from stream.topics import EVENTS, EXAMPLES
+from thalweg.joined_by import told_in
 from thalweg.offline import NEVER, Expected
 from thalweg.rules import AuditRules
 from thalweg.span import SKEW_MS, span
@@ -213,10 +213,10 @@ def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:
     found: dict[int, Progress] = {}
     for partition, (_, metadata) in commits.items():
         try:
-            said = json.loads(metadata or "{}")
+            said = told_in(metadata)
             named = {"finished_ms": 0, "floor_ms": 0, "unsure_ms": NEVER}
             found[partition] = Progress(*(int(said.get(name, default)) for name, default in named.items()))
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError):
             found[partition] = Progress()
     return found
 

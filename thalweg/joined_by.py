@@ -3,10 +3,20 @@
 import json
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from stream.errors import SpecError
 from thalweg.durations import spoken
 from thalweg.rules import AuditRules
+
+
+def told_in(metadata: str) -> dict[str, Any]:
+    """What a commit's metadata tells; empty where it's nobody's, or a tool's."""
+    try:
+        told = json.loads(metadata or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def rules_in(commits: Mapping[int, tuple[int, str]]) -> dict[int, AuditRules]:
@@ -15,22 +25,16 @@ def rules_in(commits: Mapping[int, tuple[int, str]]) -> dict[int, AuditRules]:
     names = {field.name for field in fields(AuditRules)}
     for partition, (_, metadata) in commits.items():
         try:
-            stored = json.loads(metadata or "{}")["rules"]
+            stored = told_in(metadata)["rules"]
             found[partition] = AuditRules(**{name: value for name, value in stored.items() if name in names})
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (TypeError, KeyError, AttributeError):
             continue  # nobody's, a tool's, or an older joiner's
     return found
 
 
 def model_in(commits: Mapping[int, tuple[int, str]]) -> str:
     """The model whose spec the joiner runs by, empty when no commit tells."""
-    for _, metadata in commits.values():
-        try:
-            if name := json.loads(metadata or "{}").get("model"):
-                return str(name)
-        except (ValueError, AttributeError):
-            continue
-    return ""
+    return next((str(name) for _, metadata in commits.values() if (name := told_in(metadata).get("model"))), "")
 
 
 def rules_of(told: Mapping[int, AuditRules], named: AuditRules | None) -> AuditRules:
@@ -66,4 +70,4 @@ def _spoken(rules: AuditRules) -> str:
     said = f"policy {rules.policy}, window {spoken(rules.window_ms)}, lateness {spoken(rules.lateness_ms)}"
     said += f", known {spoken(rules.known_ms)}"
     said += "" if rules.early_ms is None else f", early {spoken(rules.early_ms)}"
-    return said + (", organic installs told" if getattr(rules, "organic", False) else "")
+    return said + (", organic installs told" if rules.organic else "")
