@@ -275,7 +275,7 @@ class Joiner:
             page.state = SILENT
         pages[page.request_id] = page
         page.user = self._pages_of.add(page.user, page).user  # one text for all pages of a user
-        self.held_bytes += self._bytes_of_page(page)
+        self.held_bytes += len(page.raw) + len(page.request_id) + len(page.user) + PAGE_BYTES
         if waiting or self._tells_first:
             self._tell_first(page, ingest_ms, said)
         if closed:
@@ -395,7 +395,7 @@ class Joiner:
             if type(what) is Shown:
                 what.state |= SILENT
                 what.mark.living -= 1
-                freed += self._bytes_of_page(what)
+                freed += len(what.raw) + len(what.request_id) + len(what.user) + PAGE_BYTES
                 del pages[hash(what.request_id) % SHARDS][what.request_id]
                 pages_of.drop(what.user, what)
             elif type(what) is Held:

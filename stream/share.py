@@ -30,7 +30,7 @@ class Owned:
     joiner: Joiner
     next_offset: int | None  # None: nothing was ever committed, the first record is as good as any
     stored: Checkpoint | None
-    settled: Checkpoint | None = None  # all that came of the records before it was put out
+    settled: bool = False  # all that came of the records taken so far was put out
     heard_at: float = 0.0
 
 
@@ -78,7 +78,7 @@ class Share:
                 if not self._shell.accept_gap:
                     raise gap
                 log.warning("going on, as told: %s", gap)
-        owned.settled = None  # until all that comes of the record is put out
+        owned.settled = False
         for n, part in enumerate(self._turn.parts(owned.joiner, record)):
             if n:
                 yield
@@ -86,25 +86,27 @@ class Share:
                 self._put(outgoing)
         owned.heard_at = now
         owned.next_offset = record.offset + 1
-        owned.settled = owned.joiner.checkpoint(record.offset + 1)
+        owned.settled = True
 
     def unstored(self) -> dict[int, tuple[Owned, Checkpoint]]:
         """What can be committed once all that was put out is confirmed, where that is news."""
         return {
-            partition: (owned, owned.settled)
+            partition: (owned, checkpoint)
             for partition, owned in self.owned.items()
-            if owned.settled is not None and owned.settled != owned.stored
+            if owned.settled
+            and owned.next_offset is not None
+            and (checkpoint := owned.joiner.checkpoint(owned.next_offset)) != owned.stored
         }
 
     def still(self, wanted: dict[int, tuple[Owned, Checkpoint]]) -> dict[int, Checkpoint]:
         """Of these, those whose partition didn't change hands meanwhile."""
-        return {p: settled for p, (owned, settled) in wanted.items() if self.owned.get(p) is owned}
+        return {p: checkpoint for p, (owned, checkpoint) in wanted.items() if self.owned.get(p) is owned}
 
     def tick(self, now: float, end_of: Callable[[int], int | None]) -> None:
         """Put a Tick into silent partitions that are read to their end and wait for event time to go on."""
         for partition, owned in self.owned.items():
             silence_ms = round((now - owned.heard_at) * 1000)
-            if silence_ms < self._shell.idle_ms or not owned.joiner.awaits_time or owned.settled is None:
+            if silence_ms < self._shell.idle_ms or not owned.joiner.awaits_time or not owned.settled:
                 continue
             end = end_of(partition)
             if end is None or owned.next_offset is None or owned.next_offset < end:
@@ -117,6 +119,7 @@ class Share:
         """Set the gauges."""
         for partition, owned in self.owned.items():
             at = owned.next_offset or 0
-            held = at - owned.settled.offset if owned.settled is not None else 0
+            first = owned.joiner.hold_offset()
+            held = 0 if first is None else at - first
             lag = max(0, (end_of(partition) or 0) - at)
             meters.measure(partition, owned.joiner, held, lag, now_s)

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from stream.errors import Poisoned
-from stream.events import Impression, Install, Organic, encode, encode_record
+from stream.events import Impression, Organic, encode, encode_record
 from stream.join import Joiner
 from stream.log import Record, partition_of
 from stream.meters import Tally
@@ -91,7 +91,8 @@ class Turn:
         if events and max(map(_time, events)) > latest_ms:
             ahead = [event for event in events if event.time_ms > latest_ms]
             events = [event for event in events if event.time_ms <= latest_ms]
-        shed = joiner.counts.shed
+        counts = joiner.counts
+        shed, pages, installs = counts.shed, counts.pages, counts.installs
         told: list[Told] = []
         outgoing: list[Outgoing] = []
         for n, part in enumerate(joiner.parts(events, record.offset, record.time_ms)):
@@ -102,9 +103,9 @@ class Turn:
             outgoing = told_records(told, self._partitions[EXAMPLES.name]) if told else []
             if joiner.organic:
                 outgoing += organic_records(joiner.organic, self._partitions[ORGANIC.name])
-        if joiner.counts.shed != shed:
+        if counts.shed != shed:
             self._alarm(record.partition, joiner)
-        installs = [event for event in events if type(event) is Install]
+        pages, installs = counts.pages - pages, counts.installs - installs
         for installed in joiner.installed:
             outgoing.append(history_record(installed, self._partitions[HISTORIES.name]))
             if self._histories is not None:
@@ -112,9 +113,8 @@ class Turn:
         if bad or ahead:
             outgoing += [dead_letter(raw, "BadEvent", why, record) for raw, why in bad]
             outgoing += [dead_letter(*_from_the_future(event, record), record) for event in ahead]
-        pages = list(map(type, events)).count(Shown)
         self._poison.saw(bool(pages or installs), bool(bad or ahead))
-        self._tally.add(pages, len(installs), len(events) - pages - len(installs), told)
+        self._tally.add(pages, installs, len(events) - pages - installs, told)
         if bad or ahead:
             self._tally.add_letters(len(bad), len(ahead))
         yield outgoing
