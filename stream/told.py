@@ -34,17 +34,22 @@ def _kernels() -> ModuleType:
     return untouched
 
 
+def columns_of(told: Sequence[Told]) -> list[bytes]:
+    """What follows HEAD and the page in the Examples of each."""
+    clean = [t for t in told if t.rows is None] if len(told) > 1 else []
+    untouched = iter(
+        _kernels().untouched_columns(
+            [t.page.request_id for t in clean], [t.page.size for t in clean], [t.ingest_ms for t in clean]
+        )
+        if clean
+        else ()
+    )
+    return [(clean and t.rows is None and next(untouched)) or _columns(t) for t in told]
+
+
 def examples_bytes(told: Sequence[Told]) -> list[bytes]:
     """Each as the bytes of an Examples."""
-    if len(told) == 1:
-        return [_with_rows(told[0])]
-    clean = [t for t in told if t.rows is None]
-    untouched = iter(
-        _kernels().write_untouched(
-            [t.page.raw for t in clean], [t.page.size for t in clean], [t.ingest_ms for t in clean]
-        )
-    )
-    return [(next(untouched) if t.rows is None else b"") or _with_rows(t) for t in told]
+    return [b"".join((HEAD, t.page.raw, columns)) for t, columns in zip(told, columns_of(told), strict=True)]
 
 
 def examples_of(told: Sequence[Told]) -> list[Examples]:
@@ -70,12 +75,12 @@ def rows_of(t: Told) -> list[Row]:
     return t.rows or [(position, 0, WINDOW_CLOSED, "", t.ingest_ms) for position in range(t.page.size)]
 
 
-def _with_rows(t: Told) -> bytes:
+def _columns(t: Told) -> bytes:
     rows = rows_of(t)
     request_id = t.page.request_id
     positions, labels, reasons, _, ingests = zip(*rows, strict=True)
     ids = [example_id(request_id, p, r, i) for p, _, r, i, _ in rows]
-    return b"".join((HEAD, t.page.raw, encode_values(ids, positions, labels, [1.0] * len(rows), reasons, ingests)))
+    return encode_values(ids, positions, labels, [1.0] * len(rows), reasons, ingests)
 
 
 def array_head(size: int) -> bytes:

@@ -15,7 +15,7 @@ from stream.log import Record, partition_of
 from stream.meters import Tally
 from stream.routing import EXAMPLES_BYTES_MAX, Outgoing, dead_letter, history_record
 from stream.shown import HeldEvent, Shown, read_record
-from stream.told import Told, array_head, examples_bytes
+from stream.told import HEAD, Told, array_head, columns_of, examples_bytes
 from stream.topics import EXAMPLES, HISTORIES, ORGANIC
 
 if TYPE_CHECKING:
@@ -140,12 +140,15 @@ def warm_up() -> None:
 def told_records(told: Iterable[Told], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
     """What one input record led to as one record of `examples` (a partition), cut where it would grow too large."""
     told = list(told)
-    written = examples_bytes(told)
-    if partitions == 1 and sum(map(len, written)) <= bytes_max:
-        return [_record(EXAMPLES.name, 0, written)]
+    if partitions == 1:
+        parts = [array_head(len(told))]
+        for one, columns in zip(told, columns_of(told), strict=True):
+            parts += (HEAD, one.page.raw, columns)
+        if len(value := b"".join(parts)) <= bytes_max:
+            return [Outgoing(EXAMPLES.name, 0, value)]
     users = (t.page.user for t in told)
     places = [partition_of_user(user, partitions) if partitions > 1 else 0 for user in users]
-    return _packed(EXAMPLES.name, places, written, bytes_max)
+    return _packed(EXAMPLES.name, places, examples_bytes(told), bytes_max)
 
 
 def organic_records(organic: Sequence[Organic], partitions: int) -> list[Outgoing]:
