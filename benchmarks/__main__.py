@@ -1,4 +1,4 @@
-"""Run benchmarks by name: a table on the screen, the same figures as one flat JSON object."""
+"""Run benchmarks by name: a table on the screen, the same figures as JSON, flat, with `machine` beside them."""
 
 import argparse
 import importlib
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+
+from benchmarks.machine import caption, measured
 
 NAMES = {
     "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, restart",
@@ -31,15 +33,17 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     given = parser.parse_args()
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
+    under = measured()
     figures: dict[str, float] = {}
     for name in [given.name] if given.name else sorted(NAMES):
         if cores:
             os.sched_setaffinity(0, cores if name in MANY_CORES else {min(cores)})
         table, found = importlib.import_module(f"benchmarks.{name}").run(quick=given.quick)
         Console().print(table)
+        Console().print(caption(under), style="italic dim", markup=False, highlight=False)
         figures |= found
     if given.json:
-        given.json.write_text(json.dumps(figures, indent=1))
+        given.json.write_text(json.dumps(figures | {"machine": under}, indent=1))
     return 0
 
 
