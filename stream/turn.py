@@ -77,7 +77,7 @@ class Turn:
         self._histories = histories
         self._tally = tally
         self._poison = PoisonWatch(shell.poison_s)
-        self._shed = 0
+        self._shed: dict[int, int] = {}  # by partition: pages closed early when that was last looked at
 
     def take(self, joiner: Joiner, record: Record) -> list[Outgoing]:
         """Everything that has to be written because of this record, in order. Raises Poisoned."""
@@ -121,13 +121,14 @@ class Turn:
 
     def _alarm(self, partition: int, joiner: Joiner) -> None:
         """Say that pages close early, at the first one and at each doubling."""
-        before, self._shed = self._shed, joiner.counts.shed
-        if not before or self._shed.bit_length() > before.bit_length():
+        before, shed = self._shed.get(partition, 0), joiner.counts.shed
+        self._shed[partition] = shed
+        if not before or shed < before or shed.bit_length() > before.bit_length():
             log.error(
                 "partition %d: %d pages were closed before their time, because open pages fill the memory that they "
                 "may have: raise THALWEG_JOINER_MEMORY_MB, shorten the window, or start more workers",
                 partition,
-                self._shed,
+                shed,
             )
 
 

@@ -105,6 +105,20 @@ def test_full_memory_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> No
     assert "THALWEG_JOINER_MEMORY_MB" in caplog.text
 
 
+def test_full_memory_of_one_partition_is_not_said_again_because_of_another(caplog: pytest.LogCaptureFixture) -> None:
+    """Partitions that close pages in turn, each at its own number: every one says it at its own doublings."""
+    turn = Turn(ShellRules(), PARTITIONS, None, Tally())
+    joiners = [Joiner(LabelRules("eager", window_ms=10_000, known_ms=0, bytes_max=3_000)) for _ in range(2)]
+    with caplog.at_level(logging.ERROR):
+        for k in range(60):
+            turn.take(joiners[0], record(page(k), offset=k))
+        for k in range(60, 100):
+            for partition, joiner in enumerate(joiners):
+                turn.take(joiner, record(page(k), offset=k)._replace(partition=partition))
+    most = max(joiner.counts.shed for joiner in joiners)
+    assert 2 <= len(caplog.records) <= 2 * most.bit_length()
+
+
 def test_nothing_but_poison_for_a_minute_ends_the_joiner() -> None:
     """It is the time and the number that count; one good event begins anew, 0 seconds means never."""
     now = [0.0]
