@@ -6,19 +6,24 @@ from itertools import pairwise
 
 import numpy as np
 
+from benchmarks.golden import ITEMS, PAGES, GoldenPages
+from learner.progress import Progress
+from learner.slices import Slices
 from ranker.plan import Plan
 from stream.encoder import one_page
 from stream.events import Item, Value
 from stream.features import F32, Catalogue, build_page
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
-from stream.snapshot import Array, Content, Digests, Golden, Manifest, PartVersion, cut, digests_of, fetch, pack
+from stream.snapshot import Array, Content, Digests, Manifest, PartVersion, cut, digests_of, fetch, pack
 from stream.spec import Spec
 from stream.spec_file import encode_spec
 from stream.statistics import Statistics, StatisticsProgram
 from stream.table import U64
 
 GENRES = 18
+WATERMARK_MS = 2_000_000
+INSTALLS = 100  # first learned in a version: 250 ms at 400 a second
 
 
 class World:
@@ -87,12 +92,16 @@ class Publisher:
         self.number, self.token = 0, store.take_token()
         self.parts: dict[str, PartVersion] = {}
         self.published: dict[str, PartVersion] = {}
+        self.slices = Slices(self.spec, world.plan.layout)
+        self.progress = Progress(self.slices.names)
         self.wide, self.ids, self.statistics = self._keys(pages, wide_keys, rows)
         self._rows = self.statistics.table.rows()
         self.layers = self._layers()
         self.boundaries = np.sort(
             self.random.normal(0, 2, (len(world.plan.encoder.deep_numbers), self.spec.deep.quantiles - 1)), axis=1
         ).astype(np.float32)
+        pages_shown = [world.page(world.request(ITEMS)) for _ in range(PAGES)]
+        self.golden = GoldenPages(world.plan, self.statistics, pages_shown, WATERMARK_MS)
 
     def _keys(self, pages: int, wide_keys: int, rows: int) -> tuple[U64, U64, Statistics]:
         """Keys that pages have, filled up with others."""
@@ -105,6 +114,8 @@ class Publisher:
             labels = self.random.integers(0, 2, len(batch)).astype(np.float64)
             ones, none = np.ones(len(batch)), np.zeros(len(batch), np.int64)
             statistics.learn(batch, labels, ones, none, ones * 1e6 + n)
+            guessed = self.random.random(len(batch), np.float32)
+            self.progress.record(guessed, labels.astype(np.float32), self.slices.members(batch))
             wide.append(plan.encoder.wide_keys(batch).keys)
             ids.append(plan.encoder.deep_input(batch).ids)
         return self._filled(wide, wide_keys), self._filled(ids, rows), statistics
@@ -139,22 +150,25 @@ class Publisher:
     def base(self) -> Manifest:
         """Publish a base."""
         whole = self.contents(self.wide, self._rows, self.ids, base=True)
+        self.golden.note(whole)
         self.parts = {part: PartVersion(self._put(content)) for part, content in whole.items()}
         return self.publish()
 
     def delta(self, wide: int, rows: int, ids: int, *, dense: bool = True) -> None:
         """Put a delta of so many keys drawn anew; `dense`: the deep part is in it. `publish` makes it a version."""
         random = self.random
-        statistics = self._rows[random.integers(0, len(self._rows), rows)]
+        statistics = random.choice(self._rows, min(rows, len(self._rows)), replace=False)
         statistics.view(np.float64)[:, 3] += 1.0
         if dense:
             self.layers = [(w * np.float32(0.999), b + np.float32(1e-4)) for w, b in self.layers]
-        drawn = np.unique(random.choice(self.ids, ids))
-        changed = self.contents(random.choice(self.wide, wide), statistics, drawn, base=False)
+        drawn = random.choice(self.ids, min(ids, len(self.ids)), replace=False)
+        changed = self.contents(random.choice(self.wide, wide, replace=False), statistics, drawn, base=False)
+        if not dense:
+            del changed["deep"]
+        self.golden.note(changed)
         for part, content in changed.items():
-            if part != "deep" or dense:
-                held = self.parts[part]
-                self.parts[part] = PartVersion(held.base, held.merged, [*held.deltas, self._put(content)])
+            held = self.parts[part]
+            self.parts[part] = PartVersion(held.base, held.merged, [*held.deltas, self._put(content)], held.covers)
 
     def merge(self) -> None:
         """Merge the small deltas that are published into one, as a learner does when there are many."""
@@ -165,20 +179,21 @@ class Publisher:
                 new = held.deltas[len(self.published[part].deltas) :]
                 self.parts[part] = PartVersion(held.base, self._put(merged), new, self.number)
 
-    def publish(self, golden: Sequence[Golden] = ()) -> Manifest:
+    def publish(self) -> Manifest:
         """The next version, of the parts as they are."""
-        manifest = self.cut(golden)
+        manifest = self.cut()
         self.store.publish(manifest)
         return manifest
 
-    def cut(self, golden: Sequence[Golden] = ()) -> Manifest:
-        """The next version's manifest, for the store to publish."""
+    def cut(self) -> Manifest:
+        """The next version's manifest, for the store to publish: all in it that a learner's has."""
         self.number += 1
         self.published = dict(self.parts)
         return Manifest(
             model=self.store.model, version=self.number, parent=self.number - 1, fingerprint=self.spec.fingerprint(),
-            spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=len(golden), watermark_ms=2_000_000,
-            learned_ms=2_000_000, created_ms=2_000_000, metrics={}, parts=dict(self.parts), golden=list(golden),
+            spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=self.progress.count,
+            watermark_ms=WATERMARK_MS, learned_ms=WATERMARK_MS, created_ms=WATERMARK_MS, metrics=self.progress.told(),
+            parts=dict(self.parts), ingest_ms=[WATERMARK_MS] * INSTALLS, golden=self.golden.told(WATERMARK_MS),
         )  # fmt: skip
 
     def _put(self, content: Content) -> Digests:

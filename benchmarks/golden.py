@@ -1,0 +1,96 @@
+"""The golden pages of a model by chance: a ranker tries each version out with them, as it does with a learner's.
+
+What is published of their keys is kept here, so that what they score is known, computed apart from the ranker's way.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ranker.plan import Plan
+from stream.dense import quantise
+from stream.encoder import one_page
+from stream.features import statistics_of
+from stream.snapshot import Array, Content, Golden
+from stream.statistics import F64, Statistics
+from stream.table import U64
+
+PAGES, ITEMS = 4, 8  # as a learner has them
+
+
+class Known:
+    """What was published of these keys: `values` float64 [n, width], zeros before."""
+
+    def __init__(self, keys: U64, width: int) -> None:
+        self.keys = np.unique(keys)
+        self.values: F64 = np.zeros((len(self.keys), width))
+        self.there = np.zeros(len(self.keys), np.bool_)
+
+    def take(self, keys: Array, values: Array) -> None:
+        """Those that are among ours, of many."""
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        ours = self.keys[at] == keys
+        self.values[at[ours]] = values[ours].reshape(-1, self.values.shape[1])
+        self.there[at[ours]] = True
+
+    def of(self, keys: U64) -> F64:
+        """Values of keys of ours, float64 [k, width]; the first key's, which is 0, of one that wasn't published."""
+        at = np.searchsorted(self.keys, keys)
+        return self.values[np.where(self.there[at], at, 0)]
+
+
+class GoldenPages:
+    """Golden pages, `pages`, whose statistics are logged as of `time_ms`; `note` what is published, then `told`."""
+
+    def __init__(self, plan: Plan, statistics: Statistics, pages: Sequence[U64], time_ms: int) -> None:
+        self._statistics, self._layout = statistics, plan.layout
+        self._pages = [words.copy() for words in pages]
+        for words in self._pages:
+            statistics.fill(words, time_ms)
+        batches = [one_page(words) for words in self._pages]
+        self._wide_keys = [plan.encoder.wide_keys(batch) for batch in batches]
+        self._given = [plan.encoder.deep_input(batch, serving=True) for batch in batches]
+        zero = np.zeros(1, np.uint64)
+        self._weights = Known(np.concatenate([zero, *(keys.keys for keys in self._wide_keys)]), 1)
+        self._vectors = Known(
+            np.concatenate([zero, *(given.ids for given in self._given)]), plan.spec.deep.embedding_dim
+        )
+        self._dense: Content = {}
+
+    def note(self, contents: dict[str, Content]) -> None:
+        """Contents of parts, to be published over what there is."""
+        if wide := contents.get("wide"):
+            self._weights.take(wide["keys"], wide["weights"])
+        if statistics := contents.get("statistics"):
+            self._statistics.table.put(statistics["rows"].astype(np.uint64, copy=False))
+        if deep := contents.get("deep"):
+            self._vectors.take(deep["keys"], deep["vectors"])
+            self._dense = {name: array for name, array in deep.items() if name not in ("keys", "vectors")}
+
+    def told(self, watermark_ms: int) -> list[Golden]:
+        """As a manifest has them."""
+        found = []
+        for n, words in enumerate(self._pages):
+            now = words.copy()
+            self._statistics.fill(now, watermark_ms)
+            scores = 1.0 / (1.0 + np.exp(-self._logits(n)))
+            found.append(Golden(words.tobytes(), scores.tolist(), statistics_of(self._layout, now).tobytes()))
+        return found
+
+    def _logits(self, n: int) -> F64:
+        """Of page n's items, float64."""
+        keys, given = self._wide_keys[n], self._given[n]
+        wide = np.add.reduceat(self._weights.of(keys.keys)[:, 0], keys.offsets[:-1])  # each has a key: the bias
+        sums = np.concatenate(
+            [np.zeros((1, self._vectors.values.shape[1])), self._vectors.of(given.ids).cumsum(axis=0)]
+        )
+        counts = np.diff(given.offsets)
+        pooled = np.diff(sums[given.offsets], axis=0) / np.sqrt(np.maximum(1, counts))[:, None]
+        x: F64 = np.concatenate(
+            [pooled.reshape(len(wide), -1), quantise(given.numbers, self._dense["boundaries"])], axis=1
+        )
+        last = sum(name.startswith("weight_") for name in self._dense) - 1
+        for i in range(last + 1):
+            x = x @ self._dense[f"weight_{i}"].astype(np.float64) + self._dense[f"bias_{i}"].astype(np.float64)
+            x = np.maximum(x, 0) if i < last else x
+        return wide + x[:, 0]
