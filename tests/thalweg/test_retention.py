@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from stream.events import Impression, Install, Tick
+from stream.join import Joiner
 from stream.label_rules import LabelRules
 from stream.topics import EVENTS
 from thalweg.main import app
 from thalweg.options import SPEC
 from thalweg.retention import too_short
 
+T = 1_700_000_000_000
 LONG = SPEC.read_text().replace('window = "2s"', 'window = "8d"')
 EVENT = """{"type":"impression","request_id":"r1","time":"2026-01-05T08:00:00Z","user":"ann","items":["chess","go"]}"""
 
@@ -31,6 +34,22 @@ def test_window_corrections_and_lateness_must_fit() -> None:
     assert "for 7 days" in too_short(whole)
     assert too_short(LabelRules(window_ms=EVENTS.retention_ms - 6_001, known_ms=2_000, lateness_ms=4_000)) == ""
     assert too_short(whole, retention_ms=8 * 86_400_000) == ""
+
+
+def test_a_commit_stays_behind_no_longer_than_is_counted() -> None:
+    """A page that has an install at its window's end is forgotten by the joiner within the time that must be kept."""
+    for organic in (False, True):
+        rules = LabelRules(window_ms=4_000, known_ms=100, lateness_ms=10, organic=organic)
+        joiner = Joiner(rules)
+        joiner.feed([Impression("r", T, "u", ["a"])], 0, T)
+        joiner.feed([Install("u", "a", T + 3_999, "i")], 1, T + 3_999)
+        offset, needed_ms = 2, 0
+        while joiner.checkpoint(offset).offset == 0:
+            needed_ms += 1
+            joiner.feed([Tick(T + needed_ms)], offset, T + needed_ms)
+            offset += 1
+        assert too_short(rules, retention_ms=needed_ms) != ""
+        assert too_short(rules, retention_ms=needed_ms + 2) == ""
 
 
 def test_apply_and_check_refuse_it(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
