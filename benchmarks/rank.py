@@ -122,7 +122,8 @@ def ours_ms(served: Served, threads: int, batch: int, count: int, *, net: bool =
     if net:
         pages = [served.world.page(a) for a in asked]
         taken = version.begin(pages[0], NOW_MS).taken
-        alone = Network(version.manifest, version.plan, version.wide, version.statistics, version.tower, taken)
+        parts = (version.wide, version.statistics, version.pairs, version.tower)
+        alone = Network(version.manifest, version.plan, *parts, taken)
         for page in pages:
             version.fill(page, NOW_MS)
         found = times_ms(lambda n: scorer.score(alone, pages[n % len(pages)]), count)

@@ -24,8 +24,10 @@ from ranker.page import (
     fill_items,
     same_for_all,
     score_items,
+    strangers,
     user_part,
 )
+from ranker.pairs import Pairs
 from ranker.parts import NO_PARTS, ItemParts, Parts
 from ranker.plan import Plan
 from stream.errors import BadEvent
@@ -78,6 +80,7 @@ class Version:
     plan: Plan
     wide: Layers
     statistics: Layers
+    pairs: Pairs
     tower: Tower | None
 
     @property
@@ -101,6 +104,8 @@ class Version:
         w32, f32 = words.view(np.uint32), words.view(np.float32)
         now = np.nan if time_ms is None else float(time_ms)
         taken = begin(words, w32, f32, now, self._crossed, self._tables, self.plan.program.base_key, self._scratch())
+        if time_ms is not None and self.pairs.has_room:
+            self.pairs.admit(strangers(words, w32, taken, self._crossed, self._tables))
         user = f32
         if self.tower is not None:
             tower = self.tower
@@ -166,7 +171,7 @@ class Version:
 
     @cached_property
     def _tables(self) -> Tables:
-        return Tables(self.wide.rows, self.statistics.rows)
+        return Tables(self.wide.rows, self.statistics.rows, self.pairs.square)
 
     @cached_property
     def _embeddings(self) -> Embeddings:

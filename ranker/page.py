@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ranker.crossing import Prefixes, add_wide, fill_statistics, prefixes_of, read_rows
-from ranker.memory import fill_likenesses, memories_of
+from ranker.memory import fill_likenesses, memories_of, near_of, strangers_of
 from ranker.net import given_of, item_key, part_of, tower
+from ranker.pairs import Square
 from ranker.plan import Crosses, Measures
 from stream.encoder import I64
 from stream.features import locate
@@ -29,14 +30,16 @@ class Tables(NamedTuple):
 
     wide: Rows
     statistics: Rows
+    pairs: Square
 
 
 class Memories(NamedTuple):
-    """What a user remembers for statistic k: items[ends[k]:ends[k + 1]], and their residuals."""
+    """What a user remembers for statistic k: items[ends[k]:ends[k + 1]], their residuals, and places among pairs."""
 
     items: U64
     residuals: F64
     ends: I64
+    near: I64
 
 
 class Taken(NamedTuple):
@@ -74,7 +77,16 @@ def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, b
             if crossed.statistics.offsets[k] + crossed.statistics.fixed[k] == crossed.statistics.offsets[k + 1]:
                 for item in range(1, place[0]):
                     f32[place[8] + item * sizes[4] + k] = f32[place[8] + k]
-    return Taken(wide, statistics, Memories(items, residuals, ends), now, base, total[0])
+    memories = Memories(items, residuals, ends, near_of(items, tables.pairs.places))
+    return Taken(wide, statistics, memories, now, base, total[0])
+
+
+@kernel
+def strangers(words: Any, w32: Any, taken: Any, crossed: Any, tables: Any) -> Any:
+    """Items of which no pair is kept yet: the page's, and those that its user remembers. uint64."""
+    place = locate(words, w32, 0, crossed.sizes)
+    return strangers_of(words, w32, place, crossed.sizes, crossed.statistics, crossed.measures, taken.memories.items,
+                        tables.pairs.places)  # fmt: skip
 
 
 @kernel
@@ -106,7 +118,7 @@ def fill_items(words: Any, w32: Any, f32: Any, first: Any, last: Any, taken: Any
         fill_statistics(words, w32, f32, place, crossed.sizes, crossed.statistics, crossed.measures, taken.statistics,
                         tables.statistics, taken.now, taken.base, first, last, False, scratch)  # fmt: skip
         fill_likenesses(words, w32, f32, place, crossed.sizes, crossed.statistics, crossed.measures, taken.memories,
-                        tables.statistics, first, last, scratch)  # fmt: skip
+                        tables.statistics, tables.pairs, first, last, scratch)  # fmt: skip
 
 
 @kernel

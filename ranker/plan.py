@@ -12,7 +12,7 @@ import numpy.typing as npt
 from stream.encoder import I64, Encoder, Product, place_of
 from stream.features import Layout
 from stream.spec import POSITION, Spec
-from stream.statistics import F64, StatisticsProgram
+from stream.statistics import F64, LIKENESS, StatisticsProgram
 from stream.table import U64
 
 USER, ITEM = 0, 1  # sides of lists
@@ -64,6 +64,7 @@ class Plan:
         self.wide = _crosses(self.encoder.wide)
         self.statistics = _crosses(program.product)
         self.measures = Measures(program.kinds, program.priors, program.half_lives, program.neighbours)
+        self.likenesses = int(np.count_nonzero(program.kinds == LIKENESS))
         names = {name: self._group_of(name) for name in (*self.encoder.deep_lists, *self.encoder.deep_numbers)}
         self.user, self.item, self.pair = (
             self._group([name for name, group in names.items() if group == wanted]) for wanted in GROUPS

@@ -18,6 +18,7 @@ from ranker.crossing import read_rows
 from ranker.layers import Change, Layers, Name, Stack
 from ranker.model import BATCH_ITEMS, Tower, Version, embeddings_of, score_features
 from ranker.net import net_of
+from ranker.pairs import Pairs
 from ranker.parts import ItemParts
 from ranker.plan import Plan
 from stream.errors import BadEvent, BadSnapshot, SpecError
@@ -86,7 +87,8 @@ class Loader:
         tower = None
         if "deep" in parts:
             tower = self._tower(named["deep"], previous.tower if previous else None, read, plan)
-        return Version(manifest, plan, wide, statistics, tower)
+        pairs = previous.pairs.follow(statistics) if previous else Pairs(statistics, plan.likenesses)
+        return Version(manifest, plan, wide, statistics, pairs, tower)
 
     def _renamed(self, live: Version, manifest: Manifest) -> Version:
         """The live version, its contents called what the next manifest calls them where it holds them otherwise."""

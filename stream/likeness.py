@@ -5,6 +5,8 @@ a memory, Σ r·r' over users says whether their labels go together. An item's l
 
     Σ r_i · s(i, item) / (n(i, item) + prior) / √m      over the m items i ≠ item in the memory; missing without one
 
+The quotient is rounded to single precision, so that a ranker can keep it.
+
 State lies in the table of the statistics, rows of (n, s, t): the memory's head (n: labels so far), its places
 (n: r + 2, s: the item's id as bits), pairs (n: weight, s: Σ r·r'). Unlike an affinity, which reads the history that
 installs make, it needs no list in the page.
@@ -69,7 +71,7 @@ def likeness_of(slots: Any, overlay: Any, salt: Any, item: Any, items: Any, resi
         others += 1
         n, sums[0] = _read(slots, overlay, pair_key(salt, items[i], item))
         if n >= 0.0:
-            total += residuals[i] * sums.view(np.float64)[0] / (n + prior)
+            total += residuals[i] * np.float32(sums.view(np.float64)[0] / (n + prior))
     return total / np.sqrt(np.float64(others)) if others else np.nan
 
 

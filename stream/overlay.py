@@ -3,7 +3,8 @@
 `heads`, uint64 [capacity, 2]: key → number of its newest entry. `entries`, uint64 [room, width]: in column 0 the
 number of the key's entry before it (shifted by one; the low bit: the row is gone), then the row's own columns.
 `marks`: a bit for what a key's hash begins with, set when any such key was put: few keys of a big table have an entry,
-and the others are told from these by what stays in a core's own cache.
+and the others are told from these by what stays in a core's own cache. `latest`, uint32 [capacity]: by the same
+beginning, the newest entry that was put.
 `vectors`, float32 [room, dim]: what belongs to an entry and isn't a row. Entry 0 is none.
 
 A view is a count of entries: what was put later is invisible to it. So the next version of a table costs what
@@ -58,6 +59,18 @@ def _mark(marks: Any, keys: Any) -> None:
     for k in range(keys.shape[0]):
         bit = (hash32(keys[k]) * np.uint64(64 * marks.shape[0])) >> np.uint64(32)
         marks[bit >> np.uint64(6)] |= np.uint64(1) << (bit & np.uint64(63))
+
+
+@kernel
+def latest_of(latest: Any, hashed: Any) -> Any:
+    """The newest entry of any key whose `hash32` begins as this one; 0: there is none."""
+    return latest[(hashed * np.uint64(latest.shape[0])) >> np.uint64(32)]
+
+
+@kernel
+def _note(latest: Any, keys: Any, count: Any) -> None:
+    for k in range(keys.shape[0]):
+        latest[(hash32(keys[k]) * np.uint64(latest.shape[0])) >> np.uint64(32)] = np.uint32(count + k)
 
 
 @kernel
@@ -142,6 +155,7 @@ class Overlay:
         capacity = 1 << (2 * self.room - 1).bit_length()
         self.heads, self.entries = lines(capacity, 2), lines(self.room, width)
         self.marks: U64 = np.zeros(capacity * MARKS // 64, np.uint64)
+        self.latest: npt.NDArray[np.uint32] = np.zeros(capacity, np.uint32)
         self.vectors: F32 = np.empty((self.room, dim), np.float32)
         self.count = 1  # entries, the one that is none included
         self._counts = np.zeros(2, np.int64)
@@ -160,6 +174,7 @@ class Overlay:
             if vectors is not None:
                 self.vectors[count : count + len(keys)] = vectors
             _mark(self.marks, keys)
+            _note(self.latest, keys, count)
             _write(self.heads, self.entries, count, keys, columns, gone)
             _name(self.heads, count, keys, self._counts)
             self.count = count + len(keys)

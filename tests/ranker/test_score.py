@@ -51,7 +51,7 @@ class Failing(Version):
 def test_a_failing_batch_fails_the_request(model: ToyModel, version: Version) -> None:
     """An error in a thread of the pool isn't lost: whoever asked gets it."""
     scorer = Scorer(3, 1)
-    failing = Failing(version.manifest, version.plan, version.wide, version.statistics, version.tower)
+    failing = Failing(version.manifest, version.plan, version.wide, version.statistics, version.pairs, version.tower)
     with pytest.raises(RuntimeError, match="as the test wants"):
         scorer.score(failing, model.page(9))
     scorer.close()
@@ -77,7 +77,7 @@ def test_a_hanging_helper_is_left_behind_at_the_deadline(model: ToyModel, versio
     import time
 
     scorer = Scorer(2, 1)
-    hanging = Hanging(version.manifest, version.plan, version.wide, version.statistics, version.tower)
+    hanging = Hanging(version.manifest, version.plan, version.wide, version.statistics, version.pairs, version.tower)
     page = model.page(5)
     scores, done = scorer.score(hanging, page, time.monotonic() + 1.0)
     before = scores.copy()
