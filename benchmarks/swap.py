@@ -120,6 +120,26 @@ def builds_ms(publisher: Publisher, store: MemoryStore, count: int) -> tuple[flo
     return float(np.median(builds)) * 1e3, float(np.median(lives)) * 1e3
 
 
+def merges_ms(publisher: Publisher, store: MemoryStore, count: int) -> tuple[float, float]:
+    """Median of building the first version after a merge of deltas: by who followed, and by who has the base alone."""
+    loader = Loader(store, store.model)
+    base = loader.load(1)
+    followed, behind = [], []
+    version = loader.load(publisher.number, base)
+    for _ in range(count):
+        publisher.delta(DELTA_KEYS, DELTA_KEYS, DELTA_ROWS)
+        version = loader.load(publisher.publish().version, version)
+        publisher.merge()
+        number = publisher.publish().version
+        begun = time.perf_counter()
+        version = loader.load(number, version)
+        followed.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        Loader(store, store.model).load(number, base)
+        behind.append(time.perf_counter() - begun)
+    return float(np.median(followed)) * 1e3, float(np.median(behind)) * 1e3
+
+
 def under_load(settings: Settings, scorer: Scorer, *, quick: bool) -> dict[str, float]:
     """p99 steady, while swapping, and while swapping in new dense layers; the store is idle, then fed."""
     size, swaps = (0.1, 30) if quick else (1.0, 300)
@@ -205,6 +225,7 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     figures["build_small_ms"], _ = builds_ms(publisher, store, count)
     _, publisher, store = built(1.0, quick=quick)
     figures["build_large_ms"], figures["live_ms"] = builds_ms(publisher, store, count)
+    figures["merge_followed_ms"], figures["merge_behind_ms"] = merges_ms(publisher, store, 3 if quick else 7)
     del publisher, store
     with tempfile.TemporaryDirectory(prefix="thalweg-swap-") as folder, own_redis(Path(folder)) as settings:
         figures |= under_load(settings, scorer, quick=quick)
@@ -240,6 +261,8 @@ SAYS = {
     "build_small_ms": f"building a delta of {DELTA_KEYS:,} keys, {DELTA_ROWS:,} rows, on a tenth of the model, ms",
     "build_large_ms": f"the same on {WIDE_KEYS:,} keys, {ROWS:,} rows, ms",
     "live_ms": "the same, from its notice to being live, ms",
+    "merge_followed_ms": "building the first version after a merge of all deltas, having followed, ms",
+    "merge_behind_ms": "the same, having the base alone, ms",
     "swaps": "swaps back to back",
     "errors": "errors",
     "replies_checked": "replies made again from their manifest",
