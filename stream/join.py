@@ -331,20 +331,25 @@ class Joiner:
                 known.met |= not install.retracted
             if install.time_ms > max(known.time_ms, known.again_ms):
                 known.again_ms = install.time_ms
-                # A retraction stands for itself when its install is gone. A copy is one as long as the first is read.
-                holding = mark if install.retracted else known.mark
-                self._hold_again(install.time_ms, holding, self._bytes_of(install))
+                if install.retracted:
+                    known.after, one.met = one, True
+                    self._remember(one)
+                else:  # a copy is one as long as the first is read
+                    self._hold_again(install.time_ms, known.mark, self._bytes_of(install))
             return
         if known is not None:
             self._installs_of.drop(install.user, known)
-        mark.living += 1
-        self.held_bytes += self._bytes_of(install)
-        self._known.add(one)
+        self._remember(one)
         self._installs[key] = one
         self._installs_of.add(install.user, one)
         self._note(one)
         if not install.retracted:
             self._find_page(one, ingest_ms, said)
+
+    def _remember(self, one: Held) -> None:
+        one.mark.living += 1
+        self.held_bytes += self._bytes_of(one.install)
+        self._known.add(one)
 
     def _note(self, one: Held, late: bool = False) -> None:
         """What the user has of the install's item now: the newest time that is remembered and wasn't taken back."""
@@ -423,8 +428,12 @@ class Joiner:
                 self.organic.append(Organic(*told, one.ingest_ms))
         key = self._key(install)
         if self._installs.get(key) is one:
-            del self._installs[key]
             self._installs_of.drop(install.user, one)
+            if one.after is None:
+                del self._installs[key]
+            else:  # as if it had been read alone, which a restart may do
+                self._installs[key] = one.after
+                self._installs_of.add(install.user, one.after)
 
     @staticmethod
     def _bytes_of_page(page: Shown) -> int:

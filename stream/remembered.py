@@ -54,6 +54,7 @@ class Held(msgspec.Struct, gc=False, eq=False):
     page: Shown | None = None
     met: bool = False  # a retraction whose install came after it
     again_ms: int = 0  # the latest event time with which it came again, or was taken back
+    after: "Held | None" = None  # the retraction that stands in its place when it is forgotten first
 
     @property
     def items(self) -> tuple[str]:

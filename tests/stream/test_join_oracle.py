@@ -25,6 +25,7 @@ from stream.events import (
 )
 from stream.join import Checkpoint, Joiner
 from stream.label_rules import LabelRules
+from stream.labelling import Policy
 from stream.shown import held
 from stream.told import examples_of
 from tests.stream.join_oracle import net_of, offline, organic
@@ -314,6 +315,22 @@ def test_what_comes_again_with_another_time_is_the_same_wherever_a_joiner_is_kil
         assert net_of(said) == net_of(unbroken)
         assert ids(said) == ids(unbroken)
         assert before | played(records, rules, stored, len(records))[0] == all_organic
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("again_ms", [111, 121, 124, 125, 126])
+def test_a_retraction_outlives_its_install_wherever_a_joiner_is_killed(policy: Policy, again_ms: int) -> None:
+    """Whoever reads it alone knows it. So does who read its install: the same install again has come too late."""
+    rules = LabelRules(policy, window_ms=10, known_ms=0, lateness_ms=30, organic=True)
+    log: list[SourceEvent] = [install("i", 100, "a"), retraction("i", 125, "a"), Tick(140)]
+    log += [page("r", again_ms - 1, "a"), install("i", again_ms, "a"), FAR]
+    records = packed(log, [1])
+    for first in range(1, len(records)):
+        said = with_restarts(records, rules, [(first - 1, 1)])
+        before, joiner = played(records, rules, START, first)
+        after, last = played(records, rules, joiner.checkpoint(first), len(records))
+        assert net_of(said) == {("r", 0): int(again_ms > 125)}
+        assert (before | after, last.counts.stray, last.hold_offset()) == (set(), 0, None)
 
 
 @settings(max_examples=200, deadline=None)
