@@ -37,7 +37,7 @@ def now_us() -> int:
 class MemoryStore:
     """A SnapshotStore of one model. While `answers` is False it behaves like a server that is down.
 
-    `now_us`: the clock that numbers decisions, µs.
+    `now_us`: the clock that numbers decisions and tokens, µs.
     """
 
     def __init__(self, model: str, now_us: Callable[[], int] = now_us) -> None:
@@ -77,7 +77,8 @@ class MemoryStore:
         """See SnapshotStore."""
         with self._lock:
             self._check_answers()
-            self._token = max(self._token, self._head.token if self._head else 0, at_least) + 1
+            known = max(self._token, self._head.token if self._head else 0, at_least)
+            self._token = max(known + 1, self._now_us() // 1_000)
             return self._token
 
     def put_blobs(self, blobs: Mapping[str, bytes], *, renew: bool = False) -> None:

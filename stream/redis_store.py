@@ -61,7 +61,9 @@ end
 # Each script gets KEYS[1], the model's prefix; all keys share its hash tag, so all lie in one slot.
 TAKE: Final = f"""{COUNT}
 local head, taken = redis.call('HGET', KEYS[1] .. ':head', 'token'), redis.call('GET', KEYS[1] .. ':token')
-local token = math.max(count(head) or 0, count(taken) or 0, tonumber(ARGV[1])) + 1
+local now = redis.call('TIME')
+local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local token = math.max(now_ms, (count(head) or 0) + 1, (count(taken) or 0) + 1, tonumber(ARGV[1]) + 1)
 redis.call('SET', KEYS[1] .. ':token', string.format('%.0f', token))
 return token
 """
@@ -154,8 +156,10 @@ end
 for i = 4, #ARGV do
   if redis.call('EXISTS', KEYS[1] .. ':blob:' .. ARGV[i]) == 0 then return ARGV[i] end
 end
+local before = tonumber(was[1] or 0) or 0
 for _, digest in ipairs(redis.call('SMEMBERS', KEYS[1] .. ':pinned')) do
-  redis.call('ZADD', KEYS[1] .. ':blobs', 'GT', tonumber(was[1] or 0) or 0, digest)
+  local newest = redis.call('ZSCORE', KEYS[1] .. ':blobs', digest)
+  if not newest or tonumber(newest) < before then redis.call('ZADD', KEYS[1] .. ':blobs', before, digest) end
 end
 redis.call('DEL', KEYS[1] .. ':pinned')
 for i = 4, #ARGV do redis.call('SADD', KEYS[1] .. ':pinned', ARGV[i]) end

@@ -149,10 +149,10 @@ class SnapshotStore(VersionReader, Protocol):
     """
 
     def take_token(self, at_least: int = 0) -> int:
-        """A fencing token greater than any before, than the head's and than `at_least`.
+        """A fencing token greater than any before and than `at_least`; the store's clock in ms at least.
 
-        Older holders can't move the head from now on. A wiped store has forgotten its tokens: pass the
-        greatest that the checkpoint knows.
+        Older holders can't move the head from now on. A wiped store has forgotten its tokens: its clock hasn't, but
+        clocks may go back, so pass the greatest that the checkpoint knows.
         """
         ...
 

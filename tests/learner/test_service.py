@@ -26,6 +26,7 @@ from stream.settings import Settings
 from stream.snapshot import Head, fetch
 from stream.topics import EXAMPLES, EXAMPLES_DLQ
 from tests.learner.worlds import records, small_spec
+from tests.stream.snapshots import AHEAD
 
 SPEC = small_spec()
 
@@ -491,7 +492,7 @@ def test_a_store_that_refuses_us_at_the_start_is_asked_again(
 def test_a_checkpoint_knows_what_was_used(room: Room, tmp_path: Path) -> None:
     """Version and token of the last that was cut; before that, those of the checkpoint before."""
     log, store = records(SPEC, 60), AskedStore()
-    room.learner.used = Used(30, 8)
+    room.learner.used = Used(30, AHEAD)
 
     def used() -> Used:
         learn_on(room, log)
@@ -500,10 +501,10 @@ def test_a_checkpoint_knows_what_was_used(room: Room, tmp_path: Path) -> None:
         assert held is not None
         return Used(held.meta.version, held.meta.token)
 
-    assert used() == Used(30, 8)
+    assert used() == Used(30, AHEAD)
     publisher = publisher_of(room.learner, store, tmp_path)
-    assert publishes(publisher, room.learner) == Head(31, 9)
-    assert used() == Used(31, 9)
+    assert publishes(publisher, room.learner) == Head(31, AHEAD + 1)
+    assert used() == Used(31, AHEAD + 1)
     publisher.carrier.stop()
 
 

@@ -1,11 +1,14 @@
 """Small versions of a model, for tests of snapshots and of those who read them."""
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import redis
 
 from stream.snapshot import Digests, Golden, Manifest, PartVersion, SnapshotStore, cut, digests_of, fetch, pack
+
+AHEAD: Final = 2**46  # a token that no store's clock hands out before 4199
 
 
 def raw_of(value: int) -> bytes:

@@ -16,7 +16,7 @@ from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
 from stream.snapshot import BLOB_BYTES_MAX, UNDECIDED, Head, SnapshotStore, cut, digest_of, digests_of
-from tests.stream.snapshots import publish, put, raw_of, redis_copy, values, version_of
+from tests.stream.snapshots import AHEAD, publish, put, raw_of, redis_copy, values, version_of
 from thalweg.stack import Stack
 
 
@@ -35,7 +35,7 @@ class Bench:
 def bench(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[Bench]:
     """Each of the two stores."""
     if request.param == "memory":
-        memory = MemoryStore("m", itertools.count(1).__next__)
+        memory = MemoryStore("m", itertools.count(1, 10_000).__next__)
         yield Bench(
             memory,
             lambda: memory,
@@ -134,19 +134,38 @@ def test_blob_under_a_wrong_digest(store: SnapshotStore) -> None:
 def test_tokens_rise(bench: Bench) -> None:
     """Each token is greater than all before, whoever took them, and than what the learner says it knows."""
     other = bench.again()
-    tokens = [bench.store.take_token(), other.take_token(), bench.store.take_token(100), other.take_token(50)]
-    assert tokens == [1, 2, 101, 102]
+    first, second = bench.store.take_token(), other.take_token()
+    assert 0 < first < second
+    third = bench.store.take_token(second + 1_000_000)
+    assert third == second + 1_000_001
+    assert other.take_token(50) == third + 1
 
 
 def test_token_after_a_wipe(bench: Bench) -> None:
     """A wiped store counts on from the head of whoever published since, and from what the learner knows."""
-    token = bench.store.take_token(41)
+    token = bench.store.take_token(AHEAD)
     publish(bench.store, 1, 0, token)
     bench.wipe()
     publish(bench.store, 2, 1, token)
-    assert bench.again().take_token() == 43
+    assert bench.again().take_token() == token + 1
     bench.wipe()
-    assert bench.store.take_token(43) == 44
+    assert bench.store.take_token(token + 1) == token + 2
+
+
+def test_whoever_takes_a_token_later_has_the_greater_one(bench: Bench) -> None:
+    """Whatever the store has lost: over a wiped one, or an older copy, an elder moves nothing that the younger owns."""
+    copied = bench.copied()
+    for lose in (bench.wipe, copied):
+        elder = max(bench.store.take_token() for _ in range(3))
+        publish(bench.store, 1, 0, elder)
+        time.sleep(0.01)  # the store's clock goes on
+        lose()
+        younger = bench.again().take_token()
+        assert younger > elder
+        publish(bench.store, 1, 0, younger)
+        with pytest.raises(Fenced, match="another learner owns m"):
+            publish(bench.store, 2, 1, elder)
+        bench.wipe()
 
 
 def test_older_token_is_fenced(bench: Bench) -> None:
