@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +108,21 @@ def world(pages: int, seed: int) -> Iterator[WorldEvent]:
         yield Item(f"i{i}", {"tags": [f"t{i % 3}", f"t{3 + i % 2}"], "price": float(i)}, f"Item {i}", float(30 - i))
     for u in range(40):
         yield User(f"u{u}", {"age": 15.0 + u})
-    events: list[tuple[int, int, WorldEvent]] = []
+    coming: list[tuple[int, int, WorldEvent]] = []  # a heap: nobody waits for a long world to be made
+    numbers = count()  # of two with the same time the one that was made first goes first
     time_ms = 1_700_000_000_000
     for n in range(pages):
         time_ms += int(random.integers(1, 400))
+        while coming and coming[0][0] < time_ms:
+            yield heappop(coming)[2]
         user = int(random.integers(40))
         shown = [int(i) for i in random.choice(30, 3, replace=False)]
-        events.append((time_ms, len(events), Impression(f"r{n}", time_ms, f"u{user}", [f"i{i}" for i in shown])))
+        page = Impression(f"r{n}", time_ms, f"u{user}", [f"i{i}" for i in shown])
+        heappush(coming, (time_ms, next(numbers), page))
         for i in shown:
             if random.random() < 0.1 + 0.5 * ((i + user) % 3 == 0):
                 at = time_ms + int(random.integers(1, 2_300))
-                events.append((at, len(events), Install(f"u{user}", f"i{i}", at, f"in{n}-{i}", f"r{n}")))
-    yield from (event for _, _, event in sorted(events, key=lambda e: e[:2]))
+                install = Install(f"u{user}", f"i{i}", at, f"in{n}-{i}", f"r{n}")
+                heappush(coming, (at, next(numbers), install))
+    while coming:
+        yield heappop(coming)[2]

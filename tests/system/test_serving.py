@@ -97,7 +97,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(stack: Stack, topic_pref
     player = threading.Thread(
         target=lambda: replay(
             log,
-            world(4_000, 5),
+            world(200_000, 5),  # longer than all that is waited for below: there is always something to publish
             spec=house.spec,
             pace=Pace(200.0),
             clock=Clock(),
