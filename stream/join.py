@@ -329,13 +329,13 @@ class Joiner:
             else:
                 self.counts.duplicate += 1
                 known.met |= not install.retracted
-            if install.time_ms > max(known.time_ms, known.again_ms):
-                known.again_ms = install.time_ms
-                if install.retracted:
+            if install.retracted:
+                if install.time_ms > (known.after or known).time_ms:
                     known.after, one.met = one, True
                     self._remember(one)
-                else:  # a copy is one as long as the first is read
-                    self._hold_again(install.time_ms, known.mark, self._bytes_of(install))
+            elif install.time_ms > max(known.time_ms, known.again_ms):  # a copy is one as long as the first is read
+                known.again_ms = install.time_ms
+                self._hold_again(install.time_ms, known.mark, self._bytes_of(install))
             return
         if known is not None:
             self._installs_of.drop(install.user, known)

@@ -53,8 +53,8 @@ class Held(msgspec.Struct, gc=False, eq=False):
     retracted: bool
     page: Shown | None = None
     met: bool = False  # a retraction whose install came after it
-    again_ms: int = 0  # the latest event time with which it came again, or was taken back
-    after: "Held | None" = None  # the retraction that stands in its place when it is forgotten first
+    again_ms: int = 0  # the latest event time with which it came again
+    after: "Held | None" = None  # the latest retraction of it: stands in its place when it is forgotten
 
     @property
     def items(self) -> tuple[str]:

@@ -16,7 +16,8 @@ from stream.events import REASONS
 from stream.log import START, Log
 from stream.topics import EVENTS, EXAMPLES
 from thalweg.joined_by import told_in
-from thalweg.offline import NEVER, Expected
+from thalweg.offline import Expected
+from thalweg.once import NEVER
 from thalweg.rules import AuditRules
 from thalweg.span import SKEW_MS, span
 from thalweg.stretch import Stretch, read_events, told_topics

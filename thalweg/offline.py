@@ -11,14 +11,17 @@ It shares no code with the joiner (`stream/join.py`); only the rules are the sam
   that user with that item; in both cases with page time ≤ install time < page time + window.
 * A page that stands behind its install in the log gets it only while the watermark there is before install time +
   `early` (life, where the spec doesn't say).
-* Repeated pages and installs count once; an install is void when a retraction of its id isn't older than it.
+* Repeated pages and installs count once, installs while their id is known (`once.py`); an install is void when a
+  retraction of its id isn't older than it.
 * An install is *organic* when no page ever had a claim on it, and it isn't void when the watermark reaches its time +
   life.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -27,9 +30,8 @@ import xxhash
 
 from stream.events import Impression, Install, SourceEvent, decode_events, encode
 from stream.log import Record
+from thalweg.once import NEVER, Told, counted
 from thalweg.rules import AuditRules
-
-NEVER: Final = 2**62
 
 PAGE: Final = pl.Schema({
     "partition": pl.Int32(), "seq": pl.Int64(), "offset": pl.Int64(), "ingest_ms": pl.Int64(), "time_ms": pl.Int64(),
@@ -124,7 +126,7 @@ def expected(events: Events) -> Expected:
     pages = _with_ends(pages, marks, rules).with_row_index("page")
     shown = pages.with_columns(position=pl.int_ranges(pl.col("items").list.len())).explode("items", "position")
     shown = shown.rename({"items": "item"})
-    firsts = _firsts(installs)
+    firsts = _firsts(installs, rules)
     fitting = _fitting(shown, firsts, rules)
     positives = _positives(fitting)
     labels = shown.join(positives, on=["page", "position"], how="left", maintain_order="left")
@@ -139,46 +141,59 @@ def expected(events: Events) -> Expected:
 
 
 def _in_time(frame: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> pl.DataFrame:
-    """Without what was late where it stood."""
+    """With the watermark at each row, and without what was late where it stood."""
     mark = np.zeros(len(frame), np.int64)
     partition, seq = frame["partition"].to_numpy(), frame["seq"].to_numpy()
     for p, marks_p in marks.items():
         mine = partition == p
         mark[mine] = marks_p[seq[mine]]
-    return frame.filter(pl.Series(frame["time_ms"].to_numpy() + rules.life_ms > mark, dtype=pl.Boolean))
+    frame = frame.with_columns(pl.Series("mark", mark, dtype=pl.Int64))
+    return frame.filter(pl.col("time_ms") + rules.life_ms > pl.col("mark"))
 
 
 def _with_ends(frame: pl.DataFrame, marks: dict[int, Any], rules: AuditRules) -> pl.DataFrame:
-    """With the watermark at each row, `end`, the first place that comes too late for it, and how far the log is."""
+    """With `end`, the first place that comes too late for each row, and how far the log is."""
     end = np.zeros(len(frame), np.int64)
-    mark = np.zeros(len(frame), np.int64)
     last = np.zeros(len(frame), np.int64)
-    partition, seq, time_ms = (frame[name].to_numpy() for name in ("partition", "seq", "time_ms"))
+    partition, time_ms = (frame[name].to_numpy() for name in ("partition", "time_ms"))
     for p, marks_p in marks.items():
         mine = partition == p
         end[mine] = np.searchsorted(marks_p, time_ms[mine] + rules.life_ms, side="left")
-        mark[mine] = marks_p[seq[mine]]
         last[mine] = marks_p[-1]
     return frame.with_columns(
-        pl.Series("mark", mark, dtype=pl.Int64),
         pl.Series("end", end, dtype=pl.Int64),
         pl.Series("finished", last >= time_ms + rules.life_ms, dtype=pl.Boolean),
         pl.Series("open", last < time_ms + rules.window_ms, dtype=pl.Boolean),
     )
 
 
-def _firsts(installs: pl.DataFrame) -> pl.DataFrame:
+def _firsts(installs: pl.DataFrame, rules: AuditRules) -> pl.DataFrame:
     """Each install once, with the place in the log at which it becomes void, if there is one."""
     key = ["partition", "user", "install_id"]
-    firsts = installs.filter(~pl.col("retracted")).unique(key, keep="first", maintain_order=True)
-    firsts = firsts.with_row_index("install")
+    several = (~pl.col("retracted")).sum().over(key) > 1
+    lone = installs.filter(~several)
     void = (
-        firsts.join(installs.filter("retracted"), on=key, suffix="_back")
+        lone.filter(~pl.col("retracted"))
+        .join(lone.filter("retracted"), on=key, suffix="_back")
         .filter(pl.col("time_ms_back") >= pl.col("time_ms"))
-        .group_by("install")
+        .group_by("partition", "seq")
         .agg(pl.col("seq_back").min().alias("void"))
     )
-    return firsts.join(void, on="install", how="left")
+    place = {"partition": pl.Int32(), "seq": pl.Int64(), "void": pl.Int64()}
+    counting = pl.DataFrame(list(_several(installs.filter(several), key, rules)), schema=place, orient="row")
+    firsts = pl.concat([
+        lone.filter(~pl.col("retracted")).join(void, on=["partition", "seq"], how="left"),
+        installs.join(counting, on=["partition", "seq"]),
+    ])  # fmt: skip
+    return firsts.drop("mark").with_row_index("install")
+
+
+def _several(installs: pl.DataFrame, key: list[str], rules: AuditRules) -> Iterator[tuple[int, int, int]]:
+    """(partition, place, place where it is void) of those that count, of ids that came more than once."""
+    rows = installs.sort(*key, "seq").select(*key, "seq", "time_ms", "retracted", "mark").iter_rows()
+    for (partition, *_), of_id in groupby(rows, key=itemgetter(slice(3))):
+        for seq, void in counted((Told._make(row[3:]) for row in of_id), rules.life_ms).items():
+            yield partition, seq, void
 
 
 def _void_at() -> pl.Expr:

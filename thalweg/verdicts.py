@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from stream.events import Impression, Install, decode_events
 from stream.log import Record
+from thalweg.once import Told, counted
 from thalweg.rules import AuditRules
 
 
@@ -19,6 +20,11 @@ class Met:
     event: Impression | Install
     record: Record
     watermark_ms: int
+
+    @property
+    def where(self) -> str:
+        """Its record."""
+        return f"{self.record.topic} {self.record.partition}:{self.record.offset}"
 
 
 @dataclass
@@ -97,18 +103,25 @@ class Around:
 
     def _void(self, met: Met, install: Install) -> str:
         """Whether it is another's repetition, or was taken back in time."""
-        of_id = [(other, other.event) for other in self.installs if isinstance(other.event, Install)]
-        of_id = [(other, event) for other, event in of_id if event.install_id == install.install_id]
-        of_id = [(other, event) for other, event in of_id if not self._is_late(other)]
-        for other, event in of_id:
-            if not event.retracted and other.seq < met.seq:
-                where = f"{other.record.topic} {other.record.partition}:{other.record.offset}"
-                return f"a repetition: its id came before, with item {event.item} in {where}, and counts once"
-        for other, event in of_id:
-            if event.retracted and event.time_ms >= install.time_ms and other.seq < self.end_seq:
-                where = f"{other.record.topic} {other.record.partition}:{other.record.offset}"
-                return f"taken back by the retraction in {where}"
-        return ""
+        of_id = {
+            other.seq: (other, Told(other.seq, other.event.time_ms, other.event.retracted, other.watermark_ms))
+            for other in self.installs
+            if isinstance(other.event, Install)
+            and other.event.install_id == install.install_id
+            and not self._is_late(other)
+        }
+        voids = counted((told for _, told in of_id.values()), self.rules.life_ms)
+        if met.seq in voids:
+            back = of_id.get(voids[met.seq])
+            return f"taken back by the retraction in {back[0].where}" if back and back[0].seq < self.end_seq else ""
+        before = [(other, told) for other, told in of_id.values() if other.seq < met.seq]
+        backs = [other for other, told in before if told.retracted and told.time_ms >= install.time_ms]
+        firsts = [other for other, _ in before if other.seq in voids]
+        if backs and not firsts:
+            return f"taken back by the retraction in {backs[0].where}"
+        first = firsts[-1]
+        assert isinstance(first.event, Install)
+        return f"a repetition: its id came before, with item {first.event.item} in {first.where}, and counts once"
 
     def _expired(self, met: Met, install: Install) -> str:
         """Whether it stood before the page in the log, and waited too long for it."""

@@ -34,6 +34,7 @@ from tests.stream.join_oracle import Net, offline, organic
 from tests.thalweg.streams import RULES, Stream, T, mixed
 from thalweg import audit as audit_module
 from thalweg import offline as offline_module
+from thalweg import once as once_module
 from thalweg import rules as rules_module
 from thalweg.audit import FAULTS, Audit, Progress, audit, flat, progress_of
 from thalweg.main import app
@@ -455,7 +456,7 @@ def test_the_rules_are_the_joiners() -> None:
 
 def test_the_audit_is_independent() -> None:
     """Neither the audit nor its offline join imports anything of the joiner."""
-    for module in (audit_module, offline_module, rules_module):
+    for module in (audit_module, offline_module, once_module, rules_module):
         tree = ast.parse(Path(str(module.__file__)).read_text())
         named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

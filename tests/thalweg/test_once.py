@@ -1,0 +1,65 @@
+"""Ids that come again with other times: joiner, audit and trace agree on what is a repetition."""
+
+import random
+
+import pytest
+
+from stream.events import Impression, Install, Organic, SourceEvent, Tick, encode_record
+from stream.join import Joiner
+from stream.label_rules import LabelRules
+from stream.log import Record
+from stream.topics import EVENTS
+from tests.stream.join_oracle import Net, net_of
+from tests.thalweg.test_audit import as_audited
+from thalweg.offline import Events, expected
+from thalweg.verdicts import Around
+
+END = 100_000
+
+
+def of_one_id(rng: random.Random) -> list[SourceEvent]:
+    """One install id, told and taken back several times, among pages of its item; then all is over."""
+    kinds = [*"iic", *"r" * rng.randrange(3), *"p" * rng.randrange(1, 4), *"t" * rng.randrange(1, 6)]
+    rng.shuffle(kinds)
+    now, log = 100, list[SourceEvent]()
+    for kind in kinds:
+        now += rng.randrange(12)
+        if kind == "p":
+            log.append(Impression(f"r{len(log)}", now - rng.randrange(15), "u", ["a"]))
+        elif kind == "t":
+            log.append(Tick(now + rng.randrange(20)))
+        else:
+            back = kind == "r"
+            at = now + rng.randrange(-10, 10) if back else now - rng.randrange(15)
+            log.append(Install("u", "a", at, "i", retracted=back))
+    return [*log, Tick(END)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_id_that_comes_again_is_what_the_joiner_takes_it_for(seed: int) -> None:
+    """Its label, whether it's organic, and what is told of one page."""
+    rng = random.Random(seed)
+    again = 0
+    for _ in range(20):
+        window_ms, known_ms, lateness_ms = rng.choice([4, 10]), rng.choice([0, 3]), rng.choice([0, 3, 10, 30])
+        rules = LabelRules("eager", window_ms, lateness_ms, known_ms, rng.choice([None, 3]), organic=True)
+        log = of_one_id(rng)
+        records = [Record(EVENTS.name, 0, k, END, None, encode_record([event])) for k, event in enumerate(log)]
+        joiner, organic = Joiner(rules), list[Organic]()
+        said = []
+        for k, event in enumerate(log):
+            said += joiner.feed([event], k, END)
+            organic += joiner.organic
+        events = Events(as_audited(rules))
+        events.take(records)
+        should = expected(events)
+        net: Net = {(r, p): label for r, p, label in should.labels.select("request_id", "position", "label").rows()}
+        assert net == net_of(said)
+        assert sorted(should.organic["time_ms"]) == sorted(one.time_ms for one in organic)
+        again += sum(net.values()) + len(organic) > 1
+        for k, event in enumerate(log):
+            if isinstance(event, Impression):
+                around = Around(as_audited(rules), event, k)
+                list(around.take(records))
+                assert around.labels() == {p: label for (r, p), label in net.items() if r == event.request_id}
+    assert again
