@@ -52,6 +52,7 @@ ASK_MS: Final = 5_000
 EXPELLED_MAX: Final = 3  # times in
 EXPELLED_S: Final = 60.0  # that who has a name of its own isn't
 LEAVE_S: Final = 10.0
+LAST_COMMIT_S: Final = 5.0
 HAND_OVER_BYTES: Final = 256 * 1024  # of output: so much is told before it is handed over, if so much waits
 
 log = logging.getLogger(__name__)
@@ -384,12 +385,19 @@ class JoinerService:
             if self.app.should_stop and not self._ended.is_set():
                 self.fail(LogError(f"Faust ended by itself ({self.app.crash_reason!r})"))
             if self.failure is None:
-                await asyncio.wait_for(self.commit(), 5.0)
+                await self._commit_last()
         finally:
             chores.cancel()
             await self._leave()
         if self.failure is not None:
             raise self.failure
+
+    async def _commit_last(self) -> None:
+        """What is finished now needn't be read again; a broker that is away isn't waited for."""
+        try:
+            await asyncio.wait_for(self.commit(), LAST_COMMIT_S)
+        except TimeoutError:
+            log.warning("Kafka doesn't answer: the last commit isn't stored, so the next start reads more again")
 
     async def _leave(self) -> None:
         """A static member doesn't leave its group: its partitions wait for it to come back."""

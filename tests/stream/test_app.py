@@ -204,6 +204,23 @@ def test_a_commit_covers_only_what_came_before_it_was_asked_for(tmp_path: Path) 
     asyncio.run(story())
 
 
+def test_who_is_told_to_stop_does_not_wait_for_a_broker_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last commit isn't stored, which is said; it's no failure."""
+    monkeypatch.setattr("stream.app.LAST_COMMIT_S", 0.05)
+    paper = Paper(confirming=False)
+    service = service_on(paper, tmp_path)
+
+    async def run() -> None:
+        await take(service, message(0, page("r"), Tick(T + 5_000)))
+        await service._commit_last()
+
+    asyncio.run(run())
+    assert (paper.stored, service.failure) == ({}, None)
+    assert "the last commit isn't stored" in caplog.text
+
+
 def test_after_a_failure_nothing_more_is_taken(tmp_path: Path) -> None:
     """Until the process has ended, records that still come are left for the restart."""
 
