@@ -62,7 +62,8 @@ class Carrier(threading.Thread):
         self._cut: Cut | None = None
         self._wake = threading.Condition()
         self._stopping = False
-        self._since_retained = 0
+        self._since_retained = RETAIN_EVERY - 1  # at once: whoever was here before may have been killed too early
+        self._asked_for = 0  # what had been published when a base was last asked for because that was lost
         self.offset = 0  # how far the learner is; its thread says so
         self.token = 0  # 0: none was taken yet
         self.entered = False  # from then on it takes cuts
@@ -124,10 +125,21 @@ class Carrier(threading.Thread):
         if self._said.pop("enter", ""):
             log.info("the store answers")
         if self.offset < live.reached:
+            self._say_behind(live)
             return
         self.live = live.head.version if live.head else 0
         self.newest = max(live.newest, self._known.version, self._numbers.used().version)
         self.wants_base = self.entered = True
+
+    def _say_behind(self, live: _Live) -> None:
+        """Once: whoever waits for versions may wait for long, or for ever."""
+        if live.head and "behind" not in self._said:
+            self._said["behind"] = "told"
+            log.warning(
+                "learning, but nothing is published before as much was learned as the live version has; "
+                "if `examples` was made anew since, give the model another name",
+                live=live.head.version, learned=self.offset, wanted=live.reached,
+            )  # fmt: skip
 
     def _look(self) -> _Live:
         """What is live. A head that can't be read counts as lost, and so does what it would say."""
@@ -168,6 +180,8 @@ class Carrier(threading.Thread):
         attempt = 0
         while True:
             try:
+                if attempt:  # it may be full of what is old
+                    self._store.retain(self._cadence.keep_versions)
                 self._store.put_blobs(blobs, renew=cut.full)
                 self._store.publish(manifest)
                 self.published = manifest.version
@@ -215,7 +229,9 @@ class Carrier(threading.Thread):
                 f"this one has {self.token}; end one of the two, or give one a model name of its own"
             )
             return
-        if self.published and not self.wants_base and (head is None or head.version < self.published):
+        lost = head is None or head.version < self.published or head.token < self.token
+        if lost and self.published != self._asked_for and not self.wants_base:
+            self._asked_for = self.published  # once: the learner may be cutting it by now
             log.warning("the store has lost what was published; a full base is next", published=self.published)
             self._ask_for_base()
         self._look_after_pins()

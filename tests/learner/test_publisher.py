@@ -2,22 +2,24 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from msgspec import structs
 
 from learner.carrier import Cadence
-from learner.chain import GOLDEN_ITEMS, Cutter, serving_deep_logits, serving_wide_logits
+from learner.chain import GOLDEN_ITEMS, Cut, Cutter, serving_deep_logits, serving_wide_logits
 from learner.checkpoint import restore, take
 from learner.gate import refusal
 from learner.model import Model
 from learner.numbers import Used
 from learner.progress import Figures
 from learner.publisher import Publisher
-from stream.errors import BadSnapshot, Fenced, SnapshotError
+from stream.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
 from stream.memory_store import MemoryStore
 from stream.snapshot import DELTAS_MAX, Head, Manifest, fetch
 from stream.spec import Gate
@@ -100,17 +102,22 @@ def test_installs_are_named_in_the_version_that_learned_them() -> None:
 
 
 class Bench:
-    """A publisher over a memory store, and a clock in hand."""
+    """A publisher over a memory store, and a clock in hand. It has learned as much as what is live there."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, store: MemoryStore | None = None, keep: int = 50) -> None:
         self.spec = small_spec()
         self.log = iter(enumerate(records(self.spec, 600)))
-        self.model, self.store = Model(self.spec), MemoryStore("small")
+        self.model, self.store = Model(self.spec), store or MemoryStore("small")
         self.ms = 1000
         cadence = Cadence(
-            100, 300, keep_versions=50, quarantine=tmp_path, pins=tmp_path / "pins", numbers=tmp_path / "numbers"
+            100, 300, keep_versions=keep, quarantine=tmp_path, pins=tmp_path / "pins", numbers=tmp_path / "numbers"
         )
         self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, Used())
+        head = self.store.head()
+        learned = self.store.manifest(head.version).offset[0] if head else 0
+        for offset, record in islice(self.log, learned):
+            self.model.learn(record, offset)
+        self.publisher.maybe_publish(learned)  # so that it's known how far it is
         wait_for(lambda: self.publisher.carrier.entered)
 
     def turn(self) -> bool:
@@ -411,6 +418,91 @@ def test_a_garbled_head_is_published_over(tmp_path: Path, monkeypatch: pytest.Mo
     assert head is not None
     assert head.version == version + 1
     assert bench.store.manifest(head.version).parent == 0
+
+
+def test_a_lost_store_gets_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the learner takes to cut it, and though the store stays empty meanwhile."""
+    bench = Bench(tmp_path)
+    for _ in range(3):
+        bench.turn()
+    carrier, cut = bench.publisher.carrier, bench.publisher._cutter.cut
+
+    def slowly(*args: Any, **more: Any) -> Cut:
+        for _ in range(3):  # the carrier looks after the store, again and again
+            looked_s = carrier._watched_s
+            wait_for(lambda: carrier._watched_s > looked_s)  # noqa: B023  # called before the loop goes on
+        return cut(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.publisher._cutter, "cut", slowly)
+        bench.store.wipe()
+        wait_for(lambda: carrier.wants_base)
+        bench.turn()
+    for _ in range(5):
+        bench.turn()
+    bases = {tuple(bench.store.manifest(version).parts["wide"].base) for version in bench.store.versions()}
+    assert (len(bench.store.versions()), len(bases)) == (6, 1)
+
+
+def test_what_an_older_learner_left_in_a_wiped_store_is_published_over(tmp_path: Path) -> None:
+    """It was here before the head was known again; though its number is greater and there is nothing new to tell."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    manifest, blobs = bench.store.manifest(1), dict(bench.store._blobs)
+    for _ in range(5):  # until there's nothing more to publish
+        bench.ms += 1_000
+        bench.publisher.maybe_publish(1)
+        bench.settle()
+    answers, bench.store.answers = bench.store.answers, False
+    bench.store.wipe()
+    older = MemoryStore("small")
+    older.put_blobs(blobs)
+    older.publish(structs.replace(manifest, version=500, parent=0, token=manifest.token - 1))
+    bench.store.fail_over(older.replica())
+    bench.store.answers = answers
+    wait_for(lambda: bench.publisher.carrier.wants_base)
+    bench.ms += 1_000
+    assert bench.publisher.maybe_publish(1)
+    bench.settle()
+    head = bench.store.head()
+    assert head == Head(501, bench.publisher.carrier.token)
+
+
+def test_learners_that_are_killed_early_leave_room(tmp_path: Path) -> None:
+    """Each publishes a few versions and dies: what is old goes all the same."""
+    store = MemoryStore("small")
+    for life in range(6):
+        bench = Bench(tmp_path, store, keep=2)
+        for _ in range(3):
+            bench.turn()
+        assert bench.publisher.carrier.published >= 3 * (life + 1)
+        bench.publisher.carrier.stop()
+    assert len(store.versions()) <= 5
+
+
+class SmallStore(MemoryStore):
+    """A store that takes no more blobs while it keeps `room` versions."""
+
+    room = 5
+
+    def put_blobs(self, blobs: Mapping[str, bytes], *, renew: bool = False) -> None:
+        """See SnapshotStore."""
+        if len(self._manifests) >= self.room:
+            raise StoreUnavailable("no memory left: raise maxmemory, or lower THALWEG_KEEP_VERSIONS")
+        super().put_blobs(blobs, renew=renew)
+
+
+def test_a_full_store_is_mended_by_keeping_fewer_versions(tmp_path: Path) -> None:
+    """As its error says: a learner that is started again so drops what is old, and gets through."""
+    store = SmallStore("small")
+    first = Bench(tmp_path, store)
+    while len(store.versions()) < store.room:
+        first.turn()
+    first.publisher.carrier.stop()
+    again = Bench(tmp_path, store, keep=2)
+    again.turn()
+    assert again.publisher.carrier.published > store.room
+    assert len(store.versions()) <= 3
 
 
 def wait_for(true: Callable[[], bool]) -> None:

@@ -12,6 +12,7 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from learner.checkpoint import KEEP, CheckpointFiles, restore, take
 from learner.model import Model
@@ -342,14 +343,16 @@ def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: P
     anew = room.start(Model(SPEC), 0)
     newcomer = publisher_of(anew, store, tmp_path / "anew")
     reader = room.log.reader(EXAMPLES.name, {0: 0})
-    for _ in range(10):
-        asked = store.asked
-        assert not newcomer.maybe_publish(anew.offset)
-        until(lambda: store.asked > asked + 2)  # noqa: B023  # called before the loop goes on
-        assert not newcomer.carrier.entered
-        assert newcomer.carrier.token == 0
-        assert store.head() == live
-        anew.learn(reader.poll(0, 1), room.turn)
+    with capture_logs() as told:
+        for _ in range(10):
+            asked = store.asked
+            assert not newcomer.maybe_publish(anew.offset)
+            until(lambda: store.asked > asked + 2)  # noqa: B023  # called before the loop goes on
+            assert not newcomer.carrier.entered
+            assert newcomer.carrier.token == 0
+            assert store.head() == live
+            anew.learn(reader.poll(0, 1), room.turn)
+    assert [(one["live"], one["wanted"]) for one in told if "nothing is published" in one["event"]] == [(1, 10)]
     room.write(encode_record(log[10]))
     room.learn()
     live = publishes(other, room.learner)
