@@ -7,6 +7,7 @@ golden bytes of each released version stay in the tests.
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -398,4 +399,8 @@ def _decode_record(
             good.append(event)
         except (BadEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
             rest.append((bytes(part), str(bad)))
+    if not good:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            one.decode(raw)  # kept whole, it can be sent back as a list
+            return [], [(raw, "an event by itself: a record is a list of events")]
     return good, rest

@@ -96,6 +96,23 @@ def test_what_was_too_large_is_taken_in_after_the_limit_was_raised(monkeypatch: 
     assert replay(stream.log, letters_of(stream.log, EVENTS.name)) == Sent(before=1)
 
 
+def test_events_that_were_written_without_their_list_are_taken_in_by_a_replay() -> None:
+    """A producer that writes an event where a list of events belongs: one letter each, whole, which says so."""
+    stream = Stream(now_ms=T)
+    page, install = Impression("r", T, "u", ["a", "b"], scores=[1.0, 2.0]), Install("u", "b", T + 10, "i")
+    for event in (page, install):
+        stream.log.send(EVENTS.name, 1, encode(event))
+    stream.join()
+    letters = letters_of(stream.log, EVENTS.name)
+    assert [one.held.original for one in letters] == [encode(page), encode(install)]
+    assert all("a list of events" in one.held.message for one in letters)
+    assert replay(stream.log, letters) == Sent(sent=2)
+    stream.now_ms = T + 10_000
+    stream.tick(stream.now_ms)
+    stream.join()
+    assert net_of(said(stream.log)) == {("r", 0): 0, ("r", 1): 1}
+
+
 def test_a_replay_that_was_cut_off_doubles_nothing() -> None:
     """Sent, but not noted: the next replay sends it again, and the joiner takes it for the repetition that it is."""
     stream = Stream(now_ms=T)
