@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ranker.ahead import AHEAD, ask
+from ranker.pairs import NOWHERE, keep, look_up, place_of
 from stream.encoder import I64, KEYS_MAX, expand_product, list_at
 from stream.features import F32
 from stream.overlay import NONE, marked, seen_hashed
@@ -19,10 +20,14 @@ BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at 
 
 
 class Prefixes(NamedTuple):
-    """What a request's user makes of crosses: cross c goes on from keys[ends[c]:ends[c + 1]]."""
+    """What a request's user makes of crosses: cross c goes on from keys[ends[c]:ends[c + 1]].
+
+    `near`: of crosses of pairs, the places of the items that the keys come from.
+    """
 
     keys: U64
     ends: I64
+    near: I64
 
 
 class Scratch(NamedTuple):
@@ -47,8 +52,11 @@ def scratch(floats: int) -> Scratch:
 
 
 @kernel
-def prefixes_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any) -> Any:
-    """Keys of the user's columns of each cross; none of a cross that has too many. Returns keys, ends."""
+def prefixes_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, squares: Any, heads: Any) -> Any:
+    """Keys of the user's columns of each cross; none of a cross that has too many. Returns keys, ends, near.
+
+    `squares`: which square is a cross's, or NOWHERE; `heads`: items' places.
+    """
     offsets, sides, places, salts, fixed = crosses
     ends = np.zeros(salts.shape[0] + 1, np.int64)
     for c in range(salts.shape[0]):
@@ -57,13 +65,17 @@ def prefixes_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any) -> A
             low, high = list_at(w32, place, sides[r], places[r], 0, sizes)
             count *= high - low
         ends[c + 1] = ends[c] + (count if count <= KEYS_MAX else 0)
-    keys = np.empty(ends[-1], np.uint64)
+    keys, near = np.empty(ends[-1], np.uint64), np.empty(ends[-1], np.int64)
     for c in range(salts.shape[0]):
         if ends[c + 1] > ends[c]:
             keys[ends[c]] = salts[c]
             expand_product(words, w32, place, 0, sizes, offsets[c], offsets[c] + fixed[c], sides, places, keys, ends[c],
                            1)  # fmt: skip
-    return keys, ends
+            if squares[c] != NOWHERE:
+                low, high = list_at(w32, place, sides[offsets[c]], places[offsets[c]], 0, sizes)
+                for i in range(high - low):
+                    near[ends[c] + i] = place_of(heads, words[low + i])
+    return keys, ends, near
 
 
 @kernel
@@ -125,29 +137,36 @@ def _gather(words: Any, w32: Any, place: Any, sizes: Any, sides: Any, places: An
 
 
 @kernel
-def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows: Any, totals: Any,
+def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows: Any, weights: Any, totals: Any,
                  first: Any) -> None:  # fmt: skip
     """Add the weights of `held` keys to totals[first:], item by item."""
+    _read_weights(keys, hashes, held, rows, weights)
+    k = 0
+    for i in range(items):
+        while k < ends[i]:
+            totals[first + i] += weights[k]
+            k += 1
+
+
+@kernel
+def _read_weights(keys: Any, hashes: Any, held: Any, rows: Any, found: Any) -> None:
+    """The weights of `held` keys, to `found`; 0 of one that isn't there."""
     base, heads, entries, limit, marks = rows
     weights, laid = base.view(np.float32), entries.view(np.float32)
     _hash(keys, held, base, heads, marks, hashes)
-    k = 0
-    for i in range(items):
-        total = totals[first + i]
-        while k < ends[i]:
-            if k + AHEAD < held:
-                _ask(base, heads, marks, hashes[k + AHEAD])
-            entry = NONE
-            if marked(marks, hashes[k]):
-                entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
-            if entry >= 0:
-                total += np.float64(laid[entry, 2])
-            elif entry == NONE:
-                row = find_hashed(base, keys[k], hashes[k])
-                if row >= 0:
-                    total += np.float64(weights[row, 2])
-            k += 1
-        totals[first + i] = total
+    for k in range(held):
+        if k + AHEAD < held:
+            _ask(base, heads, marks, hashes[k + AHEAD])
+        entry = NONE
+        if marked(marks, hashes[k]):
+            entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
+        found[k] = 0.0
+        if entry >= 0:
+            found[k] = np.float64(laid[entry, 2])
+        elif entry == NONE:
+            row = find_hashed(base, keys[k], hashes[k])
+            if row >= 0:
+                found[k] = np.float64(weights[row, 2])
 
 
 @kernel
@@ -168,15 +187,21 @@ def _ask(base: Any, heads: Any, marks: Any, hashed: Any) -> None:
 
 
 @kernel
-def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixes: Any, rows: Any, first: Any,
-             last: Any, users: Any, scratch: Any, totals: Any) -> None:  # fmt: skip
+def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixes: Any, rows: Any, squares: Any,
+             square: Any, heads: Any, first: Any, last: Any, users: Any, scratch: Any,
+             totals: Any) -> None:  # fmt: skip
     """Add to totals[i] what the wide part says of item first + i: by the user's crosses, or by all others."""
     offsets, sides, places, salts, fixed = crosses
-    known, known_ends = prefixes
+    known, known_ends, near = prefixes
     keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
     for c in range(salts.shape[0]):
         at, until = offsets[c] + fixed[c], offsets[c + 1]
         if (at == until) != users:
+            continue
+        if squares[c] != NOWHERE:
+            _add_pairs(words, w32, place, sizes, sides[at], places[at], known, near, known_ends[c], known_ends[c + 1],
+                       np.uint64(c + 1), rows, square.cells[squares[c]], square.latest, heads, first, last, scratch,
+                       totals)  # fmt: skip
             continue
         item = first
         while item < last:
@@ -184,8 +209,42 @@ def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixe
                                   known_ends[c + 1], item, last, keys, ends)  # fmt: skip
             for k in range(held):
                 keys[k] = (keys[k] & ~np.uint64(255)) | np.uint64(c + 1)
-            _add_weights(keys, hashes, ends, items, held, rows, totals, item - first)
+            _add_weights(keys, hashes, ends, items, held, rows, scratch.n, totals, item - first)
             item += items
+
+
+@kernel
+def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: Any, prefixes: Any, near: Any,
+               begun: Any, ended: Any, mark: Any, rows: Any, cells: Any, latest: Any, heads: Any, first: Any, last: Any,
+               scratch: Any, totals: Any) -> None:  # fmt: skip
+    """Add the weights of a cross of pairs: of the user's items, prefixes[begun:ended], and the one shown."""
+    keys, hashes, lacking, weights, read = scratch.keys, scratch.hashes, scratch.ends, scratch.near, scratch.n
+    limit, one, known = rows.limit, np.empty(1, np.uint64), ended - begun
+    together = max(1, BUFFER // max(1, known))
+    homes = np.empty(together, np.int64)
+    for low in range(first, last, together):
+        high, lacks = min(low + together, last), 0
+        for position in range(low, high):
+            item, until = list_at(w32, place, side, column, position, sizes)
+            if until > item:
+                at, home = (position - low) * known, place_of(heads, words[item])
+                homes[position - low] = home
+                for m in range(known):
+                    keys[at + m] = (mix(prefixes[begun + m], words[item]) & ~np.uint64(255)) | mark
+                    hashes[at + m] = hash32(keys[at + m])
+                lacks = look_up(cells, latest, limit, home, near, begun, hashes, at, at + known, one, weights, lacking,
+                                lacks)  # fmt: skip
+        for i in range(lacks):  # none of them is before its place among those that lack
+            keys[i] = keys[lacking[i]]
+        _read_weights(keys, hashes, lacks, rows, read)
+        for i in range(lacks):
+            at = lacking[i]
+            weights[at] = keep(cells, limit, homes[at // known], near[begun + at % known], read[i], one)
+        for position in range(low, high):
+            item, until = list_at(w32, place, side, column, position, sizes)
+            at = (position - low) * known
+            for m in range(known if until > item else 0):
+                totals[position - first] += weights[at + m]
 
 
 @kernel
@@ -217,7 +276,7 @@ def fill_statistics(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
     """Write statistics of items first:last into the page: those of the user alone, or all others."""
     offsets, sides, places, salts, fixed = crosses
     kinds, priors, half_lives, neighbours = measures
-    known, known_ends = prefixes
+    known, known_ends, _ = prefixes
     keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
     n, s, t, near = scratch.n, scratch.s, scratch.t, scratch.near
     for k in range(salts.shape[0]):

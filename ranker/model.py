@@ -105,7 +105,7 @@ class Version:
         now = np.nan if time_ms is None else float(time_ms)
         taken = begin(words, w32, f32, now, self._crossed, self._tables, self.plan.program.base_key, self._scratch())
         if time_ms is not None and self.pairs.has_room:
-            self.pairs.admit(strangers(words, w32, taken, self._crossed, self._tables))
+            self.pairs.places.admit(strangers(words, w32, taken, self._crossed, self.pairs.places.heads))
         user = f32
         if self.tower is not None:
             tower = self.tower
@@ -167,11 +167,17 @@ class Version:
     @cached_property
     def _crossed(self) -> Crossed:
         plan = self.plan
-        return Crossed(plan.sizes, plan.wide, plan.statistics, plan.measures)
+        layout = plan.layout
+        history = layout.user_lists.index(layout.history) if layout.history else -1
+        return Crossed(plan.sizes, plan.wide, plan.squares, plan.statistics, plan.measures, history,
+                       layout.item_lists.index("item.id"))  # fmt: skip
 
     @cached_property
     def _tables(self) -> Tables:
-        return Tables(self.wide.rows, self.statistics.rows, self.pairs.square)
+        pairs = self.pairs
+        return Tables(
+            self.wide.rows, self.statistics.rows, pairs.places.heads, pairs.weights.square, pairs.likenesses.square
+        )
 
     @cached_property
     def _embeddings(self) -> Embeddings:

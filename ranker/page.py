@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ranker.crossing import Prefixes, add_wide, fill_statistics, prefixes_of, read_rows
-from ranker.memory import fill_likenesses, memories_of, near_of, strangers_of
+from ranker.memory import fill_likenesses, memories_of
 from ranker.net import given_of, item_key, part_of, tower
-from ranker.pairs import Square
+from ranker.pairs import NOWHERE, Square, place_of, places_of
 from ranker.plan import Crosses, Measures
-from stream.encoder import I64
+from stream.encoder import I64, list_at
 from stream.features import locate
 from stream.overlay import Rows
 from stream.statistics import F64, base_rate
@@ -17,20 +17,29 @@ from stream.table import U64, find, kernel
 
 
 class Crossed(NamedTuple):
-    """The crosses of a plan: `wide`, and the statistics with what is made of them; page sizes as in `locate`."""
+    """The crosses of a plan: `wide`, and the statistics with what is made of them; page sizes as in `locate`.
+
+    `squares`: which square of weights is a wide cross's, or NOWHERE. `history`, `item_id`: the user's list of items, or
+    −1, and the item's list of its id.
+    """
 
     sizes: I64
     wide: Crosses
+    squares: I64
     statistics: Crosses
     measures: Measures
+    history: int
+    item_id: int
 
 
 class Tables(NamedTuple):
-    """A version's tables."""
+    """A version's tables, and what is kept of pairs: items' `places`, and squares of both tables."""
 
     wide: Rows
     statistics: Rows
-    pairs: Square
+    places: U64
+    weights: Square
+    likenesses: Square
 
 
 class Memories(NamedTuple):
@@ -58,11 +67,14 @@ def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, b
     """Take what is the user's: `Taken`. Unless `now` is NaN, writes base rate and the user's statistics to the page."""
     sizes = crossed.sizes
     place = locate(words, w32, 0, sizes)
-    wide_keys, wide_ends = prefixes_of(words, w32, place, sizes, crossed.wide)
-    statistic_keys, statistic_ends = prefixes_of(words, w32, place, sizes, crossed.statistics)
-    wide, statistics = Prefixes(wide_keys, wide_ends), Prefixes(statistic_keys, statistic_ends)
+    none = np.full(crossed.statistics.salts.shape[0], NOWHERE)
+    keys, ends, near = prefixes_of(words, w32, place, sizes, crossed.wide, crossed.squares, tables.places)
+    wide = Prefixes(keys, ends, near)
+    keys, ends, near = prefixes_of(words, w32, place, sizes, crossed.statistics, none, tables.places)
+    statistics = Prefixes(keys, ends, near)
     total, base = np.zeros(1, np.float64), np.nan
-    add_wide(words, w32, place, sizes, crossed.wide, wide, tables.wide, 0, 1, True, scratch, total)
+    add_wide(words, w32, place, sizes, crossed.wide, wide, tables.wide, crossed.squares, tables.weights, tables.places,
+             0, 1, True, scratch, total)  # fmt: skip
     items, residuals, ends = np.empty(0, np.uint64), np.empty(0, np.float64), np.zeros(1, np.int64)
     if now == now:
         items, residuals, ends = memories_of(words, w32, place, sizes, crossed.statistics, crossed.measures,
@@ -77,16 +89,34 @@ def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, b
             if crossed.statistics.offsets[k] + crossed.statistics.fixed[k] == crossed.statistics.offsets[k + 1]:
                 for item in range(1, place[0]):
                     f32[place[8] + item * sizes[4] + k] = f32[place[8] + k]
-    memories = Memories(items, residuals, ends, near_of(items, tables.pairs.places))
+    memories = Memories(items, residuals, ends, places_of(tables.places, items))
     return Taken(wide, statistics, memories, now, base, total[0])
 
 
 @kernel
-def strangers(words: Any, w32: Any, taken: Any, crossed: Any, tables: Any) -> Any:
-    """Items of which no pair is kept yet: the page's, and those that its user remembers. uint64."""
-    place = locate(words, w32, 0, crossed.sizes)
-    return strangers_of(words, w32, place, crossed.sizes, crossed.statistics, crossed.measures, taken.memories.items,
-                        tables.pairs.places)  # fmt: skip
+def strangers(words: Any, w32: Any, taken: Any, crossed: Any, heads: Any) -> Any:
+    """Items without a place: the page's, and those that its user has or remembers. uint64."""
+    sizes = crossed.sizes
+    place = locate(words, w32, 0, sizes)
+    remembered = taken.memories.items
+    had, until = np.int64(0), np.int64(0)
+    if crossed.history >= 0:
+        had, until = list_at(w32, place, 0, crossed.history, 0, sizes)
+    found, count = np.empty(remembered.shape[0] + until - had + place[0], np.uint64), 0
+    for item in remembered:
+        if place_of(heads, item) == NOWHERE:
+            found[count] = item
+            count += 1
+    for i in range(had, until):
+        if place_of(heads, words[i]) == NOWHERE:
+            found[count] = words[i]
+            count += 1
+    for position in range(place[0]):
+        i, end = list_at(w32, place, 1, crossed.item_id, position, sizes)
+        if end > i and place_of(heads, words[i]) == NOWHERE:
+            found[count] = words[i]
+            count += 1
+    return found[:count]
 
 
 @kernel
@@ -118,7 +148,7 @@ def fill_items(words: Any, w32: Any, f32: Any, first: Any, last: Any, taken: Any
         fill_statistics(words, w32, f32, place, crossed.sizes, crossed.statistics, crossed.measures, taken.statistics,
                         tables.statistics, taken.now, taken.base, first, last, False, scratch)  # fmt: skip
         fill_likenesses(words, w32, f32, place, crossed.sizes, crossed.statistics, crossed.measures, taken.memories,
-                        tables.statistics, tables.pairs, first, last, scratch)  # fmt: skip
+                        tables.statistics, tables.likenesses, tables.places, first, last, scratch)  # fmt: skip
 
 
 @kernel
@@ -130,7 +160,21 @@ def score_wide(words: Any, w32: Any, f32: Any, first: Any, last: Any, taken: Any
     totals = scratch.totals[: last - first]
     totals[:] = taken.total
     add_wide(
-        words, w32, place, crossed.sizes, crossed.wide, taken.wide, tables.wide, first, last, False, scratch, totals
+        words,
+        w32,
+        place,
+        crossed.sizes,
+        crossed.wide,
+        taken.wide,
+        tables.wide,
+        crossed.squares,
+        tables.weights,
+        tables.places,
+        first,
+        last,
+        False,
+        scratch,
+        totals,
     )
     for i in range(last - first):
         logits[first + i] = np.float32(totals[i])

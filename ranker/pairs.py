@@ -1,9 +1,9 @@
 """What was read of pairs of items, kept for as long as it holds: a table of millions of pairs is far away in memory.
 
-Items that requests bring get places in a square, first come, first served. A cell of two places holds how much their
-labels go together, s / (n + prior), and the *view* in which that was read (`stream.overlay`): it holds in any later
-view that has no newer entry for the pair. The overlay's `latest` says so, by what the pair's hash begins with: at worst
-another pair of the same beginning has one, and the cell is read anew.
+Items that requests bring get *places*, first come, first served. The cell of two places holds a number that was read
+of the pair, and the *view* in which it was read (`stream.overlay`): it holds in any later view that has no newer entry
+for the pair. The overlay's `latest` says so, by what the pair's hash begins with: at worst another pair of the same
+beginning has one, and the cell is read anew.
 """
 
 import threading
@@ -12,76 +12,135 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ranker.layers import Layers
-from stream.overlay import lines
+from stream.encoder import I64
+from stream.overlay import latest_of, lines
 from stream.table import U64, find, kernel, place
 
-ROOM: Final = 4_096  # places: 128 MiB a statistic, taken from the system as cells are used
+ROOM: Final = 4_096  # places: a square of cells is 128 MiB, taken from the system as cells are used
 NOWHERE: Final = -1  # the place of an item that has none
 
 
 class Square(NamedTuple):
-    """As kernels read it: `places` uint64 [capacity, 2], item → its place + 1; `cells` uint64 [likenesses, ROOM, ROOM].
-
-    A cell: the view's count of entries in the high half, 0: never read; the float32's bits in the low one.
+    """Cells as kernels read them, uint64 [squares, ROOM, ROOM]: in the high half the count of entries of the view in
+    which it was read, 0: never; in the low one the bits of a float32. `latest` is the table's overlay's.
     """
 
-    places: U64
     cells: U64
     latest: "np.ndarray[tuple[int, ...], np.dtype[np.uint32]]"
 
 
-class Pairs:
-    """The square of one table of statistics. Threads share it: a cell is read and written in one piece."""
+class Places:
+    """Which item has which place. `heads` uint64 [capacity, 2]: item → its place + 1. Threads share it."""
 
-    def __init__(self, statistics: Layers, likenesses: int) -> None:
-        self._of = statistics.base, statistics.overlay
-        self.square = Square(
-            lines(4 * ROOM, 2), np.zeros((likenesses, ROOM, ROOM), np.uint64), statistics.overlay.latest
-        )
-        self._room = ROOM if likenesses else 0
+    def __init__(self) -> None:
+        self.heads = lines(4 * ROOM, 2)
+        self._taken, self._room = 0, ROOM
         self._lock = threading.Lock()
 
     @property
     def has_room(self) -> bool:
         """Whether more items can be admitted."""
-        return self._room > 0
-
-    def follow(self, statistics: Layers) -> "Pairs":
-        """The square of a later version's table: this one, unless the table was laid out anew."""
-        base, overlay = self._of
-        if statistics.base is base and statistics.overlay is overlay:
-            return self
-        return Pairs(statistics, len(self.square.cells))
+        return self._taken < self._room
 
     def admit(self, items: U64) -> None:
         """Give items places, as far as there is room."""
         with self._lock:
-            self._room -= int(_admit(self.square.places, items, self._room))
+            self._taken = int(_admit(self.heads, items, self._taken, self._room))
+
+
+class Cells:
+    """Squares of one table. Threads share them: a cell is read and written in one piece."""
+
+    def __init__(self, table: Layers, squares: int) -> None:
+        self._of = table.base, table.overlay
+        self.square = Square(np.zeros((squares, ROOM, ROOM), np.uint64), table.overlay.latest)
+
+    def follow(self, table: Layers) -> "Cells":
+        """Those of a later version's table: these, unless the table was laid out anew."""
+        base, overlay = self._of
+        if table.base is base and table.overlay is overlay:
+            return self
+        return Cells(table, len(self.square.cells))
+
+
+class Pairs:
+    """What a version keeps of pairs: `weights` of crosses, `likenesses` of statistics; places are the same for both."""
+
+    def __init__(self, weights: Cells, likenesses: Cells, places: Places | None = None) -> None:
+        self.weights, self.likenesses = weights, likenesses
+        self.places = places or Places()
+        self._used = len(weights.square.cells) + len(likenesses.square.cells) > 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether items are to be admitted."""
+        return self._used and self.places.has_room
+
+    def follow(self, wide: Layers, statistics: Layers) -> "Pairs":
+        """What a later version keeps."""
+        return Pairs(self.weights.follow(wide), self.likenesses.follow(statistics), self.places)
 
 
 @kernel
-def _admit(places: Any, items: Any, room: Any) -> Any:
-    counts, added = np.zeros(2, np.int64), 0
+def _admit(heads: Any, items: Any, taken: Any, room: Any) -> Any:
+    counts = np.zeros(2, np.int64)
     for i in range(items.shape[0]):
-        if added < room and items[i] != np.uint64(0) and find(places, items[i]) < 0:
-            row = place(places, items[i], counts)
-            added += 1
-            places[row, 1] = np.uint64(ROOM - room + added)
-    return added
+        if taken < room and items[i] != np.uint64(0) and find(heads, items[i]) < 0:
+            row = place(heads, items[i], counts)
+            taken += 1
+            heads[row, 1] = np.uint64(taken)
+    return taken
 
 
 @kernel
-def place_of(places: Any, item: Any) -> Any:
+def place_of(heads: Any, item: Any) -> Any:
     """The item's place, or NOWHERE. One that is being admitted has none yet."""
-    row = find(places, item)
-    return np.int64(places[row, 1]) - 1 if row >= 0 else np.int64(NOWHERE)
+    row = find(heads, item)
+    return np.int64(heads[row, 1]) - 1 if row >= 0 else np.int64(NOWHERE)
 
 
 @kernel
-def holds(cell: Any, latest: Any, limit: Any) -> Any:
-    """Whether a cell tells what a view of `limit` entries has; `latest`: the pair's newest entry, or a later one.
+def places_of(heads: Any, items: Any) -> Any:
+    """Places of items. int64 [len(items)]."""
+    found = np.empty(items.shape[0], np.int64)
+    for i in range(items.shape[0]):
+        found[i] = place_of(heads, items[i])
+    return found
 
-    One that was read in a later view doesn't: what came between isn't to be seen here.
+
+@kernel
+def look_up(cells: Any, latest: Any, limit: Any, home: Any, near: Any, begun: Any, hashes: Any, at: Any, until: Any,
+            one: Any, found: Any, lacking: Any, lacks: Any) -> Any:  # fmt: skip
+    """What cells hold of the pairs of `home` and near[begun:], in a view of `limit` entries, to found[at:until].
+
+    `hashes`: the pairs' `hash32`, at the same places. The places of those that have to be read go to lacking[lacks:];
+    returns where that ends. `one`: uint64 [1].
     """
-    read = np.int64(cell >> np.uint64(32))  # entries below this were seen
-    return read <= limit and np.int64(latest) < read
+    value = one.view(np.float32)
+    for i in range(at, until):
+        other = near[begun + i - at]
+        if home >= 0 and other >= 0:
+            one[0] = cells[home, other]
+            read = np.int64(one[0] >> np.uint64(32))  # entries below it were seen; in a later view: too much was
+            if read <= limit and np.int64(latest_of(latest, hashes[i])) < read:
+                found[i] = value[0]
+                continue
+        lacking[lacks] = i
+        lacks += 1
+    return lacks
+
+
+@kernel
+def keep(cells: Any, limit: Any, home: Any, other: Any, number: Any, one: Any) -> Any:
+    """Keep what a view of `limit` entries has of a pair; returns it as the cell has it."""
+    value = one.view(np.float32)
+    one[0] = np.uint64(limit) << np.uint64(32)
+    value[0] = number
+    if home >= 0 and other >= 0:
+        cells[home, other] = one[0]
+    return value[0]
+
+
+def pairs_of(wide: Layers, crosses: I64, statistics: Layers, likenesses: int) -> Pairs:
+    """What a first version keeps; `crosses`: the square of each cross, or NOWHERE."""
+    return Pairs(Cells(wide, int(np.count_nonzero(crosses != NOWHERE))), Cells(statistics, likenesses))

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ranker.pairs import NOWHERE
 from stream.encoder import I64, Encoder, Product, place_of
 from stream.features import Layout
 from stream.spec import POSITION, Spec
@@ -64,11 +65,20 @@ class Plan:
         self.wide = _crosses(self.encoder.wide)
         self.statistics = _crosses(program.product)
         self.measures = Measures(program.kinds, program.priors, program.half_lives, program.neighbours)
+        self.squares = self._squares()
         self.likenesses = int(np.count_nonzero(program.kinds == LIKENESS))
         names = {name: self._group_of(name) for name in (*self.encoder.deep_lists, *self.encoder.deep_numbers)}
         self.user, self.item, self.pair = (
             self._group([name for name, group in names.items() if group == wanted]) for wanted in GROUPS
         )
+
+    def _squares(self) -> I64:
+        """The square of each wide cross that is one of pairs of items, what the user has and what is shown; or −1."""
+        history = self.layout.history
+        pair = [history, self.spec.columns()[history].of] if history else None
+        crosses = self.spec.crosses() if "wide" in self.spec.parts else []
+        paired = np.array([*(list(cross.of) == pair for cross in crosses), False])
+        return np.where(paired, np.cumsum(paired) - 1, NOWHERE)
 
     def rows_of(self, group: Group) -> I64:
         """Which inputs of the first layer are a group's, in the group's order. int64."""

@@ -18,7 +18,7 @@ from ranker.crossing import read_rows
 from ranker.layers import Change, Layers, Name, Stack
 from ranker.model import BATCH_ITEMS, Tower, Version, embeddings_of, score_features
 from ranker.net import net_of
-from ranker.pairs import Pairs
+from ranker.pairs import pairs_of
 from ranker.parts import ItemParts
 from ranker.plan import Plan
 from stream.errors import BadEvent, BadSnapshot, SpecError
@@ -87,7 +87,10 @@ class Loader:
         tower = None
         if "deep" in parts:
             tower = self._tower(named["deep"], previous.tower if previous else None, read, plan)
-        pairs = previous.pairs.follow(statistics) if previous else Pairs(statistics, plan.likenesses)
+        if previous:
+            pairs = previous.pairs.follow(wide, statistics)
+        else:
+            pairs = pairs_of(wide, plan.squares, statistics, plan.likenesses)
         return Version(manifest, plan, wide, statistics, pairs, tower)
 
     def _renamed(self, live: Version, manifest: Manifest) -> Version:
