@@ -253,7 +253,11 @@ class RedisStore:
     def versions(self) -> list[int]:
         """See SnapshotStore."""
         with translated(self._client):
-            return [int(_bytes(version)) for version in self._client.zrange(self._key("versions"), 0, -1)]
+            versions = self._client.zrange(self._key("versions"), 0, -1)
+        try:
+            return [_count(version) for version in versions]
+        except ValueError as bad:
+            raise BadSnapshot(f"{self._key('versions')} holds what no learner wrote ({bad}): take it out") from None
 
     def retain(self, count: int) -> int:
         """See SnapshotStore."""

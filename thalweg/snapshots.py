@@ -12,6 +12,7 @@ from thalweg.options import SPEC, JsonFile, SpecFile, kept_settings, open_store,
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from stream.redis_store import RedisStore
     from stream.settings import Settings
     from stream.snapshot import Manifest
     from stream.table import U64
@@ -40,7 +41,7 @@ def list_versions(
     damaged: dict[int, str] = {}
     with open_store(kept_settings(), spec) as store:
         versions = store.versions()
-        head, pinned = store.head(), store.decision().version
+        head, pinned = _head_of(store), _pinned_in(store)
         for version in versions[-last:]:
             try:
                 manifests.append(store.manifest(version))
@@ -48,10 +49,14 @@ def list_versions(
                 damaged[version] = str(bad)
         kept = store.versions() if damaged else []
     damaged = {version: why for version, why in damaged.items() if version in kept}  # else it was dropped meanwhile
-    printed(_list(manifests, head.version if head else 0, pinned))
+    if not versions:
+        print(
+            f"no version of {store.model} is kept here: a learner publishes them; --spec or THALWEG_MODEL name another"
+        )
+    printed(_list(manifests, head, pinned))
     for why in damaged.values():
         print(why)
-    figures = {"versions": len(versions), "head": head.version if head else 0, "pinned": pinned}
+    figures = {"versions": len(versions), "head": head, "pinned": pinned}
     write_json(json_file, {**figures, "damaged": len(damaged)})
 
 
@@ -115,9 +120,10 @@ def pin(version: Version, spec: SpecFile = SPEC) -> None:
 def unpin(spec: SpecFile = SPEC) -> None:
     """Serve the newest version again."""
     with open_store(kept_settings(), spec) as store:
-        pinned, head = store.decision().version, store.head()
+        pinned = _pinned_in(store)
         store.pin(0)
-    newest = f"version {head.version}" if head else "what is published next"
+        head = _head_of(store)
+    newest = f"version {head}" if head else "what is published next"
     print(f"{f'version {pinned} is let go of' if pinned else 'nothing was pinned'}; rankers serve {newest}")
 
 
@@ -127,8 +133,9 @@ def rollback(spec: SpecFile = SPEC) -> None:
     from stream.errors import BadSnapshot
 
     with open_store(kept_settings(), spec) as store:
-        head, pinned = store.head(), store.decision().version
-        served = pinned or (head.version if head else 0)
+        served = store.decision().version or _head_of(store)
+        if not served:
+            raise BadSnapshot(f"nothing of {store.model} is published yet")
         older = [version for version in store.versions() if version < served]
         if not older:
             raise BadSnapshot(f"nothing older than version {served} is kept: `thalweg snapshots ls` lists what is")
@@ -157,6 +164,29 @@ def verify(spec: SpecFile = SPEC, json_file: JsonFile = None) -> None:
     write_json(json_file, {"versions": looked_at, "contents": verifier.contents, "wrong": len(faults)})
     if faults:
         raise typer.Exit(1)
+
+
+def _pinned_in(store: "RedisStore") -> int:
+    """The pinned version; 0: none. What is garbled is told, and counts as none: it's mended by a decision."""
+    from stream.errors import BadSnapshot
+
+    try:
+        return store.decision().version
+    except BadSnapshot as bad:
+        print(bad)
+        return 0
+
+
+def _head_of(store: "RedisStore") -> int:
+    """The version that is the head; 0: none. What is garbled is told, and counts as none."""
+    from stream.errors import BadSnapshot
+
+    try:
+        head = store.head()
+    except BadSnapshot as bad:
+        print(bad)
+        return 0
+    return head.version if head else 0
 
 
 def _names(settings: "Settings", manifest: "Manifest", keys: "U64") -> dict[int, str]:

@@ -147,6 +147,31 @@ def test_a_person_decides_what_is_served(store: tuple[RedisStore, Path]) -> None
     assert redis_store.decision().version == 0
 
 
+def test_what_is_garbled_hides_no_version_and_can_be_decided_anew(store: tuple[RedisStore, Path], stack: Stack) -> None:
+    """As its error says: `ls` lists what is there, and `unpin` and `pin` put a garbled decision right."""
+    redis_store, _ = store
+    with redis.Redis.from_url(stack.redis) as client:
+        for mend in (["unpin"], ["pin", "3"]):
+            client.hset(redis_store.prefix + ":decision", "version", "x")
+            listed = ran("ls")
+            assert "pin or unpin anew" in listed
+            assert [line.split()[1] for line in listed.splitlines() if "head" in line] == ["5"]
+            ran(*mend)
+            assert redis_store.decision().version == int(mend[-1] if mend[1:] else 0)
+        client.hset(redis_store.prefix + ":head", "version", "x")
+        assert "head of m is garbled" in ran("ls")
+        assert ran("unpin").endswith("rankers serve what is published next\n")
+        client.zadd(redis_store.prefix + ":versions", {"abc": 9})
+        assert "holds what no learner wrote" in ran("ls", code=1)
+
+
+def test_where_nothing_is_published_its_said(store: tuple[RedisStore, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which model, so that a wrong name is seen."""
+    monkeypatch.setenv("THALWEG_MODEL", "another")
+    assert "no version of another is kept" in ran("ls")
+    assert "nothing of another is published yet" in ran("rollback", code=1)
+
+
 def test_verify_finds_one_wrong_bit(store: tuple[RedisStore, Path], stack: Stack) -> None:
     """Versions that are whole pass; one changed byte of one blob is found, named, and exit code 1."""
     redis_store, _ = store
