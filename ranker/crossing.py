@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ranker.ahead import AHEAD, ask
-from ranker.pairs import NOWHERE, keep, look_up, place_of
+from ranker.pairs import NOWHERE, keep, place_of, recall, shown_of
 from stream.encoder import I64, KEYS_MAX, expand_product, list_at
 from stream.features import F32
 from stream.overlay import NONE, marked, seen_hashed
@@ -219,32 +219,21 @@ def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: 
                scratch: Any, totals: Any) -> None:  # fmt: skip
     """Add the weights of a cross of pairs: of the user's items, prefixes[begun:ended], and the one shown."""
     keys, hashes, lacking, weights, read = scratch.keys, scratch.hashes, scratch.ends, scratch.near, scratch.n
-    limit, one, known = rows.limit, np.empty(1, np.uint64), ended - begun
-    together = max(1, BUFFER // max(1, known))
-    homes = np.empty(together, np.int64)
+    known, mine = ended - begun, near[begun:ended]
+    together = max(1, min(last - first, BUFFER // max(1, known)))
+    shown, homes = np.empty(together, np.uint64), np.empty(together, np.int64)
     for low in range(first, last, together):
-        high, lacks = min(low + together, last), 0
-        for position in range(low, high):
-            item, until = list_at(w32, place, side, column, position, sizes)
-            if until > item:
-                at, home = (position - low) * known, place_of(heads, words[item])
-                homes[position - low] = home
-                for m in range(known):
-                    keys[at + m] = (mix(prefixes[begun + m], words[item]) & ~np.uint64(255)) | mark
-                    hashes[at + m] = hash32(keys[at + m])
-                lacks = look_up(cells, latest, limit, home, near, begun, hashes, at, at + known, one, weights, lacking,
-                                lacks)  # fmt: skip
-        for i in range(lacks):  # none of them is before its place among those that lack
-            keys[i] = keys[lacking[i]]
+        count = min(together, last - low)
+        shown_of(words, w32, place, sizes, side, column, low, low + count, heads, shown, homes)
+        for i in range(count):
+            for m in range(known):
+                keys[i * known + m] = (mix(prefixes[begun + m], shown[i]) & ~np.uint64(255)) | mark
+        lacks = recall(cells, latest, rows.limit, homes[:count], mine, keys, hashes, weights, lacking)
         _read_weights(keys, hashes, lacks, rows, read)
-        for i in range(lacks):
-            at = lacking[i]
-            weights[at] = keep(cells, limit, homes[at // known], near[begun + at % known], read[i], one)
-        for position in range(low, high):
-            item, until = list_at(w32, place, side, column, position, sizes)
-            at = (position - low) * known
-            for m in range(known if until > item else 0):
-                totals[position - first] += weights[at + m]
+        keep(cells, rows.limit, homes, mine, lacking, lacks, read, weights)
+        for i in range(count):
+            for m in range(known if shown[i] != np.uint64(0) else 0):
+                totals[low + i - first] += weights[i * known + m]
 
 
 @kernel

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from ranker.crossing import BUFFER, read_rows
-from ranker.pairs import keep, look_up, place_of
+from ranker.pairs import keep, recall, shown_of
 from stream.encoder import list_at
 from stream.likeness import HEAD, SHIFT, pair_key
 from stream.statistics import LIKENESS
-from stream.table import hash32, kernel, mix
+from stream.table import kernel, mix
 
 
 @kernel
@@ -56,39 +56,34 @@ def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
     items, residuals, ends, near = memories
     keys, hashes, lacking, ratios = scratch.keys, scratch.hashes, scratch.ends, scratch.near
     n, s, t = scratch.n, scratch.s, scratch.t
-    limit, one, which = rows.limit, np.empty(1, np.uint64), -1
+    which = -1
     for k in range(salts.shape[0]):
         if kinds[k] != LIKENESS:
             continue
         which += 1
-        cells = square.cells[which]
-        side, column, begun, known = sides[offsets[k] + 1], places[offsets[k] + 1], ends[k], ends[k + 1] - ends[k]
-        together = max(1, BUFFER // max(1, known))  # items: many keys on their way, and few times to begin
-        homes = np.empty(together, np.int64)
+        cells, begun, known = square.cells[which], ends[k], ends[k + 1] - ends[k]
+        mine = near[begun : begun + known]
+        together = max(
+            1, min(last - first, BUFFER // max(1, known))
+        )  # items: many keys on their way, and few times to begin
+        shown, homes = np.empty(together, np.uint64), np.empty(together, np.int64)
         for low in range(first, last, together):
-            high, lacks = min(low + together, last), 0
-            for position in range(low, high):
-                item, until = list_at(w32, place, side, column, position, sizes)
-                if until > item:
-                    at, home = (position - low) * known, place_of(heads, words[item])
-                    homes[position - low] = home
-                    for m in range(known):
-                        keys[at + m] = pair_key(salts[k], items[begun + m], words[item])
-                        hashes[at + m] = hash32(keys[at + m])
-                    lacks = look_up(cells, square.latest, limit, home, near, begun, hashes, at, at + known, one, ratios,
-                                    lacking, lacks)  # fmt: skip
-            for i in range(lacks):  # none of them is before its place among those that lack
-                keys[i] = keys[lacking[i]]
+            count = min(together, last - low)
+            shown_of(words, w32, place, sizes, sides[offsets[k] + 1], places[offsets[k] + 1], low, low + count, heads,
+                     shown, homes)  # fmt: skip
+            for i in range(count):
+                for m in range(known):
+                    keys[i * known + m] = pair_key(salts[k], items[begun + m], shown[i])
+            lacks = recall(cells, square.latest, rows.limit, homes[:count], mine, keys, hashes, ratios, lacking)
             read_rows(keys, hashes, lacks, rows, 0.0, 0.0, n, s, t)
             for i in range(lacks):
-                at = lacking[i]
-                ratio = s[i] / (n[i] + priors[k])
-                ratios[at] = keep(cells, limit, homes[at // known], near[begun + at % known], ratio, one)
-            for position in range(low, high):
-                item, until = list_at(w32, place, side, column, position, sizes)
-                total, others, at = 0.0, 0, (position - low) * known
-                for m in range(known if until > item else 0):
-                    if items[begun + m] != words[item]:
-                        total += residuals[begun + m] * ratios[at + m]
+                n[i] = s[i] / (n[i] + priors[k])
+            keep(cells, rows.limit, homes, mine, lacking, lacks, n, ratios)
+            for i in range(count):
+                total, others = 0.0, 0
+                for m in range(known if shown[i] != np.uint64(0) else 0):
+                    if items[begun + m] != shown[i]:
+                        total += residuals[begun + m] * ratios[i * known + m]
                         others += 1
-                f32[place[8] + position * sizes[4] + k] = total / np.sqrt(np.float64(others)) if others else np.nan
+                value = total / np.sqrt(np.float64(others)) if others else np.nan
+                f32[place[8] + (low + i) * sizes[4] + k] = value

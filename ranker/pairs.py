@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ranker.layers import Layers
-from stream.encoder import I64
+from stream.encoder import I64, list_at
 from stream.overlay import latest_of, lines
-from stream.table import U64, find, kernel, place
+from stream.prefetch import prefetch_to_read
+from stream.table import U64, find, hash32, kernel, place
 
 ROOM: Final = 4_096  # places: a square of cells is 128 MiB, taken from the system as cells are used
 NOWHERE: Final = -1  # the place of an item that has none
@@ -109,36 +110,69 @@ def places_of(heads: Any, items: Any) -> Any:
 
 
 @kernel
-def look_up(cells: Any, latest: Any, limit: Any, home: Any, near: Any, begun: Any, hashes: Any, at: Any, until: Any,
-            one: Any, found: Any, lacking: Any, lacks: Any) -> Any:  # fmt: skip
-    """What cells hold of the pairs of `home` and near[begun:], in a view of `limit` entries, to found[at:until].
+def shown_of(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: Any, first: Any, last: Any, heads: Any,
+             shown: Any, homes: Any) -> None:  # fmt: skip
+    """Items first:last of a page by their column of ids, 0: none; and their places."""
+    for position in range(first, last):
+        item, until = list_at(w32, place, side, column, position, sizes)
+        shown[position - first] = words[item] if until > item else np.uint64(0)
+        homes[position - first] = place_of(heads, shown[position - first])
 
-    `hashes`: the pairs' `hash32`, at the same places. The places of those that have to be read go to lacking[lacks:];
-    returns where that ends. `one`: uint64 [1].
+
+@kernel
+def _expect(cells: Any, home: Any, near: Any) -> None:
+    """Ask for the cells of `home` and `near` before they are looked at."""
+    if home >= 0:
+        row = np.uintp(cells.ctypes.data) + np.uintp(home) * np.uintp(8 * cells.shape[1])
+        for i in range(near.shape[0]):
+            if near[i] >= 0:
+                prefetch_to_read(row + np.uintp(8 * near[i]))
+
+
+@kernel
+def recall(cells: Any, latest: Any, limit: Any, homes: Any, near: Any, keys: Any, hashes: Any, found: Any,
+           lacking: Any) -> Any:  # fmt: skip
+    """What cells hold, in a view of `limit` entries, of the pairs of each of `homes` and each of `near`, to `found`.
+
+    `keys`: the pairs', in the same order. Of those that have to be read, `lacking` gets the places in `found`, and the
+    first of `keys` become theirs; returns how many.
     """
+    one, lacks, known = np.empty(1, np.uint64), 0, near.shape[0]
     value = one.view(np.float32)
-    for i in range(at, until):
-        other = near[begun + i - at]
-        if home >= 0 and other >= 0:
-            one[0] = cells[home, other]
-            read = np.int64(one[0] >> np.uint64(32))  # entries below it were seen; in a later view: too much was
-            if read <= limit and np.int64(latest_of(latest, hashes[i])) < read:
-                found[i] = value[0]
-                continue
-        lacking[lacks] = i
-        lacks += 1
+    for i in range(min(1, homes.shape[0])):
+        _expect(cells, homes[i], near)
+    for i in range(homes.shape[0]):
+        if i + 1 < homes.shape[0]:
+            _expect(cells, homes[i + 1], near)
+        for at in range(i * known, (i + 1) * known):
+            hashes[at] = hash32(keys[at])
+        for m in range(known):
+            at = i * known + m
+            if homes[i] >= 0 and near[m] >= 0:
+                one[0] = cells[homes[i], near[m]]
+                read = np.int64(one[0] >> np.uint64(32))  # entries below it were seen; in a later view: too many were
+                if read <= limit and np.int64(latest_of(latest, hashes[at])) < read:
+                    found[at] = value[0]
+                    continue
+            lacking[lacks] = at
+            lacks += 1
+    for i in range(lacks):  # none of them is before its place among those that lack
+        keys[i] = keys[lacking[i]]
     return lacks
 
 
 @kernel
-def keep(cells: Any, limit: Any, home: Any, other: Any, number: Any, one: Any) -> Any:
-    """Keep what a view of `limit` entries has of a pair; returns it as the cell has it."""
+def keep(cells: Any, limit: Any, homes: Any, near: Any, lacking: Any, lacks: Any, numbers: Any, found: Any) -> None:
+    """Keep what a view of `limit` entries has of the pairs that `recall` lacked; `found` gets it as cells have it."""
+    one, known = np.empty(1, np.uint64), near.shape[0]
     value = one.view(np.float32)
-    one[0] = np.uint64(limit) << np.uint64(32)
-    value[0] = number
-    if home >= 0 and other >= 0:
-        cells[home, other] = one[0]
-    return value[0]
+    for i in range(lacks):
+        home, other = homes[lacking[i] // known], near[lacking[i] % known]
+        one[0] = np.uint64(limit) << np.uint64(32)
+        value[0] = numbers[i]
+        found[lacking[i]] = value[0]
+        if home >= 0 and other >= 0:
+            cells[home, other] = one[0]
 
 
 def pairs_of(wide: Layers, crosses: I64, statistics: Layers, likenesses: int) -> Pairs:
