@@ -143,9 +143,11 @@ def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows:
     _read_weights(keys, hashes, held, rows, weights)
     k = 0
     for i in range(items):
+        total = totals[first + i]
         while k < ends[i]:
-            totals[first + i] += weights[k]
+            total += weights[k]
             k += 1
+        totals[first + i] = total
 
 
 @kernel
@@ -232,8 +234,10 @@ def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: 
         _read_weights(keys, hashes, lacks, rows, read)
         keep(cells, rows.limit, homes, mine, lacking, lacks, read, weights)
         for i in range(count):
+            total = totals[low + i - first]
             for m in range(known if shown[i] != np.uint64(0) else 0):
-                totals[low + i - first] += weights[i * known + m]
+                total += weights[i * known + m]
+            totals[low + i - first] = total
 
 
 @kernel

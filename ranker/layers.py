@@ -11,13 +11,15 @@ from typing import Final
 
 import numpy as np
 
+from stream.errors import BadSnapshot
 from stream.features import F32
 from stream.overlay import PIECE, Overlay, Rows, lines, pieces
-from stream.table import U64, capacity_for, insert_rows
+from stream.table import KEYS, U64, capacity_for, distinct, insert_rows
 
 Name = tuple[str, ...]  # a content, by the digests of its blobs
 FOLD_SHARE: Final = 0.75  # of the room
 BASE_REST: Final = 1.0  # as `overlay.REST`: a new base is rare, and takes seconds
+TWICE: Final = "a key stands twice in a content: which of the two rows counts?"
 NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 NO_VECTORS: Final[F32] = np.zeros((0, 0), np.float32)
 
@@ -48,7 +50,8 @@ class Layers:
         return Rows(self.base, self.overlay.heads, self.overlay.entries, self.count, self.overlay.marks)
 
     def laid_over(self, name: Name, change: Change) -> "Layers":
-        """These layers with one more content."""
+        """These layers with one more content. Raises BadSnapshot when a key stands twice in it."""
+        check_once(change)
         overlay, count = _put(self.overlay, self.count, change.keys, change.columns, change.vectors, gone=False)
         if len(change.dead):
             nothing = np.zeros((len(change.dead), overlay.width - 1), np.uint64)
@@ -62,14 +65,27 @@ class Layers:
         return Layers(self.names, self.base, self.vectors, overlay, overlay.count)
 
 
+def check_once(change: Change) -> None:
+    """Raises BadSnapshot when a key stands twice among all that a content names."""
+    keys = np.concatenate([change.keys, change.dead])
+    if len(distinct(keys)) != len(keys):
+        raise BadSnapshot(TWICE)
+
+
 def based_on(name: Name, change: Change) -> Layers:
-    """A base of its own: a table of the content's rows; key → row in `vectors` where it has vectors."""
+    """A base of its own: a table of the content's rows; key → row in `vectors` where it has vectors.
+
+    Raises BadSnapshot when a key stands twice in it: that's told by how many rows there are then, without sorting them.
+    """
     dim = change.vectors.shape[1]
     columns = np.arange(len(change.keys), dtype=np.uint64)[:, None] if dim else change.columns
     rows = np.concatenate([change.keys[:, None], columns], axis=1)
     slots = lines(capacity_for(len(rows)), rows.shape[1])
+    counts = np.zeros(2, np.int64)
     for first, last in pieces(len(rows), 4 * PIECE, BASE_REST):
-        insert_rows(slots, rows[first:last], np.zeros(2, np.int64))
+        insert_rows(slots, rows[first:last], counts)
+    if counts[KEYS] != len(rows):
+        raise BadSnapshot(TWICE)
     overlay = Overlay(1 if dim else rows.shape[1], dim=dim)
     return Layers((name,), slots, change.vectors, overlay, overlay.count)
 
