@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ranker.contents import dense_of, statistic_change, vectors_of, wide_change
+from ranker.layers import check_once
 from ranker.plan import Plan
 from stream.errors import BadSnapshot, SpecError
 from stream.snapshot import Content, Manifest, SnapshotStore, fetch, named_blobs
@@ -93,9 +94,9 @@ class Verifier:
 def check(part: str, content: Content, plan: Plan) -> None:
     """A content as rankers check it. Raises BadSnapshot. What no ranker reads only has to be a content."""
     if part == "wide":
-        wide_change(content)
+        check_once(wide_change(content))
     elif part == "statistics":
-        statistic_change(content, plan)
+        check_once(statistic_change(content, plan))
     elif part in plan.spec.parts:
-        vectors_of(content, plan.spec.deep.embedding_dim)
+        check_once(vectors_of(content, plan.spec.deep.embedding_dim)[0])
         dense_of(content, plan)

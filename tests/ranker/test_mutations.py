@@ -262,10 +262,22 @@ def forgetful(world: World) -> bytes:
     return world.changed(parts={**world.sound.parts, "statistics": PartVersion(empty)})
 
 
+def twice(world: World) -> bytes:
+    """A key that stands twice in a content."""
+    while True:
+        part, place, content, _ = world.some_content()
+        name = "rows" if part == "statistics" else "keys"
+        if len(content[name]) > 1:
+            break
+    first, second = world.rng.choice(len(content[name]), 2, replace=False)
+    content[name][second] = content[name][first]
+    return world.with_content(part, place, world.put(content))
+
+
 MUTATORS: list[Callable[[World], bytes]] = [
     flipped, truncated, missing, swapped, not_finite, wrong_shape, lacking, lying, other_spec, wrong_scores,
     garbled_manifest, other_manifest, older, partless, garbled_spec, nested,
-    absurd_time, absurd_statistic, untried, forgetful,
+    absurd_time, absurd_statistic, untried, forgetful, twice,
 ]  # fmt: skip
 
 

@@ -120,11 +120,19 @@ def _not_finite(rows: Array) -> Array:
     return rows
 
 
+def _first_again(rows: Array) -> Array:
+    rows = rows.copy()
+    rows[-1] = rows[0]
+    return rows
+
+
 BROKEN: dict[str, tuple[str, Break]] = {
     "no weights": ("wide", _drop("weights")),
     "fewer weights than keys": ("wide", _replace("weights", lambda a: a[:-1])),
     "weights of float64": ("wide", _replace("weights", lambda a: a.astype(np.float64))),
     "a key of 0": ("wide", _replace("keys", np.zeros_like)),
+    "a weight's key twice": ("wide", _replace("keys", _first_again)),
+    "a statistic's key twice": ("statistics", _replace("rows", _first_again)),
     "narrow statistics": ("statistics", _replace("rows", lambda a: a[:, :3].copy())),
     "a statistic that is NaN": ("statistics", _replace("rows", _not_finite)),
     "no layer": ("deep", _drop("weight_0")),
@@ -156,6 +164,27 @@ def test_a_content_that_does_not_fit_its_spec_is_refused(store: CountingStore, m
     load_version(store, "m", 1)
     with pytest.raises(BadSnapshot):
         load_version(store, "m", 2)
+
+
+@pytest.mark.parametrize("what", [what for what in BROKEN if what.endswith("twice")])
+def test_a_key_that_a_delta_has_twice_is_refused(store: CountingStore, model: ToyModel, what: str) -> None:
+    """Which of its rows counts nobody could say. What follows is served."""
+    part, breaks = BROKEN[what]
+    model.publish(store, "base")
+    live = Loader(store, "m").load(1)
+    model.learn()
+    model.publish(store)
+    held = model.parts[part]
+    content = dict(fetch(store, held.deltas[-1]))
+    breaks(content)
+    raw = pack(content)
+    store.put_blobs(cut(raw))
+    parts = {**model.parts, part: PartVersion(held.base, [], [digests_of(raw)])}
+    model.publish_parts(store, parts, golden=[], examples=0)
+    loader = Loader(store, "m")
+    with pytest.raises(BadSnapshot, match="twice"):
+        loader.load(3, live)
+    assert loader.load(2, live).number == 2
 
 
 @pytest.mark.parametrize("part", ["wide", "statistics", "deep"])

@@ -103,6 +103,12 @@ def key_of_nothing(content: dict[str, Array]) -> None:
     content["rows"][0, 0] = 0
 
 
+def key_twice(content: dict[str, Array]) -> None:
+    """A row's key is another's, too."""
+    content["keys"] = np.array(content["keys"])
+    content["keys"][-1] = content["keys"][0]
+
+
 def narrower(content: dict[str, Array]) -> None:
     """Vectors lack a number."""
     content["vectors"] = content["vectors"][:, :-1]
@@ -115,7 +121,13 @@ def no_layers(content: dict[str, Array]) -> None:
 
 @pytest.mark.parametrize(
     ("part", "change"),
-    [("wide", fewer_weights), ("statistics", key_of_nothing), ("deep", narrower), ("deep", no_layers)],
+    [
+        ("wide", fewer_weights),
+        ("wide", key_twice),
+        ("statistics", key_of_nothing),
+        ("deep", narrower),
+        ("deep", no_layers),
+    ],
 )
 def test_contents_that_no_ranker_takes(part: str, change: Change) -> None:
     """Arrays under their right digest, but of other shapes than the spec's: what the ranker refuses is found."""
