@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -131,7 +131,7 @@ class KafkaLog:
             self.flush()
         finally:
             self._closed = True
-            within(5.0, partial(self._producer.close, timeout=2.0), late=None)
+            within(5.0, partial(end, self._producer), late=None)
             within(2.0, self._admin.close, late=None)
 
     def _learn(self, topic: str) -> str:
@@ -168,7 +168,7 @@ class KafkaLog:
             return
         with translated(self._settings, "connecting anew"):
             old, self._producer = self._producer, self._connect()
-        threading.Thread(target=old.close, kwargs={"timeout": 2.0}, name="kafka-old-producer", daemon=True).start()
+        threading.Thread(target=end, args=(old,), name="kafka-old-producer", daemon=True).start()
         failure, self._failure = self._failure, None
         raise translate(self._settings, "a record sent before wasn't taken", failure) from failure
 
@@ -178,6 +178,16 @@ class KafkaLog:
             if failed is self._producer and isinstance(outcome, Exception):
                 self._failure = self._failure or outcome
             self._room.notify_all()
+
+
+def end(producer: KafkaProducer) -> None:
+    """End a producer that was flushed, or whose records are in doubt anyway: what it still holds isn't sent any more.
+
+    Its own `close` flushes first, and when that takes too long it raises and leaves the producer's thread at work.
+    """
+    producer._sender.force_close()
+    with suppress(errors.KafkaTimeoutError):
+        producer.close(timeout=2.0)
 
 
 class KafkaReader:

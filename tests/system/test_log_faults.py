@@ -1,0 +1,107 @@
+"""The log while its broker is away: what it says, and that nobody goes on behind the caller's back."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import stream.kafka_log
+from stream.errors import LogError, LogUnavailable
+from stream.kafka_admin import apply_topics, plan_topics
+from stream.kafka_log import KafkaLog
+from stream.log import START
+from stream.settings import Settings
+from stream.topics import ITEMS
+from tests.system.house import until
+from thalweg.span import span
+from thalweg.stack import Stack, start_broker, stop_broker
+
+PARTITIONS = 2
+pytestmark = pytest.mark.timeout(400)  # a broker that is started again, on a machine that may be busy
+
+
+@pytest.fixture
+def settings(stack: Stack, topic_prefix: str) -> Iterator[Settings]:
+    """Topics of this test's own, on a broker that runs again afterwards."""
+    made = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=topic_prefix, partitions=PARTITIONS)
+    apply_topics(made, plan_topics(made))
+    try:
+        yield made
+    finally:
+        start_broker(stack.root)
+
+
+def senders() -> set[threading.Thread]:
+    """The threads that send for a producer of kafka-python."""
+    return {thread for thread in threading.enumerate() if "-producer-" in thread.name}
+
+
+def values(log: KafkaLog) -> list[bytes | None]:
+    """What stands in `items`, partition by partition."""
+    return [r.value for r in span(log, ITEMS.name, dict.fromkeys(range(PARTITIONS), START), log.ends(ITEMS.name))]
+
+
+def test_a_log_that_is_closed_while_no_broker_answers(stack: Stack, settings: Settings) -> None:
+    """It says that no broker answers, and leaves: nothing is sent by anybody when the broker comes back."""
+    others = senders()
+    log = KafkaLog(settings)
+    log.send(ITEMS.name, 0, b"before", b"i1")
+    log.flush()
+    assert senders() > others
+    stop_broker(stack.root, kill=True)
+    log.send(ITEMS.name, 0, b"lost", b"i1")
+    with pytest.raises(LogUnavailable, match="no Kafka broker answers"):
+        log.close()
+    until(lambda: senders() <= others, "the producer's thread to end", 10.0)
+    start_broker(stack.root)
+    log = KafkaLog(settings)
+    log.send(ITEMS.name, 0, b"after", b"i1")
+    log.close()
+    log = KafkaLog(settings)
+    assert values(log) == [b"before", b"after"]
+    log.close()
+
+
+def test_a_producer_that_lost_a_record_is_replaced(
+    stack: Stack, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a failure was told, whatever the old producer held is in doubt: it ends, and sends nothing later."""
+    monkeypatch.setattr(stream.kafka_log, "DELIVERY_S", 10.5)  # kafka-python takes no less with requests of 10 s
+    others = senders()
+    log = KafkaLog(settings)
+    for partition in range(PARTITIONS):
+        log.send(ITEMS.name, partition, b"before", b"i1")
+    log.flush()
+    old = senders() - others
+    assert old
+    stop_broker(stack.root, kill=True)
+    started = time.monotonic()
+    log.send(ITEMS.name, 0, b"given up", b"i1")
+    time.sleep(9.0)
+    told: list[LogError] = []
+    while not told:  # while the first one is given up, there are younger ones
+        try:
+            log.send(ITEMS.name, 1, b"held", b"i1")
+        except LogError as bad:
+            told.append(bad)
+        assert time.monotonic() - started < 100.0, "nothing was given up"
+        time.sleep(0.2)
+    start_broker(stack.root)
+
+    def sent() -> bool:
+        try:
+            log.send(ITEMS.name, 1, b"again", b"i1")
+            log.flush()
+        except LogError:
+            return False
+        return True
+
+    until(sent, "the log to go on")
+    until(lambda: not senders() & old, "the old producer's thread to end", 10.0)
+    log.close()
+    log = KafkaLog(settings)
+    assert values(log)[-1] == b"again"
+    assert b"given up" not in values(log)
+    log.close()
+    assert senders() <= others
