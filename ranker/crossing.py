@@ -202,7 +202,7 @@ def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixe
             continue
         if squares[c] != NOWHERE:
             _add_pairs(words, w32, place, sizes, sides[at], places[at], known, near, known_ends[c], known_ends[c + 1],
-                       np.uint64(c + 1), rows, square.cells[squares[c]], square.latest, heads, first, last, scratch,
+                       np.uint64(c + 1), rows, square, squares[c], heads, first, last, scratch,
                        totals)  # fmt: skip
             continue
         item = first
@@ -217,11 +217,11 @@ def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixe
 
 @kernel
 def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: Any, prefixes: Any, near: Any,
-               begun: Any, ended: Any, mark: Any, rows: Any, cells: Any, latest: Any, heads: Any, first: Any, last: Any,
+               begun: Any, ended: Any, mark: Any, rows: Any, square: Any, which: Any, heads: Any, first: Any, last: Any,
                scratch: Any, totals: Any) -> None:  # fmt: skip
     """Add the weights of a cross of pairs: of the user's items, prefixes[begun:ended], and the one shown."""
     keys, hashes, lacking, weights, read = scratch.keys, scratch.hashes, scratch.ends, scratch.near, scratch.n
-    known, mine = ended - begun, near[begun:ended]
+    cells, known, mine = square.cells[which], ended - begun, near[begun:ended]
     together = max(1, min(last - first, BUFFER // max(1, known)))
     shown, homes = np.empty(together, np.uint64), np.empty(together, np.int64)
     for low in range(first, last, together):
@@ -230,9 +230,10 @@ def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: 
         for i in range(count):
             for m in range(known):
                 keys[i * known + m] = (mix(prefixes[begun + m], shown[i]) & ~np.uint64(255)) | mark
-        lacks = recall(cells, latest, rows.limit, homes[:count], mine, keys, hashes, weights, lacking)
+        lacks = recall(cells, square.epoch, square.latest, rows.limit, homes[:count], mine, keys, hashes, weights,
+                       lacking)  # fmt: skip
         _read_weights(keys, hashes, lacks, rows, read)
-        keep(cells, rows.limit, homes, mine, lacking, lacks, read, weights)
+        keep(cells, square.epoch, rows.limit, homes, mine, lacking, lacks, read, weights)
         for i in range(count):
             total = totals[low + i - first]
             for m in range(known if shown[i] != np.uint64(0) else 0):

@@ -74,11 +74,12 @@ def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
             for i in range(count):
                 for m in range(known):
                     keys[i * known + m] = pair_key(salts[k], items[begun + m], shown[i])
-            lacks = recall(cells, square.latest, rows.limit, homes[:count], mine, keys, hashes, ratios, lacking)
+            lacks = recall(cells, square.epoch, square.latest, rows.limit, homes[:count], mine, keys, hashes, ratios,
+                           lacking)  # fmt: skip
             read_rows(keys, hashes, lacks, rows, 0.0, 0.0, n, s, t)
             for i in range(lacks):
                 n[i] = s[i] / (n[i] + priors[k])
-            keep(cells, rows.limit, homes, mine, lacking, lacks, n, ratios)
+            keep(cells, square.epoch, rows.limit, homes, mine, lacking, lacks, n, ratios)
             for i in range(count):
                 total, others = 0.0, 0
                 for m in range(known if shown[i] != np.uint64(0) else 0):

@@ -4,6 +4,9 @@ Items that requests bring get *places*, first come, first served. The cell of tw
 of the pair, and the *view* in which it was read (`stream.overlay`): it holds in any later view that has no newer entry
 for the pair. The overlay's `latest` says so, by what the pair's hash begins with: at worst another pair of the same
 beginning has one, and the cell is read anew.
+
+Where a table is laid out anew, its views begin anew: that is an *epoch*. Cells of another epoch don't hold. So the
+memory is taken once and never cleared, which would cost as much as thousands of rankings.
 """
 
 import threading
@@ -19,14 +22,18 @@ from stream.table import U64, find, hash32, kernel, place
 
 ROOM: Final = 4_096  # places: a square of cells is 128 MiB, taken from the system as cells are used
 NOWHERE: Final = -1  # the place of an item that has none
+EPOCHS: Final = 256
+VIEW_BITS: Final = 24  # of a count of entries: larger views keep nothing
+VIEW_MASK: Final = (1 << VIEW_BITS) - 1
 
 
 class Square(NamedTuple):
-    """Cells as kernels read them, uint64 [squares, ROOM, ROOM]: in the high half the count of entries of the view in
-    which it was read, 0: never; in the low one the bits of a float32. `latest` is the table's overlay's.
+    """Cells as kernels read them, uint64 [squares, ROOM, ROOM], from the top: 8 bits of an epoch, 24 of the count of
+    entries that the view had (0: never read), the float32's. `epoch`: the table's; `latest`: its overlay's.
     """
 
     cells: U64
+    epoch: int
     latest: "np.ndarray[tuple[int, ...], np.dtype[np.uint32]]"
 
 
@@ -49,19 +56,38 @@ class Places:
             self._taken = int(_admit(self.heads, items, self._taken, self._room))
 
 
+class Memory:
+    """Room for squares, used by one table after the other. One thread."""
+
+    def __init__(self, squares: int) -> None:
+        self._squares = squares
+        self._next = 0
+        self._cells = self._room()
+
+    def begin(self) -> tuple[U64, int]:
+        """Cells, and an epoch in which nothing was written to them yet."""
+        if self._next == EPOCHS:
+            self._next, self._cells = 0, self._room()
+        self._next += 1
+        return self._cells, self._next - 1
+
+    def _room(self) -> U64:
+        return np.zeros((self._squares, ROOM, ROOM), np.uint64)
+
+
 class Cells:
     """Squares of one table. Threads share them: a cell is read and written in one piece."""
 
-    def __init__(self, table: Layers, squares: int) -> None:
+    def __init__(self, memory: Memory, table: Layers) -> None:
+        self._memory = memory
         self._of = table.base, table.overlay
-        self.square = Square(np.zeros((squares, ROOM, ROOM), np.uint64), table.overlay.latest)
+        cells, epoch = memory.begin()
+        self.square = Square(cells, epoch, table.overlay.latest)
 
     def follow(self, table: Layers) -> "Cells":
         """Those of a later version's table: these, unless the table was laid out anew."""
         base, overlay = self._of
-        if table.base is base and table.overlay is overlay:
-            return self
-        return Cells(table, len(self.square.cells))
+        return self if table.base is base and table.overlay is overlay else Cells(self._memory, table)
 
 
 class Pairs:
@@ -130,7 +156,7 @@ def _expect(cells: Any, home: Any, near: Any) -> None:
 
 
 @kernel
-def recall(cells: Any, latest: Any, limit: Any, homes: Any, near: Any, keys: Any, hashes: Any, found: Any,
+def recall(cells: Any, epoch: Any, latest: Any, limit: Any, homes: Any, near: Any, keys: Any, hashes: Any, found: Any,
            lacking: Any) -> Any:  # fmt: skip
     """What cells hold, in a view of `limit` entries, of the pairs of each of `homes` and each of `near`, to `found`.
 
@@ -150,8 +176,9 @@ def recall(cells: Any, latest: Any, limit: Any, homes: Any, near: Any, keys: Any
             at = i * known + m
             if homes[i] >= 0 and near[m] >= 0:
                 one[0] = cells[homes[i], near[m]]
-                read = np.int64(one[0] >> np.uint64(32))  # entries below it were seen; in a later view: too many were
-                if read <= limit and np.int64(latest_of(latest, hashes[at])) < read:
+                mark = np.int64(one[0] >> np.uint64(32))
+                read = mark & VIEW_MASK  # entries below it were seen; in a later view: too many were
+                if mark >> VIEW_BITS == epoch and read <= limit and np.int64(latest_of(latest, hashes[at])) < read:
                     found[at] = value[0]
                     continue
             lacking[lacks] = at
@@ -162,13 +189,15 @@ def recall(cells: Any, latest: Any, limit: Any, homes: Any, near: Any, keys: Any
 
 
 @kernel
-def keep(cells: Any, limit: Any, homes: Any, near: Any, lacking: Any, lacks: Any, numbers: Any, found: Any) -> None:
+def keep(cells: Any, epoch: Any, limit: Any, homes: Any, near: Any, lacking: Any, lacks: Any, numbers: Any,
+         found: Any) -> None:  # fmt: skip
     """Keep what a view of `limit` entries has of the pairs that `recall` lacked; `found` gets it as cells have it."""
     one, known = np.empty(1, np.uint64), near.shape[0]
     value = one.view(np.float32)
+    mark = np.uint64(epoch << VIEW_BITS | limit) << np.uint64(32) if limit <= VIEW_MASK else np.uint64(0)
     for i in range(lacks):
         home, other = homes[lacking[i] // known], near[lacking[i] % known]
-        one[0] = np.uint64(limit) << np.uint64(32)
+        one[0] = mark
         value[0] = numbers[i]
         found[lacking[i]] = value[0]
         if home >= 0 and other >= 0:
@@ -177,4 +206,5 @@ def keep(cells: Any, limit: Any, homes: Any, near: Any, lacking: Any, lacks: Any
 
 def pairs_of(wide: Layers, crosses: I64, statistics: Layers, likenesses: int) -> Pairs:
     """What a first version keeps; `crosses`: the square of each cross, or NOWHERE."""
-    return Pairs(Cells(wide, int(np.count_nonzero(crosses != NOWHERE))), Cells(statistics, likenesses))
+    squares = int(np.count_nonzero(crosses != NOWHERE))
+    return Pairs(Cells(Memory(squares), wide), Cells(Memory(likenesses), statistics))
