@@ -14,6 +14,7 @@ from ranker.shelf import Shelf
 from ranker.versions import Loader
 from stream.errors import BadSnapshot, SnapshotError, StoreUnavailable
 from stream.features import Catalogue
+from stream.overlay import stand_back
 from stream.snapshot import UNDECIDED, Head, Manifest, SnapshotStore
 from stream.version_files import VersionFiles
 
@@ -135,6 +136,7 @@ class Follower:
 
     def run_keeper(self, stop: threading.Event) -> None:
         """`keep` now and then, in a thread of its own: swaps don't wait for the disk."""
+        stand_back()
         said, pause_s = "", FIRST_KEEP_S
         while not stop.wait(pause_s):
             try:
@@ -147,7 +149,8 @@ class Follower:
             pause_s = KEEP_EVERY_S if self._kept else FIRST_KEEP_S
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set."""
+        """Until `stop` is set; in a thread of its own, which stands back behind those that rank."""
+        stand_back()
         failures = 0
         while not stop.is_set():
             try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from stream.errors import BadSnapshot
 from stream.features import F32
-from stream.overlay import PIECE, Overlay, Rows, lines, pieces
+from stream.overlay import PIECE, Overlay, Rows, lines, pieces, stand_back
 from stream.table import KEYS, U64, capacity_for, distinct, insert_rows
 
 Name = tuple[str, ...]  # a content, by the digests of its blobs
@@ -139,5 +139,5 @@ class Stack:
 
     def _fold(self, layers: Layers) -> None:
         if self._folding is None and layers.count > FOLD_SHARE * layers.overlay.room:
-            self._folder = self._folder or ThreadPoolExecutor(1, thread_name_prefix="fold")
+            self._folder = self._folder or ThreadPoolExecutor(1, "fold", stand_back)
             self._folding = self._folder.submit(layers.folded)
