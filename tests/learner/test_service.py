@@ -341,9 +341,9 @@ def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: P
     live = publishes(other, room.learner)
 
     anew = room.start(Model(SPEC), 0)
-    newcomer = publisher_of(anew, store, tmp_path / "anew")
     reader = room.log.reader(EXAMPLES.name, {0: 0})
     with capture_logs() as told:
+        newcomer = publisher_of(anew, store, tmp_path / "anew")
         for _ in range(10):
             asked = store.asked
             assert not newcomer.maybe_publish(anew.offset)

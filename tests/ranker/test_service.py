@@ -303,10 +303,12 @@ def test_on_real_kafka_and_redis(world: World) -> None:
     try:
         until(lambda: world.health("readyz").startswith("ready (version"))
         caller = Caller(world.log)
-        for _ in range(20):
+        for n in range(20):
             caller.ask(25)
             model.learn()
-            model.publish(world.store)
+            newest = model.publish(world.store).version
+            if n % 5 == 4:  # whoever asks from now on is answered by this one or a later one
+                until(lambda: f"(version {newest}" in world.health("readyz"))  # noqa: B023  # called at once
         until(caller.answered)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, (world.settings.local / "ranker.log").read_text()
