@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ranker.ahead import AHEAD, ask
-from ranker.pairs import NOWHERE, keep, place_of, recall, shown_of
+from ranker.pairs import NOWHERE, keep, recall, shown_of
 from stream.encoder import I64, KEYS_MAX, expand_product, list_at
 from stream.features import F32
 from stream.overlay import NONE, marked, seen_hashed
@@ -20,14 +20,10 @@ BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at 
 
 
 class Prefixes(NamedTuple):
-    """What a request's user makes of crosses: cross c goes on from keys[ends[c]:ends[c + 1]].
-
-    `near`: of crosses of pairs, the places of the items that the keys come from.
-    """
+    """What a request's user makes of crosses: cross c goes on from keys[ends[c]:ends[c + 1]]."""
 
     keys: U64
     ends: I64
-    near: I64
 
 
 class Scratch(NamedTuple):
@@ -52,11 +48,8 @@ def scratch(floats: int) -> Scratch:
 
 
 @kernel
-def prefixes_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, squares: Any, heads: Any) -> Any:
-    """Keys of the user's columns of each cross; none of a cross that has too many. Returns keys, ends, near.
-
-    `squares`: which square is a cross's, or NOWHERE; `heads`: items' places.
-    """
+def prefixes_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any) -> Any:
+    """Keys of the user's columns of each cross; none of a cross that has too many. Returns keys, ends."""
     offsets, sides, places, salts, fixed = crosses
     ends = np.zeros(salts.shape[0] + 1, np.int64)
     for c in range(salts.shape[0]):
@@ -65,17 +58,13 @@ def prefixes_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, squa
             low, high = list_at(w32, place, sides[r], places[r], 0, sizes)
             count *= high - low
         ends[c + 1] = ends[c] + (count if count <= KEYS_MAX else 0)
-    keys, near = np.empty(ends[-1], np.uint64), np.empty(ends[-1], np.int64)
+    keys = np.empty(ends[-1], np.uint64)
     for c in range(salts.shape[0]):
         if ends[c + 1] > ends[c]:
             keys[ends[c]] = salts[c]
             expand_product(words, w32, place, 0, sizes, offsets[c], offsets[c] + fixed[c], sides, places, keys, ends[c],
                            1)  # fmt: skip
-            if squares[c] != NOWHERE:
-                low, high = list_at(w32, place, sides[offsets[c]], places[offsets[c]], 0, sizes)
-                for i in range(high - low):
-                    near[ends[c] + i] = place_of(heads, words[low + i])
-    return keys, ends, near
+    return keys, ends
 
 
 @kernel
@@ -156,7 +145,9 @@ def _read_weights(keys: Any, hashes: Any, held: Any, rows: Any, found: Any) -> N
     base, heads, entries, limit, marks = rows
     weights, laid = base.view(np.float32), entries.view(np.float32)
     _hash(keys, held, base, heads, marks, hashes)
-    for k in range(held):
+    for k in range(
+        held
+    ):  # as in `read_rows`: a kernel for both would count references at each key, a tenth of the time
         if k + AHEAD < held:
             _ask(base, heads, marks, hashes[k + AHEAD])
         entry = NONE
@@ -190,19 +181,22 @@ def _ask(base: Any, heads: Any, marks: Any, hashed: Any) -> None:
 
 @kernel
 def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixes: Any, rows: Any, squares: Any,
-             square: Any, heads: Any, first: Any, last: Any, users: Any, scratch: Any,
+             square: Any, heads: Any, near: Any, first: Any, last: Any, users: Any, scratch: Any,
              totals: Any) -> None:  # fmt: skip
-    """Add to totals[i] what the wide part says of item first + i: by the user's crosses, or by all others."""
+    """Add to totals[i] what the wide part says of item first + i: by the user's crosses, or by all others.
+
+    `squares`: which of `square` is a cross's, or NOWHERE; `near`: places of the items that the user has.
+    """
     offsets, sides, places, salts, fixed = crosses
-    known, known_ends, near = prefixes
+    known, known_ends = prefixes
     keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
     for c in range(salts.shape[0]):
         at, until = offsets[c] + fixed[c], offsets[c + 1]
         if (at == until) != users:
             continue
         if squares[c] != NOWHERE:
-            _add_pairs(words, w32, place, sizes, sides[at], places[at], known, near, known_ends[c], known_ends[c + 1],
-                       np.uint64(c + 1), rows, square, squares[c], heads, first, last, scratch,
+            _add_pairs(words, w32, place, sizes, sides[at], places[at], known[known_ends[c] : known_ends[c + 1]],
+                       np.uint64(c + 1), rows, square, squares[c], heads, near, first, last, scratch,
                        totals)  # fmt: skip
             continue
         item = first
@@ -216,12 +210,13 @@ def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixe
 
 
 @kernel
-def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: Any, prefixes: Any, near: Any,
-               begun: Any, ended: Any, mark: Any, rows: Any, square: Any, which: Any, heads: Any, first: Any, last: Any,
-               scratch: Any, totals: Any) -> None:  # fmt: skip
-    """Add the weights of a cross of pairs: of the user's items, prefixes[begun:ended], and the one shown."""
+def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: Any, prefixes: Any, mark: Any,
+               rows: Any, square: Any, which: Any, heads: Any, near: Any, first: Any, last: Any, scratch: Any,
+               totals: Any) -> None:  # fmt: skip
+    """Add the weights of a cross of pairs: of the items that `prefixes` and `near` stand for, and the one shown."""
     keys, hashes, lacking, weights, read = scratch.keys, scratch.hashes, scratch.ends, scratch.near, scratch.n
-    cells, known, mine = square.cells[which], ended - begun, near[begun:ended]
+    cells, known = square.cells[which], prefixes.shape[0]
+    mine = near[:known]  # none of a history that makes too many keys
     together = max(1, min(last - first, BUFFER // max(1, known)))
     shown, homes = np.empty(together, np.uint64), np.empty(together, np.int64)
     for low in range(first, last, together):
@@ -229,7 +224,7 @@ def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: 
         shown_of(words, w32, place, sizes, side, column, low, low + count, heads, shown, homes)
         for i in range(count):
             for m in range(known):
-                keys[i * known + m] = (mix(prefixes[begun + m], shown[i]) & ~np.uint64(255)) | mark
+                keys[i * known + m] = (mix(prefixes[m], shown[i]) & ~np.uint64(255)) | mark
         lacks = recall(cells, square.epoch, square.latest, rows.limit, homes[:count], mine, keys, hashes, weights,
                        lacking)  # fmt: skip
         _read_weights(keys, hashes, lacks, rows, read)
@@ -270,7 +265,7 @@ def fill_statistics(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
     """Write statistics of items first:last into the page: those of the user alone, or all others."""
     offsets, sides, places, salts, fixed = crosses
     kinds, priors, half_lives, neighbours = measures
-    known, known_ends, _ = prefixes
+    known, known_ends = prefixes
     keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
     n, s, t, near = scratch.n, scratch.s, scratch.t, scratch.near
     for k in range(salts.shape[0]):

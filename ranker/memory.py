@@ -63,9 +63,8 @@ def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
         which += 1
         cells, begun, known = square.cells[which], ends[k], ends[k + 1] - ends[k]
         mine = near[begun : begun + known]
-        together = max(
-            1, min(last - first, BUFFER // max(1, known))
-        )  # items: many keys on their way, and few times to begin
+        # Items at once: many keys on their way, and few times to begin.
+        together = max(1, min(last - first, BUFFER // max(1, known)))
         shown, homes = np.empty(together, np.uint64), np.empty(together, np.int64)
         for low in range(first, last, together):
             count = min(together, last - low)

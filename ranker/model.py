@@ -22,9 +22,9 @@ from ranker.page import (
     Taken,
     begin,
     fill_items,
+    items_of,
     same_for_all,
     score_items,
-    strangers,
     user_part,
 )
 from ranker.pairs import Pairs
@@ -105,7 +105,7 @@ class Version:
         now = np.nan if time_ms is None else float(time_ms)
         taken = begin(words, w32, f32, now, self._crossed, self._tables, self.plan.program.base_key, self._scratch())
         if time_ms is not None and self.pairs.has_room:
-            self.pairs.places.admit(strangers(words, w32, taken, self._crossed, self.pairs.places.heads))
+            self.pairs.places.admit(items_of(words, w32, taken, self._crossed))
         user = f32
         if self.tower is not None:
             tower = self.tower
@@ -167,10 +167,7 @@ class Version:
     @cached_property
     def _crossed(self) -> Crossed:
         plan = self.plan
-        layout = plan.layout
-        history = layout.user_lists.index(layout.history) if layout.history else -1
-        return Crossed(plan.sizes, plan.wide, plan.squares, plan.statistics, plan.measures, history,
-                       layout.item_lists.index("item.id"))  # fmt: skip
+        return Crossed(plan.sizes, plan.wide, plan.squares, plan.statistics, plan.measures, plan.history, plan.item_id)
 
     @cached_property
     def _tables(self) -> Tables:

@@ -7,7 +7,7 @@ import numpy as np
 from ranker.crossing import Prefixes, add_wide, fill_statistics, prefixes_of, read_rows
 from ranker.memory import fill_likenesses, memories_of
 from ranker.net import given_of, item_key, part_of, tower
-from ranker.pairs import NOWHERE, Square, place_of, places_of
+from ranker.pairs import Square, places_of
 from ranker.plan import Crosses, Measures
 from stream.encoder import I64, list_at
 from stream.features import locate
@@ -52,10 +52,14 @@ class Memories(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What was taken of a page's user; `now` is NaN when statistics stay as they were logged."""
+    """What was taken of a page's user; `now` is NaN when statistics stay as they were logged.
+
+    `near`: places among pairs of the items that the user has.
+    """
 
     wide: Prefixes
     statistics: Prefixes
+    near: I64
     memories: Memories
     now: float
     base: float
@@ -67,14 +71,14 @@ def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, b
     """Take what is the user's: `Taken`. Unless `now` is NaN, writes base rate and the user's statistics to the page."""
     sizes = crossed.sizes
     place = locate(words, w32, 0, sizes)
-    none = np.full(crossed.statistics.salts.shape[0], NOWHERE)
-    keys, ends, near = prefixes_of(words, w32, place, sizes, crossed.wide, crossed.squares, tables.places)
-    wide = Prefixes(keys, ends, near)
-    keys, ends, near = prefixes_of(words, w32, place, sizes, crossed.statistics, none, tables.places)
-    statistics = Prefixes(keys, ends, near)
+    wide_keys, wide_ends = prefixes_of(words, w32, place, sizes, crossed.wide)
+    statistic_keys, statistic_ends = prefixes_of(words, w32, place, sizes, crossed.statistics)
+    wide, statistics = Prefixes(wide_keys, wide_ends), Prefixes(statistic_keys, statistic_ends)
+    had, until = history_of(w32, place, crossed)
+    near = places_of(tables.places, words[had:until])
     total, base = np.zeros(1, np.float64), np.nan
     add_wide(words, w32, place, sizes, crossed.wide, wide, tables.wide, crossed.squares, tables.weights, tables.places,
-             0, 1, True, scratch, total)  # fmt: skip
+             near, 0, 1, True, scratch, total)  # fmt: skip
     items, residuals, ends = np.empty(0, np.uint64), np.empty(0, np.float64), np.zeros(1, np.int64)
     if now == now:
         items, residuals, ends = memories_of(words, w32, place, sizes, crossed.statistics, crossed.measures,
@@ -90,33 +94,29 @@ def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, b
                 for item in range(1, place[0]):
                     f32[place[8] + item * sizes[4] + k] = f32[place[8] + k]
     memories = Memories(items, residuals, ends, places_of(tables.places, items))
-    return Taken(wide, statistics, memories, now, base, total[0])
+    return Taken(wide, statistics, near, memories, now, base, total[0])
 
 
 @kernel
-def strangers(words: Any, w32: Any, taken: Any, crossed: Any, heads: Any) -> Any:
-    """Items without a place: the page's, and those that its user has or remembers. uint64."""
-    sizes = crossed.sizes
+def history_of(w32: Any, place: Any, crossed: Any) -> Any:
+    """First and past-last word of the items that the user has."""
+    if crossed.history < 0:
+        return np.int64(0), np.int64(0)
+    return list_at(w32, place, 0, crossed.history, 0, crossed.sizes)
+
+
+@kernel
+def items_of(words: Any, w32: Any, taken: Any, crossed: Any) -> Any:
+    """The page's items, and those that its user has or remembers; 0 for a page's item without an id. uint64."""
+    sizes, remembered = crossed.sizes, taken.memories.items
     place = locate(words, w32, 0, sizes)
-    remembered = taken.memories.items
-    had, until = np.int64(0), np.int64(0)
-    if crossed.history >= 0:
-        had, until = list_at(w32, place, 0, crossed.history, 0, sizes)
-    found, count = np.empty(remembered.shape[0] + until - had + place[0], np.uint64), 0
-    for item in remembered:
-        if place_of(heads, item) == NOWHERE:
-            found[count] = item
-            count += 1
-    for i in range(had, until):
-        if place_of(heads, words[i]) == NOWHERE:
-            found[count] = words[i]
-            count += 1
+    had, until = history_of(w32, place, crossed)
+    shown = np.zeros(place[0], np.uint64)
     for position in range(place[0]):
-        i, end = list_at(w32, place, 1, crossed.item_id, position, sizes)
-        if end > i and place_of(heads, words[i]) == NOWHERE:
-            found[count] = words[i]
-            count += 1
-    return found[:count]
+        item, end = list_at(w32, place, 1, crossed.item_id, position, sizes)
+        if end > item:
+            shown[position] = words[item]
+    return np.concatenate((remembered, words[had:until], shown))
 
 
 @kernel
@@ -159,23 +159,8 @@ def score_wide(words: Any, w32: Any, f32: Any, first: Any, last: Any, taken: Any
     fill_items(words, w32, f32, first, last, taken, crossed, tables, scratch)
     totals = scratch.totals[: last - first]
     totals[:] = taken.total
-    add_wide(
-        words,
-        w32,
-        place,
-        crossed.sizes,
-        crossed.wide,
-        taken.wide,
-        tables.wide,
-        crossed.squares,
-        tables.weights,
-        tables.places,
-        first,
-        last,
-        False,
-        scratch,
-        totals,
-    )
+    add_wide(words, w32, place, crossed.sizes, crossed.wide, taken.wide, tables.wide, crossed.squares, tables.weights,
+             tables.places, taken.near, first, last, False, scratch, totals)  # fmt: skip
     for i in range(last - first):
         logits[first + i] = np.float32(totals[i])
 

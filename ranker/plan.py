@@ -65,6 +65,9 @@ class Plan:
         self.wide = _crosses(self.encoder.wide)
         self.statistics = _crosses(program.product)
         self.measures = Measures(program.kinds, program.priors, program.half_lives, program.neighbours)
+        layout = self.layout
+        self.history = layout.user_lists.index(layout.history) if layout.history else -1
+        self.item_id = layout.item_lists.index("item.id")
         self.squares = self._squares()
         self.likenesses = int(np.count_nonzero(program.kinds == LIKENESS))
         names = {name: self._group_of(name) for name in (*self.encoder.deep_lists, *self.encoder.deep_numbers)}

@@ -68,7 +68,7 @@ def installs_of(
     salt, half_life_ms = found
     layout, statistics = version.plan.layout, version.statistics
     installs: npt.NDArray[np.float64] = _installs(
-        catalogue.ids, catalogue.offsets, rows, len(layout.item_lists), layout.item_lists.index("item.id"),
+        catalogue.ids, catalogue.offsets, rows, len(layout.item_lists), version.plan.item_id,
         salt, half_life_ms, float(version.manifest.watermark_ms), statistics.rows,
     )  # fmt: skip
     return installs

@@ -44,7 +44,7 @@ def columns_of(told: Sequence[Told]) -> list[bytes]:
         if clean
         else ()
     )
-    return [(clean and t.rows is None and next(untouched)) or _columns(t) for t in told]
+    return [(next(untouched, b"") if t.rows is None else b"") or _columns(t) for t in told]
 
 
 def examples_bytes(told: Sequence[Told]) -> list[bytes]:

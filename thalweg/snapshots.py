@@ -1,6 +1,6 @@
 """`thalweg snapshots`: look at published versions, compare them, decide which one is served."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -167,26 +167,24 @@ def verify(spec: SpecFile = SPEC, json_file: JsonFile = None) -> None:
 
 
 def _pinned_in(store: "RedisStore") -> int:
-    """The pinned version; 0: none. What is garbled is told, and counts as none: it's mended by a decision."""
-    from stream.errors import BadSnapshot
-
-    try:
-        return store.decision().version
-    except BadSnapshot as bad:
-        print(bad)
-        return 0
+    """The pinned version; 0: none."""
+    return _or_told(lambda: store.decision().version)
 
 
 def _head_of(store: "RedisStore") -> int:
-    """The version that is the head; 0: none. What is garbled is told, and counts as none."""
+    """The version that is the head; 0: none."""
+    return _or_told(lambda: head.version if (head := store.head()) else 0)
+
+
+def _or_told(read: Callable[[], int]) -> int:
+    """What is garbled is told, and counts as none: it's mended by a decision, or the next version."""
     from stream.errors import BadSnapshot
 
     try:
-        head = store.head()
+        return read()
     except BadSnapshot as bad:
         print(bad)
         return 0
-    return head.version if head else 0
 
 
 def _names(settings: "Settings", manifest: "Manifest", keys: "U64") -> dict[int, str]:
