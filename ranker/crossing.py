@@ -88,6 +88,24 @@ def _expand(words: Any, w32: Any, place: Any, item: Any, sizes: Any, sides: Any,
 
 
 @kernel
+def _mix_single(words: Any, w32: Any, place: Any, sizes: Any, sides: Any, places: Any, first: Any, last: Any,
+                prefix: Any, item: Any, count: Any, out: Any) -> Any:  # fmt: skip
+    """Keys of `count` items from `item` on, where each list of columns first:last has one id; else False."""
+    for i in range(count):
+        out[i] = prefix
+    for r in range(first, last):
+        at, ids, width = place[1] + places[r], place[3], np.int64(0)
+        if sides[r] != 0:
+            at, ids, width = place[2] + item * sizes[1] + places[r], place[4], sizes[1]
+        for i in range(count):
+            low = np.int64(w32[at + i * width])
+            if np.int64(w32[at + i * width + 1]) != low + 1:
+                return False
+            out[i] = mix(out[i], words[ids + low])
+    return True
+
+
+@kernel
 def _gather(words: Any, w32: Any, place: Any, sizes: Any, sides: Any, places: Any, first: Any, last: Any,
             prefixes: Any, begun: Any, ended: Any, item: Any, items: Any, out: Any, ends: Any) -> Any:  # fmt: skip
     """`_expand` for items from `item` to `items`, as far as there's room; returns how many items, and how many keys.
@@ -96,6 +114,12 @@ def _gather(words: Any, w32: Any, place: Any, sizes: Any, sides: Any, places: An
     """
     held, start, known = 0, item, ended - begun
     if last - first != 1:
+        count = min(items - item, ends.shape[0])
+        if known == 1 and _mix_single(words, w32, place, sizes, sides, places, first, last, prefixes[begun], item,
+                                      count, out):  # fmt: skip
+            for i in range(count):
+                ends[i] = i + 1
+            return count, count
         while item < items and item - start < ends.shape[0]:
             count = _expand(words, w32, place, item, sizes, sides, places, first, last, prefixes, begun, ended, out,
                             held)  # fmt: skip

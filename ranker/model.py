@@ -15,17 +15,15 @@ import numpy as np
 
 from ranker.crossing import Scratch, scratch
 from ranker.layers import Layers
-from ranker.net import NO_NET, Embeddings, Net, floats_for
+from ranker.net import NO_EMBEDDINGS, NO_NET, Embeddings, Net, floats_for
 from ranker.page import (
     Crossed,
     Tables,
     Taken,
     begin,
     fill_items,
-    items_of,
     same_for_all,
     score_items,
-    user_part,
 )
 from ranker.pairs import Pairs
 from ranker.parts import NO_PARTS, ItemParts, Parts
@@ -35,7 +33,7 @@ from stream.features import F32, words_of
 from stream.snapshot import Manifest
 from stream.table import U64
 
-BATCH_ITEMS: Final = 50  # scored at once: few enough for a core's own caches, enough to use each weight often
+BATCH_ITEMS: Final = 100  # scored at once, at most: few enough for a core's own caches, enough to use each weight often
 BATCH_ITEMS_MAX: Final = 1_000
 
 _thread = threading.local()
@@ -101,16 +99,20 @@ class Version:
 
         With `time_ms` its statistics are written, as of then, while items are scored; without, they stay as logged.
         """
+        admits = time_ms is not None and self.pairs.has_room
+        taken, user, lacking = self._begin(words, time_ms, deep=self.tower is not None, admits=admits)
+        if len(lacking):
+            self.pairs.places.admit(lacking)
         w32, f32 = words.view(np.uint32), words.view(np.float32)
-        now = np.nan if time_ms is None else float(time_ms)
-        taken = begin(words, w32, f32, now, self._crossed, self._tables, self.plan.program.base_key, self._scratch())
-        if time_ms is not None and self.pairs.has_room:
-            self.pairs.places.admit(items_of(words, w32, taken, self._crossed))
-        user = f32
-        if self.tower is not None:
-            tower = self.tower
-            user = user_part(words, w32, f32, self.plan.sizes, self.plan.user, self._embeddings, tower.net)
         return Run(words, w32, f32, taken, user, np.zeros(int(words[1]), np.float32))
+
+    def _begin(self, words: U64, time_ms: int | None, *, deep: bool, admits: bool) -> tuple[Taken, F32, U64]:
+        now = np.nan if time_ms is None else float(time_ms)
+        net, embeddings = (self.tower.net, self._embeddings) if self.tower else (NO_NET, NO_EMBEDDINGS)
+        return begin(  # type: ignore[no-any-return]  # a kernel
+            words, words.view(np.uint32), words.view(np.float32), now, self._crossed, self._tables,
+            self.plan.program.base_key, self.plan.user, embeddings, net, deep, admits, self._scratch(),
+        )  # fmt: skip
 
     def score(self, run: Run, first: int, last: int) -> None:
         """Write the logits of items first:last, not over BATCH_ITEMS_MAX; other threads may score others meanwhile."""
@@ -135,11 +137,9 @@ class Version:
 
     def fill(self, words: U64, time_ms: int) -> None:
         """Write the page's statistics, as of `time_ms`, into its words."""
+        taken, _, _ = self._begin(words, time_ms, deep=False, admits=False)
         w32, f32 = words.view(np.uint32), words.view(np.float32)
-        mine = self._scratch()
-        key = self.plan.program.base_key
-        taken = begin(words, w32, f32, float(time_ms), self._crossed, self._tables, key, mine)
-        fill_items(words, w32, f32, 0, int(words[1]), taken, self._crossed, self._tables, mine)
+        fill_items(words, w32, f32, 0, int(words[1]), taken, self._crossed, self._tables, self._scratch())
 
     def logits(self, words: U64) -> F32:
         """Logits of the items of a page whose statistics are filled. float32 [n]."""

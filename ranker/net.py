@@ -52,6 +52,8 @@ class Net(NamedTuple):
 
 
 _NONE: Final[F32] = np.zeros(0, np.float32)
+_NO_ROWS: Final = np.zeros((0, 2), np.uint64)
+NO_EMBEDDINGS: Final = Embeddings(_NO_ROWS, _NO_ROWS, _NO_ROWS, 0, _NONE.reshape(0, 1), _NONE.reshape(0, 1), _NONE)
 NO_NET: Final = Net(
     _NONE, _NONE, _NONE, _NONE, _NONE, np.zeros((0, 4), np.int64), _NONE, 0.0, np.zeros((0, 0), np.float32)
 )

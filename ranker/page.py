@@ -7,7 +7,7 @@ import numpy as np
 from ranker.crossing import Prefixes, add_wide, fill_statistics, prefixes_of, read_rows
 from ranker.memory import fill_likenesses, memories_of
 from ranker.net import given_of, item_key, part_of, tower
-from ranker.pairs import Square, places_of
+from ranker.pairs import NOWHERE, Square, place_of, places_of
 from ranker.plan import Crosses, Measures
 from stream.encoder import I64, list_at
 from stream.features import locate
@@ -67,8 +67,20 @@ class Taken(NamedTuple):
 
 
 @kernel
-def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, base_key: Any, scratch: Any) -> Any:
-    """Take what is the user's: `Taken`. Unless `now` is NaN, writes base rate and the user's statistics to the page."""
+def begin(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, base_key: Any, group: Any,
+          embeddings: Any, net: Any, deep: Any, admits: Any, scratch: Any) -> Any:  # fmt: skip
+    """Take what is the user's: `Taken`; if `deep`, its part of the first layer; if `admits`, what lacks a place.
+
+    One kernel for all: a call from Python costs as much as hundreds of keys, and other threads wait for it.
+    """
+    taken = _take(words, w32, f32, now, crossed, tables, base_key, scratch)
+    user = user_part(words, w32, f32, crossed.sizes, group, embeddings, net) if deep else np.empty(0, np.float32)
+    return taken, user, _unplaced(words, w32, taken, crossed, tables.places) if admits else np.empty(0, np.uint64)
+
+
+@kernel
+def _take(words: Any, w32: Any, f32: Any, now: Any, crossed: Any, tables: Any, base_key: Any, scratch: Any) -> Any:
+    """`Taken`. Unless `now` is NaN, writes base rate and the user's statistics to the page."""
     sizes = crossed.sizes
     place = locate(words, w32, 0, sizes)
     wide_keys, wide_ends = prefixes_of(words, w32, place, sizes, crossed.wide)
@@ -106,17 +118,26 @@ def history_of(w32: Any, place: Any, crossed: Any) -> Any:
 
 
 @kernel
-def items_of(words: Any, w32: Any, taken: Any, crossed: Any) -> Any:
-    """The page's items, and those that its user has or remembers; 0 for a page's item without an id. uint64."""
+def _unplaced(words: Any, w32: Any, taken: Any, crossed: Any, places: Any) -> Any:
+    """Those of the page's items, and of the items that its user has or remembers, that have no place. uint64."""
     sizes, remembered = crossed.sizes, taken.memories.items
     place = locate(words, w32, 0, sizes)
     had, until = history_of(w32, place, crossed)
-    shown = np.zeros(place[0], np.uint64)
+    lacking, count = np.empty(place[0] + until - had + remembered.shape[0], np.uint64), 0
+    for m in range(remembered.shape[0]):
+        if taken.memories.near[m] == NOWHERE:
+            lacking[count] = remembered[m]
+            count += 1
+    for m in range(until - had):
+        if taken.near[m] == NOWHERE:
+            lacking[count] = words[had + m]
+            count += 1
     for position in range(place[0]):
         item, end = list_at(w32, place, 1, crossed.item_id, position, sizes)
-        if end > item:
-            shown[position] = words[item]
-    return np.concatenate((remembered, words[had:until], shown))
+        if end > item and place_of(places, words[item]) == NOWHERE:
+            lacking[count] = words[item]
+            count += 1
+    return lacking[:count]
 
 
 @kernel

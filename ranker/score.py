@@ -15,6 +15,8 @@ from stream.table import U64
 
 SWITCH_S: Final = 5e-4  # how long a thread keeps the interpreter when others want it: Python's own 5 ms are a request's
 
+BATCH_ITEMS_MIN: Final = 50  # of a page that is cut for the threads' sake: less isn't worth waking another
+
 Bools = npt.NDArray[np.bool_]
 Span = tuple[int, int]
 
@@ -61,7 +63,9 @@ class Scorer:
         With `time_ms` the page's statistics are written as of then; those of items that weren't scored may lack.
         The first batch is always scored: an answer that is late is better than none.
         """
-        job = _Job(version, version.begin(words, time_ms), self._batch_items, deadline_s)
+        run, threads = version.begin(words, time_ms), 1 + len(self._helpers)
+        share = max(BATCH_ITEMS_MIN, -(-len(run.logits) // threads))
+        job = _Job(version, run, min(self._batch_items, share), deadline_s)
         done, waiting = np.zeros(len(job.run.logits), bool), len(job.spans)
         for _ in range(min(len(self._helpers), waiting - 1)):
             self._jobs.put(job)
