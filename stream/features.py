@@ -2,7 +2,7 @@
 
 The bytes are 64-bit words, little-endian, so that kernels read them where they lie:
 
-    word 0      layout: which columns, in which order (a hash)
+    word 0      layout: which columns, in which order, and what is encoded of them (a hash)
     word 1      n, the items of the page
     uint32      offsets of the user's lists [U+1], offsets of the items' lists [n·I+1]; padded to a word
     uint64      ids of the user's lists, ids of the items' lists
@@ -77,7 +77,10 @@ class Layout:
         self.history = next((n for n, c in columns.items() if c.of), "")
         self.history_last = columns[self.history].last if self.history else 0
         names = (self.user_lists, self.item_lists, self.user_numbers, self.item_numbers, self.statistics)
-        self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode([*names, [str(c) for c in spec.statistics.values()]]))
+        # An id of a band is its number's, and of a history the last few are there: cut otherwise, they mean others.
+        cuts = [[columns[name].bands for name in numbers], self.history_last]
+        encoded = [*names, [str(c) for c in spec.statistics.values()], *cuts]
+        self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode(encoded))
         self.sizes = tuple(map(len, names))  # U, I, UN, IN, S
         self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}
 

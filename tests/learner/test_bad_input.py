@@ -97,10 +97,9 @@ def column(**values: Any) -> Spoil:
     return lambda examples: msgspec.structs.replace(examples, **values)
 
 
-def foreign(examples: Examples) -> Examples:
-    """An example that was made for a spec with one more column."""
-    spec = small_spec(**{'price = "number"': 'price = "number"\nsize = "number"'})
-    return records(spec, 1, seed=9)[0][0]
+def foreign(there: str, other: str) -> Spoil:
+    """An example that was made for a spec that has another text there."""
+    return lambda _: records(small_spec(**{there: other}), 1, seed=9)[0][0]
 
 
 REFUSED: list[tuple[str, Spoil, str]] = [
@@ -119,7 +118,9 @@ REFUSED: list[tuple[str, Spoil, str]] = [
     ("weight over a million", column(weights=[1.0, 1e30, 1.0]), "a weight must be"),
     ("feature infinite", with_numbers(math.inf), "an infinite number"),
     ("feature minus infinite", with_numbers(-math.inf, every=7), "an infinite number"),
-    ("another spec", foreign, "another spec"),
+    ("another spec: one more column", foreign('price = "number"', 'price = "number"\nsize = "number"'), "another spec"),
+    ("another spec: other bands", foreign("bands = [20, 40]", "bands = [30, 60]"), "another spec"),
+    ("another spec: a longer history", foreign("last = 5", "last = 6"), "another spec"),
     ("10,000 items in a history", with_history(10_000), "cut off or garbled"),
     ("no features", lambda e: with_words(e, np.zeros(0, np.uint64)), "no features"),
 ]

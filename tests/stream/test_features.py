@@ -3,6 +3,7 @@
 import math
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -312,7 +313,10 @@ def test_a_catalogue_grows() -> None:
 
 
 def test_the_layout_tells_specs_apart() -> None:
-    """Whatever changes where a column stands, or what a statistic says, changes the layout; names of models don't."""
+    """Whatever changes where a column stands, or what an id or a statistic says, changes the layout.
+
+    Names of models don't, nor what is held still when ranking: pages are logged as they were.
+    """
 
     def changed(**changes: object) -> int:
         return Layout(msgspec.structs.replace(SPEC, **changes)).hash
@@ -321,5 +325,8 @@ def test_the_layout_tells_specs_apart() -> None:
     turned = dict(reversed(SPEC.user.items()))
     few = {name: column for name, column in SPEC.item.items() if name != "price"}
     slower = {**SPEC.statistics, "seen": msgspec.structs.replace(SPEC.statistics["seen"], half_life="1h")}
-    hashes = [changed(user=turned), changed(item=few), changed(statistics=slower), LAYOUT.hash]
+    others = [{**SPEC.user, name: msgspec.structs.replace(SPEC.user[name], **change)}
+              for name, change in (("age", {"bands": [18, 41]}), ("history", {"last": 6}))]  # fmt: skip
+    changes: list[dict[str, Any]] = [{"item": few}, {"statistics": slower}, *({"user": u} for u in (turned, *others))]
+    hashes = [LAYOUT.hash, *(changed(**change) for change in changes)]
     assert len(set(hashes)) == len(hashes)
