@@ -14,9 +14,9 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description="such as 250ms, 2s, 10m, 1h, 30d")]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
-Bound = Annotated[int, Meta(ge=1_000)]  # of rows in memory
+Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
 Kind = Literal["category", "categories", "number"]
 Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness"]
 PartName = Literal["wide", "deep"]
@@ -24,6 +24,7 @@ Policy = Literal["wait", "eager", "fake_negative"]
 
 DURATION_DAYS_MAX: Final = 36_525  # a hundred years
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+WEIGHTS_MAX: Final = 100_000_000  # of the deep part's layers: 800 MB with AdaGrad's sums
 CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low byte
 SLICES_MAX: Final = 100  # each keeps about 300 KB of figures
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
@@ -78,7 +79,7 @@ class Statistic(Part, frozen=True):
 class Cross(Part, frozen=True):
     """A cross-product of columns; learning rate, admission and expiry of its own if wanted."""
 
-    of: Annotated[list[str], Meta(min_length=1)]
+    of: list[str]
     alpha: Positive | None = None
     admit: Admission | None = None
     expire: Duration | None = None
@@ -108,7 +109,7 @@ class WarmStart(Part, frozen=True):
     """Every so many examples the deep part starts anew from itself, on the last `window` examples."""
 
     every: Count = 20_000
-    window: Count = 20_000
+    window: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000
 
 
 class Deep(Part, frozen=True):
@@ -131,7 +132,7 @@ class Deep(Part, frozen=True):
 
 
 class Label(Part, frozen=True):
-    """The join: when an impression becomes a labelled example."""
+    """The join: when an impression becomes a labelled example. `window` is 1 ms at least."""
 
     policy: Policy = "eager"
     window: Duration = "30m"

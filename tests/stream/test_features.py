@@ -325,7 +325,7 @@ def test_the_layout_tells_specs_apart() -> None:
     turned = dict(reversed(SPEC.user.items()))
     few = {name: column for name, column in SPEC.item.items() if name != "price"}
     slower = {**SPEC.statistics, "seen": msgspec.structs.replace(SPEC.statistics["seen"], half_life="1h")}
-    others = [{**SPEC.user, name: msgspec.structs.replace(SPEC.user[name], **change)}
+    others = [{**SPEC.user, name: msgspec.structs.replace(SPEC.columns()[f"user.{name}"], **change)}
               for name, change in (("age", {"bands": [18, 41]}), ("history", {"last": 6}))]  # fmt: skip
     changes: list[dict[str, Any]] = [{"item": few}, {"statistics": slower}, *({"user": u} for u in (turned, *others))]
     hashes = [LAYOUT.hash, *(changed(**change) for change in changes)]
