@@ -26,6 +26,7 @@ from stream.encoder import I64, Encoder, one_page
 from stream.errors import LogError
 from stream.events import Examples
 from stream.features import F32, Layout
+from stream.snapshot import INGESTS_MAX
 from stream.spec import Spec
 from stream.statistics import Statistics, StatisticsProgram
 from stream.table import U64
@@ -54,7 +55,7 @@ class Model:
     bad: list[tuple[Examples, str]] = field(default_factory=list)
     installs: list[tuple[int, int]] = field(
         default_factory=list
-    )  # (id, ingest ms) first learned since the last publish
+    )  # (id, ingest ms) first learned since the last publish; of many those of the least ids, which are hashes
 
     def __post_init__(self) -> None:
         spec = self.spec
@@ -97,6 +98,8 @@ class Model:
             return 0
         self._remember(offset)
         self._note(flat, self._learn(flat, flat.cuts()))
+        if len(self.installs) > 2 * INGESTS_MAX:
+            self.installs = sorted(self.installs)[:INGESTS_MAX]
         return len(flat)
 
     def _learn(self, flat: Flat, cuts: I64) -> F32:
@@ -124,6 +127,8 @@ class Model:
             begun = end
             for happen in due:
                 happen()
+        if self.deep.vocabulary.crowded:  # however many new ids an example brings
+            self._forget()
         return predictions
 
     def _keep_recent(self, ids: U64, wide: F32) -> None:

@@ -21,6 +21,7 @@ SWEEP_EXAMPLES: Final = 4_096  # between two looks at what may be forgotten, at 
 SWEEP_KEYS: Final = 16  # ... and one per so many keys, so that looking costs an example the same at any size
 FULL, ROOMY = 15 / 16, 7 / 8  # shares of `max_rows`: over the one, rows are taken back until the other
 ROWS, FREE, FRESH = 0, 1, 2  # places in `counts`
+CHANGED, GIVEN = 1, 2  # in `touched`: since the last publish the row was trained, or another id got it
 
 
 class VocabularyState(NamedTuple):
@@ -46,7 +47,7 @@ class Vocabulary:
         try:
             self.held: F32 = np.zeros((max_rows + 1, 2 * dim), np.float32)
             self.keys: U64 = np.zeros(max_rows + 1, np.uint64)
-            self.touched = np.zeros(max_rows + 1, np.uint8)  # rows that changed since the last publish
+            self.touched = np.zeros(max_rows + 1, np.uint8)  # rows: CHANGED since the last publish, or GIVEN
             self.fresh: I64 = np.zeros(max_rows + 1, np.int64)  # those rows, in order
         except MemoryError:
             raise SpecError(
@@ -54,8 +55,8 @@ class Vocabulary:
             ) from None
         self.free: I64 = np.zeros(0, np.int64)  # rows to be used again, last first
         self.counts: I64 = np.array([1, 0, 0], np.int64)
-        self.forgotten = 0  # rows that were taken back
-        self.gone: list[U64] = []  # ids that lost their row since the last publish
+        self.forgotten = self.forgotten_waiting = 0  # ids with a row, and without
+        self.gone: list[U64] = []  # published ids that lost their row since: never more than rows
 
     @property
     def rows(self) -> int:
@@ -76,6 +77,21 @@ class Vocabulary:
         """Rows in use."""
         return int(self.counts[ROWS] - self.counts[FREE])
 
+    @property
+    def used(self) -> int:
+        """Ids with a row."""
+        return len(self) - 1
+
+    @property
+    def waiting(self) -> int:
+        """Ids without a row whose sightings are counted."""
+        return len(self.table) - self.used
+
+    @property
+    def crowded(self) -> bool:
+        """Do rows or waiting ids come near `max_rows`? A `sweep` makes room then."""
+        return max(self.used, self.waiting) > FULL * self.max_rows
+
     def prepare(self, ids: U64) -> VocabularyState:
         """Room for these ids; what it returns holds until the next `prepare` or `sweep`."""
         self.table.reserve_for(ids)
@@ -91,26 +107,26 @@ class Vocabulary:
         count_sightings(self.prepare(ids), ids, np.full(len(ids), -1, np.int64), time_ms)
 
     def sweep_every(self) -> int:
-        """Examples between two sweeps: a power of two, and a function of the state alone."""
+        """Examples between two looks at what has expired: a power of two, and a function of the state alone."""
         every = SWEEP_EXAMPLES
         while every * SWEEP_KEYS < len(self.table):
             every *= 2
         return every
 
     def sweep(self, now_ms: int) -> None:
-        """Forget ids that weren't seen for `expire_ms`, and make room when rows or waiting ids come near `max_rows`."""
-        used, waiting = len(self) - 1, len(self.table) - (len(self) - 1)
-        if not self.expire_ms and max(used, waiting) <= FULL * self.max_rows:
+        """Forget ids that weren't seen for `expire_ms`, and make room when rows or waiting ids come near `max_rows`.
+
+        Then those go that were not seen for longest, of one time those of the least ids, which are hashes.
+        """
+        if not self.expire_ms and not self.crowded:
             return
         rows = self.table.rows()
         seen, has_row = rows[:, 3], rows[:, 1] != 0
         old = seen + np.uint64(self.expire_ms) < np.uint64(now_ms) if self.expire_ms else np.zeros(len(rows), np.bool_)
-        excess = np.count_nonzero(has_row & ~old) - int(ROOMY * self.max_rows)
-        if used > FULL * self.max_rows and excess > 0:
-            old |= has_row & (seen < np.partition(seen[has_row & ~old], excess)[excess])
-        excess = np.count_nonzero(~has_row & ~old) - int(ROOMY * self.max_rows)
-        if waiting > FULL * self.max_rows and excess > 0:
-            old |= ~has_row & (seen <= np.partition(seen[~has_row & ~old], excess)[excess])
+        for those in (has_row, ~has_row):
+            if np.count_nonzero(those) > FULL * self.max_rows:
+                left = np.flatnonzero(those & ~old)
+                old[left[_oldest(rows[left], len(left) - int(ROOMY * self.max_rows))]] = True
         self._forget(rows[old])
 
     def _forget(self, rows: U64) -> None:
@@ -122,7 +138,9 @@ class Vocabulary:
         self.free = np.concatenate([self.free[: self.counts[FREE]], taken])
         self.counts[FREE] = len(self.free)
         self.forgotten += len(taken)
-        self.gone.append(np.sort(lost[:, 0]))
+        self.forgotten_waiting += len(rows) - len(taken)
+        known = self.touched[lost[:, 1].astype(np.int64)] != GIVEN  # of the others nobody was ever told
+        self.gone.append(np.sort(lost[known, 0]))
 
     def free_rows(self) -> I64:
         """Rows to be used again, last first."""
@@ -164,11 +182,22 @@ class Vocabulary:
         touch_rows(rows, self.touched, self.fresh, self.counts)
 
 
+def _oldest(rows: U64, count: int) -> I64:
+    """Which `count` rows of the table go first; none when it isn't positive."""
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    seen = rows[:, 3]
+    last = np.partition(seen, count - 1)[count - 1]
+    older, same = np.flatnonzero(seen < last), np.flatnonzero(seen == last)
+    places: I64 = np.concatenate([older, same[np.argsort(rows[same, 0])[: count - len(older)]]])
+    return places
+
+
 @kernel
 def touch_row(row: Any, touched: Any, fresh: Any, counts: Any) -> None:
     """Note that a row changed since the last publish."""
     if touched[row] == 0:
-        touched[row] = 1
+        touched[row] = CHANGED
         fresh[counts[2]] = row
         counts[2] += 1
 
@@ -217,6 +246,7 @@ def count_sightings(vocabulary: Any, ids: Any, places: Any, time_ms: Any) -> Non
         slots[at, 1] = np.uint64(row)
         vocabulary.keys[row] = ids[i]
         touch_row(row, vocabulary.touched, vocabulary.fresh, counts)
+        vocabulary.touched[row] = GIVEN
         for c in range(dim):
             h = mix(ids[i], np.uint64(c + 1))
             held[row, c] = np.float32((np.float64(h >> np.uint64(11)) / 4503599627370496.0 - 1.0) * EMBEDDING_INIT)

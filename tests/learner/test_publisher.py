@@ -101,6 +101,23 @@ def test_installs_are_named_in_the_version_that_learned_them() -> None:
     assert sorted(told) == sorted(positives)
 
 
+def test_while_nothing_is_published_installs_are_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the least ids, as if all had been kept."""
+    monkeypatch.setattr("learner.model.INGESTS_MAX", 5)
+    monkeypatch.setattr("learner.chain.INGESTS_MAX", 5)
+    spec = small_spec()
+    model, ingests = Model(spec), dict[int, int]()
+    for offset, record in enumerate(records(spec, 90)):
+        record = [structs.replace(e, ingest_ms=[10 * offset + n for n in range(3)]) for e in record]
+        model.learn(record, offset)
+        for e in record:
+            ingests |= {i: ms for i, ms, label in zip(e.ids, e.ingest_ms, e.labels, strict=True) if label}
+        assert len(model.installs) <= 10
+    assert len(ingests) > 50
+    told = Cutter(model).cut(1, 0, 1, 1, 0, {}, deep=False).manifest.ingest_ms
+    assert told == [ingests[i] for i in sorted(ingests)[:5]]
+
+
 class Bench:
     """A publisher over a memory store, and a clock in hand. It has learned as much as what is live there."""
 

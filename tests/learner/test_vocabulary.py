@@ -12,6 +12,8 @@ from learner.step import seats_of
 from learner.vocabulary import Vocabulary
 from ranker.model import score_features
 from ranker.versions import load_version
+from stream.events import WINDOW_CLOSED, Examples, Impression, Item
+from stream.features import Catalogue, Layout, build_page
 from stream.memory_store import MemoryStore
 from stream.spec import Spec
 from stream.table import U64
@@ -83,13 +85,64 @@ def test_over_the_bound_those_go_that_were_not_seen_for_longest() -> None:
     assert vocabulary.rows_of(ids(1_050)).tolist() == [1], "the lowest free row"
 
 
-def test_ids_that_wait_for_a_row_are_bounded_too() -> None:
-    """A stream of ids that are seen once fills no memory."""
-    vocabulary = Vocabulary(2, 5, 1_000)
-    for at in range(50):
-        vocabulary.count(np.arange(100 * at + 1, 100 * at + 101).astype(np.uint64), at)
-        vocabulary.sweep(at)
-        assert len(vocabulary.table) <= 1_000
+def test_of_those_of_one_time_the_least_ids_go() -> None:
+    """With a row or waiting for one: as many as have to, not none and not all."""
+    for min_count, left in ((1, 876), (2, 1)):
+        vocabulary = Vocabulary(2, min_count, 1_000)
+        vocabulary.count(np.arange(1_000, 0, -1).astype(np.uint64), 5)
+        vocabulary.sweep(5)
+        assert len(vocabulary) == left
+        assert len(vocabulary.table) == 875
+        assert sorted(vocabulary.table.rows()[:, 0].tolist()) == list(range(126, 1_001))
+
+
+def crowd(spec: Spec, step_ms: int) -> list[list[Examples]]:
+    """Records of one example whose item has 20 tags that nobody has seen before."""
+    layout, made = Layout(spec), list[list[Examples]]()
+    for n in range(200):
+        catalogue = Catalogue(layout)
+        catalogue.put(Item("i", {"tags": [f"{n} {t}" for t in range(20)]}))
+        words = build_page(layout, layout.user("u", {}, [], {}), catalogue, catalogue.rows(["i"]))
+        page = Impression(f"r{n}", 1_000_000 + step_ms * n, "u", ["i"], features=words.tobytes())
+        made.append([Examples(page, [n + 1], [0], [n % 2], [1.0], [WINDOW_CLOSED], [5])])
+    return made
+
+
+@pytest.mark.parametrize("step_ms", [0, 1_000])
+@pytest.mark.parametrize("min_count", [1, 10])
+def test_however_many_ids_an_example_brings_they_are_bounded(min_count: int, step_ms: int) -> None:
+    """Those with a row and those that wait for one, at one time too; a learner that is restored has the same."""
+    spec = small_spec(**{"min_count = 2": f"min_count = {min_count}\nmax_rows = 1000"})
+    log, model, used, waiting = crowd(spec, step_ms), Model(spec), list[int](), list[int]()
+    for offset, record in enumerate(log):
+        model.learn(record, offset)
+        assert model.deep
+        used.append(model.deep.vocabulary.used)
+        waiting.append(model.deep.vocabulary.waiting)
+        if offset == 120:
+            again = restore(spec, take(model, offset + 1, 1, 1))
+    assert max(used) <= 1_000
+    assert max(waiting) <= 1_000
+    assert max(used[-50:] if min_count == 1 else waiting[-50:]) > 800, "what was seen last is still there"
+    assert_same(learned(spec, log, again, 121), model)
+
+
+def test_ids_that_nobody_was_told_of_leave_nothing_behind() -> None:
+    """While nothing is published rows come and go; only those that were published are told as gone."""
+    vocabulary = Vocabulary(2, 1, 1_000)
+    vocabulary.count(ids(1, 2, 3))
+    assert vocabulary.take_changed().tolist() == [1, 2, 3]
+    for at in range(4, 20_000, 100):
+        vocabulary.count(np.arange(at, at + 100).astype(np.uint64), at)
+        if vocabulary.crowded:
+            vocabulary.sweep(at)
+    assert vocabulary.forgotten > 18_000
+    assert np.concatenate(vocabulary.gone).tolist() == [1, 2, 3]
+    held = Vocabulary(2, 1, 1_000, expire_ms=1)
+    held.restore(vocabulary.table.rows(), vocabulary.held[: vocabulary.rows], vocabulary.free_rows())
+    published = held.keys[held.live()]
+    held.sweep(10**9)
+    assert held.take_changed().tolist() == np.sort(published[published != 0]).tolist(), "it may have been published"
 
 
 def test_seats_are_those_of_a_sort() -> None:
