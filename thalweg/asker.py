@@ -17,7 +17,7 @@ import msgspec
 from stream.errors import ThalwegError
 from stream.events import Impression, RankReply, RankRequest, decode_events, decode_replies, encode_record
 from stream.kafka_log import KafkaLog
-from stream.log import END, Log, partition_of
+from stream.log import END, START, Log, Record, partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS, REPLIES, REQUESTS
 from thalweg.caller import own_request_id
@@ -70,7 +70,8 @@ class Asker:
         self._stop = threading.Event()
         self._failure: Exception | None = None
         self._answers = log.reader(REPLIES.name, {0: END})
-        self._events = log.reader(EVENTS.name, {0: END})  # a part of all users is enough to ask for
+        # From the start and everywhere, until somebody appears: a short replay may be over before this process reads.
+        self._events = log.reader(EVENTS.name, dict.fromkeys(range(log.partitions(EVENTS.name)), START))
         self._threads = [
             threading.Thread(target=self._guarded, args=(loop,), daemon=True)
             for loop in (self._watch, self._take, self._send)
@@ -139,15 +140,27 @@ class Asker:
         return user, self._users[user]
 
     def _watch(self) -> None:
+        """Keep the users of the partition in which the first appeared: a part of all is enough to ask for."""
+        while not self._users and not self._stop.wait(WATCH_EVERY_S):
+            for record in self._events.poll(0.2):
+                if self._keep_users(record):
+                    self._events.close()
+                    self._events = self._log.reader(EVENTS.name, {record.partition: record.offset + 1})
+                    break
         while not self._stop.wait(WATCH_EVERY_S):
             for record in self._events.poll(0.2):
-                pages = [one for one in decode_events(record.value or b"")[0] if isinstance(one, Impression)]
-                with self._lock:
-                    for page in pages:
-                        self._users[page.user] = page.time_ms
-                        self._users.move_to_end(page.user)
-                    while len(self._users) > USERS_MAX:
-                        self._users.popitem(last=False)
+                self._keep_users(record)
+
+    def _keep_users(self, record: Record) -> bool:
+        """The users of its pages are now the last who appeared. False: it has no page."""
+        pages = [one for one in decode_events(record.value or b"")[0] if isinstance(one, Impression)]
+        with self._lock:
+            for page in pages:
+                self._users[page.user] = page.time_ms
+                self._users.move_to_end(page.user)
+            while len(self._users) > USERS_MAX:
+                self._users.popitem(last=False)
+        return bool(pages)
 
     def _take(self) -> None:
         while self._pending or not self._stop.is_set():

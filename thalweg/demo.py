@@ -25,6 +25,7 @@ from thalweg.watch import Asked, AskerProcess, Watch
 PAGES: Final = 100_000  # of MovieLens-100k
 TURN_S: Final = 1.0
 STILL_S: Final = 60.0  # after the replay, a learner that learns nothing for so long is stuck
+UNANSWERED: Final = "no ranking request was answered by a model"
 REPLIES_ENOUGH: Final = 500
 SAYS: Final = {
     "pages": "pages replayed",
@@ -83,6 +84,7 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
         console.print(line, soft_wrap=True, highlight=False)
 
     model = settings.model or load_spec(spec).name
+    settings = settings.model_copy(update={"model": model})
     fetch_movielens(settings.data.resolve(), tell)
     with Interrupts() as interrupts:
         rooms = Rooms(settings, interrupts, tell)
@@ -125,7 +127,7 @@ def watch(rooms: Rooms, spec: Path, model: str, config: DemoConfig, console: Con
         seen = Watch(rooms, Freshness(store), config.pages)
         rooms.start("replay", "replay", "movielens", "--spec", str(spec), "--rate", str(config.rate),
                     "--limit", str(config.pages), "--json", str(report))  # fmt: skip
-        while not seen.learned_all:
+        while not seen.done:
             time.sleep(TURN_S)
             rooms.check("replay")
             seen.take(asker.take())
@@ -134,7 +136,8 @@ def watch(rooms: Rooms, spec: Path, model: str, config: DemoConfig, console: Con
                 seen.played = read_report(report)
                 rooms.check(*["replay"] * bool(seen.played))  # without a report: say how it ended
             if seen.played and time.monotonic() > seen.grown_s + STILL_S:
-                raise StackError(f"not all examples are learned, and nothing moves; see {rooms.local / 'logs'}")
+                what = UNANSWERED if seen.learned_all else "not all examples are learned, and nothing moves"
+                raise StackError(f"{what}; see {rooms.local / 'logs'}")
             screen.show(seen.now)
         seen.take(asker.stop())
     return seen
@@ -143,7 +146,7 @@ def watch(rooms: Rooms, spec: Path, model: str, config: DemoConfig, console: Con
 def one_install(settings: Settings, store: RedisStore, asked: Asked, console: Console) -> float:
     """Show a user's page before and after one install; returns the milliseconds between install and reply."""
     if not asked.users:
-        raise StackError(f"no ranking request was answered; see {settings.local / 'logs'}")
+        raise StackError(f"{UNANSWERED}; see {settings.local / 'logs'}")
     user = asked.users.most_common(1)[0][0]
     with calling(settings) as caller:
         before = caller.rank(user).reply

@@ -106,6 +106,11 @@ class Watch:
         """Whether every example that the replay's events make has been learned, or refused."""
         return bool(self.played) and self.now.examples + self.now.dead_letters >= self.played["examples"]
 
+    @property
+    def done(self) -> bool:
+        """Whether all is learned and a model has answered: a short replay ends before the asker has begun."""
+        return self.learned_all and self.asked.last is not None and self.asked.last.version > 0
+
     def take(self, observed: list[Observed]) -> None:
         """Replies, as they were observed."""
         for one in observed:

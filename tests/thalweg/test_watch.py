@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from stream.events import Impression, RankReply, decode_requests, encode_record
 from stream.log import START, MemoryLog, partition_of
 from stream.memory_store import MemoryStore
+from stream.settings import Settings
 from stream.snapshot import Manifest
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, ITEMS, REPLIES, REQUESTS
@@ -19,8 +21,10 @@ from thalweg.caller import Caller
 from thalweg.freshness import Freshness, percentile
 from thalweg.kernels import SPEC, miniature
 from thalweg.recount import recount
+from thalweg.rooms import Interrupts, Rooms
 from thalweg.screen import Now, Rates, Screen, drawn, line
 from thalweg.show import moves_table
+from thalweg.watch import Watch
 
 
 def manifest(version: int, parent: int, ingest_ms: list[int]) -> Manifest:
@@ -78,14 +82,15 @@ def memory_log() -> MemoryLog:
     return MemoryLog({t.name: 2 for t in (EVENTS, REQUESTS, REPLIES, ITEMS)}, lambda: 7)
 
 
-def asked(log: MemoryLog, delay_s: float, silent: int, rps: float, count: int) -> list[Observed]:
-    """What an asker observes of the first `count` requests and those under way."""
+def asked(log: MemoryLog, delay_s: float, silent: int, rps: float, count: int, appears: str = "u") -> list[Observed]:
+    """What an asker observes of the first `count` requests and those under way; `appears`: who is seen meanwhile."""
     stop = threading.Event()
     ranker = threading.Thread(target=lambda: list(world(log, stop, delay_s, silent)))
     ranker.start()
     asker = Asker(log, AskerConfig(rps=rps, sample_every=2))
     asker.start()
-    log.send(EVENTS.name, 0, encode_record([Impression("p", 1_000, "u", ["a"])]))
+    if appears:
+        log.send(EVENTS.name, 0, encode_record([Impression("p", 1_000, appears, ["a"])]))
     seen: list[Observed] = []
     while len(seen) < count:
         seen += asker.observed()
@@ -107,6 +112,27 @@ def test_an_open_loop_asks_on_while_answers_are_slow(memory_log: MemoryLog) -> N
     assert latency_ms[9] > latency_ms[0] + 5 * (20 - 5)
     assert {one.user for one in seen} == {"u"}
     assert sum(one.reply is not None for one in seen) == len(seen) // 2
+
+
+def test_who_appeared_before_it_began_is_asked_for(memory_log: MemoryLog) -> None:
+    """A replay that was over when the asker came is asked for too, whatever partition its users are of."""
+    memory_log.send(EVENTS.name, 1, encode_record([Impression("p", 1_000, "early", ["a"])]))
+    seen = asked(memory_log, delay_s=0.0, silent=0, rps=100.0, count=3, appears="")
+    assert {one.user for one in seen} == {"early"}
+
+
+def test_a_demo_is_done_when_a_model_has_answered(tmp_path: Path, store: MemoryStore) -> None:
+    """A replay that was learned before anybody was asked isn't over yet: its figures would be of nothing."""
+    with Interrupts() as interrupts:
+        seen = Watch(Rooms(Settings(local=tmp_path), interrupts, print), Freshness(store), 1)
+    seen.played = {"examples": 1.0}
+    assert not seen.done
+    seen.now.examples = 1
+    done = []
+    for version in (0, 2):
+        done.append(seen.done)
+        seen.take([Observed("u", 1.0, version=version)])
+    assert [*done, seen.done] == [False, False, True]
 
 
 def test_what_nobody_answers_is_an_error(memory_log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
