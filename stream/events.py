@@ -257,7 +257,7 @@ def decode_replies(raw: bytes) -> list[RankReply]:
     _check_size(raw, RECORD_BYTES_MAX)
     try:
         return _replies.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as bad:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
         raise BadEvent(f"not a list of replies: {bad}") from None
 
 

@@ -280,7 +280,10 @@ def test_replies_that_are_none_are_refused() -> None:
     """Bytes that hold no replies are a BadEvent; replies come back whole."""
     reply = RankReply("q", "u", ["a"], [0.5], 1)
     assert decode_replies(encode_record([reply])) == [reply]
-    for raw in (b"", b"\xc1", encode(reply), encode_record([Tick(1)]), bytes(ev.RECORD_BYTES_MAX + 1)):
+    whole = encode(reply)
+    assert whole[0] & 0xF0 == 0x90, "a list of at most 15: one more is a later reply's, to be passed over"
+    nested = b"\x91" + bytes([whole[0] + 1]) + whole[1:] + b"\x91" * 100_000 + b"\x01"  # deeper than any stack
+    for raw in (b"", b"\xc1", whole, encode_record([Tick(1)]), bytes(ev.RECORD_BYTES_MAX + 1), nested):
         with pytest.raises(BadEvent):
             decode_replies(raw)
 
