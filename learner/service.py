@@ -7,23 +7,22 @@ from dataclasses import dataclass
 from types import FrameType
 
 import structlog
-from prometheus_client import Gauge, Histogram
 
+from learner import meters
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.model import Model
 from learner.numbers import Used
-from learner.progress import ALL, HEADER, WINDOW
+from learner.progress import HEADER
 from learner.publisher import Publisher, cadence_of
 from learner.warm import warm
 from stream.clock import now_ms
 from stream.errors import CheckpointError, LogGap, LogUnavailable
 from stream.events import Examples, decode_examples, encode
-from stream.expiry import EVICTED, EXPIRED
 from stream.health import Health, run_file
 from stream.kafka_log import KafkaLog
 from stream.log import START, Log, Reader, Record
 from stream.redis_store import RedisStore
-from stream.routing import dead_letter
+from stream.routing import Outgoing, dead_letter
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
 from stream.spec import Spec
@@ -34,33 +33,12 @@ POLL_S = 0.02
 MEASURE_MS = 200
 log = structlog.get_logger("learner")
 
-OF = ["slice", "window"]  # all or a slice of the spec; the lifetime or the last so many
-FIGURES = {
-    "examples": Gauge("thalweg_predicted_examples", "examples that the figures are of: first labels only", OF),
-    "auc": Gauge("thalweg_auc_arrival", "AUC, each predicted just before it was learned", OF),
-    "log_loss": Gauge("thalweg_log_loss", "mean log loss, likewise", OF),
-    "normalised_entropy": Gauge("thalweg_normalised_entropy", "log loss / that of always predicting the base rate", OF),
-    "base_rate": Gauge("thalweg_base_rate", "mean label", OF),
-    "calibration": Gauge("thalweg_calibration", "mean prediction / mean label", OF),
-}
-for gauge in FIGURES.values():
-    gauge.labels(ALL, "lifetime")  # who reads the metrics finds them from the first moment
-EXAMPLES_LEARNED = Gauge("thalweg_examples_learned", "examples learned, since the log's beginning")
-DUPLICATES = Gauge("thalweg_duplicates_dropped", "examples that had been learned before")
-DEAD_LETTERS = Gauge("thalweg_dead_letters", "what the learner could not take, in this process")
-OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
-VERSION = Gauge("thalweg_published_version", "newest version in the store")
-REFUSED = Gauge("thalweg_refused_versions", "versions that the gate refused, in this process")
-KEYS = Gauge("thalweg_keys", "keys held", ["part"])
-KEYS_GONE = Gauge(
-    "thalweg_keys_gone", "keys that expired or that the bound took, since the log's beginning", ["part", "why"]
-)
-WARM_STARTS = Gauge("thalweg_warm_starts", "warm starts, since the log's beginning")
-CHECKPOINT_S = Histogram("thalweg_checkpoint_seconds", "time to write a checkpoint")
-
 
 class Learner:
-    """The loop: poll, learn, publish, checkpoint. Everything it needs is passed in; one thread runs it."""
+    """The loop: poll, learn, publish, checkpoint. Everything it needs is passed in; one thread runs it.
+
+    `offset`: the next one in `examples`; START while there is neither a checkpoint nor a record that was read.
+    """
 
     def __init__(self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int) -> None:
         self.log, self.model, self.files = log_, model, files
@@ -68,6 +46,7 @@ class Learner:
         self.used = Used()  # the last published, as the checkpoint knows
         self.publisher: Publisher | None = None
         self.dead_letters = 0
+        self._letters: list[Outgoing] = []  # those that the log hasn't confirmed
         self.stopping = threading.Event()
         self.whole = True  # not in the middle of a record, whose half can't be told from the whole later
         self._learning = offset
@@ -79,7 +58,7 @@ class Learner:
         model.reread = self._reread
 
     def learn(self, records: Sequence[Record], turn: Callable[[], None]) -> None:
-        """Learn these records, in order; `turn` after each."""
+        """Learn these records, in order; `turn` after each. Raises LogUnavailable, LogError: what was learned stays."""
         for record in records:
             assert record.offset >= self.offset, f"offset {record.offset} was learned already"
             examples, bad = decode_examples(record.value or b"")
@@ -96,9 +75,13 @@ class Learner:
             if now_ms() - self.measured_ms >= MEASURE_MS:
                 self.measure()
             turn()
+        self.confirm_letters()
 
     def maybe_checkpoint(self, *, now: bool = False) -> None:
-        """Write a checkpoint in a thread of its own when it's time and the last one is done; at once, when `now`."""
+        """Write a checkpoint in a thread of its own when it's time and the last one is done; at once, when `now`.
+
+        Its offset lies behind the dead letters: they are confirmed first. Raises LogUnavailable, LogError.
+        """
         at_ms = now_ms()
         if self._writing is not None:
             if self._writing.is_alive() and not now:
@@ -107,6 +90,7 @@ class Learner:
         due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
         if not due or self._checkpoint_offset == self.offset:
             return
+        self.confirm_letters()
         self._checkpoint_ms = at_ms
         used = self.publisher.used if self.publisher else self.used
         checkpoint = take(self.model, self.offset, used.token, used.version)
@@ -116,7 +100,7 @@ class Learner:
             self._writing.join()
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        with CHECKPOINT_S.time():
+        with meters.CHECKPOINT_S.time():
             try:
                 self.files.write(checkpoint)
                 self._checkpoint_offset = checkpoint.meta.offset
@@ -147,41 +131,38 @@ class Learner:
 
     def _bury(self, raw: bytes, error: str, message: str, record: Record) -> None:
         self.dead_letters += 1
-        letter = dead_letter(raw, error, message, record)
-        self.log.send(letter.topic, letter.partition, letter.value)
+        self._letters.append(dead_letter(raw, error, message, record))
         log.warning("a dead letter", why=message, offset=record.offset)
+
+    def confirm_letters(self) -> None:
+        """Dead letters are in the log when this returns; when it raises, the next call sends them again."""
+        if self._letters:
+            for letter in self._letters:
+                self.log.send(letter.topic, letter.partition, letter.value)
+            self.log.flush()
+            self._letters.clear()
 
     def _tell_progress(self) -> None:
         """Lines at doubling counts, as Vowpal Wabbit does: figures as of just that example."""
         marks = self.model.progress.marks
         for mark in marks:
-            if not self._told:
-                print(HEADER)
+            lines = mark.lines() if self._told else [HEADER, *mark.lines()]
             self._told = True
-            print(*mark.lines(), sep="\n", flush=True)
+            try:
+                print(*lines, sep="\n", flush=True)
+            except OSError as bad:  # a full disk, or nobody reads any more
+                log.warning("lines of figures can't be printed; learning goes on", why=str(bad))
         marks.clear()
 
     def measure(self) -> None:
         """Set the metrics."""
         self.measured_ms = now_ms()
-        model, progress = self.model, self.model.progress
-        for name in progress.names:
-            for window, figures in (("lifetime", progress.lifetime(name)), (f"{WINDOW}", progress.window(name))):
-                for key, value in figures.named().items():
-                    FIGURES[key].labels(name, window).set(value)
-        EXAMPLES_LEARNED.set(model.examples)
-        DUPLICATES.set(model.duplicates)
-        DEAD_LETTERS.set(self.dead_letters)
-        OFFSET.set(self.offset)
-        WARM_STARTS.set(model.warm_starts)
-        KEYS.labels("wide").set(len(model.wide.table))
-        KEYS.labels("statistics").set(len(model.statistics.table))
-        for part, sweep in (("wide", model.wide.sweep), ("statistics", model.statistics.sweep)):
-            KEYS_GONE.labels(part, "expired").set(int(sweep.tally[EXPIRED]))
-            KEYS_GONE.labels(part, "bound").set(int(sweep.tally[EVICTED]))
+        meters.show_model(self.model)
+        meters.DEAD_LETTERS.set(self.dead_letters)
+        meters.OFFSET.set(max(self.offset, 0))
         if self.publisher:
-            VERSION.set(self.publisher.carrier.published)
-            REFUSED.set(self.publisher.refused)
+            meters.VERSION.set(self.publisher.carrier.published)
+            meters.REFUSED.set(self.publisher.refused)
 
 
 @dataclass
@@ -224,7 +205,7 @@ def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: 
     warm(spec)
     checkpoint = files.newest()
     model = restore(spec, checkpoint) if checkpoint else Model(spec)
-    offset = checkpoint.meta.offset if checkpoint else 0
+    offset = checkpoint.meta.offset if checkpoint else START
     attempt = 0
     while not life.stopping.is_set():
         try:
@@ -236,7 +217,8 @@ def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: 
         learner.stopping = life.stopping
         if checkpoint:
             learner.used = Used(checkpoint.meta.version, checkpoint.meta.token)
-        log.info("learning", model=spec.name, offset=offset, examples=model.examples)
+        start = offset if checkpoint else "the log's start"
+        log.info("learning", model=spec.name, offset=start, examples=model.examples)
         return learner
     return None
 
@@ -259,9 +241,10 @@ def _poll(learner: Learner, reader: Reader, accept_gap: bool) -> list[Record]:
     try:
         return reader.poll(POLL_S)
     except LogGap as gap:
-        if not accept_gap:
-            raise
-        log.error("going on over a gap, as told", why=str(gap))
+        if learner.offset != START:  # else nothing was missed: the start has moved since it was asked for
+            if not accept_gap:
+                raise
+            log.error("going on over a gap, as told", why=str(gap))
         learner.model.forget_before(gap.start)
         reader.seek(gap.partition, START)
         return []
@@ -272,7 +255,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
     learner.publisher = publisher
 
     def turn() -> None:
-        publisher.maybe_publish(learner.offset)
+        publisher.maybe_publish(max(learner.offset, 0))
         learner.maybe_checkpoint()
 
     attempt = 0
@@ -297,7 +280,9 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
     finally:
         if reader:
             reader.close()
-        if learner.whole:
-            learner.maybe_checkpoint(now=True)
-        publisher.carrier.stop()
-        learner.log.close()
+        try:
+            if learner.whole:
+                learner.maybe_checkpoint(now=True)
+        finally:
+            publisher.carrier.stop()
+            learner.log.close()

@@ -12,16 +12,17 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from learner.checkpoint import KEEP, CheckpointFiles, restore, take
 from learner.model import Model
 from learner.numbers import Used
 from learner.publisher import Publisher, cadence_of
-from learner.service import Learner
-from stream.errors import BadSnapshot, CheckpointError, Fenced, LogUnavailable, SnapshotError, StoreUnavailable
+from learner.service import Learner, _Life, _open, _poll, _wait_for_log
+from stream.errors import BadSnapshot, CheckpointError, Fenced, LogGap, LogUnavailable, SnapshotError, StoreUnavailable
 from stream.events import DeadLetter, Examples, Install, decode_entity, decode_examples, encode_record
-from stream.log import MemoryLog, Record
+from stream.log import START, MemoryLog, Reader, Record
 from stream.memory_store import MemoryStore
 from stream.settings import Settings
 from stream.snapshot import Head, fetch
@@ -154,6 +155,189 @@ def test_a_buried_example_can_be_sent_again(room: Room) -> None:
     room.learn()
     again = msgspec.msgpack.encode([msgspec.Raw(room.letters()[0].original)])
     assert decode_examples(again) == ([foreign(log[0][0])], [])
+
+
+def read_on(room: Room, learner: Learner, *, accept_gap: bool = False) -> Reader:
+    """As the loop does, until a poll brings something."""
+    reader = _open(learner, accept_gap)
+    while not (found := _poll(learner, reader, accept_gap)):
+        pass
+    learner.learn(found, room.turn)
+    return reader
+
+
+def test_without_a_checkpoint_it_begins_where_the_log_begins(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention has cut the log: a new model learns what is left; checkpoint and version hold the true offset."""
+    log, store = records(SPEC, 60), AskedStore()
+    monkeypatch.setattr("learner.service.KafkaLog", lambda *_, **__: room.log)
+    room.write(*map(encode_record, log))
+    room.log.truncate(EXAMPLES.name, 0, 4)
+    learner, alone = _wait_for_log(Settings(), SPEC, room.files, _Life(threading.Event())), Model(SPEC)
+    assert learner is not None
+    learner.maybe_checkpoint(now=True)
+    assert room.files.newest() is None, "nothing was learned"
+    read_on(room, learner)
+    for offset, record in enumerate(log[4:], 4):
+        alone.learn(record, offset)
+    assert state(learner.model) == state(alone)
+    learner.maybe_checkpoint(now=True)
+    held = room.files.newest()
+    assert held is not None
+    assert held.meta.offset == len(log)
+    publisher = publisher_of(learner, store, tmp_path)
+    assert store.manifest(publishes(publisher, learner).version).offset == {0: len(log)}
+    publisher.carrier.stop()
+
+
+def test_a_start_that_moves_before_anything_was_read_is_no_gap(room: Room) -> None:
+    """Retention comes between the first question and its answer."""
+    room.write(*map(encode_record, records(SPEC, 60)))
+    learner = room.start(Model(SPEC), START)
+    reader = _open(learner, accept_gap=False)
+    room.log.truncate(EXAMPLES.name, 0, 4)
+    assert _poll(learner, reader, accept_gap=False) == []
+    assert _poll(learner, reader, accept_gap=False)[0].offset == 4
+
+
+def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -> None:
+    """With its offset, and the option that goes on; the warm start that comes then does without what is lost."""
+    log = records(SPEC, 180)
+    room.write(*map(encode_record, log))
+    first = room.start(Model(SPEC), 0)
+    first.learn(room.log.reader(EXAMPLES.name, {0: 0}).poll(0, 20), room.turn)
+    first.maybe_checkpoint(now=True)
+    room.log.truncate(EXAMPLES.name, 0, 25)
+    held = room.files.newest()
+    assert held is not None
+    learner = room.start(restore(SPEC, held), held.meta.offset)
+    with pytest.raises(LogGap, match=r"offset 20 was wanted, but the log now starts at 25.*--accept-gap"):
+        read_on(room, learner)
+    with capture_logs() as told:
+        read_on(room, learner, accept_gap=True)
+    assert [one["event"] for one in told if one["log_level"] == "error"] == ["going on over a gap, as told"]
+    assert learner.offset == len(log)
+    assert learner.model.examples == 9 * (20 + len(log) - 25)
+    assert learner.model.warm_starts == 1
+    assert learner.model.records[0][0] >= 25
+
+
+def test_what_the_log_has_lost_is_forgotten() -> None:
+    """Records of the window before an offset; those behind it keep their example index."""
+    model = Model(SPEC)
+    for offset, record in enumerate(records(SPEC, 30)):
+        model.learn(record, 10 + offset)
+    before = list(model.records)
+    model.forget_before(14)
+    assert list(model.records) == before[4:]
+    assert model.records[0] == (14, 36)
+    model.forget_before(99)
+    assert not model.records
+
+
+class SlowLog(MemoryLog):
+    """Dead letters are there once they were flushed, unless it's away: then they are lost."""
+
+    def __init__(self) -> None:
+        super().__init__({EXAMPLES.name: 1, EXAMPLES_DLQ.name: 1}, lambda: 1_000)
+        self.sent: list[bytes | None] = []
+        self.away = False
+
+    def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
+        """See Log."""
+        if topic == EXAMPLES_DLQ.name:
+            self.sent.append(value)
+        else:
+            super().send(topic, partition, value, key)
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        """See Log."""
+        sent, self.sent = self.sent, []
+        if self.away:
+            raise LogUnavailable("no broker answers")
+        for value in sent:
+            super().send(EXAMPLES_DLQ.name, 0, value)
+
+
+def test_a_checkpoint_waits_for_the_dead_letters_before_it(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its offset lies behind them: whenever one is written the log has confirmed them."""
+    room.log = SlowLog()
+    learner, log, write, letters = room.start(Model(SPEC), 0), records(SPEC, 12), room.files.write, list[int]()
+
+    def seen(checkpoint: Any) -> Path:
+        letters.append(len(room.letters()))
+        return write(checkpoint)
+
+    monkeypatch.setattr(room.files, "write", seen)
+    room.write(b"bad", encode_record(log[0]), b"bad", b"bad")
+    learner.learn(room.log.reader(EXAMPLES.name, {0: 0}).poll(0), lambda: learner.maybe_checkpoint(now=True))
+    assert letters == [1, 1, 2, 3]
+
+
+def test_letters_that_no_broker_took_are_sent_again(room: Room) -> None:
+    """Meanwhile there is no checkpoint; what was learned stays, and isn't learned again."""
+    room.log = SlowLog()
+    learner, log = room.start(Model(SPEC), 0), records(SPEC, 12)
+    room.write(b"bad", encode_record(log[0]), encode_record([foreign(log[1][0]), *log[1][1:]]))
+    room.log.away = True
+    with pytest.raises(LogUnavailable):
+        room.learn(learner)
+    with pytest.raises(LogUnavailable):
+        learner.maybe_checkpoint(now=True)
+    assert (room.letters(), room.files.newest()) == ([], None)
+    room.log.away = False
+    room.learn(learner)
+    assert [letter.offset for letter in room.letters()] == [0, 2]
+    assert (learner.offset, learner.model.examples, learner.model.duplicates) == (3, 15, 0)
+    learner.maybe_checkpoint(now=True)
+    assert room.files.newest() is not None
+    assert len(room.letters()) == 2, "those that were confirmed aren't sent again"
+
+
+class Full(io.StringIO):
+    """A stdout on a full disk."""
+
+    def write(self, text: str) -> int:
+        """It has no room."""
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_figures_that_cant_be_printed_are_told_and_learning_goes_on(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, or a reader that has gone, where the lines at doubling counts go."""
+    room.write(*map(encode_record, records(SPEC, 12)))
+    monkeypatch.setattr("sys.stdout", Full())
+    with capture_logs() as told:
+        room.learn()
+    assert room.learner.model.examples == 36
+    assert {one["why"] for one in told} == {"[Errno 28] No space left on device"}
+
+
+def test_the_metrics_say_what_is_held_and_what_went(tmp_path: Path) -> None:
+    """Of each part against its bound: of the deep part ids with a row, those that wait for one, and both that went."""
+    room = Room(tmp_path)
+    learner = room.start(Model(small_spec(**{"min_count = 2": 'min_count = 2\nexpire = "100s"'})), 0)
+    assert learner.model.deep
+    vocabulary = learner.model.deep.vocabulary
+    log = records(SPEC, 12)
+    room.write(*map(encode_record, log[:3]))
+    room.learn(learner)
+    vocabulary.sweep(10**9)
+    room.write(encode_record(log[3]))
+    room.learn(learner)
+
+    def told(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(f"thalweg_{name}", labels)
+
+    learner.measure()
+    assert 0 < vocabulary.used == told("keys", part="deep")
+    assert 0 < vocabulary.waiting == told("ids_waiting")
+    assert 0 < vocabulary.forgotten == told("ids_forgotten", had="row")
+    assert 0 < vocabulary.forgotten_waiting == told("ids_forgotten", had="none")
+    assert told("keys", part="wide") == len(learner.model.wide.table)
+    assert told("keys", part="statistics") == len(learner.model.statistics.table)
 
 
 def test_a_learner_goes_on_from_its_checkpoint(room: Room) -> None:
