@@ -1,8 +1,8 @@
 """Cutting versions: what changed since the last one, part by part, as contents and the manifest that names them.
 
 Small deltas until there are DELTAS_MAX; then those that are older than the KEPT newest become one merged delta of all
-that changed since the base, up to a version that the manifest names: who has that one needn't read the merged delta.
-A new base when that is over a quarter of it.
+that changed since the base, or a new base when that is over a quarter of it. Up to a version that the manifest names:
+who has that one has what these hold, and needn't read them to go on.
 """
 
 from dataclasses import dataclass, field, replace
@@ -209,13 +209,13 @@ class Chain:
         fresh = self.part.take_fresh()
         self._since_base.append(fresh)
         if self.laid is None:
-            return self._rebase()
+            return [self._rebase()]
         new: list[PartContent] = []
         if len(self.laid.deltas) == self.deltas_max:
-            if len(distinct(np.concatenate(self._since_base))) > self.fold_share * self._base_size:
-                return self._rebase()
-            new.append(self._merge())
+            much = len(distinct(np.concatenate(self._since_base))) > self.fold_share * self._base_size
+            new.append(self._rebase() if much else self._merge())
         new.append(PartContent(self.part.content(fresh)))
+        assert self.laid is not None, "there is a base"
         self.laid = replace(self.laid, deltas=(*self.laid.deltas, new[-1]))
         self._versions.append(version)
         return new
@@ -226,17 +226,26 @@ class Chain:
         Its rows are as they are now. Those that changed after the version that it covers stand in a small one, too.
         """
         assert self.laid is not None, "there are deltas"
-        stay = self.kept + 1
-        keys = distinct(np.concatenate(self._since_base[:-stay]))
-        merged, covers = PartContent(self.part.content(keys)), self._versions[-stay]
-        self.laid = Laid(self.laid.base, merged, self.laid.deltas[-self.kept :], covers)
-        self._since_base, self._versions = [keys, *self._since_base[-stay:]], self._versions[-self.kept :]
+        keys = distinct(np.concatenate(self._since_base[: -self.kept - 1]))
+        merged = PartContent(self.part.content(keys))
+        self._lay(replace(self.laid, merged=merged), [keys])
         return merged
 
-    def _rebase(self) -> list[PartContent]:
-        content = PartContent(self.part.content(None))
-        self.laid, self._base_size, self._since_base, self._versions = Laid(content), len(self.part), [], []
-        return [content]
+    def _rebase(self) -> PartContent:
+        """A base of all there is now. Small deltas stay beside it, as at a merge."""
+        base = PartContent(self.part.content(None))
+        if self.laid is None:
+            self.laid, self._since_base, self._versions = Laid(base), [], []
+        else:
+            self._lay(replace(self.laid, base=base, merged=None), [])
+        self._base_size = len(self.part)
+        return base
+
+    def _lay(self, laid: Laid, merged: list[U64]) -> None:
+        """These contents, and of the small deltas those that stay. `merged`: keys of the merged one."""
+        stay = self.kept + 1
+        self.laid = replace(laid, deltas=laid.deltas[-self.kept :], covers=self._versions[-stay])
+        self._since_base, self._versions = [*merged, *self._since_base[-stay:]], self._versions[-self.kept :]
 
 
 class Cutter:

@@ -48,8 +48,8 @@ def statistic_change(content: Content, plan: Plan) -> Change:
     return Change(np.array(rows[:, 0]), columns, dead=_dead(content))
 
 
-def vectors_of(content: Content, dim: int) -> tuple[Change, F32 | None]:
-    """Ids and their vectors; that of unseen ids, float32 [dim], if the content has it."""
+def vectors_of(content: Content, dim: int) -> Change:
+    """Ids and their vectors; that of unseen ids, if the content has it."""
     keys, vectors = np.array(_array(content, "keys", "<u8", 1)), _floats(content, "vectors", None)
     if vectors.shape != (len(keys), dim):
         raise BadSnapshot(f"vectors of shape {vectors.shape} aren't {len(keys)} rows of {dim}")
@@ -58,8 +58,8 @@ def vectors_of(content: Content, dim: int) -> tuple[Change, F32 | None]:
     unseen = vectors[keys == 0]
     if len(unseen):
         keys, vectors = keys[keys != 0], vectors[keys != 0]
-    change = Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(content))
-    return change, unseen[0] if len(unseen) else None
+    found = unseen[0] if len(unseen) else None
+    return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(content), found)
 
 
 def dense_of(content: Content, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:

@@ -4,17 +4,20 @@ Laying a content over what is there costs what that content holds. An overlay wh
 thread of its own: the next version that comes takes the folded one and lays over it what came meanwhile.
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
-from stream.errors import BadSnapshot
+from stream.errors import BadSnapshot, StoreUnavailable
 from stream.features import F32
 from stream.overlay import PIECE, Overlay, Rows, lines, pieces, stand_back
 from stream.table import KEYS, U64, capacity_for, distinct, insert_rows
+
+log = logging.getLogger(__name__)
 
 Name = tuple[str, ...]  # a content, by the digests of its blobs
 FOLD_SHARE: Final = 0.75  # of the room
@@ -26,23 +29,34 @@ NO_VECTORS: Final[F32] = np.zeros((0, 0), np.float32)
 
 @dataclass(frozen=True)
 class Change:
-    """What a content holds: `keys` uint64 [n], `columns` uint64 [n, width − 1] or `vectors` [n, dim]; `dead` keys."""
+    """What a content holds: `keys` uint64 [n], `columns` uint64 [n, width − 1] or `vectors` [n, dim]; `dead` keys.
+
+    `unseen`: the vector of ids that have none, float32 [dim], if the content has it.
+    """
 
     keys: U64
     columns: U64
     vectors: F32 = field(default_factory=lambda: NO_VECTORS)
     dead: U64 = field(default_factory=lambda: NO_KEYS)
+    unseen: F32 | None = None
 
 
 @dataclass(frozen=True)
 class Layers:
-    """`names` are the contents that were laid over each other. `vectors` are the base's; the overlay has its own."""
+    """`names` are the contents that were laid over each other, or that others are called by now.
+
+    `origin`: the content that `base` was made of. `vectors` are the base's; the overlay has its own. `unseen`: the
+    vector of ids that have none, `unseen_of_base` what it was in the base, if known.
+    """
 
     names: tuple[Name, ...]
+    origin: Name
     base: U64
     vectors: F32
+    unseen_of_base: F32 | None
     overlay: Overlay
     count: int
+    unseen: F32 | None
 
     @property
     def rows(self) -> Rows:
@@ -57,12 +71,13 @@ class Layers:
             nothing = np.zeros((len(change.dead), overlay.width - 1), np.uint64)
             vectors = np.zeros((len(change.dead), overlay.dim), np.float32)
             overlay, count = _put(overlay, count, change.dead, nothing, vectors, gone=True)
-        return Layers((*self.names, name), self.base, self.vectors, overlay, count)
+        unseen = self.unseen if change.unseen is None else change.unseen
+        return replace(self, names=(*self.names, name), overlay=overlay, count=count, unseen=unseen)
 
     def folded(self) -> "Layers":
         """The same, with room again."""
         overlay = self.overlay.folded(self.count)
-        return Layers(self.names, self.base, self.vectors, overlay, overlay.count)
+        return replace(self, overlay=overlay, count=overlay.count)
 
 
 def check_once(change: Change) -> None:
@@ -87,7 +102,11 @@ def based_on(name: Name, change: Change) -> Layers:
     if counts[KEYS] != len(rows):
         raise BadSnapshot(TWICE)
     overlay = Overlay(1 if dim else rows.shape[1], dim=dim)
-    return Layers((name,), slots, change.vectors, overlay, overlay.count)
+    return _on(name, slots, change.vectors, change.unseen, overlay)
+
+
+def _on(name: Name, base: U64, vectors: F32, unseen: F32 | None, overlay: Overlay) -> Layers:
+    return Layers((name,), name, base, vectors, unseen, overlay, overlay.count, unseen)
 
 
 def _put(overlay: Overlay, count: int, keys: U64, columns: U64, vectors: F32, *, gone: bool) -> tuple[Overlay, int]:
@@ -107,11 +126,15 @@ class Stack:
     """Lays the contents of one part, version by version, each over the one before. One thread."""
 
     def __init__(self) -> None:
-        self._folding: Future[Layers] | None = None
-        self._folder: ThreadPoolExecutor | None = None
+        self._making: Future[Layers] | None = None
+        self._maker: ThreadPoolExecutor | None = None
+        self._tried: Name | None = None  # the base that was made last, or that couldn't be
 
     def lay(self, names: tuple[Name, ...], previous: Layers | None, read: Callable[[Name], Change]) -> Layers:
-        """The layers of these contents, taking over from `previous` what it has of them. `read` reads one."""
+        """The layers of these contents, taking over from `previous` what it has of them. `read` reads one.
+
+        It may be called in another thread, for a base that is held otherwise already.
+        """
         layers = self._start(names, previous)
         if layers is not None and layers.names == names:
             return layers
@@ -119,25 +142,46 @@ class Stack:
             layers = based_on(names[0], read(names[0]))
         for name in names[len(layers.names) :]:
             layers = layers.laid_over(name, read(name))
-        self._fold(layers)
+        self._make(layers, read)
         return layers
 
     def _start(self, names: tuple[Name, ...], previous: Layers | None) -> Layers | None:
-        """What can be gone on from: what was folded meanwhile, all of `previous`, its base alone, or nothing."""
+        """What can be gone on from: what was made meanwhile, all of `previous`, its base alone, or nothing."""
         if previous is not None and previous.names == names:
             return previous
-        if self._folding is not None and self._folding.done():
-            folded, self._folding = self._folding.result(), None
-            if names[: len(folded.names)] == folded.names:
-                return folded
-        if previous is None or names[0] != previous.names[0]:
+        made = self._made()
+        if made is not None and names[: len(made.names)] == made.names:
+            return made
+        if previous is None:
             return None
         if names[: len(previous.names)] == previous.names:
             return previous
+        if names[0] != previous.origin:
+            return None
         overlay = Overlay(previous.overlay.width, dim=previous.overlay.dim)
-        return Layers(names[:1], previous.base, previous.vectors, overlay, overlay.count)
+        return _on(previous.origin, previous.base, previous.vectors, previous.unseen_of_base, overlay)
 
-    def _fold(self, layers: Layers) -> None:
-        if self._folding is None and layers.count > FOLD_SHARE * layers.overlay.room:
-            self._folder = self._folder or ThreadPoolExecutor(1, "fold", stand_back)
-            self._folding = self._folder.submit(layers.folded)
+    def _made(self) -> Layers | None:
+        if self._making is None or not self._making.done():
+            return None
+        making, self._making = self._making, None
+        try:
+            return making.result()
+        except (BadSnapshot, StoreUnavailable) as bad:
+            log.warning("a new base can't be had, ranking goes on with the one there is: %s", bad)
+            return None
+
+    def _make(self, layers: Layers, read: Callable[[Name], Change]) -> None:
+        """In another thread: the base that others have by now, or else room again."""
+        if self._making is not None:
+            return
+        name = layers.names[0]
+        if name not in (layers.origin, self._tried):
+            self._tried = name
+            self._submit(lambda: based_on(name, read(name)))
+        elif layers.count > FOLD_SHARE * layers.overlay.room:
+            self._submit(layers.folded)
+
+    def _submit(self, work: Callable[[], Layers]) -> None:
+        self._maker = self._maker or ThreadPoolExecutor(1, "layers", stand_back)
+        self._making = self._maker.submit(work)

@@ -43,11 +43,10 @@ _thread = threading.local()
 class Tower:
     """The deep part: `rows` give ids their vectors, else it's `unseen`, float32 [dim]; `net` is packed.
 
-    `unseen_of_base`: what `unseen` was in the base, if that had it. `parts`: the items' parts of the first layer.
+    `parts`: the items' parts of the first layer.
     """
 
     rows: Layers
-    unseen_of_base: F32 | None
     unseen: F32
     net: Net
     parts: ItemParts

@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from ranker.contents import dense_of, statistic_change, vectors_of, wide_change
 from ranker.crossing import read_rows
-from ranker.layers import Change, Layers, Name, Stack
+from ranker.layers import Layers, Name, Stack
 from ranker.model import BATCH_ITEMS, Tower, Version, embeddings_of, score_features
 from ranker.net import net_of
 from ranker.pairs import pairs_of
@@ -124,57 +124,31 @@ class Loader:
         """The deep part of contents. Each content has all dense arrays: the last one's count."""
         if previous is not None and previous.rows.names == names:
             return previous
-        unseen: dict[Name, F32 | None] = {}
-
-        def change(name: Name) -> Change:
-            rows, unseen[name] = vectors_of(read(name), plan.spec.deep.embedding_dim)
-            return rows
-
-        def unseen_of(name: Name) -> F32 | None:
-            if name not in unseen:
-                change(name)
-            return unseen[name]
-
-        rows = self._stacks["deep"].lay(names, previous.rows if previous else None, change)
-        base, found = _unseen(names, previous, unseen_of)
-        vector = np.zeros(plan.spec.deep.embedding_dim, np.float32) if found is None else found
+        dim = plan.spec.deep.embedding_dim
+        rows = self._stacks["deep"].lay(
+            names, previous.rows if previous else None, lambda name: vectors_of(read(name), dim)
+        )
+        unseen = np.zeros(dim, np.float32) if rows.unseen is None else rows.unseen
         layers, boundaries = dense_of(read(names[-1]), plan)
         net = net_of(plan, layers, boundaries)
-        parts = ItemParts(plan, embeddings_of(rows, vector), net, previous.parts if previous else None)
-        return Tower(rows, base, vector, net, parts)
+        parts = ItemParts(plan, embeddings_of(rows, unseen), net, previous.parts if previous else None)
+        return Tower(rows, unseen, net, parts)
 
 
 def held_already(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, ...]:
-    """What `manifest` calls what the live version has of a part, if it's the merged delta in other words; else ().
+    """What `manifest` calls what the live version has of a part, if it's base or merged delta in other words; else ().
 
-    The live version was cut after what the merged delta covers, and before the small ones became it; from its last
-    small deltas those that `manifest` names are told. Only the numbers are looked at, not where they come from.
+    The live version was cut after what these cover, and before small deltas became them; from its last small deltas
+    those that `manifest` names are told. Only the numbers are looked at, not where they come from.
     """
     before, now = live.parts.get(part), manifest.parts[part]
-    if before is None or before.base != now.base or not now.merged:
+    if before is None or now.covers is UNSET or now.covers == before.covers:
         return ()
-    if now.covers is UNSET or now.covers == before.covers or not now.covers <= live.version < manifest.version:
+    if not now.covers <= live.version < manifest.version:
         return ()
     both = range(min(len(before.deltas), len(now.deltas)) + 1)
     had = max(n for n in both if before.deltas[len(before.deltas) - n :] == now.deltas[:n])
-    return tuple(map(tuple, now.contents()[: 2 + had]))
-
-
-def _unseen(
-    names: tuple[Name, ...], previous: Tower | None, read: Callable[[Name], F32 | None]
-) -> tuple[F32 | None, F32 | None]:
-    """The vector of unseen ids as the base has it, and as it is now: a content has it only when it changed."""
-    before = previous.rows.names if previous else ()
-    vector: F32 | None
-    if previous is not None and names[: len(before)] == before:
-        base, vector, news = previous.unseen_of_base, previous.unseen, names[len(before) :]
-    else:
-        base = previous.unseen_of_base if previous and names[0] == before[0] else read(names[0])
-        vector, news = base, names[1:]
-    for name in news:
-        if (found := read(name)) is not None:
-            vector = found
-    return base, vector
+    return tuple(map(tuple, now.contents()[: len(now.contents()) - len(now.deltas) + had]))
 
 
 def _plan(manifest: Manifest, previous: Version | None) -> Plan:

@@ -55,8 +55,9 @@ Time = Annotated[int, msgspec.Meta(ge=0, lt=TIME_MS_MAX)]
 class PartVersion(msgspec.Struct, frozen=True):
     """One part of a version: contents by the digests of their blobs.
 
-    `covers`: whoever has this part as of that version of the same base and token, or of a later one, has what the
-    merged delta holds, but for what the small ones hold anew. Manifests without one are of the first release.
+    `covers`: whoever has this part as of that version of the same token, or of a later one, has what base and merged
+    delta hold, but for what the small ones hold anew. Manifests without one are of the first release, or of a first
+    base.
     """
 
     base: Digests

@@ -1,6 +1,8 @@
 """Versions after a merge: whoever has what was merged goes on from there, and has what a fresh loader reads."""
 
 import itertools
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,6 +17,7 @@ from learner.chain import Chain
 from ranker.layers import Layers
 from ranker.model import Version, score_features
 from ranker.versions import Loader, load_version
+from stream.errors import BadSnapshot
 from stream.memory_store import MemoryStore
 from stream.overlay import GONE, NONE, seen
 from stream.snapshot import Array, Manifest, fetch
@@ -32,6 +35,8 @@ class OwnedStore(MemoryStore):
         super().__init__(model)
         self.token = 1
         self.asked: set[str] = set()
+        self.asked_aside: set[str] = set()  # by another thread than the test's
+        self.lost: set[str] = set()
 
     def take_token(self, at_least: int = 0) -> int:
         """See SnapshotStore."""
@@ -39,7 +44,10 @@ class OwnedStore(MemoryStore):
 
     def get_blob(self, digest: str) -> bytes:
         """See SnapshotStore."""
-        self.asked.add(digest)
+        mine = threading.current_thread() is threading.main_thread()
+        (self.asked if mine else self.asked_aside).add(digest)
+        if digest in self.lost:
+            raise BadSnapshot(f"blob {digest} is gone")
         return super().get_blob(digest)
 
 
@@ -208,6 +216,54 @@ def test_each_version_costs_its_own_contents_whatever_is_merged() -> None:
         learner.store.asked.clear()
         live = loader.load(manifest.version, live)
         assert learner.store.asked == {digest for part in manifest.parts.values() for digest in part.deltas[-1]}
+
+
+def base_of(manifest: Manifest) -> set[str]:
+    """Blobs of all parts' bases."""
+    return {digest for part in manifest.parts.values() for digest in part.base}
+
+
+def test_a_new_base_is_made_aside_by_who_has_what_it_holds() -> None:
+    """Versions go on over the old base, none of them waits for the new one, and later ones stand on it."""
+    learner = Learner(4, fold_share=0.01)
+    first = learner.publish()
+    loader = Loader(learner.store, "m")
+    live, manifest = loader.load(first.version), first
+    while any(part.base == first.parts[name].base for name, part in manifest.parts.items()):
+        manifest = learner.publish()
+        live = loader.load(manifest.version, live)
+    assert not learner.store.asked & base_of(manifest)
+    assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
+    learner.store.asked.clear()
+    deadline_s = time.monotonic() + 30.0
+    while True:
+        manifest = learner.publish()
+        live = loader.load(manifest.version, live)
+        assert live.tower is not None
+        stands = {"wide": live.wide, "statistics": live.statistics, "deep": live.tower.rows}
+        if all(list(layers.origin) == manifest.parts[name].base for name, layers in stands.items()):
+            break
+        assert time.monotonic() < deadline_s
+    assert not learner.store.asked & learner.store.asked_aside
+    assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
+
+
+def test_a_base_that_cant_be_had_is_done_without() -> None:
+    """A ranker that has what it holds goes on; one that starts can't."""
+    learner = Learner(4, fold_share=0.01)
+    first = learner.publish()
+    loader = Loader(learner.store, "m")
+    live, manifest = loader.load(first.version), first
+    while manifest.parts["wide"].base == first.parts["wide"].base:
+        manifest = learner.publish()
+        if manifest.parts["wide"].base != first.parts["wide"].base:
+            learner.store.lost = set(manifest.parts["wide"].base)
+        live = loader.load(manifest.version, live)
+    for _ in range(3 * DELTAS_MAX):
+        manifest = learner.publish()
+        live = loader.load(manifest.version, live)
+    learner.store.lost = set()
+    assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
 
 
 @pytest.mark.parametrize("doubt", ["token", "forgotten", "another of its number"])
