@@ -23,18 +23,22 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="THALWEG_", frozen=True, extra="forbid")
 
     kafka: str = Field("", description="Kafka bootstrap servers, host:port, comma separated")
-    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    kafka_user: str = ""
-    kafka_password: SecretStr = SecretStr("")
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how Kafka is spoken to: SSL is TLS, SASL a login"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="how one logs in, where THALWEG_KAFKA_SECURITY is SASL_..."
+    )
+    kafka_user: str = Field("", description="login at Kafka, likewise")
+    kafka_password: SecretStr = Field(SecretStr(""), description="its password; never shown")
     kafka_ca: str = Field("", description="CA certificate file (PEM) for TLS to Kafka; empty: the system's")
     redis: str = Field("", description="Redis URL: redis://host:port/db, or rediss:// for TLS")
-    redis_user: str = ""
-    redis_password: SecretStr = SecretStr("")
+    redis_user: str = Field("", description="login at Redis, where THALWEG_REDIS holds none")
+    redis_password: SecretStr = Field(SecretStr(""), description="its password, likewise; never shown")
     redis_ca: str = Field("", description="CA certificate file (PEM) for TLS to Redis; empty: the system's")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
-    replication: int = Field(1, ge=1)
+    replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply` makes")
     model: str = Field(
         "", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$", description="what a ranker serves; empty: the spec's name"
     )
@@ -50,13 +54,21 @@ class Settings(BaseSettings):
     joiner_poison_s: float = Field(
         60.0, ge=0, description="stop when nothing but events that can't be taken in came for so long; 0: never"
     )
-    learner_port: int = Field(0, ge=0, le=65535)
-    ranker_port: int = Field(0, ge=0, le=65535)
-    ranker_threads: int = Field(2, ge=1)
-    worker: str = Field("0", description="static name in its consumer group: a restart keeps its partitions")
+    learner_port: int = Field(
+        0, ge=0, le=65535, description="port of the learner's health and metrics; 0: any free one"
+    )
+    ranker_port: int = Field(0, ge=0, le=65535, description="port of the ranker's health and metrics; 0: any free one")
+    ranker_threads: int = Field(2, ge=1, description="how many threads of a ranker score")
+    worker: str = Field(
+        "0",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
+        description="static name in its consumer group: a restart keeps its partitions",
+    )
     checkpoint_every_ms: int = Field(5_000, ge=100, description="how often the learner writes its checkpoint")
     keep_versions: int = Field(1_000, ge=2, description="how many snapshot versions stay in Redis")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="how much the services write to stderr"
+    )
 
     @classmethod
     def load(cls, *, with_stack: bool = True, **overrides: object) -> Self:
@@ -75,12 +87,16 @@ class Settings(BaseSettings):
             where = "; ".join(f"THALWEG_{str(e['loc'][0]).upper()}: {e['msg']}" for e in bad.errors())
             raise SettingsError(f"settings that make no sense: {where}") from None
         stack = found.local / "stack.json"
-        if not with_stack or (found.kafka and found.redis) or not stack.exists():
+        if not with_stack or (found.kafka and found.redis):
             return found
         try:
             named = json.loads(stack.read_bytes())
             here = {"kafka": found.kafka or named["kafka"], "redis": found.redis or named["redis"]}
-        except (OSError, ValueError, KeyError, TypeError) as bad:
+        except (FileNotFoundError, NotADirectoryError):
+            return found
+        except OSError as bad:
+            raise SettingsError(f"{stack} can't be read: {bad}; fix its rights, or set THALWEG_LOCAL") from None
+        except (ValueError, KeyError, TypeError) as bad:
             raise SettingsError(
                 f"{stack} can't be read ({bad!r}); `thalweg down` and `thalweg up` write it anew"
             ) from None

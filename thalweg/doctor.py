@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from stream.errors import StackError
@@ -19,9 +21,11 @@ from thalweg import stack
 from thalweg.server import LOOPBACK, free_port, kafka_answers, listens, redis_answers
 
 SETUP = "make setup"
+PYTHON_MIN, PYTHON_END = (3, 11), (3, 14)  # as in pyproject.toml
 JAVA_MIN = 17
-DISK_MIN_GB = 2.0
-MEMORY_MIN_GB = 4.0
+DISK_MIN_GB = 2.0  # for `.local`: the environment, in which this runs, has its place already
+MEMORY_GB = 8.0
+MEMORY_MIN_GB = 7.0  # the system shows less than is built in
 CORES_MIN = 2
 
 
@@ -42,22 +46,23 @@ class Check:
 def checks(settings: Settings) -> list[Check]:
     """Everything a machine needs to run Thalweg, then whether its services answer: the local stack's, if none's named.
 
-    A stack file that can't be read is one of the findings.
+    What a local stack needs is asked for unless the settings name both addresses. A stack file that can't be read is
+    one of the findings.
     """
-    was = stack.read(settings.local)
+    local = not (settings.kafka and settings.redis)
+    try:
+        was = stack.read(settings.local)
+    except StackError:
+        was = None  # _stack tells
     kafka, redis = settings.kafka or (was.kafka if was else ""), settings.redis or (was.redis if was else "")
     # Behind TLS or SASL only the port is tried: the services themselves tell what's wrong with a password.
     plain, tls = settings.kafka_security == "PLAINTEXT", redis.startswith("rediss:")
     return [
         _python(),
-        _packages(),
-        _program("java", ["java", "-version"], JAVA_MIN),
-        _program("maven", ["mvn", "--version"]),
-        _program("redis-server", ["redis-server", "--version"]),
-        _jars(),
-        *_machine(settings.local),
+        _packages(needed=local),
+        *(_of_a_stack(settings.local) if local else []),
+        *_machine(settings.local, all_of_it=local),
         _port(),
-        _stack(settings.local),
         _service("Kafka", kafka, "THALWEG_KAFKA", kafka_answers if plain else listens),
         _service("Redis", redis, "THALWEG_REDIS", listens if tls else redis_answers),
     ]
@@ -74,27 +79,38 @@ def render(found: list[Check]) -> Table:
 
 def settings_table() -> Table:
     """Every environment variable that Thalweg reads, its default, and what it says."""
-    table = Table("variable", "default", "says", title="settings (environment)", title_justify="left")
-    for name, field in Settings.model_fields.items():
-        default = "" if "password" in name else str(field.default)
-        table.add_row(f"THALWEG_{name.upper()}", default, field.description or "")
+    table = Table("variable", "default", "takes", "says", title="settings (environment)", title_justify="left")
+    for name, field in Settings.model_json_schema()["properties"].items():
+        default = "" if "password" in name else str(field["default"])
+        table.add_row(f"THALWEG_{name.upper()}", default, _takes(field), field["description"])
     return table
+
+
+def _takes(field: Mapping[str, Any]) -> str:
+    """Which values a setting may have, by its JSON schema; empty: any text."""
+    least, most = field.get("minimum"), field.get("maximum")
+    if least is not None:
+        return f"{least:g} to {most:g}" if most is not None else f"{least:g} or more"
+    return escape(  # [a-z] would be taken for markup
+        " | ".join(field.get("enum", [])) or field.get("pattern", "")
+    )
 
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer, then make setup")
+    remedy = "install Python 3.11, 3.12 or 3.13, then make setup"
+    return Check("python", PYTHON_MIN <= sys.version_info[:2] < PYTHON_END, version, remedy)
 
 
-def _packages() -> Check:
-    """The packages that pyproject.toml names, all rooms' and the developers'."""
+def _packages(*, needed: bool) -> Check:
+    """The packages that pyproject.toml names, all rooms' and the developers': the image of one room has fewer."""
     project = tomllib.loads((stack.HOUSE / "pyproject.toml").read_text())
     lists = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
     lists += project["dependency-groups"].values()
     wanted = {re.split(r"[\[<>=!~; ]", line)[0] for part in lists for line in part}
     missing = sorted(name for name in wanted if not _installed(name))
     found = f"missing: {', '.join(missing)}" if missing else f"{len(wanted)} of {len(wanted)}"
-    return Check("packages", not missing, found, SETUP)
+    return Check("packages", not missing, found, SETUP, needed)
 
 
 def _installed(name: str) -> bool:
@@ -119,24 +135,36 @@ def _program(name: str, command: list[str], at_least: int = 0) -> Check:
     return Check(name, int(version[2]) >= at_least, version[1], f"{name} {at_least} or newer: {SETUP}")
 
 
+def _of_a_stack(local: Path) -> list[Check]:
+    """What a local stack needs, and how it is."""
+    return [
+        _program("java", ["java", "-version"], JAVA_MIN),
+        _program("maven", ["mvn", "--version"]),
+        _program("redis-server", ["redis-server", "--version"]),
+        _jars(),
+        _stack(local),
+    ]
+
+
 def _jars() -> Check:
     kafka = sorted(stack.JARS.glob("kafka_*.jar"))
     return Check("Kafka's jars", bool(kafka), kafka[-1].stem if kafka else f"none in {stack.JARS}", SETUP)
 
 
-def _machine(local: Path) -> list[Check]:
-    """Disk where `.local` is or will be, memory, cores."""
+def _machine(local: Path, *, all_of_it: bool) -> list[Check]:
+    """Disk where `.local` is or will be, memory, cores. `all_of_it`: all services and their stack run here."""
     place = local.resolve()
-    while not place.exists():
+    while not os.path.exists(place):  # unlike Path's, it doesn't raise where one may not look
         place = place.parent
+    usable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
     disk_gb = shutil.disk_usage(place).free / 1e9
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = os.cpu_count() or 1
     disk = f"free {DISK_MIN_GB:g} GB, or name another place with THALWEG_LOCAL"
     return [
         Check("disk", disk_gb >= DISK_MIN_GB, f"{disk_gb:.1f} GB free at {place}", disk),
-        Check(f"{local} writable", os.access(place, os.W_OK), str(place), "fix its rights, or set THALWEG_LOCAL"),
-        Check("memory", memory_gb >= MEMORY_MIN_GB, f"{memory_gb:.1f} GB", f"{MEMORY_MIN_GB:g} GB or more"),
+        Check(f"{local} writable", usable, str(place), "make it a folder that you may write, or set THALWEG_LOCAL"),
+        Check("memory", memory_gb >= MEMORY_MIN_GB, f"{memory_gb:.1f} GB", f"{MEMORY_GB:g} GB", needed=all_of_it),
         Check(
             "cores", cores >= CORES_MIN, str(cores), f"{CORES_MIN} or more: with fewer, figures are worse", needed=False
         ),
@@ -151,10 +179,13 @@ def _port() -> Check:
 
 
 def _stack(local: Path) -> Check:
-    if stack.garbled(local):
+    try:
+        garbled, found = stack.garbled(local), stack.status(local)
+    except StackError as bad:
+        return Check("local stack", False, str(bad), stack.REMEDY)
+    if garbled:
         remedy = "thalweg down, then thalweg up"
         return Check("local stack", False, f"{local / 'stack.json'} can't be read", remedy, needed=False)
-    found = stack.status(local)
     told = ", ".join(f"{one.server.name} {one.state} (pid {one.server.pid})" for one in found)
     up = bool(found) and all(one.state == "up" for one in found)
     return Check("local stack", up, told or "not started", "thalweg up", needed=False)

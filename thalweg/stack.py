@@ -26,6 +26,8 @@ LOG_CONFIG = HOUSE / "stack" / "log4j2.xml"
 # Measured: up after 1.6 s instead of 2.0 s (C2) or 2.2 s (C2, G1); C2 uses less CPU only after about a million records.
 JVM = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true"]
 
+REMEDY = "free space, fix its rights, or name another place with THALWEG_LOCAL"
+
 Progress = Callable[[str], None]
 
 
@@ -91,7 +93,7 @@ def up(root: Path, *, progress: Progress = quiet, config: StackConfig = DEFAULT)
 def down(root: Path, *, progress: Progress = quiet, config: StackConfig = DEFAULT) -> None:
     """End both servers and forget their addresses; their data and logs stay. Raises StackError."""
     root = root.resolve()
-    if not (root / "stack.json").exists():
+    if _written(root) is None:
         progress("nothing is up")
         return
     with _alone(root):
@@ -118,16 +120,19 @@ def status(root: Path) -> list[Status]:
 
 
 def read(root: Path) -> Stack | None:
-    """The stack that was started under `root`, whether it still runs or not; None without a readable file."""
+    """The stack that was started under `root`, whether it still runs or not; None without a file that tells one.
+
+    Raises StackError when what is there may not be read.
+    """
     try:
-        return msgspec.json.decode((root / "stack.json").read_bytes(), type=Stack)
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError):
+        return msgspec.json.decode(_written(root) or b"", type=Stack)
+    except (UnicodeDecodeError, msgspec.DecodeError):
         return None
 
 
 def garbled(root: Path) -> bool:
-    """Whether there is a file of a stack that tells nothing."""
-    return (root / "stack.json").exists() and read(root) is None
+    """Whether there is a file of a stack that tells nothing. Raises StackError."""
+    return _written(root) is not None and read(root) is None
 
 
 def stop_broker(root: Path, *, kill: bool = False, config: StackConfig = DEFAULT) -> None:
@@ -299,8 +304,17 @@ def _alone(root: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as bad:
-        remedy = "free space, fix its rights, or name another place with THALWEG_LOCAL"
-        raise StackError(f"{root} can't be used: {bad}; {remedy}") from bad
+        raise StackError(f"{root} can't be used: {bad}; {REMEDY}") from bad
+
+
+def _written(root: Path) -> bytes | None:
+    """What stack.json holds; None when there is none. Raises StackError."""
+    try:
+        return (root / "stack.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as bad:
+        raise StackError(f"{root} can't be used: {bad}; {REMEDY}") from None
 
 
 def _folder(path: Path) -> Path:

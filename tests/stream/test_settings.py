@@ -39,7 +39,8 @@ def test_arguments_win_over_the_environment(local: Path, monkeypatch: pytest.Mon
     ("name", "value"),
     [
         ("PARTITIONS", "0"), ("PARTITIONS", "many"), ("KAFKA_SECURITY", "TLS"), ("TOPIC_PREFIX", "a b"),
-        ("RANKER_PORT", "70000"), ("MODEL", "a/b"), ("LOG_LEVEL", "loud"),
+        ("RANKER_PORT", "70000"), ("MODEL", "a/b"), ("LOG_LEVEL", "loud"), ("WORKER", "a/b"), ("WORKER", ".."),
+        ("WORKER", ""),
     ],
 )  # fmt: skip
 def test_nonsense_is_named(local: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -71,6 +72,26 @@ def test_a_broken_stack_file_is_said(local: Path, content: str) -> None:
     with pytest.raises(SettingsError, match=r"can't be read .*`thalweg down` and `thalweg up`"):
         Settings.load()
     assert Settings.load(with_stack=False).kafka == ""  # for those that repair it
+
+
+def test_a_stack_file_that_may_not_be_read_is_said(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's `.local` is an error that says what to do; a file in its place holds no stack."""
+
+    def closed(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    with pytest.raises(SettingsError, match=r"stack.json can't be read: .*Permission denied.*; fix its rights, or"):
+        Settings.load()
+    monkeypatch.undo()
+    (local / "file").touch()
+    assert Settings.load(local=local / "file").kafka == ""
+
+
+def test_every_setting_says_what_it_is() -> None:
+    """Each has a description, which the doctor shows."""
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
 def test_without_addresses_the_error_says_how_to_get_them(local: Path) -> None:
