@@ -113,6 +113,9 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
     printed(summary_table(figures, SAYS), console)
     if stays:
         tell(KEPT)
+        if not rooms.kept.own_stack:
+            named = f"THALWEG_TOPIC_PREFIX={rooms.settings.topic_prefix} THALWEG_MODEL={model}"
+            tell(f"where THALWEG_KAFKA or THALWEG_REDIS is set, they look where those say: set {named} too")
     return figures
 
 

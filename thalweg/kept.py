@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from stream.errors import StackError, ThalwegError
 from stream.settings import Settings
 from thalweg import stack
 from thalweg.server import Server, end
@@ -28,17 +29,24 @@ class Kept(msgspec.Struct):
 
     @staticmethod
     def read(local: Path) -> "Kept | None":
-        """The demo that was started under `local`; None when there's none."""
+        """The demo that was started under `local`; None when there's none. Raises StackError."""
         try:
             return msgspec.json.decode((local / "demo.json").read_bytes(), type=Kept)
         except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
             return None
+        except OSError as bad:
+            raise StackError(f"{local} can't be used: {bad}; {stack.REMEDY}") from None
 
     def write(self, local: Path) -> None:
-        """Whole or not at all."""
+        """Whole or not at all, for its owner's eyes: the address of a Redis may hold a password. Raises StackError."""
         draft = local / "demo.json.new"
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(self)))
-        draft.replace(local / "demo.json")
+        try:
+            draft.unlink(missing_ok=True)
+            draft.touch(0o600)
+            draft.write_bytes(msgspec.json.format(msgspec.json.encode(self)))
+            draft.replace(local / "demo.json")
+        except OSError as bad:
+            raise StackError(f"{local} can't be used: {bad}; {stack.REMEDY}") from None
 
     @property
     def alive(self) -> bool:
@@ -46,19 +54,43 @@ class Kept(msgspec.Struct):
         return any(one.alive for one in self.services)
 
     def settings(self, settings: Settings) -> Settings:
-        """The settings with which its services run."""
-        named = {"kafka": self.kafka, "redis": self.redis, "topic_prefix": self.topic_prefix, "model": self.model}
+        """The settings with which its services run; a model that `settings` name stays."""
+        named = {"kafka": self.kafka, "redis": self.redis, "topic_prefix": self.topic_prefix}
+        named["model"] = settings.model or self.model
         return settings.model_copy(update=named | {"local": Path(self.local)})
 
-    def end(self, local: Path, *, progress: Progress, patience_s: float = 8.0) -> None:
-        """End all of it, services first, and forget it. Raises StackError."""
+    def end(self, local: Path, settings: Settings, *, progress: Progress, patience_s: float = 8.0) -> None:
+        """End all of it, services first, and what it wrote to a stack that isn't its own. Raises StackError.
+
+        A stack that doesn't answer keeps what it has: that is said. `settings`: for the logins.
+        """
         for one in self.services:
             if one.alive:
                 progress(f"stopping {one.name} (pid {one.pid})")
         end_all(self.services, patience_s)
         if self.own_stack:
             stack.down(Path(self.local), progress=progress)
+        else:
+            try:
+                _forget(self.settings(settings))
+            except ThalwegError as bad:
+                progress(f"topics and keys that begin with {self.topic_prefix} stay: {bad}")
         (local / "demo.json").unlink(missing_ok=True)
+
+
+def _forget(settings: Settings) -> None:
+    """Remove the topics and keys of a demo from a stack that goes on. Raises LogError, StoreUnavailable."""
+    from stream.kafka_admin import drop_topics
+    from stream.redis_client import connect, translated
+
+    assert settings.topic_prefix, "everything has the prefix ''"
+    drop_topics(settings)
+    client = connect(settings)
+    with translated(client):
+        for pattern in (f"{settings.topic_prefix}*", f"{{{settings.topic_prefix}*"):
+            for key in client.scan_iter(pattern, count=1000):
+                client.unlink(key)
+    client.close()
 
 
 def end_all(services: Sequence[Server], patience_s: float) -> None:

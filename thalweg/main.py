@@ -27,6 +27,8 @@ from thalweg.options import (
 )
 from thalweg.snapshots import snapshots
 
+ROOMS = "thalweg", "producers", "stream", "learner", "ranker"
+
 
 class _Commands(TyperGroup):
     """Turns what is known to go wrong into one line and exit code 1."""
@@ -36,6 +38,13 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except ThalwegError as bad:
             print(f"thalweg: {bad}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except ModuleNotFoundError as bad:
+            package = (bad.name or "").partition(".")[0]
+            if package in {"", *ROOMS}:
+                raise
+            remedy = "`make setup` gets all that all commands need; in containers, take the image of this room"
+            print(f"thalweg: this command needs {package}, which isn't installed: {remedy}", file=sys.stderr)
             raise typer.Exit(1) from None
 
 
@@ -71,10 +80,11 @@ def down() -> None:
     from thalweg import stack
     from thalweg.kept import Kept
 
-    local = read_settings(with_stack=False).local
+    settings = read_settings(with_stack=False)
+    local = settings.local
     kept = Kept.read(local)
     if kept:
-        kept.end(local, progress=say)
+        kept.end(local, settings, progress=say)
         if not (local / "stack.json").exists():
             return
     stack.down(local, progress=say)
@@ -172,7 +182,7 @@ def replay(
     limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,
     json_file: JsonFile = None,
 ) -> None:
-    """Play a data set, or any file of events, into the log, in order of event time."""
+    """Play a data set, or any file of events as it stands, into the log."""
     from thalweg.play import play
 
     settings = read_settings()

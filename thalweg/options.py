@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -20,7 +21,23 @@ if TYPE_CHECKING:
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
 
 SpecFile = Annotated[Path, typer.Option("--spec", help="The world's spec (TOML).", show_default="specs/movielens.toml")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures there too, as one flat JSON object.")]
+
+
+def writable(path: Path | None) -> Path | None:
+    """The file of `--json`, before a command has begun: it may take minutes. Raises DataError."""
+    if path is not None:
+        place = path if os.path.exists(path) else path.parent
+        if not os.path.isdir(path.parent):
+            raise DataError(f"{path} can't be written: {path.parent} isn't a folder; name another file with --json")
+        if os.path.isdir(path) or not os.access(place, os.W_OK):
+            raise DataError(f"{path} can't be written: {place} is closed to it; name another file with --json")
+    return path
+
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", callback=writable, help="Write the figures there too, as one flat JSON object."),
+]
 AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on when records were lost to retention.")]
 
 
@@ -32,12 +49,17 @@ def read_settings(*, with_stack: bool = True) -> "Settings":
 
 
 def kept_settings() -> "Settings":
-    """Settings for looking in: those of a demo that was kept up, unless the environment names a broker."""
+    """Settings for looking in: those of a demo that was kept up, unless the environment names another place.
+
+    That is a broker, a Redis, or a prefix that isn't the beginning of the demo's.
+    """
     from thalweg.kept import Kept
 
-    settings = read_settings()
-    kept = Kept.read(settings.local)
-    return kept.settings(settings) if kept and kept.alive else settings
+    named = read_settings(with_stack=False)
+    kept = None if named.kafka or named.redis else Kept.read(named.local)
+    if kept and kept.alive and kept.topic_prefix.startswith(named.topic_prefix):
+        return kept.settings(named)
+    return read_settings()
 
 
 def read_spec(path: Path) -> "Spec":

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Final
 
-from stream.errors import StackError, ThalwegError
+from stream.errors import SettingsError, StackError
 from stream.settings import Settings
 from thalweg import stack
 from thalweg.kept import Kept, end_all
@@ -80,17 +80,17 @@ class Rooms:
         self._stack: stack.Stack | None = None
 
     def open(self) -> None:
-        """Make the place, with a stack. Whatever comes of it, `end` ends it. Raises StackError."""
+        """Make the place, with a stack. Whatever comes of it, `end` ends it. Raises StackError, SettingsError."""
         settings = self.settings
+        if bool(settings.kafka) != bool(settings.redis):
+            missing = "THALWEG_REDIS" if settings.kafka else "THALWEG_KAFKA"
+            raise SettingsError(f"{missing} isn't set, but the other is: name both, or none for a stack of its own")
         self._lock = _take(self._home)
         self._clear()
         with self._interrupts.held():
             self.kept = self._settle(settings)
             self.settings = self.kept.settings(settings).model_copy(update={"data": settings.data.resolve()})
-            try:
-                self.kept.write(self._home)
-            except OSError as bad:
-                raise StackError(f"{self._home} can't be written: {bad}; free space, or set THALWEG_LOCAL") from None
+            self.kept.write(self._home)
 
     def _settle(self, settings: Settings) -> Kept:
         """Where it will live: on the stack that is up, else on one that is started here."""
@@ -180,10 +180,8 @@ class Rooms:
         """End all of it, and remove what it wrote to a stack that isn't its own."""
         with self._interrupts.held():
             if self.kept.kafka:  # else it was never opened
-                end_all(self.kept.services, 8.0)
-                if not self.kept.own_stack:
-                    self._forget()
-                self.kept.end(self._home, progress=self._progress)
+                end_all(self.kept.services, 8.0)  # without a word on each: they were this command's
+                self.kept.end(self._home, self.settings, progress=self._progress)
             self.leave()
 
     def leave(self) -> None:
@@ -191,13 +189,6 @@ class Rooms:
         if self._lock:
             self._lock.close()
             self._lock = None
-
-    def _forget(self) -> None:
-        """A stack that has died keeps what it has: that is said, and hides no reason why the demo ends."""
-        try:
-            _forget(self.settings)
-        except ThalwegError as bad:
-            self._progress(f"topics and keys that begin with {self.settings.topic_prefix} stay: {bad}")
 
     def _log(self, name: str) -> Path:
         path = self.local / "logs" / f"{name}.log"
@@ -234,21 +225,6 @@ def _take(home: Path) -> IO[str]:
     except OSError as bad:
         raise StackError(f"{home} can't be used: {bad}; fix its rights, or set THALWEG_LOCAL") from None
     return lock
-
-
-def _forget(settings: Settings) -> None:
-    """Remove the topics and keys of a demo from a stack that goes on. Raises LogError, StoreUnavailable."""
-    from stream.kafka_admin import drop_topics
-    from stream.redis_client import connect, translated
-
-    assert settings.topic_prefix, "everything has the prefix ''"
-    drop_topics(settings)
-    client = connect(settings)
-    with translated(client):
-        for pattern in (f"{settings.topic_prefix}*", f"{{{settings.topic_prefix}*"):
-            for key in client.scan_iter(pattern, count=1000):
-                client.unlink(key)
-    client.close()
 
 
 def read_report(path: Path) -> dict[str, float]:

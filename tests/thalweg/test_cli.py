@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +16,7 @@ from stream.settings import Settings
 from stream.topics import TOPICS
 from thalweg.doctor import checks
 from thalweg.main import app
-from thalweg.options import SPEC
+from thalweg.options import SPEC, writable
 from thalweg.server import free_port
 from thalweg.stack import Stack
 
@@ -127,6 +129,73 @@ def test_a_report_that_cant_be_written_is_said(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "no" / "f.json")])
     assert said.exit_code == 1
     assert "--json" in said.stderr
+
+
+@pytest.mark.parametrize("words", [["demo"], ["replay", "movielens"], ["audit"], ["snapshots", "ls"]])
+@pytest.mark.parametrize("place", [".", "no/f.json"])
+def test_a_report_that_cant_be_written_is_said_first(tmp_path: Path, words: list[str], place: str) -> None:
+    """Before anything else is done, and nothing is left of the try."""
+    said = CliRunner().invoke(app, [*words, "--json", str(tmp_path / place)])
+    assert said.exit_code == 1
+    assert "name another file with --json" in said.stderr
+    assert os.listdir(tmp_path) == []
+    assert writable(tmp_path / "f.json") == tmp_path / "f.json"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [["status"], ["down"], ["rank", "1"], ["snapshots", "ls"], ["demo"], ["up"]])
+def test_a_place_that_is_closed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """Where `.local` is another user's, or a file: one line that says so, no traceback."""
+
+    def closed(name: str) -> Callable[..., Any]:
+        before = getattr(Path, name)
+
+        def refuses(path: Path, *args: Any, **more: Any) -> Any:
+            if path.is_relative_to(tmp_path / "local"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return before(path, *args, **more)
+
+        return refuses
+
+    monkeypatch.setattr("thalweg.demo.fetch_movielens", lambda *_: None)
+    for name in ("stat", "open", "mkdir"):
+        monkeypatch.setattr(Path, name, closed(name))
+    said = CliRunner().invoke(app, words)
+    assert (said.exit_code, type(said.exception)) == (1, SystemExit)
+    assert "Permission denied" in said.stderr
+    assert "THALWEG_LOCAL" in said.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["rank", "1"], ["doctor"], ["up"]])
+def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path, words: list[str]) -> None:
+    """A `.local` that is a file ends a command with exit code 1 and no traceback."""
+    (tmp_path / "local").touch()
+    said = CliRunner().invoke(app, words)
+    assert (said.exit_code, type(said.exception)) == (1, SystemExit)
+
+
+WITHOUT = """
+import sys
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Gone())
+from thalweg.main import app
+app(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(("words", "module"), [(["run", "learner"], "torch"), (["run", "joiner"], "faust")])
+def test_a_package_that_is_missing_is_said(words: list[str], module: str, stack: Stack) -> None:
+    """A room whose packages aren't here ends with one line that names the package."""
+    env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT, module, *words], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"thalweg: this command needs {module}, which isn't installed: `make setup`")
+    assert len(ran.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"kafka": "k:1"}', "\xff"])

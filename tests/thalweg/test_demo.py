@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from kafka import KafkaAdminClient
 
-from stream.errors import StackError
+from stream.errors import SettingsError, StackError
 from stream.kafka_client import client_options
 from stream.redis_client import connect
 from stream.settings import Settings
@@ -89,6 +89,47 @@ def test_a_demo_learns_each_example_once_and_leaves_nothing(local: Path, stack: 
     assert 0.6 < figures["auc_arrival"] < 0.9
     assert "← installed" in said
     assert left(local, stack) == []
+
+
+def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> None:
+    """With nothing named it starts Kafka and Redis; kept, it ranks and installs without settings; `down` ends all."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
+    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(HOUSE / ".data")}
+
+    def thalweg(*words: str) -> str:
+        command = [sys.executable, "-m", "thalweg.main", *words]
+        ran = subprocess.run(command, env=env, cwd=local, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    try:
+        thalweg("demo", "--limit", "50", "--keep", "--json", "figures.json")
+        figures = json.loads((local / "figures.json").read_text())
+        assert (figures["pages"], figures["examples_learned"], figures["rank_errors"]) == (50, 50, 0)
+        kept = Kept.read(local)
+        assert kept
+        assert (kept.own_stack, kept.alive, kept.model) == (True, True, "movielens")
+        thalweg("status")
+        thalweg("rank", "259")
+        thalweg("install", "259", "50", "--spec", "nowhere.toml")  # the kept model's name is enough
+    finally:
+        thalweg("down")
+    assert not kept.alive
+    assert not (local / "demo.json").exists()
+    assert str(local) not in subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(("named", "missing"), [("kafka", "THALWEG_REDIS"), ("redis", "THALWEG_KAFKA")])
+def test_half_a_stack_is_refused(tmp_path: Path, named: str, missing: str) -> None:
+    """Where only one of the two is named, the other is asked for: no stack is started in its place."""
+    with Interrupts() as interrupts:
+        rooms = Rooms(Settings(local=tmp_path).model_copy(update={named: "redis://r:1"}), interrupts, print)
+        try:
+            with pytest.raises(SettingsError, match=f"{missing} isn't set"):
+                rooms.open()
+        finally:
+            rooms.end()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("started", [1, 4])
