@@ -13,9 +13,16 @@ RUN pip install --no-cache-dir -c constraints.txt uv
 VOLUME /data
 ENTRYPOINT ["thalweg"]
 
+# Faust has no wheel for Linux on arm64. Built without a compiler it has none of its Cython, and says nothing.
+FROM python AS faust
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
+RUN pip wheel --no-cache-dir --no-deps -c constraints.txt -w /wheels faust-streaming
+
 # What each room needs, before the code is copied: a change in the code leaves these layers as they are.
 FROM python AS joiner-packages
-RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra joiner
+RUN --mount=from=faust,source=/wheels,target=/wheels \
+    uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra joiner --find-links /wheels \
+    && python -c "import faust._cython.streams"
 
 FROM python AS learner-packages
 # torch without CUDA by default; `--build-arg UV_TORCH_BACKEND=auto` for a machine with a GPU.

@@ -1,5 +1,6 @@
 #!/bin/sh
-# What Thalweg needs from the system: Java >= 17, Maven, redis-server, Python's venv.
+# What Thalweg needs from the system: Java >= 17, Maven, redis-server, Python's venv; on Linux's arm64 also gcc and
+# Python's headers: Faust has no wheel there, and built without them none of its Cython.
 # As root on a Debian-like system it installs what is missing; elsewhere it says what to install, and stops.
 # Usage: stack/system.sh [PYTHON]
 set -eu
@@ -16,6 +17,11 @@ has_java || missing="$missing openjdk-17-jre-headless"
 command -v mvn >/dev/null || missing="$missing maven"
 command -v redis-server >/dev/null || missing="$missing redis-server"
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+if [ "$(uname -sm)" = "Linux aarch64" ]; then
+    command -v gcc >/dev/null || missing="$missing gcc libc6-dev"
+    "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+        missing="$missing python3-dev"
+fi
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

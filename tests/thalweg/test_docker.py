@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -132,10 +133,42 @@ def test_no_torch_but_in_the_learner() -> None:
 
 
 def test_no_room_has_a_jvm() -> None:
-    """No image installs Java or anything from the system's packages, and none starts from an image with it."""
-    for name in targets():
+    """No image that runs has Java or anything of the system's packages, and none starts from an image with it."""
+    for name in ROOMS | {"tools"}:
         assert lines_of(name).startswith("FROM python:")
         assert not re.search(r"apt|apk|jre|jdk|java|mvn", lines_of(name), flags=re.IGNORECASE)
+
+
+def test_fausts_cython_is_in_the_joiner() -> None:
+    """Where Faust has no wheel (arm64) a stage of its own makes one; without Cython's modules no image is made.
+
+    Built without a compiler, Faust is slow and says nothing.
+    """
+    _, made = targets()["faust"]
+    assert re.search(r"apt-get install .*\bgcc\b.*\bpip wheel .*-w /wheels faust-streaming$", made.strip(), re.DOTALL)
+    _, installed = targets()["joiner-packages"]
+    assert "--mount=from=faust,source=/wheels,target=/wheels" in installed
+    assert "--find-links /wheels" in installed
+    assert installed.rstrip().endswith('&& python -c "import faust._cython.streams"')
+
+
+def test_redis_is_full_before_it_is_ended() -> None:
+    """Redis refuses writes below the container's limit, where the kernel would end it; it throws nothing away."""
+    command = SERVICES["redis"]["command"]
+    options = dict(pairwise(command[1:]))
+    most, limit = (
+        re.fullmatch(r"(\d+)(mb|g)", text) for text in (options["--maxmemory"], SERVICES["redis"]["mem_limit"])
+    )
+    assert most is not None
+    assert limit is not None
+    assert int(most[1]) * 2**20 <= 0.9 * int(limit[1]) * 2**30
+    assert options["--maxmemory-policy"] == "noeviction"
+
+
+def test_rooms_may_compile_their_kernels_before_they_are_unwell() -> None:
+    """A first start compiles for minutes where rooms share two cores; `up --wait` gives up on a room that is unwell."""
+    for room in ROOMS:
+        assert SERVICES[room]["healthcheck"]["start_period"] == "600s"
 
 
 def test_one_kafka_version() -> None:

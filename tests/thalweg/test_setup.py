@@ -22,7 +22,8 @@ def bare(tmp_path: Path) -> Path:
         found = shutil.which(tool)
         assert found is not None
         (tmp_path / tool).symlink_to(found)
-    for name, line in {"id": "echo 1000", "python3": f'exec {sys.executable} "$@"'}.items():
+    fakes = {"id": "echo 1000", "uname": "echo Linux x86_64", "python3": f'exec {sys.executable} "$@"'}
+    for name, line in fakes.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     return tmp_path
@@ -57,6 +58,20 @@ def test_names_only_what_is_missing(bare: Path) -> None:
     program(bare, "java", 'openjdk version "21" 2023-09-19')
     done = system(bare)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_compiler_is_needed_where_faust_has_no_wheel(bare: Path) -> None:
+    """On Linux's arm64, and there alone: without gcc and Python's headers Faust would be built without its Cython."""
+    for name, line in (("mvn", ""), ("redis-server", ""), ("java", 'openjdk version "21" 2023-09-19')):
+        program(bare, name, line)
+    assert system(bare).returncode == 0
+    (bare / "uname").write_text("#!/bin/sh\necho Linux aarch64\n")
+    assert "apt-get install -y gcc libc6-dev\n" in system(bare).stderr
+    program(bare, "gcc", "")
+    assert system(bare).returncode == 0
+    python = (bare / "python3").read_text()
+    (bare / "python3").write_text(python.replace("exec", 'case "$*" in *Python.h*) exit 1 ;; esac\nexec'))
+    assert "apt-get install -y python3-dev\n" in system(bare).stderr
 
 
 @pytest.mark.parametrize(("old", "java"), [(0, "openjdk-17-jre-headless"), (1, "default-jre-headless")])
