@@ -19,7 +19,7 @@ import numpy as np
 from stream.encoder import list_at
 from stream.events import LATE_POSITIVE, RETRACTION
 from stream.features import locate
-from stream.table import CHANGED, find, kernel, mix, place, touch
+from stream.table import CHANGED, find, find_moved, kernel, mix, place_moved, touch
 
 SHIFT: Final = 2.0  # r lies in (−1, 1), give or take a correction: a row's n is never negative
 HEAD: Final = np.uint64(0x48454144)
@@ -92,9 +92,9 @@ def fill_likeness(words: Any, w32: Any, f32: Any, sizes: Any, k: Any, product: A
 
 
 @kernel
-def _row(slots: Any, key: Any, time_ms: Any, fresh: Any, counts: Any) -> Any:
+def _row(slots: Any, old: Any, key: Any, time_ms: Any, fresh: Any, counts: Any) -> Any:
     """The key's row, added when new, marked as changed, of this time or a later one."""
-    row = place(slots, key, counts)
+    row = place_moved(slots, old, key, counts)
     touch(slots, row, fresh, counts)
     values = slots.view(np.float64)
     values[row, 3] = max(values[row, 3], time_ms)
@@ -109,28 +109,27 @@ def _set_n(slots: Any, row: Any, n: Any) -> None:
 
 
 @kernel
-def _meet(slots: Any, salt: Any, item: Any, weight: Any, r: Any, items: Any, residuals: Any, count: Any, time_ms: Any,
-          fresh: Any, counts: Any) -> None:  # fmt: skip
+def _meet(slots: Any, old: Any, salt: Any, item: Any, weight: Any, r: Any, items: Any, residuals: Any, count: Any,
+          time_ms: Any, fresh: Any, counts: Any) -> None:  # fmt: skip
     """The item's r meets all others of a memory."""
     values = slots.view(np.float64)
     for i in range(count):
         if items[i] != item:
-            row = _row(slots, pair_key(salt, items[i], item), time_ms, fresh, counts)
+            row = _row(slots, old, pair_key(salt, items[i], item), time_ms, fresh, counts)
             _set_n(slots, row, abs(values[row, 1]) + weight)
             values[row, 2] += r * residuals[i]
 
 
 @kernel
 def learn_likeness(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, labels: Any, weights: Any,
-                   reasons: Any, times: Any, sizes: Any, product: Any, salt: Any, last: Any, slots: Any, fresh: Any,
-                   counts: Any) -> None:  # fmt: skip
+                   reasons: Any, times: Any, sizes: Any, product: Any, salt: Any, last: Any, slots: Any, old: Any,
+                   fresh: Any, counts: Any) -> None:  # fmt: skip
     """Move memories and pairs by these examples, in order; the table has room for last + 2 keys an example.
 
     A late positive or a retraction moves the r that is remembered, and its pairs with what is remembered now; it
     changes nothing when the item was forgotten.
     """
     items, residuals = np.empty(last, np.uint64), np.empty(last, np.float64)
-    nothing = np.zeros((1, slots.shape[1]), np.uint64)
     for b in range(page.shape[0]):
         at = locate(words, w32, starts[page[b]], sizes)
         user, user_end = list_at(w32, at, product[0], product[1], position[b], sizes)
@@ -138,23 +137,23 @@ def learn_likeness(words: Any, w32: Any, f32: Any, starts: Any, page: Any, posit
         if user == user_end or item == item_end:
             continue
         head, thing, t = mix(salt ^ HEAD, words[user]), words[item], times[b]
-        count = recall(slots, nothing, salt, words[user], last, items, residuals)
+        count = recall(old, slots, salt, words[user], last, items, residuals)
         if reasons[b] == LATE_POSITIVE or reasons[b] == RETRACTION:
             for k in range(last):
-                row = find(slots, mix(head, np.uint64(k + 1)))
+                row = find_moved(slots, old, mix(head, np.uint64(k + 1)), counts)
                 if row >= 0 and slots[row, 2] == thing:
                     touch(slots, row, fresh, counts)
                     moved = 2.0 * labels[b] - 1.0
                     _set_n(slots, row, max(0.0, abs(slots.view(np.float64)[row, 1]) + moved))
-                    _meet(slots, salt, thing, 0.0, moved, items, residuals, count, t, fresh, counts)
+                    _meet(slots, old, salt, thing, 0.0, moved, items, residuals, count, t, fresh, counts)
                     break
             continue
         base = np.float64(f32[at[6]])
         r = labels[b] - (base if base == base else 0.5)
-        _meet(slots, salt, thing, weights[b], weights[b] * r, items, residuals, count, t, fresh, counts)
-        row = _row(slots, head, t, fresh, counts)
+        _meet(slots, old, salt, thing, weights[b], weights[b] * r, items, residuals, count, t, fresh, counts)
+        row = _row(slots, old, head, t, fresh, counts)
         learned = abs(slots.view(np.float64)[row, 1])
         _set_n(slots, row, learned + 1.0)
-        row = _row(slots, mix(head, np.uint64(np.int64(learned) % last + 1)), t, fresh, counts)
+        row = _row(slots, old, mix(head, np.uint64(np.int64(learned) % last + 1)), t, fresh, counts)
         _set_n(slots, row, SHIFT + r)
         slots[row, 2] = thing

@@ -106,10 +106,10 @@ class Statistics:
                table.slots, table.fresh, table.counts)  # fmt: skip
         for k in program.likenesses:
             last = int(program.neighbours[k])
-            table.reserve(len(batch) * (last + 2))
+            table.reserve_step(len(batch) * (last + 2))
             learn_likeness(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
                            labels, weights, reasons, time_ms, program.sizes, program.columns(k), p.salts[k], last,
-                           table.slots, table.fresh, table.counts)  # fmt: skip
+                           table.slots, table.old, table.fresh, table.counts)  # fmt: skip
 
 
 @kernel

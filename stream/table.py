@@ -23,6 +23,7 @@ from stream.prefetch import prefetch
 
 U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
+Bools = npt.NDArray[np.bool_]
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOAD_MAX: Final = 0.6
@@ -168,6 +169,28 @@ def _move_row(old: Any, old_seen: Any, i: Any, slots: Any, seen: Any, counts: An
 
 
 @kernel
+def place_moved(slots: Any, old: Any, key: Any, counts: Any) -> Any:
+    """Row of key in `slots`, whither it moves when it lies in `old` yet; added when new. Of tables without stamps."""
+    before = counts[0]
+    row = place(slots, key, counts)
+    if counts[0] > before and key != GONE:
+        i = find(old, key)
+        if i >= 0:
+            counts[0] = before  # it was counted when it came
+            for c in range(1, old.shape[1]):
+                slots[row, c] = old[i, c]
+            old[i, 0] = GONE
+    return row
+
+
+@kernel
+def find_moved(slots: Any, old: Any, key: Any, counts: Any) -> Any:
+    """As `place_moved`, but a key that is new isn't added: -1."""
+    row = find(slots, key)
+    return row if row >= 0 or key == GONE or find(old, key) < 0 else place_moved(slots, old, key, counts)
+
+
+@kernel
 def _move_run(old: Any, old_seen: Any, first: Any, last: Any, slots: Any, seen: Any) -> None:
     """Move the rows of old[first:last]."""
     counts = np.zeros(2, np.int64)  # they were counted when they came
@@ -280,8 +303,8 @@ def _zeros(capacity: int, width: int) -> U64:
 class Table:
     """A growing table that knows which keys changed since the last `take_fresh`, unless it's not `tracked`.
 
-    Kernels get `slots`, `fresh`, `counts` after `reserve` or `reserve_for`; width counts the key's column.
-    `seen` uint32 [capacity] goes along with the rows once it was asked for by `stamp`.
+    Kernels get `slots`, `fresh`, `counts` after `reserve` or `reserve_for`, `old` too after `reserve_step`. The width
+    counts the key's column. `seen` uint32 [capacity] goes along with the rows once it was asked for by `stamp`.
     """
 
     def __init__(self, width: int, keys: int = 0, *, tracked: bool = True) -> None:
@@ -302,16 +325,16 @@ class Table:
     def stamp(self, keys: U64 | None = None, stamps: U32 | None = None) -> None:
         """From now on each row has a number in `seen`: 0, but `stamps` for these keys, which are there."""
         if not len(self.seen):
-            self.finish()
             self.seen = np.zeros(len(self.slots), np.uint32)
+            if self.moved < len(self.old):
+                self.old_seen = np.zeros(len(self.old), np.uint32)
         if keys is not None and stamps is not None:
             self.seen[find_many(self.slots, keys)] = stamps
 
     def stamps(self) -> U32:
         """Of all rows, in the order of `rows`; empty when they have none."""
-        self.finish()
         stamps: U32 = self.seen[self.slots[:, 0] != 0] if len(self.seen) else self.seen
-        return stamps
+        return np.concatenate([stamps, self.old_seen[self._unmoved()]]) if len(self.old_seen) else stamps
 
     def reserve(self, extra: int) -> None:
         """Make room for so many new keys, with all rows in `slots`: kernels never grow a table."""
@@ -324,6 +347,15 @@ class Table:
         if self.moved < len(self.old):
             _move_keys(self.old, self.old_seen, keys, self.slots, self.seen)
             self._move(max(STEP, 4 * len(keys)))
+
+    def reserve_step(self, extra: int) -> None:
+        """Make room for so many new keys, and go on a step with what has to move; any row may lie in `old` yet.
+
+        For kernels that don't know their keys beforehand: they ask by `find_moved` and `place_moved`.
+        """
+        self._grow(extra)
+        if self.moved < len(self.old):
+            self._move(max(STEP, 4 * extra))
 
     def _grow(self, extra: int) -> None:
         """Begin with a larger array when this one is too small."""
@@ -375,12 +407,18 @@ class Table:
             self._move(len(self.old))
 
     def rows(self) -> U64:
-        """All rows, in table order, without their marks."""
-        self.finish()
+        """All rows without their marks, in table order; in the middle of growth those that have to move come last."""
         used: U64 = self.slots[self.slots[:, 0] != 0]
+        if self.moved < len(self.old):
+            used = np.concatenate([used, self.old[self._unmoved()]])
         if used.shape[1] > 1:
             used[:, 1] &= ~CHANGED
         return used
+
+    def _unmoved(self) -> Bools:
+        """Which slots of `old` hold a row."""
+        unmoved: Bools = (self.old[:, 0] != 0) & (self.old[:, 0] != GONE)
+        return unmoved
 
     def rows_of(self, keys: U64) -> U64:
         """Rows of these keys; zeros beside a key that isn't there."""

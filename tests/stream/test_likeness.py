@@ -122,6 +122,24 @@ def test_an_overlay_and_a_restored_table_read_the_same(labels: list[tuple[str, s
             assert words.tobytes() == wanted.tobytes() == page(whole, user, item).tobytes()
 
 
+def test_growth_goes_in_steps_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memories and pairs in the middle of growth, corrected ones too, are those of a table that had room before."""
+    monkeypatch.setattr("stream.table.STEP", 8)
+    growing, roomy = Statistics(PROGRAM), Statistics(PROGRAM, Table(WIDTH, 100_000))
+    random, middles = np.random.default_rng(0), 0
+    for _ in range(1_500):
+        user, item = f"u{random.integers(100)}", f"i{random.integers(100)}"
+        words, label = page(growing, user, item), int(random.integers(2))
+        assert words.tobytes() == page(roomy, user, item).tobytes()
+        reason = None if random.random() < 0.7 else LATE_POSITIVE if label else RETRACTION
+        for statistics in (growing, roomy):
+            learned(statistics, words, label, reason)
+        middles += len(growing.table.old) > 1
+    assert middles > 50
+    one, other = (each.table.rows()[np.argsort(each.table.rows()[:, 0])] for each in (growing, roomy))
+    assert one.tobytes() == other.tobytes()
+
+
 @pytest.mark.parametrize(("first", "reason"), [(0, LATE_POSITIVE), (1, RETRACTION)])
 def test_a_correction_turns_the_remembered_label_over(first: int, reason: int) -> None:
     """A late positive or a retraction leaves what the right label would have left, while all is still remembered."""

@@ -10,7 +10,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import stream.table
-from stream.table import CHANGED, LOAD_MAX, U64, Table, capacity_for, find, find_many, hash32, mix, place, touch
+from stream.table import (
+    CHANGED,
+    LOAD_MAX,
+    U64,
+    Table,
+    capacity_for,
+    find,
+    find_many,
+    find_moved,
+    hash32,
+    mix,
+    place,
+    place_moved,
+    touch,
+)
 
 CAPACITY = 1024
 
@@ -68,6 +82,28 @@ class Machine(RuleBasedStateMachine):
         """Enough to make it grow; the next steps find it in the middle of that."""
         self.change(list(range(first, first + count)), cell, 7)
 
+    @rule(keys=some_keys, others=some_keys, cell=cells)
+    def change_unforeseen(self, keys: list[int], others: list[int], cell: int) -> None:
+        """As a kernel does that doesn't know its keys beforehand: wherever growth stands, rows come when asked for."""
+        table = self.table
+        if len(table.seen):
+            return
+        keys = [*keys, *list(self.held)[::5]]
+        table.reserve_step(len(keys))
+        for key in others:
+            row = find_moved(table.slots, table.old, np.uint64(key), table.counts)
+            assert (row >= 0) == (key in self.held)
+            assert row < 0 or table.slots[row, 1] & ~CHANGED == self.held[key]
+        for key in keys:
+            row = place_moved(table.slots, table.old, np.uint64(key), table.counts)
+            assert table.slots[row, 1] & ~CHANGED == self.held.get(key, 0)
+            touch(table.slots, row, table.fresh, table.counts)
+            table.slots[row, 1] = np.uint64(cell) | CHANGED
+            table.slots[row, 2] = key
+            self.held[key] = cell
+            if key not in self.fresh:
+                self.fresh.append(key)
+
     @rule(keys=some_keys, cell=cells)
     def put(self, keys: list[int], cell: int) -> None:
         """Whole rows, which isn't a change to tell."""
@@ -120,8 +156,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def rows(self) -> None:
-        """All that it holds, without marks."""
-        assert {int(k): int(c) for k, c, _ in self.table.rows()} == self.held
+        """All that it holds, without marks, and its stamps beside it; growth stays where it is."""
+        growing, rows, stamps = len(self.table.old), self.table.rows(), self.table.stamps()
+        assert {int(k): int(c) for k, c, _ in rows} == self.held
+        assert len(rows) == len(self.held)
+        if len(self.table.seen):
+            assert {int(k): int(s) for (k, *_), s in zip(rows, stamps, strict=True) if s} == self.stamps
+        assert len(self.table.old) == growing
 
     @invariant()
     def every_key_is_found(self) -> None:
@@ -170,6 +211,7 @@ def test_growth_goes_in_steps_and_loses_nothing() -> None:
     for n in range(60):
         machine.change([int(key) for key in random.integers(1, 30_000, 20 if n % 3 else 400)], n, n + 1)
         middles += len(machine.table.old) > 1
+        machine.rows()
         if n % 7 == 0:
             machine.drop([], 50)
             machine.take()
