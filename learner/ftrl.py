@@ -115,8 +115,10 @@ class Ftrl:
     ) -> tuple[F32, F32]:
         """Each example is predicted after the one before was learned. Returns wide logits and gradients, float32 [B].
 
-        See `learn_examples`.
+        See `learn_examples`. Raises ValueError, with nothing learned, for weights that aren't positive and finite.
         """
+        if not ((weights > 0) & (weights < np.inf)).all():
+            raise ValueError("a weight must be positive and finite: leave out what isn't to be learned")
         state = self.prepare(keys, time_ms)
         wide = np.empty(len(labels), np.float32)
         gradients = np.empty(len(labels), np.float32)

@@ -51,6 +51,15 @@ def reference(
     return wide, {key: weight(key) for key in z}
 
 
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
+def test_a_weight_that_makes_no_sense_is_refused(weight: float) -> None:
+    """With what to do; nothing of the batch was learned."""
+    ftrl, zeros = Ftrl(FtrlRates(np.array([0.1, 0.1], np.float32), 1.0, 0.0, 0.0)), np.zeros(2, np.float32)
+    with pytest.raises(ValueError, match="positive and finite: leave out"):
+        ftrl.predict_then_learn(keys_of([[1], [2]]), zeros, zeros, np.array([1.0, weight], np.float32))
+    assert len(ftrl.table) == 0
+
+
 one = st.lists(st.integers(1, 12), min_size=1, max_size=6, unique=True)
 
 
