@@ -7,9 +7,11 @@ from learner.model import Model
 from learner.retrain import Window, retrain
 from stream.encoder import one_page
 from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression
+from stream.expiry import Sweep
 from stream.features import Catalogue, Layout, build_page
 from stream.spec import Spec
-from stream.statistics import Statistics, StatisticsProgram
+from stream.statistics import WIDTH, Statistics, StatisticsProgram
+from stream.table import Table
 
 
 def warm(spec: Spec) -> None:
@@ -27,6 +29,10 @@ def warm(spec: Spec) -> None:
         )
         model.learn([examples], n)
         cutter.cut(n + 1, n, 1, n + 1, 1, {}, deep=True)
+    table = Table(WIDTH)
+    table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows
+    table.put(np.arange(1, 41, dtype=np.uint64).reshape(10, WIDTH))
+    Sweep(10).step(table, 1, 0)  # and holds more than it may
     if model.deep:
         model.deep.freeze_quantiles()
         retrain(model.deep, Window(model.encoder.deep_input(one_page(words)), *np.ones((3, 2), np.float32)), 2)
