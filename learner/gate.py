@@ -25,10 +25,11 @@ def refusal(gate: Gate, window: Figures, finite: bool) -> str:
     if window.examples < JUDGED_MIN:
         return ""
     low, high = gate.calibration
-    labels = window.base_rate * window.examples
-    predicted = window.calibration * max(labels, 1e-9)
+    labels, predicted = window.base_rate * window.examples, window.predicted * window.examples
     by_chance = CHANCE_SIGMAS * np.sqrt(max(predicted, labels))  # few labels differ from their number by that much
     if not low <= window.calibration <= high and abs(predicted - labels) > by_chance:
+        if window.base_rate <= 0.0:
+            return f"no install among the last {window.examples} examples, where {predicted:.0f} were predicted"
         return f"calibration {window.calibration:.3f} over the last {window.examples} is outside {low} to {high}"
     rise = window.log_loss - window.entropy()
     if rise > gate.log_loss_rise_max:
@@ -42,10 +43,10 @@ def refusal(gate: Gate, window: Figures, finite: bool) -> str:
 def quarantine(folder: Path, version: int, reason: str, model: Model) -> Path:
     """Keep the evidence of a refused version: reason, figures, how far it had learned."""
     folder.mkdir(parents=True, exist_ok=True)
-    window = model.progress.window()
+    window, names = model.progress.window(), ("examples", "auc", "log_loss", "base_rate", "calibration")
     evidence = {
         "version": version, "reason": reason, "examples": model.examples, "watermark_ms": model.watermark_ms,
-        "window": {n: float(getattr(window, n)) for n in ("examples", "auc", "log_loss", "base_rate", "calibration")},
+        "window": {n: v if np.isfinite(v) else None for n in names for v in [float(getattr(window, n))]},
     }  # fmt: skip
     path = folder / f"{version:012d}-{model.examples:012d}.json"
     path.write_text(json.dumps(evidence, indent=1))

@@ -159,7 +159,9 @@ class Model:
         """What a record leaves besides weights: figures, statistics, marks, and perhaps an early warm start."""
         first_label, installed = flat.first_labels(), flat.installs()
         members = self.slices.members(flat.batch)
-        if first_label.all():
+        if self.spec.label.policy == "fake_negative":  # all first labels are negative there
+            losses = self.progress.record(predictions, flat.labels, members, ~first_label)
+        elif first_label.all():
             losses = self.progress.record(predictions, flat.labels, members)
         else:
             losses = self.progress.record(predictions[first_label], flat.labels[first_label], members[first_label])

@@ -14,7 +14,7 @@ from learner.model import RECENT_PAGES, Model
 from ranker.model import Version
 from ranker.versions import Loader
 from stream.errors import BadSnapshot
-from stream.events import WINDOW_CLOSED, Examples, Impression, example_id
+from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, example_id
 from stream.memory_store import MemoryStore
 from stream.snapshot import DELTAS_MAX, INGESTS_MAX, encode_manifest
 from stream.spec_file import load_spec
@@ -73,8 +73,9 @@ def test_manifests_are_as_large_as_a_learners(publisher: Publisher) -> None:
     for n, golden in enumerate(ours.golden):
         names = [f"i{i}" for i in range(ITEMS)]
         page = Impression(f"r{n}", ours.watermark_ms, "u1", names, features=golden.features)
-        ids = [example_id(f"r{n}", p, WINDOW_CLOSED, "") for p in range(ITEMS)]
-        record.append(Examples(page, ids, list(range(ITEMS)), [0] * ITEMS, [1.0] * ITEMS, [WINDOW_CLOSED] * ITEMS,
+        labels, reasons = [1, *[0] * (ITEMS - 1)], [INSTALLED, *[WINDOW_CLOSED] * (ITEMS - 1)]
+        ids = [example_id(f"r{n}", p, reasons[p], "") for p in range(ITEMS)]
+        record.append(Examples(page, ids, list(range(ITEMS)), labels, [1.0] * ITEMS, reasons,
                                [ours.learned_ms] * ITEMS))  # fmt: skip
     model.learn(record, 0)
     assert not model.bad

@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from learner.seen import Seen
 from learner.service import Learner
 from learner.slices import Slices
 from stream.encoder import one_page
-from stream.events import Item, encode_record
+from stream.events import LATE_POSITIVE, WINDOW_CLOSED, Item, encode_record
 from stream.features import Catalogue, Layout, build_page
 from stream.log import MemoryLog
 from stream.spec import Spec
@@ -40,16 +41,16 @@ def exact_auc(p: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean((positives[:, None] > negatives) + 0.5 * (positives[:, None] == negatives)))
 
 
-def assert_figures(figures: Figures, p: np.ndarray, y: np.ndarray) -> None:
-    """These figures are of these predictions and labels, by definition."""
+def assert_figures(figures: Figures, p: np.ndarray, y: np.ndarray, auc_within: float = 1e-9) -> None:
+    """These figures are of these predictions and labels, by definition; AUC but for pairs that share a bin."""
     assert figures.examples == len(p)
     if not len(p):
         return
     loss, base = -np.mean(np.where(y == 1, np.log(p), np.log(1 - p))), float(np.mean(y))
-    assert abs(figures.auc - exact_auc(p, y)) < 1e-9
+    assert abs(figures.auc - exact_auc(p, y)) < auc_within
     assert abs(figures.log_loss - loss) < 1e-5
     assert figures.base_rate == pytest.approx(base)
-    assert figures.calibration == pytest.approx(np.mean(p) / max(base, 1e-9 / len(p)), rel=1e-5)
+    assert figures.calibration == (pytest.approx(np.mean(p) / base, rel=1e-5) if base else math.inf)
     if 0 < base < 1:
         entropy = -base * math.log(base) - (1 - base) * math.log(1 - base)
         assert figures.normalised_entropy() == pytest.approx(loss / entropy, rel=1e-4)
@@ -74,15 +75,115 @@ def test_figures_dont_depend_on_how_records_are_cut(cuts: list[int], seed: int) 
     """The same examples one by one and in records of any size: the same bits of state, the same marks."""
     random, n = np.random.default_rng(seed), sum(cuts)
     p, y = random.random(n, dtype=np.float32), (random.random(n) < 0.3).astype(np.float32)
-    members = random.random((n, 1)) < 0.5
+    members, corrected = random.random((n, 1)) < 0.5, random.random(n) < 0.2
     singly, packed = Progress(["a"]), Progress(["a"])
-    losses = [singly.record(p[i : i + 1], y[i : i + 1], members[i : i + 1]) for i in range(n)]
-    ends = np.cumsum([0, *cuts]).tolist()
-    whole = [packed.record(p[a:b], y[a:b], members[a:b]) for a, b in pairwise(ends)]
+
+    def recorded(progress: Progress, first: int, last: int) -> np.ndarray:
+        return progress.record(p[first:last], y[first:last], members[first:last], corrected[first:last])
+
+    losses = [recorded(singly, i, i + 1) for i in range(n)]
+    whole = [recorded(packed, first, last) for first, last in pairwise(np.cumsum([0, *cuts]).tolist())]
     assert np.concatenate([np.zeros(0), *losses]).tobytes() == np.concatenate([np.zeros(0), *whole]).tobytes()
     for name, array in singly.arrays().items():
         assert array.tobytes() == packed.arrays()[name].tobytes(), name
     assert singly.marks == packed.marks
+
+
+@given(st.lists(st.tuples(st.integers(1, 99), st.booleans(), st.booleans(), st.booleans()), max_size=60))
+def test_a_correction_is_as_if_the_label_had_been_right(rows: list[tuple[int, bool, bool, bool]]) -> None:
+    """All negative first; positives come later in any order, some are taken back: figures of the labels at last."""
+    p, member = (
+        np.array([r[0] / 100 for r in rows], np.float32),
+        np.array([r[3:] for r in rows], np.bool_).reshape(-1, 1),
+    )
+    y, back = np.array([r[1] for r in rows], np.bool_), np.array([r[2] for r in rows], np.bool_)
+    progress = Progress(["a"])
+    progress.record(p, np.zeros(len(p), np.float32), member)
+    late = np.flatnonzero(y)[::-1]
+    progress.record(p[late], np.ones(len(late), np.float32), member[late], np.ones(len(late), np.bool_))
+    gone = np.flatnonzero(y & back)
+    progress.record(p[gone], np.zeros(len(gone), np.float32), member[gone], np.ones(len(gone), np.bool_))
+    wanted = (y & ~back).astype(np.float32)
+    for name, chosen in ((ALL, np.ones(len(p), np.bool_)), ("a", member[:, 0])):
+        for figures in (progress.lifetime(name), progress.window(name)):
+            assert_figures(figures, p[chosen], wanted[chosen])
+
+
+def test_corrections_far_from_their_examples_are_right_on_the_whole() -> None:
+    """Predictions that move a little between an example and its correction, long after: figures of a steady world."""
+    random = np.random.default_rng(3)
+    n, delay = 40_000, 5_000
+    logit = random.normal(-1.5, 1.0, n)
+    p = (1 / (1 + np.exp(-logit))).astype(np.float32)
+    y = random.random(n) < p
+    moved = (1 / (1 + np.exp(-logit - random.normal(0.0, 0.1, n)))).astype(np.float32)
+    progress = Progress()
+    for i in range(0, n, 50):
+        progress.record(p[i : i + 50], np.zeros(50, np.float32))
+        if i >= delay:
+            late = i - delay + np.flatnonzero(y[i - delay : i - delay + 50])
+            progress.record(moved[late], np.ones(len(late), np.float32), None, np.ones(len(late), np.bool_))
+    window = progress.window()
+    known = y[: n - delay].mean()
+    assert window.examples == pytest.approx(WINDOW / (1 + known), rel=0.05)
+    assert window.base_rate == pytest.approx(known, rel=0.15)
+    assert window.auc == pytest.approx(exact_auc(p[:2000], y[:2000]), abs=0.04)
+    assert window.calibration == pytest.approx(1.0, abs=0.15)
+    life = progress.lifetime()
+    assert life.examples == n
+    assert life.auc == pytest.approx(exact_auc(p[:8000], y[:8000]), abs=0.02)
+    assert life.log_loss < life.entropy()
+
+
+def test_figures_of_very_rare_labels() -> None:
+    """One in 10,000: the AUC is that of the predictions, not of bins that hold most of them."""
+    random = np.random.default_rng(0)
+    n = 400_000
+    p = (1 / (1 + np.exp(-random.normal(np.log(1e-4), 1.0, n)))).astype(np.float32)
+    y = (random.random(n) < p).astype(np.float32)
+    progress = Progress()
+    progress.record(p, y)
+    assert 20 < y.sum() < 200
+    assert progress.lifetime().auc == pytest.approx(exact_auc(p, y), abs=1e-3)
+
+
+def test_without_a_positive_there_is_no_calibration() -> None:
+    """Lines show a dash, a version leaves it out (what it tells has to be finite)."""
+    progress = Progress()
+    progress.record(np.full(1, 0.1, np.float32), np.zeros(1, np.float32))
+    assert progress.lifetime().calibration == math.inf
+    assert [word for word in progress.marks[0].lines()[0].split() if word == "-"] == ["-", "-"]
+    told = progress.told()
+    assert "auc_arrival" in told
+    assert "calibration" not in told
+    assert "window_calibration" not in told
+
+
+def test_only_fake_negatives_are_corrected() -> None:
+    """A late positive counts where every example is negative first; elsewhere the first label stays."""
+    spec = small_spec()
+    page = records(spec, 1)[0][0]
+    ids = [1, 2, 3]
+    first = msgspec.structs.replace(page, ids=ids, labels=[0, 0, 0], reasons=[WINDOW_CLOSED] * 3)
+    late = msgspec.structs.replace(
+        page, ids=[4], positions=[1], labels=[1], weights=[1.0], reasons=[LATE_POSITIVE], ingest_ms=[9]
+    )
+    for policy, rate in (("eager", 0), ("wait", 0), ("fake_negative", 1 / 3)):
+        model = Model(msgspec.structs.replace(spec, label=msgspec.structs.replace(spec.label, policy=policy)))
+        for offset, examples in enumerate((first, late, late)):
+            model.learn([examples], offset)
+        life = model.progress.lifetime()
+        assert life.examples == 3, policy
+        assert life.base_rate == pytest.approx(rate), policy
+        assert model.losses[1:] == ([] if policy != "fake_negative" else [pytest.approx(model.losses[1])])
+
+
+def test_figures_of_an_earlier_build_are_refused() -> None:
+    """A checkpoint whose counts are of examples alone has bins of another kind."""
+    progress = Progress(["a"])
+    arrays = {**progress.arrays(), "counts": np.zeros(2, np.int64)}
+    with pytest.raises(ValueError, match="reshape"):
+        progress.fill(arrays, ["a"])
 
 
 def test_the_window_forgets() -> None:
@@ -115,7 +216,7 @@ def test_a_prediction_that_is_no_number_shows_for_ever() -> None:
 def test_figures_stand_at_doubling_counts() -> None:
     """At 1, 2, 4, 8, … the figures of just so many, however records lie; log loss since the mark before."""
     random = np.random.default_rng(0)
-    p, y = random.random(37, dtype=np.float32), (random.random(37) < 0.5).astype(np.float32)
+    p, y = (random.permutation(37) / 37 + 0.01).astype(np.float32), (random.random(37) < 0.5).astype(np.float32)
     members = (np.arange(37) % 2 == 0)[:, None]
     progress = Progress(["even"])
     losses = [progress.record(p[a:b], y[a:b], members[a:b]) for a, b in ((0, 3), (3, 20), (20, 37))]
@@ -165,7 +266,7 @@ def test_the_model_tells_its_slices() -> None:
     predictions = model.progress.recent[0, 0, : len(labels)]
     assert 0 < members[:, 0].sum() < len(labels)
     for s, name in enumerate(slices.names):
-        assert_figures(model.progress.lifetime(name), predictions[members[:, s]], labels[members[:, s]])
+        assert_figures(model.progress.lifetime(name), predictions[members[:, s]], labels[members[:, s]], 1e-3)
 
 
 def test_a_version_tells_its_figures() -> None:

@@ -87,6 +87,25 @@ def test_every_version_is_what_the_learner_held() -> None:
     assert merged or len(bases) > 1, "the test is long enough to merge or fold"
 
 
+def test_a_part_that_lost_count_of_its_changes_comes_as_a_base() -> None:
+    """It alone, once; then deltas come again, and a reader always has what the learner holds."""
+    spec = small_spec()
+    model, store, bases = Model(spec), MemoryStore("small"), dict[str, list[str]]()
+    cutter = Cutter(model)
+    for offset, record in enumerate(records(spec, 24)):
+        model.learn(record, offset)
+        if offset == 4:
+            model.wide.table.lost = True
+        cut = cutter.cut(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
+        store.put_blobs(cut.blobs)
+        store.publish(cut.manifest)
+        for name, part in cut.manifest.parts.items():
+            bases.setdefault(name, []).append(part.base[0])
+        assert laid_together(store, store.manifest(offset + 1)) == held(model)
+    assert [bases["wide"].index(base) for base in bases["wide"]] == [0, 0, 0, 0, 4, 4, 4, 4]
+    assert set(bases["statistics"]) == {bases["statistics"][0]}
+
+
 def test_installs_are_named_in_the_version_that_learned_them() -> None:
     """The manifest's ingest times are those of positives learned since the version before."""
     spec = small_spec()
@@ -250,13 +269,15 @@ def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("window", "finite", "word"),
     [
-        (Figures(2000, 0.7, 0.65, 0.5, 1.0), True, ""),
-        (Figures(2000, 0.7, 0.65, 0.5, 1.3), True, "calibration"),
-        (Figures(2000, 0.7, 0.65, 0.5, 0.7), True, "calibration"),
-        (Figures(2000, 0.4, 0.80, 0.5, 1.0), True, "log loss"),
-        (Figures(100, 0.4, 0.80, 0.5, 1.3), True, ""),
-        (Figures(2000, 0.7, float("nan"), 0.5, 1.0), True, "finite"),
-        (Figures(2000, 0.7, 0.65, 0.5, 1.0), False, "finite"),
+        (Figures(2000, 0.7, 0.65, 0.5, 0.5), True, ""),
+        (Figures(2000, 0.5, 0.02, 0.0, 0.02), True, "no install among the last 2000 examples, where 40 were predicted"),
+        (Figures(2000, 0.5, 0.002, 0.0, 0.002), True, ""),
+        (Figures(2000, 0.7, 0.65, 0.5, 0.65), True, "calibration"),
+        (Figures(2000, 0.7, 0.65, 0.5, 0.35), True, "calibration"),
+        (Figures(2000, 0.4, 0.80, 0.5, 0.5), True, "log loss"),
+        (Figures(100, 0.4, 0.80, 0.5, 0.65), True, ""),
+        (Figures(2000, 0.7, float("nan"), 0.5, 0.5), True, "finite"),
+        (Figures(2000, 0.7, 0.65, 0.5, 0.5), False, "finite"),
     ],
 )
 def test_the_gate(window: Figures, finite: bool, word: str) -> None:
