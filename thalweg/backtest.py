@@ -1,14 +1,15 @@
 """`thalweg backtest`: join and learn a source in one process, exactly reproducible.
 
-Each page is predicted when it is shown, by the model as it is then, and learned when the joiner tells its label; only
-first labels are judged. Features, join and statistics are those of `producers.features`: one copy for all entrants,
+Each page is predicted when it is shown, by the model as it is then, and learned when the joiner tells its label. Judged
+are labels as of the close of their page's window, the same ones under every policy; what changes them later is only
+learned. Features, join and statistics are those of `producers.features`: one copy for all entrants,
 who see the same pages and the same records in the same order, in one pass.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.model import Model
-from learner.progress import Progress
+from learner.progress import ALL, Figures, Progress, auc_of
 from learner.slices import Slices
 from producers.features import FeatureMaker
 from producers.source import Broken, Pause, Sourced, WorldEvent, first_pages
@@ -127,21 +128,38 @@ class Scores:
     broken: int
     seconds_shared: float  # features and join, for all
 
-    def progress(self, entrant: int, first: int = 0, last: int | None = None) -> Progress:
-        """The learner's own measure of rows first:last of one entrant."""
+    def figures(self, entrant: int) -> dict[str, Figures]:
+        """One entrant's, of all and of each slice: by the learner's own measure, but for the exact AUC."""
         progress = Progress(self.slices)
-        progress.record(self.predictions[entrant, first:last], self.labels[first:last], self.members[first:last])
-        return progress
+        progress.record(self.predictions[entrant], self.labels, self.members)
+        rows = {ALL: np.ones(len(self.labels), np.bool_), **dict(zip(self.slices, self.members.T, strict=True))}
+        return {
+            name: replace(progress.lifetime(name), auc=exact_auc(self.predictions[entrant, of], self.labels[of]))
+            for name, of in rows.items()
+        }
 
-    def auc(self, entrant: int, first: int = 0) -> float:
-        """AUC of one entrant over rows from `first` on."""
-        return self.auc_of(self.predictions[entrant], first)
+    def auc(self, entrant: int, first: int = 0, last: int | None = None) -> float:
+        """AUC of one entrant over rows first:last."""
+        return exact_auc(self.predictions[entrant, first:last], self.labels[first:last])
 
     def auc_of(self, predictions: F32, first: int = 0) -> float:
         """AUC of any predictions [N] over rows from `first` on."""
-        progress = Progress()
-        progress.record(predictions[first:], self.labels[first:])
-        return progress.lifetime().auc
+        return exact_auc(predictions[first:], self.labels[first:])
+
+
+def exact_auc(predictions: F32, labels: F32) -> float:
+    """Area under the ROC curve of predictions [N]; equal ones count half.
+
+    >>> exact_auc(np.array([0.1, 0.4, 0.4], np.float32), np.array([0, 0, 1], np.float32))
+    0.75
+    """
+    known, places = np.unique(predictions, return_inverse=True)
+    return auc_of(auc_counts(places, labels, len(known)))
+
+
+def auc_counts(places: npt.NDArray[np.int64], labels: F32, size: int) -> F64:
+    """Negatives and positives at each place, float64 [2, size]."""
+    return np.stack([np.bincount(places, weights, size) for weights in (1.0 - labels, labels)])
 
 
 @dataclass
@@ -165,6 +183,7 @@ class Backtest:
 
     def __post_init__(self) -> None:
         self.maker = FeatureMaker(self.spec, 1)
+        self._rules = label_rules(self.spec)
         self._slices = Slices(self.spec, self.maker.layout)
         self._predicted = [[] for _ in self.entrants]
         self.seconds = [0.0 for _ in self.entrants]
@@ -177,7 +196,7 @@ class Backtest:
 
     def run(self, source: Iterable[Sourced], limit: int | None = None) -> Scores:
         """Play the source, or its first `limit` pages, until all windows are closed. Raises DataError: no page."""
-        rules = label_rules(self.spec)
+        rules = self._rules
         if limit is not None:
             source = first_pages(source, limit, rules.window_ms)
         begun = time.perf_counter()
@@ -192,19 +211,32 @@ class Backtest:
         return self._scores(time.perf_counter() - begun - sum(self.seconds))
 
     def _take(self, event: WorldEvent) -> None:
+        if isinstance(event, Impression) and event.request_id in self._rows:
+            self._refuse(event.request_id, "a page with this request_id was played before; give each page its own")
+            event = Tick(event.time_ms)
         try:
             taken = self.maker.take(event)
         except BadEvent as bad:
             self._refuse(event.request_id if isinstance(event, Impression) else type(event).__name__, str(bad))
             return
         page = taken.event
-        if isinstance(page, Impression) and page.request_id not in self._rows:
+        if isinstance(page, Impression):
             self._predict(page)
         self._last_ms = max(self._last_ms, getattr(event, "time_ms", 0))
+        for examples in taken.examples:
+            self._judge(examples, isinstance(page, Impression) and page.request_id == examples.page.request_id)
         self._record += taken.examples
         self._events += 1
         if self._events % self.pack == 0:
             self._learn()
+
+    def _judge(self, examples: Examples, just_shown: bool) -> None:
+        """Note labels: first ones, which are told when the window closes at the latest, and corrections until then."""
+        row, page = self._rows[examples.page.request_id], examples.page
+        is_open = page.time_ms + self._rules.window_ms > self._last_ms - self._rules.lateness_ms
+        for position, label, reason in zip(examples.positions, examples.labels, examples.reasons, strict=True):
+            if is_open or just_shown or reason in (INSTALLED, WINDOW_CLOSED):
+                self._labels[row + position] = label
 
     def _predict(self, page: Impression) -> None:
         words: U64 = np.frombuffer(page.features, np.uint64)
@@ -219,16 +251,12 @@ class Backtest:
             self.progress(self)
 
     def _learn(self) -> None:
-        """The gathered examples are a record: note its first labels, then everyone learns it."""
+        """The gathered examples are a record: everyone learns it."""
         record, self._record = self._record, []
         if not record:
             return
         rows = [self._rows[examples.page.request_id] for examples in record]
-        for examples, row in zip(record, rows, strict=True):
-            for position, label, reason in zip(examples.positions, examples.labels, examples.reasons, strict=True):
-                if reason in (INSTALLED, WINDOW_CLOSED):
-                    self._labels[row + position] = label
-            self.learned += len(examples.labels)
+        self.learned += sum(len(examples.labels) for examples in record)
         self.told.append(record)
         for i, entrant in enumerate(self.entrants):
             begun = time.perf_counter()

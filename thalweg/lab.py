@@ -66,8 +66,17 @@ def backtest(
     ] = None,
     policy: Annotated[str, typer.Option(help="wait, eager or fake_negative, in place of the spec's.")] = "",
     peer: Annotated[
-        str, typer.Option(help="vw, river, or both (vw,river): they get the same features in the same order.")
+        str,
+        typer.Option(
+            help="vw, river, or both (vw,river): they get the same features in the same order (numbers as quantiles)."
+        ),
     ] = "",
+    peer_rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="alpha, beta, l1, l2 of vw, or river, such as alpha=0.1; repeat it. They're tuned to movielens."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,
     seed: Annotated[
         int, typer.Option(help="Of the deep part's first layers. Nothing else is random; peers start at zero.")
@@ -83,19 +92,20 @@ def backtest(
     """Join and learn in one process, and say how good the predictions were. A second run prints the same figures.
 
     Each page is predicted when it is shown, by the model as it is then, and learned when the joiner tells its
-    label: that is `auc`. `auc_arrival` is the learner's own, just before it learns. Only first labels count.
+    label: that is `auc`. `auc_arrival` is the learner's own, just before it learns. What counts is the label as of the
+    close of the page's window, whatever the policy.
 
     With --dump-vw FILE anyone can do Vowpal Wabbit's part again:
     python -m vowpalwabbit -d FILE ARGUMENTS -p PREDICTIONS, the ARGUMENTS being those that are printed. A line
     without a label is a page that is predicted, one with a label is learned; the tag after ' is the example's number
     in the order of pages. The first prediction of a tag is the one at page time.
     """
-    from thalweg.contest import ContestConfig, by_hand, figures, hold, scores_table, slices_table
+    from thalweg.contest import ContestConfig, by_hand, figures, hold, peer_rates, scores_table, slices_table
     from thalweg.play import open_source
     from thalweg.plots import curves, terminal, write_png
     from thalweg.show import printed
 
-    config = ContestConfig(parts or (), policy, peer, limit, seed, pack, dump_vw)
+    config = ContestConfig(parts or (), policy, peer, peer_rate or (), limit, seed, pack, dump_vw)
     scores = hold(read_spec(spec), open_source(source, read_settings()), config)
     found = curves(scores)
     print(terminal(found))
@@ -103,7 +113,8 @@ def backtest(
     if scores.slices:
         printed(slices_table(scores))
     if dump_vw:
-        say(f"{dump_vw} is written; again by hand: {by_hand().replace('FILE', str(dump_vw))}")
+        command = by_hand(peer_rates(peer_rate or ())).replace("FILE", str(dump_vw))
+        say(f"{dump_vw} is written; again by hand: {command}")
     if plot:
         write_png(plot, found, f"{source}: {scores.pages:,} pages, each predicted when it was shown")
         say(f"{plot} is drawn")

@@ -1,14 +1,15 @@
 """AUC over time of a backtest: as a picture (PNG) and in the terminal."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from learner.progress import Progress, auc_of
+from learner.progress import auc_of
 from stream.errors import DataError
-from thalweg.backtest import F64, Scores
+from thalweg.backtest import F64, Scores, auc_counts
 
 POINTS: Final = 40
 LEAST: Final = 500  # examples of a window
@@ -28,17 +29,17 @@ class Curves:
 
 
 def curves(scores: Scores) -> Curves:
-    """AUC in windows that don't overlap, and over all examples up to the end of each."""
+    """AUC in windows, and over all examples up to the end of each. Windows don't overlap, but for the last one."""
     n = len(scores.labels)
     width = max(LEAST, -(-n // POINTS))
-    ends = list(range(width, n + 1, width)) or [n]
+    ends = [*range(width, n, width), n]
     window, total = np.zeros((2, len(scores.names), len(ends)))
-    for i in range(len(scores.names)):
-        bins = np.zeros_like(Progress().bins[0])
-        for p, end in enumerate(ends):
-            part = scores.progress(i, max(0, end - width), end)
-            bins += part.bins[0]
-            window[i, p], total[i, p] = part.lifetime().auc, auc_of(bins)
+    for i, predictions in enumerate(scores.predictions):
+        known, places = np.unique(predictions, return_inverse=True)
+        counts = np.zeros((2, len(known)))
+        for p, (before, end) in enumerate(pairwise([0, *ends])):
+            counts += auc_counts(places[before:end], scores.labels[before:end], len(known))
+            window[i, p], total[i, p] = scores.auc(i, max(0, end - width), end), auc_of(counts)
     return Curves(scores.names, ends, window, total, width)
 
 

@@ -73,6 +73,33 @@ def world(pages: int, seed: int = 1) -> list[WorldEvent]:
     return [*events, *(event for _, event in sorted(logged, key=lambda one: one[0]))]
 
 
+def slow_world(pages: int, seed: int = 1) -> list[WorldEvent]:
+    """The same with fewer installs (0.35 where it fits, else 0.05), each some minutes after its page (2 on average).
+
+    Now and then an install is taken back a minute later or comes a second time, or a page is logged four minutes late.
+    """
+    draw = random.Random(seed)
+    events = [event for event in world(0) if isinstance(event, Item | User)]
+    logged: list[tuple[int, Impression | Install]] = []
+    for n in range(pages):
+        user, shown = draw.randrange(8), draw.sample(range(12), 2)
+        at_ms = START_MS + 3_000 * n
+        late = draw.random() < 0.02
+        logged.append((at_ms + 240_000 * late, Impression(f"p{n}", at_ms, f"u{user}", [f"i{i}" for i in shown])))
+        for i in shown:
+            if draw.random() < (0.35 if i % 2 == user % 2 else 0.05):
+                come_ms = at_ms + 1_000 + round(draw.expovariate(1 / 120_000))
+                install = Install(f"u{user}", f"i{i}", come_ms, f"{n}-{i}", f"p{n}")
+                logged.append((come_ms, install))
+                if draw.random() < 0.05:
+                    back = msgspec.structs.replace(install, time_ms=come_ms + 60_000, retracted=True)
+                    logged.append((back.time_ms, back))
+                if draw.random() < 0.05:
+                    again = msgspec.structs.replace(install, time_ms=come_ms + 90_000, install_id=f"{n}-{i}-again")
+                    logged.append((again.time_ms, again))
+    return [*events, *(event for _, event in sorted(logged, key=lambda one: one[0]))]
+
+
 def backtested(
     events: Sequence[WorldEvent],
     *parts: Sequence[PartName],

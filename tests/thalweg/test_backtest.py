@@ -1,21 +1,28 @@
 """A backtest: nothing of the future is known, everyone sees the same, and a second run says the same."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from learner.gate import refusal
 from learner.model import Model
 from producers.features import FeatureMaker
+from producers.source import WorldEvent
 from stream.errors import DataError
 from stream.events import Impression, Install, Tick
-from stream.spec import PartName, WarmStart
-from tests.thalweg.contests import TEXT, backtested, camps_spec, world, write_lines
+from stream.spec import Gate, PartName, Policy, Spec, WarmStart
+from tests.thalweg.contests import START_MS, TEXT, backtested, camps_spec, slow_world, world, write_lines
 from thalweg.backtest import Ours
 from thalweg.main import app
+from thalweg.peers import PeerRates, River
+from thalweg.plots import curves
 
 EVENTS = world(400)
 
@@ -64,7 +71,7 @@ def test_it_learns_what_a_learner_learns() -> None:
     assert scores.learned == model.examples > len(scores.labels), "late positives are learned, too"
 
 
-def test_only_first_labels_are_judged() -> None:
+def test_labels_after_the_close_are_not_judged() -> None:
     """An install that is logged when its window is over makes a late positive: the judged label stays 0."""
     scores, _ = backtested(EVENTS, ["wide"])
     pages = [event for event in EVENTS if isinstance(event, Impression)]
@@ -78,13 +85,140 @@ def test_only_first_labels_are_judged() -> None:
     assert scores.untold == 0
 
 
+def policies(window: str) -> dict[str, Spec]:
+    """The camps' spec under each policy, with this window; late events are known for five minutes."""
+    spec = camps_spec(TEXT.replace("alpha = 0.1", "alpha = 0.05").replace("every = 300, window = 100", "every = 3_000"))
+    label = msgspec.structs.replace(spec.label, window=window, lateness="40s", known="5m")
+    return {
+        name: msgspec.structs.replace(spec, label=msgspec.structs.replace(label, policy=name))
+        for name in get_args(Policy)
+    }
+
+
+SLOW = slow_world(4_000)
+
+
+def test_labels_judged_are_those_at_the_windows_close_under_every_policy() -> None:
+    """An install that came in its window counts, unless it was taken back by then, however the joiner tells it."""
+    found = {name: backtested(SLOW, ["wide"], spec=spec)[0] for name, spec in policies("3m").items()}
+    assert 0.1 < found["wait"].labels.mean() < 0.2
+    assert found["wait"].learned < found["eager"].learned < found["fake_negative"].learned
+    for name, scores in found.items():
+        np.testing.assert_array_equal(scores.labels, found["wait"].labels, name)
+        assert scores.auc(0, 4_000) > 0.6, name
+    wanted = at_the_close(SLOW, 180_000, 40_000)
+    np.testing.assert_array_equal(found["wait"].labels, wanted)
+    assert 0.01 < np.mean(at_the_close(SLOW, 10**9, 0) != np.array(wanted)) < 0.1, "much comes later"
+
+
+def at_the_close(events: Sequence[WorldEvent], window_ms: int, lateness_ms: int) -> list[float]:
+    """By hand: who is installed when the first event comes by which the page is over, or at the page's own coming."""
+    labels: dict[str, list[float]] = {}
+    pages: dict[str, Impression] = {}
+    installed: dict[tuple[str, str], set[str]] = {}
+    now_ms = 0
+
+    def settle(page: Impression) -> None:
+        labels[page.request_id] = [float(bool(installed.get((page.request_id, item)))) for item in page.items]
+
+    for event in events:
+        if not isinstance(event, Impression | Install):
+            continue
+        now_ms = max(now_ms, event.time_ms)
+        for over in [page for page in pages.values() if page.time_ms + window_ms <= now_ms - lateness_ms]:
+            settle(pages.pop(over.request_id))
+        if isinstance(event, Impression):
+            pages[event.request_id] = event
+            labels[event.request_id] = []
+            continue
+        shown_ms = START_MS + 3_000 * int(event.install_id.split("-")[0])
+        held = installed.setdefault((event.request_id, event.item), set())
+        if event.retracted:
+            held.discard(event.install_id)
+        elif event.time_ms < shown_ms + window_ms:
+            held.add(event.install_id)
+    for page in pages.values():
+        settle(page)
+    return [label for one in labels.values() for label in one]
+
+
+@pytest.mark.parametrize("policy", get_args(Policy))
+def test_a_learner_knows_its_rate_and_publishes_under_every_policy(policy: str) -> None:
+    """Though installs come minutes after their pages: base rate near the true one, nothing for the gate to refuse."""
+    scores, backtest = backtested(SLOW, ["wide", "deep"], spec=policies("15m")[policy])
+    ours = backtest.entrants[0]
+    assert isinstance(ours, Ours)
+    for figures in (ours.model.progress.lifetime(), ours.model.progress.window()):
+        assert figures.base_rate == pytest.approx(float(scores.labels.mean()), rel=0.2)
+        assert figures.auc > 0.6
+        assert refusal(Gate(), figures, True) == ""
+    assert ours.model.progress.lifetime().examples == len(scores.labels)
+
+
+def test_a_request_id_that_comes_again_is_left_out() -> None:
+    """Though the joiner has forgotten the first page with it: its labels stay, and nobody learns the second page."""
+    spec = camps_spec()
+    told: list[WorldEvent] = [
+        Impression("s1", 1_000_000, "u1", ["i1"]), Install("u1", "i1", 1_001_000, "a", "s1"),
+        Impression("p2", 1_002_000, "u2", ["i2"]), Install("u2", "i2", 1_003_000, "b", "p2"),
+    ]  # fmt: skip
+    again = Impression("s1", 1_063_000, "u1", ["i3", "i4"])
+    river = River(spec, PeerRates())
+    scores, backtest = backtested([*told, again], ["wide"], spec=spec, peers=[river])
+    assert scores.labels.tolist() == [1, 1]
+    assert (scores.pages, scores.broken, scores.learned) == (2, 1, 2)
+    ours = backtest.entrants[0]
+    assert isinstance(ours, Ours)
+    assert ours.model.examples == 2
+
+
+def test_auc_is_exact() -> None:
+    """Of each entrant and slice, and of the curves: pairs in order, equal ones half, however near they are."""
+    scores, _ = backtested(EVENTS, ["wide"])
+    n = len(scores.labels)
+    near = (0.5 + np.arange(n) * 2.0**-23).astype(np.float32)
+    assert len(set(near.tolist())) == n, "they're in one bin of the learner's"
+    scores.predictions = near[None]
+    wanted = {"all": (near, scores.labels)}
+    for s, name in enumerate(scores.slices):
+        wanted[name] = (near[scores.members[:, s]], scores.labels[scores.members[:, s]])
+    for name, (p, y) in wanted.items():
+        pairs = np.sign(p[y == 1][:, None].astype(np.float64) - p[y == 0])
+        assert scores.figures(0)[name].auc == pytest.approx((1 + pairs.mean()) / 2, abs=1e-12)
+    assert curves(scores).total[0, -1] == scores.figures(0)["all"].auc
+
+
+def test_curves_end_with_the_last_example() -> None:
+    """The last point is over all examples, though windows don't divide them; its window is as wide as the others."""
+    scores, _ = backtested(EVENTS, ["wide"])
+    n = len(scores.labels)
+    found = curves(scores)
+    assert found.width == 500
+    assert found.at == [500, n]
+    assert found.total[0].tolist() == [scores.auc(0, 0, 500), scores.auc(0)]
+    assert found.window[0].tolist() == [scores.auc(0, 0, 500), scores.auc(0, n - 500)]
+
+
+def test_without_an_install_there_is_no_calibration(tmp_path: Path) -> None:
+    """A dash on the screen, and no such figure in the file."""
+    spec, source, out = tmp_path / "camps.toml", tmp_path / "events.jsonl", tmp_path / "figures.json"
+    spec.write_text(TEXT)
+    write_lines(source, [event for event in world(20) if not isinstance(event, Install)])
+    words = ["backtest", str(source), "--spec", str(spec), "--parts", "wide", "--json", str(out)]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    assert re.search(r"│ wide .*│ +- │ +40 │", said.output)
+    assert "wide.auc" in (found := json.loads(out.read_text()))
+    assert "wide.calibration" not in found
+
+
 def test_the_world_is_learned_and_slices_add_up() -> None:
     """AUC is well above chance; the camps' examples are all examples."""
     scores, _ = backtested(EVENTS, ["wide", "deep"])
-    progress = scores.progress(0)
-    assert progress.lifetime().auc > 0.7
-    camps = [progress.lifetime(f"user.camp={camp}").examples for camp in ("north", "south")]
-    assert sum(camps) == progress.lifetime().examples == len(scores.labels)
+    figures = scores.figures(0)
+    assert figures["all"].auc > 0.7
+    camps = [figures[f"user.camp={camp}"].examples for camp in ("north", "south")]
+    assert sum(camps) == figures["all"].examples == len(scores.labels)
     assert min(camps) > 0
 
 
@@ -141,6 +275,9 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
         (["--parts", "narrow"], "--parts takes"),
         (["--peer", "sklearn"], "--peer takes vw, river"),
         (["--policy", "never"], "--policy takes wait, eager, fake_negative"),
+        (["--parts", "wide,deep", "--parts", "deep,wide"], "--parts deep,wide stands there twice"),
+        (["--peer", "river", "--peer-rate", "beta1=2"], "--peer-rate takes alpha, beta, l1, l2, river"),
+        (["--peer", "river", "--peer-rate", "river=-1"], "--peer-rate takes alpha, beta, l1, l2, river"),
     ],
 )
 def test_what_it_cannot_do_it_says(tmp_path: Path, words: list[str], remedy: str) -> None:
@@ -151,3 +288,20 @@ def test_what_it_cannot_do_it_says(tmp_path: Path, words: list[str], remedy: str
     said = CliRunner().invoke(app, ["backtest", str(source), "--spec", str(spec), *words])
     assert said.exit_code == 1
     assert remedy in said.output
+
+
+@pytest.mark.parametrize("part", ["wide", "deep"])
+def test_a_part_of_which_the_spec_says_nothing_is_refused(tmp_path: Path, part: str) -> None:
+    """--parts is checked as the spec's own parts are."""
+    other = {"wide": "deep", "deep": "wide"}[part]
+    lines = TEXT.replace('name = "camps"', f'name = "camps"\nparts = ["{other}"]').splitlines()
+    gone = [line for line in lines if not line.startswith(("crosses", "features"))]
+    gone.insert(gone.index(f"[{other}]") + 1, 'features = ["user.id"]')
+    spec, source = tmp_path / "camps.toml", tmp_path / "events.jsonl"
+    spec.write_text("\n".join(gone))
+    write_lines(source, world(3))
+    said = CliRunner().invoke(app, ["backtest", str(source), "--spec", str(spec), "--parts", part])
+    assert said.exit_code == 1
+    assert isinstance(said.exception, SystemExit)
+    assert f"--parts {part}" in said.output
+    assert f"leave {part} out of parts" in " ".join(said.output.split())
