@@ -2,10 +2,11 @@
 the model as it is then, and learned when the joiner tells its label (`eager`, window 2 s, one record an event).
 
 Everyone sees the same pages and labels in the same order, in one pass. Vowpal Wabbit and River get the wide part's
-keys and every number of the deep part as a quantile bucket. Everyone's settings are the best of as many tries by
-chance on the first 30,000 pages (`benchmarks/tuning.py`); "rest" is what comes after them. `shipped` is Wide & Deep
-with the settings of `specs/movielens.toml`, which took more tries (`docs/benchmarks.md`). The ensemble is wide and
-deep, each trained alone, their logits summed and halved, or their probabilities averaged, whichever is better for it.
+keys, the deep part's categories, and every number of the deep part as a quantile bucket. Everyone's settings are the
+best of as many tries by chance on the first 30,000 pages (`benchmarks/tuning.py`); "rest" is what comes after them.
+`shipped` is Wide & Deep with the settings of `specs/movielens.toml`, which took more tries (`docs/benchmarks.md`). The
+ensemble is wide and deep, each trained alone, their logits summed and halved, or their probabilities averaged,
+whichever is better for it.
 
 Figures are means of 3 seeds. A seed makes the deep part's first layers; wide, Vowpal Wabbit and River start at zero
 and have nothing random, so they run once; so does what is shipped.

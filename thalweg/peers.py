@@ -1,8 +1,9 @@
-"""Peers that take part in a backtest: Vowpal Wabbit and River, with the features that our wide part and numbers have.
+"""Peers that take part in a backtest: Vowpal Wabbit and River, with the features that our parts have.
 
-Both see an example as a list of whole numbers, each a feature of value 1: the wide keys, and for every number that
-the deep part reads the quantile that it falls into ("bucket"; missing is one of its own). Boundaries are those that
-the deep part would have: from the same sample, frozen at the same examples.
+Both see an example as a list of whole numbers, each a feature of value 1: the wide keys, the deep part's categories
+(but for those that are a wide feature anyway), and for every number that the deep part reads the quantile that it falls
+into ("bucket"; missing is one of its own). Boundaries are those that the deep part would have: from the same sample,
+frozen at the same examples. Under `fake_negative` both weigh an example by their own prediction, as we do.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,7 @@ from stream.features import F32, Layout
 from stream.spec import Spec
 from stream.table import U64
 
-BITS: Final = 24
+BITS: Final = 26  # of a feature's number: of 2,000,000 that are alive one in 34 shares its weight with another
 FIRST_FREEZE: Final = 64
 SAMPLE: Final = 16_384
 MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -29,14 +30,14 @@ MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 class PeerRates:
     """Vowpal Wabbit's FTRL-Proximal and River's plain gradient descent, which was better than its FTRL-Proximal.
 
-    Defaults: the best of those tried on MovieLens' first 30,000 pages (`docs/benchmarks.md`).
+    Defaults: the best draws on MovieLens' first 30,000 pages (`benchmarks/tuned.json`), to two digits.
     """
 
-    alpha: float = 0.05
+    alpha: float = 0.058
     beta: float = 1.0
-    l1: float = 0.1
-    l2: float = 1.0
-    river: float = 0.02
+    l1: float = 0.0
+    l2: float = 5.0
+    river: float = 0.018
 
 
 class Buckets:
@@ -76,10 +77,14 @@ class Buckets:
 
 
 class PeerFeatures:
-    """Examples as whole numbers below 2^24: hashes of our wide keys and of (number, bucket)."""
+    """Examples as whole numbers below 2^26: hashes of our wide keys, of the deep part's ids, of (number, bucket)."""
 
     def __init__(self, spec: Spec) -> None:
-        whole = msgspec.structs.replace(spec, parts=["wide", "deep"])
+        alone = [cross.of[0] for cross in spec.crosses() if len(cross.of) == 1]
+        deep = [name for name in spec.deep_features() if name not in alone]
+        whole = msgspec.structs.replace(
+            spec, parts=["wide", "deep"], deep=msgspec.structs.replace(spec.deep, features=deep)
+        )
         self._encoder = Encoder(whole, Layout(whole))
         numbers = len(self._encoder.deep_numbers)
         self._salts = np.arange(1, numbers + 1, dtype=np.uint64) << np.uint64(32)
@@ -88,16 +93,23 @@ class PeerFeatures:
     def of(self, batch: Batch) -> tuple[list[list[int]], F32]:
         """The features of each example, and its numbers [B, D]. The bias isn't among them: peers have their own."""
         keys = self._encoder.wide_keys(batch)
-        numbers = self._encoder.deep_input(batch).numbers
+        deep = self._encoder.deep_input(batch)
         shift = np.uint64(64 - BITS)
         wide = (keys.keys >> np.uint64(8)) & np.uint64((1 << BITS) - 1)  # the low byte says which cross it is
-        buckets = ((self._salts + self.buckets.of(numbers).astype(np.uint64)) * MULTIPLIER) >> shift
+        buckets = ((self._salts + self.buckets.of(deep.numbers).astype(np.uint64)) * MULTIPLIER) >> shift
         ends = keys.offsets.tolist()
         features = [
-            wide[ends[b] : ends[b + 1] - 1].tolist() + buckets[b].tolist()
-            for b in range(len(batch))  # the last key is the bias
+            wide[ends[b] : ends[b + 1] - 1].tolist()  # the last key is the bias
+            + (deep.part(b, b + 1).ids >> shift).tolist()  # a column's ids have a seed of their own
+            + buckets[b].tolist()
+            for b in range(len(batch))
         ]
-        return features, numbers
+        return features, deep.numbers
+
+
+def _weight(weight: float, label: int, p: float) -> float:
+    """What an example weighs under `fake_negative`, being predicted as p (Ktena et al. 2019)."""
+    return weight * ((1.0 + p) if label else (1.0 - p) * (1.0 + p))
 
 
 def _batch(examples: Examples) -> Batch:
@@ -121,6 +133,7 @@ class VowpalWabbit:
         from vowpalwabbit import Workspace  # here: it takes a moment, and it's a peer's alone
 
         self.features = PeerFeatures(spec)
+        self._weighs = spec.label.policy == "fake_negative"
         self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
         self._dump: IO[str] | None = dump.open("w") if dump else None
 
@@ -135,14 +148,13 @@ class VowpalWabbit:
         """Each example in turn; 1 and -1 are what it calls labels."""
         for examples, row in zip(record, rows, strict=True):
             features, numbers = self.features.of(_batch(examples))
-            lines = [
-                f"{1 if label else -1} {weight:g} '{row + position} | {' '.join(map(str, one))}"
-                for one, label, weight, position in zip(
-                    features, examples.labels, examples.weights, examples.positions, strict=True
-                )
-            ]
-            self._write(lines)
-            for line in lines:
+            for one, label, weight, position in zip(
+                features, examples.labels, examples.weights, examples.positions, strict=True
+            ):
+                told = f"'{row + position} | {' '.join(map(str, one))}"
+                heavy = _weight(weight, label, self._vw.predict(told)) if self._weighs else weight
+                line = f"{1 if label else -1} {heavy:.9g} {told}"
+                self._write([line])
                 self._vw.learn(line)
             self.features.buckets.learn(examples.ids, numbers)
 
@@ -178,19 +190,25 @@ class River:
         from river import linear_model, optim
 
         self.features = PeerFeatures(spec)
+        self._weighs = spec.label.policy == "fake_negative"
         self._model: Any = linear_model.LogisticRegression(optim.SGD(rates.river), intercept_lr=rates.river)
 
     def predict(self, words: U64, row: int) -> F32:
         """By the weights as they are now."""
         features, _ = self.features.of(one_page(words))
-        return np.array([self._model.predict_proba_one(dict.fromkeys(one, 1.0))[True] for one in features], np.float32)
+        return np.array([self._p(dict.fromkeys(one, 1.0)) for one in features], np.float32)
+
+    def _p(self, features: dict[int, float]) -> float:
+        return float(self._model.predict_proba_one(features)[True])
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
         """Each example in turn."""
         for examples in record:
             features, numbers = self.features.of(_batch(examples))
             for one, label, weight in zip(features, examples.labels, examples.weights, strict=True):
-                self._model.learn_one(dict.fromkeys(one, 1.0), bool(label), w=weight)
+                given = dict.fromkeys(one, 1.0)
+                heavy = _weight(weight, label, self._p(given)) if self._weighs else weight
+                self._model.learn_one(given, bool(label), w=heavy)
             self.features.buckets.learn(examples.ids, numbers)
 
     def auc_arrival(self) -> float:
