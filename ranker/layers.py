@@ -122,6 +122,15 @@ def _put(overlay: Overlay, count: int, keys: U64, columns: U64, vectors: F32, *,
     return overlay, count
 
 
+def _laid(names: tuple[Name, ...], layers: Layers | None, read: Callable[[Name], Change]) -> Layers:
+    """The layers of these contents, going on from `layers`, which have the first of them, or from nothing."""
+    if layers is None:
+        layers = based_on(names[0], read(names[0]))
+    for name in names[len(layers.names) :]:
+        layers = layers.laid_over(name, read(name))
+    return layers
+
+
 class Stack:
     """Lays the contents of one part, version by version, each over the one before. One thread."""
 
@@ -138,10 +147,7 @@ class Stack:
         layers = self._start(names, previous)
         if layers is not None and layers.names == names:
             return layers
-        if layers is None:
-            layers = based_on(names[0], read(names[0]))
-        for name in names[len(layers.names) :]:
-            layers = layers.laid_over(name, read(name))
+        layers = _laid(names, layers, read)
         self._make(layers, read)
         return layers
 
@@ -172,13 +178,12 @@ class Stack:
             return None
 
     def _make(self, layers: Layers, read: Callable[[Name], Change]) -> None:
-        """In another thread: the base that others have by now, or else room again."""
+        """In another thread: these layers on the base that others have by now, or else with room again."""
         if self._making is not None:
             return
-        name = layers.names[0]
-        if name not in (layers.origin, self._tried):
-            self._tried = name
-            self._submit(lambda: based_on(name, read(name)))
+        if layers.names[0] not in (layers.origin, self._tried):
+            self._tried = layers.names[0]
+            self._submit(lambda: _laid(layers.names, None, read))
         elif layers.count > FOLD_SHARE * layers.overlay.room:
             self._submit(layers.folded)
 
