@@ -41,8 +41,8 @@ GOLDEN_ITEMS = 8  # of a page that a ranker must score as the learner does
 class Part(Protocol):
     """A part as the chain sees it: keys that changed, and contents of some keys or all."""
 
-    def take_fresh(self) -> U64:
-        """Keys that changed since the last call."""
+    def take_fresh(self) -> U64 | None:
+        """Keys that changed since the last call; None: so many that only a base tells."""
         ...
 
     def content(self, keys: U64 | None) -> dict[str, Array]:
@@ -58,9 +58,9 @@ class WidePart:
     def __init__(self, model: Model) -> None:
         self._wide = model.wide
 
-    def take_fresh(self) -> U64:
+    def take_fresh(self) -> U64 | None:
         """See Part."""
-        return self._wide.table.take_fresh()[:, 0]
+        return _fresh_keys(self._wide.table)
 
     def content(self, keys: U64 | None) -> dict[str, Array]:
         """See Part."""
@@ -84,9 +84,9 @@ class StatisticsPart:
     def _table(self) -> Table:
         return self._statistics.table
 
-    def take_fresh(self) -> U64:
+    def take_fresh(self) -> U64 | None:
         """See Part."""
-        return self._table.take_fresh()[:, 0]
+        return _fresh_keys(self._table)
 
     def content(self, keys: U64 | None) -> dict[str, Array]:
         """See Part."""
@@ -124,6 +124,11 @@ class DeepPart:
 
     def __len__(self) -> int:
         return len(self._deep.vocabulary)
+
+
+def _fresh_keys(table: Table) -> U64 | None:
+    lost, rows = table.lost, table.take_fresh()
+    return None if lost else rows[:, 0]
 
 
 class PartContent:
@@ -207,9 +212,10 @@ class Chain:
         """
         assert 0 < self.kept < self.deltas_max, "a merge leaves some and takes some"
         fresh = self.part.take_fresh()
-        self._since_base.append(fresh)
-        if self.laid is None:
+        if self.laid is None or fresh is None:
+            self.laid = None  # no delta leads there
             return [self._rebase()]
+        self._since_base.append(fresh)
         new: list[PartContent] = []
         if len(self.laid.deltas) == self.deltas_max:
             much = len(distinct(np.concatenate(self._since_base))) > self.fold_share * self._base_size

@@ -31,6 +31,7 @@ KEYS, FRESH = 0, 1  # places in `counts`
 STEP: Final = 1 << 19  # slots that one `reserve_for` moves at least: a few ms; smaller tables grow at once
 STAGE: Final = 0.5  # load from which on the memory of the next, larger array is got hold of, bit by bit
 CHUNK: Final = 1 << 20  # changed keys in one array
+LISTED_MIN: Final = 1 << 20  # changed keys that are listed in any case; above it twice as many as there are keys
 AHEAD: Final = 48  # keys between asking for a slot's cache line and reading it
 CHANGED: Final = np.uint64(1 << 63)
 GONE: Final = np.uint64(2**64 - 1)  # in place of a key in `old`: its row has moved, or was dropped
@@ -317,6 +318,7 @@ class Table:
         self._full: list[U64] = []  # arrays of changed keys before `fresh`
         self.fresh: U64 = np.zeros(1024 if tracked else 0, np.uint64)
         self.counts = np.zeros(2, np.int64)
+        self.lost = False  # so many keys changed, or came and went, that they aren't listed: only all rows tell
         self._dropped = False  # since the last `take_fresh`: a key that came back is in `fresh` twice
 
     def __len__(self) -> int:
@@ -393,6 +395,8 @@ class Table:
             self._full.append(self.fresh[: self.counts[FRESH]])
             self.fresh = np.zeros(max(extra, min(CHUNK, 2 * len(self.fresh))), np.uint64)
             self.counts[FRESH] = 0
+            if sum(map(len, self._full)) > max(LISTED_MIN, 2 * len(self)):
+                self._full, self.lost = [], True
 
     def _move(self, count: int) -> None:
         first, self.moved = self.moved, min(len(self.old), self.moved + count)
@@ -439,10 +443,13 @@ class Table:
     def take_fresh(self) -> U64:
         """Rows that changed since the last call, in order of their first change; then none are fresh.
 
-        A key that was dropped has zeros beside it.
+        A key that was dropped has zeros beside it. Some are missing when the table has `lost` the list.
         """
         rows: U64 = _copy_rows(self.slots, self.old, self.fresh_keys(), True)
-        self.counts[FRESH], self._dropped, self._full = 0, False, []
+        if self.lost:
+            for slots in (self.slots, self.old):
+                slots[:, 1] &= ~CHANGED
+        self.counts[FRESH], self._dropped, self._full, self.lost = 0, False, [], False
         return rows
 
     def fresh_keys(self) -> U64:

@@ -220,6 +220,26 @@ def test_growth_goes_in_steps_and_loses_nothing() -> None:
     machine.rows()
 
 
+def test_while_nobody_asks_what_changed_the_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that come and go fill no memory: the list is lost, is known to be, and begins anew when it was asked for."""
+    monkeypatch.setattr(stream.table, "LISTED_MIN", 5_000)
+    monkeypatch.setattr(stream.table, "CHUNK", 2_000)
+    machine = Machine()
+    for n in range(0, 30_000, 300):
+        machine.change(list(range(n + 1, n + 301)), n, 1)
+        machine.table.drop(np.arange(n + 1, n + 291).astype(np.uint64))
+        assert len(machine.table.fresh_keys()) <= 8_000
+    table = machine.table
+    assert table.lost
+    table.take_fresh()
+    assert not table.lost
+    assert not (table.slots[:, 1] & CHANGED).any()
+    machine.held = {int(k): int(c) for k, c, _ in table.rows()}
+    machine.fresh = []
+    machine.change([5, 291], 9, 1)
+    machine.every_key_is_found()
+
+
 def test_nobody_asks_what_changed() -> None:
     """A table that isn't tracked keeps no list and marks nothing."""
     table = Table(3, tracked=False)
