@@ -17,6 +17,7 @@ from learner.deep import Deep
 from learner.model import Model
 from stream.encoder import one_page
 from stream.features import F32, select, statistics_of
+from stream.served import as_served
 from stream.snapshot import (
     DELTAS_MAX,
     INGESTS_MAX,
@@ -331,8 +332,8 @@ class Cutter:
 
 
 def serving_wide_logits(model: Model, words: U64) -> F32:
-    """What the wide part says of each item of a page, without learning. float32 [n]."""
-    keys = model.encoder.wide_keys(one_page(words))
+    """What the wide part says of each item of a page, `serve_as` columns held still. float32 [n]."""
+    keys = model.encoder.wide_keys(one_page(as_served(model.layout, words)))
     weights = model.wide.weights(model.wide.table.rows_of(keys.keys))
     sums = [weights[a:b].sum(dtype=np.float64) for a, b in pairwise(keys.offsets)]
     return np.array(sums, np.float32)
@@ -340,7 +341,7 @@ def serving_wide_logits(model: Model, words: U64) -> F32:
 
 def serving_deep_logits(model: Model, words: U64) -> F32:
     """What the deep part says of each item of a page, `serve_as` columns held still. float32 [n]; zeros without one."""
-    batch = one_page(words)
+    batch = one_page(as_served(model.layout, words))
     if not model.deep:
         return np.zeros(len(batch), np.float32)
     return model.deep.score(model.encoder.deep_input(batch, serving=True))

@@ -30,6 +30,7 @@ from ranker.parts import NO_PARTS, ItemParts, Parts
 from ranker.plan import Plan
 from stream.errors import BadEvent
 from stream.features import F32, words_of
+from stream.served import as_served
 from stream.snapshot import Manifest
 from stream.table import U64
 
@@ -94,7 +95,7 @@ class Version:
         return max(0, now_ms - self.manifest.learned_ms) if self.manifest.learned_ms else 0
 
     def begin(self, words: U64, time_ms: int | None = None) -> Run:
-        """Take what is the user's of a page.
+        """Take what is the user's of a page, which is as it's served.
 
         With `time_ms` its statistics are written, as of then, while items are scored; without, they stay as logged.
         """
@@ -141,8 +142,8 @@ class Version:
         fill_items(words, w32, f32, 0, int(words[1]), taken, self._crossed, self._tables, self._scratch())
 
     def logits(self, words: U64) -> F32:
-        """Logits of the items of a page whose statistics are filled. float32 [n]."""
-        run = self.begin(words)
+        """Logits of the items of a page as logged, whose statistics are filled. float32 [n]."""
+        run = self.begin(as_served(self.plan.layout, words))
         for first in range(0, len(run.logits), BATCH_ITEMS):
             self.score(run, first, min(first + BATCH_ITEMS, len(run.logits)))
         return run.logits

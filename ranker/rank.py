@@ -16,6 +16,7 @@ from ranker.shelf import Shelf
 from stream.errors import BadEvent
 from stream.events import RankReply, RankRequest, Value
 from stream.features import Catalogue, build_page, select
+from stream.served import as_logged, as_served
 from stream.table import U64
 
 HISTORY_LAST: Final = 50  # read of a user where no column asks for it: for the rule "not what the user has"
@@ -39,16 +40,18 @@ class Ranked:
 def rank_with(
     version: Version, words: U64, time_ms: int, k: int, scorer: Scorer, deadline_s: float | None = None
 ) -> Ranked:
-    """Rank a page (`build_page`) by one version as of `time_ms`; its statistics are filled in here.
+    """Rank a page (`build_page`) by one version as of `time_ms`; `features` have the statistics that it was ranked by.
 
     Ties stay in the page's order. Raises BadEvent when a score isn't finite.
     """
-    scores, scored = scorer.score(version, words, deadline_s, time_ms=time_ms)
+    layout = version.plan.layout
+    served = as_served(layout, words)
+    scores, scored = scorer.score(version, served, deadline_s, time_ms=time_ms)
     if not np.isfinite(scores).all():
         raise BadEvent(f"version {version.number} gives a score that isn't finite: the request holds an absurd number")
     among = np.flatnonzero(scored)
     chosen = among[np.argsort(-scores[among], kind="stable")[:k]]
-    page = select(version.plan.layout, words, chosen)
+    page = as_logged(layout, select(layout, served, chosen), words)
     return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(among))
 
 

@@ -107,8 +107,8 @@ class Encoder:
         kinds = [self._number_place(n) for n in self.deep_numbers]
         self.number_kinds = np.array([k for k, _ in kinds], np.int64)
         self.number_places = np.array([p for _, p in kinds], np.int64)
-        position = layout.columns.get(POSITION)
-        self.serve_position = position.serve_as if position and position.serve_as is not None else None
+        position = layout.columns[POSITION].serve_as if POSITION in layout.columns else None
+        self.serve_position = None if position is None else float(position)
 
     def _number_place(self, name: str) -> tuple[int, int]:
         """(0 user's, 1 item's, 2 statistic, 3 position), index."""
@@ -142,7 +142,7 @@ class Encoder:
         return WideKeys(keys, offsets)
 
     def deep_input(self, batch: Batch, *, serving: bool = False) -> DeepInput:
-        """The deep part's ids and numbers; `serving` holds `serve_as` columns still."""
+        """The deep part's ids and numbers; `serving` holds the position still; other columns, `served.as_served`."""
         w32 = batch.words.view(np.uint32)
         b, f, d = len(batch), len(self._sides), len(self.number_kinds)
         offsets = np.zeros(b * f + 1, np.int64)

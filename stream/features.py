@@ -83,6 +83,9 @@ class Layout:
         self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode(encoded))
         self.sizes = tuple(map(len, names))  # U, I, UN, IN, S
         self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}
+        self.held = spec.held()
+        served = {n: c.serve_as for n, c in columns.items() if c.serve_as is not None}
+        self.held_user = self.user("", {}, [], {n.removeprefix("context."): value for n, value in served.items()})
 
     def user(
         self, user: str, attributes: Mapping[str, Value], history: Sequence[str], context: Mapping[str, Value]
@@ -187,7 +190,7 @@ def build_page(layout: Layout, user: UserColumns, catalogue: Catalogue, rows: np
     _, width, _, numbers, statistics = layout.sizes
     n = len(rows)
     item_ids = int(_count_ids(catalogue.offsets, rows, width))
-    size = _words(layout.sizes, n, len(user.ids), item_ids)
+    size = size_of(layout.sizes, n, len(user.ids), item_ids)
     words: U64 = np.zeros(size, np.uint64)
     words[0], words[1] = layout.hash, n
     _assemble(words, words.view(np.uint32), words.view(np.float32), user.offsets, user.ids, user.numbers,
@@ -246,7 +249,8 @@ def pages_of(pages: Sequence[tuple[bytes, int]], layout: Layout) -> "tuple[U64, 
     return words, ends[:-1]
 
 
-def _words(sizes: Sequence[int], n: int, user_ids: int, item_ids: int) -> int:
+def size_of(sizes: Sequence[int], n: int, user_ids: int, item_ids: int) -> int:
+    """Words of a page of n items with so many ids."""
     users, items, user_numbers, item_numbers, statistics = sizes
     return (
         2

@@ -48,12 +48,13 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 class Column(Part, frozen=True):
     """A column in full: `bands` cut a number into a further category; `serve_as` is what it is when ranking.
 
+    What `serve_as` holds is of the request: it's learned as logged, and ranked by with that text or number.
     `of` and `last` make it a history: what this user installed before the page, newest last.
     """
 
     type: Kind | None = None
     bands: list[float] = []
-    serve_as: float | None = None
+    serve_as: float | str | None = None
     of: str = ""
     last: Annotated[int, Meta(ge=1, le=1000)] = 50
 
@@ -199,6 +200,12 @@ class Spec(Part, frozen=True):
                 if whole.bands:
                     found[f"{origin}.{name}_band"] = Column(type="category")
         return found
+
+    def held(self) -> frozenset[str]:
+        """Columns that `serve_as` holds still, bands among them; all but the position stand in a page."""
+        columns = self.columns()
+        names = [name for name, column in columns.items() if column.serve_as is not None and name != POSITION]
+        return frozenset([*names, *(f"{name}_band" for name in names if columns[name].bands)])
 
     def crosses(self) -> list[Cross]:
         """Every wide feature and cross-product, in order, as a Cross."""

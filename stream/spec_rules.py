@@ -71,8 +71,11 @@ def _check_columns(spec: Spec, refuse: Refuse) -> None:
             refuse(path, f"{name} is a number without bands: where the item stood on its page, from 1")
         if name == POSITION and column.serve_as is None:
             refuse(path, f"{name} isn't known when ranking: hold it still, such as with serve_as = 1")
-        if name != POSITION and column.serve_as is not None:
-            refuse(path, f"{name}: serve_as is for {POSITION} only")
+        if column.serve_as is not None and (origin != "context" or column.type not in ("category", "number")):
+            refuse(path, f"{name}: serve_as is for categories and numbers of [context], which are the request's")
+        if column.serve_as is not None and isinstance(column.serve_as, str) != (column.type == "category"):
+            wanted = 'a text, such as "phone"' if column.type == "category" else "a number, such as 1"
+            refuse(path, f"{name}: serve_as of a {column.type} is {wanted}")
     if len(histories := [name for name, column in columns.items() if column.of]) > 1:
         refuse(
             ("user", histories[1].split(".", 1)[1]), f"one history is enough: {' and '.join(histories)} are the same"
@@ -101,6 +104,9 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], refuse: Refuse) ->
         for column in stat.by:
             if column not in keys:
                 why = f"{column!r} is no category here; {near(column, keys)}"
+                refuse((*path, column), f"statistics.{name}: {why}")
+            if column in spec.held():
+                why = f"{column!r} is held still by serve_as: statistics are of what was, and can't go by it"
                 refuse((*path, column), f"statistics.{name}: {why}")
         if stat.kind == "likeness" and (stat.by != ["user.id", "item.id"] or stat.half_life or stat.neighbours > 1_000):
             why = 'likeness is by = ["user.id", "item.id"], of at most 1,000 neighbours, without half_life'

@@ -20,11 +20,13 @@ name = "biased"
 id = "category"
 [item]
 id = "category"
+[statistics]
+item_rate = { kind = "rate", by = ["item.id"] }
 [wide]
 alpha = 0.1
 features = ["item.id"]
 [deep]
-features = ["item.id"]
+features = ["item.id", "statistics.*"]
 embedding_dim = 8
 min_count = 2
 hidden_units = [32, 16]
@@ -43,6 +45,7 @@ def learned(spec: Spec, seed: int) -> Model:
         shown = chosen[np.argsort(-(popularity[chosen] + random.normal(0, 0.15, SHOWN)))]
         names = [ITEM_NAMES[i] for i in shown]
         words = build_page(layout, layout.user("u", {}, [], {}), catalogue, catalogue.rows(names))
+        model.statistics.fill(words, n + 1)
         clicked = [int(c) for c in random.random(SHOWN) < LOOKED_AT * RELEVANCE[shown]]
         page = Impression(f"r{n}", n + 1, "u", names, features=words.tobytes())
         ids = list(range(n * SHOWN + 1, (n + 1) * SHOWN + 1))
@@ -56,6 +59,7 @@ def agreement(model: Model) -> float:
     catalogue = Catalogue(model.layout)
     user = model.layout.user("u", {}, [], {})
     words = build_page(model.layout, user, catalogue, catalogue.rows(ITEM_NAMES))
+    model.statistics.fill(words, PAGES + 1)
     served = serving_wide_logits(model, words) + serving_deep_logits(model, words)
     signs = np.sign(np.subtract.outer(served, served) * np.subtract.outer(RELEVANCE, RELEVANCE))
     return float(signs[np.triu_indices(ITEMS, 1)].mean())
@@ -65,8 +69,8 @@ def agreement(model: Model) -> float:
 def test_the_order_is_closer_to_the_truth_with_position_held_still(seed: int) -> None:
     """Clicks come of position and relevance: learned with the position, the order served is more that of relevance."""
     without = parse_spec(SPEC)
-    with_position = parse_spec(SPEC.replace("[wide]", f"{POSITION}[wide]").replace(
-        '[deep]\nfeatures = ["item.id"]', '[deep]\nfeatures = ["item.id", "context.position"]'
+    with_position = parse_spec(SPEC.replace("[statistics]", f"{POSITION}[statistics]").replace(
+        '"statistics.*"', '"context.position", "statistics.*"'
     ))  # fmt: skip
     biased, fair = agreement(learned(without, seed)), agreement(learned(with_position, seed))
     assert fair > biased + 0.15

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, example_id
+from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value, example_id
 from stream.features import Catalogue, Layout, build_page
 from stream.spec import Spec
 from stream.spec_file import parse_spec
@@ -69,9 +69,9 @@ def records(spec: Spec, pages: int, seed: int = 0, per_record: int = 3, items: i
         shown = [int(i) for i in random.choice(30, items, replace=False)]
         time_ms = 1_000_000 + 10_000 * n
         names = [f"i{i}" for i in shown]
-        columns = layout.user(
-            f"u{user}", {"age": 15.0 + 2 * user}, [f"i{(user * k) % 30}" for k in range(user % 7)], {}
-        )
+        context: dict[str, Value] = {"device": f"d{n % 3}", "hour": float(7 * n % 24)}
+        history = [f"i{(user * k) % 30}" for k in range(user % 7)]
+        columns = layout.user(f"u{user}", {"age": 15.0 + 2 * user}, history, context)
         words = build_page(layout, columns, catalogue, catalogue.rows(names))
         statistics.fill(words, time_ms)
         page = Impression(f"r{n}", time_ms, f"u{user}", names, features=words.tobytes())

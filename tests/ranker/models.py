@@ -8,6 +8,7 @@ import numpy as np
 from stream.encoder import Encoder, one_page
 from stream.events import Item, Value
 from stream.features import Catalogue, Layout, build_page, statistics_of
+from stream.served import as_served
 from stream.snapshot import Array, Content, Digests, Golden, Manifest, PartVersion, SnapshotStore, cut, digests_of, pack
 from stream.spec import Spec
 from stream.spec_file import encode_spec, parse_spec
@@ -22,8 +23,15 @@ user.history = { of = "item.id", last = 5 }
 item.id = "category"
 item.tags = "categories"
 item.year = "number"
-context.device = "category"
 context.position = { type = "number", serve_as = 1 }
+"""
+CONTEXT = """
+context.device = "category"
+context.hour = { type = "number", bands = [6, 18] }
+"""
+HELD = """
+context.device = { type = "category", serve_as = "y" }
+context.hour = { type = "number", bands = [6, 18], serve_as = 20 }
 """
 STATISTICS = """
 item_rate = { kind = "rate", by = ["item.id"], prior = 5, half_life = "1h" }
@@ -33,13 +41,15 @@ taste = { kind = "residual", by = ["user.id", "item.tags"] }
 akin = { kind = "likeness", by = ["user.id", "item.id"], neighbours = 3 }
 alike = { kind = "affinity", of = "item.id", to = "user.history", neighbours = 2 }
 """
-WIDE = ["user.id", "item.id", "item.tags", "user.age_band", "context.device"]
+WIDE = ["user.id", "item.id", "item.tags", "user.age_band", "context.device", "context.hour_band"]
 CROSSES = [["user.history", "item.id"], ["user.likes", "item.tags"], ["item.id", "user.age_band", "context.device"]]
-DEEP = ["user.age", "user.likes", "user.history", "item.tags", "item.year", "context.position", "statistics.*"]
+DEEP = ["user.age", "user.likes", "user.history", "item.tags", "item.year", "context.position", "context.hour",
+        "context.device", "statistics.*"]  # fmt: skip
 
 
 def some_spec(rng: np.random.Generator, parts: list[str], name: str = "m") -> Spec:
-    """A spec with a random choice of features."""
+    """A spec with a random choice of features; what of the context is held still when ranking is by chance, too."""
+    context = [line for pair in zip(CONTEXT.split("\n"), HELD.split("\n"), strict=True) for line in [rng.choice(pair)]]
     statistics = [line for line in STATISTICS.strip().splitlines() if rng.random() < 0.7]
     wide = [f for f in WIDE if rng.random() < 0.5] or ["item.id"]
     crosses = [c for c in CROSSES if rng.random() < 0.7]
@@ -48,7 +58,7 @@ def some_spec(rng: np.random.Generator, parts: list[str], name: str = "m") -> Sp
         deep = ["item.tags"]
     hidden = [int(n) for n in rng.integers(1, 9, rng.integers(0, 3))]
     return parse_spec(
-        f"name = {name!r}\nparts = {parts}\n{COLUMNS}\n[statistics]\n" + "\n".join(statistics) +
+        f"name = {name!r}\nparts = {parts}\n{COLUMNS}{chr(10).join(context)}\n[statistics]\n" + "\n".join(statistics) +
         f"\n[wide]\nfeatures = {wide}\ncrosses = {crosses}\n"
         f"[deep]\nfeatures = {deep}\nembedding_dim = {int(rng.integers(1, 9))}\nquantiles = {int(rng.integers(2, 9))}\n"
         f"hidden_units = {hidden}\n"
@@ -104,9 +114,9 @@ class ToyModel:
         rows = self.catalogue.rows([f"i{i}" for i in rng.choice(40, n, replace=False)])
         history = [f"i{i}" for i in rng.choice(30, rng.integers(0, 9))]
         attributes: dict[str, Value] = {"age": float(rng.integers(10, 70)), "likes": ["a", "b"][: rng.integers(0, 3)]}
-        user = self.layout.user(
-            f"u{rng.integers(5)}", attributes if rng.random() < 0.9 else {}, history, {"device": "x"}
-        )
+        context: dict[str, Value] = {"device": "xyz"[rng.integers(3)]} if rng.random() < 0.8 else {}
+        context |= {"hour": float(rng.integers(24))} if rng.random() < 0.8 else {}
+        user = self.layout.user(f"u{rng.integers(5)}", attributes if rng.random() < 0.9 else {}, history, context)
         words = build_page(self.layout, user, self.catalogue, rows)
         self.statistics.fill(words, time_ms)
         return words
@@ -222,7 +232,7 @@ class ToyModel:
 
     def scores(self, words: U64) -> list[float]:
         """What a page's items score: the model's formula, item by item, in float64."""
-        batch = one_page(words)
+        batch = one_page(as_served(self.layout, words))
         keys, given = self.encoder.wide_keys(batch), self.encoder.deep_input(batch, serving=True)
         lists = len(self.encoder.deep_lists)
         found = []

@@ -13,6 +13,7 @@ from stream.encoder import DeepInput, one_page
 from stream.errors import BadEvent
 from stream.features import locate
 from stream.memory_store import MemoryStore
+from stream.served import as_served
 from tests.ranker.models import ToyModel, some_spec
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -96,11 +97,12 @@ def test_logits_are_torchs(seed: int, parts: list[str]) -> None:
     model.publish(store)
     page = model.page(9)
     expected = torch.zeros(9, dtype=torch.float64)
-    keys = model.encoder.wide_keys(one_page(page))
+    served = one_page(as_served(model.layout, page))
+    keys = model.encoder.wide_keys(served)
     for i in range(9):
         expected[i] = sum(model.wide.get(key, 0.0) for key in keys.keys[keys.offsets[i] : keys.offsets[i + 1]].tolist())
     if "deep" in parts:
-        expected += deep_by_torch(model, model.encoder.deep_input(one_page(page), serving=True))
+        expected += deep_by_torch(model, model.encoder.deep_input(served, serving=True))
     logits = load_version(store, "m", 2).logits(page.copy())
     np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-5, atol=1e-5)
 

@@ -14,10 +14,12 @@ from ranker.shelf import Shelf
 from ranker.versions import load_version
 from stream.encoder import one_page
 from stream.errors import BadEvent
-from stream.events import Item, RankReply, RankRequest
-from stream.features import build_page
+from stream.events import Item, RankReply, RankRequest, Value
+from stream.features import build_page, locate
 from stream.memory_store import MemoryStore
-from tests.ranker.models import ToyModel, items, some_spec
+from stream.spec import Spec
+from stream.spec_file import parse_spec
+from tests.ranker.models import COLUMNS, HELD, ToyModel, items, some_spec
 
 NOW_MS = 4_000_000
 
@@ -25,9 +27,9 @@ NOW_MS = 4_000_000
 class House:
     """A ranker of one toy model over 30 known items; `publish` also follows."""
 
-    def __init__(self, threads: int = 2) -> None:
+    def __init__(self, threads: int = 2, spec: Spec | None = None) -> None:
         self.store = MemoryStore("m")
-        self.model = ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+        self.model = ToyModel(spec or some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
         self.shelf = Shelf()
         for item in items(30):
             self.shelf.put(item.item, item)
@@ -71,6 +73,35 @@ def test_a_reply_can_be_recomputed(house: House) -> None:
         assert (reply.version, len(reply.items), reply.scored, reply.notes) == (n, n, 20, [])
         assert np.abs(score_features(version, reply.features, n) - reply.scores).max() <= 1e-5
         assert reply.scores == sorted(reply.scores, reverse=True)
+
+
+def test_what_is_held_still_ranks_alike_and_is_logged_as_given() -> None:
+    """Whatever a request says of `serve_as` columns: the scores of the one that they're held at; features as said."""
+    spec = parse_spec(f"""name = "m"
+{COLUMNS}{HELD}
+[wide]
+features = ["item.id", "context.device"]
+crosses = [["context.device", "item.id"], ["context.hour_band", "item.tags"]]
+[deep]
+features = ["item.tags", "context.device", "context.hour", "context.hour_band"]
+embedding_dim = 3
+hidden_units = [4]
+""")
+    house = House(spec=spec)
+    house.publish()
+    version, features = load_version(house.store, "m", 1), set[bytes]()
+    said: list[dict[str, Value]] = [{"device": "y", "hour": 20.0}, {"device": "x", "hour": 3.0}, {}]
+    replies = [house.answer(["i1"], context=context) for context in said]
+    for context, reply in zip(said, replies, strict=True):
+        assert (reply.items, reply.scores) == (replies[0].items, replies[0].scores)
+        assert np.abs(score_features(version, reply.features, 5) - reply.scores).max() <= 1e-5
+        layout, catalogue = house.model.layout, house.model.catalogue
+        user = layout.user("u1", house.shelf.users["u1"], ["i1"], context)
+        page = build_page(layout, user, catalogue, catalogue.rows(reply.items))
+        base = int(locate(page, page.view(np.uint32), 0, version.plan.sizes)[6])  # after all that is the user's
+        assert page.tobytes()[: 4 * base] == reply.features[: 4 * base]
+        features.add(reply.features)
+    assert len(features) == len(said)
 
 
 def test_a_reply_has_the_best_of_all_candidates(house: House) -> None:

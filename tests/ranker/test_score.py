@@ -9,6 +9,7 @@ from ranker.model import Run, Version
 from ranker.score import Scorer
 from ranker.versions import load_version
 from stream.memory_store import MemoryStore
+from stream.served import as_served
 from tests.ranker.models import ToyModel, some_spec
 
 
@@ -32,7 +33,7 @@ def test_batches_and_threads_change_nothing(model: ToyModel, version: Version, t
     scorer = Scorer(threads, batch)
     for n in (1, 2, 30):
         page = model.page(n)
-        scores, done = scorer.score(version, page)
+        scores, done = scorer.score(version, as_served(version.plan.layout, page))
         assert done.all()
         assert (scores == version.probabilities(page)).all()
     scorer.close()

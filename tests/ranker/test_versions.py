@@ -39,7 +39,7 @@ def store() -> CountingStore:
 @pytest.fixture
 def model() -> ToyModel:
     """A model of both parts, with an embedding and numbers."""
-    return ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+    return ToyModel(some_spec(np.random.default_rng(7), ["wide", "deep"]), 7)
 
 
 def test_only_new_contents_are_fetched(store: CountingStore, model: ToyModel) -> None:

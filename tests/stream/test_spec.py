@@ -128,7 +128,12 @@ REFUSALS = [
     (", serve_as = 1", "", 12, "context.position isn't known when ranking: hold it still"),
     ('position = { type = "number"', 'position = { type = "category"', 12, "context.position is a number"),
     ("serve_as = 1", "serve_as = 1, bands = [3]", 12, "context.position is a number without bands"),
-    ('price = "number"', 'price = { type = "number", serve_as = 1 }', 10, "serve_as is for context.position only"),
+    ('price = "number"', 'price = { type = "number", serve_as = 1 }', 10, "serve_as is for categories"),
+    ("[statistics]", 'who = { type = "categories", serve_as = "a" }\n[statistics]', 13, "serve_as is for categories"),
+    ("[statistics]", 'who = { type = "category", serve_as = 1 }\n[statistics]', 13, "serve_as of a category is a text"),
+    ("serve_as = 1", 'serve_as = "1"', 12, "context.position: serve_as of a number is a number"),
+    ("[statistics]", 'who = { type = "category", serve_as = "a" }\n[statistics]\n'
+     'x = { kind = "rate", by = ["context.who"] }', 15, "statistics are of what was, and can't go by it"),
     # statistics
     ('by = ["item.id"], prior', 'by = ["item.ids"], prior', 14, "is no category here; did you mean 'item.id'"),
     ('by = ["item.id"], prior', 'by = ["item.price"], prior', 14, "'item.price' is no category here"),

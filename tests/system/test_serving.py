@@ -30,13 +30,14 @@ from thalweg.stack import Stack, start_redis, stop_redis
 DOWN_S = 60.0 if os.environ.get("SOAK") else 0.0  # how long Redis stays away at least
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 
-LISTS = ["user.id", "user.history", "user.age_band", "item.id", "item.tags"]
-NUMBERS = ["user.age", "item.price", "context.position", "statistics.rate", "statistics.since_last", "statistics.alike"]
+LISTS = ["user.id", "user.history", "user.age_band", "item.id", "item.tags", "context.device", "context.hour_band"]
+NUMBERS = ["user.age", "item.price", "context.position", "context.hour", "statistics.rate", "statistics.since_last",
+           "statistics.alike"]  # fmt: skip
 
 
 @st.composite
 def specs(draw: st.DrawFn) -> str:
-    """Random parts, crosses, deep features and shapes over the small world's columns."""
+    """Random parts, crosses, deep features and shapes over the small world's columns, some of them held still."""
     parts = draw(st.sampled_from(['["wide", "deep"]', '["wide"]', '["deep"]']))
     crosses = draw(
         st.lists(st.lists(st.sampled_from(LISTS), min_size=1, max_size=3, unique=True), min_size=1, max_size=5)
@@ -45,6 +46,10 @@ def specs(draw: st.DrawFn) -> str:
     numbers = draw(st.lists(st.sampled_from(NUMBERS), min_size=0 if lists else 1, unique=True))
     hidden = draw(st.lists(st.integers(1, 9), max_size=3))
     head = SPEC[: SPEC.index("[wide]")].replace("last = {", "since_last = {")
+    device = draw(st.sampled_from(['"category"', '{ type = "category", serve_as = "d1" }']))
+    hour = draw(st.sampled_from(["", ", serve_as = 14"]))
+    context = f'device = {device}\nhour = {{ type = "number", bands = [6, 12]{hour} }}\n'
+    head = head.replace("[context]\n", f"[context]\n{context}")
     toml = f"""parts = {parts}
 {head}
 [wide]
