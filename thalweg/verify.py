@@ -98,5 +98,5 @@ def check(part: str, content: Content, plan: Plan) -> None:
     elif part == "statistics":
         check_once(statistic_change(content, plan))
     elif part in plan.spec.parts:
-        check_once(vectors_of(content, plan.spec.deep.embedding_dim)[0])
+        check_once(vectors_of(content, plan.spec.deep.embedding_dim))
         dense_of(content, plan)
