@@ -13,7 +13,7 @@ from ranker.model import BATCH_ITEMS, BATCH_ITEMS_MAX, Run, Version, sigmoid
 from stream.features import F32
 from stream.table import U64
 
-SWITCH_S: Final = 5e-4  # how long a thread keeps the interpreter when others want it: Python's own 5 ms are a request's
+SWITCH_S: Final = 1e-4  # how long a thread keeps the interpreter when others want it: a request takes it many times
 
 BATCH_ITEMS_MIN: Final = 50  # of a page that is cut for the threads' sake: less isn't worth waking another
 
