@@ -5,8 +5,9 @@ thread of its own: the next version that comes takes the folded one and lays ove
 """
 
 import logging
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -74,6 +75,11 @@ class Layers:
         unseen = self.unseen if change.unseen is None else change.unseen
         return replace(self, names=(*self.names, name), overlay=overlay, count=count, unseen=unseen)
 
+    def bare(self) -> "Layers":
+        """The base alone."""
+        overlay = Overlay(self.overlay.width, dim=self.overlay.dim)
+        return _on(self.origin, self.base, self.vectors, self.unseen_of_base, overlay)
+
     def folded(self) -> "Layers":
         """The same, with room again."""
         overlay = self.overlay.folded(self.count)
@@ -136,8 +142,8 @@ class Stack:
 
     def __init__(self) -> None:
         self._making: Future[Layers] | None = None
-        self._maker: ThreadPoolExecutor | None = None
         self._tried: Name | None = None  # the base that was made last, or that couldn't be
+        self._spare: Layers | None = None  # one that was made, and what lay over it was merged meanwhile
 
     def lay(self, names: tuple[Name, ...], previous: Layers | None, read: Callable[[Name], Change]) -> Layers:
         """The layers of these contents, taking over from `previous` what it has of them. `read` reads one.
@@ -156,16 +162,17 @@ class Stack:
         if previous is not None and previous.names == names:
             return previous
         made = self._made()
-        if made is not None and names[: len(made.names)] == made.names:
-            return made
+        if made is not None:
+            if names[: len(made.names)] == made.names:
+                return made
+            self._spare = made.bare() if made.origin == names[0] else None
         if previous is None:
             return None
         if names[: len(previous.names)] == previous.names:
             return previous
         if names[0] != previous.origin:
             return None
-        overlay = Overlay(previous.overlay.width, dim=previous.overlay.dim)
-        return _on(previous.origin, previous.base, previous.vectors, previous.unseen_of_base, overlay)
+        return previous.bare()
 
     def _made(self) -> Layers | None:
         if self._making is None or not self._making.done():
@@ -173,20 +180,34 @@ class Stack:
         making, self._making = self._making, None
         try:
             return making.result()
-        except (BadSnapshot, StoreUnavailable) as bad:
-            log.warning("a new base can't be had, ranking goes on with the one there is: %s", bad)
-            return None
+        except StoreUnavailable as bad:
+            self._tried = None
+            log.warning("a new base can't be had yet, ranking goes on with the one there is: %s", bad)
+        except Exception:  # whatever it is, no version waits for it
+            log.exception("a new base can't be had, ranking goes on with the one there is")
+        return None
 
     def _make(self, layers: Layers, read: Callable[[Name], Change]) -> None:
         """In another thread: these layers on the base that others have by now, or else with room again."""
         if self._making is not None:
             return
-        if layers.names[0] not in (layers.origin, self._tried):
-            self._tried = layers.names[0]
-            self._submit(lambda: _laid(layers.names, None, read))
+        base, spare, self._spare = layers.names[0], self._spare, None
+        if spare is not None and spare.origin != base:
+            spare = None
+        if base != layers.origin and (spare is not None or base != self._tried):
+            self._tried = base
+            self._submit(lambda: _laid(layers.names, spare, read))
         elif layers.count > FOLD_SHARE * layers.overlay.room:
             self._submit(layers.folded)
 
     def _submit(self, work: Callable[[], Layers]) -> None:
-        self._maker = self._maker or ThreadPoolExecutor(1, "layers", stand_back)
-        self._making = self._maker.submit(work)
+        making = self._making = Future[Layers]()
+
+        def run() -> None:
+            stand_back()
+            try:
+                making.set_result(work())
+            except BaseException as bad:  # noqa: BLE001  # whoever takes the result is told
+                making.set_exception(bad)
+
+        threading.Thread(target=run, name="layers", daemon=True).start()  # a process that ends doesn't wait for it

@@ -3,7 +3,8 @@
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from learner.chain import Chain
-from ranker.layers import Layers
+from ranker.layers import Layers, Stack
 from ranker.model import Version, score_features
 from ranker.versions import Loader, load_version
 from stream.errors import BadSnapshot
@@ -263,6 +264,76 @@ def test_a_base_that_cant_be_had_is_done_without() -> None:
         manifest = learner.publish()
         live = loader.load(manifest.version, live)
     learner.store.lost = set()
+    assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
+
+
+Work = Callable[[], Layers]
+
+
+@pytest.fixture
+def aside(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Stack, Work]]:
+    """What would be made in other threads: it waits here until a test does it by `make`."""
+    waiting: list[tuple[Stack, Work]] = []
+
+    def submit(stack: Stack, work: Work) -> None:
+        stack._making = Future()
+        waiting.append((stack, work))
+
+    monkeypatch.setattr(Stack, "_submit", submit)
+    return waiting
+
+
+def make(aside: list[tuple[Stack, Work]]) -> None:
+    """Do what waits."""
+    for stack, work in aside:
+        assert stack._making is not None
+        stack._making.set_result(work())
+    aside.clear()
+
+
+def rebased() -> tuple[Learner, Loader, Version]:
+    """A follower at the version in which the wide part has a new base."""
+    learner = Learner(4, fold_share=0.01)
+    first = learner.publish()
+    loader = Loader(learner.store, "m")
+    live, manifest = loader.load(first.version), first
+    while manifest.parts["wide"].base == first.parts["wide"].base:
+        manifest = learner.publish()
+        live = loader.load(manifest.version, live)
+    return learner, loader, live
+
+
+def test_a_base_that_is_late_is_stood_on_all_the_same(aside: list[tuple[Stack, Work]]) -> None:
+    """What lay over it was merged before it was made: it isn't read again, and what came is laid over it aside."""
+    learner, loader, live = rebased()
+    for chain in learner.chains.values():
+        chain.fold_share = 100.0
+    for _ in range(2 * DELTAS_MAX):
+        manifest = learner.publish()
+        live = loader.load(manifest.version, live)
+    assert manifest.parts["wide"].merged
+    make(aside)
+    live = loader.load(learner.publish().version, live)
+    learner.store.asked.clear()
+    for _ in range(3):  # the next merge may come between
+        make(aside)
+        manifest = learner.publish()
+        live = loader.load(manifest.version, live)
+        if list(live.wide.origin) == manifest.parts["wide"].base:
+            break
+    assert list(live.wide.origin) == manifest.parts["wide"].base
+    assert not learner.store.asked & set(manifest.parts["wide"].base)
+    assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
+
+
+def test_whatever_breaks_the_making_of_a_base_no_version_is_refused_for_it(aside: list[tuple[Stack, Work]]) -> None:
+    """A ranker without room for two bases serves on."""
+    learner, loader, live = rebased()
+    for stack, _ in aside:
+        assert stack._making is not None
+        stack._making.set_exception(MemoryError("no room"))
+    manifest = learner.publish()
+    live = loader.load(manifest.version, live)
     assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
 
 
