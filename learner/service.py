@@ -16,7 +16,7 @@ from learner.progress import HEADER
 from learner.publisher import Publisher, cadence_of
 from learner.warm import warm
 from stream.clock import now_ms
-from stream.errors import CheckpointError, LogGap, LogUnavailable
+from stream.errors import CheckpointError, LogError, LogGap, LogUnavailable
 from stream.events import Examples, decode_examples, encode
 from stream.health import Health, run_file
 from stream.kafka_log import KafkaLog
@@ -31,6 +31,7 @@ from stream.topics import EXAMPLES
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 POLL_S = 0.02
 MEASURE_MS = 200
+LETTERS_AT_ONCE = 100
 log = structlog.get_logger("learner")
 
 
@@ -135,12 +136,17 @@ class Learner:
         log.warning("a dead letter", why=message, offset=record.offset)
 
     def confirm_letters(self) -> None:
-        """Dead letters are in the log when this returns; when it raises, the next call sends them again."""
-        if self._letters:
-            for letter in self._letters:
+        """Dead letters are in the log when this returns; when it raises, the next call sends the others again.
+
+        One goes ahead: while their topic is away, each try sends no more than that. Raises LogUnavailable, LogError.
+        """
+        count = 1
+        while self._letters:
+            for letter in self._letters[:count]:
                 self.log.send(letter.topic, letter.partition, letter.value)
             self.log.flush()
-            self._letters.clear()
+            del self._letters[:count]
+            count = LETTERS_AT_ONCE
 
     def _tell_progress(self) -> None:
         """Lines at doubling counts, as Vowpal Wabbit does: figures as of just that example."""
@@ -263,13 +269,12 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
     try:
         while not life.stopping.is_set():
             try:
-                reader = reader or _open(learner, accept_gap)
-                records = _poll(learner, reader, accept_gap)
-                learner.learn(records, turn)
-                if not records:
-                    turn()
                 if now_ms() - learner.measured_ms >= MEASURE_MS:
                     learner.measure()
+                turn()  # first: what was learned is published, whatever the log says
+                learner.confirm_letters()  # before there can be more of them
+                reader = reader or _open(learner, accept_gap)
+                learner.learn(_poll(learner, reader, accept_gap), turn)
                 life.state, attempt = "learning", 0
             except LogUnavailable as bad:
                 if reader:
@@ -283,6 +288,16 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, life: _Lif
         try:
             if learner.whole:
                 learner.maybe_checkpoint(now=True)
+        except LogError as bad:
+            log.warning("no last checkpoint: dead letters wait; the next start reads their records again", why=str(bad))
         finally:
             publisher.carrier.stop()
-            learner.log.close()
+            _leave(learner.log)
+
+
+def _leave(log_: Log) -> None:
+    """Close the log. What it still held isn't behind any checkpoint, so its failure isn't why the loop ends."""
+    try:
+        log_.close()
+    except LogError as bad:
+        log.warning("the log took not all that was sent to it", why=str(bad))

@@ -5,7 +5,9 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +21,7 @@ from learner.checkpoint import KEEP, CheckpointFiles, restore, take
 from learner.model import Model
 from learner.numbers import Used
 from learner.publisher import Publisher, cadence_of
-from learner.service import Learner, _Life, _open, _poll, _wait_for_log
+from learner.service import Learner, _Life, _loop, _open, _poll, _wait_for_log
 from stream.errors import BadSnapshot, CheckpointError, Fenced, LogGap, LogUnavailable, SnapshotError, StoreUnavailable
 from stream.events import DeadLetter, Examples, Install, decode_entity, decode_examples, encode_record
 from stream.log import START, MemoryLog, Reader, Record
@@ -243,11 +245,13 @@ class SlowLog(MemoryLog):
         super().__init__({EXAMPLES.name: 1, EXAMPLES_DLQ.name: 1}, lambda: 1_000)
         self.sent: list[bytes | None] = []
         self.away = False
+        self.sends = self.failures = 0  # of dead letters, of flushes
 
     def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
         """See Log."""
         if topic == EXAMPLES_DLQ.name:
             self.sent.append(value)
+            self.sends += 1
         else:
             super().send(topic, partition, value, key)
 
@@ -255,9 +259,14 @@ class SlowLog(MemoryLog):
         """See Log."""
         sent, self.sent = self.sent, []
         if self.away:
+            self.failures += 1
             raise LogUnavailable("no broker answers")
         for value in sent:
             super().send(EXAMPLES_DLQ.name, 0, value)
+
+    def close(self) -> None:
+        """As Kafka's: what a flush would raise."""
+        self.flush()
 
 
 def test_a_checkpoint_waits_for_the_dead_letters_before_it(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -725,3 +734,120 @@ def test_a_broker_that_is_away_during_a_warm_start_costs_time_only(room: Room, m
     room.learn()
     assert failures == 0
     assert state(room.learner.model) == state(undisturbed)
+
+
+@pytest.fixture
+def slow(room: Room, monkeypatch: pytest.MonkeyPatch) -> SlowLog:
+    """The room's log: no dead letter can be written yet, and whoever waits for that tries again at once."""
+    monkeypatch.setattr("learner.service.BACKOFF_S", (0.001,))
+    room.log = log = SlowLog()
+    log.away = True
+    return log
+
+
+@contextmanager
+def looping(learner: Learner, store: MemoryStore, local: Path) -> Iterator[Future[None]]:
+    """The loop, in a thread; it is told to stop at the end, and what it raised is raised then."""
+    life = _Life(threading.Event())
+    with ThreadPoolExecutor(1) as pool:
+        loop = pool.submit(_loop, learner, store, Settings(local=local), life, False)
+        try:
+            yield loop
+        finally:
+            life.stopping.set()
+        loop.result()
+
+
+def test_nothing_new_is_read_while_dead_letters_wait(room: Room, tmp_path: Path, slow: SlowLog) -> None:
+    """They don't grow in number, and each try sends one of them; once their topic is back all are there, in order."""
+    learner = room.start(Model(SPEC), 0)
+    learner._checkpoint_every_ms = 10**9
+    room.write(*[b"bad"] * 150)
+    with looping(learner, AskedStore(), tmp_path):
+        until(lambda: slow.failures)
+        for n in range(1, 6):
+            room.write(b"bad", encode_record(records(SPEC, n)[-1]))
+            until(lambda: slow.failures > 2 * n)  # noqa: B023  # called before the loop goes on
+        assert (learner.offset, len(learner._letters)) == (150, 150)
+        assert slow.sends <= slow.failures + 1
+        slow.away = False
+        until(lambda: learner.offset == 160)
+    assert [letter.offset for letter in room.letters()] == [*range(150), *range(150, 160, 2)]
+    assert slow.sends == slow.failures + 155
+    held = room.files.newest()
+    assert held is not None
+    assert held.meta.offset == 160
+
+
+def test_letters_that_were_confirmed_before_the_topic_went_away_arent_sent_again(room: Room) -> None:
+    """The log fails between two lots of them: the next call begins with the second."""
+    room.log = log = SlowLog()
+    learner, flush, flushes = room.start(Model(SPEC), 0), log.flush, 0
+
+    def failing(timeout_s: float = 10.0) -> None:
+        nonlocal flushes
+        flushes += 1
+        log.away = flushes == 3
+        flush(timeout_s)
+
+    log.flush = failing  # type: ignore[method-assign]
+    room.write(*[b"bad"] * 150)
+    with pytest.raises(LogUnavailable):
+        room.learn(learner)
+    assert len(room.letters()) == 101
+    learner.confirm_letters()
+    assert [letter.offset for letter in room.letters()] == list(range(150))
+
+
+def test_what_was_learned_is_published_while_dead_letters_wait(room: Room, tmp_path: Path, slow: SlowLog) -> None:
+    """The store is there though their topic isn't: no new record is needed. A checkpoint waits for the letters."""
+    learner, store, log = room.start(Model(SPEC), 0), AskedStore(), records(SPEC, 60)
+    store.answering.clear()
+    room.write(*map(encode_record, log), b"bad")
+    with looping(learner, store, tmp_path):
+        until(lambda: slow.failures > 2)
+        assert learner.offset == len(log) + 1
+        store.answering.set()
+        until(store.head)
+        head = store.head()
+        assert head is not None
+        assert store.manifest(head.version).offset == {0: len(log) + 1}
+    held = room.files.newest()
+    assert held is not None
+    assert (room.letters(), held.meta.offset <= len(log)) == ([], True)
+
+
+def test_a_stop_while_dead_letters_wait_is_a_stop(room: Room, tmp_path: Path, slow: SlowLog) -> None:
+    """It says why there is no checkpoint, and the next start reads those records again: no letter is lost."""
+    learner = room.start(Model(SPEC), 0)
+    room.write(b"bad", encode_record(records(SPEC, 1)[0]))
+    with capture_logs() as told, looping(learner, AskedStore(), tmp_path):
+        until(lambda: slow.failures > 2)
+    last = [one["event"] for one in told if one["event"] != "waiting"][-2:]
+    assert "no last checkpoint: dead letters wait" in last[0]
+    assert room.files.newest() is None
+    slow.away = False
+    room.learn(again := room.start(Model(SPEC), 0))
+    again.maybe_checkpoint(now=True)
+    assert [letter.offset for letter in room.letters()] == [0]
+    assert len(room.files.paths()) == 1
+
+
+def test_who_took_the_model_over_is_told_though_dead_letters_wait(
+    room: Room, tmp_path: Path, slow: SlowLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason why the loop ends is the first one, not what fails on the way out."""
+
+    def fenced(_: Publisher, offset: int) -> bool:
+        if offset:
+            raise Fenced("another learner owns small")
+        return False
+
+    monkeypatch.setattr(Publisher, "maybe_publish", fenced)
+    room.write(b"bad")
+    with (
+        pytest.raises(Fenced, match="another learner owns"),
+        looping(room.start(Model(SPEC), 0), AskedStore(), tmp_path) as loop,
+    ):
+        until(loop.done)
+    assert slow.failures == 2, "at the checkpoint and at the end"
