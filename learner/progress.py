@@ -35,7 +35,8 @@ _CORRECTED: Final = 2.0  # is added to the label of a correction
 
 @dataclass(frozen=True)
 class Figures:
-    """What a set of predictions is worth. `predicted`: mean prediction; `base_rate`: mean label."""
+    """What a set of predictions is worth. `predicted`: mean prediction; `base_rate`: mean label, 0 to 1 also where
+    corrections of other examples are among them."""
 
     examples: int
     auc: float
@@ -219,7 +220,8 @@ def _figures(bins: F64, sums: F64, count: int) -> Figures:
     if count == 0:
         return Figures(0, 0.5, 0.0, 0.0, 0.0)
     loss, predicted, labels = sums.tolist()
-    return Figures(count, auc_of(bins), loss / count, labels / count, predicted / count)
+    base_rate = min(max(labels / count, 0.0), 1.0)
+    return Figures(count, auc_of(bins), loss / count, base_rate, predicted / count)
 
 
 @kernel

@@ -68,7 +68,9 @@ class Publisher:
         elif self._model.examples == self._last_examples and not self._deep_is_behind(now_ms):
             return False
         self._last_ms, self._last_examples = now_ms, self._model.examples
-        if reason := refusal(self._model.spec.publish.gate, self._model.progress.window(), self._model.finite()):
+        spec, window = self._model.spec, self._model.progress.window()
+        corrected = spec.label.policy == "fake_negative"
+        if reason := refusal(spec.publish.gate, window, self._model.finite(), corrected=corrected):
             self._refuse(reason)
             return False
         deep = now_ms - self._last_deep_ms >= self._cadence.deep_every_ms

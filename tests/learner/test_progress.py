@@ -135,6 +135,19 @@ def test_corrections_far_from_their_examples_are_right_on_the_whole() -> None:
     assert life.log_loss < life.entropy()
 
 
+@pytest.mark.parametrize(("label", "base_rate"), [(1.0, 1.0), (0.0, 0.0)])
+def test_a_base_rate_is_a_rate(label: float, base_rate: float) -> None:
+    """More corrections among the last 2,000 than examples that they could be of: it stays between 0 and 1."""
+    progress = Progress()
+    progress.record(np.full(600, 0.3, np.float32), np.zeros(600, np.float32))
+    late = WINDOW - 600
+    progress.record(np.full(late, 0.3, np.float32), np.full(late, label, np.float32), None, np.ones(late, np.bool_))
+    window = progress.window()
+    assert (window.examples, window.base_rate) == (600, base_rate)
+    assert math.isfinite(window.log_loss)
+    assert all(map(math.isfinite, progress.told().values()))
+
+
 def test_figures_of_very_rare_labels() -> None:
     """One in 10,000: the AUC is that of the predictions, not of bins that hold most of them."""
     random = np.random.default_rng(0)

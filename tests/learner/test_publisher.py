@@ -286,6 +286,44 @@ def test_the_gate(window: Figures, finite: bool, word: str) -> None:
     assert (word in reason) if word else not reason
 
 
+@pytest.mark.parametrize("base_rate", [0.0, 1.0])
+def test_corrections_that_leave_no_rate_are_not_judged(base_rate: float) -> None:
+    """Where labels come as corrections and leave no positive or no negative, only what isn't finite is refused."""
+    window = Figures(2000, 0.5, 1.3, base_rate, 0.3)
+    assert refusal(Gate(), window, True)
+    assert refusal(Gate(), window, True, corrected=True) == ""
+    assert "finite" in refusal(Gate(), window, False, corrected=True)
+    assert "finite" in refusal(Gate(), Figures(2000, 0.5, float("nan"), base_rate, 0.3), True, corrected=True)
+
+
+@pytest.mark.parametrize(
+    ("window", "bound"),
+    [
+        (Figures(2000, 0.7, 0.65, 0.5, 0.35), "calibration"),
+        (Figures(2000, 0.4, 0.80, 0.5, 0.5), "log_loss_rise_max"),
+    ],
+)
+def test_a_refusal_over_labels_of_older_pages_says_so(window: Figures, bound: str) -> None:
+    """Where labels come as corrections it tells which bound to widen; elsewhere that would mislead."""
+    reason = refusal(Gate(), window, True, corrected=True)
+    assert "labels of this window come from older pages" in reason
+    assert f"widen `[publish] gate.{bound}`" in reason
+    assert "older pages" not in refusal(Gate(), window, True)
+
+
+@pytest.mark.parametrize(("policy", "published"), [("eager", False), ("fake_negative", True)])
+def test_the_gate_knows_the_policy(tmp_path: Path, policy: str, published: bool) -> None:
+    """Before the first installs come, a learner of fake negatives publishes; where none were told, that's refused."""
+    bench = Bench(tmp_path)
+    label = structs.replace(bench.spec.label, policy=policy)
+    bench.model.spec = structs.replace(bench.spec, label=label)
+    bench.model.progress.record(np.full(2000, 0.3, np.float32), np.zeros(2000, np.float32))
+    record = [structs.replace(e, labels=[0] * len(e.labels)) for e in records(bench.spec, 1)[0]]
+    bench.model.learn(record, 0)
+    assert bench.publisher.maybe_publish(1) is published
+    bench.settle()
+
+
 def test_golden_rows_are_of_the_version_that_goes_out() -> None:
     """Between two cuts of the deep part, golden scores combine the new wide part with the deep part as published."""
     spec = small_spec()
