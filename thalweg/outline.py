@@ -19,6 +19,7 @@ CROSSES: Final = 3
 SLICES: Final = 4
 RARE: Final = 0.01  # a base rate below
 EAGER_MS: Final = 3_600_000  # windows up to here leave negatives young enough
+GATE_LOW, GATE_HIGH = 0.3, 3.0  # bounds of calibration where labels lag behind their pages
 LATENESS_MS: Final = 600_000  # who waits longer for stragglers had better sort
 COMMENT_AT: Final = 46
 HISTORY_SIZES: Final = (5, 10, 20, 50, 100)
@@ -50,7 +51,7 @@ class Outline:
     def text(self) -> str:
         """The whole spec, as TOML."""
         parts = [self._head(), self._user(), self._item(), self._context(), self._statistics(), self._wide(),
-                 self._deep(), self._label(), self._slices()]  # fmt: skip
+                 self._deep(), self._label(), self._publish(), self._slices()]  # fmt: skip
         return "\n".join("\n".join(lines) + "\n" for lines in map(list, parts) if lines)
 
     def _span(self) -> str:
@@ -239,7 +240,7 @@ class Outline:
         p50, p95 = survey.delays.quantile(0.5), survey.delays.quantile(0.95)
         window = rounded_up(p95) if survey.delays.count else "30m"
         yield "[label]"
-        if p95 <= EAGER_MS:
+        if self._eager():
             yield _line('policy = "eager"', "an install is told at once, the rest when the window closes")
         else:
             why = f"a window of {window} would hold negatives back for so long: told at once, corrected by installs"
@@ -250,6 +251,19 @@ class Outline:
         else:
             yield _line(f'window = "{window}"', "a guess: no install has a page" + _unmatched(survey.shown))
         yield self._lateness()
+
+    def _eager(self) -> bool:
+        return self.survey.delays.quantile(0.95) <= EAGER_MS
+
+    def _publish(self) -> Iterator[str]:
+        if self._eager():
+            return
+        yield "[publish]"
+        yield _line(
+            f"gate = {{ calibration = [{GATE_LOW}, {GATE_HIGH}] }}",
+            "wider than the default 0.8 to 1.25: installs that come now are of older pages, so when traffic changes "
+            "they don't fit the predictions beside them",
+        )
 
     def _lateness(self) -> str:
         behind, p99 = self.survey.behind, self.survey.behind.quantile(0.99)

@@ -17,7 +17,7 @@ from producers.lines import numbered_lines
 from producers.source import Broken, Pause
 from stream.errors import DataError, SpecError
 from stream.events import Impression, Install, Item, User, Value
-from stream.spec import Spec
+from stream.spec import Gate, Spec
 from stream.spec_file import parse_spec
 from tests.thalweg.stores import START_MS, store, written
 from thalweg.columns import Column, Origin
@@ -118,11 +118,19 @@ def test_the_window_takes_most_delays(drafted: tuple[str, Spec], lines: list[dic
 
 
 def test_long_delays_are_corrected_rather_than_waited_for() -> None:
-    """Where installs come hours later, negatives are told at once."""
+    """Where installs come hours later, negatives are told at once, and the gate's calibration is wide, with why."""
     lines = [line | {"time_ms": line["time_ms"] + 20_000_000} if line["type"] == "install" else line
              for line in store(300)]  # fmt: skip
-    label = draft_of(lines)[1].label
-    assert (label.policy, label.window) == ("fake_negative", "6h")
+    text, spec = draft_of(lines)
+    assert (spec.label.policy, spec.label.window) == ("fake_negative", "6h")
+    assert spec.publish.gate == Gate(calibration=(0.3, 3.0))
+    assert "installs that come now are of older pages" in text
+
+
+def test_labels_in_time_are_judged_by_the_usual_gate(drafted: tuple[str, Spec]) -> None:
+    """Where installs come at once nothing of the gate is drafted."""
+    assert drafted[1].publish.gate == Gate()
+    assert "[publish]" not in drafted[0]
 
 
 def test_stragglers_are_waited_for_a_little() -> None:
