@@ -32,7 +32,7 @@ class Kept(msgspec.Struct):
         """The demo that was started under `local`; None when there's none. Raises StackError."""
         try:
             return msgspec.json.decode((local / "demo.json").read_bytes(), type=Kept)
-        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, msgspec.DecodeError):
             return None
         except OSError as bad:
             raise StackError(f"{local} can't be used: {bad}; {stack.REMEDY}") from None
@@ -74,16 +74,19 @@ class Kept(msgspec.Struct):
             try:
                 _forget(self.settings(settings))
             except ThalwegError as bad:
-                progress(f"topics and keys that begin with {self.topic_prefix} stay: {bad}")
+                which = f"that begin with {self.topic_prefix}" if self.topic_prefix else "of the demo"
+                progress(f"topics and keys {which} stay: {bad}")
         (local / "demo.json").unlink(missing_ok=True)
 
 
 def _forget(settings: Settings) -> None:
-    """Remove the topics and keys of a demo from a stack that goes on. Raises LogError, StoreUnavailable."""
+    """Remove the topics and keys of a demo from a stack that goes on. Raises LogError, StackError,
+    StoreUnavailable."""
     from stream.kafka_admin import drop_topics
     from stream.redis_client import connect, translated
 
-    assert settings.topic_prefix, "everything has the prefix ''"
+    if not settings.topic_prefix:
+        raise StackError("demo.json names no topic prefix, so they can't be told from all others; remove them by hand")
     drop_topics(settings)
     client = connect(settings)
     with translated(client):

@@ -118,3 +118,23 @@ def test_down_where_the_stack_is_gone_says_what_stays(local: Path) -> None:
     assert ran.exit_code == 0
     assert "topics and keys that begin with demo-1- stay: " in ran.stderr
     assert not (local / "demo.json").exists()
+
+
+@pytest.mark.parametrize("garbled", [b'{"kafka": "\xff"}', b'{"kafka', b""])
+@pytest.mark.parametrize("command", ["down", "status"])
+def test_a_file_that_tells_nothing_is_no_demo(local: Path, garbled: bytes, command: str) -> None:
+    """Whatever bytes a crash left there: commands go on as if there were none."""
+    (local / "demo.json").write_bytes(garbled)
+    assert Kept.read(local) is None
+    ran = CliRunner().invoke(app, [command])
+    assert ran.exception is None or isinstance(ran.exception, SystemExit)
+
+
+def test_down_without_a_prefix_removes_nothing(local: Path) -> None:
+    """A demo on somebody's stack that has no prefix can't be told from the rest: that's a line, and it's forgotten."""
+    nobody = f"127.0.0.1:{free_port()}"
+    Kept(nobody, f"redis://{nobody}", "", "m", str(local / "demo"), False).write(local)
+    ran = CliRunner().invoke(app, ["down"])
+    assert ran.exit_code == 0
+    assert "topics and keys of the demo stay: demo.json names no topic prefix" in ran.stderr
+    assert not (local / "demo.json").exists()
