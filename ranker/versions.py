@@ -23,7 +23,6 @@ from ranker.parts import ItemParts
 from ranker.plan import Plan
 from stream.errors import BadEvent, BadSnapshot, SpecError
 from stream.features import F32, Catalogue, build_page, statistics_of, words_of
-from stream.overlay import pieces
 from stream.snapshot import Content, Manifest, VersionReader, fetch
 from stream.spec_file import decode_spec
 from stream.table import U64
@@ -179,8 +178,7 @@ def try_out(version: Version) -> None:
         raise BadSnapshot(f"version {version.number} has learned, but brings no golden page to try it out with")
     if version.manifest.examples and not _counts_labels(version):
         raise BadSnapshot(f"version {version.number} has learned, but its statistics know of no label")
-    for at, _ in pieces(len(version.manifest.golden), 1):
-        golden = version.manifest.golden[at]
+    for golden in version.manifest.golden:
         try:
             scores = score_features(version, golden.features, len(golden.scores))
         except BadEvent as bad:
