@@ -47,17 +47,17 @@ class Layers:
     """`names` are the contents that were laid over each other, or that others are called by now.
 
     `origin`: the content that `base` was made of. `vectors` are the base's; the overlay has its own. `unseen`: the
-    vector of ids that have none, `unseen_of_base` what it was in the base, if known.
+    vector of ids that have none, float32 [dim], zeros where nothing says it; `unseen_of_base`: what it was in the base.
     """
 
     names: tuple[Name, ...]
     origin: Name
     base: U64
     vectors: F32
-    unseen_of_base: F32 | None
+    unseen_of_base: F32
     overlay: Overlay
     count: int
-    unseen: F32 | None
+    unseen: F32
 
     @property
     def rows(self) -> Rows:
@@ -108,10 +108,12 @@ def based_on(name: Name, change: Change) -> Layers:
     if counts[KEYS] != len(rows):
         raise BadSnapshot(TWICE)
     overlay = Overlay(1 if dim else rows.shape[1], dim=dim)
-    return _on(name, slots, change.vectors, change.unseen, overlay)
+    unseen = np.zeros(dim, np.float32) if change.unseen is None else change.unseen
+    return _on(name, slots, change.vectors, unseen, overlay)
 
 
-def _on(name: Name, base: U64, vectors: F32, unseen: F32 | None, overlay: Overlay) -> Layers:
+def _on(name: Name, base: U64, vectors: F32, unseen: F32, overlay: Overlay) -> Layers:
+    """A base with nothing over it yet."""
     return Layers((name,), name, base, vectors, unseen, overlay, overlay.count, unseen)
 
 

@@ -42,13 +42,9 @@ _thread = threading.local()
 
 @dataclass(frozen=True)
 class Tower:
-    """The deep part: `rows` give ids their vectors, else it's `unseen`, float32 [dim]; `net` is packed.
-
-    `parts`: the items' parts of the first layer.
-    """
+    """The deep part: `rows` give ids their vectors; `net` is packed; `parts`: the items' parts of the first layer."""
 
     rows: Layers
-    unseen: F32
     net: Net
     parts: ItemParts
 
@@ -179,13 +175,13 @@ class Version:
     @cached_property
     def _embeddings(self) -> Embeddings:
         assert self.tower is not None
-        return embeddings_of(self.tower.rows, self.tower.unseen)
+        return embeddings_of(self.tower.rows)
 
 
-def embeddings_of(layers: Layers, unseen: F32) -> Embeddings:
+def embeddings_of(layers: Layers) -> Embeddings:
     """Vectors by id, as kernels read them."""
     base, heads, entries, limit, _ = layers.rows
-    return Embeddings(base, heads, entries, limit, layers.vectors, layers.overlay.vectors, unseen)
+    return Embeddings(base, heads, entries, limit, layers.vectors, layers.overlay.vectors, layers.unseen)
 
 
 def score_features(version: Version, features: bytes, n: int) -> F32:

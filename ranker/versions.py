@@ -129,11 +129,10 @@ class Loader:
         rows = self._stacks["deep"].lay(
             names, previous.rows if previous else None, lambda name: vectors_of(read(name), dim)
         )
-        unseen = np.zeros(dim, np.float32) if rows.unseen is None else rows.unseen
         layers, boundaries = dense_of(read(names[-1]), plan)
         net = net_of(plan, layers, boundaries)
-        parts = ItemParts(plan, embeddings_of(rows, unseen), net, previous.parts if previous else None)
-        return Tower(rows, unseen, net, parts)
+        parts = ItemParts(plan, embeddings_of(rows), net, previous.parts if previous else None)
+        return Tower(rows, net, parts)
 
 
 def held_already(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, ...]:
@@ -149,7 +148,8 @@ def held_already(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, .
         return ()
     both = range(min(len(before.deltas), len(now.deltas)) + 1)
     had = max(n for n in both if before.deltas[len(before.deltas) - n :] == now.deltas[:n])
-    return tuple(map(tuple, now.contents()[: len(now.contents()) - len(now.deltas) + had]))
+    contents = now.contents()
+    return tuple(map(tuple, contents[: len(contents) - len(now.deltas) + had]))
 
 
 def _plan(manifest: Manifest, previous: Version | None) -> Plan:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -29,3 +30,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def topic_prefix() -> str:
     """A prefix for topics, groups and models that no other test has."""
     return f"t{uuid4().hex[:8]}."
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment without any THALWEG_ variable but THALWEG_LOCAL, an empty folder."""
+    for name in [name for name in os.environ if name.startswith("THALWEG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path))
+    return tmp_path

@@ -136,7 +136,7 @@ def assert_same(version: Version, fresh: Version, page: bytes) -> None:
     assert version.tower is not None
     assert fresh.tower is not None
     assert values(version.tower.rows) == values(fresh.tower.rows)
-    assert version.tower.unseen.tobytes() == fresh.tower.unseen.tobytes()
+    assert version.tower.rows.unseen.tobytes() == fresh.tower.rows.unseen.tobytes()
     names = [(one.wide.names, one.statistics.names, one.tower and one.tower.rows.names) for one in (version, fresh)]
     assert names[0] == names[1]
     assert score_features(version, page, 6).tolist() == score_features(fresh, page, 6).tolist()
@@ -224,15 +224,24 @@ def base_of(manifest: Manifest) -> set[str]:
     return {digest for part in manifest.parts.values() for digest in part.base}
 
 
-def test_a_new_base_is_made_aside_by_who_has_what_it_holds() -> None:
-    """Versions go on over the old base, none of them waits for the new one, and later ones stand on it."""
+def rebased(*parts: str, lose: bool = False) -> tuple[Learner, Loader, Version]:
+    """A follower at the first version in which each of these parts has had a new base; its blobs are gone if `lose`."""
     learner = Learner(4, fold_share=0.01)
     first = learner.publish()
     loader = Loader(learner.store, "m")
-    live, manifest = loader.load(first.version), first
-    while any(part.base == first.parts[name].base for name, part in manifest.parts.items()):
+    live = loader.load(first.version)
+    while any(live.manifest.parts[part].base == first.parts[part].base for part in parts):
         manifest = learner.publish()
+        if lose:
+            learner.store.lost = {d for part in parts for d in manifest.parts[part].base} - base_of(first)
         live = loader.load(manifest.version, live)
+    return learner, loader, live
+
+
+def test_a_new_base_is_made_aside_by_who_has_what_it_holds() -> None:
+    """Versions go on over the old base, none of them waits for the new one, and later ones stand on it."""
+    learner, loader, live = rebased("wide", "statistics", "deep")
+    manifest = live.manifest
     assert not learner.store.asked & base_of(manifest)
     assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
     learner.store.asked.clear()
@@ -251,15 +260,7 @@ def test_a_new_base_is_made_aside_by_who_has_what_it_holds() -> None:
 
 def test_a_base_that_cant_be_had_is_done_without() -> None:
     """A ranker that has what it holds goes on; one that starts can't."""
-    learner = Learner(4, fold_share=0.01)
-    first = learner.publish()
-    loader = Loader(learner.store, "m")
-    live, manifest = loader.load(first.version), first
-    while manifest.parts["wide"].base == first.parts["wide"].base:
-        manifest = learner.publish()
-        if manifest.parts["wide"].base != first.parts["wide"].base:
-            learner.store.lost = set(manifest.parts["wide"].base)
-        live = loader.load(manifest.version, live)
+    learner, loader, live = rebased("wide", lose=True)
     for _ in range(3 * DELTAS_MAX):
         manifest = learner.publish()
         live = loader.load(manifest.version, live)
@@ -291,21 +292,9 @@ def make(aside: list[tuple[Stack, Work]]) -> None:
     aside.clear()
 
 
-def rebased() -> tuple[Learner, Loader, Version]:
-    """A follower at the version in which the wide part has a new base."""
-    learner = Learner(4, fold_share=0.01)
-    first = learner.publish()
-    loader = Loader(learner.store, "m")
-    live, manifest = loader.load(first.version), first
-    while manifest.parts["wide"].base == first.parts["wide"].base:
-        manifest = learner.publish()
-        live = loader.load(manifest.version, live)
-    return learner, loader, live
-
-
 def test_a_base_that_is_late_is_stood_on_all_the_same(aside: list[tuple[Stack, Work]]) -> None:
     """What lay over it was merged before it was made: it isn't read again, and what came is laid over it aside."""
-    learner, loader, live = rebased()
+    learner, loader, live = rebased("wide")
     for chain in learner.chains.values():
         chain.fold_share = 100.0
     for _ in range(2 * DELTAS_MAX):
@@ -328,7 +317,7 @@ def test_a_base_that_is_late_is_stood_on_all_the_same(aside: list[tuple[Stack, W
 
 def test_whatever_breaks_the_making_of_a_base_no_version_is_refused_for_it(aside: list[tuple[Stack, Work]]) -> None:
     """A ranker without room for two bases serves on."""
-    learner, loader, live = rebased()
+    learner, loader, live = rebased("wide")
     for stack, _ in aside:
         assert stack._making is not None
         stack._making.set_exception(MemoryError("no room"))

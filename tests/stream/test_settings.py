@@ -1,22 +1,12 @@
 """Settings come from the environment, else from the local stack; what makes no sense is said by name."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from stream.errors import SettingsError
 from stream.settings import Settings
-
-
-@pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An environment without any THALWEG_ variable but THALWEG_LOCAL, an empty folder."""
-    for name in [name for name in os.environ if name.startswith("THALWEG_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path))
-    return tmp_path
 
 
 def test_environment_is_read(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:

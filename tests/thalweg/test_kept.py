@@ -1,6 +1,5 @@
 """What is kept of a demo: which settings look into it, who may read it, and that `down` leaves nothing of it."""
 
-import os
 import stat
 import time
 from collections.abc import Iterator
@@ -21,15 +20,6 @@ from thalweg.main import app
 from thalweg.options import kept_settings
 from thalweg.server import free_port, spawn
 from thalweg.stack import Stack
-
-
-@pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An environment that names a `.local` and nothing else."""
-    for name in [name for name in os.environ if name.startswith("THALWEG_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path))
-    return tmp_path
 
 
 @pytest.fixture
@@ -110,13 +100,20 @@ def test_down_leaves_nothing_on_a_stack_that_goes_on(local: Path, stack: Stack, 
         client.delete(f"{{{topic_prefix}thalweg:m}}:head")
 
 
-def test_down_where_the_stack_is_gone_says_what_stays(local: Path) -> None:
-    """It's told, and the demo is forgotten all the same."""
+@pytest.mark.parametrize(
+    ("prefix", "said"),
+    [
+        ("demo-1-", "topics and keys that begin with demo-1- stay: "),
+        ("", "topics and keys of the demo stay: demo.json names no topic prefix"),  # can't be told from the rest
+    ],
+)
+def test_down_says_what_stays(local: Path, prefix: str, said: str) -> None:
+    """Where the stack is gone, or nothing says which are the demo's: the demo is forgotten all the same."""
     nobody = f"127.0.0.1:{free_port()}"
-    Kept(nobody, f"redis://{nobody}", "demo-1-", "m", str(local / "demo"), False).write(local)
+    Kept(nobody, f"redis://{nobody}", prefix, "m", str(local / "demo"), False).write(local)
     ran = CliRunner().invoke(app, ["down"])
     assert ran.exit_code == 0
-    assert "topics and keys that begin with demo-1- stay: " in ran.stderr
+    assert said in ran.stderr
     assert not (local / "demo.json").exists()
 
 
@@ -128,13 +125,3 @@ def test_a_file_that_tells_nothing_is_no_demo(local: Path, garbled: bytes, comma
     assert Kept.read(local) is None
     ran = CliRunner().invoke(app, [command])
     assert ran.exception is None or isinstance(ran.exception, SystemExit)
-
-
-def test_down_without_a_prefix_removes_nothing(local: Path) -> None:
-    """A demo on somebody's stack that has no prefix can't be told from the rest: that's a line, and it's forgotten."""
-    nobody = f"127.0.0.1:{free_port()}"
-    Kept(nobody, f"redis://{nobody}", "", "m", str(local / "demo"), False).write(local)
-    ran = CliRunner().invoke(app, ["down"])
-    assert ran.exit_code == 0
-    assert "topics and keys of the demo stay: demo.json names no topic prefix" in ran.stderr
-    assert not (local / "demo.json").exists()
