@@ -1,8 +1,8 @@
 """Swapping under load: what a request feels when the model beneath it changes every 200 ms, and what a swap costs.
 
 Requests come open loop, at half of what one ranker can take: a request's time runs from when it was due. Versions come
-from another process through a Redis of their own, cut ahead of their time; they're built and swapped in by the
-follower's own thread, as in a service. Nothing is a peer here: the steady run is.
+from another process through a Redis of their own, cut ahead of their time; a builder's process builds them and the
+follower's thread swaps them in, as in a service. Nothing is a peer here: the steady run is.
 """
 
 import gc
@@ -10,8 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks.feed import ITEMS, SPEC, USERS, Course, feeding
 from benchmarks.serving import Publisher, World
 from benchmarks.snapshot import own_redis
+from ranker.builder import Builder, started
 from ranker.follow import Follower
 from ranker.model import score_features
 from ranker.rank import Ranked, rank_with
@@ -28,7 +29,6 @@ from ranker.score import SWITCH_S, Scorer
 from ranker.shelf import Shelf
 from ranker.versions import Loader
 from ranker.warm import warm
-from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
 from stream.spec_file import load_spec
@@ -92,21 +92,39 @@ class Load:
         return np.array(found)
 
 
-def built(share: float, *, quick: bool) -> tuple[World, Publisher, MemoryStore]:
-    """A world and a base in a store, of this share of the full size."""
-    world = World(load_spec(SPEC), ITEMS, USERS)
-    store = MemoryStore(world.plan.spec.name)
-    size = share * (0.1 if quick else 1.0)
-    publisher = Publisher(world, store, wide_keys=int(WIDE_KEYS * size), rows=int(ROWS * size))
-    publisher.base()
-    return world, publisher, store
+@dataclass(frozen=True)
+class Service:
+    """A model in a Redis of its own: who publishes, and who follows, with a builder's process."""
+
+    world: World
+    publisher: Publisher
+    store: RedisStore
+    follower: Follower
 
 
-def builds_ms(publisher: Publisher, store: MemoryStore, count: int) -> tuple[float, float]:
+@contextmanager
+def serving(share: float, *, quick: bool) -> Iterator[Service]:
+    """A base of this share of the full size, published and live."""
+    spec, size = load_spec(SPEC), share * (0.1 if quick else 1.0)
+    world = World(spec, ITEMS, USERS)
+    with (
+        tempfile.TemporaryDirectory(prefix="thalweg-swap-") as folder,
+        own_redis(Path(folder)) as settings,
+        closing(RedisStore(settings, spec.name)) as store,
+        closing(Builder(lambda: started(settings, spec.name))) as builder,
+    ):
+        publisher = Publisher(world, store, wide_keys=int(WIDE_KEYS * size), rows=int(ROWS * size))
+        publisher.base()
+        follower = Follower(store, spec.name, Shelf(), lambda: NOW_MS, loader=builder)
+        follower.step()
+        yield Service(world, publisher, store, follower)
+
+
+def builds_ms(service: Service, count: int) -> tuple[float, float]:
     """Median of building a delta's version, and of a delta's way from the store's notice to being live."""
-    follower = Follower(store, store.model, Shelf(), lambda: NOW_MS)
-    follower.step()
-    loader, version = Loader(store, store.model), follower.served.version if follower.served else None
+    publisher, store, follower = service.publisher, service.store, service.follower
+    loader = Loader(store, store.model)
+    version = loader.load(publisher.number)
     builds, lives = [], []
     for _ in range(count):
         publisher.delta(DELTA_KEYS, DELTA_KEYS, DELTA_ROWS)
@@ -120,8 +138,9 @@ def builds_ms(publisher: Publisher, store: MemoryStore, count: int) -> tuple[flo
     return float(np.median(builds)) * 1e3, float(np.median(lives)) * 1e3
 
 
-def merges_ms(publisher: Publisher, store: MemoryStore, count: int) -> tuple[float, float]:
+def merges_ms(service: Service, count: int) -> tuple[float, float]:
     """Median of building the first version after a merge of deltas: by who followed, and by who has the base alone."""
+    publisher, store = service.publisher, service.store
     loader = Loader(store, store.model)
     base = loader.load(1)
     followed, behind = [], []
@@ -145,8 +164,13 @@ def under_load(settings: Settings, scorer: Scorer, *, quick: bool) -> dict[str, 
     size, swaps = (0.1, 30) if quick else (1.0, 300)
     course = Course(int(WIDE_KEYS * size), int(ROWS * size), swaps, EVERY_S, DENSE_EACH, FULL_EACH)
     stop, spec = threading.Event(), load_spec(SPEC)
-    with feeding(settings, course) as feed, closing(RedisStore(settings, spec.name)) as store:
-        load = Load(World(spec, ITEMS, USERS), Follower(store, spec.name, Shelf(), lambda: NOW_MS), scorer)
+    with (
+        feeding(settings, course) as feed,
+        closing(RedisStore(settings, spec.name)) as store,
+        closing(Builder(lambda: started(settings, spec.name))) as builder,
+    ):
+        follower = Follower(store, spec.name, Shelf(), lambda: NOW_MS, loader=builder)
+        load = Load(World(spec, ITEMS, USERS), follower, scorer)
         load.follower.step()
         gc.collect()
         gc.freeze()
@@ -179,9 +203,9 @@ def under_load(settings: Settings, scorer: Scorer, *, quick: bool) -> dict[str, 
     }
 
 
-def back_to_back(load: Load, publisher: Publisher, store: MemoryStore, swaps: int) -> dict[str, float]:
+def back_to_back(service: Service, scorer: Scorer, swaps: int) -> dict[str, float]:
     """So many swaps as fast as they go, under requests; then each kept reply is made again from its manifest."""
-    load.kept.clear()
+    publisher, store, load = service.publisher, service.store, Load(service.world, service.follower, scorer)
     done = threading.Event()
     checked = mixed = swapped = 0
 
@@ -221,18 +245,15 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     scorer = Scorer(THREADS)
     sys.setswitchinterval(SWITCH_S)
     warm(scorer)
-    _, publisher, store = built(0.1, quick=quick)
-    figures["build_small_ms"], _ = builds_ms(publisher, store, count)
-    _, publisher, store = built(1.0, quick=quick)
-    figures["build_large_ms"], figures["live_ms"] = builds_ms(publisher, store, count)
-    figures["merge_followed_ms"], figures["merge_behind_ms"] = merges_ms(publisher, store, 3 if quick else 7)
-    del publisher, store
+    with serving(0.1, quick=quick) as service:
+        figures["build_small_ms"], _ = builds_ms(service, count)
+    with serving(1.0, quick=quick) as service:
+        figures["build_large_ms"], figures["live_ms"] = builds_ms(service, count)
+        figures["merge_followed_ms"], figures["merge_behind_ms"] = merges_ms(service, 3 if quick else 7)
     with tempfile.TemporaryDirectory(prefix="thalweg-swap-") as folder, own_redis(Path(folder)) as settings:
         figures |= under_load(settings, scorer, quick=quick)
-    world, publisher, store = built(0.02, quick=quick)
-    load = Load(world, Follower(store, store.model, Shelf(), lambda: NOW_MS), scorer)
-    load.follower.step()
-    figures |= back_to_back(load, publisher, store, 200 if quick else 2_000)
+    with serving(0.02, quick=quick) as service:
+        figures |= back_to_back(service, scorer, 200 if quick else 2_000)
     figures["errors"] += figures.pop("load_errors")
     scorer.close()
     return _table(figures), figures

@@ -249,8 +249,7 @@ def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: 
         for i in range(count):
             for m in range(known):
                 keys[i * known + m] = (mix(prefixes[m], shown[i]) & ~np.uint64(255)) | mark
-        lacks = recall(cells, square.epoch, square.latest, rows.limit, homes[:count], mine, keys, hashes, weights,
-                       lacking)  # fmt: skip
+        lacks = recall(cells, square, rows.limit, homes[:count], mine, keys, hashes, weights, lacking)
         _read_weights(keys, hashes, lacks, rows, read)
         keep(cells, square.epoch, rows.limit, homes, mine, lacking, lacks, read, weights)
         for i in range(count):

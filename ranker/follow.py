@@ -11,10 +11,9 @@ from ranker import metrics
 from ranker.model import Version
 from ranker.retrieve import Popular
 from ranker.shelf import Shelf
-from ranker.versions import Loader
+from ranker.versions import Loader, Loads
 from stream.errors import BadSnapshot, SnapshotError, StoreUnavailable
 from stream.features import Catalogue
-from stream.overlay import stand_back
 from stream.snapshot import UNDECIDED, Head, Manifest, SnapshotStore
 from stream.version_files import VersionFiles
 
@@ -69,7 +68,8 @@ class Follower:
     A version that fails its dry run is refused: told, counted, and not looked at again while the head stays.
     A store that is down changes nothing; one that was wiped, neither: what was pinned stays so until a person
     decides anew, and the live version never becomes older, by what of the log it has learned, unless one is pinned.
-    `files` keep the live version for a start without a store.
+    `files` keep the live version for a start without a store. `loader` loads what the store has; without one, this
+    process does.
     """
 
     def __init__(
@@ -79,14 +79,16 @@ class Follower:
         shelf: Shelf,
         now_ms: Callable[[], int],
         files: VersionFiles | None = None,
+        loader: Loads | None = None,
     ) -> None:
         self.served: Served | None = None
         self.popular = Popular()
         self.freshness = Freshness()
         self.refused = ""  # the last reason
+        self.looked = threading.Event()  # set by `run` when it has looked once, whatever it found
         self._store, self._shelf, self._now_ms = store, shelf, now_ms
         self._model = model
-        self._loader = Loader(store, model)
+        self._loader = loader or Loader(store, model)
         self._refused_head: Head | None = None
         self._refused_s = 0.0
         self._older: tuple[Head, int] | None = None  # a head that was seen to be older than this live version
@@ -136,7 +138,6 @@ class Follower:
 
     def run_keeper(self, stop: threading.Event) -> None:
         """`keep` now and then, in a thread of its own: swaps don't wait for the disk."""
-        stand_back()
         said, pause_s = "", FIRST_KEEP_S
         while not stop.wait(pause_s):
             try:
@@ -149,8 +150,7 @@ class Follower:
             pause_s = KEEP_EVERY_S if self._kept else FIRST_KEEP_S
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set; in a thread of its own, which stands back behind those that rank."""
-        stand_back()
+        """Until `stop` is set; in a thread of its own."""
         failures = 0
         while not stop.is_set():
             try:
@@ -158,12 +158,15 @@ class Follower:
                 if failures:
                     log.info("the snapshot store answers again")
                 failures = 0
+                self.looked.set()
                 self._store.wait(POLL_S)
             except SnapshotError as bad:
                 if not failures:
                     log.warning("%s; what is live serves on", bad)
+                self.looked.set()
                 stop.wait(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
+        self.looked.set()
 
     def step(self) -> bool:
         """Look at the head; swap when it names a newer version that passes. Raises SnapshotError."""
@@ -188,7 +191,6 @@ class Follower:
             return False
         except Exception as bad:  # whatever a version holds, what is live serves on
             log.exception("version %d breaks the ranker", head.version)
-            self._loader = Loader(self._store, self._model)  # nothing half built stays
             self._refuse(head, f"it breaks the ranker, whose log says where ({bad!r:.200})")
             return False
         return True

@@ -9,20 +9,19 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from stream.errors import BadSnapshot, StoreUnavailable
 from stream.features import F32
-from stream.overlay import PIECE, Overlay, Rows, lines, pieces, stand_back
-from stream.table import KEYS, U64, capacity_for, distinct, insert_rows
+from stream.overlay import Overlay, Rows, Take, lines, room_for
+from stream.table import KEYS, U32, U64, capacity_for, distinct, insert_rows
 
 log = logging.getLogger(__name__)
 
 Name = tuple[str, ...]  # a content, by the digests of its blobs
 FOLD_SHARE: Final = 0.75  # of the room
-BASE_REST: Final = 1.0  # as `overlay.REST`: a new base is rare, and takes seconds
 TWICE: Final = "a key stands twice in a content: which of the two rows counts?"
 NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 NO_VECTORS: Final[F32] = np.zeros((0, 0), np.float32)
@@ -42,6 +41,16 @@ class Change:
     unseen: F32 | None = None
 
 
+class Before(NamedTuple):
+    """What is laid out anew goes on from what it was: views of up to `limit` entries of the overlay with this `latest`
+    see what is seen in the first `settled` entries here, but for what the overlay there has newer entries for.
+    """
+
+    latest: U32
+    limit: int
+    settled: int
+
+
 @dataclass(frozen=True)
 class Layers:
     """`names` are the contents that were laid over each other, or that others are called by now.
@@ -58,6 +67,7 @@ class Layers:
     overlay: Overlay
     count: int
     unseen: F32
+    before: Before | None = None
 
     @property
     def rows(self) -> Rows:
@@ -67,23 +77,26 @@ class Layers:
     def laid_over(self, name: Name, change: Change) -> "Layers":
         """These layers with one more content. Raises BadSnapshot when a key stands twice in it."""
         check_once(change)
-        overlay, count = _put(self.overlay, self.count, change.keys, change.columns, change.vectors, gone=False)
+        laid = _put(self, change.keys, change.columns, change.vectors, gone=False)
         if len(change.dead):
-            nothing = np.zeros((len(change.dead), overlay.width - 1), np.uint64)
-            vectors = np.zeros((len(change.dead), overlay.dim), np.float32)
-            overlay, count = _put(overlay, count, change.dead, nothing, vectors, gone=True)
+            nothing = np.zeros((len(change.dead), self.overlay.width - 1), np.uint64)
+            laid = _put(laid, change.dead, nothing, np.zeros((len(nothing), self.overlay.dim), np.float32), gone=True)
         unseen = self.unseen if change.unseen is None else change.unseen
-        return replace(self, names=(*self.names, name), overlay=overlay, count=count, unseen=unseen)
+        return replace(laid, names=(*self.names, name), unseen=unseen)
 
     def bare(self) -> "Layers":
         """The base alone."""
-        overlay = Overlay(self.overlay.width, dim=self.overlay.dim)
+        overlay = room_for(self.overlay.width, dim=self.overlay.dim, take=self.overlay.take)
         return _on(self.origin, self.base, self.vectors, self.unseen_of_base, overlay)
 
-    def folded(self) -> "Layers":
-        """The same, with room again."""
-        overlay = self.overlay.folded(self.count)
-        return replace(self, overlay=overlay, count=overlay.count)
+    def folded(self, extra: int = 0) -> "Layers":
+        """The same, with room again, for `extra` rows at least."""
+        overlay = self.overlay.folded(self.count, extra)
+        return replace(self, overlay=overlay, count=overlay.count).going_on(self)
+
+    def going_on(self, before: "Layers") -> "Layers":
+        """These, which hold what `before` does, laid out anew."""
+        return replace(self, before=Before(before.overlay.latest, before.count, self.count))
 
 
 def check_once(change: Change) -> None:
@@ -93,7 +106,7 @@ def check_once(change: Change) -> None:
         raise BadSnapshot(TWICE)
 
 
-def based_on(name: Name, change: Change) -> Layers:
+def based_on(name: Name, change: Change, take: Take = lines) -> Layers:
     """A base of its own: a table of the content's rows; key → row in `vectors` where it has vectors.
 
     Raises BadSnapshot when a key stands twice in it: that's told by how many rows there are then, without sorting them.
@@ -101,15 +114,14 @@ def based_on(name: Name, change: Change) -> Layers:
     dim = change.vectors.shape[1]
     columns = np.arange(len(change.keys), dtype=np.uint64)[:, None] if dim else change.columns
     rows = np.concatenate([change.keys[:, None], columns], axis=1)
-    slots = lines(capacity_for(len(rows)), rows.shape[1])
-    counts = np.zeros(2, np.int64)
-    for first, last in pieces(len(rows), 4 * PIECE, BASE_REST):
-        insert_rows(slots, rows[first:last], counts)
+    slots, counts = take((capacity_for(len(rows)), rows.shape[1]), np.uint64), np.zeros(2, np.int64)
+    insert_rows(slots, rows, counts)
     if counts[KEYS] != len(rows):
         raise BadSnapshot(TWICE)
-    overlay = Overlay(1 if dim else rows.shape[1], dim=dim)
+    vectors = take(change.vectors.shape, np.float32)
+    vectors[:] = change.vectors
     unseen = np.zeros(dim, np.float32) if change.unseen is None else change.unseen
-    return _on(name, slots, change.vectors, unseen, overlay)
+    return _on(name, slots, vectors, unseen, room_for(1 if dim else rows.shape[1], dim=dim, take=take))
 
 
 def _on(name: Name, base: U64, vectors: F32, unseen: F32, overlay: Overlay) -> Layers:
@@ -117,32 +129,31 @@ def _on(name: Name, base: U64, vectors: F32, unseen: F32, overlay: Overlay) -> L
     return Layers((name,), name, base, vectors, unseen, overlay, overlay.count, unseen)
 
 
-def _put(overlay: Overlay, count: int, keys: U64, columns: U64, vectors: F32, *, gone: bool) -> tuple[Overlay, int]:
-    """Lay rows over a view, piece by piece; in another overlay when this one has no room for all."""
+def _put(layers: Layers, keys: U64, columns: U64, vectors: F32, *, gone: bool) -> Layers:
+    """Lay rows over layers; in another overlay when theirs has no room for all."""
+    overlay, count = layers.overlay, layers.count
     if count != overlay.count or count + len(keys) > overlay.room:  # or a version that was refused went on from there
-        overlay = overlay.folded(count, len(keys))
-        count = overlay.count
-    for first, last in pieces(len(keys), PIECE):
-        given = vectors[first:last] if overlay.dim else None
-        more = overlay.put(count, keys[first:last], columns[first:last], given, gone=gone)
-        assert more is not None, "there is room, and nobody else goes on from there"
-        count = more
-    return overlay, count
+        layers = layers.folded(len(keys))
+        overlay, count = layers.overlay, layers.count
+    more = overlay.put(count, keys, columns, vectors if overlay.dim else None, gone=gone)
+    assert more is not None, "there is room, and nobody else goes on from there"
+    return replace(layers, count=more)
 
 
-def _laid(names: tuple[Name, ...], layers: Layers | None, read: Callable[[Name], Change]) -> Layers:
+def _laid(names: tuple[Name, ...], layers: Layers | None, read: Callable[[Name], Change], take: Take) -> Layers:
     """The layers of these contents, going on from `layers`, which have the first of them, or from nothing."""
     if layers is None:
-        layers = based_on(names[0], read(names[0]))
+        layers = based_on(names[0], read(names[0]), take)
     for name in names[len(layers.names) :]:
         layers = layers.laid_over(name, read(name))
     return layers
 
 
 class Stack:
-    """Lays the contents of one part, version by version, each over the one before. One thread."""
+    """Lays the contents of one part, version by version, each over the one before, in arrays of `take`. One thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, take: Take = lines) -> None:
+        self._take = take
         self._making: Future[Layers] | None = None
         self._tried: Name | None = None  # the base that was made last, or that couldn't be
         self._spare: Layers | None = None  # one that was made, and what lay over it was merged meanwhile
@@ -155,7 +166,7 @@ class Stack:
         layers = self._start(names, previous)
         if layers is not None and layers.names == names:
             return layers
-        layers = _laid(names, layers, read)
+        layers = _laid(names, layers, read, self._take)
         self._make(layers, read)
         return layers
 
@@ -198,7 +209,7 @@ class Stack:
             spare = None
         if base != layers.origin and (spare is not None or base != self._tried):
             self._tried = base
-            self._submit(lambda: _laid(layers.names, spare, read))
+            self._submit(lambda: _laid(layers.names, spare, read, self._take).going_on(layers))
         elif layers.count > FOLD_SHARE * layers.overlay.room:
             self._submit(layers.folded)
 
@@ -206,7 +217,6 @@ class Stack:
         making = self._making = Future[Layers]()
 
         def run() -> None:
-            stand_back()
             try:
                 making.set_result(work())
             except BaseException as bad:  # noqa: BLE001  # whoever takes the result is told

@@ -73,8 +73,7 @@ def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
             for i in range(count):
                 for m in range(known):
                     keys[i * known + m] = pair_key(salts[k], items[begun + m], shown[i])
-            lacks = recall(cells, square.epoch, square.latest, rows.limit, homes[:count], mine, keys, hashes, ratios,
-                           lacking)  # fmt: skip
+            lacks = recall(cells, square, rows.limit, homes[:count], mine, keys, hashes, ratios, lacking)
             read_rows(keys, hashes, lacks, rows, 0.0, 0.0, n, s, t)
             for i in range(lacks):
                 n[i] = s[i] / (n[i] + priors[k])

@@ -5,8 +5,9 @@ of the pair, and the *view* in which it was read (`stream.overlay`): it holds in
 for the pair. The overlay's `latest` says so, by what the pair's hash begins with: at worst another pair of the same
 beginning has one, and the cell is read anew.
 
-Where a table is laid out anew, its views begin anew: that is an *epoch*. Cells of another epoch don't hold. So the
-memory is taken once and never cleared, which would cost as much as thousands of rankings.
+Where a table is laid out anew, its views begin anew: that is an *epoch*. What was read in the epoch before still holds
+when neither its overlay had a newer entry for the pair nor this one has since (`layers.Before`); cells of other epochs
+don't. So the memory is taken once and never cleared, which would cost as much as thousands of rankings.
 """
 
 import threading
@@ -18,13 +19,22 @@ from ranker.layers import Layers
 from stream.encoder import I64, list_at
 from stream.overlay import latest_of, lines
 from stream.prefetch import prefetch_to_read
-from stream.table import U64, find, hash32, kernel, place
+from stream.table import U32, U64, find, hash32, kernel, place
 
 ROOM: Final = 4_096  # places: a square of cells is 128 MiB, taken from the system as cells are used
 NOWHERE: Final = -1  # the place of an item that has none
 EPOCHS: Final = 256
 VIEW_BITS: Final = 24  # of a count of entries: larger views keep nothing
 VIEW_MASK: Final = (1 << VIEW_BITS) - 1
+
+
+class Earlier(NamedTuple):
+    """The epoch before, or −1, and what `layers.Before` says of its views."""
+
+    epoch: int
+    latest: U32
+    limit: int
+    settled: int
 
 
 class Square(NamedTuple):
@@ -34,14 +44,15 @@ class Square(NamedTuple):
 
     cells: U64
     epoch: int
-    latest: "np.ndarray[tuple[int, ...], np.dtype[np.uint32]]"
+    latest: U32
+    earlier: Earlier
 
 
 class Places:
     """Which item has which place. `heads` uint64 [capacity, 2]: item → its place + 1. Threads share it."""
 
     def __init__(self) -> None:
-        self.heads = lines(4 * ROOM, 2)
+        self.heads: U64 = lines((4 * ROOM, 2))
         self._taken, self._room = 0, ROOM
         self._lock = threading.Lock()
 
@@ -78,16 +89,19 @@ class Memory:
 class Cells:
     """Squares of one table. Threads share them: a cell is read and written in one piece."""
 
-    def __init__(self, memory: Memory, table: Layers) -> None:
+    def __init__(self, memory: Memory, table: Layers, was: Square | None = None) -> None:
         self._memory = memory
         self._of = table.base, table.overlay
         cells, epoch = memory.begin()
-        self.square = Square(cells, epoch, table.overlay.latest)
+        earlier, before = Earlier(NOWHERE, table.overlay.latest, 0, 0), table.before
+        if was is not None and before is not None and before.latest is was.latest and before.settled <= VIEW_MASK:
+            earlier = Earlier(was.epoch, *before)
+        self.square = Square(cells, epoch, table.overlay.latest, earlier)
 
     def follow(self, table: Layers) -> "Cells":
         """Those of a later version's table: these, unless the table was laid out anew."""
         base, overlay = self._of
-        return self if table.base is base and table.overlay is overlay else Cells(self._memory, table)
+        return self if table.base is base and table.overlay is overlay else Cells(self._memory, table, self.square)
 
 
 class Pairs:
@@ -156,15 +170,17 @@ def _expect(cells: Any, home: Any, near: Any) -> None:
 
 
 @kernel
-def recall(cells: Any, epoch: Any, latest: Any, limit: Any, homes: Any, near: Any, keys: Any, hashes: Any, found: Any,
+def recall(cells: Any, square: Any, limit: Any, homes: Any, near: Any, keys: Any, hashes: Any, found: Any,
            lacking: Any) -> Any:  # fmt: skip
     """What cells hold, in a view of `limit` entries, of the pairs of each of `homes` and each of `near`, to `found`.
 
-    `keys`: the pairs', in the same order. Of those that have to be read, `lacking` gets the places in `found`, and the
-    first of `keys` become theirs; returns how many.
+    `cells` are one of `square`'s; `keys`: the pairs', in the same order. Of those that have to be read, `lacking` gets
+    the places in `found`, and the first of `keys` become theirs; returns how many.
     """
     one, lacks, known = np.empty(1, np.uint64), 0, near.shape[0]
     value = one.view(np.float32)
+    _, epoch, latest, (was, latest_then, limit_then, settled) = square
+    carried = np.uint64(epoch << VIEW_BITS | settled) << np.uint64(32)
     for i in range(min(1, homes.shape[0])):
         _expect(cells, homes[i], near)
     for i in range(homes.shape[0]):
@@ -177,9 +193,14 @@ def recall(cells: Any, epoch: Any, latest: Any, limit: Any, homes: Any, near: An
             if homes[i] >= 0 and near[m] >= 0:
                 one[0] = cells[homes[i], near[m]]
                 mark = np.int64(one[0] >> np.uint64(32))
-                read = mark & VIEW_MASK  # entries below it were seen; in a later view: too many were
-                if mark >> VIEW_BITS == epoch and read <= limit and np.int64(latest_of(latest, hashes[at])) < read:
+                read, of = mark & VIEW_MASK, mark >> VIEW_BITS
+                newest = np.int64(latest_of(latest, hashes[at]))
+                if of == epoch and newest < read <= limit:  # entries below `read` were seen; above `limit`: too many
                     found[at] = value[0]
+                    continue
+                if of == was and newest < settled and np.int64(latest_of(latest_then, hashes[at])) < read <= limit_then:
+                    found[at] = value[0]
+                    cells[homes[i], near[m]] = carried | (one[0] & np.uint64(0xFFFFFFFF))
                     continue
             lacking[lacks] = at
             lacks += 1

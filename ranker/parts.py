@@ -5,6 +5,7 @@ so an item that changes gets another part, and items that look the same to the d
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,13 +14,12 @@ from ranker.net import Embeddings, Net, given_of, item_key, part_of
 from ranker.plan import Plan
 from stream.encoder import I64
 from stream.features import F32, locate
-from stream.overlay import Overlay, pieces
+from stream.overlay import room_for
 from stream.table import U64, find_many, kernel
 
 BYTES_MAX: Final = 32 * 1024 * 1024  # of one deep version's parts
 ITEMS_MAX: Final = 65_536
 HOTTEST: Final = 4_096  # parts that the next deep version begins with
-CHUNK: Final = 64  # parts that are computed at once: others get the processor in between
 
 
 class Given(NamedTuple):
@@ -32,10 +32,12 @@ class Given(NamedTuple):
 
 
 class Parts:
-    """The parts of some items. `table` names them by key, in `table.vectors`; `uses` counts how often each was used."""
+    """The parts of some items, with room for more. `table` names them by key, in `table.vectors`; `uses` counts how
+    often each was used.
+    """
 
-    def __init__(self, room: int, width: int) -> None:
-        self.table = Overlay(1, room // 4 + 1, width)
+    def __init__(self, items: int, width: int) -> None:
+        self.table = room_for(1, items, width)
         self.uses = np.zeros(self.table.room, np.uint32)
         self.given: list[Given] = []
 
@@ -46,20 +48,26 @@ class Parts:
         self.given.append(given)
 
     def hottest(self, most: int, lists: int) -> tuple[Given, I64]:
-        """Those that were used most, and which entries they are."""
-        uses = self.uses[1 : self.table.count]
+        """Those that were used most, or all, and which entries they are."""
+        given = joined(self.given)
+        count = len(given.keys)
+        if count <= most:
+            return given, np.arange(1, 1 + count)
+        uses = self.uses[1 : 1 + count]
         rows = np.argsort(-uses.astype(np.int64), kind="stable")[:most]
-        held, none = list(self.given), np.zeros(0, np.uint64)
-        if not held or not len(rows):
-            return Given(none, none, np.zeros(1, np.int64), np.zeros((0, 0), np.float32)), rows
-        keys = np.concatenate([g.keys for g in held])
-        rows = rows[rows < len(keys)]
-        ids = np.concatenate([g.ids for g in held])
-        numbers = np.concatenate([g.numbers for g in held])
-        starts = np.cumsum([0, *(len(g.ids) for g in held)])
-        ends = np.concatenate([np.zeros(1, np.int64), *(g.offsets[1:] + s for g, s in zip(held, starts, strict=False))])
-        chosen, offsets = _chosen(ids, ends, lists, rows)
-        return Given(keys[rows], chosen, offsets, numbers[rows]), rows + 1
+        ids, offsets = _chosen(given.ids, given.offsets, lists, rows)
+        return Given(given.keys[rows], ids, offsets, given.numbers[rows]), rows + 1
+
+
+def joined(given: Sequence[Given]) -> Given:
+    """One after the other, as one."""
+    if not given:
+        none = np.zeros(0, np.uint64)
+        return Given(none, none, np.zeros(1, np.int64), np.zeros((0, 0), np.float32))
+    keys, ids, offsets, numbers = zip(*given, strict=True)
+    starts = np.cumsum([0, *map(len, ids)])
+    ends = [np.zeros(1, np.int64), *(some[1:] + start for some, start in zip(offsets, starts, strict=False))]
+    return Given(np.concatenate(keys), np.concatenate(ids), np.concatenate(ends), np.concatenate(numbers))
 
 
 NO_PARTS: Final = Parts(0, 0)  # of a version without a deep part
@@ -74,10 +82,12 @@ class ItemParts:
         self._room = min(ITEMS_MAX, max(1_024, BYTES_MAX // (4 * width)))
         self._start = np.zeros(width, np.float32)
         self._lock = threading.Lock()
-        self.live = Parts(self._room, width)
-        if before is not None and before.plan is plan:
-            given, _ = before.live.hottest(min(HOTTEST, self._room // 2), len(plan.item.sides))
-            self._add(self.live, given)
+        if before is None or before.plan is not plan:
+            self.live = Parts(0, width)
+            return
+        given, _ = before.live.hottest(min(HOTTEST, self._room // 2), len(plan.item.sides))
+        self.live = Parts(len(given.keys), width)
+        self._add(self.live, given)
 
     def admit(self, words: U64, first: int, last: int) -> Parts:
         """Parts that have those of items first:last of a page; what lacked was computed."""
@@ -87,8 +97,9 @@ class ItemParts:
             keys = _keys(words, w32, first, last, plan.sizes, plan.item)
             parts = self.live
             missing = find_many(parts.table.heads, keys) < 0
-            if parts.table.count + np.count_nonzero(missing) > self._room:
-                parts = self._renewed()
+            more = int(np.count_nonzero(missing))
+            if parts.table.count + more > min(self._room, parts.table.room):
+                parts = self._renewed(more)
                 missing = find_many(parts.table.heads, keys) < 0
             new, where = np.unique(keys[missing], return_index=True)
             positions = first + np.flatnonzero(missing)[where]
@@ -97,22 +108,20 @@ class ItemParts:
             self.live = parts
         return parts
 
-    def _renewed(self) -> Parts:
-        old, fresh = self.live, Parts(self._room, len(self._start))
-        given, entries = old.hottest(self._room // 4, len(self.plan.item.sides))
+    def _renewed(self, more: int) -> Parts:
+        """Parts with room for so many more: all, or those that were used most."""
+        old = self.live
+        most = old.table.count if old.table.count + more <= self._room else self._room // 4
+        given, entries = old.hottest(most, len(self.plan.item.sides))
+        fresh = Parts(len(given.keys) + more, len(self._start))
         fresh.put(given, old.table.vectors[entries])
         return fresh
 
     def _add(self, parts: Parts, given: Given) -> None:
         if not len(given.keys):
             return
-        lists = len(self.plan.item.sides)
-        vectors = np.empty((len(given.keys), len(self._start)), np.float32)
-        for at, to in pieces(len(given.keys), CHUNK):
-            offsets = given.offsets[at * lists : to * lists + 1]
-            vectors[at:to] = part_of(given.ids, offsets, given.numbers[at:to], self.plan.item, self._embeddings,
-                                     self._net.boundaries, self._net.item, self._start)  # fmt: skip
-        parts.put(given, vectors)
+        parts.put(given, part_of(given.ids, given.offsets, given.numbers, self.plan.item, self._embeddings,
+                                 self._net.boundaries, self._net.item, self._start))  # fmt: skip
 
 
 @kernel

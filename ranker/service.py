@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
+from ranker.builder import Builder, started
 from ranker.desk import Desk
 from ranker.follow import Follower
 from ranker.history import HistoryReader, Read
@@ -33,6 +34,7 @@ from stream.version_files import VersionFiles
 
 GROUP: Final = "ranker"
 POLL_S: Final = 0.1
+FIRST_MODEL_S: Final = 10.0  # how long the first model may take to be had; then answers come without one
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,10 @@ T = TypeVar("T")
 
 
 class RankerService:
-    """All threads of one ranker. Log, store and the read of histories are passed in; `run` blocks until `stop`."""
+    """All threads of one ranker. Log, store and the read of histories are passed in; `run` blocks until `stop`.
+
+    Versions are built by `builder`, which `run` closes; without one, by a thread of this process.
+    """
 
     def __init__(
         self,
@@ -53,13 +58,15 @@ class RankerService:
         threads: int,
         accept_gap: bool = False,
         files: VersionFiles | None = None,
+        builder: Builder | None = None,
     ) -> None:
         self.stop = threading.Event()
         self.state = "starting"  # "ready" when it answers
         self._worker, self._accept_gap = worker, accept_gap
+        self._builder = builder
         self._shelf = Shelf()
         self._scorer = Scorer(threads)
-        self._follower = Follower(store, model, self._shelf, now_ms, files)
+        self._follower = Follower(store, model, self._shelf, now_ms, files, builder)
         self._ranker = Ranker(self._shelf, self._follower, self._scorer, now_ms)
         self._histories = HistoryReader(read)
         self._threads: list[threading.Thread] = []
@@ -92,9 +99,7 @@ class RankerService:
                 finally:
                     self._end(source)
         finally:
-            self.stop.set()
-            for thread in self._threads:
-                thread.join(10.0)
+            self._join()
             self._scorer.close()
             self._histories.close()
         if self._failures:
@@ -113,6 +118,9 @@ class RankerService:
                 if self.stop.is_set():
                     return
         self._follower.items_read()
+        if self._follower.served is None:
+            self.state = "looking for a model"
+            self._follower.looked.wait(FIRST_MODEL_S)
         gc.collect()
         gc.freeze()  # what was read so far stays: full collections needn't look at it again
         self.state = "joining the group"
@@ -147,10 +155,15 @@ class RankerService:
         except LogUnavailable as bad:
             log.warning("the last requests may be answered again by the next ranker: %s", bad)
 
-    def _end(self, source: Log) -> None:
+    def _join(self) -> None:
         self.stop.set()
+        if self._builder:
+            self._builder.close()  # whoever waits for it
         for thread in self._threads:
             thread.join(10.0)
+
+    def _end(self, source: Log) -> None:
+        self._join()
         try:
             source.close()
         except LogUnavailable as bad:
@@ -207,6 +220,7 @@ def run_ranker(settings: Settings, model: str, *, accept_gap: bool = False) -> N
         threads=settings.ranker_threads,
         accept_gap=accept_gap,
         files=VersionFiles(settings.local / "ranker" / settings.worker / f"{settings.topic_prefix}{model}"),
+        builder=Builder(lambda: started(settings, model)),
     )
 
     def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -8,7 +8,7 @@ statistics rank them.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from msgspec import UNSET
@@ -21,8 +21,9 @@ from ranker.net import net_of
 from ranker.pairs import pairs_of
 from ranker.parts import ItemParts
 from ranker.plan import Plan
-from stream.errors import BadEvent, BadSnapshot, SpecError
+from stream.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
 from stream.features import F32, Catalogue, build_page, statistics_of, words_of
+from stream.overlay import Take, lines
 from stream.snapshot import Content, Manifest, VersionReader, fetch
 from stream.spec_file import decode_spec
 from stream.table import U64
@@ -31,22 +32,43 @@ GOLDEN_DIFFERENCE_MAX: Final = 1e-4
 STATISTIC_DIFFERENCE_MAX: Final = 1e-3  # relative
 
 
+class Loads(Protocol):
+    """Loads versions, each from the one before: this process, or one of its own (`builder.py`)."""
+
+    def load(self, number: int, previous: Version | None = None) -> Version:
+        """Version `number`, tried out. Raises BadSnapshot when it must not be served, StoreUnavailable."""
+        ...
+
+
 def load_version(store: VersionReader, model: str, number: int) -> Version:
     """One version of a model, from nothing. Raises BadSnapshot, StoreUnavailable."""
     return Loader(store, model).load(number)
 
 
 class Loader:
-    """Loads versions of one model, each from the one before. One thread only."""
+    """Loads versions of one model, each from the one before, into arrays that `take` gives. One thread only."""
 
-    def __init__(self, store: VersionReader, model: str) -> None:
+    def __init__(self, store: VersionReader, model: str, take: Take = lines) -> None:
         self._store = store
         self._model = model
+        self._take = take
+        self._forget()
+
+    def _forget(self) -> None:
         self._deltas: dict[Name, Content] = {}  # of the newest manifest: the next ones name most of them again
-        self._stacks = {part: Stack() for part in ("wide", "statistics", "deep")}
+        self._stacks = {part: Stack(self._take) for part in ("wide", "statistics", "deep")}
 
     def load(self, number: int, previous: Version | None = None) -> Version:
         """Version `number`, tried out. Raises BadSnapshot when it must not be served, StoreUnavailable."""
+        try:
+            return self._load(number, previous)
+        except SnapshotError:
+            raise
+        except Exception:
+            self._forget()  # nothing half built stays
+            raise
+
+    def _load(self, number: int, previous: Version | None) -> Version:
         manifest = self._store.manifest(number)
         if (manifest.model, manifest.version) != (self._model, number):
             raise BadSnapshot(f"manifest {number} of {self._model} says it is {manifest.version} of {manifest.model}")
@@ -55,7 +77,7 @@ class Loader:
         return version
 
     def _build(self, manifest: Manifest, previous: Version | None) -> Version:
-        plan = _plan(manifest, previous)
+        plan = plan_of(manifest, previous)
         if previous is not None and previous.plan is not plan:
             previous = None  # rows of another spec may have other widths
         if previous is not None:
@@ -88,11 +110,7 @@ class Loader:
         tower = None
         if "deep" in parts:
             tower = self._tower(named["deep"], previous.tower if previous else None, read, plan)
-        if previous:
-            pairs = previous.pairs.follow(wide, statistics)
-        else:
-            pairs = pairs_of(wide, plan.squares, statistics, plan.likenesses)
-        return Version(manifest, plan, wide, statistics, pairs, tower)
+        return version_of(manifest, plan, wide, statistics, tower, previous)
 
     def _renamed(self, live: Version, manifest: Manifest) -> Version:
         """The live version, its contents called what the next manifest calls them where it holds them otherwise."""
@@ -135,6 +153,17 @@ class Loader:
         return Tower(rows, net, parts)
 
 
+def version_of(
+    manifest: Manifest, plan: Plan, wide: Layers, statistics: Layers, tower: Tower | None, previous: Version | None
+) -> Version:
+    """These parts as a version, which goes on with what `previous`, of the same plan, keeps of pairs."""
+    if previous is not None and previous.plan is plan:
+        pairs = previous.pairs.follow(wide, statistics)
+    else:
+        pairs = pairs_of(wide, plan.squares, statistics, plan.likenesses)
+    return Version(manifest, plan, wide, statistics, pairs, tower)
+
+
 def held_already(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, ...]:
     """What `manifest` calls what the live version has of a part, if it's base or merged delta in other words; else ().
 
@@ -152,7 +181,8 @@ def held_already(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, .
     return tuple(map(tuple, contents[: len(contents) - len(now.deltas) + had]))
 
 
-def _plan(manifest: Manifest, previous: Version | None) -> Plan:
+def plan_of(manifest: Manifest, previous: Version | None) -> Plan:
+    """A manifest's spec, compiled; the version before it has it when its spec is the same. Raises BadSnapshot."""
     if previous is not None and previous.manifest.spec == manifest.spec:
         plan = previous.plan
     else:

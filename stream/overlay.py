@@ -3,8 +3,8 @@
 `heads`, uint64 [capacity, 2]: key → number of its newest entry. `entries`, uint64 [room, width]: in column 0 the
 number of the key's entry before it (shifted by one; the low bit: the row is gone), then the row's own columns.
 `marks`: a bit for what a key's hash begins with, set when any such key was put: few keys of a big table have an entry,
-and the others are told from these by what stays in a core's own cache. `latest`, uint32 [capacity]: by the same
-beginning, the newest entry that was put.
+and the others are told from these by what stays in a core's own cache. `latest`, uint32 [at most LATEST_MAX]:
+by the same beginning, the newest entry that was put.
 `vectors`, float32 [room, dim]: what belongs to an entry and isn't a row. Entry 0 is none.
 
 A view is a count of entries: what was put later is invisible to it. So the next version of a table costs what
@@ -12,27 +12,22 @@ changed, versions share the arrays, and threads read them without locks while on
 before heads name them, and nothing that was written changes, but for heads: an older view goes back from them.
 """
 
-import os
-import sys
+import math
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from stream.table import U64, find, find_hashed, hash32, kernel, place
+from stream.table import U32, U64, find, find_hashed, hash32, kernel, place
 
 F32 = npt.NDArray[np.float32]
+Take = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]  # zeros of a shape and type, as `lines`
 ROOM_MIN: Final = 1_024
-PIECE: Final = 2_048  # rows laid down at once: a fraction of a millisecond
-HEADS: Final = 8_192  # heads looked at in one piece
-BREATH_S: Final = 1e-4
-REST: Final = 4.0  # after a piece, times what it took: a fifth of a core is taken
-NICE: Final = 10  # a tenth of the weight of other threads
 GROWTH: Final = 4  # room for so many times the rows that there are
 MARKS: Final = 4  # bits a slot of `heads`
+LATEST_MAX: Final = 1 << 18  # what's looked at for every pair of a page stays in a core's own cache
 NONE: Final = -1  # what `seen` says of a key that isn't there
 GONE: Final = -2  # and of one whose row is gone
 
@@ -113,12 +108,12 @@ def _name(heads: Any, count: Any, keys: Any, counts: Any) -> None:
 
 
 @kernel
-def _visible(heads: Any, entries: Any, count: Any, first: Any, last: Any) -> Any:
-    """Keys of heads[first:last] that a view has, and the entries that it has them in; negative: gone."""
-    keys = np.empty(last - first, np.uint64)
-    held = np.empty(last - first, np.int64)
+def _visible(heads: Any, entries: Any, count: Any) -> Any:
+    """Keys that a view has, and the entries that it has them in; negative: gone."""
+    keys = np.empty(heads.shape[0], np.uint64)
+    held = np.empty(heads.shape[0], np.int64)
     found = 0
-    for h in range(first, last):
+    for h in range(heads.shape[0]):
         key = heads[h, 0]
         if key == np.uint64(0):
             continue
@@ -129,43 +124,47 @@ def _visible(heads: Any, entries: Any, count: Any, first: Any, last: Any) -> Any
     return keys[:found], held[:found]
 
 
-def lines(rows: int, width: int) -> U64:
-    """Zeros, uint64 [rows, width], from the start of a cache line: so no row of 2, 4 or 8 lies in two of them."""
-    flat = np.zeros(rows * width + 8, np.uint64)  # a page of memory is taken when it's first written to
-    skip = -flat.ctypes.data % 64 // 8
-    return flat[skip : skip + rows * width].reshape(rows, width)
+def lines(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint64) -> npt.NDArray[Any]:
+    """Zeros from the start of a cache line: so no row of 2, 4 or 8 words lies in two of them."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    flat = np.zeros(size + 64, np.uint8)  # a page of memory is taken when it's first written to
+    skip = -flat.ctypes.data % 64
+    return flat[skip : skip + size].view(dtype).reshape(shape)
 
 
-def pieces(count: int, most: int, rest: float = REST) -> Iterator[tuple[int, int]]:
-    """Spans of at most `most` that make up `count`, and after each a rest, `rest` times as long as it took to compute.
+class Arrays(NamedTuple):
+    """What an overlay consists of."""
 
-    Whoever lays down many rows takes a core from threads that answer somebody: so it takes a small share of one.
-    """
-    begun_s = 0.0
-    for first in range(0, count, most):
-        if first:
-            time.sleep(max(BREATH_S, rest * (time.thread_time() - begun_s)))
-        begun_s = time.thread_time()
-        yield first, min(first + most, count)
+    heads: U64
+    entries: U64
+    marks: U64
+    latest: U32
+    vectors: F32
 
 
-def stand_back() -> None:
-    """Let this thread go behind others, where the system can tell threads apart: they answer somebody."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+def room_for(width: int, rows: int = 0, dim: int = 0, take: Take = lines) -> "Overlay":
+    """An empty overlay for more than so many rows of `width` columns (the link among them), and vectors of `dim`."""
+    room = max(ROOM_MIN, GROWTH * rows)
+    capacity = 1 << (2 * room - 1).bit_length()
+    return Overlay(
+        Arrays(
+            take((capacity, 2), np.uint64),
+            take((room, width), np.uint64),
+            take((capacity * MARKS // 64,), np.uint64),
+            take((min(capacity, LATEST_MAX),), np.uint32),
+            np.empty((room, dim), np.float32) if take is lines else take((room, dim), np.float32),
+        ),
+        take,
+    )
 
 
 class Overlay:
-    """Room for so many rows of `width` columns (the link among them), and vectors of `dim` numbers."""
+    """Room for rows and vectors, in arrays of zeros that `take` gave, which folds ask for others, too."""
 
-    def __init__(self, width: int, rows: int = 0, dim: int = 0) -> None:
-        self.width, self.dim = width, dim
-        self.room = max(ROOM_MIN, GROWTH * rows)
-        capacity = 1 << (2 * self.room - 1).bit_length()
-        self.heads, self.entries = lines(capacity, 2), lines(self.room, width)
-        self.marks: U64 = np.zeros(capacity * MARKS // 64, np.uint64)
-        self.latest: npt.NDArray[np.uint32] = np.zeros(capacity, np.uint32)
-        self.vectors: F32 = np.empty((self.room, dim), np.float32)
+    def __init__(self, arrays: Arrays, take: Take = lines) -> None:
+        self.arrays, self.take = arrays, take
+        self.heads, self.entries, self.marks, self.latest, self.vectors = arrays
+        (self.room, self.width), self.dim = self.entries.shape, self.vectors.shape[1]
         self.count = 1  # entries, the one that is none included
         self._counts = np.zeros(2, np.int64)
         self._lock = threading.Lock()
@@ -191,15 +190,12 @@ class Overlay:
 
     def folded(self, count: int, extra: int = 0) -> "Overlay":
         """Another with what a view of `count` entries sees, a row a key, and room for `extra` and as many again."""
-        spans = pieces(len(self.heads), HEADS)
-        found = [_visible(self.heads, self.entries, count, first, last) for first, last in spans]
-        fresh = Overlay(self.width, sum(len(keys) for keys, _ in found) + extra, self.dim)
-        for at, _ in pieces(len(found), 1):
-            keys, entries = found[at]
-            for gone in (False, True):
-                those = (entries < 0) == gone
-                chosen = np.where(those, entries, 0)[those]
-                vectors = self.vectors[chosen] if self.dim else None
-                put = fresh.put(fresh.count, keys[those], self.entries[chosen, 1:], vectors, gone=gone)
-                assert put is not None, "there is room"
+        keys, entries = _visible(self.heads, self.entries, count)
+        fresh = room_for(self.width, len(keys) + extra, self.dim, self.take)
+        for gone in (False, True):
+            those = (entries < 0) == gone
+            chosen = np.where(those, entries, 0)[those]
+            vectors = self.vectors[chosen] if self.dim else None
+            put = fresh.put(fresh.count, keys[those], self.entries[chosen, 1:], vectors, gone=gone)
+            assert put is not None, "there is room"
         return fresh

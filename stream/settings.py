@@ -102,6 +102,14 @@ class Settings(BaseSettings):
             ) from None
         return found.model_copy(update=here)
 
+    def environment(self) -> dict[str, str]:
+        """This process's environment with these settings, secrets among them: for one that is to have the same."""
+        values = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return os.environ | {
+            f"THALWEG_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in values
+        }
+
     def topic(self, name: str) -> str:
         """The full name of a topic or group: prefix and name."""
         return self.topic_prefix + name

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from stream.errors import SettingsError, SpecError, ThalwegError
+from stream.logs import log_to_stderr
 from thalweg.lab import lab
 from thalweg.operate import operate
 from thalweg.options import (
@@ -18,7 +19,6 @@ from thalweg.options import (
     JsonFile,
     SpecFile,
     kept_settings,
-    log_to_stderr,
     open_store,
     read_settings,
     read_spec,
@@ -202,7 +202,7 @@ def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
 
     settings = read_settings()
     settings.need_kafka()
-    log_to_stderr(settings)
+    log_to_stderr(settings.log_level)
     read = read_spec(spec)
     rules = label_rules(read)
     if short := too_short(rules):
@@ -216,7 +216,7 @@ def run_learner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     from learner.service import run_learner as run
 
     settings = read_settings()
-    log_to_stderr(settings)
+    log_to_stderr(settings.log_level)
     run(settings, read_spec(spec), accept_gap=accept_gap)
 
 
@@ -226,7 +226,7 @@ def run_ranker(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     from ranker.service import run_ranker as run
 
     settings = read_settings()
-    log_to_stderr(settings)
+    log_to_stderr(settings.log_level)
     run(settings, settings.model or read_spec(spec).name, accept_gap=accept_gap)
 
 

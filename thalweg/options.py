@@ -1,7 +1,6 @@
 """What commands share: options, settings, the file for `--json`."""
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -84,19 +83,6 @@ def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
         path.write_text(json.dumps(figures, indent=2) + "\n")
     except OSError as bad:
         raise DataError(f"{path} can't be written: {bad.strerror}; name another file with --json") from None
-
-
-def log_to_stderr(settings: "Settings") -> None:
-    """Services log to stderr, at the level that the settings name. A stderr that can't be written raises nothing."""
-    import structlog
-
-    level = settings.log_level.upper()
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
-    structlog.configure(
-        [structlog.stdlib.filter_by_level, structlog.dev.ConsoleRenderer(0, colors=False)],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
 
 
 def say(line: str) -> None:

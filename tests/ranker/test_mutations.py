@@ -9,6 +9,7 @@ import pytest
 
 from ranker.follow import Follower
 from ranker.shelf import Shelf
+from ranker.versions import Loader
 from stream.events import TIME_MS_MAX
 from stream.memory_store import MemoryStore
 from stream.snapshot import (
@@ -46,7 +47,8 @@ class World:
         self.model.publish(self.store)
         self.model.learn()
         self.model.publish(self.store)
-        self.follower = Follower(self.store, "m", Shelf(), lambda: 5_000_000)
+        self.loader = Loader(self.store, "m")
+        self.follower = Follower(self.store, "m", Shelf(), lambda: 5_000_000, loader=self.loader)
         assert self.follower.step()
         self.model.learn()
         self.sound = self.model.publish(self.store)
@@ -289,7 +291,7 @@ def test_no_mutated_snapshot_is_served() -> None:
         world.store._blobs, world.store._manifests = dict(world.blobs), dict(world.manifests)
         world.store._head = Head(3, world.token)
         world.follower.refused, world.follower._refused_head, world.follower._older = "", None, None
-        world.follower._loader._deltas.clear()
+        world.loader._deltas.clear()
         world.store._manifests[3] = mutate(world)
         assert not world.follower.step(), f"{mutate.__name__} in round {i} was served"
         assert world.follower.served is not None

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from stream.overlay import GONE, NONE, Overlay, marked, seen
+from stream.overlay import GONE, NONE, Overlay, marked, room_for, seen
 from stream.table import hash32
 
 KEYS = st.integers(1, 12)
@@ -27,7 +27,7 @@ def sees(overlay: Overlay, count: int) -> dict[int, int | None]:
 @how(max_examples=60)
 def test_a_view_sees_what_was_there_when_it_was_taken(steps: list[tuple[list[int], bool]]) -> None:
     """Whatever comes later, each view keeps its rows; folding one changes nothing it sees."""
-    overlay, count, value = Overlay(2), 1, 0
+    overlay, count, value = room_for(2), 1, 0
     expected: dict[int, int | None] = {}
     views: list[tuple[int, dict[int, int | None]]] = []
     for keys, gone in steps:
@@ -45,7 +45,7 @@ def test_a_view_sees_what_was_there_when_it_was_taken(steps: list[tuple[list[int
 
 def test_only_the_newest_view_can_be_gone_on_from() -> None:
     """When someone else went on from a view, or the room is used up, nothing is put: it takes a fold."""
-    overlay, one = Overlay(2), np.ones(1, np.uint64)
+    overlay, one = room_for(2), np.ones(1, np.uint64)
     first = overlay.put(overlay.count, one, one[:, None])
     assert first is not None
     assert overlay.put(first, one * 2, one[:, None]) is not None
@@ -59,7 +59,7 @@ def test_only_the_newest_view_can_be_gone_on_from() -> None:
 
 def test_a_key_with_an_entry_is_marked_and_few_others_are() -> None:
     """A missing mark would hide a row; one too many costs a look. A fold has marks of its own."""
-    overlay, random = Overlay(2, 510), np.random.default_rng(1)
+    overlay, random = room_for(2, 510), np.random.default_rng(1)
     keys, others = np.split(random.integers(1, 2**63, 4_000, dtype=np.int64).astype(np.uint64), 2)
     put = overlay.put(overlay.count, keys[:1_500], keys[:1_500, None])
     assert put is not None
@@ -72,7 +72,7 @@ def test_a_key_with_an_entry_is_marked_and_few_others_are() -> None:
 
 def test_vectors_go_with_their_entries() -> None:
     """An entry's vector is its own: a later one of the key doesn't change it, and a fold carries it along."""
-    overlay, key = Overlay(1, dim=3), np.array([5], np.uint64)
+    overlay, key = room_for(1, dim=3), np.array([5], np.uint64)
     nothing = np.zeros((1, 0), np.uint64)
     first = overlay.put(1, key, nothing, np.full((1, 3), 2, np.float32))
     assert first is not None

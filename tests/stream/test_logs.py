@@ -1,4 +1,4 @@
-"""What commands share."""
+"""The log of the services."""
 
 import subprocess
 import sys
@@ -9,9 +9,8 @@ import pytest
 SAYS = """
 import sys
 from learner.pins import log
-from stream.settings import Settings
-from thalweg.options import log_to_stderr
-log_to_stderr(Settings(log_level=sys.argv[1]))
+from stream.logs import log_to_stderr
+log_to_stderr(sys.argv[1])
 log.info("a version is kept")
 log.warning("the store had lost it", why="it was wiped", version=7)
 """
