@@ -1,8 +1,9 @@
 """Arrays in memory that two processes see: one takes blocks and fills them, the other maps them by their files.
 
-A block has no name and goes with the last array over it, in whichever process: nothing is left behind by a kill.
+A block has no name: its memory goes with the last array over it, in whichever process, and nothing is left by a kill.
 """
 
+import itertools
 import math
 import mmap
 import os
@@ -37,7 +38,7 @@ class Blocks:
     """Makes blocks. Threads may share it."""
 
     def __init__(self) -> None:
-        self._made = 0
+        self._numbers = itertools.count(1)
 
     def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """Zeros in a block of their own. Raises OSError when there is no memory."""
@@ -48,8 +49,7 @@ class Blocks:
             os.close(descriptor)
             raise
         weakref.finalize(block, os.close, descriptor)
-        self._made += 1
-        block.number, block.descriptor = self._made, descriptor
+        block.number, block.descriptor = next(self._numbers), descriptor
         return np.ndarray(shape, dtype, block)
 
     def copy(self, array: Array) -> Array:

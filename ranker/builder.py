@@ -4,19 +4,18 @@
     builder → ranker   Built: where its tables and layers lie, with the files of blocks that are new; or Failed
 
 Built and tried out in the ranker's own threads, a version would hold the interpreter now and then, and a core for
-milliseconds. The builder has a low priority instead, and an interpreter of its own. It dies with the ranker: then its
-socket ends. When it dies alone, the ranker starts another, which reads the next version from its base on.
+milliseconds. The builder has a low priority instead, and an interpreter of its own. It ends after the ranker has, when
+it sees that its socket has ended. When it dies alone, the ranker starts another, which reads from a base on.
 """
 
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -31,7 +30,7 @@ from ranker.parts import ItemParts
 from ranker.score import Scorer
 from ranker.versions import Loader, plan_of, version_of
 from ranker.warm import warm
-from stream.errors import BadSnapshot, StoreUnavailable
+from stream.errors import BadSnapshot, SnapshotError, StoreUnavailable
 from stream.logs import log_to_stderr
 from stream.overlay import Arrays, Overlay
 from stream.redis_store import RedisStore
@@ -40,8 +39,9 @@ from stream.snapshot import decode_manifest, encode_manifest
 
 NICE: Final = 10  # a tenth of the weight of what ranks
 HEAD: Final = 8  # bytes that say how long a message is
-DESCRIPTORS_MAX: Final = 64  # in one message: three tables of seven, and a tower's layers
-END_S: Final = 0.2  # that a builder which isn't at work may take to end
+DESCRIPTORS_MAX: Final = 64  # in one message: three tables of eight, and a tower's layers
+SILENT_S: Final = 600.0  # after which a builder is replaced: more than any base takes
+END_S: Final = 0.2  # how long a builder whose socket has ended is waited for
 
 log = logging.getLogger(__name__)
 
@@ -91,17 +91,13 @@ class Built(msgspec.Struct, tag=True):
 
 
 class Failed(msgspec.Struct, tag=True):
-    """Why there's no version: `kind` is one of FAILURES."""
+    """Why there's no version: `kind` is one of FAILURES, or "broken"."""
 
     kind: str
     says: str
 
 
-FAILURES: Final[Mapping[str, type[Exception]]] = {
-    "bad": BadSnapshot,
-    "unavailable": StoreUnavailable,
-    "broken": RuntimeError,
-}
+FAILURES: Final[Mapping[str, type[SnapshotError]]] = {"bad": BadSnapshot, "unavailable": StoreUnavailable}
 
 
 @dataclass(frozen=True)
@@ -112,85 +108,107 @@ class Started:
     end: Callable[[], str]
 
 
+@dataclass(frozen=True)
+class Held:
+    """The last build, what it became, and its tables' arrays by their blocks, overlays by the blocks of their heads.
+
+    The next build's message tells only what is new to them.
+    """
+
+    build: int
+    version: Version | None
+    arrays: Mapping[int, Array]
+    overlays: Mapping[int, Overlay]
+
+
+NOTHING: Final = Held(0, None, {}, {})
+
+
 class Builder:
     """The ranker's end. One thread loads; any may close."""
 
     def __init__(self, start: Callable[[], Started]) -> None:
         self._start = start
         self._closed = False
-        self._running: Started | None = start()
+        self._running: Started | None = None
         self._guard, self._talking = threading.Lock(), threading.Lock()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._last: tuple[int, Version] | None = None  # which build it was
-        self._arrays: dict[int, Array] = {}  # of its tables: the next build's message tells what is new to them
-        self._overlays: dict[int, Overlay] = {}  # by the block of their heads: what has the same ones is the same
+        self._held = NOTHING
 
     def load(self, number: int, previous: Version | None = None) -> Version:
         """Version `number`, tried out. Raises BadSnapshot when it must not be served, StoreUnavailable."""
-        if self._last is not None and previous is not self._last[1]:
-            self._forget()
-        running = self._runs()
+        held = self._held if previous is self._held.version else NOTHING
         try:
-            with self._talking:
-                _send(running.channel, Ask(number, self._last[0] if self._last else 0))
-                raw, descriptors = _receive(running.channel)
-        except OSError as bad:
-            said = self._ended(running) or str(bad)
+            running = self.start()
+            told, descriptors = self._asked(running, Ask(number, held.build))
+            if isinstance(told, Built):
+                arrays = {**held.arrays, **mapped(told.new, descriptors)}
+        except OSError as bad:  # of its end, or of what a machine may run out of
+            self._held = NOTHING
+            said = self._ended() or str(bad)
             raise StoreUnavailable(f"the process that builds versions has ended ({said})") from None
-        told = msgspec.msgpack.decode(raw, type=Built | Failed)
         if isinstance(told, Failed):
-            raise FAILURES[told.kind](told.says)
-        return self._take_over(told, descriptors, previous)
+            raise FAILURES.get(told.kind, RuntimeError)(told.says)
+        self._held = NOTHING  # until all is well
+        self._held = _taken_over(told, arrays, held.overlays, previous)
+        assert self._held.version is not None
+        return self._held.version
 
-    def close(self) -> None:
-        """End the builder; who waits for a version gets StoreUnavailable."""
-        with self._guard:
-            self._closed, running = True, self._running
-        if running is not None:
-            self._ended(running)
-
-    def _runs(self) -> Started:
+    def start(self) -> Started:
+        """Start the builder, unless it runs. Raises StoreUnavailable when it's closed, OSError."""
         with self._guard:
             if self._closed:
                 raise StoreUnavailable("the ranker is ending: no version is built any more")
             if self._running is None:
-                log.warning("another process that builds versions is started; it begins with a base")
                 self._running = self._start()
             return self._running
 
-    def _ended(self, running: Started) -> str:
+    def close(self) -> None:
+        """End the builder; who waits for a version gets StoreUnavailable."""
+        with self._guard:
+            self._closed = True
+        self._ended()
+
+    def _asked(self, running: Started, ask: Ask) -> tuple[Built | Failed, list[int]]:
+        with self._talking:
+            _send(running.channel, ask)
+            raw, descriptors = _receive(running.channel)
+        return msgspec.msgpack.decode(raw, type=Built | Failed), descriptors
+
+    def _ended(self) -> str:
+        with self._guard:
+            running, self._running = self._running, None
+        if running is None:
+            return ""
         said = running.end()
         with self._talking:
             running.channel.close()
-        with self._guard:
-            if self._running is running:
-                self._running = None
-        self._forget()
         return said
 
-    def _take_over(self, told: Built, descriptors: Sequence[int], previous: Version | None) -> Version:
-        arrays, overlays = self._arrays | mapped(told.new, descriptors), self._overlays
-        self._forget()  # until all is well
-        manifest = decode_manifest(told.manifest)
-        plan = plan_of(manifest, previous)
-        wide, statistics = (_layers(table, arrays, overlays) for table in (told.wide, told.statistics))
-        tower, before = None, previous.tower if previous else None
-        if told.deep is not None:
-            rows = _layers(told.deep, arrays, overlays)
-            if told.net is None:
-                assert before is not None, "a build has the layers of the one before, which had none"
-                tower = replace(before, rows=rows)
-            else:
-                net = Net(**{name: arrays[number] for name, number in told.net.arrays.items()}, end=told.net.end)
-                tower = Tower(rows, net, ItemParts(plan, embeddings_of(rows), net, before.parts if before else None))
-        version = version_of(manifest, plan, wide, statistics, tower, previous)
-        kept = [table for table in (told.wide, told.statistics, told.deep) if table]
-        self._arrays = {number: arrays[number] for table in kept for number in table.blocks()}
-        self._overlays = {table.overlay[0]: overlays[table.overlay[0]] for table in kept}
-        self._last = told.build, version
-        return version
+
+def _taken_over(
+    told: Built, arrays: Mapping[int, Array], overlays: Mapping[int, Overlay], previous: Version | None
+) -> Held:
+    """What was built, as a version."""
+    found, manifest = dict(overlays), decode_manifest(told.manifest)
+    plan = plan_of(manifest, previous)
+    wide, statistics = (_layers(table, arrays, found) for table in (told.wide, told.statistics))
+    tower, live = None, previous.tower if previous else None
+    if told.deep is not None:
+        rows = _layers(told.deep, arrays, found)
+        if told.net is None:
+            assert live is not None, "a build has the layers of the one before, which had none"
+            tower = replace(live, rows=rows)
+        else:
+            net = Net(**{name: arrays[number] for name, number in told.net.arrays.items()}, end=told.net.end)
+            tower = Tower(rows, net, ItemParts(plan, embeddings_of(rows), net, live.parts if live else None))
+    version = version_of(manifest, plan, wide, statistics, tower, previous)
+    tables = [table for table in (told.wide, told.statistics, told.deep) if table]
+    return Held(
+        told.build,
+        version,
+        {number: arrays[number] for table in tables for number in table.blocks()},
+        {table.overlay[0]: found[table.overlay[0]] for table in tables},
+    )
 
 
 def _layers(table: Table, arrays: Mapping[int, Array], overlays: dict[int, Overlay]) -> Layers:
@@ -209,51 +227,67 @@ def _layers(table: Table, arrays: Mapping[int, Array], overlays: dict[int, Overl
 def serve(channel: socket.socket, loader: Loader, blocks: Blocks) -> None:
     """The builder's end: build what is asked for, in `blocks`, from which `loader` takes, until the socket ends."""
     last: Version | None = None
-    held: set[int] = set()  # blocks that the ranker has
+    held: Container[int] = ()  # blocks that the ranker has
     build = 0
-    while True:
+    while (raw := _heard(channel)) is not None:
+        ask = msgspec.msgpack.decode(raw, type=Ask)
+        if ask.has != build:
+            last, held = None, ()
+        answer: Built | Failed
+        files: list[Array] = []
         try:
-            ask = msgspec.msgpack.decode(_receive(channel)[0], type=Ask)
-            if ask.has != build:
-                last, held = None, set()
-            try:
-                version = loader.load(ask.number, last)
-            except Exception as bad:  # noqa: BLE001  # whatever a version holds, the next one may be better
-                _send(channel, _failed(bad))
-                continue
-            build += 1
-            held = _tell(channel, build, version, last, held, blocks)
-            last = version
+            version = loader.load(ask.number, last)
+            answer, files = _told(build + 1, version, last, held, blocks)
+        except Exception as bad:  # noqa: BLE001  # whatever a version holds, the next one may be better
+            answer = _failed(bad)
+        else:
+            build, last, held = build + 1, version, {number_of(array) for array in _arrays_of(version)}
+        try:
+            _send(channel, answer, [block_of(array).descriptor for array in files])
         except OSError:  # the ranker has ended
             return
 
 
+def _heard(channel: socket.socket) -> bytes | None:
+    """What the ranker asks; None when it has ended."""
+    try:
+        return _receive(channel)[0]
+    except OSError:
+        return None
+
+
 def _failed(bad: Exception) -> Failed:
-    kind = next((kind for kind, error in FAILURES.items() if isinstance(bad, error)), None)
-    if kind is not None:
-        return Failed(kind, str(bad))
+    for kind, error in FAILURES.items():
+        if isinstance(bad, error):
+            return Failed(kind, str(bad))
+    if isinstance(bad, OSError):
+        return Failed("unavailable", f"the machine that builds versions refused: {bad}")
     log.error("a version can't be built", exc_info=bad)
     return Failed("broken", repr(bad)[:200])
 
 
-def _tell(channel: socket.socket, build: int, version: Version, last: Version | None, held: Container[int],
-          blocks: Blocks) -> set[int]:  # fmt: skip
-    """Send a build, with the files of blocks that aren't among `held`; returns the blocks of its tables."""
-    tower, before = version.tower, last.tower if last else None
-    parts = [version.wide, version.statistics, *([tower.rows] if tower else [])]
-    of_tables = {number_of(array): array for layers in parts for array in _arrays(layers)}
-    new, net = {number: array for number, array in of_tables.items() if number not in held}, None
+def _told(build: int, version: Version, last: Version | None, held: Container[int],
+          blocks: Blocks) -> tuple[Built, list[Array]]:  # fmt: skip
+    """A build, and the arrays whose files go along: in blocks that aren't among `held`."""
+    new = {number_of(array): array for array in _arrays_of(version) if number_of(array) not in held}
+    tower, before, net = version.tower, last.tower if last else None, None
     if tower is not None and (before is None or tower.parts is not before.parts):
         named = tower.net._asdict()
         end: float = named.pop("end")
         copies = {name: blocks.copy(array) for name, array in named.items()}
         new |= {number_of(array): array for array in copies.values()}
         net = Packed({name: number_of(array) for name, array in copies.items()}, end)
-    wide, statistics, *deep = map(_table, parts)
-    places = [place_of(array) for array in new.values()]
-    told = Built(build, encode_manifest(version.manifest), wide, statistics, deep[0] if deep else None, net, places)
-    _send(channel, told, [block_of(array).descriptor for array in new.values()])
-    return set(of_tables)
+    files = list(new.values())
+    deep = _table(tower.rows) if tower else None
+    wide, statistics = _table(version.wide), _table(version.statistics)
+    places = [place_of(array) for array in files]
+    return Built(build, encode_manifest(version.manifest), wide, statistics, deep, net, places), files
+
+
+def _arrays_of(version: Version) -> list[Array]:
+    """Those of its tables."""
+    tables = [version.wide, version.statistics, *([version.tower.rows] if version.tower else [])]
+    return [array for layers in tables for array in _arrays(layers)]
 
 
 def _arrays(layers: Layers) -> list[Array]:
@@ -261,11 +295,11 @@ def _arrays(layers: Layers) -> list[Array]:
 
 
 def _table(layers: Layers) -> Table:
-    before = layers.before
+    base, vectors, *overlay = map(number_of, _arrays(layers))
+    before = (overlay.pop(), layers.before.limit, layers.before.settled) if layers.before else None
     return Table(
-        layers.names, layers.origin, layers.count, number_of(layers.base), number_of(layers.vectors),
-        [number_of(array) for array in layers.overlay.arrays], layers.unseen.tobytes(),
-        layers.unseen_of_base.tobytes(), (number_of(before.latest), before.limit, before.settled) if before else None,
+        layers.names, layers.origin, layers.count, base, vectors, overlay, layers.unseen.tobytes(),
+        layers.unseen_of_base.tobytes(), before,
     )  # fmt: skip
 
 
@@ -281,9 +315,16 @@ def _send(channel: socket.socket, message: msgspec.Struct, descriptors: Sequence
 
 def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
     """A message's bytes, and the descriptors that came along. Raises OSError when the other end has gone."""
-    head, descriptors, _, _ = socket.recv_fds(channel, HEAD, DESCRIPTORS_MAX)
-    size = int.from_bytes(head + _exactly(channel, HEAD - len(head)), "little")
-    return _exactly(channel, size), descriptors
+    head, descriptors, flags, _ = socket.recv_fds(channel, HEAD, DESCRIPTORS_MAX)
+    try:
+        if flags & socket.MSG_CTRUNC:
+            raise OSError("there are too many open files: raise the limit (ulimit -n)")
+        size = int.from_bytes(head + _exactly(channel, HEAD - len(head)), "little")
+        return _exactly(channel, size), descriptors
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes:
@@ -297,21 +338,24 @@ def _exactly(channel: socket.socket, size: int) -> bytes:
 
 
 def started(settings: Settings, model: str) -> Started:
-    """A builder in a process of its own."""
+    """A builder in a process and a group of its own: Ctrl-C is the ranker's, whose end is this one's, too."""
     ours, theirs = socket.socketpair()
+    ours.settimeout(SILENT_S)
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "ranker.builder", str(theirs.fileno()), model],
             pass_fds=[theirs.fileno()],
             env=settings.environment(),
             stdin=subprocess.DEVNULL,
+            process_group=0,
         )
 
     def end() -> str:
-        ours.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            ours.shutdown(socket.SHUT_RDWR)
         try:
             status = process.wait(END_S)
-        except subprocess.TimeoutExpired:  # it's at work, and holds nothing that matters
+        except subprocess.TimeoutExpired:  # whatever it does, it holds nothing that matters
             process.kill()
             status = process.wait()
         return f"exit status {status}"
@@ -323,11 +367,10 @@ def main() -> None:
     """The builder's process: `python -m ranker.builder DESCRIPTOR MODEL`, the settings in its environment."""
     settings = Settings.load()
     log_to_stderr(settings.log_level)
-    os.nice(NICE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the ranker's, whose end is this one's, too
     channel, model, blocks = socket.socket(fileno=int(sys.argv[1])), sys.argv[2], Blocks()
     with closing(Scorer(1)) as scorer:
         warm(scorer)
+    os.nice(NICE)
     with channel, closing(RedisStore(settings, model)) as store:
         serve(channel, Loader(store, model, blocks.take), blocks)
 

@@ -94,7 +94,10 @@ class Cells:
         self._of = table.base, table.overlay
         cells, epoch = memory.begin()
         earlier, before = Earlier(NOWHERE, table.overlay.latest, 0, 0), table.before
-        if was is not None and before is not None and before.latest is was.latest and before.settled <= VIEW_MASK:
+        if (
+            was is not None and was.cells is cells  # not those before the memory was taken anew
+            and before is not None and before.latest is was.latest and before.settled <= VIEW_MASK
+        ):  # fmt: skip
             earlier = Earlier(was.epoch, *before)
         self.square = Square(cells, epoch, table.overlay.latest, earlier)
 

@@ -115,6 +115,8 @@ class ItemParts:
         given, entries = old.hottest(most, len(self.plan.item.sides))
         fresh = Parts(len(given.keys) + more, len(self._start))
         fresh.put(given, old.table.vectors[entries])
+        if most == old.table.count:  # else what counts is who is used from now on
+            fresh.uses[1 : 1 + len(entries)] = old.uses[entries]
         return fresh
 
     def _add(self, parts: Parts, given: Given) -> None:

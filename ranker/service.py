@@ -5,7 +5,9 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Final, TypeVar
 
@@ -88,6 +90,9 @@ class RankerService:
         `connect` makes the log; it may raise LogUnavailable: it's called again.
         """
         try:
+            if self._builder:
+                with suppress(OSError):  # the follower tries again
+                    self._builder.start()  # while the ranker warms up
             self._follower.restore()
             self._start("follow", self._follower.run)
             self._start("keep", self._follower.run_keeper)
@@ -120,7 +125,9 @@ class RankerService:
         self._follower.items_read()
         if self._follower.served is None:
             self.state = "looking for a model"
-            self._follower.looked.wait(FIRST_MODEL_S)
+            until_s = time.monotonic() + FIRST_MODEL_S
+            while not self._follower.looked.wait(0.1) and time.monotonic() < until_s and not self.stop.is_set():
+                pass
         gc.collect()
         gc.freeze()  # what was read so far stays: full collections needn't look at it again
         self.state = "joining the group"

@@ -152,6 +152,7 @@ def room_for(width: int, rows: int = 0, dim: int = 0, take: Take = lines) -> "Ov
             take((room, width), np.uint64),
             take((capacity * MARKS // 64,), np.uint64),
             take((min(capacity, LATEST_MAX),), np.uint32),
+            # What isn't written isn't read: it needn't be zeros, where those cost time.
             np.empty((room, dim), np.float32) if take is lines else take((room, dim), np.float32),
         ),
         take,

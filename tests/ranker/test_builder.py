@@ -127,6 +127,8 @@ def test_why_a_version_is_refused_is_told(model_and_store: tuple[ToyModel, Memor
         for error, expected in (
             (StoreUnavailable("Redis is away"), StoreUnavailable),
             (ZeroDivisionError("a bug"), RuntimeError),
+            (RuntimeError("another bug"), RuntimeError),
+            (OSError("no memory"), StoreUnavailable),
         ):
             with pytest.MonkeyPatch.context() as patch:
 
@@ -184,6 +186,25 @@ def test_a_builder_that_dies_is_followed_by_another(model_and_store: tuple[ToyMo
         builder.load(3)
 
 
+def test_a_builder_that_cant_be_started_refuses_no_version(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
+    """What the machine lacks for a moment isn't the version's fault: it's tried again."""
+    _, store = model_and_store
+    start, lacking = in_a_thread(store), [OSError("no process can be started")] * 2
+
+    def starting() -> Started:
+        if lacking:
+            raise lacking.pop()
+        return start()
+
+    with closing(Builder(starting)) as builder:
+        follower = Follower(store, "m", Shelf(), lambda: 2_000_100, loader=builder)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="no process can be started"):
+                follower.step()
+        assert follower.refused == ""
+        assert follower.step()
+
+
 def test_arrays_are_seen_from_both_sides_and_leave_nothing_behind() -> None:
     """What one writes the other reads, without a copy; descriptors go with the arrays."""
     before = len(os.listdir("/dev/fd"))
@@ -219,7 +240,7 @@ def test_the_process_builds_ends_with_the_ranker_and_is_replaced(stack: Stack, t
         assert (score_features(first, page.tobytes(), 9) == want).all()
     code = (
         "import sys, os; from ranker.builder import Builder, started; from stream.settings import Settings;"
-        f"b = Builder(lambda: started(Settings(redis={stack.redis!r}), 'm'));"
+        f"b = Builder(lambda: started(Settings(redis={stack.redis!r}), 'm')); b.start();"
         "print('up', flush=True); sys.stdin.read()"
     )
     ranker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

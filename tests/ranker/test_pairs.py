@@ -9,9 +9,10 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 import ranker.pairs
+import stream.overlay
 from ranker.model import Version
-from ranker.pairs import Cells, Memory, Pairs
-from ranker.versions import Loader
+from ranker.pairs import NOWHERE, Cells, Memory, Pairs
+from ranker.versions import Loader, load_version
 from stream.encoder import one_page
 from stream.memory_store import MemoryStore
 from stream.spec_file import parse_spec
@@ -35,8 +36,10 @@ TIME_MS = 5_000_000
 
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
-    """Squares of which all cells can be looked at, and that begin anew soon."""
+    """Squares of which all cells can be looked at, and that begin anew soon; tables that are folded soon."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream.overlay, "ROOM_MIN", 16)
+        patch.setattr(stream.overlay, "LATEST_MAX", 32)
         patch.setattr(ranker.pairs, "ROOM", 64)
         patch.setattr(ranker.pairs, "EPOCHS", 3)
         yield
@@ -91,8 +94,10 @@ def test_every_version_has_its_own_pairs(seed: int, steps: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kept", ["likenesses", "weights"])
-def test_pairs_are_read_once(kept: str) -> None:
+def test_pairs_are_read_once(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was read is kept, also by the next version, for whom only what changed is read anew."""
+    monkeypatch.setattr(stream.overlay, "ROOM_MIN", 1_024)
+    monkeypatch.setattr(stream.overlay, "LATEST_MAX", 1_024)
     model, store = ToyModel(SPEC, 3), MemoryStore("m")
     model.learn(8)
     model.publish(store, "base")
@@ -120,6 +125,24 @@ def test_pairs_are_read_once(kept: str) -> None:
     assert np.allclose(1 / (1 + np.exp(-np.frombuffer(logits, np.float32))), scores, atol=1e-5)
     read_anew = np.count_nonzero((cells != before) & (before != 0))
     assert 0 < read_anew < np.count_nonzero(before)
+
+
+def test_what_was_read_holds_on_when_a_table_is_laid_out_anew() -> None:
+    """Unless the memory is, too: its cells are others, though epochs have the same numbers."""
+    model, store = ToyModel(SPEC, 1), MemoryStore("m")
+    model.learn(2)
+    model.publish(store, "base")
+    table = load_version(store, "m", 1).wide
+    cells, held = Cells(Memory(1), table), []
+    for _ in range(7):
+        later = table.folded()
+        followed = cells.follow(later)
+        same = followed.square.cells is cells.square.cells
+        held.append(same)
+        assert followed.square.earlier.epoch == (cells.square.epoch if same else NOWHERE)
+        assert cells.follow(later.folded()).square.earlier.epoch == NOWHERE  # who skips one knows nothing
+        table, cells = later, followed
+    assert set(held) == {True, False}
 
 
 def test_a_square_has_room_for_so_many_items() -> None:
