@@ -6,9 +6,11 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, Final, TypeVar
 
 from kafka import errors
+from kafka.protocol.schemas.fields.struct import StructField
 
 from stream.errors import LogError, LogUnavailable, SettingsError
 from stream.settings import Settings
@@ -20,6 +22,27 @@ REQUEST_S: Final = 10.0
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 T = TypeVar("T")
+
+_compiling = threading.RLock()
+
+
+def _one_at_a_time(compiled: Callable[..., T]) -> Callable[..., T]:
+    """kafka-python makes the code that reads and writes a kind of message when the first one comes, in any thread.
+
+    Where two do so at once it may keep code that always fails (`object.__new__(X): X is not a type object`), in a task
+    whose end nobody hears of: all consumers of the process are deaf from then on (3.0.12).
+    """
+
+    @wraps(compiled)
+    def guarded(*args: Any, **options: Any) -> T:
+        with _compiling:
+            return compiled(*args, **options)
+
+    return guarded
+
+
+StructField.compiled_decode_from = _one_at_a_time(StructField.compiled_decode_from)
+StructField.compiled_encode_into = _one_at_a_time(StructField.compiled_encode_into)
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
