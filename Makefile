@@ -33,8 +33,8 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 demo: setup  ## run the whole loop on MovieLens: events in, a model that learns, ranked lists out
 	@$(BIN)/thalweg demo $(ARGS)
 
-test: setup  ## run all tests, three at a time, each third with a Kafka and a Redis of its own
-	@$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
+test: setup  ## run all tests, two at a time, each half with a Kafka and a Redis of its own
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 soak: setup  ## 20,000 random stories of the join against its offline oracle; the joiner under faults, for longer
 	@SOAK=1 $(BIN)/pytest tests/stream/test_join_oracle.py tests/system $(ARGS)

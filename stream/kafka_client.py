@@ -20,6 +20,7 @@ REQUEST_S: Final = 10.0
 
 # What kafka-python logs are failures that are raised from here in plain words, and every retry before them.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
+logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # but for a task of its that has died: nobody raises it
 
 T = TypeVar("T")
 
