@@ -166,7 +166,6 @@ class Follower:
                 self.looked.set()
                 stop.wait(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
-        self.looked.set()
 
     def step(self) -> bool:
         """Look at the head; swap when it names a newer version that passes. Raises SnapshotError."""

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from ranker.blocks import Blocks, block_of, mapped, place_of
-from ranker.builder import Builder, Started, serve, started
+from ranker.builder import Builder, Started, started
+from ranker.building import serve
 from ranker.follow import Follower
 from ranker.model import Version, score_features
 from ranker.shelf import Shelf
@@ -57,7 +58,7 @@ def in_a_thread(store: MemoryStore, loaders: list[Loader] | None = None) -> Call
 
 def builders(pid: int) -> list[int]:
     """The builders among a process's children."""
-    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "ranker.builder"], capture_output=True, text=True).stdout
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "ranker.building"], capture_output=True, text=True).stdout
     return [int(line) for line in found.split()]
 
 
