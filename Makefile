@@ -10,6 +10,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 CODE := thalweg producers stream learner ranker benchmarks tests
 
+# Python keeps what it has compiled, also where the environment says not to: many processes start here, and each would
+# compile torch and the rest again, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -25,6 +29,8 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 	@echo "fetching Kafka's jars ..."
 	@rm -rf stack/target && mkdir stack/target
 	@mvn -q -B -l stack/target/maven.log -f stack/pom.xml dependency:copy-dependencies >/dev/null 2>>stack/target/maven.log || { cat stack/target/maven.log; exit 1; }
+	@echo "archiving Kafka's classes ..."
+	@$(BIN)/python -m thalweg.archive
 	@echo "compiling the kernels ..."
 	@$(BIN)/python -m thalweg.kernels
 	@touch $@

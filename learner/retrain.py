@@ -1,4 +1,4 @@
-"""A warm start's training: torch's autograd and Adagrad over the last examples, the optimiser's sums carried over.
+"""A warm start's training: torch's autograd and Adagrad over the last examples, the sums of squares carried over.
 
 The parameters are the deep part's own memory; of the embeddings only rows that the examples name are taken out, and
 put back.
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.optim.adagrad import adagrad  # made as an object, it would import torch's compiler: seconds
 
 from learner.deep import Deep
 from learner.tower import EPSILON
@@ -46,11 +47,10 @@ def retrain(deep: Deep, window: Window, batch: int) -> None:
     taken = torch.from_numpy(held[rows])
     vectors = torch.nn.Parameter(taken[:, :dim].clone())
     layers = [tuple(map(torch.from_numpy, layer)) for layer in deep.tower.layers()]
-    sums = [tuple(map(torch.from_numpy, layer)) for layer in deep.tower.layers(deep.tower.squares)]
-    parameters = [vectors, *(torch.nn.Parameter(p) for layer in layers for p in layer)]
-    optimiser = torch.optim.Adagrad(parameters, lr=deep.spec.learning_rate, eps=float(EPSILON))
-    for parameter, total in zip(parameters, [taken[:, dim:], *(s for layer in sums for s in layer)], strict=True):
-        optimiser.state[parameter]["sum"] = total
+    squares = [tuple(map(torch.from_numpy, layer)) for layer in deep.tower.layers(deep.tower.squares)]
+    parameters: list[torch.Tensor] = [vectors, *(torch.nn.Parameter(p) for layer in layers for p in layer)]
+    sums = [taken[:, dim:], *(s for layer in squares for s in layer)]
+    steps = [torch.zeros(()) for _ in parameters]
     numbers = torch.from_numpy(quantise(given.numbers, deep.boundaries))
     ids, wide, labels, weights = map(torch.from_numpy, (places, window.wide, window.labels, window.weights))
     for first, last in pairwise([*range(0, len(labels), batch), len(labels)]):
@@ -63,9 +63,12 @@ def retrain(deep: Deep, window: Window, batch: int) -> None:
         loss = functional.binary_cross_entropy_with_logits(
             logits, labels[first:last], weights[first:last], reduction="sum"
         )
-        optimiser.zero_grad()
-        (loss / batch).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        gradients = torch.autograd.grad(loss / batch, parameters, materialize_grads=True)
+        with torch.no_grad():
+            adagrad(
+                parameters, list(gradients), sums, steps,
+                lr=deep.spec.learning_rate, lr_decay=0.0, weight_decay=0.0, eps=float(EPSILON), maximize=False,
+            )  # fmt: skip
     taken[:, :dim] = vectors.detach()
     held[rows] = taken.numpy()
     deep.vocabulary.mark(rows)
@@ -78,7 +81,7 @@ def _pooled(vectors: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor) -> 
     return total / lengths.sqrt()[:, None]
 
 
-def _tower(parameters: list[torch.nn.Parameter], x: torch.Tensor) -> torch.Tensor:
+def _tower(parameters: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Logits [B] of weights and biases in turn."""
     layers = list(zip(parameters[::2], parameters[1::2], strict=True))
     for weight, bias in layers[:-1]:

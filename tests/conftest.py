@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
+from tests.system.nest import Nest, nesting
 from thalweg.stack import Stack, down, up
 
 # On shared machines a slow example says nothing about the code.
@@ -24,6 +25,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield up(root)
     finally:
         down(root)
+
+
+@pytest.fixture(scope="session")
+def nest() -> Iterator[Nest]:
+    """Where rooms come from, without their imports."""
+    with nesting() as made:
+        yield made
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from thalweg.server import LOOPBACK, Server, end, free_port, kafka_answers, redi
 
 HOUSE = Path(__file__).resolve().parents[1]
 JARS = HOUSE / "stack" / "target" / "jars"
+ARCHIVE = HOUSE / "stack" / "target" / "kafka.jsa"  # what `python -m thalweg.archive` keeps
 LOG_CONFIG = HOUSE / "stack" / "log4j2.xml"
 # Measured: up after 1.6 s instead of 2.0 s (C2) or 2.2 s (C2, G1); C2 uses less CPU only after about a million records.
 JVM = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true"]
@@ -33,11 +34,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StackConfig:
-    """How large the broker's heap may get, and how long to wait for servers."""
+    """How large the broker's heap may get, how long to wait for servers, and what else the broker's Java is told."""
 
     heap_mb: int = 512
     start_timeout_s: float = 60.0
     stop_timeout_s: float = 20.0
+    java: tuple[str, ...] = ()
 
 
 DEFAULT = StackConfig()
@@ -212,6 +214,8 @@ def _launch_broker(root: Path, port: int, controller_port: int, config: StackCon
     scratch = _folder(home / "tmp")  # native libraries are unpacked there instead of /tmp
     java = ["java", f"-Xmx{config.heap_mb}m", *JVM, f"-Djava.io.tmpdir={scratch}", f"-Dthalweg.log={log}"]
     java += [f"-Dlog4j2.configurationFile={LOG_CONFIG}", "-cp", f"{JARS}/*"]
+    if ARCHIVE.exists():
+        java.append(f"-XX:SharedArchiveFile={ARCHIVE}")
     if not cluster.exists():  # written last, so a format that was cut off is done again
         shutil.rmtree(data, ignore_errors=True)
         name = f"thalweg{uuid4().hex[:14]}A"  # 16 bytes as 22 characters of base64, as Kafka wants
@@ -220,7 +224,7 @@ def _launch_broker(root: Path, port: int, controller_port: int, config: StackCon
         if done.returncode:
             raise StackError(f"Kafka can't format {data}: {_reason(done.stdout + done.stderr)}; see `thalweg doctor`")
         cluster.write_text(name + "\n")
-    return spawn("Kafka", [*java, "kafka.Kafka", str(properties)], port, log, data)
+    return spawn("Kafka", [*java, *config.java, "kafka.Kafka", str(properties)], port, log, data)
 
 
 def _properties(port: int, controller_port: int, data: Path) -> str:

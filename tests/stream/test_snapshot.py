@@ -2,7 +2,7 @@
 
 import struct
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
@@ -308,20 +308,22 @@ def test_manifest_that_nobody_could_use(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "field",
     [
-        {"parts": {"wide": {"base": [], "deltas": [[]] * 900_000}}},
-        {"parts": {str(i): {"base": []} for i in range(70_000)}},
-        {"metrics": {str(i): 0.0 for i in range(60_000)}},
-        {"golden": [{"features": b"", "scores": []}] * 40_000},
-        {"ingest_ms": [0] * 900_000},
-        {"later": [{}] * 900_000},
+        lambda: {"parts": {"wide": {"base": [], "deltas": [[]] * 900_000}}},
+        lambda: {"parts": {str(i): {"base": []} for i in range(70_000)}},
+        lambda: {"metrics": {str(i): 0.0 for i in range(60_000)}},
+        lambda: {"golden": [{"features": b"", "scores": []}] * 40_000},
+        lambda: {"ingest_ms": [0] * 900_000},
+        lambda: {"later": [{}] * 900_000},
     ],
+    ids=["deltas", "parts", "metrics", "golden", "ingest_ms", "later"],
 )
-def test_manifest_that_asks_for_room(field: dict[str, object]) -> None:
+def test_manifest_that_asks_for_room(field: Callable[[], dict[str, object]]) -> None:
     """A manifest of a million empty things takes no more room than its bytes."""
-    raw = sealed(msgpack.packb({**msgspec.to_builtins(MANIFEST, builtin_types=(bytes,)), **field}))
+    added = field()
+    raw = sealed(msgpack.packb({**msgspec.to_builtins(MANIFEST, builtin_types=(bytes,)), **added}))
     assert len(raw) <= MANIFEST_BYTES_MAX
     with memory_below(3 * MANIFEST_BYTES_MAX):
-        if "later" in field:
+        if "later" in added:
             assert decode_manifest(raw) == MANIFEST
         else:
             with pytest.raises(BadSnapshot):

@@ -1,15 +1,11 @@
 """Pages and installs in real time, some of them bad, late, repeated or taken back; and joiners to be hurt meanwhile."""
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +20,7 @@ from stream.settings import Settings
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
 from tests.system.house import until
+from tests.system.nest import Nest, alive
 from thalweg.audit import GROUP, Audit, audit, progress_of
 from thalweg.rules import audit_rules
 from thalweg.stack import Stack
@@ -51,7 +48,7 @@ class Joiners:
     """Workers of one joiner group, on topics of their own; the flow that keeps them busy; the audit at its end."""
 
     def __init__(
-        self, nest: "subprocess.Popen[str]", stack: Stack, prefix: str, home: Path,
+        self, nest: Nest, stack: Stack, prefix: str, home: Path,
         *, policy: str = "eager", lateness: str = "50ms",
     ) -> None:  # fmt: skip
         self.home = home
@@ -68,16 +65,10 @@ class Joiners:
 
     def start(self, worker: str) -> None:
         """`thalweg run joiner` under this worker's name."""
-        told = {name: str(getattr(self.settings, name)) for name in ("kafka", "redis", "topic_prefix", "local")}
-        order = {
-            "environment": {f"THALWEG_{name.upper()}": value for name, value in (told | {"worker": worker}).items()},
-            "arguments": ["run", "joiner", "--spec", str(self.spec_file)],
-            "log": str(self.home / f"joiner-{worker}.log"),
-        }
-        assert self._nest.stdin is not None
-        assert self._nest.stdout is not None
-        print(json.dumps(order), file=self._nest.stdin, flush=True)
-        self.pids[worker] = int(self._nest.stdout.readline())
+        told = {name: getattr(self.settings, name) for name in ("kafka", "redis", "topic_prefix", "local")}
+        arguments = ["run", "joiner", "--spec", str(self.spec_file)]
+        log = self.home / f"joiner-{worker}.log"
+        self.pids[worker] = self._nest.start(arguments, told | {"worker": worker}, log)
 
     def kill(self, worker: str, number: int = signal.SIGKILL) -> None:
         """kill -9, or kinder; returns when the process is gone."""
@@ -121,7 +112,7 @@ class Joiners:
             commits = progress_of(group_commits(self.settings, GROUP, EVENTS.name))
             return len(commits) == PARTITIONS and all(at.finished_ms >= last_ms for at in commits.values())
 
-        until(finished, f"all pages to be finished; see {self.home}", 60.0)
+        until(finished, f"all pages to be finished; see {self.home}", 60.0, every_s=0.2)
         return audit(self.log, rules, progress_of(group_commits(self.settings, GROUP, EVENTS.name)))
 
 
@@ -192,35 +183,3 @@ class Flow:
         while self._later and rng.random() < 0.4:
             group.append(self._later.pop(rng.randrange(len(self._later))))
         return group
-
-
-def alive(pid: int) -> bool:
-    """Is there such a process?"""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def clean_environment() -> dict[str, str]:
-    """This one's, without the settings and switches of the tests; the house is found first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
-    return kept | {"PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-@contextmanager
-def nesting() -> "Iterator[subprocess.Popen[str]]":
-    """The process whose children the joiners are."""
-    script = Path(__file__).with_name("nest.py")
-    command = [sys.executable, str(script)]
-    environment = clean_environment()
-    nest = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        assert nest.stdout is not None
-        assert nest.stdout.readline() == "ready\n"
-        yield nest
-    finally:
-        assert nest.stdin is not None
-        nest.stdin.close()  # it ends its children, and itself
-        nest.wait(20)

@@ -1,9 +1,8 @@
 """Every room as a process, on the run's Kafka and Redis; a made-up world to play; ways to kill."""
 
+import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
@@ -20,6 +19,7 @@ from stream.settings import Settings
 from stream.spec import Spec
 from stream.spec_file import load_spec
 from tests.learner.worlds import SPEC
+from tests.system.nest import Nest, alive
 from thalweg.stack import Stack
 from thalweg.status import Service
 
@@ -27,27 +27,28 @@ WAIT_S = 120.0
 SYSTEM_SPEC = SPEC.replace(', half_life = "1h"', "") + '\n[publish]\nevery = "100ms"\ndeep_every = "300ms"\n'
 
 
-def until(true: Callable[[], Any], what: str, wait_s: float = WAIT_S) -> Any:
-    """What `true` returns once it is truthy; fails naming `what` after `wait_s`."""
+def until(true: Callable[[], Any], what: str, wait_s: float = WAIT_S, every_s: float = 0.02) -> Any:
+    """What `true` returns once it is truthy, asked `every_s`; fails naming `what` after `wait_s`."""
     deadline = time.monotonic() + wait_s
     while not (found := true()):
         assert time.monotonic() < deadline, f"waited {wait_s:g} s for {what}"
-        time.sleep(0.02)
+        time.sleep(every_s)
     return found
 
 
 class House:
-    """Joiner, learner, ranker: started with the command line that people use."""
+    """Joiner, learner, ranker, as processes."""
 
-    def __init__(self, stack: Stack, prefix: str, home: Path) -> None:
+    def __init__(self, nest: Nest, stack: Stack, prefix: str, home: Path) -> None:
         self.home = home
+        self._nest = nest
         self.spec_file = home / "spec.toml"
         self.spec_file.write_text(SYSTEM_SPEC)
         self.settings = Settings(
             kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=home / "local", partitions=2,
             checkpoint_every_ms=300,
         )  # fmt: skip
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, int] = {}  # pids
         apply_topics(self.settings, plan_topics(self.settings))
 
     @property
@@ -57,15 +58,11 @@ class House:
 
     def start(self, *rooms: str, ready: bool = True) -> None:
         """Start rooms, and wait until each says that it is ready."""
-        told = {
-            name: getattr(self.settings, name)
-            for name in ("kafka", "redis", "topic_prefix", "local", "checkpoint_every_ms")
-        }
-        env = {**os.environ, **{f"THALWEG_{name.upper()}": str(value) for name, value in told.items()}}
+        names = ("kafka", "redis", "topic_prefix", "local", "checkpoint_every_ms")
+        told = {name: getattr(self.settings, name) for name in names}
         for room in rooms:
-            log = (self.home / f"{room}.log").open("ab")
-            command = [sys.executable, "-m", "thalweg.main", "run", room, "--spec", str(self.spec_file)]
-            self.running[room] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+            arguments = ["run", room, "--spec", str(self.spec_file)]
+            self.running[room] = self._nest.start(arguments, told, self.home / f"{room}.log")
         for room in rooms if ready else ():
             self.wait_ready(room)
 
@@ -75,9 +72,9 @@ class House:
 
     def is_ready(self, room: str) -> bool:
         """Does it say so? Fails when it has ended."""
-        assert self.running[room].poll() is None, (self.home / f"{room}.log").read_text()[-3000:]
+        assert alive(self.running[room]), (self.home / f"{room}.log").read_text()[-3000:]
         service = Service.read(self.settings.local / "run" / f"{room}-0.json")
-        return service is not None and service.pid == self.running[room].pid and service.get("/readyz")[0] == 200
+        return service is not None and service.pid == self.running[room] and service.get("/readyz")[0] == 200
 
     def metric(self, room: str, name: str) -> float:
         """One figure of a room; −1 while it doesn't answer."""
@@ -86,19 +83,17 @@ class House:
 
     def kill(self, room: str) -> None:
         """kill -9."""
-        self.running[room].send_signal(signal.SIGKILL)
-        self.running[room].wait()
+        pid = self.running[room]
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not alive(pid), f"{room} to be gone", 20.0)
 
     def end(self, *rooms: str) -> None:
         """SIGTERM, and wait; all of them when none is named."""
         for room in rooms or tuple(self.running):
-            process = self.running.pop(room)
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
+            pid = self.running.pop(room)
+            with contextlib.suppress(ProcessLookupError):  # it was killed
+                os.kill(pid, signal.SIGTERM)
+            until(lambda: not alive(pid), f"{room} to end", 20.0)  # noqa: B023  # called at once
 
 
 def world(pages: int, seed: int) -> Iterator[WorldEvent]:

@@ -20,6 +20,7 @@ from stream.log import START
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.join_oracle import Net, net_of, offline
 from tests.system.house import House, until, world
+from tests.system.nest import Nest
 from thalweg.stack import Stack
 
 pytestmark = pytest.mark.timeout(400)  # processes that are killed and started again, on a machine that may be busy
@@ -32,10 +33,10 @@ PAGES_A_KILL = 400  # the world stops so far on until the next kill has come: ea
 
 @pytest.fixture(scope="module")
 def aftermath(
-    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+    nest: Nest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[House, ReplayResult, list[str]]]:
     """A replay during which joiner and learner were killed in turn; all of it is learned, all has ended."""
-    house = House(stack, "crash.", tmp_path_factory.mktemp("crash"))
+    house = House(nest, stack, "crash.", tmp_path_factory.mktemp("crash"))
     house.start("joiner", "learner")
     log = KafkaLog(house.settings, linger_ms=5)
     results: list[ReplayResult] = []
@@ -145,10 +146,10 @@ def test_every_example_is_learned_once(aftermath: tuple[House, ReplayResult, lis
 
 
 def test_the_statistics_that_the_replay_kept_equal_the_learners(
-    stack: Stack, topic_prefix: str, tmp_path: Path
+    nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path
 ) -> None:
     """Same keys, same counts, same times; sums up to the rounding of another order of adding."""
-    house = House(stack, topic_prefix, tmp_path)
+    house = House(nest, stack, topic_prefix, tmp_path)
     house.start("joiner", "learner")
     log = KafkaLog(house.settings, linger_ms=5)
     try:

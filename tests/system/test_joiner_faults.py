@@ -23,8 +23,9 @@ from stream.histories import changes_of, read_histories
 from stream.log import START
 from stream.topics import EVENTS, EXAMPLES, HISTORIES
 from tests.stream.join_oracle import net_of
-from tests.system.flow import PARTITIONS, Flow, Joiners, clean_environment, nesting
+from tests.system.flow import PARTITIONS, Flow, Joiners
 from tests.system.house import until
+from tests.system.nest import Nest, clean_environment
 from thalweg.audit import Audit
 from thalweg.letters import letters_of
 from thalweg.options import SPEC
@@ -35,6 +36,7 @@ SOAK = bool(os.environ.get("SOAK"))
 KILLS = 100 if SOAK else 20
 WORKER_KILLS = 30 if SOAK else 3
 BROKER_AWAY_S = 30.0 if SOAK else 4.0
+LATENESS = "50s" if SOAK else "30s"  # longer than the broker is away and comes back
 REDIS_AWAY_S = 60.0 if SOAK else 0.5
 SEEDS = [int(seed) for seed in os.environ.get("SEED", "11,12,13" if SOAK else "11").split(",")]
 GROUPS_A_S = 200.0
@@ -42,16 +44,9 @@ GROUPS_A_S = 200.0
 pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametrize("seed", SEEDS)]
 
 
-@pytest.fixture(scope="module")
-def nest() -> "Iterator[subprocess.Popen[str]]":
-    """Where joiners come from."""
-    with nesting() as process:
-        yield process
-
-
 @pytest.fixture
 def joiners(
-    nest: "subprocess.Popen[str]", stack: Stack, topic_prefix: str, tmp_path: Path, seed: int,
+    nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path, seed: int,
     request: pytest.FixtureRequest,
 ) -> Iterator[Joiners]:  # fmt: skip
     """Workers on topics of this test's own; the story may have another policy or lateness."""
@@ -147,7 +142,7 @@ def test_workers_come_and_go(joiners: Joiners, seed: int) -> None:
         judged(joiners, flow)
 
 
-@pytest.mark.parametrize("joiners", [{"lateness": "50s"}], indirect=True, ids=["50s"])
+@pytest.mark.parametrize("joiners", [{"lateness": LATENESS}], indirect=True, ids=["late"])
 def test_the_broker_stops(joiners: Joiners, stack: Stack, seed: int) -> None:
     """The broker is killed and stays away: joiner and producer wait, go on by themselves, and nothing is lost.
 

@@ -22,6 +22,7 @@ from stream.redis_store import RedisStore
 from stream.spec_file import parse_spec
 from tests.learner.worlds import SPEC, records
 from tests.system.house import House, until, world
+from tests.system.nest import Nest
 from thalweg.asker import Asker, AskerConfig, Observed
 from thalweg.caller import calling
 from thalweg.recount import recount
@@ -92,9 +93,11 @@ def test_learner_and_ranker_give_the_same_score(toml: str, seed: int) -> None:
             np.testing.assert_allclose(score_features(version, page.features, len(page.items)), expected, atol=1e-5)
 
 
-def test_replies_under_swaps_while_redis_comes_and_goes(stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
+def test_replies_under_swaps_while_redis_comes_and_goes(
+    nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path
+) -> None:
     """Ranking goes on while Redis is away, publishing resumes when it's back, and every reply is its version's own."""
-    house = House(stack, topic_prefix, tmp_path)
+    house = House(nest, stack, topic_prefix, tmp_path)
     log = KafkaLog(house.settings, linger_ms=5)
     stopping = threading.Event()
     house.start("joiner", "learner", "ranker")
@@ -156,9 +159,9 @@ def test_replies_under_swaps_while_redis_comes_and_goes(stack: Stack, topic_pref
     assert len({one.version for one in observed}) >= 20
 
 
-def test_a_ranker_that_starts_without_redis(stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
+def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
     """A ranker that was killed and comes back while Redis is away answers with the version that it kept."""
-    house = House(stack, topic_prefix, tmp_path)
+    house = House(nest, stack, topic_prefix, tmp_path)
     log = KafkaLog(house.settings, linger_ms=5)
     try:
         house.start("joiner", "learner", "ranker")

@@ -12,16 +12,19 @@ from producers.replay import Pace, replay
 from stream.kafka_log import KafkaLog
 from stream.redis_store import RedisStore
 from tests.system.house import House, until, world
+from tests.system.nest import Nest, alive
 from thalweg.stack import Stack
 
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 
 
-def test_a_newcomer_takes_over_and_numbers_never_come_twice(stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
+def test_a_newcomer_takes_over_and_numbers_never_come_twice(
+    nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path
+) -> None:
     """The older learner ends and says why, versions go on; killed, with Redis wiped, the newer begins above them."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    one, two = (House(stack, topic_prefix, tmp_path / name) for name in ("one", "two"))
+    one, two = (House(nest, stack, topic_prefix, tmp_path / name) for name in ("one", "two"))
     log, store = KafkaLog(one.settings, linger_ms=5), RedisStore(one.settings, "small")
     stopping = threading.Event()
     player = threading.Thread(
@@ -42,7 +45,7 @@ def test_a_newcomer_takes_over_and_numbers_never_come_twice(stack: Stack, topic_
         two.start("learner")
         until(lambda: live()[1] > token, "the newcomer to publish")
         older = one.running.pop("learner")
-        until(lambda: older.poll() is not None, "the older learner to end")
+        until(lambda: not alive(older), "the older learner to end")
         assert "another learner owns small" in (tmp_path / "one" / "learner.log").read_text()
         version = live()[0]
         until(lambda: live()[0] >= version + 5, "versions to go on")
