@@ -28,6 +28,7 @@ from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
+from faust.tables import TableManager
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, credentials_to_aiokafka_auth
 
 from stream import meters
@@ -78,6 +79,13 @@ def patch_faust(wait_ms: int = FETCH_WAIT_MS) -> None:
     create.thalweg_patched = True  # type: ignore[attr-defined]
     AIOKafkaConsumerThread._create_worker_consumer = create  # type: ignore[method-assign]  # the patch
     AIOKafkaConsumerThread.commit = refuse  # type: ignore[method-assign]  # the patch
+
+
+class NoTables(TableManager):
+    """Faust waits a second for tables to be declared before it joins the group. Here there are none."""
+
+    async def sleep(self, *_: object, **__: object) -> None:
+        """It sleeps for nothing else."""
 
 
 def spare_tasks(app: faust.App, queue_of: Callable[[], Any]) -> None:
@@ -158,6 +166,7 @@ def make_app(settings: Settings) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,
         web_enabled=False,
+        TableManager=NoTables,
         datadir=str(settings.local / "joiner"),
     )
 
