@@ -3,7 +3,8 @@
 Faust reads, keeps the group's membership and writes; its own acks and commits are off. What is committed, and when,
 is decided here:
 * One agent, one record at a time, strictly in offset order: a record that isn't the next one ends the process, where
-  the log has lost what is between.
+  the log has lost what is between. Where it comes before its turn it is left: at a rebalance Faust hands on what was
+  read before. Which offsets hold no record is known from aiokafka (`patch_faust`).
 * Nothing is acked to Faust, whose commits skip holes, and Faust's way to commit is closed (`patch_faust`): an ack
   over a hole can't be stored. `Joiner.checkpoint` says up to where nothing is remembered; it is stored when the
   broker has confirmed everything that came of the records before it.
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import faust
 from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from faust.tables import TableManager
@@ -33,6 +35,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, credentials
 
 from stream import meters
 from stream.errors import LogError, LogUnavailable, SettingsError
+from stream.gaps import Gaps
 from stream.join import Checkpoint
 from stream.label_rules import LabelRules
 from stream.log import Record
@@ -59,10 +62,15 @@ HAND_OVER_BYTES: Final = 256 * 1024  # of output: so much is told before it is h
 log = logging.getLogger(__name__)
 
 
-def patch_faust(wait_ms: int = FETCH_WAIT_MS) -> None:
-    """Two things that Faust has no setting for: its fetch wait, and that it never commits.
+gaps: Final = Gaps()  # of all that the process reads: what aiokafka has fetched doesn't know for whom
 
-    It fixes `fetch_max_wait_ms` at 1,500, which makes catching up wait with an idle CPU. Its commits skip holes.
+
+def patch_faust(wait_ms: int = FETCH_WAIT_MS) -> None:
+    """What Faust has no setting for: its fetch wait, that it never commits, how it seeks, where its log has gaps.
+
+    It fixes `fetch_max_wait_ms` at 1,500, which makes catching up wait with an idle CPU. Its commits skip holes. At a
+    rebalance it throws away what it has fetched and seeks back to the commits: aiokafka leaves a partition where it is
+    whose commit is at 0, or that has none, and what was thrown away would be lost.
     """
     original = AIOKafkaConsumerThread._create_worker_consumer
     if hasattr(original, "thalweg_patched"):
@@ -76,13 +84,37 @@ def patch_faust(wait_ms: int = FETCH_WAIT_MS) -> None:
     async def refuse(self: AIOKafkaConsumerThread, offsets: Any) -> bool:
         return False  # Faust goes on as after a rebalance
 
+    async def seek_to_committed(self: AIOKafkaConsumerThread) -> Any:
+        return await self.call_thread(seek_back, self._ensure_consumer())
+
+    async def seek_back(consumer: Any) -> Any:
+        committed = await consumer.seek_to_committed()
+        left = [at for at, offset in committed.items() if not offset]
+        if left:
+            await consumer.seek_to_beginning(*left)
+        return committed
+
+    fetched = FetchResult.getall
+
+    def getall(self: FetchResult, max_records: int | None = None) -> list[Any]:
+        read = self._partition_records
+        position = read.next_fetch_offset if read is not None else 0
+        records: list[Any] = fetched(self, max_records)
+        if records or (read is not None and read.next_fetch_offset > position):
+            gaps.note(self._topic_partition, position, [record.offset for record in records], read.next_fetch_offset)
+        return records
+
+    FetchResult.getall = getall
     create.thalweg_patched = True  # type: ignore[attr-defined]
     AIOKafkaConsumerThread._create_worker_consumer = create  # type: ignore[method-assign]  # the patch
+    AIOKafkaConsumerThread.seek_to_committed = seek_to_committed  # type: ignore[method-assign]  # the patch
     AIOKafkaConsumerThread.commit = refuse  # type: ignore[method-assign]  # the patch
 
 
 class NoTables(TableManager):
     """Faust waits a second for tables to be declared before it joins the group. Here there are none."""
+
+    __module__ = TableManager.__module__  # what it logs is Faust's
 
     async def sleep(self, *_: object, **__: object) -> None:
         """It sleeps for nothing else."""
@@ -227,7 +259,8 @@ class JoinerService:
         owned, revocations = self.share.owned.get(partition), self._revocations
         if owned is None:
             owned = self.share.begin(await self._committed(partition))
-        start = await self._start_of(message) if self.share.jumps(owned, message.offset) else None
+        begin = gaps.begin(TopicPartition(self._events, partition), message.offset)
+        start = await self._start_of(message) if self.share.jumps(owned, begin) else None
         if self._revocations != revocations:
             return  # the partition may be another's by now, and its commit have moved on: whoever has it begins
         if message.generation_id != self.app.consumer_generation_id or self.failure is not None:
@@ -239,7 +272,7 @@ class JoinerService:
         record = Record(
             EVENTS.name, partition, message.offset, round(message.timestamp * 1000), message.key, message.value
         )
-        for _ in self.share.take(owned, record, time.monotonic(), start):
+        for _ in self.share.take(owned, record, time.monotonic(), begin, start):
             await self._outbox.flush()
             await asyncio.sleep(0)
             if self.failure is not None or self.share.owned.get(partition) is not owned:

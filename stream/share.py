@@ -1,17 +1,19 @@
 """A worker's share of `events`: a join per partition, where each reads on, and what may be committed of it.
 
-The one place that says how far a partition is done with. Records are taken strictly in offset order: one that isn't
-the next raises LogGap, unless the log still has all that lies between: markers of transactions and compaction leave
-offsets without a record. What may be committed is what `Joiner.checkpoint` says, and only once everything that came of
-the records before it is in the outbox; no other offset leaves this file, so no commit can skip a hole.
+The one place that says how far a partition is done with. Records are taken strictly in offset order. One that isn't
+the next, though the log begins behind the next, raises LogGap; one that came before its turn, because it was read
+before the partition changed hands, is left: it comes again. What may be committed is what `Joiner.checkpoint` says, and
+only once everything that came of the records before it is in the outbox; no other offset leaves this file, so no commit
+can skip a hole.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from stream import meters
-from stream.errors import LogGap
+from stream.errors import LogError, LogGap
 from stream.events import Tick, encode_record
 from stream.join import Checkpoint, Joiner
 from stream.label_rules import LabelRules
@@ -19,6 +21,8 @@ from stream.log import Record
 from stream.routing import Outgoing
 from stream.topics import EVENTS
 from stream.turn import ShellRules, Turn
+
+OUT_OF_TURN_S: Final = 10.0  # so long records may come before their turn
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +32,11 @@ class Owned:
     """A partition that this worker has now."""
 
     joiner: Joiner
-    next_offset: int | None  # None: nothing was ever committed, the first record is as good as any
+    next_offset: int | None  # None: nothing was ever committed, the log's first record is next
     stored: Checkpoint | None
     settled: bool = False  # all that came of the records taken so far was put out
     heard_at: float = 0.0
+    waits_since: float | None = None  # for the next offset, while others come
 
 
 class Share:
@@ -57,28 +62,35 @@ class Share:
             meters.forget(partition)
 
     @staticmethod
-    def jumps(owned: Owned, offset: int) -> bool:
-        """Whether offsets are missing before this one: then `take` must know where the log starts."""
-        return owned.next_offset is not None and offset > owned.next_offset
+    def jumps(owned: Owned, begin: int) -> bool:
+        """Whether records may be missing before one of which this is known: then `take` must know the log's start."""
+        return begin > (owned.next_offset or 0)
 
-    def take(self, owned: Owned, record: Record, now: float, start: int | None = None) -> Iterator[None]:
-        """The next record of a partition; to be run to its end. Raises LogGap, Poisoned.
+    def take(
+        self, owned: Owned, record: Record, now: float, begin: int | None = None, start: int | None = None
+    ) -> Iterator[None]:
+        """The next record of a partition; to be run to its end. Raises LogGap, LogError, Poisoned.
 
         Where very much comes of it there are pauses, in which what was put out can be handed over. Till the end
         nothing of the partition may be committed.
 
+        `begin`: from there on the log holds nothing before this record; its own offset when nothing is known.
         `start`: the log's first offset, as of some moment after the record was read.
         """
-        if owned.next_offset is not None and record.offset < owned.next_offset:
+        begin = record.offset if begin is None else begin
+        wanted = start if owned.next_offset is None else owned.next_offset
+        if wanted is not None and record.offset < wanted:
             return  # behind the commit, which moved while the partition changed hands
-        if owned.next_offset is not None and record.offset > owned.next_offset:
-            start = record.offset if start is None else start
-            if start > owned.next_offset:
-                gap = LogGap(EVENTS.name, record.partition, owned.next_offset, start)
-                if not self._shell.accept_gap:
-                    raise gap
-                log.warning("going on, as told: %s", gap)
-        owned.settled = False
+        if wanted is not None and begin > wanted:
+            start = begin if start is None else start
+            if start <= wanted:
+                self._leave(owned, record, wanted, now)
+                return
+            gap = LogGap(EVENTS.name, record.partition, wanted, start)
+            if not self._shell.accept_gap:
+                raise gap
+            log.warning("going on, as told: %s", gap)
+        owned.settled, owned.waits_since = False, None
         for n, part in enumerate(self._turn.parts(owned.joiner, record)):
             if n:
                 yield
@@ -87,6 +99,16 @@ class Share:
         owned.heard_at = now
         owned.next_offset = record.offset + 1
         owned.settled = True
+
+    def _leave(self, owned: Owned, record: Record, wanted: int, now: float) -> None:
+        """A record that comes before its turn. Raises LogError when the one whose turn it is doesn't come."""
+        if owned.waits_since is None:
+            owned.waits_since = now
+        if now - owned.waits_since > OUT_OF_TURN_S:
+            raise LogError(
+                f"{EVENTS.name}/{record.partition}: offset {record.offset} comes, {wanted} doesn't, for "
+                f"{OUT_OF_TURN_S:.0f} s: reading begins again at the last commit"
+            )
 
     def unstored(self) -> dict[int, tuple[Owned, Checkpoint]]:
         """What can be committed once all that was put out is confirmed, where that is news."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from aiokafka import codec
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from kafka import TopicPartition
 
-from stream.app import BATCH_BYTES, FETCH_WAIT_MS, JoinerService, make_app, spare_tasks
+from stream.app import BATCH_BYTES, FETCH_WAIT_MS, JoinerService, gaps, make_app, spare_tasks
 from stream.errors import LogError, LogGap
 from stream.events import (
     DeadLetter,
@@ -106,7 +107,7 @@ class Paper:
     async def beginning_offsets(self, wanted: list[Any]) -> dict[Any, int]:
         """Where the log starts now."""
         self.asked += 1
-        return {at: self.starts[at.partition] for at in wanted}
+        return {at: self.starts.get(at.partition, 0) for at in wanted}
 
     async def fetch_committed_offsets(self, wanted: list[Any]) -> dict[Any, Any]:
         """The group's commits."""
@@ -321,28 +322,84 @@ def test_a_hole_in_the_records_ends_the_service(tmp_path: Path) -> None:
 
 
 def test_offsets_without_a_record_are_no_hole(tmp_path: Path) -> None:
-    """Markers of transactions and compaction leave some: while the log starts before them, nothing is lost. The broker
-    is asked once for all that was read by then, again for what is read later, and by whoever gets the partition."""
+    """Markers of transactions and compaction leave some. That nothing else was there is known from who fetched."""
 
     async def story() -> None:
         paper = Paper()
-        paper.starts[0] = 1
         service = service_on(paper, tmp_path)
-        paper.consumer._read_offset[TopicPartition("events", 0)] = 6
-        for offset in (0, 2, 4, 6):
+        at = TopicPartition("events", 0)
+        gaps.note(at, 0, [0, 2, 4], 6)
+        gaps.note(at, 6, [8], 9)
+        for offset in (0, 2, 4, 8):
             await take(service, message(offset, page(f"r{offset}")))
-        assert (paper.asked, service.share.owned[0].joiner.open_pages) == (1, 4)
-        await take(service, message(8, page("r8")))
-        assert paper.asked == 2
+        assert (paper.asked, service.share.owned[0].joiner.open_pages) == (0, 4)
         paper.starts[0] = 10
         with pytest.raises(LogGap, match="offset 9 was wanted, but the log now starts at 10"):
             await take(service, message(11, page("r11")))
-        await service._on_revoked(service.app, {TopicPartition("events", 0)})
-        paper.stored[TopicPartition("events", 0)] = SimpleNamespace(offset=9, metadata="")
+        await service._on_revoked(service.app, {at})
+        paper.stored[at] = SimpleNamespace(offset=9, metadata="")
         with pytest.raises(LogGap, match="offset 9 was wanted, but the log now starts at 10"):
             await take(service, message(10, page("r10")))
 
     asyncio.run(story())
+
+
+def test_a_record_before_its_turn_is_left(tmp_path: Path) -> None:
+    """After a rebalance Faust may hand on what was read before it: all of the partition is read again, in order. The
+    broker is asked once where the log starts, for all that was read by then."""
+
+    async def story() -> None:
+        paper = Paper()
+        paper.starts[0] = 0
+        paper.stored[TopicPartition("events", 0)] = SimpleNamespace(offset=1, metadata="")
+        service = service_on(paper, tmp_path)
+        paper.consumer._read_offset[TopicPartition("events", 0)] = 4
+        for offset in (3, 4, 0, 1, 2, 3, 4):
+            await take(service, message(offset, page(f"r{offset}")))
+        assert (paper.asked, service.share.owned[0].joiner.open_pages) == (1, 4)
+        assert service.share.owned[0].next_offset == 5
+        await take(service, message(6, page("r6")))
+        service.share.owned[0].waits_since = -1e6
+        with pytest.raises(LogError, match="offset 7 comes, 5 doesn't"):
+            await take(service, message(7, page("r7")))
+        assert service.share.owned[0].next_offset == 5
+
+    asyncio.run(story())
+
+
+def test_without_a_commit_the_first_record_is_the_logs_first(tmp_path: Path) -> None:
+    """Not whichever comes first: what Faust has thrown away before it comes again."""
+
+    async def story() -> None:
+        paper = Paper()
+        paper.starts[0] = 2
+        service = service_on(paper, tmp_path)
+        for offset in (5, 2, 3, 4, 5):
+            await take(service, message(offset, page(f"r{offset}")))
+        assert (service.share.owned[0].next_offset, service.share.owned[0].joiner.open_pages) == (6, 4)
+
+    asyncio.run(story())
+
+
+def test_seeking_to_commits_goes_back_where_nothing_is_committed(tmp_path: Path) -> None:
+    """aiokafka stays where it is with a partition whose commit is at 0, or that has none."""
+    make_app(Settings(kafka="127.0.0.1:1", local=tmp_path))
+    committed = {TopicPartition("events", p): offset for p, offset in enumerate((0, None, 7))}
+    sought: list[Any] = []
+
+    class Consumer:
+        async def seek_to_committed(self) -> dict[Any, Any]:
+            return committed
+
+        async def seek_to_beginning(self, *partitions: Any) -> None:
+            sought.extend(partitions)
+
+    async def call_thread(call: Callable[..., Any], *args: Any) -> Any:
+        return await call(*args)
+
+    thread: Any = SimpleNamespace(call_thread=call_thread, _ensure_consumer=Consumer)
+    assert asyncio.run(AIOKafkaConsumerThread.seek_to_committed(thread)) == committed
+    assert [at.partition for at in sought] == [0, 1]
 
 
 def test_a_partition_that_was_lost_while_the_log_was_asked_is_not_joined_on(tmp_path: Path) -> None:
