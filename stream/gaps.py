@@ -8,11 +8,11 @@ knew for whoever is given the records, maybe in another thread.
 from collections.abc import Hashable, Sequence
 from typing import Final
 
-GAPS_MAX: Final = 10_000  # that nobody asked for: of records that were dropped on their way
+GAPS_MAX: Final = 10_000  # that are kept at least: more than there are records on their way
 
 
 class Gaps:
-    """Which records follow a gap, per partition. One thread notes, one asks."""
+    """Which records follow a gap, per partition. One thread notes, others may ask: a record may come more than once."""
 
     def __init__(self) -> None:
         self._begins: dict[tuple[Hashable, int], int] = {}
@@ -27,12 +27,13 @@ class Gaps:
                 if offset != expected:
                     self._begins[partition, offset] = expected
                 expected = offset + 1
-            for oldest in list(self._begins)[:-GAPS_MAX]:
-                self._begins.pop(oldest, None)
+            if len(self._begins) > 2 * GAPS_MAX:
+                for oldest in list(self._begins)[:-GAPS_MAX]:
+                    del self._begins[oldest]
         elif offsets:
             expected = offsets[-1] + 1
         self._read[partition] = expected, reached
 
     def begin(self, partition: Hashable, offset: int) -> int:
         """The offset from which on the log holds nothing before this record: its own where there is no gap."""
-        return self._begins.pop((partition, offset), offset)
+        return self._begins.get((partition, offset), offset)

@@ -78,9 +78,9 @@ class Share:
         `start`: the log's first offset, as of some moment after the record was read.
         """
         begin = record.offset if begin is None else begin
-        wanted = start if owned.next_offset is None else owned.next_offset
-        if wanted is not None and record.offset < wanted:
+        if owned.next_offset is not None and record.offset < owned.next_offset:
             return  # behind the commit, which moved while the partition changed hands
+        wanted = start if owned.next_offset is None else owned.next_offset
         if wanted is not None and begin > wanted:
             start = begin if start is None else start
             if start <= wanted:

@@ -14,7 +14,7 @@ from aiokafka import codec
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from kafka import TopicPartition
 
-from stream.app import BATCH_BYTES, FETCH_WAIT_MS, JoinerService, gaps, make_app, spare_tasks
+from stream.app import BATCH_BYTES, FETCH_WAIT_MS, JoinerService, make_app, spare_tasks
 from stream.errors import LogError, LogGap
 from stream.events import (
     DeadLetter,
@@ -26,6 +26,7 @@ from stream.events import (
     decode_examples,
     encode_record,
 )
+from stream.gaps import Gaps
 from stream.join import SLICE
 from stream.label_rules import LabelRules
 from stream.log import Record
@@ -321,13 +322,14 @@ def test_a_hole_in_the_records_ends_the_service(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_offsets_without_a_record_are_no_hole(tmp_path: Path) -> None:
+def test_offsets_without_a_record_are_no_hole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Markers of transactions and compaction leave some. That nothing else was there is known from who fetched."""
 
     async def story() -> None:
         paper = Paper()
         service = service_on(paper, tmp_path)
-        at = TopicPartition("events", 0)
+        at, gaps = TopicPartition("events", 0), Gaps()
+        monkeypatch.setattr("stream.app.gaps", gaps)
         gaps.note(at, 0, [0, 2, 4], 6)
         gaps.note(at, 6, [8], 9)
         for offset in (0, 2, 4, 8):
