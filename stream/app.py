@@ -100,7 +100,7 @@ def patch_faust(wait_ms: int = FETCH_WAIT_MS) -> None:
         read = self._partition_records
         position = read.next_fetch_offset if read is not None else 0
         records: list[Any] = fetched(self, max_records)
-        if records or (read is not None and read.next_fetch_offset > position):
+        if read is not None and read.next_fetch_offset > position:
             gaps.note(self._topic_partition, position, [record.offset for record in records], read.next_fetch_offset)
         return records
 
@@ -259,16 +259,14 @@ class JoinerService:
         owned, revocations = self.share.owned.get(partition), self._revocations
         if owned is None:
             owned = self.share.begin(await self._committed(partition))
-        begin = gaps.begin(TopicPartition(self._events, partition), message.offset)
+        at = TopicPartition(self._events, partition)
+        begin = gaps.begin(at, message.offset)
         start = await self._start_of(message) if self.share.jumps(owned, begin) else None
         if self._revocations != revocations:
             return  # the partition may be another's by now, and its commit have moved on: whoever has it begins
         if message.generation_id != self.app.consumer_generation_id or self.failure is not None:
             return
         self.share.owned[partition] = owned
-        if self._revoked_at is not None:
-            meters.REBALANCE.set(time.monotonic() - self._revoked_at)
-            self._revoked_at = None
         record = Record(
             EVENTS.name, partition, message.offset, round(message.timestamp * 1000), message.key, message.value
         )
@@ -277,6 +275,12 @@ class JoinerService:
             await asyncio.sleep(0)
             if self.failure is not None or self.share.owned.get(partition) is not owned:
                 return  # in the middle of a burst: whoever has the partition next reads the record again
+        if owned.waits_since is not None:
+            return  # it was left
+        gaps.taken(at, message.offset)
+        if self._revoked_at is not None:
+            meters.REBALANCE.set(time.monotonic() - self._revoked_at)
+            self._revoked_at = None
 
     # --- partitions come and go ----------------------------------------------------------------------------
 
@@ -289,12 +293,7 @@ class JoinerService:
         """The offset behind the newest record, as of the last fetch. A marker of a transaction is none."""
         at = TopicPartition(self._events, partition)
         end: int | None = self.app.consumer.highwater(at)
-        owned = self.share.owned.get(partition)
-        if end is None or owned is None or owned.next_offset is None or owned.next_offset >= end:
-            return end
-        # Behind the last record nothing but markers was read, which nobody is given.
-        position = self._thread._consumer._subscription.subscription.assignment.state_value(at)._position
-        return owned.next_offset if position == end and self._queue is not None and self._queue.empty() else end
+        return None if end is None else gaps.end(at, end)
 
     async def _start_of(self, message: Any) -> int:
         """The log's first offset after this record was read; asked for once for all records that were by then.

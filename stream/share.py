@@ -1,8 +1,8 @@
 """A worker's share of `events`: a join per partition, where each reads on, and what may be committed of it.
 
 The one place that says how far a partition is done with. Records are taken strictly in offset order. One that isn't
-the next, though the log begins behind the next, raises LogGap; one that came before its turn, because it was read
-before the partition changed hands, is left: it comes again. What may be committed is what `Joiner.checkpoint` says, and
+the next raises LogGap where the log begins behind the next. Else it came before its turn, and is left: it comes again,
+or the joiner begins again at its last commit. What may be committed is what `Joiner.checkpoint` says, and
 only once everything that came of the records before it is in the outbox; no other offset leaves this file, so no commit
 can skip a hole.
 """
@@ -22,7 +22,7 @@ from stream.routing import Outgoing
 from stream.topics import EVENTS
 from stream.turn import ShellRules, Turn
 
-OUT_OF_TURN_S: Final = 10.0  # so long records may come before their turn
+OUT_OF_TURN_S: Final = 10.0  # so long the next record may not come, while others do
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Share:
         nothing of the partition may be committed.
 
         `begin`: from there on the log holds nothing before this record; its own offset when nothing is known.
-        `start`: the log's first offset, as of some moment after the record was read.
+        `start`: the log's first offset, as of some moment after this record or a later one was read.
         """
         begin = record.offset if begin is None else begin
         if owned.next_offset is not None and record.offset < owned.next_offset:
@@ -83,13 +83,15 @@ class Share:
         wanted = start if owned.next_offset is None else owned.next_offset
         if wanted is not None and begin > wanted:
             start = begin if start is None else start
-            if start <= wanted:
-                self._leave(owned, record, wanted, now)
+            if start > wanted:
+                gap = LogGap(EVENTS.name, record.partition, wanted, start)
+                if not self._shell.accept_gap:
+                    raise gap
+                log.warning("going on, as told: %s", gap)
+                owned.next_offset = start
+            if begin > max(start, wanted):
+                owned.waits_since = now if owned.waits_since is None else owned.waits_since
                 return
-            gap = LogGap(EVENTS.name, record.partition, wanted, start)
-            if not self._shell.accept_gap:
-                raise gap
-            log.warning("going on, as told: %s", gap)
         owned.settled, owned.waits_since = False, None
         for n, part in enumerate(self._turn.parts(owned.joiner, record)):
             if n:
@@ -99,16 +101,6 @@ class Share:
         owned.heard_at = now
         owned.next_offset = record.offset + 1
         owned.settled = True
-
-    def _leave(self, owned: Owned, record: Record, wanted: int, now: float) -> None:
-        """A record that comes before its turn. Raises LogError when the one whose turn it is doesn't come."""
-        if owned.waits_since is None:
-            owned.waits_since = now
-        if now - owned.waits_since > OUT_OF_TURN_S:
-            raise LogError(
-                f"{EVENTS.name}/{record.partition}: offset {record.offset} comes, {wanted} doesn't, for "
-                f"{OUT_OF_TURN_S:.0f} s: reading begins again at the last commit"
-            )
 
     def unstored(self) -> dict[int, tuple[Owned, Checkpoint]]:
         """What can be committed once all that was put out is confirmed, where that is news."""
@@ -125,8 +117,16 @@ class Share:
         return {p: checkpoint for p, (owned, checkpoint) in wanted.items() if self.owned.get(p) is owned}
 
     def tick(self, now: float, end_of: Callable[[int], int | None]) -> None:
-        """Put a Tick into silent partitions that are read to their end and wait for event time to go on."""
+        """Put a Tick into silent partitions that are read to their end and wait for event time to go on.
+
+        Raises LogError where a partition's next record doesn't come, though others do.
+        """
         for partition, owned in self.owned.items():
+            if owned.waits_since is not None and now - owned.waits_since > OUT_OF_TURN_S:
+                raise LogError(
+                    f"{EVENTS.name}/{partition}: offset {owned.next_offset or 0} hasn't come for "
+                    f"{OUT_OF_TURN_S:.0f} s, though later ones have"
+                )
             silence_ms = round((now - owned.heard_at) * 1000)
             if silence_ms < self._shell.idle_ms or not owned.joiner.awaits_time or not owned.settled:
                 continue

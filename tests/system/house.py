@@ -93,7 +93,11 @@ class House:
             pid = self.running.pop(room)
             with contextlib.suppress(ProcessLookupError):  # it was killed
                 os.kill(pid, signal.SIGTERM)
-            until(lambda: not alive(pid), f"{room} to end", 20.0)  # noqa: B023  # called at once
+            try:
+                until(lambda: not alive(pid), f"{room} to end", 20.0)  # noqa: B023  # called at once
+            except AssertionError:
+                os.kill(pid, signal.SIGKILL)  # so that it's in nobody's way
+                raise
 
 
 def world(pages: int, seed: int) -> Iterator[WorldEvent]:

@@ -63,7 +63,9 @@ def alive(pid: int) -> bool:
     return True
 
 
-def _become(app: Callable[[list[str]], object], environment: dict[str, str], arguments: list[str], log: str) -> None:
+def _become(
+    app: Callable[[list[str]], int | None], environment: dict[str, str], arguments: list[str], log: str
+) -> None:
     """Be the command; never returns."""
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number, file in ((0, os.open(os.devnull, os.O_RDONLY)), (1, written), (2, written)):
@@ -71,6 +73,7 @@ def _become(app: Callable[[list[str]], object], environment: dict[str, str], arg
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.environ.update(environment)
     app(arguments)
+    sys.exit()
 
 
 def _serve() -> None:
