@@ -2,9 +2,9 @@
 
 The one place that says how far a partition is done with. Records are taken strictly in offset order. One that isn't
 the next raises LogGap where the log begins behind the next. Else it came before its turn, and is left: it comes again,
-or the joiner begins again at its last commit. What may be committed is what `Joiner.checkpoint` says, and
-only once everything that came of the records before it is in the outbox; no other offset leaves this file, so no commit
-can skip a hole.
+or the joiner begins again at its last commit. What may be committed is what `Joiner.checkpoint` says, and only once
+everything that came of the records before it is in the outbox; no other offset leaves this file, so no commit can skip
+a hole.
 """
 
 import logging
@@ -66,23 +66,19 @@ class Share:
         """Whether records may be missing before one of which this is known: then `take` must know the log's start."""
         return begin > (owned.next_offset or 0)
 
-    def take(
-        self, owned: Owned, record: Record, now: float, begin: int | None = None, start: int | None = None
-    ) -> Iterator[None]:
-        """The next record of a partition; to be run to its end. Raises LogGap, LogError, Poisoned.
+    def take(self, owned: Owned, record: Record, now: float, begin: int, start: int | None) -> Iterator[None]:
+        """The next record of a partition; to be run to its end. Raises LogGap, Poisoned.
 
         Where very much comes of it there are pauses, in which what was put out can be handed over. Till the end
         nothing of the partition may be committed.
 
-        `begin`: from there on the log holds nothing before this record; its own offset when nothing is known.
-        `start`: the log's first offset, as of some moment after this record or a later one was read.
+        `begin`: from there on the log holds nothing before this record. `start`: where the record `jumps`, the log's
+        first offset, as of some moment after this record or a later one was read.
         """
-        begin = record.offset if begin is None else begin
         if owned.next_offset is not None and record.offset < owned.next_offset:
             return  # behind the commit, which moved while the partition changed hands
-        wanted = start if owned.next_offset is None else owned.next_offset
-        if wanted is not None and begin > wanted:
-            start = begin if start is None else start
+        if start is not None:
+            wanted = start if owned.next_offset is None else owned.next_offset
             if start > wanted:
                 gap = LogGap(EVENTS.name, record.partition, wanted, start)
                 if not self._shell.accept_gap:

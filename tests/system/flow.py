@@ -1,6 +1,5 @@
 """Pages and installs in real time, some of them bad, late, repeated or taken back; and joiners to be hurt meanwhile."""
 
-import os
 import random
 import signal
 import threading
@@ -19,7 +18,7 @@ from stream.log import partition_of
 from stream.settings import Settings
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
-from tests.system.house import until
+from tests.system.house import ended, until
 from tests.system.nest import Nest, alive
 from thalweg.audit import GROUP, Audit, audit, progress_of
 from thalweg.rules import audit_rules
@@ -72,9 +71,7 @@ class Joiners:
 
     def kill(self, worker: str, number: int = signal.SIGKILL) -> None:
         """kill -9, or kinder; returns when the process is gone."""
-        pid = self.pids.pop(worker)
-        os.kill(pid, number)
-        until(lambda: not alive(pid), f"joiner {worker} to be gone", 30.0)
+        ended(self.pids.pop(worker), number, f"joiner {worker}")
 
     def end(self) -> None:
         """All of them."""

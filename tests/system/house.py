@@ -36,6 +36,12 @@ def until(true: Callable[[], Any], what: str, wait_s: float = WAIT_S, every_s: f
     return found
 
 
+def ended(pid: int, number: int, what: str, wait_s: float = 30.0) -> None:
+    """Send a signal, and return when the process is gone. Raises ProcessLookupError when it was before."""
+    os.kill(pid, number)
+    until(lambda: not alive(pid), f"{what} to be gone", wait_s)
+
+
 class House:
     """Joiner, learner, ranker, as processes."""
 
@@ -83,21 +89,18 @@ class House:
 
     def kill(self, room: str) -> None:
         """kill -9."""
-        pid = self.running[room]
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: not alive(pid), f"{room} to be gone", 20.0)
+        ended(self.running[room], signal.SIGKILL, room)
 
     def end(self, *rooms: str) -> None:
         """SIGTERM, and wait; all of them when none is named."""
         for room in rooms or tuple(self.running):
             pid = self.running.pop(room)
             with contextlib.suppress(ProcessLookupError):  # it was killed
-                os.kill(pid, signal.SIGTERM)
-            try:
-                until(lambda: not alive(pid), f"{room} to end", 20.0)  # noqa: B023  # called at once
-            except AssertionError:
-                os.kill(pid, signal.SIGKILL)  # so that it's in nobody's way
-                raise
+                try:
+                    ended(pid, signal.SIGTERM, room, 20.0)
+                except AssertionError:
+                    os.kill(pid, signal.SIGKILL)  # so that it's in nobody's way
+                    raise
 
 
 def world(pages: int, seed: int) -> Iterator[WorldEvent]:
