@@ -36,15 +36,15 @@ from benchmarks.joiner_world import (
     took_s,
     wait_for,
 )  # fmt: skip
-from stream.app import tame_collector
 from stream.events import Impression, Install, decode_examples, encode_record
-from stream.join import Joiner
+from stream.joiner.faust_service import tame_collector
+from stream.joiner.join import Joiner
+from stream.joiner.raw_impression import read_record
+from stream.joiner.record_processor import warm_up
 from stream.kafka_log import KafkaLog
 from stream.log import END, Reader
 from stream.settings import Settings
-from stream.shown import read_record
 from stream.topics import EVENTS, EXAMPLES
-from stream.turn import warm_up
 
 USERS = 20_000
 TICK_S = 0.01  # a process's CPU time is told in steps of this

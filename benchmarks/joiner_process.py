@@ -4,10 +4,10 @@ import json
 import logging
 import sys
 
-from stream.joiner import run_joiner
-from stream.label_rules import LabelRules
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.record_processor import ShellRules
+from stream.joiner.supervisor import run_joiner
 from stream.settings import Settings
-from stream.turn import ShellRules
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")

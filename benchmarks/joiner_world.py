@@ -19,9 +19,9 @@ import msgspec
 
 from stream.events import Impression, Install, SourceEvent, Tick, encode_record
 from stream.health import run_file
+from stream.joiner.label_rules import LabelRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
-from stream.label_rules import LabelRules
 from stream.log import START
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES, TOPICS

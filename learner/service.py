@@ -17,13 +17,13 @@ from learner.progress import HEADER
 from learner.publisher import Publisher, cadence_of
 from learner.warm import warm
 from stream.clock import now_ms
+from stream.dead_letters import Outgoing, dead_letter
 from stream.errors import CheckpointError, LogError, LogGap, LogUnavailable
 from stream.events import Examples, decode_examples, encode
 from stream.health import Health, run_file
 from stream.kafka_log import KafkaLog
 from stream.log import START, Log, Reader, Record
 from stream.redis_store import RedisStore
-from stream.routing import Outgoing, dead_letter
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
 from stream.spec import Spec

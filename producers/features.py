@@ -19,8 +19,8 @@ from stream.errors import BadEvent
 from stream.events import EVENT_BYTES_MAX, Examples, Impression, Install, Item, SourceEvent, User, Value, encode
 from stream.features import Catalogue, Layout, UserColumns, build_page, words_of
 from stream.histories import MEMBERS_MAX
-from stream.join import Joiner
-from stream.label_rules import label_rules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import label_rules
 from stream.log import partition_of
 from stream.spec import Spec
 from stream.statistics import Statistics, StatisticsProgram

@@ -10,7 +10,7 @@ from producers.outbox import Outbox
 from producers.source import Broken, Pause, Sourced, WorldEvent, first_pages
 from stream.errors import BadEvent
 from stream.events import Impression, Item, SourceEvent, Tick, User, encode
-from stream.label_rules import label_rules
+from stream.joiner.label_rules import label_rules
 from stream.log import Log, partition_of
 from stream.spec import Spec
 from stream.statistics import Statistics

@@ -11,10 +11,10 @@ from ranker import metrics
 from ranker.follow import Freshness
 from ranker.history import HistoryReader
 from ranker.rank import Ranker
+from stream.dead_letters import dead_letter
 from stream.errors import BadEvent
 from stream.events import RECORD_BYTES_MAX, RankReply, RankRequest, decode_requests, encode
 from stream.log import GroupReader, Log, Record, partition_of
-from stream.routing import dead_letter
 from stream.topics import REPLIES, REQUESTS_DLQ
 
 RECORDS_MAX: Final = 100

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ranker import metrics
+from stream.dead_letters import Outgoing, dead_letter
 from stream.errors import BadEvent, LogError, LogGap, LogUnavailable
 from stream.events import Item, User, Value, decode_entity
 from stream.features import Catalogue, Layout
 from stream.log import START, Log, Reader, Record
-from stream.routing import Outgoing, dead_letter
 from stream.topics import ITEMS, USERS
 
 RETRY_S: Final = 1.0

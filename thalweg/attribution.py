@@ -1,6 +1,6 @@
 """Which page an install came of, and how long after: as the joiner would say, remembered in bounded memory.
 
-The joiner's rules (`stream/join.py`): the page that the install's request id names, else the newest page of that
+The joiner's rules (`stream/joiner/join.py`): the page that the install's request id names, else the newest page of that
 user with that item; page time <= install time. An install may stand before its page. Whether its delay is below
 the window is for the caller to say: an install that is too late for the newest page is so for all.
 """

@@ -25,7 +25,7 @@ from stream.encoder import one_page
 from stream.errors import BadEvent, DataError
 from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
 from stream.features import F32
-from stream.label_rules import label_rules
+from stream.joiner.label_rules import label_rules
 from stream.spec import PartName, Spec
 from stream.statistics import Statistics
 from stream.table import U64

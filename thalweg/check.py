@@ -9,7 +9,7 @@ from producers.source import Sourced
 from stream.errors import BadEvent
 from stream.events import Impression, Install
 from stream.features import Layout, words_of
-from stream.label_rules import label_rules
+from stream.joiner.label_rules import label_rules
 from stream.spec import Spec
 from thalweg.column_findings import of_columns
 from thalweg.findings import (

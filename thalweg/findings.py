@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 from stream.events import EVENT_BYTES_MAX
-from stream.label_rules import LabelRules
+from stream.joiner.label_rules import LabelRules
 from stream.spec import POSITION, Spec
 from thalweg.durations import rounded_up, spoken
 from thalweg.retention import REMEDY, too_short

@@ -23,13 +23,13 @@ from ranker.shelf import Shelf
 from ranker.warm import warm
 from stream.events import Examples, Impression, Install, Item, RankReply, RankRequest, Tick, User
 from stream.expiry import Sweep
-from stream.join import Joiner
-from stream.label_rules import LabelRules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.record_processor import warm_up
 from stream.memory_store import MemoryStore
 from stream.spec import Spec, WarmStart
 from stream.spec_file import load_spec
 from stream.table import Table
-from stream.turn import warm_up
 from thalweg.recount import recount
 
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"

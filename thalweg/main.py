@@ -135,8 +135,8 @@ def apply(
     json_file: JsonFile = None,
 ) -> None:
     """Create the topics, or bring them to what they should be; the difference is shown first."""
+    from stream.joiner.label_rules import label_rules
     from stream.kafka_admin import apply_topics, plan_topics
-    from stream.label_rules import label_rules
     from thalweg.reread import told
     from thalweg.retention import REMEDY, too_short
 
@@ -195,9 +195,9 @@ def replay(
 @run_app.command("joiner")
 def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     """Join pages and installs to labelled examples. Start more with a THALWEG_WORKER name each."""
-    from stream.joiner import run_joiner as run
-    from stream.label_rules import label_rules
-    from stream.turn import ShellRules
+    from stream.joiner.label_rules import label_rules
+    from stream.joiner.record_processor import ShellRules
+    from stream.joiner.supervisor import run_joiner as run
     from thalweg.retention import REMEDY, too_short
 
     settings = read_settings()

@@ -1,6 +1,6 @@
 """The labels that a log should have led to: an offline join of all its events at once, sorted, with Polars.
 
-It shares no code with the joiner (`stream/join.py`); only the rules are the same, written down a second time:
+It shares no code with the joiner (`stream/joiner/join.py`); only the rules are the same, written down a second time:
 
 * The *watermark* at an event is the greatest event time up to and with it in its partition, less `lateness`; an
   event counts for its own arrival at most.

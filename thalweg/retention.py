@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from stream.label_rules import LabelRules
+from stream.joiner.label_rules import LabelRules
 from stream.topics import EVENTS
 from thalweg.durations import spoken
 

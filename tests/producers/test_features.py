@@ -13,8 +13,8 @@ from stream.encoder import Encoder, one_page
 from stream.errors import BadEvent
 from stream.events import Examples, Impression, Install, Item, Tick, User
 from stream.features import Catalogue, Layout, build_page, words_of
-from stream.join import Joiner
-from stream.label_rules import label_rules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import label_rules
 from stream.log import partition_of
 from stream.spec import Spec
 from tests.producers.worlds import START_MS, install, page, statistics_of, tick, tiny_spec, worlds

@@ -24,8 +24,8 @@ from stream.events import (
     decode_entity,
     decode_events,
 )
-from stream.join import Joiner
-from stream.label_rules import label_rules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import label_rules
 from stream.log import MemoryLog, Record, partition_of
 from stream.spec import Spec
 from stream.topics import TOPICS

@@ -23,17 +23,17 @@ from stream.histories import (
     rebuild_histories,
     wipe_histories,
 )
-from stream.join import Joiner
+from stream.joiner.join import Joiner
+from stream.joiner.join_state import Installed
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.metrics import Tally
+from stream.joiner.output_records import history_record
+from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
-from stream.label_rules import LabelRules
 from stream.log import Log, MemoryLog, Record
-from stream.meters import Tally
-from stream.remembered import Installed
-from stream.routing import history_record
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES, HISTORIES
-from stream.turn import ShellRules, Turn
 from thalweg.main import app
 from thalweg.stack import Stack
 
@@ -401,7 +401,7 @@ def test_a_history_is_what_the_join_knows(
 ) -> None:
     """Repeated, out of order, taken back before or after: topic and Redis have the newest install that counts."""
     writer = HistoryWriter(cache, topic_prefix)
-    turn = Turn(ShellRules(), {EXAMPLES.name: 1, HISTORIES.name: 1}, writer, Tally())
+    turn = RecordProcessor(ShellRules(), {EXAMPLES.name: 1, HISTORIES.name: 1}, writer, Tally())
     joiner = Joiner(LabelRules("eager", window_ms=1_000))
     source = MemoryLog({HISTORIES.name: 1}, lambda: T)
     for k, event in enumerate(events):

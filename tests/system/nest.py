@@ -78,10 +78,18 @@ def _become(
 
 def _serve() -> None:
     """Forks a child for each order on stdin, a line of JSON, and tells its pid on stdout."""
-    for room in ("stream.joiner", "learner.service", "ranker.service", "stream.redis_store", "thalweg.retention"):
+    for room in (
+        "stream.joiner.supervisor",
+        "learner.service",
+        "ranker.service",
+        "stream.redis_store",
+        "thalweg.retention",
+    ):
         import_module(room)  # here, so that no child has to
     app = import_module("thalweg.main").app
-    import_module("stream.turn").warm_up()  # loads the joiner's kernels; nothing of torch may run before a fork
+    import_module(
+        "stream.joiner.record_processor"
+    ).warm_up()  # loads the joiner's kernels; nothing of torch may run before a fork
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that those who were killed are gone
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("ready", flush=True)

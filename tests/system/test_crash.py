@@ -14,11 +14,11 @@ from producers.clock import Clock
 from producers.replay import Pace, ReplayResult, replay
 from producers.source import WorldEvent
 from stream.events import Examples, Impression, SourceEvent, decode_events, decode_examples
+from stream.joiner.label_rules import label_rules
 from stream.kafka_log import KafkaLog
-from stream.label_rules import label_rules
 from stream.log import START
 from stream.topics import EVENTS, EXAMPLES
-from tests.stream.join_oracle import Net, net_of, offline
+from tests.stream.joiner.join_oracle import Net, net_of, offline
 from tests.system.house import House, until, world
 from tests.system.nest import Nest
 from thalweg.stack import Stack

@@ -22,7 +22,7 @@ from stream.events import LATE_POSITIVE, RETRACTION, decode_examples, encode_rec
 from stream.histories import changes_of, read_histories
 from stream.log import START
 from stream.topics import EVENTS, EXAMPLES, HISTORIES
-from tests.stream.join_oracle import net_of
+from tests.stream.joiner.join_oracle import net_of
 from tests.system.flow import PARTITIONS, Flow, Joiners
 from tests.system.house import until
 from tests.system.nest import Nest, clean_environment

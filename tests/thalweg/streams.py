@@ -4,14 +4,14 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from stream.dead_letters import dead_letter
 from stream.events import Examples, Impression, Install, Organic, SourceEvent, Tick, decode_events, encode_record
-from stream.join import Joiner
-from stream.label_rules import LabelRules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.output_records import organic_records
 from stream.log import MemoryLog, partition_of
-from stream.routing import dead_letter
 from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
-from stream.turn import organic_records
-from tests.stream.plain import example_records, split_ahead
+from tests.stream.joiner.plain import example_records, split_ahead
 from thalweg.span import span
 
 T = 1_700_000_000_000

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from producers.lines import numbered_lines
 from producers.source import WorldEvent
 from stream.events import Impression, Install, Tick, Value
-from stream.join import Joiner
-from stream.label_rules import LabelRules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
 from stream.spec import Spec
 from stream.spec_file import load_spec, parse_spec
 from tests.producers.worlds import worlds

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from stream.errors import SpecError
-from stream.join import Checkpoint
-from stream.label_rules import LabelRules, label_rules
-from stream.routing import metadata_of
+from stream.joiner.commit_metadata import metadata_of
+from stream.joiner.join import Checkpoint
+from stream.joiner.label_rules import LabelRules, label_rules
 from stream.spec import Label, Spec
 from stream.spec_file import load_spec
 from thalweg.joined_by import model_in, rules_in, rules_of

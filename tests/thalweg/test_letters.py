@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from stream import events as events_module
+from stream.dead_letters import dead_letter
 from stream.errors import DataError
 from stream.events import (
     EVENT_BYTES_MAX,
@@ -27,10 +28,9 @@ from stream.events import (
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
 from stream.log import START, Log, MemoryLog, Record
-from stream.routing import dead_letter
 from stream.settings import Settings
 from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, EXAMPLES_DLQ, ITEMS, ITEMS_DLQ
-from tests.stream.join_oracle import net_of
+from tests.stream.joiner.join_oracle import net_of
 from tests.thalweg.streams import Stream, T
 from thalweg.letters import Letter, Sent, Wanted, as_record, decoded, hex_lines, letters_of, replay
 from thalweg.main import app

@@ -5,11 +5,11 @@ import random
 import pytest
 
 from stream.events import Impression, Install, Organic, SourceEvent, Tick, encode_record
-from stream.join import Joiner
-from stream.label_rules import LabelRules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
 from stream.log import Record
 from stream.topics import EVENTS
-from tests.stream.join_oracle import Net, net_of
+from tests.stream.joiner.join_oracle import Net, net_of
 from tests.thalweg.test_audit import as_audited
 from thalweg.offline import Events, expected
 from thalweg.verdicts import Around

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from stream.events import Impression, Install, Tick
-from stream.join import Joiner
-from stream.label_rules import LabelRules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
 from stream.topics import EVENTS
 from thalweg.main import app
 from thalweg.options import SPEC

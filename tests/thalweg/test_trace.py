@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from stream.errors import DataError
 from stream.events import EVENT_BYTES_MAX, Impression, Install, Tick, encode_record
-from stream.join import Checkpoint
+from stream.joiner.commit_metadata import metadata_of
+from stream.joiner.join import Checkpoint
+from stream.joiner.label_rules import LabelRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
-from stream.label_rules import LabelRules
 from stream.log import partition_of
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
-from stream.routing import metadata_of
 from stream.settings import Settings
 from stream.snapshot import SnapshotStore
 from stream.spec import Policy

@@ -8,7 +8,7 @@ from uuid import uuid4
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from stream.app import partitions_of
+from stream.joiner.faust_service import partitions_of
 from stream.settings import Settings
 from thalweg.stack import Stack
 
@@ -17,7 +17,7 @@ def test_what_the_group_does_not_wait_for_is_not_loaded_first() -> None:
     """numba loads while the group is joined; the clients of Redis and kafka-python where they are used."""
     late = {"numba", "numpy", "redis", "kafka"}
     says = subprocess.run(
-        [sys.executable, "-c", f"import sys, stream.joiner; print(sorted({late} & set(sys.modules)))"],
+        [sys.executable, "-c", f"import sys, stream.joiner.supervisor; print(sorted({late} & set(sys.modules)))"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert says.stdout.strip() == "[]"

@@ -1,5 +1,6 @@
 """What the joiner writes, record by record."""
 
+from stream.dead_letters import dead_letter
 from stream.events import (
     RECORD_BYTES_MAX,
     DeadLetter,
@@ -10,17 +11,13 @@ from stream.events import (
     decode_examples,
     encode_record,
 )
-from stream.join import Checkpoint
-from stream.label_rules import LabelRules
+from stream.joiner.commit_metadata import checkpoint_of, metadata_of
+from stream.joiner.join import Checkpoint
+from stream.joiner.join_state import Installed
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.output_records import history_record
 from stream.log import Record, partition_of
-from stream.remembered import Installed
-from stream.routing import (
-    checkpoint_of,
-    dead_letter,
-    history_record,
-    metadata_of,
-)
-from tests.stream.plain import example_records, split_ahead
+from tests.stream.joiner.plain import example_records, split_ahead
 
 
 def said(k: int, features: int = 10) -> Examples:

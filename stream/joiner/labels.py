@@ -11,17 +11,17 @@ from typing import Final
 import msgspec
 
 from stream.events import WINDOW_CLOSED, Examples, decode_examples, encode_values, example_id
-from stream.shown import Shown
+from stream.joiner.raw_impression import RawImpression
 
 HEAD: Final = b"\x98\x04"  # an array of eight, the first the tag of Examples
 
 Row = tuple[int, int, int, str, int]  # position, label, reason, install id, ingest ms
 
 
-class Told(msgspec.Struct, gc=False):
+class LabelBatch(msgspec.Struct, gc=False):
     """Labels of one page, told at once. Without `rows`: every item is negative, its window closed at `ingest_ms`."""
 
-    page: Shown
+    page: RawImpression
     rows: list[Row] | None
     ingest_ms: int
 
@@ -29,12 +29,12 @@ class Told(msgspec.Struct, gc=False):
 @cache
 def _kernels() -> ModuleType:
     """With numba: a joiner joins its group while it's being loaded. To import it for each record costs 0.7 µs."""
-    from stream import untouched
+    from stream.joiner import negative_encoder
 
-    return untouched
+    return negative_encoder
 
 
-def columns_of(told: Sequence[Told]) -> list[bytes]:
+def columns_of(told: Sequence[LabelBatch]) -> list[bytes]:
     """What follows HEAD and the page in the Examples of each."""
     clean = [t for t in told if t.rows is None] if len(told) > 1 else []
     untouched = iter(
@@ -47,12 +47,12 @@ def columns_of(told: Sequence[Told]) -> list[bytes]:
     return [(next(untouched, b"") if t.rows is None else b"") or _columns(t) for t in told]
 
 
-def examples_bytes(told: Sequence[Told]) -> list[bytes]:
+def examples_bytes(told: Sequence[LabelBatch]) -> list[bytes]:
     """Each as the bytes of an Examples."""
     return [b"".join((HEAD, t.page.raw, columns)) for t, columns in zip(told, columns_of(told), strict=True)]
 
 
-def examples_of(told: Sequence[Told]) -> list[Examples]:
+def examples_of(told: Sequence[LabelBatch]) -> list[Examples]:
     """Each as an Examples."""
     found: list[Examples] = []
     for raw in examples_bytes(told):
@@ -60,7 +60,7 @@ def examples_of(told: Sequence[Told]) -> list[Examples]:
     return found
 
 
-def count_reasons(told: Sequence[Told], counts: list[int]) -> None:
+def count_reasons(told: Sequence[LabelBatch], counts: list[int]) -> None:
     """Add the number of examples per reason."""
     for t in told:
         if t.rows is None:
@@ -70,12 +70,12 @@ def count_reasons(told: Sequence[Told], counts: list[int]) -> None:
                 counts[row[2]] += 1
 
 
-def rows_of(t: Told) -> list[Row]:
+def rows_of(t: LabelBatch) -> list[Row]:
     """Its rows in full."""
     return t.rows or [(position, 0, WINDOW_CLOSED, "", t.ingest_ms) for position in range(t.page.size)]
 
 
-def _columns(t: Told) -> bytes:
+def _columns(t: LabelBatch) -> bytes:
     rows = rows_of(t)
     request_id = t.page.request_id
     positions, labels, reasons, _, ingests = zip(*rows, strict=True)

@@ -23,13 +23,13 @@ from stream.events import (
     SourceEvent,
     Tick,
 )
-from stream.join import Checkpoint, Joiner
-from stream.label_rules import LabelRules
-from stream.labelling import Policy
-from stream.shown import held
-from stream.told import examples_of
-from tests.stream.join_oracle import net_of, offline, organic
-from tests.stream.test_join import FAR, NOW, POLICIES, ids, install, page, retraction, rows
+from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.label_policy import Policy
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.labels import examples_of
+from stream.joiner.raw_impression import held
+from tests.stream.joiner.join_oracle import net_of, offline, organic
+from tests.stream.joiner.test_join import FAR, NOW, POLICIES, ids, install, page, retraction, rows
 
 SOAK = bool(os.environ.get("SOAK"))
 USERS, ITEMS = "uv", "abc"
@@ -262,7 +262,7 @@ def played(
 @settings(max_examples=300, deadline=None)
 @given(events=st.one_of(sources(), flows()), rules=rule_sets())
 def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: LabelRules) -> None:
-    """Told are exactly the installs that no page claims and nobody takes back: each once, as it came, and counted."""
+    """Emitted are exactly the installs that no page claims and nobody takes back: each once and as it came."""
     log = [*events, FAR]
     joiner, told = Joiner(replace(rules, organic=True)), list[Organic]()
     for offset, event in enumerate(log):
@@ -387,7 +387,7 @@ def test_a_burst_in_parts_changes_nothing(
     for offset, record in enumerate(packed([*events, FAR], sizes)):
         said = whole.feed(record, offset, NOW)
         parts, organics = [], list[Organic]()
-        with patch("stream.join.SLICE", most):
+        with patch("stream.joiner.join.SLICE", most):
             for part in cut.parts(held(record), offset, NOW):
                 assert len(part) <= len(record) + most * (1 + len(record))
                 parts.append(part)
@@ -404,9 +404,9 @@ def test_a_user_with_very_many_pages_and_installs_is_joined_alike(
 ) -> None:
     """Found by item or one by one: the same labels, organic installs and state, in the same order."""
     plain, quick = Joiner(rules), Joiner(rules)
-    with patch("stream.remembered.MANY", many), patch("stream.remembered.FEW", 2):
+    with patch("stream.joiner.join_state.MANY", many), patch("stream.joiner.join_state.FEW", 2):
         for offset, record in enumerate(packed([*events, FAR], sizes)):
-            with patch("stream.remembered.MANY", 10**9):
+            with patch("stream.joiner.join_state.MANY", 10**9):
                 said = plain.feed(record, offset, NOW)
             assert quick.feed(record, offset, NOW) == said
             assert (quick.organic, quick.counts, quick.held_bytes) == (plain.organic, plain.counts, plain.held_bytes)

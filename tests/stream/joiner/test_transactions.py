@@ -13,8 +13,8 @@ from stream.events import Impression, decode_events, encode_record
 from stream.kafka_log import KafkaLog
 from stream.log import START
 from stream.topics import EVENTS
-from tests.stream.join_oracle import net_of
-from tests.stream.test_joiner import World, page, running, until
+from tests.stream.joiner.join_oracle import net_of
+from tests.stream.joiner.test_joiner import World, page, running, until
 from thalweg.span import span
 from thalweg.stack import Stack
 

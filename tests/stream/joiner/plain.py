@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from stream.dead_letters import Outgoing
 from stream.events import Examples, SourceEvent, encode
+from stream.joiner.output_records import EXAMPLES_BYTES_MAX
 from stream.log import partition_of
-from stream.routing import EXAMPLES_BYTES_MAX, Outgoing
 from stream.topics import EXAMPLES
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from stream.events import Examples, Impression, Install, SourceEvent, Tick
-from stream.label_rules import LabelRules
+from stream.joiner.label_rules import LabelRules
 
 Net = dict[tuple[str, int], int]
 

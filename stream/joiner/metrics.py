@@ -7,8 +7,8 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from stream.events import REASONS
-from stream.join import Joiner
-from stream.told import Told, count_reasons
+from stream.joiner.join import Joiner
+from stream.joiner.labels import LabelBatch, count_reasons
 
 EVENTS_READ = Counter("thalweg_joiner_events", "events taken in", ["kind"])
 EXAMPLES_TOLD = Counter("thalweg_joiner_examples", "examples emitted", ["reason"])
@@ -46,7 +46,7 @@ class Tally:
         self.letters["undecodable"] += bad
         self.letters["future"] += ahead
 
-    def add(self, pages: int, installs: int, ticks: int, told: Sequence[Told]) -> None:
+    def add(self, pages: int, installs: int, ticks: int, told: Sequence[LabelBatch]) -> None:
         """One record: events taken in, and labels told."""
         self.kinds["page"] += pages
         self.kinds["install"] += installs
@@ -63,7 +63,7 @@ class Tally:
         self._delays.clear()
 
     def publish(self) -> None:
-        """Move the counts to the meters."""
+        """Move the counts to the metrics."""
         for kind, count in self.kinds.items():
             EVENTS_READ.labels(kind).inc(count)
             self.kinds[kind] = 0

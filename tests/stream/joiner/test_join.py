@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from stream.calendar import NEVER
 from stream.events import (
     INSTALLED,
     LATE_POSITIVE,
@@ -18,11 +17,12 @@ from stream.events import (
     SourceEvent,
     Tick,
 )
-from stream.join import Checkpoint, Joiner
-from stream.label_rules import LabelRules, label_rules
-from stream.shown import Shown
+from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.label_rules import LabelRules, label_rules
+from stream.joiner.raw_impression import RawImpression
+from stream.joiner.timers import NEVER
 from stream.spec import Label, Spec
-from tests.stream.join_oracle import net_of, offline
+from tests.stream.joiner.join_oracle import net_of, offline
 
 RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5)
 FAR = Tick(time_ms=100_000)
@@ -114,7 +114,7 @@ def test_a_user_with_very_many_pages_or_installs_costs_what_it_finds(monkeypatch
     joiner, looked = Joiner(replace(RULES, window_ms=100_000)), list[str]()
     position = joiner._position
 
-    def seen(page: Shown, one: Install) -> int:
+    def seen(page: RawImpression, one: Install) -> int:
         looked.append(page.request_id)
         return position(page, one)
 
@@ -306,7 +306,7 @@ def test_an_install_after_a_retraction_is_a_correction() -> None:
 
 
 def test_an_install_without_a_page_is_organic_when_it_is_forgotten() -> None:
-    """Told then and not before, with the page that it named; not if it was claimed, taken back, or came too late."""
+    """Emitted then and not before, with the page that it named; not if it was claimed, taken back, or came too late."""
     joiner = Joiner(replace(RULES, organic=True))
     joiner.feed([page("r", 100), install("claimed", 105), install("named", 105, request_id="gone")], 0, NOW + 1)
     joiner.feed([install("back", 105, "z"), retraction("back", 106, "z"), Tick(119)], 1, NOW + 2)

@@ -22,7 +22,7 @@ T = TypeVar("T", bound=Timed)
 _time: Final = attrgetter("time_ms")
 
 
-class Calendar(Generic[T]):
+class TimerQueue(Generic[T]):
     """Things in order of event time, then of arrival. What lies further ahead costs 8 bytes each.
 
     The slots that the present has reached are one sorted list, each later one waits unsorted.

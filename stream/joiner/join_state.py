@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import msgspec
 
 from stream.events import Install
-from stream.shown import Shown
+from stream.joiner.raw_impression import RawImpression
 
 MANY: Final = 64  # things of one user: from so many on they are found by item
 _time: Final = attrgetter("time_ms")
@@ -35,26 +35,26 @@ class Counts:
     shed: int = 0  # a page that was forgotten early because memory was full
 
 
-class Mark(msgspec.Struct, gc=False, eq=False):
+class RecordRef(msgspec.Struct, gc=False, eq=False):
     """A record with something in it that is still remembered."""
 
     offset: int
     watermark_ms: int  # before it
-    living: int = 0
+    refcount: int = 0
 
 
-class Held(msgspec.Struct, gc=False, eq=False):
+class PendingInstall(msgspec.Struct, gc=False, eq=False):
     """An install (or a retraction that came before it) and the page that has it now."""
 
     install: Install
     time_ms: int
-    mark: Mark
+    mark: RecordRef
     ingest_ms: int
     retracted: bool
-    page: Shown | None = None
+    page: RawImpression | None = None
     met: bool = False  # a retraction whose install came after it
     again_ms: int = 0  # the latest event time with which it came again
-    after: "Held | None" = None  # the latest retraction of it: stands in its place when it is forgotten
+    after: "PendingInstall | None" = None  # the latest retraction of it: stands in its place when it is forgotten
 
     @property
     def items(self) -> tuple[str]:
@@ -78,11 +78,11 @@ class Again(msgspec.Struct, gc=False, eq=False):
     """A later event time of what is held already: until it is over, a restart that read it alone would take it in."""
 
     time_ms: int
-    mark: Mark
+    mark: RecordRef
     bytes: int
 
 
-T = TypeVar("T", Shown, Held)
+T = TypeVar("T", RawImpression, PendingInstall)
 
 
 class _Several(msgspec.Struct, gc=False, eq=False):
@@ -177,7 +177,7 @@ def _hash(item: str) -> int:
     return hash(item) & 0xFFFF_FFFF  # another in each process: it only says where to look
 
 
-class OfUsers(Generic[T]):
+class UserIndex(Generic[T]):
     """Things of each user, in the order in which they came."""
 
     def __init__(self) -> None:
@@ -221,7 +221,7 @@ class OfUsers(Generic[T]):
             left = things[:place] + things[place + 1 :]
         self.users[user] = left[0] if len(left) == 1 else _Several(left)
 
-    def newest(self, user: str, install: Held, window_ms: int) -> Iterable[T]:
+    def newest(self, user: str, install: PendingInstall, window_ms: int) -> Iterable[T]:
         """The user's, newest first; of very many only those with the install's item and less than a window older."""
         there: Any = self.users.get(user)
         if type(there) is _Several:
@@ -232,7 +232,7 @@ class OfUsers(Generic[T]):
             return found
         return () if there is None else (there,)
 
-    def of(self, user: str, wanted: "Shown | Held") -> Sequence[T]:
+    def of(self, user: str, wanted: "RawImpression | PendingInstall") -> Sequence[T]:
         """The user's, in order; of very many at least those that have an item with the other thing in common."""
         there: Any = self.users.get(user)
         if type(there) is _Many:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.gaps import Gaps
+from stream.joiner.offset_gaps import Gaps
 
 
 @given(st.sets(st.integers(0, 40)), st.lists(st.tuples(st.integers(0, 45), st.integers(0, 12)), max_size=8))

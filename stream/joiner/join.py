@@ -36,13 +36,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from stream.calendar import Calendar
 from stream.events import Examples, Install, Organic, SourceEvent
-from stream.label_rules import LabelRules
-from stream.labelling import Labeller
-from stream.remembered import Again, Counts, Held, Installed, Mark, OfUsers
-from stream.shown import SILENT, HeldEvent, Shown, held
-from stream.told import Row, Told, examples_of
+from stream.joiner.join_state import Again, Counts, Installed, PendingInstall, RecordRef, UserIndex
+from stream.joiner.label_policy import Labeller
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.labels import LabelBatch, Row, examples_of
+from stream.joiner.raw_impression import SILENT, JoinEvent, RawImpression, held
+from stream.joiner.timers import TimerQueue
 
 PAGE_BYTES: Final = 400  # what a page costs beyond its bytes in the log and its ids, at most
 INSTALL_BYTES: Final = 800  # what an install costs beyond its texts, dictionaries included
@@ -97,14 +97,14 @@ class Joiner:
         self._finished_ms = finished_ms
         self._unsure_ms = finished_ms if unsure_ms is None else unsure_ms
         self._bytes_max = 2**62 if rules.bytes_max is None else rules.bytes_max
-        self._marks: deque[Mark] = deque()
-        self._closing: Calendar[Shown] = Calendar()  # open pages
-        self._fresh: list[Shown] = []  # open pages that aren't in there yet
-        self._known: Calendar[Shown | Held | Again] = Calendar()  # closed pages; installs
-        self._pages: tuple[dict[str, Shown], ...] = tuple({} for _ in range(SHARDS))
-        self._installs: dict[str, Held] = {}
-        self._pages_of: OfUsers[Shown] = OfUsers()
-        self._installs_of: OfUsers[Held] = OfUsers()
+        self._marks: deque[RecordRef] = deque()
+        self._closing: TimerQueue[RawImpression] = TimerQueue()  # open pages
+        self._fresh: list[RawImpression] = []  # open pages that aren't in there yet
+        self._known: TimerQueue[RawImpression | PendingInstall | Again] = TimerQueue()  # closed pages; installs
+        self._pages: tuple[dict[str, RawImpression], ...] = tuple({} for _ in range(SHARDS))
+        self._installs: dict[str, PendingInstall] = {}
+        self._pages_of: UserIndex[RawImpression] = UserIndex()
+        self._installs_of: UserIndex[PendingInstall] = UserIndex()
 
     @classmethod
     def start(cls, rules: LabelRules, checkpoint: Checkpoint) -> "Joiner":
@@ -115,9 +115,9 @@ class Joiner:
         """Take one record's events; returns the examples that came of them, in a fixed order."""
         return examples_of(self.take(held(events), offset, ingest_ms))
 
-    def take(self, events: Sequence[HeldEvent], offset: int, ingest_ms: int) -> list[Told]:
+    def take(self, events: Sequence[JoinEvent], offset: int, ingest_ms: int) -> list[LabelBatch]:
         """Take one record's events; returns what is told because of them, in a fixed order."""
-        said: list[Told] = []
+        said: list[LabelBatch] = []
         organic: list[Organic] = []
         for part in self.parts(events, offset, ingest_ms):
             said += part
@@ -125,26 +125,26 @@ class Joiner:
         self.organic = organic
         return said
 
-    def parts(self, events: Sequence[HeldEvent], offset: int, ingest_ms: int) -> Iterator[list[Told]]:
+    def parts(self, events: Sequence[JoinEvent], offset: int, ingest_ms: int) -> Iterator[list[LabelBatch]]:
         """The same in parts, one at least; `organic` is each part's own. The record is taken when there is no further.
 
         One event can close all pages that there are. Between parts whoever writes them can do so.
         """
         marks = self._marks
         assert not marks or offset > marks[-1].offset, (offset, marks[-1].offset)
-        said: list[Told] = []
+        said: list[LabelBatch] = []
         if self.organic:
             self.organic = []
         if self.installed:
             self.installed = []
-        mark = Mark(offset, self.watermark_ms)
+        mark = RecordRef(offset, self.watermark_ms)
         marks.append(mark)
         latest_ms = max(ingest_ms - self._lateness_ms, self.watermark_ms)
         for event in events:
             watermark_ms = event.time_ms - self._lateness_ms
             if watermark_ms > self.watermark_ms:
                 self.watermark_ms = watermark_ms if watermark_ms < latest_ms else latest_ms
-            if type(event) is Shown:
+            if type(event) is RawImpression:
                 if not self._take_page(event, mark, ingest_ms, said):
                     while self._catch_up(ingest_ms, said):
                         yield said
@@ -163,15 +163,15 @@ class Joiner:
             yield said
             said, self.organic = [], []
         self._count(events)
-        if not mark.living:
+        if not mark.refcount:
             marks.pop()
-        while marks and not marks[0].living:
+        while marks and not marks[0].refcount:
             marks.popleft()
         yield said
 
-    def _count(self, events: Sequence[HeldEvent]) -> None:
+    def _count(self, events: Sequence[JoinEvent]) -> None:
         kinds, counts = list(map(type, events)), self.counts
-        counts.pages += (pages := kinds.count(Shown))
+        counts.pages += (pages := kinds.count(RawImpression))
         counts.installs += (installs := kinds.count(Install))
         counts.ticks += len(kinds) - pages - installs
 
@@ -200,7 +200,7 @@ class Joiner:
         """The event time that a silent partition has reached, if event time goes on at the wall's pace."""
         return self.watermark_ms + self._lateness_ms + silence_ms
 
-    def _catch_up(self, ingest_ms: int, said: list[Told]) -> bool:
+    def _catch_up(self, ingest_ms: int, said: list[LabelBatch]) -> bool:
         """Close and forget what the watermark has passed, a slice of it; whether there is more.
 
         It can wait while pages come that it has no bearing on.
@@ -211,7 +211,7 @@ class Joiner:
             self._fresh.clear()
         return self._finish(watermark_ms - self._window_ms, watermark_ms - self._life_ms, ingest_ms, said)
 
-    def _finish(self, closed_ms: int, forgotten_ms: int, ingest_ms: int, said: list[Told]) -> bool:
+    def _finish(self, closed_ms: int, forgotten_ms: int, ingest_ms: int, said: list[LabelBatch]) -> bool:
         """Close pages up to one event time, then forget everything up to another, in order of event time.
 
         No more than a slice of either at once; whether there is more.
@@ -228,7 +228,7 @@ class Joiner:
             return self._known.next_ms <= forgotten_ms
         return False
 
-    def _shed(self, ingest_ms: int, said: list[Told]) -> bool:
+    def _shed(self, ingest_ms: int, said: list[LabelBatch]) -> bool:
         """Raise the floor until memory suffices: what is oldest closes and is forgotten before its time.
 
         Returns True after each slice of it while there is more to do.
@@ -249,7 +249,9 @@ class Joiner:
             if more:
                 return True
 
-    def _take_page(self, page: Shown, mark: Mark, ingest_ms: int, said: list[Told], *, caught_up: bool = False) -> bool:
+    def _take_page(
+        self, page: RawImpression, mark: RecordRef, ingest_ms: int, said: list[LabelBatch], *, caught_up: bool = False
+    ) -> bool:
         """Take a page; False: not yet, the watermark has to be caught up with first."""
         time_ms, watermark_ms = page.time_ms, self.watermark_ms
         if time_ms + self._life_ms <= watermark_ms or time_ms <= self._floor_ms:
@@ -270,7 +272,7 @@ class Joiner:
                     self._hold_again(over_ms, first.mark, self._bytes_of_page(page))
                 return True
         page.mark = mark
-        mark.living += 1
+        mark.refcount += 1
         if time_ms <= self._finished_ms:
             page.state = SILENT
         pages[page.request_id] = page
@@ -286,7 +288,7 @@ class Joiner:
             self._fresh.append(page)
         return True
 
-    def _tell_first(self, page: Shown, ingest_ms: int, said: list[Told]) -> None:
+    def _tell_first(self, page: RawImpression, ingest_ms: int, said: list[LabelBatch]) -> None:
         """What can be told of a page when it comes."""
         rows: list[Row] = []
         waiting = self._installs_of.of(page.user, page)
@@ -295,7 +297,9 @@ class Joiner:
             self._claim(page, one, ingest_ms, rows, said)
         self._labels.say(page, rows, ingest_ms, said)
 
-    def _claim(self, page: Shown, one: Held, ingest_ms: int, rows: list[Row], said: list[Told]) -> None:
+    def _claim(
+        self, page: RawImpression, one: PendingInstall, ingest_ms: int, rows: list[Row], said: list[LabelBatch]
+    ) -> None:
         """Give an install that came first to this page, if the page is a better one than it has."""
         before = one.page
         if one.retracted or one.time_ms + self._waits_ms <= self.watermark_ms:
@@ -311,9 +315,9 @@ class Joiner:
             self._labels.detach(one, ingest_ms, said)
         self._labels.attach(page, position, one, ingest_ms, rows)
 
-    def _take_install(self, install: Install, mark: Mark, ingest_ms: int, said: list[Told]) -> None:
+    def _take_install(self, install: Install, mark: RecordRef, ingest_ms: int, said: list[LabelBatch]) -> None:
         """Take an install; the watermark was caught up with."""
-        one = Held(install, install.time_ms, mark, ingest_ms, install.retracted)
+        one = PendingInstall(install, install.time_ms, mark, ingest_ms, install.retracted)
         if install.time_ms + self._life_ms <= self.watermark_ms or install.time_ms <= self._floor_ms:
             self.counts.late += 1
             self._note(one, late=True)
@@ -346,12 +350,12 @@ class Joiner:
         if not install.retracted:
             self._find_page(one, ingest_ms, said)
 
-    def _remember(self, one: Held) -> None:
-        one.mark.living += 1
+    def _remember(self, one: PendingInstall) -> None:
+        one.mark.refcount += 1
         self.held_bytes += self._bytes_of(one.install)
         self._known.add(one)
 
-    def _note(self, one: Held, late: bool = False) -> None:
+    def _note(self, one: PendingInstall, late: bool = False) -> None:
         """What the user has of the install's item now: the newest time that is remembered and wasn't taken back."""
         user, item = one.install.user, one.install.item
         times = [
@@ -363,10 +367,10 @@ class Joiner:
             times.append(one.time_ms)
         self.installed.append(Installed(user, item, max(times, default=None), not late))
 
-    def _find_page(self, one: Held, ingest_ms: int, said: list[Told]) -> None:
+    def _find_page(self, one: PendingInstall, ingest_ms: int, said: list[LabelBatch]) -> None:
         """Give a new install to the newest remembered page that it belongs to, if there is one."""
         install = one.install
-        pages: Iterable[Shown]
+        pages: Iterable[RawImpression]
         if install.request_id:
             named = self._pages[hash(install.request_id) % SHARDS].get(install.request_id)
             pages = (named,) if named is not None and named.user == install.user else ()
@@ -380,7 +384,7 @@ class Joiner:
                 self._labels.say(page, rows, ingest_ms, said)
                 return
 
-    def _position(self, page: Shown, install: Install) -> int:
+    def _position(self, page: RawImpression, install: Install) -> int:
         """Where on this page the install belongs, -1 if it doesn't."""
         if not page.time_ms <= install.time_ms < page.time_ms + self._window_ms:
             return -1
@@ -388,32 +392,32 @@ class Joiner:
             return -1
         return page.position_of(install.item)
 
-    def _hold_again(self, time_ms: int, mark: Mark, cost: int) -> None:
+    def _hold_again(self, time_ms: int, mark: RecordRef, cost: int) -> None:
         """Keep the commit at this record until an event time is over as for any page."""
-        mark.living += 1
+        mark.refcount += 1
         self.held_bytes += cost
         self._known.add(Again(time_ms, mark, cost))
 
-    def _forget(self, known: list[Shown | Held | Again]) -> None:
+    def _forget(self, known: list[RawImpression | PendingInstall | Again]) -> None:
         pages, pages_of, freed = self._pages, self._pages_of, 0
         for what in known:
-            if type(what) is Shown:
+            if type(what) is RawImpression:
                 what.state |= SILENT
-                what.mark.living -= 1
+                what.mark.refcount -= 1
                 freed += len(what.raw) + len(what.request_id) + len(what.user) + PAGE_BYTES
                 del pages[hash(what.request_id) % SHARDS][what.request_id]
                 pages_of.drop(what.user, what)
-            elif type(what) is Held:
+            elif type(what) is PendingInstall:
                 self._forget_install(what)
             else:
                 assert isinstance(what, Again)
-                what.mark.living -= 1
+                what.mark.refcount -= 1
                 freed += what.bytes
         self.held_bytes -= freed
 
-    def _forget_install(self, one: Held) -> None:
+    def _forget_install(self, one: PendingInstall) -> None:
         install = one.install
-        one.mark.living -= 1
+        one.mark.refcount -= 1
         self.held_bytes -= self._bytes_of(install)
         if one.page is not None:
             self._labels.let_go(one)
@@ -436,7 +440,7 @@ class Joiner:
                 self._installs_of.add(install.user, one.after)
 
     @staticmethod
-    def _bytes_of_page(page: Shown) -> int:
+    def _bytes_of_page(page: RawImpression) -> int:
         return len(page.raw) + len(page.request_id) + len(page.user) + PAGE_BYTES
 
     @staticmethod
@@ -450,7 +454,7 @@ class Joiner:
         """Tells installs apart, whatever their ids are made of."""
         return f"{len(install.user)} {install.user}{install.install_id}"
 
-    def _is_organic(self, one: Held) -> bool:
+    def _is_organic(self, one: PendingInstall) -> bool:
         """Whether an install without a page surely has none, and a joiner before a restart hasn't told it."""
         told = one.time_ms <= self._finished_ms
         return not one.retracted and not told and one.time_ms - self._window_ms >= self._unsure_ms

@@ -17,15 +17,15 @@ from stream.events import (
     encode,
     encode_record,
 )
-from stream.join import Joiner
-from stream.label_rules import LabelRules
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.metrics import Tally
+from stream.joiner.output_records import EXAMPLES_BYTES_MAX, label_records
+from stream.joiner.raw_impression import held
+from stream.joiner.record_processor import POISON_MIN, PoisonWatch, RecordProcessor, ShellRules
 from stream.log import Record, partition_of
-from stream.meters import Tally
-from stream.routing import EXAMPLES_BYTES_MAX
-from stream.shown import held
 from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
-from stream.turn import POISON_MIN, PoisonWatch, ShellRules, Turn, told_records
-from tests.stream.plain import example_records
+from tests.stream.joiner.plain import example_records
 
 T = 1_700_000_000_000
 CAME = T + 10_000
@@ -54,28 +54,28 @@ def test_pages_that_are_hashed_together_have_the_bytes_of_examples(size: int, na
     together = many.feed(events, 0, CAME)
     assert together == singly
     assert sum(len(e.ids) for e in together) == 3 * size
-    told = Turn(ShellRules(), PARTITIONS, None, Tally()).take(Joiner(RULES), record(*events))
+    told = RecordProcessor(ShellRules(), PARTITIONS, None, Tally()).take(Joiner(RULES), record(*events))
     examples = [out for out in told if out.topic == EXAMPLES.name]
     decoded: list[Examples] = [e for out in examples for e in decode_examples(out.value or b"")[0]]
     assert [e.ids for e in decoded] == [e.ids for e in together]
     assert [encode(e.page) for e in decoded] == [encode(e.page) for e in together]
 
 
-def test_told_records_are_those_of_decoded_examples() -> None:
+def test_label_records_are_those_of_decoded_examples() -> None:
     """The quick way to write and the plain one give the same records."""
     events = [page(k, user=f"u{k}") for k in range(6)]
     joiner, plain = Joiner(RULES), Joiner(RULES)
     said = plain.feed([*events, Tick(T + 5_000)], 0, CAME)
     told = joiner.take(held([*events, Tick(T + 5_000)]), 0, CAME)
     for partitions in (1, 3):
-        assert told_records(told, partitions) == example_records(said, partitions)
-        assert told_records(told, partitions, bytes_max=400) == example_records(said, partitions, bytes_max=400)
+        assert label_records(told, partitions) == example_records(said, partitions)
+        assert label_records(told, partitions, bytes_max=400) == example_records(said, partitions, bytes_max=400)
 
 
 def test_many_organic_installs_go_out_by_user_in_records_that_a_batch_can_hold() -> None:
     """However many are forgotten at once: each in its user's partition, in order, no record over the limit."""
     joiner = Joiner(LabelRules("eager", window_ms=1_000, known_ms=1_000, organic=True))
-    turn = Turn(ShellRules(), PARTITIONS, None, Tally())
+    turn = RecordProcessor(ShellRules(), PARTITIONS, None, Tally())
     installs = [Install(f"u{k % 4 + 2}", "x" * 3_000, T + k % 3, f"i{k:03}") for k in range(950)]
     for k in range(5):
         assert {out.topic for out in turn.take(joiner, record(*installs[k::5], offset=k))} == {HISTORIES.name}
@@ -94,7 +94,7 @@ def test_many_organic_installs_go_out_by_user_in_records_that_a_batch_can_hold()
 
 def test_full_memory_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Over its bytes a partition closes its oldest pages; a line says so with what to do, again at each doubling."""
-    turn = Turn(ShellRules(), PARTITIONS, None, Tally())
+    turn = RecordProcessor(ShellRules(), PARTITIONS, None, Tally())
     joiner = Joiner(LabelRules("eager", window_ms=10_000, known_ms=0, bytes_max=3_000))
     told = []
     with caplog.at_level(logging.ERROR):
@@ -107,7 +107,7 @@ def test_full_memory_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> No
 
 def test_full_memory_of_one_partition_is_not_said_again_because_of_another(caplog: pytest.LogCaptureFixture) -> None:
     """Partitions that close pages in turn, each at its own number: every one says it at its own doublings."""
-    turn = Turn(ShellRules(), PARTITIONS, None, Tally())
+    turn = RecordProcessor(ShellRules(), PARTITIONS, None, Tally())
     joiners = [Joiner(LabelRules("eager", window_ms=10_000, known_ms=0, bytes_max=3_000)) for _ in range(2)]
     with caplog.at_level(logging.ERROR):
         for k in range(60):
@@ -139,7 +139,7 @@ def test_nothing_but_poison_for_a_minute_ends_the_joiner() -> None:
 
 def test_one_bad_event_costs_only_itself() -> None:
     """The pages of its record are joined all the same, and it becomes a dead letter with its bytes."""
-    turn, joiner = Turn(ShellRules(), PARTITIONS, None, Tally()), Joiner(RULES)
+    turn, joiner = RecordProcessor(ShellRules(), PARTITIONS, None, Tally()), Joiner(RULES)
     raw = b"\x93" + encode(page(0)) + b"\x92\x03\xa1x" + encode(page(1))
     (letter,) = turn.take(joiner, record(raw=raw))
     assert joiner.open_pages == 2

@@ -16,7 +16,7 @@ CLOSED: Final = 1  # its window is over
 SILENT: Final = 2  # finished before a restart, or forgotten: says nothing
 
 
-class Shown(msgspec.Struct, gc=False, eq=False):
+class RawImpression(msgspec.Struct, gc=False, eq=False):
     """A page as it lies in the log, and what the join knows of it. `told` and `labels` have a bit per position."""
 
     raw: bytes
@@ -56,49 +56,49 @@ _items = msgspec.msgpack.Decoder(_Items)
 _parts = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _install = msgspec.msgpack.Decoder(Install)
 
-HeldEvent = Shown | Install | Tick
+JoinEvent = RawImpression | Install | Tick
 
 
 @cache
 def _scan() -> ModuleType:
     """With numba: a joiner joins its group while it's being loaded. To import it for each record costs 0.7 µs."""
-    from stream import scan
+    from stream.joiner import record_scan
 
-    return scan
+    return record_scan
 
 
-def read_record(raw: bytes) -> tuple[list[HeldEvent], list[tuple[bytes, str]]]:
+def read_record(raw: bytes) -> tuple[list[JoinEvent], list[tuple[bytes, str]]]:
     """What `decode_events` says of a record, pages in the join's form: events in order, and (bytes, reason)."""
     scan = _scan()
     found = scan.plain_events(raw)
     if found is None:
         return read_any(raw)
-    events: list[HeldEvent] = []
+    events: list[JoinEvent] = []
     before_ms, page, install = 0, scan.PAGE, scan.INSTALL
     for tag, begin, end, time_ms, size, request, request_end, user, user_end in found:
         if tag == page:
             request_id, user_id = str(raw[request:request_end], "ascii"), str(raw[user:user_end], "ascii")
             before_ms = time_ms = before_ms if time_ms == before_ms else time_ms  # one number for pages of the same ms
-            events.append(Shown(raw[begin:end], request_id, user_id, time_ms, size))
+            events.append(RawImpression(raw[begin:end], request_id, user_id, time_ms, size))
         else:
             events.append(_install.decode(raw[begin:end]) if tag == install else Tick(time_ms))
     return events, []
 
 
-def read_any(raw: bytes) -> tuple[list[HeldEvent], list[tuple[bytes, str]]]:
+def read_any(raw: bytes) -> tuple[list[JoinEvent], list[tuple[bytes, str]]]:
     """The same for a record of any form, bad ones too, more slowly."""
     events, bad = decode_events(raw)
     if bad:
         return held(events), bad
     return [
-        Shown(bytes(part), e.request_id, e.user, e.time_ms, len(e.items)) if isinstance(e, Impression) else e
+        RawImpression(bytes(part), e.request_id, e.user, e.time_ms, len(e.items)) if isinstance(e, Impression) else e
         for e, part in zip(events, _parts.decode(raw), strict=True)
     ], bad
 
 
-def held(events: Sequence[SourceEvent]) -> list[HeldEvent]:
+def held(events: Sequence[SourceEvent]) -> list[JoinEvent]:
     """Decoded events in the join's form."""
     return [
-        Shown(encode(e), e.request_id, e.user, e.time_ms, len(e.items)) if isinstance(e, Impression) else e
+        RawImpression(encode(e), e.request_id, e.user, e.time_ms, len(e.items)) if isinstance(e, Impression) else e
         for e in events
     ]

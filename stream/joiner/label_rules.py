@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stream.labelling import Policy
+from stream.joiner.label_policy import Policy
 from stream.spec import Spec, duration_ms
 
 

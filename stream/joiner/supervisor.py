@@ -8,14 +8,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from stream.app import JoinerService, partitions_of
 from stream.errors import LogError, LogGap, LogUnavailable, Poisoned
 from stream.health import Health, run_file
-from stream.label_rules import LabelRules
+from stream.joiner.faust_service import JoinerService, partitions_of
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.record_processor import ShellRules, warm_up
 from stream.log import Log
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
-from stream.turn import ShellRules, warm_up
 
 if TYPE_CHECKING:
     from stream.histories import HistoryWriter

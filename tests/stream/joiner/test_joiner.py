@@ -33,12 +33,12 @@ from stream.events import (
 )
 from stream.health import run_file
 from stream.histories import read_histories
+from stream.joiner.label_rules import LabelRules
 from stream.kafka_log import KafkaLog
-from stream.label_rules import LabelRules
 from stream.log import START, Record, partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, TOPICS
-from tests.stream.join_oracle import net_of, offline
+from tests.stream.joiner.join_oracle import net_of, offline
 from thalweg.stack import Stack
 
 QUICK = LabelRules(policy="eager", window_ms=400, known_ms=400)  # soon committed

@@ -2,20 +2,20 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from stream.dead_letters import Outgoing, dead_letter
 from stream.errors import Poisoned
-from stream.events import Impression, Organic, encode, encode_record
-from stream.join import Joiner
-from stream.log import Record, partition_of
-from stream.meters import Tally
-from stream.routing import EXAMPLES_BYTES_MAX, Outgoing, dead_letter, history_record
-from stream.shown import HeldEvent, Shown, read_record
-from stream.told import HEAD, Told, array_head, columns_of, examples_bytes
+from stream.events import Impression, encode, encode_record
+from stream.joiner.join import Joiner
+from stream.joiner.labels import LabelBatch, examples_bytes
+from stream.joiner.metrics import Tally
+from stream.joiner.output_records import history_record, label_records, organic_records
+from stream.joiner.raw_impression import JoinEvent, RawImpression, read_record
+from stream.log import Record
 from stream.topics import EXAMPLES, HISTORIES, ORGANIC
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ POISON_MIN: Final = 20  # so many bad records in a row are more than chance
 
 log = logging.getLogger(__name__)
 _time: Final = attrgetter("time_ms")
-partition_of_user = lru_cache(65_536)(partition_of)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class PoisonWatch:
             )
 
 
-class Turn:
+class RecordProcessor:
     """Takes records of one worker's partitions, one by one."""
 
     def __init__(
@@ -87,20 +86,20 @@ class Turn:
         """The same in parts, one at least: a record that closes very many pages isn't written at once."""
         events, bad = read_record(record.value or b"")
         latest_ms = record.time_ms + self._shell.ahead_ms_max
-        ahead: list[HeldEvent] = []
+        ahead: list[JoinEvent] = []
         if events and max(map(_time, events)) > latest_ms:
             ahead = [event for event in events if event.time_ms > latest_ms]
             events = [event for event in events if event.time_ms <= latest_ms]
         counts = joiner.counts
         shed, pages, installs = counts.shed, counts.pages, counts.installs
-        told: list[Told] = []
+        told: list[LabelBatch] = []
         outgoing: list[Outgoing] = []
         for n, part in enumerate(joiner.parts(events, record.offset, record.time_ms)):
             if n:
                 self._tally.add(0, 0, 0, told)
                 yield outgoing
             told = part
-            outgoing = told_records(told, self._partitions[EXAMPLES.name]) if told else []
+            outgoing = label_records(told, self._partitions[EXAMPLES.name]) if told else []
             if joiner.organic:
                 outgoing += organic_records(joiner.organic, self._partitions[ORGANIC.name])
         if counts.shed != shed:
@@ -135,51 +134,12 @@ class Turn:
 def warm_up() -> None:
     """Load the kernels that a record goes through: the first one must not wait for them."""
     events, _ = read_record(encode_record([Impression("r", 1, "u", ["a"]), Impression("s", 1, "u", ["a"])]))
-    examples_bytes([Told(event, None, 1) for event in events if isinstance(event, Shown)])
+    examples_bytes([LabelBatch(event, None, 1) for event in events if isinstance(event, RawImpression)])
 
 
-def told_records(told: Iterable[Told], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
-    """What one input record led to as one record of `examples` (a partition), cut where it would grow too large."""
-    told = list(told)
-    if partitions == 1:
-        parts = [array_head(len(told))]
-        for one, columns in zip(told, columns_of(told), strict=True):
-            parts += (HEAD, one.page.raw, columns)
-        if len(value := b"".join(parts)) <= bytes_max:
-            return [Outgoing(EXAMPLES.name, 0, value)]
-    users = (t.page.user for t in told)
-    places = [partition_of_user(user, partitions) if partitions > 1 else 0 for user in users]
-    return _packed(EXAMPLES.name, places, examples_bytes(told), bytes_max)
-
-
-def organic_records(organic: Sequence[Organic], partitions: int) -> list[Outgoing]:
-    """What one input record showed to be organic as one record of `organic` a partition, cut likewise."""
-    places = [partition_of_user(one.user, partitions) for one in organic]
-    return _packed(ORGANIC.name, places, list(map(encode, organic)), EXAMPLES_BYTES_MAX)
-
-
-def _packed(topic: str, places: Sequence[int], written: Sequence[bytes], bytes_max: int) -> list[Outgoing]:
-    """Encoded events, each with its partition, as records of at most so many bytes; one event may have more."""
-    records: list[Outgoing] = []
-    waiting: dict[int, list[bytes]] = {}
-    sizes: dict[int, int] = {}
-    for partition, raw in zip(places, written, strict=True):
-        parts = waiting.setdefault(partition, [])
-        if parts and sizes[partition] + len(raw) > bytes_max:
-            records.append(_record(topic, partition, parts))
-            parts = waiting[partition] = []
-        sizes[partition] = len(raw) + (sizes[partition] if parts else 0)
-        parts.append(raw)
-    return records + [_record(topic, partition, parts) for partition, parts in waiting.items()]
-
-
-def _record(topic: str, partition: int, parts: Sequence[bytes]) -> Outgoing:
-    return Outgoing(topic, partition, b"".join((array_head(len(parts)), *parts)))
-
-
-def _from_the_future(event: HeldEvent, record: Record) -> tuple[bytes, str, str]:
+def _from_the_future(event: JoinEvent, record: Record) -> tuple[bytes, str, str]:
     """An event that would throw the watermark forward: its bytes, the error, and why."""
-    raw = event.raw if isinstance(event, Shown) else encode(event)
+    raw = event.raw if isinstance(event, RawImpression) else encode(event)
     return (
         raw,
         "FromTheFuture",

@@ -33,18 +33,18 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.tables import TableManager
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, credentials_to_aiokafka_auth
 
-from stream import meters
 from stream.errors import LogError, LogUnavailable, SettingsError
-from stream.gaps import Gaps
-from stream.join import Checkpoint
-from stream.label_rules import LabelRules
+from stream.joiner import metrics
+from stream.joiner.assigned_partitions import AssignedPartitions
+from stream.joiner.commit_metadata import checkpoint_of, metadata_of
+from stream.joiner.join import Checkpoint
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.offset_gaps import Gaps
+from stream.joiner.outbox import Outbox
+from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.log import Record
-from stream.outbox import Outbox
-from stream.routing import checkpoint_of, metadata_of
 from stream.settings import Settings
-from stream.share import Share
 from stream.topics import EVENTS
-from stream.turn import ShellRules, Turn
 
 if TYPE_CHECKING:
     from stream.histories import HistoryWriter  # redis: loaded by whoever has one
@@ -219,9 +219,11 @@ class JoinerService:
         self.shell = shell
         self.histories = histories
         self.failure: BaseException | None = None
-        self.tally = meters.Tally()
+        self.tally = metrics.Tally()
         self._outbox = Outbox(lambda: self.app.producer._ensure_producer(), settings.topic, self.fail)  # type: ignore[attr-defined]
-        self.share = Share(rules, shell, Turn(shell, partitions, histories, self.tally), self._outbox.put)
+        self.share = AssignedPartitions(
+            rules, shell, RecordProcessor(shell, partitions, histories, self.tally), self._outbox.put
+        )
         self._queue: Any = None
         self._revocations = 0
         self._starts: dict[int, tuple[int, int]] = {}  # first offset of a partition, and how far it was read by then
@@ -279,7 +281,7 @@ class JoinerService:
             return  # it was left
         gaps.taken(at, message.offset)
         if self._revoked_at is not None:
-            meters.REBALANCE.set(time.monotonic() - self._revoked_at)
+            metrics.REBALANCE.set(time.monotonic() - self._revoked_at)
             self._revoked_at = None
 
     # --- partitions come and go ----------------------------------------------------------------------------
@@ -328,7 +330,7 @@ class JoinerService:
         self._revoked_at = time.monotonic()
         if revoked and not self._thread._consumer._coordinator.member_id:
             self._expelled()
-        meters.REBALANCES.inc()
+        metrics.REBALANCES.inc()
         self.share.drop(at.partition for at in revoked)
         if isinstance(self.failure, SettingsError):
             threading.excepthook = lambda _: None  # Faust's thread ends here: where it was is nobody's business
@@ -406,7 +408,7 @@ class JoinerService:
         self.share.measure(time.time(), self._end_of)
         self.tally.publish()
         if self.histories is not None:
-            meters.HISTORIES_WAITING.set(self.histories.waiting)
+            metrics.HISTORIES_WAITING.set(self.histories.waiting)
 
     async def run(self) -> None:
         """Serve until stopped. Raises what broke it."""

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream.events import Impression, Install, SourceEvent, Tick, encode_record
-from stream.scan import ITEMS_SCANNED, plain_events
-from stream.shown import HeldEvent, Shown, read_any, read_record
+from stream.joiner.raw_impression import JoinEvent, RawImpression, read_any, read_record
+from stream.joiner.record_scan import ITEMS_SCANNED, plain_events
 
 texts = st.text(max_size=40) | st.sampled_from(["r" * 31, "r" * 32, "r" * 300])
 times = st.sampled_from([0, 1, 127, 128, 65_536, 1_700_000_000_000, 4_102_444_800_000, 2**63])
@@ -25,9 +25,9 @@ INSTALL = Install("user", "a", 1_700_000_000_001, "i", "request", True)
 PLAIN: list[SourceEvent] = [PAGE, INSTALL, Tick(5)]
 
 
-def plainly(read: tuple[list[HeldEvent], list[tuple[bytes, str]]]) -> Any:
+def plainly(read: tuple[list[JoinEvent], list[tuple[bytes, str]]]) -> Any:
     """What was read, in a form that can be compared."""
-    return [msgspec.structs.astuple(e) if isinstance(e, Shown) else e for e in read[0]], read[1]
+    return [msgspec.structs.astuple(e) if isinstance(e, RawImpression) else e for e in read[0]], read[1]
 
 
 @settings(max_examples=500, deadline=None)

@@ -5,9 +5,9 @@ from functools import cache
 from typing import Literal
 
 from stream.events import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
-from stream.remembered import Held
-from stream.shown import CLOSED, SILENT, Shown
-from stream.told import Row, Told
+from stream.joiner.join_state import PendingInstall
+from stream.joiner.labels import LabelBatch, Row
+from stream.joiner.raw_impression import CLOSED, SILENT, RawImpression
 
 Policy = Literal["wait", "eager", "fake_negative"]
 
@@ -28,7 +28,7 @@ class Labeller:
         self._waits = policy == "wait"
         self._tells_first = policy == "fake_negative"
 
-    def open(self, page: Shown, waiting: bool, ingest_ms: int, rows: list[Row], said: list[Told]) -> None:
+    def open(self, page: RawImpression, waiting: bool, ingest_ms: int, rows: list[Row], said: list[LabelBatch]) -> None:
         """A page has come; `waiting`: installs that may be its own came before it, so more rows will follow."""
         if not self._tells_first:
             return
@@ -37,9 +37,9 @@ class Labeller:
         else:
             page.told = _all_told(page.size)
             if not page.state & SILENT:
-                said.append(Told(page, None, ingest_ms))
+                said.append(LabelBatch(page, None, ingest_ms))
 
-    def close(self, pages: Iterable[Shown], ingest_ms: int, said: list[Told]) -> None:
+    def close(self, pages: Iterable[RawImpression], ingest_ms: int, said: list[LabelBatch]) -> None:
         """The windows of these pages are over: tell what is still untold."""
         for page in pages:
             page.state |= CLOSED
@@ -50,16 +50,16 @@ class Labeller:
             else:
                 page.told = _all_told(page.size)
                 if not page.state & SILENT:
-                    said.append(Told(page, None, ingest_ms))
+                    said.append(LabelBatch(page, None, ingest_ms))
 
-    def attach(self, page: Shown, position: int, one: Held, ingest_ms: int, rows: list[Row]) -> None:
+    def attach(self, page: RawImpression, position: int, one: PendingInstall, ingest_ms: int, rows: list[Row]) -> None:
         """An install belongs to this page now."""
         one.page = page
-        page.mark.living += self._holds
+        page.mark.refcount += self._holds
         page.installs += ((position, one.install.install_id, one.ingest_ms),)
         self._relabel(page, position, one, ingest_ms, rows)
 
-    def detach(self, one: Held, ingest_ms: int, said: list[Told]) -> None:
+    def detach(self, one: PendingInstall, ingest_ms: int, said: list[LabelBatch]) -> None:
         """An install was taken back, or found a better page: it leaves the page that it has, if any."""
         page = one.page
         if page is None:
@@ -73,17 +73,19 @@ class Labeller:
         self._relabel(page, position, one, ingest_ms, rows)
         self.say(page, rows, ingest_ms, said)
 
-    def let_go(self, one: Held) -> None:
+    def let_go(self, one: PendingInstall) -> None:
         """An install leaves its page, or is forgotten."""
         if one.page is not None:
-            one.page.mark.living -= self._holds
+            one.page.mark.refcount -= self._holds
 
-    def say(self, page: Shown, rows: list[Row], ingest_ms: int, said: list[Told]) -> None:
+    def say(self, page: RawImpression, rows: list[Row], ingest_ms: int, said: list[LabelBatch]) -> None:
         """Tell these rows, if there are any and the page has a say."""
         if rows and not page.state & SILENT:
-            said.append(Told(page, rows, ingest_ms))
+            said.append(LabelBatch(page, rows, ingest_ms))
 
-    def _relabel(self, page: Shown, position: int, cause: Held, ingest_ms: int, rows: list[Row]) -> None:
+    def _relabel(
+        self, page: RawImpression, position: int, cause: PendingInstall, ingest_ms: int, rows: list[Row]
+    ) -> None:
         """Tell the label at `position` if it differs from the one told and the policy wants it told now."""
         bit = 1 << position
         label = bit if any(place == position for place, *_ in page.installs) else 0
@@ -100,7 +102,7 @@ class Labeller:
         page.labels = page.labels & ~bit | label
         rows.append((position, 1 if label else 0, reason, cause.install.install_id, ingest_ms))
 
-    def _tell_rest(self, page: Shown, ingest_ms: int, rows: list[Row]) -> None:
+    def _tell_rest(self, page: RawImpression, ingest_ms: int, rows: list[Row]) -> None:
         """Tell every label that wasn't told yet."""
         for position in range(page.size):
             bit = 1 << position

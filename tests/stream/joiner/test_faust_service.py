@@ -15,7 +15,7 @@ from aiokafka.consumer.fetcher import FetchResult
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from kafka import TopicPartition
 
-from stream.app import BATCH_BYTES, FETCH_WAIT_MS, JoinerService, make_app, spare_tasks
+from stream.dead_letters import ORIGINAL_BYTES_MAX, dead_letter
 from stream.errors import LogError, LogGap
 from stream.events import (
     DeadLetter,
@@ -27,14 +27,14 @@ from stream.events import (
     decode_examples,
     encode_record,
 )
-from stream.gaps import Gaps
-from stream.join import SLICE
-from stream.label_rules import LabelRules
+from stream.joiner.faust_service import BATCH_BYTES, FETCH_WAIT_MS, JoinerService, make_app, spare_tasks
+from stream.joiner.join import SLICE
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.offset_gaps import Gaps
+from stream.joiner.record_processor import ShellRules
 from stream.log import Record
-from stream.routing import ORIGINAL_BYTES_MAX, dead_letter
 from stream.settings import Settings
 from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES
-from stream.turn import ShellRules
 
 RULES = LabelRules(policy="eager", window_ms=1_000, known_ms=1_000)
 LIFE = {"window_ms": 1_000, "known_ms": 1_000}
@@ -208,7 +208,7 @@ def test_who_is_told_to_stop_does_not_wait_for_a_broker_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The last commit isn't stored, which is said; it's no failure."""
-    monkeypatch.setattr("stream.app.LAST_COMMIT_S", 0.05)
+    monkeypatch.setattr("stream.joiner.faust_service.LAST_COMMIT_S", 0.05)
     paper = Paper(confirming=False)
     service = service_on(paper, tmp_path)
 
@@ -328,7 +328,7 @@ def test_offsets_without_a_record_are_no_hole(tmp_path: Path, monkeypatch: pytes
         paper = Paper()
         service = service_on(paper, tmp_path)
         at, gaps = TopicPartition("events", 0), Gaps()
-        monkeypatch.setattr("stream.app.gaps", gaps)
+        monkeypatch.setattr("stream.joiner.faust_service.gaps", gaps)
         gaps.note(at, 0, [0, 2, 4], 6)
         gaps.note(at, 6, [8], 9)
         for offset in (0, 2, 4, 8):
@@ -496,8 +496,8 @@ def test_two_joiners_of_one_name_do_not_fight_for_ever(
 ) -> None:
     """Who is expelled again and again ends, and says why; now and then that happens, and rebalances are nothing."""
     now = [1_000.0]
-    monkeypatch.setattr("stream.app.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("stream.app.LEAVE_S", 0.0)
+    monkeypatch.setattr("stream.joiner.faust_service.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("stream.joiner.faust_service.LEAVE_S", 0.0)
     monkeypatch.setattr("threading.excepthook", threading.excepthook)  # what is set is put back
 
     async def story() -> BaseException | None:
@@ -588,7 +588,7 @@ def test_a_partition_that_ends_with_a_marker_is_read_to_its_end(
 
     async def story() -> None:
         paper, gaps, at = Paper(), Gaps(), TopicPartition("events", 0)
-        monkeypatch.setattr("stream.app.gaps", gaps)
+        monkeypatch.setattr("stream.joiner.faust_service.gaps", gaps)
         service = service_on(paper, tmp_path)
         gaps.note(at, 0, [0], 1)
         await take(service, message(0, page("r")))
@@ -627,7 +627,7 @@ class Read:
 def test_what_aiokafka_hands_over_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is cut in the middle, where nothing but markers was fetched, and not where it is refused."""
     make_app(Settings(kafka="127.0.0.1:1", local=tmp_path))
-    monkeypatch.setattr("stream.app.gaps", gaps := Gaps())
+    monkeypatch.setattr("stream.joiner.faust_service.gaps", gaps := Gaps())
     at = TopicPartition("events", 0)
     state = SimpleNamespace(paused=False, position=3)
     state.consumed_to = lambda position: setattr(state, "position", position)

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from stream import meters
+from stream.dead_letters import Outgoing
 from stream.errors import LogError, LogGap
 from stream.events import Tick, encode_record
-from stream.join import Checkpoint, Joiner
-from stream.label_rules import LabelRules
+from stream.joiner import metrics
+from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.log import Record
-from stream.routing import Outgoing
 from stream.topics import EVENTS
-from stream.turn import ShellRules, Turn
 
 OUT_OF_TURN_S: Final = 10.0  # so long the next record may not come, while others do
 
@@ -39,10 +39,12 @@ class Owned:
     waits_since: float | None = None  # for the next offset, while others come
 
 
-class Share:
+class AssignedPartitions:
     """The partitions of one worker. `put` takes what has to be written."""
 
-    def __init__(self, rules: LabelRules, shell: ShellRules, turn: Turn, put: Callable[[Outgoing], None]) -> None:
+    def __init__(
+        self, rules: LabelRules, shell: ShellRules, turn: RecordProcessor, put: Callable[[Outgoing], None]
+    ) -> None:
         self.owned: dict[int, Owned] = {}
         self._rules = rules
         self._shell = shell
@@ -59,7 +61,7 @@ class Share:
         """Forget these: whoever gets them reads them again from the commit."""
         for partition in partitions:
             self.owned.pop(partition, None)
-            meters.forget(partition)
+            metrics.forget(partition)
 
     @staticmethod
     def jumps(owned: Owned, begin: int) -> bool:
@@ -140,4 +142,4 @@ class Share:
             first = owned.joiner.hold_offset()
             held = 0 if first is None else at - first
             lag = max(0, (end_of(partition) or 0) - at)
-            meters.measure(partition, owned.joiner, held, lag, now_s)
+            metrics.measure(partition, owned.joiner, held, lag, now_s)
