@@ -181,6 +181,7 @@ class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
 
 
 SourceEvent = Impression | Install | Tick
+BadPart = tuple[bytes, str]  # what can't be taken, and the reason
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
@@ -235,6 +236,24 @@ def decode_events(raw: bytes) -> tuple[list[SourceEvent], list[tuple[bytes, str]
     One bad event costs only itself; a record that isn't a list of events is bad as a whole.
     """
     return _decode_record(raw, _sources, _source, check_source, EVENT_BYTES_MAX)
+
+
+def decode_parts(raw: bytes) -> tuple[list[tuple[int, int, SourceEvent]], list[BadPart]]:
+    """The same with where each event begins and ends in the record."""
+    events, bad = decode_events(raw)
+    if not events:
+        return [], bad
+    parts = [bytes(part) for part in _raws.decode(raw)]
+    refused, good = iter([part for part, _ in bad] + [None]), iter(events)
+    found: list[tuple[int, int, SourceEvent]] = []
+    begin, next_refused = len(raw) - sum(map(len, parts)), next(refused)
+    for part in parts:
+        if part == next_refused:
+            next_refused = next(refused)
+        else:
+            found.append((begin, begin + len(part), next(good)))
+        begin += len(part)
+    return found, bad
 
 
 def decode_examples(raw: bytes) -> tuple[list[Examples], list[tuple[bytes, str]]]:

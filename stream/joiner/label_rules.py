@@ -1,9 +1,11 @@
 """How a spec wants its labels told, in the numbers that the join works with."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from stream.joiner.label_policy import Policy
 from stream.spec import Spec, duration_ms
+
+Policy = Literal["wait", "eager", "fake_negative"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,8 @@ class LabelRules:
     `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
     `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
     pages that come after it in the log (None: as long as it is remembered). `bytes_max`: what one partition may
-    remember (None: no limit). `organic`: installs that no page claimed are told.
+    remember (None: no limit). `organic`: installs that no page claimed are told. `skew_ms`: how long before its page an install
+    may be stamped that names it: clocks differ.
     """
 
     policy: Policy = "eager"
@@ -24,6 +27,7 @@ class LabelRules:
     early_ms: int | None = None
     bytes_max: int | None = None
     organic: bool = False
+    skew_ms: int = 1_000
 
     @property
     def life_ms(self) -> int:

@@ -1,4 +1,4 @@
-"""What a join has told, and the bytes of it: pages travel on as they came, ids of untouched pages are hashed together.
+"""Labels that are emitted, and the bytes of them: pages travel on as they came, whole negative pages by one kernel.
 
 The bytes are those of `events.encode(Examples(...))`, without an object per item.
 """
@@ -10,20 +10,34 @@ from typing import Final
 
 import msgspec
 
+from stream.errors import BadEvent
 from stream.events import WINDOW_CLOSED, Examples, decode_examples, encode_values, example_id
-from stream.joiner.raw_impression import RawImpression
+from stream.joiner.bodies import Bodies
+from stream.joiner.raw_impression import PageRef
 
 HEAD: Final = b"\x98\x04"  # an array of eight, the first the tag of Examples
 
-Row = tuple[int, int, int, str, int]  # position, label, reason, install id, ingest ms
+# Position, label, reason, install id, ingest ms, position in the id: that of the page whose items it continues.
+Row = tuple[int, int, int, str, int, int]
 
 
 class LabelBatch(msgspec.Struct, gc=False):
-    """Labels of one page, told at once. Without `rows`: every item is negative, its window closed at `ingest_ms`."""
+    """Labels of one page, emitted at once. Without `rows`: every item is negative, its window closed at `ingest_ms`."""
 
-    page: RawImpression
+    page: PageRef
     rows: list[Row] | None
     ingest_ms: int
+
+
+class _Head(msgspec.Struct, array_like=True, tag=1):
+    """A page up to its user."""
+
+    request_id: str
+    time_ms: int
+    user: str
+
+
+_head = msgspec.msgpack.Decoder(_Head)
 
 
 @cache
@@ -34,53 +48,77 @@ def _kernels() -> ModuleType:
     return negative_encoder
 
 
-def columns_of(told: Sequence[LabelBatch]) -> list[bytes]:
-    """What follows HEAD and the page in the Examples of each."""
-    clean = [t for t in told if t.rows is None] if len(told) > 1 else []
-    untouched = iter(
-        _kernels().untouched_columns(
-            [t.page.request_id for t in clean], [t.page.size for t in clean], [t.ingest_ms for t in clean]
-        )
-        if clean
-        else ()
-    )
-    return [(next(untouched, b"") if t.rows is None else b"") or _columns(t) for t in told]
+def missing(batches: Sequence[LabelBatch], bodies: Bodies) -> list[int]:
+    """The offsets of records that have to be read again before these labels can be written, in order."""
+    wanted = {batch.page.offset for batch in batches}
+    return sorted(offset for offset in wanted if bodies.get(offset) is None)
 
 
-def examples_bytes(told: Sequence[LabelBatch]) -> list[bytes]:
-    """Each as the bytes of an Examples."""
-    return [b"".join((HEAD, t.page.raw, columns)) for t, columns in zip(told, columns_of(told), strict=True)]
-
-
-def examples_of(told: Sequence[LabelBatch]) -> list[Examples]:
-    """Each as an Examples."""
-    found: list[Examples] = []
-    for raw in examples_bytes(told):
-        found += decode_examples(b"\x91" + raw)[0]
+def pages_of(batches: Sequence[LabelBatch], bodies: Bodies) -> list[bytes]:
+    """The pages as they lie in the log. Their records must be at hand."""
+    found = []
+    for batch in batches:
+        page, raw = batch.page, bodies.get(batch.page.offset)
+        assert raw is not None, page
+        found.append(raw[page.begin : page.begin + page.length])
     return found
 
 
-def count_reasons(told: Sequence[LabelBatch], counts: list[int]) -> None:
+def user_of(page: bytes) -> str:
+    """Whose page it is."""
+    return _head.decode(page).user
+
+
+def examples_bytes(batches: Sequence[LabelBatch], pages: Sequence[bytes]) -> list[bytes]:
+    """Each as the bytes of an Examples; `pages` as they lie in the log."""
+    whole = [k for k, batch in enumerate(batches) if batch.rows is None] if len(batches) > 1 else []
+    written = dict(
+        zip(
+            whole,
+            _kernels().negative_examples(
+                [pages[k] for k in whole], [batches[k].page.size for k in whole], [batches[k].ingest_ms for k in whole]
+            ),
+            strict=True,
+        )
+        if whole
+        else ()
+    )
+    return [
+        written.get(k) or b"".join((HEAD, pages[k], _columns(batch, pages[k]))) for k, batch in enumerate(batches)
+    ]
+
+
+def examples_of(batches: Sequence[LabelBatch], bodies: Bodies) -> list[Examples]:
+    """Each as an Examples. Raises BadEvent where a page isn't what the join took it for."""
+    found: list[Examples] = []
+    for raw in examples_bytes(batches, pages_of(batches, bodies)):
+        examples, bad = decode_examples(b"\x91" + raw)
+        if bad:
+            raise BadEvent(f"labels that can't be read: {bad[0][1]}")
+        found += examples
+    return found
+
+
+def count_reasons(batches: Sequence[LabelBatch], counts: list[int]) -> None:
     """Add the number of examples per reason."""
-    for t in told:
-        if t.rows is None:
-            counts[WINDOW_CLOSED] += t.page.size
+    for batch in batches:
+        if batch.rows is None:
+            counts[WINDOW_CLOSED] += batch.page.size
         else:
-            for row in t.rows:
+            for row in batch.rows:
                 counts[row[2]] += 1
 
 
-def rows_of(t: LabelBatch) -> list[Row]:
+def rows_of(batch: LabelBatch) -> list[Row]:
     """Its rows in full."""
-    return t.rows or [(position, 0, WINDOW_CLOSED, "", t.ingest_ms) for position in range(t.page.size)]
+    return batch.rows or [(k, 0, WINDOW_CLOSED, "", batch.ingest_ms, k) for k in range(batch.page.size)]
 
 
-def _columns(t: LabelBatch) -> bytes:
-    rows = rows_of(t)
-    request_id = t.page.request_id
-    positions, labels, reasons, _, ingests = zip(*rows, strict=True)
-    ids = [example_id(request_id, p, r, i) for p, _, r, i, _ in rows]
-    return encode_values(ids, positions, labels, [1.0] * len(rows), reasons, ingests)
+def _columns(batch: LabelBatch, page: bytes) -> bytes:
+    request_id = _head.decode(page).request_id
+    positions, labels, reasons, installs, ingests, places = zip(*rows_of(batch), strict=True)
+    ids = [example_id(request_id, *row) for row in zip(places, reasons, installs, strict=True)]
+    return encode_values(ids, positions, labels, [1.0] * len(ids), reasons, ingests)
 
 
 def array_head(size: int) -> bytes:

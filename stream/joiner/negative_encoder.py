@@ -1,4 +1,4 @@
-"""The labels of pages that nothing was installed from, written in the form of an Examples by one kernel.
+"""Pages of which every item is negative, written in the form of an Examples by one kernel.
 
 In a file of its own because numba takes longer to load than anything else in a joiner.
 """
@@ -9,33 +9,30 @@ from typing import Any, Final
 import numpy as np
 
 from stream.events import ITEMS_MAX, REASONS, WINDOW_CLOSED
+from stream.joiner.record_scan import list_at, text_at
 from stream.table import kernel
 from stream.xxh3 import LENGTH_MAX, xxh3_64
 
 REQUEST_ID_MAX: Final = LENGTH_MAX - 8  # bytes; the hash in batches takes no more
-PAGE_MORE_BYTES: Final = 24  # the heads of an Examples and of its columns
+PAGE_MORE_BYTES: Final = 24 + 2  # the heads of an Examples and of its columns
 ITEM_BYTES: Final = 9 + 3 + 1 + 9 + 1 + 9  # in all columns
 
 
-def untouched_columns(request_ids: Sequence[str], sizes: Sequence[int], ingests: Sequence[int]) -> list[bytes]:
-    """What follows each page in its Examples; empty where the kernel can't say it.
+def negative_examples(pages: Sequence[bytes], sizes: Sequence[int], ingests: Sequence[int]) -> list[bytes]:
+    """Each page as the bytes of an Examples; empty where the kernel can't write it.
 
-    `sizes`: the pages' numbers of items; `ingests`: ms, all labels' own.
+    `pages`: as they lie in the log; `sizes`: their numbers of items; `ingests`: ms, all labels' own.
     """
-    count = len(request_ids)
+    count = len(pages)
     if not count:
         return []
     number, ingest = np.fromiter(sizes, np.int64, count), np.fromiter(ingests, np.int64, count)
-    ids: Sequence[str | bytes] = request_ids
-    text = "".join(request_ids).encode()
-    if not text.isascii():
-        ids = [request_id.encode() for request_id in request_ids]
-    ends = np.cumsum(np.fromiter(map(len, ids), np.int64, count))
-    written = np.empty(count * PAGE_MORE_BYTES + int(number.sum()) * ITEM_BYTES, np.uint8)
-    _write_pages(np.frombuffer(text, np.uint8), ends, number, ingest, written)
-    whole, begin, found = written.tobytes(), 0, []
+    ends = np.cumsum(np.fromiter(map(len, pages), np.int64, count))
+    written = np.empty(int(ends[-1]) + count * PAGE_MORE_BYTES + int(number.sum()) * ITEM_BYTES, np.uint8)
+    _write_pages(np.frombuffer(b"".join(pages), np.uint8), ends, number, ingest, written)
+    whole, begin, found = memoryview(written), 0, []
     for end in ends.tolist():  # where each ends now
-        found.append(whole[begin:end])
+        found.append(bytes(whole[begin:end]))
         begin = end
     return found
 
@@ -110,20 +107,24 @@ def _put_columns(written: Any, at: Any, size: Any, ingest_ms: Any) -> Any:
 
 
 @kernel
-def _write_pages(ids: Any, ends: Any, sizes: Any, ingests: Any, written: Any) -> None:
-    """Write the columns of each page: `ids` uint8 [bytes of all request ids], the others int64 [pages].
+def _write_pages(pages: Any, ends: Any, sizes: Any, ingests: Any, written: Any) -> None:
+    """Write each page and its columns: `pages` uint8 [bytes of all], the others int64 [pages].
 
-    `ends`: where each ends in `ids`; then where its columns end in `written`. Of no length: its request id can't be
-    hashed here.
+    `ends`: where each ends in `pages`; then where it ends in `written`. Of no length: its request id can't be hashed
+    here.
     """
     text = np.zeros(LENGTH_MAX, np.uint8)
     begin = at = np.int64(0)
     for page in range(ends.shape[0]):
         end = ends[page]
-        if begin < end <= begin + REQUEST_ID_MAX:
-            text[: end - begin] = ids[begin:end]
-            at = _put_head(written, at, sizes[page])
-            at = _put_ids(written, at, text, end - begin, sizes[page])
+        _, first = list_at(pages, begin)
+        name, name_end = text_at(pages, first + 1)
+        if name < name_end <= name + REQUEST_ID_MAX:
+            text[: name_end - name] = pages[name:name_end]
+            written[at], written[at + 1] = 0x98, 4  # an array of eight, the first the tag of Examples
+            written[at + 2 : at + 2 + end - begin] = pages[begin:end]
+            at = _put_head(written, at + 2 + end - begin, sizes[page])
+            at = _put_ids(written, at, text, name_end - name, sizes[page])
             at = _put_columns(written, at, sizes[page], ingests[page])
         ends[page], begin = at, end
 

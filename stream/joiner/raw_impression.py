@@ -1,62 +1,52 @@
-"""Events in the form that the join holds: a page is the bytes that the log has of it, and what the join must know.
-
-Decoded pages are checked and thrown away: kept as bytes, a page costs a third, and goes out again as it came.
-"""
+"""Events in the form that the join reads: columns of numbers, and the bytes of the record in which they lie."""
 
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any, Final
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from stream.events import Impression, Install, SourceEvent, Tick, decode_events, encode
-
-CLOSED: Final = 1  # its window is over
-SILENT: Final = 2  # finished before a restart, or forgotten: says nothing
+from stream.events import BadPart, Impression, Install, SourceEvent, decode_parts, encode_record
 
 
-class RawImpression(msgspec.Struct, gc=False, eq=False):
-    """A page as it lies in the log, and what the join knows of it. `told` and `labels` have a bit per position."""
+class RecordEvents(NamedTuple):
+    """The events of a record: `columns` int64 [events, COLUMNS] of `record_scan`, `hashes` int64 of items.
 
+    `raw`: the record; an event is raw[BEGIN:END].
+    """
+
+    columns: npt.NDArray[np.int64]
+    hashes: npt.NDArray[np.int64]
     raw: bytes
-    request_id: str
-    user: str
-    time_ms: int
-    size: int  # number of items
-    mark: Any = None  # the record it stood in
-    told: int = 0
-    labels: int = 0
-    installs: tuple[tuple[int, str, int], ...] = ()  # position, install id, ingest ms, oldest first
-    state: int = 0  # CLOSED, SILENT, or both: one field for 16 bytes less
 
-    @property
-    def items(self) -> list[str]:
-        """What it shows, decoded anew."""
-        return _items.decode(self.raw).items
+    def __len__(self) -> int:
+        """Number of events."""
+        return len(self.columns)
 
-    def position_of(self, item: str) -> int:
-        """Where the item stands on the page, -1 if it doesn't."""
-        if item.encode() not in self.raw:  # cheap, and true of most pages
-            return -1
-        items = self.items
-        return items.index(item) if item in items else -1
+    def bytes_of(self, event: int) -> bytes:
+        """An event as it lies in the log."""
+        begin, end = self.columns[event, 1:3].tolist()
+        return self.raw[begin:end]
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> "RecordEvents":
+        """Only these events."""
+        return self._replace(columns=self.columns[chosen])
 
 
-class _Items(msgspec.Struct, array_like=True, tag=1):
-    """A page up to its items."""
+class PageRef(msgspec.Struct, gc=False, eq=False, frozen=True):
+    """Where the log has a page, and how much of it: the record's offset, begin and length in the record, its items.
 
-    request_id: msgspec.Raw
-    time_ms: msgspec.Raw
-    user: msgspec.Raw
-    items: list[str]
+    `base`: how many items earlier pages under its request id have; its own positions continue theirs.
+    """
 
-
-_items = msgspec.msgpack.Decoder(_Items)
-_parts = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_install = msgspec.msgpack.Decoder(Install)
-
-JoinEvent = RawImpression | Install | Tick
+    offset: int
+    begin: int
+    length: int
+    size: int
+    base: int = 0
 
 
 @cache
@@ -67,38 +57,54 @@ def _scan() -> ModuleType:
     return record_scan
 
 
-def read_record(raw: bytes) -> tuple[list[JoinEvent], list[tuple[bytes, str]]]:
-    """What `decode_events` says of a record, pages in the join's form: events in order, and (bytes, reason)."""
-    scan = _scan()
-    found = scan.plain_events(raw)
+def read_record(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
+    """The events of a record in order, and what of it can't be taken: (bytes, reason)."""
+    found = _scan().plain_events(raw)
     if found is None:
         return read_any(raw)
-    events: list[JoinEvent] = []
-    before_ms, page, install = 0, scan.PAGE, scan.INSTALL
-    for tag, begin, end, time_ms, size, request, request_end, user, user_end in found:
-        if tag == page:
-            request_id, user_id = str(raw[request:request_end], "ascii"), str(raw[user:user_end], "ascii")
-            before_ms = time_ms = before_ms if time_ms == before_ms else time_ms  # one number for pages of the same ms
-            events.append(RawImpression(raw[begin:end], request_id, user_id, time_ms, size))
-        else:
-            events.append(_install.decode(raw[begin:end]) if tag == install else Tick(time_ms))
-    return events, []
+    return RecordEvents(*found, raw), []
 
 
-def read_any(raw: bytes) -> tuple[list[JoinEvent], list[tuple[bytes, str]]]:
+def read_any(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
     """The same for a record of any form, bad ones too, more slowly."""
-    events, bad = decode_events(raw)
-    if bad:
-        return held(events), bad
-    return [
-        RawImpression(bytes(part), e.request_id, e.user, e.time_ms, len(e.items)) if isinstance(e, Impression) else e
-        for e, part in zip(events, _parts.decode(raw), strict=True)
-    ], bad
+    parts, bad = decode_parts(raw)
+    scan = _scan()
+    columns = np.zeros((len(parts), scan.COLUMNS), np.int64)
+    hashes: list[int] = []
+    for row, (begin, end, event) in zip(columns, parts, strict=True):
+        row[[scan.BEGIN, scan.END, scan.TIME, scan.ITEMS]] = begin, end, event.time_ms, len(hashes)
+        if isinstance(event, Impression):
+            row[[scan.TAG, scan.SIZE]] = scan.PAGE, len(event.items)
+            row[[scan.REQUEST, scan.USER]] = _hash(event.request_id), _hash(event.user)
+            hashes += map(_item, event.items)
+        elif isinstance(event, Install):
+            user, item = _hash(event.user), _item(event.item)
+            row[[scan.TAG, scan.USER, scan.ITEM, scan.RETRACTED]] = scan.INSTALL, user, item, event.retracted
+            row[scan.KEY] = scan.pair_hash(user, _hash(event.install_id))
+            row[scan.PAIR] = scan.pair_hash(user, item)
+            row[scan.REQUEST] = _hash(event.request_id) if event.request_id else 0
+        else:
+            row[scan.TAG] = scan.TICK
+    return RecordEvents(columns, np.array(hashes, np.int64), raw), bad
 
 
-def held(events: Sequence[SourceEvent]) -> list[JoinEvent]:
-    """Decoded events in the join's form."""
-    return [
-        RawImpression(encode(e), e.request_id, e.user, e.time_ms, len(e.items)) if isinstance(e, Impression) else e
-        for e in events
-    ]
+def record_events(events: Sequence[SourceEvent]) -> RecordEvents:
+    """Decoded events as the record that they make."""
+    return read_record(encode_record(events))[0]
+
+
+def _hash(text: str) -> int:
+    found: int = _scan().text_hash(*_whole(text))
+    return found
+
+
+def _item(text: str) -> int:
+    found: int = _scan().item_hash(*_whole(text))
+    return found
+
+
+def _whole(text: str) -> tuple[npt.NDArray[np.uint8], int, int]:
+    raw = np.frombuffer(text.encode(), np.uint8)
+    return raw, 0, len(raw)
+
+

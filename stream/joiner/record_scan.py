@@ -1,4 +1,4 @@
-"""Finds the events in the bytes of a record and checks them, without an object per event: kernels.
+"""Finds the events in the bytes of a record, checks them and hashes their ids, without an object per event: kernels.
 
 They know the plain form only, which is what our producers write: ASCII text, no more than ITEMS_SCANNED items a page,
 numbers as msgpack's shortest or a double. Of anything else they say "not plain", whatever it is, and
@@ -8,27 +8,63 @@ numbers as msgpack's shortest or a double. Of anything else they say "not plain"
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from stream.events import EVENT_BYTES_MAX, RECORD_BYTES_MAX, TIME_MS_MAX
-from stream.table import kernel
+from stream.table import kernel, mix
 
 ITEMS_SCANNED: Final = 64
-COLUMNS: Final = 9  # tag, begin, end, time_ms, items, and of a page begin and end of its request id and of its user
+# Columns of an event: where it lies in the record, and hashes of what it names. A page has SIZE hashes of its items at
+# ITEMS. REQUEST is 0 where an install names no page. USER_BEGIN and USER_END are where the user's text lies.
+TAG, BEGIN, END, TIME, SIZE, ITEMS, REQUEST, USER, ITEM, KEY, PAIR, RETRACTED, USER_BEGIN, USER_END = range(14)
+COLUMNS: Final = 14
 PAGE, INSTALL, TICK = 1, 2, 3  # the tags of the events
+ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, since there are so many of them
+
+Columns = npt.NDArray[np.int64]
 
 
-def plain_events(raw: bytes) -> list[list[int]] | None:
-    """The events of a record, a row of COLUMNS each; None when it isn't plain."""
+def plain_events(raw: bytes) -> tuple[Columns, Columns] | None:
+    """The events of a record, int64 [events, COLUMNS], and their items' hashes, int64; None when it isn't plain."""
     if len(raw) > RECORD_BYTES_MAX:
         return None
-    found = np.empty((min(len(raw), _count(raw)), COLUMNS), np.int64)
-    return found.tolist() if _scan(np.frombuffer(raw, np.uint8), found) else None
+    count = min(len(raw), _count(raw))
+    found = np.empty((count, COLUMNS), np.int64)
+    hashes = np.empty(min(count * ITEMS_SCANNED, len(raw)), np.int64)
+    used = _scan(np.frombuffer(raw, np.uint8), found, hashes)
+    return None if used < 0 else (found, hashes[:used])
 
 
 def _count(raw: bytes) -> int:
     """How many events the record says that it has."""
     head = raw[0] if raw else 0
     return head & 15 if head >> 4 == 9 else int.from_bytes(raw[1:3], "big") if head == 0xDC else 0
+
+
+@kernel
+def text_hash(raw: Any, begin: Any, end: Any) -> Any:
+    """Hash of raw[begin:end], uint8: int64, never 0."""
+    h, word, shift = np.uint64(end - begin), np.uint64(0), np.uint64(0)
+    for k in range(begin, end):
+        word |= np.uint64(raw[k]) << shift
+        shift += np.uint64(8)
+        if shift == 64:
+            h, word, shift = mix(h, word), np.uint64(0), np.uint64(0)
+    h = np.int64(mix(h, word))
+    return h if h != 0 else np.int64(1)
+
+
+@kernel
+def item_hash(raw: Any, begin: Any, end: Any) -> Any:
+    """The same in ITEM_BITS, never 0."""
+    h = text_hash(raw, begin, end) & ITEM_BITS
+    return h if h != 0 else np.int64(1)
+
+
+@kernel
+def pair_hash(first: Any, second: Any) -> Any:
+    """Hash of two hashes, order matters: int64."""
+    return np.int64(mix(np.uint64(first), np.uint64(second)))
 
 
 @kernel
@@ -142,17 +178,15 @@ def _context(raw: Any, at: Any) -> Any:
 
 @kernel
 def _items(raw: Any, at: Any, hashes: Any) -> Any:
-    """(number, where they end) of a page's items: distinct, none empty; an end of −1: they aren't plain."""
+    """(number, where they end) of a page's items: distinct, none empty; an end of -1: they aren't plain."""
     size, at = list_at(raw, at)
-    if not 1 <= size <= hashes.shape[0] or at < 0:
+    if not 1 <= size <= min(hashes.shape[0], ITEMS_SCANNED) or at < 0:
         return size, np.int64(-1)
     for item in range(size):
         begin, end = text_at(raw, at)
         if end <= begin:
             return size, np.int64(-1)
-        h = np.uint64(0xCBF29CE484222325)
-        for k in range(begin, end):
-            h = (h ^ np.uint64(raw[k])) * np.uint64(0x100000001B3)
+        h = item_hash(raw, begin, end)
         for other in range(item):
             if hashes[other] == h:  # the same item, or the same hash: somebody else may tell
                 return size, np.int64(-1)
@@ -163,17 +197,19 @@ def _items(raw: Any, at: Any, hashes: Any) -> Any:
 
 @kernel
 def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
-    """Where an Impression with so many fields ends; −1: it isn't plain. Fills its row."""
-    row[5], row[6] = text_at(raw, at)
-    if row[6] <= row[5]:
+    """Where an Impression with so many fields ends; -1: it isn't plain. Fills its row."""
+    begin, end = text_at(raw, at)
+    if end <= begin:
         return np.int64(-1)
-    row[3], at = number_at(raw, row[6])
+    row[REQUEST] = text_hash(raw, begin, end)
+    row[TIME], at = number_at(raw, end)
     if at < 0:
         return at
-    row[7], row[8] = text_at(raw, at)
-    if row[8] <= row[7]:
+    begin, end = text_at(raw, at)
+    if end <= begin:
         return np.int64(-1)
-    row[4], at = _items(raw, row[8], hashes)
+    row[USER], row[USER_BEGIN], row[USER_END] = text_hash(raw, begin, end), begin, end
+    row[SIZE], at = _items(raw, end, hashes)
     if at >= 0 and fields > 4:
         _, at = text_at(raw, at)  # variant
     if at >= 0 and fields > 5:
@@ -181,9 +217,9 @@ def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
         if version >= 1 << 53:
             return np.int64(-1)
     if at >= 0 and fields > 6:
-        at = _doubles(raw, at, row[4])  # scores
+        at = _doubles(raw, at, row[SIZE])  # scores
     if at >= 0 and fields > 7:
-        at = _doubles(raw, at, row[4])  # propensities
+        at = _doubles(raw, at, row[SIZE])  # propensities
     if at >= 0 and fields > 8:
         at = _bytes(raw, at)  # features
     if at >= 0 and fields > 9:
@@ -193,44 +229,61 @@ def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
 
 @kernel
 def _install(raw: Any, at: Any, fields: Any, row: Any) -> Any:
-    """Where an Install with so many fields ends; −1: it isn't plain. Fills its row."""
-    at = _filled(raw, at)  # user
-    if at >= 0:
-        at = _filled(raw, at)  # item
-    if at >= 0:
-        row[3], at = number_at(raw, at)
-    if at >= 0:
-        at = _filled(raw, at)  # install id
-    if at >= 0 and fields > 4:
-        _, at = text_at(raw, at)  # request id
+    """Where an Install with so many fields ends; -1: it isn't plain. Fills its row."""
+    begin, end = text_at(raw, at)
+    if end <= begin:
+        return np.int64(-1)
+    row[USER], row[USER_BEGIN], row[USER_END] = text_hash(raw, begin, end), begin, end
+    begin, end = text_at(raw, end)
+    if end <= begin:
+        return np.int64(-1)
+    row[ITEM] = item_hash(raw, begin, end)
+    row[TIME], at = number_at(raw, end)
+    if at < 0:
+        return at
+    begin, end = text_at(raw, at)
+    if end <= begin:
+        return np.int64(-1)
+    row[KEY] = pair_hash(row[USER], text_hash(raw, begin, end))
+    row[PAIR] = pair_hash(row[USER], row[ITEM])
+    row[REQUEST] = row[RETRACTED] = 0
+    at = end
+    if fields > 4:
+        begin, at = text_at(raw, at)
+        if at > begin:
+            row[REQUEST] = text_hash(raw, begin, at)
     if at >= 0 and fields > 5:
-        at = at + 1 if at < raw.shape[0] and raw[at] & 0xFE == 0xC2 else np.int64(-1)  # retracted
+        if at >= raw.shape[0] or raw[at] & 0xFE != 0xC2:
+            return np.int64(-1)
+        row[RETRACTED] = raw[at] & 1
+        at += 1
     return at
 
 
 @kernel
-def _scan(raw: Any, found: Any) -> Any:
-    """Fill a row per event; whether all of the record is plain."""
+def _scan(raw: Any, found: Any, hashes: Any) -> Any:
+    """Fill a row per event; how many hashes of items there are, -1 where the record isn't plain."""
     count, at = list_at(raw, np.int64(0))
     if at < 0 or count != found.shape[0]:
-        return False
-    hashes = np.empty(ITEMS_SCANNED, np.uint64)
+        return np.int64(-1)
+    used = np.int64(0)
     for event in range(count):
         row = found[event]
-        row[1] = at
+        row[BEGIN], row[SIZE], row[ITEMS] = at, 0, used
         fields, at = list_at(raw, at)
         if at < 0 or at >= raw.shape[0]:
-            return False
-        row[0], fields, at = np.int64(raw[at]), fields - 1, at + 1
-        if row[0] == PAGE and 4 <= fields <= 10:
-            at = _page(raw, at, fields, hashes, row)
-        elif row[0] == INSTALL and 4 <= fields <= 6:
+            return np.int64(-1)
+        row[TAG], fields, at = np.int64(raw[at]), fields - 1, at + 1
+        if row[TAG] == PAGE and 4 <= fields <= 10:
+            at = _page(raw, at, fields, hashes[used:], row)
+            used += row[SIZE]
+        elif row[TAG] == INSTALL and 4 <= fields <= 6:
             at = _install(raw, at, fields, row)
-        elif row[0] == TICK and fields == 1:
-            row[3], at = number_at(raw, at)
+        elif row[TAG] == TICK and fields == 1:
+            row[TIME], at = number_at(raw, at)
         else:
-            return False
-        row[2] = at
-        if at < 0 or at - row[1] > EVENT_BYTES_MAX or not 0 < row[3] < TIME_MS_MAX:
-            return False
-    return at == raw.shape[0]
+            return np.int64(-1)
+        row[END] = at
+        if at < 0 or at - row[BEGIN] > EVENT_BYTES_MAX or not 0 < row[TIME] < TIME_MS_MAX:
+            return np.int64(-1)
+    return used if at == raw.shape[0] else np.int64(-1)

@@ -1,6 +1,6 @@
 """The pure join: labels, corrections, what is remembered, and what a restart needs."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,8 +19,6 @@ from stream.events import (
 )
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.label_rules import LabelRules, label_rules
-from stream.joiner.raw_impression import RawImpression
-from stream.joiner.timers import NEVER
 from stream.spec import Label, Spec
 from tests.stream.joiner.join_oracle import net_of, offline
 
@@ -109,23 +107,15 @@ def test_the_newest_page_gets_the_install() -> None:
     assert play(RULES, page("one", 100), page("two", 100), install("i", 105))[0][0] == "two"
 
 
-def test_a_user_with_very_many_pages_or_installs_costs_what_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of thousands only those with the item are looked at; a page that an install names is found at once."""
-    joiner, looked = Joiner(replace(RULES, window_ms=100_000)), list[str]()
-    position = joiner._position
-
-    def seen(page: RawImpression, one: Install) -> int:
-        looked.append(page.request_id)
-        return position(page, one)
-
-    monkeypatch.setattr(joiner, "_position", seen)
+def test_a_user_with_very_many_pages_and_installs_is_joined_alike() -> None:
+    """Of thousands the one with the item is found, of those the newest; a page that an install names is it."""
+    joiner = Joiner(replace(RULES, window_ms=100_000))
     joiner.feed([page(f"r{k}", 100 + k, "a" if k % 1_000 else "b") for k in range(3_000)], 0, NOW)
-    joiner.feed([install("i", 3_200, "b"), install("j", 3_200, "a", "r5"), install("k", 3_200, "z")], 1, NOW)
-    assert looked == ["r2000", "r5"]
+    said = joiner.feed([install("i", 3_200, "b"), install("j", 3_200, "a", "r5"), install("k", 3_200, "z")], 1, NOW)
+    assert rows(said) == [("r2000", 0, 1, INSTALLED), ("r5", 0, 1, INSTALLED)]
     joiner.feed([install(f"i{k}", 3_200, f"item {k}") for k in range(3_000)], 2, NOW)
-    looked.clear()
-    joiner.feed([Impression("s", 3_100, "u", ["item 7", "item 2999", "x"])], 3, NOW)
-    assert looked == ["s", "s"]
+    said = joiner.feed([Impression("s", 3_100, "u", ["item 7", "item 2999", "x"])], 3, NOW)
+    assert rows(said) == [("s", 0, 1, INSTALLED), ("s", 1, 1, INSTALLED)]
 
 
 def test_a_request_id_names_the_page() -> None:
@@ -202,18 +192,10 @@ def test_long_ids_are_counted() -> None:
         joiner = Joiner(bounded)
         for k in range(100):
             joiner.feed([make(k)], k, NOW)
-        assert 10 < len(joiner._marks) <= 1_000_000 / 20_000
+        assert joiner.held_bytes <= 1_000_000
+        assert joiner._state.bytes_in_use() <= 3_000_000
         joiner.feed([FAR], 100, NOW)
         assert joiner.held_bytes == 0
-
-
-def test_what_was_forgotten_is_gone() -> None:
-    """Nothing keeps a page that was forgotten, though its neighbours in time are still there."""
-    joiner = Joiner(RULES)
-    joiner.feed([page("r", 100), page("s", 101), Tick(115)], 0, NOW)
-    assert [len(pages) for pages in joiner._pages if pages] == [1]
-    assert {one.request_id for one in joiner._known._near if one} == {"s"}
-    assert not any(joiner._closing._near)
 
 
 def test_a_page_can_be_corrected_as_long_as_the_spec_says() -> None:
@@ -286,9 +268,7 @@ def test_nothing_is_remembered_for_ever() -> None:
     assert joiner.hold_offset() is None
     assert joiner.checkpoint(2) == Checkpoint(2, FAR.time_ms, FAR.time_ms - RULES.life_ms)
     assert (joiner.open_pages, joiner.counts.organic) == (0, 1)
-    left: list[Sized] = [*joiner._pages, joiner._installs, joiner._pages_of, joiner._installs_of]
-    assert not any(len(kept) for kept in left)
-    assert (joiner.held_bytes, joiner._closing.next_ms, joiner._known.next_ms) == (0, NEVER, NEVER)
+    assert joiner.held_bytes == 0
 
 
 def test_a_million_ticks_hold_nothing() -> None:

@@ -23,11 +23,11 @@ from stream.events import (
     SourceEvent,
     Tick,
 )
+from stream.joiner.bodies import Bodies
 from stream.joiner.join import Checkpoint, Joiner
-from stream.joiner.label_policy import Policy
-from stream.joiner.label_rules import LabelRules
+from stream.joiner.label_rules import LabelRules, Policy
 from stream.joiner.labels import examples_of
-from stream.joiner.raw_impression import held
+from stream.joiner.raw_impression import record_events
 from tests.stream.joiner.join_oracle import net_of, offline, organic
 from tests.stream.joiner.test_join import FAR, NOW, POLICIES, ids, install, page, retraction, rows
 
@@ -383,34 +383,19 @@ def test_a_burst_in_parts_changes_nothing(
 ) -> None:
     """However small the parts: the same labels, organic installs and state, in the same order."""
     rules = replace(rules, bytes_max=bytes_max)
-    whole, cut = Joiner(rules), Joiner(rules)
+    whole, cut, bodies = Joiner(rules), Joiner(rules), Bodies()
     for offset, record in enumerate(packed([*events, FAR], sizes)):
-        said = whole.feed(record, offset, NOW)
+        said, one = whole.feed(record, offset, NOW), record_events(record)
+        bodies.put(offset, one.raw)
         parts, organics = [], list[Organic]()
         with patch("stream.joiner.join.SLICE", most):
-            for part in cut.parts(held(record), offset, NOW):
+            for part in cut.parts(one, offset, NOW):
                 assert len(part) <= len(record) + most * (1 + len(record))
                 parts.append(part)
                 organics += cut.organic
-        assert examples_of([told for part in parts for told in part]) == said
+        assert examples_of([batch for part in parts for batch in part], bodies) == said
         assert (organics, cut.counts, cut.held_bytes) == (whole.organic, whole.counts, whole.held_bytes)
         assert cut.checkpoint(offset + 1) == whole.checkpoint(offset + 1)
-
-
-@settings(max_examples=200, deadline=None)
-@given(events=st.one_of(sources(), flows()), rules=rule_sets(), sizes=sizes, many=st.integers(3, 4))
-def test_a_user_with_very_many_pages_and_installs_is_joined_alike(
-    events: list[SourceEvent], rules: LabelRules, sizes: list[int], many: int
-) -> None:
-    """Found by item or one by one: the same labels, organic installs and state, in the same order."""
-    plain, quick = Joiner(rules), Joiner(rules)
-    with patch("stream.joiner.join_state.MANY", many), patch("stream.joiner.join_state.FEW", 2):
-        for offset, record in enumerate(packed([*events, FAR], sizes)):
-            with patch("stream.joiner.join_state.MANY", 10**9):
-                said = plain.feed(record, offset, NOW)
-            assert quick.feed(record, offset, NOW) == said
-            assert (quick.organic, quick.counts, quick.held_bytes) == (plain.organic, plain.counts, plain.held_bytes)
-    assert not len(quick._pages_of) + len(quick._installs_of)
 
 
 class JoinMachine(RuleBasedStateMachine):

@@ -1,0 +1,276 @@
+"""One record through the join: kernels that take its events in order and let event time pass.
+
+A call stops where what is emitted has to be handed on first, and goes on from there with the next call.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from stream.joiner import record_scan as scan
+from stream.joiner.arena import FRONT, NEXT, after, at, get64, pass_chunks, words_of
+from stream.joiner.chains import insert
+from stream.joiner.emission import close_page, holds_back, is_closed, is_known, page_size
+from stream.joiner.installs import forget_install, install_words, note_late, take_install
+from stream.joiner.memory import i64_at, u32_at
+from stream.joiner.pages import claimable, is_late, needs_catching_up, page_bytes, page_words, refuse_late, take_page
+from stream.joiner.raw_impression import RecordEvents
+from stream.joiner.state import (
+    BYTES_MAX, CLOSING, EVENT, FLOOR, GONE, HELD_BYTES, I_AGAIN, I_FLAGS, I_KEY, I_LENGTH, I_NEXT_KEY, I_NEXT_PAIR,
+    I_PAIR, I_TIMER, I_UNTIL, INSTALLS, INSTALLS_NOW, KEYS, KNOWN, L_FIRST, L_LINK, L_PAGE, LABEL_HEADS, LABEL_NUMBERS,
+    LABELS, LATENESS, LIFE, M_INSTALLS, M_OFFSET, M_PAGES, M_WATERMARK, MARK, MARKS, MARKS_BEGIN, MARKS_END, N_SHED,
+    OPEN, ORGANIC, OUT_COUNT, OUT_ROOM, P_MORE, P_NEXT_REQUEST, P_NEXT_USER, P_REQUEST, P_TIME, P_TIMER, P_USER, PAGES,
+    PAGES_NOW, PAIRS, PENDING, REQUESTS, SHEDDING, SLICE_MAX, SLICED, STARTED, TOUCHED, UNSURE, USERS, WATERMARK,
+    WINDOW, JoinState, label_bucket,
+)  # fmt: skip
+from stream.joiner.timers import NEVER, add, first_entry, first_ms, pop, put
+from stream.table import kernel
+
+# What a call ended with: the record is taken; what was emitted is to be handed on; a run or `out` is too short.
+DONE, HAND_ON, GROW_RUNS, GROW_OUT = range(4)
+ROWS_MIN: Final = 8  # of `out`, for whatever one install leads to
+
+
+@kernel
+def take_record(j: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any) -> Any:
+    """Take the events of a record, or go on with them; DONE, HAND_ON, GROW_RUNS or GROW_OUT."""
+    j[OUT_COUNT] = j[SLICED] = 0
+    if j[STARTED] == 0:
+        j[STARTED], j[EVENT] = 1, 0
+        _mark(j, offset)
+    latest_ms = max(ingest_ms - j[LATENESS], j[WATERMARK])
+    while j[EVENT] < columns.shape[0]:
+        said = _shed(j, ingest_ms)
+        if said == DONE:
+            said = _take_event(j, j[EVENT], columns, hashes, raw, offset, ingest_ms, latest_ms)
+        if said != DONE:
+            return said
+        j[EVENT] += 1
+    said = _catch_up(j, ingest_ms)
+    if said == DONE:
+        said = _shed(j, ingest_ms)
+    if said != DONE:
+        return said
+    _pass_fronts(j)
+    j[STARTED] = 0
+    return DONE
+
+
+@kernel
+def _mark(j: Any, offset: Any) -> None:
+    """Note where a record begins."""
+    marks, mark = i64_at(j[MARKS]), MARK * j[MARKS_END]
+    marks[mark + M_OFFSET], marks[mark + M_WATERMARK] = offset, j[WATERMARK]
+    marks[mark + M_PAGES], marks[mark + M_INSTALLS] = j[PAGES + NEXT], j[INSTALLS + NEXT]
+    j[MARKS_END] += 1
+
+
+@kernel
+def _take_event(
+    j: Any, number: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any, latest_ms: Any
+) -> Any:
+    event = columns[number]
+    reached_ms = event[scan.TIME] - j[LATENESS]
+    if reached_ms > j[WATERMARK]:
+        j[WATERMARK] = min(reached_ms, latest_ms)
+    if event[scan.TAG] == scan.TICK:
+        return DONE
+    if event[scan.TAG] == scan.PAGE:
+        late = is_late(j, event[scan.TIME])
+        rows = event[scan.SIZE] + ROWS_MIN
+        if not late and needs_catching_up(j, event, hashes):
+            said = _catch_up(j, ingest_ms)
+            if said != DONE:
+                return said
+            rows += event[scan.SIZE] + 2 * claimable(
+                j, event[scan.USER], hashes, event[scan.ITEMS], event[scan.SIZE]
+            )
+        if j[OUT_COUNT] + rows > j[OUT_ROOM]:
+            return GROW_OUT if j[OUT_COUNT] == 0 else HAND_ON
+        if late:
+            refuse_late(j, number)
+        else:
+            take_page(j, number, event, hashes, offset, ingest_ms)
+        return DONE
+    said = _catch_up(j, ingest_ms)
+    if said != DONE:
+        return said
+    if j[OUT_COUNT] + ROWS_MIN > j[OUT_ROOM]:
+        return HAND_ON
+    if is_late(j, event[scan.TIME]):
+        note_late(j, number, event)
+        refuse_late(j, number)
+    else:
+        take_install(j, event, raw, offset, ingest_ms)
+    return DONE
+
+
+@kernel
+def _catch_up(j: Any, ingest_ms: Any) -> Any:
+    """Close and forget what the watermark has passed, a slice of it at once."""
+    watermark_ms = j[WATERMARK]
+    return _finish(j, watermark_ms - j[WINDOW], watermark_ms - j[LIFE], ingest_ms)
+
+
+@kernel
+def _finish(j: Any, closed_ms: Any, forgotten_ms: Any, ingest_ms: Any) -> Any:
+    """Close pages up to one event time, then forget everything up to another, in order of event time."""
+    while True:
+        time_ms = first_ms(j, CLOSING, PAGES, closed_ms, P_TIMER, P_TIME)
+        if time_ms < 0:
+            return GROW_RUNS
+        if time_ms > closed_ms:
+            break
+        address = first_entry(j, CLOSING)
+        if j[SLICED] >= j[SLICE_MAX]:
+            return HAND_ON
+        if j[OUT_COUNT] + page_size(words_of(j, PAGES), at(j, PAGES, address)) > j[OUT_ROOM]:
+            return GROW_OUT if j[OUT_COUNT] == 0 else HAND_ON
+        pop(j, CLOSING)
+        j[OPEN] -= 1
+        j[SLICED] += 1
+        close_page(j, address, ingest_ms)
+        add(j, KNOWN, PAGES, address, time_ms, P_TIMER)
+    while True:
+        time_ms = first_ms(j, KNOWN, PAGES, forgotten_ms, P_TIMER, P_TIME)
+        if time_ms < 0:
+            return GROW_RUNS
+        if time_ms > forgotten_ms:
+            break
+        index = at(j, PAGES, pop(j, KNOWN))
+        j[HELD_BYTES] -= page_bytes(page_size(words_of(j, PAGES), index))
+        j[N_SHED] += time_ms + j[LIFE] > j[WATERMARK]
+    while True:
+        time_ms = first_ms(j, PENDING, INSTALLS, forgotten_ms, I_TIMER, I_UNTIL)
+        if time_ms < 0:
+            return GROW_RUNS
+        if time_ms > forgotten_ms:
+            return DONE
+        if j[SLICED] >= j[SLICE_MAX] or j[OUT_COUNT] == j[OUT_ROOM]:
+            return HAND_ON
+        j[SLICED] += 1
+        forget_install(j, pop(j, PENDING))
+
+
+@kernel
+def _shed(j: Any, ingest_ms: Any) -> Any:
+    """Raise the floor until memory suffices: what is oldest closes and is forgotten before its time."""
+    if j[HELD_BYTES] <= j[BYTES_MAX] and j[SHEDDING] == 0:
+        return DONE
+    j[SHEDDING] = 1
+    said = _catch_up(j, ingest_ms)
+    while said == DONE:
+        # Whatever isn't above the floor goes, also what a slice has left of an event time.
+        said = _finish(j, j[FLOOR], j[FLOOR], ingest_ms)
+        if said == DONE and j[HELD_BYTES] <= j[BYTES_MAX]:
+            j[SHEDDING] = 0
+            return DONE
+        if said != DONE:
+            return said
+        oldest_ms = first_ms(j, CLOSING, PAGES, np.int64(NEVER - 1), P_TIMER, P_TIME)
+        known_ms = first_ms(j, KNOWN, PAGES, np.int64(NEVER - 1), P_TIMER, P_TIME)
+        held_ms = first_ms(j, PENDING, INSTALLS, np.int64(NEVER - 1), I_TIMER, I_UNTIL)
+        if min(oldest_ms, known_ms, held_ms) < 0:
+            return GROW_RUNS
+        j[FLOOR] = max(j[FLOOR], min(oldest_ms, known_ms, held_ms))
+        j[UNSURE] = max(j[UNSURE], j[FLOOR])
+    return said
+
+
+@kernel
+def _pass_fronts(j: Any) -> None:
+    """Give up what is forgotten, from the front; then the marks of records of which nothing is left."""
+    marks = i64_at(j[MARKS])
+    front, passed = j[PAGES + FRONT], np.int64(0)
+    while front < j[PAGES + NEXT] and not _is_page_needed(j, front):
+        front = after(j, PAGES, front, page_words(page_size(words_of(j, PAGES), at(j, PAGES, front))))
+        passed += 1
+    if passed > 0:
+        pass_chunks(j, PAGES, min(front, j[PAGES + NEXT]))
+        j[PAGES_NOW] -= passed
+    front, passed = j[INSTALLS + FRONT], np.int64(0)
+    while front < j[INSTALLS + NEXT] and not _is_install_needed(j, front):
+        front = after(j, INSTALLS, front, install_words(np.int64(words_of(j, INSTALLS)[at(j, INSTALLS, front) + I_LENGTH])))
+        passed += 1
+    if passed > 0:
+        pass_chunks(j, INSTALLS, min(front, j[INSTALLS + NEXT]))
+        j[INSTALLS_NOW] -= passed
+    begin, end = j[MARKS_BEGIN], j[MARKS_END]
+    nothing = j[PAGES + FRONT] == j[PAGES + NEXT] and j[INSTALLS + FRONT] == j[INSTALLS + NEXT]
+    if nothing:
+        begin = end
+    elif marks[MARK * (end - 1) + M_PAGES] == j[PAGES + NEXT] and marks[MARK * (end - 1) + M_INSTALLS] == j[INSTALLS + NEXT]:
+        end -= 1  # the last record has nothing that is remembered
+    while (
+        begin + 1 < end
+        and marks[MARK * (begin + 1) + M_PAGES] <= j[PAGES + FRONT]
+        and marks[MARK * (begin + 1) + M_INSTALLS] <= j[INSTALLS + FRONT]
+    ):
+        begin += 1
+    j[MARKS_BEGIN], j[MARKS_END] = begin, end
+
+
+@kernel
+def _is_page_needed(j: Any, page: Any) -> Any:
+    """Whether a restart must read a page again: it's remembered, or a later copy or an install of it is."""
+    index = at(j, PAGES, page)
+    if is_known(j, get64(words_of(j, PAGES), index + P_TIME)):
+        return True
+    if words_of(j, PAGES)[index + P_MORE] & TOUCHED == 0:
+        return False
+    if is_known(j, holds_back(j, index, page)):
+        return True
+    if not j[ORGANIC]:
+        return False
+    labels = i64_at(j[LABELS])
+    found = np.int64(u32_at(j[LABEL_HEADS])[label_bucket(j, page & 0xFFFF_FFFF)]) * LABEL_NUMBERS
+    while found != 0:
+        if labels[found + L_PAGE] == page & 0xFFFF_FFFF and labels[found + L_FIRST] != 0:
+            return True
+        found = labels[found + L_LINK] * LABEL_NUMBERS
+    return False
+
+
+@kernel
+def _is_install_needed(j: Any, install: Any) -> Any:
+    """Whether a restart must read an install again: it's remembered, or a later copy of it is."""
+    index = at(j, INSTALLS, install)
+    words = words_of(j, INSTALLS)
+    return words[index + I_FLAGS] & GONE == 0 or is_known(j, get64(words, index + I_AGAIN))
+
+
+@kernel
+def link_all(j: Any) -> None:
+    """Make chains and timers of pages and installs anew from their entries: they were read from a file."""
+    page = j[PAGES + FRONT]
+    while page < j[PAGES + NEXT]:
+        index = at(j, PAGES, page)
+        time_ms = get64(words_of(j, PAGES), index + P_TIME)
+        insert(j, USERS, PAGES, page, P_USER, P_NEXT_USER)
+        insert(j, REQUESTS, PAGES, page, P_REQUEST, P_NEXT_REQUEST)
+        if is_known(j, time_ms):
+            put(j, KNOWN if is_closed(j, time_ms) else CLOSING, PAGES, page, time_ms, P_TIMER)
+        page = after(j, PAGES, page, page_words(page_size(words_of(j, PAGES), index)))
+    install = j[INSTALLS + FRONT]
+    while install < j[INSTALLS + NEXT]:
+        index = at(j, INSTALLS, install)
+        insert(j, KEYS, INSTALLS, install, I_KEY, I_NEXT_KEY)
+        insert(j, PAIRS, INSTALLS, install, I_PAIR, I_NEXT_PAIR)
+        if words_of(j, INSTALLS)[index + I_FLAGS] & GONE == 0:
+            put(j, PENDING, INSTALLS, install, get64(words_of(j, INSTALLS), index + I_UNTIL), I_TIMER)
+        install = after(j, INSTALLS, install, install_words(np.int64(words_of(j, INSTALLS)[index + I_LENGTH])))
+
+
+def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> tuple[Any, Any, Any]:
+    """Room for the events of a record; what `take_record` wants of them. Raises MemoryError."""
+    columns = events.columns
+    tags = columns[:, scan.TAG]
+    pages, installs, length = int((tags == scan.PAGE).sum()), 0, 0
+    if pages < len(columns):
+        chosen = columns[tags == scan.INSTALL]
+        installs, length = len(chosen), int((chosen[:, scan.END] - chosen[:, scan.BEGIN]).sum())
+    state.pages.release()
+    state.installs.release()
+    state.reserve(pages, len(events.hashes), installs, length)
+    state.numbers[SLICE_MAX] = slice_max
+    return columns, events.hashes, np.frombuffer(events.raw, np.uint8)

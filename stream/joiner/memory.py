@@ -1,0 +1,45 @@
+"""Arrays by their addresses, for kernels that work on many of them: one array of numbers leads to all.
+
+Passed as arguments, thirty arrays would cost a kernel ten microseconds a call, and minutes to compile.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from stream.table import kernel
+
+ENTRIES: Final = 1 << 40  # the kernels know how long an array is
+
+Ints = npt.NDArray[np.int64]
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any) -> Any:
+    """A number as an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), codegen
+
+
+@kernel
+def u32_at(address: Any) -> Any:
+    """The uint32 array at an address."""
+    return carray(_pointer(address), ENTRIES, np.uint32)
+
+
+@kernel
+def i64_at(address: Any) -> Any:
+    """The int64 array at an address."""
+    return carray(_pointer(address), ENTRIES, np.int64)
+
+
+def address_of(array: npt.NDArray[Any]) -> int:
+    """Where an array's first element lies, until it is resized."""
+    return int(array.__array_interface__["data"][0])

@@ -1,0 +1,254 @@
+"""A page comes: it is remembered, extends one of its request, or is late or a duplicate; installs before it: kernels."""
+
+from typing import Any
+
+import numpy as np
+
+from stream.events import ITEMS_MAX
+from stream.joiner import record_scan as scan
+from stream.joiner.arena import append, at, base_offset, get64, lives, put64, whole, words_of
+from stream.joiner.chains import first_of, grow, insert
+from stream.joiner.emission import (
+    attach, close_page, detach, emit_first, emit_late, emit_negatives, holds_back, is_closed, is_known, make_label,
+    page_item, page_size, position_of, relabel,
+)  # fmt: skip
+from stream.joiner.memory import i64_at
+from stream.joiner.state import (
+    CLOSING, EXTENDS, FAKE_NEGATIVE, FINISHED, GONE, HELD, HELD_BYTES, I_FLAGS, I_NEXT_PAIR, I_PAGE, I_PAGE_TIME,
+    I_PAIR, I_REQUEST, I_TIME, INSTALLS, KNOWN, L_HOLD, LABELS, LISTED, N_DUPLICATE, N_EARLY, N_EXTENDED, N_LATE, OPEN,
+    ORGANIC, OUT_COUNT, P_ITEMS, P_MORE, P_NEXT_REQUEST, P_NEXT_USER, P_OFFSET, P_PACK, P_REQUEST, P_TIME, P_TIMER,
+    P_USER, PAGE_BYTES, PAGES, PAGES_NOW, PAIRS, POLICY, REQUESTS, RETRACTED, SILENT, SKEW, USERS, WAITS, WATERMARK,
+    WINDOW,
+)  # fmt: skip
+from stream.joiner.timers import add
+from stream.table import kernel
+
+
+@kernel
+def page_words(size: Any) -> Any:
+    """How many words a page of so many items takes."""
+    return P_ITEMS + size + (size + 1 >> 1)
+
+
+@kernel
+def page_bytes(size: Any) -> Any:
+    """What a page costs, in bytes."""
+    return PAGE_BYTES + 4 * (size + (size + 1 >> 1))
+
+
+@kernel
+def find_request(j: Any, request: Any) -> Any:
+    """The first page remembered under a request id: low bits of its address, 0: none."""
+    words, found = words_of(j, PAGES), np.int64(0)
+    link = first_of(j, REQUESTS, request)
+    while lives(j, PAGES, link):
+        index = at(j, PAGES, link)
+        if get64(words, index + P_REQUEST) == request and is_known(j, get64(words, index + P_TIME)):
+            found = link
+        link = np.int64(words[index + P_NEXT_REQUEST])
+    return found
+
+
+@kernel
+def fits(j: Any, index: Any, time_ms: Any, request: Any, item: Any) -> Any:
+    """Where on the page at `index` an install of this time, request id (0: none) and item belongs, -1: nowhere."""
+    words = words_of(j, PAGES)
+    page_ms = get64(words, index + P_TIME)
+    early_ms = j[SKEW] if request != 0 else np.int64(0)
+    if not page_ms - early_ms <= time_ms < page_ms + j[WINDOW]:
+        return np.int64(-1)
+    if request != 0 and request != get64(words, index + P_REQUEST):
+        return np.int64(-1)
+    return position_of(words, index, item)
+
+
+@kernel
+def is_claimable(j: Any, install: Any, page: Any, position: Any) -> Any:
+    """Whether an install that came before a page counts for it, at `position`: indices of both."""
+    words = words_of(j, INSTALLS)
+    flags = words[install + I_FLAGS]
+    time_ms = get64(words, install + I_TIME)
+    if flags & (RETRACTED | GONE) or not flags & LISTED or time_ms + j[WAITS] <= j[WATERMARK]:
+        return False
+    if words[install + I_PAGE] != 0 and get64(words, install + I_PAGE_TIME) > get64(words_of(j, PAGES), page + P_TIME):
+        return False
+    item = page_item(words_of(j, PAGES), page, page_size(words_of(j, PAGES), page), position)
+    return fits(j, page, time_ms, get64(words, install + I_REQUEST), item) == position
+
+
+@kernel
+def claimable(j: Any, user: Any, hashes: Any, begin: Any, size: Any) -> Any:
+    """How many installs of the user's are remembered of these items."""
+    count = np.int64(0)
+    for k in range(begin, begin + size):
+        pair = scan.pair_hash(user, hashes[k])
+        link = first_of(j, PAIRS, pair)
+        while lives(j, INSTALLS, link):
+            index = at(j, INSTALLS, link)
+            count += get64(words_of(j, INSTALLS), index + I_PAIR) == pair
+            link = np.int64(words_of(j, INSTALLS)[index + I_NEXT_PAIR])
+    return count
+
+
+@kernel
+def claim(j: Any, page: Any, count: Any, ingest_ms: Any) -> None:
+    """Give a new page the installs that came before it, `count` at most: what it says first, and they."""
+    index = at(j, PAGES, page)
+    words, user = words_of(j, PAGES), get64(words_of(j, PAGES), index + P_USER)
+    size = page_size(words, index)
+    found, positions = np.empty(count, np.int64), np.empty(count, np.int64)
+    n = np.int64(0)
+    for position in range(size):
+        pair = scan.pair_hash(user, page_item(words, index, size, position))
+        link = first_of(j, PAIRS, pair)
+        while lives(j, INSTALLS, link):
+            install = at(j, INSTALLS, link)
+            if get64(words_of(j, INSTALLS), install + I_PAIR) == pair and is_claimable(j, install, index, position):
+                found[n], positions[n] = whole(j, INSTALLS, link), position
+                n += 1
+            link = np.int64(words_of(j, INSTALLS)[install + I_NEXT_PAIR])
+    for k in range(n):
+        if words_of(j, INSTALLS)[at(j, INSTALLS, found[k]) + I_PAGE] == 0:
+            j[N_EARLY] += 1
+    order = np.argsort(found[:n])  # as they came
+    for k in order:
+        detach(j, at(j, INSTALLS, found[k]), ingest_ms)
+    batch = j[OUT_COUNT]
+    if j[POLICY] == FAKE_NEGATIVE:
+        batch = emit_first(j, page, ingest_ms)
+    for k in order:
+        install = at(j, INSTALLS, found[k])
+        put64(words_of(j, INSTALLS), install + I_PAGE_TIME, get64(words, index + P_TIME))
+        label = attach(j, page, positions[k], found[k])
+        relabel(j, label, install, False, batch, ingest_ms)
+
+
+@kernel
+def remember_page(j: Any, event: Any, hashes: Any, time_ms: Any, base: Any, offset: Any) -> Any:
+    """Append a page, at its event time or that of the page that it extends; returns its address."""
+    size = event[scan.SIZE]
+    page = append(j, PAGES, page_words(size), offset)
+    index, words = at(j, PAGES, page), words_of(j, PAGES)
+    put64(words, index + P_TIME, time_ms)
+    put64(words, index + P_REQUEST, event[scan.REQUEST])
+    put64(words, index + P_USER, event[scan.USER])
+    words[index + P_OFFSET] = np.uint32(offset - base_offset(j, PAGES, index))
+    words[index + P_PACK] = np.uint32(event[scan.BEGIN] | size << 21)
+    flags = np.int64(SILENT) if time_ms <= j[FINISHED] else np.int64(0)
+    words[index + P_MORE] = np.uint32((event[scan.END] - event[scan.BEGIN] - 1) | base << 16 | flags)
+    upper = index + P_ITEMS + size
+    for k in range(size):
+        item = hashes[event[scan.ITEMS] + k]
+        words[index + P_ITEMS + k] = np.uint32(item & 0xFFFF_FFFF)
+        if k & 1:
+            words[upper + (k >> 1)] |= np.uint32(item >> 32 << 16)
+        else:
+            words[upper + (k >> 1)] = np.uint32(item >> 32)
+    insert(j, USERS, PAGES, page, P_USER, P_NEXT_USER)
+    insert(j, REQUESTS, PAGES, page, P_REQUEST, P_NEXT_REQUEST)
+    j[PAGES_NOW] += 1
+    grow(j, USERS, PAGES, j[PAGES_NOW], P_USER, P_NEXT_USER)
+    grow(j, REQUESTS, PAGES, j[PAGES_NOW], P_REQUEST, P_NEXT_REQUEST)
+    j[HELD_BYTES] += page_bytes(size)
+    return page
+
+
+@kernel
+def needs_catching_up(j: Any, event: Any, hashes: Any) -> Any:
+    """Whether it matters to this page what the watermark has passed: else that can wait."""
+    if j[POLICY] == FAKE_NEGATIVE or is_closed(j, event[scan.TIME]):
+        return True
+    if find_request(j, event[scan.REQUEST]) != 0:
+        return True
+    return claimable(j, event[scan.USER], hashes, event[scan.ITEMS], event[scan.SIZE]) > 0
+
+
+@kernel
+def take_page(j: Any, number: Any, event: Any, hashes: Any, offset: Any, ingest_ms: Any) -> None:
+    """Take a page that isn't late; the watermark was caught up with where it matters."""
+    first = find_request(j, event[scan.REQUEST])
+    if first != 0:
+        _take_again(j, first, event, hashes, offset, ingest_ms)
+        return
+    page = remember_page(j, event, hashes, event[scan.TIME], np.int64(0), offset)
+    _begin(j, page, event, hashes, ingest_ms)
+
+
+@kernel
+def _begin(j: Any, page: Any, event: Any, hashes: Any, ingest_ms: Any) -> None:
+    """What is emitted of a page when it comes, and when it closes."""
+    index = at(j, PAGES, page)
+    time_ms = get64(words_of(j, PAGES), index + P_TIME)
+    count = claimable(j, event[scan.USER], hashes, event[scan.ITEMS], event[scan.SIZE])
+    more = words_of(j, PAGES)[index + P_MORE]
+    if count > 0 or (more & EXTENDS and j[POLICY] == FAKE_NEGATIVE):
+        claim(j, page, count, ingest_ms)
+    elif j[POLICY] == FAKE_NEGATIVE and more & SILENT == 0:
+        emit_negatives(j, index, ingest_ms)
+    if is_closed(j, time_ms):
+        close_page(j, page, ingest_ms)
+        add(j, KNOWN, PAGES, page, time_ms, P_TIMER)
+    else:
+        j[OPEN] += 1
+        add(j, CLOSING, PAGES, page, time_ms, P_TIMER)
+
+
+@kernel
+def _take_again(j: Any, first: Any, event: Any, hashes: Any, offset: Any, ingest_ms: Any) -> None:
+    """Take a page whose request id is remembered: a duplicate, or more of the same page.
+
+    Read alone it would be a page of its own, so the first one's record is held as long as it would be remembered.
+    """
+    words, index = words_of(j, PAGES), at(j, PAGES, first)
+    first_ms, time_ms = get64(words, index + P_TIME), event[scan.TIME]
+    if time_ms > first_ms:
+        until_ms = time_ms + j[WINDOW] if j[ORGANIC] else time_ms
+        label = make_label(j, first, np.int64(HELD))
+        i64_at(j[LABELS])[label + L_HOLD] = max(holds_back(j, index, first), until_ms)
+    new, base = np.int64(0), np.int64(0)
+    if get64(words, index + P_USER) == event[scan.USER]:
+        new, base = _forget_shown(j, event, hashes)
+    if new == 0:
+        j[N_DUPLICATE] += 1
+        return
+    j[N_EXTENDED] += 1
+    page = remember_page(j, event, hashes, first_ms, base, offset)
+    words_of(j, PAGES)[at(j, PAGES, page) + P_MORE] |= np.uint32(EXTENDS)
+    _begin(j, page, event, hashes, ingest_ms)
+
+
+@kernel
+def _forget_shown(j: Any, event: Any, hashes: Any) -> Any:
+    """Zero the hashes of items that pages of this request have, and what is over ITEMS_MAX; (new ones, those shown)."""
+    words, begin, size = words_of(j, PAGES), event[scan.ITEMS], event[scan.SIZE]
+    shown = np.int64(0)
+    link = first_of(j, REQUESTS, event[scan.REQUEST])
+    while lives(j, PAGES, link):
+        index = at(j, PAGES, link)
+        if get64(words, index + P_REQUEST) == event[scan.REQUEST] and is_known(j, get64(words, index + P_TIME)):
+            there = page_size(words, index)
+            for k in range(there):
+                shown += page_item(words, index, there, k) != 0
+            for k in range(begin, begin + size):
+                if hashes[k] != 0 and position_of(words, index, hashes[k]) >= 0:
+                    hashes[k] = 0
+        link = np.int64(words[index + P_NEXT_REQUEST])
+    new = np.int64(0)
+    for k in range(begin, begin + size):
+        if hashes[k] != 0 and shown + new >= ITEMS_MAX:
+            hashes[k] = 0
+        new += hashes[k] != 0
+    return new, shown
+
+
+@kernel
+def is_late(j: Any, time_ms: Any) -> Any:
+    """Whether what has this event time comes too late to be remembered."""
+    return not is_known(j, time_ms)
+
+
+@kernel
+def refuse_late(j: Any, number: Any) -> None:
+    """Count and hand on an event that is late."""
+    j[N_LATE] += 1
+    emit_late(j, number)

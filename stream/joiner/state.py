@@ -1,0 +1,190 @@
+"""What the join remembers of a partition: arrays that its kernels work on, and the fields of their entries."""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.joiner.arena import ARENA_NUMBERS, Arena, lives
+from stream.joiner.chains import CHAINS_NUMBERS, Chains
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.memory import address_of, i64_at, u32_at
+from stream.joiner.timers import TIMERS_NUMBERS, Timers
+from stream.table import kernel
+
+# A page: words of its entry. Two words make an int64. PACK: begin in the record (21 bits), number of items (11).
+# MORE: length − 1 (16 bits), base (10), flags (6). Then the items' hashes: the low 32 bits of each, then the upper 16,
+# two a word; 0 where an earlier page of the request has the item.
+P_TIME, P_REQUEST, P_USER, P_OFFSET, P_PACK, P_MORE, P_NEXT_USER, P_NEXT_REQUEST, P_TIMER = 0, 2, 4, 6, 7, 8, 9, 10, 11
+P_ITEMS: Final = 12
+TOUCHED, SILENT, AGAIN, EXTENDS = 1 << 26, 1 << 27, 1 << 28, 1 << 29
+
+# An install or a retraction. UNTIL: the event time by which it is forgotten. PAGE, POSITION: where it counts, PAGE_TIME
+# that page's; BEFORE, BEHIND: its neighbours there. AFTER: a later retraction that takes its place. NEWEST: see `pairs`.
+I_TIME, I_UNTIL, I_INGEST, I_KEY, I_USER, I_ITEM, I_REQUEST, I_PAIR = range(0, 16, 2)
+I_PAGE_TIME, I_AGAIN, I_NEWEST = 16, 18, 20
+I_FLAGS, I_PAGE, I_POSITION, I_BEFORE, I_BEHIND, I_NEXT_KEY, I_NEXT_PAIR, I_TIMER, I_AFTER = range(22, 31)
+I_LENGTH, I_RAW = 31, 32
+RETRACTION, RETRACTED, MET, GONE, LISTED = 1, 2, 4, 8, 16
+
+# A label that isn't what the page's state alone says. HOLD (at position HELD): the page's record is held up to then.
+L_PAGE, L_POSITION, L_EMITTED, L_FIRST, L_LAST, L_LINK, L_HOLD = range(7)
+LABEL_NUMBERS: Final = 7
+UNKNOWN, NEGATIVE, POSITIVE = 0, 1, 2  # of L_EMITTED
+HELD: Final = 0xFFFF
+
+# The numbers of a join. First those of its parts, then what is counted, then the rules.
+PAGES, INSTALLS = 0, ARENA_NUMBERS
+USERS = 2 * ARENA_NUMBERS
+REQUESTS, KEYS, PAIRS = USERS + CHAINS_NUMBERS, USERS + 2 * CHAINS_NUMBERS, USERS + 3 * CHAINS_NUMBERS
+CLOSING = USERS + 4 * CHAINS_NUMBERS
+KNOWN, PENDING = CLOSING + TIMERS_NUMBERS, CLOSING + 2 * TIMERS_NUMBERS
+(
+    LABELS, LABEL_HEADS, LABEL_MASK, LABEL_COUNT, MARKS, MARKS_BEGIN, MARKS_END, OUT, OUT_COUNT, OUT_ROOM,
+    EVENT, STARTED, SLICED, SHEDDING, WATERMARK, FINISHED, FLOOR, UNSURE, OPEN, HELD_BYTES, PAGES_NOW, INSTALLS_NOW,
+    N_DUPLICATE, N_LATE, N_EARLY, N_ORGANIC, N_RETRACTED, N_STRAY, N_SHED, N_EXTENDED,
+    WINDOW, LIFE, WAITS, LATENESS, SKEW, POLICY, ORGANIC, BYTES_MAX, SLICE_MAX,
+) = range(CLOSING + 3 * TIMERS_NUMBERS, CLOSING + 3 * TIMERS_NUMBERS + 39)  # fmt: skip
+NUMBERS: Final = SLICE_MAX + 1
+EAGER, WAIT, FAKE_NEGATIVE = 0, 1, 2
+POLICIES: Final = ("eager", "wait", "fake_negative")
+
+# A record that is still needed: its offset, the watermark before it, the next page's and install's address then.
+M_OFFSET, M_WATERMARK, M_PAGES, M_INSTALLS = range(4)
+MARK: Final = 4  # numbers of each
+MARKS_MAX: Final = 65_536
+
+# What is emitted, a row each: kind, the batch of labels that it's part of, then
+# of a page (NEGATIVES: all of its items) and of a LABEL: offset, begin, length, size, base, ingest time; position,
+# the position in its id, label, reason, index of the install's bytes or −1;
+# of an ORGANIC install and a HISTORY: index of the install's bytes, or −1 − event; newest time or −1, is it surely so;
+# of a LATE event: its number.
+OUT_COLUMNS: Final = 13
+NEGATIVES, LABEL, ORGANIC_INSTALL, HISTORY, LATE = range(5)
+
+PAGE_BYTES: Final = 4 * P_ITEMS + 8  # with its places in two tables
+LARGEST: Final = 32 + 65_536 // 4  # words of an entry
+
+
+class JoinState:
+    """The arrays of one partition, and `numbers`, by which the kernels find them."""
+
+    def __init__(self, rules: LabelRules) -> None:
+        self.numbers = j = np.zeros(NUMBERS, np.int64)
+        self.pages, self.installs = Arena(j, PAGES), Arena(j, INSTALLS)
+        self.users, self.requests, self.keys, self.pairs = (
+            Chains(j, at) for at in (USERS, REQUESTS, KEYS, PAIRS)
+        )
+        self.closing = Timers(j, CLOSING, rules.window_ms + rules.lateness_ms + 120_000)  # open pages
+        self.known = Timers(j, KNOWN, rules.life_ms)  # closed pages
+        self.pending = Timers(j, PENDING, rules.life_ms + rules.skew_ms)  # installs
+        self.labels = np.zeros((64, LABEL_NUMBERS), np.int64)  # the first is none
+        self.label_heads = np.zeros(64, np.uint32)  # a power of two of them
+        self.marks = np.empty((64, MARK), np.int64)
+        self.out = np.empty((64, OUT_COLUMNS), np.int64)
+        j[LABEL_COUNT] = 1
+        j[WINDOW : SLICE_MAX + 1] = (
+            rules.window_ms, rules.life_ms, rules.waits_ms, rules.lateness_ms, rules.skew_ms,
+            POLICIES.index(rules.policy), rules.organic, 2**62 if rules.bytes_max is None else rules.bytes_max, 0,
+        )  # fmt: skip
+        self._publish()
+
+    def _publish(self) -> None:
+        j = self.numbers
+        j[[LABELS, LABEL_HEADS, LABEL_MASK]] = (
+            address_of(self.labels), address_of(self.label_heads), len(self.label_heads) - 1
+        )  # fmt: skip
+        j[[MARKS, OUT, OUT_ROOM]] = address_of(self.marks), address_of(self.out), len(self.out)
+
+    def reserve(self, pages: int, items: int, installs: int, install_bytes: int) -> None:
+        """Make room for the events of a record. Raises MemoryError."""
+        j, events = self.numbers, pages + installs
+        if pages:
+            self.pages.reserve(pages * (P_ITEMS + 1) + 2 * items, P_ITEMS + 1_501)
+            wanted = int(j[PAGES_NOW]) + pages
+            self.users.reserve(wanted)
+            self.requests.reserve(wanted)
+        if installs:
+            largest = min(LARGEST, I_RAW + 2 + install_bytes // 4)
+            self.installs.reserve(installs * (I_RAW + 2) + install_bytes // 4, largest)
+            wanted = int(j[INSTALLS_NOW]) + installs
+            self.keys.reserve(wanted)
+            self.pairs.reserve(4 * wanted)
+        for timers in (self.closing, self.known, self.pending):
+            timers.reserve(events + 1)
+        if int(j[LABEL_COUNT]) + 2 * events >= len(self.labels):
+            self._reserve_labels(2 * events)
+        if int(j[MARKS_END]) == len(self.marks):
+            self._reserve_mark()
+
+    def grow_runs(self) -> None:
+        """Room in the timers' runs for whatever a slot may hold."""
+        for timers in (self.closing, self.known, self.pending):
+            timers.reserve(2 * len(timers.times))
+
+    def grow_out(self) -> None:
+        """Room for more rows of what is emitted."""
+        self.out.resize((2 * len(self.out), OUT_COLUMNS), refcheck=False)
+        self._publish()
+
+    def _reserve_labels(self, more: int) -> None:
+        j = self.numbers
+        count = keep_labels(j)
+        if 4 * (count + more) > 3 * len(self.labels):
+            self.labels.resize((2 * (count + more) + 64, LABEL_NUMBERS), refcheck=False)
+        while len(self.label_heads) < len(self.labels):
+            self.label_heads.resize(2 * len(self.label_heads), refcheck=False)
+        self._publish()
+        self.label_heads[:] = 0
+        link_labels(j)
+
+    def _reserve_mark(self) -> None:
+        """Room for a mark more. Of very many the older half loses every other one: a commit holds a record more."""
+        begin, end = self.numbers[[MARKS_BEGIN, MARKS_END]].tolist()
+        marks = self.marks[begin:end].copy()
+        if len(marks) >= MARKS_MAX:
+            marks = np.concatenate([marks[: MARKS_MAX // 2 : 2], marks[MARKS_MAX // 2 :]])
+        if 2 * len(marks) > len(self.marks):
+            self.marks.resize((2 * len(self.marks), MARK), refcheck=False)
+        self.marks[: len(marks)] = marks
+        self.numbers[[MARKS_BEGIN, MARKS_END]] = 0, len(marks)
+        self._publish()
+
+    def bytes_in_use(self) -> int:
+        """What the arrays take, whether or not it is remembered."""
+        arrays: tuple[npt.NDArray[Any], ...] = (
+            self.pages.words, self.installs.words, self.labels, self.label_heads, self.marks, self.out,
+            *(chains.heads for chains in (self.users, self.requests, self.keys, self.pairs)),
+            *(run for timers in (self.closing, self.known, self.pending)
+              for run in (timers.slots, timers.times, timers.entries)),
+        )  # fmt: skip
+        return sum(array.nbytes for array in arrays)
+
+
+@kernel
+def label_bucket(j: Any, page: Any) -> Any:
+    """Where a page's labels begin; pages lie a dozen words apart at least."""
+    return (page >> 3) * 0x9E37_79B1 & j[LABEL_MASK]
+
+
+@kernel
+def keep_labels(j: Any) -> Any:
+    """Drop the labels of pages that the arena's front has passed; how many are left."""
+    labels, kept = i64_at(j[LABELS]), np.int64(1)
+    for k in range(1, j[LABEL_COUNT]):
+        if lives(j, PAGES, labels[k * LABEL_NUMBERS + L_PAGE]):
+            for field in range(LABEL_NUMBERS):
+                labels[kept * LABEL_NUMBERS + field] = labels[k * LABEL_NUMBERS + field]
+            kept += 1
+    j[LABEL_COUNT] = kept
+    return kept
+
+
+@kernel
+def link_labels(j: Any) -> None:
+    """Make the chains of labels anew, from empty heads."""
+    labels, heads = i64_at(j[LABELS]), u32_at(j[LABEL_HEADS])
+    for k in range(1, j[LABEL_COUNT]):
+        place = label_bucket(j, labels[k * LABEL_NUMBERS + L_PAGE])
+        labels[k * LABEL_NUMBERS + L_LINK] = heads[place]
+        heads[place] = np.uint32(k)
