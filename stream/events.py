@@ -6,7 +6,7 @@ golden bytes of each released version stay in the tests.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ EVENT_BYTES_MAX: Final = 64 * 1024
 RECORD_BYTES_MAX: Final = 1024 * 1024
 REQUEST_BYTES_MAX: Final = 256 * 1024
 EVENTS_MAX: Final = 65_536  # of one record
+SLICE_EVENTS: Final = 1_024  # of a large record decoded at once: bad ones take 10 µs each
 ITEMS_MAX: Final = 1_000  # of one page or request
 TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: later is no event time but a mistake
 WEIGHT_MIN: Final = 1e-6  # of an example; one that is lost in 32 bits would train nothing without a word
@@ -254,6 +255,44 @@ def decode_parts(raw: bytes) -> tuple[list[tuple[int, int, SourceEvent]], list[B
             found.append((begin, begin + len(part), next(good)))
         begin += len(part)
     return found, bad
+
+
+def record_slices(raw: bytes, events_max: int = SLICE_EVENTS) -> Iterator[tuple[int, int, bytes]]:
+    """The events of a record as records of at most so many: where they begin and end in it, and such a record.
+
+    What is bad as a whole comes as it is.
+    """
+    parts: list[bytes] = []
+    if len(raw) <= RECORD_BYTES_MAX and event_count(raw) <= EVENTS_MAX:
+        with suppress(msgspec.MsgspecError, RecursionError):
+            parts = [bytes(part) for part in _raws.decode(raw)]
+    if not parts:
+        yield 0, len(raw), raw
+        return
+    end = len(raw) - sum(map(len, parts))
+    for first in range(0, len(parts), events_max):
+        some = b"".join(chosen := parts[first : first + events_max])
+        begin, end = end, end + len(some)
+        yield begin, end, array_head(len(chosen)) + some
+
+
+def event_count(raw: bytes) -> int:
+    """How many events a record says that it has.
+
+    >>> [event_count(raw) for raw in (b"", bytes([0x92, 1, 2]), bytes([0xDC, 4, 1]))]
+    [0, 2, 1025]
+    """
+    head = raw[0] if raw else 0
+    if 0x90 <= head <= 0x9F:
+        return head & 15
+    return int.from_bytes(raw[1:3], "big") if head == 0xDC else int.from_bytes(raw[1:5], "big") if head == 0xDD else 0
+
+
+def array_head(size: int) -> bytes:
+    """The msgpack bytes that begin an array."""
+    if size < 16:
+        return bytes((0x90 + size,))
+    return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")
 
 
 def decode_examples(raw: bytes) -> tuple[list[Examples], list[tuple[bytes, str]]]:

@@ -63,13 +63,15 @@ class Arena:
         self.numbers[FREE_COUNT] += missing
         self.publish()
 
-    def release(self) -> None:
-        """What the front has passed may be used again."""
-        retired = int(self.numbers[RETIRED_COUNT])
+    def release(self, retired: int | None = None) -> None:
+        """What the front has passed may be used again, only so many chunks that it passed first if that is said."""
+        there = int(self.numbers[RETIRED_COUNT])
+        retired = there if retired is None else retired
         if retired:
             free = int(self.numbers[FREE_COUNT])
             self.free[free : free + retired] = self.retired[:retired]
-            self.numbers[[FREE_COUNT, RETIRED_COUNT]] = free + retired, 0
+            self.retired[: there - retired] = self.retired[retired:there].copy()
+            self.numbers[[FREE_COUNT, RETIRED_COUNT]] = free + retired, there - retired
 
 
 @kernel

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from stream.joiner import record_scan as scan
-from stream.joiner.arena import FRONT, NEXT, after, at, get64, pass_chunks, words_of
+from stream.joiner.arena import FRONT, NEXT, after, at, get64, lives, pass_chunks, words_of
 from stream.joiner.chains import insert
 from stream.joiner.emission import close_page, holds_back, is_closed, is_known, page_size
 from stream.joiner.installs import forget_install, install_words, note_late, take_install
@@ -241,24 +241,35 @@ def _is_install_needed(j: Any, install: Any) -> Any:
 
 @kernel
 def link_all(j: Any) -> None:
-    """Make chains and timers of pages and installs anew from their entries: they were read from a file."""
+    """Make chains and timers of pages and installs anew from their entries, which were read from a file."""
+    words, labels = words_of(j, PAGES), i64_at(j[LABELS])
+    for k in range(1, j[LABEL_COUNT]):
+        low = labels[k * LABEL_NUMBERS + L_PAGE]
+        if lives(j, PAGES, low):
+            words[at(j, PAGES, low) + P_MORE] |= np.uint32(TOUCHED)
     page = j[PAGES + FRONT]
     while page < j[PAGES + NEXT]:
         index = at(j, PAGES, page)
-        time_ms = get64(words_of(j, PAGES), index + P_TIME)
+        time_ms, size = get64(words, index + P_TIME), page_size(words, index)
         insert(j, USERS, PAGES, page, P_USER, P_NEXT_USER)
         insert(j, REQUESTS, PAGES, page, P_REQUEST, P_NEXT_REQUEST)
         if is_known(j, time_ms):
-            put(j, KNOWN if is_closed(j, time_ms) else CLOSING, PAGES, page, time_ms, P_TIMER)
-        page = after(j, PAGES, page, page_words(page_size(words_of(j, PAGES), index)))
+            closed = is_closed(j, time_ms)
+            put(j, KNOWN if closed else CLOSING, PAGES, page, time_ms, P_TIMER)
+            j[OPEN] += not closed
+            j[HELD_BYTES] += page_bytes(size)
+        page = after(j, PAGES, page, page_words(size))
+    words = words_of(j, INSTALLS)
     install = j[INSTALLS + FRONT]
     while install < j[INSTALLS + NEXT]:
         index = at(j, INSTALLS, install)
+        length = np.int64(words[index + I_LENGTH])
         insert(j, KEYS, INSTALLS, install, I_KEY, I_NEXT_KEY)
         insert(j, PAIRS, INSTALLS, install, I_PAIR, I_NEXT_PAIR)
-        if words_of(j, INSTALLS)[index + I_FLAGS] & GONE == 0:
-            put(j, PENDING, INSTALLS, install, get64(words_of(j, INSTALLS), index + I_UNTIL), I_TIMER)
-        install = after(j, INSTALLS, install, install_words(np.int64(words_of(j, INSTALLS)[index + I_LENGTH])))
+        if words[index + I_FLAGS] & GONE == 0:
+            put(j, PENDING, INSTALLS, install, get64(words, index + I_UNTIL), I_TIMER)
+            j[HELD_BYTES] += 4 * install_words(length)
+        install = after(j, INSTALLS, install, install_words(length))
 
 
 def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> tuple[Any, Any, Any]:
@@ -269,7 +280,8 @@ def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> tuple[Any
     if pages < len(columns):
         chosen = columns[tags == scan.INSTALL]
         installs, length = len(chosen), int((chosen[:, scan.END] - chosen[:, scan.BEGIN]).sum())
-    state.pages.release()
+    if not state.keeps_chunks:
+        state.pages.release()
     state.installs.release()
     state.reserve(pages, len(events.hashes), installs, length)
     state.numbers[SLICE_MAX] = slice_max

@@ -120,9 +120,3 @@ def _columns(batch: LabelBatch, page: bytes) -> bytes:
     ids = [example_id(request_id, *row) for row in zip(places, reasons, installs, strict=True)]
     return encode_values(ids, positions, labels, [1.0] * len(ids), reasons, ingests)
 
-
-def array_head(size: int) -> bytes:
-    """The msgpack bytes that begin an array."""
-    if size < 16:
-        return bytes((0x90 + size,))
-    return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")

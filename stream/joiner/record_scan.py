@@ -15,9 +15,9 @@ from stream.table import kernel, mix
 
 ITEMS_SCANNED: Final = 64
 # Columns of an event: where it lies in the record, and hashes of what it names. A page has SIZE hashes of its items at
-# ITEMS. REQUEST is 0 where an install names no page. USER_BEGIN and USER_END are where the user's text lies.
-TAG, BEGIN, END, TIME, SIZE, ITEMS, REQUEST, USER, ITEM, KEY, PAIR, RETRACTED, USER_BEGIN, USER_END = range(14)
-COLUMNS: Final = 14
+# ITEMS. REQUEST is 0 where an install names no page. MURMUR2 is Kafka's hash of the user, by which it has a partition.
+TAG, BEGIN, END, TIME, SIZE, ITEMS, REQUEST, USER, ITEM, KEY, PAIR, RETRACTED, MURMUR2 = range(13)
+COLUMNS: Final = 13
 PAGE, INSTALL, TICK = 1, 2, 3  # the tags of the events
 ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, since there are so many of them
 
@@ -177,6 +177,27 @@ def _context(raw: Any, at: Any) -> Any:
 
 
 @kernel
+def murmur2(raw: Any, begin: Any, end: Any) -> Any:
+    """Kafka's hash of raw[begin:end], uint8: its lower 31 bits, int64, which modulo their number give the partition.
+
+    From `org.apache.kafka.common.utils.Utils.murmur2`.
+    """
+    m, low = np.int64(0x5BD1E995), np.int64(0xFFFF_FFFF)
+    h, at = np.int64(0x9747B28C) ^ (end - begin), begin
+    while at + 4 <= end:
+        k = np.int64(raw[at]) | np.int64(raw[at + 1]) << 8 | np.int64(raw[at + 2]) << 16 | np.int64(raw[at + 3]) << 24
+        k = (k * m) & low
+        h = ((h * m) & low) ^ (((k ^ k >> 24) * m) & low)
+        at += 4
+    for k in range(end - at):
+        h ^= np.int64(raw[at + k]) << 8 * k
+    if at < end:
+        h = (h * m) & low
+    h = ((h ^ h >> 13) * m) & low
+    return (h ^ h >> 15) & 0x7FFF_FFFF
+
+
+@kernel
 def _items(raw: Any, at: Any, hashes: Any) -> Any:
     """(number, where they end) of a page's items: distinct, none empty; an end of -1: they aren't plain."""
     size, at = list_at(raw, at)
@@ -208,7 +229,7 @@ def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
     begin, end = text_at(raw, at)
     if end <= begin:
         return np.int64(-1)
-    row[USER], row[USER_BEGIN], row[USER_END] = text_hash(raw, begin, end), begin, end
+    row[USER], row[MURMUR2] = text_hash(raw, begin, end), murmur2(raw, begin, end)
     row[SIZE], at = _items(raw, end, hashes)
     if at >= 0 and fields > 4:
         _, at = text_at(raw, at)  # variant
@@ -233,7 +254,7 @@ def _install(raw: Any, at: Any, fields: Any, row: Any) -> Any:
     begin, end = text_at(raw, at)
     if end <= begin:
         return np.int64(-1)
-    row[USER], row[USER_BEGIN], row[USER_END] = text_hash(raw, begin, end), begin, end
+    row[USER], row[MURMUR2] = text_hash(raw, begin, end), murmur2(raw, begin, end)
     begin, end = text_at(raw, end)
     if end <= begin:
         return np.int64(-1)

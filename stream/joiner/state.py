@@ -8,7 +8,7 @@ import numpy.typing as npt
 from stream.joiner.arena import ARENA_NUMBERS, Arena, lives
 from stream.joiner.chains import CHAINS_NUMBERS, Chains
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.memory import address_of, i64_at, u32_at
+from stream.joiner.memory import Ints, address_of, i64_at, u32_at
 from stream.joiner.timers import TIMERS_NUMBERS, Timers
 from stream.table import kernel
 
@@ -82,6 +82,7 @@ class JoinState:
         self.label_heads = np.zeros(64, np.uint32)  # a power of two of them
         self.marks = np.empty((64, MARK), np.int64)
         self.out = np.empty((64, OUT_COLUMNS), np.int64)
+        self.keeps_chunks = False  # a file on disk names them: `StateStore` says when they may be used again
         j[LABEL_COUNT] = 1
         j[WINDOW : SLICE_MAX + 1] = (
             rules.window_ms, rules.life_ms, rules.waits_ms, rules.lateness_ms, rules.skew_ms,
@@ -149,6 +150,27 @@ class JoinState:
         self.marks[: len(marks)] = marks
         self.numbers[[MARKS_BEGIN, MARKS_END]] = 0, len(marks)
         self._publish()
+
+    def load(self, labels: Ints, marks: Ints) -> None:
+        """Put in labels and marks that were saved; the arenas and what is counted are there already."""
+        j = self.numbers
+        self.labels = np.zeros((len(labels) + 64, LABEL_NUMBERS), np.int64)
+        self.labels[: len(labels)] = labels
+        self.marks = np.empty((len(marks) + 64, MARK), np.int64)
+        self.marks[: len(marks)] = marks
+        j[LABEL_COUNT], j[MARKS_BEGIN], j[MARKS_END] = len(labels), 0, len(marks)
+        while len(self.label_heads) < len(self.labels):
+            self.label_heads = np.zeros(2 * len(self.label_heads), np.uint32)
+        self._publish()
+        link_labels(j)
+        for chains, buckets in (
+            (self.users, j[PAGES_NOW]), (self.requests, j[PAGES_NOW]), (self.keys, j[INSTALLS_NOW]),
+            (self.pairs, 4 * j[INSTALLS_NOW]),
+        ):  # fmt: skip
+            chains.clear(int(buckets))
+        self.closing.begin_at(int(j[WATERMARK] - j[WINDOW]))
+        for timers in (self.known, self.pending):
+            timers.begin_at(int(j[WATERMARK] - j[LIFE]))
 
     def bytes_in_use(self) -> int:
         """What the arrays take, whether or not it is remembered."""

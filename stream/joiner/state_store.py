@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.durable import replace_file
+from stream.durable import replacing
 from stream.joiner import state as fields
 from stream.joiner.arena import CHUNK_BITS, CHUNK_HEAD, CHUNK_WORDS, FREE_COUNT, FRONT, NEXT, RETIRED_COUNT, Arena
 from stream.joiner.join_record import link_all
@@ -52,6 +52,7 @@ class Capture(NamedTuple):
     saved: Saved
     pieces: list[tuple[int, bytes]]  # of PAGES_FILE: offset, and what stands there
     reached: int  # address of the next page
+    retired: int  # chunks of pages that it doesn't name
 
 
 class StateStore:
@@ -61,11 +62,11 @@ class StateStore:
         self._folder = folder
         self._owner = owner
         self._written = 0  # pages before this address are in the file
-        self._retired = 0  # chunks that the file on disk may name, though the front has passed them
 
     def capture(self, state: fields.JoinState, next_offset: int) -> Capture:
-        """Copy what is new, and the rest: some milliseconds for 100,000 installs."""
+        """Copy what is new, and the rest: some milliseconds for 100,000 installs. Until `wrote` no other."""
         j = state.numbers
+        state.keeps_chunks = True
         front, reached = j[[fields.PAGES + FRONT, fields.PAGES + NEXT]].tolist()
         begin, end = j[[fields.MARKS_BEGIN, fields.MARKS_END]].tolist()
         chunks = _chunks(state.pages)
@@ -76,7 +77,7 @@ class StateStore:
             state.installs.words.reshape(-1, CHUNK_WORDS)[installs].tobytes(),
             state.labels[: j[fields.LABEL_COUNT]].tobytes(), state.marks[begin:end].tobytes(),
         )  # fmt: skip
-        return Capture(saved, _pieces(state.pages, max(self._written, front), reached), reached)
+        return Capture(saved, _pieces(state.pages, max(self._written, front), reached), reached, int(state.pages.numbers[RETIRED_COUNT]))
 
     def write(self, capture: Capture) -> None:
         """Write a capture; the state before it stays until this one is whole. Raises OSError."""
@@ -88,8 +89,13 @@ class StateStore:
             os.fdatasync(file)
         finally:
             os.close(file)
-        replace_file(self._folder / STATE_FILE, msgspec.msgpack.encode(capture.saved))
+        with replacing(self._folder / STATE_FILE) as whole:
+            whole.write(msgspec.msgpack.encode(capture.saved))
         self._written = capture.reached
+
+    def wrote(self, state: fields.JoinState, capture: Capture) -> None:
+        """A capture is on disk: chunks that it doesn't name may be used again. In the join's thread."""
+        state.pages.release(capture.retired)
 
     def load(self, rules: LabelRules, offset_max: int) -> tuple[fields.JoinState, int] | None:
         """The state and its next record, if there is one by these rules that goes no further than `offset_max`."""
@@ -100,6 +106,7 @@ class StateStore:
                 return None
             state = fields.JoinState(rules)
             _fill(state, saved, self._folder / PAGES_FILE)
+            state.keeps_chunks = True
         except (OSError, msgspec.MsgspecError, ValueError):
             return None  # there is none, or it isn't whole: the log has everything
         self._written = saved.pages[1]
