@@ -69,7 +69,7 @@ class Joiner:
     """The join state of one partition. Give it every record in offset order.
 
     `organic`: what the last record has shown to be organic, if the rules want it told. `installed`: what its installs
-    and retractions say of histories.
+    and retractions say of histories. `late`: its events that came too late to be taken, and by how many ms.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Joiner:
         self.counts = Counts()
         self.organic: list[Organic] = []
         self.installed: list[Installed] = []
+        self.late: list[tuple[RawImpression | Install, int]] = []
         self._labels = Labeller(rules.policy, holding=rules.organic)
         self._tells_first = rules.policy == "fake_negative"
         self.open_pages = 0
@@ -96,7 +97,7 @@ class Joiner:
         self._floor_ms = floor_ms
         self._finished_ms = finished_ms
         self._unsure_ms = finished_ms if unsure_ms is None else unsure_ms
-        self._bytes_max = 2**62 if rules.bytes_max is None else rules.bytes_max
+        self.bytes_max = 2**62 if rules.bytes_max is None else rules.bytes_max
         self._marks: deque[RecordRef] = deque()
         self._closing: TimerQueue[RawImpression] = TimerQueue()  # open pages
         self._fresh: list[RawImpression] = []  # open pages that aren't in there yet
@@ -137,6 +138,8 @@ class Joiner:
             self.organic = []
         if self.installed:
             self.installed = []
+        if self.late:
+            self.late = []
         mark = RecordRef(offset, self.watermark_ms)
         marks.append(mark)
         latest_ms = max(ingest_ms - self._lateness_ms, self.watermark_ms)
@@ -155,7 +158,7 @@ class Joiner:
                     yield said
                     said, self.organic = [], []
                 self._take_install(event, mark, ingest_ms, said)
-            if self.held_bytes > self._bytes_max:
+            if self.held_bytes > self.bytes_max:
                 while self._shed(ingest_ms, said):
                     yield said
                     said, self.organic = [], []
@@ -239,7 +242,7 @@ class Joiner:
             # Whatever isn't above the floor goes, also what a slice has left of an event time.
             first_ms = min(self._closing.next_ms, self._known.next_ms)
             if first_ms > self._floor_ms:
-                if self.held_bytes <= self._bytes_max:
+                if self.held_bytes <= self.bytes_max:
                     return False
                 self._floor_ms = first_ms
                 self._unsure_ms = max(self._unsure_ms, first_ms)
@@ -256,6 +259,7 @@ class Joiner:
         time_ms, watermark_ms = page.time_ms, self.watermark_ms
         if time_ms + self._life_ms <= watermark_ms or time_ms <= self._floor_ms:
             self.counts.late += 1
+            self.late.append((page, self._late_ms(time_ms)))
             return True
         waiting = page.user in self._installs_of.users
         closed = time_ms + self._window_ms <= watermark_ms
@@ -287,6 +291,10 @@ class Joiner:
             self.open_pages += 1
             self._fresh.append(page)
         return True
+
+    def _late_ms(self, time_ms: int) -> int:
+        """By how much an event of this time came too late."""
+        return max(self.watermark_ms - self._life_ms, self._floor_ms) - time_ms
 
     def _tell_first(self, page: RawImpression, ingest_ms: int, said: list[LabelBatch]) -> None:
         """What can be told of a page when it comes."""
@@ -320,6 +328,7 @@ class Joiner:
         one = PendingInstall(install, install.time_ms, mark, ingest_ms, install.retracted)
         if install.time_ms + self._life_ms <= self.watermark_ms or install.time_ms <= self._floor_ms:
             self.counts.late += 1
+            self.late.append((install, self._late_ms(install.time_ms)))
             self._note(one, late=True)
             return
         key = self._key(install)

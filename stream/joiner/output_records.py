@@ -1,13 +1,13 @@
 """What the join says as records: labels of `examples`, organic installs, changes of histories. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from stream.dead_letters import Outgoing
 from stream.events import RECORD_BYTES_MAX, History, Organic, encode
 from stream.joiner.join_state import Installed
-from stream.joiner.labels import HEAD, LabelBatch, array_head, columns_of, examples_bytes
+from stream.joiner.labels import HEAD, LabelBatch, array_head, columns_of
 from stream.log import partition_of
 from stream.topics import EXAMPLES, HISTORIES, ORGANIC
 
@@ -23,18 +23,52 @@ def history_record(installed: Installed, partitions: int) -> Outgoing:
     return Outgoing(HISTORIES.name, partition_of(user, partitions), value, f"{user}\x00{item}".encode())
 
 
+class Emission(NamedTuple):
+    """What one input record led to, or a part of it; `others` are finished records."""
+
+    labels: Sequence[LabelBatch]
+    organic: Sequence[Organic] = ()
+    others: Sequence[Outgoing] = ()
+
+
+def emission_records(emissions: Sequence[Emission], partitions: Mapping[str, int]) -> list[Outgoing]:
+    """The records of a batch of emissions, in order; labels of all of them are encoded together.
+
+    Each input record still leads to records of its own, so that they don't depend on how input was read in batches.
+    """
+    columns = columns_of([batch for emission in emissions for batch in emission.labels])
+    outgoing: list[Outgoing] = []
+    begin = 0
+    for labels, organic, others in emissions:
+        if labels:
+            end = begin + len(labels)
+            outgoing += _label_records(labels, columns[begin:end], partitions[EXAMPLES.name], EXAMPLES_BYTES_MAX)
+            begin = end
+        if organic:
+            outgoing += organic_records(organic, partitions[ORGANIC.name])
+        outgoing += others
+    return outgoing
+
+
 def label_records(told: Iterable[LabelBatch], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
     """What one input record led to as one record of `examples` (a partition), cut where it would grow too large."""
     told = list(told)
+    return _label_records(told, columns_of(told), partitions, bytes_max)
+
+
+def _label_records(
+    labels: Sequence[LabelBatch], columns: Sequence[bytes], partitions: int, bytes_max: int
+) -> list[Outgoing]:
     if partitions == 1:
-        parts = [array_head(len(told))]
-        for one, columns in zip(told, columns_of(told), strict=True):
-            parts += (HEAD, one.page.raw, columns)
+        parts = [array_head(len(labels))]
+        for batch, column in zip(labels, columns, strict=True):
+            parts += (HEAD, batch.page.raw, column)
         if len(value := b"".join(parts)) <= bytes_max:
             return [Outgoing(EXAMPLES.name, 0, value)]
-    users = (t.page.user for t in told)
+    users = (batch.page.user for batch in labels)
     places = [partition_of_user(user, partitions) if partitions > 1 else 0 for user in users]
-    return _packed(EXAMPLES.name, places, examples_bytes(told), bytes_max)
+    written = [b"".join((HEAD, batch.page.raw, column)) for batch, column in zip(labels, columns, strict=True)]
+    return _packed(EXAMPLES.name, places, written, bytes_max)
 
 
 def organic_records(organic: Sequence[Organic], partitions: int) -> list[Outgoing]:

@@ -1,0 +1,421 @@
+"""The joiner's loop: reads `events` by a plain aiokafka consumer, joins batch by batch, hands over, commits, ticks.
+
+Records reach the join without a task or a future of their own. Everything here runs in one event loop; a partition's
+records are taken strictly in offset order.
+* One lock is held while a batch is worked off. Commits are taken under it, so that everything below `next_offset` was
+  put into the outbox; they are stored when the broker has confirmed it.
+* What a long burst leads to goes out in slices. After each the partition may be another's: then the loop stops.
+* A revocation waits for the record at work, stores a last commit, and parks the states; an assignment asks for the
+  group's commits and begins each partition, by seeking to where its state is. What was fetched before is thrown away.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    UnknownMemberIdError,
+)
+from aiokafka.structs import OffsetAndMetadata
+
+from stream.errors import LogGap, LogTruncated, SettingsError
+from stream.joiner import metrics
+from stream.joiner.assigned_partitions import Assigned, AssignedPartitions, LogRange, StoredCommit
+from stream.joiner.commit_metadata import commit_of
+from stream.joiner.kafka_clients import check_timestamps, group_commits, unavailable
+from stream.joiner.outbox import Outbox
+from stream.joiner.output_records import Emission, emission_records
+from stream.joiner.record_processor import RecordProcessor, ShellRules
+from stream.log import Record
+from stream.settings import Settings
+from stream.topics import EVENTS
+
+BATCH_RECORDS: Final = 1_000
+POLL_MS: Final = 100
+ASK_S: Final = 1.0  # an answer that takes longer is none: silence counts only while the broker answers
+STALE_MS: Final = 1_000  # likewise without a successful fetch of a partition that is read to its end
+BEGIN_S: Final = 10.0
+RETRY_S: Final = 0.2
+REVOKE_S: Final = 5.0  # so long a revocation waits for the record at work, and again for its last commit
+EXPELLED_MAX: Final = 3  # times in
+EXPELLED_S: Final = 60.0  # that who has a name of its own isn't
+HAND_OVER_BYTES: Final = 256 * 1024
+LOG_APPEND_TIME: Final = 1
+
+log = logging.getLogger(__name__)
+
+
+async def resolve_nothing(emissions: Sequence[Emission]) -> None:
+    """Every page that is emitted is in memory."""
+
+
+class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """Works on the partitions that the group gives to this consumer, until it fails or is told to stop.
+
+    `failed` is told what ends it; `after_outage`: no broker answered just before it was made. `resolve` is awaited for
+    each slice of emissions before they're encoded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        shell: ShellRules,
+        assigned: AssignedPartitions,
+        processor: RecordProcessor,
+        partitions: dict[str, int],
+        failed: Callable[[BaseException], None],
+        *,
+        after_outage: bool = False,
+        resolve: Callable[[Sequence[Emission]], Awaitable[None]] = resolve_nothing,
+    ) -> None:
+        self.assigned = assigned
+        self.tally = processor.tally
+        self.failure: BaseException | None = None
+        self.ending = False  # no further batch is read
+        self.consumer: Any = None
+        self.producer: Any = None
+        self.admin: Any = None
+        self.outbox = Outbox(lambda: self.producer, settings.topic, self.fail)
+        self._settings = settings
+        self._shell = shell
+        self._processor = processor
+        self._partitions = partitions
+        self._failed = failed
+        self._resolve = resolve
+        self._topic = settings.topic(EVENTS.name)
+        self._fresh: set[int] | None = None  # an assignment that isn't begun yet
+        self._working = asyncio.Lock()
+        self._busy = False  # from the moment at which a batch was fetched
+        self._revoking = False
+        self._committing: asyncio.Future[None] | None = None
+        self._away: set[int] = set()  # partitions whose broker doesn't answer
+        self._after_outage = after_outage
+        self._watched_at = time.monotonic()
+        self._revoked_at: float | None = None
+        self._expelled_at: deque[float] = deque(maxlen=EXPELLED_MAX)
+
+    def fail(self, bad: BaseException) -> None:
+        """End; the first failure is the one that is reported."""
+        if self.failure is None:
+            self.failure = bad
+            self._failed(bad)
+
+    @property
+    def joined(self) -> bool:
+        """Whether it has its assignment, which may be empty."""
+        return self._fresh is None and self._revoked_at is None
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    async def read(self) -> None:
+        """Read and join until failed. Whatever goes wrong ends it: a restart reads again from the commits."""
+        self._revoked_at = time.monotonic()
+        self.consumer.subscribe([self._topic], listener=self)
+        try:
+            while self.failure is None and not self.ending:
+                if self._fresh is not None:
+                    await self._begin(self._fresh)
+                else:
+                    await self._read_batch()
+        except ConsumerStoppedError:
+            return
+        except Exception as bad:  # noqa: BLE001  # reported by whoever runs this
+            self.fail(unavailable(self._settings, "reading", bad) if isinstance(bad, KafkaError | OSError) else bad)
+
+    async def _read_batch(self) -> None:
+        try:
+            batch = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as bad:
+            # Before a partition is begun its position is aiokafka's own guess.
+            for at, offset in bad.args[0].items() if isinstance(bad, OffsetOutOfRangeError) else ():
+                if at.partition in self.assigned.owned and self._fresh is None:
+                    await self._out_of_range(at.partition, offset)
+            await asyncio.sleep(0)
+            return
+        if not batch:
+            return
+        self._busy = True
+        try:
+            async with self._working:
+                await self._work_off(batch)
+        finally:
+            self._busy = False
+
+    async def _work_off(self, batch: dict[Any, list[Any]]) -> None:
+        for at, found in batch.items():
+            owned = self.assigned.owned.get(at.partition)
+            if owned is None:
+                continue  # not begun yet: a seek brings these again
+            records = [
+                Record(EVENTS.name, at.partition, one.offset, one.timestamp, one.key, one.value)
+                for one in found
+                if one.offset >= owned.next_offset
+            ]
+            if any(one.timestamp_type != LOG_APPEND_TIME for one in found):
+                records = await self._with_append_times(records)
+            if not await self._join(at.partition, owned, records):
+                return
+        await self.outbox.flush()
+        self.tally.handed_over()
+        await asyncio.sleep(0)
+
+    async def _join(self, partition: int, owned: Assigned, records: Sequence[Record]) -> bool:
+        """Join these; False: the partition is going, and the rest is for whoever has it then."""
+        for emissions in self._processor.process(owned, records):
+            if emissions:
+                await self._resolve(emissions)
+                if self.assigned.owned.get(partition) is not owned:
+                    return False
+                for outgoing in emission_records(emissions, self._partitions):
+                    self.outbox.put(outgoing)
+            if not owned.whole or self.outbox.waiting_bytes > HAND_OVER_BYTES:
+                await self.outbox.flush()
+                await asyncio.sleep(0)
+            if self.failure is not None or self.assigned.owned.get(partition) is not owned:
+                return False
+            if self._revoking and owned.whole:
+                return False
+        self.assigned.took(partition, owned, time.monotonic())
+        return True
+
+    async def _with_append_times(self, records: list[Record]) -> list[Record]:
+        """Records that came while producers stamped them; taken only where the topic has been mended since.
+
+        Raises SettingsError.
+        """
+        await check_timestamps(self.admin, self._settings)
+        now_ms = time.time_ns() // 1_000_000
+        return [record._replace(time_ms=min(record.time_ms, now_ms)) for record in records]
+
+    async def _out_of_range(self, partition: int, offset: int) -> None:
+        """The log no longer has the next offset. Raises LogGap, LogTruncated."""
+        at = TopicPartition(self._topic, partition)
+        start = (await self.consumer.beginning_offsets([at]))[at]
+        end = (await self.consumer.end_offsets([at]))[at]
+        owned = self.assigned.owned.get(partition)
+        if owned is None or start <= offset <= end:
+            return
+        if offset > end:
+            raise LogTruncated(EVENTS.name, partition, offset, start, end)
+        gap = LogGap(EVENTS.name, partition, offset, start)
+        if not self._shell.accept_gap:
+            raise gap
+        log.warning("going on (--accept-gap): %s", gap)
+        owned.next_offset = start
+        self.consumer.seek(at, start)
+
+    # --- partitions come and go ----------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        """aiokafka's: all partitions go, before they are shared out anew."""
+        self._revoking = True
+        self._revoked_at = time.monotonic()
+        self._fresh = None
+        metrics.REBALANCES.inc()
+        partitions = [at.partition for at in revoked]
+        try:
+            await asyncio.wait_for(self._working.acquire(), REVOKE_S)
+        except TimeoutError:
+            log.warning("a record takes too long: the partitions are given away in the midst of it")
+            self.assigned.drop(partitions)
+        else:
+            try:
+                if partitions:
+                    await self._commit_before_parking()
+                self.assigned.park(partitions)
+            finally:
+                self._working.release()
+        finally:
+            self._away.clear()
+            self._revoking = False
+        if isinstance(self.failure, SettingsError):
+            await asyncio.sleep(2 * BEGIN_S)  # it would rejoin after this, and the other of its name end, too
+
+    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """aiokafka's: these are this worker's now. They are begun by the loop itself."""
+        self._fresh = {at.partition for at in assigned}
+
+    async def _begin(self, fresh: set[int]) -> None:
+        """Begin newly assigned partitions. Raises what `AssignedPartitions.begin` raises."""
+        ats = [TopicPartition(self._topic, partition) for partition in sorted(fresh)]
+        try:
+            async with asyncio.timeout(BEGIN_S):
+                await check_timestamps(self.admin, self._settings)
+                commits = await group_commits(self.admin, self._settings, sorted(fresh))
+                ranges = await self._ranges(ats, commits)
+        except (TimeoutError, KafkaError, OSError) as bad:
+            log.warning("Kafka doesn't answer (%r): where to read on isn't known yet", bad)
+            self._after_outage = True
+            await asyncio.sleep(RETRY_S)
+            return
+        if self._fresh is not fresh:
+            return  # meanwhile they were shared out anew
+        now = time.monotonic()
+        for at in ats:
+            partition = at.partition
+            owned = self.assigned.begin(partition, commits.get(partition), ranges[partition], now)
+            if self._after_outage:
+                owned.silence.outage_over(ranges[partition].end, now, self._shell.outage_grace_s)
+            self.consumer.seek(at, owned.next_offset)
+        self.assigned.settle()
+        self._fresh, self._after_outage = None, False
+        if self._revoked_at is not None:
+            metrics.REBALANCE.set(now - self._revoked_at)
+            self._revoked_at = None
+
+    async def _ranges(self, ats: list[Any], commits: dict[int, StoredCommit]) -> dict[int, LogRange]:
+        starts = await self.consumer.beginning_offsets(ats)
+        ends = await self.consumer.end_offsets(ats)
+        found = {at.partition: LogRange(starts[at], ends[at]) for at in ats}
+        for at in ats if self._shell.accept_gap else ():
+            if (stored := commits.get(at.partition)) is not None:
+                # What was appended after the last record that the commit's author read is new, whatever its offset.
+                time_ms = commit_of(*stored).progress.read_ms + 1
+                new = (await self.consumer.offsets_for_times({at: time_ms}))[at]
+                new_from = ends[at] if new is None else new.offset
+                found[at.partition] = found[at.partition]._replace(new_from=new_from)
+        return found
+
+    def _expelled(self) -> None:
+        """The group doesn't know this member any more: it was silent for too long, or another took its name.
+
+        Two of one name would take each other's partitions for ever.
+        """
+        now = time.monotonic()
+        self._expelled_at.append(now)
+        if len(self._expelled_at) == EXPELLED_MAX and now - self._expelled_at[0] < EXPELLED_S:
+            worker = self._settings.worker
+            self.fail(
+                SettingsError(
+                    f"the group has let this joiner go {EXPELLED_MAX} times within {EXPELLED_S:.0f} s: another is "
+                    f"named {worker}, too. Give each its own name: THALWEG_WORKER=… thalweg run joiner"
+                )
+            )
+
+    # --- commits -------------------------------------------------------------------------------------------
+
+    async def commit(self) -> None:
+        """Store how far all partitions are, once what came of the records before is confirmed."""
+        async with self._working:
+            wanted = self.assigned.unstored()
+        await self._store(wanted)
+
+    async def _commit_before_parking(self) -> None:
+        """The last commit of partitions that go, in any case: whether it is taken tells whether the group knows us."""
+        if self._committing is not None:
+            self._committing.cancel()  # aiokafka would try it again as a member of the next generation
+        try:
+            await asyncio.wait_for(self._store(self.assigned.unstored(all_of_them=True)), REVOKE_S)
+        except TimeoutError:
+            log.warning("the last commit before a rebalance isn't stored: whoever comes next reads more again")
+
+    async def _store(self, wanted: dict[int, tuple[Assigned, StoredCommit]]) -> None:
+        if not wanted:
+            return
+        await self.outbox.confirm()
+        still = {p: (owned, commit) for p, (owned, commit) in wanted.items() if self.assigned.owned.get(p) is owned}
+        if not still or self.failure is not None:
+            return
+        offsets = {
+            TopicPartition(self._topic, partition): OffsetAndMetadata(*commit)
+            for partition, (_, commit) in still.items()
+        }
+        committing = self._committing = asyncio.ensure_future(self.consumer.commit(offsets))
+        try:
+            await asyncio.wait((committing,))
+            if committing.cancelled():
+                return
+            committing.result()
+        except (CommitFailedError, IllegalStateError) as bad:
+            log.info("commit refused, the partitions are changing hands: %s", bad)
+            if self._revoking and isinstance(bad.__cause__, UnknownMemberIdError):
+                self._expelled()
+            return
+        except KafkaError as bad:
+            log.warning("commit failed (%s); it is tried again", bad)
+            return
+        finally:
+            committing.cancel()
+            if self._committing is committing:
+                self._committing = None
+        for owned, commit in still.values():
+            owned.stored = commit
+
+    # --- silence and outages -------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Write a Tick into silent partitions that are read to their end; notice when no broker answers."""
+        now, before = time.monotonic(), self._watched_at
+        self._watched_at = now
+        if self._fresh is not None or self._revoking:
+            return
+        if now - before < STALE_MS / 1000:  # else it's us who were held up
+            self._note_away(filter(self._stale, self.assigned.owned))
+        silent = self.assigned.silent(now)
+        asked = [TopicPartition(self._topic, p) for p in sorted(self._away.union(silent)) if p in self.assigned.owned]
+        if not asked:
+            return
+        owned = {at.partition: self.assigned.owned[at.partition] for at in asked}
+        try:
+            ends = await asyncio.wait_for(self.consumer.end_offsets(asked), ASK_S)
+        except (TimeoutError, KafkaError, IllegalStateError):
+            self._note_away(owned)
+            return
+        now = time.monotonic()
+        for at in asked:
+            partition = at.partition
+            if self.assigned.owned.get(partition) is not owned[partition]:
+                continue
+            if partition in self._away:
+                self._away.discard(partition)
+                owned[partition].silence.outage_over(ends[at], now, self._shell.outage_grace_s)
+            elif await self._at_end(at, ends[at]):
+                self.outbox.put(self.assigned.tick(partition, now))
+        await self.outbox.flush()
+
+    async def _at_end(self, at: Any, end: int) -> bool:
+        """Whether all that there was is joined, markers of transactions read over."""
+        try:
+            return await self.consumer.position(at) >= end and not self._busy
+        except (KafkaError, IllegalStateError):
+            return False
+
+    def _stale(self, partition: int) -> bool:
+        """Whether a partition that is read to its end, as far as is known, wasn't fetched successfully for long."""
+        at, owned = TopicPartition(self._topic, partition), self.assigned.owned[partition]
+        try:
+            polled_ms, end = self.consumer.last_poll_timestamp(at), self.consumer.highwater(at)
+        except (AssertionError, IllegalStateError):  # not assigned any more
+            return False
+        if self._busy or polled_ms is None or end is None or owned.next_offset < end:
+            return False
+        return bool(time.time() * 1000 - polled_ms > STALE_MS)
+
+    def _note_away(self, partitions: Iterable[int]) -> None:
+        found = set(partitions)
+        if found and not self._away:
+            metrics.OUTAGES.inc()
+            log.warning("no broker answers for partitions %s: until it does, silence says nothing", sorted(found))
+        self._away |= found
+
+    def measure(self) -> None:
+        """Set the gauges."""
+        now_s = time.time()
+        for partition in self.assigned.owned:
+            try:
+                end = self.consumer.highwater(TopicPartition(self._topic, partition))
+            except AssertionError:  # not assigned any more
+                continue
+            self.assigned.measure(partition, end, now_s)
+        self.tally.publish()
