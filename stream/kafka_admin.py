@@ -144,7 +144,9 @@ def _differences(
 ) -> list[Change]:
     name = settings.topic(topic.name)
     changes: list[Change] = []
-    differing = {key: value for key, value in topic.config(settings.replication).items() if config.get(key) != value}
+    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
+    declared = topic.config(min(replicas, settings.replication))
+    differing = {key: value for key, value in declared.items() if config.get(key) != value}
     if differing:
         says = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
         changes.append(Change(name, "alter", says, tuple(differing.items())))
@@ -159,7 +161,6 @@ def _differences(
                 f"each user's order would break. Keep it ({remedy}), or start anew under another THALWEG_TOPIC_PREFIX",
             )
         )
-    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
     if replicas != settings.replication:
         says = (
             f"has {replicas} replicas, {settings.replication} are declared; move replicas with "

@@ -101,7 +101,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._committing: asyncio.Future[None] | None = None
         self._away: set[int] = set()  # partitions whose broker doesn't answer
         self._after_outage = after_outage
-        self._watched_at = time.monotonic()
+        self._watched_at = self._held_up_at = time.monotonic()
         self._revoked_at: float | None = None
         self._expelled_at: deque[float] = deque(maxlen=EXPELLED_MAX)
 
@@ -358,9 +358,11 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         """Write a Tick into silent partitions that are read to their end; notice when no broker answers."""
         now, before = time.monotonic(), self._watched_at
         self._watched_at = now
+        if now - before > 2 * self._shell.commit_every_ms / 1000:
+            self._held_up_at = now  # not the broker, but this process
         if self._fresh is not None or self._revoking:
             return
-        if now - before < STALE_MS / 1000:  # else it's us who were held up
+        if now - self._held_up_at > STALE_MS / 1000:
             self._note_away(filter(self._stale, self.assigned.owned))
         silent = self.assigned.silent(now)
         asked = [TopicPartition(self._topic, p) for p in sorted(self._away.union(silent)) if p in self.assigned.owned]
@@ -370,7 +372,8 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         try:
             ends = await asyncio.wait_for(self.consumer.end_offsets(asked), ASK_S)
         except (TimeoutError, KafkaError, IllegalStateError):
-            self._note_away(owned)
+            if time.monotonic() - now < 2 * ASK_S:
+                self._note_away(owned)
             return
         now = time.monotonic()
         for at in asked:

@@ -18,6 +18,8 @@ from tests.stream.joiner.test_joiner import World, page, running, until
 from thalweg.span import span
 from thalweg.stack import Stack
 
+USERS = ("w5", "w0")  # by partition
+
 
 @pytest.fixture
 def wide(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
@@ -35,8 +37,8 @@ async def in_transactions(world: World, name: str, count: int) -> None:
         for k in range(count):
             now = int(time.time() * 1000)
             async with producer.transaction():
-                for p in (0, 1):
-                    pages = encode_record([page(f"{name}{k}-{p}", now, f"w{p}")])
+                for p, user in enumerate(USERS):
+                    pages = encode_record([page(f"{name}{k}-{p}", now, user)])
                     await producer.send_and_wait(world.settings.topic(EVENTS.name), pages, partition=p)
     finally:
         await producer.stop()
