@@ -210,10 +210,8 @@ def test_an_event_in_the_wrong_partition_becomes_a_dead_letter() -> None:
     processor = RecordProcessor(ShellRules(), partitions, None, Tally())
     state = processor.start(Joiner(RULES))
     users = [f"u{k}" for k in range(12)]
-    events: list[SourceEvent] = [page(k, user=user) for k, user in enumerate(users)] + [
-        Tick(T),
-        Install("u1", "z", T, "i"),
-    ]
+    events: list[SourceEvent] = [*(page(k, user=user) for k, user in enumerate(users)), Tick(T)]
+    events.append(Install("u1", "z", T, "i"))
     found = letters(written(processor, state, [record(*events)], partitions))
     wrong = [event for event in events if not isinstance(event, Tick) and partition_of(event.user, 4) != 0]
     assert [letter.original for letter in found] == [encode(event) for event in reversed(wrong)]
