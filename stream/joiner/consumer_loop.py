@@ -12,44 +12,32 @@ records are taken strictly in offset order.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.errors import (
-    CommitFailedError,
-    ConsumerStoppedError,
-    IllegalStateError,
-    KafkaError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
-    UnknownMemberIdError,
-)
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from stream.errors import LogGap, LogTruncated, SettingsError
 from stream.joiner import metrics
 from stream.joiner.assigned_partitions import Assigned, AssignedPartitions, LogRange, StoredCommit
 from stream.joiner.commit_metadata import commit_of
-from stream.joiner.kafka_clients import check_timestamps, group_commits, unavailable
+from stream.joiner.commit_writer import CommitWriter
+from stream.joiner.kafka_clients import check_timestamps, group_commits, log_ranges, unavailable
 from stream.joiner.outbox import Outbox
 from stream.joiner.output_records import Emission, emission_records
 from stream.joiner.record_processor import RecordProcessor, ShellRules
+from stream.joiner.tick_watch import TickWatch
 from stream.log import Record
 from stream.settings import Settings
 from stream.topics import EVENTS
 
 BATCH_RECORDS: Final = 1_000
 POLL_MS: Final = 100
-ASK_S: Final = 1.0  # an answer that takes longer is none: silence counts only while the broker answers
-STALE_MS: Final = 1_000  # likewise without a successful fetch of a partition that is read to its end
 BEGIN_S: Final = 10.0
 RETRY_S: Final = 0.2
-REVOKE_S: Final = 5.0  # so long a revocation waits for the record at work, and again for its last commit
-EXPELLED_MAX: Final = 3  # times in
-EXPELLED_S: Final = 60.0  # that who has a name of its own isn't
+REVOKE_S: Final = 5.0  # so long a revocation waits for the record at work
 HAND_OVER_BYTES: Final = 256 * 1024
 LOG_APPEND_TIME: Final = 1
 
@@ -98,12 +86,10 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._working = asyncio.Lock()
         self._busy = False  # from the moment at which a batch was fetched
         self._revoking = False
-        self._committing: asyncio.Future[None] | None = None
-        self._away: set[int] = set()  # partitions whose broker doesn't answer
         self._after_outage = after_outage
-        self._watched_at = self._held_up_at = time.monotonic()
+        self._ticks = TickWatch(self._topic, shell, assigned, self.outbox, lambda: self._busy)
         self._revoked_at: float | None = None
-        self._expelled_at: deque[float] = deque(maxlen=EXPELLED_MAX)
+        self._commits = CommitWriter(self._topic, settings.worker, assigned, self.outbox)
 
     def fail(self, bad: BaseException) -> None:
         """End; the first failure is the one that is reported."""
@@ -201,8 +187,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     async def _out_of_range(self, partition: int, offset: int) -> None:
         """The log no longer has the next offset. Raises LogGap, LogTruncated."""
         at = TopicPartition(self._topic, partition)
-        start = (await self.consumer.beginning_offsets([at]))[at]
-        end = (await self.consumer.end_offsets([at]))[at]
+        start, end, _ = (await log_ranges(self.consumer, [at]))[partition]
         owned = self.assigned.owned.get(partition)
         if owned is None or start <= offset <= end:
             return
@@ -232,12 +217,14 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         else:
             try:
                 if partitions:
-                    await self._commit_before_parking()
+                    await self._commits.store_last(self.consumer)
                 self.assigned.park(partitions)
+            except SettingsError as bad:
+                self.fail(bad)
             finally:
                 self._working.release()
         finally:
-            self._away.clear()
+            self._ticks.forget()
             self._revoking = False
         if isinstance(self.failure, SettingsError):
             await asyncio.sleep(2 * BEGIN_S)  # it would rejoin after this, and the other of its name end, too
@@ -253,7 +240,9 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             async with asyncio.timeout(BEGIN_S):
                 await check_timestamps(self.admin, self._settings)
                 commits = await group_commits(self.admin, self._settings, sorted(fresh))
-                ranges = await self._ranges(ats, commits)
+                ranges = await log_ranges(self.consumer, ats)
+                if self._shell.accept_gap:
+                    ranges |= await self._with_new(ats, commits, ranges)
         except (TimeoutError, KafkaError, OSError) as bad:
             log.warning("Kafka doesn't answer (%r): where to read on isn't known yet", bad)
             self._after_outage = True
@@ -265,7 +254,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         for at in ats:
             partition = at.partition
             owned = self.assigned.begin(partition, commits.get(partition), ranges[partition], now)
-            if self._after_outage:
+            if self._after_outage or self._ticks.after_outage(now):
                 owned.silence.outage_over(ranges[partition].end, now, self._shell.outage_grace_s)
             self.consumer.seek(at, owned.next_offset)
         self.assigned.settle()
@@ -274,143 +263,31 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             metrics.REBALANCE.set(now - self._revoked_at)
             self._revoked_at = None
 
-    async def _ranges(self, ats: list[Any], commits: dict[int, StoredCommit]) -> dict[int, LogRange]:
-        starts = await self.consumer.beginning_offsets(ats)
-        ends = await self.consumer.end_offsets(ats)
-        found = {at.partition: LogRange(starts[at], ends[at]) for at in ats}
-        for at in ats if self._shell.accept_gap else ():
+    async def _with_new(
+        self, ats: list[Any], commits: dict[int, StoredCommit], ranges: dict[int, LogRange]
+    ) -> dict[int, LogRange]:
+        """Where those begin that the commits' authors can't have read: appended later, whatever their offsets."""
+        found = {}
+        for at in ats:
             if (stored := commits.get(at.partition)) is not None:
-                # What was appended after the last record that the commit's author read is new, whatever its offset.
                 time_ms = commit_of(*stored).progress.read_ms + 1
                 new = (await self.consumer.offsets_for_times({at: time_ms}))[at]
-                new_from = ends[at] if new is None else new.offset
-                found[at.partition] = found[at.partition]._replace(new_from=new_from)
+                whole = ranges[at.partition]
+                found[at.partition] = whole._replace(new_from=whole.end if new is None else new.offset)
         return found
 
-    def _expelled(self) -> None:
-        """The group doesn't know this member any more: it was silent for too long, or another took its name.
-
-        Two of one name would take each other's partitions for ever.
-        """
-        now = time.monotonic()
-        self._expelled_at.append(now)
-        if len(self._expelled_at) == EXPELLED_MAX and now - self._expelled_at[0] < EXPELLED_S:
-            worker = self._settings.worker
-            self.fail(
-                SettingsError(
-                    f"the group has let this joiner go {EXPELLED_MAX} times within {EXPELLED_S:.0f} s: another is "
-                    f"named {worker}, too. Give each its own name: THALWEG_WORKER=… thalweg run joiner"
-                )
-            )
-
-    # --- commits -------------------------------------------------------------------------------------------
+    # --- to be called often ----------------------------------------------------------------------------------
 
     async def commit(self) -> None:
         """Store how far all partitions are, once what came of the records before is confirmed."""
         async with self._working:
             wanted = self.assigned.unstored()
-        await self._store(wanted)
-
-    async def _commit_before_parking(self) -> None:
-        """The last commit of partitions that go, in any case: whether it is taken tells whether the group knows us."""
-        if self._committing is not None:
-            self._committing.cancel()  # aiokafka would try it again as a member of the next generation
-        try:
-            await asyncio.wait_for(self._store(self.assigned.unstored(all_of_them=True)), REVOKE_S)
-        except TimeoutError:
-            log.warning("the last commit before a rebalance isn't stored: whoever comes next reads more again")
-
-    async def _store(self, wanted: dict[int, tuple[Assigned, StoredCommit]]) -> None:
-        if not wanted:
-            return
-        await self.outbox.confirm()
-        still = {p: (owned, commit) for p, (owned, commit) in wanted.items() if self.assigned.owned.get(p) is owned}
-        if not still or self.failure is not None:
-            return
-        offsets = {
-            TopicPartition(self._topic, partition): OffsetAndMetadata(*commit)
-            for partition, (_, commit) in still.items()
-        }
-        committing = self._committing = asyncio.ensure_future(self.consumer.commit(offsets))
-        try:
-            await asyncio.wait((committing,))
-            if committing.cancelled():
-                return
-            committing.result()
-        except (CommitFailedError, IllegalStateError) as bad:
-            log.info("commit refused, the partitions are changing hands: %s", bad)
-            if self._revoking and isinstance(bad.__cause__, UnknownMemberIdError):
-                self._expelled()
-            return
-        except KafkaError as bad:
-            log.warning("commit failed (%s); it is tried again", bad)
-            return
-        finally:
-            committing.cancel()
-            if self._committing is committing:
-                self._committing = None
-        for owned, commit in still.values():
-            owned.stored = commit
-
-    # --- silence and outages -------------------------------------------------------------------------------
+        await self._commits.store(self.consumer, wanted)
 
     async def watch(self) -> None:
-        """Write a Tick into silent partitions that are read to their end; notice when no broker answers."""
-        now, before = time.monotonic(), self._watched_at
-        self._watched_at = now
-        if now - before > 2 * self._shell.commit_every_ms / 1000:
-            self._held_up_at = now  # not the broker, but this process
-        if self._fresh is not None or self._revoking:
-            return
-        if now - self._held_up_at > STALE_MS / 1000:
-            self._note_away(filter(self._stale, self.assigned.owned))
-        silent = self.assigned.silent(now)
-        asked = [TopicPartition(self._topic, p) for p in sorted(self._away.union(silent)) if p in self.assigned.owned]
-        if not asked:
-            return
-        owned = {at.partition: self.assigned.owned[at.partition] for at in asked}
-        try:
-            ends = await asyncio.wait_for(self.consumer.end_offsets(asked), ASK_S)
-        except (TimeoutError, KafkaError, IllegalStateError):
-            if time.monotonic() - now < 2 * ASK_S:
-                self._note_away(owned)
-            return
-        now = time.monotonic()
-        for at in asked:
-            partition = at.partition
-            if self.assigned.owned.get(partition) is not owned[partition]:
-                continue
-            if partition in self._away:
-                self._away.discard(partition)
-                owned[partition].silence.outage_over(ends[at], now, self._shell.outage_grace_s)
-            elif await self._at_end(at, ends[at]):
-                self.outbox.put(self.assigned.tick(partition, now))
-        await self.outbox.flush()
-
-    async def _at_end(self, at: Any, end: int) -> bool:
-        """Whether all that there was is joined, markers of transactions read over."""
-        try:
-            return await self.consumer.position(at) >= end and not self._busy
-        except (KafkaError, IllegalStateError):
-            return False
-
-    def _stale(self, partition: int) -> bool:
-        """Whether a partition that is read to its end, as far as is known, wasn't fetched successfully for long."""
-        at, owned = TopicPartition(self._topic, partition), self.assigned.owned[partition]
-        try:
-            polled_ms, end = self.consumer.last_poll_timestamp(at), self.consumer.highwater(at)
-        except (AssertionError, IllegalStateError):  # not assigned any more
-            return False
-        if self._busy or polled_ms is None or end is None or owned.next_offset < end:
-            return False
-        return bool(time.time() * 1000 - polled_ms > STALE_MS)
-
-    def _note_away(self, partitions: Iterable[int]) -> None:
-        found = set(partitions)
-        if found and not self._away:
-            metrics.OUTAGES.inc()
-            log.warning("no broker answers for partitions %s: until it does, silence says nothing", sorted(found))
-        self._away |= found
+        """Write a Tick into silent partitions that are read to their end."""
+        if self._fresh is None and not self._revoking:
+            await self._ticks.look(self.consumer)
 
     def measure(self) -> None:
         """Set the gauges."""

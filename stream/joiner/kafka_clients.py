@@ -15,6 +15,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError
 
 from stream.errors import LogUnavailable, SettingsError
+from stream.joiner.assigned_partitions import LogRange
 from stream.settings import Settings
 from stream.topics import EVENTS
 
@@ -121,6 +122,12 @@ async def group_commits(admin: Any, settings: Settings, partitions: Iterable[int
     wanted = [TopicPartition(settings.topic(EVENTS.name), partition) for partition in partitions]
     found = await admin.list_consumer_group_offsets(settings.topic("joiner"), partitions=wanted) if wanted else {}
     return {at.partition: (stored.offset, stored.metadata or "") for at, stored in found.items() if stored.offset >= 0}
+
+
+async def log_ranges(consumer: Any, ats: list[Any]) -> dict[int, LogRange]:
+    """Where the logs of these partitions start and end. Raises KafkaError."""
+    starts, ends = await consumer.beginning_offsets(ats), await consumer.end_offsets(ats)
+    return {at.partition: LogRange(starts[at], ends[at]) for at in ats}
 
 
 async def check_timestamps(admin: Any, settings: Settings) -> None:

@@ -613,7 +613,7 @@ def test_two_joiners_of_one_name_do_not_fight_for_ever(
 ) -> None:
     """Who is expelled again and again ends, and says why; now and then that happens, and rebalances are nothing."""
     now = [1_000.0]
-    monkeypatch.setattr("stream.joiner.consumer_loop.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("stream.joiner.commit_writer.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     async def story() -> BaseException | None:
         paper = Paper()
@@ -648,7 +648,7 @@ async def take_at(loop: ConsumerLoop, monkeypatch: pytest.MonkeyPatch, now: floa
 async def watch_at(loop: ConsumerLoop, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
     """The watch as of a moment."""
     with monkeypatch.context() as patched:
-        patched.setattr("stream.joiner.consumer_loop.time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+        patched.setattr("stream.joiner.tick_watch.time", SimpleNamespace(monotonic=lambda: now, time=time.time))
         await loop.watch()
 
 
@@ -766,5 +766,25 @@ def test_an_event_from_the_future_becomes_a_dead_letter(tmp_path: Path) -> None:
         ((topic, value),) = paper.sent
         letter = decode_entity(value or b"", DeadLetter)
         assert (topic, letter.error, letter.offset) == (EVENTS_DLQ.name, "FromTheFuture", 0)
+
+    asyncio.run(story())
+
+
+def test_a_rebalance_after_an_outage_does_not_end_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets a partition then waits for its producers, too."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500, outage_grace_s=30.0)
+        await take(loop, message(0, page("r")))
+        paper.ends[0] = 1
+        now = loop.assigned.owned[0].silence.heard_at
+        paper.away = True
+        await watch_at(loop, monkeypatch, now + 1.0)
+        paper.away = False
+        await revoke(loop, 0)
+        await assign(loop, 0)
+        await watch_at(loop, monkeypatch, now + 20.0)
+        assert ticks_of(paper) == []
 
     asyncio.run(story())
