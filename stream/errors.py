@@ -9,6 +9,7 @@
     ├── LogError             the log refused or failed
     │   ├── LogUnavailable   no broker answers: worth trying again
     │   ├── LogGap           the wanted offset is older than the log's start
+    │   ├── LogTruncated     the wanted offset lies behind the log's end
     │   └── Poisoned         nothing but events that can't be taken in has come for long
     ├── SnapshotError        a snapshot can't be trusted or moved
     │   ├── StoreUnavailable no snapshot store answers: worth trying again
@@ -65,6 +66,22 @@ class LogGap(LogError):
         self.partition = partition
         self.wanted = wanted
         self.start = start
+
+
+class LogTruncated(LogError):
+    """The wanted offset lies behind the log's end: its tail was lost, or the topic was made anew."""
+
+    def __init__(self, topic: str, partition: int, wanted: int, start: int, end: int) -> None:
+        super().__init__(
+            f"{topic}/{partition}: offset {wanted} was wanted, but the log now starts at {start} and ends at {end}: "
+            "its tail was lost, or the topic was made anew, and new records would be taken for old ones. To go on with "
+            "what was appended since, start again with --accept-gap; what was lost stays lost"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.wanted = wanted
+        self.start = start
+        self.end = end
 
 
 class Poisoned(LogError):

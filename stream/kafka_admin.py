@@ -46,7 +46,9 @@ def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[
     with translated(settings, "comparing topics"), KafkaAdminClient(**client_options(settings)) as admin:
         names = [settings.topic(topic.name) for topic in topics]
         found = {topic["name"]: topic for topic in admin.describe_topics(names) if topic["error_code"] != NOT_THERE}
-        configs = _configs(admin, {settings.topic(t.name): t for t in topics if settings.topic(t.name) in found})
+        configs = _configs(
+            admin, {settings.topic(t.name): t for t in topics if settings.topic(t.name) in found}, settings.replication
+        )
     changes: list[Change] = []
     for topic, name in zip(topics, names, strict=True):
         if name in found:
@@ -130,7 +132,7 @@ def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
 
 def _creation(settings: Settings, topic: Topic) -> Change:
     partitions = topic.partitions or settings.partitions
-    config = topic.config()
+    config = topic.config(settings.replication)
     says = f"{partitions} partitions, replication {settings.replication}; " + ", ".join(
         f"{key}={value}" for key, value in config.items()
     )
@@ -142,7 +144,9 @@ def _differences(
 ) -> list[Change]:
     name = settings.topic(topic.name)
     changes: list[Change] = []
-    differing = {key: value for key, value in topic.config().items() if config.get(key) != value}
+    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
+    declared = topic.config(min(replicas, settings.replication))
+    differing = {key: value for key, value in declared.items() if config.get(key) != value}
     if differing:
         says = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
         changes.append(Change(name, "alter", says, tuple(differing.items())))
@@ -157,7 +161,6 @@ def _differences(
                 f"each user's order would break. Keep it ({remedy}), or start anew under another THALWEG_TOPIC_PREFIX",
             )
         )
-    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
     if replicas != settings.replication:
         says = (
             f"has {replicas} replicas, {settings.replication} are declared; move replicas with "
@@ -167,10 +170,12 @@ def _differences(
     return changes
 
 
-def _configs(admin: Any, topics: dict[str, Topic]) -> dict[str, dict[str, str]]:
+def _configs(admin: Any, topics: dict[str, Topic], replication: int) -> dict[str, dict[str, str]]:
     """The settings in force, by topic and key."""
     if not topics:
         return {}
-    asked = [ConfigResource(ConfigResourceType.TOPIC, name, topic.config()) for name, topic in topics.items()]
+    asked = [
+        ConfigResource(ConfigResourceType.TOPIC, name, topic.config(replication)) for name, topic in topics.items()
+    ]
     found = admin.describe_configs(asked, config_filter="all")["topic"]
     return {name: {key: entry["value"] for key, entry in config.items()} for name, config in found.items()}

@@ -49,10 +49,19 @@ class Settings(BaseSettings):
     joiner_memory_mb: int = Field(
         2_048,
         ge=1,
-        description="what all partitions together may remember; over a share, a partition's oldest pages close",
+        description="what a joiner may remember; its partitions have equal shares, over which their oldest pages close",
+    )
+    joiner_bodies_mb: int = Field(
+        256, ge=0, description="recent records that the joiner keeps at hand; pages of older ones are read again"
     )
     joiner_poison_s: float = Field(
         60.0, ge=0, description="stop when nothing but events that can't be taken in came for so long; 0: never"
+    )
+    joiner_outage_grace_s: float = Field(
+        30.0,
+        ge=0,
+        description="so long after a broker was away, a partition without events isn't taken for silent: producers "
+        "may come back later than the joiner",
     )
     learner_port: int = Field(
         0, ge=0, le=65535, description="port of the learner's health and metrics; 0: any free one"

@@ -15,12 +15,16 @@ class Topic:
     compacted: bool = False
     retention_ms: int = 7 * 24 * HOUR_MS
 
-    def config(self) -> dict[str, str]:
-        """Kafka's topic configuration. Ingest time is the broker's own clock: LogAppendTime."""
+    def config(self, replication: int = 1) -> dict[str, str]:
+        """Kafka's topic configuration. Ingest time is the broker's own clock: LogAppendTime.
+
+        A record counts as written once all but one of its replicas have it.
+        """
         config = {
             "cleanup.policy": "compact" if self.compacted else "delete",
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(2 * 1024 * 1024),
+            "min.insync.replicas": str(max(1, replication - 1)),
         }
         if not self.compacted:
             config["retention.ms"] = str(self.retention_ms)

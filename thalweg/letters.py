@@ -3,6 +3,10 @@
 A letter is told apart by the place of its source and its bytes: a joiner that reads again after a kill, and every
 ranker that meets a bad item, writes it again, and it still is one letter. What was sent back is noted in the topic of
 dead letters itself, by a letter without bytes whose error is `Replayed`.
+
+Of a letter `Late` everything of its time was forgotten when it came. Sent back, it is taken as a correction by a joiner
+that still knows the page: one that remembers for longer by now (a longer `known` or `lateness`, --accept-rules). Any
+other finds it late again, and writes one new letter for it.
 """
 
 import re

@@ -193,7 +193,18 @@ def replay(
 
 
 @run_app.command("joiner")
-def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
+def run_joiner(
+    spec: SpecFile = SPEC,
+    accept_gap: AcceptGap = False,
+    accept_rules: Annotated[
+        bool,
+        typer.Option(
+            "--accept-rules",
+            help="Go on from commits of other rules, or of another model: open pages are judged anew by these rules "
+            "from the commit on, and what was emitted of them stays.",
+        ),
+    ] = False,
+) -> None:
     """Join pages and installs to labelled examples. Start more with a THALWEG_WORKER name each."""
     from stream.joiner.label_rules import label_rules
     from stream.joiner.record_processor import ShellRules
@@ -207,7 +218,14 @@ def run_joiner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     rules = label_rules(read)
     if short := too_short(rules):
         say(f"warning: {short}: {REMEDY}")  # the topic may have been told to keep them for longer
-    run(settings, rules, ShellRules(accept_gap=accept_gap, model=read.name, poison_s=settings.joiner_poison_s))
+    shell = ShellRules(
+        accept_gap=accept_gap,
+        accept_rules=accept_rules,
+        model=read.name,
+        poison_s=settings.joiner_poison_s,
+        outage_grace_s=settings.joiner_outage_grace_s,
+    )
+    run(settings, rules, shell)
 
 
 @run_app.command("learner")

@@ -1,145 +1,282 @@
-"""A worker's share of `events`: a join per partition, where each reads on, and what may be committed of it.
+"""The partitions that a worker has: from which commit each goes on, what may be committed of it, when it is ticked.
 
-The one place that says how far a partition is done with. Records are taken strictly in offset order. One that isn't
-the next raises LogGap where the log begins behind the next. Else it came before its turn, and is left: it comes again,
-or the joiner begins again at its last commit. What may be committed is what `Joiner.checkpoint` says, and only once
-everything that came of the records before it is in the outbox; no other offset leaves this file, so no commit can skip
-a hole.
+The one place that says how far a partition is done with. A commit holds the offset that `Joiner.checkpoint` names,
+where a rebuild of the state starts, and the next offset whose output isn't confirmed: records below that one rebuild
+the state and emit nothing. Both are taken between two records only, once everything that came of the records before is
+in the outbox, and stored once the broker has acknowledged all of it. No other offset leaves this file, so no commit can
+skip a record.
+
+A rebalance revokes all partitions and mostly gives them back. Their state is parked meanwhile: where the group's commit
+is still the one that this worker stored last, nobody else has gone on from it, and the state does.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from stream.dead_letters import Outgoing
-from stream.errors import LogError, LogGap
+from stream.errors import LogGap, LogTruncated, SettingsError
 from stream.events import Tick, encode_record
 from stream.joiner import metrics
-from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.commit_metadata import JOIN_VERSION, Commit, Progress, author_of, commit_of, differences, metadata_of
+from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_processor import RecordProcessor, ShellRules
-from stream.log import Record
+from stream.joiner.record_processor import PartitionState, PoisonWatch, ShellRules
+from stream.joiner.silence import Silence
+from stream.joiner.state_store import StateStore
 from stream.topics import EVENTS
 
-OUT_OF_TURN_S: Final = 10.0  # so long the next record may not come, while others do
+UNBOUNDED: Final = 2**62
+PROCESS_BYTES: Final = 256_000_000  # of a joiner that remembers nothing, with what it has fetched
+TICKS_A_GRACE: Final = 8  # where no page is open: so many ticks till what is left can be forgotten
 
 log = logging.getLogger(__name__)
+StoredCommit = tuple[int, str]  # offset, metadata
 
 
-@dataclass
-class Owned:
-    """A partition that this worker has now."""
+class Memory(NamedTuple):
+    """What a worker's partitions may take together, bytes: for what they remember, and for recent records."""
 
-    joiner: Joiner
-    next_offset: int | None  # None: nothing was ever committed, the log's first record is next
-    stored: Checkpoint | None
-    settled: bool = False  # all that came of the records taken so far was put out
-    heard_at: float = 0.0
-    waits_since: float | None = None  # for the next offset, while others come
+    known_bytes: int
+    body_bytes: int
+
+    @classmethod
+    def of(cls, memory_bytes: int, body_bytes: int) -> "Memory":
+        """The shares of a worker's memory: a quarter at most for recent records, the process itself apart."""
+        body_bytes = min(body_bytes, memory_bytes // 4)
+        return cls(max(memory_bytes // 4, memory_bytes - body_bytes - PROCESS_BYTES), body_bytes)
+
+
+UNBOUNDED_MEMORY: Final = Memory(UNBOUNDED, UNBOUNDED)
+
+
+class LogRange(NamedTuple):
+    """Where a partition's log starts and ends; `new_from`: its first record that a commit's author can't have read."""
+
+    start: int
+    end: int
+    new_from: int | None = None
+
+
+@dataclass(eq=False)
+class Assigned(PartitionState):
+    """A partition that this worker has now. `stored`: the group's commit, as far as this worker knows."""
+
+    silence: Silence = field(kw_only=True)
+    stored: StoredCommit | None = None
+    rebuild_from: int | None = None  # while records are read in silence
+    began_at: float = 0.0
+    store: StateStore | None = None
+
+    @property
+    def confirmed(self) -> int:
+        """The next offset whose output isn't confirmed, by the commit."""
+        return 0 if self.stored is None else commit_of(*self.stored).progress.confirmed
+
+    def trim_bodies(self) -> None:
+        """Give up records of which nothing is remembered, or that are too many."""
+        hold = self.joiner.hold_offset()
+        self.bodies.trim(self.next_offset if hold is None else hold)
 
 
 class AssignedPartitions:
-    """The partitions of one worker. `put` takes what has to be written."""
+    """The partitions of one worker; `memory` is for all together, `folder` where states are saved."""
 
     def __init__(
-        self, rules: LabelRules, shell: ShellRules, turn: RecordProcessor, put: Callable[[Outgoing], None]
+        self, rules: LabelRules, shell: ShellRules, memory: Memory = UNBOUNDED_MEMORY, folder: Path | None = None
     ) -> None:
-        self.owned: dict[int, Owned] = {}
+        self.owned: dict[int, Assigned] = {}
+        self._parked: dict[int, Assigned] = {}
         self._rules = rules
         self._shell = shell
-        self._turn = turn
-        self._put = put
+        self._memory = memory
+        self._folder = folder
 
-    def begin(self, checkpoint: Checkpoint | None) -> Owned:
-        """The state at a commit: an empty join with the watermark that was stored there."""
-        if checkpoint is None:
-            return Owned(Joiner(self._rules), next_offset=None, stored=None)
-        return Owned(Joiner.start(self._rules, checkpoint), checkpoint.offset, checkpoint)
+    # --- partitions come and go ----------------------------------------------------------------------------
 
-    def drop(self, partitions: Iterable[int]) -> None:
-        """Forget these: whoever gets them reads them again from the commit."""
-        for partition in partitions:
-            self.owned.pop(partition, None)
+    def begin(self, partition: int, stored: StoredCommit | None, ends: LogRange, now: float) -> Assigned:
+        """Own a partition whose commit this is; it reads on at its `next_offset`.
+
+        Raises LogGap, LogTruncated, and SettingsError where the commit's author ran by other rules.
+        """
+        parked = self._parked.pop(partition, None)
+        if parked is not None and parked.stored == stored and ends.start <= parked.next_offset <= ends.end:
+            owned = parked
+            log.info("partition %d: goes on at %d, its state was kept", partition, owned.next_offset)
+        elif stored is None:
+            self._accept_gap(partition, 0, ends.start)
+            owned = self._made(Joiner(self._rules), ends.start, ends.start, now)
+            owned.store = self._store(partition)
+        else:
+            owned = self._restarted(partition, commit_of(*stored), ends, now)
+            owned.stored = stored
+        self.owned[partition] = owned
+        return owned
+
+    def settle(self) -> None:
+        """The assignment is known and begun: states of partitions that others have now go; memory is shared out."""
+        self._parked.clear()
+        for partition, owned in self.owned.items():
+            self.took(partition, owned, owned.began_at)
+
+    def park(self, partitions: Iterable[int]) -> None:
+        """Keep the states of revoked partitions aside; between two batches, so that all they led to was put out."""
+        for partition, owned in self.drop(partitions).items():
+            if owned.whole and owned.rebuild_from is None:
+                self._parked[partition] = owned
+
+    def drop(self, partitions: Iterable[int]) -> dict[int, Assigned]:
+        """Forget these: whoever gets them rebuilds their state from the commit."""
+        gone = {partition: self.owned.pop(partition) for partition in partitions if partition in self.owned}
+        for partition in gone:
             metrics.forget(partition)
+        return gone
 
-    @staticmethod
-    def jumps(owned: Owned, begin: int) -> bool:
-        """Whether records may be missing before one of which this is known: then `take` must know the log's start."""
-        return begin > (owned.next_offset or 0)
+    def _made(self, joiner: Joiner, next_offset: int, emit_from: int, now: float) -> Assigned:
+        # Less memory than the owner before had would close pages whose labels nobody has emitted, in silence.
+        joiner.bytes_max = UNBOUNDED
+        made = Assigned(
+            joiner,
+            next_offset,
+            emit_from,
+            PoisonWatch(self._shell.poison_s),
+            silence=Silence(now, joiner.watermark_ms),
+            began_at=now,
+        )
+        made.rebuild_from = next_offset if emit_from > next_offset else None
+        return made
 
-    def take(self, owned: Owned, record: Record, now: float, begin: int, start: int | None) -> Iterator[None]:
-        """The next record of a partition; to be run to its end. Raises LogGap, Poisoned.
+    def _restarted(self, partition: int, commit: Commit, ends: LogRange, now: float) -> Assigned:
+        checkpoint, progress = commit.checkpoint, commit.progress
+        changed = self._check_author(partition, commit)
+        offset, emit_from = checkpoint.offset, checkpoint.offset if changed else progress.confirmed
+        if max(offset, emit_from) > ends.end:
+            truncated = LogTruncated(EVENTS.name, partition, max(offset, emit_from), ends.start, ends.end)
+            if not self._shell.accept_gap or ends.new_from is None:
+                raise truncated
+            emit_from = min(emit_from, ends.new_from)
+            offset = min(offset, ends.new_from)
+            log.warning("going on (--accept-gap) with the records from %d on: %s", emit_from, truncated)
+        if offset < ends.start:
+            self._accept_gap(partition, offset, ends.start)
+            offset, emit_from = ends.start, max(emit_from, ends.start)
+        log.info(
+            "partition %d: reads on at %d, watermark %d ms; what came of the records below %d is confirmed",
+            partition, offset, checkpoint.watermark_ms, emit_from,
+        )  # fmt: skip
+        store, joiner = self._store(partition), None
+        if store is not None and not changed and (loaded := store.load(self._rules, ends.start, emit_from)) is not None:
+            state, offset = loaded
+            joiner = Joiner.restored(self._rules, checkpoint, state)
+            log.info("partition %d: %d pages were loaded, of the records below %d", partition,
+                     joiner.remembered_pages, offset)  # fmt: skip
+        if joiner is None:
+            joiner = Joiner.start(self._rules, checkpoint)
+        owned = self._made(joiner, offset, emit_from, now)
+        owned.read_ms, owned.late, owned.store = progress.read_ms, progress.late, store
+        return owned
 
-        Where very much comes of it there are pauses, in which what was put out can be handed over. Till the end
-        nothing of the partition may be committed.
+    def _store(self, partition: int) -> StateStore | None:
+        """The partition's saved state, if this worker has a folder for them."""
+        if self._folder is None:
+            return None
+        return StateStore(self._folder / str(partition), author_of(self._rules, self._shell.model))
 
-        `begin`: from there on the log holds nothing before this record. `start`: where the record `jumps`, the log's
-        first offset, as of some moment after this record or a later one was read.
-        """
-        if owned.next_offset is not None and record.offset < owned.next_offset:
-            return  # behind the commit, which moved while the partition changed hands
-        if start is not None:
-            wanted = start if owned.next_offset is None else owned.next_offset
-            if start > wanted:
-                gap = LogGap(EVENTS.name, record.partition, wanted, start)
-                if not self._shell.accept_gap:
-                    raise gap
-                log.warning("going on, as told: %s", gap)
-                owned.next_offset = start
-            if begin > max(start, wanted):
-                owned.waits_since = now if owned.waits_since is None else owned.waits_since
-                return
-        owned.settled, owned.waits_since = False, None
-        for n, part in enumerate(self._turn.parts(owned.joiner, record)):
-            if n:
-                yield
-            for outgoing in part:
-                self._put(outgoing)
-        owned.heard_at = now
-        owned.next_offset = record.offset + 1
-        owned.settled = True
+    def _accept_gap(self, partition: int, wanted: int, start: int) -> None:
+        if start <= wanted:
+            return
+        gap = LogGap(EVENTS.name, partition, wanted, start)
+        if not self._shell.accept_gap:
+            raise gap
+        log.warning("going on (--accept-gap): %s", gap)
 
-    def unstored(self) -> dict[int, tuple[Owned, Checkpoint]]:
-        """What can be committed once all that was put out is confirmed, where that is news."""
-        return {
-            partition: (owned, checkpoint)
-            for partition, owned in self.owned.items()
-            if owned.settled
-            and owned.next_offset is not None
-            and (checkpoint := owned.joiner.checkpoint(owned.next_offset)) != owned.stored
-        }
+    def _check_author(self, partition: int, commit: Commit) -> bool:
+        """Whether it ran by other rules, which is accepted. Raises SettingsError where it isn't."""
+        where = f"the commit of {EVENTS.name}/{partition}"
+        if commit.version > JOIN_VERSION:
+            raise SettingsError(
+                f"{where} was made by a newer joiner (version {commit.version} of the join, this is {JOIN_VERSION}): "
+                "start the newer one; this one would emit other labels"
+            )
+        found = differences(commit, self._rules, self._shell.model)
+        if not found:
+            return False
+        if not self._shell.accept_rules:
+            raise SettingsError(
+                f"{where} was made by a joiner that ran otherwise: {'; '.join(found)}. Give it the spec that it had, "
+                "or start with --accept-rules: then open pages are judged anew by these rules from the commit on, and "
+                "what was emitted of them stays"
+            )
+        log.warning("partition %d: going on by other rules (--accept-rules): %s", partition, "; ".join(found))
+        return True
 
-    def still(self, wanted: dict[int, tuple[Owned, Checkpoint]]) -> dict[int, Checkpoint]:
-        """Of these, those whose partition didn't change hands meanwhile."""
-        return {p: checkpoint for p, (owned, checkpoint) in wanted.items() if self.owned.get(p) is owned}
+    # --- records were taken --------------------------------------------------------------------------------
 
-    def tick(self, now: float, end_of: Callable[[int], int | None]) -> None:
-        """Put a Tick into silent partitions that are read to their end and wait for event time to go on.
+    def took(self, partition: int, owned: Assigned, now: float) -> None:
+        """Records of a partition were taken."""
+        owned.silence.heard(owned.joiner.watermark_ms, owned.event_offset, now)
+        if owned.rebuild_from is not None and owned.next_offset >= owned.emit_from:
+            log.info(
+                "partition %d: its state was rebuilt from %d records in %.1f s",
+                partition, owned.next_offset - owned.rebuild_from, now - owned.began_at,
+            )  # fmt: skip
+            metrics.REBUILT.inc(owned.next_offset - owned.rebuild_from)
+            owned.rebuild_from = None
+        if owned.rebuild_from is None:
+            owned.joiner.bytes_max = self._rules.bytes_max or self._memory.known_bytes // len(self.owned)
+        owned.bodies.bytes_max = self._memory.body_bytes // len(self.owned)
 
-        Raises LogError where a partition's next record doesn't come, though others do.
-        """
+    def unstored(self, *, all_of_them: bool = False) -> dict[int, tuple[Assigned, StoredCommit]]:
+        """What can be committed once all that was put out is confirmed, where that is news or all is wanted."""
+        found: dict[int, tuple[Assigned, StoredCommit]] = {}
         for partition, owned in self.owned.items():
-            if owned.waits_since is not None and now - owned.waits_since > OUT_OF_TURN_S:
-                raise LogError(
-                    f"{EVENTS.name}/{partition}: offset {owned.next_offset or 0} hasn't come for "
-                    f"{OUT_OF_TURN_S:.0f} s, though later ones have"
-                )
-            silence_ms = round((now - owned.heard_at) * 1000)
-            if silence_ms < self._shell.idle_ms or not owned.joiner.awaits_time or not owned.settled:
-                continue
-            end = end_of(partition)
-            if end is None or owned.next_offset is None or owned.next_offset < end:
-                continue
-            owned.heard_at = now
-            tick = Tick(owned.joiner.tick_ms(silence_ms))
-            self._put(Outgoing(EVENTS.name, partition, encode_record([tick])))
+            if owned.whole and owned.rebuild_from is None:
+                commit = self._commit(owned)
+                if all_of_them or commit != owned.stored:
+                    found[partition] = owned, commit
+        return found
 
-    def measure(self, now_s: float, end_of: Callable[[int], int | None]) -> None:
-        """Set the gauges."""
+    def _commit(self, owned: Assigned) -> StoredCommit:
+        checkpoint = owned.joiner.checkpoint(owned.next_offset)
+        progress = Progress(max(owned.next_offset, owned.emit_from), owned.read_ms, owned.late)
+        return checkpoint.offset, metadata_of(checkpoint, self._rules, self._shell.model, progress)
+
+    # --- event time ----------------------------------------------------------------------------------------
+
+    def silent(self, now: float) -> list[int]:
+        """Partitions that would be ticked if they are read to their end: silent, and something is remembered.
+
+        While pages are open event time must go on evenly. Later it only lets things be forgotten, so that the commit
+        catches up.
+        """
+        found = []
         for partition, owned in self.owned.items():
-            at = owned.next_offset or 0
-            first = owned.joiner.hold_offset()
-            held = 0 if first is None else at - first
-            lag = max(0, (end_of(partition) or 0) - at)
-            metrics.measure(partition, owned.joiner, held, lag, now_s)
+            joiner = owned.joiner
+            if owned.rebuild_from is not None or not owned.whole:
+                continue
+            if joiner.awaits_time:
+                idle_ms = self._shell.idle_ms
+            elif joiner.hold_offset() is not None:
+                idle_ms = max(self._shell.idle_ms, self._rules.life_ms // TICKS_A_GRACE)
+            else:
+                continue
+            if owned.silence.lasts_ms(now) >= idle_ms:
+                found.append(partition)
+        return found
+
+    def tick(self, partition: int, now: float) -> Outgoing:
+        """The Tick that lets a silent partition's event time go on."""
+        owned = self.owned[partition]
+        tick = Tick(owned.joiner.tick_ms(owned.silence.lasts_ms(now)))
+        owned.silence.ticked(now)
+        return Outgoing(EVENTS.name, partition, encode_record([tick]))
+
+    def measure(self, partition: int, end: int | None, now_s: float) -> None:
+        """Set a partition's gauges; `end`: the log's, as of the last fetch."""
+        owned = self.owned[partition]
+        first = owned.joiner.hold_offset()
+        held = 0 if first is None else owned.next_offset - first
+        lag = max(0, (end or 0) - owned.next_offset)
+        metrics.measure(partition, owned.joiner, held, lag, owned.late, now_s)

@@ -6,7 +6,7 @@ NO_LIMIT: Final = 2**62
 
 
 class Bodies:
-    """Recent records by offset, `bytes_max` of them at most: the oldest go first."""
+    """Recent records by offset, about `bytes_max` of them: `trim` lets the oldest go."""
 
     def __init__(self, bytes_max: int = NO_LIMIT) -> None:
         self.bytes_max = bytes_max
@@ -14,20 +14,19 @@ class Bodies:
         self._records: dict[int, bytes] = {}
 
     def put(self, offset: int, raw: bytes) -> None:
-        """Keep a record; offsets only grow."""
+        """Keep a record; offsets only grow, but for one that is put again."""
+        self.bytes += len(raw) - len(self._records.pop(offset, b""))
         self._records[offset] = raw
-        self.bytes += len(raw)
-        while self.bytes > self.bytes_max:
-            self._drop(next(iter(self._records)))
 
     def get(self, offset: int) -> bytes | None:
         """A record, None where it isn't at hand."""
         return self._records.get(offset)
 
-    def drop_before(self, offset: int) -> None:
-        """Give up the records before this one: nothing of them is remembered."""
-        while self._records and (first := next(iter(self._records))) < offset:
-            self._drop(first)
-
-    def _drop(self, offset: int) -> None:
-        self.bytes -= len(self._records.pop(offset))
+    def trim(self, needed_from: int) -> None:
+        """Give up the records before this one, of which nothing is remembered, and the oldest that are too many."""
+        records = self._records
+        while records:
+            first = next(iter(records))
+            if first >= needed_from and self.bytes <= self.bytes_max:
+                return
+            self.bytes -= len(records.pop(first))

@@ -8,15 +8,64 @@ from stream.joiner import record_scan as scan
 from stream.joiner.arena import append, at, get64, lives, put64, words_of
 from stream.joiner.chains import first_of, grow, insert
 from stream.joiner.emission import (
-    attach, detach, emit_history, emit_organic, is_closed, is_known, relabel, unlink,
+    attach,
+    detach,
+    emit_history,
+    emit_organic,
+    is_closed,
+    is_known,
+    relabel,
+    unlink,
 )  # fmt: skip
 from stream.joiner.pages import fits
 from stream.joiner.state import (
-    FINISHED, GONE, HELD_BYTES, I_AFTER, I_AGAIN, I_FLAGS, I_INGEST, I_ITEM, I_KEY, I_LENGTH, I_NEWEST, I_NEXT_KEY,
-    I_NEXT_PAIR, I_PAGE, I_PAGE_TIME, I_PAIR, I_RAW, I_REQUEST, I_TIME, I_TIMER, I_UNTIL, I_USER, INSTALLS,
-    INSTALLS_NOW, KEYS, LISTED, MET, N_DUPLICATE, N_ORGANIC, N_RETRACTED, N_STRAY, ORGANIC, OUT_COUNT,
-    P_NEXT_REQUEST, P_NEXT_USER, P_TIME, P_USER, PAGES, PAIRS, PENDING, REQUESTS, RETRACTED, RETRACTION, SKEW, UNSURE,
-    USERS, WINDOW,
+    FINISHED,
+    GONE,
+    HELD_BYTES,
+    I_AFTER,
+    I_AGAIN,
+    I_FLAGS,
+    I_INGEST,
+    I_ITEM,
+    I_KEY,
+    I_LENGTH,
+    I_NEWEST,
+    I_NEXT_KEY,
+    I_NEXT_PAIR,
+    I_PAGE,
+    I_PAGE_TIME,
+    I_PAIR,
+    I_RAW,
+    I_REQUEST,
+    I_TIME,
+    I_TIMER,
+    I_UNTIL,
+    I_USER,
+    INSTALLS,
+    INSTALLS_NOW,
+    KEYS,
+    LISTED,
+    MET,
+    N_DUPLICATE,
+    N_ORGANIC,
+    N_RETRACTED,
+    N_STRAY,
+    ORGANIC,
+    OUT_COUNT,
+    P_NEXT_REQUEST,
+    P_NEXT_USER,
+    P_TIME,
+    P_USER,
+    PAGES,
+    PAIRS,
+    PENDING,
+    REQUESTS,
+    RETRACTED,
+    RETRACTION,
+    SKEW,
+    UNSURE,
+    USERS,
+    WINDOW,
 )  # fmt: skip
 from stream.joiner.timers import add
 from stream.table import kernel
@@ -180,10 +229,7 @@ def _find_page(j: Any, install: Any, index: Any, ingest_ms: Any) -> None:
     time_ms, user = get64(words, index + I_TIME), get64(words, index + I_USER)
     request = get64(words, index + I_REQUEST)
     best, best_ms, best_position = np.int64(0), np.int64(-1), np.int64(-1)
-    if request != 0:
-        link = first_of(j, REQUESTS, request)
-    else:
-        link = first_of(j, USERS, user)
+    link = first_of(j, REQUESTS, request) if request != 0 else first_of(j, USERS, user)
     while lives(j, PAGES, link):
         page = at(j, PAGES, link)
         page_ms = get64(words_of(j, PAGES), page + P_TIME)

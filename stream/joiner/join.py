@@ -39,7 +39,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -72,7 +72,7 @@ class Counts:
     extended: int = 0  # a page that brought more items under a request id that was remembered
 
 
-class Installed(msgspec.Struct, array_like=True, gc=False, frozen=True):
+class Installed(NamedTuple):
     """When a user installed an item last, by what is remembered; None: no longer has it.
 
     `newest`: surely the newest time. Of what came late it's unknown: a newer install may be forgotten.
@@ -111,31 +111,41 @@ class Joiner:
     """The join state of one partition. Give it every record in offset order.
 
     Of the last part of a record: `organic`, what it has shown to be organic, if the rules want that; `installed`, what
-    its installs and retractions say of histories; `late`, the events that came too late, as bytes with their times.
+    its installs and retractions say of histories; `late`, the events that came too late: bytes, time and lateness, ms.
     """
 
-    def __init__(self, rules: LabelRules, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self, rules: LabelRules, checkpoint: Checkpoint | None = None, state: fields.JoinState | None = None
+    ) -> None:
         assert rules.window_ms > 0, rules
         assert min(rules.lateness_ms, rules.known_ms, rules.waits_ms, rules.skew_ms) >= 0, rules
         self.rules = rules
         self.counts = Counts()
         self.organic: list[Organic] = []
         self.installed: list[Installed] = []
-        self.late: list[tuple[bytes, int]] = []
+        self.late: list[tuple[bytes, int, int]] = []
         self._bodies = Bodies()
-        self._state = fields.JoinState(rules)
-        if checkpoint is not None:
+        self.state = fields.JoinState(rules) if state is None else state
+        if checkpoint is not None and state is None:
             unsure_ms = checkpoint.finished_ms if checkpoint.unsure_ms is None else checkpoint.unsure_ms
             for field, value in (
                 (fields.WATERMARK, checkpoint.watermark_ms), (fields.FINISHED, checkpoint.finished_ms),
                 (fields.FLOOR, checkpoint.floor_ms), (fields.UNSURE, unsure_ms),
             ):  # fmt: skip
-                self._state.numbers[field] = value
+                self.state.numbers[field] = value
 
     @classmethod
     def start(cls, rules: LabelRules, checkpoint: Checkpoint) -> "Joiner":
         """A joiner that reads on at `checkpoint.offset`."""
         return cls(rules, checkpoint)
+
+    @classmethod
+    def restored(cls, rules: LabelRules, checkpoint: Checkpoint, state: fields.JoinState) -> "Joiner":
+        """A joiner that reads on where a saved state ends, the group's commit being at `checkpoint` or behind."""
+        j = state.numbers
+        for field, value in ((fields.FINISHED, checkpoint.finished_ms), (fields.FLOOR, checkpoint.floor_ms)):
+            j[field] = max(int(j[field]), value)
+        return cls(rules, None, state)
 
     def feed(self, events: Sequence[SourceEvent], offset: int, ingest_ms: int) -> list[Examples]:
         """Take one record's events; returns the examples that came of them, in a fixed order."""
@@ -143,7 +153,7 @@ class Joiner:
         self._bodies.put(offset, record.raw)
         found = examples_of(self.take(record, offset, ingest_ms), self._bodies)
         hold = self.hold_offset()
-        self._bodies.drop_before(offset + 1 if hold is None else hold)
+        self._bodies.trim(offset + 1 if hold is None else hold)
         return found
 
     def take(self, events: RecordEvents, offset: int, ingest_ms: int) -> list[LabelBatch]:
@@ -151,7 +161,7 @@ class Joiner:
         emitted: list[LabelBatch] = []
         organic: list[Organic] = []
         installed: list[Installed] = []
-        late: list[tuple[bytes, int]] = []
+        late: list[tuple[bytes, int, int]] = []
         for part in self.parts(events, offset, ingest_ms):
             emitted += part
             organic += self.organic
@@ -166,9 +176,12 @@ class Joiner:
         One event can close all pages that there are. Between parts whoever writes them can do so. The record is taken
         when there is no further part.
         """
-        join, state, numbers = _kernels(), self._state, self._state.numbers
-        columns, hashes, raw = join.prepare(state, events, SLICE)
-        self._count(columns)
+        join, state, numbers = _kernels(), self.state, self.state.numbers
+        columns, hashes = events.columns, events.hashes
+        pages, installs, raw = join.prepare(state, events, SLICE)
+        counts = self.counts
+        counts.pages, counts.installs = counts.pages + pages, counts.installs + installs
+        counts.ticks += len(columns) - pages - installs
         while True:
             said = join.take_record(numbers, columns, hashes, raw, offset, ingest_ms)
             if said == join.GROW_RUNS:
@@ -186,13 +199,8 @@ class Joiner:
 
     def _emitted(self, events: RecordEvents) -> list[LabelBatch]:
         """What the kernels have emitted, as objects; fills `organic`, `installed`, `late`."""
-        if self.organic:
-            self.organic = []
-        if self.installed:
-            self.installed = []
-        if self.late:
-            self.late = []
-        state, emitted = self._state, list[LabelBatch]()
+        self.organic, self.installed, self.late = [], [], []  # the last ones are somebody's by now
+        state, emitted = self.state, list[LabelBatch]()
         count = int(state.numbers[fields.OUT_COUNT])
         if not count:
             return emitted
@@ -218,29 +226,28 @@ class Joiner:
                 newest_ms = None if row[3] < 0 else row[3]
                 self.installed.append(Installed(one.user, one.item, newest_ms, bool(row[4])))
             else:
-                self.late.append((events.bytes_of(row[2]), int(events.columns[row[2], 3])))
+                self.late.append((events.bytes_of(row[2]), *self._lateness(int(events.columns[row[2], 3]))))
         state.numbers[fields.OUT_COUNT] = 0
         return emitted
 
+    def _lateness(self, time_ms: int) -> tuple[int, int]:
+        """An event time, and by how much what has it came too late."""
+        j = self.state.numbers
+        known_ms = max(self.watermark_ms - self.rules.life_ms, int(j[fields.FLOOR]))
+        return time_ms, known_ms - time_ms
+
     def _install_at(self, index: int) -> Install:
         """The install whose bytes begin at this word."""
-        words = self._state.installs.words
+        words = self.state.installs.words
         length = int(words[index - fields.I_RAW + fields.I_LENGTH])
         return _install.decode(words[index : index + (length + 3 >> 2)].tobytes()[:length])
 
     def _ingest_ms(self, index: int) -> int:
-        words, at = self._state.installs.words, index - fields.I_RAW + fields.I_INGEST
+        words, at = self.state.installs.words, index - fields.I_RAW + fields.I_INGEST
         return int(words[at]) | int(words[at + 1]) << 32
 
-    def _count(self, columns: "fields.Ints") -> None:
-        tags = columns[:, 0]
-        counts, pages = self.counts, int((tags == 1).sum())
-        counts.pages += pages
-        counts.ticks += (ticks := int((tags == 3).sum()))
-        counts.installs += len(tags) - pages - ticks
-
     def _recount(self) -> None:
-        counts, scalars = self.counts, self._state.numbers[fields.N_DUPLICATE : fields.WINDOW].tolist()
+        counts, scalars = self.counts, self.state.numbers[fields.N_DUPLICATE : fields.WINDOW].tolist()
         (
             counts.duplicate, counts.late, counts.early, counts.organic, counts.retracted, counts.stray, counts.shed,
             counts.extended,
@@ -248,47 +255,52 @@ class Joiner:
 
     def hold_offset(self) -> int | None:
         """The oldest record of which something is still remembered; None: nothing is. Commit up to it, exclusive."""
-        begin, end = self._state.numbers[[fields.MARKS_BEGIN, fields.MARKS_END]].tolist()
-        return int(self._state.marks[begin, fields.M_OFFSET]) if begin < end else None
+        begin, end = self.state.numbers[[fields.MARKS_BEGIN, fields.MARKS_END]].tolist()
+        return int(self.state.marks[begin, fields.M_OFFSET]) if begin < end else None
 
     def checkpoint(self, next_offset: int) -> Checkpoint:
         """Where a restart may begin, `next_offset` being the record after the last one fed.
 
         True only for what was emitted so far: it may be stored once the log has confirmed all of that.
         """
-        scalars = self._state.numbers
+        scalars = self.state.numbers
         floor_ms = int(scalars[fields.FLOOR])
         finished_ms = max(int(scalars[fields.FINISHED]), self.watermark_ms - self.rules.life_ms, floor_ms)
         unsure_ms = int(scalars[fields.UNSURE]) if self.rules.organic else None
         begin, end = scalars[[fields.MARKS_BEGIN, fields.MARKS_END]].tolist()
         offset, watermark_ms = next_offset, self.watermark_ms
         if begin < end:
-            offset, watermark_ms, *_ = self._state.marks[begin].tolist()
+            offset, watermark_ms, *_ = self.state.marks[begin].tolist()
         return Checkpoint(offset, watermark_ms, finished_ms, floor_ms, unsure_ms)
 
     @property
     def watermark_ms(self) -> int:
         """Event time that is reached, minus lateness."""
-        return int(self._state.numbers[fields.WATERMARK])
+        return int(self.state.numbers[fields.WATERMARK])
 
     @property
     def open_pages(self) -> int:
         """Pages whose window isn't over."""
-        return int(self._state.numbers[fields.OPEN])
+        return int(self.state.numbers[fields.OPEN])
+
+    @property
+    def remembered_pages(self) -> int:
+        """Pages that are remembered, and those behind an older one that is."""
+        return int(self.state.numbers[fields.PAGES_NOW])
 
     @property
     def held_bytes(self) -> int:
         """What pages and installs that are remembered take, bytes."""
-        return int(self._state.numbers[fields.HELD_BYTES])
+        return int(self.state.numbers[fields.HELD_BYTES])
 
     @property
     def bytes_max(self) -> int:
         """What they may take; over it the oldest is finished early."""
-        return int(self._state.numbers[fields.BYTES_MAX])
+        return int(self.state.numbers[fields.BYTES_MAX])
 
     @bytes_max.setter
     def bytes_max(self, value: int) -> None:
-        self._state.numbers[fields.BYTES_MAX] = value
+        self.state.numbers[fields.BYTES_MAX] = value
 
     @property
     def awaits_time(self) -> bool:

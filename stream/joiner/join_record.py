@@ -16,12 +16,70 @@ from stream.joiner.memory import i64_at, u32_at
 from stream.joiner.pages import claimable, is_late, needs_catching_up, page_bytes, page_words, refuse_late, take_page
 from stream.joiner.raw_impression import RecordEvents
 from stream.joiner.state import (
-    BYTES_MAX, CLOSING, EVENT, FLOOR, GONE, HELD_BYTES, I_AGAIN, I_FLAGS, I_KEY, I_LENGTH, I_NEXT_KEY, I_NEXT_PAIR,
-    I_PAIR, I_TIMER, I_UNTIL, INSTALLS, INSTALLS_NOW, KEYS, KNOWN, L_FIRST, L_LINK, L_PAGE, LABEL_HEADS, LABEL_NUMBERS,
-    LABELS, LATENESS, LIFE, M_INSTALLS, M_OFFSET, M_PAGES, M_WATERMARK, MARK, MARKS, MARKS_BEGIN, MARKS_END, N_SHED,
-    OPEN, ORGANIC, OUT_COUNT, OUT_ROOM, P_MORE, P_NEXT_REQUEST, P_NEXT_USER, P_REQUEST, P_TIME, P_TIMER, P_USER, PAGES,
-    PAGES_NOW, PAIRS, PENDING, REQUESTS, SHEDDING, SLICE_MAX, SLICED, STARTED, TOUCHED, UNSURE, USERS, WATERMARK,
-    WINDOW, JoinState, label_bucket,
+    BYTES_MAX,
+    CLOSING,
+    EVENT,
+    FLOOR,
+    GONE,
+    HELD_BYTES,
+    I_AGAIN,
+    I_FLAGS,
+    I_KEY,
+    I_LENGTH,
+    I_NEXT_KEY,
+    I_NEXT_PAIR,
+    I_PAIR,
+    I_TIMER,
+    I_UNTIL,
+    INSTALLS,
+    INSTALLS_NOW,
+    KEYS,
+    KNOWN,
+    L_FIRST,
+    L_LINK,
+    L_PAGE,
+    LABEL_COUNT,
+    LABEL_HEADS,
+    LABEL_NUMBERS,
+    LABELS,
+    LATENESS,
+    LIFE,
+    M_INSTALLS,
+    M_OFFSET,
+    M_PAGES,
+    M_WATERMARK,
+    MARK,
+    MARKS,
+    MARKS_BEGIN,
+    MARKS_END,
+    N_SHED,
+    OPEN,
+    ORGANIC,
+    OUT_COUNT,
+    OUT_ROOM,
+    P_MORE,
+    P_NEXT_REQUEST,
+    P_NEXT_USER,
+    P_REQUEST,
+    P_TIME,
+    P_TIMER,
+    P_USER,
+    PAGES,
+    PAGES_NOW,
+    PAIRS,
+    PENDING,
+    REQUESTS,
+    SHEDDING,
+    SLICE_MAX,
+    SLICED,
+    STARTED,
+    TOUCHED,
+    UNSURE,
+    USERS,
+    WATERMARK,
+    WINDOW,
+    JoinState,
+    label_bucket,
 )  # fmt: skip
 from stream.joiner.timers import NEVER, add, first_entry, first_ms, pop, put
 from stream.table import kernel
@@ -82,9 +140,7 @@ def _take_event(
             said = _catch_up(j, ingest_ms)
             if said != DONE:
                 return said
-            rows += event[scan.SIZE] + 2 * claimable(
-                j, event[scan.USER], hashes, event[scan.ITEMS], event[scan.SIZE]
-            )
+            rows += event[scan.SIZE] + 2 * claimable(j, event[scan.USER], hashes, event[scan.ITEMS], event[scan.SIZE])
         if j[OUT_COUNT] + rows > j[OUT_ROOM]:
             return GROW_OUT if j[OUT_COUNT] == 0 else HAND_ON
         if late:
@@ -190,7 +246,9 @@ def _pass_fronts(j: Any) -> None:
         j[PAGES_NOW] -= passed
     front, passed = j[INSTALLS + FRONT], np.int64(0)
     while front < j[INSTALLS + NEXT] and not _is_install_needed(j, front):
-        front = after(j, INSTALLS, front, install_words(np.int64(words_of(j, INSTALLS)[at(j, INSTALLS, front) + I_LENGTH])))
+        front = after(
+            j, INSTALLS, front, install_words(np.int64(words_of(j, INSTALLS)[at(j, INSTALLS, front) + I_LENGTH]))
+        )
         passed += 1
     if passed > 0:
         pass_chunks(j, INSTALLS, min(front, j[INSTALLS + NEXT]))
@@ -199,7 +257,10 @@ def _pass_fronts(j: Any) -> None:
     nothing = j[PAGES + FRONT] == j[PAGES + NEXT] and j[INSTALLS + FRONT] == j[INSTALLS + NEXT]
     if nothing:
         begin = end
-    elif marks[MARK * (end - 1) + M_PAGES] == j[PAGES + NEXT] and marks[MARK * (end - 1) + M_INSTALLS] == j[INSTALLS + NEXT]:
+    elif (
+        marks[MARK * (end - 1) + M_PAGES] == j[PAGES + NEXT]
+        and marks[MARK * (end - 1) + M_INSTALLS] == j[INSTALLS + NEXT]
+    ):
         end -= 1  # the last record has nothing that is remembered
     while (
         begin + 1 < end
@@ -273,16 +334,11 @@ def link_all(j: Any) -> None:
 
 
 def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> tuple[Any, Any, Any]:
-    """Room for the events of a record; what `take_record` wants of them. Raises MemoryError."""
-    columns = events.columns
-    tags = columns[:, scan.TAG]
-    pages, installs, length = int((tags == scan.PAGE).sum()), 0, 0
-    if pages < len(columns):
-        chosen = columns[tags == scan.INSTALL]
-        installs, length = len(chosen), int((chosen[:, scan.END] - chosen[:, scan.BEGIN]).sum())
+    """Room for the events of a record; (pages, installs, its bytes as an array). Raises MemoryError."""
+    pages, installs, length = scan.tally(events.columns)
     if not state.keeps_chunks:
         state.pages.release()
     state.installs.release()
     state.reserve(pages, len(events.hashes), installs, length)
     state.numbers[SLICE_MAX] = slice_max
-    return columns, events.hashes, np.frombuffer(events.raw, np.uint8)
+    return pages, installs, np.frombuffer(events.raw, np.uint8)

@@ -16,8 +16,8 @@ class LabelRules:
     `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
     `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
     pages that come after it in the log (None: as long as it is remembered). `bytes_max`: what one partition may
-    remember (None: no limit). `organic`: installs that no page claimed are told. `skew_ms`: how long before its page an install
-    may be stamped that names it: clocks differ.
+    remember (None: no limit). `organic`: installs that no page claimed are told. `skew_ms`: how long before its page
+    an install may be stamped that names it: clocks differ.
     """
 
     policy: Policy = "eager"

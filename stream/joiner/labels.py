@@ -3,9 +3,9 @@
 The bytes are those of `events.encode(Examples(...))`, without an object per item.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Final
 
 import msgspec
@@ -48,18 +48,28 @@ def _kernels() -> ModuleType:
     return negative_encoder
 
 
-def missing(batches: Sequence[LabelBatch], bodies: Bodies) -> list[int]:
-    """The offsets of records that have to be read again before these labels can be written, in order."""
-    wanted = {batch.page.offset for batch in batches}
-    return sorted(offset for offset in wanted if bodies.get(offset) is None)
+Bytes = Mapping[int, bytes]  # records by offset
 
 
-def pages_of(batches: Sequence[LabelBatch], bodies: Bodies) -> list[bytes]:
-    """The pages as they lie in the log. Their records must be at hand."""
+def absent(batches: Sequence[LabelBatch], bodies: Bodies) -> tuple[list[int], list[int]]:
+    """The offsets of records that have to be read again before these labels can be written, in order.
+
+    First those of pages that have closed, then others.
+    """
+    closed, others = set[int](), set[int]()
+    for batch in batches:
+        offset = batch.page.offset
+        if bodies.get(offset) is None:
+            (closed if batch.rows is None else others).add(offset)
+    return sorted(closed), sorted(others - closed)
+
+
+def pages_of(batches: Sequence[LabelBatch], bodies: Bodies, read_again: Bytes = MappingProxyType({})) -> list[bytes]:
+    """The pages as they lie in the log. Their records must be at hand or read again."""
     found = []
     for batch in batches:
-        page, raw = batch.page, bodies.get(batch.page.offset)
-        assert raw is not None, page
+        page = batch.page
+        raw = bodies.get(page.offset) or read_again[page.offset]
         found.append(raw[page.begin : page.begin + page.length])
     return found
 
@@ -83,9 +93,7 @@ def examples_bytes(batches: Sequence[LabelBatch], pages: Sequence[bytes]) -> lis
         if whole
         else ()
     )
-    return [
-        written.get(k) or b"".join((HEAD, pages[k], _columns(batch, pages[k]))) for k, batch in enumerate(batches)
-    ]
+    return [written.get(k) or b"".join((HEAD, pages[k], _columns(batch, pages[k]))) for k, batch in enumerate(batches)]
 
 
 def examples_of(batches: Sequence[LabelBatch], bodies: Bodies) -> list[Examples]:
@@ -119,4 +127,3 @@ def _columns(batch: LabelBatch, page: bytes) -> bytes:
     positions, labels, reasons, installs, ingests, places = zip(*rows_of(batch), strict=True)
     ids = [example_id(request_id, *row) for row in zip(places, reasons, installs, strict=True)]
     return encode_values(ids, positions, labels, [1.0] * len(ids), reasons, ingests)
-

@@ -5,9 +5,10 @@ Passed as arguments, thirty arrays would cost a kernel ten microseconds a call, 
 
 from typing import Any, Final
 
+import numba
 import numpy as np
 import numpy.typing as npt
-from numba import carray, types
+from numba import carray  # type: ignore[attr-defined]  # left out of its __all__
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -18,14 +19,16 @@ ENTRIES: Final = 1 << 40  # the kernels know how long an array is
 Ints = npt.NDArray[np.int64]
 
 
-@intrinsic
-def _pointer(typing_context: Any, address: Any) -> Any:
+def _as_pointer(_: Any, address: Any) -> Any:
     """A number as an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], cgutils.voidptr_t)
 
-    return types.voidptr(types.int64), codegen
+    return numba.types.voidptr(numba.types.int64), codegen
+
+
+_pointer: Any = intrinsic(_as_pointer)
 
 
 @kernel

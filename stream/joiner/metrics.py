@@ -1,7 +1,7 @@
 """The joiner's meters, as `/metrics` shows them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -16,8 +16,9 @@ DEAD_LETTERS = Counter("thalweg_joiner_dead_letters", "what could not be taken i
 JOIN_DELAY = Histogram("thalweg_joiner_join_delay_seconds", "from the append of a record to its examples' hand-over",
                        buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5, 30, 120, 600, 3600))  # fmt: skip
 MET = Gauge("thalweg_joiner_met",
-            "duplicate, late, early, organic, retracted, stray (a retraction without install), shed (closed early): "
-            "since this process owns the partition; "
+            "duplicate, early, organic, retracted, stray (a retraction without install), shed (closed early), "
+            "extended (a page that brought more items under its request id): since "
+            "this process owns the partition; late: over all its owners; "
             "organic without [label] organic: not of the first window after a restart",
             ["partition", "what"])  # fmt: skip
 OPEN_PAGES = Gauge("thalweg_joiner_open_pages", "pages whose window is open", ["partition"])
@@ -26,10 +27,20 @@ WATERMARK_LAG = Gauge("thalweg_joiner_watermark_lag_seconds", "wall clock minus 
 CONSUMER_LAG = Gauge("thalweg_joiner_consumer_lag", "records not yet read", ["partition"])
 HELD_RECORDS = Gauge("thalweg_joiner_held_records", "records read but not committed", ["partition"])
 REBALANCE = Gauge("thalweg_joiner_rebalance_seconds", "from losing partitions to having some again, the last time")
+REBUILT = Counter("thalweg_joiner_rebuilt_records", "records read again in silence, to have the state of a commit")
+READ_AGAIN = Counter("thalweg_joiner_read_again_records", "records read again for pages that weren't at hand")
+SAVED_PAGES = Gauge("thalweg_joiner_saved_pages", "pages in the state that was saved last", ["partition"])
+OUTAGES = Counter("thalweg_joiner_outages", "how often no broker answered for a while")
 REBALANCES = Counter("thalweg_joiner_rebalances", "how often partitions were shared out anew")
 HISTORIES_WAITING = Gauge("thalweg_joiner_histories_waiting", "changes of histories that Redis hasn't got yet")
 PER_PARTITION: Final = (OPEN_PAGES, OPEN_BYTES, WATERMARK_LAG, CONSUMER_LAG, HELD_RECORDS)
-WHATS: Final = ("duplicate", "late", "early", "organic", "retracted", "stray", "shed")
+LETTER_REASONS: Final = {  # by the error in the dead letter
+    "BadEvent": "undecodable",
+    "FromTheFuture": "future",
+    "Late": "late",
+    "WrongPartition": "misplaced",
+}
+WHATS: Final = ("duplicate", "late", "early", "organic", "retracted", "stray", "shed", "extended")
 
 
 class Tally:
@@ -38,22 +49,26 @@ class Tally:
     def __init__(self) -> None:
         self.kinds = {"page": 0, "install": 0, "tick": 0}
         self.told = [0] * len(REASONS)
-        self.letters = {"undecodable": 0, "future": 0}
+        self.letters = dict.fromkeys(LETTER_REASONS.values(), 0)
         self._delays: list[int] = []  # ingest times of records that told something
 
-    def add_letters(self, bad: int, ahead: int) -> None:
-        """What of a record went to the dead letters."""
-        self.letters["undecodable"] += bad
-        self.letters["future"] += ahead
+    def add_letters(self, errors: Iterable[str]) -> None:
+        """What of a record went to the dead letters, by the error of each."""
+        for error in errors:
+            self.letters[LETTER_REASONS[error]] += 1
 
-    def add(self, pages: int, installs: int, ticks: int, told: Sequence[LabelBatch]) -> None:
-        """One record: events taken in, and labels told."""
-        self.kinds["page"] += pages
-        self.kinds["install"] += installs
-        self.kinds["tick"] += ticks
-        if told:
-            count_reasons(told, self.told)
-            self._delays.append(told[-1].ingest_ms)
+    def add(self, pages: int, installs: int, ticks: int) -> None:
+        """One record: events taken in."""
+        kinds = self.kinds
+        kinds["page"] += pages
+        kinds["install"] += installs
+        kinds["tick"] += ticks
+
+    def add_labels(self, labels: Sequence[LabelBatch]) -> None:
+        """Labels that are emitted because of one record."""
+        if labels:
+            count_reasons(labels, self.told)
+            self._delays.append(labels[-1].ingest_ms)
 
     def handed_over(self) -> None:
         """What was told until now has gone to Kafka: its delay is known."""
@@ -76,8 +91,8 @@ class Tally:
             self.letters[why] = 0
 
 
-def measure(partition: int, joiner: Joiner, held_records: int, lag: int, now_s: float) -> None:
-    """The state of one partition."""
+def measure(partition: int, joiner: Joiner, held_records: int, lag: int, late: int, now_s: float) -> None:
+    """The state of one partition; `late`: its events that came too late, over all its owners."""
     label = str(partition)
     OPEN_PAGES.labels(label).set(joiner.open_pages)
     OPEN_BYTES.labels(label).set(joiner.held_bytes)
@@ -85,7 +100,7 @@ def measure(partition: int, joiner: Joiner, held_records: int, lag: int, now_s: 
     CONSUMER_LAG.labels(label).set(lag)
     HELD_RECORDS.labels(label).set(held_records)
     for what in WHATS:
-        MET.labels(label, what).set(getattr(joiner.counts, what))
+        MET.labels(label, what).set(late if what == "late" else getattr(joiner.counts, what))
 
 
 def forget(partition: int) -> None:

@@ -30,7 +30,7 @@ def negative_examples(pages: Sequence[bytes], sizes: Sequence[int], ingests: Seq
     ends = np.cumsum(np.fromiter(map(len, pages), np.int64, count))
     written = np.empty(int(ends[-1]) + count * PAGE_MORE_BYTES + int(number.sum()) * ITEM_BYTES, np.uint8)
     _write_pages(np.frombuffer(b"".join(pages), np.uint8), ends, number, ingest, written)
-    whole, begin, found = memoryview(written), 0, []
+    whole, begin, found = written.data, 0, []
     for end in ends.tolist():  # where each ends now
         found.append(bytes(whole[begin:end]))
         begin = end

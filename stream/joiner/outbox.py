@@ -19,6 +19,7 @@ class Outbox:
         self, producer: Callable[[], Any], name: Callable[[str], str], failed: Callable[[BaseException], None]
     ) -> None:
         self.waiting_bytes = 0
+        self._refused = False
         self._producer = producer
         self._name = name
         self._failed = failed
@@ -47,11 +48,12 @@ class Outbox:
                     self._unconfirmed.add(sent)
                     sent.add_done_callback(self._on_confirmed)
 
-    async def confirm(self) -> None:
-        """Flush, and wait until the broker has confirmed or refused everything that was put in before."""
+    async def confirm(self) -> bool:
+        """Flush, and wait until the broker has confirmed everything that was put in before; False: it refused some."""
         await self.flush()
         if self._unconfirmed:
             await asyncio.wait(set(self._unconfirmed))
+        return not self._refused
 
     @staticmethod
     def _append(batch: Any, outgoing: Outgoing) -> bool:
@@ -60,4 +62,5 @@ class Outbox:
     def _on_confirmed(self, sent: "asyncio.Future[Any]") -> None:
         self._unconfirmed.discard(sent)
         if not sent.cancelled() and sent.exception() is not None:
+            self._refused = True
             self._failed(LogError(f"Kafka did not take a record ({sent.exception()}); what came of it is read again"))

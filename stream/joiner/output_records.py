@@ -1,13 +1,13 @@
 """What the join says as records: labels of `examples`, organic installs, changes of histories. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from stream.dead_letters import Outgoing
-from stream.events import RECORD_BYTES_MAX, History, Organic, encode
-from stream.joiner.join_state import Installed
-from stream.joiner.labels import HEAD, LabelBatch, array_head, columns_of, examples_bytes
+from stream.events import RECORD_BYTES_MAX, History, Organic, array_head, encode
+from stream.joiner.join import Installed
+from stream.joiner.labels import LabelBatch, examples_bytes, user_of
 from stream.log import partition_of
 from stream.topics import EXAMPLES, HISTORIES, ORGANIC
 
@@ -18,23 +18,55 @@ partition_of_user = lru_cache(65_536)(partition_of)
 
 def history_record(installed: Installed, partitions: int) -> Outgoing:
     """What an install, or its retraction, makes of the user's history."""
-    user, item, time_ms, _ = installed
+    user, item, time_ms = installed.user, installed.item, installed.time_ms
     value = None if time_ms is None else encode(History(user, item, time_ms))
     return Outgoing(HISTORIES.name, partition_of(user, partitions), value, f"{user}\x00{item}".encode())
 
 
-def label_records(told: Iterable[LabelBatch], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
-    """What one input record led to as one record of `examples` (a partition), cut where it would grow too large."""
-    told = list(told)
+class Emission(NamedTuple):
+    """What one input record led to, or a part of it; `others` are finished records."""
+
+    labels: Sequence[LabelBatch]
+    organic: Sequence[Organic] = ()
+    others: Sequence[Outgoing] = ()
+
+
+def emission_records(
+    emissions: Sequence[Emission], partitions: Mapping[str, int], pages: Sequence[bytes]
+) -> list[Outgoing]:
+    """The records of a batch of emissions, in order; labels of all of them are encoded together.
+
+    `pages`: those of all batches of labels, in order, as they lie in the log. Each input record still leads to records
+    of its own, so that they don't depend on how input was read in batches.
+    """
+    batches = [batch for emission in emissions for batch in emission.labels]
+    written = examples_bytes(batches, pages)
+    outgoing: list[Outgoing] = []
+    begin = 0
+    for labels, organic, others in emissions:
+        if labels:
+            end = begin + len(labels)
+            outgoing += label_records(written[begin:end], pages[begin:end], partitions[EXAMPLES.name])
+            begin = end
+        if organic:
+            outgoing += organic_records(organic, partitions[ORGANIC.name])
+        outgoing += others
+    return outgoing
+
+
+def label_records(
+    written: Sequence[bytes], pages: Sequence[bytes], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX
+) -> list[Outgoing]:
+    """What one input record led to as one record of `examples` (a partition), cut where it would grow too large.
+
+    `written`: the bytes of each Examples, `pages` those of their pages.
+    """
     if partitions == 1:
-        parts = [array_head(len(told))]
-        for one, columns in zip(told, columns_of(told), strict=True):
-            parts += (HEAD, one.page.raw, columns)
-        if len(value := b"".join(parts)) <= bytes_max:
-            return [Outgoing(EXAMPLES.name, 0, value)]
-    users = (t.page.user for t in told)
-    places = [partition_of_user(user, partitions) if partitions > 1 else 0 for user in users]
-    return _packed(EXAMPLES.name, places, examples_bytes(told), bytes_max)
+        if sum(map(len, written)) + 5 <= bytes_max:
+            return [Outgoing(EXAMPLES.name, 0, b"".join((array_head(len(written)), *written)))]
+        return _packed(EXAMPLES.name, [0] * len(written), written, bytes_max)
+    places = [partition_of_user(user_of(page), partitions) for page in pages]
+    return _packed(EXAMPLES.name, places, written, bytes_max)
 
 
 def organic_records(organic: Sequence[Organic], partitions: int) -> list[Outgoing]:

@@ -57,12 +57,16 @@ def _scan() -> ModuleType:
     return record_scan
 
 
+def plain_record(raw: bytes) -> RecordEvents | None:
+    """The events of a record in the form that our producers write, in order; None where it isn't that."""
+    found = _scan().plain_events(raw)
+    return None if found is None else RecordEvents(found[0], found[1], raw)
+
+
 def read_record(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
     """The events of a record in order, and what of it can't be taken: (bytes, reason)."""
-    found = _scan().plain_events(raw)
-    if found is None:
-        return read_any(raw)
-    return RecordEvents(*found, raw), []
+    plain = plain_record(raw)
+    return read_any(raw) if plain is None else (plain, [])
 
 
 def read_any(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
@@ -126,5 +130,3 @@ def _item(text: str) -> int:
 def _whole(text: str) -> tuple[npt.NDArray[np.uint8], int, int]:
     raw = np.frombuffer(text.encode(), np.uint8)
     return raw, 0, len(raw)
-
-

@@ -1,30 +1,40 @@
-"""One record through the join: what has to be written for it, and what is to be counted. Pure but for histories."""
+"""Records of one partition through the join: what is emitted for them, and what is counted. Pure but for histories."""
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from stream.dead_letters import Outgoing, dead_letter
 from stream.errors import Poisoned
-from stream.events import Impression, encode, encode_record
+from stream.events import SLICE_EVENTS, BadPart, Impression, Tick, decode_events, event_count
+from stream.joiner.bodies import Bodies
 from stream.joiner.join import Joiner
-from stream.joiner.labels import LabelBatch, examples_bytes
+from stream.joiner.label_rules import LabelRules
 from stream.joiner.metrics import Tally
-from stream.joiner.output_records import history_record, label_records, organic_records
-from stream.joiner.raw_impression import JoinEvent, RawImpression, read_record
+from stream.joiner.output_records import Emission, history_record
+from stream.joiner.raw_impression import (
+    RecordEvents,
+    plain_record,
+    read_any,
+    read_slices,
+    record_events,
+    together,
+)  # fmt: skip
 from stream.log import Record
-from stream.topics import EXAMPLES, HISTORIES, ORGANIC
+from stream.topics import EVENTS, HISTORIES
 
 if TYPE_CHECKING:
     from stream.histories import HistoryWriter  # redis: loaded by whoever has one
 
 POISON_MIN: Final = 20  # so many bad records in a row are more than chance
+LABELS_MAX: Final = 512  # batches of labels that are emitted at once: about a megabyte of pages of ten items
+LETTERS_MAX: Final = 1_024  # likewise dead letters
 
 log = logging.getLogger(__name__)
-_time: Final = attrgetter("time_ms")
 
 
 @dataclass(frozen=True)
@@ -34,39 +44,61 @@ class ShellRules:
     commit_every_ms: int = 250
     idle_ms: int = 500  # a partition that is read to its end and silent for so long is ticked
     ahead_ms_max: int = 60_000  # an event may be this far after its own arrival; further is a dead letter
-    accept_gap: bool = False  # go on when records between commit and log start are gone
-    model: str = ""  # the spec's name: told in commits
+    accept_gap: bool = False  # go on when records were lost
+    accept_rules: bool = False  # go on from commits of other rules, or of another model
+    model: str = ""  # the spec's name: stored in commits
     poison_s: float = 60.0  # stop when nothing but what can't be taken in has come for so long; 0: never
+    outage_grace_s: float = 30.0  # after an outage a partition without events isn't silent for so long
 
 
 class PoisonWatch:
-    """Notices a source that sends nothing good any more: a producer that broke must not drain into dead letters."""
+    """Notices a partition that gets nothing good any more: a producer that broke must not drain into dead letters."""
 
     def __init__(self, after_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.count = 0  # bad records since the last good one
         self._after_s = after_s
         self._clock = clock
         self._since: float | None = None
-        self._count = 0
 
     def saw(self, good: bool, bad: bool) -> None:
         """A record with events of either kind. Raises Poisoned."""
         if good:
-            self._since, self._count = None, 0
+            self._since, self.count = None, 0
         if good or not bad or not self._after_s:
             return
         now = self._clock()
         self._since = now if self._since is None else self._since
-        self._count += 1
-        if now - self._since >= self._after_s and self._count >= POISON_MIN:
+        self.count += 1
+        if now - self._since >= self._after_s and self.count >= POISON_MIN:
             raise Poisoned(
-                f"nothing but events that can't be taken in for {now - self._since:.0f} s ({self._count} records); "
+                f"nothing but events that can't be taken in for {now - self._since:.0f} s ({self.count} records); "
                 "`thalweg dlq show` tells why. Mend the producer, then start again; or let all of them become dead "
                 "letters with THALWEG_JOINER_POISON_S=0"
             )
 
 
+@dataclass(eq=False)
+class PartitionState:
+    """The join of a partition, and how far its records were taken.
+
+    Records below `emit_from` rebuild the state: nothing of them is emitted. `whole`: between two records, when all
+    that came of those below `next_offset` was handed out.
+    """
+
+    joiner: Joiner
+    next_offset: int
+    emit_from: int
+    poison: PoisonWatch
+    read_ms: int = 0  # when the last record was appended
+    late: int = 0  # events that came too late, over all owners
+    whole: bool = True
+    event_offset: int = -1  # the newest record with a page or an install in it
+    shed: int = field(default=0)  # pages closed early when that was last looked at
+    bodies: Bodies = field(default_factory=Bodies)
+
+
 class RecordProcessor:
-    """Takes records of one worker's partitions, one by one."""
+    """Takes records of one worker's partitions, a batch of one partition at a time."""
 
     def __init__(
         self, shell: ShellRules, partitions: dict[str, int], histories: "HistoryWriter | None", tally: Tally
@@ -74,55 +106,120 @@ class RecordProcessor:
         self._shell = shell
         self._partitions = partitions
         self._histories = histories
-        self._tally = tally
-        self._poison = PoisonWatch(shell.poison_s)
-        self._shed: dict[int, int] = {}  # by partition: pages closed early when that was last looked at
+        self.tally = tally
 
-    def take(self, joiner: Joiner, record: Record) -> list[Outgoing]:
-        """Everything that has to be written because of this record, in order. Raises Poisoned."""
-        return [outgoing for part in self.parts(joiner, record) for outgoing in part]
+    def start(self, joiner: Joiner, next_offset: int = 0, emit_from: int = 0) -> PartitionState:
+        """The state of a partition that begins at an offset, with the join as it was there."""
+        return PartitionState(joiner, next_offset, emit_from, PoisonWatch(self._shell.poison_s))
 
-    def parts(self, joiner: Joiner, record: Record) -> Iterator[list[Outgoing]]:
-        """The same in parts, one at least: a record that closes very many pages isn't written at once."""
-        events, bad = read_record(record.value or b"")
-        latest_ms = record.time_ms + self._shell.ahead_ms_max
-        ahead: list[JoinEvent] = []
-        if events and max(map(_time, events)) > latest_ms:
-            ahead = [event for event in events if event.time_ms > latest_ms]
-            events = [event for event in events if event.time_ms <= latest_ms]
-        counts = joiner.counts
+    def process(self, state: PartitionState, records: Sequence[Record]) -> Iterator[list[Emission]]:
+        """Take the next records; gives what is to be emitted, in slices, each before the next is made.
+
+        A slice may be empty: then it is a pause, in which others of the event loop have their turn. Raises Poisoned.
+        """
+        slice_: list[Emission] = []
+        size = 0
+        for record in records:
+            raw = record.value or b""
+            state.bodies.put(record.offset, raw)
+            plain = plain_record(raw)
+            if plain is not None:
+                parts = self._take(state, record, plain, ())
+            elif event_count(raw) <= SLICE_EVENTS:
+                parts = self._take(state, record, *read_any(raw))
+            else:
+                parts = self._take_bulk(state, record)
+            for emission in parts:
+                if emission is not None:
+                    slice_.append(emission)
+                    size += len(emission.labels) + len(emission.others)
+                if emission is None or size > LABELS_MAX:
+                    yield slice_
+                    slice_, size = [], 0
+            state.next_offset, state.read_ms, state.whole = record.offset + 1, record.time_ms, True
+        yield slice_
+
+    def _take(
+        self, state: PartitionState, record: Record, events: RecordEvents, undecodable: Sequence[BadPart]
+    ) -> Iterator[Emission | None]:
+        """One record: what is emitted for it, in parts. None is a pause. Raises Poisoned."""
+        joiner, counts, silent = state.joiner, state.joiner.counts, record.offset < state.emit_from
+        bad = [(raw, "BadEvent", why) for raw, why in undecodable]
+        events = self._set_aside(events, bad, record)
         shed, pages, installs = counts.shed, counts.pages, counts.installs
-        told: list[LabelBatch] = []
-        outgoing: list[Outgoing] = []
-        for n, part in enumerate(joiner.parts(events, record.offset, record.time_ms)):
-            if n:
-                self._tally.add(0, 0, 0, told)
-                yield outgoing
-            told = part
-            outgoing = label_records(told, self._partitions[EXAMPLES.name]) if told else []
-            if joiner.organic:
-                outgoing += organic_records(joiner.organic, self._partitions[ORGANIC.name])
+        last: Emission | None = None
+        state.whole = False
+        for labels in joiner.parts(events, record.offset, record.time_ms):
+            if last is not None:
+                yield last
+            others: Sequence[Outgoing] = ()
+            if joiner.late and not silent:
+                state.late += len(joiner.late)
+                bad += [(raw, "Late", _late_reason(time_ms, late_ms)) for raw, time_ms, late_ms in joiner.late]
+            if joiner.installed:
+                if self._histories is not None:  # also while rebuilding: the owner before may not have written them
+                    for installed in joiner.installed:
+                        self._histories.put(*installed)
+                others = [history_record(installed, self._partitions[HISTORIES.name]) for installed in joiner.installed]
+            last = None
+            if not silent and (labels or joiner.organic or others):
+                last = Emission(labels, joiner.organic, others)
+                self.tally.add_labels(labels)
+        if last is not None:
+            yield last
         if counts.shed != shed:
-            self._alarm(record.partition, joiner)
+            self._alarm(record.partition, state)
         pages, installs = counts.pages - pages, counts.installs - installs
-        for installed in joiner.installed:
-            outgoing.append(history_record(installed, self._partitions[HISTORIES.name]))
-            if self._histories is not None:
-                self._histories.put(*installed)
-        if bad or ahead:
-            outgoing += [dead_letter(raw, "BadEvent", why, record) for raw, why in bad]
-            outgoing += [dead_letter(*_from_the_future(event, record), record) for event in ahead]
-        self._poison.saw(bool(pages or installs), bool(bad or ahead))
-        self._tally.add(pages, installs, len(events) - pages - installs, told)
-        if bad or ahead:
-            self._tally.add_letters(len(bad), len(ahead))
-        yield outgoing
+        if pages or installs:
+            state.event_offset = record.offset
+        self.tally.add(pages, installs, len(events) - pages - installs)
+        if bad and not silent:
+            yield from self._letters(bad, record)
+            state.poison.saw(bool(pages or installs), bad=True)
+        elif state.poison.count and (pages or installs):
+            state.poison.saw(good=True, bad=False)
 
-    def _alarm(self, partition: int, joiner: Joiner) -> None:
+    def _set_aside(self, events: RecordEvents, bad: list[tuple[bytes, str, str]], record: Record) -> RecordEvents:
+        """Events from the future, and of users whose partition is another one, are moved to what can't be taken."""
+        latest_ms, partitions = record.time_ms + self._shell.ahead_ms_max, self._partitions[EVENTS.name]
+        scan, columns = _scan(), events.columns
+        if not len(events) or scan.are_in_place(columns, latest_ms, record.partition, partitions):
+            return events
+        ahead = columns[:, scan.TIME] > latest_ms
+        elsewhere = (columns[:, scan.MURMUR2] % partitions != record.partition) & (columns[:, scan.TAG] != scan.TICK)
+        for event in (ahead | elsewhere).nonzero()[0].tolist():
+            raw = events.bytes_of(event)
+            if elsewhere[event]:
+                wanted = int(columns[event, scan.MURMUR2]) % partitions
+                bad.append((raw, "WrongPartition", _misplaced_reason(raw, wanted, record.partition, partitions)))
+            else:
+                ahead_ms = int(columns[event, scan.TIME]) - record.time_ms
+                reason = f"event time {columns[event, scan.TIME]} ms is {ahead_ms} ms after its arrival"
+                bad.append((raw, "FromTheFuture", reason))
+        return events.where(~(ahead | elsewhere))
+
+    def _take_bulk(self, state: PartitionState, record: Record) -> Iterator[Emission | None]:
+        """A record of very many events that isn't plain: they're decoded in slices, with a pause after each."""
+        slices: list[RecordEvents] = []
+        bad: list[BadPart] = []
+        for some, rest in read_slices(record.value or b""):
+            slices.append(some)
+            bad += rest
+            yield None
+        yield from self._take(state, record, together(slices), bad)
+
+    def _letters(self, bad: list[tuple[bytes, str, str]], record: Record) -> Iterator[Emission | None]:
+        """What couldn't be taken, as dead letters."""
+        for begin in range(0, len(bad), LETTERS_MAX):
+            some = bad[begin : begin + LETTERS_MAX]
+            self.tally.add_letters([error for _, error, _ in some])
+            yield Emission((), (), [dead_letter(*one, record) for one in some])
+
+    def _alarm(self, partition: int, state: PartitionState) -> None:
         """Say that pages close early, at the first one and at each doubling."""
-        before, shed = self._shed.get(partition, 0), joiner.counts.shed
-        self._shed[partition] = shed
-        if not before or shed < before or shed.bit_length() > before.bit_length():
+        before, shed = state.shed, state.joiner.counts.shed
+        state.shed = shed
+        if not before or shed.bit_length() > before.bit_length():
             log.error(
                 "partition %d: %d pages were closed before their time, because open pages fill the memory that they "
                 "may have: raise THALWEG_JOINER_MEMORY_MB, shorten the window, or start more workers",
@@ -133,15 +230,29 @@ class RecordProcessor:
 
 def warm_up() -> None:
     """Load the kernels that a record goes through: the first one must not wait for them."""
-    events, _ = read_record(encode_record([Impression("r", 1, "u", ["a"]), Impression("s", 1, "u", ["a"])]))
-    examples_bytes([LabelBatch(event, None, 1) for event in events if isinstance(event, RawImpression)])
+    joiner = Joiner(LabelRules())
+    joiner.feed([Impression("r", 1, "u", ["a"]), Impression("s", 1, "u", ["a"]), Tick(10_000)], 0, 10_000)
+    _scan().are_in_place(record_events([]).columns, 0, 0, 1)
 
 
-def _from_the_future(event: JoinEvent, record: Record) -> tuple[bytes, str, str]:
-    """An event that would throw the watermark forward: its bytes, the error, and why."""
-    raw = event.raw if isinstance(event, RawImpression) else encode(event)
+@cache
+def _scan() -> ModuleType:
+    """With numba: a joiner joins its group while it's being loaded."""
+    from stream.joiner import record_scan
+
+    return record_scan
+
+
+def _late_reason(time_ms: int, late_ms: int) -> str:
     return (
-        raw,
-        "FromTheFuture",
-        f"event time {event.time_ms} ms is {event.time_ms - record.time_ms} ms after its arrival",
+        f"event time {time_ms} ms came {late_ms} ms too late: what happened then is forgotten. Sent again, it is "
+        "taken only by a joiner that remembers for longer ([label] lateness, known)"
+    )
+
+
+def _misplaced_reason(raw: bytes, wanted: int, partition: int, partitions: int) -> str:
+    user = decode_events(b"\x91" + raw)[0][0].user  # type: ignore[union-attr]  # a Tick isn't misplaced
+    return (
+        f"user {user[:100]!r} belongs to partition {wanted} of {partitions}, not to {partition}: producers must "
+        "partition by murmur2 of the user id, Kafka's default for keys"
     )

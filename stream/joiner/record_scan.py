@@ -50,8 +50,8 @@ def text_hash(raw: Any, begin: Any, end: Any) -> Any:
         shift += np.uint64(8)
         if shift == 64:
             h, word, shift = mix(h, word), np.uint64(0), np.uint64(0)
-    h = np.int64(mix(h, word))
-    return h if h != 0 else np.int64(1)
+    found = np.int64(mix(h, word))
+    return found if found != 0 else np.int64(1)
 
 
 @kernel
@@ -189,8 +189,8 @@ def murmur2(raw: Any, begin: Any, end: Any) -> Any:
         k = (k * m) & low
         h = ((h * m) & low) ^ (((k ^ k >> 24) * m) & low)
         at += 4
-    for k in range(end - at):
-        h ^= np.int64(raw[at + k]) << 8 * k
+    for n in range(end - at):
+        h ^= np.int64(raw[at + n]) << 8 * n
     if at < end:
         h = (h * m) & low
     h = ((h ^ h >> 13) * m) & low
@@ -308,3 +308,27 @@ def _scan(raw: Any, found: Any, hashes: Any) -> Any:
         if at < 0 or at - row[BEGIN] > EVENT_BYTES_MAX or not 0 < row[TIME] < TIME_MS_MAX:
             return np.int64(-1)
     return used if at == raw.shape[0] else np.int64(-1)
+
+
+@kernel
+def tally(columns: Any) -> Any:
+    """(pages, installs, bytes of these) among events."""
+    pages = installs = length = np.int64(0)
+    for event in range(columns.shape[0]):
+        if columns[event, TAG] == PAGE:
+            pages += 1
+        elif columns[event, TAG] == INSTALL:
+            installs += 1
+            length += columns[event, END] - columns[event, BEGIN]
+    return pages, installs, length
+
+
+@kernel
+def are_in_place(columns: Any, latest_ms: Any, partition: Any, partitions: Any) -> Any:
+    """Whether no event is later than this, and all are of users of this partition."""
+    for event in range(columns.shape[0]):
+        if columns[event, TIME] > latest_ms:
+            return False
+        if columns[event, TAG] != TICK and columns[event, MURMUR2] % partitions != partition:
+            return False
+    return True

@@ -20,7 +20,8 @@ P_ITEMS: Final = 12
 TOUCHED, SILENT, AGAIN, EXTENDS = 1 << 26, 1 << 27, 1 << 28, 1 << 29
 
 # An install or a retraction. UNTIL: the event time by which it is forgotten. PAGE, POSITION: where it counts, PAGE_TIME
-# that page's; BEFORE, BEHIND: its neighbours there. AFTER: a later retraction that takes its place. NEWEST: see `pairs`.
+# that page's; BEFORE, BEHIND: its neighbours there. AFTER: a later retraction that takes its place. NEWEST: of its user
+# and item, in the last entry of these.
 I_TIME, I_UNTIL, I_INGEST, I_KEY, I_USER, I_ITEM, I_REQUEST, I_PAIR = range(0, 16, 2)
 I_PAGE_TIME, I_AGAIN, I_NEWEST = 16, 18, 20
 I_FLAGS, I_PAGE, I_POSITION, I_BEFORE, I_BEHIND, I_NEXT_KEY, I_NEXT_PAIR, I_TIMER, I_AFTER = range(22, 31)
@@ -72,9 +73,7 @@ class JoinState:
     def __init__(self, rules: LabelRules) -> None:
         self.numbers = j = np.zeros(NUMBERS, np.int64)
         self.pages, self.installs = Arena(j, PAGES), Arena(j, INSTALLS)
-        self.users, self.requests, self.keys, self.pairs = (
-            Chains(j, at) for at in (USERS, REQUESTS, KEYS, PAIRS)
-        )
+        self.users, self.requests, self.keys, self.pairs = (Chains(j, at) for at in (USERS, REQUESTS, KEYS, PAIRS))
         self.closing = Timers(j, CLOSING, rules.window_ms + rules.lateness_ms + 120_000)  # open pages
         self.known = Timers(j, KNOWN, rules.life_ms)  # closed pages
         self.pending = Timers(j, PENDING, rules.life_ms + rules.skew_ms)  # installs

@@ -72,12 +72,20 @@ class StateStore:
         chunks = _chunks(state.pages)
         installs = _chunks(state.installs)
         saved = Saved(
-            FORMAT, self._owner, next_offset, j[list(KEPT)].tolist(), (front, reached), chunks,
-            tuple(j[[fields.INSTALLS + FRONT, fields.INSTALLS + NEXT]].tolist()), len(installs),
-            state.installs.words.reshape(-1, CHUNK_WORDS)[installs].tobytes(),
-            state.labels[: j[fields.LABEL_COUNT]].tobytes(), state.marks[begin:end].tobytes(),
-        )  # fmt: skip
-        return Capture(saved, _pieces(state.pages, max(self._written, front), reached), reached, int(state.pages.numbers[RETIRED_COUNT]))
+            format=FORMAT,
+            owner=self._owner,
+            next_offset=next_offset,
+            numbers=j[list(KEPT)].tolist(),
+            pages=(front, reached),
+            page_chunks=chunks,
+            installs=tuple(j[[fields.INSTALLS + FRONT, fields.INSTALLS + NEXT]].tolist()),
+            install_chunks=len(installs),
+            install_words=state.installs.words.reshape(-1, CHUNK_WORDS)[installs].tobytes(),
+            labels=state.labels[: j[fields.LABEL_COUNT]].tobytes(),
+            marks=state.marks[begin:end].tobytes(),
+        )
+        retired = int(state.pages.numbers[RETIRED_COUNT])
+        return Capture(saved, _pieces(state.pages, max(self._written, front), reached), reached, retired)
 
     def write(self, capture: Capture) -> None:
         """Write a capture; the state before it stays until this one is whole. Raises OSError."""
@@ -97,12 +105,15 @@ class StateStore:
         """A capture is on disk: chunks that it doesn't name may be used again. In the join's thread."""
         state.pages.release(capture.retired)
 
-    def load(self, rules: LabelRules, offset_max: int) -> tuple[fields.JoinState, int] | None:
-        """The state and its next record, if there is one by these rules that goes no further than `offset_max`."""
+    def load(self, rules: LabelRules, offset_min: int, offset_max: int) -> tuple[fields.JoinState, int] | None:
+        """The state and its next record, if there is one by these rules that lies in this range."""
         try:
             raw = (self._folder / STATE_FILE).read_bytes()
             saved = msgspec.msgpack.decode(raw, type=Saved)
-            if (saved.format, saved.owner) != (FORMAT, self._owner) or saved.next_offset > offset_max:
+            if (saved.format, saved.owner) != (
+                FORMAT,
+                self._owner,
+            ) or not offset_min <= saved.next_offset <= offset_max:
                 return None
             state = fields.JoinState(rules)
             _fill(state, saved, self._folder / PAGES_FILE)
@@ -111,6 +122,11 @@ class StateStore:
             return None  # there is none, or it isn't whole: the log has everything
         self._written = saved.pages[1]
         return state, saved.next_offset
+
+    @property
+    def is_written(self) -> bool:
+        """Whether there is a state on disk, as far as this process knows."""
+        return self._written > 0
 
     def forget(self) -> None:
         """Remove the files: what they hold isn't this partition's past."""
@@ -147,7 +163,7 @@ def _fill(state: fields.JoinState, saved: Saved, pages_file: Path) -> None:
         words = _restore(state.pages, saved.page_chunks, *saved.pages)
         for chunk in saved.page_chunks:
             file.seek(chunk * CHUNK_BYTES)
-            piece = memoryview(words[chunk * CHUNK_WORDS : (chunk + 1) * CHUNK_WORDS]).cast("B")
+            piece = words[chunk * CHUNK_WORDS : (chunk + 1) * CHUNK_WORDS].data.cast("B")
             if file.readinto(piece) == 0:
                 raise ValueError("pages are missing")
     words = _restore(state.installs, list(range(saved.install_chunks)), *saved.installs)

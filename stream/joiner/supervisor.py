@@ -1,16 +1,16 @@
-"""The joiner's life: it waits for Kafka, runs, starts again when Faust breaks down, and ends when told to."""
+"""The joiner's life: it waits for Kafka, runs, starts again when it breaks down, and ends when told to."""
 
 import asyncio
 import logging
 import signal
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from stream.errors import LogError, LogGap, LogUnavailable, Poisoned
+from stream.errors import LogError, LogGap, LogTruncated, LogUnavailable, Poisoned
 from stream.health import Health, run_file
-from stream.joiner.faust_service import JoinerService, partitions_of
+from stream.joiner.faust_service import JoinerService
+from stream.joiner.kafka_clients import partitions_of
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import ShellRules, warm_up
 from stream.log import Log
@@ -25,22 +25,22 @@ BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 log = logging.getLogger(__name__)
 
 
-def wait_for_kafka(settings: Settings, names: list[str]) -> dict[str, int]:
-    """How many partitions these topics have, once a broker answers; a line for each attempt.
+def wait_for_kafka(settings: Settings, names: list[str]) -> tuple[dict[str, int], bool]:
+    """How many partitions these topics have, once a broker answers, and whether none did at first.
 
-    Raises LogError when a topic doesn't exist.
+    A line for each attempt. Raises LogError when a topic doesn't exist.
     """
     attempt = 0
     while True:
         found = asyncio.run(partitions_of(settings, names))
         if found is not None:
-            return found
+            return found, attempt > 0
         from stream.kafka_log import KafkaLog  # a second client, slow to load, which says what is wrong
 
         try:
             kafka = KafkaLog(settings)
             try:
-                return {name: kafka.partitions(name) for name in names}
+                return {name: kafka.partitions(name) for name in names}, attempt > 0
             finally:
                 kafka.close()
         except LogUnavailable as bad:
@@ -69,7 +69,7 @@ def open_histories(settings: Settings) -> "HistoryWriter | None":
 def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None = None) -> None:
     """Run the joiner until SIGINT or SIGTERM. Blocks; raises a ThalwegError when it can't go on.
 
-    Without a broker it waits for one; when Faust breaks down it starts again from the last commit.
+    Without a broker it waits for one; when it breaks down it starts again from the last commit.
     """
     shell = shell or ShellRules()
     for name in ("faust", "mode", "aiokafka", "kafka"):
@@ -84,26 +84,25 @@ def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None =
         written_to=run_file(settings, "joiner"),
     )
 
-    async def life(partitions: dict[str, int]) -> None:
-        # A share of the whole, not of what this worker happens to have: what is told depends on the log alone.
-        bytes_max = settings.joiner_memory_mb * 1_000_000 // partitions[EVENTS.name]
-        bounded = replace(rules, bytes_max=rules.bytes_max or bytes_max)
+    async def life(partitions: dict[str, int], after_outage: bool) -> None:
         # Joining the group is mostly waiting: time enough to load numba. The first record waits for what is left.
         threading.Thread(target=warm_up, name="kernels", daemon=True).start()
-        services.append(JoinerService(settings, bounded, shell, partitions, histories))
+        services.append(JoinerService(settings, rules, shell, partitions, histories, after_outage=after_outage))
         await services[-1].run()
 
+    broken = False
     try:
         while True:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             services.clear()
-            partitions = wait_for_kafka(settings, names)
+            partitions, waited = wait_for_kafka(settings, names)
             try:
-                return asyncio.run(life(partitions))
-            except (LogGap, Poisoned):
+                return asyncio.run(life(partitions, waited or broken))
+            except (LogGap, LogTruncated, Poisoned):
                 raise
             except LogError as bad:
                 log.error("the joiner broke down: %s; it starts again from its last commit", bad)
+                broken = True
                 time.sleep(BACKOFF_S[0])
     except KeyboardInterrupt:
         log.info("told to stop")

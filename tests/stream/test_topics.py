@@ -31,6 +31,13 @@ def test_ingest_time_is_the_brokers() -> None:
     assert {topic.config()["message.timestamp.type"] for topic in TOPICS} == {"LogAppendTime"}
 
 
+def test_a_record_counts_as_written_when_all_replicas_but_one_have_it() -> None:
+    """A broker may be away without a record being lost, where replication allows it."""
+    wanted = {1: "1", 2: "1", 3: "2", 5: "4"}
+    for topic in TOPICS:
+        assert {n: topic.config(n)["min.insync.replicas"] for n in wanted} == wanted
+
+
 def test_a_compacted_topic_never_expires() -> None:
     """Compacted topics have no retention time; all others have one."""
     for topic in TOPICS:
@@ -78,6 +85,8 @@ def test_partitions_and_replicas_are_never_changed(settings: Settings) -> None:
     topic = Topic("events", "")
     apply_topics(settings, plan_topics(settings, (topic,)))
     other = settings.model_copy(update={"partitions": 3, "replication": 2})
+    three = settings.model_copy(update={"replication": 3})
+    assert [change.action for change in plan_topics(three, (topic,))] == ["refuse"], "one replica can't be two in sync"
     plan = plan_topics(other, (topic,))
     assert [change.action for change in plan] == ["refuse", "refuse"]
     assert "has 2 partitions, 3 are declared" in plan[0].says

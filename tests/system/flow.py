@@ -120,6 +120,7 @@ class Flow:
         self.sent = 0
         self.pages = 0
         self.poison = 0
+        self.holding = False  # as a producer that isn't connected: events happen, and wait
         self._random = random.Random(seed)
         self._rate = groups_a_s
         self._later: list[Install] = []
@@ -146,10 +147,11 @@ class Flow:
         while not self._ending.is_set():
             for event in self._group():
                 self._outbox.gather(partition_of(event.user, PARTITIONS), encode(event))
-            if self._random.random() < POISON:
+            if self._random.random() < POISON and not self.holding:
                 self.poison += 1
                 self._outbox.send(EVENTS.name, self._random.randrange(PARTITIONS), b"\xc1 poison %d" % self.poison)
-            self._outbox.send_due()
+            if not self.holding:
+                self._outbox.send_due()
             self.sent += 1
             time.sleep(max(0.0, self.sent / self._rate - (time.monotonic() - started)))
             if self.sent / self._rate < time.monotonic() - started - 1.0:  # it was held up: don't catch up in a burst

@@ -1,13 +1,14 @@
 """The plain way to write what the joiner's shell writes quickly: the tests' oracle."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from stream.dead_letters import Outgoing
 from stream.events import Examples, SourceEvent, encode
-from stream.joiner.output_records import EXAMPLES_BYTES_MAX
-from stream.log import partition_of
+from stream.joiner.output_records import EXAMPLES_BYTES_MAX, emission_records
+from stream.joiner.record_processor import PartitionState, RecordProcessor
+from stream.log import Record, partition_of
 from stream.topics import EXAMPLES
 
 
@@ -45,3 +46,14 @@ def example_records(said: Iterable[Examples], partitions: int, bytes_max: int = 
     for partition, (parts, _) in open_lists.items():
         records.append(Outgoing(EXAMPLES.name, partition, msgspec.msgpack.encode(parts)))
     return records
+
+
+def written(
+    processor: RecordProcessor, state: PartitionState, records: Sequence[Record], partitions: Mapping[str, int]
+) -> list[Outgoing]:
+    """All that these records of a partition lead to, in order."""
+    return [
+        outgoing
+        for emissions in processor.process(state, records)
+        for outgoing in emission_records(emissions, partitions)
+    ]

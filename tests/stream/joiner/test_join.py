@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
-
 from stream.events import (
     INSTALLED,
     LATE_POSITIVE,

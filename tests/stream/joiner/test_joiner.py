@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import redis
-from kafka import KafkaAdminClient
-from kafka.admin import NewTopic
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+from kafka.structs import OffsetAndMetadata
 
 from stream.events import (
     DeadLetter,
@@ -323,3 +324,89 @@ def test_a_second_worker_takes_its_share(world: World) -> None:
             if second is not None:
                 second.kill()
                 second.wait()
+
+
+def test_no_label_is_emitted_again_by_a_restart_or_a_rebalance(world: World) -> None:
+    """Pages are open, and stay so: a second worker that comes, one that is killed, one that comes back emit nothing."""
+    world.rules = replace(QUICK, policy="fake_negative", window_ms=3_600_000, lateness_ms=0)
+    now, pages = int(time.time() * 1000), 400
+
+    def confirmed() -> bool:
+        read = {p: json.loads(stored.metadata).get("confirmed", 0) for p, stored in world.commits().items()}
+        return read == world.log.ends(EVENTS.name)
+
+    def emitted() -> list[int]:
+        return [one for said in world.examples() for one in said.ids]
+
+    def shared() -> bool:
+        return all("1 partitions at work" in world.health("readyz", worker) for worker in "ab")
+
+    with running(world, "a") as first:
+        for k in range(pages):
+            world.send(page(f"r{k}", now - k, f"u{k % 50}"))
+        until(lambda: len(emitted()) == 2 * pages)
+        until(confirmed)
+        with running(world, "b"):
+            until(shared)
+            first.kill()
+            first.wait()
+            with running(world, "a"):
+                until(shared)
+                world.send(page("last", now, "u1"), page("last, too", now, "u2"))
+                until(lambda: len(emitted()) >= 2 * pages + 4)
+                until(confirmed)
+    with running(world, "a"):
+        world.send(page("the end", now, "u1"))
+        until(lambda: len(emitted()) >= 2 * pages + 6, 60.0)
+    assert len(emitted()) == len(set(emitted())) == 2 * pages + 6
+
+
+def ended(world: World, **shell: Any) -> str:
+    """What a joiner says that ends by itself."""
+    (world.settings.local / "joiner-0.log").unlink(missing_ok=True)
+    process = world.joiner(**shell)
+    try:
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+        process.wait()
+    return (world.settings.local / "joiner-0.log").read_text().splitlines()[-1]
+
+
+def test_a_commit_behind_the_logs_end_is_not_read_on_from_in_silence(world: World) -> None:
+    """As after a log's tail was lost: the joiner stops and names both ends; with --accept-gap it takes what is new."""
+    at = TopicPartition(world.settings.topic(EVENTS.name), partition_of("u", 2))
+    world.send(*(page(f"r{k}", int(time.time() * 1000)) for k in range(3)))
+    world.log.flush()
+    group = KafkaConsumer(bootstrap_servers=world.settings.kafka, group_id=world.settings.topic("joiner"))
+    group.assign([at])
+    group.commit({at: OffsetAndMetadata(100, "", -1)})
+    group.close(autocommit=False)
+    said = ended(world)
+    assert "LogTruncated" in said
+    assert "offset 100 was wanted, but the log now starts at 0 and ends at 1:" in said
+    assert "--accept-gap" in said
+    with running(world, accept_gap=True, idle_ms=100):
+        until(lambda: len(net_of(world.examples())) == 6, 60.0)
+
+
+def test_a_topic_that_producers_stamp_is_refused(world: World) -> None:
+    """The joiner ends with the command that mends it."""
+    admin = KafkaAdminClient(bootstrap_servers=world.settings.kafka)
+    name = world.settings.topic(EVENTS.name)
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"message.timestamp.type": "CreateTime"})])
+    admin.close()
+    assert "thalweg apply" in ended(world)
+
+
+def test_a_joiner_of_other_rules_does_not_go_on_from_the_commits(world: World) -> None:
+    """It ends and names what differs; told to go on, it does."""
+    now = int(time.time() * 1000)
+    with running(world, model="a"):
+        world.send(page("r", now))
+        until(lambda: 1 in world.commits())
+    world.rules = replace(QUICK, window_ms=500)
+    said = ended(world, model="b")
+    assert "window_ms was 400 and is 500; the model was a and is b" in said
+    with running(world, model="b", accept_rules=True):
+        until(lambda: json.loads(world.commits()[1].metadata)["model"] == "b")

@@ -8,7 +8,7 @@ from uuid import uuid4
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
-from stream.joiner.faust_service import partitions_of
+from stream.joiner.kafka_clients import partitions_of
 from stream.settings import Settings
 from thalweg.stack import Stack
 

@@ -18,6 +18,8 @@ from tests.stream.joiner.test_joiner import World, page, running, until
 from thalweg.span import span
 from thalweg.stack import Stack
 
+USERS = ("w5", "w0")  # by partition
+
 
 @pytest.fixture
 def wide(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
@@ -27,17 +29,18 @@ def wide(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
     made.log.close()
 
 
-async def in_transactions(world: World, name: str, count: int) -> None:
-    """So many transactions, each with a page in each of two partitions."""
+async def in_transactions(world: World, name: str, count: int, aborted: int = 0) -> None:
+    """So many transactions, each with a page in each of two partitions; the last ones are aborted."""
     producer = AIOKafkaProducer(bootstrap_servers=world.settings.kafka, transactional_id=world.settings.topic(name))
     await producer.start()
     try:
         for k in range(count):
             now = int(time.time() * 1000)
-            async with producer.transaction():
-                for p in (0, 1):
-                    pages = encode_record([page(f"{name}{k}-{p}", now, f"w{p}")])
-                    await producer.send_and_wait(world.settings.topic(EVENTS.name), pages, partition=p)
+            await producer.begin_transaction()
+            for p, user in enumerate(USERS):
+                pages = encode_record([page(f"{name}{k}-{p}", now, user)])
+                await producer.send_and_wait(world.settings.topic(EVENTS.name), pages, partition=p)
+            await (producer.commit_transaction() if k < count - aborted else producer.abort_transaction())
     finally:
         await producer.stop()
 
@@ -45,7 +48,7 @@ async def in_transactions(world: World, name: str, count: int) -> None:
 def test_a_joiner_goes_on_over_the_markers_of_transactions(wide: World) -> None:
     """While it runs, where it starts again, and where a marker is all that follows: every window comes to its end."""
     with running(wide, idle_ms=200) as process:
-        asyncio.run(in_transactions(wide, "a", 4))
+        asyncio.run(in_transactions(wide, "a", 6, aborted=2))  # those never happened
         until(lambda: len(net_of(wide.examples())) == 16)
         assert process.poll() is None
         until(lambda: all(json.loads(stored.metadata)["finished_ms"] for stored in wide.commits().values()))

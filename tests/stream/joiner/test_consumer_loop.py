@@ -1,0 +1,790 @@
+"""The joiner's loop: the rules of commits, rebalances and outages one by one, with Kafka clients of paper."""
+
+import asyncio
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalGenerationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    UnknownMemberIdError,
+)
+from aiokafka.structs import OffsetAndMetadata
+
+from stream.errors import LogError, LogGap, LogTruncated, SettingsError
+from stream.events import DeadLetter, Install, SourceEvent, Tick, decode_entity, decode_events, decode_examples
+from stream.joiner.commit_metadata import JOIN_VERSION
+from stream.joiner.consumer_loop import ConsumerLoop
+from stream.joiner.join import SLICE
+from stream.topics import EVENTS_DLQ
+from tests.stream.joiner.paper import (
+    CAME,
+    RULES,
+    Paper,
+    T,
+    assign,
+    assigned_loop,
+    loop_on,
+    message,
+    page,
+    revoke,
+    take,
+)
+
+AT = TopicPartition("events", 0)
+
+
+def committed(paper: Paper, partition: int = 0) -> tuple[int, int, dict[str, int]] | None:
+    """(offset, confirmed, checkpoint's other fields) of the group's commit."""
+    found = paper.stored.get(TopicPartition("events", partition))
+    if found is None:
+        return None
+    told = json.loads(found.metadata)
+    assert told.pop("version") == JOIN_VERSION
+    assert told.pop("rules")["policy"] == "eager"
+    told.pop("read_ms", None)
+    return found.offset, told.pop("confirmed", 0), told
+
+
+def labels_of(paper: Paper) -> list[str]:
+    """Request ids of the labels emitted so far, in order."""
+    sent = [value or b"" for topic, value in paper.sent if topic == "examples"]
+    return [one.page.request_id for value in sent for one in decode_examples(value)[0]]
+
+
+def ticks_of(paper: Paper) -> list[int]:
+    """Times of the ticks written so far."""
+    sent = [value or b"" for topic, value in paper.sent if topic == "events"]
+    return [tick.time_ms for value in sent for tick in decode_events(value)[0]]
+
+
+# --- commits ----------------------------------------------------------------------------------------------
+
+
+def test_a_commit_waits_until_the_broker_has_confirmed(tmp_path: Path) -> None:
+    """Nothing is committed while an example that came of an earlier record is on its way."""
+
+    async def story() -> None:
+        paper = Paper(confirming=False)
+        loop = await assigned_loop(paper, tmp_path, 0)
+        events: list[SourceEvent] = [page("r"), Install("w2", "a", T, "i"), Tick(T + 5_000)]
+        for offset, event in enumerate(events):
+            await take(loop, message(offset, event))
+        task = asyncio.create_task(loop.commit())
+        for future in paper.futures:
+            await asyncio.sleep(0)
+            assert committed(paper) is None
+            future.set_result(None)
+        await task
+        assert committed(paper) == (3, 3, {"watermark_ms": T + 5_000, "finished_ms": T + 3_000})
+
+    asyncio.run(story())
+
+
+def test_a_record_that_the_broker_refused_ends_the_loop_uncommitted(tmp_path: Path) -> None:
+    """If what came of a record can't be written, its offset isn't committed and the loop ends."""
+
+    async def story() -> None:
+        paper = Paper(confirming=False)
+        loop = await assigned_loop(paper, tmp_path, 0)
+        await take(loop, message(0, page("r"), Tick(T + 5_000)))
+        paper.futures[0].set_exception(OSError("refused"))
+        await loop.commit()
+        assert committed(paper) is None
+        assert isinstance(loop.failure, LogError)
+
+    asyncio.run(story())
+
+
+def test_a_commit_covers_only_what_came_before_it_was_asked_for(tmp_path: Path) -> None:
+    """What comes while confirmations are waited for isn't committed with them: its own aren't there yet."""
+
+    async def story() -> None:
+        paper = Paper(confirming=False)
+        loop = await assigned_loop(paper, tmp_path, 0)
+        await take(loop, message(0, page("r"), Tick(T + 5_000)))
+        task = asyncio.create_task(loop.commit())
+        await asyncio.sleep(0)
+        await take(loop, message(1, page("s", T + 5_000), Tick(T + 10_000)))
+        told, later = paper.futures
+        told.set_result(None)
+        await task
+        assert not later.done()
+        assert committed(paper) == (1, 1, {"watermark_ms": T + 5_000, "finished_ms": T + 3_000})
+
+    asyncio.run(story())
+
+
+def test_after_a_failure_nothing_more_is_read(tmp_path: Path) -> None:
+    """Until the process has ended, records that still come are left for the restart."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = loop_on(paper, tmp_path)
+        await loop.on_partitions_assigned([AT])
+        paper.batches = [{0: [message(0, page("r"))]}, LogError("broken"), {0: [message(1, Tick(T + 5_000))]}]
+        await asyncio.wait_for(loop.read(), 30.0)
+        assert str(loop.failure) == "broken"
+        assert (labels_of(paper), loop.assigned.owned[0].next_offset) == ([], 1)
+
+    asyncio.run(story())
+
+
+def test_a_commit_stays_behind_open_pages_in_strict_order(tmp_path: Path) -> None:
+    """Its offset is the oldest record that is needed; confirmed is all that was read."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0)
+        events: list[SourceEvent] = [Tick(T - 5_000), page("late", T), page("early", T - 1_900), Tick(T + 1_500)]
+        for offset, event in enumerate(events):
+            await take(loop, message(offset, event))
+        await loop.commit()
+        assert committed(paper) == (1, 4, {"watermark_ms": T - 5_000, "finished_ms": T - 500})
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_burst_goes_out_in_parts_and_is_committed_when_all_of_it_is_out(tmp_path: Path, lost: bool) -> None:
+    """Before all that a batch led to is emitted, no commit passes it; a partition that goes meanwhile emits no more."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0)
+        pages = [page(f"r{k}", T + k % 7) for k in range(6 * SLICE + 1)]
+        for k in range(0, len(pages), SLICE):
+            await take(loop, message(k // SLICE, *pages[k : k + SLICE]))
+        await loop.commit()
+        before = paper.stored[AT]
+        burst = asyncio.create_task(take(loop, message(7, Tick(T + 5_000))))
+        commit = asyncio.create_task(loop.commit())
+        seen = set()
+        while not burst.done():
+            seen.add(len(labels_of(paper)))
+            assert paper.stored[AT] == before or burst.done()
+            if lost and len(seen) > 1:
+                loop.assigned.drop([0])
+            await asyncio.sleep(0)
+        await commit
+        await loop.commit()
+        if lost:
+            assert len(labels_of(paper)) == max(seen) < len(pages)
+            assert paper.stored[AT] == before
+            return
+        assert len(seen) > 3
+        assert committed(paper) == (8, 8, {"watermark_ms": T + 5_000, "finished_ms": T + 3_000})
+        assert labels_of(paper) == [one.request_id for one in sorted(pages, key=lambda one: one.time_ms)]
+
+    asyncio.run(story())
+
+
+def test_records_of_one_commit_may_need_many_batches(tmp_path: Path) -> None:
+    """What doesn't fit into a batch goes into the next, in order; the commit waits for all of them."""
+
+    async def story() -> None:
+        paper = Paper(confirming=False)
+        loop = await assigned_loop(paper, tmp_path, 0)
+        await take(loop, *(message(k, page(f"r{k}", T + 2_000 * k)) for k in range(8)))
+        assert labels_of(paper) == [f"r{k}" for k in range(7)]
+        assert len(paper.futures) == 3
+        task = asyncio.create_task(loop.commit())
+        for future in paper.futures:
+            await asyncio.sleep(0)
+            assert committed(paper) is None
+            future.set_result(None)
+        await task
+        assert committed(paper) is not None
+
+    asyncio.run(story())
+
+
+# --- starts -----------------------------------------------------------------------------------------------
+
+
+def test_a_restart_rebuilds_what_is_confirmed_in_silence(tmp_path: Path) -> None:
+    """Open pages are known again, and nothing that was emitted comes again; what follows is as if never stopped."""
+
+    async def story() -> None:
+        paper, rules = Paper(), replace(RULES, policy="fake_negative")
+        records = [message(k, page(f"r{k}", T + k)) for k in range(5)]
+        first = await assigned_loop(paper, tmp_path, 0, rules=rules)
+        await take(first, *records[:4])
+        paper_commit = first.assigned.unstored()[0][1]
+        paper.stored[AT] = OffsetAndMetadata(*paper_commit)
+        assert labels_of(paper) == ["r0", "r1", "r2", "r3"]
+        second = await assigned_loop(paper, tmp_path, 0, rules=rules)
+        assert paper.positions[0] == 0
+        await take(second, *records)
+        assert labels_of(paper) == ["r0", "r1", "r2", "r3", "r4"]
+        assert second.assigned.owned[0].joiner.open_pages == 5
+
+    asyncio.run(story())
+
+
+def test_a_rebuild_that_ends_early_commits_nothing(tmp_path: Path) -> None:
+    """Until the state is that of the commit, the commit stays: a revocation meanwhile leaves it to the next owner."""
+
+    async def story() -> None:
+        paper = Paper()
+        first = await assigned_loop(paper, tmp_path, 0)
+        await take(first, *(message(k, page(f"r{k}")) for k in range(4)))
+        await first.commit()
+        stored = paper.stored[AT]
+        second = await assigned_loop(paper, tmp_path, 0)
+        await take(second, message(0, page("r0")))
+        await second.commit()
+        await revoke(second, 0)
+        assert paper.stored[AT] == stored
+        await assign(second, 0)
+        assert paper.positions[0] == 0
+
+    asyncio.run(story())
+
+
+def test_memory_is_bounded_once_the_state_is_rebuilt(tmp_path: Path) -> None:
+    """Less memory than the owner before had would close pages in silence, whose labels nobody has emitted."""
+
+    async def story() -> None:
+        paper, little = Paper(), replace(RULES, bytes_max=1_200)
+        records = [message(k, page(f"r{k}", T + k)) for k in range(6)]
+        first = await assigned_loop(paper, tmp_path, 0)
+        await take(first, *records[:5])
+        await first.commit()
+        second = await assigned_loop(paper, tmp_path, 0, rules=little)
+        await take(second, *records[:5])
+        assert (labels_of(paper), second.assigned.owned[0].joiner.open_pages) == ([], 5)
+        await take(second, records[5])
+        emitted = labels_of(paper)
+        assert 0 < len(emitted) == 6 - second.assigned.owned[0].joiner.open_pages
+
+    asyncio.run(story())
+
+
+def test_a_worker_with_fewer_partitions_remembers_more_of_each(tmp_path: Path) -> None:
+    """Its memory is shared by the partitions that it has now: more workers help."""
+
+    async def story() -> None:
+        loop = loop_on(Paper(), tmp_path)
+        loop.assigned._memory_bytes = 1_000
+        await assign(loop, 0, 1)
+        assert [owned.joiner.bytes_max for owned in loop.assigned.owned.values()] == [500, 500]
+        await revoke(loop, 0, 1)
+        await assign(loop, 1)
+        assert [owned.joiner.bytes_max for owned in loop.assigned.owned.values()] == [1_000]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("commit", [(5, ""), None], ids=["commit", "no commit"])
+def test_a_gap_before_the_logs_start_ends_the_loop(tmp_path: Path, commit: tuple[int, str] | None) -> None:
+    """What retention took between a commit and the log's start is said; so is a commit that was lost meanwhile."""
+
+    async def story() -> None:
+        paper = Paper()
+        paper.starts[0] = 7
+        if commit is not None:
+            paper.stored[AT] = OffsetAndMetadata(*commit)
+        wanted = 5 if commit else 0
+        with pytest.raises(LogGap, match=f"offset {wanted} was wanted, but the log now starts at 7.*--accept-gap"):
+            await assigned_loop(paper, tmp_path, 0)
+        loop = await assigned_loop(paper, tmp_path, 0, accept_gap=True)
+        assert (loop.assigned.owned[0].next_offset, paper.positions[0]) == (7, 7)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "new_from", "reads_from", "emits_from"),
+    [(0, 3, 0, 0, 0), (0, 7, 6, 6, 6), (0, 9, 9, 8, 9)],
+    ids=["topic made anew", "tail lost", "only what was confirmed lost"],
+)
+def test_a_commit_behind_the_logs_end_ends_the_loop(
+    tmp_path: Path, start: int, end: int, new_from: int, reads_from: int, emits_from: int
+) -> None:
+    """New records would be taken for old ones. --accept-gap goes on with what was appended since."""
+
+    async def story() -> None:
+        paper = Paper()
+        first = await assigned_loop(paper, tmp_path, 0)
+        await take(first, message(7, Tick(T)), message(8, page("r")), message(9, page("s")))
+        await first.commit()
+        assert committed(paper) == (8, 10, {"watermark_ms": T, "finished_ms": T - 2_000})
+        paper.starts[0], paper.ends[0], paper.new_from[0] = start, end, new_from
+        with pytest.raises(LogTruncated, match=f"offset 10 was wanted, but the log now starts at {start} and ends at "
+                                               f"{end}.*--accept-gap"):  # fmt: skip
+            await assigned_loop(paper, tmp_path, 0)
+        loop = await assigned_loop(paper, tmp_path, 0, accept_gap=True)
+        assert (loop.assigned.owned[0].next_offset, loop.assigned.owned[0].emit_from) == (reads_from, emits_from)
+
+    asyncio.run(story())
+
+
+def test_a_position_out_of_range_while_running_ends_the_loop(tmp_path: Path) -> None:
+    """Retention overtook it, or the log's tail was lost: which, and where the log is, is said."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0)
+        await take(loop, message(0, page("r")))
+        paper.starts[0] = 5
+        paper.batches = [OffsetOutOfRangeError({AT: 1})]
+        with pytest.raises(LogGap, match="offset 1 was wanted, but the log now starts at 5"):
+            await loop._read_batch()
+        paper.starts[0], paper.ends[0] = 0, 0
+        paper.batches = [OffsetOutOfRangeError({AT: 1})]
+        with pytest.raises(LogTruncated, match="offset 1 was wanted, but the log now starts at 0 and ends at 0"):
+            await loop._read_batch()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("guess", [NoOffsetForPartitionError(AT), OffsetOutOfRangeError({AT: 3})], ids=["none", "3"])
+def test_a_position_that_is_not_ours_yet_is_no_error(tmp_path: Path, guess: BaseException) -> None:
+    """Before a partition is begun, aiokafka fetches from where it thinks best: what comes of it is thrown away."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = loop_on(paper, tmp_path)
+        paper.batches = [guess, {0: [message(0, page("r"))]}]
+        await loop._read_batch()
+        await loop._read_batch()
+        await assign(loop, 0)
+        assert paper.positions[0] == loop.assigned.owned[0].next_offset == 0
+
+    asyncio.run(story())
+
+
+def test_topics_that_producers_stamp_are_refused(tmp_path: Path) -> None:
+    """One producer's clock could make everybody's events late: the message has the command that mends it."""
+
+    async def story() -> None:
+        paper = Paper()
+        paper.timestamp_type = "CreateTime"
+        with pytest.raises(SettingsError, match=r"message.timestamp.type=CreateTime.*thalweg apply"):
+            await assigned_loop(paper, tmp_path, 0)
+        paper.timestamp_type = "LogAppendTime"
+        loop = await assigned_loop(paper, tmp_path, 0)
+        stamped = SimpleNamespace(**{**vars(message(0, page("r"))), "timestamp_type": 0})
+        paper.timestamp_type = "CreateTime"
+        with pytest.raises(SettingsError, match="CreateTime"):
+            await take(loop, stamped)
+        paper.timestamp_type = "LogAppendTime"  # it was mended, the record is from before
+        await take(loop, stamped)
+        assert loop.assigned.owned[0].joiner.open_pages == 1
+
+    asyncio.run(story())
+
+
+def test_a_newer_joiners_commit_is_refused(tmp_path: Path) -> None:
+    """Older code would rebuild another state; older commits are read."""
+
+    async def story() -> None:
+        paper = Paper()
+        for version, refused in ((JOIN_VERSION + 1, True), (JOIN_VERSION, False), (0, False)):
+            metadata = json.dumps({"watermark_ms": T, "finished_ms": T, "version": version})
+            paper.stored[AT] = OffsetAndMetadata(5, metadata)
+            for accepting in (False, True):
+                loop = loop_on(paper, tmp_path, accept_rules=accepting)
+                if refused:
+                    with pytest.raises(SettingsError, match="made by a newer joiner"):
+                        await assign(loop, 0)
+                else:
+                    await assign(loop, 0)
+                    assert loop.assigned.owned[0].joiner.watermark_ms == T
+
+    asyncio.run(story())
+
+
+def test_commits_of_other_rules_or_another_model_need_consent(tmp_path: Path) -> None:
+    """What differs is named. With --accept-rules records from the commit's offset on are judged and emitted anew."""
+
+    async def story() -> None:
+        paper = Paper()
+        first = await assigned_loop(paper, tmp_path, 0, model="a")
+        await take(first, message(0, page("r")), message(1, page("s")))
+        await first.commit()
+        same = await assigned_loop(paper, tmp_path, 0, model="a")
+        assert same.assigned.owned[0].emit_from == 2
+        other = replace(RULES, window_ms=3_000)
+        for rules, model, says in (
+            (other, "a", "window_ms was 1000 and is 3000"),
+            (RULES, "b", "the model was a and is b"),
+        ):
+            with pytest.raises(SettingsError, match=f"{says}.*--accept-rules"):
+                await assigned_loop(paper, tmp_path, 0, rules=rules, model=model)
+            loop = await assigned_loop(paper, tmp_path, 0, rules=rules, model=model, accept_rules=True)
+            assert (loop.assigned.owned[0].next_offset, loop.assigned.owned[0].emit_from) == (0, 0)
+
+    asyncio.run(story())
+
+
+def test_the_count_of_late_events_survives_a_change_of_owner(tmp_path: Path) -> None:
+    """It stands in the commit; what is read again isn't counted again."""
+
+    async def story() -> None:
+        paper = Paper()
+        first = await assigned_loop(paper, tmp_path, 0)
+        await take(first, message(0, page("open", T + 9_000)), message(1, Tick(T + 9_000)), message(2, page("late")))
+        await first.commit()
+        second = await assigned_loop(paper, tmp_path, 0)
+        await take(second, message(0, page("open", T + 9_000)), message(1, Tick(T + 9_000)), message(2, page("late")))
+        assert second.assigned.owned[0].late == 1
+        await take(second, message(3, page("late, too")))
+        assert second.assigned.owned[0].late == 2
+        letters = [decode_entity(value or b"", DeadLetter) for topic, value in paper.sent if topic == EVENTS_DLQ.name]
+        assert [(letter.error, letter.offset) for letter in letters] == [("Late", 2), ("Late", 3)]
+
+    asyncio.run(story())
+
+
+def test_a_restart_reads_on_with_the_floor_of_the_commit(tmp_path: Path) -> None:
+    """What was forgotten early, because memory was full, is late after a restart as it was before."""
+
+    async def story() -> None:
+        paper, rules = Paper(), replace(RULES, bytes_max=500)
+        first = await assigned_loop(paper, tmp_path, 0, rules=rules)
+        await take(first, message(0, page("r", T)), message(1, page("s", T + 1)))
+        await first.commit()
+        assert committed(paper) == (1, 2, {"watermark_ms": T, "finished_ms": T, "floor_ms": T})
+        second = await assigned_loop(paper, tmp_path, 0)
+        await take(second, message(1, page("s", T + 1)), message(2, page("r", T)))
+        owned = second.assigned.owned[0]
+        assert (owned.late, owned.joiner.open_pages) == (1, 1)
+
+    asyncio.run(story())
+
+
+# --- rebalances -------------------------------------------------------------------------------------------
+
+
+def test_a_rebalance_keeps_the_state_of_partitions_that_come_back(tmp_path: Path) -> None:
+    """It goes on where it was: nothing is read again, nothing is emitted again."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, 1)
+        await take(loop, message(0, page("r")), message(1, page("s")))
+        joiner = loop.assigned.owned[0].joiner
+        await revoke(loop, 0, 1)
+        assert loop.assigned.owned == {}
+        assert committed(paper) == (0, 2, {"watermark_ms": 0, "finished_ms": T - 2_000})
+        await assign(loop, 0)
+        assert loop.assigned.owned[0].joiner is joiner
+        assert paper.positions[0] == 2
+        await take(loop, message(2, Tick(T + 5_000)))
+        assert labels_of(paper) == ["r", "s"]
+
+    asyncio.run(story())
+
+
+def test_a_state_is_not_kept_once_another_has_committed(tmp_path: Path) -> None:
+    """The other has gone on from the commit: this worker begins again from where that one was."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, 1)
+        await take(loop, message(0, page("r")), message(1, page("s")))
+        await revoke(loop, 0, 1)
+        await assign(loop, 1)
+        await revoke(loop, 1)
+        await assign(loop, 0, 1)
+        assert loop.assigned.owned[0].rebuild_from == 0, "it was another's meanwhile"
+        await take(loop, message(0, page("r")), message(1, page("s")), message(2, page("t")))
+        await revoke(loop, 0, 1)
+        stored = paper.stored[AT]
+        paper.stored[AT] = OffsetAndMetadata(1, stored.metadata)
+        await assign(loop, 0, 1)
+        assert (loop.assigned.owned[0].rebuild_from, paper.positions[0]) == (1, 1)
+
+    asyncio.run(story())
+
+
+def test_a_revocation_waits_for_the_batch_at_work(tmp_path: Path) -> None:
+    """What a record led to is put out to its end; the rest of the batch is left, and read again."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, 1)
+        going = asyncio.Event()
+
+        async def resolve(_: object) -> None:
+            await going.wait()
+
+        loop._resolve = resolve
+        paper.batches = [{0: [message(0, page("r"), Tick(T + 5_000))], 1: [message(0, page("s", partition=1))]}]
+        reading = asyncio.create_task(loop._read_batch())
+        await asyncio.sleep(0.01)
+        revoking = asyncio.create_task(revoke(loop, 0, 1))
+        await asyncio.sleep(0.01)
+        assert not revoking.done()
+        going.set()
+        await asyncio.gather(reading, revoking)
+        assert committed(paper) == (1, 1, {"watermark_ms": T + 5_000, "finished_ms": T + 3_000})
+        assert labels_of(paper) == ["r"]
+        await assign(loop, 0, 1)
+        assert (paper.positions[0], paper.positions[1]) == (1, 0)
+
+    asyncio.run(story())
+
+
+def test_a_record_that_takes_too_long_is_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group doesn't wait for it: its state is dropped, not kept, and nothing of it is committed."""
+    monkeypatch.setattr("stream.joiner.consumer_loop.REVOKE_S", 0.01)
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0)
+        going = asyncio.Event()
+
+        async def resolve(_: object) -> None:
+            await going.wait()
+
+        loop._resolve = resolve
+        paper.batches = [{0: [message(0, page("r"), Tick(T + 5_000))]}]
+        reading = asyncio.create_task(loop._read_batch())
+        await asyncio.sleep(0.01)
+        await revoke(loop, 0)
+        going.set()
+        await reading
+        assert (labels_of(paper), committed(paper)) == ([], None)
+        await assign(loop, 0)
+        assert paper.positions[0] == 0
+
+    asyncio.run(story())
+
+
+def test_a_commit_for_a_partition_that_went_is_not_stored(tmp_path: Path) -> None:
+    """One that was on its way when the partition went: what stays is stored."""
+
+    async def story() -> None:
+        paper = Paper(confirming=False)
+        loop = await assigned_loop(paper, tmp_path, 0, 1)
+        await take(loop, message(0, page("r"), Tick(T + 5_000)))
+        await take(loop, message(0, page("s", partition=1), Tick(T + 5_000)), partition=1)
+        task = asyncio.create_task(loop.commit())
+        await asyncio.sleep(0)
+        loop.assigned.drop([0])
+        for future in paper.futures:
+            future.set_result(None)
+        await task
+        assert committed(paper) is None
+        assert committed(paper, 1) is not None
+
+    asyncio.run(story())
+
+
+def test_an_assignment_that_is_overtaken_by_another_begins_nothing(tmp_path: Path) -> None:
+    """What was asked for the first says nothing of the second."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = loop_on(paper, tmp_path)
+        ask = paper.end_offsets
+
+        async def slow(wanted: list[Any]) -> dict[Any, int]:
+            await revoke(loop)
+            await loop.on_partitions_assigned([TopicPartition("events", 1)])
+            paper.end_offsets = ask  # type: ignore[method-assign]
+            return await ask(wanted)
+
+        paper.end_offsets = slow  # type: ignore[method-assign]
+        await assign(loop, 0)
+        assert loop.assigned.owned == {}
+        assert loop._fresh == {1}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("cause", "pause_s", "ends"),
+    [(UnknownMemberIdError(), 5, True), (UnknownMemberIdError(), 50, False), (IllegalGenerationError(), 1, False)],
+)
+def test_two_joiners_of_one_name_do_not_fight_for_ever(
+    tmp_path: Path, cause: BaseException, pause_s: float, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is expelled again and again ends, and says why; now and then that happens, and rebalances are nothing."""
+    now = [1_000.0]
+    monkeypatch.setattr("stream.joiner.commit_writer.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def story() -> BaseException | None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0)
+        refusal = CommitFailedError()
+        refusal.__cause__ = cause
+        paper.refusal = refusal
+        for _ in range(5):
+            revoking = asyncio.ensure_future(revoke(loop, 0))
+            done, _ = await asyncio.wait([revoking], timeout=0.2)
+            if not done:  # it must not rejoin
+                revoking.cancel()
+                return loop.failure
+            await assign(loop, 0)
+            now[0] += pause_s
+        return loop.failure
+
+    failure = asyncio.run(story())
+    assert ("another is named 0" in str(failure)) if ends else failure is None
+
+
+# --- silence ----------------------------------------------------------------------------------------------
+
+
+async def take_at(loop: ConsumerLoop, monkeypatch: pytest.MonkeyPatch, now: float, record: Any) -> None:
+    """A record of partition 0, read at a moment."""
+    with monkeypatch.context() as patched:
+        patched.setattr("stream.joiner.consumer_loop.time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+        await take(loop, record)
+
+
+async def watch_at(loop: ConsumerLoop, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
+    """The watch as of a moment."""
+    with monkeypatch.context() as patched:
+        patched.setattr("stream.joiner.tick_watch.time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+        await loop.watch()
+
+
+def test_ticks_are_written_into_silent_partitions_that_are_read_to_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Tick needs silence, something remembered, and no lag; its time is the last event's plus the silence."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500)
+        await take(loop, message(0, page("r")))
+        heard = loop.assigned.owned[0].silence.heard_at
+        paper.ends[0] = 1
+        await watch_at(loop, monkeypatch, heard + 0.4)
+        assert ticks_of(paper) == []
+        paper.ends[0] = 2
+        await watch_at(loop, monkeypatch, heard + 0.6)
+        assert ticks_of(paper) == []
+        paper.ends[0] = 1
+        await watch_at(loop, monkeypatch, heard + 0.6)
+        assert ticks_of(paper) == [T + 600]
+
+    asyncio.run(story())
+
+
+def test_an_idle_partitions_commit_catches_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ticked until nothing is remembered, and no longer: else retention would take what the commit points to."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500)
+        await take(loop, message(0, page("r")))
+        now = loop.assigned.owned[0].silence.heard_at
+        for offset in range(1, 20):
+            paper.ends[0] = offset
+            now += 1.0
+            before = len(ticks_of(paper))
+            await watch_at(loop, monkeypatch, now)
+            if len(ticks_of(paper)) == before:
+                break
+            await take_at(loop, monkeypatch, now, message(offset, Tick(ticks_of(paper)[-1])))
+        await loop.commit()
+        assert labels_of(paper) == ["r"]
+        assert committed(paper) == (offset, offset, {"watermark_ms": T + 2_000, "finished_ms": T})
+        await watch_at(loop, monkeypatch, now + 1_000.0)
+        assert len(ticks_of(paper)) == offset - 1
+
+    asyncio.run(story())
+
+
+def test_after_an_outage_a_partition_is_ticked_when_events_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silence while no broker answers says nothing; nor does it until producers are back, or a grace has passed."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, 1, idle_ms=500, outage_grace_s=30.0)
+        for partition in (0, 1):
+            await take(loop, message(0, page(f"r{partition}", partition=partition)), partition=partition)
+            paper.ends[partition] = 1
+        now = loop.assigned.owned[1].silence.heard_at
+        paper.away = True
+        await watch_at(loop, monkeypatch, now + 1.0)
+        await watch_at(loop, monkeypatch, now + 1.5)
+        paper.away = False
+        await watch_at(loop, monkeypatch, now + 20.0)  # the first answer
+        await watch_at(loop, monkeypatch, now + 25.0)
+        assert ticks_of(paper) == []
+        heard = now + 25.0
+        await take_at(loop, monkeypatch, heard, message(1, page("held back", T + 400)))
+        paper.ends[0] = 2
+        await watch_at(loop, monkeypatch, heard + 0.4)
+        assert ticks_of(paper) == []
+        await watch_at(loop, monkeypatch, heard + 0.6)
+        assert ticks_of(paper) == [T + 400 + 600], "of the partition whose producers are back"
+        await watch_at(loop, monkeypatch, now + 50.1)
+        assert len(ticks_of(paper)) == 3
+        assert T + 50_100 in [round(time_ms, -1) for time_ms in ticks_of(paper)], "the grace is over for the other"
+
+    asyncio.run(story())
+
+
+def test_nothing_is_ticked_while_a_batch_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The consumer's position is behind it, but it isn't joined yet: what it holds would be late."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500)
+        await take(loop, message(0, page("r")))
+        paper.ends[0] = 2
+        heard = loop.assigned.owned[0].silence.heard_at
+        paper.batches = [{0: [message(1, page("s"))]}]
+        async with loop._working:
+            reading = asyncio.create_task(loop._read_batch())
+            await asyncio.sleep(0.01)
+            assert paper.positions[0] == 2
+            await watch_at(loop, monkeypatch, heard + 9.0)
+            assert ticks_of(paper) == []
+        await reading
+
+    asyncio.run(story())
+
+
+def test_an_event_from_the_future_becomes_a_dead_letter(tmp_path: Path) -> None:
+    """An event far ahead of its own arrival moves no watermark; what came with it is taken in."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, ahead_ms_max=60_000)
+        await take(loop, message(0, page("r"), Tick(CAME + 60_001)))
+        assert loop.assigned.owned[0].joiner.watermark_ms == T
+        assert loop.assigned.owned[0].joiner.open_pages == 1
+        ((topic, value),) = paper.sent
+        letter = decode_entity(value or b"", DeadLetter)
+        assert (topic, letter.error, letter.offset) == (EVENTS_DLQ.name, "FromTheFuture", 0)
+
+    asyncio.run(story())
+
+
+def test_a_rebalance_after_an_outage_does_not_end_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets a partition then waits for its producers, too."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500, outage_grace_s=30.0)
+        await take(loop, message(0, page("r")))
+        paper.ends[0] = 1
+        now = loop.assigned.owned[0].silence.heard_at
+        paper.away = True
+        await watch_at(loop, monkeypatch, now + 1.0)
+        paper.away = False
+        await revoke(loop, 0)
+        await assign(loop, 0)
+        await watch_at(loop, monkeypatch, now + 20.0)
+        assert ticks_of(paper) == []
+
+    asyncio.run(story())
