@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from stream.events import Impression, Install, decode_events
 from stream.log import Record
-from thalweg.once import Told, counted
-from thalweg.rules import AuditRules
+from thalweg.audit.install_dedup import counted
+from thalweg.audit.log_events import InstallEvent
+from thalweg.audit.rules import AuditRules
 
 
 @dataclass(frozen=True)
@@ -104,18 +105,19 @@ class Around:
     def _void(self, met: Met, install: Install) -> str:
         """Whether it is another's repetition, or was taken back in time."""
         of_id = {
-            other.seq: (other, Told(other.seq, other.event.time_ms, other.event.retracted, other.watermark_ms))
+            other.seq: other
             for other in self.installs
             if isinstance(other.event, Install)
             and other.event.install_id == install.install_id
             and not self._is_late(other)
         }
-        voids = counted((told for _, told in of_id.values()), self.rules.life_ms)
+        voids = {one.seq: void for one, void in counted(map(_placed, of_id.values()), self.rules.life_ms)}
         if met.seq in voids:
-            back = of_id.get(voids[met.seq])
-            return f"taken back by the retraction in {back[0].where}" if back and back[0].seq < self.end_seq else ""
-        before = [(other, told) for other, told in of_id.values() if other.seq < met.seq]
-        backs = [other for other, told in before if told.retracted and told.time_ms >= install.time_ms]
+            void = voids[met.seq]
+            back = of_id[void.seq] if void is not None else None
+            return f"taken back by the retraction in {back.where}" if back and back.seq < self.end_seq else ""
+        before = [(other, _placed(other)) for other in of_id.values() if other.seq < met.seq]
+        backs = [other for other, placed in before if placed.retracted and placed.time_ms >= install.time_ms]
         firsts = [other for other, _ in before if other.seq in voids]
         if backs and not firsts:
             return f"taken back by the retraction in {backs[0].where}"
@@ -147,3 +149,10 @@ class Around:
 
     def _is_late(self, met: Met) -> bool:
         return met.event.time_ms + self.rules.life_ms <= met.watermark_ms
+
+
+def _placed(met: Met) -> InstallEvent:
+    event, record = met.event, met.record
+    assert isinstance(event, Install)
+    where = (met.seq, met.watermark_ms, record.partition, record.offset, record.time_ms, event.time_ms)
+    return InstallEvent(*where, event.user, event.item, event.install_id, event.request_id, retracted=event.retracted)

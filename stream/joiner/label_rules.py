@@ -14,7 +14,8 @@ class LabelRules:
     `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
     `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
     pages that come after it in the log (None: as long as it is remembered). `bytes_max`: what one partition may
-    remember (None: no limit). `organic`: installs that no page claimed are told.
+    remember (None: no limit). `organic`: installs that no page claimed are told. `skew_ms`: how much older than its page
+    an install may be that names it.
     """
 
     policy: Policy = "eager"
@@ -24,6 +25,7 @@ class LabelRules:
     early_ms: int | None = None
     bytes_max: int | None = None
     organic: bool = False
+    skew_ms: int = 1_000
 
     @property
     def life_ms(self) -> int:

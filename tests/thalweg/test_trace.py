@@ -28,9 +28,9 @@ from stream.spec import Policy
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.snapshots import put, version_of
 from tests.thalweg.streams import RULES, Stream, T, mixed
+from thalweg.audit.rules import AuditRules
 from thalweg.main import app
 from thalweg.options import SPEC
-from thalweg.rules import AuditRules
 from thalweg.stack import Stack
 from thalweg.trace import Life, flat, trace
 

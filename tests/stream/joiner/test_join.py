@@ -24,7 +24,7 @@ from stream.joiner.timers import NEVER
 from stream.spec import Label, Spec
 from tests.stream.joiner.join_oracle import net_of, offline
 
-RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5)
+RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5, skew_ms=0)
 FAR = Tick(time_ms=100_000)
 NOW = 1_000_000  # when records come: long after what they tell of
 POLICIES = ("wait", "eager", "fake_negative")
