@@ -1,9 +1,14 @@
 """The audit finds what is missing or wrong, and nothing else. It shares no code with the joiner."""
 
 import ast
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +18,9 @@ from typer.testing import CliRunner
 from learner.seen import Seen
 from stream.errors import DataError
 from stream.events import (
+    INSTALLED,
     RETRACTION,
+    WINDOW_CLOSED,
     Examples,
     Impression,
     Install,
@@ -26,18 +33,21 @@ from stream.joiner.label_rules import LabelRules, label_rules
 from stream.joiner.record_processor import ShellRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
+from stream.log import partition_of
 from stream.settings import Settings
 from stream.spec import Label, Policy, Spec, duration_ms
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.joiner.join_oracle import as_audited
+from tests.thalweg.generated_log import GeneratedLog
 from tests.thalweg.streams import RULES, Stream, T, mixed
-from thalweg.audit import offline_join
+from thalweg.audit import offline_join, spill
 from thalweg.audit.audit import audit, progress_of
 from thalweg.audit.emitted import Emitted
 from thalweg.audit.findings import FAULTS, Audit, Progress, flat
 from thalweg.audit.relearned import Place, Repetitions
 from thalweg.audit.rules import audit_rules
+from thalweg.audit.spill import bucket_of
 from thalweg.main import app
 from thalweg.options import SPEC
 from thalweg.stack import Stack
@@ -249,6 +259,93 @@ def test_a_learner_drops_what_the_audit_says_it_drops(begun: int, between: int) 
     learned = [bool(seen.new(np.array([one], np.uint64))[0]) for one in ids]
     assert len(repetitions.learned_twice(8)) >= learned[-1]
     assert repetitions.learned_twice(8) == ([] if between < 8 else [Place(0, 0, n - 1)])
+
+
+def test_what_is_on_disk_is_judged_as_what_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets that are written after every event hold the same, in the same order; nothing is left behind."""
+    plain = of(played(3))
+    monkeypatch.setattr(spill, "BUFFER_BYTES", 1)
+    folder = Path(tempfile.gettempdir())
+    before = set(folder.glob("thalweg-audit-*"))
+    assert of(played(3)).figures == plain.figures
+    assert not set(folder.glob("thalweg-audit-*")) - before
+
+
+def test_a_further_page_under_a_request_id_is_judged_with_its_page() -> None:
+    """Its examples carry its own body, with ids that go on where the page ended; another body or id is a fault."""
+    first = Impression("r", T, "u", ["a", "b"])
+    further = Impression("r", T + 50, "u", ["b", "c"], features=b"further")
+    negatives = [example_id("r", place, WINDOW_CLOSED, "") for place in (0, 1)]
+    for page, place, fault in (
+        (further, 2, ""), (further, 1, "unfounded"), (first, 2, "surplus"), (replaced(further), 2, "altered"),
+    ):  # fmt: skip
+        emitted = [
+            Examples(first, negatives, [0, 1], [0, 0], [1.0, 1.0], [WINDOW_CLOSED] * 2, [END] * 2),
+            Examples(page, [example_id("r", place, INSTALLED, "i")], [1], [1], [1.0], [INSTALLED], [END]),
+        ]
+        stream = Stream(now_ms=END)
+        stream.send(first, further, Install("u", "c", T + 60, "i"))
+        stream.tick(END)
+        stream.log.send(EXAMPLES.name, 0, encode_record(emitted))
+        found = of(stream)
+        assert {one.fault for one in found.differences} >= ({fault} if fault else set())
+        assert found.fine == (not fault)
+        assert (found.figures["extended_pages"], found.figures["positives"]) == (1, 1)
+
+
+def replaced(page: Impression) -> Impression:
+    """The same page with another body."""
+    return msgspec.structs.replace(page, features=b"other")
+
+
+def test_two_users_under_one_request_id() -> None:
+    """In one partition the joiner knows the first one's page alone: the other's is a repetition."""
+    stream = Stream(now_ms=END)
+    users = [f"user{k}" for k in range(200) if partition_of(f"user{k}", 2) == 0]
+    assert len({bucket_of(user) for user in users}) > 8
+    for k, user in enumerate(users):
+        stream.send(Impression(f"r{k % 7}", T + k, user, ["a"]), Install(user, "a", T + k + 1, f"i{k}"))
+    stream.tick(END)
+    stream.join()
+    found = of(stream)
+    assert found.differences == []
+    assert (found.figures["labels"], found.figures["repeated_pages"]) == (7, len(users) - 7)
+
+
+def test_a_request_id_that_is_used_again_is_not_judged() -> None:
+    """When its page was forgotten another one has it: their examples have the same ids."""
+    stream = Stream(now_ms=END)
+    stream.send(Impression("r", T, "u", ["a"]), Impression("s", T, "u", ["a"]))
+    stream.send(Impression("r", T + 10_000, "u", ["b"]))
+    stream.tick(END)
+    stream.join()
+    found = of(stream)
+    assert found.fine
+    assert (found.figures["reused"], found.figures["settled"]) == (2, 1)
+
+
+def test_a_log_of_any_length_is_judged() -> None:
+    """Whatever the window: everything is settled and right, and what is emitted again is counted."""
+    log: Any = GeneratedLog(5_000, window_ms=120_000, again=True)
+    found = audit(log, log.rules, None, memory=49_000)
+    assert (found.figures["settled"], found.figures["positives"]) == (50_000, 250)
+    assert (found.figures["emitted_again"], found.figures["learned_twice"]) == (50_000, 50_000)
+    assert audit(log, log.rules, None).fine
+
+
+@pytest.mark.skipif(not os.environ.get("SOAK"), reason="takes minutes: SOAK=1")
+@pytest.mark.timeout(3_600)
+def test_ten_million_labels_need_less_than_2_gb() -> None:
+    """A window of a day, everything emitted twice: resident memory stays bounded."""
+    program = (
+        "import resource; from tests.thalweg.generated_log import GeneratedLog; from thalweg.audit.audit import audit; "
+        "log = GeneratedLog(1_000_000, 86_400_000, again=True); found = audit(log, log.rules, None); "
+        "print(found.figures['settled'], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    settled, kilobytes = map(int, ran.stdout.split())
+    assert settled == 10_000_000
+    assert kilobytes < 2_000_000
 
 
 def test_what_the_joiner_is_not_finished_with_is_pending() -> None:

@@ -83,7 +83,7 @@ def test_an_event_that_is_late_where_it_stands_counts_for_nothing() -> None:
 
 def test_an_event_counts_for_its_own_arrival_at_most() -> None:
     """One from the future makes nothing late."""
-    log = [page("r", 100), Tick(200), install("i", 101), FAR]
+    log: list[SourceEvent] = [page("r", 100), Tick(200), install("i", 101), FAR]
     assert offline(log, RULES, [100, 101, 102, FAR.time_ms])["r", "a"] == 1
     assert offline(log, RULES)["r", "a"] == 0
 
@@ -152,7 +152,7 @@ def test_an_extension_that_is_late_by_itself_counts_for_nothing() -> None:
 
 def test_a_further_page_of_another_user_is_a_repetition() -> None:
     """It adds nothing, and has no installs."""
-    log = [page("r", 100, "a"), page("r", 101, "b", "v"), install("i", 102, "b", "r", "v"), FAR]
+    log: list[SourceEvent] = [page("r", 100, "a"), page("r", 101, "b", "v"), install("i", 102, "b", "r", "v"), FAR]
     assert offline(log, RULES) == {("r", "a"): 0}
     assert joined(log, RULES).repeated == 1
     assert organic(log, RULES) == {("v", "i")}
