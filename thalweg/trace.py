@@ -10,10 +10,10 @@ from stream.events import REASONS, WINDOW_CLOSED, Examples, Impression, Install,
 from stream.log import Log, Record, partition_of
 from stream.snapshot import Manifest, SnapshotStore
 from stream.topics import EVENTS, EXAMPLES
+from thalweg.attribution_explain import Around, Met
 from thalweg.audit.log_scan import SKEW_MS, span
 from thalweg.audit.rules import AuditRules
 from thalweg.letters import letters_of
-from thalweg.verdicts import Around, Met
 
 REACH_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, 24 * 3_600_000)  # how far back to look, step by step
 SLACK_MS: Final = 600_000  # a joiner tells by then, or was down: then all of `examples` is looked through

@@ -277,7 +277,7 @@ def test_a_further_page_under_a_request_id_is_judged_with_its_page() -> None:
     further = Impression("r", T + 50, "u", ["b", "c"], features=b"further")
     negatives = [example_id("r", place, WINDOW_CLOSED, "") for place in (0, 1)]
     for page, place, fault in (
-        (further, 2, ""), (further, 1, "unfounded"), (first, 2, "surplus"), (replaced(further), 2, "altered"),
+        (further, 2, ""), (further, 1, "unfounded"), (first, 2, "wrong"), (replaced(further), 2, "altered"),
     ):  # fmt: skip
         emitted = [
             Examples(first, negatives, [0, 1], [0, 0], [1.0, 1.0], [WINDOW_CLOSED] * 2, [END] * 2),

@@ -10,7 +10,7 @@ from stream.joiner.label_rules import LabelRules
 from stream.log import Record
 from stream.topics import EVENTS
 from tests.stream.joiner.join_oracle import as_audited, joined, net_of, offline
-from thalweg.verdicts import Around
+from thalweg.attribution_explain import Around
 
 END = 100_000
 

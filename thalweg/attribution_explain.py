@@ -1,16 +1,20 @@
-"""Whose an install is, and why not: the rules of the join, told for one page. Written down once more, not the joiner's.
+"""Whose an install is, and why not: the joiner's own verdict on it, and the reason that goes with that verdict.
 
-Kept beside `offline.py`, which has the same rules for all pages at once.
+The engine is asked with just the events that matter: installs meet each other through their ids alone. So with one
+install by itself it says which page has it, and with the events of its id one by one, what has changed that.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
-from stream.events import Impression, Install, decode_events
+from stream.events import Impression, Install, Tick, decode_events
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
 from stream.log import Record
-from thalweg.audit.install_dedup import counted
-from thalweg.audit.log_events import InstallEvent
 from thalweg.audit.rules import AuditRules
+
+Positives = set[tuple[str, str]]  # request id and item
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ class Around:
         return self.place is not None and self._is_late(self.place)
 
     def labels(self) -> dict[int, int]:
-        """The label of each position, once all is told."""
-        mine = {met.event.item for met in self.installs if isinstance(met.event, Install) and not self.why_not(met)}
+        """The label of each position, once all is emitted."""
+        known = [met for met in self.installs if met.seq < self.end_seq]
+        mine = {item for request_id, item in self._positives(known) if request_id == self.page.request_id}
         return {} if self.late else {k: int(item in mine) for k, item in enumerate(self.page.items)}
 
     def why_not(self, met: Met) -> str:
@@ -93,66 +98,70 @@ class Around:
             return "no install of an item of this page"
         if install.request_id not in ("", page.request_id):
             return f"it names page {install.request_id}"
-        if not page.time_ms <= install.time_ms < page.time_ms + rules.window_ms:
+        skew_ms = rules.skew_ms if install.request_id else 0
+        if not page.time_ms - skew_ms <= install.time_ms < page.time_ms + rules.window_ms:
             return f"outside the window of {rules.window_ms} ms"
         if self.late:
             return "this page came too late to count"
         if self._is_late(met) or met.seq >= self.end_seq:
             final_ms = page.time_ms + rules.life_ms
             return f"too late: event time had passed {final_ms}, until when labels of this page could be corrected"
-        return self._void(met, install) or self._expired(met, install) or self._rival(met, install)
+        mine = (page.request_id, install.item)
+        owners = self._positives([met])
+        if mine in owners:
+            return self._void(met, install)
+        for request_id, _ in owners:
+            return f"it belongs to {request_id}, a newer page with that item"
+        return f"it came before the page and waits only {rules.waits_ms} ms of event time for one (`early`)"
 
     def _void(self, met: Met, install: Install) -> str:
-        """Whether it is another's repetition, or was taken back in time."""
-        of_id = {
-            other.seq: other
+        """Whether it is another's repetition, or was taken back in time: what the events of its id have changed."""
+        mine = (self.page.request_id, install.item)
+        of_id = [
+            other
             for other in self.installs
             if isinstance(other.event, Install)
             and other.event.install_id == install.install_id
             and not self._is_late(other)
-        }
-        voids = {one.seq: void for one, void in counted(map(_placed, of_id.values()), self.rules.life_ms)}
-        if met.seq in voids:
-            void = voids[met.seq]
-            back = of_id[void.seq] if void is not None else None
-            return f"taken back by the retraction in {back.where}" if back and back.seq < self.end_seq else ""
-        before = [(other, _placed(other)) for other in of_id.values() if other.seq < met.seq]
-        backs = [other for other, placed in before if placed.retracted and placed.time_ms >= install.time_ms]
-        firsts = [other for other, _ in before if other.seq in voids]
-        if backs and not firsts:
-            return f"taken back by the retraction in {backs[0].where}"
-        first = firsts[-1]
-        assert isinstance(first.event, Install)
-        return f"a repetition: its id came before, with item {first.event.item} in {first.where}, and counts once"
+        ]
+        before = [other for other in of_id if other.seq < met.seq]
+        if mine in self._positives(before) or mine not in self._positives([*before, met]):
+            firsts = [other for other in before if not _install_of(other).retracted]
+            if not firsts:
+                return f"taken back by the retraction in {before[0].where}"
+            first = firsts[-1]
+            item = _install_of(first).item
+            return f"a repetition: its id came before, with item {item} in {first.where}, and counts once"
+        until = [*before, met]
+        for other in of_id:
+            if met.seq < other.seq < self.end_seq:
+                until.append(other)
+                if mine not in self._positives(until):
+                    return f"taken back by the retraction in {other.where}"
+        return ""
 
-    def _expired(self, met: Met, install: Install) -> str:
-        """Whether it stood before the page in the log, and waited too long for it."""
-        place = self.place
-        if place is None or met.seq > place.seq or install.time_ms + self.rules.waits_ms > place.watermark_ms:
-            return ""
-        return f"it came before the page and waits only {self.rules.waits_ms} ms of event time for one (`early`)"
-
-    def _rival(self, met: Met, install: Install) -> str:
-        """Whether a newer page has it."""
-        best = ""
-        for other in self.pages:
-            page, place = other.event, self.place
-            assert isinstance(page, Impression)
-            if place is None or install.request_id or page.request_id == self.page.request_id:
-                continue
-            newer = (page.time_ms, other.seq) > (self.page.time_ms, place.seq) and other.seq < self.end_seq
-            in_time = other.seq < met.seq or install.time_ms + self.rules.waits_ms > other.watermark_ms
-            fits = page.time_ms <= install.time_ms < page.time_ms + self.rules.window_ms and install.item in page.items
-            if newer and fits and in_time and not self._is_late(other):
-                best = f"it belongs to {page.request_id}, a newer page with that item"
-        return best
+    def _positives(self, installs: Sequence[Met]) -> Positives:
+        """Every label 1 that the joiner leaves of the user's pages and just these installs, until the page's end."""
+        rules = self.rules
+        joiner = Joiner(LabelRules(
+            "eager", rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms, skew_ms=rules.skew_ms
+        ))  # fmt: skip
+        found: Positives = set()
+        for met in sorted([*self.pages, *installs], key=attrgetter("seq")):
+            if met.seq >= self.end_seq:
+                break
+            # The watermark that all events of the partition had made; an event moves it to its own arrival at most.
+            time_ms = met.watermark_ms + rules.lateness_ms
+            for examples in joiner.feed([Tick(time_ms), met.event], met.seq, time_ms):
+                for position, label in zip(examples.positions, examples.labels, strict=True):
+                    key = (examples.page.request_id, examples.page.items[position])
+                    found.add(key) if label else found.discard(key)
+        return found
 
     def _is_late(self, met: Met) -> bool:
         return met.event.time_ms + self.rules.life_ms <= met.watermark_ms
 
 
-def _placed(met: Met) -> InstallEvent:
-    event, record = met.event, met.record
-    assert isinstance(event, Install)
-    where = (met.seq, met.watermark_ms, record.partition, record.offset, record.time_ms, event.time_ms)
-    return InstallEvent(*where, event.user, event.item, event.install_id, event.request_id, retracted=event.retracted)
+def _install_of(met: Met) -> Install:
+    assert isinstance(met.event, Install)
+    return met.event
