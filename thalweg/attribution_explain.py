@@ -84,17 +84,41 @@ class Around:
         """Whether the page came too late to count, by what was read."""
         return self.place is not None and self._is_late(self.place)
 
-    def labels(self) -> dict[int, int]:
-        """The label of each position, once all is emitted."""
+    @property
+    def items(self) -> list[str]:
+        """All that the page shows, further pages that extend it included."""
+        found = dict.fromkeys(self.page.items)
+        for met in self.pages:
+            if self._is_same(met) and met.seq < self.end_seq and not self._is_late(met):
+                assert isinstance(met.event, Impression)
+                found |= dict.fromkeys(met.event.items)
+        return list(found)
+
+    def before(self) -> Met | None:
+        """The page that this one extends: that was known by its request id when it came."""
+        place = self.place
+        if place is None:
+            return None
+        for met in self.pages:
+            known = met.seq < place.seq and place.watermark_ms < met.event.time_ms + self.rules.life_ms
+            if known and self._is_same(met) and not self._is_late(met):
+                return met
+        return None
+
+    def _is_same(self, met: Met) -> bool:
+        return isinstance(met.event, Impression) and met.event.request_id == self.page.request_id
+
+    def labels(self) -> dict[str, int]:
+        """The label of each item, once all is emitted."""
         known = [met for met in self.installs if met.seq < self.end_seq]
         mine = {item for request_id, item in self._positives(known) if request_id == self.page.request_id}
-        return {} if self.late else {k: int(item in mine) for k, item in enumerate(self.page.items)}
+        return {} if self.late else {item: int(item in mine) for item in self.items}
 
     def why_not(self, met: Met) -> str:
         """Why this install of one of the page's items isn't the page's; empty when it is."""
         install, page, rules = met.event, self.page, self.rules
         assert isinstance(install, Install)
-        if install.item not in page.items or install.retracted:
+        if install.item not in self.items or install.retracted:
             return "no install of an item of this page"
         if install.request_id not in ("", page.request_id):
             return f"it names page {install.request_id}"

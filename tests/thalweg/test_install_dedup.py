@@ -57,5 +57,5 @@ def test_an_id_that_comes_again_is_what_the_joiner_takes_it_for(seed: int) -> No
                 around = Around(as_audited(rules), event, k)
                 list(around.take(records))
                 label = net.get((event.request_id, "a"))
-                assert around.labels() == ({} if label is None else {0: label})
+                assert around.labels() == ({} if label is None else {"a": label})
     assert again

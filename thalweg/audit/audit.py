@@ -119,15 +119,15 @@ def _judge(
 
 def _count_repetitions(result: Audit, repetitions: Repetitions, emitted: EmittedScan, memory: int) -> None:
     """Examples that were emitted again, and those that are learned twice; the first of these are looked up again."""
-    twice = repetitions.learned_twice(memory)
-    named = set(twice[:DIFFERENCES_MAX])
-    for bucket in {place.bucket for place in named}:
+    twice, first = repetitions.learned_twice(memory, DIFFERENCES_MAX)
+    named = set(first)
+    for bucket in {place.bucket for place in first}:
         for one in emitted.bucket(bucket):
             for row in range(len(one.ids)):
                 if Place(bucket, one.partition, one.order + row) in named:
                     result.found(difference_of("learned_twice", one, row))
     result.figures.update(emitted_again=repetitions.emitted_again)
-    result.figures["learned_twice"] = len(twice)
+    result.figures["learned_twice"] = twice
 
 
 def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:
