@@ -83,7 +83,7 @@ def audit(
     from thalweg.audit.committed_rules import GROUP, rules_in, rules_of
     from thalweg.audit.findings import flat
     from thalweg.audit.rules import audit_rules
-    from thalweg.report import audit_table, told_progress
+    from thalweg.report import audit_table, progress_bars
     from thalweg.show import printed
 
     settings = kept_settings()
@@ -94,7 +94,7 @@ def audit(
         commits = group_commits(settings, GROUP, EVENTS.name)
         rules = rules_of(rules_in(commits), named)
         progress = auditing.progress_of(commits)
-        with told_progress() as on_progress:
+        with progress_bars() as on_progress:
             found = auditing.audit(log, rules, progress, since_ms, memory=memory or IDS, on_progress=on_progress)
     printed(audit_table(found))
     for one in found.by_fault():

@@ -67,8 +67,8 @@ def audit_table(found: "Audit") -> Table:
 
 
 @contextmanager
-def told_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on a terminal's stderr, one for each thing that takes long: to be told what, how many, and of how many."""
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr where that is a terminal: call what is yielded with what is done, how many, of how many."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(),
                TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True)

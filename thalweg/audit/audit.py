@@ -23,7 +23,7 @@ from thalweg.audit.emitted import EmittedScan
 from thalweg.audit.event_scan import EventScan
 from thalweg.audit.findings import DIFFERENCES_MAX, Audit, Difference, Progress
 from thalweg.audit.log_events import NEVER
-from thalweg.audit.log_scan import SKEW_MS, OnProgress, told_span
+from thalweg.audit.log_scan import SKEW_MS, OnProgress, span_with_progress
 from thalweg.audit.organic_comparison import compare_organic
 from thalweg.audit.relearned import Place, Repetitions
 from thalweg.audit.rules import AuditRules
@@ -65,7 +65,7 @@ def _read_events(log: Log, rules: AuditRules, since_ms: int | None, folder: Path
         place = folder / str(number)
         place.mkdir()
         events = EventScan(place, rules, of)
-        for record in told_span(log, EVENTS.name, of.begin, ends, on_progress):
+        for record in span_with_progress(log, EVENTS.name, of.begin, ends, on_progress):
             events.take(record)
             if events.unsure and number < len(ranges):
                 break
@@ -82,7 +82,7 @@ def _read_emitted(
     for topic, until in ends.items():
         take = emitted.take if topic == EXAMPLES.name else emitted.take_organic
         begin = log.offsets_at(topic, of.judged_ms - SKEW_MS) if of.judged_ms else dict.fromkeys(until, START)
-        for record in told_span(log, topic, begin, until, on_progress):
+        for record in span_with_progress(log, topic, begin, until, on_progress):
             take(record)
     return emitted
 
@@ -104,10 +104,10 @@ def _judge(
     repetitions = Repetitions()
     for number, bucket in enumerate(events.joined()):
         on_progress("comparing", number, BUCKETS)
-        told = list(emitted.bucket(number))
+        examples = list(emitted.bucket(number))
         count_joined(result.figures, bucket)
-        comparison.take(bucket, told)
-        repetitions.take(number, told)
+        comparison.take(bucket, examples)
+        repetitions.take(number, examples)
         compare_organic(result, events.range, progress, watermarks, bucket, emitted.organic_bucket(number))
     on_progress("comparing", BUCKETS, BUCKETS)
     _count_repetitions(result, repetitions, emitted, memory)

@@ -36,11 +36,11 @@ class Comparison:
         for one in emitted:
             of_page[one.request_id].append(one)
         for request_id, same in pages.items():
-            told = of_page.pop(request_id, [])
-            self._surplus(told, {item for page in same for item in page.items})
-            self._page(same, told, bucket.install_ids)
-        for told in of_page.values():
-            self._surplus(told, frozenset())
+            examples = of_page.pop(request_id, [])
+            self._surplus(examples, {item for page in same for item in page.items})
+            self._page(same, examples, bucket.install_ids)
+        for examples in of_page.values():
+            self._surplus(examples, frozenset())
 
     def _page(self, same: list[Page], emitted: list[Emitted], install_ids: Mapping[tuple[str, str], Set[str]]) -> None:
         """Judge a page, if it can be judged. `same`: all pages of its request id, if it was used again later."""

@@ -36,7 +36,7 @@ def span(log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int]
         reader.close()
 
 
-def told_span(
+def span_with_progress(
     log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int], on_progress: OnProgress
 ) -> Generator[Record, None, None]:
     """The same, and how far it is after every RECORDS_MAX records."""
