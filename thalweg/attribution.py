@@ -1,15 +1,18 @@
 """Which page an install came of, and how long after: as the joiner would say, remembered in bounded memory.
 
 The joiner's rules (`stream/joiner/join.py`): the page that the install's request id names, else the newest page of that
-user with that item; page time <= install time. An install may stand before its page. Whether its delay is below
-the window is for the caller to say: an install that is too late for the newest page is so for all.
+user with that item; page time <= install time, where it names its page + skew. A further page of the same user under a
+request id extends the page. An install may stand before its page. Whether its delay is below the window is for the
+caller to say: an install that is too late for the newest page is so for all. The joiner itself isn't asked: no window
+bounds what it would remember, and of a second install of an item it emits nothing.
 """
 
 from collections import Counter, deque
 from collections.abc import Hashable
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from stream.events import Impression, Install
+from stream.events import ITEMS_MAX, Impression, Install
+from stream.joiner.label_rules import LabelRules
 
 MOST: Final = 500_000  # shown items of a generation; between one and two generations are remembered
 PAGES_MAX: Final = 100  # of one user in one generation
@@ -56,9 +59,19 @@ class _Page:
         self.name, self.time_ms, self.user, self.items = page.request_id, page.time_ms, page.user, page.items
         self.installed = 0  # a bit per position
 
+    def extend(self, further: Impression) -> list[str]:
+        """Show what is new on a further page, too; returns it."""
+        there = set(self.items)
+        new = [item for item in further.items if item not in there] if further.user == self.user else []
+        new = new[: ITEMS_MAX - len(there)]
+        self.items = [*self.items, *new]
+        return new
+
 
 class Came(NamedTuple):
-    """An install that has a page: how long after it, at which position, and whether that position had none yet."""
+    """An install that has a page: how long after it (within the skew: 0), at which position, and whether that position
+    had none yet.
+    """
 
     delay_ms: int
     position: int
@@ -78,7 +91,8 @@ class Attribution:
     of each reason.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, skew_ms: int = LabelRules.skew_ms) -> None:
+        self.skew_ms = skew_ms
         self.pages = 0
         self.repeated_pages = 0
         self.shown = 0  # items on pages
@@ -94,9 +108,12 @@ class Attribution:
     def page(self, page: Impression) -> list[Came]:
         """Take a page; returns the installs that stood before it and are its own. A repeated page is only counted."""
         self.pages += 1
-        if self._pages.get(page.request_id) is not None:
-            self.repeated_pages += 1
-            return []
+        first = self._pages.get(page.request_id)
+        if first is not None:
+            new = first.extend(page)
+            self.repeated_pages += not new
+            self.shown += len(new)
+            return self._claimed(page) if new and self._waiting else []
         known = _Page(page)
         self._pages.young[page.request_id] = known
         of_user = self._pages_of.young.get(page.user)
@@ -141,7 +158,7 @@ class Attribution:
                 return None, UNKNOWN_PAGE
             if page.user != install.user or install.item not in page.items:
                 return None, OTHER_PAGE
-            return (page, "") if page.time_ms <= install.time_ms else (None, TOO_EARLY)
+            return (page, "") if page.time_ms <= install.time_ms + self.skew_ms else (None, TOO_EARLY)
         best: _Page | None = None
         for generation in (self._pages_of.young, self._pages_of.old):
             for page in generation.get(install.user, ()):
@@ -156,7 +173,7 @@ class Attribution:
         position = page.items.index(install.item)
         first = not page.installed >> position & 1
         page.installed |= 1 << position
-        return Came(install.time_ms - page.time_ms, position, first)
+        return Came(max(0, install.time_ms - page.time_ms), position, first)
 
     def _claimed(self, page: Impression) -> list[Came]:
         found: list[Came] = []

@@ -33,8 +33,8 @@ class Check:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.survey = Survey()
         self._rules = label_rules(spec)
+        self.survey = Survey(skew_ms=self._rules.skew_ms)
         self._layout = Layout(spec)
         self._late, self._lost, self._too_late, self._foreign = Trouble(), Trouble(), Trouble(), Trouble()
         self._late_labels = 0  # positions whose first install came too late

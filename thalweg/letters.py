@@ -21,7 +21,7 @@ from stream.errors import BadEvent, DataError
 from stream.events import DeadLetter, decode_entity, encode
 from stream.log import START, Log
 from stream.topics import DEAD_LETTERS, ITEMS, USERS
-from thalweg.span import span
+from thalweg.audit.log_scan import span
 
 REPLAYED: Final = "Replayed"
 ENTITIES: Final = (ITEMS.name, USERS.name)  # a record is one entity; of all other topics a list of events

@@ -18,7 +18,7 @@ from stream.features import Layout, id_of, texts_of
 from stream.log import START, Log
 from stream.table import U64, kernel, mix
 from stream.topics import ITEMS, USERS
-from thalweg.span import span
+from thalweg.audit.log_scan import span
 
 PRODUCTS_MAX: Final = 50_000_000  # of one cross: beyond that its keys stay nameless
 

@@ -59,24 +59,31 @@ def audit(
     since: Annotated[
         str, typer.Option(help="Judge only pages appended in the last so long: 90s, 30m, 6h, 7d.", show_default="all")
     ] = "",
+    memory: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many example ids the learner remembers, at least.", show_default="500000"),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Was the join right? Joins all of `events` a second time, in its own simple way, and compares with `examples`.
 
     It shares no code with the joiner. Judged are the pages that the joiner has committed to be finished with;
     others are `pending` (their window, or the time for corrections, is still open) or `behind` (the joiner hasn't
-    got there: look again later, or see whether it runs). Duplicates are what a restart tells again: they have the
-    same id and are learned once. With `organic = true` in the spec, organic installs are judged too. Exit code 1 if a
-    label is missing, wrong, or surplus, if anything else is wrong with what was told, or if nothing could be judged.
+    got there: look again later, or see whether it runs). What a restart emits again has the same id, and is learned
+    once while the learner remembers it; what it has forgotten by then is `learned_twice`. With `organic = true` in the
+    spec, organic installs are judged too. Exit code 1 if a label is missing, wrong, or surplus, if anything else is
+    wrong with what was emitted, if examples are learned twice, or if nothing could be judged.
 
-    A million labels take about ten seconds and 1 GB of memory; with more in the log use --since.
+    Memory is bounded, whatever the window: what is read lies in a temporary folder (TMPDIR), some 60 bytes a label.
     """
+    from learner.seen import IDS
     from stream.kafka_admin import group_commits
     from stream.topics import EVENTS
-    from thalweg import audit as auditing
-    from thalweg.joined_by import rules_in, rules_of
-    from thalweg.report import audit_table
-    from thalweg.rules import audit_rules
+    from thalweg.audit import audit as auditing
+    from thalweg.audit.committed_rules import GROUP, rules_in, rules_of
+    from thalweg.audit.findings import flat
+    from thalweg.audit.rules import audit_rules
+    from thalweg.report import audit_table, progress_bars
     from thalweg.show import printed
 
     settings = kept_settings()
@@ -84,14 +91,16 @@ def audit(
     since_ms = ago_ms(since) if since else None
     with open_log(settings) as log:
         # Before anything is read: what the joiner was finished with by then can be read.
-        commits = group_commits(settings, auditing.GROUP, EVENTS.name)
+        commits = group_commits(settings, GROUP, EVENTS.name)
         rules = rules_of(rules_in(commits), named)
-        found = auditing.audit(log, rules, auditing.progress_of(commits), since_ms)
+        progress = auditing.progress_of(commits)
+        with progress_bars() as on_progress:
+            found = auditing.audit(log, rules, progress, since_ms, memory=memory or IDS, on_progress=on_progress)
     printed(audit_table(found))
-    for one in found.differences:
+    for one in found.by_fault():
         print(f"{one.fault}: {one.about}: {one.text}")
     print(found.verdict)
-    write_json(json_file, auditing.flat(found))
+    write_json(json_file, flat(found))
     if not (found.fine and found.judged):
         raise typer.Exit(1)
 
@@ -116,10 +125,9 @@ def trace(
     from stream.redis_store import RedisStore
     from stream.topics import EVENTS
     from thalweg import trace as tracing
-    from thalweg.audit import GROUP
-    from thalweg.joined_by import model_in, rules_in, rules_of
+    from thalweg.audit.committed_rules import GROUP, model_in, rules_in, rules_of
+    from thalweg.audit.rules import audit_rules
     from thalweg.report import life_table
-    from thalweg.rules import audit_rules
     from thalweg.show import printed
 
     settings, since_ms = kept_settings(), ago_ms(since)

@@ -1,17 +1,28 @@
 """What operators see: tables of audits, pages' lives, dead letters."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from thalweg.letters import Letter, decoded, hex_lines
 
 if TYPE_CHECKING:
-    from thalweg.audit import Audit
+    from thalweg.audit.findings import Audit
     from thalweg.trace import Life
 
 AUDITED: Final = {
@@ -21,6 +32,7 @@ AUDITED: Final = {
     "future_events": "too far ahead of their own arrival: dead letters",
     "late": "pages and installs older than anything that is remembered: they count for nothing",
     "repeated_pages": "pages that came again",
+    "extended_pages": "further pages under a request id: their new items belong to the first page",
     "labels": "labels that there should be, one an item",
     "positives": "of them with an install",
     "settled": "of pages that the joiner is finished with: these are judged",
@@ -28,10 +40,11 @@ AUDITED: Final = {
     "pending": "of pages that can still be corrected",
     "behind": "the joiner hasn't committed so far yet",
     "unsure": "may be decided by events that the log no longer holds: not judged",
-    "told": "labels and corrections in `examples`",
-    "duplicates": "told again with the same id: learned once",
-    "organic": "installs that no page claimed and that the joiner must have told by now, where the spec wants them",
-    "organic_told": "installs in `organic`, repetitions among them",
+    "reused": "of pages whose request id was used again later: their examples have the same ids, not judged",
+    "emitted": "labels and corrections in `examples`",
+    "emitted_again": "of them with an id that stands there before: learned once, as long as the learner remembers it",
+    "organic": "installs that no page claimed and that the joiner must have emitted by now, where the spec wants them",
+    "organic_emitted": "installs in `organic`, repetitions among them",
 }
 
 
@@ -42,7 +55,7 @@ def at(time_ms: int) -> str:
 
 def audit_table(found: "Audit") -> Table:
     """The figures of an audit, faults last."""
-    from thalweg.audit import FAULTS  # here: it needs polars
+    from thalweg.audit.findings import FAULTS
 
     rules = found.rules
     title = f"audit by {rules.policy}, window {rules.window_ms} ms, lateness {rules.lateness_ms} ms"
@@ -51,6 +64,23 @@ def audit_table(found: "Audit") -> Table:
         figure = f"{found.figures[name]:,}"
         table.add_row(name, f"[red]{figure}[/]" if name in FAULTS and found.figures[name] else figure, says)
     return table
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr where that is a terminal: call what is yielded with what is done, how many, of how many."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield on_progress
 
 
 def reasons_table(letters: Iterable[Letter]) -> Table:

@@ -5,6 +5,7 @@ from typing import Final
 
 from producers.source import Broken, Pause, Sourced
 from stream.events import Impression, Install, Item, Tick, User
+from stream.joiner.label_rules import LabelRules
 from thalweg.attribution import MOST, Attribution, Came, Recent
 from thalweg.columns import Origin, Sample
 
@@ -31,10 +32,11 @@ class Trouble:
 class Survey:
     """Take every event of a source in its order, then `finish`.
 
-    `most`: how many users, items, ids and shown items are remembered at least, each; of older ones nothing is known.
+    `skew_ms`: how much older than its page an install may be that names it. `most`: how many users, items, ids and
+    shown items are remembered at least, each; of older ones nothing is known.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, skew_ms: int = LabelRules.skew_ms) -> None:
         self.lines = 0
         self.ticks = 0
         self.retractions = 0
@@ -42,7 +44,7 @@ class Survey:
         self.items_shown = 0  # different items on pages
         self.first_ms = self.last_ms = 0  # event time
         self.user, self.item, self.context = Origin(), Origin(), Origin()
-        self.shown = Attribution(most)
+        self.shown = Attribution(most, skew_ms)
         self.labels = 0  # shown items that were installed
         self.delays = Sample()  # ms from page to install
         self.behind = Sample()  # ms by which events are older than one before them

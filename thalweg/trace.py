@@ -10,10 +10,10 @@ from stream.events import REASONS, WINDOW_CLOSED, Examples, Impression, Install,
 from stream.log import Log, Record, partition_of
 from stream.snapshot import Manifest, SnapshotStore
 from stream.topics import EVENTS, EXAMPLES
+from thalweg.attribution_explain import Around, Met
+from thalweg.audit.log_scan import SKEW_MS, span
+from thalweg.audit.rules import AuditRules
 from thalweg.letters import letters_of
-from thalweg.rules import AuditRules
-from thalweg.span import SKEW_MS, span
-from thalweg.verdicts import Around, Met
 
 REACH_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, 24 * 3_600_000)  # how far back to look, step by step
 SLACK_MS: Final = 600_000  # a joiner tells by then, or was down: then all of `examples` is looked through
@@ -39,7 +39,7 @@ class Life:
     place: str = ""
     appended_ms: int = 0
     steps: list[Step] = field(default_factory=list)
-    labels: dict[int, int] = field(default_factory=dict)  # the last one told, by position
+    labels: dict[str, int] = field(default_factory=dict)  # the last one told, by item
     versions: list[int] = field(default_factory=list)
 
     def count(self, what: str) -> int:
@@ -71,15 +71,18 @@ def trace(
     life = Life(request_id)
     found = _find(log, request_id, now_ms, since_ms, user)
     if found is not None:
+        around = _around(log, rules, found)
+        if (first := around.before()) is not None:
+            assert isinstance(first.event, Impression)
+            found = _Found(first.event, first.record)
+            around = _around(log, rules, found)
         page, record = found.page, found.record
         life.page, life.place, life.appended_ms = page, f"{record.partition}:{record.offset}", record.time_ms
         said = f"user {page.user}, {len(page.items)} items, event time {page.time_ms}"
         ranked = f", ranked by version {page.version}" if page.version else ", ranked by no version"
         life.steps.append(Step("page", f"{EVENTS.name} {life.place}", record.time_ms, said + ranked))
-        begin_ms = record.time_ms - rules.life_ms - rules.lateness_ms
-        around = _around(log, rules, found, log.offsets_at(EVENTS.name, begin_ms)[record.partition])
         told = _examples(log, around, life)
-        if not life.labels and around.ended and page.time_ms + rules.life_ms <= begin_ms:
+        if not life.labels and around.ended and page.time_ms + rules.life_ms <= _begin_ms(rules, record):
             # Was event time that far already? Only what is older can tell.
             around = _around(log, rules, found, log.starts(EVENTS.name)[record.partition])
         if around.late:
@@ -122,8 +125,15 @@ def _find(log: Log, request_id: str, now_ms: int, since_ms: int, user: str) -> _
     return None
 
 
-def _around(log: Log, rules: AuditRules, found: _Found, begin: int) -> Around:
+def _begin_ms(rules: AuditRules, record: Record) -> int:
+    """From when on events matter to a page."""
+    return record.time_ms - rules.life_ms - rules.lateness_ms
+
+
+def _around(log: Log, rules: AuditRules, found: _Found, begin: int | None = None) -> Around:
     """What the page's partition has of its user, from `begin` until some time after the page can be corrected."""
+    if begin is None:
+        begin = log.offsets_at(EVENTS.name, _begin_ms(rules, found.record))[found.record.partition]
     around = Around(rules, found.page, found.record.offset)
     for record in around.take(_one(log, EVENTS.name, found.record.partition, begin)):
         if around.ended and record.time_ms > around.ended.time_ms + AFTER_MS:
@@ -134,14 +144,18 @@ def _around(log: Log, rules: AuditRules, found: _Found, begin: int) -> Around:
 def _events(around: Around, life: Life) -> Iterator[Step]:
     """Repetitions, when the window was over, installs and retractions of the page's items."""
     page = around.page
+    there = set(page.items)
     for met in around.pages:
         if isinstance(met.event, Impression) and met.event.request_id == page.request_id and met is not around.place:
-            yield _step("page again", met.record, "a repetition: counts once")
+            new = [item for item in met.event.items if item not in there and item in around.items]
+            there.update(new)
+            extends = f"extends the page by {', '.join(new)}"
+            yield _step("page again", met.record, extends if new else "a repetition: counts once")
     if around.closed:
         close_ms = page.time_ms + around.rules.window_ms
         yield _step("window over", around.closed, f"event time has passed {close_ms} and the lateness")
     for met in around.installs:
-        if isinstance(met.event, Install) and met.event.item in page.items:
+        if isinstance(met.event, Install) and met.event.item in around.items:
             yield _install(met, met.event, around, life)
 
 
@@ -153,7 +167,7 @@ def _install(met: Met, install: Install, around: Around, life: Life) -> Step:
         return _step("retraction", met.record, said)
     said += "; it names this page" if install.request_id == page.request_id else ""
     why = around.why_not(met)
-    if not why and life.labels.get(page.items.index(install.item)) != 1:
+    if not why and life.labels.get(install.item) != 1:
         waits = rules.policy == "wait" and around.closed is None
         why = "no positive is told yet: " + (
             "the policy waits for the window's end" if waits else "the joiner isn't there yet, else ask `thalweg audit`"
@@ -179,7 +193,8 @@ def _examples(log: Log, around: Around, life: Life) -> list[Step]:
                 for told in decode_examples(record.value or b"")[0]:
                     if told.page.request_id == page.request_id:
                         steps += _told(record, told, seen)
-                        life.labels.update(zip(told.positions, told.labels, strict=True))
+                        items = (told.page.items[position] for position in told.positions)
+                        life.labels.update(zip(items, told.labels, strict=True))
         if life.labels == around.labels():
             break
     return steps

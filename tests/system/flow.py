@@ -20,8 +20,10 @@ from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
 from tests.system.house import ended, until
 from tests.system.nest import Nest, alive
-from thalweg.audit import GROUP, Audit, audit, progress_of
-from thalweg.rules import audit_rules
+from thalweg.audit.audit import audit, progress_of
+from thalweg.audit.committed_rules import GROUP
+from thalweg.audit.findings import Audit
+from thalweg.audit.rules import audit_rules
 from thalweg.stack import Stack
 from thalweg.status import Service
 

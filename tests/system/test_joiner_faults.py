@@ -27,10 +27,10 @@ from tests.stream.joiner.join_oracle import net_of
 from tests.system.flow import PARTITIONS, Flow, Joiners
 from tests.system.house import until
 from tests.system.nest import Nest, clean_environment
-from thalweg.audit import Audit
+from thalweg.audit.findings import Audit
+from thalweg.audit.log_scan import span
 from thalweg.letters import letters_of
 from thalweg.options import SPEC
-from thalweg.span import span
 from thalweg.stack import Stack, start_broker, start_redis, stop_broker, stop_redis
 
 SOAK = bool(os.environ.get("SOAK"))
@@ -264,7 +264,7 @@ def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None
     told = [one for record in span(joiners.log, EXAMPLES.name, {0: START}, ends)
             for one in decode_examples(record.value or b"")[0]]  # fmt: skip
     one, position = told[0], told[0].positions[0]
-    label = 1 - net_of(told)[one.page.request_id, position]
+    label = 1 - net_of(told)[one.page.request_id, one.page.items[position]]
     reason = LATE_POSITIVE if label else RETRACTION
     false = msgspec.structs.replace(one, ids=[7], positions=[position], labels=[label], weights=[1.0],
                                     reasons=[reason], ingest_ms=one.ingest_ms[:1])  # fmt: skip

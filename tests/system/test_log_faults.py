@@ -14,7 +14,7 @@ from stream.log import START
 from stream.settings import Settings
 from stream.topics import ITEMS
 from tests.system.house import until
-from thalweg.span import span
+from thalweg.audit.log_scan import span
 from thalweg.stack import Stack, start_broker, stop_broker
 
 PARTITIONS = 2

@@ -12,10 +12,10 @@ from stream.joiner.output_records import organic_records
 from stream.log import MemoryLog, partition_of
 from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
 from tests.stream.joiner.plain import example_records, split_ahead
-from thalweg.span import span
+from thalweg.audit.log_scan import span
 
 T = 1_700_000_000_000
-RULES = LabelRules(policy="eager", window_ms=400, lateness_ms=30, known_ms=200)
+RULES = LabelRules(policy="eager", window_ms=400, lateness_ms=30, known_ms=200, skew_ms=0)
 AHEAD_MS = 60_000
 
 

@@ -273,7 +273,7 @@ def test_the_public_data_sets_are_sound_under_their_specs() -> None:
 def test_installs_find_their_pages_as_in_the_join(world: list[WorldEvent]) -> None:
     """In any order, as many installs are without a page as the joiner counts when its window has no end."""
     events = [event for event in world if not (isinstance(event, Install) and event.retracted)]
-    joiner, survey = Joiner(LabelRules("eager", window_ms=10**9)), Survey()
+    joiner, survey = Joiner(LabelRules("eager", window_ms=10**9, skew_ms=0)), Survey(skew_ms=0)
     for n, event in enumerate(events):
         survey.take(n, event)
         if isinstance(event, Impression | Install | Tick):
@@ -281,6 +281,29 @@ def test_installs_find_their_pages_as_in_the_join(world: list[WorldEvent]) -> No
     joiner.feed([Tick(T + 10**11)], len(events), T + 10**11)
     survey.finish()
     assert survey.shown.unmatched.total() == joiner.counts.organic
+
+
+def test_an_install_may_be_older_than_the_page_that_it_names_by_the_skew() -> None:
+    """Wherever it stands; one that is older has no page."""
+    for before_ms, found in ((1_000, (0, 0, True)), (1_001, None)):
+        shown = Attribution()
+        named = Install("u", "a", T - before_ms, "x", "r")
+        shown.page(Impression("r", T, "u", ["a"]))
+        assert shown.install(named, 1) == found
+        shown = Attribution()
+        assert shown.install(named, 1) is None
+        assert shown.page(Impression("r", T, "u", ["a"])) == ([found] if found else [])
+
+
+def test_a_further_page_under_a_request_id_extends_the_page() -> None:
+    """Its new items count as shown, at positions that go on; a copy is a repetition, and so is another user's page."""
+    shown = Attribution()
+    shown.page(Impression("r", T, "u", ["a", "b"]))
+    assert shown.install(Install("u", "c", T + 1, "x", "r"), 1) is None
+    assert shown.page(Impression("r", T + 5, "u", ["b", "c"])) == [(1, 2, True)]
+    shown.page(Impression("r", T, "u", ["a", "b"]))
+    shown.page(Impression("r", T, "v", ["d"]))
+    assert (shown.shown, shown.pages, shown.repeated_pages) == (3, 4, 2)
 
 
 def test_memory_is_bounded() -> None:

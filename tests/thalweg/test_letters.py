@@ -32,10 +32,10 @@ from stream.settings import Settings
 from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, EXAMPLES_DLQ, ITEMS, ITEMS_DLQ
 from tests.stream.joiner.join_oracle import net_of
 from tests.thalweg.streams import Stream, T
+from thalweg.audit.log_scan import span
 from thalweg.letters import Letter, Sent, Wanted, as_record, decoded, hex_lines, letters_of, replay
 from thalweg.main import app
 from thalweg.report import letter_lines
-from thalweg.span import span
 from thalweg.stack import Stack
 
 
@@ -90,7 +90,7 @@ def test_what_was_too_large_is_taken_in_after_the_limit_was_raised(monkeypatch: 
     stream.now_ms = T + 10_000
     stream.tick(stream.now_ms)
     stream.join()
-    assert net_of(said(stream.log)) == {("small", 0): 0, ("large", 0): 0, ("large", 1): 1}
+    assert net_of(said(stream.log)) == {("small", "a"): 0, ("large", "a"): 0, ("large", "b"): 1}
     ids = [example for one in said(stream.log) for example in one.ids]
     assert len(ids) == len(set(ids))
     assert replay(stream.log, letters_of(stream.log, EVENTS.name)) == Sent(before=1)
@@ -110,7 +110,7 @@ def test_events_that_were_written_without_their_list_are_taken_in_by_a_replay() 
     stream.now_ms = T + 10_000
     stream.tick(stream.now_ms)
     stream.join()
-    assert net_of(said(stream.log)) == {("r", 0): 0, ("r", 1): 1}
+    assert net_of(said(stream.log)) == {("r", "a"): 0, ("r", "b"): 1}
 
 
 def test_a_replay_that_was_cut_off_doubles_nothing() -> None:

@@ -28,13 +28,13 @@ from stream.spec import Policy
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.snapshots import put, version_of
 from tests.thalweg.streams import RULES, Stream, T, mixed
+from thalweg.audit.rules import AuditRules
 from thalweg.main import app
 from thalweg.options import SPEC
-from thalweg.rules import AuditRules
 from thalweg.stack import Stack
 from thalweg.trace import Life, flat, trace
 
-AUDITED = AuditRules(RULES.policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms)
+AUDITED = AuditRules(RULES.policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms, skew_ms=0)
 P = partition_of("ann", 2)
 
 
@@ -96,7 +96,7 @@ def test_a_life_is_told_in_order_with_places_and_reasons(later_ms: int, user: st
         line.startswith("label 0, window_closed: chess, tea; 1100 ms after the record that closed") for line in told
     )
     assert life.count("window over") == 1
-    assert life.labels == {0: 0, 1: 0, 2: 0}
+    assert life.labels == {"chess": 0, "go": 0, "tea": 0}
 
 
 Sent = tuple[int, Impression | Install | None]  # when, ms after T; None: a tick
@@ -110,7 +110,7 @@ def lives(*sent: Sent, rules: LabelRules = RULES, down_ms: int = 0) -> Life:
         stream.tick(stream.now_ms) if event is None else stream.send(event)
     stream.now_ms += down_ms
     stream.join()
-    audited = AuditRules(rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms)
+    audited = AuditRules(rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms, skew_ms=0)
     return trace(stream.log, audited, "r", now_ms=stream.now_ms + 1_000, since_ms=0)
 
 
@@ -137,7 +137,7 @@ def test_an_install_without_a_positive_tells_why(sent: list[Sent], reason: str |
     life = lives(*sent, rules=replace_rules(RULES, early_ms=60))
     line = said(life, "install")[-1]
     if reason is None:
-        assert life.labels == {0: 1}
+        assert life.labels == {"a": 1}
         assert line.endswith("+10 ms of event time")
     else:
         assert reason in line
@@ -158,7 +158,7 @@ def test_a_page_that_came_too_late_says_so() -> None:
 def test_labels_told_after_an_outage_are_found(down_ms: int) -> None:
     """However long the joiner was down."""
     life = lives((0, PAGE), (10, INSTALL), down_ms=down_ms)
-    assert life.labels == {0: 1}
+    assert life.labels == {"a": 1}
     assert "told yet" not in said(life, "install")[0]
 
 
@@ -179,6 +179,18 @@ def test_a_page_repeated_in_its_own_record_is_told() -> None:
     assert of(stream).count("page again") == 1
 
 
+@pytest.mark.parametrize("asked_ms", [700, 60_400])
+def test_a_further_page_is_told_with_the_page_that_it_extends(asked_ms: int) -> None:
+    """Whichever of the two is found first: of the last minute, asked later, the further page alone."""
+    stream = Stream(now_ms=T)
+    stream.send(PAGE)
+    stream.now_ms = T + 600
+    stream.send(Impression("r", T + 1, "ann", ["a", "b"]))
+    life = trace(stream.log, AUDITED, "r", now_ms=T + asked_ms, since_ms=0)
+    assert life.appended_ms == T
+    assert said(life, "page again") == ["extends the page by b"]
+
+
 @pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
 def test_reasons_and_labels_agree(policy: Policy) -> None:
     """Of all kinds of streams: the last label of each item is 1 where an install has no reason against it, else 0."""
@@ -189,13 +201,13 @@ def test_reasons_and_labels_agree(policy: Policy) -> None:
             stream.send(*(event for event in group if not isinstance(event, Tick)))
         stream.tick(stream.now_ms)
         stream.join()
-        audited = AuditRules(policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms)
+        audited = AuditRules(policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms, skew_ms=0)
         for k in range(60):
             life = trace(stream.log, audited, f"r{k}", now_ms=stream.now_ms + 1, since_ms=0)
             assert life.page is not None
             late = "came too late" in life.steps[0].says
             mine = {line.split()[1].rstrip(",") for line in said(life, "install") if not AGAINST.search(line)}
-            wanted = {n: int(item in mine) for n, item in enumerate(life.page.items)}
+            wanted = {item: int(item in mine) for item in life.page.items}
             assert life.labels == ({} if late else wanted), (seed, k)
             checked += 1 in wanted.values()
     assert checked > 50

@@ -115,9 +115,9 @@ class World:
         records = self.all_of(ORGANIC.name)
         return [(record.partition, one) for record in records for one in decode_organic(record.value or b"")[0]]
 
-    def oracle(self) -> dict[tuple[str, int], int]:
+    def oracle(self) -> dict[tuple[str, str], int]:
         """Net labels of the offline join over what stands in `events`, ticks of the joiner included."""
-        net: dict[tuple[str, int], int] = {}
+        net: dict[tuple[str, str], int] = {}
         records = self.all_of(EVENTS.name)
         for partition in range(2):
             log = [e for r in records if r.partition == partition for e in decode_events(r.value or b"")[0]]

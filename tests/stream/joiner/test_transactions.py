@@ -15,7 +15,7 @@ from stream.log import START
 from stream.topics import EVENTS
 from tests.stream.joiner.join_oracle import net_of
 from tests.stream.joiner.test_joiner import World, page, running, until
-from thalweg.span import span
+from thalweg.audit.log_scan import span
 from thalweg.stack import Stack
 
 USERS = ("w5", "w0")  # by partition

@@ -10,9 +10,9 @@ from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules, label_rules
 from stream.spec import Label, Spec
 from stream.spec_file import load_spec
-from thalweg.joined_by import model_in, rules_in, rules_of
+from thalweg.audit.committed_rules import model_in, rules_in, rules_of
+from thalweg.audit.rules import AuditRules, audit_rules
 from thalweg.options import SPEC
-from thalweg.rules import AuditRules, audit_rules
 
 MINE = Spec("mine", label=Label(policy="wait", window="1m", lateness="5s", early="10s"))
 

@@ -9,10 +9,8 @@ from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.log import Record
 from stream.topics import EVENTS
-from tests.stream.joiner.join_oracle import Net, net_of
-from tests.thalweg.test_audit import as_audited
-from thalweg.offline import Events, expected
-from thalweg.verdicts import Around
+from tests.stream.joiner.join_oracle import as_audited, joined, net_of, offline
+from thalweg.attribution_explain import Around
 
 END = 100_000
 
@@ -42,7 +40,7 @@ def test_an_id_that_comes_again_is_what_the_joiner_takes_it_for(seed: int) -> No
     again = 0
     for _ in range(20):
         window_ms, known_ms, lateness_ms = rng.choice([4, 10]), rng.choice([0, 3]), rng.choice([0, 3, 10, 30])
-        rules = LabelRules("eager", window_ms, lateness_ms, known_ms, rng.choice([None, 3]), organic=True)
+        rules = LabelRules("eager", window_ms, lateness_ms, known_ms, rng.choice([None, 3]), organic=True, skew_ms=0)
         log = of_one_id(rng)
         records = [Record(EVENTS.name, 0, k, END, None, encode_record([event])) for k, event in enumerate(log)]
         joiner, organic = Joiner(rules), list[Organic]()
@@ -50,16 +48,14 @@ def test_an_id_that_comes_again_is_what_the_joiner_takes_it_for(seed: int) -> No
         for k, event in enumerate(log):
             said += joiner.feed([event], k, END)
             organic += joiner.organic
-        events = Events(as_audited(rules))
-        events.take(records)
-        should = expected(events)
-        net: Net = {(r, p): label for r, p, label in should.labels.select("request_id", "position", "label").rows()}
+        net, should = offline(log, rules, [END] * len(log)), joined(log, rules, [END] * len(log)).organic
         assert net == net_of(said)
-        assert sorted(should.organic["time_ms"]) == sorted(one.time_ms for one in organic)
+        assert sorted(one.time_ms for one in should) == sorted(one.time_ms for one in organic)
         again += sum(net.values()) + len(organic) > 1
         for k, event in enumerate(log):
             if isinstance(event, Impression):
                 around = Around(as_audited(rules), event, k)
                 list(around.take(records))
-                assert around.labels() == {p: label for (r, p), label in net.items() if r == event.request_id}
+                label = net.get((event.request_id, "a"))
+                assert around.labels() == ({} if label is None else {"a": label})
     assert again

@@ -7,6 +7,7 @@ from stream.spec import Policy, Spec, duration_ms
 
 KNOWN_MS: Final = 2_000
 AHEAD_MS: Final = 60_000
+SKEW_MS: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class AuditRules:
     known_ms: int = KNOWN_MS
     early_ms: int | None = None
     ahead_ms: int = AHEAD_MS
-    organic: bool = False  # installs that no page claimed are told
+    organic: bool = False  # installs that no page claimed are emitted
+    skew_ms: int = SKEW_MS  # how much older than its page an install may be that names it
 
     @property
     def life_ms(self) -> int:

@@ -1,16 +1,18 @@
-"""The rules that the joiner runs by, as its commits tell them: who looks back must not judge by other ones."""
+"""The rules that the joiner runs by, as its commits say: who looks back must not judge by other ones."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Final
 
 from stream.errors import SpecError
+from thalweg.audit.rules import AuditRules
 from thalweg.durations import spoken
-from thalweg.rules import AuditRules
+
+GROUP: Final = "joiner"  # whose commits they are
 
 
-def told_in(metadata: str) -> dict[str, Any]:
+def stored_in(metadata: str) -> dict[str, Any]:
     """What a commit's metadata tells; empty where it's nobody's, or a tool's."""
     try:
         told = json.loads(metadata or "{}")
@@ -25,7 +27,7 @@ def rules_in(commits: Mapping[int, tuple[int, str]]) -> dict[int, AuditRules]:
     names = {field.name for field in fields(AuditRules)}
     for partition, (_, metadata) in commits.items():
         try:
-            stored = told_in(metadata)["rules"]
+            stored = {"skew_ms": 0, **stored_in(metadata)["rules"]}  # older joiners allowed none
             found[partition] = AuditRules(**{name: value for name, value in stored.items() if name in names})
         except (TypeError, KeyError, AttributeError):
             continue  # nobody's, a tool's, or an older joiner's
@@ -34,7 +36,7 @@ def rules_in(commits: Mapping[int, tuple[int, str]]) -> dict[int, AuditRules]:
 
 def model_in(commits: Mapping[int, tuple[int, str]]) -> str:
     """The model whose spec the joiner runs by, empty when no commit tells."""
-    return next((str(name) for _, metadata in commits.values() if (name := told_in(metadata).get("model"))), "")
+    return next((str(name) for _, metadata in commits.values() if (name := stored_in(metadata).get("model"))), "")
 
 
 def rules_of(told: Mapping[int, AuditRules], named: AuditRules | None) -> AuditRules:
@@ -70,4 +72,5 @@ def _spoken(rules: AuditRules) -> str:
     said = f"policy {rules.policy}, window {spoken(rules.window_ms)}, lateness {spoken(rules.lateness_ms)}"
     said += f", known {spoken(rules.known_ms)}"
     said += "" if rules.early_ms is None else f", early {spoken(rules.early_ms)}"
-    return said + (", organic installs told" if rules.organic else "")
+    said += f", skew {spoken(rules.skew_ms)}"
+    return said + (", organic installs emitted" if rules.organic else "")

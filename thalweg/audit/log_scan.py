@@ -1,6 +1,6 @@
-"""A stretch of a topic, read once from beginning to end: what commands that look back share."""
+"""A range of a topic, read once from beginning to end: what commands that look back share."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Final
 
 from stream.errors import LogGap
@@ -9,6 +9,8 @@ from stream.log import START, Log, Record
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 2_000
 SKEW_MS: Final = 60_000  # append times of several brokers may differ by less
+
+OnProgress = Callable[[str, int, int], None]  # of what, how many of how many
 
 
 def span(log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int]) -> Generator[Record, None, None]:
@@ -32,3 +34,20 @@ def span(log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int]
                     yield record
     finally:
         reader.close()
+
+
+def span_with_progress(
+    log: Log, topic: str, begin: Mapping[int, int], ends: Mapping[int, int], on_progress: OnProgress
+) -> Generator[Record, None, None]:
+    """The same, and how far it is after every RECORDS_MAX records."""
+    starts = {p: max(at, 0) for p, at in begin.items()}  # START: 0, which is near enough for a bar
+    total = sum(max(0, end - starts.get(p, end)) for p, end in ends.items())
+    records = span(log, topic, begin, ends)
+    try:
+        for done, record in enumerate(records):
+            if done % RECORDS_MAX == 0:
+                on_progress(topic, done, total)
+            yield record
+    finally:
+        records.close()
+    on_progress(topic, total, total)
