@@ -14,7 +14,7 @@ from ranker.model import Version
 from ranker.plan import Plan
 from ranker.shelf import Shelf
 from stream.features import LIST_MAX, Catalogue
-from stream.spec import duration_ms
+from stream.spec import ORGANIC_INSTALLS, duration_ms
 from stream.table import kernel, mix
 
 CANDIDATES: Final = 100
@@ -75,12 +75,14 @@ def installs_of(
 
 
 def _by_item(plan: Plan) -> tuple[np.uint64, float] | None:
-    """Salt and half-life of the first statistic that sums labels by the item alone."""
+    """Salt and half-life of the first statistic that sums labels by the item alone; without one, organic installs."""
+    found: dict[bool, tuple[np.uint64, float]] = {}
     for index, statistic in enumerate(plan.spec.statistics.values()):
         if statistic.kind in ("rate", "count", "since") and statistic.by == ["item.id"]:
             half_life_ms = duration_ms(statistic.half_life) if statistic.half_life else 0
-            return plan.program.product.salts[index], float(half_life_ms)
-    return None
+            salt = plan.program.product.salts[index]
+            found.setdefault(statistic.of == ORGANIC_INSTALLS, (salt, float(half_life_ms)))
+    return found.get(False, found.get(True))
 
 
 @kernel

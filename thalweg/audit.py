@@ -39,6 +39,8 @@ FAULTS: Final = {
     "altered": "the page in an example isn't the page that was shown",
     "organic_missing": "an install that no page claimed isn't in `organic`",
     "organic_surplus": "in `organic`, but claimed by a page, taken back, or not as any event tells",
+    "organic_unlearned": "an install that no page claimed isn't in `examples`, though the spec wants it there",
+    "organic_learned": "an organic install in `examples` that was claimed, taken back, or isn't as any event tells",
     "bad_examples": "told, and can't be read",
 }
 
@@ -170,7 +172,7 @@ def judge(
         "altered": both.filter(pl.col("judged") & (pl.col("digest_told") != pl.col("digest"))),
     }
     organic = _judge_organic(should.organic, told, rules, progress, stretch)
-    found |= {name: organic[name] for name in ("organic_missing", "organic_surplus")}
+    found |= {name: organic[name] for name in FAULTS if name in organic}
     found["bad_examples"] = pl.DataFrame(told.unreadable, schema=UNREADABLE, orient="row")
     result = Audit(rules)
     judged = labels.filter("judged")
@@ -182,6 +184,7 @@ def judge(
         "unsure": len(labels.filter(stretch.recent() & ~stretch.sure())), "told": len(said),
         "duplicates": len(said) - len(once),
         "organic": len(organic["due"]), "organic_told": len(told.organic),
+        "organic_in_examples": len(told.organic_examples),
         **{fault: len(rows) for fault, rows in found.items()},
     }  # fmt: skip
     for fault, rows in found.items():
@@ -192,18 +195,21 @@ def judge(
 def _judge_organic(
     should: pl.DataFrame, told: Told, rules: AuditRules, progress: Mapping[int, Progress] | None, stretch: Stretch
 ) -> dict[str, pl.DataFrame]:
-    """The organic installs that must be there, and what is missing and surplus. None, where they aren't told."""
+    """The organic installs that must be there, and what is missing and surplus in each topic where they're wanted."""
     back_ms = rules.window_ms  # so much older may be the page that has a claim
     begun = pl.col("time_ms") - rules.window_ms >= _of(progress, "unsure_ms", default=NEVER)
     wanted = pl.lit(rules.organic) if progress is None else begun & rules.organic
     due = should.filter(stretch.recent() & stretch.sure(back_ms) & _settled(progress) & wanted)
-    said = pl.DataFrame(told.organic, schema=TOLD_ORGANIC, orient="row").unique(INSTALL_KEY, maintain_order=True)
-    sure = said.filter(stretch.recent() & stretch.sure_anywhere(back_ms))
-    return {
-        "due": due,
-        "organic_missing": due.join(said, on=INSTALL_KEY, how="anti", maintain_order="left"),
-        "organic_surplus": sure.join(should, on=INSTALL_KEY, how="anti", maintain_order="left"),
-    }
+    found = {"due": due}
+    for missing, surplus, rows, asked in (
+        ("organic_missing", "organic_surplus", told.organic, True),
+        ("organic_unlearned", "organic_learned", told.organic_examples, rules.organic_examples),
+    ):
+        said = pl.DataFrame(rows, schema=TOLD_ORGANIC, orient="row").unique(INSTALL_KEY, maintain_order=True)
+        sure = said.filter(stretch.recent() & stretch.sure_anywhere(back_ms))
+        found[missing] = due.filter(pl.lit(asked)).join(said, on=INSTALL_KEY, how="anti", maintain_order="left")
+        found[surplus] = sure.join(should, on=INSTALL_KEY, how="anti", maintain_order="left")
+    return found
 
 
 def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:

@@ -70,4 +70,5 @@ def _spoken(rules: AuditRules) -> str:
     said = f"policy {rules.policy}, window {spoken(rules.window_ms)}, lateness {spoken(rules.lateness_ms)}"
     said += f", known {spoken(rules.known_ms)}"
     said += "" if rules.early_ms is None else f", early {spoken(rules.early_ms)}"
-    return said + (", organic installs told" if rules.organic else "")
+    said += ", organic installs told" if rules.organic else ""
+    return said + (", in `examples` too" if rules.organic_examples else "")

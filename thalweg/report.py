@@ -32,6 +32,7 @@ AUDITED: Final = {
     "duplicates": "told again with the same id: learned once",
     "organic": "installs that no page claimed and that the joiner must have told by now, where the spec wants them",
     "organic_told": "installs in `organic`, repetitions among them",
+    "organic_in_examples": "installs in `examples`, repetitions among them",
 }
 
 

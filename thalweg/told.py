@@ -13,8 +13,8 @@ from stream.events import (
     RETRACTION,
     WINDOW_CLOSED,
     Examples,
-    decode_examples,
     decode_organic,
+    decode_training,
     example_id,
 )
 from stream.log import Record
@@ -44,7 +44,8 @@ class Told:
 
     installs: Iterable[tuple[str, str, str]] = ()
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in TOLD})
-    organic: list[tuple[Any, ...]] = field(default_factory=list)
+    organic: list[tuple[Any, ...]] = field(default_factory=list)  # in the topic `organic`
+    organic_examples: list[tuple[Any, ...]] = field(default_factory=list)  # in `examples`
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # place and why
 
     def __post_init__(self) -> None:
@@ -55,10 +56,13 @@ class Told:
     def take(self, record: Record) -> None:
         """One record of `examples`; of one partition in offset order."""
         place = f"{record.topic} {record.partition}:{record.offset}"
-        found, bad = decode_examples(record.value or b"")
+        found, bad = decode_training(record.value or b"")
         self.unreadable += [(place, why) for _, why in bad]
         columns = self.columns
         for examples in found:
+            if not isinstance(examples, Examples):
+                self.organic_examples.append((*msgspec.structs.astuple(examples), place))
+                continue
             n, page = len(examples.ids), examples.page
             order = len(columns["order"])
             columns["order"] += range(order, order + n)

@@ -7,7 +7,7 @@ from typing import Final
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
 
-RULES_TOLD: Final = ("policy", "window_ms", "lateness_ms", "known_ms", "early_ms", "organic")
+RULES_TOLD: Final = ("policy", "window_ms", "lateness_ms", "known_ms", "early_ms", "organic", "organic_examples")
 
 log = logging.getLogger(__name__)
 

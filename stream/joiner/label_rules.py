@@ -14,7 +14,7 @@ class LabelRules:
     `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
     `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
     pages that come after it in the log (None: as long as it is remembered). `bytes_max`: what one partition may
-    remember (None: no limit). `organic`: installs that no page claimed are told.
+    remember (None: no limit). `organic`: installs that no page claimed are told; `organic_examples`: in `examples` too.
     """
 
     policy: Policy = "eager"
@@ -24,6 +24,7 @@ class LabelRules:
     early_ms: int | None = None
     bytes_max: int | None = None
     organic: bool = False
+    organic_examples: bool = False
 
     @property
     def life_ms(self) -> int:
@@ -47,5 +48,6 @@ def label_rules(spec: Spec, bytes_max: int | None = None) -> LabelRules:
         duration_ms(label.known),
         early_ms=early_ms,
         bytes_max=bytes_max,
-        organic=label.organic,
+        organic="topic" in label.organic_in,
+        organic_examples="examples" in label.organic_in,
     )

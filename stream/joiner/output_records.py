@@ -1,4 +1,4 @@
-"""What the join says as records: labels of `examples`, organic installs, changes of histories. Pure."""
+"""What the join says as records: labels and organic installs of `examples`, those of `organic`, histories. Pure."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -23,18 +23,30 @@ def history_record(installed: Installed, partitions: int) -> Outgoing:
     return Outgoing(HISTORIES.name, partition_of(user, partitions), value, f"{user}\x00{item}".encode())
 
 
-def label_records(told: Iterable[LabelBatch], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
-    """What one input record led to as one record of `examples` (a partition), cut where it would grow too large."""
+def label_records(
+    told: Iterable[LabelBatch],
+    partitions: int,
+    bytes_max: int = EXAMPLES_BYTES_MAX,
+    organic: Sequence[Organic] = (),
+) -> list[Outgoing]:
+    """What one input record led to as one record of `examples` (a partition), cut where it would grow too large.
+
+    Organic installs, where the spec wants them there, come after its labels, in their user's partition. None of
+    either: no record.
+    """
     told = list(told)
+    installs = list(map(encode, organic))
+    if not told and not installs:
+        return []
     if partitions == 1:
-        parts = [array_head(len(told))]
+        parts = [array_head(len(told) + len(installs))]
         for one, columns in zip(told, columns_of(told), strict=True):
             parts += (HEAD, one.page.raw, columns)
-        if len(value := b"".join(parts)) <= bytes_max:
+        if len(value := b"".join(parts + installs)) <= bytes_max:
             return [Outgoing(EXAMPLES.name, 0, value)]
-    users = (t.page.user for t in told)
+    users = [*(t.page.user for t in told), *(one.user for one in organic)]
     places = [partition_of_user(user, partitions) if partitions > 1 else 0 for user in users]
-    return _packed(EXAMPLES.name, places, examples_bytes(told), bytes_max)
+    return _packed(EXAMPLES.name, places, [*examples_bytes(told), *installs], bytes_max)
 
 
 def organic_records(organic: Sequence[Organic], partitions: int) -> list[Outgoing]:

@@ -99,7 +99,8 @@ class RecordProcessor:
                 self._tally.add(0, 0, 0, told)
                 yield outgoing
             told = part
-            outgoing = label_records(told, self._partitions[EXAMPLES.name]) if told else []
+            organic = joiner.organic if joiner.rules.organic_examples else ()
+            outgoing = label_records(told, self._partitions[EXAMPLES.name], organic=organic)
             if joiner.organic:
                 outgoing += organic_records(joiner.organic, self._partitions[ORGANIC.name])
         if counts.shed != shed:
