@@ -62,7 +62,7 @@ def installs_of(
     version: Version, catalogue: Catalogue, rows: npt.NDArray[np.int64]
 ) -> "npt.NDArray[np.float64] | None":
     """Installs per item in a version's statistics, decayed where they are; None when none is kept by item alone."""
-    found = _by_item(version.plan)
+    found = by_item(version.plan)
     if found is None:
         return None
     salt, half_life_ms = found
@@ -74,7 +74,7 @@ def installs_of(
     return installs
 
 
-def _by_item(plan: Plan) -> tuple[np.uint64, float] | None:
+def by_item(plan: Plan) -> tuple[np.uint64, float] | None:
     """Salt and half-life of the first statistic that sums labels by the item alone; without one, organic installs."""
     found: dict[bool, tuple[np.uint64, float]] = {}
     for index, statistic in enumerate(plan.spec.statistics.values()):

@@ -146,7 +146,15 @@ def committed(paper: Paper, partition: int = 0) -> tuple[int, dict[str, int]] | 
     if found is None:
         return None
     told = json.loads(found.metadata)
-    assert told.pop("rules") == {"early_ms": None, "lateness_ms": 0, "organic": False, "policy": "eager", **LIFE}
+    wanted = {
+        "early_ms": None,
+        "lateness_ms": 0,
+        "organic": False,
+        "organic_examples": False,
+        "policy": "eager",
+        **LIFE,
+    }
+    assert told.pop("rules") == wanted
     return found.offset, told
 
 
