@@ -113,7 +113,8 @@ def test_packing_changes_nothing() -> None:
     installs = [event for record in log for event in record if isinstance(event, Organic)]
     labels: list[list[TrainingEvent]] = [list(record) for record in labels_of(log)]
     first: list[list[TrainingEvent]] = [[*installs], *labels]
-    apart: list[list[TrainingEvent]] = [*labels, *([one] for one in installs)]
+    apart = list(labels)
+    apart += [[one] for one in installs]
     models = [learned(SPEC, one) for one in (log, first, apart)]
     for model in models:
         model.records.clear()  # offsets of another log
