@@ -32,6 +32,7 @@ from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.joiner.join_oracle import Net, offline, organic
 from tests.thalweg.streams import RULES, Stream, T, mixed
+from tests.thalweg.test_organic import SABOTAGE as SABOTAGE_IN_EXAMPLES
 from thalweg import audit as audit_module
 from thalweg import offline as offline_module
 from thalweg import once as once_module
@@ -166,7 +167,7 @@ SABOTAGE: dict[str, Callable[[Examples], list[Examples]]] = {
 
 def test_every_fault_is_tried() -> None:
     """Each that an audit looks for has a joiner here that commits it."""
-    assert set(SABOTAGE) | set(SABOTAGE_ORGANIC) | {"bad_examples"} == set(FAULTS)
+    assert set(SABOTAGE) | set(SABOTAGE_ORGANIC) | set(SABOTAGE_IN_EXAMPLES) | {"bad_examples"} == set(FAULTS)
 
 
 @pytest.mark.parametrize("fault", SABOTAGE)
