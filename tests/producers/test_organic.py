@@ -75,11 +75,13 @@ def test_statistics_are_those_of_a_learner_that_reads_the_joiners_records() -> N
         world.append(page(f"r{n}", 700 * n, "abc"[n % 2 :], user))
         if n % 3:
             world.append(install(f"i{n}", 700 * n + 300, item, user if n % 2 else "stranger"))
+    # An id that comes again when the joiner has forgotten it: only the learner's memory can tell.
+    world += [install("twice", 60_000, user="z"), tick(200_000), install("twice", 300_000, user="z")]
     for offset, event in enumerate([*world, tick(900_000)]):
         taken = maker.take(event)
         record: list[TrainingEvent] = [*taken.examples, *taken.organic]
         model.learn(record, offset)
-    assert (model.organic > 10, model.examples > 60) == (True, True)
+    assert (model.organic > 10, model.examples > 60, model.duplicates) == (True, True, 1)
     rows = [one.table.rows() for one in (maker.statistics, model.statistics)]
     ours, theirs = (table[np.argsort(table[:, 0])] for table in rows)
     assert ours.tobytes() == theirs.tobytes()
