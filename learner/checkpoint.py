@@ -32,7 +32,7 @@ log = structlog.get_logger("checkpoint")
 Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
 
 
-class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What isn't an array. `offset`: the next one to read in `examples`; `token`, `version`: the last published."""
 
     fingerprint: str
@@ -46,6 +46,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slices: list[str]  # rows of the figures' arrays, after the first
     token: int
     version: int
+    organic: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         arrays.update(_deep_arrays(model.deep))
     meta = Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
-        model.warm_starts, model.warm_at, list(progress.names[1:]), token, version,
+        model.warm_starts, model.warm_at, list(progress.names[1:]), token, version, model.organic,
     )  # fmt: skip
     return Checkpoint(meta, arrays)
 
@@ -130,7 +131,7 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
 
 
 def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
-    model.examples, model.duplicates = meta.examples, meta.duplicates
+    model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
     model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
     model.warm_starts, model.warm_at = meta.warm_starts, meta.warm_at
     _fill_wide(model.wide, arrays)

@@ -18,7 +18,8 @@ FIGURES = {
 for gauge in FIGURES.values():
     gauge.labels(ALL, "lifetime")  # who reads the metrics finds them from the first moment
 EXAMPLES_LEARNED = Gauge("thalweg_examples_learned", "examples learned, since the log's beginning")
-DUPLICATES = Gauge("thalweg_duplicates_dropped", "examples that had been learned before")
+DUPLICATES = Gauge("thalweg_duplicates_dropped", "examples and organic installs that had been learned before")
+ORGANIC_LEARNED = Gauge("thalweg_organic_learned", "installs without a page learned, since the log's beginning")
 DEAD_LETTERS = Gauge("thalweg_dead_letters", "what the learner could not take, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
 VERSION = Gauge("thalweg_published_version", "newest version in the store")
@@ -42,6 +43,7 @@ def show_model(model: Model) -> None:
                 FIGURES[key].labels(name, window).set(value)
     EXAMPLES_LEARNED.set(model.examples)
     DUPLICATES.set(model.duplicates)
+    ORGANIC_LEARNED.set(model.organic)
     WARM_STARTS.set(model.warm_starts)
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.sweep),

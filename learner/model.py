@@ -1,7 +1,8 @@
 """The Wide & Deep model: P(Y=1|x) = σ(wide + deep), one logistic loss, both parts at once (Cheng et al. 2016).
 
 A record of `examples` is learned in log order: cut into micro-batches at fixed places, duplicates
-dropped, then for each micro-batch predict, record, learn. Whatever else changes the model happens at an
+dropped, then for each micro-batch predict, record, learn. Organic installs of the record, each once, move the
+statistics that are of them, and nothing else. Whatever else changes the model happens at an
 example's index. No clock, no I/O, no randomness but the seed: the same records give the same bits.
 """
 
@@ -24,7 +25,7 @@ from learner.slices import Slices
 from learner.step import Given, Told, learn_record, learn_wide
 from stream.encoder import I64, Encoder, one_page
 from stream.errors import LogError
-from stream.events import Examples
+from stream.events import Examples, Organic, TrainingEvent, organic_id
 from stream.features import F32, Layout
 from stream.snapshot import INGESTS_MAX
 from stream.spec import Spec
@@ -48,6 +49,7 @@ class Model:
     reread: Reread | None = None  # without it there are no warm starts
     examples: int = 0  # learned
     duplicates: int = 0
+    organic: int = 0  # installs without a page that were learned
     watermark_ms: int = 0  # greatest event time of a learned page
     learned_ms: int = 0  # ingest time of the newest label
     warm_starts: int = 0
@@ -75,6 +77,11 @@ class Model:
         self._forget_losses()
         self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
 
+    @property
+    def learned(self) -> int:
+        """Examples and organic installs learned: while it stays, so does all that a version holds."""
+        return self.examples + self.organic
+
     def predict(self, words: U64) -> F32:
         """P(Y=1) of each item of a page, float32 [n], by the model as it is now."""
         batch = one_page(words)
@@ -86,8 +93,24 @@ class Model:
         predictions: F32 = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
         return predictions
 
-    def learn(self, record: Sequence[Examples], offset: int) -> int:
+    def learn(self, record: Sequence[TrainingEvent], offset: int) -> int:
         """Learn one record of `examples`. Returns how many examples of it were new."""
+        new = self._learn_examples([event for event in record if isinstance(event, Examples)], offset)
+        self._learn_organic([event for event in record if isinstance(event, Organic)])
+        return new
+
+    def _learn_organic(self, installs: Sequence[Organic]) -> None:
+        """Move the statistics of organic installs. Without such statistics they aren't even remembered."""
+        if not installs or not len(self.statistics.program.organic):
+            return
+        ids = np.array([organic_id(one.user, one.install_id) for one in installs], np.uint64)
+        new = [one for one, is_new in zip(installs, self.seen.new(ids), strict=True) if is_new]
+        self.duplicates += len(installs) - len(new)
+        self.organic += len(new)
+        self.statistics.learn_organic(new)
+
+    def _learn_examples(self, record: Sequence[Examples], offset: int) -> int:
+        """The record's labelled pages. Returns how many examples were new."""
         flat, bad = flatten(record, self.layout, self.spec.deep.micro_batch)
         self.bad += bad
         new = self.seen.new(flat.ids)

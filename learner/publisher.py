@@ -37,7 +37,7 @@ class Publisher:
         self.carrier.start()
         self.refused = 0
         self._last_ms = self._last_deep_ms = 0
-        self._last_examples = self._last_deep_examples = -1
+        self._last_learned = self._last_deep_examples = -1
 
     @property
     def used(self) -> Used:
@@ -65,9 +65,9 @@ class Publisher:
             carrier.wants_base = False
             self._cutter.start_over()
             self._parent, self.version = carrier.live, max(self.version, carrier.newest)
-        elif self._model.examples == self._last_examples and not self._deep_is_behind(now_ms):
+        elif self._model.learned == self._last_learned and not self._deep_is_behind(now_ms):
             return False
-        self._last_ms, self._last_examples = now_ms, self._model.examples
+        self._last_ms, self._last_learned = now_ms, self._model.learned
         spec, window = self._model.spec, self._model.progress.window()
         corrected = spec.label.policy == "fake_negative"
         if reason := refusal(spec.publish.gate, window, self._model.finite(), corrected=corrected):

@@ -19,7 +19,7 @@ from learner.warm import warm
 from stream.clock import now_ms
 from stream.dead_letters import Outgoing, dead_letter
 from stream.errors import CheckpointError, LogError, LogGap, LogUnavailable
-from stream.events import Examples, decode_examples, encode
+from stream.events import Examples, decode_examples, decode_training, encode
 from stream.health import Health, run_file
 from stream.kafka_log import KafkaLog
 from stream.log import START, Log, Reader, Record
@@ -63,9 +63,9 @@ class Learner:
         """Learn these records, in order; `turn` after each. Raises LogUnavailable, LogError: what was learned stays."""
         for record in records:
             assert record.offset >= self.offset, f"offset {record.offset} was learned already"
-            examples, bad = decode_examples(record.value or b"")
+            events, bad = decode_training(record.value or b"")
             self._learning, self.whole = record.offset, False
-            self.model.learn(examples, record.offset)
+            self.model.learn(events, record.offset)
             self.whole = True
             for raw, reason in bad:
                 self._bury(raw, "BadEvent", reason, record)

@@ -6,7 +6,7 @@ from learner.chain import Cutter
 from learner.model import Model
 from learner.retrain import Window, retrain
 from stream.encoder import one_page
-from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression
+from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Organic
 from stream.expiry import Sweep
 from stream.features import Catalogue, Layout, build_page
 from stream.spec import Spec
@@ -27,7 +27,7 @@ def warm(spec: Spec) -> None:
         examples = Examples(
             page, [2 * n + 1, 2 * n + 2], [0, 1], [1, 0], [1.0, 1.0], [INSTALLED, WINDOW_CLOSED], [1, 1]
         )
-        model.learn([examples], n)
+        model.learn([examples, Organic("u", "a", 1, str(n))], n)
         cutter.cut(n + 1, n, 1, n + 1, 1, {}, deep=True)
     table = Table(WIDTH)
     table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows

@@ -1,9 +1,9 @@
 """The ranker's part for pages that carry no features. Pure: events in, events out; no clock, no I/O.
 
 What the features of a page may know is what a ranker would have known at that place in the log: histories as
-the joiner keeps them, and statistics of those labels that the joiner has told. So it runs a join of its own,
-one per partition as the joiner does, and a label moves the statistics only when that join tells it. A page's
-features are made before the page itself is joined: what its own arrival closes isn't known yet.
+the joiner keeps them, and statistics of those labels and organic installs that the joiner has emitted. So it runs
+a join of its own, one per partition as the joiner does, and a label moves the statistics only when that join emits
+it. A page's features are made before the page itself is joined: what its own arrival closes isn't known yet.
 """
 
 from bisect import bisect_left, insort
@@ -16,7 +16,19 @@ import numpy as np
 from producers.source import WorldEvent
 from stream.encoder import Batch
 from stream.errors import BadEvent
-from stream.events import EVENT_BYTES_MAX, Examples, Impression, Install, Item, SourceEvent, User, Value, encode
+from stream.events import (
+    EVENT_BYTES_MAX,
+    Examples,
+    Impression,
+    Install,
+    Item,
+    Organic,
+    SourceEvent,
+    User,
+    Value,
+    encode,
+    organic_id,
+)
 from stream.features import Catalogue, Layout, UserColumns, build_page, words_of
 from stream.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
@@ -29,10 +41,11 @@ IDS: Final = 500_000  # example ids of a generation; between one and two generat
 
 
 class Taken(NamedTuple):
-    """An event as it goes into the log, and the examples that the joiner makes of it there."""
+    """An event as it goes into the log, and what the joiner writes to `examples` because of it."""
 
     event: WorldEvent
     examples: list[Examples]
+    organic: Sequence[Organic] = ()  # where the spec wants them there
 
 
 class Histories:
@@ -77,7 +90,9 @@ class FeatureMaker:
         self.histories = Histories()
         self._attributes: dict[str, dict[str, Value]] = {}
         self._columns: dict[str, UserColumns] = {}  # without context; until history or attributes move
-        self._joiners = [Joiner(label_rules(spec)) for _ in range(partitions)]
+        rules = label_rules(spec)
+        self._joiners = [Joiner(rules) for _ in range(partitions)]
+        self._organic_wanted = rules.organic_examples
         self._offset = 0
         self._young: set[int] = set()
         self._old: set[int] = set()
@@ -98,15 +113,20 @@ class FeatureMaker:
         if isinstance(event, Impression):
             event = self._with_features(event)
         if isinstance(event, Impression | Install):
-            said = self._feed(partition_of(event.user, len(self._joiners)), event)
+            partitions: Sequence[int] = [partition_of(event.user, len(self._joiners))]
         else:
-            said = [examples for p in range(len(self._joiners)) for examples in self._feed(p, event)]
+            partitions = range(len(self._joiners))
+        said, organic = list[Examples](), list[Organic]()
+        for partition in partitions:
+            said += self._feed(partition, event)
+            organic += self._joiners[partition].organic if self._organic_wanted else ()
         if isinstance(event, Install):
             self.histories.move(event)
             self._columns.pop(event.user, None)
         for examples in said:
             self._learn(examples)
-        return Taken(event, said)
+        self.statistics.learn_organic([one for one in organic if self._is_new(organic_id(one.user, one.install_id))])
+        return Taken(event, said, organic)
 
     def _feed(self, partition: int, event: SourceEvent) -> list[Examples]:
         self._offset += 1

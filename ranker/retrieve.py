@@ -14,7 +14,7 @@ from ranker.model import Version
 from ranker.plan import Plan
 from ranker.shelf import Shelf
 from stream.features import LIST_MAX, Catalogue
-from stream.spec import duration_ms
+from stream.spec import ORGANIC_INSTALLS, duration_ms
 from stream.table import kernel, mix
 
 CANDIDATES: Final = 100
@@ -62,7 +62,7 @@ def installs_of(
     version: Version, catalogue: Catalogue, rows: npt.NDArray[np.int64]
 ) -> "npt.NDArray[np.float64] | None":
     """Installs per item in a version's statistics, decayed where they are; None when none is kept by item alone."""
-    found = _by_item(version.plan)
+    found = by_item(version.plan)
     if found is None:
         return None
     salt, half_life_ms = found
@@ -74,13 +74,15 @@ def installs_of(
     return installs
 
 
-def _by_item(plan: Plan) -> tuple[np.uint64, float] | None:
-    """Salt and half-life of the first statistic that sums labels by the item alone."""
+def by_item(plan: Plan) -> tuple[np.uint64, float] | None:
+    """Salt and half-life of the first statistic that sums labels by the item alone; without one, organic installs."""
+    found: dict[bool, tuple[np.uint64, float]] = {}
     for index, statistic in enumerate(plan.spec.statistics.values()):
         if statistic.kind in ("rate", "count", "since") and statistic.by == ["item.id"]:
             half_life_ms = duration_ms(statistic.half_life) if statistic.half_life else 0
-            return plan.program.product.salts[index], float(half_life_ms)
-    return None
+            salt = plan.program.product.salts[index]
+            found.setdefault(statistic.of == ORGANIC_INSTALLS, (salt, float(half_life_ms)))
+    return found.get(False, found.get(True))
 
 
 @kernel

@@ -168,8 +168,10 @@ class DeadLetter(msgspec.Struct, array_like=True, tag=10, gc=False, frozen=True)
 
 
 class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
-    """An install that no page claimed. A re-read tells it again: `user` and `install_id` are its identity.
+    """An install that no page claimed. A re-read emits it again: `user` and `install_id` are its identity.
 
+    It stands in the topic `organic` and, where the spec wants it, among the Examples of a record of `examples`: its
+    tag is the reason why it is there.
     `request_id` is the page that it named, empty if none; `ingest_ms` the log's append time of the install's record.
     """
 
@@ -183,14 +185,16 @@ class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
 
 SourceEvent = Impression | Install | Tick
 BadPart = tuple[bytes, str]  # what can't be taken, and the reason
+TrainingEvent = Examples | Organic  # of a record of `examples`
 T = TypeVar("T")
 
+_ORGANIC_SEED: Final = 11  # the tag: an example of the same texts has another id
 _encoder = msgspec.msgpack.Encoder()
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _sources = msgspec.msgpack.Decoder(list[SourceEvent])
 _source = msgspec.msgpack.Decoder(SourceEvent)
-_examples = msgspec.msgpack.Decoder(list[Examples])
-_one_examples = msgspec.msgpack.Decoder(Examples)
+_trainings = msgspec.msgpack.Decoder(list[TrainingEvent])
+_training = msgspec.msgpack.Decoder(TrainingEvent)
 _organics = msgspec.msgpack.Decoder(list[Organic])
 _organic = msgspec.msgpack.Decoder(Organic)
 _requests = msgspec.msgpack.Decoder(list[RankRequest])
@@ -295,9 +299,15 @@ def array_head(size: int) -> bytes:
     return b"\xdc" + size.to_bytes(2, "big") if size < 65_536 else b"\xdd" + size.to_bytes(4, "big")
 
 
+def decode_training(raw: bytes) -> tuple[list[TrainingEvent], list[tuple[bytes, str]]]:
+    """All that one record of `examples` holds, labelled pages and organic installs, and what of it can't be taken."""
+    return _decode_record(raw, _trainings, _training, check_training, 2 * EVENT_BYTES_MAX)
+
+
 def decode_examples(raw: bytes) -> tuple[list[Examples], list[tuple[bytes, str]]]:
-    """The examples of one record of `examples`, and what of it can't be taken."""
-    return _decode_record(raw, _examples, _one_examples, check_examples, 2 * EVENT_BYTES_MAX)
+    """The labelled pages of one record of `examples`, and what of it can't be taken. Organic installs are skipped."""
+    events, bad = decode_training(raw)
+    return [event for event in events if isinstance(event, Examples)], bad
 
 
 def decode_organic(raw: bytes) -> tuple[list[Organic], list[tuple[bytes, str]]]:
@@ -322,6 +332,11 @@ def decode_replies(raw: bytes) -> list[RankReply]:
 def example_id(request_id: str, position: int, reason: int, install_id: str) -> int:
     """The identity of an example: duplicates of a re-read have the same one. Unsigned 64 bits."""
     return xxhash.xxh3_64_intdigest(f"{request_id}\x00{position}\x00{reason}\x00{install_id}".encode())
+
+
+def organic_id(user: str, install_id: str) -> int:
+    """The identity of an organic install among the ids of examples. Unsigned 64 bits."""
+    return xxhash.xxh3_64_intdigest(install_id.encode(), xxhash.xxh3_64_intdigest(user.encode(), _ORGANIC_SEED))
 
 
 def check_source(event: SourceEvent) -> None:
@@ -352,6 +367,14 @@ def check_source(event: SourceEvent) -> None:
                 raise BadEvent(f"{name} must be finite")
     if event.context:
         check_numbers(event.context)
+
+
+def check_training(event: TrainingEvent) -> None:
+    """Raises BadEvent when a field of what stands in `examples` can't be true."""
+    if isinstance(event, Organic):
+        check_organic(event)
+    else:
+        check_examples(event)
 
 
 def check_examples(examples: Examples) -> None:

@@ -21,7 +21,9 @@ Kind = Literal["category", "categories", "number"]
 Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness"]
 PartName = Literal["wide", "deep"]
 Policy = Literal["wait", "eager", "fake_negative"]
+OrganicTo = Literal["topic", "examples"]
 
+ORGANIC_INSTALLS: Final = "organic"  # what a statistic may be `of`, instead of labels
 DURATION_DAYS_MAX: Final = 36_525  # a hundred years
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 WEIGHTS_MAX: Final = 100_000_000  # of the deep part's layers: 800 MB with AdaGrad's sums
@@ -66,6 +68,7 @@ class Statistic(Part, frozen=True):
     residual: mean of label − expected, shrunk
     affinity: residual of this item among those who have what is in the history
     likeness: how this item's labels go with the user's last `neighbours` labels, installed or not
+    With of = "organic" a count or since goes by organic installs instead of labels: by item.id, user.id or both.
     """
 
     kind: Measure
@@ -140,7 +143,14 @@ class Label(Part, frozen=True):
     lateness: Duration = "0s"
     known: Duration = "2s"  # how long after its window a page can still be corrected
     early: Duration | None = None  # how long an install waits for a page behind it in the log; as long as for any
-    organic: bool = False  # installs that no page claimed are written to the topic `organic`
+    organic: bool | OrganicTo = False  # installs that no page claimed are written: see `organic_in`
+
+    @property
+    def organic_in(self) -> tuple[OrganicTo, ...]:
+        """Where they are written: `true` and "topic" name the topic `organic`, "examples" that and `examples`."""
+        if not self.organic:
+            return ()
+        return ("topic", "examples") if self.organic == "examples" else ("topic",)
 
 
 class Gate(Part, frozen=True):
@@ -181,7 +191,8 @@ class Spec(Part, frozen=True):
     def fingerprint(self) -> str:
         """16 hex digits: equal for specs whose models can go on from each other.
 
-        Name, publish, slices and label.organic aside: no example depends on them.
+        Name, publish, slices and label.organic aside: no example depends on them, and statistics of organic installs
+        say by themselves that they need them.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """

@@ -18,6 +18,7 @@ from stream.spec import (
     Kind,
     Label,
     Measure,
+    OrganicTo,
     PartName,
     Policy,
     Publish,
@@ -151,8 +152,10 @@ _ENTRIES: Final[dict[str, Any]] = {"user": Kind | Column, "item": Kind | Column,
 _EXPECTED: Final = {
     "`object | array`": 'a cross is a list of columns, such as ["user.id", "item.id"], or a table with it as `of`',
     "`str | object`": 'a column is "category", "categories" or "number", or a table with that as `type`',
+    "`bool | str`": 'it is true or false, or where they go: "topic" or "examples"',
 }
-_CHOICES: Final = {"kind": get_args(Measure), "parts": get_args(PartName), "policy": get_args(Policy)}
+_CHOICES: Final = {"kind": get_args(Measure), "parts": get_args(PartName), "policy": get_args(Policy),
+                   "organic": get_args(OrganicTo)}  # fmt: skip
 
 
 def _explain(message: str, raw: dict[str, Any], text: str, where: str) -> str:

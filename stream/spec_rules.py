@@ -11,6 +11,7 @@ import msgspec
 from stream.spec import (
     CROSSES_MAX,
     DURATION_DAYS_MAX,
+    ORGANIC_INSTALLS,
     POSITION,
     SLICE_BYTES_MAX,
     SLICES_MAX,
@@ -18,6 +19,7 @@ from stream.spec import (
     WEIGHTS_MAX,
     Column,
     Spec,
+    Statistic,
 )
 
 Refuse = Callable[[Sequence[str], str], NoReturn]
@@ -99,6 +101,8 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], refuse: Refuse) ->
                     path,
                     f'statistics.{name}: affinity is of = "item.id" to a history column, such as to = "user.history"',
                 )
+        elif stat.of == ORGANIC_INSTALLS:
+            _check_organic(spec, name, stat, refuse)
         elif stat.of or stat.to or not 1 <= len(stat.by) <= 2 or len(set(stat.by)) != len(stat.by):
             refuse(path, f'statistics.{name}: {stat.kind} goes by one field or a pair: by = ["user.id"]')
         for column in stat.by:
@@ -111,6 +115,20 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], refuse: Refuse) ->
         if stat.kind == "likeness" and (stat.by != ["user.id", "item.id"] or stat.half_life or stat.neighbours > 1_000):
             why = 'likeness is by = ["user.id", "item.id"], of at most 1,000 neighbours, without half_life'
             refuse(path, f"statistics.{name}: {why}")
+
+
+def _check_organic(spec: Spec, name: str, stat: Statistic, refuse: Refuse) -> None:
+    """A statistic of organic installs: each has a user, an item and a time, and no label."""
+    path = ("statistics", name)
+    if stat.kind not in ("count", "since"):
+        why = 'organic installs have no label: of = "organic" is for count and since'
+        refuse((*path, "kind"), f"statistics.{name}: {why}, not {stat.kind}")
+    if stat.to or not stat.by or len(set(stat.by)) != len(stat.by) or not {"user.id", "item.id"}.issuperset(stat.by):
+        why = "of an organic install only user and item are known: by item.id, user.id, or both"
+        refuse((*path, "by"), f"statistics.{name}: {why}")
+    if "examples" not in spec.label.organic_in:
+        why = 'the learner meets organic installs in `examples` only: set organic = "examples" in [label]'
+        refuse((*path, "of"), f"statistics.{name}: {why}")
 
 
 def _check_parts(spec: Spec, columns: dict[str, Column], refuse: Refuse) -> None:

@@ -1,4 +1,4 @@
-"""Streaming numbers per entity: moved by each label, read when a page is ranked, logged in its features.
+"""Streaming numbers per entity: moved by each label or organic install, read when a page is ranked, logged in it.
 
 State is one table: key → weight of labels, sum, newest event time (ms). Kinds, with a row's (n, s, t):
 
@@ -13,24 +13,30 @@ State is one table: key → weight of labels, sum, newest event time (ms). Kinds
 label adds depends on its page alone, and sums without decay don't depend on the order of labels.
 A late positive or a retraction moves `s` by ±1 and nothing else: as if the first label had been right. (A likeness
 goes by the order of labels, and is corrected as far as it remembers.)
+
+A statistic of organic installs (`of = "organic"`) is a count or since that they move and labels don't: each adds 1 to
+n and s. They move neither the base rate nor what is expected, so their order among labels doesn't matter.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from stream.encoder import I64, KEYS_MAX, Batch, Product, count_product, fill_product
-from stream.events import LATE_POSITIVE, RETRACTION
+from stream.events import LATE_POSITIVE, RETRACTION, Organic
 from stream.expiry import Sweep
-from stream.features import Layout, locate, seed_of
+from stream.features import Layout, id_of, locate, seed_of
 from stream.likeness import fill_likeness, learn_likeness
-from stream.spec import Spec, duration_ms
-from stream.table import CHANGED, U64, Table, find, kernel, place, touch
+from stream.spec import ORGANIC_INSTALLS, Spec, duration_ms
+from stream.statistic_moves import move_organic, move_row, organic_keys
+from stream.table import U64, Table, find, kernel
 
 F64 = npt.NDArray[np.float64]
 RATE, COUNT, SINCE, RESIDUAL, AFFINITY, LIKENESS = range(6)
 KINDS: Final = ("rate", "count", "since", "residual", "affinity", "likeness")
+NOT_OF_LABELS: Final = -1  # in place of a kind that no label moves
 WIDTH: Final = 4  # key; n, s, t as float64
 GONE_MS: Final = -1.0  # time of a row that reads as none: where there is no key, and in a delta where there was one
 NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
@@ -52,6 +58,10 @@ class StatisticsProgram:
         self.base_key = np.uint64(seed_of("statistic of everything"))
         self.rows_max = spec.max_statistics
         self.likenesses = np.flatnonzero(self.kinds == LIKENESS).tolist()
+        of_organic = np.array([s.of == ORGANIC_INSTALLS for s in stats.values()], np.bool_)
+        self.organic: I64 = np.flatnonzero(of_organic)
+        self.kinds_of_labels = np.where(of_organic, NOT_OF_LABELS, self.kinds)  # what `_learn` goes by
+        self._user_seed, self._item_seed = layout.seeds["user.id"], layout.seeds["item.id"]
 
     def fill(self, words: U64, time_ms: int, slots: U64, overlay: U64 = NO_TABLE) -> None:
         """Write the page's statistics and base rate, as of `time_ms`. `overlay` rows hide those of `slots`.
@@ -65,6 +75,13 @@ class StatisticsProgram:
         for k in self.likenesses:
             fill_likeness(words, words.view(np.uint32), words.view(np.float32), self.sizes, k, self.columns(k),
                           p.salts[k], self.neighbours[k], self.priors[k], slots, overlay)  # fmt: skip
+
+    def organic_keys(self, installs: Sequence[Organic]) -> U64:
+        """The keys that these move: install b's of the j-th statistic of organic installs at b·O+j. uint64 [B·O]."""
+        ids = [(id_of(self._user_seed, one.user), id_of(self._item_seed, one.item)) for one in installs]
+        p = self.product
+        keys: U64 = organic_keys(np.array(ids, np.uint64), self.organic, p.offsets, p.sides, p.salts)
+        return keys
 
     def columns(self, k: int) -> I64:
         """Side and index of each column of statistic k, one after the other. int64."""
@@ -102,14 +119,26 @@ class Statistics:
         self.sweep.step(table, len(keys) + remembered, 0)
         table.reserve_for(keys)
         _learn(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
-               labels, weights, reasons, time_ms, program.sizes, program.kinds, program.half_lives, offsets, keys,
-               table.slots, table.fresh, table.counts)  # fmt: skip
+               labels, weights, reasons, time_ms, program.sizes, program.kinds_of_labels, program.half_lives,
+               offsets, keys, table.slots, table.fresh, table.counts)  # fmt: skip
         for k in program.likenesses:
             last = int(program.neighbours[k])
             table.reserve_step(len(batch) * (last + 2))
             learn_likeness(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
                            labels, weights, reasons, time_ms, program.sizes, program.columns(k), p.salts[k], last,
                            table.slots, table.old, table.fresh, table.counts)  # fmt: skip
+
+    def learn_organic(self, installs: Sequence[Organic]) -> None:
+        """Move the statistics of organic installs by these, in order; the caller has dropped duplicates."""
+        program, table = self.program, self.table
+        if not len(program.organic) or not installs:
+            return
+        keys = program.organic_keys(installs)
+        times = np.repeat(np.array([one.time_ms for one in installs], np.float64), len(program.organic))
+        half_lives = np.tile(program.half_lives[program.organic], len(installs))
+        self.sweep.step(table, len(keys), 0)
+        table.reserve_for(keys)
+        move_organic(keys, times, half_lives, table.slots, table.fresh, table.counts)
 
 
 @kernel
@@ -249,27 +278,6 @@ def _expected(f32: Any, at: Any, position: Any, sizes: Any, kinds: Any) -> Any:
 
 
 @kernel
-def _move(slots: Any, key: Any, n: Any, s: Any, t: Any, half_life: Any, fresh: Any, counts: Any) -> None:
-    row = place(slots, key, counts)
-    touch(slots, row, fresh, counts)
-    values = slots.view(np.float64)
-    mark = slots[row, 1] & CHANGED
-    total, held = abs(values[row, 1]), values[row, 3]
-    if half_life > 0.0:
-        if t > held:
-            fade = 2.0 ** ((held - t) / half_life)
-            total *= fade
-            values[row, 2] *= fade
-        else:
-            fade = 2.0 ** ((t - held) / half_life)
-            n, s = n * fade, s * fade
-    values[row, 1] = total + n
-    slots[row, 1] |= mark
-    values[row, 2] += s
-    values[row, 3] = max(held, t)
-
-
-@kernel
 def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, labels: Any, weights: Any,
            reasons: Any, times: Any, sizes: Any, kinds: Any, half_lives: Any, offsets: Any, keys: Any, slots: Any,
            fresh: Any, counts: Any) -> None:  # fmt: skip
@@ -282,10 +290,10 @@ def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any
             n, label = 0.0, 2.0 * labels[b] - 1.0
         else:
             expected = weights[b] * _expected(f32, at, position[b], sizes, kinds)
-        _move(slots, base_key, n, label, t, 0.0, fresh, counts)
+        move_row(slots, base_key, n, label, t, 0.0, fresh, counts)
         for k in range(kinds.shape[0]):
-            if kinds[k] == LIKENESS:
+            if kinds[k] == LIKENESS or kinds[k] == NOT_OF_LABELS:
                 continue
             moved = label - expected if kinds[k] == RESIDUAL or kinds[k] == AFFINITY else label
             for i in range(offsets[b * kinds.shape[0] + k], offsets[b * kinds.shape[0] + k + 1]):
-                _move(slots, keys[i], n, moved, t, half_lives[k], fresh, counts)
+                move_row(slots, keys[i], n, moved, t, half_lives[k], fresh, counts)

@@ -21,14 +21,16 @@ from ranker.rank import Ranker
 from ranker.score import Scorer
 from ranker.shelf import Shelf
 from ranker.warm import warm
-from stream.events import Examples, Impression, Install, Item, RankReply, RankRequest, Tick, User
+from stream.events import Examples, Impression, Install, Item, Organic, RankReply, RankRequest, Tick, User
 from stream.expiry import Sweep
+from stream.features import Layout
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import warm_up
 from stream.memory_store import MemoryStore
-from stream.spec import Spec, WarmStart
+from stream.spec import ORGANIC_INSTALLS, Spec, Statistic, WarmStart
 from stream.spec_file import load_spec
+from stream.statistics import Statistics, StatisticsProgram
 from stream.table import Table
 from thalweg.recount import recount
 
@@ -67,6 +69,7 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
             replies.append(ranker.answer(RankRequest(f"r{version}", "1"), ["1", "2"], 0.0))
     restore(spec, take(model, len(told), token, len(replies)))
     grow_and_sweep()
+    count_organic(spec)
     warm_up()
     scorer.close()
     return store, replies
@@ -79,6 +82,13 @@ def grow_and_sweep() -> None:
     table.stamp()
     table.reserve_for(np.arange(1, 2_000, dtype=np.uint64))
     Sweep(1).step(table, 1, 0)
+
+
+def count_organic(spec: Spec) -> None:
+    """What only a spec with statistics of organic installs does."""
+    counted = Statistic("count", by=["item.id"], of=ORGANIC_INSTALLS)
+    spec = msgspec.structs.replace(spec, statistics={"counted": counted})
+    Statistics(StatisticsProgram(spec, Layout(spec))).learn_organic([Organic("u", "i", 1, "x")])
 
 
 def world() -> list[Item | User]:

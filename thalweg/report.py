@@ -45,6 +45,7 @@ AUDITED: Final = {
     "emitted_again": "of them with an id that stands there before: learned once, as long as the learner remembers it",
     "organic": "installs that no page claimed and that the joiner must have emitted by now, where the spec wants them",
     "organic_emitted": "installs in `organic`, repetitions among them",
+    "organic_in_examples": "installs in `examples`, repetitions among them",
 }
 
 

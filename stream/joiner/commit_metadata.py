@@ -15,7 +15,9 @@ from stream.joiner.label_rules import LabelRules
 
 # Raised whenever the same records would lead to another state or other labels: a joiner refuses newer commits.
 JOIN_VERSION: Final = 2
-RULES_TOLD: Final = ("policy", "window_ms", "lateness_ms", "known_ms", "early_ms", "organic", "skew_ms")
+RULES_TOLD: Final = (
+    "policy", "window_ms", "lateness_ms", "known_ms", "early_ms", "organic", "organic_examples", "skew_ms",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 

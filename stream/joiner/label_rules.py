@@ -16,7 +16,8 @@ class LabelRules:
     `fake_negative`: all negative at once (told as `window_closed`), a (late) positive when it comes.
     `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
     pages that come after it in the log (None: as long as it is remembered). `bytes_max`: what one partition may
-    remember (None: no limit). `organic`: installs that no page claimed are told. `skew_ms`: how long before its page
+    remember (None: no limit). `organic`: installs that no page claimed are told,
+    `organic_examples`: in `examples` too. `skew_ms`: how long before its page
     an install may be stamped that names it: clocks differ.
     """
 
@@ -28,6 +29,7 @@ class LabelRules:
     bytes_max: int | None = None
     organic: bool = False
     skew_ms: int = 1_000
+    organic_examples: bool = False
 
     @property
     def life_ms(self) -> int:
@@ -51,5 +53,6 @@ def label_rules(spec: Spec, bytes_max: int | None = None) -> LabelRules:
         duration_ms(label.known),
         early_ms=early_ms,
         bytes_max=bytes_max,
-        organic=label.organic,
+        organic="topic" in label.organic_in,
+        organic_examples="examples" in label.organic_in,
     )

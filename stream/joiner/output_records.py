@@ -1,4 +1,4 @@
-"""What the join says as records: labels of `examples`, organic installs, changes of histories. Pure."""
+"""What the join says as records: labels and organic installs of `examples`, those of `organic`, histories. Pure."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -29,6 +29,7 @@ class Emission(NamedTuple):
     labels: Sequence[LabelBatch]
     organic: Sequence[Organic] = ()
     others: Sequence[Outgoing] = ()
+    learned: Sequence[Organic] = ()  # organic installs that go into `examples`, too
 
 
 def emission_records(
@@ -43,10 +44,10 @@ def emission_records(
     written = examples_bytes(batches, pages)
     outgoing: list[Outgoing] = []
     begin = 0
-    for labels, organic, others in emissions:
-        if labels:
+    for labels, organic, others, learned in emissions:
+        if labels or learned:
             end = begin + len(labels)
-            outgoing += label_records(written[begin:end], pages[begin:end], partitions[EXAMPLES.name])
+            outgoing += label_records(written[begin:end], pages[begin:end], partitions[EXAMPLES.name], organic=learned)
             begin = end
         if organic:
             outgoing += organic_records(organic, partitions[ORGANIC.name])
@@ -55,17 +56,23 @@ def emission_records(
 
 
 def label_records(
-    written: Sequence[bytes], pages: Sequence[bytes], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX
+    written: Sequence[bytes],
+    pages: Sequence[bytes],
+    partitions: int,
+    bytes_max: int = EXAMPLES_BYTES_MAX,
+    organic: Sequence[Organic] = (),
 ) -> list[Outgoing]:
     """What one input record led to as one record of `examples` (a partition), cut where it would grow too large.
 
-    `written`: the bytes of each Examples, `pages` those of their pages.
+    `written`: the bytes of each Examples, `pages` those of their pages. Organic installs, where the spec wants them
+    there, come after the labels, in their user's partition.
     """
+    written = [*written, *map(encode, organic)] if organic else written
     if partitions == 1:
         if sum(map(len, written)) + 5 <= bytes_max:
             return [Outgoing(EXAMPLES.name, 0, b"".join((array_head(len(written)), *written)))]
         return _packed(EXAMPLES.name, [0] * len(written), written, bytes_max)
-    places = [partition_of_user(user_of(page), partitions) for page in pages]
+    places = [partition_of_user(user, partitions) for user in (*map(user_of, pages), *(one.user for one in organic))]
     return _packed(EXAMPLES.name, places, written, bytes_max)
 
 

@@ -163,7 +163,7 @@ class RecordProcessor:
                 others = [history_record(installed, self._partitions[HISTORIES.name]) for installed in joiner.installed]
             last = None
             if not silent and (labels or joiner.organic or others):
-                last = Emission(labels, joiner.organic, others)
+                last = Emission(labels, joiner.organic, others, joiner.organic if joiner.rules.organic_examples else ())
                 self.tally.add_labels(labels)
         if last is not None:
             yield last

@@ -22,7 +22,7 @@ from learner.publisher import Publisher
 from stream.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
 from stream.memory_store import MemoryStore
 from stream.snapshot import DELTAS_MAX, Head, Manifest, fetch
-from stream.spec import Gate
+from stream.spec import Gate, Spec
 from stream.version_files import VersionFiles
 from tests.learner.worlds import records, small_spec
 
@@ -140,8 +140,10 @@ def test_while_nothing_is_published_installs_are_a_bounded_sample(monkeypatch: p
 class Bench:
     """A publisher over a memory store, and a clock in hand. It has learned as much as what is live there."""
 
-    def __init__(self, tmp_path: Path, store: MemoryStore | None = None, keep: int = 50) -> None:
-        self.spec = small_spec()
+    def __init__(
+        self, tmp_path: Path, store: MemoryStore | None = None, keep: int = 50, spec: Spec | None = None
+    ) -> None:
+        self.spec = spec or small_spec()
         self.log = iter(enumerate(records(self.spec, 600)))
         self.model, self.store = Model(self.spec), store or MemoryStore("small")
         self.ms = 1000

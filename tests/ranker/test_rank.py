@@ -7,8 +7,9 @@ import pytest
 
 from ranker.follow import Follower
 from ranker.model import score_features
+from ranker.plan import Plan
 from ranker.rank import Ranker
-from ranker.retrieve import installs_of
+from ranker.retrieve import by_item, installs_of
 from ranker.score import Scorer
 from ranker.shelf import Shelf
 from ranker.versions import load_version
@@ -149,6 +150,34 @@ def test_installs_are_the_statistics_sums(house: House) -> None:
     model.statistics.learn(one_page(page), labels, np.ones(8), np.zeros(8, np.int64), np.full(8, float(late_ms)))
     grown = {item: installs - before[item] for item, installs in _installs(house, late_ms).items()}
     assert grown == pytest.approx({f"i{n}": (n % 2.0 if n < 8 else 0.0) for n in range(30)})
+
+
+def test_items_are_retrieved_by_labels_before_organic_installs() -> None:
+    """Whichever statistic comes first in the spec; without one of labels by item, organic installs order them."""
+    organic = 'popular = { kind = "count", of = "organic", by = ["item.id"], half_life = "1h" }'
+    text = f"""
+name = "m"
+parts = ["wide"]
+[user]
+id = "category"
+[item]
+id = "category"
+[statistics]
+{organic}
+seen = {{ kind = "count", by = ["item.id"] }}
+[wide]
+features = ["item.id"]
+[label]
+organic = "examples"
+"""
+    both = Plan(parse_spec(text))
+    assert by_item(both) == (both.program.product.salts[1], 0.0)
+    alone = Plan(
+        parse_spec(
+            text.replace('seen = { kind = "count", by = ["item.id"]', 'seen = { kind = "count", by = ["user.id"]')
+        )
+    )
+    assert by_item(alone) == (alone.program.product.salts[0], 3_600_000.0)
 
 
 def _installs(house: House, watermark_ms: int) -> dict[str, float]:

@@ -28,8 +28,10 @@ from stream.events import (
     decode_organic,
     decode_replies,
     decode_requests,
+    decode_training,
     encode,
     encode_record,
+    organic_id,
 )
 
 PAGE = Impression("r1", 1_000, "u1", ["a", "b"], "v", 7, [0.5, 0.25], [1.0, 0.5], b"\x01", {"hour": 3.0, "app": "x"})
@@ -134,7 +136,7 @@ def test_no_bytes_are_lost_or_raise(raw: Any, data: st.DataObject) -> None:
     if raw:
         at = data.draw(st.integers(0, len(raw) - 1))
         raw = raw[:at] + bytes([data.draw(st.integers(0, 255))]) + raw[at + 1 :]
-    for decode in (decode_events, decode_examples, decode_organic, decode_requests):
+    for decode in (decode_events, decode_training, decode_organic, decode_requests):
         good, bad = decode(raw)
         assert good or bad or msgspec.msgpack.decode(raw) == []
         for original, reason in bad:
@@ -229,6 +231,30 @@ def test_examples_that_cannot_be_true_are_refused(change: dict[str, Any]) -> Non
     right = Examples(PAGE, [1, 2], [0, 1], [1, 0], [1.0, 1.0], [0, 1], [1, 1])
     assert decode_examples(encode_record([right])) == ([right], [])
     assert decode_examples(encode_record([msgspec.structs.replace(right, **change)]))[0] == []
+
+
+def test_a_record_of_examples_holds_organic_installs_too() -> None:
+    """In any order, in the bytes that each kind has anywhere; who wants labels alone skips them; a bad one costs
+    itself."""
+    labelled, organic = Examples(PAGE, [1], [0], [1], [1.0], [0], [1]), Organic("u1", "a", 2_000, "i1", "r1", 2_001)
+    kinds = {type(event): bytes.fromhex(golden) for event, golden in GOLDEN if isinstance(event, Examples | Organic)}
+    assert decode_training(b"\x92" + kinds[Organic] + kinds[Examples])[0] == [
+        event for event, _ in reversed(GOLDEN) if isinstance(event, Examples | Organic)
+    ]
+    record = encode_record([labelled, organic, labelled])
+    assert decode_training(record) == ([labelled, organic, labelled], [])
+    assert decode_examples(record) == ([labelled, labelled], [])
+    nobodys = msgspec.structs.replace(organic, user="")
+    good, bad = decode_training(encode_record([nobodys, organic, Tick(1)]))
+    assert (good, [raw for raw, _ in bad]) == ([organic], [encode(nobodys), encode(Tick(1))])
+
+
+def test_an_organic_installs_id_is_its_user_and_install_id() -> None:
+    """One number for the same two texts for ever, another for texts that are only cut elsewhere."""
+    assert organic_id("u1", "i1") == 15_154_663_469_962_731_610
+    ids = [organic_id(user, name) for user, name in (("u1", "i1"), ("u", "1i1"), ("i1", "u1"), ("u1", "i1\x00"))]
+    assert len({*ids, ev.example_id("u1", 0, 0, "i1"), ev.example_id("", 0, 0, "")}) == 6
+    assert all(0 <= one < 2**64 for one in ids)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import SpecError
+from stream.features import Layout
+from stream.joiner.label_rules import label_rules
 from stream.spec import Column, Cross, Spec, duration_ms
 from stream.spec_file import decode_spec, encode_spec, load_spec, parse_spec
 from tests.stream.pages import SPEC
@@ -58,6 +60,8 @@ calibration = [0.8, 1.25]
 "user.age_band" = ["0", "2"]
 """
 
+ORGANIC = 'rate = { kind = "count", of = "organic", by = ["item.id"], half_life = "7d" }'
+
 # (what stands in TEXT, what a person wrote instead, the line that is named, the words that help)
 REFUSALS = [
     # unknown keys, on every level
@@ -81,6 +85,8 @@ REFUSALS = [
     ('{ type = "number", b', '{ type = "numbr", b', 5, "user.age.type can't be 'numbr'; did you mean 'number'"),
     ('kind = "residual"', 'kind = "residal"', 15, "taste.kind can't be 'residal'; did you mean 'residual'"),
     ('["wide", "deep"]', '["wide", "dep"]', 2, "parts can't be 'dep'; did you mean 'deep'"),
+    ('window = "2s"', 'organic = "exmples"', 32, "label.organic can't be 'exmples'; did you mean 'examples'"),
+    ('window = "2s"', "organic = 1", 32, 'label.organic: it is true or false, or where they go: "topic" or "examples"'),
     ('policy = "eager"', 'policy = "eagre"', 31, "label.policy can't be 'eagre'; did you mean 'eager'"),
     # values
     ('name = "shop"', 'name = "my shop"', 1, "letters, digits"),
@@ -135,6 +141,14 @@ REFUSALS = [
     ("[statistics]", 'who = { type = "category", serve_as = "a" }\n[statistics]\n'
      'x = { kind = "rate", by = ["context.who"] }', 15, "statistics are of what was, and can't go by it"),
     # statistics
+    ('rate = { kind = "rate", by', 'rate = { kind = "rate", of = "organic", by', 14,
+     'organic installs have no label: of = "organic" is for count and since, not rate'),
+    ('rate = { kind = "rate", by = ["item.id"], prior = 5 }', ORGANIC.replace("item.id", "item.tags"), 14,
+     "only user and item are known: by item.id, user.id, or both"),
+    ('rate = { kind = "rate", by = ["item.id"], prior = 5 }', ORGANIC.replace('["item.id"]', "[]"), 14,
+     "by item.id, user.id, or both"),
+    ('rate = { kind = "rate", by = ["item.id"], prior = 5 }', ORGANIC, 14, 'set organic = "examples" in [label]'),
+    ('kind = "rate", by', 'kind = "count", of = "installs", by', 14, "count goes by one field or a pair"),
     ('by = ["item.id"], prior', 'by = ["item.ids"], prior', 14, "is no category here; did you mean 'item.id'"),
     ('by = ["item.id"], prior', 'by = ["item.price"], prior', 14, "'item.price' is no category here"),
     ('by = ["item.id"], prior', "by = [], prior", 14, "rate goes by one field or a pair"),
@@ -321,6 +335,7 @@ def test_a_fingerprint_changes_with_whatever_changes_the_model() -> None:
         ('name = "shop"', 'name = "other"'),
         ('every = "250ms"', 'every = "1s"'),
         ('policy = "eager"', 'policy = "eager"\norganic = true'),
+        ('policy = "eager"', 'policy = "eager"\norganic = "examples"'),
         ("[0.8, 1.25]", "[0.5, 2.0]"),
         ("quantiles = 8", "quantiles = 8\nembedding_dim = 32"),
         ("alpha = 0.1", "alpha = 1e-1"),
@@ -345,3 +360,25 @@ def test_any_tables_at_all_are_a_spec_or_a_spec_error(tables: dict[str, Any]) ->
     except SpecError:
         return
     assert decode_spec(encode_spec(spec)) == spec
+
+
+def test_organic_says_where_installs_without_a_page_go() -> None:
+    """False: nowhere; true is the topic alone, as "topic" is; "examples" is both."""
+    wanted: dict[str, tuple[str, ...]] = {
+        "false": (), "true": ("topic",), '"topic"': ("topic",), '"examples"': ("topic", "examples"),
+    }  # fmt: skip
+    for said, places in wanted.items():
+        spec = parse_spec(TEXT.replace('window = "2s"', f'window = "2s"\norganic = {said}'))
+        assert spec.label.organic_in == places
+        rules = label_rules(spec)
+        assert (rules.organic, rules.organic_examples) == ("topic" in places, "examples" in places)
+        assert decode_spec(encode_spec(spec)) == spec
+
+
+def test_a_statistic_of_organic_installs_leaves_others_features_as_they_were() -> None:
+    """Pages logged before there were any keep their layout: `of` was there, and says it."""
+    plain = parse_spec(TEXT)
+    assert f"{Layout(plain).hash:016x}" == "9eb5d3e083abb29d"
+    text = TEXT.replace('window = "2s"', 'window = "2s"\norganic = "examples"')
+    counted = parse_spec(text.replace("[wide]\n", ORGANIC.replace("rate =", "counted =") + "\n[wide]\n"))
+    assert counted.fingerprint() != plain.fingerprint()

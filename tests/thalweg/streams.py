@@ -8,7 +8,7 @@ from stream.dead_letters import dead_letter
 from stream.events import Examples, Impression, Install, Organic, SourceEvent, Tick, decode_events, encode_record
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.output_records import organic_records
+from stream.joiner.output_records import label_records, organic_records
 from stream.log import MemoryLog, partition_of
 from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
 from tests.stream.joiner.plain import example_records, split_ahead
@@ -50,6 +50,7 @@ class Stream:
         self,
         spoil: Callable[[Sequence[Examples]], Sequence[Examples]] = lambda said: said,
         spoil_organic: Callable[[Sequence[Organic]], Sequence[Organic]] = lambda told: told,
+        spoil_in_examples: Callable[[Sequence[Organic]], Sequence[Organic]] = lambda told: told,
     ) -> None:
         """What the joiner's shell does with what it hasn't read yet."""
         ends = self.log.ends(EVENTS.name)
@@ -62,6 +63,9 @@ class Stream:
             organic = spoil_organic(self.joiners[record.partition].organic)
             for topic, partition, value, key in organic_records(organic, 2):
                 self.log.send(topic, partition, value, key)
+            if self.rules.organic_examples:
+                for topic, partition, value, key in label_records((), 1, organic=spoil_in_examples(organic)):
+                    self.log.send(topic, partition, value, key)
             for error, rest in (("BadEvent", bad), ("FromTheFuture", ahead)):
                 for raw, why in rest:
                     letter = dead_letter(raw, error, why, record)

@@ -73,4 +73,5 @@ def _spoken(rules: AuditRules) -> str:
     said += f", known {spoken(rules.known_ms)}"
     said += "" if rules.early_ms is None else f", early {spoken(rules.early_ms)}"
     said += f", skew {spoken(rules.skew_ms)}"
-    return said + (", organic installs emitted" if rules.organic else "")
+    said += ", organic installs emitted" if rules.organic else ""
+    return said + (", in `examples` too" if rules.organic_examples else "")

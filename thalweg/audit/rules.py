@@ -21,6 +21,7 @@ class AuditRules:
     early_ms: int | None = None
     ahead_ms: int = AHEAD_MS
     organic: bool = False  # installs that no page claimed are emitted
+    organic_examples: bool = False  # in `examples`, too
     skew_ms: int = SKEW_MS  # how much older than its page an install may be that names it
 
     @property
@@ -39,4 +40,7 @@ def audit_rules(spec: Spec) -> AuditRules:
     label = spec.label
     early_ms = None if label.early is None else duration_ms(label.early)
     window_ms, lateness_ms, known_ms = map(duration_ms, (label.window, label.lateness, label.known))
-    return AuditRules(label.policy, window_ms, lateness_ms, known_ms, early_ms, organic=label.organic)
+    return AuditRules(
+        label.policy, window_ms, lateness_ms, known_ms, early_ms,
+        organic=label.organic is not False, organic_examples=label.organic == "examples",
+    )  # fmt: skip

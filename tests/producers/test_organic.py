@@ -1,0 +1,87 @@
+"""What pages without features know of organic installs: those that the joiner has written to `examples` by then."""
+
+import math
+
+import numpy as np
+import pytest
+
+from learner.model import Model
+from producers.features import FeatureMaker
+from producers.source import WorldEvent
+from stream.events import Impression, Item, TrainingEvent
+from stream.spec import Spec
+from stream.spec_file import parse_spec
+from tests.producers.test_features import numbers_of, shown
+from tests.producers.worlds import TEXT, install, page, tick
+
+COUNTED = '[statistics]\nwithout_page = { kind = "count", of = "organic", by = ["item.id"] }'
+
+
+def spec_of(policy: str = "eager") -> Spec:
+    """The small spec, with a count of organic installs."""
+    text = TEXT.replace("[statistics]", COUNTED).replace("POLICY", policy)
+    return parse_spec(text.replace('window = "2s"', 'window = "2s"\norganic = "examples"'))
+
+
+def seen(maker: FeatureMaker, event: Impression) -> float:
+    """What a page of one item is given."""
+    return numbers_of(spec_of(), maker, shown(maker, event))["without_page"]
+
+
+@pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
+def test_an_organic_install_is_known_when_no_page_can_claim_it_any_more(policy: str) -> None:
+    """Not at once, and not to the page whose arrival settles it: to the one behind that; once, though it's repeated."""
+    spec = spec_of(policy)
+    maker = FeatureMaker(spec, 1)
+    maker.take(install("i0", 0, user="v"))
+    maker.take(install("i0", 0, user="v"))
+    maker.take(install("i1", 1, user="w"))
+    early = maker.take(page("r0", 1_000))
+    assert not early.organic
+    settling = maker.take(page("r1", 4_002))
+    assert isinstance(early.event, Impression)
+    assert isinstance(settling.event, Impression)
+    assert [one.install_id for one in settling.organic] == ["i0", "i1"]
+    behind = shown(maker, page("r2", 4_002))
+    found = [numbers_of(spec, maker, one)["without_page"] for one in (early.event, settling.event, behind)]
+    assert found == pytest.approx([0, 0, math.log(3)])
+
+
+def test_one_that_a_page_claims_is_not_among_them() -> None:
+    """It moves the statistics of labels; those of organic installs stay."""
+    maker = FeatureMaker(spec_of(), 1)
+    maker.take(page("r0", 0))
+    maker.take(install("i0", 1_000))
+    maker.take(tick(60_000))
+    assert seen(maker, page("r1", 60_000)) == 0
+
+
+@pytest.mark.parametrize("organic", ["false", "true", '"topic"'])
+def test_without_the_option_there_are_none(organic: str) -> None:
+    """In a topic of their own the learner doesn't read them: no page may know of them."""
+    text = TEXT.replace("POLICY", "eager").replace('window = "2s"', f'window = "2s"\norganic = {organic}')
+    maker = FeatureMaker(parse_spec(text), 2)
+    assert not maker.take(install("i0", 0)).organic
+    assert not maker.take(tick(60_000)).organic
+
+
+def test_statistics_are_those_of_a_learner_that_reads_the_joiners_records() -> None:
+    """Row by row, bit by bit, after the same labels and organic installs."""
+    spec = spec_of()
+    maker, model = FeatureMaker(spec, 2), Model(spec)
+    world: list[WorldEvent] = [Item(name) for name in "abc"]
+    for n in range(60):
+        user, item = "uvwx"[n % 4], "abc"[n % 3]
+        world.append(page(f"r{n}", 700 * n, "abc"[n % 2 :], user))
+        if n % 3:
+            world.append(install(f"i{n}", 700 * n + 300, item, user if n % 2 else "stranger"))
+    # An id that comes again when the joiner has forgotten it: only the learner's memory can tell.
+    world += [install("twice", 60_000, user="z"), tick(200_000), install("twice", 300_000, user="z")]
+    for offset, event in enumerate([*world, tick(900_000)]):
+        taken = maker.take(event)
+        record: list[TrainingEvent] = [*taken.examples, *taken.organic]
+        model.learn(record, offset)
+    assert (model.organic > 10, model.examples > 60, model.duplicates) == (True, True, 1)
+    rows = [one.table.rows() for one in (maker.statistics, model.statistics)]
+    ours, theirs = (table[np.argsort(table[:, 0])] for table in rows)
+    assert ours.tobytes() == theirs.tobytes()
