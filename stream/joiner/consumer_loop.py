@@ -22,9 +22,10 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartiti
 from stream.errors import LogGap, LogTruncated, SettingsError
 from stream.joiner import metrics
 from stream.joiner.assigned_partitions import Assigned, AssignedPartitions, LogRange, StoredCommit
+from stream.joiner.body_reader import BodyReader
 from stream.joiner.commit_metadata import commit_of
 from stream.joiner.commit_writer import CommitWriter
-from stream.joiner.kafka_clients import check_timestamps, group_commits, log_ranges, unavailable
+from stream.joiner.kafka_clients import check_timestamps, group_commits, log_ranges, make_body_consumer, unavailable
 from stream.joiner.labels import absent, pages_of
 from stream.joiner.outbox import Outbox
 from stream.joiner.output_records import Emission, emission_records
@@ -70,14 +71,15 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self.consumer: Any = None
         self.producer: Any = None
         self.admin: Any = None
-        self.reader: Any = None  # a BodyReader
+        self.reader = BodyReader(
+            lambda fetch_bytes: make_body_consumer(settings, fetch_bytes), settings.topic(EVENTS.name)
+        )
         self.outbox = Outbox(lambda: self.producer, settings.topic, self.fail)
         self._settings = settings
         self._shell = shell
         self._processor = processor
         self._partitions = partitions
         self._failed = failed
-        self.topic = settings.topic(EVENTS.name)
         self._fresh: set[int] | None = None  # an assignment that isn't begun yet
         self._working = asyncio.Lock()
         self._busy = False  # from the moment at which a batch was fetched

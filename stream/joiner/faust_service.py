@@ -19,12 +19,10 @@ from mode import Service
 from stream.errors import LogError, SettingsError
 from stream.joiner import metrics
 from stream.joiner.assigned_partitions import AssignedPartitions, Memory
-from stream.joiner.body_reader import BodyReader
 from stream.joiner.consumer_loop import ConsumerLoop
 from stream.joiner.kafka_clients import (
     check_timestamps,
     make_admin,
-    make_body_consumer,
     make_consumer,
     make_producer,
     unavailable,
@@ -132,7 +130,6 @@ class JoinerService:
         loop = self.loop
         loop.consumer, loop.producer = make_consumer(self.settings), make_producer(self.settings)
         loop.admin = make_admin(self.settings)
-        loop.reader = BodyReader(lambda fetch_bytes: make_body_consumer(self.settings, fetch_bytes), loop.topic)
         try:
             for client in (loop.admin, loop.producer, loop.consumer):
                 await client.start()

@@ -1,9 +1,9 @@
 """Events in the form that the join reads: columns of numbers, and the bytes of the record in which they lie."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from stream.events import BadPart, Impression, Install, SourceEvent, Tick, decode_parts, encode_record, record_slices
 
 
-class RecordEvents(NamedTuple):
+@dataclass(slots=True)
+class RecordEvents:
     """The events of a record: `columns` int64 [events, COLUMNS] of `record_scan`, `hashes` int64 of items.
 
     `raw`: the record; an event is raw[BEGIN:END].
@@ -33,7 +34,7 @@ class RecordEvents(NamedTuple):
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> "RecordEvents":
         """Only these events."""
-        return self._replace(columns=self.columns[chosen])
+        return RecordEvents(self.columns[chosen], self.hashes, self.raw)
 
 
 class PageRef(msgspec.Struct, gc=False, eq=False, frozen=True):
@@ -99,7 +100,7 @@ def read_slices(raw: bytes) -> Iterator[tuple[RecordEvents, list[BadPart]]]:
         found, bad = read_any(some)
         head = len(some) - (end - begin)  # of the list that the slice is
         found.columns[:, 1:3] += begin - head
-        yield found._replace(raw=raw), bad
+        yield RecordEvents(found.columns, found.hashes, raw), bad
 
 
 def together(slices: Sequence[RecordEvents]) -> RecordEvents:
@@ -108,8 +109,8 @@ def together(slices: Sequence[RecordEvents]) -> RecordEvents:
     for one in slices:
         one.columns[:, 5] += before
         before += len(one.hashes)
-    columns, hashes = ([one[k] for one in slices] for k in (0, 1))
-    return RecordEvents(np.concatenate(columns), np.concatenate(hashes), slices[0].raw)
+    columns = np.concatenate([one.columns for one in slices])
+    return RecordEvents(columns, np.concatenate([one.hashes for one in slices]), slices[0].raw)
 
 
 def record_events(events: Sequence[SourceEvent]) -> RecordEvents:

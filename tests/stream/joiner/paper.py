@@ -1,6 +1,7 @@
 """Kafka clients of paper: what is sent and committed is kept, the broker confirms when told."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from stream.events import Impression, SourceEvent, encode_record
 from stream.joiner.assigned_partitions import AssignedPartitions
+from stream.joiner.bodies import Bodies
 from stream.joiner.consumer_loop import LOG_APPEND_TIME, ConsumerLoop
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.metrics import Tally
@@ -179,3 +181,35 @@ def message(offset: int, *events: SourceEvent, raw: bytes | None = None, came_ms
 def page(request_id: str, time_ms: int = T, partition: int = 0, items: str = "ab") -> Impression:
     """A page; `items` one letter each."""
     return Impression(request_id, time_ms, USERS[partition], list(items))
+
+
+class NoBodies(Bodies):
+    """Keeps nothing: every page has to be read again."""
+
+    def put(self, offset: int, raw: bytes) -> None:
+        """Not kept."""
+
+
+class PaperReader:
+    """Has these records to be read again, once `going`."""
+
+    def __init__(self, *records: Any) -> None:
+        self.going = asyncio.Event()
+        self._records = {record.offset: record.value for record in records}
+
+    def assign(self, partitions: Any) -> None:
+        """Any will do."""
+
+    async def read(self, partition: int, closed: Sequence[int], others: Sequence[int]) -> dict[int, bytes]:
+        """Those that are wanted."""
+        await self.going.wait()
+        return {offset: self._records[offset] for offset in (*closed, *others)}
+
+
+def reads_again(loop: ConsumerLoop, *records: Any) -> asyncio.Event:
+    """From now on the pages of the loop's partitions have to be read again, from these records, once that is set."""
+    reader = PaperReader(*records)
+    loop.reader = reader  # type: ignore[assignment]  # of paper
+    for owned in loop.assigned.owned.values():
+        owned.bodies = NoBodies()
+    return reader.going

@@ -6,7 +6,11 @@ import msgspec
 
 from stream.dead_letters import Outgoing
 from stream.events import Examples, SourceEvent, encode
+from stream.joiner.bodies import Bodies
+from stream.joiner.join import Joiner
+from stream.joiner.labels import LabelBatch, pages_of
 from stream.joiner.output_records import EXAMPLES_BYTES_MAX, emission_records
+from stream.joiner.raw_impression import record_events
 from stream.joiner.record_processor import PartitionState, RecordProcessor
 from stream.log import Record, partition_of
 from stream.topics import EXAMPLES
@@ -55,5 +59,17 @@ def written(
     return [
         outgoing
         for emissions in processor.process(state, records)
-        for outgoing in emission_records(emissions, partitions)
+        for outgoing in emission_records(
+            emissions, partitions, pages_of([one for emission in emissions for one in emission.labels], state.bodies)
+        )
     ]
+
+
+def labelled(
+    joiner: Joiner, events: Sequence[SourceEvent], offset: int, ingest_ms: int
+) -> tuple[list[LabelBatch], list[bytes]]:
+    """What the join emits of one record, and the pages of it as they lie in the log."""
+    record, bodies = record_events(events), Bodies()
+    bodies.put(offset, record.raw)
+    batches = joiner.take(record, offset, ingest_ms)
+    return batches, pages_of(batches, bodies)

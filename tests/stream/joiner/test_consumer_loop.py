@@ -21,6 +21,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from stream.errors import LogError, LogGap, LogTruncated, SettingsError
 from stream.events import DeadLetter, Install, SourceEvent, Tick, decode_entity, decode_events, decode_examples
+from stream.joiner.assigned_partitions import Memory
 from stream.joiner.commit_metadata import JOIN_VERSION
 from stream.joiner.consumer_loop import ConsumerLoop
 from stream.joiner.join import SLICE
@@ -35,6 +36,7 @@ from tests.stream.joiner.paper import (
     loop_on,
     message,
     page,
+    reads_again,
     revoke,
     take,
 )
@@ -254,7 +256,7 @@ def test_memory_is_bounded_once_the_state_is_rebuilt(tmp_path: Path) -> None:
     """Less memory than the owner before had would close pages in silence, whose labels nobody has emitted."""
 
     async def story() -> None:
-        paper, little = Paper(), replace(RULES, bytes_max=1_200)
+        paper, little = Paper(), replace(RULES, bytes_max=350)
         records = [message(k, page(f"r{k}", T + k)) for k in range(6)]
         first = await assigned_loop(paper, tmp_path, 0)
         await take(first, *records[:5])
@@ -274,7 +276,7 @@ def test_a_worker_with_fewer_partitions_remembers_more_of_each(tmp_path: Path) -
 
     async def story() -> None:
         loop = loop_on(Paper(), tmp_path)
-        loop.assigned._memory_bytes = 1_000
+        loop.assigned._memory = Memory(1_000, 100)
         await assign(loop, 0, 1)
         assert [owned.joiner.bytes_max for owned in loop.assigned.owned.values()] == [500, 500]
         await revoke(loop, 0, 1)
@@ -450,7 +452,7 @@ def test_a_restart_reads_on_with_the_floor_of_the_commit(tmp_path: Path) -> None
     """What was forgotten early, because memory was full, is late after a restart as it was before."""
 
     async def story() -> None:
-        paper, rules = Paper(), replace(RULES, bytes_max=500)
+        paper, rules = Paper(), replace(RULES, bytes_max=100)
         first = await assigned_loop(paper, tmp_path, 0, rules=rules)
         await take(first, message(0, page("r", T)), message(1, page("s", T + 1)))
         await first.commit()
@@ -514,13 +516,9 @@ def test_a_revocation_waits_for_the_batch_at_work(tmp_path: Path) -> None:
     async def story() -> None:
         paper = Paper()
         loop = await assigned_loop(paper, tmp_path, 0, 1)
-        going = asyncio.Event()
-
-        async def resolve(_: object) -> None:
-            await going.wait()
-
-        loop._resolve = resolve
-        paper.batches = [{0: [message(0, page("r"), Tick(T + 5_000))], 1: [message(0, page("s", partition=1))]}]
+        first = message(0, page("r"), Tick(T + 5_000))
+        going = reads_again(loop, first)
+        paper.batches = [{0: [first], 1: [message(0, page("s", partition=1))]}]
         reading = asyncio.create_task(loop._read_batch())
         await asyncio.sleep(0.01)
         revoking = asyncio.create_task(revoke(loop, 0, 1))
@@ -543,13 +541,9 @@ def test_a_record_that_takes_too_long_is_given_away(tmp_path: Path, monkeypatch:
     async def story() -> None:
         paper = Paper()
         loop = await assigned_loop(paper, tmp_path, 0)
-        going = asyncio.Event()
-
-        async def resolve(_: object) -> None:
-            await going.wait()
-
-        loop._resolve = resolve
-        paper.batches = [{0: [message(0, page("r"), Tick(T + 5_000))]}]
+        first = message(0, page("r"), Tick(T + 5_000))
+        going = reads_again(loop, first)
+        paper.batches = [{0: [first]}]
         reading = asyncio.create_task(loop._read_batch())
         await asyncio.sleep(0.01)
         await revoke(loop, 0)

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import Raw, msgpack
 
+from stream.dead_letters import Outgoing
 from stream.events import (
     Examples,
     Impression,
@@ -12,24 +14,26 @@ from stream.events import (
     SourceEvent,
     Tick,
     TrainingEvent,
+    decode_examples,
     decode_organic,
     decode_training,
     encode_record,
 )
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.labels import examples_of
+from stream.joiner.labels import examples_bytes
 from stream.joiner.metrics import Tally
 from stream.joiner.output_records import label_records
-from stream.joiner.raw_impression import held
 from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.log import Record, partition_of
 from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
+from tests.stream.joiner.plain import labelled
+from tests.stream.joiner.plain import written as written_of
 
 T = 1_700_000_000_000
 CAME = T + 10_000
 RULES = LabelRules("eager", window_ms=1_000, known_ms=1_000, organic=True, organic_examples=True)
-PARTITIONS = {EVENTS.name: 2, EXAMPLES.name: 1, HISTORIES.name: 2, ORGANIC.name: 2}
+PARTITIONS = {EVENTS.name: 1, EXAMPLES.name: 1, HISTORIES.name: 2, ORGANIC.name: 2}
 
 
 def page(k: int) -> Impression:
@@ -57,13 +61,15 @@ def test_they_come_behind_the_labels_of_the_same_record(
 ) -> None:
     """In one record with them while it isn't too large, each in its user's partition, all in order; none of either:
     no record."""
-    told = Joiner(RULES).take(held([*map(page, range(pages)), Tick(T + 5_000)]), 0, CAME)
-    written = label_records(told, partitions, bytes_max, list(map(organic, range(installs))))
-    wanted: list[TrainingEvent] = [*examples_of(told), *map(organic, range(installs))]
+    batches, shown = labelled(Joiner(RULES), [*map(page, range(pages)), Tick(T + 5_000)], 0, CAME)
+    found = list(map(organic, range(installs)))
+    written = label_records(examples_bytes(batches, shown), shown, partitions, bytes_max, found)
+    labels = decode_examples(msgpack.encode([Raw(raw) for raw in examples_bytes(batches, shown)]))[0]
+    wanted: list[TrainingEvent] = [*labels, *found]
     for p in range(partitions):
-        found = [event for out in written if out.partition == p for event in read(out.value)]
+        found_there = [event for out in written if out.partition == p for event in read(out.value)]
         users = [event.page.user if isinstance(event, Examples) else event.user for event in wanted]
-        assert found == [e for e, user in zip(wanted, users, strict=True) if partition_of(user, partitions) == p]
+        assert found_there == [e for e, user in zip(wanted, users, strict=True) if partition_of(user, partitions) == p]
     assert {out.topic for out in written} <= {EXAMPLES.name}
     if bytes_max > 400:
         assert len(written) == len({out.partition for out in written})
@@ -75,15 +81,17 @@ def test_they_come_behind_the_labels_of_the_same_record(
 def test_the_rules_say_whether_examples_has_them(wanted: bool) -> None:
     """The topic `organic` has them in any case; in `examples` they follow the labels that the same record made."""
     joiner = Joiner(replace(RULES, organic_examples=wanted))
-    turn = RecordProcessor(ShellRules(), PARTITIONS, None, Tally())
+    processor = RecordProcessor(ShellRules(), PARTITIONS, None, Tally())
+    state = processor.start(joiner)
     parts: list[list[SourceEvent]] = [
         [page(0), Install("u0", "b", T, "mine"), Install("v", "a", T, "i", "gone")],
         [Tick(T + 1_000)],
         [page(1), Tick(T + 9_000)],
     ]
-    written = []
+    written: list[Outgoing] = []
     for offset, part in enumerate(parts):
-        written += turn.take(joiner, Record(EVENTS.name, 0, offset, CAME, None, encode_record(part)))
+        records = [Record(EVENTS.name, 0, offset, CAME, None, encode_record(part))]
+        written += written_of(processor, state, records, PARTITIONS)
     one = Organic("v", "a", T, "i", "gone", CAME)
     found = [event for out in written if out.topic == EXAMPLES.name for event in read(out.value)]
     assert [type(event) for event in found] == [Examples, Examples, Examples, *[Organic] * wanted]

@@ -12,8 +12,7 @@ from stream.events import (
     encode_record,
 )
 from stream.joiner.commit_metadata import checkpoint_of, metadata_of
-from stream.joiner.join import Checkpoint
-from stream.joiner.join_state import Installed
+from stream.joiner.join import Checkpoint, Installed
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.output_records import history_record
 from stream.log import Record, partition_of

@@ -22,13 +22,13 @@ from stream.events import (
 )
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
+from stream.joiner.labels import examples_bytes
 from stream.joiner.metrics import Tally
 from stream.joiner.output_records import EXAMPLES_BYTES_MAX, label_records
-from stream.joiner.raw_impression import held
 from stream.joiner.record_processor import POISON_MIN, PoisonWatch, RecordProcessor, ShellRules
 from stream.log import Record, partition_of
 from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
-from tests.stream.joiner.plain import example_records, written
+from tests.stream.joiner.plain import example_records, labelled, written
 
 T = 1_700_000_000_000
 CAME = T + 10_000
@@ -81,10 +81,12 @@ def test_label_records_are_those_of_decoded_examples() -> None:
     events = [page(k, user=f"u{k}") for k in range(6)]
     joiner, plain = Joiner(RULES), Joiner(RULES)
     said = plain.feed([*events, Tick(T + 5_000)], 0, CAME)
-    told = joiner.take(held([*events, Tick(T + 5_000)]), 0, CAME)
+    batches, pages = labelled(joiner, [*events, Tick(T + 5_000)], 0, CAME)
+    written = examples_bytes(batches, pages)
     for partitions in (1, 3):
-        assert label_records(told, partitions) == example_records(said, partitions)
-        assert label_records(told, partitions, bytes_max=400) == example_records(said, partitions, bytes_max=400)
+        assert label_records(written, pages, partitions) == example_records(said, partitions)
+        found = label_records(written, pages, partitions, bytes_max=400)
+        assert found == example_records(said, partitions, bytes_max=400)
 
 
 def test_many_organic_installs_go_out_by_user_in_records_that_a_batch_can_hold() -> None:
@@ -108,7 +110,7 @@ def test_many_organic_installs_go_out_by_user_in_records_that_a_batch_can_hold()
 
 def test_full_memory_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Over its bytes a partition closes its oldest pages; a line says so with what to do, again at each doubling."""
-    taker = Taker(LabelRules("eager", window_ms=10_000, known_ms=0, bytes_max=3_000))
+    taker = Taker(LabelRules("eager", window_ms=10_000, known_ms=0, bytes_max=700))
     joiner = taker.state.joiner
     told = []
     with caplog.at_level(logging.ERROR):
@@ -121,7 +123,7 @@ def test_full_memory_is_said_and_counted(caplog: pytest.LogCaptureFixture) -> No
 
 def test_full_memory_of_one_partition_is_not_said_again_because_of_another(caplog: pytest.LogCaptureFixture) -> None:
     """Partitions that close pages in turn, each at its own number: every one says it at its own doublings."""
-    takers = [Taker(LabelRules("eager", window_ms=10_000, known_ms=0, bytes_max=3_000)) for _ in range(2)]
+    takers = [Taker(LabelRules("eager", window_ms=10_000, known_ms=0, bytes_max=700)) for _ in range(2)]
     with caplog.at_level(logging.ERROR):
         for k in range(60):
             takers[0].take(record(page(k), offset=k))
@@ -214,7 +216,7 @@ def test_an_event_in_the_wrong_partition_becomes_a_dead_letter() -> None:
     events.append(Install("u1", "z", T, "i"))
     found = letters(written(processor, state, [record(*events)], partitions))
     wrong = [event for event in events if not isinstance(event, Tick) and partition_of(event.user, 4) != 0]
-    assert [letter.original for letter in found] == [encode(event) for event in reversed(wrong)]
+    assert [letter.original for letter in found] == [encode(event) for event in wrong]
     assert 0 < state.joiner.open_pages == sum(partition_of(user, 4) == 0 for user in users)
     assert all(letter.error == "WrongPartition" and "murmur2" in letter.message for letter in found)
 

@@ -1,13 +1,28 @@
 """Records scanned in place: whatever the bytes, the scan says what the decoder says, or that it can't tell."""
 
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
+import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kafka.partitioner import murmur2
 
-from stream.events import Impression, Install, SourceEvent, Tick, encode_record
-from stream.joiner.raw_impression import JoinEvent, RawImpression, read_any, read_record
+from stream.events import (
+    BadPart,
+    Impression,
+    Install,
+    SourceEvent,
+    Tick,
+    encode,
+    encode_record,
+    event_count,
+    record_slices,
+)
+from stream.joiner import record_scan as scan
+from stream.joiner.raw_impression import RecordEvents, read_any, read_record, read_slices, together
 from stream.joiner.record_scan import ITEMS_SCANNED, plain_events
 
 texts = st.text(max_size=40) | st.sampled_from(["r" * 31, "r" * 32, "r" * 300])
@@ -23,11 +38,23 @@ events = st.lists(pages | installs | st.builds(Tick, times), max_size=4)
 PAGE = Impression("request", 1_700_000_000_000, "user", ["a", "b"], "v", 7, [0.5, 1.5], [], b"features", {"k": 1.5})
 INSTALL = Install("user", "a", 1_700_000_000_001, "i", "request", True)
 PLAIN: list[SourceEvent] = [PAGE, INSTALL, Tick(5)]
+PAGE_TAG = scan.PAGE
+BOTH = [scan.TAG, scan.BEGIN, scan.END, scan.TIME]
+COLUMNS_OF = {
+    scan.PAGE: [*BOTH, scan.SIZE, scan.REQUEST, scan.USER, scan.MURMUR2],
+    scan.INSTALL: [*BOTH, scan.REQUEST, scan.USER, scan.MURMUR2, scan.ITEM, scan.KEY, scan.PAIR, scan.RETRACTED],
+    scan.TICK: BOTH,
+}
 
 
-def plainly(read: tuple[list[JoinEvent], list[tuple[bytes, str]]]) -> Any:
-    """What was read, in a form that can be compared."""
-    return [msgspec.structs.astuple(e) if isinstance(e, RawImpression) else e for e in read[0]], read[1]
+def plainly(read: tuple[RecordEvents, list[BadPart]]) -> Any:
+    """What was read, in a form that can be compared: each event by the columns of its kind."""
+    events, bad = read
+    found = []
+    for row in events.columns.tolist():
+        kept = COLUMNS_OF[row[0]]
+        found.append([row[k] for k in kept] + events.hashes[row[5] : row[5] + row[4] * (row[0] == PAGE_TAG)].tolist())
+    return found, bad
 
 
 @settings(max_examples=500, deadline=None)
@@ -62,6 +89,36 @@ def test_the_scan_agrees_with_the_decoder_about_broken_bytes(data: st.DataObject
 def test_what_our_producers_write_is_plain() -> None:
     """An ordinary record is scanned, an empty one too; text beyond ASCII goes the longer way."""
     assert plain_events(encode_record(PLAIN)) is not None
-    assert plain_events(encode_record([])) == []
+    empty = plain_events(encode_record([]))
+    assert empty is not None
+    assert len(empty[0]) == 0
     assert plain_events(encode_record([msgspec.structs.replace(PAGE, user="ü")])) is None
     assert plain_events(b"") is None
+
+
+@given(st.binary(max_size=40))
+def test_a_user_is_hashed_as_kafka_does(user: bytes) -> None:
+    """Whatever bytes: modulo the number of partitions the hash is the partition that producers choose."""
+    hashed = scan.murmur2(np.frombuffer(user + b"x", np.uint8), 0, len(user))
+    assert hashed == murmur2(user) & 0x7FFF_FFFF
+
+
+some = st.lists(st.builds(Tick, st.integers(-1, 2**40)).map(encode) | st.sampled_from([b"\xc0", b"\x92\x03\xa1x"]))
+
+
+@given(some | st.lists(st.sampled_from([encode(PAGE), encode(INSTALL), b"\xc0"]), max_size=8), st.integers(1, 20))
+def test_slices_hold_the_same_events(events: list[bytes], events_max: int) -> None:
+    """None lost, none added, in order, each where the record has it, no slice over its size."""
+    raw = msgspec.msgpack.encode([msgspec.Raw(event) for event in events])
+    slices = [one for _, _, one in record_slices(raw, events_max)]
+    assert max(map(event_count, slices)) <= max(events_max, event_count(raw) if len(slices) == 1 else 0)
+    with patch("stream.joiner.raw_impression.record_slices", partial(record_slices, events_max=events_max)):
+        read = list(read_slices(raw))
+    found = together([some for some, _ in read])
+    assert plainly((found, [one for _, bad in read for one in bad])) == plainly(read_any(raw))
+
+
+def test_a_record_that_is_bad_as_a_whole_stays_whole() -> None:
+    """It becomes one dead letter."""
+    for raw in (b"", b"rubbish", b"\xdc\xff\xff\xc0", b"\xdd\xff\xff\xff\xff\xc0"):
+        assert [one for _, _, one in record_slices(raw)] == [raw]
