@@ -71,6 +71,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self.consumer: Any = None
         self.producer: Any = None
         self.admin: Any = None
+        self.topic = settings.topic(EVENTS.name)
         self.reader = BodyReader(
             lambda fetch_bytes: make_body_consumer(settings, fetch_bytes), settings.topic(EVENTS.name)
         )
