@@ -81,7 +81,7 @@ from stream.joiner.state import (
     JoinState,
     label_bucket,
 )  # fmt: skip
-from stream.joiner.timers import NEVER, add, first_entry, first_ms, pop, put
+from stream.joiner.timers import END, NEVER, ROOM, add, first_entry, first_ms, pop, put
 from stream.table import kernel
 
 # What a call ended with: the record is taken; what was emitted is to be handed on; a run or `out` is too short.
@@ -178,6 +178,8 @@ def _finish(j: Any, closed_ms: Any, forgotten_ms: Any, ingest_ms: Any) -> Any:
         if time_ms > closed_ms:
             break
         address = first_entry(j, CLOSING)
+        if j[KNOWN + END] == j[KNOWN + ROOM]:
+            return GROW_RUNS
         if j[SLICED] >= j[SLICE_MAX]:
             return HAND_ON
         if j[OUT_COUNT] + page_size(words_of(j, PAGES), at(j, PAGES, address)) > j[OUT_ROOM]:
