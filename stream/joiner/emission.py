@@ -269,11 +269,11 @@ def unlink(j: Any, index: Any) -> Any:
     if found == 0:
         return found
     before, behind = words[index + I_BEFORE], words[index + I_BEHIND]
-    if before != 0:
+    if lives(j, INSTALLS, before):
         words[at(j, INSTALLS, before) + I_BEHIND] = behind
     else:
         i64_at(j[LABELS])[found + L_FIRST] = behind
-    if behind != 0:
+    if lives(j, INSTALLS, behind):
         words[at(j, INSTALLS, behind) + I_BEFORE] = before
     else:
         i64_at(j[LABELS])[found + L_LAST] = before

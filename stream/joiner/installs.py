@@ -17,7 +17,7 @@ from stream.joiner.emission import (
     relabel,
     unlink,
 )  # fmt: skip
-from stream.joiner.pages import fits
+from stream.joiner.pages import fits, rank_of
 from stream.joiner.state import (
     FINISHED,
     GONE,
@@ -39,7 +39,6 @@ from stream.joiner.state import (
     I_REQUEST,
     I_TIME,
     I_TIMER,
-    I_UNTIL,
     I_USER,
     INSTALLS,
     INSTALLS_NOW,
@@ -62,7 +61,6 @@ from stream.joiner.state import (
     REQUESTS,
     RETRACTED,
     RETRACTION,
-    SKEW,
     UNSURE,
     USERS,
     WINDOW,
@@ -141,9 +139,7 @@ def remember_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any, 
     install = append(j, INSTALLS, install_words(length), offset)
     index, words = at(j, INSTALLS, install), words_of(j, INSTALLS)
     words[index : index + I_RAW] = np.uint32(0)
-    until_ms = event[scan.TIME] + (j[SKEW] if event[scan.REQUEST] != 0 else 0)
     put64(words, index + I_TIME, event[scan.TIME])
-    put64(words, index + I_UNTIL, until_ms)
     put64(words, index + I_INGEST, ingest_ms)
     put64(words, index + I_KEY, event[scan.KEY])
     put64(words, index + I_USER, event[scan.USER])
@@ -165,7 +161,7 @@ def remember_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any, 
     grow(j, KEYS, INSTALLS, j[INSTALLS_NOW], I_KEY, I_NEXT_KEY)
     grow(j, PAIRS, INSTALLS, 4 * j[INSTALLS_NOW], I_PAIR, I_NEXT_PAIR)
     j[HELD_BYTES] += 4 * install_words(length)
-    add(j, PENDING, INSTALLS, install, until_ms, I_TIMER)
+    add(j, PENDING, INSTALLS, install, event[scan.TIME], I_TIMER)
     return install
 
 
@@ -228,20 +224,27 @@ def _find_page(j: Any, install: Any, index: Any, ingest_ms: Any) -> None:
     words, item = words_of(j, INSTALLS), get64(words_of(j, INSTALLS), index + I_ITEM)
     time_ms, user = get64(words, index + I_TIME), get64(words, index + I_USER)
     request = get64(words, index + I_REQUEST)
-    best, best_ms, best_position = np.int64(0), np.int64(-1), np.int64(-1)
+    best, best_ms, best_rank, best_position = np.int64(0), np.int64(-1), np.int64(-1), np.int64(-1)
     link = first_of(j, REQUESTS, request) if request != 0 else first_of(j, USERS, user)
     while lives(j, PAGES, link):
         page = at(j, PAGES, link)
         page_ms = get64(words_of(j, PAGES), page + P_TIME)
-        if page_ms > best_ms and get64(words_of(j, PAGES), page + P_USER) == user and is_known(j, page_ms):
-            position = fits(j, page, time_ms, request, item)
-            if position >= 0:  # of one time the last comes first
-                best, best_ms, best_position = link, page_ms, position
+        if page_ms >= best_ms and get64(words_of(j, PAGES), page + P_USER) == user and is_known(j, page_ms):
+            position, rank = fits(j, page, time_ms, request, item), rank_of(j, page, link)
+            if position >= 0 and (page_ms, rank) > (best_ms, best_rank):
+                best, best_ms, best_rank, best_position = link, page_ms, rank, position
         link = np.int64(words_of(j, PAGES)[page + (P_NEXT_REQUEST if request != 0 else P_NEXT_USER)])
     if best != 0:
         put64(words, index + I_PAGE_TIME, best_ms)
         label = attach(j, best, best_position, install)
         relabel(j, label, index, is_closed(j, best_ms), j[OUT_COUNT], ingest_ms)
+
+
+@kernel
+def counts_on(j: Any, index: Any) -> Any:
+    """Whether an install's page is remembered: it may be newer than an install that names it, and outlive that."""
+    words = words_of(j, INSTALLS)
+    return lives(j, PAGES, words[index + I_PAGE]) and is_known(j, get64(words, index + I_PAGE_TIME))
 
 
 @kernel
@@ -251,7 +254,8 @@ def forget_install(j: Any, install: Any) -> None:
     flags, time_ms = words[index + I_FLAGS], get64(words, index + I_TIME)
     sure = time_ms > j[FINISHED]
     if words[index + I_PAGE] != 0:
-        unlink(j, index)
+        if not counts_on(j, index):
+            unlink(j, index)
     elif flags & RETRACTION:
         # Where the install came after it, that one has its place now.
         j[N_STRAY] += flags & LISTED != 0 and flags & MET == 0 and sure

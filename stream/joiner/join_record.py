@@ -11,7 +11,7 @@ from stream.joiner import record_scan as scan
 from stream.joiner.arena import FRONT, NEXT, after, at, get64, lives, pass_chunks, words_of
 from stream.joiner.chains import insert
 from stream.joiner.emission import close_page, holds_back, is_closed, is_known, page_size
-from stream.joiner.installs import forget_install, install_words, note_late, take_install
+from stream.joiner.installs import counts_on, forget_install, install_words, note_late, take_install
 from stream.joiner.memory import i64_at, u32_at
 from stream.joiner.pages import claimable, is_late, needs_catching_up, page_bytes, page_words, refuse_late, take_page
 from stream.joiner.raw_impression import RecordEvents
@@ -23,19 +23,23 @@ from stream.joiner.state import (
     GONE,
     HELD_BYTES,
     I_AGAIN,
+    I_BEFORE,
+    I_BEHIND,
     I_FLAGS,
     I_KEY,
     I_LENGTH,
     I_NEXT_KEY,
     I_NEXT_PAIR,
+    I_PAGE,
     I_PAIR,
+    I_TIME,
     I_TIMER,
-    I_UNTIL,
     INSTALLS,
     INSTALLS_NOW,
     KEYS,
     KNOWN,
     L_FIRST,
+    L_LAST,
     L_LINK,
     L_PAGE,
     LABEL_COUNT,
@@ -199,7 +203,7 @@ def _finish(j: Any, closed_ms: Any, forgotten_ms: Any, ingest_ms: Any) -> Any:
         j[HELD_BYTES] -= page_bytes(page_size(words_of(j, PAGES), index))
         j[N_SHED] += time_ms + j[LIFE] > j[WATERMARK]
     while True:
-        time_ms = first_ms(j, PENDING, INSTALLS, forgotten_ms, I_TIMER, I_UNTIL)
+        time_ms = first_ms(j, PENDING, INSTALLS, forgotten_ms, I_TIMER, I_TIME)
         if time_ms < 0:
             return GROW_RUNS
         if time_ms > forgotten_ms:
@@ -227,7 +231,7 @@ def _shed(j: Any, ingest_ms: Any) -> Any:
             return said
         oldest_ms = first_ms(j, CLOSING, PAGES, np.int64(NEVER - 1), P_TIMER, P_TIME)
         known_ms = first_ms(j, KNOWN, PAGES, np.int64(NEVER - 1), P_TIMER, P_TIME)
-        held_ms = first_ms(j, PENDING, INSTALLS, np.int64(NEVER - 1), I_TIMER, I_UNTIL)
+        held_ms = first_ms(j, PENDING, INSTALLS, np.int64(NEVER - 1), I_TIMER, I_TIME)
         if min(oldest_ms, known_ms, held_ms) < 0:
             return GROW_RUNS
         j[FLOOR] = max(j[FLOOR], min(oldest_ms, known_ms, held_ms))
@@ -288,7 +292,9 @@ def _is_page_needed(j: Any, page: Any) -> Any:
     labels = i64_at(j[LABELS])
     found = np.int64(u32_at(j[LABEL_HEADS])[label_bucket(j, page & 0xFFFF_FFFF)]) * LABEL_NUMBERS
     while found != 0:
-        if labels[found + L_PAGE] == page & 0xFFFF_FFFF and labels[found + L_FIRST] != 0:
+        if labels[found + L_PAGE] == page & 0xFFFF_FFFF and _has_pending(
+            j, labels[found + L_FIRST], labels[found + L_LAST]
+        ):
             return True
         found = labels[found + L_LINK] * LABEL_NUMBERS
     return False
@@ -299,7 +305,26 @@ def _is_install_needed(j: Any, install: Any) -> Any:
     """Whether a restart must read an install again: it's remembered, or a later copy of it is."""
     index = at(j, INSTALLS, install)
     words = words_of(j, INSTALLS)
-    return words[index + I_FLAGS] & GONE == 0 or is_known(j, get64(words, index + I_AGAIN))
+    if words[index + I_FLAGS] & GONE == 0 or is_known(j, get64(words, index + I_AGAIN)):
+        return True
+    return words[index + I_PAGE] != 0 and counts_on(j, index)
+
+
+@kernel
+def _has_pending(j: Any, first: Any, last: Any) -> Any:
+    """Whether one of a label's installs isn't forgotten; from both ends, since some may be passed."""
+    words = words_of(j, INSTALLS)
+    while lives(j, INSTALLS, first):
+        index = at(j, INSTALLS, first)
+        if words[index + I_FLAGS] & GONE == 0:
+            return True
+        first = np.int64(words[index + I_BEHIND])
+    while lives(j, INSTALLS, last):
+        index = at(j, INSTALLS, last)
+        if words[index + I_FLAGS] & GONE == 0:
+            return True
+        last = np.int64(words[index + I_BEFORE])
+    return False
 
 
 @kernel
@@ -330,7 +355,7 @@ def link_all(j: Any) -> None:
         insert(j, KEYS, INSTALLS, install, I_KEY, I_NEXT_KEY)
         insert(j, PAIRS, INSTALLS, install, I_PAIR, I_NEXT_PAIR)
         if words[index + I_FLAGS] & GONE == 0:
-            put(j, PENDING, INSTALLS, install, get64(words, index + I_UNTIL), I_TIMER)
+            put(j, PENDING, INSTALLS, install, get64(words, index + I_TIME), I_TIMER)
             j[HELD_BYTES] += 4 * install_words(length)
         install = after(j, INSTALLS, install, install_words(length))
 

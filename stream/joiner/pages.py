@@ -119,15 +119,29 @@ def fits(j: Any, index: Any, time_ms: Any, request: Any, item: Any) -> Any:
 
 
 @kernel
-def is_claimable(j: Any, install: Any, page: Any, position: Any) -> Any:
-    """Whether an install that came before a page counts for it, at `position`: indices of both."""
+def rank_of(j: Any, index: Any, link: Any) -> Any:
+    """Of two pages of one event time the one with the greater rank is the newer: what extends a page ranks as that."""
+    words = words_of(j, PAGES)
+    if words[index + P_MORE] & EXTENDS:
+        link = find_request(j, get64(words, index + P_REQUEST))
+    return whole(j, PAGES, link)
+
+
+@kernel
+def is_claimable(j: Any, install: Any, page: Any, rank: Any, position: Any) -> Any:
+    """Whether an install that came before a page counts for it, at `position`: indices of both, and its rank."""
     words = words_of(j, INSTALLS)
     flags = words[install + I_FLAGS]
     time_ms = get64(words, install + I_TIME)
     if flags & (RETRACTED | GONE) or not flags & LISTED or time_ms + j[WAITS] <= j[WATERMARK]:
         return False
-    if words[install + I_PAGE] != 0 and get64(words, install + I_PAGE_TIME) > get64(words_of(j, PAGES), page + P_TIME):
-        return False
+    there = np.int64(words[install + I_PAGE])
+    if there != 0:
+        there_ms, page_ms = get64(words, install + I_PAGE_TIME), get64(words_of(j, PAGES), page + P_TIME)
+        if there_ms > page_ms:
+            return False
+        if there_ms == page_ms and lives(j, PAGES, there) and rank_of(j, at(j, PAGES, there), there) > rank:
+            return False
     item = page_item(words_of(j, PAGES), page, page_size(words_of(j, PAGES), page), position)
     return fits(j, page, time_ms, get64(words, install + I_REQUEST), item) == position
 
@@ -153,13 +167,16 @@ def claim(j: Any, page: Any, count: Any, ingest_ms: Any) -> None:
     words, user = words_of(j, PAGES), get64(words_of(j, PAGES), index + P_USER)
     size = page_size(words, index)
     found, positions = np.empty(count, np.int64), np.empty(count, np.int64)
+    rank = rank_of(j, index, page)
     n = np.int64(0)
     for position in range(size):
         pair = scan.pair_hash(user, page_item(words, index, size, position))
         link = first_of(j, PAIRS, pair)
         while lives(j, INSTALLS, link):
             install = at(j, INSTALLS, link)
-            if get64(words_of(j, INSTALLS), install + I_PAIR) == pair and is_claimable(j, install, index, position):
+            if get64(words_of(j, INSTALLS), install + I_PAIR) == pair and is_claimable(
+                j, install, index, rank, position
+            ):
                 found[n], positions[n] = whole(j, INSTALLS, link), position
                 n += 1
             link = np.int64(words_of(j, INSTALLS)[install + I_NEXT_PAIR])

@@ -19,13 +19,12 @@ P_TIME, P_REQUEST, P_USER, P_OFFSET, P_PACK, P_MORE, P_NEXT_USER, P_NEXT_REQUEST
 P_ITEMS: Final = 12
 TOUCHED, SILENT, AGAIN, EXTENDS = 1 << 26, 1 << 27, 1 << 28, 1 << 29
 
-# An install or a retraction. UNTIL: the event time by which it is forgotten. PAGE, POSITION: where it counts, PAGE_TIME
-# that page's; BEFORE, BEHIND: its neighbours there. AFTER: a later retraction that takes its place. NEWEST: of its user
-# and item, in the last entry of these.
-I_TIME, I_UNTIL, I_INGEST, I_KEY, I_USER, I_ITEM, I_REQUEST, I_PAIR = range(0, 16, 2)
-I_PAGE_TIME, I_AGAIN, I_NEWEST = 16, 18, 20
-I_FLAGS, I_PAGE, I_POSITION, I_BEFORE, I_BEHIND, I_NEXT_KEY, I_NEXT_PAIR, I_TIMER, I_AFTER = range(22, 31)
-I_LENGTH, I_RAW = 31, 32
+# An install or a retraction. PAGE, POSITION: where it counts, PAGE_TIME: that page's event time; BEFORE, BEHIND: its
+# neighbours there. AFTER: a later retraction that takes its place. NEWEST: of its user and item, in the last entry of
+# these.
+I_TIME, I_INGEST, I_KEY, I_USER, I_ITEM, I_REQUEST, I_PAIR, I_PAGE_TIME, I_AGAIN, I_NEWEST = range(0, 20, 2)
+I_FLAGS, I_PAGE, I_POSITION, I_BEFORE, I_BEHIND, I_NEXT_KEY, I_NEXT_PAIR, I_TIMER, I_AFTER = range(20, 29)
+I_LENGTH, I_RAW = 29, 30
 RETRACTION, RETRACTED, MET, GONE, LISTED = 1, 2, 4, 8, 16
 
 # A label that isn't what the page's state alone says. HOLD (at position HELD): the page's record is held up to then.
@@ -64,7 +63,7 @@ OUT_COLUMNS: Final = 13
 NEGATIVES, LABEL, ORGANIC_INSTALL, HISTORY, LATE = range(5)
 
 PAGE_BYTES: Final = 4 * P_ITEMS + 8  # with its places in two tables
-LARGEST: Final = 32 + 65_536 // 4  # words of an entry
+LARGEST: Final = 30 + 65_536 // 4  # words of an entry
 
 
 class JoinState:
@@ -76,7 +75,7 @@ class JoinState:
         self.users, self.requests, self.keys, self.pairs = (Chains(j, at) for at in (USERS, REQUESTS, KEYS, PAIRS))
         self.closing = Timers(j, CLOSING, rules.window_ms + rules.lateness_ms + 120_000)  # open pages
         self.known = Timers(j, KNOWN, rules.life_ms)  # closed pages
-        self.pending = Timers(j, PENDING, rules.life_ms + rules.skew_ms)  # installs
+        self.pending = Timers(j, PENDING, rules.life_ms)  # installs
         self.labels = np.zeros((64, LABEL_NUMBERS), np.int64)  # the first is none
         self.label_heads = np.zeros(64, np.uint32)  # a power of two of them
         self.marks = np.empty((64, MARK), np.int64)
