@@ -43,7 +43,7 @@ test: setup  ## run all tests, two at a time, each half with a Kafka and a Redis
 	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 soak: setup  ## 20,000 random stories of the join against its offline oracle; the joiner under faults, for longer
-	@SOAK=1 $(BIN)/pytest tests/stream/test_join_oracle.py tests/system $(ARGS)
+	@SOAK=1 $(BIN)/pytest tests/stream/joiner/test_join_oracle.py tests/system $(ARGS)
 
 lint: setup  ## check style, types and who imports whom
 	@$(BIN)/ruff check

@@ -13,6 +13,7 @@ keep a number there that is never negative.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, TypeVar, cast
 
 import numba
@@ -38,10 +39,15 @@ GONE: Final = np.uint64(2**64 - 1)  # in place of a key in `old`: its row has mo
 
 
 def edition(function: Callable[..., Any]) -> str:
-    """A digest of a kernel's file, and of the editions of all kernels that the file imports."""
+    """A digest of a kernel's file, and of the editions of all kernels that the file imports, alone or as a module."""
+    named = [*function.__globals__.values()]
+    ours = function.__module__.partition(".")[0]
+    for module in named.copy():
+        if isinstance(module, ModuleType) and module.__name__.startswith((f"{ours}.", "stream.")):
+            named += vars(module).values()
     imported = {
         value.py_func.__qualname__.rpartition("-")[2]
-        for value in function.__globals__.values()
+        for value in named
         if hasattr(value, "py_func") and value.py_func.__module__ != function.__module__
     }
     source = Path(function.__code__.co_filename).read_bytes()

@@ -42,7 +42,7 @@ AUDITED: Final = {
     "unsure": "may be decided by events that the log no longer holds: not judged",
     "reused": "of pages whose request id was used again later: their examples have the same ids, not judged",
     "emitted": "labels and corrections in `examples`",
-    "emitted_again": "of them with an id that stands there before: learned once, as long as the learner remembers it",
+    "emitted_again": "in `examples` with an id that stands there before: learned once while the learner remembers it",
     "organic": "installs that no page claimed and that the joiner must have emitted by now, where the spec wants them",
     "organic_emitted": "installs in `organic`, repetitions among them",
     "organic_in_examples": "installs in `examples`, repetitions among them",

@@ -19,6 +19,7 @@ ITEMS_SCANNED: Final = 64
 TAG, BEGIN, END, TIME, SIZE, ITEMS, REQUEST, USER, ITEM, KEY, PAIR, RETRACTED, MURMUR2 = range(13)
 COLUMNS: Final = 13
 PAGE, INSTALL, TICK = 1, 2, 3  # the tags of the events
+PAIR_SEED: Final = np.uint64(0xA409_3822_299F_31D0)  # `mix` alone doesn't know which of two comes first
 ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, since there are so many of them
 
 Columns = npt.NDArray[np.int64]
@@ -63,8 +64,8 @@ def item_hash(raw: Any, begin: Any, end: Any) -> Any:
 
 @kernel
 def pair_hash(first: Any, second: Any) -> Any:
-    """Hash of two hashes, order matters: int64."""
-    return np.int64(mix(np.uint64(first), np.uint64(second)))
+    """Hash of two hashes, int64: their order matters, and two that are equal have a hash of their own, too."""
+    return np.int64(mix(mix(PAIR_SEED, np.uint64(first)), np.uint64(second)))
 
 
 @kernel

@@ -1,6 +1,10 @@
 """The hash table: what a dict and a list of changed keys would hold, whatever the keys, in the middle of growth too."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -282,3 +286,24 @@ def test_mix_minds_the_order(one: int, other: int) -> None:
 def test_a_key_that_was_never_there_is_not_found() -> None:
     """An empty table answers too."""
     assert find(Table(1).slots, np.uint64(5)) == -1
+
+
+def test_a_kernel_is_compiled_anew_when_one_that_it_calls_has_changed(tmp_path: Path) -> None:
+    """Whether its file imports that kernel by name or the module that has it: their editions are part of its own."""
+    package = tmp_path / "called"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "by_name.py").write_text("from called.low import low\ndef top(): return low()\n")
+    (package / "by_module.py").write_text("from called import low\ndef top(): return low.low()\n")
+    program = "import called.by_name as a, called.by_module as b; from stream.table import edition as e; "
+    found = []
+    for value in (1, 2):
+        source = f"from stream.table import kernel\n@kernel\ndef low(): return {value}\n"
+        (package / "low.py").write_text(source)
+        command = [sys.executable, "-B", "-c", program + "print(e(a.top), e(b.top))"]
+        paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        ran = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": paths}
+        )
+        found += [ran.stdout.split()]
+    assert all(before != after for before, after in zip(*found, strict=True))

@@ -8,15 +8,16 @@ from stream.dead_letters import dead_letter
 from stream.events import Examples, Impression, Install, Organic, SourceEvent, Tick, decode_events, encode_record
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.output_records import label_records, organic_records
+from stream.joiner.output_records import Emission, emission_records
 from stream.log import MemoryLog, partition_of
 from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
 from tests.stream.joiner.plain import example_records, split_ahead
 from thalweg.audit.log_scan import span
 
 T = 1_700_000_000_000
-RULES = LabelRules(policy="eager", window_ms=400, lateness_ms=30, known_ms=200, skew_ms=0)
+RULES = LabelRules(policy="eager", window_ms=400, lateness_ms=30, known_ms=200)
 AHEAD_MS = 60_000
+PARTITIONS = {EVENTS.name: 2, EXAMPLES.name: 1, ORGANIC.name: 2}
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Stream:
 
     def __post_init__(self) -> None:
         letters = {topic.name: 1 for topic in DEAD_LETTERS.values()}
-        self.log = MemoryLog({EVENTS.name: 2, EXAMPLES.name: 1, ORGANIC.name: 2, **letters}, lambda: self.now_ms)
+        self.log = MemoryLog({**PARTITIONS, **letters}, lambda: self.now_ms)
         self.joiners = {p: Joiner(self.rules) for p in (0, 1)}
 
     def send(self, *events: Impression | Install) -> None:
@@ -60,12 +61,11 @@ class Stream:
             said = spoil(self.joiners[record.partition].feed(taken, record.offset, record.time_ms))
             for topic, partition, value, key in example_records(said, 1):
                 self.log.send(topic, partition, value, key)
-            organic = spoil_organic(self.joiners[record.partition].organic)
-            for topic, partition, value, key in organic_records(organic, 2):
+            organic = self.joiners[record.partition].organic
+            learned = spoil_in_examples(organic) if self.rules.organic_examples else ()
+            emission = Emission((), spoil_organic(organic), learned=learned)
+            for topic, partition, value, key in emission_records([emission], PARTITIONS, ()):
                 self.log.send(topic, partition, value, key)
-            if self.rules.organic_examples:
-                for topic, partition, value, key in label_records((), 1, organic=spoil_in_examples(organic)):
-                    self.log.send(topic, partition, value, key)
             for error, rest in (("BadEvent", bad), ("FromTheFuture", ahead)):
                 for raw, why in rest:
                     letter = dead_letter(raw, error, why, record)

@@ -41,6 +41,7 @@ from stream.topics import EVENTS, EXAMPLES
 from tests.stream.joiner.join_oracle import as_audited
 from tests.thalweg.generated_log import GeneratedLog
 from tests.thalweg.streams import RULES, Stream, T, mixed
+from tests.thalweg.test_organic import SABOTAGE as SABOTAGE_IN_EXAMPLES
 from thalweg.audit import offline_join, spill
 from thalweg.audit.audit import audit, progress_of
 from thalweg.audit.emitted import Emitted
@@ -136,7 +137,8 @@ SABOTAGE: dict[str, Callable[[Examples], list[Examples]]] = {
 
 def test_every_fault_is_tried() -> None:
     """Each that an audit looks for has a joiner here that commits it."""
-    assert set(SABOTAGE) | set(SABOTAGE_ORGANIC) | {"bad_examples", "learned_twice"} == set(FAULTS)
+    tried = {*SABOTAGE, *SABOTAGE_ORGANIC, *SABOTAGE_IN_EXAMPLES, "bad_examples", "learned_twice"}
+    assert tried == set(FAULTS)
 
 
 @pytest.mark.parametrize("fault", SABOTAGE)

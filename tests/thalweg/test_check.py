@@ -273,7 +273,7 @@ def test_the_public_data_sets_are_sound_under_their_specs() -> None:
 def test_installs_find_their_pages_as_in_the_join(world: list[WorldEvent]) -> None:
     """In any order, as many installs are without a page as the joiner counts when its window has no end."""
     events = [event for event in world if not (isinstance(event, Install) and event.retracted)]
-    joiner, survey = Joiner(LabelRules("eager", window_ms=10**9, skew_ms=0)), Survey(skew_ms=0)
+    joiner, survey = Joiner(LabelRules("eager", window_ms=10**9)), Survey()
     for n, event in enumerate(events):
         survey.take(n, event)
         if isinstance(event, Impression | Install | Tick):

@@ -40,7 +40,7 @@ def test_an_id_that_comes_again_is_what_the_joiner_takes_it_for(seed: int) -> No
     again = 0
     for _ in range(20):
         window_ms, known_ms, lateness_ms = rng.choice([4, 10]), rng.choice([0, 3]), rng.choice([0, 3, 10, 30])
-        rules = LabelRules("eager", window_ms, lateness_ms, known_ms, rng.choice([None, 3]), organic=True, skew_ms=0)
+        rules = LabelRules("eager", window_ms, lateness_ms, known_ms, rng.choice([None, 3]), organic=True)
         log = of_one_id(rng)
         records = [Record(EVENTS.name, 0, k, END, None, encode_record([event])) for k, event in enumerate(log)]
         joiner, organic = Joiner(rules), list[Organic]()

@@ -76,12 +76,13 @@ def test_a_letter_that_was_written_twice_is_one() -> None:
 
 def test_what_was_too_large_is_taken_in_after_the_limit_was_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page that broke a limit gives its examples after the fix and a replay; a second replay sends nothing."""
+    monkeypatch.setattr(events_module, "EVENT_BYTES_MAX", EVENT_BYTES_MAX // 2)
     stream = Stream(now_ms=T)
-    large = Impression("large", T, "u", ["a", "b"], features=bytes(EVENT_BYTES_MAX))
+    large = Impression("large", T, "u", ["a", "b"], features=bytes(EVENT_BYTES_MAX // 2))
     stream.send(Impression("small", T, "u", ["a"]), large, Install("u", "b", T + 10, "i", "large"))
     stream.join()
     assert only(letters_of(stream.log, EVENTS.name)).held.original == encode(large)
-    monkeypatch.setattr(events_module, "EVENT_BYTES_MAX", 2 * EVENT_BYTES_MAX)
+    monkeypatch.setattr(events_module, "EVENT_BYTES_MAX", EVENT_BYTES_MAX)
     letters = letters_of(stream.log, EVENTS.name)
     assert replay(stream.log, letters, dry_run=True) == Sent(sent=1)
     assert letters_of(stream.log, EVENTS.name) == letters, "a dry run changes nothing"

@@ -28,12 +28,14 @@ from stream.log import MemoryLog, Record
 from stream.memory_store import MemoryStore
 from stream.spec import Label, Spec
 from stream.topics import EXAMPLES, EXAMPLES_DLQ
+from tests.stream.joiner.join_oracle import as_audited
 from tests.thalweg.contests import START_MS, TEXT, backtested, camps_spec, world
 from tests.thalweg.streams import RULES, Stream, T, mixed
-from thalweg.audit import Audit, audit
+from thalweg.audit.audit import audit
+from thalweg.audit.findings import Audit
+from thalweg.audit.rules import audit_rules
 from thalweg.letters import letters_of
 from thalweg.letters import replay as send_back
-from thalweg.rules import audit_rules
 from thalweg.trace import trace
 
 END = T + 1_000_000
@@ -120,11 +122,7 @@ def played(
 
 def audited(stream: Stream) -> Audit:
     """By the stream's own rules."""
-    rules = stream.rules
-    spec_rules = audit_rules(msgspec.structs.replace(SPEC, label=Label()))
-    same = {name: getattr(rules, name) for name in ("policy", "window_ms", "lateness_ms", "known_ms", "early_ms",
-                                                    "organic", "organic_examples")}  # fmt: skip
-    return audit(stream.log, replace(spec_rules, **same), None)
+    return audit(stream.log, as_audited(stream.rules), None)
 
 
 SABOTAGE: dict[str, Callable[[Sequence[Organic]], Sequence[Organic]]] = {
@@ -145,6 +143,18 @@ def test_the_audit_judges_those_in_examples_where_they_are_wanted(fault: str) ->
     assert all("install " in one.about for one in found.differences)
     nowhere = audited(played(replace(WANTED, organic_examples=False)))
     assert (nowhere.fine, nowhere.figures["organic_in_examples"]) == (True, 0)
+
+
+def test_one_that_a_learner_has_forgotten_when_it_comes_again_is_learned_twice() -> None:
+    """As many others lie between, examples or organic installs, as it remembers: a fault, named by its install."""
+    stream = Stream(WANTED, now_ms=END)
+    stream.send(Impression("r", T, "u", ["a", "b"]), *(Install("u", "z", T, f"i{n}") for n in range(2)))
+    stream.tick(END)
+    stream.join(spoil_in_examples=lambda told: [*told, *told[:1]])
+    for memory, twice in ((1, 1), (2, 0)):
+        found = audit(stream.log, as_audited(WANTED), None, memory=memory)
+        assert (found.figures["emitted_again"], found.figures["learned_twice"]) == (1, twice)
+        assert [one.about for one in found.differences] == ["install i0 of u, item z"] * twice
 
 
 @pytest.mark.parametrize(
@@ -169,11 +179,8 @@ def test_a_trace_passes_over_them() -> None:
     held = [event for record in stream.log.reader(EXAMPLES.name, {0: 0}).poll(0)
             for event in decode_training(record.value or b"")[0]]  # fmt: skip
     assert [type(event).__name__ for event in held] == ["Examples", "Organic"]
-    rules = replace(
-        audit_rules(SPEC), window_ms=RULES.window_ms, lateness_ms=RULES.lateness_ms, known_ms=RULES.known_ms
-    )
-    life = trace(stream.log, rules, "r", now_ms=END, since_ms=0)
-    assert life.labels == {0: 1}
+    life = trace(stream.log, as_audited(WANTED), "r", now_ms=END, since_ms=0)
+    assert life.labels == {"a": 1}
     assert life.count("example") == 1
 
 

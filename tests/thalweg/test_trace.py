@@ -34,7 +34,7 @@ from thalweg.options import SPEC
 from thalweg.stack import Stack
 from thalweg.trace import Life, flat, trace
 
-AUDITED = AuditRules(RULES.policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms, skew_ms=0)
+AUDITED = AuditRules(RULES.policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms)
 P = partition_of("ann", 2)
 
 
@@ -110,7 +110,7 @@ def lives(*sent: Sent, rules: LabelRules = RULES, down_ms: int = 0) -> Life:
         stream.tick(stream.now_ms) if event is None else stream.send(event)
     stream.now_ms += down_ms
     stream.join()
-    audited = AuditRules(rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms, skew_ms=0)
+    audited = AuditRules(rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms)
     return trace(stream.log, audited, "r", now_ms=stream.now_ms + 1_000, since_ms=0)
 
 
@@ -201,7 +201,7 @@ def test_reasons_and_labels_agree(policy: Policy) -> None:
             stream.send(*(event for event in group if not isinstance(event, Tick)))
         stream.tick(stream.now_ms)
         stream.join()
-        audited = AuditRules(policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms, skew_ms=0)
+        audited = AuditRules(policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms)
         for k in range(60):
             life = trace(stream.log, audited, f"r{k}", now_ms=stream.now_ms + 1, since_ms=0)
             assert life.page is not None

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from learner.seen import IDS
 from stream.errors import DataError
 from stream.log import START, Log
-from stream.topics import EVENTS, EXAMPLES
+from stream.topics import EVENTS, EXAMPLES, ORGANIC
 from thalweg.audit.audit_range import AuditRange, audit_ranges, emitted_topics
 from thalweg.audit.committed_rules import stored_in
 from thalweg.audit.comparison import Comparison, count_joined, difference_of
@@ -24,7 +24,7 @@ from thalweg.audit.event_scan import EventScan
 from thalweg.audit.findings import DIFFERENCES_MAX, Audit, Difference, Progress
 from thalweg.audit.log_events import NEVER
 from thalweg.audit.log_scan import SKEW_MS, OnProgress, span_with_progress
-from thalweg.audit.organic_comparison import compare_organic
+from thalweg.audit.organic_comparison import compare_organic, organic_twice
 from thalweg.audit.relearned import Place, Repetitions
 from thalweg.audit.rules import AuditRules
 from thalweg.audit.spill import BUCKETS
@@ -98,17 +98,18 @@ def _judge(
     result, watermarks = Audit(events.rules), events.watermarks
     result.figures.update(
         pages=events.pages, installs=events.installs, bad_events=events.bad, future_events=events.ahead,
-        emitted=emitted.examples, organic_emitted=emitted.organic,
+        emitted=emitted.examples, organic_emitted=emitted.organic, organic_in_examples=emitted.organic_in_examples,
     )  # fmt: skip
     comparison = Comparison(result, events.range, progress, watermarks)
     repetitions = Repetitions()
     for number, bucket in enumerate(events.joined()):
         on_progress("comparing", number, BUCKETS)
-        examples = list(emitted.bucket(number))
+        examples, organic = list(emitted.bucket(number)), list(emitted.organic_bucket_in_examples(number))
         count_joined(result.figures, bucket)
         comparison.take(bucket, examples)
-        repetitions.take(number, examples)
-        compare_organic(result, events.range, progress, watermarks, bucket, emitted.organic_bucket(number))
+        repetitions.take(number, [*examples, *organic])
+        in_topics = {ORGANIC.name: emitted.organic_bucket(number), EXAMPLES.name: organic}
+        compare_organic(result, events.range, progress, watermarks, bucket, in_topics)
     on_progress("comparing", BUCKETS, BUCKETS)
     _count_repetitions(result, repetitions, emitted, memory)
     for place, why in emitted.first_unreadable:
@@ -118,7 +119,7 @@ def _judge(
 
 
 def _count_repetitions(result: Audit, repetitions: Repetitions, emitted: EmittedScan, memory: int) -> None:
-    """Examples that were emitted again, and those that are learned twice; the first of these are looked up again."""
+    """What was emitted again, and what is learned twice; the first of these are looked up again."""
     twice, first = repetitions.learned_twice(memory, DIFFERENCES_MAX)
     named = set(first)
     for bucket in {place.bucket for place in first}:
@@ -126,6 +127,9 @@ def _count_repetitions(result: Audit, repetitions: Repetitions, emitted: Emitted
             for row in range(len(one.ids)):
                 if Place(bucket, one.partition, one.order + row) in named:
                     result.found(difference_of("learned_twice", one, row))
+        for other in emitted.organic_bucket_in_examples(bucket):
+            if Place(bucket, other.partition, other.order) in named:
+                result.found(organic_twice(other))
     result.figures.update(emitted_again=repetitions.emitted_again)
     result.figures["learned_twice"] = twice
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from stream.events import Organic, decode_examples, decode_organic
+from stream.events import Organic, decode_organic, decode_training, organic_id
 from stream.log import Record
 from thalweg.audit.log_events import digest_of
 from thalweg.audit.spill import Spill
@@ -38,31 +38,50 @@ class Emitted(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class EmittedOrganic(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An organic install where it stands."""
+    """An organic install where it stands. `order`: in `examples`, where a learner learns it among examples."""
 
-    place: str
+    topic: str
+    partition: int
+    offset: int
+    order: int
     organic: Organic
+
+    @property
+    def place(self) -> str:
+        """Its record, for a person."""
+        return place_of(self.topic, self.partition, self.offset)
+
+    @property
+    def ids(self) -> list[int]:
+        """What a learner knows it by."""
+        return [organic_id(self.organic.user, self.organic.install_id)]
 
 
 class EmittedScan:
     """Take every record of both topics, in offset order per partition."""
 
     def __init__(self, folder: Path) -> None:
-        self.examples = self.organic = self.unreadable = 0
+        self.examples = self.organic = self.organic_in_examples = self.unreadable = 0
         self.first_unreadable: list[tuple[str, str]] = []  # place and why
         self._orders: Counter[int] = Counter()
         self._emitted: Spill[Emitted] = Spill(folder, "examples", Emitted)
         self._organic: Spill[EmittedOrganic] = Spill(folder, "organic", EmittedOrganic)
+        self._in_examples: Spill[EmittedOrganic] = Spill(folder, "organic-in-examples", EmittedOrganic)
 
     def take(self, record: Record) -> None:
         """One record of `examples`."""
-        found, bad = decode_examples(record.value or b"")
+        found, bad = decode_training(record.value or b"")
         self._note(record, bad)
         for one in found:
+            where = (record.partition, record.offset, self._orders[record.partition])
+            if isinstance(one, Organic):
+                self._in_examples.put(one.user, EmittedOrganic(record.topic, *where, one))
+                self._orders[record.partition] += 1
+                self.organic_in_examples += 1
+                continue
             page, n = one.page, len(one.ids)
             emitted = Emitted(
-                record.partition, record.offset, self._orders[record.partition],
-                page.request_id, page.user, page.time_ms, digest_of(page), page.items,
+                *where, page.request_id, page.user, page.time_ms, digest_of(page), page.items,
                 one.ids, one.positions, one.labels, one.weights, one.reasons,
             )  # fmt: skip
             self._emitted.put(page.user, emitted)
@@ -75,15 +94,19 @@ class EmittedScan:
         self._note(record, bad)
         self.organic += len(found)
         for one in found:
-            self._organic.put(one.user, EmittedOrganic(place_of(record.topic, record.partition, record.offset), one))
+            self._organic.put(one.user, EmittedOrganic(record.topic, record.partition, record.offset, 0, one))
 
     def bucket(self, bucket: int) -> Iterator[Emitted]:
         """The examples of a bucket of users, in the order of their partition."""
         return self._emitted.bucket(bucket)
 
     def organic_bucket(self, bucket: int) -> Iterator[EmittedOrganic]:
-        """The organic installs of a bucket of users."""
+        """What `organic` has of a bucket of users."""
         return self._organic.bucket(bucket)
+
+    def organic_bucket_in_examples(self, bucket: int) -> Iterator[EmittedOrganic]:
+        """The organic installs that `examples` has of a bucket of users, in the order of their partition."""
+        return self._in_examples.bucket(bucket)
 
     def _note(self, record: Record, bad: list[tuple[bytes, str]]) -> None:
         self.unreadable += len(bad)

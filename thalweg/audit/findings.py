@@ -22,12 +22,14 @@ FAULTS: Final = {
     "learned_twice": "emitted again after more other examples than the learner remembers: it learns them twice",
     "organic_missing": "an install that no page claimed isn't in `organic`",
     "organic_surplus": "in `organic`, but claimed by a page, taken back, or not as any event tells",
+    "organic_unlearned": "an install that no page claimed isn't in `examples`, though the spec wants it there",
+    "organic_learned": "an organic install in `examples` that was claimed, taken back, or isn't as any event tells",
     "bad_examples": "emitted, and can't be read",
 }
 FIGURES: Final = (
     "pages", "installs", "bad_events", "future_events", "late", "repeated_pages", "extended_pages", "labels",
     "positives", "settled", "shed", "pending", "behind", "unsure", "reused", "emitted", "emitted_again", "organic",
-    "organic_emitted",
+    "organic_emitted", "organic_in_examples",
 )  # fmt: skip
 
 

@@ -1,4 +1,8 @@
-"""Examples that were emitted again, and those of them that a learner with so large a memory of ids learns twice."""
+"""What was emitted again in `examples`, and what of it a learner with so large a memory of ids learns twice.
+
+Organic installs have ids as examples do, and count among them: a learner remembers theirs where its statistics use
+them, so it surely remembers no more than this of others.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -6,14 +10,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from stream.table import kernel
-from thalweg.audit.emitted import Emitted
+from thalweg.audit.emitted import Emitted, EmittedOrganic
 
 ORDER_BITS: Final = 44  # of a place: its partition lies above
 ORDER_MASK: Final = (1 << ORDER_BITS) - 1
 
 
 class Place(NamedTuple):
-    """An example: the bucket of its user, its partition of `examples`, and its number there."""
+    """An example or organic install: the bucket of its user, its partition of `examples`, and its number there."""
 
     bucket: int
     partition: int
@@ -21,7 +25,7 @@ class Place(NamedTuple):
 
 
 class Repetitions:
-    """Take what was emitted bucket by bucket: only examples whose id stands there more than once are kept."""
+    """Take what was emitted bucket by bucket: only that whose id stands there more than once is kept."""
 
     def __init__(self) -> None:
         self.emitted_again = 0
@@ -30,8 +34,8 @@ class Repetitions:
         self._places: list[Any] = [np.zeros(0, np.int64)]  # partition and order
         self._buckets: list[Any] = [np.zeros(0, np.uint8)]
 
-    def take(self, bucket: int, emitted: Sequence[Emitted]) -> None:
-        """All examples of a bucket; an id is in one bucket only."""
+    def take(self, bucket: int, emitted: Sequence[Emitted | EmittedOrganic]) -> None:
+        """All of a bucket; an id is in one bucket only."""
         ids = np.fromiter((id_ for one in emitted for id_ in one.ids), np.uint64)
         distinct, counts = np.unique(ids, return_counts=True)
         if len(distinct) == len(ids):

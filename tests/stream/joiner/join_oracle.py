@@ -28,7 +28,7 @@ def as_audited(rules: LabelRules) -> AuditRules:
     """The same rules in the audit's words."""
     return AuditRules(
         rules.policy, rules.window_ms, rules.lateness_ms, rules.known_ms, rules.early_ms,
-        organic=rules.organic, skew_ms=rules.skew_ms,
+        organic=rules.organic, organic_examples=rules.organic_examples, skew_ms=rules.skew_ms,
     )  # fmt: skip
 
 

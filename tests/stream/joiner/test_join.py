@@ -176,6 +176,15 @@ def test_ids_that_run_together_are_told_apart() -> None:
     assert [request_id for request_id, *_ in told] == ["r", "s", "t"]
 
 
+def test_ids_are_told_apart_that_are_users_names() -> None:
+    """An install's id may be its user's name, or that of another user who has an id of this one's name."""
+    log = [page("r1", 100, "a", "ann"), page("r2", 100, "a", "ben")]
+    for own in (True, False):
+        ids_of = {"ann": "ann", "ben": "ben"} if own else {"ann": "ben", "ben": "ann"}
+        said = play(RULES, *log, *(install(id_, 101, user=user) for user, id_ in ids_of.items()))
+        assert said == [("r1", 0, 1, INSTALLED), ("r2", 0, 1, INSTALLED)]
+
+
 def test_long_ids_are_counted() -> None:
     """Whatever text is long, a join holds no more of it than its memory allows."""
     long, bounded = "x" * 20_000, replace(RULES, window_ms=10_000, bytes_max=1_000_000)
