@@ -92,41 +92,6 @@ def decay(settings: Settings) -> float:
     return statistics.median(took[7:]) / statistics.median(took[1:4])
 
 
-def held(count: int) -> tuple[float, float, float]:
-    """Open full pages in one join: bytes a page beyond its wire size; the longest turn of 16 pages, ms wall and CPU."""
-    rules = replace(RULES, window_ms=10**9)
-    encoded = (msgspec.msgpack.encode([event]) for _, event in pages(count, True, count // 5, 10**12))
-    join, wire, longest_s, cpu_s = Joiner(rules), 0, 0.0, 0.0
-    warm_up()
-    tame_collector()
-    before = _resident_bytes()
-    record: list[bytes] = []
-    for offset, raw in enumerate(encoded):
-        record.append(raw[1:])
-        wire += len(raw) - 1
-        if len(record) == 16:
-            begun, cpu_begun = time.perf_counter(), time.thread_time()
-            events, _ = read_record(b"\xdc\x00\x10" + b"".join(record))
-            join.take(events, offset, 2 * 10**12)
-            longest_s = max(longest_s, time.perf_counter() - begun)
-            cpu_s = max(cpu_s, time.thread_time() - cpu_begun)
-            record = []
-    beyond = (_resident_bytes() - before - wire) / join.open_pages
-    return beyond, longest_s * 1000, cpu_s * 1000
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _next_example(reader: Reader, request_id: str) -> None:
-    while True:
-        for record in reader.poll(5.0):
-            if any(e.page.request_id == request_id for e in decode_examples(record.value or b"")[0]):
-                return
-
-
 def latencies(house: Settings, count: int) -> list[float]:
     """Install produced → its example readable, ms, at a few pages a second."""
     settings = new_topics(house)
@@ -140,7 +105,7 @@ def latencies(house: Settings, count: int) -> list[float]:
             time.sleep(random.uniform(0.02, 0.08) if k > -10 else 5.0)
             begun = time.perf_counter()
             log.send(EVENTS.name, k % PARTITIONS, encode_record([Install(f"u{k}", "a", now_ms + 1, f"i{k}")]))
-            _next_example(reader, f"r{k}")
+            next_example(reader, f"r{k}")
             found.append((time.perf_counter() - begun) * 1000)
     reader.close()
     log.close()
@@ -174,57 +139,6 @@ def restart(house: Settings, count: int) -> tuple[float, float]:
         one.close()
     log.close()
     return restart_s, told / ((found[0].time_ms - first[0].time_ms) / 1000)
-
-
-def faust_rate(house: Settings, count: int) -> float:
-    """The peer's examples per second: all of its events, one a record, by its output's append times."""
-    settings = new_topics(house)
-    admin = KafkaAdminClient(bootstrap_servers=settings.kafka)
-    names = [f"{settings.topic_prefix}peer.events", f"{settings.topic_prefix}peer.examples"]
-    admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
-    admin.wait_for_topics(names)
-    log = KafkaLog(settings, linger_ms=5)
-    now_ms = int(time.time() * 1000)
-    for partition, event in pages(count, True, USERS, now_ms):
-        fields = msgspec.structs.asdict(event)
-        fields["features"] = fields.get("features", b"").hex()
-        log.send("peer.events", partition, msgspec.json.encode(fields), b"k")
-    log.flush(60)
-    mine, others = cores()
-    os.sched_setaffinity(0, mine)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.faust_tables", settings.kafka, settings.topic_prefix, "worker"],
-        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.sched_setaffinity(0, others)
-    try:
-        return ITEMS * _pages_done_s(admin, settings, count)
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
-        admin.close()
-
-
-def _pages_done_s(admin: KafkaAdminClient, settings: Settings, count: int) -> float:
-    """Pages a second that the peer has worked off, by what its changelog of pages gains."""
-    name = f"{settings.topic_prefix}peer-pages-changelog"
-    log = KafkaLog(settings)
-    short = name.removeprefix(settings.topic_prefix)
-    seen: list[tuple[float, int]] = []
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        time.sleep(0.25)
-        if admin.describe_topics([name])[0]["error_code"]:
-            continue
-        done = sum(log.ends(short).values())
-        if done:
-            seen.append((time.monotonic(), done))
-        if done >= 0.9 * count:
-            break
-    log.close()
-    (first_s, first), (last_s, last) = seen[0], seen[-1]
-    return (last - first) / (last_s - first_s)
 
 
 def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
