@@ -15,7 +15,17 @@ from typing import Final
 
 from benchmarks.join_memory import BACK_MS, DAY
 from benchmarks.joiner_world import (
-    ITEMS, PAGES_A_MS, PARTITIONS, append_ms, joiner, new_topics, next_example, pages, preload, told_so_far, wait_for,
+    ITEMS,
+    PAGES_A_MS,
+    PARTITIONS,
+    append_ms,
+    joiner,
+    new_topics,
+    next_example,
+    pages,
+    preload,
+    told_so_far,
+    wait_for,
     with_bodies,
 )  # fmt: skip
 from stream.events import Impression, Install, SourceEvent, Tick, encode_record

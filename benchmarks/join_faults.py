@@ -2,7 +2,6 @@
 
 import random
 import subprocess
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -13,8 +12,17 @@ from typing import Final
 
 from benchmarks.joiner_flow import Flow
 from benchmarks.joiner_world import (
-    INSTALLS, ITEMS, PAGES_A_MS, PARTITIONS, joiner, metrics, new_topics, next_example, pages, preload, start_joiner,
-    told_so_far, wait_for,
+    INSTALLS,
+    ITEMS,
+    PAGES_A_MS,
+    PARTITIONS,
+    joiner,
+    metrics,
+    new_topics,
+    pages,
+    preload,
+    start_joiner,
+    wait_for,
 )  # fmt: skip
 from stream.events import Impression, Install, decode_examples, encode_record
 from stream.joiner.label_policy import Policy
@@ -122,7 +130,7 @@ class _Worker:
 
     def start(self) -> None:
         """Start it."""
-        self._process = start_joiner(self._settings, self._rules)
+        self._process = start_joiner(self._settings, self._rules, pinned=False)
 
     def kill(self) -> None:
         """kill -9; returns when it is gone."""

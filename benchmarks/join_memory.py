@@ -16,7 +16,15 @@ import msgspec
 
 from benchmarks.joiner_state import commit_of, prepare_state, saves_state
 from benchmarks.joiner_world import (
-    FEATURES_BYTES, PAGES_A_MS, PARTITIONS, RULES, joiner, metrics, new_topics, pages, plain,
+    FEATURES_BYTES,
+    PAGES_A_MS,
+    PARTITIONS,
+    RULES,
+    joiner,
+    metrics,
+    new_topics,
+    pages,
+    plain,
 )  # fmt: skip
 from benchmarks.page_template import PageTemplate
 from stream.events import Impression, Install, encode_record

@@ -37,7 +37,7 @@ class Flow:
         self._waiting: dict[int, list[SourceEvent]] = {p: [] for p in range(PARTITIONS)}
         self._ending, self._holding = threading.Event(), threading.Event()
         self._sending = threading.Lock()
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._log = KafkaLog(settings)
         self._thread = threading.Thread(target=self._run, name="flow", daemon=True)
         self._thread.start()
@@ -84,7 +84,7 @@ class Flow:
             self._holding.clear()
             self._send()
             self._log.close()
-        except BaseException as bad:  # told by `stop`
+        except Exception as bad:  # noqa: BLE001  # whatever it is, `stop` raises it
             self._failure = bad
 
     def _show(self) -> None:

@@ -15,8 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-import msgspec
-
 from stream.events import Impression, Install, SourceEvent, Tick, decode_examples, encode_record
 from stream.health import run_file
 from stream.joiner.label_rules import LabelRules
@@ -133,13 +131,15 @@ def joiner(settings: Settings, rules: LabelRules = RULES, **shell: Any) -> "Iter
         process.wait()
 
 
-def start_joiner(settings: Settings, rules: LabelRules = RULES, **shell: Any) -> "subprocess.Popen[bytes]":
-    """A joiner on its core, for the caller to end."""
+def start_joiner(
+    settings: Settings, rules: LabelRules = RULES, *, pinned: bool = True, **shell: Any
+) -> "subprocess.Popen[bytes]":
+    """A joiner for the caller to end, on its core, or (not `pinned`) on any."""
     told = {"settings": plain(settings), "rules": asdict(rules), "shell": shell}
     first_read_file(settings).unlink(missing_ok=True)
     run_file(settings, "joiner").unlink(missing_ok=True)  # of one that was killed: its port may be another's by now
     mine, others = cores()
-    os.sched_setaffinity(0, mine)
+    os.sched_setaffinity(0, mine if pinned else mine | others)
     try:
         with (settings.local / f"joiner-{settings.worker}.log").open("ab") as out:
             command = [sys.executable, "-m", "benchmarks.joiner_process", json.dumps(told)]
