@@ -39,7 +39,7 @@ SHORT: Final = LabelRules("eager", window_ms=5_000, lateness_ms=1_000, known_ms=
 AWAY_S: Final = 10.0
 PRODUCERS_LATER_S: Final = 3.0  # so much later than the broker is back, producers send what they held back
 ANSWER_S: Final = 120.0
-GROUPS_A_S: Final = 100.0
+GROUPS_A_S: Final = 25.0
 
 
 @dataclass(frozen=True)
