@@ -3,7 +3,7 @@
 *Full page*: 10 items, about 1.4 KB; *thin page*: ids only. An install after one page in twenty, policy `eager`,
 5,000 pages a second of event time, a window of 2 s. Input is preloaded; rates are item examples per second, from the
 moment at which the joiner's Kafka client hands it the first record to the append of the last record of `examples`.
-What it costs to fill windows before anything comes out is in them, at every size of a record.
+What it costs to fill windows before anything comes out is in them, at every size of a record; loading kernels isn't.
 
 Long windows: `join_day.py`; memory: `join_memory.py`; kills, rebalances, outages: `join_faults.py`.
 """
@@ -89,7 +89,7 @@ def rate(house: Settings, full: bool, pack: int, count: int, poison_every: int =
 
 def rate_in(settings: Settings, count: int) -> tuple[float, float]:
     """The same of topics that were filled with so many pages."""
-    with joiner(settings):
+    with joiner(settings, warm=True):
         while told_so_far(settings) < ITEMS * count // 50:
             time.sleep(0.02)
         before, cpu_before = told_so_far(settings), metrics(settings)["process_cpu_seconds_total"]
@@ -193,7 +193,7 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     with kafka() as house:
         # The outage comes first: a broker that was killed reads what its log has before it answers.
         found: dict[str, float | None] = {"restart_s_10m": None}
-        found |= outage(house, 100, 5 if quick else 10)
+        found |= outage(house, 100, 3 if quick else 10)
         found |= emitted_again(house, QUICK_FAULTS if quick else Faults())
         found |= day(house, 400_000 // part, 400 // (4 if quick else 1))
         found |= known(house, 10_000_000 // part)

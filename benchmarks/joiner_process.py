@@ -1,4 +1,4 @@
-"""Runs a joiner as a process of its own: `python -m benchmarks.joiner_process JSON` with settings, rules and shell."""
+"""A joiner as a process of its own: `python -m benchmarks.joiner_process JSON` of settings, rules, shell, warm."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from aiokafka.consumer.fetcher import FetchResult
 
 from benchmarks.joiner_world import first_read_file
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_processor import ShellRules
+from stream.joiner.record_processor import ShellRules, warm_up
 from stream.joiner.supervisor import run_joiner
 from stream.settings import Settings
 
@@ -40,5 +40,7 @@ if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     told = json.loads(sys.argv[1])
     settings = Settings(**told["settings"])
+    if told["warm"]:
+        warm_up()
     note_first_read(first_read_file(settings))
     run_joiner(settings, LabelRules(**told["rules"]), ShellRules(**told["shell"]))

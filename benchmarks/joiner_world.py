@@ -132,10 +132,13 @@ def joiner(settings: Settings, rules: LabelRules = RULES, **shell: Any) -> "Iter
 
 
 def start_joiner(
-    settings: Settings, rules: LabelRules = RULES, *, pinned: bool = True, **shell: Any
+    settings: Settings, rules: LabelRules = RULES, *, pinned: bool = True, warm: bool = False, **shell: Any
 ) -> "subprocess.Popen[bytes]":
-    """A joiner for the caller to end, on its core, or (not `pinned`) on any."""
-    told = {"settings": plain(settings), "rules": asdict(rules), "shell": shell}
+    """A joiner for the caller to end, on its core, or (not `pinned`) on any.
+
+    `warm`: its kernels are loaded before it joins its group, so that no record waits for them.
+    """
+    told = {"settings": plain(settings), "rules": asdict(rules), "shell": shell, "warm": warm}
     first_read_file(settings).unlink(missing_ok=True)
     run_file(settings, "joiner").unlink(missing_ok=True)  # of one that was killed: its port may be another's by now
     mine, others = cores()
