@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.machine import caption, measured
 
 NAMES = {
-    "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, restart",
+    "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, faults",
     "joint": "the learner's step against the same network in plain torch; examples per second",
     "quality": "AUC on MovieLens: wide, deep, both, an ensemble, Vowpal Wabbit, River; same pages, same features",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",

@@ -1,54 +1,77 @@
 """The joiner on one core, from real Kafka to real Kafka; peer: the join as Faust's documentation shows it.
 
 *Full page*: 10 items, about 1.4 KB; *thin page*: ids only. An install after one page in twenty, policy `eager`,
-5,000 pages a second of event time, a window of 2 s. Input is preloaded; rates are item examples per second by the
-broker's append times, from the first record of `examples` to the last.
+5,000 pages a second of event time, a window of 2 s. Input is preloaded; rates are item examples per second, from the
+moment at which the joiner's Kafka client hands it the first record to the append of the last record of `examples`.
+What it costs to fill windows before anything comes out is in them, at every size of a record; loading kernels isn't.
+
+Long windows: `join_day.py`; memory: `join_memory.py`; kills, rebalances, outages: `join_faults.py`.
 """
 
-import os
 import random
 import statistics
-import subprocess
-import sys
 import time
-from dataclasses import replace
 from itertools import pairwise
 
-import msgspec
-from kafka import KafkaAdminClient
-from kafka.admin import NewTopic
 from rich.table import Table
 
+from benchmarks.join_day import day
+from benchmarks.join_faults import Faults, emitted_again, outage
+from benchmarks.join_memory import held, known, over_limit
+from benchmarks.join_peer import faust_rate
 from benchmarks.joiner_world import (
     ITEMS,
     PAGES_A_MS,
     PARTITIONS,
-    RULES,
     append_ms,
-    cores,
     joiner,
     kafka,
     metrics,
     new_topics,
+    next_example,
     pages,
     preload,
     told_so_far,
     took_s,
     wait_for,
 )  # fmt: skip
-from stream.events import Impression, Install, decode_examples, encode_record
-from stream.joiner.faust_service import tame_collector
-from stream.joiner.join import Joiner
-from stream.joiner.raw_impression import read_record
-from stream.joiner.record_processor import warm_up
+from stream.events import Impression, Install, encode_record
 from stream.kafka_log import KafkaLog
-from stream.log import END, Reader
+from stream.log import END
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES
 
 USERS = 20_000
 TICK_S = 0.01  # a process's CPU time is told in steps of this
 BACK_MS = 3_600_000  # event time of the preloaded pages: before now
+QUICK_FAULTS = Faults(pages=10_000, rounds=1, kills=3, remembered=50_000)
+WANTED = {
+    "full_ex_s_pack1": ">= 250,000",
+    "full_ex_s_pack16": ">= 300,000",
+    "full_ex_s_pack64": ">= 500,000",
+    "thin_ex_s_pack64": ">= 1,000,000",
+    "decay_10x": "<= 1.1",
+    "poison_costs": "< 0.05",
+    "eager_p50_ms": "<= 5",
+    "eager_p99_ms": "<= 20",
+    "restart_s": "<= 3",
+    "catchup_ex_s": ">= 0.8 x full_ex_s_pack16",
+    "ours_over_faust_table": ">= 2",
+    "held_bytes_over_wire": "<= 400",
+    "pause_ms_max": "<= 50",
+    "day_ex_s_pack16": ">= 150,000",
+    "day_close_ex_s": "",
+    "cold_install_p50_ms": "",
+    "cold_install_p99_ms": "<= 50",
+    "bytes_per_known_page": "<= 150",
+    "disk_bytes_per_known_page": "",
+    "restart_s_10m": "<= 5",
+    "relearned": "0",
+    "emitted_again": "",
+    "lost_in_outage": "0",
+    "late_in_outage": "",
+    "rss_over_limit": "<= 1.2",
+}
 
 
 def filled(house: Settings, full: bool, pack: int, count: int, poison_every: int = 0) -> Settings:
@@ -66,7 +89,7 @@ def rate(house: Settings, full: bool, pack: int, count: int, poison_every: int =
 
 def rate_in(settings: Settings, count: int) -> tuple[float, float]:
     """The same of topics that were filled with so many pages."""
-    with joiner(settings):
+    with joiner(settings, warm=True):
         while told_so_far(settings) < ITEMS * count // 50:
             time.sleep(0.02)
         before, cpu_before = told_so_far(settings), metrics(settings)["process_cpu_seconds_total"]
@@ -92,41 +115,6 @@ def decay(settings: Settings) -> float:
     return statistics.median(took[7:]) / statistics.median(took[1:4])
 
 
-def held(count: int) -> tuple[float, float, float]:
-    """Open full pages in one join: bytes a page beyond its wire size; the longest turn of 16 pages, ms wall and CPU."""
-    rules = replace(RULES, window_ms=10**9)
-    encoded = (msgspec.msgpack.encode([event]) for _, event in pages(count, True, count // 5, 10**12))
-    join, wire, longest_s, cpu_s = Joiner(rules), 0, 0.0, 0.0
-    warm_up()
-    tame_collector()
-    before = _resident_bytes()
-    record: list[bytes] = []
-    for offset, raw in enumerate(encoded):
-        record.append(raw[1:])
-        wire += len(raw) - 1
-        if len(record) == 16:
-            begun, cpu_begun = time.perf_counter(), time.thread_time()
-            events, _ = read_record(b"\xdc\x00\x10" + b"".join(record))
-            join.take(events, offset, 2 * 10**12)
-            longest_s = max(longest_s, time.perf_counter() - begun)
-            cpu_s = max(cpu_s, time.thread_time() - cpu_begun)
-            record = []
-    beyond = (_resident_bytes() - before - wire) / join.open_pages
-    return beyond, longest_s * 1000, cpu_s * 1000
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _next_example(reader: Reader, request_id: str) -> None:
-    while True:
-        for record in reader.poll(5.0):
-            if any(e.page.request_id == request_id for e in decode_examples(record.value or b"")[0]):
-                return
-
-
 def latencies(house: Settings, count: int) -> list[float]:
     """Install produced → its example readable, ms, at a few pages a second."""
     settings = new_topics(house)
@@ -140,7 +128,7 @@ def latencies(house: Settings, count: int) -> list[float]:
             time.sleep(random.uniform(0.02, 0.08) if k > -10 else 5.0)
             begun = time.perf_counter()
             log.send(EVENTS.name, k % PARTITIONS, encode_record([Install(f"u{k}", "a", now_ms + 1, f"i{k}")]))
-            _next_example(reader, f"r{k}")
+            next_example(reader, f"r{k}")
             found.append((time.perf_counter() - begun) * 1000)
     reader.close()
     log.close()
@@ -176,99 +164,71 @@ def restart(house: Settings, count: int) -> tuple[float, float]:
     return restart_s, told / ((found[0].time_ms - first[0].time_ms) / 1000)
 
 
-def faust_rate(house: Settings, count: int) -> float:
-    """The peer's examples per second: all of its events, one a record, by its output's append times."""
-    settings = new_topics(house)
-    admin = KafkaAdminClient(bootstrap_servers=settings.kafka)
-    names = [f"{settings.topic_prefix}peer.events", f"{settings.topic_prefix}peer.examples"]
-    admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
-    admin.wait_for_topics(names)
-    log = KafkaLog(settings, linger_ms=5)
-    now_ms = int(time.time() * 1000)
-    for partition, event in pages(count, True, USERS, now_ms):
-        fields = msgspec.structs.asdict(event)
-        fields["features"] = fields.get("features", b"").hex()
-        log.send("peer.events", partition, msgspec.json.encode(fields), b"k")
-    log.flush(60)
-    mine, others = cores()
-    os.sched_setaffinity(0, mine)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.faust_tables", settings.kafka, settings.topic_prefix, "worker"],
-        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.sched_setaffinity(0, others)
-    try:
-        return ITEMS * _pages_done_s(admin, settings, count)
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
-        admin.close()
+class Figures:
+    """The figures, and the table with what is wanted of them."""
 
+    def __init__(self) -> None:
+        self.flat: dict[str, float] = {}
+        self.table = Table(title="the joiner on one core, real Kafka to real Kafka")
+        for column in ("figure", "measured", "wanted"):
+            self.table.add_column(column, justify="left" if column == "figure" else "right")
 
-def _pages_done_s(admin: KafkaAdminClient, settings: Settings, count: int) -> float:
-    """Pages a second that the peer has worked off, by what its changelog of pages gains."""
-    name = f"{settings.topic_prefix}peer-pages-changelog"
-    log = KafkaLog(settings)
-    short = name.removeprefix(settings.topic_prefix)
-    seen: list[tuple[float, int]] = []
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        time.sleep(0.25)
-        if admin.describe_topics([name])[0]["error_code"]:
-            continue
-        done = sum(log.ends(short).values())
-        if done:
-            seen.append((time.monotonic(), done))
-        if done >= 0.9 * count:
-            break
-    log.close()
-    (first_s, first), (last_s, last) = seen[0], seen[-1]
-    return (last - first) / (last_s - first_s)
+    def note(self, name: str, value: float | None) -> None:
+        """One figure; None: this joiner has nothing to measure, and the key is left out."""
+        if value is not None:
+            self.flat[name] = round(value, 2)
+        told = "not there yet" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
+        self.table.add_row(name, told, WANTED.get(name, ""))
 
 
 def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     """The table and its figures."""
-    part = 10 if quick else 1
-    figures: dict[str, float] = {}
-    table = Table(title="the joiner on one core, real Kafka to real Kafka")
-    for column in ("figure", "measured", "wanted"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
-
-    def note(name: str, value: float, wanted: str = "") -> None:
-        figures[name] = round(value, 2)
-        table.add_row(name, f"{value:,.0f}" if value >= 100 else f"{value:,.2f}", wanted)
-
+    figures, part = Figures(), 10 if quick else 1
     with kafka() as house:
-        rate(house, False, 16, 2_000)  # kernels compiled, files read
-        for name, full, pack, count, wanted in (
-            ("full_ex_s_pack1", True, 1, 100_000, 80_000),
-            ("full_ex_s_pack16", True, 16, 300_000, 300_000),
-            ("full_ex_s_pack64", True, 64, 500_000, 500_000),
-            ("thin_ex_s_pack64", False, 64, 1_000_000, 1_000_000),
-        ):
-            settings = filled(house, full, pack, count // part)
-            wall, cpu = rate_in(settings, count // part)
-            note(name, wall, f">= {wanted:,}")
-            note(name.replace("_ex_s_", "_ex_cpu_s_"), cpu)
-        note("decay_10x", decay(settings), "<= 1.1")  # of the longest run, the last one
-        # Not the same: a short run's input is fetched and its windows filled before its first output starts the clock.
-        short, _ = rate(house, False, 64, 100_000 // part)
-        note("short_over_long", short / figures["thin_ex_s_pack64"])
-        poisoned, poisoned_cpu = rate(house, True, 1, 100_000 // part, poison_every=1_000)
-        note("poison_costs", 1 - poisoned / figures["full_ex_s_pack1"], "< 0.05")
-        note("poison_costs_cpu", 1 - poisoned_cpu / figures["full_ex_cpu_s_pack1"])
-        found = latencies(house, 400 // (4 if quick else 1))
-        note("eager_p50_ms", statistics.median(found), "<= 5")
-        note("eager_p99_ms", found[int(0.99 * (len(found) - 1))], "<= 20")
-        restart_s, catchup = restart(house, 300_000 // (2 if quick else 1))
-        note("restart_s", restart_s, "<= 3")
-        note("catchup_ex_s", catchup, ">= 0.8 x full_ex_s_pack16")
-        peer = faust_rate(house, 30_000 // part)
-        note("faust_table_ex_s", peer)
-        note("ours_over_faust_table", figures["full_ex_s_pack1"] / peer, ">= 2")
+        _short_windows(house, part, figures)
     beyond, pause_ms, pause_cpu_ms = held(1_000_000 // part)
-    note("held_bytes_over_wire", beyond, "<= 400")
-    note("pause_ms_max", pause_ms, "<= 50")
-    note("pause_cpu_ms_max", pause_cpu_ms)
-    return table, figures
+    figures.note("held_bytes_over_wire", beyond)
+    figures.note("pause_ms_max", pause_ms)
+    figures.note("pause_cpu_ms_max", pause_cpu_ms)
+    with kafka() as house:
+        # The outage comes first: a broker that was killed reads what its log has before it answers.
+        found: dict[str, float | None] = {"restart_s_10m": None}
+        found |= outage(house, 100, 3 if quick else 10)
+        found |= emitted_again(house, QUICK_FAULTS if quick else Faults())
+        found |= day(house, 400_000 // part, 400 // (4 if quick else 1))
+        found |= known(house, 10_000_000 // part)
+        found["rss_over_limit"] = over_limit(house, 1_600 // (2 if quick else 1))
+        for name in sorted(found, key=list(WANTED).index):
+            figures.note(name, found[name])
+    return figures.table, figures.flat
+
+
+def _short_windows(house: Settings, part: int, figures: Figures) -> None:
+    """Rates, latency and restart at a window of seconds, and the peer."""
+    rate(house, False, 16, 2_000)  # kernels compiled, files read
+    for name, full, pack, count in (
+        ("full_ex_s_pack1", True, 1, 100_000),
+        ("full_ex_s_pack16", True, 16, 300_000),
+        ("full_ex_s_pack64", True, 64, 500_000),
+        ("thin_ex_s_pack64", False, 64, 1_000_000),
+    ):
+        settings = filled(house, full, pack, count // part)
+        wall, cpu = rate_in(settings, count // part)
+        figures.note(name, wall)
+        figures.note(name.replace("_ex_s_", "_ex_cpu_s_"), cpu)
+    figures.note("decay_10x", decay(settings))  # of the longest run, the last one
+    # Not the same: in a short run the first fetch and the windows that fill before any output weigh ten times as much.
+    short, _ = rate(house, False, 64, 100_000 // part)
+    figures.note("short_over_long", short / figures.flat["thin_ex_s_pack64"])
+    poisoned, poisoned_cpu = rate(house, True, 1, 100_000 // part, poison_every=1_000)
+    figures.note("poison_costs", 1 - poisoned / figures.flat["full_ex_s_pack1"])
+    figures.note("poison_costs_cpu", 1 - poisoned_cpu / figures.flat["full_ex_cpu_s_pack1"])
+    found = latencies(house, 400 // min(part, 4))
+    figures.note("eager_p50_ms", statistics.median(found))
+    figures.note("eager_p99_ms", found[int(0.99 * (len(found) - 1))])
+    restart_s, catchup = restart(house, 300_000 // min(part, 2))
+    figures.note("restart_s", restart_s)
+    figures.note("catchup_ex_s", catchup)
+    peer = faust_rate(house, 30_000 // part, USERS)
+    figures.note("faust_table_ex_s", peer)
+    figures.note("ours_over_faust_table", figures.flat["full_ex_s_pack1"] / peer)

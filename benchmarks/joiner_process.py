@@ -1,15 +1,46 @@
-"""Runs a joiner as a process of its own: `python -m benchmarks.joiner_process JSON` with settings, rules and shell."""
+"""A joiner as a process of its own: `python -m benchmarks.joiner_process JSON` of settings, rules, shell, warm."""
 
 import json
 import logging
 import sys
+import time
+from pathlib import Path
+from typing import Any
 
+from aiokafka.consumer.fetcher import FetchResult
+
+from benchmarks.joiner_world import first_read_file
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_processor import ShellRules
+from stream.joiner.record_processor import ShellRules, warm_up
 from stream.joiner.supervisor import run_joiner
 from stream.settings import Settings
+
+
+def note_first_read(file: Path) -> None:
+    """Write down when aiokafka hands out its first record, whether one by one or many at once."""
+    one, many, unread = FetchResult.getone, FetchResult.getall, True
+
+    def noted(found: Any) -> Any:
+        nonlocal unread
+        if unread and found:
+            unread = False
+            file.write_text(repr(time.time()))
+        return found
+
+    def getone(self: FetchResult) -> Any:
+        return noted(one(self))
+
+    def getall(self: FetchResult, max_records: int | None = None) -> Any:
+        return noted(many(self, max_records))
+
+    FetchResult.getone, FetchResult.getall = getone, getall
+
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     told = json.loads(sys.argv[1])
-    run_joiner(Settings(**told["settings"]), LabelRules(**told["rules"]), ShellRules(**told["shell"]))
+    settings = Settings(**told["settings"])
+    if told["warm"]:
+        warm_up()
+    note_first_read(first_read_file(settings))
+    run_joiner(settings, LabelRules(**told["rules"]), ShellRules(**told["shell"]))

@@ -15,14 +15,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-import msgspec
-
-from stream.events import Impression, Install, SourceEvent, Tick, encode_record
+from stream.events import Impression, Install, SourceEvent, Tick, decode_examples, encode_record
 from stream.health import run_file
 from stream.joiner.label_rules import LabelRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
-from stream.log import START
+from stream.log import Reader
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES, TOPICS
 from thalweg.stack import down, up
@@ -90,9 +88,9 @@ def pages(count: int, full: bool, users: int, begin_ms: int, seed: int = 7) -> I
 
 
 def preload(
-    settings: Settings, events: Iterator[tuple[int, SourceEvent]], pack: int, end_ms: int, poison_every: int = 0
+    settings: Settings, events: Iterator[tuple[int, SourceEvent]], pack: int, end_ms: int | None, poison_every: int = 0
 ) -> int:
-    """Write events, `pack` a record, and the tick that closes all windows; returns the bytes written.
+    """Write events, `pack` a record, and the tick that closes all windows (`end_ms` None: none); returns their bytes.
 
     `poison_every`: behind so many records comes one that can't be taken in; 0: none.
     """
@@ -115,7 +113,8 @@ def preload(
             size += send(partition, waiting[partition])
             waiting[partition] = []
     for partition, part in waiting.items():
-        size += send(partition, [*part, Tick(end_ms + RULES.life_ms)])
+        if last := [*part, *(() if end_ms is None else (Tick(end_ms + RULES.life_ms),))]:
+            size += send(partition, last)
     log.flush(60)
     log.close()
     return size
@@ -124,12 +123,7 @@ def preload(
 @contextmanager
 def joiner(settings: Settings, rules: LabelRules = RULES, **shell: Any) -> "Iterator[subprocess.Popen[bytes]]":
     """A joiner at work on its core; killed when the block ends."""
-    told = {"settings": plain(settings), "rules": asdict(rules), "shell": shell}
-    mine, others = cores()
-    os.sched_setaffinity(0, mine)
-    with (settings.local / "joiner.log").open("ab") as out:
-        process = subprocess.Popen([sys.executable, "-m", "benchmarks.joiner_process", json.dumps(told)], stderr=out)
-    os.sched_setaffinity(0, others)
+    process = start_joiner(settings, rules, **shell)
     try:
         yield process
     finally:
@@ -137,14 +131,35 @@ def joiner(settings: Settings, rules: LabelRules = RULES, **shell: Any) -> "Iter
         process.wait()
 
 
+def start_joiner(
+    settings: Settings, rules: LabelRules = RULES, *, pinned: bool = True, warm: bool = False, **shell: Any
+) -> "subprocess.Popen[bytes]":
+    """A joiner for the caller to end, on its core, or (not `pinned`) on any.
+
+    `warm`: its kernels are loaded before it joins its group, so that no record waits for them.
+    """
+    told = {"settings": plain(settings), "rules": asdict(rules), "shell": shell, "warm": warm}
+    first_read_file(settings).unlink(missing_ok=True)
+    run_file(settings, "joiner").unlink(missing_ok=True)  # of one that was killed: its port may be another's by now
+    mine, others = cores()
+    os.sched_setaffinity(0, mine if pinned else mine | others)
+    try:
+        with (settings.local / f"joiner-{settings.worker}.log").open("ab") as out:
+            command = [sys.executable, "-m", "benchmarks.joiner_process", json.dumps(told)]
+            return subprocess.Popen(command, stderr=out)
+    finally:
+        os.sched_setaffinity(0, others)
+
+
 def plain(settings: Settings) -> dict[str, Any]:
-    """What a process must be told to have these settings."""
-    return {
-        "kafka": settings.kafka,
-        "topic_prefix": settings.topic_prefix,
-        "local": str(settings.local),
-        "partitions": settings.partitions,
-    }
+    """What a process must be told to have these settings. Without Redis: histories go to their topic only."""
+    return settings.model_dump(mode="json", exclude_defaults=True, exclude={"redis"})
+
+
+def with_bodies(settings: Settings, bodies_mb: int) -> Settings:
+    """The same with so much memory for the bodies of pages, where a joiner can be told that."""
+    known = "joiner_bodies_mb" in Settings.model_fields
+    return settings.model_copy(update={"joiner_bodies_mb": bodies_mb}) if known else settings
 
 
 def metrics(settings: Settings) -> dict[str, float]:
@@ -172,12 +187,21 @@ def wait_for(settings: Settings, examples: int) -> None:
     time.sleep(0.5)
 
 
+def first_read_file(settings: Settings) -> Path:
+    """Where a joiner's process writes when its Kafka client gave it its first record (s since 1970)."""
+    return settings.local / f"first-read-{settings.worker}"
+
+
 def took_s(settings: Settings) -> float:
-    """From the append of the first record of `examples` to that of the last, by the broker's clock."""
+    """From the moment at which the joiner read its first record to the last record of `examples`.
+
+    The first is told by its process, the second by the broker, on one machine. What is fetched and buffered before the
+    first example comes out counts, the process's start and its wait for partitions don't.
+    """
     log = KafkaLog(settings)
     try:
         (end,) = log.ends(EXAMPLES.name).values()
-        return (append_ms(log, end - 1) - append_ms(log, START)) / 1000
+        return append_ms(log, end - 1) / 1000 - float(first_read_file(settings).read_text())
     finally:
         log.close()
 
@@ -193,7 +217,11 @@ def append_ms(log: KafkaLog, offset: int) -> int:
         reader.close()
 
 
-def page_bytes(full: bool) -> int:
-    """The size of a page in the log."""
-    (_, event) = next(pages(1, full, 1, 10**12))
-    return len(msgspec.msgpack.encode(event))
+def next_example(reader: Reader, request_id: str) -> None:
+    """Until an example of this page is there."""
+    end = time.monotonic() + ANSWER_S
+    while True:
+        for record in reader.poll(5.0):
+            if any(e.page.request_id == request_id for e in decode_examples(record.value or b"")[0]):
+                return
+        assert time.monotonic() < end, f"no example of {request_id}"

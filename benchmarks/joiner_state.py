@@ -1,0 +1,70 @@
+"""A joiner's local state made without Kafka, and the commit that it belongs to, where a joiner keeps local state."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Final
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.structs import OffsetAndMetadata
+
+from benchmarks.joiner_world import PARTITIONS
+from stream.events import encode_record
+from stream.joiner.commit_metadata import metadata_of
+from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.label_rules import LabelRules
+from stream.kafka_admin import group_commits
+from stream.kafka_client import client_options
+from stream.kafka_log import KafkaLog
+from stream.settings import Settings
+from stream.topics import EVENTS
+
+GROUP: Final = "joiner"
+
+
+def saves_state() -> bool:
+    """Whether this joiner keeps state of its own beside the log."""
+    return find_spec("stream.joiner.state_store") is not None
+
+
+def prepare_state(settings: Settings, rules: LabelRules, joins: Sequence[Joiner], records: int) -> None:
+    """Save what these joins know, one a partition, as a joiner with these settings would have saved it.
+
+    Afterwards a joiner that starts with `settings` and `rules` finds its state under `settings.local`, a log whose
+    ends lie where the joins have read to (record n of `records` went to partition n % PARTITIONS at offset
+    n // PARTITIONS; what stands in them isn't read again), and the commit that belongs to both. Does nothing where a
+    joiner keeps no local state.
+    """
+    if not saves_state():
+        return
+    write_log(settings, records)
+    checkpoints = {p: join.checkpoint((records - p - 1) // PARTITIONS + 1) for p, join in enumerate(joins)}
+    # Each join's own save goes here, before the commit, as in the service.
+    write_commit(settings, rules, checkpoints)
+
+
+def write_log(settings: Settings, records: int) -> None:
+    """So many records in `events` with nothing in them."""
+    log = KafkaLog(settings, linger_ms=5)
+    for n in range(records):
+        log.send(EVENTS.name, n % PARTITIONS, encode_record([]))
+    log.flush(60)
+    log.close()
+
+
+def write_commit(settings: Settings, rules: LabelRules, checkpoints: dict[int, Checkpoint]) -> None:
+    """Commit these as the joiner's group does, which has no member now."""
+    offsets = {
+        TopicPartition(settings.topic(EVENTS.name), p): OffsetAndMetadata(one.offset, metadata_of(one, rules), -1)
+        for p, one in checkpoints.items()
+    }
+    consumer = KafkaConsumer(**client_options(settings), group_id=settings.topic(GROUP), enable_auto_commit=False)
+    try:
+        consumer.assign(list(offsets))
+        consumer.commit(offsets)
+    finally:
+        consumer.close()
+
+
+def commit_of(settings: Settings) -> dict[int, tuple[int, str]]:
+    """What the joiner's group has committed: offset and metadata by partition."""
+    return group_commits(settings, GROUP, EVENTS.name)
