@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stream.dead_letters import Outgoing
 from stream.errors import LogGap, LogTruncated, SettingsError
@@ -25,8 +25,10 @@ from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import PartitionState, PoisonWatch, ShellRules
 from stream.joiner.silence import Silence
-from stream.joiner.state_store import StateStore
 from stream.topics import EVENTS
+
+if TYPE_CHECKING:
+    from stream.joiner.state_store import StateStore
 
 UNBOUNDED: Final = 2**62
 PROCESS_BYTES: Final = 256_000_000  # of a joiner that remembers nothing, with what it has fetched
@@ -68,7 +70,7 @@ class Assigned(PartitionState):
     stored: StoredCommit | None = None
     rebuild_from: int | None = None  # while records are read in silence
     began_at: float = 0.0
-    store: StateStore | None = None
+    store: "StateStore | None" = None
 
     @property
     def confirmed(self) -> int:
@@ -178,10 +180,12 @@ class AssignedPartitions:
         owned.read_ms, owned.late, owned.store = progress.read_ms, progress.late, store
         return owned
 
-    def _store(self, partition: int) -> StateStore | None:
+    def _store(self, partition: int) -> "StateStore | None":
         """The partition's saved state, if this worker has a folder for them."""
         if self._folder is None:
             return None
+        from stream.joiner.state_store import StateStore  # with numba: the worker has joined its group by now
+
         return StateStore(self._folder / str(partition), author_of(self._rules, self._shell.model))
 
     def _accept_gap(self, partition: int, wanted: int, start: int) -> None:

@@ -39,16 +39,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from stream.events import Examples, Install, Organic, SourceEvent
-from stream.joiner import state as fields
 from stream.joiner.bodies import Bodies
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import LabelBatch, Row, examples_of
 from stream.joiner.raw_impression import PageRef, RecordEvents, record_events
+
+if TYPE_CHECKING:
+    from stream.joiner.state import JoinState
 
 SLICE: Final = 512  # pages closed and installs forgotten at once: some ten milliseconds until they are written
 
@@ -107,6 +109,14 @@ def _kernels() -> ModuleType:
     return join_record
 
 
+@cache
+def _fields() -> ModuleType:
+    """Likewise."""
+    from stream.joiner import state
+
+    return state
+
+
 class Joiner:
     """The join state of one partition. Give it every record in offset order.
 
@@ -115,22 +125,23 @@ class Joiner:
     """
 
     def __init__(
-        self, rules: LabelRules, checkpoint: Checkpoint | None = None, state: fields.JoinState | None = None
+        self, rules: LabelRules, checkpoint: Checkpoint | None = None, state: "JoinState | None" = None
     ) -> None:
         assert rules.window_ms > 0, rules
         assert min(rules.lateness_ms, rules.known_ms, rules.waits_ms, rules.skew_ms) >= 0, rules
+        self._fields: Any = _fields()
         self.rules = rules
         self.counts = Counts()
         self.organic: list[Organic] = []
         self.installed: list[Installed] = []
         self.late: list[tuple[bytes, int, int]] = []
         self._bodies = Bodies()
-        self.state = fields.JoinState(rules) if state is None else state
+        self.state: JoinState = self._fields.JoinState(rules) if state is None else state
         if checkpoint is not None and state is None:
             unsure_ms = checkpoint.finished_ms if checkpoint.unsure_ms is None else checkpoint.unsure_ms
             for field, value in (
-                (fields.WATERMARK, checkpoint.watermark_ms), (fields.FINISHED, checkpoint.finished_ms),
-                (fields.FLOOR, checkpoint.floor_ms), (fields.UNSURE, unsure_ms),
+                (self._fields.WATERMARK, checkpoint.watermark_ms), (self._fields.FINISHED, checkpoint.finished_ms),
+                (self._fields.FLOOR, checkpoint.floor_ms), (self._fields.UNSURE, unsure_ms),
             ):  # fmt: skip
                 self.state.numbers[field] = value
 
@@ -140,12 +151,15 @@ class Joiner:
         return cls(rules, checkpoint)
 
     @classmethod
-    def restored(cls, rules: LabelRules, checkpoint: Checkpoint, state: fields.JoinState) -> "Joiner":
+    def restored(cls, rules: LabelRules, checkpoint: Checkpoint, state: "JoinState") -> "Joiner":
         """A joiner that reads on where a saved state ends, the group's commit being at `checkpoint` or behind."""
-        j = state.numbers
-        for field, value in ((fields.FINISHED, checkpoint.finished_ms), (fields.FLOOR, checkpoint.floor_ms)):
+        made, j = cls(rules, None, state), state.numbers
+        for field, value in (
+            (made._fields.FINISHED, checkpoint.finished_ms),
+            (made._fields.FLOOR, checkpoint.floor_ms),
+        ):
             j[field] = max(int(j[field]), value)
-        return cls(rules, None, state)
+        return made
 
     def feed(self, events: Sequence[SourceEvent], offset: int, ingest_ms: int) -> list[Examples]:
         """Take one record's events; returns the examples that came of them, in a fixed order."""
@@ -201,53 +215,53 @@ class Joiner:
         """What the kernels have emitted, as objects; fills `organic`, `installed`, `late`."""
         self.organic, self.installed, self.late = [], [], []  # the last ones are somebody's by now
         state, emitted = self.state, list[LabelBatch]()
-        count = int(state.numbers[fields.OUT_COUNT])
+        count = int(state.numbers[self._fields.OUT_COUNT])
         if not count:
             return emitted
         batch, rows = -1, list[Row]()
         for row in state.out[:count].tolist():
             kind = row[0]
-            if kind == fields.NEGATIVES:
+            if kind == self._fields.NEGATIVES:
                 emitted.append(LabelBatch(PageRef(row[2], row[3], row[4], row[5], row[6]), None, row[7]))
-            elif kind == fields.LABEL:
+            elif kind == self._fields.LABEL:
                 if row[1] != batch:
                     batch, rows = row[1], []
                     emitted.append(LabelBatch(PageRef(row[2], row[3], row[4], row[5], row[6]), rows, row[7]))
                 install_id = "" if row[12] < 0 else self._install_at(row[12]).install_id
                 rows.append((row[8], row[10], row[11], install_id, row[7], row[9]))
                 emitted[-1].ingest_ms = row[7]
-            elif kind == fields.ORGANIC_INSTALL:
+            elif kind == self._fields.ORGANIC_INSTALL:
                 one = self._install_at(row[2])
                 self.organic.append(
                     Organic(one.user, one.item, one.time_ms, one.install_id, one.request_id, self._ingest_ms(row[2]))
                 )
-            elif kind == fields.HISTORY:
+            elif kind == self._fields.HISTORY:
                 one = _install.decode(events.bytes_of(-1 - row[2])) if row[2] < 0 else self._install_at(row[2])
                 newest_ms = None if row[3] < 0 else row[3]
                 self.installed.append(Installed(one.user, one.item, newest_ms, bool(row[4])))
             else:
                 self.late.append((events.bytes_of(row[2]), *self._lateness(int(events.columns[row[2], 3]))))
-        state.numbers[fields.OUT_COUNT] = 0
+        state.numbers[self._fields.OUT_COUNT] = 0
         return emitted
 
     def _lateness(self, time_ms: int) -> tuple[int, int]:
         """An event time, and by how much what has it came too late."""
         j = self.state.numbers
-        known_ms = max(self.watermark_ms - self.rules.life_ms, int(j[fields.FLOOR]))
+        known_ms = max(self.watermark_ms - self.rules.life_ms, int(j[self._fields.FLOOR]))
         return time_ms, known_ms - time_ms
 
     def _install_at(self, index: int) -> Install:
         """The install whose bytes begin at this word."""
         words = self.state.installs.words
-        length = int(words[index - fields.I_RAW + fields.I_LENGTH])
+        length = int(words[index - self._fields.I_RAW + self._fields.I_LENGTH])
         return _install.decode(words[index : index + (length + 3 >> 2)].tobytes()[:length])
 
     def _ingest_ms(self, index: int) -> int:
-        words, at = self.state.installs.words, index - fields.I_RAW + fields.I_INGEST
+        words, at = self.state.installs.words, index - self._fields.I_RAW + self._fields.I_INGEST
         return int(words[at]) | int(words[at + 1]) << 32
 
     def _recount(self) -> None:
-        counts, scalars = self.counts, self.state.numbers[fields.N_DUPLICATE : fields.WINDOW].tolist()
+        counts, scalars = self.counts, self.state.numbers[self._fields.N_DUPLICATE : self._fields.WINDOW].tolist()
         (
             counts.duplicate, counts.late, counts.early, counts.organic, counts.retracted, counts.stray, counts.shed,
             counts.extended,
@@ -255,8 +269,8 @@ class Joiner:
 
     def hold_offset(self) -> int | None:
         """The oldest record of which something is still remembered; None: nothing is. Commit up to it, exclusive."""
-        begin, end = self.state.numbers[[fields.MARKS_BEGIN, fields.MARKS_END]].tolist()
-        return int(self.state.marks[begin, fields.M_OFFSET]) if begin < end else None
+        begin, end = self.state.numbers[[self._fields.MARKS_BEGIN, self._fields.MARKS_END]].tolist()
+        return int(self.state.marks[begin, self._fields.M_OFFSET]) if begin < end else None
 
     def checkpoint(self, next_offset: int) -> Checkpoint:
         """Where a restart may begin, `next_offset` being the record after the last one fed.
@@ -264,10 +278,10 @@ class Joiner:
         True only for what was emitted so far: it may be stored once the log has confirmed all of that.
         """
         scalars = self.state.numbers
-        floor_ms = int(scalars[fields.FLOOR])
-        finished_ms = max(int(scalars[fields.FINISHED]), self.watermark_ms - self.rules.life_ms, floor_ms)
-        unsure_ms = int(scalars[fields.UNSURE]) if self.rules.organic else None
-        begin, end = scalars[[fields.MARKS_BEGIN, fields.MARKS_END]].tolist()
+        floor_ms = int(scalars[self._fields.FLOOR])
+        finished_ms = max(int(scalars[self._fields.FINISHED]), self.watermark_ms - self.rules.life_ms, floor_ms)
+        unsure_ms = int(scalars[self._fields.UNSURE]) if self.rules.organic else None
+        begin, end = scalars[[self._fields.MARKS_BEGIN, self._fields.MARKS_END]].tolist()
         offset, watermark_ms = next_offset, self.watermark_ms
         if begin < end:
             offset, watermark_ms, *_ = self.state.marks[begin].tolist()
@@ -276,31 +290,31 @@ class Joiner:
     @property
     def watermark_ms(self) -> int:
         """Event time that is reached, minus lateness."""
-        return int(self.state.numbers[fields.WATERMARK])
+        return int(self.state.numbers[self._fields.WATERMARK])
 
     @property
     def open_pages(self) -> int:
         """Pages whose window isn't over."""
-        return int(self.state.numbers[fields.OPEN])
+        return int(self.state.numbers[self._fields.OPEN])
 
     @property
     def remembered_pages(self) -> int:
         """Pages that are remembered, and those behind an older one that is."""
-        return int(self.state.numbers[fields.PAGES_NOW])
+        return int(self.state.numbers[self._fields.PAGES_NOW])
 
     @property
     def held_bytes(self) -> int:
         """What pages and installs that are remembered take, bytes."""
-        return int(self.state.numbers[fields.HELD_BYTES])
+        return int(self.state.numbers[self._fields.HELD_BYTES])
 
     @property
     def bytes_max(self) -> int:
         """What they may take; over it the oldest is finished early."""
-        return int(self.state.numbers[fields.BYTES_MAX])
+        return int(self.state.numbers[self._fields.BYTES_MAX])
 
     @bytes_max.setter
     def bytes_max(self, value: int) -> None:
-        self.state.numbers[fields.BYTES_MAX] = value
+        self.state.numbers[self._fields.BYTES_MAX] = value
 
     @property
     def awaits_time(self) -> bool:

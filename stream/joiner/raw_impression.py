@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from stream.events import BadPart, Impression, Install, SourceEvent, Tick, decode_parts, encode_record, record_slices
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(slots=True)
@@ -19,8 +22,8 @@ class RecordEvents:
     `raw`: the record; an event is raw[BEGIN:END].
     """
 
-    columns: npt.NDArray[np.int64]
-    hashes: npt.NDArray[np.int64]
+    columns: "npt.NDArray[np.int64]"
+    hashes: "npt.NDArray[np.int64]"
     raw: bytes
 
     def __len__(self) -> int:
@@ -32,7 +35,7 @@ class RecordEvents:
         begin, end = self.columns[event, 1:3].tolist()
         return self.raw[begin:end]
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> "RecordEvents":
+    def where(self, chosen: "npt.NDArray[np.bool_]") -> "RecordEvents":
         """Only these events."""
         return RecordEvents(self.columns[chosen], self.hashes, self.raw)
 
@@ -72,6 +75,8 @@ def read_record(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
 
 def read_any(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
     """The same for a record of any form, bad ones too, more slowly."""
+    import numpy as np  # loaded with the kernels
+
     parts, bad = decode_parts(raw)
     scan = _scan()
     columns = np.zeros((len(parts), scan.COLUMNS), np.int64)
@@ -105,6 +110,8 @@ def read_slices(raw: bytes) -> Iterator[tuple[RecordEvents, list[BadPart]]]:
 
 def together(slices: Sequence[RecordEvents]) -> RecordEvents:
     """The events of one record's slices."""
+    import numpy as np
+
     before = 0
     for one in slices:
         one.columns[:, 5] += before
@@ -128,6 +135,8 @@ def _item(text: str) -> int:
     return found
 
 
-def _whole(text: str) -> tuple[npt.NDArray[np.uint8], int, int]:
+def _whole(text: str) -> "tuple[npt.NDArray[np.uint8], int, int]":
+    import numpy as np
+
     raw = np.frombuffer(text.encode(), np.uint8)
     return raw, 0, len(raw)

@@ -19,6 +19,7 @@ ITEMS_SCANNED: Final = 64
 TAG, BEGIN, END, TIME, SIZE, ITEMS, REQUEST, USER, ITEM, KEY, PAIR, RETRACTED, MURMUR2 = range(13)
 COLUMNS: Final = 13
 PAGE, INSTALL, TICK = 1, 2, 3  # the tags of the events
+TEXT_SEED: Final = np.uint64(0x1319_8A2E_0370_7344)
 PAIR_SEED: Final = np.uint64(0xA409_3822_299F_31D0)  # `mix` alone doesn't know which of two comes first
 ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, since there are so many of them
 
@@ -45,7 +46,7 @@ def _count(raw: bytes) -> int:
 @kernel
 def text_hash(raw: Any, begin: Any, end: Any) -> Any:
     """Hash of raw[begin:end], uint8: int64, never 0."""
-    h, word, shift = np.uint64(end - begin), np.uint64(0), np.uint64(0)
+    h, word, shift = mix(TEXT_SEED, np.uint64(end - begin)), np.uint64(0), np.uint64(0)
     for k in range(begin, end):
         word |= np.uint64(raw[k]) << shift
         shift += np.uint64(8)

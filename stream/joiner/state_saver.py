@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from stream.joiner import metrics
 from stream.joiner.assigned_partitions import Assigned
-from stream.joiner.state_store import Capture
+
+if TYPE_CHECKING:
+    from stream.joiner.state_store import Capture
 
 PAGES_MIN: Final = 50_000  # remembered: fewer are read again within a second or two
 EVERY_S: Final = 10.0
@@ -24,7 +26,7 @@ class StateSaver:
 
     def capture(
         self, owned: Mapping[int, Assigned], now: float, *, ending: bool = False
-    ) -> dict[int, tuple[Assigned, Capture]]:
+    ) -> "dict[int, tuple[Assigned, Capture]]":
         """Copies of what is worth it, and due: of one partition at a time, unless the worker ends."""
         found: dict[int, tuple[Assigned, Capture]] = {}
         if self._writing:
@@ -41,7 +43,7 @@ class StateSaver:
         self._writing = bool(found)
         return found
 
-    async def write(self, captures: Mapping[int, tuple[Assigned, Capture]]) -> None:
+    async def write(self, captures: "Mapping[int, tuple[Assigned, Capture]]") -> None:
         """Write captures whose commits are stored; others are of no use, and are left."""
         try:
             for partition, (owned, capture) in captures.items():

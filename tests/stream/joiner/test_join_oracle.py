@@ -245,7 +245,7 @@ def test_full_memory_closes_what_is_oldest_and_a_restart_decides_the_same(
         assert joiner.held_bytes <= bytes_max
     assert ids(with_restarts(packed(log, sizes), bounded, plan)) == ids(unbroken)
     once = one_page_ids(log)
-    firsts = [(name, place) for name, place, _, why in rows(unbroken) if why in (INSTALLED, WINDOW_CLOSED) and name in once]
+    firsts = [
         (name, place) for name, place, _, why in rows(unbroken) if name in once and why in (INSTALLED, WINDOW_CLOSED)
     ]
     assert len(firsts) == len(set(firsts))
@@ -376,7 +376,7 @@ def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
     """A joiner that goes on from one without `organic` can't know what was claimed before; neither can its count."""
     log = [*events, FAR]
     records, off, on = packed(log, [1]), replace(rules, organic=False), replace(rules, organic=True)
-    times = {(e.user, e.install_id): e.time_ms for e in log if isinstance(e, Install) and not e.retracted}
+    times = {(e.user, e.install_id): e.time_ms for e in reversed(log) if isinstance(e, Install) and not e.retracted}
     for first in range(1, len(records)):
         none, joiner = played(records, off, START, first)
         stored = joiner.checkpoint(first)
@@ -400,7 +400,7 @@ def test_full_memory_keeps_silent_about_what_it_made_organic(
     log, bounded = [*events, FAR], replace(rules, bytes_max=bytes_max, organic=True)
     records, wanted = packed(log, [1]), organic(log, rules)
     unbroken, joiner = played(records, bounded, START, len(records))
-    times = {(e.user, e.install_id): e.time_ms for e in log if isinstance(e, Install) and not e.retracted}
+    times = {(e.user, e.install_id): e.time_ms for e in reversed(log) if isinstance(e, Install) and not e.retracted}
     floor_ms = joiner.checkpoint(len(records)).floor_ms
     assert {name for name in wanted if times[name] >= floor_ms + rules.window_ms} <= unbroken <= wanted
     for first in range(1, len(records)):
