@@ -37,7 +37,7 @@ from benchmarks.joiner_world import (
 )  # fmt: skip
 from stream.events import Impression, Install, encode_record
 from stream.kafka_log import KafkaLog
-from stream.log import END
+from stream.log import END, partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES
 
@@ -123,11 +123,12 @@ def latencies(house: Settings, count: int) -> list[float]:
     with joiner(settings):
         for k in range(-10, count):
             now_ms = int(time.time() * 1000)
-            log.send(EVENTS.name, k % PARTITIONS, encode_record([Impression(f"r{k}", now_ms, f"u{k}", ["a", "b"])]))
+            partition = partition_of(f"u{k}", PARTITIONS)
+            log.send(EVENTS.name, partition, encode_record([Impression(f"r{k}", now_ms, f"u{k}", ["a", "b"])]))
             log.flush()
             time.sleep(random.uniform(0.02, 0.08) if k > -10 else 5.0)
             begun = time.perf_counter()
-            log.send(EVENTS.name, k % PARTITIONS, encode_record([Install(f"u{k}", "a", now_ms + 1, f"i{k}")]))
+            log.send(EVENTS.name, partition, encode_record([Install(f"u{k}", "a", now_ms + 1, f"i{k}")]))
             next_example(reader, f"r{k}")
             found.append((time.perf_counter() - begun) * 1000)
     reader.close()

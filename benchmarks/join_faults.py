@@ -25,8 +25,7 @@ from benchmarks.joiner_world import (
     wait_for,
 )  # fmt: skip
 from stream.events import Impression, Install, decode_examples, encode_record
-from stream.joiner.label_policy import Policy
-from stream.joiner.label_rules import LabelRules
+from stream.joiner.label_rules import LabelRules, Policy
 from stream.kafka_log import KafkaLog
 from stream.log import END, START
 from stream.settings import Settings

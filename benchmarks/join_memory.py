@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
-from benchmarks.joiner_state import commit_of, prepare_state, saves_state
+from benchmarks.joiner_state import commit_of, prepare_state
 from benchmarks.joiner_world import (
     FEATURES_BYTES,
     PAGES_A_MS,
@@ -34,7 +35,7 @@ from stream.joiner.label_rules import LabelRules
 from stream.joiner.raw_impression import read_record
 from stream.joiner.record_processor import warm_up
 from stream.kafka_log import KafkaLog
-from stream.log import END
+from stream.log import END, partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES
 
@@ -91,8 +92,7 @@ def known(house: Settings, count: int) -> dict[str, float]:
     told = json.dumps({"settings": plain(settings), "count": count})
     found = subprocess.run([sys.executable, "-m", "benchmarks.join_memory", told], stdout=subprocess.PIPE, check=True)
     figures: dict[str, float] = json.loads(found.stdout)
-    if saves_state():
-        figures["restart_s_10m"] = restart_s(settings)
+    figures["restart_s_10m"] = restart_s(settings)
     return figures
 
 
@@ -124,9 +124,10 @@ def restart_s(settings: Settings) -> float:
     log = KafkaLog(settings)
     reader = log.reader(EXAMPLES.name, {0: END})
     now_ms = int(time.time() * 1000)
-    for p in range(PARTITIONS):
-        page = Impression(f"first-{p}", now_ms, f"new-{p}", ["a"])
-        log.send(EVENTS.name, p, encode_record([page, Install(page.user, "a", now_ms, f"new-{p}")]))
+    for k in range(4 * PARTITIONS):
+        page = Impression(f"first-{k}", now_ms, f"new-{k}", ["a"])
+        record = encode_record([page, Install(page.user, "a", now_ms, f"new-{k}")])
+        log.send(EVENTS.name, partition_of(page.user, PARTITIONS), record)
     log.flush()
     begun = time.perf_counter()
     with joiner(settings, DAY):
@@ -150,9 +151,11 @@ def over_limit(house: Settings, megabytes: int) -> float:
     count = megabytes * 1_000_000 // len(template.page) // LARGE_PACK * LARGE_PACK
     log = KafkaLog(settings)
     written = 0
-    for n, raw in enumerate(template.records(count, LARGE_PACK, count // 10, begin_ms, PAGES_A_MS)):
-        log.send(EVENTS.name, n % PARTITIONS, raw)
-        written += LARGE_PACK
+    for p in range(PARTITIONS):
+        users = np.array([user for user in range(count // 10) if partition_of(f"u{user:010d}", PARTITIONS) == p])
+        for raw in template.records(count // PARTITIONS, LARGE_PACK, users, begin_ms, PAGES_A_MS, seed=p):
+            log.send(EVENTS.name, p, raw)
+            written += LARGE_PACK
     log.flush(60)
     log.close()
     with joiner(settings, DAY) as process:

@@ -12,6 +12,7 @@ from typing import Final
 from benchmarks.joiner_world import PARTITIONS
 from stream.events import Impression, Install, SourceEvent, encode_record
 from stream.kafka_log import KafkaLog
+from stream.log import partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS
 
@@ -90,7 +91,7 @@ class Flow:
     def _show(self) -> None:
         number, now_ms = next(self._numbers), int(time.time() * 1000)
         page = Impression(f"flow-{number}", now_ms, f"flow-{number}", [f"item-{k}" for k in range(ITEMS)])
-        partition = number % PARTITIONS
+        partition = partition_of(f"flow-{number}", PARTITIONS)
         self._waiting[partition].append(page)
         if self._random.random() < INSTALLED:
             position = self._random.randrange(ITEMS)

@@ -1,7 +1,6 @@
 """A joiner's local state made without Kafka, and the commit that it belongs to, where a joiner keeps local state."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition
@@ -9,9 +8,11 @@ from kafka.structs import OffsetAndMetadata
 
 from benchmarks.joiner_world import PARTITIONS
 from stream.events import encode_record
-from stream.joiner.commit_metadata import metadata_of
+from stream.joiner.commit_metadata import Progress, author_of, metadata_of
+from stream.joiner.faust_service import state_folder
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.label_rules import LabelRules
+from stream.joiner.state_store import StateStore
 from stream.kafka_admin import group_commits
 from stream.kafka_client import client_options
 from stream.kafka_log import KafkaLog
@@ -21,25 +22,20 @@ from stream.topics import EVENTS
 GROUP: Final = "joiner"
 
 
-def saves_state() -> bool:
-    """Whether this joiner keeps state of its own beside the log."""
-    return find_spec("stream.joiner.state_store") is not None
-
-
 def prepare_state(settings: Settings, rules: LabelRules, joins: Sequence[Joiner], records: int) -> None:
     """Save what these joins know, one a partition, as a joiner with these settings would have saved it.
 
     Afterwards a joiner that starts with `settings` and `rules` finds its state under `settings.local`, a log whose
     ends lie where the joins have read to (record n of `records` went to partition n % PARTITIONS at offset
-    n // PARTITIONS; what stands in them isn't read again), and the commit that belongs to both. Does nothing where a
-    joiner keeps no local state.
+    n // PARTITIONS; what stands in them isn't read again), and the commit that belongs to both.
     """
-    if not saves_state():
-        return
     write_log(settings, records)
-    checkpoints = {p: join.checkpoint((records - p - 1) // PARTITIONS + 1) for p, join in enumerate(joins)}
-    # Each join's own save goes here, before the commit, as in the service.
-    write_commit(settings, rules, checkpoints)
+    ends = {p: (records - p - 1) // PARTITIONS + 1 for p in range(len(joins))}
+    checkpoints = {p: join.checkpoint(ends[p]) for p, join in enumerate(joins)}
+    for p, join in enumerate(joins):
+        store = StateStore(state_folder(settings, p), author_of(rules, ""))
+        store.write(store.capture(join.state, ends[p]))
+    write_commit(settings, rules, checkpoints, ends)
 
 
 def write_log(settings: Settings, records: int) -> None:
@@ -51,10 +47,14 @@ def write_log(settings: Settings, records: int) -> None:
     log.close()
 
 
-def write_commit(settings: Settings, rules: LabelRules, checkpoints: dict[int, Checkpoint]) -> None:
+def write_commit(
+    settings: Settings, rules: LabelRules, checkpoints: dict[int, Checkpoint], confirmed: dict[int, int]
+) -> None:
     """Commit these as the joiner's group does, which has no member now."""
     offsets = {
-        TopicPartition(settings.topic(EVENTS.name), p): OffsetAndMetadata(one.offset, metadata_of(one, rules), -1)
+        TopicPartition(settings.topic(EVENTS.name), p): OffsetAndMetadata(
+            one.offset, metadata_of(one, rules, "", Progress(confirmed[p])), -1
+        )
         for p, one in checkpoints.items()
     }
     consumer = KafkaConsumer(**client_options(settings), group_id=settings.topic(GROUP), enable_auto_commit=False)

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +21,7 @@ from stream.health import run_file
 from stream.joiner.label_rules import LabelRules
 from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_log import KafkaLog
-from stream.log import Reader
+from stream.log import Reader, partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES, TOPICS
 from thalweg.stack import down, up
@@ -63,6 +64,9 @@ def new_topics(house: Settings) -> Settings:
     return settings
 
 
+partition_of_user = lru_cache(None)(partition_of)
+
+
 def pages(count: int, full: bool, users: int, begin_ms: int, seed: int = 7) -> Iterator[tuple[int, SourceEvent]]:
     """(partition, event): pages in order of event time, and an install soon after one in twenty."""
     rng = random.Random(seed)
@@ -70,7 +74,7 @@ def pages(count: int, full: bool, users: int, begin_ms: int, seed: int = 7) -> I
     names = [f"item-{k}" for k in range(50_000)]
     for k in range(count):
         user = rng.randrange(users)
-        partition = user % PARTITIONS
+        partition = partition_of_user(f"user-{user}", PARTITIONS)
         time_ms = begin_ms + k // PAGES_A_MS
         at = rng.randrange(len(names) - ITEMS)
         shown = names[at : at + ITEMS]

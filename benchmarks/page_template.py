@@ -69,9 +69,11 @@ class PageTemplate:
         return out
 
     def records(
-        self, count: int, pack: int, users: int, begin_ms: int, pages_a_ms: int, seed: int = 7
+        self, count: int, pack: int, users: int | Numbers, begin_ms: int, pages_a_ms: int, seed: int = 7
     ) -> Iterator[bytes]:
         """Records of `pack` pages (a multiple of 64), a twentieth as many installs of them at each record's end.
+
+        `users`: so many, or these.
 
         Event time goes on evenly. What is left of `count` when no record is full any more is left out.
         """
@@ -80,7 +82,7 @@ class PageTemplate:
         installs = [sum(INSTALLS_A_RECORD[(n + k) % 5] for k in range(pack // 64)) for n in range(5)]
         for first in range(0, count, CHUNK - CHUNK % pack):
             numbers = np.arange(first, min(count, first + CHUNK - CHUNK % pack), dtype=np.int64)
-            whose, items = rng.integers(0, users, len(numbers)), rng.integers(0, ITEM_NAMES, len(numbers))
+            whose, items = rng.choice(users, len(numbers)), rng.integers(0, ITEM_NAMES, len(numbers))
             times_ms = begin_ms + numbers // pages_a_ms
             pages = self.pages(numbers, whose, items, times_ms)
             for at in range(0, len(numbers) - pack + 1, pack):

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import faust
@@ -69,6 +70,12 @@ def make_app(settings: Settings) -> faust.App:
     )
 
 
+def state_folder(settings: Settings, partition: int | None = None) -> Path:
+    """Where this worker saves states, or that of one partition."""
+    folder = settings.local / "joiner" / settings.topic(EVENTS.name) / settings.worker
+    return folder if partition is None else folder / str(partition)
+
+
 class JoinerService:
     """Runs the joins of this worker's partitions until stopped or broken. One event loop, one Faust app."""
 
@@ -90,7 +97,7 @@ class JoinerService:
             rules,
             shell,
             Memory.of(settings.joiner_memory_mb * 1_000_000, settings.joiner_bodies_mb * 1_000_000),
-            settings.local / "joiner" / settings.topic(EVENTS.name) / settings.worker,
+            state_folder(settings),
         )
         processor = RecordProcessor(shell, partitions, histories, metrics.Tally())
         self.loop = ConsumerLoop(
