@@ -42,6 +42,7 @@ BEGIN_S: Final = 10.0
 RETRY_S: Final = 0.2
 REVOKE_S: Final = 5.0  # so long a revocation waits for the record at work
 HAND_OVER_BYTES: Final = 256 * 1024
+WAITING_BYTES_MAX: Final = 4 * 1024 * 1024  # of output: the join waits while more isn't handed over
 LOG_APPEND_TIME: Final = 1
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 records = await self._with_append_times(records)
             if not await self._join(at.partition, owned, records):
                 return
-        await self.outbox.flush()
+        self.outbox.start_flush()
         self.tally.handed_over()
         await asyncio.sleep(0)
 
@@ -167,8 +168,10 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                     self.outbox.put(outgoing)
             owned.trim_bodies()
             if not owned.whole or self.outbox.waiting_bytes > HAND_OVER_BYTES:
-                await self.outbox.flush()
+                self.outbox.start_flush()
                 await asyncio.sleep(0)
+            if self.outbox.waiting_bytes > WAITING_BYTES_MAX:
+                await self.outbox.flush()
             if self.failure is not None or self.assigned.owned.get(partition) is not owned:
                 return False
             if self._revoking and owned.whole:

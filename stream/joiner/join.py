@@ -131,7 +131,7 @@ class Joiner:
         assert min(rules.lateness_ms, rules.known_ms, rules.waits_ms, rules.skew_ms) >= 0, rules
         self._fields: Any = _fields()
         self.rules = rules
-        self.counts = Counts()
+        self._pages = self._installs = self._ticks = 0  # that came
         self.organic: list[Organic] = []
         self.installed: list[Installed] = []
         self.late: list[tuple[bytes, int, int]] = []
@@ -192,23 +192,23 @@ class Joiner:
         """
         join, state, numbers = _kernels(), self.state, self.state.numbers
         columns, hashes = events.columns, events.hashes
-        pages, installs, raw = join.prepare(state, events, SLICE)
-        counts = self.counts
-        counts.pages, counts.installs = counts.pages + pages, counts.installs + installs
-        counts.ticks += len(columns) - pages - installs
+        raw = join.prepare(state, events, SLICE)
+        pages, installs, _ = events.tally
+        self._pages, self._installs = self._pages + pages, self._installs + installs
+        self._ticks += len(columns) - pages - installs
         while True:
             said = join.take_record(numbers, columns, hashes, raw, offset, ingest_ms)
             if said == join.GROW_RUNS:
                 state.grow_runs()
             elif said == join.GROW_OUT:
                 state.grow_out()
+            elif said == join.GROW_LABELS:
+                state.grow_labels()
             part = self._emitted(events)
             if said == join.DONE:
-                self._recount()
                 yield part
                 return
             if said == join.HAND_ON or part or self.organic or self.installed or self.late:
-                self._recount()
                 yield part
 
     def _emitted(self, events: RecordEvents) -> list[LabelBatch]:
@@ -260,12 +260,16 @@ class Joiner:
         words, at = self.state.installs.words, index - self._fields.I_RAW + self._fields.I_INGEST
         return int(words[at]) | int(words[at + 1]) << 32
 
-    def _recount(self) -> None:
-        counts, scalars = self.counts, self.state.numbers[self._fields.N_DUPLICATE : self._fields.WINDOW].tolist()
-        (
-            counts.duplicate, counts.late, counts.early, counts.organic, counts.retracted, counts.stray, counts.shed,
-            counts.extended,
-        ) = scalars  # fmt: skip
+    @property
+    def counts(self) -> Counts:
+        """What it has met."""
+        numbers = self.state.numbers[self._fields.N_DUPLICATE : self._fields.WINDOW].tolist()
+        return Counts(self._pages, self._installs, self._ticks, *numbers)
+
+    @property
+    def shed(self) -> int:
+        """Pages that were forgotten early because memory was full."""
+        return int(self.state.numbers[self._fields.N_SHED])
 
     def hold_offset(self) -> int | None:
         """The oldest record of which something is still remembered; None: nothing is. Commit up to it, exclusive."""

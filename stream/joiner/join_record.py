@@ -45,6 +45,7 @@ from stream.joiner.state import (
     LABEL_COUNT,
     LABEL_HEADS,
     LABEL_NUMBERS,
+    LABEL_ROOM,
     LABELS,
     LATENESS,
     LIFE,
@@ -88,8 +89,8 @@ from stream.joiner.state import (
 from stream.joiner.timers import END, NEVER, ROOM, add, first_entry, first_ms, pop, put
 from stream.table import kernel
 
-# What a call ended with: the record is taken; what was emitted is to be handed on; a run or `out` is too short.
-DONE, HAND_ON, GROW_RUNS, GROW_OUT = range(4)
+# What a call ended with: the record is taken; what was emitted is to be handed on; a run, `out` or the labels are full.
+DONE, HAND_ON, GROW_RUNS, GROW_OUT, GROW_LABELS = range(5)
 ROWS_MIN: Final = 8  # of `out`, for whatever one install leads to
 
 
@@ -137,6 +138,10 @@ def _take_event(
         j[WATERMARK] = min(reached_ms, latest_ms)
     if event[scan.TAG] == scan.TICK:
         return DONE
+    if j[CLOSING + END] == j[CLOSING + ROOM] or j[PENDING + END] == j[PENDING + ROOM]:
+        return GROW_RUNS
+    if j[LABEL_COUNT] + event[scan.SIZE] + 2 > j[LABEL_ROOM]:
+        return GROW_LABELS
     if event[scan.TAG] == scan.PAGE:
         late = is_late(j, event[scan.TIME])
         rows = event[scan.SIZE] + ROWS_MIN
@@ -145,6 +150,8 @@ def _take_event(
             if said != DONE:
                 return said
             rows += event[scan.SIZE] + 2 * claimable(j, event[scan.USER], hashes, event[scan.ITEMS], event[scan.SIZE])
+        if j[KNOWN + END] == j[KNOWN + ROOM]:
+            return GROW_RUNS
         if j[OUT_COUNT] + rows > j[OUT_ROOM]:
             return GROW_OUT if j[OUT_COUNT] == 0 else HAND_ON
         if late:
@@ -360,12 +367,12 @@ def link_all(j: Any) -> None:
         install = after(j, INSTALLS, install, install_words(length))
 
 
-def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> tuple[Any, Any, Any]:
-    """Room for the events of a record; (pages, installs, its bytes as an array). Raises MemoryError."""
-    pages, installs, length = scan.tally(events.columns)
+def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> Any:
+    """Room for the events of a record; its bytes as an array. Raises MemoryError."""
+    pages, installs, length = events.tally
     if not state.keeps_chunks:
         state.pages.release()
     state.installs.release()
     state.reserve(pages, len(events.hashes), installs, length)
     state.numbers[SLICE_MAX] = slice_max
-    return pages, installs, np.frombuffer(events.raw, np.uint8)
+    return np.frombuffer(events.raw, np.uint8)

@@ -25,6 +25,7 @@ class RecordEvents:
     columns: "npt.NDArray[np.int64]"
     hashes: "npt.NDArray[np.int64]"
     raw: bytes
+    tally: tuple[int, int, int]  # pages, installs, bytes of these
 
     def __len__(self) -> int:
         """Number of events."""
@@ -37,7 +38,8 @@ class RecordEvents:
 
     def where(self, chosen: "npt.NDArray[np.bool_]") -> "RecordEvents":
         """Only these events."""
-        return RecordEvents(self.columns[chosen], self.hashes, self.raw)
+        columns = self.columns[chosen]
+        return RecordEvents(columns, self.hashes, self.raw, _scan().tally(columns))
 
 
 class PageRef(msgspec.Struct, gc=False, eq=False, frozen=True):
@@ -64,7 +66,7 @@ def _scan() -> ModuleType:
 def plain_record(raw: bytes) -> RecordEvents | None:
     """The events of a record in the form that our producers write, in order; None where it isn't that."""
     found = _scan().plain_events(raw)
-    return None if found is None else RecordEvents(found[0], found[1], raw)
+    return None if found is None else RecordEvents(found[0], found[1], raw, found[2])
 
 
 def read_record(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
@@ -96,7 +98,7 @@ def read_any(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
             row[scan.REQUEST] = _hash(event.request_id) if event.request_id else 0
         else:
             row[scan.TAG] = scan.TICK
-    return RecordEvents(columns, np.array(hashes, np.int64), raw), bad
+    return RecordEvents(columns, np.array(hashes, np.int64), raw, scan.tally(columns)), bad
 
 
 def read_slices(raw: bytes) -> Iterator[tuple[RecordEvents, list[BadPart]]]:
@@ -105,7 +107,7 @@ def read_slices(raw: bytes) -> Iterator[tuple[RecordEvents, list[BadPart]]]:
         found, bad = read_any(some)
         head = len(some) - (end - begin)  # of the list that the slice is
         found.columns[:, 1:3] += begin - head
-        yield RecordEvents(found.columns, found.hashes, raw), bad
+        yield RecordEvents(found.columns, found.hashes, raw, found.tally), bad
 
 
 def together(slices: Sequence[RecordEvents]) -> RecordEvents:
@@ -117,7 +119,8 @@ def together(slices: Sequence[RecordEvents]) -> RecordEvents:
         one.columns[:, 5] += before
         before += len(one.hashes)
     columns = np.concatenate([one.columns for one in slices])
-    return RecordEvents(columns, np.concatenate([one.hashes for one in slices]), slices[0].raw)
+    hashes = np.concatenate([one.hashes for one in slices])
+    return RecordEvents(columns, hashes, slices[0].raw, _scan().tally(columns))
 
 
 def record_events(events: Sequence[SourceEvent]) -> RecordEvents:

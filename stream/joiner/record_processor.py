@@ -143,10 +143,10 @@ class RecordProcessor:
         self, state: PartitionState, record: Record, events: RecordEvents, undecodable: Sequence[BadPart]
     ) -> Iterator[Emission | None]:
         """One record: what is emitted for it, in parts. None is a pause. Raises Poisoned."""
-        joiner, counts, silent = state.joiner, state.joiner.counts, record.offset < state.emit_from
+        joiner, silent = state.joiner, record.offset < state.emit_from
         bad = [(raw, "BadEvent", why) for raw, why in undecodable]
         events = self._set_aside(events, bad, record)
-        shed, pages, installs = counts.shed, counts.pages, counts.installs
+        pages, installs, _ = events.tally
         last: Emission | None = None
         state.whole = False
         for labels in joiner.parts(events, record.offset, record.time_ms):
@@ -167,9 +167,8 @@ class RecordProcessor:
                 self.tally.add_labels(labels)
         if last is not None:
             yield last
-        if counts.shed != shed:
+        if joiner.shed != state.shed:
             self._alarm(record.partition, state)
-        pages, installs = counts.pages - pages, counts.installs - installs
         if pages or installs:
             state.event_offset = record.offset
         self.tally.add(pages, installs, len(events) - pages - installs)
@@ -217,7 +216,7 @@ class RecordProcessor:
 
     def _alarm(self, partition: int, state: PartitionState) -> None:
         """Say that pages close early, at the first one and at each doubling."""
-        before, shed = state.shed, state.joiner.counts.shed
+        before, shed = state.shed, state.joiner.shed
         state.shed = shed
         if not before or shed.bit_length() > before.bit_length():
             log.error(

@@ -26,15 +26,18 @@ ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, since there are so
 Columns = npt.NDArray[np.int64]
 
 
-def plain_events(raw: bytes) -> tuple[Columns, Columns] | None:
-    """The events of a record, int64 [events, COLUMNS], and their items' hashes, int64; None when it isn't plain."""
+def plain_events(raw: bytes) -> "tuple[Columns, Columns, tuple[int, int, int]] | None":
+    """The events of a record, int64 [events, COLUMNS], and their items' hashes, int64; None when it isn't plain.
+
+    And how many are pages and installs, and the bytes of these.
+    """
     if len(raw) > RECORD_BYTES_MAX:
         return None
     count = min(len(raw), _count(raw))
     found = np.empty((count, COLUMNS), np.int64)
     hashes = np.empty(min(count * ITEMS_SCANNED, len(raw)), np.int64)
-    used = _scan(np.frombuffer(raw, np.uint8), found, hashes)
-    return None if used < 0 else (found, hashes[:used])
+    used, pages, installs, length = _scan(np.frombuffer(raw, np.uint8), found, hashes)
+    return None if used < 0 else (found, hashes[:used], (pages, installs, length))
 
 
 def _count(raw: bytes) -> int:
@@ -285,31 +288,34 @@ def _install(raw: Any, at: Any, fields: Any, row: Any) -> Any:
 
 @kernel
 def _scan(raw: Any, found: Any, hashes: Any) -> Any:
-    """Fill a row per event; how many hashes of items there are, -1 where the record isn't plain."""
+    """Fill a row per event; how many hashes of items there are, -1 where the record isn't plain; what `tally` says."""
+    none = np.int64(-1), np.int64(0), np.int64(0), np.int64(0)
     count, at = list_at(raw, np.int64(0))
     if at < 0 or count != found.shape[0]:
-        return np.int64(-1)
-    used = np.int64(0)
+        return none
+    used = pages = installs = length = np.int64(0)
     for event in range(count):
         row = found[event]
         row[BEGIN], row[SIZE], row[ITEMS] = at, 0, used
         fields, at = list_at(raw, at)
         if at < 0 or at >= raw.shape[0]:
-            return np.int64(-1)
+            return none
         row[TAG], fields, at = np.int64(raw[at]), fields - 1, at + 1
         if row[TAG] == PAGE and 4 <= fields <= 10:
             at = _page(raw, at, fields, hashes[used:], row)
             used += row[SIZE]
+            pages += 1
         elif row[TAG] == INSTALL and 4 <= fields <= 6:
             at = _install(raw, at, fields, row)
+            installs, length = installs + 1, length + at - row[BEGIN]
         elif row[TAG] == TICK and fields == 1:
             row[TIME], at = number_at(raw, at)
         else:
-            return np.int64(-1)
+            return none
         row[END] = at
         if at < 0 or at - row[BEGIN] > EVENT_BYTES_MAX or not 0 < row[TIME] < TIME_MS_MAX:
-            return np.int64(-1)
-    return used if at == raw.shape[0] else np.int64(-1)
+            return none
+    return (used, pages, installs, length) if at == raw.shape[0] else none
 
 
 @kernel

@@ -5,6 +5,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from stream.events import ITEMS_MAX
 from stream.joiner.arena import ARENA_NUMBERS, Arena, lives
 from stream.joiner.chains import CHAINS_NUMBERS, Chains
 from stream.joiner.label_rules import LabelRules
@@ -40,11 +41,11 @@ REQUESTS, KEYS, PAIRS = USERS + CHAINS_NUMBERS, USERS + 2 * CHAINS_NUMBERS, USER
 CLOSING = USERS + 4 * CHAINS_NUMBERS
 KNOWN, PENDING = CLOSING + TIMERS_NUMBERS, CLOSING + 2 * TIMERS_NUMBERS
 (
-    LABELS, LABEL_HEADS, LABEL_MASK, LABEL_COUNT, MARKS, MARKS_BEGIN, MARKS_END, OUT, OUT_COUNT, OUT_ROOM,
+    LABELS, LABEL_HEADS, LABEL_MASK, LABEL_ROOM, LABEL_COUNT, MARKS, MARKS_BEGIN, MARKS_END, OUT, OUT_COUNT, OUT_ROOM,
     EVENT, STARTED, SLICED, SHEDDING, WATERMARK, FINISHED, FLOOR, UNSURE, OPEN, HELD_BYTES, PAGES_NOW, INSTALLS_NOW,
     N_DUPLICATE, N_LATE, N_EARLY, N_ORGANIC, N_RETRACTED, N_STRAY, N_SHED, N_EXTENDED,
     WINDOW, LIFE, WAITS, LATENESS, SKEW, POLICY, ORGANIC, BYTES_MAX, SLICE_MAX,
-) = range(CLOSING + 3 * TIMERS_NUMBERS, CLOSING + 3 * TIMERS_NUMBERS + 39)  # fmt: skip
+) = range(CLOSING + 3 * TIMERS_NUMBERS, CLOSING + 3 * TIMERS_NUMBERS + 40)  # fmt: skip
 NUMBERS: Final = SLICE_MAX + 1
 EAGER, WAIT, FAKE_NEGATIVE = 0, 1, 2
 POLICIES: Final = ("eager", "wait", "fake_negative")
@@ -53,6 +54,9 @@ POLICIES: Final = ("eager", "wait", "fake_negative")
 M_OFFSET, M_WATERMARK, M_PAGES, M_INSTALLS = range(4)
 MARK: Final = 4  # numbers of each
 MARKS_MAX: Final = 65_536
+# Room is made for so much at once: pages, items, installs, bytes of these; and records.
+AT_ONCE: Final = (256, 2_560, 64, 8_192)
+MARKS_AT_ONCE: Final = 256
 
 # What is emitted, a row each: kind, the batch of labels that it's part of, then
 # of a page (NEGATIVES: all of its items) and of a LABEL: offset, begin, length, size, base, ingest time; position,
@@ -80,6 +84,7 @@ class JoinState:
         self.label_heads = np.zeros(64, np.uint32)  # a power of two of them
         self.marks = np.empty((64, MARK), np.int64)
         self.out = np.empty((64, OUT_COLUMNS), np.int64)
+        self._left = [0] * 5  # for which there is room: pages, items, installs, bytes of these, records
         self.keeps_chunks = False  # a file on disk names them: `StateStore` says when they may be used again
         j[LABEL_COUNT] = 1
         j[WINDOW : SLICE_MAX + 1] = (
@@ -93,28 +98,29 @@ class JoinState:
         j[[LABELS, LABEL_HEADS, LABEL_MASK]] = (
             address_of(self.labels), address_of(self.label_heads), len(self.label_heads) - 1
         )  # fmt: skip
+        j[LABEL_ROOM] = len(self.labels)
         j[[MARKS, OUT, OUT_ROOM]] = address_of(self.marks), address_of(self.out), len(self.out)
 
     def reserve(self, pages: int, items: int, installs: int, install_bytes: int) -> None:
-        """Make room for the events of a record. Raises MemoryError."""
-        j, events = self.numbers, pages + installs
-        if pages:
-            self.pages.reserve(pages * (P_ITEMS + 1) + 2 * items, P_ITEMS + 1_501)
-            wanted = int(j[PAGES_NOW]) + pages
-            self.users.reserve(wanted)
-            self.requests.reserve(wanted)
-        if installs:
-            largest = min(LARGEST, I_RAW + 2 + install_bytes // 4)
-            self.installs.reserve(installs * (I_RAW + 2) + install_bytes // 4, largest)
-            wanted = int(j[INSTALLS_NOW]) + installs
-            self.keys.reserve(wanted)
-            self.pairs.reserve(4 * wanted)
-        for timers in (self.closing, self.known, self.pending):
-            timers.reserve(events + 1)
-        if int(j[LABEL_COUNT]) + 2 * events >= len(self.labels):
-            self._reserve_labels(2 * events)
-        if int(j[MARKS_END]) == len(self.marks):
-            self._reserve_mark()
+        """Make room for the events of a record, and for some more. Raises MemoryError."""
+        left = self._left
+        need = (pages, items, installs, install_bytes, 1)
+        if all(there >= wanted for there, wanted in zip(left, need, strict=True)):
+            self._left = [there - wanted for there, wanted in zip(left, need, strict=True)]
+            return
+        pages, items, installs, install_bytes = (max(wanted, some) for wanted, some in zip(need, AT_ONCE, strict=False))
+        self._left = [pages - need[0], items - need[1], installs - need[2], install_bytes - need[3], MARKS_AT_ONCE - 1]
+        j = self.numbers
+        self.pages.reserve(pages * (P_ITEMS + 1) + 2 * items, P_ITEMS + 1_501)
+        wanted = int(j[PAGES_NOW]) + pages
+        self.users.reserve(wanted)
+        self.requests.reserve(wanted)
+        self.installs.reserve(installs * (I_RAW + 2) + install_bytes // 4, min(LARGEST, I_RAW + 2 + install_bytes // 4))
+        wanted = int(j[INSTALLS_NOW]) + installs
+        self.keys.reserve(wanted)
+        self.pairs.reserve(4 * wanted)
+        if int(j[MARKS_END]) + MARKS_AT_ONCE > len(self.marks):
+            self._reserve_marks()
 
     def grow_runs(self) -> None:
         """Room in the timers' runs for whatever a slot may hold."""
@@ -126,8 +132,9 @@ class JoinState:
         self.out.resize((2 * len(self.out), OUT_COLUMNS), refcheck=False)
         self._publish()
 
-    def _reserve_labels(self, more: int) -> None:
-        j = self.numbers
+    def grow_labels(self) -> None:
+        """Room for the labels of a page, and some more."""
+        j, more = self.numbers, ITEMS_MAX + 2
         count = keep_labels(j)
         if 4 * (count + more) > 3 * len(self.labels):
             self.labels.resize((2 * (count + more) + 64, LABEL_NUMBERS), refcheck=False)
@@ -137,14 +144,14 @@ class JoinState:
         self.label_heads[:] = 0
         link_labels(j)
 
-    def _reserve_mark(self) -> None:
-        """Room for a mark more. Of very many the older half loses every other one: a commit holds a record more."""
+    def _reserve_marks(self) -> None:
+        """Room for some marks more. Of very many the older half loses every other one: a commit holds a record more."""
         begin, end = self.numbers[[MARKS_BEGIN, MARKS_END]].tolist()
         marks = self.marks[begin:end].copy()
         if len(marks) >= MARKS_MAX:
             marks = np.concatenate([marks[: MARKS_MAX // 2 : 2], marks[MARKS_MAX // 2 :]])
-        if 2 * len(marks) > len(self.marks):
-            self.marks.resize((2 * len(self.marks), MARK), refcheck=False)
+        if 2 * len(marks) + MARKS_AT_ONCE > len(self.marks):
+            self.marks.resize((2 * len(marks) + 2 * MARKS_AT_ONCE, MARK), refcheck=False)
         self.marks[: len(marks)] = marks
         self.numbers[[MARKS_BEGIN, MARKS_END]] = 0, len(marks)
         self._publish()
@@ -157,6 +164,7 @@ class JoinState:
         self.marks = np.empty((len(marks) + 64, MARK), np.int64)
         self.marks[: len(marks)] = marks
         j[LABEL_COUNT], j[MARKS_BEGIN], j[MARKS_END] = len(labels), 0, len(marks)
+        self._left = [0] * 5
         while len(self.label_heads) < len(self.labels):
             self.label_heads = np.zeros(2 * len(self.label_heads), np.uint32)
         self._publish()
