@@ -78,7 +78,12 @@ class Assigned(PartitionState):
         return 0 if self.stored is None else commit_of(*self.stored).progress.confirmed
 
     def trim_bodies(self) -> None:
-        """Give up records of which nothing is remembered, or that are too many."""
+        """Give up records of which nothing is remembered, or that are too many.
+
+        Between two records only: within one, labels may be on their way whose pages are forgotten already.
+        """
+        if not self.whole:
+            return
         hold = self.joiner.hold_offset()
         self.bodies.trim(self.next_offset if hold is None else hold)
 

@@ -39,6 +39,8 @@ class _Reader:
         self.consumer.assign(ats)
         if ats:
             self.consumer.pause(*ats)
+        for at in ats:
+            self.consumer.seek(at, 0)  # without a position aiokafka would ask for one, and find none
 
     async def read(self, partition: int, wanted: Sequence[int]) -> dict[int, bytes]:
         """These records of a partition, whose offsets rise. Raises LogError, LogUnavailable."""
