@@ -6,6 +6,7 @@ compiled in a second process meanwhile.
 
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -26,7 +27,9 @@ from stream.expiry import Sweep
 from stream.features import Layout
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
+from stream.joiner.raw_impression import record_events
 from stream.joiner.record_processor import warm_up
+from stream.joiner.state_store import StateStore
 from stream.memory_store import MemoryStore
 from stream.spec import ORGANIC_INSTALLS, Spec, Statistic, WarmStart
 from stream.spec_file import load_spec
@@ -71,6 +74,7 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
     grow_and_sweep()
     count_organic(spec)
     warm_up()
+    join_and_restore()
     scorer.close()
     return store, replies
 
@@ -89,6 +93,22 @@ def count_organic(spec: Spec) -> None:
     counted = Statistic("count", by=["item.id"], of=ORGANIC_INSTALLS)
     spec = msgspec.structs.replace(spec, statistics={"counted": counted})
     Statistics(StatisticsProgram(spec, Layout(spec))).learn_organic([Organic("u", "i", 1, "x")])
+
+
+def join_and_restore() -> None:
+    """What only a long run does to a join: its memory grows, is saved, and read again."""
+    rules = LabelRules("eager", window_ms=1_000, known_ms=0)
+    joiner = Joiner(rules)
+    for offset in range(3):
+        pages = [Impression(f"r{offset}-{k}", 1 + offset, f"u{k}", ["a", "b"]) for k in range(200)]
+        joiner.feed([*pages, *(Install(page.user, "a", 2 + offset, page.request_id) for page in pages)], offset, 10)
+    with TemporaryDirectory() as folder:
+        store = StateStore(Path(folder), "")
+        store.write(store.capture(joiner.state, 3))
+        loaded = store.load(rules, 0, 3)
+    assert loaded is not None, "the join's state can't be read again"
+    again = Joiner.restored(rules, joiner.checkpoint(3), loaded[0])
+    assert again.take(record_events([Tick(5_000)]), 3, 5_000), "a join that was read again emits nothing"
 
 
 def world() -> list[Item | User]:

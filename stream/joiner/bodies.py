@@ -1,5 +1,6 @@
 """Records of `events` that are at hand: the bytes of pages whose labels go out."""
 
+from collections import deque
 from typing import Final
 
 NO_LIMIT: Final = 2**62
@@ -12,11 +13,15 @@ class Bodies:
         self.bytes_max = bytes_max
         self.bytes = 0
         self._records: dict[int, bytes] = {}
+        self._order: deque[int] = deque()  # a dict's first key is slow to find behind many that are gone
 
     def put(self, offset: int, raw: bytes) -> None:
-        """Keep a record; offsets only grow, but for one that is put again."""
-        self.bytes += len(raw) - len(self._records.pop(offset, b""))
+        """Keep a record; offsets grow, but for one that is put again."""
+        if offset in self._records:
+            return
         self._records[offset] = raw
+        self._order.append(offset)
+        self.bytes += len(raw)
 
     def get(self, offset: int) -> bytes | None:
         """A record, None where it isn't at hand."""
@@ -24,9 +29,6 @@ class Bodies:
 
     def trim(self, needed_from: int) -> None:
         """Give up the records before this one, of which nothing is remembered, and the oldest that are too many."""
-        records = self._records
-        while records:
-            first = next(iter(records))
-            if first >= needed_from and self.bytes <= self.bytes_max:
-                return
-            self.bytes -= len(records.pop(first))
+        order = self._order
+        while order and (order[0] < needed_from or self.bytes > self.bytes_max):
+            self.bytes -= len(self._records.pop(order.popleft()))

@@ -104,11 +104,17 @@ class JoinState:
     def reserve(self, pages: int, items: int, installs: int, install_bytes: int) -> None:
         """Make room for the events of a record, and for some more. Raises MemoryError."""
         left = self._left
-        need = (pages, items, installs, install_bytes, 1)
-        if all(there >= wanted for there, wanted in zip(left, need, strict=True)):
-            self._left = [there - wanted for there, wanted in zip(left, need, strict=True)]
+        if (
+            pages <= left[0] and items <= left[1] and installs <= left[2] and install_bytes <= left[3] and left[4]
+        ):  # fmt: skip
+            left[0] -= pages
+            left[1] -= items
+            left[2] -= installs
+            left[3] -= install_bytes
+            left[4] -= 1
             return
-        pages, items, installs, install_bytes = (max(wanted, some) for wanted, some in zip(need, AT_ONCE, strict=False))
+        need = pages, items, installs, install_bytes
+        pages, items, installs, install_bytes = map(max, need, AT_ONCE)
         self._left = [pages - need[0], items - need[1], installs - need[2], install_bytes - need[3], MARKS_AT_ONCE - 1]
         j = self.numbers
         self.pages.reserve(pages * (P_ITEMS + 1) + 2 * items, P_ITEMS + 1_501)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from stream.events import (
 )
 from stream.health import run_file
 from stream.histories import read_histories
-from stream.joiner.label_rules import LabelRules
+from stream.joiner.label_rules import LabelRules, Policy
 from stream.kafka_log import KafkaLog
 from stream.log import START, Record, partition_of
 from stream.settings import Settings
@@ -60,6 +61,7 @@ class World:
         admin = KafkaAdminClient(bootstrap_servers=stack.kafka)
         admin.create_topics([NewTopic(prefix + t.name, t.partitions or 2, 1, topic_configs=t.config()) for t in TOPICS])
         admin.close()
+        self.more_settings: dict[str, Any] = {}
         self.log = KafkaLog(self.settings, compression="lz4")  # as producers may: aiokafka needs more than lz4 for it
 
     def joiner(self, worker: str = "0", **shell: Any) -> "subprocess.Popen[bytes]":
@@ -70,7 +72,7 @@ class World:
             "topic_prefix": self.settings.topic_prefix,
             "local": str(self.settings.local),
             "worker": worker,
-        }
+        } | self.more_settings
         told = {"settings": settings, "rules": asdict(self.rules), "shell": shell}
         out = (self.settings.local / f"joiner-{worker}.log").open("ab")
         script = Path(__file__).with_name("joiner_process.py")
@@ -121,7 +123,7 @@ class World:
         records = self.all_of(EVENTS.name)
         for partition in range(2):
             log = [e for r in records if r.partition == partition for e in decode_events(r.value or b"")[0]]
-            net |= offline(log, QUICK)
+            net |= offline(log, self.rules)
         return net
 
     def commits(self) -> dict[int, Any]:
@@ -298,6 +300,20 @@ def test_of_two_workers_of_one_name_one_ends(world: World) -> None:
         finally:
             second.kill()
             second.wait()
+
+
+@pytest.mark.parametrize("policy", ["wait", "eager"])
+def test_pages_that_are_not_at_hand_are_read_again(world: World, policy: Policy) -> None:
+    """With no memory for recent records: installs and windows that close find their pages in the log."""
+    world.more_settings = {"joiner_bodies_mb": 0}
+    world.rules = replace(world.rules, policy=policy)
+    with running(world):
+        *_, sent = flow(world, 3, 900, per_s=400)
+        until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), 60.0)
+        assert net_of(world.examples()) == world.oracle()
+        read_again = re.search(r"^thalweg_joiner_read_again_records_total ([0-9.e+]+)", world.health("metrics"), re.M)
+        assert read_again is not None
+        assert float(read_again[1]) > sent / 2
 
 
 def test_a_second_worker_takes_its_share(world: World) -> None:
