@@ -107,14 +107,18 @@ def examples_of(batches: Sequence[LabelBatch], bodies: Bodies) -> list[Examples]
     return found
 
 
-def count_reasons(batches: Sequence[LabelBatch], counts: list[int]) -> None:
-    """Add the number of examples per reason."""
+def count_reasons(batches: Sequence[LabelBatch], counts: list[int]) -> int:
+    """Add the number of examples per reason; returns their number."""
+    total = 0
     for batch in batches:
         if batch.rows is None:
+            total += batch.page.size
             counts[WINDOW_CLOSED] += batch.page.size
         else:
+            total += len(batch.rows)
             for row in batch.rows:
                 counts[row[2]] += 1
+    return total
 
 
 def rows_of(batch: LabelBatch) -> list[Row]:

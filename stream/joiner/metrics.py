@@ -49,6 +49,7 @@ class Tally:
     def __init__(self) -> None:
         self.kinds = {"page": 0, "install": 0, "tick": 0}
         self.told = [0] * len(REASONS)
+        self.uncommitted = 0  # examples emitted since the last commit
         self.letters = dict.fromkeys(LETTER_REASONS.values(), 0)
         self._delays: list[int] = []  # ingest times of records that told something
 
@@ -67,7 +68,7 @@ class Tally:
     def add_labels(self, labels: Sequence[LabelBatch]) -> None:
         """Labels that are emitted because of one record."""
         if labels:
-            count_reasons(labels, self.told)
+            self.uncommitted += count_reasons(labels, self.told)
             self._delays.append(labels[-1].ingest_ms)
 
     def handed_over(self) -> None:

@@ -118,7 +118,7 @@ class RecordProcessor:
         A slice may be empty: then it is a pause, in which others of the event loop have their turn. Raises Poisoned.
         """
         slice_: list[Emission] = []
-        size = 0
+        size, is_cut = 0, False
         for record in records:
             raw = record.value or b""
             state.bodies.put(record.offset, raw)
@@ -135,8 +135,11 @@ class RecordProcessor:
                     size += len(emission.labels) + len(emission.others)
                 if emission is None or size > LABELS_MAX:
                     yield slice_
-                    slice_, size = [], 0
+                    slice_, size, is_cut = [], 0, True
             state.next_offset, state.read_ms, state.whole = record.offset + 1, record.time_ms, True
+            if is_cut:  # between two records, where a commit can be taken
+                yield slice_
+                slice_, size, is_cut = [], 0, False
         yield slice_
 
     def _take(

@@ -190,6 +190,26 @@ def test_a_burst_goes_out_in_parts_and_is_committed_when_all_of_it_is_out(tmp_pa
     asyncio.run(story())
 
 
+def test_no_more_is_emitted_without_a_commit_than_a_learner_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of a batch a commit is stored: what a kill leaves to be emitted again is bounded."""
+    monkeypatch.setattr("stream.joiner.consumer_loop.UNCOMMITTED_MAX", 4)
+    monkeypatch.setattr("stream.joiner.record_processor.LABELS_MAX", 1)
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0)
+        await take(loop, *(message(k, page(f"r{k}", T + 5_000 * k)) for k in range(12)))
+        await loop.outbox.flush()
+        assert len(labels_of(paper)) == 11
+        stored = committed(paper)
+        assert stored is not None
+        assert 6 <= stored[0] <= stored[1] < 12
+
+    asyncio.run(story())
+
+
 def test_records_of_one_commit_may_need_many_batches(tmp_path: Path) -> None:
     """What doesn't fit into a batch goes into the next, in order; the commit waits for all of them."""
 
