@@ -200,7 +200,7 @@ def test_no_more_is_emitted_without_a_commit_than_a_learner_remembers(
     async def story() -> None:
         paper = Paper()
         loop = await assigned_loop(paper, tmp_path, 0)
-        await take(loop, *(message(k, page(f"r{k}", T + 5_000 * k)) for k in range(12)))
+        await take(loop, *(message(k, page(f"r{k}", T + 4_000 * k)) for k in range(12)))
         await loop.outbox.flush()
         assert len(labels_of(paper)) == 11
         stored = committed(paper)
