@@ -205,7 +205,7 @@ def test_no_more_is_emitted_without_a_commit_than_a_learner_remembers(
         assert len(labels_of(paper)) == 11
         stored = committed(paper)
         assert stored is not None
-        assert 6 <= stored[0] <= stored[1] < 12
+        assert 6 <= stored[0] <= stored[1] <= 12
 
     asyncio.run(story())
 
