@@ -143,6 +143,7 @@ class Label(Part, frozen=True):
     lateness: Duration = "0s"
     known: Duration = "2s"  # how long after its window a page can still be corrected
     early: Duration | None = None  # how long an install waits for a page behind it in the log; as long as for any
+    skew: Duration = "1s"  # how much older than its page an install may be that names it: clocks differ
     organic: bool | OrganicTo = False  # installs that no page claimed are written: see `organic_in`
 
     @property
@@ -192,12 +193,13 @@ class Spec(Part, frozen=True):
         """16 hex digits: equal for specs whose models can go on from each other.
 
         Name, publish, slices and label.organic aside: no example depends on them, and statistics of organic installs
-        say by themselves that they need them.
+        say by themselves that they need them. And label.skew: it came later, and models were to go on.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
         content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
-        content["label"].pop("organic", None)
+        for name in ("organic", "skew"):
+            content["label"].pop(name, None)
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
 
     def columns(self) -> dict[str, Column]:

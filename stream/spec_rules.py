@@ -185,7 +185,7 @@ def _check_slices(spec: Spec, columns: dict[str, Column], refuse: Refuse) -> Non
 def _check_durations(spec: Spec, refuse: Refuse) -> None:
     held: dict[tuple[str, ...], str | None] = {("statistics", n, "half_life"): s.half_life
                                                for n, s in spec.statistics.items()}  # fmt: skip
-    held |= {("label", name): getattr(spec.label, name) for name in ("window", "lateness", "known", "early")}
+    held |= {("label", name): getattr(spec.label, name) for name in ("window", "lateness", "known", "early", "skew")}
     held |= {("wide", "expire"): spec.wide.expire, ("deep", "expire"): spec.deep.expire}
     held |= {("wide", "crosses", f"{i}"): cross.expire
              for i, cross in enumerate(spec.crosses(), -len(spec.wide.features))}  # fmt: skip

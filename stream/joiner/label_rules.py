@@ -55,4 +55,5 @@ def label_rules(spec: Spec, bytes_max: int | None = None) -> LabelRules:
         bytes_max=bytes_max,
         organic="topic" in label.organic_in,
         organic_examples="examples" in label.organic_in,
+        skew_ms=duration_ms(label.skew),
     )

@@ -43,4 +43,5 @@ def audit_rules(spec: Spec) -> AuditRules:
     return AuditRules(
         label.policy, window_ms, lateness_ms, known_ms, early_ms,
         organic=label.organic is not False, organic_examples=label.organic == "examples",
+        skew_ms=duration_ms(label.skew),
     )  # fmt: skip
