@@ -78,13 +78,14 @@ def learned_at_least(house: House, examples: int) -> None:
 
 
 def everything(house: House, topic: str) -> list[tuple[int, int, bytes]]:
-    """(partition, offset, value) of every record."""
+    """(partition, offset, value) of every record that there is now; a joiner may still tick."""
     log = KafkaLog(house.settings)
     ends = log.ends(topic)
     reader = log.reader(topic, dict.fromkeys(ends, START))
     found: list[tuple[int, int, bytes]] = []
-    while reader.positions() != ends:
-        found += [(r.partition, r.offset, r.value or b"") for r in reader.poll(0.2)]
+    while any(at < ends[partition] for partition, at in reader.positions().items()):
+        some = [(r.partition, r.offset, r.value or b"") for r in reader.poll(0.2)]
+        found += [one for one in some if one[1] < ends[one[0]]]
     reader.close()
     log.close()
     return found
