@@ -27,7 +27,7 @@ from benchmarks.joiner_world import (
 from stream.events import Impression, Install, decode_examples, encode_record
 from stream.joiner.label_rules import LabelRules, Policy
 from stream.kafka_log import KafkaLog
-from stream.log import END, START
+from stream.log import END, START, partition_of
 from stream.settings import Settings
 from stream.topics import EVENTS, EXAMPLES
 from thalweg.stack import start_broker, stop_broker
@@ -152,11 +152,13 @@ def _all_at_work(settings: Settings) -> None:
     log = KafkaLog(settings)
     reader = log.reader(EXAMPLES.name, {0: END})
     now_ms, name = int(time.time() * 1000), f"probe-{time.monotonic_ns()}"
-    for p in range(PARTITIONS):
-        page = Impression(f"{name}-{p}", now_ms, f"{name}-{p}", ["a"])
-        log.send(EVENTS.name, p, encode_record([page, Install(page.user, "a", now_ms, page.user)]))
+    left: set[str] = set()
+    for k in range(8 * PARTITIONS):  # users enough for every partition
+        page = Impression(f"{name}-{k}", now_ms, f"{name}-{k}", ["a"])
+        left.add(page.request_id)
+        both = encode_record([page, Install(page.user, "a", now_ms, page.user)])
+        log.send(EVENTS.name, partition_of(page.user, PARTITIONS), both)
     log.flush()
-    left = {f"{name}-{p}" for p in range(PARTITIONS)}
     end = time.monotonic() + ANSWER_S
     while left:
         assert time.monotonic() < end, f"no example of {left}"
