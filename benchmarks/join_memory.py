@@ -98,7 +98,7 @@ def known(house: Settings, count: int) -> dict[str, float]:
 
 def feed(settings: Settings, count: int) -> dict[str, float]:
     """The figures of `known`, in this process; leaves the saved state, and a commit that belongs to it."""
-    begin_ms = int(time.time() * 1000) - BACK_MS
+    begin_ms = int(time.time() * 1000) - count // PAGES_A_MS  # so that no window is over: the log has no bodies
     template = PageTemplate()
     warm_up()
     for offset, raw in enumerate(template.records(64 * PACK, PACK, 400, begin_ms, PAGES_A_MS)):
