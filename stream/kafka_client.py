@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from kafka import errors
 from kafka.protocol.schemas.fields.struct import StructField
 
 from stream.errors import LogError, LogUnavailable, SettingsError
+from stream.kafka_login import login_options
 from stream.settings import Settings
 
 CONNECT_S: Final = 5.0
@@ -48,24 +48,14 @@ StructField.compiled_encode_into = _one_at_a_time(StructField.compiled_encode_in
 
 def client_options(settings: Settings) -> dict[str, Any]:
     """What producer, consumer and admin clients of kafka-python have in common: addresses, TLS, login."""
-    options: dict[str, Any] = {
+    return {
         "bootstrap_servers": settings.brokers(),
-        "security_protocol": settings.kafka_security,
         "bootstrap_timeout_ms": int(CONNECT_S * 1000),
         "request_timeout_ms": int(REQUEST_S * 1000),
         "retry_backoff_ms": 20,  # also between two requests for metadata: a new reader has to wait for it twice
         "reconnect_backoff_max_ms": 1000,
+        **login_options(settings),
     }
-    if settings.kafka_security.endswith("SSL"):
-        try:
-            options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ca or None)
-        except OSError as bad:
-            raise SettingsError(f"THALWEG_KAFKA_CA: can't load {settings.kafka_ca}: {bad}") from None
-    if settings.kafka_security.startswith("SASL"):
-        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        options["sasl_plain_username"] = settings.kafka_user
-        options["sasl_plain_password"] = settings.kafka_password.get_secret_value()
-    return options
 
 
 def reach(settings: Settings) -> None:

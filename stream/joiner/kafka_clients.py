@@ -4,7 +4,6 @@ Only their public interface is used. aiokafka's errors are translated here and i
 """
 
 import logging
-import ssl
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from stream.errors import LogUnavailable, SettingsError
 from stream.joiner.assigned_partitions import LogRange
+from stream.kafka_login import login_options
 from stream.settings import Settings
 from stream.topics import EVENTS
 
@@ -34,20 +34,7 @@ log = logging.getLogger(__name__)
 
 def connection(settings: Settings) -> dict[str, Any]:
     """What all clients have in common: addresses, TLS, login. Raises SettingsError."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": settings.brokers(),
-        "security_protocol": settings.kafka_security,
-    }
-    if settings.kafka_security.endswith("SSL"):
-        try:
-            options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ca or None)
-        except OSError as bad:
-            raise SettingsError(f"THALWEG_KAFKA_CA: can't load {settings.kafka_ca}: {bad}") from None
-    if settings.kafka_security.startswith("SASL"):
-        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        options["sasl_plain_username"] = settings.kafka_user
-        options["sasl_plain_password"] = settings.kafka_password.get_secret_value()
-    return options
+    return {"bootstrap_servers": settings.brokers(), **login_options(settings)}
 
 
 def reading(settings: Settings) -> dict[str, Any]:
