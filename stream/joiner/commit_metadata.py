@@ -62,13 +62,11 @@ def metadata_of(checkpoint: Checkpoint, rules: LabelRules, model: str = "", prog
     return json.dumps(stored)
 
 
-def checkpoint_of(offset: int, metadata: str) -> Checkpoint:
-    """The checkpoint of a commit. One that isn't ours (a tool moved the group) starts with no watermark."""
-    return commit_of(offset, metadata).checkpoint
-
-
 def commit_of(offset: int, metadata: str) -> Commit:
-    """A commit as it was stored. Without progress of its own (an older joiner's) nothing is confirmed beyond it."""
+    """A commit as it was stored. Without progress of its own (an older joiner's) nothing is confirmed beyond it.
+
+    One that isn't ours (a tool moved the group) starts with no watermark.
+    """
     try:
         stored = json.loads(metadata or "{}")
         watermark_ms, finished_ms, floor_ms, version, read_ms, late = (

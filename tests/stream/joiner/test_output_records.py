@@ -11,7 +11,7 @@ from stream.events import (
     decode_examples,
     encode_record,
 )
-from stream.joiner.commit_metadata import checkpoint_of, metadata_of
+from stream.joiner.commit_metadata import commit_of, metadata_of
 from stream.joiner.join import Checkpoint, Installed
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.output_records import history_record
@@ -93,6 +93,6 @@ def test_copies_of_a_letter_of_a_compacted_topic_have_one_key() -> None:
 def test_a_checkpoint_travels_in_the_commits_metadata() -> None:
     """What was stored comes back; foreign metadata starts with no watermark."""
     checkpoint = Checkpoint(5, 1_700_000_000_000, 1_699_999_999_000, 7, 8)
-    assert checkpoint_of(5, metadata_of(checkpoint, LabelRules())) == checkpoint
+    assert commit_of(5, metadata_of(checkpoint, LabelRules())).checkpoint == checkpoint
     for foreign in ("", "moved by hand", "[1]", '{"watermark_ms": "x"}'):
-        assert checkpoint_of(5, foreign) == Checkpoint(5, 0, 0)
+        assert commit_of(5, foreign).checkpoint == Checkpoint(5, 0, 0)
