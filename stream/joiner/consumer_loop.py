@@ -26,9 +26,9 @@ from stream.joiner.body_reader import BodyReader
 from stream.joiner.commit_metadata import commit_of
 from stream.joiner.commit_writer import CommitWriter
 from stream.joiner.kafka_clients import check_timestamps, group_commits, log_ranges, make_body_consumer, unavailable
-from stream.joiner.labels import absent, pages_of
+from stream.joiner.labels import Labels, absent, pages_of
 from stream.joiner.outbox import Outbox
-from stream.joiner.output_records import Emission, emission_records
+from stream.joiner.output_records import emission_records
 from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.joiner.state_saver import StateSaver
 from stream.joiner.tick_watch import TickWatch
@@ -160,12 +160,12 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     async def _join(self, partition: int, owned: Assigned, records: Sequence[Record]) -> bool:
         """Join these; False: the partition is going, and the rest is for whoever has it then."""
-        for emissions in self._processor.process(owned, records):
-            if emissions:
-                pages = await self._pages(partition, owned, emissions)
+        for emission in self._processor.process(owned, records):
+            if emission is not None:
+                pages = await self._pages(partition, owned, emission.labels) if emission.labels else []
                 if self.assigned.owned.get(partition) is not owned:
                     return False
-                for outgoing in emission_records(emissions, self._partitions, pages):
+                for outgoing in emission_records(emission, self._partitions, pages):
                     self.outbox.put(outgoing)
             owned.trim_bodies()
             if not owned.whole or self.outbox.waiting_bytes > HAND_OVER_BYTES:
@@ -183,18 +183,17 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self.assigned.took(partition, owned, time.monotonic())
         return True
 
-    async def _pages(self, partition: int, owned: Assigned, emissions: Sequence[Emission]) -> list[bytes]:
+    async def _pages(self, partition: int, owned: Assigned, labels: Labels) -> list[bytes]:
         """The pages whose labels go out, as they lie in the log; those that aren't at hand are read again.
 
         Raises LogError, LogUnavailable.
         """
-        batches = [batch for emission in emissions for batch in emission.labels]
-        closed, others = absent(batches, owned.bodies)
+        closed, others = absent(labels, owned.bodies)
         if not closed and not others:
-            return pages_of(batches, owned.bodies)
+            return pages_of(labels, owned.bodies)
         found = await self.reader.read(partition, closed, others)
         metrics.READ_AGAIN.inc(len(found))
-        return pages_of(batches, owned.bodies, found)
+        return pages_of(labels, owned.bodies, found)
 
     async def _with_append_times(self, records: list[Record]) -> list[Record]:
         """Records that came while producers stamped them; taken only where the topic has been mended since.

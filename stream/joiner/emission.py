@@ -191,10 +191,10 @@ def emit_history(j: Any, install: Any, newest_ms: Any, sure: Any) -> None:
 
 
 @kernel
-def emit_late(j: Any, event: Any) -> None:
+def emit_late(j: Any, event: Any, time_ms: Any, late_ms: Any) -> None:
     """An event that came too late."""
     row = _next_row(j)
-    row[0], row[2] = LATE, event
+    row[0], row[2], row[3], row[4] = LATE, event, time_ms, late_ms
     j[OUT_COUNT] += 1
 
 

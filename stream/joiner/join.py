@@ -17,7 +17,7 @@ An install waits for pages that come after it in the log until `time + early`.
 
 **Memory.** What is remembered are numbers in arrays (`state.py`): of a page its user, request id and items as hashes,
 its event time, and where it lies in the log; 48 bytes and 6 an item, whatever its features. What is emitted of a page
-says where its bytes are (`PageRef`). Over `bytes_max` the oldest is finished early: a *floor* rises in event time,
+says where its bytes are (`Labels`). Over `bytes_max` the oldest is finished early: a *floor* rises in event time,
 pages up to it close and are forgotten, and whatever comes with a time up to it is late.
 
 **Restarts.** A checkpoint is (offset, watermark before that record, event time up to which all is finished, floor).
@@ -39,22 +39,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from stream.events import Examples, Install, Organic, SourceEvent
+from stream.events import Examples, Organic, SourceEvent
 from stream.joiner.bodies import Bodies
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.labels import LabelBatch, Row, examples_of
-from stream.joiner.raw_impression import PageRef, RecordEvents, record_events
+from stream.joiner.labels import Part, examples_of
+from stream.joiner.raw_impression import RecordEvents, record_events
 
 if TYPE_CHECKING:
     from stream.joiner.state import JoinState
 
 SLICE: Final = 512  # pages closed and installs forgotten at once: some ten milliseconds until they are written
-
-_install = msgspec.msgpack.Decoder(Install)
 
 
 @dataclass
@@ -72,18 +68,6 @@ class Counts:
     stray: int = 0  # a retraction whose install was forgotten before it came, or never came
     shed: int = 0  # a page that was forgotten early because memory was full
     extended: int = 0  # a page that brought more items under a request id that was remembered
-
-
-class Installed(NamedTuple):
-    """When a user installed an item last, by what is remembered; None: no longer has it.
-
-    `newest`: surely the newest time. Of what came late it's unknown: a newer install may be forgotten.
-    """
-
-    user: str
-    item: str
-    time_ms: int | None
-    newest: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,6 +94,14 @@ def _kernels() -> ModuleType:
 
 
 @cache
+def _emitted() -> ModuleType:
+    """Likewise."""
+    from stream.joiner import emitted
+
+    return emitted
+
+
+@cache
 def _fields() -> ModuleType:
     """Likewise."""
     from stream.joiner import state
@@ -118,11 +110,7 @@ def _fields() -> ModuleType:
 
 
 class Joiner:
-    """The join state of one partition. Give it every record in offset order.
-
-    Of the last part of a record: `organic`, what it has shown to be organic, if the rules want that; `installed`, what
-    its installs and retractions say of histories; `late`, the events that came too late: bytes, time and lateness, ms.
-    """
+    """The join state of one partition. Give it every record in offset order."""
 
     def __init__(
         self, rules: LabelRules, checkpoint: Checkpoint | None = None, state: "JoinState | None" = None
@@ -133,8 +121,6 @@ class Joiner:
         self.rules = rules
         self._pages = self._installs = self._ticks = 0  # that came
         self.organic: list[Organic] = []
-        self.installed: list[Installed] = []
-        self.late: list[tuple[bytes, int, int]] = []
         self._bodies = Bodies()
         self.state: JoinState = self._fields.JoinState(rules) if state is None else state
         if checkpoint is not None and state is None:
@@ -162,103 +148,59 @@ class Joiner:
         return made
 
     def feed(self, events: Sequence[SourceEvent], offset: int, ingest_ms: int) -> list[Examples]:
-        """Take one record's events; returns the examples that came of them, in a fixed order."""
+        """Take one record's events; returns the examples that came of them, in a fixed order.
+
+        `organic` is what it has shown to be organic, if the rules want that.
+        """
         record = record_events(events)
         self._bodies.put(offset, record.raw)
-        found = examples_of(self.take(record, offset, ingest_ms), self._bodies)
+        part = self.take(record, offset, ingest_ms)
+        self.organic = part.organic[0]
+        found = examples_of(part.labels, self._bodies)
         hold = self.hold_offset()
         self._bodies.trim(offset + 1 if hold is None else hold)
         return found
 
-    def take(self, events: RecordEvents, offset: int, ingest_ms: int) -> list[LabelBatch]:
+    def take(self, events: RecordEvents, offset: int, ingest_ms: int) -> Part:
         """Take one record's events; returns what is emitted because of them, in a fixed order."""
-        emitted: list[LabelBatch] = []
-        organic: list[Organic] = []
-        installed: list[Installed] = []
-        late: list[tuple[bytes, int, int]] = []
-        for part in self.parts(events, offset, ingest_ms):
-            emitted += part
-            organic += self.organic
-            installed += self.installed
-            late += self.late
-        self.organic, self.installed, self.late = organic, installed, late
-        return emitted
+        part: Part = _emitted().in_one(list(self.parts(events.placed(offset, ingest_ms))))
+        return part
 
-    def parts(self, events: RecordEvents, offset: int, ingest_ms: int) -> Iterator[list[LabelBatch]]:
-        """The same in parts, one at least; `organic`, `installed` and `late` are each part's own.
+    def parts(self, events: RecordEvents) -> Iterator[Part]:
+        """Take the events of records; gives what is emitted because of them in parts.
 
-        One event can close all pages that there are. Between parts whoever writes them can do so. The record is taken
-        when there is no further part.
+        One event can close all pages that there are. Between parts whoever writes them can do so. The records are taken
+        when there is no further part; `records_taken` says how many are so far.
         """
-        join, state, numbers = _kernels(), self.state, self.state.numbers
-        columns, hashes = events.columns, events.hashes
+        join, take_part, state = _kernels(), _emitted().take_part, self.state
+        records, columns, hashes = events.records, events.columns, events.hashes
         raw = join.prepare(state, events, SLICE)
         pages, installs, _ = events.tally
         self._pages, self._installs = self._pages + pages, self._installs + installs
         self._ticks += len(columns) - pages - installs
         while True:
-            said = join.take_record(numbers, columns, hashes, raw, offset, ingest_ms)
+            said = join.take_records(state.numbers, records, columns, hashes, raw)
+            part = take_part(state, events)
             if said == join.GROW_RUNS:
                 state.grow_runs()
             elif said == join.GROW_OUT:
                 state.grow_out()
             elif said == join.GROW_LABELS:
                 state.grow_labels()
-            part = self._emitted(events)
+            if part is not None:
+                yield part
             if said == join.DONE:
-                yield part
                 return
-            if said == join.HAND_ON or part or self.organic or self.installed or self.late:
-                yield part
 
-    def _emitted(self, events: RecordEvents) -> list[LabelBatch]:
-        """What the kernels have emitted, as objects; fills `organic`, `installed`, `late`."""
-        self.organic, self.installed, self.late = [], [], []  # the last ones are somebody's by now
-        state, emitted = self.state, list[LabelBatch]()
-        count = int(state.numbers[self._fields.OUT_COUNT])
-        if not count:
-            return emitted
-        batch, rows = -1, list[Row]()
-        for row in state.out[:count].tolist():
-            kind = row[0]
-            if kind == self._fields.NEGATIVES:
-                emitted.append(LabelBatch(PageRef(row[2], row[3], row[4], row[5], row[6]), None, row[7]))
-            elif kind == self._fields.LABEL:
-                if row[1] != batch:
-                    batch, rows = row[1], []
-                    emitted.append(LabelBatch(PageRef(row[2], row[3], row[4], row[5], row[6]), rows, row[7]))
-                install_id = "" if row[12] < 0 else self._install_at(row[12]).install_id
-                rows.append((row[8], row[10], row[11], install_id, row[7], row[9]))
-                emitted[-1].ingest_ms = row[7]
-            elif kind == self._fields.ORGANIC_INSTALL:
-                one = self._install_at(row[2])
-                self.organic.append(
-                    Organic(one.user, one.item, one.time_ms, one.install_id, one.request_id, self._ingest_ms(row[2]))
-                )
-            elif kind == self._fields.HISTORY:
-                one = _install.decode(events.bytes_of(-1 - row[2])) if row[2] < 0 else self._install_at(row[2])
-                newest_ms = None if row[3] < 0 else row[3]
-                self.installed.append(Installed(one.user, one.item, newest_ms, bool(row[4])))
-            else:
-                self.late.append((events.bytes_of(row[2]), *self._lateness(int(events.columns[row[2], 3]))))
-        state.numbers[self._fields.OUT_COUNT] = 0
-        return emitted
+    @property
+    def records_taken(self) -> int:
+        """How many of the records that `parts` takes, or took last, are taken."""
+        return int(self.state.numbers[self._fields.RECORD])
 
-    def _lateness(self, time_ms: int) -> tuple[int, int]:
-        """An event time, and by how much what has it came too late."""
-        j = self.state.numbers
-        known_ms = max(self.watermark_ms - self.rules.life_ms, int(j[self._fields.FLOOR]))
-        return time_ms, known_ms - time_ms
-
-    def _install_at(self, index: int) -> Install:
-        """The install whose bytes begin at this word."""
-        words = self.state.installs.words
-        length = int(words[index - self._fields.I_RAW + self._fields.I_LENGTH])
-        return _install.decode(words[index : index + (length + 3 >> 2)].tobytes()[:length])
-
-    def _ingest_ms(self, index: int) -> int:
-        words, at = self.state.installs.words, index - self._fields.I_RAW + self._fields.I_INGEST
-        return int(words[at]) | int(words[at + 1]) << 32
+    @property
+    def is_within_record(self) -> bool:
+        """Whether `parts` has taken a record in part."""
+        return bool(self.state.numbers[self._fields.STARTED])
 
     @property
     def counts(self) -> Counts:

@@ -1,4 +1,4 @@
-"""One record through the join: kernels that take its events in order and let event time pass.
+"""Records through the join: kernels that take their events in order and let event time pass.
 
 A call stops where what is emitted has to be handed on first, and goes on from there with the next call.
 """
@@ -60,6 +60,8 @@ from stream.joiner.state import (
     N_SHED,
     OPEN,
     ORGANIC,
+    OUT,
+    OUT_COLUMNS,
     OUT_COUNT,
     OUT_ROOM,
     P_MORE,
@@ -73,6 +75,8 @@ from stream.joiner.state import (
     PAGES_NOW,
     PAIRS,
     PENDING,
+    RECORD,
+    RECORD_END,
     REQUESTS,
     SHEDDING,
     SLICE_MAX,
@@ -89,15 +93,48 @@ from stream.joiner.state import (
 from stream.joiner.timers import END, NEVER, ROOM, add, first_entry, first_ms, pop, put
 from stream.table import kernel
 
-# What a call ended with: the record is taken; what was emitted is to be handed on; a run, `out` or the labels are full.
+# What a call ended with: all is taken; what was emitted is to be handed on; a run, `out` or the labels are full.
 DONE, HAND_ON, GROW_RUNS, GROW_OUT, GROW_LABELS = range(5)
+ROWS_MAX: Final = 512  # of `out`, about: a megabyte of pages of ten items
 ROWS_MIN: Final = 8  # of `out`, for whatever one install leads to
 
 
 @kernel
-def take_record(j: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any) -> Any:
-    """Take the events of a record, or go on with them; DONE, HAND_ON, GROW_RUNS or GROW_OUT."""
-    j[OUT_COUNT] = j[SLICED] = 0
+def take_records(j: Any, records: Any, columns: Any, hashes: Any, raw: Any) -> Any:
+    """Take the events of records, or go on with them; DONE, HAND_ON, GROW_RUNS, GROW_OUT or GROW_LABELS.
+
+    What a record led to ends with a row of its own.
+    """
+    j[OUT_COUNT] = 0
+    before = np.int64(0)
+    while j[RECORD] < records.shape[0]:
+        number = j[RECORD]
+        event = records[number - 1, scan.EVENTS_END] if number else np.int64(0)
+        begin = records[number - 1, scan.BYTES_END] if number else np.int64(0)
+        said = _take_record(
+            j,
+            columns[event : records[number, scan.EVENTS_END]],
+            hashes,
+            raw[begin : records[number, scan.BYTES_END]],
+            records[number, scan.OFFSET],
+            records[number, scan.APPENDED],
+        )
+        if said != DONE:
+            return said
+        j[RECORD] += 1
+        if j[OUT_COUNT] > before:
+            row = i64_at(j[OUT])[OUT_COLUMNS * j[OUT_COUNT] : OUT_COLUMNS * (j[OUT_COUNT] + 1)]
+            row[0], row[1] = RECORD_END, number
+            j[OUT_COUNT] += 1
+            before = j[OUT_COUNT]
+            if before >= min(ROWS_MAX, j[OUT_ROOM]) and j[RECORD] < records.shape[0]:
+                return HAND_ON
+    return DONE
+
+
+@kernel
+def _take_record(j: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any) -> Any:
+    j[SLICED] = 0
     if j[STARTED] == 0:
         j[STARTED], j[EVENT] = 1, 0
         _mark(j, offset)
@@ -155,7 +192,7 @@ def _take_event(
         if j[OUT_COUNT] + rows > j[OUT_ROOM]:
             return GROW_OUT if j[OUT_COUNT] == 0 else HAND_ON
         if late:
-            refuse_late(j, number)
+            refuse_late(j, number, event[scan.TIME])
         else:
             take_page(j, number, event, hashes, offset, ingest_ms)
         return DONE
@@ -166,7 +203,7 @@ def _take_event(
         return HAND_ON
     if is_late(j, event[scan.TIME]):
         note_late(j, number, event)
-        refuse_late(j, number)
+        refuse_late(j, number, event[scan.TIME])
     else:
         take_install(j, event, raw, offset, ingest_ms)
     return DONE
@@ -368,11 +405,11 @@ def link_all(j: Any) -> None:
 
 
 def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> Any:
-    """Room for the events of a record; its bytes as an array. Raises MemoryError."""
+    """Room for the events of records, to be taken from the first on; their bytes as an array. Raises MemoryError."""
     pages, installs, length = events.tally
     if not state.keeps_chunks:
         state.pages.release()
     state.installs.release()
-    state.reserve(pages, len(events.hashes), installs, length)
-    state.numbers[SLICE_MAX] = slice_max
+    state.reserve(pages, len(events.hashes), installs, length, len(events.records))
+    state.numbers[SLICE_MAX], state.numbers[RECORD] = slice_max, 0
     return np.frombuffer(events.raw, np.uint8)

@@ -3,30 +3,69 @@
 The bytes are those of `events.encode(Examples(...))`, without an object per item.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType, ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from stream.errors import BadEvent
-from stream.events import WINDOW_CLOSED, Examples, decode_examples, encode_values, example_id
+from stream.events import WINDOW_CLOSED, Examples, Organic, decode_examples, encode_values, example_id
 from stream.joiner.bodies import Bodies
-from stream.joiner.raw_impression import PageRef
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 HEAD: Final = b"\x98\x04"  # an array of eight, the first the tag of Examples
+# Columns of the pages whose labels are emitted. BASE: how many items earlier pages under the request id have.
+# INGEST_MS: of a page without rows, when the record came that closed its window.
+OFFSET, BEGIN, LENGTH, SIZE, BASE, INGEST_MS = range(6)
 
 # Position, label, reason, install id, ingest ms, position in the id: that of the page whose items it continues.
 Row = tuple[int, int, int, str, int, int]
 
 
-class LabelBatch(msgspec.Struct, gc=False):
-    """Labels of one page, emitted at once. Without `rows`: every item is negative, its window closed at `ingest_ms`."""
+class Labels(msgspec.Struct, gc=False):
+    """Labels of pages, in the order in which they are emitted.
 
-    page: PageRef
-    rows: list[Row] | None
-    ingest_ms: int
+    `pages`: int64 [pages, 6], where the log has each and how many items it has; a page may stand there again. `rows`:
+    its labels, by its number; a page without is negative as a whole.
+    """
+
+    pages: "npt.NDArray[np.int64]"
+    rows: dict[int, list[Row]]
+
+    def __len__(self) -> int:
+        """Number of pages."""
+        return len(self.pages)
+
+
+class Installed(NamedTuple):
+    """When a user installed an item last, by what is remembered; None: no longer has it.
+
+    `newest`: surely the newest time. Of what came late it's unknown: a newer install may be forgotten.
+    """
+
+    user: str
+    item: str
+    time_ms: int | None
+    newest: bool = True
+
+
+class Part(msgspec.Struct):
+    """What some records led to, or one of them in part.
+
+    `ends`: of each record that led to something its number, and where its labels end. `late`: events that came too
+    late: their record's number, bytes, time and by how much they did, ms.
+    """
+
+    labels: Labels
+    ends: list[tuple[int, int]]
+    organic: dict[int, list[Organic]]  # by record
+    installed: list[Installed]
+    late: list[tuple[int, bytes, int, int]]
 
 
 class _Head(msgspec.Struct, array_like=True, tag=1):
@@ -51,26 +90,25 @@ def _kernels() -> ModuleType:
 Bytes = Mapping[int, bytes]  # records by offset
 
 
-def absent(batches: Sequence[LabelBatch], bodies: Bodies) -> tuple[list[int], list[int]]:
+def absent(labels: Labels, bodies: Bodies) -> tuple[list[int], list[int]]:
     """The offsets of records that have to be read again before these labels can be written, in order.
 
     First those of pages that have closed, then others.
     """
-    closed, others = set[int](), set[int]()
-    for batch in batches:
-        offset = batch.page.offset
-        if bodies.get(offset) is None:
-            (closed if batch.rows is None else others).add(offset)
-    return sorted(closed), sorted(others - closed)
+    offsets: list[int] = labels.pages[:, OFFSET].tolist()
+    missing = {offset for offset in set(offsets) if bodies.get(offset) is None}
+    if not missing:
+        return [], []
+    closed = {offset for k, offset in enumerate(offsets) if offset in missing and k not in labels.rows}
+    return sorted(closed), sorted(missing - closed)
 
 
-def pages_of(batches: Sequence[LabelBatch], bodies: Bodies, read_again: Bytes = MappingProxyType({})) -> list[bytes]:
+def pages_of(labels: Labels, bodies: Bodies, read_again: Bytes = MappingProxyType({})) -> list[bytes]:
     """The pages as they lie in the log. Their records must be at hand or read again."""
     found = []
-    for batch in batches:
-        page = batch.page
-        raw = bodies.get(page.offset) or read_again[page.offset]
-        found.append(raw[page.begin : page.begin + page.length])
+    for offset, begin, length in labels.pages[:, : LENGTH + 1].tolist():
+        raw = bodies.get(offset) or read_again[offset]
+        found.append(raw[begin : begin + length])
     return found
 
 
@@ -79,27 +117,26 @@ def user_of(page: bytes) -> str:
     return _head.decode(page).user
 
 
-def examples_bytes(batches: Sequence[LabelBatch], pages: Sequence[bytes]) -> list[bytes]:
+def examples_bytes(labels: Labels, pages: list[bytes]) -> list[bytes]:
     """Each as the bytes of an Examples; `pages` as they lie in the log."""
-    whole = [k for k, batch in enumerate(batches) if batch.rows is None] if len(batches) > 1 else []
-    written = dict(
-        zip(
-            whole,
-            _kernels().negative_examples(
-                [pages[k] for k in whole], [batches[k].page.size for k in whole], [batches[k].ingest_ms for k in whole]
-            ),
-            strict=True,
-        )
-        if whole
-        else ()
-    )
-    return [written.get(k) or b"".join((HEAD, pages[k], _columns(batch, pages[k]))) for k, batch in enumerate(batches)]
+    numbers = labels.pages
+    if not labels.rows:
+        written: list[bytes] = _kernels().negative_examples(pages, numbers[:, SIZE], numbers[:, INGEST_MS])
+    else:
+        written = [b""] * len(pages)
+        whole = [k for k in range(len(pages)) if k not in labels.rows]
+        some = _kernels().negative_examples([pages[k] for k in whole], numbers[whole, SIZE], numbers[whole, INGEST_MS])
+        for k, raw in zip(whole, some, strict=True):
+            written[k] = raw
+    for k in [k for k, raw in enumerate(written) if not raw]:
+        written[k] = b"".join((HEAD, pages[k], _columns(rows_of(labels, k), pages[k])))
+    return written
 
 
-def examples_of(batches: Sequence[LabelBatch], bodies: Bodies) -> list[Examples]:
+def examples_of(labels: Labels, bodies: Bodies) -> list[Examples]:
     """Each as an Examples. Raises BadEvent where a page isn't what the join took it for."""
     found: list[Examples] = []
-    for raw in examples_bytes(batches, pages_of(batches, bodies)):
+    for raw in examples_bytes(labels, pages_of(labels, bodies)):
         examples, bad = decode_examples(b"\x91" + raw)
         if bad:
             raise BadEvent(f"labels that can't be read: {bad[0][1]}")
@@ -107,27 +144,25 @@ def examples_of(batches: Sequence[LabelBatch], bodies: Bodies) -> list[Examples]
     return found
 
 
-def count_reasons(batches: Sequence[LabelBatch], counts: list[int]) -> int:
+def count_reasons(labels: Labels, counts: list[int]) -> int:
     """Add the number of examples per reason; returns their number."""
-    total = 0
-    for batch in batches:
-        if batch.rows is None:
-            total += batch.page.size
-            counts[WINDOW_CLOSED] += batch.page.size
-        else:
-            total += len(batch.rows)
-            for row in batch.rows:
-                counts[row[2]] += 1
-    return total
+    total = int(labels.pages[:, SIZE].sum())
+    for number, rows in labels.rows.items():
+        total -= int(labels.pages[number, SIZE])
+        for row in rows:
+            counts[row[2]] += 1
+    counts[WINDOW_CLOSED] += total
+    return total + sum(map(len, labels.rows.values()))
 
 
-def rows_of(batch: LabelBatch) -> list[Row]:
-    """Its rows in full."""
-    return batch.rows or [(k, 0, WINDOW_CLOSED, "", batch.ingest_ms, k) for k in range(batch.page.size)]
+def rows_of(labels: Labels, number: int) -> list[Row]:
+    """The labels of a page in full."""
+    size, _, ingest_ms = labels.pages[number, SIZE:].tolist()
+    return labels.rows.get(number) or [(k, 0, WINDOW_CLOSED, "", ingest_ms, k) for k in range(size)]
 
 
-def _columns(batch: LabelBatch, page: bytes) -> bytes:
+def _columns(rows: list[Row], page: bytes) -> bytes:
     request_id = _head.decode(page).request_id
-    positions, labels, reasons, installs, ingests, places = zip(*rows_of(batch), strict=True)
+    positions, labels, reasons, installs, ingests, places = zip(*rows, strict=True)
     ids = [example_id(request_id, *row) for row in zip(places, reasons, installs, strict=True)]
     return encode_values(ids, positions, labels, [1.0] * len(ids), reasons, ingests)

@@ -1,14 +1,14 @@
 """The joiner's meters, as `/metrics` shows them."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from stream.events import REASONS
 from stream.joiner.join import Joiner
-from stream.joiner.labels import LabelBatch, count_reasons
+from stream.joiner.labels import INGEST_MS, Labels, count_reasons
 
 EVENTS_READ = Counter("thalweg_joiner_events", "events taken in", ["kind"])
 EXAMPLES_TOLD = Counter("thalweg_joiner_examples", "examples emitted", ["reason"])
@@ -40,6 +40,7 @@ LETTER_REASONS: Final = {  # by the error in the dead letter
     "Late": "late",
     "WrongPartition": "misplaced",
 }
+DELAYS: Final = 8  # that are noted at once
 WHATS: Final = ("duplicate", "late", "early", "organic", "retracted", "stray", "shed", "extended")
 
 
@@ -65,16 +66,16 @@ class Tally:
         kinds["install"] += installs
         kinds["tick"] += ticks
 
-    def add_labels(self, labels: Sequence[LabelBatch]) -> None:
-        """Labels that are emitted because of one record."""
+    def add_labels(self, labels: Labels) -> None:
+        """Labels that are emitted."""
         if labels:
             self.uncommitted += count_reasons(labels, self.told)
-            self._delays.append(labels[-1].ingest_ms)
+            self._delays += labels.pages[-DELAYS:, INGEST_MS].tolist()
 
     def handed_over(self) -> None:
         """What was told until now has gone to Kafka: its delay is known."""
         now_s = time.time()
-        for ingest_ms in self._delays[-8:]:  # a sample of a burst: they came together
+        for ingest_ms in self._delays[-DELAYS:]:  # a sample of a burst: they came together
             JOIN_DELAY.observe(max(0.0, now_s - ingest_ms / 1000))
         self._delays.clear()
 

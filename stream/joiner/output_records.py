@@ -6,8 +6,7 @@ from typing import Final, NamedTuple
 
 from stream.dead_letters import Outgoing
 from stream.events import RECORD_BYTES_MAX, History, Organic, array_head, encode
-from stream.joiner.join import Installed
-from stream.joiner.labels import LabelBatch, examples_bytes, user_of
+from stream.joiner.labels import Installed, Labels, examples_bytes, user_of
 from stream.log import partition_of
 from stream.topics import EXAMPLES, HISTORIES, ORGANIC
 
@@ -24,35 +23,35 @@ def history_record(installed: Installed, partitions: int) -> Outgoing:
 
 
 class Emission(NamedTuple):
-    """What one input record led to, or a part of it; `others` are finished records."""
+    """What some input records led to.
 
-    labels: Sequence[LabelBatch]
-    organic: Sequence[Organic] = ()
-    others: Sequence[Outgoing] = ()
-    learned: Sequence[Organic] = ()  # organic installs that go into `examples`, too
-
-
-def emission_records(
-    emissions: Sequence[Emission], partitions: Mapping[str, int], pages: Sequence[bytes]
-) -> list[Outgoing]:
-    """The records of a batch of emissions, in order; labels of all of them are encoded together.
-
-    `pages`: those of all batches of labels, in order, as they lie in the log. Each input record still leads to records
-    of its own, so that they don't depend on how input was read in batches.
+    `groups`: of each record where its labels end, and its organic installs (`learned`: they go into `examples`, too).
+    `others` are finished records.
     """
-    batches = [batch for emission in emissions for batch in emission.labels]
-    written = examples_bytes(batches, pages)
+
+    labels: Labels | None
+    groups: Sequence[tuple[int, Sequence[Organic]]] = ()
+    learned: bool = False
+    others: Sequence[Outgoing] = ()
+
+
+def emission_records(emission: Emission, partitions: Mapping[str, int], pages: list[bytes]) -> list[Outgoing]:
+    """The records of it, in order; all labels are encoded together.
+
+    `pages`: those of the labels, as they lie in the log. Each input record still leads to records of its own, so that
+    they don't depend on how input was read in batches.
+    """
+    written = examples_bytes(emission.labels, pages) if emission.labels else []
     outgoing: list[Outgoing] = []
     begin = 0
-    for labels, organic, others, learned in emissions:
-        if labels or learned:
-            end = begin + len(labels)
+    for end, organic in emission.groups:
+        learned = organic if emission.learned else ()
+        if end > begin or learned:
             outgoing += label_records(written[begin:end], pages[begin:end], partitions[EXAMPLES.name], organic=learned)
             begin = end
         if organic:
             outgoing += organic_records(organic, partitions[ORGANIC.name])
-        outgoing += others
-    return outgoing
+    return [*outgoing, *emission.others] if emission.others else outgoing
 
 
 def label_records(

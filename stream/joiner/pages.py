@@ -30,6 +30,7 @@ from stream.joiner.state import (
     EXTENDS,
     FAKE_NEGATIVE,
     FINISHED,
+    FLOOR,
     GONE,
     HELD,
     HELD_BYTES,
@@ -44,6 +45,7 @@ from stream.joiner.state import (
     KNOWN,
     L_HOLD,
     LABELS,
+    LIFE,
     LISTED,
     N_DUPLICATE,
     N_EARLY,
@@ -321,7 +323,7 @@ def is_late(j: Any, time_ms: Any) -> Any:
 
 
 @kernel
-def refuse_late(j: Any, number: Any) -> None:
+def refuse_late(j: Any, number: Any, time_ms: Any) -> None:
     """Count and hand on an event that is late."""
     j[N_LATE] += 1
-    emit_late(j, number)
+    emit_late(j, number, time_ms, max(j[WATERMARK] - j[LIFE], j[FLOOR]) - time_ms)

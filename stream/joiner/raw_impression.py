@@ -1,4 +1,4 @@
-"""Events in the form that the join reads: columns of numbers, and the bytes of the record in which they lie."""
+"""Events in the form that the join reads: columns of numbers, and the bytes of the records in which they lie."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,24 +6,26 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from stream.events import BadPart, Impression, Install, SourceEvent, Tick, decode_parts, encode_record, record_slices
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    I64 = npt.NDArray[np.int64]
+
 
 @dataclass(slots=True)
 class RecordEvents:
-    """The events of a record: `columns` int64 [events, COLUMNS] of `record_scan`, `hashes` int64 of items.
+    """The events of records of a partition that follow each other.
 
-    `raw`: the record; an event is raw[BEGIN:END].
+    `records` int64 [records, RECORD_COLUMNS] and `columns` int64 [events, COLUMNS] of `record_scan`, `hashes` int64 of
+    items. `raw`: the records, one behind another; an event is BEGIN:END of its record.
     """
 
-    columns: "npt.NDArray[np.int64]"
-    hashes: "npt.NDArray[np.int64]"
+    records: "I64"
+    columns: "I64"
+    hashes: "I64"
     raw: bytes
     tally: tuple[int, int, int]  # pages, installs, bytes of these
 
@@ -31,28 +33,36 @@ class RecordEvents:
         """Number of events."""
         return len(self.columns)
 
-    def bytes_of(self, event: int) -> bytes:
-        """An event as it lies in the log."""
-        begin, end = self.columns[event, 1:3].tolist()
-        return self.raw[begin:end]
+    @property
+    def last_offset(self) -> int:
+        """The record with the last page or install; there must be one."""
+        last = (self.columns[:, 0] != _scan().TICK).nonzero()[0][-1]
+        return int(self.records[self.records[:, 2].searchsorted(last, "right"), 0])
+
+    def bytes_of(self, event: int, record: int = 0) -> bytes:
+        """An event of a record, by their numbers, as it lies in the log."""
+        first, before = self.records[record - 1, 2:].tolist() if record else (0, 0)
+        begin, end = self.columns[first + event, 1:3].tolist()
+        return self.raw[before + begin : before + end]
+
+    def placed(self, offset: int, appended_ms: int) -> "RecordEvents":
+        """The same, of one record: where the log has it, and since when."""
+        self.records[0, :2] = offset, appended_ms
+        return self
+
+    def only(self, record: int) -> "RecordEvents":
+        """The events of one of the records."""
+        scan = _scan()
+        first, begin = self.records[record - 1, 2:].tolist() if record else (0, 0)
+        offset, appended_ms, events, end = self.records[record].tolist()
+        columns = self.columns[first:events]
+        return _one(columns, self.hashes, self.raw[begin:end], scan.tally(columns)).placed(offset, appended_ms)
 
     def where(self, chosen: "npt.NDArray[np.bool_]") -> "RecordEvents":
-        """Only these events."""
+        """Only these events, of one record."""
         columns = self.columns[chosen]
-        return RecordEvents(columns, self.hashes, self.raw, _scan().tally(columns))
-
-
-class PageRef(msgspec.Struct, gc=False, eq=False, frozen=True):
-    """Where the log has a page, and how much of it: the record's offset, begin and length in the record, its items.
-
-    `base`: how many items earlier pages under its request id have; its own positions continue theirs.
-    """
-
-    offset: int
-    begin: int
-    length: int
-    size: int
-    base: int = 0
+        offset, appended_ms = self.records[0, :2].tolist()
+        return _one(columns, self.hashes, self.raw, _scan().tally(columns)).placed(offset, appended_ms)
 
 
 @cache
@@ -63,16 +73,27 @@ def _scan() -> ModuleType:
     return record_scan
 
 
-def plain_record(raw: bytes) -> RecordEvents | None:
-    """The events of a record in the form that our producers write, in order; None where it isn't that."""
-    found = _scan().plain_events(raw)
-    return None if found is None else RecordEvents(found[0], found[1], raw, found[2])
+def _one(columns: "I64", hashes: "I64", raw: bytes, tally: tuple[int, int, int]) -> RecordEvents:
+    """One record, that isn't placed yet."""
+    scan = _scan()
+    return RecordEvents(scan.np.array([[0, 0, len(columns), len(raw)]]), columns, hashes, raw, tally)
+
+
+def plain_records(raws: Sequence[bytes], offsets: Sequence[int], appended_ms: Sequence[int]) -> RecordEvents:
+    """The events of those records at the beginning of these that have the form of our producers, maybe of none."""
+    scan = _scan()
+    records = scan.np.empty((len(raws), scan.RECORD_COLUMNS), scan.np.int64)
+    records[:, scan.OFFSET], records[:, scan.APPENDED] = offsets, appended_ms
+    scan.np.cumsum([*map(len, raws)], out=records[:, scan.BYTES_END])
+    raw = raws[0] if len(raws) == 1 else b"".join(raws)
+    plain, columns, hashes, tally = scan.plain_events(raw, records)
+    return RecordEvents(records[:plain], columns, hashes, raw, tally)
 
 
 def read_record(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
     """The events of a record in order, and what of it can't be taken: (bytes, reason)."""
-    plain = plain_record(raw)
-    return read_any(raw) if plain is None else (plain, [])
+    plain = plain_records([raw], [0], [0])
+    return (plain, []) if len(plain.records) else read_any(raw)
 
 
 def read_any(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
@@ -98,7 +119,7 @@ def read_any(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
             row[scan.REQUEST] = _hash(event.request_id) if event.request_id else 0
         else:
             row[scan.TAG] = scan.TICK
-    return RecordEvents(columns, np.array(hashes, np.int64), raw, scan.tally(columns)), bad
+    return _one(columns, np.array(hashes, np.int64), raw, scan.tally(columns)), bad
 
 
 def read_slices(raw: bytes) -> Iterator[tuple[RecordEvents, list[BadPart]]]:
@@ -107,7 +128,7 @@ def read_slices(raw: bytes) -> Iterator[tuple[RecordEvents, list[BadPart]]]:
         found, bad = read_any(some)
         head = len(some) - (end - begin)  # of the list that the slice is
         found.columns[:, 1:3] += begin - head
-        yield RecordEvents(found.columns, found.hashes, raw, found.tally), bad
+        yield _one(found.columns, found.hashes, raw, found.tally), bad
 
 
 def together(slices: Sequence[RecordEvents]) -> RecordEvents:
@@ -120,7 +141,7 @@ def together(slices: Sequence[RecordEvents]) -> RecordEvents:
         before += len(one.hashes)
     columns = np.concatenate([one.columns for one in slices])
     hashes = np.concatenate([one.hashes for one in slices])
-    return RecordEvents(columns, hashes, slices[0].raw, _scan().tally(columns))
+    return _one(columns, hashes, slices[0].raw, _scan().tally(columns))
 
 
 def record_events(events: Sequence[SourceEvent]) -> RecordEvents:

@@ -8,22 +8,16 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from stream.dead_letters import Outgoing, dead_letter
+from stream.dead_letters import dead_letter
 from stream.errors import Poisoned
 from stream.events import SLICE_EVENTS, BadPart, Impression, Tick, decode_events, event_count
 from stream.joiner.bodies import Bodies
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
+from stream.joiner.labels import Part
 from stream.joiner.metrics import Tally
 from stream.joiner.output_records import Emission, history_record
-from stream.joiner.raw_impression import (
-    RecordEvents,
-    plain_record,
-    read_any,
-    read_slices,
-    record_events,
-    together,
-)  # fmt: skip
+from stream.joiner.raw_impression import RecordEvents, plain_records, read_any, read_slices, record_events, together
 from stream.log import Record
 from stream.topics import EVENTS, HISTORIES
 
@@ -31,7 +25,7 @@ if TYPE_CHECKING:
     from stream.histories import HistoryWriter  # redis: loaded by whoever has one
 
 POISON_MIN: Final = 20  # so many bad records in a row are more than chance
-LABELS_MAX: Final = 512  # batches of labels that are emitted at once: about a megabyte of pages of ten items
+RUN_RECORDS, RUN_BYTES = 256, 256 * 1024  # that are joined at once: some ten milliseconds
 LETTERS_MAX: Final = 1_024  # likewise dead letters
 
 log = logging.getLogger(__name__)
@@ -112,110 +106,138 @@ class RecordProcessor:
         """The state of a partition that begins at an offset, with the join as it was there."""
         return PartitionState(joiner, next_offset, emit_from, PoisonWatch(self._shell.poison_s))
 
-    def process(self, state: PartitionState, records: Sequence[Record]) -> Iterator[list[Emission]]:
-        """Take the next records; gives what is to be emitted, in slices, each before the next is made.
+    def process(self, state: PartitionState, records: Sequence[Record]) -> Iterator[Emission | None]:
+        """Take the next records; gives what is to be emitted, in parts, each before the next is made.
 
-        A slice may be empty: then it is a pause, in which others of the event loop have their turn. Raises Poisoned.
+        None is a pause, in which others of the event loop have their turn. Raises Poisoned.
         """
-        slice_: list[Emission] = []
-        size, is_cut = 0, False
-        for record in records:
-            raw = record.value or b""
-            state.bodies.put(record.offset, raw)
-            plain = plain_record(raw)
-            if plain is not None:
-                parts = self._take(state, record, plain, ())
-            elif event_count(raw) <= SLICE_EVENTS:
-                parts = self._take(state, record, *read_any(raw))
-            else:
-                parts = self._take_bulk(state, record)
-            for emission in parts:
-                if emission is not None:
-                    slice_.append(emission)
-                    size += len(emission.labels) + len(emission.others)
-                if emission is None or size > LABELS_MAX:
-                    yield slice_
-                    slice_, size, is_cut = [], 0, True
-            state.next_offset, state.read_ms, state.whole = record.offset + 1, record.time_ms, True
-            if is_cut:  # between two records, where a commit can be taken
-                yield slice_
-                slice_, size, is_cut = [], 0, False
-        yield slice_
+        begin, most = 0, RUN_RECORDS
+        while begin < len(records):
+            run = _run(records, begin, most, state.emit_from)
+            raws = [record.value or b"" for record in run]
+            for record, raw in zip(run, raws, strict=True):
+                state.bodies.put(record.offset, raw)
+            events = plain_records(raws, [record.offset for record in run], [record.time_ms for record in run])
+            taken = len(events.records)
+            if taken:
+                yield from self._take(state, run[:taken], events)
+                most = min(2 * most, RUN_RECORDS)
+            else:  # another form, in which the next ones may be, too
+                taken = most = 1
+                yield from self._take_any(state, run[0])
+            begin += taken
+
+    def _take_any(self, state: PartitionState, record: Record) -> Iterator[Emission | None]:
+        """A record of any form. One of very many events is decoded in slices, with a pause after each."""
+        raw = record.value or b""
+        if event_count(raw) <= SLICE_EVENTS:
+            events, undecodable = read_any(raw)
+        else:
+            slices, undecodable = list[RecordEvents](), list[BadPart]()
+            for some, rest in read_slices(raw):
+                slices.append(some)
+                undecodable += rest
+                yield None
+            events = together(slices)
+        yield from self._take(state, [record], events.placed(record.offset, record.time_ms), undecodable)
 
     def _take(
-        self, state: PartitionState, record: Record, events: RecordEvents, undecodable: Sequence[BadPart]
+        self,
+        state: PartitionState,
+        records: Sequence[Record],
+        events: RecordEvents,
+        undecodable: Sequence[BadPart] = (),
     ) -> Iterator[Emission | None]:
-        """One record: what is emitted for it, in parts. None is a pause. Raises Poisoned."""
-        joiner, silent = state.joiner, record.offset < state.emit_from
-        bad = [(raw, "BadEvent", why) for raw, why in undecodable]
-        events = self._set_aside(events, bad, record)
-        pages, installs, _ = events.tally
-        last: Emission | None = None
-        state.whole = False
-        for labels in joiner.parts(events, record.offset, record.time_ms):
-            if last is not None:
-                yield last
-            others: Sequence[Outgoing] = ()
-            if joiner.late and not silent:
-                state.late += len(joiner.late)
-                bad += [(raw, "Late", _late_reason(time_ms, late_ms)) for raw, time_ms, late_ms in joiner.late]
-            if joiner.installed:
-                if self._histories is not None:  # also while rebuilding: the owner before may not have written them
-                    for installed in joiner.installed:
-                        self._histories.put(*installed)
-                others = [history_record(installed, self._partitions[HISTORIES.name]) for installed in joiner.installed]
-            last = None
-            if not silent and (labels or joiner.organic or others):
-                last = Emission(labels, joiner.organic, others, joiner.organic if joiner.rules.organic_examples else ())
-                self.tally.add_labels(labels)
-        if last is not None:
-            yield last
+        """Records that follow each other: what is emitted for them, in parts. Raises Poisoned."""
+        joiner, silent = state.joiner, records[0].offset < state.emit_from
+        bad = [(records[0], part, "BadEvent", why) for part, why in undecodable]
+        if not self._are_in_place(events, records[0].partition):
+            if len(records) > 1:
+                for number, record in enumerate(records):
+                    yield from self._take(state, [record], events.only(number))
+                return
+            events = self._set_aside(events, bad, records[0])
+        for part in joiner.parts(events):
+            emission = self._emission(joiner, part, silent=silent)
+            if not silent:
+                state.late += len(part.late)
+                bad += [
+                    (records[number], raw, "Late", _late_reason(time_ms, late_ms))
+                    for number, raw, time_ms, late_ms in part.late
+                ]
+            state.whole = False
+            if not joiner.is_within_record and not bad:
+                _pass(state, records[joiner.records_taken - 1])
+            if emission is not None:
+                yield emission
         if joiner.shed != state.shed:
-            self._alarm(record.partition, state)
+            self._alarm(records[0].partition, state)
+        pages, installs, _ = events.tally
         if pages or installs:
-            state.event_offset = record.offset
+            state.event_offset = events.last_offset
         self.tally.add(pages, installs, len(events) - pages - installs)
-        if bad and not silent:
-            yield from self._letters(bad, record)
-            state.poison.saw(bool(pages or installs), bad=True)
-        elif state.poison.count and (pages or installs):
-            state.poison.saw(good=True, bad=False)
+        yield from self._after(state, records, bad, silent=silent, good=bool(pages or installs))
 
-    def _set_aside(self, events: RecordEvents, bad: list[tuple[bytes, str, str]], record: Record) -> RecordEvents:
+    def _after(
+        self,
+        state: PartitionState,
+        records: Sequence[Record],
+        bad: list[tuple[Record, bytes, str, str]],
+        *,
+        silent: bool,
+        good: bool,
+    ) -> Iterator[Emission | None]:
+        """The records are joined: what of them couldn't be taken becomes dead letters. Raises Poisoned."""
+        if bad and not silent:
+            for begin in range(0, len(bad), LETTERS_MAX):
+                some = bad[begin : begin + LETTERS_MAX]
+                self.tally.add_letters([error for _, _, error, _ in some])
+                yield Emission(None, others=[dead_letter(raw, error, why, record) for record, raw, error, why in some])
+            state.poison.saw(good, bad=True)
+        elif state.poison.count and good:
+            state.poison.saw(good=True, bad=False)
+        _pass(state, records[-1])
+
+    def _emission(self, joiner: Joiner, part: Part, *, silent: bool) -> Emission | None:
+        """What is to be written of a part; None: nothing."""
+        if part.installed and self._histories is not None:
+            for installed in part.installed:  # also while rebuilding: the owner before may not have written them
+                self._histories.put(*installed)
+        if silent or not (part.labels or part.organic or part.installed):
+            return None
+        self.tally.add_labels(part.labels)
+        groups = [(end, part.organic.get(number, ())) for number, end in part.ends]
+        others = [history_record(installed, self._partitions[HISTORIES.name]) for installed in part.installed]
+        return Emission(part.labels, groups, joiner.rules.organic_examples, others)
+
+    def _are_in_place(self, events: RecordEvents, partition: int) -> bool:
+        """Whether no event is from the future, and all are of users of this partition."""
+        partitions = self._partitions[EVENTS.name]
+        in_place: bool = _scan().are_in_place(
+            events.records, events.columns, self._shell.ahead_ms_max, partition, partitions
+        )
+        return in_place
+
+    def _set_aside(
+        self, events: RecordEvents, bad: list[tuple[Record, bytes, str, str]], record: Record
+    ) -> RecordEvents:
         """Events from the future, and of users whose partition is another one, are moved to what can't be taken."""
         latest_ms, partitions = record.time_ms + self._shell.ahead_ms_max, self._partitions[EVENTS.name]
         scan, columns = _scan(), events.columns
-        if not len(events) or scan.are_in_place(columns, latest_ms, record.partition, partitions):
-            return events
         ahead = columns[:, scan.TIME] > latest_ms
         elsewhere = (columns[:, scan.MURMUR2] % partitions != record.partition) & (columns[:, scan.TAG] != scan.TICK)
         for event in (ahead | elsewhere).nonzero()[0].tolist():
             raw = events.bytes_of(event)
             if elsewhere[event]:
                 wanted = int(columns[event, scan.MURMUR2]) % partitions
-                bad.append((raw, "WrongPartition", _misplaced_reason(raw, wanted, record.partition, partitions)))
+                bad.append(
+                    (record, raw, "WrongPartition", _misplaced_reason(raw, wanted, record.partition, partitions))
+                )
             else:
                 ahead_ms = int(columns[event, scan.TIME]) - record.time_ms
                 reason = f"event time {columns[event, scan.TIME]} ms is {ahead_ms} ms after its arrival"
-                bad.append((raw, "FromTheFuture", reason))
+                bad.append((record, raw, "FromTheFuture", reason))
         return events.where(~(ahead | elsewhere))
-
-    def _take_bulk(self, state: PartitionState, record: Record) -> Iterator[Emission | None]:
-        """A record of very many events that isn't plain: they're decoded in slices, with a pause after each."""
-        slices: list[RecordEvents] = []
-        bad: list[BadPart] = []
-        for some, rest in read_slices(record.value or b""):
-            slices.append(some)
-            bad += rest
-            yield None
-        yield from self._take(state, record, together(slices), bad)
-
-    def _letters(self, bad: list[tuple[bytes, str, str]], record: Record) -> Iterator[Emission | None]:
-        """What couldn't be taken, as dead letters."""
-        for begin in range(0, len(bad), LETTERS_MAX):
-            some = bad[begin : begin + LETTERS_MAX]
-            self.tally.add_letters([error for _, error, _ in some])
-            yield Emission((), (), [dead_letter(*one, record) for one in some])
 
     def _alarm(self, partition: int, state: PartitionState) -> None:
         """Say that pages close early, at the first one and at each doubling."""
@@ -234,7 +256,8 @@ def warm_up() -> None:
     """Load the kernels that a record goes through: the first one must not wait for them."""
     joiner = Joiner(LabelRules())
     joiner.feed([Impression("r", 1, "u", ["a"]), Impression("s", 1, "u", ["a"]), Tick(10_000)], 0, 10_000)
-    _scan().are_in_place(record_events([]).columns, 0, 0, 1)
+    events = record_events([])
+    _scan().are_in_place(events.records, events.columns, 0, 0, 1)
 
 
 @cache
@@ -243,6 +266,23 @@ def _scan() -> ModuleType:
     from stream.joiner import record_scan
 
     return record_scan
+
+
+def _run(records: Sequence[Record], begin: int, most: int, emit_from: int) -> Sequence[Record]:
+    """The next records that are taken together: all silent, or none."""
+    size, end = 0, begin
+    silent = records[begin].offset < emit_from
+    for record in records[begin : begin + most]:
+        size += len(record.value or b"")
+        if end > begin and (size > RUN_BYTES or (silent and record.offset >= emit_from)):
+            break
+        end += 1
+    return records[begin:end]
+
+
+def _pass(state: PartitionState, record: Record) -> None:
+    """All up to this record is taken."""
+    state.next_offset, state.read_ms, state.whole = record.offset + 1, record.time_ms, True
 
 
 def _late_reason(time_ms: int, late_ms: int) -> str:

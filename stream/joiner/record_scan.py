@@ -18,6 +18,9 @@ ITEMS_SCANNED: Final = 64
 # ITEMS. REQUEST is 0 where an install names no page. MURMUR2 is Kafka's hash of the user, by which it has a partition.
 TAG, BEGIN, END, TIME, SIZE, ITEMS, REQUEST, USER, ITEM, KEY, PAIR, RETRACTED, MURMUR2 = range(13)
 COLUMNS: Final = 13
+# Columns of a record: its offset, when it was appended, the number of its last event, where its bytes end; exclusive.
+OFFSET, APPENDED, EVENTS_END, BYTES_END = range(4)
+RECORD_COLUMNS: Final = 4
 PAGE, INSTALL, TICK = 1, 2, 3  # the tags of the events
 TEXT_SEED: Final = np.uint64(0x1319_8A2E_0370_7344)
 PAIR_SEED: Final = np.uint64(0xA409_3822_299F_31D0)  # `mix` alone doesn't know which of two comes first
@@ -26,24 +29,19 @@ ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, since there are so
 Columns = npt.NDArray[np.int64]
 
 
-def plain_events(raw: bytes) -> "tuple[Columns, Columns, tuple[int, int, int]] | None":
-    """The events of a record, int64 [events, COLUMNS], and their items' hashes, int64; None when it isn't plain.
+def plain_events(raw: bytes, records: Columns) -> "tuple[int, Columns, Columns, tuple[int, int, int]]":
+    """How many records at the beginning of these are plain, and the events of them, int64 [events, COLUMNS].
 
-    And how many are pages and installs, and the bytes of these.
+    `records`: int64 [records, RECORD_COLUMNS], their BYTES_END in `raw` filled in; EVENTS_END is filled here. Then the
+    items' hashes, int64, and how many of the events are pages and installs, and the bytes of these.
     """
-    if len(raw) > RECORD_BYTES_MAX:
-        return None
-    count = min(len(raw), _count(raw))
+    joined = np.frombuffer(raw, np.uint8)
+    count = _count_events(joined, records)
     found = np.empty((count, COLUMNS), np.int64)
     hashes = np.empty(min(count * ITEMS_SCANNED, len(raw)), np.int64)
-    used, pages, installs, length = _scan(np.frombuffer(raw, np.uint8), found, hashes)
-    return None if used < 0 else (found, hashes[:used], (pages, installs, length))
-
-
-def _count(raw: bytes) -> int:
-    """How many events the record says that it has."""
-    head = raw[0] if raw else 0
-    return head & 15 if head >> 4 == 9 else int.from_bytes(raw[1:3], "big") if head == 0xDC else 0
+    plain, used, pages, installs, length = _scan_records(joined, records, found, hashes)
+    events = int(records[plain - 1, EVENTS_END]) if plain else 0
+    return plain, found[:events], hashes[:used], (pages, installs, length)
 
 
 @kernel
@@ -287,14 +285,47 @@ def _install(raw: Any, at: Any, fields: Any, row: Any) -> Any:
 
 
 @kernel
-def _scan(raw: Any, found: Any, hashes: Any) -> Any:
-    """Fill a row per event; how many hashes of items there are, -1 where the record isn't plain; what `tally` says."""
+def _count_events(raw: Any, records: Any) -> Any:
+    """How many events the records say that they have; none has more than bytes."""
+    begin = count = np.int64(0)
+    for number in range(records.shape[0]):
+        record = raw[begin : records[number, BYTES_END]]
+        size, _ = list_at(record, np.int64(0))
+        count += min(size, record.shape[0])
+        begin = records[number, BYTES_END]
+    return count
+
+
+@kernel
+def _scan_records(raw: Any, records: Any, found: Any, hashes: Any) -> Any:
+    """Fill a row per event until a record isn't plain; how many are, hashes of their items, and what `tally` says."""
+    begin = event = used = pages = installs = length = np.int64(0)
+    for number in range(records.shape[0]):
+        record = raw[begin : records[number, BYTES_END]]
+        count, _ = list_at(record, np.int64(0))
+        if record.shape[0] > RECORD_BYTES_MAX or event + count > found.shape[0]:
+            return number, used, pages, installs, length
+        more = _scan(record, found[event : event + count], hashes, used)
+        if more[0] < 0:
+            return number, used, pages, installs, length
+        used, event, begin = more[0], event + count, records[number, BYTES_END]
+        pages, installs, length = pages + more[1], installs + more[2], length + more[3]
+        records[number, EVENTS_END] = event
+    return np.int64(records.shape[0]), used, pages, installs, length
+
+
+@kernel
+def _scan(raw: Any, found: Any, hashes: Any, used: Any) -> Any:
+    """Fill a row per event, and the hashes of items from `used` on; where these end, -1 where the record isn't plain.
+
+    And what `tally` says.
+    """
     none = np.int64(-1), np.int64(0), np.int64(0), np.int64(0)
-    count, at = list_at(raw, np.int64(0))
-    if at < 0 or count != found.shape[0]:
+    _, at = list_at(raw, np.int64(0))
+    if at < 0:
         return none
-    used = pages = installs = length = np.int64(0)
-    for event in range(count):
+    pages = installs = length = np.int64(0)
+    for event in range(found.shape[0]):
         row = found[event]
         row[BEGIN], row[SIZE], row[ITEMS] = at, 0, used
         fields, at = list_at(raw, at)
@@ -332,11 +363,15 @@ def tally(columns: Any) -> Any:
 
 
 @kernel
-def are_in_place(columns: Any, latest_ms: Any, partition: Any, partitions: Any) -> Any:
-    """Whether no event is later than this, and all are of users of this partition."""
-    for event in range(columns.shape[0]):
-        if columns[event, TIME] > latest_ms:
-            return False
-        if columns[event, TAG] != TICK and columns[event, MURMUR2] % partitions != partition:
-            return False
+def are_in_place(records: Any, columns: Any, ahead_ms: Any, partition: Any, partitions: Any) -> Any:
+    """Whether no event is further ahead of its record's arrival than this, and all are of users of this partition."""
+    event = 0
+    for number in range(records.shape[0]):
+        latest_ms = records[number, APPENDED] + ahead_ms
+        while event < records[number, EVENTS_END]:
+            if columns[event, TIME] > latest_ms:
+                return False
+            if columns[event, TAG] != TICK and columns[event, MURMUR2] % partitions != partition:
+                return False
+            event += 1
     return True

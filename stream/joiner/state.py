@@ -42,10 +42,10 @@ CLOSING = USERS + 4 * CHAINS_NUMBERS
 KNOWN, PENDING = CLOSING + TIMERS_NUMBERS, CLOSING + 2 * TIMERS_NUMBERS
 (
     LABELS, LABEL_HEADS, LABEL_MASK, LABEL_ROOM, LABEL_COUNT, MARKS, MARKS_BEGIN, MARKS_END, OUT, OUT_COUNT, OUT_ROOM,
-    EVENT, STARTED, SLICED, SHEDDING, WATERMARK, FINISHED, FLOOR, UNSURE, OPEN, HELD_BYTES, PAGES_NOW, INSTALLS_NOW,
-    N_DUPLICATE, N_LATE, N_EARLY, N_ORGANIC, N_RETRACTED, N_STRAY, N_SHED, N_EXTENDED,
+    RECORD, EVENT, STARTED, SLICED, SHEDDING, WATERMARK, FINISHED, FLOOR, UNSURE, OPEN, HELD_BYTES, PAGES_NOW,
+    INSTALLS_NOW, N_DUPLICATE, N_LATE, N_EARLY, N_ORGANIC, N_RETRACTED, N_STRAY, N_SHED, N_EXTENDED,
     WINDOW, LIFE, WAITS, LATENESS, SKEW, POLICY, ORGANIC, BYTES_MAX, SLICE_MAX,
-) = range(CLOSING + 3 * TIMERS_NUMBERS, CLOSING + 3 * TIMERS_NUMBERS + 40)  # fmt: skip
+) = range(CLOSING + 3 * TIMERS_NUMBERS, CLOSING + 3 * TIMERS_NUMBERS + 41)  # fmt: skip
 NUMBERS: Final = SLICE_MAX + 1
 EAGER, WAIT, FAKE_NEGATIVE = 0, 1, 2
 POLICIES: Final = ("eager", "wait", "fake_negative")
@@ -55,16 +55,15 @@ M_OFFSET, M_WATERMARK, M_PAGES, M_INSTALLS = range(4)
 MARK: Final = 4  # numbers of each
 MARKS_MAX: Final = 65_536
 # Room is made for so much at once: pages, items, installs, bytes of these; and records.
-AT_ONCE: Final = (256, 2_560, 64, 8_192)
-MARKS_AT_ONCE: Final = 256
+AT_ONCE: Final = (256, 2_560, 64, 8_192, 256)
 
-# What is emitted, a row each: kind, the batch of labels that it's part of, then
+# What is emitted, a row each: kind, the batch of labels that it's part of (of a RECORD that ends: its number), then
 # of a page (NEGATIVES: all of its items) and of a LABEL: offset, begin, length, size, base, ingest time; position,
 # the position in its id, label, reason, index of the install's bytes or −1;
 # of an ORGANIC install and a HISTORY: index of the install's bytes, or −1 − event; newest time or −1, is it surely so;
-# of a LATE event: its number.
+# of a LATE event: its number, time and by how much it came too late.
 OUT_COLUMNS: Final = 13
-NEGATIVES, LABEL, ORGANIC_INSTALL, HISTORY, LATE = range(5)
+NEGATIVES, LABEL, RECORD_END, ORGANIC_INSTALL, HISTORY, LATE = range(6)
 
 PAGE_BYTES: Final = 4 * P_ITEMS + 8  # with its places in two tables
 LARGEST: Final = 30 + 65_536 // 4  # words of an entry
@@ -99,23 +98,18 @@ class JoinState:
             address_of(self.labels), address_of(self.label_heads), len(self.label_heads) - 1
         )  # fmt: skip
         j[LABEL_ROOM] = len(self.labels)
-        j[[MARKS, OUT, OUT_ROOM]] = address_of(self.marks), address_of(self.out), len(self.out)
+        j[[MARKS, OUT]] = address_of(self.marks), address_of(self.out)
+        j[OUT_ROOM] = len(self.out) - 1  # and a row for the end of a record
 
-    def reserve(self, pages: int, items: int, installs: int, install_bytes: int) -> None:
-        """Make room for the events of a record, and for some more. Raises MemoryError."""
-        left = self._left
-        if (
-            pages <= left[0] and items <= left[1] and installs <= left[2] and install_bytes <= left[3] and left[4]
-        ):  # fmt: skip
-            left[0] -= pages
-            left[1] -= items
-            left[2] -= installs
-            left[3] -= install_bytes
-            left[4] -= 1
+    def reserve(self, pages: int, items: int, installs: int, install_bytes: int, records: int) -> None:
+        """Make room for the events of some records, and for some more. Raises MemoryError."""
+        need = pages, items, installs, install_bytes, records
+        left = [room - wanted for room, wanted in zip(self._left, need, strict=True)]
+        if min(left) >= 0:
+            self._left = left
             return
-        need = pages, items, installs, install_bytes
-        pages, items, installs, install_bytes = map(max, need, AT_ONCE)
-        self._left = [pages - need[0], items - need[1], installs - need[2], install_bytes - need[3], MARKS_AT_ONCE - 1]
+        pages, items, installs, install_bytes, records = room = [*map(max, need, AT_ONCE)]
+        self._left = [more - wanted for more, wanted in zip(room, need, strict=True)]
         j = self.numbers
         self.pages.reserve(pages * (P_ITEMS + 1) + 2 * items, P_ITEMS + 1_501)
         wanted = int(j[PAGES_NOW]) + pages
@@ -125,8 +119,8 @@ class JoinState:
         wanted = int(j[INSTALLS_NOW]) + installs
         self.keys.reserve(wanted)
         self.pairs.reserve(4 * wanted)
-        if int(j[MARKS_END]) + MARKS_AT_ONCE > len(self.marks):
-            self._reserve_marks()
+        if int(j[MARKS_END]) + records > len(self.marks):
+            self._reserve_marks(records)
 
     def grow_runs(self) -> None:
         """Room in the timers' runs for whatever a slot may hold."""
@@ -150,14 +144,14 @@ class JoinState:
         self.label_heads[:] = 0
         link_labels(j)
 
-    def _reserve_marks(self) -> None:
+    def _reserve_marks(self, more: int) -> None:
         """Room for some marks more. Of very many the older half loses every other one: a commit holds a record more."""
         begin, end = self.numbers[[MARKS_BEGIN, MARKS_END]].tolist()
         marks = self.marks[begin:end].copy()
         if len(marks) >= MARKS_MAX:
             marks = np.concatenate([marks[: MARKS_MAX // 2 : 2], marks[MARKS_MAX // 2 :]])
-        if 2 * len(marks) + MARKS_AT_ONCE > len(self.marks):
-            self.marks.resize((2 * len(marks) + 2 * MARKS_AT_ONCE, MARK), refcheck=False)
+        if 2 * len(marks) + more > len(self.marks):
+            self.marks.resize((2 * len(marks) + 2 * more, MARK), refcheck=False)
         self.marks[: len(marks)] = marks
         self.numbers[[MARKS_BEGIN, MARKS_END]] = 0, len(marks)
         self._publish()

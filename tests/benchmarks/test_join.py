@@ -2,6 +2,7 @@
 
 from itertools import chain
 
+import numpy as np
 import pytest
 
 from benchmarks.join_faults import relearned
@@ -9,7 +10,8 @@ from benchmarks.page_template import PageTemplate
 from stream.events import Impression, Install, decode_events
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_scan import plain_events
+from stream.joiner.raw_impression import plain_records
+from stream.joiner.record_scan import EVENTS_END
 
 
 def test_an_id_is_learned_again_where_it_was_forgotten() -> None:
@@ -26,8 +28,8 @@ def test_patched_records_are_pages_like_any(features_bytes: int) -> None:
     raw = list(PageTemplate(features_bytes).records(5 * 64, 64, users=10_000, begin_ms=10**12, pages_a_ms=5))
     events, bad = zip(*map(decode_events, raw), strict=True)
     assert not any(bad)
-    found = [plain_events(record) for record in raw]
-    assert [one and len(one[0]) for one in found] == [64 + 3, 64 + 3, 64 + 3, 64 + 3, 64 + 4]
+    found = plain_records(raw, range(5), [0] * 5)
+    assert np.diff(found.records[:, EVENTS_END], prepend=0).tolist() == [64 + 3, 64 + 3, 64 + 3, 64 + 3, 64 + 4]
     pages = [event for event in chain(*events) if isinstance(event, Impression)]
     assert len({page.request_id for page in pages}) == 5 * 64
     assert [page.time_ms for page in pages] == [10**12 + k // 5 for k in range(5 * 64)]

@@ -23,8 +23,9 @@ from stream.histories import (
     rebuild_histories,
     wipe_histories,
 )
-from stream.joiner.join import Installed, Joiner
+from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
+from stream.joiner.labels import Installed
 from stream.joiner.metrics import Tally
 from stream.joiner.output_records import history_record
 from stream.joiner.record_processor import RecordProcessor, ShellRules

@@ -8,7 +8,7 @@ from stream.dead_letters import dead_letter
 from stream.events import Examples, Impression, Install, Organic, SourceEvent, Tick, decode_events, encode_record
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.output_records import Emission, emission_records
+from stream.joiner.output_records import label_records, organic_records
 from stream.log import MemoryLog, partition_of
 from stream.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
 from tests.stream.joiner.plain import example_records, split_ahead
@@ -63,8 +63,10 @@ class Stream:
                 self.log.send(topic, partition, value, key)
             organic = self.joiners[record.partition].organic
             learned = spoil_in_examples(organic) if self.rules.organic_examples else ()
-            emission = Emission((), spoil_organic(organic), learned=learned)
-            for topic, partition, value, key in emission_records([emission], PARTITIONS, ()):
+            written = organic_records(spoil_organic(organic), PARTITIONS[ORGANIC.name])
+            if learned:
+                written += label_records([], [], PARTITIONS[EXAMPLES.name], organic=learned)
+            for topic, partition, value, key in written:
                 self.log.send(topic, partition, value, key)
             for error, rest in (("BadEvent", bad), ("FromTheFuture", ahead)):
                 for raw, why in rest:

@@ -8,7 +8,7 @@ from stream.dead_letters import Outgoing
 from stream.events import Examples, SourceEvent, encode
 from stream.joiner.bodies import Bodies
 from stream.joiner.join import Joiner
-from stream.joiner.labels import LabelBatch, pages_of
+from stream.joiner.labels import Labels, pages_of
 from stream.joiner.output_records import EXAMPLES_BYTES_MAX, emission_records
 from stream.joiner.raw_impression import record_events
 from stream.joiner.record_processor import PartitionState, RecordProcessor
@@ -58,18 +58,17 @@ def written(
     """All that these records of a partition lead to, in order."""
     return [
         outgoing
-        for emissions in processor.process(state, records)
+        for emission in processor.process(state, records)
+        if emission is not None
         for outgoing in emission_records(
-            emissions, partitions, pages_of([one for emission in emissions for one in emission.labels], state.bodies)
+            emission, partitions, pages_of(emission.labels, state.bodies) if emission.labels else []
         )
     ]
 
 
-def labelled(
-    joiner: Joiner, events: Sequence[SourceEvent], offset: int, ingest_ms: int
-) -> tuple[list[LabelBatch], list[bytes]]:
+def labelled(joiner: Joiner, events: Sequence[SourceEvent], offset: int, ingest_ms: int) -> tuple[Labels, list[bytes]]:
     """What the join emits of one record, and the pages of it as they lie in the log."""
     record, bodies = record_events(events), Bodies()
     bodies.put(offset, record.raw)
-    batches = joiner.take(record, offset, ingest_ms)
-    return batches, pages_of(batches, bodies)
+    labels = joiner.take(record, offset, ingest_ms).labels
+    return labels, pages_of(labels, bodies)

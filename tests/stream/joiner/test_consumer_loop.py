@@ -195,7 +195,7 @@ def test_no_more_is_emitted_without_a_commit_than_a_learner_remembers(
 ) -> None:
     """In the midst of a batch a commit is stored: what a kill leaves to be emitted again is bounded."""
     monkeypatch.setattr("stream.joiner.consumer_loop.UNCOMMITTED_MAX", 4)
-    monkeypatch.setattr("stream.joiner.record_processor.LABELS_MAX", 1)
+    monkeypatch.setattr("stream.joiner.record_processor.RUN_RECORDS", 1)
 
     async def story() -> None:
         paper = Paper()

@@ -297,14 +297,20 @@ def played(
 @settings(max_examples=300, deadline=None)
 @given(events=st.one_of(sources(), flows()), rules=rule_sets())
 def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: LabelRules) -> None:
-    """Emitted are exactly the installs that no page claims and nobody takes back: each once and as it came."""
+    """Emitted are exactly the installs that no page claims and nobody takes back: as they came, and each once.
+
+    A copy with another time than the first may come when that is forgotten: then it's another install.
+    """
     log = [*events, FAR]
     joiner, told = Joiner(replace(rules, organic=True)), list[Organic]()
     for offset, event in enumerate(log):
         joiner.feed([event], offset, NOW + offset)
         told += joiner.organic
     assert names(told) == organic(log, rules)
-    assert len(told) == len(names(told)) == joiner.counts.organic
+    assert len(told) == joiner.counts.organic
+    times = {(one.user, one.install_id, one.time_ms) for one in log if isinstance(one, Install)}
+    if len(times) == len({(user, install_id) for user, install_id, _ in times}):
+        assert len(told) == len(names(told))
     assert joiner.hold_offset() is None
     for one in told:
         assert (
@@ -422,13 +428,13 @@ def test_a_burst_in_parts_changes_nothing(
     for offset, record in enumerate(packed([*events, FAR], sizes)):
         said, one = whole.feed(record, offset, NOW), record_events(record)
         bodies.put(offset, one.raw)
-        parts, organics = [], list[Organic]()
+        parts, organics = list[Examples](), list[Organic]()
         with patch("stream.joiner.join.SLICE", most):
-            for part in cut.parts(one, offset, NOW):
-                assert len(part) <= len(record) + most * (1 + len(record))
-                parts.append(part)
-                organics += cut.organic
-        assert examples_of([batch for part in parts for batch in part], bodies) == said
+            for part in cut.parts(one.placed(offset, NOW)):
+                assert len(part.labels) <= len(record) + most * (1 + len(record))
+                parts += examples_of(part.labels, bodies)
+                organics += part.organic.get(0, ())
+        assert parts == said
         assert (organics, cut.counts, cut.held_bytes) == (whole.organic, whole.counts, whole.held_bytes)
         assert cut.checkpoint(offset + 1) == whole.checkpoint(offset + 1)
 

@@ -12,8 +12,9 @@ from stream.events import (
     encode_record,
 )
 from stream.joiner.commit_metadata import commit_of, metadata_of
-from stream.joiner.join import Checkpoint, Installed
+from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
+from stream.joiner.labels import Installed
 from stream.joiner.output_records import history_record
 from stream.log import Record, partition_of
 from tests.stream.joiner.plain import example_records, split_ahead

@@ -229,8 +229,9 @@ def test_a_record_of_very_many_bad_events_is_worked_off_in_slices() -> None:
     taker = Taker(RULES)
     slices = list(taker.processor.process(taker.state, [record(raw=raw)]))
     assert len(slices) > 2 * count // 1_024
-    assert max(len(one.others) for emissions in slices for one in emissions) <= 1_024
-    assert sum(len(one.others) for emissions in slices for one in emissions) == count - 1
+    emissions = [one for one in slices if one is not None]
+    assert max(len(one.others) for one in emissions) <= 1_024
+    assert sum(len(one.others) for one in emissions) == count - 1
     assert (taker.state.joiner.open_pages, taker.state.whole, taker.state.next_offset) == (1, True, 1)
 
 

@@ -1,6 +1,7 @@
 """Records scanned in place: whatever the bytes, the scan says what the decoder says, or that it can't tell."""
 
 from functools import partial
+from itertools import takewhile
 from typing import Any
 from unittest.mock import patch
 
@@ -22,8 +23,8 @@ from stream.events import (
     record_slices,
 )
 from stream.joiner import record_scan as scan
-from stream.joiner.raw_impression import RecordEvents, read_any, read_record, read_slices, together
-from stream.joiner.record_scan import ITEMS_SCANNED, plain_events
+from stream.joiner.raw_impression import RecordEvents, plain_records, read_any, read_record, read_slices, together
+from stream.joiner.record_scan import ITEMS_SCANNED
 
 texts = st.text(max_size=40) | st.sampled_from(["r" * 31, "r" * 32, "r" * 300])
 times = st.sampled_from([0, 1, 127, 128, 65_536, 1_700_000_000_000, 4_102_444_800_000, 2**63])
@@ -83,17 +84,45 @@ def test_the_scan_agrees_with_the_decoder_about_broken_bytes(data: st.DataObject
         raw.insert(at, byte)
     else:
         del raw[at:]
-    assert plainly(read_record(bytes(raw))) == plainly(read_any(bytes(raw)))
+    wanted = plainly(read_any(bytes(raw)))
+    assert plainly(read_record(bytes(raw))) == wanted
+    followed = plain_records([bytes(raw), encode_record(PLAIN)], [0, 1], [0, 0])
+    assert not len(followed.records) or plainly((followed.only(0), [])) == wanted, "it was read beyond its end"
 
 
 def test_what_our_producers_write_is_plain() -> None:
     """An ordinary record is scanned, an empty one too; text beyond ASCII goes the longer way."""
-    assert plain_events(encode_record(PLAIN)) is not None
-    empty = plain_events(encode_record([]))
-    assert empty is not None
-    assert len(empty[0]) == 0
-    assert plain_events(encode_record([msgspec.structs.replace(PAGE, user="ü")])) is None
-    assert plain_events(b"") is None
+    other = encode_record([msgspec.structs.replace(PAGE, user="ü")])
+    assert [is_plain(raw) for raw in (encode_record(PLAIN), encode_record([]), other, b"")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert len(read_record(encode_record([]))[0]) == 0
+
+
+def is_plain(raw: bytes) -> bool:
+    """Whether a record is scanned."""
+    return len(plain_records([raw], [0], [0]).records) == 1
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        events.map(encode_record) | st.sampled_from([encode_record(some) for some in ([], [PAGE], PLAIN)]), max_size=6
+    )
+)
+def test_records_that_are_read_together_have_the_events_of_each(raws: list[bytes]) -> None:
+    """Up to the first that isn't plain: the same columns, hashes and bytes as read singly, each at its own offset."""
+    found = plain_records(raws, range(7, 7 + len(raws)), range(len(raws)))
+    plain = list(takewhile(is_plain, raws))
+    assert found.records[:, :2].tolist() == [[7 + k, k] for k in range(len(plain))]
+    for k, raw in enumerate(plain):
+        one, single = found.only(k), read_record(raw)[0]
+        assert plainly((one, [])) == plainly((single, []))
+        assert [found.bytes_of(n, k) for n in range(len(one))] == [single.bytes_of(n) for n in range(len(single))]
+    assert found.tally == tuple(map(sum, zip((0, 0, 0), *(read_record(raw)[0].tally for raw in plain), strict=True)))
 
 
 @given(st.binary(max_size=40))

@@ -10,7 +10,6 @@ import pytest
 from stream.events import Impression, Install, Organic, SourceEvent
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.label_rules import LabelRules, Policy
-from stream.joiner.labels import LabelBatch
 from stream.joiner.raw_impression import record_events
 from stream.joiner.state_store import PAGES_FILE, STATE_FILE, StateStore
 
@@ -41,8 +40,9 @@ def stream_of(seed: int) -> Iterator[list[SourceEvent]]:
 
 def said(joiner: Joiner, record: list[SourceEvent], offset: int) -> tuple[list[tuple[object, ...]], list[Organic]]:
     """All that is emitted of a record, in a form that can be compared."""
-    batches: list[LabelBatch] = joiner.take(record_events(record), offset, CAME)
-    return [(one.page.offset, one.page.begin, one.rows, one.ingest_ms) for one in batches], joiner.organic
+    part = joiner.take(record_events(record), offset, CAME)
+    labels = part.labels
+    return [(*page, labels.rows.get(k)) for k, page in enumerate(labels.pages.tolist())], part.organic[0]
 
 
 @pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
