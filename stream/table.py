@@ -67,7 +67,7 @@ def kernel(function: F) -> F:
 
 @kernel
 def mix(h: Any, value: Any) -> Any:
-    """Hash of hash and value, order matters: two rounds of multiply and xor-shift. uint64."""
+    """Hash of a hash and a value, in either order the same: two rounds of multiply and xor-shift. uint64."""
     x = (np.uint64(h) ^ np.uint64(value)) * np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(32)
     x *= np.uint64(0xD6E8FEB86659FD93)

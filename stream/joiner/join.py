@@ -18,7 +18,8 @@ An install waits for pages that come after it in the log until `time + early`.
 **Memory.** What is remembered are numbers in arrays (`state.py`): of a page its user, request id and items as hashes,
 its event time, and where it lies in the log; 48 bytes and 6 an item, whatever its features. What is emitted of a page
 says where its bytes are (`Labels`). Over `bytes_max` the oldest is finished early: a *floor* rises in event time,
-pages up to it close and are forgotten, and whatever comes with a time up to it is late.
+pages up to it close and are forgotten, and whatever comes with a time up to it is late. (A further page that extended one
+of these, read again after a restart without it and later than the floor, is then a page of its own.)
 
 **Restarts.** A checkpoint is (offset, watermark before that record, event time up to which all is finished, floor).
 A joiner that starts there reads a suffix of the log with nothing remembered, and still emits no other label:
@@ -48,7 +49,7 @@ from stream.joiner.labels import Part, examples_of
 from stream.joiner.raw_impression import RecordEvents, record_events
 
 if TYPE_CHECKING:
-    from stream.joiner.state import JoinState
+    from stream.joiner.kernels.state import JoinState
 
 SLICE: Final = 512  # pages closed and installs forgotten at once: some ten milliseconds until they are written
 
@@ -88,23 +89,23 @@ class Checkpoint:
 @cache
 def _kernels() -> ModuleType:
     """With numba: a joiner joins its group while they're being loaded."""
-    from stream.joiner import join_record
+    from stream.joiner.kernels import join_record
 
     return join_record
 
 
 @cache
-def _emitted() -> ModuleType:
+def _calls() -> ModuleType:
     """Likewise."""
-    from stream.joiner import emitted
+    from stream.joiner import kernel_calls
 
-    return emitted
+    return kernel_calls
 
 
 @cache
 def _fields() -> ModuleType:
     """Likewise."""
-    from stream.joiner import state
+    from stream.joiner.kernels import state
 
     return state
 
@@ -163,7 +164,7 @@ class Joiner:
 
     def take(self, events: RecordEvents, offset: int, ingest_ms: int) -> Part:
         """Take one record's events; returns what is emitted because of them, in a fixed order."""
-        part: Part = _emitted().in_one(list(self.parts(events.placed(offset, ingest_ms))))
+        part: Part = _calls().in_one(list(self.parts(events.placed(offset, ingest_ms))))
         return part
 
     def parts(self, events: RecordEvents) -> Iterator[Part]:
@@ -172,15 +173,15 @@ class Joiner:
         One event can close all pages that there are. Between parts whoever writes them can do so. The records are taken
         when there is no further part; `records_taken` says how many are so far.
         """
-        join, take_part, state = _kernels(), _emitted().take_part, self.state
+        join, calls, state = _kernels(), _calls(), self.state
         records, columns, hashes = events.records, events.columns, events.hashes
-        raw = join.prepare(state, events, SLICE)
+        raw = calls.prepare(state, events, SLICE)
         pages, installs, _ = events.tally
         self._pages, self._installs = self._pages + pages, self._installs + installs
         self._ticks += len(columns) - pages - installs
         while True:
             said = join.take_records(state.numbers, records, columns, hashes, raw)
-            part = take_part(state, events)
+            part = calls.take_part(state, events)
             if said == join.GROW_RUNS:
                 state.grow_runs()
             elif said == join.GROW_OUT:

@@ -82,7 +82,7 @@ _head = msgspec.msgpack.Decoder(_Head)
 @cache
 def _kernels() -> ModuleType:
     """With numba: a joiner joins its group while it's being loaded. To import it for each record costs 0.7 µs."""
-    from stream.joiner import negative_encoder
+    from stream.joiner.kernels import negative_encoder
 
     return negative_encoder
 

@@ -68,7 +68,7 @@ class RecordEvents:
 @cache
 def _scan() -> ModuleType:
     """With numba: a joiner joins its group while it's being loaded. To import it for each record costs 0.7 µs."""
-    from stream.joiner import record_scan
+    from stream.joiner.kernels import record_scan
 
     return record_scan
 

@@ -263,7 +263,7 @@ def warm_up() -> None:
 @cache
 def _scan() -> ModuleType:
     """With numba: a joiner joins its group while it's being loaded."""
-    from stream.joiner import record_scan
+    from stream.joiner.kernels import record_scan
 
     return record_scan
 

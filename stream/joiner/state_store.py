@@ -15,9 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.durable import replacing
-from stream.joiner import state as fields
-from stream.joiner.arena import CHUNK_BITS, CHUNK_HEAD, CHUNK_WORDS, FREE_COUNT, FRONT, NEXT, RETIRED_COUNT, Arena
-from stream.joiner.join_record import link_all
+from stream.joiner.kernels import state as fields
+from stream.joiner.kernels.arena import (
+    CHUNK_BITS,
+    CHUNK_HEAD,
+    CHUNK_WORDS,
+    FREE_COUNT,
+    FRONT,
+    NEXT,
+    RETIRED_COUNT,
+    Arena,
+)
+from stream.joiner.kernels.relink import link_all
 from stream.joiner.label_rules import LabelRules
 
 FORMAT: Final = 1

@@ -9,9 +9,9 @@ from benchmarks.join_faults import relearned
 from benchmarks.page_template import PageTemplate
 from stream.events import Impression, Install, decode_events
 from stream.joiner.join import Joiner
+from stream.joiner.kernels.record_scan import EVENTS_END
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.raw_impression import plain_records
-from stream.joiner.record_scan import EVENTS_END
 
 
 def test_an_id_is_learned_again_where_it_was_forgotten() -> None:

@@ -22,9 +22,10 @@ from stream.events import (
     event_count,
     record_slices,
 )
-from stream.joiner import record_scan as scan
+from stream.joiner.kernels import hashes
+from stream.joiner.kernels import record_scan as scan
+from stream.joiner.kernels.record_scan import ITEMS_SCANNED
 from stream.joiner.raw_impression import RecordEvents, plain_records, read_any, read_record, read_slices, together
-from stream.joiner.record_scan import ITEMS_SCANNED
 
 texts = st.text(max_size=40) | st.sampled_from(["r" * 31, "r" * 32, "r" * 300])
 times = st.sampled_from([0, 1, 127, 128, 65_536, 1_700_000_000_000, 4_102_444_800_000, 2**63])
@@ -128,7 +129,7 @@ def test_records_that_are_read_together_have_the_events_of_each(raws: list[bytes
 @given(st.binary(max_size=40))
 def test_a_user_is_hashed_as_kafka_does(user: bytes) -> None:
     """Whatever bytes: modulo the number of partitions the hash is the partition that producers choose."""
-    hashed = scan.murmur2(np.frombuffer(user + b"x", np.uint8), 0, len(user))
+    hashed = hashes.murmur2(np.frombuffer(user + b"x", np.uint8), 0, len(user))
     assert hashed == murmur2(user) & 0x7FFF_FFFF
 
 

@@ -3,14 +3,13 @@
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from stream.events import ITEMS_MAX
-from stream.joiner.arena import ARENA_NUMBERS, Arena, lives
-from stream.joiner.chains import CHAINS_NUMBERS, Chains
+from stream.events import EVENT_BYTES_MAX, ITEMS_MAX, RECORD_BYTES_MAX
+from stream.joiner.kernels.arena import ARENA_NUMBERS, Arena, lives
+from stream.joiner.kernels.chains import CHAINS_NUMBERS, Chains
+from stream.joiner.kernels.memory import Ints, address_of, i64_at, u32_at
+from stream.joiner.kernels.timers import TIMERS_NUMBERS, Timers
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.memory import Ints, address_of, i64_at, u32_at
-from stream.joiner.timers import TIMERS_NUMBERS, Timers
 from stream.table import kernel
 
 # A page: words of its entry. Two words make an int64. PACK: begin in the record (21 bits), number of items (11).
@@ -18,7 +17,7 @@ from stream.table import kernel
 # two a word; 0 where an earlier page of the request has the item.
 P_TIME, P_REQUEST, P_USER, P_OFFSET, P_PACK, P_MORE, P_NEXT_USER, P_NEXT_REQUEST, P_TIMER = 0, 2, 4, 6, 7, 8, 9, 10, 11
 P_ITEMS: Final = 12
-TOUCHED, SILENT, AGAIN, EXTENDS = 1 << 26, 1 << 27, 1 << 28, 1 << 29
+TOUCHED, SILENT, EXTENDS = 1 << 26, 1 << 27, 1 << 29
 
 # An install or a retraction. PAGE, POSITION: where it counts, PAGE_TIME: that page's event time; BEFORE, BEHIND: its
 # neighbours there. AFTER: a later retraction that takes its place. NEWEST: of its user and item, in the last entry of
@@ -47,7 +46,7 @@ KNOWN, PENDING = CLOSING + TIMERS_NUMBERS, CLOSING + 2 * TIMERS_NUMBERS
     WINDOW, LIFE, WAITS, LATENESS, SKEW, POLICY, ORGANIC, BYTES_MAX, SLICE_MAX,
 ) = range(CLOSING + 3 * TIMERS_NUMBERS, CLOSING + 3 * TIMERS_NUMBERS + 41)  # fmt: skip
 NUMBERS: Final = SLICE_MAX + 1
-EAGER, WAIT, FAKE_NEGATIVE = 0, 1, 2
+WAIT, FAKE_NEGATIVE = 1, 2
 POLICIES: Final = ("eager", "wait", "fake_negative")
 
 # A record that is still needed: its offset, the watermark before it, the next page's and install's address then.
@@ -178,16 +177,6 @@ class JoinState:
         for timers in (self.known, self.pending):
             timers.begin_at(int(j[WATERMARK] - j[LIFE]))
 
-    def bytes_in_use(self) -> int:
-        """What the arrays take, whether or not it is remembered."""
-        arrays: tuple[npt.NDArray[Any], ...] = (
-            self.pages.words, self.installs.words, self.labels, self.label_heads, self.marks, self.out,
-            *(chains.heads for chains in (self.users, self.requests, self.keys, self.pairs)),
-            *(run for timers in (self.closing, self.known, self.pending)
-              for run in (timers.slots, timers.times, timers.entries)),
-        )  # fmt: skip
-        return sum(array.nbytes for array in arrays)
-
 
 @kernel
 def label_bucket(j: Any, page: Any) -> Any:
@@ -216,3 +205,8 @@ def link_labels(j: Any) -> None:
         place = label_bucket(j, labels[k * LABEL_NUMBERS + L_PAGE])
         labels[k * LABEL_NUMBERS + L_LINK] = heads[place]
         heads[place] = np.uint32(k)
+
+
+assert RECORD_BYTES_MAX < 1 << 21, "where a page begins fits into P_PACK"
+assert ITEMS_MAX < 1 << 10, "items fit into P_PACK, those of earlier pages into P_MORE"
+assert EVENT_BYTES_MAX <= 1 << 16, "a page's length fits into P_MORE"

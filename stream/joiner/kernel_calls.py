@@ -1,18 +1,16 @@
-"""What a call of the join's kernels has emitted: rows of numbers, made into labels, installs and reasons.
+"""What a call of the join's kernels is given, and the rows of numbers that it has emitted, made into labels.
 
 In a file of its own because it's loaded with the kernels.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from stream.events import Install, Organic
-from stream.joiner.labels import Installed, Labels, Part, Row
-from stream.joiner.memory import Ints
-from stream.joiner.raw_impression import RecordEvents
-from stream.joiner.state import (
+from stream.joiner.kernels.memory import Ints
+from stream.joiner.kernels.state import (
     HISTORY,
     I_INGEST,
     I_LENGTH,
@@ -24,14 +22,28 @@ from stream.joiner.state import (
     OUT_COUNT,
     RECORD,
     RECORD_END,
+    SLICE_MAX,
     JoinState,
 )  # fmt: skip
+from stream.joiner.labels import Installed, Labels, Part, Row
+from stream.joiner.raw_impression import RecordEvents
 
 PAGE: Final = slice(2, 8)  # of a row: OFFSET to INGEST_MS of `labels.py`
 
 NO_PAGES: Final = np.empty((0, 6), np.int64)
 
 _install = msgspec.msgpack.Decoder(Install)
+
+
+def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> Any:
+    """Room for the events of records, to be taken from the first on; their bytes as an array. Raises MemoryError."""
+    pages, installs, length = events.tally
+    if not state.keeps_chunks:
+        state.pages.release()
+    state.installs.release()
+    state.reserve(pages, len(events.hashes), installs, length, len(events.records))
+    state.numbers[SLICE_MAX], state.numbers[RECORD] = slice_max, 0
+    return np.frombuffer(events.raw, np.uint8)
 
 
 def take_part(state: JoinState, events: RecordEvents) -> Part | None:

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.events import EVENT_BYTES_MAX, RECORD_BYTES_MAX, TIME_MS_MAX
-from stream.table import kernel, mix
+from stream.joiner.kernels.hashes import item_hash, murmur2, pair_hash, text_hash
+from stream.joiner.kernels.msgpack_scan import bytes_at, context_at, doubles_at, list_at, number_at, text_at
+from stream.table import kernel
 
 ITEMS_SCANNED: Final = 64
 # Columns of an event: where it lies in the record, and hashes of what it names. A page has SIZE hashes of its items at
@@ -22,9 +24,6 @@ COLUMNS: Final = 13
 OFFSET, APPENDED, EVENTS_END, BYTES_END = range(4)
 RECORD_COLUMNS: Final = 4
 PAGE, INSTALL, TICK = 1, 2, 3  # the tags of the events
-TEXT_SEED: Final = np.uint64(0x1319_8A2E_0370_7344)
-PAIR_SEED: Final = np.uint64(0xA409_3822_299F_31D0)  # `mix` alone doesn't know which of two comes first
-ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, since there are so many of them
 
 Columns = npt.NDArray[np.int64]
 
@@ -42,162 +41,6 @@ def plain_events(raw: bytes, records: Columns) -> "tuple[int, Columns, Columns, 
     plain, used, pages, installs, length = _scan_records(joined, records, found, hashes)
     events = int(records[plain - 1, EVENTS_END]) if plain else 0
     return plain, found[:events], hashes[:used], (pages, installs, length)
-
-
-@kernel
-def text_hash(raw: Any, begin: Any, end: Any) -> Any:
-    """Hash of raw[begin:end], uint8: int64, never 0."""
-    h, word, shift = mix(TEXT_SEED, np.uint64(end - begin)), np.uint64(0), np.uint64(0)
-    for k in range(begin, end):
-        word |= np.uint64(raw[k]) << shift
-        shift += np.uint64(8)
-        if shift == 64:
-            h, word, shift = mix(h, word), np.uint64(0), np.uint64(0)
-    found = np.int64(mix(h, word))
-    return found if found != 0 else np.int64(1)
-
-
-@kernel
-def item_hash(raw: Any, begin: Any, end: Any) -> Any:
-    """The same in ITEM_BITS, never 0."""
-    h = text_hash(raw, begin, end) & ITEM_BITS
-    return h if h != 0 else np.int64(1)
-
-
-@kernel
-def pair_hash(first: Any, second: Any) -> Any:
-    """Hash of two hashes, int64: their order matters, and two that are equal have a hash of their own, too."""
-    return np.int64(mix(mix(PAIR_SEED, np.uint64(first)), np.uint64(second)))
-
-
-@kernel
-def number_at(raw: Any, at: Any) -> Any:
-    """(a whole number that isn't negative, where it ends); an end of −1: there is none."""
-    end = raw.shape[0]
-    head = raw[at] if at < end else np.uint8(0xC1)
-    if head < 0x80:
-        return np.int64(head), at + 1
-    size = np.int64(1) << np.int64(head - 0xCC) if 0xCC <= head <= 0xCF else np.int64(0)
-    if not size or at + size >= end or (size == 8 and raw[at + 1] >= 0x80):
-        return np.int64(0), np.int64(-1)
-    value = np.int64(0)
-    for k in range(size):
-        value = value << 8 | np.int64(raw[at + 1 + k])
-    return value, at + 1 + size
-
-
-@kernel
-def head_at(raw: Any, at: Any, fixed: Any, mask: Any, wide: Any) -> Any:
-    """(length, where the content begins) of a text, list or map; a beginning of −1: there is none.
-
-    `fixed`, `mask`: the head that holds the length itself; `wide`: the one with two bytes of length behind it.
-    """
-    end = raw.shape[0]
-    head = np.int64(raw[at]) if at < end else np.int64(0xC1)
-    if head & ~mask == fixed:
-        return head & mask, at + 1
-    if head == wide and at + 2 < end:
-        return np.int64(raw[at + 1]) << 8 | np.int64(raw[at + 2]), at + 3
-    return np.int64(0), np.int64(-1)
-
-
-@kernel
-def list_at(raw: Any, at: Any) -> Any:
-    """(number of elements, where the first begins) of a list; a beginning of −1: there is none."""
-    return head_at(raw, at, np.int64(0x90), np.int64(0x0F), np.int64(0xDC))
-
-
-@kernel
-def text_at(raw: Any, at: Any) -> Any:
-    """(begin, end) of a text's bytes, which must be ASCII; an end of −1: there is none."""
-    if at + 1 < raw.shape[0] and raw[at] == 0xD9:
-        size, begin = np.int64(raw[at + 1]), at + 2
-    else:
-        size, begin = head_at(raw, at, np.int64(0xA0), np.int64(0x1F), np.int64(0xDA))
-    if begin < 0 or begin + size > raw.shape[0]:
-        return np.int64(0), np.int64(-1)
-    seen = np.uint8(0)
-    for k in range(begin, begin + size):
-        seen |= raw[k]
-    return begin, begin + size if seen < 0x80 else np.int64(-1)
-
-
-@kernel
-def _filled(raw: Any, at: Any) -> Any:
-    """Where a text ends that isn't empty; −1: there is none."""
-    begin, end = text_at(raw, at)
-    return end if end > begin else np.int64(-1)
-
-
-@kernel
-def _double(raw: Any, at: Any) -> Any:
-    """Where a finite double ends; −1: there is none."""
-    if at + 8 >= raw.shape[0] or raw[at] != 0xCB:
-        return np.int64(-1)
-    return at + 9 if raw[at + 1] & 0x7F != 0x7F or raw[at + 2] < 0xF0 else np.int64(-1)
-
-
-@kernel
-def _doubles(raw: Any, at: Any, count: Any) -> Any:
-    """Where a list of none or `count` finite doubles ends; −1: there is none."""
-    size, at = list_at(raw, at)
-    if size and size != count:
-        return np.int64(-1)
-    for _ in range(size):
-        if at < 0:
-            break
-        at = _double(raw, at)
-    return at
-
-
-@kernel
-def _bytes(raw: Any, at: Any) -> Any:
-    """Where a string of bytes ends; −1: there is none."""
-    end, size = raw.shape[0], np.int64(-1)
-    if at + 1 < end and raw[at] == 0xC4:
-        size, at = np.int64(raw[at + 1]), at + 2
-    elif at + 2 < end and raw[at] == 0xC5:
-        size, at = np.int64(raw[at + 1]) << 8 | np.int64(raw[at + 2]), at + 3
-    return at + size if size >= 0 and at + size <= end else np.int64(-1)
-
-
-@kernel
-def _context(raw: Any, at: Any) -> Any:
-    """Where a map from texts to texts and finite doubles ends; −1: there is none."""
-    size, at = head_at(raw, at, np.int64(0x80), np.int64(0x0F), np.int64(0xDE))
-    for _ in range(size):
-        _, at = text_at(raw, at)
-        if 0 <= at < raw.shape[0]:
-            if raw[at] == 0xCB:
-                at = _double(raw, at)
-            else:
-                _, at = text_at(raw, at)
-        else:
-            return np.int64(-1)
-        if at < 0:
-            break
-    return at
-
-
-@kernel
-def murmur2(raw: Any, begin: Any, end: Any) -> Any:
-    """Kafka's hash of raw[begin:end], uint8: its lower 31 bits, int64, which modulo their number give the partition.
-
-    From `org.apache.kafka.common.utils.Utils.murmur2`.
-    """
-    m, low = np.int64(0x5BD1E995), np.int64(0xFFFF_FFFF)
-    h, at = np.int64(0x9747B28C) ^ (end - begin), begin
-    while at + 4 <= end:
-        k = np.int64(raw[at]) | np.int64(raw[at + 1]) << 8 | np.int64(raw[at + 2]) << 16 | np.int64(raw[at + 3]) << 24
-        k = (k * m) & low
-        h = ((h * m) & low) ^ (((k ^ k >> 24) * m) & low)
-        at += 4
-    for n in range(end - at):
-        h ^= np.int64(raw[at + n]) << 8 * n
-    if at < end:
-        h = (h * m) & low
-    h = ((h ^ h >> 13) * m) & low
-    return (h ^ h >> 15) & 0x7FFF_FFFF
 
 
 @kernel
@@ -241,13 +84,13 @@ def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
         if version >= 1 << 53:
             return np.int64(-1)
     if at >= 0 and fields > 6:
-        at = _doubles(raw, at, row[SIZE])  # scores
+        at = doubles_at(raw, at, row[SIZE])  # scores
     if at >= 0 and fields > 7:
-        at = _doubles(raw, at, row[SIZE])  # propensities
+        at = doubles_at(raw, at, row[SIZE])  # propensities
     if at >= 0 and fields > 8:
-        at = _bytes(raw, at)  # features
+        at = bytes_at(raw, at)  # features
     if at >= 0 and fields > 9:
-        at = _context(raw, at)
+        at = context_at(raw, at)
     return at
 
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from stream.events import ITEMS_MAX, REASONS, WINDOW_CLOSED
-from stream.joiner.memory import Ints
-from stream.joiner.record_scan import list_at, text_at
+from stream.joiner.kernels.memory import Ints
+from stream.joiner.kernels.msgpack_scan import list_at, text_at
 from stream.table import kernel
 from stream.xxh3 import LENGTH_MAX, xxh3_64
 

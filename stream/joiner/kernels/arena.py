@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.joiner.memory import Ints, address_of, u32_at
+from stream.joiner.kernels.memory import Ints, address_of, u32_at
 from stream.table import kernel
 
 CHUNK_BITS: Final = 16  # 65,536 words, 256 KiB

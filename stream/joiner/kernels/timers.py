@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.joiner.arena import at, get64, whole, words_of
-from stream.joiner.memory import Ints, address_of, i64_at, u32_at
+from stream.joiner.kernels.arena import at, get64, whole, words_of
+from stream.joiner.kernels.memory import Ints, address_of, i64_at, u32_at
 from stream.table import kernel
 
 NEVER: Final = 2**62
