@@ -36,6 +36,13 @@ def test_every_command_and_option_exists(command: str) -> None:
     assert CliRunner().invoke(app, [*path, "--help"]).exit_code == 0
 
 
+def test_examples_name_their_spec() -> None:
+    """A command of an example that needs a spec names one, unless it names a data set, which brings its own."""
+    needing = re.findall(r"^(?:.*\| )?(thalweg (?:run|replay|check|backtest|snapshots) [^#&\n]*)", BASH, re.M)
+    assert len(needing) > 8
+    assert [line for line in needing if "--spec" not in line and not re.search("movielens|openbandit", line)] == []
+
+
 def test_every_make_target_exists() -> None:
     """Each `make …` is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))

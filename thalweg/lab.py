@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from stream.errors import DataError
-from thalweg.options import SPEC, JsonFile, SpecFile, read_settings, read_spec, say, write_json
+from thalweg.options import JsonFile, SourceSpec, read_settings, read_source_spec, say, write_json
 
 lab = typer.Typer()
 
@@ -41,7 +41,7 @@ def init(
 @lab.command()
 def check(
     source: Annotated[str, typer.Argument(help="A file of events as JSON lines, - for stdin, or a data set's name.")],
-    spec: Annotated[Path, typer.Option("--spec", help="The world's spec (TOML).")],
+    spec: SourceSpec = None,
     json_file: JsonFile = None,
 ) -> None:
     """Say what is wrong with events under a spec.
@@ -52,7 +52,7 @@ def check(
     from thalweg.reading import read_through
     from thalweg.show import printed
 
-    checked = Check(read_spec(spec))
+    checked = Check(read_source_spec(source, spec))
     for line, event in read_through(source, read_settings()):
         checked.take(line, event)
     found = checked.findings()
@@ -66,7 +66,7 @@ def check(
 @lab.command()
 def backtest(
     source: Annotated[str, typer.Argument(help="A file of events as JSON lines, - for stdin, or a data set's name.")],
-    spec: SpecFile = SPEC,
+    spec: SourceSpec = None,
     parts: Annotated[
         list[str] | None,
         typer.Option(help="wide, deep, or wide,deep; repeat it to compare several. Without it: the spec's."),
@@ -113,7 +113,7 @@ def backtest(
     from thalweg.show import printed
 
     config = ContestConfig(parts or (), policy, peer, peer_rate or (), limit, seed, pack, dump_vw)
-    scores = hold(read_spec(spec), open_source(source, read_settings()), config)
+    scores = hold(read_source_spec(source, spec), open_source(source, read_settings()), config)
     found = curves(scores)
     print(terminal(found))
     printed(scores_table(scores))

@@ -8,7 +8,19 @@ import typer
 
 from stream.errors import SettingsError, SpecError
 from stream.logs import log_to_stderr
-from thalweg.options import SPEC, AcceptGap, JsonFile, SpecFile, read_settings, read_spec, say, write_json
+from thalweg.options import (
+    AcceptGap,
+    JsonFile,
+    ModelSpec,
+    SourceSpec,
+    SpecFile,
+    model_name,
+    read_settings,
+    read_source_spec,
+    read_spec,
+    say,
+    write_json,
+)
 
 services = typer.Typer()
 run_app = typer.Typer(no_args_is_help=True, help="Run a service until Ctrl-C: joiner, learner or ranker.")
@@ -125,7 +137,7 @@ def replay(
     source: Annotated[
         str, typer.Argument(help="`movielens`, `openbandit`, a file of events as JSON lines, or - for stdin.")
     ],
-    spec: SpecFile = SPEC,
+    spec: SourceSpec = None,
     rate: Annotated[float, typer.Option(min=0, help="Pages a second; 0: as fast as it goes.")] = 0.0,
     limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,
     json_file: JsonFile = None,
@@ -133,8 +145,8 @@ def replay(
     """Play a data set or a file of events into the log."""
     from thalweg.play import play
 
-    settings = read_settings()
-    played = play(source, settings, read_spec(spec), rate=rate or None, limit=limit or None)
+    read = read_source_spec(source, spec)
+    played = play(source, read_settings(), read, rate=rate or None, limit=limit or None)
     for name, value in played.items():
         print(f"{name:12} {value}")
     write_json(json_file, played)
@@ -142,7 +154,7 @@ def replay(
 
 @run_app.command("joiner")
 def run_joiner(
-    spec: SpecFile = SPEC,
+    spec: SpecFile = None,
     accept_gap: AcceptGap = False,
     accept_rules: Annotated[
         bool,
@@ -162,10 +174,10 @@ def run_joiner(
     from stream.joiner.supervisor import run_joiner as run
     from thalweg.retention import REMEDY, too_short
 
+    read = read_spec(spec)
     settings = read_settings()
     settings.need_kafka()
     log_to_stderr(settings.log_level)
-    read = read_spec(spec)
     rules = label_rules(read)
     if short := too_short(rules):
         say(f"warning: {short}: {REMEDY}")  # the topic may have been told to keep them for longer
@@ -180,17 +192,18 @@ def run_joiner(
 
 
 @run_app.command("learner")
-def run_learner(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
+def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
     """Learn the examples, write checkpoints, publish snapshots."""
     from learner.service import run_learner as run
 
+    read = read_spec(spec)
     settings = read_settings()
     log_to_stderr(settings.log_level)
-    run(settings, read_spec(spec), accept_gap=accept_gap)
+    run(settings, read, accept_gap=accept_gap)
 
 
 @run_app.command("ranker")
-def run_ranker(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
+def run_ranker(spec: ModelSpec = None, accept_gap: AcceptGap = False) -> None:
     """Answer ranking requests with the newest snapshot.
 
     Start more with a THALWEG_WORKER name each.
@@ -198,5 +211,6 @@ def run_ranker(spec: SpecFile = SPEC, accept_gap: AcceptGap = False) -> None:
     from ranker.service import run_ranker as run
 
     settings = read_settings()
+    model = model_name(settings, spec)
     log_to_stderr(settings.log_level)
-    run(settings, settings.model or read_spec(spec).name, accept_gap=accept_gap)
+    run(settings, model, accept_gap=accept_gap)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thalweg.options import SPEC, JsonFile, SpecFile, kept_settings, open_store, write_json
+from thalweg.options import JsonFile, ModelSpec, kept_settings, open_store, write_json
 
 if TYPE_CHECKING:
     from stream.redis_store import RedisStore
@@ -20,7 +20,7 @@ Version = Annotated[int, typer.Argument(min=1, help="A version's number, as `tha
 
 @snapshots.command("ls")
 def list_versions(
-    spec: SpecFile = SPEC,
+    spec: ModelSpec = None,
     last: Annotated[int, typer.Option(min=1, help="How many, newest last.")] = 20,
     json_file: JsonFile = None,
 ) -> None:
@@ -56,7 +56,7 @@ def list_versions(
 
 
 @snapshots.command()
-def show(version: Version, spec: SpecFile = SPEC, json_file: JsonFile = None) -> None:
+def show(version: Version, spec: ModelSpec = None, json_file: JsonFile = None) -> None:
     """Show one version: its origin, metrics, parts and sizes."""
     from thalweg.show import printed
     from thalweg.snapshot_tables import facts_table, metrics_of, parts_table
@@ -76,7 +76,7 @@ def show(version: Version, spec: SpecFile = SPEC, json_file: JsonFile = None) ->
 def diff(
     before: Version,
     after: Version,
-    spec: SpecFile = SPEC,
+    spec: ModelSpec = None,
     top: Annotated[int, typer.Option(min=0, max=20, help="How many of the largest changes are named.")] = 10,
     json_file: JsonFile = None,
 ) -> None:
@@ -106,7 +106,7 @@ def diff(
 
 
 @snapshots.command()
-def pin(version: Version, spec: SpecFile = SPEC) -> None:
+def pin(version: Version, spec: ModelSpec = None) -> None:
     """Serve this version until `unpin`.
 
     Whatever is published from now on. Every ranker obeys, after a restart and after Redis was wiped too. The learner
@@ -118,7 +118,7 @@ def pin(version: Version, spec: SpecFile = SPEC) -> None:
 
 
 @snapshots.command()
-def unpin(spec: SpecFile = SPEC) -> None:
+def unpin(spec: ModelSpec = None) -> None:
     """Serve the newest version again."""
     with open_store(kept_settings(), spec) as store:
         pinned = _pinned_in(store)
@@ -129,7 +129,7 @@ def unpin(spec: SpecFile = SPEC) -> None:
 
 
 @snapshots.command()
-def rollback(spec: SpecFile = SPEC) -> None:
+def rollback(spec: ModelSpec = None) -> None:
     """Pin the version before the one that is served now.
 
     Run again, it goes back one more.
@@ -148,7 +148,7 @@ def rollback(spec: SpecFile = SPEC) -> None:
 
 
 @snapshots.command()
-def verify(spec: SpecFile = SPEC, json_file: JsonFile = None) -> None:
+def verify(spec: ModelSpec = None, json_file: JsonFile = None) -> None:
     """Verify every content of every version that is kept.
 
     Digests, shapes and numbers. Exit code 1 if one is wrong.

@@ -1,10 +1,11 @@
 """Commands that show what Thalweg does: the demo, public data sets, one ranking, one install."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from thalweg.options import SPEC, JsonFile, SpecFile, kept_settings, open_store, read_settings, say, write_json
+from thalweg.options import SPEC, JsonFile, ModelSpec, kept_settings, open_store, read_settings, say, write_json
 
 tour = typer.Typer()
 data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets.")
@@ -13,7 +14,9 @@ tour.add_typer(data_app, name="data")
 
 @tour.command()
 def demo(
-    spec: SpecFile = SPEC,
+    spec: Annotated[
+        Path, typer.Option("--spec", help="The model's spec (TOML).", show_default="specs/movielens.toml")
+    ] = SPEC,
     seconds: Annotated[float, typer.Option(min=0, help="Replay only so many seconds' worth; 0: all.")] = 0.0,
     limit: Annotated[int, typer.Option(min=0, help="Replay only so many pages; 0: all.")] = 0,
     rate: Annotated[float, typer.Option(min=1, help="Pages a second.")] = 1_000.0,
@@ -73,7 +76,7 @@ def install(
     user: Annotated[str, typer.Argument(help="Who installs.")],
     item: Annotated[str, typer.Argument(help="What.")],
     request_id: Annotated[str, typer.Option(help="The page it was seen on, if its window is still open.")] = "",
-    spec: SpecFile = SPEC,
+    spec: ModelSpec = None,
     json_file: JsonFile = None,
 ) -> None:
     """Write one install, and wait until a version has learned it.

@@ -19,7 +19,7 @@ from stream.settings import Settings
 from stream.topics import TOPICS
 from thalweg.doctor import checks
 from thalweg.main import app
-from thalweg.options import SPEC, writable
+from thalweg.options import SPEC, SPECS, read_source_spec, writable
 from thalweg.server import free_port
 from thalweg.stack import HOUSE, Stack
 
@@ -103,13 +103,13 @@ def test_help_imports_no_room() -> None:
     ("words", "remedy"),
     [
         (["rank", "1"], "thalweg up"),
-        (["install", "1", "2"], "thalweg up"),
+        (["install", "1", "2", "--spec", str(SPEC)], "thalweg up"),
         (["apply"], "thalweg up"),
-        (["snapshots", "ls"], "thalweg up"),
-        (["run", "joiner"], "thalweg up"),
-        (["run", "ranker"], "thalweg up"),
+        (["snapshots", "ls", "--spec", str(SPEC)], "thalweg up"),
+        (["run", "joiner", "--spec", str(SPEC)], "thalweg up"),
+        (["run", "ranker", "--spec", str(SPEC)], "thalweg up"),
         (["run", "learner", "--spec", "nowhere.toml"], "specs/movielens.toml"),
-        (["replay", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["replay", "nowhere.jsonl", "--spec", str(SPEC)], "nowhere.jsonl"),
     ],
 )
 def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
@@ -119,6 +119,42 @@ def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
     assert ran.stderr.startswith("thalweg: ")
     assert remedy in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "joiner"], ["run", "learner"], ["run", "ranker"], ["replay", "-"], ["check", "-"], ["backtest", "-"],
+        ["install", "1", "2"], ["snapshots", "ls"], ["snapshots", "show", "1"], ["snapshots", "diff", "1", "2"],
+        ["snapshots", "pin", "1"], ["snapshots", "unpin"], ["snapshots", "rollback"], ["snapshots", "verify"],
+    ],
+)  # fmt: skip
+def test_without_a_spec_no_model_is_touched(words: list[str], stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs a spec has no default: it ends before it does anything, and says what to pass."""
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_REDIS", stack.redis)
+    said = CliRunner().invoke(app, words)
+    assert (said.exit_code, said.stdout) == (1, "")
+    assert re.fullmatch(r"thalweg: no (spec|model) is named: pass --spec FILE.*\n", said.stderr)
+
+
+def test_a_model_is_named_by_its_setting_too(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that need no more of a spec than its name go by THALWEG_MODEL."""
+    for name, value in {"REDIS": stack.redis, "KAFKA": stack.kafka, "MODEL": "mine"}.items():
+        monkeypatch.setenv(f"THALWEG_{name}", value)
+    said = CliRunner().invoke(app, ["snapshots", "ls"])
+    assert said.exit_code == 0
+    assert "no version of mine is kept here" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("movielens", "movielens"), ("openbandit", "openbandit"), ("openbandit/bts/men", "openbandit")],
+)
+def test_a_data_set_brings_its_spec(source: str, name: str) -> None:
+    """Where a data set is named its own spec is meant, unless another is named."""
+    assert read_source_spec(source, None).name == name
+    assert read_source_spec(source, SPECS / "store.toml").name == "store"
 
 
 def test_a_silent_broker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,9 +273,8 @@ app(sys.argv[2:])
 def test_a_package_that_is_missing_is_said(words: list[str], module: str, stack: Stack) -> None:
     """A room whose packages aren't here ends with one line that names the package."""
     env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT, module, *words], env=env, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", WITHOUT, module, *words, "--spec", str(SPEC)]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
     assert ran.stderr.startswith(f"thalweg: this command needs {module}, which isn't installed: `make setup`")
     assert len(ran.stderr.splitlines()) == 1
