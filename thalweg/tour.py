@@ -55,8 +55,9 @@ def rank(
         list[str] | None, typer.Option(help="Rank these items (repeat it) instead of retrieved ones.")
     ] = None,
     show: Annotated[
-        bool, typer.Option(help="You see the page, so it's an event: what you don't install counts against its item.")
-    ] = True,
+        bool,
+        typer.Option(help="Write the page as seen by the user: it's learned, and what isn't installed is a negative."),
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Ask a ranker for one page, and print it."""
