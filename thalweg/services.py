@@ -102,6 +102,7 @@ def doctor(json_file: JsonFile = None) -> None:
 @services.command()
 def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Lower what an operator has raised, too.")] = False,
     spec: Annotated[
         Path | None, typer.Option("--spec", help="See first whether `events` keeps records for as long as it needs.")
     ] = None,
@@ -109,7 +110,8 @@ def apply(
 ) -> None:
     """Create the topics, or bring them to their declaration.
 
-    The difference is shown first.
+    The difference is shown first. What an operator has raised above its declaration, such as a retention, is left
+    without --force; partitions and replicas are never changed.
     """
     from stream.joiner.label_rules import label_rules
     from stream.kafka_admin import apply_topics, plan_topics
@@ -119,17 +121,19 @@ def apply(
     settings = read_settings()
     if spec and (short := too_short(label_rules(read_spec(spec)))):
         raise SpecError(f"{spec}: {short}: {REMEDY}")
-    changes = plan_topics(settings)
-    for change in changes:
+    plan = plan_topics(settings, force=force)
+    for change in plan:
         print(change)
-    if not changes:
+    due = [change for change in plan if change.action != "leave"]
+    made = [] if dry_run else [change for change in due if change.action != "refuse"]
+    if not due:
         print("all topics are as they should be")
-    if changes and not dry_run:
-        apply_topics(settings, changes)
-        print(f"{len(changes)} changes made")
+    if made:
+        apply_topics(settings, made)
+        print(f"{len(made)} changes made")
     if cost := told(settings):
         print(cost)
-    write_json(json_file, {"changes": len(changes), "made": 0 if dry_run else len(changes)})
+    write_json(json_file, {"changes": len(due), "made": len(made)})
 
 
 @services.command()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from stream.health import Health
+from stream.kafka_admin import apply_topics, plan_topics
 from stream.settings import Settings
-from stream.topics import TOPICS
+from stream.topics import EVENTS, TOPICS
 from thalweg.doctor import checks
 from thalweg.main import app
 from thalweg.options import SPEC, SPECS, read_source_spec, writable
@@ -205,6 +207,22 @@ def test_apply_shows_then_does(
         {"changes": len(TOPICS), "made": len(TOPICS)},
         {"changes": 0, "made": 0},
     ]
+
+
+def test_apply_leaves_what_an_operator_raised(
+    stack: Stack, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is shown, and counts neither as a change nor as made; --force lowers it."""
+    settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix)
+    longer = replace(EVENTS, retention_ms=2 * EVENTS.retention_ms)
+    apply_topics(settings, plan_topics(settings, (longer, *TOPICS[1:])))
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_TOPIC_PREFIX", topic_prefix)
+    report = tmp_path / "apply.json"
+    for words, count, said in (([], 0, "leave"), (["--force"], 1, "alter"), ([], 0, "as they should be")):
+        ran = CliRunner().invoke(app, ["apply", *words, "--json", str(report)])
+        assert said in ran.stdout
+        assert json.loads(report.read_text()) == {"changes": count, "made": count}
 
 
 def test_a_report_that_cant_be_written_is_said(tmp_path: Path) -> None:
