@@ -54,7 +54,7 @@ RUN uv pip install --system --no-cache --no-deps -e .
 USER thalweg
 CMD ["run", "ranker"]
 
-# Producers and the command line: apply, replay, rank, install, doctor.
+# Producers and the command line: apply-topics, replay, rank, send-install, doctor.
 FROM tools-packages AS tools
 COPY . .
 RUN uv pip install --system --no-cache --no-deps -e .

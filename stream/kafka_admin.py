@@ -1,4 +1,4 @@
-"""Topics as they are declared against topics as the broker has them: what `thalweg apply` shows, then does."""
+"""Topics as they are declared against topics as the broker has them: what `thalweg apply-topics` shows, then does."""
 
 import time
 from dataclasses import dataclass

@@ -10,15 +10,23 @@ from typer.core import TyperGroup
 from stream.errors import ThalwegError
 from thalweg.lab import lab
 from thalweg.operate import operate
+from thalweg.options import say
 from thalweg.services import services
 from thalweg.tour import tour
 
 ROOMS = "thalweg", "producers", "stream", "learner", "ranker"
+RENAMED = {"apply": "apply-topics", "install": "send-install"}  # old names are taken until the next version
 PANELS = {"Try": tour, "Model": lab, "Run": services, "Operate": operate}  # of `thalweg --help`
 
 
 class _Commands(TyperGroup):
-    """Turns what is known to go wrong into one line and exit code 1."""
+    """Takes old names of commands; turns what is known to go wrong into one line and exit code 1."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        new = RENAMED.get(cmd_name, cmd_name)
+        if new != cmd_name and not ctx.resilient_parsing:  # else a shell only completes
+            say(f"thalweg: `{cmd_name}` is now `{new}`; the old name goes with the next version")
+        return super().get_command(ctx, new)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -99,8 +99,8 @@ def doctor(json_file: JsonFile = None) -> None:
         raise typer.Exit(1)
 
 
-@services.command()
-def apply(
+@services.command("apply-topics")
+def topics(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Lower what an operator has raised, too.")] = False,
     spec: Annotated[

@@ -21,7 +21,7 @@ def demo(
     limit: Annotated[int, typer.Option(min=0, help="Replay only so many pages; 0: all.")] = 0,
     rate: Annotated[float, typer.Option(min=1, help="Pages a second.")] = 1_000.0,
     rps: Annotated[float, typer.Option(min=1, help="Ranking requests a second.")] = 50.0,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave it up for `thalweg rank` and `install`.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it up for `thalweg rank` and `send-install`.")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Run the whole loop on MovieLens-100k, and print its figures.
@@ -73,15 +73,16 @@ def rank(
 
 
 @tour.command()
-def install(
+def send_install(
     user: Annotated[str, typer.Argument(help="Who installs.")],
     item: Annotated[str, typer.Argument(help="What.")],
     request_id: Annotated[str, typer.Option(help="The page it was seen on, if its window is still open.")] = "",
     spec: ModelSpec = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Write one install, and wait until a version has learned it.
+    """Send one install event; wait until a version has learned it.
 
+    It installs nothing on this machine.
     Without --request-id the item is first ranked alone for this user and written as a page of one: an
     install is learned as the answer to a page.
     """

@@ -20,15 +20,15 @@ from stream.kafka_admin import apply_topics, plan_topics
 from stream.settings import Settings
 from stream.topics import EVENTS, TOPICS
 from thalweg.doctor import checks
-from thalweg.main import app
+from thalweg.main import RENAMED, app
 from thalweg.options import SPEC, SPECS, read_source_spec, writable
 from thalweg.server import free_port
 from thalweg.stack import HOUSE, Stack
 
 COMMANDS = [
-    "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "init", "check",
+    "up", "down", "status", "doctor", "apply-topics", "data movielens", "data openbandit", "replay", "init", "check",
     "backtest", "run joiner", "run learner", "run ranker",
-    "rank", "install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
+    "rank", "send-install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
     "audit", "trace", "dlq ls", "dlq show", "dlq replay", "rebuild histories",
     "snapshots unpin", "snapshots rollback", "snapshots verify",
 ]  # fmt: skip
@@ -105,8 +105,8 @@ def test_help_imports_no_room() -> None:
     ("words", "remedy"),
     [
         (["rank", "1"], "thalweg up"),
-        (["install", "1", "2", "--spec", str(SPEC)], "thalweg up"),
-        (["apply"], "thalweg up"),
+        (["send-install", "1", "2", "--spec", str(SPEC)], "thalweg up"),
+        (["apply-topics"], "thalweg up"),
         (["snapshots", "ls", "--spec", str(SPEC)], "thalweg up"),
         (["run", "joiner", "--spec", str(SPEC)], "thalweg up"),
         (["run", "ranker", "--spec", str(SPEC)], "thalweg up"),
@@ -123,11 +123,21 @@ def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
     assert len(ran.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_is_still_taken(old: str, new: str) -> None:
+    """It stands in no help, does what the new one does, and names it in one line on stderr."""
+    said, asked = (CliRunner().invoke(app, [name, "--help"]) for name in (new, old))
+    assert (asked.exit_code, said.stderr) == (0, "")
+    assert asked.stdout.splitlines()[2:] == said.stdout.splitlines()[2:]  # but for its usage
+    assert asked.stderr == f"thalweg: `{old}` is now `{new}`; the old name goes with the next version\n"
+    assert f"│ {old} " not in CliRunner().invoke(app, ["--help"]).stdout
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["run", "joiner"], ["run", "learner"], ["run", "ranker"], ["replay", "-"], ["check", "-"], ["backtest", "-"],
-        ["install", "1", "2"], ["snapshots", "ls"], ["snapshots", "show", "1"], ["snapshots", "diff", "1", "2"],
+        ["send-install", "1", "2"], ["snapshots", "ls"], ["snapshots", "show", "1"], ["snapshots", "diff", "1", "2"],
         ["snapshots", "pin", "1"], ["snapshots", "unpin"], ["snapshots", "rollback"], ["snapshots", "verify"],
     ],
 )  # fmt: skip
@@ -163,7 +173,7 @@ def test_a_silent_broker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no broker answers, the address that was tried is said."""
     address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("THALWEG_KAFKA", address)
-    ran = CliRunner().invoke(app, ["apply"])
+    ran = CliRunner().invoke(app, ["apply-topics"])
     assert ran.exit_code == 1
     assert address in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -199,7 +209,7 @@ def test_apply_shows_then_does(
     report = tmp_path / "apply.json"
     made = []
     for words in (["--dry-run"], ["--dry-run"], [], []):
-        assert CliRunner().invoke(app, ["apply", *words, "--json", str(report)]).exit_code == 0
+        assert CliRunner().invoke(app, ["apply-topics", *words, "--json", str(report)]).exit_code == 0
         made.append(json.loads(report.read_text()))
     assert made == [
         {"changes": len(TOPICS), "made": 0},
@@ -220,7 +230,7 @@ def test_apply_leaves_what_an_operator_raised(
     monkeypatch.setenv("THALWEG_TOPIC_PREFIX", topic_prefix)
     report = tmp_path / "apply.json"
     for words, count, said in (([], 0, "leave"), (["--force"], 1, "alter"), ([], 0, "as they should be")):
-        ran = CliRunner().invoke(app, ["apply", *words, "--json", str(report)])
+        ran = CliRunner().invoke(app, ["apply-topics", *words, "--json", str(report)])
         assert said in ran.stdout
         assert json.loads(report.read_text()) == {"changes": count, "made": count}
 
