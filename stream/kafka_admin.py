@@ -1,4 +1,4 @@
-"""Topics as they are declared against topics as the broker has them: what `thalweg apply` shows, then does."""
+"""Topics as they are declared against topics as the broker has them: what `thalweg apply-topics` shows, then does."""
 
 import time
 from dataclasses import dataclass
@@ -12,16 +12,19 @@ from stream.kafka_client import REQUEST_S, client_options, reach, translated
 from stream.settings import Settings
 from stream.topics import TOPICS, Topic
 
-Action = Literal["create", "alter", "refuse"]
+Action = Literal["create", "alter", "leave", "refuse"]
 ELECTING: Final = (
     errors.NotCoordinatorError, errors.CoordinatorNotAvailableError, errors.CoordinatorLoadInProgressError,
 )  # fmt: skip
 NOT_THERE: Final = errors.UnknownTopicOrPartitionError.errno
+UNBOUNDED: Final = "-1"
+IN_SYNC: Final = "min.insync.replicas"
+RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # more of it is an operator's decision
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference of one topic. A refused one is shown and never done: `says` tells why and what to do.
+    """One difference of one topic. What is left or refused is shown and not done: `says` has the reason and a remedy.
 
     `config` holds what will be set; `partitions` and `replication` matter to `create`.
     """
@@ -37,10 +40,10 @@ class Change:
         return f"{self.action:<6}  {self.topic}: {self.says}"
 
 
-def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
+def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force: bool = False) -> list[Change]:
     """What has to change on the broker until all declared topics are as declared; empty when they are.
 
-    Raises LogUnavailable, LogError.
+    What an operator has raised above its declaration is left, unless `force`. Raises LogUnavailable, LogError.
     """
     reach(settings)
     with translated(settings, "comparing topics"), KafkaAdminClient(**client_options(settings)) as admin:
@@ -52,14 +55,14 @@ def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[
     changes: list[Change] = []
     for topic, name in zip(topics, names, strict=True):
         if name in found:
-            changes += _differences(settings, topic, found[name]["partitions"], configs[name])
+            changes += _differences(settings, topic, found[name]["partitions"], configs[name], force=force)
         else:
             changes.append(_creation(settings, topic))
     return changes
 
 
 def apply_topics(settings: Settings, changes: list[Change]) -> None:
-    """Do what `plan_topics` found, but for what it refused, and wait until new topics are ready.
+    """Create and alter as `plan_topics` found, and wait until new topics are ready.
 
     Raises LogUnavailable, LogError.
     """
@@ -140,13 +143,17 @@ def _creation(settings: Settings, topic: Topic) -> Change:
 
 
 def _differences(
-    settings: Settings, topic: Topic, partitions: list[dict[str, Any]], config: dict[str, str]
+    settings: Settings, topic: Topic, partitions: list[dict[str, Any]], config: dict[str, str], *, force: bool
 ) -> list[Change]:
     name = settings.topic(topic.name)
     changes: list[Change] = []
     replicas = min(len(partition["replica_nodes"]) for partition in partitions)
     declared = topic.config(min(replicas, settings.replication))
     differing = {key: value for key, value in declared.items() if config.get(key) != value}
+    raised = [key for key, value in differing.items() if _is_raised(key, config.get(key), value, replicas)]
+    for key in [] if force else raised:
+        says = f"{key} stays {config[key]}, above the declared {differing.pop(key)}; --force lowers it"
+        changes.append(Change(name, "leave", says))
     if differing:
         says = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
         changes.append(Change(name, "alter", says, tuple(differing.items())))
@@ -168,6 +175,19 @@ def _differences(
         )
         changes.append(Change(name, "refuse", says))
     return changes
+
+
+def _is_raised(key: str, now: str | None, declared: str, replicas: int) -> bool:
+    """Whether the topic has more than is declared. More in sync than there are replicas doesn't count: none can write.
+
+    >>> [_is_raised("retention.ms", now, "7", 1) for now in ("8", "7", "6", "-1", None)]
+    [True, False, False, True, False]
+    >>> [_is_raised("min.insync.replicas", "2", "1", replicas) for replicas in (3, 1)]
+    [True, False]
+    """
+    if key not in RAISED_ONLY or now is None or (key == IN_SYNC and int(now) > replicas):
+        return False
+    return now == UNBOUNDED or int(now) > int(declared)
 
 
 def _configs(admin: Any, topics: dict[str, Topic], replication: int) -> dict[str, dict[str, str]]:

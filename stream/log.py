@@ -74,7 +74,7 @@ class Log(Protocol):
         ...
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has. Raises LogError (naming `thalweg apply`) when it doesn't exist."""
+        """How many partitions the topic has. Raises LogError (naming `thalweg apply-topics`) when it doesn't exist."""
         ...
 
     def starts(self, topic: str) -> dict[int, int]:
@@ -321,7 +321,7 @@ class MemoryGroupReader(MemoryReader):
 
 def no_topic(topic: str) -> LogError:
     """The error of a topic that isn't there; both logs raise the same."""
-    return LogError(f"topic {topic} doesn't exist: run `thalweg apply`, which creates all topics")
+    return LogError(f"topic {topic} doesn't exist: run `thalweg apply-topics`, which creates all topics")
 
 
 def fenced(member: str) -> LogError:

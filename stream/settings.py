@@ -38,9 +38,11 @@ class Settings(BaseSettings):
     redis_ca: str = Field("", description="CA certificate file (PEM) for TLS to Redis; empty: the system's")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
-    replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply` makes")
+    replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` makes")
     model: str = Field(
-        "", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$", description="what a ranker serves; empty: the spec's name"
+        "",
+        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$",
+        description="the model of rankers and `snapshots`; empty: the spec's name",
     )
     local: Path = Field(Path(".local"), description="local stack, checkpoints, last good snapshot, logs")
     data: Path = Field(Path(".data"), description="downloaded data sets")

@@ -30,10 +30,17 @@ def test_every_command_and_option_exists(command: str) -> None:
     while words and hasattr(group, "commands") and words[0] in group.commands:
         path.append(words[0])
         group = group.commands[words.pop(0)]
-    assert path, f"{command}: no such command"
     known = {option for parameter in group.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert path or words[0] in known, f"{command}: no such command"
     assert {word for word in words if word.startswith("--")} <= known | {"--help"}, command
     assert CliRunner().invoke(app, [*path, "--help"]).exit_code == 0
+
+
+def test_examples_name_their_spec() -> None:
+    """A command of an example that needs a spec names one, unless it names a data set, which brings its own."""
+    needing = re.findall(r"^(?:.*\| )?(thalweg (?:run|replay|check|backtest|snapshots) [^#&\n]*)", BASH, re.M)
+    assert len(needing) > 8
+    assert [line for line in needing if "--spec" not in line and not re.search("movielens|openbandit", line)] == []
 
 
 def test_every_make_target_exists() -> None:

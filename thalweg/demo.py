@@ -51,7 +51,9 @@ SAYS: Final = {
 }
 
 
-KEPT: Final = "it stays up until `thalweg down`: try `thalweg rank 405`, `thalweg install 405 50`, `thalweg status`"
+KEPT: Final = (
+    "it stays up until `thalweg down`: try `thalweg rank 405`, `thalweg send-install 405 50`, `thalweg status`"
+)
 
 
 @dataclass(frozen=True)

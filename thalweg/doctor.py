@@ -55,7 +55,7 @@ def checks(settings: Settings) -> list[Check]:
     except StackError:
         was = None  # _stack tells
     kafka, redis = settings.kafka or (was.kafka if was else ""), settings.redis or (was.redis if was else "")
-    # Behind TLS or SASL only the port is tried: the services themselves tell what's wrong with a password.
+    # Behind TLS or SASL only the port is tried: the services themselves say what's wrong with a password.
     plain, tls = settings.kafka_security == "PLAINTEXT", redis.startswith("rediss:")
     return [
         _python(),
@@ -63,8 +63,8 @@ def checks(settings: Settings) -> list[Check]:
         *(_of_a_stack(settings.local) if local else []),
         *_machine(settings.local, all_of_it=local),
         _port(),
-        _service("Kafka", kafka, "THALWEG_KAFKA", kafka_answers if plain else listens),
-        _service("Redis", redis, "THALWEG_REDIS", listens if tls else redis_answers),
+        _service("Kafka", kafka.split(","), kafka_answers if plain else listens, named=bool(settings.kafka)),
+        _service("Redis", [_host_port(redis)], listens if tls else redis_answers, named=bool(settings.redis)),
     ]
 
 
@@ -191,14 +191,24 @@ def _stack(local: Path) -> Check:
     return Check("local stack", up, told or "not started", "thalweg up", needed=False)
 
 
-def _service(name: str, address: str, variable: str, answers: Callable[[str, int], bool]) -> Check:
-    """Whether a service answers at its address, be it the local stack's or one that the environment names."""
-    remedy = f"thalweg up, or set {variable}"
-    if not address:
-        return Check(name, False, "no address known", remedy, needed=False)
-    tried = address.split("//")[-1].split("/")[0].split("@")[-1].split(",")
+def _host_port(url: str) -> str:
+    """Where a Redis URL leads, without login; empty for none.
+
+    >>> _host_port("redis://me:hush@cache:1/0"), _host_port("rediss://cache?db=1"), _host_port("")
+    ('cache:1', 'cache:6379', '')
+    """
+    where = re.split("[/?]", url.partition("//")[2])[0].rpartition("@")[2]
+    return f"{where}:6379" if where and not re.search(r":\d+$", where) else where
+
+
+def _service(name: str, addresses: list[str], answers: Callable[[str, int], bool], *, named: bool) -> Check:
+    """Whether a service answers at one of its addresses; it is needed where the environment names them."""
+    variable = f"THALWEG_{name.upper()}"
+    remedy = f"start it, or correct {variable}" if named else f"thalweg up, or set {variable}"
+    tried = [one.strip() for one in addresses if one.strip()]
     for one in tried:
         host, _, port = one.rpartition(":")
         if port.isdigit() and answers(host.strip("[]"), int(port)):
             return Check(name, True, f"answers at {one}")
-    return Check(name, False, f"no answer at {', '.join(tried)}", remedy, needed=False)
+    found = f"no answer at {', '.join(tried)}" if tried else "no address known"
+    return Check(name, False, found, remedy, needed=named)

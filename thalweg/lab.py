@@ -1,12 +1,13 @@
-"""Commands for data scientists: what they know of a world before anything runs in production."""
+"""Commands for data scientists: a model's spec and its quality, before anything runs in production."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stream.errors import DataError
-from thalweg.options import SPEC, JsonFile, SpecFile, read_settings, read_spec, say, write_json
+from thalweg.options import JsonFile, SourceSpec, read_settings, read_source_spec, say, write_json
 
 lab = typer.Typer()
 
@@ -18,7 +19,10 @@ def init(
     name: Annotated[str, typer.Option(help="The model's name; else it's made of the file's.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> None:
-    """Draft a spec from events: columns with types, statistics, crosses, labels, each line with its reason."""
+    """Draft a spec from events, each line with its reason.
+
+    Columns with types, statistics, crosses and labels.
+    """
     from thalweg.draft import drafted
 
     if out and out.exists() and not force:
@@ -37,15 +41,18 @@ def init(
 @lab.command()
 def check(
     source: Annotated[str, typer.Argument(help="A file of events as JSON lines, - for stdin, or a data set's name.")],
-    spec: Annotated[Path, typer.Option("--spec", help="The world's spec (TOML).")],
+    spec: SourceSpec = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Say what is wrong with events under a spec: counts, first lines, what to do. Exit code 1 on errors."""
+    """Say what is wrong with events under a spec.
+
+    Counts, first lines, what to do. Exit code 1 on errors.
+    """
     from thalweg.check import Check, figures, findings_table
     from thalweg.reading import read_through
     from thalweg.show import printed
 
-    checked = Check(read_spec(spec))
+    checked = Check(read_source_spec(source, spec))
     for line, event in read_through(source, read_settings()):
         checked.take(line, event)
     found = checked.findings()
@@ -59,7 +66,7 @@ def check(
 @lab.command()
 def backtest(
     source: Annotated[str, typer.Argument(help="A file of events as JSON lines, - for stdin, or a data set's name.")],
-    spec: SpecFile = SPEC,
+    spec: SourceSpec = None,
     parts: Annotated[
         list[str] | None,
         typer.Option(help="wide, deep, or wide,deep; repeat it to compare several. Without it: the spec's."),
@@ -89,11 +96,11 @@ def backtest(
     dump_vw: Annotated[Path | None, typer.Option(help="Write what Vowpal Wabbit is given, a line an example.")] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Join and learn in one process, and say how good the predictions were. A second run prints the same figures.
+    """Join and learn in one process, and judge the predictions.
 
-    Each page is predicted when it is shown, by the model as it is then, and learned when the joiner tells its
-    label: that is `auc`. `auc_arrival` is the learner's own, just before it learns. What counts is the label as of the
-    close of the page's window, whatever the policy.
+    A second run prints the same figures. Each page is predicted when it is shown, by the model as it is then, and
+    learned when the joiner emits its label: that is `auc`. `auc_arrival` is the learner's own, just before it learns.
+    What counts is the label as of the close of the page's window, whatever the policy.
 
     With --dump-vw FILE anyone can do Vowpal Wabbit's part again:
     python -m vowpalwabbit -d FILE ARGUMENTS -p PREDICTIONS, the ARGUMENTS being those that are printed. A line
@@ -106,7 +113,7 @@ def backtest(
     from thalweg.show import printed
 
     config = ContestConfig(parts or (), policy, peer, peer_rate or (), limit, seed, pack, dump_vw)
-    scores = hold(read_spec(spec), open_source(source, read_settings()), config)
+    scores = hold(read_source_spec(source, spec), open_source(source, read_settings()), config)
     found = curves(scores)
     print(terminal(found))
     printed(scores_table(scores))
@@ -119,3 +126,14 @@ def backtest(
         write_png(plot, found, f"{source}: {scores.pages:,} pages, each predicted when it was shown")
         say(f"{plot} is drawn")
     write_json(json_file, figures(scores))
+
+
+@lab.command()
+def schema() -> None:
+    """Print the JSON schema of a spec file, for editors.
+
+    specs/spec.schema.json is this.
+    """
+    from stream.spec_file import json_schema
+
+    print(json.dumps(json_schema(), indent=2))

@@ -9,14 +9,16 @@ import typer
 
 from stream.errors import DataError, SettingsError
 from thalweg.options import JsonFile, kept_settings, read_spec, say, write_json
+from thalweg.snapshots import snapshots
 
 if TYPE_CHECKING:
     from stream.kafka_log import KafkaLog
     from stream.settings import Settings
 
 operate = typer.Typer()
-dlq_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Dead letters: what was not taken in, and why.")
-rebuild_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make copies anew from the log.")
+operate.add_typer(snapshots, name="snapshots")
+dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")
+rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild copies from the log.")
 operate.add_typer(dlq_app, name="dlq")
 operate.add_typer(rebuild_app, name="rebuild")
 
@@ -65,14 +67,15 @@ def audit(
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Was the join right? Joins all of `events` a second time, in its own simple way, and compares with `examples`.
+    """Join the log a second time, and compare the labels.
 
-    It shares no code with the joiner. Judged are the pages that the joiner has committed to be finished with;
-    others are `pending` (their window, or the time for corrections, is still open) or `behind` (the joiner hasn't
-    got there: look again later, or see whether it runs). What a restart emits again has the same id, and is learned
-    once while the learner remembers it; what it has forgotten by then is `learned_twice`. With `organic = true` in the
-    spec, organic installs are judged too. Exit code 1 if a label is missing, wrong, or surplus, if anything else is
-    wrong with what was emitted, if examples are learned twice, or if nothing could be judged.
+    Joins all of `events` in its own simple way, and compares with `examples`. It shares no code with the joiner. Judged
+    are the pages that the joiner has committed to be finished with; others are `pending` (their window, or the time for
+    corrections, is still open) or `behind` (the joiner hasn't got there: look again later, or see whether it runs).
+    What a restart emits again has the same id, and is learned once while the learner remembers it; what it has
+    forgotten by then is `learned_twice`. With `organic = true` in the spec, organic installs are judged too. Exit code
+    1 if a label is missing, wrong, or surplus, if anything else is wrong with what was emitted, if examples are learned
+    twice, or if nothing could be judged.
 
     Memory is bounded, whatever the window: what is read lies in a temporary folder (TMPDIR), some 60 bytes a label.
     """
@@ -113,7 +116,7 @@ def trace(
     user: Annotated[str, typer.Option(help="Whose page it is: then only one partition is read.")] = "",
     json_file: JsonFile = None,
 ) -> None:
-    """A page's life: where it stands in the log, its installs, the labels told and why, the version that has them.
+    """Trace one page: its record, installs, labels and versions.
 
     Each line has its place (topic partition:offset), its time of append, and how long after the page that was. An
     install without a line of a positive example tells why it isn't this page's. What is newest is searched first, so
@@ -155,7 +158,7 @@ def dlq_ls(
     last: Annotated[int, typer.Option(min=0, help="List so many single letters too, newest last.")] = 10,
     json_file: JsonFile = None,
 ) -> None:
-    """What was not taken in: how many of each source and reason, since when; then the newest, one by one.
+    """Count dead letters by source and reason; list the newest.
 
     A letter that was written twice (a joiner reads again after a kill, every ranker meets a bad item) counts once.
     """
@@ -183,7 +186,10 @@ def dlq_show(
     topic: SourceTopic = "events",
     raw: Annotated[Path | None, typer.Option(help="Write the original bytes to this file.")] = None,
 ) -> None:
-    """One letter: why it wasn't taken in, where it stood, and its bytes, decoded as far as they go, the rest in hex."""
+    """Show one dead letter: its reason, its offset, its bytes.
+
+    Bytes are decoded as far as they go, the rest is in hex.
+    """
     from thalweg.letters import letters_of
     from thalweg.report import letter_lines
 
@@ -212,12 +218,13 @@ def dlq_replay(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Send letters back to the topic and partition they came from, after what was wrong has been put right.
+    """Send dead letters back to the topic that they came from.
 
-    Nothing is doubled: a letter that was sent back is noted as such and never sent again; the joiner drops pages and
-    installs that it has, the learner examples that it has; an old item or user doesn't replace a newer one. What is
-    still bad comes back as a new letter. Events that are older than what the joiner remembers (window and time for
-    corrections) are counted as late there, and give no examples.
+    For when what was wrong has been put right: each goes to the partition it came from. Nothing is doubled: a letter
+    that was sent back is noted as such and never sent again; the joiner drops pages and installs that it has, the
+    learner examples that it has; an old item or user doesn't replace a newer one. What is still bad comes back as a new
+    letter. Events that are older than what the joiner remembers (window and time for corrections) are counted as late
+    there, and give no examples.
     """
     from stream.topics import DEAD_LETTERS
     from thalweg import letters as dead
@@ -240,11 +247,11 @@ def rebuild_histories(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Copy what users installed from the compacted topic `histories`, which is the durable copy, to Redis.
+    """Copy users' histories from their topic to Redis.
 
-    A joiner does so by itself when it starts and when Redis was emptied; this is for when none runs, or when you
-    don't trust what Redis has. It may run beside joiners and rankers. With --wipe rankers rank without histories
-    until it is done.
+    The compacted topic `histories` is the durable copy. A joiner copies it by itself when it starts and when Redis was
+    emptied; this is for when none runs, or when you don't trust what Redis has. It may run beside joiners and rankers.
+    With --wipe rankers rank without histories until it is done.
     """
     from stream import histories
     from stream.redis_client import connect, translated

@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stream.errors import DataError
+from stream.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from stream.redis_store import RedisStore
     from stream.settings import Settings
     from stream.spec import Spec
 
-SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
+SPECS = Path(__file__).resolve().parents[1] / "specs"
+SPEC = SPECS / "movielens.toml"
 
-SpecFile = Annotated[Path, typer.Option("--spec", help="The world's spec (TOML).", show_default="specs/movielens.toml")]
+SpecFile = Annotated[Path | None, typer.Option("--spec", help="The model's spec (TOML); must be named.")]
+SourceSpec = Annotated[
+    Path | None, typer.Option("--spec", help="The model's spec (TOML).", show_default="a data set's own")
+]
+ModelSpec = Annotated[
+    Path | None, typer.Option("--spec", help="The spec that names the model.", show_default="THALWEG_MODEL")
+]
 
 
 def writable(path: Path | None) -> Path | None:
@@ -61,18 +68,38 @@ def kept_settings() -> "Settings":
     return read_settings()
 
 
-def read_spec(path: Path) -> "Spec":
-    """The spec in this file. Raises SpecError."""
+def read_spec(path: Path | None) -> "Spec":
+    """The spec in this file. Raises SpecError, also when no file is named."""
     from stream.spec_file import load_spec
 
+    if path is None:
+        raise SpecError(
+            "no spec is named: pass --spec FILE, such as --spec specs/movielens.toml; "
+            "`thalweg init` drafts one from events"
+        )
     return load_spec(path)
 
 
-def open_store(settings: "Settings", spec: Path) -> "closing[RedisStore]":
-    """The snapshots of the model that THALWEG_MODEL names, else of the spec's."""
+def read_source_spec(source: str, path: Path | None) -> "Spec":
+    """The spec in this file, else the one of the data set that `source` names. Raises SpecError, DataError."""
+    from thalweg.play import data_set
+
+    name = data_set(source)
+    return read_spec(path or (SPECS / f"{name}.toml" if name else None))
+
+
+def model_name(settings: "Settings", spec: Path | None) -> str:
+    """The model that THALWEG_MODEL or a kept demo names, else the spec's. Raises SpecError when none does."""
+    if not (settings.model or spec):
+        raise SpecError("no model is named: pass --spec FILE, the spec that it runs by, or set THALWEG_MODEL")
+    return settings.model or read_spec(spec).name
+
+
+def open_store(settings: "Settings", spec: Path | None) -> "closing[RedisStore]":
+    """The snapshots of `model_name`."""
     from stream.redis_store import RedisStore
 
-    return closing(RedisStore(settings, settings.model or read_spec(spec).name))
+    return closing(RedisStore(settings, model_name(settings, spec)))
 
 
 def write_json(path: Path | None, figures: Mapping[str, object]) -> None:

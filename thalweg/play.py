@@ -10,6 +10,7 @@ from producers.clock import Clock
 from producers.lines import file_lines
 from producers.movielens import NAME as MOVIELENS
 from producers.movielens import fetch_movielens, read_movielens
+from producers.openbandit import NAME as OPENBANDIT
 from producers.openbandit import fetch_openbandit, part_of, read_openbandit
 from producers.replay import Pace, replay
 from producers.source import Sourced
@@ -49,9 +50,11 @@ def open_source(source: str, settings: Settings) -> Iterator[Sourced]:
     return file_lines(source, now_ms)
 
 
-def is_data_set(source: str) -> bool:
-    """Is this the name of a data set, and no file? Raises DataError for an unknown part of one."""
-    return source == MOVIELENS or part_of(source) is not None
+def data_set(source: str) -> str:
+    """The data set that a source names; empty: it's a file. Raises DataError for an unknown part of one."""
+    if part_of(source):
+        return OPENBANDIT
+    return MOVIELENS if source == MOVIELENS else ""
 
 
 def _say(line: str) -> None:

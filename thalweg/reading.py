@@ -12,7 +12,7 @@ from producers.lines import STDIN, file_chunks, numbered_lines
 from producers.source import Pause, Sourced
 from stream.clock import now_ms
 from stream.settings import Settings
-from thalweg.play import is_data_set, open_source
+from thalweg.play import data_set, open_source
 
 BAR: Final = (
     TextColumn("{task.description}"),
@@ -25,7 +25,7 @@ BAR: Final = (
 
 def read_through(source: str, settings: Settings) -> Iterator[tuple[int, Sourced]]:
     """Every event of a file (`-`: stdin) with its line, of a data set with its place, from 1. Raises DataError."""
-    if is_data_set(source):
+    if data_set(source):
         yield from enumerate(open_source(source, settings), 1)
         return
     size = None if source == STDIN else _size(source)

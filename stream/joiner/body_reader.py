@@ -70,7 +70,7 @@ class _Reader:
         except OffsetOutOfRangeError as bad:
             raise LogError(
                 f"{self._topic}: pages that are remembered are gone from the log ({bad}): its retention must be "
-                "longer than the window; `thalweg apply` says by how much"
+                "longer than the window; `thalweg apply-topics` says by how much"
             ) from bad
         except KafkaError as bad:
             raise LogUnavailable(f"{self._topic}: records can't be read again ({bad!r})") from bad

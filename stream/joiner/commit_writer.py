@@ -88,5 +88,5 @@ class CommitWriter:
         if len(self._expelled_at) == EXPELLED_MAX and now - self._expelled_at[0] < EXPELLED_S:
             raise SettingsError(
                 f"the group has let this joiner go {EXPELLED_MAX} times within {EXPELLED_S:.0f} s: another is named "
-                f"{self._worker}, too. Give each its own name: THALWEG_WORKER=… thalweg run joiner"
+                f"{self._worker}, too. Give each its own name: THALWEG_WORKER=… thalweg run joiner --spec …"
             )

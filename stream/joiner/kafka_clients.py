@@ -144,7 +144,7 @@ async def check_timestamps(admin: Any, settings: Settings) -> None:
         if not error_code and kinds and kinds[0] != "LogAppendTime":
             raise SettingsError(
                 f"{name} has message.timestamp.type={kinds[0]}: a producer's wrong clock would make others' events "
-                "late. `thalweg apply` sets it to LogAppendTime; then start again"
+                "late. `thalweg apply-topics` sets it to LogAppendTime; then start again"
             )
 
 

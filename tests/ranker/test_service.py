@@ -229,7 +229,7 @@ def test_a_missing_topic_ends_it(service: RankerService) -> None:
     """What waiting won't mend ends the service with the error that says what to do."""
     running = Running(service, lambda: MemoryLog({}, lambda: 1))
     running.thread.join(PATIENCE_S)
-    assert "thalweg apply" in str(running.failure)
+    assert "thalweg apply-topics" in str(running.failure)
     assert not service.live()[0]
 
 

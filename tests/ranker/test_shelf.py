@@ -116,7 +116,7 @@ def test_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
 
 
 def test_letters_that_nobody_takes_stop_nothing(log: MemoryLog, stop: threading.Event) -> None:
-    """Without a topic for letters (no `thalweg apply` since) the rest is read on."""
+    """Without a topic for letters (no `thalweg apply-topics` since) the rest is read on."""
     log.send(ITEMS.name, 1, b"\xc1", b"x")
     shelf = Shelf()
     feeder = Feeder(log, ITEMS.name, shelf, lambda: log)

@@ -181,7 +181,7 @@ def check_behind_the_end(bench: Bench) -> None:
 
 
 def check_unknown_topic(bench: Bench) -> None:
-    """Whoever names a topic that isn't there is told of `thalweg apply`."""
+    """Whoever names a topic that isn't there is told of `thalweg apply-topics`."""
     doings: list[Callable[[], object]] = [
         lambda: bench.log.send("nope", 0, b""),
         lambda: bench.log.partitions("nope"),
@@ -191,7 +191,7 @@ def check_unknown_topic(bench: Bench) -> None:
         lambda: bench.log.group_reader("nope", "g", "m"),
     ]
     for doing in doings:
-        with pytest.raises(LogError, match="nope doesn't exist: run `thalweg apply`"):
+        with pytest.raises(LogError, match="nope doesn't exist: run `thalweg apply-topics`"):
             doing()
 
 

@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.errors import LogError, LogUnavailable
 from stream.events import RECORD_BYTES_MAX
 from stream.kafka_admin import apply_topics, plan_topics
+from stream.kafka_client import client_options
 from stream.kafka_log import KafkaLog
 from stream.settings import Settings
 from stream.topics import DEAD_LETTERS, HOUR_MS, TOPICS, Topic
@@ -17,6 +20,12 @@ from thalweg.stack import Stack
 def settings(stack: Stack, topic_prefix: str) -> Settings:
     """Settings of a test that has its topics for itself."""
     return Settings(kafka=stack.kafka, topic_prefix=topic_prefix, partitions=2)
+
+
+def alter(settings: Settings, topic: Topic, config: dict[str, str]) -> None:
+    """Set a topic's configuration, as an operator does."""
+    with KafkaAdminClient(**client_options(settings)) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic(topic.name), config)])
 
 
 def test_topics_are_declared_once() -> None:
@@ -68,16 +77,45 @@ def test_apply_makes_all_topics(settings: Settings) -> None:
 
 def test_apply_alters_only_what_differs(settings: Settings) -> None:
     """A changed declaration is shown key by key, old and new, and set without touching the rest."""
+    topic = Topic("events", "", retention_ms=HOUR_MS)
+    apply_topics(settings, plan_topics(settings, (topic,)))
+    longer = replace(topic, retention_ms=2 * HOUR_MS)
+    (change,) = plan_topics(settings, (longer,))
+    assert change.action == "alter"
+    assert change.config == (("retention.ms", str(2 * HOUR_MS)),)
+    assert f"retention.ms: {HOUR_MS} -> {2 * HOUR_MS}" in str(change)
+    apply_topics(settings, [change])
+    assert plan_topics(settings, (longer,)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "raised"), [("retention.ms", str(2 * HOUR_MS)), ("retention.ms", "-1"), ("max.message.bytes", "9000000")]
+)
+def test_what_an_operator_raised_is_lowered_by_force_alone(settings: Settings, key: str, raised: str) -> None:
+    """A retention (-1: for ever) or a limit above its declaration is left, with the reason; the rest is altered."""
+    topic = Topic("events", "", retention_ms=HOUR_MS)
+    apply_topics(settings, plan_topics(settings, (topic,)))
+    declared = topic.config()
+    alter(settings, topic, {key: raised, "message.timestamp.type": "CreateTime"})
+    left, change = plan_topics(settings, (topic,))
+    assert (left.action, change.action) == ("leave", "alter")
+    assert left.says == f"{key} stays {raised}, above the declared {declared[key]}; --force lowers it"
+    assert change.config == (("message.timestamp.type", "LogAppendTime"),)
+    apply_topics(settings, [left, change])
+    assert plan_topics(settings, (topic,)) == [left]
+    (forced,) = plan_topics(settings, (topic,), force=True)
+    assert (forced.action, forced.config) == ("alter", ((key, declared[key]),))
+    apply_topics(settings, [forced])
+    assert plan_topics(settings, (topic,)) == []
+
+
+def test_what_an_operator_lowered_is_raised(settings: Settings) -> None:
+    """A retention below its declaration is brought back to it."""
     topic = Topic("events", "")
     apply_topics(settings, plan_topics(settings, (topic,)))
-    (change,) = plan_topics(settings, (replace(topic, retention_ms=HOUR_MS),))
-    assert change.action == "alter"
-    assert change.config == (("retention.ms", str(HOUR_MS)),)
-    assert f"retention.ms: {topic.retention_ms} -> {HOUR_MS}" in str(change)
-    apply_topics(settings, [change])
-    assert plan_topics(settings, (replace(topic, retention_ms=HOUR_MS),)) == []
-    (back,) = plan_topics(settings, (topic,))
-    assert back.config == (("retention.ms", str(topic.retention_ms)),)
+    alter(settings, topic, {"retention.ms": str(HOUR_MS)})
+    (change,) = plan_topics(settings, (topic,))
+    assert change.config == (("retention.ms", str(topic.retention_ms)),)
 
 
 def test_partitions_and_replicas_are_never_changed(settings: Settings) -> None:

@@ -1,9 +1,43 @@
-"""A caller writes as seen only what can be learned from."""
+"""A caller writes as seen only what it is asked to write, and what can be learned from."""
 
-from stream.events import Impression, RankReply, decode_events
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stream.events import Impression, RankReply, decode_events, decode_requests, encode_record
 from stream.log import START, MemoryLog
-from stream.topics import EVENTS, REPLIES, REQUESTS
+from stream.topics import EVENTS, ITEMS, REPLIES, REQUESTS
 from thalweg.caller import Caller
+from thalweg.main import app
+
+
+class Ranked(MemoryLog):
+    """A log on which a ranker answers each request at once."""
+
+    def __init__(self) -> None:
+        super().__init__({topic.name: 1 for topic in (EVENTS, ITEMS, REQUESTS, REPLIES)}, lambda: 5)
+
+    def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
+        """Append, and answer."""
+        super().send(topic, partition, value, key)
+        if topic == REQUESTS.name:
+            for one in decode_requests(value or b"")[0]:
+                reply = RankReply(one.request_id, one.user, ["i1"], [0.5], 3, features=b"page", time_ms=2)
+                super().send(REPLIES.name, 0, encode_record([reply]))
+
+
+@pytest.mark.parametrize(("words", "pages"), [([], 0), (["--no-show"], 0), (["--show"], 1)])
+def test_a_page_is_written_as_seen_only_when_asked(
+    words: list[str], pages: int, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`thalweg rank` looks, and leaves nothing to be learned; with --show the page is an impression."""
+    log = Ranked()
+    monkeypatch.setattr("thalweg.caller.KafkaLog", lambda _: log)
+    said = CliRunner().invoke(app, ["rank", "ann", *words])
+    assert said.exit_code == 0, said.output
+    assert "i1" in said.stdout
+    assert log.ends(EVENTS.name) == {0: pages}
 
 
 def test_a_page_that_no_model_ranked_is_not_written() -> None:

@@ -1,10 +1,12 @@
-"""The command line: quick to say what it can, and one clear line when it can't."""
+"""Commands do what they say, and give one clear line when they can't."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from stream.health import Health
+from stream.kafka_admin import apply_topics, plan_topics
 from stream.settings import Settings
-from stream.topics import TOPICS
+from stream.topics import EVENTS, TOPICS
 from thalweg.doctor import checks
 from thalweg.main import app
-from thalweg.options import SPEC, writable
+from thalweg.options import SPEC, SPECS, read_source_spec, writable
 from thalweg.server import free_port
 from thalweg.stack import Stack
-
-COMMANDS = [
-    "up", "down", "status", "doctor", "apply", "data movielens", "data openbandit", "replay", "init", "check",
-    "backtest", "run joiner", "run learner", "run ranker",
-    "rank", "install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
-    "audit", "trace", "dlq ls", "dlq show", "dlq replay", "rebuild histories",
-    "snapshots unpin", "snapshots rollback", "snapshots verify",
-]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -37,32 +32,17 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path / "local"))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_says_what_it_does(command: str) -> None:
-    """Each command of the design is there, and its help is more than its name."""
-    said = CliRunner().invoke(app, [*command.split(), "--help"])
-    assert said.exit_code == 0
-    assert len(said.output.split()) > 12
-
-
-def test_help_imports_no_room() -> None:
-    """Saying what there is needs neither numpy nor a client of Kafka, so it is quick."""
-    heavy = "numpy", "numba", "kafka", "redis", "torch"
-    code = f"import sys, thalweg.main; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
 @pytest.mark.parametrize(
     ("words", "remedy"),
     [
         (["rank", "1"], "thalweg up"),
-        (["install", "1", "2"], "thalweg up"),
-        (["apply"], "thalweg up"),
-        (["snapshots", "ls"], "thalweg up"),
-        (["run", "joiner"], "thalweg up"),
-        (["run", "ranker"], "thalweg up"),
+        (["send-install", "1", "2", "--spec", str(SPEC)], "thalweg up"),
+        (["apply-topics"], "thalweg up"),
+        (["snapshots", "ls", "--spec", str(SPEC)], "thalweg up"),
+        (["run", "joiner", "--spec", str(SPEC)], "thalweg up"),
+        (["run", "ranker", "--spec", str(SPEC)], "thalweg up"),
         (["run", "learner", "--spec", "nowhere.toml"], "specs/movielens.toml"),
-        (["replay", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["replay", "nowhere.jsonl", "--spec", str(SPEC)], "nowhere.jsonl"),
     ],
 )
 def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
@@ -74,11 +54,47 @@ def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
     assert len(ran.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "joiner"], ["run", "learner"], ["run", "ranker"], ["replay", "-"], ["check", "-"], ["backtest", "-"],
+        ["send-install", "1", "2"], ["snapshots", "ls"], ["snapshots", "show", "1"], ["snapshots", "diff", "1", "2"],
+        ["snapshots", "pin", "1"], ["snapshots", "unpin"], ["snapshots", "rollback"], ["snapshots", "verify"],
+    ],
+)  # fmt: skip
+def test_without_a_spec_no_model_is_touched(words: list[str], stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs a spec has no default: it ends before it does anything, and says what to pass."""
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_REDIS", stack.redis)
+    said = CliRunner().invoke(app, words)
+    assert (said.exit_code, said.stdout) == (1, "")
+    assert re.fullmatch(r"thalweg: no (spec|model) is named: pass --spec FILE.*\n", said.stderr)
+
+
+def test_a_model_is_named_by_its_setting_too(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that need no more of a spec than its name go by THALWEG_MODEL."""
+    for name, value in {"REDIS": stack.redis, "KAFKA": stack.kafka, "MODEL": "mine"}.items():
+        monkeypatch.setenv(f"THALWEG_{name}", value)
+    said = CliRunner().invoke(app, ["snapshots", "ls"])
+    assert said.exit_code == 0
+    assert "no version of mine is kept here" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("movielens", "movielens"), ("openbandit", "openbandit"), ("openbandit/bts/men", "openbandit")],
+)
+def test_a_data_set_brings_its_spec(source: str, name: str) -> None:
+    """Where a data set is named its own spec is meant, unless another is named."""
+    assert read_source_spec(source, None).name == name
+    assert read_source_spec(source, SPECS / "store.toml").name == "store"
+
+
 def test_a_silent_broker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no broker answers, the address that was tried is said."""
     address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("THALWEG_KAFKA", address)
-    ran = CliRunner().invoke(app, ["apply"])
+    ran = CliRunner().invoke(app, ["apply-topics"])
     assert ran.exit_code == 1
     assert address in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -114,7 +130,7 @@ def test_apply_shows_then_does(
     report = tmp_path / "apply.json"
     made = []
     for words in (["--dry-run"], ["--dry-run"], [], []):
-        assert CliRunner().invoke(app, ["apply", *words, "--json", str(report)]).exit_code == 0
+        assert CliRunner().invoke(app, ["apply-topics", *words, "--json", str(report)]).exit_code == 0
         made.append(json.loads(report.read_text()))
     assert made == [
         {"changes": len(TOPICS), "made": 0},
@@ -122,6 +138,22 @@ def test_apply_shows_then_does(
         {"changes": len(TOPICS), "made": len(TOPICS)},
         {"changes": 0, "made": 0},
     ]
+
+
+def test_apply_leaves_what_an_operator_raised(
+    stack: Stack, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is shown, and counts neither as a change nor as made; --force lowers it."""
+    settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix)
+    longer = replace(EVENTS, retention_ms=2 * EVENTS.retention_ms)
+    apply_topics(settings, plan_topics(settings, (longer, *TOPICS[1:])))
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_TOPIC_PREFIX", topic_prefix)
+    report = tmp_path / "apply.json"
+    for words, count, said in (([], 0, "leave"), (["--force"], 1, "alter"), ([], 0, "as they should be")):
+        ran = CliRunner().invoke(app, ["apply-topics", *words, "--json", str(report)])
+        assert said in ran.stdout
+        assert json.loads(report.read_text()) == {"changes": count, "made": count}
 
 
 def test_a_report_that_cant_be_written_is_said(tmp_path: Path) -> None:
@@ -190,9 +222,8 @@ app(sys.argv[2:])
 def test_a_package_that_is_missing_is_said(words: list[str], module: str, stack: Stack) -> None:
     """A room whose packages aren't here ends with one line that names the package."""
     env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
-    ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT, module, *words], env=env, capture_output=True, text=True, timeout=60
-    )
+    command = [sys.executable, "-c", WITHOUT, module, *words, "--spec", str(SPEC)]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
     assert ran.stderr.startswith(f"thalweg: this command needs {module}, which isn't installed: `make setup`")
     assert len(ran.stderr.splitlines()) == 1

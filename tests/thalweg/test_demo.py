@@ -111,7 +111,7 @@ def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> N
         assert (kept.own_stack, kept.alive, kept.model) == (True, True, "movielens")
         thalweg("status")
         thalweg("rank", "259")
-        thalweg("install", "259", "50", "--spec", "nowhere.toml")  # the kept model's name is enough
+        thalweg("send-install", "259", "50")  # the kept model's name is enough
     finally:
         thalweg("down")
     assert not kept.alive

@@ -56,6 +56,15 @@ def test_each_room_runs_itself() -> None:
         assert lines_of(room).rstrip().endswith(f'CMD ["run", "{room}"]')
 
 
+def test_all_rooms_run_by_one_spec() -> None:
+    """Compose names the spec that the rooms run by, the same for all, and it is in their images."""
+    commands = {room: SERVICES[room]["command"] for room in ROOMS}
+    (spec,) = {command[-1] for command in commands.values()}
+    assert commands == {room: ["run", room, "--spec", spec] for room in ROOMS}
+    assert (HOUSE / spec).exists()
+    assert "COPY . .\n" in lines_of("joiner")
+
+
 def test_variables_are_settings() -> None:
     """Each THALWEG_ variable of compose and Dockerfile is a setting that the code reads, with a value it takes."""
     known = {f"THALWEG_{name.upper()}" for name in Settings.model_fields}

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from stream.settings import Settings
 from thalweg import stack as local
 from thalweg.doctor import PYTHON_END, PYTHON_MIN, checks, render, settings_table
+from thalweg.main import app
+from thalweg.server import free_port
 from thalweg.stack import HOUSE, Stack
 
 
@@ -33,9 +36,33 @@ def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("java", "maven", "redis-server", "Kafka's jars"):
         assert not found[name].ok
         assert found[name].remedy == "make setup"
-    for name in ("local stack", "Kafka", "Redis"):
+    for name in ("local stack", "Redis"):
         assert not found[name].ok
+        assert not found[name].needed
         assert found[name].remedy.startswith("thalweg up")
+    assert (found["Kafka"].ok, found["Kafka"].needed) == (False, True)
+
+
+@pytest.mark.parametrize(("silent", "scheme"), [("KAFKA", ""), ("REDIS", "redis://")])
+def test_a_configured_server_that_is_silent_fails(
+    stack: Stack, local: Path, monkeypatch: pytest.MonkeyPatch, silent: str, scheme: str
+) -> None:
+    """The exit code is 0 while both servers that the environment names answer, else 1 with the address tried."""
+    addresses = {"KAFKA": stack.kafka, "REDIS": stack.redis}
+    nobody = f"127.0.0.1:{free_port()}"
+    for named, code in ((addresses, 0), (addresses | {silent: scheme + nobody}, 1)):
+        for name, value in named.items():
+            monkeypatch.setenv(f"THALWEG_{name}", value)
+        said = CliRunner().invoke(app, ["doctor"])
+        assert said.exit_code == code, said.output
+    assert f"no answer at {nobody}" in said.stdout
+    assert f"start it, or correct THALWEG_{silent}" in said.stdout
+
+
+def test_any_of_the_brokers_is_enough(stack: Stack, local: Path) -> None:
+    """Of several bootstrap servers one that answers will do, however the list is spaced."""
+    settings = Settings(kafka=f"127.0.0.1:{free_port()} , {stack.kafka}", redis=stack.redis, local=local)
+    assert {one.name: one.ok for one in checks(settings)}["Kafka"]
 
 
 def test_a_machine_that_has_services_elsewhere(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,11 +56,11 @@ def test_apply_and_check_refuse_it(long: Path, tmp_path: Path, monkeypatch: pyte
     """With what to do; no topic is touched. The spec that fits passes."""
     monkeypatch.setenv("THALWEG_KAFKA", "127.0.0.1:1")
     monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path))
-    applied = CliRunner().invoke(app, ["apply", "--spec", str(long)])
+    applied = CliRunner().invoke(app, ["apply-topics", "--spec", str(long)])
     assert applied.exit_code == 1
     assert "keeps records for 7 days" in applied.stderr
     assert "shorten label.window" in applied.stderr
-    fits = CliRunner().invoke(app, ["apply", "--spec", str(SPEC)])
+    fits = CliRunner().invoke(app, ["apply-topics", "--spec", str(SPEC)])
     assert "keeps records" not in fits.stderr  # it fails later, where no broker answers
     (tmp_path / "events.jsonl").write_text(EVENT)
     for spec, told in ((long, True), (SPEC, False)):

@@ -392,7 +392,7 @@ def test_topics_that_producers_stamp_are_refused(tmp_path: Path) -> None:
     async def story() -> None:
         paper = Paper()
         paper.timestamp_type = "CreateTime"
-        with pytest.raises(SettingsError, match=r"message.timestamp.type=CreateTime.*thalweg apply"):
+        with pytest.raises(SettingsError, match=r"message.timestamp.type=CreateTime.*thalweg apply-topics"):
             await assigned_loop(paper, tmp_path, 0)
         paper.timestamp_type = "LogAppendTime"
         loop = await assigned_loop(paper, tmp_path, 0)

@@ -413,7 +413,7 @@ def test_a_topic_that_producers_stamp_is_refused(world: World) -> None:
     name = world.settings.topic(EVENTS.name)
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"message.timestamp.type": "CreateTime"})])
     admin.close()
-    assert "thalweg apply" in ended(world)
+    assert "thalweg apply-topics" in ended(world)
 
 
 def test_a_joiner_of_other_rules_does_not_go_on_from_the_commits(world: World) -> None:
