@@ -20,10 +20,12 @@ from benchmarks.join_faults import Faults, emitted_again, outage
 from benchmarks.join_memory import held, known, over_limit
 from benchmarks.join_peer import faust_rate
 from benchmarks.joiner_world import (
+    ANSWER_S,
     ITEMS,
     PAGES_A_MS,
     PARTITIONS,
     append_ms,
+    echo,
     joiner,
     kafka,
     metrics,
@@ -35,7 +37,7 @@ from benchmarks.joiner_world import (
     took_s,
     wait_for,
 )  # fmt: skip
-from stream.events import Impression, Install, encode_record
+from stream.events import Impression, Install, Tick, encode_record
 from stream.kafka_log import KafkaLog
 from stream.log import END, partition_of
 from stream.settings import Settings
@@ -54,6 +56,8 @@ WANTED = {
     "poison_costs": "< 0.05",
     "eager_p50_ms": "<= 5",
     "eager_p99_ms": "<= 20",
+    "echo_p50_ms": "",
+    "echo_p99_ms": "",
     "restart_s": "<= 3",
     "catchup_ex_s": ">= 0.8 x full_ex_s_pack16",
     "ours_over_faust_table": ">= 2",
@@ -130,6 +134,24 @@ def latencies(house: Settings, count: int) -> list[float]:
             begun = time.perf_counter()
             log.send(EVENTS.name, partition, encode_record([Install(f"u{k}", "a", now_ms + 1, f"i{k}")]))
             next_example(reader, f"r{k}")
+            found.append((time.perf_counter() - begun) * 1000)
+    reader.close()
+    log.close()
+    return sorted(found[10:])
+
+
+def echo_latencies(house: Settings, count: int) -> list[float]:
+    """The same way without a join: record produced → its copy readable, ms. The floor of `latencies`."""
+    settings = new_topics(house)
+    log, found = KafkaLog(settings), []
+    reader = log.reader(EXAMPLES.name, {0: END})
+    with echo(settings):
+        for k in range(-10, count):
+            time.sleep(random.uniform(0.02, 0.08) if k > -10 else 5.0)
+            begun = time.perf_counter()
+            log.send(EVENTS.name, k % PARTITIONS, encode_record([Tick(k + 100)]))
+            while not reader.poll(5.0):
+                assert time.perf_counter() - begun < ANSWER_S, "no echo"
             found.append((time.perf_counter() - begun) * 1000)
     reader.close()
     log.close()
@@ -227,6 +249,9 @@ def _short_windows(house: Settings, part: int, figures: Figures) -> None:
     found = latencies(house, 400 // min(part, 4))
     figures.note("eager_p50_ms", statistics.median(found))
     figures.note("eager_p99_ms", found[int(0.99 * (len(found) - 1))])
+    found = echo_latencies(house, 400 // min(part, 4))
+    figures.note("echo_p50_ms", statistics.median(found))
+    figures.note("echo_p99_ms", found[int(0.99 * (len(found) - 1))])
     restart_s, catchup = restart(house, 300_000 // min(part, 2))
     figures.note("restart_s", restart_s)
     figures.note("catchup_ex_s", catchup)

@@ -135,6 +135,22 @@ def joiner(settings: Settings, rules: LabelRules = RULES, **shell: Any) -> "Iter
         process.wait()
 
 
+@contextmanager
+def echo(settings: Settings) -> Iterator[None]:
+    """A loop that copies each record of `events` into `examples`, on the joiner's core; killed when the block ends."""
+    mine, others = cores()
+    os.sched_setaffinity(0, mine)
+    try:
+        process = subprocess.Popen([sys.executable, "-m", "benchmarks.joiner_echo", json.dumps(plain(settings))])
+    finally:
+        os.sched_setaffinity(0, others)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def start_joiner(
     settings: Settings, rules: LabelRules = RULES, *, pinned: bool = True, warm: bool = False, **shell: Any
 ) -> "subprocess.Popen[bytes]":
