@@ -1,6 +1,6 @@
 """What Kafka and its client take alone: a loop that writes a record into `examples` for each one of `events`.
 
-`python -m benchmarks.joiner_echo JSON` of settings: consumer and producer set as the joiner has them, no join, no group.
+`python -m benchmarks.joiner_echo JSON` of settings: consumer and producer set as the joiner has them, but no join.
 """
 
 import asyncio

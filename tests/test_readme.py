@@ -1,4 +1,4 @@
-"""The README can't lie: its commands, targets, settings, files and topics exist."""
+"""README and its pages can't lie: their commands, targets, settings, files and topics exist."""
 
 import re
 import shlex
@@ -13,7 +13,9 @@ from stream.topics import TOPICS
 from thalweg.main import app
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+DOCS = ("labels", "serving", "operations", "integrate")
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in DOCS)]
+README = "\n".join(page.read_text() for page in PAGES)
 BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
 COMMANDS = sorted(
     {line.split("#")[0].strip(" &") for line in BASH.splitlines() if line.startswith("thalweg ")}
@@ -62,9 +64,15 @@ def test_every_topic_and_file_exists() -> None:
     """Each dead-letter topic is declared, each linked file is there."""
     topics = {topic.name for topic in TOPICS}
     assert set(re.findall(r"`([a-z.]+\.dlq)`", README)) <= topics
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for page in PAGES:
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if not link.startswith("http")]
+        assert links or page.stem == "operations", page
+        assert [link for link in links if not (page.parent / link).exists()] == [], page
+
+
+def test_the_readme_is_short() -> None:
+    """Whoever opens it sees what it is, two commands and where to read on."""
+    assert len(PAGES[0].read_text().splitlines()) <= 200
 
 
 def test_nothing_is_left_to_be_filled_in() -> None:
