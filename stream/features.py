@@ -79,7 +79,7 @@ class Layout:
         names = (self.user_lists, self.item_lists, self.user_numbers, self.item_numbers, self.statistics)
         # An id of a band is its number's, and of a history the last few are there: cut otherwise, they mean others.
         cuts = [[columns[name].bands for name in numbers], self.history_last]
-        encoded = [*names, [str(c) for c in spec.statistics.values()], *cuts]
+        encoded = [*names, [one.layout_text() for one in spec.statistics.values()], *cuts]
         self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode(encoded))
         self.sizes = tuple(map(len, names))  # U, I, UN, IN, S
         self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}

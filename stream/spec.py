@@ -8,7 +8,8 @@ import re
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta, field
+from msgspec import NODEFAULT, Meta, field
+from msgspec.structs import FieldInfo, fields
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description="such as 250ms, 2s, 10m, 1h, 30d")]
@@ -30,6 +31,7 @@ WEIGHTS_MAX: Final = 100_000_000  # of the deep part's layers: 800 MB with AdaGr
 CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low byte
 SLICES_MAX: Final = 100  # each keeps about 300 KB of figures
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
+FIRST_FIELDS: Final = ("kind", "by", "of", "to", "prior", "half_life", "neighbours")  # of a statistic; never changed
 POSITION: Final = "context.position"  # the only column that differs within a page: where the item stood, from 1
 
 
@@ -78,6 +80,21 @@ class Statistic(Part, frozen=True):
     prior: Positive = 10.0
     half_life: Duration | None = None
     neighbours: Count = 50
+
+    def layout_text(self) -> str:
+        """The text that a layout's hash covers.
+
+        It names the first release's fields always and later ones only where they aren't default: a new field leaves
+        the hash of every existing spec, and so its logged pages, as they were.
+        """
+        names = [*FIRST_FIELDS, *(one.name for one in fields(self) if _is_later(one, self))]
+        return f"Statistic({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+def _is_later(one: FieldInfo, statistic: Statistic) -> bool:
+    """Whether the field came after the first release and isn't default."""
+    default = one.default if one.default_factory is NODEFAULT else one.default_factory()
+    return one.name not in FIRST_FIELDS and getattr(statistic, one.name) != default
 
 
 class Cross(Part, frozen=True):

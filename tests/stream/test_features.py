@@ -3,6 +3,7 @@
 import math
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ from stream.encoder import Encoder, one_page
 from stream.errors import BadEvent
 from stream.events import Item, Value
 from stream.features import LIST_MAX, Catalogue, Layout, build_page, select, words_of
+from stream.spec import Statistic
+from stream.spec_file import load_spec
 from stream.statistics import Statistics, StatisticsProgram
 from tests.stream.pages import (
     ITEM_LISTS,
@@ -310,6 +313,39 @@ def test_a_catalogue_grows() -> None:
     for i in (0, 6, 7, 8, 1021, 1022, 1023, 1024, 2047, 2048, 2500):
         words = build_page(LAYOUT, user, catalogue, catalogue.rows([items[i].item]))
         held(words.tobytes(), Shown("u", {}, [], {}, [items[i]]))
+
+
+@pytest.mark.parametrize(
+    ("spec", "released"),
+    [
+        ("movielens", 0xBF2EB219396DA194),
+        ("openbandit", 0xC3C1740F5B5DBDE1),
+        ("paper", 0x3202AFB16D86870C),
+        ("store", 0xBFBA1195B8F24A5B),
+    ],
+)
+def test_layouts_of_shipped_specs_keep_their_hash(spec: str, released: int) -> None:
+    """A page that was logged by an earlier release can be read by this one: golden hashes never change."""
+    assert Layout(load_spec(Path(f"specs/{spec}.toml"))).hash == released
+
+
+class _Later(Statistic, frozen=True):
+    """A statistic of a later release: two fields more."""
+
+    floor: float = 0.5
+    names: list[str] = msgspec.field(default_factory=list)
+
+
+def test_a_later_field_counts_only_where_it_isnt_default() -> None:
+    """A new defaulted field of statistics leaves every layout's hash; one that is set changes it."""
+
+    def later(**changes: Any) -> int:
+        first = SPEC.statistics.items()
+        given_ = {name: _Later(**{**msgspec.structs.asdict(one), **changes}) for name, one in first}
+        return Layout(msgspec.structs.replace(SPEC, statistics=given_)).hash
+
+    assert later() == later(floor=0.5, names=[]) == LAYOUT.hash
+    assert len({LAYOUT.hash, later(floor=0.25), later(names=["a"])}) == 3
 
 
 def test_the_layout_tells_specs_apart() -> None:
