@@ -1,6 +1,7 @@
 """XXH3 (64 bits, no seed) of short texts, for numba kernels: the very hash that `xxhash.xxh3_64_intdigest` gives.
 
-From the XXH3 reference implementation (xxHash 0.8, Y. Collet); lengths 4 to LENGTH_MAX.
+Lengths are 4 to LENGTH_MAX. Derived from xxHash 0.8, Copyright (c) 2012-2021 Yann Collet, all rights reserved;
+SPDX-License-Identifier: BSD-2-Clause, whose text is in NOTICE.
 """
 
 from typing import Any, Final
