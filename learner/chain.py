@@ -31,7 +31,7 @@ from stream.snapshot import (
     pack,
 )
 from stream.spec_file import encode_spec
-from stream.statistics import GONE_MS
+from stream.statistic_reads import GONE_MS
 from stream.table import U64, Table, distinct
 
 FOLD_SHARE = 0.25

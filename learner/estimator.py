@@ -38,8 +38,8 @@ class WideAndDeep(base.Classifier):
         part.
     statistics
         Streaming numbers for the deep part, by one category or a pair, such as
-        `{"seen": {"kind": "count", "by": ["user"]}}`. Kinds are `rate`, `count` and `residual`, of labels learned
-        before.
+        `{"seen": {"kind": "count", "by": ["user"]}}`. Kinds are those of a spec that go by fields, such as `rate`,
+        `count` and `residual`; of labels learned before.
     alpha, l1, l2
         FTRL-Proximal's learning rate and regularisation, of the wide part.
     learning_rate, hidden_units, embedding_dim

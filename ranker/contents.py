@@ -12,7 +12,7 @@ from stream.errors import BadSnapshot
 from stream.events import TIME_MS_MAX
 from stream.features import F32
 from stream.snapshot import Content
-from stream.statistics import GONE_MS
+from stream.statistic_reads import GONE_MS
 from stream.statistics import WIDTH as STATISTICS_WIDTH
 from stream.table import U64, distinct
 

@@ -13,7 +13,9 @@ from ranker.pairs import NOWHERE, keep, recall, shown_of
 from stream.encoder import I64, KEYS_MAX, expand_product, list_at
 from stream.features import F32
 from stream.overlay import NONE, marked, seen_hashed
-from stream.statistics import F64, GONE_MS, LIKENESS, faded, measure
+from stream.statistic_kinds import READ_MEMORY
+from stream.statistic_reads import GONE_MS, faded, measure
+from stream.statistics import F64
 from stream.table import U64, find_hashed, hash32, kernel, mix
 
 BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at least one cross of one item
@@ -287,13 +289,13 @@ def fill_statistics(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
                     scratch: Any) -> None:  # fmt: skip
     """Write statistics of items first:last into the page: those of the user alone, or all others."""
     offsets, sides, places, salts, fixed = crosses
-    kinds, priors, half_lives, neighbours = measures
+    reads, priors, half_lives, neighbours = measures
     known, known_ends = prefixes
     keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
     n, s, t, near = scratch.n, scratch.s, scratch.t, scratch.near
     for k in range(salts.shape[0]):
         begun, until = offsets[k] + fixed[k], offsets[k + 1]
-        if (begun == until) != users or kinds[k] == LIKENESS:
+        if (begun == until) != users or reads[k] == READ_MEMORY:
             continue
         item = first
         while item < last:
@@ -302,7 +304,7 @@ def fill_statistics(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
             read_rows(keys, hashes, held, rows, now, half_lives[k], n, s, t)
             at = np.int64(0)
             for i in range(items):
-                value = measure(kinds[k], n, s, t, at, ends[i], now, base, priors[k], neighbours[k], near)
+                value = measure(reads[k], n, s, t, at, ends[i], now, base, priors[k], neighbours[k], near)
                 f32[place[8] + (item + i) * sizes[4] + k] = value
                 at = ends[i]
             item += items

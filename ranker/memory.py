@@ -8,7 +8,7 @@ from ranker.crossing import BUFFER, read_rows
 from ranker.pairs import keep, recall, shown_of
 from stream.encoder import list_at
 from stream.likeness import HEAD, SHIFT, pair_key
-from stream.statistics import LIKENESS
+from stream.statistic_kinds import READ_MEMORY
 from stream.table import kernel, mix
 
 
@@ -17,17 +17,17 @@ def memories_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, meas
                 scratch: Any) -> Any:  # fmt: skip
     """What the user remembers, statistic by statistic: items, residuals, and where each one's begin. Ends: [S + 1]."""
     offsets, sides, places, salts, _ = crosses
-    kinds, _, _, neighbours = measures
+    reads, _, _, neighbours = measures
     keys, hashes, n, s, t = scratch.keys, scratch.hashes, scratch.n, scratch.s, scratch.t
     bits = s.view(np.uint64)
     ends = np.zeros(salts.shape[0] + 1, np.int64)
     most = 0
     for k in range(salts.shape[0]):
-        most += neighbours[k] if kinds[k] == LIKENESS else 0
+        most += neighbours[k] if reads[k] == READ_MEMORY else 0
     items, residuals = np.empty(most, np.uint64), np.empty(most, np.float64)
     count = 0
     for k in range(salts.shape[0]):
-        if kinds[k] == LIKENESS:
+        if reads[k] == READ_MEMORY:
             user, until = list_at(w32, place, sides[offsets[k]], places[offsets[k]], 0, sizes)
             if until > user:
                 head = mix(salts[k] ^ HEAD, words[user])
@@ -52,13 +52,13 @@ def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, cros
                     rows: Any, square: Any, heads: Any, first: Any, last: Any, scratch: Any) -> None:  # fmt: skip
     """Write the likenesses of items first:last into the page."""
     offsets, sides, places, salts, _ = crosses
-    kinds, priors, _, _ = measures
+    reads, priors, _, _ = measures
     items, residuals, ends, near = memories
     keys, hashes, lacking, ratios = scratch.keys, scratch.hashes, scratch.ends, scratch.near
     n, s, t = scratch.n, scratch.s, scratch.t
     which = -1
     for k in range(salts.shape[0]):
-        if kinds[k] != LIKENESS:
+        if reads[k] != READ_MEMORY:
             continue
         which += 1
         cells, begun, known = square.cells[which], ends[k], ends[k + 1] - ends[k]

@@ -12,7 +12,8 @@ from ranker.plan import Crosses, Measures
 from stream.encoder import I64, list_at
 from stream.features import locate
 from stream.overlay import Rows
-from stream.statistics import F64, base_rate
+from stream.statistic_reads import base_rate
+from stream.statistics import F64
 from stream.table import U64, find, kernel
 
 

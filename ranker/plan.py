@@ -13,7 +13,7 @@ from ranker.pairs import NOWHERE
 from stream.encoder import I64, Encoder, Product, place_of
 from stream.features import Layout
 from stream.spec import POSITION, Spec
-from stream.statistics import F64, LIKENESS, StatisticsProgram
+from stream.statistics import F64, StatisticsProgram
 from stream.table import U64
 
 USER, ITEM = 0, 1  # sides of lists
@@ -31,9 +31,9 @@ class Crosses(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """What statistics make of their rows, as `StatisticsProgram` has it."""
+    """How statistics read their rows, as `StatisticsProgram` has it."""
 
-    kinds: I64
+    reads: I64
     priors: F64
     half_lives: F64
     neighbours: I64
@@ -64,12 +64,12 @@ class Plan:
         self.sizes = np.array(self.layout.sizes, np.int64)
         self.wide = _crosses(self.encoder.wide)
         self.statistics = _crosses(program.product)
-        self.measures = Measures(program.kinds, program.priors, program.half_lives, program.neighbours)
+        self.measures = Measures(program.reads, program.priors, program.half_lives, program.neighbours)
         layout = self.layout
         self.history = layout.user_lists.index(layout.history) if layout.history else -1
         self.item_id = layout.item_lists.index("item.id")
         self.squares = self._squares()
-        self.likenesses = int(np.count_nonzero(program.kinds == LIKENESS))
+        self.likenesses = len(program.likenesses)
         names = {name: self._group_of(name) for name in (*self.encoder.deep_lists, *self.encoder.deep_numbers)}
         self.user, self.item, self.pair = (
             self._group([name for name, group in names.items() if group == wanted]) for wanted in GROUPS

@@ -15,6 +15,7 @@ from ranker.plan import Plan
 from ranker.shelf import Shelf
 from stream.features import LIST_MAX, Catalogue
 from stream.spec import ORGANIC_INSTALLS, duration_ms
+from stream.statistic_kinds import LEARN_LABELS, kind_of
 from stream.table import kernel, mix
 
 CANDIDATES: Final = 100
@@ -78,7 +79,7 @@ def by_item(plan: Plan) -> tuple[np.uint64, float] | None:
     """Salt and half-life of the first statistic that sums labels by the item alone; without one, organic installs."""
     found: dict[bool, tuple[np.uint64, float]] = {}
     for index, statistic in enumerate(plan.spec.statistics.values()):
-        if statistic.kind in ("rate", "count", "since") and statistic.by == ["item.id"]:
+        if kind_of(statistic.kind).learn == LEARN_LABELS and statistic.by == ["item.id"]:
             half_life_ms = duration_ms(statistic.half_life) if statistic.half_life else 0
             salt = plan.program.product.salts[index]
             found.setdefault(statistic.of == ORGANIC_INSTALLS, (salt, float(half_life_ms)))

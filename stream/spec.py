@@ -11,6 +11,8 @@ import msgspec
 from msgspec import NODEFAULT, Meta, field
 from msgspec.structs import FieldInfo, fields
 
+from stream.statistic_kinds import KINDS_SAY, Measure
+
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description="such as 250ms, 2s, 10m, 1h, 30d")]
 Positive = Annotated[float, Meta(gt=0)]
@@ -19,7 +21,6 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
 Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
 Kind = Literal["category", "categories", "number"]
-Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness"]
 PartName = Literal["wide", "deep"]
 Policy = Literal["wait", "eager", "fake_negative"]
 OrganicTo = Literal["topic", "examples"]
@@ -66,14 +67,10 @@ class Column(Part, frozen=True):
 class Statistic(Part, frozen=True):
     """A streaming number, by one field or a pair, moved by each label.
 
-    rate: smoothed label rate · count: log(1 + labels) · since: log(1 + seconds since the last label)
-    residual: mean of label − expected, shrunk
-    affinity: residual of this item among those who have what is in the history
-    likeness: how this item's labels go with the user's last `neighbours` labels, installed or not
     With of = "organic" a count or since goes by organic installs instead of labels: by item.id, user.id or both.
     """
 
-    kind: Measure
+    kind: Annotated[Measure, Meta(description=KINDS_SAY)]
     by: list[str] = []
     of: str = ""
     to: str = ""

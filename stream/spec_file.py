@@ -17,7 +17,6 @@ from stream.spec import (
     Gate,
     Kind,
     Label,
-    Measure,
     OrganicTo,
     PartName,
     Policy,
@@ -28,6 +27,7 @@ from stream.spec import (
     Wide,
 )
 from stream.spec_rules import check_rules, near
+from stream.statistic_kinds import Measure
 
 
 def load_spec(path: Path) -> Spec:

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, assert_never
 
 import msgspec
 
@@ -21,6 +21,7 @@ from stream.spec import (
     Spec,
     Statistic,
 )
+from stream.statistic_kinds import KINDS, kind_of
 
 Refuse = Callable[[Sequence[str], str], NoReturn]
 FLOAT_MAX: Final = (2 - 2**-23) * 2.0**127  # of float32: models compute in it
@@ -95,16 +96,19 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], refuse: Refuse) ->
     keys = _listed(columns)
     for name, stat in spec.statistics.items():
         path = ("statistics", name)
-        if stat.kind == "affinity":
-            if stat.by or stat.of != "item.id" or not columns.get(stat.to, Column()).of:
-                refuse(
-                    path,
-                    f'statistics.{name}: affinity is of = "item.id" to a history column, such as to = "user.history"',
-                )
-        elif stat.of == ORGANIC_INSTALLS:
-            _check_organic(spec, name, stat, refuse)
-        elif stat.of or stat.to or not 1 <= len(stat.by) <= 2 or len(set(stat.by)) != len(stat.by):
-            refuse(path, f'statistics.{name}: {stat.kind} goes by one field or a pair: by = ["user.id"]')
+        goes_by = kind_of(stat.kind).goes_by
+        match goes_by:
+            case "history":
+                if stat.by or stat.of != "item.id" or not columns.get(stat.to, Column()).of:
+                    why = f'{stat.kind} is of = "item.id" to a history column, such as to = "user.history"'
+                    refuse(path, f"statistics.{name}: {why}")
+            case "fields" | "memory":
+                if stat.of == ORGANIC_INSTALLS:
+                    _check_organic(spec, name, stat, refuse)
+                elif stat.of or stat.to or not 1 <= len(stat.by) <= 2 or len(set(stat.by)) != len(stat.by):
+                    refuse(path, f'statistics.{name}: {stat.kind} goes by one field or a pair: by = ["user.id"]')
+            case _:
+                assert_never(goes_by)
         for column in stat.by:
             if column not in keys:
                 why = f"{column!r} is no category here; {near(column, keys)}"
@@ -112,16 +116,17 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], refuse: Refuse) ->
             if column in spec.held():
                 why = f"{column!r} is held still by serve_as: statistics are of what was, and can't go by it"
                 refuse((*path, column), f"statistics.{name}: {why}")
-        if stat.kind == "likeness" and (stat.by != ["user.id", "item.id"] or stat.half_life or stat.neighbours > 1_000):
-            why = 'likeness is by = ["user.id", "item.id"], of at most 1,000 neighbours, without half_life'
+        if goes_by == "memory" and (stat.by != ["user.id", "item.id"] or stat.half_life or stat.neighbours > 1_000):
+            why = f'{stat.kind} is by = ["user.id", "item.id"], of at most 1,000 neighbours, without half_life'
             refuse(path, f"statistics.{name}: {why}")
 
 
 def _check_organic(spec: Spec, name: str, stat: Statistic, refuse: Refuse) -> None:
     """A statistic of organic installs: each has a user, an item and a time, and no label."""
     path = ("statistics", name)
-    if stat.kind not in ("count", "since"):
-        why = 'organic installs have no label: of = "organic" is for count and since'
+    if not kind_of(stat.kind).organic:
+        known = " and ".join(kind for kind, one in KINDS.items() if one.organic)
+        why = f'organic installs have no label: of = "organic" is for {known}'
         refuse((*path, "kind"), f"statistics.{name}: {why}, not {stat.kind}")
     if stat.to or not stat.by or len(set(stat.by)) != len(stat.by) or not {"user.id", "item.id"}.issuperset(stat.by):
         why = "of an organic install only user and item are known: by item.id, user.id, or both"

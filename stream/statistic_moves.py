@@ -4,7 +4,18 @@ from typing import Any
 
 import numpy as np
 
+from stream.statistic_kinds import LEARN_LABELS, LEARN_RESIDUALS
 from stream.table import CHANGED, kernel, mix, place, touch
+
+
+@kernel
+def amount(learn: Any, label: Any, expected: Any) -> Any:
+    """What a label adds to s; `label` and `expected` are weighted. Raises ValueError for a `learn` without a branch."""
+    if learn == LEARN_LABELS:
+        return label
+    if learn == LEARN_RESIDUALS:
+        return label - expected
+    raise ValueError("a statistic learns by an unknown branch: see statistic_kinds.py")
 
 
 @kernel

@@ -1,6 +1,7 @@
 """Streaming numbers per entity: moved by each label or organic install, read when a page is ranked, logged in it.
 
-State is one table: key → weight of labels, sum, newest event time (ms). Kinds, with a row's (n, s, t):
+State is one table: key → weight of labels, sum, newest event time (ms). Kinds (`statistic_kinds.py`), with a row's
+(n, s, t):
 
     rate      (s + prior·base) / (n + prior)        s: labels; base: the rate over everything
     count     log(1 + n)
@@ -30,15 +31,13 @@ from stream.expiry import Sweep
 from stream.features import Layout, id_of, locate, seed_of
 from stream.likeness import fill_likeness, learn_likeness
 from stream.spec import ORGANIC_INSTALLS, Spec, duration_ms
-from stream.statistic_moves import move_organic, move_row, organic_keys
-from stream.table import U64, Table, find, kernel
+from stream.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, READ_MEMORY, READ_RATE, kind_of
+from stream.statistic_moves import amount, move_organic, move_row, organic_keys
+from stream.statistic_reads import base_rate, measure, read_row
+from stream.table import U64, Table, kernel
 
 F64 = npt.NDArray[np.float64]
-RATE, COUNT, SINCE, RESIDUAL, AFFINITY, LIKENESS = range(6)
-KINDS: Final = ("rate", "count", "since", "residual", "affinity", "likeness")
-NOT_OF_LABELS: Final = -1  # in place of a kind that no label moves
 WIDTH: Final = 4  # key; n, s, t as float64
-GONE_MS: Final = -1.0  # time of a row that reads as none: where there is no key, and in a delta where there was one
 NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
 
 
@@ -48,7 +47,8 @@ class StatisticsProgram:
     def __init__(self, spec: Spec, layout: Layout) -> None:
         stats = spec.statistics
         self.sizes = np.array(layout.sizes, np.int64)
-        self.kinds = np.array([KINDS.index(s.kind) for s in stats.values()], np.int64)
+        kinds = [kind_of(s.kind) for s in stats.values()]
+        self.reads = np.array([kind.read for kind in kinds], np.int64)
         self.product = Product(
             layout, [s.by or [s.to, s.of] for s in stats.values()], [f"statistic {n}" for n in stats]
         )
@@ -57,10 +57,10 @@ class StatisticsProgram:
         self.neighbours = np.array([s.neighbours for s in stats.values()], np.int64)
         self.base_key = np.uint64(seed_of("statistic of everything"))
         self.rows_max = spec.max_statistics
-        self.likenesses = np.flatnonzero(self.kinds == LIKENESS).tolist()
         of_organic = np.array([s.of == ORGANIC_INSTALLS for s in stats.values()], np.bool_)
         self.organic: I64 = np.flatnonzero(of_organic)
-        self.kinds_of_labels = np.where(of_organic, NOT_OF_LABELS, self.kinds)  # what `_learn` goes by
+        self.learns = np.where(of_organic, LEARN_ORGANIC, np.array([kind.learn for kind in kinds], np.int64))
+        self.likenesses = np.flatnonzero(self.learns == LEARN_MEMORY).tolist()
         self._user_seed, self._item_seed = layout.seeds["user.id"], layout.seeds["item.id"]
 
     def fill(self, words: U64, time_ms: int, slots: U64, overlay: U64 = NO_TABLE) -> None:
@@ -70,7 +70,7 @@ class StatisticsProgram:
         """
         p = self.product
         _fill(words, words.view(np.uint32), words.view(np.float32), float(time_ms), self.sizes,
-              self.kinds, p.offsets, p.sides, p.places, p.salts, self.priors, self.half_lives,
+              self.reads, p.offsets, p.sides, p.places, p.salts, self.priors, self.half_lives,
               self.neighbours, self.base_key, slots, overlay)  # fmt: skip
         for k in self.likenesses:
             fill_likeness(words, words.view(np.uint32), words.view(np.float32), self.sizes, k, self.columns(k),
@@ -119,7 +119,7 @@ class Statistics:
         self.sweep.step(table, len(keys) + remembered, 0)
         table.reserve_for(keys)
         _learn(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
-               labels, weights, reasons, time_ms, program.sizes, program.kinds_of_labels, program.half_lives,
+               labels, weights, reasons, time_ms, program.sizes, program.reads, program.learns, program.half_lives,
                offsets, keys, table.slots, table.fresh, table.counts)  # fmt: skip
         for k in program.likenesses:
             last = int(program.neighbours[k])
@@ -170,78 +170,7 @@ def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, size
 
 
 @kernel
-def read_row(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> Any:
-    """(n, s, t) of a key, decayed to now; zeros and GONE_MS when it isn't there."""
-    held = overlay
-    row = find(overlay, key)
-    if row < 0:
-        held = slots
-        row = find(slots, key)
-        if row < 0:
-            return 0.0, 0.0, GONE_MS
-    values = held.view(np.float64)
-    n, s, t = abs(values[row, 1]), values[row, 2], values[row, 3]  # n's sign is the table's mark
-    return faded(n, s, t, now, half_life)
-
-
-@kernel
-def faded(n: Any, s: Any, t: Any, now: Any, half_life: Any) -> Any:
-    """(n, s, t) decayed to now."""
-    if half_life > 0.0 and now > t:
-        fade = 2.0 ** ((t - now) / half_life)
-        n, s = n * fade, s * fade
-    return n, s, t
-
-
-@kernel
-def _strongest(values: Any, count: Any, most: Any) -> Any:
-    """Sum / √count of the `most` values of greatest size."""
-    if count == 0:
-        return 0.0
-    if count > most:
-        order = np.argsort(-np.abs(values[:count]), kind="mergesort")  # among equals the first
-        total = 0.0
-        for i in range(most):
-            total += values[order[i]]
-        return total / np.sqrt(np.float64(most))
-    total = 0.0
-    for i in range(count):
-        total += values[i]
-    return total / np.sqrt(np.float64(count))
-
-
-@kernel
-def base_rate(n: Any, s: Any) -> Any:
-    """The label rate over everything, from its row."""
-    return (s + 1.0) / (n + 2.0)
-
-
-@kernel
-def measure(kind: Any, n: Any, s: Any, t: Any, first: Any, last: Any, now: Any, base: Any, prior: Any, most: Any,
-            near: Any) -> Any:  # fmt: skip
-    """What a statistic of `kind` says of its rows first:last, decayed to now; NaN without one. `near` is scratch."""
-    total = 0.0
-    known = 0
-    for i in range(first, last):
-        if kind == RATE:
-            total += (s[i] + prior * base) / (n[i] + prior)
-        elif kind == COUNT:
-            total += np.log1p(n[i])
-        elif kind == SINCE:
-            if t[i] < 0:
-                continue
-            total += np.log1p(max(0.0, now - t[i]) / 1000.0)
-        else:
-            near[known] = s[i] / (n[i] + prior)
-            total += near[known]
-        known += 1
-    if kind == AFFINITY and last > first:
-        return _strongest(near, known, most)
-    return total / known if known > 0 else np.nan
-
-
-@kernel
-def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offsets: Any, sides: Any,
+def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, reads: Any, offsets: Any, sides: Any,
           places: Any, salts: Any, priors: Any, half_lives: Any, neighbours: Any, base_key: Any, slots:
           Any, overlay: Any) -> None:  # fmt: skip
     at = locate(words, w32, 0, sizes)
@@ -252,35 +181,35 @@ def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, kinds: Any, offs
     base = base_rate(n, s)
     f32[at[6]] = base
     for item in range(at[0]):
-        for k in range(kinds.shape[0]):
+        for k in range(reads.shape[0]):
             first, last = offsets[k], offsets[k + 1]
-            count = 0 if kinds[k] == LIKENESS else count_product(w32, at, item, sizes, first, last, sides, places)
+            count = 0 if reads[k] == READ_MEMORY else count_product(w32, at, item, sizes, first, last, sides, places)
             value = np.nan
             if count > 0:
                 fill_product(words, w32, at, item, sizes, first, last, sides, places, salts[k], keys, 0)
                 for i in range(count):
                     held_n[i], held_s[i], held_t[i] = read_row(slots, overlay, keys[i], now, half_lives[k])
-                value = measure(kinds[k], held_n, held_s, held_t, 0, count, now, base, priors[k], neighbours[k], near)
+                value = measure(reads[k], held_n, held_s, held_t, 0, count, now, base, priors[k], neighbours[k], near)
             f32[at[8] + item * sizes[4] + k] = value
 
 
 @kernel
-def _expected(f32: Any, at: Any, position: Any, sizes: Any, kinds: Any) -> Any:
+def _expected(f32: Any, at: Any, position: Any, sizes: Any, reads: Any) -> Any:
     base = np.float64(f32[at[6]])
     if base != base:
         return 0.5
     expected = base
-    for k in range(kinds.shape[0]):
+    for k in range(reads.shape[0]):
         value = np.float64(f32[at[8] + position * sizes[4] + k])
-        if kinds[k] == RATE and value == value:
+        if reads[k] == READ_RATE and value == value:
             expected += value - base
     return min(0.99, max(0.01, expected))
 
 
 @kernel
 def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, labels: Any, weights: Any,
-           reasons: Any, times: Any, sizes: Any, kinds: Any, half_lives: Any, offsets: Any, keys: Any, slots: Any,
-           fresh: Any, counts: Any) -> None:  # fmt: skip
+           reasons: Any, times: Any, sizes: Any, reads: Any, learns: Any, half_lives: Any, offsets: Any, keys: Any,
+           slots: Any, fresh: Any, counts: Any) -> None:  # fmt: skip
     base_key = keys[keys.shape[0] - 1]
     for b in range(page.shape[0]):
         at = locate(words, w32, starts[page[b]], sizes)
@@ -289,11 +218,11 @@ def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any
         if reasons[b] == LATE_POSITIVE or reasons[b] == RETRACTION:
             n, label = 0.0, 2.0 * labels[b] - 1.0
         else:
-            expected = weights[b] * _expected(f32, at, position[b], sizes, kinds)
+            expected = weights[b] * _expected(f32, at, position[b], sizes, reads)
         move_row(slots, base_key, n, label, t, 0.0, fresh, counts)
-        for k in range(kinds.shape[0]):
-            if kinds[k] == LIKENESS or kinds[k] == NOT_OF_LABELS:
+        for k in range(learns.shape[0]):
+            if learns[k] == LEARN_MEMORY or learns[k] == LEARN_ORGANIC:
                 continue
-            moved = label - expected if kinds[k] == RESIDUAL or kinds[k] == AFFINITY else label
-            for i in range(offsets[b * kinds.shape[0] + k], offsets[b * kinds.shape[0] + k + 1]):
+            moved = amount(learns[k], label, expected)
+            for i in range(offsets[b * learns.shape[0] + k], offsets[b * learns.shape[0] + k + 1]):
                 move_row(slots, keys[i], n, moved, t, half_lives[k], fresh, counts)
