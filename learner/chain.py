@@ -161,11 +161,14 @@ class Laid:
     merged: PartContent | None = None
     deltas: tuple[PartContent, ...] = ()
     covers: int | UnsetType = UNSET
+    version: int | UnsetType = UNSET
 
     def named(self) -> PartVersion:
         """As a manifest names them, once they're packed."""
         merged = self.merged.digests if self.merged else []
-        return PartVersion(self.base.digests, merged, [delta.digests for delta in self.deltas], self.covers)
+        return PartVersion(
+            self.base.digests, merged, [delta.digests for delta in self.deltas], self.covers, self.version
+        )
 
 
 class Cut:
@@ -215,7 +218,9 @@ class Chain:
         fresh = self.part.take_fresh()
         if self.laid is None or fresh is None:
             self.laid = None  # no delta leads there
-            return [self._rebase()]
+            base = self._rebase()
+            self.laid = Laid(base, version=version)
+            return [base]
         self._since_base.append(fresh)
         new: list[PartContent] = []
         if len(self.laid.deltas) == self.deltas_max:
@@ -223,7 +228,7 @@ class Chain:
             new.append(self._rebase() if much else self._merge())
         new.append(PartContent(self.part.content(fresh)))
         assert self.laid is not None, "there is a base"
-        self.laid = replace(self.laid, deltas=(*self.laid.deltas, new[-1]))
+        self.laid = replace(self.laid, deltas=(*self.laid.deltas, new[-1]), version=version)
         self._versions.append(version)
         return new
 

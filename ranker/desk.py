@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from ranker import metrics
-from ranker.follow import Freshness
+from ranker.freshness import Freshness
 from ranker.history import HistoryReader
 from ranker.rank import Ranker
 from stream.dead_letters import dead_letter

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ranker import metrics
+from ranker.freshness import Freshness, Learned
 from ranker.model import Version
 from ranker.retrieve import Popular
 from ranker.shelf import Shelf
@@ -34,32 +35,6 @@ class Served:
     version: Version
     catalogue: Catalogue
     since_ms: int
-
-
-class Freshness:
-    """Ingest times of installs that are servable but haven't been in any reply yet."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[int, list[int]]] = []
-
-    def servable(self, version: int, ingest_ms: list[int], now_ms: int) -> None:
-        """`version` was swapped in now; these installs it has learned first."""
-        for ingest in ingest_ms:
-            metrics.SERVABLE_MS.observe(max(0, now_ms - ingest))
-        with self._lock:
-            self._waiting = [*self._waiting[-SKIPPED_MAX:], (version, ingest_ms)]
-
-    def replied(self, version: int, now_ms: int) -> None:
-        """A reply by `version` goes out now: with it all that versions up to it have learned."""
-        if not self._waiting:
-            return
-        with self._lock:
-            served = [ingests for number, ingests in self._waiting if number <= version]
-            self._waiting = [(number, ingests) for number, ingests in self._waiting if number > version]
-        for ingests in served:
-            for ingest in ingests:
-                metrics.FRESHNESS_MS.observe(max(0, now_ms - ingest))
 
 
 class Follower:
@@ -250,7 +225,7 @@ class Follower:
 
     def _swap(self, version: Version, old: Served | None) -> None:
         newer = old is not None and version.number > old.version.number
-        ingest_ms = self._first_learned(version.manifest, old.version) if old and newer else []
+        learned = self._first_learned(version.manifest, old.version) if old and newer else []
         catalogue = self._shelf.catalogue(version.plan.layout)
         if old is None:
             self.popular.refresh(version, self._shelf, catalogue)
@@ -258,21 +233,21 @@ class Follower:
         self.served = Served(version, catalogue, now_ms)
         metrics.SWAPS.inc()
         metrics.VERSION.set(version.number)
-        self.freshness.servable(version.number, ingest_ms, now_ms)
+        self.freshness.servable(version.number, version.manifest.deep_version, learned, now_ms)
         self.popular.refresh(version, self._shelf, catalogue)
 
-    def _first_learned(self, manifest: Manifest, live: Version) -> list[int]:
-        """Ingest times of what became servable by this swap: of the versions that were skipped, too."""
-        found = list(manifest.ingest_ms)
+    def _first_learned(self, manifest: Manifest, live: Version) -> list[Learned]:
+        """What became servable by this swap, by the version that learned it: by those that were skipped, too."""
+        found = [(manifest.version, manifest.ingest_ms)]
         try:
             for _ in range(SKIPPED_MAX):
                 if manifest.parent <= live.number:
                     break
                 manifest = self._store.manifest(manifest.parent)
-                found += manifest.ingest_ms
+                found.append((manifest.version, manifest.ingest_ms))
         except SnapshotError as bad:
             log.info("installs of skipped versions aren't counted in servable_ms and freshness_ms: %s", bad)
-        return found
+        return found[::-1]
 
     def _refresh(self, served: Served | None) -> None:
         """Items may have come since the swap."""

@@ -28,3 +28,8 @@ SERVABLE_MS = Histogram(
 FRESHNESS_MS = Histogram(
     "thalweg_ranker_freshness_ms", "from an install's ingest to the first reply that learned it", buckets=SOON_MS
 )
+FRESHNESS_DEEP_MS = Histogram(
+    "thalweg_ranker_freshness_deep_ms",
+    "from an install's ingest to the first reply whose deep part learned it",
+    buckets=SOON_MS,
+)

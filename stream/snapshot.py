@@ -57,13 +57,15 @@ class PartVersion(msgspec.Struct, frozen=True):
 
     `covers`: whoever has this part as of that version of the same token, or of a later one, has what base and merged
     delta hold, but for what the small ones hold anew. Manifests without one are of the first release, or of a first
-    base.
+    base. `version`: in which this part was cut last: it has learned the examples up to that one. Manifests of earlier
+    builds don't say.
     """
 
     base: Digests
     merged: Digests = []
     deltas: Annotated[list[Digests], msgspec.Meta(max_length=DELTAS_MAX)] = []
     covers: Positive | msgspec.UnsetType = msgspec.UNSET
+    version: Positive | msgspec.UnsetType = msgspec.UNSET
 
     def contents(self) -> list[Digests]:
         """All contents in the order in which they are laid over each other."""
@@ -107,6 +109,12 @@ class Manifest(msgspec.Struct, frozen=True):
     parts: Annotated[dict[Name, PartVersion], msgspec.Meta(max_length=16)]
     ingest_ms: Annotated[list[Time], msgspec.Meta(max_length=INGESTS_MAX)] = []
     golden: Annotated[list[Golden], msgspec.Meta(max_length=64)] = []
+
+    @property
+    def deep_version(self) -> int:
+        """The version up to whose examples the deep part has learned; 0: there is none, or the manifest doesn't say."""
+        deep = self.parts.get("deep")
+        return 0 if deep is None or deep.version is msgspec.UNSET else deep.version
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -408,6 +416,8 @@ def decode_manifest(raw: bytes) -> Manifest:
         raise BadSnapshot(f"version {manifest.version}: a golden score isn't a probability")
     if manifest.parent >= manifest.version or not all(part.base for part in manifest.parts.values()):
         raise BadSnapshot(f"version {manifest.version} follows {manifest.parent}, or a part of it has no base")
+    if manifest.deep_version > manifest.version:
+        raise BadSnapshot(f"version {manifest.version} has the deep part of version {manifest.deep_version}")
     return manifest
 
 

@@ -37,6 +37,8 @@ SAYS: Final = {
     "base_rate": "share of examples with an install",
     "freshness_p50_ms": "install appended to the log → first reply by a version that has learned it",
     "freshness_p99_ms": "",
+    "freshness_deep_p50_ms": "likewise, by a version whose deep part has learned it",
+    "freshness_deep_p99_ms": "",
     "servable_p50_ms": "install appended → that version swapped in",
     "servable_p99_ms": "",
     "rank_p50_ms": "intended moment of asking → reply at the caller, 100 candidates",

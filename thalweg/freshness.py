@@ -1,4 +1,8 @@
-"""Freshness: from an install's append to the log until an answer by a version that has learned it."""
+"""Freshness: from an install's append to the log until an answer by a version that has learned it.
+
+Wide weights and statistics of a version have learned it first; its deep part has when it was cut at that version or a
+later one, which the manifest says.
+"""
 
 from collections.abc import Sequence
 
@@ -39,15 +43,28 @@ class Freshness:
         self._store = store
         self.version = 0
         self.served_ms: list[float] = []
+        self.served_deep_ms: list[float] = []  # by the deep part, too
         self.servable_ms: list[float] = []
         self.versions: list[int] = []
+        self._deep_waits: list[Manifest] = []  # whose installs the deep part that answers hasn't learned
 
     def answered(self, version: int, appended_ms: int, live_since_ms: int) -> None:
         """A reply by `version` was appended at `appended_ms`; its ranker swapped the version in at `live_since_ms`."""
         if version <= self.version:
             return
-        for manifest in manifests_between(self._store, self.version, version):
+        manifests = manifests_between(self._store, self.version, version)
+        for manifest in manifests:
             self.served_ms += [float(appended_ms - ingest_ms) for ingest_ms in manifest.ingest_ms]
             self.servable_ms += [float(live_since_ms - ingest_ms) for ingest_ms in manifest.ingest_ms]
+        self._answered_deep(manifests, appended_ms)
         self.version = version
         self.versions.append(version)
+
+    def _answered_deep(self, manifests: Sequence[Manifest], appended_ms: int) -> None:
+        """The first of these, whose version answered, has a deep part of its own age or an older one."""
+        upto = manifests[0].deep_version
+        self._deep_waits += manifests if upto else []  # else there is none, or nobody says
+        for manifest in self._deep_waits:
+            if manifest.version <= upto:
+                self.served_deep_ms += [float(appended_ms - ingest_ms) for ingest_ms in manifest.ingest_ms]
+        self._deep_waits = [manifest for manifest in self._deep_waits if manifest.version > upto]

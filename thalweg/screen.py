@@ -29,6 +29,8 @@ class Now:
     duplicates: int = 0
     freshness_p50_ms: float | None = None
     freshness_p99_ms: float | None = None
+    freshness_deep_p50_ms: float | None = None
+    freshness_deep_p99_ms: float | None = None
     servable_p50_ms: float | None = None
     rank_p50_ms: float | None = None
     rank_p99_ms: float | None = None
@@ -92,7 +94,8 @@ def line(now: Now) -> str:
     return (
         f"{now.phase}: {now.pages}/{now.pages_total} pages, {now.examples} learned, auc {_digits(now.auc, 4)} "
         f"(labels {_digits(now.base_rate, 3)}), fresh p50 {_digits(now.freshness_p50_ms)} p99 "
-        f"{_digits(now.freshness_p99_ms)} ms, rank p50 {_digits(now.rank_p50_ms, 1)} "
+        f"{_digits(now.freshness_p99_ms)} ms, deep p50 {_digits(now.freshness_deep_p50_ms)} p99 "
+        f"{_digits(now.freshness_deep_p99_ms)} ms, rank p50 {_digits(now.rank_p50_ms, 1)} "
         f"p99 {_digits(now.rank_p99_ms, 1)} ms, "
         f"version {now.version}, {now.replies} replies, {now.errors} errors, {now.dead_letters} dead letters"
     )
@@ -113,6 +116,8 @@ def drawn(now: Now) -> Group:
     model.add_row("dead letters", str(now.dead_letters))
     fresh = Table(show_header=False, box=None, title="freshness and ranking", title_justify="left")
     fresh.add_row("event → served, p50 / p99", f"{_digits(now.freshness_p50_ms)} / {_digits(now.freshness_p99_ms)} ms")
+    deep = f"{_digits(now.freshness_deep_p50_ms)} / {_digits(now.freshness_deep_p99_ms)} ms"
+    fresh.add_row("event → served by the deep part", deep)
     fresh.add_row("event → servable, p50", f"{_digits(now.servable_p50_ms)} ms")
     fresh.add_row("staleness now", f"{_digits(now.staleness_ms)} ms")
     fresh.add_row("rank latency, p50 / p99", f"{_digits(now.rank_p50_ms, 1)} / {_digits(now.rank_p99_ms, 1)} ms")

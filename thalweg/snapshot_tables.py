@@ -39,6 +39,7 @@ def facts_table(one: Manifest) -> Table:
         "next offsets in examples": ", ".join(f"{p}: {offset:,}" for p, offset in one.offset.items()),
         "event time": f"{datetime.fromtimestamp(one.watermark_ms / 1000):%Y-%m-%d %H:%M:%S}",
         "installs first learned in it": str(len(one.ingest_ms)), "golden pages": str(len(one.golden)),
+        "deep part as of version": str(one.deep_version or "-"),
     }  # fmt: skip
     for name, value in [*facts.items(), *((name, figure(value)) for name, value in metrics_of(one).items())]:
         table.add_row(name, value)

@@ -137,6 +137,8 @@ class Watch:
             }
             now.rates = self._rates.update(counts, time.monotonic())
         now.freshness_p50_ms, now.freshness_p99_ms = (percentile(freshness.served_ms, p) for p in (50, 99))
+        deep_ms = freshness.served_deep_ms
+        now.freshness_deep_p50_ms, now.freshness_deep_p99_ms = (percentile(deep_ms, p) for p in (50, 99))
         now.servable_p50_ms = percentile(freshness.servable_ms, 50)
         now.rank_p50_ms, now.rank_p99_ms = (percentile(asked.latency_ms, p) for p in (50, 99))
         now.replies, now.errors = len(asked.latency_ms), asked.errors.total()
@@ -167,6 +169,8 @@ class Watch:
             "base_rate": now.base_rate,
             "freshness_p50_ms": percentile(freshness.served_ms, 50),
             "freshness_p99_ms": percentile(freshness.served_ms, 99),
+            "freshness_deep_p50_ms": percentile(freshness.served_deep_ms, 50),
+            "freshness_deep_p99_ms": percentile(freshness.served_deep_ms, 99),
             "servable_p50_ms": percentile(freshness.servable_ms, 50),
             "servable_p99_ms": percentile(freshness.servable_ms, 99),
             "rank_p50_ms": percentile(latency_ms, 50),

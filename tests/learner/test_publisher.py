@@ -106,6 +106,26 @@ def test_a_part_that_lost_count_of_its_changes_comes_as_a_base() -> None:
     assert set(bases["statistics"]) == {bases["statistics"][0]}
 
 
+def test_a_manifest_says_which_version_its_deep_part_is_of() -> None:
+    """The version in which the deep part was cut last; a full base brings it anew. 0 where there is none."""
+    spec = small_spec()
+    model = Model(spec)
+    cutter, told = Cutter(model), list[int]()
+    for offset, record in enumerate(records(spec, 30)):
+        model.learn(record, offset)
+        if offset == 7:
+            cutter.start_over()
+        cut = cutter.cut(offset + 1, offset, 1, offset + 1, 0, {}, deep=offset % 4 == 2)
+        assert cut.blobs
+        told.append(cut.manifest.deep_version)
+    assert told == [1, 1, 3, 3, 3, 3, 7, 8, 8, 8]
+    wide = Model(small_spec(**{'name = "small"': 'name = "small"\nparts = ["wide"]'}))
+    wide.learn(records(wide.spec, 1)[0], 0)
+    cut = Cutter(wide).cut(1, 0, 1, 1, 0, {}, deep=True)
+    assert cut.blobs
+    assert cut.manifest.deep_version == 0
+
+
 def test_installs_are_named_in_the_version_that_learned_them() -> None:
     """The manifest's ingest times are those of positives learned since the version before."""
     spec = small_spec()

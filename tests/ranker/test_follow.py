@@ -3,12 +3,14 @@
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
 from ranker import follow, versions
-from ranker.follow import Follower, Freshness
+from ranker.follow import Follower
+from ranker.freshness import INSTALLS_MAX, Freshness, Waiting
 from ranker.model import Version
 from ranker.shelf import Shelf
 from stream.errors import StoreUnavailable
@@ -233,8 +235,8 @@ def test_installs_of_skipped_versions_count(store: CountingStore, model: ToyMode
 def test_freshness_is_measured_by_the_first_reply() -> None:
     """An install is fresh at the first reply whose version has learned it, and only then."""
     freshness = Freshness()
-    freshness.servable(4, [1_000, 1_500], 2_000)
-    freshness.servable(5, [1_800], 2_100)
+    freshness.servable(4, 0, [(4, [1_000, 1_500])], 2_000)
+    freshness.servable(5, 0, [(5, [1_800])], 2_100)
     before = metric("freshness_ms_count"), metric("freshness_ms_sum")
     freshness.replied(3, 2_200)
     assert metric("freshness_ms_count") == before[0]
@@ -243,6 +245,54 @@ def test_freshness_is_measured_by_the_first_reply() -> None:
     freshness.replied(4, 9_000)
     freshness.replied(5, 2_800)
     assert (metric("freshness_ms_count") - before[0], metric("freshness_ms_sum") - before[1]) == (3, 3_500)
+
+
+def test_freshness_of_the_deep_part_is_measured_by_its_first_reply() -> None:
+    """The first reply by a version whose deep part was cut since it was learned; where nobody says, there is none."""
+    freshness = Freshness()
+    before = metric("freshness_deep_ms_count"), metric("freshness_deep_ms_sum")
+
+    def found() -> tuple[float, float]:
+        return metric("freshness_deep_ms_count") - before[0], metric("freshness_deep_ms_sum") - before[1]
+
+    freshness.servable(4, 2, [(3, [1_000]), (4, [1_500])], 2_000)
+    freshness.replied(4, 2_200)
+    assert found() == (0, 0)
+    freshness.servable(6, 4, [(5, [1_800]), (6, [1_900])], 2_300)
+    freshness.replied(4, 2_300)
+    assert found() == (0, 0), "the reply was by the version before"
+    freshness.replied(6, 2_500)
+    assert found() == (2, 2_500)
+    freshness.replied(6, 9_000)
+    freshness.servable(7, 7, [(7, [])], 2_600)
+    freshness.replied(7, 2_700)
+    assert found() == (4, 4_200)
+    freshness.servable(8, 0, [(8, [1_000])], 2_800)
+    freshness.replied(8, 2_900)
+    assert found() == (4, 4_200)
+
+
+def test_installs_that_wait_are_bounded() -> None:
+    """Of more than fit, a part stays that is spread over all versions."""
+    waiting = Waiting()
+    for version in range(1, 201):
+        waiting.add([(version, [version] * 1_000)])
+    kept = waiting.take(200)
+    assert INSTALLS_MAX / 2 <= len(kept) <= INSTALLS_MAX
+    assert set(kept) == set(range(1, 201))
+
+
+def test_the_deep_part_of_skipped_versions_counts(store: CountingStore, model: ToyModel, follower: Follower) -> None:
+    """What a swap brings is told by the version that learned it: its deep part may lie between those skipped."""
+    model.publish(store)
+    follower.step()
+    before = metric("freshness_deep_ms_count")
+    for deep_version in (1, 3, 3):  # of versions 2, 3, 4
+        deep = msgspec.structs.replace(model.parts["deep"], version=deep_version)
+        model.publish_parts(store, {**model.parts, "deep": deep})
+    follower.step()
+    follower.freshness.replied(4, 2_000_100)
+    assert metric("freshness_deep_ms_count") - before == 2
 
 
 def test_a_pin_is_obeyed(store: CountingStore, model: ToyModel, follower: Follower) -> None:

@@ -292,7 +292,17 @@ WRONG: dict[str, dict[str, object]] = {
     "too many deltas": {"parts": {"wide": PartVersion(["0" * 32], deltas=[["0" * 32]] * (DELTAS_MAX + 1))}},
     "too many bytes": {"spec": b"\0" * MANIFEST_BYTES_MAX},
     "text for a number": {"examples": "8"},
+    "deep part of a later version": {"parts": {"deep": PartVersion(["0" * 32], version=3)}},
 }
+
+
+def test_a_manifest_may_say_up_to_which_version_its_deep_part_has_learned() -> None:
+    """Manifests of earlier builds don't, and are read as before."""
+    wide = MANIFEST.parts["wide"]
+    for part, version in ((wide, 0), (msgspec.structs.replace(wide, version=1), 1)):
+        again = decode_manifest(encode_manifest(msgspec.structs.replace(MANIFEST, parts={"wide": wide, "deep": part})))
+        assert (again.deep_version, again.parts["deep"]) == (version, part)
+    assert MANIFEST.deep_version == 0, "without a deep part"
 
 
 @pytest.mark.parametrize("changes", WRONG.values(), ids=WRONG.keys())

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may b
 
 KEYS = {
     "pages", "examples_learned", "duplicates_dropped", "dead_letters", "auc_arrival", "log_loss", "base_rate",
-    "freshness_p50_ms", "freshness_p99_ms", "servable_p50_ms", "rank_p50_ms", "rank_p99_ms", "rank_replies",
-    "rank_errors", "swaps", "replies_checked", "mixed_replies",
+    "freshness_p50_ms", "freshness_p99_ms", "freshness_deep_p50_ms", "freshness_deep_p99_ms", "servable_p50_ms",
+    "rank_p50_ms", "rank_p99_ms", "rank_replies", "rank_errors", "swaps", "replies_checked", "mixed_replies",
 }  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def test_a_demo_learns_each_example_once_and_leaves_nothing(local: Path, stack: 
     assert (figures["rank_errors"], figures["mixed_replies"]) == (0, 0)
     assert 0 < figures["replies_checked"] <= figures["rank_replies"]
     assert figures["swaps"] > 1
+    assert figures["freshness_deep_p50_ms"] >= figures["freshness_p50_ms"] > 0
     assert 0.6 < figures["auc_arrival"] < 0.9
     assert "← installed" in said
     assert left(local, stack) == []

@@ -13,7 +13,7 @@ from stream.events import Impression, RankReply, decode_requests, encode_record
 from stream.log import START, MemoryLog, partition_of
 from stream.memory_store import MemoryStore
 from stream.settings import Settings
-from stream.snapshot import Manifest
+from stream.snapshot import Manifest, PartVersion, digest_of
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, ITEMS, REPLIES, REQUESTS
 from thalweg.asker import UNANSWERED_S, Asker, AskerConfig, Observed
@@ -26,10 +26,13 @@ from thalweg.screen import Now, Rates, Screen, drawn, line
 from thalweg.show import moves_table
 from thalweg.watch import Watch
 
+DIGEST = digest_of(b"")
 
-def manifest(version: int, parent: int, ingest_ms: list[int]) -> Manifest:
+
+def manifest(version: int, parent: int, ingest_ms: list[int], deep_version: int = 0) -> Manifest:
     """A manifest without contents."""
-    return Manifest("m", version, parent, "", b"", 1, {0: 0}, 0, 0, 0, 0, {}, {}, ingest_ms)
+    parts = {"deep": PartVersion([DIGEST], version=deep_version)} if deep_version else {}
+    return Manifest("m", version, parent, "", b"", 1, {0: 0}, 0, 0, 0, 0, {}, parts, ingest_ms)
 
 
 @pytest.fixture
@@ -52,6 +55,31 @@ def test_an_install_is_served_by_the_first_answer_of_a_version_that_has_it(store
     fresh.answered(2, 3_000, 1_500)  # an old reply that comes late
     assert sorted(fresh.served_ms) == [900.0, 1_700.0, 1_840.0, 1_850.0]
     assert fresh.versions == [1, 4]
+
+
+def test_an_install_is_served_by_the_deep_part_that_has_it() -> None:
+    """It may come later than wide and statistics: with the first answer whose deep part was cut since."""
+    store = MemoryStore("m")
+    token = store.take_token()
+    store.put_blobs({DIGEST: b""})
+    for version, installs, deep in ((1, [100], 1), (2, [200], 1), (3, [300, 310], 1), (4, [400], 3), (5, [500], 5)):
+        store.publish(msgspec.structs.replace(manifest(version, version - 1, installs, deep), token=token))
+    fresh = Freshness(store)
+    waits = []
+    for version, now_ms in ((1, 1_000), (3, 2_000), (4, 3_000), (4, 4_000), (5, 5_000)):
+        fresh.answered(version, now_ms, now_ms)
+        waits.append(sorted(fresh.served_deep_ms))
+    first, third = [900.0], [900.0, 2_690.0, 2_700.0, 2_800.0]
+    assert waits == [first, first, third, third, sorted([*third, 4_600.0, 4_500.0])]
+    assert len(fresh.served_ms) == 6
+
+
+def test_without_a_deep_part_nothing_is_served_by_it(store: MemoryStore) -> None:
+    """Nor is it known where publishers of the first release don't say: no figure, rather than a wrong one."""
+    fresh = Freshness(store)
+    for version in (1, 4):
+        fresh.answered(version, 1_000, 900)
+    assert (len(fresh.served_ms), fresh.served_deep_ms) == (4, [])
 
 
 def test_percentiles_are_exact_and_of_nothing_nothing() -> None:
@@ -190,8 +218,9 @@ def test_the_screen_stands_before_anything_is_known() -> None:
     console = Console(width=150, record=True, force_terminal=False)
     with Screen(console) as screen:
         screen.show(Now(phase="replaying"))
-    console.print(drawn(Now(phase="replaying", auc=0.75)))
+    console.print(drawn(Now(phase="replaying", auc=0.75, freshness_deep_p50_ms=987, freshness_deep_p99_ms=1_234)))
     said = console.export_text()
+    assert "987 / 1,234 ms" in said
     assert line(Now(phase="replaying")) in said
     assert "0.7500" in said
     assert "\x1b" not in said
