@@ -10,21 +10,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
 from benchmarks.feed import ITEMS, SPEC, USERS, Course, feeding
+from benchmarks.load import NOW_MS, Load, Requests
 from benchmarks.serving import Publisher, World
 from benchmarks.snapshot import own_redis
 from ranker.builder import Builder, started
 from ranker.follow import Follower
 from ranker.model import score_features
-from ranker.rank import Ranked, rank_with
 from ranker.score import SWITCH_S, Scorer
 from ranker.shelf import Shelf
 from ranker.versions import Loader
@@ -33,7 +33,6 @@ from stream.redis_store import RedisStore
 from stream.settings import Settings
 from stream.spec_file import load_spec
 
-CANDIDATES, BEST, NOW_MS = 200, 10, 2_100_000
 THREADS = 2
 EVERY_S = 0.2
 DENSE_EACH = 5  # every fifth version brings new dense layers
@@ -42,54 +41,6 @@ DELTA_KEYS, DELTA_ROWS = 10_000, 5_000
 FULL_EACH = 60  # versions between bases, in the run of swaps back to back: a manifest names few small deltas
 DIFFERENCE_MAX = 1e-5
 AFTER_S = 0.1  # a request belongs to a swap when it was due so soon after it
-
-
-@dataclass
-class Load:
-    """Requests of a world, ranked by what a follower serves."""
-
-    world: World
-    follower: Follower
-    scorer: Scorer
-    errors: int = 0
-    kept: list[tuple[int, Ranked]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._asked = [self.world.request(CANDIDATES) for _ in range(50)]
-
-    def rank(self, n: int, *, keep: bool = False) -> None:
-        """One request."""
-        served = self.follower.served
-        assert served is not None
-        try:
-            page = self.world.page(self._asked[n % len(self._asked)])
-            ranked = rank_with(served.version, page, NOW_MS, BEST, self.scorer)
-        except Exception:  # noqa: BLE001  # counted, whatever it is
-            self.errors += 1
-            return
-        if keep:
-            self.kept.append((served.version.number, ranked))
-
-    def capacity_s(self, count: int = 300) -> float:
-        """Requests a second, one after the other."""
-        for n in range(60):
-            self.rank(n)
-        begun = time.perf_counter()
-        for n in range(count):
-            self.rank(n)
-        return count / (time.perf_counter() - begun)
-
-    def at(self, per_s: float, until: Callable[[], bool]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-        """Due time and latency (s) of each request, until it's over. [n, 2]."""
-        found, begun, n = [], time.perf_counter(), 0
-        while not until():
-            due = begun + n / per_s
-            if (left := due - time.perf_counter()) > 0:
-                time.sleep(left)
-            self.rank(n, keep=n % 20 == 0)
-            found.append((due, time.perf_counter() - due))
-            n += 1
-        return np.array(found)
 
 
 @dataclass(frozen=True)
@@ -160,7 +111,7 @@ def merges_ms(service: Service, count: int) -> tuple[float, float]:
 
 
 def under_load(settings: Settings, scorer: Scorer, *, quick: bool) -> dict[str, float]:
-    """p99 steady, while swapping, and while swapping in new dense layers; the store is idle, then fed."""
+    """Latencies of all requests, steady and while swapping, and of parts of the latter; the store is idle, then fed."""
     size, swaps = (0.1, 30) if quick else (1.0, 300)
     course = Course(int(WIDE_KEYS * size), int(ROWS * size), swaps, EVERY_S, DENSE_EACH, FULL_EACH)
     stop, spec = threading.Event(), load_spec(SPEC)
@@ -186,21 +137,30 @@ def under_load(settings: Settings, scorer: Scorer, *, quick: bool) -> dict[str, 
         moments = feed.moments()
         assert load.follower.served is not None
         assert load.follower.served.version.number > swaps - 2, "versions came faster than they were served"
-    when = np.array([moment for moment, _ in moments])
-    before = np.searchsorted(when, found[:, 0]) - 1
-    dense = np.array([dense for _, dense in moments])[np.maximum(before, 0)] & (before >= 0)
-    soon = dense & (found[:, 0] - when[np.maximum(before, 0)] <= AFTER_S)
     return {
         "offered_per_s": per_s,
         "p99_steady_ms": float(np.percentile(steady[:, 1], 99)) * 1e3,
-        "p99_swapping_ms": float(np.percentile(found[~dense, 1], 99)) * 1e3,
-        "p99_dense_swap_ms": float(np.percentile(found[soon, 1], 99)) * 1e3,
+        **swapping_ms(found, moments),
         "steady_p50_ms": float(np.percentile(steady[:, 1], 50)) * 1e3,
         "swapping_p50_ms": float(np.percentile(found[:, 1], 50)) * 1e3,
         "steady_max_ms": float(steady[:, 1].max()) * 1e3,
         "swapping_max_ms": float(found[:, 1].max()) * 1e3,
         "load_errors": load.errors,
     }
+
+
+def swapping_ms(found: Requests, moments: list[tuple[float, bool]]) -> dict[str, float]:
+    """p99 of all requests while versions are swapped, then of parts of them.
+
+    `found`: due time and latency (s), [n, 2]; `moments`: when each version came, and whether its dense layers are new.
+    """
+    when = np.array([moment for moment, _ in moments])
+    before = np.searchsorted(when, found[:, 0]) - 1
+    dense = np.array([dense for _, dense in moments])[np.maximum(before, 0)] & (before >= 0)
+    soon = dense & (found[:, 0] - when[np.maximum(before, 0)] <= AFTER_S)
+    all_ = np.ones(len(found), np.bool_)
+    parts = {"swapping": all_, "without_dense": ~dense, "behind_dense": dense, "dense_swap": soon}
+    return {f"p99_{name}_ms": float(np.percentile(found[part, 1], 99)) * 1e3 for name, part in parts.items()}
 
 
 def back_to_back(service: Service, scorer: Scorer, swaps: int) -> dict[str, float]:
@@ -275,7 +235,9 @@ SAYS = {
     "steady_p50_ms": "p50, no swaps, ms",
     "p99_steady_ms": "p99, no swaps, ms",
     "swapping_p50_ms": "p50, a swap every 200 ms, ms",
-    "p99_swapping_ms": "p99, a swap every 200 ms, ms",
+    "p99_swapping_ms": "p99 of all requests, a swap every 200 ms, ms",
+    "p99_without_dense_ms": "p99, of those behind versions without new dense layers, ms",
+    "p99_behind_dense_ms": "p99, of those behind versions with new dense layers, ms",
     "p99_dense_swap_ms": "p99, within 100 ms after new dense layers, ms",
     "steady_max_ms": "longest, no swaps, ms",
     "swapping_max_ms": "longest, a swap every 200 ms, ms",
