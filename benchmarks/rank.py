@@ -122,7 +122,7 @@ def ours_ms(served: Served, threads: int, batch: int, count: int, *, net: bool =
     if net:
         pages = [served.world.page(a) for a in asked]
         taken = version.begin(pages[0], NOW_MS).taken
-        parts = (version.wide, version.statistics, version.pairs, version.tower)
+        parts = (version.wide, version.statistics, version.pairs, version.tower, version.shown)
         alone = Network(version.manifest, version.plan, *parts, taken)
         for page in pages:
             version.fill(page, NOW_MS)

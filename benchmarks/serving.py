@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.golden import ITEMS, PAGES, GoldenPages
 from learner.progress import Progress
+from learner.shown import GENERATION_MAX
 from learner.slices import Slices
 from ranker.plan import Plan
 from stream.encoder import one_page
@@ -15,6 +16,7 @@ from stream.events import Item, Value
 from stream.features import F32, Catalogue, build_page
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
+from stream.shown_items import PART, pack_names
 from stream.snapshot import Array, Content, Digests, Manifest, PartVersion, cut, digests_of, fetch, pack
 from stream.spec import Spec
 from stream.spec_file import encode_spec
@@ -134,7 +136,7 @@ class Publisher:
         ]
 
     def contents(self, wide: U64, rows: U64, ids: U64, *, base: bool) -> dict[str, Content]:
-        """Contents of these keys: statistics' whole rows; key 0 is the row of unseen ids."""
+        """Contents of these keys: statistics' whole rows; key 0 is the row of unseen ids. A base names items, too."""
         dim, random = self.spec.deep.embedding_dim, self.random
         ids = np.concatenate([np.zeros(1, np.uint64), ids]) if base else ids
         deep: dict[str, Array] = {
@@ -145,7 +147,14 @@ class Publisher:
         for i, (weight, bias) in enumerate(self.layers):
             deep[f"weight_{i}"], deep[f"bias_{i}"] = weight, bias
         weights = random.normal(0, 0.05, len(wide)).astype(np.float32)
-        return {"wide": {"keys": wide, "weights": weights}, "statistics": {"rows": rows}, "deep": deep}
+        contents: dict[str, Content] = {
+            "wide": {"keys": wide, "weights": weights},
+            "statistics": {"rows": rows},
+            "deep": deep,
+        }
+        if base:
+            contents[PART] = pack_names(self.world.catalogue.items[1 : 2 * GENERATION_MAX + 1])
+        return contents
 
     def base(self) -> Manifest:
         """Publish a base."""

@@ -18,6 +18,8 @@ from learner.model import Model
 from stream.encoder import one_page
 from stream.features import F32, select, statistics_of
 from stream.served import as_served
+from stream.shown_items import PART as ITEMS
+from stream.shown_items import pack_names
 from stream.snapshot import (
     DELTAS_MAX,
     INGESTS_MAX,
@@ -274,6 +276,7 @@ class Cutter:
         self._chains: dict[str, Chain] = {"statistics": Chain(StatisticsPart(model)), "wide": Chain(WidePart(model))}
         if model.deep:
             self._chains["deep"] = Chain(DeepPart(model.deep))
+        self._items: Laid | None = None
 
     def cut(
         self,
@@ -286,7 +289,8 @@ class Cutter:
         *,
         deep: bool,
     ) -> Cut:
-        """The next version: deltas of wide and statistics, of deep too when `deep` or when there is no base yet."""
+        """The next version: deltas of wide and statistics; when `deep` or when there is no base yet, of deep too, and
+        the names of items that were shown, if there are others."""
         model, fresh = self._model, list[PartContent]()
         deep = deep or (not self._golden and bool(model.recent_pages))  # once it has learned it brings golden pages
         full = all(chain.laid is None for chain in self._chains.values())
@@ -295,6 +299,10 @@ class Cutter:
             if name != "deep" or deep or chain.laid is None:
                 fresh += chain.extend(version)
                 renewed |= name == "deep"
+        if self._items is None or (deep and model.shown.changed):
+            self._items = Laid(PartContent(pack_names(model.shown.names)), version=version)
+            fresh.append(self._items.base)
+            model.shown.changed = False
         if renewed:  # only then is the deep part that goes out the one that is here
             self._golden = [(raw, self._deep_logits(raw)) for raw in map(self._shortened, model.recent_pages)]
         installs = sorted(model.installs)[:INGESTS_MAX]  # by id, which is a hash: a fair sample
@@ -316,7 +324,7 @@ class Cutter:
             ingest_ms=[ingest for _, ingest in installs],
             golden=[self._score(raw, logits) for raw, logits in self._golden],
         )
-        laid = {name: chain.laid for name, chain in self._chains.items() if chain.laid}
+        laid = {name: chain.laid for name, chain in self._chains.items() if chain.laid} | {ITEMS: self._items}
         return Cut(manifest, laid, fresh, full=full)
 
     def _shortened(self, raw: bytes) -> bytes:

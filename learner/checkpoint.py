@@ -21,8 +21,10 @@ from learner.ftrl import WIDTH as WIDE_WIDTH
 from learner.ftrl import Ftrl
 from learner.model import Model
 from learner.seen import Seen
+from learner.shown import ShownItems
 from stream.durable import DRAFT, replacing
-from stream.errors import CheckpointError
+from stream.errors import BadSnapshot, CheckpointError
+from stream.shown_items import pack_names, unpack_names
 from stream.spec import Spec
 from stream.statistics import WIDTH as STATISTICS_WIDTH
 from stream.table import Table
@@ -59,7 +61,7 @@ class Checkpoint:
 
 def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     """Copy the model's state as it is now."""
-    progress, seen = model.progress, model.seen
+    progress, seen, shown = model.progress, model.seen, model.shown
     arrays: Arrays = {
         **_wide_arrays(model.wide),
         "statistics": model.statistics.table.rows(),
@@ -67,6 +69,9 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         **progress.arrays(),
         "young": seen.young.rows()[:, 0],
         "old": seen.old.rows()[:, 0],
+        **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
+        **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
+        "shown_since_ms": np.array([shown.since_ms], np.int64),
         "recent_ids": model.recent_ids.copy(),
         "recent_wide": model.recent_wide.copy(),
         "records": np.array(model.records, np.int64).reshape(-1, 2),
@@ -123,7 +128,7 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
     model = Model(spec, seed)
     try:
         _fill(model, meta, arrays)
-    except (KeyError, ValueError, IndexError) as bad:
+    except (KeyError, ValueError, IndexError, BadSnapshot) as bad:
         raise CheckpointError(
             f"the checkpoint of {spec.name!r} has an array missing or of the wrong shape: {bad!r}"
         ) from bad
@@ -139,6 +144,7 @@ def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
     model.progress.fill(arrays, meta.slices)
     model.seen = Seen(arrays["young"], arrays["old"])
+    model.shown = _shown(arrays)
     model.recent_ids[:], model.recent_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
     model.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
     ends = np.cumsum([0, *arrays["page_bytes"]])
@@ -149,6 +155,14 @@ def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
         model.drift.update(loss)
     if model.deep:
         _fill_deep(model.deep, arrays)
+
+
+def _shown(arrays: Arrays) -> ShownItems:
+    """Checkpoints of earlier builds don't know which items were shown."""
+    if "shown_since_ms" not in arrays:
+        return ShownItems()
+    young, old = ({name: arrays[f"shown_{age}_{name}"] for name in ("names", "ends")} for age in ("young", "old"))
+    return ShownItems(unpack_names(young), unpack_names(old), int(arrays["shown_since_ms"][0]))
 
 
 def _fill_wide(wide: Ftrl, arrays: Arrays) -> None:

@@ -21,6 +21,7 @@ from learner.ftrl import Ftrl
 from learner.progress import Progress
 from learner.retrain import Window, warm_start
 from learner.seen import Seen
+from learner.shown import ShownItems
 from learner.slices import Slices
 from learner.step import Given, Told, learn_record, learn_wide
 from stream.encoder import I64, Encoder, one_page
@@ -70,6 +71,7 @@ class Model:
         self.slices = Slices(spec, self.layout)
         self.progress = Progress(self.slices.names)
         self.seen = Seen()
+        self.shown = ShownItems()
         window = spec.deep.warm_start.window if self.deep else 0
         self.recent_ids: U64 = np.zeros(window, np.uint64)  # ring by example index
         self.recent_wide: F32 = np.zeros(window, np.float32)
@@ -113,6 +115,10 @@ class Model:
         """The record's labelled pages. Returns how many examples were new."""
         flat, bad = flatten(record, self.layout, self.spec.deep.micro_batch)
         self.bad += bad
+        refused = {id(examples) for examples, _ in bad}
+        for examples in record:
+            if id(examples) not in refused:
+                self.shown.show(examples.page.items, examples.page.time_ms)
         new = self.seen.new(flat.ids)
         if not new.all():
             self.duplicates += int(len(flat) - new.sum())

@@ -133,7 +133,11 @@ def _taken_over(
         else:
             net = Net(**{name: arrays[number] for name, number in told.net.arrays.items()}, end=told.net.end)
             tower = Tower(rows, net, ItemParts(plan, embeddings_of(rows), net, live.parts if live else None))
-    version = version_of(manifest, plan, wide, statistics, tower, previous)
+    shown = told.shown
+    if shown is None:
+        assert previous is not None, "a build has the names of the one before, which there was none of"
+        shown = previous.shown
+    version = version_of(manifest, plan, wide, statistics, tower, previous, shown)
     tables = [table for table in (told.wide, told.statistics, told.deep) if table]
     return Held(
         told.build,

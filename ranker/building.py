@@ -83,7 +83,8 @@ def _told(build: int, version: Version, last: Version | None, held: Container[in
     deep = table_of(tower.rows) if tower else None
     wide, statistics = table_of(version.wide), table_of(version.statistics)
     places = [place_of(array) for array in files]
-    return Built(build, encode_manifest(version.manifest), wide, statistics, deep, net, places), files
+    shown = None if last is not None and version.shown is last.shown else version.shown
+    return Built(build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, places), files
 
 
 def _allarrays_of(version: Version) -> list[Array]:

@@ -227,6 +227,7 @@ class Follower:
         newer = old is not None and version.number > old.version.number
         learned = self._first_learned(version.manifest, old.version) if old and newer else []
         catalogue = self._shelf.catalogue(version.plan.layout)
+        self._shelf.show(version.shown)
         if old is None:
             self.popular.refresh(version, self._shelf, catalogue)
         now_ms = self._now_ms()

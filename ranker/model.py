@@ -76,6 +76,7 @@ class Version:
     statistics: Layers
     pairs: Pairs
     tower: Tower | None
+    shown: tuple[str, ...]  # names of items on pages that were learned
 
     @property
     def number(self) -> int:

@@ -98,12 +98,12 @@ class Ranker:
         self, request: RankRequest, served: Served, had: Sequence[str], notes: list[str], read_s: float
     ) -> RankReply:
         version, catalogue = served.version, served.catalogue
-        known = self._shelf.items
+        is_gone, popular = self._shelf.is_gone, self._follower.popular.items
         if request.candidates is None:
-            names = retrieve((i for i in self._follower.popular.items if i in known), had, CANDIDATES)
+            names = retrieve((i for i in popular if not is_gone(i)), had, CANDIDATES)
         else:
             names = _candidates(request.candidates)
-        _need_some(names, request, any(i in known for i in self._follower.popular.items))
+        _need_some(names, request, not all(map(is_gone, popular)))
         attributes = self._shelf.users.get(request.user) if request.attributes is None else request.attributes
         if attributes is None:
             notes = [*notes, NO_USER]
@@ -138,5 +138,8 @@ def _need_some(names: list[str], request: RankRequest, stocked: bool) -> None:
     if request.candidates is not None:
         raise BadEvent("nothing to rank: the list of candidates is empty; name some, or leave it out")
     if not stocked:
-        raise BadEvent("nothing to rank: no items are known; write items to the topic `items`, or name candidates")
+        raise BadEvent(
+            "nothing to rank: no items are known; write items to the topic `items`, or name candidates "
+            "(items that were shown are known once their pages are learned)"
+        )
     raise BadEvent(f"nothing to rank: user {request.user} has every item that is retrieved; name candidates")

@@ -23,6 +23,7 @@ POLL_S: Final = 0.2
 RECORDS_MAX: Final = 5_000
 POPULAR_AGE_S: Final = 1.0  # how old the order by popularity may be
 LETTERS_MAX: Final = 1_000  # that wait to be written; more are met again at the next start
+GONE_MAX: Final = 100_000  # names that were taken back and are remembered
 WASTE_MAX: Final = 65_536  # rows of a catalogue that no known item needs, above as many as there are items
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,17 @@ class Shelf:
         self._popular: list[str] = []
         self._popular_s = -POPULAR_AGE_S
         self._changed = False
+        self._shown: tuple[str, ...] = ()
+        self._gone: dict[str, None] = {}  # names that were taken back, the last ones last
 
     def put(self, name: str, item: Item | None) -> None:
-        """Add or replace an item; None: forget it."""
+        """Add or replace an item; None: forget it, and don't retrieve it though it was shown."""
         with self._lock:
+            self._gone.pop(name, None)
+            if item is None:
+                self._gone[name] = None
+                if len(self._gone) > GONE_MAX:
+                    del self._gone[next(iter(self._gone))]
             if self.items.get(name) == item:
                 return
             if item is None:
@@ -55,6 +63,16 @@ class Shelf:
             if self._missed is not None:
                 self._missed.append((name, item))
             self._changed = True
+
+    def show(self, names: tuple[str, ...]) -> None:
+        """Items that were shown, described or not, instead of those of the last call."""
+        with self._lock:
+            if names is not self._shown:
+                self._shown, self._changed = names, True
+
+    def is_gone(self, name: str) -> bool:
+        """Whether an item was taken back."""
+        return name in self._gone
 
     def catalogue(self, layout: Layout) -> Catalogue:
         """The items in this layout's columns, kept up to date until the next call with another layout."""
@@ -80,10 +98,12 @@ class Shelf:
             return catalogue.rows(items)
 
     def by_popularity(self, max_age_s: float = POPULAR_AGE_S) -> list[str]:
-        """Known items, statically most popular first; at most `max_age_s` old."""
+        """Known items, statically most popular first, then those that were only shown; at most `max_age_s` old."""
         with self._lock:
             if self._changed and time.monotonic() - self._popular_s >= max_age_s:
-                self._popular = [i.item for i in sorted(self.items.values(), key=lambda i: -i.popularity)]
+                described = [i.item for i in sorted(self.items.values(), key=lambda i: -i.popularity)]
+                only_shown = [i for i in self._shown if i not in self.items and i not in self._gone]
+                self._popular = described + only_shown
                 self._popular_s, self._changed = time.monotonic(), False
             return self._popular
 

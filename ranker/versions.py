@@ -24,6 +24,8 @@ from ranker.plan import Plan
 from stream.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
 from stream.features import F32, Catalogue, build_page, statistics_of, words_of
 from stream.overlay import Take, lines
+from stream.shown_items import PART as ITEMS
+from stream.shown_items import unpack_names
 from stream.snapshot import Content, Manifest, VersionReader, fetch
 from stream.spec_file import decode_spec
 from stream.table import U64
@@ -110,7 +112,14 @@ class Loader:
         tower = None
         if "deep" in parts:
             tower = self._tower(named["deep"], previous.tower if previous else None, read, plan)
-        return version_of(manifest, plan, wide, statistics, tower, previous)
+        return version_of(manifest, plan, wide, statistics, tower, previous, self._shown(manifest, previous))
+
+    def _shown(self, manifest: Manifest, previous: Version | None) -> tuple[str, ...]:
+        """Names of items that were shown; the same object while they're the same. Earlier builds bring none."""
+        part, before = (one.parts.get(ITEMS) if one else None for one in (manifest, previous and previous.manifest))
+        if previous is not None and before is not None and part is not None and part.base == before.base:
+            return previous.shown
+        return unpack_names(fetch(self._store, part.base)) if part else ()
 
     def _renamed(self, live: Version, manifest: Manifest) -> Version:
         """The live version, its contents called what the next manifest calls them where it holds them otherwise."""
@@ -154,14 +163,20 @@ class Loader:
 
 
 def version_of(
-    manifest: Manifest, plan: Plan, wide: Layers, statistics: Layers, tower: Tower | None, previous: Version | None
+    manifest: Manifest,
+    plan: Plan,
+    wide: Layers,
+    statistics: Layers,
+    tower: Tower | None,
+    previous: Version | None,
+    shown: tuple[str, ...],
 ) -> Version:
     """These parts as a version, which goes on with what `previous`, of the same plan, keeps of pairs."""
     if previous is not None and previous.plan is plan:
         pairs = previous.pairs.follow(wide, statistics)
     else:
         pairs = pairs_of(wide, plan.squares, statistics, plan.likenesses)
-    return Version(manifest, plan, wide, statistics, pairs, tower)
+    return Version(manifest, plan, wide, statistics, pairs, tower, shown)
 
 
 def held_already(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, ...]:

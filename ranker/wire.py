@@ -54,7 +54,8 @@ class Packed(msgspec.Struct, array_like=True):
 
 
 class Built(msgspec.Struct, tag=True):
-    """Build `build`. `net` lacks when it's that of the build before. `new`: the blocks whose files come along."""
+    """Build `build`. `net` and `shown` lack when they're those of the build before. `new`: the blocks whose files come
+    along."""
 
     build: int
     manifest: bytes
@@ -62,6 +63,7 @@ class Built(msgspec.Struct, tag=True):
     statistics: Table
     deep: Table | None
     net: Packed | None
+    shown: tuple[str, ...] | None
     new: list[Place]
 
 

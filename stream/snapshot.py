@@ -11,6 +11,7 @@ What the contents of each part hold:
                 dead uint64 [D]                                           keys whose rows are gone (deltas only)
                 weight_i float32 [in, out], bias_i float32 [out]          layers in order; the last has out = 1
                 boundaries float32 [D, quantiles − 1]                     of the numbers; [0, 0] before the first freeze
+    items       names uint8 [bytes], ends int64 [n]                       of items shown lately: `shown_items.py`
 
 A version's part is its base, then the merged delta, then the small ones, in order; a later row replaces
 an earlier one. Every deep content has all dense arrays: they are few and all change.

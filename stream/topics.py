@@ -7,13 +7,17 @@ HOUR_MS = 3_600_000
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic as it should be. `partitions` 0 means the setting `partitions`."""
+    """A topic as it should be. `partitions` 0 means the setting `partitions`.
+
+    `tombstones_ms`: how long a compacted topic keeps the record that takes a key back; 0: as the broker does.
+    """
 
     name: str
     says: str
     partitions: int = 0
     compacted: bool = False
     retention_ms: int = 7 * 24 * HOUR_MS
+    tombstones_ms: int = 0
 
     def config(self, replication: int = 1) -> dict[str, str]:
         """Kafka's topic configuration. Ingest time is the broker's own clock: LogAppendTime.
@@ -28,6 +32,8 @@ class Topic:
         }
         if not self.compacted:
             config["retention.ms"] = str(self.retention_ms)
+        if self.tombstones_ms:
+            config["delete.retention.ms"] = str(self.tombstones_ms)
         return config
 
 
@@ -36,7 +42,8 @@ EXAMPLES = Topic("examples", "labelled examples; one partition per learner shard
 ORGANIC = Topic("organic", "installs that no page claimed, where the spec wants them; keyed by user")
 REQUESTS = Topic("rank.requests", "ranking requests", retention_ms=HOUR_MS)
 REPLIES = Topic("rank.replies", "ranked lists", retention_ms=HOUR_MS)
-ITEMS = Topic("items", "static attributes of items", compacted=True)
+# Longer than a learner remembers that an item was shown: what was taken back isn't retrieved by a ranker that starts.
+ITEMS = Topic("items", "static attributes of items", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)
 USERS = Topic("users", "static attributes of users", compacted=True)
 HISTORIES = Topic("histories", "what each user installed; one record per user and item", compacted=True)
 EVENTS_DLQ = Topic("events.dlq", "what the joiner could not take", partitions=1)

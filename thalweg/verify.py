@@ -6,6 +6,8 @@ from ranker.contents import dense_of, statistic_change, vectors_of, wide_change
 from ranker.layers import check_once
 from ranker.plan import Plan
 from stream.errors import BadSnapshot, SpecError
+from stream.shown_items import PART as ITEMS
+from stream.shown_items import unpack_names
 from stream.snapshot import Content, Manifest, SnapshotStore, fetch, named_blobs
 from stream.spec_file import decode_spec
 
@@ -97,6 +99,8 @@ def check(part: str, content: Content, plan: Plan) -> None:
         check_once(wide_change(content))
     elif part == "statistics":
         check_once(statistic_change(content, plan))
+    elif part == ITEMS:
+        unpack_names(content)
     elif part in plan.spec.parts:
         check_once(vectors_of(content, plan.spec.deep.embedding_dim))
         dense_of(content, plan)

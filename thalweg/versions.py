@@ -6,7 +6,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
+from stream.shown_items import PART as ITEMS
+from stream.shown_items import unpack_names
 from stream.snapshot import Array, Digests, Manifest, SnapshotStore, fetch
 from stream.table import U64
 
@@ -58,7 +61,10 @@ def lay(store: SnapshotStore, manifest: Manifest) -> Laid:
 
 
 def _rows_of(part: str, content: Mapping[str, Array]) -> Rows:
-    """A content's rows; NaN for what it takes away."""
+    """A content's rows; NaN for what it takes away. An item's name is a key, its hash."""
+    if part == ITEMS:
+        names = [xxhash.xxh3_64_intdigest(name.encode()) for name in unpack_names(content)]
+        return Rows(np.array(names, np.uint64), np.ones((len(names), 1)))
     if part == "statistics":  # the weight of labels; what else a row holds depends on its statistic
         rows = np.ascontiguousarray(content["rows"]).view(np.uint64)
         values = rows.view(np.float64)

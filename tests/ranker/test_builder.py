@@ -24,6 +24,8 @@ from stream.errors import BadSnapshot, StoreUnavailable
 from stream.memory_store import MemoryStore
 from stream.redis_store import RedisStore
 from stream.settings import Settings
+from stream.shown_items import PART, pack_names
+from stream.snapshot import PartVersion, cut, digests_of, pack
 from tests.ranker.models import ToyModel, some_spec
 from thalweg.server import born
 from thalweg.stack import Stack
@@ -99,6 +101,38 @@ def test_a_version_from_elsewhere_is_the_same(parts: list[str], seed: int) -> No
             kept.append((there, scores(here)))
         for version, had in kept:
             assert scores(version) == had
+
+
+def test_names_of_shown_items_come_along() -> None:
+    """With the version that brings them; the same object while they stay, through the builder and without it."""
+    model, store = ToyModel(some_spec(np.random.default_rng(0), ["wide", "deep"]), 0), MemoryStore("m")
+    shown = [(), ("a", "b"), ("a", "b"), ("a", "b", "ü")]
+    with building(store) as builder:
+        for load in (builder.load, Loader(store, "m").load):
+            versions: list[Version] = []
+            for names in shown:
+                model.publish(store)
+                store_names(store, model, names)
+                versions.append(load(model.number, versions[-1] if versions else None))
+            assert [version.shown for version in versions] == shown
+            assert versions[1].shown is versions[2].shown
+
+
+def test_garbled_names_are_refused(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
+    """A version whose names can't be read isn't served."""
+    model, store = model_and_store
+    raw = pack({"names": np.zeros(3, np.uint8), "ends": np.array([9], np.int64)})
+    store.put_blobs(cut(raw))
+    model.publish_parts(store, {**model.parts, PART: PartVersion(digests_of(raw))})
+    with building(store) as builder, pytest.raises(BadSnapshot, match="names of items"):
+        builder.load(model.number)
+
+
+def store_names(store: MemoryStore, model: ToyModel, names: tuple[str, ...]) -> None:
+    """Publish one more version, which names these items."""
+    raw = pack(pack_names(names))
+    store.put_blobs(cut(raw))
+    model.publish_parts(store, {**model.parts, PART: PartVersion(digests_of(raw))})
 
 
 def test_what_was_read_of_pairs_stays() -> None:

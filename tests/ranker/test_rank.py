@@ -240,6 +240,7 @@ def test_nothing_to_rank_is_an_error(house: House) -> None:
         with pytest.raises(BadEvent, match="list of candidates is empty"):
             house.answer(candidates=[""])
         house.publish()
-    house.shelf.items.clear()
+    for name in everything:
+        house.shelf.put(name, None)
     with pytest.raises(BadEvent, match="no items are known; write items"):
         house.answer()

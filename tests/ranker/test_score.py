@@ -1,6 +1,8 @@
 """Scoring in batches on threads."""
 
 import threading
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +41,11 @@ def test_batches_and_threads_change_nothing(model: ToyModel, version: Version, t
     scorer.close()
 
 
+def vars_of(version: Version) -> dict[str, Any]:
+    """What a version is made of."""
+    return {field.name: getattr(version, field.name) for field in fields(version)}
+
+
 class Failing(Version):
     """A version whose second batch fails, in a helper or in the caller."""
 
@@ -52,7 +59,7 @@ class Failing(Version):
 def test_a_failing_batch_fails_the_request(model: ToyModel, version: Version) -> None:
     """An error in a thread of the pool isn't lost: whoever asked gets it."""
     scorer = Scorer(3, 1)
-    failing = Failing(version.manifest, version.plan, version.wide, version.statistics, version.pairs, version.tower)
+    failing = Failing(**vars_of(version))
     with pytest.raises(RuntimeError, match="as the test wants"):
         scorer.score(failing, model.page(9))
     scorer.close()
@@ -78,7 +85,7 @@ def test_a_hanging_helper_is_left_behind_at_the_deadline(model: ToyModel, versio
     import time
 
     scorer = Scorer(2, 1)
-    hanging = Hanging(version.manifest, version.plan, version.wide, version.statistics, version.pairs, version.tower)
+    hanging = Hanging(**vars_of(version))
     page = model.page(5)
     scores, done = scorer.score(hanging, page, time.monotonic() + 1.0)
     before = scores.copy()

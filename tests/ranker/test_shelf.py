@@ -60,6 +60,35 @@ def test_the_newest_of_each_entity_is_known_when_ready(log: MemoryLog, stop: thr
     assert shelf.users == {"u": {"age": 1.0}, "v": {}, "w": {"age": 2.0}}
 
 
+def test_items_that_were_only_shown_come_last() -> None:
+    """Described ones first, statically most popular first; of those that were shown, what nobody described, once."""
+    shelf = Shelf()
+    for item in (Item("a", popularity=1.0), Item("b", popularity=2.0)):
+        shelf.put(item.item, item)
+    shelf.show(("a", "x", "y"))
+    assert shelf.by_popularity(0.0) == ["b", "a", "x", "y"]
+    shelf.put("x", Item("x", popularity=3.0))
+    assert shelf.by_popularity(0.0) == ["x", "b", "a", "y"]
+    shelf.show(("z",))
+    assert shelf.by_popularity(0.0) == ["x", "b", "a", "z"]
+
+
+def test_what_was_taken_back_isnt_known_though_it_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where it was never described, until it's described again. The last names are remembered, no others."""
+    monkeypatch.setattr(shelves, "GONE_MAX", 2)
+    shelf = Shelf()
+    shelf.put("a", Item("a"))
+    shelf.show(("a", "x"))
+    for name in ("a", "x"):
+        shelf.put(name, None)
+    assert (shelf.by_popularity(0.0), shelf.is_gone("a"), shelf.is_gone("x")) == ([], True, True)
+    shelf.put("a", Item("a"))
+    assert (shelf.by_popularity(0.0), shelf.is_gone("a")) == (["a"], False)
+    for name in ("x", "b", "c"):
+        shelf.put(name, None)
+    assert [shelf.is_gone(name) for name in ("x", "b", "c")] == [False, True, True]
+
+
 class Shaky(MemoryLog):
     """A log that takes nothing for the first few times that it is opened."""
 

@@ -12,7 +12,7 @@ from stream.kafka_admin import apply_topics, plan_topics
 from stream.kafka_client import client_options
 from stream.kafka_log import KafkaLog
 from stream.settings import Settings
-from stream.topics import DEAD_LETTERS, HOUR_MS, TOPICS, Topic
+from stream.topics import DEAD_LETTERS, HOUR_MS, ITEMS, TOPICS, USERS, Topic
 from thalweg.stack import Stack
 
 
@@ -52,6 +52,12 @@ def test_a_compacted_topic_never_expires() -> None:
     for topic in TOPICS:
         config = topic.config()
         assert ("retention.ms" in config) == (config["cleanup.policy"] == "delete") == (not topic.compacted)
+
+
+def test_tombstones_of_items_outlive_what_learners_remember() -> None:
+    """An item that was taken back is known as that for longer than its name is, which a learner saw on pages."""
+    assert int(ITEMS.config()["delete.retention.ms"]) > 4 * 7 * 24 * HOUR_MS
+    assert "delete.retention.ms" not in USERS.config()
 
 
 def test_a_dead_letter_fits() -> None:

@@ -1,0 +1,108 @@
+"""Items that nobody described are retrieved once pages that showed them are learned."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from learner.chain import Cutter
+from learner.checkpoint import restore, take
+from learner.model import Model
+from ranker.follow import Follower
+from ranker.rank import Ranker
+from ranker.score import Scorer
+from ranker.shelf import Shelf
+from stream.errors import BadEvent
+from stream.events import Item, RankReply, RankRequest
+from stream.memory_store import MemoryStore
+from stream.version_files import VersionFiles
+from tests.learner.worlds import records, small_spec
+from thalweg.verify import Verifier
+from thalweg.versions import changes, lay
+
+SPEC = small_spec()
+SHOWN = {f"i{n}" for n in range(30)}
+
+
+def publish(model: Model, store: MemoryStore, version: int) -> None:
+    """A full base of a model, as a learner that has just started publishes it."""
+    cut = Cutter(model).cut(version, version - 1, store.take_token(), version, 1, {}, deep=True)
+    store.put_blobs(cut.blobs)
+    store.publish(cut.manifest)
+
+
+@pytest.fixture
+def model() -> Model:
+    """It has learned pages of thirty items."""
+    found = Model(SPEC)
+    for offset, record in enumerate(records(SPEC, 90)):
+        found.learn(record, offset)
+    return found
+
+
+@pytest.fixture
+def store(model: Model) -> MemoryStore:
+    """Its first version."""
+    found = MemoryStore(SPEC.name)
+    publish(model, found, 1)
+    return found
+
+
+def answered(shelf: Shelf, follower: Follower, had: list[str]) -> RankReply:
+    """The reply to a request without candidates."""
+    ranker = Ranker(shelf, follower, Scorer(1), lambda: 1)
+    return ranker.answer(RankRequest("r", "u1", 1_000), had, time.monotonic())
+
+
+def test_items_that_were_only_shown_are_retrieved(store: MemoryStore) -> None:
+    """Though the topic `items` is empty: those of learned pages, less what the user has and what was taken back."""
+    shelf = Shelf()
+    follower = Follower(store, SPEC.name, shelf, lambda: 1)
+    with pytest.raises(BadEvent, match="no items are known"):
+        answered(shelf, follower, [])
+    assert follower.step(), follower.refused
+    assert set(answered(shelf, follower, []).items) == SHOWN
+    shelf.put("i7", None)
+    assert set(answered(shelf, follower, ["i3"]).items) == SHOWN - {"i3", "i7"}
+    follower.step()
+    assert set(answered(shelf, follower, ["i3"]).items) == SHOWN - {"i3", "i7"}
+
+
+def test_they_rank_beside_described_ones(store: MemoryStore) -> None:
+    """An item that is described is one candidate, with its attributes; one that never was shown is known as before."""
+    shelf = Shelf()
+    for item in (Item("i4", {"price": 3.0}), Item("new")):
+        shelf.put(item.item, item)
+    follower = Follower(store, SPEC.name, shelf, lambda: 1)
+    assert follower.step(), follower.refused
+    items = answered(shelf, follower, []).items
+    assert (set(items), len(items)) == (SHOWN | {"new"}, 31)
+
+
+def test_they_are_known_after_restarts(model: Model, store: MemoryStore, tmp_path: Path) -> None:
+    """Of the learner, by its checkpoint; of a ranker without a store, by the version that it kept."""
+    again = restore(SPEC, take(model, 30, 1, 1))
+    publish(again, store, 2)
+    files = VersionFiles(tmp_path / "kept")
+    follower = Follower(store, SPEC.name, Shelf(), lambda: 1, files)
+    assert follower.step(), follower.refused
+    follower.keep()
+    shelf = Shelf()
+    restarted = Follower(MemoryStore(SPEC.name), SPEC.name, shelf, lambda: 1, files)
+    restarted.restore()
+    assert set(answered(shelf, restarted, []).items) == SHOWN
+
+
+def test_versions_can_be_looked_at_with_their_items(model: Model, store: MemoryStore) -> None:
+    """`verify` reads names as rankers do; `diff` counts those that came."""
+    before = lay(store, store.manifest(1))
+    for offset, record in enumerate(records(SPEC, 3, seed=5, items=2), 30):
+        model.learn(record, offset)
+    model.shown.show(["fresh"], 1)
+    publish(model, store, 2)
+    verifier = Verifier(store)
+    for version in store.versions():
+        verifier.look(version)
+    assert list(verifier.faults()) == []
+    (items,) = (one for one in changes(before, lay(store, store.manifest(2))) if one.part == "items")
+    assert (items.before, items.after, items.new, items.gone) == (30, 31, 1, 0)
