@@ -7,10 +7,11 @@ from rich.table import Table
 
 from producers.source import Sourced
 from stream.errors import BadEvent
-from stream.events import Impression, Install
+from stream.events import Impression
 from stream.features import Layout, words_of
 from stream.joiner.label_rules import label_rules
 from stream.spec import Spec
+from thalweg.attribution import Settled
 from thalweg.column_findings import of_columns
 from thalweg.findings import (
     Finding,
@@ -22,7 +23,7 @@ from thalweg.findings import (
     of_repetitions,
     of_retention,
 )
-from thalweg.survey import Survey, Trouble
+from thalweg.survey import JOINED, Survey, Trouble
 
 ORDER: Final = ("error", "warning", "fine")
 STYLE: Final = {"error": "bold red", "warning": "yellow", "fine": "green"}
@@ -37,11 +38,10 @@ class Check:
         self.survey = Survey(skew_ms=self._rules.skew_ms)
         self._layout = Layout(spec)
         self._late, self._lost, self._too_late, self._foreign = Trouble(), Trouble(), Trouble(), Trouble()
-        self._late_labels = 0  # positions whose first install came too late
 
     def take(self, line: int, event: Sourced) -> None:
         """Take what stands in this line."""
-        if isinstance(event, Impression | Install):
+        if isinstance(event, JOINED):
             behind_ms = self.survey.last_ms - event.time_ms
             if behind_ms > self._rules.lateness_ms:
                 self._late.note(line)
@@ -52,15 +52,12 @@ class Check:
                 words_of(event.features, self._layout, len(event.items))
             except BadEvent as bad:
                 self._foreign.note(line, str(bad))
-        for came in self.survey.take(line, event):
-            if came.delay_ms >= self._rules.window_ms:
-                self._too_late.note(line)
-                self._late_labels += came.first
+        self._judge(self.survey.take(line, event))
 
     def findings(self) -> list[Finding]:
         """Everything that is to be said, the worst first. Nothing may be fed after this."""
         survey, spec = self.survey, self.spec
-        survey.finish()
+        self._judge(survey.finish())
         found = [*of_lines(survey)]
         if survey.lines > survey.broken.count:
             found += of_order(survey, spec, self._late, self._lost)
@@ -75,7 +72,12 @@ class Check:
     @property
     def labels(self) -> int:
         """Shown items that were installed within the window."""
-        return self.survey.labels - self._late_labels
+        return self.survey.labels - self._too_late.count
+
+    def _judge(self, installs: list[Settled]) -> None:
+        for one in installs:
+            if one.delay_ms >= self._rules.window_ms:
+                self._too_late.note(one.line)
 
 
 def figures(check: Check, findings: list[Finding]) -> dict[str, float]:
@@ -87,10 +89,10 @@ def figures(check: Check, findings: list[Finding]) -> dict[str, float]:
     counts |= {
         "lines": survey.lines,
         "pages": survey.pages,
-        "items_shown": survey.shown.shown,
-        "installs": survey.shown.installs,
+        "items_shown": survey.shown,
+        "installs": survey.installs,
         "labels": check.labels,
-        "base_rate": check.labels / survey.shown.shown if survey.shown.shown else 0.0,
+        "base_rate": check.labels / survey.shown if survey.shown else 0.0,
         "delay_ms_p50": survey.delays.quantile(0.5),
         "delay_ms_p95": survey.delays.quantile(0.95),
         "behind_ms_max": max(0.0, survey.behind.high),

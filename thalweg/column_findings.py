@@ -44,7 +44,7 @@ def of_columns(survey: Survey, spec: Spec) -> Iterator[Finding]:
         says = f"the spec doesn't read {', '.join(sorted(unread)[:NAMED_MAX])}{more}"
         yield Finding("fine", "unread", len(unread), says)
     if (survey.item.entities or survey.user.entities) and survey.undescribed.count:
-        part = share(survey.undescribed.count, survey.shown.shown)
+        part = share(survey.undescribed.count, survey.shown)
         yield from of_trouble(survey.undescribed, "warning", "undescribed", f"items ({part}) were shown before a line "
                               "described them", "write items before the pages that show them")  # fmt: skip
 

@@ -53,7 +53,7 @@ def of_trouble(trouble: Trouble, severity: Severity, name: str, says: str, todo:
 
 def of_lines(survey: Survey) -> Iterator[Finding]:
     """What came at all, and what couldn't be read."""
-    shown, bad = survey.shown, survey.broken.count
+    bad = survey.broken.count
     if not survey.lines:
         yield Finding("error", "empty", 1, "there are no events", "", "write JSON lines, as docs/events.md shows")
         return
@@ -65,7 +65,7 @@ def of_lines(survey: Survey) -> Iterator[Finding]:
                           "mend them, or know that replay and backtest leave them out")  # fmt: skip
     said = (
         f"{survey.pages:,} pages of {survey.users_shown:,} users, {survey.items_shown:,} different items shown, "
-        f"{shown.installs:,} installs"
+        f"{survey.installs:,} installs"
     )
     span = f" over {spoken(survey.last_ms - survey.first_ms)}" if survey.last_ms else ""
     yield Finding("fine", "lines", survey.lines, said + span)
@@ -104,22 +104,21 @@ def of_order(survey: Survey, spec: Spec, late: Trouble, lost: Trouble) -> Iterat
 
 def of_installs(survey: Survey, spec: Spec, too_late: Trouble) -> Iterator[Finding]:
     """Installs and their pages. `too_late`: those that come after the window of theirs."""
-    shown = survey.shown
-    lost = shown.unmatched.total()
-    if lost:
-        why = "; ".join(f"{count:,} {reason}" for reason, count in shown.unmatched.most_common())
-        lines = sorted(line for some in shown.examples.values() for line in some)
-        says = f"{lost:,} of {shown.installs:,} installs ({share(lost, shown.installs)}) have no page: {why}"
+    if lost := survey.without_page:
+        reasons = sorted(survey.unmatched.items(), key=lambda one: -one[1].count)
+        why = "; ".join(f"{trouble.count:,} {reason}" for reason, trouble in reasons)
+        lines = sorted(line for _, trouble in reasons for line, _ in trouble.first)
+        says = f"{lost:,} of {survey.installs:,} installs ({share(lost, survey.installs)}) have no page: {why}"
         todo = "write the page of each install, before it, with the same user and request_id: they teach nothing"
         yield Finding(
-            "error" if 2 * lost >= shown.installs else "warning", "unmatched", lost, says, places(lines), todo
+            "error" if 2 * lost >= survey.installs else "warning", "unmatched", lost, says, places(lines), todo
         )
     if not survey.delays.count:
         return
     p50, p95, p99 = (spoken(survey.delays.quantile(q)) for q in (0.5, 0.95, 0.99))
     says = f"an install comes {p50} (p50), {p95} (p95), {p99} (p99) after its page; label.window is {spec.label.window}"
     if too_late.count:
-        says = f"{too_late.count:,} installs ({share(too_late.count, shown.installs)}) come after the window: {says}"
+        says = f"{too_late.count:,} installs ({share(too_late.count, survey.installs)}) come after the window: {says}"
         bad = too_late.count > 0.05 * survey.delays.count
         todo = f"set label.window to {rounded_up(survey.delays.quantile(0.95))} (95 % of installs), or live with it"
         yield Finding(
@@ -131,10 +130,10 @@ def of_installs(survey: Survey, spec: Spec, too_late: Trouble) -> Iterator[Findi
 
 def of_labels(survey: Survey, labels: int) -> Iterator[Finding]:
     """The base rate of `labels` positives."""
-    if not survey.shown.shown:
+    if not survey.shown:
         return
-    rate = labels / survey.shown.shown
-    says = f"base rate {share(labels, survey.shown.shown)}: {labels:,} of {survey.shown.shown:,} shown items installed"
+    rate = labels / survey.shown
+    says = f"base rate {share(labels, survey.shown)}: {labels:,} of {survey.shown:,} shown items installed"
     if not labels:
         todo = "a model needs both: write installs, with the user and item of a page, within label.window"
         yield Finding("error", "base_rate", 0, says, "", todo)
@@ -161,10 +160,12 @@ def of_pages(survey: Survey, spec: Spec, foreign: Trouble) -> Iterator[Finding]:
     largest = max(survey.page_sizes, default=0)
     if not largest:
         return
-    size = _feature_bytes(survey, spec, largest)
+    size = _feature_bytes(survey, spec, survey.items_max)
     if size > FEATURE_BYTES * EVENT_BYTES_MAX:
-        says = f"a page of {largest} items needs about {size:,} bytes of features, an event has {EVENT_BYTES_MAX:,}"
-        yield Finding("error", "page_size", largest, says, "", "show fewer items on a page, or drop columns of items")
+        says = f"{survey.items_max} items need about {size:,} bytes of features, an event has {EVENT_BYTES_MAX:,}"
+        yield Finding(
+            "error", "page_size", survey.items_max, says, "", "show fewer items on a page, or drop columns of items"
+        )
     has_position = POSITION in spec.columns()
     if has_position and largest == 1:
         todo = f"drop {POSITION}: it is the place within a page; a slot can be a column of [context]"

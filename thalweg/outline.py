@@ -5,7 +5,6 @@ from typing import Final
 
 from stream.errors import DataError
 from stream.spec import SLICE_BYTES_MAX
-from thalweg.attribution import Attribution
 from thalweg.columns import Origin
 from thalweg.durations import rounded_up, spoken
 from thalweg.findings import FEW_LABELS, share
@@ -62,7 +61,7 @@ class Outline:
     def _head(self) -> Iterator[str]:
         survey = self.survey
         yield f"# Drafted by `thalweg init` from {quoted(self.source)}: {survey.pages:,} pages that showed"
-        yield f"# {survey.shown.shown:,} items, {survey.shown.installs:,} installs, over {self._span()}."
+        yield f"# {survey.shown:,} items, {survey.installs:,} installs, over {self._span()}."
         yield "# Each line says why; change what you know better. Then `thalweg check` and `thalweg backtest` it."
         yield f"name = {toml_text(self.name)}"
 
@@ -153,14 +152,14 @@ class Outline:
 
     def _groups(self) -> list[Named]:
         """Categories of users and requests that are crossed with items: there must be pages enough for each pair."""
-        shown, items = self.survey.shown.shown, max(1, self.survey.items_shown)
+        shown, items = self.survey.shown, max(1, self.survey.items_shown)
         fit = [each for each in self._categories("user", "context") if 2 <= each.values <= SMALL]
         return [each for each in fit if shown >= PAGES_EACH * each.values * items][-CROSSES:]
 
     def _statistics(self) -> Iterator[str]:
         survey = self.survey
         prior = _prior(survey.base_rate)
-        rate = f"base rate {share(survey.labels, survey.shown.shown)}, which weighs like {prior} shows"
+        rate = f"base rate {share(survey.labels, survey.shown)}, which weighs like {prior} shows"
         yield "[statistics]"
         yield _line(f'item_rate = {{ kind = "rate", by = ["item.id"], prior = {prior} }}', rate)
         yield _line('item_seen = { kind = "count", by = ["item.id"] }', "how sure its rate is")
@@ -231,8 +230,8 @@ class Outline:
             yield _line(
                 "learning_rate = 0.005", f"only {self.survey.labels} installs to learn from (the default is 0.02)"
             )
-        if self.survey.shown.shown < FEW_SHOWN:
-            why = f"only {self.survey.shown.shown:,} items shown: ids get a row early (the default is 10)"
+        if self.survey.shown < FEW_SHOWN:
+            why = f"only {self.survey.shown:,} items shown: ids get a row early (the default is 10)"
             yield _line("min_count = 2", why)
 
     def _label(self) -> Iterator[str]:
@@ -247,9 +246,9 @@ class Outline:
             yield _line('policy = "fake_negative"', why)
         if survey.delays.count:
             said = f"installs come {spoken(p50)} (p50), {spoken(p95)} (p95) after their page"
-            yield _line(f'window = "{window}"', said + _unmatched(survey.shown))
+            yield _line(f'window = "{window}"', said + _unmatched(survey))
         else:
-            yield _line(f'window = "{window}"', "a guess: no install has a page" + _unmatched(survey.shown))
+            yield _line(f'window = "{window}"', "a guess: no install has a page" + _unmatched(survey))
         yield self._lateness()
 
     def _eager(self) -> bool:
@@ -289,9 +288,9 @@ class Outline:
             yield f"{toml_text(fit[0].name)} = [{', '.join(map(toml_text, values))}]"
 
 
-def _unmatched(shown: Attribution) -> str:
-    lost = shown.unmatched.total()
-    return f"; {lost:,} of {shown.installs:,} installs have no page" if lost else ""
+def _unmatched(survey: Survey) -> str:
+    lost = survey.without_page
+    return f"; {lost:,} of {survey.installs:,} installs have no page" if lost else ""
 
 
 def _residual(name: str, one: str, other: str, prior: int) -> str:

@@ -8,24 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
 from rich.console import Console
 from typer.testing import CliRunner
 
 from producers.lines import numbered_lines
-from producers.source import WorldEvent
-from stream.events import Impression, Install, Tick, Value
-from stream.joiner.join import Joiner
-from stream.joiner.label_rules import LabelRules
+from stream.events import Value
 from stream.spec import Spec
 from stream.spec_file import load_spec, parse_spec
-from tests.producers.worlds import worlds
-from thalweg.attribution import NEVER_SHOWN, OTHER_PAGE, TOO_EARLY, UNKNOWN_PAGE, Attribution
+from thalweg.attribution import NEVER_SHOWN, OTHER_PAGE, TOO_EARLY, UNKNOWN_PAGE
 from thalweg.check import Check, figures, findings_table
 from thalweg.columns import Column, Sample
 from thalweg.findings import Finding
 from thalweg.main import app
-from thalweg.survey import Survey
 
 SPECS = Path(__file__).parents[2] / "specs"
 T = 1_767_600_000_000
@@ -167,6 +161,7 @@ def test_the_window_is_held_against_the_delays() -> None:
     check = checked(lines)
     one = next(one for one in check.findings() if one.name == "too_late")
     assert (one.severity, one.times, check.labels) == ("warning", 133, 1)
+    assert one.where == "line 19; line 23; line 27"
     assert "label.window to 30s" in one.todo
 
 
@@ -267,53 +262,6 @@ def test_the_public_data_sets_are_sound_under_their_specs() -> None:
     for line, event in zip(range(10_000), read_movielens(fetch_movielens(Settings().data, print)), strict=False):
         check.take(line, event)
     assert {one.severity for one in check.findings()} == {"fine"}
-
-
-@given(worlds)
-def test_installs_find_their_pages_as_in_the_join(world: list[WorldEvent]) -> None:
-    """In any order, as many installs are without a page as the joiner counts when its window has no end."""
-    events = [event for event in world if not (isinstance(event, Install) and event.retracted)]
-    joiner, survey = Joiner(LabelRules("eager", window_ms=10**9)), Survey()
-    for n, event in enumerate(events):
-        survey.take(n, event)
-        if isinstance(event, Impression | Install | Tick):
-            joiner.feed([event], n, T + 10**11)
-    joiner.feed([Tick(T + 10**11)], len(events), T + 10**11)
-    survey.finish()
-    assert survey.shown.unmatched.total() == joiner.counts.organic
-
-
-def test_an_install_may_be_older_than_the_page_that_it_names_by_the_skew() -> None:
-    """Wherever it stands; one that is older has no page."""
-    for before_ms, found in ((1_000, (0, 0, True)), (1_001, None)):
-        shown = Attribution()
-        named = Install("u", "a", T - before_ms, "x", "r")
-        shown.page(Impression("r", T, "u", ["a"]))
-        assert shown.install(named, 1) == found
-        shown = Attribution()
-        assert shown.install(named, 1) is None
-        assert shown.page(Impression("r", T, "u", ["a"])) == ([found] if found else [])
-
-
-def test_a_further_page_under_a_request_id_extends_the_page() -> None:
-    """Its new items count as shown, at positions that go on; a copy is a repetition, and so is another user's page."""
-    shown = Attribution()
-    shown.page(Impression("r", T, "u", ["a", "b"]))
-    assert shown.install(Install("u", "c", T + 1, "x", "r"), 1) is None
-    assert shown.page(Impression("r", T + 5, "u", ["b", "c"])) == [(1, 2, True)]
-    shown.page(Impression("r", T, "u", ["a", "b"]))
-    shown.page(Impression("r", T, "v", ["d"]))
-    assert (shown.shown, shown.pages, shown.repeated_pages) == (3, 4, 2)
-
-
-def test_memory_is_bounded() -> None:
-    """Of a long stream the oldest pages are forgotten: an install of one is without a page then, a new one's isn't."""
-    shown = Attribution(most=100)
-    for n in range(1_000):
-        shown.page(Impression(f"r{n}", T + n, f"u{n}", ["a", "b"]))
-    assert shown.install(Install("u3", "a", T + 2_000, "x", "r3"), 1) is None
-    assert shown.install(Install("u999", "b", T + 2_000, "x"), 2) == (1_001, 1, True)
-    assert sum(len(known.young) + len(known.old) for known in (shown._pages, shown._pages_of)) <= 200
 
 
 def test_a_sample_holds_its_quantiles() -> None:
