@@ -1,5 +1,6 @@
 """A source read to its end behind a progress bar: each event with the line, or the place, that it stands in."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ BAR: Final = (
 
 def read_through(source: str, settings: Settings) -> Iterator[tuple[int, Sourced]]:
     """Every event of a file (`-`: stdin) with its line, of a data set with its place, from 1. Raises DataError."""
+    gc.freeze()  # what was loaded stays: full collections needn't look at it again
     if data_set(source):
         yield from enumerate(open_source(source, settings), 1)
         return
