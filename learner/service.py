@@ -15,6 +15,7 @@ from learner.model import Model
 from learner.numbers import Used
 from learner.progress import HEADER
 from learner.publisher import Publisher, cadence_of
+from learner.seen import source_of
 from learner.warm import warm
 from stream.clock import now_ms
 from stream.dead_letters import Outgoing, dead_letter
@@ -65,7 +66,7 @@ class Learner:
             assert record.offset >= self.offset, f"offset {record.offset} was learned already"
             events, bad = decode_training(record.value or b"")
             self._learning, self.whole = record.offset, False
-            self.model.learn(events, record.offset)
+            self.model.learn(events, record.offset, source_of(record.key))
             self.whole = True
             for raw, reason in bad:
                 self._bury(raw, "BadEvent", reason, record)
@@ -212,6 +213,7 @@ def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: 
     warm(spec)
     checkpoint = files.newest()
     model = restore(spec, checkpoint) if checkpoint else Model(spec)
+    model.seen.ids_max = settings.dedup_ids
     gc.collect()
     gc.freeze()  # what was loaded stays: full collections (0.2 s over all of torch) needn't look at it again
     offset = checkpoint.meta.offset if checkpoint else START

@@ -165,7 +165,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 pages = await self._pages(partition, owned, emission.labels) if emission.labels else []
                 if self.assigned.owned.get(partition) is not owned:
                     return False
-                for outgoing in emission_records(emission, self._partitions, pages):
+                for outgoing in emission_records(emission, self._partitions, pages, partition):
                     self.outbox.put(outgoing)
             owned.trim_bodies()
             if not owned.whole or self.outbox.waiting_bytes > HAND_OVER_BYTES:
