@@ -11,6 +11,7 @@ import structlog
 
 from learner import meters
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
+from learner.dedup_check import check_memory
 from learner.model import Model
 from learner.numbers import Used
 from learner.progress import HEADER
@@ -220,6 +221,7 @@ def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: 
     attempt = 0
     while not life.stopping.is_set():
         try:
+            check_memory(settings)
             learner = Learner(KafkaLog(settings, linger_ms=5), model, offset, files, settings.checkpoint_every_ms)
         except LogUnavailable as bad:
             life.state = str(bad)
