@@ -20,7 +20,6 @@ from learner.deep import Deep
 from learner.ftrl import WIDTH as WIDE_WIDTH
 from learner.ftrl import Ftrl
 from learner.model import Model
-from learner.seen import Seen
 from learner.shown import ShownItems
 from stream.durable import DRAFT, replacing
 from stream.errors import BadSnapshot, CheckpointError
@@ -61,14 +60,13 @@ class Checkpoint:
 
 def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     """Copy the model's state as it is now."""
-    progress, seen, shown = model.progress, model.seen, model.shown
+    progress, shown = model.progress, model.shown
     arrays: Arrays = {
         **_wide_arrays(model.wide),
         "statistics": model.statistics.table.rows(),
         "statistics_sweep": model.statistics.sweep.state(),
         **progress.arrays(),
-        "young": seen.young.rows()[:, 0],
-        "old": seen.old.rows()[:, 0],
+        **model.seen.arrays(),
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
         **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
         "shown_since_ms": np.array([shown.since_ms], np.int64),
@@ -143,7 +141,7 @@ def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.statistics.sweep.restore(arrays["statistics_sweep"])
     model.statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
     model.progress.fill(arrays, meta.slices)
-    model.seen = Seen(arrays["young"], arrays["old"])
+    model.seen.fill(arrays)
     model.shown = _shown(arrays)
     model.recent_ids[:], model.recent_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
     model.records = deque((int(offset), int(start)) for offset, start in arrays["records"])

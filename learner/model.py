@@ -20,7 +20,7 @@ from learner.flat import Flat, flatten, gathered, known_again
 from learner.ftrl import Ftrl
 from learner.progress import Progress
 from learner.retrain import Window, warm_start
-from learner.seen import Seen
+from learner.seen import NO_SOURCE, Seen
 from learner.shown import ShownItems
 from learner.slices import Slices
 from learner.step import Given, Told, learn_record, learn_wide
@@ -95,23 +95,26 @@ class Model:
         predictions: F32 = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
         return predictions
 
-    def learn(self, record: Sequence[TrainingEvent], offset: int) -> int:
-        """Learn one record of `examples`. Returns how many examples of it were new."""
-        new = self._learn_examples([event for event in record if isinstance(event, Examples)], offset)
-        self._learn_organic([event for event in record if isinstance(event, Organic)])
+    def learn(self, record: Sequence[TrainingEvent], offset: int, source: int = NO_SOURCE) -> int:
+        """Learn one record of `examples`. `source`: the partition of `events` that it came of.
+
+        Returns how many examples of it were new.
+        """
+        new = self._learn_examples([event for event in record if isinstance(event, Examples)], offset, source)
+        self._learn_organic([event for event in record if isinstance(event, Organic)], source)
         return new
 
-    def _learn_organic(self, installs: Sequence[Organic]) -> None:
+    def _learn_organic(self, installs: Sequence[Organic], source: int) -> None:
         """Move the statistics of organic installs. Without such statistics they aren't even remembered."""
         if not installs or not len(self.statistics.program.organic):
             return
         ids = np.array([organic_id(one.user, one.install_id) for one in installs], np.uint64)
-        new = [one for one, is_new in zip(installs, self.seen.new(ids), strict=True) if is_new]
+        new = [one for one, is_new in zip(installs, self.seen.new(ids, source), strict=True) if is_new]
         self.duplicates += len(installs) - len(new)
         self.organic += len(new)
         self.statistics.learn_organic(new)
 
-    def _learn_examples(self, record: Sequence[Examples], offset: int) -> int:
+    def _learn_examples(self, record: Sequence[Examples], offset: int, source: int) -> int:
         """The record's labelled pages. Returns how many examples were new."""
         flat, bad = flatten(record, self.layout, self.spec.deep.micro_batch)
         self.bad += bad
@@ -119,7 +122,7 @@ class Model:
         for examples in record:
             if id(examples) not in refused:
                 self.shown.show(examples.page.items, examples.page.time_ms)
-        new = self.seen.new(flat.ids)
+        new = self.seen.new(flat.ids, source)
         if not new.all():
             self.duplicates += int(len(flat) - new.sum())
             flat = flat.take(new)

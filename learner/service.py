@@ -11,10 +11,12 @@ import structlog
 
 from learner import meters
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
+from learner.dedup_check import check_memory
 from learner.model import Model
 from learner.numbers import Used
 from learner.progress import HEADER
 from learner.publisher import Publisher, cadence_of
+from learner.seen import source_of
 from learner.warm import warm
 from stream.clock import now_ms
 from stream.dead_letters import Outgoing, dead_letter
@@ -65,7 +67,7 @@ class Learner:
             assert record.offset >= self.offset, f"offset {record.offset} was learned already"
             events, bad = decode_training(record.value or b"")
             self._learning, self.whole = record.offset, False
-            self.model.learn(events, record.offset)
+            self.model.learn(events, record.offset, source_of(record.key))
             self.whole = True
             for raw, reason in bad:
                 self._bury(raw, "BadEvent", reason, record)
@@ -212,12 +214,14 @@ def _wait_for_log(settings: Settings, spec: Spec, files: CheckpointFiles, life: 
     warm(spec)
     checkpoint = files.newest()
     model = restore(spec, checkpoint) if checkpoint else Model(spec)
+    model.seen.ids_max = settings.dedup_ids
     gc.collect()
     gc.freeze()  # what was loaded stays: full collections (0.2 s over all of torch) needn't look at it again
     offset = checkpoint.meta.offset if checkpoint else START
     attempt = 0
     while not life.stopping.is_set():
         try:
+            check_memory(settings)
             learner = Learner(KafkaLog(settings, linger_ms=5), model, offset, files, settings.checkpoint_every_ms)
         except LogUnavailable as bad:
             life.state = str(bad)

@@ -8,7 +8,7 @@ it. A page's features are made before the page itself is joined: what its own ar
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,10 +34,9 @@ from stream.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
 from stream.log import partition_of
+from stream.settings import DEDUP_IDS
 from stream.spec import Spec
 from stream.statistics import Statistics, StatisticsProgram
-
-IDS: Final = 500_000  # example ids of a generation; between one and two generations are remembered, as by the learner
 
 
 class Taken(NamedTuple):
@@ -174,7 +173,7 @@ class FeatureMaker:
     def _is_new(self, example: int) -> bool:
         if example in self._young or example in self._old:
             return False
-        if len(self._young) >= IDS:
+        if len(self._young) >= DEDUP_IDS:
             self._old, self._young = self._young, set()
         self._young.add(example)
         return True

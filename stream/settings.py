@@ -6,12 +6,14 @@ What the model is stands in the spec (`spec.py`); what differs between machines 
 import json
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stream.errors import SettingsError
+
+DEDUP_IDS: Final = 200_000  # example ids of a generation; between one and two generations are remembered
 
 
 class Settings(BaseSettings):
@@ -65,6 +67,12 @@ class Settings(BaseSettings):
         description="so long after a broker was away, a partition without events isn't taken for silent: producers "
         "may come back later than the joiner",
     )
+    dedup_ids: int = Field(
+        DEDUP_IDS,
+        ge=10_000,
+        description="how many example ids of each partition of `events` the learner remembers at least, to drop "
+        "duplicates; a joiner commits before it has emitted two fifths as many: give both the same",
+    )
     learner_port: int = Field(
         0, ge=0, le=65535, description="port of the learner's health and metrics; 0: any free one"
     )
@@ -112,6 +120,11 @@ class Settings(BaseSettings):
                 f"{stack} can't be read ({bad!r}); `thalweg down` and `thalweg up` write it anew"
             ) from None
         return found.model_copy(update=here)
+
+    @property
+    def uncommitted_max(self) -> int:
+        """How many examples a joiner may emit without a commit; the rest is for the record that it is at."""
+        return self.dedup_ids * 2 // 5
 
     def environment(self) -> dict[str, str]:
         """This process's environment with these settings, secrets among them: for one that is to have the same."""

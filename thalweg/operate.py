@@ -63,7 +63,7 @@ def audit(
     ] = "",
     memory: Annotated[
         int | None,
-        typer.Option(min=1, help="How many example ids the learner remembers, at least.", show_default="500000"),
+        typer.Option(min=1, help="How many example ids the learner remembers.", show_default="THALWEG_DEDUP_IDS"),
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -79,7 +79,6 @@ def audit(
 
     Memory is bounded, whatever the window: what is read lies in a temporary folder (TMPDIR), some 60 bytes a label.
     """
-    from learner.seen import IDS
     from stream.kafka_admin import group_commits
     from stream.topics import EVENTS
     from thalweg.audit import audit as auditing
@@ -90,6 +89,7 @@ def audit(
     from thalweg.show import printed
 
     settings = kept_settings()
+    memory = memory or settings.dedup_ids
     named = audit_rules(read_spec(spec)) if spec else None
     since_ms = ago_ms(since) if since else None
     with open_log(settings) as log:
@@ -98,7 +98,7 @@ def audit(
         rules = rules_of(rules_in(commits), named)
         progress = auditing.progress_of(commits)
         with progress_bars() as on_progress:
-            found = auditing.audit(log, rules, progress, since_ms, memory=memory or IDS, on_progress=on_progress)
+            found = auditing.audit(log, rules, progress, since_ms, memory=memory, on_progress=on_progress)
     printed(audit_table(found))
     for one in found.by_fault():
         print(f"{one.fault}: {one.about}: {one.text}")

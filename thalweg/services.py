@@ -189,6 +189,7 @@ def run_joiner(
         accept_gap=accept_gap,
         accept_rules=accept_rules,
         model=read.name,
+        uncommitted_max=settings.uncommitted_max,
         poison_s=settings.joiner_poison_s,
         outage_grace_s=settings.joiner_outage_grace_s,
     )

@@ -249,7 +249,8 @@ class AssignedPartitions:
 
     def _commit(self, owned: Assigned) -> StoredCommit:
         checkpoint = owned.joiner.checkpoint(owned.next_offset)
-        progress = Progress(max(owned.next_offset, owned.emit_from), owned.read_ms, owned.late)
+        confirmed = max(owned.next_offset, owned.emit_from)
+        progress = Progress(confirmed, owned.read_ms, owned.late, self._shell.uncommitted_max)
         return checkpoint.offset, metadata_of(checkpoint, self._rules, self._shell.model, progress)
 
     # --- event time ----------------------------------------------------------------------------------------

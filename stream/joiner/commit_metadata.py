@@ -27,12 +27,14 @@ class Progress:
     """How far the output of a partition is, beside its checkpoint.
 
     `confirmed`: the next offset whose output isn't confirmed. `read_ms`: when the last record below it was appended.
-    `late`: events below it that came too late, over all owners of the partition.
+    `late`: events below it that came too late, over all owners of the partition. `uncommitted_max`: so many examples
+    may have been emitted above it, and are emitted again by whoever goes on from it.
     """
 
     confirmed: int
     read_ms: int = 0
     late: int = 0
+    uncommitted_max: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,16 @@ def commit_of(offset: int, metadata: str) -> Commit:
     """
     try:
         stored = json.loads(metadata or "{}")
-        watermark_ms, finished_ms, floor_ms, version, read_ms, late = (
+        watermark_ms, finished_ms, floor_ms, version, read_ms, late, uncommitted_max = (
             int(stored.get(name, 0))
-            for name in ("watermark_ms", "finished_ms", "floor_ms", "version", "read_ms", "late")
+            for name in ("watermark_ms", "finished_ms", "floor_ms", "version", "read_ms", "late", "uncommitted_max")
         )
         unsure_ms = int(stored["unsure_ms"]) if "unsure_ms" in stored else None
         confirmed = max(int(stored.get("confirmed", offset)), offset)
         rules, model = stored.get("rules", {}), str(stored.get("model", ""))
         return Commit(
             Checkpoint(offset, watermark_ms, finished_ms, floor_ms, unsure_ms),
-            Progress(confirmed, read_ms, late),
+            Progress(confirmed, read_ms, late, uncommitted_max),
             version,
             rules if isinstance(rules, dict) else {},
             model,

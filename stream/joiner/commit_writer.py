@@ -12,6 +12,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from stream.errors import SettingsError
 from stream.joiner.assigned_partitions import Assigned, AssignedPartitions, StoredCommit
+from stream.joiner.metrics import Tally
 from stream.joiner.outbox import Outbox
 
 EXPELLED_MAX: Final = 3  # times in
@@ -22,15 +23,22 @@ log = logging.getLogger(__name__)
 
 
 class CommitWriter:
-    """Of one worker, named `worker`, on `topic`."""
+    """Of one worker, named `worker`, on `topic`; `tally` counts what it emits."""
 
-    def __init__(self, topic: str, worker: str, assigned: AssignedPartitions, outbox: Outbox) -> None:
+    def __init__(self, topic: str, worker: str, assigned: AssignedPartitions, outbox: Outbox, tally: Tally) -> None:
         self._topic = topic
         self._worker = worker
         self._assigned = assigned
         self._outbox = outbox
+        self._tally = tally
+        self._committed = 0  # of the examples emitted
         self._committing: asyncio.Future[None] | None = None
         self._expelled_at: deque[float] = deque(maxlen=EXPELLED_MAX)
+
+    @property
+    def uncommitted(self) -> int:
+        """How many examples were emitted that no stored commit covers: a kill now has them emitted again."""
+        return self._tally.emitted - self._committed
 
     async def store_last(self, consumer: Any) -> None:
         """The last commit of partitions that go, in any case: whether it is taken tells whether the group knows us.
@@ -52,6 +60,7 @@ class CommitWriter:
         self, consumer: Any, wanted: dict[int, tuple[Assigned, StoredCommit]]
     ) -> CommitFailedError | IllegalStateError | None:
         """Store these once everything that was put out is confirmed; returns why the group refused, if it did."""
+        emitted = self._tally.emitted
         if not wanted or not await self._outbox.confirm():
             return None
         still = {p: (owned, commit) for p, (owned, commit) in wanted.items() if self._assigned.owned.get(p) is owned}
@@ -79,6 +88,7 @@ class CommitWriter:
                 self._committing = None
         for owned, commit in still.values():
             owned.stored = commit
+        self._committed = max(self._committed, emitted)
         return None
 
     def _expelled(self) -> None:

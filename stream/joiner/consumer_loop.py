@@ -41,7 +41,6 @@ POLL_MS: Final = 100
 BEGIN_S: Final = 10.0
 RETRY_S: Final = 0.2
 REVOKE_S: Final = 5.0  # so long a revocation waits for the record at work
-UNCOMMITTED_MAX: Final = 200_000  # examples: emitted again after a kill, and known by a learner that remembers 500,000
 HAND_OVER_BYTES: Final = 256 * 1024
 WAITING_BYTES_MAX: Final = 4 * 1024 * 1024  # of output: the join waits while more isn't handed over
 LOG_APPEND_TIME: Final = 1
@@ -91,7 +90,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._ticks = TickWatch(self.topic, shell, assigned, self.outbox, lambda: self._busy)
         self._revoked_at: float | None = None
         self._saver = StateSaver()
-        self._commits = CommitWriter(self.topic, settings.worker, assigned, self.outbox)
+        self._commits = CommitWriter(self.topic, settings.worker, assigned, self.outbox, processor.tally)
 
     def fail(self, bad: BaseException) -> None:
         """End; the first failure is the one that is reported."""
@@ -165,7 +164,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 pages = await self._pages(partition, owned, emission.labels) if emission.labels else []
                 if self.assigned.owned.get(partition) is not owned:
                     return False
-                for outgoing in emission_records(emission, self._partitions, pages):
+                for outgoing in emission_records(emission, self._partitions, pages, partition):
                     self.outbox.put(outgoing)
             owned.trim_bodies()
             if not owned.whole or self.outbox.waiting_bytes > HAND_OVER_BYTES:
@@ -173,8 +172,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 await asyncio.sleep(0)
             if self.outbox.waiting_bytes > WAITING_BYTES_MAX:
                 await self.outbox.flush()
-            if owned.whole and self.tally.uncommitted > UNCOMMITTED_MAX and not self._revoking:
-                self.tally.uncommitted = 0
+            if owned.whole and self._commits.uncommitted > self._shell.uncommitted_max and not self._revoking:
                 await self._commits.store(self.consumer, self.assigned.unstored())
             if self.failure is not None or self.assigned.owned.get(partition) is not owned:
                 return False
@@ -304,7 +302,6 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         async with self._working:
             wanted = self.assigned.unstored()
             captures = self._saver.capture(self.assigned.owned, time.monotonic(), ending=self.ending)
-            self.tally.uncommitted = 0
         await self._commits.store(self.consumer, wanted)
         await self._saver.write(captures)
 

@@ -50,7 +50,7 @@ class Tally:
     def __init__(self) -> None:
         self.kinds = {"page": 0, "install": 0, "tick": 0}
         self.told = [0] * len(REASONS)
-        self.uncommitted = 0  # examples emitted since the last commit
+        self.emitted = 0  # examples, ever
         self.letters = dict.fromkeys(LETTER_REASONS.values(), 0)
         self._delays: list[int] = []  # ingest times of records that told something
 
@@ -69,7 +69,7 @@ class Tally:
     def add_labels(self, labels: Labels) -> None:
         """Labels that are emitted."""
         if labels:
-            self.uncommitted += count_reasons(labels, self.told)
+            self.emitted += count_reasons(labels, self.told)
             self._delays += labels.pages[-DELAYS:, INGEST_MS].tolist()
 
     def handed_over(self) -> None:

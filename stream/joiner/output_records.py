@@ -35,19 +35,24 @@ class Emission(NamedTuple):
     others: Sequence[Outgoing] = ()
 
 
-def emission_records(emission: Emission, partitions: Mapping[str, int], pages: list[bytes]) -> list[Outgoing]:
+def emission_records(
+    emission: Emission, partitions: Mapping[str, int], pages: list[bytes], source: int
+) -> list[Outgoing]:
     """The records of it, in order; all labels are encoded together.
 
-    `pages`: those of the labels, as they lie in the log. Each input record still leads to records of its own, so that
-    they don't depend on how input was read in batches.
+    `pages`: those of the labels, as they lie in the log. `source`: the partition of `events` that all of it came of, the
+    key of what goes into `examples`: a learner remembers each source's ids apart. Each input record still leads to
+    records of its own, so that they don't depend on how input was read in batches.
     """
     written = examples_bytes(emission.labels, pages) if emission.labels else []
     outgoing: list[Outgoing] = []
-    begin = 0
+    begin, key = 0, b"%d" % source
     for end, organic in emission.groups:
         learned = organic if emission.learned else ()
         if end > begin or learned:
-            outgoing += label_records(written[begin:end], pages[begin:end], partitions[EXAMPLES.name], organic=learned)
+            outgoing += label_records(
+                written[begin:end], pages[begin:end], partitions[EXAMPLES.name], organic=learned, key=key
+            )
             begin = end
         if organic:
             outgoing += organic_records(organic, partitions[ORGANIC.name])
@@ -60,6 +65,7 @@ def label_records(
     partitions: int,
     bytes_max: int = EXAMPLES_BYTES_MAX,
     organic: Sequence[Organic] = (),
+    key: bytes | None = None,
 ) -> list[Outgoing]:
     """What one input record led to as one record of `examples` (a partition), cut where it would grow too large.
 
@@ -69,10 +75,10 @@ def label_records(
     written = [*written, *map(encode, organic)] if organic else written
     if partitions == 1:
         if sum(map(len, written)) + 5 <= bytes_max:
-            return [Outgoing(EXAMPLES.name, 0, b"".join((array_head(len(written)), *written)))]
-        return _packed(EXAMPLES.name, [0] * len(written), written, bytes_max)
+            return [Outgoing(EXAMPLES.name, 0, b"".join((array_head(len(written)), *written)), key)]
+        return _packed(EXAMPLES.name, [0] * len(written), written, bytes_max, key)
     places = [partition_of_user(user, partitions) for user in (*map(user_of, pages), *(one.user for one in organic))]
-    return _packed(EXAMPLES.name, places, written, bytes_max)
+    return _packed(EXAMPLES.name, places, written, bytes_max, key)
 
 
 def organic_records(organic: Sequence[Organic], partitions: int) -> list[Outgoing]:
@@ -81,7 +87,9 @@ def organic_records(organic: Sequence[Organic], partitions: int) -> list[Outgoin
     return _packed(ORGANIC.name, places, list(map(encode, organic)), EXAMPLES_BYTES_MAX)
 
 
-def _packed(topic: str, places: Sequence[int], written: Sequence[bytes], bytes_max: int) -> list[Outgoing]:
+def _packed(
+    topic: str, places: Sequence[int], written: Sequence[bytes], bytes_max: int, key: bytes | None = None
+) -> list[Outgoing]:
     """Encoded events, each with its partition, as records of at most so many bytes; one event may have more."""
     records: list[Outgoing] = []
     waiting: dict[int, list[bytes]] = {}
@@ -89,12 +97,12 @@ def _packed(topic: str, places: Sequence[int], written: Sequence[bytes], bytes_m
     for partition, raw in zip(places, written, strict=True):
         parts = waiting.setdefault(partition, [])
         if parts and sizes[partition] + len(raw) > bytes_max:
-            records.append(_record(topic, partition, parts))
+            records.append(_record(topic, partition, parts, key))
             parts = waiting[partition] = []
         sizes[partition] = len(raw) + (sizes[partition] if parts else 0)
         parts.append(raw)
-    return records + [_record(topic, partition, parts) for partition, parts in waiting.items()]
+    return records + [_record(topic, partition, parts, key) for partition, parts in waiting.items()]
 
 
-def _record(topic: str, partition: int, parts: Sequence[bytes]) -> Outgoing:
-    return Outgoing(topic, partition, b"".join((array_head(len(parts)), *parts)))
+def _record(topic: str, partition: int, parts: Sequence[bytes], key: bytes | None) -> Outgoing:
+    return Outgoing(topic, partition, b"".join((array_head(len(parts)), *parts)), key)

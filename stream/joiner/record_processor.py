@@ -42,6 +42,7 @@ class ShellRules:
     accept_rules: bool = False  # go on from commits of other rules, or of another model
     model: str = ""  # the spec's name: stored in commits
     poison_s: float = 60.0  # stop when nothing but what can't be taken in has come for so long; 0: never
+    uncommitted_max: int = 80_000  # examples that a worker emits without a commit: a learner knows 200,000 ids
     outage_grace_s: float = 30.0  # after an outage a partition without events isn't silent for so long
 
 

@@ -20,7 +20,7 @@ COUNTED = '[statistics]\ninstalls = { kind = "count", of = "organic", by = ["ite
 WANTED = {'window = "2s"': 'window = "2s"\norganic = "examples"'}
 SPEC = small_spec(**{"[statistics]": COUNTED}, **WANTED)
 INDIFFERENT = small_spec(**WANTED)
-MOVED = ("statistics", "statistics_sweep", "young")
+MOVED = ("statistics", "statistics_sweep", "seen_ids", "seen_counts")
 
 
 def organic(n: int, item: int = 3) -> Organic:

@@ -380,9 +380,16 @@ def test_an_id_is_new_once(batches: list[list[int]]) -> None:
 
 
 def test_memory_of_ids_is_bounded_and_keeps_the_newest() -> None:
-    """At least the last `ids` ids are remembered, at most twice as many."""
+    """At least the last `ids` ids of each source are remembered, at most twice as many."""
     seen = Seen(ids=100)
-    for first in range(1, 1001, 10):
-        seen.new(np.arange(first, first + 10, dtype=np.uint64))
-    assert len(seen.young) + len(seen.old) <= 200
-    assert not seen.new(np.arange(901, 1001, dtype=np.uint64)).any()
+    for source in (0, 7, -1):
+        for first in range(1, 1001, 10):
+            seen.new(np.arange(first, first + 10, dtype=np.uint64) + np.uint64(1_000 * (source + 1)), source)
+    assert all(len(young) + len(old) <= 200 for young, old in seen.generations.values())
+    again = Seen(ids=100)
+    again.fill(seen.arrays())
+    for one in (seen, again):
+        for source in (0, 7, -1):
+            ids = np.arange(901, 1001, dtype=np.uint64) + np.uint64(1_000 * (source + 1))
+            assert not one.new(ids, source).any()
+            assert one.new(ids, 3).all(), "of another source"

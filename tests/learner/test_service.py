@@ -174,6 +174,7 @@ def test_without_a_checkpoint_it_begins_where_the_log_begins(
     """Retention has cut the log: a new model learns what is left; checkpoint and version hold the true offset."""
     log, store = records(SPEC, 60), AskedStore()
     monkeypatch.setattr("learner.service.KafkaLog", lambda *_, **__: room.log)
+    monkeypatch.setattr("learner.service.check_memory", lambda _: None)
     room.write(*map(encode_record, log))
     room.log.truncate(EXAMPLES.name, 0, 4)
     learner, alone = _wait_for_log(Settings(), SPEC, room.files, _Life(threading.Event())), Model(SPEC)

@@ -1,21 +1,28 @@
 """Pages and installs in real time, some of them bad, late, repeated or taken back; and joiners to be hurt meanwhile."""
 
+import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from producers.clock import Clock
 from producers.outbox import Outbox
 from stream.errors import LogUnavailable
 from stream.events import Impression, Install, Tick, encode, encode_record
+from stream.features import Catalogue, Layout, build_page
+from stream.joiner.commit_metadata import commit_of
 from stream.kafka_admin import apply_topics, group_commits, plan_topics
 from stream.kafka_log import KafkaLog
 from stream.log import partition_of
-from stream.settings import Settings
+from stream.settings import DEDUP_IDS, Settings
+from stream.spec import Spec
 from stream.spec_file import load_spec
 from stream.topics import EVENTS, EXAMPLES
 from tests.system.house import ended, until
@@ -27,6 +34,9 @@ from thalweg.audit.rules import audit_rules
 from thalweg.stack import Stack
 from thalweg.status import Service
 
+SOAK: Final = bool(os.environ.get("SOAK"))
+SEEDS: Final = [int(seed) for seed in os.environ.get("SEED", "11,12,13" if SOAK else "11").split(",")]
+GROUPS_A_S: Final = 200.0
 SPEC: Final = """
 name = "faults"
 parts = ["wide"]
@@ -38,27 +48,33 @@ id = "category"
 features = ["item.id"]
 [label]
 policy = "{policy}"
-window = "400ms"
+window = "{window}"
 lateness = "{lateness}"
 """
 PARTITIONS: Final = 6  # Faust gives a worker up to ceil(partitions / workers): by 1, 2 and 3 they are shared evenly
 POISON: Final = 0.01  # of all records
+RECORD_EVENTS: Final = 192
 
 
 class Joiners:
-    """Workers of one joiner group, on topics of their own; the flow that keeps them busy; the audit at its end."""
+    """Workers of one joiner group, on topics of their own; the flow that keeps them busy; the audit at its end.
+
+    `dedup_ids`: how many example ids their learner remembers.
+    """
 
     def __init__(
         self, nest: Nest, stack: Stack, prefix: str, home: Path,
-        *, policy: str = "eager", lateness: str = "50ms",
+        *, policy: str = "eager", lateness: str = "50ms", window: str = "400ms", dedup_ids: int = DEDUP_IDS,
     ) -> None:  # fmt: skip
         self.home = home
         self.spec_file = home / "spec.toml"
-        self.spec_file.write_text(SPEC.format(policy=policy, lateness=lateness))
+        self.spec_file.write_text(SPEC.format(policy=policy, lateness=lateness, window=window))
         self.spec = load_spec(self.spec_file)
         self.settings = Settings(
-            kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=home, partitions=PARTITIONS
-        )
+            kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=home, partitions=PARTITIONS,
+            dedup_ids=dedup_ids,
+        )  # fmt: skip
+        self.features = features(self.spec)
         self.pids: dict[str, int] = {}
         self._nest = nest
         apply_topics(self.settings, plan_topics(self.settings))
@@ -66,10 +82,17 @@ class Joiners:
 
     def start(self, worker: str) -> None:
         """`thalweg run joiner` under this worker's name."""
-        told = {name: getattr(self.settings, name) for name in ("kafka", "redis", "topic_prefix", "local")}
-        arguments = ["run", "joiner", "--spec", str(self.spec_file)]
-        log = self.home / f"joiner-{worker}.log"
-        self.pids[worker] = self._nest.start(arguments, told | {"worker": worker}, log)
+        self.pids[worker] = self._run("joiner", f"joiner-{worker}", worker=worker)
+
+    def start_learner(self, **settings: object) -> None:
+        """`thalweg run learner`, with settings of its own."""
+        self.pids["learner"] = self._run("learner", "learner", **settings)
+
+    def _run(self, room: str, name: str, **settings: object) -> int:
+        """A room's process, with settings of its own; returns its pid."""
+        shared = {one: getattr(self.settings, one) for one in ("kafka", "redis", "topic_prefix", "local", "dedup_ids")}
+        arguments = ["run", room, "--spec", str(self.spec_file)]
+        return self._nest.start(arguments, shared | settings, self.home / f"{name}.log")
 
     def kill(self, worker: str, number: int = signal.SIGKILL) -> None:
         """kill -9, or kinder; returns when the process is gone."""
@@ -91,6 +114,25 @@ class Joiners:
         status, says = service.get("/readyz")
         return int(says.split()[0]) if status == 200 and says.split()[0].isdigit() else 0
 
+    def learned(self) -> tuple[int, int]:
+        """How many examples the learner has learned, and how many duplicates it has dropped; (0, 0): no answer."""
+        service = Service.read(self.settings.local / "run" / "learner-0.json")
+        found = service.metrics() if service else {}
+        return int(found.get("thalweg_examples_learned", 0)), int(found.get("thalweg_duplicates_dropped", 0))
+
+    def show(self, pages: int) -> None:
+        """So many pages of four items at once, each with a user of its own and two installs."""
+        now_ms = int(time.time() * 1000)
+        waiting: dict[int, list[Impression | Install]] = {p: [] for p in range(PARTITIONS)}
+        for k in range(pages):
+            page = Impression(f"s{k}", now_ms, f"s{k}", list("abcd"), features=self.features)
+            installs = [Install(page.user, item, now_ms + 1, f"s{k}-{item}") for item in "ab"]
+            waiting[partition_of(page.user, PARTITIONS)] += [page, *installs]
+        for partition, events in waiting.items():
+            for at in range(0, len(events), RECORD_EVENTS):
+                self.log.send(EVENTS.name, partition, encode_record(events[at : at + RECORD_EVENTS]))
+        self.log.flush()
+
     def told(self) -> int:
         """How many records of examples there are; −1 while no broker answers."""
         try:
@@ -98,10 +140,19 @@ class Joiners:
         except LogUnavailable:
             return -1
 
+    def catch_up(self) -> None:
+        """Wait until all that came of the events that there are now is out, by the commits."""
+        ends = self.log.ends(EVENTS.name)
+
+        def confirmed() -> bool:
+            commits = group_commits(self.settings, GROUP, EVENTS.name)
+            return all(p in commits and commit_of(*commits[p]).progress.confirmed >= end for p, end in ends.items())
+
+        until(confirmed, f"everything to be emitted; see {self.home}", 60.0, every_s=0.2)
+
     def finish(self, flow: "Flow") -> Audit:
         """End the flow, let event time go on until every page is finished, and audit."""
         flow.stop()
-        rules = audit_rules(self.spec)
         last_ms = int(time.time() * 1000) + 500
 
         def finished() -> bool:
@@ -112,19 +163,32 @@ class Joiners:
             return len(commits) == PARTITIONS and all(at.finished_ms >= last_ms for at in commits.values())
 
         until(finished, f"all pages to be finished; see {self.home}", 60.0, every_s=0.2)
-        return audit(self.log, rules, progress_of(group_commits(self.settings, GROUP, EVENTS.name)))
+        return self.audit()
+
+    def audit(self) -> Audit:
+        """Of all that there is."""
+        progress = progress_of(group_commits(self.settings, GROUP, EVENTS.name))
+        return audit(self.log, audit_rules(self.spec), progress, memory=self.settings.dedup_ids)
+
+
+def features(spec: Spec) -> bytes:
+    """Those of a page with four unknown items."""
+    layout = Layout(spec)
+    return build_page(layout, layout.user("u", {}, [], {}), Catalogue(layout), np.zeros(4, np.int64)).tobytes()
 
 
 class Flow:
     """Sends at an even pace in a thread of its own, from a seed, until it is stopped."""
 
-    def __init__(self, settings: Settings, seed: int, groups_a_s: float) -> None:
+    def __init__(self, settings: Settings, seed: int, groups_a_s: float, features: bytes) -> None:
         self.sent = 0
         self.pages = 0
         self.poison = 0
         self.holding = False  # as a producer that isn't connected: events happen, and wait
+        self._features = features
         self._random = random.Random(seed)
         self._rate = groups_a_s
+        self._waiting: list[Impression | Install] = []
         self._later: list[Install] = []
         self._ending = threading.Event()
         self._log = KafkaLog(settings, linger_ms=2)
@@ -147,27 +211,35 @@ class Flow:
     def _run(self) -> None:
         started = time.monotonic()
         while not self._ending.is_set():
-            for event in self._group():
-                self._outbox.gather(partition_of(event.user, PARTITIONS), encode(event))
+            self._waiting += self._group()
             if self._random.random() < POISON and not self.holding:
                 self.poison += 1
                 self._outbox.send(EVENTS.name, self._random.randrange(PARTITIONS), b"\xc1 poison %d" % self.poison)
             if not self.holding:
+                self._gather()
                 self._outbox.send_due()
             self.sent += 1
             time.sleep(max(0.0, self.sent / self._rate - (time.monotonic() - started)))
             if self.sent / self._rate < time.monotonic() - started - 1.0:  # it was held up: don't catch up in a burst
                 started = time.monotonic() - self.sent / self._rate
-        for install in self._later:
-            self._outbox.gather(partition_of(install.user, PARTITIONS), encode(install))
+                self._waiting += self._later  # these happened before what happens from now on
+                self._later.clear()
+        self._waiting += self._later
+        self._gather()
         self._outbox.settle()
+
+    def _gather(self) -> None:
+        for event in self._waiting:
+            self._outbox.gather(partition_of(event.user, PARTITIONS), encode(event))
+        self._waiting.clear()
 
     def _group(self) -> Sequence[Impression | Install]:
         """A page, now and then with its installs before it, and what is left of older ones."""
         rng = self._random
         now = int(time.time() * 1000)
         user = f"u{rng.randrange(300)}"
-        page = Impression(f"r{self.pages}", now - rng.randrange(60), user, rng.sample("abcdefgh", 4))
+        shown, features = rng.sample("abcdefgh", 4), self._features
+        page = Impression(f"r{self.pages}", now - rng.randrange(60), user, shown, features=features)
         self.pages += 1
         group: list[Impression | Install] = [page]
         if rng.random() < 0.4:
@@ -184,3 +256,31 @@ class Flow:
         while self._later and rng.random() < 0.4:
             group.append(self._later.pop(rng.randrange(len(self._later))))
         return group
+
+
+@contextmanager
+def flowing(joiners: Joiners, seed: int, groups_a_s: float = GROUPS_A_S) -> Iterator[Flow]:
+    """A flow that goes on meanwhile, and ends whatever happens."""
+    flow = Flow(joiners.settings, seed, groups_a_s, joiners.features)
+    try:
+        yield flow
+    finally:
+        if flow.running:
+            flow.stop()
+
+
+def grown(joiners: Joiners, before: int, what: str) -> int:
+    """Wait until there are more examples than before: somebody is at work."""
+    until(lambda: joiners.told() > before, what, 60.0)
+    return joiners.told()
+
+
+def shared_by(joiners: Joiners, *workers: str) -> None:
+    """Wait until these have all partitions, each some, and are at work."""
+
+    def all_shared() -> bool:
+        shares = [joiners.at_work(worker) for worker in workers]
+        return min(shares) > 0 and sum(shares) == PARTITIONS
+
+    until(all_shared, f"{PARTITIONS} partitions to be shared by {workers}", 60.0)
+    grown(joiners, joiners.told(), f"work of {workers}")

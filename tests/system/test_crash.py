@@ -10,13 +10,14 @@ import pytest
 
 from learner.checkpoint import CheckpointFiles, take
 from learner.model import Model
+from learner.seen import source_of
 from producers.clock import Clock
 from producers.replay import Pace, ReplayResult, replay
 from producers.source import WorldEvent
 from stream.events import Examples, Impression, SourceEvent, decode_events, decode_examples
 from stream.joiner.label_rules import label_rules
 from stream.kafka_log import KafkaLog
-from stream.log import START
+from stream.log import START, Record
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.joiner.join_oracle import Net, net_of, offline
 from tests.system.house import House, until, world
@@ -77,15 +78,14 @@ def learned_at_least(house: House, examples: int) -> None:
     until(lambda: house.metric("learner", "thalweg_examples_learned") >= examples, f"{examples} examples")
 
 
-def everything(house: House, topic: str) -> list[tuple[int, int, bytes]]:
-    """(partition, offset, value) of every record that there is now; a joiner may still tick."""
+def everything(house: House, topic: str) -> list[Record]:
+    """Every record that there is now; a joiner may still tick."""
     log = KafkaLog(house.settings)
     ends = log.ends(topic)
     reader = log.reader(topic, dict.fromkeys(ends, START))
-    found: list[tuple[int, int, bytes]] = []
+    found: list[Record] = []
     while any(at < ends[partition] for partition, at in reader.positions().items()):
-        some = [(r.partition, r.offset, r.value or b"") for r in reader.poll(0.2)]
-        found += [one for one in some if one[1] < ends[one[0]]]
+        found += [one for one in reader.poll(0.2) if one.offset < ends[one.partition]]
     reader.close()
     log.close()
     return found
@@ -93,7 +93,7 @@ def everything(house: House, topic: str) -> list[tuple[int, int, bytes]]:
 
 def learned_log(house: House) -> list[list[Examples]]:
     """The records of `examples`, in order."""
-    return [decode_examples(value)[0] for _, _, value in everything(house, EXAMPLES.name)]
+    return [decode_examples(record.value or b"")[0] for record in everything(house, EXAMPLES.name)]
 
 
 def test_labels_are_those_of_an_offline_join(aftermath: tuple[House, ReplayResult, list[str]]) -> None:
@@ -101,12 +101,12 @@ def test_labels_are_those_of_an_offline_join(aftermath: tuple[House, ReplayResul
     house, _, killed = aftermath
     assert killed.count("joiner") == 1
     by_partition: dict[int, list[SourceEvent]] = {}
-    for partition, _, value in everything(house, EVENTS.name):
-        by_partition.setdefault(partition, []).extend(decode_events(value)[0])
+    for record in everything(house, EVENTS.name):
+        by_partition.setdefault(record.partition, []).extend(decode_events(record.value or b"")[0])
     expected: Net = {}
     for events in by_partition.values():
         expected |= offline(events, label_rules(house.spec))
-    said = [examples for record in learned_log(house) for examples in record]
+    said = [examples for of_record in learned_log(house) for examples in of_record]
     assert len(expected) == 3 * PAGES
     assert net_of(said) == expected
 
@@ -120,8 +120,8 @@ def test_weights_are_bit_equal_to_a_run_that_was_never_stopped(
     records = learned_log(house)
     model = Model(house.spec)
     model.reread = lambda offset: iter(records[offset:])
-    for offset, record in enumerate(records):
-        model.learn(record, offset)
+    for record in everything(house, EXAMPLES.name):
+        model.learn(records[record.offset], record.offset, source_of(record.key))
     assert model.warm_starts >= 3
     found = CheckpointFiles(house.settings.local / "checkpoints" / "crash.small").newest()
     assert found is not None
@@ -131,7 +131,7 @@ def test_weights_are_bit_equal_to_a_run_that_was_never_stopped(
         other = found.arrays[name]
         if name in ("wide", "statistics", "vocabulary"):
             array, other = array[np.argsort(array[:, 0])], other[np.argsort(other[:, 0])]
-        elif name in ("young", "old"):
+        elif name == "seen_ids":
             array, other = np.sort(array), np.sort(other)
         assert array.tobytes() == other.tobytes(), name
 

@@ -255,7 +255,7 @@ def test_a_learner_drops_what_the_audit_says_it_drops(begun: int, between: int) 
     repetitions = Repetitions()
     n = len(ids)
     columns = (list(range(n)), [0] * n, [1.0] * n, [1] * n)
-    repetitions.take(0, [Emitted(0, 0, 0, "r", "u", T, 0, ["a"] * n, ids, *columns)])
+    repetitions.take(0, [Emitted(0, 0, 0, 0, "r", "u", T, 0, ["a"] * n, ids, *columns)])
     assert repetitions.emitted_again == 1
     seen = Seen(ids=8)
     learned = [bool(seen.new(np.array([one], np.uint64))[0]) for one in ids]

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from learner.seen import IDS
 from stream.errors import DataError
 from stream.log import START, Log
+from stream.settings import DEDUP_IDS
 from stream.topics import EVENTS, EXAMPLES, ORGANIC
 from thalweg.audit.audit_range import AuditRange, audit_ranges, emitted_topics
 from thalweg.audit.committed_rules import stored_in
@@ -36,14 +36,14 @@ def audit(
     progress: Mapping[int, Progress] | None,
     since_ms: int | None = None,
     *,
-    memory: int = IDS,
+    memory: int = DEDUP_IDS,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Audit:
     """Read both topics as they stand now, join, compare.
 
     `progress`: the joiner's, per partition of `events`, asked for before; None: the log alone decides, as if the
-    joiner had read all of it. `since_ms`: judge pages appended then or later. `memory`: how many example ids the
-    learner remembers. Raises DataError when there's nothing to judge, LogError.
+    joiner had read all of it. `since_ms`: judge pages appended then or later. `memory`: how many example ids of
+    each partition of `events` the learner remembers. Raises DataError when there's nothing to judge, LogError.
     """
     # In this order: an example that is read came of an event that is read.
     ends = {topic: log.ends(topic) for topic in emitted_topics(rules)}
@@ -125,10 +125,10 @@ def _count_repetitions(result: Audit, repetitions: Repetitions, emitted: Emitted
     for bucket in {place.bucket for place in first}:
         for one in emitted.bucket(bucket):
             for row in range(len(one.ids)):
-                if Place(bucket, one.partition, one.order + row) in named:
+                if Place(bucket, one.source, one.order + row) in named:
                     result.found(difference_of("learned_twice", one, row))
         for other in emitted.organic_bucket_in_examples(bucket):
-            if Place(bucket, other.partition, other.order) in named:
+            if Place(bucket, other.source, other.order) in named:
                 result.found(organic_twice(other))
     result.figures.update(emitted_again=repetitions.emitted_again)
     result.figures["learned_twice"] = twice

@@ -16,10 +16,15 @@ NAMED_MAX: Final = 20  # records that are named among those that can't be read
 
 
 class Emitted(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An Examples where it stands, without the page's body. `order`: of its first example in the partition."""
+    """An Examples where it stands, without the page's body.
+
+    `source`: a number for its partition and the partition of `events` that it came of (the record's key), whose ids a
+    learner remembers apart; `order`: of its first example among those.
+    """
 
     partition: int
     offset: int
+    source: int
     order: int
     request_id: str
     user: str
@@ -38,11 +43,12 @@ class Emitted(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class EmittedOrganic(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """An organic install where it stands. `order`: in `examples`, where a learner learns it among examples."""
+    """An organic install where it stands. `source`, `order`: in `examples`, where it's learned among examples."""
 
     topic: str
     partition: int
     offset: int
+    source: int
     order: int
     organic: Organic
 
@@ -63,6 +69,7 @@ class EmittedScan:
     def __init__(self, folder: Path) -> None:
         self.examples = self.organic = self.organic_in_examples = self.unreadable = 0
         self.first_unreadable: list[tuple[str, str]] = []  # place and why
+        self._sources: dict[tuple[int, bytes | None], int] = {}
         self._orders: Counter[int] = Counter()
         self._emitted: Spill[Emitted] = Spill(folder, "examples", Emitted)
         self._organic: Spill[EmittedOrganic] = Spill(folder, "organic", EmittedOrganic)
@@ -72,11 +79,12 @@ class EmittedScan:
         """One record of `examples`."""
         found, bad = decode_training(record.value or b"")
         self._note(record, bad)
+        source = self._sources.setdefault((record.partition, record.key), len(self._sources))
         for one in found:
-            where = (record.partition, record.offset, self._orders[record.partition])
+            where = (record.partition, record.offset, source, self._orders[source])
             if isinstance(one, Organic):
                 self._in_examples.put(one.user, EmittedOrganic(record.topic, *where, one))
-                self._orders[record.partition] += 1
+                self._orders[source] += 1
                 self.organic_in_examples += 1
                 continue
             page, n = one.page, len(one.ids)
@@ -85,7 +93,7 @@ class EmittedScan:
                 one.ids, one.positions, one.labels, one.weights, one.reasons,
             )  # fmt: skip
             self._emitted.put(page.user, emitted)
-            self._orders[record.partition] += n
+            self._orders[source] += n
             self.examples += n
 
     def take_organic(self, record: Record) -> None:
@@ -94,7 +102,7 @@ class EmittedScan:
         self._note(record, bad)
         self.organic += len(found)
         for one in found:
-            self._organic.put(one.user, EmittedOrganic(record.topic, record.partition, record.offset, 0, one))
+            self._organic.put(one.user, EmittedOrganic(record.topic, record.partition, record.offset, 0, 0, one))
 
     def bucket(self, bucket: int) -> Iterator[Emitted]:
         """The examples of a bucket of users, in the order of their partition."""

@@ -12,15 +12,15 @@ import numpy as np
 from stream.table import kernel
 from thalweg.audit.emitted import Emitted, EmittedOrganic
 
-ORDER_BITS: Final = 44  # of a place: its partition lies above
+ORDER_BITS: Final = 44  # of a place: its source lies above
 ORDER_MASK: Final = (1 << ORDER_BITS) - 1
 
 
 class Place(NamedTuple):
-    """An example or organic install: the bucket of its user, its partition of `examples`, and its number there."""
+    """An example or organic install: the bucket of its user, its source, and its number among what came of that."""
 
     bucket: int
-    partition: int
+    source: int
     order: int
 
 
@@ -31,7 +31,7 @@ class Repetitions:
         self.emitted_again = 0
         self._ids = 0  # that stand there more than once; they are numbered
         self._numbers: list[Any] = [np.zeros(0, np.uint32)]
-        self._places: list[Any] = [np.zeros(0, np.int64)]  # partition and order
+        self._places: list[Any] = [np.zeros(0, np.int64)]  # source and order
         self._buckets: list[Any] = [np.zeros(0, np.uint8)]
 
     def take(self, bucket: int, emitted: Sequence[Emitted | EmittedOrganic]) -> None:
@@ -43,7 +43,7 @@ class Repetitions:
         self.emitted_again += len(ids) - len(distinct)
         again = distinct[counts > 1]
         sizes = np.fromiter((len(one.ids) for one in emitted), np.int64)
-        begins = np.fromiter((one.partition << ORDER_BITS | one.order for one in emitted), np.int64)
+        begins = np.fromiter((one.source << ORDER_BITS | one.order for one in emitted), np.int64)
         places = np.repeat(begins - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(ids))
         kept = np.isin(ids, again)
         self._numbers.append((np.searchsorted(again, ids[kept]) + self._ids).astype(np.uint32))
@@ -54,8 +54,8 @@ class Repetitions:
     def learned_twice(self, memory: int, first: int) -> tuple[int, list[Place]]:
         """How many a learner learns again that surely remembers an id until `memory` others were learned after it.
 
-        And the `first` of them. Each partition of `examples` has a learner of its own. What it drops as a duplicate
-        isn't learned, and is no newer to it than before.
+        And the `first` of them. It remembers each source's ids apart. What it drops as a duplicate isn't learned, and
+        is no newer to it than before.
         """
         places = np.concatenate(self._places)
         order = np.argsort(places)
@@ -73,17 +73,17 @@ def _learned_twice(numbers: Any, places: Any, order: Any, known: Any, memory: An
     """Which of the examples, in order of places, are learned though they were learned before, as bool [examples].
 
     `numbers` uint32, `places` int64, `order` int64, all [examples]; `known` int64 [ids], zeros: where each id was
-    learned last (its partition, and how many were learned there before it), + 1.
+    learned last (its source, and how many were learned there before it), + 1.
     """
     found = np.zeros(order.shape[0], np.bool_)
-    partition = dropped = np.int64(0)
+    source = dropped = np.int64(0)
     for n in range(order.shape[0]):
         place, number = places[order[n]], numbers[order[n]]
-        if place >> ORDER_BITS != partition:
-            partition, dropped = place >> ORDER_BITS, np.int64(0)
+        if place >> ORDER_BITS != source:
+            source, dropped = place >> ORDER_BITS, np.int64(0)
         learned = place - dropped
         before = known[number] - 1
-        if before >= 0 and before >> ORDER_BITS == partition and learned - before - 1 < memory:
+        if before >= 0 and before >> ORDER_BITS == source and learned - before - 1 < memory:
             dropped += 1
             continue
         found[n] = before >= 0

@@ -61,7 +61,10 @@ def written(
         for emission in processor.process(state, records)
         if emission is not None
         for outgoing in emission_records(
-            emission, partitions, pages_of(emission.labels, state.bodies) if emission.labels else []
+            emission,
+            partitions,
+            pages_of(emission.labels, state.bodies) if emission.labels else [],
+            records[0].partition,
         )
     ]
 

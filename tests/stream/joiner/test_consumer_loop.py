@@ -53,6 +53,7 @@ def committed(paper: Paper, partition: int = 0) -> tuple[int, int, dict[str, int
     assert told.pop("version") == JOIN_VERSION
     assert told.pop("rules")["policy"] == "eager"
     told.pop("read_ms", None)
+    told.pop("uncommitted_max", None)
     return found.offset, told.pop("confirmed", 0), told
 
 
@@ -194,18 +195,44 @@ def test_no_more_is_emitted_without_a_commit_than_a_learner_remembers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the midst of a batch a commit is stored: what a kill leaves to be emitted again is bounded."""
-    monkeypatch.setattr("stream.joiner.consumer_loop.UNCOMMITTED_MAX", 4)
     monkeypatch.setattr("stream.joiner.record_processor.RUN_RECORDS", 1)
 
     async def story() -> None:
         paper = Paper()
-        loop = await assigned_loop(paper, tmp_path, 0)
-        await take(loop, *(message(k, page(f"r{k}", T + 4_000 * k)) for k in range(12)))
+        loop = await assigned_loop(paper, tmp_path, 0, uncommitted_max=4)
+        await take(loop, *(message(k, page(f"r{k}", T + 4_000 * k)) for k in range(10)))
         await loop.outbox.flush()
-        assert len(labels_of(paper)) == 11
+        assert len(labels_of(paper)) == 9, "of two examples each"
         stored = committed(paper)
         assert stored is not None
-        assert 6 <= stored[0] <= stored[1] <= 12
+        assert stored[1] == 10, "the third commit"
+
+    asyncio.run(story())
+
+
+def test_what_a_commit_on_its_way_covers_may_be_emitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it isn't stored, its examples count among those without a commit: no more are emitted than allowed."""
+    monkeypatch.setattr("stream.joiner.record_processor.RUN_RECORDS", 1)
+
+    async def story() -> None:
+        paper = Paper(confirming=False)
+        loop = await assigned_loop(paper, tmp_path, 0, uncommitted_max=5)
+        await take(loop, *(message(k, page(f"r{k}", T + 4_000 * k)) for k in range(3)))
+        commit = asyncio.create_task(loop.commit())
+        await asyncio.sleep(0)
+        batch = asyncio.create_task(take(loop, *(message(k, page(f"r{k}", T + 4_000 * k)) for k in range(3, 9))))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not batch.done()
+        assert labels_of(paper) == ["r0", "r1", "r2"], "of two examples each; five may be uncommitted"
+        while not batch.done():
+            for future in paper.futures:
+                if not future.done():
+                    future.set_result(None)
+            await asyncio.sleep(0)
+        await commit
+        await loop.outbox.flush()
+        assert len(labels_of(paper)) == 8
 
     asyncio.run(story())
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import redis
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
 from kafka.structs import OffsetAndMetadata
 
 from stream.events import (
@@ -36,6 +36,7 @@ from stream.events import (
 from stream.health import run_file
 from stream.histories import read_histories
 from stream.joiner.label_rules import LabelRules, Policy
+from stream.kafka_admin import group_commits
 from stream.kafka_log import KafkaLog
 from stream.log import START, Record, partition_of
 from stream.settings import Settings
@@ -128,12 +129,8 @@ class World:
 
     def commits(self) -> dict[int, Any]:
         """The group's commits: {partition: offset and metadata}."""
-        admin = KafkaAdminClient(bootstrap_servers=self.settings.kafka)
-        try:
-            found = admin.list_group_offsets([self.settings.topic("joiner")])
-            return {at.partition: stored for of in found.values() for at, stored in of.items()}
-        finally:
-            admin.close()
+        found = group_commits(self.settings, "joiner", EVENTS.name)
+        return {partition: OffsetAndMetadata(*stored, -1) for partition, stored in found.items()}
 
     def members(self) -> set[str | None]:
         """The names by which the broker knows the group's members; None for one that it knows for this life only."""
@@ -191,6 +188,9 @@ def test_what_comes_in_goes_out(world: World) -> None:
             b"rubbish",
             b"",
         ]
+        for record in world.all_of(EXAMPLES.name):
+            users = {one.page.user for one in decode_examples(record.value or b"")[0]}
+            assert {partition_of(user, 2) for user in users} == {int(record.key or b"-1")}
         kept = {record.key: record.value for record in world.all_of(HISTORIES.name)}
         assert kept[b"v\x00a"] is None
         assert decode_entity(kept[b"u\x00a"] or b"", History) == History("u", "a", now)
@@ -376,54 +376,3 @@ def test_no_label_is_emitted_again_by_a_restart_or_a_rebalance(world: World) -> 
         world.send(page("the end", now, "u1"))
         until(lambda: len(emitted()) >= 2 * pages + 6, 60.0)
     assert len(emitted()) == len(set(emitted())) == 2 * pages + 6
-
-
-def ended(world: World, **shell: Any) -> str:
-    """What a joiner says that ends by itself."""
-    (world.settings.local / "joiner-0.log").unlink(missing_ok=True)
-    process = world.joiner(**shell)
-    try:
-        assert process.wait(30) != 0
-    finally:
-        process.kill()
-        process.wait()
-    return (world.settings.local / "joiner-0.log").read_text().splitlines()[-1]
-
-
-def test_a_commit_behind_the_logs_end_is_not_read_on_from_in_silence(world: World) -> None:
-    """As after a log's tail was lost: the joiner stops and names both ends; with --accept-gap it takes what is new."""
-    at = TopicPartition(world.settings.topic(EVENTS.name), partition_of("u", 2))
-    world.send(*(page(f"r{k}", int(time.time() * 1000)) for k in range(3)))
-    world.log.flush()
-    group = KafkaConsumer(bootstrap_servers=world.settings.kafka, group_id=world.settings.topic("joiner"))
-    group.assign([at])
-    group.commit({at: OffsetAndMetadata(100, "", -1)})
-    group.close(autocommit=False)
-    said = ended(world)
-    assert "LogTruncated" in said
-    assert "offset 100 was wanted, but the log now starts at 0 and ends at 1:" in said
-    assert "--accept-gap" in said
-    with running(world, accept_gap=True, idle_ms=100):
-        until(lambda: len(net_of(world.examples())) == 6, 60.0)
-
-
-def test_a_topic_that_producers_stamp_is_refused(world: World) -> None:
-    """The joiner ends with the command that mends it."""
-    admin = KafkaAdminClient(bootstrap_servers=world.settings.kafka)
-    name = world.settings.topic(EVENTS.name)
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"message.timestamp.type": "CreateTime"})])
-    admin.close()
-    assert "thalweg apply-topics" in ended(world)
-
-
-def test_a_joiner_of_other_rules_does_not_go_on_from_the_commits(world: World) -> None:
-    """It ends and names what differs; told to go on, it does."""
-    now = int(time.time() * 1000)
-    with running(world, model="a"):
-        world.send(page("r", now))
-        until(lambda: 1 in world.commits())
-    world.rules = replace(QUICK, window_ms=500)
-    said = ended(world, model="b")
-    assert "window_ms was 400 and is 500; the model was a and is b" in said
-    with running(world, model="b", accept_rules=True):
-        until(lambda: json.loads(world.commits()[1].metadata)["model"] == "b")
