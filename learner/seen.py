@@ -46,7 +46,10 @@ class Seen:
         }
 
     def fill(self, arrays: dict[str, Any]) -> None:
-        """Remember what these hold, and nothing else."""
+        """Remember what these hold, and nothing else. Checkpoints of earlier builds don't know sources."""
+        if "seen_ids" not in arrays:
+            self.generations = {NO_SOURCE: (_table(arrays["young"]), _table(arrays["old"]))}
+            return
         counts = arrays["seen_counts"]
         parts = iter(np.split(arrays["seen_ids"], np.cumsum(counts[:, 1:].ravel())))
         self.generations = {int(source): (_table(next(parts)), _table(next(parts))) for source in counts[:, 0]}

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
     dedup_ids: int = Field(
         DEDUP_IDS,
-        ge=10_000,
+        ge=20_000,
         description="how many example ids of each partition of `events` the learner remembers at least, to drop "
         "duplicates; a joiner commits before it has emitted two fifths as many: give both the same",
     )

@@ -63,7 +63,9 @@ def audit(
     ] = "",
     memory: Annotated[
         int | None,
-        typer.Option(min=1, help="How many example ids the learner remembers.", show_default="THALWEG_DEDUP_IDS"),
+        typer.Option(
+            min=1, help="How many example ids of a partition the learner remembers.", show_default="THALWEG_DEDUP_IDS"
+        ),
     ] = None,
     json_file: JsonFile = None,
 ) -> None:

@@ -40,8 +40,8 @@ def emission_records(
 ) -> list[Outgoing]:
     """The records of it, in order; all labels are encoded together.
 
-    `pages`: those of the labels, as they lie in the log. `source`: the partition of `events` that all of it came of, the
-    key of what goes into `examples`: a learner remembers each source's ids apart. Each input record still leads to
+    `pages`: those of the labels, as they lie in the log. `source`: the partition of `events` that all of it came of,
+    the key of what goes into `examples`: a learner remembers each source's ids apart. Each input record still leads to
     records of its own, so that they don't depend on how input was read in batches.
     """
     written = examples_bytes(emission.labels, pages) if emission.labels else []

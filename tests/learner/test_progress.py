@@ -393,3 +393,10 @@ def test_memory_of_ids_is_bounded_and_keeps_the_newest() -> None:
             ids = np.arange(901, 1001, dtype=np.uint64) + np.uint64(1_000 * (source + 1))
             assert not one.new(ids, source).any()
             assert one.new(ids, 3).all(), "of another source"
+
+
+def test_ids_of_an_earlier_builds_checkpoint_are_known() -> None:
+    """It has two generations, and no sources: they are those of records without one."""
+    seen = Seen()
+    seen.fill({"young": np.arange(1, 5, dtype=np.uint64), "old": np.arange(5, 9, dtype=np.uint64)})
+    assert not seen.new(np.arange(1, 9, dtype=np.uint64)).any()

@@ -53,7 +53,7 @@ lateness = "{lateness}"
 """
 PARTITIONS: Final = 6  # Faust gives a worker up to ceil(partitions / workers): by 1, 2 and 3 they are shared evenly
 POISON: Final = 0.01  # of all records
-RECORD_EVENTS: Final = 192
+RECORD_EVENTS: Final = 256
 
 
 class Joiners:
@@ -64,14 +64,15 @@ class Joiners:
 
     def __init__(
         self, nest: Nest, stack: Stack, prefix: str, home: Path,
-        *, policy: str = "eager", lateness: str = "50ms", window: str = "400ms", dedup_ids: int = DEDUP_IDS,
+        *, policy: str = "eager", lateness: str = "50ms", window: str = "400ms", partitions: int = PARTITIONS,
+        dedup_ids: int = DEDUP_IDS,
     ) -> None:  # fmt: skip
         self.home = home
         self.spec_file = home / "spec.toml"
         self.spec_file.write_text(SPEC.format(policy=policy, lateness=lateness, window=window))
         self.spec = load_spec(self.spec_file)
         self.settings = Settings(
-            kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=home, partitions=PARTITIONS,
+            kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=home, partitions=partitions,
             dedup_ids=dedup_ids,
         )  # fmt: skip
         self.features = features(self.spec)
@@ -121,13 +122,13 @@ class Joiners:
         return int(found.get("thalweg_examples_learned", 0)), int(found.get("thalweg_duplicates_dropped", 0))
 
     def show(self, pages: int) -> None:
-        """So many pages of four items at once, each with a user of its own and two installs."""
+        """So many pages of four items at once, each with a user of its own and all of them installed."""
         now_ms = int(time.time() * 1000)
-        waiting: dict[int, list[Impression | Install]] = {p: [] for p in range(PARTITIONS)}
+        waiting: dict[int, list[Impression | Install]] = {p: [] for p in range(self.settings.partitions)}
         for k in range(pages):
             page = Impression(f"s{k}", now_ms, f"s{k}", list("abcd"), features=self.features)
-            installs = [Install(page.user, item, now_ms + 1, f"s{k}-{item}") for item in "ab"]
-            waiting[partition_of(page.user, PARTITIONS)] += [page, *installs]
+            installs = [Install(page.user, item, now_ms + 1, f"s{k}-{item}") for item in page.items]
+            waiting[partition_of(page.user, self.settings.partitions)] += [page, *installs]
         for partition, events in waiting.items():
             for at in range(0, len(events), RECORD_EVENTS):
                 self.log.send(EVENTS.name, partition, encode_record(events[at : at + RECORD_EVENTS]))
@@ -156,11 +157,13 @@ class Joiners:
         last_ms = int(time.time() * 1000) + 500
 
         def finished() -> bool:
-            for p in range(PARTITIONS):  # event time can't run ahead of the clock
+            for p in range(self.settings.partitions):  # event time can't run ahead of the clock
                 self.log.send(EVENTS.name, p, encode_record([Tick(int(time.time() * 1000))]))
             assert all(alive(pid) for pid in self.pids.values()), f"a joiner has ended by itself; see {self.home}"
             commits = progress_of(group_commits(self.settings, GROUP, EVENTS.name))
-            return len(commits) == PARTITIONS and all(at.finished_ms >= last_ms for at in commits.values())
+            return len(commits) == self.settings.partitions and all(
+                at.finished_ms >= last_ms for at in commits.values()
+            )
 
         until(finished, f"all pages to be finished; see {self.home}", 60.0, every_s=0.2)
         return self.audit()
@@ -186,6 +189,7 @@ class Flow:
         self.poison = 0
         self.holding = False  # as a producer that isn't connected: events happen, and wait
         self._features = features
+        self._partitions = settings.partitions
         self._random = random.Random(seed)
         self._rate = groups_a_s
         self._waiting: list[Impression | Install] = []
@@ -214,7 +218,9 @@ class Flow:
             self._waiting += self._group()
             if self._random.random() < POISON and not self.holding:
                 self.poison += 1
-                self._outbox.send(EVENTS.name, self._random.randrange(PARTITIONS), b"\xc1 poison %d" % self.poison)
+                self._outbox.send(
+                    EVENTS.name, self._random.randrange(self._partitions), b"\xc1 poison %d" % self.poison
+                )
             if not self.holding:
                 self._gather()
                 self._outbox.send_due()
@@ -230,7 +236,7 @@ class Flow:
 
     def _gather(self) -> None:
         for event in self._waiting:
-            self._outbox.gather(partition_of(event.user, PARTITIONS), encode(event))
+            self._outbox.gather(partition_of(event.user, self._partitions), encode(event))
         self._waiting.clear()
 
     def _group(self) -> Sequence[Impression | Install]:
@@ -280,7 +286,7 @@ def shared_by(joiners: Joiners, *workers: str) -> None:
 
     def all_shared() -> bool:
         shares = [joiners.at_work(worker) for worker in workers]
-        return min(shares) > 0 and sum(shares) == PARTITIONS
+        return min(shares) > 0 and sum(shares) == joiners.settings.partitions
 
-    until(all_shared, f"{PARTITIONS} partitions to be shared by {workers}", 60.0)
+    until(all_shared, f"all partitions to be shared by {workers}", 60.0)
     grown(joiners, joiners.told(), f"work of {workers}")

@@ -5,7 +5,7 @@ from stream.joiner.label_rules import label_rules
 from stream.log import START
 from stream.topics import EVENTS, EXAMPLES
 from tests.stream.joiner.join_oracle import Net, net_of, offline
-from tests.system.flow import PARTITIONS, Flow, Joiners
+from tests.system.flow import Flow, Joiners
 from thalweg.audit.findings import Audit
 from thalweg.audit.log_scan import span
 from thalweg.letters import letters_of
@@ -57,7 +57,7 @@ def labels_emitted(joiners: Joiners) -> Net:
 
 def without_ticks(joiners: Joiners) -> dict[int, list[tuple[Impression | Install, int]]]:
     """The pages and installs of each partition of `events`, with the time of their append."""
-    found: dict[int, list[tuple[Impression | Install, int]]] = {p: [] for p in range(PARTITIONS)}
+    found: dict[int, list[tuple[Impression | Install, int]]] = {p: [] for p in range(joiners.settings.partitions)}
     ends = joiners.log.ends(EVENTS.name)
     for record in span(joiners.log, EVENTS.name, dict.fromkeys(ends, START), ends):
         events = decode_events(record.value or b"")[0]

@@ -12,8 +12,8 @@ from tests.system.house import until
 from tests.system.labels import labels_by_events, labels_emitted, positive
 from tests.system.nest import alive
 
-REMEMBERED = 12_500  # ids, by the learner
-OPEN_PAGES = 150_000 if SOAK else 15_000  # each of four items, two of them installed
+REMEMBERED = 20_000  # ids of a partition, by the learner
+OPEN_PAGES = 120_000 if SOAK else 12_000  # each of four items that are installed: more in each of two partitions
 ROUNDS = 10 if SOAK else 1
 FEW_GROUPS_A_S = 10.0  # while a killed worker's partitions wait for another, others emit less than is remembered
 
@@ -22,7 +22,10 @@ pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametri
 
 @pytest.mark.parametrize(
     "joiners",
-    [{"policy": policy, "window": "1h", "dedup_ids": REMEMBERED} for policy in ("eager", "fake_negative")],
+    [
+        {"policy": policy, "window": "1h", "partitions": 2, "dedup_ids": REMEMBERED}
+        for policy in ("eager", "fake_negative")
+    ],
     indirect=True,
     ids=["eager", "fake_negative"],
 )
@@ -61,16 +64,16 @@ def test_nothing_is_learned_twice(joiners: Joiners, seed: int) -> None:
     assert joiners.learned() == (emitted - again, again)
 
 
-@pytest.mark.parametrize("joiners", [{"dedup_ids": REMEMBERED}], indirect=True, ids=["small"])
+@pytest.mark.parametrize("joiners", [{"dedup_ids": 2 * REMEMBERED}], indirect=True, ids=["more"])
 def test_a_learner_that_remembers_less_than_joiners_count_on_ends(joiners: Joiners, seed: int) -> None:
     """Their commits tell how much they may emit again; with as many ids as theirs it learns."""
     joiners.start("a")
     with flowing(joiners, seed):
         shared_by(joiners, "a")
         until(lambda: group_commits(joiners.settings, "joiner", EVENTS.name), "a commit")
-        joiners.start_learner(dedup_ids=REMEMBERED - 1_000)
+        joiners.start_learner(dedup_ids=REMEMBERED)
         small = joiners.pids.pop("learner")
         until(lambda: not alive(small), "the learner to end")
-        assert f"THALWEG_DEDUP_IDS={REMEMBERED} or more" in (joiners.home / "learner.log").read_text()
+        assert f"THALWEG_DEDUP_IDS={2 * REMEMBERED} or more" in (joiners.home / "learner.log").read_text()
         joiners.start_learner()
         until(lambda: joiners.learned()[0], "the learner to learn")
