@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 	@rm -rf stack/target && mkdir stack/target
 	@mvn -q -B -l stack/target/maven.log -f stack/pom.xml dependency:copy-dependencies >/dev/null 2>>stack/target/maven.log || { cat stack/target/maven.log; exit 1; }
 	@echo "archiving Kafka's classes ..."
-	@$(BIN)/python -m thalweg.archive
+	@$(BIN)/python -m thalweg.stack.archive
 	@echo "compiling the kernels ..."
 	@$(BIN)/python -m thalweg.kernels
 	@touch $@

@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks.serving import Publisher, World
-from stream.redis_store import RedisStore
-from stream.settings import Settings
-from stream.spec_file import load_spec
+from stream.runtime.settings import Settings
+from stream.snapshots.redis_store import RedisStore
+from stream.spec.spec_file import load_spec
 
 SPEC = Path("specs/movielens.toml")
 ITEMS, USERS = 4_000, 150

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ranker.plan import Plan
-from stream.dense import quantise
-from stream.encoder import one_page
-from stream.features import statistics_of
-from stream.snapshot import Array, Content, Golden
-from stream.statistics import F64, Statistics
-from stream.table import U64
+from ranker.kernels.plan import Plan
+from stream.features.encoder import one_page
+from stream.features.page_features import statistics_of
+from stream.features.quantiles import quantise
+from stream.features.statistics import F64, Statistics
+from stream.snapshots.snapshot import Array, Content, Golden
+from stream.tables.hash_table import U64
 
 PAGES, ITEMS = 4, 8  # as a learner has them
 

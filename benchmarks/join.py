@@ -37,11 +37,11 @@ from benchmarks.joiner_world import (
     took_s,
     wait_for,
 )  # fmt: skip
-from stream.events import Impression, Install, Tick, encode_record
-from stream.kafka_log import KafkaLog
-from stream.log import END, partition_of
-from stream.settings import Settings
-from stream.topics import EVENTS, EXAMPLES
+from stream.events.codec import Impression, Install, Tick, encode_record
+from stream.events.topics import EVENTS, EXAMPLES
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import END, partition_of
+from stream.runtime.settings import Settings
 
 USERS = 20_000
 TICK_S = 0.01  # a process's CPU time is told in steps of this

@@ -28,11 +28,11 @@ from benchmarks.joiner_world import (
     wait_for,
     with_bodies,
 )  # fmt: skip
-from stream.events import Impression, Install, SourceEvent, Tick, encode_record
-from stream.kafka_log import KafkaLog
-from stream.log import END, START
-from stream.settings import Settings
-from stream.topics import EVENTS, EXAMPLES
+from stream.events.codec import Impression, Install, SourceEvent, Tick, encode_record
+from stream.events.topics import EVENTS, EXAMPLES
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import END, START
+from stream.runtime.settings import Settings
 
 PACK: Final = 16
 USERS: Final = 20_000

@@ -24,13 +24,13 @@ from benchmarks.joiner_world import (
     start_joiner,
     wait_for,
 )  # fmt: skip
-from stream.events import Impression, Install, decode_examples, encode_record
+from stream.events.codec import Impression, Install, decode_examples, encode_record
+from stream.events.topics import EVENTS, EXAMPLES
 from stream.joiner.label_rules import LabelRules, Policy
-from stream.kafka_log import KafkaLog
-from stream.log import END, START, partition_of
-from stream.settings import Settings
-from stream.topics import EVENTS, EXAMPLES
-from thalweg.stack import start_broker, stop_broker
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import END, START, partition_of
+from stream.runtime.settings import Settings
+from thalweg.stack.stack import start_broker, stop_broker
 
 HOUR_MS: Final = 3_600_000
 USERS: Final = 20_000

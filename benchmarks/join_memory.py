@@ -28,16 +28,16 @@ from benchmarks.joiner_world import (
     plain,
 )  # fmt: skip
 from benchmarks.page_template import PageTemplate
-from stream.events import Impression, Install, encode_record
+from stream.events.codec import Impression, Install, encode_record
+from stream.events.topics import EVENTS, EXAMPLES
 from stream.joiner.faust_service import tame_collector
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.raw_impression import read_record
 from stream.joiner.record_processor import warm_up
-from stream.kafka_log import KafkaLog
-from stream.log import END, partition_of
-from stream.settings import Settings
-from stream.topics import EVENTS, EXAMPLES
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import END, partition_of
+from stream.runtime.settings import Settings
 
 HOUR_MS: Final = 3_600_000
 DAY: Final = LabelRules("eager", window_ms=24 * HOUR_MS, known_ms=HOUR_MS)

@@ -10,8 +10,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
 from benchmarks.joiner_world import ITEMS, PARTITIONS, cores, new_topics, pages
-from stream.kafka_log import KafkaLog
-from stream.settings import Settings
+from stream.log.kafka_log import KafkaLog
+from stream.runtime.settings import Settings
 
 
 def faust_rate(house: Settings, count: int, users: int) -> float:

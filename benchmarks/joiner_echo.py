@@ -10,9 +10,9 @@ import sys
 from aiokafka import TopicPartition
 
 from benchmarks.joiner_world import PARTITIONS
+from stream.events.topics import EVENTS, EXAMPLES
 from stream.joiner.kafka_clients import PARTITION_FETCH_BYTES, make_body_consumer, make_producer
-from stream.settings import Settings
-from stream.topics import EVENTS, EXAMPLES
+from stream.runtime.settings import Settings
 
 
 async def echo(settings: Settings) -> None:

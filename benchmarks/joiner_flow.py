@@ -10,11 +10,11 @@ from itertools import count
 from typing import Final
 
 from benchmarks.joiner_world import PARTITIONS
-from stream.events import Impression, Install, SourceEvent, encode_record
-from stream.kafka_log import KafkaLog
-from stream.log import partition_of
-from stream.settings import Settings
-from stream.topics import EVENTS
+from stream.events.codec import Impression, Install, SourceEvent, encode_record
+from stream.events.topics import EVENTS
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import partition_of
+from stream.runtime.settings import Settings
 
 PAGES: Final = 2  # a group
 INSTALLED: Final = 0.2  # of the pages

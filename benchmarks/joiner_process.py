@@ -13,7 +13,7 @@ from benchmarks.joiner_world import first_read_file
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import ShellRules, warm_up
 from stream.joiner.supervisor import run_joiner
-from stream.settings import Settings
+from stream.runtime.settings import Settings
 
 
 def note_first_read(file: Path) -> None:

@@ -7,17 +7,17 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from benchmarks.joiner_world import PARTITIONS
-from stream.events import encode_record
+from stream.events.codec import encode_record
+from stream.events.topics import EVENTS
 from stream.joiner.commit_metadata import Progress, author_of, metadata_of
 from stream.joiner.faust_service import state_folder
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.state_store import StateStore
-from stream.kafka_admin import group_commits
-from stream.kafka_client import client_options
-from stream.kafka_log import KafkaLog
-from stream.settings import Settings
-from stream.topics import EVENTS
+from stream.log.kafka_admin import group_commits
+from stream.log.kafka_client import client_options
+from stream.log.kafka_log import KafkaLog
+from stream.runtime.settings import Settings
 
 GROUP: Final = "joiner"
 

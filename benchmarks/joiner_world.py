@@ -16,19 +16,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from stream.events import Impression, Install, SourceEvent, Tick, decode_examples, encode_record
-from stream.health import run_file
+from stream.events.codec import Impression, Install, SourceEvent, Tick, decode_examples, encode_record
+from stream.events.topics import EVENTS, EXAMPLES, TOPICS
 from stream.joiner.label_rules import LabelRules
-from stream.kafka_admin import apply_topics, plan_topics
-from stream.kafka_log import KafkaLog
-from stream.log import Reader, partition_of
-from stream.settings import Settings
-from stream.topics import EVENTS, EXAMPLES, TOPICS
-from thalweg.stack import down, up
+from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import Reader, partition_of
+from stream.runtime.health import run_file
+from stream.runtime.settings import Settings
+from thalweg.stack.stack import down, up
 
 ITEMS = 10
 PARTITIONS = 4
-FEATURES_BYTES = 1_230  # 12 statistics an item, a history of 50, attributes, as `features.py` lays them out
+FEATURES_BYTES = 1_230  # 12 statistics an item, a history of 50, attributes, as `page_features.py` lays them out
 INSTALLS = 0.05  # installs a page
 PAGES_A_MS = 5  # of event time: 5,000 pages a second
 RULES = LabelRules("eager", window_ms=2_000, known_ms=1_000)

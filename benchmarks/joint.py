@@ -18,19 +18,19 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from learner.deep import Deep
-from learner.flat import flatten
-from learner.ftrl import Ftrl, FtrlRates
-from learner.model import Model
-from learner.step import Given, Told, learn_record
-from learner.tower import EPSILON
-from stream.dense import quantise
-from stream.encoder import DeepInput, WideKeys
-from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value, example_id
-from stream.features import F32, Catalogue, Layout, build_page
-from stream.spec import Spec
-from stream.spec_file import load_spec
-from stream.statistics import Statistics, StatisticsProgram
+from learner.deep.deep import Deep
+from learner.deep.joint_step import Given, Told, learn_record
+from learner.deep.tower import EPSILON
+from learner.training.example_batch import flatten
+from learner.training.model import Model
+from learner.wide.ftrl import Ftrl, FtrlRates
+from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value, example_id
+from stream.features.encoder import DeepInput, WideKeys
+from stream.features.page_features import F32, Catalogue, Layout, build_page
+from stream.features.quantiles import quantise
+from stream.features.statistics import Statistics, StatisticsProgram
+from stream.spec.spec import Spec
+from stream.spec.spec_file import load_spec
 
 REPEATS = 5
 WARM = 0.2  # of the work is done before the clock starts

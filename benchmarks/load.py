@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.serving import World
-from ranker.follow import Follower
-from ranker.rank import Ranked, rank_with
-from ranker.score import Scorer
+from ranker.ranking.rank import Ranked, rank_with
+from ranker.ranking.score import Scorer
+from ranker.ranking.version_watcher import Follower
 
 CANDIDATES, BEST, NOW_MS = 200, 10, 2_100_000
 

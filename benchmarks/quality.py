@@ -20,10 +20,10 @@ from rich.table import Table
 
 from benchmarks.tuning import FILE, TUNED_ON, entrant
 from producers.movielens import fetch_movielens, read_movielens
-from stream.features import F32
-from stream.settings import Settings
-from stream.spec_file import load_spec
-from thalweg.backtest import Backtest, Entrant, Ours, Scores, Told
+from stream.features.page_features import F32
+from stream.runtime.settings import Settings
+from stream.spec.spec_file import load_spec
+from thalweg.backtest.backtest import Backtest, Entrant, Ours, Scores, Told
 
 SEEDS = 3
 QUICK_PAGES, QUICK_REST = 12_000, 4_000

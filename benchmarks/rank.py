@@ -17,15 +17,15 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from benchmarks.serving import Asked, Publisher, World
-from ranker.model import BATCH_ITEMS, Run, Version
-from ranker.page import Taken, score_deep, user_part
-from ranker.rank import rank_with
-from ranker.score import Scorer
-from ranker.versions import load_version
-from stream.memory_store import MemoryStore
-from stream.spec import Spec
-from stream.spec_file import load_spec, parse_spec
-from stream.table import U64
+from ranker.kernels.page import Taken, score_deep, user_part
+from ranker.ranking.rank import rank_with
+from ranker.ranking.score import Scorer
+from ranker.versions.model import BATCH_ITEMS, Run, Version
+from ranker.versions.version_loader import load_version
+from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec import Spec
+from stream.spec.spec_file import load_spec, parse_spec
+from stream.tables.hash_table import U64
 
 CANDIDATES, BEST = 200, 10
 NOW_MS = 2_100_000

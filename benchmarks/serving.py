@@ -7,21 +7,21 @@ from itertools import pairwise
 import numpy as np
 
 from benchmarks.golden import ITEMS, PAGES, GoldenPages
-from learner.progress import Progress
-from learner.shown import GENERATION_MAX
-from learner.slices import Slices
-from ranker.plan import Plan
-from stream.encoder import one_page
-from stream.events import Item, Value
-from stream.features import F32, Catalogue, build_page
-from stream.memory_store import MemoryStore
-from stream.redis_store import RedisStore
-from stream.shown_items import PART, pack_names
-from stream.snapshot import Array, Content, Digests, Manifest, PartVersion, cut, digests_of, fetch, pack
-from stream.spec import Spec
-from stream.spec_file import encode_spec
-from stream.statistics import Statistics, StatisticsProgram
-from stream.table import U64
+from learner.training.progressive_validation import Progress
+from learner.training.shown_items import GENERATION_MAX
+from learner.training.slices import Slices
+from ranker.kernels.plan import Plan
+from stream.events.codec import Item, Value
+from stream.features.encoder import one_page
+from stream.features.page_features import F32, Catalogue, build_page
+from stream.features.statistics import Statistics, StatisticsProgram
+from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.redis_store import RedisStore
+from stream.snapshots.shown_items import PART, pack_names
+from stream.snapshots.snapshot import Array, Content, Digests, Manifest, PartVersion, cut, digests_of, fetch, pack
+from stream.spec.spec import Spec
+from stream.spec.spec_file import encode_spec
+from stream.tables.hash_table import U64
 
 GENRES = 18
 WATERMARK_MS = 2_000_000

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stream.encoder import WideKeys
-from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, encode_record, example_id
-from stream.features import Catalogue, Layout, build_page
-from stream.spec import Spec
-from stream.spec_file import parse_spec
+from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, encode_record, example_id
+from stream.features.encoder import WideKeys
+from stream.features.page_features import Catalogue, Layout, build_page
+from stream.spec.spec import Spec
+from stream.spec.spec_file import parse_spec
 
 ITEMS_PER_PAGE = 10
 PAGES_PER_RECORD = 64

@@ -19,12 +19,12 @@ from msgspec import structs
 from rich.table import Table
 
 from benchmarks.serving import Publisher, World
-from ranker.score import Scorer
-from ranker.versions import Loader
-from ranker.warm import warm
-from stream.redis_store import RedisStore
-from stream.settings import Settings
-from stream.snapshot import (
+from ranker.ranking.jit_warmup import warm
+from ranker.ranking.score import Scorer
+from ranker.versions.version_loader import Loader
+from stream.runtime.settings import Settings
+from stream.snapshots.redis_store import RedisStore
+from stream.snapshots.snapshot import (
     DELTAS_MAX,
     INGESTS_MAX,
     Content,
@@ -36,8 +36,8 @@ from stream.snapshot import (
     named_blobs,
     pack,
 )
-from stream.spec_file import load_spec
-from thalweg.server import LOOPBACK, end, free_port, redis_answers, spawn
+from stream.spec.spec_file import load_spec
+from thalweg.stack.server import LOOPBACK, end, free_port, redis_answers, spawn
 
 KEYS, ROWS = 10_000, 5_000  # of a delta
 DELTAS = 20

@@ -22,16 +22,16 @@ from benchmarks.feed import ITEMS, SPEC, USERS, Course, feeding
 from benchmarks.load import NOW_MS, Load, Requests
 from benchmarks.serving import Publisher, World
 from benchmarks.snapshot import own_redis
-from ranker.builder import Builder, started
-from ranker.follow import Follower
-from ranker.model import score_features
-from ranker.score import SWITCH_S, Scorer
-from ranker.shelf import Shelf
-from ranker.versions import Loader
-from ranker.warm import warm
-from stream.redis_store import RedisStore
-from stream.settings import Settings
-from stream.spec_file import load_spec
+from ranker.builder.builder_client import Builder, started
+from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.jit_warmup import warm
+from ranker.ranking.score import SWITCH_S, Scorer
+from ranker.ranking.version_watcher import Follower
+from ranker.versions.model import score_features
+from ranker.versions.version_loader import Loader
+from stream.runtime.settings import Settings
+from stream.snapshots.redis_store import RedisStore
+from stream.spec.spec_file import load_spec
 
 THREADS = 2
 EVERY_S = 0.2

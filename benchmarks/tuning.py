@@ -15,11 +15,11 @@ import numpy as np
 from msgspec import structs
 
 from producers.movielens import fetch_movielens, read_movielens
-from stream.settings import Settings
-from stream.spec import Cross, PartName, Spec
-from stream.spec_file import load_spec
-from thalweg.backtest import Backtest, Entrant, Ours, Told
-from thalweg.peers import PeerRates, River, VowpalWabbit
+from stream.runtime.settings import Settings
+from stream.spec.spec import Cross, PartName, Spec
+from stream.spec.spec_file import load_spec
+from thalweg.backtest.backtest import Backtest, Entrant, Ours, Told
+from thalweg.backtest.peers import PeerRates, River, VowpalWabbit
 
 TRIES: Final = 12
 TUNED_ON: Final = 30_000  # pages

@@ -26,14 +26,14 @@ from rich.table import Table as Shown
 from river import linear_model, optim
 
 from benchmarks.shop import names_of, raw_of, records_of, shop_spec, write_text
-from learner.ftrl import WIDTH, Ftrl, FtrlRates, learn_examples
-from learner.model import Model
-from stream.encoder import Batch as Pages
-from stream.encoder import WideKeys
-from stream.events import decode_examples
-from stream.features import F32, words_of
-from stream.spec import Spec
-from stream.table import STAGE, STEP, Table, capacity_for
+from learner.training.model import Model
+from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates, learn_examples
+from stream.events.codec import decode_examples
+from stream.features.encoder import Batch as Pages
+from stream.features.encoder import WideKeys
+from stream.features.page_features import F32, words_of
+from stream.spec.spec import Spec
+from stream.tables.hash_table import STAGE, STEP, Table, capacity_for
 
 FEATURES, REPEATS = 47, 7
 RATES = FtrlRates(np.full(250, 0.05, np.float32), 1.0, 0.5, 1.0)

@@ -16,17 +16,17 @@ import msgspec
 import numpy as np
 import structlog
 
-from learner.deep import Deep
-from learner.ftrl import WIDTH as WIDE_WIDTH
-from learner.ftrl import Ftrl
-from learner.model import Model
-from learner.shown import ShownItems
-from stream.durable import DRAFT, replacing
-from stream.errors import BadSnapshot, CheckpointError
-from stream.shown_items import pack_names, unpack_names
-from stream.spec import Spec
-from stream.statistics import WIDTH as STATISTICS_WIDTH
-from stream.table import Table
+from learner.deep.deep import Deep
+from learner.training.model import Model
+from learner.training.shown_items import ShownItems
+from learner.wide.ftrl import WIDTH as WIDE_WIDTH
+from learner.wide.ftrl import Ftrl
+from stream.features.statistics import WIDTH as STATISTICS_WIDTH
+from stream.runtime.durable import DRAFT, replacing
+from stream.runtime.errors import BadSnapshot, CheckpointError
+from stream.snapshots.shown_items import pack_names, unpack_names
+from stream.spec.spec import Spec
+from stream.tables.hash_table import Table
 
 KEEP = 2
 log = structlog.get_logger("checkpoint")

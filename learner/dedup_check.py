@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from stream.errors import SettingsError
+from stream.events.topics import EVENTS
 from stream.joiner.commit_metadata import commit_of
-from stream.kafka_admin import group_commits
-from stream.settings import Settings
-from stream.topics import EVENTS
+from stream.log.kafka_admin import group_commits
+from stream.runtime.errors import SettingsError
+from stream.runtime.settings import Settings
 
 JOINERS: Final = "joiner"  # their group
 

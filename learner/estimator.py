@@ -10,12 +10,12 @@ import numpy as np
 from river import base
 
 from learner.checkpoint import Checkpoint, Meta, restore, take
-from learner.model import Model
-from stream.events import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples, Impression, Value
-from stream.features import Catalogue, build_page
-from stream.spec import Spec
-from stream.spec_file import checked_spec, decode_spec, encode_spec
-from stream.table import U64
+from learner.training.model import Model
+from stream.events.codec import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples, Impression, Value
+from stream.features.page_features import Catalogue, build_page
+from stream.spec.spec import Spec
+from stream.spec.spec_file import checked_spec, decode_spec, encode_spec
+from stream.tables.hash_table import U64
 
 MORE: Final = "more"  # the column of values that have no column of their own
 

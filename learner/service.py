@@ -9,27 +9,27 @@ from types import FrameType
 
 import structlog
 
-from learner import meters
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.dedup_check import check_memory
-from learner.model import Model
-from learner.numbers import Used
-from learner.progress import HEADER
-from learner.publisher import Publisher, cadence_of
-from learner.seen import source_of
-from learner.warm import warm
-from stream.clock import now_ms
-from stream.dead_letters import Outgoing, dead_letter
-from stream.errors import CheckpointError, LogError, LogGap, LogUnavailable
-from stream.events import Examples, decode_examples, decode_training, encode
-from stream.health import Health, run_file
-from stream.kafka_log import KafkaLog
-from stream.log import START, Log, Reader, Record
-from stream.redis_store import RedisStore
-from stream.settings import Settings
-from stream.snapshot import SnapshotStore
-from stream.spec import Spec
-from stream.topics import EXAMPLES
+from learner.jit_warmup import warm
+from learner.publishing.publisher import Publisher, cadence_of
+from learner.publishing.version_allocator import Used
+from learner.training import metrics as meters
+from learner.training.dedup import source_of
+from learner.training.model import Model
+from learner.training.progressive_validation import HEADER
+from stream.events.codec import Examples, decode_examples, decode_training, encode
+from stream.events.topics import EXAMPLES
+from stream.log.dead_letters import Outgoing, dead_letter
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import START, Log, Reader, Record
+from stream.runtime.clock import now_ms
+from stream.runtime.errors import CheckpointError, LogError, LogGap, LogUnavailable
+from stream.runtime.health import Health, run_file
+from stream.runtime.settings import Settings
+from stream.snapshots.redis_store import RedisStore
+from stream.snapshots.snapshot import SnapshotStore
+from stream.spec.spec import Spec
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 POLL_S = 0.02

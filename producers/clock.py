@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stream.clock import now_ms
+from stream.runtime.clock import now_ms
 
 
 @dataclass(frozen=True)

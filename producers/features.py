@@ -14,9 +14,7 @@ import msgspec
 import numpy as np
 
 from producers.source import WorldEvent
-from stream.encoder import Batch
-from stream.errors import BadEvent
-from stream.events import (
+from stream.events.codec import (
     EVENT_BYTES_MAX,
     Examples,
     Impression,
@@ -29,14 +27,16 @@ from stream.events import (
     encode,
     organic_id,
 )
-from stream.features import Catalogue, Layout, UserColumns, build_page, words_of
-from stream.histories import MEMBERS_MAX
+from stream.features.encoder import Batch
+from stream.features.page_features import Catalogue, Layout, UserColumns, build_page, words_of
+from stream.features.statistics import Statistics, StatisticsProgram
+from stream.history.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
-from stream.log import partition_of
-from stream.settings import DEDUP_IDS
-from stream.spec import Spec
-from stream.statistics import Statistics, StatisticsProgram
+from stream.log.log import partition_of
+from stream.runtime.errors import BadEvent
+from stream.runtime.settings import DEDUP_IDS
+from stream.spec.spec import Spec
 
 
 class Taken(NamedTuple):

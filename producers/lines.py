@@ -13,8 +13,8 @@ import xxhash
 from msgspec import Meta
 
 from producers.source import PAUSE, Broken, Pause, Sourced, WorldEvent
-from stream.errors import BadEvent, DataError
-from stream.events import EVENT_BYTES_MAX, Impression, Install, Item, Tick, User, Value, check_source, encode
+from stream.events.codec import EVENT_BYTES_MAX, Impression, Install, Item, Tick, User, Value, check_source, encode
+from stream.runtime.errors import BadEvent, DataError
 
 STDIN: Final = "-"
 LINE_BYTES_MAX: Final = 4 * EVENT_BYTES_MAX  # JSON is longer than what it says

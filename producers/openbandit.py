@@ -19,8 +19,8 @@ from typing import Final
 
 from producers.source import WorldEvent
 from producers.wheel import WheelData
-from stream.errors import DataError
-from stream.events import Impression, Install, Item, User, Value
+from stream.events.codec import Impression, Install, Item, User, Value
+from stream.runtime.errors import DataError
 
 FOLDER_IN_WHEEL: Final = "obp/dataset/obd/"
 SHA256: Final = {  # (rows, items) by policy and campaign

@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 
 from producers.clock import Clock
-from stream.errors import LogUnavailable
-from stream.log import Log
-from stream.topics import EVENTS
+from stream.events.topics import EVENTS
+from stream.log.log import Log
+from stream.runtime.errors import LogUnavailable
 
 RECORD_EVENTS_MAX: Final = 64
 RECORD_BYTES_MAX: Final = 512 * 1024  # half of what a record may have

@@ -8,13 +8,13 @@ from producers.clock import Clock
 from producers.features import FeatureMaker
 from producers.outbox import Outbox
 from producers.source import Broken, Pause, Sourced, WorldEvent, first_pages
-from stream.errors import BadEvent
-from stream.events import Impression, Item, SourceEvent, Tick, User, encode
+from stream.events.codec import Impression, Item, SourceEvent, Tick, User, encode
+from stream.events.topics import EVENTS, ITEMS, USERS
+from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
-from stream.log import Log, partition_of
-from stream.spec import Spec
-from stream.statistics import Statistics
-from stream.topics import EVENTS, ITEMS, USERS
+from stream.log.log import Log, partition_of
+from stream.runtime.errors import BadEvent
+from stream.spec.spec import Spec
 
 REPORT_S: Final = 1.0
 AHEAD_S: Final = 0.005  # a page may be so early: waking up for each would cost more than the page

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from stream.errors import DataError
+from stream.runtime.errors import DataError
 
 DOWNLOAD_S: Final = 600
 

@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
-from tests.system.nest import Nest, nesting
-from thalweg.stack import Stack, down, up
+from tests.support.forked_services import Nest, nesting
+from thalweg.stack.stack import Stack, down, up
 
 # On shared machines a slow example says nothing about the code.
 settings.register_profile("here", deadline=None)

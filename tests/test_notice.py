@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_xxhash_is_named_with_its_licence() -> None:
     """The derived file names author and licence, NOTICE has the whole text, and images get it too."""
-    notice, source = (ROOT / "NOTICE").read_text(), (ROOT / "stream/xxh3.py").read_text()
+    notice, source = (ROOT / "NOTICE").read_text(), (ROOT / "stream/tables/xxh3.py").read_text()
     for text in (notice, source):
         assert "Copyright (c) 2012-2021 Yann Collet" in text
         assert "all rights reserved" in text.lower()

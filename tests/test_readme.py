@@ -8,9 +8,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from stream.settings import Settings
-from stream.topics import TOPICS
-from thalweg.main import app
+from stream.events.topics import TOPICS
+from stream.runtime.settings import Settings
+from thalweg.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = ("labels", "serving", "operations", "integrate")

@@ -11,31 +11,31 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
-from learner.chain import Cutter
 from learner.checkpoint import restore, take
-from learner.ftrl import WIDTH
-from learner.model import Model
-from learner.warm import warm as warm_learner
+from learner.jit_warmup import warm as warm_learner
+from learner.publishing.delta_chain import Cutter
+from learner.training.model import Model
+from learner.wide.ftrl import WIDTH
 from producers.features import FeatureMaker
-from ranker.follow import Follower
-from ranker.rank import Ranker
-from ranker.score import Scorer
-from ranker.shelf import Shelf
-from ranker.warm import warm
-from stream.events import Examples, Impression, Install, Item, Organic, RankReply, RankRequest, Tick, User
-from stream.expiry import Sweep
-from stream.features import Layout
+from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.jit_warmup import warm
+from ranker.ranking.rank import Ranker
+from ranker.ranking.score import Scorer
+from ranker.ranking.version_watcher import Follower
+from stream.events.codec import Examples, Impression, Install, Item, Organic, RankReply, RankRequest, Tick, User
+from stream.features.page_features import Layout
+from stream.features.statistics import Statistics, StatisticsProgram
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.raw_impression import record_events
 from stream.joiner.record_processor import warm_up
 from stream.joiner.state_store import StateStore
-from stream.memory_store import MemoryStore
-from stream.spec import ORGANIC_INSTALLS, Spec, Statistic, WarmStart
-from stream.spec_file import load_spec
-from stream.statistics import Statistics, StatisticsProgram
-from stream.table import Table
-from thalweg.recount import recount
+from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec import ORGANIC_INSTALLS, Spec, Statistic, WarmStart
+from stream.spec.spec_file import load_spec
+from stream.tables.eviction import Sweep
+from stream.tables.hash_table import Table
+from thalweg.demo.rescore import recount
 
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
 PAGES = 200

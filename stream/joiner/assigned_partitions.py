@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stream.dead_letters import Outgoing
-from stream.errors import LogGap, LogTruncated, SettingsError
-from stream.events import Tick, encode_record
+from stream.events.codec import Tick, encode_record
+from stream.events.topics import EVENTS
 from stream.joiner import metrics
 from stream.joiner.commit_metadata import JOIN_VERSION, Commit, Progress, author_of, commit_of, differences, metadata_of
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import PartitionState, PoisonWatch, ShellRules
 from stream.joiner.silence import Silence
-from stream.topics import EVENTS
+from stream.log.dead_letters import Outgoing
+from stream.runtime.errors import LogGap, LogTruncated, SettingsError
 
 if TYPE_CHECKING:
     from stream.joiner.state_store import StateStore

@@ -11,8 +11,8 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from stream.errors import LogError, LogUnavailable
 from stream.joiner.bodies import Bodies
+from stream.runtime.errors import LogError, LogUnavailable
 
 NEAR: Final = 64  # records: so far ahead is read on, further is sought
 TRAIL_BYTES: Final = 8 * 1024 * 1024  # of what the trailing reader has read ahead, a partition

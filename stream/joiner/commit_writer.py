@@ -10,10 +10,10 @@ from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, UnknownMemberIdError
 from aiokafka.structs import OffsetAndMetadata
 
-from stream.errors import SettingsError
 from stream.joiner.assigned_partitions import Assigned, AssignedPartitions, StoredCommit
 from stream.joiner.metrics import Tally
 from stream.joiner.outbox import Outbox
+from stream.runtime.errors import SettingsError
 
 EXPELLED_MAX: Final = 3  # times in
 EXPELLED_S: Final = 60.0  # that who has a name of its own isn't

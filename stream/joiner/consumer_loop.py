@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from stream.errors import LogGap, LogTruncated, SettingsError
+from stream.events.topics import EVENTS
 from stream.joiner import metrics
 from stream.joiner.assigned_partitions import Assigned, AssignedPartitions, LogRange, StoredCommit
 from stream.joiner.body_reader import BodyReader
@@ -32,9 +32,9 @@ from stream.joiner.output_records import emission_records
 from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.joiner.state_saver import StateSaver
 from stream.joiner.tick_watch import TickWatch
-from stream.log import Record
-from stream.settings import Settings
-from stream.topics import EVENTS
+from stream.log.log import Record
+from stream.runtime.errors import LogGap, LogTruncated, SettingsError
+from stream.runtime.settings import Settings
 
 BATCH_RECORDS: Final = 1_000
 POLL_MS: Final = 100

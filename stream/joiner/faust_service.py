@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from faust.app.base import BootStrategy
 from mode import Service
 
-from stream.errors import LogError, SettingsError
+from stream.events.topics import EVENTS
 from stream.joiner import metrics
 from stream.joiner.assigned_partitions import AssignedPartitions, Memory
 from stream.joiner.consumer_loop import ConsumerLoop
@@ -30,11 +30,11 @@ from stream.joiner.kafka_clients import (
 )
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import RecordProcessor, ShellRules
-from stream.settings import Settings
-from stream.topics import EVENTS
+from stream.runtime.errors import LogError, SettingsError
+from stream.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.histories import HistoryWriter  # redis: loaded by whoever has one
+    from stream.history.histories import HistoryWriter  # redis: loaded by whoever has one
 
 LEAVE_S: Final = 10.0
 LEAVE_AT_ONCE_S: Final = 0.5
@@ -59,7 +59,7 @@ class WorkerApp(faust.App):
 
 
 def make_app(settings: Settings) -> faust.App:
-    """The Faust app: on loopback, without topics, files or a web server of its own (`stream.health` serves)."""
+    """The Faust app: on loopback, without topics, files or a web server of its own (`stream.runtime.health` serves)."""
     return WorkerApp(
         settings.topic("joiner"),
         broker=[f"kafka://{server}" for server in settings.brokers()],

@@ -13,11 +13,11 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError
 
-from stream.errors import LogUnavailable, SettingsError
+from stream.events.topics import EVENTS
 from stream.joiner.assigned_partitions import LogRange
-from stream.kafka_login import login_options
-from stream.settings import Settings
-from stream.topics import EVENTS
+from stream.log.kafka_login import login_options
+from stream.runtime.errors import LogUnavailable, SettingsError
+from stream.runtime.settings import Settings
 
 # A partition that isn't part of the fetch on its way waits until that one returns.
 FETCH_WAIT_MS: Final = 10

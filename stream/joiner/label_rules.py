@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from stream.spec import Spec, duration_ms
+from stream.spec.spec import Spec, duration_ms
 
 Policy = Literal["wait", "eager", "fake_negative"]
 

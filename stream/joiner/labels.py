@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from stream.errors import BadEvent
-from stream.events import WINDOW_CLOSED, Examples, Organic, decode_examples, encode_values, example_id
+from stream.events.codec import WINDOW_CLOSED, Examples, Organic, decode_examples, encode_values, example_id
 from stream.joiner.bodies import Bodies
+from stream.runtime.errors import BadEvent
 
 if TYPE_CHECKING:
     import numpy as np

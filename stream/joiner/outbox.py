@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from stream.dead_letters import Outgoing
-from stream.errors import LogError
+from stream.log.dead_letters import Outgoing
+from stream.runtime.errors import LogError
 
 
 class _Batch:

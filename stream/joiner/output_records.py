@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from stream.dead_letters import Outgoing
-from stream.events import RECORD_BYTES_MAX, History, Organic, array_head, encode
+from stream.events.codec import RECORD_BYTES_MAX, History, Organic, array_head, encode
+from stream.events.topics import EXAMPLES, HISTORIES, ORGANIC
 from stream.joiner.labels import Installed, Labels, examples_bytes, user_of
-from stream.log import partition_of
-from stream.topics import EXAMPLES, HISTORIES, ORGANIC
+from stream.log.dead_letters import Outgoing
+from stream.log.log import partition_of
 
 EXAMPLES_BYTES_MAX: Final = RECORD_BYTES_MAX // 2  # of one record, so that a learner's step stays small
 

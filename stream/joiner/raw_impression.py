@@ -6,7 +6,16 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from stream.events import BadPart, Impression, Install, SourceEvent, Tick, decode_parts, encode_record, record_slices
+from stream.events.codec import (
+    BadPart,
+    Impression,
+    Install,
+    SourceEvent,
+    Tick,
+    decode_parts,
+    encode_record,
+    record_slices,
+)
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,8 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from stream.dead_letters import dead_letter
-from stream.errors import Poisoned
-from stream.events import SLICE_EVENTS, BadPart, Impression, Tick, decode_events, event_count
+from stream.events.codec import SLICE_EVENTS, BadPart, Impression, Tick, decode_events, event_count
+from stream.events.topics import EVENTS, HISTORIES
 from stream.joiner.bodies import Bodies
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
@@ -18,11 +17,12 @@ from stream.joiner.labels import Part
 from stream.joiner.metrics import Tally
 from stream.joiner.output_records import Emission, history_record
 from stream.joiner.raw_impression import RecordEvents, plain_records, read_any, read_slices, record_events, together
-from stream.log import Record
-from stream.topics import EVENTS, HISTORIES
+from stream.log.dead_letters import dead_letter
+from stream.log.log import Record
+from stream.runtime.errors import Poisoned
 
 if TYPE_CHECKING:
-    from stream.histories import HistoryWriter  # redis: loaded by whoever has one
+    from stream.history.histories import HistoryWriter  # redis: loaded by whoever has one
 
 POISON_MIN: Final = 20  # so many bad records in a row are more than chance
 RUN_RECORDS, RUN_BYTES = 256, 256 * 1024  # that are joined at once: some ten milliseconds

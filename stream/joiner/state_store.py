@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.durable import replacing
 from stream.joiner.kernels import state as fields
 from stream.joiner.kernels.arena import (
     CHUNK_BITS,
@@ -28,6 +27,7 @@ from stream.joiner.kernels.arena import (
 )
 from stream.joiner.kernels.relink import link_all
 from stream.joiner.label_rules import LabelRules
+from stream.runtime.durable import replacing
 
 FORMAT: Final = 1
 CHUNK_BYTES: Final = 4 * CHUNK_WORDS

@@ -7,18 +7,18 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from stream.errors import LogError, LogGap, LogTruncated, LogUnavailable, Poisoned
-from stream.health import Health, run_file
+from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.joiner.faust_service import JoinerService
 from stream.joiner.kafka_clients import partitions_of
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import ShellRules, warm_up
-from stream.log import Log
-from stream.settings import Settings
-from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
+from stream.log.log import Log
+from stream.runtime.errors import LogError, LogGap, LogTruncated, LogUnavailable, Poisoned
+from stream.runtime.health import Health, run_file
+from stream.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.histories import HistoryWriter
+    from stream.history.histories import HistoryWriter
 
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 
@@ -35,7 +35,7 @@ def wait_for_kafka(settings: Settings, names: list[str]) -> tuple[dict[str, int]
         found = asyncio.run(partitions_of(settings, names))
         if found is not None:
             return found, attempt > 0
-        from stream.kafka_log import KafkaLog  # a second client, slow to load, which says what is wrong
+        from stream.log.kafka_log import KafkaLog  # a second client, slow to load, which says what is wrong
 
         try:
             kafka = KafkaLog(settings)
@@ -55,11 +55,11 @@ def open_histories(settings: Settings) -> "HistoryWriter | None":
     if not settings.redis:
         log.info("no Redis is known: histories go to the topic only")
         return None
-    from stream.histories import HistoryWriter
-    from stream.redis_client import connect
+    from stream.history.histories import HistoryWriter
+    from stream.snapshots.redis_client import connect
 
     def source() -> Log:
-        from stream.kafka_log import KafkaLog
+        from stream.log.kafka_log import KafkaLog
 
         return KafkaLog(settings)
 

@@ -9,15 +9,15 @@ from msgspec import structs
 from benchmarks.golden import ITEMS, PAGES
 from benchmarks.serving import Publisher, World
 from benchmarks.snapshot import FOLD_SHARE, fullest
-from learner import chain
-from learner.model import RECENT_PAGES, Model
-from ranker.model import Version
-from ranker.versions import Loader
-from stream.errors import BadSnapshot
-from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression, example_id
-from stream.memory_store import MemoryStore
-from stream.snapshot import DELTAS_MAX, INGESTS_MAX, encode_manifest
-from stream.spec_file import load_spec
+from learner.publishing import delta_chain as chain
+from learner.training.model import RECENT_PAGES, Model
+from ranker.versions.model import Version
+from ranker.versions.version_loader import Loader
+from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, example_id
+from stream.runtime.errors import BadSnapshot
+from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.snapshot import DELTAS_MAX, INGESTS_MAX, encode_manifest
+from stream.spec.spec_file import load_spec
 
 
 @pytest.fixture(scope="module")

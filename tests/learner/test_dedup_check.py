@@ -3,11 +3,11 @@
 import pytest
 
 from learner.dedup_check import check_memory
-from stream.errors import SettingsError
 from stream.joiner.commit_metadata import Progress, metadata_of
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
-from stream.settings import DEDUP_IDS, Settings
+from stream.runtime.errors import SettingsError
+from stream.runtime.settings import DEDUP_IDS, Settings
 
 
 def commit(uncommitted_max: int) -> tuple[int, str]:

@@ -12,10 +12,10 @@ from river import compose, datasets, evaluate, linear_model, metrics, preprocess
 from river.datasets import synth
 
 from learner.estimator import WideAndDeep
-from learner.model import Model
-from stream.errors import SpecError
-from stream.events import INSTALLED, WINDOW_CLOSED, Examples, Impression
-from stream.features import Catalogue, build_page
+from learner.training.model import Model
+from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression
+from stream.features.page_features import Catalogue, build_page
+from stream.runtime.errors import SpecError
 
 SMALL: dict[str, Any] = {"hidden_units": (8, 4), "embedding_dim": 4}
 Row = tuple[dict[str, Any], bool]

@@ -18,19 +18,27 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from learner.checkpoint import KEEP, CheckpointFiles, restore, take
-from learner.model import Model
-from learner.numbers import Used
-from learner.publisher import Publisher, cadence_of
+from learner.publishing.publisher import Publisher, cadence_of
+from learner.publishing.version_allocator import Used
 from learner.service import Learner, _Life, _loop, _open, _poll, _wait_for_log
-from stream.errors import BadSnapshot, CheckpointError, Fenced, LogGap, LogUnavailable, SnapshotError, StoreUnavailable
-from stream.events import DeadLetter, Examples, Install, decode_entity, decode_examples, encode_record
-from stream.log import START, MemoryLog, Reader, Record
-from stream.memory_store import MemoryStore
-from stream.settings import Settings
-from stream.snapshot import Head, fetch
-from stream.topics import EXAMPLES, EXAMPLES_DLQ
-from tests.learner.worlds import records, small_spec
-from tests.stream.snapshots import AHEAD
+from learner.training.model import Model
+from stream.events.codec import DeadLetter, Examples, Install, decode_entity, decode_examples, encode_record
+from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
+from stream.log.log import START, MemoryLog, Reader, Record
+from stream.runtime.errors import (
+    BadSnapshot,
+    CheckpointError,
+    Fenced,
+    LogGap,
+    LogUnavailable,
+    SnapshotError,
+    StoreUnavailable,
+)
+from stream.runtime.settings import Settings
+from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.snapshot import Head, fetch
+from tests.support.learner_world import records, small_spec
+from tests.support.small_versions import AHEAD
 
 SPEC = small_spec()
 
@@ -523,7 +531,7 @@ def publishes(publisher: Publisher, learner: Learner) -> Head:
 @pytest.fixture(autouse=True)
 def ask_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for the store asks it at once again."""
-    monkeypatch.setattr("learner.carrier.ASK_S", 0.001)
+    monkeypatch.setattr("learner.publishing.uploader.ASK_S", 0.001)
 
 
 def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from producers.features import FeatureMaker, Histories
 from producers.source import WorldEvent
-from stream.encoder import Encoder, one_page
-from stream.errors import BadEvent
-from stream.events import Examples, Impression, Install, Item, Tick, User
-from stream.features import Catalogue, Layout, build_page, words_of
+from stream.events.codec import Examples, Impression, Install, Item, Tick, User
+from stream.features.encoder import Encoder, one_page
+from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
-from stream.log import partition_of
-from stream.spec import Spec
-from tests.producers.worlds import START_MS, install, page, statistics_of, tick, tiny_spec, worlds
+from stream.log.log import partition_of
+from stream.runtime.errors import BadEvent
+from stream.spec.spec import Spec
+from tests.support.producer_worlds import START_MS, install, page, statistics_of, tick, tiny_spec, worlds
 
 PARTITIONS = 2
 

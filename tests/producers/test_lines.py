@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from producers.lines import LINE_BYTES_MAX, decode_line, file_lines, read_lines
 from producers.source import PAUSE, Broken, Sourced
-from stream.errors import BadEvent, DataError
-from stream.events import Impression, Install
+from stream.events.codec import Impression, Install
+from stream.runtime.errors import BadEvent, DataError
 
 DOCS = Path(__file__).parents[2] / "docs" / "events.md"
 GOLDEN = Path(__file__).parent / "events.golden"

@@ -7,9 +7,9 @@ import pytest
 
 from producers.movielens import fetch_movielens, read_movielens
 from producers.source import WorldEvent
-from stream.errors import DataError
-from stream.events import Impression, Install, Item, User, check_source
-from stream.settings import Settings
+from stream.events.codec import Impression, Install, Item, User, check_source
+from stream.runtime.errors import DataError
+from stream.runtime.settings import Settings
 
 
 def test_reading_what_is_not_there_names_the_remedy(tmp_path: Path) -> None:

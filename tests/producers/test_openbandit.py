@@ -9,10 +9,10 @@ import pytest
 from producers.features import FeatureMaker
 from producers.openbandit import DEFAULT, SHA256, fetch_openbandit, part_of, read_openbandit
 from producers.source import WorldEvent
-from stream.errors import DataError
-from stream.events import Impression, Install, Item, User, check_source
-from stream.settings import Settings
-from stream.spec_file import load_spec
+from stream.events.codec import Impression, Install, Item, User, check_source
+from stream.runtime.errors import DataError
+from stream.runtime.settings import Settings
+from stream.spec.spec_file import load_spec
 
 CLICKS = {"random/all": 38, "random/men": 46, "random/women": 46, "bts/all": 42, "bts/men": 69, "bts/women": 46}
 SPEC = Path(__file__).parents[2] / "specs" / "openbandit.toml"

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from learner.model import Model
+from learner.training.model import Model
 from producers.features import FeatureMaker
 from producers.source import WorldEvent
-from stream.events import Impression, Item, TrainingEvent
-from stream.spec import Spec
-from stream.spec_file import parse_spec
+from stream.events.codec import Impression, Item, TrainingEvent
+from stream.spec.spec import Spec
+from stream.spec.spec_file import parse_spec
 from tests.producers.test_features import numbers_of, shown
-from tests.producers.worlds import TEXT, install, page, tick
+from tests.support.producer_worlds import TEXT, install, page, tick
 
 COUNTED = '[statistics]\nwithout_page = { kind = "count", of = "organic", by = ["item.id"] }'
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from producers.replay import Pace, ReplayResult, replay
 from producers.source import PAUSE, Broken, Sourced, WorldEvent
-from stream.errors import LogUnavailable
-from stream.events import (
+from stream.events.codec import (
     Examples,
     Impression,
     Install,
@@ -24,12 +23,13 @@ from stream.events import (
     decode_entity,
     decode_events,
 )
+from stream.events.topics import TOPICS
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
-from stream.log import MemoryLog, Record, partition_of
-from stream.spec import Spec
-from stream.topics import TOPICS
-from tests.producers.worlds import START_MS, Hands, install, page, statistics_of, tick, tiny_spec, worlds
+from stream.log.log import MemoryLog, Record, partition_of
+from stream.runtime.errors import LogUnavailable
+from stream.spec.spec import Spec
+from tests.support.producer_worlds import START_MS, Hands, install, page, statistics_of, tick, tiny_spec, worlds
 
 PARTITIONS = 3
 

@@ -1,8 +1,8 @@
 """What a source yields, and the first pages of it."""
 
 from producers.source import Broken, Sourced, first_pages
-from stream.events import Item
-from tests.producers.worlds import install, page
+from stream.events.codec import Item
+from tests.support.producer_worlds import install, page
 
 
 def test_the_first_pages_keep_their_labels() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from producers.wheel import WheelData
-from stream.errors import DataError
+from stream.runtime.errors import DataError
 
 CONTENTS = {"rows.csv": b"what stands in rows", "items.csv": b"what stands in items"}
 INSIDE = "carrier/data/"

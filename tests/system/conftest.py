@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.flow import SOAK, Joiners
-from tests.system.nest import Nest
-from thalweg.stack import Stack
+from tests.support.event_flow import SOAK, Joiners
+from tests.support.forked_services import Nest
+from thalweg.stack.stack import Stack
 
 
 @pytest.fixture

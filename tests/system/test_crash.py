@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import CheckpointFiles, take
-from learner.model import Model
-from learner.seen import source_of
+from learner.training.dedup import source_of
+from learner.training.model import Model
 from producers.clock import Clock
 from producers.replay import Pace, ReplayResult, replay
 from producers.source import WorldEvent
-from stream.events import Examples, Impression, SourceEvent, decode_events, decode_examples
+from stream.events.codec import Examples, Impression, SourceEvent, decode_events, decode_examples
+from stream.events.topics import EVENTS, EXAMPLES
 from stream.joiner.label_rules import label_rules
-from stream.kafka_log import KafkaLog
-from stream.log import START, Record
-from stream.topics import EVENTS, EXAMPLES
-from tests.stream.joiner.join_oracle import Net, net_of, offline
-from tests.system.house import House, until, world
-from tests.system.nest import Nest
-from thalweg.stack import Stack
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import START, Record
+from tests.support.forked_services import Nest
+from tests.support.join_oracle import Net, net_of, offline
+from tests.support.whole_system import House, until, world
+from thalweg.stack.stack import Stack
 
 pytestmark = pytest.mark.timeout(400)  # processes that are killed and started again, on a machine that may be busy
 

@@ -14,18 +14,18 @@ import msgspec
 import pytest
 import redis
 
-from stream.events import LATE_POSITIVE, RETRACTION, decode_examples, encode_record
-from stream.histories import changes_of, read_histories
-from stream.log import START
-from stream.topics import EXAMPLES, HISTORIES
-from tests.stream.joiner.join_oracle import net_of
-from tests.system.flow import GROUPS_A_S, PARTITIONS, SEEDS, SOAK, Joiners, flowing, grown, shared_by
-from tests.system.house import until
-from tests.system.labels import judged, labels_by_events, positive
-from tests.system.nest import clean_environment
+from stream.events.codec import LATE_POSITIVE, RETRACTION, decode_examples, encode_record
+from stream.events.topics import EXAMPLES, HISTORIES
+from stream.history.histories import changes_of, read_histories
+from stream.log.log import START
+from tests.support.event_flow import GROUPS_A_S, PARTITIONS, SEEDS, SOAK, Joiners, flowing, grown, shared_by
+from tests.support.forked_services import clean_environment
+from tests.support.join_oracle import net_of
+from tests.support.system_labels import judged, labels_by_events, positive
+from tests.support.whole_system import until
 from thalweg.audit.log_scan import span
-from thalweg.options import SPEC
-from thalweg.stack import Stack, start_broker, start_redis, stop_broker, stop_redis
+from thalweg.cli.options import SPEC
+from thalweg.stack.stack import Stack, start_broker, start_redis, stop_broker, stop_redis
 
 KILLS = 100 if SOAK else 20
 WORKER_KILLS = 30 if SOAK else 3
@@ -166,7 +166,7 @@ def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None
         report = joiners.home / "audit.json"
         told = {"kafka": joiners.settings.kafka, "topic_prefix": joiners.settings.topic_prefix, "local": joiners.home}
         env = {f"THALWEG_{name.upper()}": str(value) for name, value in told.items()}
-        command = [sys.executable, "-m", "thalweg.main", "audit", *arguments, "--json", str(report)]
+        command = [sys.executable, "-m", "thalweg.cli.main", "audit", *arguments, "--json", str(report)]
         ran = subprocess.run(command, env={**clean_environment(), **env}, capture_output=True, text=True)
         return ran.returncode, ran.stdout + ran.stderr, json.loads(report.read_text())
 

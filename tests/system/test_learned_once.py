@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from stream.kafka_admin import group_commits
-from stream.topics import EVENTS
-from tests.system.flow import SEEDS, SOAK, Joiners, flowing, grown, shared_by
-from tests.system.house import until
-from tests.system.labels import labels_by_events, labels_emitted, positive
-from tests.system.nest import alive
+from stream.events.topics import EVENTS
+from stream.log.kafka_admin import group_commits
+from tests.support.event_flow import SEEDS, SOAK, Joiners, flowing, grown, shared_by
+from tests.support.forked_services import alive
+from tests.support.system_labels import labels_by_events, labels_emitted, positive
+from tests.support.whole_system import until
 
 REMEMBERED = 20_000  # ids of a partition, by the learner
 OPEN_PAGES = 120_000 if SOAK else 12_000  # each of four items that are installed: more in each of two partitions

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-import stream.kafka_log
-from stream.errors import LogError, LogUnavailable
-from stream.kafka_admin import apply_topics, plan_topics
-from stream.kafka_log import KafkaLog
-from stream.log import START
-from stream.settings import Settings
-from stream.topics import ITEMS
-from tests.system.house import until
+import stream.log.kafka_log
+from stream.events.topics import ITEMS
+from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import START
+from stream.runtime.errors import LogError, LogUnavailable
+from stream.runtime.settings import Settings
+from tests.support.whole_system import until
 from thalweg.audit.log_scan import span
-from thalweg.stack import Stack, start_broker, stop_broker
+from thalweg.stack.stack import Stack, start_broker, stop_broker
 
 PARTITIONS = 2
 pytestmark = pytest.mark.timeout(400)  # a broker that is started again, on a machine that may be busy
@@ -67,7 +67,7 @@ def test_a_producer_that_lost_a_record_is_replaced(
     stack: Stack, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once a failure was told, whatever the old producer held is in doubt: it ends, and sends nothing later."""
-    monkeypatch.setattr(stream.kafka_log, "DELIVERY_S", 10.5)  # kafka-python takes no less with requests of 10 s
+    monkeypatch.setattr(stream.log.kafka_log, "DELIVERY_S", 10.5)  # kafka-python takes no less with requests of 10 s
     others = senders()
     log = KafkaLog(settings)
     for partition in range(PARTITIONS):

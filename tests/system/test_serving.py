@@ -10,23 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.chain import Cutter, serving_deep_logits, serving_wide_logits
-from learner.model import Model
+from learner.publishing.delta_chain import Cutter, serving_deep_logits, serving_wide_logits
+from learner.training.model import Model
 from producers.clock import Clock
 from producers.replay import Pace, replay
-from ranker.model import score_features
-from ranker.versions import Loader
-from stream.kafka_log import KafkaLog
-from stream.memory_store import MemoryStore
-from stream.redis_store import RedisStore
-from stream.spec_file import parse_spec
-from tests.learner.worlds import SPEC, records
-from tests.system.house import House, until, world
-from tests.system.nest import Nest
-from thalweg.asker import Asker, AskerConfig, Observed
-from thalweg.caller import calling
-from thalweg.recount import recount
-from thalweg.stack import Stack, start_redis, stop_redis
+from ranker.versions.model import score_features
+from ranker.versions.version_loader import Loader
+from stream.log.kafka_log import KafkaLog
+from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.redis_store import RedisStore
+from stream.spec.spec_file import parse_spec
+from tests.support.forked_services import Nest
+from tests.support.learner_world import SPEC, records
+from tests.support.whole_system import House, until, world
+from thalweg.demo.caller import calling
+from thalweg.demo.open_loop_client import Asker, AskerConfig, Observed
+from thalweg.demo.rescore import recount
+from thalweg.stack.stack import Stack, start_redis, stop_redis
 
 DOWN_S = 60.0 if os.environ.get("SOAK") else 0.0  # how long Redis stays away at least
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy

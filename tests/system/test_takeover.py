@@ -9,11 +9,11 @@ import redis
 
 from producers.clock import Clock
 from producers.replay import Pace, replay
-from stream.kafka_log import KafkaLog
-from stream.redis_store import RedisStore
-from tests.system.house import House, until, world
-from tests.system.nest import Nest, alive
-from thalweg.stack import Stack
+from stream.log.kafka_log import KafkaLog
+from stream.snapshots.redis_store import RedisStore
+from tests.support.forked_services import Nest, alive
+from tests.support.whole_system import House, until, world
+from thalweg.stack.stack import Stack
 
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 

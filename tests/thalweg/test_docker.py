@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stream.settings import Settings
-from thalweg.stack import HOUSE
+from stream.runtime.settings import Settings
+from thalweg.stack.stack import HOUSE
 
 ROOMS = {"joiner", "learner", "ranker"}
 COMPOSE: dict[str, Any] = yaml.safe_load((HOUSE / "docker-compose.yml").read_text())
@@ -211,7 +211,7 @@ def test_commands_exist() -> None:
     """Each thalweg command that compose names, in its comments too, is one that the command line has."""
     from typer.main import get_command
 
-    from thalweg.main import app
+    from thalweg.cli.main import app
 
     known = set(getattr(get_command(app), "commands"))  # noqa: B009  # typer's type doesn't tell it's a group
     text = (HOUSE / "docker-compose.yml").read_text()

@@ -11,26 +11,26 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.chain import Cutter, StatisticsPart
 from learner.estimator import WideAndDeep
-from learner.model import Model
-from ranker.contents import statistic_change
-from ranker.follow import Follower
-from ranker.rank import Ranker
-from ranker.retrieve import by_item
-from ranker.score import Scorer
-from ranker.shelf import Shelf
-from stream.encoder import one_page
-from stream.errors import BadSnapshot, SpecError
-from stream.events import Item, RankRequest
-from stream.features import F32, Catalogue, Layout, build_page, statistics_of
-from stream.memory_store import MemoryStore
-from stream.spec import Spec, Statistic
-from stream.spec_file import parse_spec
-from stream.statistic_kinds import KINDS, LEARN_LABELS, LEARN_MEMORY, LEARNS, READS, Kind, Measure, checked
-from stream.statistics import Statistics, StatisticsProgram
-from stream.table import U64
-from tests.learner.worlds import SPEC, records
+from learner.publishing.delta_chain import Cutter, StatisticsPart
+from learner.training.model import Model
+from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.rank import Ranker
+from ranker.ranking.retrieve import by_item
+from ranker.ranking.score import Scorer
+from ranker.ranking.version_watcher import Follower
+from ranker.versions.snapshot_validation import statistic_change
+from stream.events.codec import Item, RankRequest
+from stream.features.encoder import one_page
+from stream.features.page_features import F32, Catalogue, Layout, build_page, statistics_of
+from stream.features.statistics import Statistics, StatisticsProgram
+from stream.runtime.errors import BadSnapshot, SpecError
+from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec import Spec, Statistic
+from stream.spec.spec_file import parse_spec
+from stream.spec.statistic_kinds import KINDS, LEARN_LABELS, LEARN_MEMORY, LEARNS, READS, Kind, Measure, checked
+from stream.tables.hash_table import U64
+from tests.support.learner_world import SPEC, records
 
 GOES_BY = {
     "fields": 'by = ["item.id"]',

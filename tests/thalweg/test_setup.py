@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from thalweg.stack import HOUSE
+from thalweg.stack.stack import HOUSE
 
 PINS = (HOUSE / "constraints.txt").read_text().splitlines()
 

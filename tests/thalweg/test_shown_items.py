@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from learner.chain import Cutter
 from learner.checkpoint import restore, take
-from learner.model import Model
-from ranker.follow import Follower
-from ranker.rank import Ranker
-from ranker.score import Scorer
-from ranker.shelf import Shelf
-from stream.errors import BadEvent
-from stream.events import Item, RankReply, RankRequest
-from stream.memory_store import MemoryStore
-from stream.version_files import VersionFiles
-from tests.learner.worlds import records, small_spec
-from thalweg.verify import Verifier
-from thalweg.versions import changes, lay
+from learner.publishing.delta_chain import Cutter
+from learner.training.model import Model
+from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.rank import Ranker
+from ranker.ranking.score import Scorer
+from ranker.ranking.version_watcher import Follower
+from stream.events.codec import Item, RankReply, RankRequest
+from stream.runtime.errors import BadEvent
+from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.version_files import VersionFiles
+from tests.support.learner_world import records, small_spec
+from thalweg.versions.verify import Verifier
+from thalweg.versions.version_diff import changes, lay
 
 SPEC = small_spec()
 SHOWN = {f"i{n}" for n in range(30)}

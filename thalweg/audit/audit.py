@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stream.errors import DataError
-from stream.log import START, Log
-from stream.settings import DEDUP_IDS
-from stream.topics import EVENTS, EXAMPLES, ORGANIC
+from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
+from stream.log.log import START, Log
+from stream.runtime.errors import DataError
+from stream.runtime.settings import DEDUP_IDS
 from thalweg.audit.audit_range import AuditRange, audit_ranges, emitted_topics
 from thalweg.audit.committed_rules import stored_in
 from thalweg.audit.comparison import Comparison, count_joined, difference_of

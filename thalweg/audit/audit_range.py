@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-from stream.log import Log
-from stream.topics import EVENTS, EXAMPLES, ORGANIC
+from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
+from stream.log.log import Log
 from thalweg.audit.log_scan import SKEW_MS, span
 from thalweg.audit.rules import AuditRules
 

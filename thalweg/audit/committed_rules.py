@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from stream.errors import SpecError
+from stream.runtime.errors import SpecError
 from thalweg.audit.rules import AuditRules
-from thalweg.durations import spoken
+from thalweg.text.durations import spoken
 
 GROUP: Final = "joiner"  # whose commits they are
 

@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from stream.events import Organic, decode_organic, decode_training, organic_id
-from stream.log import Record
+from stream.events.codec import Organic, decode_organic, decode_training, organic_id
+from stream.log.log import Record
 from thalweg.audit.log_events import digest_of
 from thalweg.audit.spill import Spill
 

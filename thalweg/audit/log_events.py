@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 import xxhash
 
-from stream.events import Impression, Install, SourceEvent, encode
+from stream.events.codec import Impression, Install, SourceEvent, encode
 
 NEVER: Final = 2**62
 

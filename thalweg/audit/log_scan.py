@@ -3,8 +3,8 @@
 from collections.abc import Callable, Generator, Mapping
 from typing import Final
 
-from stream.errors import LogGap
-from stream.log import START, Log, Record
+from stream.log.log import START, Log, Record
+from stream.runtime.errors import LogGap
 
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 2_000

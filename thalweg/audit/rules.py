@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from stream.spec import Policy, Spec, duration_ms
+from stream.spec.spec import Policy, Spec, duration_ms
 
 KNOWN_MS: Final = 2_000
 AHEAD_MS: Final = 60_000

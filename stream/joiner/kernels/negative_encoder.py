@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.events import ITEMS_MAX, REASONS, WINDOW_CLOSED
+from stream.events.codec import ITEMS_MAX, REASONS, WINDOW_CLOSED
 from stream.joiner.kernels.memory import Ints
 from stream.joiner.kernels.msgpack_scan import list_at, text_at
-from stream.table import kernel
-from stream.xxh3 import LENGTH_MAX, xxh3_64
+from stream.tables.hash_table import kernel
+from stream.tables.xxh3 import LENGTH_MAX, xxh3_64
 
 REQUEST_ID_MAX: Final = LENGTH_MAX - 8  # bytes; the hash in batches takes no more
 PAGE_MORE_BYTES: Final = 24 + 2  # the heads of an Examples and of its columns

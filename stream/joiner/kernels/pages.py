@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.events import ITEMS_MAX
+from stream.events.codec import ITEMS_MAX
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import append, at, base_offset, get64, lives, put64, whole, words_of
@@ -28,7 +28,7 @@ from stream.joiner.kernels.emission import (
 from stream.joiner.kernels.hashes import pair_hash
 from stream.joiner.kernels.memory import i64_at
 from stream.joiner.kernels.timers import add
-from stream.table import kernel
+from stream.tables.hash_table import kernel
 
 
 @kernel

@@ -19,14 +19,14 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
-from stream.errors import LogError, LogGap, LogTruncated, SettingsError
-from stream.events import DeadLetter, Install, SourceEvent, Tick, decode_entity, decode_events, decode_examples
+from stream.events.codec import DeadLetter, Install, SourceEvent, Tick, decode_entity, decode_events, decode_examples
+from stream.events.topics import EVENTS_DLQ
 from stream.joiner.assigned_partitions import Memory
 from stream.joiner.commit_metadata import JOIN_VERSION
 from stream.joiner.consumer_loop import ConsumerLoop
 from stream.joiner.join import SLICE
-from stream.topics import EVENTS_DLQ
-from tests.stream.joiner.paper import (
+from stream.runtime.errors import LogError, LogGap, LogTruncated, SettingsError
+from tests.support.fake_kafka_clients import (
     CAME,
     RULES,
     Paper,

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stream.events import DeadLetter, decode_entity, encode_record
-from stream.log import partition_of
-from stream.topics import EVENTS, EVENTS_DLQ
-from tests.stream.joiner.join_oracle import net_of
+from stream.events.codec import DeadLetter, decode_entity, encode_record
+from stream.events.topics import EVENTS, EVENTS_DLQ
+from stream.log.log import partition_of
 from tests.stream.joiner.test_joiner import World, page, running, until
-from thalweg.main import app
-from thalweg.stack import Stack
+from tests.support.join_oracle import net_of
+from thalweg.cli.main import app
+from thalweg.stack.stack import Stack
 
 
 @pytest.fixture

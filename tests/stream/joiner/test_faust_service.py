@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from stream.errors import LogError
-from stream.events import Tick
+from stream.events.codec import Tick
 from stream.joiner.faust_service import JoinerService, make_app
 from stream.joiner.record_processor import ShellRules
-from stream.settings import Settings
-from tests.stream.joiner.paper import PARTITIONS, RULES, Paper, T, assign, message, page, take
+from stream.runtime.errors import LogError
+from stream.runtime.settings import Settings
+from tests.support.fake_kafka_clients import PARTITIONS, RULES, Paper, T, assign, message, page, take
 
 SET_UP = {
     "topic_disable_leader": True,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stream.events import (
+from stream.events.codec import (
     INSTALLED,
     LATE_POSITIVE,
     RETRACTION,
@@ -17,8 +17,8 @@ from stream.events import (
 )
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.label_rules import LabelRules, label_rules
-from stream.spec import Label, Spec
-from tests.stream.joiner.join_oracle import net_of, offline
+from stream.spec.spec import Label, Spec
+from tests.support.join_oracle import net_of, offline
 
 RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5, skew_ms=0)
 FAR = Tick(time_ms=100_000)

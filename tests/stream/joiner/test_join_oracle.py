@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stream.events import (
+from stream.events.codec import (
     INSTALLED,
     LATE_POSITIVE,
     RETRACTION,
@@ -28,8 +28,8 @@ from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.label_rules import LabelRules, Policy
 from stream.joiner.labels import examples_of
 from stream.joiner.raw_impression import record_events
-from tests.stream.joiner.join_oracle import check_labels, net_of, organic
 from tests.stream.joiner.test_join import FAR, NOW, POLICIES, ids, install, page, retraction, rows
+from tests.support.join_oracle import check_labels, net_of, organic
 
 SOAK = bool(os.environ.get("SOAK"))
 USERS, ITEMS = "uv", "abc"

@@ -20,7 +20,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.structs import OffsetAndMetadata
 
-from stream.events import (
+from stream.events.codec import (
     DeadLetter,
     Examples,
     History,
@@ -33,16 +33,16 @@ from stream.events import (
     decode_organic,
     encode_record,
 )
-from stream.health import run_file
-from stream.histories import read_histories
+from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, TOPICS
+from stream.history.histories import read_histories
 from stream.joiner.label_rules import LabelRules, Policy
-from stream.kafka_admin import group_commits
-from stream.kafka_log import KafkaLog
-from stream.log import START, Record, partition_of
-from stream.settings import Settings
-from stream.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, TOPICS
-from tests.stream.joiner.join_oracle import net_of, offline
-from thalweg.stack import Stack
+from stream.log.kafka_admin import group_commits
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import START, Record, partition_of
+from stream.runtime.health import run_file
+from stream.runtime.settings import Settings
+from tests.support.join_oracle import net_of, offline
+from thalweg.stack.stack import Stack
 
 QUICK = LabelRules(policy="eager", window_ms=400, known_ms=400)  # soon committed
 
@@ -76,7 +76,7 @@ class World:
         } | self.more_settings
         told = {"settings": settings, "rules": asdict(self.rules), "shell": shell}
         out = (self.settings.local / f"joiner-{worker}.log").open("ab")
-        script = Path(__file__).with_name("joiner_process.py")
+        script = Path(__file__).parents[2] / "support" / "joiner_process.py"
         return subprocess.Popen([sys.executable, str(script), json.dumps(told)], stderr=out, stdout=out)
 
     def health(self, path: str, worker: str = "0") -> str:

@@ -8,12 +8,12 @@ import pytest
 from aiokafka import codec
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from stream.dead_letters import ORIGINAL_BYTES_MAX, dead_letter
-from stream.errors import SettingsError
 from stream.joiner import kafka_clients
 from stream.joiner.kafka_clients import FETCH_WAIT_MS, connection, make_consumer, make_producer
-from stream.log import Record
-from stream.settings import Settings
+from stream.log.dead_letters import ORIGINAL_BYTES_MAX, dead_letter
+from stream.log.log import Record
+from stream.runtime.errors import SettingsError
+from stream.runtime.settings import Settings
 
 READS = {
     "fetch_max_wait_ms": FETCH_WAIT_MS,  # so long a partition may wait that isn't part of the fetch on its way

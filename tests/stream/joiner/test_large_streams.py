@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from stream.events import Impression, Install, Organic, SourceEvent, Tick
+from stream.events.codec import Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules, Policy
-from tests.stream.joiner.join_oracle import check_labels, organic
+from tests.support.join_oracle import check_labels, organic
 
 T = 1_700_000_000_000
 ITEMS = "abcdefghijkl"

@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 from msgspec import Raw, msgpack
 
-from stream.dead_letters import Outgoing
-from stream.events import (
+from stream.events.codec import (
     Examples,
     Impression,
     Install,
@@ -19,16 +18,17 @@ from stream.events import (
     decode_training,
     encode_record,
 )
+from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import examples_bytes
 from stream.joiner.metrics import Tally
 from stream.joiner.output_records import label_records
 from stream.joiner.record_processor import RecordProcessor, ShellRules
-from stream.log import Record, partition_of
-from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
-from tests.stream.joiner.plain import labelled
-from tests.stream.joiner.plain import written as written_of
+from stream.log.dead_letters import Outgoing
+from stream.log.log import Record, partition_of
+from tests.support.plain_writer import labelled
+from tests.support.plain_writer import written as written_of
 
 T = 1_700_000_000_000
 CAME = T + 10_000

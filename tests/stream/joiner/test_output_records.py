@@ -1,7 +1,6 @@
 """What the joiner writes, record by record."""
 
-from stream.dead_letters import dead_letter
-from stream.events import (
+from stream.events.codec import (
     RECORD_BYTES_MAX,
     DeadLetter,
     Examples,
@@ -16,8 +15,9 @@ from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import Installed
 from stream.joiner.output_records import history_record
-from stream.log import Record, partition_of
-from tests.stream.joiner.plain import example_records, split_ahead
+from stream.log.dead_letters import dead_letter
+from stream.log.log import Record, partition_of
+from tests.support.plain_writer import example_records, split_ahead
 
 
 def said(k: int, features: int = 10) -> Examples:

@@ -4,9 +4,7 @@ import logging
 
 import pytest
 
-from stream.dead_letters import Outgoing
-from stream.errors import Poisoned
-from stream.events import (
+from stream.events.codec import (
     DeadLetter,
     Examples,
     Impression,
@@ -20,15 +18,17 @@ from stream.events import (
     encode,
     encode_record,
 )
+from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import examples_bytes
 from stream.joiner.metrics import Tally
 from stream.joiner.output_records import EXAMPLES_BYTES_MAX, label_records
 from stream.joiner.record_processor import POISON_MIN, PoisonWatch, RecordProcessor, ShellRules
-from stream.log import Record, partition_of
-from stream.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
-from tests.stream.joiner.plain import example_records, labelled, written
+from stream.log.dead_letters import Outgoing
+from stream.log.log import Record, partition_of
+from stream.runtime.errors import Poisoned
+from tests.support.plain_writer import example_records, labelled, written
 
 T = 1_700_000_000_000
 CAME = T + 10_000

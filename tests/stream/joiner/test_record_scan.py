@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kafka.partitioner import murmur2
 
-from stream.events import (
+from stream.events.codec import (
     BadPart,
     Impression,
     Install,

@@ -12,12 +12,12 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.structs import OffsetAndMetadata
 
+from stream.events.topics import EVENTS
 from stream.joiner.commit_metadata import JOIN_VERSION
-from stream.log import partition_of
-from stream.topics import EVENTS
-from tests.stream.joiner.join_oracle import net_of
+from stream.log.log import partition_of
 from tests.stream.joiner.test_joiner import QUICK, World, page, running, until
-from thalweg.stack import Stack
+from tests.support.join_oracle import net_of
+from thalweg.stack.stack import Stack
 
 
 @pytest.fixture

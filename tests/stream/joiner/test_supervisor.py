@@ -9,8 +9,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
 from stream.joiner.kafka_clients import partitions_of
-from stream.settings import Settings
-from thalweg.stack import Stack
+from stream.runtime.settings import Settings
+from thalweg.stack.stack import Stack
 
 
 def test_what_the_group_does_not_wait_for_is_not_loaded_first() -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream.events import Impression, decode_events, encode_record
-from stream.kafka_log import KafkaLog
-from stream.log import START
-from stream.topics import EVENTS
-from tests.stream.joiner.join_oracle import net_of
+from stream.events.codec import Impression, decode_events, encode_record
+from stream.events.topics import EVENTS
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import START
 from tests.stream.joiner.test_joiner import World, page, running, until
+from tests.support.join_oracle import net_of
 from thalweg.audit.log_scan import span
-from thalweg.stack import Stack
+from thalweg.stack.stack import Stack
 
 USERS = ("w5", "w0")  # by partition
 

@@ -1,0 +1,38 @@
+"""Kernels are compiled, or read from numba's cache, before a learner says that it is learning."""
+
+import numpy as np
+
+from learner.deep.warm_start import Window, retrain
+from learner.publishing.delta_chain import Cutter
+from learner.training.model import Model
+from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Organic
+from stream.features.encoder import one_page
+from stream.features.page_features import Catalogue, Layout, build_page
+from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
+from stream.spec.spec import Spec
+from stream.tables.eviction import Sweep
+from stream.tables.hash_table import Table
+
+
+def warm(spec: Spec) -> None:
+    """Learn a made-up record with a model of its own, and cut a base and a delta of it."""
+    layout = Layout(spec)
+    catalogue = Catalogue(layout)
+    words = build_page(layout, layout.user("u", {}, ["a"], {}), catalogue, catalogue.rows(["a", "b"]))
+    Statistics(StatisticsProgram(spec, layout)).fill(words, 1)
+    page = Impression("r", 1, "u", ["a", "b"], features=words.tobytes())
+    model = Model(spec)
+    cutter = Cutter(model)
+    for n in range(2):
+        examples = Examples(
+            page, [2 * n + 1, 2 * n + 2], [0, 1], [1, 0], [1.0, 1.0], [INSTALLED, WINDOW_CLOSED], [1, 1]
+        )
+        model.learn([examples, Organic("u", "a", 1, str(n))], n)
+        cutter.cut(n + 1, n, 1, n + 1, 1, {}, deep=True)
+    table = Table(WIDTH)
+    table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows
+    table.put(np.arange(1, 41, dtype=np.uint64).reshape(10, WIDTH))
+    Sweep(10).step(table, 1, 0)  # and holds more than it may
+    if model.deep:
+        model.deep.freeze_quantiles()
+        retrain(model.deep, Window(model.encoder.deep_input(one_page(words)), *np.ones((3, 2), np.float32)), 2)

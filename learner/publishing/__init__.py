@@ -1,0 +1,1 @@
+"""From weights to versions: the gate, the chain of deltas, the upload."""

@@ -1,0 +1,1 @@
+"""From records to learned weights: batches, deduplication, the model, progressive validation."""

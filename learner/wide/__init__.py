@@ -1,0 +1,1 @@
+"""The wide part: FTRL-Proximal, and which keys get a weight."""

@@ -1,0 +1,67 @@
+"""Admission: a key gets a weight at its n-th sighting, as told by a counting Bloom filter (McMahan et al. 2013, §5).
+
+A key's counters are four of the 64 of one cache line; only the least of them are raised, so a count is never
+too small, and too large for few. When a generation has taken in as many keys as it can tell apart, it becomes
+the old one, and the one before is forgotten: memory is bounded, and sightings of long ago don't count.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.tables.hash_table import kernel, mix
+
+U8 = npt.NDArray[np.uint8]
+LINE: Final = 64  # counters of a cache line
+CELLS_MIN, CELLS_MAX = 1 << 16, 1 << 24  # counters of a generation
+CELLS_PER_KEY: Final = 16
+COUNT_MAX: Final = 15  # the highest `admit` of a spec
+
+
+class Admission:
+    """Counts sightings of keys that have no weight yet. `admits` uint8 [crosses]: at which one a key is let in.
+
+    Kernels get `admits`, `young`, `old`, `added`; all empty when every key is let in at once.
+    """
+
+    def __init__(self, admits: U8, keys_max: int) -> None:
+        self.admits: U8 = admits if (admits > 1).any() else np.zeros(0, np.uint8)
+        cells = CELLS_MIN
+        while cells < min(CELLS_MAX, keys_max // 4):
+            cells *= 2
+        self._lines = cells // LINE if len(self.admits) else 0
+        self.young: U8 = np.zeros((self._lines, LINE), np.uint8)
+        self.old: U8 = np.zeros((self._lines, LINE), np.uint8)
+        self.added = np.zeros(1, np.int64)  # keys in `young`
+
+    def turn(self) -> None:
+        """Before a record: a full generation becomes the old one."""
+        if self._lines and self.added[0] * CELLS_PER_KEY >= self._lines * LINE:
+            self.old, self.young = self.young, np.zeros_like(self.young)
+            self.added[0] = 0
+
+    def restore(self, young: U8, old: U8, added: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
+        """Go on as the one that had these. Raises ValueError when their shapes are another spec's."""
+        if young.shape != self.young.shape or old.shape != self.old.shape:
+            raise ValueError(f"filters of shape {young.shape} and {old.shape}, wanted {self.young.shape}")
+        self.young, self.old, self.added = young.copy(), old.copy(), added.copy()
+
+
+@kernel
+def sightings(key: Any, young: Any, old: Any, added: Any) -> Any:
+    """Count a sighting; how often the key was seen, this time included: never too few within two generations."""
+    h = mix(np.uint64(0x13198A2E03707344), key)
+    line = ((h >> np.uint64(32)) * np.uint64(young.shape[0])) >> np.uint64(32)
+    least, before = np.uint8(255), np.uint8(255)
+    for i in range(4):
+        cell = (h >> np.uint64(6 * i)) & np.uint64(63)
+        least, before = min(least, young[line, cell]), min(before, old[line, cell])
+    if least == 0:
+        added[0] += 1
+    if least < COUNT_MAX:
+        for i in range(4):
+            cell = (h >> np.uint64(6 * i)) & np.uint64(63)
+            if young[line, cell] == least:
+                young[line, cell] = least + 1
+    return np.int64(least) + 1 + np.int64(before)

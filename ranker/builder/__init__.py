@@ -1,0 +1,1 @@
+"""Versions are built in a process of their own."""

@@ -1,0 +1,1 @@
+"""What is compiled: tables, caches and products that score a page."""

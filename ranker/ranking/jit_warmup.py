@@ -1,0 +1,100 @@
+"""Warming up: a tiny model, published, loaded and ranked with in memory, so that every kernel is compiled."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from ranker.ranking.rank import rank_with
+from ranker.ranking.retrieve import installs_of
+from ranker.ranking.score import Scorer
+from ranker.versions.model import Version, score_features
+from ranker.versions.version_loader import Loader
+from stream.events.codec import Item
+from stream.features.page_features import Catalogue, build_page
+from stream.features.statistics import WIDTH
+from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.snapshot import Array, Manifest, PartVersion, SnapshotStore, cut, digests_of, pack
+from stream.spec.spec_file import encode_spec, parse_spec
+
+TINY: Final = """
+name = "warm-up"
+user = { id = "category", age = "number", history = { of = "item.id" } }
+item = { id = "category", tags = "categories", price = "number" }
+statistics.rate = { kind = "rate", by = ["item.id"] }
+statistics.near = { kind = "affinity", of = "item.id", to = "user.history" }
+wide = { features = ["item.id"], crosses = [["user.history", "item.id"]] }
+deep = { features = ["user.id", "item.tags", "user.age", "statistics.*"], hidden_units = [4], embedding_dim = 2 }
+"""
+
+
+def warm(scorer: Scorer) -> None:
+    """Compile (or load from numba's cache) all that swapping and ranking need."""
+    store = MemoryStore("warm-up")
+    loader = Loader(store, "warm-up")
+    version: Version | None = None
+    parts: dict[str, PartVersion] = {}
+    for number in (1, 2):  # a base, then a delta over it
+        parts = {part: _extended(store, parts.get(part), content) for part, content in _contents().items()}
+        _publish(store, number, parts)
+        version = loader.load(number, version)
+        _rank(version, scorer)
+    assert version is not None
+    assert version.tower is not None
+    for layers in (version.wide, version.statistics, version.tower.rows):
+        layers.folded()
+
+
+def _rank(version: Version, scorer: Scorer) -> None:
+    layout = version.plan.layout
+    catalogue = Catalogue(layout)
+    rows = np.array([catalogue.put(Item(item, {"tags": ["x"], "price": 1.0})) for item in ("a", "b")], np.int64)
+    installs_of(version, catalogue, rows)
+    words = build_page(layout, layout.user("u", {"age": 1.0}, ["a"], {}), catalogue, rows)
+    ranked = rank_with(version, words, 1, 2, scorer)
+    assert np.allclose(score_features(version, ranked.features, 2), ranked.scores), "the warm-up model doesn't rank"
+
+
+def _contents() -> Mapping[str, Mapping[str, Array]]:
+    one = np.ones(1, np.uint64)
+    rows = np.zeros((1, WIDTH), np.uint64)
+    rows[0, 0] = 1
+    shapes = {
+        "vectors": (1, 2),
+        "boundaries": (3, 63),
+        "weight_0": (10, 4),
+        "bias_0": (4,),
+        "weight_1": (4, 1),
+        "bias_1": (1,),
+    }
+    deep: dict[str, Array] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    wide: dict[str, Array] = {"keys": one, "weights": np.zeros(1, np.float32)}
+    return {"wide": wide, "statistics": {"rows": rows}, "deep": {"keys": one, **deep}}
+
+
+def _extended(store: SnapshotStore, part: PartVersion | None, content: Mapping[str, Array]) -> PartVersion:
+    raw = pack(content)
+    store.put_blobs(cut(raw))
+    named = digests_of(raw)
+    return PartVersion(named) if part is None else PartVersion(part.base, part.merged, [*part.deltas, named])
+
+
+def _publish(store: SnapshotStore, number: int, parts: dict[str, PartVersion]) -> None:
+    spec = parse_spec(TINY)
+    store.publish(
+        Manifest(
+            model=spec.name,
+            version=number,
+            parent=number - 1,
+            fingerprint=spec.fingerprint(),
+            spec=encode_spec(spec),
+            token=store.take_token(),
+            offset={},
+            examples=0,
+            watermark_ms=1,
+            learned_ms=1,
+            created_ms=1,
+            metrics={},
+            parts=parts,
+        )
+    )

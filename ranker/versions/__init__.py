@@ -1,0 +1,1 @@
+"""From manifests to a model that serves."""

@@ -1,0 +1,106 @@
+"""Contents of a snapshot, held against the spec: shapes, types, keys, numbers. What doesn't fit raises BadSnapshot."""
+
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ranker.kernels.layered_table import NO_KEYS, Change
+from ranker.kernels.plan import Plan
+from stream.events.codec import TIME_MS_MAX
+from stream.features.page_features import F32
+from stream.features.statistic_reads import GONE_MS
+from stream.features.statistics import WIDTH as STATISTICS_WIDTH
+from stream.runtime.errors import BadSnapshot
+from stream.snapshots.snapshot import Content
+from stream.tables.hash_table import U64, distinct
+
+SUM_MAX: Final = 1e18  # of a statistic: a weight of a million in each of 2⁴⁰ labels
+
+
+def wide_change(content: Content) -> Change:
+    """Keys and weights (float32 in the low half of a column). A weight of 0 is what a key without one has."""
+    keys, weights = _keys(content, "keys"), _array(content, "weights", "<f4", 1)
+    if len(keys) != len(weights):
+        raise BadSnapshot(f"{len(keys)} wide keys have {len(weights)} weights")
+    columns = np.zeros((len(keys), 1), np.uint64)
+    columns.view(np.float32)[:, 0] = weights
+    return Change(keys, columns, dead=_dead(content))
+
+
+def statistic_change(content: Content, plan: Plan) -> Change:
+    """Keys and n, s, t (float64), of sizes that labels could have made.
+
+    A likeness keeps items' ids in place of s: where the spec has one, any bits will do.
+    """
+    rows = _array(content, "rows", "<u8", 2)
+    if rows.shape[1] != STATISTICS_WIDTH or not (rows[:, 0] != 0).all():
+        raise BadSnapshot(f"statistics of shape {rows.shape} aren't rows of {STATISTICS_WIDTH} with a key")
+    columns = np.array(rows[:, 1:])
+    numbers = columns.view(np.float64)
+    sums = numbers[:, :1] if plan.program.likenesses else numbers[:, :2]
+    if not (np.abs(sums) <= SUM_MAX).all():  # nor NaN
+        raise BadSnapshot(f"a statistic's sum isn't finite, or over {SUM_MAX:g}")
+    times = numbers[:, 2]
+    if not ((times >= 0) & (times < TIME_MS_MAX) | (times == GONE_MS)).all():
+        raise BadSnapshot("a statistic's time is not between 1970 and 2100")
+    return Change(np.array(rows[:, 0]), columns, dead=_dead(content))
+
+
+def vectors_of(content: Content, dim: int) -> Change:
+    """Ids and their vectors; that of unseen ids, if the content has it."""
+    keys, vectors = np.array(_array(content, "keys", "<u8", 1)), _floats(content, "vectors", None)
+    if vectors.shape != (len(keys), dim):
+        raise BadSnapshot(f"vectors of shape {vectors.shape} aren't {len(keys)} rows of {dim}")
+    if len(distinct(keys)) != len(keys):
+        raise BadSnapshot("an embedding row's key stands twice")
+    unseen = vectors[keys == 0]
+    if len(unseen):
+        keys, vectors = keys[keys != 0], vectors[keys != 0]
+    found = unseen[0] if len(unseen) else None
+    return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(content), found)
+
+
+def dense_of(content: Content, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
+    """Layers (weight [in, out], bias [out]) and boundaries, of the spec's shapes."""
+    deep, encoder = plan.spec.deep, plan.encoder
+    numbers = len(encoder.deep_numbers)
+    widths = [len(encoder.deep_lists) * deep.embedding_dim + 2 * numbers, *deep.hidden_units, 1]
+    layers = []
+    for i, shape in enumerate(pairwise(widths)):
+        layers.append((_floats(content, f"weight_{i}", shape), _floats(content, f"bias_{i}", shape[1:])))
+    boundaries = _array(content, "boundaries", "<f4", 2)
+    if boundaries.shape not in ((0, 0), (numbers, deep.quantiles - 1)):
+        raise BadSnapshot(f"boundaries of shape {boundaries.shape} aren't {numbers} times {deep.quantiles - 1}")
+    if (np.diff(boundaries, axis=1) < 0).any():
+        raise BadSnapshot("boundaries of quantiles must rise")
+    return layers, np.array(boundaries, np.float32)
+
+
+def _dead(content: Content) -> U64:
+    """Keys whose rows are gone: expired, or their room was needed."""
+    return _keys(content, "dead") if "dead" in content else NO_KEYS
+
+
+def _keys(content: Content, name: str) -> U64:
+    """A copy, since kernels are compiled for writable arrays and contents are read-only."""
+    keys = _array(content, name, "<u8", 1)
+    if not keys.all():
+        raise BadSnapshot("a key is 0, which means none")
+    return np.array(keys, np.uint64)
+
+
+def _floats(content: Content, name: str, shape: tuple[int, ...] | None) -> F32:
+    array = _array(content, name, "<f4", 2 if shape is None else len(shape))
+    if shape is not None and array.shape != shape:
+        raise BadSnapshot(f"{name} of shape {array.shape} should have {shape}")
+    return np.array(array, np.float32)
+
+
+def _array(content: Content, name: str, dtype: str, dimensions: int) -> npt.NDArray[Any]:
+    array = content.get(name)
+    if array is None or array.dtype.str != dtype or array.ndim != dimensions:
+        found = "nothing" if array is None else f"{array.dtype.str} {list(array.shape)}"
+        raise BadSnapshot(f"{name} should be {dtype} of {dimensions} dimensions, found {found}")
+    return array

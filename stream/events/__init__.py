@@ -1,0 +1,1 @@
+"""What travels through the log: types, bytes, limits, topics."""

@@ -1,0 +1,1 @@
+"""A page's columns and statistics, and how they become what the model reads."""

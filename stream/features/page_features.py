@@ -1,0 +1,411 @@
+"""A page's features in columns: built once when it is ranked, logged in the impression, learned from as logged.
+
+The bytes are 64-bit words, little-endian, so that kernels read them where they lie:
+
+    word 0      layout: which columns, in which order, and what is encoded of them (a hash)
+    word 1      n, the items of the page
+    uint32      offsets of the user's lists [U+1], offsets of the items' lists [n·I+1]; padded to a word
+    uint64      ids of the user's lists, ids of the items' lists
+    float32     the user's numbers [UN], base label rate, the items' numbers [n·IN], statistics [n·S]; padded
+
+A category is a list of one id, a missing one an empty list, a missing number NaN. An id is a 64-bit
+hash of its column and text; a history has the ids of `item.id`. Whatever belongs to the request
+(`context.*`) stands with the user's.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from stream.events.codec import ITEMS_MAX, Item, Value
+from stream.runtime.errors import BadEvent
+from stream.spec.spec import POSITION, Column, Spec
+from stream.tables.hash_table import U64, kernel
+
+F32 = npt.NDArray[np.float32]
+FLOAT_MAX: Final = float(np.finfo(np.float32).max)
+LIST_MAX: Final = 1_000  # ids of one list; longer ones are cut
+PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event's own limit is tighter
+
+
+def id_of(seed: int, text: str) -> int:
+    """The 64-bit id of a text under its column's seed; never 0."""
+    return xxhash.xxh3_64_intdigest(text.encode(), seed) or 1
+
+
+def seed_of(column: str) -> int:
+    """The seed of a column's ids."""
+    return xxhash.xxh3_64_intdigest(column.encode())
+
+
+def texts_of(value: Value | None) -> list[str]:
+    """A category's values as texts; a whole number reads like an integer."""
+    if value is None or value == "":
+        return []
+    if isinstance(value, list):
+        return value[:LIST_MAX]
+    return [str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)]
+
+
+def _number(value: Value | None) -> float:
+    """The number, as far as float32 holds it; NaN (missing) for anything else."""
+    try:
+        number = float(value) if isinstance(value, str | float | int) else np.nan
+    except (ValueError, OverflowError):
+        return np.nan
+    return number if abs(number) <= FLOAT_MAX else np.nan
+
+
+class Layout:
+    """Where each declared column stands in a page's bytes."""
+
+    def __init__(self, spec: Spec) -> None:
+        columns = spec.columns()
+        self.columns: dict[str, Column] = columns
+        lists = [n for n, c in columns.items() if c.of or c.type in ("category", "categories")]
+        numbers = [n for n, c in columns.items() if c.type == "number" and n != POSITION]
+        self.item_lists = tuple(n for n in lists if n.startswith("item."))
+        self.user_lists = tuple(n for n in lists if not n.startswith("item."))
+        self.item_numbers = tuple(n for n in numbers if n.startswith("item."))
+        self.user_numbers = tuple(n for n in numbers if not n.startswith("item."))
+        self.statistics = tuple(spec.statistics)
+        self.history = next((n for n, c in columns.items() if c.of), "")
+        self.history_last = columns[self.history].last if self.history else 0
+        names = (self.user_lists, self.item_lists, self.user_numbers, self.item_numbers, self.statistics)
+        # An id of a band is its number's, and of a history the last few are there: cut otherwise, they mean others.
+        cuts = [[columns[name].bands for name in numbers], self.history_last]
+        encoded = [*names, [one.layout_text() for one in spec.statistics.values()], *cuts]
+        self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode(encoded))
+        self.sizes = tuple(map(len, names))  # U, I, UN, IN, S
+        self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}
+        self.held = spec.held()
+        served = {n: c.serve_as for n, c in columns.items() if c.serve_as is not None}
+        self.held_user = self.user("", {}, [], {n.removeprefix("context."): value for n, value in served.items()})
+
+    def user(
+        self, user: str, attributes: Mapping[str, Value], history: Sequence[str], context: Mapping[str, Value]
+    ) -> "UserColumns":
+        """The user's (and the request's) part of a page. `history`: item ids, newest last."""
+        given: dict[str, Value] = {f"user.{k}": v for k, v in attributes.items()}
+        given.update({f"context.{k}": v for k, v in context.items()})
+        given["user.id"] = user
+        if self.history:
+            given[self.history] = list(history)[-self.history_last :]
+        return UserColumns(*self._encode(given, self.user_lists, self.user_numbers))
+
+    def _encode(
+        self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]
+    ) -> "tuple[U64, npt.NDArray[np.uint32], F32]":
+        """ids, offsets [lists+1], numbers of one entity."""
+        ids: list[int] = []
+        offsets = [0]
+        for name in lists:
+            source = name.removesuffix("_band")
+            if source != name and self.columns.get(source, Column()).bands:
+                number = _number(given.get(source))
+                texts = [] if np.isnan(number) else [str(bisect_right(self.columns[source].bands, number))]
+            else:
+                texts = texts_of(given.get(name))
+            ids += [id_of(self.seeds[name], text) for text in texts]
+            offsets.append(len(ids))
+        values = [_number(given.get(name)) for name in numbers]
+        return np.array(ids, np.uint64), np.array(offsets, np.uint32), np.array(values, np.float32)
+
+
+class UserColumns:
+    """The user's part of a page: ids uint64, offsets uint32 [U+1], numbers float32 [UN]."""
+
+    __slots__ = ("ids", "numbers", "offsets")
+
+    def __init__(self, ids: U64, offsets: "npt.NDArray[np.uint32]", numbers: F32) -> None:
+        self.ids, self.offsets, self.numbers = ids, offsets, numbers
+
+
+class Catalogue:
+    """Items in columns, row by row; an item that is put again gets a new row. Row 0 is an item nobody knows.
+
+    One thread puts; others may read rows they were given, since rows never change.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.row: dict[str, int] = {}
+        self.items: list[str] = [""]
+        self.titles: list[str] = [""]
+        self._popularity: list[float] = [0.0]
+        width = len(layout.item_lists)
+        self.ids: U64 = np.zeros(1024, np.uint64)
+        self.offsets = np.zeros(1024 * width + 1, np.int64)
+        self.numbers: F32 = np.full((1024, len(layout.item_numbers)), np.nan, np.float32)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def put(self, item: Item) -> int:
+        """Add or replace; returns the item's row."""
+        given: dict[str, Value] = {f"item.{k}": v for k, v in item.attributes.items()}
+        given["item.id"] = item.item
+        ids, offsets, numbers = self.layout._encode(given, self.layout.item_lists, self.layout.item_numbers)
+        row, width = len(self.items), len(self.layout.item_lists)
+        self._grow(row, len(ids))
+        start = self.offsets[row * width]
+        self.ids[start : start + len(ids)] = ids
+        self.offsets[row * width : (row + 1) * width + 1] = start + offsets
+        self.numbers[row] = numbers
+        self.items.append(item.item)
+        self.titles.append(item.title)
+        self._popularity.append(item.popularity)
+        self.row[item.item] = row
+        return row
+
+    def remove(self, item: str) -> None:
+        """Forget an item (a tombstone); its row stays for pages that are being ranked."""
+        self.row.pop(item, None)
+
+    def rows(self, items: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Rows of items; one that isn't known gets a row with its id only."""
+        return np.array([self.row[i] if i in self.row else self.put(Item(i)) for i in items], np.int64)
+
+    def by_popularity(self) -> npt.NDArray[np.int64]:
+        """Rows of known items, most popular first."""
+        rows = np.fromiter(self.row.values(), np.int64, len(self.row))
+        return rows[np.argsort(-np.asarray(self._popularity)[rows], kind="stable")]
+
+    def _grow(self, row: int, extra: int) -> None:
+        width = len(self.layout.item_lists)
+        if row + 1 >= len(self.numbers):
+            self.offsets = np.concatenate([self.offsets, np.zeros(len(self.numbers) * width, np.int64)])
+            self.numbers = np.concatenate([self.numbers, np.full_like(self.numbers, np.nan)])
+        while self.offsets[row * width] + extra > len(self.ids):
+            self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)])
+
+
+def build_page(layout: Layout, user: UserColumns, catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> U64:
+    """A page of these catalogue rows as words; statistics and base rate are NaN until `Statistics.fill`."""
+    _, width, _, numbers, statistics = layout.sizes
+    n = len(rows)
+    item_ids = int(_count_ids(catalogue.offsets, rows, width))
+    size = size_of(layout.sizes, n, len(user.ids), item_ids)
+    words: U64 = np.zeros(size, np.uint64)
+    words[0], words[1] = layout.hash, n
+    _assemble(words, words.view(np.uint32), words.view(np.float32), user.offsets, user.ids, user.numbers,
+              catalogue.offsets, catalogue.ids, catalogue.numbers, rows, width, numbers, statistics)  # fmt: skip
+    return words
+
+
+def select(layout: Layout, words: U64, positions: Sequence[int] | npt.NDArray[np.int64]) -> U64:
+    """The page that has only these items of `words`, in this order."""
+    chosen = np.asarray(positions, np.int64)
+    return _select(words, words.view(np.uint32), words.view(np.float32), chosen, np.array(layout.sizes, np.int64))  # type: ignore[no-any-return]
+
+
+def words_of(raw: bytes, layout: Layout, items: int) -> U64:
+    """A logged page's words, checked: the layout's, of so many items, sizes within bounds. Raises BadEvent."""
+    if not raw:
+        raise BadEvent("the page has no features: replay computes them, or copy those of the ranked reply")
+    if len(raw) % 8 or not 16 <= len(raw) <= PAGE_BYTES_MAX:
+        raise BadEvent(f"{len(raw)} bytes are no page of features")
+    words: U64 = np.frombuffer(raw, np.uint64)
+    if int(words[0]) != layout.hash:
+        raise BadEvent(f"features were made for another spec (layout {int(words[0]):016x}, here {layout.hash:016x})")
+    if int(words[1]) != items or not 1 <= items <= ITEMS_MAX:
+        raise BadEvent(f"features are of {int(words[1])} items, the page has {items}")
+    if not _sound(words, words.view(np.uint32), np.array(layout.sizes, np.int64)):
+        raise BadEvent("features are cut off or garbled")
+    if np.isinf(
+        words.view(np.float32)[_floats_start(words, words.view(np.uint32), np.array(layout.sizes, np.int64)) :]
+    ).any():
+        raise BadEvent("features hold an infinite number")
+    return words
+
+
+def statistics_of(layout: Layout, words: U64) -> F32:
+    """A page's base rate and, item by item, its statistics. float32 [1 + n·S]."""
+    floats = words.view(np.float32)
+    at = locate(words, words.view(np.uint32), 0, np.array(layout.sizes, np.int64))
+    return np.concatenate([floats[at[6] : at[6] + 1], floats[at[8] : at[8] + at[0] * layout.sizes[4]]])
+
+
+def pages_of(pages: Sequence[tuple[bytes, int]], layout: Layout) -> "tuple[U64, npt.NDArray[np.int64]] | None":
+    """Logged pages (bytes, count of items) laid end to end: words, and where each page begins.
+
+    None when any of them isn't what `words_of` takes: that one says why.
+    """
+    raws = [raw for raw, _ in pages]
+    lengths = [len(raw) for raw in raws]
+    if any(length % 8 or not 16 <= length <= PAGE_BYTES_MAX for length in lengths):
+        return None
+    words: U64 = np.frombuffer(bytearray().join(raws), np.uint64) if raws else np.zeros(0, np.uint64)
+    ends = np.cumsum([0, *lengths]) // 8
+    items = np.array([count for _, count in pages], np.int64)
+    sizes = np.array(layout.sizes, np.int64)
+    if not _all_sound(words, words.view(np.uint32), words.view(np.float32), ends, items, np.uint64(layout.hash), sizes):
+        return None
+    return words, ends[:-1]
+
+
+def size_of(sizes: Sequence[int], n: int, user_ids: int, item_ids: int) -> int:
+    """Words of a page of n items with so many ids."""
+    users, items, user_numbers, item_numbers, statistics = sizes
+    return (
+        2
+        + (users + n * items + 3) // 2
+        + user_ids
+        + item_ids
+        + (user_numbers + 1 + n * (item_numbers + statistics) + 1) // 2
+    )
+
+
+@kernel
+def locate(words: Any, w32: Any, start: Any, sizes: Any) -> Any:
+    """Where a page's sections begin, for kernels; `start` in words.
+
+    Returns n, user offsets (in 32-bit units), item offsets (32), user ids (64), item ids (64), numbers of the
+    user (32), base rate (32), numbers of items (32), statistics (32), end (64).
+    """
+    n = np.int64(words[start + 1])
+    user_offsets = 2 * (start + 2)
+    item_offsets = user_offsets + sizes[0] + 1
+    user_ids = start + 2 + (sizes[0] + n * sizes[1] + 3) // 2
+    item_ids = user_ids + np.int64(w32[user_offsets + sizes[0]])
+    floats = 2 * (item_ids + np.int64(w32[item_offsets + n * sizes[1]]))
+    base = floats + sizes[2]
+    item_numbers = base + 1
+    statistics = item_numbers + n * sizes[3]
+    end = (statistics + n * sizes[4] + 1) // 2
+    return n, user_offsets, item_offsets, user_ids, item_ids, floats, base, item_numbers, statistics, end
+
+
+@kernel
+def _floats_start(words: Any, w32: Any, sizes: Any) -> Any:
+    return locate(words, w32, 0, sizes)[5]
+
+
+@kernel
+def _sound(words: Any, w32: Any, sizes: Any) -> Any:
+    """Do offsets rise within bounds, are lists within LIST_MAX, is the length just right, is no id 0?"""
+    n = np.int64(words[1])
+    heads = sizes[0] + n * sizes[1] + 2
+    if 4 + heads > w32.shape[0]:
+        return False
+    for section in range(2):
+        first = 4 if section == 0 else 5 + sizes[0]
+        last = first + (sizes[0] if section == 0 else n * sizes[1])
+        if w32[first] != 0:
+            return False
+        for i in range(first, last):
+            if w32[i + 1] < w32[i] or w32[i + 1] - w32[i] > LIST_MAX:
+                return False
+    _, _, _, first_id, _, floats, _, _, _, end = locate(words, w32, 0, sizes)
+    if end != words.shape[0]:
+        return False
+    for i in range(first_id, floats // 2):  # noqa: SIM110  # numba has no generators
+        if words[i] == 0:  # a table's mark of an empty slot
+            return False
+    return True
+
+
+@kernel
+def _all_sound(words: Any, w32: Any, f32: Any, ends: Any, items: Any, layout: Any, sizes: Any) -> Any:
+    """Is every page what `words_of` takes?"""
+    for p in range(items.shape[0]):
+        first, last = ends[p], ends[p + 1]
+        if words[first] != layout or not 1 <= items[p] <= ITEMS_MAX or words[first + 1] != np.uint64(items[p]):
+            return False
+        page = words[first:last]
+        if not _sound(page, w32[2 * first : 2 * last], sizes):
+            return False
+        for i in range(2 * first + locate(page, w32[2 * first : 2 * last], 0, sizes)[5], 2 * last):
+            if np.isinf(f32[i]):
+                return False
+    return True
+
+
+@kernel
+def _count_ids(offsets: Any, rows: Any, width: Any) -> Any:
+    total = 0
+    for r in rows:
+        total += offsets[(r + 1) * width] - offsets[r * width]
+    return total
+
+
+@kernel
+def _assemble(words: Any, w32: Any, f32: Any, user_offsets: Any, user_ids: Any, user_numbers: Any,
+              offsets: Any, ids: Any, numbers: Any, rows: Any, width: Any, item_numbers: Any, statistics:
+              Any) -> None:  # fmt: skip
+    n, users = rows.shape[0], user_offsets.shape[0] - 1
+    at = 4
+    for i in range(users + 1):
+        w32[at + i] = user_offsets[i]
+    at += users + 1
+    w32[at] = 0
+    id_at = 2 + (users + n * width + 3) // 2
+    for i in range(user_ids.shape[0]):
+        words[id_at + i] = user_ids[i]
+    id_at += user_ids.shape[0]
+    held = 0
+    for r in range(n):
+        first = offsets[rows[r] * width]
+        for f in range(width):
+            w32[at + r * width + f + 1] = held + offsets[rows[r] * width + f + 1] - first
+        for i in range(first, offsets[(rows[r] + 1) * width]):
+            words[id_at + held] = ids[i]
+            held += 1
+    at = 2 * (id_at + held)
+    for i in range(user_numbers.shape[0]):
+        f32[at + i] = user_numbers[i]
+    at += user_numbers.shape[0]
+    f32[at] = np.nan
+    at += 1
+    for r in range(n):
+        for i in range(item_numbers):
+            f32[at + r * item_numbers + i] = numbers[rows[r], i]
+    at += n * item_numbers
+    for i in range(n * statistics):
+        f32[at + i] = np.nan
+
+
+@kernel
+def _select(words: Any, w32: Any, f32: Any, chosen: Any, sizes: Any) -> Any:
+    _, uo, io, uid, iid, floats, _, numbers, statistics, _ = locate(words, w32, 0, sizes)
+    users, width = sizes[0], sizes[1]
+    k = chosen.shape[0]
+    total = np.int64(0)
+    for p in chosen:
+        total += np.int64(w32[io + (p + 1) * width]) - np.int64(w32[io + p * width])
+    user_ids = np.int64(w32[uo + users])
+    size = 2 + (users + k * width + 3) // 2 + user_ids + total + (sizes[2] + 1 + k * (sizes[3] + sizes[4]) + 1) // 2
+    out = np.zeros(size, np.uint64)
+    o32, of32 = out.view(np.uint32), out.view(np.float32)
+    out[0], out[1] = words[0], k
+    for i in range(users + 1):
+        o32[4 + i] = w32[uo + i]
+    at, id_at = 5 + users, 2 + (users + k * width + 3) // 2
+    for i in range(user_ids):
+        out[id_at + i] = words[uid + i]
+    id_at += user_ids
+    held = 0
+    for r in range(k):
+        first = np.int64(w32[io + chosen[r] * width])
+        for f in range(width):
+            o32[at + r * width + f + 1] = held + np.int64(w32[io + chosen[r] * width + f + 1]) - first
+        for i in range(first, np.int64(w32[io + (chosen[r] + 1) * width])):
+            out[id_at + held] = words[iid + i]
+            held += 1
+    at = 2 * (id_at + held)
+    for i in range(sizes[2] + 1):
+        of32[at + i] = f32[floats + i]
+    at += sizes[2] + 1
+    for r in range(k):
+        for i in range(sizes[3]):
+            of32[at + r * sizes[3] + i] = f32[numbers + chosen[r] * sizes[3] + i]
+    at += k * sizes[3]
+    for r in range(k):
+        for i in range(sizes[4]):
+            of32[at + r * sizes[4] + i] = f32[statistics + chosen[r] * sizes[4] + i]
+    return out

@@ -1,0 +1,1 @@
+"""What each user installed, and when."""

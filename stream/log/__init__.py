@@ -1,0 +1,1 @@
+"""The log: its protocol, Kafka and memory behind it, topics' administration, dead letters."""

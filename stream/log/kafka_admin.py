@@ -1,0 +1,201 @@
+"""Topics as they are declared against topics as the broker has them: what `thalweg apply-topics` shows, then does."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from kafka import KafkaAdminClient, errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from stream.events.topics import TOPICS, Topic
+from stream.log.kafka_client import REQUEST_S, client_options, reach, translated
+from stream.runtime.errors import LogError
+from stream.runtime.settings import Settings
+
+Action = Literal["create", "alter", "leave", "refuse"]
+ELECTING: Final = (
+    errors.NotCoordinatorError, errors.CoordinatorNotAvailableError, errors.CoordinatorLoadInProgressError,
+)  # fmt: skip
+NOT_THERE: Final = errors.UnknownTopicOrPartitionError.errno
+UNBOUNDED: Final = "-1"
+IN_SYNC: Final = "min.insync.replicas"
+RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # more of it is an operator's decision
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference of one topic. What is left or refused is shown and not done: `says` has the reason and a remedy.
+
+    `config` holds what will be set; `partitions` and `replication` matter to `create`.
+    """
+
+    topic: str  # with the prefix
+    action: Action
+    says: str
+    config: tuple[tuple[str, str], ...] = ()
+    partitions: int = 0
+    replication: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.action:<6}  {self.topic}: {self.says}"
+
+
+def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force: bool = False) -> list[Change]:
+    """What has to change on the broker until all declared topics are as declared; empty when they are.
+
+    What an operator has raised above its declaration is left, unless `force`. Raises LogUnavailable, LogError.
+    """
+    reach(settings)
+    with translated(settings, "comparing topics"), KafkaAdminClient(**client_options(settings)) as admin:
+        names = [settings.topic(topic.name) for topic in topics]
+        found = {topic["name"]: topic for topic in admin.describe_topics(names) if topic["error_code"] != NOT_THERE}
+        configs = _configs(
+            admin, {settings.topic(t.name): t for t in topics if settings.topic(t.name) in found}, settings.replication
+        )
+    changes: list[Change] = []
+    for topic, name in zip(topics, names, strict=True):
+        if name in found:
+            changes += _differences(settings, topic, found[name]["partitions"], configs[name], force=force)
+        else:
+            changes.append(_creation(settings, topic))
+    return changes
+
+
+def apply_topics(settings: Settings, changes: list[Change]) -> None:
+    """Create and alter as `plan_topics` found, and wait until new topics are ready.
+
+    Raises LogUnavailable, LogError.
+    """
+    new = {
+        change.topic: {
+            "num_partitions": change.partitions,
+            "replication_factor": change.replication,
+            "configs": dict(change.config),
+        }
+        for change in changes
+        if change.action == "create"
+    }
+    altered = [
+        ConfigResource(ConfigResourceType.TOPIC, change.topic, dict(change.config))
+        for change in changes
+        if change.action == "alter"
+    ]
+    reach(settings)
+    with translated(settings, "changing topics"), KafkaAdminClient(**client_options(settings)) as admin:
+        if new:
+            _create(admin, new)
+        if altered:
+            admin.alter_configs(altered)
+
+
+def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
+    """Remove topics with all that is in them; those that aren't there are left out. Raises LogUnavailable, LogError."""
+    reach(settings)
+    with translated(settings, "removing topics"), KafkaAdminClient(**client_options(settings)) as admin:
+        names = [settings.topic(topic.name) for topic in topics]
+        there = [topic["name"] for topic in admin.describe_topics(names) if topic["error_code"] != NOT_THERE]
+        if there:
+            admin.delete_topics(there, timeout_ms=int(REQUEST_S * 1000))
+
+
+def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple[int, str]]:
+    """What a consumer group has committed of a topic: offset and metadata by partition; empty when nothing ever.
+
+    Names without prefix. Raises LogUnavailable, LogError.
+    """
+    reach(settings)
+    doing = f"asking for the commits of {group}"
+    with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
+        give_up_s = time.monotonic() + REQUEST_S
+        while True:
+            try:
+                found = admin.list_group_offsets([settings.topic(group)])
+                break
+            except ELECTING:  # a broker that has just started, or a first group
+                if time.monotonic() > give_up_s:
+                    raise
+                time.sleep(0.1)
+    return {
+        at.partition: (stored.offset, stored.metadata or "")
+        for of_group in found.values()
+        for at, stored in of_group.items()
+        if at.topic == settings.topic(topic) and stored.offset >= 0
+    }
+
+
+def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
+    done = admin.create_topics(new, timeout_ms=int(REQUEST_S * 1000), raise_errors=False)
+    for topic in done["topics"]:
+        # One that somebody else has just made is as good; the next plan compares it.
+        if topic["error_code"] not in (0, errors.TopicAlreadyExistsError.errno):
+            why = topic["error_message"] or errors.for_code(topic["error_code"]).__name__
+            raise LogError(f"Kafka won't create {topic['name']}: {why}")
+    admin.wait_for_topics(list(new))
+
+
+def _creation(settings: Settings, topic: Topic) -> Change:
+    partitions = topic.partitions or settings.partitions
+    config = topic.config(settings.replication)
+    says = f"{partitions} partitions, replication {settings.replication}; " + ", ".join(
+        f"{key}={value}" for key, value in config.items()
+    )
+    return Change(settings.topic(topic.name), "create", says, tuple(config.items()), partitions, settings.replication)
+
+
+def _differences(
+    settings: Settings, topic: Topic, partitions: list[dict[str, Any]], config: dict[str, str], *, force: bool
+) -> list[Change]:
+    name = settings.topic(topic.name)
+    changes: list[Change] = []
+    replicas = min(len(partition["replica_nodes"]) for partition in partitions)
+    declared = topic.config(min(replicas, settings.replication))
+    differing = {key: value for key, value in declared.items() if config.get(key) != value}
+    raised = [key for key, value in differing.items() if _is_raised(key, config.get(key), value, replicas)]
+    for key in [] if force else raised:
+        says = f"{key} stays {config[key]}, above the declared {differing.pop(key)}; --force lowers it"
+        changes.append(Change(name, "leave", says))
+    if differing:
+        says = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
+        changes.append(Change(name, "alter", says, tuple(differing.items())))
+    wanted = topic.partitions or settings.partitions
+    if len(partitions) != wanted:
+        remedy = f"THALWEG_PARTITIONS={len(partitions)}" if not topic.partitions else "make the topic anew"
+        changes.append(
+            Change(
+                name,
+                "refuse",
+                f"has {len(partitions)} partitions, {wanted} are declared; keys would move to other partitions and "
+                f"each user's order would break. Keep it ({remedy}), or start anew under another THALWEG_TOPIC_PREFIX",
+            )
+        )
+    if replicas != settings.replication:
+        says = (
+            f"has {replicas} replicas, {settings.replication} are declared; move replicas with "
+            f"kafka-reassign-partitions, or set THALWEG_REPLICATION={replicas}"
+        )
+        changes.append(Change(name, "refuse", says))
+    return changes
+
+
+def _is_raised(key: str, now: str | None, declared: str, replicas: int) -> bool:
+    """Whether the topic has more than is declared. More in sync than there are replicas doesn't count: none can write.
+
+    >>> [_is_raised("retention.ms", now, "7", 1) for now in ("8", "7", "6", "-1", None)]
+    [True, False, False, True, False]
+    >>> [_is_raised("min.insync.replicas", "2", "1", replicas) for replicas in (3, 1)]
+    [True, False]
+    """
+    if key not in RAISED_ONLY or now is None or (key == IN_SYNC and int(now) > replicas):
+        return False
+    return now == UNBOUNDED or int(now) > int(declared)
+
+
+def _configs(admin: Any, topics: dict[str, Topic], replication: int) -> dict[str, dict[str, str]]:
+    """The settings in force, by topic and key."""
+    if not topics:
+        return {}
+    asked = [
+        ConfigResource(ConfigResourceType.TOPIC, name, topic.config(replication)) for name, topic in topics.items()
+    ]
+    found = admin.describe_configs(asked, config_filter="all")["topic"]
+    return {name: {key: entry["value"] for key, entry in config.items()} for name, config in found.items()}

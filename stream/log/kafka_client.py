@@ -1,0 +1,128 @@
+"""What every Kafka client here shares: addresses, TLS, login, and errors of kafka-python in our own words."""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Final, TypeVar
+
+from kafka import errors
+from kafka.protocol.schemas.fields.struct import StructField
+
+from stream.log.kafka_login import login_options
+from stream.runtime.errors import LogError, LogUnavailable, SettingsError
+from stream.runtime.settings import Settings
+
+CONNECT_S: Final = 5.0
+REQUEST_S: Final = 10.0
+
+# What kafka-python logs are failures that are raised from here in plain words, and every retry before them.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
+logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # but for a task of its that has died: nobody raises it
+
+T = TypeVar("T")
+
+_compiling = threading.RLock()
+
+
+def _one_at_a_time(compiled: Callable[..., T]) -> Callable[..., T]:
+    """kafka-python makes the code that reads and writes a kind of message when the first one comes, in any thread.
+
+    Where two do so at once it may keep code that always fails (`object.__new__(X): X is not a type object`), in a task
+    whose end nobody hears of: all consumers of the process are deaf from then on (3.0.12).
+    """
+
+    @wraps(compiled)
+    def guarded(*args: Any, **options: Any) -> T:
+        with _compiling:
+            return compiled(*args, **options)
+
+    return guarded
+
+
+StructField.compiled_decode_from = _one_at_a_time(StructField.compiled_decode_from)
+StructField.compiled_encode_into = _one_at_a_time(StructField.compiled_encode_into)
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """What producer, consumer and admin clients of kafka-python have in common: addresses, TLS, login."""
+    return {
+        "bootstrap_servers": settings.brokers(),
+        "bootstrap_timeout_ms": int(CONNECT_S * 1000),
+        "request_timeout_ms": int(REQUEST_S * 1000),
+        "retry_backoff_ms": 20,  # also between two requests for metadata: a new reader has to wait for it twice
+        "reconnect_backoff_max_ms": 1000,
+        **login_options(settings),
+    }
+
+
+def reach(settings: Settings) -> None:
+    """Raises LogUnavailable at once when nobody listens at any of the addresses.
+
+    kafka-python would try for long, and leave a thread behind for each client that gave up.
+    """
+    for server in client_options(settings)["bootstrap_servers"]:
+        host, _, port = server.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        except ValueError:
+            raise SettingsError(f"THALWEG_KAFKA: {server!r} isn't host:port") from None
+        except OSError as bad:
+            refused = bad
+        else:
+            return
+    raise translate(settings, "connecting", refused) from refused
+
+
+@contextmanager
+def translated(settings: Settings, doing: str) -> Iterator[None]:
+    """Turns kafka-python's errors into ours, in words that say what to do."""
+    try:
+        yield
+    except (errors.KafkaError, OSError) as bad:
+        raise translate(settings, doing, bad) from bad
+
+
+def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
+    """The error of ours that stands for one of kafka-python's."""
+    if isinstance(bad, errors.SaslAuthenticationFailedError | errors.AuthorizationError):
+        return LogError(
+            f"Kafka at {settings.kafka} refuses user {settings.kafka_user!r} ({doing}: {bad}): "
+            "check THALWEG_KAFKA_USER, THALWEG_KAFKA_PASSWORD and the user's rights"
+        )
+    if isinstance(bad, errors.KafkaTimeoutError) and "bootstrap" in str(bad):
+        # The port was open (`reach`); a refused login or certificate also looks like this from kafka-python.
+        return LogUnavailable(
+            f"{settings.kafka} is open, but no Kafka answers there by {settings.kafka_security}: it's still "
+            "starting, or THALWEG_KAFKA_SECURITY, _SASL_MECHANISM, _USER, _PASSWORD or _CA isn't what it wants"
+        )
+    if isinstance(bad, OSError) or (isinstance(bad, errors.RetriableError) and not isinstance(bad, _WRONG)):
+        return LogUnavailable(
+            f"no Kafka broker answers at {settings.kafka} ({doing}: {bad}): "
+            "start it (`thalweg up`, or your own) or correct THALWEG_KAFKA"
+        )
+    return LogError(f"Kafka at {settings.kafka} failed ({doing}): {bad}")
+
+
+_WRONG = (errors.UnknownTopicOrPartitionError,)  # kafka-python would try these again; no broker is missing
+
+
+def within(timeout_s: float, call: Callable[[], T], late: T) -> T:
+    """The result of `call`, or `late` when it takes longer: kafka-python's timeouts count per batch, or not at all."""
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except Exception as bad:  # noqa: BLE001 - handed to the caller's thread below
+            failures.append(bad)
+
+    thread = threading.Thread(target=run, name="kafka-within", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if failures:
+        raise failures[0]
+    return results[0] if results else late

@@ -1,0 +1,342 @@
+"""The log: the protocol that Kafka (`kafka_log.py`) and memory (`MemoryLog`, here) both keep."""
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol
+
+from stream.runtime.errors import LogError, LogGap
+
+START: Final = -2  # as a position: the oldest record that is there
+END: Final = -1  # as a position: behind the newest record
+
+
+class Record(NamedTuple):
+    """One record as read. `time_ms` is the log's own append time (ingest time)."""
+
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Reader(Protocol):
+    """Reads partitions of one topic from given positions. One thread only."""
+
+    def poll(self, timeout_s: float, records_max: int = 500) -> list[Record]:
+        """Records in offset order per partition; empty after `timeout_s`.
+
+        Raises LogGap when a position is older than the log's start (the reader stays where it was:
+        `seek` goes on), LogUnavailable when no broker answered for long, LogError otherwise.
+        """
+        ...
+
+    def positions(self) -> dict[int, int]:
+        """The next offset to be read, per partition that is assigned now."""
+        ...
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Go on reading this partition from `offset` (or START, END)."""
+        ...
+
+    def close(self) -> None:
+        """Leave; safe to call twice."""
+        ...
+
+
+class GroupReader(Reader, Protocol):
+    """A Reader whose partitions are shared out among the members of a group.
+
+    `poll` joins the group and keeps it. A partition that moved is read again from its last commit.
+    """
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """Store the next offset to be read, per partition, for whoever reads on.
+
+        Partitions that have moved to another member are left out: they are read again from there.
+        """
+        ...
+
+
+class Log(Protocol):
+    """Topics of partitions of records. `send` may be called from several threads."""
+
+    def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
+        """Append, soon; a failure is raised by the next `send` or `flush`. `value` None: tombstone of `key`."""
+        ...
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        """Wait until everything sent is acknowledged. Raises LogError or LogUnavailable."""
+        ...
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has. Raises LogError (naming `thalweg apply-topics`) when it doesn't exist."""
+        ...
+
+    def starts(self, topic: str) -> dict[int, int]:
+        """Oldest offset per partition."""
+        ...
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """Offset behind the newest record per partition."""
+        ...
+
+    def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Offset of the first record appended at `time_ms` or later, per partition; the end where there is none yet."""
+        ...
+
+    def reader(self, topic: str, positions: Mapping[int, int]) -> Reader:
+        """A reader of exactly these partitions from these offsets (or START, END: as of now)."""
+        ...
+
+    def group_reader(self, topic: str, group: str, member: str) -> GroupReader:
+        """A reader of a share of the topic, from the group's commits (else the start). `member` is static."""
+        ...
+
+    def close(self) -> None:
+        """Flush and leave; safe to call twice."""
+        ...
+
+
+@lru_cache(maxsize=1 << 17)
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that Kafka's default partitioner gives to `key`: murmur2, positive, modulo.
+
+    >>> [partition_of(user, 4) for user in ("1", "2", "3")]
+    [3, 0, 3]
+    """
+    from kafka.partitioner import murmur2  # here: it takes 0.3 s to import, and a MemoryLog needs no Kafka
+
+    hashed: int = murmur2(key.encode())
+    return (hashed & 0x7FFFFFFF) % partitions
+
+
+class _Partition:
+    """Records of one partition; `records[0]` has the offset `start`."""
+
+    __slots__ = ("records", "start")
+
+    def __init__(self) -> None:
+        self.start = 0
+        self.records: list[Record] = []
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.records)
+
+    def resolve(self, offset: int) -> int:
+        return self.start if offset == START else self.end if offset == END else offset
+
+
+class _Group:
+    """Who shares a topic, and how far it was read. Partitions go round among the members, by name."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, MemoryGroupReader] = {}
+        self.commits: dict[int, int] = {}
+
+    def share(self, member: str, partitions: int) -> list[int]:
+        names = sorted(self.members)
+        return [p for p in range(partitions) if names[p % len(names)] == member]
+
+
+class MemoryLog:
+    """A Log in this process's memory: for tests, backtests, simulation. Thread-safe; keeps all records.
+
+    `topics` gives each topic's partitions; `now_ms` is the clock of the append times.
+    """
+
+    def __init__(self, topics: Mapping[str, int], now_ms: Callable[[], int]) -> None:
+        self._topics = {name: [_Partition() for _ in range(n)] for name, n in topics.items()}
+        self._now_ms = now_ms
+        self._groups: dict[tuple[str, str], _Group] = {}
+        self._changed = threading.Condition(threading.Lock())
+
+    def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
+        """Append at once."""
+        assert value is not None or key is not None, "a tombstone needs a key"
+        parts = self._parts(topic)
+        assert 0 <= partition < len(parts), f"{topic} has no partition {partition}"
+        part = parts[partition]
+        with self._changed:
+            part.records.append(Record(topic, partition, part.end, self._now_ms(), key, value))
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        """Nothing is ever on its way here."""
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has. Raises LogError when it doesn't exist."""
+        return len(self._parts(topic))
+
+    def starts(self, topic: str) -> dict[int, int]:
+        """Oldest offset per partition."""
+        return {p: part.start for p, part in enumerate(self._parts(topic))}
+
+    def ends(self, topic: str) -> dict[int, int]:
+        """Offset behind the newest record per partition."""
+        with self._changed:
+            return {p: part.end for p, part in enumerate(self._parts(topic))}
+
+    def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Offset of the first record appended at `time_ms` or later, per partition; the end where there is none yet."""
+        with self._changed:
+            return {
+                p: part.start + bisect_left(part.records, time_ms, key=lambda record: record.time_ms)
+                for p, part in enumerate(self._parts(topic))
+            }
+
+    def truncate(self, topic: str, partition: int, before_offset: int) -> None:
+        """Drop the records before `before_offset`, as retention does."""
+        part = self._parts(topic)[partition]
+        with self._changed:
+            keep_from = min(max(before_offset, part.start), part.end)
+            del part.records[: keep_from - part.start]
+            part.start = keep_from
+
+    def reader(self, topic: str, positions: Mapping[int, int]) -> "MemoryReader":
+        """A reader of exactly these partitions from these offsets (or START, END: as of now)."""
+        return MemoryReader(topic, self._parts(topic), self._changed, positions)
+
+    def group_reader(self, topic: str, group: str, member: str) -> "MemoryGroupReader":
+        """A reader of a share of the topic. A member of the same name that is still there is put out."""
+        with self._changed:
+            entry = self._groups.setdefault((topic, group), _Group())
+        return MemoryGroupReader(topic, self._parts(topic), self._changed, entry, member)
+
+    def close(self) -> None:
+        """Nothing to leave: readers go on."""
+
+    def _parts(self, topic: str) -> list[_Partition]:
+        try:
+            return self._topics[topic]
+        except KeyError:
+            raise no_topic(topic) from None
+
+
+class MemoryReader:
+    """Reads partitions of a MemoryLog."""
+
+    def __init__(
+        self, topic: str, parts: list[_Partition], changed: threading.Condition, positions: Mapping[int, int]
+    ) -> None:
+        self._topic = topic
+        self._parts = parts
+        self._changed = changed
+        with changed:
+            self._positions = {p: parts[p].resolve(offset) for p, offset in positions.items()}
+
+    def poll(self, timeout_s: float, records_max: int = 500) -> list[Record]:
+        """Records in offset order per partition; empty after `timeout_s`."""
+        deadline_s = None
+        with self._changed:
+            while True:
+                self._assign()
+                records = self._take(records_max)
+                if records or timeout_s <= 0:
+                    return records
+                now_s = time.monotonic()
+                deadline_s = now_s + timeout_s if deadline_s is None else deadline_s
+                if now_s >= deadline_s:
+                    return []
+                self._changed.wait(deadline_s - now_s)
+
+    def positions(self) -> dict[int, int]:
+        """The next offset to be read, per partition that is assigned now."""
+        return dict(self._positions)
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Go on reading this partition from `offset` (or START, END)."""
+        assert partition in self._positions, f"partition {partition} isn't read here"
+        with self._changed:
+            self._positions[partition] = self._parts[partition].resolve(offset)
+
+    def close(self) -> None:
+        """Leave; safe to call twice."""
+        self._positions = {}
+
+    def _assign(self) -> None:
+        """Here to be overridden: the partitions of a plain reader never change."""
+
+    def _take(self, records_max: int) -> list[Record]:
+        records: list[Record] = []
+        for p, offset in list(self._positions.items()):
+            part = self._parts[p]
+            if not part.start <= offset <= part.end:
+                if records:  # they come first; the next poll raises
+                    break
+                check_position(self._topic, p, offset, part.start, part.end)
+            i = offset - part.start
+            found = part.records[i : i + records_max - len(records)]
+            if found:
+                records += found
+                # Behind the others, so that a busy partition starves none.
+                del self._positions[p]
+                self._positions[p] = offset + len(found)
+            if len(records) == records_max:
+                break
+        return records
+
+
+class MemoryGroupReader(MemoryReader):
+    """Reads a member's share of a topic of a MemoryLog."""
+
+    def __init__(
+        self, topic: str, parts: list[_Partition], changed: threading.Condition, group: _Group, member: str
+    ) -> None:
+        super().__init__(topic, parts, changed, {})
+        self._group = group
+        self._member = member
+        with changed:
+            group.members[member] = self
+            changed.notify_all()
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """Store the next offset to be read, per partition that is still this member's."""
+        with self._changed:
+            self._assign()
+            self._group.commits.update({p: offset for p, offset in positions.items() if p in self._positions})
+
+    def close(self) -> None:
+        """Leave the group; safe to call twice."""
+        with self._changed:
+            if self._group.members.get(self._member) is self:
+                del self._group.members[self._member]
+                self._changed.notify_all()
+            self._positions = {}
+
+    def _assign(self) -> None:
+        if self._group.members.get(self._member) is not self:
+            raise fenced(self._member)
+        share = self._group.share(self._member, len(self._parts))
+        if share == sorted(self._positions):
+            return
+        fresh = {p: self._group.commits.get(p, self._parts[p].start) for p in share}
+        self._positions = {p: self._positions.get(p, offset) for p, offset in fresh.items()}
+
+
+def no_topic(topic: str) -> LogError:
+    """The error of a topic that isn't there; both logs raise the same."""
+    return LogError(f"topic {topic} doesn't exist: run `thalweg apply-topics`, which creates all topics")
+
+
+def fenced(member: str) -> LogError:
+    """The error of a group member whose name another one has taken; both logs raise the same."""
+    return LogError(
+        f"another process reads as member {member!r} of this group: give each worker its own name (THALWEG_WORKER)"
+    )
+
+
+def check_position(topic: str, partition: int, offset: int, start: int, end: int) -> None:
+    """Raises LogGap when `offset` is before the log's start, LogError when it's behind its end."""
+    if offset < start:
+        raise LogGap(topic, partition, offset, start)
+    if offset > end:
+        raise LogError(
+            f"offset {offset} of {topic}/{partition} lies behind the log's end {end}: this isn't the log that was read "
+            "before (a topic made anew?); start from its beginning with a new model name, or point to the old log"
+        )

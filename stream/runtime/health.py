@@ -1,0 +1,104 @@
+"""Liveness, readiness and metrics of a service: a tiny HTTP server in a thread of its own."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from stream.runtime.errors import SettingsError
+from stream.runtime.settings import Settings
+
+Check = Callable[[], tuple[bool, str]]
+PLAIN: Final = "text/plain; charset=utf-8"
+
+
+def alive() -> tuple[bool, str]:
+    """A process that answers is alive."""
+    return True, "ok"
+
+
+def run_file(settings: Settings, room: str) -> Path:
+    """Where a service says which process and port it is: `<local>/run/<room>-<worker>.json`."""
+    return settings.local / "run" / f"{room}-{settings.worker}.json"
+
+
+class Health:
+    """Serves `/livez`, `/readyz` (200 or 503, with a line that says why) and `/metrics` (Prometheus).
+
+    `port` 0 takes a free one. With `written_to`, address and pid are written there for `thalweg status`.
+    Raises SettingsError when the port is taken.
+    """
+
+    def __init__(
+        self, host: str, port: int, ready: Check, live: Check = alive, *, written_to: Path | None = None
+    ) -> None:
+        try:
+            self._server = ThreadingHTTPServer((host, port), partial(_Answer, {"/livez": live, "/readyz": ready}))
+        except OSError as bad:
+            raise SettingsError(
+                f"can't listen on {host}:{port} ({bad}); choose another port, or 0 for a free one"
+            ) from bad
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._written_to = written_to
+        if written_to is not None:
+            self._write(host, written_to)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
+        self._thread.start()
+
+    def _write(self, host: str, path: Path) -> None:
+        """Whole or not at all: `status` may read at any moment."""
+        room, _, worker = path.stem.partition("-")
+        says = {"room": room, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}.tmp")
+            draft.write_text(json.dumps(says))
+            draft.replace(path)
+        except OSError as bad:
+            self._server.server_close()
+            raise SettingsError(f"can't write {path} ({bad}); make it writable or set THALWEG_LOCAL") from bad
+
+    def close(self) -> None:
+        """Stop serving and take the file away, if it is still ours; safe to call twice."""
+        self._server.shutdown()
+        self._server.server_close()
+        if self._written_to is None or not self._written_to.exists():
+            return
+        if json.loads(self._written_to.read_text()).get("pid") == os.getpid():
+            self._written_to.unlink(missing_ok=True)
+
+
+class _Answer(BaseHTTPRequestHandler):
+    """Answers one connection."""
+
+    def __init__(self, checks: dict[str, Check], *args: object) -> None:
+        self._checks = checks
+        super().__init__(*args)  # type: ignore[arg-type]  # the server passes request, address and itself
+
+    def do_GET(self) -> None:
+        """One of the three paths, else 404."""
+        path = self.path.split("?")[0]
+        if path == "/metrics":
+            self._send(200, CONTENT_TYPE_LATEST, generate_latest(REGISTRY))
+        elif path in self._checks:
+            fine, says = self._checks[path]()
+            self._send(200 if fine else 503, PLAIN, f"{says}\n".encode())
+        else:
+            self._send(404, PLAIN, b"/livez, /readyz, /metrics\n")
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Health checks aren't news."""

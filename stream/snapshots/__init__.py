@@ -1,0 +1,1 @@
+"""Published versions: manifests, blobs, the head, and the stores that keep them."""

@@ -1,0 +1,1 @@
+"""What a model is: the spec, read from TOML and checked."""

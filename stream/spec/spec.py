@@ -1,0 +1,247 @@
+"""The spec: what a model's columns, statistics, parts, labels and publishing are. TOML → frozen structs.
+
+One file a world (`specs/`); published inside every snapshot, so that a ranker needs no copy.
+"""
+
+import hashlib
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import NODEFAULT, Meta, field
+from msgspec.structs import FieldInfo, fields
+
+from stream.spec.statistic_kinds import KINDS_SAY, Measure
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description="such as 250ms, 2s, 10m, 1h, 30d")]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Admission = Annotated[int, Meta(ge=1, le=15)]
+Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
+Kind = Literal["category", "categories", "number"]
+PartName = Literal["wide", "deep"]
+Policy = Literal["wait", "eager", "fake_negative"]
+OrganicTo = Literal["topic", "examples"]
+
+ORGANIC_INSTALLS: Final = "organic"  # what a statistic may be `of`, instead of labels
+DURATION_DAYS_MAX: Final = 36_525  # a hundred years
+UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+WEIGHTS_MAX: Final = 100_000_000  # of the deep part's layers: 800 MB with AdaGrad's sums
+CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low byte
+SLICES_MAX: Final = 100  # each keeps about 300 KB of figures
+SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
+FIRST_FIELDS: Final = ("kind", "by", "of", "to", "prior", "half_life", "neighbours")  # of a statistic; never changed
+POSITION: Final = "context.position"  # the only column that differs within a page: where the item stood, from 1
+
+
+def duration_ms(text: str) -> int:
+    """Milliseconds of a Duration.
+
+    >>> duration_ms("2s"), duration_ms("1.5m")
+    (2000, 90000)
+    """
+    number, unit = re.fullmatch(r"([\d.]+)(ms|s|m|h|d)", text).groups()  # type: ignore[union-attr]  # the type's pattern
+    return round(float(number) * UNIT_MS[unit])
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Root of the spec's tables: frozen, unknown keys are refused."""
+
+
+class Column(Part, frozen=True):
+    """A column in full: `bands` cut a number into a further category; `serve_as` is what it is when ranking.
+
+    What `serve_as` holds is of the request: it's learned as logged, and ranked by with that text or number.
+    `of` and `last` make it a history: what this user installed before the page, newest last.
+    """
+
+    type: Kind | None = None
+    bands: list[float] = []
+    serve_as: float | str | None = None
+    of: str = ""
+    last: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class Statistic(Part, frozen=True):
+    """A streaming number, by one field or a pair, moved by each label.
+
+    With of = "organic" a count or since goes by organic installs instead of labels: by item.id, user.id or both.
+    """
+
+    kind: Annotated[Measure, Meta(description=KINDS_SAY)]
+    by: list[str] = []
+    of: str = ""
+    to: str = ""
+    prior: Positive = 10.0
+    half_life: Duration | None = None
+    neighbours: Count = 50
+
+    def layout_text(self) -> str:
+        """The text that a layout's hash covers.
+
+        It names the first release's fields always and later ones only where they aren't default: a new field leaves
+        the hash of every existing spec, and so its logged pages, as they were.
+        """
+        names = [*FIRST_FIELDS, *(one.name for one in fields(self) if _is_later(one, self))]
+        return f"Statistic({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+def _is_later(one: FieldInfo, statistic: Statistic) -> bool:
+    """Whether the field came after the first release and isn't default."""
+    default = one.default if one.default_factory is NODEFAULT else one.default_factory()
+    return one.name not in FIRST_FIELDS and getattr(statistic, one.name) != default
+
+
+class Cross(Part, frozen=True):
+    """A cross-product of columns; learning rate, admission and expiry of its own if wanted."""
+
+    of: list[str]
+    alpha: Positive | None = None
+    admit: Admission | None = None
+    expire: Duration | None = None
+
+
+class Wide(Part, frozen=True):
+    """The part that memorises: FTRL-Proximal over fields and cross-products.
+
+    A key gets a weight at its `admit`-th sighting, and loses it when it wasn't seen for `expire` of event time.
+    Over `max_keys` those go first that were not seen for longest. `bias_alpha`: the bias's rate, where labels are so
+    rare that `alpha` would take it to the base rate too late; without it `alpha`.
+    """
+
+    alpha: Positive = 0.05
+    bias_alpha: Positive | None = None
+    beta: NotNegative = 1.0
+    l1: NotNegative = 0.0
+    l2: NotNegative = 0.0
+    admit: Admission = 1
+    expire: Duration | None = None
+    max_keys: Bound = 50_000_000
+    features: list[str] = []
+    crosses: list[list[str] | Cross] = []
+
+
+class WarmStart(Part, frozen=True):
+    """Every so many examples the deep part starts anew from itself, on the last `window` examples."""
+
+    every: Count = 20_000
+    window: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000
+
+
+class Deep(Part, frozen=True):
+    """The part that generalises: embeddings, ReLU tower, AdaGrad.
+
+    An id gets an embedding row at its `min_count`-th sighting, and loses it when it wasn't seen for `expire` of
+    event time. Over `max_rows` those go first that were not seen for longest; rows are used again.
+    """
+
+    features: list[str] = []
+    embedding_dim: Annotated[int, Meta(ge=1, le=1024)] = 32
+    min_count: Count = 10
+    expire: Duration | None = None
+    max_rows: Bound = 5_000_000
+    quantiles: Annotated[int, Meta(ge=2, le=1024)] = 64
+    hidden_units: list[Count] = field(default_factory=lambda: [128, 64])
+    learning_rate: Positive = 0.02
+    micro_batch: Annotated[int, Meta(ge=1, le=4096)] = 8
+    warm_start: WarmStart = WarmStart()
+
+
+class Label(Part, frozen=True):
+    """The join: when an impression becomes a labelled example. `window` is 1 ms at least."""
+
+    policy: Policy = "eager"
+    window: Duration = "30m"
+    lateness: Duration = "0s"
+    known: Duration = "2s"  # how long after its window a page can still be corrected
+    early: Duration | None = None  # how long an install waits for a page behind it in the log; as long as for any
+    skew: Duration = "1s"  # how much older than its page an install may be that names it: clocks differ
+    organic: bool | OrganicTo = False  # installs that no page claimed are written: see `organic_in`
+
+    @property
+    def organic_in(self) -> tuple[OrganicTo, ...]:
+        """Where they are written: `true` and "topic" name the topic `organic`, "examples" that and `examples`."""
+        if not self.organic:
+            return ()
+        return ("topic", "examples") if self.organic == "examples" else ("topic",)
+
+
+class Gate(Part, frozen=True):
+    """What a version must keep over the last 2,000 predictions to be published.
+
+    `log_loss_rise_max` is against always predicting those examples' own label rate. `calibration` bounds mean
+    prediction / mean label, unless chance alone explains the difference (few labels).
+    """
+
+    log_loss_rise_max: Positive = 0.05
+    calibration: tuple[Positive, Positive] = (0.8, 1.25)
+
+
+class Publish(Part, frozen=True):
+    """How often snapshots go out."""
+
+    every: Duration = "250ms"
+    deep_every: Duration = "1s"
+    gate: Gate = Gate()
+
+
+class Spec(Part, frozen=True):
+    """All that a model is. `fingerprint()` tells models apart; `name` is where its snapshots live."""
+
+    name: Name
+    parts: list[PartName] = field(default_factory=lambda: ["wide", "deep"])
+    user: dict[str, Kind | Column] = {}
+    item: dict[str, Kind | Column] = {}
+    context: dict[str, Kind | Column] = {}
+    statistics: dict[str, Statistic] = {}
+    max_statistics: Bound = 50_000_000  # rows of all statistics; over it those go first that moved longest ago
+    slices: dict[str, list[str]] = {}  # metrics are also told for these values of a category
+    wide: Wide = field(default_factory=Wide)
+    deep: Deep = field(default_factory=Deep)
+    label: Label = field(default_factory=Label)
+    publish: Publish = field(default_factory=Publish)
+
+    def fingerprint(self) -> str:
+        """16 hex digits: equal for specs whose models can go on from each other.
+
+        Name, publish, slices and label.organic aside: no example depends on them, and statistics of organic installs
+        say by themselves that they need them. And label.skew: it came later, and models were to go on.
+
+        The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
+        """
+        content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
+        for name in ("organic", "skew"):
+            content["label"].pop(name, None)
+        return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
+
+    def columns(self) -> dict[str, Column]:
+        """Every column by its full name (`user.age`), ids first, bands as columns of their own."""
+        found: dict[str, Column] = {}
+        for origin in ("user", "item", "context"):
+            declared: dict[str, Kind | Column] = getattr(self, origin)
+            for name, column in declared.items():
+                whole = Column(type=column) if isinstance(column, str) else column
+                found[f"{origin}.{name}"] = whole
+                if whole.bands:
+                    found[f"{origin}.{name}_band"] = Column(type="category")
+        return found
+
+    def held(self) -> frozenset[str]:
+        """Columns that `serve_as` holds still, bands among them; all but the position stand in a page."""
+        columns = self.columns()
+        names = [name for name, column in columns.items() if column.serve_as is not None and name != POSITION]
+        return frozenset([*names, *(f"{name}_band" for name in names if columns[name].bands)])
+
+    def crosses(self) -> list[Cross]:
+        """Every wide feature and cross-product, in order, as a Cross."""
+        singles = [Cross(of=[name]) for name in self.wide.features]
+        return singles + [c if isinstance(c, Cross) else Cross(of=c) for c in self.wide.crosses]
+
+    def deep_features(self) -> list[str]:
+        """The deep part's columns and statistics, with `statistics.*` spelled out."""
+        names: list[str] = []
+        for name in self.deep.features:
+            names += [f"statistics.{s}" for s in self.statistics] if name == "statistics.*" else [name]
+        return names

@@ -1,0 +1,192 @@
+"""Spec files and published specs: read, checked, refused with line and remedy."""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, NoReturn, get_args
+
+import msgspec
+
+from stream.runtime.errors import SpecError
+from stream.spec.spec import (
+    Column,
+    Cross,
+    Deep,
+    Gate,
+    Kind,
+    Label,
+    OrganicTo,
+    PartName,
+    Policy,
+    Publish,
+    Spec,
+    Statistic,
+    WarmStart,
+    Wide,
+)
+from stream.spec.spec_rules import check_rules, near
+from stream.spec.statistic_kinds import Measure
+
+
+def load_spec(path: Path) -> Spec:
+    """The spec in a TOML file. Raises SpecError naming line and remedy."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as bad:
+        raise SpecError(
+            f"{path} can't be read: {bad.strerror}; name a spec with --spec, such as specs/movielens.toml"
+        ) from None
+    except UnicodeDecodeError as bad:
+        raise SpecError(f"{path}: not UTF-8 ({bad.reason} at byte {bad.start}): save it as UTF-8") from None
+    return parse_spec(text, str(path))
+
+
+def parse_spec(text: str, where: str = "spec") -> Spec:
+    """The spec in a TOML text; `where` names it in errors. Raises SpecError naming line and remedy."""
+    try:
+        raw = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as bad:
+        raise SpecError(f"{where}: not TOML: {bad}") from None
+    try:
+        spec = msgspec.convert(raw, Spec)
+    except msgspec.ValidationError as bad:
+        raise SpecError(_explain(str(bad), raw, text, where)) from None
+    _check(spec, text, where)
+    return spec
+
+
+def checked_spec(raw: dict[str, Any], where: str) -> Spec:
+    """The spec that a program put together from plain values; `where` names it in errors. Raises SpecError."""
+    try:
+        spec = msgspec.convert(raw, Spec)
+    except msgspec.ValidationError as bad:
+        raise SpecError(_explain(str(bad), raw, "", where)) from None
+    _check(spec, "", where)
+    return spec
+
+
+def decode_spec(raw: bytes) -> Spec:
+    """The spec as it travels in manifests and checkpoints. Raises SpecError."""
+    try:
+        spec = msgspec.json.decode(raw, type=Spec)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
+        raise SpecError(f"a published spec can't be read: {bad}") from None
+    _check(spec, "", "published spec")
+    return spec
+
+
+def encode_spec(spec: Spec) -> bytes:
+    """The spec as it travels in manifests and checkpoints."""
+    return msgspec.json.encode(spec)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of a spec file, for editors."""
+    return msgspec.json.schema(Spec)
+
+
+def _check(spec: Spec, text: str, where: str) -> None:
+    """Raises SpecError, with its line in `text`, when a rule that types can't say is broken."""
+
+    def refuse(path: Sequence[str], why: str) -> NoReturn:
+        raise SpecError(f"{where}{_line_of(path, text)}: {why}")
+
+    check_rules(spec, refuse)
+
+
+def _line_of(path: Sequence[str], text: str) -> str:
+    """` (line 12)`: where the last of these names stands, inside the table that the others name; else nothing.
+
+    A number after `crosses` is the cross of that index.
+    """
+    lines = [line.split("#")[0] for line in text.splitlines()]
+    heads = {i: found.group(1) for i, line in enumerate(lines) if (found := re.fullmatch(r"\s*\[([\w.-]+)\]\s*", line))}
+    for k in range(len(path), -1, -1):
+        first = next((i for i, name in heads.items() if name == ".".join(path[:k])), 0 if k == 0 else None)
+        if first is not None:
+            break
+    assert first is not None, "the top level is always there"
+    last = next((i for i in heads if i > first or (i == first and k == 0)), len(lines))
+    at = first if k else None
+    for before, word in pairwise(["", *path[k:]]):
+        if before == "crosses" and word.isdigit():
+            at = _entry_line(lines, at, int(word)) if at is not None else at
+            continue
+        named = re.compile(rf"(?<![\w.]){re.escape(word)}(?!\w)")
+        at = next((i for i in range(at or first, last) if named.search(lines[i])), at)
+    return "" if at is None else f" (line {at + 1})"
+
+
+def _entry_line(lines: list[str], first: int, index: int) -> int:
+    """The line in which this entry of the list that begins on line `first` ends; `first` when that can't be told."""
+    for last in range(first, len(lines)):
+        for end in ("", "]"):
+            try:
+                held = tomllib.loads("\n".join(lines[first : last + 1]) + end)
+            except tomllib.TOMLDecodeError:
+                continue
+            if isinstance(entries := next(iter(held.values()), None), list) and len(entries) > index:
+                return last
+    return first
+
+
+_TABLES: Final = {
+    "wide": Wide,
+    "deep": Deep,
+    "label": Label,
+    "publish": Publish,
+    "warm_start": WarmStart,
+    "gate": Gate,
+    "statistics": Statistic,
+    "user": Column,
+    "item": Column,
+    "context": Column,
+    "crosses": Cross,
+}
+
+
+_ENTRIES: Final[dict[str, Any]] = {"user": Kind | Column, "item": Kind | Column, "context": Kind | Column,
+                                   "statistics": Statistic, "slices": list[str]}  # fmt: skip
+_EXPECTED: Final = {
+    "`object | array`": 'a cross is a list of columns, such as ["user.id", "item.id"], or a table with it as `of`',
+    "`str | object`": 'a column is "category", "categories" or "number", or a table with that as `type`',
+    "`bool | str`": 'it is true or false, or where they go: "topic" or "examples"',
+}
+_CHOICES: Final = {"kind": get_args(Measure), "parts": get_args(PartName), "policy": get_args(Policy),
+                   "organic": get_args(OrganicTo)}  # fmt: skip
+
+
+def _explain(message: str, raw: dict[str, Any], text: str, where: str) -> str:
+    """msgspec's message with line and remedy."""
+    found = re.search(r" - at `\$\.?(.*)`$", message)
+    words = re.findall(r"[A-Za-z_]\w*|\.\.\.|(?<=crosses\[)\d+", found.group(1)) if found else []
+    what = message[: found.start()] if found else message
+    path = [_entry(words[0], raw) if word == "..." else word for word in words]
+    at = re.sub(r"(crosses)\.\d+", r"\1", ".".join(path))
+    if unknown := re.fullmatch(r"Object contains unknown field `(.+)`", what):
+        key = unknown.group(1)
+        holder = next((_TABLES[word] for word in reversed(words) if word in _TABLES), Spec)
+        why = f"unknown key {key!r} {f'in [{at}]' if at else 'at the top level'}; "
+        return f"{where}{_line_of([*path, key], text)}: {why}{near(key, list(holder.__struct_fields__))}"
+    if value := re.fullmatch(r"Invalid enum value '(.*)'", what):
+        choices = list(_CHOICES.get(words[-1], get_args(Kind)))
+        why = f"{at} can't be {value.group(1)!r}; {near(value.group(1), choices)}"
+        return f"{where}{_line_of([*path, value.group(1)], text)}: {why}"
+    if "matching regex" in what:
+        what = "letters, digits, . _ -, at most 64" if at == "name" else "a duration, such as 250ms, 2s, 10m, 1h, 30d"
+        what = f"Expected {what}"
+    if either := re.match("Expected (`.*?`), got", what):
+        what = _EXPECTED.get(either.group(1), what)
+    return f"{where}{_line_of(path, text)}: {f'{at}: ' if at else ''}{what}"
+
+
+def _entry(table: str, raw: dict[str, Any]) -> str:
+    """The name of the table's first entry that can't be taken: msgspec's message says `...`."""
+    for name, value in raw[table].items():
+        try:
+            msgspec.convert(value, _ENTRIES[table])
+        except msgspec.ValidationError:
+            return str(name)
+    return "..."

@@ -1,0 +1,74 @@
+"""The kinds of statistics: one table of what each goes by, how it is read, and how it learns.
+
+A new kind is a name in `Measure` and a row of `KINDS`; what it reads or learns anew is a branch of
+`statistic_reads.measure` or `statistic_moves.amount`.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple, get_args
+
+from stream.runtime.errors import SpecError
+
+Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness"]
+GoesBy = Literal["fields", "history", "memory"]
+
+# How a row (n, s, t) or several are read: branches of `measure`. READ_MEMORY has kernels of its own (item_similarity).
+READS: Final = tuple(range(6))
+READ_RATE, READ_COUNT, READ_SINCE, READ_MEAN, READ_STRONGEST, READ_MEMORY = READS
+
+# What a label adds to s: branches of `amount`. LEARN_MEMORY has kernels of its own; in its rows s may be an item's id.
+LEARNS: Final = tuple(range(4))
+LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC = LEARNS  # LEARN_ORGANIC: no label moves it
+
+
+class Kind(NamedTuple):
+    """A kind of statistic.
+
+    `goes_by`: one field or a pair; an item of the page with each of the user's history; or user and item, whose last
+    labels it remembers. `organic`: whether organic installs, which have no label, may move it instead.
+    """
+
+    says: str
+    goes_by: GoesBy
+    read: int
+    learn: int
+    organic: bool = False
+
+
+def checked(kinds: Mapping[Measure, Kind]) -> Mapping[Measure, Kind]:
+    """The table, which has every kind and only branches that exist."""
+    assert set(kinds) == set(get_args(Measure)), f"every kind has a row: {sorted(set(kinds) ^ set(get_args(Measure)))}"
+    for name, kind in kinds.items():
+        assert kind.goes_by in get_args(GoesBy), f"{name} goes by {kind.goes_by}"
+        assert kind.read in READS, f"{name} is read by an unknown branch"
+        assert kind.learn in {*LEARNS} - {LEARN_ORGANIC}, f"{name} learns by an unknown branch"
+        memory = {kind.goes_by == "memory", kind.read == READ_MEMORY, kind.learn == LEARN_MEMORY}
+        assert len(memory) == 1, f"{name}: a memory is gone by, read and learned together"
+    return kinds
+
+
+KINDS: Final = checked(
+    {
+        "rate": Kind("smoothed label rate", "fields", READ_RATE, LEARN_LABELS),
+        "count": Kind("log(1 + labels)", "fields", READ_COUNT, LEARN_LABELS, organic=True),
+        "since": Kind("log(1 + seconds since the last label)", "fields", READ_SINCE, LEARN_LABELS, organic=True),
+        "residual": Kind("mean of label less what was expected, shrunk", "fields", READ_MEAN, LEARN_RESIDUALS),
+        "affinity": Kind(
+            "residual of this item among those who have what is in the history",
+            "history", READ_STRONGEST, LEARN_RESIDUALS,
+        ),
+        "likeness": Kind(
+            "how this item's labels go with the user's last `neighbours` labels, installed or not",
+            "memory", READ_MEMORY, LEARN_MEMORY,
+        ),
+    }
+)  # fmt: skip
+KINDS_SAY: Final = " · ".join(f"{name}: {kind.says}" for name, kind in KINDS.items())
+
+
+def kind_of(name: str) -> Kind:
+    """A kind by its name. Raises SpecError when there is none."""
+    for known, kind in KINDS.items():
+        if known == name:
+            return kind
+    raise SpecError(f"there is no statistic of the kind {name!r}; known are {', '.join(KINDS)}")

@@ -1,0 +1,1 @@
+"""Hash tables of 64-bit keys in arrays, what is evicted from them, and the hash of ids."""

@@ -1,0 +1,210 @@
+"""The deep part's kernels against torch's autograd and Adagrad; quantiles; warm starts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from learner.deep.deep import Deep
+from learner.deep.joint_step import Given, Told, learn_record
+from learner.deep.tower import EPSILON
+from learner.deep.warm_start import Window, retrain
+from learner.wide.ftrl import Ftrl, FtrlRates
+from stream.features.encoder import DeepInput, WideKeys
+from stream.features.page_features import F32
+from stream.features.quantiles import quantise
+from stream.spec.spec import Deep as DeepSpec
+
+
+def some_input(random: np.random.Generator, b: int, lists: int, numbers: int) -> DeepInput:
+    """Lists of 0 to 4 of 10 ids, numbers with a tenth missing."""
+    lengths = random.integers(0, 5, b * lists)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = random.normal(size=(b, numbers)).astype(np.float32)
+    values[random.random((b, numbers)) < 0.1] = np.nan
+    return DeepInput(random.integers(1, 11, offsets[-1]).astype(np.uint64), offsets, values)
+
+
+def some_deep(random: np.random.Generator, spec: DeepSpec, lists: int, numbers: int) -> Deep:
+    """A deep part that knows ids 1 to 7 of the 10, and quantiles."""
+    deep = Deep(spec, lists, numbers, seed=int(random.integers(1 << 30)))
+    for _ in range(spec.min_count):
+        deep.vocabulary.count(np.arange(1, 8, dtype=np.uint64))
+    if numbers:
+        bounds = random.normal(size=(numbers, spec.quantiles - 1)).astype(np.float32)
+        deep.boundaries = np.sort(bounds, axis=1)
+    return deep
+
+
+def learned(deep: Deep, known: DeepInput, labels: F32, weights: F32) -> tuple[F32, F32]:
+    """Probabilities and wide logits of one record without wide keys, cut into micro-batches, which is then learned."""
+    n, size = len(labels), deep.spec.micro_batch
+    wide = Ftrl(FtrlRates(np.ones(1, np.float32), 1.0, 0.0, 0.0))
+    keys = WideKeys(np.zeros(0, np.uint64), np.zeros(n + 1, np.int64))
+    cuts = np.array([*range(0, n, size), n])
+    told = Told(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
+    predictions, logits = np.empty((2, n), np.float32)
+    given = Given(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
+    learn_record(wide.prepare(keys, 0), deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
+    return predictions, logits
+
+
+class Oracle:
+    """The same network in plain torch: parameters copied, autograd, torch.optim.Adagrad."""
+
+    def __init__(self, deep: Deep) -> None:
+        self.deep, vocabulary = deep, deep.vocabulary
+        self.row_of = {int(r[0]): int(r[1]) for r in vocabulary.table.rows()}
+        self.vectors = torch.tensor(vocabulary.vectors.copy(), requires_grad=True)
+        self.layers = [
+            (torch.tensor(w, requires_grad=True), torch.tensor(b, requires_grad=True)) for w, b in deep.layers()
+        ]
+        parameters = [self.vectors, *(p for layer in self.layers for p in layer)]
+        self.optimiser = torch.optim.Adagrad(parameters, lr=deep.spec.learning_rate, eps=float(EPSILON))
+
+    def logits(self, known: DeepInput) -> torch.Tensor:
+        """Example by example, list by list."""
+        deep, rows = self.deep, []
+        numbers = torch.from_numpy(quantise(known.numbers, deep.boundaries))
+        for b in range(len(known.numbers)):
+            parts = []
+            for f in range(deep.lists):
+                first, last = known.offsets[b * deep.lists + f : b * deep.lists + f + 2]
+                found = [self.row_of.get(int(i), 0) for i in known.ids[first:last]]
+                pooled = self.vectors[found].sum(0) / max(1, len(found)) ** 0.5
+                parts.append(pooled if found else torch.zeros(self.vectors.shape[1]))
+            rows.append(torch.cat([*parts, numbers[b]]))
+        h = torch.stack(rows)
+        for weight, bias in self.layers[:-1]:
+            h = torch.relu(h @ weight + bias)
+        return (h @ self.layers[-1][0] + self.layers[-1][1])[:, 0]
+
+    def step(self, known: DeepInput, labels: F32, weights: F32) -> F32:
+        """Logits before a step on Σ weight · log loss / micro-batch."""
+        logits = self.logits(known)
+        loss = functional.binary_cross_entropy_with_logits(
+            logits, torch.from_numpy(labels), torch.from_numpy(weights), reduction="sum"
+        )
+        self.optimiser.zero_grad()
+        (loss / self.deep.spec.micro_batch).backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        found: F32 = logits.detach().numpy()
+        return found
+
+    def assert_near(self, deep: Deep) -> None:
+        """Every parameter of `deep` is the oracle's."""
+        self._near(deep.vocabulary.vectors[: len(self.vectors)], self.vectors)
+        for ours, theirs in zip(deep.layers(), self.layers, strict=True):
+            for mine, its in zip(ours, theirs, strict=True):
+                self._near(mine, its)
+
+    def _near(self, ours: F32, theirs: torch.Tensor) -> None:
+        """Within 2e-5, and within what rounding a gradient by 1e-9 makes of a step: AdaGrad divides by √Σg²."""
+        root = self.optimiser.state[theirs]["sum"].sqrt().numpy() + EPSILON
+        bound = 2e-5 + self.deep.spec.learning_rate * 1e-9 / root
+        found = theirs.detach().numpy()
+        wrong = np.argwhere(~(np.abs(ours - found) <= bound))
+        assert not len(wrong), f"at {wrong[:3].tolist()}: {ours[tuple(wrong[0])]}, not {found[tuple(wrong[0])]}"
+
+
+@dataclass
+class Case:
+    """A network and micro-batches for it."""
+
+    deep: Deep
+    batches: list[tuple[DeepInput, F32, F32]]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Any widths, any number of lists and numbers, none of some; micro-batches that are full or not."""
+    random = np.random.default_rng(draw(st.integers(0, 1 << 30)))
+    lists, numbers = draw(st.sampled_from([(0, 3), (1, 0), (2, 1), (3, 4), (5, 7)]))
+    micro_batch = draw(st.integers(1, 9))
+    spec = DeepSpec(
+        embedding_dim=draw(st.integers(1, 9)),
+        min_count=draw(st.integers(1, 3)),
+        max_rows=1_000,
+        quantiles=draw(st.integers(2, 6)),
+        hidden_units=draw(st.lists(st.integers(1, 40), max_size=3)),
+        micro_batch=micro_batch,
+        learning_rate=draw(st.sampled_from([0.01, 0.1])),
+    )
+    deep = some_deep(random, spec, lists, numbers)
+    batches = []
+    for _ in range(draw(st.integers(1, 4))):
+        size = draw(st.integers(1, micro_batch))
+        labels = random.integers(0, 2, size).astype(np.float32)
+        weights = random.uniform(0.2, 2, size).astype(np.float32)
+        batches.append((some_input(random, size, lists, numbers), labels, weights))
+    return Case(deep, batches)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_steps_equal_autograd_with_adagrad(case: Case) -> None:
+    """Predictions, dense parameters and embedding rows are autograd's and torch.optim.Adagrad's, step after step."""
+    deep = case.deep
+    oracle = Oracle(deep)
+    for known, labels, weights in case.batches:
+        before = deep.score(known)
+        predictions, _ = learned(deep, known, labels, weights)
+        logits = oracle.step(known, labels, weights)
+        np.testing.assert_allclose(before, logits, atol=1e-5)
+        np.testing.assert_allclose(predictions, 1 / (1 + np.exp(-logits)), atol=1e-5)
+        oracle.row_of.update({int(r[0]): int(r[1]) for r in deep.vocabulary.table.rows()})
+        fresh = deep.vocabulary.vectors[len(oracle.vectors) :]
+        if len(fresh):  # ids that got their row just now; their gradients start with it
+            grown = torch.cat([oracle.vectors.detach(), torch.from_numpy(fresh.copy())]).requires_grad_()
+            sums = torch.from_numpy(deep.vocabulary.squares.copy())
+            oracle.optimiser.param_groups[0]["params"][0] = grown
+            oracle.optimiser.state[grown] = {**oracle.optimiser.state.pop(oracle.vectors), "sum": sums}
+            oracle.vectors = grown
+        oracle.assert_near(deep)
+
+
+def test_one_call_learns_as_many_calls_do() -> None:
+    """Bits don't depend on how many micro-batches a call of the kernel learns, nor on what was learned elsewhere."""
+    spec = DeepSpec(embedding_dim=5, min_count=2, max_rows=1_000, hidden_units=[20, 9], micro_batch=4)
+    for seed in range(5):
+        whole, parts = (some_deep(np.random.default_rng(seed), spec, 3, 4) for _ in range(2))
+        random = np.random.default_rng(99)
+        known = some_input(random, 12, 3, 4)
+        labels, weights = random.integers(0, 2, 12).astype(np.float32), np.ones(12, np.float32)
+        learned(whole, known, labels, weights)
+        for first in (0, 4, 8):
+            learned(parts, known.part(first, first + 4), labels[first : first + 4], weights[first : first + 4])
+        assert whole.flat.tobytes() == parts.flat.tobytes()
+        assert whole.vocabulary.held[:50].tobytes() == parts.vocabulary.held[:50].tobytes()
+
+
+def test_the_padding_stays_zero() -> None:
+    """Widths are padded for the kernels: what lies between the layers' own weights never moves."""
+    spec = DeepSpec(embedding_dim=3, max_rows=1_000, hidden_units=[5, 7], micro_batch=3)
+    deep = some_deep(np.random.default_rng(1), spec, 2, 1)
+    own = sum(weight.size + bias.size for weight, bias in deep.layers())
+    for seed in range(20):
+        known = some_input(np.random.default_rng(seed), 3, 2, 1)
+        learned(deep, known, np.ones(3, np.float32), np.ones(3, np.float32))
+    for weight, bias in deep.tower.layers():
+        weight[:], bias[:] = 1.0, 1.0
+    assert np.count_nonzero(deep.flat) == own < len(deep.flat)
+
+
+def test_a_warm_start_trains_as_the_stream_does() -> None:
+    """torch's pass over a window is the kernel's, batch by batch, given the same batches and wide logits of 0."""
+    random = np.random.default_rng(4)
+    spec = DeepSpec(embedding_dim=6, min_count=1, max_rows=1_000, hidden_units=[12, 6], micro_batch=8)
+    ours, torchs = (some_deep(np.random.default_rng(8), spec, 3, 4) for _ in range(2))
+    for _ in range(3):
+        known, labels = some_input(random, 24, 3, 4), random.integers(0, 2, 24).astype(np.float32)
+        weights = random.uniform(0.5, 2, 24).astype(np.float32)
+        for deep in (ours, torchs):
+            deep.vocabulary.count(np.arange(1, 11, dtype=np.uint64))
+        learned(ours, known, labels, weights)
+        retrain(torchs, Window(known, np.zeros(24, np.float32), labels, weights), batch=8)
+        np.testing.assert_allclose(torchs.flat, ours.flat, atol=2e-5)
+        np.testing.assert_allclose(torchs.vocabulary.held[:11], ours.vocabulary.held[:11], atol=2e-5)

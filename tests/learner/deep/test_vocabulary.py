@@ -1,0 +1,200 @@
+"""Embedding rows: given, forgotten, used again; restored and published as they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from learner.checkpoint import CheckpointFiles, restore, take
+from learner.deep.joint_step import seats_of
+from learner.deep.vocabulary import Vocabulary
+from learner.publishing.delta_chain import Cutter, serving_deep_logits, serving_wide_logits
+from learner.training.model import Model
+from ranker.versions.model import score_features
+from ranker.versions.version_loader import load_version
+from stream.events.codec import WINDOW_CLOSED, Examples, Impression, Item
+from stream.features.page_features import Catalogue, Layout, build_page
+from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec import Spec
+from stream.tables.hash_table import U64
+from tests.learner.publishing.test_publisher import held, laid_together
+from tests.learner.training.test_model import assert_same, learned
+from tests.support.learner_world import records, small_spec
+
+HOUR_MS = 3_600_000
+
+
+def ids(*numbers: int) -> U64:
+    """As an array."""
+    return np.array(numbers, np.uint64)
+
+
+def forgetful_spec() -> Spec:
+    """The small spec; its pages are 10 s apart, and an id that isn't seen for 100 s is forgotten."""
+    return small_spec(**{"min_count = 2": 'min_count = 2\nexpire = "100s"'})
+
+
+@pytest.fixture
+def sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgetting is looked after every 32 examples."""
+    monkeypatch.setattr("learner.deep.vocabulary.SWEEP_EXAMPLES", 32)
+
+
+def test_an_id_gets_its_row_at_its_min_count_th_sighting() -> None:
+    """Before, it shares row 0; a new row's start is a hash of its key, whatever came before it."""
+    first, second = Vocabulary(4, 3, 1_000), Vocabulary(4, 3, 1_000)
+    first.count(ids(5, 5))
+    assert first.rows == 1
+    first.count(ids(5))
+    assert first.rows == 2
+    second.count(ids(9, 9, 9, 5, 5, 5))
+    np.testing.assert_array_equal(first.vectors[1], second.vectors[2])
+    assert 0 < np.abs(first.vectors[1]).max() <= 0.02
+
+
+def test_an_id_that_wasnt_seen_for_long_loses_its_row() -> None:
+    """And its sightings; the row goes to the next new id, with a vector of that id's own and no AdaGrad sums."""
+    vocabulary = Vocabulary(4, 2, 1_000, HOUR_MS)
+    vocabulary.count(ids(5, 5, 6, 6, 7), 0)
+    start = vocabulary.vectors[1].copy()
+    vocabulary.held[1:3] = 3.0
+    vocabulary.count(ids(6), HOUR_MS // 2)
+    vocabulary.sweep(HOUR_MS + 1)
+    assert vocabulary.rows_of(ids(5, 6, 7)).tolist() == [0, 2, 0]
+    assert (len(vocabulary), len(vocabulary.table)) == (2, 1)
+    vocabulary.count(ids(8, 8, 5), HOUR_MS + 1)
+    assert vocabulary.rows_of(ids(8, 5)).tolist() == [1, 0], "5 starts to be counted anew"
+    assert not vocabulary.squares[1].any()
+    assert not np.array_equal(vocabulary.vectors[1], start)
+    fresh = Vocabulary(4, 2, 1_000)
+    fresh.count(ids(8, 8))
+    np.testing.assert_array_equal(vocabulary.vectors[1], fresh.vectors[1])
+
+
+def test_over_the_bound_those_go_that_were_not_seen_for_longest() -> None:
+    """Rows are never more than max_rows: ids wait until there's room, and the least recently seen make it."""
+    vocabulary = Vocabulary(2, 1, 1_000)
+    for at in range(1_100):
+        vocabulary.count(ids(at + 1), at)
+    assert len(vocabulary) == 1_001
+    assert vocabulary.rows_of(ids(1_050)).tolist() == [0]
+    vocabulary.sweep(1_100)
+    assert len(vocabulary) == 876, "seven eighths, and the row of unseen ids"
+    assert vocabulary.rows_of(ids(125, 126)).tolist() == [0, 126]
+    vocabulary.count(ids(1_050), 1_100)
+    assert vocabulary.rows_of(ids(1_050)).tolist() == [1], "the lowest free row"
+
+
+def test_of_those_of_one_time_the_least_ids_go() -> None:
+    """With a row or waiting for one: as many as have to, not none and not all."""
+    for min_count, left in ((1, 876), (2, 1)):
+        vocabulary = Vocabulary(2, min_count, 1_000)
+        vocabulary.count(np.arange(1_000, 0, -1).astype(np.uint64), 5)
+        vocabulary.sweep(5)
+        assert len(vocabulary) == left
+        assert len(vocabulary.table) == 875
+        assert sorted(vocabulary.table.rows()[:, 0].tolist()) == list(range(126, 1_001))
+
+
+def crowd(spec: Spec, step_ms: int) -> list[list[Examples]]:
+    """Records of one example whose item has 20 tags that nobody has seen before."""
+    layout, made = Layout(spec), list[list[Examples]]()
+    for n in range(200):
+        catalogue = Catalogue(layout)
+        catalogue.put(Item("i", {"tags": [f"{n} {t}" for t in range(20)]}))
+        words = build_page(layout, layout.user("u", {}, [], {}), catalogue, catalogue.rows(["i"]))
+        page = Impression(f"r{n}", 1_000_000 + step_ms * n, "u", ["i"], features=words.tobytes())
+        made.append([Examples(page, [n + 1], [0], [n % 2], [1.0], [WINDOW_CLOSED], [5])])
+    return made
+
+
+@pytest.mark.parametrize("step_ms", [0, 1_000])
+@pytest.mark.parametrize("min_count", [1, 10])
+def test_however_many_ids_an_example_brings_they_are_bounded(min_count: int, step_ms: int) -> None:
+    """Those with a row and those that wait for one, at one time too; a learner that is restored has the same."""
+    spec = small_spec(**{"min_count = 2": f"min_count = {min_count}\nmax_rows = 1000"})
+    log, model, used, waiting = crowd(spec, step_ms), Model(spec), list[int](), list[int]()
+    for offset, record in enumerate(log):
+        model.learn(record, offset)
+        assert model.deep
+        used.append(model.deep.vocabulary.used)
+        waiting.append(model.deep.vocabulary.waiting)
+        if offset == 120:
+            again = restore(spec, take(model, offset + 1, 1, 1))
+    assert max(used) <= 1_000
+    assert max(waiting) <= 1_000
+    assert max(used[-50:] if min_count == 1 else waiting[-50:]) > 800, "what was seen last is still there"
+    assert_same(learned(spec, log, again, 121), model)
+
+
+def test_ids_that_nobody_was_told_of_leave_nothing_behind() -> None:
+    """While nothing is published rows come and go; only those that were published are told as gone."""
+    vocabulary = Vocabulary(2, 1, 1_000)
+    vocabulary.count(ids(1, 2, 3))
+    assert vocabulary.take_changed().tolist() == [1, 2, 3]
+    for at in range(4, 20_000, 100):
+        vocabulary.count(np.arange(at, at + 100).astype(np.uint64), at)
+        if vocabulary.crowded:
+            vocabulary.sweep(at)
+    assert vocabulary.forgotten > 18_000
+    assert np.concatenate(vocabulary.gone).tolist() == [1, 2, 3]
+    held = Vocabulary(2, 1, 1_000, expire_ms=1)
+    held.restore(vocabulary.table.rows(), vocabulary.held[: vocabulary.rows], vocabulary.free_rows())
+    published = held.keys[held.live()]
+    held.sweep(10**9)
+    assert held.take_changed().tolist() == np.sort(published[published != 0]).tolist(), "it may have been published"
+
+
+def test_seats_are_those_of_a_sort() -> None:
+    """Distinct rows in order of appearance, and where each is, also when they collide."""
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        rows = random.integers(0, 40, random.integers(1, 200)) << int(random.integers(0, 40))
+        seats, unique = seats_of(rows)
+        assert unique.tolist() == list(dict.fromkeys(rows.tolist()))
+        np.testing.assert_array_equal(unique[seats], rows)
+
+
+@pytest.mark.parametrize("stop", range(60, 100, 3))
+def test_forgetting_is_restored(sweeps: None, tmp_path: Path, stop: int) -> None:
+    """Wherever a learner is killed, it goes on bit for bit, though rows were forgotten and used again."""
+    spec = forgetful_spec()
+    log = records(spec, 330)
+    whole = learned(spec, log)
+    assert whole.deep
+    assert whole.deep.vocabulary.forgotten > 20, "rows were forgotten"
+    files = CheckpointFiles(tmp_path)
+    files.write(take(learned(spec, log[:stop]), stop, 1, 1))
+    found = files.newest()
+    assert found
+    assert_same(learned(spec, log, restore(spec, found), stop), whole)
+
+
+def test_a_ranker_forgets_with_the_learner(sweeps: None) -> None:
+    """It scores pages of long ago as the learner does, whose ids lost their rows to others since.
+
+    Over more versions than a chain has small deltas, so that tombstones pass through merged ones and new bases.
+    """
+    spec = forgetful_spec()
+    log = records(spec, 300)
+    model, store = Model(spec), MemoryStore(spec.name)
+    cutter, token, checked = Cutter(model), store.take_token(), 0
+    assert model.deep
+    for offset, record in enumerate(log):
+        model.learn(record, offset)
+        version = offset + 1
+        cut = cutter.cut(version, version - 1, token, version, 0, {}, deep=True)
+        store.put_blobs(cut.blobs)
+        store.publish(cut.manifest)
+        assert laid_together(store, cut.manifest)[2] == held(model)[2], "key by key"
+        if version % 20:
+            continue
+        found = load_version(store, spec.name, version)
+        for page in (examples.page for old in log[:version:5] for examples in old):
+            words = np.frombuffer(page.features, np.uint64).copy()
+            logits = (serving_wide_logits(model, words) + serving_deep_logits(model, words)).astype(np.float64)
+            scores = score_features(found, page.features, len(page.items))
+            np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
+            checked += 1
+    assert model.deep.vocabulary.forgotten > 20
+    assert checked > 100

@@ -1,0 +1,221 @@
+"""The model: order of learning, resume, warm starts."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
+from learner.training.example_batch import Flat
+from learner.training.model import Model
+from stream.events.codec import Examples
+from stream.features.encoder import I64
+from stream.features.page_features import F32, Catalogue, Layout, build_page
+from stream.runtime.errors import CheckpointError
+from stream.spec.spec import Spec
+from tests.support.learner_world import records, small_spec
+
+
+def learned(spec: Spec, log: list[list[Examples]], model: Model | None = None, start: int = 0) -> Model:
+    """A model that learned log[start:], with warm starts that read it again."""
+    model = model or Model(spec)
+    model.reread = lambda offset: iter(log[offset:])
+    for offset in range(start, len(log)):
+        model.learn(log[offset], offset)
+    return model
+
+
+def assert_same(a: Model, b: Model) -> None:
+    """Every bit of state is equal; tables may lie differently."""
+    first, second = take(a, 0, 0, 0), take(b, 0, 0, 0)
+    assert first.meta == second.meta
+    for name, array in first.arrays.items():
+        other = second.arrays[name]
+        if name in ("wide", "statistics", "vocabulary"):
+            array, other = array[np.argsort(array[:, 0])], other[np.argsort(other[:, 0])]
+        elif name == "seen_ids":
+            array, other = np.sort(array), np.sort(other)
+        assert array.tobytes() == other.tobytes(), name
+
+
+@pytest.mark.parametrize("stop", [1, 40, 99, 130])
+def test_resuming_from_a_checkpoint_is_never_having_stopped(tmp_path: Path, stop: int) -> None:
+    """State written to disk and read back goes on bit for bit, over warm starts and quantile freezes."""
+    spec = small_spec()
+    log = records(spec, 450)
+    whole = learned(spec, log)
+    assert whole.warm_starts >= 2
+    files = CheckpointFiles(tmp_path)
+    half = learned(spec, log[:stop])
+    files.write(take(half, stop, 3, 4))
+    found = files.newest()
+    assert found is not None
+    assert (found.meta.offset, found.meta.token, found.meta.version) == (stop, 3, 4)
+    assert_same(learned(spec, log, restore(spec, found), stop), whole)
+
+
+def test_a_kill_at_any_record_changes_nothing() -> None:
+    """Taken and restored after each record, the model is bit for bit the one that ran through."""
+    spec = small_spec()
+    log = records(spec, 120)
+    whole, killed = learned(spec, log), Model(spec)
+    for offset in range(len(log)):
+        killed = learned(spec, log[: offset + 1], restore(spec, take(killed, offset, 0, 0)), offset)
+    assert whole.warm_starts == killed.warm_starts == 1
+    assert_same(killed, whole)
+
+
+def test_duplicates_change_nothing() -> None:
+    """Records that are read again, whole or mixed with new ones, are learned once."""
+    spec = small_spec()
+    log = records(spec, 60)
+    plain = learned(spec, log)
+    twice = Model(spec)
+    for offset, record in enumerate(log):
+        twice.learn(record, offset)
+        twice.learn(record, offset)
+        twice.learn(log[offset // 2], offset)
+    assert twice.duplicates == 2 * twice.examples
+    assert twice.progress.lifetime() == plain.progress.lifetime()
+    np.testing.assert_array_equal(twice.deep.flat, plain.deep.flat)  # type: ignore[union-attr]
+
+
+def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
+    """A re-read record whose first page is known already cuts the rest where it was cut the first time."""
+    spec = small_spec()
+    page_of_3, record_of_18 = records(spec, 1)[0], records(spec, 6, per_record=6)[0]
+    model, steps = Model(spec), list[int]()
+    model.learn(page_of_3, 0)
+    learn = model._learn
+
+    def counted(flat: Flat, cuts: I64) -> F32:
+        steps.extend(np.diff(cuts).tolist())
+        return learn(flat, cuts)
+
+    model._learn = counted  # type: ignore[method-assign]  # the test listens in
+    model.learn(record_of_18, 1)
+    assert model.duplicates == 3
+    assert steps == [1, 4, 4, 4, 2], "items 3 | 4 to 7 | 8 to 11 | 12 to 15 | 16 and 17: micro-batches of 4"
+
+
+def labelled(record: list[Examples], odd: int) -> list[Examples]:
+    """The same with other labels: odd items are installed, or even ones."""
+    said = [[int(int(item[1:]) % 2 == odd) for item in e.page.items] for e in record]
+    return [msgspec.structs.replace(e, labels=labels) for e, labels in zip(record, said, strict=True)]
+
+
+def test_it_learns() -> None:
+    """Joint beats a coin clearly on a world of pairs, and so does the wide part; the deep part on one of items."""
+    for parts in ('["wide", "deep"]', '["wide"]', '["deep"]'):
+        spec = small_spec(**{'name = "small"': f'name = "small"\nparts = {parts}'})
+        log = records(spec, 1500)
+        model = learned(spec, log if "wide" in parts else [labelled(record, 1) for record in log])
+        assert model.progress.lifetime().auc > 0.6, parts
+        assert model.finite()
+
+
+def test_drift_calls_an_early_warm_start() -> None:
+    """When all labels turn over, ADWIN sees the log loss rise, and the deep part starts anew before its turn."""
+    spec = small_spec(**{"every = 300": "every = 5000"})
+
+    log = records(spec, 1_200)
+    steady = learned(spec, [labelled(record, 1) for record in log])
+    assert steady.warm_starts == 0, "nothing drifts, and it isn't its turn"
+    model = learned(spec, [labelled(record, int(n < 250)) for n, record in enumerate(log)])
+    assert model.warm_starts >= 1
+    assert 250 * 9 < model.warm_at < model.examples < 5000
+
+
+def test_a_page_of_another_layout_is_set_aside() -> None:
+    """Features made for another spec are no reason to stop: they are handed back with the reason."""
+    spec = small_spec()
+    other = small_spec(**{'price = "number"': 'price = "number"\nsize = "number"'})
+    model = Model(spec)
+    good, bad = records(spec, 2), records(other, 1)
+    model.learn([*good[0], *bad[0]], 0)
+    assert model.examples == 6
+    assert len(model.bad) == 1
+    assert "another spec" in model.bad[0][1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights"),
+    [([1, 0, 2], [1.0] * 3), ([1, 0, 1], [1.0, float("nan"), 1.0]), ([1, 0, 1], [1.0, 1.0, float("inf")]),
+     ([1, 0, 1], [0.0, 1.0, 1.0]), ([1, 0, 1], [1.0, -1.0, 1.0]), ([1, 0, 1], [1.0, 1.0, 1e-9])],
+)  # fmt: skip
+def test_what_would_spoil_the_state_is_handed_back(labels: list[int], weights: list[float]) -> None:
+    """A label, weight or feature that isn't a number, or makes no sense: its page isn't learned, all others are."""
+    spec = small_spec()
+    (first, spoilt, third), *rest = records(spec, 30)
+    words = np.frombuffer(third.page.features, np.uint64).copy()
+    words.view(np.float32)[-2:] = np.inf
+    infinite = msgspec.structs.replace(third, page=msgspec.structs.replace(third.page, features=words.tobytes()))
+    model = Model(spec)
+    model.learn([first, msgspec.structs.replace(spoilt, labels=labels, weights=weights), infinite], 0)
+    assert [len(model.bad), model.examples] == [2, 3]
+    assert "infinite" in model.bad[1][1]
+    for offset, record in enumerate(rest, 1):
+        model.learn(record, offset)
+    assert model.examples == 3 + 81
+    state = take(model, 0, 0, 0).arrays
+    assert all(np.isfinite(state[n]).all() for n in ("dense", "dense_squares", "embeddings", "bins", "sums"))
+
+
+def test_a_history_of_ten_thousand_items_is_cut_and_learned() -> None:
+    """And one that wasn't cut is garbled."""
+    spec = small_spec(**{"last = 5": "last = 1000"})
+    layout, made = Layout(spec), records(spec, 3)[0]
+    catalogue = Catalogue(layout)
+    columns = layout.user("u", {}, [f"i{i}" for i in range(10_000)], {})
+    page = build_page(layout, columns, catalogue, catalogue.rows(made[0].page.items))
+    long = msgspec.structs.replace(made[0].page, features=page.tobytes())
+    model = Model(spec)
+    model.learn([msgspec.structs.replace(made[0], page=long), *made[1:]], 0)
+    assert (model.examples, model.bad) == (9, [])
+    assert model.finite()
+    words = page.copy()
+    words.view(np.uint32)[4 + len(layout.user_lists)] = 10_000
+    uncut = msgspec.structs.replace(long, features=words.tobytes())
+    model.learn([msgspec.structs.replace(made[0], page=uncut, ids=[1, 2, 3])], 1)
+    assert (model.examples, len(model.bad)) == (9, 1)
+    assert "garbled" in model.bad[0][1]
+
+
+def test_another_spec_is_refused() -> None:
+    """A checkpoint of another fingerprint is refused and says what to do."""
+    spec = small_spec()
+    checkpoint = take(Model(spec), 0, 0, 0)
+    with pytest.raises(CheckpointError, match="new name"):
+        restore(small_spec(**{"l1 = 0.1": "l1 = 0.2"}), checkpoint)
+    renamed = small_spec(**{'name = "small"': 'name = "other"'})
+    assert restore(renamed, checkpoint).examples == 0
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    """The newest file is cut short: the one before it is taken; when none can be read, it says so."""
+    spec = small_spec()
+    log = records(spec, 30)
+    files = CheckpointFiles(tmp_path)
+    files.write(take(learned(spec, log[:3]), 3, 0, 0))
+    newest = files.write(take(learned(spec, log[:5]), 5, 0, 0))
+    newest.write_bytes(newest.read_bytes()[:-2000])
+    found = files.newest()
+    assert isinstance(found, Checkpoint)
+    assert found.meta.offset == 3
+    files.paths()[0].write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="can be read"):
+        files.newest()
+
+
+def test_predict_is_what_learn_predicts_first() -> None:
+    """A page that is predicted and learned at once gets the same prediction twice, from the rows and by `learn`."""
+    spec = small_spec()
+    model = Model(spec)
+    for offset, record in enumerate(records(spec, 90, per_record=1, items=1)):
+        predicted = model.predict(np.frombuffer(record[0].page.features, np.uint64))
+        at = model.progress.count % model.progress.recent.shape[2]
+        model.learn(record, offset)
+        assert predicted.shape == (1,)
+        assert abs(predicted[0] - model.progress.recent[0, 0, at]) < 1e-6
+    assert len(np.unique(model.progress.recent[0, 0, :90])) > 60

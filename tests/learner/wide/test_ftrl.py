@@ -1,0 +1,216 @@
+"""FTRL-Proximal against its formulas."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.wide.ftrl import Ftrl, FtrlRates, learn_examples
+from stream.features.encoder import WideKeys
+from stream.tables.hash_table import hash32
+
+
+def keys_of(examples: list[list[int]]) -> WideKeys:
+    """Key k of cross c (0 or 1) is 256·k + c + 1."""
+    flat = [(k << 8) | (k % 2 + 1) for example in examples for k in example]
+    return WideKeys(np.array(flat, np.uint64), np.cumsum([0, *map(len, examples)]))
+
+
+def reference(
+    examples: list[list[int]],
+    labels: list[float],
+    weights: list[float],
+    deep: list[float],
+    alphas: list[float],
+    beta: float,
+    l1: float,
+    l2: float,
+) -> tuple[list[float], dict[int, float]]:
+    """Algorithm 1 of McMahan et al. 2013, coordinate by coordinate, in float32 state."""
+    z: dict[int, np.float32] = {}
+    n: dict[int, np.float32] = {}
+
+    def weight(key: int) -> float:
+        zk, nk = float(z.get(key, np.float32(0))), float(n.get(key, np.float32(0)))
+        if abs(zk) <= l1:
+            return 0.0
+        return -(zk - math.copysign(l1, zk)) / ((beta + math.sqrt(nk)) / float(alphas[key % 2]) + l2)
+
+    wide = []
+    for example, label, importance, other in zip(examples, labels, weights, deep, strict=True):
+        held = [weight(key) for key in example]
+        wide.append(sum(held))
+        g = importance * (1 / (1 + math.exp(-(wide[-1] + other))) - label)
+        for key, w in zip(example, held, strict=True):
+            before = float(n.get(key, np.float32(0)))
+            sigma = (math.sqrt(before + g * g) - math.sqrt(before)) / alphas[key % 2]
+            z[key] = np.float32(z.get(key, np.float32(0)) + np.float32(g - sigma * w))
+            n[key] = np.float32(before + g * g)
+    return wide, {key: weight(key) for key in z}
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
+def test_a_weight_that_makes_no_sense_is_refused(weight: float) -> None:
+    """With what to do; nothing of the batch was learned."""
+    ftrl, zeros = Ftrl(FtrlRates(np.array([0.1, 0.1], np.float32), 1.0, 0.0, 0.0)), np.zeros(2, np.float32)
+    with pytest.raises(ValueError, match="positive and finite: leave out"):
+        ftrl.predict_then_learn(keys_of([[1], [2]]), zeros, zeros, np.array([1.0, weight], np.float32))
+    assert len(ftrl.table) == 0
+
+
+one = st.lists(st.integers(1, 12), min_size=1, max_size=6, unique=True)
+
+
+@given(
+    st.lists(st.tuples(one, st.booleans(), st.floats(0.1, 5), st.floats(-2, 2)), min_size=1, max_size=30),
+    st.floats(0.01, 1),
+    st.floats(0, 2),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_equals_the_slow_reference(
+    rows: list[tuple[list[int], bool, float, float]], alpha: float, beta: float, l1: float, l2: float
+) -> None:
+    """Predictions and weights are those of Algorithm 1, each example predicted after the one before was learned."""
+    examples = [r[0] for r in rows]
+    labels = np.array([r[1] for r in rows], np.float32)
+    weights, deep = np.array([r[2] for r in rows], np.float32), np.array([r[3] for r in rows], np.float32)
+    alphas = np.array([alpha, alpha / 2], np.float32)
+    ftrl = Ftrl(FtrlRates(alphas, beta, l1, l2))
+    wide, _ = ftrl.predict_then_learn(keys_of(examples), deep, labels, weights)
+    expected, final = reference(
+        examples, labels.tolist(), weights.tolist(), deep.tolist(), alphas.tolist(), beta, l1, l2
+    )
+    np.testing.assert_allclose(wide, expected, rtol=2e-4, atol=2e-4)
+    rows_held = ftrl.table.rows()
+    got = dict(zip((rows_held[:, 0] >> np.uint64(8)).tolist(), ftrl.weights(rows_held).tolist(), strict=True))
+    assert got.keys() == final.keys()
+    for key, value in final.items():
+        assert got[key] == pytest.approx(value, rel=2e-4, abs=2e-4)
+
+
+def test_without_regularisation_it_is_adaptive_gradient_descent() -> None:
+    """With λ1 = λ2 = 0 it equals w ← w − α/(β + √Σg²) · g."""
+    rates = FtrlRates(np.array([0.3, 0.3], np.float32), 1.0, 0.0, 0.0)
+    ftrl = Ftrl(rates)
+    w, n = 0.0, 0.0
+    for label in (1, 0, 0, 1, 1, 0, 1):
+        wide, _ = ftrl.predict_then_learn(
+            keys_of([[2]]), np.zeros(1, np.float32), np.array([label], np.float32), np.ones(1, np.float32)
+        )
+        assert wide[0] == pytest.approx(w, abs=1e-6)
+        g = 1 / (1 + math.exp(-w)) - label
+        n += g * g
+        w -= 0.3 / (1.0 + math.sqrt(n)) * g
+
+
+def test_a_weight_returns_to_exactly_zero() -> None:
+    """L1 keeps a weight at exactly 0 until |z| passes λ1, and takes it back there when gradients cancel."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.6, 0.0))
+    seen = []
+    for label in (1, 1, 0, 0, 0):
+        ftrl.predict_then_learn(
+            keys_of([[2]]), np.zeros(1, np.float32), np.array([label], np.float32), np.ones(1, np.float32)
+        )
+        seen.append(float(ftrl.weights(ftrl.table.rows())[0]))
+    assert seen[0] == 0.0, "one gradient of 0.5 is within λ1"
+    assert seen[1] > 0.0
+    assert 0.0 in seen[2:], f"cancelled gradients bring it back to 0: {seen}"
+
+
+def test_hand_computed_sparsity() -> None:
+    """λ1 = 1: gradients of −0.5 leave z at −0.5, −1 (weight 0) and then −1.5, weight α·0.5/(β + √0.75); and back."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 1.0, 0.0))
+    one = np.ones(1, np.float32)
+
+    def step(label: float) -> float:
+        ftrl.predict_then_learn(keys_of([[2]]), np.zeros(1, np.float32), np.array([label], np.float32), one)
+        return float(ftrl.weights(ftrl.table.rows())[0])
+
+    assert step(1) == 0.0
+    assert step(1) == 0.0, "|z| = λ1 is still 0"
+    assert step(1) == pytest.approx(0.5 * 0.5 / (1 + math.sqrt(0.75)), rel=1e-6)
+    g = 1 / (1 + math.exp(-0.25 / (1 + math.sqrt(0.75))))  # of a negative label at that weight
+    z = -1.5 + g - (math.sqrt(0.75 + g * g) - math.sqrt(0.75)) / 0.5 * 0.25 / (1 + math.sqrt(0.75))
+    assert step(0) == pytest.approx(-(z + 1) * 0.5 / (1 + math.sqrt(0.75 + g * g)), rel=1e-3)
+    assert step(0) == 0.0, "exactly, not nearly"
+
+
+def test_any_run_of_examples_is_the_same() -> None:
+    """A record learned at once, or in runs that end anywhere, leaves the same bits."""
+    random = np.random.default_rng(4)
+    examples = [random.choice(50, int(random.integers(0, 20)), replace=True).tolist() for _ in range(60)]
+    keys, labels = keys_of(examples), (random.random(60) < 0.5).astype(np.float32)
+    ones, deep = np.ones(60, np.float32), random.normal(size=60).astype(np.float32)
+    rates = FtrlRates(np.array([0.5, 0.2], np.float32), 1.0, 0.1, 0.1)
+    whole, parts = Ftrl(rates), Ftrl(rates)
+    wide, gradients = whole.predict_then_learn(keys, deep, labels, ones)
+    state, cut = parts.prepare(keys, 0), [np.empty(60, np.float32), np.empty(60, np.float32)]
+    for first, last in ((0, 1), (1, 9), (9, 9), (9, 40), (40, 60)):
+        learn_examples(state, keys.keys, keys.offsets, first, last, deep, labels, ones, False, *cut)
+    assert wide.tobytes() == cut[0].tobytes()
+    assert gradients.tobytes() == cut[1].tobytes()
+    assert whole.table.rows().tobytes() == parts.table.rows().tobytes()
+    assert whole.table.take_fresh().tobytes() == parts.table.take_fresh().tobytes()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(1, 5), min_size=1, max_size=8),
+            st.booleans(),
+            st.sampled_from([1e-30, 1e-6, 1.0, 1e6]),
+            st.sampled_from([0.0, 88.0, -88.0, 1e30, -1e30, math.inf, -math.inf, math.nan]),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    st.sampled_from([1e-6, 0.05, 1e3]),
+    st.sampled_from([0.0, 1.0]),
+    st.sampled_from([0.0, 1.0, 1e6]),
+)
+def test_state_stays_finite(
+    rows: list[tuple[list[int], bool, float, float]], alpha: float, beta: float, penalty: float
+) -> None:
+    """Extreme weights, rates and deep logits, NaN among them: z, n and weights are numbers, n never falls below 0."""
+    ftrl = Ftrl(FtrlRates(np.array([alpha, alpha], np.float32), beta, penalty, penalty))
+    columns = (np.array([row[i] for row in rows], np.float32) for i in (3, 1, 2))
+    wide, _ = ftrl.predict_then_learn(keys_of([row[0] for row in rows]), *columns)
+    held = ftrl.table.rows()
+    assert np.isfinite(held.view(np.float32)[:, 2:]).all()
+    assert (held.view(np.float32)[:, 3] >= 0).all()
+    assert np.isfinite(ftrl.weights(held)).all()
+    assert np.isfinite(wide).all()
+
+
+def test_ids_that_all_collide_are_learned_as_others() -> None:
+    """Forty keys that want the same slot of the table's end learn what forty others learn."""
+    crowd: list[int] = []
+    number = 1
+    while len(crowd) < 40:
+        if int(hash32(np.uint64(number << 8 | number % 2 + 1))) * 1024 >> 32 == 1023:
+            crowd.append(number)
+        number += 1
+    random, found = np.random.default_rng(2), []
+    labels = (random.random(200) < 0.5).astype(np.float32)
+    picks = [random.choice(len(crowd), 5, replace=False) for _ in labels]
+    for known in (crowd, list(range(2, 2 * len(crowd) + 2, 2))):
+        ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.1, 0.0))
+        keys = keys_of([[known[i] for i in pick] for pick in picks])
+        found.append(ftrl.predict_then_learn(keys, np.zeros(200, np.float32), labels, labels + 1)[0])
+        assert len(ftrl.table) == len(crowd)
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_fake_negative_weights() -> None:
+    """The policy's gradients: (1 + p)(p − 1) for positives, (1 − p)(1 + p)p for negatives (Ktena et al. 2019)."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 10.0, 0.0))
+    deep = np.array([0.7, 0.7], np.float32)
+    _, g = ftrl.predict_then_learn(
+        keys_of([[2], [4]]), deep, np.array([1, 0], np.float32), np.ones(2, np.float32), fake_negative=True
+    )
+    p = 1 / (1 + math.exp(-float(deep[0])))
+    assert g[0] == pytest.approx((1 + p) * (p - 1), abs=1e-6)
+    assert g[1] == pytest.approx((1 - p) * (1 + p) * p, abs=1e-6)

@@ -1,0 +1,296 @@
+"""Versions that another process builds: the same, and whatever happens to that process, the ranker goes on."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import numpy as np
+import pytest
+
+from ranker.builder.blocks import Blocks, block_of, mapped, place_of
+from ranker.builder.builder_client import Builder, Started, started
+from ranker.builder.builder_worker import serve
+from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.version_watcher import Follower
+from ranker.versions.model import Version, score_features
+from ranker.versions.version_loader import Loader, load_version
+from stream.runtime.errors import BadSnapshot, StoreUnavailable
+from stream.runtime.settings import Settings
+from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.redis_store import RedisStore
+from stream.snapshots.shown_items import PART, pack_names
+from stream.snapshots.snapshot import PartVersion, cut, digests_of, pack
+from tests.support.random_models import ToyModel, some_spec
+from thalweg.stack.server import born
+from thalweg.stack.stack import Stack
+
+
+def in_a_thread(store: MemoryStore, loaders: list[Loader] | None = None) -> Callable[[], Started]:
+    """A builder that is a thread: what it builds goes through the same messages and blocks."""
+
+    def start() -> Started:
+        ours, theirs = socket.socketpair()
+        blocks = Blocks()
+        loader = Loader(store, store.model, blocks.take)
+        if loaders is not None:
+            loaders.append(loader)
+
+        def work() -> None:
+            with theirs:
+                serve(theirs, loader, blocks)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+
+        def end() -> str:
+            ours.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            return ""
+
+        return Started(ours, end)
+
+    return start
+
+
+def builders(pid: int) -> list[int]:
+    """The builders among a process's children."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(pid), "-f", "ranker.builder.builder_worker"], capture_output=True, text=True
+    ).stdout
+    return [int(line) for line in found.split()]
+
+
+@pytest.fixture
+def model_and_store() -> tuple[ToyModel, MemoryStore]:
+    """A model whose first version is published."""
+    model, store = ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5), MemoryStore("m")
+    model.learn()
+    model.publish(store)
+    return model, store
+
+
+@contextmanager
+def building(store: MemoryStore) -> Iterator[Builder]:
+    """A builder that is closed afterwards."""
+    with closing(Builder(in_a_thread(store))) as builder:
+        yield builder
+
+
+@pytest.mark.parametrize("parts", [["wide", "deep"], ["wide"], ["deep"]])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_version_from_elsewhere_is_the_same(parts: list[str], seed: int) -> None:
+    """Over bases, merges, deltas and folds, bit by bit; also one that was kept while later ones came."""
+    model, store = ToyModel(some_spec(np.random.default_rng(seed), parts), seed), MemoryStore("m")
+    pages = [model.page(n) for n in (1, 12, 30)]
+
+    def scores(version: Version) -> list[bytes]:
+        return [score_features(version, page.tobytes(), int(page[1])).tobytes() for page in pages]
+
+    with building(store) as builder:
+        loader, here, there = Loader(store, "m"), None, None
+        kept: list[tuple[Version, list[bytes]]] = []
+        for step in ["base", *np.random.default_rng(seed).choice(["delta", "delta", "delta", "merged", "base"], 14)]:
+            model.learn(5)
+            model.publish(store, step)
+            here, there = loader.load(model.number, here), builder.load(model.number, there)
+            assert scores(there) == scores(here)
+            kept.append((there, scores(here)))
+        for version, had in kept:
+            assert scores(version) == had
+
+
+def test_names_of_shown_items_come_along() -> None:
+    """With the version that brings them; the same object while they stay, through the builder and without it."""
+    model, store = ToyModel(some_spec(np.random.default_rng(0), ["wide", "deep"]), 0), MemoryStore("m")
+    shown = [(), ("a", "b"), ("a", "b"), ("a", "b", "ü")]
+    with building(store) as builder:
+        for load in (builder.load, Loader(store, "m").load):
+            versions: list[Version] = []
+            for names in shown:
+                model.publish(store)
+                store_names(store, model, names)
+                versions.append(load(model.number, versions[-1] if versions else None))
+            assert [version.shown for version in versions] == shown
+            assert versions[1].shown is versions[2].shown
+
+
+def test_garbled_names_are_refused(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
+    """A version whose names can't be read isn't served."""
+    model, store = model_and_store
+    raw = pack({"names": np.zeros(3, np.uint8), "ends": np.array([9], np.int64)})
+    store.put_blobs(cut(raw))
+    model.publish_parts(store, {**model.parts, PART: PartVersion(digests_of(raw))})
+    with building(store) as builder, pytest.raises(BadSnapshot, match="names of items"):
+        builder.load(model.number)
+
+
+def store_names(store: MemoryStore, model: ToyModel, names: tuple[str, ...]) -> None:
+    """Publish one more version, which names these items."""
+    raw = pack(pack_names(names))
+    store.put_blobs(cut(raw))
+    model.publish_parts(store, {**model.parts, PART: PartVersion(digests_of(raw))})
+
+
+def test_what_was_read_of_pairs_stays() -> None:
+    """The next version has the same cells as long as its table is the same one, though each was told anew."""
+    model, store = ToyModel(some_spec(np.random.default_rng(0), ["wide", "deep"]), 0), MemoryStore("m")
+    with building(store) as builder:
+        model.learn(2)
+        model.publish(store, "base")
+        first = builder.load(1)
+        model.learn(1)
+        model.publish(store)
+        second = builder.load(2, first)
+    assert second.wide.base is first.wide.base
+    assert second.wide.overlay is first.wide.overlay
+    assert second.pairs.weights is first.pairs.weights
+
+
+def test_why_a_version_is_refused_is_told(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
+    """A bad one, one that breaks the loader, a store that is away: each as the loader says, and the next is built."""
+    model, store = model_and_store
+    loaders: list[Loader] = []
+    with closing(Builder(in_a_thread(store, loaders))) as builder:
+        first = builder.load(1)
+        with pytest.raises(BadSnapshot, match="isn't kept"):
+            builder.load(7, first)
+        loader = loaders[0]
+        for error, expected in (
+            (StoreUnavailable("Redis is away"), StoreUnavailable),
+            (ZeroDivisionError("a bug"), RuntimeError),
+            (RuntimeError("another bug"), RuntimeError),
+            (OSError("no memory"), StoreUnavailable),
+        ):
+            with pytest.MonkeyPatch.context() as patch:
+
+                def failing(*_: object, error: Exception = error) -> None:
+                    raise error
+
+                patch.setattr(loader, "_build", failing)
+                with pytest.raises(expected, match=str(error)):
+                    builder.load(1, first)
+        model.learn()
+        model.publish(store)
+        assert builder.load(2, first).number == 2
+        assert len(loaders) == 1
+
+
+def test_who_has_another_version_gets_all_of_the_next(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
+    """After a version from elsewhere, or none, the builder's last one doesn't count."""
+    model, store = model_and_store
+    with building(store) as builder:
+        builder.load(1)
+        for number, previous in ((2, None), (3, load_version(store, "m", 1))):
+            model.learn()
+            model.publish(store)
+            version, page = builder.load(number, previous), model.page(9)
+            want = score_features(load_version(store, "m", number), page.tobytes(), 9)
+            assert (score_features(version, page.tobytes(), 9) == want).all()
+
+
+def test_a_builder_that_dies_is_followed_by_another(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
+    """What is live serves on, the store counts as away for a moment, then the next version comes."""
+    model, store = model_and_store
+    starts: list[Started] = []
+    start = in_a_thread(store)
+
+    def noted() -> Started:
+        starts.append(start())
+        return starts[-1]
+
+    with closing(Builder(noted)) as builder:
+        follower = Follower(store, "m", Shelf(), lambda: 2_000_100, loader=builder)
+        assert follower.step()
+        model.learn()
+        model.publish(store)
+        starts[0].end()
+        with pytest.raises(StoreUnavailable, match="has ended"):
+            follower.step()
+        assert follower.served is not None
+        assert follower.served.version.number == 1
+        page = model.page(5)
+        score_features(follower.served.version, page.tobytes(), 5)
+        assert follower.step()
+        assert follower.served.version.number == 2
+    assert len(starts) == 2
+    with pytest.raises(StoreUnavailable, match="ending"):
+        builder.load(3)
+
+
+def test_a_builder_that_cant_be_started_refuses_no_version(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
+    """What the machine lacks for a moment isn't the version's fault: it's tried again."""
+    _, store = model_and_store
+    start, lacking = in_a_thread(store), [OSError("no process can be started")] * 2
+
+    def starting() -> Started:
+        if lacking:
+            raise lacking.pop()
+        return start()
+
+    with closing(Builder(starting)) as builder:
+        follower = Follower(store, "m", Shelf(), lambda: 2_000_100, loader=builder)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="no process can be started"):
+                follower.step()
+        assert follower.refused == ""
+        assert follower.step()
+
+
+def test_arrays_are_seen_from_both_sides_and_leave_nothing_behind() -> None:
+    """What one writes the other reads, without a copy; descriptors go with the arrays."""
+    before = len(os.listdir("/dev/fd"))
+    made = Blocks().take((3, 4), np.float32)
+    ((_, seen),) = mapped([place_of(made)], [os.dup(block_of(made).descriptor)]).items()
+    made[1, 2] = 7.0
+    assert seen[1, 2] == 7.0
+    seen[0, 0] = 5.0
+    assert made[0, 0] == 5.0
+    assert Blocks().take((0, 4), np.uint64).shape == (0, 4)
+    del made
+    assert seen[1, 2] == 7.0
+    del seen
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_the_process_builds_ends_with_the_ranker_and_is_replaced(stack: Stack, topic_prefix: str) -> None:
+    """On a real Redis: a version, a kill, another version; and none is left when the ranker is killed."""
+    settings = Settings(redis=stack.redis, topic_prefix=topic_prefix)
+    model = ToyModel(some_spec(np.random.default_rng(0), ["wide", "deep"]), 0)
+    with closing(RedisStore(settings, "m")) as store, closing(Builder(lambda: started(settings, "m"))) as builder:
+        model.learn(3)
+        model.publish(store, "base")
+        page = model.page(9)
+        first = builder.load(1)
+        want = score_features(load_version(store, "m", 1), page.tobytes(), 9)
+        assert (score_features(first, page.tobytes(), 9) == want).all()
+        for child in builders(os.getpid()):
+            os.kill(child, signal.SIGKILL)
+        with pytest.raises(StoreUnavailable, match="exit status -9"):
+            builder.load(1, first)
+        assert builder.load(1, first).number == 1
+        assert (score_features(first, page.tobytes(), 9) == want).all()
+    code = (
+        "import sys, os; from ranker.builder.builder_client import Builder, started;"
+        "from stream.runtime.settings import Settings;"
+        f"b = Builder(lambda: started(Settings(redis={stack.redis!r}), 'm')); b.start();"
+        "print('up', flush=True); sys.stdin.read()"
+    )
+    ranker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert ranker.stdout is not None
+    assert ranker.stdin is not None
+    assert ranker.stdout.readline() == b"up\n"
+    (left,) = builders(ranker.pid)
+    ranker.kill()
+    ranker.wait()
+    ranker.stdin.close()
+    ranker.stdout.close()
+    deadline_s = time.monotonic() + 20
+    while born(left):
+        assert time.monotonic() < deadline_s, "the builder outlives its ranker"
+        time.sleep(0.05)

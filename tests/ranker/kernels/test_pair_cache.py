@@ -1,0 +1,166 @@
+"""What is kept of pairs of items changes no statistic and no score: of no version, in no order of asking."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+
+import ranker.kernels.pair_cache
+import stream.tables.delta_table
+from ranker.kernels.pair_cache import NOWHERE, Cells, Memory, Pairs
+from ranker.versions.model import Version
+from ranker.versions.version_loader import Loader, load_version
+from stream.features.encoder import one_page
+from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec_file import parse_spec
+from stream.tables.hash_table import U64
+from tests.support.random_models import COLUMNS, ToyModel
+
+SPEC = parse_spec(f"""
+name = "m"
+parts = ["wide"]
+{COLUMNS}
+[statistics]
+akin = {{ kind = "likeness", by = ["user.id", "item.id"], neighbours = 9 }}
+alike = {{ kind = "likeness", by = ["user.id", "item.id"], prior = 3, neighbours = 4 }}
+seen = {{ kind = "count", by = ["item.id"] }}
+[wide]
+features = ["item.id"]
+crosses = [["user.history", "item.id"], ["item.id", "user.likes"]]
+""")
+TIME_MS = 5_000_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    """Squares of which all cells can be looked at, and that begin anew soon; tables that are folded soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream.tables.delta_table, "ROOM_MIN", 16)
+        patch.setattr(stream.tables.delta_table, "LATEST_MAX", 32)
+        patch.setattr(ranker.kernels.pair_cache, "ROOM", 64)
+        patch.setattr(ranker.kernels.pair_cache, "EPOCHS", 3)
+        yield
+
+
+def ranked(version: Version, page: U64) -> tuple[bytes, bytes]:
+    """The page as a request leaves it, its statistics written and its items admitted; and its logits."""
+    words = page.copy()
+    run = version.begin(words, TIME_MS)
+    for first in range(0, len(run.logits), 4):
+        version.score(run, first, min(first + 4, len(run.logits)))
+    return words.tobytes(), run.logits.tobytes()
+
+
+def expected(model: ToyModel, pages: list[U64]) -> list[tuple[bytes, list[float]]]:
+    """The pages with the statistics that the publisher has now; and what their items score."""
+    found = []
+    for page in pages:
+        words = page.copy()
+        model.statistics.fill(words, TIME_MS)
+        found.append((words.tobytes(), model.scores(words)))
+    return found
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(["base", "delta", "delta", "delta", "merged"]), max_size=7))
+@how(max_examples=20)
+def test_every_version_has_its_own_pairs(seed: int, steps: list[str]) -> None:
+    """Ranked by all versions in any order, over and over, pages have the words and scores that each had at first."""
+    model, store = ToyModel(SPEC, seed), MemoryStore("m")
+    loader, versions = Loader(store, "m"), list[Version]()
+    pages = [model.page(9) for _ in range(6)]
+    wanted: list[list[tuple[bytes, list[float]]]] = []
+    logits: dict[tuple[int, int], bytes] = {}
+
+    def agrees(v: int) -> None:
+        for n, (page, (words, scores)) in enumerate(zip(pages, wanted[v], strict=True)):
+            got, said = ranked(versions[v], page)
+            assert got == words
+            assert said == logits.setdefault((v, n), said)
+            assert np.allclose(1 / (1 + np.exp(-np.frombuffer(said, np.float32))), scores, atol=1e-5)
+
+    for step in ["base", *steps]:
+        model.learn(3)
+        model.publish(store, step)
+        wanted.append(expected(model, pages))
+        previous = versions[model.rng.integers(len(versions) or 1) :][:1]  # what came after it might have been refused
+        versions.append(loader.load(model.number, *previous))
+        for _ in range(4):
+            agrees(int(model.rng.integers(len(versions))))
+    for v in range(len(versions)):
+        agrees(v)
+
+
+@pytest.mark.parametrize("kept", ["likenesses", "weights"])
+def test_pairs_are_read_once(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read is kept, also by the next version, for whom only what changed is read anew."""
+    monkeypatch.setattr(stream.tables.delta_table, "ROOM_MIN", 1_024)
+    monkeypatch.setattr(stream.tables.delta_table, "LATEST_MAX", 1_024)
+    model, store = ToyModel(SPEC, 3), MemoryStore("m")
+    model.learn(8)
+    model.publish(store, "base")
+    loader = Loader(store, "m")
+    first = loader.load(1)
+    page = model.page(9, time_ms=TIME_MS)
+    ranked(first, page)  # it admits the items
+    said = ranked(first, page)
+    cells = getattr(first.pairs, kept).square.cells
+    before = cells.copy()
+    assert np.count_nonzero(before) > 10
+    cells.view(np.float32)[..., ::2][before != 0] = 7.0  # whoever reads a cell now can be seen
+    assert ranked(first, page) != said
+    cells[:] = before
+    model.learn(1)
+    for key in model.encoder.wide_keys(one_page(page)).keys[:20].tolist():
+        model.wide[key] = 0.5
+        model.fresh["wide"].add(key)
+    model.publish(store)
+    second = loader.load(2, first)
+    assert getattr(second.pairs, kept) is getattr(first.pairs, kept)
+    ((words, scores),) = expected(model, [page])
+    got, logits = ranked(second, page)
+    assert got == words
+    assert np.allclose(1 / (1 + np.exp(-np.frombuffer(logits, np.float32))), scores, atol=1e-5)
+    read_anew = np.count_nonzero((cells != before) & (before != 0))
+    assert 0 < read_anew < np.count_nonzero(before)
+
+
+def test_what_was_read_holds_on_when_a_table_is_laid_out_anew() -> None:
+    """Unless the memory is, too: its cells are others, though epochs have the same numbers."""
+    model, store = ToyModel(SPEC, 1), MemoryStore("m")
+    model.learn(2)
+    model.publish(store, "base")
+    table = load_version(store, "m", 1).wide
+    cells, held = Cells(Memory(1), table), []
+    for _ in range(7):
+        later = table.folded()
+        followed = cells.follow(later)
+        same = followed.square.cells is cells.square.cells
+        held.append(same)
+        assert followed.square.earlier.epoch == (cells.square.epoch if same else NOWHERE)
+        assert cells.follow(later.folded()).square.earlier.epoch == NOWHERE  # who skips one knows nothing
+        table, cells = later, followed
+    assert set(held) == {True, False}
+
+
+def test_a_square_has_room_for_so_many_items() -> None:
+    """Who comes later has no place; without squares nobody asks for one; a new base keeps places, and no cells."""
+    model, store = ToyModel(SPEC, 1), MemoryStore("m")
+    model.publish(store, "base")
+    loader = Loader(store, "m")
+    version = loader.load(1)
+    places = version.pairs.places
+    places.admit(np.arange(1, 60, dtype=np.uint64))
+    places.admit(np.arange(1, 200, dtype=np.uint64))
+    assert not version.pairs.has_room
+    heads = places.heads
+    assert sorted(heads[heads[:, 0] != 0, 1].tolist()) == list(range(1, 65))
+    page = model.page(9, time_ms=TIME_MS)
+    assert ranked(version, page)[0] == page.tobytes()
+    assert not Pairs(Cells(Memory(0), version.wide), Cells(Memory(0), version.statistics)).has_room
+    model.learn(1)
+    model.publish(store, "base")
+    later = loader.load(2, version).pairs
+    assert (later.places, later.weights is version.pairs.weights) == (places, False)

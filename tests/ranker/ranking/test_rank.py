@@ -1,0 +1,246 @@
+"""From a request to its reply, with everything in memory."""
+
+import time
+
+import numpy as np
+import pytest
+
+from ranker.kernels.plan import Plan
+from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.rank import Ranker
+from ranker.ranking.retrieve import by_item, installs_of
+from ranker.ranking.score import Scorer
+from ranker.ranking.version_watcher import Follower
+from ranker.versions.model import score_features
+from ranker.versions.version_loader import load_version
+from stream.events.codec import Item, RankReply, RankRequest, Value
+from stream.features.encoder import one_page
+from stream.features.page_features import build_page, locate
+from stream.runtime.errors import BadEvent
+from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec import Spec
+from stream.spec.spec_file import parse_spec
+from tests.support.random_models import COLUMNS, HELD, ToyModel, items, some_spec
+
+NOW_MS = 4_000_000
+
+
+class House:
+    """A ranker of one toy model over 30 known items; `publish` also follows."""
+
+    def __init__(self, threads: int = 2, spec: Spec | None = None) -> None:
+        self.store = MemoryStore("m")
+        self.model = ToyModel(spec or some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+        self.shelf = Shelf()
+        for item in items(30):
+            self.shelf.put(item.item, item)
+        self.shelf.users["u1"] = {"age": 30.0, "likes": ["a"]}
+        self.follower = Follower(self.store, "m", self.shelf, lambda: NOW_MS)
+        self.scorer = Scorer(threads, batch_items=4)
+        self.ranker = Ranker(self.shelf, self.follower, self.scorer, lambda: NOW_MS)
+
+    def publish(self) -> None:
+        """The next version is live."""
+        self.model.learn()
+        self.model.publish(self.store)
+        assert self.follower.step(), self.follower.refused
+
+    def answer(self, history: list[str] | None = None, **request: object) -> RankReply:
+        """The reply to a request of u1; without a history unless one is given."""
+        given = {"request_id": "r", "user": "u1", "k": 5, **request}
+        return self.ranker.answer(RankRequest(**given), history, time.monotonic())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def house() -> House:
+    """A ranker without a model yet."""
+    return House()
+
+
+def test_without_a_model_items_come_by_popularity(house: House) -> None:
+    """Before any snapshot: statically most popular first, less what the user has; version 0, and the reply says so."""
+    reply = house.answer(["i0", "i2"])
+    assert reply.items == ["i1", "i3", "i4", "i5", "i6"]
+    assert (reply.scores[0], reply.version, reply.notes, reply.features) == (29.0, 0, ["no_model"], b"")
+    assert house.answer(["i0"], candidates=["nobody", "i7", "i3"]).items == ["i3", "i7", "nobody"]
+
+
+def test_a_reply_can_be_recomputed(house: House) -> None:
+    """Its features, scored by the version that it names, give its scores within 1e-5, best first."""
+    for n in range(1, 12):
+        house.publish()
+        reply = house.answer([f"i{n}", "i2"], k=n, candidates=[f"i{i}" for i in range(n, n + 20)])
+        version = load_version(house.store, "m", reply.version)
+        assert (reply.version, len(reply.items), reply.scored, reply.notes) == (n, n, 20, [])
+        assert np.abs(score_features(version, reply.features, n) - reply.scores).max() <= 1e-5
+        assert reply.scores == sorted(reply.scores, reverse=True)
+
+
+def test_what_is_held_still_ranks_alike_and_is_logged_as_given() -> None:
+    """Whatever a request says of `serve_as` columns: the scores of the one that they're held at; features as said."""
+    spec = parse_spec(f"""name = "m"
+{COLUMNS}{HELD}
+[wide]
+features = ["item.id", "context.device"]
+crosses = [["context.device", "item.id"], ["context.hour_band", "item.tags"]]
+[deep]
+features = ["item.tags", "context.device", "context.hour", "context.hour_band"]
+embedding_dim = 3
+hidden_units = [4]
+""")
+    house = House(spec=spec)
+    house.publish()
+    version, features = load_version(house.store, "m", 1), set[bytes]()
+    said: list[dict[str, Value]] = [{"device": "y", "hour": 20.0}, {"device": "x", "hour": 3.0}, {}]
+    replies = [house.answer(["i1"], context=context) for context in said]
+    for context, reply in zip(said, replies, strict=True):
+        assert (reply.items, reply.scores) == (replies[0].items, replies[0].scores)
+        assert np.abs(score_features(version, reply.features, 5) - reply.scores).max() <= 1e-5
+        layout, catalogue = house.model.layout, house.model.catalogue
+        user = layout.user("u1", house.shelf.users["u1"], ["i1"], context)
+        page = build_page(layout, user, catalogue, catalogue.rows(reply.items))
+        base = int(locate(page, page.view(np.uint32), 0, version.plan.sizes)[6])  # after all that is the user's
+        assert page.tobytes()[: 4 * base] == reply.features[: 4 * base]
+        features.add(reply.features)
+    assert len(features) == len(said)
+
+
+def test_a_reply_has_the_best_of_all_candidates(house: House) -> None:
+    """k of n candidates are those with the greatest scores, whichever batch they were scored in."""
+    house.publish()
+    candidates = [f"i{i}" for i in range(30)]
+    whole = house.answer(["i3"], k=1000, candidates=candidates)
+    assert set(whole.items) == set(candidates)
+    best = house.answer(["i3"], k=7, candidates=candidates[::-1])
+    assert best.scores == pytest.approx(whole.scores[:7], abs=1e-6)
+    of = dict(zip(whole.items, whole.scores, strict=True))  # items may change places when their scores are equal
+    assert [of[item] for item in best.items] == pytest.approx(best.scores, abs=1e-6)
+
+
+def test_candidates_are_ranked_once_each(house: House) -> None:
+    """Candidates that come twice or are empty texts don't make a page that no impression could repeat."""
+    house.publish()
+    reply = house.answer(candidates=["i1", "i2", "i1", "", "i2"])
+    assert sorted(reply.items) == ["i1", "i2"]
+
+
+def test_without_candidates_popular_items_are_retrieved(house: House) -> None:
+    """Candidates come by installs in the live statistics, and none is what the user has."""
+    house.publish()
+    served = house.follower.served
+    assert served is not None
+    names = house.shelf.by_popularity()
+    installs = installs_of(served.version, served.catalogue, house.shelf.rows(served.catalogue, names))
+    assert installs is not None
+    assert installs.max() > 0
+    order = [names[i] for i in np.argsort(-installs, kind="stable")]
+    assert house.follower.popular.items == order
+    reply = house.answer(order[:3], k=1000)
+    assert set(reply.items) == set(order[3:])
+
+
+def test_installs_are_the_statistics_sums(house: House) -> None:
+    """An item's installs grow by 1 with each positive label that statistics learn, and by nothing else."""
+    model, late_ms = house.model, 100_000_000
+    assert any(s.by == ["item.id"] for s in model.spec.statistics.values()), "the spec must keep something by item"
+    before = _installs(house, late_ms)
+    rows = model.catalogue.rows([f"i{n}" for n in range(8)])
+    page = build_page(model.layout, model.layout.user("u1", {}, [], {}), model.catalogue, rows)
+    labels = (np.arange(8) % 2).astype(np.float64)
+    model.statistics.learn(one_page(page), labels, np.ones(8), np.zeros(8, np.int64), np.full(8, float(late_ms)))
+    grown = {item: installs - before[item] for item, installs in _installs(house, late_ms).items()}
+    assert grown == pytest.approx({f"i{n}": (n % 2.0 if n < 8 else 0.0) for n in range(30)})
+
+
+def test_items_are_retrieved_by_labels_before_organic_installs() -> None:
+    """Whichever statistic comes first in the spec; without one of labels by item, organic installs order them."""
+    organic = 'popular = { kind = "count", of = "organic", by = ["item.id"], half_life = "1h" }'
+    text = f"""
+name = "m"
+parts = ["wide"]
+[user]
+id = "category"
+[item]
+id = "category"
+[statistics]
+{organic}
+seen = {{ kind = "count", by = ["item.id"] }}
+[wide]
+features = ["item.id"]
+[label]
+organic = "examples"
+"""
+    both = Plan(parse_spec(text))
+    assert by_item(both) == (both.program.product.salts[1], 0.0)
+    alone = Plan(
+        parse_spec(
+            text.replace('seen = { kind = "count", by = ["item.id"]', 'seen = { kind = "count", by = ["user.id"]')
+        )
+    )
+    assert by_item(alone) == (alone.program.product.salts[0], 3_600_000.0)
+
+
+def _installs(house: House, watermark_ms: int) -> dict[str, float]:
+    house.model.publish(house.store, watermark_ms=watermark_ms)
+    house.follower.step()
+    served = house.follower.served
+    assert served is not None
+    names = list(house.shelf.items)
+    found = installs_of(served.version, served.catalogue, house.shelf.rows(served.catalogue, names))
+    assert found is not None
+    return dict(zip(names, found.tolist(), strict=True))
+
+
+def test_replies_say_what_was_left_out(house: House) -> None:
+    """No history and no attributes are noted; given in the request, they spare both."""
+    house.publish()
+    assert house.answer(None).notes == ["no_history"]
+    assert house.answer(["i1"], user="stranger").notes == ["no_user"]
+    assert house.answer(["i1"], user="stranger", attributes={"age": 3.0}).notes == []
+
+
+def test_a_passed_deadline_answers_with_the_first_batch(house: House) -> None:
+    """Past its deadline a request is answered with what is scored, at least one batch, and says so."""
+    house.publish()
+    request = RankRequest("r", "u1", 100, candidates=[f"i{i}" for i in range(30)], deadline_ms=1)
+    reply = house.ranker.answer(request, [], time.monotonic() - 1.0)
+    assert (reply.scored, len(reply.items), reply.notes) == (4, 4, ["deadline"])
+    assert set(reply.items) <= {f"i{i}" for i in range(4)}
+
+
+def test_time_is_the_requests_or_goes_on_from_the_watermark(house: House) -> None:
+    """Statistics are read as of the request's time; without one, as of the watermark plus the wall time since."""
+    house.publish()
+    served = house.follower.served
+    assert served is not None
+    manifest = served.version.manifest
+    assert house.answer(time_ms=77).time_ms == 77
+    reply = house.answer()
+    assert reply.time_ms == manifest.watermark_ms + NOW_MS - manifest.created_ms
+    assert (reply.staleness_ms, reply.live_since_ms) == (NOW_MS - manifest.learned_ms, NOW_MS)
+
+
+def test_items_that_come_later_are_ranked_with_their_attributes(house: House) -> None:
+    """An item that is written after the swap is ranked by its columns, one that is taken back isn't retrieved."""
+    house.publish()
+    unknown = house.answer(["i1"], candidates=["new"])
+    house.shelf.put("new", Item("new", {"tags": ["a", "b"], "year": 1999.0}))
+    known = house.answer(["i1"], candidates=["new"])
+    assert unknown.features != known.features
+    house.shelf.put("i0", None)
+    assert "i0" not in house.answer(k=1000).items
+
+
+def test_nothing_to_rank_is_an_error(house: House) -> None:
+    """With no item left to rank there's no answer, and the message says whose lack it is."""
+    everything = [f"i{n}" for n in range(30)]
+    for _ in range(2):  # without a model, then with one
+        with pytest.raises(BadEvent, match="user u1 has every item"):
+            house.answer(everything)
+        with pytest.raises(BadEvent, match="list of candidates is empty"):
+            house.answer(candidates=[""])
+        house.publish()
+    for name in everything:
+        house.shelf.put(name, None)
+    with pytest.raises(BadEvent, match="no items are known; write items"):
+        house.answer()

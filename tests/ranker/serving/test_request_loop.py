@@ -1,0 +1,231 @@
+"""Requests in, replies out, commits: on a log in memory."""
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.rank import Ranker
+from ranker.ranking.score import Scorer
+from ranker.ranking.version_watcher import Follower
+from ranker.serving.history import HistoryReader
+from ranker.serving.request_loop import Desk
+from stream.events.codec import DeadLetter, RankReply, RankRequest, decode_entity, decode_replies, encode_record
+from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
+from stream.log.log import START, MemoryLog, partition_of
+from stream.runtime.errors import BadEvent, LogUnavailable
+from stream.snapshots.memory_store import MemoryStore
+from tests.support.random_models import items
+
+
+class ShakyLog(MemoryLog):
+    """A log whose sends or flushes can be made to fail."""
+
+    failing = False
+
+    def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
+        """See Log."""
+        if self.failing:
+            raise LogUnavailable("as the test wants")
+        super().send(topic, partition, value, key)
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        """See Log."""
+        if self.failing:
+            raise LogUnavailable("as the test wants")
+
+
+class Recording(Ranker):
+    """Remembers which histories it was given; fails where the test wants."""
+
+    given: list[tuple[str, Sequence[str] | None]]
+    bad: Exception | None = None
+
+    def answer(self, request: RankRequest, history: Sequence[str] | None, read_s: float) -> RankReply:
+        """See Ranker."""
+        self.given.append((request.user, history))
+        if self.bad and request.user == "bad":
+            raise self.bad
+        return super().answer(request, history, read_s)
+
+
+class Bench:
+    """A desk on a log of two partitions, without a model: answers come by popularity."""
+
+    def __init__(self) -> None:
+        self.log = ShakyLog({REQUESTS.name: 2, REPLIES.name: 3, REQUESTS_DLQ.name: 1}, lambda: 1)
+        shelf = Shelf()
+        for item in items(30):
+            shelf.put(item.item, item)
+        follower = Follower(MemoryStore("m"), "m", shelf, lambda: 1)
+        self.ranker = Recording(shelf, follower, Scorer(1), lambda: 1)
+        self.ranker.given = []
+        self.asked: list[list[str]] = []
+        self.reader = self.log.group_reader(REQUESTS.name, "ranker", "0")
+        histories = HistoryReader(self._read, patience_s=20)
+        self.desk = Desk(self.log, self.reader, self.ranker, histories, follower.freshness, lambda: 1)
+
+    def _read(self, users: Sequence[str], last: int) -> dict[str, list[str]]:
+        self.asked.append(list(users))
+        return {user: ["i0"] for user in users}
+
+    def ask(self, *requests: RankRequest, partition: int = 0) -> None:
+        """Write a record of requests."""
+        self.log.send(REQUESTS.name, partition, encode_record(requests))
+
+    def replies(self) -> dict[str, list[RankReply]]:
+        """All replies so far, by request."""
+        reader = self.log.reader(REPLIES.name, dict.fromkeys(range(3), START))
+        found: dict[str, list[RankReply]] = {}
+        for record in reader.poll(0, 10_000):
+            for reply in decode_replies(record.value or b""):
+                assert record.partition == partition_of(reply.request_id, 3)
+                found.setdefault(reply.request_id, []).append(reply)
+        return found
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A fresh desk."""
+    return Bench()
+
+
+def test_each_request_has_its_reply(bench: Bench) -> None:
+    """Requests of any record and partition are answered once each, in the partition of their id."""
+    bench.ask(*(RankRequest(f"a{n}", "u") for n in range(20)))
+    bench.ask(*(RankRequest(f"b{n}", "u") for n in range(20)), partition=1)
+    assert bench.desk.turn(0) == 40
+    assert {r: len(replies) for r, replies in bench.replies().items()} == {
+        f"{p}{n}": 1 for p in "ab" for n in range(20)
+    }
+    assert bench.desk.turn(0) == 0
+
+
+def test_histories_are_read_once_a_poll(bench: Bench) -> None:
+    """One look-up for all users of a poll who brought no history; who did isn't looked up."""
+    bench.ask(RankRequest("1", "u"), RankRequest("2", "v", history=["i5"]), RankRequest("3", "w"))
+    bench.ask(RankRequest("4", "u"), partition=1)
+    bench.desk.turn(0)
+    assert bench.asked == [["u", "w"]]
+    assert sorted(bench.ranker.given) == [("u", ["i0"]), ("u", ["i0"]), ("v", ["i5"]), ("w", ["i0"])]
+
+
+def test_bad_requests_become_dead_letters_and_cost_only_themselves(bench: Bench) -> None:
+    """What can't be taken lies in the dead-letter topic with reason and place; its neighbours are ranked."""
+    whole = encode_record([RankRequest("1", "u"), RankRequest("2", "", k=3), RankRequest("3", "u")])
+    bench.log.send(REQUESTS.name, 0, whole)
+    bench.log.send(REQUESTS.name, 1, b"\xc1 rubbish")
+    bench.desk.turn(0)
+    assert {id: bool(replies[0].items) for id, replies in bench.replies().items()} == {"1": True, "2": False, "3": True}
+    records = bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)
+    letters = sorted((decode_entity(r.value or b"", DeadLetter) for r in records), key=lambda d: d.partition)
+    assert [(d.error, d.topic, d.partition, d.offset) for d in letters] == [
+        ("BadEvent", REQUESTS.name, 0, 0),
+        ("BadEvent", REQUESTS.name, 1, 0),
+    ]
+    assert msgspec.msgpack.decode(letters[0].original, type=RankRequest).request_id == "2"
+    assert letters[1].original == b"\xc1 rubbish"
+
+
+BAD: list[tuple[dict[str, object], str]] = [
+    ({"candidates": [f"i{n}" for n in range(10_000)]}, "1 to 1000 candidates"),
+    ({"candidates": ["i1", "i1", "i2"]}, "distinct"),
+    ({"candidates": []}, "1 to 1000 candidates"),
+    ({"candidates": [f"{n:0300}" for n in range(1_000)]}, "more than the limit"),
+    ({"k": 0}, "k must be 1 to 1000"),
+    ({"k": -1}, "k must be 1 to 1000"),
+    ({"k": "many"}, "Expected `int`"),
+    ({"deadline_ms": -1}, "deadline_ms -1"),
+    ({"time_ms": -1}, "event time -1"),
+    ({"context": {"x": float("nan")}}, "finite"),
+    ({"history": b"\xff"}, "history|Expected"),
+]
+
+
+@pytest.mark.parametrize(("fields", "why"), BAD)
+def test_who_asked_for_what_cant_be_had_is_told(bench: Bench, fields: dict[str, object], why: str) -> None:
+    """A request that says who asks has one reply, with the reason of its dead letter, at once."""
+    bench.ask(RankRequest("1", "bad", **fields), RankRequest("2", "u"))  # type: ignore[arg-type]  # that's the point
+    assert bench.desk.turn(0) == 2
+    replies = bench.replies()
+    assert [len(found) for found in replies.values()] == [1, 1]
+    (told,) = replies["1"]
+    assert (told.user, told.items, told.version) == ("bad", [], 0)
+    assert re.search(why, told.error)
+    assert replies["2"][0].items
+    (record,) = bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)
+    assert decode_entity(record.value or b"", DeadLetter).message == told.error
+
+
+@pytest.mark.parametrize("names", [[], ["r"], [1, "u"], ["", "u"], ["r" * 1_000_000, "u"], [b"\xff", "u"]])
+def test_nobody_is_told_where_nobody_can_be_named(bench: Bench, names: list[object]) -> None:
+    """Without a request id and a user that can be read, only the dead letter tells of a bad request."""
+    bench.log.send(REQUESTS.name, 0, msgspec.msgpack.encode([[5, *names, 0] if len(names) == 2 else [5, *names]]))
+    assert bench.desk.turn(0) == 0
+    assert not bench.replies()
+    assert len(bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)) == 1
+
+
+@pytest.mark.parametrize("bad", [BadEvent("nothing to rank"), ZeroDivisionError("a mistake of ours")])
+def test_a_request_that_fails_is_answered_with_its_error(bench: Bench, bad: Exception) -> None:
+    """Whatever goes wrong with one request, it has a reply that says so, and the others have theirs."""
+    bench.ranker.bad = bad
+    bench.ask(RankRequest("1", "bad"), RankRequest("2", "u"))
+    bench.desk.turn(0)
+    replies = bench.replies()
+    assert str(bad) in replies["1"][0].error
+    assert (replies["1"][0].items, replies["2"][0].error) == ([], "")
+
+
+def test_what_is_not_committed_is_answered_again(bench: Bench) -> None:
+    """Who takes over goes on at the commit: replies before it stand, requests after it are answered (again)."""
+    bench.ask(RankRequest("1", "u"))
+    bench.desk.turn(0)
+    bench.desk.commit()
+    bench.ask(RankRequest("2", "u"))
+    bench.desk.turn(0)
+    bench.reader.close()
+    again = bench.log.group_reader(REQUESTS.name, "ranker", "1")
+    assert [(r.partition, r.offset) for r in again.poll(0)] == [(0, 1)]
+
+
+def test_replies_that_may_be_lost_are_sent_again(bench: Bench) -> None:
+    """When the log fails, nothing is committed, and after a rewind all that is in doubt is answered again."""
+    bench.ask(RankRequest("1", "u"))
+    bench.desk.turn(0)
+    bench.desk.commit()
+    bench.ask(RankRequest("2", "u"), partition=1)
+    bench.log.failing = True
+    with pytest.raises(LogUnavailable):
+        bench.desk.turn(0)
+    bench.desk.rewind()
+    bench.log.failing = False
+    assert bench.desk.turn(0) == 1
+    assert {r: len(replies) for r, replies in bench.replies().items()} == {"1": 1, "2": 1}
+    bench.log.failing = True
+    with pytest.raises(LogUnavailable):
+        bench.desk.commit()
+    bench.desk.rewind()
+    bench.log.failing = False
+    assert bench.desk.turn(0) == 1
+    assert len(bench.replies()["2"]) == 2
+
+
+def test_a_reply_that_no_record_holds_is_an_error(bench: Bench) -> None:
+    """A reply above the log's limit isn't sent: a short one says what to do instead."""
+    bench.ask(RankRequest("1", "u", k=1000, candidates=[f"{n}" + "x" * 240 for n in range(900)]))
+    huge = RankReply("1", "u", [], [], 0, features=bytes(2**20))
+    bench.ranker.answer = lambda *_: huge  # type: ignore[method-assign]
+    bench.desk.turn(0)
+    assert "smaller k" in bench.replies()["1"][0].error
+
+
+def test_many_replies_are_cut_into_records(bench: Bench) -> None:
+    """Records of replies stay within what readers decode, however many requests one record held."""
+    big = RankReply("1", "u", [], [], 0, features=bytes(100_000))
+    bench.ranker.answer = lambda *_: big  # type: ignore[method-assign]
+    bench.ask(*(RankRequest("1", "u") for _ in range(30)))
+    assert bench.desk.turn(0) == 30
+    assert len(bench.replies()["1"]) == 30

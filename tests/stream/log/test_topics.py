@@ -1,0 +1,153 @@
+"""Topics are declared once; `plan_topics` shows what differs on the broker, `apply_topics` does it."""
+
+from dataclasses import replace
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from stream.events.codec import RECORD_BYTES_MAX
+from stream.events.topics import DEAD_LETTERS, HOUR_MS, ITEMS, TOPICS, USERS, Topic
+from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.log.kafka_client import client_options
+from stream.log.kafka_log import KafkaLog
+from stream.runtime.errors import LogError, LogUnavailable
+from stream.runtime.settings import Settings
+from thalweg.stack.stack import Stack
+
+
+@pytest.fixture
+def settings(stack: Stack, topic_prefix: str) -> Settings:
+    """Settings of a test that has its topics for itself."""
+    return Settings(kafka=stack.kafka, topic_prefix=topic_prefix, partitions=2)
+
+
+def alter(settings: Settings, topic: Topic, config: dict[str, str]) -> None:
+    """Set a topic's configuration, as an operator does."""
+    with KafkaAdminClient(**client_options(settings)) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic(topic.name), config)])
+
+
+def test_topics_are_declared_once() -> None:
+    """No two topics share a name, and each name is one that Kafka takes."""
+    names = [topic.name for topic in TOPICS]
+    assert len(set(names)) == len(names)
+    assert all(name.replace(".", "").isalnum() for name in names)
+
+
+def test_ingest_time_is_the_brokers() -> None:
+    """Every topic is stamped by the broker: freshness is measured from the log's own clock."""
+    assert {topic.config()["message.timestamp.type"] for topic in TOPICS} == {"LogAppendTime"}
+
+
+def test_a_record_counts_as_written_when_all_replicas_but_one_have_it() -> None:
+    """A broker may be away without a record being lost, where replication allows it."""
+    wanted = {1: "1", 2: "1", 3: "2", 5: "4"}
+    for topic in TOPICS:
+        assert {n: topic.config(n)["min.insync.replicas"] for n in wanted} == wanted
+
+
+def test_a_compacted_topic_never_expires() -> None:
+    """Compacted topics have no retention time; all others have one."""
+    for topic in TOPICS:
+        config = topic.config()
+        assert ("retention.ms" in config) == (config["cleanup.policy"] == "delete") == (not topic.compacted)
+
+
+def test_tombstones_of_items_outlive_what_learners_remember() -> None:
+    """An item that was taken back is known as that for longer than its name is, which a learner saw on pages."""
+    assert int(ITEMS.config()["delete.retention.ms"]) > 4 * 7 * 24 * HOUR_MS
+    assert "delete.retention.ms" not in USERS.config()
+
+
+def test_a_dead_letter_fits() -> None:
+    """Each topic takes the largest record, and its dead letter with the reason around it."""
+    for name in DEAD_LETTERS:
+        assert int(DEAD_LETTERS[name].config()["max.message.bytes"]) > RECORD_BYTES_MAX + 64 * 1024
+        assert DEAD_LETTERS[name].name == f"{name}.dlq"
+
+
+def test_apply_makes_all_topics(settings: Settings) -> None:
+    """After an apply all topics stand as declared, and the next plan is empty."""
+    plan = plan_topics(settings)
+    assert [change.action for change in plan] == ["create"] * len(TOPICS)
+    apply_topics(settings, plan)
+    assert plan_topics(settings) == []
+    log = KafkaLog(settings)
+    assert {t.name: log.partitions(t.name) for t in TOPICS} == {t.name: t.partitions or 2 for t in TOPICS}
+    log.send("events", 1, b"x")
+    log.flush()
+    log.close()
+    apply_topics(settings, plan)  # what somebody else has made meanwhile is no error
+
+
+def test_apply_alters_only_what_differs(settings: Settings) -> None:
+    """A changed declaration is shown key by key, old and new, and set without touching the rest."""
+    topic = Topic("events", "", retention_ms=HOUR_MS)
+    apply_topics(settings, plan_topics(settings, (topic,)))
+    longer = replace(topic, retention_ms=2 * HOUR_MS)
+    (change,) = plan_topics(settings, (longer,))
+    assert change.action == "alter"
+    assert change.config == (("retention.ms", str(2 * HOUR_MS)),)
+    assert f"retention.ms: {HOUR_MS} -> {2 * HOUR_MS}" in str(change)
+    apply_topics(settings, [change])
+    assert plan_topics(settings, (longer,)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "raised"), [("retention.ms", str(2 * HOUR_MS)), ("retention.ms", "-1"), ("max.message.bytes", "9000000")]
+)
+def test_what_an_operator_raised_is_lowered_by_force_alone(settings: Settings, key: str, raised: str) -> None:
+    """A retention (-1: for ever) or a limit above its declaration is left, with the reason; the rest is altered."""
+    topic = Topic("events", "", retention_ms=HOUR_MS)
+    apply_topics(settings, plan_topics(settings, (topic,)))
+    declared = topic.config()
+    alter(settings, topic, {key: raised, "message.timestamp.type": "CreateTime"})
+    left, change = plan_topics(settings, (topic,))
+    assert (left.action, change.action) == ("leave", "alter")
+    assert left.says == f"{key} stays {raised}, above the declared {declared[key]}; --force lowers it"
+    assert change.config == (("message.timestamp.type", "LogAppendTime"),)
+    apply_topics(settings, [left, change])
+    assert plan_topics(settings, (topic,)) == [left]
+    (forced,) = plan_topics(settings, (topic,), force=True)
+    assert (forced.action, forced.config) == ("alter", ((key, declared[key]),))
+    apply_topics(settings, [forced])
+    assert plan_topics(settings, (topic,)) == []
+
+
+def test_what_an_operator_lowered_is_raised(settings: Settings) -> None:
+    """A retention below its declaration is brought back to it."""
+    topic = Topic("events", "")
+    apply_topics(settings, plan_topics(settings, (topic,)))
+    alter(settings, topic, {"retention.ms": str(HOUR_MS)})
+    (change,) = plan_topics(settings, (topic,))
+    assert change.config == (("retention.ms", str(topic.retention_ms)),)
+
+
+def test_partitions_and_replicas_are_never_changed(settings: Settings) -> None:
+    """Other counts of partitions or replicas are refused with the reason and the remedy, and an apply leaves them."""
+    topic = Topic("events", "")
+    apply_topics(settings, plan_topics(settings, (topic,)))
+    other = settings.model_copy(update={"partitions": 3, "replication": 2})
+    three = settings.model_copy(update={"replication": 3})
+    assert [change.action for change in plan_topics(three, (topic,))] == ["refuse"], "one replica can't be two in sync"
+    plan = plan_topics(other, (topic,))
+    assert [change.action for change in plan] == ["refuse", "refuse"]
+    assert "has 2 partitions, 3 are declared" in plan[0].says
+    assert "THALWEG_PARTITIONS=2" in plan[0].says
+    assert "THALWEG_REPLICATION=1" in plan[1].says
+    apply_topics(other, plan)
+    assert plan_topics(settings, (topic,)) == []
+
+
+def test_what_the_broker_refuses_is_said(settings: Settings) -> None:
+    """A topic that can't be made stops the apply with the broker's own reason."""
+    greedy = settings.model_copy(update={"replication": 3})
+    with pytest.raises(LogError, match=r"won't create .*events: .*replication"):
+        apply_topics(greedy, plan_topics(greedy, (Topic("events", ""),)))
+
+
+def test_without_a_broker_a_plan_says_so() -> None:
+    """No broker: one line with the address."""
+    with pytest.raises(LogUnavailable, match=r"no Kafka broker answers at 127\.0\.0\.1:1 "):
+        plan_topics(Settings(kafka="127.0.0.1:1"))

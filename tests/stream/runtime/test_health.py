@@ -1,0 +1,54 @@
+"""Liveness, readiness, metrics."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from stream.runtime.errors import SettingsError
+from stream.runtime.health import Health, run_file
+from stream.runtime.settings import Settings
+
+
+def answer(port: int, path: str) -> tuple[int, str]:
+    """Status and body."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as found:
+            return found.status, found.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
+
+
+def test_readiness_says_why(tmp_path: Path) -> None:
+    """200 when ready, 503 when not, with the reason; liveness and metrics answer throughout."""
+    state = (False, "waiting for Kafka")
+    health = Health("127.0.0.1", 0, lambda: state)
+    assert answer(health.port, "readyz") == (503, "waiting for Kafka\n")
+    state = (True, "at work")
+    assert answer(health.port, "readyz") == (200, "at work\n")
+    assert answer(health.port, "livez") == (200, "ok\n")
+    assert answer(health.port, "metrics")[0] == 200
+    assert answer(health.port, "else")[0] == 404
+    health.close()
+    health.close()
+
+
+def test_the_chosen_port_is_written_down_and_taken_away(tmp_path: Path) -> None:
+    """`status` finds pid and port of each worker; nothing is left when it ends."""
+    path = run_file(Settings(local=tmp_path, worker="7"), "joiner")
+    health = Health("127.0.0.1", 0, lambda: (True, ""), written_to=path)
+    told = json.loads(path.read_text())
+    assert told == {"room": "joiner", "worker": "7", "pid": os.getpid(), "host": "127.0.0.1", "port": health.port}
+    health.close()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_taken_port_is_a_clear_error() -> None:
+    """A port that another process has is named, with what to do."""
+    health = Health("127.0.0.1", 0, lambda: (True, ""))
+    with pytest.raises(SettingsError, match=f"{health.port}.*another port"):
+        Health("127.0.0.1", health.port, lambda: (True, ""))
+    health.close()

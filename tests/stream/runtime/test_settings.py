@@ -1,0 +1,99 @@
+"""Settings come from the environment, else from the local stack; what makes no sense is said by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stream.runtime.errors import SettingsError
+from stream.runtime.settings import Settings
+
+
+def test_environment_is_read(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each field is the variable THALWEG_<NAME>."""
+    monkeypatch.setenv("THALWEG_KAFKA", "a:1,b:2")
+    monkeypatch.setenv("THALWEG_PARTITIONS", "9")
+    monkeypatch.setenv("THALWEG_KAFKA_PASSWORD", "geheim")
+    settings = Settings.load()
+    assert (settings.need_kafka(), settings.partitions, settings.local) == ("a:1,b:2", 9, local)
+    assert settings.kafka_password.get_secret_value() == "geheim"
+
+
+def test_arguments_win_over_the_environment(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an entry point passes itself is taken before the environment."""
+    monkeypatch.setenv("THALWEG_TOPIC_PREFIX", "theirs.")
+    assert Settings.load(topic_prefix="mine.").topic("events") == "mine.events"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PARTITIONS", "0"), ("PARTITIONS", "many"), ("KAFKA_SECURITY", "TLS"), ("TOPIC_PREFIX", "a b"),
+        ("RANKER_PORT", "70000"), ("MODEL", "a/b"), ("LOG_LEVEL", "loud"), ("WORKER", "a/b"), ("WORKER", ".."),
+        ("WORKER", ""),
+    ],
+)  # fmt: skip
+def test_nonsense_is_named(local: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A value that makes no sense is an error that names the variable."""
+    monkeypatch.setenv(f"THALWEG_{name}", value)
+    with pytest.raises(SettingsError, match=f"THALWEG_{name}: "):
+        Settings.load()
+
+
+def test_unknown_variables_are_refused(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt variable isn't passed over in silence."""
+    monkeypatch.setenv("THALWEG_KAFAK", "a:1")
+    with pytest.raises(SettingsError, match="unknown environment variable THALWEG_KAFAK; `thalweg doctor`"):
+        Settings.load()
+
+
+def test_the_local_stack_fills_what_the_environment_leaves_open(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses come from the local stack, each only where the environment names none."""
+    (local / "stack.json").write_text(json.dumps({"kafka": "k:1", "redis": "redis://r:2", "more": 1}))
+    assert (Settings.load().kafka, Settings.load().redis) == ("k:1", "redis://r:2")
+    monkeypatch.setenv("THALWEG_KAFKA", "other:9")
+    assert (Settings.load().kafka, Settings.load().redis) == ("other:9", "redis://r:2")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"kafka": "k:1"}'])
+def test_a_broken_stack_file_is_said(local: Path, content: str) -> None:
+    """A stack file that can't be read is an error that says how to write it anew."""
+    (local / "stack.json").write_text(content)
+    with pytest.raises(SettingsError, match=r"can't be read .*`thalweg down` and `thalweg up`"):
+        Settings.load()
+    assert Settings.load(with_stack=False).kafka == ""  # for those that repair it
+
+
+def test_a_stack_file_that_may_not_be_read_is_said(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's `.local` is an error that says what to do; a file in its place holds no stack."""
+
+    def closed(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    with pytest.raises(SettingsError, match=r"stack.json can't be read: .*Permission denied.*; fix its rights, or"):
+        Settings.load()
+    monkeypatch.undo()
+    (local / "file").touch()
+    assert Settings.load(local=local / "file").kafka == ""
+
+
+def test_every_setting_says_what_it_is() -> None:
+    """Each has a description, which the doctor shows."""
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_without_addresses_the_error_says_how_to_get_them(local: Path) -> None:
+    """No address anywhere: the message names `thalweg up` and the variable."""
+    settings = Settings.load()
+    with pytest.raises(SettingsError, match=r"`thalweg up`.*THALWEG_KAFKA="):
+        settings.need_kafka()
+    with pytest.raises(SettingsError, match=r"`thalweg up`.*THALWEG_REDIS="):
+        settings.need_redis()
+
+
+def test_secrets_are_never_shown(local: Path) -> None:
+    """Passwords don't appear when settings are printed or logged."""
+    settings = Settings(kafka_password="geheim", redis_password="geheim")
+    assert "geheim" not in repr(settings) + str(settings) + settings.model_dump_json()

@@ -1,0 +1,249 @@
+"""Commands do what they say, and give one clear line when they can't."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from stream.events.topics import EVENTS, TOPICS
+from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.runtime.health import Health
+from stream.runtime.settings import Settings
+from thalweg.cli.main import app
+from thalweg.cli.options import SPEC, SPECS, read_source_spec, writable
+from thalweg.stack.doctor import checks
+from thalweg.stack.server import free_port
+from thalweg.stack.stack import Stack
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No stack, no settings but those that a test sets."""
+    for name in [name for name in os.environ if name.startswith("THALWEG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path / "local"))
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["rank", "1"], "thalweg up"),
+        (["send-install", "1", "2", "--spec", str(SPEC)], "thalweg up"),
+        (["apply-topics"], "thalweg up"),
+        (["snapshots", "ls", "--spec", str(SPEC)], "thalweg up"),
+        (["run", "joiner", "--spec", str(SPEC)], "thalweg up"),
+        (["run", "ranker", "--spec", str(SPEC)], "thalweg up"),
+        (["run", "learner", "--spec", "nowhere.toml"], "specs/movielens.toml"),
+        (["replay", "nowhere.jsonl", "--spec", str(SPEC)], "nowhere.jsonl"),
+    ],
+)
+def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
+    """What isn't there ends a command with exit code 1 and one line that says what to do; never with a traceback."""
+    ran = subprocess.run([sys.executable, "-m", "thalweg.cli.main", *words], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("thalweg: ")
+    assert remedy in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "joiner"], ["run", "learner"], ["run", "ranker"], ["replay", "-"], ["check", "-"], ["backtest", "-"],
+        ["send-install", "1", "2"], ["snapshots", "ls"], ["snapshots", "show", "1"], ["snapshots", "diff", "1", "2"],
+        ["snapshots", "pin", "1"], ["snapshots", "unpin"], ["snapshots", "rollback"], ["snapshots", "verify"],
+    ],
+)  # fmt: skip
+def test_without_a_spec_no_model_is_touched(words: list[str], stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs a spec has no default: it ends before it does anything, and says what to pass."""
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_REDIS", stack.redis)
+    said = CliRunner().invoke(app, words)
+    assert (said.exit_code, said.stdout) == (1, "")
+    assert re.fullmatch(r"thalweg: no (spec|model) is named: pass --spec FILE.*\n", said.stderr)
+
+
+def test_a_model_is_named_by_its_setting_too(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that need no more of a spec than its name go by THALWEG_MODEL."""
+    for name, value in {"REDIS": stack.redis, "KAFKA": stack.kafka, "MODEL": "mine"}.items():
+        monkeypatch.setenv(f"THALWEG_{name}", value)
+    said = CliRunner().invoke(app, ["snapshots", "ls"])
+    assert said.exit_code == 0
+    assert "no version of mine is kept here" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("movielens", "movielens"), ("openbandit", "openbandit"), ("openbandit/bts/men", "openbandit")],
+)
+def test_a_data_set_brings_its_spec(source: str, name: str) -> None:
+    """Where a data set is named its own spec is meant, unless another is named."""
+    assert read_source_spec(source, None).name == name
+    assert read_source_spec(source, SPECS / "store.toml").name == "store"
+
+
+def test_a_silent_broker_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no broker answers, the address that was tried is said."""
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("THALWEG_KAFKA", address)
+    ran = CliRunner().invoke(app, ["apply-topics"])
+    assert ran.exit_code == 1
+    assert address in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_schema_in_the_repository_is_the_types() -> None:
+    """specs/spec.schema.json, which editors read, is what `thalweg schema` prints."""
+    said = CliRunner().invoke(app, ["schema"])
+    assert said.exit_code == 0
+    assert (SPEC.parent / "spec.schema.json").read_text() == said.stdout
+
+
+def test_status_tells_what_runs(tmp_path: Path) -> None:
+    """A service is found by the file that it writes, in its own words; with nothing there, the exit code says so."""
+    local = tmp_path / "local"
+    assert CliRunner().invoke(app, ["status"]).exit_code == 1
+    health = Health("127.0.0.1", 0, lambda: (True, "at work"), written_to=local / "run" / "ranker-0.json")
+    try:
+        said = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "status.json")])
+    finally:
+        health.close()
+    assert said.exit_code == 0
+    assert "at work" in said.stdout
+    assert json.loads((tmp_path / "status.json").read_text()) == {"ranker 0": "up"}
+
+
+def test_apply_shows_then_does(
+    stack: Stack, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """--dry-run changes nothing; apply makes all topics; again, there's nothing to do."""
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_TOPIC_PREFIX", topic_prefix)
+    report = tmp_path / "apply.json"
+    made = []
+    for words in (["--dry-run"], ["--dry-run"], [], []):
+        assert CliRunner().invoke(app, ["apply-topics", *words, "--json", str(report)]).exit_code == 0
+        made.append(json.loads(report.read_text()))
+    assert made == [
+        {"changes": len(TOPICS), "made": 0},
+        {"changes": len(TOPICS), "made": 0},
+        {"changes": len(TOPICS), "made": len(TOPICS)},
+        {"changes": 0, "made": 0},
+    ]
+
+
+def test_apply_leaves_what_an_operator_raised(
+    stack: Stack, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is shown, and counts neither as a change nor as made; --force lowers it."""
+    settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix)
+    longer = replace(EVENTS, retention_ms=2 * EVENTS.retention_ms)
+    apply_topics(settings, plan_topics(settings, (longer, *TOPICS[1:])))
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_TOPIC_PREFIX", topic_prefix)
+    report = tmp_path / "apply.json"
+    for words, count, said in (([], 0, "leave"), (["--force"], 1, "alter"), ([], 0, "as they should be")):
+        ran = CliRunner().invoke(app, ["apply-topics", *words, "--json", str(report)])
+        assert said in ran.stdout
+        assert json.loads(report.read_text()) == {"changes": count, "made": count}
+
+
+def test_a_report_that_cant_be_written_is_said(tmp_path: Path) -> None:
+    """A --json file in a folder that isn't there is an error of one line."""
+    said = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "no" / "f.json")])
+    assert said.exit_code == 1
+    assert "--json" in said.stderr
+
+
+@pytest.mark.parametrize("words", [["demo"], ["replay", "movielens"], ["audit"], ["snapshots", "ls"]])
+@pytest.mark.parametrize("place", [".", "no/f.json"])
+def test_a_report_that_cant_be_written_is_said_first(tmp_path: Path, words: list[str], place: str) -> None:
+    """Before anything else is done, and nothing is left of the try."""
+    said = CliRunner().invoke(app, [*words, "--json", str(tmp_path / place)])
+    assert said.exit_code == 1
+    assert "name another file with --json" in said.stderr
+    assert os.listdir(tmp_path) == []
+    assert writable(tmp_path / "f.json") == tmp_path / "f.json"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [["status"], ["down"], ["rank", "1"], ["snapshots", "ls"], ["demo"], ["up"]])
+def test_a_place_that_is_closed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    """Where `.local` is another user's, or a file: one line that says so, no traceback."""
+
+    def closed(name: str) -> Callable[..., Any]:
+        before = getattr(Path, name)
+
+        def refuses(path: Path, *args: Any, **more: Any) -> Any:
+            if path.is_relative_to(tmp_path / "local"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return before(path, *args, **more)
+
+        return refuses
+
+    monkeypatch.setattr("thalweg.demo.demo.fetch_movielens", lambda *_: None)
+    for name in ("stat", "open", "mkdir"):
+        monkeypatch.setattr(Path, name, closed(name))
+    said = CliRunner().invoke(app, words)
+    assert (said.exit_code, type(said.exception)) == (1, SystemExit)
+    assert "Permission denied" in said.stderr
+    assert "THALWEG_LOCAL" in said.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["rank", "1"], ["doctor"], ["up"]])
+def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path, words: list[str]) -> None:
+    """A `.local` that is a file ends a command with exit code 1 and no traceback."""
+    (tmp_path / "local").touch()
+    said = CliRunner().invoke(app, words)
+    assert (said.exit_code, type(said.exception)) == (1, SystemExit)
+
+
+WITHOUT = """
+import sys
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Gone())
+from thalweg.cli.main import app
+app(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(("words", "module"), [(["run", "learner"], "torch"), (["run", "joiner"], "faust")])
+def test_a_package_that_is_missing_is_said(words: list[str], module: str, stack: Stack) -> None:
+    """A room whose packages aren't here ends with one line that names the package."""
+    env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
+    command = [sys.executable, "-c", WITHOUT, module, *words, "--spec", str(SPEC)]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"thalweg: this command needs {module}, which isn't installed: `make setup`")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"kafka": "k:1"}', "\xff"])
+def test_a_garbled_stack_file_is_told_and_mended(tmp_path: Path, content: str) -> None:
+    """status and doctor name it; down says that it knows no pids, keeps what was written, and clears the way."""
+    file = tmp_path / "local" / "stack.json"
+    file.parent.mkdir()
+    file.write_text(content, encoding="latin-1")
+    said = CliRunner().invoke(app, ["status"])
+    assert said.exit_code == 1
+    assert "can't be read" in said.stdout
+    assert [one.found for one in checks(Settings(local=file.parent)) if one.name == "local stack"] == [
+        f"{file} can't be read"
+    ]
+    assert CliRunner().invoke(app, ["rank", "1"]).exit_code == 1
+    said = CliRunner().invoke(app, ["down"])
+    assert said.exit_code == 0
+    assert "pids of Kafka and Redis aren't known" in said.stderr
+    assert not file.exists()
+    assert (file.parent / "stack.json.garbled").read_text(encoding="latin-1") == content

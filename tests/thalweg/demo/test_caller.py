@@ -1,0 +1,52 @@
+"""A caller writes as seen only what it is asked to write, and what can be learned from."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stream.events.codec import Impression, RankReply, decode_events, decode_requests, encode_record
+from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
+from stream.log.log import START, MemoryLog
+from thalweg.cli.main import app
+from thalweg.demo.caller import Caller
+
+
+class Ranked(MemoryLog):
+    """A log on which a ranker answers each request at once."""
+
+    def __init__(self) -> None:
+        super().__init__({topic.name: 1 for topic in (EVENTS, ITEMS, REQUESTS, REPLIES)}, lambda: 5)
+
+    def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
+        """Append, and answer."""
+        super().send(topic, partition, value, key)
+        if topic == REQUESTS.name:
+            for one in decode_requests(value or b"")[0]:
+                reply = RankReply(one.request_id, one.user, ["i1"], [0.5], 3, features=b"page", time_ms=2)
+                super().send(REPLIES.name, 0, encode_record([reply]))
+
+
+@pytest.mark.parametrize(("words", "pages"), [([], 0), (["--no-show"], 0), (["--show"], 1)])
+def test_a_page_is_written_as_seen_only_when_asked(
+    words: list[str], pages: int, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`thalweg rank` looks, and leaves nothing to be learned; with --show the page is an impression."""
+    log = Ranked()
+    monkeypatch.setattr("thalweg.demo.caller.KafkaLog", lambda _: log)
+    said = CliRunner().invoke(app, ["rank", "ann", *words])
+    assert said.exit_code == 0, said.output
+    assert "i1" in said.stdout
+    assert log.ends(EVENTS.name) == {0: pages}
+
+
+def test_a_page_that_no_model_ranked_is_not_written() -> None:
+    """Without features a page would be a dead letter: it's left out and said so; with them it's written as it was."""
+    log = MemoryLog({EVENTS.name: 1, REQUESTS.name: 1, REPLIES.name: 1}, lambda: 5)
+    caller = Caller(log)
+    assert not caller.saw(RankReply("r1", "u", ["i1"], [1.0], 0, notes=["no_model"], time_ms=1))
+    assert caller.saw(RankReply("r2", "u", ["i1"], [0.5], 3, features=b"page", time_ms=2))
+    caller.close()
+    reader = log.reader(EVENTS.name, {0: START})
+    found = [event for record in reader.poll(0.0) for event in decode_events(record.value or b"")[0]]
+    assert found == [Impression("r2", 2, "u", ["i1"], version=3, scores=[0.5], features=b"page")]

@@ -1,0 +1,240 @@
+"""The whole demo on real parts: what it promises, and that nothing is left of it, however it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from kafka import KafkaAdminClient
+
+from stream.log.kafka_client import client_options
+from stream.runtime.errors import SettingsError, StackError
+from stream.runtime.settings import Settings
+from stream.snapshots.redis_client import connect
+from thalweg.demo.demo_state import Kept, end_all
+from thalweg.demo.rooms import Interrupts, Rooms
+from thalweg.stack.server import Server, spawn
+from thalweg.stack.stack import HOUSE, Stack
+
+PATIENCE_S = 150.0
+pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
+
+KEYS = {
+    "pages", "examples_learned", "duplicates_dropped", "dead_letters", "auc_arrival", "log_loss", "base_rate",
+    "freshness_p50_ms", "freshness_p99_ms", "freshness_deep_p50_ms", "freshness_deep_p99_ms", "servable_p50_ms",
+    "rank_p50_ms", "rank_p99_ms", "rank_replies", "rank_errors", "swaps", "replies_checked", "mixed_replies",
+}  # fmt: skip
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Path]:
+    """A `.local` of its own; what a failed test left there is ended."""
+    yield tmp_path
+    if kept := Kept.read(tmp_path):
+        end_all(kept.services, 5.0)
+
+
+def begin(local: Path, stack: Stack, *words: str) -> "subprocess.Popen[str]":
+    """Start `thalweg demo` on the tests' stack."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
+    env |= {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
+    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(HOUSE / ".data")}
+    command = [sys.executable, "-m", "thalweg.cli.main", "demo", *words]
+    return subprocess.Popen(
+        command, env=env, cwd=local, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def left(local: Path, stack: Stack) -> list[str]:
+    """Processes, topics and keys that are left of a demo."""
+    settings = Settings(kafka=stack.kafka, redis=stack.redis)
+    told = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    found = [line for line in told.splitlines() if str(local) in line]
+    with KafkaAdminClient(**client_options(settings)) as admin:
+        found += [name for name in admin.list_topics() if name.startswith("demo-")]
+    found += [key.decode() for key in connect(settings).scan_iter("*demo-*")]
+    return found + [name for name in os.listdir(local) if name == "demo.json"]
+
+
+def until(process: "subprocess.Popen[str]", local: Path, count: int) -> Kept:
+    """Wait until so many of its processes were started."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        kept = Kept.read(local)
+        if kept and len(kept.services) >= count:
+            return kept
+        time.sleep(0.05)
+    process.terminate()
+    raise AssertionError(f"it didn't start: {process.communicate()[0]}")
+
+
+def test_a_demo_learns_each_example_once_and_leaves_nothing(local: Path, stack: Stack) -> None:
+    """All figures are there, every example is learned once, no reply mixes versions, and all of it is gone after."""
+    demo = begin(local, stack, "--limit", "3000", "--json", "demo.json.out")
+    said, _ = demo.communicate(timeout=2 * PATIENCE_S)
+    assert demo.returncode == 0, said
+    figures = json.loads((local / "demo.json.out").read_text())
+    assert set(figures) >= KEYS
+    assert (figures["pages"], figures["examples_learned"]) == (3000, 3000)
+    assert (figures["duplicates_dropped"], figures["dead_letters"]) == (0, 0)
+    assert (figures["rank_errors"], figures["mixed_replies"]) == (0, 0)
+    assert 0 < figures["replies_checked"] <= figures["rank_replies"]
+    assert figures["swaps"] > 1
+    assert figures["freshness_deep_p50_ms"] >= figures["freshness_p50_ms"] > 0
+    assert 0.6 < figures["auc_arrival"] < 0.9
+    assert "← installed" in said
+    assert left(local, stack) == []
+
+
+def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> None:
+    """With nothing named it starts Kafka and Redis; kept, it ranks and installs without settings; `down` ends all."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
+    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(HOUSE / ".data")}
+
+    def thalweg(*words: str) -> str:
+        command = [sys.executable, "-m", "thalweg.cli.main", *words]
+        ran = subprocess.run(command, env=env, cwd=local, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    try:
+        thalweg("demo", "--limit", "50", "--keep", "--json", "figures.json")
+        figures = json.loads((local / "figures.json").read_text())
+        assert (figures["pages"], figures["examples_learned"], figures["rank_errors"]) == (50, 50, 0)
+        kept = Kept.read(local)
+        assert kept
+        assert (kept.own_stack, kept.alive, kept.model) == (True, True, "movielens")
+        thalweg("status")
+        thalweg("rank", "259")
+        thalweg("send-install", "259", "50")  # the kept model's name is enough
+    finally:
+        thalweg("down")
+    assert not kept.alive
+    assert not (local / "demo.json").exists()
+    assert str(local) not in subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(("named", "missing"), [("kafka", "THALWEG_REDIS"), ("redis", "THALWEG_KAFKA")])
+def test_half_a_stack_is_refused(tmp_path: Path, named: str, missing: str) -> None:
+    """Where only one of the two is named, the other is asked for: no stack is started in its place."""
+    with Interrupts() as interrupts:
+        rooms = Rooms(Settings(local=tmp_path).model_copy(update={named: "redis://r:1"}), interrupts, print)
+        try:
+            with pytest.raises(SettingsError, match=f"{missing} isn't set"):
+                rooms.open()
+        finally:
+            rooms.end()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("started", [1, 4])
+def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int) -> None:
+    """Interrupted while its rooms start, or in mid-replay: no traceback, and nothing is left."""
+    demo = begin(local, stack)
+    until(demo, local, started)
+    demo.send_signal(signal.SIGINT)
+    said, _ = demo.communicate(timeout=PATIENCE_S)
+    assert demo.returncode == 130
+    assert "Traceback" not in said
+    assert left(local, stack) == []
+
+
+def test_a_room_that_dies_is_named(local: Path, stack: Stack) -> None:
+    """A learner that is killed in mid-replay ends the demo with its name and the place of its log."""
+    demo = begin(local, stack)
+    kept = until(demo, local, 4)
+    os.kill(next(one.pid for one in kept.services if one.name == "learner"), signal.SIGKILL)
+    said, _ = demo.communicate(timeout=PATIENCE_S)
+    assert demo.returncode == 1
+    assert "learner ended in the middle of the demo" in said
+    assert "learner.log" in said
+    assert left(local, stack) == []
+
+
+def test_two_demos_in_one_place_are_refused(tmp_path: Path) -> None:
+    """While a demo's rooms run, a second one says how to end them, and touches nothing."""
+    sleeper = spawn("sleeper", ["sleep", "60"], 0, tmp_path / "log", tmp_path / "data")
+    Kept("k", "r", "", "", str(tmp_path / "demo"), False, [sleeper]).write(tmp_path)
+    try:
+        with Interrupts() as interrupts, pytest.raises(StackError, match="thalweg down"):
+            Rooms(Settings(local=tmp_path), interrupts, print).open()
+        assert sleeper.alive
+    finally:
+        end_all([sleeper], 5.0)
+    assert not sleeper.alive
+
+
+def test_a_demo_that_only_begins_keeps_its_place(tmp_path: Path) -> None:
+    """From its first moment, before any room runs, a second demo is refused and removes nothing; afterwards it may."""
+    settings = Settings(local=tmp_path, kafka="k:1", redis="redis://r:1")
+    with Interrupts() as interrupts:
+        first, second = (Rooms(settings, interrupts, print) for _ in range(2))
+        first.open()
+        (first.local / "mine").touch()
+        with pytest.raises(StackError, match="a demo runs here already"):
+            second.open()
+        second.end()
+        assert (first.local / "mine").exists()
+        assert Kept.read(tmp_path)
+        first.leave()
+        second.open()
+        second.leave()
+
+
+@pytest.mark.parametrize("dies", ["Kafka", "Redis"])
+def test_a_server_that_dies_is_named(tmp_path: Path, dies: str) -> None:
+    """When the stack's Kafka or Redis ends, that is what's said, with the end of its log."""
+    servers = {}
+    for name in ("Kafka", "Redis"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.log").write_text(f"the last words of {name}\n")
+        servers[name] = spawn(name, ["sleep", "60"], 1, tmp_path / f"{name}.log", tmp_path / name / "data")
+    try:
+        stack = Stack("k:1", "redis://r:1", 1, servers["Kafka"], servers["Redis"])
+        (tmp_path / "stack.json").write_bytes(msgspec.json.encode(stack))
+        with Interrupts() as interrupts:
+            rooms = Rooms(Settings(local=tmp_path, kafka=stack.kafka, redis=stack.redis), interrupts, print)
+            rooms.open()
+            rooms.check()
+            end_all([servers[dies]], 5.0)
+            with pytest.raises(StackError, match=rf"{dies} ended (?s:.*)the last words of {dies}"):
+                rooms.check()
+            rooms.leave()
+    finally:
+        end_all(list(servers.values()), 5.0)
+
+
+def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    """A process that stays is ended by SIGKILL after the patience is over."""
+    deaf: Server = spawn(
+        "deaf", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], 0, tmp_path / "l", tmp_path / "d"
+    )
+    time.sleep(0.2)
+    end_all([deaf], 0.3)
+    assert not deaf.alive
+
+
+def test_an_interrupt_waits_for_what_is_half_done() -> None:
+    """Ctrl-C while something is held is raised just after it; otherwise at once."""
+    done: list[str] = []
+
+    def interrupted(what: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        done.append(what)
+
+    def held() -> None:
+        with interrupts.held():
+            interrupted("half")
+
+    with Interrupts() as interrupts:
+        for call in (held, lambda: interrupted("not held")):
+            with pytest.raises(KeyboardInterrupt):
+                call()
+    assert done == ["half"]

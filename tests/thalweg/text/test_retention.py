@@ -1,0 +1,81 @@
+"""A join that needs records for longer than `events` keeps them is told before it stops at a gap."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stream.events.codec import Impression, Install, Tick
+from stream.events.topics import EVENTS
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
+from thalweg.cli.main import app
+from thalweg.cli.options import SPEC
+from thalweg.text.retention import too_short
+
+T = 1_700_000_000_000
+LONG = SPEC.read_text().replace('window = "2s"', 'window = "8d"')
+EVENT = """{"type":"impression","request_id":"r1","time":"2026-01-05T08:00:00Z","user":"ann","items":["chess","go"]}"""
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A spec whose window is longer than the retention."""
+    assert "8d" in LONG
+    (tmp_path / "long.toml").write_text(LONG)
+    return tmp_path / "long.toml"
+
+
+def test_window_corrections_and_lateness_must_fit() -> None:
+    """All three together are shorter than the retention."""
+    whole = LabelRules(window_ms=EVENTS.retention_ms - 6_000, known_ms=2_000, lateness_ms=4_000)
+    assert "for 7 days" in too_short(whole)
+    assert too_short(LabelRules(window_ms=EVENTS.retention_ms - 6_001, known_ms=2_000, lateness_ms=4_000)) == ""
+    assert too_short(whole, retention_ms=8 * 86_400_000) == ""
+
+
+def test_a_commit_stays_behind_no_longer_than_is_counted() -> None:
+    """A page that has an install at its window's end is forgotten by the joiner within the time that must be kept."""
+    for organic in (False, True):
+        rules = LabelRules(window_ms=4_000, known_ms=100, lateness_ms=10, organic=organic)
+        joiner = Joiner(rules)
+        joiner.feed([Impression("r", T, "u", ["a"])], 0, T)
+        joiner.feed([Install("u", "a", T + 3_999, "i")], 1, T + 3_999)
+        offset, needed_ms = 2, 0
+        while joiner.checkpoint(offset).offset == 0:
+            needed_ms += 1
+            joiner.feed([Tick(T + needed_ms)], offset, T + needed_ms)
+            offset += 1
+        assert too_short(rules, retention_ms=needed_ms) != ""
+        assert too_short(rules, retention_ms=needed_ms + 2) == ""
+
+
+def test_apply_and_check_refuse_it(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to do; no topic is touched. The spec that fits passes."""
+    monkeypatch.setenv("THALWEG_KAFKA", "127.0.0.1:1")
+    monkeypatch.setenv("THALWEG_LOCAL", str(tmp_path))
+    applied = CliRunner().invoke(app, ["apply-topics", "--spec", str(long)])
+    assert applied.exit_code == 1
+    assert "keeps records for 7 days" in applied.stderr
+    assert "shorten label.window" in applied.stderr
+    fits = CliRunner().invoke(app, ["apply-topics", "--spec", str(SPEC)])
+    assert "keeps records" not in fits.stderr  # it fails later, where no broker answers
+    (tmp_path / "events.jsonl").write_text(EVENT)
+    for spec, told in ((long, True), (SPEC, False)):
+        checked = CliRunner().invoke(app, ["check", str(tmp_path / "events.jsonl"), "--spec", str(spec)])
+        assert ("keeps records for 7 days" in " ".join(checked.stdout.split())) == told
+    assert checked.exit_code == 1  # nothing was installed
+
+
+def test_a_joiner_warns(long: Path, tmp_path: Path) -> None:
+    """It may be right where the topic was told to keep more; it starts."""
+    command = [sys.executable, "-m", "thalweg.cli.main", "run", "joiner", "--spec", str(long)]
+    env = {"THALWEG_KAFKA": "127.0.0.1:1", "THALWEG_LOCAL": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as joiner:
+        assert joiner.stderr is not None
+        try:
+            assert "keeps records for 7 days" in joiner.stderr.readline()
+        finally:
+            joiner.kill()

@@ -1,0 +1,60 @@
+"""Names for hashed keys."""
+
+import numpy as np
+
+from stream.events.codec import Item, User, encode
+from stream.events.topics import ITEMS, USERS
+from stream.features.encoder import Encoder, one_page
+from stream.features.page_features import Catalogue, Layout, build_page
+from stream.log.log import MemoryLog
+from stream.spec.spec_file import parse_spec
+from thalweg.views.names import Names
+
+SPEC = parse_spec("""
+name = "m"
+[user]
+id = "category"
+age = { type = "number", bands = [18, 40] }
+history = { of = "item.id", last = 5 }
+[item]
+id = "category"
+tags = "categories"
+[context]
+device = "category"
+[wide]
+features = ["user.id", "context.device", "user.age_band"]
+crosses = [["user.history", "item.id"], ["user.id", "item.tags", "user.age_band"]]
+[deep]
+features = ["item.tags"]
+""")
+
+
+def test_every_known_key_gets_its_name() -> None:
+    """Keys of a page are named by the values that made them; values that only requests have stay unknown."""
+    layout = Layout(SPEC)
+    encoder, catalogue = Encoder(SPEC, layout), Catalogue(layout)
+    log = MemoryLog({ITEMS.name: 1, USERS.name: 1}, lambda: 1)
+    for item in (Item("a", {"tags": ["x"]}, "Aye"), Item("b", {"tags": ["y", "z"]})):
+        catalogue.put(item)
+        log.send(ITEMS.name, 0, encode(item), item.item.encode())
+    log.send(ITEMS.name, 0, b"\xff", b"broken")
+    log.send(USERS.name, 0, encode(User("u", {"age": 30.0})), b"u")
+    user = layout.user("u", {"age": 30.0}, ["a"], {"device": "phone"})
+    keys = encoder.wide_keys(one_page(build_page(layout, user, catalogue, catalogue.rows(["b"])))).keys
+    names = Names.read(log, layout)
+    assert names.of_keys(encoder, keys) == dict(zip(keys.tolist(), [
+        "user.id=u",
+        "context.device = ?",
+        "user.age_band=[18, 40)",
+        "user.history=a Aye x item.id=b",
+        "user.id=u x item.tags=y x user.age_band=[18, 40)",
+        "user.id=u x item.tags=z x user.age_band=[18, 40)",
+        "bias",
+    ], strict=True))  # fmt: skip
+
+
+def test_unknown_values_leave_the_name_of_the_cross() -> None:
+    """Where no values are known, a key is named by its cross alone."""
+    layout = Layout(SPEC)
+    keys = np.array([4], np.uint64)  # of the fourth cross
+    assert Names(layout).of_keys(Encoder(SPEC, layout), keys) == {4: "user.history x item.id = ?"}

@@ -1,0 +1,1 @@
+"""Backtests: a source joined and learned in one process, beside peers."""

@@ -1,0 +1,216 @@
+"""Peers that take part in a backtest: Vowpal Wabbit and River, with the features that our parts have.
+
+Both see an example as a list of whole numbers, each a feature of value 1: the wide keys, the deep part's categories
+(but for those that are a wide feature anyway), and for every number that the deep part reads the quantile that it falls
+into ("bucket"; missing is one of its own). Boundaries are those that the deep part would have: from the same sample,
+frozen at the same examples. Under `fake_negative` both weigh an example by their own prediction, as we do.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+import numpy as np
+
+from stream.events.codec import Examples
+from stream.features.encoder import Batch, Encoder, one_page
+from stream.features.page_features import F32, Layout
+from stream.spec.spec import Spec
+from stream.tables.hash_table import U64
+
+BITS: Final = 26  # of a feature's number: of 2,000,000 that are alive one in 34 shares its weight with another
+FIRST_FREEZE: Final = 64
+SAMPLE: Final = 16_384
+MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class PeerRates:
+    """Vowpal Wabbit's FTRL-Proximal and River's plain gradient descent, which was better than its FTRL-Proximal.
+
+    Defaults: the best draws on MovieLens' first 30,000 pages (`benchmarks/tuned.json`), to two digits.
+    """
+
+    alpha: float = 0.058
+    beta: float = 1.0
+    l1: float = 0.0
+    l2: float = 5.0
+    river: float = 0.018
+
+
+class Buckets:
+    """Quantiles of the deep part's numbers, frozen as it freezes them: at 64 examples, at doublings, at warm starts."""
+
+    def __init__(self, spec: Spec, numbers: int) -> None:
+        self._quantiles, self._every = spec.deep.quantiles, spec.deep.warm_start.every
+        self._sample: F32 = np.full((SAMPLE, numbers), np.nan, np.float32)
+        self._sampled = np.zeros(SAMPLE, np.bool_)
+        self._seen = 0
+        self.boundaries: list[F32] = [np.zeros(0, np.float32)] * numbers
+
+    def of(self, numbers: F32) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """The bucket of each number [B, D]: from 1; 0 when it is missing."""
+        found = np.empty(numbers.shape, np.int64)
+        for d, boundaries in enumerate(self.boundaries):
+            found[:, d] = 1 + np.searchsorted(boundaries, numbers[:, d])
+        found[np.isnan(numbers)] = 0
+        return found
+
+    def learn(self, ids: Iterable[int], numbers: F32) -> None:
+        """These examples were learned."""
+        for example, row in zip(ids, numbers, strict=True):
+            place = example % SAMPLE
+            self._sample[place], self._sampled[place] = row, True
+            before, self._seen = self._seen, self._seen + 1
+            doubled = before.bit_length() != self._seen.bit_length() and FIRST_FREEZE <= self._seen < self._every
+            if doubled or self._seen % self._every == 0:
+                self._freeze()
+
+    def _freeze(self) -> None:
+        shares = np.arange(1, self._quantiles) / self._quantiles
+        for d, column in enumerate(self._sample[self._sampled].T):
+            known = column[~np.isnan(column)]
+            if len(known):
+                self.boundaries[d] = np.quantile(known, shares).astype(np.float32)
+
+
+class PeerFeatures:
+    """Examples as whole numbers below 2^26: hashes of our wide keys, of the deep part's ids, of (number, bucket)."""
+
+    def __init__(self, spec: Spec) -> None:
+        alone = [cross.of[0] for cross in spec.crosses() if len(cross.of) == 1]
+        deep = [name for name in spec.deep_features() if name not in alone]
+        whole = msgspec.structs.replace(
+            spec, parts=["wide", "deep"], deep=msgspec.structs.replace(spec.deep, features=deep)
+        )
+        self._encoder = Encoder(whole, Layout(whole))
+        numbers = len(self._encoder.deep_numbers)
+        self._salts = np.arange(1, numbers + 1, dtype=np.uint64) << np.uint64(32)
+        self.buckets = Buckets(spec, numbers)
+
+    def of(self, batch: Batch) -> tuple[list[list[int]], F32]:
+        """The features of each example, and its numbers [B, D]. The bias isn't among them: peers have their own."""
+        keys = self._encoder.wide_keys(batch)
+        deep = self._encoder.deep_input(batch)
+        shift = np.uint64(64 - BITS)
+        wide = (keys.keys >> np.uint64(8)) & np.uint64((1 << BITS) - 1)  # the low byte says which cross it is
+        buckets = ((self._salts + self.buckets.of(deep.numbers).astype(np.uint64)) * MULTIPLIER) >> shift
+        ends = keys.offsets.tolist()
+        features = [
+            wide[ends[b] : ends[b + 1] - 1].tolist()  # the last key is the bias
+            + (deep.part(b, b + 1).ids >> shift).tolist()  # a column's ids have a seed of their own
+            + buckets[b].tolist()
+            for b in range(len(batch))
+        ]
+        return features, deep.numbers
+
+
+def _weight(weight: float, label: int, p: float) -> float:
+    """What an example weighs under `fake_negative`, being predicted as p (Ktena et al. 2019)."""
+    return weight * ((1.0 + p) if label else (1.0 - p) * (1.0 + p))
+
+
+def _batch(examples: Examples) -> Batch:
+    """The examples of one page."""
+    words: U64 = np.frombuffer(examples.page.features, np.uint64)
+    positions = np.array(examples.positions, np.int64)
+    return Batch(words, np.zeros(1, np.int64), np.zeros(len(positions), np.int64), positions)
+
+
+class VowpalWabbit:
+    """`vw --ftrl` in this process. What it is given can be dumped: unlabelled lines are predicted, others learned.
+
+    A line's tag is the row of its example, in the order of pages. `vw` doesn't learn from a line without a label, so
+    `vw -d FILE` with `arguments()` and `-p PREDICTIONS` does all this again; the first prediction of each tag is the
+    one at page time.
+    """
+
+    name = "vw"
+
+    def __init__(self, spec: Spec, rates: PeerRates, dump: Path | None = None) -> None:
+        from vowpalwabbit import Workspace  # here: it takes a moment, and it's a peer's alone
+
+        self.features = PeerFeatures(spec)
+        self._weighs = spec.label.policy == "fake_negative"
+        self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
+        self._dump: IO[str] | None = dump.open("w") if dump else None
+
+    def predict(self, words: U64, row: int) -> F32:
+        """By the weights as they are now."""
+        features, _ = self.features.of(one_page(words))
+        lines = [f"'{row + i} | {' '.join(map(str, one))}" for i, one in enumerate(features)]
+        self._write(lines)
+        return np.array([self._vw.predict(line) for line in lines], np.float32)
+
+    def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
+        """Each example in turn; 1 and -1 are what it calls labels."""
+        for examples, row in zip(record, rows, strict=True):
+            features, numbers = self.features.of(_batch(examples))
+            for one, label, weight, position in zip(
+                features, examples.labels, examples.weights, examples.positions, strict=True
+            ):
+                told = f"'{row + position} | {' '.join(map(str, one))}"
+                heavy = _weight(weight, label, self._vw.predict(told)) if self._weighs else weight
+                line = f"{1 if label else -1} {heavy:.9g} {told}"
+                self._write([line])
+                self._vw.learn(line)
+            self.features.buckets.learn(examples.ids, numbers)
+
+    def _write(self, lines: Sequence[str]) -> None:
+        if self._dump:
+            self._dump.writelines(f"{line}\n" for line in lines)
+
+    def auc_arrival(self) -> float:
+        """Not measured."""
+        return float("nan")
+
+    def close(self) -> None:
+        """The dump is whole afterwards."""
+        self._vw.finish()
+        if self._dump:
+            self._dump.close()
+
+
+def arguments(rates: PeerRates) -> str:
+    """Vowpal Wabbit's command line."""
+    return (
+        f"--ftrl --loss_function logistic --link logistic -b {BITS} --ftrl_alpha {rates.alpha:g} "
+        f"--ftrl_beta {rates.beta:g} --l1 {rates.l1:g} --l2 {rates.l2:g}"
+    )
+
+
+class River:
+    """River's logistic regression, by gradient descent at a constant rate."""
+
+    name = "river"
+
+    def __init__(self, spec: Spec, rates: PeerRates) -> None:
+        from river import linear_model, optim
+
+        self.features = PeerFeatures(spec)
+        self._weighs = spec.label.policy == "fake_negative"
+        self._model: Any = linear_model.LogisticRegression(optim.SGD(rates.river), intercept_lr=rates.river)
+
+    def predict(self, words: U64, row: int) -> F32:
+        """By the weights as they are now."""
+        features, _ = self.features.of(one_page(words))
+        return np.array([self._p(dict.fromkeys(one, 1.0)) for one in features], np.float32)
+
+    def _p(self, features: dict[int, float]) -> float:
+        return float(self._model.predict_proba_one(features)[True])
+
+    def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
+        """Each example in turn."""
+        for examples in record:
+            features, numbers = self.features.of(_batch(examples))
+            for one, label, weight in zip(features, examples.labels, examples.weights, strict=True):
+                given = dict.fromkeys(one, 1.0)
+                heavy = _weight(weight, label, self._p(given)) if self._weighs else weight
+                self._model.learn_one(given, bool(label), w=heavy)
+            self.features.buckets.learn(examples.ids, numbers)
+
+    def auc_arrival(self) -> float:
+        """Not measured."""
+        return float("nan")

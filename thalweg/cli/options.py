@@ -1,0 +1,117 @@
+"""What commands share: options, settings, the file for `--json`."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stream.runtime.errors import DataError, SpecError
+
+if TYPE_CHECKING:
+    from stream.runtime.settings import Settings
+    from stream.snapshots.redis_store import RedisStore
+    from stream.spec.spec import Spec
+
+SPECS = Path(__file__).resolve().parents[2] / "specs"
+SPEC = SPECS / "movielens.toml"
+
+SpecFile = Annotated[Path | None, typer.Option("--spec", help="The model's spec (TOML); must be named.")]
+SourceSpec = Annotated[
+    Path | None, typer.Option("--spec", help="The model's spec (TOML).", show_default="a data set's own")
+]
+ModelSpec = Annotated[
+    Path | None, typer.Option("--spec", help="The spec that names the model.", show_default="THALWEG_MODEL")
+]
+
+
+def writable(path: Path | None) -> Path | None:
+    """The file of `--json`, before a command has begun: it may take minutes. Raises DataError."""
+    if path is not None:
+        place = path if os.path.exists(path) else path.parent
+        if not os.path.isdir(path.parent):
+            raise DataError(f"{path} can't be written: {path.parent} isn't a folder; name another file with --json")
+        if os.path.isdir(path) or not os.access(place, os.W_OK):
+            raise DataError(f"{path} can't be written: {place} is closed to it; name another file with --json")
+    return path
+
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", callback=writable, help="Write the figures there too, as one flat JSON object."),
+]
+AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on when records were lost to retention.")]
+
+
+def read_settings(*, with_stack: bool = True) -> "Settings":
+    """`with_stack` False: for what repairs the stack, or tells how it is, though its file may be garbled."""
+    from stream.runtime.settings import Settings
+
+    return Settings.load(with_stack=with_stack)
+
+
+def kept_settings() -> "Settings":
+    """Settings for looking in: those of a demo that was kept up, unless the environment names another place.
+
+    That is a broker, a Redis, or a prefix that isn't the beginning of the demo's.
+    """
+    from thalweg.demo.demo_state import Kept
+
+    named = read_settings(with_stack=False)
+    kept = None if named.kafka or named.redis else Kept.read(named.local)
+    if kept and kept.alive and kept.topic_prefix.startswith(named.topic_prefix):
+        return kept.settings(named)
+    return read_settings()
+
+
+def read_spec(path: Path | None) -> "Spec":
+    """The spec in this file. Raises SpecError, also when no file is named."""
+    from stream.spec.spec_file import load_spec
+
+    if path is None:
+        raise SpecError(
+            "no spec is named: pass --spec FILE, such as --spec specs/movielens.toml; "
+            "`thalweg init` drafts one from events"
+        )
+    return load_spec(path)
+
+
+def read_source_spec(source: str, path: Path | None) -> "Spec":
+    """The spec in this file, else the one of the data set that `source` names. Raises SpecError, DataError."""
+    from thalweg.sources.play import data_set
+
+    name = data_set(source)
+    return read_spec(path or (SPECS / f"{name}.toml" if name else None))
+
+
+def model_name(settings: "Settings", spec: Path | None) -> str:
+    """The model that THALWEG_MODEL or a kept demo names, else the spec's. Raises SpecError when none does."""
+    if not (settings.model or spec):
+        raise SpecError("no model is named: pass --spec FILE, the spec that it runs by, or set THALWEG_MODEL")
+    return settings.model or read_spec(spec).name
+
+
+def open_store(settings: "Settings", spec: Path | None) -> "closing[RedisStore]":
+    """The snapshots of `model_name`."""
+    from stream.snapshots.redis_store import RedisStore
+
+    return closing(RedisStore(settings, model_name(settings, spec)))
+
+
+def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
+    """Write the figures, when a file is named. Raises DataError."""
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+    except OSError as bad:
+        raise DataError(f"{path} can't be written: {bad.strerror}; name another file with --json") from None
+
+
+def say(line: str) -> None:
+    """A line for a person, beside what is printed as the result."""
+    print(line, file=sys.stderr, flush=True)

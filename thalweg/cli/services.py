@@ -1,0 +1,221 @@
+"""Commands that run Thalweg: the local stack, topics, services, replays."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stream.runtime.errors import SettingsError, SpecError
+from stream.runtime.logs import log_to_stderr
+from thalweg.cli.options import (
+    AcceptGap,
+    JsonFile,
+    ModelSpec,
+    SourceSpec,
+    SpecFile,
+    model_name,
+    read_settings,
+    read_source_spec,
+    read_spec,
+    say,
+    write_json,
+)
+
+services = typer.Typer()
+run_app = typer.Typer(no_args_is_help=True, help="Run a service until Ctrl-C: joiner, learner or ranker.")
+services.add_typer(run_app, name="run")
+
+
+@services.command()
+def up() -> None:
+    """Start the local stack: one Kafka and one Redis.
+
+    They listen on free loopback ports. Run again, it does nothing.
+    """
+    from thalweg.stack import stack
+
+    stack.up(read_settings(with_stack=False).local, progress=say)
+
+
+@services.command()
+def down() -> None:
+    """Stop the local stack, and what a demo has left up.
+
+    Data and logs stay.
+    """
+    from thalweg.demo.demo_state import Kept
+    from thalweg.stack import stack
+
+    settings = read_settings(with_stack=False)
+    local = settings.local
+    kept = Kept.read(local)
+    if kept:
+        kept.end(local, settings, progress=say)
+        if not (local / "stack.json").exists():
+            return
+    stack.down(local, progress=say)
+
+
+@services.command()
+def status(json_file: JsonFile = None) -> None:
+    """Show which servers and services run here, and their state.
+
+    Exit code 1 when one doesn't run.
+    """
+    from thalweg.demo.demo_state import Kept
+    from thalweg.stack.status import look
+    from thalweg.views.show import printed, status_table
+
+    settings = read_settings(with_stack=False)
+    found = look(settings.local)
+    kept = Kept.read(settings.local)
+    if kept:
+        found += look(Path(kept.local))
+    printed(status_table(found))
+    write_json(json_file, {one.name: one.state for one in found})
+    if not found or any(not one.fine for one in found):
+        raise typer.Exit(1)
+
+
+@services.command()
+def doctor(json_file: JsonFile = None) -> None:
+    """Check what Thalweg needs; list all settings.
+
+    For what is missing it names the command that gets it. Exit code 1 when something needed is missing.
+    """
+    from thalweg.stack.doctor import checks, render, settings_table
+    from thalweg.views.replay_cost import told
+    from thalweg.views.show import printed
+
+    found = checks(read_settings(with_stack=False))
+    printed(render(found))
+    printed(settings_table())
+    with suppress(SettingsError):  # a stack file that can't be read is told above
+        if cost := told(read_settings()):
+            print(cost)
+    write_json(json_file, {one.name: one.ok for one in found})
+    if any(one.needed and not one.ok for one in found):
+        raise typer.Exit(1)
+
+
+@services.command("apply-topics")
+def topics(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Lower what an operator has raised, too.")] = False,
+    spec: Annotated[
+        Path | None, typer.Option("--spec", help="See first whether `events` keeps records for as long as it needs.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Create the topics, or bring them to their declaration.
+
+    The difference is shown first. What an operator has raised above its declaration, such as a retention, is left
+    without --force; partitions and replicas are never changed.
+    """
+    from stream.joiner.label_rules import label_rules
+    from stream.log.kafka_admin import apply_topics, plan_topics
+    from thalweg.text.retention import REMEDY, too_short
+    from thalweg.views.replay_cost import told
+
+    settings = read_settings()
+    if spec and (short := too_short(label_rules(read_spec(spec)))):
+        raise SpecError(f"{spec}: {short}: {REMEDY}")
+    plan = plan_topics(settings, force=force)
+    for change in plan:
+        print(change)
+    due = [change for change in plan if change.action != "leave"]
+    made = [] if dry_run else [change for change in due if change.action != "refuse"]
+    if not due:
+        print("all topics are as they should be")
+    if made:
+        apply_topics(settings, made)
+        print(f"{len(made)} changes made")
+    if cost := told(settings):
+        print(cost)
+    write_json(json_file, {"changes": len(due), "made": len(made)})
+
+
+@services.command()
+def replay(
+    source: Annotated[
+        str, typer.Argument(help="`movielens`, `openbandit`, a file of events as JSON lines, or - for stdin.")
+    ],
+    spec: SourceSpec = None,
+    rate: Annotated[float, typer.Option(min=0, help="Pages a second; 0: as fast as it goes.")] = 0.0,
+    limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,
+    json_file: JsonFile = None,
+) -> None:
+    """Play a data set or a file of events into the log."""
+    from thalweg.sources.play import play
+
+    read = read_source_spec(source, spec)
+    played = play(source, read_settings(), read, rate=rate or None, limit=limit or None)
+    for name, value in played.items():
+        print(f"{name:12} {value}")
+    write_json(json_file, played)
+
+
+@run_app.command("joiner")
+def run_joiner(
+    spec: SpecFile = None,
+    accept_gap: AcceptGap = False,
+    accept_rules: Annotated[
+        bool,
+        typer.Option(
+            "--accept-rules",
+            help="Go on from commits of other rules, or of another model: open pages are judged anew by these rules "
+            "from the commit on, and what was emitted of them stays.",
+        ),
+    ] = False,
+) -> None:
+    """Join pages and installs to labelled examples.
+
+    Start more with a THALWEG_WORKER name each.
+    """
+    from stream.joiner.label_rules import label_rules
+    from stream.joiner.record_processor import ShellRules
+    from stream.joiner.supervisor import run_joiner as run
+    from thalweg.text.retention import REMEDY, too_short
+
+    read = read_spec(spec)
+    settings = read_settings()
+    settings.need_kafka()
+    log_to_stderr(settings.log_level)
+    rules = label_rules(read)
+    if short := too_short(rules):
+        say(f"warning: {short}: {REMEDY}")  # the topic may have been told to keep them for longer
+    shell = ShellRules(
+        accept_gap=accept_gap,
+        accept_rules=accept_rules,
+        model=read.name,
+        uncommitted_max=settings.uncommitted_max,
+        poison_s=settings.joiner_poison_s,
+        outage_grace_s=settings.joiner_outage_grace_s,
+    )
+    run(settings, rules, shell)
+
+
+@run_app.command("learner")
+def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
+    """Learn the examples, write checkpoints, publish snapshots."""
+    from learner.service import run_learner as run
+
+    read = read_spec(spec)
+    settings = read_settings()
+    log_to_stderr(settings.log_level)
+    run(settings, read, accept_gap=accept_gap)
+
+
+@run_app.command("ranker")
+def run_ranker(spec: ModelSpec = None, accept_gap: AcceptGap = False) -> None:
+    """Answer ranking requests with the newest snapshot.
+
+    Start more with a THALWEG_WORKER name each.
+    """
+    from ranker.serving.service import run_ranker as run
+
+    settings = read_settings()
+    model = model_name(settings, spec)
+    log_to_stderr(settings.log_level)
+    run(settings, model, accept_gap=accept_gap)

@@ -1,0 +1,1 @@
+"""The demo: every service as a process, questions all the while, what came of it."""

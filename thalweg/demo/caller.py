@@ -1,0 +1,182 @@
+"""A caller of rankers, one request at a time: ask, show the page, install, wait until that was learned."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+from stream.events.codec import (
+    Impression,
+    Install,
+    Item,
+    RankReply,
+    RankRequest,
+    decode_events,
+    decode_replies,
+    encode_record,
+)
+from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
+from stream.log.kafka_log import KafkaLog
+from stream.log.log import END, Log, Reader, Record, partition_of
+from stream.runtime.errors import DataError, LogError
+from stream.runtime.settings import Settings
+from stream.snapshots.snapshot import SnapshotStore
+from thalweg.demo.freshness import manifests_between
+from thalweg.views.names import entities
+
+ANSWER_S: Final = 10.0
+LEARNED_S: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply, how long it took at the caller, and when it was appended to the log."""
+
+    reply: RankReply
+    latency_ms: float
+    appended_ms: int
+
+    def figures(self) -> dict[str, object]:
+        """What a person may want of it, as JSON takes it."""
+        kept = ("user", "items", "scores", "version", "staleness_ms", "scored", "notes")
+        return {name: getattr(self.reply, name) for name in kept} | {"latency_ms": self.latency_ms}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The first answer by a version that has learned an install, and the milliseconds between their appends."""
+
+    version: int
+    served_ms: int
+    answer: Answer
+
+
+def own_request_id(partition: int, partitions: int) -> str:
+    """A request id whose reply comes in this partition: a caller reads one partition and waits for no other."""
+    while True:
+        request_id = uuid4().hex
+        if partition_of(request_id, partitions) == partition:
+            return request_id
+
+
+class Caller:
+    """Asks rankers over the log. One thread only."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, REQUESTS.name, REPLIES.name)}
+        self._reader = log.reader(REPLIES.name, {0: END})
+
+    def close(self) -> None:
+        """Leave the log's readers; the log itself is the opener's."""
+        self._reader.close()
+
+    def rank(self, user: str, *, k: int = 10, candidates: Sequence[str] | None = None) -> Answer:
+        """One answer. Raises LogError when no ranker gives one, DataError when it says that it can't."""
+        request_id = own_request_id(0, self._partitions[REPLIES.name])
+        wanted = None if candidates is None else list(candidates)
+        request = RankRequest(request_id, user, k, candidates=wanted)
+        sent_s = time.monotonic()
+        self._send(REQUESTS.name, request_id, request)
+        while time.monotonic() < sent_s + ANSWER_S:
+            for record in self._reader.poll(0.2):
+                for reply in decode_replies(record.value or b""):
+                    if reply.request_id == request_id:
+                        if reply.error:
+                            raise DataError(f"the ranker can't answer for user {user}: {reply.error}")
+                        return Answer(reply, (time.monotonic() - sent_s) * 1000, record.time_ms)
+        raise LogError(
+            f"no ranker answered within {ANSWER_S:g} s: does one run? `thalweg status`, `thalweg run ranker`"
+        )
+
+    def saw(self, reply: RankReply) -> bool:
+        """Write the page as one that its user saw, with the features by which it was ranked.
+
+        False, and nothing written, when it has none: before there's a model there's nothing to learn from a page.
+        """
+        if not reply.features:
+            return False
+        page = Impression(
+            reply.request_id,
+            reply.time_ms,
+            reply.user,
+            reply.items,
+            version=reply.version,
+            scores=reply.scores,
+            features=reply.features,
+        )
+        self._send(EVENTS.name, reply.user, page)
+        return True
+
+    def install(self, user: str, item: str, time_ms: int, request_id: str) -> int:
+        """Write an install; returns the log's append time, from which freshness counts."""
+        event = Install(user, item, time_ms, uuid4().hex, request_id)
+        partition = partition_of(user, self._partitions[EVENTS.name])
+        reader = self._log.reader(EVENTS.name, {partition: END})
+        try:
+            self._send(EVENTS.name, user, event)
+            return _find(reader, event).time_ms
+        finally:
+            reader.close()
+
+    def wait_learned(self, store: SnapshotStore, appended_ms: int, before: int, ask: Callable[[], Answer]) -> Learned:
+        """Ask until a version after `before` that learned the install appended at `appended_ms` answers.
+
+        Raises DataError when none comes in time.
+        """
+        seen = before
+        deadline_s = time.monotonic() + LEARNED_S
+        while time.monotonic() < deadline_s:
+            answer = ask()
+            if any(appended_ms in one.ingest_ms for one in manifests_between(store, seen, answer.reply.version)):
+                return Learned(answer.reply.version, answer.appended_ms - appended_ms, answer)
+            seen = max(seen, answer.reply.version)
+        raise DataError(
+            f"no version that has learned the install was served within {LEARNED_S:g} s: is it on an open page, and do "
+            "joiner and learner run (`thalweg status`)?"
+        )
+
+    def install_and_wait(self, user: str, item: str, store: SnapshotStore, *, request_id: str = "") -> Learned:
+        """An install, on the page that `request_id` names, else on a page of this item alone; then wait_learned."""
+        alone = self.rank(user, k=1, candidates=[item]).reply
+        if not alone.items:
+            raise DataError(f"the ranker would not show {item} to {user}: does the user have it already?")
+        if not request_id and not self.saw(alone):
+            raise DataError("no model ranks yet, so nothing can learn an install: does the learner run?")
+        appended_ms = self.install(user, item, alone.time_ms + 1, request_id or alone.request_id)
+        return self.wait_learned(store, appended_ms, alone.version, lambda: self.rank(user))
+
+    def titles(self) -> dict[str, str]:
+        """Titles of all items, read from the log."""
+        return {item.item: item.title for item in entities(self._log, ITEMS.name, Item)}
+
+    def _send(self, topic: str, key: str, event: Impression | Install | RankRequest) -> None:
+        self._log.send(topic, partition_of(key, self._partitions[topic]), encode_record([event]))
+        self._log.flush()
+
+
+def _find(reader: Reader, event: Install) -> Record:
+    """The record in which the log has the event."""
+    deadline_s = time.monotonic() + ANSWER_S
+    while time.monotonic() < deadline_s:
+        for record in reader.poll(0.2):
+            events, _ = decode_events(record.value or b"")
+            if any(isinstance(one, Install) and one.install_id == event.install_id for one in events):
+                return record
+    raise LogError(f"the install that was just written to {EVENTS.name} doesn't come back: `thalweg status`")
+
+
+@contextmanager
+def calling(settings: Settings) -> Iterator[Caller]:
+    """A Caller on Kafka for a while."""
+    log = KafkaLog(settings)
+    try:
+        caller = Caller(log)
+        try:
+            yield caller
+        finally:
+            caller.close()
+    finally:
+        log.close()

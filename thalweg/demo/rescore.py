@@ -1,0 +1,61 @@
+"""No reply mixes two versions: replies are made again from the snapshot of the version that they name.
+
+Both halves: the statistics in a reply's features are that version's, and so are the scores that it gives them.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ranker.versions.model import Version, score_features
+from ranker.versions.version_loader import Loader
+from stream.events.codec import RankReply
+from stream.features.page_features import words_of
+from stream.runtime.errors import BadEvent, BadSnapshot
+from stream.snapshots.snapshot import SnapshotStore
+
+DIFFERENCE_MAX: Final = 1e-5
+
+
+@dataclass(frozen=True)
+class Recount:
+    """How many replies were recomputed, how many of them their version doesn't explain, and how many couldn't be."""
+
+    checked: int
+    mixed: int
+    gone: int  # their version isn't kept any more, or they have none
+
+
+def recount(store: SnapshotStore, model: str, replies: Sequence[RankReply]) -> Recount:
+    """Score these replies again, version by version. Raises StoreUnavailable."""
+    by_version: dict[int, list[RankReply]] = defaultdict(list)
+    for reply in replies:
+        if reply.version and reply.items:
+            by_version[reply.version].append(reply)
+    loader, previous = Loader(store, model), None
+    checked = mixed = 0
+    for number in sorted(by_version):
+        try:
+            version = previous = loader.load(number, previous)
+        except BadSnapshot:
+            continue
+        checked += len(by_version[number])
+        mixed += sum(not explains(version, reply) for reply in by_version[number])
+    return Recount(checked, mixed, len(replies) - checked)
+
+
+def explains(version: Version, reply: RankReply) -> bool:
+    """Whether this version gives the reply's page its statistics, to the bit, and then its items their scores."""
+    try:
+        words = words_of(reply.features, version.plan.layout, len(reply.items))
+        scores = score_features(version, reply.features, len(reply.items))
+    except BadEvent:
+        return False
+    filled = words.copy()
+    version.fill(filled, reply.time_ms)
+    if not np.array_equal(filled, words):  # as whole numbers, so a missing value (NaN) equals itself
+        return False
+    return bool(np.abs(scores - np.asarray(reply.scores)).max() <= DIFFERENCE_MAX)

@@ -1,0 +1,1 @@
+"""A user's own data: surveyed, checked, and a spec drafted for it."""

@@ -1,0 +1,1 @@
+"""Sources by name: read to their end, or played into Kafka."""

@@ -1,0 +1,1 @@
+"""Durations, and what they mean for retention."""

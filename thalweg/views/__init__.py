@@ -1,0 +1,1 @@
+"""What operators look at: a page's life, dead letters, tables."""
