@@ -94,7 +94,7 @@ def _allarrays_of(version: Version) -> list[Array]:
 
 
 def main() -> None:
-    """The builder's process: `python -m ranker.builder.builder_worker DESCRIPTOR MODEL`; settings in its environment."""
+    """The builder: `python -m ranker.builder.builder_worker DESCRIPTOR MODEL`, the settings in its environment."""
     settings = Settings.load()
     log_to_stderr(settings.log_level)
     channel, model, blocks = socket.socket(fileno=int(sys.argv[1])), sys.argv[2], Blocks()
