@@ -208,8 +208,8 @@ def outage(house: Settings, groups_a_s: float, flow_s: float) -> dict[str, float
         flow.stop()
         _all_at_work(settings)
         time.sleep(1.0)  # its gauges
-        late = sum(v for name, v in metrics(settings).items() if name.startswith("thalweg_joiner_met{") and
-                   'what="late"' in name)  # fmt: skip
+        late = sum(v for name, v in metrics(settings).items() if name.startswith("thalweg_joiner_outcomes_total{") and
+                   'outcome="late"' in name)  # fmt: skip
     found = {(request, position): label for request, position, label, _ in _emitted(settings)}
     lost = [one for one in flow.positives if not found.get(one)]
     assert flow.positives, "nothing was installed"

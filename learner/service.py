@@ -14,7 +14,7 @@ from learner.dedup_check import check_memory
 from learner.jit_warmup import warm
 from learner.publishing.publisher import Publisher, cadence_of
 from learner.publishing.version_allocator import Used
-from learner.training import metrics as meters
+from learner.training import metrics
 from learner.training.dedup import source_of
 from learner.training.model import Model
 from learner.training.progressive_validation import HEADER
@@ -104,7 +104,7 @@ class Learner:
             self._writing.join()
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        with meters.CHECKPOINT_S.time():
+        with metrics.CHECKPOINT.time():
             try:
                 self.files.write(checkpoint)
                 self._checkpoint_offset = checkpoint.meta.offset
@@ -166,12 +166,12 @@ class Learner:
     def measure(self) -> None:
         """Set the metrics."""
         self.measured_ms = now_ms()
-        meters.show_model(self.model)
-        meters.DEAD_LETTERS.set(self.dead_letters)
-        meters.OFFSET.set(max(self.offset, 0))
+        metrics.show_model(self.model)
+        metrics.DEAD_LETTERS.set(self.dead_letters)
+        metrics.OFFSET.set(max(self.offset, 0))
         if self.publisher:
-            meters.VERSION.set(self.publisher.carrier.published)
-            meters.REFUSED.set(self.publisher.refused)
+            metrics.VERSION.set(self.publisher.carrier.published)
+            metrics.REJECTED.set(self.publisher.refused)
 
 
 @dataclass

@@ -1,37 +1,44 @@
-"""The learner's meters, as `/metrics` shows them."""
+"""The learner's metrics."""
 
 from prometheus_client import Gauge, Histogram
 
 from learner.training.model import Model
 from learner.training.progressive_validation import ALL, WINDOW
+from stream.runtime.metrics import Total
 from stream.tables.eviction import EVICTED, EXPIRED
 
 OF = ["slice", "window"]  # all or a slice of the spec; the lifetime or the last so many
 FIGURES = {
-    "examples": Gauge("thalweg_predicted_examples", "examples that the figures are of: first labels only", OF),
-    "auc": Gauge("thalweg_auc_arrival", "AUC, each predicted just before it was learned", OF),
-    "log_loss": Gauge("thalweg_log_loss", "mean log loss, likewise", OF),
-    "normalised_entropy": Gauge("thalweg_normalised_entropy", "log loss / that of always predicting the base rate", OF),
-    "base_rate": Gauge("thalweg_base_rate", "mean label", OF),
-    "calibration": Gauge("thalweg_calibration", "mean prediction / mean label", OF),
+    "examples": Gauge("thalweg_learner_predicted_examples", "examples that the figures are of: first labels only", OF),
+    "auc": Gauge("thalweg_learner_auc", "AUC, each predicted just before it was learned; by slice and window", OF),
+    "log_loss": Gauge("thalweg_learner_log_loss", "mean log loss, likewise", OF),
+    "normalised_entropy": Gauge(
+        "thalweg_learner_normalised_entropy", "log loss / that of always predicting the base rate", OF
+    ),
+    "base_rate": Gauge("thalweg_learner_base_rate", "mean label, likewise", OF),
+    "calibration": Gauge("thalweg_learner_calibration", "mean prediction / mean label, likewise", OF),
 }
 for gauge in FIGURES.values():
     gauge.labels(ALL, "lifetime")  # who reads the metrics finds them from the first moment
-EXAMPLES_LEARNED = Gauge("thalweg_examples_learned", "examples learned, since the log's beginning")
-DUPLICATES = Gauge("thalweg_duplicates_dropped", "examples and organic installs that had been learned before")
-ORGANIC_LEARNED = Gauge("thalweg_organic_learned", "installs without a page learned, since the log's beginning")
-DEAD_LETTERS = Gauge("thalweg_dead_letters", "what the learner could not take, in this process")
+EXAMPLES = Total("thalweg_learner_examples", "examples learned, since the log's beginning")
+DUPLICATES = Total("thalweg_learner_duplicates", "examples and organic installs dropped: they had been learned before")
+ORGANIC = Total("thalweg_learner_organic_installs", "installs without a page learned, since the log's beginning")
+DEAD_LETTERS = Total("thalweg_learner_dead_letters", "what the learner could not take, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
-VERSION = Gauge("thalweg_published_version", "newest version in the store")
-REFUSED = Gauge("thalweg_refused_versions", "versions that the gate refused, in this process")
-KEYS = Gauge("thalweg_keys", "keys held; of the deep part ids that have an embedding row", ["part"])
-KEYS_GONE = Gauge(
-    "thalweg_keys_gone", "keys that expired or that the bound took, since the log's beginning", ["part", "why"]
+VERSION = Gauge("thalweg_learner_published_version", "newest version in the store")
+REJECTED = Total("thalweg_learner_rejected_versions", "versions that the gate rejected, in this process")
+KEYS = Gauge("thalweg_learner_keys", "keys in tables, by part; of the deep part ids with an embedding row", ["part"])
+EVICTED_KEYS = Total(
+    "thalweg_learner_evicted_keys", "keys that expired or were over the bound, by part and reason", ("part", "reason")
 )
-IDS_WAITING = Gauge("thalweg_ids_waiting", "ids without an embedding row whose sightings are counted")
-IDS_FORGOTTEN = Gauge("thalweg_ids_forgotten", "ids that expired or that the bound took, in this process", ["had"])
-WARM_STARTS = Gauge("thalweg_warm_starts", "warm starts, since the log's beginning")
-CHECKPOINT_S = Histogram("thalweg_checkpoint_seconds", "time to write a checkpoint")
+PENDING_IDS = Gauge("thalweg_learner_pending_ids", "ids without an embedding row whose sightings are counted")
+EVICTED_IDS = Total(
+    "thalweg_learner_evicted_ids",
+    "ids that expired or were over the bound, in this process, by their row",
+    ("had",),
+)
+WARM_STARTS = Total("thalweg_learner_warm_starts", "warm starts, since the log's beginning")
+CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "time to write a checkpoint")
 
 
 def show_model(model: Model) -> None:
@@ -41,20 +48,20 @@ def show_model(model: Model) -> None:
         for window, figures in (("lifetime", progress.lifetime(name)), (f"{WINDOW}", progress.window(name))):
             for key, value in figures.named().items():
                 FIGURES[key].labels(name, window).set(value)
-    EXAMPLES_LEARNED.set(model.examples)
+    EXAMPLES.set(model.examples)
     DUPLICATES.set(model.duplicates)
-    ORGANIC_LEARNED.set(model.organic)
+    ORGANIC.set(model.organic)
     WARM_STARTS.set(model.warm_starts)
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.sweep),
         ("statistics", model.statistics.table, model.statistics.sweep),
     ):
         KEYS.labels(part).set(len(table))
-        KEYS_GONE.labels(part, "expired").set(int(sweep.tally[EXPIRED]))
-        KEYS_GONE.labels(part, "bound").set(int(sweep.tally[EVICTED]))
+        EVICTED_KEYS.set(int(sweep.tally[EXPIRED]), part, "expired")
+        EVICTED_KEYS.set(int(sweep.tally[EVICTED]), part, "bound")
     if model.deep:
         vocabulary = model.deep.vocabulary
         KEYS.labels("deep").set(vocabulary.used)
-        IDS_WAITING.set(vocabulary.waiting)
-        IDS_FORGOTTEN.labels("row").set(vocabulary.forgotten)
-        IDS_FORGOTTEN.labels("none").set(vocabulary.forgotten_waiting)
+        PENDING_IDS.set(vocabulary.waiting)
+        EVICTED_IDS.set(vocabulary.forgotten, "row")
+        EVICTED_IDS.set(vocabulary.forgotten_waiting, "none")

@@ -49,7 +49,7 @@ class Freshness:
         """`version` was swapped in now, and with it all that was `learned`. `deep_version`: 0 where nobody says."""
         for _, ingests in learned:
             for ingest in ingests:
-                metrics.SERVABLE_MS.observe(max(0, now_ms - ingest))
+                metrics.SERVABLE.observe(max(0, now_ms - ingest) / 1e3)
         with self._lock:
             self._waiting.add(learned)
             if deep_version:
@@ -62,9 +62,9 @@ class Freshness:
             served = self._waiting.take(version)
             deep = self._waiting_deep.take(self._deep_version_of(version))
         for ingest in served:
-            metrics.FRESHNESS_MS.observe(max(0, now_ms - ingest))
+            metrics.FRESHNESS.observe(max(0, now_ms - ingest) / 1e3)
         for ingest in deep:
-            metrics.FRESHNESS_DEEP_MS.observe(max(0, now_ms - ingest))
+            metrics.FRESHNESS_DEEP.observe(max(0, now_ms - ingest) / 1e3)
 
     def _deep_version_of(self, version: int) -> int:
         """Of the newest that isn't newer than `version`; older ones are forgotten."""

@@ -156,7 +156,7 @@ class Follower:
         started_s = time.monotonic()
         try:
             version = self._loader.load(head.version, served.version if served else None)
-            metrics.BUILD_MS.observe((time.monotonic() - started_s) * 1e3)
+            metrics.BUILD.observe(time.monotonic() - started_s)
             self._swap(version, served)
         except StoreUnavailable:
             raise
@@ -214,7 +214,7 @@ class Follower:
     def _refuse(self, head: Head, why: str) -> None:
         self.refused = why
         self._refused_head, self._refused_s = head, time.monotonic()
-        metrics.REFUSED.inc()
+        metrics.REJECTED.inc()
         serving = f"version {self.served.version.number} serves on" if self.served else "nothing is live yet"
         said = f"version {head.version} is refused: {why}; {serving}"
         log.error(said)

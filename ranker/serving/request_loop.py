@@ -146,13 +146,13 @@ class Desk:
 
     def _measure(self, reply: RankReply, read_s: float) -> None:
         metrics.REPLIES.inc()
-        metrics.RANKED.observe((time.monotonic() - read_s) * 1e3)
+        metrics.RANKED.observe(time.monotonic() - read_s)
         for note in reply.notes:
             metrics.NOTED.labels(note).inc()
         if reply.error:
             metrics.ERRORS.inc()
         elif reply.version:
-            metrics.STALENESS_MS.set(reply.staleness_ms)
+            metrics.STALENESS.set(reply.staleness_ms / 1e3)
             self._freshness.replied(reply.version, self._now_ms())
 
 

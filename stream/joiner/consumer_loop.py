@@ -190,7 +190,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         if not closed and not others:
             return pages_of(labels, owned.bodies)
         found = await self.reader.read(partition, closed, others)
-        metrics.READ_AGAIN.inc(len(found))
+        metrics.REREAD.inc(len(found))
         return pages_of(labels, owned.bodies, found)
 
     async def _with_append_times(self, records: list[Record]) -> list[Record]:

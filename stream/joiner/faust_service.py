@@ -216,7 +216,7 @@ class JoinerService:
     async def _measure(self) -> None:
         self.loop.measure()
         if self.histories is not None:
-            metrics.HISTORIES_WAITING.set(self.histories.waiting)
+            metrics.HISTORIES_PENDING.set(self.histories.waiting)
 
     async def _guarded(self, chore: Any) -> None:
         if self.failure is not None:

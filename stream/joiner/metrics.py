@@ -1,4 +1,4 @@
-"""The joiner's meters, as `/metrics` shows them."""
+"""The joiner's metrics."""
 
 import time
 from collections.abc import Iterable
@@ -9,31 +9,33 @@ from prometheus_client import Counter, Gauge, Histogram
 from stream.events.codec import REASONS
 from stream.joiner.join import Joiner
 from stream.joiner.labels import INGEST_MS, Labels, count_reasons
+from stream.runtime.metrics import Total
 
-EVENTS_READ = Counter("thalweg_joiner_events", "events taken in", ["kind"])
-EXAMPLES_TOLD = Counter("thalweg_joiner_examples", "examples emitted", ["reason"])
-DEAD_LETTERS = Counter("thalweg_joiner_dead_letters", "what could not be taken in", ["reason"])
+EVENTS_READ = Counter("thalweg_joiner_events", "events taken in, by kind", ["kind"])
+EXAMPLES_EMITTED = Counter("thalweg_joiner_examples", "examples emitted, by reason", ["reason"])
+DEAD_LETTERS = Counter("thalweg_joiner_dead_letters", "what could not be taken in, by reason", ["reason"])
 JOIN_DELAY = Histogram("thalweg_joiner_join_delay_seconds", "from the append of a record to its examples' hand-over",
                        buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5, 30, 120, 600, 3600))  # fmt: skip
-MET = Gauge("thalweg_joiner_met",
-            "duplicate, early, organic, retracted, stray (a retraction without install), shed (closed early), "
-            "extended (a page that brought more items under its request id): since "
-            "this process owns the partition; late: over all its owners; "
-            "organic without [label] organic: not of the first window after a restart",
-            ["partition", "what"])  # fmt: skip
-OPEN_PAGES = Gauge("thalweg_joiner_open_pages", "pages whose window is open", ["partition"])
-OPEN_BYTES = Gauge("thalweg_joiner_held_bytes", "what open pages, known pages and installs take", ["partition"])
-WATERMARK_LAG = Gauge("thalweg_joiner_watermark_lag_seconds", "wall clock minus watermark", ["partition"])
-CONSUMER_LAG = Gauge("thalweg_joiner_consumer_lag", "records not yet read", ["partition"])
-HELD_RECORDS = Gauge("thalweg_joiner_held_records", "records read but not committed", ["partition"])
+OUTCOMES = Total("thalweg_joiner_outcomes",
+                 "by partition: duplicate, early, organic, retracted, stray (a retraction without install), shed "
+                 "(closed early), extended (a page that brought more items under its request id), since this process "
+                 "owns the partition; late, over all its owners; organic without [label] organic: not of the first "
+                 "window after a restart", ("partition", "outcome"))  # fmt: skip
+OPEN_PAGES = Gauge("thalweg_joiner_open_pages", "pages whose window is open, by partition", ["partition"])
+STATE_BYTES = Gauge(
+    "thalweg_joiner_state_bytes", "what pages and installs that are remembered take, by partition", ["partition"]
+)
+WATERMARK_LAG = Gauge("thalweg_joiner_watermark_lag_seconds", "wall clock minus watermark, by partition", ["partition"])
+CONSUMER_LAG = Gauge("thalweg_joiner_consumer_lag_records", "records not yet read, by partition", ["partition"])
+UNCOMMITTED = Gauge("thalweg_joiner_uncommitted_records", "records read but not committed, by partition", ["partition"])
 REBALANCE = Gauge("thalweg_joiner_rebalance_seconds", "from losing partitions to having some again, the last time")
 REBUILT = Counter("thalweg_joiner_rebuilt_records", "records read again in silence, to have the state of a commit")
-READ_AGAIN = Counter("thalweg_joiner_read_again_records", "records read again for pages that weren't at hand")
-SAVED_PAGES = Gauge("thalweg_joiner_saved_pages", "pages in the state that was saved last", ["partition"])
+REREAD = Counter("thalweg_joiner_reread_records", "records read again for pages that weren't at hand")
+SAVED_PAGES = Gauge("thalweg_joiner_saved_pages", "pages in the state that was saved last, by partition", ["partition"])
 OUTAGES = Counter("thalweg_joiner_outages", "how often no broker answered for a while")
 REBALANCES = Counter("thalweg_joiner_rebalances", "how often partitions were shared out anew")
-HISTORIES_WAITING = Gauge("thalweg_joiner_histories_waiting", "changes of histories that Redis hasn't got yet")
-PER_PARTITION: Final = (OPEN_PAGES, OPEN_BYTES, WATERMARK_LAG, CONSUMER_LAG, HELD_RECORDS)
+HISTORIES_PENDING = Gauge("thalweg_joiner_histories_pending", "changes of histories that Redis hasn't got yet")
+PER_PARTITION: Final = (OPEN_PAGES, STATE_BYTES, WATERMARK_LAG, CONSUMER_LAG, UNCOMMITTED)
 LETTER_REASONS: Final = {  # by the error in the dead letter
     "BadEvent": "undecodable",
     "FromTheFuture": "future",
@@ -41,7 +43,7 @@ LETTER_REASONS: Final = {  # by the error in the dead letter
     "WrongPartition": "misplaced",
 }
 DELAYS: Final = 8  # that are noted at once
-WHATS: Final = ("duplicate", "late", "early", "organic", "retracted", "stray", "shed", "extended")
+OUTCOME_NAMES: Final = ("duplicate", "late", "early", "organic", "retracted", "stray", "shed", "extended")
 
 
 class Tally:
@@ -85,7 +87,7 @@ class Tally:
             EVENTS_READ.labels(kind).inc(count)
             self.kinds[kind] = 0
         for reason, count in enumerate(self.told):
-            EXAMPLES_TOLD.labels(REASONS[reason]).inc(count)
+            EXAMPLES_EMITTED.labels(REASONS[reason]).inc(count)
             self.told[reason] = 0
         for why, count in self.letters.items():
             if count:
@@ -97,12 +99,13 @@ def measure(partition: int, joiner: Joiner, held_records: int, lag: int, late: i
     """The state of one partition; `late`: its events that came too late, over all its owners."""
     label = str(partition)
     OPEN_PAGES.labels(label).set(joiner.open_pages)
-    OPEN_BYTES.labels(label).set(joiner.held_bytes)
+    STATE_BYTES.labels(label).set(joiner.held_bytes)
     WATERMARK_LAG.labels(label).set(now_s - joiner.watermark_ms / 1000)
     CONSUMER_LAG.labels(label).set(lag)
-    HELD_RECORDS.labels(label).set(held_records)
-    for what in WHATS:
-        MET.labels(label, what).set(late if what == "late" else getattr(joiner.counts, what))
+    UNCOMMITTED.labels(label).set(held_records)
+    counts = joiner.counts
+    for outcome in OUTCOME_NAMES:
+        OUTCOMES.set(late if outcome == "late" else getattr(counts, outcome), label, outcome)
 
 
 def forget(partition: int) -> None:
@@ -110,5 +113,5 @@ def forget(partition: int) -> None:
     label = str(partition)
     for gauge in PER_PARTITION:
         gauge.remove(label)
-    for what in WHATS:
-        MET.remove(label, what)
+    for outcome in OUTCOME_NAMES:
+        OUTCOMES.remove(label, outcome)

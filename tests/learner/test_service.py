@@ -347,13 +347,13 @@ def test_the_metrics_say_what_is_held_and_what_went(tmp_path: Path) -> None:
     room.learn(learner)
 
     def told(name: str, **labels: str) -> float | None:
-        return REGISTRY.get_sample_value(f"thalweg_{name}", labels)
+        return REGISTRY.get_sample_value(f"thalweg_learner_{name}", labels)
 
     learner.measure()
     assert 0 < vocabulary.used == told("keys", part="deep")
-    assert 0 < vocabulary.waiting == told("ids_waiting")
-    assert 0 < vocabulary.forgotten == told("ids_forgotten", had="row")
-    assert 0 < vocabulary.forgotten_waiting == told("ids_forgotten", had="none")
+    assert 0 < vocabulary.waiting == told("pending_ids")
+    assert 0 < vocabulary.forgotten == told("evicted_ids_total", had="row")
+    assert 0 < vocabulary.forgotten_waiting == told("evicted_ids_total", had="none")
     assert told("keys", part="wide") == len(learner.model.wide.table)
     assert told("keys", part="statistics") == len(learner.model.statistics.table)
 

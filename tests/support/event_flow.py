@@ -119,7 +119,9 @@ class Joiners:
         """How many examples the learner has learned, and how many duplicates it has dropped; (0, 0): no answer."""
         service = Service.read(self.settings.local / "run" / "learner-0.json")
         found = service.metrics() if service else {}
-        return int(found.get("thalweg_examples_learned", 0)), int(found.get("thalweg_duplicates_dropped", 0))
+        return int(found.get("thalweg_learner_examples_total", 0)), int(
+            found.get("thalweg_learner_duplicates_total", 0)
+        )
 
     def show(self, pages: int) -> None:
         """So many pages of four items at once, each with a user of its own and all of them installed."""

@@ -75,7 +75,7 @@ def aftermath(
 
 def learned_at_least(house: House, examples: int) -> None:
     """Wait for it."""
-    until(lambda: house.metric("learner", "thalweg_examples_learned") >= examples, f"{examples} examples")
+    until(lambda: house.metric("learner", "thalweg_learner_examples_total") >= examples, f"{examples} examples")
 
 
 def everything(house: House, topic: str) -> list[Record]:

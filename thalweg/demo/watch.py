@@ -126,7 +126,11 @@ class Watch:
         if learner:
             self._learner(learner)
         if joiner and learner and ranker:
-            letters = ("thalweg_joiner_dead_letters_total", "thalweg_dead_letters", "thalweg_ranker_dead_letters_total")
+            letters = (
+                "thalweg_joiner_dead_letters_total",
+                "thalweg_learner_dead_letters_total",
+                "thalweg_ranker_dead_letters_total",
+            )
             now.dead_letters = int(sum((joiner | learner | ranker).get(name, 0.0) for name in letters))
             now.pages = int(joiner.get("thalweg_joiner_events_total.page", 0))
             now.swaps = int(ranker.get("thalweg_ranker_swaps_total", 0))
@@ -146,14 +150,14 @@ class Watch:
             now.version, now.staleness_ms = asked.last.version, asked.last.staleness_ms
 
     def _learner(self, learner: Mapping[str, float]) -> None:
-        now, examples = self.now, int(learner["thalweg_examples_learned"])
+        now, examples = self.now, int(learner["thalweg_learner_examples_total"])
         if examples > now.examples:
             self.grown_s = time.monotonic()
         now.examples = examples
         now.auc, now.log_loss, now.base_rate = (
-            learner[f"thalweg_{name}.all.lifetime"] for name in ("auc_arrival", "log_loss", "base_rate")
+            learner[f"thalweg_learner_{name}.all.lifetime"] for name in ("auc", "log_loss", "base_rate")
         )
-        self.duplicates = int(learner["thalweg_duplicates_dropped"])
+        self.duplicates = int(learner["thalweg_learner_duplicates_total"])
 
     def figures(self) -> dict[str, float | None]:
         """The figures of the summary, in its order."""

@@ -362,10 +362,12 @@ def test_lines_come_at_doubling_counts(tmp_path: Path, capsys: pytest.CaptureFix
             ("lifetime", whole.model.progress.lifetime(name)),
             ("2000", whole.model.progress.window(name)),
         ):
-            for metric, value in (("auc_arrival", figures.auc), ("log_loss", figures.log_loss),
+            for metric, value in (("auc", figures.auc), ("log_loss", figures.log_loss),
                                   ("normalised_entropy", figures.normalised_entropy()),
                                   ("calibration", figures.calibration)):  # fmt: skip
-                assert REGISTRY.get_sample_value(f"thalweg_{metric}", {"slice": name, "window": window}) == value
+                assert (
+                    REGISTRY.get_sample_value(f"thalweg_learner_{metric}", {"slice": name, "window": window}) == value
+                )
 
 
 @given(st.lists(st.lists(st.integers(0, 40), max_size=10), max_size=20))

@@ -312,7 +312,7 @@ def test_pages_that_are_not_at_hand_are_read_again(world: World, policy: Policy)
         assert len(list(flow(world, 3, pages, per_s=400))) > pages
         until(lambda: len(net_of(world.examples())) == 4 * pages, 60.0)
         assert net_of(world.examples()) == world.oracle()
-        read_again = re.search(r"^thalweg_joiner_read_again_records_total ([0-9.e+]+)", world.health("metrics"), re.M)
+        read_again = re.search(r"^thalweg_joiner_reread_records_total ([0-9.e+]+)", world.health("metrics"), re.M)
         assert read_again is not None
         assert float(read_again[1]) > pages / 20  # records: on a busy machine many pages come in one
 
