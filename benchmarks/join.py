@@ -37,8 +37,9 @@ from benchmarks.joiner_world import (
     took_s,
     wait_for,
 )  # fmt: skip
-from stream.events.codec import Impression, Install, Tick, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import Impression, Install, Tick
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import END, partition_of
 from stream.runtime.settings import Settings

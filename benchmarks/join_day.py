@@ -28,8 +28,9 @@ from benchmarks.joiner_world import (
     wait_for,
     with_bodies,
 )  # fmt: skip
-from stream.events.codec import Impression, Install, SourceEvent, Tick, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import Impression, Install, SourceEvent, Tick
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import END, START
 from stream.runtime.settings import Settings

@@ -24,8 +24,9 @@ from benchmarks.joiner_world import (
     start_joiner,
     wait_for,
 )  # fmt: skip
-from stream.events.codec import Impression, Install, decode_examples, encode_record
+from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import Impression, Install
 from stream.joiner.label_rules import LabelRules, Policy
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import END, START, partition_of

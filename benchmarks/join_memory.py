@@ -28,8 +28,9 @@ from benchmarks.joiner_world import (
     plain,
 )  # fmt: skip
 from benchmarks.page_template import PageTemplate
-from stream.events.codec import Impression, Install, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import Impression, Install
 from stream.joiner.faust_service import tame_collector
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules

@@ -10,8 +10,9 @@ from itertools import count
 from typing import Final
 
 from benchmarks.joiner_world import PARTITIONS
-from stream.events.codec import Impression, Install, SourceEvent, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
+from stream.events.types import Impression, Install, SourceEvent
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import partition_of
 from stream.runtime.settings import Settings

@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from stream.events.codec import Impression, Install, SourceEvent, Tick, decode_examples, encode_record
+from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EVENTS, EXAMPLES, TOPICS
+from stream.events.types import Impression, Install, SourceEvent, Tick
 from stream.joiner.label_rules import LabelRules
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog

@@ -24,7 +24,8 @@ from learner.deep.tower import EPSILON
 from learner.training.example_batch import flatten
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl, FtrlRates
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value, example_id
+from stream.events.codec import example_id
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.page_features import F32, Catalogue, Layout, build_page
 from stream.features.quantiles import quantise

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.events.codec import Impression, Install
+from stream.events.types import Impression, Install
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]

@@ -11,7 +11,7 @@ from learner.training.progressive_validation import Progress
 from learner.training.shown_items import GENERATION_MAX
 from learner.training.slices import Slices
 from ranker.kernels.plan import Plan
-from stream.events.codec import Item, Value
+from stream.events.types import Item, Value
 from stream.features.encoder import one_page
 from stream.features.page_features import F32, Catalogue, build_page
 from stream.features.statistics import Statistics, StatisticsProgram

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, encode_record, example_id
+from stream.events.codec import encode_record, example_id
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item
 from stream.features.encoder import WideKeys
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.spec.spec import Spec

@@ -11,7 +11,7 @@ from river import base
 
 from learner.checkpoint import Checkpoint, Meta, restore, take
 from learner.training.model import Model
-from stream.events.codec import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples, Impression, Value
+from stream.events.types import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples, Impression, Value
 from stream.features.page_features import Catalogue, build_page
 from stream.spec.spec import Spec
 from stream.spec.spec_file import checked_spec, decode_spec, encode_spec

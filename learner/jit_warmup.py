@@ -5,7 +5,7 @@ import numpy as np
 from learner.deep.warm_start import Window, retrain
 from learner.publishing.delta_chain import Cutter
 from learner.training.model import Model
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Organic
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Organic
 from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram

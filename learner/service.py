@@ -18,8 +18,9 @@ from learner.training import metrics
 from learner.training.dedup import source_of
 from learner.training.model import Model
 from learner.training.progressive_validation import HEADER
-from stream.events.codec import Examples, decode_examples, decode_training, encode
+from stream.events.codec import decode_examples, decode_training, encode
 from stream.events.topics import EXAMPLES
+from stream.events.types import Examples
 from stream.log.dead_letters import Outgoing, dead_letter
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import START, Log, Reader, Record

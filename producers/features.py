@@ -14,19 +14,8 @@ import msgspec
 import numpy as np
 
 from producers.source import WorldEvent
-from stream.events.codec import (
-    EVENT_BYTES_MAX,
-    Examples,
-    Impression,
-    Install,
-    Item,
-    Organic,
-    SourceEvent,
-    User,
-    Value,
-    encode,
-    organic_id,
-)
+from stream.events.codec import encode, organic_id
+from stream.events.types import EVENT_BYTES_MAX, Examples, Impression, Install, Item, Organic, SourceEvent, User, Value
 from stream.features.encoder import Batch
 from stream.features.page_features import Catalogue, Layout, UserColumns, build_page, words_of
 from stream.features.statistics import Statistics, StatisticsProgram

@@ -13,7 +13,9 @@ import xxhash
 from msgspec import Meta
 
 from producers.source import PAUSE, Broken, Pause, Sourced, WorldEvent
-from stream.events.codec import EVENT_BYTES_MAX, Impression, Install, Item, Tick, User, Value, check_source, encode
+from stream.events.checks import check_source
+from stream.events.codec import encode
+from stream.events.types import EVENT_BYTES_MAX, Impression, Install, Item, Tick, User, Value
 from stream.runtime.errors import BadEvent, DataError
 
 STDIN: Final = "-"

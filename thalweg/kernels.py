@@ -22,7 +22,7 @@ from ranker.ranking.jit_warmup import warm
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import Follower
-from stream.events.codec import Examples, Impression, Install, Item, Organic, RankReply, RankRequest, Tick, User
+from stream.events.types import Examples, Impression, Install, Item, Organic, RankReply, RankRequest, Tick, User
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.joiner.join import Joiner

@@ -9,15 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream.events.codec import (
-    INSTALLED,
-    LATE_POSITIVE,
-    WEIGHT_MAX,
-    WEIGHT_MIN,
-    WINDOW_CLOSED,
-    Examples,
-    check_examples,
-)
+from stream.events.checks import check_examples
+from stream.events.types import INSTALLED, LATE_POSITIVE, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples
 from stream.features.encoder import I64, Batch
 from stream.features.page_features import F32, Layout, pages_of, words_of
 from stream.runtime.errors import BadEvent

@@ -24,7 +24,8 @@ from learner.training.progressive_validation import Progress
 from learner.training.shown_items import ShownItems
 from learner.training.slices import Slices
 from learner.wide.ftrl import Ftrl
-from stream.events.codec import Examples, Organic, TrainingEvent, organic_id
+from stream.events.codec import organic_id
+from stream.events.types import Examples, Organic, TrainingEvent
 from stream.features.encoder import I64, Encoder, one_page
 from stream.features.page_features import F32, Layout
 from stream.features.statistics import Statistics, StatisticsProgram

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ranker import metrics
-from stream.events.codec import Item, User, Value, decode_entity
+from stream.events.codec import decode_entity
 from stream.events.topics import ITEMS, USERS
+from stream.events.types import Item, User, Value
 from stream.features.page_features import Catalogue, Layout
 from stream.log.dead_letters import Outgoing, dead_letter
 from stream.log.log import START, Log, Reader, Record

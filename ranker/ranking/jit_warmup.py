@@ -10,7 +10,7 @@ from ranker.ranking.retrieve import installs_of
 from ranker.ranking.score import Scorer
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader
-from stream.events.codec import Item
+from stream.events.types import Item
 from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import WIDTH
 from stream.snapshots.memory_store import MemoryStore

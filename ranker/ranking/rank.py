@@ -13,7 +13,7 @@ from ranker.ranking.retrieve import CANDIDATES, retrieve
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import Follower, Served
 from ranker.versions.model import Version
-from stream.events.codec import RankReply, RankRequest, Value
+from stream.events.types import RankReply, RankRequest, Value
 from stream.features.page_features import Catalogue, build_page, select
 from stream.features.serve_as import as_logged, as_served
 from stream.runtime.errors import BadEvent

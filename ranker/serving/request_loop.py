@@ -11,8 +11,9 @@ from ranker import metrics
 from ranker.ranking.freshness import Freshness
 from ranker.ranking.rank import Ranker
 from ranker.serving.history import HistoryReader
-from stream.events.codec import RECORD_BYTES_MAX, RankReply, RankRequest, decode_requests, encode
+from stream.events.codec import decode_requests, encode
 from stream.events.topics import REPLIES, REQUESTS_DLQ
+from stream.events.types import RECORD_BYTES_MAX, RankReply, RankRequest
 from stream.log.dead_letters import dead_letter
 from stream.log.log import GroupReader, Log, Record, partition_of
 from stream.runtime.errors import BadEvent

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ranker.kernels.layered_table import NO_KEYS, Change
 from ranker.kernels.plan import Plan
-from stream.events.codec import TIME_MS_MAX
+from stream.events.types import TIME_MS_MAX
 from stream.features.page_features import F32
 from stream.features.statistic_reads import GONE_MS
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH

@@ -6,186 +6,34 @@ golden bytes of each released version stay in the tests.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import msgspec
 import xxhash
 
+from stream.events.checks import check_numbers, check_organic, check_request, check_size, check_source, check_training
+from stream.events.types import (
+    EVENT_BYTES_MAX,
+    EVENTS_MAX,
+    RECORD_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    SLICE_EVENTS,
+    BadPart,
+    DeadLetter,
+    Examples,
+    History,
+    Item,
+    Organic,
+    RankReply,
+    RankRequest,
+    SourceEvent,
+    TrainingEvent,
+    User,
+)
 from stream.runtime.errors import BadEvent
 
-EVENT_BYTES_MAX: Final = 64 * 1024
-RECORD_BYTES_MAX: Final = 1024 * 1024
-REQUEST_BYTES_MAX: Final = 256 * 1024
-EVENTS_MAX: Final = 65_536  # of one record
-SLICE_EVENTS: Final = 1_024  # of a large record decoded at once: bad ones take 10 µs each
-ITEMS_MAX: Final = 1_000  # of one page or request
-TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: later is no event time but a mistake
-WEIGHT_MIN: Final = 1e-6  # of an example; one that is lost in 32 bits would train nothing without a word
-WEIGHT_MAX: Final = 1e6
-NUMBER_MAX: Final = 2**53  # exclusive, of versions and deadlines: whole numbers that arrays and floats can hold
-
-# Why an example was emitted. The first two tell a position's first label, the others change one that was told.
-INSTALLED: Final = 0
-WINDOW_CLOSED: Final = 1
-LATE_POSITIVE: Final = 2
-RETRACTION: Final = 3
-REASONS: Final = ("installed", "window_closed", "late_positive", "retraction")
-
-
-class Impression(msgspec.Struct, array_like=True, tag=1, gc=False, frozen=True):
-    """One page that a user saw: `items` in shown order, `features` as they were when it was ranked.
-
-    `scores` and `propensities` are empty or one per item. `features` are opaque bytes (`page_features.py`);
-    empty where the source has none.
-    """
-
-    request_id: str
-    time_ms: int
-    user: str
-    items: list[str]
-    variant: str = ""
-    version: int = 0
-    scores: list[float] = []
-    propensities: list[float] = []
-    features: bytes = b""
-    context: dict[str, str | float] = {}
-
-
-class Install(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):
-    """A user installed an item. With `retracted`, an earlier install of that id is taken back."""
-
-    user: str
-    item: str
-    time_ms: int
-    install_id: str
-    request_id: str = ""
-    retracted: bool = False
-
-
-class Tick(msgspec.Struct, array_like=True, tag=3, gc=False, frozen=True):
-    """Event time has reached `time_ms` in this partition, though nothing happened."""
-
-    time_ms: int
-
-
-class Examples(msgspec.Struct, array_like=True, tag=4, gc=False, frozen=True):
-    """Labelled items of one page, in columns of one length.
-
-    `ids` are hash64(request id, position, reason, install id); `positions` index `page.items`;
-    `labels` are 0 or 1; `reasons` index REASONS; `ingest_ms` is the log's append time of the record
-    that triggered the label.
-    """
-
-    page: Impression
-    ids: list[int]
-    positions: list[int]
-    labels: list[int]
-    weights: list[float]
-    reasons: list[int]
-    ingest_ms: list[int]
-
-
-class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True):
-    """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: now.
-
-    `history` (newest last) and `attributes` of the user, when given, spare the ranker its look-ups.
-    `deadline_ms` counts from when the ranker read the request; 0: none.
-    """
-
-    request_id: str
-    user: str
-    k: int = 10
-    time_ms: int = 0
-    context: dict[str, str | float] = {}
-    candidates: list[str] | None = None
-    deadline_ms: int = 0
-    history: list[str] | None = None
-    attributes: dict[str, "Value"] | None = None
-
-
-class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
-    """The k best items with their scores (probabilities), all by one `version` (0: no model yet, by popularity).
-
-    `features` belong to `items` in this order: who shows the page copies them into the Impression.
-    `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
-    ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", ...).
-    `error` is empty, or says why there is no answer.
-    """
-
-    request_id: str
-    user: str
-    items: list[str]
-    scores: list[float]
-    version: int
-    staleness_ms: int = 0
-    live_since_ms: int = 0
-    scored: int = 0
-    rank_us: int = 0
-    notes: list[str] = []
-    features: bytes = b""
-    error: str = ""
-    time_ms: int = 0
-
-
-Value = str | float | list[str]
-
-
-class Item(msgspec.Struct, array_like=True, tag=7, gc=False, frozen=True):
-    """Static attributes of an item. `popularity` orders answers before there is a model."""
-
-    item: str
-    attributes: dict[str, Value] = {}
-    title: str = ""
-    popularity: float = 0.0
-
-
-class User(msgspec.Struct, array_like=True, tag=8, gc=False, frozen=True):
-    """Static attributes of a user."""
-
-    user: str
-    attributes: dict[str, Value] = {}
-
-
-class History(msgspec.Struct, array_like=True, tag=9, gc=False, frozen=True):
-    """User has installed item at `time_ms`: one record of the compacted topic `histories`."""
-
-    user: str
-    item: str
-    time_ms: int
-
-
-class DeadLetter(msgspec.Struct, array_like=True, tag=10, gc=False, frozen=True):
-    """Bytes that were not taken in: what and why, and where they came from."""
-
-    original: bytes
-    error: str
-    message: str
-    topic: str
-    partition: int
-    offset: int
-
-
-class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
-    """An install that no page claimed. A re-read emits it again: `user` and `install_id` are its identity.
-
-    It stands in the topic `organic` and, where the spec wants it, among the Examples of a record of `examples`: its
-    tag is the reason why it is there.
-    `request_id` is the page that it named, empty if none; `ingest_ms` the log's append time of the install's record.
-    """
-
-    user: str
-    item: str
-    time_ms: int
-    install_id: str
-    request_id: str = ""
-    ingest_ms: int = 0
-
-
-SourceEvent = Impression | Install | Tick
-BadPart = tuple[bytes, str]  # what can't be taken, and the reason
-TrainingEvent = Examples | Organic  # of a record of `examples`
 T = TypeVar("T")
 
 _ORGANIC_SEED: Final = 11  # the tag: an example of the same texts has another id
@@ -219,7 +67,7 @@ def encode_values(*values: object) -> bytes:
 
 def decode_entity(raw: bytes, kind: type[T]) -> T:
     """One entity of a compacted topic or a dead-letter topic. Raises BadEvent."""
-    _check_size(raw, RECORD_BYTES_MAX if kind is not DeadLetter else 2 * RECORD_BYTES_MAX)
+    check_size(raw, RECORD_BYTES_MAX if kind is not DeadLetter else 2 * RECORD_BYTES_MAX)
     try:
         entity = msgspec.msgpack.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
@@ -322,7 +170,7 @@ def decode_requests(raw: bytes) -> tuple[list[RankRequest], list[tuple[bytes, st
 
 def decode_replies(raw: bytes) -> list[RankReply]:
     """The replies of one record of `rank.replies`. Raises BadEvent."""
-    _check_size(raw, RECORD_BYTES_MAX)
+    check_size(raw, RECORD_BYTES_MAX)
     try:
         return _replies.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
@@ -339,111 +187,6 @@ def organic_id(user: str, install_id: str) -> int:
     return xxhash.xxh3_64_intdigest(install_id.encode(), xxhash.xxh3_64_intdigest(user.encode(), _ORGANIC_SEED))
 
 
-def check_source(event: SourceEvent) -> None:
-    """Raises BadEvent when a field holds what can't be true."""
-    _check_time(event.time_ms)
-    if isinstance(event, Tick):
-        return
-    if not event.user:
-        raise BadEvent("user is empty")
-    if isinstance(event, Install):
-        if not event.item or not event.install_id:
-            raise BadEvent("an install needs an item and an install_id")
-        return
-    n = len(event.items)
-    if not event.request_id:
-        raise BadEvent("request_id is empty")
-    if not 1 <= n <= ITEMS_MAX:
-        raise BadEvent(f"a page has 1 to {ITEMS_MAX} items, this one {n}")
-    if len(set(event.items)) != n or "" in event.items:
-        raise BadEvent("a page's items must be distinct and not empty")
-    if not 0 <= event.version < NUMBER_MAX:
-        raise BadEvent(f"version {event.version} is not between 0 and 2**53")
-    if event.scores or event.propensities:
-        for name, values in (("scores", event.scores), ("propensities", event.propensities)):
-            if values and len(values) != n:
-                raise BadEvent(f"{len(values)} {name} for {n} items")
-            if not all(map(math.isfinite, values)):
-                raise BadEvent(f"{name} must be finite")
-    if event.context:
-        check_numbers(event.context)
-
-
-def check_training(event: TrainingEvent) -> None:
-    """Raises BadEvent when a field of what stands in `examples` can't be true."""
-    if isinstance(event, Organic):
-        check_organic(event)
-    else:
-        check_examples(event)
-
-
-def check_examples(examples: Examples) -> None:
-    """Raises BadEvent when columns differ in length or a label, weight or position can't be true."""
-    check_source(examples.page)
-    ids, positions, labels, weights = examples.ids, examples.positions, examples.labels, examples.weights
-    reasons, ingest_ms, n = examples.reasons, examples.ingest_ms, len(ids)
-    if not n == len(positions) == len(labels) == len(weights) == len(reasons) == len(ingest_ms) > 0:
-        raise BadEvent("columns of examples differ in length, or are empty")
-    if not (min(positions) >= 0 and max(positions) < len(examples.page.items)):
-        raise BadEvent("a position is outside the page")
-    if not (min(labels) >= 0 and max(labels) <= 1):
-        raise BadEvent("a label is neither 0 nor 1")
-    if not (min(weights) >= WEIGHT_MIN and max(weights) <= WEIGHT_MAX) or math.isnan(sum(weights)):
-        raise BadEvent(f"a weight must be {WEIGHT_MIN:g} to {WEIGHT_MAX:g}: leave out what isn't to be learned")
-    if not (min(reasons) >= 0 and max(reasons) < len(REASONS)):
-        raise BadEvent("unknown reason")
-    if not (min(ids) >= 0 and max(ids) < 2**64):
-        raise BadEvent("an id isn't an unsigned 64-bit number")
-    if not (min(ingest_ms) >= 0 and max(ingest_ms) < TIME_MS_MAX):
-        raise BadEvent("an ingest time is not between 1970 and 2100")
-
-
-def check_organic(organic: Organic) -> None:
-    """Raises BadEvent when a name is missing or a time can't be true."""
-    _check_time(organic.time_ms)
-    if not (organic.user and organic.item and organic.install_id):
-        raise BadEvent("an organic install needs a user, an item and an install_id")
-    if not 0 <= organic.ingest_ms < TIME_MS_MAX:
-        raise BadEvent("an ingest time is not between 1970 and 2100")
-
-
-def check_request(request: RankRequest) -> None:
-    """Raises BadEvent when a request can't be answered as it stands."""
-    if not request.request_id or not request.user:
-        raise BadEvent("a request needs a request_id and a user")
-    if not 1 <= request.k <= ITEMS_MAX:
-        raise BadEvent(f"k must be 1 to {ITEMS_MAX}, not {request.k}")
-    if request.candidates is not None:
-        n = len(request.candidates)
-        if not 1 <= n <= ITEMS_MAX:
-            raise BadEvent(f"give 1 to {ITEMS_MAX} candidates, or none at all")
-        if len(set(request.candidates)) != n or not all(request.candidates):
-            raise BadEvent("candidates must be distinct and not empty")
-    if request.time_ms:
-        _check_time(request.time_ms)
-    if not 0 <= request.deadline_ms < NUMBER_MAX:
-        raise BadEvent(f"deadline_ms {request.deadline_ms} is not between 0 and 2**53")
-    check_numbers(request.context)
-    check_numbers(request.attributes or {})
-
-
-def check_numbers(values: Mapping[str, "Value"]) -> None:
-    """Raises BadEvent for numbers of a context or of attributes that aren't finite."""
-    for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise BadEvent(f"{name[:100]} isn't a finite number")
-
-
-def _check_time(time_ms: int) -> None:
-    if not 0 < time_ms < TIME_MS_MAX:
-        raise BadEvent(f"event time {time_ms} ms is not between 1970 and 2100")
-
-
-def _check_size(raw: bytes, bytes_max: int) -> None:
-    if len(raw) > bytes_max:
-        raise BadEvent(f"{len(raw)} bytes are more than the limit of {bytes_max}")
-
-
 def _decode_record(
     raw: bytes,
     many: "msgspec.msgpack.Decoder[Any]",
@@ -453,7 +196,7 @@ def _decode_record(
 ) -> tuple[list[Any], list[tuple[bytes, str]]]:
     """All events that can be taken, in order, and the rest with reasons. The fast path decodes at once."""
     try:
-        _check_size(raw, RECORD_BYTES_MAX)
+        check_size(raw, RECORD_BYTES_MAX)
         if len(raw) <= event_bytes_max:
             events = many.decode(raw)
             for event in events:
@@ -466,7 +209,7 @@ def _decode_record(
     good: list[Any] = []
     rest: list[tuple[bytes, str]] = []
     try:
-        _check_size(raw, RECORD_BYTES_MAX)
+        check_size(raw, RECORD_BYTES_MAX)
         if raw[:1] == b"\xdd" and int.from_bytes(raw[1:5], "big") > EVENTS_MAX:
             raise BadEvent(f"more than {EVENTS_MAX} events in a record")
         parts = _raws.decode(raw)
@@ -474,7 +217,7 @@ def _decode_record(
         return [], [(raw, whole or str(bad))]
     for part in parts:
         try:
-            _check_size(bytes(part), event_bytes_max)
+            check_size(bytes(part), event_bytes_max)
             event = one.decode(part)
             check(event)
             good.append(event)

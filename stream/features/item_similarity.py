@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.events.codec import LATE_POSITIVE, RETRACTION
+from stream.events.types import LATE_POSITIVE, RETRACTION
 from stream.features.encoder import list_at
 from stream.features.page_features import locate
 from stream.tables.hash_table import CHANGED, find, find_moved, kernel, mix, place_moved, touch

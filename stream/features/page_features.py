@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from stream.events.codec import ITEMS_MAX, Item, Value
+from stream.events.types import ITEMS_MAX, Item, Value
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import POSITION, Column, Spec
 from stream.tables.hash_table import U64, kernel

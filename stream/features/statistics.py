@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.events.codec import LATE_POSITIVE, RETRACTION, Organic
+from stream.events.types import LATE_POSITIVE, RETRACTION, Organic
 from stream.features.encoder import I64, KEYS_MAX, Batch, Product, count_product, fill_product
 from stream.features.item_similarity import fill_likeness, learn_likeness
 from stream.features.page_features import Layout, id_of, locate, seed_of

@@ -24,8 +24,9 @@ from typing import Any, Final
 
 import redis
 
-from stream.events.codec import History, decode_entity
+from stream.events.codec import decode_entity
 from stream.events.topics import HISTORIES
+from stream.events.types import History
 from stream.log.log import START, Log, Record
 from stream.runtime.errors import BadEvent, LogError, LogGap
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stream.events.codec import Tick, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
+from stream.events.types import Tick
 from stream.joiner import metrics
 from stream.joiner.commit_metadata import JOIN_VERSION, Commit, Progress, author_of, commit_of, differences, metadata_of
 from stream.joiner.join import Joiner

@@ -42,7 +42,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from stream.events.codec import Examples, Organic, SourceEvent
+from stream.events.types import Examples, Organic, SourceEvent
 from stream.joiner.bodies import Bodies
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import Part, examples_of

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from stream.events.codec import Install, Organic
+from stream.events.types import Install, Organic
 from stream.joiner.kernels.memory import Ints
 from stream.joiner.kernels.state import (
     HISTORY,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from stream.events.codec import WINDOW_CLOSED, Examples, Organic, decode_examples, encode_values, example_id
+from stream.events.codec import decode_examples, encode_values, example_id
+from stream.events.types import WINDOW_CLOSED, Examples, Organic
 from stream.joiner.bodies import Bodies
 from stream.runtime.errors import BadEvent
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from stream.events.codec import REASONS
+from stream.events.types import REASONS
 from stream.joiner.join import Joiner
 from stream.joiner.labels import INGEST_MS, Labels, count_reasons
 from stream.runtime.metrics import Total

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from stream.events.codec import RECORD_BYTES_MAX, History, Organic, array_head, encode
+from stream.events.codec import array_head, encode
 from stream.events.topics import EXAMPLES, HISTORIES, ORGANIC
+from stream.events.types import RECORD_BYTES_MAX, History, Organic
 from stream.joiner.labels import Installed, Labels, examples_bytes, user_of
 from stream.log.dead_letters import Outgoing
 from stream.log.log import partition_of

@@ -6,16 +6,8 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from stream.events.codec import (
-    BadPart,
-    Impression,
-    Install,
-    SourceEvent,
-    Tick,
-    decode_parts,
-    encode_record,
-    record_slices,
-)
+from stream.events.codec import decode_parts, encode_record, record_slices
+from stream.events.types import BadPart, Impression, Install, SourceEvent, Tick
 
 if TYPE_CHECKING:
     import numpy as np

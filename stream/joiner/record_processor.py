@@ -8,8 +8,9 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from stream.events.codec import SLICE_EVENTS, BadPart, Impression, Tick, decode_events, event_count
+from stream.events.codec import decode_events, event_count
 from stream.events.topics import EVENTS, HISTORIES
+from stream.events.types import SLICE_EVENTS, BadPart, Impression, Tick
 from stream.joiner.bodies import Bodies
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules

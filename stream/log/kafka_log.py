@@ -10,8 +10,8 @@ from typing import Any, Final
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from stream.events.codec import RECORD_BYTES_MAX
 from stream.events.topics import TOPICS
+from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_client import REQUEST_S, client_options, reach, translate, translated, within
 from stream.log.log import END, START, Record, check_position, fenced, no_topic
 from stream.runtime.settings import Settings

@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.events.codec import TIME_MS_MAX
+from stream.events.types import TIME_MS_MAX
 from stream.runtime.errors import BadSnapshot, Fenced
 
 BLOB_BYTES_MAX: Final = 8 * 1024 * 1024

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.join_faults import relearned
 from benchmarks.page_template import PageTemplate
-from stream.events.codec import Impression, Install, decode_events
+from stream.events.codec import decode_events
+from stream.events.types import Impression, Install
 from stream.joiner.join import Joiner
 from stream.joiner.kernels.record_scan import EVENTS_END
 from stream.joiner.label_rules import LabelRules

@@ -13,7 +13,8 @@ from learner.publishing import delta_chain as chain
 from learner.training.model import RECENT_PAGES, Model
 from ranker.versions.model import Version
 from ranker.versions.version_loader import Loader
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, example_id
+from stream.events.codec import example_id
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.snapshot import DELTAS_MAX, INGESTS_MAX, encode_manifest

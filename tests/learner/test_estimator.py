@@ -13,7 +13,7 @@ from river.datasets import synth
 
 from learner.estimator import WideAndDeep
 from learner.training.model import Model
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression
 from stream.features.page_features import Catalogue, build_page
 from stream.runtime.errors import SpecError
 

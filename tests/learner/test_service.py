@@ -22,8 +22,9 @@ from learner.publishing.publisher import Publisher, cadence_of
 from learner.publishing.version_allocator import Used
 from learner.service import Learner, _Life, _loop, _open, _poll, _wait_for_log
 from learner.training.model import Model
-from stream.events.codec import DeadLetter, Examples, Install, decode_entity, decode_examples, encode_record
+from stream.events.codec import decode_entity, decode_examples, encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
+from stream.events.types import DeadLetter, Examples, Install
 from stream.log.log import START, MemoryLog, Reader, Record
 from stream.runtime.errors import (
     BadSnapshot,

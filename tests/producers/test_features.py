@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from producers.features import FeatureMaker, Histories
 from producers.source import WorldEvent
-from stream.events.codec import Examples, Impression, Install, Item, Tick, User
+from stream.events.types import Examples, Impression, Install, Item, Tick, User
 from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.joiner.join import Joiner

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from producers.lines import LINE_BYTES_MAX, decode_line, file_lines, read_lines
 from producers.source import PAUSE, Broken, Sourced
-from stream.events.codec import Impression, Install
+from stream.events.types import Impression, Install
 from stream.runtime.errors import BadEvent, DataError
 
 DOCS = Path(__file__).parents[2] / "docs" / "events.md"

@@ -7,7 +7,8 @@ import pytest
 
 from producers.movielens import fetch_movielens, read_movielens
 from producers.source import WorldEvent
-from stream.events.codec import Impression, Install, Item, User, check_source
+from stream.events.checks import check_source
+from stream.events.types import Impression, Install, Item, User
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 

@@ -9,7 +9,8 @@ import pytest
 from producers.features import FeatureMaker
 from producers.openbandit import DEFAULT, SHA256, fetch_openbandit, part_of, read_openbandit
 from producers.source import WorldEvent
-from stream.events.codec import Impression, Install, Item, User, check_source
+from stream.events.checks import check_source
+from stream.events.types import Impression, Install, Item, User
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 from stream.spec.spec_file import load_spec

@@ -8,7 +8,7 @@ import pytest
 from learner.training.model import Model
 from producers.features import FeatureMaker
 from producers.source import WorldEvent
-from stream.events.codec import Impression, Item, TrainingEvent
+from stream.events.types import Impression, Item, TrainingEvent
 from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
 from tests.producers.test_features import numbers_of, shown

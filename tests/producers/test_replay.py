@@ -12,18 +12,9 @@ from hypothesis import strategies as st
 
 from producers.replay import Pace, ReplayResult, replay
 from producers.source import PAUSE, Broken, Sourced, WorldEvent
-from stream.events.codec import (
-    Examples,
-    Impression,
-    Install,
-    Item,
-    SourceEvent,
-    Tick,
-    User,
-    decode_entity,
-    decode_events,
-)
+from stream.events.codec import decode_entity, decode_events
 from stream.events.topics import TOPICS
+from stream.events.types import Examples, Impression, Install, Item, SourceEvent, Tick, User
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
 from stream.log.log import MemoryLog, Record, partition_of

@@ -1,7 +1,7 @@
 """What a source yields, and the first pages of it."""
 
 from producers.source import Broken, Sourced, first_pages
-from stream.events.codec import Item
+from stream.events.types import Item
 from tests.support.producer_worlds import install, page
 
 

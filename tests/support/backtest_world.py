@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from producers.source import WorldEvent
-from stream.events.codec import Impression, Install, Item, User
+from stream.events.types import Impression, Install, Item, User
 from stream.spec.spec import PartName, Spec
 from stream.spec.spec_file import parse_spec
 from thalweg.backtest.backtest import Backtest, Entrant, Ours, Scores, Told

@@ -14,8 +14,9 @@ import numpy as np
 
 from producers.clock import Clock
 from producers.outbox import Outbox
-from stream.events.codec import Impression, Install, Tick, encode, encode_record
+from stream.events.codec import encode, encode_record
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import Impression, Install, Tick
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.joiner.commit_metadata import commit_of
 from stream.log.kafka_admin import apply_topics, group_commits, plan_topics

@@ -9,8 +9,9 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
-from stream.events.codec import Impression, SourceEvent, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
+from stream.events.types import Impression, SourceEvent
 from stream.joiner.assigned_partitions import AssignedPartitions
 from stream.joiner.bodies import Bodies
 from stream.joiner.consumer_loop import LOG_APPEND_TIME, ConsumerLoop

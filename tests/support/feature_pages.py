@@ -9,7 +9,7 @@ from typing import Any
 import xxhash
 from hypothesis import strategies as st
 
-from stream.events.codec import Item, Value
+from stream.events.types import Item, Value
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.spec.spec_file import parse_spec
 from stream.tables.hash_table import U64

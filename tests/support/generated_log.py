@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Install, Tick, encode_record, example_id
+from stream.events.codec import encode_record, example_id
 from stream.events.topics import EVENTS
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Install, Tick
 from stream.log.log import END, START, Record
 from thalweg.audit.rules import AuditRules
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from stream.events.codec import Examples, SourceEvent
+from stream.events.types import Examples, SourceEvent
 from stream.joiner.label_rules import LabelRules
 from thalweg.audit.log_events import Partition
 from thalweg.audit.offline_join import Joined, offline_join

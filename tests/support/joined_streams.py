@@ -4,8 +4,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stream.events.codec import Examples, Impression, Install, Organic, SourceEvent, Tick, decode_events, encode_record
+from stream.events.codec import decode_events, encode_record
 from stream.events.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
+from stream.events.types import Examples, Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.output_records import label_records, organic_records

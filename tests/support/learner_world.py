@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value, example_id
+from stream.events.codec import example_id
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec

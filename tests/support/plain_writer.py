@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from stream.events.codec import Examples, SourceEvent, encode
+from stream.events.codec import encode
 from stream.events.topics import EXAMPLES
+from stream.events.types import Examples, SourceEvent
 from stream.joiner.bodies import Bodies
 from stream.joiner.join import Joiner
 from stream.joiner.labels import Labels, pages_of

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from producers.clock import Clock
 from producers.source import WorldEvent
-from stream.events.codec import Examples, Impression, Install, Item, Tick, User
+from stream.events.types import Examples, Impression, Install, Item, Tick, User
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.events.codec import Item, Value
+from stream.events.types import Item, Value
 from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.serve_as import as_served

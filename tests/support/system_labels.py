@@ -1,7 +1,8 @@
 """Labels of a joiner's story: what was emitted, and what the events alone say."""
 
-from stream.events.codec import Impression, Install, Tick, decode_events, decode_examples, encode
+from stream.events.codec import decode_events, decode_examples, encode
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import Impression, Install, Tick
 from stream.joiner.label_rules import label_rules
 from stream.log.log import START
 from tests.support.event_flow import Flow, Joiners

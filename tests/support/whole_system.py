@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from producers.source import WorldEvent
-from stream.events.codec import Impression, Install, Item, User
+from stream.events.types import Impression, Install, Item, User
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec

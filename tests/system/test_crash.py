@@ -14,8 +14,9 @@ from learner.training.model import Model
 from producers.clock import Clock
 from producers.replay import Pace, ReplayResult, replay
 from producers.source import WorldEvent
-from stream.events.codec import Examples, Impression, SourceEvent, decode_events, decode_examples
+from stream.events.codec import decode_events, decode_examples
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import Examples, Impression, SourceEvent
 from stream.joiner.label_rules import label_rules
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import START, Record

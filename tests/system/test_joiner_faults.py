@@ -14,8 +14,9 @@ import msgspec
 import pytest
 import redis
 
-from stream.events.codec import LATE_POSITIVE, RETRACTION, decode_examples, encode_record
+from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EXAMPLES, HISTORIES
+from stream.events.types import LATE_POSITIVE, RETRACTION
 from stream.history.histories import changes_of, read_histories
 from stream.log.log import START
 from tests.support.event_flow import GROUPS_A_S, PARTITIONS, SEEDS, SOAK, Joiners, flowing, grown, shared_by

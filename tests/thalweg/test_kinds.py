@@ -20,7 +20,7 @@ from ranker.ranking.retrieve import by_item
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import Follower
 from ranker.versions.snapshot_validation import statistic_change
-from stream.events.codec import Item, RankRequest
+from stream.events.types import Item, RankRequest
 from stream.features.encoder import one_page
 from stream.features.page_features import F32, Catalogue, Layout, build_page, statistics_of
 from stream.features.statistics import Statistics, StatisticsProgram

@@ -12,7 +12,7 @@ from ranker.ranking.entity_cache import Shelf
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import Follower
-from stream.events.codec import Item, RankReply, RankRequest
+from stream.events.types import Item, RankReply, RankRequest
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.version_files import VersionFiles

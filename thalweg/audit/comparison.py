@@ -4,8 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
-from stream.events.codec import LATE_POSITIVE, REASONS, RETRACTION, WINDOW_CLOSED, example_id
+from stream.events.codec import example_id
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import LATE_POSITIVE, REASONS, RETRACTION, WINDOW_CLOSED
 from thalweg.audit.audit_range import AuditRange, page_back_ms
 from thalweg.audit.emitted import Emitted, place_of
 from thalweg.audit.event_scan import Bucket

@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from stream.events.codec import Organic, decode_organic, decode_training, organic_id
+from stream.events.codec import decode_organic, decode_training, organic_id
+from stream.events.types import Organic
 from stream.log.log import Record
 from thalweg.audit.log_events import digest_of
 from thalweg.audit.spill import Spill

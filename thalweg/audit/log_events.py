@@ -6,7 +6,8 @@ from typing import Final
 import msgspec
 import xxhash
 
-from stream.events.codec import Impression, Install, SourceEvent, encode
+from stream.events.codec import encode
+from stream.events.types import Impression, Install, SourceEvent
 
 NEVER: Final = 2**62
 

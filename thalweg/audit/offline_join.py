@@ -26,7 +26,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from stream.events.codec import ITEMS_MAX
+from stream.events.types import ITEMS_MAX
 from thalweg.audit.install_dedup import counted
 from thalweg.audit.log_events import NEVER, InstallEvent, LogEvent, PageEvent
 from thalweg.audit.rules import AuditRules

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from stream.events.codec import Organic
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
+from stream.events.types import Organic
 from thalweg.audit.audit_range import AuditRange, install_back_ms
 from thalweg.audit.emitted import EmittedOrganic, place_of
 from thalweg.audit.event_scan import Bucket

@@ -21,7 +21,7 @@ from learner.training.progressive_validation import ALL, Figures, Progress, auc_
 from learner.training.slices import Slices
 from producers.features import FeatureMaker
 from producers.source import Broken, Pause, Sourced, WorldEvent, first_pages
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
 from stream.features.encoder import one_page
 from stream.features.page_features import F32
 from stream.features.statistics import Statistics

@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import msgspec
 import numpy as np
 
-from stream.events.codec import Examples
+from stream.events.types import Examples
 from stream.features.encoder import Batch, Encoder, one_page
 from stream.features.page_features import F32, Layout
 from stream.spec.spec import Spec

@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from stream.events.codec import (
-    Impression,
-    Install,
-    Item,
-    RankReply,
-    RankRequest,
-    decode_events,
-    decode_replies,
-    encode_record,
-)
+from stream.events.codec import decode_events, decode_replies, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
+from stream.events.types import Impression, Install, Item, RankReply, RankRequest
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import END, Log, Reader, Record, partition_of
 from stream.runtime.errors import DataError, LogError

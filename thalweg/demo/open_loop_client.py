@@ -14,8 +14,9 @@ from typing import Final
 
 import msgspec
 
-from stream.events.codec import Impression, RankReply, RankRequest, decode_events, decode_replies, encode_record
+from stream.events.codec import decode_events, decode_replies, encode_record
 from stream.events.topics import EVENTS, REPLIES, REQUESTS
+from stream.events.types import Impression, RankReply, RankRequest
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import END, START, Log, Record, partition_of
 from stream.runtime.errors import ThalwegError

@@ -12,7 +12,7 @@ import numpy as np
 
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader
-from stream.events.codec import RankReply
+from stream.events.types import RankReply
 from stream.features.page_features import words_of
 from stream.runtime.errors import BadEvent, BadSnapshot
 from stream.snapshots.snapshot import SnapshotStore

@@ -16,16 +16,8 @@ from typing import Final
 
 import msgspec
 
-from stream.events.codec import (
-    RECORD_BYTES_MAX,
-    TIME_MS_MAX,
-    WINDOW_CLOSED,
-    Impression,
-    Install,
-    Organic,
-    Tick,
-    encode_record,
-)
+from stream.events.codec import encode_record
+from stream.events.types import RECORD_BYTES_MAX, TIME_MS_MAX, WINDOW_CLOSED, Impression, Install, Organic, Tick
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.label_rules import LabelRules

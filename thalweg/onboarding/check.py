@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from producers.source import Sourced
-from stream.events.codec import Impression
+from stream.events.types import Impression
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import label_rules
 from stream.runtime.errors import BadEvent

@@ -5,7 +5,7 @@ from bisect import insort
 from collections.abc import Mapping
 from typing import Final
 
-from stream.events.codec import Value
+from stream.events.types import Value
 
 DISTINCT_MAX: Final = 10_000  # different values of a column that are told apart
 SAMPLE_MAX: Final = 4_096

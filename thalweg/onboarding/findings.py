@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
-from stream.events.codec import EVENT_BYTES_MAX
+from stream.events.types import EVENT_BYTES_MAX
 from stream.joiner.label_rules import LabelRules
 from stream.spec.spec import POSITION, Spec
 from thalweg.onboarding.survey import Survey, Trouble

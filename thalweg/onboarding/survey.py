@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Final
 
 from producers.source import Broken, Pause, Sourced
-from stream.events.codec import Impression, Install, Item, Tick, User
+from stream.events.types import Impression, Install, Item, Tick, User
 from stream.joiner.label_rules import LabelRules
 from thalweg.onboarding.attribution import Added, Attribution, Settled
 from thalweg.onboarding.columns import Origin, Sample

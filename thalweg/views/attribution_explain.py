@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from stream.events.codec import Impression, Install, Tick, decode_events
+from stream.events.codec import decode_events
+from stream.events.types import Impression, Install, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.log.log import Record

@@ -11,8 +11,9 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from stream.events.codec import Item, User, Value, decode_entity
+from stream.events.codec import decode_entity
 from stream.events.topics import ITEMS, USERS
+from stream.events.types import Item, User, Value
 from stream.features.encoder import Encoder
 from stream.features.page_features import Layout, id_of, texts_of
 from stream.log.log import START, Log

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from stream.events.codec import Impression, decode_events
+from stream.events.codec import decode_events
 from stream.events.topics import EVENTS
+from stream.events.types import Impression
 from stream.log.kafka_admin import group_commits
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.errors import LogError, SettingsError

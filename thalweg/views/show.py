@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from stream.events.codec import RankReply
+from stream.events.types import RankReply
 from thalweg.stack.status import Seen
 
 NOTES = {

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from stream.events.codec import REASONS, WINDOW_CLOSED, Examples, Impression, Install, decode_events, decode_examples
+from stream.events.codec import decode_events, decode_examples
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import REASONS, WINDOW_CLOSED, Examples, Impression, Install
 from stream.log.log import Log, Record, partition_of
 from stream.runtime.errors import BadSnapshot, DataError
 from stream.snapshots.snapshot import Manifest, SnapshotStore

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.events.codec import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
+from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import at, base_offset, get64, lives, words_of
 from stream.joiner.kernels.memory import i64_at, u32_at

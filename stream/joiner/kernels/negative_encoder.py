@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.events.codec import ITEMS_MAX, REASONS, WINDOW_CLOSED
+from stream.events.types import ITEMS_MAX, REASONS, WINDOW_CLOSED
 from stream.joiner.kernels.memory import Ints
 from stream.joiner.kernels.msgpack_scan import list_at, text_at
 from stream.tables.hash_table import kernel

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.events.codec import ITEMS_MAX
+from stream.events.types import ITEMS_MAX
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import append, at, base_offset, get64, lives, put64, whole, words_of

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.events.codec import EVENT_BYTES_MAX, ITEMS_MAX, RECORD_BYTES_MAX
+from stream.events.types import EVENT_BYTES_MAX, ITEMS_MAX, RECORD_BYTES_MAX
 from stream.joiner.kernels.arena import ARENA_NUMBERS, Arena, lives
 from stream.joiner.kernels.chains import CHAINS_NUMBERS, Chains
 from stream.joiner.kernels.memory import Ints, address_of, i64_at, u32_at

@@ -12,7 +12,7 @@ from learner.publishing.delta_chain import Cutter, serving_deep_logits, serving_
 from learner.training.model import Model
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
-from stream.events.codec import WINDOW_CLOSED, Examples, Impression, Item
+from stream.events.types import WINDOW_CLOSED, Examples, Impression, Item
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec

@@ -12,7 +12,8 @@ import pytest
 from learner.checkpoint import CheckpointFiles, take
 from learner.service import Learner
 from learner.training.model import Model
-from stream.events.codec import DeadLetter, Examples, Item, decode_entity, encode_record
+from stream.events.codec import decode_entity, encode_record
+from stream.events.types import DeadLetter, Examples, Item
 from stream.features.encoder import KEYS_MAX, one_page
 from stream.features.page_features import LIST_MAX, Catalogue, Layout, UserColumns, build_page
 from stream.log.log import MemoryLog

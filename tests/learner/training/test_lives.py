@@ -10,7 +10,7 @@ from learner.publishing.delta_chain import Cutter, serving_wide_logits
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl, FtrlRates, Lives
 from ranker.versions.version_loader import Loader
-from stream.events.codec import Examples
+from stream.events.types import Examples
 from stream.features.encoder import WideKeys
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec

@@ -9,7 +9,7 @@ import pytest
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.training.example_batch import Flat
 from learner.training.model import Model
-from stream.events.codec import Examples
+from stream.events.types import Examples
 from stream.features.encoder import I64
 from stream.features.page_features import F32, Catalogue, Layout, build_page
 from stream.runtime.errors import CheckpointError

@@ -5,7 +5,7 @@ import pytest
 
 from learner.publishing.delta_chain import serving_deep_logits, serving_wide_logits
 from learner.training.model import Model
-from stream.events.codec import INSTALLED, WINDOW_CLOSED, Examples, Impression
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec

@@ -17,8 +17,9 @@ from learner.training.dedup import Seen
 from learner.training.model import Model
 from learner.training.progressive_validation import ALL, HEADER, WINDOW, Figures, Progress
 from learner.training.slices import Slices
-from stream.events.codec import LATE_POSITIVE, WINDOW_CLOSED, Item, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
+from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Item
 from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.log.log import MemoryLog

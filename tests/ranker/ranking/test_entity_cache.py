@@ -9,8 +9,9 @@ import pytest
 
 from ranker.ranking import entity_cache as shelves
 from ranker.ranking.entity_cache import Feeder, Shelf
-from stream.events.codec import DeadLetter, Item, User, decode_entity, encode
+from stream.events.codec import decode_entity, encode
 from stream.events.topics import ITEMS, ITEMS_DLQ, USERS, USERS_DLQ
+from stream.events.types import DeadLetter, Item, User
 from stream.features.page_features import Layout
 from stream.log.log import MemoryLog
 from stream.runtime.errors import LogUnavailable

@@ -13,7 +13,7 @@ from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import Follower
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
-from stream.events.codec import Item, RankReply, RankRequest, Value
+from stream.events.types import Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
 from stream.features.page_features import build_page, locate
 from stream.runtime.errors import BadEvent

@@ -12,8 +12,9 @@ from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import Follower
 from ranker.serving.history import HistoryReader
 from ranker.serving.request_loop import Desk
-from stream.events.codec import DeadLetter, RankReply, RankRequest, decode_entity, decode_replies, encode_record
+from stream.events.codec import decode_entity, decode_replies, encode_record
 from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
+from stream.events.types import DeadLetter, RankReply, RankRequest
 from stream.log.log import START, MemoryLog, partition_of
 from stream.runtime.errors import BadEvent, LogUnavailable
 from stream.snapshots.memory_store import MemoryStore

@@ -17,8 +17,9 @@ import redis
 from ranker.serving.service import RankerService
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import Loader
-from stream.events.codec import RankReply, RankRequest, decode_replies, encode, encode_record
+from stream.events.codec import decode_replies, encode, encode_record
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
+from stream.events.types import RankReply, RankRequest
 from stream.history.histories import history_key
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog

@@ -10,7 +10,7 @@ import pytest
 from ranker.ranking.entity_cache import Shelf
 from ranker.ranking.version_watcher import Follower
 from ranker.versions.version_loader import Loader
-from stream.events.codec import TIME_MS_MAX
+from stream.events.types import TIME_MS_MAX
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.snapshot import (
     BLOB_BYTES_MAX,

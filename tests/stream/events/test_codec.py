@@ -9,7 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.events import codec as ev
+from stream.events import types
 from stream.events.codec import (
+    decode_entity,
+    decode_events,
+    decode_examples,
+    decode_organic,
+    decode_replies,
+    decode_requests,
+    decode_training,
+    encode,
+    encode_record,
+    organic_id,
+)
+from stream.events.types import (
     DeadLetter,
     Examples,
     History,
@@ -21,16 +34,6 @@ from stream.events.codec import (
     RankRequest,
     Tick,
     User,
-    decode_entity,
-    decode_events,
-    decode_examples,
-    decode_organic,
-    decode_replies,
-    decode_requests,
-    decode_training,
-    encode,
-    encode_record,
-    organic_id,
 )
 from stream.runtime.errors import BadEvent
 
@@ -68,7 +71,7 @@ GOLDEN = [
 ]
 
 names = st.text("ab\x00é漢🙂", min_size=1, max_size=4)
-times = st.integers(1, ev.TIME_MS_MAX - 1)
+times = st.integers(1, types.TIME_MS_MAX - 1)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 contexts = st.dictionaries(names, st.one_of(names, numbers), max_size=3)
 
@@ -82,7 +85,7 @@ def pages(draw: st.DrawFn) -> Impression:
     )
     return Impression(
         draw(names), draw(times), draw(names), items, draw(names),
-        draw(st.integers(0, ev.NUMBER_MAX - 1)), draw(per_item), draw(per_item), draw(st.binary(max_size=16)),
+        draw(st.integers(0, types.NUMBER_MAX - 1)), draw(per_item), draw(per_item), draw(st.binary(max_size=16)),
         draw(contexts),
     )  # fmt: skip
 
@@ -100,7 +103,7 @@ def test_golden_bytes(event: msgspec.Struct, golden: str) -> None:
 
 def test_every_event_has_golden_bytes_and_a_tag_of_its_own() -> None:
     """No two events share a tag, and none is without golden bytes."""
-    kinds = [k for k in vars(ev).values() if isinstance(k, type) and issubclass(k, msgspec.Struct)]
+    kinds = [k for k in vars(types).values() if isinstance(k, type) and issubclass(k, msgspec.Struct)]
     tags = [kind.__struct_config__.tag for kind in kinds]
     assert len(set(tags)) == len(tags)
     assert {type(event) for event, _ in GOLDEN} == set(kinds)
@@ -151,7 +154,7 @@ def test_no_bytes_are_lost_or_raise(raw: Any, data: st.DataObject) -> None:
         b"\x91" * 100_000 + b"\x01",  # deeper than any stack
         b"\xdd\xff\xff\xff\xff",  # says four billion, holds none
         b"\xdd\x00\x0f\xff\x00" + b"\x00" * 0xFFF00,  # a million bad events would be a million dead letters
-        bytes(ev.RECORD_BYTES_MAX + 1),
+        bytes(types.RECORD_BYTES_MAX + 1),
         b"\x91\xa2\xff\xff",  # not UTF-8
     ],
     ids=["empty", "deep", "lying", "many", "large", "no-utf8"],
@@ -165,23 +168,24 @@ def test_a_hostile_record_is_one_dead_letter(raw: Any) -> None:
 
 def test_one_event_may_have_64_kib_and_a_record_1_mib() -> None:
     """An event above EVENT_BYTES_MAX is bad, its neighbours aren't; a record above RECORD_BYTES_MAX is bad whole."""
-    fits = Impression("r", 1, "u", ["a"], features=bytes(ev.EVENT_BYTES_MAX - 30))
-    large = Impression("r", 1, "u", ["a"], features=bytes(ev.EVENT_BYTES_MAX))
+    fits = Impression("r", 1, "u", ["a"], features=bytes(types.EVENT_BYTES_MAX - 30))
+    large = Impression("r", 1, "u", ["a"], features=bytes(types.EVENT_BYTES_MAX))
     good, bad = decode_events(encode_record([fits, large, fits]))
     assert good == [fits, fits]
     assert [(raw, "65" in reason and "more than the limit" in reason) for raw, reason in bad] == [(encode(large), True)]
     whole = encode_record([fits] * 17)
-    assert len(whole) > ev.RECORD_BYTES_MAX
+    assert len(whole) > types.RECORD_BYTES_MAX
     assert [raw for raw, _ in decode_events(whole)[1]] == [whole]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"time_ms": 0}, {"time_ms": -1}, {"time_ms": ev.TIME_MS_MAX}, {"user": ""}, {"request_id": ""}, {"items": []},
-        {"items": ["a", "a"]}, {"items": ["a", ""]}, {"items": [str(i) for i in range(ev.ITEMS_MAX + 1)]},
+        {"time_ms": 0}, {"time_ms": -1}, {"time_ms": types.TIME_MS_MAX}, {"user": ""}, {"request_id": ""},
+        {"items": []},
+        {"items": ["a", "a"]}, {"items": ["a", ""]}, {"items": [str(i) for i in range(types.ITEMS_MAX + 1)]},
         {"scores": [0.5]}, {"scores": [math.nan, 0.5]}, {"propensities": [math.inf, 0.5]}, {"propensities": [1.0] * 3},
-        {"context": {"x": math.nan}}, {"context": {"x": -math.inf}}, {"version": -1}, {"version": ev.NUMBER_MAX},
+        {"context": {"x": math.nan}}, {"context": {"x": -math.inf}}, {"version": -1}, {"version": types.NUMBER_MAX},
     ],
     ids=str,
 )  # fmt: skip
@@ -204,7 +208,7 @@ def test_an_install_that_cannot_be_true_is_refused(change: dict[str, Any]) -> No
     "change",
     [
         {"user": ""}, {"item": ""}, {"install_id": ""}, {"time_ms": 0}, {"ingest_ms": -1},
-        {"ingest_ms": ev.TIME_MS_MAX},
+        {"ingest_ms": types.TIME_MS_MAX},
     ],
     ids=str,
 )  # fmt: skip
@@ -221,7 +225,7 @@ def test_an_organic_install_that_cannot_be_true_is_refused(change: dict[str, Any
         {"ids": []}, {"ids": [1]}, {"ids": [-1, 2]}, {"positions": [0, 2]}, {"positions": [-1, 0]}, {"labels": [0, 2]},
         {"weights": [1.0, 0.0]}, {"weights": [1.0, math.nan]}, {"weights": [math.nan, 1.0]}, {"weights": [1.0, -1.0]},
         {"weights": [1.0, math.inf]}, {"weights": [1.0, 1e7]}, {"reasons": [0, 4]}, {"reasons": [-1, 0]},
-        {"ingest_ms": [1]}, {"ingest_ms": [1, -1]}, {"ingest_ms": [1, ev.TIME_MS_MAX]}, {"ingest_ms": [1, 2**63]},
+        {"ingest_ms": [1]}, {"ingest_ms": [1, -1]}, {"ingest_ms": [1, types.TIME_MS_MAX]}, {"ingest_ms": [1, 2**63]},
         {"page": msgspec.structs.replace(PAGE, user="")},
     ],
     ids=str,
@@ -260,10 +264,11 @@ def test_an_organic_installs_id_is_its_user_and_install_id() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"request_id": ""}, {"user": ""}, {"k": 0}, {"k": ev.ITEMS_MAX + 1}, {"candidates": []}, {"candidates": [""]},
+        {"request_id": ""}, {"user": ""}, {"k": 0}, {"k": types.ITEMS_MAX + 1}, {"candidates": []},
+        {"candidates": [""]},
         {"candidates": ["a", "a"]}, {"deadline_ms": -1}, {"time_ms": -5}, {"context": {"x": math.inf}},
-        {"attributes": {"age": math.nan}}, {"history": ["x" * ev.REQUEST_BYTES_MAX]},
-        {"deadline_ms": ev.NUMBER_MAX},
+        {"attributes": {"age": math.nan}}, {"history": ["x" * types.REQUEST_BYTES_MAX]},
+        {"deadline_ms": types.NUMBER_MAX},
     ],
     ids=str,
 )  # fmt: skip
@@ -287,7 +292,7 @@ def test_a_request_that_cannot_be_answered_is_refused(change: dict[str, Any]) ->
         (encode(User("")), User),
         (encode(History("", "a", 1)), History),
         (encode(History("u", "", 1)), History),
-        (bytes(ev.RECORD_BYTES_MAX + 1), User),
+        (bytes(types.RECORD_BYTES_MAX + 1), User),
     ],
 )
 def test_an_entity_that_cannot_be_true_is_refused(raw: Any, kind: type[Any]) -> None:
@@ -298,7 +303,7 @@ def test_an_entity_that_cannot_be_true_is_refused(raw: Any, kind: type[Any]) -> 
 
 def test_a_dead_letter_may_hold_a_whole_record() -> None:
     """The largest record, with its reason around it, is read back."""
-    letter = DeadLetter(bytes(ev.RECORD_BYTES_MAX), "BadEvent", "why", "events", 0, 1)
+    letter = DeadLetter(bytes(types.RECORD_BYTES_MAX), "BadEvent", "why", "events", 0, 1)
     assert decode_entity(encode(letter), DeadLetter) == letter
 
 
@@ -309,14 +314,14 @@ def test_replies_that_are_none_are_refused() -> None:
     whole = encode(reply)
     assert whole[0] & 0xF0 == 0x90, "a list of at most 15: one more is a later reply's, to be passed over"
     nested = b"\x91" + bytes([whole[0] + 1]) + whole[1:] + b"\x91" * 100_000 + b"\x01"  # deeper than any stack
-    for raw in (b"", b"\xc1", whole, encode_record([Tick(1)]), bytes(ev.RECORD_BYTES_MAX + 1), nested):
+    for raw in (b"", b"\xc1", whole, encode_record([Tick(1)]), bytes(types.RECORD_BYTES_MAX + 1), nested):
         with pytest.raises(BadEvent):
             decode_replies(raw)
 
 
 def test_example_ids_differ_by_each_part() -> None:
     """Request, position, reason and install each make another example; the id of one never changes."""
-    assert ev.example_id("r1", 0, ev.INSTALLED, "i1") == 0xF2109270F5A20DAF
+    assert ev.example_id("r1", 0, types.INSTALLED, "i1") == 0xF2109270F5A20DAF
     ids = {ev.example_id(r, p, w, i) for r in ("r1", "r2") for p in (0, 1, 10) for w in (0, 1) for i in ("", "i1")}
     assert len(ids) == 24
     assert all(0 <= i < 2**64 for i in ids)

@@ -10,7 +10,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events.codec import Item
+from stream.events.types import Item
 from stream.features.encoder import KEYS_MAX, Batch, Encoder, one_page, place_of
 from stream.features.page_features import Layout
 from stream.runtime.errors import SpecError

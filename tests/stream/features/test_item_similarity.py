@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events.codec import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
+from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
 from stream.features.encoder import Batch
 from stream.features.page_features import Catalogue, Layout, build_page, locate
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram

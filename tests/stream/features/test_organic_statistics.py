@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events.codec import INSTALLED, Organic
+from stream.events.types import INSTALLED, Organic
 from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import Statistics, StatisticsProgram

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events.codec import Item, Value
+from stream.events.types import Item, Value
 from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import LIST_MAX, Catalogue, Layout, build_page, select, words_of
 from stream.features.statistics import Statistics, StatisticsProgram

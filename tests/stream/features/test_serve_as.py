@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events.codec import Value
+from stream.events.types import Value
 from stream.features.page_features import Catalogue, Layout, build_page, locate, select, words_of
 from stream.features.serve_as import as_logged, as_served
 from stream.spec.spec import Column, Spec

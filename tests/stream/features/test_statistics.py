@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events.codec import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED, Item
+from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED, Item
 from stream.features.encoder import Batch
 from stream.features.page_features import words_of
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram

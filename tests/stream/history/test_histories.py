@@ -11,8 +11,9 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from stream.events.codec import Install, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES
+from stream.events.types import Install
 from stream.history.histories import (
     COMPLETE,
     HistoryWriter,

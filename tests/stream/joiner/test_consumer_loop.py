@@ -19,8 +19,9 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata
 
-from stream.events.codec import DeadLetter, Install, SourceEvent, Tick, decode_entity, decode_events, decode_examples
+from stream.events.codec import decode_entity, decode_events, decode_examples
 from stream.events.topics import EVENTS_DLQ
+from stream.events.types import DeadLetter, Install, SourceEvent, Tick
 from stream.joiner.assigned_partitions import Memory
 from stream.joiner.commit_metadata import JOIN_VERSION
 from stream.joiner.consumer_loop import ConsumerLoop

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stream.events.codec import DeadLetter, decode_entity, encode_record
+from stream.events.codec import decode_entity, encode_record
 from stream.events.topics import EVENTS, EVENTS_DLQ
+from stream.events.types import DeadLetter
 from stream.log.log import partition_of
 from tests.stream.joiner.test_joiner import World, page, running, until
 from tests.support.join_oracle import net_of

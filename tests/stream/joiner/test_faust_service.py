@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stream.events.codec import Tick
+from stream.events.types import Tick
 from stream.joiner.faust_service import JoinerService, make_app
 from stream.joiner.record_processor import ShellRules
 from stream.runtime.errors import LogError

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stream.events.codec import (
+from stream.events.types import (
     INSTALLED,
     LATE_POSITIVE,
     RETRACTION,

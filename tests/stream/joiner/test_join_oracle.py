@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stream.events.codec import (
+from stream.events.types import (
     INSTALLED,
     LATE_POSITIVE,
     RETRACTION,

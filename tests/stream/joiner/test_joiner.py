@@ -20,20 +20,9 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.structs import OffsetAndMetadata
 
-from stream.events.codec import (
-    DeadLetter,
-    Examples,
-    History,
-    Impression,
-    Install,
-    Organic,
-    decode_entity,
-    decode_events,
-    decode_examples,
-    decode_organic,
-    encode_record,
-)
+from stream.events.codec import decode_entity, decode_events, decode_examples, decode_organic, encode_record
 from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, TOPICS
+from stream.events.types import DeadLetter, Examples, History, Impression, Install, Organic
 from stream.history.histories import read_histories
 from stream.joiner.label_rules import LabelRules, Policy
 from stream.log.kafka_admin import group_commits

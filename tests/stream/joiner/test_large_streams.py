@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from stream.events.codec import Impression, Install, Organic, SourceEvent, Tick
+from stream.events.types import Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules, Policy
 from tests.support.join_oracle import check_labels, organic

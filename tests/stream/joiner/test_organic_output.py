@@ -5,20 +5,9 @@ from dataclasses import replace
 import pytest
 from msgspec import Raw, msgpack
 
-from stream.events.codec import (
-    Examples,
-    Impression,
-    Install,
-    Organic,
-    SourceEvent,
-    Tick,
-    TrainingEvent,
-    decode_examples,
-    decode_organic,
-    decode_training,
-    encode_record,
-)
+from stream.events.codec import decode_examples, decode_organic, decode_training, encode_record
 from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
+from stream.events.types import Examples, Impression, Install, Organic, SourceEvent, Tick, TrainingEvent
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import examples_bytes

@@ -1,15 +1,7 @@
 """What the joiner writes, record by record."""
 
-from stream.events.codec import (
-    RECORD_BYTES_MAX,
-    DeadLetter,
-    Examples,
-    Impression,
-    Tick,
-    decode_entity,
-    decode_examples,
-    encode_record,
-)
+from stream.events.codec import decode_entity, decode_examples, encode_record
+from stream.events.types import RECORD_BYTES_MAX, DeadLetter, Examples, Impression, Tick
 from stream.joiner.commit_metadata import commit_of, metadata_of
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules

@@ -4,21 +4,9 @@ import logging
 
 import pytest
 
-from stream.events.codec import (
-    DeadLetter,
-    Examples,
-    Impression,
-    Install,
-    Organic,
-    SourceEvent,
-    Tick,
-    decode_entity,
-    decode_examples,
-    decode_organic,
-    encode,
-    encode_record,
-)
+from stream.events.codec import decode_entity, decode_examples, decode_organic, encode, encode_record
 from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
+from stream.events.types import DeadLetter, Examples, Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import examples_bytes

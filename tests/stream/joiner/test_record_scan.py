@@ -11,17 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kafka.partitioner import murmur2
 
-from stream.events.codec import (
-    BadPart,
-    Impression,
-    Install,
-    SourceEvent,
-    Tick,
-    encode,
-    encode_record,
-    event_count,
-    record_slices,
-)
+from stream.events.codec import encode, encode_record, event_count, record_slices
+from stream.events.types import BadPart, Impression, Install, SourceEvent, Tick
 from stream.joiner.kernels import hashes
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.kernels.record_scan import ITEMS_SCANNED

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.events.codec import Impression, Install, Organic, SourceEvent
+from stream.events.types import Impression, Install, Organic, SourceEvent
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.label_rules import LabelRules, Policy
 from stream.joiner.raw_impression import record_events

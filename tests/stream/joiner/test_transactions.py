@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream.events.codec import Impression, decode_events, encode_record
+from stream.events.codec import decode_events, encode_record
 from stream.events.topics import EVENTS
+from stream.events.types import Impression
 from stream.log.kafka_log import KafkaLog
 from stream.log.log import START
 from tests.stream.joiner.test_joiner import World, page, running, until

@@ -10,7 +10,7 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 import stream.log.kafka_client
-from stream.events.codec import RECORD_BYTES_MAX
+from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_client import client_options
 from stream.log.kafka_log import REQUEST_BYTES_MAX, KafkaLog
 from stream.log.log import START, MemoryLog, partition_of

@@ -6,8 +6,8 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.events.codec import RECORD_BYTES_MAX
 from stream.events.topics import DEAD_LETTERS, HOUR_MS, ITEMS, TOPICS, USERS, Topic
+from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_client import client_options
 from stream.log.kafka_log import KafkaLog

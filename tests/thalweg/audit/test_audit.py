@@ -16,19 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from learner.training.dedup import Seen
-from stream.events.codec import (
-    INSTALLED,
-    RETRACTION,
-    WINDOW_CLOSED,
-    Examples,
-    Impression,
-    Install,
-    Organic,
-    Tick,
-    encode_record,
-    example_id,
-)
+from stream.events.codec import encode_record, example_id
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import INSTALLED, RETRACTION, WINDOW_CLOSED, Examples, Impression, Install, Organic, Tick
 from stream.joiner.label_rules import LabelRules, label_rules
 from stream.joiner.record_processor import ShellRules
 from stream.log.kafka_admin import apply_topics, plan_topics

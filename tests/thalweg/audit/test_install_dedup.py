@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from stream.events.codec import Impression, Install, Organic, SourceEvent, Tick, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
+from stream.events.types import Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.log.log import Record

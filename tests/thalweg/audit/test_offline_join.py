@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stream.events.codec import ITEMS_MAX, Impression, SourceEvent, Tick
+from stream.events.types import ITEMS_MAX, Impression, SourceEvent, Tick
 from stream.joiner.label_rules import LabelRules
 from tests.stream.joiner.test_join import FAR, install, page, retraction
 from tests.support.join_oracle import joined, offline, organic

@@ -19,8 +19,9 @@ from ranker.ranking.entity_cache import Shelf
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import Follower
-from stream.events.codec import Impression, Install, Item, Organic, RankRequest, Tick, decode_training, encode
+from stream.events.codec import decode_training, encode
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
+from stream.events.types import Impression, Install, Item, Organic, RankRequest, Tick
 from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import LabelRules, label_rules

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from learner.training.dedup import Seen, source_of
-from stream.events.codec import WINDOW_CLOSED, Examples, Impression, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
+from stream.events.types import WINDOW_CLOSED, Examples, Impression
 from stream.log.log import Record
 from thalweg.audit.emitted import EmittedScan
 from thalweg.audit.relearned import Repetitions

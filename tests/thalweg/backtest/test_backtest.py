@@ -15,7 +15,7 @@ from learner.publishing.gate import refusal
 from learner.training.model import Model
 from producers.features import FeatureMaker
 from producers.source import WorldEvent
-from stream.events.codec import Impression, Install, Tick
+from stream.events.types import Impression, Install, Tick
 from stream.runtime.errors import DataError
 from stream.spec.spec import Gate, PartName, Policy, Spec, WarmStart
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, slow_world, world, write_lines

@@ -12,7 +12,7 @@ import pytest
 
 from producers.features import FeatureMaker
 from producers.source import WorldEvent
-from stream.events.codec import Impression, Install
+from stream.events.types import Impression, Install
 from stream.features.encoder import one_page
 from stream.spec.spec import Policy
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world

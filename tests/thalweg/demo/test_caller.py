@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stream.events.codec import Impression, RankReply, decode_events, decode_requests, encode_record
+from stream.events.codec import decode_events, decode_requests, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
+from stream.events.types import Impression, RankReply
 from stream.log.log import START, MemoryLog
 from thalweg.cli.main import app
 from thalweg.demo.caller import Caller

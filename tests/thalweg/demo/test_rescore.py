@@ -8,7 +8,7 @@ from ranker.ranking.rank import rank_with
 from ranker.ranking.score import Scorer
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import load_version
-from stream.events.codec import RankReply
+from stream.events.types import RankReply
 from stream.snapshots.memory_store import MemoryStore
 from stream.tables.hash_table import U64
 from tests.support.random_models import ToyModel, some_spec

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from stream.events.codec import Impression, RankReply, decode_requests, encode_record
+from stream.events.codec import decode_requests, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
+from stream.events.types import Impression, RankReply
 from stream.log.log import START, MemoryLog, partition_of
 from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore

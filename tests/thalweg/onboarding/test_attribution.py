@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.events.codec import Impression, Install, SourceEvent
+from stream.events.types import Impression, Install, SourceEvent
 from stream.joiner.kernels.timers import BEGIN, COUNT, END
 from stream.joiner.label_rules import LabelRules
 from tests.stream.joiner.test_join_oracle import SKEWS, sources

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from producers.lines import numbered_lines
-from stream.events.codec import Value
+from stream.events.types import Value
 from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec, parse_spec
 from thalweg.cli.main import app

@@ -15,7 +15,7 @@ from learner.training.model import Model
 from producers.features import FeatureMaker
 from producers.lines import numbered_lines
 from producers.source import Broken, Pause
-from stream.events.codec import Impression, Install, Item, User, Value
+from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError, SpecError
 from stream.spec.spec import Gate, Spec
 from stream.spec.spec_file import parse_spec

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stream.events.codec import Impression, Install, Tick
 from stream.events.topics import EVENTS
+from stream.events.types import Impression, Install, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from thalweg.cli.main import app

@@ -11,19 +11,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from stream.events import codec as events_module
-from stream.events.codec import (
-    EVENT_BYTES_MAX,
-    DeadLetter,
-    Examples,
-    Impression,
-    Install,
-    Item,
-    decode_events,
-    decode_examples,
-    encode,
-    encode_record,
-)
+from stream.events.codec import decode_events, decode_examples, encode, encode_record
 from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, EXAMPLES_DLQ, ITEMS, ITEMS_DLQ
+from stream.events.types import EVENT_BYTES_MAX, DeadLetter, Examples, Impression, Install, Item
 from stream.log.dead_letters import dead_letter
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from stream.events.codec import Item, User, encode
+from stream.events.codec import encode
 from stream.events.topics import ITEMS, USERS
+from stream.events.types import Item, User
 from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.log.log import MemoryLog

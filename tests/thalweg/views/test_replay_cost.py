@@ -5,8 +5,9 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
-from stream.events.codec import Impression, Install, Tick, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
+from stream.events.types import Impression, Install, Tick
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.settings import Settings

@@ -12,8 +12,9 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
-from stream.events.codec import EVENT_BYTES_MAX, Impression, Install, Tick, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES
+from stream.events.types import EVENT_BYTES_MAX, Impression, Install, Tick
 from stream.joiner.commit_metadata import metadata_of
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules

@@ -1,0 +1,129 @@
+"""What an event must keep, checked where it enters."""
+
+import math
+from collections.abc import Mapping
+
+from stream.events.types import (
+    ITEMS_MAX,
+    NUMBER_MAX,
+    REASONS,
+    TIME_MS_MAX,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    Examples,
+    Install,
+    Organic,
+    RankRequest,
+    SourceEvent,
+    Tick,
+    TrainingEvent,
+    Value,
+)
+from stream.runtime.errors import BadEvent
+
+
+def check_source(event: SourceEvent) -> None:
+    """Raises BadEvent when a field holds what can't be true."""
+    check_time(event.time_ms)
+    if isinstance(event, Tick):
+        return
+    if not event.user:
+        raise BadEvent("user is empty")
+    if isinstance(event, Install):
+        if not event.item or not event.install_id:
+            raise BadEvent("an install needs an item and an install_id")
+        return
+    n = len(event.items)
+    if not event.request_id:
+        raise BadEvent("request_id is empty")
+    if not 1 <= n <= ITEMS_MAX:
+        raise BadEvent(f"a page has 1 to {ITEMS_MAX} items, this one {n}")
+    if len(set(event.items)) != n or "" in event.items:
+        raise BadEvent("a page's items must be distinct and not empty")
+    if not 0 <= event.version < NUMBER_MAX:
+        raise BadEvent(f"version {event.version} is not between 0 and 2**53")
+    if event.scores or event.propensities:
+        for name, values in (("scores", event.scores), ("propensities", event.propensities)):
+            if values and len(values) != n:
+                raise BadEvent(f"{len(values)} {name} for {n} items")
+            if not all(map(math.isfinite, values)):
+                raise BadEvent(f"{name} must be finite")
+    if event.context:
+        check_numbers(event.context)
+
+
+def check_training(event: TrainingEvent) -> None:
+    """Raises BadEvent when a field of what stands in `examples` can't be true."""
+    if isinstance(event, Organic):
+        check_organic(event)
+    else:
+        check_examples(event)
+
+
+def check_examples(examples: Examples) -> None:
+    """Raises BadEvent when columns differ in length or a label, weight or position can't be true."""
+    check_source(examples.page)
+    ids, positions, labels, weights = examples.ids, examples.positions, examples.labels, examples.weights
+    reasons, ingest_ms, n = examples.reasons, examples.ingest_ms, len(ids)
+    if not n == len(positions) == len(labels) == len(weights) == len(reasons) == len(ingest_ms) > 0:
+        raise BadEvent("columns of examples differ in length, or are empty")
+    if not (min(positions) >= 0 and max(positions) < len(examples.page.items)):
+        raise BadEvent("a position is outside the page")
+    if not (min(labels) >= 0 and max(labels) <= 1):
+        raise BadEvent("a label is neither 0 nor 1")
+    if not (min(weights) >= WEIGHT_MIN and max(weights) <= WEIGHT_MAX) or math.isnan(sum(weights)):
+        raise BadEvent(f"a weight must be {WEIGHT_MIN:g} to {WEIGHT_MAX:g}: leave out what isn't to be learned")
+    if not (min(reasons) >= 0 and max(reasons) < len(REASONS)):
+        raise BadEvent("unknown reason")
+    if not (min(ids) >= 0 and max(ids) < 2**64):
+        raise BadEvent("an id isn't an unsigned 64-bit number")
+    if not (min(ingest_ms) >= 0 and max(ingest_ms) < TIME_MS_MAX):
+        raise BadEvent("an ingest time is not between 1970 and 2100")
+
+
+def check_organic(organic: Organic) -> None:
+    """Raises BadEvent when a name is missing or a time can't be true."""
+    check_time(organic.time_ms)
+    if not (organic.user and organic.item and organic.install_id):
+        raise BadEvent("an organic install needs a user, an item and an install_id")
+    if not 0 <= organic.ingest_ms < TIME_MS_MAX:
+        raise BadEvent("an ingest time is not between 1970 and 2100")
+
+
+def check_request(request: RankRequest) -> None:
+    """Raises BadEvent when a request can't be answered as it stands."""
+    if not request.request_id or not request.user:
+        raise BadEvent("a request needs a request_id and a user")
+    if not 1 <= request.k <= ITEMS_MAX:
+        raise BadEvent(f"k must be 1 to {ITEMS_MAX}, not {request.k}")
+    if request.candidates is not None:
+        n = len(request.candidates)
+        if not 1 <= n <= ITEMS_MAX:
+            raise BadEvent(f"give 1 to {ITEMS_MAX} candidates, or none at all")
+        if len(set(request.candidates)) != n or not all(request.candidates):
+            raise BadEvent("candidates must be distinct and not empty")
+    if request.time_ms:
+        check_time(request.time_ms)
+    if not 0 <= request.deadline_ms < NUMBER_MAX:
+        raise BadEvent(f"deadline_ms {request.deadline_ms} is not between 0 and 2**53")
+    check_numbers(request.context)
+    check_numbers(request.attributes or {})
+
+
+def check_numbers(values: Mapping[str, "Value"]) -> None:
+    """Raises BadEvent for numbers of a context or of attributes that aren't finite."""
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadEvent(f"{name[:100]} isn't a finite number")
+
+
+def check_time(time_ms: int) -> None:
+    """Raises BadEvent unless an event may have this time."""
+    if not 0 < time_ms < TIME_MS_MAX:
+        raise BadEvent(f"event time {time_ms} ms is not between 1970 and 2100")
+
+
+def check_size(raw: bytes, bytes_max: int) -> None:
+    """Raises BadEvent when these are too many bytes."""
+    if len(raw) > bytes_max:
+        raise BadEvent(f"{len(raw)} bytes are more than the limit of {bytes_max}")

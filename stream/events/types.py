@@ -1,0 +1,177 @@
+"""What travels through the log: typed events, and the limits they must keep."""
+
+from typing import Final
+
+import msgspec
+
+EVENT_BYTES_MAX: Final = 64 * 1024
+RECORD_BYTES_MAX: Final = 1024 * 1024
+REQUEST_BYTES_MAX: Final = 256 * 1024
+EVENTS_MAX: Final = 65_536  # of one record
+SLICE_EVENTS: Final = 1_024  # of a large record decoded at once: bad ones take 10 µs each
+ITEMS_MAX: Final = 1_000  # of one page or request
+TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: later is no event time but a mistake
+WEIGHT_MIN: Final = 1e-6  # of an example; one that is lost in 32 bits would train nothing without a word
+WEIGHT_MAX: Final = 1e6
+NUMBER_MAX: Final = 2**53  # exclusive, of versions and deadlines: whole numbers that arrays and floats can hold
+
+# Why an example was emitted. The first two tell a position's first label, the others change one that was told.
+INSTALLED: Final = 0
+WINDOW_CLOSED: Final = 1
+LATE_POSITIVE: Final = 2
+RETRACTION: Final = 3
+REASONS: Final = ("installed", "window_closed", "late_positive", "retraction")
+
+
+class Impression(msgspec.Struct, array_like=True, tag=1, gc=False, frozen=True):
+    """One page that a user saw: `items` in shown order, `features` as they were when it was ranked.
+
+    `scores` and `propensities` are empty or one per item. `features` are opaque bytes (`page_features.py`);
+    empty where the source has none.
+    """
+
+    request_id: str
+    time_ms: int
+    user: str
+    items: list[str]
+    variant: str = ""
+    version: int = 0
+    scores: list[float] = []
+    propensities: list[float] = []
+    features: bytes = b""
+    context: dict[str, str | float] = {}
+
+
+class Install(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):
+    """A user installed an item. With `retracted`, an earlier install of that id is taken back."""
+
+    user: str
+    item: str
+    time_ms: int
+    install_id: str
+    request_id: str = ""
+    retracted: bool = False
+
+
+class Tick(msgspec.Struct, array_like=True, tag=3, gc=False, frozen=True):
+    """Event time has reached `time_ms` in this partition, though nothing happened."""
+
+    time_ms: int
+
+
+class Examples(msgspec.Struct, array_like=True, tag=4, gc=False, frozen=True):
+    """Labelled items of one page, in columns of one length.
+
+    `ids` are hash64(request id, position, reason, install id); `positions` index `page.items`;
+    `labels` are 0 or 1; `reasons` index REASONS; `ingest_ms` is the log's append time of the record
+    that triggered the label.
+    """
+
+    page: Impression
+    ids: list[int]
+    positions: list[int]
+    labels: list[int]
+    weights: list[float]
+    reasons: list[int]
+    ingest_ms: list[int]
+
+
+class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True):
+    """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: now.
+
+    `history` (newest last) and `attributes` of the user, when given, spare the ranker its look-ups.
+    `deadline_ms` counts from when the ranker read the request; 0: none.
+    """
+
+    request_id: str
+    user: str
+    k: int = 10
+    time_ms: int = 0
+    context: dict[str, str | float] = {}
+    candidates: list[str] | None = None
+    deadline_ms: int = 0
+    history: list[str] | None = None
+    attributes: dict[str, "Value"] | None = None
+
+
+class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
+    """The k best items with their scores (probabilities), all by one `version` (0: no model yet, by popularity).
+
+    `features` belong to `items` in this order: who shows the page copies them into the Impression.
+    `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
+    ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", ...).
+    `error` is empty, or says why there is no answer.
+    """
+
+    request_id: str
+    user: str
+    items: list[str]
+    scores: list[float]
+    version: int
+    staleness_ms: int = 0
+    live_since_ms: int = 0
+    scored: int = 0
+    rank_us: int = 0
+    notes: list[str] = []
+    features: bytes = b""
+    error: str = ""
+    time_ms: int = 0
+
+
+Value = str | float | list[str]
+
+
+class Item(msgspec.Struct, array_like=True, tag=7, gc=False, frozen=True):
+    """Static attributes of an item. `popularity` orders answers before there is a model."""
+
+    item: str
+    attributes: dict[str, Value] = {}
+    title: str = ""
+    popularity: float = 0.0
+
+
+class User(msgspec.Struct, array_like=True, tag=8, gc=False, frozen=True):
+    """Static attributes of a user."""
+
+    user: str
+    attributes: dict[str, Value] = {}
+
+
+class History(msgspec.Struct, array_like=True, tag=9, gc=False, frozen=True):
+    """User has installed item at `time_ms`: one record of the compacted topic `histories`."""
+
+    user: str
+    item: str
+    time_ms: int
+
+
+class DeadLetter(msgspec.Struct, array_like=True, tag=10, gc=False, frozen=True):
+    """Bytes that were not taken in: what and why, and where they came from."""
+
+    original: bytes
+    error: str
+    message: str
+    topic: str
+    partition: int
+    offset: int
+
+
+class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
+    """An install that no page claimed. A re-read emits it again: `user` and `install_id` are its identity.
+
+    It stands in the topic `organic` and, where the spec wants it, among the Examples of a record of `examples`: its
+    tag is the reason why it is there.
+    `request_id` is the page that it named, empty if none; `ingest_ms` the log's append time of the install's record.
+    """
+
+    user: str
+    item: str
+    time_ms: int
+    install_id: str
+    request_id: str = ""
+    ingest_ms: int = 0
+
+
+SourceEvent = Impression | Install | Tick
+BadPart = tuple[bytes, str]  # what can't be taken, and the reason
+TrainingEvent = Examples | Organic  # of a record of `examples`
