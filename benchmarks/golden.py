@@ -12,7 +12,8 @@ from stream.features.encoder import one_page
 from stream.features.page_features import statistics_of
 from stream.features.quantiles import quantise
 from stream.features.statistics import F64, Statistics
-from stream.snapshots.snapshot import Array, Content, Golden
+from stream.snapshots.contents import Array, Content
+from stream.snapshots.manifest import Golden
 from stream.tables.hash_table import U64
 
 PAGES, ITEMS = 4, 8  # as a learner has them

@@ -41,7 +41,7 @@ from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install, Tick
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import END, partition_of
+from stream.log.protocol import END, partition_of
 from stream.runtime.settings import Settings
 
 USERS = 20_000

@@ -32,7 +32,7 @@ from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install, SourceEvent, Tick
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import END, START
+from stream.log.protocol import END, START
 from stream.runtime.settings import Settings
 
 PACK: Final = 16

@@ -29,7 +29,7 @@ from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install
 from stream.joiner.label_rules import LabelRules, Policy
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import END, START, partition_of
+from stream.log.protocol import END, START, partition_of
 from stream.runtime.settings import Settings
 from thalweg.stack.stack import start_broker, stop_broker
 

@@ -37,7 +37,7 @@ from stream.joiner.label_rules import LabelRules
 from stream.joiner.raw_impression import read_record
 from stream.joiner.record_processor import warm_up
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import END, partition_of
+from stream.log.protocol import END, partition_of
 from stream.runtime.settings import Settings
 
 HOUR_MS: Final = 3_600_000

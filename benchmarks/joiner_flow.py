@@ -14,7 +14,7 @@ from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
 from stream.events.types import Impression, Install, SourceEvent
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 from stream.runtime.settings import Settings
 
 PAGES: Final = 2  # a group

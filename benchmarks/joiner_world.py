@@ -22,7 +22,7 @@ from stream.events.types import Impression, Install, SourceEvent, Tick
 from stream.joiner.label_rules import LabelRules
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import Reader, partition_of
+from stream.log.protocol import Reader, partition_of
 from stream.runtime.health import run_file
 from stream.runtime.settings import Settings
 from thalweg.stack.stack import down, up

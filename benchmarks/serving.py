@@ -15,10 +15,12 @@ from stream.events.types import Item, Value
 from stream.features.encoder import one_page
 from stream.features.page_features import F32, Catalogue, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
+from stream.snapshots.contents import Array, Content, Digests, cut, digests_of, pack
+from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.shown_items import PART, pack_names
-from stream.snapshots.snapshot import Array, Content, Digests, Manifest, PartVersion, cut, digests_of, fetch, pack
+from stream.snapshots.store import fetch
 from stream.spec.spec import Spec
 from stream.spec.spec_file import encode_spec
 from stream.tables.hash_table import U64

@@ -23,19 +23,9 @@ from ranker.ranking.jit_warmup import warm
 from ranker.ranking.score import Scorer
 from ranker.versions.version_loader import Loader
 from stream.runtime.settings import Settings
+from stream.snapshots.contents import Content, cut, digests_of, pack
+from stream.snapshots.manifest import DELTAS_MAX, INGESTS_MAX, Manifest, PartVersion, encode_manifest, named_blobs
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import (
-    DELTAS_MAX,
-    INGESTS_MAX,
-    Content,
-    Manifest,
-    PartVersion,
-    cut,
-    digests_of,
-    encode_manifest,
-    named_blobs,
-    pack,
-)
 from stream.spec.spec_file import load_spec
 from thalweg.stack.server import LOOPBACK, end, free_port, redis_answers, spawn
 

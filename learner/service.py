@@ -23,13 +23,13 @@ from stream.events.topics import EXAMPLES
 from stream.events.types import Examples
 from stream.log.dead_letters import Outgoing, dead_letter
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import START, Log, Reader, Record
+from stream.log.protocol import START, Log, Reader, Record
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import CheckpointError, LogError, LogGap, LogUnavailable
 from stream.runtime.health import Health, run_file
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import SnapshotStore
+from stream.snapshots.store import SnapshotStore
 from stream.spec.spec import Spec
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)

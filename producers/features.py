@@ -22,7 +22,7 @@ from stream.features.statistics import Statistics, StatisticsProgram
 from stream.history.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 from stream.runtime.errors import BadEvent
 from stream.runtime.settings import DEDUP_IDS
 from stream.spec.spec import Spec

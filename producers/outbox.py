@@ -9,7 +9,7 @@ import msgspec
 
 from producers.clock import Clock
 from stream.events.topics import EVENTS
-from stream.log.log import Log
+from stream.log.protocol import Log
 from stream.runtime.errors import LogUnavailable
 
 RECORD_EVENTS_MAX: Final = 64

@@ -13,7 +13,7 @@ from stream.events.topics import EVENTS, ITEMS, USERS
 from stream.events.types import Impression, Item, SourceEvent, Tick, User
 from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
-from stream.log.log import Log, partition_of
+from stream.log.protocol import Log, partition_of
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import Spec
 

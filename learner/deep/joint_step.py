@@ -16,7 +16,8 @@ from stream.features.encoder import I64
 from stream.features.page_features import F32
 from stream.features.quantiles import quantise
 from stream.runtime.prefetch import prefetch
-from stream.tables.hash_table import U64, kernel
+from stream.tables.hash_table import U64
+from stream.tables.jit import kernel
 
 SAMPLE: Final = 16_384  # examples whose numbers are remembered for quantiles
 ROWS_AHEAD: Final = 16  # embedding rows between asking for their memory and reading it

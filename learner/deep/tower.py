@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from stream.features.page_features import F32
-from stream.tables.hash_table import F, edition, kernel
+from stream.tables.jit import F, edition, kernel
 
 BLOCK: Final = 4
 LANES: Final = 16

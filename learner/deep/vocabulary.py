@@ -13,7 +13,9 @@ import numpy.typing as npt
 from stream.features.encoder import I64
 from stream.features.page_features import F32
 from stream.runtime.errors import SpecError
-from stream.tables.hash_table import AHEAD, U64, Table, distinct, fetch, find, home, kernel, mix, place
+from stream.tables.hash_kernels import AHEAD, fetch, find, home, mix, place
+from stream.tables.hash_table import U64, Table, distinct
+from stream.tables.jit import kernel
 
 WIDTH: Final = 4  # key; row (0: none yet), sightings, event time of the newest (ms)
 EMBEDDING_INIT: Final = 0.02

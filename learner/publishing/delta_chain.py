@@ -19,20 +19,10 @@ from stream.features.encoder import one_page
 from stream.features.page_features import F32, select, statistics_of
 from stream.features.serve_as import as_served
 from stream.features.statistic_reads import GONE_MS
+from stream.snapshots.contents import Array, Digests, cut, digests_of, pack
+from stream.snapshots.manifest import DELTAS_MAX, INGESTS_MAX, Golden, Manifest, PartVersion
 from stream.snapshots.shown_items import PART as ITEMS
 from stream.snapshots.shown_items import pack_names
-from stream.snapshots.snapshot import (
-    DELTAS_MAX,
-    INGESTS_MAX,
-    Array,
-    Digests,
-    Golden,
-    Manifest,
-    PartVersion,
-    cut,
-    digests_of,
-    pack,
-)
 from stream.spec.spec_file import encode_spec
 from stream.tables.hash_table import U64, Table, distinct
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import structlog
 
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.snapshot import UNDECIDED, Decision, SnapshotStore
+from stream.snapshots.manifest import UNDECIDED, Decision
+from stream.snapshots.store import SnapshotStore
 from stream.snapshots.version_files import VersionFiles
 
 log = structlog.get_logger("pins")

@@ -14,7 +14,7 @@ from learner.publishing.uploader import Cadence, Carrier
 from learner.publishing.version_allocator import Used
 from learner.training.model import Model
 from stream.runtime.settings import Settings
-from stream.snapshots.snapshot import SnapshotStore
+from stream.snapshots.store import SnapshotStore
 from stream.spec.spec import duration_ms
 
 log = structlog.get_logger("publisher")

@@ -15,7 +15,8 @@ from learner.publishing.delta_chain import Cut
 from learner.publishing.pins import PinKeeper
 from learner.publishing.version_allocator import Numbers, Used
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError
-from stream.snapshots.snapshot import Head, SnapshotStore
+from stream.snapshots.manifest import Head
+from stream.snapshots.store import SnapshotStore
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 ASK_S = 0.2  # how often the store is asked where its head is, before anything may be published

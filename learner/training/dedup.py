@@ -9,7 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from stream.runtime.settings import DEDUP_IDS
-from stream.tables.hash_table import U64, Table, find, kernel, place
+from stream.tables.hash_kernels import find, place
+from stream.tables.hash_table import U64, Table
+from stream.tables.jit import kernel
 
 NO_SOURCE: Final = -1
 

@@ -14,7 +14,8 @@ from stream.events.types import INSTALLED, LATE_POSITIVE, WEIGHT_MAX, WEIGHT_MIN
 from stream.features.encoder import I64, Batch
 from stream.features.page_features import F32, Layout, pages_of, words_of
 from stream.runtime.errors import BadEvent
-from stream.tables.hash_table import U64, kernel
+from stream.tables.hash_table import U64
+from stream.tables.jit import kernel
 
 Which = npt.NDArray[np.bool_] | I64 | slice
 

@@ -30,7 +30,7 @@ from stream.features.encoder import I64, Encoder, one_page
 from stream.features.page_features import F32, Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import LogError
-from stream.snapshots.snapshot import INGESTS_MAX
+from stream.snapshots.manifest import INGESTS_MAX
 from stream.spec.spec import Spec
 from stream.tables.hash_table import U64
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.features.page_features import F32
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 BINS: Final = 16_384
 WINDOW: Final = 2_000

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.features.encoder import Batch, list_at, place_of
-from stream.features.page_features import Layout, id_of, locate
+from stream.features.page_features import Layout, id_of
+from stream.features.page_kernels import locate
 from stream.spec.spec import Spec
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 Bools = npt.NDArray[np.bool_]
 

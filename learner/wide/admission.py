@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.tables.hash_table import kernel, mix
+from stream.tables.hash_kernels import mix
+from stream.tables.jit import kernel
 
 U8 = npt.NDArray[np.uint8]
 LINE: Final = 64  # counters of a cache line

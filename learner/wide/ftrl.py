@@ -19,7 +19,9 @@ from stream.features.page_features import F32
 from stream.runtime.prefetch import prefetch
 from stream.spec.spec import Spec, duration_ms
 from stream.tables.eviction import Sweep
-from stream.tables.hash_table import AHEAD, CHANGED, U32, U64, Table, fetch, find, home, kernel, place, touch
+from stream.tables.hash_kernels import AHEAD, CHANGED, fetch, find, home, place, touch
+from stream.tables.hash_table import U32, U64, Table
+from stream.tables.jit import kernel
 
 WIDTH: Final = 2  # key; z, n
 LANES: Final = 16  # float32 numbers that a processor works on at once

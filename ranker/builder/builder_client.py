@@ -25,7 +25,7 @@ from ranker.versions.model import Tower, Version, embeddings_of
 from ranker.versions.version_loader import plan_of, version_of
 from stream.runtime.errors import StoreUnavailable
 from stream.runtime.settings import Settings
-from stream.snapshots.snapshot import decode_manifest
+from stream.snapshots.manifest import decode_manifest
 from stream.tables.delta_table import Overlay
 
 SILENT_S: Final = 600.0  # after which a builder is replaced: more than any base takes

@@ -18,8 +18,8 @@ from ranker.versions.model import Version
 from ranker.versions.version_loader import Loader
 from stream.runtime.logs import log_to_stderr
 from stream.runtime.settings import Settings
+from stream.snapshots.manifest import encode_manifest
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import encode_manifest
 
 NICE: Final = 10  # a tenth of the weight of what ranks
 

@@ -16,7 +16,9 @@ from stream.features.statistic_reads import GONE_MS, faded, measure
 from stream.features.statistics import F64
 from stream.spec.statistic_kinds import READ_MEMORY
 from stream.tables.delta_table import NONE, marked, seen_hashed
-from stream.tables.hash_table import U64, find_hashed, hash32, kernel, mix
+from stream.tables.hash_kernels import find_hashed, hash32, mix
+from stream.tables.hash_table import U64
+from stream.tables.jit import kernel
 
 BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at least one cross of one item
 

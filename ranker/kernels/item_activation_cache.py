@@ -13,9 +13,12 @@ import numpy as np
 from ranker.kernels.net import Embeddings, Net, given_of, item_key, part_of
 from ranker.kernels.plan import Plan
 from stream.features.encoder import I64
-from stream.features.page_features import F32, locate
+from stream.features.page_features import F32
+from stream.features.page_kernels import locate
 from stream.tables.delta_table import room_for
-from stream.tables.hash_table import U64, find_many, kernel
+from stream.tables.hash_kernels import find_many
+from stream.tables.hash_table import U64
+from stream.tables.jit import kernel
 
 BYTES_MAX: Final = 32 * 1024 * 1024  # of one deep version's parts
 ITEMS_MAX: Final = 65_536

@@ -16,7 +16,8 @@ import numpy as np
 from stream.features.page_features import F32
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
 from stream.tables.delta_table import Overlay, Rows, Take, lines, room_for
-from stream.tables.hash_table import KEYS, U32, U64, capacity_for, distinct, insert_rows
+from stream.tables.hash_kernels import KEYS, insert_rows
+from stream.tables.hash_table import U32, U64, capacity_for, distinct
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,9 @@ from stream.features.encoder import I64, count_ids, fill_deep
 from stream.features.page_features import F32
 from stream.features.quantiles import quantile
 from stream.tables.delta_table import NONE, seen
-from stream.tables.hash_table import U64, find, kernel, mix
+from stream.tables.hash_kernels import find, mix
+from stream.tables.hash_table import U64
+from stream.tables.jit import kernel
 
 ITEM_SEED: Final = np.uint64(0x9AE16A3B2F90404F)
 

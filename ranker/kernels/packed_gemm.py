@@ -15,7 +15,7 @@ from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 from stream.features.page_features import F32
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 WIDE_REGISTERS: Final = bool(llvm.get_host_cpu_features().get("avx512f"))
 LANES: Final = 16 if WIDE_REGISTERS else 8  # floats of a register

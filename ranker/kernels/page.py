@@ -10,11 +10,13 @@ from ranker.kernels.pair_cache import NOWHERE, Square, place_of, places_of
 from ranker.kernels.plan import Crosses, Measures
 from ranker.kernels.similarity import fill_likenesses, memories_of
 from stream.features.encoder import I64, list_at
-from stream.features.page_features import locate
+from stream.features.page_kernels import locate
 from stream.features.statistic_reads import base_rate
 from stream.features.statistics import F64
 from stream.tables.delta_table import Rows
-from stream.tables.hash_table import U64, find, kernel
+from stream.tables.hash_kernels import find
+from stream.tables.hash_table import U64
+from stream.tables.jit import kernel
 
 
 class Crossed(NamedTuple):

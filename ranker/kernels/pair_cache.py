@@ -19,7 +19,9 @@ from ranker.kernels.layered_table import Layers
 from stream.features.encoder import I64, list_at
 from stream.runtime.prefetch import prefetch_to_read
 from stream.tables.delta_table import latest_of, lines
-from stream.tables.hash_table import U32, U64, find, hash32, kernel, place
+from stream.tables.hash_kernels import find, hash32, place
+from stream.tables.hash_table import U32, U64
+from stream.tables.jit import kernel
 
 ROOM: Final = 4_096  # places: a square of cells is 128 MiB, taken from the system as cells are used
 NOWHERE: Final = -1  # the place of an item that has none

@@ -5,7 +5,8 @@ from typing import Any, Final
 import numpy as np
 
 from stream.runtime.prefetch import prefetch_to_read
-from stream.tables.hash_table import home_of, kernel
+from stream.tables.hash_kernels import home_of
+from stream.tables.jit import kernel
 
 AHEAD: Final = 12  # keys between asking for a row and reading it: more wait for a free line of the core's
 BEYOND: Final = 32  # bytes from a row to where a search that doesn't end at once goes on

@@ -9,7 +9,8 @@ from ranker.kernels.pair_cache import keep, recall, shown_of
 from stream.features.encoder import list_at
 from stream.features.item_similarity import HEAD, SHIFT, pair_key
 from stream.spec.statistic_kinds import READ_MEMORY
-from stream.tables.hash_table import kernel, mix
+from stream.tables.hash_kernels import mix
+from stream.tables.jit import kernel
 
 
 @kernel

@@ -16,7 +16,7 @@ from stream.events.topics import ITEMS, USERS
 from stream.events.types import Item, User, Value
 from stream.features.page_features import Catalogue, Layout
 from stream.log.dead_letters import Outgoing, dead_letter
-from stream.log.log import START, Log, Reader, Record
+from stream.log.protocol import START, Log, Reader, Record
 from stream.runtime.errors import BadEvent, LogError, LogGap, LogUnavailable
 
 RETRY_S: Final = 1.0

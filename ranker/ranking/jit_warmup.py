@@ -13,8 +13,10 @@ from ranker.versions.version_loader import Loader
 from stream.events.types import Item
 from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import WIDTH
+from stream.snapshots.contents import Array, cut, digests_of, pack
+from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import Array, Manifest, PartVersion, SnapshotStore, cut, digests_of, pack
+from stream.snapshots.store import SnapshotStore
 from stream.spec.spec_file import encode_spec, parse_spec
 
 TINY: Final = """

@@ -13,10 +13,12 @@ from ranker.kernels.crossing import read_rows
 from ranker.kernels.plan import Plan
 from ranker.ranking.entity_cache import Shelf
 from ranker.versions.model import Version
-from stream.features.page_features import LIST_MAX, Catalogue
+from stream.features.page_features import Catalogue
+from stream.features.page_kernels import LIST_MAX
 from stream.spec.spec import ORGANIC_INSTALLS, duration_ms
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
-from stream.tables.hash_table import kernel, mix
+from stream.tables.hash_kernels import mix
+from stream.tables.jit import kernel
 
 CANDIDATES: Final = 100
 KEPT: Final = CANDIDATES + LIST_MAX  # so that enough are left when a long history is taken out

@@ -15,7 +15,8 @@ from ranker.versions.model import Version
 from ranker.versions.version_loader import Loader, Loads
 from stream.features.page_features import Catalogue
 from stream.runtime.errors import BadSnapshot, SnapshotError, StoreUnavailable
-from stream.snapshots.snapshot import UNDECIDED, Head, Manifest, SnapshotStore
+from stream.snapshots.manifest import UNDECIDED, Head, Manifest
+from stream.snapshots.store import SnapshotStore
 from stream.snapshots.version_files import VersionFiles
 
 POLL_S: Final = 0.05

@@ -15,7 +15,7 @@ from stream.events.codec import decode_requests, encode
 from stream.events.topics import REPLIES, REQUESTS_DLQ
 from stream.events.types import RECORD_BYTES_MAX, RankReply, RankRequest
 from stream.log.dead_letters import dead_letter
-from stream.log.log import GroupReader, Log, Record, partition_of
+from stream.log.protocol import GroupReader, Log, Record, partition_of
 from stream.runtime.errors import BadEvent
 
 RECORDS_MAX: Final = 100

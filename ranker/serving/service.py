@@ -24,14 +24,14 @@ from ranker.serving.request_loop import Desk
 from stream.events.topics import ITEMS, REQUESTS, USERS
 from stream.history.histories import read_histories
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import START, Log
+from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import LogGap, LogUnavailable
 from stream.runtime.health import Health, run_file
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_client import connect
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import SnapshotStore
+from stream.snapshots.store import SnapshotStore
 from stream.snapshots.version_files import VersionFiles
 
 GROUP: Final = "ranker"

@@ -32,7 +32,7 @@ from ranker.kernels.plan import Plan
 from stream.features.page_features import F32, words_of
 from stream.features.serve_as import as_served
 from stream.runtime.errors import BadEvent
-from stream.snapshots.snapshot import Manifest
+from stream.snapshots.manifest import Manifest
 from stream.tables.hash_table import U64
 
 BATCH_ITEMS: Final = 100  # scored at once, at most: few enough for a core's own caches, enough to use each weight often

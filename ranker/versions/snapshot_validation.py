@@ -13,7 +13,7 @@ from stream.features.page_features import F32
 from stream.features.statistic_reads import GONE_MS
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.snapshot import Content
+from stream.snapshots.contents import Content
 from stream.tables.hash_table import U64, distinct
 
 SUM_MAX: Final = 1e18  # of a statistic: a weight of a million in each of 2⁴⁰ labels

@@ -23,9 +23,11 @@ from ranker.versions.model import BATCH_ITEMS, Tower, Version, embeddings_of, sc
 from ranker.versions.snapshot_validation import dense_of, statistic_change, vectors_of, wide_change
 from stream.features.page_features import F32, Catalogue, build_page, statistics_of, words_of
 from stream.runtime.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
+from stream.snapshots.contents import Content
+from stream.snapshots.manifest import Manifest
 from stream.snapshots.shown_items import PART as ITEMS
 from stream.snapshots.shown_items import unpack_names
-from stream.snapshots.snapshot import Content, Manifest, VersionReader, fetch
+from stream.snapshots.store import VersionReader, fetch
 from stream.spec.spec_file import decode_spec
 from stream.tables.delta_table import Take, lines
 from stream.tables.hash_table import U64

@@ -10,10 +10,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.features.page_features import F32, Layout, locate, seed_of
+from stream.features.page_features import F32, Layout, seed_of
+from stream.features.page_kernels import locate
 from stream.runtime.errors import SpecError
 from stream.spec.spec import CROSSES_MAX, POSITION, Spec
-from stream.tables.hash_table import U64, kernel, mix
+from stream.tables.hash_kernels import mix
+from stream.tables.hash_table import U64
+from stream.tables.jit import kernel
 
 I64 = npt.NDArray[np.int64]
 KEYS_MAX: Final = 4_096  # of one cross-product of one item: one that has more is left out

@@ -18,8 +18,9 @@ import numpy as np
 
 from stream.events.types import LATE_POSITIVE, RETRACTION
 from stream.features.encoder import list_at
-from stream.features.page_features import locate
-from stream.tables.hash_table import CHANGED, find, find_moved, kernel, mix, place_moved, touch
+from stream.features.page_kernels import locate
+from stream.tables.hash_kernels import CHANGED, find, find_moved, mix, place_moved, touch
+from stream.tables.jit import kernel
 
 SHIFT: Final = 2.0  # r lies in (−1, 1), give or take a correction: a row's n is never negative
 HEAD: Final = np.uint64(0x48454144)

@@ -6,7 +6,8 @@ and are the same in both. (The position is in no page: the encoder holds it.)
 
 import numpy as np
 
-from stream.features.page_features import Layout, UserColumns, locate, size_of
+from stream.features.page_features import Layout, UserColumns, size_of
+from stream.features.page_kernels import locate
 from stream.tables.hash_table import U64
 
 

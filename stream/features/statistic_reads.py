@@ -5,7 +5,8 @@ from typing import Any, Final
 import numpy as np
 
 from stream.spec.statistic_kinds import READ_COUNT, READ_MEAN, READ_RATE, READ_SINCE, READ_STRONGEST
-from stream.tables.hash_table import find, kernel
+from stream.tables.hash_kernels import find
+from stream.tables.jit import kernel
 
 GONE_MS: Final = -1.0  # time of a row that reads as none: where there is no key, and in a delta where there was one
 

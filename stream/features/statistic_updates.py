@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from stream.spec.statistic_kinds import LEARN_LABELS, LEARN_RESIDUALS
-from stream.tables.hash_table import CHANGED, kernel, mix, place, touch
+from stream.tables.hash_kernels import CHANGED, mix, place, touch
+from stream.tables.jit import kernel
 
 
 @kernel

@@ -28,13 +28,15 @@ import numpy.typing as npt
 from stream.events.types import LATE_POSITIVE, RETRACTION, Organic
 from stream.features.encoder import I64, KEYS_MAX, Batch, Product, count_product, fill_product
 from stream.features.item_similarity import fill_likeness, learn_likeness
-from stream.features.page_features import Layout, id_of, locate, seed_of
+from stream.features.page_features import Layout, id_of, seed_of
+from stream.features.page_kernels import locate
 from stream.features.statistic_reads import base_rate, measure, read_row
 from stream.features.statistic_updates import amount, move_organic, move_row, organic_keys
 from stream.spec.spec import ORGANIC_INSTALLS, Spec, duration_ms
 from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, READ_MEMORY, READ_RATE, kind_of
 from stream.tables.eviction import Sweep
-from stream.tables.hash_table import U64, Table, kernel
+from stream.tables.hash_table import U64, Table
+from stream.tables.jit import kernel
 
 F64 = npt.NDArray[np.float64]
 WIDTH: Final = 4  # key; n, s, t as float64

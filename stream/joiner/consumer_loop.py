@@ -32,7 +32,7 @@ from stream.joiner.output_records import emission_records
 from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.joiner.state_saver import StateSaver
 from stream.joiner.tick_watch import TickWatch
-from stream.log.log import Record
+from stream.log.protocol import Record
 from stream.runtime.errors import LogGap, LogTruncated, SettingsError
 from stream.runtime.settings import Settings
 

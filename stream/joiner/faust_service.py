@@ -34,7 +34,7 @@ from stream.runtime.errors import LogError, SettingsError
 from stream.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.history.histories import HistoryWriter  # redis: loaded by whoever has one
+    from stream.history.history_writer import HistoryWriter
 
 LEAVE_S: Final = 10.0
 LEAVE_AT_ONCE_S: Final = 0.5

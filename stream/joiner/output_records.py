@@ -9,7 +9,7 @@ from stream.events.topics import EXAMPLES, HISTORIES, ORGANIC
 from stream.events.types import RECORD_BYTES_MAX, History, Organic
 from stream.joiner.labels import Installed, Labels, examples_bytes, user_of
 from stream.log.dead_letters import Outgoing
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 
 EXAMPLES_BYTES_MAX: Final = RECORD_BYTES_MAX // 2  # of one record, so that a learner's step stays small
 

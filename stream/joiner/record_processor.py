@@ -19,11 +19,11 @@ from stream.joiner.metrics import Tally
 from stream.joiner.output_records import Emission, history_record
 from stream.joiner.raw_impression import RecordEvents, plain_records, read_any, read_slices, record_events, together
 from stream.log.dead_letters import dead_letter
-from stream.log.log import Record
+from stream.log.protocol import Record
 from stream.runtime.errors import Poisoned
 
 if TYPE_CHECKING:
-    from stream.history.histories import HistoryWriter  # redis: loaded by whoever has one
+    from stream.history.history_writer import HistoryWriter
 
 POISON_MIN: Final = 20  # so many bad records in a row are more than chance
 RUN_RECORDS, RUN_BYTES = 256, 256 * 1024  # that are joined at once: some ten milliseconds

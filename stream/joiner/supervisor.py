@@ -12,13 +12,13 @@ from stream.joiner.faust_service import JoinerService
 from stream.joiner.kafka_clients import partitions_of
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import ShellRules, warm_up
-from stream.log.log import Log
+from stream.log.protocol import Log
 from stream.runtime.errors import LogError, LogGap, LogTruncated, LogUnavailable, Poisoned
 from stream.runtime.health import Health, run_file
 from stream.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from stream.history.histories import HistoryWriter
+    from stream.history.history_writer import HistoryWriter
 
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 
@@ -55,7 +55,7 @@ def open_histories(settings: Settings) -> "HistoryWriter | None":
     if not settings.redis:
         log.info("no Redis is known: histories go to the topic only")
         return None
-    from stream.history.histories import HistoryWriter
+    from stream.history.history_writer import HistoryWriter
     from stream.snapshots.redis_client import connect
 
     def source() -> Log:

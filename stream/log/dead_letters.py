@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from stream.events.codec import encode
 from stream.events.topics import DEAD_LETTERS
 from stream.events.types import RECORD_BYTES_MAX, DeadLetter
-from stream.log.log import Record
+from stream.log.protocol import Record
 
 ORIGINAL_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX - 16 * 1024  # of a dead letter: it must pass the topic's limit
 MESSAGE_CHARS_MAX: Final = 1_000  # likewise; that the original was cut is said behind them

@@ -13,7 +13,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 from stream.events.topics import TOPICS
 from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_client import REQUEST_S, client_options, reach, translate, translated, within
-from stream.log.log import END, START, Record, check_position, fenced, no_topic
+from stream.log.protocol import END, START, Record, check_position, fenced, no_topic
 from stream.runtime.settings import Settings
 
 REQUEST_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX  # a dead letter holds a whole record; topics allow the same

@@ -7,24 +7,22 @@ from copy import copy
 from typing import Final
 
 from stream.runtime.errors import StoreUnavailable
-from stream.snapshots.snapshot import (
-    BLOB_BYTES_MAX,
+from stream.snapshots.contents import BLOB_BYTES_MAX, digest_of
+from stream.snapshots.manifest import (
     UNDECIDED,
     Decision,
     Head,
     Manifest,
     check_decision,
     check_move,
-    damaged_blob,
     decode_manifest,
-    digest_of,
     encode_manifest,
-    missing_blob,
     missing_version,
     named_blobs,
     named_manifest,
     other_version,
 )
+from stream.snapshots.store import damaged_blob, missing_blob
 
 STATE: Final = ("_head", "_token", "_blobs", "_wanted", "_manifests", "_decision")
 

@@ -26,9 +26,8 @@ from redis.retry import Retry
 
 from stream.runtime.errors import BadSnapshot, SettingsError
 from stream.runtime.settings import Settings
-from stream.snapshots.redis_client import connect, translated
-from stream.snapshots.snapshot import (
-    BLOB_BYTES_MAX,
+from stream.snapshots.contents import BLOB_BYTES_MAX, digest_of
+from stream.snapshots.manifest import (
     MANIFEST_BYTES_MAX,
     UNDECIDED,
     Decision,
@@ -36,15 +35,14 @@ from stream.snapshots.snapshot import (
     Manifest,
     check_decision,
     check_move,
-    damaged_blob,
-    digest_of,
     encode_manifest,
-    missing_blob,
     missing_version,
     named_blobs,
     named_manifest,
     other_version,
 )
+from stream.snapshots.redis_client import connect, translated
+from stream.snapshots.store import damaged_blob, missing_blob
 
 QUIET_S: Final = 15  # a subscription that hears nothing for so long asks whether the server is there
 SLICE_S: Final = 0.25  # how long `close` may have to wait for `wait`

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.snapshot import Array, Content
+from stream.snapshots.contents import Array, Content
 
 PART: Final = "items"
 NAME_MAX: Final = 256  # characters; an item with a longer name has to be described, or named as a candidate

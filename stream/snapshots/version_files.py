@@ -18,18 +18,17 @@ import msgspec
 
 from stream.runtime.durable import replacing
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.snapshot import (
-    BLOB_BYTES_MAX,
+from stream.snapshots.contents import BLOB_BYTES_MAX, digest_of
+from stream.snapshots.manifest import (
     MANIFEST_BYTES_MAX,
     UNDECIDED,
     Decision,
     Manifest,
-    VersionReader,
     decode_manifest,
-    digest_of,
     encode_manifest,
     named_blobs,
 )
+from stream.snapshots.store import VersionReader
 
 DECISION_BYTES_MAX: Final = 200
 

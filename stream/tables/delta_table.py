@@ -20,7 +20,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.tables.hash_table import U32, U64, find, find_hashed, hash32, kernel, place
+from stream.tables.hash_kernels import find, find_hashed, hash32, place
+from stream.tables.hash_table import U32, U64
+from stream.tables.jit import kernel
 
 F32 = npt.NDArray[np.float32]
 Take = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]  # zeros of a shape and type, as `lines`

@@ -10,7 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.tables.hash_table import GONE, U32, U64, Table, hash32, kernel
+from stream.tables.hash_kernels import GONE, hash32
+from stream.tables.hash_table import U32, U64, Table
+from stream.tables.jit import kernel
 
 I64 = npt.NDArray[np.int64]
 RANGE: Final = 1 << 32  # of hashes

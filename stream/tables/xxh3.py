@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 LENGTH_MAX: Final = 128
 SECRET: Final = np.frombuffer(

@@ -16,8 +16,8 @@ from ranker.versions.version_loader import Loader
 from stream.events.codec import example_id
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots.manifest import DELTAS_MAX, INGESTS_MAX, encode_manifest
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import DELTAS_MAX, INGESTS_MAX, encode_manifest
 from stream.spec.spec_file import load_spec
 
 

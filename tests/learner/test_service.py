@@ -25,7 +25,8 @@ from learner.training.model import Model
 from stream.events.codec import decode_entity, decode_examples, encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import DeadLetter, Examples, Install
-from stream.log.log import START, MemoryLog, Reader, Record
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START, Reader, Record
 from stream.runtime.errors import (
     BadSnapshot,
     CheckpointError,
@@ -36,8 +37,9 @@ from stream.runtime.errors import (
     StoreUnavailable,
 )
 from stream.runtime.settings import Settings
+from stream.snapshots.manifest import Head
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import Head, fetch
+from stream.snapshots.store import fetch
 from tests.support.learner_world import records, small_spec
 from tests.support.small_versions import AHEAD
 

@@ -14,7 +14,7 @@ from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import Spec
 from tests.support.producer_worlds import START_MS, install, page, statistics_of, tick, tiny_spec, worlds

@@ -17,7 +17,8 @@ from stream.events.topics import TOPICS
 from stream.events.types import Examples, Impression, Install, Item, SourceEvent, Tick, User
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
-from stream.log.log import MemoryLog, Record, partition_of
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import Record, partition_of
 from stream.runtime.errors import LogUnavailable
 from stream.spec.spec import Spec
 from tests.support.producer_worlds import START_MS, Hands, install, page, statistics_of, tick, tiny_spec, worlds

@@ -21,7 +21,7 @@ from stream.features.page_features import Catalogue, Layout, build_page
 from stream.joiner.commit_metadata import commit_of
 from stream.log.kafka_admin import apply_topics, group_commits, plan_topics
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 from stream.runtime.errors import LogUnavailable
 from stream.runtime.settings import DEDUP_IDS, Settings
 from stream.spec.spec import Spec

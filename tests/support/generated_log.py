@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from stream.events.codec import encode_record, example_id
 from stream.events.topics import EVENTS
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Install, Tick
-from stream.log.log import END, START, Record
+from stream.log.protocol import END, START, Record
 from thalweg.audit.rules import AuditRules
 
 T = 1_700_000_000_000

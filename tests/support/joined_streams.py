@@ -11,7 +11,8 @@ from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.output_records import label_records, organic_records
 from stream.log.dead_letters import dead_letter
-from stream.log.log import MemoryLog, partition_of
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import partition_of
 from tests.support.plain_writer import example_records, split_ahead
 from thalweg.audit.log_scan import span
 

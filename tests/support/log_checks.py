@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from stream.log.log import END, START, GroupReader, Log, Reader, Record
+from stream.log.protocol import END, START, GroupReader, Log, Reader, Record
 from stream.runtime.errors import LogError, LogGap
 
 

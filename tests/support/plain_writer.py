@@ -14,7 +14,7 @@ from stream.joiner.output_records import EXAMPLES_BYTES_MAX, emission_records
 from stream.joiner.raw_impression import record_events
 from stream.joiner.record_processor import PartitionState, RecordProcessor
 from stream.log.dead_letters import Outgoing
-from stream.log.log import Record, partition_of
+from stream.log.protocol import Record, partition_of
 
 
 def split_ahead(

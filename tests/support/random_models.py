@@ -10,18 +10,9 @@ from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.serve_as import as_served
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.snapshots.snapshot import (
-    Array,
-    Content,
-    Digests,
-    Golden,
-    Manifest,
-    PartVersion,
-    SnapshotStore,
-    cut,
-    digests_of,
-    pack,
-)
+from stream.snapshots.contents import Array, Content, Digests, cut, digests_of, pack
+from stream.snapshots.manifest import Golden, Manifest, PartVersion
+from stream.snapshots.store import SnapshotStore
 from stream.spec.spec import Spec
 from stream.spec.spec_file import encode_spec, parse_spec
 from stream.tables.hash_table import U64

@@ -6,17 +6,9 @@ from typing import Final
 import numpy as np
 import redis
 
-from stream.snapshots.snapshot import (
-    Digests,
-    Golden,
-    Manifest,
-    PartVersion,
-    SnapshotStore,
-    cut,
-    digests_of,
-    fetch,
-    pack,
-)
+from stream.snapshots.contents import Digests, cut, digests_of, pack
+from stream.snapshots.manifest import Golden, Manifest, PartVersion
+from stream.snapshots.store import SnapshotStore, fetch
 
 AHEAD: Final = 2**46  # a token that no store's clock hands out before 4199
 

@@ -4,7 +4,7 @@ from stream.events.codec import decode_events, decode_examples, encode
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install, Tick
 from stream.joiner.label_rules import label_rules
-from stream.log.log import START
+from stream.log.protocol import START
 from tests.support.event_flow import Flow, Joiners
 from tests.support.join_oracle import Net, net_of, offline
 from thalweg.audit.findings import Audit

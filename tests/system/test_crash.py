@@ -19,7 +19,7 @@ from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Examples, Impression, SourceEvent
 from stream.joiner.label_rules import label_rules
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import START, Record
+from stream.log.protocol import START, Record
 from tests.support.forked_services import Nest
 from tests.support.join_oracle import Net, net_of, offline
 from tests.support.whole_system import House, until, world

@@ -18,7 +18,7 @@ from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EXAMPLES, HISTORIES
 from stream.events.types import LATE_POSITIVE, RETRACTION
 from stream.history.histories import changes_of, read_histories
-from stream.log.log import START
+from stream.log.protocol import START
 from tests.support.event_flow import GROUPS_A_S, PARTITIONS, SEEDS, SOAK, Joiners, flowing, grown, shared_by
 from tests.support.forked_services import clean_environment
 from tests.support.join_oracle import net_of

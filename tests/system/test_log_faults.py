@@ -10,7 +10,7 @@ import stream.log.kafka_log
 from stream.events.topics import ITEMS
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import START
+from stream.log.protocol import START
 from stream.runtime.errors import LogError, LogUnavailable
 from stream.runtime.settings import Settings
 from tests.support.whole_system import until

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
-from stream.log.log import START, Log
+from stream.log.protocol import START, Log
 from stream.runtime.errors import DataError
 from stream.runtime.settings import DEDUP_IDS
 from thalweg.audit.audit_range import AuditRange, audit_ranges, emitted_topics

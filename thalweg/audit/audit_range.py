@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
-from stream.log.log import Log
+from stream.log.protocol import Log
 from thalweg.audit.log_scan import SKEW_MS, span
 from thalweg.audit.rules import AuditRules
 

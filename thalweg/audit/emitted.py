@@ -9,7 +9,7 @@ import msgspec
 
 from stream.events.codec import decode_organic, decode_training, organic_id
 from stream.events.types import Organic
-from stream.log.log import Record
+from stream.log.protocol import Record
 from thalweg.audit.log_events import digest_of
 from thalweg.audit.spill import Spill
 

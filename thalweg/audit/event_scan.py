@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from stream.events.codec import decode_events
-from stream.log.log import Record
+from stream.log.protocol import Record
 from thalweg.audit.audit_range import AuditRange, page_back_ms
 from thalweg.audit.log_events import InstallEvent, LogEvent, PageEvent, Partition
 from thalweg.audit.offline_join import Joined, offline_join

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Mapping
 from typing import Final
 
-from stream.log.log import START, Log, Record
+from stream.log.protocol import START, Log, Record
 from stream.runtime.errors import LogGap
 
 POLL_S: Final = 0.2

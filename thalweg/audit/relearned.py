@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 from thalweg.audit.emitted import Emitted, EmittedOrganic
 
 ORDER_BITS: Final = 44  # of a place: its source lies above

@@ -10,8 +10,8 @@ from thalweg.cli.options import JsonFile, ModelSpec, kept_settings, open_store, 
 
 if TYPE_CHECKING:
     from stream.runtime.settings import Settings
+    from stream.snapshots.manifest import Manifest
     from stream.snapshots.redis_store import RedisStore
-    from stream.snapshots.snapshot import Manifest
     from stream.tables.hash_table import U64
 
 snapshots = typer.Typer(no_args_is_help=True, help="Inspect, compare, pin and verify published versions.")

@@ -11,10 +11,10 @@ from stream.events.codec import decode_events, decode_replies, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
 from stream.events.types import Impression, Install, Item, RankReply, RankRequest
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import END, Log, Reader, Record, partition_of
+from stream.log.protocol import END, Log, Reader, Record, partition_of
 from stream.runtime.errors import DataError, LogError
 from stream.runtime.settings import Settings
-from stream.snapshots.snapshot import SnapshotStore
+from stream.snapshots.store import SnapshotStore
 from thalweg.demo.freshness import manifests_between
 from thalweg.views.names import entities
 

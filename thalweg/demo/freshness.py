@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.snapshot import Manifest, SnapshotStore
+from stream.snapshots.manifest import Manifest
+from stream.snapshots.store import SnapshotStore
 
 
 def manifests_between(store: SnapshotStore, after: int, upto: int) -> list[Manifest]:

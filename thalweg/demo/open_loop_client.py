@@ -18,7 +18,7 @@ from stream.events.codec import decode_events, decode_replies, encode_record
 from stream.events.topics import EVENTS, REPLIES, REQUESTS
 from stream.events.types import Impression, RankReply, RankRequest
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import END, START, Log, Record, partition_of
+from stream.log.protocol import END, START, Log, Record, partition_of
 from stream.runtime.errors import ThalwegError
 from stream.runtime.settings import Settings
 from thalweg.demo.caller import own_request_id

@@ -15,7 +15,7 @@ from ranker.versions.version_loader import Loader
 from stream.events.types import RankReply
 from stream.features.page_features import words_of
 from stream.runtime.errors import BadEvent, BadSnapshot
-from stream.snapshots.snapshot import SnapshotStore
+from stream.snapshots.store import SnapshotStore
 
 DIFFERENCE_MAX: Final = 1e-5
 

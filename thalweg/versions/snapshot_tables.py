@@ -6,7 +6,7 @@ from datetime import datetime
 import numpy as np
 from rich.table import Table
 
-from stream.snapshots.snapshot import Manifest
+from stream.snapshots.manifest import Manifest
 from thalweg.versions.version_diff import Change, Laid
 from thalweg.views.show import figure
 

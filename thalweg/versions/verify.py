@@ -6,9 +6,11 @@ from ranker.kernels.layered_table import check_once
 from ranker.kernels.plan import Plan
 from ranker.versions.snapshot_validation import dense_of, statistic_change, vectors_of, wide_change
 from stream.runtime.errors import BadSnapshot, SpecError
+from stream.snapshots.contents import Content
+from stream.snapshots.manifest import Manifest, named_blobs
 from stream.snapshots.shown_items import PART as ITEMS
 from stream.snapshots.shown_items import unpack_names
-from stream.snapshots.snapshot import Content, Manifest, SnapshotStore, fetch, named_blobs
+from stream.snapshots.store import SnapshotStore, fetch
 from stream.spec.spec_file import decode_spec
 
 Name = tuple[str, ...]  # a content: its spec, its part, its digests

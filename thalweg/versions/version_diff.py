@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from stream.snapshots.contents import Array, Digests
+from stream.snapshots.manifest import Manifest
 from stream.snapshots.shown_items import PART as ITEMS
 from stream.snapshots.shown_items import unpack_names
-from stream.snapshots.snapshot import Array, Digests, Manifest, SnapshotStore, fetch
+from stream.snapshots.store import SnapshotStore, fetch
 from stream.tables.hash_table import U64
 
 TOP: Final = 20

@@ -12,7 +12,7 @@ from stream.events.codec import decode_events
 from stream.events.types import Impression, Install, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.log.log import Record
+from stream.log.protocol import Record
 from thalweg.audit.rules import AuditRules
 
 Positives = set[tuple[str, str]]  # request id and item

@@ -20,7 +20,7 @@ import xxhash
 from stream.events.codec import decode_entity, encode
 from stream.events.topics import DEAD_LETTERS, ITEMS, USERS
 from stream.events.types import DeadLetter
-from stream.log.log import START, Log
+from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent, DataError
 from thalweg.audit.log_scan import span
 

@@ -16,9 +16,11 @@ from stream.events.topics import ITEMS, USERS
 from stream.events.types import Item, User, Value
 from stream.features.encoder import Encoder
 from stream.features.page_features import Layout, id_of, texts_of
-from stream.log.log import START, Log
+from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent
-from stream.tables.hash_table import U64, kernel, mix
+from stream.tables.hash_kernels import mix
+from stream.tables.hash_table import U64
+from stream.tables.jit import kernel
 from thalweg.audit.log_scan import span
 
 PRODUCTS_MAX: Final = 50_000_000  # of one cross: beyond that its keys stay nameless

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.joiner.kernels.memory import Ints, address_of, u32_at
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 CHUNK_BITS: Final = 16  # 65,536 words, 256 KiB
 CHUNK_WORDS: Final = 1 << CHUNK_BITS

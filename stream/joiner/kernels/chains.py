@@ -10,7 +10,7 @@ import numpy as np
 
 from stream.joiner.kernels.arena import at, get64, lives, words_of
 from stream.joiner.kernels.memory import Ints, address_of, u32_at
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 BUCKETS_MIN: Final = 16  # a power of two
 # Numbers of a table: address of its heads, how many there is room for, how many buckets there are, and the greatest

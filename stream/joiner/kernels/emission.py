@@ -11,7 +11,7 @@ from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLO
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import at, base_offset, get64, lives, words_of
 from stream.joiner.kernels.memory import i64_at, u32_at
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 
 @kernel

@@ -10,7 +10,7 @@ from stream.joiner.kernels.emission import holds_back, is_known, page_size
 from stream.joiner.kernels.installs import counts_on, install_words
 from stream.joiner.kernels.memory import i64_at, u32_at
 from stream.joiner.kernels.pages import page_words
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 
 @kernel

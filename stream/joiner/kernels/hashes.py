@@ -4,7 +4,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.tables.hash_table import kernel, mix
+from stream.tables.hash_kernels import mix
+from stream.tables.jit import kernel
 
 TEXT_SEED: Final = np.uint64(0x1319_8A2E_0370_7344)
 PAIR_SEED: Final = np.uint64(0xA409_3822_299F_31D0)  # `mix` alone doesn't know which of two comes first

@@ -20,7 +20,7 @@ from stream.joiner.kernels.emission import (
 )  # fmt: skip
 from stream.joiner.kernels.pages import fits, rank_of
 from stream.joiner.kernels.timers import add
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 
 @kernel

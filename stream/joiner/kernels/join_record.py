@@ -23,7 +23,7 @@ from stream.joiner.kernels.pages import (
     take_page,
 )
 from stream.joiner.kernels.timers import END, NEVER, ROOM, add, first_entry, first_ms, pop
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 # What a call ended with: all is taken; what was emitted is to be handed on; a run, `out` or the labels are full.
 DONE, HAND_ON, GROW_RUNS, GROW_OUT, GROW_LABELS = range(5)

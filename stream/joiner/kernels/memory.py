@@ -12,7 +12,7 @@ from numba import carray  # type: ignore[attr-defined]  # left out of its __all_
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 ENTRIES: Final = 1 << 40  # the kernels know how long an array is
 

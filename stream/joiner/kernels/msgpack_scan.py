@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 
 @kernel

@@ -11,7 +11,7 @@ import numpy as np
 from stream.events.types import ITEMS_MAX, REASONS, WINDOW_CLOSED
 from stream.joiner.kernels.memory import Ints
 from stream.joiner.kernels.msgpack_scan import list_at, text_at
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 from stream.tables.xxh3 import LENGTH_MAX, xxh3_64
 
 REQUEST_ID_MAX: Final = LENGTH_MAX - 8  # bytes; the hash in batches takes no more

@@ -28,7 +28,7 @@ from stream.joiner.kernels.emission import (
 from stream.joiner.kernels.hashes import pair_hash
 from stream.joiner.kernels.memory import i64_at
 from stream.joiner.kernels.timers import add
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 
 @kernel

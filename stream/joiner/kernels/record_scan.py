@@ -13,7 +13,7 @@ import numpy.typing as npt
 from stream.events.types import EVENT_BYTES_MAX, RECORD_BYTES_MAX, TIME_MS_MAX
 from stream.joiner.kernels.hashes import item_hash, murmur2, pair_hash, text_hash
 from stream.joiner.kernels.msgpack_scan import bytes_at, context_at, doubles_at, list_at, number_at, text_at
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 ITEMS_SCANNED: Final = 64
 # Columns of an event: where it lies in the record, and hashes of what it names. A page has SIZE hashes of its items at

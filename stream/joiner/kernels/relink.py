@@ -12,7 +12,7 @@ from stream.joiner.kernels.installs import install_words
 from stream.joiner.kernels.memory import i64_at
 from stream.joiner.kernels.pages import page_bytes, page_words
 from stream.joiner.kernels.timers import put
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 
 @kernel

@@ -10,7 +10,7 @@ from stream.joiner.kernels.chains import CHAINS_NUMBERS, Chains
 from stream.joiner.kernels.memory import Ints, address_of, i64_at, u32_at
 from stream.joiner.kernels.timers import TIMERS_NUMBERS, Timers
 from stream.joiner.label_rules import LabelRules
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 # A page: words of its entry. Two words make an int64. PACK: begin in the record (21 bits), number of items (11).
 # MORE: length − 1 (16 bits), base (10), flags (6). Then the items' hashes: the low 32 bits of each, then the upper 16,

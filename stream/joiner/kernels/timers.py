@@ -10,7 +10,7 @@ import numpy as np
 
 from stream.joiner.kernels.arena import at, get64, whole, words_of
 from stream.joiner.kernels.memory import Ints, address_of, i64_at, u32_at
-from stream.tables.hash_table import kernel
+from stream.tables.jit import kernel
 
 NEVER: Final = 2**62
 SLOT_BITS: Final = 10  # a slot is 1,024 ms at least

@@ -6,7 +6,7 @@ import pytest
 
 from learner.publishing.delta_chain import Cutter
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.snapshot import fetch
+from stream.snapshots.store import fetch
 from tests.learner.publishing.test_publisher import Bench, laid_together
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from learner.publishing.pins import PinKeeper
+from stream.snapshots.manifest import UNDECIDED, Head
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import UNDECIDED, Head
 from tests.support.small_versions import publish, values
 
 

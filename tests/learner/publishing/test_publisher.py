@@ -20,8 +20,9 @@ from learner.publishing.version_allocator import Used
 from learner.training.model import Model
 from learner.training.progressive_validation import Figures
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
+from stream.snapshots.manifest import DELTAS_MAX, Head, Manifest
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import DELTAS_MAX, Head, Manifest, fetch
+from stream.snapshots.store import fetch
 from stream.snapshots.version_files import VersionFiles
 from stream.spec.spec import Gate, Spec
 from tests.support.learner_world import records, small_spec

@@ -15,8 +15,9 @@ from learner.training.model import Model
 from stream.events.codec import decode_entity, encode_record
 from stream.events.types import DeadLetter, Examples, Item
 from stream.features.encoder import KEYS_MAX, one_page
-from stream.features.page_features import LIST_MAX, Catalogue, Layout, UserColumns, build_page
-from stream.log.log import MemoryLog
+from stream.features.page_features import Catalogue, Layout, UserColumns, build_page
+from stream.features.page_kernels import LIST_MAX
+from stream.log.memory_log import MemoryLog
 from stream.tables.hash_table import U64
 from tests.support.learner_world import records, small_spec
 

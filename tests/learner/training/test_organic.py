@@ -11,7 +11,7 @@ from learner.training.model import Model
 from stream.events.codec import decode_entity, encode, encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import DeadLetter, Examples, Organic, TrainingEvent
-from stream.log.log import MemoryLog
+from stream.log.memory_log import MemoryLog
 from stream.spec.spec import Spec
 from tests.learner.publishing.test_publisher import Bench, held, laid_together
 from tests.learner.training.test_model import assert_same

@@ -22,7 +22,7 @@ from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Item
 from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
-from stream.log.log import MemoryLog
+from stream.log.memory_log import MemoryLog
 from stream.spec.spec import Spec
 from tests.support.learner_world import records, small_spec
 

@@ -8,9 +8,10 @@ from learner.checkpoint import Checkpoint, restore, take
 from learner.publishing.delta_chain import Cutter
 from learner.training.model import Model
 from learner.training.shown_items import GENERATION_MAX, GENERATION_MS, ShownItems
+from stream.snapshots.contents import pack
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.shown_items import ITEMS_MAX, NAME_MAX, PART, pack_names, unpack_names
-from stream.snapshots.snapshot import fetch, pack
+from stream.snapshots.store import fetch
 from tests.support.learner_world import records, small_spec
 
 

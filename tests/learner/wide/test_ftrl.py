@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from learner.wide.ftrl import Ftrl, FtrlRates, learn_examples
 from stream.features.encoder import WideKeys
-from stream.tables.hash_table import hash32
+from stream.tables.hash_kernels import hash32
 
 
 def keys_of(examples: list[list[int]]) -> WideKeys:

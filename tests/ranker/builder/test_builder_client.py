@@ -22,10 +22,11 @@ from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader, load_version
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
 from stream.runtime.settings import Settings
+from stream.snapshots.contents import cut, digests_of, pack
+from stream.snapshots.manifest import PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.shown_items import PART, pack_names
-from stream.snapshots.snapshot import PartVersion, cut, digests_of, pack
 from tests.support.random_models import ToyModel, some_spec
 from thalweg.stack.server import born
 from thalweg.stack.stack import Stack

@@ -5,7 +5,7 @@ import pytest
 
 from ranker.kernels.layered_table import Change, Layers, based_on
 from stream.tables.delta_table import GONE, NONE, seen
-from stream.tables.hash_table import find
+from stream.tables.hash_kernels import find
 
 
 def _held(layers: Layers, key: int) -> int | None:

@@ -13,7 +13,7 @@ from stream.events.codec import decode_entity, encode
 from stream.events.topics import ITEMS, ITEMS_DLQ, USERS, USERS_DLQ
 from stream.events.types import DeadLetter, Item, User
 from stream.features.page_features import Layout
-from stream.log.log import MemoryLog
+from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import LogUnavailable
 from tests.support.random_models import items, some_spec
 from thalweg.views.dead_letters import letters_of

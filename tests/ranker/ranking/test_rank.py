@@ -15,7 +15,8 @@ from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
 from stream.events.types import Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
-from stream.features.page_features import build_page, locate
+from stream.features.page_features import build_page
+from stream.features.page_kernels import locate
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec

@@ -15,8 +15,8 @@ from ranker.ranking.version_watcher import Follower
 from ranker.versions import version_loader as versions
 from ranker.versions.model import Version
 from stream.runtime.errors import StoreUnavailable
+from stream.snapshots.manifest import Golden
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import Golden
 from stream.snapshots.version_files import VersionFiles
 from tests.support.random_models import ToyModel, items, some_spec
 

@@ -15,7 +15,8 @@ from ranker.serving.request_loop import Desk
 from stream.events.codec import decode_entity, decode_replies, encode_record
 from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
 from stream.events.types import DeadLetter, RankReply, RankRequest
-from stream.log.log import START, MemoryLog, partition_of
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START, partition_of
 from stream.runtime.errors import BadEvent, LogUnavailable
 from stream.snapshots.memory_store import MemoryStore
 from tests.support.random_models import items

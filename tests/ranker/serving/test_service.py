@@ -23,13 +23,14 @@ from stream.events.types import RankReply, RankRequest
 from stream.history.histories import history_key
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import START, Log, MemoryLog, Reader, partition_of
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START, Log, Reader, partition_of
 from stream.runtime.errors import LogError, LogGap, LogUnavailable, StoreUnavailable
 from stream.runtime.health import run_file
 from stream.runtime.settings import Settings
+from stream.snapshots.manifest import Decision
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import Decision
 from stream.snapshots.version_files import VersionFiles
 from tests.support.random_models import ToyModel, items, some_spec
 from thalweg.stack.stack import Stack

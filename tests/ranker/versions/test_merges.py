@@ -19,10 +19,13 @@ from ranker.kernels.layered_table import Layers, Stack
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader, load_version
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots.contents import Array
+from stream.snapshots.manifest import Manifest
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import Array, Manifest, fetch
+from stream.snapshots.store import fetch
 from stream.tables.delta_table import GONE, NONE, seen
-from stream.tables.hash_table import U64, find
+from stream.tables.hash_kernels import find
+from stream.tables.hash_table import U64
 from tests.support.random_models import ToyModel, some_spec
 
 DELTAS_MAX, KEPT = 5, 2

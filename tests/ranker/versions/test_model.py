@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader, load_version
 from stream.features.encoder import DeepInput, one_page
-from stream.features.page_features import locate
+from stream.features.page_kernels import locate
 from stream.features.serve_as import as_served
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore

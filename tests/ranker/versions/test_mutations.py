@@ -11,24 +11,18 @@ from ranker.ranking.entity_cache import Shelf
 from ranker.ranking.version_watcher import Follower
 from ranker.versions.version_loader import Loader
 from stream.events.types import TIME_MS_MAX
-from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import (
-    BLOB_BYTES_MAX,
+from stream.snapshots.contents import BLOB_BYTES_MAX, Array, Digests, cut, digest_of, digests_of, pack
+from stream.snapshots.manifest import (
     MANIFEST_BYTES_MAX,
-    Array,
-    Digests,
     Golden,
     Head,
     PartVersion,
-    cut,
     decode_manifest,
-    digest_of,
-    digests_of,
     encode_manifest,
-    fetch,
     named_blobs,
-    pack,
 )
+from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.store import fetch
 from stream.spec.spec_file import encode_spec
 from tests.support.random_models import ToyModel, some_spec
 

@@ -9,8 +9,10 @@ import pytest
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import Loader, load_version
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots.contents import Array, Digests, cut, digests_of, pack
+from stream.snapshots.manifest import Golden, PartVersion
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import Array, Digests, Golden, PartVersion, cut, digests_of, fetch, pack
+from stream.snapshots.store import fetch
 from stream.tables.delta_table import GONE, seen
 from tests.support.random_models import ToyModel, some_spec
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
 from stream.features.encoder import Batch
-from stream.features.page_features import Catalogue, Layout, build_page, locate
+from stream.features.page_features import Catalogue, Layout, build_page
+from stream.features.page_kernels import locate
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.runtime.errors import SpecError
 from stream.spec.spec_file import parse_spec

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from stream.events.types import Item, Value
 from stream.features.encoder import Encoder, one_page
-from stream.features.page_features import LIST_MAX, Catalogue, Layout, build_page, select, words_of
+from stream.features.page_features import Catalogue, Layout, build_page, select, words_of
+from stream.features.page_kernels import LIST_MAX
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import Statistic

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.events.types import Value
-from stream.features.page_features import Catalogue, Layout, build_page, locate, select, words_of
+from stream.features.page_features import Catalogue, Layout, build_page, select, words_of
+from stream.features.page_kernels import locate
 from stream.features.serve_as import as_logged, as_served
 from stream.spec.spec import Column, Spec
 from stream.tables.hash_table import U64

@@ -16,7 +16,6 @@ from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES
 from stream.events.types import Install
 from stream.history.histories import (
     COMPLETE,
-    HistoryWriter,
     changes_of,
     history_key,
     marker_key,
@@ -24,6 +23,7 @@ from stream.history.histories import (
     rebuild_histories,
     wipe_histories,
 )
+from stream.history.history_writer import HistoryWriter
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import Installed
@@ -32,7 +32,8 @@ from stream.joiner.output_records import history_record
 from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import Log, MemoryLog, Record
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import Log, Record
 from stream.runtime.errors import LogUnavailable
 from stream.runtime.settings import Settings
 from tests.support.plain_writer import written

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from stream.events.codec import decode_entity, encode_record
 from stream.events.topics import EVENTS, EVENTS_DLQ
 from stream.events.types import DeadLetter
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 from tests.stream.joiner.test_joiner import World, page, running, until
 from tests.support.join_oracle import net_of
 from thalweg.cli.main import app

@@ -27,7 +27,7 @@ from stream.history.histories import read_histories
 from stream.joiner.label_rules import LabelRules, Policy
 from stream.log.kafka_admin import group_commits
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import START, Record, partition_of
+from stream.log.protocol import START, Record, partition_of
 from stream.runtime.health import run_file
 from stream.runtime.settings import Settings
 from tests.support.join_oracle import net_of, offline

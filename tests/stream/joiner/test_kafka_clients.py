@@ -11,7 +11,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from stream.joiner import kafka_clients
 from stream.joiner.kafka_clients import FETCH_WAIT_MS, connection, make_consumer, make_producer
 from stream.log.dead_letters import ORIGINAL_BYTES_MAX, dead_letter
-from stream.log.log import Record
+from stream.log.protocol import Record
 from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
 

@@ -15,7 +15,7 @@ from stream.joiner.metrics import Tally
 from stream.joiner.output_records import label_records
 from stream.joiner.record_processor import RecordProcessor, ShellRules
 from stream.log.dead_letters import Outgoing
-from stream.log.log import Record, partition_of
+from stream.log.protocol import Record, partition_of
 from tests.support.plain_writer import labelled
 from tests.support.plain_writer import written as written_of
 

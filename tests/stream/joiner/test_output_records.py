@@ -8,7 +8,7 @@ from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import Installed
 from stream.joiner.output_records import history_record
 from stream.log.dead_letters import dead_letter
-from stream.log.log import Record, partition_of
+from stream.log.protocol import Record, partition_of
 from tests.support.plain_writer import example_records, split_ahead
 
 

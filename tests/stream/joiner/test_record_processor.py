@@ -14,7 +14,7 @@ from stream.joiner.metrics import Tally
 from stream.joiner.output_records import EXAMPLES_BYTES_MAX, label_records
 from stream.joiner.record_processor import POISON_MIN, PoisonWatch, RecordProcessor, ShellRules
 from stream.log.dead_letters import Outgoing
-from stream.log.log import Record, partition_of
+from stream.log.protocol import Record, partition_of
 from stream.runtime.errors import Poisoned
 from tests.support.plain_writer import example_records, labelled, written
 

@@ -14,7 +14,7 @@ from kafka.structs import OffsetAndMetadata
 
 from stream.events.topics import EVENTS
 from stream.joiner.commit_metadata import JOIN_VERSION
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 from tests.stream.joiner.test_joiner import QUICK, World, page, running, until
 from tests.support.join_oracle import net_of
 from thalweg.stack.stack import Stack

@@ -13,7 +13,7 @@ from stream.events.codec import decode_events, encode_record
 from stream.events.topics import EVENTS
 from stream.events.types import Impression
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import START
+from stream.log.protocol import START
 from tests.stream.joiner.test_joiner import World, page, running, until
 from tests.support.join_oracle import net_of
 from thalweg.audit.log_scan import span

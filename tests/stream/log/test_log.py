@@ -13,7 +13,8 @@ import stream.log.kafka_client
 from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_client import client_options
 from stream.log.kafka_log import REQUEST_BYTES_MAX, KafkaLog
-from stream.log.log import START, MemoryLog, partition_of
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START, partition_of
 from stream.runtime.errors import LogError, LogUnavailable, SettingsError
 from stream.runtime.settings import Settings
 from tests.support.log_checks import CHECKS, Bench, read

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots.contents import Content, pack, unpack
 from stream.snapshots.shown_items import ITEMS_MAX, pack_names, unpack_names
-from stream.snapshots.snapshot import Content, pack, unpack
 
 names_of = st.sets(st.text(min_size=1, max_size=8).filter(lambda text: text.isprintable()), max_size=9)
 

@@ -14,23 +14,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.snapshot import (
+from stream.snapshots.contents import (
     ARRAY_CODE,
     BLOB_BYTES_MAX,
     CONTENT_BYTES_MAX,
-    DELTAS_MAX,
     DTYPES,
-    MANIFEST_BYTES_MAX,
     Content,
-    Golden,
-    PartVersion,
     cut,
-    decode_manifest,
     digest_of,
     digests_of,
-    encode_manifest,
     pack,
     unpack,
+)
+from stream.snapshots.manifest import (
+    DELTAS_MAX,
+    MANIFEST_BYTES_MAX,
+    Golden,
+    PartVersion,
+    decode_manifest,
+    encode_manifest,
 )
 from tests.support.small_versions import raw_of, version_of
 

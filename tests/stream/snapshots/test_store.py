@@ -13,9 +13,11 @@ import redis
 
 from stream.runtime.errors import BadSnapshot, Fenced
 from stream.runtime.settings import Settings
+from stream.snapshots.contents import BLOB_BYTES_MAX, cut, digest_of, digests_of
+from stream.snapshots.manifest import UNDECIDED, Head
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import BLOB_BYTES_MAX, UNDECIDED, Head, SnapshotStore, cut, digest_of, digests_of
+from stream.snapshots.store import SnapshotStore
 from tests.support.small_versions import AHEAD, publish, put, raw_of, redis_copy, values, version_of
 from thalweg.stack.stack import Stack
 

@@ -14,9 +14,11 @@ from pydantic import SecretStr
 
 from stream.runtime.errors import BadSnapshot, Fenced, SettingsError, SnapshotError, StoreUnavailable
 from stream.runtime.settings import Settings
+from stream.snapshots.contents import BLOB_BYTES_MAX, cut, digest_of, digests_of
+from stream.snapshots.manifest import Decision, Head
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import BLOB_BYTES_MAX, Decision, Head, SnapshotStore, cut, digest_of, digests_of
+from stream.snapshots.store import SnapshotStore
 from tests.support.small_versions import AHEAD, publish, raw_of, values, version_of
 from thalweg.stack.server import LOOPBACK, Server, end, free_port, redis_answers, spawn
 from thalweg.stack.stack import Stack

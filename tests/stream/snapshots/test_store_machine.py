@@ -14,9 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stream.runtime.errors import BadSnapshot, Fenced
 from stream.runtime.settings import Settings
+from stream.snapshots.manifest import UNDECIDED, Decision, Head, Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import UNDECIDED, Decision, Head, Manifest, PartVersion, SnapshotStore, fetch
+from stream.snapshots.store import SnapshotStore, fetch
 from tests.support.small_versions import put, redis_copy, version_of
 from thalweg.stack.stack import Stack
 

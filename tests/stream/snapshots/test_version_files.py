@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots.manifest import UNDECIDED, Decision, named_blobs
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import UNDECIDED, Decision, named_blobs
 from stream.snapshots.version_files import VersionFiles
 from tests.support.small_versions import put, version_of
 

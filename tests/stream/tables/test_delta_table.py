@@ -7,7 +7,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from stream.tables.delta_table import GONE, NONE, Overlay, marked, room_for, seen
-from stream.tables.hash_table import hash32
+from stream.tables.hash_kernels import hash32
 
 KEYS = st.integers(1, 12)
 STEPS = st.lists(st.tuples(st.lists(KEYS, max_size=5), st.booleans()), max_size=12)

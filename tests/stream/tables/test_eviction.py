@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.tables.eviction import EVICTED, EXPIRED, Sweep
-from stream.tables.hash_table import U64, Table, find_many, place, touch
+from stream.tables.hash_kernels import find_many, place, touch
+from stream.tables.hash_table import U64, Table
 
 LIVES_S = np.array([0, 100], np.uint32)  # of keys with low byte 1: for ever; 2: 100 s
 

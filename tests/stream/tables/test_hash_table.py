@@ -14,21 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import stream.tables.hash_table
-from stream.tables.hash_table import (
-    CHANGED,
-    LOAD_MAX,
-    U64,
-    Table,
-    capacity_for,
-    find,
-    find_many,
-    find_moved,
-    hash32,
-    mix,
-    place,
-    place_moved,
-    touch,
-)
+from stream.tables.hash_kernels import CHANGED, find, find_many, find_moved, hash32, mix, place, place_moved, touch
+from stream.tables.hash_table import LOAD_MAX, U64, Table, capacity_for
 
 CAPACITY = 1024
 

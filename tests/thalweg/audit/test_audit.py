@@ -23,7 +23,7 @@ from stream.joiner.label_rules import LabelRules, label_rules
 from stream.joiner.record_processor import ShellRules
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 from stream.spec.spec import Label, Policy, Spec, duration_ms

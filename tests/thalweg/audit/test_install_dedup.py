@@ -9,7 +9,7 @@ from stream.events.topics import EVENTS
 from stream.events.types import Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.log.log import Record
+from stream.log.protocol import Record
 from tests.support.join_oracle import as_audited, joined, net_of, offline
 from thalweg.views.attribution_explain import Around
 

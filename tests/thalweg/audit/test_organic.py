@@ -26,7 +26,8 @@ from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import LabelRules, label_rules
 from stream.log.dead_letters import dead_letter
-from stream.log.log import MemoryLog, Record
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import Record
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Label, Spec
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world

@@ -9,7 +9,7 @@ from learner.training.dedup import Seen, source_of
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.events.types import WINDOW_CLOSED, Examples, Impression
-from stream.log.log import Record
+from stream.log.protocol import Record
 from thalweg.audit.emitted import EmittedScan
 from thalweg.audit.relearned import Repetitions
 from thalweg.audit.spill import bucket_of

@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from stream.events.codec import decode_events, decode_requests, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
 from stream.events.types import Impression, RankReply
-from stream.log.log import START, MemoryLog
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START
 from thalweg.cli.main import app
 from thalweg.demo.caller import Caller
 

@@ -9,8 +9,10 @@ import pytest
 
 from ranker.versions.version_loader import load_version
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots.contents import Array, cut, digests_of, pack
+from stream.snapshots.manifest import PartVersion
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.snapshot import Array, PartVersion, cut, digests_of, fetch, pack
+from stream.snapshots.store import fetch
 from tests.support.random_models import ToyModel, some_spec
 from thalweg.versions.verify import Verifier
 

@@ -17,7 +17,8 @@ from stream.events.types import EVENT_BYTES_MAX, DeadLetter, Examples, Impressio
 from stream.log.dead_letters import dead_letter
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import START, Log, MemoryLog, Record
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START, Log, Record
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 from tests.support.join_oracle import net_of

@@ -7,7 +7,7 @@ from stream.events.topics import ITEMS, USERS
 from stream.events.types import Item, User
 from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page
-from stream.log.log import MemoryLog
+from stream.log.memory_log import MemoryLog
 from stream.spec.spec_file import parse_spec
 from thalweg.views.names import Names
 

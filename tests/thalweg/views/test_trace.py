@@ -20,12 +20,12 @@ from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
-from stream.log.log import partition_of
+from stream.log.protocol import partition_of
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.snapshot import SnapshotStore
+from stream.snapshots.store import SnapshotStore
 from stream.spec.spec import Policy
 from tests.support.joined_streams import RULES, Stream, T, mixed
 from tests.support.small_versions import put, version_of

@@ -1,0 +1,198 @@
+"""What a version is: its manifest, the head, what was decided of it; what they must keep."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Final
+
+import msgspec
+
+from stream.events.types import TIME_MS_MAX
+from stream.runtime.errors import BadSnapshot, Fenced
+from stream.snapshots.contents import NAME_BYTES_MAX, NAMES_MAX, Digests, digest_of
+
+MANIFEST_BYTES_MAX: Final = 1024 * 1024
+DELTAS_MAX: Final = 64
+INGESTS_MAX: Final = 1_000
+
+# msgspec holds lengths against these before it makes room for what a manifest declares.
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]  # exact as Redis's scores and in Lua
+Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
+Name = Annotated[str, msgspec.Meta(max_length=NAME_BYTES_MAX)]
+Time = Annotated[int, msgspec.Meta(ge=0, lt=TIME_MS_MAX)]
+
+
+class PartVersion(msgspec.Struct, frozen=True):
+    """One part of a version: contents by the digests of their blobs.
+
+    `covers`: whoever has this part as of that version of the same token, or of a later one, has what base and merged
+    delta hold, but for what the small ones hold anew. Manifests without one are of the first release, or of a first
+    base. `version`: in which this part was cut last: it has learned the examples up to that one. Manifests of earlier
+    builds don't say.
+    """
+
+    base: Digests
+    merged: Digests = []
+    deltas: Annotated[list[Digests], msgspec.Meta(max_length=DELTAS_MAX)] = []
+    covers: Positive | msgspec.UnsetType = msgspec.UNSET
+    version: Positive | msgspec.UnsetType = msgspec.UNSET
+
+    def contents(self) -> list[Digests]:
+        """All contents in the order in which they are laid over each other."""
+        return [self.base, *([self.merged] if self.merged else []), *self.deltas]
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """A page and what its items score with this version: what a ranker must reproduce before the swap.
+
+    `features`: a page's bytes; `scores`: probabilities, one per item, as served. `statistics`: what the version's own
+    statistics say of the page at the watermark (`features.statistics_of`); publishers of the first release don't tell.
+    """
+
+    features: bytes
+    scores: Annotated[list[float], msgspec.Meta(min_length=1, max_length=1_000)]
+    statistics: bytes | msgspec.UnsetType = msgspec.UNSET
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """One version of a model, whole. Times are ms, between 1970 and 2100.
+
+    `parent`: the version that was live when it was cut; 0: none. `spec`: `spec_file.encode_spec`'s bytes.
+    `token`: the publisher's fencing token. `offset`: the next offset in `examples` when it was cut, per partition.
+    `watermark_ms`: greatest event time of a learned page.
+    `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).
+    `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock.
+    """
+
+    model: str
+    version: Positive
+    parent: Count
+    fingerprint: str
+    spec: bytes
+    token: Positive
+    offset: Annotated[dict[Count, Count], msgspec.Meta(max_length=4_096)]
+    examples: Count
+    watermark_ms: Time
+    learned_ms: Time
+    created_ms: Time
+    metrics: Annotated[dict[Name, float], msgspec.Meta(max_length=NAMES_MAX)]
+    parts: Annotated[dict[Name, PartVersion], msgspec.Meta(max_length=16)]
+    ingest_ms: Annotated[list[Time], msgspec.Meta(max_length=INGESTS_MAX)] = []
+    golden: Annotated[list[Golden], msgspec.Meta(max_length=64)] = []
+
+    @property
+    def deep_version(self) -> int:
+        """The version up to whose examples the deep part has learned; 0: there is none, or the manifest doesn't say."""
+        deep = self.parts.get("deep")
+        return 0 if deep is None or deep.version is msgspec.UNSET else deep.version
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Which version is live, and the fencing token of who moved it there."""
+
+    version: int
+    token: int
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a person wants served: `version`, or with 0 the head's. The one of the greatest `number` holds.
+
+    Numbers rise by one, and are the store's clock in µs at least: so a decision is later than those of which its
+    store has lost all memory, too. Number 0: nobody has ever said.
+    """
+
+    version: Count = 0
+    number: Count = 0
+
+
+UNDECIDED: Final = Decision()
+
+
+def check_move(manifest: Manifest, head: Head | None, taken: int, versions: Iterable[int]) -> None:
+    """Raises Fenced or BadSnapshot, as `publish` says, when the head may not move to `manifest`.
+
+    `taken`: the greatest token that was handed out; `versions`: those that are kept.
+    """
+    what = f"version {manifest.version} of {manifest.model}"
+    newest = max(taken, head.token if head else 0)
+    if newest > manifest.token:
+        raise Fenced(
+            f"another learner owns {manifest.model}: it took token {newest}, and {what} comes under {manifest.token}; "
+            "end one of the two, or give one a model name of its own"
+        )
+    latest = max([head.version if head else 0, *versions])
+    if latest >= manifest.version:
+        raise BadSnapshot(f"{what} isn't newer than {latest}, which is kept: cut one that follows the head")
+    if head and head.version != manifest.parent:
+        raise BadSnapshot(
+            f"{what} follows {manifest.parent}, not the head, {head.version}: cut one that follows the head"
+        )
+
+
+def check_decision(decision: Decision, manifest: Manifest | None) -> None:
+    """Only a decision that was made can be put back, and with its own version."""
+    assert decision.number, "nobody has decided"
+    assert decision.version == (manifest.version if manifest else 0), f"{decision} with another version's manifest"
+
+
+def named_manifest(raw: bytes, model: str, version: int) -> Manifest:
+    """The manifest that was asked for by this name. Raises BadSnapshot, naming it, when it's damaged or another's."""
+    try:
+        manifest = decode_manifest(raw)
+    except BadSnapshot as bad:
+        raise BadSnapshot(f"version {version} of {model} is damaged: {bad}") from None
+    if (manifest.model, manifest.version) != (model, version):
+        raise BadSnapshot(f"version {version} of {model} is in truth {manifest.version} of {manifest.model}")
+    return manifest
+
+
+def missing_version(version: int, model: str) -> BadSnapshot:
+    """The error for a manifest that a store doesn't have."""
+    return BadSnapshot(
+        f"version {version} of {model} isn't kept (any more): `thalweg snapshots ls` lists those that are"
+    )
+
+
+def other_version(version: int, model: str) -> BadSnapshot:
+    """The error for a decision whose version's number another version has in a store."""
+    return BadSnapshot(
+        f"version {version} of {model}, which was pinned, is another one in the store: pin one that is there "
+        "(`thalweg snapshots ls`), or unpin"
+    )
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """A manifest's bytes under their digest. Raises BadSnapshot for one that nobody could read back."""
+    body = msgspec.msgpack.encode(manifest)
+    raw = msgspec.msgpack.encode((bytes.fromhex(digest_of(body)), body))
+    decode_manifest(raw)
+    return raw
+
+
+def decode_manifest(raw: bytes) -> Manifest:
+    """A manifest from its bytes; digest, limits and numbers are checked. Raises BadSnapshot."""
+    if len(raw) > MANIFEST_BYTES_MAX:
+        raise BadSnapshot(f"a manifest of {len(raw)} bytes is over {MANIFEST_BYTES_MAX}")
+    try:
+        digest, body = msgspec.msgpack.decode(raw, type=tuple[bytes, bytes])
+        if digest.hex() != digest_of(body):
+            raise BadSnapshot("a manifest's bytes aren't what its digest says")
+        manifest = msgspec.msgpack.decode(body, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
+        raise BadSnapshot(f"a manifest can't be read: {bad}") from None
+    for name, metric in manifest.metrics.items():
+        if not math.isfinite(metric):
+            raise BadSnapshot(f"metric {name} of version {manifest.version} is {metric}: leave out what has no value")
+    if not all(0 <= score <= 1 for golden in manifest.golden for score in golden.scores):
+        raise BadSnapshot(f"version {manifest.version}: a golden score isn't a probability")
+    if manifest.parent >= manifest.version or not all(part.base for part in manifest.parts.values()):
+        raise BadSnapshot(f"version {manifest.version} follows {manifest.parent}, or a part of it has no base")
+    if manifest.deep_version > manifest.version:
+        raise BadSnapshot(f"version {manifest.version} has the deep part of version {manifest.deep_version}")
+    return manifest
+
+
+def named_blobs(manifest: Manifest) -> Iterator[str]:
+    """Every blob that a manifest names."""
+    for part in manifest.parts.values():
+        for digests in part.contents():
+            yield from digests
