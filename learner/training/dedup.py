@@ -1,7 +1,8 @@
 """The memory of example ids: duplicates of a re-read are dropped by it. Bounded, exact within its bound.
 
 What joiners emit again comes behind anything that other partitions of `events` have led to meanwhile, but in its own
-partition's order: so each partition's ids are remembered apart.
+partition's order: so each partition's ids are remembered apart. Records without a source (those of earlier builds, dead
+letters that were sent back) may hold ids of any: they're looked up everywhere, and their ids by everyone.
 """
 
 from typing import Any, Final
@@ -9,11 +10,13 @@ from typing import Any, Final
 import numpy as np
 
 from stream.runtime.settings import DEDUP_IDS
-from stream.tables.hash_kernels import find, place
+from stream.tables.hash_kernels import find, find_many, place
 from stream.tables.hash_table import U64, Table
 from stream.tables.jit import kernel
 
 NO_SOURCE: Final = -1
+NO_SOURCE_IDS: Final = 500_000  # of all partitions together
+SOURCES_MAX: Final = 1_024  # above it, the one that came longest ago is forgotten
 
 
 def source_of(key: bytes | None) -> int:
@@ -30,12 +33,18 @@ class Seen:
 
     def new(self, ids: U64, source: int = NO_SOURCE) -> Any:
         """Which of these are new, as bool [B]; all are known from now on. A second one in the batch isn't new."""
-        young, old = self.generations.get(source) or (Table(1), Table(1))
-        if len(young) >= self.ids_max:
+        young, old = self.generations.pop(source) if source in self.generations else (Table(1), Table(1))
+        others = self.generations if source == NO_SOURCE else self.generations.keys() & {NO_SOURCE}
+        elsewhere = np.zeros(len(ids), np.bool_)
+        for table in [table for other in others for table in self.generations[other] if len(table)]:
+            elsewhere |= find_many(table.slots, np.maximum(ids, np.uint64(1))) >= 0
+        if len(young) >= (self.ids_max if source != NO_SOURCE else max(self.ids_max, NO_SOURCE_IDS)):
             young, old = Table(1), young
         self.generations[source] = young, old
+        if len(self.generations) > SOURCES_MAX:
+            del self.generations[next(iter(self.generations))]
         young.reserve(len(ids))
-        return _new(young.slots, young.counts, old.slots, ids)
+        return _new(young.slots, young.counts, old.slots, ids) & ~elsewhere
 
     def arrays(self) -> dict[str, Any]:
         """All ids, uint64, a generation after the other, and a row of source, young and old ones' count each, int64."""

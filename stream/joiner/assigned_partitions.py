@@ -78,6 +78,11 @@ class Assigned(PartitionState):
         """The next offset whose output isn't confirmed, by the commit."""
         return 0 if self.stored is None else commit_of(*self.stored).progress.confirmed
 
+    @property
+    def is_rebuilt(self) -> bool:
+        """Whether its state has reached what the group's commit confirms: from there on records are emitted."""
+        return self.next_offset >= self.emit_from
+
     def trim_bodies(self) -> None:
         """Give up records of which nothing is remembered, or that are too many.
 
@@ -132,7 +137,7 @@ class AssignedPartitions:
     def park(self, partitions: Iterable[int]) -> None:
         """Keep the states of revoked partitions aside; between two batches, so that all they led to was put out."""
         for partition, owned in self.drop(partitions).items():
-            if owned.whole and owned.rebuild_from is None:
+            if owned.whole and owned.is_rebuilt:
                 self._parked[partition] = owned
 
     def drop(self, partitions: Iterable[int]) -> dict[int, Assigned]:
@@ -242,7 +247,7 @@ class AssignedPartitions:
         """What can be committed once all that was put out is confirmed, where that is news or all is wanted."""
         found: dict[int, tuple[Assigned, StoredCommit]] = {}
         for partition, owned in self.owned.items():
-            if owned.whole and owned.rebuild_from is None:
+            if owned.whole and owned.is_rebuilt:
                 commit = self._commit(owned)
                 if all_of_them or commit != owned.stored:
                     found[partition] = owned, commit

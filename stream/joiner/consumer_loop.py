@@ -172,8 +172,12 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 await asyncio.sleep(0)
             if self.outbox.waiting_bytes > WAITING_BYTES_MAX:
                 await self.outbox.flush()
-            if owned.whole and self._commits.uncommitted > self._shell.uncommitted_max and not self._revoking:
+            while owned.whole and self._commits.uncommitted > self._shell.uncommitted_max and not self._revoking:
                 await self._commits.store(self.consumer, self.assigned.unstored())
+                if self.failure is not None or self.assigned.owned.get(partition) is not owned:
+                    return False
+                if self._commits.uncommitted > self._shell.uncommitted_max:
+                    await asyncio.sleep(RETRY_S)  # it was refused
             if self.failure is not None or self.assigned.owned.get(partition) is not owned:
                 return False
             if self._revoking and owned.whole:

@@ -42,8 +42,8 @@ def emission_records(
     """The records of it, in order; all labels are encoded together.
 
     `pages`: those of the labels, as they lie in the log. `source`: the partition of `events` that all of it came of,
-    the key of what goes into `examples`: a learner remembers each source's ids apart. Each input record still leads to
-    records of its own, so that they don't depend on how input was read in batches.
+    the key of what goes into `examples`: a learner remembers each source's ids apart. Each input record leads to
+    records of its own; a large one, or one behind many others, to several.
     """
     written = examples_bytes(emission.labels, pages) if emission.labels else []
     outgoing: list[Outgoing] = []

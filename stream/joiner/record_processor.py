@@ -128,6 +128,7 @@ class RecordProcessor:
                 taken = most = 1
                 yield from self._take_any(state, run[0])
             begin += taken
+            yield None  # also where nothing is emitted: bodies are trimmed, a commit may be due
 
     def _take_any(self, state: PartitionState, record: Record) -> Iterator[Emission | None]:
         """A record of any form. One of very many events is decoded in slices, with a pause after each."""
@@ -152,6 +153,7 @@ class RecordProcessor:
     ) -> Iterator[Emission | None]:
         """Records that follow each other: what is emitted for them, in parts. Raises Poisoned."""
         joiner, silent = state.joiner, records[0].offset < state.emit_from
+        state.whole = False
         bad = [(records[0], part, "BadEvent", why) for part, why in undecodable]
         if not self._are_in_place(events, records[0].partition):
             if len(records) > 1:
@@ -159,16 +161,19 @@ class RecordProcessor:
                     yield from self._take(state, [record], events.only(number))
                 return
             events = self._set_aside(events, bad, records[0])
+        spoiled = len(bad)
         for part in joiner.parts(events):
             emission = self._emission(joiner, part, silent=silent)
             if not silent:
                 state.late += len(part.late)
+                spoiled += len(part.late)
                 bad += [
                     (records[number], raw, "Late", _late_reason(time_ms, late_ms))
                     for number, raw, time_ms, late_ms in part.late
                 ]
             state.whole = False
-            if not joiner.is_within_record and not bad:
+            if not joiner.is_within_record:  # so that a commit can be taken here
+                yield from self._dead_letters(bad, silent=silent)
                 _pass(state, records[joiner.records_taken - 1])
             if emission is not None:
                 yield emission
@@ -178,27 +183,18 @@ class RecordProcessor:
         if pages or installs:
             state.event_offset = events.last_offset
         self.tally.add(pages, installs, len(events) - pages - installs)
-        yield from self._after(state, records, bad, silent=silent, good=bool(pages or installs))
-
-    def _after(
-        self,
-        state: PartitionState,
-        records: Sequence[Record],
-        bad: list[tuple[Record, bytes, str, str]],
-        *,
-        silent: bool,
-        good: bool,
-    ) -> Iterator[Emission | None]:
-        """The records are joined: what of them couldn't be taken becomes dead letters. Raises Poisoned."""
-        if bad and not silent:
-            for begin in range(0, len(bad), LETTERS_MAX):
-                some = bad[begin : begin + LETTERS_MAX]
-                self.tally.add_letters([error for _, _, error, _ in some])
-                yield Emission(None, others=[dead_letter(raw, error, why, record) for record, raw, error, why in some])
-            state.poison.saw(good, bad=True)
-        elif state.poison.count and good:
-            state.poison.saw(good=True, bad=False)
+        yield from self._dead_letters(bad, silent=silent)
+        if not silent and (spoiled or state.poison.count):
+            state.poison.saw(bool(pages or installs), bad=bool(spoiled))
         _pass(state, records[-1])
+
+    def _dead_letters(self, bad: list[tuple[Record, bytes, str, str]], *, silent: bool) -> Iterator[Emission]:
+        """What couldn't be taken, which is then empty."""
+        for begin in range(0, 0 if silent else len(bad), LETTERS_MAX):
+            some = bad[begin : begin + LETTERS_MAX]
+            self.tally.add_letters([error for _, _, error, _ in some])
+            yield Emission(None, others=[dead_letter(raw, error, why, record) for record, raw, error, why in some])
+        bad.clear()
 
     def _emission(self, joiner: Joiner, part: Part, *, silent: bool) -> Emission | None:
         """What is to be written of a part; None: nothing."""

@@ -385,17 +385,37 @@ def test_an_id_is_new_once(batches: list[list[int]]) -> None:
 def test_memory_of_ids_is_bounded_and_keeps_the_newest() -> None:
     """At least the last `ids` ids of each source are remembered, at most twice as many."""
     seen = Seen(ids=100)
-    for source in (0, 7, -1):
+    for source in (0, 7):
         for first in range(1, 1001, 10):
             seen.new(np.arange(first, first + 10, dtype=np.uint64) + np.uint64(1_000 * (source + 1)), source)
     assert all(len(young) + len(old) <= 200 for young, old in seen.generations.values())
     again = Seen(ids=100)
     again.fill(seen.arrays())
     for one in (seen, again):
-        for source in (0, 7, -1):
+        for source in (0, 7):
             ids = np.arange(901, 1001, dtype=np.uint64) + np.uint64(1_000 * (source + 1))
             assert not one.new(ids, source).any()
             assert one.new(ids, 3).all(), "of another source"
+
+
+def test_ids_without_a_source_may_be_of_any() -> None:
+    """Letters sent back and earlier builds' records name none: known from any source and to any, for longer."""
+    seen, sourced = Seen(ids=10), np.arange(2, 6, dtype=np.uint64)
+    unsourced = np.arange(1_000, 1_100, dtype=np.uint64)
+    seen.new(sourced, 3)
+    assert not seen.new(sourced).any()
+    for first in range(0, 100, 10):
+        seen.new(unsourced[first : first + 10])
+    assert not seen.new(unsourced, 4).any()
+    assert seen.new(np.array([0, 0, 9], np.uint64), 5).tolist() == [True, False, True]
+    assert seen.new(np.array([0, 9, 10], np.uint64)).tolist() == [False, False, True]
+
+
+def test_sources_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the bound the one that came longest ago is forgotten."""
+    monkeypatch.setattr("learner.training.dedup.SOURCES_MAX", 2)
+    seen, ids = Seen(), np.array([1], np.uint64)
+    assert [bool(seen.new(ids, source)[0]) for source in (0, 1, 0, 2, 0, 1)] == [True, True, False, True, False, True]
 
 
 def test_ids_of_an_earlier_builds_checkpoint_are_known() -> None:

@@ -13,19 +13,23 @@ from aiokafka import TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
     IllegalGenerationError,
+    KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     UnknownMemberIdError,
 )
 from aiokafka.structs import OffsetAndMetadata
 
-from stream.events.codec import decode_entity, decode_events, decode_examples
+from stream.events.codec import decode_entity, decode_events, decode_examples, encode
 from stream.events.topics import EVENTS_DLQ
 from stream.events.types import DeadLetter, Install, SourceEvent, Tick
 from stream.joiner.assigned_partitions import Memory
-from stream.joiner.commit_metadata import JOIN_VERSION
+from stream.joiner.commit_metadata import JOIN_VERSION, Progress, metadata_of
 from stream.joiner.consumer_loop import ConsumerLoop
-from stream.joiner.join import SLICE
+from stream.joiner.join import SLICE, Checkpoint
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.labels import Labels
+from stream.joiner.record_processor import RUN_BYTES
 from stream.runtime.errors import LogError, LogGap, LogTruncated, SettingsError
 from tests.support.fake_kafka_clients import (
     CAME,
@@ -207,6 +211,96 @@ def test_no_more_is_emitted_without_a_commit_than_a_learner_remembers(
         stored = committed(paper)
         assert stored is not None
         assert stored[1] == 10, "the third commit"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("spoiled", ["late", "undecodable"])
+def test_the_bound_holds_where_every_run_has_something_bad(tmp_path: Path, spoiled: str) -> None:
+    """A trickle of late or undecodable events doesn't keep commits away."""
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, uncommitted_max=600)
+        worst, add = 0, loop.tally.add_labels
+
+        def noted(labels: Labels) -> None:
+            nonlocal worst
+            add(labels)
+            worst = max(worst, loop._commits.uncommitted)
+
+        loop.tally.add_labels = noted  # type: ignore[method-assign]
+        late, unknown = page("late", T - 500_000), b"\x92\x63\x01"
+        for k in range(0, 5_000, 1_000):
+            pages = [page(f"r{n}", T + 50 * n) for n in range(k, k + 1_000)]
+            some = [
+                message(n, one, late) if spoiled == "late" and not n % 100
+                else message(n, raw=b"\x92" + encode(one) + unknown) if spoiled == "undecodable" and not n % 100
+                else message(n, one, came_ms=one.time_ms)
+                for n, one in enumerate(pages, k)
+            ]  # fmt: skip
+            await take(loop, *some)
+        assert loop.tally.emitted > 5_000
+        assert worst <= 600 + 2 * 512, "the bound, and what records at work lead to"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("rebuilding", [False, True])
+def test_records_at_hand_are_bounded_while_nothing_is_emitted(tmp_path: Path, rebuilding: bool) -> None:
+    """While a state is rebuilt in silence, or windows are open, no more bytes of records are kept than allowed."""
+
+    async def story() -> None:
+        paper = Paper()
+        rules = LabelRules("wait", window_ms=3_600_000, known_ms=1_000)
+        if rebuilding:
+            progress = Progress(1_000_000)
+            paper.stored[AT] = OffsetAndMetadata(0, metadata_of(Checkpoint(0, 0, 0), rules, "", progress))
+            paper.ends[0] = 2_000_000
+        loop = await assigned_loop(paper, tmp_path, 0, rules=rules)
+        owned = loop.assigned.owned[0]
+        owned.bodies.bytes_max = 20_000
+        await take(loop, *(message(k, page(f"r{k}", T + k)) for k in range(2_000)))
+        assert loop.tally.emitted == 0
+        assert owned.bodies.bytes <= 20_000 + RUN_BYTES
+
+    asyncio.run(story())
+
+
+def test_a_commit_can_be_taken_in_the_batch_that_ends_a_rebuild(tmp_path: Path) -> None:
+    """What is emitted behind the confirmed offset counts from its first record on."""
+
+    async def story() -> None:
+        paper = Paper()
+        metadata = metadata_of(Checkpoint(0, 0, 0), RULES, "", Progress(3))
+        paper.stored[AT] = OffsetAndMetadata(0, metadata)
+        paper.ends[0] = 1_000
+        loop = await assigned_loop(paper, tmp_path, 0, uncommitted_max=100)
+        await take(loop, *(message(k, page(f"r{k}", T + 40 * k)) for k in range(1_000)))
+        assert loop.tally.emitted > 1_500
+        stored = committed(paper)
+        assert stored is not None
+        assert stored[1] > 500
+
+    asyncio.run(story())
+
+
+def test_nothing_more_is_emitted_while_commits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the bound the join waits until a commit is stored."""
+    monkeypatch.setattr("stream.joiner.record_processor.RUN_RECORDS", 1)
+    monkeypatch.setattr("stream.joiner.consumer_loop.RETRY_S", 0.001)
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0, uncommitted_max=4)
+        paper.refusal = KafkaError("not now")
+        taking = asyncio.create_task(take(loop, *(message(k, page(f"r{k}", T + 4_000 * k)) for k in range(10))))
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert (taking.done(), loop.tally.emitted) == (False, 6)
+        paper.refusal = None
+        await taking
+        assert loop.tally.emitted == 18
 
     asyncio.run(story())
 

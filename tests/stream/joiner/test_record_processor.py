@@ -223,6 +223,14 @@ def test_a_record_of_very_many_bad_events_is_worked_off_in_slices() -> None:
     assert (taker.state.joiner.open_pages, taker.state.whole, taker.state.next_offset) == (1, True, 1)
 
 
+def test_a_record_is_not_whole_while_its_dead_letters_go_out() -> None:
+    """Also where nothing else is emitted: a commit there would have it taken twice."""
+    taker = Taker(RULES)
+    raw = b"\x92" + encode(page(0)) + b"\x92\x63\x01"
+    states = [taker.state.whole for one in taker.processor.process(taker.state, [record(raw=raw)]) if one is not None]
+    assert (states, taker.state.whole) == ([False], True)
+
+
 def test_poison_in_one_partition_is_not_hidden_by_good_events_of_another() -> None:
     """Each partition has an alarm of its own: producers break one by one."""
     poisoned, sound = Taker(RULES, poison_s=1e-9), Taker(RULES, poison_s=1e-9)
