@@ -3,13 +3,12 @@
 In a file of its own because it's loaded with the kernels.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from stream.events.types import Install, Organic
-from stream.joiner.kernels.memory import Ints
 from stream.joiner.kernels.state import (
     HISTORY,
     I_INGEST,
@@ -25,12 +24,8 @@ from stream.joiner.kernels.state import (
     SLICE_MAX,
     JoinState,
 )  # fmt: skip
-from stream.joiner.labels import Installed, Labels, Part, Row
+from stream.joiner.labels import Installed, Labels, Part
 from stream.joiner.raw_impression import RecordEvents
-
-PAGE: Final = slice(2, 8)  # of a row: OFFSET to INGEST_MS of `labels.py`
-
-NO_PAGES: Final = np.empty((0, 6), np.int64)
 
 _install = msgspec.msgpack.Decoder(Install)
 
@@ -52,60 +47,56 @@ def take_part(state: JoinState, events: RecordEvents) -> Part | None:
     if not count:
         return None
     state.numbers[OUT_COUNT] = 0
-    rows = state.out[:count]
-    kinds = rows[:, 0]
-    records = (kinds == RECORD_END).nonzero()[0]
-    labelled = (kinds <= LABEL).nonzero()[0]
-    batches = rows[labelled, 1]  # a number for each page and moment
-    first = np.empty(len(batches), np.bool_)
-    first[:1], first[1:] = True, batches[1:] != batches[:-1]
-    begins = labelled[first]
-    ends = [*zip(rows[records, 1].tolist(), begins.searchsorted(records).tolist(), strict=True)]
-    if not len(records) or records[-1] < count - 1:
-        ends.append((int(state.numbers[RECORD]), len(begins)))
-    part = Part(Labels(rows[begins, PAGE], {}), ends, {}, [], [])
-    others = (kinds != NEGATIVES).nonzero()[0]
-    if len(others) > len(records):
-        _add_others(state, events, part, others, begins)
+    record = int(state.numbers[RECORD])  # that is taken in part, unless its end comes
+    rows = state.out[:count].tolist()
+    if rows[-1][0] != RECORD_END:
+        rows.append([RECORD_END, record])
+    part = Part(Labels([], {}), [], {}, [], [])
+    pages, batch, late_or_installed = part.labels.pages, -1, list[list[int]]()
+    for row in rows:
+        kind = row[0]
+        if kind == NEGATIVES:
+            pages.append(row[2:8])
+        elif kind == LABEL:
+            if row[1] != batch:
+                batch = row[1]
+                part.labels.rows[len(pages)] = []
+                pages.append(row[2:8])
+            install_id = "" if row[12] < 0 else _install_at(state, row[12]).install_id
+            part.labels.rows[len(pages) - 1].append((row[8], row[10], row[11], install_id, row[7], row[9]))
+        elif kind == RECORD_END:
+            part.ends.append((row[1], len(pages)))
+            if late_or_installed:
+                _add_others(state, events, part, row[1], late_or_installed)
+                late_or_installed = []
+        else:
+            late_or_installed.append(row)
     return part
 
 
 def in_one(parts: list[Part]) -> Part:
     """Parts of one record as one."""
-    labels, organic = Labels(np.concatenate([NO_PAGES, *(part.labels.pages for part in parts)]), {}), list[Organic]()
-    before = 0
+    labels, organic = Labels([], {}), list[Organic]()
     for part in parts:
-        labels.rows |= {before + number: rows for number, rows in part.labels.rows.items()}
-        before += len(part.labels)
+        labels.rows |= {len(labels) + number: rows for number, rows in part.labels.rows.items()}
+        labels.pages += part.labels.pages
         organic += part.organic.get(0, ())
     installed, late = [one for part in parts for one in part.installed], [one for part in parts for one in part.late]
-    return Part(labels, [(0, before)], {0: organic}, installed, late)
+    return Part(labels, [(0, len(labels))], {0: organic}, installed, late)
 
 
-def _add_others(state: JoinState, events: RecordEvents, part: Part, others: Ints, begins: Ints) -> None:
-    """Rows of single labels, installs and late events."""
-    numbers = begins.searchsorted(others, "right") - 1  # of the page that they belong to
-    ends = iter(part.ends)
-    record, _ = next(ends)
-    for row, number in zip(state.out[others].tolist(), numbers.tolist(), strict=True):
-        kind = row[0]
-        if kind == LABEL:
-            install_id = "" if row[12] < 0 else _install_at(state, row[12]).install_id
-            found: Row = (row[8], row[10], row[11], install_id, row[7], row[9])
-            part.labels.rows.setdefault(number, []).append(found)
-        elif kind == RECORD_END:
-            record, _ = next(ends, (record, 0))
-        elif kind == ORGANIC_INSTALL:
-            one = _install_at(state, row[2])
-            organic = Organic(
-                one.user, one.item, one.time_ms, one.install_id, one.request_id, _ingest_ms(state, row[2])
-            )
+def _add_others(state: JoinState, events: RecordEvents, part: Part, record: int, rows: list[list[int]]) -> None:
+    """Rows of a record's installs and late events."""
+    for row in rows:
+        if row[0] == ORGANIC_INSTALL:
+            one, came_ms = _install_at(state, row[2]), _ingest_ms(state, row[2])
+            organic = Organic(one.user, one.item, one.time_ms, one.install_id, one.request_id, came_ms)
             part.organic.setdefault(record, []).append(organic)
-        elif kind == HISTORY:
+        elif row[0] == HISTORY:
             one = _install.decode(events.bytes_of(-1 - row[2], record)) if row[2] < 0 else _install_at(state, row[2])
             part.installed.append(Installed(one.user, one.item, None if row[3] < 0 else row[3], bool(row[4])))
         else:
-            assert kind == LATE, kind
+            assert row[0] == LATE, row
             part.late.append((record, events.bytes_of(row[2], record), row[3], row[4]))
 
 

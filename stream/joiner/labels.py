@@ -6,7 +6,7 @@ The bytes are those of `events.encode(Examples(...))`, without an object per ite
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,10 +14,6 @@ from stream.events.codec import decode_examples, encode_values, example_id
 from stream.events.types import WINDOW_CLOSED, Examples, Organic
 from stream.joiner.bodies import Bodies
 from stream.runtime.errors import BadEvent
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 HEAD: Final = b"\x98\x04"  # an array of eight, the first the tag of Examples
 # Columns of the pages whose labels are emitted. BASE: how many items earlier pages under the request id have.
@@ -31,11 +27,11 @@ Row = tuple[int, int, int, str, int, int]
 class Labels(msgspec.Struct, gc=False):
     """Labels of pages, in the order in which they are emitted.
 
-    `pages`: int64 [pages, 6], where the log has each and how many items it has; a page may stand there again. `rows`:
-    its labels, by its number; a page without is negative as a whole.
+    `pages`: OFFSET to INGEST_MS of each, where the log has it and how many items it has; a page may stand there again.
+    `rows`: its labels, by its number; a page without is negative as a whole.
     """
 
-    pages: "npt.NDArray[np.int64]"
+    pages: list[list[int]]
     rows: dict[int, list[Row]]
 
     def __len__(self) -> int:
@@ -96,7 +92,7 @@ def absent(labels: Labels, bodies: Bodies) -> tuple[list[int], list[int]]:
 
     First those of pages that have closed, then others.
     """
-    offsets: list[int] = labels.pages[:, OFFSET].tolist()
+    offsets = [page[OFFSET] for page in labels.pages]
     missing = {offset for offset in set(offsets) if bodies.get(offset) is None}
     if not missing:
         return [], []
@@ -107,7 +103,7 @@ def absent(labels: Labels, bodies: Bodies) -> tuple[list[int], list[int]]:
 def pages_of(labels: Labels, bodies: Bodies, read_again: Bytes = MappingProxyType({})) -> list[bytes]:
     """The pages as they lie in the log. Their records must be at hand or read again."""
     found = []
-    for offset, begin, length in labels.pages[:, : LENGTH + 1].tolist():
+    for offset, begin, length, _, _, _ in labels.pages:
         raw = bodies.get(offset) or read_again[offset]
         found.append(raw[begin : begin + length])
     return found
@@ -120,13 +116,14 @@ def user_of(page: bytes) -> str:
 
 def examples_bytes(labels: Labels, pages: list[bytes]) -> list[bytes]:
     """Each as the bytes of an Examples; `pages` as they lie in the log."""
-    numbers = labels.pages
-    if not labels.rows:
-        written: list[bytes] = _kernels().negative_examples(pages, numbers[:, SIZE], numbers[:, INGEST_MS])
-    else:
-        written = [b""] * len(pages)
-        whole = [k for k in range(len(pages)) if k not in labels.rows]
-        some = _kernels().negative_examples([pages[k] for k in whole], numbers[whole, SIZE], numbers[whole, INGEST_MS])
+    whole = [k for k in range(len(pages)) if k not in labels.rows] if labels.rows else range(len(pages))
+    some = _kernels().negative_examples(
+        [pages[k] for k in whole] if labels.rows else pages,
+        [labels.pages[k][SIZE] for k in whole],
+        [labels.pages[k][INGEST_MS] for k in whole],
+    )
+    written: list[bytes] = [b""] * len(pages) if labels.rows else some
+    if labels.rows:
         for k, raw in zip(whole, some, strict=True):
             written[k] = raw
     for k in [k for k, raw in enumerate(written) if not raw]:
@@ -147,9 +144,9 @@ def examples_of(labels: Labels, bodies: Bodies) -> list[Examples]:
 
 def count_reasons(labels: Labels, counts: list[int]) -> int:
     """Add the number of examples per reason; returns their number."""
-    total = int(labels.pages[:, SIZE].sum())
+    total = sum([page[SIZE] for page in labels.pages])
     for number, rows in labels.rows.items():
-        total -= int(labels.pages[number, SIZE])
+        total -= labels.pages[number][SIZE]
         for row in rows:
             counts[row[2]] += 1
     counts[WINDOW_CLOSED] += total
@@ -158,7 +155,7 @@ def count_reasons(labels: Labels, counts: list[int]) -> int:
 
 def rows_of(labels: Labels, number: int) -> list[Row]:
     """The labels of a page in full."""
-    size, _, ingest_ms = labels.pages[number, SIZE:].tolist()
+    *_, size, _, ingest_ms = labels.pages[number]
     return labels.rows.get(number) or [(k, 0, WINDOW_CLOSED, "", ingest_ms, k) for k in range(size)]
 
 

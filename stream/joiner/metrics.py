@@ -72,7 +72,7 @@ class Tally:
         """Labels that are emitted."""
         if labels:
             self.emitted += count_reasons(labels, self.told)
-            self._delays += labels.pages[-DELAYS:, INGEST_MS].tolist()
+            self._delays += [page[INGEST_MS] for page in labels.pages[-DELAYS:]]
 
     def handed_over(self) -> None:
         """What was told until now has gone to Kafka: its delay is known."""

@@ -98,7 +98,7 @@ class Attribution:
         index = dict(zip(record.columns[:, scan.BEGIN].tolist(), range(len(events)), strict=True))
         added = [REPEATED if isinstance(event, Impression) else self._install(line, event) for line, event in events]
         labels = self._joiner.take(record, number, number).labels
-        for k, page in enumerate(labels.pages.tolist()):
+        for k, page in enumerate(labels.pages):
             rows = labels.rows.get(k)
             if new := page[SIZE] if rows is None else self._label(page, rows):
                 at, base = index[page[BEGIN]], page[BASE]

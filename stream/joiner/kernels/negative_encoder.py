@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 
 from stream.events.types import ITEMS_MAX, REASONS, WINDOW_CLOSED
-from stream.joiner.kernels.memory import Ints
 from stream.joiner.kernels.msgpack_scan import list_at, text_at
 from stream.tables.jit import kernel
 from stream.tables.xxh3 import LENGTH_MAX, xxh3_64
@@ -19,18 +18,18 @@ PAGE_MORE_BYTES: Final = 24 + 2  # the heads of an Examples and of its columns
 ITEM_BYTES: Final = 9 + 3 + 1 + 9 + 1 + 9  # in all columns
 
 
-def negative_examples(pages: Sequence[bytes], sizes: Ints, ingests: Ints) -> list[bytes]:
+def negative_examples(pages: Sequence[bytes], sizes: Sequence[int], ingests: Sequence[int]) -> list[bytes]:
     """Each page as the bytes of an Examples; empty where the kernel can't write it.
 
-    `pages`: as they lie in the log; int64 [pages], `sizes`: their numbers of items; `ingests`: ms, all labels' own.
+    `pages`: as they lie in the log; `sizes`: their numbers of items; `ingests`: ms, all labels' own.
     """
     count = len(pages)
     if not count:
         return []
-    sizes, ingests = np.ascontiguousarray(sizes), np.ascontiguousarray(ingests)
+    number, ingest = np.fromiter(sizes, np.int64, count), np.fromiter(ingests, np.int64, count)
     ends = np.cumsum(np.fromiter(map(len, pages), np.int64, count))
-    written = np.empty(int(ends[-1]) + count * PAGE_MORE_BYTES + int(sizes.sum()) * ITEM_BYTES, np.uint8)
-    _write_pages(np.frombuffer(b"".join(pages), np.uint8), ends, sizes, ingests, written)
+    written = np.empty(int(ends[-1]) + count * PAGE_MORE_BYTES + int(number.sum()) * ITEM_BYTES, np.uint8)
+    _write_pages(np.frombuffer(b"".join(pages), np.uint8), ends, number, ingest, written)
     whole, begin, found = written.data, 0, []
     for end in ends.tolist():  # where each ends now
         found.append(bytes(whole[begin:end]))

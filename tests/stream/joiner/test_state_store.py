@@ -42,7 +42,7 @@ def said(joiner: Joiner, record: list[SourceEvent], offset: int) -> tuple[list[t
     """All that is emitted of a record, in a form that can be compared."""
     part = joiner.take(record_events(record), offset, CAME)
     labels = part.labels
-    return [(*page, labels.rows.get(k)) for k, page in enumerate(labels.pages.tolist())], part.organic[0]
+    return [(*page, labels.rows.get(k)) for k, page in enumerate(labels.pages)], part.organic[0]
 
 
 @pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
