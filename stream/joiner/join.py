@@ -19,7 +19,7 @@ An install waits for pages that come after it in the log until `time + early`.
 its event time, and where it lies in the log; 48 bytes and 6 an item, whatever its features. What is emitted of a page
 says where its bytes are (`Labels`). Over `bytes_max` the oldest is finished early: a *floor* rises in event time,
 pages up to it close and are forgotten, and whatever comes with a time up to it is late. (A further page that extended
-one of these, read again after a restart without it and later than the floor, is then a page of its own.)
+one of these, read again after a restart without it, may then count as a page of its own.)
 
 **Restarts.** A checkpoint is (offset, watermark before that record, event time up to which all is finished, floor).
 A joiner that starts there reads a suffix of the log with nothing remembered, and still emits no other label:

@@ -1,9 +1,10 @@
 """`python -m thalweg.views.metrics_table`: docs/metrics.md, the table of all metrics that services export."""
 
+from importlib import import_module
+
 from prometheus_client import REGISTRY
 
-import stream.joiner.metrics  # noqa: F401  # each registers its own
-
+SERVICES = ("stream.joiner.metrics", "learner.training.metrics", "ranker.metrics")  # each registers its own
 HEAD = """# Metrics
 Every service exports its own at `/metrics`, on loopback by default (`thalweg status` prints the address). Times are in
 seconds, sizes in bytes; what only grows is a counter. This page is written by
@@ -16,6 +17,8 @@ seconds, sizes in bytes; what only grows is a counter. This page is written by
 
 def table() -> str:
     """The page as text: joiner, learner, ranker, each by name."""
+    for service in SERVICES:
+        import_module(service)
     rows = []
     for family in REGISTRY.collect():
         if family.name.startswith("thalweg_"):

@@ -253,10 +253,11 @@ def test_freshness_is_measured_by_the_first_reply() -> None:
 def test_freshness_of_the_deep_part_is_measured_by_its_first_reply() -> None:
     """The first reply by a version whose deep part was cut since it was learned; where nobody says, there is none."""
     freshness = Freshness()
-    before = metric("freshness_deep_ms_count"), metric("freshness_deep_ms_sum")
+    before = metric("freshness_deep_seconds_count"), metric("freshness_deep_seconds_sum")
 
     def found() -> tuple[float, float]:
-        return metric("freshness_deep_ms_count") - before[0], metric("freshness_deep_ms_sum") - before[1]
+        count, seconds = metric("freshness_deep_seconds_count"), metric("freshness_deep_seconds_sum")
+        return count - before[0], round(1_000 * (seconds - before[1]))
 
     freshness.servable(4, 2, [(3, [1_000]), (4, [1_500])], 2_000)
     freshness.replied(4, 2_200)
@@ -289,13 +290,13 @@ def test_the_deep_part_of_skipped_versions_counts(store: CountingStore, model: T
     """What a swap brings is told by the version that learned it: its deep part may lie between those skipped."""
     model.publish(store)
     follower.step()
-    before = metric("freshness_deep_ms_count")
+    before = metric("freshness_deep_seconds_count")
     for deep_version in (1, 3, 3):  # of versions 2, 3, 4
         deep = msgspec.structs.replace(model.parts["deep"], version=deep_version)
         model.publish_parts(store, {**model.parts, "deep": deep})
     follower.step()
     follower.freshness.replied(4, 2_000_100)
-    assert metric("freshness_deep_ms_count") - before == 2
+    assert metric("freshness_deep_seconds_count") - before == 2
 
 
 def test_a_pin_is_obeyed(store: CountingStore, model: ToyModel, follower: Follower) -> None:

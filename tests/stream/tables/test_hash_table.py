@@ -282,10 +282,10 @@ def test_a_kernel_is_compiled_anew_when_one_that_it_calls_has_changed(tmp_path: 
     (package / "__init__.py").touch()
     (package / "by_name.py").write_text("from called.low import low\ndef top(): return low()\n")
     (package / "by_module.py").write_text("from called import low\ndef top(): return low.low()\n")
-    program = "import called.by_name as a, called.by_module as b; from stream.tables.hash_table import edition as e; "
+    program = "import called.by_name as a, called.by_module as b; from stream.tables.jit import edition as e; "
     found = []
     for value in (1, 2):
-        source = f"from stream.tables.hash_table import kernel\n@kernel\ndef low(): return {value}\n"
+        source = f"from stream.tables.jit import kernel\n@kernel\ndef low(): return {value}\n"
         (package / "low.py").write_text(source)
         command = [sys.executable, "-B", "-c", program + "print(e(a.top), e(b.top))"]
         paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
