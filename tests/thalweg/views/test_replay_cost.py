@@ -8,7 +8,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
 from stream.events.types import Impression, Install, Tick
-from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.log.kafka_admin import apply_topics, group_commits, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.settings import Settings
 from thalweg.stack.stack import Stack
@@ -46,6 +46,7 @@ def test_a_record_stands_for_its_neighbours_only(stack: Stack, topic_prefix: str
     for k in range(300):
         log.send(EVENTS.name, 0, encode_record([Tick(2_000 + k)]))
     log.close()
+    assert group_commits(settings, "joiner", EVENTS.name) == {}, "and the group has a coordinator now"
     admin = KafkaAdminClient(bootstrap_servers=stack.kafka)
     admin.alter_group_offsets(settings.topic("joiner"), {
         TopicPartition(settings.topic(EVENTS.name), 0): OffsetAndMetadata(0, "", -1)})  # fmt: skip
