@@ -116,19 +116,14 @@ def user_of(page: bytes) -> str:
 
 def examples_bytes(labels: Labels, pages: list[bytes]) -> list[bytes]:
     """Each as the bytes of an Examples; `pages` as they lie in the log."""
-    whole = [k for k in range(len(pages)) if k not in labels.rows] if labels.rows else range(len(pages))
-    some = _kernels().negative_examples(
-        [pages[k] for k in whole] if labels.rows else pages,
-        [labels.pages[k][SIZE] for k in whole],
-        [labels.pages[k][INGEST_MS] for k in whole],
+    whole = [k for k in range(len(pages)) if k not in labels.rows]
+    some: list[bytes] = _kernels().negative_examples(
+        [pages[k] for k in whole], [labels.pages[k][SIZE] for k in whole], [labels.pages[k][INGEST_MS] for k in whole]
     )
-    written: list[bytes] = [b""] * len(pages) if labels.rows else some
-    if labels.rows:
-        for k, raw in zip(whole, some, strict=True):
-            written[k] = raw
-    for k in [k for k, raw in enumerate(written) if not raw]:
-        written[k] = b"".join((HEAD, pages[k], _columns(rows_of(labels, k), pages[k])))
-    return written
+    written = dict(zip(whole, some, strict=True))
+    return [
+        written.get(k) or b"".join((HEAD, page, _columns(rows_of(labels, k), page))) for k, page in enumerate(pages)
+    ]
 
 
 def examples_of(labels: Labels, bodies: Bodies) -> list[Examples]:
