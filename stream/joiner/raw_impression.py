@@ -40,9 +40,13 @@ class RecordEvents:
         last = (self.columns[:, 0] != _scan().TICK).nonzero()[0][-1]
         return int(self.records[self.records[:, 2].searchsorted(last, "right"), 0])
 
+    def _begin(self, record: int) -> tuple[int, int]:
+        """The number of a record's first event, and where its bytes begin."""
+        return tuple(self.records[record - 1, 2:].tolist()) if record else (0, 0)
+
     def bytes_of(self, event: int, record: int = 0) -> bytes:
         """An event of a record, by their numbers, as it lies in the log."""
-        first, before = self.records[record - 1, 2:].tolist() if record else (0, 0)
+        first, before = self._begin(record)
         begin, end = self.columns[first + event, 1:3].tolist()
         return self.raw[before + begin : before + end]
 
@@ -54,7 +58,7 @@ class RecordEvents:
     def only(self, record: int) -> "RecordEvents":
         """The events of one of the records."""
         scan = _scan()
-        first, begin = self.records[record - 1, 2:].tolist() if record else (0, 0)
+        first, begin = self._begin(record)
         offset, appended_ms, events, end = self.records[record].tolist()
         columns = self.columns[first:events]
         return _one(columns, self.hashes, self.raw[begin:end], scan.tally(columns)).placed(offset, appended_ms)
