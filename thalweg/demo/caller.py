@@ -12,6 +12,7 @@ from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
 from stream.events.types import Impression, Install, Item, RankReply, RankRequest
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import END, Log, Reader, Record, partition_of
+from stream.runtime.clock import now_ms
 from stream.runtime.errors import DataError, LogError
 from stream.runtime.settings import Settings
 from stream.snapshots.store import SnapshotStore
@@ -53,11 +54,26 @@ def own_request_id(partition: int, partitions: int) -> str:
             return request_id
 
 
+def seen_page(reply: RankReply, time_ms: int) -> Impression | None:
+    """The reply as a page that its user saw at `time_ms`; None without features: no model ranked it."""
+    if not reply.features:
+        return None
+    return Impression(
+        reply.request_id,
+        time_ms,
+        reply.user,
+        reply.items,
+        version=reply.version,
+        scores=reply.scores,
+        features=reply.features,
+    )
+
+
 class Caller:
     """Asks rankers over the log. One thread only."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(self, log: Log, now_ms: Callable[[], int] = now_ms) -> None:
+        self._log, self._now_ms = log, now_ms
         self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, REQUESTS.name, REPLIES.name)}
         self._reader = log.reader(REPLIES.name, {0: END})
 
@@ -71,7 +87,7 @@ class Caller:
         wanted = None if candidates is None else list(candidates)
         request = RankRequest(request_id, user, k, candidates=wanted)
         sent_s = time.monotonic()
-        self._send(REQUESTS.name, request_id, request)
+        self._send(REQUESTS.name, request_id, [request])
         while time.monotonic() < sent_s + ANSWER_S:
             for record in self._reader.poll(0.2):
                 for reply in decode_replies(record.value or b""):
@@ -84,31 +100,33 @@ class Caller:
         )
 
     def saw(self, reply: RankReply) -> bool:
-        """Write the page as one that its user saw, with the features by which it was ranked.
+        """Write the page as one that its user sees now, with the features by which it was ranked.
 
         False, and nothing written, when it has none: before there's a model there's nothing to learn from a page.
         """
-        if not reply.features:
-            return False
-        page = Impression(
-            reply.request_id,
-            reply.time_ms,
-            reply.user,
-            reply.items,
-            version=reply.version,
-            scores=reply.scores,
-            features=reply.features,
-        )
-        self._send(EVENTS.name, reply.user, page)
-        return True
+        page = seen_page(reply, self._now_ms())
+        if page:
+            self._send(EVENTS.name, reply.user, [page])
+        return page is not None
 
-    def install(self, user: str, item: str, time_ms: int, request_id: str) -> int:
-        """Write an install; returns the log's append time, from which freshness counts."""
-        event = Install(user, item, time_ms, uuid4().hex, request_id)
+    def install(self, user: str, item: str, shown: RankReply | str) -> int:
+        """Write an install of now; returns the log's append time, from which freshness counts.
+
+        `shown`: the page that it's an answer to, either a reply that its user sees now, or the request id of a page
+        that was written earlier. A page of now goes into the same record: however slow this caller or the log is, its
+        window can't close between the two.
+        """
+        time_ms, before = self._now_ms(), []
+        if isinstance(shown, RankReply):
+            page = seen_page(shown, time_ms)
+            if page is None:
+                raise DataError("no model ranks yet, so nothing can learn an install: does the learner run?")
+            before, shown = [page], shown.request_id
+        event = Install(user, item, time_ms, uuid4().hex, shown)
         partition = partition_of(user, self._partitions[EVENTS.name])
         reader = self._log.reader(EVENTS.name, {partition: END})
         try:
-            self._send(EVENTS.name, user, event)
+            self._send(EVENTS.name, user, [*before, event])
             return _find(reader, event).time_ms
         finally:
             reader.close()
@@ -135,17 +153,15 @@ class Caller:
         alone = self.rank(user, k=1, candidates=[item]).reply
         if not alone.items:
             raise DataError(f"the ranker would not show {item} to {user}: does the user have it already?")
-        if not request_id and not self.saw(alone):
-            raise DataError("no model ranks yet, so nothing can learn an install: does the learner run?")
-        appended_ms = self.install(user, item, alone.time_ms + 1, request_id or alone.request_id)
+        appended_ms = self.install(user, item, request_id or alone)
         return self.wait_learned(store, appended_ms, alone.version, lambda: self.rank(user))
 
     def titles(self) -> dict[str, str]:
         """Titles of all items, read from the log."""
         return {item.item: item.title for item in entities(self._log, ITEMS.name, Item)}
 
-    def _send(self, topic: str, key: str, event: Impression | Install | RankRequest) -> None:
-        self._log.send(topic, partition_of(key, self._partitions[topic]), encode_record([event]))
+    def _send(self, topic: str, key: str, events: Sequence[Impression | Install | RankRequest]) -> None:
+        self._log.send(topic, partition_of(key, self._partitions[topic]), encode_record(events))
         self._log.flush()
 
 

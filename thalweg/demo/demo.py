@@ -158,8 +158,7 @@ def one_install(settings: Settings, store: RedisStore, asked: Asked, console: Co
     with calling(settings) as caller:
         before = caller.rank(user).reply
         chosen = before.items[len(before.items) // 2]
-        caller.saw(before)
-        appended_ms = caller.install(user, chosen, before.time_ms + 1, before.request_id)
+        appended_ms = caller.install(user, chosen, before)
         learned = caller.wait_learned(store, appended_ms, before.version, lambda: caller.rank(user))
         printed(moves_table(before, learned.answer.reply, chosen, caller.titles()), console)
     took = f"{learned.served_ms} ms from the install's append to the first reply that has learned it"

@@ -175,22 +175,22 @@ def test_what_nobody_answers_is_an_error(memory_log: MemoryLog, monkeypatch: pyt
 
 
 def test_a_page_that_was_seen_says_what_was_ranked(memory_log: MemoryLog) -> None:
-    """The impression carries the reply's request id, event time, version, scores and features, unread."""
+    """The impression carries the time it was seen and the reply's request id, version, scores and features, unread."""
     reply = RankReply("r", "u", ["a", "b"], [0.9, 0.1], 7, features=b"opaque", time_ms=5_000)
-    caller = Caller(memory_log)
+    caller = Caller(memory_log, lambda: 6_000)
     caller.saw(reply)
     caller.close()
     reader = memory_log.reader(EVENTS.name, dict.fromkeys(range(2), START))
     (record,) = reader.poll(1.0)
     (page,) = msgspec.msgpack.decode(record.value or b"", type=list[Impression])
-    assert page == Impression("r", 5_000, "u", ["a", "b"], "", 7, [0.9, 0.1], [], b"opaque")
+    assert page == Impression("r", 6_000, "u", ["a", "b"], "", 7, [0.9, 0.1], [], b"opaque")
     assert record.partition == partition_of("u", 2)
 
 
 def test_an_install_has_the_logs_append_time(memory_log: MemoryLog) -> None:
     """Freshness counts from when the log took the install, not from when it was sent."""
     caller = Caller(memory_log)
-    assert caller.install("u", "a", 5_000, "r") == 7
+    assert caller.install("u", "a", "r") == 7
     caller.close()
 
 
