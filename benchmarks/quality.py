@@ -23,7 +23,7 @@ from producers.movielens import fetch_movielens, read_movielens
 from stream.features.page_features import F32
 from stream.runtime.settings import Settings
 from stream.spec.spec_file import load_spec
-from thalweg.backtest.backtest import Backtest, Entrant, Ours, Scores, Told
+from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores
 
 SEEDS = 3
 QUICK_PAGES, QUICK_REST = 12_000, 4_000
@@ -41,15 +41,15 @@ ROWS = {
 
 def played(pages: int | None, seeds: int) -> Scores:
     """Everyone, in one pass; entrants: wide, then deep and joint by seed, the peers, and what is shipped."""
-    spec, told = load_spec(Path("specs/movielens.toml")), Told()
+    spec, log = load_spec(Path("specs/movielens.toml")), ExampleLog()
     best = json.loads(FILE.read_text())
-    ours = [entrant("wide", spec, best["wide"], told)]
+    ours = [entrant("wide", spec, best["wide"], log)]
     for seed in range(seeds):
-        ours += [entrant(kind, spec, best[kind], told, seed) for kind in ("deep", "wide_deep")]
-    peers: list[Entrant] = [entrant(kind, spec, best[kind], told) for kind in ("vw", "river")]
-    peers.append(Ours(spec, ["wide", "deep"], 0, told))
+        ours += [entrant(kind, spec, best[kind], log, seed) for kind in ("deep", "wide_deep")]
+    peers: list[Entrant] = [entrant(kind, spec, best[kind], log) for kind in ("vw", "river")]
+    peers.append(ModelEntrant(spec, ["wide", "deep"], 0, log))
     source = read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print))
-    return Backtest(spec, [*ours, *peers], told).run(source, pages)
+    return Backtest(spec, [*ours, *peers], log).run(source, pages)
 
 
 def together(wide: F32, deep: F32, *, logits: bool) -> F32:

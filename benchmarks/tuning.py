@@ -18,7 +18,7 @@ from producers.movielens import fetch_movielens, read_movielens
 from stream.runtime.settings import Settings
 from stream.spec.spec import Cross, PartName, Spec
 from stream.spec.spec_file import load_spec
-from thalweg.backtest.backtest import Backtest, Entrant, Ours, Told
+from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit
 
 TRIES: Final = 12
@@ -78,13 +78,13 @@ def spec_with(spec: Spec, draw: Draw) -> Spec:
     return structs.replace(spec, wide=wide, deep=deep)
 
 
-def entrant(kind: str, spec: Spec, draw: Draw, told: Told, seed: int = 0) -> Entrant:
+def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -> Entrant:
     """One who plays with these settings."""
     if kind == "vw":
         return VowpalWabbit(spec, PeerRates(**draw))
     if kind == "river":
         return River(spec, PeerRates(river=draw["rate"]))
-    return Ours(spec_with(spec, draw), OURS[kind], seed, told)
+    return ModelEntrant(spec_with(spec, draw), OURS[kind], seed, log)
 
 
 def main() -> int:
@@ -100,8 +100,8 @@ def main() -> int:
         tries = draws(kind)
         aucs: list[float] = []
         for first in range(0, len(tries), AT_ONCE):
-            told, some = Told(), tries[first : first + AT_ONCE]
-            scores = Backtest(spec, [entrant(kind, spec, draw, told) for draw in some], told).run(
+            log, some = ExampleLog(), tries[first : first + AT_ONCE]
+            scores = Backtest(spec, [entrant(kind, spec, draw, log) for draw in some], log).run(
                 read_movielens(folder), TUNED_ON
             )
             aucs += [scores.auc(i) for i in range(len(some))]

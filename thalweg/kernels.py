@@ -1,7 +1,7 @@
-"""`python -m thalweg.kernels`: compiles every numba kernel once, by running the loop in miniature, in one process.
+"""`python -m thalweg.kernels`: compiles every numba kernel by running the whole loop in miniature, in one process.
 
-Compiled kernels are kept beside the sources (`__pycache__`), so services start without compiling. The ranker's are
-compiled in a second process meanwhile.
+Compiled kernels are cached beside the sources (`__pycache__`), so services start without compiling. A second process
+compiles the ranker's meanwhile.
 """
 
 from multiprocessing import get_context
@@ -35,7 +35,7 @@ from stream.spec.spec import ORGANIC_INSTALLS, Spec, Statistic, WarmStart
 from stream.spec.spec_file import load_spec
 from stream.tables.eviction import Sweep
 from stream.tables.hash_table import Table
-from thalweg.demo.rescore import recount
+from thalweg.demo.rescore import rescore
 
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
 PAGES = 200
@@ -44,16 +44,16 @@ ITEMS = 20
 
 
 def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankReply]]:
-    """Some pages through features, join, learner, snapshots and ranker; returns versions and a reply by each.
+    """Some pages through features, join, learner, snapshots and ranker; returns the versions and a reply by each.
 
-    So all kernels run with the types that they have in services.
+    All kernels run with the same types as in services.
     """
     deep = msgspec.structs.replace(spec.deep, warm_start=WarmStart(every=pages // 2, window=pages // 2))
     spec = msgspec.structs.replace(spec, deep=deep)
-    told = play(spec, pages)
-    model = Model(spec, reread=lambda offset: ([examples] for examples in told[offset:]))
+    examples = joined(spec, pages)
+    model = Model(spec, reread=lambda offset: ([one] for one in examples[offset:]))
     store, cutter, shelf = MemoryStore(spec.name), Cutter(model), Shelf()
-    for event in world():
+    for event in entities():
         if isinstance(event, Item):
             shelf.put(event.item, event)
         else:
@@ -61,8 +61,8 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
     follower, scorer = Follower(store, spec.name, shelf, lambda: 0), Scorer(2)
     ranker, token = Ranker(shelf, follower, scorer, lambda: 0), store.take_token()
     replies: list[RankReply] = []
-    for offset, examples in enumerate(told):
-        model.learn([examples], offset)
+    for offset, one in enumerate(examples):
+        model.learn([one], offset)
         if offset % (pages // 8) == pages // 16:
             version = len(replies) + 1
             cut = cutter.cut(version, version - 1, token, offset + 1, 0, {}, deep=True)
@@ -70,17 +70,17 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
             store.publish(cut.manifest)
             follower.step()
             replies.append(ranker.answer(RankRequest(f"r{version}", "1"), ["1", "2"], 0.0))
-    restore(spec, take(model, len(told), token, len(replies)))
-    grow_and_sweep()
-    count_organic(spec)
+    restore(spec, take(model, len(examples), token, len(replies)))
+    grow_and_evict()
+    learn_organic(spec)
     warm_up()
-    join_and_restore()
+    restore_join()
     scorer.close()
     return store, replies
 
 
-def grow_and_sweep() -> None:
-    """What only a long run does to a table: it grows in steps, and loses keys."""
+def grow_and_evict() -> None:
+    """What a table does only in a long run: it grows, and keys are evicted."""
     table = Table(WIDTH)
     table.put(np.ones((1, WIDTH), np.uint64))
     table.stamp()
@@ -88,15 +88,15 @@ def grow_and_sweep() -> None:
     Sweep(1).step(table, 1, 0)
 
 
-def count_organic(spec: Spec) -> None:
-    """What only a spec with statistics of organic installs does."""
+def learn_organic(spec: Spec) -> None:
+    """What happens only under a spec with statistics of organic installs."""
     counted = Statistic("count", by=["item.id"], of=ORGANIC_INSTALLS)
     spec = msgspec.structs.replace(spec, statistics={"counted": counted})
     Statistics(StatisticsProgram(spec, Layout(spec))).learn_organic([Organic("u", "i", 1, "x")])
 
 
-def join_and_restore() -> None:
-    """What only a long run does to a join: its memory grows, is saved, and read again."""
+def restore_join() -> None:
+    """What a join does only in a long run: its memory grows, is saved and restored."""
     rules = LabelRules("eager", window_ms=1_000, known_ms=0)
     joiner = Joiner(rules)
     for offset in range(3):
@@ -106,12 +106,12 @@ def join_and_restore() -> None:
         store = StateStore(Path(folder), "")
         store.write(store.capture(joiner.state, 3))
         loaded = store.load(rules, 0, 3)
-    assert loaded is not None, "the join's state can't be read again"
-    again = Joiner.restored(rules, joiner.checkpoint(3), loaded[0])
-    assert again.take(record_events([Tick(5_000)]), 3, 5_000).labels, "a join that was read again emits nothing"
+    assert loaded is not None, "the saved state of the join can't be restored"
+    restored = Joiner.restored(rules, joiner.checkpoint(3), loaded[0])
+    assert restored.take(record_events([Tick(5_000)]), 3, 5_000).labels, "a restored join emits nothing"
 
 
-def world() -> list[Item | User]:
+def entities() -> list[Item | User]:
     """A few items and users."""
     items = [
         Item(str(i), {"genres": ["a", "b"][: 1 + i % 2], "year": 1990.0 + i}, popularity=float(i)) for i in range(ITEMS)
@@ -120,36 +120,36 @@ def world() -> list[Item | User]:
     return [*items, *users]
 
 
-def play(spec: Spec, pages: int) -> list[Examples]:
-    """What a joiner tells of so many pages, a third of them with an install."""
+def joined(spec: Spec, pages: int) -> list[Examples]:
+    """The examples of this many pages, a third of them with an install."""
     # Two pages that close at once: the joiner hashes their ids together.
     Joiner(LabelRules()).feed([Impression(name, 1, "u", ["i"]) for name in "ab"] + [Tick(10_000)], 0, 10_000)
     maker = FeatureMaker(spec, 1)
-    told: list[Examples] = []
-    for entity in world():
+    examples: list[Examples] = []
+    for entity in entities():
         maker.take(entity)
     for n in range(pages):
         time_ms = 1_000_000_000_000 + n * 60_000
         user, shown = str(n % USERS), [str(n % ITEMS), str((n + 1) % ITEMS)]
-        told += maker.take(Impression(f"p{n}", time_ms, user, shown)).examples
+        examples += maker.take(Impression(f"p{n}", time_ms, user, shown)).examples
         if n % 3 == 0:
-            told += maker.take(Install(user, shown[0], time_ms + 1, f"i{n}", f"p{n}")).examples
-    return told
+            examples += maker.take(Install(user, shown[0], time_ms + 1, f"i{n}", f"p{n}")).examples
+    return examples
 
 
 def warm_ranker() -> None:
-    """What a ranker needs before it is ready."""
+    """The kernels that a ranker compiles before it is ready."""
     scorer = Scorer(1)
     warm(scorer)
     scorer.close()
 
 
 if __name__ == "__main__":
-    beside = get_context("spawn").Process(target=warm_ranker)
-    beside.start()
+    ranker_process = get_context("spawn").Process(target=warm_ranker)
+    ranker_process.start()
     warm_learner(load_spec(SPEC))
-    beside.join()
-    assert beside.exitcode == 0, "the ranker's kernels weren't compiled"
+    ranker_process.join()
+    assert ranker_process.exitcode == 0, "the ranker's kernels weren't compiled"
     store, replies = miniature(load_spec(SPEC))
-    found = recount(store, store.model, replies)
-    assert found.checked == len(replies) > 0 == found.mixed, f"learner and ranker are apart: {found}"
+    counts = rescore(store, store.model, replies)
+    assert counts.checked == len(replies) > 0 == counts.mixed, f"learner and ranker differ: {counts}"

@@ -10,7 +10,7 @@ from producers.source import WorldEvent
 from stream.events.types import Impression, Install, Item, User
 from stream.spec.spec import PartName, Spec
 from stream.spec.spec_file import parse_spec
-from thalweg.backtest.backtest import Backtest, Entrant, Ours, Scores, Told
+from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores
 
 TEXT = """
 name = "camps"
@@ -109,8 +109,8 @@ def backtested(
     pack: int = 1,
 ) -> tuple[Scores, Backtest]:
     """The scores of these parts (and peers), and the backtest that found them."""
-    spec, told = spec or camps_spec(), Told()
-    backtest = Backtest(spec, [*(Ours(spec, one, 0, told) for one in parts), *peers], told, pack)
+    spec, log = spec or camps_spec(), ExampleLog()
+    backtest = Backtest(spec, [*(ModelEntrant(spec, one, 0, log) for one in parts), *peers], log, pack)
     return backtest.run(events, limit), backtest
 
 

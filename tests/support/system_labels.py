@@ -9,7 +9,7 @@ from tests.support.event_flow import Flow, Joiners
 from tests.support.join_oracle import Net, net_of, offline
 from thalweg.audit.findings import Audit
 from thalweg.audit.log_scan import span
-from thalweg.views.dead_letters import letters_of
+from thalweg.views.dead_letters import read_dead_letters
 
 
 def judged(joiners: Joiners, flow: Flow) -> Audit:
@@ -19,12 +19,12 @@ def judged(joiners: Joiners, flow: Flow) -> Audit:
     assert found.fine, found.figures
     assert found.figures["settled"] == found.figures["labels"] == 4 * flow.pages > 0
     assert found.figures["positives"] > 0
-    letters = letters_of(joiners.log, EVENTS.name)
-    late = {letter.held.original for letter in letters if letter.held.error == "Late"}
+    letters = read_dead_letters(joiners.log, EVENTS.name)
+    late = {letter.dead_letter.original for letter in letters if letter.dead_letter.error == "Late"}
     assert late == late_by_events(joiners), "an event is late because of a tick"
-    letters = [letter for letter in letters if letter.held.error != "Late"]
+    letters = [letter for letter in letters if letter.dead_letter.error != "Late"]
     assert len(letters) == found.figures["bad_events"]
-    assert len({letter.held.original for letter in letters}) == flow.poison  # a producer may send one again
+    assert len({letter.dead_letter.original for letter in letters}) == flow.poison  # a producer may send one again
     print(found.figures)
     return found
 

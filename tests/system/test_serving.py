@@ -23,9 +23,9 @@ from stream.spec.spec_file import parse_spec
 from tests.support.forked_services import Nest
 from tests.support.learner_world import SPEC, records
 from tests.support.whole_system import House, until, world
-from thalweg.demo.caller import calling
-from thalweg.demo.open_loop_client import Asker, AskerConfig, Observed
-from thalweg.demo.rescore import recount
+from thalweg.demo.caller import kafka_caller
+from thalweg.demo.open_loop_client import OpenLoopClient, OpenLoopConfig, RequestOutcome
+from thalweg.demo.rescore import rescore
 from thalweg.stack.stack import Stack, start_redis, stop_redis
 
 DOWN_S = 60.0 if os.environ.get("SOAK") else 0.0  # how long Redis stays away at least
@@ -101,7 +101,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
     log = KafkaLog(house.settings, linger_ms=5)
     stopping = threading.Event()
     house.start("joiner", "learner", "ranker")
-    asker = Asker(log, AskerConfig(rps=80, k=5, sample_every=1))
+    asker = OpenLoopClient(log, OpenLoopConfig(rps=80, k=5, sample_every=1))
     player = threading.Thread(
         target=lambda: replay(
             log,
@@ -113,7 +113,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
             stop=stopping.is_set,
         )
     )
-    observed: list[Observed] = []
+    observed: list[RequestOutcome] = []
     store = RedisStore(house.settings, "small")
 
     def version() -> int:
@@ -128,7 +128,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
             "twenty versions to be served",
         )
         replies = [one.reply for one in observed if one.reply]
-        first = recount(store, "small", replies)  # before Redis forgets them
+        first = rescore(store, "small", replies)  # before Redis forgets them
         stop_redis(stack.root)
         down_from = len(observed)
         back_s = time.monotonic() + DOWN_S
@@ -144,7 +144,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         until(lambda: version() and len(observed) >= later + 300, "replies enough")
         asker.stop()
         until(lambda: version() and not asker.running, "the last replies")
-        second = recount(store, "small", [one.reply for one in observed[later:] if one.reply])
+        second = rescore(store, "small", [one.reply for one in observed[later:] if one.reply])
     finally:
         stopping.set()
         start_redis(stack.root)
@@ -171,7 +171,7 @@ def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_pref
         house.kill("ranker")
         stop_redis(stack.root)
         house.start("ranker")
-        with calling(house.settings) as caller:
+        with kafka_caller(house.settings) as caller:
             reply = caller.rank("u1", k=5).reply
         assert reply.version >= 1
         assert "no_model" not in reply.notes

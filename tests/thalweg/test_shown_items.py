@@ -18,7 +18,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.version_files import VersionFiles
 from tests.support.learner_world import records, small_spec
 from thalweg.versions.verify import Verifier
-from thalweg.versions.version_diff import changes, lay
+from thalweg.versions.version_diff import changes, load_tables
 
 SPEC = small_spec()
 SHOWN = {f"i{n}" for n in range(30)}
@@ -95,14 +95,14 @@ def test_they_are_known_after_restarts(model: Model, store: MemoryStore, tmp_pat
 
 def test_versions_can_be_looked_at_with_their_items(model: Model, store: MemoryStore) -> None:
     """`verify` reads names as rankers do; `diff` counts those that came."""
-    before = lay(store, store.manifest(1))
+    before = load_tables(store, store.manifest(1))
     for offset, record in enumerate(records(SPEC, 3, seed=5, items=2), 30):
         model.learn(record, offset)
     model.shown.show(["fresh"], 1)
     publish(model, store, 2)
     verifier = Verifier(store)
     for version in store.versions():
-        verifier.look(version)
+        verifier.verify(version)
     assert list(verifier.faults()) == []
-    (items,) = (one for one in changes(before, lay(store, store.manifest(2))) if one.part == "items")
-    assert (items.before, items.after, items.new, items.gone) == (30, 31, 1, 0)
+    (items,) = (one for one in changes(before, load_tables(store, store.manifest(2))) if one.part == "items")
+    assert (items.before, items.after, items.new, items.removed) == (30, 31, 1, 0)

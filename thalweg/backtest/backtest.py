@@ -1,9 +1,9 @@
 """`thalweg backtest`: join and learn a source in one process, exactly reproducible.
 
-Each page is predicted when it is shown, by the model as it is then, and learned when the joiner tells its label. Judged
-are labels as of the close of their page's window, the same ones under every policy; what changes them later is only
-learned. Features, join and statistics are those of `producers.features`: one copy for all entrants,
-who see the same pages and the same records in the same order, in one pass.
+Each page is predicted when it is shown, by the model as it is then, and learned when the joiner emits its label. Judged
+are labels as of the close of their page's window, the same ones under every policy; later corrections are only learned.
+Features, join and statistics are those of `producers.features`: one copy for all entrants, which see the same pages and
+the same records in the same order, in one pass.
 """
 
 import time
@@ -33,10 +33,11 @@ from stream.tables.hash_table import U64
 F64 = npt.NDArray[np.float64]
 
 PROGRESS_PAGES = 500
+REPORTED_MAX = 20  # rejected events that are named
 
 
 class Entrant(Protocol):
-    """What takes part: it predicts pages and learns records of examples."""
+    """A model in a backtest: it predicts pages and learns records of examples."""
 
     name: str
 
@@ -53,21 +54,46 @@ class Entrant(Protocol):
         ...
 
 
-class _Elsewhere(Statistics):
-    """Statistics that whoever makes the features moves: the model reads them in its pages, as it always does."""
+class _LoggedStatistics(Statistics):
+    """Statistics that the pages bring with them: FeatureMaker updates its own, and the model's aren't learned."""
 
     def learn(self, *_: Any) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
 
-class Ours:
+class ExampleLog:
+    """The newest records of `examples`, as far back as a warm start may read."""
+
+    def __init__(self) -> None:
+        self.newest = -1  # offset
+        self._records: deque[list[Examples]] = deque()
+
+    def append(self, record: list[Examples]) -> None:
+        """Add a record at the next offset."""
+        self.newest += 1
+        self._records.append(record)
+
+    def read_from(self, offset: int) -> Iterator[list[Examples]]:
+        """Records from this offset on."""
+        first = self.newest + 1 - len(self._records)
+        assert offset >= first, f"record {offset} was dropped, the first one is {first}"
+        for index in range(offset - first, len(self._records)):
+            yield self._records[index]
+
+    def drop_before(self, offset: int) -> None:
+        """Drop records below this offset."""
+        while self._records and self.newest + 1 - len(self._records) < offset:
+            self._records.popleft()
+
+
+class ModelEntrant:
     """The learner's model, with some parts of the spec."""
 
-    def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int, told: "Told") -> None:
+    def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int, log: ExampleLog) -> None:
         self.name = ",".join(parts)
-        self.model = Model(msgspec.structs.replace(spec, parts=list(parts)), seed, told.since)
-        self.model.statistics = _Elsewhere(self.model.statistics.program)
-        self._told = told
+        self.model = Model(msgspec.structs.replace(spec, parts=list(parts)), seed, log.read_from)
+        self.model.statistics = _LoggedStatistics(self.model.statistics.program)
+        self._log = log
 
     def predict(self, words: U64, row: int) -> F32:
         """By the model as it is now."""
@@ -75,61 +101,32 @@ class Ours:
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
         """As the learner does: predict, then learn."""
-        self.model.learn(record, self._told.newest)
+        self.model.learn(record, self._log.newest)
 
     def auc_arrival(self) -> float:
         """The learner's own figure."""
         return self.model.progress.lifetime().auc
 
 
-class Told:
-    """The newest records of `examples`, as long as a warm start may read them again."""
-
-    def __init__(self) -> None:
-        self.newest = -1  # offset
-        self._records: deque[list[Examples]] = deque()
-
-    def append(self, record: list[Examples]) -> None:
-        """One record more."""
-        self.newest += 1
-        self._records.append(record)
-
-    def since(self, offset: int) -> Iterator[list[Examples]]:
-        """Records from this offset on."""
-        first = self.newest + 1 - len(self._records)
-        assert offset >= first, f"record {offset} was forgotten, the first one is {first}"
-        for at in range(offset - first, len(self._records)):
-            yield self._records[at]
-
-    def forget_before(self, offset: int) -> None:
-        """Nobody reads what lies before."""
-        while self._records and self.newest + 1 - len(self._records) < offset:
-            self._records.popleft()
-
-
 @dataclass
 class Scores:
-    """What was predicted and what came of it, a row an item in the order of pages.
+    """Predictions and labels, a row an item in the order of pages."""
 
-    `predictions` float32 [entrants, N] at page time, `labels` float32 [N], `members` bool [N, slices]; `seconds` per
-    entrant, spent in predicting and learning. `untold`: items without a label at the end.
-    """
-
-    names: list[str]
+    names: list[str]  # of entrants
     slices: tuple[str, ...]
-    predictions: F32
-    labels: F32
-    members: npt.NDArray[np.bool_]
-    seconds: list[float]
-    arrivals: list[float]
+    predictions: F32  # [entrants, N], at page time
+    labels: F32  # [N]
+    members: npt.NDArray[np.bool_]  # [N, slices]
+    seconds: list[float]  # per entrant, spent in predicting and learning
+    arrivals: list[float]  # AUC on arrival, per entrant
     pages: int
     learned: int
-    untold: int
-    broken: int
+    unlabelled: int  # items without a label at the end
+    rejected: int  # events
     seconds_shared: float  # features and join, for all
 
     def figures(self, entrant: int) -> dict[str, Figures]:
-        """One entrant's, of all and of each slice: by the learner's own measure, but for the exact AUC."""
+        """One entrant's, of all examples and of each slice: the learner's own measures, but the AUC is exact."""
         progress = Progress(self.slices)
         progress.record(self.predictions[entrant], self.labels, self.members)
         rows = {ALL: np.ones(len(self.labels), np.bool_), **dict(zip(self.slices, self.members.T, strict=True))}
@@ -143,7 +140,7 @@ class Scores:
         return exact_auc(self.predictions[entrant, first:last], self.labels[first:last])
 
     def auc_of(self, predictions: F32, first: int = 0) -> float:
-        """AUC of any predictions [N] over rows from `first` on."""
+        """AUC of other predictions [N] over rows from `first` on."""
         return exact_auc(predictions[first:], self.labels[first:])
 
 
@@ -153,28 +150,28 @@ def exact_auc(predictions: F32, labels: F32) -> float:
     >>> exact_auc(np.array([0.1, 0.4, 0.4], np.float32), np.array([0, 0, 1], np.float32))
     0.75
     """
-    known, places = np.unique(predictions, return_inverse=True)
-    return auc_of(auc_counts(places, labels, len(known)))
+    distinct, ranks = np.unique(predictions, return_inverse=True)
+    return auc_of(auc_counts(ranks, labels, len(distinct)))
 
 
-def auc_counts(places: npt.NDArray[np.int64], labels: F32, size: int) -> F64:
-    """Negatives and positives at each place, float64 [2, size]."""
-    return np.stack([np.bincount(places, weights, size) for weights in (1.0 - labels, labels)])
+def auc_counts(ranks: npt.NDArray[np.int64], labels: F32, size: int) -> F64:
+    """Negatives and positives at each rank, float64 [2, size]."""
+    return np.stack([np.bincount(ranks, weights, size) for weights in (1.0 - labels, labels)])
 
 
 @dataclass
 class Backtest:
-    """The loop. `pack`: events of which the examples make one record, as a joiner's input record would be."""
+    """The loop. `pack`: events of which the examples make one record, as a joiner's input record would."""
 
     spec: Spec
     entrants: list[Entrant]
-    told: Told
+    log: ExampleLog
     pack: int = 1
-    broken: int = 0
-    say: Callable[[str], None] = lambda line: None
-    progress: Callable[["Backtest"], None] = lambda backtest: None
+    rejected: int = 0
+    report: Callable[[str], None] = lambda line: None
+    on_progress: Callable[["Backtest"], None] = lambda backtest: None
     _predicted: list[list[F32]] = field(default_factory=list)
-    _labels: list[float] = field(default_factory=list)  # NaN: not told yet
+    _labels: list[float] = field(default_factory=list)  # NaN: not emitted yet
     _members: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     _rows: dict[str, int] = field(default_factory=dict)  # request id → row of its first item
     _record: list[Examples] = field(default_factory=list)
@@ -202,36 +199,36 @@ class Backtest:
         begun = time.perf_counter()
         for event in source:
             if isinstance(event, Broken):
-                self._refuse(event.where, event.reason)
+                self._reject(event.where, event.reason)
             elif not isinstance(event, Pause):
-                self._take(event)
-        self._take(Tick(self._last_ms + rules.window_ms + rules.lateness_ms + 1))
+                self._play(event)
+        self._play(Tick(self._last_ms + rules.window_ms + rules.lateness_ms + 1))
         self._learn()
-        self.progress(self)
+        self.on_progress(self)
         return self._scores(time.perf_counter() - begun - sum(self.seconds))
 
-    def _take(self, event: WorldEvent) -> None:
+    def _play(self, event: WorldEvent) -> None:
         if isinstance(event, Impression) and event.request_id in self._rows:
-            self._refuse(event.request_id, "a page with this request_id was played before; give each page its own")
+            self._reject(event.request_id, "a page with this request_id was played before; give each page its own")
             event = Tick(event.time_ms)
         try:
             taken = self.maker.take(event)
         except BadEvent as bad:
-            self._refuse(event.request_id if isinstance(event, Impression) else type(event).__name__, str(bad))
+            self._reject(event.request_id if isinstance(event, Impression) else type(event).__name__, str(bad))
             return
         page = taken.event
         if isinstance(page, Impression):
             self._predict(page)
         self._last_ms = max(self._last_ms, getattr(event, "time_ms", 0))
         for examples in taken.examples:
-            self._judge(examples, isinstance(page, Impression) and page.request_id == examples.page.request_id)
+            self._add_labels(examples, isinstance(page, Impression) and page.request_id == examples.page.request_id)
         self._record += taken.examples
         self._events += 1
         if self._events % self.pack == 0:
             self._learn()
 
-    def _judge(self, examples: Examples, just_shown: bool) -> None:
-        """Note labels: first ones, which are told when the window closes at the latest, and corrections until then."""
+    def _add_labels(self, examples: Examples, just_shown: bool) -> None:
+        """First labels, which are emitted when the window closes at the latest, and corrections until then."""
         row, page = self._rows[examples.page.request_id], examples.page
         is_open = page.time_ms + self._rules.window_ms > self._last_ms - self._rules.lateness_ms
         for position, label, reason in zip(examples.positions, examples.labels, examples.reasons, strict=True):
@@ -248,44 +245,44 @@ class Backtest:
             self._predicted[i].append(entrant.predict(words, row))
             self.seconds[i] += time.perf_counter() - begun
         if len(self._rows) % PROGRESS_PAGES == 0:
-            self.progress(self)
+            self.on_progress(self)
 
     def _learn(self) -> None:
-        """The gathered examples are a record: everyone learns it."""
+        """All entrants learn the collected examples as one record."""
         record, self._record = self._record, []
         if not record:
             return
         rows = [self._rows[examples.page.request_id] for examples in record]
         self.learned += sum(len(examples.labels) for examples in record)
-        self.told.append(record)
+        self.log.append(record)
         for i, entrant in enumerate(self.entrants):
             begun = time.perf_counter()
             entrant.learn(record, rows)
             self.seconds[i] += time.perf_counter() - begun
-        needed = [one.model.records[0][0] for one in self.entrants if isinstance(one, Ours) and one.model.records]
-        self.told.forget_before(min(needed, default=self.told.newest))
+        models = [entrant.model for entrant in self.entrants if isinstance(entrant, ModelEntrant)]
+        self.log.drop_before(min((model.records[0][0] for model in models if model.records), default=self.log.newest))
 
-    def _refuse(self, where: str, reason: str) -> None:
-        self.broken += 1
-        if self.broken <= 20:
-            self.say(f"{where} left out: {reason}")
+    def _reject(self, where: str, reason: str) -> None:
+        self.rejected += 1
+        if self.rejected <= REPORTED_MAX:
+            self.report(f"{where} left out: {reason}")
 
     def _scores(self, seconds_shared: float) -> Scores:
         if not self._rows:
-            raise DataError("there was no page that could be taken: `thalweg check` says what is wrong with the events")
+            raise DataError("no page of the source is valid: `thalweg check` says what is wrong with the events")
         labels = np.array(self._labels, np.float32)
-        known = ~np.isnan(labels)
+        is_labelled = ~np.isnan(labels)
         return Scores(
             [entrant.name for entrant in self.entrants],
             self._slices.names,
-            np.array([np.concatenate(one) for one in self._predicted], np.float32)[:, known],
-            labels[known],
-            np.concatenate(self._members)[known],
+            np.array([np.concatenate(one) for one in self._predicted], np.float32)[:, is_labelled],
+            labels[is_labelled],
+            np.concatenate(self._members)[is_labelled],
             self.seconds,
             [entrant.auc_arrival() for entrant in self.entrants],
             self.pages,
             self.learned,
-            int((~known).sum()),
-            self.broken,
+            int((~is_labelled).sum()),
+            self.rejected,
             seconds_shared,
         )

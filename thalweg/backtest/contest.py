@@ -1,4 +1,4 @@
-"""Who takes part in a backtest, what a person sees of it while it runs and after, and its figures."""
+"""A contest: the entrants of a backtest by its options, its run with a line of progress, its figures and tables."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +16,7 @@ from producers.source import Sourced
 from stream.runtime.errors import SettingsError, SpecError
 from stream.spec.spec import PartName, Policy, Spec
 from stream.spec.spec_file import checked_spec
-from thalweg.backtest.backtest import Backtest, Entrant, Ours, Scores, Told
+from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit, arguments
 
 PEERS: Final = ("vw", "river")
@@ -24,24 +24,22 @@ PEERS: Final = ("vw", "river")
 
 @dataclass(frozen=True)
 class ContestConfig:
-    """`parts`: what to compare, such as "wide" and "wide,deep"; none: the spec's. `rates`: such as "alpha=0.1", in
-    place of PeerRates' own. `dump`: Vowpal Wabbit's input."""
+    """The options of `thalweg backtest`."""
 
-    parts: Sequence[str] = ()
-    policy: str = ""
-    peers: str = ""
-    rates: Sequence[str] = ()
-    limit: int = 0
+    parts: Sequence[str] = ()  # such as "wide" and "wide,deep"; none: the spec's
+    policy: str = ""  # empty: the spec's
+    peers: str = ""  # such as "vw,river"
+    rates: Sequence[str] = ()  # such as "alpha=0.1", in place of the default in PeerRates
+    limit: int = 0  # pages; 0: all
     seed: int = 0
-    pack: int = 1
-    dump: Path | None = None
+    pack: int = 1  # events a record
+    dump: Path | None = None  # Vowpal Wabbit's input is written there
 
 
-def entrants(spec: Spec, config: ContestConfig, told: Told) -> list[Entrant]:
+def entrants(spec: Spec, config: ContestConfig, log: ExampleLog) -> list[Entrant]:
     """Those that the config names. Raises SettingsError."""
-    found: list[Entrant] = [
-        Ours(spec, parts, config.seed, told) for parts in _parts(spec, config.parts or [",".join(spec.parts)])
-    ]
+    choices = _parts(spec, config.parts or [",".join(spec.parts)])
+    found: list[Entrant] = [ModelEntrant(spec, parts, config.seed, log) for parts in choices]
     peers = [name for name in config.peers.split(",") if name]
     if config.dump and "vw" not in peers:
         peers.append("vw")
@@ -67,7 +65,7 @@ def _parts(spec: Spec, texts: Sequence[str]) -> list[list[PartName]]:
             raise SettingsError(f"--parts takes wide, deep, or wide,deep; not {text!r}")
         parts = [name for name in get_args(PartName) if name in names]
         if parts in found:
-            raise SettingsError(f"--parts {text} stands there twice: name each choice once")
+            raise SettingsError(f"--parts {text} is given twice: name each choice once")
         try:
             checked_spec({**msgspec.to_builtins(spec), "parts": parts}, f"--parts {text}")
         except SpecError as bad:
@@ -83,32 +81,32 @@ def peer_rates(texts: Sequence[str]) -> PeerRates:
         name, _, value = text.partition("=")
         try:
             named[name] = float(value)
-            known = 0 <= named[name] < np.inf and hasattr(PeerRates, name)
+            is_valid = 0 <= named[name] < np.inf and hasattr(PeerRates, name)
         except ValueError:
-            known = False
-        if not known:
+            is_valid = False
+        if not is_valid:
             names = ", ".join(one.name for one in fields(PeerRates))
             raise SettingsError(f"--peer-rate takes {names}, such as alpha=0.1; not {text!r}")
     return PeerRates(**named)
 
 
-def hold(spec: Spec, source: Iterable[Sourced], config: ContestConfig) -> Scores:
-    """Play the source to everyone, behind a line of progress. Raises SettingsError, DataError."""
+def run_contest(spec: Spec, source: Iterable[Sourced], config: ContestConfig) -> Scores:
+    """Play the source to all entrants, with a line of progress. Raises SettingsError, DataError."""
     if config.policy:
         if config.policy not in get_args(Policy):
             raise SettingsError(f"--policy takes {', '.join(get_args(Policy))}; not {config.policy!r}")
         spec = msgspec.structs.replace(spec, label=msgspec.structs.replace(spec.label, policy=config.policy))
-    told = Told()
-    backtest = Backtest(spec, entrants(spec, config, told), told, config.pack)
+    log = ExampleLog()
+    backtest = Backtest(spec, entrants(spec, config, log), log, config.pack)
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("the kernels are being compiled")
+        task = progress.add_task("compiling kernels")
 
-        def tell(one: Backtest) -> None:
-            progress.update(bar, description=f"{one.pages:,} pages, {one.learned:,} examples learned")
+        def on_progress(one: Backtest) -> None:
+            progress.update(task, description=f"{one.pages:,} pages, {one.learned:,} examples learned")
 
-        backtest.say, backtest.progress = console.print, tell
+        backtest.report, backtest.on_progress = console.print, on_progress
         scores = backtest.run(source, config.limit or None)
     for entrant in backtest.entrants:
         if isinstance(entrant, VowpalWabbit):
@@ -118,7 +116,7 @@ def hold(spec: Spec, source: Iterable[Sourced], config: ContestConfig) -> Scores
 
 def figures(scores: Scores) -> dict[str, float]:
     """One flat object: `wide.auc`, `wide,deep.log_loss`, `vw.auc[user.gender=F]`, and counts."""
-    found: dict[str, float] = {"pages": scores.pages, "untold": scores.untold, "broken": scores.broken}
+    found: dict[str, float] = {"pages": scores.pages, "untold": scores.unlabelled, "broken": scores.rejected}
     for i, name in enumerate(scores.names):
         for part, of in scores.figures(i).items():
             for key, value in of.named().items():
@@ -131,15 +129,15 @@ def figures(scores: Scores) -> dict[str, float]:
 
 
 def scores_table(scores: Scores) -> Table:
-    """Everyone side by side."""
+    """All entrants side by side."""
     heads = ("", "auc", "auc_arrival", "log loss", "norm. entropy", "calibration", "examples", "examples/s")
-    told = f"each page predicted when it was shown, learned when its label came; {scores.pages:,} pages"
-    extra = [f"{scores.untold:,} items without a label"] * bool(scores.untold)
-    extra += [f"{scores.broken:,} events left out"] * bool(scores.broken)
+    method = f"each page predicted when it was shown, learned when its label was emitted; {scores.pages:,} pages"
+    extra = [f"{scores.unlabelled:,} items without a label"] * bool(scores.unlabelled)
+    extra += [f"{scores.rejected:,} events left out"] * bool(scores.rejected)
     shared = (
         f"examples/s: its own predicting and learning; features and join took {scores.seconds_shared:.1f} s for all"
     )
-    table = Table(*heads, title="backtest", caption="\n".join(["; ".join([told, *extra]), shared]),
+    table = Table(*heads, title="backtest", caption="\n".join(["; ".join([method, *extra]), shared]),
                   title_justify="left", caption_justify="left", min_width=len(shared))  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
@@ -153,18 +151,18 @@ def scores_table(scores: Scores) -> Table:
 
 
 def slices_table(scores: Scores) -> Table:
-    """AUC of everyone by slice."""
+    """AUC of all entrants by slice."""
     table = Table("slice", "examples", "label rate", *scores.names, title="auc by slice", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    held = [scores.figures(i) for i in range(len(scores.names))]
+    figures_of = [scores.figures(i) for i in range(len(scores.names))]
     for name in scores.slices:
-        of = held[0][name]
-        aucs = [f"{one[name].auc:.4f}" for one in held] if of.examples else ["-"] * len(held)
+        of = figures_of[0][name]
+        aucs = [f"{one[name].auc:.4f}" for one in figures_of] if of.examples else ["-"] * len(figures_of)
         table.add_row(name, f"{of.examples:,}", f"{of.base_rate:.3f}", *aucs)
     return table
 
 
-def by_hand(rates: PeerRates) -> str:
-    """How Vowpal Wabbit does it all again from a dump."""
-    return f"python -m vowpalwabbit -d FILE {arguments(rates)} -p PREDICTIONS"
+def vw_command(rates: Sequence[str], dump: Path) -> str:
+    """The command that repeats Vowpal Wabbit's part from a dump."""
+    return f"python -m vowpalwabbit -d {dump} {arguments(peer_rates(rates))} -p PREDICTIONS"

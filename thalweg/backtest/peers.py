@@ -1,4 +1,4 @@
-"""Peers that take part in a backtest: Vowpal Wabbit and River, with the features that our parts have.
+"""The peers of a backtest: Vowpal Wabbit and River, with the features that our parts have.
 
 Both see an example as a list of whole numbers, each a feature of value 1: the wide keys, the deep part's categories
 (but for those that are a wide feature anyway), and for every number that the deep part reads the quantile that it falls
@@ -20,7 +20,7 @@ from stream.features.page_features import F32, Layout
 from stream.spec.spec import Spec
 from stream.tables.hash_table import U64
 
-BITS: Final = 26  # of a feature's number: of 2,000,000 that are alive one in 34 shares its weight with another
+BITS: Final = 26  # of a feature's number: of 2,000,000 live features one in 34 shares its weight with another
 FIRST_FREEZE: Final = 64
 SAMPLE: Final = 16_384
 MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -28,7 +28,7 @@ MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class PeerRates:
-    """Vowpal Wabbit's FTRL-Proximal and River's plain gradient descent, which was better than its FTRL-Proximal.
+    """Rates of Vowpal Wabbit's FTRL-Proximal and River's gradient descent, which beat River's FTRL-Proximal.
 
     Defaults: the best draws on MovieLens' first 30,000 pages (`benchmarks/tuned.json`), to two digits.
     """
@@ -46,12 +46,12 @@ class Buckets:
     def __init__(self, spec: Spec, numbers: int) -> None:
         self._quantiles, self._every = spec.deep.quantiles, spec.deep.warm_start.every
         self._sample: F32 = np.full((SAMPLE, numbers), np.nan, np.float32)
-        self._sampled = np.zeros(SAMPLE, np.bool_)
-        self._seen = 0
+        self._is_sampled = np.zeros(SAMPLE, np.bool_)
+        self._learned = 0
         self.boundaries: list[F32] = [np.zeros(0, np.float32)] * numbers
 
     def of(self, numbers: F32) -> "np.ndarray[Any, np.dtype[np.int64]]":
-        """The bucket of each number [B, D]: from 1; 0 when it is missing."""
+        """The bucket of each number [B, D]: from 1; 0 for a missing one."""
         found = np.empty(numbers.shape, np.int64)
         for d, boundaries in enumerate(self.boundaries):
             found[:, d] = 1 + np.searchsorted(boundaries, numbers[:, d])
@@ -59,18 +59,18 @@ class Buckets:
         return found
 
     def learn(self, ids: Iterable[int], numbers: F32) -> None:
-        """These examples were learned."""
-        for example, row in zip(ids, numbers, strict=True):
-            place = example % SAMPLE
-            self._sample[place], self._sampled[place] = row, True
-            before, self._seen = self._seen, self._seen + 1
-            doubled = before.bit_length() != self._seen.bit_length() and FIRST_FREEZE <= self._seen < self._every
-            if doubled or self._seen % self._every == 0:
+        """Add learned examples to the sample; freeze when the deep part does."""
+        for example_id, row in zip(ids, numbers, strict=True):
+            slot = example_id % SAMPLE
+            self._sample[slot], self._is_sampled[slot] = row, True
+            before, self._learned = self._learned, self._learned + 1
+            doubled = before.bit_length() != self._learned.bit_length() and FIRST_FREEZE <= self._learned < self._every
+            if doubled or self._learned % self._every == 0:
                 self._freeze()
 
     def _freeze(self) -> None:
         shares = np.arange(1, self._quantiles) / self._quantiles
-        for d, column in enumerate(self._sample[self._sampled].T):
+        for d, column in enumerate(self._sample[self._is_sampled].T):
             known = column[~np.isnan(column)]
             if len(known):
                 self.boundaries[d] = np.quantile(known, shares).astype(np.float32)
@@ -108,7 +108,7 @@ class PeerFeatures:
 
 
 def _weight(weight: float, label: int, p: float) -> float:
-    """What an example weighs under `fake_negative`, being predicted as p (Ktena et al. 2019)."""
+    """An example's weight under `fake_negative` when it is predicted as p (Ktena et al. 2019)."""
     return weight * ((1.0 + p) if label else (1.0 - p) * (1.0 + p))
 
 
@@ -120,20 +120,20 @@ def _batch(examples: Examples) -> Batch:
 
 
 class VowpalWabbit:
-    """`vw --ftrl` in this process. What it is given can be dumped: unlabelled lines are predicted, others learned.
+    """`vw --ftrl` in this process. Its input can be dumped: unlabelled lines are predicted, others learned.
 
     A line's tag is the row of its example, in the order of pages. `vw` doesn't learn from a line without a label, so
-    `vw -d FILE` with `arguments()` and `-p PREDICTIONS` does all this again; the first prediction of each tag is the
-    one at page time.
+    `vw -d FILE` with `arguments()` and `-p PREDICTIONS` repeats all this; the first prediction of each tag is the one
+    at page time.
     """
 
     name = "vw"
 
     def __init__(self, spec: Spec, rates: PeerRates, dump: Path | None = None) -> None:
-        from vowpalwabbit import Workspace  # here: it takes a moment, and it's a peer's alone
+        from vowpalwabbit import Workspace  # an optional dependency, slow to import
 
         self.features = PeerFeatures(spec)
-        self._weighs = spec.label.policy == "fake_negative"
+        self._is_weighted = spec.label.policy == "fake_negative"
         self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
         self._dump: IO[str] | None = dump.open("w") if dump else None
 
@@ -145,15 +145,16 @@ class VowpalWabbit:
         return np.array([self._vw.predict(line) for line in lines], np.float32)
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
-        """Each example in turn; 1 and -1 are what it calls labels."""
+        """One example at a time; its labels are 1 and -1."""
         for examples, row in zip(record, rows, strict=True):
             features, numbers = self.features.of(_batch(examples))
             for one, label, weight, position in zip(
                 features, examples.labels, examples.weights, examples.positions, strict=True
             ):
-                told = f"'{row + position} | {' '.join(map(str, one))}"
-                heavy = _weight(weight, label, self._vw.predict(told)) if self._weighs else weight
-                line = f"{1 if label else -1} {heavy:.9g} {told}"
+                unlabelled = f"'{row + position} | {' '.join(map(str, one))}"
+                if self._is_weighted:
+                    weight = _weight(weight, label, self._vw.predict(unlabelled))
+                line = f"{1 if label else -1} {weight:.9g} {unlabelled}"
                 self._write([line])
                 self._vw.learn(line)
             self.features.buckets.learn(examples.ids, numbers)
@@ -167,7 +168,7 @@ class VowpalWabbit:
         return float("nan")
 
     def close(self) -> None:
-        """The dump is whole afterwards."""
+        """Finish, and close the dump."""
         self._vw.finish()
         if self._dump:
             self._dump.close()
@@ -190,7 +191,7 @@ class River:
         from river import linear_model, optim
 
         self.features = PeerFeatures(spec)
-        self._weighs = spec.label.policy == "fake_negative"
+        self._is_weighted = spec.label.policy == "fake_negative"
         self._model: Any = linear_model.LogisticRegression(optim.SGD(rates.river), intercept_lr=rates.river)
 
     def predict(self, words: U64, row: int) -> F32:
@@ -202,13 +203,14 @@ class River:
         return float(self._model.predict_proba_one(features)[True])
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
-        """Each example in turn."""
+        """One example at a time."""
         for examples in record:
             features, numbers = self.features.of(_batch(examples))
             for one, label, weight in zip(features, examples.labels, examples.weights, strict=True):
-                given = dict.fromkeys(one, 1.0)
-                heavy = _weight(weight, label, self._p(given)) if self._weighs else weight
-                self._model.learn_one(given, bool(label), w=heavy)
+                x = dict.fromkeys(one, 1.0)
+                if self._is_weighted:
+                    weight = _weight(weight, label, self._p(x))
+                self._model.learn_one(x, bool(label), w=weight)
             self.features.buckets.learn(examples.ids, numbers)
 
     def auc_arrival(self) -> float:

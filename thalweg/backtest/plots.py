@@ -1,4 +1,4 @@
-"""AUC over time of a backtest: as a picture (PNG) and in the terminal."""
+"""AUC over time of a backtest, drawn as a PNG."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,63 +12,54 @@ from stream.runtime.errors import DataError
 from thalweg.backtest.backtest import F64, Scores, auc_counts
 
 POINTS: Final = 40
-LEAST: Final = 500  # examples of a window
-COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # told apart by everyone
-LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
+WINDOW_MIN: Final = 500  # examples
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # safe for colour-blind
 
 
 @dataclass(frozen=True)
 class Curves:
-    """`at`: examples so far, [points]; `window` and `total`: AUC [entrants, points]; `width`: examples of a window."""
+    """AUC of each entrant over the course of a backtest."""
 
-    names: list[str]
-    at: list[int]
-    window: F64
-    total: F64
-    width: int
+    names: list[str]  # of entrants
+    ends: list[int]  # [points], examples so far
+    window: F64  # [entrants, points], AUC of the window that ends there
+    total: F64  # [entrants, points], AUC of all examples so far
+    width: int  # examples of a window
 
 
 def curves(scores: Scores) -> Curves:
     """AUC in windows, and over all examples up to the end of each. Windows don't overlap, but for the last one."""
     n = len(scores.labels)
-    width = max(LEAST, -(-n // POINTS))
+    width = max(WINDOW_MIN, -(-n // POINTS))
     ends = [*range(width, n, width), n]
     window, total = np.zeros((2, len(scores.names), len(ends)))
     for i, predictions in enumerate(scores.predictions):
-        known, places = np.unique(predictions, return_inverse=True)
-        counts = np.zeros((2, len(known)))
+        distinct, ranks = np.unique(predictions, return_inverse=True)
+        counts = np.zeros((2, len(distinct)))
         for p, (before, end) in enumerate(pairwise([0, *ends])):
-            counts += auc_counts(places[before:end], scores.labels[before:end], len(known))
+            counts += auc_counts(ranks[before:end], scores.labels[before:end], len(distinct))
             window[i, p], total[i, p] = scores.auc(i, max(0, end - width), end), auc_of(counts)
     return Curves(scores.names, ends, window, total, width)
 
 
-def write_png(path: Path, found: Curves, title: str) -> None:
-    """Two panels with one legend: windows above, the whole below. Raises DataError."""
+def write_png(path: Path, drawn: Curves, title: str) -> None:
+    """Two panels with one legend: AUC of windows above, of all examples so far below. Raises DataError."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(9, 8), sharex=True, layout="constrained")
-    at = np.array(found.at) / 1_000
-    marker = "o" if len(at) < 3 else ""
+    thousands = np.array(drawn.ends) / 1_000
+    marker = "o" if len(thousands) < 3 else ""
     for axes, values, label in (
-        (upper, found.window, f"AUC of each {found.width:,} examples"),
-        (lower, found.total, "AUC of all examples so far"),
+        (upper, drawn.window, f"AUC of each {drawn.width:,} examples"),
+        (lower, drawn.total, "AUC of all examples so far"),
     ):
-        for i, name in enumerate(found.names):
-            style = "-" if i < len(COLOURS) else "--"
-            said = f"{name}: {found.total[i, -1]:.4f}"
-            axes.plot(
-                at,
-                values[i],
-                color=COLOURS[i % len(COLOURS)],
-                linewidth=1.8,
-                marker=marker,
-                linestyle=style,
-                label=said,
-            )
+        for i, name in enumerate(drawn.names):
+            colour, style = COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--"
+            legend = f"{name}: {drawn.total[i, -1]:.4f}"
+            axes.plot(thousands, values[i], style, color=colour, linewidth=1.8, marker=marker, label=legend)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -81,20 +72,3 @@ def write_png(path: Path, found: Curves, title: str) -> None:
         raise DataError(f"{path} can't be written: {bad}; name another file ending in .png with --plot") from None
     finally:
         plt.close(figure)
-
-
-def terminal(found: Curves, width: int = 100, height: int = 20) -> str:
-    """AUC so far, drawn with characters, one letter for each entrant; no colours."""
-    from plotext import figure, uncolorize
-
-    figure.clear()
-    figure.theme("colorless")
-    figure.plot_size(width, height)
-    for letter, name, values in zip(LETTERS, found.names, found.total, strict=False):
-        signal = figure.signal(found.at, values.tolist(), marker=letter)
-        signal.lines()
-        signal.label(name)
-        figure.draw(signal)
-    figure.title("AUC of all examples so far")
-    figure.label("examples, in the order of pages")
-    return str(uncolorize(str(figure.build())))

@@ -7,17 +7,17 @@ from typing import Annotated
 import typer
 
 from stream.runtime.errors import DataError
-from thalweg.cli.options import JsonFile, SourceSpec, read_settings, read_source_spec, say, write_json
+from thalweg.cli.options import JsonFile, SourceSpec, print_stderr, read_settings, read_source_spec, write_json
 
-lab = typer.Typer()
+experiment = typer.Typer()
 
 
-@lab.command()
+@experiment.command()
 def init(
     source: Annotated[str, typer.Argument(help="A file of events as JSON lines, - for stdin, or a data set's name.")],
     out: Annotated[Path | None, typer.Option(help="Write the spec here; without it, print it.")] = None,
-    name: Annotated[str, typer.Option(help="The model's name; else it's made of the file's.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    name: Annotated[str, typer.Option(help="The model's name; without it, derived from the file's.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Draft a spec from events, each line with its reason.
 
@@ -26,8 +26,8 @@ def init(
     from thalweg.onboarding.draft import drafted
 
     if out and out.exists() and not force:
-        raise DataError(f"{out} is there already: name another file with --out, or write over it with --force")
-    text = drafted(source, read_settings(), name, say)
+        raise DataError(f"{out} exists already: name another file with --out, or overwrite it with --force")
+    text = drafted(source, read_settings(), name, print_stderr)
     if out is None:
         print(text, end="")
         return
@@ -35,36 +35,36 @@ def init(
         out.write_text(text, encoding="utf-8")
     except OSError as bad:
         raise DataError(f"{out} can't be written: {bad.strerror}; name another file with --out") from None
-    say(f"{out} is written; next: thalweg check {source} --spec {out}")
+    print_stderr(f"{out} is written; next: thalweg check {source} --spec {out}")
 
 
-@lab.command()
+@experiment.command()
 def check(
     source: Annotated[str, typer.Argument(help="A file of events as JSON lines, - for stdin, or a data set's name.")],
     spec: SourceSpec = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Say what is wrong with events under a spec.
+    """Validate events under a spec.
 
-    Counts, first lines, what to do. Exit code 1 on errors.
+    Counts of faults, their first lines, remedies. Exit code 1 on errors.
     """
     from thalweg.onboarding.check import Check, figures, findings_table
     from thalweg.sources.reading import read_through
-    from thalweg.views.show import printed
+    from thalweg.views.tables import print_table
 
     checked = Check(read_source_spec(source, spec))
     for line, event in read_through(source, read_settings()):
         checked.take(line, event)
     found = checked.findings()
-    printed(findings_table(found))
+    print_table(findings_table(found))
     counts = figures(checked, found)
     write_json(json_file, counts)
     if counts["errors"]:
         raise typer.Exit(1)
 
 
-@lab.command()
-def backtest(
+@experiment.command()
+def backtest(  # typer needs a parameter for each option, however many they are
     source: Annotated[str, typer.Argument(help="A file of events as JSON lines, - for stdin, or a data set's name.")],
     spec: SourceSpec = None,
     parts: Annotated[
@@ -84,7 +84,7 @@ def backtest(
             help="alpha, beta, l1, l2 of vw, or river, such as alpha=0.1; repeat it. They're tuned to movielens."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Stop after this many pages; 0: play all.")] = 0,
     seed: Annotated[
         int, typer.Option(help="Of the deep part's first layers. Nothing else is random; peers start at zero.")
     ] = 0,
@@ -92,8 +92,8 @@ def backtest(
         int,
         typer.Option(min=1, help="Events a record: micro-batches are cut within records, so it changes the deep part."),
     ] = 1,
-    plot: Annotated[Path | None, typer.Option(help="Draw AUC over time into this PNG, too.")] = None,
-    dump_vw: Annotated[Path | None, typer.Option(help="Write what Vowpal Wabbit is given, a line an example.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw AUC over time into this PNG.")] = None,
+    dump_vw: Annotated[Path | None, typer.Option(help="Write Vowpal Wabbit's input, a line an example.")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Join and learn in one process, and judge the predictions.
@@ -102,33 +102,30 @@ def backtest(
     learned when the joiner emits its label: that is `auc`. `auc_arrival` is the learner's own, just before it learns.
     What counts is the label as of the close of the page's window, whatever the policy.
 
-    With --dump-vw FILE anyone can do Vowpal Wabbit's part again:
+    With --dump-vw FILE anyone can repeat Vowpal Wabbit's part:
     python -m vowpalwabbit -d FILE ARGUMENTS -p PREDICTIONS, the ARGUMENTS being those that are printed. A line
     without a label is a page that is predicted, one with a label is learned; the tag after ' is the example's number
     in the order of pages. The first prediction of a tag is the one at page time.
     """
-    from thalweg.backtest.contest import ContestConfig, by_hand, figures, hold, peer_rates, scores_table, slices_table
-    from thalweg.backtest.plots import curves, terminal, write_png
+    from thalweg.backtest.contest import ContestConfig, figures, run_contest, scores_table, slices_table, vw_command
+    from thalweg.backtest.plots import curves, write_png
     from thalweg.sources.play import open_source
-    from thalweg.views.show import printed
+    from thalweg.views.tables import print_table
 
     config = ContestConfig(parts or (), policy, peer, peer_rate or (), limit, seed, pack, dump_vw)
-    scores = hold(read_source_spec(source, spec), open_source(source, read_settings()), config)
-    found = curves(scores)
-    print(terminal(found))
-    printed(scores_table(scores))
+    scores = run_contest(read_source_spec(source, spec), open_source(source, read_settings()), config)
+    print_table(scores_table(scores))
     if scores.slices:
-        printed(slices_table(scores))
+        print_table(slices_table(scores))
     if dump_vw:
-        command = by_hand(peer_rates(peer_rate or ())).replace("FILE", str(dump_vw))
-        say(f"{dump_vw} is written; again by hand: {command}")
+        print_stderr(f"{dump_vw} is written; to repeat it: {vw_command(config.rates, dump_vw)}")
     if plot:
-        write_png(plot, found, f"{source}: {scores.pages:,} pages, each predicted when it was shown")
-        say(f"{plot} is drawn")
+        write_png(plot, curves(scores), f"{source}: {scores.pages:,} pages, each predicted when it was shown")
+        print_stderr(f"{plot} is written")
     write_json(json_file, figures(scores))
 
 
-@lab.command()
+@experiment.command()
 def schema() -> None:
     """Print the JSON schema of a spec file, for editors.
 

@@ -1,6 +1,5 @@
-"""The command line. Rooms are imported inside the commands, so that `thalweg --help` is quick."""
+"""The command line. Commands import what they run, so that `thalweg --help` is quick."""
 
-import sys
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -8,38 +7,38 @@ import typer
 from typer.core import TyperGroup
 
 from stream.runtime.errors import ThalwegError
-from thalweg.cli.experiment import lab
-from thalweg.cli.operations import operate
-from thalweg.cli.options import say
+from thalweg.cli.experiment import experiment
+from thalweg.cli.operations import operations
+from thalweg.cli.options import print_stderr
 from thalweg.cli.services import services
 from thalweg.cli.tour import tour
 
-ROOMS = "thalweg", "producers", "stream", "learner", "ranker"
-RENAMED = {"apply": "apply-topics", "install": "send-install"}  # old names are taken until the next version
-PANELS = {"Try": tour, "Model": lab, "Run": services, "Operate": operate}  # of `thalweg --help`
+PACKAGES = "thalweg", "producers", "stream", "learner", "ranker"
+RENAMED = {"apply": "apply-topics", "install": "send-install"}  # old names work until the next version
+PANELS = {"Try": tour, "Model": experiment, "Run": services, "Operate": operations}  # of `thalweg --help`
 
 
 class _Commands(TyperGroup):
-    """Takes old names of commands; turns what is known to go wrong into one line and exit code 1."""
+    """Accepts old names of commands; turns a ThalwegError or a missing package into one line and exit code 1."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         new = RENAMED.get(cmd_name, cmd_name)
-        if new != cmd_name and not ctx.resilient_parsing:  # else a shell only completes
-            say(f"thalweg: `{cmd_name}` is now `{new}`; the old name goes with the next version")
+        if new != cmd_name and not ctx.resilient_parsing:  # not while a shell completes
+            print_stderr(f"thalweg: `{cmd_name}` is now `{new}`; the old name goes with the next version")
         return super().get_command(ctx, new)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except ThalwegError as bad:
-            print(f"thalweg: {bad}", file=sys.stderr)
+            print_stderr(f"thalweg: {bad}")
             raise typer.Exit(1) from None
         except ModuleNotFoundError as bad:
             package = (bad.name or "").partition(".")[0]
-            if package in {"", *ROOMS}:
+            if package in {"", *PACKAGES}:
                 raise
-            remedy = "`make setup` gets all that all commands need; in containers, take the image of this room"
-            print(f"thalweg: this command needs {package}, which isn't installed: {remedy}", file=sys.stderr)
+            remedy = "`make setup` installs all packages; in containers, take the image of this service"
+            print_stderr(f"thalweg: this command needs {package}, which isn't installed: {remedy}")
             raise typer.Exit(1) from None
 
 
@@ -71,7 +70,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """What stands before a command."""
+    """Options before the command."""
 
 
 if __name__ == "__main__":

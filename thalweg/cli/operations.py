@@ -1,51 +1,44 @@
-"""Commands for operators: was the join right, what became of a page, what was not taken in, what Redis has lost."""
+"""Commands for operators: audit of the join, trace of a page, dead letters, rebuilding what Redis has lost."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stream.runtime.errors import DataError, SettingsError
-from thalweg.cli.options import JsonFile, kept_settings, read_spec, say, write_json
+from thalweg.cli.options import JsonFile, inspect_settings, print_stderr, read_spec, write_json
 from thalweg.cli.snapshots import snapshots
 
 if TYPE_CHECKING:
     from stream.log.kafka_log import KafkaLog
     from stream.runtime.settings import Settings
 
-operate = typer.Typer()
-operate.add_typer(snapshots, name="snapshots")
+operations = typer.Typer()
+operations.add_typer(snapshots, name="snapshots")
 dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")
 rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild copies from the log.")
-operate.add_typer(dlq_app, name="dlq")
-operate.add_typer(rebuild_app, name="rebuild")
+operations.add_typer(dlq_app, name="dlq")
+operations.add_typer(rebuild_app, name="rebuild")
 
-
-RECORDS_A_LINE = 100_000  # between two lines of progress
 
 JoinerSpec = Annotated[
     Path | None,
     typer.Option("--spec", help="The spec that the joiner runs by.", show_default="the rules in the joiner's commits"),
 ]
-SourceTopic = Annotated[str, typer.Option("--topic", help="Whose letters: the topic that the originals came from.")]
+SourceTopic = Annotated[str, typer.Option("--topic", help="The topic that the originals came from.")]
 
 
-@contextmanager
-def open_log(settings: "Settings") -> "Iterator[KafkaLog]":
-    """The log for a while."""
+def open_log(settings: "Settings") -> "closing[KafkaLog]":
+    """The log, closed at the end."""
     from stream.log.kafka_log import KafkaLog
 
-    log = KafkaLog(settings)
-    try:
-        yield log
-    finally:
-        log.close()
+    return closing(KafkaLog(settings))
 
 
 def ago_ms(duration: str) -> int:
-    """The moment so long before now. Raises SettingsError when it isn't a duration such as 90s, 30m, 6h, 7d."""
+    """The time this duration before now. Raises SettingsError when it isn't a duration such as 90s, 30m, 6h, 7d."""
     from stream.runtime.clock import now_ms
     from stream.spec.spec import duration_ms
 
@@ -55,11 +48,11 @@ def ago_ms(duration: str) -> int:
         raise SettingsError(f"{duration!r} isn't a duration: write it as 90s, 30m, 6h or 7d") from None
 
 
-@operate.command()
+@operations.command()
 def audit(
     spec: JoinerSpec = None,
     since: Annotated[
-        str, typer.Option(help="Judge only pages appended in the last so long: 90s, 30m, 6h, 7d.", show_default="all")
+        str, typer.Option(help="Judge only pages appended within this duration: 90s, 30m, 6h, 7d.", show_default="all")
     ] = "",
     memory: Annotated[
         int | None,
@@ -72,14 +65,14 @@ def audit(
     """Join the log a second time, and compare the labels.
 
     Joins all of `events` in its own simple way, and compares with `examples`. It shares no code with the joiner. Judged
-    are the pages that the joiner has committed to be finished with; others are `pending` (their window, or the time for
+    are the pages that are final by the joiner's commit; others are `pending` (their window, or the time for
     corrections, is still open) or `behind` (the joiner hasn't got there: look again later, or see whether it runs).
-    What a restart emits again has the same id, and is learned once while the learner remembers it; what it has
-    forgotten by then is `learned_twice`. With `organic = true` in the spec, organic installs are judged too. Exit code
-    1 if a label is missing, wrong, or surplus, if anything else is wrong with what was emitted, if examples are learned
-    twice, or if nothing could be judged.
+    What a restart emits again has the same id, and is learned once while the learner remembers it; after that it is
+    `learned_twice`. With `organic = true` in the spec, organic installs are judged too. Exit code 1 if a label is
+    missing, wrong, or surplus, if anything else is wrong with what was emitted, if examples are learned twice, or if
+    nothing could be judged.
 
-    Memory is bounded, whatever the window: what is read lies in a temporary folder (TMPDIR), some 60 bytes a label.
+    Memory is bounded, whatever the window: a temporary folder (TMPDIR) takes some 60 bytes a label.
     """
     from stream.events.topics import EVENTS
     from stream.log.kafka_admin import group_commits
@@ -87,21 +80,21 @@ def audit(
     from thalweg.audit.committed_rules import GROUP, rules_in, rules_of
     from thalweg.audit.findings import flat
     from thalweg.audit.rules import audit_rules
-    from thalweg.views.report import audit_table, progress_bars
-    from thalweg.views.show import printed
+    from thalweg.views.operations_tables import audit_table, progress_bars
+    from thalweg.views.tables import print_table
 
-    settings = kept_settings()
+    settings = inspect_settings()
     memory = memory or settings.dedup_ids
     named = audit_rules(read_spec(spec)) if spec else None
     since_ms = ago_ms(since) if since else None
     with open_log(settings) as log:
-        # Before anything is read: what the joiner was finished with by then can be read.
+        # Before anything is read: all that these commits call final is in the log by then.
         commits = group_commits(settings, GROUP, EVENTS.name)
         rules = rules_of(rules_in(commits), named)
         progress = auditing.progress_of(commits)
         with progress_bars() as on_progress:
             found = auditing.audit(log, rules, progress, since_ms, memory=memory, on_progress=on_progress)
-    printed(audit_table(found))
+    print_table(audit_table(found))
     for one in found.by_fault():
         print(f"{one.fault}: {one.about}: {one.text}")
     print(found.verdict)
@@ -110,18 +103,18 @@ def audit(
         raise typer.Exit(1)
 
 
-@operate.command()
+@operations.command()
 def trace(
     request: Annotated[str, typer.Argument(help="The page's request id.")],
     spec: JoinerSpec = None,
     since: Annotated[str, typer.Option(help="How far back to look: 90s, 30m, 6h, 7d.")] = "1d",
-    user: Annotated[str, typer.Option(help="Whose page it is: then only one partition is read.")] = "",
+    user: Annotated[str, typer.Option(help="The page's user: then only one partition is read.")] = "",
     json_file: JsonFile = None,
 ) -> None:
     """Trace one page: its record, installs, labels and versions.
 
-    Each line has its place (topic partition:offset), its time of append, and how long after the page that was. An
-    install without a line of a positive example tells why it isn't this page's. What is newest is searched first, so
+    Each line has its location (topic partition:offset), its time of append, and how long after the page that was. An
+    install without a line of a positive example says why it isn't this page's. What is newest is searched first, so
     a page of the last minute is found at once. Without Redis the versions are left out.
     """
     from stream.events.topics import EVENTS
@@ -132,79 +125,79 @@ def trace(
     from thalweg.audit.committed_rules import GROUP, model_in, rules_in, rules_of
     from thalweg.audit.rules import audit_rules
     from thalweg.views import trace as tracing
-    from thalweg.views.report import life_table
-    from thalweg.views.show import printed
+    from thalweg.views.operations_tables import trace_table
+    from thalweg.views.tables import print_table
 
-    settings, since_ms = kept_settings(), ago_ms(since)
+    settings, since_ms = inspect_settings(), ago_ms(since)
     named = read_spec(spec) if spec else None
     with ExitStack() as opened:
         log = opened.enter_context(open_log(settings))
         commits = group_commits(settings, GROUP, EVENTS.name)
         rules = rules_of(rules_in(commits), audit_rules(named) if named else None)
-        model = settings.model or (named.name if named else model_in(commits))
+        model = named.name if named else settings.model or model_in(commits)
         store = opened.enter_context(closing(RedisStore(settings, model))) if settings.redis and model else None
         try:
-            life = tracing.trace(log, rules, request, now_ms=now_ms(), since_ms=since_ms, user=user, store=store)
+            traced = tracing.trace(log, rules, request, now_ms=now_ms(), since_ms=since_ms, user=user, store=store)
         except SnapshotError as bad:
-            say(f"versions are left out: {bad}")
-            life = tracing.trace(log, rules, request, now_ms=now_ms(), since_ms=since_ms, user=user)
-    printed(life_table(life))
-    write_json(json_file, tracing.flat(life))
-    if life.page is None:
-        raise DataError(f"page {request} isn't in `events`: only dead letters tell of it")
+            print_stderr(f"versions are left out: {bad}")
+            traced = tracing.trace(log, rules, request, now_ms=now_ms(), since_ms=since_ms, user=user)
+    print_table(trace_table(traced))
+    write_json(json_file, tracing.figures(traced))
+    if traced.page is None:
+        raise DataError(f"page {request} isn't in `events`: only dead letters mention it")
 
 
 @dlq_app.command("ls")
 def dlq_ls(
     topic: Annotated[str, typer.Option(help="Only what came from this topic.", show_default="all")] = "",
-    last: Annotated[int, typer.Option(min=0, help="List so many single letters too, newest last.")] = 10,
+    last: Annotated[int, typer.Option(min=0, help="List this many single dead letters too, newest last.")] = 10,
     json_file: JsonFile = None,
 ) -> None:
     """Count dead letters by source and reason; list the newest.
 
-    A letter that was written twice (a joiner reads again after a kill, every ranker meets a bad item) counts once.
+    A dead letter that was written twice (a joiner restarts after a kill, every ranker reads a bad item) counts once.
     """
     from stream.events.topics import DEAD_LETTERS
-    from thalweg.views.dead_letters import letters_of
-    from thalweg.views.report import letters_table, reasons_table
-    from thalweg.views.show import printed
+    from thalweg.views.dead_letters import read_dead_letters
+    from thalweg.views.operations_tables import dead_letters_table, reasons_table
+    from thalweg.views.tables import print_table
 
-    with open_log(kept_settings()) as log:
-        found = {name: letters_of(log, name) for name in ([topic] if topic else DEAD_LETTERS)}
-    every = [letter for letters in found.values() for letter in letters]
+    with open_log(inspect_settings()) as log:
+        found = {name: read_dead_letters(log, name) for name in ([topic] if topic else DEAD_LETTERS)}
+    every = [record for records in found.values() for record in records]
     if every:
-        printed(reasons_table(every))
+        print_table(reasons_table(every))
         if last:
-            printed(letters_table(sorted(every, key=lambda letter: letter.time_ms)[-last:]))
+            print_table(dead_letters_table(sorted(every, key=lambda record: record.time_ms)[-last:]))
     else:
         print("no dead letters")
-    write_json(json_file, {name: len(letters) for name, letters in found.items()} | {
-        "waiting": sum(not letter.replayed_ms for letter in every)})  # fmt: skip
+    waiting = sum(not record.replayed_ms for record in every)
+    write_json(json_file, {name: len(records) for name, records in found.items()} | {"waiting": waiting})
 
 
 @dlq_app.command("show")
 def dlq_show(
-    number: Annotated[int, typer.Argument(help="The letter's number in `thalweg dlq ls`.")],
+    number: Annotated[int, typer.Argument(help="The dead letter's number in `thalweg dlq ls`.")],
     topic: SourceTopic = "events",
     raw: Annotated[Path | None, typer.Option(help="Write the original bytes to this file.")] = None,
 ) -> None:
     """Show one dead letter: its reason, its offset, its bytes.
 
-    Bytes are decoded as far as they go, the rest is in hex.
+    Bytes are decoded up to the first that is broken, the rest is in hex.
     """
-    from thalweg.views.dead_letters import letters_of
-    from thalweg.views.report import letter_lines
+    from thalweg.views.dead_letters import read_dead_letters
+    from thalweg.views.operations_tables import dead_letter_lines
 
-    with open_log(kept_settings()) as log:
-        letters = letters_of(log, topic)
-    found = next((letter for letter in letters if letter.number == number), None)
+    with open_log(inspect_settings()) as log:
+        records = read_dead_letters(log, topic)
+    found = next((record for record in records if record.number == number), None)
     if found is None:
         raise DataError(f"{topic} has no dead letter {number}; `thalweg dlq ls --topic {topic}` lists them")
-    for line in letter_lines(found):
+    for line in dead_letter_lines(found):
         print(line)
     if raw is not None:
         try:
-            raw.write_bytes(found.held.original)
+            raw.write_bytes(found.dead_letter.original)
         except OSError as bad:
             raise DataError(f"{raw} can't be written: {bad.strerror}; name another file with --raw") from None
 
@@ -212,65 +205,62 @@ def dlq_show(
 @dlq_app.command("replay")
 def dlq_replay(
     topic: Annotated[str, typer.Option(help="Only what came from this topic.", show_default="all")] = "",
-    reason: Annotated[str, typer.Option(help="Only letters whose reason has this text in it.")] = "",
-    first: Annotated[int, typer.Option("--from", min=0, help="Only letters from this number on (with --topic).")] = 0,
+    reason: Annotated[str, typer.Option(help="Only those whose reason has this text in it.")] = "",
+    first: Annotated[int, typer.Option("--from", min=0, help="Only those from this number on (with --topic).")] = 0,
     last: Annotated[
-        int | None, typer.Option("--to", min=0, help="Only letters up to this number (with --topic).")
+        int | None, typer.Option("--to", min=0, help="Only those up to this number (with --topic).")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Send dead letters back to the topic that they came from.
 
-    For when what was wrong has been put right: each goes to the partition it came from. Nothing is doubled: a letter
-    that was sent back is noted as such and never sent again; the joiner drops pages and installs that it has, the
-    learner examples that it has; an old item or user doesn't replace a newer one. What is still bad comes back as a new
-    letter. Events that are older than what the joiner remembers (window and time for corrections) are counted as late
-    there, and give no examples.
+    Run it after the cause is fixed: each goes to the partition it came from. Nothing is duplicated: a replay is noted,
+    and a dead letter is replayed once; the joiner drops pages and installs that it has, the learner examples that it
+    has; an old item or user doesn't replace a newer one. What is still invalid becomes a new dead letter. An event
+    that was `Late` gives no examples: the labels of its time are final.
     """
+    from dataclasses import asdict
+
     from stream.events.topics import DEAD_LETTERS
-    from thalweg.views import dead_letters as dead
+    from thalweg.views import dead_letters
 
     if (first or last is not None) and not topic:
         raise SettingsError("--from and --to are numbers within one topic: name it with --topic")
-    wanted = dead.Wanted(reason, first, last)
-    with open_log(kept_settings()) as log:
-        chosen = [one for name in ([topic] if topic else DEAD_LETTERS) for one in dead.letters_of(log, name)]
-        done = dead.replay(log, [one for one in chosen if one in wanted], dry_run=dry_run)
-    print(f"{done.sent} {'would be sent' if dry_run else 'sent'}; left out: {done.before} sent by an earlier replay, "
-          f"{done.cut} not held whole, {done.superseded} with a newer record of the same key")  # fmt: skip
-    write_json(json_file, dead.figures(done))
+    selection = dead_letters.DeadLetterFilter(reason, first, last)
+    with open_log(inspect_settings()) as log:
+        topics = [topic] if topic else list(DEAD_LETTERS)
+        records = [record for name in topics for record in dead_letters.read_dead_letters(log, name)]
+        selected = [record for record in records if selection.matches(record)]
+        counts = dead_letters.replay(log, selected, dry_run=dry_run)
+    print(f"{counts.sent} {'would be sent' if dry_run else 'sent'}; left out: {counts.before} sent by an earlier replay, "
+          f"{counts.cut} truncated, {counts.superseded} with a newer record of the same key")  # fmt: skip
+    write_json(json_file, asdict(counts))
 
 
 @rebuild_app.command("histories")
 def rebuild_histories(
     wipe: Annotated[
-        bool, typer.Option("--wipe", help="Remove what Redis has first: also what the topic no longer knows of.")
+        bool, typer.Option("--wipe", help="Empty Redis first: also of histories that the topic no longer has.")
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Copy users' histories from their topic to Redis.
 
     The compacted topic `histories` is the durable copy. A joiner copies it by itself when it starts and when Redis was
-    emptied; this is for when none runs, or when you don't trust what Redis has. It may run beside joiners and rankers.
-    With --wipe rankers rank without histories until it is done.
+    emptied; this is for when none runs, or when Redis may be wrong. It may run beside joiners and rankers. With --wipe
+    rankers rank without histories until it is done.
     """
     from stream.history import histories
     from stream.snapshots.redis_client import connect, translated
+    from thalweg.views.operations_tables import progress_bars
 
-    settings = kept_settings()
+    settings = inspect_settings()
     settings.need_redis()
-    told_at = 0
-
-    def told(copied: int, of: int) -> None:
-        nonlocal told_at
-        if copied - told_at >= RECORDS_A_LINE:
-            told_at = copied
-            say(f"{copied:,} of {of:,} records")
-
-    with closing(connect(settings)) as client, translated(client), open_log(settings) as log:
+    with closing(connect(settings)) as client, translated(client), open_log(settings) as log, progress_bars() as bars:
         wiped = histories.wipe_histories(client, settings.topic_prefix) if wipe else 0
-        copied = histories.rebuild_histories(client, log, settings.topic_prefix, told=told)
+        on_progress = partial(bars, "records")
+        copied = histories.rebuild_histories(client, log, settings.topic_prefix, told=on_progress)
         users = sum(1 for _ in client.scan_iter(match=histories.history_key("*", settings.topic_prefix), count=500))
     print(f"{copied:,} records copied; {users:,} users have a history")
     write_json(json_file, {"records": copied, "users": users, "wiped": wiped})

@@ -1,4 +1,4 @@
-"""What commands share: options, settings, the file for `--json`."""
+"""Options that several commands take, and how they are read: settings, specs, the model, the file for `--json`."""
 
 import json
 import os
@@ -29,42 +29,42 @@ ModelSpec = Annotated[
 ]
 
 
-def writable(path: Path | None) -> Path | None:
-    """The file of `--json`, before a command has begun: it may take minutes. Raises DataError."""
+def check_writable(path: Path | None) -> Path | None:
+    """Check the file of `--json` before the command runs, which may take minutes. Raises DataError."""
     if path is not None:
-        place = path if os.path.exists(path) else path.parent
+        target = path if os.path.exists(path) else path.parent
         if not os.path.isdir(path.parent):
             raise DataError(f"{path} can't be written: {path.parent} isn't a folder; name another file with --json")
-        if os.path.isdir(path) or not os.access(place, os.W_OK):
-            raise DataError(f"{path} can't be written: {place} is closed to it; name another file with --json")
+        if os.path.isdir(path) or not os.access(target, os.W_OK):
+            raise DataError(f"{path} can't be written: {target} isn't writable; name another file with --json")
     return path
 
 
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", callback=writable, help="Write the figures there too, as one flat JSON object."),
+    typer.Option("--json", callback=check_writable, help="Write the figures there too, as one flat JSON object."),
 ]
-AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Go on when records were lost to retention.")]
+AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Continue past records that retention has deleted.")]
 
 
 def read_settings(*, with_stack: bool = True) -> "Settings":
-    """`with_stack` False: for what repairs the stack, or tells how it is, though its file may be garbled."""
+    """`with_stack` False: for commands that repair or inspect the stack, whose file may be garbled."""
     from stream.runtime.settings import Settings
 
     return Settings.load(with_stack=with_stack)
 
 
-def kept_settings() -> "Settings":
-    """Settings for looking in: those of a demo that was kept up, unless the environment names another place.
+def inspect_settings() -> "Settings":
+    """Settings for inspection: those of a running demo, unless the environment names another stack.
 
-    That is a broker, a Redis, or a prefix that isn't the beginning of the demo's.
+    That is a broker, a Redis, or a prefix with which the demo's doesn't begin.
     """
-    from thalweg.demo.demo_state import Kept
+    from thalweg.demo.demo_state import DemoState
 
-    named = read_settings(with_stack=False)
-    kept = None if named.kafka or named.redis else Kept.read(named.local)
-    if kept and kept.alive and kept.topic_prefix.startswith(named.topic_prefix):
-        return kept.settings(named)
+    settings = read_settings(with_stack=False)
+    demo = None if settings.kafka or settings.redis else DemoState.read(settings.local)
+    if demo and demo.alive and demo.topic_prefix.startswith(settings.topic_prefix):
+        return demo.settings(settings)
     return read_settings()
 
 
@@ -89,10 +89,10 @@ def read_source_spec(source: str, path: Path | None) -> "Spec":
 
 
 def model_name(settings: "Settings", spec: Path | None) -> str:
-    """The model that THALWEG_MODEL or a kept demo names, else the spec's. Raises SpecError when none does."""
+    """The spec's model, else that of THALWEG_MODEL or a running demo. Raises SpecError when none is named."""
     if not (settings.model or spec):
         raise SpecError("no model is named: pass --spec FILE, the spec that it runs by, or set THALWEG_MODEL")
-    return settings.model or read_spec(spec).name
+    return read_spec(spec).name if spec else settings.model
 
 
 def open_store(settings: "Settings", spec: Path | None) -> "closing[RedisStore]":
@@ -103,7 +103,7 @@ def open_store(settings: "Settings", spec: Path | None) -> "closing[RedisStore]"
 
 
 def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
-    """Write the figures, when a file is named. Raises DataError."""
+    """Write the figures to the file of `--json`, if there's one. Raises DataError."""
     if path is None:
         return
     try:
@@ -112,6 +112,6 @@ def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
         raise DataError(f"{path} can't be written: {bad.strerror}; name another file with --json") from None
 
 
-def say(line: str) -> None:
-    """A line for a person, beside what is printed as the result."""
+def print_stderr(line: str) -> None:
+    """Progress and warnings: stdout is for the result."""
     print(line, file=sys.stderr, flush=True)

@@ -15,10 +15,10 @@ from thalweg.cli.options import (
     SourceSpec,
     SpecFile,
     model_name,
+    print_stderr,
     read_settings,
     read_source_spec,
     read_spec,
-    say,
     write_json,
 )
 
@@ -35,26 +35,26 @@ def up() -> None:
     """
     from thalweg.stack import stack
 
-    stack.up(read_settings(with_stack=False).local, progress=say)
+    stack.up(read_settings(with_stack=False).local, progress=print_stderr)
 
 
 @services.command()
 def down() -> None:
-    """Stop the local stack, and what a demo has left up.
+    """Stop the local stack, and a demo that was kept up.
 
     Data and logs stay.
     """
-    from thalweg.demo.demo_state import Kept
+    from thalweg.demo.demo_state import DemoState
     from thalweg.stack import stack
 
     settings = read_settings(with_stack=False)
     local = settings.local
-    kept = Kept.read(local)
-    if kept:
-        kept.end(local, settings, progress=say)
+    demo = DemoState.read(local)
+    if demo:
+        demo.stop(local, settings, progress=print_stderr)
         if not (local / "stack.json").exists():
             return
-    stack.down(local, progress=say)
+    stack.down(local, progress=print_stderr)
 
 
 @services.command()
@@ -63,16 +63,16 @@ def status(json_file: JsonFile = None) -> None:
 
     Exit code 1 when one doesn't run.
     """
-    from thalweg.demo.demo_state import Kept
+    from thalweg.demo.demo_state import DemoState
     from thalweg.stack.status import look
-    from thalweg.views.show import printed, status_table
+    from thalweg.views.tables import print_table, status_table
 
     settings = read_settings(with_stack=False)
     found = look(settings.local)
-    kept = Kept.read(settings.local)
-    if kept:
-        found += look(Path(kept.local))
-    printed(status_table(found))
+    demo = DemoState.read(settings.local)
+    if demo:
+        found += look(Path(demo.local))
+    print_table(status_table(found))
     write_json(json_file, {one.name: one.state for one in found})
     if not found or any(not one.fine for one in found):
         raise typer.Exit(1)
@@ -82,17 +82,17 @@ def status(json_file: JsonFile = None) -> None:
 def doctor(json_file: JsonFile = None) -> None:
     """Check what Thalweg needs; list all settings.
 
-    For what is missing it names the command that gets it. Exit code 1 when something needed is missing.
+    For what is missing it names the command that installs it. Exit code 1 when something needed is missing.
     """
     from thalweg.stack.doctor import checks, render, settings_table
-    from thalweg.views.replay_cost import told
-    from thalweg.views.show import printed
+    from thalweg.views.replay_cost import replay_cost
+    from thalweg.views.tables import print_table
 
     found = checks(read_settings(with_stack=False))
-    printed(render(found))
-    printed(settings_table())
-    with suppress(SettingsError):  # a stack file that can't be read is told above
-        if cost := told(read_settings()):
+    print_table(render(found))
+    print_table(settings_table())
+    with suppress(SettingsError):  # a stack file that can't be read is among the checks
+        if cost := replay_cost(read_settings()):
             print(cost)
     write_json(json_file, {one.name: one.ok for one in found})
     if any(one.needed and not one.ok for one in found):
@@ -102,9 +102,10 @@ def doctor(json_file: JsonFile = None) -> None:
 @services.command("apply-topics")
 def topics(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Lower what an operator has raised, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also lower what an operator has raised.")] = False,
     spec: Annotated[
-        Path | None, typer.Option("--spec", help="See first whether `events` keeps records for as long as it needs.")
+        Path | None,
+        typer.Option("--spec", help="First check that `events` keeps records for as long as this spec needs."),
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -116,7 +117,7 @@ def topics(
     from stream.joiner.label_rules import label_rules
     from stream.log.kafka_admin import apply_topics, plan_topics
     from thalweg.text.retention import REMEDY, too_short
-    from thalweg.views.replay_cost import told
+    from thalweg.views.replay_cost import replay_cost
 
     settings = read_settings()
     if spec and (short := too_short(label_rules(read_spec(spec)))):
@@ -131,7 +132,7 @@ def topics(
     if made:
         apply_topics(settings, made)
         print(f"{len(made)} changes made")
-    if cost := told(settings):
+    if cost := replay_cost(settings):
         print(cost)
     write_json(json_file, {"changes": len(due), "made": len(made)})
 
@@ -143,7 +144,7 @@ def replay(
     ],
     spec: SourceSpec = None,
     rate: Annotated[float, typer.Option(min=0, help="Pages a second; 0: as fast as it goes.")] = 0.0,
-    limit: Annotated[int, typer.Option(min=0, help="Stop after so many pages; 0: play all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Stop after this many pages; 0: play all.")] = 0,
     json_file: JsonFile = None,
 ) -> None:
     """Play a data set or a file of events into the log."""
@@ -164,8 +165,8 @@ def run_joiner(
         bool,
         typer.Option(
             "--accept-rules",
-            help="Go on from commits of other rules, or of another model: open pages are judged anew by these rules "
-            "from the commit on, and what was emitted of them stays.",
+            help="Continue from commits of other rules, or of another model: open pages are joined by these rules "
+            "from the commit on, and labels already emitted stay.",
         ),
     ] = False,
 ) -> None:
@@ -184,7 +185,7 @@ def run_joiner(
     log_to_stderr(settings.log_level)
     rules = label_rules(read)
     if short := too_short(rules):
-        say(f"warning: {short}: {REMEDY}")  # the topic may have been told to keep them for longer
+        print_stderr(f"warning: {short}: {REMEDY}")  # an operator may have raised the topic's retention
     shell = ShellRules(
         accept_gap=accept_gap,
         accept_rules=accept_rules,

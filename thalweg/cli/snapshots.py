@@ -1,4 +1,4 @@
-"""`thalweg snapshots`: look at published versions, compare them, decide which one is served."""
+"""`thalweg snapshots`: inspect published versions, compare them, decide which one is served."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thalweg.cli.options import JsonFile, ModelSpec, kept_settings, open_store, write_json
+from thalweg.cli.options import JsonFile, ModelSpec, inspect_settings, open_store, write_json
 
 if TYPE_CHECKING:
     from stream.runtime.settings import Settings
@@ -30,11 +30,11 @@ def list_versions(
     """
     from stream.runtime.errors import BadSnapshot
     from thalweg.versions.snapshot_tables import versions_table
-    from thalweg.views.show import printed
+    from thalweg.views.tables import print_table
 
     manifests: list[Manifest] = []
     damaged: dict[int, str] = {}
-    with open_store(kept_settings(), spec) as store:
+    with open_store(inspect_settings(), spec) as store:
         versions = store.versions()
         head, pinned = _head_of(store), _pinned_in(store)
         for version in versions[-last:]:
@@ -42,15 +42,15 @@ def list_versions(
                 manifests.append(store.manifest(version))
             except BadSnapshot as bad:
                 damaged[version] = str(bad)
-        kept = store.versions() if damaged else []
-    damaged = {version: why for version, why in damaged.items() if version in kept}  # else it was dropped meanwhile
+        retained = store.versions() if damaged else []
+    damaged = {version: reason for version, reason in damaged.items() if version in retained}  # else collected
     if not versions:
         print(
             f"no version of {store.model} is kept here: a learner publishes them; --spec or THALWEG_MODEL name another"
         )
-    printed(versions_table(manifests, head, pinned))
-    for why in damaged.values():
-        print(why)
+    print_table(versions_table(manifests, head, pinned))
+    for reason in damaged.values():
+        print(reason)
     figures = {"versions": len(versions), "head": head, "pinned": pinned}
     write_json(json_file, {**figures, "damaged": len(damaged)})
 
@@ -58,17 +58,17 @@ def list_versions(
 @snapshots.command()
 def show(version: Version, spec: ModelSpec = None, json_file: JsonFile = None) -> None:
     """Show one version: its origin, metrics, parts and sizes."""
-    from thalweg.versions.snapshot_tables import facts_table, metrics_of, parts_table
-    from thalweg.versions.version_diff import lay, sizes
-    from thalweg.views.show import printed
+    from thalweg.versions.snapshot_tables import metrics_of, origin_table, parts_table
+    from thalweg.versions.version_diff import load_tables, part_sizes
+    from thalweg.views.tables import print_table
 
-    with open_store(kept_settings(), spec) as store:
+    with open_store(inspect_settings(), spec) as store:
         manifest = store.manifest(version)
-        laid, bytes_of = lay(store, manifest), sizes(store, manifest)
-        printed(facts_table(manifest))
-        printed(parts_table(manifest, laid, bytes_of))
-    rows = {f"{part}_rows": len(held.keys) for part, held in laid.rows.items()}
-    total = {f"{part}_bytes": sum(found) for part, found in bytes_of.items()}
+        tables, sizes = load_tables(store, manifest), part_sizes(store, manifest)
+        print_table(origin_table(manifest))
+        print_table(parts_table(manifest, tables, sizes))
+    rows = {f"{part}_rows": len(of_part.keys) for part, of_part in tables.rows.items()}
+    total = {f"{part}_bytes": sum(of_part) for part, of_part in sizes.items()}
     write_json(json_file, {"version": version, "examples": manifest.examples, **metrics_of(manifest), **rows, **total})
 
 
@@ -85,47 +85,50 @@ def diff(
     With the norms of layers, and the weights that moved most.
     """
     from thalweg.versions.snapshot_tables import layers_table, metrics_table, rows_table, weights_table
-    from thalweg.versions.version_diff import changes, lay
-    from thalweg.views.show import printed
+    from thalweg.versions.version_diff import changes, load_tables
+    from thalweg.views.tables import print_table
 
-    settings = kept_settings()
+    settings = inspect_settings()
     with open_store(settings, spec) as store:
-        old, new = lay(store, store.manifest(before)), lay(store, store.manifest(after))
+        old, new = (load_tables(store, store.manifest(version)) for version in (before, after))
     found = list(changes(old, new))
-    printed(metrics_table(old.manifest, new.manifest))
-    printed(rows_table(found))
-    printed(layers_table(old, new))
+    print_table(metrics_table(old.manifest, new.manifest))
+    print_table(rows_table(found))
+    print_table(layers_table(old, new))
     wide = next((change for change in found if change.part == "wide"), None)
     if top and wide and wide.top:
         import numpy as np
 
         keys = np.array([key for key, *_ in wide.top[:top]], np.uint64)
-        printed(weights_table(wide.top[:top], _names(settings, new.manifest, keys)))
-    told = ("new", "gone", "moved", "norm")
-    write_json(json_file, {f"{one.part}_{what}": getattr(one, what) for one in found for what in told})
+        print_table(weights_table(wide.top[:top], _names(settings, new.manifest, keys)))
+    figures: dict[str, float] = {}
+    for change in found:
+        values = {"new": change.new, "gone": change.removed, "moved": change.changed, "norm": change.norm}
+        figures |= {f"{change.part}_{name}": value for name, value in values.items()}
+    write_json(json_file, figures)
 
 
 @snapshots.command()
 def pin(version: Version, spec: ModelSpec = None) -> None:
     """Serve this version until `unpin`.
 
-    Whatever is published from now on. Every ranker obeys, after a restart and after Redis was wiped too. The learner
-    learns and publishes on.
+    Whatever is published from now on. It applies to every ranker, also after a restart or after Redis was wiped. The
+    learner continues to learn and publish.
     """
-    with open_store(kept_settings(), spec) as store:
+    with open_store(inspect_settings(), spec) as store:
         store.pin(version)
-    print(f"version {version} is pinned: rankers serve it from now on; `thalweg snapshots unpin` lets go of it")
+    print(f"version {version} is pinned: rankers serve it from now on; `thalweg snapshots unpin` ends that")
 
 
 @snapshots.command()
 def unpin(spec: ModelSpec = None) -> None:
     """Serve the newest version again."""
-    with open_store(kept_settings(), spec) as store:
+    with open_store(inspect_settings(), spec) as store:
         pinned = _pinned_in(store)
         store.pin(0)
         head = _head_of(store)
     newest = f"version {head}" if head else "what is published next"
-    print(f"{f'version {pinned} is let go of' if pinned else 'nothing was pinned'}; rankers serve {newest}")
+    print(f"{f'version {pinned} is unpinned' if pinned else 'nothing was pinned'}; rankers serve {newest}")
 
 
 @snapshots.command()
@@ -136,7 +139,7 @@ def rollback(spec: ModelSpec = None) -> None:
     """
     from stream.runtime.errors import BadSnapshot
 
-    with open_store(kept_settings(), spec) as store:
+    with open_store(inspect_settings(), spec) as store:
         served = store.decision().version or _head_of(store)
         if not served:
             raise BadSnapshot(f"nothing of {store.model} is published yet")
@@ -157,34 +160,34 @@ def verify(spec: ModelSpec = None, json_file: JsonFile = None) -> None:
 
     from thalweg.versions.verify import Verifier
 
-    with open_store(kept_settings(), spec) as store:
+    with open_store(inspect_settings(), spec) as store:
         versions, verifier = store.versions(), Verifier(store)
         for version in track(versions, "verifying", transient=True):
-            verifier.look(version)
+            verifier.verify(version)
     faults = list(verifier.faults())
     for line in faults:
         print(line)
-    looked_at = len(versions) - verifier.collected
-    print(f"{looked_at} versions, {verifier.contents} contents in {verifier.blobs} blobs, {len(faults)} wrong")
+    verified = len(versions) - verifier.collected
+    print(f"{verified} versions, {verifier.contents} contents in {verifier.blobs} blobs, {len(faults)} wrong")
     if verifier.collected:
-        print(f"{verifier.collected} versions were too old to be kept any longer before they were read")
-    write_json(json_file, {"versions": looked_at, "contents": verifier.contents, "wrong": len(faults)})
+        print(f"{verifier.collected} versions were collected as too old before they were read")
+    write_json(json_file, {"versions": verified, "contents": verifier.contents, "wrong": len(faults)})
     if faults:
         raise typer.Exit(1)
 
 
 def _pinned_in(store: "RedisStore") -> int:
     """The pinned version; 0: none."""
-    return _or_told(lambda: store.decision().version)
+    return _zero_if_garbled(lambda: store.decision().version)
 
 
 def _head_of(store: "RedisStore") -> int:
     """The version that is the head; 0: none."""
-    return _or_told(lambda: head.version if (head := store.head()) else 0)
+    return _zero_if_garbled(lambda: head.version if (head := store.head()) else 0)
 
 
-def _or_told(read: Callable[[], int]) -> int:
-    """What is garbled is told, and counts as none: it's mended by a decision, or the next version."""
+def _zero_if_garbled(read: Callable[[], int]) -> int:
+    """Print what is garbled, and count it as none: `pin`, `unpin` or the next version replaces it."""
     from stream.runtime.errors import BadSnapshot
 
     try:
@@ -195,20 +198,20 @@ def _or_told(read: Callable[[], int]) -> int:
 
 
 def _names(settings: "Settings", manifest: "Manifest", keys: "U64") -> dict[int, str]:
-    """Names of wide keys; without a log (looking at Redis alone) only those of their crosses."""
+    """Names of wide keys; without a log only those of their crosses."""
     from stream.features.encoder import Encoder
     from stream.features.page_features import Layout
     from stream.log.kafka_log import KafkaLog
     from stream.runtime.errors import LogError, SettingsError
     from stream.spec.spec_file import decode_spec
-    from thalweg.views.names import Names
+    from thalweg.views.feature_names import FeatureNames
 
     spec = decode_spec(manifest.spec)
     layout = Layout(spec)
     try:
         with closing(KafkaLog(settings)) as log:
-            names = Names.read(log, layout)
+            names = FeatureNames.read(log, layout)
     except (LogError, SettingsError) as bad:
         print(f"values aren't named: {bad}")
-        names = Names(layout)
+        names = FeatureNames(layout)
     return names.of_keys(Encoder(spec, layout), keys)

@@ -1,11 +1,20 @@
-"""Commands that show what Thalweg does: the demo, public data sets, one ranking, one install."""
+"""Commands to try Thalweg: the demo, public data sets, one ranking, one install."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from thalweg.cli.options import SPEC, JsonFile, ModelSpec, kept_settings, open_store, read_settings, say, write_json
+from thalweg.cli.options import (
+    SPEC,
+    JsonFile,
+    ModelSpec,
+    inspect_settings,
+    open_store,
+    print_stderr,
+    read_settings,
+    write_json,
+)
 
 tour = typer.Typer()
 data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets.")
@@ -17,8 +26,8 @@ def demo(
     spec: Annotated[
         Path, typer.Option("--spec", help="The model's spec (TOML).", show_default="specs/movielens.toml")
     ] = SPEC,
-    seconds: Annotated[float, typer.Option(min=0, help="Replay only so many seconds' worth; 0: all.")] = 0.0,
-    limit: Annotated[int, typer.Option(min=0, help="Replay only so many pages; 0: all.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0, help="Replay only this many seconds' worth; 0: all.")] = 0.0,
+    limit: Annotated[int, typer.Option(min=0, help="Replay only this many pages; 0: all.")] = 0,
     rate: Annotated[float, typer.Option(min=1, help="Pages a second.")] = 1_000.0,
     rps: Annotated[float, typer.Option(min=1, help="Ranking requests a second.")] = 50.0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it up for `thalweg rank` and `send-install`.")] = False,
@@ -26,8 +35,8 @@ def demo(
 ) -> None:
     """Run the whole loop on MovieLens-100k, and print its figures.
 
-    Events in, a model that learns, ranked lists out. Takes the stack that is up (under names of its own), else starts
-    one of its own. Needs about two minutes, and leaves nothing running without --keep.
+    Events in, a model that learns, ranked lists out. Uses the running stack (with topics and keys of its own), else
+    starts one. Takes about two minutes, and leaves nothing running without --keep.
     """
     from thalweg.demo.demo import DemoConfig, run_demo
 
@@ -39,17 +48,17 @@ def demo(
 @tour.command(hidden=True)
 def ask(
     rps: Annotated[float, typer.Option(min=0.1, help="Requests a second, sent by schedule.")] = 50.0,
-    sample: Annotated[int, typer.Option(min=1, help="Give every so many-th reply in full.")] = 5,
+    sample: Annotated[int, typer.Option(min=1, help="Print every Nth reply in full.")] = 5,
 ) -> None:
-    """Ask open loop for users who appear in `events`, until stdin ends; one JSON line a reply on stdout."""
-    from thalweg.demo.open_loop_client import AskerConfig, run_asker
+    """Send requests open loop for users seen in `events`, until stdin closes; one JSON line a reply on stdout."""
+    from thalweg.demo.open_loop_client import OpenLoopConfig, run_open_loop_client
 
-    run_asker(read_settings(), AskerConfig(rps=rps, sample_every=sample))
+    run_open_loop_client(read_settings(), OpenLoopConfig(rps=rps, sample_every=sample))
 
 
 @tour.command()
 def rank(
-    user: Annotated[str, typer.Argument(help="Whose page.")],
+    user: Annotated[str, typer.Argument(help="User id.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
     candidates: Annotated[
         list[str] | None, typer.Option(help="Rank these items (repeat it) instead of retrieved ones.")
@@ -61,35 +70,34 @@ def rank(
     json_file: JsonFile = None,
 ) -> None:
     """Ask a ranker for one page, and print it."""
-    from thalweg.demo.caller import calling
-    from thalweg.views.show import page_table, printed
+    from thalweg.demo.caller import kafka_caller
+    from thalweg.views.tables import print_table, reply_table
 
-    with calling(kept_settings()) as caller:
+    with kafka_caller(inspect_settings()) as caller:
         answer = caller.rank(user, k=k, candidates=candidates)
-        printed(page_table(answer.reply, caller.titles()))
-        if show and not caller.saw(answer.reply):
+        print_table(reply_table(answer.reply, caller.titles()))
+        if show and not caller.record_impression(answer.reply):
             print("not written as seen: no model ranked it, so there's nothing to learn from it")
     write_json(json_file, answer.figures())
 
 
 @tour.command()
 def send_install(
-    user: Annotated[str, typer.Argument(help="Who installs.")],
-    item: Annotated[str, typer.Argument(help="What.")],
+    user: Annotated[str, typer.Argument(help="User id.")],
+    item: Annotated[str, typer.Argument(help="Item id.")],
     request_id: Annotated[str, typer.Option(help="The page it was seen on, if its window is still open.")] = "",
     spec: ModelSpec = None,
     json_file: JsonFile = None,
 ) -> None:
     """Send one install event; wait until a version has learned it.
 
-    It installs nothing on this machine.
-    Without --request-id the item is first ranked alone for this user and written as a page of one: an
-    install is learned as the answer to a page.
+    It installs nothing on this machine. Without --request-id the item is first ranked alone for this user and written
+    as a page of one: an install is learned as the answer to a page.
     """
-    from thalweg.demo.caller import calling
+    from thalweg.demo.caller import kafka_caller
 
-    settings = kept_settings()
-    with open_store(settings, spec) as store, calling(settings) as caller:
+    settings = inspect_settings()
+    with open_store(settings, spec) as store, kafka_caller(settings) as caller:
         learned = caller.install_and_wait(user, item, store, request_id=request_id)
     print(f"learned: version {learned.version} answered {learned.served_ms} ms after the install was in the log")
     write_json(json_file, {"version": learned.version, "served_ms": learned.served_ms})
@@ -103,7 +111,7 @@ def data_movielens() -> None:
     """
     from producers.movielens import fetch_movielens
 
-    print(fetch_movielens(read_settings().data, say))
+    print(fetch_movielens(read_settings().data, print_stderr))
 
 
 @data_app.command("openbandit")
@@ -114,4 +122,4 @@ def data_openbandit() -> None:
     """
     from producers.openbandit import fetch_openbandit
 
-    print(fetch_openbandit(read_settings().data, say))
+    print(fetch_openbandit(read_settings().data, print_stderr))

@@ -1,8 +1,8 @@
-"""A caller of rankers, one request at a time: ask, show the page, install, wait until that was learned."""
+"""A caller of rankers, one request at a time: rank, show the page, install, wait until the install was learned."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
@@ -17,36 +17,36 @@ from stream.runtime.errors import DataError, LogError
 from stream.runtime.settings import Settings
 from stream.snapshots.store import SnapshotStore
 from thalweg.demo.freshness import manifests_between
-from thalweg.views.names import entities
+from thalweg.views.feature_names import read_entities
 
 ANSWER_S: Final = 10.0
 LEARNED_S: Final = 20.0
+FIGURES: Final = ("user", "items", "scores", "version", "staleness_ms", "scored", "notes")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply, how long it took at the caller, and when it was appended to the log."""
+    """A reply, its latency at the caller, and its append time in the log."""
 
     reply: RankReply
     latency_ms: float
     appended_ms: int
 
     def figures(self) -> dict[str, object]:
-        """What a person may want of it, as JSON takes it."""
-        kept = ("user", "items", "scores", "version", "staleness_ms", "scored", "notes")
-        return {name: getattr(self.reply, name) for name in kept} | {"latency_ms": self.latency_ms}
+        """For `--json`."""
+        return {name: getattr(self.reply, name) for name in FIGURES} | {"latency_ms": self.latency_ms}
 
 
 @dataclass(frozen=True)
-class Learned:
-    """The first answer by a version that has learned an install, and the milliseconds between their appends."""
+class LearnedAnswer:
+    """The first answer by a version that has learned an install. `served_ms`: between the appends of the two."""
 
     version: int
     served_ms: int
     answer: Answer
 
 
-def own_request_id(partition: int, partitions: int) -> str:
+def request_id_for(partition: int, partitions: int) -> str:
     """A request id whose reply comes in this partition: a caller reads one partition and waits for no other."""
     while True:
         request_id = uuid4().hex
@@ -54,7 +54,7 @@ def own_request_id(partition: int, partitions: int) -> str:
             return request_id
 
 
-def seen_page(reply: RankReply, time_ms: int) -> Impression | None:
+def impression_of(reply: RankReply, time_ms: int) -> Impression | None:
     """The reply as a page that its user saw at `time_ms`; None without features: no model ranked it."""
     if not reply.features:
         return None
@@ -70,7 +70,7 @@ def seen_page(reply: RankReply, time_ms: int) -> Impression | None:
 
 
 class Caller:
-    """Asks rankers over the log. One thread only."""
+    """Calls rankers over the log. Not thread-safe."""
 
     def __init__(self, log: Log, now_ms: Callable[[], int] = now_ms) -> None:
         self._log, self._now_ms = log, now_ms
@@ -78,14 +78,13 @@ class Caller:
         self._reader = log.reader(REPLIES.name, {0: END})
 
     def close(self) -> None:
-        """Leave the log's readers; the log itself is the opener's."""
+        """Close the reader; the log stays open."""
         self._reader.close()
 
     def rank(self, user: str, *, k: int = 10, candidates: Sequence[str] | None = None) -> Answer:
-        """One answer. Raises LogError when no ranker gives one, DataError when it says that it can't."""
-        request_id = own_request_id(0, self._partitions[REPLIES.name])
-        wanted = None if candidates is None else list(candidates)
-        request = RankRequest(request_id, user, k, candidates=wanted)
+        """One answer. Raises LogError when no ranker answers, DataError when a ranker replies with an error."""
+        request_id = request_id_for(0, self._partitions[REPLIES.name])
+        request = RankRequest(request_id, user, k, candidates=None if candidates is None else list(candidates))
         sent_s = time.monotonic()
         self._send(REQUESTS.name, request_id, [request])
         while time.monotonic() < sent_s + ANSWER_S:
@@ -99,92 +98,84 @@ class Caller:
             f"no ranker answered within {ANSWER_S:g} s: does one run? `thalweg status`, `thalweg run ranker`"
         )
 
-    def saw(self, reply: RankReply) -> bool:
+    def record_impression(self, reply: RankReply) -> bool:
         """Write the page as one that its user sees now, with the features by which it was ranked.
 
-        False, and nothing written, when it has none: before there's a model there's nothing to learn from a page.
+        False, and nothing written, without features: before there's a model there's nothing to learn from a page.
         """
-        page = seen_page(reply, self._now_ms())
+        page = impression_of(reply, self._now_ms())
         if page:
             self._send(EVENTS.name, reply.user, [page])
         return page is not None
 
-    def install(self, user: str, item: str, shown: RankReply | str) -> int:
+    def install(self, user: str, item: str, page: RankReply | str) -> int:
         """Write an install of now; returns the log's append time, from which freshness counts.
 
-        `shown`: the page that it's an answer to, either a reply that its user sees now, or the request id of a page
-        that was written earlier. A page of now goes into the same record: however slow this caller or the log is, its
-        window can't close between the two.
+        `page`: either a reply that the user sees now, or the request id of a page that was written earlier. A page of
+        now goes into the same record: however slow this caller or the log is, its window can't close between the two.
         """
-        time_ms, before = self._now_ms(), []
-        if isinstance(shown, RankReply):
-            page = seen_page(shown, time_ms)
-            if page is None:
+        time_ms, impressions = self._now_ms(), []
+        if isinstance(page, RankReply):
+            impression = impression_of(page, time_ms)
+            if impression is None:
                 raise DataError("no model ranks yet, so nothing can learn an install: does the learner run?")
-            before, shown = [page], shown.request_id
-        event = Install(user, item, time_ms, uuid4().hex, shown)
+            impressions, page = [impression], page.request_id
+        event = Install(user, item, time_ms, uuid4().hex, page)
         partition = partition_of(user, self._partitions[EVENTS.name])
-        reader = self._log.reader(EVENTS.name, {partition: END})
-        try:
-            self._send(EVENTS.name, user, [*before, event])
-            return _find(reader, event).time_ms
-        finally:
-            reader.close()
+        with closing(self._log.reader(EVENTS.name, {partition: END})) as reader:
+            self._send(EVENTS.name, user, [*impressions, event])
+            return _find_record(reader, event).time_ms
 
-    def wait_learned(self, store: SnapshotStore, appended_ms: int, before: int, ask: Callable[[], Answer]) -> Learned:
+    def wait_learned(
+        self, store: SnapshotStore, appended_ms: int, before: int, ask: Callable[[], Answer]
+    ) -> LearnedAnswer:
         """Ask until a version after `before` that learned the install appended at `appended_ms` answers.
 
         Raises DataError when none comes in time.
         """
-        seen = before
+        newest = before
         deadline_s = time.monotonic() + LEARNED_S
         while time.monotonic() < deadline_s:
             answer = ask()
-            if any(appended_ms in one.ingest_ms for one in manifests_between(store, seen, answer.reply.version)):
-                return Learned(answer.reply.version, answer.appended_ms - appended_ms, answer)
-            seen = max(seen, answer.reply.version)
+            manifests = manifests_between(store, newest, answer.reply.version)
+            if any(appended_ms in manifest.ingest_ms for manifest in manifests):
+                return LearnedAnswer(answer.reply.version, answer.appended_ms - appended_ms, answer)
+            newest = max(newest, answer.reply.version)
         raise DataError(
             f"no version that has learned the install was served within {LEARNED_S:g} s: is it on an open page, and do "
             "joiner and learner run (`thalweg status`)?"
         )
 
-    def install_and_wait(self, user: str, item: str, store: SnapshotStore, *, request_id: str = "") -> Learned:
+    def install_and_wait(self, user: str, item: str, store: SnapshotStore, *, request_id: str = "") -> LearnedAnswer:
         """An install, on the page that `request_id` names, else on a page of this item alone; then wait_learned."""
-        alone = self.rank(user, k=1, candidates=[item]).reply
-        if not alone.items:
+        single = self.rank(user, k=1, candidates=[item]).reply
+        if not single.items:
             raise DataError(f"the ranker would not show {item} to {user}: does the user have it already?")
-        appended_ms = self.install(user, item, request_id or alone)
-        return self.wait_learned(store, appended_ms, alone.version, lambda: self.rank(user))
+        appended_ms = self.install(user, item, request_id or single)
+        return self.wait_learned(store, appended_ms, single.version, lambda: self.rank(user))
 
     def titles(self) -> dict[str, str]:
         """Titles of all items, read from the log."""
-        return {item.item: item.title for item in entities(self._log, ITEMS.name, Item)}
+        return {item.item: item.title for item in read_entities(self._log, ITEMS.name, Item)}
 
     def _send(self, topic: str, key: str, events: Sequence[Impression | Install | RankRequest]) -> None:
         self._log.send(topic, partition_of(key, self._partitions[topic]), encode_record(events))
         self._log.flush()
 
 
-def _find(reader: Reader, event: Install) -> Record:
-    """The record in which the log has the event."""
+def _find_record(reader: Reader, event: Install) -> Record:
+    """The record of the log that has the event."""
     deadline_s = time.monotonic() + ANSWER_S
     while time.monotonic() < deadline_s:
         for record in reader.poll(0.2):
             events, _ = decode_events(record.value or b"")
             if any(isinstance(one, Install) and one.install_id == event.install_id for one in events):
                 return record
-    raise LogError(f"the install that was just written to {EVENTS.name} doesn't come back: `thalweg status`")
+    raise LogError(f"the install that was just written to {EVENTS.name} can't be read back: `thalweg status`")
 
 
 @contextmanager
-def calling(settings: Settings) -> Iterator[Caller]:
-    """A Caller on Kafka for a while."""
-    log = KafkaLog(settings)
-    try:
-        caller = Caller(log)
-        try:
-            yield caller
-        finally:
-            caller.close()
-    finally:
-        log.close()
+def kafka_caller(settings: Settings) -> Iterator[Caller]:
+    """A Caller on Kafka; closed at the end."""
+    with closing(KafkaLog(settings)) as log, closing(Caller(log)) as caller:
+        yield caller

@@ -1,4 +1,4 @@
-"""The whole loop, shown: every room as a process, MovieLens through it, questions all the while, what came of it."""
+"""The demo: every service as a process, MovieLens through them, ranking requests meanwhile, and a summary at the end."""
 
 import time
 from contextlib import closing
@@ -14,24 +14,24 @@ from stream.runtime.errors import StackError
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import load_spec
-from thalweg.demo.caller import calling
-from thalweg.demo.freshness import Freshness
-from thalweg.demo.rescore import recount
-from thalweg.demo.rooms import Interrupts, Rooms, read_report
+from thalweg.demo.caller import kafka_caller
+from thalweg.demo.freshness import FreshnessTracker
+from thalweg.demo.monitor import SERVICES, ClientProcess, DemoMonitor, RequestTally
+from thalweg.demo.rescore import rescore
 from thalweg.demo.screen import Screen
-from thalweg.demo.watch import Asked, AskerProcess, Watch
-from thalweg.views.show import moves_table, printed, summary_table
+from thalweg.demo.services import DemoServices, Interrupts, read_report
+from thalweg.views.tables import moves_table, print_table, summary_table
 
 PAGES: Final = 100_000  # of MovieLens-100k
-TURN_S: Final = 1.0
-STILL_S: Final = 60.0  # after the replay, a learner that learns nothing for so long is stuck
+UPDATE_S: Final = 1.0
+STALLED_S: Final = 60.0  # after the replay, a learner that learns nothing for this long is stuck
 UNANSWERED: Final = "no ranking request was answered by a model"
-REPLIES_ENOUGH: Final = 500
-SAYS: Final = {
+REPLIES_CHECKED: Final = 500
+MEANINGS: Final = {  # of all figures, in the summary's order
     "pages": "pages replayed",
     "examples_learned": "examples that the learner has learned, each once",
-    "duplicates_dropped": "examples that came twice",
-    "dead_letters": "what a room couldn't take in",
+    "duplicates_dropped": "duplicate examples",
+    "dead_letters": "events and examples that a service rejected",
     "auc_arrival": "AUC over all examples, each predicted just before it was learned",
     "log_loss": "likewise",
     "base_rate": "share of examples with an install",
@@ -41,9 +41,9 @@ SAYS: Final = {
     "freshness_deep_p99_ms": "",
     "servable_p50_ms": "install appended → that version swapped in",
     "servable_p99_ms": "",
-    "rank_p50_ms": "intended moment of asking → reply at the caller, 100 candidates",
+    "rank_p50_ms": "intended send time → reply at the caller, 100 candidates",
     "rank_p99_ms": "",
-    "rank_replies": "replies, asked open loop",
+    "rank_replies": "replies to requests of an open-loop client",
     "rank_errors": "requests without a list",
     "swaps": "versions that a ranker swapped in",
     "replies_checked": "replies recomputed from the snapshot of the version that they name",
@@ -60,7 +60,7 @@ KEPT: Final = (
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How much is replayed (0: all), how fast, how often is asked, and whether it stays up."""
+    """How much is replayed (0: all), how fast, how often rankers are asked, and whether the demo stays up."""
 
     seconds: float = 0.0
     limit: int = 0
@@ -76,91 +76,94 @@ class DemoConfig:
 
     @property
     def sample_every(self) -> int:
-        """Every how many-th reply is kept for a check: twice as many as are needed."""
-        return max(1, round(self.pages / self.rate * self.rps / (2 * REPLIES_ENOUGH)))
+        """Every Nth reply is kept whole for a check: twice as many as are needed."""
+        return max(1, round(self.pages / self.rate * self.rps / (2 * REPLIES_CHECKED)))
 
 
 def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, float | None]:
-    """Run it, show it, end it; returns the figures. Raises a ThalwegError when a room can't go on."""
+    """Run it, show it, stop it; returns the figures. Raises a ThalwegError when a service fails."""
     console, begun_s = Console(), time.monotonic()
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
-    model = settings.model or load_spec(spec).name
+    model = load_spec(spec).name
     settings = settings.model_copy(update={"model": model})
-    fetch_movielens(settings.data.resolve(), tell)
+    fetch_movielens(settings.data.resolve(), report)
     with Interrupts() as interrupts:
-        rooms = Rooms(settings, interrupts, tell)
-        stays = False
+        services = DemoServices(settings, interrupts, report)
+        stays_up = False
         try:
-            rooms.open()
-            apply_topics(rooms.settings, plan_topics(rooms.settings))
-            tell("starting joiner, learner and ranker")
-            for room in ("joiner", "learner", "ranker"):
-                rooms.start(room, "run", room, "--spec", str(spec))
-            rooms.wait_ready("joiner", "learner", "ranker")
-            seen = watch(rooms, spec, model, config, console)
-            figures = seen.figures()
-            tell("recomputing a sample of the replies from the snapshots that they name")
-            with closing(RedisStore(rooms.settings, model)) as store:
-                found = recount(store, model, [one.reply for one in seen.asked.sample if one.reply is not None])
-                figures |= {"replies_checked": found.checked, "mixed_replies": found.mixed}
-                figures["one_install_ms"] = one_install(rooms.settings, store, seen.asked, console)
-            figures["seconds"] = round(time.monotonic() - begun_s, 1)
-            stays = config.keep
+            services.open()
+            apply_topics(services.settings, plan_topics(services.settings))
+            report("starting joiner, learner and ranker")
+            for name in SERVICES:
+                services.start(name, "run", name, "--spec", str(spec))
+            services.wait_ready(*SERVICES)
+            monitor = run_replay(services, spec, config, console)
+            found = monitor.state.figures | {"pages": monitor.report["pages"]}
+            report("recomputing a sample of the replies from the snapshots that they name")
+            with closing(RedisStore(services.settings, model)) as store:
+                replies = [outcome.reply for outcome in monitor.requests.sample if outcome.reply is not None]
+                counts = rescore(store, model, replies)
+                found |= {"replies_checked": counts.checked, "mixed_replies": counts.mixed}
+                found["one_install_ms"] = one_install(services.settings, store, monitor.requests, console)
+            found["seconds"] = round(time.monotonic() - begun_s, 1)
+            stays_up = config.keep
         finally:
-            if stays:
-                rooms.leave()
+            if stays_up:
+                services.release()
             else:
-                rooms.end()
-    printed(summary_table(figures, SAYS), console)
-    if stays:
-        tell(KEPT)
-        if not rooms.kept.own_stack:
-            named = f"THALWEG_TOPIC_PREFIX={rooms.settings.topic_prefix} THALWEG_MODEL={model}"
-            tell(f"where THALWEG_KAFKA or THALWEG_REDIS is set, they look where those say: set {named} too")
+                services.stop()
+    figures = {name: found.get(name) for name in MEANINGS}
+    print_table(summary_table(figures, MEANINGS), console)
+    if stays_up:
+        report(KEPT)
+        if not services.state.own_stack:
+            names = f"THALWEG_TOPIC_PREFIX={services.settings.topic_prefix} THALWEG_MODEL={model}"
+            report(f"where THALWEG_KAFKA or THALWEG_REDIS is set, commands use that stack: set {names} too")
     return figures
 
 
-def watch(rooms: Rooms, spec: Path, model: str, config: DemoConfig, console: Console) -> Watch:
+def run_replay(services: DemoServices, spec: Path, config: DemoConfig, console: Console) -> DemoMonitor:
     """Replay, ask and show until everything is learned."""
-    report = rooms.local / "replay.json"
+    report = services.local / "replay.json"
     with (
-        closing(RedisStore(rooms.settings, model)) as store,
-        AskerProcess(rooms, config.rps, config.sample_every) as asker,
+        closing(RedisStore(services.settings, services.settings.model)) as store,
+        closing(ClientProcess(services, config.rps, config.sample_every)) as client,
         Screen(console) as screen,
     ):
-        seen = Watch(rooms, Freshness(store), config.pages)
-        rooms.start("replay", "replay", "movielens", "--spec", str(spec), "--rate", str(config.rate),
-                    "--limit", str(config.pages), "--json", str(report))  # fmt: skip
-        while not seen.done:
-            time.sleep(TURN_S)
-            rooms.check("replay")
-            seen.take(asker.take())
-            seen.look()
-            if not seen.played and not rooms.running("replay"):
-                seen.played = read_report(report)
-                rooms.check(*["replay"] * bool(seen.played))  # without a report: say how it ended
-            if seen.played and time.monotonic() > seen.grown_s + STILL_S:
-                what = UNANSWERED if seen.learned_all else "not all examples are learned, and nothing moves"
-                raise StackError(f"{what}; see {rooms.local / 'logs'}")
-            screen.show(seen.now)
-        seen.take(asker.stop())
-    return seen
+        monitor = DemoMonitor(services, FreshnessTracker(store), config.pages)
+        services.start("replay", "replay", "movielens", "--spec", str(spec), "--rate", str(config.rate),
+                       "--limit", str(config.pages), "--json", str(report))  # fmt: skip
+        while not monitor.done:
+            time.sleep(UPDATE_S)
+            services.check_running("replay")
+            monitor.add(client.take())
+            monitor.update()
+            if not monitor.report and not services.is_running("replay"):
+                monitor.report = read_report(report)
+                services.check_running(*["replay"] * bool(monitor.report))  # without a report: say how it ended
+            if monitor.report and time.monotonic() > monitor.last_learned_s + STALLED_S:
+                reason = UNANSWERED if monitor.learned_all else "not all examples are learned, and nothing moves"
+                raise StackError(f"{reason}; see {services.local / 'logs'}")
+            screen.show(monitor.state)
+        monitor.add(client.close())
+        monitor.update()
+    return monitor
 
 
-def one_install(settings: Settings, store: RedisStore, asked: Asked, console: Console) -> float:
+def one_install(settings: Settings, store: RedisStore, requests: RequestTally, console: Console) -> float:
     """Show a user's page before and after one install; returns the milliseconds between install and reply."""
-    if not asked.users:
+    if not requests.users:
         raise StackError(f"{UNANSWERED}; see {settings.local / 'logs'}")
-    user = asked.users.most_common(1)[0][0]
-    with calling(settings) as caller:
+    user = requests.users.most_common(1)[0][0]
+    with kafka_caller(settings) as caller:
         before = caller.rank(user).reply
-        chosen = before.items[len(before.items) // 2]
-        appended_ms = caller.install(user, chosen, before)
+        item = before.items[len(before.items) // 2]
+        appended_ms = caller.install(user, item, before)
         learned = caller.wait_learned(store, appended_ms, before.version, lambda: caller.rank(user))
-        printed(moves_table(before, learned.answer.reply, chosen, caller.titles()), console)
-    took = f"{learned.served_ms} ms from the install's append to the first reply that has learned it"
-    console.print(took, highlight=False)
+        print_table(moves_table(before, learned.answer.reply, item, caller.titles()), console)
+    delay = f"{learned.served_ms} ms from the install's append to the first reply that has learned it"
+    console.print(delay, highlight=False)
     return learned.served_ms

@@ -1,7 +1,7 @@
-"""Freshness: from an install's append to the log until an answer by a version that has learned it.
+"""Freshness: from an install's append to the log until a reply by a version that has learned it.
 
-Wide weights and statistics of a version have learned it first; its deep part has when it was cut at that version or a
-later one, which the manifest says.
+A version's wide weights and statistics have learned it first; its deep part has once a deep version at or after that
+one is served, which the manifest says.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from stream.snapshots.store import SnapshotStore
 
 
 def manifests_between(store: SnapshotStore, after: int, upto: int) -> list[Manifest]:
-    """The manifests of versions in (after, upto], newest first, along their parents. Stops where one is gone.
+    """The manifests of versions in (after, upto], newest first, along their parents. Stops where one was collected.
 
     Raises BadSnapshot when `upto` itself isn't there, StoreUnavailable.
     """
     if upto <= after:
         return []
-    found = [store.manifest(upto)]
-    while found[-1].parent > after:
+    manifests = [store.manifest(upto)]
+    while manifests[-1].parent > after:
         try:
-            found.append(store.manifest(found[-1].parent))
+            manifests.append(store.manifest(manifests[-1].parent))
         except BadSnapshot:
             break
-    return found
+    return manifests
 
 
 def percentile(values: Sequence[float], p: float) -> float | None:
@@ -34,10 +34,10 @@ def percentile(values: Sequence[float], p: float) -> float | None:
     return float(np.percentile(np.asarray(values, np.float64), p)) if len(values) else None
 
 
-class Freshness:
-    """Collects, for each version that answers for the first time, the waits of the installs that are new in it.
+class FreshnessTracker:
+    """Collects the delays of installs, in ms, when a version that has learned them first answers.
 
-    An install that a skipped version learned is served by the first version after it that answers.
+    An install that a skipped version learned counts with the first version after it that answers.
     """
 
     def __init__(self, store: SnapshotStore) -> None:
@@ -46,26 +46,22 @@ class Freshness:
         self.served_ms: list[float] = []
         self.served_deep_ms: list[float] = []  # by the deep part, too
         self.servable_ms: list[float] = []
-        self.versions: list[int] = []
-        self._deep_waits: list[Manifest] = []  # whose installs the deep part that answers hasn't learned
+        self._pending_deep: list[Manifest] = []  # whose installs no served deep part has learned
 
-    def answered(self, version: int, appended_ms: int, live_since_ms: int) -> None:
+    def add_reply(self, version: int, appended_ms: int, live_since_ms: int) -> None:
         """A reply by `version` was appended at `appended_ms`; its ranker swapped the version in at `live_since_ms`."""
         if version <= self.version:
             return
         manifests = manifests_between(self._store, self.version, version)
-        for manifest in manifests:
-            self.served_ms += [float(appended_ms - ingest_ms) for ingest_ms in manifest.ingest_ms]
-            self.servable_ms += [float(live_since_ms - ingest_ms) for ingest_ms in manifest.ingest_ms]
-        self._answered_deep(manifests, appended_ms)
+        self.served_ms += _delays(manifests, appended_ms)
+        self.servable_ms += _delays(manifests, live_since_ms)
+        deep_version = manifests[0].deep_version
+        self._pending_deep += manifests if deep_version else []  # else there is none, or the manifest doesn't say
+        self.served_deep_ms += _delays([one for one in self._pending_deep if one.version <= deep_version], appended_ms)
+        self._pending_deep = [one for one in self._pending_deep if one.version > deep_version]
         self.version = version
-        self.versions.append(version)
 
-    def _answered_deep(self, manifests: Sequence[Manifest], appended_ms: int) -> None:
-        """The first of these, whose version answered, has a deep part of its own age or an older one."""
-        upto = manifests[0].deep_version
-        self._deep_waits += manifests if upto else []  # else there is none, or nobody says
-        for manifest in self._deep_waits:
-            if manifest.version <= upto:
-                self.served_deep_ms += [float(appended_ms - ingest_ms) for ingest_ms in manifest.ingest_ms]
-        self._deep_waits = [manifest for manifest in self._deep_waits if manifest.version > upto]
+
+def _delays(manifests: Sequence[Manifest], until_ms: int) -> list[float]:
+    """From the append of each install that is first learned in one of these."""
+    return [float(until_ms - ingest_ms) for manifest in manifests for ingest_ms in manifest.ingest_ms]

@@ -1,7 +1,7 @@
-"""The open-loop client of the demo: asks by schedule, whether answers come or not, for users who appear in `events`.
+"""The open-loop client of the demo: sends ranking requests by schedule, answered or not, for users seen in `events`.
 
-A process of its own, so that nothing else delays it. Latency is counted from the intended moment of
-sending until the reply is in the caller's hands: a late send is part of it.
+A process of its own, so that nothing else delays it. Latency is counted from the intended send time until the reply is
+at the caller: a late send is part of it.
 """
 
 import sys
@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,17 +22,17 @@ from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import END, START, Log, Record, partition_of
 from stream.runtime.errors import ThalwegError
 from stream.runtime.settings import Settings
-from thalweg.demo.caller import own_request_id
+from thalweg.demo.caller import request_id_for
 
-USERS_MAX: Final = 256  # of those who appeared last
-WATCH_EVERY_S: Final = 0.25  # each look at `events` costs the broker a fetch
+USERS_MAX: Final = 256  # the users who were seen last
+WATCH_EVERY_S: Final = 0.25  # each poll of `events` costs the broker a fetch
 UNANSWERED_S: Final = 5.0
 
 
-class Observed(msgspec.Struct, array_like=True):
-    """One request and what became of it. `error` is empty, or says why there's no list. Times of the wall are ms.
+class RequestOutcome(msgspec.Struct, array_like=True):
+    """One request and its outcome. `error` is empty, or says why there's no list.
 
-    `latency_ms`: intended send → reply at the caller. `reply`: in full, for a sample.
+    `latency_ms`: intended send → reply at the caller. `reply`: the whole reply, for a sample.
     """
 
     user: str
@@ -47,18 +48,18 @@ class Observed(msgspec.Struct, array_like=True):
 
 
 @dataclass(frozen=True)
-class AskerConfig:
-    """How often, how many items, and which part of the replies is given in full."""
+class OpenLoopConfig:
+    """Requests a second, items a request, and every how many replies one is kept whole."""
 
     rps: float = 50.0
     k: int = 10
     sample_every: int = 5
 
 
-class Asker:
-    """Three threads: one sends, one takes replies, one keeps the users who appeared last."""
+class OpenLoopClient:
+    """Three threads: one sends, one receives, one watches which users were seen last."""
 
-    def __init__(self, log: Log, config: AskerConfig) -> None:
+    def __init__(self, log: Log, config: OpenLoopConfig) -> None:
         self._log = log
         self._config = config
         self._requests = log.partitions(REQUESTS.name)
@@ -66,49 +67,49 @@ class Asker:
         self._users: OrderedDict[str, int] = OrderedDict()  # user → event time of the last page
         self._pending: dict[str, tuple[str, float]] = {}  # request id → user, intended time (monotonic)
         self._answered = 0
-        self._out: list[Observed] = []
+        self._outcomes: list[RequestOutcome] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._failure: Exception | None = None
-        self._answers = log.reader(REPLIES.name, {0: END})
-        # From the start and everywhere, until somebody appears: a short replay may be over before this process reads.
-        self._events = log.reader(EVENTS.name, dict.fromkeys(range(log.partitions(EVENTS.name)), START))
+        self._reply_reader = log.reader(REPLIES.name, {0: END})
+        # All partitions from their start, until a user is seen: a short replay may be over before this process reads.
+        self._event_reader = log.reader(EVENTS.name, dict.fromkeys(range(log.partitions(EVENTS.name)), START))
         self._threads = [
-            threading.Thread(target=self._guarded, args=(loop,), daemon=True)
-            for loop in (self._watch, self._take, self._send)
+            threading.Thread(target=self._run, args=(loop,), daemon=True)
+            for loop in (self._watch_users, self._receive, self._send)
         ]
 
     def start(self) -> None:
-        """Ask until `stop`, from the first user on."""
+        """Send requests until `stop`, from the first user on."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ask no more; what was asked is still waited for."""
+        """Send no more; pending replies are still waited for."""
         self._stop.set()
 
     @property
     def running(self) -> bool:
-        """Whether there's still something to be observed."""
+        """Whether there may be further outcomes."""
         return any(thread.is_alive() for thread in self._threads)
 
-    def observed(self) -> list[Observed]:
-        """What came since the last call. Raises what broke the asker."""
+    def take(self) -> list[RequestOutcome]:
+        """Outcomes since the last call. Raises the error that ended a thread."""
         with self._lock:
-            out, self._out = self._out, []
+            outcomes, self._outcomes = self._outcomes, []
         if self._failure is not None:
             raise self._failure
-        return out
+        return outcomes
 
     def close(self) -> None:
-        """Stop, and leave the log's readers."""
+        """Stop, and close the readers; the log stays open."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        self._answers.close()
-        self._events.close()
+        self._reply_reader.close()
+        self._event_reader.close()
 
-    def _guarded(self, loop: Callable[[], None]) -> None:
+    def _run(self, loop: Callable[[], None]) -> None:
         try:
             loop()
         except ThalwegError as bad:
@@ -116,7 +117,7 @@ class Asker:
             self._stop.set()
 
     def _send(self) -> None:
-        """One request at each intended moment, from the first user on."""
+        """One request at each intended time, from the first user on."""
         while not self._users and not self._stop.is_set():
             time.sleep(0.01)
         begun_s = time.monotonic()
@@ -124,7 +125,7 @@ class Asker:
         while not self._stop.is_set():
             intended_s = begun_s + number / self._config.rps
             number += 1
-            request_id = own_request_id(0, self._replies)
+            request_id = request_id_for(0, self._replies)
             wait_s = intended_s - time.monotonic()
             if wait_s > 0:
                 time.sleep(wait_s)
@@ -135,26 +136,26 @@ class Asker:
             self._log.send(REQUESTS.name, partition_of(request_id, self._requests), encode_record([request]))
 
     def _pick(self, number: int) -> tuple[str, int]:
-        """One of the users who appeared last, in turn, and that user's event time."""
+        """One of the users who were seen last, in turn, and that user's event time."""
         users = list(self._users)
         user = users[number % len(users)]
         return user, self._users[user]
 
-    def _watch(self) -> None:
-        """Keep the users of the partition in which the first appeared: a part of all is enough to ask for."""
+    def _watch_users(self) -> None:
+        """Follow the users of the partition in which the first one is seen: a part of all users is enough."""
         while not self._users and not self._stop.wait(WATCH_EVERY_S):
-            for record in self._events.poll(0.2):
-                if self._keep_users(record):
-                    self._events.close()
-                    self._events = self._log.reader(EVENTS.name, {record.partition: record.offset + 1})
+            for record in self._event_reader.poll(0.2):
+                if self._add_users(record):
+                    self._event_reader.close()
+                    self._event_reader = self._log.reader(EVENTS.name, {record.partition: record.offset + 1})
                     break
         while not self._stop.wait(WATCH_EVERY_S):
-            for record in self._events.poll(0.2):
-                self._keep_users(record)
+            for record in self._event_reader.poll(0.2):
+                self._add_users(record)
 
-    def _keep_users(self, record: Record) -> bool:
-        """The users of its pages are now the last who appeared. False: it has no page."""
-        pages = [one for one in decode_events(record.value or b"")[0] if isinstance(one, Impression)]
+    def _add_users(self, record: Record) -> bool:
+        """The users of its pages become those seen last. False: it has no page."""
+        pages = [event for event in decode_events(record.value or b"")[0] if isinstance(event, Impression)]
         with self._lock:
             for page in pages:
                 self._users[page.user] = page.time_ms
@@ -163,55 +164,51 @@ class Asker:
                 self._users.popitem(last=False)
         return bool(pages)
 
-    def _take(self) -> None:
+    def _receive(self) -> None:
         while self._pending or not self._stop.is_set():
-            records = self._answers.poll(0.05)
+            records = self._reply_reader.poll(0.05)
             now_s = time.monotonic()
             for record in records:
                 for reply in decode_replies(record.value or b""):
-                    self._answer(reply, record.time_ms, now_s)
-            self._give_up(now_s)
+                    self._add_reply(reply, record.time_ms, now_s)
+            self._expire(now_s)
 
-    def _answer(self, reply: RankReply, appended_ms: int, now_s: float) -> None:
+    def _add_reply(self, reply: RankReply, appended_ms: int, now_s: float) -> None:
         with self._lock:
             user, intended_s = self._pending.pop(reply.request_id, ("", 0.0))
             if not user:
-                return  # not ours
+                return  # another caller's
             self._answered += 1
             whole = reply if self._answered % self._config.sample_every == 0 else None
-            self._out.append(
-                Observed(user, (now_s - intended_s) * 1000, appended_ms, reply.version, reply.live_since_ms,
-                         reply.staleness_ms, reply.scored, reply.notes, reply.error, whole)
+            self._outcomes.append(
+                RequestOutcome(user, (now_s - intended_s) * 1000, appended_ms, reply.version, reply.live_since_ms,
+                               reply.staleness_ms, reply.scored, reply.notes, reply.error, whole)
             )  # fmt: skip
 
-    def _give_up(self, now_s: float) -> None:
-        """A request that nobody answered is an error, not a gap in the figures."""
+    def _expire(self, now_s: float) -> None:
+        """A request without a reply is an error, not a gap in the figures."""
         with self._lock:
-            late = [i for i, (_, intended_s) in self._pending.items() if now_s - intended_s > UNANSWERED_S]
-            for request_id in late:
+            expired = [i for i, (_, intended_s) in self._pending.items() if now_s - intended_s > UNANSWERED_S]
+            for request_id in expired:
                 user, _ = self._pending.pop(request_id)
-                self._out.append(Observed(user, UNANSWERED_S * 1000, error=f"no answer within {UNANSWERED_S:g} s"))
+                error = f"no answer within {UNANSWERED_S:g} s"
+                self._outcomes.append(RequestOutcome(user, UNANSWERED_S * 1000, error=error))
 
 
-def run_asker(settings: Settings, config: AskerConfig) -> None:
-    """Ask until stdin ends, which it does when whoever started this ends; a JSON line on stdout for each Observed."""
-    log = KafkaLog(settings)
-    asker = Asker(log, config)
+def run_open_loop_client(settings: Settings, config: OpenLoopConfig) -> None:
+    """Run until stdin closes, at the latest when the parent process ends; an outcome a line, as JSON, on stdout."""
+    with closing(KafkaLog(settings)) as log, closing(OpenLoopClient(log, config)) as client:
 
-    def listen() -> None:
-        sys.stdin.read()
-        asker.stop()
+        def wait_for_end() -> None:
+            sys.stdin.read()
+            client.stop()
 
-    threading.Thread(target=listen, daemon=True).start()
-    asker.start()
-    try:
+        threading.Thread(target=wait_for_end, daemon=True).start()
+        client.start()
         more = True
         while more:
-            more = asker.running
-            for one in asker.observed():
-                sys.stdout.buffer.write(msgspec.json.encode(one) + b"\n")
+            more = client.running
+            for outcome in client.take():
+                sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
             sys.stdout.buffer.flush()
             time.sleep(0.1)
-    finally:
-        asker.close()
-        log.close()

@@ -1,6 +1,6 @@
-"""No reply mixes two versions: replies are made again from the snapshot of the version that they name.
+"""Checks that no reply mixes two versions: replies are recomputed from the snapshot of the version that they name.
 
-Both halves: the statistics in a reply's features are that version's, and so are the scores that it gives them.
+Both halves: the statistics in a reply's features are that version's, and so are the scores of these features.
 """
 
 from collections import defaultdict
@@ -21,16 +21,16 @@ DIFFERENCE_MAX: Final = 1e-5
 
 
 @dataclass(frozen=True)
-class Recount:
+class RescoreCounts:
     """How many replies were recomputed, how many of them their version doesn't explain, and how many couldn't be."""
 
     checked: int
     mixed: int
-    gone: int  # their version isn't kept any more, or they have none
+    unavailable: int  # their version was collected, or they have none
 
 
-def recount(store: SnapshotStore, model: str, replies: Sequence[RankReply]) -> Recount:
-    """Score these replies again, version by version. Raises StoreUnavailable."""
+def rescore(store: SnapshotStore, model: str, replies: Sequence[RankReply]) -> RescoreCounts:
+    """Recompute these replies, version by version. Raises StoreUnavailable."""
     by_version: dict[int, list[RankReply]] = defaultdict(list)
     for reply in replies:
         if reply.version and reply.items:
@@ -44,11 +44,11 @@ def recount(store: SnapshotStore, model: str, replies: Sequence[RankReply]) -> R
             continue
         checked += len(by_version[number])
         mixed += sum(not explains(version, reply) for reply in by_version[number])
-    return Recount(checked, mixed, len(replies) - checked)
+    return RescoreCounts(checked, mixed, len(replies) - checked)
 
 
 def explains(version: Version, reply: RankReply) -> bool:
-    """Whether this version gives the reply's page its statistics, to the bit, and then its items their scores."""
+    """Whether this version gives the reply's page its statistics, to the bit, and its items their scores."""
     try:
         words = words_of(reply.features, version.plan.layout, len(reply.items))
         scores = score_features(version, reply.features, len(reply.items))

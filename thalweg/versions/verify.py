@@ -1,4 +1,4 @@
-"""Are the versions that a store keeps what rankers would take? Each content is read once, whoever names it."""
+"""Verifies that rankers would accept the versions in a store. Each content is read once, however many versions name it."""
 
 from collections.abc import Iterator
 
@@ -17,86 +17,84 @@ Name = tuple[str, ...]  # a content: its spec, its part, its digests
 
 
 class Verifier:
-    """Looks at versions, oldest first. Those that a live store drops before they're read are counted, not blamed."""
+    """Verifies versions, oldest first. Versions that a live store collects meanwhile are counted, not faults."""
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
-        self._plans: dict[str, Plan] = {}  # by fingerprint
-        self._sound: set[Name] = set()
-        self._faults: dict[Name, tuple[str, list[int]]] = {}  # where and why, and which versions name it
+        self._valid: set[Name] = set()
+        self._faults: dict[Name, tuple[str, list[int]]] = {}  # message, and the versions that name it
         self._blobs: set[str] = set()
-        self.collected = 0  # versions that went before they were read
+        self.collected = 0  # versions that were collected before they were read
 
     @property
     def contents(self) -> int:
-        """How many were read, sound or not."""
-        return len(self._sound) + sum(len(name) > 1 for name in self._faults)
+        """How many contents were read, valid or not."""
+        return len(self._valid) + sum(len(name) > 1 for name in self._faults)
 
     @property
     def blobs(self) -> int:
-        """How many different ones are named."""
+        """How many different blobs are named."""
         return len(self._blobs)
 
     def faults(self) -> Iterator[str]:
         """A line for each manifest and each content that is wrong."""
-        for where, versions in self._faults.values():
+        for message, versions in self._faults.values():
             more = f" ({len(versions)} versions name it, up to {versions[-1]})" if len(versions) > 1 else ""
-            yield f"{where}{more}"
+            yield f"{message}{more}"
 
-    def look(self, number: int) -> None:
-        """Read a version as far as it's new. Raises StoreUnavailable."""
+    def verify(self, number: int) -> None:
+        """Verify a version; contents of earlier ones aren't read again. Raises StoreUnavailable."""
         try:
             manifest = self._store.manifest(number)
         except BadSnapshot as bad:
-            self._blame((str(number),), number, str(bad))
+            self._add_fault((str(number),), number, str(bad))
             return
         try:
-            plan = self._plan(manifest)
+            plan = _plan(manifest)
         except BadSnapshot as bad:
-            self._blame((str(number),), number, f"version {number}: {bad}")
+            self._add_fault((str(number),), number, f"version {number}: {bad}")
             return
         for part, version in manifest.parts.items():
             for digests in version.contents():
                 name = (manifest.fingerprint, part, *digests)
                 if name in self._faults:
                     self._faults[name][1].append(number)
-                elif name not in self._sound:
+                elif name not in self._valid:
                     try:
-                        check(part, fetch(self._store, digests), plan)
+                        validate_content(part, fetch(self._store, digests), plan)
                     except BadSnapshot as bad:
-                        if not self._blame(name, number, f"version {number}, {part}: {bad}"):
+                        if not self._add_fault(name, number, f"version {number}, {part}: {bad}"):
                             return
                     else:
-                        self._sound.add(name)
+                        self._valid.add(name)
         self._blobs.update(named_blobs(manifest))
 
-    def _blame(self, name: Name, number: int, where: str) -> bool:
-        """What is wrong with a version that is still kept is wrong; is it kept?"""
-        kept = number in self._store.versions()
-        if kept:
-            self._faults[name] = where, [number]
+    def _add_fault(self, name: Name, number: int, message: str) -> bool:
+        """Add a fault, unless the version was collected meanwhile; returns whether it's still there."""
+        is_retained = number in self._store.versions()
+        if is_retained:
+            self._faults[name] = message, [number]
         else:
             self.collected += 1
-        return kept
-
-    def _plan(self, manifest: Manifest) -> Plan:
-        """The spec that it carries, compiled; all its parts are there."""
-        plan = self._plans.get(manifest.fingerprint)
-        try:
-            spec = decode_spec(manifest.spec)
-            if spec.fingerprint() != manifest.fingerprint:
-                raise BadSnapshot(f"it says it's of spec {manifest.fingerprint}, but carries {spec.fingerprint()}")
-            plan = plan or Plan(spec)
-        except SpecError as bad:
-            raise BadSnapshot(f"its spec can't be read: {bad}") from None
-        if missing := {"wide", "statistics", *plan.spec.parts} - manifest.parts.keys():
-            raise BadSnapshot(f"it lacks {', '.join(sorted(missing))}, which its spec asks for")
-        self._plans[manifest.fingerprint] = plan
-        return plan
+        return is_retained
 
 
-def check(part: str, content: Content, plan: Plan) -> None:
-    """A content as rankers check it. Raises BadSnapshot. What no ranker reads only has to be a content."""
+def _plan(manifest: Manifest) -> Plan:
+    """The spec in the manifest, compiled. Raises BadSnapshot, also when a part is missing."""
+    try:
+        spec = decode_spec(manifest.spec)
+        if spec.fingerprint() != manifest.fingerprint:
+            raise BadSnapshot(f"it says it's of spec {manifest.fingerprint}, but carries {spec.fingerprint()}")
+        plan = Plan(spec)
+    except SpecError as bad:
+        raise BadSnapshot(f"its spec can't be read: {bad}") from None
+    if missing := {"wide", "statistics", *spec.parts} - manifest.parts.keys():
+        raise BadSnapshot(f"it lacks {', '.join(sorted(missing))}, which its spec asks for")
+    return plan
+
+
+def validate_content(part: str, content: Content, plan: Plan) -> None:
+    """Validate a content as rankers do; parts that no ranker reads are accepted. Raises BadSnapshot."""
     if part == "wide":
         check_once(wide_change(content))
     elif part == "statistics":

@@ -1,6 +1,7 @@
-"""What a restart of the joiner costs now: it reads again whatever its commit had to stay behind, a window at least."""
+"""What a restart of the joiner costs now: it reads everything from its commit on again, at least a window."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,11 +15,11 @@ from stream.runtime.settings import Settings
 
 RECORD_S: Final = 150e-6  # of one core: Faust's share of a record, and
 PAGE_S: Final = 25e-6  # the join's of a page (docs/benchmarks.md)
-SAMPLES: Final = 20  # records looked at, spread over what is read again
+SAMPLES: Final = 20  # records, spread over the offsets that are read again
 
 
 @dataclass(frozen=True)
-class Reread:
+class ReplayCost:
     """Records and pages (an estimate) between the joiner's commits and the end of `events`."""
 
     records: int
@@ -32,36 +33,27 @@ class Reread:
         )
 
 
-def reread(settings: Settings) -> Reread | None:
-    """As of now, for all partitions together; None while nothing was ever committed. Raises LogError."""
-    commits = group_commits(settings, "joiner", EVENTS.name)
-    if not commits:
-        return None
-    log = KafkaLog(settings)
+def replay_cost(settings: Settings) -> ReplayCost | None:
+    """The cost now, of all partitions; None without topics, broker, or a commit of the joiner."""
     try:
-        ends = log.ends(EVENTS.name)
-        behind = {p: range(offset, ends[p]) for p, (offset, _) in commits.items() if offset < ends[p]}
-        records = sum(map(len, behind.values()))
-        pages = 0.0
-        for partition, offsets in behind.items():
-            looked_at = _spread(offsets, max(1, round(SAMPLES * len(offsets) / records)))
-            pages += len(offsets) * sum(_pages_at(log, partition, looked_at)) / len(looked_at)
-        return Reread(records, round(pages))
-    finally:
-        log.close()
-
-
-def told(settings: Settings) -> str:
-    """A line for people, empty while there is nothing to say: no topics, no joiner, no broker."""
-    try:
-        found = reread(settings)
+        commits = group_commits(settings, "joiner", EVENTS.name)
+        if not commits:
+            return None
+        with closing(KafkaLog(settings)) as log:
+            ends = log.ends(EVENTS.name)
+            uncommitted = {p: range(offset, ends[p]) for p, (offset, _) in commits.items() if offset < ends[p]}
+            records = sum(map(len, uncommitted.values()))
+            pages = 0.0
+            for partition, offsets in uncommitted.items():
+                sample = _spread(offsets, max(1, round(SAMPLES * len(offsets) / records)))
+                pages += len(offsets) * sum(_page_counts(log, partition, sample)) / len(sample)
+            return ReplayCost(records, round(pages))
     except (LogError, SettingsError):
-        return ""
-    return "" if found is None else str(found)
+        return None
 
 
 def _spread(offsets: range, count: int) -> list[int]:
-    """At most so many of them, at even distances, none at an end.
+    """At most `count` of the offsets, evenly spaced, none at an end.
 
     >>> _spread(range(100, 200), 4), _spread(range(7, 9), 5)
     ([112, 137, 162, 187], [7, 8])
@@ -70,13 +62,10 @@ def _spread(offsets: range, count: int) -> list[int]:
     return [offsets[(2 * k + 1) * len(offsets) // (2 * count)] for k in range(count)]
 
 
-def _pages_at(log: KafkaLog, partition: int, offsets: list[int]) -> Iterator[int]:
-    """How many pages the records there hold, those that come within a second."""
-    reader = log.reader(EVENTS.name, {partition: offsets[0]})
-    try:
+def _page_counts(log: KafkaLog, partition: int, offsets: list[int]) -> Iterator[int]:
+    """The number of pages in each of these records; a record that takes longer than a second is left out."""
+    with closing(log.reader(EVENTS.name, {partition: offsets[0]})) as reader:
         for offset in offsets:
             reader.seek(partition, offset)
             for record in reader.poll(1.0, 1):
                 yield sum(isinstance(event, Impression) for event in decode_events(record.value or b"")[0])
-    finally:
-        reader.close()

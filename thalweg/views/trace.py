@@ -1,4 +1,4 @@
-"""A page's life: its place in the log, its installs, the labels told of it and why, the versions that have them."""
+"""The trace of a page: its record, its installs, the labels emitted for it and why, the versions that learned them."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,45 +14,39 @@ from stream.snapshots.manifest import Manifest
 from stream.snapshots.store import SnapshotStore
 from thalweg.audit.log_scan import SKEW_MS, span
 from thalweg.audit.rules import AuditRules
-from thalweg.views.attribution_explain import Around, Met
-from thalweg.views.dead_letters import letters_of
+from thalweg.views.attribution_explain import PageContext, PositionedEvent
+from thalweg.views.dead_letters import read_dead_letters
 
-REACH_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, 24 * 3_600_000)  # how far back to look, step by step
-SLACK_MS: Final = 600_000  # a joiner tells by then, or was down: then all of `examples` is looked through
-AFTER_MS: Final = 600_000  # so long after a page's life installs that came too late for it are looked for
+LOOK_BACK_MS: Final = (60_000, 600_000, 3_600_000, 6 * 3_600_000, 24 * 3_600_000)  # searched one after the other
+EMIT_SLACK_MS: Final = 600_000  # a joiner emits by then, or was down: then all of `examples` is searched
+LATE_INSTALLS_MS: Final = 600_000  # installs are read for this long after the page is final, to explain late ones
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happened. `time_ms`: its append to the log; of a version, when it was made."""
+    """One thing that happened. `time_ms`: its append to the log; of a version, its creation."""
 
-    what: str
-    where: str
+    kind: str
+    location: str
     time_ms: int
-    says: str
+    text: str
 
 
 @dataclass
-class Life:
-    """A page's life, in order of time. `page` None: only dead letters tell of it."""
+class PageTrace:
+    """What happened to a page, in order of time. `page` None: only dead letters mention it."""
 
     request_id: str
     page: Impression | None = None
-    place: str = ""
+    location: str = ""  # partition:offset
     appended_ms: int = 0
     steps: list[Step] = field(default_factory=list)
-    labels: dict[str, int] = field(default_factory=dict)  # the last one told, by item
+    labels: dict[str, int] = field(default_factory=dict)  # the last one emitted, by item
     versions: list[int] = field(default_factory=list)
 
-    def count(self, what: str) -> int:
-        """How many steps of a kind."""
-        return sum(step.what == what for step in self.steps)
-
-
-@dataclass(frozen=True)
-class _Found:
-    page: Impression
-    record: Record
+    def count(self, kind: str) -> int:
+        """Number of steps of a kind."""
+        return sum(step.kind == kind for step in self.steps)
 
 
 def trace(
@@ -64,207 +58,213 @@ def trace(
     since_ms: int,
     user: str = "",
     store: SnapshotStore | None = None,
-) -> Life:
-    """Look for the page among what was appended since `since_ms`, the newest first, and tell its life.
+) -> PageTrace:
+    """Search what was appended since `since_ms` for the page, the newest first, and trace it.
 
-    `user`: whose page it is, if known: only one partition is read then. `store`: the model's snapshots, if they can
-    be had. Raises DataError when nothing tells of the page, LogError, StoreUnavailable.
+    `user`: the page's user, if known: only one partition is read then. `store`: the model's snapshots, if available.
+    Raises DataError when nothing mentions the page, LogError, StoreUnavailable.
     """
-    life = Life(request_id)
+    traced = PageTrace(request_id)
     found = _find(log, request_id, now_ms, since_ms, user)
     if found is not None:
-        around = _around(log, rules, found)
-        if (first := around.before()) is not None:
-            assert isinstance(first.event, Impression)
-            found = _Found(first.event, first.record)
-            around = _around(log, rules, found)
-        page, record = found.page, found.record
-        life.page, life.place, life.appended_ms = page, f"{record.partition}:{record.offset}", record.time_ms
-        said = f"user {page.user}, {len(page.items)} items, event time {page.time_ms}"
+        context = _page_context(log, rules, *found)
+        if (original := context.original()) is not None:
+            assert isinstance(original.event, Impression)
+            found = original.event, original.record
+            context = _page_context(log, rules, *found)
+        page, record = found
+        traced.page, traced.location, traced.appended_ms = page, f"{record.partition}:{record.offset}", record.time_ms
+        text = f"user {page.user}, {len(page.items)} items, event time {page.time_ms}"
         ranked = f", ranked by version {page.version}" if page.version else ", ranked by no version"
-        life.steps.append(Step("page", f"{EVENTS.name} {life.place}", record.time_ms, said + ranked))
-        told = _examples(log, around, life)
-        if not life.labels and around.ended and page.time_ms + rules.life_ms <= _begin_ms(rules, record):
-            # Was event time that far already? Only what is older can tell.
-            around = _around(log, rules, found, log.starts(EVENTS.name)[record.partition])
-        if around.late:
+        traced.steps.append(Step("page", f"{EVENTS.name} {traced.location}", record.time_ms, text + ranked))
+        examples = _example_steps(log, context, traced)
+        if not traced.labels and context.final_record and page.time_ms + rules.life_ms <= _relevant_ms(rules, record):
+            # Event time may have been that far already: only older records show it.
+            context = _page_context(log, rules, *found, log.starts(EVENTS.name)[record.partition])
+        if context.is_late:
             late = f"; it came too late to count: event time had passed {page.time_ms + rules.life_ms}"
-            life.steps[0] = replace(life.steps[0], says=life.steps[0].says + late)
-        life.steps += [*_events(around, life), *told]
-        _versions(store, life)
+            traced.steps[0] = replace(traced.steps[0], text=traced.steps[0].text + late)
+        traced.steps += [*_event_steps(context, traced), *examples]
+        _add_versions(store, traced)
     for topic in (EVENTS.name, EXAMPLES.name):
-        for letter in letters_of(log, topic, since_ms):
-            if request_id.encode() in letter.held.original:
-                why = f"{letter.held.error}: {letter.held.message}; thalweg dlq show {letter.number} --topic {topic}"
-                life.steps.append(Step("dead letter", letter.place, letter.time_ms, why))
-    if not life.steps:
+        for entry in read_dead_letters(log, topic, since_ms):
+            if request_id.encode() in entry.dead_letter.original:
+                reason = f"{entry.dead_letter.error}: {entry.dead_letter.message}"
+                hint = f"thalweg dlq show {entry.number} --topic {topic}"
+                traced.steps.append(Step("dead letter", entry.source, entry.time_ms, f"{reason}; {hint}"))
+    if not traced.steps:
         raise DataError(
             f"no page {request_id} was appended to `{EVENTS.name}` in that time, nor is there a dead letter of it: "
-            "look further back with --since 7d, check the id, and whether whoever shows pages writes them"
+            "look further back with --since 7d, check the id, and check that impressions are written to the log"
         )
-    life.steps.sort(key=lambda step: step.time_ms)  # stable: in order of the log where times are equal
-    return life
+    traced.steps.sort(key=lambda step: step.time_ms)  # stable: in order of the log where times are equal
+    return traced
 
 
-def _find(log: Log, request_id: str, now_ms: int, since_ms: int, user: str) -> _Found | None:
-    """The page's first record within the newest stretch of time that has one."""
+def _find(log: Log, request_id: str, now_ms: int, since_ms: int, user: str) -> tuple[Impression, Record] | None:
+    """The page and its first record, in the newest time range that has one."""
     needle = request_id.encode()
     ends: Mapping[int, int] = log.ends(EVENTS.name)
-    wanted = {partition_of(user, len(ends))} if user else set(ends)
-    for back_ms in (*REACH_MS, now_ms):
+    partitions = {partition_of(user, len(ends))} if user else set(ends)
+    for back_ms in (*LOOK_BACK_MS, now_ms):
         from_ms = max(since_ms, now_ms - back_ms)
         begin = log.offsets_at(EVENTS.name, from_ms)
-        stretch = span(log, EVENTS.name, {p: at for p, at in begin.items() if p in wanted}, ends)
-        for record in stretch:
+        records = span(log, EVENTS.name, {p: offset for p, offset in begin.items() if p in partitions}, ends)
+        for record in records:
             if needle in (record.value or b""):  # reading is fast, decoding isn't
                 for event in decode_events(record.value or b"")[0]:
                     if isinstance(event, Impression) and event.request_id == request_id:
-                        stretch.close()
-                        return _Found(event, record)
+                        records.close()
+                        return event, record
         if from_ms == since_ms:
             return None
-        ends = {p: min(at, ends[p]) for p, at in begin.items()}
+        ends = {p: min(offset, ends[p]) for p, offset in begin.items()}
     return None
 
 
-def _begin_ms(rules: AuditRules, record: Record) -> int:
-    """From when on events matter to a page."""
+def _relevant_ms(rules: AuditRules, record: Record) -> int:
+    """Append time from which events matter to a page."""
     return record.time_ms - rules.life_ms - rules.lateness_ms
 
 
-def _around(log: Log, rules: AuditRules, found: _Found, begin: int | None = None) -> Around:
-    """What the page's partition has of its user, from `begin` until some time after the page can be corrected."""
+def _page_context(
+    log: Log, rules: AuditRules, page: Impression, record: Record, begin: int | None = None
+) -> PageContext:
+    """The user's events in the page's partition, from offset `begin` until some time after the page is final."""
     if begin is None:
-        begin = log.offsets_at(EVENTS.name, _begin_ms(rules, found.record))[found.record.partition]
-    around = Around(rules, found.page, found.record.offset)
-    for record in around.take(_one(log, EVENTS.name, found.record.partition, begin)):
-        if around.ended and record.time_ms > around.ended.time_ms + AFTER_MS:
+        begin = log.offsets_at(EVENTS.name, _relevant_ms(rules, record))[record.partition]
+    context = PageContext(rules, page, record.offset)
+    for one in context.read(_partition_records(log, EVENTS.name, record.partition, begin)):
+        if context.final_record and one.time_ms > context.final_record.time_ms + LATE_INSTALLS_MS:
             break
-    return around
+    return context
 
 
-def _events(around: Around, life: Life) -> Iterator[Step]:
-    """Repetitions, when the window was over, installs and retractions of the page's items."""
-    page = around.page
-    there = set(page.items)
-    for met in around.pages:
-        if isinstance(met.event, Impression) and met.event.request_id == page.request_id and met is not around.place:
-            new = [item for item in met.event.items if item not in there and item in around.items]
-            there.update(new)
+def _event_steps(context: PageContext, traced: PageTrace) -> Iterator[Step]:
+    """Repetitions, the end of the window, installs and retractions of the page's items."""
+    page = context.page
+    known = set(page.items)
+    for positioned in context.pages:
+        event = positioned.event
+        if isinstance(event, Impression) and event.request_id == page.request_id and positioned is not context.shown:
+            new = [item for item in event.items if item not in known and item in context.items]
+            known.update(new)
             extends = f"extends the page by {', '.join(new)}"
-            yield _step("page again", met.record, extends if new else "a repetition: counts once")
-    if around.closed:
-        close_ms = page.time_ms + around.rules.window_ms
-        yield _step("window over", around.closed, f"event time has passed {close_ms} and the lateness")
-    for met in around.installs:
-        if isinstance(met.event, Install) and met.event.item in around.items:
-            yield _install(met, met.event, around, life)
+            yield _step("page again", positioned.record, extends if new else "a repetition: counts once")
+    if context.closing_record:
+        close_ms = page.time_ms + context.rules.window_ms
+        yield _step("window over", context.closing_record, f"event time has passed {close_ms} and the lateness")
+    for positioned in context.installs:
+        if isinstance(positioned.event, Install) and positioned.event.item in context.items:
+            yield _install_step(positioned, positioned.event, context, traced)
 
 
-def _install(met: Met, install: Install, around: Around, life: Life) -> Step:
-    """An install, and whose it is; or why there's no positive of it."""
-    page, rules = around.page, around.rules
-    said = f"item {install.item}, id {install.install_id}, {install.time_ms - page.time_ms:+} ms of event time"
+def _install_step(positioned: PositionedEvent, install: Install, context: PageContext, traced: PageTrace) -> Step:
+    """An install, and why there's no positive for it."""
+    page, rules = context.page, context.rules
+    text = f"item {install.item}, id {install.install_id}, {install.time_ms - page.time_ms:+} ms of event time"
     if install.retracted:
-        return _step("retraction", met.record, said)
-    said += "; it names this page" if install.request_id == page.request_id else ""
-    why = around.why_not(met)
-    if not why and life.labels.get(install.item) != 1:
-        waits = rules.policy == "wait" and around.closed is None
-        why = "no positive is told yet: " + (
-            "the policy waits for the window's end" if waits else "the joiner isn't there yet, else ask `thalweg audit`"
+        return _step("retraction", positioned.record, text)
+    text += "; it names this page" if install.request_id == page.request_id else ""
+    reason = context.rejection_reason(positioned)
+    if not reason and traced.labels.get(install.item) != 1:
+        is_waiting = rules.policy == "wait" and context.closing_record is None
+        reason = "no positive is emitted yet: " + (
+            "the policy waits for the window's end"
+            if is_waiting
+            else "the joiner isn't there yet, else ask `thalweg audit`"
         )
-    return _step("install", met.record, f"{said}; {why}" if why else said)
+    return _step("install", positioned.record, f"{text}; {reason}" if reason else text)
 
 
-def _examples(log: Log, around: Around, life: Life) -> list[Step]:
-    """Every record of examples that tells of the page; its last labels go into `life`."""
-    page, steps = around.page, list[Step]()
+def _example_steps(log: Log, context: PageContext, traced: PageTrace) -> list[Step]:
+    """A step for each record of the page's examples; sets the last labels in `traced`."""
+    page, steps = context.page, list[Step]()
     ends = log.ends(EXAMPLES.name)
     partition = partition_of(page.user, len(ends)) if len(ends) > 1 else 0
-    last_ms = around.ended.time_ms if around.ended else around.read_ms
+    last_ms = context.final_record.time_ms if context.final_record else context.last_append_ms
     end = ends[partition]
     first, soon = (
-        log.offsets_at(EXAMPLES.name, at)[partition] for at in (life.appended_ms - SKEW_MS, last_ms + SLACK_MS)
+        log.offsets_at(EXAMPLES.name, time_ms)[partition]
+        for time_ms in (traced.appended_ms - SKEW_MS, last_ms + EMIT_SLACK_MS)
     )
     needle = page.request_id.encode()
     seen: set[int] = set()
     for begin, until in ((first, min(soon, end)), (soon, end)):
-        for record in _one(log, EXAMPLES.name, partition, begin, until):
+        for record in _partition_records(log, EXAMPLES.name, partition, begin, until):
             if needle in (record.value or b""):
-                for told in decode_examples(record.value or b"")[0]:
-                    if told.page.request_id == page.request_id:
-                        steps += _told(record, told, seen)
-                        items = (told.page.items[position] for position in told.positions)
-                        life.labels.update(zip(items, told.labels, strict=True))
-        if life.labels == around.labels():
+                for examples in decode_examples(record.value or b"")[0]:
+                    if examples.page.request_id == page.request_id:
+                        steps += _steps_of(record, examples, seen)
+                        items = (examples.page.items[position] for position in examples.positions)
+                        traced.labels.update(zip(items, examples.labels, strict=True))
+        if traced.labels == context.labels():
             break
     return steps
 
 
-def _told(record: Record, told: Examples, seen: set[int]) -> Iterator[Step]:
+def _steps_of(record: Record, examples: Examples, seen: set[int]) -> Iterator[Step]:
     """A step for each reason and label."""
-    kinds: dict[tuple[int, int, bool], list[int]] = {}
-    for row, example in enumerate(told.ids):
-        kinds.setdefault((told.reasons[row], told.labels[row], example in seen), []).append(row)
-    seen.update(told.ids)
-    for (reason, label, again), rows in kinds.items():
-        items = ", ".join(told.page.items[told.positions[row]] for row in rows)
-        delay_ms = record.time_ms - max(told.ingest_ms[row] for row in rows)
+    groups: dict[tuple[int, int, bool], list[int]] = {}
+    for row, example_id in enumerate(examples.ids):
+        groups.setdefault((examples.reasons[row], examples.labels[row], example_id in seen), []).append(row)
+    seen.update(examples.ids)
+    for (reason, label, is_duplicate), rows in groups.items():
+        items = ", ".join(examples.page.items[examples.positions[row]] for row in rows)
+        delay_ms = record.time_ms - max(examples.ingest_ms[row] for row in rows)
         cause = "the record that closed the window" if reason == WINDOW_CLOSED else "the event that caused it"
-        said = f"label {label}, {REASONS[reason]}: {items}; {delay_ms} ms after {cause}"
-        yield _step("example", record, said + ("; told before, with the same ids: learned once" if again else ""))
+        text = f"label {label}, {REASONS[reason]}: {items}; {delay_ms} ms after {cause}"
+        text += "; emitted before, with the same ids: learned once" if is_duplicate else ""
+        yield _step("example", record, text)
 
 
-def _versions(store: SnapshotStore | None, life: Life) -> None:
-    """The first version that holds each of the examples, among those that are still kept."""
-    places = sorted({step.where.split()[1] for step in life.steps if step.what == "example"})
-    kept = store.versions() if store is not None and places else []
-    for place in places:
-        partition, offset = (int(part) for part in place.split(":"))
+def _add_versions(store: SnapshotStore | None, traced: PageTrace) -> None:
+    """The first retained version that has learned each record of examples."""
+    locations = sorted({step.location.split()[1] for step in traced.steps if step.kind == "example"})
+    retained = store.versions() if store is not None and locations else []
+    for location in locations:
+        partition, offset = (int(part) for part in location.split(":"))
 
-        def holds(version: int, partition: int = partition, offset: int = offset) -> bool:
+        def has_learned(version: int, partition: int = partition, offset: int = offset) -> bool:
             manifest = _manifest(store, version)
             return manifest is not None and manifest.offset.get(partition, 0) > offset
 
-        at = bisect_left(kept, True, key=holds)
-        manifest = _manifest(store, kept[at]) if at < len(kept) else None
+        index = bisect_left(retained, True, key=has_learned)
+        manifest = _manifest(store, retained[index]) if index < len(retained) else None
         if manifest is None:
             continue
-        first = (
-            "the first version with" if at or not manifest.parent else "older ones aren't kept: it or one before has"
-        )
-        says = f"{first} examples {place}"
-        life.steps.append(Step("version", f"snapshot {manifest.version}", manifest.created_ms, says))
-        life.versions.append(manifest.version)
+        is_first = index or not manifest.parent
+        first = "the first version with" if is_first else "older ones aren't kept: it or one before has"
+        text = f"{first} examples {location}"
+        traced.steps.append(Step("version", f"snapshot {manifest.version}", manifest.created_ms, text))
+        traced.versions.append(manifest.version)
 
 
 def _manifest(store: SnapshotStore | None, version: int) -> Manifest | None:
-    """A version, if it's still there."""
+    """A version's manifest; None once it was collected."""
     try:
         return store.manifest(version) if store is not None else None
     except BadSnapshot:
         return None
 
 
-def _one(log: Log, topic: str, partition: int, begin: int, end: int | None = None) -> Iterable[Record]:
-    """Records of one partition."""
+def _partition_records(log: Log, topic: str, partition: int, begin: int, end: int | None = None) -> Iterable[Record]:
     return span(log, topic, {partition: begin}, {partition: log.ends(topic)[partition] if end is None else end})
 
 
-def _step(what: str, record: Record, says: str) -> Step:
-    return Step(what, f"{record.topic} {record.partition}:{record.offset}", record.time_ms, says)
+def _step(kind: str, record: Record, text: str) -> Step:
+    return Step(kind, f"{record.topic} {record.partition}:{record.offset}", record.time_ms, text)
 
 
-def flat(life: Life) -> dict[str, object]:
+def figures(traced: PageTrace) -> dict[str, object]:
     """The figures for `--json`; times are ms after the page's append, null where there's nothing."""
     after: dict[str, int] = {}
-    for step in life.steps:
-        after.setdefault(step.what, step.time_ms - life.appended_ms)
+    for step in traced.steps:
+        after.setdefault(step.kind, step.time_ms - traced.appended_ms)
     return {
-        "page": life.place, "appended_ms": life.appended_ms, "installs": life.count("install"),
-        "retractions": life.count("retraction"), "examples": life.count("example"),
-        "positives": sum(life.labels.values()), "dead_letters": life.count("dead letter"),
-        "first_version": min(life.versions, default=None), "install_after_ms": after.get("install"),
+        "page": traced.location, "appended_ms": traced.appended_ms, "installs": traced.count("install"),
+        "retractions": traced.count("retraction"), "examples": traced.count("example"),
+        "positives": sum(traced.labels.values()), "dead_letters": traced.count("dead letter"),
+        "first_version": min(traced.versions, default=None), "install_after_ms": after.get("install"),
         "example_after_ms": after.get("example"), "version_after_ms": after.get("version"),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from stream.features.page_features import Layout
 from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import LogUnavailable
 from tests.support.random_models import items, some_spec
-from thalweg.views.dead_letters import letters_of
+from thalweg.views.dead_letters import read_dead_letters
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
             assert time.monotonic() < end
             time.sleep(0.01)
     assert {record.key for record in log.reader(ITEMS_DLQ.name, {0: 0}).poll(0)} == {b"1/0"}
-    assert len(letters_of(log, ITEMS.name)) == 1
+    assert len(read_dead_letters(log, ITEMS.name)) == 1
 
 
 def test_letters_that_nobody_takes_stop_nothing(log: MemoryLog, stop: threading.Event) -> None:

@@ -11,7 +11,7 @@ from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.log.protocol import Record
 from tests.support.join_oracle import as_audited, joined, net_of, offline
-from thalweg.views.attribution_explain import Around
+from thalweg.views.attribution_explain import PageContext
 
 END = 100_000
 
@@ -55,8 +55,8 @@ def test_an_id_that_comes_again_is_what_the_joiner_takes_it_for(seed: int) -> No
         again += sum(net.values()) + len(organic) > 1
         for k, event in enumerate(log):
             if isinstance(event, Impression):
-                around = Around(as_audited(rules), event, k)
-                list(around.take(records))
+                context = PageContext(as_audited(rules), event, k)
+                list(context.read(records))
                 label = net.get((event.request_id, "a"))
-                assert around.labels() == ({} if label is None else {"a": label})
+                assert context.labels() == ({} if label is None else {"a": label})
     assert again

@@ -36,7 +36,7 @@ from tests.support.joined_streams import RULES, Stream, T, mixed
 from thalweg.audit.audit import audit
 from thalweg.audit.findings import Audit
 from thalweg.audit.rules import audit_rules
-from thalweg.views.dead_letters import letters_of
+from thalweg.views.dead_letters import read_dead_letters
 from thalweg.views.dead_letters import replay as send_back
 from thalweg.views.trace import trace
 
@@ -191,6 +191,6 @@ def test_one_that_was_buried_can_be_sent_again() -> None:
     stream, one = Stream(), Organic("u", "a", T, "i", "", T)
     made = dead_letter(encode(one), "BadEvent", "by an older learner", Record(EXAMPLES.name, 0, 7, T, None, b""))
     stream.log.send(made.topic, made.partition, made.value, made.key)
-    assert send_back(stream.log, letters_of(stream.log, EXAMPLES.name)).sent == 1
+    assert send_back(stream.log, read_dead_letters(stream.log, EXAMPLES.name)).sent == 1
     (record,) = stream.log.reader(EXAMPLES.name, {0: 0}).poll(0)
     assert decode_training(record.value or b"") == ([one], [])

@@ -19,7 +19,7 @@ from stream.events.types import Impression, Install, Tick
 from stream.runtime.errors import DataError
 from stream.spec.spec import Gate, PartName, Policy, Spec, WarmStart
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, slow_world, world, write_lines
-from thalweg.backtest.backtest import Ours
+from thalweg.backtest.backtest import ModelEntrant
 from thalweg.backtest.peers import PeerRates, River
 from thalweg.backtest.plots import curves
 from thalweg.cli.main import app
@@ -33,7 +33,7 @@ def test_a_second_run_says_the_same() -> None:
     second, _ = backtested(EVENTS, ["wide", "deep"])
     assert first.predictions.tobytes() == second.predictions.tobytes()
     ours = backtest.entrants[0]
-    assert isinstance(ours, Ours)
+    assert isinstance(ours, ModelEntrant)
     assert ours.model.warm_starts >= 2
 
 
@@ -82,7 +82,7 @@ def test_labels_after_the_close_are_not_judged() -> None:
         if isinstance(event, Install) and not event.install_id.startswith("late"):
             wanted[rows[event.request_id] + shown[event.request_id].index(event.item)] = 1
     np.testing.assert_array_equal(scores.labels, wanted)
-    assert scores.untold == 0
+    assert scores.unlabelled == 0
 
 
 def policies(window: str) -> dict[str, Spec]:
@@ -147,7 +147,7 @@ def test_a_learner_knows_its_rate_and_publishes_under_every_policy(policy: str) 
     """Though installs come minutes after their pages: base rate near the true one, nothing for the gate to refuse."""
     scores, backtest = backtested(SLOW, ["wide", "deep"], spec=policies("15m")[policy])
     ours = backtest.entrants[0]
-    assert isinstance(ours, Ours)
+    assert isinstance(ours, ModelEntrant)
     for figures in (ours.model.progress.lifetime(), ours.model.progress.window()):
         assert figures.base_rate == pytest.approx(float(scores.labels.mean()), rel=0.2)
         assert figures.auc > 0.6
@@ -166,9 +166,9 @@ def test_a_request_id_that_comes_again_is_left_out() -> None:
     river = River(spec, PeerRates())
     scores, backtest = backtested([*told, again], ["wide"], spec=spec, peers=[river])
     assert scores.labels.tolist() == [1, 1]
-    assert (scores.pages, scores.broken, scores.learned) == (2, 1, 2)
+    assert (scores.pages, scores.rejected, scores.learned) == (2, 1, 2)
     ours = backtest.entrants[0]
-    assert isinstance(ours, Ours)
+    assert isinstance(ours, ModelEntrant)
     assert ours.model.examples == 2
 
 
@@ -194,7 +194,7 @@ def test_curves_end_with_the_last_example() -> None:
     n = len(scores.labels)
     found = curves(scores)
     assert found.width == 500
-    assert found.at == [500, n]
+    assert found.ends == [500, n]
     assert found.total[0].tolist() == [scores.auc(0, 0, 500), scores.auc(0)]
     assert found.window[0].tolist() == [scores.auc(0, 0, 500), scores.auc(0, n - 500)]
 
@@ -227,7 +227,7 @@ def test_a_pack_is_one_record() -> None:
     one, by_one = backtested(EVENTS, ["wide", "deep"])
     packed, by_ten = backtested(EVENTS, ["wide", "deep"], pack=10)
     assert packed.learned == one.learned
-    assert by_ten.told.newest < by_one.told.newest / 3
+    assert by_ten.log.newest < by_one.log.newest / 3
     assert packed.predictions.tobytes() != one.predictions.tobytes()
 
 
@@ -237,9 +237,9 @@ def test_a_warm_start_finds_the_records_that_it_reads_again() -> None:
     deep = msgspec.structs.replace(spec.deep, warm_start=WarmStart(every=350, window=330))
     _, backtest = backtested(EVENTS, ["deep"], spec=msgspec.structs.replace(spec, deep=deep))
     ours = backtest.entrants[0]
-    assert isinstance(ours, Ours)
+    assert isinstance(ours, ModelEntrant)
     assert ours.model.warm_starts >= 2
-    assert len(list(backtest.told.since(ours.model.records[0][0]))) < backtest.told.newest
+    assert len(list(backtest.log.read_from(ours.model.records[0][0]))) < backtest.log.newest
 
 
 def test_without_a_page_there_is_nothing_to_judge() -> None:
@@ -275,7 +275,7 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
         (["--parts", "narrow"], "--parts takes"),
         (["--peer", "sklearn"], "--peer takes vw, river"),
         (["--policy", "never"], "--policy takes wait, eager, fake_negative"),
-        (["--parts", "wide,deep", "--parts", "deep,wide"], "--parts deep,wide stands there twice"),
+        (["--parts", "wide,deep", "--parts", "deep,wide"], "--parts deep,wide is given twice"),
         (["--peer", "river", "--peer-rate", "beta1=2"], "--peer-rate takes alpha, beta, l1, l2, river"),
         (["--peer", "river", "--peer-rate", "river=-1"], "--peer-rate takes alpha, beta, l1, l2, river"),
     ],

@@ -16,7 +16,7 @@ from stream.events.types import Impression, Install
 from stream.features.encoder import one_page
 from stream.spec.spec import Policy
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
-from thalweg.backtest.backtest import Ours
+from thalweg.backtest.backtest import ModelEntrant
 from thalweg.backtest.contest import peer_rates
 from thalweg.backtest.peers import BITS, PeerFeatures, PeerRates, River, VowpalWabbit, arguments
 
@@ -56,7 +56,7 @@ def test_buckets_are_the_deep_parts_quantiles() -> None:
     vw = VowpalWabbit(spec, RATES)
     _, backtest = backtested(EVENTS, ["deep"], spec=spec, peers=[vw])
     ours = backtest.entrants[0]
-    assert isinstance(ours, Ours)
+    assert isinstance(ours, ModelEntrant)
     assert ours.model.deep is not None
     assert ours.model.warm_starts == 2, "each freezes anew, at the same example"
     np.testing.assert_allclose(np.array(vw.features.buckets.boundaries), ours.model.deep.boundaries, rtol=1e-5)

@@ -18,7 +18,7 @@ from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.runtime.health import Health
 from stream.runtime.settings import Settings
 from thalweg.cli.main import app
-from thalweg.cli.options import SPEC, SPECS, read_source_spec, writable
+from thalweg.cli.options import SPEC, SPECS, check_writable, read_source_spec
 from thalweg.stack.doctor import checks
 from thalweg.stack.server import free_port
 from thalweg.stack.stack import Stack
@@ -171,7 +171,7 @@ def test_a_report_that_cant_be_written_is_said_first(tmp_path: Path, words: list
     assert said.exit_code == 1
     assert "name another file with --json" in said.stderr
     assert os.listdir(tmp_path) == []
-    assert writable(tmp_path / "f.json") == tmp_path / "f.json"
+    assert check_writable(tmp_path / "f.json") == tmp_path / "f.json"
     assert os.listdir(tmp_path) == []
 
 

@@ -17,8 +17,8 @@ from stream.log.kafka_client import client_options
 from stream.runtime.errors import SettingsError, StackError
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_client import connect
-from thalweg.demo.demo_state import Kept, end_all
-from thalweg.demo.rooms import Interrupts, Rooms
+from thalweg.demo.demo_state import DemoState, stop_all
+from thalweg.demo.services import DemoServices, Interrupts
 from thalweg.stack.server import Server, spawn
 from thalweg.stack.stack import HOUSE, Stack
 
@@ -36,8 +36,8 @@ KEYS = {
 def local(tmp_path: Path) -> Iterator[Path]:
     """A `.local` of its own; what a failed test left there is ended."""
     yield tmp_path
-    if kept := Kept.read(tmp_path):
-        end_all(kept.services, 5.0)
+    if kept := DemoState.read(tmp_path):
+        stop_all(kept.services, 5.0)
 
 
 def begin(local: Path, stack: Stack, *words: str) -> "subprocess.Popen[str]":
@@ -62,11 +62,11 @@ def left(local: Path, stack: Stack) -> list[str]:
     return found + [name for name in os.listdir(local) if name == "demo.json"]
 
 
-def until(process: "subprocess.Popen[str]", local: Path, count: int) -> Kept:
+def until(process: "subprocess.Popen[str]", local: Path, count: int) -> DemoState:
     """Wait until so many of its processes were started."""
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s and process.poll() is None:
-        kept = Kept.read(local)
+        kept = DemoState.read(local)
         if kept and len(kept.services) >= count:
             return kept
         time.sleep(0.05)
@@ -107,7 +107,7 @@ def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> N
         thalweg("demo", "--limit", "50", "--keep", "--json", "figures.json")
         figures = json.loads((local / "figures.json").read_text())
         assert (figures["pages"], figures["examples_learned"], figures["rank_errors"]) == (50, 50, 0)
-        kept = Kept.read(local)
+        kept = DemoState.read(local)
         assert kept
         assert (kept.own_stack, kept.alive, kept.model) == (True, True, "movielens")
         thalweg("status")
@@ -124,18 +124,18 @@ def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> N
 def test_half_a_stack_is_refused(tmp_path: Path, named: str, missing: str) -> None:
     """Where only one of the two is named, the other is asked for: no stack is started in its place."""
     with Interrupts() as interrupts:
-        rooms = Rooms(Settings(local=tmp_path).model_copy(update={named: "redis://r:1"}), interrupts, print)
+        services = DemoServices(Settings(local=tmp_path).model_copy(update={named: "redis://r:1"}), interrupts, print)
         try:
             with pytest.raises(SettingsError, match=f"{missing} isn't set"):
-                rooms.open()
+                services.open()
         finally:
-            rooms.end()
+            services.stop()
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("started", [1, 4])
 def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int) -> None:
-    """Interrupted while its rooms start, or in mid-replay: no traceback, and nothing is left."""
+    """Interrupted while its services start, or in mid-replay: no traceback, and nothing is left."""
     demo = begin(local, stack)
     until(demo, local, started)
     demo.send_signal(signal.SIGINT)
@@ -145,7 +145,7 @@ def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int) -> None:
     assert left(local, stack) == []
 
 
-def test_a_room_that_dies_is_named(local: Path, stack: Stack) -> None:
+def test_a_service_that_dies_is_named(local: Path, stack: Stack) -> None:
     """A learner that is killed in mid-replay ends the demo with its name and the place of its log."""
     demo = begin(local, stack)
     kept = until(demo, local, 4)
@@ -158,33 +158,33 @@ def test_a_room_that_dies_is_named(local: Path, stack: Stack) -> None:
 
 
 def test_two_demos_in_one_place_are_refused(tmp_path: Path) -> None:
-    """While a demo's rooms run, a second one says how to end them, and touches nothing."""
+    """While a demo's services run, a second one says how to end them, and touches nothing."""
     sleeper = spawn("sleeper", ["sleep", "60"], 0, tmp_path / "log", tmp_path / "data")
-    Kept("k", "r", "", "", str(tmp_path / "demo"), False, [sleeper]).write(tmp_path)
+    DemoState("k", "r", "", "", str(tmp_path / "demo"), False, [sleeper]).write(tmp_path)
     try:
         with Interrupts() as interrupts, pytest.raises(StackError, match="thalweg down"):
-            Rooms(Settings(local=tmp_path), interrupts, print).open()
+            DemoServices(Settings(local=tmp_path), interrupts, print).open()
         assert sleeper.alive
     finally:
-        end_all([sleeper], 5.0)
+        stop_all([sleeper], 5.0)
     assert not sleeper.alive
 
 
 def test_a_demo_that_only_begins_keeps_its_place(tmp_path: Path) -> None:
-    """From its first moment, before any room runs, a second demo is refused and removes nothing; afterwards it may."""
+    """From its first moment, before any service runs, a second demo is refused and removes nothing; afterwards it may."""
     settings = Settings(local=tmp_path, kafka="k:1", redis="redis://r:1")
     with Interrupts() as interrupts:
-        first, second = (Rooms(settings, interrupts, print) for _ in range(2))
+        first, second = (DemoServices(settings, interrupts, print) for _ in range(2))
         first.open()
         (first.local / "mine").touch()
         with pytest.raises(StackError, match="a demo runs here already"):
             second.open()
-        second.end()
+        second.stop()
         assert (first.local / "mine").exists()
-        assert Kept.read(tmp_path)
-        first.leave()
+        assert DemoState.read(tmp_path)
+        first.release()
         second.open()
-        second.leave()
+        second.release()
 
 
 @pytest.mark.parametrize("dies", ["Kafka", "Redis"])
@@ -199,15 +199,15 @@ def test_a_server_that_dies_is_named(tmp_path: Path, dies: str) -> None:
         stack = Stack("k:1", "redis://r:1", 1, servers["Kafka"], servers["Redis"])
         (tmp_path / "stack.json").write_bytes(msgspec.json.encode(stack))
         with Interrupts() as interrupts:
-            rooms = Rooms(Settings(local=tmp_path, kafka=stack.kafka, redis=stack.redis), interrupts, print)
-            rooms.open()
-            rooms.check()
-            end_all([servers[dies]], 5.0)
+            services = DemoServices(Settings(local=tmp_path, kafka=stack.kafka, redis=stack.redis), interrupts, print)
+            services.open()
+            services.check_running()
+            stop_all([servers[dies]], 5.0)
             with pytest.raises(StackError, match=rf"{dies} ended (?s:.*)the last words of {dies}"):
-                rooms.check()
-            rooms.leave()
+                services.check_running()
+            services.release()
     finally:
-        end_all(list(servers.values()), 5.0)
+        stop_all(list(servers.values()), 5.0)
 
 
 def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
@@ -216,12 +216,12 @@ def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         "deaf", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], 0, tmp_path / "l", tmp_path / "d"
     )
     time.sleep(0.2)
-    end_all([deaf], 0.3)
+    stop_all([deaf], 0.3)
     assert not deaf.alive
 
 
 def test_an_interrupt_waits_for_what_is_half_done() -> None:
-    """Ctrl-C while something is held is raised just after it; otherwise at once."""
+    """Ctrl-C inside `deferred` is raised just after it; otherwise at once."""
     done: list[str] = []
 
     def interrupted(what: str) -> None:
@@ -229,12 +229,12 @@ def test_an_interrupt_waits_for_what_is_half_done() -> None:
         time.sleep(0.05)
         done.append(what)
 
-    def held() -> None:
-        with interrupts.held():
+    def deferred() -> None:
+        with interrupts.deferred():
             interrupted("half")
 
     with Interrupts() as interrupts:
-        for call in (held, lambda: interrupted("not held")):
+        for call in (deferred, lambda: interrupted("at once")):
             with pytest.raises(KeyboardInterrupt):
                 call()
     assert done == ["half"]

@@ -12,7 +12,7 @@ from stream.events.types import RankReply
 from stream.snapshots.memory_store import MemoryStore
 from stream.tables.hash_table import U64
 from tests.support.random_models import ToyModel, some_spec
-from thalweg.demo.rescore import explains, recount
+from thalweg.demo.rescore import explains, rescore
 
 TIME_MS = 5_000_000
 
@@ -42,7 +42,7 @@ def test_honest_replies_are_explained(published: tuple[MemoryStore, ToyModel]) -
         for _ in range(20):
             reply = replied(one, model.page(9))
             assert [explains(version, reply) for version in versions] == [one is version for version in versions]
-    found = recount(store, "m", [replied(versions[0], model.page()), RankReply("r", "u", ["i"], [1.0], 0)])
+    found = rescore(store, "m", [replied(versions[0], model.page()), RankReply("r", "u", ["i"], [1.0], 0)])
     assert (found.checked, found.mixed, found.gone) == (1, 0, 1)
 
 
@@ -54,4 +54,4 @@ def test_statistics_of_another_version_are_noticed(published: tuple[MemoryStore,
     scores = score_features(after, other.features, len(other.items)).tolist()
     mixed = msgspec.structs.replace(other, version=2, scores=scores)
     assert not explains(after, mixed)
-    assert recount(store, "m", [mixed]).mixed == 1
+    assert rescore(store, "m", [mixed]).mixed == 1

@@ -46,7 +46,7 @@ def looked_at(store: MemoryStore) -> Verifier:
     """A verifier that has looked at all that the store says it keeps."""
     verifier = Verifier(store)
     for number in store.versions():
-        verifier.look(number)
+        verifier.verify(number)
     return verifier
 
 

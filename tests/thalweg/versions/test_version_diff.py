@@ -18,7 +18,7 @@ from stream.snapshots.redis_store import RedisStore
 from tests.support.random_models import ToyModel, some_spec
 from thalweg.cli.main import app
 from thalweg.stack.stack import Stack
-from thalweg.versions.version_diff import changes, lay
+from thalweg.versions.version_diff import changes, load_tables
 
 
 def toy() -> ToyModel:
@@ -26,16 +26,16 @@ def toy() -> ToyModel:
     return ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
 
 
-def test_a_version_is_laid_together() -> None:
+def test_the_layers_of_a_version_are_merged() -> None:
     """Base, merged and small deltas give just what the model held: live weights, rows, vectors."""
     model, store = toy(), MemoryStore("m")
     for how in ("base", "delta", "merged", "delta", "delta"):
         manifest = model.publish(store, how)
-        laid = lay(store, manifest)
-        wide = dict(zip(laid.rows["wide"].keys.tolist(), laid.rows["wide"].vectors[:, 0].tolist(), strict=True))
+        tables = load_tables(store, manifest)
+        wide = dict(zip(tables.rows["wide"].keys.tolist(), tables.rows["wide"].vectors[:, 0].tolist(), strict=True))
         assert wide == {key: weight for key, weight in model.wide.items() if weight}
-        assert laid.rows["statistics"].keys.tolist() == sorted(model.statistics.table.rows()[:, 0].tolist())
-        vectors = {k: v.astype(np.float32).tobytes() for k, v in zip(*vars(laid.rows["deep"]).values(), strict=True)}
+        assert tables.rows["statistics"].keys.tolist() == sorted(model.statistics.table.rows()[:, 0].tolist())
+        vectors = {k: v.astype(np.float32).tobytes() for k, v in zip(*vars(tables.rows["deep"]).values(), strict=True)}
         assert vectors == {key: vector.tobytes() for key, vector in model.vectors.items()}
         model.learn()
 
@@ -43,16 +43,16 @@ def test_a_version_is_laid_together() -> None:
 def test_changes_are_those_of_the_model() -> None:
     """New, gone and moved weights are counted, and the largest changes come first with their values."""
     model, store = toy(), MemoryStore("m")
-    before = lay(store, model.publish(store, "base"))
+    before = load_tables(store, model.publish(store, "base"))
     held = {key: weight for key, weight in model.wide.items() if weight}
     model.learn()
     now = {key: weight for key, weight in model.wide.items() if weight}
-    after = lay(store, model.publish(store))
+    after = load_tables(store, model.publish(store))
     wide = next(change for change in changes(before, after) if change.part == "wide")
     assert (wide.before, wide.after) == (len(held), len(now))
     assert wide.new == len(now.keys() - held.keys())
-    assert wide.gone == len(held.keys() - now.keys())
-    assert wide.moved == sum(held[key] != now[key] for key in held.keys() & now.keys())
+    assert wide.removed == len(held.keys() - now.keys())
+    assert wide.changed == sum(held[key] != now[key] for key in held.keys() & now.keys())
     steps = {key: now.get(key, 0.0) - held.get(key, 0.0) for key in held.keys() | now.keys()}
     assert [size for _, size, _, _ in wide.top] == sorted(map(abs, steps.values()), reverse=True)[: len(wide.top)]
     assert all(abs(then - was) == size == abs(steps[key]) for key, size, was, then in wide.top)

@@ -26,8 +26,17 @@ from tests.support.joined_streams import Stream, T
 from thalweg.audit.log_scan import span
 from thalweg.cli.main import app
 from thalweg.stack.stack import Stack
-from thalweg.views.dead_letters import Letter, Sent, Wanted, as_record, decoded, hex_lines, letters_of, replay
-from thalweg.views.report import letter_lines
+from thalweg.views.dead_letters import (
+    DeadLetterFilter,
+    DeadLetterRecord,
+    ReplayCounts,
+    as_record,
+    decode_prefix,
+    hex_dump,
+    read_dead_letters,
+    replay,
+)
+from thalweg.views.operations_tables import dead_letter_lines
 
 
 def records(log: Log, topic: str) -> list[Record]:
@@ -48,7 +57,7 @@ def bury(log: MemoryLog, *letters: tuple[bytes, str, Record]) -> None:
         log.send(made.topic, made.partition, made.value, made.key)
 
 
-def only(letters: Sequence[Letter]) -> Letter:
+def only(letters: Sequence[DeadLetterRecord]) -> DeadLetterRecord:
     """The one that there is."""
     (letter,) = letters
     return letter
@@ -59,8 +68,8 @@ def test_a_letter_that_was_written_twice_is_one() -> None:
     log = Stream().log
     here, there = (Record(EVENTS.name, 1, offset, T, None, b"") for offset in (7, 8))
     bury(log, (b"\xc1", "why", here), (b"\xc1", "why", here), (b"\xc1\xc1", "why", here), (b"\xc1", "why", there))
-    found = letters_of(log, EVENTS.name)
-    assert [(one.number, one.held.offset, one.held.original) for one in found] == [
+    found = read_dead_letters(log, EVENTS.name)
+    assert [(one.number, one.dead_letter.offset, one.dead_letter.original) for one in found] == [
         (0, 7, b"\xc1"), (2, 7, b"\xc1\xc1"), (3, 8, b"\xc1"),
     ]  # fmt: skip
 
@@ -72,20 +81,20 @@ def test_what_was_too_large_is_taken_in_after_the_limit_was_raised(monkeypatch: 
     large = Impression("large", T, "u", ["a", "b"], features=bytes(EVENT_BYTES_MAX // 2))
     stream.send(Impression("small", T, "u", ["a"]), large, Install("u", "b", T + 10, "i", "large"))
     stream.join()
-    assert only(letters_of(stream.log, EVENTS.name)).held.original == encode(large)
+    assert only(read_dead_letters(stream.log, EVENTS.name)).dead_letter.original == encode(large)
     monkeypatch.setattr(events_module, "EVENT_BYTES_MAX", EVENT_BYTES_MAX)
-    letters = letters_of(stream.log, EVENTS.name)
-    assert replay(stream.log, letters, dry_run=True) == Sent(sent=1)
-    assert letters_of(stream.log, EVENTS.name) == letters, "a dry run changes nothing"
-    assert replay(stream.log, letters) == Sent(sent=1)
-    assert replay(stream.log, letters_of(stream.log, EVENTS.name)) == Sent(before=1)
+    letters = read_dead_letters(stream.log, EVENTS.name)
+    assert replay(stream.log, letters, dry_run=True) == ReplayCounts(sent=1)
+    assert read_dead_letters(stream.log, EVENTS.name) == letters, "a dry run changes nothing"
+    assert replay(stream.log, letters) == ReplayCounts(sent=1)
+    assert replay(stream.log, read_dead_letters(stream.log, EVENTS.name)) == ReplayCounts(before=1)
     stream.now_ms = T + 10_000
     stream.tick(stream.now_ms)
     stream.join()
     assert net_of(said(stream.log)) == {("small", "a"): 0, ("large", "a"): 0, ("large", "b"): 1}
     ids = [example for one in said(stream.log) for example in one.ids]
     assert len(ids) == len(set(ids))
-    assert replay(stream.log, letters_of(stream.log, EVENTS.name)) == Sent(before=1)
+    assert replay(stream.log, read_dead_letters(stream.log, EVENTS.name)) == ReplayCounts(before=1)
 
 
 def test_events_that_were_written_without_their_list_are_taken_in_by_a_replay() -> None:
@@ -95,10 +104,10 @@ def test_events_that_were_written_without_their_list_are_taken_in_by_a_replay() 
     for event in (page, install):
         stream.log.send(EVENTS.name, 1, encode(event))
     stream.join()
-    letters = letters_of(stream.log, EVENTS.name)
-    assert [one.held.original for one in letters] == [encode(page), encode(install)]
-    assert all("a list of events" in one.held.message for one in letters)
-    assert replay(stream.log, letters) == Sent(sent=2)
+    letters = read_dead_letters(stream.log, EVENTS.name)
+    assert [one.dead_letter.original for one in letters] == [encode(page), encode(install)]
+    assert all("a list of events" in one.dead_letter.message for one in letters)
+    assert replay(stream.log, letters) == ReplayCounts(sent=2)
     stream.now_ms = T + 10_000
     stream.tick(stream.now_ms)
     stream.join()
@@ -111,11 +120,11 @@ def test_a_replay_that_was_cut_off_doubles_nothing() -> None:
     page = Impression("r", T + 100_000, "u", ["a"])
     stream.send(page)
     stream.join()
-    letter = only(letters_of(stream.log, EVENTS.name))
-    assert letter.held.error == "FromTheFuture"
+    letter = only(read_dead_letters(stream.log, EVENTS.name))
+    assert letter.dead_letter.error == "FromTheFuture"
     stream.now_ms = T + 100_000
-    stream.log.send(EVENTS.name, letter.held.partition, as_record(letter.held))  # and then it was killed
-    assert replay(stream.log, letters_of(stream.log, EVENTS.name)) == Sent(sent=1)
+    stream.log.send(EVENTS.name, letter.dead_letter.partition, as_record(letter.dead_letter))  # and then it was killed
+    assert replay(stream.log, read_dead_letters(stream.log, EVENTS.name)) == ReplayCounts(sent=1)
     stream.now_ms = T + 110_000
     stream.tick(stream.now_ms)
     stream.join()
@@ -128,9 +137,9 @@ def test_what_is_still_bad_comes_back_as_another_letter() -> None:
     stream.log.send(EVENTS.name, 1, b"\xc1")
     for k in range(2):
         stream.join()
-        letters = letters_of(stream.log, EVENTS.name)
+        letters = read_dead_letters(stream.log, EVENTS.name)
         assert [bool(one.replayed_ms) for one in letters] == [True] * k + [False]
-        assert replay(stream.log, letters) == Sent(sent=1, before=k)
+        assert replay(stream.log, letters) == ReplayCounts(sent=1, before=k)
 
 
 def test_a_single_event_is_sent_as_a_record() -> None:
@@ -152,17 +161,17 @@ def test_bytes_that_are_no_list_are_sent_as_they_are(raw: bytes) -> None:
     """Nothing is added to what isn't an event, and nothing is ever taken away."""
     sent = as_record(DeadLetter(raw, "BadEvent", "", EVENTS.name, 0, 0))
     assert sent in (raw, b"\x91" + raw)
-    values, rest = decoded(raw)
+    values, rest = decode_prefix(raw)
     assert raw.endswith(rest)
     assert values or len(raw) - len(rest) <= 5, "all but the head of a list is shown"
-    assert list(letter_lines(Letter(0, T, DeadLetter(raw, "BadEvent", "", EVENTS.name, 0, 0))))
+    assert list(dead_letter_lines(DeadLetterRecord(0, T, DeadLetter(raw, "BadEvent", "", EVENTS.name, 0, 0))))
 
 
 def test_a_cut_original_is_not_sent() -> None:
     """A letter that couldn't hold all bytes is left out, and said."""
     log = Stream().log
     bury(log, (bytes(3 * 1024 * 1024), "too large", Record(EVENTS.name, 0, 0, T, None, b"")))
-    assert replay(log, letters_of(log, EVENTS.name)) == Sent(cut=1)
+    assert replay(log, read_dead_letters(log, EVENTS.name)) == ReplayCounts(cut=1)
     assert records(log, EVENTS.name) == []
 
 
@@ -172,20 +181,20 @@ def test_an_old_item_does_not_replace_a_newer_one() -> None:
     for key, value in ((b"a", b"\xc1 a"), (b"b", b"\xc1 b"), (b"b", encode(Item("b"))), (b"gone", b"\xc1")):
         log.send(ITEMS.name, 1, value, key)
     bury(log, *((r.value or b"", "why", r) for r in records(log, ITEMS.name) if (r.value or b"")[:1] == b"\xc1"))
-    assert len(letters_of(log, ITEMS.name)) == 3
+    assert len(read_dead_letters(log, ITEMS.name)) == 3
     log.send(ITEMS.name, 1, None, b"gone")
-    assert replay(log, letters_of(log, ITEMS.name)) == Sent(sent=1, superseded=2)
+    assert replay(log, read_dead_letters(log, ITEMS.name)) == ReplayCounts(sent=1, superseded=2)
     assert [(r.key, r.value) for r in records(log, ITEMS.name)[5:]] == [(b"a", b"\xc1 a")]
-    assert replay(log, letters_of(log, ITEMS.name)) == Sent(before=1, superseded=2)
+    assert replay(log, read_dead_letters(log, ITEMS.name)) == ReplayCounts(before=1, superseded=2)
 
 
 def test_letters_are_chosen_by_reason_and_number() -> None:
     """A part of the reason in any case; numbers inclusive."""
     held = DeadLetter(b"", "FromTheFuture", "event time 5", EVENTS.name, 0, 0)
-    letters = [Letter(n, T, held) for n in range(5)]
-    assert [one.number for one in letters if one in Wanted("fromthefuture", 1, 3)] == [1, 2, 3]
-    assert [one for one in letters if one in Wanted("undecodable")] == []
-    assert letters[0].reason == Letter(0, T, msgspec.structs.replace(held, message="event time 77")).reason
+    letters = [DeadLetterRecord(n, T, held) for n in range(5)]
+    assert [one.number for one in letters if DeadLetterFilter("fromthefuture", 1, 3).matches(one)] == [1, 2, 3]
+    assert [one for one in letters if DeadLetterFilter("undecodable").matches(one)] == []
+    assert letters[0].reason == DeadLetterRecord(0, T, msgspec.structs.replace(held, message="event time 77")).reason
 
 
 def test_a_record_that_is_no_letter_is_passed_over() -> None:
@@ -193,21 +202,21 @@ def test_a_record_that_is_no_letter_is_passed_over() -> None:
     log = Stream().log
     log.send(EVENTS_DLQ.name, 0, b"\xc1")
     bury(log, (b"\xc1", "why", Record(EVENTS.name, 0, 0, T, None, b"")))
-    assert only(letters_of(log, EVENTS.name)).number == 1
+    assert only(read_dead_letters(log, EVENTS.name)).number == 1
     with pytest.raises(DataError, match=r"topics that have: events, examples"):
-        letters_of(log, "rank.replies")
+        read_dead_letters(log, "rank.replies")
 
 
 def test_a_broken_event_is_decoded_as_far_as_it_goes() -> None:
     """The good values are shown as JSON, the bytes from the first broken one on in hex."""
     raw = encode(Install("ann", "chess", T, "i7"))
-    letter = Letter(3, T, DeadLetter(raw[:-5] + b"\xc1" + raw[-4:], "BadEvent", "broken", EVENTS.name, 2, 9))
-    assert decoded(letter.held.original) == ([2, "ann", "chess", T], b"\xc1" + raw[-4:])
-    lines = list(letter_lines(letter))
+    letter = DeadLetterRecord(3, T, DeadLetter(raw[:-5] + b"\xc1" + raw[-4:], "BadEvent", "broken", EVENTS.name, 2, 9))
+    assert decode_prefix(letter.dead_letter.original) == ([2, "ann", "chess", T], b"\xc1" + raw[-4:])
+    lines = list(dead_letter_lines(letter))
     assert '  "chess"' in lines
     assert any("events 2:9" in line for line in lines)
     assert lines[-1].endswith("c1 69 37 a0 c2" + " " * 35 + ".i7..")
-    assert hex_lines(bytes(600))[-1].startswith("... 88 bytes more")
+    assert hex_dump(bytes(600))[-1].startswith("... 88 bytes more")
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from stream.log.kafka_admin import apply_topics, group_commits, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.settings import Settings
 from thalweg.stack.stack import Stack
-from thalweg.views.replay_cost import reread, told
+from thalweg.views.replay_cost import replay_cost
 
 
 def test_what_lies_behind_the_commits_is_read_again(stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
     """Records and pages between commits and end are told, once there is a commit; without a broker nothing is."""
     settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix, local=tmp_path, partitions=2)
     apply_topics(settings, plan_topics(settings))
-    assert told(settings) == ""
+    assert replay_cost(settings) is None
     log = KafkaLog(settings)
     for k in range(10):
         events = [Impression(f"r{k}-{n}", 1_000 + k, "u", ["a"]) for n in range(3)]
@@ -29,11 +29,11 @@ def test_what_lies_behind_the_commits_is_read_again(stack: Stack, topic_prefix: 
     at = {TopicPartition(settings.topic(EVENTS.name), p): OffsetAndMetadata(1 + p, "", -1) for p in range(2)}
     admin.alter_group_offsets(settings.topic("joiner"), at)
     admin.close()
-    found = reread(settings)
+    found = replay_cost(settings)
     assert found is not None
     assert (found.records, found.pages) == (7, 21)
-    assert "7 records again, about 21 pages" in told(settings)
-    assert told(Settings(kafka="127.0.0.1:1", local=tmp_path)) == ""
+    assert "7 records again, about 21 pages" in str(found)
+    assert replay_cost(Settings(kafka="127.0.0.1:1", local=tmp_path)) is None
 
 
 def test_a_record_stands_for_its_neighbours_only(stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
@@ -51,6 +51,6 @@ def test_a_record_stands_for_its_neighbours_only(stack: Stack, topic_prefix: str
     admin.alter_group_offsets(settings.topic("joiner"), {
         TopicPartition(settings.topic(EVENTS.name), 0): OffsetAndMetadata(0, "", -1)})  # fmt: skip
     admin.close()
-    found = reread(settings)
+    found = replay_cost(settings)
     assert found is not None
     assert (found.records, found.pages) == (400, 300)

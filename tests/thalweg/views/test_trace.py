@@ -33,7 +33,7 @@ from thalweg.audit.rules import AuditRules
 from thalweg.cli.main import app
 from thalweg.cli.options import SPEC
 from thalweg.stack.stack import Stack
-from thalweg.views.trace import Life, flat, trace
+from thalweg.views.trace import PageTrace, figures, trace
 
 AUDITED = AuditRules(RULES.policy, RULES.window_ms, RULES.lateness_ms, RULES.known_ms)
 P = partition_of("ann", 2)
@@ -59,7 +59,7 @@ def lived() -> Stream:
 
 
 def of(stream: Stream, request_id: str = "r", *, later_ms: int = 5_000, user: str = "",
-       store: SnapshotStore | None = None) -> Life:  # fmt: skip
+       store: SnapshotStore | None = None) -> PageTrace:  # fmt: skip
     """Its life, asked for some time later."""
     return trace(stream.log, AUDITED, request_id, now_ms=T + later_ms, since_ms=T - 86_400_000, user=user, store=store)
 
@@ -69,9 +69,9 @@ def committed(rules: LabelRules, model: str = "") -> str:
     return metadata_of(Checkpoint(0, 0, 0), rules, model)
 
 
-def said(life: Life, what: str) -> list[str]:
+def said(life: PageTrace, what: str) -> list[str]:
     """What steps of a kind say."""
-    return [step.says for step in life.steps if step.what == what]
+    return [step.text for step in life.steps if step.kind == what]
 
 
 @pytest.mark.parametrize("later_ms", [5_000, 300_000, 3 * 3_600_000, 23 * 3_600_000])
@@ -83,8 +83,8 @@ def test_a_life_is_told_in_order_with_places_and_reasons(later_ms: int, user: st
     assert life.page.request_id == "r"
     assert life.appended_ms == T
     assert [step.time_ms for step in life.steps] == sorted(step.time_ms for step in life.steps)
-    assert life.steps[0].where == f"{EVENTS.name} {life.place}" == f"events {P}:{life.place.split(':')[1]}"
-    assert "ranked by version 7" in life.steps[0].says
+    assert life.steps[0].location == f"{EVENTS.name} {life.location}" == f"events {P}:{life.location.split(':')[1]}"
+    assert "ranked by version 7" in life.steps[0].text
     mine, other, outside = said(life, "install")
     assert "it names this page" in mine
     assert "it belongs to newer" in other
@@ -103,7 +103,7 @@ def test_a_life_is_told_in_order_with_places_and_reasons(later_ms: int, user: st
 Sent = tuple[int, Impression | Install | None]  # when, ms after T; None: a tick
 
 
-def lives(*sent: Sent, rules: LabelRules = RULES, down_ms: int = 0) -> Life:
+def lives(*sent: Sent, rules: LabelRules = RULES, down_ms: int = 0) -> PageTrace:
     """The life of page r after these events, each arriving when it is sent; the joiner reads them all at once."""
     stream = Stream(rules, now_ms=T)
     for at_ms, event in (*sent, (50_000, None)):
@@ -148,11 +148,11 @@ def test_an_install_without_a_positive_tells_why(sent: list[Sent], reason: str |
 def test_a_page_that_came_too_late_says_so() -> None:
     """It has no labels; also where what raised the watermark is far back in the log."""
     life = lives((5_000, None), (5_001, PAGE))
-    assert "it came too late to count: event time had passed" in life.steps[0].says
+    assert "it came too late to count: event time had passed" in life.steps[0].text
     assert life.labels == {}
     far = lives((5_000, None), (3_600_000, PAGE), (3_601_000, None))
-    assert "it came too late to count" in far.steps[0].says
-    assert "too late" not in lives((0, PAGE)).steps[0].says
+    assert "it came too late to count" in far.steps[0].text
+    assert "too late" not in lives((0, PAGE)).steps[0].text
 
 
 @pytest.mark.parametrize("down_ms", [0, 1_200_000, 7_200_000])
@@ -160,7 +160,7 @@ def test_labels_told_after_an_outage_are_found(down_ms: int) -> None:
     """However long the joiner was down."""
     life = lives((0, PAGE), (10, INSTALL), down_ms=down_ms)
     assert life.labels == {"a": 1}
-    assert "told yet" not in said(life, "install")[0]
+    assert "emitted yet" not in said(life, "install")[0]
 
 
 def test_a_positive_that_is_not_told_yet_is_said() -> None:
@@ -206,7 +206,7 @@ def test_reasons_and_labels_agree(policy: Policy) -> None:
         for k in range(60):
             life = trace(stream.log, audited, f"r{k}", now_ms=stream.now_ms + 1, since_ms=0)
             assert life.page is not None
-            late = "came too late" in life.steps[0].says
+            late = "came too late" in life.steps[0].text
             mine = {line.split()[1].rstrip(",") for line in said(life, "install") if not AGAINST.search(line)}
             wanted = {item: int(item in mine) for item in life.page.items}
             assert life.labels == ({} if late else wanted), (seed, k)
@@ -237,7 +237,7 @@ def test_the_first_version_that_has_the_examples_is_named() -> None:
     """The first manifest whose offset lies behind an example's record; where older ones are gone, that is said."""
     stream, store = lived(), MemoryStore("m")
     ends = stream.log.ends(EXAMPLES.name)[0]
-    first = next(int(step.where.split(":")[1]) for step in of(stream).steps if step.what == "example")
+    first = next(int(step.location.split(":")[1]) for step in of(stream).steps if step.kind == "example")
     token = store.take_token()
     for version in (1, 2, 3):
         offset = {0: (0, first, ends)[version - 1]}
@@ -246,7 +246,7 @@ def test_the_first_version_that_has_the_examples_is_named() -> None:
     life = of(stream, store=store)
     assert set(life.versions) == {3}
     assert all("the first version with examples" in line for line in said(life, "version"))
-    assert flat(life)["version_after_ms"] == 3_000
+    assert figures(life)["version_after_ms"] == 3_000
     store.retain(1)
     assert all("older ones aren't kept" in line for line in said(of(stream, store=store), "version"))
     assert of(stream, store=MemoryStore("m")).versions == []
@@ -274,7 +274,7 @@ def test_a_page_that_is_not_there_is_said() -> None:
 def test_only_a_bounded_stretch_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of the last minute costs no read of what is older, and its life no read of what is much later."""
     stream = lived()
-    place = int(of(stream).place.split(":")[1])
+    place = int(of(stream).location.split(":")[1])
     stream.now_ms = T + 3_600_000
     for k in range(500):
         stream.send(Impression(f"after{k}", stream.now_ms, "ann", ["x"]))

@@ -9,7 +9,7 @@ from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.log.memory_log import MemoryLog
 from stream.spec.spec_file import parse_spec
-from thalweg.views.names import Names
+from thalweg.views.feature_names import FeatureNames
 
 SPEC = parse_spec("""
 name = "m"
@@ -42,7 +42,7 @@ def test_every_known_key_gets_its_name() -> None:
     log.send(USERS.name, 0, encode(User("u", {"age": 30.0})), b"u")
     user = layout.user("u", {"age": 30.0}, ["a"], {"device": "phone"})
     keys = encoder.wide_keys(one_page(build_page(layout, user, catalogue, catalogue.rows(["b"])))).keys
-    names = Names.read(log, layout)
+    names = FeatureNames.read(log, layout)
     assert names.of_keys(encoder, keys) == dict(zip(keys.tolist(), [
         "user.id=u",
         "context.device = ?",
@@ -58,4 +58,4 @@ def test_unknown_values_leave_the_name_of_the_cross() -> None:
     """Where no values are known, a key is named by its cross alone."""
     layout = Layout(SPEC)
     keys = np.array([4], np.uint64)  # of the fourth cross
-    assert Names(layout).of_keys(Encoder(SPEC, layout), keys) == {4: "user.history x item.id = ?"}
+    assert FeatureNames(layout).of_keys(Encoder(SPEC, layout), keys) == {4: "user.history x item.id = ?"}

@@ -20,14 +20,14 @@ from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec_file import load_spec
 from thalweg.demo.caller import Caller
-from thalweg.demo.freshness import Freshness, percentile
-from thalweg.demo.open_loop_client import UNANSWERED_S, Asker, AskerConfig, Observed
-from thalweg.demo.rescore import recount
-from thalweg.demo.rooms import Interrupts, Rooms
-from thalweg.demo.screen import Now, Rates, Screen, drawn, line
-from thalweg.demo.watch import Watch
+from thalweg.demo.freshness import FreshnessTracker, percentile
+from thalweg.demo.monitor import DemoMonitor
+from thalweg.demo.open_loop_client import UNANSWERED_S, OpenLoopClient, OpenLoopConfig, RequestOutcome
+from thalweg.demo.rescore import rescore
+from thalweg.demo.screen import RateMeter, Screen, ScreenState, line, panel
+from thalweg.demo.services import DemoServices, Interrupts
 from thalweg.kernels import SPEC, miniature
-from thalweg.views.show import moves_table
+from thalweg.views.tables import moves_table
 
 DIGEST = digest_of(b"")
 
@@ -50,14 +50,14 @@ def store() -> MemoryStore:
 
 def test_an_install_is_served_by_the_first_answer_of_a_version_that_has_it(store: MemoryStore) -> None:
     """What a skipped version learned counts with the next version that answers; nothing counts twice."""
-    fresh = Freshness(store)
-    fresh.answered(1, 1_000, 900)
+    fresh = FreshnessTracker(store)
+    fresh.add_reply(1, 1_000, 900)
     assert (fresh.served_ms, fresh.servable_ms) == ([900.0], [800.0])
-    fresh.answered(4, 2_000, 1_500)
-    fresh.answered(4, 3_000, 1_500)
-    fresh.answered(2, 3_000, 1_500)  # an old reply that comes late
+    fresh.add_reply(4, 2_000, 1_500)
+    fresh.add_reply(4, 3_000, 1_500)
+    fresh.add_reply(2, 3_000, 1_500)  # an old reply that comes late
     assert sorted(fresh.served_ms) == [900.0, 1_700.0, 1_840.0, 1_850.0]
-    assert fresh.versions == [1, 4]
+    assert fresh.version == 4
 
 
 def test_an_install_is_served_by_the_deep_part_that_has_it() -> None:
@@ -67,10 +67,10 @@ def test_an_install_is_served_by_the_deep_part_that_has_it() -> None:
     store.put_blobs({DIGEST: b""})
     for version, installs, deep in ((1, [100], 1), (2, [200], 1), (3, [300, 310], 1), (4, [400], 3), (5, [500], 5)):
         store.publish(msgspec.structs.replace(manifest(version, version - 1, installs, deep), token=token))
-    fresh = Freshness(store)
+    fresh = FreshnessTracker(store)
     waits = []
     for version, now_ms in ((1, 1_000), (3, 2_000), (4, 3_000), (4, 4_000), (5, 5_000)):
-        fresh.answered(version, now_ms, now_ms)
+        fresh.add_reply(version, now_ms, now_ms)
         waits.append(sorted(fresh.served_deep_ms))
     first, third = [900.0], [900.0, 2_690.0, 2_700.0, 2_800.0]
     assert waits == [first, first, third, third, sorted([*third, 4_600.0, 4_500.0])]
@@ -79,9 +79,9 @@ def test_an_install_is_served_by_the_deep_part_that_has_it() -> None:
 
 def test_without_a_deep_part_nothing_is_served_by_it(store: MemoryStore) -> None:
     """Nor is it known where publishers of the first release don't say: no figure, rather than a wrong one."""
-    fresh = Freshness(store)
+    fresh = FreshnessTracker(store)
     for version in (1, 4):
-        fresh.answered(version, 1_000, 900)
+        fresh.add_reply(version, 1_000, 900)
     assert (len(fresh.served_ms), fresh.served_deep_ms) == (4, [])
 
 
@@ -113,24 +113,26 @@ def memory_log() -> MemoryLog:
     return MemoryLog({t.name: 2 for t in (EVENTS, REQUESTS, REPLIES, ITEMS)}, lambda: 7)
 
 
-def asked(log: MemoryLog, delay_s: float, silent: int, rps: float, count: int, appears: str = "u") -> list[Observed]:
-    """What an asker observes of the first `count` requests and those under way; `appears`: who is seen meanwhile."""
+def asked(
+    log: MemoryLog, delay_s: float, silent: int, rps: float, count: int, appears: str = "u"
+) -> list[RequestOutcome]:
+    """What a client observes of the first `count` requests and those under way; `appears`: who is seen meanwhile."""
     stop = threading.Event()
     ranker = threading.Thread(target=lambda: list(world(log, stop, delay_s, silent)))
     ranker.start()
-    asker = Asker(log, AskerConfig(rps=rps, sample_every=2))
-    asker.start()
+    client = OpenLoopClient(log, OpenLoopConfig(rps=rps, sample_every=2))
+    client.start()
     if appears:
         log.send(EVENTS.name, 0, encode_record([Impression("p", 1_000, appears, ["a"])]))
-    seen: list[Observed] = []
+    seen: list[RequestOutcome] = []
     while len(seen) < count:
-        seen += asker.observed()
+        seen += client.take()
         time.sleep(0.01)
-    asker.stop()
-    while asker.running:
+    client.stop()
+    while client.running:
         time.sleep(0.01)
-    seen += asker.observed()
-    asker.close()
+    seen += client.take()
+    client.close()
     stop.set()
     ranker.join()
     return seen
@@ -146,7 +148,7 @@ def test_an_open_loop_asks_on_while_answers_are_slow(memory_log: MemoryLog) -> N
 
 
 def test_who_appeared_before_it_began_is_asked_for(memory_log: MemoryLog) -> None:
-    """A replay that was over when the asker came is asked for too, whatever partition its users are of."""
+    """A replay that was over when the client came is asked for too, whatever partition its users are of."""
     memory_log.send(EVENTS.name, 1, encode_record([Impression("p", 1_000, "early", ["a"])]))
     seen = asked(memory_log, delay_s=0.0, silent=0, rps=100.0, count=3, appears="")
     assert {one.user for one in seen} == {"early"}
@@ -155,15 +157,15 @@ def test_who_appeared_before_it_began_is_asked_for(memory_log: MemoryLog) -> Non
 def test_a_demo_is_done_when_a_model_has_answered(tmp_path: Path, store: MemoryStore) -> None:
     """A replay that was learned before anybody was asked isn't over yet: its figures would be of nothing."""
     with Interrupts() as interrupts:
-        seen = Watch(Rooms(Settings(local=tmp_path), interrupts, print), Freshness(store), 1)
-    seen.played = {"examples": 1.0}
-    assert not seen.done
-    seen.now.examples = 1
+        monitor = DemoMonitor(DemoServices(Settings(local=tmp_path), interrupts, print), FreshnessTracker(store), 1)
+    monitor.report = {"examples": 1.0}
+    assert not monitor.done
+    monitor.examples = 1
     done = []
     for version in (0, 2):
-        done.append(seen.done)
-        seen.take([Observed("u", 1.0, version=version)])
-    assert [*done, seen.done] == [False, False, True]
+        done.append(monitor.done)
+        monitor.add([RequestOutcome("u", 1.0, version=version)])
+    assert [*done, monitor.done] == [False, False, True]
 
 
 def test_what_nobody_answers_is_an_error(memory_log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +180,7 @@ def test_a_page_that_was_seen_says_what_was_ranked(memory_log: MemoryLog) -> Non
     """The impression carries the time it was seen and the reply's request id, version, scores and features, unread."""
     reply = RankReply("r", "u", ["a", "b"], [0.9, 0.1], 7, features=b"opaque", time_ms=5_000)
     caller = Caller(memory_log, lambda: 6_000)
-    caller.saw(reply)
+    caller.record_impression(reply)
     caller.close()
     reader = memory_log.reader(EVENTS.name, dict.fromkeys(range(2), START))
     (record,) = reader.poll(1.0)
@@ -197,18 +199,18 @@ def test_an_install_has_the_logs_append_time(memory_log: MemoryLog) -> None:
 def test_a_reply_that_its_version_doesnt_explain_is_found() -> None:
     """Replies are scored again from what they carry: an altered score, or another version's number, is mixed."""
     store, replies = miniature(load_spec(SPEC))
-    right = recount(store, store.model, replies)
-    assert (right.checked, right.mixed, right.gone) == (len(replies), 0, 0)
+    right = rescore(store, store.model, replies)
+    assert (right.checked, right.mixed, right.unavailable) == (len(replies), 0, 0)
     altered = msgspec.structs.replace(replies[2], scores=[replies[2].scores[0] + 2e-5, *replies[2].scores[1:]])
     misnamed = msgspec.structs.replace(replies[3], version=replies[5].version)
     gone = msgspec.structs.replace(replies[0], version=99)
-    wrong = recount(store, store.model, [altered, misnamed, gone])
-    assert (wrong.checked, wrong.mixed, wrong.gone) == (2, 2, 1)
+    wrong = rescore(store, store.model, [altered, misnamed, gone])
+    assert (wrong.checked, wrong.mixed, wrong.unavailable) == (2, 2, 1)
 
 
 def test_rates_are_of_the_last_moments() -> None:
     """A count that stopped growing has the rate 0 as soon as the span is over."""
-    rates = Rates(over_s=2.0)
+    rates = RateMeter(over_s=2.0)
     assert rates.update({"a": 0.0}, 0.0) == {"a": 0.0}
     assert rates.update({"a": 100.0}, 1.0) == {"a": 100.0}
     for now_s in (2.0, 3.0, 4.0):
@@ -220,11 +222,12 @@ def test_the_screen_stands_before_anything_is_known() -> None:
     """What isn't known is a dash; without a terminal there's a plain line and no control codes."""
     console = Console(width=150, record=True, force_terminal=False)
     with Screen(console) as screen:
-        screen.show(Now(phase="replaying"))
-    console.print(drawn(Now(phase="replaying", auc=0.75, freshness_deep_p50_ms=987, freshness_deep_p99_ms=1_234)))
+        screen.show(ScreenState(phase="replaying"))
+    figures = {"auc_arrival": 0.75, "freshness_deep_p50_ms": 987, "freshness_deep_p99_ms": 1_234}
+    console.print(panel(ScreenState(phase="replaying", figures=figures)))
     said = console.export_text()
     assert "987 / 1,234 ms" in said
-    assert line(Now(phase="replaying")) in said
+    assert line(ScreenState(phase="replaying")) in said
     assert "0.7500" in said
     assert "\x1b" not in said
 

@@ -1,8 +1,8 @@
-"""Names for hashed keys: which values a wide weight is of, found by trying all that are known.
+"""Names for hashed feature keys: the values behind a wide weight, found by hashing all known values.
 
-A key can't be read back. But whoever has the items and users can make every key of a cross-product anew and look
-which is the one: 1,700 items by 1,700 are three million, and take less than a second. Values that are only ever
-in requests (`context.*`) aren't known here.
+A key can't be inverted. But all keys of a cross-product can be computed from the known items and users and compared:
+1,700 items by 1,700 are three million, and take less than a second. Values that only requests have (`context.*`)
+aren't known here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 from thalweg.audit.log_scan import span
 
-PRODUCTS_MAX: Final = 50_000_000  # of one cross: beyond that its keys stay nameless
+PRODUCTS_MAX: Final = 50_000_000  # of one cross: the keys of a larger one stay unnamed
 
 
 E = TypeVar("E", Item, User)
 
 
-def entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
-    """All entities of a compacted topic, a later one after an earlier one; what can't be read is left out."""
+def read_entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
+    """All entities of a compacted topic, in log order; tombstones and what can't be decoded are left out."""
     ends = log.ends(topic)
     for record in span(log, topic, dict.fromkeys(ends, START), ends):
         if record.value is None:
@@ -41,38 +41,38 @@ def entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
             continue
 
 
-class Names:
-    """The values of a layout's categories by their ids."""
+class FeatureNames:
+    """The values of a layout's categories, by column and id."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.values: dict[str, dict[int, str]] = {name: {} for name in (*layout.user_lists, *layout.item_lists)}
         for name, column in layout.columns.items():
             if column.bands:
-                self._bands(f"{name}_band", column.bands)
+                self._add_bands(f"{name}_band", column.bands)
 
     @classmethod
-    def read(cls, log: Log, layout: Layout) -> "Names":
+    def read(cls, log: Log, layout: Layout) -> "FeatureNames":
         """Those of all items and users in the log."""
         names = cls(layout)
-        for item in entities(log, ITEMS.name, Item):
-            names.item(item)
-        for user in entities(log, USERS.name, User):
-            names.user(user)
+        for item in read_entities(log, ITEMS.name, Item):
+            names.add_item(item)
+        for user in read_entities(log, USERS.name, User):
+            names.add_user(user)
         return names
 
-    def item(self, item: Item) -> None:
-        """What this item has; its id is a value of the history too, and its title names it."""
-        said = f"{item.item} {item.title}".strip()
+    def add_item(self, item: Item) -> None:
+        """Add an item's values; its id is a value of the history too, and is shown with the title."""
+        shown = f"{item.item} {item.title}".strip()
         for name in ("item.id", self.layout.history):
             if name in self.values:
-                self.values[name][id_of(self.layout.seeds[name], item.item)] = said
-        self._attributes("item", item.attributes)
+                self.values[name][id_of(self.layout.seeds[name], item.item)] = shown
+        self._add_attributes("item", item.attributes)
 
-    def user(self, user: User) -> None:
-        """What this user has."""
+    def add_user(self, user: User) -> None:
+        """Add a user's values."""
         self.values["user.id"][id_of(self.layout.seeds["user.id"], user.user)] = user.user
-        self._attributes("user", user.attributes)
+        self._add_attributes("user", user.attributes)
 
     def of_keys(self, encoder: Encoder, keys: U64) -> dict[int, str]:
         """Names of wide keys, `column=value x column=value`; the cross alone where no known values make the key."""
@@ -83,9 +83,9 @@ class Names:
             if not len(wanted):
                 continue
             found.update({int(key): f"{crosses[cross]} = ?" for key in wanted})
-            places = range(product.offsets[cross], product.offsets[cross + 1])
+            indices = range(product.offsets[cross], product.offsets[cross + 1])
             sides = (self.layout.user_lists, self.layout.item_lists)
-            columns = [sides[product.sides[p]][product.places[p]] for p in places]
+            columns = [sides[product.sides[i]][product.places[i]] for i in indices]
             if columns:
                 found.update(self._search(columns, product.salts[cross], cross, wanted))
             else:
@@ -98,35 +98,32 @@ class Names:
             return {}
         prefixes = np.array([salt], np.uint64)
         for column in ids[:-1]:
-            prefixes = mixed(prefixes, column)
+            prefixes = mix_product(prefixes, column)
         found: dict[int, str] = {}
         for prefix, last, key in _matches(prefixes, ids[-1], np.uint64(cross + 1), wanted):
-            at, parts = int(prefix), [int(last)]
-            for column in reversed(ids[:-1]):
-                at, place = divmod(at, len(column))
-                parts.insert(0, place)
-            said = [
-                f"{name}={self.values[name][int(column[p])]}"
-                for name, column, p in zip(columns, ids, parts, strict=True)
+            indices = [*np.unravel_index(prefix, [len(column) for column in ids[:-1]]), last]
+            values = [
+                f"{name}={self.values[name][int(column[i])]}"
+                for name, column, i in zip(columns, ids, indices, strict=True)
             ]
-            found[int(wanted[key])] = " x ".join(said)
+            found[int(wanted[key])] = " x ".join(values)
         return found
 
-    def _attributes(self, origin: str, attributes: Mapping[str, Value]) -> None:
+    def _add_attributes(self, origin: str, attributes: Mapping[str, Value]) -> None:
         for key, value in attributes.items():
             name = f"{origin}.{key}"
             if name in self.values:
                 self.values[name].update({id_of(self.layout.seeds[name], text): text for text in texts_of(value)})
 
-    def _bands(self, name: str, bands: Sequence[float]) -> None:
+    def _add_bands(self, name: str, bands: Sequence[float]) -> None:
         edges = ["", *(f"{band:g}" for band in bands), ""]
-        for place in range(len(bands) + 1):
-            self.values[name][id_of(self.layout.seeds[name], str(place))] = f"[{edges[place]}, {edges[place + 1]})"
+        for band in range(len(bands) + 1):
+            self.values[name][id_of(self.layout.seeds[name], str(band))] = f"[{edges[band]}, {edges[band + 1]})"
 
 
 @kernel
-def mixed(prefixes: Any, ids: Any) -> Any:
-    """Every prefix mixed with every id, prefix by prefix."""
+def mix_product(prefixes: Any, ids: Any) -> Any:
+    """Every prefix mixed with every id, prefix by prefix: uint64 [P], [N] → [P * N]."""
     out = np.empty(prefixes.shape[0] * ids.shape[0], np.uint64)
     for p in range(prefixes.shape[0]):
         for i in range(ids.shape[0]):
@@ -136,7 +133,7 @@ def mixed(prefixes: Any, ids: Any) -> Any:
 
 @kernel
 def _matches(prefixes: Any, ids: Any, cross: Any, wanted: Any) -> Any:
-    """[prefix, id, wanted] of every product whose key is one of `wanted` (sorted)."""
+    """Indices [prefix, id, wanted] of every product whose key is one of `wanted` (sorted)."""
     found = np.empty((wanted.shape[0], 3), np.int64)
     count = 0
     for p in range(prefixes.shape[0]):

@@ -1,4 +1,4 @@
-"""What people see: tables of answers, versions, services and figures."""
+"""Tables of answers, services and figures."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,47 +15,47 @@ NOTES = {
 }
 
 
-def printed(table: Table, console: Console | None = None) -> None:
-    """Print a table, wide enough for all of it where no terminal limits it."""
+def print_table(table: Table, console: Console | None = None) -> None:
+    """Print a table, 200 columns wide where no terminal limits it."""
     console = console or Console()
     (console if console.is_terminal else Console(width=200)).print(table)
 
 
-def page_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
-    """One answer: rank, item, title, probability; below, which version said so."""
+def reply_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
+    """One reply: rank, item, title, probability; below, the version that ranked it."""
     by = f"version {reply.version}, {reply.staleness_ms} ms stale" if reply.version else "no version yet"
     notes = [NOTES.get(note, note) for note in reply.notes]
     caption = "; ".join([f"{reply.scored} scored in {reply.rank_us / 1000:.1f} ms by {by}", *notes])
     table = Table("", "item", "title", "p", title=f"for user {reply.user}", caption=caption, title_justify="left",
                   caption_justify="left", min_width=min(100, len(caption)))  # fmt: skip
-    for place, (item, score) in enumerate(zip(reply.items, reply.scores, strict=True), 1):
-        table.add_row(str(place), item, titles.get(item, ""), f"{score:.3f}")
+    for rank, (item, score) in enumerate(zip(reply.items, reply.scores, strict=True), 1):
+        table.add_row(str(rank), item, titles.get(item, ""), f"{score:.3f}")
     return table
 
 
 def moves_table(before: RankReply, after: RankReply, installed: str, titles: Mapping[str, str]) -> Table:
-    """A user's page before and after an install, side by side, with what moved."""
+    """A user's page before and after an install, side by side, with each item's move."""
     heads = ("", f"before (version {before.version})", "p", f"after (version {after.version})", "p", "moved")
     title = f"user {before.user} installs {titles.get(installed, installed)}"
     table = Table(*heads, title=title, title_justify="left")
-    places = {item: place for place, item in enumerate(before.items, 1)}
-    for place in range(1, max(len(before.items), len(after.items)) + 1):
-        old = before.items[place - 1 : place]
-        new = after.items[place - 1 : place]
-        row = [str(place)]
-        row += [_titled(old[0], titles, installed), f"{before.scores[place - 1]:.3f}"] if old else ["", ""]
-        row += [_titled(new[0], titles, ""), f"{after.scores[place - 1]:.3f}"] if new else ["", ""]
-        row.append(_moved(places.get(new[0]), place) if new else "")
+    ranks = {item: rank for rank, item in enumerate(before.items, 1)}
+    for rank in range(1, max(len(before.items), len(after.items)) + 1):
+        old = before.items[rank - 1 : rank]
+        new = after.items[rank - 1 : rank]
+        row = [str(rank)]
+        row += [_title_cell(old[0], titles, installed), f"{before.scores[rank - 1]:.3f}"] if old else ["", ""]
+        row += [_title_cell(new[0], titles, ""), f"{after.scores[rank - 1]:.3f}"] if new else ["", ""]
+        row.append(_move_cell(ranks.get(new[0]), rank) if new else "")
         table.add_row(*row)
     return table
 
 
-def _titled(item: str, titles: Mapping[str, str], installed: str) -> str:
+def _title_cell(item: str, titles: Mapping[str, str], installed: str) -> str:
     title = titles.get(item) or item
     return f"[bold green]{title}  ← installed[/]" if item == installed else title
 
 
-def _moved(before: int | None, now: int) -> str:
+def _move_cell(before: int | None, now: int) -> str:
     if before is None:
         return "[green]new[/]"
     if before == now:
@@ -64,7 +64,7 @@ def _moved(before: int | None, now: int) -> str:
 
 
 def status_table(found: Sequence[Seen]) -> Table:
-    """Servers and services in a row each."""
+    """Servers and services, one a row."""
     table = Table("", "what", "address", "pid", "says", title="thalweg status", title_justify="left")
     colours = {"up": "green", "starting": "yellow"}
     for one in found:
@@ -74,16 +74,16 @@ def status_table(found: Sequence[Seen]) -> Table:
     return table
 
 
-def summary_table(figures: Mapping[str, float | None], says: Mapping[str, str]) -> Table:
-    """Figures, one a row, each with what it means."""
+def summary_table(figures: Mapping[str, float | None], meanings: Mapping[str, str]) -> Table:
+    """Figures, one a row, each with its meaning."""
     table = Table("", "", "what it is", title="summary", title_justify="left")
     for name, value in figures.items():
-        table.add_row(name, figure(value), says.get(name, ""))
+        table.add_row(name, format_figure(value), meanings.get(name, ""))
     return table
 
 
-def figure(value: float | None) -> str:
-    """A number as people read it; - for none."""
+def format_figure(value: float | None) -> str:
+    """A number with the digits that a person reads; - for None."""
     if value is None:
         return "-"
     if float(value).is_integer():

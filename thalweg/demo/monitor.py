@@ -1,0 +1,157 @@
+"""What a demo measures while it runs: requests as the open-loop client saw them, and the services' metrics."""
+
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from stream.runtime.errors import StackError
+from thalweg.demo.freshness import FreshnessTracker, percentile
+from thalweg.demo.open_loop_client import RequestOutcome
+from thalweg.demo.screen import RateMeter, ScreenState
+from thalweg.demo.services import DemoServices
+
+LAST_ANSWERS_S: Final = 15.0
+SERVICES: Final = ("joiner", "learner", "ranker")
+
+
+@dataclass
+class RequestTally:
+    """All requests so far."""
+
+    users: Counter[str] = field(default_factory=Counter)
+    latency_ms: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    sample: list[RequestOutcome] = field(default_factory=list)  # those with the whole reply
+    last: RequestOutcome | None = None
+
+    def add(self, outcome: RequestOutcome) -> None:
+        """One request more."""
+        if outcome.error:
+            self.errors[outcome.error] += 1
+            return
+        self.users[outcome.user] += 1
+        self.latency_ms.append(outcome.latency_ms)
+        self.last = outcome
+        if outcome.reply is not None:
+            self.sample.append(outcome)
+
+
+class ClientProcess:
+    """The open-loop client in a process of its own, and a thread that reads its output."""
+
+    def __init__(self, services: DemoServices, rps: float, sample_every: int) -> None:
+        self._log = services.local / "logs" / "asker.log"
+        self._process = services.start_child("asker", "ask", "--rps", str(rps), "--sample", str(sample_every))
+        self._decoder = msgspec.json.Decoder(RequestOutcome)
+        self._outcomes: list[RequestOutcome] = []
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def take(self) -> list[RequestOutcome]:
+        """Outcomes since the last call. Raises StackError when the process has ended by itself."""
+        if self._process.poll() is not None:
+            raise StackError(f"the open-loop client ended in the middle of the demo; see {self._log}")
+        return self._taken()
+
+    def close(self) -> list[RequestOutcome]:
+        """End the process and return its last outcomes; idempotent."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(LAST_ANSWERS_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._thread.join(5.0)
+        return self._taken()
+
+    def _taken(self) -> list[RequestOutcome]:
+        with self._lock:
+            outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            outcome = self._decoder.decode(line)
+            with self._lock:
+                self._outcomes.append(outcome)
+
+
+class DemoMonitor:
+    """Keeps `state` up to date."""
+
+    def __init__(self, services: DemoServices, freshness: FreshnessTracker, pages_total: int) -> None:
+        self.requests = RequestTally()
+        self.state = ScreenState(pages_total=pages_total)
+        self.report: dict[str, float] = {}  # of the replay, once it has ended
+        self.examples = 0  # that the learner has learned
+        self.dead_letters = 0
+        self.last_learned_s = time.monotonic()
+        self._services, self._freshness, self._rates = services, freshness, RateMeter()
+
+    @property
+    def learned_all(self) -> bool:
+        """Whether every example of the replay has been learned or is a dead letter."""
+        return bool(self.report) and self.examples + self.dead_letters >= self.report["examples"]
+
+    @property
+    def done(self) -> bool:
+        """Whether all is learned and a model has answered: a short replay ends before the client has begun."""
+        return self.learned_all and self.requests.last is not None and self.requests.last.version > 0
+
+    def add(self, outcomes: list[RequestOutcome]) -> None:
+        """Add outcomes of requests."""
+        for outcome in outcomes:
+            self.requests.add(outcome)
+            if not outcome.error:
+                self._freshness.add_reply(outcome.version, outcome.appended_ms, outcome.live_since_ms)
+
+    def update(self) -> None:
+        """Read the services' metrics; those of a service that doesn't answer stay as they were."""
+        state, requests, freshness = self.state, self.requests, self._freshness
+        state.phase = "learning the rest" if self.report else "replaying"
+        joiner, learner, ranker = (dict(self._services.metrics(name)) for name in SERVICES)
+        if learner:
+            self._update_learner(learner)
+        if joiner and learner and ranker:
+            metrics = joiner | learner | ranker
+            self.dead_letters = int(sum(metrics.get(f"thalweg_{name}_dead_letters_total", 0.0) for name in SERVICES))
+            state.pages = int(joiner.get("thalweg_joiner_events_total.page", 0))
+            state.figures["swaps"] = int(ranker.get("thalweg_ranker_swaps_total", 0))
+            counts = {
+                "joiner (events)": joiner.get("thalweg_joiner_events_total", 0.0),
+                "learner (examples)": float(self.examples),
+                "ranker (pages)": ranker.get("thalweg_ranker_replies_total", 0.0),
+            }
+            state.rates = self._rates.update(counts, time.monotonic())
+        delays_ms = {
+            "freshness": freshness.served_ms,
+            "freshness_deep": freshness.served_deep_ms,
+            "servable": freshness.servable_ms,
+            "rank": requests.latency_ms,
+        }
+        state.figures |= {f"{name}_p{p}_ms": percentile(ms, p) for name, ms in delays_ms.items() for p in (50, 99)}
+        state.figures |= {
+            "examples_learned": self.examples,
+            "dead_letters": self.dead_letters,
+            "rank_replies": len(requests.latency_ms),
+            "rank_errors": requests.errors.total(),
+        }
+        if requests.last is not None:
+            state.version, state.staleness_ms = requests.last.version, requests.last.staleness_ms
+
+    def _update_learner(self, learner: Mapping[str, float]) -> None:
+        examples = int(learner["thalweg_learner_examples_total"])
+        if examples > self.examples:
+            self.last_learned_s = time.monotonic()
+        self.examples = examples
+        for figure, metric in (("auc_arrival", "auc"), ("log_loss", "log_loss"), ("base_rate", "base_rate")):
+            self.state.figures[figure] = learner[f"thalweg_learner_{metric}.all.lifetime"]
+        self.state.figures["duplicates_dropped"] = int(learner["thalweg_learner_duplicates_total"])
