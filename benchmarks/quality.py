@@ -23,7 +23,7 @@ from producers.movielens import fetch_movielens, read_movielens
 from stream.features.page_features import F32
 from stream.runtime.settings import Settings
 from stream.spec.spec_file import load_spec
-from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores
+from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores, exact_auc
 
 SEEDS = 3
 QUICK_PAGES, QUICK_REST = 12_000, 4_000
@@ -75,7 +75,7 @@ def aucs(scores: Scores, first: int, seeds: int) -> tuple[dict[str, list[float]]
     ways = {}
     for way, logits in (("logits", True), ("probabilities", False)):
         mixed = [together(scores.predictions[0], scores.predictions[1 + 2 * s], logits=logits) for s in range(seeds)]
-        ways[way] = [scores.auc_of(one, first) for one in mixed]
+        ways[way] = [exact_auc(one[first:], scores.labels[first:]) for one in mixed]
     best = max(ways, key=lambda way: float(np.mean(ways[way])))
     found["ensemble"] = ways[best]
     return found, best

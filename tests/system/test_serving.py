@@ -117,7 +117,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
     store = RedisStore(house.settings, "small")
 
     def version() -> int:
-        observed.extend(asker.observed())
+        observed.extend(asker.take())
         return max((one.version for one in observed), default=0)
 
     try:

@@ -51,7 +51,7 @@ class Entrant(Protocol):
 
     def auc_arrival(self) -> float:
         """AUC of predictions just before each example is learned; NaN where it isn't measured."""
-        ...
+        return float("nan")
 
 
 class _LoggedStatistics(Statistics):
@@ -86,7 +86,7 @@ class ExampleLog:
             self._records.popleft()
 
 
-class ModelEntrant:
+class ModelEntrant(Entrant):
     """The learner's model, with some parts of the spec."""
 
     def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int, log: ExampleLog) -> None:
@@ -138,10 +138,6 @@ class Scores:
     def auc(self, entrant: int, first: int = 0, last: int | None = None) -> float:
         """AUC of one entrant over rows first:last."""
         return exact_auc(self.predictions[entrant, first:last], self.labels[first:last])
-
-    def auc_of(self, predictions: F32, first: int = 0) -> float:
-        """AUC of other predictions [N] over rows from `first` on."""
-        return exact_auc(predictions[first:], self.labels[first:])
 
 
 def exact_auc(predictions: F32, labels: F32) -> float:

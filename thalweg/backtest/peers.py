@@ -19,6 +19,7 @@ from stream.features.encoder import Batch, Encoder, one_page
 from stream.features.page_features import F32, Layout
 from stream.spec.spec import Spec
 from stream.tables.hash_table import U64
+from thalweg.backtest.backtest import Entrant
 
 BITS: Final = 26  # of a feature's number: of 2,000,000 live features one in 34 shares its weight with another
 FIRST_FREEZE: Final = 64
@@ -119,7 +120,7 @@ def _batch(examples: Examples) -> Batch:
     return Batch(words, np.zeros(1, np.int64), np.zeros(len(positions), np.int64), positions)
 
 
-class VowpalWabbit:
+class VowpalWabbit(Entrant):
     """`vw --ftrl` in this process. Its input can be dumped: unlabelled lines are predicted, others learned.
 
     A line's tag is the row of its example, in the order of pages. `vw` doesn't learn from a line without a label, so
@@ -163,10 +164,6 @@ class VowpalWabbit:
         if self._dump:
             self._dump.writelines(f"{line}\n" for line in lines)
 
-    def auc_arrival(self) -> float:
-        """Not measured."""
-        return float("nan")
-
     def close(self) -> None:
         """Finish, and close the dump."""
         self._vw.finish()
@@ -182,7 +179,7 @@ def arguments(rates: PeerRates) -> str:
     )
 
 
-class River:
+class River(Entrant):
     """River's logistic regression, by gradient descent at a constant rate."""
 
     name = "river"
@@ -212,7 +209,3 @@ class River:
                     weight = _weight(weight, label, self._p(x))
                 self._model.learn_one(x, bool(label), w=weight)
             self.features.buckets.learn(examples.ids, numbers)
-
-    def auc_arrival(self) -> float:
-        """Not measured."""
-        return float("nan")

@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from stream.runtime.errors import DataError
-from thalweg.cli.options import JsonFile, SourceSpec, print_stderr, read_settings, read_source_spec, write_json
+from thalweg.cli.options import (
+    JsonFile,
+    SourceSpec,
+    print_stderr,
+    read_settings,
+    read_source_spec,
+    write_json,
+    write_output,
+)
 
 experiment = typer.Typer()
 
@@ -31,10 +39,7 @@ def init(
     if out is None:
         print(text, end="")
         return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as bad:
-        raise DataError(f"{out} can't be written: {bad.strerror}; name another file with --out") from None
+    write_output(out, text.encode(), "--out")
     print_stderr(f"{out} is written; next: thalweg check {source} --spec {out}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.runtime.errors import DataError, SettingsError
-from thalweg.cli.options import JsonFile, inspect_settings, print_stderr, read_spec, write_json
+from thalweg.cli.options import JsonFile, inspect_settings, print_stderr, read_spec, write_json, write_output
 from thalweg.cli.snapshots import snapshots
 
 if TYPE_CHECKING:
@@ -195,11 +195,7 @@ def dlq_show(
         raise DataError(f"{topic} has no dead letter {number}; `thalweg dlq ls --topic {topic}` lists them")
     for line in dead_letter_lines(found):
         print(line)
-    if raw is not None:
-        try:
-            raw.write_bytes(found.dead_letter.original)
-        except OSError as bad:
-            raise DataError(f"{raw} can't be written: {bad.strerror}; name another file with --raw") from None
+    write_output(raw, found.dead_letter.original, "--raw")
 
 
 @dlq_app.command("replay")
@@ -227,14 +223,14 @@ def dlq_replay(
 
     if (first or last is not None) and not topic:
         raise SettingsError("--from and --to are numbers within one topic: name it with --topic")
-    selection = dead_letters.DeadLetterFilter(reason, first, last)
     with open_log(inspect_settings()) as log:
         topics = [topic] if topic else list(DEAD_LETTERS)
         records = [record for name in topics for record in dead_letters.read_dead_letters(log, name)]
-        selected = [record for record in records if selection.matches(record)]
+        selected = dead_letters.select(records, reason, first, last)
         counts = dead_letters.replay(log, selected, dry_run=dry_run)
-    print(f"{counts.sent} {'would be sent' if dry_run else 'sent'}; left out: {counts.before} sent by an earlier replay, "
-          f"{counts.cut} truncated, {counts.superseded} with a newer record of the same key")  # fmt: skip
+    sent = "would be sent" if dry_run else "sent"
+    print(f"{counts.sent} {sent}; left out: {counts.before} sent by an earlier replay, {counts.cut} truncated, "
+          f"{counts.superseded} with a newer record of the same key")  # fmt: skip
     write_json(json_file, asdict(counts))
 
 

@@ -104,12 +104,16 @@ def open_store(settings: "Settings", spec: Path | None) -> "closing[RedisStore]"
 
 def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
     """Write the figures to the file of `--json`, if there's one. Raises DataError."""
-    if path is None:
-        return
+    write_output(path, f"{json.dumps(figures, indent=2)}\n".encode(), "--json")
+
+
+def write_output(path: Path | None, content: bytes, option: str) -> None:
+    """Write the file that this option names, if it names one. Raises DataError."""
     try:
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+        if path is not None:
+            path.write_bytes(content)
     except OSError as bad:
-        raise DataError(f"{path} can't be written: {bad.strerror}; name another file with --json") from None
+        raise DataError(f"{path} can't be written: {bad.strerror}; name another file with {option}") from None
 
 
 def print_stderr(line: str) -> None:

@@ -1,12 +1,11 @@
 """Commands that run Thalweg: the local stack, topics, services, replays."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from stream.runtime.errors import SettingsError, SpecError
+from stream.runtime.errors import SpecError
 from stream.runtime.logs import log_to_stderr
 from thalweg.cli.options import (
     AcceptGap,
@@ -85,15 +84,11 @@ def doctor(json_file: JsonFile = None) -> None:
     For what is missing it names the command that installs it. Exit code 1 when something needed is missing.
     """
     from thalweg.stack.doctor import checks, render, settings_table
-    from thalweg.views.replay_cost import replay_cost
     from thalweg.views.tables import print_table
 
     found = checks(read_settings(with_stack=False))
     print_table(render(found))
     print_table(settings_table())
-    with suppress(SettingsError):  # a stack file that can't be read is among the checks
-        if cost := replay_cost(read_settings()):
-            print(cost)
     write_json(json_file, {one.name: one.ok for one in found})
     if any(one.needed and not one.ok for one in found):
         raise typer.Exit(1)
@@ -117,7 +112,6 @@ def topics(
     from stream.joiner.label_rules import label_rules
     from stream.log.kafka_admin import apply_topics, plan_topics
     from thalweg.text.retention import REMEDY, too_short
-    from thalweg.views.replay_cost import replay_cost
 
     settings = read_settings()
     if spec and (short := too_short(label_rules(read_spec(spec)))):
@@ -132,8 +126,6 @@ def topics(
     if made:
         apply_topics(settings, made)
         print(f"{len(made)} changes made")
-    if cost := replay_cost(settings):
-        print(cost)
     write_json(json_file, {"changes": len(due), "made": len(made)})
 
 

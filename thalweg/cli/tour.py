@@ -98,9 +98,9 @@ def send_install(
 
     settings = inspect_settings()
     with open_store(settings, spec) as store, kafka_caller(settings) as caller:
-        learned = caller.install_and_wait(user, item, store, request_id=request_id)
-    print(f"learned: version {learned.version} answered {learned.served_ms} ms after the install was in the log")
-    write_json(json_file, {"version": learned.version, "served_ms": learned.served_ms})
+        reply, served_ms = caller.install_and_wait(user, item, store, request_id=request_id)
+    print(f"learned: version {reply.version} answered {served_ms} ms after the install was in the log")
+    write_json(json_file, {"version": reply.version, "served_ms": served_ms})
 
 
 @data_app.command("movielens")

@@ -37,15 +37,6 @@ class Answer:
         return {name: getattr(self.reply, name) for name in FIGURES} | {"latency_ms": self.latency_ms}
 
 
-@dataclass(frozen=True)
-class LearnedAnswer:
-    """The first answer by a version that has learned an install. `served_ms`: between the appends of the two."""
-
-    version: int
-    served_ms: int
-    answer: Answer
-
-
 def request_id_for(partition: int, partitions: int) -> str:
     """A request id whose reply comes in this partition: a caller reads one partition and waits for no other."""
     while True:
@@ -128,10 +119,11 @@ class Caller:
 
     def wait_learned(
         self, store: SnapshotStore, appended_ms: int, before: int, ask: Callable[[], Answer]
-    ) -> LearnedAnswer:
+    ) -> tuple[RankReply, int]:
         """Ask until a version after `before` that learned the install appended at `appended_ms` answers.
 
-        Raises DataError when none comes in time.
+        Returns its reply, and the milliseconds from the install's append to the reply's. Raises DataError when none
+        comes in time.
         """
         newest = before
         deadline_s = time.monotonic() + LEARNED_S
@@ -139,14 +131,16 @@ class Caller:
             answer = ask()
             manifests = manifests_between(store, newest, answer.reply.version)
             if any(appended_ms in manifest.ingest_ms for manifest in manifests):
-                return LearnedAnswer(answer.reply.version, answer.appended_ms - appended_ms, answer)
+                return answer.reply, answer.appended_ms - appended_ms
             newest = max(newest, answer.reply.version)
         raise DataError(
             f"no version that has learned the install was served within {LEARNED_S:g} s: is it on an open page, and do "
             "joiner and learner run (`thalweg status`)?"
         )
 
-    def install_and_wait(self, user: str, item: str, store: SnapshotStore, *, request_id: str = "") -> LearnedAnswer:
+    def install_and_wait(
+        self, user: str, item: str, store: SnapshotStore, *, request_id: str = ""
+    ) -> tuple[RankReply, int]:
         """An install, on the page that `request_id` names, else on a page of this item alone; then wait_learned."""
         single = self.rank(user, k=1, candidates=[item]).reply
         if not single.items:

@@ -1,8 +1,10 @@
-"""The demo: every service as a process, MovieLens through them, ranking requests meanwhile, and a summary at the end."""
+"""The demo: every service as a process, MovieLens through them, ranking requests meanwhile, a summary at the end."""
 
+import json
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +21,7 @@ from thalweg.demo.freshness import FreshnessTracker
 from thalweg.demo.monitor import SERVICES, ClientProcess, DemoMonitor, RequestTally
 from thalweg.demo.rescore import rescore
 from thalweg.demo.screen import Screen
-from thalweg.demo.services import DemoServices, Interrupts, read_report
+from thalweg.demo.services import DemoServices, Interrupts
 from thalweg.views.tables import moves_table, print_table, summary_table
 
 PAGES: Final = 100_000  # of MovieLens-100k
@@ -84,9 +86,7 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
     """Run it, show it, stop it; returns the figures. Raises a ThalwegError when a service fails."""
     console, begun_s = Console(), time.monotonic()
 
-    def report(line: str) -> None:
-        console.print(line, soft_wrap=True, highlight=False)
-
+    report = partial(console.print, soft_wrap=True, highlight=False)
     model = load_spec(spec).name
     settings = settings.model_copy(update={"model": model})
     fetch_movielens(settings.data.resolve(), report)
@@ -142,7 +142,7 @@ def run_replay(services: DemoServices, spec: Path, config: DemoConfig, console: 
             monitor.add(client.take())
             monitor.update()
             if not monitor.report and not services.is_running("replay"):
-                monitor.report = read_report(report)
+                monitor.report = json.loads(report.read_bytes()) if report.exists() else {}
                 services.check_running(*["replay"] * bool(monitor.report))  # without a report: say how it ended
             if monitor.report and time.monotonic() > monitor.last_learned_s + STALLED_S:
                 reason = UNANSWERED if monitor.learned_all else "not all examples are learned, and nothing moves"
@@ -162,8 +162,7 @@ def one_install(settings: Settings, store: RedisStore, requests: RequestTally, c
         before = caller.rank(user).reply
         item = before.items[len(before.items) // 2]
         appended_ms = caller.install(user, item, before)
-        learned = caller.wait_learned(store, appended_ms, before.version, lambda: caller.rank(user))
-        print_table(moves_table(before, learned.answer.reply, item, caller.titles()), console)
-    delay = f"{learned.served_ms} ms from the install's append to the first reply that has learned it"
-    console.print(delay, highlight=False)
-    return learned.served_ms
+        after, served_ms = caller.wait_learned(store, appended_ms, before.version, lambda: caller.rank(user))
+        print_table(moves_table(before, after, item, caller.titles()), console)
+    console.print(f"{served_ms} ms from the install's append to the first reply that has learned it", highlight=False)
+    return served_ms

@@ -1,4 +1,4 @@
-"""What a demo has running: written to `demo.json` when it starts, so that `thalweg down` can end it after a crash too."""
+"""What a demo has running: written to `demo.json` when it starts, so that `thalweg down` can end it after a crash."""
 
 import contextlib
 import os

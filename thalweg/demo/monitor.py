@@ -13,7 +13,7 @@ import msgspec
 from stream.runtime.errors import StackError
 from thalweg.demo.freshness import FreshnessTracker, percentile
 from thalweg.demo.open_loop_client import RequestOutcome
-from thalweg.demo.screen import RateMeter, ScreenState
+from thalweg.demo.screen import ScreenState
 from thalweg.demo.services import DemoServices
 
 LAST_ANSWERS_S: Final = 15.0
@@ -82,6 +82,22 @@ class ClientProcess:
             outcome = self._decoder.decode(line)
             with self._lock:
                 self._outcomes.append(outcome)
+
+
+class RateMeter:
+    """Rates per second of growing counts, since the update before."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[float, float]] = {}  # time and count
+
+    def update(self, counts: Mapping[str, float], now_s: float) -> dict[str, float]:
+        """Add the counts of now; returns the rates."""
+        rates = {}
+        for name, count in counts.items():
+            last_s, last = self._last.get(name, (0.0, count))
+            rates[name] = (count - last) / (now_s - last_s) if now_s > last_s else 0.0
+            self._last[name] = now_s, count
+        return rates
 
 
 class DemoMonitor:

@@ -41,8 +41,6 @@ class RequestOutcome(msgspec.Struct, array_like=True):
     version: int = 0
     live_since_ms: int = 0
     staleness_ms: int = 0
-    scored: int = 0
-    notes: list[str] = []
     error: str = ""
     reply: RankReply | None = None
 
@@ -182,7 +180,7 @@ class OpenLoopClient:
             whole = reply if self._answered % self._config.sample_every == 0 else None
             self._outcomes.append(
                 RequestOutcome(user, (now_s - intended_s) * 1000, appended_ms, reply.version, reply.live_since_ms,
-                               reply.staleness_ms, reply.scored, reply.notes, reply.error, whole)
+                               reply.staleness_ms, reply.error, whole)
             )  # fmt: skip
 
     def _expire(self, now_s: float) -> None:

@@ -1,7 +1,6 @@
 """The demo's live screen; without a terminal, a plain line every few seconds."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,7 +26,7 @@ class ScreenState:
     figures: dict[str, float | None] = field(default_factory=dict)
 
     def number(self, name: str, digits: int = 0) -> str:
-        """A figure with so many decimals; - while it isn't known."""
+        """A figure with this many decimals; - while it isn't known."""
         return _number(self.figures.get(name), digits)
 
     def p50_p99(self, name: str, digits: int = 0) -> str:
@@ -35,51 +34,20 @@ class ScreenState:
         return f"{self.number(f'{name}_p50_ms', digits)} / {self.number(f'{name}_p99_ms', digits)} ms"
 
 
-class RateMeter:
-    """Rates per second of growing counts, over about the last two seconds."""
-
-    def __init__(self, over_s: float = 2.0) -> None:
-        self._over_s = over_s
-        self._samples: dict[str, list[tuple[float, float]]] = {}  # time and count
-
-    def update(self, counts: Mapping[str, float], now_s: float) -> dict[str, float]:
-        """Add the counts of now; returns the rates."""
-        rates: dict[str, float] = {}
-        for name, count in counts.items():
-            samples = self._samples.setdefault(name, [])
-            samples.append((now_s, count))
-            while len(samples) > 2 and samples[1][0] < now_s - self._over_s:
-                del samples[0]
-            first_s, first = samples[0]
-            assert first_s <= now_s
-            rates[name] = (count - first) / (now_s - first_s) if now_s > first_s else 0.0
-        return rates
-
-
-class Screen:
-    """Shows a ScreenState, again and again."""
+class Screen(Live):
+    """Shows ScreenStates."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
-        self._line_s = -LINE_EVERY_S
-
-    def __enter__(self) -> "Screen":
-        if self._live:
-            self._live.__enter__()
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        if self._live:
-            self._live.__exit__(None, None, None)
+        super().__init__(console=console, auto_refresh=False, transient=not console.is_terminal)
+        self._next_line_s = 0.0
 
     def show(self, state: ScreenState) -> None:
         """Draw the state; without a terminal at most one line in LINE_EVERY_S."""
-        if self._live:
-            self._live.update(panel(state), refresh=True)
-        elif time.monotonic() >= self._line_s + LINE_EVERY_S:
-            self._line_s = time.monotonic()
-            self._console.print(line(state), soft_wrap=True, highlight=False)
+        if self.console.is_terminal:
+            self.update(panel(state), refresh=True)
+        elif time.monotonic() >= self._next_line_s:
+            self._next_line_s = time.monotonic() + LINE_EVERY_S
+            self.console.print(line(state), soft_wrap=True, highlight=False)
 
 
 def line(state: ScreenState) -> str:

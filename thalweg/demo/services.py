@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import shutil
 import signal
 import subprocess
@@ -219,12 +218,3 @@ def _lock_folder(root: Path) -> IO[str]:
             lock.close()
             raise StackError(ALREADY_RUNS) from None
     return lock
-
-
-def read_report(path: Path) -> dict[str, float]:
-    """The figures that a command wrote with --json; empty when it wrote none."""
-    try:
-        figures: dict[str, float] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return figures

@@ -1,14 +1,13 @@
 """Tables of `thalweg snapshots`."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 from rich.table import Table
 
 from stream.snapshots.manifest import Manifest
 from thalweg.versions.version_diff import PartChange, VersionTables
-from thalweg.views.tables import format_figure
+from thalweg.views.tables import format_figure, format_time
 
 KIB = 1024
 
@@ -20,24 +19,20 @@ def versions_table(manifests: Sequence[Manifest], head: int, pinned: int) -> Tab
     for one in manifests:
         marks = [*(["head"] if one.version == head else []), *(["[bold]pinned[/]"] if one.version == pinned else [])]
         contents = ", ".join(f"{name} {len(part.contents())}" for name, part in one.parts.items())
-        table.add_row(str(one.version), " ".join(marks), _time(one.created_ms), f"{one.examples:,}",
+        table.add_row(str(one.version), " ".join(marks), format_time(one.created_ms), f"{one.examples:,}",
                       format_figure(one.metrics.get("auc_arrival")), format_figure(one.metrics.get("log_loss")),
                       str(len(one.ingest_ms)), contents)  # fmt: skip
     return table
-
-
-def _time(ms: int) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000):%H:%M:%S.%f}"[:-3]
 
 
 def origin_table(one: Manifest) -> Table:
     """The origin of one version, and its metrics."""
     table = Table("", "", title=f"version {one.version} of {one.model}", title_justify="left")
     facts = {
-        "made": _time(one.created_ms), "parent": str(one.parent), "fencing token": str(one.token),
+        "made": format_time(one.created_ms), "parent": str(one.parent), "fencing token": str(one.token),
         "spec": one.fingerprint, "examples learned": f"{one.examples:,}",
         "next offsets in examples": ", ".join(f"{p}: {offset:,}" for p, offset in one.offset.items()),
-        "event time": f"{datetime.fromtimestamp(one.watermark_ms / 1000):%Y-%m-%d %H:%M:%S}",
+        "event time": format_time(one.watermark_ms),
         "installs first learned in it": str(len(one.ingest_ms)), "golden pages": str(len(one.golden)),
         "deep part as of version": str(one.deep_version or "-"),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Verifies that rankers would accept the versions in a store. Each content is read once, however many versions name it."""
+"""Verifies that rankers would accept the versions in a store. Each content is read once, whoever names it."""
 
 from collections.abc import Iterator
 

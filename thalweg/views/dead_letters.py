@@ -44,8 +44,13 @@ class DeadLetterRecord:
 
     @property
     def reason(self) -> str:
-        """Error and message with N for each number: the same for all dead letters of one kind."""
-        return f"{self.dead_letter.error}: {re.sub(r'[0-9]+', 'N', self.dead_letter.message)}"[:REASON_CHARS_MAX]
+        """Error and message."""
+        return f"{self.dead_letter.error}: {self.dead_letter.message}"
+
+    @property
+    def kind(self) -> str:
+        """The reason with N for each number: the same for all dead letters of one kind."""
+        return re.sub(r"[0-9]+", "N", self.reason)[:REASON_CHARS_MAX]
 
     @property
     def source(self) -> str:
@@ -56,24 +61,6 @@ class DeadLetterRecord:
     def is_complete(self) -> bool:
         """Whether it has all bytes of the original."""
         return not self.dead_letter.message.endswith(TRUNCATED)
-
-
-@dataclass(frozen=True)
-class DeadLetterFilter:
-    """Selects by a part of the reason, in any case, and by number (inclusive)."""
-
-    reason: str = ""
-    first: int = 0
-    last: int | None = None
-
-    def matches(self, record: DeadLetterRecord) -> bool:
-        """Whether the dead letter is selected."""
-        reason = f"{record.dead_letter.error}: {record.dead_letter.message}"
-        return (
-            self.reason.lower() in reason.lower()
-            and record.number >= self.first
-            and (self.last is None or record.number <= self.last)
-        )
 
 
 @dataclass
@@ -108,6 +95,19 @@ def read_dead_letters(log: Log, topic: str, since_ms: int = 0) -> list[DeadLette
         else:
             found.setdefault(_identity(dead_letter), DeadLetterRecord(record.offset, record.time_ms, dead_letter))
     return [replace(one, replayed_ms=replayed.get(identity, 0)) for identity, one in found.items()]
+
+
+def select(
+    records: Iterable[DeadLetterRecord], reason: str = "", first: int = 0, last: int | None = None
+) -> list[DeadLetterRecord]:
+    """Those whose reason has this text, in any case, and whose number is in first..last (inclusive)."""
+    return [
+        record
+        for record in records
+        if reason.lower() in record.reason.lower()
+        and record.number >= first
+        and (last is None or record.number <= last)
+    ]
 
 
 def replay(log: Log, records: Iterable[DeadLetterRecord], *, dry_run: bool = False) -> ReplayCounts:

@@ -2,24 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from thalweg.views.dead_letters import DeadLetterRecord, decode_prefix, hex_dump
+from thalweg.views.tables import format_time
 
 if TYPE_CHECKING:
     from thalweg.audit.findings import Audit
@@ -49,11 +41,6 @@ AUDITED: Final = {
 }
 
 
-def format_time(time_ms: int) -> str:
-    """An append time in local time, to the millisecond."""
-    return f"{datetime.fromtimestamp(time_ms / 1000):%Y-%m-%d %H:%M:%S.%f}"[:-3]
-
-
 def audit_table(found: "Audit") -> Table:
     """The figures of an audit, faults last."""
     from thalweg.audit.findings import FAULTS
@@ -70,10 +57,8 @@ def audit_table(found: "Audit") -> Table:
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Bars on stderr where that is a terminal. Call the yielded function with a task's name, done, and total."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn(),
-               TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bars: dict[str, TaskID] = {}
 
         def on_progress(task: str, done: int, total: int) -> None:
@@ -88,7 +73,7 @@ def reasons_table(records: Iterable[DeadLetterRecord]) -> Table:
     """By source and reason: how many dead letters, how many were never replayed, first and last."""
     groups: dict[tuple[str, str], list[DeadLetterRecord]] = {}
     for record in records:
-        groups.setdefault((record.dead_letter.topic, record.reason), []).append(record)
+        groups.setdefault((record.dead_letter.topic, record.kind), []).append(record)
     heads = ("from", "reason", "dead letters", "waiting", "first", "last")
     table = Table(*heads, title="dead letters", title_justify="left")
     for (topic, reason), group in sorted(groups.items()):
@@ -104,7 +89,7 @@ def dead_letters_table(records: Iterable[DeadLetterRecord]) -> Table:
     table = Table("number", "from", "written", "bytes", "reason", "sent back", title_justify="left")
     for record in records:
         replayed = format_time(record.replayed_ms) if record.replayed_ms else ""
-        reason = escape(f"{record.dead_letter.error}: {record.dead_letter.message}"[:100])
+        reason = escape(record.reason[:100])
         size = str(len(record.dead_letter.original))
         table.add_row(str(record.number), record.source, format_time(record.time_ms), size, reason, replayed)
     return table
@@ -116,7 +101,7 @@ def dead_letter_lines(record: DeadLetterRecord) -> Iterator[str]:
     yield f"number     {record.number}"
     yield f"from       {record.source}  (topic partition:offset)"
     yield f"written    {format_time(record.time_ms)}"
-    yield f"reason     {dead_letter.error}: {dead_letter.message}"
+    yield f"reason     {record.reason}"
     yield f"sent back  {format_time(record.replayed_ms) if record.replayed_ms else 'never'}"
     values, rest = decode_prefix(dead_letter.original)
     yield f"original   {len(dead_letter.original)} bytes; decoded, one value a line:"

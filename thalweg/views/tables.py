@@ -1,6 +1,7 @@
 """Tables of answers, services and figures."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -80,6 +81,11 @@ def summary_table(figures: Mapping[str, float | None], meanings: Mapping[str, st
     for name, value in figures.items():
         table.add_row(name, format_figure(value), meanings.get(name, ""))
     return table
+
+
+def format_time(time_ms: int) -> str:
+    """A time in the local time zone, to the millisecond."""
+    return f"{datetime.fromtimestamp(time_ms / 1000):%Y-%m-%d %H:%M:%S.%f}"[:-3]
 
 
 def format_figure(value: float | None) -> str:

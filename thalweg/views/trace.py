@@ -89,9 +89,8 @@ def trace(
     for topic in (EVENTS.name, EXAMPLES.name):
         for entry in read_dead_letters(log, topic, since_ms):
             if request_id.encode() in entry.dead_letter.original:
-                reason = f"{entry.dead_letter.error}: {entry.dead_letter.message}"
-                hint = f"thalweg dlq show {entry.number} --topic {topic}"
-                traced.steps.append(Step("dead letter", entry.source, entry.time_ms, f"{reason}; {hint}"))
+                text = f"{entry.reason}; thalweg dlq show {entry.number} --topic {topic}"
+                traced.steps.append(Step("dead letter", entry.source, entry.time_ms, text))
     if not traced.steps:
         raise DataError(
             f"no page {request_id} was appended to `{EVENTS.name}` in that time, nor is there a dead letter of it: "

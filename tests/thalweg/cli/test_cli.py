@@ -18,7 +18,7 @@ from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.runtime.health import Health
 from stream.runtime.settings import Settings
 from thalweg.cli.main import app
-from thalweg.cli.options import SPEC, SPECS, check_writable, read_source_spec
+from thalweg.cli.options import SPEC, SPECS, check_writable, model_name, read_source_spec
 from thalweg.stack.doctor import checks
 from thalweg.stack.server import free_port
 from thalweg.stack.stack import Stack
@@ -78,6 +78,15 @@ def test_a_model_is_named_by_its_setting_too(stack: Stack, monkeypatch: pytest.M
     said = CliRunner().invoke(app, ["snapshots", "ls"])
     assert said.exit_code == 0
     assert "no version of mine is kept here" in said.stdout
+
+
+def test_a_spec_that_is_passed_wins_over_the_setting(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An explicit --spec names the model, whatever THALWEG_MODEL says: the learner publishes under the spec's name."""
+    for name, value in {"REDIS": stack.redis, "KAFKA": stack.kafka, "MODEL": "mine"}.items():
+        monkeypatch.setenv(f"THALWEG_{name}", value)
+    said = CliRunner().invoke(app, ["snapshots", "ls", "--spec", str(SPECS / "store.toml")])
+    assert "no version of store is kept here" in said.stdout
+    assert model_name(Settings(model="mine"), SPEC) == "movielens"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_page_that_no_model_ranked_is_not_written() -> None:
 
 
 def test_a_page_and_its_install_are_one_record() -> None:
-    """A slow caller or log can't let the page's window close before the install: both are written at once, as of now."""
+    """A slow caller or log can't let the page's window close before the install: both are written at once."""
     log = MemoryLog({EVENTS.name: 1, REQUESTS.name: 1, REPLIES.name: 1}, lambda: 5)
     caller = Caller(log, lambda: 4)
     assert caller.install("u", "i1", RankReply("r2", "u", ["i1"], [0.5], 3, features=b"page", time_ms=2)) == 5

@@ -171,7 +171,7 @@ def test_two_demos_in_one_place_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_demo_that_only_begins_keeps_its_place(tmp_path: Path) -> None:
-    """From its first moment, before any service runs, a second demo is refused and removes nothing; afterwards it may."""
+    """From the start, before any service runs, a second demo is refused and removes nothing; afterwards it may."""
     settings = Settings(local=tmp_path, kafka="k:1", redis="redis://r:1")
     with Interrupts() as interrupts:
         first, second = (DemoServices(settings, interrupts, print) for _ in range(2))

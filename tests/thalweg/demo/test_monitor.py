@@ -21,10 +21,10 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec_file import load_spec
 from thalweg.demo.caller import Caller
 from thalweg.demo.freshness import FreshnessTracker, percentile
-from thalweg.demo.monitor import DemoMonitor
+from thalweg.demo.monitor import DemoMonitor, RateMeter
 from thalweg.demo.open_loop_client import UNANSWERED_S, OpenLoopClient, OpenLoopConfig, RequestOutcome
 from thalweg.demo.rescore import rescore
-from thalweg.demo.screen import RateMeter, Screen, ScreenState, line, panel
+from thalweg.demo.screen import Screen, ScreenState, line, panel
 from thalweg.demo.services import DemoServices, Interrupts
 from thalweg.kernels import SPEC, miniature
 from thalweg.views.tables import moves_table
@@ -209,13 +209,12 @@ def test_a_reply_that_its_version_doesnt_explain_is_found() -> None:
 
 
 def test_rates_are_of_the_last_moments() -> None:
-    """A count that stopped growing has the rate 0 as soon as the span is over."""
-    rates = RateMeter(over_s=2.0)
+    """A count that stopped growing has the rate 0 from the next update on."""
+    rates = RateMeter()
     assert rates.update({"a": 0.0}, 0.0) == {"a": 0.0}
     assert rates.update({"a": 100.0}, 1.0) == {"a": 100.0}
-    for now_s in (2.0, 3.0, 4.0):
-        last = rates.update({"a": 100.0}, now_s)
-    assert last == {"a": 0.0}
+    assert rates.update({"a": 400.0}, 3.0) == {"a": 150.0}
+    assert rates.update({"a": 400.0}, 4.0) == {"a": 0.0}
 
 
 def test_the_screen_stands_before_anything_is_known() -> None:
@@ -223,7 +222,8 @@ def test_the_screen_stands_before_anything_is_known() -> None:
     console = Console(width=150, record=True, force_terminal=False)
     with Screen(console) as screen:
         screen.show(ScreenState(phase="replaying"))
-    figures = {"auc_arrival": 0.75, "freshness_deep_p50_ms": 987, "freshness_deep_p99_ms": 1_234}
+    deep_ms = {"freshness_deep_p50_ms": 987.0, "freshness_deep_p99_ms": 1_234.0}
+    figures: dict[str, float | None] = {"auc_arrival": 0.75, **deep_ms}
     console.print(panel(ScreenState(phase="replaying", figures=figures)))
     said = console.export_text()
     assert "987 / 1,234 ms" in said

@@ -43,7 +43,7 @@ def test_honest_replies_are_explained(published: tuple[MemoryStore, ToyModel]) -
             reply = replied(one, model.page(9))
             assert [explains(version, reply) for version in versions] == [one is version for version in versions]
     found = rescore(store, "m", [replied(versions[0], model.page()), RankReply("r", "u", ["i"], [1.0], 0)])
-    assert (found.checked, found.mixed, found.gone) == (1, 0, 1)
+    assert (found.checked, found.mixed, found.unavailable) == (1, 0, 1)
 
 
 def test_statistics_of_another_version_are_noticed(published: tuple[MemoryStore, ToyModel]) -> None:

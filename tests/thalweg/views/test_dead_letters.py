@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 from stream.events import codec as events_module
 from stream.events.codec import decode_events, decode_examples, encode, encode_record
 from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, EXAMPLES_DLQ, ITEMS, ITEMS_DLQ
-from stream.events.types import EVENT_BYTES_MAX, DeadLetter, Examples, Impression, Install, Item
+from stream.events.types import EVENT_BYTES_MAX, DeadLetter, Examples, Impression, Install, Item, Tick
+from stream.joiner.join import Joiner
+from stream.joiner.label_rules import LabelRules
 from stream.log.dead_letters import dead_letter
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
@@ -22,12 +25,11 @@ from stream.log.protocol import START, Log, Record
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 from tests.support.join_oracle import net_of
-from tests.support.joined_streams import Stream, T
+from tests.support.joined_streams import RULES, Stream, T
 from thalweg.audit.log_scan import span
 from thalweg.cli.main import app
 from thalweg.stack.stack import Stack
 from thalweg.views.dead_letters import (
-    DeadLetterFilter,
     DeadLetterRecord,
     ReplayCounts,
     as_record,
@@ -35,6 +37,7 @@ from thalweg.views.dead_letters import (
     hex_dump,
     read_dead_letters,
     replay,
+    select,
 )
 from thalweg.views.operations_tables import dead_letter_lines
 
@@ -131,6 +134,21 @@ def test_a_replay_that_was_cut_off_doubles_nothing() -> None:
     assert [(one.page, one.labels) for one in said(stream.log)] == [(page, [0])]
 
 
+@pytest.mark.parametrize("rules", [RULES, replace(RULES, known_ms=10**9), replace(RULES, lateness_ms=10**9)])
+def test_a_replayed_late_event_gives_no_label(rules: LabelRules) -> None:
+    """What is final by the commit is never emitted again, not even by a joiner restarted with a longer `known`."""
+    joiner = Joiner(RULES)
+    page, install = Impression("late", T + 10, "u", ["b"]), Install("u", "a", T + 20, "i", "r")
+    shown = joiner.feed([Impression("r", T, "u", ["a"]), Tick(T + 5_000)], 0, T + 5_000)
+    assert [examples.labels for examples in shown] == [[0]]
+    assert joiner.feed([page, install], 1, T + 5_001) == []
+    assert joiner.counts.late == 2
+    restarted = Joiner.start(rules, joiner.checkpoint(2))
+    assert restarted.feed([page, install], 2, T + 6_000) == []
+    assert restarted.feed([Tick(T + 10**10)], 3, T + 10**10) == []
+    assert restarted.counts.late == (0 if rules.known_ms > RULES.known_ms else 2)
+
+
 def test_what_is_still_bad_comes_back_as_another_letter() -> None:
     """A replay before the fix loses nothing: the joiner writes a new letter, which can be sent later."""
     stream = Stream(now_ms=T)
@@ -192,9 +210,9 @@ def test_letters_are_chosen_by_reason_and_number() -> None:
     """A part of the reason in any case; numbers inclusive."""
     held = DeadLetter(b"", "FromTheFuture", "event time 5", EVENTS.name, 0, 0)
     letters = [DeadLetterRecord(n, T, held) for n in range(5)]
-    assert [one.number for one in letters if DeadLetterFilter("fromthefuture", 1, 3).matches(one)] == [1, 2, 3]
-    assert [one for one in letters if DeadLetterFilter("undecodable").matches(one)] == []
-    assert letters[0].reason == DeadLetterRecord(0, T, msgspec.structs.replace(held, message="event time 77")).reason
+    assert [one.number for one in select(letters, "fromthefuture", 1, 3)] == [1, 2, 3]
+    assert select(letters, "undecodable") == []
+    assert letters[0].kind == DeadLetterRecord(0, T, msgspec.structs.replace(held, message="event time 77")).kind
 
 
 def test_a_record_that_is_no_letter_is_passed_over() -> None:
