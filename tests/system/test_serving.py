@@ -24,7 +24,7 @@ from tests.support.forked_services import Nest
 from tests.support.learner_world import SPEC, records
 from tests.support.whole_system import House, until, world
 from thalweg.demo.caller import kafka_caller
-from thalweg.demo.open_loop_client import OpenLoopClient, OpenLoopConfig, RequestOutcome
+from thalweg.demo.open_loop_client import OpenLoopClient, RequestOutcome
 from thalweg.demo.rescore import rescore
 from thalweg.stack.stack import Stack, start_redis, stop_redis
 
@@ -101,7 +101,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
     log = KafkaLog(house.settings, linger_ms=5)
     stopping = threading.Event()
     house.start("joiner", "learner", "ranker")
-    asker = OpenLoopClient(log, OpenLoopConfig(rps=80, k=5, sample_every=1))
+    asker = OpenLoopClient(log, rps=80, k=5, sample_every=1)
     player = threading.Thread(
         target=lambda: replay(
             log,

@@ -51,9 +51,9 @@ def ask(
     sample: Annotated[int, typer.Option(min=1, help="Print every Nth reply in full.")] = 5,
 ) -> None:
     """Send requests open loop for users seen in `events`, until stdin closes; one JSON line a reply on stdout."""
-    from thalweg.demo.open_loop_client import OpenLoopConfig, run_open_loop_client
+    from thalweg.demo.open_loop_client import run_open_loop_client
 
-    run_open_loop_client(read_settings(), OpenLoopConfig(rps=rps, sample_every=sample))
+    run_open_loop_client(read_settings(), rps, sample)
 
 
 @tour.command()

@@ -1,1 +1,1 @@
-"""The demo: every service as a process, questions all the while, what came of it."""
+"""The demo: all services as processes, requests meanwhile, a summary at the end."""

@@ -43,7 +43,7 @@ MEANINGS: Final = {  # of all figures, in the summary's order
     "freshness_deep_p99_ms": "",
     "servable_p50_ms": "install appended → that version swapped in",
     "servable_p99_ms": "",
-    "rank_p50_ms": "intended send time → reply at the caller, 100 candidates",
+    "rank_p50_ms": "intended moment of asking → reply at the caller, 100 candidates",
     "rank_p99_ms": "",
     "rank_replies": "replies to requests of an open-loop client",
     "rank_errors": "requests without a list",

@@ -3,7 +3,7 @@
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -49,8 +49,7 @@ class ClientProcess:
         self._log = services.local / "logs" / "asker.log"
         self._process = services.start_child("asker", "ask", "--rps", str(rps), "--sample", str(sample_every))
         self._decoder = msgspec.json.Decoder(RequestOutcome)
-        self._outcomes: list[RequestOutcome] = []
-        self._lock = threading.Lock()
+        self._outcomes: deque[RequestOutcome] = deque()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -72,16 +71,12 @@ class ClientProcess:
         return self._taken()
 
     def _taken(self) -> list[RequestOutcome]:
-        with self._lock:
-            outcomes, self._outcomes = self._outcomes, []
-        return outcomes
+        return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            outcome = self._decoder.decode(line)
-            with self._lock:
-                self._outcomes.append(outcome)
+            self._outcomes.append(self._decoder.decode(line))
 
 
 class RateMeter:

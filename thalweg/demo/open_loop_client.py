@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -45,21 +44,15 @@ class RequestOutcome(msgspec.Struct, array_like=True):
     reply: RankReply | None = None
 
 
-@dataclass(frozen=True)
-class OpenLoopConfig:
-    """Requests a second, items a request, and every how many replies one is kept whole."""
-
-    rps: float = 50.0
-    k: int = 10
-    sample_every: int = 5
-
-
 class OpenLoopClient:
-    """Three threads: one sends, one receives, one watches which users were seen last."""
+    """Three threads: one sends `rps` requests a second, one receives, one watches which users were seen last.
 
-    def __init__(self, log: Log, config: OpenLoopConfig) -> None:
+    Every Nth reply (`sample_every`) is kept whole. `k`: items a request.
+    """
+
+    def __init__(self, log: Log, rps: float, sample_every: int, k: int = 10) -> None:
         self._log = log
-        self._config = config
+        self._rps, self._sample_every, self._k = rps, sample_every, k
         self._requests = log.partitions(REQUESTS.name)
         self._replies = log.partitions(REPLIES.name)
         self._users: OrderedDict[str, int] = OrderedDict()  # user → event time of the last page
@@ -121,7 +114,7 @@ class OpenLoopClient:
         begun_s = time.monotonic()
         number = 0
         while not self._stop.is_set():
-            intended_s = begun_s + number / self._config.rps
+            intended_s = begun_s + number / self._rps
             number += 1
             request_id = request_id_for(0, self._replies)
             wait_s = intended_s - time.monotonic()
@@ -130,7 +123,7 @@ class OpenLoopClient:
             with self._lock:
                 user, time_ms = self._pick(number)
                 self._pending[request_id] = (user, intended_s)
-            request = RankRequest(request_id, user, self._config.k, time_ms)
+            request = RankRequest(request_id, user, self._k, time_ms)
             self._log.send(REQUESTS.name, partition_of(request_id, self._requests), encode_record([request]))
 
     def _pick(self, number: int) -> tuple[str, int]:
@@ -177,7 +170,7 @@ class OpenLoopClient:
             if not user:
                 return  # another caller's
             self._answered += 1
-            whole = reply if self._answered % self._config.sample_every == 0 else None
+            whole = reply if self._answered % self._sample_every == 0 else None
             self._outcomes.append(
                 RequestOutcome(user, (now_s - intended_s) * 1000, appended_ms, reply.version, reply.live_since_ms,
                                reply.staleness_ms, reply.error, whole)
@@ -193,9 +186,9 @@ class OpenLoopClient:
                 self._outcomes.append(RequestOutcome(user, UNANSWERED_S * 1000, error=error))
 
 
-def run_open_loop_client(settings: Settings, config: OpenLoopConfig) -> None:
+def run_open_loop_client(settings: Settings, rps: float, sample_every: int) -> None:
     """Run until stdin closes, at the latest when the parent process ends; an outcome a line, as JSON, on stdout."""
-    with closing(KafkaLog(settings)) as log, closing(OpenLoopClient(log, config)) as client:
+    with closing(KafkaLog(settings)) as log, closing(OpenLoopClient(log, rps, sample_every)) as client:
 
         def wait_for_end() -> None:
             sys.stdin.read()

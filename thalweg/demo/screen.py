@@ -52,14 +52,14 @@ class Screen(Live):
 
 def line(state: ScreenState) -> str:
     """The state as one plain line."""
-    number = state.number
+    number, count = state.number, state.figures.get
     return (
-        f"{state.phase}: {state.pages}/{state.pages_total} pages, {number('examples_learned')} learned, "
+        f"{state.phase}: {state.pages}/{state.pages_total} pages, {count('examples_learned', 0)} learned, "
         f"auc {number('auc_arrival', 4)} (labels {number('base_rate', 3)}), fresh p50 {number('freshness_p50_ms')} "
         f"p99 {number('freshness_p99_ms')} ms, deep p50 {number('freshness_deep_p50_ms')} "
         f"p99 {number('freshness_deep_p99_ms')} ms, rank p50 {number('rank_p50_ms', 1)} "
-        f"p99 {number('rank_p99_ms', 1)} ms, version {state.version}, {number('rank_replies')} replies, "
-        f"{number('rank_errors')} errors, {number('dead_letters')} dead letters"
+        f"p99 {number('rank_p99_ms', 1)} ms, version {state.version}, {count('rank_replies', 0)} replies, "
+        f"{count('rank_errors', 0)} errors, {count('dead_letters', 0)} dead letters"
     )
 
 

@@ -1,1 +1,1 @@
-"""What operators look at: a page's life, dead letters, tables."""
+"""What operators inspect: traces of pages, dead letters, tables of figures."""

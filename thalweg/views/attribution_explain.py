@@ -126,7 +126,7 @@ class PageContext:
         if not page.time_ms - skew_ms <= install.time_ms < page.time_ms + rules.window_ms:
             return f"outside the window of {rules.window_ms} ms"
         if self.is_late:
-            return "this page came too late to count"
+            return "this page arrived too late to be joined"
         if self._arrived_late(positioned) or positioned.seq >= self.end_seq:
             final_ms = page.time_ms + rules.life_ms
             return f"too late: event time had passed {final_ms}, until when labels of this page could be corrected"
@@ -135,7 +135,7 @@ class PageContext:
             return self._revocation_reason(positioned, install)
         for request_id, _ in owners:
             return f"it belongs to {request_id}, a newer page with that item"
-        return f"it came before the page and waits only {rules.waits_ms} ms of event time for one (`early`)"
+        return f"it arrived before the page and waits only {rules.waits_ms} ms of event time for one (`early`)"
 
     def _revocation_reason(self, positioned: PositionedEvent, install: Install) -> str:
         """Why an install that is the page's by itself has no label: a duplicate id or a retraction; else empty."""
@@ -149,15 +149,15 @@ class PageContext:
         if label in self._positives(earlier) or label not in self._positives([*earlier, positioned]):
             firsts = [other for other in earlier if not _install_of(other).retracted]
             if not firsts:
-                return f"taken back by the retraction in {earlier[0].location}"
+                return f"revoked by the retraction in {earlier[0].location}"
             item = _install_of(firsts[-1]).item
-            return f"a repetition: its id came before, with item {item} in {firsts[-1].location}, and counts once"
+            return f"a duplicate: its id was read before, with item {item} in {firsts[-1].location}, and counts once"
         applied = [*earlier, positioned]
         for other in of_id:
             if positioned.seq < other.seq < self.end_seq:
                 applied.append(other)
                 if label not in self._positives(applied):
-                    return f"taken back by the retraction in {other.location}"
+                    return f"revoked by the retraction in {other.location}"
         return ""
 
     def _positives(self, installs: Sequence[PositionedEvent]) -> Positives:

@@ -82,7 +82,7 @@ def trace(
             # Event time may have been that far already: only older records show it.
             context = _page_context(log, rules, *found, log.starts(EVENTS.name)[record.partition])
         if context.is_late:
-            late = f"; it came too late to count: event time had passed {page.time_ms + rules.life_ms}"
+            late = f"; it arrived too late to be joined: event time had passed {page.time_ms + rules.life_ms}"
             traced.steps[0] = replace(traced.steps[0], text=traced.steps[0].text + late)
         traced.steps += [*_event_steps(context, traced), *examples]
         _add_versions(store, traced)
@@ -149,10 +149,10 @@ def _event_steps(context: PageContext, traced: PageTrace) -> Iterator[Step]:
             new = [item for item in event.items if item not in known and item in context.items]
             known.update(new)
             extends = f"extends the page by {', '.join(new)}"
-            yield _step("page again", positioned.record, extends if new else "a repetition: counts once")
+            yield _step("further page", positioned.record, extends if new else "a duplicate: counts once")
     if context.closing_record:
         close_ms = page.time_ms + context.rules.window_ms
-        yield _step("window over", context.closing_record, f"event time has passed {close_ms} and the lateness")
+        yield _step("window closed", context.closing_record, f"event time has passed {close_ms} and the lateness")
     for positioned in context.installs:
         if isinstance(positioned.event, Install) and positioned.event.item in context.items:
             yield _install_step(positioned, positioned.event, context, traced)

@@ -22,7 +22,7 @@ from stream.spec.spec_file import load_spec
 from thalweg.demo.caller import Caller
 from thalweg.demo.freshness import FreshnessTracker, percentile
 from thalweg.demo.monitor import DemoMonitor, RateMeter
-from thalweg.demo.open_loop_client import UNANSWERED_S, OpenLoopClient, OpenLoopConfig, RequestOutcome
+from thalweg.demo.open_loop_client import UNANSWERED_S, OpenLoopClient, RequestOutcome
 from thalweg.demo.rescore import rescore
 from thalweg.demo.screen import Screen, ScreenState, line, panel
 from thalweg.demo.services import DemoServices, Interrupts
@@ -120,7 +120,7 @@ def asked(
     stop = threading.Event()
     ranker = threading.Thread(target=lambda: list(world(log, stop, delay_s, silent)))
     ranker.start()
-    client = OpenLoopClient(log, OpenLoopConfig(rps=rps, sample_every=2))
+    client = OpenLoopClient(log, rps, sample_every=2)
     client.start()
     if appears:
         log.send(EVENTS.name, 0, encode_record([Impression("p", 1_000, appears, ["a"])]))
