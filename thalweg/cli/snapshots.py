@@ -1,6 +1,5 @@
 """`thalweg snapshots`: inspect published versions, compare them, decide which one is served."""
 
-from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +35,7 @@ def list_versions(
     damaged: dict[int, str] = {}
     with open_store(inspect_settings(), spec) as store:
         versions = store.versions()
-        head, pinned = _head_of(store), _pinned_in(store)
+        head, pinned = _head_and_pinned(store)
         for version in versions[-last:]:
             try:
                 manifests.append(store.manifest(version))
@@ -124,9 +123,8 @@ def pin(version: Version, spec: ModelSpec = None) -> None:
 def unpin(spec: ModelSpec = None) -> None:
     """Serve the newest version again."""
     with open_store(inspect_settings(), spec) as store:
-        pinned = _pinned_in(store)
+        head, pinned = _head_and_pinned(store)
         store.pin(0)
-        head = _head_of(store)
     newest = f"version {head}" if head else "what is published next"
     print(f"{f'version {pinned} is unpinned' if pinned else 'nothing was pinned'}; rankers serve {newest}")
 
@@ -140,7 +138,7 @@ def rollback(spec: ModelSpec = None) -> None:
     from stream.runtime.errors import BadSnapshot
 
     with open_store(inspect_settings(), spec) as store:
-        served = store.decision().version or _head_of(store)
+        served = store.decision().version or _head_and_pinned(store)[0]
         if not served:
             raise BadSnapshot(f"nothing of {store.model} is published yet")
         older = [version for version in store.versions() if version < served]
@@ -176,25 +174,23 @@ def verify(spec: ModelSpec = None, json_file: JsonFile = None) -> None:
         raise typer.Exit(1)
 
 
-def _pinned_in(store: "RedisStore") -> int:
-    """The pinned version; 0: none."""
-    return _zero_if_garbled(lambda: store.decision().version)
+def _head_and_pinned(store: "RedisStore") -> tuple[int, int]:
+    """The version of the head and the pinned one; 0: none.
 
-
-def _head_of(store: "RedisStore") -> int:
-    """The version that is the head; 0: none."""
-    return _zero_if_garbled(lambda: head.version if (head := store.head()) else 0)
-
-
-def _zero_if_garbled(read: Callable[[], int]) -> int:
-    """Print what is garbled, and count it as none: `pin`, `unpin` or the next version replaces it."""
+    A garbled one is printed and counts as none: the next version, or `pin` and `unpin` replace it.
+    """
     from stream.runtime.errors import BadSnapshot
 
-    try:
-        return read()
-    except BadSnapshot as bad:
-        print(bad)
-        return 0
+    versions = []
+    for read in (store.head, store.decision):
+        try:
+            found = read()
+            versions.append(found.version if found else 0)
+        except BadSnapshot as bad:
+            print(bad)
+            versions.append(0)
+    head, pinned = versions
+    return head, pinned
 
 
 def _names(settings: "Settings", manifest: "Manifest", keys: "U64") -> dict[int, str]:
