@@ -12,8 +12,8 @@ from stream.features.encoder import one_page
 from stream.features.page_features import statistics_of
 from stream.features.quantiles import quantise
 from stream.features.statistics import F64, Statistics
-from stream.snapshots.contents import Array, Content
 from stream.snapshots.manifest import Golden
+from stream.snapshots.payload import Array, Payload
 from stream.tables.hash_table import U64
 
 PAGES, ITEMS = 4, 8  # as a learner has them
@@ -56,9 +56,9 @@ class GoldenPages:
         self._vectors = Known(
             np.concatenate([zero, *(given.ids for given in self._given)]), plan.spec.deep.embedding_dim
         )
-        self._dense: Content = {}
+        self._dense: Payload = {}
 
-    def note(self, contents: dict[str, Content]) -> None:
+    def note(self, contents: dict[str, Payload]) -> None:
         """Contents of parts, to be published over what there is."""
         if wide := contents.get("wide"):
             self._weights.take(wide["keys"], wide["weights"])

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from learner.deep.deep import Deep
-from learner.deep.joint_step import Given, Told, learn_record
+from learner.deep.deep_model import DeepModel
+from learner.deep.joint_step import Inputs, Targets, learn_record
 from learner.deep.tower import EPSILON
-from learner.training.example_batch import flatten
+from learner.training.example_batch import batch_of
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.events.codec import example_id
@@ -43,7 +43,7 @@ class Record(NamedTuple):
 
     keys: WideKeys
     known: DeepInput
-    told: Told
+    told: Targets
 
 
 def spec_of(name: str, batch: int) -> Spec:
@@ -84,9 +84,9 @@ def encoded(spec: Spec, made: list[Examples], batch: int) -> list[Record]:
     model = Model(spec)
     records = []
     for i in range(0, len(made) - batch + 1, batch):
-        flat, _ = flatten(made[i : i + batch], model.layout, batch)
-        told = Told(flat.ids, flat.labels, flat.weights, flat.time_ms)
-        records.append(Record(model.encoder.wide_keys(flat.batch), model.encoder.deep_input(flat.batch), told))
+        flat, _ = batch_of(made[i : i + batch], model.layout, batch)
+        told = Targets(flat.ids, flat.labels, flat.weights, flat.time_ms)
+        records.append(Record(model.encoder.wide_keys(flat.pages), model.encoder.deep_input(flat.pages), told))
     return records
 
 
@@ -101,11 +101,11 @@ def paced(work: Iterator[Callable[[], object]], count: int, batch: int) -> float
     return (count - warm) * batch / (time.perf_counter() - begun)
 
 
-def step(wide: Ftrl, deep: Deep, record: Record) -> None:
+def step(wide: Ftrl, deep: DeepModel, record: Record) -> None:
     """One joint step, as the model takes it."""
     keys, known, told = record
     predictions, logits = np.empty((2, len(told.labels)), np.float32)
-    given = Given(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
+    given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
     cuts = np.array([0, len(told.labels)])
     state = wide.prepare(keys, 1)
     learn_record(state, deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
@@ -149,7 +149,7 @@ def torch_ex_s(spec: Spec, records: list[Record], batch: int) -> float:
     return paced((partial(learn, *given) for given in inputs), len(inputs), batch)
 
 
-def _tensors(deep: Deep, record: Record, rows: dict[int, int]) -> tuple[torch.Tensor, ...]:
+def _tensors(deep: DeepModel, record: Record, rows: dict[int, int]) -> tuple[torch.Tensor, ...]:
     """Rows, offsets and 1/√n of the lists, numbers, labels."""
     _, known, told = record
     ids = torch.tensor([rows.setdefault(i, len(rows)) for i in known.ids.tolist()])
@@ -179,7 +179,7 @@ def vocabulary_ratio(spec: Spec, steps: int, repeats: int) -> float:
             )
             keys = WideKeys(np.full(batch, 1 << 8 | 1, np.uint64), np.arange(batch + 1))
             labels = random.integers(0, 2, batch).astype(np.float32)
-            told = Told(np.arange(batch, dtype=np.uint64), labels, np.ones(batch, np.float32), np.full(batch, 1e6))
+            told = Targets(np.arange(batch, dtype=np.uint64), labels, np.ones(batch, np.float32), np.full(batch, 1e6))
             records.append(Record(keys, known, told))
         worlds.append((wide, model.deep, records))
     ratios = []

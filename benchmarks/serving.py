@@ -15,11 +15,11 @@ from stream.events.types import Item, Value
 from stream.features.encoder import one_page
 from stream.features.page_features import F32, Catalogue, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.snapshots.contents import Array, Content, Digests, cut, digests_of, pack
+from stream.snapshots.item_names import PART, pack_names
 from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import Array, Digests, Payload, digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.shown_items import PART, pack_names
 from stream.snapshots.store import fetch
 from stream.spec.spec import Spec
 from stream.spec.spec_file import encode_spec
@@ -137,7 +137,7 @@ class Publisher:
             for i, o in pairwise(widths)
         ]
 
-    def contents(self, wide: U64, rows: U64, ids: U64, *, base: bool) -> dict[str, Content]:
+    def contents(self, wide: U64, rows: U64, ids: U64, *, base: bool) -> dict[str, Payload]:
         """Contents of these keys: statistics' whole rows; key 0 is the row of unseen ids. A base names items, too."""
         dim, random = self.spec.deep.embedding_dim, self.random
         ids = np.concatenate([np.zeros(1, np.uint64), ids]) if base else ids
@@ -149,7 +149,7 @@ class Publisher:
         for i, (weight, bias) in enumerate(self.layers):
             deep[f"weight_{i}"], deep[f"bias_{i}"] = weight, bias
         weights = random.normal(0, 0.05, len(wide)).astype(np.float32)
-        contents: dict[str, Content] = {
+        contents: dict[str, Payload] = {
             "wide": {"keys": wide, "weights": weights},
             "statistics": {"rows": rows},
             "deep": deep,
@@ -184,7 +184,7 @@ class Publisher:
     def merge(self) -> None:
         """Merge the small deltas that are published into one, as a learner does when there are many."""
         for part, held in self.parts.items():
-            named = self.published[part].contents()[1:]
+            named = self.published[part].payloads()[1:]
             if named:
                 merged = _merged([fetch(self.store, digests) for digests in named])
                 new = held.deltas[len(self.published[part].deltas) :]
@@ -207,13 +207,13 @@ class Publisher:
             parts=dict(self.parts), ingest_ms=[WATERMARK_MS] * INSTALLS, golden=self.golden.told(WATERMARK_MS),
         )  # fmt: skip
 
-    def _put(self, content: Content) -> Digests:
+    def _put(self, content: Payload) -> Digests:
         raw = pack(content)
-        self.store.put_blobs(cut(raw))
+        self.store.put_blobs(split(raw))
         return digests_of(raw)
 
 
-def _merged(contents: Sequence[Content]) -> Content:
+def _merged(contents: Sequence[Payload]) -> Payload:
     """What these contents make together: later rows instead of earlier ones, dense arrays of the last."""
     name = "rows" if "rows" in contents[0] else "keys"
     keys = np.concatenate([c[name][:, 0] if name == "rows" else c[name] for c in contents])

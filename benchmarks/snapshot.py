@@ -23,8 +23,8 @@ from ranker.ranking.jit_warmup import warm
 from ranker.ranking.score import Scorer
 from ranker.versions.version_loader import Loader
 from stream.runtime.settings import Settings
-from stream.snapshots.contents import Content, cut, digests_of, pack
 from stream.snapshots.manifest import DELTAS_MAX, INGESTS_MAX, Manifest, PartVersion, encode_manifest, named_blobs
+from stream.snapshots.payload import Payload, digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import load_spec
 from thalweg.stack.server import LOOPBACK, end, free_port, redis_answers, spawn
@@ -52,7 +52,7 @@ def own_redis(folder: Path) -> Iterator[Settings]:
 
 
 def published(
-    publisher: Publisher, store: RedisStore, contents: dict[str, Content], *, base: bool
+    publisher: Publisher, store: RedisStore, contents: dict[str, Payload], *, base: bool
 ) -> tuple[int, float]:
     """Put these contents and move the head. Returns bytes and seconds.
 
@@ -64,7 +64,7 @@ def published(
     for part, content in contents.items():
         raw = pack(content)
         size += len(raw)
-        store.put_blobs(cut(raw))
+        store.put_blobs(split(raw))
         held = publisher.parts.get(part)
         publisher.parts[part] = (
             PartVersion(digests_of(raw))

@@ -99,7 +99,7 @@ class Ours:
         model, count = Model(self.spec), len(self.records)
         for offset, raw in enumerate(self.records):
             model.learn(decode_examples(raw)[0], offset)
-        model.seen = type(model.seen)()
+        model.learned_ids = type(model.learned_ids)()
         begun = time.process_time()
         for offset, raw in enumerate(self.records):
             model.learn(decode_examples(raw)[0], count + offset)

@@ -1,7 +1,7 @@
 """Checkpoints: the whole learner state and the offset it belongs to, in one file.
 
-A file is a NumPy archive (npz: arrays only, each with a CRC), written aside, synced, then renamed: a crash
-leaves the old one whole. Tables are saved by their rows, not their layout: no weight depends on layout.
+A file is a NumPy archive (npz: arrays only, each with a CRC), written to a draft, synced, then renamed: a crash leaves
+the old one intact. Tables are saved as rows, whatever their layout: no weight depends on layout.
 """
 
 import os
@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from learner.deep.deep import Deep
+from learner.deep.deep_model import DeepModel
 from learner.training.model import Model
 from learner.training.shown_items import ShownItems
 from learner.wide.ftrl import WIDTH as WIDE_WIDTH
@@ -24,7 +24,7 @@ from learner.wide.ftrl import Ftrl
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
 from stream.runtime.durable import DRAFT, replacing
 from stream.runtime.errors import BadSnapshot, CheckpointError
-from stream.snapshots.shown_items import pack_names, unpack_names
+from stream.snapshots.item_names import pack_names, unpack_names
 from stream.spec.spec import Spec
 from stream.tables.hash_table import Table
 
@@ -34,7 +34,7 @@ Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What isn't an array. `offset`: the next one to read in `examples`; `token`, `version`: the last published."""
+    """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published."""
 
     fingerprint: str
     offset: int
@@ -44,7 +44,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     learned_ms: int
     warm_starts: int
     warm_at: int
-    slices: list[str]  # rows of the figures' arrays, after the first
+    slices: list[str]  # rows of the metrics' arrays, after the first
     token: int
     version: int
     organic: int = 0
@@ -52,26 +52,26 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state that is detached from the model: it can be written by another thread."""
+    """A copy of the model's state, which another thread can write."""
 
     meta: Meta
     arrays: Arrays
 
 
 def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
-    """Copy the model's state as it is now."""
+    """Copy the model's state."""
     progress, shown = model.progress, model.shown
     arrays: Arrays = {
         **_wide_arrays(model.wide),
         "statistics": model.statistics.table.rows(),
         "statistics_sweep": model.statistics.sweep.state(),
         **progress.arrays(),
-        **model.seen.arrays(),
+        **model.learned_ids.arrays(),
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
         **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
         "shown_since_ms": np.array([shown.since_ms], np.int64),
-        "recent_ids": model.recent_ids.copy(),
-        "recent_wide": model.recent_wide.copy(),
+        "recent_ids": model.window_ids.copy(),
+        "recent_wide": model.window_wide.copy(),
         "records": np.array(model.records, np.int64).reshape(-1, 2),
         "losses": np.array(model.losses, np.float64),
         "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
@@ -81,13 +81,13 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         arrays.update(_deep_arrays(model.deep))
     meta = Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
-        model.warm_starts, model.warm_at, list(progress.names[1:]), token, version, model.organic,
+        model.warm_starts, model.warm_start_at, list(progress.names[1:]), token, version, model.organic,
     )  # fmt: skip
     return Checkpoint(meta, arrays)
 
 
 def _wide_arrays(wide: Ftrl) -> Arrays:
-    """Rows, with their last sightings beside them if these are noted; what admission and sweep remember."""
+    """Rows, with their last sightings if these are stamped; the state of admission and eviction."""
     rows, seen, admission = wide.table.rows(), wide.table.stamps(), wide.admission
     if len(wide.table.seen):
         rows = np.column_stack([rows, seen.astype(np.uint64)])
@@ -100,13 +100,13 @@ def _wide_arrays(wide: Ftrl) -> Arrays:
     }
 
 
-def _deep_arrays(deep: Deep) -> Arrays:
+def _deep_arrays(deep: DeepModel) -> Arrays:
     vocabulary = deep.vocabulary
     return {
         "vocabulary": vocabulary.table.rows(),
-        "embeddings": vocabulary.held[: vocabulary.rows].copy(),
+        "embeddings": vocabulary.embeddings[: vocabulary.rows].copy(),
         "free": vocabulary.free_rows(),
-        "dense": deep.flat.copy(),
+        "dense": deep.tower.flat.copy(),
         "dense_squares": deep.tower.squares.copy(),
         "boundaries": deep.boundaries.copy(),
         "sample": deep.sample.copy(),
@@ -115,7 +115,7 @@ def _deep_arrays(deep: Deep) -> Arrays:
 
 
 def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
-    """The model that `take` saw. Raises CheckpointError when it belongs to another spec."""
+    """The model that `take` copied. Raises CheckpointError when it belongs to another spec."""
     meta, arrays = checkpoint.meta, checkpoint.arrays
     if meta.fingerprint != spec.fingerprint():
         raise CheckpointError(
@@ -125,45 +125,45 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
         )
     model = Model(spec, seed)
     try:
-        _fill(model, meta, arrays)
-    except (KeyError, ValueError, IndexError, BadSnapshot) as bad:
+        _restore_model(model, meta, arrays)
+    except (KeyError, ValueError, IndexError, BadSnapshot) as error:
         raise CheckpointError(
-            f"the checkpoint of {spec.name!r} has an array missing or of the wrong shape: {bad!r}"
-        ) from bad
+            f"the checkpoint of {spec.name!r} has an array missing or of the wrong shape: {error!r}"
+        ) from error
     return model
 
 
-def _fill(model: Model, meta: Meta, arrays: Arrays) -> None:
+def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
     model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
-    model.warm_starts, model.warm_at = meta.warm_starts, meta.warm_at
-    _fill_wide(model.wide, arrays)
+    model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
+    _restore_wide(model.wide, arrays)
     model.statistics.sweep.restore(arrays["statistics_sweep"])
     model.statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
     model.progress.fill(arrays, meta.slices)
-    model.seen.fill(arrays)
+    model.learned_ids.restore(arrays)
     model.shown = _shown(arrays)
-    model.recent_ids[:], model.recent_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
+    model.window_ids[:], model.window_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
     model.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
     ends = np.cumsum([0, *arrays["page_bytes"]])
     raw = arrays["pages"].tobytes()
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
-    for loss in arrays["losses"].tolist():  # ADWIN has no state that can be saved: it is fed again
+    for loss in arrays["losses"].tolist():  # ADWIN has no state that can be saved: its input is replayed
         model.losses.append(loss)
         model.drift.update(loss)
     if model.deep:
-        _fill_deep(model.deep, arrays)
+        _restore_deep(model.deep, arrays)
 
 
 def _shown(arrays: Arrays) -> ShownItems:
-    """Checkpoints of earlier builds don't know which items were shown."""
+    """Checkpoints of earlier builds have no shown items."""
     if "shown_since_ms" not in arrays:
         return ShownItems()
     young, old = ({name: arrays[f"shown_{age}_{name}"] for name in ("names", "ends")} for age in ("young", "old"))
     return ShownItems(unpack_names(young), unpack_names(old), int(arrays["shown_since_ms"][0]))
 
 
-def _fill_wide(wide: Ftrl, arrays: Arrays) -> None:
+def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
     rows = arrays["wide"]
     wide.table = _table(WIDE_WIDTH, rows[:, :WIDE_WIDTH])
     if rows.shape[1] > WIDE_WIDTH:
@@ -172,9 +172,9 @@ def _fill_wide(wide: Ftrl, arrays: Arrays) -> None:
     wide.admission.restore(arrays["admission_young"], arrays["admission_old"], arrays["admission_added"])
 
 
-def _fill_deep(deep: Deep, arrays: Arrays) -> None:
+def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:
     deep.vocabulary.restore(arrays["vocabulary"], arrays["embeddings"], arrays["free"])
-    deep.flat[:], deep.tower.squares[:] = arrays["dense"], arrays["dense_squares"]
+    deep.tower.flat[:], deep.tower.squares[:] = arrays["dense"], arrays["dense_squares"]
     deep.boundaries = arrays["boundaries"]
     deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]
 
@@ -188,7 +188,7 @@ def _table(width: int, rows: "np.ndarray[Any, np.dtype[np.uint64]]") -> Table:
 
 
 class CheckpointFiles:
-    """The checkpoints of one model in a folder; the newest KEEP are kept. Raises CheckpointError."""
+    """The newest KEEP checkpoints of one model, in a folder. Raises CheckpointError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -197,15 +197,15 @@ class CheckpointFiles:
             probe = folder / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
-            for draft in folder.glob(f"*{DRAFT}"):  # of a process that was killed while it wrote
+            for draft in folder.glob(f"*{DRAFT}"):  # of a process that was killed while writing
                 draft.unlink()
-        except OSError as bad:
+        except OSError as error:
             raise CheckpointError(
-                f"{folder} can't be written ({bad.strerror}): free space or set THALWEG_LOCAL to a place that can"
-            ) from bad
+                f"{folder} can't be written ({error.strerror}): free space, or set THALWEG_LOCAL to a writable folder"
+            ) from error
 
     def write(self, checkpoint: Checkpoint) -> Path:
-        """Write aside, sync, rename, forget the oldest."""
+        """Write a draft, sync, rename, delete the oldest."""
         path = self.folder / f"{checkpoint.meta.offset:015d}.npz"
         meta = np.frombuffer(msgspec.json.encode(checkpoint.meta), np.uint8)
         try:
@@ -213,10 +213,10 @@ class CheckpointFiles:
                 np.savez(file, allow_pickle=False, meta=meta, **checkpoint.arrays)
             for old in self.paths()[:-KEEP]:
                 old.unlink()
-        except OSError as bad:
+        except OSError as error:
             raise CheckpointError(
-                f"{path} can't be written ({bad.strerror}): the checkpoint before it is intact; free space"
-            ) from bad
+                f"{path} can't be written ({error.strerror}): the checkpoint before it is intact; free space"
+            ) from error
         return path
 
     def paths(self) -> list[Path]:
@@ -224,13 +224,13 @@ class CheckpointFiles:
         return sorted(self.folder.glob("*.npz"))
 
     def newest(self) -> Checkpoint | None:
-        """The newest that can be read, or None when there is none at all."""
+        """The newest that can be read; None when there is none at all."""
         paths = self.paths()
         for path in reversed(paths):
             try:
                 return self._read(path)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError) as bad:
-                log.error("a checkpoint can't be read; trying the one before", path=str(path), why=repr(bad))
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError) as error:
+                log.error("a checkpoint can't be read; trying the one before", path=str(path), why=repr(error))
         if paths:
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} can be read: move them away "

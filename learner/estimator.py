@@ -17,29 +17,28 @@ from stream.spec.spec import Spec
 from stream.spec.spec_file import checked_spec, decode_spec, encode_spec
 from stream.tables.hash_table import U64
 
-MORE: Final = "more"  # the column of values that have no column of their own
+MORE: Final = "more"  # the column that values without their own column share
 
 
 class WideAndDeep(base.Classifier):
     """Joint Wide & Deep (Cheng et al. 2016) for two classes, learned example by example.
 
-    Texts and bools are categories, lists of texts are categories too, numbers are quantiles of what was seen.
-    None, NaN and infinite numbers are missing values. The first example that is learned settles the columns; what
-    comes later under a new name, or as a text where a number was, goes into one more column that they share.
+    Texts, bools and lists of texts are categories; numbers are read as quantiles. None, NaN and infinite numbers are
+    missing values. The first learned example fixes the columns; later features of a new name, or with a text where a
+    number was, share one more column.
 
     Parameters
     ----------
     wide
-        What the part that memorises reads: names of categories, lists of names for their cross-products. A number
+        Features of the part that memorises: names of categories, lists of names for their cross-products. A number
         named here is a category (an id). None: every text and list of the first example, and all numbers by their
         size; []: no wide part.
     deep
-        What the part that generalises reads: names of any kind. None: everything in the first example; []: no deep
-        part.
+        Features of the part that generalises, of any kind. None: all of the first example; []: no deep part.
     statistics
         Streaming numbers for the deep part, by one category or a pair, such as
-        `{"seen": {"kind": "count", "by": ["user"]}}`. Kinds are those of a spec that go by fields, such as `rate`,
-        `count` and `residual`; of labels learned before.
+        `{"seen": {"kind": "count", "by": ["user"]}}`. Kinds are a spec's kinds by fields, such as `rate`, `count` and
+        `residual`, over labels learned before.
     alpha, l1, l2
         FTRL-Proximal's learning rate and regularisation, of the wide part.
     learning_rate, hidden_units, embedding_dim
@@ -47,9 +46,9 @@ class WideAndDeep(base.Classifier):
     min_count
         The sighting at which a category's value gets an embedding of its own.
     seed
-        Of the layers' start.
+        Initialises the layers.
 
-    Raises SpecError for parameters that can't be; `model` is the model behind it, once it has learned something.
+    Raises SpecError for invalid parameters; `model` is the model behind it, once it has learned something.
 
     Examples
     --------
@@ -65,7 +64,7 @@ class WideAndDeep(base.Classifier):
     True
     """
 
-    def __init__(
+    def __init__(  # River clones estimators by the keyword parameters of their constructor
         self,
         wide: Sequence[str | Sequence[str]] | None = None,
         deep: Sequence[str] | None = None,
@@ -85,37 +84,39 @@ class WideAndDeep(base.Classifier):
         self.learning_rate, self.hidden_units = learning_rate, hidden_units
         self.embedding_dim, self.min_count, self.seed = embedding_dim, min_count, seed
         self.model: Model | None = None
-        self._spec({"": ""})  # what can't be is refused now, not at the first example
+        self._spec({"": ""})  # invalid parameters are rejected now, not at the first example
 
     def learn_one(self, x: Mapping[Any, Any], y: Any, w: float = 1.0) -> None:
         """Learn one example. Raises ValueError when y isn't True or False (or 1 or 0), or w out of bounds."""
         if not isinstance(y, bool | np.bool_ | int | float | np.number) or y not in (0, 1):
-            raise ValueError(f"y is True or False (or 1 or 0), not {y!r}: this model tells two classes apart")
+            raise ValueError(f"y is True or False (or 1 or 0), not {y!r}: this model knows two classes")
         if not WEIGHT_MIN <= w <= WEIGHT_MAX:
-            raise ValueError(f"w is {WEIGHT_MIN:g} to {WEIGHT_MAX:g}, not {w!r}: leave out what isn't to be learned")
-        given = _plain(x)
+            raise ValueError(
+                f"w is {WEIGHT_MIN:g} to {WEIGHT_MAX:g}, not {w!r}: leave out examples that must not be learned"
+            )
+        features = _plain(x)
         if self.model is None:
-            self._begin(Model(self._spec(given), self.seed))
+            self._set_model(Model(self._spec(features), self.seed))
         assert self.model is not None
         number = self.model.examples + 1  # its id, and its time: a half-life of "100ms" is one of 100 examples
-        page = Impression("", number, "", [""], features=self._page(self.model, given).tobytes())
+        page = Impression("", number, "", [""], features=self._page(self.model, features).tobytes())
         reason = INSTALLED if y else WINDOW_CLOSED
         self.model.learn([Examples(page, [number], [0], [int(y)], [float(w)], [reason], [number])], number)
-        assert not self.model.bad, f"a page of its own making wasn't taken: {self.model.bad}"
-        self.model.installs.clear()  # what a publisher would take
+        assert not self.model.rejected, f"its own page was rejected: {self.model.rejected}"
+        self.model.installs.clear()  # no publisher takes them
 
     def predict_proba_one(self, x: Mapping[Any, Any], **_: Any) -> dict[Any, float]:
-        """P(False), P(True); a half each before anything was learned. Changes nothing."""
+        """P(False), P(True); a half each before anything was learned."""
         p = 0.5 if self.model is None else float(self.model.predict(self._page(self.model, _plain(x)))[0])
         return {False: 1.0 - p, True: p}
 
-    def _spec(self, given: Mapping[str, Value | None]) -> Spec:
-        """The spec of a model whose first example is this. Raises SpecError."""
-        texts = sorted(name for name, value in given.items() if isinstance(value, str | list))
+    def _spec(self, features: Mapping[str, Value | None]) -> Spec:
+        """The spec of a model with this first example. Raises SpecError."""
+        texts = sorted(name for name, value in features.items() if isinstance(value, str | list))
         crosses = [
             [c] if not isinstance(c, list | tuple) else list(c) for c in (texts if self.wide is None else self.wide)
         ]
-        deep = sorted(given) if self.deep is None else list(map(str, self.deep))
+        deep = sorted(features) if self.deep is None else list(map(str, self.deep))
         statistics = {name: dict(one) for name, one in (self.statistics or {}).items()}
         kinds = {str(name): "categories" for names in crosses for name in names}
         kinds |= {str(name): "categories" for one in statistics.values() for name in one.get("by", [])}
@@ -141,54 +142,54 @@ class WideAndDeep(base.Classifier):
         }  # fmt: skip
         return checked_spec(raw, "WideAndDeep")
 
-    def _begin(self, model: Model) -> None:
+    def _set_model(self, model: Model) -> None:
         self.model = model
         self._kinds = {name: column.type for name, column in model.layout.columns.items()}
-        self._nothing = Catalogue(model.layout)  # its row 0 is an item of which nothing is known
+        self._catalogue = Catalogue(model.layout)  # empty: row 0 is an unknown item
 
-    def _page(self, model: Model, given: Mapping[str, Value | None]) -> U64:
+    def _page(self, model: Model, features: Mapping[str, Value | None]) -> U64:
         """The example as a page of one item, its features in the context's columns."""
         context: dict[str, Value] = {}
         more: list[str] = []
-        for name, value in given.items():
+        for name, value in features.items():
             column = _column(name)
             kind = self._kinds.get(column)
             if value is None:
                 continue
-            if held := kind == "categories" or (kind == "number" and isinstance(value, float)):
+            if fits := kind == "categories" or (kind == "number" and isinstance(value, float)):
                 context[column.split(".", 1)[1]] = value
             named = self.wide is not None and (kind is not None or self.deep is not None)
-            if (kind != "categories" and not named) or (kind == "number" and not held):
+            if (kind != "categories" and not named) or (kind == "number" and not fits):
                 more += _as_texts(name, value)
         context[_column(MORE).split(".", 1)[1]] = sorted(more)
-        words = build_page(model.layout, model.layout.user("", {}, [], context), self._nothing, np.zeros(1, np.int64))
+        words = build_page(model.layout, model.layout.user("", {}, [], context), self._catalogue, np.zeros(1, np.int64))
         model.statistics.fill(words, model.examples + 1)
         return words
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: the parameters, and of the model its spec and a checkpoint."""
-        held = {name: value for name, value in self.__dict__.items() if name not in ("_kinds", "_nothing")}
+        """For copies and pickles: the parameters, and the model's spec and checkpoint."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_kinds", "_catalogue")}
         if self.model is not None:
             checkpoint = take(self.model, 0, 0, 0)
-            held["model"] = encode_spec(self.model.spec), msgspec.json.encode(checkpoint.meta), checkpoint.arrays
-        return held
+            state["model"] = encode_spec(self.model.spec), msgspec.json.encode(checkpoint.meta), checkpoint.arrays
+        return state
 
-    def __setstate__(self, held: dict[str, Any]) -> None:
-        """What `__getstate__` gave."""
-        self.__dict__.update(held)
-        if held["model"] is not None:
-            spec, meta, arrays = held["model"]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What `__getstate__` returned."""
+        self.__dict__.update(state)
+        if state["model"] is not None:
+            spec, meta, arrays = state["model"]
             checkpoint = Checkpoint(msgspec.json.decode(meta, type=Meta), arrays)
-            self._begin(restore(decode_spec(spec), checkpoint, self.seed))
+            self._set_model(restore(decode_spec(spec), checkpoint, self.seed))
 
 
 def _column(name: Any) -> str:
-    """A feature's column. `MORE` is no feature's: theirs have a dot."""
+    """A feature's column. `MORE` can't clash with one: theirs have a dot."""
     return f"context.{name}" if name is MORE else f"context.x.{name}"
 
 
 def _plain(x: Mapping[Any, Any]) -> dict[str, Value | None]:
-    """Features as texts, lists of texts, or finite numbers; None for what is missing."""
+    """Features as texts, lists of texts, or finite numbers; None: missing."""
     return {str(name): _value(value) for name, value in x.items()}
 
 
@@ -208,7 +209,7 @@ def _value(value: Any) -> Value | None:
 
 
 def _as_texts(name: str, value: Value) -> list[str]:
-    """As categories among those of other names: a number by its size, four steps to each power of two."""
+    """Categories for the shared column: a number by its size, four steps to each power of two."""
     if isinstance(value, float):
         part, power = math.frexp(value)
         return [f"{name}~{int(8 * part)} {power}"]

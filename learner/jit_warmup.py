@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from learner.deep.warm_start import Window, retrain
-from learner.publishing.delta_chain import Cutter
+from learner.deep.warm_start import WindowChunk, train
+from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Organic
 from stream.features.encoder import one_page
@@ -22,17 +22,17 @@ def warm(spec: Spec) -> None:
     Statistics(StatisticsProgram(spec, layout)).fill(words, 1)
     page = Impression("r", 1, "u", ["a", "b"], features=words.tobytes())
     model = Model(spec)
-    cutter = Cutter(model)
+    builder = VersionBuilder(model)
     for n in range(2):
         examples = Examples(
             page, [2 * n + 1, 2 * n + 2], [0, 1], [1, 0], [1.0, 1.0], [INSTALLED, WINDOW_CLOSED], [1, 1]
         )
         model.learn([examples, Organic("u", "a", 1, str(n))], n)
-        cutter.cut(n + 1, n, 1, n + 1, 1, {}, deep=True)
+        builder.build(n + 1, n, 1, n + 1, 1, {}, deep=True)
     table = Table(WIDTH)
     table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows
     table.put(np.arange(1, 41, dtype=np.uint64).reshape(10, WIDTH))
     Sweep(10).step(table, 1, 0)  # and holds more than it may
     if model.deep:
         model.deep.freeze_quantiles()
-        retrain(model.deep, Window(model.encoder.deep_input(one_page(words)), *np.ones((3, 2), np.float32)), 2)
+        train(model.deep, WindowChunk(model.encoder.deep_input(one_page(words)), *np.ones((3, 2), np.float32)), 2)

@@ -13,7 +13,7 @@ import numpy as np
 
 from learner.checkpoint import restore, take
 from learner.jit_warmup import warm as warm_learner
-from learner.publishing.delta_chain import Cutter
+from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from learner.wide.ftrl import WIDTH
 from producers.features import FeatureMaker
@@ -52,7 +52,7 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
     spec = msgspec.structs.replace(spec, deep=deep)
     examples = joined(spec, pages)
     model = Model(spec, reread=lambda offset: ([one] for one in examples[offset:]))
-    store, cutter, shelf = MemoryStore(spec.name), Cutter(model), Shelf()
+    store, builder, shelf = MemoryStore(spec.name), VersionBuilder(model), Shelf()
     for event in entities():
         if isinstance(event, Item):
             shelf.put(event.item, event)
@@ -65,7 +65,7 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
         model.learn([one], offset)
         if offset % (pages // 8) == pages // 16:
             version = len(replies) + 1
-            cut = cutter.cut(version, version - 1, token, offset + 1, 0, {}, deep=True)
+            cut = builder.build(version, version - 1, token, offset + 1, 0, {}, deep=True)
             store.put_blobs(cut.blobs)
             store.publish(cut.manifest)
             follower.step()

@@ -1,16 +1,16 @@
-"""The joint step in numba: a record's micro-batches are predicted and learned in one call, both parts at once.
+"""The joint step in numba: one call predicts and learns a record's micro-batches, wide and deep part together.
 
-For each micro-batch: look ids up, pool their embeddings, run the tower; let the wide part predict and learn item by
-item at the full logit; take one AdaGrad step on the tower and on the embedding rows that were read; count what was
-seen. The cost doesn't depend on the vocabulary's size: only rows that are read are touched.
+For each micro-batch: look up the ids, pool their embeddings, run the tower; the wide part predicts and learns item by
+item at the full logit; one AdaGrad step updates the tower and the embedding rows that were read; then sightings are
+counted. Only rows that are read are touched, so the cost doesn't depend on the vocabulary's size.
 """
 
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from learner.deep.tower import EPSILON, TowerState, backward, forward, room_for
-from learner.deep.vocabulary import VocabularyState, count_sightings, look_up, touch_row
+from learner.deep.tower import EPSILON, TowerState, allocate_activations, backward, forward
+from learner.deep.vocabulary import VocabularyState, count_sightings, look_up, mark_row
 from learner.wide.ftrl import learn_examples
 from stream.features.encoder import I64
 from stream.features.page_features import F32
@@ -19,35 +19,35 @@ from stream.runtime.prefetch import prefetch
 from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
-SAMPLE: Final = 16_384  # examples whose numbers are remembered for quantiles
-ROWS_AHEAD: Final = 16  # embedding rows between asking for their memory and reading it
+SAMPLE_SIZE: Final = 16_384  # examples whose numbers are sampled for quantiles
+PREFETCH_ROWS: Final = 16  # embedding rows between prefetching one and reading it
 SCATTER: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class DeepState(NamedTuple):
-    """What kernels work on. `boundaries` of the quantiles; `sample` of recent numbers, `sampled` says which are set."""
+    """The deep part as kernels see it."""
 
     tower: TowerState
     vocabulary: VocabularyState
-    lists: int
-    boundaries: F32
-    sample: F32
-    sampled: Any
+    lists: int  # of ids, per example
+    boundaries: F32  # (numbers, quantiles − 1)
+    sample: F32  # (SAMPLE_SIZE, numbers): recent numbers
+    sampled: Any  # (SAMPLE_SIZE,) uint8: which rows of `sample` are set
     micro_batch: int
 
 
-class Given(NamedTuple):
-    """What a record's examples are, encoded: wide keys; lists of ids and numbers of the deep part."""
+class Inputs(NamedTuple):
+    """A record's encoded examples: wide keys; lists of ids and numbers of the deep part."""
 
     keys: U64
-    key_offsets: I64
+    key_offsets: I64  # (B + 1,)
     ids: U64
-    id_offsets: I64
-    numbers: F32
+    id_offsets: I64  # (B · lists + 1,)
+    numbers: F32  # (B, numbers)
 
 
-class Told(NamedTuple):
-    """What is known of a record's examples besides: arrays [B]. `time_ms` is event time."""
+class Targets(NamedTuple):
+    """Labels of a record's examples, and what else is learned by: arrays [B]. `time_ms` is event time."""
 
     ids: U64
     labels: F32
@@ -57,79 +57,79 @@ class Told(NamedTuple):
 
 @kernel
 def learn_record(
-    wide: Any, deep: Any, given: Any, told: Any, cuts: Any, fake_negative: Any, predictions: Any, wide_logits: Any
+    wide: Any, deep: Any, inputs: Any, targets: Any, bounds: Any, fake_negative: Any, predictions: Any, wide_logits: Any
 ) -> None:
-    """Learn the micro-batches between neighbouring `cuts` in order; each is predicted before it's learned.
+    """Learn the micro-batches between neighbouring `bounds` in order; each is predicted before it's learned.
 
     Writes probabilities and wide logits, float32 [B].
     """
     gradients = np.empty(predictions.shape[0], np.float32)
     logits = np.empty(predictions.shape[0], np.float32)
-    for part in range(cuts.shape[0] - 1):
-        first, last = cuts[part], cuts[part + 1]
-        inputs, places, rows = predict_part(deep, given, first, last, logits)
-        learn_examples(wide, given.keys, given.key_offsets, first, last, logits, told.labels, told.weights,
+    for batch in range(bounds.shape[0] - 1):
+        first, last = bounds[batch], bounds[batch + 1]
+        activations, slots, rows = predict_batch(deep, inputs, first, last, logits)
+        learn_examples(wide, inputs.keys, inputs.key_offsets, first, last, logits, targets.labels, targets.weights,
                        fake_negative, wide_logits, gradients)  # fmt: skip
-        learn_part(deep, given, first, last, inputs, rows, gradients)
-        note_part(deep, given, told, first, last, places)
+        learn_batch(deep, inputs, first, last, activations, rows, gradients)
+        record_sightings(deep, inputs, targets, first, last, slots)
         for b in range(first, last):
             logit = np.float64(wide_logits[b]) + np.float64(logits[b])
             predictions[b] = np.float32(1.0 / (1.0 + np.exp(-logit)))
 
 
 @kernel
-def learn_wide(wide: Any, keys: Any, offsets: Any, told: Any, fake_negative: Any, predictions: Any) -> None:
-    """Learn a record's examples in order with no deep part. Writes probabilities, float32 [B]."""
+def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, fake_negative: Any, predictions: Any) -> None:
+    """Learn a record's examples in order without a deep part. Writes probabilities, float32 [B]."""
     n = predictions.shape[0]
-    nothing, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
-    learn_examples(wide, keys, offsets, 0, n, nothing, told.labels, told.weights, fake_negative, logits,
+    zeros, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
+    learn_examples(wide, keys, offsets, 0, n, zeros, targets.labels, targets.weights, fake_negative, logits,
                    np.empty(n, np.float32))  # fmt: skip
     for b in range(n):
         predictions[b] = np.float32(1.0 / (1.0 + np.exp(-np.float64(logits[b]))))
 
 
 @kernel
-def predict_part(deep: Any, given: Any, first: Any, last: Any, logits: Any) -> Any:
-    """Logits of examples first:last, written. Returns the tower's inputs, and places and rows of the ids."""
+def predict_batch(deep: Any, inputs: Any, first: Any, last: Any, logits: Any) -> Any:
+    """Write logits of examples first:last. Returns the tower's activations, and the ids' slots and embedding rows."""
     lists, tower, vocabulary = deep.lists, deep.tower, deep.vocabulary
-    offsets = given.id_offsets[first * lists : last * lists + 1]
-    ids = given.ids[offsets[0] : offsets[-1]]
-    places, rows = np.empty(ids.shape[0], np.int64), np.empty(ids.shape[0], np.int64)
-    look_up(vocabulary.slots, ids, places, rows)
-    inputs = room_for(tower, last - first)
+    offsets = inputs.id_offsets[first * lists : last * lists + 1]
+    ids = inputs.ids[offsets[0] : offsets[-1]]
+    slots, rows = np.empty(ids.shape[0], np.int64), np.empty(ids.shape[0], np.int64)
+    look_up(vocabulary.slots, ids, slots, rows)
+    activations = allocate_activations(tower, last - first)
     width = tower.widths[0]
-    pool(vocabulary.held, rows, offsets, lists, inputs, width)
+    pool(vocabulary.embeddings, rows, offsets, lists, activations, width)
     pooled = tower.pooled
-    values = quantise(given.numbers[first:last], deep.boundaries)
+    values = quantise(inputs.numbers[first:last], deep.boundaries)
     for r in range(values.shape[0]):
         for c in range(values.shape[1]):
-            inputs[r * width + pooled + c] = values[r, c]
-    forward(tower, inputs, last - first, logits[first:last])
-    return inputs, places, rows
+            activations[r * width + pooled + c] = values[r, c]
+    forward(tower, activations, last - first, logits[first:last])
+    return activations, slots, rows
 
 
 @kernel
-def ask_for(held: Any, row: Any) -> None:
-    """Ask for the memory of an embedding row, all its cache lines."""
-    width = np.uintp(held.shape[1] * 4)
-    start = np.uintp(held.ctypes.data) + np.uintp(row) * width
+def prefetch_row(embeddings: Any, row: Any) -> None:
+    """Prefetch all cache lines of an embedding row."""
+    width = np.uintp(embeddings.shape[1] * 4)
+    start = np.uintp(embeddings.ctypes.data) + np.uintp(row) * width
     for byte in range(np.uintp(0), width, np.uintp(64)):
         prefetch(start + byte)
 
 
 @kernel
-def pool(held: Any, rows: Any, offsets: Any, lists: Any, out: Any, width: Any) -> None:
-    """Lists of rows pooled as sum/√n of their vectors; out[r·width:] gets those of example r, [lists·dim]."""
-    dim = held.shape[1] // 2
+def pool(embeddings: Any, rows: Any, offsets: Any, lists: Any, out: Any, width: Any) -> None:
+    """Pool lists of rows as sum/√n of their vectors; out[r·width:] receives those of example r, [lists·dim]."""
+    dim = embeddings.shape[1] // 2
     base = offsets[0]
     for k in range(offsets.shape[0] - 1):
-        at = k // lists * width + k % lists * dim
+        start = k // lists * width + k % lists * dim
         first, last = offsets[k] - base, offsets[k + 1] - base
-        total = out[at : at + dim]
+        total = out[start : start + dim]
         for i in range(first, last):
-            if i + ROWS_AHEAD < rows.shape[0]:
-                ask_for(held, rows[i + ROWS_AHEAD])
-            vector = held[rows[i]]
+            if i + PREFETCH_ROWS < rows.shape[0]:
+                prefetch_row(embeddings, rows[i + PREFETCH_ROWS])
+            vector = embeddings[rows[i]]
             for c in range(dim):
                 total[c] += vector[c]
         if last - first > 1:
@@ -139,23 +139,23 @@ def pool(held: Any, rows: Any, offsets: Any, lists: Any, out: Any, width: Any) -
 
 
 @kernel
-def learn_part(deep: Any, given: Any, first: Any, last: Any, inputs: Any, rows: Any, gradients: Any) -> None:
-    """One AdaGrad step on what `predict_part` returned; gradients [first:last] are divided by the micro-batch."""
+def learn_batch(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, rows: Any, gradients: Any) -> None:
+    """One AdaGrad step after `predict_batch`; gradients [first:last] are divided by the micro-batch's size."""
     tower, lists = deep.tower, deep.lists
-    padded = np.zeros(inputs.shape[0] // tower.widths.sum(), np.float32)
+    padded = np.zeros(activations.shape[0] // tower.widths.sum(), np.float32)
     for b in range(first, last):
         padded[b - first] = gradients[b] / np.float32(deep.micro_batch)
-    below = backward(tower, inputs, padded)
+    below = backward(tower, activations, padded)
     if rows.shape[0]:
-        learn_rows(deep.vocabulary, rows, given.id_offsets[first * lists : last * lists + 1], lists, below, tower.rate)
+        learn_rows(deep.vocabulary, rows, inputs.id_offsets[first * lists : last * lists + 1], lists, below, tower.rate)
 
 
 @kernel
 def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: Any, rate: Any) -> None:
     """AdaGrad on the embedding rows that were read: gradients of one row are summed first."""
-    held = vocabulary.held
-    dim, base = held.shape[1] // 2, offsets[0]
-    seats, unique = seats_of(rows)
+    embeddings = vocabulary.embeddings
+    dim, base = embeddings.shape[1] // 2, offsets[0]
+    unique, inverse = unique_rows(rows)
     totals = np.zeros((unique.shape[0], dim), np.float32)
     for k in range(offsets.shape[0] - 1):
         first, last = offsets[k] - base, offsets[k + 1] - base
@@ -164,12 +164,12 @@ def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: A
         scale = np.float32(1.0 / np.sqrt(np.float64(last - first)))
         pooled = gradient[k // lists, k % lists * dim : (k % lists + 1) * dim]
         for i in range(first, last):
-            total = totals[seats[i]]
+            total = totals[inverse[i]]
             for c in range(dim):
                 total[c] += pooled[c] * scale
     for u in range(unique.shape[0]):
-        touch_row(unique[u], vocabulary.touched, vocabulary.fresh, vocabulary.counts)
-        row, total = held[unique[u]], totals[u]
+        mark_row(unique[u], vocabulary.marks, vocabulary.changed, vocabulary.counts)
+        row, total = embeddings[unique[u]], totals[u]
         for c in range(dim):
             g = total[c]
             s = row[dim + c] + g * g
@@ -178,35 +178,35 @@ def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: A
 
 
 @kernel
-def seats_of(rows: Any) -> Any:
-    """Distinct rows in order of appearance, and the place of each row among them. By a small hash table."""
+def unique_rows(rows: Any) -> Any:
+    """Distinct rows in order of appearance, and each row's index among them. Uses a small hash table."""
     size = 16
     while size < 2 * rows.shape[0]:
         size *= 2
-    taken = np.full(size, -1, np.int64)
-    seats, unique = np.empty(rows.shape[0], np.int64), np.empty(rows.shape[0], np.int64)
+    buckets = np.full(size, -1, np.int64)
+    inverse, unique = np.empty(rows.shape[0], np.int64), np.empty(rows.shape[0], np.int64)
     count = 0
     for i in range(rows.shape[0]):
         row = rows[i]
-        at = np.int64((np.uint64(row) * SCATTER) >> np.uint64(40)) & (size - 1)
-        while taken[at] >= 0 and unique[taken[at]] != row:
-            at = (at + 1) & (size - 1)
-        if taken[at] < 0:
-            taken[at] = count
+        bucket = np.int64((np.uint64(row) * SCATTER) >> np.uint64(40)) & (size - 1)
+        while buckets[bucket] >= 0 and unique[buckets[bucket]] != row:
+            bucket = (bucket + 1) & (size - 1)
+        if buckets[bucket] < 0:
+            buckets[bucket] = count
             unique[count] = row
             count += 1
-        seats[i] = taken[at]
-    return seats, unique[:count]
+        inverse[i] = buckets[bucket]
+    return unique[:count], inverse
 
 
 @kernel
-def note_part(deep: Any, given: Any, told: Any, first: Any, last: Any, places: Any) -> None:
-    """Count the ids of examples first:last, and put their numbers into the sample where their ids' hash points."""
-    lists, offsets = deep.lists, given.id_offsets
+def record_sightings(deep: Any, inputs: Any, targets: Any, first: Any, last: Any, slots: Any) -> None:
+    """Count the ids of examples first:last; sample their numbers, each at the index that its example id hashes to."""
+    lists, offsets = deep.lists, inputs.id_offsets
     base = offsets[first * lists]
     for b in range(first, last):
         low, high = offsets[b * lists], offsets[(b + 1) * lists]
-        count_sightings(deep.vocabulary, given.ids[low:high], places[low - base : high - base], told.time_ms[b])
-        at = np.int64(told.ids[b] % np.uint64(SAMPLE))
-        deep.sample[at] = given.numbers[b]
-        deep.sampled[at] = 1
+        count_sightings(deep.vocabulary, inputs.ids[low:high], slots[low - base : high - base], targets.time_ms[b])
+        index = np.int64(targets.ids[b] % np.uint64(SAMPLE_SIZE))
+        deep.sample[index] = inputs.numbers[b]
+        deep.sampled[index] = 1

@@ -1,11 +1,11 @@
-"""The ReLU tower as numba kernels: forward, and a backward pass that takes AdaGrad's step as it goes.
+"""The ReLU tower as numba kernels: a forward pass, and a backward pass that takes AdaGrad's step as it goes.
 
-Written for micro-batches of a few examples, where a library's call costs more than its arithmetic. Products are
-taken in blocks of 4 × 4 with a long inner loop that compiles to vector instructions, so all widths are padded: the
-input's to a multiple of 4, hidden ones to one of 16, a micro-batch to one of 4. Padding weighs 0 and stays 0.
+For micro-batches of a few examples, where a library call costs more than its arithmetic. Products are computed in
+blocks of 4 × 4 with a long inner loop that compiles to vector instructions, so all widths are padded: the input's to a
+multiple of 4, hidden ones to one of 16, a micro-batch to one of 4. Padding weights are 0 and stay 0.
 All parameters lie in `flat`, layer by layer, weight [in, out] then bias [out]; the last layer's weight is [in, 1].
 
-torch's autograd is the oracle in the tests, and the trainer of warm starts.
+torch's autograd is the oracle in the tests, and trains warm starts.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ EPSILON: Final = np.float32(1e-10)  # AdaGrad's, as torch.optim.Adagrad
 
 
 class TowerState(NamedTuple):
-    """What kernels work on: padded widths, int64 [layers]; parameters and AdaGrad's sums, float32; rate / batch."""
+    """The tower as kernels see it."""
 
-    widths: npt.NDArray[np.int64]
-    flat: F32
-    squares: F32
+    widths: npt.NDArray[np.int64]  # (layers,), padded
+    flat: F32  # all parameters, padded
+    squares: F32  # AdaGrad's sums of squared gradients, beside `flat`
     rate: np.float32
-    pooled: int  # the inputs that are embeddings come first, and are the only ones whose gradient is wanted
+    pooled: int  # width of the embeddings: they are the first inputs, and the only ones that need a gradient
 
 
 class Tower:
@@ -40,23 +40,19 @@ class Tower:
 
     def __init__(self, widths: Sequence[int], pooled: int, rate: float, seed: int) -> None:
         self.widths = list(widths)
-        padded = np.array([padded_to(BLOCK, widths[0]), *(padded_to(LANES, w) for w in widths[1:])], np.int64)
+        padded = np.array([round_up(widths[0], BLOCK), *(round_up(w, LANES) for w in widths[1:])], np.int64)
         size = sum(int((i + 1) * o) for i, o in pairwise([*padded, 1]))
         self.flat: F32 = np.zeros(size, np.float32)
-        self.state = TowerState(padded, self.flat, np.zeros(size, np.float32), np.float32(rate), pooled)
+        self.squares: F32 = np.zeros(size, np.float32)
+        self.state = TowerState(padded, self.flat, self.squares, np.float32(rate), pooled)
         generator = torch.Generator().manual_seed(seed)
         layers = self.layers()
         for weight, _ in layers:
             weight[:] = torch.randn(weight.shape, generator=generator).numpy() * (2.0 / weight.shape[0]) ** 0.5
         layers[-1][0][:] *= 0.1
 
-    @property
-    def squares(self) -> F32:
-        """AdaGrad's sums of squared gradients, beside `flat`."""
-        return self.state.squares
-
     def layers(self, flat: F32 | None = None) -> list[tuple[F32, F32]]:
-        """(weight [in, out], bias [out]) in order without the padding: views into `flat`, or into one like it."""
+        """(weight [in, out], bias [out]) in order, without padding: views into `flat`, or into an array like it."""
         flat, at, views = self.flat if flat is None else flat, 0, []
         padded = [*self.state.widths.tolist(), 1]
         for (i, o), (n_in, n_out) in zip(pairwise([*self.widths, 1]), pairwise(padded), strict=True):
@@ -66,15 +62,15 @@ class Tower:
         return views
 
 
-def padded_to(multiple: int, width: int) -> int:
+def round_up(width: int, multiple: int) -> int:
     """The next multiple."""
     return -(-width // multiple) * multiple
 
 
-def _reordering(function: F) -> F:
-    """A kernel whose sums may be taken in another order, so that they run in vectors.
+def _reassociating_kernel(function: F) -> F:
+    """A kernel whose sums the compiler may reorder, so that they vectorise.
 
-    The order is fixed when it's compiled, and its loops' lengths are a model's widths: the same bits at each call.
+    The order is fixed at compilation, and loop lengths are a model's widths: each call gives the same bits.
     """
     function.__qualname__ += f"-{edition(function)}"
     compiled: Any = numba.njit(
@@ -84,19 +80,19 @@ def _reordering(function: F) -> F:
 
 
 @kernel
-def forward(tower: Any, inputs: Any, examples: Any, logits: Any) -> None:
-    """Logits [examples] from `inputs`, which `room_for` made and whose first block holds the input, padded.
+def forward(tower: Any, activations: Any, examples: Any, logits: Any) -> None:
+    """Write logits [examples]; the first block of `activations` is the padded input (see `allocate_activations`).
 
-    Leaves each layer's input in `inputs`, for `backward`.
+    Writes each layer's input into `activations`, for `backward`.
     """
     widths, flat = tower.widths, tower.flat
-    rows = inputs.shape[0] // widths.sum()
-    at, held = 0, 0
+    rows = activations.shape[0] // widths.sum()
+    at, x_at = 0, 0
     for layer in range(widths.shape[0] - 1):
         n_in, n_out = widths[layer], widths[layer + 1]
-        x = inputs[held : held + rows * n_in].reshape(rows, n_in)
-        held += rows * n_in
-        y = inputs[held : held + rows * n_out].reshape(rows, n_out)
+        x = activations[x_at : x_at + rows * n_in].reshape(rows, n_in)
+        x_at += rows * n_in
+        y = activations[x_at : x_at + rows * n_out].reshape(rows, n_out)
         weight = flat[at : at + n_in * n_out].reshape(n_in, n_out)
         at += n_in * n_out
         y[:] = flat[at : at + n_out]
@@ -106,7 +102,7 @@ def forward(tower: Any, inputs: Any, examples: Any, logits: Any) -> None:
             for o in range(n_out):
                 y[r, o] = max(y[r, o], np.float32(0.0))
     n = widths[-1]
-    x = inputs[held : held + rows * n].reshape(rows, n)
+    x = activations[x_at : x_at + rows * n].reshape(rows, n)
     for r in range(examples):
         logit = flat[at + n]
         for i in range(n):
@@ -115,17 +111,17 @@ def forward(tower: Any, inputs: Any, examples: Any, logits: Any) -> None:
 
 
 @kernel
-def backward(tower: Any, inputs: Any, gradients: Any) -> Any:
-    """One AdaGrad step on `gradients` of the logits (float32 [rows], 0 for padding) of what `forward` left in `inputs`.
+def backward(tower: Any, activations: Any, gradients: Any) -> Any:
+    """One AdaGrad step by `gradients` of the logits, float32 [rows] (0 for padding), after `forward`.
 
-    Returns the gradient of the input, float32 [rows, width]: of its embeddings, what follows them means nothing.
+    Returns the gradient of the input, float32 [rows, width]; only its embeddings' columns are valid.
     """
     widths, flat, squares, rate = tower.widths, tower.flat, tower.squares, tower.rate
     rows = gradients.shape[0]
     last = widths.shape[0] - 1
     n = widths[last]
-    at, held = flat.shape[0] - n - 1, inputs.shape[0] - rows * n
-    x = inputs[held : held + rows * n].reshape(rows, n)
+    at, x_at = flat.shape[0] - n - 1, activations.shape[0] - rows * n
+    x = activations[x_at : x_at + rows * n].reshape(rows, n)
     d = np.empty((rows, n), np.float32)
     for r in range(rows):
         for i in range(n):
@@ -142,8 +138,8 @@ def backward(tower: Any, inputs: Any, gradients: Any) -> Any:
             for o in range(n_out):
                 d[r, o] = d[r, o] if x[r, o] > 0 else np.float32(0.0)
         at -= (n_in + 1) * n_out
-        held -= rows * n_in
-        x = inputs[held : held + rows * n_in].reshape(rows, n_in)
+        x_at -= rows * n_in
+        x = activations[x_at : x_at + rows * n_in].reshape(rows, n_in)
         end = at + n_in * n_out
         weight = flat[at:end].reshape(n_in, n_out)
         below = np.empty((rows, n_in), np.float32)
@@ -159,14 +155,14 @@ def backward(tower: Any, inputs: Any, gradients: Any) -> Any:
 
 
 @kernel
-def room_for(tower: Any, examples: Any) -> Any:
-    """Scratch for `forward`: each layer's input, one block [rows, width] after the other; rows are padded."""
+def allocate_activations(tower: Any, examples: Any) -> Any:
+    """Zeros for each layer's input, one block [rows, width] after the other; rows are padded."""
     return np.zeros((examples + 3) // 4 * 4 * tower.widths.sum(), np.float32)
 
 
 @kernel
 def adagrad(weights: Any, squares: Any, gradient: Any, rate: Any) -> None:
-    """One AdaGrad step, as torch.optim.Adagrad takes it. float32 [n] each."""
+    """One AdaGrad step, as torch.optim.Adagrad takes it. Arrays are float32 [n]."""
     for o in range(weights.shape[0]):
         g = gradient[o]
         s = squares[o] + g * g
@@ -194,7 +190,7 @@ def add_product(a: Any, b: Any, out: Any) -> None:
                 out3[o] = (((out3[o] + a30 * w0) + a31 * w1) + a32 * w2) + a33 * w3
 
 
-@_reordering
+@_reassociating_kernel
 def products(a: Any, b: Any, rows: Any, out: Any) -> None:
     """out[m, i] = Σ a[m, o] · b[i, o] for i < rows, float32; m and rows are multiples of 4."""
     zero = np.float32(0.0)
@@ -218,7 +214,7 @@ def products(a: Any, b: Any, rows: Any, out: Any) -> None:
 
 @kernel
 def step(x: Any, d: Any, weight: Any, squares: Any, rate: Any) -> None:
-    """AdaGrad on a layer's weight [in, out], by the gradient xᵀ · d, four rows at a time."""
+    """AdaGrad on a layer's weight [in, out] by the gradient xᵀ · d, four rows at a time."""
     gradient = np.empty((4, d.shape[1]), np.float32)
     xt = x.T
     for i in range(0, x.shape[1], 4):

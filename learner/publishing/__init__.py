@@ -1,1 +1,1 @@
-"""From weights to versions: the gate, the chain of deltas, the upload."""
+"""From weights to versions: the gate, the delta chains, the upload."""

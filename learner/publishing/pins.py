@@ -1,4 +1,4 @@
-"""What a person has decided outlives the store: it's kept beside the checkpoints, and put back when it was lost."""
+"""Pins outlive the store: the latest decision is backed up beside the checkpoints, and restored when it was lost."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from stream.snapshots.version_files import VersionFiles
 log = structlog.get_logger("pins")
 
 
-class PinKeeper:
-    """Keeps the latest decision in a folder, with the version that it pins. To let go of a pin is a decision too.
+class PinBackup:
+    """Backs up the latest decision in a folder, with the version that it pins. Unpinning is a decision too.
 
     Raises StoreUnavailable, BadSnapshot, OSError.
     """
@@ -22,34 +22,34 @@ class PinKeeper:
         self._store = store
         self._files = VersionFiles(folder)
         try:
-            self._kept = self._files.decision()
-            if self._kept.version:
-                self._files.manifest(self._kept.version)
-        except BadSnapshot as bad:
-            log.error("the pinned version that was kept here can't be read", why=str(bad))
-            self._files.forget()
-            self._kept = UNDECIDED
+            self._decision = self._files.decision()
+            if self._decision.version:
+                self._files.manifest(self._decision.version)
+        except BadSnapshot as error:
+            log.error("the backup of the pinned version can't be read", why=str(error))
+            self._files.clear()
+            self._decision = UNDECIDED
 
-    def look(self) -> None:
-        """Keep what was decided since; or put back what the store has lost: it was wiped, or is an older copy."""
+    def sync(self) -> None:
+        """Back up a newer decision; or restore one that the store has lost: it was wiped, or is an older copy."""
         decision = self._store.decision()
-        if decision.number > self._kept.number:
-            self._keep(decision)
-        elif decision.number < self._kept.number:
-            self._put_back()
+        if decision.number > self._decision.number:
+            self._save(decision)
+        elif decision.number < self._decision.number:
+            self._restore()
 
-    def _keep(self, decision: Decision) -> None:
+    def _save(self, decision: Decision) -> None:
         if decision.version:
             self._files.save(self._store, self._store.manifest(decision.version))
         else:
-            self._files.forget()
-        self._files.decide(decision)
-        self._kept = decision
+            self._files.clear()
+        self._files.save_decision(decision)
+        self._decision = decision
 
-    def _put_back(self) -> None:
-        manifest = self._files.manifest(self._kept.version) if self._kept.version else None
+    def _restore(self) -> None:
+        manifest = self._files.manifest(self._decision.version) if self._decision.version else None
         if manifest:
             self._store.put_blobs(self._files.blobs(manifest))
-        self._store.put_back(self._kept, manifest)
-        what = f"version {self._kept.version} is pinned" if manifest else "nothing is pinned"
-        log.warning("the store had lost the latest decision; it has it again", decision=what)
+        self._store.restore_decision(self._decision, manifest)
+        what = f"version {self._decision.version} is pinned" if manifest else "nothing is pinned"
+        log.warning("the store had lost the latest decision; it is restored", decision=what)

@@ -1,36 +1,34 @@
-"""The I/O thread of a publisher: it owns all talk with the store, so that learning never waits for it.
+"""The publisher's I/O thread: only it talks to the store, so learning never waits for the store.
 
-Before it may carry anything it enters: once its learner has reached what the head has learned, and not before, it
-takes a fencing token. So a learner that has yet to catch up ends nobody, and one that was overtaken can't publish.
+Before it uploads it must acquire ownership of the model: once its learner has reached the head's offset, and not
+before, it takes a fencing token. So a learner that is still catching up fences nobody, and a fenced one can't publish.
 """
 
 import threading
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import structlog
 
-from learner.publishing.delta_chain import Cut
-from learner.publishing.pins import PinKeeper
-from learner.publishing.version_allocator import Numbers, Used
+from learner.publishing.pins import PinBackup
+from learner.publishing.version_allocator import HighWater, VersionAllocator
+from learner.publishing.version_builder import BuiltVersion
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError
 from stream.snapshots.manifest import Head
 from stream.snapshots.store import SnapshotStore
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-ASK_S = 0.2  # how often the store is asked where its head is, before anything may be published
-WATCH_S = 1.0  # how often the store is asked whether it has lost something, at least
-RETAIN_EVERY = 64
+ACQUIRE_EVERY_S = 0.2  # how often ownership is tried
+CHECK_EVERY_S = 1.0  # how often the store is checked for lost versions, at least
+RETAIN_EVERY = 64  # versions
 log = structlog.get_logger("publisher")
 
 
 @dataclass(frozen=True)
-class Cadence:
-    """How often what is published, ms.
-
-    `quarantine` takes what the gate refused, `pins` the pinned version, `numbers` which versions there have been.
-    """
+class PublishConfig:
+    """Cadences, ms; versions that the store keeps; where rejected versions, pins and version numbers are recorded."""
 
     every_ms: int
     deep_every_ms: int
@@ -41,189 +39,185 @@ class Cadence:
 
 
 @dataclass(frozen=True)
-class _Live:
-    """The head, the newest version that is kept, and how far in `examples` the head has learned."""
+class _StoreState:
+    """The head, the newest version in the store, and the offset in `examples` that the head has learned up to."""
 
     head: Head | None
     newest: int
-    reached: int
+    offset: int
 
 
-class Carrier(threading.Thread):
-    """Takes cuts to the store, one at a time. What has no underscore is read by the learner's thread."""
+class Uploader(threading.Thread):
+    """Uploads versions, one at a time. The learner's thread reads the attributes without an underscore."""
 
-    def __init__(self, model: str, store: SnapshotStore, cadence: Cadence, known: Used) -> None:
+    def __init__(self, model: str, store: SnapshotStore, config: PublishConfig, used: HighWater) -> None:
         super().__init__(name="publisher", daemon=True)
-        self._model, self._store, self._cadence, self._known = model, store, cadence, known
-        self._pins: PinKeeper | None = None
-        self._numbers = Numbers(cadence.numbers)
-        self._watch_s = min(WATCH_S, cadence.every_ms / 1_000)
-        self._watched_s = 0.0
-        self._said: dict[str, str] = {}  # the last complaint about each thing
-        self._cut: Cut | None = None
+        self._model, self._store, self._config, self._used = model, store, config, used
+        self._pins: PinBackup | None = None
+        self._allocator = VersionAllocator(config.numbers)
+        self._check_every_s = min(CHECK_EVERY_S, config.every_ms / 1_000)
+        self._checked_s = 0.0
+        self._warned: dict[str, str] = {}  # the last warning on each subject
+        self._version: BuiltVersion | None = None  # being uploaded
         self._wake = threading.Condition()
         self._stopping = False
-        self._since_retained = RETAIN_EVERY - 1  # at once: whoever was here before may have been killed too early
-        self._asked_for = 0  # what had been published when a base was last asked for because that was lost
-        self.offset = 0  # how far the learner is; its thread says so
-        self.token = 0  # 0: none was taken yet
-        self.entered = False  # from then on it takes cuts
-        self.published = 0  # newest version that is in the store
-        self.live = 0  # the head when a base was last asked for; 0: none
-        self.newest = 0  # likewise the newest version that the next one must not be taken for
-        self.failures = 0
-        self.wants_base = False
-        self.unfit = ""  # why a version couldn't even be packed
+        self._since_retained = RETAIN_EVERY - 1  # retain at once: a predecessor may have been killed too early
+        self._base_requested_at = 0  # what had been published when a base was last requested because that was lost
+        self.offset = 0  # the learner's next offset, set by its thread
+        self.token = 0  # 0: none yet
+        self.owns_model = False  # from then on it accepts versions
+        self.published = 0  # newest version in the store
+        self.head_version = 0  # when a base was last requested; 0: none
+        self.newest_version = 0  # likewise: the next version must be greater
+        self.needs_base = False
+        self.invalid = ""  # why a version couldn't be packed
         self.fenced: Fenced | None = None
 
     @property
     def busy(self) -> bool:
-        """Is a version still on its way?"""
-        return self._cut is not None
+        """Whether an upload is running."""
+        return self._version is not None
 
-    def carry(self, cut: Cut) -> None:
-        """Take this version; the caller has seen that nothing is on its way."""
+    def upload(self, version: BuiltVersion) -> None:
+        """Hand over a version; the caller has checked that it isn't busy."""
         with self._wake:
-            assert self.entered, "entered first"
-            assert self._cut is None, "one version at a time"
-            self._cut = cut
+            assert self.owns_model, "ownership first"
+            assert self._version is None, "one version at a time"
+            self._version = version
             self._wake.notify()
 
     def run(self) -> None:
         """Until `stop`, or until another learner owns the model."""
         while not self.fenced:
-            if not self.entered:
-                self._enter()
+            if not self.owns_model:
+                self._acquire()
             with self._wake:
-                if self._cut is None:
+                if self._version is None:
                     if self._stopping:
                         return
-                    self._wake.wait(self._watch_s if self.entered else ASK_S)
-                cut = self._cut
-            if cut is not None:
-                self._deliver(cut)
-            if self.entered and time.monotonic() - self._watched_s >= self._watch_s:
-                self._watched_s = time.monotonic()
-                self._watch()
+                    self._wake.wait(self._check_every_s if self.owns_model else ACQUIRE_EVERY_S)
+                version = self._version
+            if version is not None:
+                self._upload(version)
+            if self.owns_model and time.monotonic() - self._checked_s >= self._check_every_s:
+                self._checked_s = time.monotonic()
+                self._check_store()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Let the version on its way arrive, if it can in time."""
+        """Stop; a running upload may finish within the timeout."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         self.join(timeout_s)
 
-    def _enter(self) -> None:
-        """Take the model over, if its learner has caught up. Then a full base is next."""
+    def _acquire(self) -> None:
+        """Take ownership of the model, if its learner has caught up. Then a full base is next."""
         try:
-            live = self._look()
-            if self.offset >= live.reached and not self.token:
-                self.token = self._store.take_token(max(self._known.token, self._numbers.used().token))
-                live = self._look()  # whoever was there can't publish any more: what it has published until now counts
-        except SnapshotError as bad:
-            self._tell("enter", "learning, but nothing is published until the store lets us", bad)
+            store = self._store_state()
+            if self.offset >= store.offset and not self.token:
+                self.token = self._store.take_token(max(self._used.token, self._allocator.read().token))
+                store = self._store_state()  # the previous owner is fenced now, but may have published until then
+        except SnapshotError as error:
+            self._warn_once("acquire", "learning, but nothing is published until the store is available", error)
             return
-        if self._said.pop("enter", ""):
-            log.info("the store answers")
-        if self.offset < live.reached:
-            self._say_behind(live)
+        if self._warned.pop("acquire", ""):
+            log.info("the store is available")
+        if self.offset < store.offset:
+            self._warn_behind(store)
             return
-        self.live = live.head.version if live.head else 0
-        self.newest = max(live.newest, self._known.version, self._numbers.used().version)
-        self.wants_base = self.entered = True
+        self.head_version = store.head.version if store.head else 0
+        self.newest_version = max(store.newest, self._used.version, self._allocator.read().version)
+        self.needs_base = self.owns_model = True
 
-    def _say_behind(self, live: _Live) -> None:
-        """Once: whoever waits for versions may wait for long, or for ever."""
-        if live.head and "behind" not in self._said:
-            self._said["behind"] = "told"
+    def _warn_behind(self, store: _StoreState) -> None:
+        """Once: catching up may take long, or for ever."""
+        if store.head and "behind" not in self._warned:
+            self._warned["behind"] = "warned"
             log.warning(
                 "learning, but nothing is published before as much was learned as the live version has; "
-                "if `examples` was made anew since, give the model another name",
-                live=live.head.version, learned=self.offset, wanted=live.reached,
+                "if `examples` was recreated since, give the model another name",
+                live=store.head.version, learned=self.offset, wanted=store.offset,
             )  # fmt: skip
 
-    def _look(self) -> _Live:
-        """What is live. A head that can't be read counts as lost, and so does what it would say."""
-        head, reached = self._head(), 0
+    def _store_state(self) -> _StoreState:
+        """A head or a manifest that can't be read counts as lost."""
+        head, offset = self._head(), 0
         versions = self._store.versions()
         try:
-            reached = self._store.manifest(head.version).offset.get(0, 0) if head else 0
-        except BadSnapshot as bad:
-            self._tell("live", "the live version can't be read: a full base will take its place", bad)
-        return _Live(head, max([head.version if head else 0, *versions]), reached)
+            offset = self._store.manifest(head.version).offset.get(0, 0) if head else 0
+        except BadSnapshot as error:
+            self._warn_once("live", "the live version can't be read: a full base will replace it", error)
+        return _StoreState(head, max([head.version if head else 0, *versions]), offset)
 
     def _head(self) -> Head | None:
-        """The head; None when there's none, or none that makes sense."""
+        """The head; None when there is none, or it can't be read."""
         try:
             return self._store.head()
-        except BadSnapshot as bad:
-            self._tell("live", "the head can't be read: a full base will take its place", bad)
+        except BadSnapshot as error:
+            self._warn_once("live", "the head can't be read: a full base will replace it", error)
             return None
 
-    def _deliver(self, cut: Cut) -> None:
+    def _upload(self, version: BuiltVersion) -> None:
         try:
-            self._try(cut)
-        except Fenced as bad:
-            self.fenced = bad
-        except BadSnapshot as bad:
-            log.warning("a version didn't get through; a full base is next", why=str(bad))
-            self._ask_for_base()
+            self._upload_with_retries(version)
+        except Fenced as error:
+            self.fenced = error
+        except BadSnapshot as error:
+            log.warning("a version couldn't be published; a full base is next", why=str(error))
+            self._request_base()
         finally:
-            self._cut = None
+            self._version = None
 
-    def _try(self, cut: Cut) -> None:
+    def _upload_with_retries(self, version: BuiltVersion) -> None:
         try:
-            blobs, manifest = cut.blobs, cut.manifest
-        except BadSnapshot as bad:  # such as a weight that isn't finite
-            self.unfit = str(bad)
+            blobs, manifest = version.blobs, version.manifest
+        except BadSnapshot as error:  # such as a weight that isn't finite
+            self.invalid = str(error)
             raise
-        self._numbers.use(manifest.version, manifest.token)
-        attempt = 0
-        while True:
+        self._allocator.reserve(manifest.version, manifest.token)
+        for attempt in count():
             try:
-                if attempt:  # it may be full of what is old
-                    self._store.retain(self._cadence.keep_versions)
-                self._store.put_blobs(blobs, renew=cut.full)
+                if attempt:  # it may be full of old versions
+                    self._store.retain(self._config.keep_versions)
+                self._store.put_blobs(blobs, renew=version.full)
                 self._store.publish(manifest)
                 self.published = manifest.version
                 if attempt:
-                    log.info("the store is back", version=self.published)
+                    log.info("the store is available again", version=self.published)
                 self._since_retained += 1
                 if self._since_retained == RETAIN_EVERY:
                     self._since_retained = 0
-                    self._store.retain(self._cadence.keep_versions)
+                    self._store.retain(self._config.keep_versions)
                 return
             except (Fenced, BadSnapshot):
                 raise
-            except SnapshotError as bad:  # away, full, or not letting us in: people can mend each without us
-                self.failures += 1
+            except SnapshotError as error:  # unavailable, full, or access denied: people can fix each meanwhile
                 if attempt == 0:
-                    log.warning("can't publish; trying again", why=str(bad))
+                    log.warning("can't publish; trying again", why=str(error))
                 if self._stopping:
                     return
                 with self._wake:
                     self._wake.wait(BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)])
-                attempt += 1
 
-    def _ask_for_base(self) -> None:
-        """The next version is to stand on its own, on top of whatever the store says is live."""
+    def _request_base(self) -> None:
+        """The next version must be a full base that follows whatever head the store has now."""
         try:
             head, versions = self._head(), self._store.versions()
-        except SnapshotError as bad:
-            log.warning("can't look at the head; the next version will tell", why=str(bad))
+        except SnapshotError as error:
+            log.warning("can't read the head; the next version will be checked against it", why=str(error))
         else:
-            self.live = head.version if head else 0
-            self.newest = max([self.live, *versions])
-        self.wants_base = True
+            self.head_version = head.version if head else 0
+            self.newest_version = max([self.head_version, *versions])
+        self.needs_base = True
 
-    def _watch(self) -> None:
-        """Was the store wiped, or replaced by an older copy? Does another learner own it? What does a person want?"""
+    def _check_store(self) -> None:
+        """Find out whether the store was wiped or replaced by an older copy, or another learner owns it; sync pins."""
         try:
             head = self._head()
-        except SnapshotError as bad:
-            self._tell("watch", "can't look after what was published", bad)
+        except SnapshotError as error:
+            self._warn_once("check", "can't check the store for lost versions", error)
             return
-        self._said.pop("watch", "")
+        self._warned.pop("check", "")
         if head and head.token > self.token:
             self.fenced = Fenced(
                 f"another learner owns {self._model}: version {head.version} is its own, under token {head.token}, and "
@@ -231,25 +225,25 @@ class Carrier(threading.Thread):
             )
             return
         lost = head is None or head.version < self.published or head.token < self.token
-        if lost and self.published != self._asked_for and not self.wants_base:
-            self._asked_for = self.published  # once: the learner may be cutting it by now
+        if lost and self.published != self._base_requested_at and not self.needs_base:
+            self._base_requested_at = self.published  # once: the learner may be building it by now
             log.warning("the store has lost what was published; a full base is next", published=self.published)
-            self._ask_for_base()
-        self._look_after_pins()
+            self._request_base()
+        self._sync_pins()
 
-    def _look_after_pins(self) -> None:
-        """Whatever lies in their folder, publishing goes on."""
+    def _sync_pins(self) -> None:
+        """Errors are logged; publishing goes on."""
         try:
             if self._pins is None:
-                self._pins = PinKeeper(self._store, self._cadence.pins)
-            self._pins.look()
-        except (SnapshotError, OSError) as bad:
-            self._tell("pins", "can't look after what is pinned", bad)
+                self._pins = PinBackup(self._store, self._config.pins)
+            self._pins.sync()
+        except (SnapshotError, OSError) as error:
+            self._warn_once("pins", "can't back up or restore pins", error)
         else:
-            self._said.pop("pins", "")
+            self._warned.pop("pins", "")
 
-    def _tell(self, of: str, what: str, why: Exception) -> None:
-        """Once, until it's another reason or it was well meanwhile."""
-        if self._said.get(of) != str(why):
+    def _warn_once(self, subject: str, what: str, why: Exception) -> None:
+        """Once per reason, until the subject has recovered."""
+        if self._warned.get(subject) != str(why):
             log.warning(what, why=str(why))
-        self._said[of] = str(why)
+        self._warned[subject] = str(why)

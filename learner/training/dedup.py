@@ -1,8 +1,8 @@
-"""The memory of example ids: duplicates of a re-read are dropped by it. Bounded, exact within its bound.
+"""Deduplication by example id: bounded, and exact within its bound.
 
-What joiners emit again comes behind anything that other partitions of `events` have led to meanwhile, but in its own
-partition's order: so each partition's ids are remembered apart. Records without a source (those of earlier builds, dead
-letters that were sent back) may hold ids of any: they're looked up everywhere, and their ids by everyone.
+What joiners emit again follows anything that other partitions of `events` caused meanwhile, but keeps the order of its
+own partition: so ids are remembered per partition. Records without a source (from earlier builds, or replayed dead
+letters) may hold ids of any partition: all partitions are searched for their ids, and their ids for all partitions.
 """
 
 from typing import Any, Final
@@ -16,23 +16,23 @@ from stream.tables.jit import kernel
 
 NO_SOURCE: Final = -1
 NO_SOURCE_IDS: Final = 500_000  # of all partitions together
-SOURCES_MAX: Final = 1_024  # above it, the one that came longest ago is forgotten
+SOURCES_MAX: Final = 1_024  # above it, the least recently used source is dropped
 
 
 def source_of(key: bytes | None) -> int:
-    """The partition of `events` that a record of `examples` came of, by its key; NO_SOURCE where that is none."""
+    """The partition of `events` that a record of `examples` came from, by its key; NO_SOURCE without one."""
     return int(key) if key and key.isdigit() and len(key) < 10 else NO_SOURCE
 
 
-class Seen:
-    """Two generations of ids a source: when the young one is full it becomes the old one, and the old one goes."""
+class RecentIds:
+    """Two generations of ids per source: a full young one becomes the old one, and the old one is dropped."""
 
-    def __init__(self, ids: int = DEDUP_IDS) -> None:
-        self.ids_max = ids
+    def __init__(self, ids_max: int = DEDUP_IDS) -> None:
+        self.ids_max = ids_max
         self.generations: dict[int, tuple[Table, Table]] = {}  # young and old, by source
 
-    def new(self, ids: U64, source: int = NO_SOURCE) -> Any:
-        """Which of these are new, as bool [B]; all are known from now on. A second one in the batch isn't new."""
+    def add(self, ids: U64, source: int = NO_SOURCE) -> Any:
+        """Remember these ids. Returns which were new, bool [B]; a duplicate within the batch isn't."""
         young, old = self.generations.pop(source) if source in self.generations else (Table(1), Table(1))
         others = self.generations if source == NO_SOURCE else self.generations.keys() & {NO_SOURCE}
         elsewhere = np.zeros(len(ids), np.bool_)
@@ -44,10 +44,10 @@ class Seen:
         if len(self.generations) > SOURCES_MAX:
             del self.generations[next(iter(self.generations))]
         young.reserve(len(ids))
-        return _new(young.slots, young.counts, old.slots, ids) & ~elsewhere
+        return _add(young.slots, young.counts, old.slots, ids) & ~elsewhere
 
     def arrays(self) -> dict[str, Any]:
-        """All ids, uint64, a generation after the other, and a row of source, young and old ones' count each, int64."""
+        """All ids, uint64, by source and generation; and rows of (source, young ids, old ids), int64."""
         rows = [(source, *self.generations[source]) for source in sorted(self.generations)]
         ids = [table.rows()[:, 0] for _, *tables in rows for table in tables]
         counts = [(source, len(young), len(old)) for source, young, old in rows]
@@ -56,8 +56,8 @@ class Seen:
             "seen_counts": np.array(counts, np.int64).reshape(-1, 3),
         }
 
-    def fill(self, arrays: dict[str, Any]) -> None:
-        """Remember what these hold, and nothing else. Checkpoints of earlier builds don't know sources."""
+    def restore(self, arrays: dict[str, Any]) -> None:
+        """Restore what `arrays` returned. Checkpoints of earlier builds have no sources."""
         if "seen_ids" not in arrays:
             self.generations = {NO_SOURCE: (_table(arrays["young"]), _table(arrays["old"]))}
             return
@@ -73,11 +73,11 @@ def _table(ids: U64) -> Table:
 
 
 @kernel
-def _new(young: Any, counts: Any, old: Any, ids: Any) -> Any:
-    out = np.zeros(ids.shape[0], np.bool_)
+def _add(young: Any, counts: Any, old: Any, ids: Any) -> Any:
+    new = np.zeros(ids.shape[0], np.bool_)
     for i in range(ids.shape[0]):
         key = ids[i] if ids[i] != np.uint64(0) else np.uint64(1)
         if find(young, key) < 0 and find(old, key) < 0:
             place(young, key, counts)
-            out[i] = True
-    return out
+            new[i] = True
+    return new

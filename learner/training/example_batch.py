@@ -1,4 +1,4 @@
-"""The examples of a record in columns, and which of its pages can't be taken."""
+"""A record's examples in columns; invalid pages are rejected with the reason."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,74 +17,75 @@ from stream.runtime.errors import BadEvent
 from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
-Which = npt.NDArray[np.bool_] | I64 | slice
+Rejected = tuple[Examples, str]  # and the reason
+Selection = npt.NDArray[np.bool_] | I64 | slice
 
 
 @dataclass
-class Flat:
-    """Examples in columns: a Batch, and arrays [B] of what else is known of each. `part`: its micro-batch."""
+class ExampleBatch:
+    """Examples in columns: their pages, and arrays [B]."""
 
-    batch: Batch
-    part: I64
+    pages: Batch
+    micro_batch: I64  # index of each example's micro-batch
     ids: U64
     labels: F32
     weights: F32
     reasons: I64
     ingest_ms: I64
-    time_ms: npt.NDArray[np.float64]
+    time_ms: npt.NDArray[np.float64]  # event time of the page
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, which: Which) -> "Flat":
-        """Only these examples (the pages stay)."""
-        batch = Batch(self.batch.words, self.batch.starts, self.batch.page[which], self.batch.position[which])
-        return Flat(batch, self.part[which], self.ids[which], self.labels[which], self.weights[which],
-                    self.reasons[which], self.ingest_ms[which], self.time_ms[which])  # fmt: skip
+    def take(self, which: Selection) -> "ExampleBatch":
+        """These examples only (all pages stay)."""
+        pages = Batch(self.pages.words, self.pages.starts, self.pages.page[which], self.pages.position[which])
+        return ExampleBatch(pages, self.micro_batch[which], self.ids[which], self.labels[which], self.weights[which],
+                            self.reasons[which], self.ingest_ms[which], self.time_ms[which])  # fmt: skip
 
     def first_labels(self) -> npt.NDArray[np.bool_]:
-        """Which carry their page's first word on the item: no late positive, no retraction. bool [B]."""
+        """Which examples carry their item's first label: no late positive, no retraction. bool [B]."""
         first: npt.NDArray[np.bool_] = (self.reasons == INSTALLED) | (self.reasons == WINDOW_CLOSED)
         return first
 
     def installs(self) -> I64:
-        """Which are installs that the model learns of."""
+        """Indices of installs."""
         positive = (self.labels > 0.5) & ((self.reasons == INSTALLED) | (self.reasons == LATE_POSITIVE))
         return np.flatnonzero(positive)
 
-    def cuts(self) -> I64:
-        """Where micro-batches begin, and the end."""
-        cuts: I64 = _cuts(self.part)
-        return cuts
+    def micro_batch_bounds(self) -> I64:
+        """Where each micro-batch begins, and the end."""
+        bounds: I64 = _bounds(self.micro_batch)
+        return bounds
 
 
-def flatten(record: Sequence[Examples], layout: Layout, micro_batch: int) -> tuple[Flat, list[tuple[Examples, str]]]:
-    """A record's examples, and its pages that can't be taken with the reason.
+def batch_of(record: Sequence[Examples], layout: Layout, micro_batch: int) -> tuple[ExampleBatch, list[Rejected]]:
+    """A record's examples, and its rejected pages.
 
-    Micro-batches are cut at fixed places, before anything is dropped.
+    Micro-batches are cut at fixed indices, before anything is dropped.
     """
     counts = [len(examples.ids) for examples in record]
-    parts = np.arange(sum(counts)) // micro_batch
-    flat = _flat(record, counts, parts, layout)
-    if flat is not None:
-        return flat, []
-    bad, good, kept = [], [], []
+    micro_batches = np.arange(sum(counts)) // micro_batch
+    batch = _columns(record, counts, micro_batches, layout)
+    if batch is not None:
+        return batch, []
+    rejected, valid, kept = [], [], []
     for examples, count, first in zip(record, counts, np.cumsum([0, *counts]).tolist(), strict=False):
         try:
             words_of(examples.page.features, layout, len(examples.page.items))
             check_examples(examples)
         except BadEvent as why:
-            bad.append((examples, str(why)))
+            rejected.append((examples, str(why)))
         else:
-            good.append(examples)
-            kept.append(parts[first : first + count])
-    flat = _flat(good, list(map(len, kept)), np.concatenate([parts[:0], *kept]), layout)
-    assert flat is not None, "what is bad was taken out"
-    return flat, bad
+            valid.append(examples)
+            kept.append(micro_batches[first : first + count])
+    batch = _columns(valid, list(map(len, kept)), np.concatenate([micro_batches[:0], *kept]), layout)
+    assert batch is not None, "invalid pages were rejected"
+    return batch, rejected
 
 
-def _flat(record: Sequence[Examples], counts: list[int], parts: I64, layout: Layout) -> Flat | None:
-    """In columns, or None when anything is bad."""
+def _columns(record: Sequence[Examples], counts: list[int], micro_batches: I64, layout: Layout) -> ExampleBatch | None:
+    """The examples in columns, or None when a page or an example is invalid."""
     found = pages_of([(examples.page.features, len(examples.page.items)) for examples in record], layout)
     if found is None:
         return None
@@ -94,9 +95,9 @@ def _flat(record: Sequence[Examples], counts: list[int], parts: I64, layout: Lay
 
     times = np.array([examples.page.time_ms for examples in record], np.float64)
     page = np.repeat(np.arange(len(record)), counts)
-    flat = Flat(
+    batch = ExampleBatch(
         Batch(*found, page, column("positions", np.int64)),
-        parts,
+        micro_batches,
         column("ids", np.uint64),
         column("labels", np.float32),
         column("weights", np.float32),
@@ -104,17 +105,17 @@ def _flat(record: Sequence[Examples], counts: list[int], parts: I64, layout: Lay
         column("ingest_ms", np.int64),
         times[page],
     )
-    return flat if _sound(flat.labels, flat.weights) else None
+    return batch if _valid(batch.labels, batch.weights) else None
 
 
-def gathered(records: Iterator[Sequence[Examples]], least: int) -> Iterator[list[Examples]]:
-    """The pages of so many records that they have at least `least` examples, again and again."""
+def chunked(records: Iterator[Sequence[Examples]], examples_min: int) -> Iterator[list[Examples]]:
+    """Pages of consecutive records, at least `examples_min` examples at a time."""
     pages: list[Examples] = []
     count = 0
     for record in records:
         pages += record
         count += sum(len(examples.ids) for examples in record)
-        if count >= least:
+        if count >= examples_min:
             yield pages
             pages, count = [], 0
     if pages:
@@ -122,21 +123,21 @@ def gathered(records: Iterator[Sequence[Examples]], least: int) -> Iterator[list
 
 
 @kernel
-def _cuts(part: Any) -> Any:
-    cuts = np.empty(part.shape[0] + 1, np.int64)
-    cuts[0] = 0
+def _bounds(micro_batch: Any) -> Any:
+    bounds = np.empty(micro_batch.shape[0] + 1, np.int64)
+    bounds[0] = 0
     count = 1
-    for b in range(1, part.shape[0]):
-        if part[b] != part[b - 1]:
-            cuts[count] = b
+    for b in range(1, micro_batch.shape[0]):
+        if micro_batch[b] != micro_batch[b - 1]:
+            bounds[count] = b
             count += 1
-    cuts[count] = part.shape[0]
-    return cuts[: count + 1]
+    bounds[count] = micro_batch.shape[0]
+    return bounds[: count + 1]
 
 
 @kernel
-def _sound(labels: Any, weights: Any) -> Any:
-    """Are all labels 0 or 1, and all weights above 0 and sensible? NaN is neither."""
+def _valid(labels: Any, weights: Any) -> Any:
+    """Whether all labels are 0 or 1 and all weights within their limits. NaN is neither."""
     for b in range(labels.shape[0]):
         if not (labels[b] == 0.0 or labels[b] == 1.0) or not np.float32(WEIGHT_MIN) <= weights[b] <= np.float32(
             WEIGHT_MAX
@@ -146,8 +147,8 @@ def _sound(labels: Any, weights: Any) -> Any:
 
 
 @kernel
-def known_again(ids: Any, ring: Any, index: Any, end: Any) -> Any:
-    """Which of these ids, in order, the ring holds from `index` on; and the index after the last."""
+def match_window(ids: Any, ring: Any, index: Any, end: Any) -> Any:
+    """Which of these ids, in order, the ring holds from `index` on; and the index after the last match."""
     keep = np.zeros(ids.shape[0], np.bool_)
     for b in range(ids.shape[0]):
         if index < end and ids[b] == ring[index % ring.shape[0]]:

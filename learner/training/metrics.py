@@ -7,23 +7,25 @@ from learner.training.progressive_validation import ALL, WINDOW
 from stream.runtime.metrics import Total
 from stream.tables.eviction import EVICTED, EXPIRED
 
-OF = ["slice", "window"]  # all or a slice of the spec; the lifetime or the last so many
+LABELS = ["slice", "window"]  # all or a slice of the spec; the lifetime or the last WINDOW
 FIGURES = {
-    "examples": Gauge("thalweg_learner_predicted_examples", "examples that the figures are of: first labels only", OF),
-    "auc": Gauge("thalweg_learner_auc", "AUC, each predicted just before it was learned; by slice and window", OF),
-    "log_loss": Gauge("thalweg_learner_log_loss", "mean log loss, likewise", OF),
-    "normalised_entropy": Gauge(
-        "thalweg_learner_normalised_entropy", "log loss / that of always predicting the base rate", OF
+    "examples": Gauge(
+        "thalweg_learner_predicted_examples", "examples that the figures are of: first labels only", LABELS
     ),
-    "base_rate": Gauge("thalweg_learner_base_rate", "mean label, likewise", OF),
-    "calibration": Gauge("thalweg_learner_calibration", "mean prediction / mean label, likewise", OF),
+    "auc": Gauge("thalweg_learner_auc", "AUC, each predicted just before it was learned; by slice and window", LABELS),
+    "log_loss": Gauge("thalweg_learner_log_loss", "mean log loss, likewise", LABELS),
+    "normalised_entropy": Gauge(
+        "thalweg_learner_normalised_entropy", "log loss / that of always predicting the base rate", LABELS
+    ),
+    "base_rate": Gauge("thalweg_learner_base_rate", "mean label, likewise", LABELS),
+    "calibration": Gauge("thalweg_learner_calibration", "mean prediction / mean label, likewise", LABELS),
 }
 for gauge in FIGURES.values():
-    gauge.labels(ALL, "lifetime")  # who reads the metrics finds them from the first moment
+    gauge.labels(ALL, "lifetime")  # present from the first scrape on
 EXAMPLES = Total("thalweg_learner_examples", "examples learned, since the log's beginning")
-DUPLICATES = Total("thalweg_learner_duplicates", "examples and organic installs dropped: they had been learned before")
+DUPLICATES = Total("thalweg_learner_duplicates", "examples and organic installs dropped as duplicates")
 ORGANIC = Total("thalweg_learner_organic_installs", "installs without a page learned, since the log's beginning")
-DEAD_LETTERS = Total("thalweg_learner_dead_letters", "what the learner could not take, in this process")
+DEAD_LETTERS = Total("thalweg_learner_dead_letters", "events that the learner rejected, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
 VERSION = Gauge("thalweg_learner_published_version", "newest version in the store")
 REJECTED = Total("thalweg_learner_rejected_versions", "versions that the gate rejected, in this process")
@@ -41,8 +43,8 @@ WARM_STARTS = Total("thalweg_learner_warm_starts", "warm starts, since the log's
 CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "time to write a checkpoint")
 
 
-def show_model(model: Model) -> None:
-    """What the model is now."""
+def set_model(model: Model) -> None:
+    """Set the metrics of the model's state."""
     progress = model.progress
     for name in progress.names:
         for window, figures in (("lifetime", progress.lifetime(name)), (f"{WINDOW}", progress.window(name))):
@@ -61,7 +63,7 @@ def show_model(model: Model) -> None:
         EVICTED_KEYS.set(int(sweep.tally[EVICTED]), part, "bound")
     if model.deep:
         vocabulary = model.deep.vocabulary
-        KEYS.labels("deep").set(vocabulary.used)
-        PENDING_IDS.set(vocabulary.waiting)
-        EVICTED_IDS.set(vocabulary.forgotten, "row")
-        EVICTED_IDS.set(vocabulary.forgotten_waiting, "none")
+        KEYS.labels("deep").set(vocabulary.assigned)
+        PENDING_IDS.set(vocabulary.pending)
+        EVICTED_IDS.set(vocabulary.evicted, "row")
+        EVICTED_IDS.set(vocabulary.evicted_pending, "none")

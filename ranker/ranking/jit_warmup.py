@@ -13,9 +13,9 @@ from ranker.versions.version_loader import Loader
 from stream.events.types import Item
 from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import WIDTH
-from stream.snapshots.contents import Array, cut, digests_of, pack
 from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import Array, digests_of, pack, split
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec_file import encode_spec, parse_spec
 
@@ -76,7 +76,7 @@ def _contents() -> Mapping[str, Mapping[str, Array]]:
 
 def _extended(store: SnapshotStore, part: PartVersion | None, content: Mapping[str, Array]) -> PartVersion:
     raw = pack(content)
-    store.put_blobs(cut(raw))
+    store.put_blobs(split(raw))
     named = digests_of(raw)
     return PartVersion(named) if part is None else PartVersion(part.base, part.merged, [*part.deltas, named])
 

@@ -106,7 +106,7 @@ class Follower:
         if self._files is None or served is None:
             return
         if decision != self._kept_decision:
-            self._files.decide(decision)
+            self._files.save_decision(decision)
             self._kept_decision = decision
         if served.version.number != self._kept:
             self._files.save(self._store, served.version.manifest)

@@ -13,13 +13,13 @@ from stream.features.page_features import F32
 from stream.features.statistic_reads import GONE_MS
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.contents import Content
+from stream.snapshots.payload import Payload
 from stream.tables.hash_table import U64, distinct
 
 SUM_MAX: Final = 1e18  # of a statistic: a weight of a million in each of 2⁴⁰ labels
 
 
-def wide_change(content: Content) -> Change:
+def wide_change(content: Payload) -> Change:
     """Keys and weights (float32 in the low half of a column). A weight of 0 is what a key without one has."""
     keys, weights = _keys(content, "keys"), _array(content, "weights", "<f4", 1)
     if len(keys) != len(weights):
@@ -29,7 +29,7 @@ def wide_change(content: Content) -> Change:
     return Change(keys, columns, dead=_dead(content))
 
 
-def statistic_change(content: Content, plan: Plan) -> Change:
+def statistic_change(content: Payload, plan: Plan) -> Change:
     """Keys and n, s, t (float64), of sizes that labels could have made.
 
     A likeness keeps items' ids in place of s: where the spec has one, any bits will do.
@@ -48,7 +48,7 @@ def statistic_change(content: Content, plan: Plan) -> Change:
     return Change(np.array(rows[:, 0]), columns, dead=_dead(content))
 
 
-def vectors_of(content: Content, dim: int) -> Change:
+def vectors_of(content: Payload, dim: int) -> Change:
     """Ids and their vectors; that of unseen ids, if the content has it."""
     keys, vectors = np.array(_array(content, "keys", "<u8", 1)), _floats(content, "vectors", None)
     if vectors.shape != (len(keys), dim):
@@ -62,7 +62,7 @@ def vectors_of(content: Content, dim: int) -> Change:
     return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(content), found)
 
 
-def dense_of(content: Content, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
+def dense_of(content: Payload, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
     """Layers (weight [in, out], bias [out]) and boundaries, of the spec's shapes."""
     deep, encoder = plan.spec.deep, plan.encoder
     numbers = len(encoder.deep_numbers)
@@ -78,12 +78,12 @@ def dense_of(content: Content, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
     return layers, np.array(boundaries, np.float32)
 
 
-def _dead(content: Content) -> U64:
+def _dead(content: Payload) -> U64:
     """Keys whose rows are gone: expired, or their room was needed."""
     return _keys(content, "dead") if "dead" in content else NO_KEYS
 
 
-def _keys(content: Content, name: str) -> U64:
+def _keys(content: Payload, name: str) -> U64:
     """A copy, since kernels are compiled for writable arrays and contents are read-only."""
     keys = _array(content, name, "<u8", 1)
     if not keys.all():
@@ -91,14 +91,14 @@ def _keys(content: Content, name: str) -> U64:
     return np.array(keys, np.uint64)
 
 
-def _floats(content: Content, name: str, shape: tuple[int, ...] | None) -> F32:
+def _floats(content: Payload, name: str, shape: tuple[int, ...] | None) -> F32:
     array = _array(content, name, "<f4", 2 if shape is None else len(shape))
     if shape is not None and array.shape != shape:
         raise BadSnapshot(f"{name} of shape {array.shape} should have {shape}")
     return np.array(array, np.float32)
 
 
-def _array(content: Content, name: str, dtype: str, dimensions: int) -> npt.NDArray[Any]:
+def _array(content: Payload, name: str, dtype: str, dimensions: int) -> npt.NDArray[Any]:
     array = content.get(name)
     if array is None or array.dtype.str != dtype or array.ndim != dimensions:
         found = "nothing" if array is None else f"{array.dtype.str} {list(array.shape)}"

@@ -23,10 +23,10 @@ from ranker.versions.model import BATCH_ITEMS, Tower, Version, embeddings_of, sc
 from ranker.versions.snapshot_validation import dense_of, statistic_change, vectors_of, wide_change
 from stream.features.page_features import F32, Catalogue, build_page, statistics_of, words_of
 from stream.runtime.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
-from stream.snapshots.contents import Content
+from stream.snapshots.item_names import PART as ITEMS
+from stream.snapshots.item_names import unpack_names
 from stream.snapshots.manifest import Manifest
-from stream.snapshots.shown_items import PART as ITEMS
-from stream.snapshots.shown_items import unpack_names
+from stream.snapshots.payload import Payload
 from stream.snapshots.store import VersionReader, fetch
 from stream.spec.spec_file import decode_spec
 from stream.tables.delta_table import Take, lines
@@ -59,7 +59,7 @@ class Loader:
         self._forget()
 
     def _forget(self) -> None:
-        self._deltas: dict[Name, Content] = {}  # of the newest manifest: the next ones name most of them again
+        self._deltas: dict[Name, Payload] = {}  # of the newest manifest: the next ones name most of them again
         self._stacks = {part: Stack(self._take) for part in ("wide", "statistics", "deep")}
 
     def load(self, number: int, previous: Version | None = None) -> Version:
@@ -89,14 +89,14 @@ class Loader:
         parts = {"wide", "statistics"} | ({"deep"} if "deep" in plan.spec.parts else set())
         if missing := parts - set(manifest.parts):
             raise BadSnapshot(f"version {manifest.version} lacks {', '.join(sorted(missing))}, which its spec asks for")
-        named = {part: tuple(map(tuple, manifest.parts[part].contents())) for part in parts}
+        named = {part: tuple(map(tuple, manifest.parts[part].payloads())) for part in parts}
         small = {tuple(d) for part in parts for d in manifest.parts[part].deltas}
         known = list(self._deltas.items())  # at once: who makes a base aside writes there, too
         self._deltas = {name: content for name, content in known if name in small}
 
         fetched = dict(self._deltas)
 
-        def read(name: Name) -> Content:
+        def read(name: Name) -> Payload:
             if name not in fetched:
                 fetched[name] = fetch(self._store, name)
                 if name in small:
@@ -149,7 +149,7 @@ class Loader:
             return False
 
     def _tower(
-        self, names: tuple[Name, ...], previous: Tower | None, read: Callable[[Name], Content], plan: Plan
+        self, names: tuple[Name, ...], previous: Tower | None, read: Callable[[Name], Payload], plan: Plan
     ) -> Tower:
         """The deep part of contents. Each content has all dense arrays: the last one's count."""
         if previous is not None and previous.rows.names == names:
@@ -194,7 +194,7 @@ def held_already(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, .
         return ()
     both = range(min(len(before.deltas), len(now.deltas)) + 1)
     had = max(n for n in both if before.deltas[len(before.deltas) - n :] == now.deltas[:n])
-    contents = now.contents()
+    contents = now.payloads()
     return tuple(map(tuple, contents[: len(contents) - len(now.deltas) + had]))
 
 

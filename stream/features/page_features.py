@@ -92,7 +92,7 @@ class Layout:
         self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode(encoded))
         self.sizes = tuple(map(len, names))  # U, I, UN, IN, S
         self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}
-        self.held = spec.held()
+        self.held = spec.served_columns()
         served = {n: c.serve_as for n, c in columns.items() if c.serve_as is not None}
         self.held_user = self.user("", {}, [], {n.removeprefix("context."): value for n, value in served.items()})
 

@@ -1,4 +1,4 @@
-"""What a version is: its manifest, the head, what was decided of it; what they must keep."""
+"""Manifests of versions, the head, and decisions about what is served; and their invariants."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -8,13 +8,13 @@ import msgspec
 
 from stream.events.types import TIME_MS_MAX
 from stream.runtime.errors import BadSnapshot, Fenced
-from stream.snapshots.contents import NAME_BYTES_MAX, NAMES_MAX, Digests, digest_of
+from stream.snapshots.payload import NAME_BYTES_MAX, NAMES_MAX, Digests, digest_of
 
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
 DELTAS_MAX: Final = 64
 INGESTS_MAX: Final = 1_000
 
-# msgspec holds lengths against these before it makes room for what a manifest declares.
+# msgspec checks lengths against these before it allocates what a manifest declares.
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]  # exact as Redis's scores and in Lua
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=2**53)]
 Name = Annotated[str, msgspec.Meta(max_length=NAME_BYTES_MAX)]
@@ -22,12 +22,11 @@ Time = Annotated[int, msgspec.Meta(ge=0, lt=TIME_MS_MAX)]
 
 
 class PartVersion(msgspec.Struct, frozen=True):
-    """One part of a version: contents by the digests of their blobs.
+    """One part of a version: payloads by the digests of their blobs.
 
-    `covers`: whoever has this part as of that version of the same token, or of a later one, has what base and merged
-    delta hold, but for what the small ones hold anew. Manifests without one are of the first release, or of a first
-    base. `version`: in which this part was cut last: it has learned the examples up to that one. Manifests of earlier
-    builds don't say.
+    `covers`: a reader that has this part as of that version of the same token, or of a later one, needs only the small
+    deltas. It's unset in manifests of the first release, and after a first base. `version`: in which this part was last
+    published: it has learned the examples up to there. It's unset in manifests of earlier builds.
     """
 
     base: Digests
@@ -36,16 +35,16 @@ class PartVersion(msgspec.Struct, frozen=True):
     covers: Positive | msgspec.UnsetType = msgspec.UNSET
     version: Positive | msgspec.UnsetType = msgspec.UNSET
 
-    def contents(self) -> list[Digests]:
-        """All contents in the order in which they are laid over each other."""
+    def payloads(self) -> list[Digests]:
+        """All payloads in the order in which they are applied."""
         return [self.base, *([self.merged] if self.merged else []), *self.deltas]
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """A page and what its items score with this version: what a ranker must reproduce before the swap.
+    """A page and its items' scores by this version: a ranker must reproduce them before the swap.
 
-    `features`: a page's bytes; `scores`: probabilities, one per item, as served. `statistics`: what the version's own
-    statistics say of the page at the watermark (`features.statistics_of`); publishers of the first release don't tell.
+    `features`: a page's bytes; `scores`: probabilities, one per item, as served. `statistics`: the page's statistics as
+    read from this version at the watermark (`features.statistics_of`); unset by publishers of the first release.
     """
 
     features: bytes
@@ -56,8 +55,8 @@ class Golden(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """One version of a model, whole. Times are ms, between 1970 and 2100.
 
-    `parent`: the version that was live when it was cut; 0: none. `spec`: `spec_file.encode_spec`'s bytes.
-    `token`: the publisher's fencing token. `offset`: the next offset in `examples` when it was cut, per partition.
+    `parent`: the version that was live when it was built; 0: none. `spec`: `spec_file.encode_spec`'s bytes.
+    `token`: the publisher's fencing token. `offset`: the next offset in `examples` when it was built, per partition.
     `watermark_ms`: greatest event time of a learned page.
     `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).
     `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock.
@@ -81,7 +80,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def deep_version(self) -> int:
-        """The version up to whose examples the deep part has learned; 0: there is none, or the manifest doesn't say."""
+        """The version up to whose examples the deep part has learned; 0: there is no deep part, or it's unset."""
         deep = self.parts.get("deep")
         return 0 if deep is None or deep.version is msgspec.UNSET else deep.version
 
@@ -94,10 +93,10 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a person wants served: `version`, or with 0 the head's. The one of the greatest `number` holds.
+    """Which version a person wants served: `version`, or with 0 the head's. The greatest `number` wins.
 
-    Numbers rise by one, and are the store's clock in µs at least: so a decision is later than those of which its
-    store has lost all memory, too. Number 0: nobody has ever said.
+    Numbers rise, and are at least the store's clock in µs: so a decision also wins against those that its store has
+    lost. Number 0: nobody has ever decided.
     """
 
     version: Count = 0
@@ -110,7 +109,7 @@ UNDECIDED: Final = Decision()
 def check_move(manifest: Manifest, head: Head | None, taken: int, versions: Iterable[int]) -> None:
     """Raises Fenced or BadSnapshot, as `publish` says, when the head may not move to `manifest`.
 
-    `taken`: the greatest token that was handed out; `versions`: those that are kept.
+    `taken`: the greatest token that was issued; `versions`: those in the store.
     """
     what = f"version {manifest.version} of {manifest.model}"
     newest = max(taken, head.token if head else 0)
@@ -121,27 +120,27 @@ def check_move(manifest: Manifest, head: Head | None, taken: int, versions: Iter
         )
     latest = max([head.version if head else 0, *versions])
     if latest >= manifest.version:
-        raise BadSnapshot(f"{what} isn't newer than {latest}, which is kept: cut one that follows the head")
+        raise BadSnapshot(f"{what} isn't newer than {latest}, which is kept: build one that follows the head")
     if head and head.version != manifest.parent:
         raise BadSnapshot(
-            f"{what} follows {manifest.parent}, not the head, {head.version}: cut one that follows the head"
+            f"{what} follows {manifest.parent}, not the head, {head.version}: build one that follows the head"
         )
 
 
 def check_decision(decision: Decision, manifest: Manifest | None) -> None:
-    """Only a decision that was made can be put back, and with its own version."""
+    """Only a decision that was made can be restored, and with its own version's manifest."""
     assert decision.number, "nobody has decided"
     assert decision.version == (manifest.version if manifest else 0), f"{decision} with another version's manifest"
 
 
-def named_manifest(raw: bytes, model: str, version: int) -> Manifest:
-    """The manifest that was asked for by this name. Raises BadSnapshot, naming it, when it's damaged or another's."""
+def checked_manifest(raw: bytes, model: str, version: int) -> Manifest:
+    """Decode the manifest of this version. Raises BadSnapshot, naming it, when it's damaged or another version's."""
     try:
         manifest = decode_manifest(raw)
-    except BadSnapshot as bad:
-        raise BadSnapshot(f"version {version} of {model} is damaged: {bad}") from None
+    except BadSnapshot as error:
+        raise BadSnapshot(f"version {version} of {model} is damaged: {error}") from None
     if (manifest.model, manifest.version) != (model, version):
-        raise BadSnapshot(f"version {version} of {model} is in truth {manifest.version} of {manifest.model}")
+        raise BadSnapshot(f"version {version} of {model} is actually {manifest.version} of {manifest.model}")
     return manifest
 
 
@@ -152,8 +151,8 @@ def missing_version(version: int, model: str) -> BadSnapshot:
     )
 
 
-def other_version(version: int, model: str) -> BadSnapshot:
-    """The error for a decision whose version's number another version has in a store."""
+def conflicting_version(version: int, model: str) -> BadSnapshot:
+    """The error for a decision whose version number belongs to another version in the store."""
     return BadSnapshot(
         f"version {version} of {model}, which was pinned, is another one in the store: pin one that is there "
         "(`thalweg snapshots ls`), or unpin"
@@ -161,7 +160,7 @@ def other_version(version: int, model: str) -> BadSnapshot:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """A manifest's bytes under their digest. Raises BadSnapshot for one that nobody could read back."""
+    """A manifest's bytes, prefixed with their digest. Raises BadSnapshot for one that can't be decoded again."""
     body = msgspec.msgpack.encode(manifest)
     raw = msgspec.msgpack.encode((bytes.fromhex(digest_of(body)), body))
     decode_manifest(raw)
@@ -175,10 +174,10 @@ def decode_manifest(raw: bytes) -> Manifest:
     try:
         digest, body = msgspec.msgpack.decode(raw, type=tuple[bytes, bytes])
         if digest.hex() != digest_of(body):
-            raise BadSnapshot("a manifest's bytes aren't what its digest says")
+            raise BadSnapshot("a manifest's bytes don't match its digest")
         manifest = msgspec.msgpack.decode(body, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
-        raise BadSnapshot(f"a manifest can't be read: {bad}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadSnapshot(f"a manifest can't be read: {error}") from None
     for name, metric in manifest.metrics.items():
         if not math.isfinite(metric):
             raise BadSnapshot(f"metric {name} of version {manifest.version} is {metric}: leave out what has no value")
@@ -194,5 +193,5 @@ def decode_manifest(raw: bytes) -> Manifest:
 def named_blobs(manifest: Manifest) -> Iterator[str]:
     """Every blob that a manifest names."""
     for part in manifest.parts.values():
-        for digests in part.contents():
+        for digests in part.payloads():
             yield from digests

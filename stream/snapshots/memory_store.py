@@ -7,7 +7,6 @@ from copy import copy
 from typing import Final
 
 from stream.runtime.errors import StoreUnavailable
-from stream.snapshots.contents import BLOB_BYTES_MAX, digest_of
 from stream.snapshots.manifest import (
     UNDECIDED,
     Decision,
@@ -15,16 +14,17 @@ from stream.snapshots.manifest import (
     Manifest,
     check_decision,
     check_move,
+    checked_manifest,
+    conflicting_version,
     decode_manifest,
     encode_manifest,
     missing_version,
     named_blobs,
-    named_manifest,
-    other_version,
 )
+from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of
 from stream.snapshots.store import damaged_blob, missing_blob
 
-STATE: Final = ("_head", "_token", "_blobs", "_wanted", "_manifests", "_decision")
+STATE: Final = ("_head", "_token", "_blobs", "_newest", "_manifests", "_decision")
 
 
 def now_us() -> int:
@@ -35,38 +35,38 @@ def now_us() -> int:
 class MemoryStore:
     """A SnapshotStore of one model. While `answers` is False it behaves like a server that is down.
 
-    `now_us`: the clock that numbers decisions and tokens, µs.
+    `now_us`: the clock behind decisions' numbers and tokens, µs.
     """
 
     def __init__(self, model: str, now_us: Callable[[], int] = now_us) -> None:
         self.model = model
         self._now_us = now_us
         self.answers = True
-        self.reports: list[str] = []  # what readers have told
+        self.reports: list[str] = []
         self._lock = threading.Lock()
         self._notice = threading.Condition(self._lock)
         self._notices = 0
-        self._heard = 0
+        self._received = 0
         self._closed = False
         self.wipe()
 
     def wipe(self) -> None:
-        """Forget everything, as Redis does when it starts again."""
+        """Lose everything, as Redis does when it restarts without persistence."""
         with self._lock:
             self._head: Head | None = None
             self._token = 0
             self._blobs: dict[str, bytes] = {}
-            self._wanted: dict[str, int] = {}  # the newest version that names a blob, or that it was put for
+            self._newest: dict[str, int] = {}  # the newest version that names a blob, or that it was put for
             self._manifests: dict[int, bytes] = {}
             self._decision = UNDECIDED
 
     def replica(self) -> dict[str, object]:
-        """What the store knows now, as a replica would have it that falls behind from here on."""
+        """A copy of the state, as a replica that falls behind from here on."""
         with self._lock:
             return {name: copy(getattr(self, name)) for name in STATE}
 
     def fail_over(self, replica: Mapping[str, object]) -> None:
-        """Know what a replica knows, and nothing else."""
+        """Replace the state by a replica's."""
         with self._lock:
             for name in STATE:
                 setattr(self, name, copy(replica[name]))
@@ -88,7 +88,7 @@ class MemoryStore:
                 assert digest_of(blob) == digest, f"blob {digest} has another digest"
                 if renew or digest not in self._blobs:
                     self._blobs[digest] = bytes(blob)
-                self._wanted[digest] = max(self._manifests, default=0) + 1
+                self._newest[digest] = max(self._manifests, default=0) + 1
 
     def get_blob(self, digest: str) -> bytes:
         """See SnapshotStore."""
@@ -110,8 +110,8 @@ class MemoryStore:
             if self._head == Head(manifest.version, manifest.token) and self._manifests[manifest.version] == raw:
                 return
             check_move(manifest, self._head, self._token, self._manifests)
-            named = self._check_whole(manifest)
-            self._wanted.update(dict.fromkeys(named, manifest.version))
+            named = self._check_complete(manifest)
+            self._newest.update(dict.fromkeys(named, manifest.version))
             self._manifests[manifest.version] = raw
             self._head = Head(manifest.version, manifest.token)
             self._notify()
@@ -129,7 +129,7 @@ class MemoryStore:
             raw = self._manifests.get(version)
         if raw is None:
             raise missing_version(version, self.model)
-        return named_manifest(raw, self.model, version)
+        return checked_manifest(raw, self.model, version)
 
     def versions(self) -> list[int]:
         """See SnapshotStore."""
@@ -148,10 +148,10 @@ class MemoryStore:
             oldest = min(kept[0], self._head.version) if self._head else kept[0]
             pinned = self._decision.version
             self._manifests = {v: raw for v, raw in self._manifests.items() if v >= oldest or v == pinned}
-            spared = set(named_blobs(decode_manifest(self._manifests[pinned]))) if pinned else set()
-            old = [digest for digest, v in self._wanted.items() if v < oldest and digest not in spared]
+            pinned_blobs = set(named_blobs(decode_manifest(self._manifests[pinned]))) if pinned else set()
+            old = [digest for digest, v in self._newest.items() if v < oldest and digest not in pinned_blobs]
             for digest in old:
-                del self._wanted[digest], self._blobs[digest]
+                del self._newest[digest], self._blobs[digest]
             return len(old)
 
     def decision(self) -> Decision:
@@ -167,11 +167,11 @@ class MemoryStore:
             if version:
                 if version not in self._manifests:
                     raise missing_version(version, self.model)
-                self._check_whole(decode_manifest(self._manifests[version]))
+                self._check_complete(decode_manifest(self._manifests[version]))
             self._decision = Decision(version, max(self._decision.number + 1, self._now_us()))
             self._notify()
 
-    def put_back(self, decision: Decision, manifest: Manifest | None) -> None:
+    def restore_decision(self, decision: Decision, manifest: Manifest | None) -> None:
         """See SnapshotStore."""
         check_decision(decision, manifest)
         with self._lock:
@@ -181,9 +181,9 @@ class MemoryStore:
             if manifest:
                 raw = encode_manifest(manifest)
                 if self._manifests.get(manifest.version, raw) != raw:
-                    raise other_version(manifest.version, self.model)
-                for digest in self._check_whole(manifest):
-                    self._wanted[digest] = max(self._wanted[digest], manifest.version)
+                    raise conflicting_version(manifest.version, self.model)
+                for digest in self._check_complete(manifest):
+                    self._newest[digest] = max(self._newest[digest], manifest.version)
                 self._manifests[manifest.version] = raw
             self._decision = decision
             self._notify()
@@ -199,10 +199,10 @@ class MemoryStore:
         """See SnapshotStore."""
         until_s = time.monotonic() + timeout_s
         with self._notice:
-            while self._heard == self._notices and not self._closed:
+            while self._received == self._notices and not self._closed:
                 if not self._notice.wait(until_s - time.monotonic()):
                     return
-            self._heard = self._notices
+            self._received = self._notices
 
     def close(self) -> None:
         """See SnapshotStore."""
@@ -210,7 +210,7 @@ class MemoryStore:
             self._closed = True
             self._notice.notify_all()
 
-    def _check_whole(self, manifest: Manifest) -> set[str]:
+    def _check_complete(self, manifest: Manifest) -> set[str]:
         """The blobs that it names. Raises BadSnapshot when one is missing."""
         named = set(named_blobs(manifest))
         if missing := named - self._blobs.keys():

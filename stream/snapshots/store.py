@@ -1,35 +1,35 @@
-"""Snapshots: content-addressed blobs, one manifest a version, one head. The protocol both stores keep.
+"""Snapshots: content-addressed blobs, one manifest a version, one head. The protocol of both stores.
 
-A *content* is a dict of arrays, packed as msgpack, cut into blobs; its name is the list of their digests.
-A *manifest* names all contents of one version, and the *head* says which version is live. The stores:
+A *payload* is a dict of arrays, packed as msgpack and split into blobs; it's named by the list of their digests.
+A *manifest* names all payloads of one version, and the *head* says which version is live. The stores:
 `MemoryStore` (`memory_store.py`), `RedisStore` (`redis_store.py`, which lists the keys).
-What the contents of each part hold:
+The payloads of each part:
 
     wide        keys uint64 [K], weights float32 [K]                      weight 0: a tombstone
     statistics  rows uint64 [K, 4]                                        `statistics.py`'s rows
     deep        keys uint64 [R], vectors float32 [R, dim]                 embedding rows; key 0: the row of unseen ids
-                dead uint64 [D]                                           keys whose rows are gone (deltas only)
+                dead uint64 [D]                                           keys whose rows were evicted (deltas only)
                 weight_i float32 [in, out], bias_i float32 [out]          layers in order; the last has out = 1
                 boundaries float32 [D, quantiles − 1]                     of the numbers; [0, 0] before the first freeze
     items       names uint8 [bytes], ends int64 [n]                       of items shown lately: `shown_items.py`
 
 A version's part is its base, then the merged delta, then the small ones, in order; a later row replaces
-an earlier one. Every deep content has all dense arrays: they are few and all change.
+an earlier one. Every deep payload has all dense arrays: they are few and all change.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.contents import Array, unpack
 from stream.snapshots.manifest import Decision, Head, Manifest
+from stream.snapshots.payload import Array, unpack
 
 
 class VersionReader(Protocol):
-    """What a version is read from, whole: a store, or a folder that keeps one (`version_files.py`)."""
+    """A source of whole versions: a store, or a folder with one version (`version_files.py`)."""
 
     def get_blob(self, digest: str) -> bytes:
-        """A blob, checked against its digest. Raises BadSnapshot when it's missing or other bytes."""
+        """A blob, checked against its digest. Raises BadSnapshot when it's missing or doesn't match."""
         ...
 
     def manifest(self, version: int) -> Manifest:
@@ -38,34 +38,34 @@ class VersionReader(Protocol):
 
 
 class SnapshotStore(VersionReader, Protocol):
-    """Where the snapshots of one model lie. Safe to share between threads.
+    """The snapshots of one model. Thread-safe.
 
-    Every method but `wait` and `close` raises StoreUnavailable when the store doesn't answer. Whether a
-    `publish` that ended so came through, the head tells; to publish the same manifest again is right.
+    Every method but `wait` and `close` raises StoreUnavailable when the store doesn't answer. A `publish` that failed
+    so may have succeeded: the head tells, and publishing the same manifest again is safe.
     """
 
     def take_token(self, at_least: int = 0) -> int:
-        """A fencing token greater than any before and than `at_least`; the store's clock in ms at least.
+        """A fencing token greater than any before and than `at_least`; at least the store's clock in ms.
 
-        Older holders can't move the head from now on. A wiped store has forgotten its tokens: its clock hasn't, but
-        clocks may go back, so pass the greatest that the checkpoint knows.
+        Owners of older tokens can't move the head from now on. A wiped store has lost its tokens but not its clock;
+        clocks may go back, so pass the greatest token that the checkpoint knows.
         """
         ...
 
     def put_blobs(self, blobs: Mapping[str, bytes], *, renew: bool = False) -> None:
-        """Store blobs under their digests; those that are there already are left alone.
+        """Store blobs under their digests; existing ones are skipped.
 
-        With `renew` those are written anew: their bytes may have been damaged since.
-        From now on all stay as those of the next version do, published or not.
+        With `renew` they are overwritten: their bytes may have been damaged since.
+        All are retained as if the next version named them, published or not.
         """
         ...
 
     def publish(self, manifest: Manifest) -> None:
-        """Store the manifest and move the head to it, in one step; when it's the head already, nothing happens.
+        """Store the manifest and move the head to it, atomically; idempotent while it's the head.
 
         Raises Fenced when a greater token was taken, BadSnapshot when the head isn't `parent`, is at
         this version or a newer one, or a blob it names is missing (then publish a full base).
-        Head gone (wiped store): any parent will do, but no number that a kept version has, or a lower one.
+        Without a head (wiped store) any parent is accepted, but the version must be above those in the store.
         """
         ...
 
@@ -74,51 +74,52 @@ class SnapshotStore(VersionReader, Protocol):
         ...
 
     def versions(self) -> list[int]:
-        """All versions that are kept, rising. The last is the head's, or was put back into a store that had lost it."""
+        """All versions in the store, rising. The last is the head's, or a pinned one that was restored after a loss."""
         ...
 
     def decision(self) -> Decision:
-        """What a person has decided last, as far as this store knows: UNDECIDED when it was wiped.
+        """The latest decision that this store knows; UNDECIDED when it was wiped.
 
-        It may be an older copy, too: whoever obeys decisions holds on to the one of the greatest number that it saw.
+        The store may be an older copy: readers keep to the decision of the greatest number that they saw.
         """
         ...
 
     def pin(self, version: int) -> None:
-        """Decide that `version` is served from now on, or with 0 that the head's is: a decision later than all before.
+        """Decide that `version` is served from now on, or with 0 the head's; it overrides all decisions before.
 
-        Raises BadSnapshot when the version isn't whole.
+        Raises BadSnapshot when the version isn't complete.
         """
         ...
 
-    def put_back(self, decision: Decision, manifest: Manifest | None) -> None:
-        """Give a store a decision that it has lost, and its version's manifest (None for 0); blobs were put before.
+    def restore_decision(self, decision: Decision, manifest: Manifest | None) -> None:
+        """Restore a decision that the store has lost, and its version's manifest (None for 0); put its blobs first.
 
-        Nothing happens when the store knows it or a later one. The head stays where it is. Raises BadSnapshot when
-        a blob is missing, or when another version of this number is kept.
+        Ignored when the store knows it or a later one. The head doesn't move. Raises BadSnapshot when a blob is
+        missing, or when the store has another version of this number.
         """
         ...
 
     def retain(self, count: int) -> int:
-        """Keep the newest `count` (≥ 1) versions, the head's and the pinned one; drop what else there is.
+        """Keep the newest `count` (≥ 1) versions, the head's and the pinned one; drop all others.
 
-        Blobs put for a version that never came go with the versions of their time. Returns blobs dropped.
+        Blobs put for a version that was never published are dropped with the versions of their time. Returns blobs
+        dropped.
         """
         ...
 
     def report(self, what: str) -> None:
-        """Tell whoever listens to the notices that a version can't be served, and why. Nobody has to listen."""
+        """Notify subscribers that a version can't be served, and why."""
         ...
 
     def wait(self, timeout_s: float) -> None:
-        """Return early when a notice comes; otherwise after `timeout_s`. Never the only way to learn of a version.
+        """Return on the next notice, or after `timeout_s`. Notices may be lost: poll the head too.
 
-        One thread at a time. A store that doesn't answer is waited for like one that's silent.
+        One thread at a time. A store that doesn't answer counts as silent.
         """
         ...
 
     def close(self) -> None:
-        """Let go of connections, end a `wait`; safe to call twice."""
+        """Close connections and end a `wait`; safe to call twice."""
         ...
 
 
@@ -130,13 +131,13 @@ def missing_blob(digest: str, model: str) -> BadSnapshot:
 
 
 def damaged_blob(digest: str, model: str) -> BadSnapshot:
-    """The error for a blob whose bytes aren't those of its digest."""
+    """The error for a blob whose bytes don't match its digest."""
     return BadSnapshot(
-        f"blob {digest} of {model} holds other bytes. If the head names it, restart the learner: "
+        f"blob {digest} of {model} has other bytes. If the head names it, restart the learner: "
         "it begins with a full base, which replaces them"
     )
 
 
 def fetch(store: VersionReader, digests: Iterable[str]) -> dict[str, Array]:
-    """One content from its blobs. Raises BadSnapshot, StoreUnavailable."""
+    """One payload from its blobs. Raises BadSnapshot, StoreUnavailable."""
     return unpack(b"".join(store.get_blob(d) for d in digests))

@@ -1,16 +1,16 @@
-"""One version of a model in a folder: what is served or learned on while the store is away, or after it was wiped.
+"""One version of a model in a folder: a fallback while the store is unavailable, or after it was wiped.
 
     blobs/<digest>   as in the store
-    version          the manifest, under its digest
-    decision         what a person has decided last, as far as was heard here, after its digest
-    lock             held by who writes
+    version          the manifest, with its digest
+    decision         the latest decision known here, after its digest
+    lock             locked by the writer
 
-Written so that a crash at any moment leaves a whole version, the old one or the new; read with every digest checked.
+A crash at any moment leaves a complete version, the old one or the new. Every digest is checked on reading.
 """
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,6 @@ import msgspec
 
 from stream.runtime.durable import replacing
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.contents import BLOB_BYTES_MAX, digest_of
 from stream.snapshots.manifest import (
     MANIFEST_BYTES_MAX,
     UNDECIDED,
@@ -28,39 +27,40 @@ from stream.snapshots.manifest import (
     encode_manifest,
     named_blobs,
 )
+from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of
 from stream.snapshots.store import VersionReader
 
 DECISION_BYTES_MAX: Final = 200
 
 
 class VersionFiles:
-    """The folder of one version. Raises BadSnapshot for what isn't whole, OSError when the disk refuses."""
+    """The folder of one version. Raises BadSnapshot for what is damaged or missing, OSError when the disk fails."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._blobs = folder / "blobs"
-        self._seen: set[str] = set()  # blobs that were whole when this process read or wrote them
+        self._verified: set[str] = set()  # blobs whose digest matched when this process read or wrote them
         self._decision = folder / "decision"
 
     def save(self, store: VersionReader, manifest: Manifest) -> None:
-        """Keep this version instead of the one that is there; only blobs that are new or damaged are fetched.
+        """Replace the version in the folder; only new or damaged blobs are fetched.
 
         Raises OSError, too, while another process writes here.
         """
         self._blobs.mkdir(parents=True, exist_ok=True)
         named = set(named_blobs(manifest))
         with _locked(self.folder):
-            for digest in named - self._whole(named):
+            for digest in named - self._intact(named):
                 _write(self._blobs / digest, store.get_blob(digest))
-                self._seen.add(digest)
+                self._verified.add(digest)
             _write(self.folder / "version", encode_manifest(manifest))
             for path in self._blobs.iterdir():
                 if path.name not in named:
                     path.unlink()
-        self._seen &= named
+        self._verified &= named
 
     def load(self) -> Manifest | None:
-        """The manifest that is kept; None when nothing is."""
+        """The manifest in the folder; None without one."""
         try:
             return decode_manifest(_read(self.folder / "version", MANIFEST_BYTES_MAX))
         except FileNotFoundError:
@@ -70,30 +70,30 @@ class VersionFiles:
         """See VersionReader."""
         manifest = self.load()
         if manifest is None or manifest.version != version:
-            raise BadSnapshot(f"{self.folder} doesn't keep version {version}")
+            raise BadSnapshot(f"{self.folder} doesn't contain version {version}")
         return manifest
 
-    def decide(self, decision: Decision) -> None:
-        """Keep this decision instead of the one that is there. Raises as `save` does."""
+    def save_decision(self, decision: Decision) -> None:
+        """Replace the decision in the folder. Raises as `save` does."""
         self.folder.mkdir(parents=True, exist_ok=True)
         body = msgspec.json.encode(decision)
         with _locked(self.folder):
             _write(self._decision, digest_of(body).encode() + b" " + body)
 
     def decision(self) -> Decision:
-        """The decision that is kept; UNDECIDED when none is."""
+        """The decision in the folder; UNDECIDED without one."""
         try:
             digest, _, body = _read(self._decision, DECISION_BYTES_MAX).partition(b" ")
             if digest != digest_of(body).encode():
-                raise BadSnapshot(f"{self._decision} isn't what its digest says: delete it")
+                raise BadSnapshot(f"{self._decision} doesn't match its digest: delete it")
             return msgspec.json.decode(body, type=Decision)
         except FileNotFoundError:
             return UNDECIDED
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise BadSnapshot(f"{self._decision} holds no decision: delete it") from None
+            raise BadSnapshot(f"{self._decision} contains no decision: delete it") from None
 
-    def forget(self) -> None:
-        """Keep nothing from now on."""
+    def clear(self) -> None:
+        """Remove the version."""
         (self.folder / "version").unlink(missing_ok=True)
 
     def get_blob(self, digest: str) -> bytes:
@@ -103,30 +103,26 @@ class VersionFiles:
         except FileNotFoundError:
             raise BadSnapshot(f"{self._blobs / digest} is missing: delete the folder") from None
         if digest_of(blob) != digest:
-            raise BadSnapshot(f"{self._blobs / digest} holds other bytes than its name says: delete the folder")
-        self._seen.add(digest)
+            raise BadSnapshot(f"{self._blobs / digest} has other bytes than its name says: delete the folder")
+        self._verified.add(digest)
         return blob
 
     def blobs(self, manifest: Manifest) -> dict[str, bytes]:
         """All blobs that it names."""
         return {digest: self.get_blob(digest) for digest in set(named_blobs(manifest))}
 
-    def _whole(self, named: set[str]) -> set[str]:
-        """Those of the named blobs that lie here with the right bytes; each is read once."""
-        there = named & {path.name for path in self._blobs.iterdir()}
-        whole = there & self._seen
-        for digest in there - whole:
-            try:
+    def _intact(self, named: set[str]) -> set[str]:
+        """The named blobs that are here with the right bytes; each is read once."""
+        present = named & {path.name for path in self._blobs.iterdir()}
+        for digest in present - self._verified:
+            with suppress(BadSnapshot, OSError):  # it is fetched again
                 self.get_blob(digest)
-            except (BadSnapshot, OSError):
-                continue  # it is written anew
-            whole.add(digest)
-        return whole
+        return present & self._verified
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Nobody else writes meanwhile; the system lets go of the lock of a process that ends."""
+    """Exclude other writers; the system releases the lock of a process that ends."""
     with (folder / "lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,7 +132,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _read(path: Path, bytes_max: int) -> bytes:
-    """At most so many bytes: what is cut off has another digest."""
+    """At most `bytes_max` bytes: a truncated file fails its digest."""
     with path.open("rb") as file:
         return file.read(bytes_max)
 

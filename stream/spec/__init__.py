@@ -1,1 +1,1 @@
-"""What a model is: the spec, read from TOML and checked."""
+"""The spec of a model: read from TOML and validated."""

@@ -1,6 +1,6 @@
-"""The spec: what a model's columns, statistics, parts, labels and publishing are. TOML → frozen structs.
+"""The spec: a model's columns, statistics, parts, labels and publishing. TOML → frozen structs.
 
-One file a world (`specs/`); published inside every snapshot, so that a ranker needs no copy.
+One file a world (`specs/`); published inside every snapshot, so a ranker needs no copy.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, field
 from msgspec.structs import FieldInfo, fields
 
-from stream.spec.statistic_kinds import KINDS_SAY, Measure
+from stream.spec.statistic_kinds import KIND_DESCRIPTIONS, Measure
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description="such as 250ms, 2s, 10m, 1h, 30d")]
@@ -30,7 +30,7 @@ DURATION_DAYS_MAX: Final = 36_525  # a hundred years
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 WEIGHTS_MAX: Final = 100_000_000  # of the deep part's layers: 800 MB with AdaGrad's sums
 CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low byte
-SLICES_MAX: Final = 100  # each keeps about 300 KB of figures
+SLICES_MAX: Final = 100  # each has about 300 KB of metrics
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
 FIRST_FIELDS: Final = ("kind", "by", "of", "to", "prior", "half_life", "neighbours")  # of a statistic; never changed
 POSITION: Final = "context.position"  # the only column that differs within a page: where the item stood, from 1
@@ -47,14 +47,14 @@ def duration_ms(text: str) -> int:
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Root of the spec's tables: frozen, unknown keys are refused."""
+    """Base of the spec's tables: frozen, unknown keys are rejected."""
 
 
 class Column(Part, frozen=True):
-    """A column in full: `bands` cut a number into a further category; `serve_as` is what it is when ranking.
+    """A column in full: `bands` make a further category of a number; `serve_as` is its value when ranking.
 
-    What `serve_as` holds is of the request: it's learned as logged, and ranked by with that text or number.
-    `of` and `last` make it a history: what this user installed before the page, newest last.
+    A column with `serve_as` belongs to the request: it's learned as logged, and replaced by that text or number when
+    ranking. `of` and `last` make it a history: what this user installed before the page, newest last.
     """
 
     type: Kind | None = None
@@ -65,12 +65,12 @@ class Column(Part, frozen=True):
 
 
 class Statistic(Part, frozen=True):
-    """A streaming number, by one field or a pair, moved by each label.
+    """A streaming number by one field or a pair, updated by each label.
 
-    With of = "organic" a count or since goes by organic installs instead of labels: by item.id, user.id or both.
+    With of = "organic" a count or since is updated by organic installs instead: by item.id, user.id or both.
     """
 
-    kind: Annotated[Measure, Meta(description=KINDS_SAY)]
+    kind: Annotated[Measure, Meta(description=KIND_DESCRIPTIONS)]
     by: list[str] = []
     of: str = ""
     to: str = ""
@@ -81,8 +81,8 @@ class Statistic(Part, frozen=True):
     def layout_text(self) -> str:
         """The text that a layout's hash covers.
 
-        It names the first release's fields always and later ones only where they aren't default: a new field leaves
-        the hash of every existing spec, and so its logged pages, as they were.
+        It includes the first release's fields always and later ones only where they aren't default: so a new field
+        doesn't change the hash of an existing spec, and its logged pages stay valid.
         """
         names = [*FIRST_FIELDS, *(one.name for one in fields(self) if _is_later(one, self))]
         return f"Statistic({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
@@ -95,7 +95,7 @@ def _is_later(one: FieldInfo, statistic: Statistic) -> bool:
 
 
 class Cross(Part, frozen=True):
-    """A cross-product of columns; learning rate, admission and expiry of its own if wanted."""
+    """A cross-product of columns, optionally with its own learning rate, admission and expiry."""
 
     of: list[str]
     alpha: Positive | None = None
@@ -106,9 +106,9 @@ class Cross(Part, frozen=True):
 class Wide(Part, frozen=True):
     """The part that memorises: FTRL-Proximal over fields and cross-products.
 
-    A key gets a weight at its `admit`-th sighting, and loses it when it wasn't seen for `expire` of event time.
-    Over `max_keys` those go first that were not seen for longest. `bias_alpha`: the bias's rate, where labels are so
-    rare that `alpha` would take it to the base rate too late; without it `alpha`.
+    A key gets a weight at its `admit`-th sighting, and loses it when it isn't seen for `expire` of event time. Over
+    `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, for labels so rare that
+    `alpha` would reach the base rate too late; by default `alpha`.
     """
 
     alpha: Positive = 0.05
@@ -124,7 +124,7 @@ class Wide(Part, frozen=True):
 
 
 class WarmStart(Part, frozen=True):
-    """Every so many examples the deep part starts anew from itself, on the last `window` examples."""
+    """Every `every` examples the deep part is retrained from itself, on the last `window` examples."""
 
     every: Count = 20_000
     window: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000
@@ -133,8 +133,8 @@ class WarmStart(Part, frozen=True):
 class Deep(Part, frozen=True):
     """The part that generalises: embeddings, ReLU tower, AdaGrad.
 
-    An id gets an embedding row at its `min_count`-th sighting, and loses it when it wasn't seen for `expire` of
-    event time. Over `max_rows` those go first that were not seen for longest; rows are used again.
+    An id gets an embedding row at its `min_count`-th sighting, and loses it when it isn't seen for `expire` of event
+    time. Over `max_rows` the least recently seen are evicted; rows are reused.
     """
 
     features: list[str] = []
@@ -156,22 +156,22 @@ class Label(Part, frozen=True):
     window: Duration = "30m"
     lateness: Duration = "0s"
     known: Duration = "2s"  # how long after its window a page can still be corrected
-    early: Duration | None = None  # how long an install waits for a page behind it in the log; as long as for any
+    early: Duration | None = None  # how long an install waits for a page that follows it in the log
     skew: Duration = "1s"  # how much older than its page an install may be that names it: clocks differ
-    organic: bool | OrganicTo = False  # installs that no page claimed are written: see `organic_in`
+    organic: bool | OrganicTo = False  # emit installs without a page: see `organic_in`
 
     @property
     def organic_in(self) -> tuple[OrganicTo, ...]:
-        """Where they are written: `true` and "topic" name the topic `organic`, "examples" that and `examples`."""
+        """The topics of organic installs: `true` and "topic" mean `organic`, "examples" means both."""
         if not self.organic:
             return ()
         return ("topic", "examples") if self.organic == "examples" else ("topic",)
 
 
 class Gate(Part, frozen=True):
-    """What a version must keep over the last 2,000 predictions to be published.
+    """What a version must satisfy over the last 2,000 predictions to be published.
 
-    `log_loss_rise_max` is against always predicting those examples' own label rate. `calibration` bounds mean
+    `log_loss_rise_max` is relative to always predicting those examples' own label rate. `calibration` bounds mean
     prediction / mean label, unless chance alone explains the difference (few labels).
     """
 
@@ -188,7 +188,7 @@ class Publish(Part, frozen=True):
 
 
 class Spec(Part, frozen=True):
-    """All that a model is. `fingerprint()` tells models apart; `name` is where its snapshots live."""
+    """A model's whole configuration. `fingerprint()` identifies it; `name` is where its snapshots live."""
 
     name: Name
     parts: list[PartName] = field(default_factory=lambda: ["wide", "deep"])
@@ -196,18 +196,18 @@ class Spec(Part, frozen=True):
     item: dict[str, Kind | Column] = {}
     context: dict[str, Kind | Column] = {}
     statistics: dict[str, Statistic] = {}
-    max_statistics: Bound = 50_000_000  # rows of all statistics; over it those go first that moved longest ago
-    slices: dict[str, list[str]] = {}  # metrics are also told for these values of a category
+    max_statistics: Bound = 50_000_000  # rows of all statistics; over it the least recently updated are evicted
+    slices: dict[str, list[str]] = {}  # metrics are also computed for these values of a category
     wide: Wide = field(default_factory=Wide)
     deep: Deep = field(default_factory=Deep)
     label: Label = field(default_factory=Label)
     publish: Publish = field(default_factory=Publish)
 
     def fingerprint(self) -> str:
-        """16 hex digits: equal for specs whose models can go on from each other.
+        """16 hex digits: equal for specs whose models are interchangeable.
 
-        Name, publish, slices and label.organic aside: no example depends on them, and statistics of organic installs
-        say by themselves that they need them. And label.skew: it came later, and models were to go on.
+        It leaves out name, publish, slices and label.organic: no example depends on them (a statistic of organic
+        installs is part of it anyway). And label.skew: it was added later, and models had to stay valid.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
@@ -228,8 +228,8 @@ class Spec(Part, frozen=True):
                     found[f"{origin}.{name}_band"] = Column(type="category")
         return found
 
-    def held(self) -> frozenset[str]:
-        """Columns that `serve_as` holds still, bands among them; all but the position stand in a page."""
+    def served_columns(self) -> frozenset[str]:
+        """Columns with `serve_as`, and their bands, but the position, which isn't in a page."""
         columns = self.columns()
         names = [name for name, column in columns.items() if column.serve_as is not None and name != POSITION]
         return frozenset([*names, *(f"{name}_band" for name in names if columns[name].bands)])
@@ -240,7 +240,7 @@ class Spec(Part, frozen=True):
         return singles + [c if isinstance(c, Cross) else Cross(of=c) for c in self.wide.crosses]
 
     def deep_features(self) -> list[str]:
-        """The deep part's columns and statistics, with `statistics.*` spelled out."""
+        """The deep part's columns and statistics, with `statistics.*` expanded."""
         names: list[str] = []
         for name in self.deep.features:
             names += [f"statistics.{s}" for s in self.statistics] if name == "statistics.*" else [name]

@@ -1,4 +1,4 @@
-"""Spec files and published specs: read, checked, refused with line and remedy."""
+"""Reads and validates spec files and published specs; errors name line and remedy."""
 
 import re
 import tomllib
@@ -34,51 +34,46 @@ def load_spec(path: Path) -> Spec:
     """The spec in a TOML file. Raises SpecError naming line and remedy."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as bad:
+    except OSError as error:
         raise SpecError(
-            f"{path} can't be read: {bad.strerror}; name a spec with --spec, such as specs/movielens.toml"
+            f"{path} can't be read: {error.strerror}; name a spec with --spec, such as specs/movielens.toml"
         ) from None
-    except UnicodeDecodeError as bad:
-        raise SpecError(f"{path}: not UTF-8 ({bad.reason} at byte {bad.start}): save it as UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
     return parse_spec(text, str(path))
 
 
-def parse_spec(text: str, where: str = "spec") -> Spec:
-    """The spec in a TOML text; `where` names it in errors. Raises SpecError naming line and remedy."""
+def parse_spec(text: str, source: str = "spec") -> Spec:
+    """The spec in a TOML text; `source` names it in errors. Raises SpecError naming line and remedy."""
     try:
         raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as bad:
-        raise SpecError(f"{where}: not TOML: {bad}") from None
-    try:
-        spec = msgspec.convert(raw, Spec)
-    except msgspec.ValidationError as bad:
-        raise SpecError(_explain(str(bad), raw, text, where)) from None
-    _check(spec, text, where)
-    return spec
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SpecError(f"{source}: not TOML: {error}") from None
+    return checked_spec(raw, source, text)
 
 
-def checked_spec(raw: dict[str, Any], where: str) -> Spec:
-    """The spec that a program put together from plain values; `where` names it in errors. Raises SpecError."""
+def checked_spec(raw: dict[str, Any], source: str, text: str = "") -> Spec:
+    """The spec of plain values; `source` names it in errors, `text` is their TOML. Raises SpecError."""
     try:
         spec = msgspec.convert(raw, Spec)
-    except msgspec.ValidationError as bad:
-        raise SpecError(_explain(str(bad), raw, "", where)) from None
-    _check(spec, "", where)
+    except msgspec.ValidationError as error:
+        raise SpecError(_explain(str(error), raw, text, source)) from None
+    _check(spec, text, source)
     return spec
 
 
 def decode_spec(raw: bytes) -> Spec:
-    """The spec as it travels in manifests and checkpoints. Raises SpecError."""
+    """A spec from its bytes in manifests. Raises SpecError."""
     try:
         spec = msgspec.json.decode(raw, type=Spec)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
-        raise SpecError(f"a published spec can't be read: {bad}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise SpecError(f"a published spec can't be read: {error}") from None
     _check(spec, "", "published spec")
     return spec
 
 
 def encode_spec(spec: Spec) -> bytes:
-    """The spec as it travels in manifests and checkpoints."""
+    """A spec's bytes in manifests."""
     return msgspec.json.encode(spec)
 
 
@@ -87,19 +82,19 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(Spec)
 
 
-def _check(spec: Spec, text: str, where: str) -> None:
-    """Raises SpecError, with its line in `text`, when a rule that types can't say is broken."""
+def _check(spec: Spec, text: str, source: str) -> None:
+    """Raises SpecError, with its line in `text`, when a rule that types can't express is broken."""
 
-    def refuse(path: Sequence[str], why: str) -> NoReturn:
-        raise SpecError(f"{where}{_line_of(path, text)}: {why}")
+    def reject(path: Sequence[str], why: str) -> NoReturn:
+        raise SpecError(f"{source}{_line_of(path, text)}: {why}")
 
-    check_rules(spec, refuse)
+    check_rules(spec, reject)
 
 
 def _line_of(path: Sequence[str], text: str) -> str:
-    """` (line 12)`: where the last of these names stands, inside the table that the others name; else nothing.
+    """` (line 12)`: the line of the last of these names, inside the table that the others name; else nothing.
 
-    A number after `crosses` is the cross of that index.
+    A number after `crosses` is the index of a cross.
     """
     lines = [line.split("#")[0] for line in text.splitlines()]
     heads = {i: found.group(1) for i, line in enumerate(lines) if (found := re.fullmatch(r"\s*\[([\w.-]+)\]\s*", line))}
@@ -109,25 +104,25 @@ def _line_of(path: Sequence[str], text: str) -> str:
             break
     assert first is not None, "the top level is always there"
     last = next((i for i in heads if i > first or (i == first and k == 0)), len(lines))
-    at = first if k else None
+    line = first if k else None
     for before, word in pairwise(["", *path[k:]]):
         if before == "crosses" and word.isdigit():
-            at = _entry_line(lines, at, int(word)) if at is not None else at
+            line = _entry_line(lines, line, int(word)) if line is not None else line
             continue
         named = re.compile(rf"(?<![\w.]){re.escape(word)}(?!\w)")
-        at = next((i for i in range(at or first, last) if named.search(lines[i])), at)
-    return "" if at is None else f" (line {at + 1})"
+        line = next((i for i in range(line or first, last) if named.search(lines[i])), line)
+    return "" if line is None else f" (line {line + 1})"
 
 
 def _entry_line(lines: list[str], first: int, index: int) -> int:
-    """The line in which this entry of the list that begins on line `first` ends; `first` when that can't be told."""
+    """The line where this entry of the list that begins on line `first` ends; `first` when it isn't found."""
     for last in range(first, len(lines)):
         for end in ("", "]"):
             try:
-                held = tomllib.loads("\n".join(lines[first : last + 1]) + end)
+                parsed = tomllib.loads("\n".join(lines[first : last + 1]) + end)
             except tomllib.TOMLDecodeError:
                 continue
-            if isinstance(entries := next(iter(held.values()), None), list) and len(entries) > index:
+            if isinstance(entries := next(iter(parsed.values()), None), list) and len(entries) > index:
                 return last
     return first
 
@@ -152,13 +147,13 @@ _ENTRIES: Final[dict[str, Any]] = {"user": Kind | Column, "item": Kind | Column,
 _EXPECTED: Final = {
     "`object | array`": 'a cross is a list of columns, such as ["user.id", "item.id"], or a table with it as `of`',
     "`str | object`": 'a column is "category", "categories" or "number", or a table with that as `type`',
-    "`bool | str`": 'it is true or false, or where they go: "topic" or "examples"',
+    "`bool | str`": 'it is true or false, or where they are emitted: "topic" or "examples"',
 }
 _CHOICES: Final = {"kind": get_args(Measure), "parts": get_args(PartName), "policy": get_args(Policy),
                    "organic": get_args(OrganicTo)}  # fmt: skip
 
 
-def _explain(message: str, raw: dict[str, Any], text: str, where: str) -> str:
+def _explain(message: str, raw: dict[str, Any], text: str, source: str) -> str:
     """msgspec's message with line and remedy."""
     found = re.search(r" - at `\$\.?(.*)`$", message)
     words = re.findall(r"[A-Za-z_]\w*|\.\.\.|(?<=crosses\[)\d+", found.group(1)) if found else []
@@ -169,21 +164,21 @@ def _explain(message: str, raw: dict[str, Any], text: str, where: str) -> str:
         key = unknown.group(1)
         holder = next((_TABLES[word] for word in reversed(words) if word in _TABLES), Spec)
         why = f"unknown key {key!r} {f'in [{at}]' if at else 'at the top level'}; "
-        return f"{where}{_line_of([*path, key], text)}: {why}{near(key, list(holder.__struct_fields__))}"
+        return f"{source}{_line_of([*path, key], text)}: {why}{near(key, list(holder.__struct_fields__))}"
     if value := re.fullmatch(r"Invalid enum value '(.*)'", what):
         choices = list(_CHOICES.get(words[-1], get_args(Kind)))
         why = f"{at} can't be {value.group(1)!r}; {near(value.group(1), choices)}"
-        return f"{where}{_line_of([*path, value.group(1)], text)}: {why}"
+        return f"{source}{_line_of([*path, value.group(1)], text)}: {why}"
     if "matching regex" in what:
         what = "letters, digits, . _ -, at most 64" if at == "name" else "a duration, such as 250ms, 2s, 10m, 1h, 30d"
         what = f"Expected {what}"
     if either := re.match("Expected (`.*?`), got", what):
         what = _EXPECTED.get(either.group(1), what)
-    return f"{where}{_line_of(path, text)}: {f'{at}: ' if at else ''}{what}"
+    return f"{source}{_line_of(path, text)}: {f'{at}: ' if at else ''}{what}"
 
 
 def _entry(table: str, raw: dict[str, Any]) -> str:
-    """The name of the table's first entry that can't be taken: msgspec's message says `...`."""
+    """The name of the table's first invalid entry: msgspec's message says `...`."""
     for name, value in raw[table].items():
         try:
             msgspec.convert(value, _ENTRIES[table])

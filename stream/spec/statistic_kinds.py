@@ -1,6 +1,6 @@
 """The kinds of statistics: one table of what each goes by, how it is read, and how it learns.
 
-A new kind is a name in `Measure` and a row of `KINDS`; what it reads or learns anew is a branch of
+A new kind is a name in `Measure` and a row of `KINDS`; a new way of reading or learning is a branch of
 `statistic_reads.measure` or `statistic_moves.amount`.
 """
 
@@ -12,23 +12,23 @@ from stream.runtime.errors import SpecError
 Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness"]
 GoesBy = Literal["fields", "history", "memory"]
 
-# How a row (n, s, t) or several are read: branches of `measure`. READ_MEMORY has kernels of its own (item_similarity).
+# How one or more rows (n, s, t) are read: branches of `measure`. READ_MEMORY has its own kernels (item_similarity).
 READS: Final = tuple(range(6))
 READ_RATE, READ_COUNT, READ_SINCE, READ_MEAN, READ_STRONGEST, READ_MEMORY = READS
 
-# What a label adds to s: branches of `amount`. LEARN_MEMORY has kernels of its own; in its rows s may be an item's id.
+# What a label adds to s: branches of `amount`. LEARN_MEMORY has its own kernels; in its rows s may be an item's id.
 LEARNS: Final = tuple(range(4))
-LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC = LEARNS  # LEARN_ORGANIC: no label moves it
+LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC = LEARNS  # LEARN_ORGANIC: no label updates it
 
 
 class Kind(NamedTuple):
     """A kind of statistic.
 
     `goes_by`: one field or a pair; an item of the page with each of the user's history; or user and item, whose last
-    labels it remembers. `organic`: whether organic installs, which have no label, may move it instead.
+    labels it remembers. `organic`: whether organic installs, which have no label, may update it instead.
     """
 
-    says: str
+    description: str
     goes_by: GoesBy
     read: int
     learn: int
@@ -36,14 +36,14 @@ class Kind(NamedTuple):
 
 
 def checked(kinds: Mapping[Measure, Kind]) -> Mapping[Measure, Kind]:
-    """The table, which has every kind and only branches that exist."""
+    """The table, validated: it has every kind and only existing branches."""
     assert set(kinds) == set(get_args(Measure)), f"every kind has a row: {sorted(set(kinds) ^ set(get_args(Measure)))}"
     for name, kind in kinds.items():
         assert kind.goes_by in get_args(GoesBy), f"{name} goes by {kind.goes_by}"
         assert kind.read in READS, f"{name} is read by an unknown branch"
         assert kind.learn in {*LEARNS} - {LEARN_ORGANIC}, f"{name} learns by an unknown branch"
         memory = {kind.goes_by == "memory", kind.read == READ_MEMORY, kind.learn == LEARN_MEMORY}
-        assert len(memory) == 1, f"{name}: a memory is gone by, read and learned together"
+        assert len(memory) == 1, f"{name}: memory must be its goes_by, read and learn alike"
     return kinds
 
 
@@ -63,7 +63,7 @@ KINDS: Final = checked(
         ),
     }
 )  # fmt: skip
-KINDS_SAY: Final = " · ".join(f"{name}: {kind.says}" for name, kind in KINDS.items())
+KIND_DESCRIPTIONS: Final = " · ".join(f"{name}: {kind.description}" for name, kind in KINDS.items())
 
 
 def kind_of(name: str) -> Kind:

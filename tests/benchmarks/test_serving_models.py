@@ -9,7 +9,8 @@ from msgspec import structs
 from benchmarks.golden import ITEMS, PAGES
 from benchmarks.serving import Publisher, World
 from benchmarks.snapshot import FOLD_SHARE, fullest
-from learner.publishing import delta_chain as chain
+from learner.publishing.delta_chain import FOLD_SHARE as LEARNERS_FOLD_SHARE
+from learner.publishing.version_builder import GOLDEN_ITEMS, VersionBuilder
 from learner.training.model import RECENT_PAGES, Model
 from ranker.versions.model import Version
 from ranker.versions.version_loader import Loader
@@ -67,7 +68,7 @@ def test_what_was_put_and_not_noted_is_refused(publisher: Publisher, monkeypatch
 
 def test_manifests_are_as_large_as_a_learners(publisher: Publisher) -> None:
     """A learner that has learned the same pages says as much of them, byte for byte, and tells the same metrics."""
-    assert (PAGES, ITEMS, FOLD_SHARE) == (RECENT_PAGES, chain.GOLDEN_ITEMS, chain.FOLD_SHARE)
+    assert (PAGES, ITEMS, FOLD_SHARE) == (RECENT_PAGES, GOLDEN_ITEMS, LEARNERS_FOLD_SHARE)
     ours = publisher.cut()
     model = Model(publisher.spec)
     record = []
@@ -79,9 +80,9 @@ def test_manifests_are_as_large_as_a_learners(publisher: Publisher) -> None:
         record.append(Examples(page, ids, list(range(ITEMS)), labels, [1.0] * ITEMS, reasons,
                                [ours.learned_ms] * ITEMS))  # fmt: skip
     model.learn(record, 0)
-    assert not model.bad
+    assert not model.rejected
     metrics = model.progress.told()
-    theirs = chain.Cutter(model).cut(ours.version, ours.parent, ours.token, 1, 0, metrics, deep=True).manifest
+    theirs = VersionBuilder(model).build(ours.version, ours.parent, ours.token, 1, 0, metrics, deep=True).manifest
     assert set(theirs.metrics) == set(ours.metrics)
     assert [g.features for g in theirs.golden] == [g.features for g in ours.golden]
     assert set(theirs.parts) == set(ours.parts)
@@ -100,4 +101,4 @@ def test_the_fullest_manifest_can_be_read(publisher: Publisher) -> None:
     assert len(largest.ingest_ms) == INGESTS_MAX
     for name, part in largest.parts.items():
         assert len(part.deltas) == DELTAS_MAX
-        assert len(part.contents()) > len(ours.parts[name].contents())
+        assert len(part.payloads()) > len(ours.parts[name].payloads())

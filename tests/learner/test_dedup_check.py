@@ -2,7 +2,7 @@
 
 import pytest
 
-from learner.dedup_check import check_memory
+from learner.dedup_check import check_dedup
 from stream.joiner.commit_metadata import Progress, metadata_of
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
@@ -33,8 +33,8 @@ def test_a_learner_that_remembers_too_few_ids_does_not_start(
     monkeypatch.setattr("learner.dedup_check.group_commits", lambda *_: commits)
     small = Settings(dedup_ids=20_000)
     if not needed:
-        check_memory(small)
+        check_dedup(small)
         return
     with pytest.raises(SettingsError, match=rf"20000 ids.*THALWEG_DEDUP_IDS={needed} .*THALWEG_DEDUP_IDS=20000"):
-        check_memory(small)
-    check_memory(Settings(dedup_ids=needed))
+        check_dedup(small)
+    check_dedup(Settings(dedup_ids=needed))

@@ -18,9 +18,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from learner.checkpoint import KEEP, CheckpointFiles, restore, take
-from learner.publishing.publisher import Publisher, cadence_of
-from learner.publishing.version_allocator import Used
-from learner.service import Learner, _Life, _loop, _open, _poll, _wait_for_log
+from learner.publishing.publisher import Publisher, publish_config
+from learner.publishing.version_allocator import HighWater
+from learner.service import Learner, _loop, _open, _poll, _start, _Status
 from learner.training.model import Model
 from stream.events.codec import decode_entity, decode_examples, encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
@@ -153,12 +153,14 @@ def test_what_cant_be_taken_is_buried_and_the_rest_learned(room: Room) -> None:
     assert letters[0].original == b"\xc1 no msgpack"
     assert msgspec.msgpack.decode(letters[2].original, type=Examples) == other
     assert msgspec.msgpack.decode(letters[5].original, type=Examples) == bad_label
-    assert room.learner.dead_letters == 7
+    assert room.learner.dead_letters.count == 7
     assert room.learner.offset == room.turns == 9
     assert room.learner.model.examples == 3 * (3 + 2 + 2 + 2)
     good = {i for record in log for e in record if e.page.request_id not in (
         other.page.request_id, cut.page.request_id, bad_label.page.request_id) for i in e.ids}  # fmt: skip
-    assert not room.learner.model.seen.new(np.array(sorted(good), np.uint64)).any(), "each of the others was learned"
+    assert not room.learner.model.learned_ids.add(np.array(sorted(good), np.uint64)).any(), (
+        "each of the others was learned"
+    )
 
 
 def test_a_buried_example_can_be_sent_again(room: Room) -> None:
@@ -188,7 +190,7 @@ def test_without_a_checkpoint_it_begins_where_the_log_begins(
     monkeypatch.setattr("learner.service.check_memory", lambda _: None)
     room.write(*map(encode_record, log))
     room.log.truncate(EXAMPLES.name, 0, 4)
-    learner, alone = _wait_for_log(Settings(), SPEC, room.files, _Life(threading.Event())), Model(SPEC)
+    learner, alone = _start(Settings(), SPEC, room.files, _Status(threading.Event())), Model(SPEC)
     assert learner is not None
     learner.maybe_checkpoint(now=True)
     assert room.files.newest() is None, "nothing was learned"
@@ -202,7 +204,7 @@ def test_without_a_checkpoint_it_begins_where_the_log_begins(
     assert held.meta.offset == len(log)
     publisher = publisher_of(learner, store, tmp_path)
     assert store.manifest(publishes(publisher, learner).version).offset == {0: len(log)}
-    publisher.carrier.stop()
+    publisher.uploader.stop()
 
 
 def test_a_start_that_moves_before_anything_was_read_is_no_gap(room: Room) -> None:
@@ -243,10 +245,10 @@ def test_what_the_log_has_lost_is_forgotten() -> None:
     for offset, record in enumerate(records(SPEC, 30)):
         model.learn(record, 10 + offset)
     before = list(model.records)
-    model.forget_before(14)
+    model.drop_records_before(14)
     assert list(model.records) == before[4:]
     assert model.records[0] == (14, 36)
-    model.forget_before(99)
+    model.drop_records_before(99)
     assert not model.records
 
 
@@ -345,18 +347,18 @@ def test_the_metrics_say_what_is_held_and_what_went(tmp_path: Path) -> None:
     log = records(SPEC, 12)
     room.write(*map(encode_record, log[:3]))
     room.learn(learner)
-    vocabulary.sweep(10**9)
+    vocabulary.evict(10**9)
     room.write(encode_record(log[3]))
     room.learn(learner)
 
     def told(name: str, **labels: str) -> float | None:
         return REGISTRY.get_sample_value(f"thalweg_learner_{name}", labels)
 
-    learner.measure()
-    assert 0 < vocabulary.used == told("keys", part="deep")
-    assert 0 < vocabulary.waiting == told("pending_ids")
-    assert 0 < vocabulary.forgotten == told("evicted_ids_total", had="row")
-    assert 0 < vocabulary.forgotten_waiting == told("evicted_ids_total", had="none")
+    learner.update_metrics(now=True)
+    assert 0 < vocabulary.assigned == told("keys", part="deep")
+    assert 0 < vocabulary.pending == told("pending_ids")
+    assert 0 < vocabulary.evicted == told("evicted_ids_total", had="row")
+    assert 0 < vocabulary.evicted_pending == told("evicted_ids_total", had="none")
     assert told("keys", part="wide") == len(learner.model.wide.table)
     assert told("keys", part="statistics") == len(learner.model.statistics.table)
 
@@ -517,7 +519,7 @@ def until(true: Callable[[], object]) -> None:
 def publisher_of(learner: Learner, store: MemoryStore, local: Path) -> Publisher:
     """As the loop makes it, with a clock that lets each turn publish."""
     clock = iter(range(10**6, 10**9, 10**5)).__next__
-    cadence = cadence_of(learner.model, Settings(local=local))
+    cadence = publish_config(learner.model, Settings(local=local))
     learner.publisher = Publisher(learner.model, store, cadence, clock, learner.used)
     return learner.publisher
 
@@ -525,8 +527,8 @@ def publisher_of(learner: Learner, store: MemoryStore, local: Path) -> Publisher
 def publishes(publisher: Publisher, learner: Learner) -> Head:
     """Turns until one publishes: the head that it leaves."""
     until(lambda: publisher.maybe_publish(learner.offset))
-    until(lambda: not publisher.carrier.busy)
-    head = publisher.carrier._store.head()
+    until(lambda: not publisher.uploader.busy)
+    head = publisher.uploader._store.head()
     assert head is not None
     return head
 
@@ -534,7 +536,7 @@ def publishes(publisher: Publisher, learner: Learner) -> Head:
 @pytest.fixture(autouse=True)
 def ask_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for the store asks it at once again."""
-    monkeypatch.setattr("learner.publishing.uploader.ASK_S", 0.001)
+    monkeypatch.setattr("learner.publishing.uploader.ACQUIRE_EVERY_S", 0.001)
 
 
 def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: Path) -> None:
@@ -553,8 +555,8 @@ def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: P
             asked = store.asked
             assert not newcomer.maybe_publish(anew.offset)
             until(lambda: store.asked > asked + 2)  # noqa: B023  # called before the loop goes on
-            assert not newcomer.carrier.entered
-            assert newcomer.carrier.token == 0
+            assert not newcomer.uploader.owns_model
+            assert newcomer.uploader.token == 0
             assert store.head() == live
             anew.learn(reader.poll(0, 1), room.turn)
     assert [(one["live"], one["wanted"]) for one in told if "nothing is published" in one["event"]] == [(1, 10)]
@@ -568,10 +570,10 @@ def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: P
     manifest = store.manifest(head.version)
     assert (manifest.parent, manifest.offset) == (live.version, {0: 11})
     assert all(part.base and not part.merged and not part.deltas for part in manifest.parts.values())
-    rows = [fetch(store, digests)["rows"] for digests in manifest.parts["statistics"].contents()]
+    rows = [fetch(store, digests)["rows"] for digests in manifest.parts["statistics"].payloads()]
     assert sum(map(len, rows)) == len(anew.model.statistics.table)
-    newcomer.carrier.stop()
-    other.carrier.join(10)
+    newcomer.uploader.stop()
+    other.uploader.join(10)
     with pytest.raises(Fenced, match="another learner owns small"):
         other.maybe_publish(room.learner.offset)
 
@@ -599,17 +601,17 @@ def test_what_was_published_while_a_learner_took_over_counts(
     reader = room.log.reader(EXAMPLES.name, {0: 0})
     anew.learn(reader.poll(0, 4), room.turn)
     assert not newcomer.maybe_publish(4)
-    until(lambda: newcomer.carrier.token)
+    until(lambda: newcomer.uploader.token)
     asked = store.asked
     until(lambda: store.asked > asked + 2)
-    assert not newcomer.carrier.entered
+    assert not newcomer.uploader.owns_model
     anew.learn(reader.poll(0, 2), room.turn)
     head = publishes(newcomer, anew)
     (live,) = went_on
     assert store.manifest(head.version).parent == live.version
     assert head.version > live.version
-    newcomer.carrier.stop()
-    other.carrier.stop()
+    newcomer.uploader.stop()
+    other.uploader.stop()
 
 
 def test_no_number_comes_twice_though_the_store_was_wiped_meanwhile(room: Room, tmp_path: Path) -> None:
@@ -621,13 +623,13 @@ def test_no_number_comes_twice_though_the_store_was_wiped_meanwhile(room: Room, 
     for _ in range(5):
         room.learner.learn(reader.poll(0, 1), room.turn)
         used.append(publishes(first, room.learner))
-    first.carrier.stop()
+    first.uploader.stop()
     store.wipe()
     again = room.start(Model(SPEC), 0)  # without any checkpoint: the worst case
     again.learn(room.log.reader(EXAMPLES.name, {0: 0}).poll(0, 2), room.turn)
     second = publisher_of(again, store, tmp_path)
     head = publishes(second, again)
-    second.carrier.stop()
+    second.uploader.stop()
     assert head.version > max(one.version for one in used)
     assert head.token > max(one.token for one in used)
 
@@ -640,7 +642,7 @@ def test_a_live_version_that_cant_be_read_is_published_over(
     log, store = records(SPEC, 60), AskedStore()
     room.write(*map(encode_record, log[:4]))
     room.learn()
-    room.learner.used = Used(5, 1)
+    room.learner.used = HighWater(5, 1)
 
     def garbled(*_: object) -> Head:
         raise BadSnapshot("it's garbled")
@@ -650,9 +652,9 @@ def test_a_live_version_that_cant_be_read_is_published_over(
         if lost == "manifest":
             patch.setattr(store, "head", lambda: Head(7, 1))
         publisher = publisher_of(room.learner, store, tmp_path)
-        until(lambda: publisher.carrier.entered)
+        until(lambda: publisher.uploader.owns_model)
     assert publishes(publisher, room.learner).version == (8 if lost == "manifest" else 6)
-    publisher.carrier.stop()
+    publisher.uploader.stop()
 
 
 def test_learning_never_waits_for_a_store_that_hangs(room: Room, tmp_path: Path) -> None:
@@ -672,7 +674,7 @@ def test_learning_never_waits_for_a_store_that_hangs(room: Room, tmp_path: Path)
     assert store.asked == 1, "the very first question is still open"
     store.answering.set()
     assert publishes(publisher, room.learner).version == 1
-    publisher.carrier.stop()
+    publisher.uploader.stop()
 
 
 def test_a_store_that_refuses_us_at_the_start_is_asked_again(
@@ -694,26 +696,26 @@ def test_a_store_that_refuses_us_at_the_start_is_asked_again(
     publisher = publisher_of(room.learner, store, tmp_path)
     assert publishes(publisher, room.learner).version == 1
     assert not errors
-    publisher.carrier.stop()
+    publisher.uploader.stop()
 
 
 def test_a_checkpoint_knows_what_was_used(room: Room, tmp_path: Path) -> None:
     """Version and token of the last that was cut; before that, those of the checkpoint before."""
     log, store = records(SPEC, 60), AskedStore()
-    room.learner.used = Used(30, AHEAD)
+    room.learner.used = HighWater(30, AHEAD)
 
-    def used() -> Used:
+    def used() -> HighWater:
         learn_on(room, log)
         room.learner.maybe_checkpoint(now=True)
         held = room.files.newest()
         assert held is not None
-        return Used(held.meta.version, held.meta.token)
+        return HighWater(held.meta.version, held.meta.token)
 
-    assert used() == Used(30, AHEAD)
+    assert used() == HighWater(30, AHEAD)
     publisher = publisher_of(room.learner, store, tmp_path)
     assert publishes(publisher, room.learner) == Head(31, AHEAD + 1)
-    assert used() == Used(31, AHEAD + 1)
-    publisher.carrier.stop()
+    assert used() == HighWater(31, AHEAD + 1)
+    publisher.uploader.stop()
 
 
 def test_a_record_before_the_offset_is_our_own_mistake(room: Room) -> None:
@@ -760,13 +762,13 @@ def slow(room: Room, monkeypatch: pytest.MonkeyPatch) -> SlowLog:
 @contextmanager
 def looping(learner: Learner, store: MemoryStore, local: Path) -> Iterator[Future[None]]:
     """The loop, in a thread; it is told to stop at the end, and what it raised is raised then."""
-    life = _Life(threading.Event())
+    status = _Status(threading.Event())
     with ThreadPoolExecutor(1) as pool:
-        loop = pool.submit(_loop, learner, store, Settings(local=local), life, False)
+        loop = pool.submit(_loop, learner, store, Settings(local=local), status, False)
         try:
             yield loop
         finally:
-            life.stopping.set()
+            status.stopping.set()
         loop.result()
 
 
@@ -780,7 +782,7 @@ def test_nothing_new_is_read_while_dead_letters_wait(room: Room, tmp_path: Path,
         for n in range(1, 6):
             room.write(b"bad", encode_record(records(SPEC, n)[-1]))
             until(lambda: slow.failures > 2 * n)  # noqa: B023  # called before the loop goes on
-        assert (learner.offset, len(learner._letters)) == (150, 150)
+        assert (learner.offset, len(learner.dead_letters._unconfirmed)) == (150, 150)
         assert slow.sends <= slow.failures + 1
         slow.away = False
         until(lambda: learner.offset == 160)
@@ -807,7 +809,7 @@ def test_letters_that_were_confirmed_before_the_topic_went_away_arent_sent_again
     with pytest.raises(LogUnavailable):
         room.learn(learner)
     assert len(room.letters()) == 101
-    learner.confirm_letters()
+    learner.dead_letters.confirm()
     assert [letter.offset for letter in room.letters()] == list(range(150))
 
 

@@ -10,8 +10,8 @@ from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.serve_as import as_served
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.snapshots.contents import Array, Content, Digests, cut, digests_of, pack
 from stream.snapshots.manifest import Golden, Manifest, PartVersion
+from stream.snapshots.payload import Array, Digests, Payload, digests_of, pack, split
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec import Spec
 from stream.spec.spec_file import encode_spec, parse_spec
@@ -81,7 +81,7 @@ class Chain:
     """Contents of one part, as they were named by versions so far, and what they hold since the base."""
 
     version: PartVersion | None = None
-    content: list[Content] = field(default_factory=list)
+    content: list[Payload] = field(default_factory=list)
 
 
 class ToyModel:
@@ -155,14 +155,14 @@ class ToyModel:
         if numbers and self.rng.random() < 0.8:
             self.boundaries = np.sort(self.rng.normal(0, 2, (numbers, deep.quantiles - 1)).astype(np.float32), axis=1)
 
-    def contents(self, keys: dict[str, set[int]] | None) -> dict[str, Content]:
+    def contents(self, keys: dict[str, set[int]] | None) -> dict[str, Payload]:
         """What parts hold of these keys; all when None."""
         of = {"wide": set(self.wide), "deep": set(self.vectors)} if keys is None else keys
         rows = self.statistics.table.rows()
         if keys is not None:
             rows = rows[np.isin(rows[:, 0], list(keys["statistics"]))]
         wide = sorted(of["wide"])
-        contents: dict[str, Content] = {
+        contents: dict[str, Payload] = {
             "wide": {"keys": np.array(wide, np.uint64), "weights": np.array([self.wide[k] for k in wide], np.float32)},
             "statistics": {"rows": rows},
         }
@@ -272,7 +272,7 @@ class ToyModel:
         return float(x[0])
 
 
-def _put(store: SnapshotStore, content: Content) -> Digests:
+def _put(store: SnapshotStore, content: Payload) -> Digests:
     raw = pack(content)
-    store.put_blobs(cut(raw))
+    store.put_blobs(split(raw))
     return digests_of(raw)

@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 import redis
 
-from stream.snapshots.contents import Digests, cut, digests_of, pack
 from stream.snapshots.manifest import Golden, Manifest, PartVersion
+from stream.snapshots.payload import Digests, digests_of, pack, split
 from stream.snapshots.store import SnapshotStore, fetch
 
 AHEAD: Final = 2**46  # a token that no store's clock hands out before 4199
@@ -20,7 +20,7 @@ def raw_of(value: int) -> bytes:
 
 def put(store: SnapshotStore, value: int) -> Digests:
     """Store a content that says `value`, and return its name."""
-    store.put_blobs(cut(raw_of(value)))
+    store.put_blobs(split(raw_of(value)))
     return digests_of(raw_of(value))
 
 
@@ -52,7 +52,7 @@ def publish(store: SnapshotStore, version: int, parent: int, token: int) -> None
 
 def values(store: SnapshotStore, version: int) -> list[int]:
     """What the contents of a version say, in order: the version is read whole."""
-    contents = store.manifest(version).parts["wide"].contents()
+    contents = store.manifest(version).parts["wide"].payloads()
     return [int(fetch(store, digests)["value"][0]) for digests in contents]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.publishing.delta_chain import Cutter, serving_deep_logits, serving_wide_logits
+from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits
 from learner.training.model import Model
 from producers.clock import Clock
 from producers.replay import Pace, replay
@@ -75,13 +75,13 @@ def test_learner_and_ranker_give_the_same_score(toml: str, seed: int) -> None:
     spec = parse_spec(toml)
     log = records(spec, 36, seed)
     model, store = Model(spec), MemoryStore("small")
-    cutter, loader, version = Cutter(model), Loader(store, "small"), None
+    builder, loader, version = VersionBuilder(model), Loader(store, "small"), None
     for offset, record in enumerate(log):
         model.learn(record, offset)
         if offset % 4:
             continue
         number = offset // 4 + 1
-        cut = cutter.cut(number, number - 1, 1, offset + 1, 0, {}, deep=True)
+        cut = builder.build(number, number - 1, 1, offset + 1, 0, {}, deep=True)
         store.put_blobs(cut.blobs)
         store.publish(cut.manifest)
         version = loader.load(number, version)

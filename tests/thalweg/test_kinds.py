@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from learner.estimator import WideAndDeep
-from learner.publishing.delta_chain import Cutter, StatisticsPart
+from learner.publishing.part_source import StatisticsSource
+from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.ranking.entity_cache import Shelf
 from ranker.ranking.rank import Ranker
@@ -75,8 +76,8 @@ def walked(kind: Measure) -> Walked:
     model, store, shelf = Model(spec), MemoryStore(spec.name), Shelf()
     for offset, record in enumerate(records(spec, 90)):
         model.learn(record, offset)
-    assert not model.bad
-    cut = Cutter(model).cut(1, 0, store.take_token(), 30, 1, {}, deep=True)
+    assert not model.rejected
+    cut = VersionBuilder(model).build(1, 0, store.take_token(), 30, 1, {}, deep=True)
     store.put_blobs(cut.blobs)
     store.publish(cut.manifest)
     for n in range(30):
@@ -131,7 +132,7 @@ def test_contents_may_hold_other_bits_than_numbers_for_kinds_with_a_memory_only(
     walk = walked(kind)
     served = walk.follower.served
     assert served is not None
-    rows = StatisticsPart(walk.model).content(None)["rows"].copy()
+    rows = StatisticsSource(walk.model).payload(None)["rows"].copy()
     assert len(statistic_change({"rows": rows}, served.version.plan).keys) == len(rows)
     rows.view(np.float64)[0, 2] = np.inf
     if KINDS[kind].learn == LEARN_MEMORY:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from learner.checkpoint import restore, take
-from learner.publishing.delta_chain import Cutter
+from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.ranking.entity_cache import Shelf
 from ranker.ranking.rank import Ranker
@@ -26,7 +26,7 @@ SHOWN = {f"i{n}" for n in range(30)}
 
 def publish(model: Model, store: MemoryStore, version: int) -> None:
     """A full base of a model, as a learner that has just started publishes it."""
-    cut = Cutter(model).cut(version, version - 1, store.take_token(), version, 1, {}, deep=True)
+    cut = VersionBuilder(model).build(version, version - 1, store.take_token(), version, 1, {}, deep=True)
     store.put_blobs(cut.blobs)
     store.publish(cut.manifest)
 
@@ -98,7 +98,7 @@ def test_versions_can_be_looked_at_with_their_items(model: Model, store: MemoryS
     before = load_tables(store, store.manifest(1))
     for offset, record in enumerate(records(SPEC, 3, seed=5, items=2), 30):
         model.learn(record, offset)
-    model.shown.show(["fresh"], 1)
+    model.shown.add(["fresh"], 1)
     publish(model, store, 2)
     verifier = Verifier(store)
     for version in store.versions():

@@ -6,10 +6,10 @@ from ranker.kernels.layered_table import check_once
 from ranker.kernels.plan import Plan
 from ranker.versions.snapshot_validation import dense_of, statistic_change, vectors_of, wide_change
 from stream.runtime.errors import BadSnapshot, SpecError
-from stream.snapshots.contents import Content
+from stream.snapshots.payload import Payload
 from stream.snapshots.manifest import Manifest, named_blobs
-from stream.snapshots.shown_items import PART as ITEMS
-from stream.snapshots.shown_items import unpack_names
+from stream.snapshots.item_names import PART as ITEMS
+from stream.snapshots.item_names import unpack_names
 from stream.snapshots.store import SnapshotStore, fetch
 from stream.spec.spec_file import decode_spec
 
@@ -55,7 +55,7 @@ class Verifier:
             self._add_fault((str(number),), number, f"version {number}: {bad}")
             return
         for part, version in manifest.parts.items():
-            for digests in version.contents():
+            for digests in version.payloads():
                 name = (manifest.fingerprint, part, *digests)
                 if name in self._faults:
                     self._faults[name][1].append(number)
@@ -93,7 +93,7 @@ def _plan(manifest: Manifest) -> Plan:
     return plan
 
 
-def validate_content(part: str, content: Content, plan: Plan) -> None:
+def validate_content(part: str, content: Payload, plan: Plan) -> None:
     """Validate a content as rankers do; parts that no ranker reads are accepted. Raises BadSnapshot."""
     if part == "wide":
         check_once(wide_change(content))

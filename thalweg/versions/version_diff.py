@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from stream.snapshots.contents import Array
+from stream.snapshots.payload import Array
 from stream.snapshots.manifest import Manifest
-from stream.snapshots.shown_items import PART as ITEMS
-from stream.snapshots.shown_items import unpack_names
+from stream.snapshots.item_names import PART as ITEMS
+from stream.snapshots.item_names import unpack_names
 from stream.snapshots.store import SnapshotStore, fetch
 from stream.tables.hash_table import U64
 
@@ -54,7 +54,7 @@ def load_tables(store: SnapshotStore, manifest: Manifest) -> VersionTables:
     """All tables of a version. Raises BadSnapshot, StoreUnavailable."""
     rows, dense = {}, {}
     for part, version in manifest.parts.items():
-        contents = [fetch(store, digests) for digests in version.contents()]
+        contents = [fetch(store, digests) for digests in version.payloads()]
         rows[part] = _merge([_rows_of(part, content) for content in contents])
         if part == "deep":
             dense = {name: array.astype(np.float64) for name, array in contents[-1].items()
@@ -123,6 +123,6 @@ def _magnitudes(vectors: F64) -> F64:
 def part_sizes(store: SnapshotStore, manifest: Manifest) -> dict[str, list[int]]:
     """Bytes of each content, part by part."""
     return {
-        part: [sum(len(store.get_blob(digest)) for digest in digests) for digests in version.contents()]
+        part: [sum(len(store.get_blob(digest)) for digest in digests) for digests in version.payloads()]
         for part, version in manifest.parts.items()
     }

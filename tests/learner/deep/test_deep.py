@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from learner.deep.deep import Deep
-from learner.deep.joint_step import Given, Told, learn_record
+from learner.deep.deep_model import DeepModel
+from learner.deep.joint_step import Inputs, Targets, learn_record
 from learner.deep.tower import EPSILON
-from learner.deep.warm_start import Window, retrain
+from learner.deep.warm_start import WindowChunk, train
 from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.page_features import F32
@@ -28,9 +28,9 @@ def some_input(random: np.random.Generator, b: int, lists: int, numbers: int) ->
     return DeepInput(random.integers(1, 11, offsets[-1]).astype(np.uint64), offsets, values)
 
 
-def some_deep(random: np.random.Generator, spec: DeepSpec, lists: int, numbers: int) -> Deep:
+def some_deep(random: np.random.Generator, spec: DeepSpec, lists: int, numbers: int) -> DeepModel:
     """A deep part that knows ids 1 to 7 of the 10, and quantiles."""
-    deep = Deep(spec, lists, numbers, seed=int(random.integers(1 << 30)))
+    deep = DeepModel(spec, lists, numbers, seed=int(random.integers(1 << 30)))
     for _ in range(spec.min_count):
         deep.vocabulary.count(np.arange(1, 8, dtype=np.uint64))
     if numbers:
@@ -39,15 +39,15 @@ def some_deep(random: np.random.Generator, spec: DeepSpec, lists: int, numbers: 
     return deep
 
 
-def learned(deep: Deep, known: DeepInput, labels: F32, weights: F32) -> tuple[F32, F32]:
+def learned(deep: DeepModel, known: DeepInput, labels: F32, weights: F32) -> tuple[F32, F32]:
     """Probabilities and wide logits of one record without wide keys, cut into micro-batches, which is then learned."""
     n, size = len(labels), deep.spec.micro_batch
     wide = Ftrl(FtrlRates(np.ones(1, np.float32), 1.0, 0.0, 0.0))
     keys = WideKeys(np.zeros(0, np.uint64), np.zeros(n + 1, np.int64))
     cuts = np.array([*range(0, n, size), n])
-    told = Told(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
+    told = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
     predictions, logits = np.empty((2, n), np.float32)
-    given = Given(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
+    given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
     learn_record(wide.prepare(keys, 0), deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
     return predictions, logits
 
@@ -55,7 +55,7 @@ def learned(deep: Deep, known: DeepInput, labels: F32, weights: F32) -> tuple[F3
 class Oracle:
     """The same network in plain torch: parameters copied, autograd, torch.optim.Adagrad."""
 
-    def __init__(self, deep: Deep) -> None:
+    def __init__(self, deep: DeepModel) -> None:
         self.deep, vocabulary = deep, deep.vocabulary
         self.row_of = {int(r[0]): int(r[1]) for r in vocabulary.table.rows()}
         self.vectors = torch.tensor(vocabulary.vectors.copy(), requires_grad=True)
@@ -94,7 +94,7 @@ class Oracle:
         found: F32 = logits.detach().numpy()
         return found
 
-    def assert_near(self, deep: Deep) -> None:
+    def assert_near(self, deep: DeepModel) -> None:
         """Every parameter of `deep` is the oracle's."""
         self._near(deep.vocabulary.vectors[: len(self.vectors)], self.vectors)
         for ours, theirs in zip(deep.layers(), self.layers, strict=True):
@@ -114,7 +114,7 @@ class Oracle:
 class Case:
     """A network and micro-batches for it."""
 
-    deep: Deep
+    deep: DeepModel
     batches: list[tuple[DeepInput, F32, F32]]
 
 
@@ -159,7 +159,9 @@ def test_steps_equal_autograd_with_adagrad(case: Case) -> None:
         fresh = deep.vocabulary.vectors[len(oracle.vectors) :]
         if len(fresh):  # ids that got their row just now; their gradients start with it
             grown = torch.cat([oracle.vectors.detach(), torch.from_numpy(fresh.copy())]).requires_grad_()
-            sums = torch.from_numpy(deep.vocabulary.squares.copy())
+            sums = torch.from_numpy(
+                deep.vocabulary.embeddings[: deep.vocabulary.rows, deep.spec.embedding_dim :].copy()
+            )
             oracle.optimiser.param_groups[0]["params"][0] = grown
             oracle.optimiser.state[grown] = {**oracle.optimiser.state.pop(oracle.vectors), "sum": sums}
             oracle.vectors = grown
@@ -177,8 +179,8 @@ def test_one_call_learns_as_many_calls_do() -> None:
         learned(whole, known, labels, weights)
         for first in (0, 4, 8):
             learned(parts, known.part(first, first + 4), labels[first : first + 4], weights[first : first + 4])
-        assert whole.flat.tobytes() == parts.flat.tobytes()
-        assert whole.vocabulary.held[:50].tobytes() == parts.vocabulary.held[:50].tobytes()
+        assert whole.tower.flat.tobytes() == parts.tower.flat.tobytes()
+        assert whole.vocabulary.embeddings[:50].tobytes() == parts.vocabulary.embeddings[:50].tobytes()
 
 
 def test_the_padding_stays_zero() -> None:
@@ -191,7 +193,7 @@ def test_the_padding_stays_zero() -> None:
         learned(deep, known, np.ones(3, np.float32), np.ones(3, np.float32))
     for weight, bias in deep.tower.layers():
         weight[:], bias[:] = 1.0, 1.0
-    assert np.count_nonzero(deep.flat) == own < len(deep.flat)
+    assert np.count_nonzero(deep.tower.flat) == own < len(deep.tower.flat)
 
 
 def test_a_warm_start_trains_as_the_stream_does() -> None:
@@ -205,6 +207,6 @@ def test_a_warm_start_trains_as_the_stream_does() -> None:
         for deep in (ours, torchs):
             deep.vocabulary.count(np.arange(1, 11, dtype=np.uint64))
         learned(ours, known, labels, weights)
-        retrain(torchs, Window(known, np.zeros(24, np.float32), labels, weights), batch=8)
-        np.testing.assert_allclose(torchs.flat, ours.flat, atol=2e-5)
-        np.testing.assert_allclose(torchs.vocabulary.held[:11], ours.vocabulary.held[:11], atol=2e-5)
+        train(torchs, WindowChunk(known, np.zeros(24, np.float32), labels, weights), batch=8)
+        np.testing.assert_allclose(torchs.tower.flat, ours.tower.flat, atol=2e-5)
+        np.testing.assert_allclose(torchs.vocabulary.embeddings[:11], ours.vocabulary.embeddings[:11], atol=2e-5)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.publishing.delta_chain import Cutter
+from learner.publishing.version_builder import VersionBuilder
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.store import fetch
 from tests.learner.publishing.test_publisher import Bench, laid_together
@@ -23,8 +23,8 @@ def test_a_full_base_replaces_damaged_bytes(tmp_path: Path) -> None:
     assert head is not None
     digest = bench.store.manifest(head.version).parts["wide"].base[0]
     damage(bench, digest)
-    bench.publisher.carrier.wants_base = True
-    bench.publisher.carrier.live = head.version
+    bench.publisher.uploader.needs_base = True
+    bench.publisher.uploader.head_version = head.version
     bench.ms += 1_000
     assert bench.publisher.maybe_publish(1)
     bench.settle()
@@ -47,13 +47,13 @@ def test_deltas_leave_what_is_there_alone(tmp_path: Path) -> None:
 
 
 def test_which_cuts_are_full(tmp_path: Path) -> None:
-    """The first one and each after `start_over`, whether or not it's time for the deep part."""
+    """The first one and each after `reset`, whether or not it's time for the deep part."""
     bench = Bench(tmp_path)
-    cutter, full = Cutter(bench.model), []
+    builder, full = VersionBuilder(bench.model), []
     for n in range(6):
         offset, record = next(bench.log)
         bench.model.learn(record, offset)
         if n == 3:
-            cutter.start_over()
-        full.append(cutter.cut(n + 1, n, 1, offset + 1, 0, {}, deep=n == 5).full)
+            builder.reset()
+        full.append(builder.build(n + 1, n, 1, offset + 1, 0, {}, deep=n == 5).full)
     assert full == [True, False, False, True, False, False]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import CheckpointFiles, restore, take
-from learner.deep.joint_step import seats_of
+from learner.deep.joint_step import unique_rows
 from learner.deep.vocabulary import Vocabulary
-from learner.publishing.delta_chain import Cutter, serving_deep_logits, serving_wide_logits
+from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits
 from learner.training.model import Model
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
@@ -37,7 +37,7 @@ def forgetful_spec() -> Spec:
 @pytest.fixture
 def sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgetting is looked after every 32 examples."""
-    monkeypatch.setattr("learner.deep.vocabulary.SWEEP_EXAMPLES", 32)
+    monkeypatch.setattr("learner.deep.vocabulary.EVICT_EXAMPLES", 32)
 
 
 def test_an_id_gets_its_row_at_its_min_count_th_sighting() -> None:
@@ -57,14 +57,14 @@ def test_an_id_that_wasnt_seen_for_long_loses_its_row() -> None:
     vocabulary = Vocabulary(4, 2, 1_000, HOUR_MS)
     vocabulary.count(ids(5, 5, 6, 6, 7), 0)
     start = vocabulary.vectors[1].copy()
-    vocabulary.held[1:3] = 3.0
+    vocabulary.embeddings[1:3] = 3.0
     vocabulary.count(ids(6), HOUR_MS // 2)
-    vocabulary.sweep(HOUR_MS + 1)
+    vocabulary.evict(HOUR_MS + 1)
     assert vocabulary.rows_of(ids(5, 6, 7)).tolist() == [0, 2, 0]
     assert (len(vocabulary), len(vocabulary.table)) == (2, 1)
     vocabulary.count(ids(8, 8, 5), HOUR_MS + 1)
     assert vocabulary.rows_of(ids(8, 5)).tolist() == [1, 0], "5 starts to be counted anew"
-    assert not vocabulary.squares[1].any()
+    assert not vocabulary.embeddings[1, 4:].any()
     assert not np.array_equal(vocabulary.vectors[1], start)
     fresh = Vocabulary(4, 2, 1_000)
     fresh.count(ids(8, 8))
@@ -78,7 +78,7 @@ def test_over_the_bound_those_go_that_were_not_seen_for_longest() -> None:
         vocabulary.count(ids(at + 1), at)
     assert len(vocabulary) == 1_001
     assert vocabulary.rows_of(ids(1_050)).tolist() == [0]
-    vocabulary.sweep(1_100)
+    vocabulary.evict(1_100)
     assert len(vocabulary) == 876, "seven eighths, and the row of unseen ids"
     assert vocabulary.rows_of(ids(125, 126)).tolist() == [0, 126]
     vocabulary.count(ids(1_050), 1_100)
@@ -90,7 +90,7 @@ def test_of_those_of_one_time_the_least_ids_go() -> None:
     for min_count, left in ((1, 876), (2, 1)):
         vocabulary = Vocabulary(2, min_count, 1_000)
         vocabulary.count(np.arange(1_000, 0, -1).astype(np.uint64), 5)
-        vocabulary.sweep(5)
+        vocabulary.evict(5)
         assert len(vocabulary) == left
         assert len(vocabulary.table) == 875
         assert sorted(vocabulary.table.rows()[:, 0].tolist()) == list(range(126, 1_001))
@@ -117,8 +117,8 @@ def test_however_many_ids_an_example_brings_they_are_bounded(min_count: int, ste
     for offset, record in enumerate(log):
         model.learn(record, offset)
         assert model.deep
-        used.append(model.deep.vocabulary.used)
-        waiting.append(model.deep.vocabulary.waiting)
+        used.append(model.deep.vocabulary.assigned)
+        waiting.append(model.deep.vocabulary.pending)
         if offset == 120:
             again = restore(spec, take(model, offset + 1, 1, 1))
     assert max(used) <= 1_000
@@ -134,14 +134,14 @@ def test_ids_that_nobody_was_told_of_leave_nothing_behind() -> None:
     assert vocabulary.take_changed().tolist() == [1, 2, 3]
     for at in range(4, 20_000, 100):
         vocabulary.count(np.arange(at, at + 100).astype(np.uint64), at)
-        if vocabulary.crowded:
-            vocabulary.sweep(at)
-    assert vocabulary.forgotten > 18_000
-    assert np.concatenate(vocabulary.gone).tolist() == [1, 2, 3]
+        if vocabulary.over_high_water:
+            vocabulary.evict(at)
+    assert vocabulary.evicted > 18_000
+    assert np.concatenate(vocabulary.tombstones).tolist() == [1, 2, 3]
     held = Vocabulary(2, 1, 1_000, expire_ms=1)
-    held.restore(vocabulary.table.rows(), vocabulary.held[: vocabulary.rows], vocabulary.free_rows())
+    held.restore(vocabulary.table.rows(), vocabulary.embeddings[: vocabulary.rows], vocabulary.free_rows())
     published = held.keys[held.live()]
-    held.sweep(10**9)
+    held.evict(10**9)
     assert held.take_changed().tolist() == np.sort(published[published != 0]).tolist(), "it may have been published"
 
 
@@ -150,7 +150,7 @@ def test_seats_are_those_of_a_sort() -> None:
     random = np.random.default_rng(0)
     for _ in range(50):
         rows = random.integers(0, 40, random.integers(1, 200)) << int(random.integers(0, 40))
-        seats, unique = seats_of(rows)
+        seats, unique = unique_rows(rows)
         assert unique.tolist() == list(dict.fromkeys(rows.tolist()))
         np.testing.assert_array_equal(unique[seats], rows)
 
@@ -162,7 +162,7 @@ def test_forgetting_is_restored(sweeps: None, tmp_path: Path, stop: int) -> None
     log = records(spec, 330)
     whole = learned(spec, log)
     assert whole.deep
-    assert whole.deep.vocabulary.forgotten > 20, "rows were forgotten"
+    assert whole.deep.vocabulary.evicted > 20, "rows were forgotten"
     files = CheckpointFiles(tmp_path)
     files.write(take(learned(spec, log[:stop]), stop, 1, 1))
     found = files.newest()
@@ -178,12 +178,12 @@ def test_a_ranker_forgets_with_the_learner(sweeps: None) -> None:
     spec = forgetful_spec()
     log = records(spec, 300)
     model, store = Model(spec), MemoryStore(spec.name)
-    cutter, token, checked = Cutter(model), store.take_token(), 0
+    builder, token, checked = VersionBuilder(model), store.take_token(), 0
     assert model.deep
     for offset, record in enumerate(log):
         model.learn(record, offset)
         version = offset + 1
-        cut = cutter.cut(version, version - 1, token, version, 0, {}, deep=True)
+        cut = builder.build(version, version - 1, token, version, 0, {}, deep=True)
         store.put_blobs(cut.blobs)
         store.publish(cut.manifest)
         assert laid_together(store, cut.manifest)[2] == held(model)[2], "key by key"
@@ -196,5 +196,5 @@ def test_a_ranker_forgets_with_the_learner(sweeps: None) -> None:
             scores = score_features(found, page.features, len(page.items))
             np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
             checked += 1
-    assert model.deep.vocabulary.forgotten > 20
+    assert model.deep.vocabulary.evicted > 20
     assert checked > 100

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from learner.publishing.pins import PinKeeper
+from learner.publishing.pins import PinBackup
 from stream.snapshots.manifest import UNDECIDED, Head
 from stream.snapshots.memory_store import MemoryStore
 from tests.support.small_versions import publish, values
@@ -15,9 +15,9 @@ def test_pin_comes_back_after_a_wipe(tmp_path: Path) -> None:
     publish(store, 1, 0, token)
     publish(store, 2, 1, token)
     store.pin(1)
-    PinKeeper(store, tmp_path).look()
+    PinBackup(store, tmp_path).sync()
     store.wipe()
-    PinKeeper(store, tmp_path).look()
+    PinBackup(store, tmp_path).sync()
     assert store.decision().version == 1
     assert values(store, 1) == [1]
 
@@ -28,19 +28,19 @@ def test_what_was_let_go_stays_away(tmp_path: Path) -> None:
     token = store.take_token()
     publish(store, 1, 0, token)
     publish(store, 2, 1, token)
-    keeper = PinKeeper(store, tmp_path)
+    keeper = PinBackup(store, tmp_path)
     store.pin(1)
-    keeper.look()
+    keeper.sync()
     store.pin(2)
-    keeper.look()
+    keeper.sync()
     store.wipe()
-    keeper.look()
+    keeper.sync()
     assert store.decision().version == 2
     store.pin(0)
     let_go = store.decision()
-    keeper.look()
+    keeper.sync()
     store.wipe()
-    PinKeeper(store, tmp_path).look()
+    PinBackup(store, tmp_path).sync()
     assert store.decision() == let_go
 
 
@@ -49,10 +49,10 @@ def test_a_garbled_copy_is_forgotten(tmp_path: Path) -> None:
     store = MemoryStore("m")
     publish(store, 1, 0, store.take_token())
     store.pin(1)
-    PinKeeper(store, tmp_path).look()
+    PinBackup(store, tmp_path).sync()
     (tmp_path / "version").write_bytes(b"\x00")
     store.wipe()
-    PinKeeper(store, tmp_path).look()
+    PinBackup(store, tmp_path).sync()
     assert store.decision() == UNDECIDED
 
 
@@ -62,24 +62,24 @@ def test_an_older_copy_gets_the_latest_decision(tmp_path: Path) -> None:
     token = store.take_token()
     for version in (1, 2):
         publish(store, version, version - 1, token)
-    keeper = PinKeeper(store, tmp_path)
+    keeper = PinBackup(store, tmp_path)
     store.pin(1)
-    keeper.look()
+    keeper.sync()
     knows_1 = store.replica()
     publish(store, 3, 2, token)
     store.pin(3)
-    keeper.look()
+    keeper.sync()
     pinned = store.decision()
     store.fail_over(knows_1)
-    keeper.look()
+    keeper.sync()
     assert store.decision() == pinned
     assert values(store, 3) == [3]
     assert store.head() == Head(2, token)
     store.pin(0)
-    keeper.look()
+    keeper.sync()
     let_go = store.decision()
     store.fail_over(knows_1)
-    PinKeeper(store, tmp_path).look()
+    PinBackup(store, tmp_path).sync()
     assert store.decision() == let_go
 
 
@@ -90,12 +90,12 @@ def test_what_was_decided_meanwhile_stays(tmp_path: Path) -> None:
     publish(store, 1, 0, token)
     for _ in range(3):
         store.pin(1)
-    PinKeeper(store, tmp_path).look()
+    PinBackup(store, tmp_path).sync()
     store.wipe()
     publish(store, 2, 1, token)
     store.pin(2)
     for _ in range(2):
-        PinKeeper(store, tmp_path).look()
+        PinBackup(store, tmp_path).sync()
         assert store.decision().version == 2
 
 
@@ -104,11 +104,11 @@ def test_a_garbled_decision_is_taken_from_the_store(tmp_path: Path) -> None:
     store = MemoryStore("m")
     publish(store, 1, 0, store.take_token())
     store.pin(1)
-    PinKeeper(store, tmp_path).look()
+    PinBackup(store, tmp_path).sync()
     path = tmp_path / "decision"
     for garbled in (b"", path.read_bytes().replace(b'"number":', b'"number":9')):
         path.write_bytes(garbled)
-        PinKeeper(store, tmp_path).look()
+        PinBackup(store, tmp_path).sync()
         store.wipe()
-        PinKeeper(store, tmp_path).look()
+        PinBackup(store, tmp_path).sync()
         assert store.decision().version == 1

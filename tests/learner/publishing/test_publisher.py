@@ -12,11 +12,17 @@ import pytest
 from msgspec import structs
 
 from learner.checkpoint import restore, take
-from learner.publishing.delta_chain import GOLDEN_ITEMS, Cut, Cutter, serving_deep_logits, serving_wide_logits
-from learner.publishing.gate import refusal
+from learner.publishing.gate import rejection
 from learner.publishing.publisher import Publisher
-from learner.publishing.uploader import Cadence
-from learner.publishing.version_allocator import Used
+from learner.publishing.uploader import PublishConfig
+from learner.publishing.version_allocator import HighWater
+from learner.publishing.version_builder import (
+    GOLDEN_ITEMS,
+    BuiltVersion,
+    VersionBuilder,
+    serving_deep_logits,
+    serving_wide_logits,
+)
 from learner.training.model import Model
 from learner.training.progressive_validation import Figures
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
@@ -36,12 +42,12 @@ def laid_together(store: MemoryStore, manifest: Manifest) -> Served:
     statistics: dict[int, bytes] = {}
     vectors: dict[int, bytes] = {}
     dense: list[bytes] = []
-    for digests in manifest.parts["wide"].contents():
+    for digests in manifest.parts["wide"].payloads():
         content = fetch(store, digests)
         wide.update(zip(content["keys"].tolist(), content["weights"].tolist(), strict=True))
-    for digests in manifest.parts["statistics"].contents():
+    for digests in manifest.parts["statistics"].payloads():
         statistics.update((int(row[0]), row.tobytes()) for row in fetch(store, digests)["rows"])
-    for digests in manifest.parts["deep"].contents():
+    for digests in manifest.parts["deep"].payloads():
         content = fetch(store, digests)
         vectors.update((int(k), v.tobytes()) for k, v in zip(content["keys"], content["vectors"], strict=True))
         for key in content.get("dead", ()):
@@ -74,10 +80,10 @@ def test_every_version_is_what_the_learner_held() -> None:
     log = records(spec, 3 * (DELTAS_MAX + 20) * 2, per_record=3)
     model, store = Model(spec), MemoryStore("small")
     model.reread = lambda offset: iter(log[offset:])
-    cutter, merged, bases = Cutter(model), 0, set[str]()
+    builder, merged, bases = VersionBuilder(model), 0, set[str]()
     for offset, record in enumerate(log):
         model.learn(record, offset)
-        cut = cutter.cut(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
+        cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
         store.put_blobs(cut.blobs)
         store.publish(cut.manifest)
         merged += bool(cut.manifest.parts["statistics"].merged)
@@ -92,12 +98,12 @@ def test_a_part_that_lost_count_of_its_changes_comes_as_a_base() -> None:
     """It alone, once; then deltas come again, and a reader always has what the learner holds."""
     spec = small_spec()
     model, store, bases = Model(spec), MemoryStore("small"), dict[str, list[str]]()
-    cutter = Cutter(model)
+    builder = VersionBuilder(model)
     for offset, record in enumerate(records(spec, 24)):
         model.learn(record, offset)
         if offset == 4:
             model.wide.table.lost = True
-        cut = cutter.cut(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
+        cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
         store.put_blobs(cut.blobs)
         store.publish(cut.manifest)
         for name, part in cut.manifest.parts.items():
@@ -111,18 +117,18 @@ def test_a_manifest_says_which_version_its_deep_part_is_of() -> None:
     """The version in which the deep part was cut last; a full base brings it anew. 0 where there is none."""
     spec = small_spec()
     model = Model(spec)
-    cutter, told = Cutter(model), list[int]()
+    builder, told = VersionBuilder(model), list[int]()
     for offset, record in enumerate(records(spec, 30)):
         model.learn(record, offset)
         if offset == 7:
-            cutter.start_over()
-        cut = cutter.cut(offset + 1, offset, 1, offset + 1, 0, {}, deep=offset % 4 == 2)
+            builder.reset()
+        cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=offset % 4 == 2)
         assert cut.blobs
         told.append(cut.manifest.deep_version)
     assert told == [1, 1, 3, 3, 3, 3, 7, 8, 8, 8]
     wide = Model(small_spec(**{'name = "small"': 'name = "small"\nparts = ["wide"]'}))
     wide.learn(records(wide.spec, 1)[0], 0)
-    cut = Cutter(wide).cut(1, 0, 1, 1, 0, {}, deep=True)
+    cut = VersionBuilder(wide).build(1, 0, 1, 1, 0, {}, deep=True)
     assert cut.blobs
     assert cut.manifest.deep_version == 0
 
@@ -132,11 +138,11 @@ def test_installs_are_named_in_the_version_that_learned_them() -> None:
     spec = small_spec()
     log = records(spec, 30)
     model = Model(spec)
-    cutter = Cutter(model)
+    builder = VersionBuilder(model)
     told: list[int] = []
     for offset, record in enumerate(log):
         model.learn(record, offset)
-        told += cutter.cut(offset + 1, offset, 1, offset + 1, 0, {}, deep=False).manifest.ingest_ms
+        told += builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=False).manifest.ingest_ms
     positives = [i for r in log for e in r for i, label in zip(e.ingest_ms, e.labels, strict=True) if label]
     assert sorted(told) == sorted(positives)
 
@@ -144,7 +150,7 @@ def test_installs_are_named_in_the_version_that_learned_them() -> None:
 def test_while_nothing_is_published_installs_are_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the least ids, as if all had been kept."""
     monkeypatch.setattr("learner.training.model.INGESTS_MAX", 5)
-    monkeypatch.setattr("learner.publishing.delta_chain.INGESTS_MAX", 5)
+    monkeypatch.setattr("learner.publishing.version_builder.INGESTS_MAX", 5)
     spec = small_spec()
     model, ingests = Model(spec), dict[int, int]()
     for offset, record in enumerate(records(spec, 90)):
@@ -154,7 +160,7 @@ def test_while_nothing_is_published_installs_are_a_bounded_sample(monkeypatch: p
             ingests |= {i: ms for i, ms, label in zip(e.ids, e.ingest_ms, e.labels, strict=True) if label}
         assert len(model.installs) <= 10
     assert len(ingests) > 50
-    told = Cutter(model).cut(1, 0, 1, 1, 0, {}, deep=False).manifest.ingest_ms
+    told = VersionBuilder(model).build(1, 0, 1, 1, 0, {}, deep=False).manifest.ingest_ms
     assert told == [ingests[i] for i in sorted(ingests)[:5]]
 
 
@@ -168,16 +174,16 @@ class Bench:
         self.log = iter(enumerate(records(self.spec, 600)))
         self.model, self.store = Model(self.spec), store or MemoryStore("small")
         self.ms = 1000
-        cadence = Cadence(
+        cadence = PublishConfig(
             100, 300, keep_versions=keep, quarantine=tmp_path, pins=tmp_path / "pins", numbers=tmp_path / "numbers"
         )
-        self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, Used())
+        self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, HighWater())
         head = self.store.head()
         learned = self.store.manifest(head.version).offset[0] if head else 0
         for offset, record in islice(self.log, learned):
             self.model.learn(record, offset)
         self.publisher.maybe_publish(learned)  # so that it's known how far it is
-        wait_for(lambda: self.publisher.carrier.entered)
+        wait_for(lambda: self.publisher.uploader.owns_model)
 
     def turn(self) -> bool:
         """Learn a record, let 100 ms pass, publish, wait until it has arrived."""
@@ -191,7 +197,7 @@ class Bench:
     def settle(self) -> None:
         """Until nothing is on its way, or the store is down."""
         until = time.monotonic() + 10
-        while self.publisher.carrier.busy and self.store.answers:
+        while self.publisher.uploader.busy and self.store.answers:
             assert time.monotonic() < until
             time.sleep(0.001)
 
@@ -203,7 +209,7 @@ def test_a_store_that_is_down_delays_and_loses_nothing(tmp_path: Path) -> None:
     bench.store.answers = False
     for _ in range(5):
         bench.turn()
-    assert bench.publisher.carrier.busy
+    assert bench.publisher.uploader.busy
     bench.store.answers = True
     bench.settle()
     for _ in range(4):
@@ -245,7 +251,7 @@ def test_an_idle_learner_hears_that_another_owns_the_model(tmp_path: Path) -> No
     bench.turn()
     manifest = bench.store.manifest(1)
     bench.store.publish(structs.replace(manifest, version=2, parent=1, token=bench.store.take_token()))
-    bench.publisher.carrier.join(10)
+    bench.publisher.uploader.join(10)
     with pytest.raises(Fenced, match="another learner owns small"):
         bench.publisher.maybe_publish(1)
 
@@ -255,9 +261,9 @@ def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.turn()
     assert bench.model.deep is not None
-    bench.model.deep.flat[0] = float("nan")
+    bench.model.deep.tower.flat[0] = float("nan")
     assert not bench.turn()
-    assert bench.publisher.refused == 1
+    assert bench.publisher.rejected == 1
     head = bench.store.head()
     assert head is not None
     assert head.version == 1
@@ -272,13 +278,13 @@ def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
     row = table.rows()[:1].copy()
     table.put(np.array([[row[0, 0], np.array([np.inf, 1], np.float32).view(np.uint64)[0]]], np.uint64))
     bench.model.wide.table.take_fresh()
-    bench.publisher.carrier.wants_base = True  # the key isn't fresh: only a base has it
+    bench.publisher.uploader.needs_base = True  # the key isn't fresh: only a base has it
     for _ in range(3):
         bench.turn()
     head = bench.store.head()
     assert head is not None
     assert head.version == 1
-    assert bench.publisher.refused >= 1
+    assert bench.publisher.rejected >= 1
     table.put(row)
     for _ in range(3):
         bench.turn()
@@ -305,7 +311,7 @@ def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
 )
 def test_the_gate(window: Figures, finite: bool, word: str) -> None:
     """Finite, calibrated within bounds, no worse than a constant; judged once there are predictions enough."""
-    reason = refusal(Gate(), window, finite)
+    reason = rejection(Gate(), window, finite)
     assert (word in reason) if word else not reason
 
 
@@ -313,10 +319,10 @@ def test_the_gate(window: Figures, finite: bool, word: str) -> None:
 def test_corrections_that_leave_no_rate_are_not_judged(base_rate: float) -> None:
     """Where labels come as corrections and leave no positive or no negative, only what isn't finite is refused."""
     window = Figures(2000, 0.5, 1.3, base_rate, 0.3)
-    assert refusal(Gate(), window, True)
-    assert refusal(Gate(), window, True, corrected=True) == ""
-    assert "finite" in refusal(Gate(), window, False, corrected=True)
-    assert "finite" in refusal(Gate(), Figures(2000, 0.5, float("nan"), base_rate, 0.3), True, corrected=True)
+    assert rejection(Gate(), window, True)
+    assert rejection(Gate(), window, True, corrected=True) == ""
+    assert "finite" in rejection(Gate(), window, False, corrected=True)
+    assert "finite" in rejection(Gate(), Figures(2000, 0.5, float("nan"), base_rate, 0.3), True, corrected=True)
 
 
 @pytest.mark.parametrize(
@@ -328,10 +334,10 @@ def test_corrections_that_leave_no_rate_are_not_judged(base_rate: float) -> None
 )
 def test_a_refusal_over_labels_of_older_pages_says_so(window: Figures, bound: str) -> None:
     """Where labels come as corrections it tells which bound to widen; elsewhere that would mislead."""
-    reason = refusal(Gate(), window, True, corrected=True)
+    reason = rejection(Gate(), window, True, corrected=True)
     assert "labels of this window come from older pages" in reason
     assert f"widen `[publish] gate.{bound}`" in reason
-    assert "older pages" not in refusal(Gate(), window, True)
+    assert "older pages" not in rejection(Gate(), window, True)
 
 
 @pytest.mark.parametrize(("policy", "published"), [("eager", False), ("fake_negative", True)])
@@ -352,17 +358,17 @@ def test_golden_rows_are_of_the_version_that_goes_out() -> None:
     spec = small_spec()
     log = records(spec, 60)
     model = Model(spec)
-    cutter = Cutter(model)
+    builder = VersionBuilder(model)
     model.learn(log[0], 0)
-    first = cutter.cut(1, 0, 1, 1, 0, {}, deep=True).manifest
+    first = builder.build(1, 0, 1, 1, 0, {}, deep=True).manifest
     assert model.deep is not None
-    before = model.deep.flat.copy()
+    before = model.deep.tower.flat.copy()
     for offset in range(1, 10):
         model.learn(log[offset], offset)
-    second = cutter.cut(2, 1, 1, 10, 0, {}, deep=False).manifest
+    second = builder.build(2, 1, 1, 10, 0, {}, deep=False).manifest
     assert [g.features for g in second.golden] == [g.features for g in first.golden]
     assert second.parts["deep"] == first.parts["deep"]
-    assert not np.array_equal(before, model.deep.flat)
+    assert not np.array_equal(before, model.deep.tower.flat)
     assert [g.scores for g in second.golden] != [g.scores for g in first.golden], "the wide part moved"
 
 
@@ -371,10 +377,10 @@ def test_what_has_learned_brings_golden_rows() -> None:
     spec = small_spec()
     log = records(spec, 60)
     model = Model(spec)
-    cutter = Cutter(model)
-    assert not cutter.cut(1, 0, 1, 0, 0, {}, deep=True).manifest.golden
+    builder = VersionBuilder(model)
+    assert not builder.build(1, 0, 1, 0, 0, {}, deep=True).manifest.golden
     model.learn(log[0], 0)
-    assert cutter.cut(2, 1, 1, 1, 0, {}, deep=False).manifest.golden
+    assert builder.build(2, 1, 1, 1, 0, {}, deep=False).manifest.golden
 
 
 def test_golden_rows_survive_a_restart(tmp_path: Path) -> None:
@@ -386,11 +392,11 @@ def test_golden_rows_survive_a_restart(tmp_path: Path) -> None:
         model.learn(log[offset], offset)
     restored = restore(spec, take(model, 10, 0, 0))
     assert list(restored.recent_pages) == list(model.recent_pages)
-    cutter = Cutter(restored)
-    first = cutter.cut(1, 0, 1, 10, 0, {}, deep=True).manifest
+    builder = VersionBuilder(restored)
+    first = builder.build(1, 0, 1, 10, 0, {}, deep=True).manifest
     assert first.golden
     restored.learn(log[10], 10)
-    second = cutter.cut(2, 1, 1, 11, 0, {}, deep=False).manifest
+    second = builder.build(2, 1, 1, 11, 0, {}, deep=False).manifest
     assert [g.features for g in second.golden] == [g.features for g in first.golden]
 
 
@@ -400,7 +406,7 @@ def test_golden_rows_are_few_and_true() -> None:
     model = Model(spec)
     record = records(spec, 3, items=25)[0]
     model.learn(record, 0)
-    golden = Cutter(model).cut(1, 0, 1, 1, 0, {}, deep=True).manifest.golden
+    golden = VersionBuilder(model).build(1, 0, 1, 1, 0, {}, deep=True).manifest.golden
     for page, one in zip(record, golden, strict=True):
         words = np.frombuffer(page.page.features, np.uint64)
         logits = serving_wide_logits(model, words) + serving_deep_logits(model, words)
@@ -455,7 +461,7 @@ def test_a_store_that_fell_back_to_an_older_copy_is_published_over(tmp_path: Pat
     bench = Bench(tmp_path)
     for _ in range(3):
         bench.turn()
-    bench.store._head = Head(1, bench.publisher.carrier.token)
+    bench.store._head = Head(1, bench.publisher.uploader.token)
     for _ in range(3):
         bench.turn()
     head = bench.store.head()
@@ -484,7 +490,7 @@ def test_a_lost_store_is_noticed_whatever_became_of_the_pinned_copy(tmp_path: Pa
     elif damage != "nothing":
         path.write_bytes(b"garbled")
     bench.store.wipe()
-    wait_for(lambda: bench.publisher.carrier.wants_base)
+    wait_for(lambda: bench.publisher.uploader.needs_base)
     bench.ms += 1_000
     assert bench.publisher.maybe_publish(3)
     bench.settle()
@@ -508,7 +514,7 @@ def test_a_garbled_head_is_published_over(tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.store, "head", garbled)
-        wait_for(lambda: bench.publisher.carrier.wants_base)
+        wait_for(lambda: bench.publisher.uploader.needs_base)
         bench.store._head = None  # as such a head counts when the next one is published
         bench.ms += 1_000
         assert bench.publisher.maybe_publish(1)
@@ -524,18 +530,18 @@ def test_a_lost_store_gets_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     bench = Bench(tmp_path)
     for _ in range(3):
         bench.turn()
-    carrier, cut = bench.publisher.carrier, bench.publisher._cutter.cut
+    uploader, cut = bench.publisher.uploader, bench.publisher._builder.build
 
-    def slowly(*args: Any, **more: Any) -> Cut:
-        for _ in range(3):  # the carrier looks after the store, again and again
-            looked_s = carrier._watched_s
-            wait_for(lambda: carrier._watched_s > looked_s)  # noqa: B023  # called before the loop goes on
+    def slowly(*args: Any, **more: Any) -> BuiltVersion:
+        for _ in range(3):  # the uploader looks after the store, again and again
+            looked_s = uploader._checked_s
+            wait_for(lambda: uploader._checked_s > looked_s)  # noqa: B023  # called before the loop goes on
         return cut(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench.publisher._cutter, "cut", slowly)
+        patch.setattr(bench.publisher._builder, "build", slowly)
         bench.store.wipe()
-        wait_for(lambda: carrier.wants_base)
+        wait_for(lambda: uploader.needs_base)
         bench.turn()
     for _ in range(5):
         bench.turn()
@@ -559,12 +565,12 @@ def test_what_an_older_learner_left_in_a_wiped_store_is_published_over(tmp_path:
     older.publish(structs.replace(manifest, version=500, parent=0, token=manifest.token - 1))
     bench.store.fail_over(older.replica())
     bench.store.answers = answers
-    wait_for(lambda: bench.publisher.carrier.wants_base)
+    wait_for(lambda: bench.publisher.uploader.needs_base)
     bench.ms += 1_000
     assert bench.publisher.maybe_publish(1)
     bench.settle()
     head = bench.store.head()
-    assert head == Head(501, bench.publisher.carrier.token)
+    assert head == Head(501, bench.publisher.uploader.token)
 
 
 def test_learners_that_are_killed_early_leave_room(tmp_path: Path) -> None:
@@ -574,8 +580,8 @@ def test_learners_that_are_killed_early_leave_room(tmp_path: Path) -> None:
         bench = Bench(tmp_path, store, keep=2)
         for _ in range(3):
             bench.turn()
-        assert bench.publisher.carrier.published >= 3 * (life + 1)
-        bench.publisher.carrier.stop()
+        assert bench.publisher.uploader.published >= 3 * (life + 1)
+        bench.publisher.uploader.stop()
     assert len(store.versions()) <= 5
 
 
@@ -597,10 +603,10 @@ def test_a_full_store_is_mended_by_keeping_fewer_versions(tmp_path: Path) -> Non
     first = Bench(tmp_path, store)
     while len(store.versions()) < store.room:
         first.turn()
-    first.publisher.carrier.stop()
+    first.publisher.uploader.stop()
     again = Bench(tmp_path, store, keep=2)
     again.turn()
-    assert again.publisher.carrier.published > store.room
+    assert again.publisher.uploader.published > store.room
     assert len(store.versions()) <= 3
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import CheckpointFiles, restore, take
-from learner.publishing.delta_chain import Cutter, serving_wide_logits
+from learner.publishing.version_builder import VersionBuilder, serving_wide_logits
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl, FtrlRates, Lives
 from ranker.versions.version_loader import Loader
@@ -65,7 +65,7 @@ def test_rankers_drop_what_is_gone() -> None:
     spec = living(**{'name = "small"': 'name = "small"\nparts = ["wide"]\nmax_statistics = 1000'})
     log = many(spec, 700)
     model, store = Model(spec), MemoryStore(spec.name)
-    cutter, token, loader = Cutter(model), store.take_token(), Loader(store, spec.name)
+    builder, token, loader = VersionBuilder(model), store.take_token(), Loader(store, spec.name)
     pages = [np.frombuffer(e.page.features, np.uint64) for record in log for e in record]
     version = None
     gone = 0
@@ -73,7 +73,7 @@ def test_rankers_drop_what_is_gone() -> None:
         model.learn(record, offset)
         if offset % 8 == 7:
             number = offset // 8 + 1
-            cut = cutter.cut(number, number - 1, token, offset + 1, 0, {}, deep=True)
+            cut = builder.build(number, number - 1, token, offset + 1, 0, {}, deep=True)
             store.put_blobs(cut.blobs)
             store.publish(cut.manifest)
             version = loader.load(number, version)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
-from learner.training.example_batch import Flat
+from learner.training.example_batch import ExampleBatch
 from learner.training.model import Model
 from stream.events.types import Examples
 from stream.features.encoder import I64
@@ -78,7 +78,7 @@ def test_duplicates_change_nothing() -> None:
         twice.learn(log[offset // 2], offset)
     assert twice.duplicates == 2 * twice.examples
     assert twice.progress.lifetime() == plain.progress.lifetime()
-    np.testing.assert_array_equal(twice.deep.flat, plain.deep.flat)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(twice.deep.tower.flat, plain.deep.tower.flat)  # type: ignore[union-attr]
 
 
 def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
@@ -89,9 +89,9 @@ def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
     model.learn(page_of_3, 0)
     learn = model._learn
 
-    def counted(flat: Flat, cuts: I64) -> F32:
-        steps.extend(np.diff(cuts).tolist())
-        return learn(flat, cuts)
+    def counted(batch: ExampleBatch, bounds: I64) -> F32:
+        steps.extend(np.diff(bounds).tolist())
+        return learn(batch, bounds)
 
     model._learn = counted  # type: ignore[method-assign]  # the test listens in
     model.learn(record_of_18, 1)
@@ -124,7 +124,7 @@ def test_drift_calls_an_early_warm_start() -> None:
     assert steady.warm_starts == 0, "nothing drifts, and it isn't its turn"
     model = learned(spec, [labelled(record, int(n < 250)) for n, record in enumerate(log)])
     assert model.warm_starts >= 1
-    assert 250 * 9 < model.warm_at < model.examples < 5000
+    assert 250 * 9 < model.warm_start_at < model.examples < 5000
 
 
 def test_a_page_of_another_layout_is_set_aside() -> None:
@@ -135,8 +135,8 @@ def test_a_page_of_another_layout_is_set_aside() -> None:
     good, bad = records(spec, 2), records(other, 1)
     model.learn([*good[0], *bad[0]], 0)
     assert model.examples == 6
-    assert len(model.bad) == 1
-    assert "another spec" in model.bad[0][1]
+    assert len(model.rejected) == 1
+    assert "another spec" in model.rejected[0][1]
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_what_would_spoil_the_state_is_handed_back(labels: list[int], weights: l
     infinite = msgspec.structs.replace(third, page=msgspec.structs.replace(third.page, features=words.tobytes()))
     model = Model(spec)
     model.learn([first, msgspec.structs.replace(spoilt, labels=labels, weights=weights), infinite], 0)
-    assert [len(model.bad), model.examples] == [2, 3]
-    assert "infinite" in model.bad[1][1]
+    assert [len(model.rejected), model.examples] == [2, 3]
+    assert "infinite" in model.rejected[1][1]
     for offset, record in enumerate(rest, 1):
         model.learn(record, offset)
     assert model.examples == 3 + 81
@@ -172,14 +172,14 @@ def test_a_history_of_ten_thousand_items_is_cut_and_learned() -> None:
     long = msgspec.structs.replace(made[0].page, features=page.tobytes())
     model = Model(spec)
     model.learn([msgspec.structs.replace(made[0], page=long), *made[1:]], 0)
-    assert (model.examples, model.bad) == (9, [])
+    assert (model.examples, model.rejected) == (9, [])
     assert model.finite()
     words = page.copy()
     words.view(np.uint32)[4 + len(layout.user_lists)] = 10_000
     uncut = msgspec.structs.replace(long, features=words.tobytes())
     model.learn([msgspec.structs.replace(made[0], page=uncut, ids=[1, 2, 3])], 1)
-    assert (model.examples, len(model.bad)) == (9, 1)
-    assert "garbled" in model.bad[0][1]
+    assert (model.examples, len(model.rejected)) == (9, 1)
+    assert "garbled" in model.rejected[0][1]
 
 
 def test_another_spec_is_refused() -> None:

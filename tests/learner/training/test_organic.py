@@ -188,4 +188,4 @@ def test_a_version_goes_out_though_only_organic_installs_were_learned(tmp_path: 
     manifest = bench.store.manifest(head.version)
     assert laid_together(bench.store, manifest)[1] == held(bench.model)[1]
     assert manifest.offset == {0: 53}
-    bench.publisher.carrier.stop()
+    bench.publisher.uploader.stop()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from learner.publishing.delta_chain import serving_deep_logits, serving_wide_logits
+from learner.publishing.version_builder import serving_deep_logits, serving_wide_logits
 from learner.training.model import Model
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression
 from stream.features.page_features import Catalogue, Layout, build_page

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 
 from learner.checkpoint import CheckpointFiles, restore, take
 from learner.service import Learner
-from learner.training.dedup import Seen
+from learner.training.dedup import RecentIds
 from learner.training.model import Model
 from learner.training.progressive_validation import ALL, HEADER, WINDOW, Figures, Progress
 from learner.training.slices import Slices
@@ -333,7 +333,7 @@ def learner(spec: Spec, folder: Path, model: Model, offset: int, log: MemoryLog)
     """It learns what is in the log from this offset on."""
     found = Learner(log, model, offset, CheckpointFiles(folder), 1_000_000)
     found.learn(log.reader(EXAMPLES.name, {0: offset}).poll(0), lambda: None)
-    found.measure()
+    found.update_metrics(now=True)
     return found
 
 
@@ -374,9 +374,9 @@ def test_lines_come_at_doubling_counts(tmp_path: Path, capsys: pytest.CaptureFix
 @given(st.lists(st.lists(st.integers(0, 40), max_size=10), max_size=20))
 def test_an_id_is_new_once(batches: list[list[int]]) -> None:
     """Within the bound an id is new exactly the first time, also within one batch."""
-    seen, known = Seen(), set[int]()
+    seen, known = RecentIds(), set[int]()
     for batch in batches:
-        new = seen.new(np.array(batch, np.uint64))
+        new = seen.add(np.array(batch, np.uint64))
         for i, one in enumerate(batch):
             assert bool(new[i]) == ((one or 1) not in known)
             known.add(one or 1)
@@ -384,42 +384,42 @@ def test_an_id_is_new_once(batches: list[list[int]]) -> None:
 
 def test_memory_of_ids_is_bounded_and_keeps_the_newest() -> None:
     """At least the last `ids` ids of each source are remembered, at most twice as many."""
-    seen = Seen(ids=100)
+    seen = RecentIds(ids_max=100)
     for source in (0, 7):
         for first in range(1, 1001, 10):
-            seen.new(np.arange(first, first + 10, dtype=np.uint64) + np.uint64(1_000 * (source + 1)), source)
+            seen.add(np.arange(first, first + 10, dtype=np.uint64) + np.uint64(1_000 * (source + 1)), source)
     assert all(len(young) + len(old) <= 200 for young, old in seen.generations.values())
-    again = Seen(ids=100)
-    again.fill(seen.arrays())
+    again = RecentIds(ids_max=100)
+    again.restore(seen.arrays())
     for one in (seen, again):
         for source in (0, 7):
             ids = np.arange(901, 1001, dtype=np.uint64) + np.uint64(1_000 * (source + 1))
-            assert not one.new(ids, source).any()
-            assert one.new(ids, 3).all(), "of another source"
+            assert not one.add(ids, source).any()
+            assert one.add(ids, 3).all(), "of another source"
 
 
 def test_ids_without_a_source_may_be_of_any() -> None:
     """Letters sent back and earlier builds' records name none: known from any source and to any, for longer."""
-    seen, sourced = Seen(ids=10), np.arange(2, 6, dtype=np.uint64)
+    seen, sourced = RecentIds(ids_max=10), np.arange(2, 6, dtype=np.uint64)
     unsourced = np.arange(1_000, 1_100, dtype=np.uint64)
-    seen.new(sourced, 3)
-    assert not seen.new(sourced).any()
+    seen.add(sourced, 3)
+    assert not seen.add(sourced).any()
     for first in range(0, 100, 10):
-        seen.new(unsourced[first : first + 10])
-    assert not seen.new(unsourced, 4).any()
-    assert seen.new(np.array([0, 0, 9], np.uint64), 5).tolist() == [True, False, True]
-    assert seen.new(np.array([0, 9, 10], np.uint64)).tolist() == [False, False, True]
+        seen.add(unsourced[first : first + 10])
+    assert not seen.add(unsourced, 4).any()
+    assert seen.add(np.array([0, 0, 9], np.uint64), 5).tolist() == [True, False, True]
+    assert seen.add(np.array([0, 9, 10], np.uint64)).tolist() == [False, False, True]
 
 
 def test_sources_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the bound the one that came longest ago is forgotten."""
     monkeypatch.setattr("learner.training.dedup.SOURCES_MAX", 2)
-    seen, ids = Seen(), np.array([1], np.uint64)
-    assert [bool(seen.new(ids, source)[0]) for source in (0, 1, 0, 2, 0, 1)] == [True, True, False, True, False, True]
+    seen, ids = RecentIds(), np.array([1], np.uint64)
+    assert [bool(seen.add(ids, source)[0]) for source in (0, 1, 0, 2, 0, 1)] == [True, True, False, True, False, True]
 
 
 def test_ids_of_an_earlier_builds_checkpoint_are_known() -> None:
     """It has two generations, and no sources: they are those of records without one."""
-    seen = Seen()
-    seen.fill({"young": np.arange(1, 5, dtype=np.uint64), "old": np.arange(5, 9, dtype=np.uint64)})
-    assert not seen.new(np.arange(1, 9, dtype=np.uint64)).any()
+    seen = RecentIds()
+    seen.restore({"young": np.arange(1, 5, dtype=np.uint64), "old": np.arange(5, 9, dtype=np.uint64)})
+    assert not seen.add(np.arange(1, 9, dtype=np.uint64)).any()

@@ -22,11 +22,11 @@ from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader, load_version
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
 from stream.runtime.settings import Settings
-from stream.snapshots.contents import cut, digests_of, pack
+from stream.snapshots.item_names import PART, pack_names
 from stream.snapshots.manifest import PartVersion
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.shown_items import PART, pack_names
 from tests.support.random_models import ToyModel, some_spec
 from thalweg.stack.server import born
 from thalweg.stack.stack import Stack
@@ -125,7 +125,7 @@ def test_garbled_names_are_refused(model_and_store: tuple[ToyModel, MemoryStore]
     """A version whose names can't be read isn't served."""
     model, store = model_and_store
     raw = pack({"names": np.zeros(3, np.uint8), "ends": np.array([9], np.int64)})
-    store.put_blobs(cut(raw))
+    store.put_blobs(split(raw))
     model.publish_parts(store, {**model.parts, PART: PartVersion(digests_of(raw))})
     with building(store) as builder, pytest.raises(BadSnapshot, match="names of items"):
         builder.load(model.number)
@@ -134,7 +134,7 @@ def test_garbled_names_are_refused(model_and_store: tuple[ToyModel, MemoryStore]
 def store_names(store: MemoryStore, model: ToyModel, names: tuple[str, ...]) -> None:
     """Publish one more version, which names these items."""
     raw = pack(pack_names(names))
-    store.put_blobs(cut(raw))
+    store.put_blobs(split(raw))
     model.publish_parts(store, {**model.parts, PART: PartVersion(digests_of(raw))})
 
 

@@ -14,21 +14,21 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from msgspec import structs
 
-from learner.publishing.delta_chain import Chain
+from learner.publishing.delta_chain import DeltaChain
 from ranker.kernels.layered_table import Layers, Stack
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader, load_version
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.contents import Array
 from stream.snapshots.manifest import Manifest
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import Array
 from stream.snapshots.store import fetch
 from stream.tables.delta_table import GONE, NONE, seen
 from stream.tables.hash_kernels import find
 from stream.tables.hash_table import U64
 from tests.support.random_models import ToyModel, some_spec
 
-DELTAS_MAX, KEPT = 5, 2
+DELTAS_MAX, DELTAS_RETAINED = 5, 2
 NO_KEYS: dict[str, set[int]] = {"wide": set(), "deep": set(), "statistics": set()}
 
 
@@ -62,8 +62,8 @@ class ToyPart:
         self.model, self.name = model, name
         self.gone: set[int] = set()
 
-    def take_fresh(self) -> U64:
-        """See Part."""
+    def take_changed(self) -> U64:
+        """See PartSource."""
         if self.name == "statistics":
             fresh = self.model.statistics.table.take_fresh()[:, 0]
             self.gone -= set(fresh.tolist())
@@ -72,8 +72,8 @@ class ToyPart:
         fresh_keys, self.model.fresh[self.name] = self.model.fresh[self.name], set()
         return np.array(sorted(fresh_keys), np.uint64)
 
-    def content(self, keys: U64 | None) -> dict[str, Array]:
-        """See Part."""
+    def payload(self, keys: U64 | None) -> dict[str, Array]:
+        """See PartSource."""
         asked = None if keys is None else {**NO_KEYS, self.name: set(keys.tolist())}
         content = dict(self.model.contents(asked)[self.name])
         if self.name == "statistics":
@@ -98,7 +98,10 @@ class Learner:
 
     def begin(self) -> None:
         """From a full base on."""
-        self.chains = {name: Chain(ToyPart(self.model, name), DELTAS_MAX, KEPT, self.fold_share) for name in NO_KEYS}
+        self.chains = {
+            name: DeltaChain(ToyPart(self.model, name), DELTAS_MAX, DELTAS_RETAINED, self.fold_share)
+            for name in NO_KEYS
+        }
 
     def restart(self) -> None:
         """Another learner takes over."""
@@ -109,10 +112,10 @@ class Learner:
         """Learn a bit, and publish it."""
         self.model.learn(1)
         for name, chain in self.chains.items():
-            if name != "deep" or deep or chain.laid is None:
+            if name != "deep" or deep or chain.layers is None:
                 for content in chain.extend(self.model.number + 1):
                     self.store.put_blobs(content.pack())
-        parts = {name: chain.laid.named() for name, chain in self.chains.items() if chain.laid}
+        parts = {name: chain.layers.part_version() for name, chain in self.chains.items() if chain.layers}
         return self.model.publish_parts(self.store, parts, golden=[], examples=0)
 
 
@@ -194,7 +197,7 @@ def merged_alone(manifest: Manifest) -> set[str]:
     return {digest for part in manifest.parts.values() for digest in part.merged} - small
 
 
-@pytest.mark.parametrize("behind", range(KEPT + 2))
+@pytest.mark.parametrize("behind", range(DELTAS_RETAINED + 2))
 def test_what_was_merged_is_not_read_by_who_has_it(behind: int) -> None:
     """A merged delta isn't asked for by a ranker that is as many versions behind as a merge leaves, or fewer."""
     learner = Learner(4)
@@ -207,7 +210,9 @@ def test_what_was_merged_is_not_read_by_who_has_it(behind: int) -> None:
         learner.store.asked.clear()
         loader.load(merged.version, live)
         assert merged_alone(merged)
-        assert merged_alone(merged) & learner.store.asked == (merged_alone(merged) if behind > KEPT else set())
+        assert merged_alone(merged) & learner.store.asked == (
+            merged_alone(merged) if behind > DELTAS_RETAINED else set()
+        )
         assert not {digest for part in merged.parts.values() for digest in part.base} & learner.store.asked
 
 
@@ -359,7 +364,7 @@ def test_what_a_merge_covers_is_told_by_the_versions_contents() -> None:
     covered = load_version(learner.store, "m", newest.covers)
     later = {key for delta in newest.deltas for key in fetch(learner.store, delta)["keys"].tolist()}
     held: dict[int, float] = {}
-    for digests in newest.contents()[:2]:
+    for digests in newest.payloads()[:2]:
         content = fetch(learner.store, digests)
         held.update(zip(content["keys"].tolist(), content["weights"].tolist(), strict=True))
     weights = {key: float(np.frombuffer(raw, np.float32)[0]) for key, raw in values(covered.wide).items()}

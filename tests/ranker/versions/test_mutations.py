@@ -11,7 +11,6 @@ from ranker.ranking.entity_cache import Shelf
 from ranker.ranking.version_watcher import Follower
 from ranker.versions.version_loader import Loader
 from stream.events.types import TIME_MS_MAX
-from stream.snapshots.contents import BLOB_BYTES_MAX, Array, Digests, cut, digest_of, digests_of, pack
 from stream.snapshots.manifest import (
     MANIFEST_BYTES_MAX,
     Golden,
@@ -22,6 +21,7 @@ from stream.snapshots.manifest import (
     named_blobs,
 )
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import BLOB_BYTES_MAX, Array, Digests, digest_of, digests_of, pack, split
 from stream.snapshots.store import fetch
 from stream.spec.spec_file import encode_spec
 from tests.support.random_models import ToyModel, some_spec
@@ -55,7 +55,7 @@ class World:
 
     def put_raw(self, raw: bytes) -> Digests:
         """Bytes under their own right name."""
-        self.store._blobs.update(cut(raw))
+        self.store._blobs.update(split(raw))
         return digests_of(raw)
 
     def changed(self, **changes: Any) -> bytes:
@@ -72,7 +72,7 @@ class World:
     def some_content(self) -> tuple[str, int, dict[str, Array], list[str]]:
         """A part, the place of one of its contents, that content, and which of its arrays are read."""
         part, place = str(self.rng.choice(["wide", "statistics", "deep"])), int(self.rng.choice([0, -1]))
-        digests = self.sound.parts[part].contents()[place]
+        digests = self.sound.parts[part].payloads()[place]
         content = {name: np.array(array) for name, array in fetch(self.store, digests).items()}
         names = [n for n in content if n != "dead" and (part != "deep" or place == -1 or n in ("keys", "vectors"))]
         return part, place, content, names
@@ -238,7 +238,7 @@ def absurd_time(world: World) -> bytes:
 def absurd_statistic(world: World) -> bytes:
     """A count or a time of a statistic that no labels could have made. Among the sums stand ids of items, too."""
     place = int(world.rng.choice([0, -1]))
-    rows = np.array(fetch(world.store, world.sound.parts["statistics"].contents()[place])["rows"])
+    rows = np.array(fetch(world.store, world.sound.parts["statistics"].payloads()[place])["rows"])
     wrong = {1: [1e19, 1e308, -1e308], 3: [-2.0, 4.2e12, 1e308]}
     column = int(world.rng.choice([1, 3]))
     rows.view(np.float64)[int(world.rng.integers(len(rows))), column] = float(world.rng.choice(wrong[column]))

@@ -9,9 +9,9 @@ import pytest
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import Loader, load_version
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.contents import Array, Digests, cut, digests_of, pack
 from stream.snapshots.manifest import Golden, PartVersion
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import Array, Digests, digests_of, pack, split
 from stream.snapshots.store import fetch
 from stream.tables.delta_table import GONE, seen
 from tests.support.random_models import ToyModel, some_spec
@@ -78,7 +78,7 @@ def test_deltas_that_outlive_a_merge_arent_fetched_again(store: CountingStore, m
 def _renamed(store: CountingStore, digests: Digests) -> Digests:
     """The same content under another name, as a merged delta of one would be."""
     raw = pack({**fetch(store, digests), "more": np.zeros(1, np.uint64)})
-    store.put_blobs(cut(raw))
+    store.put_blobs(split(raw))
     return digests_of(raw)
 
 
@@ -161,7 +161,7 @@ def test_a_content_that_does_not_fit_its_spec_is_refused(store: CountingStore, m
     content = dict(fetch(store, model.parts[part].base))
     breaks(content)
     raw = pack(content)
-    store.put_blobs(cut(raw))
+    store.put_blobs(split(raw))
     model.publish_parts(store, {**model.parts, part: PartVersion(digests_of(raw))}, golden=[], examples=0)
     load_version(store, "m", 1)
     with pytest.raises(BadSnapshot):
@@ -180,7 +180,7 @@ def test_a_key_that_a_delta_has_twice_is_refused(store: CountingStore, model: To
     content = dict(fetch(store, held.deltas[-1]))
     breaks(content)
     raw = pack(content)
-    store.put_blobs(cut(raw))
+    store.put_blobs(split(raw))
     parts = {**model.parts, part: PartVersion(held.base, [], [digests_of(raw)])}
     model.publish_parts(store, parts, golden=[], examples=0)
     loader = Loader(store, "m")
@@ -273,7 +273,7 @@ def _with(store: CountingStore, model: ToyModel, part: str, contents: list[dict[
     deltas = []
     for content in contents:
         raw = pack(content)
-        store.put_blobs(cut(raw))
+        store.put_blobs(split(raw))
         deltas.append(digests_of(raw))
     return {**model.parts, part: PartVersion(model.parts[part].base, [], deltas)}
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from stream.runtime.errors import BadSnapshot, Fenced
-from stream.snapshots.contents import digests_of
 from stream.snapshots.manifest import Head
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import digests_of
 from stream.snapshots.store import SnapshotStore
 from tests.support.small_versions import put, raw_of, values, version_of
 

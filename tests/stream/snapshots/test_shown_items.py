@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.contents import Content, pack, unpack
-from stream.snapshots.shown_items import ITEMS_MAX, pack_names, unpack_names
+from stream.snapshots.item_names import ITEMS_MAX, pack_names, unpack_names
+from stream.snapshots.payload import Payload, pack, unpack
 
 names_of = st.sets(st.text(min_size=1, max_size=8).filter(lambda text: text.isprintable()), max_size=9)
 
@@ -38,7 +38,7 @@ def test_names_come_back(names: set[str]) -> None:
     ids=["nothing", "no ends", "numbers", "a table", "floats", "short", "empty name", "falling", "below 0", "no text",
          "too many"],
 )  # fmt: skip
-def test_what_holds_no_names_is_refused(content: Content) -> None:
+def test_what_holds_no_names_is_refused(content: Payload) -> None:
     """Other arrays, ends that don't rise or don't end with the bytes, no UTF-8, too many."""
     with pytest.raises(BadSnapshot):
         unpack_names(content)

@@ -14,18 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.contents import (
-    ARRAY_CODE,
-    BLOB_BYTES_MAX,
-    CONTENT_BYTES_MAX,
-    DTYPES,
-    Content,
-    cut,
-    digest_of,
-    digests_of,
-    pack,
-    unpack,
-)
 from stream.snapshots.manifest import (
     DELTAS_MAX,
     MANIFEST_BYTES_MAX,
@@ -34,9 +22,21 @@ from stream.snapshots.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from stream.snapshots.payload import (
+    ARRAY_CODE,
+    BLOB_BYTES_MAX,
+    DTYPES,
+    PAYLOAD_BYTES_MAX,
+    Payload,
+    digest_of,
+    digests_of,
+    pack,
+    split,
+    unpack,
+)
 from tests.support.small_versions import raw_of, version_of
 
-CONTENT: Content = {
+CONTENT: Payload = {
     "keys": np.array([1, 2**63], np.uint64),
     "weights": np.array([[0.5, -1.0]], np.float32),
 }
@@ -226,7 +226,7 @@ def test_content_with_a_number_that_is_not_finite_is_not_packed() -> None:
 
 def test_oversize_content() -> None:
     """A content over its limit is refused before it is copied, on both sides."""
-    huge = np.broadcast_to(np.uint8(0), CONTENT_BYTES_MAX + 1)
+    huge = np.broadcast_to(np.uint8(0), PAYLOAD_BYTES_MAX + 1)
     with memory_below(1_000_000), pytest.raises(BadSnapshot, match="over"):
         pack({"a": huge})
     with memory_below(1_000_000), pytest.raises(BadSnapshot, match="over"):
@@ -237,7 +237,7 @@ class Sized(bytes):
     """Bytes that say they are many."""
 
     def __len__(self) -> int:
-        return CONTENT_BYTES_MAX + 1
+        return PAYLOAD_BYTES_MAX + 1
 
 
 def test_content_of_no_contents_kind() -> None:
@@ -250,12 +250,12 @@ def test_content_of_no_contents_kind() -> None:
 def test_cut() -> None:
     """A content's blobs, joined in the order of its name, are the content; equal blobs are stored once."""
     raw = b"\0" * (2 * BLOB_BYTES_MAX) + b"\1"
-    blobs, digests = cut(raw), digests_of(raw)
+    blobs, digests = split(raw), digests_of(raw)
     assert [len(blob) for blob in blobs.values()] == [BLOB_BYTES_MAX, 1]
     assert [*blobs] == [digests[0], digests[2]]
     assert digests[0] == digests[1]
     assert b"".join(blobs[digest] for digest in digests) == raw
-    assert [*cut(b"")] == digests_of(b"") == [digest_of(b"")]
+    assert [*split(b"")] == digests_of(b"") == [digest_of(b"")]
 
 
 def test_manifest_with_a_bit_flipped() -> None:

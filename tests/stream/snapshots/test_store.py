@@ -13,9 +13,9 @@ import redis
 
 from stream.runtime.errors import BadSnapshot, Fenced
 from stream.runtime.settings import Settings
-from stream.snapshots.contents import BLOB_BYTES_MAX, cut, digest_of, digests_of
 from stream.snapshots.manifest import UNDECIDED, Head
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of, digests_of, split
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import SnapshotStore
 from tests.support.small_versions import AHEAD, publish, put, raw_of, redis_copy, values, version_of
@@ -98,14 +98,14 @@ def test_content_of_many_blobs(store: SnapshotStore) -> None:
     """A content larger than a blob comes back whole; putting it again changes nothing."""
     raw = b"ab" * (BLOB_BYTES_MAX // 2) * 2 + b"end"
     for _ in range(2):
-        store.put_blobs(cut(raw))
+        store.put_blobs(split(raw))
         assert b"".join(store.get_blob(digest) for digest in digests_of(raw)) == raw
     store.put_blobs({})
 
 
 def test_empty_blob(store: SnapshotStore) -> None:
     """No bytes are bytes too."""
-    store.put_blobs(cut(b""))
+    store.put_blobs(split(b""))
     assert store.get_blob(digest_of(b"")) == b""
 
 
@@ -115,11 +115,11 @@ def test_damaged_blob_is_renewed(bench: Bench) -> None:
     (digest,) = digests_of(raw_of(1))
     bench.damage(digest)
     for _ in range(2):
-        with pytest.raises(BadSnapshot, match=f"{digest} of m holds other bytes.*full base"):
+        with pytest.raises(BadSnapshot, match=f"{digest} of m has other bytes.*full base"):
             values(bench.again(), 1)
         put(bench.store, 1)
-    more = cut(raw_of(2))
-    bench.store.put_blobs(cut(raw_of(1)) | more, renew=True)
+    more = split(raw_of(2))
+    bench.store.put_blobs(split(raw_of(1)) | more, renew=True)
     assert values(bench.again(), 1) == [1]
     assert {name: bench.store.get_blob(name) for name in more} == more
 
@@ -279,7 +279,7 @@ def test_retain_sweeps_after_a_killed_publisher(store: SnapshotStore) -> None:
 def test_retain_drops_a_thousand(store: SnapshotStore) -> None:
     """However many there are to drop, one call drops them."""
     token = store.take_token()
-    store.put_blobs({digest: blob for i in range(2_500) for digest, blob in cut(b"%d" % i).items()})
+    store.put_blobs({digest: blob for i in range(2_500) for digest, blob in split(b"%d" % i).items()})
     for version in (1, 2):
         publish(store, version, version - 1, token)
     assert store.retain(1) == 2_501
@@ -328,9 +328,9 @@ def test_pin_after_a_wipe(bench: Bench) -> None:
     bench.wipe()
     assert bench.store.decision() == UNDECIDED
     with pytest.raises(BadSnapshot, match="is missing"):
-        bench.store.put_back(decision, manifest)
+        bench.store.restore_decision(decision, manifest)
     put(bench.store, 1)
-    bench.store.put_back(decision, manifest)
+    bench.store.restore_decision(decision, manifest)
     assert bench.again().decision() == decision
     assert bench.store.head() is None
     publish(bench.store, 2, 1, token)
@@ -339,7 +339,7 @@ def test_pin_after_a_wipe(bench: Bench) -> None:
     assert values(bench.store, 1) == [1]
     bench.store.pin(0)
     let_go = bench.store.decision()
-    bench.store.put_back(decision, manifest)
+    bench.store.restore_decision(decision, manifest)
     assert bench.store.decision() == let_go
 
 
@@ -377,16 +377,16 @@ def test_a_lost_decision_is_put_back(bench: Bench) -> None:
     let_go = store.decision()
     fail_over()
     with pytest.raises(BadSnapshot, match="is missing"):
-        store.put_back(later, manifest)
+        store.restore_decision(later, manifest)
     put(store, 3)
-    store.put_back(later, manifest)
+    store.restore_decision(later, manifest)
     assert store.decision() == later
     assert store.head() == Head(2, token)
     store.retain(1)
     assert store.versions() == [2, 3], "the head's stays, though what was put back is newer"
     assert [values(store, version) for version in (2, 3)] == [[2], [3]]
-    store.put_back(let_go, None)
-    store.put_back(later, manifest)
+    store.restore_decision(let_go, None)
+    store.restore_decision(later, manifest)
     assert store.decision() == let_go
 
 
@@ -401,7 +401,7 @@ def test_what_is_put_back_takes_nothing_along(bench: Bench) -> None:
     decision, manifest = store.decision(), store.manifest(1)
     fail_over()
     put(store, 0)
-    store.put_back(decision, manifest)
+    store.restore_decision(decision, manifest)
     store.pin(0)
     store.retain(1)
     assert store.versions() == [2]
@@ -419,7 +419,7 @@ def test_a_lost_decision_about_a_number_that_was_given_again(bench: Bench) -> No
     store.publish(version_of(1, 0, token, put(store, 77)))
     put(store, 1)
     with pytest.raises(BadSnapshot, match="version 1 of m, which was pinned, is another one"):
-        store.put_back(decision, manifest)
+        store.restore_decision(decision, manifest)
     assert store.decision() == UNDECIDED
     assert values(store, 1) == [77]
 

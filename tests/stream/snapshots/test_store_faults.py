@@ -14,9 +14,9 @@ from pydantic import SecretStr
 
 from stream.runtime.errors import BadSnapshot, Fenced, SettingsError, SnapshotError, StoreUnavailable
 from stream.runtime.settings import Settings
-from stream.snapshots.contents import BLOB_BYTES_MAX, cut, digest_of, digests_of
 from stream.snapshots.manifest import Decision, Head
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of, digests_of, split
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import SnapshotStore
 from tests.support.small_versions import AHEAD, publish, raw_of, values, version_of
@@ -35,7 +35,7 @@ def check_down(store: SnapshotStore, down: Callable[[], None], up: Callable[[], 
     token = store.take_token()
     publish(store, 1, 0, token)
     store.wait(0.01)
-    blobs = cut(raw_of(1))
+    blobs = split(raw_of(1))
     manifest = version_of(2, 1, token, digests_of(raw_of(1)))
     down()
     calls: list[Callable[[], object]] = [
@@ -49,7 +49,7 @@ def check_down(store: SnapshotStore, down: Callable[[], None], up: Callable[[], 
         lambda: store.retain(1),
         store.decision,
         lambda: store.pin(0),
-        lambda: store.put_back(Decision(2, 1), manifest),
+        lambda: store.restore_decision(Decision(2, 1), manifest),
         lambda: store.report("anything"),
     ]
     for call in calls:
@@ -157,7 +157,7 @@ def test_redis_without_memory(own_redis: OwnRedis) -> None:
             nonlocal version
             for version in range(1, 50):
                 raw = bytes([version]) * 4_000_000
-                store.put_blobs(cut(raw))
+                store.put_blobs(split(raw))
                 store.publish(version_of(version, version - 1, token, digests_of(raw)))
 
         with pytest.raises(StoreUnavailable, match="THALWEG_KEEP_VERSIONS"):
@@ -269,7 +269,7 @@ def test_decisions_are_numbered_by_the_clock_of_redis(keys: tuple[RedisStore, re
     number = store.decision().number
     assert before <= number <= now_us()
     ahead = number + 3_600_000_000
-    store.put_back(Decision(0, ahead), None)
+    store.restore_decision(Decision(0, ahead), None)
     store.pin(1)
     assert store.decision() == Decision(1, ahead + 1)
 

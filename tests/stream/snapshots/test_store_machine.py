@@ -202,7 +202,7 @@ class Protocol(RuleBasedStateMachine):
         manifest, kept = keeper.manifest, self.store.versions()
         taken = manifest is not None and manifest.version in kept and self.store.manifest(manifest.version) != manifest
         try:
-            self.store.put_back(keeper.decision, manifest)
+            self.store.restore_decision(keeper.decision, manifest)
         except BadSnapshot:
             assert taken, "another version has this number since"
             return
@@ -253,7 +253,7 @@ class Protocol(RuleBasedStateMachine):
         versions = self.store.versions()
         assert versions == sorted(set(versions))
         for version in versions:
-            contents = self.store.manifest(version).parts["wide"].contents()
+            contents = self.store.manifest(version).parts["wide"].payloads()
             assert [int(fetch(self.store, digests)["value"][0]) for digests in contents] == self.said[version]
 
     @invariant()

@@ -56,7 +56,7 @@ def test_a_decision_is_kept(tmp_path: Path) -> None:
     files = VersionFiles(tmp_path / "m")
     assert files.decision() == UNDECIDED
     for decision in (Decision(7, 1_700_000_000_000_000), Decision(0, 1_700_000_000_000_001)):
-        files.decide(decision)
+        files.save_decision(decision)
         assert VersionFiles(tmp_path / "m").decision() == decision
     raw = (tmp_path / "m" / "decision").read_bytes()
     for place in range(len(raw)):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from learner.training.dedup import Seen
+from learner.training.dedup import RecentIds
 from stream.events.codec import encode_record, example_id
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import INSTALLED, RETRACTION, WINDOW_CLOSED, Examples, Impression, Install, Organic, Tick
@@ -247,8 +247,8 @@ def test_a_learner_drops_what_the_audit_says_it_drops(begun: int, between: int) 
     columns = (list(range(n)), [0] * n, [1.0] * n, [1] * n)
     repetitions.take(0, [Emitted(0, 0, 0, 0, "r", "u", T, 0, ["a"] * n, ids, *columns)])
     assert repetitions.emitted_again == 1
-    seen = Seen(ids=8)
-    learned = [bool(seen.new(np.array([one], np.uint64))[0]) for one in ids]
+    seen = RecentIds(ids_max=8)
+    learned = [bool(seen.add(np.array([one], np.uint64))[0]) for one in ids]
     twice = repetitions.learned_twice(8, first=3)
     assert twice[0] >= learned[-1]
     assert twice == ((0, []) if between < 8 else (1, [Place(0, 0, n - 1)]))

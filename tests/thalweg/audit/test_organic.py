@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import CheckpointFiles
-from learner.publishing.delta_chain import Cutter
+from learner.publishing.version_builder import VersionBuilder
 from learner.service import Learner
 from learner.training.model import Model
 from producers.features import FeatureMaker
@@ -79,7 +79,7 @@ def test_a_page_is_ranked_by_the_popularity_that_organic_installs_show(tmp_path:
     learner = Learner(log, model, 0, CheckpointFiles(tmp_path), checkpoint_every_ms=10**9)
     learner.learn(stream.log.reader(EXAMPLES.name, {0: 0}).poll(0), lambda: None)
     assert model.organic == 11
-    cut = Cutter(model).cut(1, 0, store.take_token(), learner.offset, last_ms, {}, deep=True)
+    cut = VersionBuilder(model).build(1, 0, store.take_token(), learner.offset, last_ms, {}, deep=True)
     store.put_blobs(cut.blobs)
     store.publish(cut.manifest)
     for n in range(12):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.training.dedup import Seen, source_of
+from learner.training.dedup import RecentIds, source_of
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.events.types import WINDOW_CLOSED, Examples, Impression
@@ -25,14 +25,14 @@ def test_what_other_partitions_led_to_meanwhile_pushes_nothing_out(
     keys: tuple[bytes | None, ...], twice: int, tmp_path: Path
 ) -> None:
     """More examples than are remembered lie between an example and its copy: it's new if they have its key."""
-    scan, seen, learned = EmittedScan(tmp_path), Seen(ids=8), 0
+    scan, seen, learned = EmittedScan(tmp_path), RecentIds(ids_max=8), 0
     batches = [[99], [*range(1, 18)], [99]]
     for offset, (key, ids) in enumerate(zip(keys, batches, strict=True)):
         n = len(ids)
         page = Impression("r", T, "u", ["a"])
         examples = Examples(page, ids, [0] * n, [0] * n, [1.0] * n, [WINDOW_CLOSED] * n, [T] * n)
         scan.take(Record(EXAMPLES.name, 0, offset, T, key, encode_record([examples])))
-        learned += sum(int(seen.new(np.array([one], np.uint64), source_of(key))[0]) for one in ids)
+        learned += sum(int(seen.add(np.array([one], np.uint64), source_of(key))[0]) for one in ids)
     repetitions = Repetitions()
     repetitions.take(0, list(scan.bucket(bucket_of("u"))))
     assert repetitions.learned_twice(8, first=3)[0] == twice

@@ -15,9 +15,9 @@ from stream.events.types import Impression, RankReply
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START, partition_of
 from stream.runtime.settings import Settings
-from stream.snapshots.contents import digest_of
 from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import digest_of
 from stream.spec.spec_file import load_spec
 from thalweg.demo.caller import Caller
 from thalweg.demo.freshness import FreshnessTracker, percentile

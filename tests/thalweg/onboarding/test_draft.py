@@ -155,7 +155,7 @@ def test_a_draft_trains(drafted: tuple[str, Spec], lines: list[dict[str, Any]]) 
         if said:
             model.learn(said, records)
             records += 1
-    assert model.bad == []
+    assert model.rejected == []
     assert model.finite()
     assert model.examples > 15_000
     figures = model.progress.lifetime()

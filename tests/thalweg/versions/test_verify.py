@@ -9,9 +9,9 @@ import pytest
 
 from ranker.versions.version_loader import load_version
 from stream.runtime.errors import BadSnapshot
-from stream.snapshots.contents import Array, cut, digests_of, pack
 from stream.snapshots.manifest import PartVersion
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.payload import Array, digests_of, pack, split
 from stream.snapshots.store import fetch
 from tests.support.random_models import ToyModel, some_spec
 from thalweg.versions.verify import Verifier
@@ -138,7 +138,7 @@ def test_contents_that_no_ranker_takes(part: str, change: Change) -> None:
     content = dict(fetch(store, model.parts[part].base))
     change(content)
     raw = pack(content)
-    store.put_blobs(cut(raw))
+    store.put_blobs(split(raw))
     model.publish_parts(store, {**model.parts, part: PartVersion(digests_of(raw))})
     with pytest.raises(BadSnapshot) as refused:
         load_version(store, "m", 2)
