@@ -187,7 +187,7 @@ def test_without_a_checkpoint_it_begins_where_the_log_begins(
     """Retention has cut the log: a new model learns what is left; checkpoint and version hold the true offset."""
     log, store = records(SPEC, 60), AskedStore()
     monkeypatch.setattr("learner.service.KafkaLog", lambda *_, **__: room.log)
-    monkeypatch.setattr("learner.service.check_memory", lambda _: None)
+    monkeypatch.setattr("learner.service.check_dedup", lambda _: None)
     room.write(*map(encode_record, log))
     room.log.truncate(EXAMPLES.name, 0, 4)
     learner, alone = _start(Settings(), SPEC, room.files, _Status(threading.Event())), Model(SPEC)
@@ -232,7 +232,7 @@ def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -
         read_on(room, learner)
     with capture_logs() as told:
         read_on(room, learner, accept_gap=True)
-    assert [one["event"] for one in told if one["log_level"] == "error"] == ["going on over a gap, as told"]
+    assert [one["event"] for one in told if one["log_level"] == "error"] == ["continuing past the gap (--accept-gap)"]
     assert learner.offset == len(log)
     assert learner.model.examples == 9 * (20 + len(log) - 25)
     assert learner.model.warm_starts == 1
@@ -838,7 +838,7 @@ def test_a_stop_while_dead_letters_wait_is_a_stop(room: Room, tmp_path: Path, sl
     with capture_logs() as told, looping(learner, AskedStore(), tmp_path):
         until(lambda: slow.failures > 2)
     last = [one["event"] for one in told if one["event"] != "waiting"][-2:]
-    assert "no last checkpoint: dead letters wait" in last[0]
+    assert "no last checkpoint: dead letters are unconfirmed" in last[0]
     assert room.files.newest() is None
     slow.away = False
     room.learn(again := room.start(Model(SPEC), 0))

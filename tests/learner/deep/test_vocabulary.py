@@ -145,14 +145,14 @@ def test_ids_that_nobody_was_told_of_leave_nothing_behind() -> None:
     assert held.take_changed().tolist() == np.sort(published[published != 0]).tolist(), "it may have been published"
 
 
-def test_seats_are_those_of_a_sort() -> None:
-    """Distinct rows in order of appearance, and where each is, also when they collide."""
+def test_unique_rows_are_those_of_a_sort() -> None:
+    """Distinct rows in order of appearance, and the index of each, also when hashes collide."""
     random = np.random.default_rng(0)
     for _ in range(50):
         rows = random.integers(0, 40, random.integers(1, 200)) << int(random.integers(0, 40))
-        seats, unique = unique_rows(rows)
+        unique, inverse = unique_rows(rows)
         assert unique.tolist() == list(dict.fromkeys(rows.tolist()))
-        np.testing.assert_array_equal(unique[seats], rows)
+        np.testing.assert_array_equal(unique[inverse], rows)
 
 
 @pytest.mark.parametrize("stop", range(60, 100, 3))

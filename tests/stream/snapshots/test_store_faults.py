@@ -241,7 +241,7 @@ def test_manifest_of_another_version(keys: tuple[RedisStore, redis.Redis]) -> No
     """A manifest that lies under another version's key is refused."""
     store, client = keys
     client.copy(f"{store.prefix}:manifest:1", f"{store.prefix}:manifest:2")
-    with pytest.raises(BadSnapshot, match="in truth 1 of m"):
+    with pytest.raises(BadSnapshot, match="actually 1 of m"):
         store.manifest(2)
 
 
@@ -249,7 +249,7 @@ def test_decision_that_was_changed(keys: tuple[RedisStore, redis.Redis]) -> None
     """A decision that holds no number is an error that says what to do; and what it says helps."""
     store, client = keys
     client.hset(store.prefix + ":decision", mapping={"version": "x", "number": "y"})
-    with pytest.raises(BadSnapshot, match="pin or unpin anew"):
+    with pytest.raises(BadSnapshot, match="pin or unpin again"):
         store.decision()
     store.retain(1)
     store.pin(1)
@@ -291,7 +291,7 @@ def test_garbled_head_is_published_over(keys: tuple[RedisStore, redis.Redis], fi
     """It counts as lost: a token can be taken, and the next version, whatever its parent, takes its place."""
     store, client = keys
     client.hset(store.prefix + ":head", field, text)
-    with pytest.raises(BadSnapshot, match="its learner's next version takes its place"):
+    with pytest.raises(BadSnapshot, match="its learner's next version replaces it"):
         store.head()
     token = store.take_token()
     with pytest.raises(Fenced):

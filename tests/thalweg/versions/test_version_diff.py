@@ -154,7 +154,7 @@ def test_what_is_garbled_hides_no_version_and_can_be_decided_anew(store: tuple[R
         for mend in (["unpin"], ["pin", "3"]):
             client.hset(redis_store.prefix + ":decision", "version", "x")
             listed = ran("ls")
-            assert "pin or unpin anew" in listed
+            assert "pin or unpin again" in listed
             assert [line.split()[1] for line in listed.splitlines() if "head" in line] == ["5"]
             ran(*mend)
             assert redis_store.decision().version == int(mend[-1] if mend[1:] else 0)
