@@ -175,8 +175,11 @@ class Vocabulary:
         return np.flatnonzero(used)
 
     def mark(self, rows: I64) -> None:
-        """Mark these rows as changed."""
-        _mark_rows(rows, self.marks, self._changed, self.counts)
+        """Mark these distinct rows as changed."""
+        new = rows[self.marks[rows] == 0]
+        self.marks[new] = TRAINED
+        self._changed[self.counts[CHANGED] : self.counts[CHANGED] + len(new)] = new
+        self.counts[CHANGED] += len(new)
 
 
 def _oldest(rows: U64, count: int) -> I64:
@@ -197,12 +200,6 @@ def mark_row(row: Any, marks: Any, changed: Any, counts: Any) -> None:
         marks[row] = TRAINED
         changed[counts[CHANGED]] = row
         counts[CHANGED] += 1
-
-
-@kernel
-def _mark_rows(rows: Any, marks: Any, changed: Any, counts: Any) -> None:
-    for i in range(rows.shape[0]):
-        mark_row(rows[i], marks, changed, counts)
 
 
 @kernel

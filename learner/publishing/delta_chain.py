@@ -112,7 +112,7 @@ class DeltaChain:
             self.layers, self._since_base, self._versions = PartLayers(base), [], []
         else:
             self._replace_layers(replace(self.layers, base=base, merged=None), [])
-        self._base_size = len(self.part)
+        self._base_size = self.part.size()
         return base
 
     def _replace_layers(self, layers: PartLayers, merged: list[U64]) -> None:

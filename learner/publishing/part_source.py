@@ -1,6 +1,8 @@
 """A model's parts as delta chains read them: which keys changed, and the payload of some keys or all."""
 
-from typing import Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,90 +13,62 @@ from stream.snapshots.payload import Array
 from stream.tables.hash_table import U64, Table
 
 
-class PartSource(Protocol):
-    """One part of a model."""
+class PartSource(NamedTuple):
+    """One part of a model.
 
-    def take_changed(self) -> U64 | None:
-        """Keys that changed since the last call; None: too many to list, only a base is complete."""
-        ...
+    `take_changed`: keys that changed since the last call; None: too many to list, only a base is complete.
+    `payload`: the arrays of these keys; of all when None. `size`: how many keys there are.
+    """
 
-    def payload(self, keys: U64 | None) -> dict[str, Array]:
-        """The arrays of these keys; of all when None."""
-        ...
-
-    def __len__(self) -> int: ...
+    take_changed: Callable[[], U64 | None]
+    payload: Callable[[U64 | None], dict[str, Array]]
+    size: Callable[[], int]
 
 
-class WideSource:
+def wide_source(model: Model) -> PartSource:
     """The wide weights; a weight of 0 is left out of a base and is a tombstone in a delta."""
+    table = model.wide.table
 
-    def __init__(self, model: Model) -> None:
-        self._wide = model.wide
-
-    def take_changed(self) -> U64 | None:
-        """See PartSource."""
-        return _changed_keys(self._wide.table)
-
-    def payload(self, keys: U64 | None) -> dict[str, Array]:
-        """See PartSource."""
-        table = self._wide.table
+    def payload(keys: U64 | None) -> dict[str, Array]:
         rows = table.rows() if keys is None else table.rows_of(keys)
-        weights = self._wide.weights(rows)
-        kept = weights != 0 if keys is None else np.ones(len(rows), np.bool_)
-        return {"keys": rows[kept, 0], "weights": weights[kept]}
+        weights = model.wide.weights(rows)
+        included = weights != 0 if keys is None else np.ones(len(rows), np.bool_)
+        return {"keys": rows[included, 0], "weights": weights[included]}
 
-    def __len__(self) -> int:
-        return len(self._wide.table)
+    return PartSource(partial(_take_changed, table), payload, table.__len__)
 
 
-class StatisticsSource:
+def statistics_source(model: Model) -> PartSource:
     """The statistics' rows; an evicted one is a tombstone in a delta."""
+    table = model.statistics.table
 
-    def __init__(self, model: Model) -> None:
-        self._table = model.statistics.table
-
-    def take_changed(self) -> U64 | None:
-        """See PartSource."""
-        return _changed_keys(self._table)
-
-    def payload(self, keys: U64 | None) -> dict[str, Array]:
-        """See PartSource."""
+    def payload(keys: U64 | None) -> dict[str, Array]:
         if keys is None:
-            return {"rows": self._table.rows()}
-        rows = self._table.rows_of(keys)
+            return {"rows": table.rows()}
+        rows = table.rows_of(keys)
         values = rows.view(np.float64)
         values[values[:, 3] == 0.0, 3] = GONE_MS
         return {"rows": rows}
 
-    def __len__(self) -> int:
-        return len(self._table)
+    return PartSource(partial(_take_changed, table), payload, table.__len__)
 
 
-class DeepSource:
-    """All dense arrays, and embedding rows."""
+def deep_source(deep: DeepModel) -> PartSource:
+    """All dense arrays, and embedding rows; key 0 is the row of unseen ids. Evicted keys are dead in a delta."""
+    vocabulary = deep.vocabulary
 
-    def __init__(self, deep: DeepModel) -> None:
-        self._deep = deep
-
-    def take_changed(self) -> U64:
-        """See PartSource. Key 0 is the row of unseen ids."""
-        return self._deep.vocabulary.take_changed()
-
-    def payload(self, keys: U64 | None) -> dict[str, Array]:
-        """See PartSource. Keys without a row are dead: their ids were evicted."""
-        deep, vocabulary = self._deep, self._deep.vocabulary
+    def payload(keys: U64 | None) -> dict[str, Array]:
         rows = vocabulary.live() if keys is None else vocabulary.rows_of(keys)
         alive = np.ones(len(rows), np.bool_) if keys is None else (rows != 0) | (keys == 0)
-        payload: dict[str, Array] = {"keys": vocabulary.keys[rows[alive]], "vectors": vocabulary.vectors[rows[alive]],
-                                     "boundaries": deep.boundaries}  # fmt: skip
+        arrays: dict[str, Array] = {"keys": vocabulary.keys[rows[alive]], "vectors": vocabulary.vectors[rows[alive]],
+                                    "boundaries": deep.boundaries}  # fmt: skip
         for i, (weight, bias) in enumerate(deep.layers()):
-            payload[f"weight_{i}"], payload[f"bias_{i}"] = weight, bias
-        return payload if keys is None else {**payload, "dead": keys[~alive]}
+            arrays[f"weight_{i}"], arrays[f"bias_{i}"] = weight, bias
+        return arrays if keys is None else {**arrays, "dead": keys[~alive]}
 
-    def __len__(self) -> int:
-        return len(self._deep.vocabulary)
+    return PartSource(vocabulary.take_changed, payload, vocabulary.__len__)
 
 
-def _changed_keys(table: Table) -> U64 | None:
+def _take_changed(table: Table) -> U64 | None:
     lost, rows = table.lost, table.take_fresh()
     return None if lost else rows[:, 0]

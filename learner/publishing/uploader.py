@@ -38,15 +38,6 @@ class PublishConfig:
     numbers: Path
 
 
-@dataclass(frozen=True)
-class _StoreState:
-    """The head, the newest version in the store, and the offset in `examples` that the head has learned up to."""
-
-    head: Head | None
-    newest: int
-    offset: int
-
-
 class Uploader(threading.Thread):
     """Uploads versions, one at a time. The learner's thread reads the attributes without an underscore."""
 
@@ -113,41 +104,44 @@ class Uploader(threading.Thread):
     def _acquire(self) -> None:
         """Take ownership of the model, if its learner has caught up. Then a full base is next."""
         try:
-            store = self._store_state()
-            if self.offset >= store.offset and not self.token:
+            head, newest, offset = self._store_state()
+            if self.offset >= offset and not self.token:
                 self.token = self._store.take_token(max(self._used.token, self._allocator.read().token))
-                store = self._store_state()  # the previous owner is fenced now, but may have published until then
+                head, newest, offset = self._store_state()  # the previous owner may have published until it was fenced
         except SnapshotError as error:
             self._warn_once("acquire", "learning, but nothing is published until the store is available", error)
             return
         if self._warned.pop("acquire", ""):
             log.info("the store is available")
-        if self.offset < store.offset:
-            self._warn_behind(store)
+        if self.offset < offset:
+            self._warn_behind(head, offset)
             return
-        self.head_version = store.head.version if store.head else 0
-        self.newest_version = max(store.newest, self._used.version, self._allocator.read().version)
+        self.head_version = head.version if head else 0
+        self.newest_version = max(newest, self._used.version, self._allocator.read().version)
         self.needs_base = self.owns_model = True
 
-    def _warn_behind(self, store: _StoreState) -> None:
+    def _warn_behind(self, head: Head | None, offset: int) -> None:
         """Once: catching up may take long, or for ever."""
-        if store.head and "behind" not in self._warned:
+        if head and "behind" not in self._warned:
             self._warned["behind"] = "warned"
             log.warning(
                 "learning, but nothing is published before as much was learned as the live version has; "
                 "if `examples` was recreated since, give the model another name",
-                live=store.head.version, learned=self.offset, wanted=store.offset,
+                live=head.version, learned=self.offset, wanted=offset,
             )  # fmt: skip
 
-    def _store_state(self) -> _StoreState:
-        """A head or a manifest that can't be read counts as lost."""
+    def _store_state(self) -> tuple[Head | None, int, int]:
+        """The head, the newest version, and the offset in `examples` that the head has learned up to.
+
+        A head or a manifest that can't be read counts as lost.
+        """
         head, offset = self._head(), 0
         versions = self._store.versions()
         try:
             offset = self._store.manifest(head.version).offset.get(0, 0) if head else 0
         except BadSnapshot as error:
             self._warn_once("live", "the live version can't be read: a full base will replace it", error)
-        return _StoreState(head, max([head.version if head else 0, *versions]), offset)
+        return head, max([head.version if head else 0, *versions]), offset
 
     def _head(self) -> Head | None:
         """The head; None when there is none, or it can't be read."""

@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import structs
 
 from learner.publishing.delta_chain import DeltaChain, PartLayers, PartPayload
-from learner.publishing.part_source import DeepSource, StatisticsSource, WideSource
+from learner.publishing.part_source import deep_source, statistics_source, wide_source
 from learner.training.model import Model
 from stream.features.encoder import one_page
 from stream.features.page_features import F32, select, statistics_of
@@ -56,9 +56,9 @@ class VersionBuilder:
     def reset(self) -> None:
         """Start over with full bases: what was published may be lost."""
         model = self._model
-        self._chains = {"statistics": DeltaChain(StatisticsSource(model)), "wide": DeltaChain(WideSource(model))}
+        self._chains = {"statistics": DeltaChain(statistics_source(model)), "wide": DeltaChain(wide_source(model))}
         if model.deep:
-            self._chains["deep"] = DeltaChain(DeepSource(model.deep))
+            self._chains["deep"] = DeltaChain(deep_source(model.deep))
         self._items: PartLayers | None = None
 
     def build(

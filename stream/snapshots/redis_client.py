@@ -54,8 +54,8 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
     return client
 
 
-def address_of(client: redis.Redis) -> str:
-    """The address that a client connects to, without login."""
+def _address_of(client: redis.Redis) -> str:
+    """Without login."""
     known = client.connection_pool.connection_kwargs
     return str(known.get("path") or f"{known.get('host', 'localhost')}:{known.get('port', 6379)}/{known.get('db', 0)}")
 
@@ -66,14 +66,13 @@ def translated(client: redis.Redis) -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise translate(address_of(client), error) from error
+        raise _translate(_address_of(client), error) from error
 
 
-def translate(address: str, error: Exception) -> SnapshotError:
-    """Our error for one of redis-py's."""
+def _translate(address: str, error: Exception) -> SnapshotError:
     if isinstance(error, _REFUSED):
         return SnapshotError(
-            f"Redis at {address} refuses us ({error}): "
+            f"Redis at {address} denies access ({error}): "
             "check THALWEG_REDIS_USER, THALWEG_REDIS_PASSWORD and the user's rights"
         )
     if isinstance(error, redis.OutOfMemoryError):

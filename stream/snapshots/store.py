@@ -41,7 +41,7 @@ class SnapshotStore(VersionReader, Protocol):
     """The snapshots of one model. Thread-safe.
 
     Every method but `wait` and `close` raises StoreUnavailable when the store doesn't answer. A `publish` that failed
-    so may have succeeded: the head tells, and publishing the same manifest again is safe.
+    so may have succeeded: read the head; publishing the same manifest again is safe.
     """
 
     def take_token(self, at_least: int = 0) -> int:

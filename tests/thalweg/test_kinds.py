@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from learner.estimator import WideAndDeep
-from learner.publishing.part_source import StatisticsSource
+from learner.publishing.part_source import statistics_source
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.ranking.entity_cache import Shelf
@@ -132,7 +132,7 @@ def test_contents_may_hold_other_bits_than_numbers_for_kinds_with_a_memory_only(
     walk = walked(kind)
     served = walk.follower.served
     assert served is not None
-    rows = StatisticsSource(walk.model).payload(None)["rows"].copy()
+    rows = statistics_source(walk.model).payload(None)["rows"].copy()
     assert len(statistic_change({"rows": rows}, served.version.plan).keys) == len(rows)
     rows.view(np.float64)[0, 2] = np.inf
     if KINDS[kind].learn == LEARN_MEMORY:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from learner.publishing.delta_chain import DeltaChain
+from learner.publishing.part_source import PartSource
 from ranker.kernels.layered_table import Layers, Stack
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader, load_version
@@ -82,6 +83,10 @@ class ToyPart:
             content["rows"] = content["rows"][~dead]
         return content
 
+    def source(self) -> PartSource:
+        """As a chain takes it."""
+        return PartSource(self.take_changed, self.payload, self.__len__)
+
     def __len__(self) -> int:
         rows = {"wide": self.model.wide, "deep": self.model.vectors, "statistics": self.model.statistics.table}
         return len(rows[self.name])  # type: ignore[arg-type]  # each has a length
@@ -99,7 +104,7 @@ class Learner:
     def begin(self) -> None:
         """From a full base on."""
         self.chains = {
-            name: DeltaChain(ToyPart(self.model, name), DELTAS_MAX, DELTAS_RETAINED, self.fold_share)
+            name: DeltaChain(ToyPart(self.model, name).source(), DELTAS_MAX, DELTAS_RETAINED, self.fold_share)
             for name in NO_KEYS
         }
 
