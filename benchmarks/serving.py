@@ -15,7 +15,7 @@ from stream.events.types import Item, Value
 from stream.features.encoder import one_page
 from stream.features.page_features import F32, Catalogue, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.snapshots.item_names import PART, pack_names
+from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import Array, Digests, Payload, digests_of, pack, split
@@ -155,7 +155,7 @@ class Publisher:
             "deep": deep,
         }
         if base:
-            contents[PART] = pack_names(self.world.catalogue.items[1 : 2 * GENERATION_MAX + 1])
+            contents[ITEMS_PART] = pack_names(self.world.catalogue.items[1 : 2 * GENERATION_MAX + 1])
         return contents
 
     def base(self) -> Manifest:

@@ -12,8 +12,7 @@ from learner.training.model import Model
 from stream.features.encoder import one_page
 from stream.features.page_features import F32, select, statistics_of
 from stream.features.serve_as import as_served
-from stream.snapshots.item_names import PART as ITEMS
-from stream.snapshots.item_names import pack_names
+from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import INGESTS_MAX, Golden, Manifest
 from stream.spec.spec_file import encode_spec
 from stream.tables.hash_table import U64
@@ -108,7 +107,7 @@ class VersionBuilder:
             ingest_ms=[ingest for _, ingest in installs],
             golden=[self._golden_page(raw, logits) for raw, logits in self._golden],
         )
-        parts = {name: chain.layers for name, chain in self._chains.items() if chain.layers} | {ITEMS: self._items}
+        parts = {name: chain.layers for name, chain in self._chains.items() if chain.layers} | {ITEMS_PART: self._items}
         return BuiltVersion(manifest, parts, new, full=full)
 
     def _shortened(self, raw: bytes) -> bytes:

@@ -23,8 +23,7 @@ from ranker.versions.model import BATCH_ITEMS, Tower, Version, embeddings_of, sc
 from ranker.versions.snapshot_validation import dense_of, statistic_change, vectors_of, wide_change
 from stream.features.page_features import F32, Catalogue, build_page, statistics_of, words_of
 from stream.runtime.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
-from stream.snapshots.item_names import PART as ITEMS
-from stream.snapshots.item_names import unpack_names
+from stream.snapshots.item_names import ITEMS_PART, unpack_names
 from stream.snapshots.manifest import Manifest
 from stream.snapshots.payload import Payload
 from stream.snapshots.store import VersionReader, fetch
@@ -118,7 +117,9 @@ class Loader:
 
     def _shown(self, manifest: Manifest, previous: Version | None) -> tuple[str, ...]:
         """Names of items that were shown; the same object while they're the same. Earlier builds bring none."""
-        part, before = (one.parts.get(ITEMS) if one else None for one in (manifest, previous and previous.manifest))
+        part, before = (
+            one.parts.get(ITEMS_PART) if one else None for one in (manifest, previous and previous.manifest)
+        )
         if previous is not None and before is not None and part is not None and part.base == before.base:
             return previous.shown
         return unpack_names(fetch(self._store, part.base)) if part else ()

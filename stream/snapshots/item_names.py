@@ -15,7 +15,7 @@ import numpy as np
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.payload import Array, Payload
 
-PART: Final = "items"
+ITEMS_PART: Final = "items"
 NAME_MAX: Final = 256  # characters; an item with a longer name must be described, or named as a candidate
 ITEMS_MAX: Final = 20_000  # that a reader accepts
 

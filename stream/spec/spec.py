@@ -20,7 +20,7 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
 Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
-Kind = Literal["category", "categories", "number"]
+ColumnType = Literal["category", "categories", "number"]
 PartName = Literal["wide", "deep"]
 Policy = Literal["wait", "eager", "fake_negative"]
 OrganicTo = Literal["topic", "examples"]
@@ -57,7 +57,7 @@ class Column(Part, frozen=True):
     ranking. `of` and `last` make it a history: what this user installed before the page, newest last.
     """
 
-    type: Kind | None = None
+    type: ColumnType | None = None
     bands: list[float] = []
     serve_as: float | str | None = None
     of: str = ""
@@ -192,9 +192,9 @@ class Spec(Part, frozen=True):
 
     name: Name
     parts: list[PartName] = field(default_factory=lambda: ["wide", "deep"])
-    user: dict[str, Kind | Column] = {}
-    item: dict[str, Kind | Column] = {}
-    context: dict[str, Kind | Column] = {}
+    user: dict[str, ColumnType | Column] = {}
+    item: dict[str, ColumnType | Column] = {}
+    context: dict[str, ColumnType | Column] = {}
     statistics: dict[str, Statistic] = {}
     max_statistics: Bound = 50_000_000  # rows of all statistics; over it the least recently updated are evicted
     slices: dict[str, list[str]] = {}  # metrics are also computed for these values of a category
@@ -220,7 +220,7 @@ class Spec(Part, frozen=True):
         """Every column by its full name (`user.age`), ids first, bands as columns of their own."""
         found: dict[str, Column] = {}
         for origin in ("user", "item", "context"):
-            declared: dict[str, Kind | Column] = getattr(self, origin)
+            declared: dict[str, ColumnType | Column] = getattr(self, origin)
             for name, column in declared.items():
                 whole = Column(type=column) if isinstance(column, str) else column
                 found[f"{origin}.{name}"] = whole

@@ -12,10 +12,10 @@ import msgspec
 from stream.runtime.errors import SpecError
 from stream.spec.spec import (
     Column,
+    ColumnType,
     Cross,
     Deep,
     Gate,
-    Kind,
     Label,
     OrganicTo,
     PartName,
@@ -142,8 +142,8 @@ _TABLES: Final = {
 }
 
 
-_ENTRIES: Final[dict[str, Any]] = {"user": Kind | Column, "item": Kind | Column, "context": Kind | Column,
-                                   "statistics": Statistic, "slices": list[str]}  # fmt: skip
+_COLUMN: Final[Any] = ColumnType | Column
+_ENTRIES: Final = {"user": _COLUMN, "item": _COLUMN, "context": _COLUMN, "statistics": Statistic, "slices": list[str]}
 _EXPECTED: Final = {
     "`object | array`": 'a cross is a list of columns, such as ["user.id", "item.id"], or a table with it as `of`',
     "`str | object`": 'a column is "category", "categories" or "number", or a table with that as `type`',
@@ -166,7 +166,7 @@ def _explain(message: str, raw: dict[str, Any], text: str, source: str) -> str:
         why = f"unknown key {key!r} {f'in [{at}]' if at else 'at the top level'}; "
         return f"{source}{_line_of([*path, key], text)}: {why}{near(key, list(holder.__struct_fields__))}"
     if value := re.fullmatch(r"Invalid enum value '(.*)'", what):
-        choices = list(_CHOICES.get(words[-1], get_args(Kind)))
+        choices = list(_CHOICES.get(words[-1], get_args(ColumnType)))
         why = f"{at} can't be {value.group(1)!r}; {near(value.group(1), choices)}"
         return f"{source}{_line_of([*path, value.group(1)], text)}: {why}"
     if "matching regex" in what:

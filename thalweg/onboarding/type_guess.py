@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from stream.spec.spec import Kind
+from stream.spec.spec import ColumnType
 from thalweg.onboarding.columns import LIST, NUMBER, Column, Origin
 from thalweg.onboarding.findings import share
 
@@ -27,7 +27,7 @@ SHOWN_VALUES: Final = 3
 class Guess:
     """`kind` None: better left out. `bands` cut a number. `distinct`: different values; `why`, for a person."""
 
-    kind: Kind | None
+    kind: ColumnType | None
     why: str
     bands: tuple[float, ...] = ()
     distinct: int = 0

@@ -8,8 +8,7 @@ from ranker.versions.snapshot_validation import dense_of, statistic_change, vect
 from stream.runtime.errors import BadSnapshot, SpecError
 from stream.snapshots.payload import Payload
 from stream.snapshots.manifest import Manifest, named_blobs
-from stream.snapshots.item_names import PART as ITEMS
-from stream.snapshots.item_names import unpack_names
+from stream.snapshots.item_names import ITEMS_PART, unpack_names
 from stream.snapshots.store import SnapshotStore, fetch
 from stream.spec.spec_file import decode_spec
 
@@ -99,7 +98,7 @@ def validate_content(part: str, content: Payload, plan: Plan) -> None:
         check_once(wide_change(content))
     elif part == "statistics":
         check_once(statistic_change(content, plan))
-    elif part == ITEMS:
+    elif part == ITEMS_PART:
         unpack_names(content)
     elif part in plan.spec.parts:
         check_once(vectors_of(content, plan.spec.deep.embedding_dim))

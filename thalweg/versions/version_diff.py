@@ -10,8 +10,7 @@ import xxhash
 
 from stream.snapshots.payload import Array
 from stream.snapshots.manifest import Manifest
-from stream.snapshots.item_names import PART as ITEMS
-from stream.snapshots.item_names import unpack_names
+from stream.snapshots.item_names import ITEMS_PART, unpack_names
 from stream.snapshots.store import SnapshotStore, fetch
 from stream.tables.hash_table import U64
 
@@ -64,7 +63,7 @@ def load_tables(store: SnapshotStore, manifest: Manifest) -> VersionTables:
 
 def _rows_of(part: str, content: Mapping[str, Array]) -> Rows:
     """A content's rows; NaN for tombstones. An item's name is a row whose key is its hash."""
-    if part == ITEMS:
+    if part == ITEMS_PART:
         names = [xxhash.xxh3_64_intdigest(name.encode()) for name in unpack_names(content)]
         return Rows(np.array(names, np.uint64), np.ones((len(names), 1)))
     if part == "statistics":  # column 1, the weight of labels: the others depend on the kind of statistic

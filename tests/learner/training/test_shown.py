@@ -8,7 +8,7 @@ from learner.checkpoint import Checkpoint, restore, take
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from learner.training.shown_items import GENERATION_MAX, GENERATION_MS, ShownItems
-from stream.snapshots.item_names import ITEMS_MAX, NAME_MAX, PART, pack_names, unpack_names
+from stream.snapshots.item_names import ITEMS_MAX, ITEMS_PART, NAME_MAX, pack_names, unpack_names
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import pack
 from stream.snapshots.store import fetch
@@ -71,7 +71,7 @@ def test_a_version_names_the_items_on_learned_pages() -> None:
         model.learn(record, offset)
         cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=offset % 4 == 3)
         store.put_blobs(cut.blobs)
-        bases += cut.manifest.parts[PART].base
+        bases += cut.manifest.parts[ITEMS_PART].base
         known.append(len(unpack_names(fetch(store, [bases[-1]]))))
     assert set(unpack_names(fetch(store, [bases[-1]]))) == {f"i{n}" for n in range(30)}
     assert known == sorted(known)

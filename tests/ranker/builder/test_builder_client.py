@@ -22,7 +22,7 @@ from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import Loader, load_version
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
 from stream.runtime.settings import Settings
-from stream.snapshots.item_names import PART, pack_names
+from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import digests_of, pack, split
@@ -126,7 +126,7 @@ def test_garbled_names_are_refused(model_and_store: tuple[ToyModel, MemoryStore]
     model, store = model_and_store
     raw = pack({"names": np.zeros(3, np.uint8), "ends": np.array([9], np.int64)})
     store.put_blobs(split(raw))
-    model.publish_parts(store, {**model.parts, PART: PartVersion(digests_of(raw))})
+    model.publish_parts(store, {**model.parts, ITEMS_PART: PartVersion(digests_of(raw))})
     with building(store) as builder, pytest.raises(BadSnapshot, match="names of items"):
         builder.load(model.number)
 
@@ -135,7 +135,7 @@ def store_names(store: MemoryStore, model: ToyModel, names: tuple[str, ...]) -> 
     """Publish one more version, which names these items."""
     raw = pack(pack_names(names))
     store.put_blobs(split(raw))
-    model.publish_parts(store, {**model.parts, PART: PartVersion(digests_of(raw))})
+    model.publish_parts(store, {**model.parts, ITEMS_PART: PartVersion(digests_of(raw))})
 
 
 def test_what_was_read_of_pairs_stays() -> None:
