@@ -7,7 +7,8 @@ import pytest
 from learner.publishing.version_builder import VersionBuilder
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.store import fetch
-from tests.learner.publishing.test_publisher import Bench, laid_together
+from tests.learner.publishing.test_publisher import Bench
+from tests.learner.publishing.test_version_builder import assembled
 
 
 def damage(bench: Bench, digest: str) -> None:
@@ -30,7 +31,7 @@ def test_a_full_base_replaces_damaged_bytes(tmp_path: Path) -> None:
     bench.settle()
     manifest = bench.store.manifest(head.version + 1)
     assert manifest.parts["wide"].base == [digest]
-    laid_together(bench.store, manifest)
+    assembled(bench.store, manifest)
 
 
 def test_deltas_leave_what_is_there_alone(tmp_path: Path) -> None:

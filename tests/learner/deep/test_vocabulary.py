@@ -17,7 +17,7 @@ from stream.features.page_features import Catalogue, Layout, build_page
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from stream.tables.hash_table import U64
-from tests.learner.publishing.test_publisher import held, laid_together
+from tests.learner.publishing.test_version_builder import assembled, learned_state
 from tests.learner.training.test_model import assert_same, learned
 from tests.support.learner_world import records, small_spec
 
@@ -186,7 +186,7 @@ def test_a_ranker_forgets_with_the_learner(sweeps: None) -> None:
         cut = builder.build(version, version - 1, token, version, 0, {}, deep=True)
         store.put_blobs(cut.blobs)
         store.publish(cut.manifest)
-        assert laid_together(store, cut.manifest)[2] == held(model)[2], "key by key"
+        assert assembled(store, cut.manifest)[2] == learned_state(model)[2], "key by key"
         if version % 20:
             continue
         found = load_version(store, spec.name, version)

@@ -1,4 +1,4 @@
-"""Cutting and publishing versions: what a reader lays together is what the learner holds."""
+"""Publishing versions: when they go out, and what happens when the store is unavailable, wiped or taken over."""
 
 import shutil
 import time
@@ -11,157 +11,20 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from learner.checkpoint import restore, take
-from learner.publishing.gate import rejection
 from learner.publishing.publisher import Publisher
 from learner.publishing.uploader import PublishConfig
 from learner.publishing.version_allocator import HighWater
 from learner.publishing.version_builder import (
-    GOLDEN_ITEMS,
     BuiltVersion,
-    VersionBuilder,
-    serving_deep_logits,
-    serving_wide_logits,
 )
 from learner.training.model import Model
-from learner.training.progressive_validation import Figures
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
-from stream.snapshots.manifest import DELTAS_MAX, Head, Manifest
+from stream.snapshots.manifest import Head, Manifest
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.store import fetch
 from stream.snapshots.version_files import VersionFiles
-from stream.spec.spec import Gate, Spec
+from stream.spec.spec import Spec
+from tests.learner.publishing.test_version_builder import assembled, learned_state
 from tests.support.learner_world import records, small_spec
-
-Served = tuple[dict[int, float], dict[int, bytes], dict[int, bytes], list[bytes]]
-
-
-def laid_together(store: MemoryStore, manifest: Manifest) -> Served:
-    """wide weights, statistics rows and embedding rows by key, and dense arrays of a version."""
-    wide: dict[int, float] = {}
-    statistics: dict[int, bytes] = {}
-    vectors: dict[int, bytes] = {}
-    dense: list[bytes] = []
-    for digests in manifest.parts["wide"].payloads():
-        content = fetch(store, digests)
-        wide.update(zip(content["keys"].tolist(), content["weights"].tolist(), strict=True))
-    for digests in manifest.parts["statistics"].payloads():
-        statistics.update((int(row[0]), row.tobytes()) for row in fetch(store, digests)["rows"])
-    for digests in manifest.parts["deep"].payloads():
-        content = fetch(store, digests)
-        vectors.update((int(k), v.tobytes()) for k, v in zip(content["keys"], content["vectors"], strict=True))
-        for key in content.get("dead", ()):
-            vectors.pop(int(key), None)
-        dense = [content[n].tobytes() for n in sorted(content) if n.startswith(("weight", "bias", "bound"))]
-    return {k: w for k, w in wide.items() if w}, statistics, vectors, dense
-
-
-def held(model: Model) -> Served:
-    """The same of the learner's own state."""
-    assert model.deep is not None
-    rows = model.wide.table.rows()
-    weights = model.wide.weights(rows)
-    vocabulary = model.deep.vocabulary
-    layers = model.deep.layers()
-    dense = {f"weight_{i}": w.tobytes() for i, (w, _) in enumerate(layers)}
-    dense |= {f"bias_{i}": b.tobytes() for i, (_, b) in enumerate(layers)}
-    dense["boundaries"] = model.deep.boundaries.tobytes()
-    return (
-        {int(k): float(w) for k, w in zip(rows[:, 0], weights, strict=True) if w},
-        {int(row[0]): row.tobytes() for row in model.statistics.table.rows()},
-        {int(vocabulary.keys[r]): vocabulary.vectors[r].tobytes() for r in vocabulary.live()},
-        [dense[n] for n in sorted(dense)],
-    )
-
-
-def test_every_version_is_what_the_learner_held() -> None:
-    """Base, merged and small deltas laid together give the learner's state, over merges and folds."""
-    spec = small_spec()
-    log = records(spec, 3 * (DELTAS_MAX + 20) * 2, per_record=3)
-    model, store = Model(spec), MemoryStore("small")
-    model.reread = lambda offset: iter(log[offset:])
-    builder, merged, bases = VersionBuilder(model), 0, set[str]()
-    for offset, record in enumerate(log):
-        model.learn(record, offset)
-        cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
-        store.put_blobs(cut.blobs)
-        store.publish(cut.manifest)
-        merged += bool(cut.manifest.parts["statistics"].merged)
-        bases.add(cut.manifest.parts["statistics"].base[0])
-        assert all(len(part.deltas) <= DELTAS_MAX for part in cut.manifest.parts.values())
-        if offset % 13 == 0 or offset == len(log) - 1:
-            assert laid_together(store, store.manifest(offset + 1)) == held(model)
-    assert merged or len(bases) > 1, "the test is long enough to merge or fold"
-
-
-def test_a_part_that_lost_count_of_its_changes_comes_as_a_base() -> None:
-    """It alone, once; then deltas come again, and a reader always has what the learner holds."""
-    spec = small_spec()
-    model, store, bases = Model(spec), MemoryStore("small"), dict[str, list[str]]()
-    builder = VersionBuilder(model)
-    for offset, record in enumerate(records(spec, 24)):
-        model.learn(record, offset)
-        if offset == 4:
-            model.wide.table.lost = True
-        cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
-        store.put_blobs(cut.blobs)
-        store.publish(cut.manifest)
-        for name, part in cut.manifest.parts.items():
-            bases.setdefault(name, []).append(part.base[0])
-        assert laid_together(store, store.manifest(offset + 1)) == held(model)
-    assert [bases["wide"].index(base) for base in bases["wide"]] == [0, 0, 0, 0, 4, 4, 4, 4]
-    assert set(bases["statistics"]) == {bases["statistics"][0]}
-
-
-def test_a_manifest_says_which_version_its_deep_part_is_of() -> None:
-    """The version in which the deep part was cut last; a full base brings it anew. 0 where there is none."""
-    spec = small_spec()
-    model = Model(spec)
-    builder, told = VersionBuilder(model), list[int]()
-    for offset, record in enumerate(records(spec, 30)):
-        model.learn(record, offset)
-        if offset == 7:
-            builder.reset()
-        cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=offset % 4 == 2)
-        assert cut.blobs
-        told.append(cut.manifest.deep_version)
-    assert told == [1, 1, 3, 3, 3, 3, 7, 8, 8, 8]
-    wide = Model(small_spec(**{'name = "small"': 'name = "small"\nparts = ["wide"]'}))
-    wide.learn(records(wide.spec, 1)[0], 0)
-    cut = VersionBuilder(wide).build(1, 0, 1, 1, 0, {}, deep=True)
-    assert cut.blobs
-    assert cut.manifest.deep_version == 0
-
-
-def test_installs_are_named_in_the_version_that_learned_them() -> None:
-    """The manifest's ingest times are those of positives learned since the version before."""
-    spec = small_spec()
-    log = records(spec, 30)
-    model = Model(spec)
-    builder = VersionBuilder(model)
-    told: list[int] = []
-    for offset, record in enumerate(log):
-        model.learn(record, offset)
-        told += builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=False).manifest.ingest_ms
-    positives = [i for r in log for e in r for i, label in zip(e.ingest_ms, e.labels, strict=True) if label]
-    assert sorted(told) == sorted(positives)
-
-
-def test_while_nothing_is_published_installs_are_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the least ids, as if all had been kept."""
-    monkeypatch.setattr("learner.training.model.INGESTS_MAX", 5)
-    monkeypatch.setattr("learner.publishing.version_builder.INGESTS_MAX", 5)
-    spec = small_spec()
-    model, ingests = Model(spec), dict[int, int]()
-    for offset, record in enumerate(records(spec, 90)):
-        record = [structs.replace(e, ingest_ms=[10 * offset + n for n in range(3)]) for e in record]
-        model.learn(record, offset)
-        for e in record:
-            ingests |= {i: ms for i, ms, label in zip(e.ids, e.ingest_ms, e.labels, strict=True) if label}
-        assert len(model.installs) <= 10
-    assert len(ingests) > 50
-    told = VersionBuilder(model).build(1, 0, 1, 1, 0, {}, deep=False).manifest.ingest_ms
-    assert told == [ingests[i] for i in sorted(ingests)[:5]]
 
 
 class Bench:
@@ -217,8 +80,8 @@ def test_a_store_that_is_down_delays_and_loses_nothing(tmp_path: Path) -> None:
     head = bench.store.head()
     assert head is not None
     assert head.version == bench.publisher.version == 6
-    wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
-    assert (wide, statistics) == held(bench.model)[:2]
+    wide, statistics, _, _ = assembled(bench.store, bench.store.manifest(head.version))
+    assert (wide, statistics) == learned_state(bench.model)[:2]
 
 
 def test_a_wiped_store_gets_a_full_base(tmp_path: Path) -> None:
@@ -231,8 +94,8 @@ def test_a_wiped_store_gets_a_full_base(tmp_path: Path) -> None:
         bench.turn()
     head = bench.store.head()
     assert head is not None
-    wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
-    assert (wide, statistics) == held(bench.model)[:2]
+    wide, statistics, _, _ = assembled(bench.store, bench.store.manifest(head.version))
+    assert (wide, statistics) == learned_state(bench.model)[:2]
 
 
 def test_an_older_learner_is_fenced_off(tmp_path: Path) -> None:
@@ -291,53 +154,8 @@ def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
     head = bench.store.head()
     assert head is not None
     assert head.version > 1
-    wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
-    assert (wide, statistics) == held(bench.model)[:2]
-
-
-@pytest.mark.parametrize(
-    ("window", "finite", "word"),
-    [
-        (Figures(2000, 0.7, 0.65, 0.5, 0.5), True, ""),
-        (Figures(2000, 0.5, 0.02, 0.0, 0.02), True, "no install among the last 2000 examples, where 40 were predicted"),
-        (Figures(2000, 0.5, 0.002, 0.0, 0.002), True, ""),
-        (Figures(2000, 0.7, 0.65, 0.5, 0.65), True, "calibration"),
-        (Figures(2000, 0.7, 0.65, 0.5, 0.35), True, "calibration"),
-        (Figures(2000, 0.4, 0.80, 0.5, 0.5), True, "log loss"),
-        (Figures(100, 0.4, 0.80, 0.5, 0.65), True, ""),
-        (Figures(2000, 0.7, float("nan"), 0.5, 0.5), True, "finite"),
-        (Figures(2000, 0.7, 0.65, 0.5, 0.5), False, "finite"),
-    ],
-)
-def test_the_gate(window: Figures, finite: bool, word: str) -> None:
-    """Finite, calibrated within bounds, no worse than a constant; judged once there are predictions enough."""
-    reason = rejection(Gate(), window, finite)
-    assert (word in reason) if word else not reason
-
-
-@pytest.mark.parametrize("base_rate", [0.0, 1.0])
-def test_corrections_that_leave_no_rate_are_not_judged(base_rate: float) -> None:
-    """Where labels come as corrections and leave no positive or no negative, only what isn't finite is refused."""
-    window = Figures(2000, 0.5, 1.3, base_rate, 0.3)
-    assert rejection(Gate(), window, True)
-    assert rejection(Gate(), window, True, corrected=True) == ""
-    assert "finite" in rejection(Gate(), window, False, corrected=True)
-    assert "finite" in rejection(Gate(), Figures(2000, 0.5, float("nan"), base_rate, 0.3), True, corrected=True)
-
-
-@pytest.mark.parametrize(
-    ("window", "bound"),
-    [
-        (Figures(2000, 0.7, 0.65, 0.5, 0.35), "calibration"),
-        (Figures(2000, 0.4, 0.80, 0.5, 0.5), "log_loss_rise_max"),
-    ],
-)
-def test_a_refusal_over_labels_of_older_pages_says_so(window: Figures, bound: str) -> None:
-    """Where labels come as corrections it tells which bound to widen; elsewhere that would mislead."""
-    reason = rejection(Gate(), window, True, corrected=True)
-    assert "labels of this window come from older pages" in reason
-    assert f"widen `[publish] gate.{bound}`" in reason
-    assert "older pages" not in rejection(Gate(), window, True)
+    wide, statistics, _, _ = assembled(bench.store, bench.store.manifest(head.version))
+    assert (wide, statistics) == learned_state(bench.model)[:2]
 
 
 @pytest.mark.parametrize(("policy", "published"), [("eager", False), ("fake_negative", True)])
@@ -351,67 +169,6 @@ def test_the_gate_knows_the_policy(tmp_path: Path, policy: str, published: bool)
     bench.model.learn(record, 0)
     assert bench.publisher.maybe_publish(1) is published
     bench.settle()
-
-
-def test_golden_rows_are_of_the_version_that_goes_out() -> None:
-    """Between two cuts of the deep part, golden scores combine the new wide part with the deep part as published."""
-    spec = small_spec()
-    log = records(spec, 60)
-    model = Model(spec)
-    builder = VersionBuilder(model)
-    model.learn(log[0], 0)
-    first = builder.build(1, 0, 1, 1, 0, {}, deep=True).manifest
-    assert model.deep is not None
-    before = model.deep.tower.flat.copy()
-    for offset in range(1, 10):
-        model.learn(log[offset], offset)
-    second = builder.build(2, 1, 1, 10, 0, {}, deep=False).manifest
-    assert [g.features for g in second.golden] == [g.features for g in first.golden]
-    assert second.parts["deep"] == first.parts["deep"]
-    assert not np.array_equal(before, model.deep.tower.flat)
-    assert [g.scores for g in second.golden] != [g.scores for g in first.golden], "the wide part moved"
-
-
-def test_what_has_learned_brings_golden_rows() -> None:
-    """The deep part goes out before its time when there were no pages yet at its first cut."""
-    spec = small_spec()
-    log = records(spec, 60)
-    model = Model(spec)
-    builder = VersionBuilder(model)
-    assert not builder.build(1, 0, 1, 0, 0, {}, deep=True).manifest.golden
-    model.learn(log[0], 0)
-    assert builder.build(2, 1, 1, 1, 0, {}, deep=False).manifest.golden
-
-
-def test_golden_rows_survive_a_restart(tmp_path: Path) -> None:
-    """A restored learner's first base has golden rows, of the very deep part that goes out with them."""
-    spec = small_spec()
-    log = records(spec, 60)
-    model = Model(spec)
-    for offset in range(10):
-        model.learn(log[offset], offset)
-    restored = restore(spec, take(model, 10, 0, 0))
-    assert list(restored.recent_pages) == list(model.recent_pages)
-    builder = VersionBuilder(restored)
-    first = builder.build(1, 0, 1, 10, 0, {}, deep=True).manifest
-    assert first.golden
-    restored.learn(log[10], 10)
-    second = builder.build(2, 1, 1, 11, 0, {}, deep=False).manifest
-    assert [g.features for g in second.golden] == [g.features for g in first.golden]
-
-
-def test_golden_rows_are_few_and_true() -> None:
-    """Of a long page the first items are golden rows, and they score as they do on the whole page."""
-    spec = small_spec()
-    model = Model(spec)
-    record = records(spec, 3, items=25)[0]
-    model.learn(record, 0)
-    golden = VersionBuilder(model).build(1, 0, 1, 1, 0, {}, deep=True).manifest.golden
-    for page, one in zip(record, golden, strict=True):
-        words = np.frombuffer(page.page.features, np.uint64)
-        logits = serving_wide_logits(model, words) + serving_deep_logits(model, words)
-        assert len(one.scores) == GOLDEN_ITEMS
-        np.testing.assert_allclose(one.scores, 1 / (1 + np.exp(-logits[:GOLDEN_ITEMS])), rtol=1e-5)
 
 
 def test_nothing_goes_out_before_anything_was_learned(tmp_path: Path) -> None:
@@ -432,7 +189,7 @@ def test_what_the_deep_part_learned_last_goes_out_in_silence(tmp_path: Path) -> 
     bench.settle()
     head = bench.store.head()
     assert head is not None
-    assert laid_together(bench.store, bench.store.manifest(head.version)) == held(bench.model)
+    assert assembled(bench.store, bench.store.manifest(head.version)) == learned_state(bench.model)
     bench.ms += 1_000
     assert not bench.publisher.maybe_publish(2)
 
@@ -467,8 +224,8 @@ def test_a_store_that_fell_back_to_an_older_copy_is_published_over(tmp_path: Pat
     head = bench.store.head()
     assert head is not None
     assert head.version == bench.publisher.version
-    wide, statistics, _, _ = laid_together(bench.store, bench.store.manifest(head.version))
-    assert (wide, statistics) == held(bench.model)[:2]
+    wide, statistics, _, _ = assembled(bench.store, bench.store.manifest(head.version))
+    assert (wide, statistics) == learned_state(bench.model)[:2]
 
 
 @pytest.mark.parametrize("damage", ["a blob", "the decision", "the folder", "nothing"])
@@ -496,7 +253,7 @@ def test_a_lost_store_is_noticed_whatever_became_of_the_pinned_copy(tmp_path: Pa
     bench.settle()
     head = bench.store.head()
     assert head is not None
-    assert laid_together(bench.store, bench.store.manifest(head.version)) == held(bench.model)
+    assert assembled(bench.store, bench.store.manifest(head.version)) == learned_state(bench.model)
     if damage == "nothing":
         wait_for(lambda: bench.store.decision().version == 1)
     bench.store.pin(head.version)

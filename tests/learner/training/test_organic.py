@@ -13,7 +13,8 @@ from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import DeadLetter, Examples, Organic, TrainingEvent
 from stream.log.memory_log import MemoryLog
 from stream.spec.spec import Spec
-from tests.learner.publishing.test_publisher import Bench, held, laid_together
+from tests.learner.publishing.test_publisher import Bench
+from tests.learner.publishing.test_version_builder import assembled, learned_state
 from tests.learner.training.test_model import assert_same
 from tests.support.learner_world import records, small_spec
 
@@ -186,6 +187,6 @@ def test_a_version_goes_out_though_only_organic_installs_were_learned(tmp_path: 
     head = bench.store.head()
     assert head is not None
     manifest = bench.store.manifest(head.version)
-    assert laid_together(bench.store, manifest)[1] == held(bench.model)[1]
+    assert assembled(bench.store, manifest)[1] == learned_state(bench.model)[1]
     assert manifest.offset == {0: 53}
     bench.publisher.uploader.stop()
