@@ -125,7 +125,7 @@ def test_a_damaged_manifest_is_named(store: tuple[RedisStore, Path], stack: Stac
     with redis.Redis.from_url(stack.redis) as client:
         client.setrange(f"{redis_store.prefix}:manifest:3", 40, b"\x07\x09")
     listed = ran("ls", "--json", str(folder / "ls.json"))
-    named = "version 3 of m is damaged: a manifest's bytes aren't what its digest says"
+    named = "version 3 of m is damaged: a manifest's bytes don't match its digest"
     assert named in listed
     assert [line.split()[1] for line in listed.splitlines() if "wide" in line] == ["1", "2", "4", "5"]
     assert json.loads((folder / "ls.json").read_text()) == {"versions": 5, "head": 5, "pinned": 0, "damaged": 1}
@@ -162,7 +162,7 @@ def test_what_is_garbled_hides_no_version_and_can_be_decided_anew(store: tuple[R
         assert "head of m is garbled" in ran("ls")
         assert ran("unpin").endswith("rankers serve what is published next\n")
         client.zadd(redis_store.prefix + ":versions", {"abc": 9})
-        assert "holds what no learner wrote" in ran("ls", code=1)
+        assert "contains what no learner wrote" in ran("ls", code=1)
 
 
 def test_where_nothing_is_published_its_said(store: tuple[RedisStore, Path], monkeypatch: pytest.MonkeyPatch) -> None:
