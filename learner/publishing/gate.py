@@ -52,7 +52,7 @@ def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = Fa
     return ""
 
 
-def quarantine(folder: Path, version: int, reason: str, model: Model) -> Path:
+def quarantine(folder: Path, version: int, reason: str, model: Model) -> None:
     """Write the evidence of a rejected version: reason, metrics, how far it had learned. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     window, names = model.progress.window(), ("examples", "auc", "log_loss", "base_rate", "calibration")
@@ -60,8 +60,6 @@ def quarantine(folder: Path, version: int, reason: str, model: Model) -> Path:
         "version": version, "reason": reason, "examples": model.examples, "watermark_ms": model.watermark_ms,
         "window": {n: v if np.isfinite(v) else None for n in names for v in [float(getattr(window, n))]},
     }  # fmt: skip
-    path = folder / f"{version:012d}-{model.examples:012d}.json"
-    path.write_text(json.dumps(evidence, indent=1))
+    (folder / f"{version:012d}-{model.examples:012d}.json").write_text(json.dumps(evidence, indent=1))
     for old in sorted(folder.glob("*.json"))[:-QUARANTINE_MAX]:
         old.unlink()
-    return path

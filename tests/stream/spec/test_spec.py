@@ -86,7 +86,12 @@ REFUSALS = [
     ('kind = "residual"', 'kind = "residal"', 15, "taste.kind can't be 'residal'; did you mean 'residual'"),
     ('["wide", "deep"]', '["wide", "dep"]', 2, "parts can't be 'dep'; did you mean 'deep'"),
     ('window = "2s"', 'organic = "exmples"', 32, "label.organic can't be 'exmples'; did you mean 'examples'"),
-    ('window = "2s"', "organic = 1", 32, 'label.organic: it is true or false, or where they are emitted: "topic" or "examples"'),
+    (
+        'window = "2s"',
+        "organic = 1",
+        32,
+        'label.organic: it is true or false, or where they are emitted: "topic" or "examples"',
+    ),
     ('policy = "eager"', 'policy = "eagre"', 31, "label.policy can't be 'eagre'; did you mean 'eager'"),
     # values
     ('name = "shop"', 'name = "my shop"', 1, "letters, digits"),
