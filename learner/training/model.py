@@ -189,7 +189,7 @@ class Model:
         self.deep.vocabulary.evict(self.watermark_ms)
 
     def _record_results(self, batch: ExampleBatch, predictions: F32) -> None:
-        """Update metrics, statistics and times by a learned record; start early from drift."""
+        """Update metrics, statistics and times after a learned record; warm-start early on drift."""
         first_label, installed = batch.first_labels(), batch.installs()
         members = self.slices.members(batch.pages)
         if self.spec.label.policy == "fake_negative":  # all first labels are negative there
