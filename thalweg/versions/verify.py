@@ -6,9 +6,9 @@ from ranker.kernels.layered_table import check_once
 from ranker.kernels.plan import Plan
 from ranker.versions.snapshot_validation import dense_of, statistic_change, vectors_of, wide_change
 from stream.runtime.errors import BadSnapshot, SpecError
-from stream.snapshots.payload import Payload
-from stream.snapshots.manifest import Manifest, named_blobs
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
+from stream.snapshots.manifest import Manifest, named_blobs
+from stream.snapshots.payload import Payload
 from stream.snapshots.store import SnapshotStore, fetch
 from stream.spec.spec_file import decode_spec
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from stream.snapshots.payload import Array
-from stream.snapshots.manifest import Manifest
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
+from stream.snapshots.manifest import Manifest
+from stream.snapshots.payload import Array
 from stream.snapshots.store import SnapshotStore, fetch
 from stream.tables.hash_table import U64
 
