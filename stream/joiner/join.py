@@ -180,7 +180,7 @@ class Joiner:
         self._pages, self._installs = self._pages + pages, self._installs + installs
         self._ticks += len(columns) - pages - installs
         while True:
-            said = join.take_records(state.numbers, records, columns, hashes, raw)
+            said = join.process_records(state.numbers, records, columns, hashes, raw)
             part = calls.take_part(state, events)
             if said == join.GROW_RUNS:
                 state.grow_runs()
@@ -247,12 +247,12 @@ class Joiner:
     @property
     def remembered_pages(self) -> int:
         """Pages that are remembered, and those behind an older one that is."""
-        return int(self.state.numbers[self._fields.PAGES_NOW])
+        return int(self.state.numbers[self._fields.PAGE_COUNT])
 
     @property
     def held_bytes(self) -> int:
         """What pages and installs that are remembered take, bytes."""
-        return int(self.state.numbers[self._fields.HELD_BYTES])
+        return int(self.state.numbers[self._fields.RETAINED_BYTES])
 
     @property
     def bytes_max(self) -> int:

@@ -211,7 +211,7 @@ class RecordProcessor:
     def _are_in_place(self, events: RecordEvents, partition: int) -> bool:
         """Whether no event is from the future, and all are of users of this partition."""
         partitions = self._partitions[EVENTS.name]
-        in_place: bool = _scan().are_in_place(
+        in_place: bool = _scan().are_acceptable(
             events.records, events.columns, self._shell.ahead_ms_max, partition, partitions
         )
         return in_place
@@ -255,7 +255,7 @@ def warm_up() -> None:
     joiner = Joiner(LabelRules())
     joiner.feed([Impression("r", 1, "u", ["a"]), Impression("s", 1, "u", ["a"]), Tick(10_000)], 0, 10_000)
     events = record_events([])
-    _scan().are_in_place(events.records, events.columns, 0, 0, 1)
+    _scan().are_acceptable(events.records, events.columns, 0, 0, 1)
 
 
 @cache

@@ -34,7 +34,7 @@ CHUNK_BYTES: Final = 4 * CHUNK_WORDS
 PAGES_FILE: Final = "pages.bin"
 STATE_FILE: Final = "state.msgpack"
 KEPT: Final = (
-    fields.WATERMARK, fields.FINISHED, fields.FLOOR, fields.UNSURE, fields.PAGES_NOW, fields.INSTALLS_NOW,
+    fields.WATERMARK, fields.FINISHED, fields.FLOOR, fields.UNSURE, fields.PAGE_COUNT, fields.INSTALL_COUNT,
     *range(fields.N_DUPLICATE, fields.WINDOW),
 )  # fmt: skip
 

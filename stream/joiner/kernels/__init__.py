@@ -1,1 +1,1 @@
-"""What is compiled: the join's state as arrays, and the kernels that work on them. Loaded late, since numba is slow."""
+"""The compiled join: its state as arrays, and the kernels that work on them. Imported late, since numba is slow."""

@@ -1,10 +1,10 @@
-"""Entries of whole 32-bit words, appended in the order of the log and freed from its front: kernels.
+"""An arena: entries of 32-bit words, appended in the order of the log and freed from its front. Kernels.
 
-An entry's *address* counts words and only grows; links between entries hold its low 32 bits, 0 being none. Addresses
-map to memory by chunks, so that what the front has passed is used again and memory grows by a chunk at a time.
-A chunk begins with CHUNK_HEAD words: the record offset that its entries count from (int64), and where its entries end.
+An entry's *address* counts words and only grows. A *link* to it is the low 32 bits of its address; 0 links to nothing.
+Addresses map to memory by chunks, so that chunks behind the front are reused and memory grows one chunk at a time.
+A chunk begins with CHUNK_HEAD words: the base of its entries' record offsets (int64), and the index of its end.
 
-Kernels get `j`, the numbers of a join, and `arena`, where in it those of an arena begin.
+Kernels take `j`, all numbers of a join, and `arena`, the index in `j` of this arena's first number.
 """
 
 from typing import Any, Final
@@ -18,60 +18,59 @@ from stream.tables.jit import kernel
 CHUNK_BITS: Final = 16  # 65,536 words, 256 KiB
 CHUNK_WORDS: Final = 1 << CHUNK_BITS
 CHUNK_HEAD: Final = 4
-CHUNKS_MAX: Final = 1 << 32 - CHUNK_BITS  # 16 GiB at a time: links have 32 bits
+CHUNKS_MAX: Final = 1 << 32 - CHUNK_BITS  # 16 GiB at a time, since links have 32 bits
 _MASK: Final = CHUNK_WORDS - 1
 _LOW: Final = 0xFFFF_FFFF
 
-# Numbers of an arena: addresses of its arrays, entry addresses, and how many chunks are free or retired.
+# Numbers of an arena: addresses of its arrays, then its next entry and its front, then its free and retired chunks.
 WORDS, TABLE, FREE, RETIRED, NEXT, FRONT, FREE_COUNT, RETIRED_COUNT = range(8)
 ARENA_NUMBERS: Final = 8
 
 
 class Arena:
-    """The words, and how addresses map to them."""
+    """The words of the entries, and the map from addresses to them."""
 
     def __init__(self, j: Ints, at: int) -> None:
         self.words = np.empty(CHUNK_WORDS, np.uint32)
         self.table = np.empty(CHUNKS_MAX, np.uint32)  # chunk of each range of addresses
-        self.free = np.empty(64, np.uint32)  # a stack of chunks that are free
-        self.retired = np.empty(64, np.uint32)  # chunks that the front has passed since `release`
+        self.free = np.empty(64, np.uint32)  # a stack of free chunks
+        self.retired = np.empty(64, np.uint32)  # chunks behind the front, until `release`
         self.numbers = j[at : at + ARENA_NUMBERS]
         self.words[:CHUNK_HEAD] = self.table[0] = 0
         self.numbers[[NEXT, FRONT]] = CHUNK_HEAD
         self.publish()
 
     def publish(self) -> None:
-        """Tell the kernels where the arrays are."""
+        """Pass the addresses of the arrays to the kernels."""
         arrays: tuple[npt.NDArray[np.uint32], ...] = (self.words, self.table, self.free, self.retired)
         self.numbers[: len(arrays)] = [address_of(array) for array in arrays]
 
     def reserve(self, words: int, largest: int) -> None:
-        """Make room for entries of so many words in all, none over `largest`. Raises MemoryError."""
-        chunks = words // (CHUNK_WORDS - CHUNK_HEAD - largest) + 1
+        """Make room for entries of `words` words in all, none over `largest`. Raises MemoryError."""
         free = int(self.numbers[FREE_COUNT])
-        missing = chunks - free
+        missing = words // (CHUNK_WORDS - CHUNK_HEAD - largest) + 1 - free
         if missing <= 0:
             return
-        there = len(self.words) // CHUNK_WORDS
-        if there + missing >= CHUNKS_MAX:
-            raise MemoryError("a partition can't remember more than 16 GiB; shorten the window, or use more partitions")
-        self.words.resize((there + missing) * CHUNK_WORDS, refcheck=False)
+        chunks = len(self.words) // CHUNK_WORDS
+        if chunks + missing >= CHUNKS_MAX:
+            raise MemoryError("a partition can't retain more than 16 GiB; shorten the window, or use more partitions")
+        self.words.resize((chunks + missing) * CHUNK_WORDS, refcheck=False)
         for stack in (self.free, self.retired):
-            if len(stack) < there + missing:
-                stack.resize(2 * (there + missing), refcheck=False)
-        self.free[free : free + missing] = np.arange(there, there + missing)
+            if len(stack) < chunks + missing:
+                stack.resize(2 * (chunks + missing), refcheck=False)
+        self.free[free : free + missing] = np.arange(chunks, chunks + missing)
         self.numbers[FREE_COUNT] += missing
         self.publish()
 
     def release(self, retired: int | None = None) -> None:
-        """What the front has passed may be used again, only so many chunks that it passed first if that is said."""
-        there = int(self.numbers[RETIRED_COUNT])
-        retired = there if retired is None else retired
+        """Free the retired chunks for reuse, or only the first `retired` of them."""
+        end = int(self.numbers[RETIRED_COUNT])
+        retired = end if retired is None else retired
         if retired:
             free = int(self.numbers[FREE_COUNT])
             self.free[free : free + retired] = self.retired[:retired]
-            self.retired[: there - retired] = self.retired[retired:there].copy()
-            self.numbers[[FREE_COUNT, RETIRED_COUNT]] = free + retired, there - retired
+            self.retired[: end - retired] = self.retired[retired:end].copy()
+            self.numbers[[FREE_COUNT, RETIRED_COUNT]] = free + retired, end - retired
 
 
 @kernel
@@ -81,60 +80,60 @@ def words_of(j: Any, arena: Any) -> Any:
 
 
 @kernel
-def at(j: Any, arena: Any, address: Any) -> Any:
-    """The index into `words` of an address, or of its low 32 bits."""
+def index_of(j: Any, arena: Any, address: Any) -> Any:
+    """The index into `words` of an address or a link."""
     low = np.int64(address) & _LOW
     return np.int64(u32_at(j[arena + TABLE])[low >> CHUNK_BITS]) << CHUNK_BITS | low & _MASK
 
 
 @kernel
-def lives(j: Any, arena: Any, low: Any) -> Any:
-    """Whether a link leads to an entry that the front hasn't passed."""
+def is_live(j: Any, arena: Any, low: Any) -> Any:
+    """Whether a link leads to an entry that isn't behind the front."""
     front = j[arena + FRONT]
     return low != 0 and (np.int64(low) - front) & _LOW < j[arena + NEXT] - front
 
 
 @kernel
-def whole(j: Any, arena: Any, low: Any) -> Any:
-    """The address of a link to an entry that lives."""
+def full_address(j: Any, arena: Any, low: Any) -> Any:
+    """The address of a live entry, from a link to it."""
     front = j[arena + FRONT]
     return front + ((np.int64(low) - front) & _LOW)
 
 
 @kernel
 def append(j: Any, arena: Any, words: Any, offset: Any) -> Any:
-    """The address of a new entry of so many words, of the record at `offset`; there must be room for it."""
+    """Append an entry of `words` words that comes from the record at `offset`; returns its address. Needs `reserve`."""
     memory, address = words_of(j, arena), j[arena + NEXT]
     inside = address & _MASK
     if inside + words >= CHUNK_WORDS:  # the last word stays free, so that no address is a chunk's end
-        memory[at(j, arena, address - inside) + 2] = inside
+        memory[index_of(j, arena, address - inside) + 2] = inside
         address += CHUNK_WORDS - inside
         j[arena + FREE_COUNT] -= 1
         u32_at(j[arena + TABLE])[(address & _LOW) >> CHUNK_BITS] = u32_at(j[arena + FREE])[j[arena + FREE_COUNT]]
-        memory[at(j, arena, address) + 2] = 0
+        memory[index_of(j, arena, address) + 2] = 0
         inside = np.int64(CHUNK_HEAD)
         address += inside
         if j[arena + FRONT] == j[arena + NEXT]:
-            pass_chunks(j, arena, address)
+            advance_front(j, arena, address)
     if inside == CHUNK_HEAD:
-        put64(memory, at(j, arena, address) - CHUNK_HEAD, offset)
+        put64(memory, index_of(j, arena, address) - CHUNK_HEAD, offset)
     j[arena + NEXT] = address + words
     return address
 
 
 @kernel
-def after(j: Any, arena: Any, address: Any, words: Any) -> Any:
-    """The address of the entry that follows one of so many words; NEXT where none does."""
+def next_address(j: Any, arena: Any, address: Any, words: Any) -> Any:
+    """The address of the entry after one of `words` words; NEXT after the last one."""
     address += words
     inside = address & _MASK
-    if inside == np.int64(words_of(j, arena)[at(j, arena, address - inside) + 2]):
+    if inside == np.int64(words_of(j, arena)[index_of(j, arena, address - inside) + 2]):
         return address - inside + CHUNK_WORDS + CHUNK_HEAD
     return address
 
 
 @kernel
-def pass_chunks(j: Any, arena: Any, front: Any) -> None:
-    """Move the front to this address; the chunks before it retire."""
+def advance_front(j: Any, arena: Any, front: Any) -> None:
+    """Move the front to this address and retire the chunks before it."""
     chunk = j[arena + FRONT] >> CHUNK_BITS
     while chunk < front >> CHUNK_BITS:
         retired = u32_at(j[arena + TABLE])[(chunk << CHUNK_BITS & _LOW) >> CHUNK_BITS]
@@ -146,13 +145,13 @@ def pass_chunks(j: Any, arena: Any, front: Any) -> None:
 
 @kernel
 def base_offset(j: Any, arena: Any, index: Any) -> Any:
-    """The record offset from which the entries of an entry's chunk count; `index` into words."""
+    """The base of record offsets in the chunk of the entry at `index`."""
     return get64(words_of(j, arena), index - (index & _MASK))
 
 
 @kernel
 def get64(words: Any, index: Any) -> Any:
-    """int64 of two words."""
+    """Read an int64 from two words."""
     return np.int64(np.uint64(words[index]) | np.uint64(words[index + 1]) << np.uint64(32))
 
 

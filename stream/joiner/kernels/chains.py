@@ -1,40 +1,41 @@
-"""Entries of an arena found by a hash: chains through the entries, newest first, whose buckets split one by one.
+"""A hash table over an arena's entries: chains linked through the entries, newest first. Kernels.
 
-Linear hashing (W. Litwin, 1980): a table grows by a bucket at a time, so that no insert waits for all of them to be
-laid out anew. Nothing is ever taken out: a chain ends where it reaches an entry that the arena's front has passed.
+Linear hashing (W. Litwin, 1980): the table grows one bucket at a time, so no insert waits for a rehash of all buckets.
+Entries are never removed: a chain ends at the first entry behind the arena's front.
 """
 
 from typing import Any, Final
 
 import numpy as np
 
-from stream.joiner.kernels.arena import at, get64, lives, words_of
+from stream.joiner.kernels.arena import get64, index_of, is_live, words_of
 from stream.joiner.kernels.memory import Ints, address_of, u32_at
 from stream.tables.jit import kernel
 
 BUCKETS_MIN: Final = 16  # a power of two
-# Numbers of a table: address of its heads, how many there is room for, how many buckets there are, and the greatest
-# power of two up to that.
-HEADS, ROOM, COUNT, LEVEL = range(4)
-CHAINS_NUMBERS: Final = 4
+# Numbers of a table: address and capacity of its heads, number of buckets, the greatest power of two up to that; its
+# arena, and the fields of an entry with the hash and the link.
+HEADS, CAPACITY, COUNT, LEVEL, ARENA, HASH_FIELD, LINK_FIELD = range(7)
+CHAINS_NUMBERS: Final = 7
 
 
 class Chains:
-    """The heads of a table's chains: low bits of addresses, uint32 [>= buckets]."""
+    """The heads of a table's chains: links, uint32 [>= buckets]."""
 
-    def __init__(self, j: Ints, at: int) -> None:
+    def __init__(self, j: Ints, at: int, arena: int, hash_field: int, link_field: int) -> None:
         self.heads = np.zeros(4 * BUCKETS_MIN, np.uint32)
         self.numbers = j[at : at + CHAINS_NUMBERS]
-        self.numbers[:] = address_of(self.heads), len(self.heads), BUCKETS_MIN, BUCKETS_MIN
+        self.numbers[:LEVEL] = address_of(self.heads), len(self.heads), BUCKETS_MIN
+        self.numbers[LEVEL:] = BUCKETS_MIN, arena, hash_field, link_field
 
     def reserve(self, buckets: int) -> None:
-        """Make room for so many buckets, in steps that take no time to speak of."""
+        """Make room for this many buckets."""
         if buckets > len(self.heads):
             self.heads.resize(buckets + buckets // 8 + 64, refcheck=False)
-            self.numbers[[HEADS, ROOM]] = address_of(self.heads), len(self.heads)
+            self.numbers[[HEADS, CAPACITY]] = address_of(self.heads), len(self.heads)
 
     def clear(self, buckets: int) -> None:
-        """So many empty buckets."""
+        """Reset to this many empty buckets."""
         self.reserve(buckets)
         self.heads[:] = 0
         count = max(buckets, BUCKETS_MIN)
@@ -42,7 +43,7 @@ class Chains:
 
 
 @kernel
-def bucket(j: Any, chains: Any, hashed: Any) -> Any:
+def bucket_of(j: Any, chains: Any, hashed: Any) -> Any:
     """The bucket of a hash."""
     level = j[chains + LEVEL]
     found = hashed & (2 * level - 1)
@@ -50,40 +51,42 @@ def bucket(j: Any, chains: Any, hashed: Any) -> Any:
 
 
 @kernel
-def first_of(j: Any, chains: Any, hashed: Any) -> Any:
-    """The link to the newest entry that may have a hash."""
-    return np.int64(u32_at(j[chains + HEADS])[bucket(j, chains, hashed)])
+def first_link(j: Any, chains: Any, hashed: Any) -> Any:
+    """The link to the newest entry in the bucket of a hash."""
+    return np.int64(u32_at(j[chains + HEADS])[bucket_of(j, chains, hashed)])
 
 
 @kernel
-def insert(j: Any, chains: Any, arena: Any, address: Any, hash_field: Any, link_field: Any) -> None:
-    """Put an entry first in its chain. The fields say where it has its hash and its link."""
-    words, heads, index = words_of(j, arena), u32_at(j[chains + HEADS]), at(j, arena, address)
-    place = bucket(j, chains, get64(words, index + hash_field))
-    words[index + link_field] = heads[place]
-    heads[place] = np.uint32(address & 0xFFFF_FFFF)
+def insert(j: Any, chains: Any, address: Any) -> None:
+    """Put an entry first in its chain."""
+    arena = j[chains + ARENA]
+    words, heads, index = words_of(j, arena), u32_at(j[chains + HEADS]), index_of(j, arena, address)
+    bucket = bucket_of(j, chains, get64(words, index + j[chains + HASH_FIELD]))
+    words[index + j[chains + LINK_FIELD]] = heads[bucket]
+    heads[bucket] = np.uint32(address & 0xFFFF_FFFF)
 
 
 @kernel
-def grow(j: Any, chains: Any, arena: Any, buckets: Any, hash_field: Any, link_field: Any) -> None:
-    """Split buckets, in turn, until there are so many, as far as there is room."""
-    while j[chains + COUNT] < min(buckets, j[chains + ROOM]):
-        _split(j, chains, arena, hash_field, link_field)
+def grow(j: Any, chains: Any, buckets: Any) -> None:
+    """Split buckets, in turn, until there are this many or the capacity is reached."""
+    while j[chains + COUNT] < min(buckets, j[chains + CAPACITY]):
+        _split(j, chains)
 
 
 @kernel
-def _split(j: Any, chains: Any, arena: Any, hash_field: Any, link_field: Any) -> None:
+def _split(j: Any, chains: Any) -> None:
+    arena, link_field = j[chains + ARENA], j[chains + LINK_FIELD]
     words, heads = words_of(j, arena), u32_at(j[chains + HEADS])
     new = j[chains + COUNT]
     old, mask = new - j[chains + LEVEL], 2 * j[chains + LEVEL] - 1
     link = np.int64(heads[old])
     heads[old] = heads[new] = np.uint32(0)
     last_old = last_new = np.int64(-1)  # index of the last entry of either chain
-    while lives(j, arena, link):
-        index = at(j, arena, link)
+    while is_live(j, arena, link):
+        index = index_of(j, arena, link)
         following = np.int64(words[index + link_field])
         words[index + link_field] = np.uint32(0)
-        if get64(words, index + hash_field) & mask == new:
+        if get64(words, index + j[chains + HASH_FIELD]) & mask == new:
             if last_new < 0:
                 heads[new] = np.uint32(link)
             else:

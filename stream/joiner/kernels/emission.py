@@ -1,6 +1,6 @@
-"""What is emitted of a page, and when: the policies, as kernels. A label emitted is emitted again only when it changes.
+"""Label emission policies. A label is emitted again only when it changes. Kernels.
 
-Rows of `out` go out in their order; rows of one page with one batch number are one batch of labels.
+Rows of `out` are emitted in order; rows of one page with one batch number are one batch of labels.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
 from stream.joiner.kernels import state as s
-from stream.joiner.kernels.arena import at, base_offset, get64, lives, words_of
+from stream.joiner.kernels.arena import base_offset, get64, index_of, is_live, words_of
 from stream.joiner.kernels.memory import i64_at, u32_at
 from stream.tables.jit import kernel
 
@@ -22,14 +22,14 @@ def page_size(words: Any, index: Any) -> Any:
 
 @kernel
 def page_item(words: Any, index: Any, size: Any, position: Any) -> Any:
-    """Hash of the item at a position; 0: an earlier page of the request has it."""
+    """Hash of the item at a position; 0 if an earlier page of the request has it."""
     upper = np.int64(words[index + s.P_ITEMS + size + (position >> 1)]) >> (16 * (position & 1)) & 0xFFFF
     return upper << 32 | np.int64(words[index + s.P_ITEMS + position])
 
 
 @kernel
 def position_of(words: Any, index: Any, item: Any) -> Any:
-    """Where an item stands on a page, -1: it doesn't."""
+    """The position of an item on a page; −1 if it isn't there."""
     size, low = page_size(words, index), np.uint32(item & 0xFFFF_FFFF)
     for position in range(size):
         if words[index + s.P_ITEMS + position] == low and page_item(words, index, size, position) == item:
@@ -38,31 +38,35 @@ def position_of(words: Any, index: Any, item: Any) -> Any:
 
 
 @kernel
-def is_known(j: Any, time_ms: Any) -> Any:
-    """Whether what has this event time is remembered."""
-    return time_ms + j[s.LIFE] > j[s.WATERMARK] and time_ms > j[s.FLOOR]
+def page_ms(j: Any, index: Any) -> Any:
+    """Event time of the page at `index`."""
+    return get64(words_of(j, s.PAGES), index + s.P_TIME)
+
+
+@kernel
+def is_retained(j: Any, time_ms: Any) -> Any:
+    """Whether pages and installs of this event time are retained; those that come now are late otherwise."""
+    return time_ms + j[s.RETENTION] > j[s.WATERMARK] and time_ms > j[s.FLOOR]
 
 
 @kernel
 def is_closed(j: Any, time_ms: Any) -> Any:
-    """Whether the window of a page of this event time is over."""
+    """Whether the window of a page of this event time has closed."""
     return time_ms + j[s.WINDOW] <= j[s.WATERMARK] or time_ms <= j[s.FLOOR]
 
 
 @kernel
-def has_say(j: Any, low: Any) -> Any:
-    """Whether labels of this page may still be emitted: it's remembered, and a restart didn't find it finished."""
-    if not lives(j, s.PAGES, low):
+def may_emit(j: Any, low: Any) -> Any:
+    """Whether labels of a page may be emitted: it's retained, and wasn't final before a restart."""
+    if not is_live(j, s.PAGES, low):
         return False
-    index = at(j, s.PAGES, low)
-    return words_of(j, s.PAGES)[index + s.P_MORE] & s.SILENT == 0 and is_known(
-        j, get64(words_of(j, s.PAGES), index + s.P_TIME)
-    )
+    index = index_of(j, s.PAGES, low)
+    return words_of(j, s.PAGES)[index + s.P_MORE] & s.SILENT == 0 and is_retained(j, page_ms(j, index))
 
 
 @kernel
 def find_label(j: Any, page: Any, position: Any) -> Any:
-    """Where the label of a page's position begins in the labels, 0: it has none of its own."""
+    """The index of the label at a page's position; 0 if there is none."""
     labels = i64_at(j[s.LABELS])
     found = np.int64(u32_at(j[s.LABEL_HEADS])[s.label_bucket(j, page)]) * s.LABEL_NUMBERS
     while found != 0 and (labels[found + s.L_PAGE] != page or labels[found + s.L_POSITION] != position):
@@ -71,19 +75,19 @@ def find_label(j: Any, page: Any, position: Any) -> Any:
 
 
 @kernel
-def make_label(j: Any, page: Any, position: Any) -> Any:
-    """The label at a page's position, made if there's none."""
+def find_or_add_label(j: Any, page: Any, position: Any) -> Any:
+    """The index of the label at a page's position, which is added if there is none."""
     found = find_label(j, page, position)
     if found != 0:
         return found
-    labels, heads, place = i64_at(j[s.LABELS]), u32_at(j[s.LABEL_HEADS]), s.label_bucket(j, page)
+    labels, heads, bucket = i64_at(j[s.LABELS]), u32_at(j[s.LABEL_HEADS]), s.label_bucket(j, page)
     found = j[s.LABEL_COUNT] * s.LABEL_NUMBERS
     labels[found + s.L_PAGE], labels[found + s.L_POSITION], labels[found + s.L_EMITTED] = page, position, s.UNKNOWN
-    labels[found + s.L_FIRST] = labels[found + s.L_LAST] = labels[found + s.L_HOLD] = 0
-    labels[found + s.L_LINK] = heads[place]
-    heads[place] = np.uint32(j[s.LABEL_COUNT])
+    labels[found + s.L_FIRST] = labels[found + s.L_LAST] = labels[found + s.L_RETAINED_UNTIL] = 0
+    labels[found + s.L_LINK] = heads[bucket]
+    heads[bucket] = np.uint32(j[s.LABEL_COUNT])
     j[s.LABEL_COUNT] += 1
-    words_of(j, s.PAGES)[at(j, s.PAGES, page) + s.P_MORE] |= np.uint32(s.TOUCHED)
+    words_of(j, s.PAGES)[index_of(j, s.PAGES, page) + s.P_MORE] |= np.uint32(s.HAS_LABELS)
     return found
 
 
@@ -97,23 +101,23 @@ def _next_row(j: Any) -> Any:
 def emit_label(
     j: Any, batch: Any, index: Any, position: Any, label: Any, reason: Any, install: Any, ingest_ms: Any
 ) -> None:
-    """A row of labels of the page at `index`; `install`: index of its cause, -1: none."""
+    """Emit a label of the page at `index`; `install`: the index of its cause, −1 if none."""
     row, words = _next_row(j), words_of(j, s.PAGES)
     _put_page(j, row, index)
-    size, place = page_size(words, index), position
+    size, id_position = page_size(words, index), position
     if words[index + s.P_MORE] & s.EXTENDS:
-        place = np.int64(0)
+        id_position = np.int64(0)
         for k in range(position):
-            place += page_item(words, index, size, k) != 0
+            id_position += page_item(words, index, size, k) != 0
     row[0], row[1], row[7] = s.LABEL, batch, ingest_ms
-    row[8], row[9], row[10], row[11] = position, row[6] + place, label, reason
+    row[8], row[9], row[10], row[11] = position, row[6] + id_position, label, reason
     row[12] = -1 if install < 0 else install + s.I_RAW
     j[s.OUT_COUNT] += 1
 
 
 @kernel
 def emit_negatives(j: Any, index: Any, ingest_ms: Any) -> None:
-    """Every item of the page at `index` is negative."""
+    """Emit a negative label of every item of the page at `index`."""
     row = _next_row(j)
     _put_page(j, row, index)
     row[0], row[1], row[7] = s.NEGATIVES, j[s.OUT_COUNT], ingest_ms
@@ -130,7 +134,7 @@ def _put_page(j: Any, row: Any, index: Any) -> None:
 
 @kernel
 def emit_organic(j: Any, index: Any) -> None:
-    """The install at `index` is organic."""
+    """Emit the install at `index` as organic."""
     row = _next_row(j)
     row[0], row[2] = s.ORGANIC_INSTALL, index + s.I_RAW
     j[s.OUT_COUNT] += 1
@@ -138,60 +142,56 @@ def emit_organic(j: Any, index: Any) -> None:
 
 @kernel
 def emit_history(j: Any, install: Any, newest_ms: Any, sure: Any) -> None:
-    """A user's newest time of an item, -1: none; `install`: its index, or −1 − the number of an event."""
+    """Emit a user's newest time of an item, −1 if none; `install`: its index, or −1 − the number of an event."""
     row = _next_row(j)
     row[0], row[2], row[3], row[4] = s.HISTORY, install if install < 0 else install + s.I_RAW, newest_ms, sure
     j[s.OUT_COUNT] += 1
 
 
 @kernel
-def emit_late(j: Any, event: Any, time_ms: Any, late_ms: Any) -> None:
-    """An event that came too late."""
+def reject_late(j: Any, event: Any, time_ms: Any) -> None:
+    """Count and emit an event that is late."""
     row = _next_row(j)
-    row[0], row[2], row[3], row[4] = s.LATE, event, time_ms, late_ms
+    row[0], row[2], row[3] = s.LATE, event, time_ms
+    row[4] = max(j[s.WATERMARK] - j[s.RETENTION], j[s.FLOOR]) - time_ms
     j[s.OUT_COUNT] += 1
-
-
-@kernel
-def emit_first(j: Any, address: Any, ingest_ms: Any) -> Any:
-    """Under `fake_negative` what is emitted of a page that comes with installs before it; returns the batch."""
-    index = at(j, s.PAGES, address)
-    return _emit_rest(j, address, index, j[s.OUT_COUNT], ingest_ms)
+    j[s.N_LATE] += 1
 
 
 @kernel
 def close_page(j: Any, address: Any, ingest_ms: Any) -> None:
-    """The window of a page is over: emit what is still unknown."""
+    """Close a page at the end of its window: emit its labels that weren't emitted yet."""
     if j[s.POLICY] == s.FAKE_NEGATIVE:
         return
-    index = at(j, s.PAGES, address)
+    index = index_of(j, s.PAGES, address)
     more = words_of(j, s.PAGES)[index + s.P_MORE]
-    if more & (s.TOUCHED | s.EXTENDS):
-        _emit_rest(j, address, index, j[s.OUT_COUNT], ingest_ms)
+    if more & (s.HAS_LABELS | s.EXTENDS):
+        emit_pending(j, address, ingest_ms)
     elif more & s.SILENT == 0:
         emit_negatives(j, index, ingest_ms)
 
 
 @kernel
-def _emit_rest(j: Any, address: Any, index: Any, batch: Any, ingest_ms: Any) -> Any:
-    """Emit every label that wasn't emitted yet, in order of position; returns the batch."""
+def emit_pending(j: Any, address: Any, ingest_ms: Any) -> Any:
+    """Emit every label of a page that wasn't emitted yet, in order of position; returns the batch."""
     words, low = words_of(j, s.PAGES), address & 0xFFFF_FFFF
-    size, silent = page_size(words, index), words[index + s.P_MORE] & s.SILENT != 0
+    index, batch = index_of(j, s.PAGES, address), j[s.OUT_COUNT]
+    labels, size, silent = i64_at(j[s.LABELS]), page_size(words, index), words[index + s.P_MORE] & s.SILENT != 0
     for position in range(size):
         if page_item(words, index, size, position) == 0:
             continue
         found = find_label(j, low, position)
-        if found != 0 and i64_at(j[s.LABELS])[found + s.L_EMITTED] != s.UNKNOWN:
+        if found != 0 and labels[found + s.L_EMITTED] != s.UNKNOWN:
             continue
-        if found != 0 and i64_at(j[s.LABELS])[found + s.L_FIRST] != 0:
-            i64_at(j[s.LABELS])[found + s.L_EMITTED] = s.POSITIVE
-            first = at(j, s.INSTALLS, i64_at(j[s.LABELS])[found + s.L_FIRST])
+        if found != 0 and labels[found + s.L_FIRST] != 0:
+            labels[found + s.L_EMITTED] = s.POSITIVE
+            first = index_of(j, s.INSTALLS, labels[found + s.L_FIRST])
             if not silent:
                 came_ms = get64(words_of(j, s.INSTALLS), first + s.I_INGEST)
                 emit_label(j, batch, index, position, 1, INSTALLED, first, came_ms)
         else:
             if found != 0:
-                i64_at(j[s.LABELS])[found + s.L_EMITTED] = s.NEGATIVE
+                labels[found + s.L_EMITTED] = s.NEGATIVE
             if not silent:
                 emit_label(j, batch, index, position, 0, WINDOW_CLOSED, np.int64(-1), ingest_ms)
     return batch
@@ -199,79 +199,78 @@ def _emit_rest(j: Any, address: Any, index: Any, batch: Any, ingest_ms: Any) -> 
 
 @kernel
 def attach(j: Any, page: Any, position: Any, install: Any) -> Any:
-    """An install counts for a page's position from now on; returns the label."""
+    """Attribute an install to a page's position; returns the label."""
     words, low = words_of(j, s.INSTALLS), np.uint32(install & 0xFFFF_FFFF)
-    found = make_label(j, page & 0xFFFF_FFFF, position)
-    index = at(j, s.INSTALLS, install)
+    found = find_or_add_label(j, page & 0xFFFF_FFFF, position)
+    index = index_of(j, s.INSTALLS, install)
     words[index + s.I_PAGE], words[index + s.I_POSITION] = np.uint32(page & 0xFFFF_FFFF), np.uint32(position)
-    last = i64_at(j[s.LABELS])[found + s.L_LAST]
-    words[index + s.I_BEFORE], words[index + s.I_BEHIND] = np.uint32(last), np.uint32(0)
+    labels = i64_at(j[s.LABELS])
+    last = labels[found + s.L_LAST]
+    words[index + s.I_PREVIOUS], words[index + s.I_FOLLOWING] = np.uint32(last), np.uint32(0)
     if last != 0:
-        words[at(j, s.INSTALLS, last) + s.I_BEHIND] = low
+        words[index_of(j, s.INSTALLS, last) + s.I_FOLLOWING] = low
     else:
-        i64_at(j[s.LABELS])[found + s.L_FIRST] = low
-    i64_at(j[s.LABELS])[found + s.L_LAST] = low
+        labels[found + s.L_FIRST] = low
+    labels[found + s.L_LAST] = low
     return found
 
 
 @kernel
 def unlink(j: Any, index: Any) -> Any:
-    """The install at `index` counts for its page no longer; returns the label, 0 where the page is gone."""
+    """Unlink the install at `index` from its label; returns the label, 0 if the page was evicted."""
     words = words_of(j, s.INSTALLS)
     page, position = np.int64(words[index + s.I_PAGE]), np.int64(words[index + s.I_POSITION])
-    found = find_label(j, page, position) if lives(j, s.PAGES, page) else np.int64(0)
+    found = find_label(j, page, position) if is_live(j, s.PAGES, page) else np.int64(0)
     if found == 0:
         return found
-    before, behind = words[index + s.I_BEFORE], words[index + s.I_BEHIND]
-    if lives(j, s.INSTALLS, before):
-        words[at(j, s.INSTALLS, before) + s.I_BEHIND] = behind
+    previous, following = words[index + s.I_PREVIOUS], words[index + s.I_FOLLOWING]
+    if is_live(j, s.INSTALLS, previous):
+        words[index_of(j, s.INSTALLS, previous) + s.I_FOLLOWING] = following
     else:
-        i64_at(j[s.LABELS])[found + s.L_FIRST] = behind
-    if lives(j, s.INSTALLS, behind):
-        words[at(j, s.INSTALLS, behind) + s.I_BEFORE] = before
+        i64_at(j[s.LABELS])[found + s.L_FIRST] = following
+    if is_live(j, s.INSTALLS, following):
+        words[index_of(j, s.INSTALLS, following) + s.I_PREVIOUS] = previous
     else:
-        i64_at(j[s.LABELS])[found + s.L_LAST] = before
+        i64_at(j[s.LABELS])[found + s.L_LAST] = previous
     return found
 
 
 @kernel
 def detach(j: Any, index: Any, ingest_ms: Any) -> None:
-    """The install at `index` was taken back, or found a better page: it leaves the page that it has, if any."""
+    """Detach the install at `index`, which was retracted or has a better page, from the page that it has, if any."""
     page = np.int64(words_of(j, s.INSTALLS)[index + s.I_PAGE])
     if page == 0:
         return
     found = unlink(j, index)
     words_of(j, s.INSTALLS)[index + s.I_PAGE] = np.uint32(0)
     if found != 0:
-        closed = is_closed(j, get64(words_of(j, s.PAGES), at(j, s.PAGES, page) + s.P_TIME))
+        closed = is_closed(j, page_ms(j, index_of(j, s.PAGES, page)))
         relabel(j, found, index, closed, j[s.OUT_COUNT], ingest_ms)
 
 
 @kernel
 def relabel(j: Any, found: Any, cause: Any, closed: Any, batch: Any, ingest_ms: Any) -> None:
     """Emit a label if it differs from the one emitted and the policy wants it now; `cause`: index of an install."""
-    label, policy = np.int64(i64_at(j[s.LABELS])[found + s.L_FIRST] != 0), j[s.POLICY]
-    emitted = i64_at(j[s.LABELS])[found + s.L_EMITTED]
+    labels, policy = i64_at(j[s.LABELS]), j[s.POLICY]
+    label, emitted = np.int64(labels[found + s.L_FIRST] != 0), labels[found + s.L_EMITTED]
     if emitted == s.UNKNOWN and (closed or policy == s.FAKE_NEGATIVE):
         emitted = np.int64(s.NEGATIVE)
     if emitted == s.NEGATIVE + label or (emitted == s.UNKNOWN and (label == 0 or policy == s.WAIT)):
         return
-    # Whoever sums up counts an example with its first label and corrects it with a late positive or a retraction.
+    # Consumers count an example by its first label; a late positive or a retraction corrects it.
     reason = RETRACTION if label == 0 else INSTALLED if emitted == s.UNKNOWN else LATE_POSITIVE
-    i64_at(j[s.LABELS])[found + s.L_EMITTED] = s.NEGATIVE + label
-    page = i64_at(j[s.LABELS])[found + s.L_PAGE]
-    if has_say(j, page):
-        emit_label(
-            j, batch, at(j, s.PAGES, page), i64_at(j[s.LABELS])[found + s.L_POSITION], label, reason, cause, ingest_ms
-        )
+    labels[found + s.L_EMITTED] = s.NEGATIVE + label
+    page = labels[found + s.L_PAGE]
+    if may_emit(j, page):
+        index, position = index_of(j, s.PAGES, page), labels[found + s.L_POSITION]
+        emit_label(j, batch, index, position, label, reason, cause, ingest_ms)
 
 
 @kernel
-def holds_back(j: Any, index: Any, address: Any) -> Any:
-    """The greatest event time for which a page's record is still needed besides its own, -1: none."""
-    low, until_ms = address & 0xFFFF_FFFF, np.int64(-1)
-    if words_of(j, s.PAGES)[index + s.P_MORE] & s.TOUCHED:
-        found = find_label(j, low, np.int64(s.HELD))
+def retained_until_ms(j: Any, index: Any, address: Any) -> Any:
+    """The event time until which later copies of a page retain its record; −1 if none does."""
+    if words_of(j, s.PAGES)[index + s.P_MORE] & s.HAS_LABELS:
+        found = find_label(j, address & 0xFFFF_FFFF, np.int64(s.NO_POSITION))
         if found != 0:
-            until_ms = i64_at(j[s.LABELS])[found + s.L_HOLD]
-    return until_ms
+            return i64_at(j[s.LABELS])[found + s.L_RETAINED_UNTIL]
+    return np.int64(-1)

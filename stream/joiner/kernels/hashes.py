@@ -1,4 +1,4 @@
-"""Hashes of the texts that events name, by which the join knows them: kernels."""
+"""Hashes of users, items, request ids and install ids, by which the join identifies them. Kernels."""
 
 from typing import Any, Final
 
@@ -8,8 +8,8 @@ from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
 
 TEXT_SEED: Final = np.uint64(0x1319_8A2E_0370_7344)
-PAIR_SEED: Final = np.uint64(0xA409_3822_299F_31D0)  # `mix` alone doesn't know which of two comes first
-ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, since there are so many of them
+PAIR_SEED: Final = np.uint64(0xA409_3822_299F_31D0)  # makes it ordered, which `mix` alone isn't
+ITEM_BITS: Final = 0xFFFF_FFFF_FFFF  # of an item's hash: 48, to save memory
 
 
 @kernel
@@ -27,20 +27,20 @@ def text_hash(raw: Any, begin: Any, end: Any) -> Any:
 
 @kernel
 def item_hash(raw: Any, begin: Any, end: Any) -> Any:
-    """The same in ITEM_BITS, never 0."""
+    """Hash of raw[begin:end] in ITEM_BITS, never 0."""
     h = text_hash(raw, begin, end) & ITEM_BITS
     return h if h != 0 else np.int64(1)
 
 
 @kernel
 def pair_hash(first: Any, second: Any) -> Any:
-    """Hash of two hashes, int64: their order matters, and two that are equal have a hash of their own, too."""
+    """Hash of an ordered pair of hashes, int64; the two may be equal."""
     return np.int64(mix(mix(PAIR_SEED, np.uint64(first)), np.uint64(second)))
 
 
 @kernel
 def murmur2(raw: Any, begin: Any, end: Any) -> Any:
-    """Kafka's hash of raw[begin:end], uint8: its lower 31 bits, int64, which modulo their number give the partition.
+    """Kafka's hash of raw[begin:end], uint8: its lower 31 bits, int64; modulo the number of partitions: the partition.
 
     From `org.apache.kafka.common.utils.Utils.murmur2`.
     """

@@ -1,41 +1,43 @@
-"""An install or a retraction comes, and is forgotten: kernels."""
+"""Installs and retractions: they are appended, attributed to a page, and expire. Kernels."""
 
 from typing import Any
 
 import numpy as np
 
+from stream.joiner.kernels import chains, emission, timers
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.kernels import state as s
-from stream.joiner.kernels.arena import append, at, get64, lives, put64, words_of
-from stream.joiner.kernels.chains import first_of, grow, insert
-from stream.joiner.kernels.emission import (
-    attach,
-    detach,
-    emit_history,
-    emit_organic,
-    is_closed,
-    is_known,
-    relabel,
-    unlink,
-)  # fmt: skip
-from stream.joiner.kernels.pages import fits, rank_of
-from stream.joiner.kernels.timers import add
+from stream.joiner.kernels.arena import append, get64, index_of, is_live, next_address, put64, words_of
+from stream.joiner.kernels.pages import matching_position, rank_of
 from stream.tables.jit import kernel
 
 
 @kernel
-def install_words(length: Any) -> Any:
-    """How many words an install of so many bytes takes."""
+def _install_words(length: Any) -> Any:
+    """Number of words of an install whose event has `length` bytes."""
     return s.I_RAW + (length + 3 >> 2)
 
 
 @kernel
-def find_key(j: Any, key: Any) -> Any:
-    """The install or retraction remembered under a key: low bits of its address, 0: none."""
+def install_bytes(j: Any, index: Any) -> Any:
+    """Size of the install at `index`, bytes."""
+    return 4 * _install_words(np.int64(words_of(j, s.INSTALLS)[index + s.I_LENGTH]))
+
+
+@kernel
+def install_after(j: Any, install: Any) -> Any:
+    """The address of the next install; NEXT after the last one."""
+    words = install_bytes(j, index_of(j, s.INSTALLS, install)) >> 2
+    return next_address(j, s.INSTALLS, install, words)
+
+
+@kernel
+def find_by_key(j: Any, key: Any) -> Any:
+    """A link to the install or retraction that is listed under a key; 0 if none is."""
     words = words_of(j, s.INSTALLS)
-    link = first_of(j, s.KEYS, key)
-    while lives(j, s.INSTALLS, link):
-        index = at(j, s.INSTALLS, link)
+    link = chains.first_link(j, s.KEYS, key)
+    while is_live(j, s.INSTALLS, link):
+        index = index_of(j, s.INSTALLS, link)
         if get64(words, index + s.I_KEY) == key and words[index + s.I_FLAGS] & s.LISTED:
             return link
         link = np.int64(words[index + s.I_NEXT_KEY])
@@ -44,10 +46,10 @@ def find_key(j: Any, key: Any) -> Any:
 
 @kernel
 def _pair_head(j: Any, pair: Any) -> Any:
-    """The index of the last entry of a user and item, -1: none."""
-    link = first_of(j, s.PAIRS, pair)
-    while lives(j, s.INSTALLS, link):
-        index = at(j, s.INSTALLS, link)
+    """The index of the last entry of a user and item; −1 if there is none."""
+    link = chains.first_link(j, s.PAIRS, pair)
+    while is_live(j, s.INSTALLS, link):
+        index = index_of(j, s.INSTALLS, link)
         if get64(words_of(j, s.INSTALLS), index + s.I_PAIR) == pair:
             return index
         link = np.int64(words_of(j, s.INSTALLS)[index + s.I_NEXT_PAIR])
@@ -55,26 +57,26 @@ def _pair_head(j: Any, pair: Any) -> Any:
 
 
 @kernel
-def _counts(flags: Any) -> Any:
+def _is_owned(flags: Any) -> Any:
     """Whether the user has the item by this entry."""
-    return flags & s.LISTED != 0 and flags & (s.RETRACTED | s.GONE) == 0
+    return flags & s.LISTED != 0 and flags & (s.RETRACTED | s.EXPIRED) == 0
 
 
 @kernel
 def _refresh_newest(j: Any, index: Any) -> None:
-    """The entry at `index` doesn't count any more: if its time was the newest of its pair, find the newest again.
+    """Find the newest time of a pair again if the entry at `index`, which doesn't count any more, had it.
 
-    The last entry of a pair has the newest time of all that count, so that one more costs the same as the first.
+    The last entry of a pair has the newest time of all that count, so an insert needs no search.
     """
     words, pair = words_of(j, s.INSTALLS), get64(words_of(j, s.INSTALLS), index + s.I_PAIR)
     head = _pair_head(j, pair)
     if get64(words, head + s.I_NEWEST) != get64(words, index + s.I_TIME):
         return
     newest_ms = np.int64(-1)
-    link = first_of(j, s.PAIRS, pair)
-    while lives(j, s.INSTALLS, link):
-        found = at(j, s.INSTALLS, link)
-        if get64(words, found + s.I_PAIR) == pair and _counts(words[found + s.I_FLAGS]):
+    link = chains.first_link(j, s.PAIRS, pair)
+    while is_live(j, s.INSTALLS, link):
+        found = index_of(j, s.INSTALLS, link)
+        if get64(words, found + s.I_PAIR) == pair and _is_owned(words[found + s.I_FLAGS]):
             newest_ms = max(newest_ms, get64(words, found + s.I_TIME))
         link = np.int64(words[found + s.I_NEXT_PAIR])
     put64(words, head + s.I_NEWEST, newest_ms)
@@ -87,11 +89,11 @@ def _newest_ms(j: Any, pair: Any) -> Any:
 
 
 @kernel
-def remember_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any, flags: Any) -> Any:
+def append_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any, flags: Any) -> Any:
     """Append an install or retraction; returns its address."""
     length = event[scan.END] - event[scan.BEGIN]
-    install = append(j, s.INSTALLS, install_words(length), offset)
-    index, words = at(j, s.INSTALLS, install), words_of(j, s.INSTALLS)
+    install = append(j, s.INSTALLS, _install_words(length), offset)
+    index, words = index_of(j, s.INSTALLS, install), words_of(j, s.INSTALLS)
     words[index : index + s.I_RAW] = np.uint32(0)
     put64(words, index + s.I_TIME, event[scan.TIME])
     put64(words, index + s.I_INGEST, ingest_ms)
@@ -101,7 +103,7 @@ def remember_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any, 
     put64(words, index + s.I_REQUEST, event[scan.REQUEST])
     put64(words, index + s.I_PAIR, event[scan.PAIR])
     newest_ms = _newest_ms(j, event[scan.PAIR])
-    put64(words, index + s.I_NEWEST, max(newest_ms, event[scan.TIME]) if _counts(flags) else newest_ms)
+    put64(words, index + s.I_NEWEST, max(newest_ms, event[scan.TIME]) if _is_owned(flags) else newest_ms)
     words[index + s.I_FLAGS], words[index + s.I_LENGTH] = np.uint32(flags), np.uint32(length)
     word = np.uint32(0)
     for k in range(length):
@@ -109,122 +111,120 @@ def remember_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any, 
         if k & 3 == 3 or k == length - 1:
             words[index + s.I_RAW + (k >> 2)] = word
             word = np.uint32(0)
-    insert(j, s.KEYS, s.INSTALLS, install, s.I_KEY, s.I_NEXT_KEY)
-    insert(j, s.PAIRS, s.INSTALLS, install, s.I_PAIR, s.I_NEXT_PAIR)
-    j[s.INSTALLS_NOW] += 1
-    grow(j, s.KEYS, s.INSTALLS, j[s.INSTALLS_NOW], s.I_KEY, s.I_NEXT_KEY)
-    grow(j, s.PAIRS, s.INSTALLS, 4 * j[s.INSTALLS_NOW], s.I_PAIR, s.I_NEXT_PAIR)
-    j[s.HELD_BYTES] += 4 * install_words(length)
-    add(j, s.PENDING, s.INSTALLS, install, event[scan.TIME], s.I_TIMER)
+    chains.insert(j, s.KEYS, install)
+    chains.insert(j, s.PAIRS, install)
+    j[s.INSTALL_COUNT] += 1
+    chains.grow(j, s.KEYS, j[s.INSTALL_COUNT])
+    chains.grow(j, s.PAIRS, 4 * j[s.INSTALL_COUNT])
+    j[s.RETAINED_BYTES] += install_bytes(j, index)
+    timers.add(j, s.INSTALL_EXPIRY, install, event[scan.TIME])
     return install
 
 
 @kernel
-def take_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any) -> None:
-    """Take an install or a retraction that isn't late; the watermark was caught up with."""
-    known = find_key(j, event[scan.KEY])
+def process_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any) -> None:
+    """Process an install or a retraction that isn't late; timers up to the watermark have fired."""
+    known = find_by_key(j, event[scan.KEY])
     flags = np.int64(s.LISTED | (s.RETRACTION | s.RETRACTED if event[scan.RETRACTED] else 0))
     if known != 0:
-        index = at(j, s.INSTALLS, known)
+        index = index_of(j, s.INSTALLS, known)
         stored, words = words_of(j, s.INSTALLS)[index + s.I_FLAGS], words_of(j, s.INSTALLS)
         if not (stored & s.RETRACTION and get64(words, index + s.I_TIME) < event[scan.TIME]):
-            _take_again(j, index, event, raw, offset, ingest_ms)
+            _process_repeated(j, index, event, raw, offset, ingest_ms)
             return
         words[index + s.I_FLAGS] = stored & ~np.uint32(s.LISTED)
-    install = remember_install(j, event, raw, offset, ingest_ms, flags)
-    index = at(j, s.INSTALLS, install)
-    emit_history(j, index, _newest_ms(j, event[scan.PAIR]), True)
+    install = append_install(j, event, raw, offset, ingest_ms, flags)
+    index = index_of(j, s.INSTALLS, install)
+    emission.emit_history(j, index, _newest_ms(j, event[scan.PAIR]), True)
     if not event[scan.RETRACTED]:
-        _find_page(j, install, index, ingest_ms)
+        _attribute(j, install, index, ingest_ms)
 
 
 @kernel
-def _take_again(j: Any, index: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any) -> None:
-    """Take an install or retraction whose key the entry at `index` has."""
-    words, time_ms, known_ms = (
-        words_of(j, s.INSTALLS),
-        event[scan.TIME],
-        get64(words_of(j, s.INSTALLS), index + s.I_TIME),
-    )
-    flags = words[index + s.I_FLAGS]
-    if event[scan.RETRACTED] and not flags & s.RETRACTED and time_ms >= known_ms:
+def _process_repeated(j: Any, index: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any) -> None:
+    """Process an install or retraction whose key the entry at `index` has."""
+    words, time_ms = words_of(j, s.INSTALLS), event[scan.TIME]
+    flags, first_ms = words[index + s.I_FLAGS], get64(words, index + s.I_TIME)
+    if event[scan.RETRACTED] and not flags & s.RETRACTED and time_ms >= first_ms:
         j[s.N_RETRACTED] += 1
         words[index + s.I_FLAGS] |= np.uint32(s.RETRACTED)
         _refresh_newest(j, index)
-        detach(j, index, ingest_ms)
-        emit_history(j, index, _newest_ms(j, get64(words, index + s.I_PAIR)), True)
+        emission.detach(j, index, ingest_ms)
+        emission.emit_history(j, index, _newest_ms(j, get64(words, index + s.I_PAIR)), True)
     else:
         j[s.N_DUPLICATE] += 1
         if not event[scan.RETRACTED]:
-            words[index + s.I_FLAGS] |= np.uint32(s.MET)
+            words[index + s.I_FLAGS] |= np.uint32(s.MATCHED)
     if event[scan.RETRACTED]:
-        later = np.int64(words[index + s.I_AFTER])
-        latest_ms = known_ms if later == 0 else get64(words, at(j, s.INSTALLS, later) + s.I_TIME)
+        later = np.int64(words[index + s.I_SUCCESSOR])
+        latest_ms = first_ms if later == 0 else get64(words, index_of(j, s.INSTALLS, later) + s.I_TIME)
         if time_ms > latest_ms:
-            made = remember_install(j, event, raw, offset, ingest_ms, np.int64(s.RETRACTION | s.RETRACTED | s.MET))
-            words_of(j, s.INSTALLS)[index + s.I_AFTER] = np.uint32(made & 0xFFFF_FFFF)
-    elif time_ms > max(known_ms, get64(words, index + s.I_AGAIN)):  # a copy is one as long as the first is read
-        put64(words, index + s.I_AGAIN, time_ms)
+            successor_flags = np.int64(s.RETRACTION | s.RETRACTED | s.MATCHED)
+            later = append_install(j, event, raw, offset, ingest_ms, successor_flags)
+            words[index + s.I_SUCCESSOR] = np.uint32(later & 0xFFFF_FFFF)
+    elif time_ms > max(first_ms, get64(words, index + s.I_DUPLICATE_TIME)):  # a copy is one only if the first is read
+        put64(words, index + s.I_DUPLICATE_TIME, time_ms)
 
 
 @kernel
-def note_late(j: Any, number: Any, event: Any) -> None:
-    """A late install says no label, but the user's history may still have it."""
+def emit_late_history(j: Any, number: Any, event: Any) -> None:
+    """Emit the history of a late install: it makes no label, but may still be the newest that the user has."""
     newest_ms = _newest_ms(j, event[scan.PAIR])
     if not event[scan.RETRACTED]:
         newest_ms = max(newest_ms, event[scan.TIME])
-    emit_history(j, -1 - number, newest_ms, False)
+    emission.emit_history(j, -1 - number, newest_ms, False)
 
 
 @kernel
-def _find_page(j: Any, install: Any, index: Any, ingest_ms: Any) -> None:
-    """Give a new install to the page that it names, or to the newest one that it belongs to, if there is one."""
+def _attribute(j: Any, install: Any, index: Any, ingest_ms: Any) -> None:
+    """Attribute a new install to the page that it names, or to the newest one that it matches, if there is one."""
     words, item = words_of(j, s.INSTALLS), get64(words_of(j, s.INSTALLS), index + s.I_ITEM)
     time_ms, user = get64(words, index + s.I_TIME), get64(words, index + s.I_USER)
     request = get64(words, index + s.I_REQUEST)
     best, best_ms, best_rank, best_position = np.int64(0), np.int64(-1), np.int64(-1), np.int64(-1)
-    link = first_of(j, s.REQUESTS, request) if request != 0 else first_of(j, s.USERS, user)
-    while lives(j, s.PAGES, link):
-        page = at(j, s.PAGES, link)
-        page_ms = get64(words_of(j, s.PAGES), page + s.P_TIME)
-        if page_ms >= best_ms and get64(words_of(j, s.PAGES), page + s.P_USER) == user and is_known(j, page_ms):
-            position, rank = fits(j, page, time_ms, request, item), rank_of(j, page, link)
+    link = chains.first_link(j, s.REQUESTS, request) if request != 0 else chains.first_link(j, s.USERS, user)
+    while is_live(j, s.PAGES, link):
+        page = index_of(j, s.PAGES, link)
+        page_ms, owner = emission.page_ms(j, page), get64(words_of(j, s.PAGES), page + s.P_USER)
+        if page_ms >= best_ms and owner == user and emission.is_retained(j, page_ms):
+            position, rank = matching_position(j, page, time_ms, request, item), rank_of(j, page, link)
             if position >= 0 and (page_ms, rank) > (best_ms, best_rank):
                 best, best_ms, best_rank, best_position = link, page_ms, rank, position
         link = np.int64(words_of(j, s.PAGES)[page + (s.P_NEXT_REQUEST if request != 0 else s.P_NEXT_USER)])
     if best != 0:
         put64(words, index + s.I_PAGE_TIME, best_ms)
-        label = attach(j, best, best_position, install)
-        relabel(j, label, index, is_closed(j, best_ms), j[s.OUT_COUNT], ingest_ms)
+        label = emission.attach(j, best, best_position, install)
+        emission.relabel(j, label, index, emission.is_closed(j, best_ms), j[s.OUT_COUNT], ingest_ms)
 
 
 @kernel
-def counts_on(j: Any, index: Any) -> Any:
-    """Whether an install's page is remembered: it may be newer than an install that names it, and outlive that."""
+def has_live_page(j: Any, index: Any) -> Any:
+    """Whether an install's page is retained: a page that it names may be newer and outlive it."""
     words = words_of(j, s.INSTALLS)
-    return lives(j, s.PAGES, words[index + s.I_PAGE]) and is_known(j, get64(words, index + s.I_PAGE_TIME))
+    page_ms = get64(words, index + s.I_PAGE_TIME)
+    return is_live(j, s.PAGES, words[index + s.I_PAGE]) and emission.is_retained(j, page_ms)
 
 
 @kernel
-def forget_install(j: Any, install: Any) -> None:
-    """Event time has passed an install: nothing can count for it any more."""
-    index, words = at(j, s.INSTALLS, install), words_of(j, s.INSTALLS)
+def expire_install(j: Any, install: Any) -> None:
+    """Expire an install or retraction: nothing can change it any more."""
+    index, words = index_of(j, s.INSTALLS, install), words_of(j, s.INSTALLS)
     flags, time_ms = words[index + s.I_FLAGS], get64(words, index + s.I_TIME)
     sure = time_ms > j[s.FINISHED]
     if words[index + s.I_PAGE] != 0:
-        if not counts_on(j, index):
-            unlink(j, index)
+        if not has_live_page(j, index):
+            emission.unlink(j, index)
     elif flags & s.RETRACTION:
-        # Where the install came after it, that one has its place now.
-        j[s.N_STRAY] += flags & s.LISTED != 0 and flags & s.MET == 0 and sure
+        # An install that came after it is listed in its stead.
+        j[s.N_STRAY] += flags & s.LISTED != 0 and flags & s.MATCHED == 0 and sure
     elif flags & s.RETRACTED == 0 and sure and time_ms - j[s.WINDOW] >= j[s.UNSURE]:
         j[s.N_ORGANIC] += 1
         if j[s.ORGANIC]:
-            emit_organic(j, index)
-    if flags & s.LISTED and words[index + s.I_AFTER] != 0:  # as if it had been read alone, which a restart may do
-        later = at(j, s.INSTALLS, words[index + s.I_AFTER])
-        if words[later + s.I_FLAGS] & s.GONE == 0:
+            emission.emit_organic(j, index)
+    if flags & s.LISTED and words[index + s.I_SUCCESSOR] != 0:  # as if only that had been read: a restart may do so
+        later = index_of(j, s.INSTALLS, words[index + s.I_SUCCESSOR])
+        if words[later + s.I_FLAGS] & s.EXPIRED == 0:
             words[later + s.I_FLAGS] |= np.uint32(s.LISTED)
-    words[index + s.I_FLAGS] = (words[index + s.I_FLAGS] | np.uint32(s.GONE)) & ~np.uint32(s.LISTED)
+    words[index + s.I_FLAGS] = (words[index + s.I_FLAGS] | np.uint32(s.EXPIRED)) & ~np.uint32(s.LISTED)
     _refresh_newest(j, index)
-    j[s.HELD_BYTES] -= 4 * install_words(np.int64(words[index + s.I_LENGTH]))
+    j[s.RETAINED_BYTES] -= install_bytes(j, index)

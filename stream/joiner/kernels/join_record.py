@@ -1,41 +1,33 @@
-"""Records through the join: kernels that take their events in order and let event time pass.
+"""Joins records: processes their events in order, and fires timers as the watermark advances. Kernels.
 
-A call stops where what is emitted has to be handed on first, and goes on from there with the next call.
+A call stops where its output must be flushed or an array must grow; the next call continues from there.
 """
 
 from typing import Any, Final
 
 import numpy as np
 
+from stream.joiner.kernels import emission, installs, pages, timers
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.kernels import state as s
-from stream.joiner.kernels.arena import at, words_of
-from stream.joiner.kernels.emission import close_page, page_size
-from stream.joiner.kernels.fronts import mark_record, pass_fronts
-from stream.joiner.kernels.installs import forget_install, note_late, take_install
+from stream.joiner.kernels.arena import index_of, words_of
+from stream.joiner.kernels.eviction import evict, mark_record
 from stream.joiner.kernels.memory import i64_at
-from stream.joiner.kernels.pages import (
-    claimable,
-    is_late,
-    needs_catching_up,
-    page_bytes,
-    refuse_late,
-    take_page,
-)
-from stream.joiner.kernels.timers import END, NEVER, ROOM, add, first_entry, first_ms, pop
+from stream.joiner.kernels.timers import CAPACITY, END, NEVER, first_ms
 from stream.tables.jit import kernel
 
-# What a call ended with: all is taken; what was emitted is to be handed on; a run, `out` or the labels are full.
-DONE, HAND_ON, GROW_RUNS, GROW_OUT, GROW_LABELS = range(5)
-ROWS_MAX: Final = 512  # of `out`, about: a megabyte of pages of ten items
-ROWS_MIN: Final = 8  # of `out`, for whatever one install leads to
+# Status of a call: all records are processed; the output must be flushed; a timers' run, `out` or the labels are full.
+DONE, FLUSH, GROW_RUNS, GROW_OUT, GROW_LABELS = range(5)
+ROWS_MAX: Final = 512  # of `out`, after which a call is flushed: about a megabyte of pages of ten items
+ROWS_MIN: Final = 8  # of `out`, that one install may need
 
 
 @kernel
-def take_records(j: Any, records: Any, columns: Any, hashes: Any, raw: Any) -> Any:
-    """Take the events of records, or go on with them; DONE, HAND_ON, GROW_RUNS, GROW_OUT or GROW_LABELS.
+def process_records(j: Any, records: Any, columns: Any, hashes: Any, raw: Any) -> Any:
+    """Process the events of records from `j[RECORD]` on; returns DONE, FLUSH, GROW_RUNS, GROW_OUT or GROW_LABELS.
 
-    What a record led to ends with a row of its own.
+    `records` int64 [records, RECORD_COLUMNS], `columns` int64 [events, COLUMNS], `hashes` int64 of items, `raw` uint8.
+    The output of a record ends with a row of its own.
     """
     j[s.OUT_COUNT] = 0
     before = np.int64(0)
@@ -43,7 +35,7 @@ def take_records(j: Any, records: Any, columns: Any, hashes: Any, raw: Any) -> A
         number = j[s.RECORD]
         event = records[number - 1, scan.EVENTS_END] if number else np.int64(0)
         begin = records[number - 1, scan.BYTES_END] if number else np.int64(0)
-        said = _take_record(
+        status = _process_record(
             j,
             columns[event : records[number, scan.EVENTS_END]],
             hashes,
@@ -51,45 +43,45 @@ def take_records(j: Any, records: Any, columns: Any, hashes: Any, raw: Any) -> A
             records[number, scan.OFFSET],
             records[number, scan.APPENDED],
         )
-        if said != DONE:
-            return said
+        if status != DONE:
+            return status
         j[s.RECORD] += 1
         if j[s.OUT_COUNT] > before:
             row = i64_at(j[s.OUT])[s.OUT_COLUMNS * j[s.OUT_COUNT] : s.OUT_COLUMNS * (j[s.OUT_COUNT] + 1)]
             row[0], row[1] = s.RECORD_END, number
             j[s.OUT_COUNT] += 1
             before = j[s.OUT_COUNT]
-            if before >= min(ROWS_MAX, j[s.OUT_ROOM]) and j[s.RECORD] < records.shape[0]:
-                return HAND_ON
+            if before >= min(ROWS_MAX, j[s.OUT_CAPACITY]) and j[s.RECORD] < records.shape[0]:
+                return FLUSH
     return DONE
 
 
 @kernel
-def _take_record(j: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any) -> Any:
+def _process_record(j: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any) -> Any:
     j[s.SLICED] = 0
     if j[s.STARTED] == 0:
         j[s.STARTED], j[s.EVENT] = 1, 0
         mark_record(j, offset)
     latest_ms = max(ingest_ms - j[s.LATENESS], j[s.WATERMARK])
     while j[s.EVENT] < columns.shape[0]:
-        said = _shed(j, ingest_ms)
-        if said == DONE:
-            said = _take_event(j, j[s.EVENT], columns, hashes, raw, offset, ingest_ms, latest_ms)
-        if said != DONE:
-            return said
+        status = _shed(j, ingest_ms)
+        if status == DONE:
+            status = _process_event(j, j[s.EVENT], columns, hashes, raw, offset, ingest_ms, latest_ms)
+        if status != DONE:
+            return status
         j[s.EVENT] += 1
-    said = _catch_up(j, ingest_ms)
-    if said == DONE:
-        said = _shed(j, ingest_ms)
-    if said != DONE:
-        return said
-    pass_fronts(j)
+    status = _catch_up(j, ingest_ms)
+    if status == DONE:
+        status = _shed(j, ingest_ms)
+    if status != DONE:
+        return status
+    evict(j)
     j[s.STARTED] = 0
     return DONE
 
 
 @kernel
-def _take_event(
+def _process_event(
     j: Any, number: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any, latest_ms: Any
 ) -> Any:
     event = columns[number]
@@ -98,109 +90,109 @@ def _take_event(
         j[s.WATERMARK] = min(reached_ms, latest_ms)
     if event[scan.TAG] == scan.TICK:
         return DONE
-    if j[s.CLOSING + END] == j[s.CLOSING + ROOM] or j[s.PENDING + END] == j[s.PENDING + ROOM]:
+    if j[s.CLOSING + END] == j[s.CLOSING + CAPACITY] or j[s.INSTALL_EXPIRY + END] == j[s.INSTALL_EXPIRY + CAPACITY]:
         return GROW_RUNS
-    if j[s.LABEL_COUNT] + event[scan.SIZE] + 2 > j[s.LABEL_ROOM]:
+    if j[s.LABEL_COUNT] + event[scan.SIZE] + 2 > j[s.LABEL_CAPACITY]:
         return GROW_LABELS
     if event[scan.TAG] == scan.PAGE:
-        late = is_late(j, event[scan.TIME])
+        late = not emission.is_retained(j, event[scan.TIME])
         rows = event[scan.SIZE] + ROWS_MIN
-        if not late and needs_catching_up(j, event, hashes):
-            said = _catch_up(j, ingest_ms)
-            if said != DONE:
-                return said
-            rows += event[scan.SIZE] + 2 * claimable(j, event[scan.USER], hashes, event[scan.ITEMS], event[scan.SIZE])
-        if j[s.KNOWN + END] == j[s.KNOWN + ROOM]:
+        if not late and pages.needs_catching_up(j, event, hashes):
+            status = _catch_up(j, ingest_ms)
+            if status != DONE:
+                return status
+            rows += event[scan.SIZE] + 2 * pages.count_candidates(j, event, hashes)
+        if j[s.PAGE_EXPIRY + END] == j[s.PAGE_EXPIRY + CAPACITY]:
             return GROW_RUNS
-        if j[s.OUT_COUNT] + rows > j[s.OUT_ROOM]:
-            return GROW_OUT if j[s.OUT_COUNT] == 0 else HAND_ON
+        if j[s.OUT_COUNT] + rows > j[s.OUT_CAPACITY]:
+            return GROW_OUT if j[s.OUT_COUNT] == 0 else FLUSH
         if late:
-            refuse_late(j, number, event[scan.TIME])
+            emission.reject_late(j, number, event[scan.TIME])
         else:
-            take_page(j, number, event, hashes, offset, ingest_ms)
+            pages.process_page(j, event, hashes, offset, ingest_ms)
         return DONE
-    said = _catch_up(j, ingest_ms)
-    if said != DONE:
-        return said
-    if j[s.OUT_COUNT] + ROWS_MIN > j[s.OUT_ROOM]:
-        return HAND_ON
-    if is_late(j, event[scan.TIME]):
-        note_late(j, number, event)
-        refuse_late(j, number, event[scan.TIME])
+    status = _catch_up(j, ingest_ms)
+    if status != DONE:
+        return status
+    if j[s.OUT_COUNT] + ROWS_MIN > j[s.OUT_CAPACITY]:
+        return FLUSH
+    if not emission.is_retained(j, event[scan.TIME]):
+        installs.emit_late_history(j, number, event)
+        emission.reject_late(j, number, event[scan.TIME])
     else:
-        take_install(j, event, raw, offset, ingest_ms)
+        installs.process_install(j, event, raw, offset, ingest_ms)
     return DONE
 
 
 @kernel
 def _catch_up(j: Any, ingest_ms: Any) -> Any:
-    """Close and forget what the watermark has passed, a slice of it at once."""
+    """Fire the timers up to the watermark, one slice at most."""
     watermark_ms = j[s.WATERMARK]
-    return _finish(j, watermark_ms - j[s.WINDOW], watermark_ms - j[s.LIFE], ingest_ms)
+    return _fire_timers(j, watermark_ms - j[s.WINDOW], watermark_ms - j[s.RETENTION], ingest_ms)
 
 
 @kernel
-def _finish(j: Any, closed_ms: Any, forgotten_ms: Any, ingest_ms: Any) -> Any:
-    """Close pages up to one event time, then forget everything up to another, in order of event time."""
+def _fire_timers(j: Any, closed_ms: Any, expired_ms: Any, ingest_ms: Any) -> Any:
+    """Close pages up to one event time, then expire pages and installs up to another, in order of event time."""
     while True:
-        time_ms = first_ms(j, s.CLOSING, s.PAGES, closed_ms, s.P_TIMER, s.P_TIME)
+        time_ms = first_ms(j, s.CLOSING, closed_ms)
         if time_ms < 0:
             return GROW_RUNS
         if time_ms > closed_ms:
             break
-        address = first_entry(j, s.CLOSING)
-        if j[s.KNOWN + END] == j[s.KNOWN + ROOM]:
+        page = timers.first_entry(j, s.CLOSING)
+        if j[s.PAGE_EXPIRY + END] == j[s.PAGE_EXPIRY + CAPACITY]:
             return GROW_RUNS
         if j[s.SLICED] >= j[s.SLICE_MAX]:
-            return HAND_ON
-        if j[s.OUT_COUNT] + page_size(words_of(j, s.PAGES), at(j, s.PAGES, address)) > j[s.OUT_ROOM]:
-            return GROW_OUT if j[s.OUT_COUNT] == 0 else HAND_ON
-        pop(j, s.CLOSING)
+            return FLUSH
+        if j[s.OUT_COUNT] + emission.page_size(words_of(j, s.PAGES), index_of(j, s.PAGES, page)) > j[s.OUT_CAPACITY]:
+            return GROW_OUT if j[s.OUT_COUNT] == 0 else FLUSH
+        timers.pop(j, s.CLOSING)
         j[s.OPEN] -= 1
         j[s.SLICED] += 1
-        close_page(j, address, ingest_ms)
-        add(j, s.KNOWN, s.PAGES, address, time_ms, s.P_TIMER)
+        emission.close_page(j, page, ingest_ms)
+        timers.add(j, s.PAGE_EXPIRY, page, time_ms)
     while True:
-        time_ms = first_ms(j, s.KNOWN, s.PAGES, forgotten_ms, s.P_TIMER, s.P_TIME)
+        time_ms = first_ms(j, s.PAGE_EXPIRY, expired_ms)
         if time_ms < 0:
             return GROW_RUNS
-        if time_ms > forgotten_ms:
+        if time_ms > expired_ms:
             break
-        index = at(j, s.PAGES, pop(j, s.KNOWN))
-        j[s.HELD_BYTES] -= page_bytes(page_size(words_of(j, s.PAGES), index))
-        j[s.N_SHED] += time_ms + j[s.LIFE] > j[s.WATERMARK]
+        index = index_of(j, s.PAGES, timers.pop(j, s.PAGE_EXPIRY))
+        j[s.RETAINED_BYTES] -= pages.page_bytes(emission.page_size(words_of(j, s.PAGES), index))
+        j[s.N_SHED] += time_ms + j[s.RETENTION] > j[s.WATERMARK]
     while True:
-        time_ms = first_ms(j, s.PENDING, s.INSTALLS, forgotten_ms, s.I_TIMER, s.I_TIME)
+        time_ms = first_ms(j, s.INSTALL_EXPIRY, expired_ms)
         if time_ms < 0:
             return GROW_RUNS
-        if time_ms > forgotten_ms:
+        if time_ms > expired_ms:
             return DONE
-        if j[s.SLICED] >= j[s.SLICE_MAX] or j[s.OUT_COUNT] == j[s.OUT_ROOM]:
-            return HAND_ON
+        if j[s.SLICED] >= j[s.SLICE_MAX] or j[s.OUT_COUNT] == j[s.OUT_CAPACITY]:
+            return FLUSH
         j[s.SLICED] += 1
-        forget_install(j, pop(j, s.PENDING))
+        installs.expire_install(j, timers.pop(j, s.INSTALL_EXPIRY))
 
 
 @kernel
 def _shed(j: Any, ingest_ms: Any) -> Any:
-    """Raise the floor until memory suffices: what is oldest closes and is forgotten before its time."""
-    if j[s.HELD_BYTES] <= j[s.BYTES_MAX] and j[s.SHEDDING] == 0:
+    """Shed load until memory suffices: raise the floor, up to which the oldest pages and installs close and expire."""
+    if j[s.RETAINED_BYTES] <= j[s.BYTES_MAX] and j[s.SHEDDING] == 0:
         return DONE
     j[s.SHEDDING] = 1
-    said = _catch_up(j, ingest_ms)
-    while said == DONE:
-        # Whatever isn't above the floor goes, also what a slice has left of an event time.
-        said = _finish(j, j[s.FLOOR], j[s.FLOOR], ingest_ms)
-        if said == DONE and j[s.HELD_BYTES] <= j[s.BYTES_MAX]:
+    status = _catch_up(j, ingest_ms)
+    while status == DONE:
+        # All that isn't above the floor goes, also what a slice has left of an event time.
+        status = _fire_timers(j, j[s.FLOOR], j[s.FLOOR], ingest_ms)
+        if status == DONE and j[s.RETAINED_BYTES] <= j[s.BYTES_MAX]:
             j[s.SHEDDING] = 0
             return DONE
-        if said != DONE:
-            return said
-        oldest_ms = first_ms(j, s.CLOSING, s.PAGES, np.int64(NEVER - 1), s.P_TIMER, s.P_TIME)
-        known_ms = first_ms(j, s.KNOWN, s.PAGES, np.int64(NEVER - 1), s.P_TIMER, s.P_TIME)
-        held_ms = first_ms(j, s.PENDING, s.INSTALLS, np.int64(NEVER - 1), s.I_TIMER, s.I_TIME)
-        if min(oldest_ms, known_ms, held_ms) < 0:
+        if status != DONE:
+            return status
+        oldest_ms = np.int64(NEVER)
+        for timer in (s.CLOSING, s.PAGE_EXPIRY, s.INSTALL_EXPIRY):
+            oldest_ms = min(oldest_ms, first_ms(j, timer, np.int64(NEVER - 1)))
+        if oldest_ms < 0:
             return GROW_RUNS
-        j[s.FLOOR] = max(j[s.FLOOR], min(oldest_ms, known_ms, held_ms))
+        j[s.FLOOR] = max(j[s.FLOOR], oldest_ms)
         j[s.UNSURE] = max(j[s.UNSURE], j[s.FLOOR])
-    return said
+    return status

@@ -1,6 +1,6 @@
-"""Arrays by their addresses, for kernels that work on many of them: one array of numbers leads to all.
+"""Arrays by address, for kernels that work on many arrays: they take one array of numbers with all addresses.
 
-Passed as arguments, thirty arrays would cost a kernel ten microseconds a call, and minutes to compile.
+Thirty arrays as arguments would cost a kernel ten microseconds a call, and minutes to compile.
 """
 
 from typing import Any, Final
@@ -14,13 +14,13 @@ from numba.extending import intrinsic
 
 from stream.tables.jit import kernel
 
-ENTRIES: Final = 1 << 40  # the kernels know how long an array is
+ENTRIES: Final = 1 << 40  # a bound only: the kernels know the length of each array
 
 Ints = npt.NDArray[np.int64]
 
 
 def _as_pointer(_: Any, address: Any) -> Any:
-    """A number as an address."""
+    """Convert an integer to a pointer."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], cgutils.voidptr_t)
@@ -44,5 +44,5 @@ def i64_at(address: Any) -> Any:
 
 
 def address_of(array: npt.NDArray[Any]) -> int:
-    """Where an array's first element lies, until it is resized."""
+    """The address of an array's first element; valid until the array is resized."""
     return int(array.__array_interface__["data"][0])

@@ -1,6 +1,7 @@
-"""Values of msgpack found in the bytes of a record, in the form that our producers write: kernels.
+"""Parses msgpack values in the bytes of a record, in the plain form that our producers write. Kernels.
 
-Text is ASCII, numbers are msgpack's shortest or a double. Of anything else they say that it isn't there.
+Text is ASCII, numbers are msgpack's shortest or a double. Anything else counts as missing. Each takes the index `at` of
+a value in `raw`, uint8, and returns the index of its end; −1 if the value is missing.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from stream.tables.jit import kernel
 
 @kernel
 def number_at(raw: Any, at: Any) -> Any:
-    """(a whole number that isn't negative, where it ends); an end of −1: there is none."""
+    """(a non-negative integer, its end)."""
     end = raw.shape[0]
     head = raw[at] if at < end else np.uint8(0xC1)
     if head < 0x80:
@@ -28,9 +29,9 @@ def number_at(raw: Any, at: Any) -> Any:
 
 @kernel
 def head_at(raw: Any, at: Any, fixed: Any, mask: Any, wide: Any) -> Any:
-    """(length, where the content begins) of a text, list or map; a beginning of −1: there is none.
+    """(length, begin of the content) of a text, list or map.
 
-    `fixed`, `mask`: the head that holds the length itself; `wide`: the one with two bytes of length behind it.
+    `fixed`, `mask`: the head that contains the length; `wide`: the head that two bytes of length follow.
     """
     end = raw.shape[0]
     head = np.int64(raw[at]) if at < end else np.int64(0xC1)
@@ -43,13 +44,13 @@ def head_at(raw: Any, at: Any, fixed: Any, mask: Any, wide: Any) -> Any:
 
 @kernel
 def list_at(raw: Any, at: Any) -> Any:
-    """(number of elements, where the first begins) of a list; a beginning of −1: there is none."""
+    """(number of elements, begin of the first) of a list."""
     return head_at(raw, at, np.int64(0x90), np.int64(0x0F), np.int64(0xDC))
 
 
 @kernel
 def text_at(raw: Any, at: Any) -> Any:
-    """(begin, end) of a text's bytes, which must be ASCII; an end of −1: there is none."""
+    """(begin, end) of a text's bytes, which must be ASCII."""
     if at + 1 < raw.shape[0] and raw[at] == 0xD9:
         size, begin = np.int64(raw[at + 1]), at + 2
     else:
@@ -64,7 +65,7 @@ def text_at(raw: Any, at: Any) -> Any:
 
 @kernel
 def double_at(raw: Any, at: Any) -> Any:
-    """Where a finite double ends; −1: there is none."""
+    """The end of a finite double."""
     if at + 8 >= raw.shape[0] or raw[at] != 0xCB:
         return np.int64(-1)
     return at + 9 if raw[at + 1] & 0x7F != 0x7F or raw[at + 2] < 0xF0 else np.int64(-1)
@@ -72,7 +73,7 @@ def double_at(raw: Any, at: Any) -> Any:
 
 @kernel
 def doubles_at(raw: Any, at: Any, count: Any) -> Any:
-    """Where a list of none or `count` finite doubles ends; −1: there is none."""
+    """The end of a list of none or `count` finite doubles."""
     size, at = list_at(raw, at)
     if size and size != count:
         return np.int64(-1)
@@ -85,7 +86,7 @@ def doubles_at(raw: Any, at: Any, count: Any) -> Any:
 
 @kernel
 def bytes_at(raw: Any, at: Any) -> Any:
-    """Where a string of bytes ends; −1: there is none."""
+    """The end of a string of bytes."""
     end, size = raw.shape[0], np.int64(-1)
     if at + 1 < end and raw[at] == 0xC4:
         size, at = np.int64(raw[at + 1]), at + 2
@@ -96,17 +97,14 @@ def bytes_at(raw: Any, at: Any) -> Any:
 
 @kernel
 def context_at(raw: Any, at: Any) -> Any:
-    """Where a map from texts to texts and finite doubles ends; −1: there is none."""
+    """The end of a map from texts to texts and finite doubles."""
     size, at = head_at(raw, at, np.int64(0x80), np.int64(0x0F), np.int64(0xDE))
     for _ in range(size):
         _, at = text_at(raw, at)
-        if 0 <= at < raw.shape[0]:
-            if raw[at] == 0xCB:
-                at = double_at(raw, at)
-            else:
-                _, at = text_at(raw, at)
-        else:
-            return np.int64(-1)
+        if 0 <= at < raw.shape[0] and raw[at] == 0xCB:
+            at = double_at(raw, at)
+        elif at >= 0:
+            _, at = text_at(raw, at)
         if at < 0:
             break
     return at

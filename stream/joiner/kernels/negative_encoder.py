@@ -1,9 +1,10 @@
-"""Pages of which every item is negative, written in the form of an Examples by one kernel.
+"""Encodes pages of which every item is negative as the bytes of an Examples, in one kernel.
 
 In a file of its own because numba takes longer to load than anything else in a joiner.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -13,15 +14,15 @@ from stream.joiner.kernels.msgpack_scan import list_at, text_at
 from stream.tables.jit import kernel
 from stream.tables.xxh3 import LENGTH_MAX, xxh3_64
 
-REQUEST_ID_MAX: Final = LENGTH_MAX - 8  # bytes; the hash in batches takes no more
-PAGE_MORE_BYTES: Final = 24 + 2  # the heads of an Examples and of its columns
+REQUEST_ID_MAX: Final = LENGTH_MAX - 8  # bytes; `xxh3_64` takes no more
+PAGE_MORE_BYTES: Final = 24 + 2  # heads of an Examples and of its columns
 ITEM_BYTES: Final = 9 + 3 + 1 + 9 + 1 + 9  # in all columns
 
 
 def negative_examples(pages: Sequence[bytes], sizes: Sequence[int], ingests: Sequence[int]) -> list[bytes]:
-    """Each page as the bytes of an Examples; empty where the kernel can't write it.
+    """Each page as the bytes of an Examples; empty if the kernel can't encode it.
 
-    `pages`: as they lie in the log; `sizes`: their numbers of items; `ingests`: ms, all labels' own.
+    `pages`: their bytes in the log; `sizes`: their numbers of items; `ingests`: ingest time of all labels of each, ms.
     """
     count = len(pages)
     if not count:
@@ -30,16 +31,13 @@ def negative_examples(pages: Sequence[bytes], sizes: Sequence[int], ingests: Seq
     ends = np.cumsum(np.fromiter(map(len, pages), np.int64, count))
     written = np.empty(int(ends[-1]) + count * PAGE_MORE_BYTES + int(number.sum()) * ITEM_BYTES, np.uint8)
     _write_pages(np.frombuffer(b"".join(pages), np.uint8), ends, number, ingest, written)
-    whole, begin, found = written.data, 0, []
-    for end in ends.tolist():  # where each ends now
-        found.append(bytes(whole[begin:end]))
-        begin = end
-    return found
+    bounds = [0, *ends.tolist()]  # in `written` now
+    return [bytes(written.data[begin:end]) for begin, end in pairwise(bounds)]
 
 
 @kernel
 def _put_head(written: Any, at: Any, size: Any) -> Any:
-    """Begin a list; returns where its elements go."""
+    """Write the head of a list; returns its end."""
     if size < 16:
         written[at] = 0x90 + size
         return at + 1
@@ -49,7 +47,7 @@ def _put_head(written: Any, at: Any, size: Any) -> Any:
 
 @kernel
 def _put_number(written: Any, at: Any, value: Any) -> Any:
-    """Write a whole number that isn't negative, as short as it can be; returns where it ends."""
+    """Write a non-negative integer as short as possible; returns its end."""
     if value < 0x80:
         written[at] = value
         return at + 1
@@ -57,13 +55,13 @@ def _put_number(written: Any, at: Any, value: Any) -> Any:
     size = 1 << code
     written[at] = 0xCC + code
     for k in range(size):
-        written[at + 1 + k] = (value >> 8 * (size - 1 - k)) & 255
+        written[at + 1 + k] = np.uint8(value >> np.uint8(8 * (size - 1 - k)))
     return at + 1 + size
 
 
 @kernel
 def _put_ids(written: Any, at: Any, text: Any, name: Any, size: Any) -> Any:
-    """`example_id` of every position without an install id; `text` begins with a request id of `name` bytes."""
+    """Write `example_id` of every position, without an install id; `text` begins with a request id of `name` bytes."""
     for position in range(size):
         n = name
         text[n] = 0
@@ -74,20 +72,13 @@ def _put_ids(written: Any, at: Any, text: Any, name: Any, size: Any) -> Any:
             text[n + 1] = 48 + position // 10 % 10
             n += 1
         text[n + 1], text[n + 2], text[n + 3], text[n + 4] = 48 + position % 10, 0, 48 + WINDOW_CLOSED, 0
-        hashed = xxh3_64(text, n + 5)
-        if hashed < np.uint64(1) << np.uint64(32):
-            at = _put_number(written, at, np.int64(hashed))
-            continue
-        written[at] = 0xCF
-        for byte in range(8):
-            written[at + 1 + byte] = (hashed >> np.uint64(56 - 8 * byte)) & np.uint64(255)
-        at += 9
+        at = _put_number(written, at, xxh3_64(text, n + 5))
     return at
 
 
 @kernel
 def _put_columns(written: Any, at: Any, size: Any, ingest_ms: Any) -> Any:
-    """Positions, labels, weights, reasons and ingest times of a page that nothing was installed from."""
+    """Write positions, labels, weights, reasons and ingest times of a page that nothing was installed from."""
     at = _put_head(written, at, size)
     for position in range(size):
         at = _put_number(written, at, position)
@@ -110,8 +101,7 @@ def _put_columns(written: Any, at: Any, size: Any, ingest_ms: Any) -> Any:
 def _write_pages(pages: Any, ends: Any, sizes: Any, ingests: Any, written: Any) -> None:
     """Write each page and its columns: `pages` uint8 [bytes of all], the others int64 [pages].
 
-    `ends`: where each ends in `pages`; then where it ends in `written`. Of no length: its request id can't be hashed
-    here.
+    `ends`: the ends in `pages`, replaced by those in `written`. A page whose request id is too long becomes empty.
     """
     text = np.zeros(LENGTH_MAX, np.uint8)
     begin = at = np.int64(0)
