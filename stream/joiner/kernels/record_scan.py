@@ -15,7 +15,7 @@ from stream.joiner.kernels.msgpack_scan import bytes_at, context_at, doubles_at,
 from stream.tables.jit import kernel
 
 ITEMS_SCANNED: Final = 64
-# Columns of an event. BEGIN, END: its bytes in the record. A page has SIZE hashes of items, from ITEMS on. The others are
+# Columns of an event. BEGIN, END: its bytes in the record. A page has SIZE hashes of items, from ITEMS on. The rest are
 # hashes: REQUEST is 0 where an install names no page, KEY is of user and install id, PAIR of user and item, MURMUR2 is
 # Kafka's of the user, which gives the partition.
 TAG, BEGIN, END, TIME, SIZE, ITEMS, REQUEST, USER, ITEM, KEY, PAIR, RETRACTED, MURMUR2 = range(13)

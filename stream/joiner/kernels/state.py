@@ -29,7 +29,7 @@ I_FLAGS, I_PAGE, I_POSITION, I_PREVIOUS, I_FOLLOWING, I_NEXT_KEY, I_NEXT_PAIR, I
 I_LENGTH, I_RAW = 29, 30
 RETRACTION, RETRACTED, MATCHED, EXPIRED, LISTED = 1, 2, 4, 8, 16  # LISTED: it is found by its key
 
-# A label that differs from what the page's own state implies. FIRST, LAST: its installs. RETAINED_UNTIL: of the entry at
+# A label that the page's own state doesn't imply. FIRST, LAST: its installs. RETAINED_UNTIL: of the entry at
 # NO_POSITION, the event time until which the page's record is retained.
 L_PAGE, L_POSITION, L_EMITTED, L_FIRST, L_LAST, L_LINK, L_RETAINED_UNTIL = range(7)
 LABEL_NUMBERS: Final = 7
@@ -63,7 +63,7 @@ RESERVE_MIN: Final = (256, 2_560, 64, 8_192, 256)
 # A row of output: kind, then the number of its batch of labels (RECORD_END: the record's number). Then
 # of a page (NEGATIVES: all of its items) and of a LABEL: offset, begin, length, size, base, ingest time; of a LABEL
 # also position, position in its id, label, reason, index of the install's bytes or −1;
-# of an ORGANIC_INSTALL and a HISTORY: index of the install's bytes or −1 − event; newest time or −1, whether it is sure;
+# of an ORGANIC_INSTALL and a HISTORY: index of the install's bytes or −1 − event; newest time or −1, is it sure;
 # of a LATE event: its number, time, and how late it is.
 OUT_COLUMNS: Final = 13
 NEGATIVES, LABEL, RECORD_END, ORGANIC_INSTALL, HISTORY, LATE = range(6)
