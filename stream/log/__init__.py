@@ -1,1 +1,1 @@
-"""The log: its protocol, Kafka and memory behind it, topics' administration, dead letters."""
+"""The log: its protocol, its implementations on Kafka and in memory, topic administration, dead letters."""

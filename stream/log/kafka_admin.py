@@ -1,6 +1,8 @@
-"""Topics as they are declared against topics as the broker has them: what `thalweg apply-topics` shows, then does."""
+"""Compares declared topics with the broker's: what `thalweg apply-topics` shows, then applies."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,17 +18,17 @@ Action = Literal["create", "alter", "leave", "refuse"]
 ELECTING: Final = (
     errors.NotCoordinatorError, errors.CoordinatorNotAvailableError, errors.CoordinatorLoadInProgressError,
 )  # fmt: skip
-NOT_THERE: Final = errors.UnknownTopicOrPartitionError.errno
+MISSING: Final = errors.UnknownTopicOrPartitionError.errno
 UNBOUNDED: Final = "-1"
 IN_SYNC: Final = "min.insync.replicas"
-RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # more of it is an operator's decision
+RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # a greater value is an operator's decision
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference of one topic. What is left or refused is shown and not done: `says` has the reason and a remedy.
+    """One difference of one topic. What is left or refused is only shown: `says` has the reason and a remedy.
 
-    `config` holds what will be set; `partitions` and `replication` matter to `create`.
+    `config` is what will be set; `partitions` and `replication` matter to `create`.
     """
 
     topic: str  # with the prefix
@@ -41,19 +43,16 @@ class Change:
 
 
 def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force: bool = False) -> list[Change]:
-    """What has to change on the broker until all declared topics are as declared; empty when they are.
+    """The changes that make the broker's topics as declared; empty when they are.
 
-    What an operator has raised above its declaration is left, unless `force`. Raises LogUnavailable, LogError.
+    A value that an operator has raised above its declaration is left, unless `force`. Raises LogUnavailable, LogError.
     """
-    reach(settings)
-    with translated(settings, "comparing topics"), KafkaAdminClient(**client_options(settings)) as admin:
-        names = [settings.topic(topic.name) for topic in topics]
-        found = {topic["name"]: topic for topic in admin.describe_topics(names) if topic["error_code"] != NOT_THERE}
-        configs = _configs(
-            admin, {settings.topic(t.name): t for t in topics if settings.topic(t.name) in found}, settings.replication
-        )
+    declared = {settings.topic(topic.name): topic for topic in topics}
+    with _admin(settings, "comparing topics") as admin:
+        found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
+        configs = _configs(admin, {name: declared[name] for name in found}, settings.replication)
     changes: list[Change] = []
-    for topic, name in zip(topics, names, strict=True):
+    for name, topic in declared.items():
         if name in found:
             changes += _differences(settings, topic, found[name]["partitions"], configs[name], force=force)
         else:
@@ -62,7 +61,7 @@ def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force
 
 
 def apply_topics(settings: Settings, changes: list[Change]) -> None:
-    """Create and alter as `plan_topics` found, and wait until new topics are ready.
+    """Create and alter topics as `plan_topics` returned, and wait until new topics are ready.
 
     Raises LogUnavailable, LogError.
     """
@@ -80,8 +79,7 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
         for change in changes
         if change.action == "alter"
     ]
-    reach(settings)
-    with translated(settings, "changing topics"), KafkaAdminClient(**client_options(settings)) as admin:
+    with _admin(settings, "changing topics") as admin:
         if new:
             _create(admin, new)
         if altered:
@@ -89,23 +87,20 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
 
 
 def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
-    """Remove topics with all that is in them; those that aren't there are left out. Raises LogUnavailable, LogError."""
-    reach(settings)
-    with translated(settings, "removing topics"), KafkaAdminClient(**client_options(settings)) as admin:
+    """Delete topics with all their records; missing ones are skipped. Raises LogUnavailable, LogError."""
+    with _admin(settings, "removing topics") as admin:
         names = [settings.topic(topic.name) for topic in topics]
-        there = [topic["name"] for topic in admin.describe_topics(names) if topic["error_code"] != NOT_THERE]
-        if there:
-            admin.delete_topics(there, timeout_ms=int(REQUEST_S * 1000))
+        existing = [topic["name"] for topic in admin.describe_topics(names) if topic["error_code"] != MISSING]
+        if existing:
+            admin.delete_topics(existing, timeout_ms=int(REQUEST_S * 1000))
 
 
 def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple[int, str]]:
-    """What a consumer group has committed of a topic: offset and metadata by partition; empty when nothing ever.
+    """The commits of a consumer group in a topic: offset and metadata by partition; empty if there are none.
 
     Names without prefix. Raises LogUnavailable, LogError.
     """
-    reach(settings)
-    doing = f"asking for the commits of {group}"
-    with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
+    with _admin(settings, f"asking for the commits of {group}") as admin:
         give_up_s = time.monotonic() + REQUEST_S
         while True:
             try:
@@ -123,10 +118,17 @@ def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple
     }
 
 
+@contextmanager
+def _admin(settings: Settings, doing: str) -> Iterator[Any]:
+    reach(settings)
+    with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
+        yield admin
+
+
 def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
     done = admin.create_topics(new, timeout_ms=int(REQUEST_S * 1000), raise_errors=False)
     for topic in done["topics"]:
-        # One that somebody else has just made is as good; the next plan compares it.
+        # One that another process has just created is as good; the next plan compares it.
         if topic["error_code"] not in (0, errors.TopicAlreadyExistsError.errno):
             why = topic["error_message"] or errors.for_code(topic["error_code"]).__name__
             raise LogError(f"Kafka won't create {topic['name']}: {why}")
@@ -159,13 +161,13 @@ def _differences(
         changes.append(Change(name, "alter", says, tuple(differing.items())))
     wanted = topic.partitions or settings.partitions
     if len(partitions) != wanted:
-        remedy = f"THALWEG_PARTITIONS={len(partitions)}" if not topic.partitions else "make the topic anew"
+        remedy = f"THALWEG_PARTITIONS={len(partitions)}" if not topic.partitions else "recreate the topic"
         changes.append(
             Change(
                 name,
                 "refuse",
                 f"has {len(partitions)} partitions, {wanted} are declared; keys would move to other partitions and "
-                f"each user's order would break. Keep it ({remedy}), or start anew under another THALWEG_TOPIC_PREFIX",
+                f"each user's order would break. Keep it ({remedy}), or start again under another THALWEG_TOPIC_PREFIX",
             )
         )
     if replicas != settings.replication:
@@ -178,7 +180,7 @@ def _differences(
 
 
 def _is_raised(key: str, now: str | None, declared: str, replicas: int) -> bool:
-    """Whether the topic has more than is declared. More in sync than there are replicas doesn't count: none can write.
+    """Whether a value is above the declared one. More in sync than there are replicas doesn't count: writes would fail.
 
     >>> [_is_raised("retention.ms", now, "7", 1) for now in ("8", "7", "6", "-1", None)]
     [True, False, False, True, False]
@@ -194,8 +196,6 @@ def _configs(admin: Any, topics: dict[str, Topic], replication: int) -> dict[str
     """The settings in force, by topic and key."""
     if not topics:
         return {}
-    asked = [
-        ConfigResource(ConfigResourceType.TOPIC, name, topic.config(replication)) for name, topic in topics.items()
-    ]
-    found = admin.describe_configs(asked, config_filter="all")["topic"]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, t.config(replication)) for name, t in topics.items()]
+    found = admin.describe_configs(resources, config_filter="all")["topic"]
     return {name: {key: entry["value"] for key, entry in config.items()} for name, config in found.items()}

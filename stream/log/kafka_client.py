@@ -1,4 +1,4 @@
-"""What every Kafka client here shares: addresses, TLS, login, and errors of kafka-python in our own words."""
+"""What all Kafka clients share: addresses, TLS, login, and the translation of kafka-python's errors."""
 
 import logging
 import socket
@@ -18,9 +18,9 @@ from stream.runtime.settings import Settings
 CONNECT_S: Final = 5.0
 REQUEST_S: Final = 10.0
 
-# What kafka-python logs are failures that are raised from here in plain words, and every retry before them.
+# kafka-python logs failures that are raised from here in plain words, and every retry before them.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
-logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # but for a task of its that has died: nobody raises it
+logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)  # except a task that has died: nothing raises that
 
 T = TypeVar("T")
 
@@ -28,10 +28,10 @@ _compiling = threading.RLock()
 
 
 def _one_at_a_time(compiled: Callable[..., T]) -> Callable[..., T]:
-    """kafka-python makes the code that reads and writes a kind of message when the first one comes, in any thread.
+    """kafka-python compiles the codec of a kind of message at its first use, in any thread.
 
-    Where two do so at once it may keep code that always fails (`object.__new__(X): X is not a type object`), in a task
-    whose end nobody hears of: all consumers of the process are deaf from then on (3.0.12).
+    If two threads do so at once, the codec may always fail (`object.__new__(X): X is not a type object`), in a task
+    that dies silently: from then on no consumer of the process receives anything (3.0.12).
     """
 
     @wraps(compiled)
@@ -47,7 +47,7 @@ StructField.compiled_encode_into = _one_at_a_time(StructField.compiled_encode_in
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """What producer, consumer and admin clients of kafka-python have in common: addresses, TLS, login."""
+    """Options of all kafka-python clients: addresses, timeouts, TLS, login."""
     return {
         "bootstrap_servers": settings.brokers(),
         "bootstrap_timeout_ms": int(CONNECT_S * 1000),
@@ -59,9 +59,9 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def reach(settings: Settings) -> None:
-    """Raises LogUnavailable at once when nobody listens at any of the addresses.
+    """Raises LogUnavailable at once when nothing listens at any of the addresses.
 
-    kafka-python would try for long, and leave a thread behind for each client that gave up.
+    kafka-python would retry for long, and leak a thread for each client that gave up.
     """
     for server in client_options(settings)["bootstrap_servers"]:
         host, _, port = server.rpartition(":")
@@ -78,7 +78,7 @@ def reach(settings: Settings) -> None:
 
 @contextmanager
 def translated(settings: Settings, doing: str) -> Iterator[None]:
-    """Turns kafka-python's errors into ours, in words that say what to do."""
+    """Translates kafka-python's errors into ours, which say what to do."""
     try:
         yield
     except (errors.KafkaError, OSError) as bad:
@@ -86,10 +86,10 @@ def translated(settings: Settings, doing: str) -> Iterator[None]:
 
 
 def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
-    """The error of ours that stands for one of kafka-python's."""
+    """Our error for one of kafka-python's."""
     if isinstance(bad, errors.SaslAuthenticationFailedError | errors.AuthorizationError):
         return LogError(
-            f"Kafka at {settings.kafka} refuses user {settings.kafka_user!r} ({doing}: {bad}): "
+            f"Kafka at {settings.kafka} rejects user {settings.kafka_user!r} ({doing}: {bad}): "
             "check THALWEG_KAFKA_USER, THALWEG_KAFKA_PASSWORD and the user's rights"
         )
     if isinstance(bad, errors.KafkaTimeoutError) and "bootstrap" in str(bad):
@@ -106,7 +106,7 @@ def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
     return LogError(f"Kafka at {settings.kafka} failed ({doing}): {bad}")
 
 
-_WRONG = (errors.UnknownTopicOrPartitionError,)  # kafka-python would try these again; no broker is missing
+_WRONG = (errors.UnknownTopicOrPartitionError,)  # retriable to kafka-python, though a broker has answered
 
 
 def within(timeout_s: float, call: Callable[[], T], late: T) -> T:

@@ -1,4 +1,4 @@
-"""TLS and login to Kafka, in the words that kafka-python and aiokafka share. Loads neither."""
+"""TLS and login options that kafka-python and aiokafka share. Imports neither."""
 
 import ssl
 from typing import Any
@@ -8,7 +8,7 @@ from stream.runtime.settings import Settings
 
 
 def login_options(settings: Settings) -> dict[str, Any]:
-    """How a client is to speak to the brokers. Raises SettingsError where the CA file can't be loaded."""
+    """Security options of a client. Raises SettingsError where the CA file can't be loaded."""
     options: dict[str, Any] = {"security_protocol": settings.kafka_security}
     if settings.kafka_security.endswith("SSL"):
         try:

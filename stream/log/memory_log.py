@@ -1,4 +1,4 @@
-"""The log in memory: for unit tests, backtests and simulation in one process."""
+"""The log in memory."""
 
 import threading
 import time
@@ -26,19 +26,19 @@ class _Partition:
 
 
 class _Group:
-    """Who shares a topic, and how far it was read. Partitions go round among the members, by name."""
+    """Members of a consumer group, and its commits. Partitions are assigned round-robin, by member name."""
 
     def __init__(self) -> None:
         self.members: dict[str, MemoryGroupReader] = {}
         self.commits: dict[int, int] = {}
 
-    def share(self, member: str, partitions: int) -> list[int]:
+    def assignment(self, member: str, partitions: int) -> list[int]:
         names = sorted(self.members)
         return [p for p in range(partitions) if names[p % len(names)] == member]
 
 
 class MemoryLog:
-    """A Log in this process's memory: for tests, backtests, simulation. Thread-safe; keeps all records.
+    """A Log in this process's memory: for tests, backtests, simulation. Thread-safe; retains all records.
 
     `topics` gives each topic's partitions; `now_ms` is the clock of the append times.
     """
@@ -60,7 +60,7 @@ class MemoryLog:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float = 10.0) -> None:
-        """Nothing is ever on its way here."""
+        """Nothing is ever in flight."""
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has. Raises LogError when it doesn't exist."""
@@ -71,7 +71,7 @@ class MemoryLog:
         return {p: part.start for p, part in enumerate(self._parts(topic))}
 
     def ends(self, topic: str) -> dict[int, int]:
-        """Offset behind the newest record per partition."""
+        """Offset after the newest record per partition."""
         with self._changed:
             return {p: part.end for p, part in enumerate(self._parts(topic))}
 
@@ -96,13 +96,13 @@ class MemoryLog:
         return MemoryReader(topic, self._parts(topic), self._changed, positions)
 
     def group_reader(self, topic: str, group: str, member: str) -> "MemoryGroupReader":
-        """A reader of a share of the topic. A member of the same name that is still there is put out."""
+        """A reader of the partitions assigned to a member. An earlier reader of the same name is fenced."""
         with self._changed:
             entry = self._groups.setdefault((topic, group), _Group())
         return MemoryGroupReader(topic, self._parts(topic), self._changed, entry, member)
 
     def close(self) -> None:
-        """Nothing to leave: readers go on."""
+        """Nothing to close."""
 
     def _parts(self, topic: str) -> list[_Partition]:
         try:
@@ -143,8 +143,8 @@ class MemoryReader:
         return dict(self._positions)
 
     def seek(self, partition: int, offset: int) -> None:
-        """Go on reading this partition from `offset` (or START, END)."""
-        assert partition in self._positions, f"partition {partition} isn't read here"
+        """Continue reading this partition from `offset` (or START, END)."""
+        assert partition in self._positions, f"partition {partition} isn't assigned to this reader"
         with self._changed:
             self._positions[partition] = self._parts[partition].resolve(offset)
 
@@ -153,21 +153,21 @@ class MemoryReader:
         self._positions = {}
 
     def _assign(self) -> None:
-        """Here to be overridden: the partitions of a plain reader never change."""
+        """Overridden in groups: the partitions of a plain reader never change."""
 
     def _take(self, records_max: int) -> list[Record]:
         records: list[Record] = []
         for p, offset in list(self._positions.items()):
             part = self._parts[p]
             if not part.start <= offset <= part.end:
-                if records:  # they come first; the next poll raises
+                if records:  # return them first; the next poll raises
                     break
                 check_position(self._topic, p, offset, part.start, part.end)
             i = offset - part.start
             found = part.records[i : i + records_max - len(records)]
             if found:
                 records += found
-                # Behind the others, so that a busy partition starves none.
+                # Moved to the end, so that a busy partition starves no other.
                 del self._positions[p]
                 self._positions[p] = offset + len(found)
             if len(records) == records_max:
@@ -176,7 +176,7 @@ class MemoryReader:
 
 
 class MemoryGroupReader(MemoryReader):
-    """Reads a member's share of a topic of a MemoryLog."""
+    """Reads the partitions of a MemoryLog's topic that are assigned to a group member."""
 
     def __init__(
         self, topic: str, parts: list[_Partition], changed: threading.Condition, group: _Group, member: str
@@ -189,7 +189,7 @@ class MemoryGroupReader(MemoryReader):
             changed.notify_all()
 
     def commit(self, positions: Mapping[int, int]) -> None:
-        """Store the next offset to be read, per partition that is still this member's."""
+        """Store the next offset to read, per partition that is still assigned."""
         with self._changed:
             self._assign()
             self._group.commits.update({p: offset for p, offset in positions.items() if p in self._positions})
@@ -205,8 +205,7 @@ class MemoryGroupReader(MemoryReader):
     def _assign(self) -> None:
         if self._group.members.get(self._member) is not self:
             raise fenced(self._member)
-        share = self._group.share(self._member, len(self._parts))
-        if share == sorted(self._positions):
-            return
-        fresh = {p: self._group.commits.get(p, self._parts[p].start) for p in share}
-        self._positions = {p: self._positions.get(p, offset) for p, offset in fresh.items()}
+        assigned = self._group.assignment(self._member, len(self._parts))
+        if assigned != sorted(self._positions):
+            committed = {p: self._group.commits.get(p, self._parts[p].start) for p in assigned}
+            self._positions = {p: self._positions.get(p, offset) for p, offset in committed.items()}

@@ -1,4 +1,4 @@
-"""The log: the protocol that Kafka (`kafka_log.py`) and memory (`MemoryLog`, here) both keep."""
+"""The log's protocol, which `KafkaLog` and `MemoryLog` implement."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -6,8 +6,8 @@ from typing import Final, NamedTuple, Protocol
 
 from stream.runtime.errors import LogError, LogGap
 
-START: Final = -2  # as a position: the oldest record that is there
-END: Final = -1  # as a position: behind the newest record
+START: Final = -2  # as a position: the oldest record
+END: Final = -1  # as a position: after the newest record
 
 
 class Record(NamedTuple):
@@ -27,8 +27,8 @@ class Reader(Protocol):
     def poll(self, timeout_s: float, records_max: int = 500) -> list[Record]:
         """Records in offset order per partition; empty after `timeout_s`.
 
-        Raises LogGap when a position is older than the log's start (the reader stays where it was:
-        `seek` goes on), LogUnavailable when no broker answered for long, LogError otherwise.
+        Raises LogGap when a position is older than the log's start (the reader keeps its position; `seek` moves it),
+        LogUnavailable when no broker has answered for long, LogError otherwise.
         """
         ...
 
@@ -37,7 +37,7 @@ class Reader(Protocol):
         ...
 
     def seek(self, partition: int, offset: int) -> None:
-        """Go on reading this partition from `offset` (or START, END)."""
+        """Continue reading this partition from `offset` (or START, END)."""
         ...
 
     def close(self) -> None:
@@ -46,16 +46,13 @@ class Reader(Protocol):
 
 
 class GroupReader(Reader, Protocol):
-    """A Reader whose partitions are shared out among the members of a group.
+    """A Reader of the partitions that its consumer group assigns to it.
 
-    `poll` joins the group and keeps it. A partition that moved is read again from its last commit.
+    `poll` joins the group and keeps it alive. A reassigned partition is read from its last commit.
     """
 
     def commit(self, positions: Mapping[int, int]) -> None:
-        """Store the next offset to be read, per partition, for whoever reads on.
-
-        Partitions that have moved to another member are left out: they are read again from there.
-        """
+        """Commit the next offset to read, per partition. Partitions that were revoked are skipped."""
         ...
 
 
@@ -63,7 +60,7 @@ class Log(Protocol):
     """Topics of partitions of records. `send` may be called from several threads."""
 
     def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
-        """Append, soon; a failure is raised by the next `send` or `flush`. `value` None: tombstone of `key`."""
+        """Append asynchronously; the next `send` or `flush` raises a failure. `value` None: tombstone of `key`."""
         ...
 
     def flush(self, timeout_s: float = 10.0) -> None:
@@ -79,7 +76,7 @@ class Log(Protocol):
         ...
 
     def ends(self, topic: str) -> dict[int, int]:
-        """Offset behind the newest record per partition."""
+        """Offset after the newest record per partition."""
         ...
 
     def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
@@ -91,17 +88,17 @@ class Log(Protocol):
         ...
 
     def group_reader(self, topic: str, group: str, member: str) -> GroupReader:
-        """A reader of a share of the topic, from the group's commits (else the start). `member` is static."""
+        """A reader of the partitions assigned to a member (a static name), from the group's commits, else the start."""
         ...
 
     def close(self) -> None:
-        """Flush and leave; safe to call twice."""
+        """Flush and close; safe to call twice."""
         ...
 
 
 @lru_cache(maxsize=1 << 17)
 def partition_of(key: str, partitions: int) -> int:
-    """The partition that Kafka's default partitioner gives to `key`: murmur2, positive, modulo.
+    """The partition of `key` by Kafka's default partitioner: murmur2, positive, modulo.
 
     >>> [partition_of(user, 4) for user in ("1", "2", "3")]
     [3, 0, 3]
@@ -113,23 +110,23 @@ def partition_of(key: str, partitions: int) -> int:
 
 
 def no_topic(topic: str) -> LogError:
-    """The error of a topic that isn't there; both logs raise the same."""
+    """The error of a topic that doesn't exist."""
     return LogError(f"topic {topic} doesn't exist: run `thalweg apply-topics`, which creates all topics")
 
 
 def fenced(member: str) -> LogError:
-    """The error of a group member whose name another one has taken; both logs raise the same."""
+    """The error of a group member whose name another process uses."""
     return LogError(
         f"another process reads as member {member!r} of this group: give each worker its own name (THALWEG_WORKER)"
     )
 
 
 def check_position(topic: str, partition: int, offset: int, start: int, end: int) -> None:
-    """Raises LogGap when `offset` is before the log's start, LogError when it's behind its end."""
+    """Raises LogGap when `offset` is before the log's start, LogError when it's after its end."""
     if offset < start:
         raise LogGap(topic, partition, offset, start)
     if offset > end:
         raise LogError(
-            f"offset {offset} of {topic}/{partition} lies behind the log's end {end}: this isn't the log that was read "
-            "before (a topic made anew?); start from its beginning with a new model name, or point to the old log"
+            f"offset {offset} of {topic}/{partition} is after the log's end {end}: this isn't the log that was read "
+            "before (a recreated topic?); start from its beginning with a new model name, or point to the old log"
         )

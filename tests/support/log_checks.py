@@ -171,10 +171,10 @@ def check_gap(bench: Bench) -> None:
 
 
 def check_behind_the_end(bench: Bench) -> None:
-    """A position behind the log's end is an error, not a gap: it isn't the log that was read before."""
+    """A position after the log's end is an error, not a gap: it isn't the log that was read before."""
     fill(bench.log, "one", 0, 3)
     reader = bench.log.reader("one", {0: 9})
-    with pytest.raises(LogError, match=r"offset 9 .* behind the log's end 3") as wrong:
+    with pytest.raises(LogError, match=r"offset 9 .* after the log's end 3") as wrong:
         read(reader, 1)
     assert not isinstance(wrong.value, LogGap)
     reader.close()

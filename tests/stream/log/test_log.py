@@ -140,7 +140,7 @@ def test_largest_record_fits(kafka: Bench) -> None:
 def test_failure_surfaces_once_and_the_log_goes_on(kafka: Bench) -> None:
     """A record that the broker refuses is reported by the next flush, once; later records are taken."""
     kafka.log.send("one", 0, bytes(RECORD_BYTES_MAX + 10_000))  # more than this topic takes
-    with pytest.raises(LogError, match="a record sent before wasn't taken"):
+    with pytest.raises(LogError, match="an earlier record wasn't written"):
         kafka.log.flush()
     kafka.log.send("one", 0, b"after")
     kafka.log.flush()
