@@ -1,1 +1,1 @@
-"""What travels through the log: types, bytes, limits, topics."""
+"""Events: types, bytes, limits, topics."""

@@ -1,4 +1,4 @@
-"""What an event must keep, checked where it enters."""
+"""Validation of events where they enter."""
 
 import math
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from stream.runtime.errors import BadEvent
 
 
 def check_source(event: SourceEvent) -> None:
-    """Raises BadEvent when a field holds what can't be true."""
+    """Raises BadEvent when a field is invalid."""
     check_time(event.time_ms)
     if isinstance(event, Tick):
         return
@@ -53,7 +53,7 @@ def check_source(event: SourceEvent) -> None:
 
 
 def check_training(event: TrainingEvent) -> None:
-    """Raises BadEvent when a field of what stands in `examples` can't be true."""
+    """Raises BadEvent when a field of an event of `examples` is invalid."""
     if isinstance(event, Organic):
         check_organic(event)
     else:
@@ -61,7 +61,7 @@ def check_training(event: TrainingEvent) -> None:
 
 
 def check_examples(examples: Examples) -> None:
-    """Raises BadEvent when columns differ in length or a label, weight or position can't be true."""
+    """Raises BadEvent when columns differ in length or a value is invalid."""
     check_source(examples.page)
     ids, positions, labels, weights = examples.ids, examples.positions, examples.labels, examples.weights
     reasons, ingest_ms, n = examples.reasons, examples.ingest_ms, len(ids)
@@ -72,7 +72,7 @@ def check_examples(examples: Examples) -> None:
     if not (min(labels) >= 0 and max(labels) <= 1):
         raise BadEvent("a label is neither 0 nor 1")
     if not (min(weights) >= WEIGHT_MIN and max(weights) <= WEIGHT_MAX) or math.isnan(sum(weights)):
-        raise BadEvent(f"a weight must be {WEIGHT_MIN:g} to {WEIGHT_MAX:g}: leave out what isn't to be learned")
+        raise BadEvent(f"a weight must be {WEIGHT_MIN:g} to {WEIGHT_MAX:g}: leave out what shouldn't be learned")
     if not (min(reasons) >= 0 and max(reasons) < len(REASONS)):
         raise BadEvent("unknown reason")
     if not (min(ids) >= 0 and max(ids) < 2**64):
@@ -82,7 +82,7 @@ def check_examples(examples: Examples) -> None:
 
 
 def check_organic(organic: Organic) -> None:
-    """Raises BadEvent when a name is missing or a time can't be true."""
+    """Raises BadEvent when an id is missing or a time is invalid."""
     check_time(organic.time_ms)
     if not (organic.user and organic.item and organic.install_id):
         raise BadEvent("an organic install needs a user, an item and an install_id")
@@ -91,7 +91,7 @@ def check_organic(organic: Organic) -> None:
 
 
 def check_request(request: RankRequest) -> None:
-    """Raises BadEvent when a request can't be answered as it stands."""
+    """Raises BadEvent when a request is invalid."""
     if not request.request_id or not request.user:
         raise BadEvent("a request needs a request_id and a user")
     if not 1 <= request.k <= ITEMS_MAX:
@@ -118,12 +118,12 @@ def check_numbers(values: Mapping[str, "Value"]) -> None:
 
 
 def check_time(time_ms: int) -> None:
-    """Raises BadEvent unless an event may have this time."""
+    """Raises BadEvent when an event time is invalid."""
     if not 0 < time_ms < TIME_MS_MAX:
         raise BadEvent(f"event time {time_ms} ms is not between 1970 and 2100")
 
 
 def check_size(raw: bytes, bytes_max: int) -> None:
-    """Raises BadEvent when these are too many bytes."""
+    """Raises BadEvent when there are more bytes than `bytes_max`."""
     if len(raw) > bytes_max:
         raise BadEvent(f"{len(raw)} bytes are more than the limit of {bytes_max}")

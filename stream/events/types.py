@@ -1,4 +1,4 @@
-"""What travels through the log: typed events, and the limits they must keep."""
+"""Events: their types and limits."""
 
 from typing import Final
 
@@ -8,14 +8,14 @@ EVENT_BYTES_MAX: Final = 64 * 1024
 RECORD_BYTES_MAX: Final = 1024 * 1024
 REQUEST_BYTES_MAX: Final = 256 * 1024
 EVENTS_MAX: Final = 65_536  # of one record
-SLICE_EVENTS: Final = 1_024  # of a large record decoded at once: bad ones take 10 µs each
+SLICE_EVENTS: Final = 1_024  # of a large record, decoded at once: rejected ones take 10 µs each
 ITEMS_MAX: Final = 1_000  # of one page or request
-TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: later is no event time but a mistake
-WEIGHT_MIN: Final = 1e-6  # of an example; one that is lost in 32 bits would train nothing without a word
+TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: a later event time is a mistake
+WEIGHT_MIN: Final = 1e-6  # of an example; a smaller one would vanish in 32 bits
 WEIGHT_MAX: Final = 1e6
-NUMBER_MAX: Final = 2**53  # exclusive, of versions and deadlines: whole numbers that arrays and floats can hold
+NUMBER_MAX: Final = 2**53  # exclusive, of versions and deadlines: integers that are exact in floats
 
-# Why an example was emitted. The first two tell a position's first label, the others change one that was told.
+# Why an example was emitted. The first two give a position's first label, the others correct an emitted one.
 INSTALLED: Final = 0
 WINDOW_CLOSED: Final = 1
 LATE_POSITIVE: Final = 2
@@ -24,7 +24,7 @@ REASONS: Final = ("installed", "window_closed", "late_positive", "retraction")
 
 
 class Impression(msgspec.Struct, array_like=True, tag=1, gc=False, frozen=True):
-    """One page that a user saw: `items` in shown order, `features` as they were when it was ranked.
+    """One page that a user saw: `items` in shown order, `features` as of the time when it was ranked.
 
     `scores` and `propensities` are empty or one per item. `features` are opaque bytes (`page_features.py`);
     empty where the source has none.
@@ -43,7 +43,7 @@ class Impression(msgspec.Struct, array_like=True, tag=1, gc=False, frozen=True):
 
 
 class Install(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):
-    """A user installed an item. With `retracted`, an earlier install of that id is taken back."""
+    """A user installed an item. With `retracted`, it retracts the earlier install of that id."""
 
     user: str
     item: str
@@ -54,7 +54,7 @@ class Install(msgspec.Struct, array_like=True, tag=2, gc=False, frozen=True):
 
 
 class Tick(msgspec.Struct, array_like=True, tag=3, gc=False, frozen=True):
-    """Event time has reached `time_ms` in this partition, though nothing happened."""
+    """Event time has reached `time_ms` in this partition without other events."""
 
     time_ms: int
 
@@ -79,7 +79,7 @@ class Examples(msgspec.Struct, array_like=True, tag=4, gc=False, frozen=True):
 class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True):
     """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: now.
 
-    `history` (newest last) and `attributes` of the user, when given, spare the ranker its look-ups.
+    With `history` (newest last) and `attributes` of the user, the ranker needs no look-ups.
     `deadline_ms` counts from when the ranker read the request; 0: none.
     """
 
@@ -97,10 +97,10 @@ class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True)
 class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
     """The k best items with their scores (probabilities), all by one `version` (0: no model yet, by popularity).
 
-    `features` belong to `items` in this order: who shows the page copies them into the Impression.
+    `features` belong to `items` in this order; whoever shows the page copies them into the Impression.
     `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
     ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", ...).
-    `error` is empty, or says why there is no answer.
+    `error` is empty, or the reason why there is no answer.
     """
 
     request_id: str
@@ -138,7 +138,7 @@ class User(msgspec.Struct, array_like=True, tag=8, gc=False, frozen=True):
 
 
 class History(msgspec.Struct, array_like=True, tag=9, gc=False, frozen=True):
-    """User has installed item at `time_ms`: one record of the compacted topic `histories`."""
+    """A user's newest install of an item: one record of the compacted topic `histories`."""
 
     user: str
     item: str
@@ -146,7 +146,7 @@ class History(msgspec.Struct, array_like=True, tag=9, gc=False, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, array_like=True, tag=10, gc=False, frozen=True):
-    """Bytes that were not taken in: what and why, and where they came from."""
+    """Rejected bytes, with the reason and the source."""
 
     original: bytes
     error: str
@@ -157,10 +157,9 @@ class DeadLetter(msgspec.Struct, array_like=True, tag=10, gc=False, frozen=True)
 
 
 class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
-    """An install that no page claimed. A re-read emits it again: `user` and `install_id` are its identity.
+    """An install that no page claimed. Duplicates of a re-read have the same `user` and `install_id`.
 
-    It stands in the topic `organic` and, where the spec wants it, among the Examples of a record of `examples`: its
-    tag is the reason why it is there.
+    It is written to the topic `organic` and, if the spec says so, among the Examples of a record of `examples`.
     `request_id` is the page that it named, empty if none; `ingest_ms` the log's append time of the install's record.
     """
 
@@ -173,5 +172,5 @@ class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
 
 
 SourceEvent = Impression | Install | Tick
-BadPart = tuple[bytes, str]  # what can't be taken, and the reason
+BadPart = tuple[bytes, str]  # rejected bytes, and the reason
 TrainingEvent = Examples | Organic  # of a record of `examples`

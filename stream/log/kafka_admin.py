@@ -10,7 +10,7 @@ from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.events.topics import TOPICS, Topic
-from stream.log.kafka_client import REQUEST_S, client_options, reach, translated
+from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
 from stream.runtime.errors import LogError
 from stream.runtime.settings import Settings
 
@@ -26,20 +26,20 @@ RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # a greater
 
 @dataclass(frozen=True)
 class Change:
-    """One difference of one topic. What is left or refused is only shown: `says` has the reason and a remedy.
+    """One difference of one topic. What is left or refused is only shown: `message` has the reason and a remedy.
 
     `config` is what will be set; `partitions` and `replication` matter to `create`.
     """
 
     topic: str  # with the prefix
     action: Action
-    says: str
+    message: str
     config: tuple[tuple[str, str], ...] = ()
     partitions: int = 0
     replication: int = 0
 
     def __str__(self) -> str:
-        return f"{self.action:<6}  {self.topic}: {self.says}"
+        return f"{self.action:<6}  {self.topic}: {self.message}"
 
 
 def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force: bool = False) -> list[Change]:
@@ -120,7 +120,7 @@ def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple
 
 @contextmanager
 def _admin(settings: Settings, doing: str) -> Iterator[Any]:
-    reach(settings)
+    check_reachable(settings)
     with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
         yield admin
 
@@ -138,10 +138,12 @@ def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
 def _creation(settings: Settings, topic: Topic) -> Change:
     partitions = topic.partitions or settings.partitions
     config = topic.config(settings.replication)
-    says = f"{partitions} partitions, replication {settings.replication}; " + ", ".join(
+    message = f"{partitions} partitions, replication {settings.replication}; " + ", ".join(
         f"{key}={value}" for key, value in config.items()
     )
-    return Change(settings.topic(topic.name), "create", says, tuple(config.items()), partitions, settings.replication)
+    return Change(
+        settings.topic(topic.name), "create", message, tuple(config.items()), partitions, settings.replication
+    )
 
 
 def _differences(
@@ -154,11 +156,11 @@ def _differences(
     differing = {key: value for key, value in declared.items() if config.get(key) != value}
     raised = [key for key, value in differing.items() if _is_raised(key, config.get(key), value, replicas)]
     for key in [] if force else raised:
-        says = f"{key} stays {config[key]}, above the declared {differing.pop(key)}; --force lowers it"
-        changes.append(Change(name, "leave", says))
+        message = f"{key} stays {config[key]}, above the declared {differing.pop(key)}; --force lowers it"
+        changes.append(Change(name, "leave", message))
     if differing:
-        says = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
-        changes.append(Change(name, "alter", says, tuple(differing.items())))
+        message = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
+        changes.append(Change(name, "alter", message, tuple(differing.items())))
     wanted = topic.partitions or settings.partitions
     if len(partitions) != wanted:
         remedy = f"THALWEG_PARTITIONS={len(partitions)}" if not topic.partitions else "recreate the topic"
@@ -171,11 +173,11 @@ def _differences(
             )
         )
     if replicas != settings.replication:
-        says = (
+        message = (
             f"has {replicas} replicas, {settings.replication} are declared; move replicas with "
             f"kafka-reassign-partitions, or set THALWEG_REPLICATION={replicas}"
         )
-        changes.append(Change(name, "refuse", says))
+        changes.append(Change(name, "refuse", message))
     return changes
 
 

@@ -4,6 +4,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Final, TypeVar
@@ -58,7 +59,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def reach(settings: Settings) -> None:
+def check_reachable(settings: Settings) -> None:
     """Raises LogUnavailable at once when nothing listens at any of the addresses.
 
     kafka-python would retry for long, and leak a thread for each client that gave up.
@@ -93,12 +94,13 @@ def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
             "check THALWEG_KAFKA_USER, THALWEG_KAFKA_PASSWORD and the user's rights"
         )
     if isinstance(bad, errors.KafkaTimeoutError) and "bootstrap" in str(bad):
-        # The port was open (`reach`); a refused login or certificate also looks like this from kafka-python.
+        # The port was open (`check_reachable`); a refused login or certificate also looks like this from kafka-python.
         return LogUnavailable(
             f"{settings.kafka} is open, but no Kafka answers there by {settings.kafka_security}: it's still "
             "starting, or THALWEG_KAFKA_SECURITY, _SASL_MECHANISM, _USER, _PASSWORD or _CA isn't what it wants"
         )
-    if isinstance(bad, OSError) or (isinstance(bad, errors.RetriableError) and not isinstance(bad, _WRONG)):
+    has_answered = isinstance(bad, errors.UnknownTopicOrPartitionError)  # retriable to kafka-python all the same
+    if isinstance(bad, OSError) or (isinstance(bad, errors.RetriableError) and not has_answered):
         return LogUnavailable(
             f"no Kafka broker answers at {settings.kafka} ({doing}: {bad}): "
             "start it (`thalweg up`, or your own) or correct THALWEG_KAFKA"
@@ -106,23 +108,16 @@ def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
     return LogError(f"Kafka at {settings.kafka} failed ({doing}): {bad}")
 
 
-_WRONG = (errors.UnknownTopicOrPartitionError,)  # retriable to kafka-python, though a broker has answered
-
-
-def within(timeout_s: float, call: Callable[[], T], late: T) -> T:
+def with_timeout(timeout_s: float, call: Callable[[], T], late: T) -> T:
     """The result of `call`, or `late` when it takes longer: kafka-python's timeouts count per batch, or not at all."""
-    results: list[T] = []
-    failures: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(call())
-        except Exception as bad:  # noqa: BLE001 - handed to the caller's thread below
-            failures.append(bad)
+            future.set_result(call())
+        except Exception as bad:  # noqa: BLE001 - raised in the caller's thread below
+            future.set_exception(bad)
 
-    thread = threading.Thread(target=run, name="kafka-within", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if failures:
-        raise failures[0]
-    return results[0] if results else late
+    threading.Thread(target=run, name="kafka-with-timeout", daemon=True).start()
+    wait([future], timeout_s)
+    return future.result() if future.done() else late

@@ -9,9 +9,9 @@ from typing import Final
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
 
 from stream.events.types import RECORD_BYTES_MAX
-from stream.log.kafka_client import REQUEST_S, client_options, reach, translate, translated, within
+from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translate, translated, with_timeout
 from stream.log.kafka_reader import KafkaGroupReader, KafkaReader
-from stream.log.protocol import END, START, no_topic
+from stream.log.protocol import END, START, missing_topic
 from stream.runtime.settings import Settings
 
 REQUEST_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX  # a dead letter contains a whole record; topics allow the same
@@ -39,7 +39,7 @@ class KafkaLog:
         self._room = threading.Condition(threading.Lock())
         self._pending_bytes = 0
         self._failure: Exception | None = None
-        reach(settings)
+        check_reachable(settings)
         options = client_options(settings)
         self._connect = partial(
             KafkaProducer,
@@ -81,7 +81,7 @@ class KafkaLog:
         """Wait until everything sent is acknowledged."""
         doing = f"waiting for {self._pending_bytes} bytes to be acknowledged"
         with translated(self._settings, doing):
-            if not within(timeout_s, lambda: self._producer.flush(timeout_s) or True, late=False):
+            if not with_timeout(timeout_s, lambda: self._producer.flush(timeout_s) or True, late=False):
                 raise errors.KafkaTimeoutError(f"not done after {timeout_s:g} s")
         with self._room:
             self._raise_failure()
@@ -93,7 +93,7 @@ class KafkaLog:
             with translated(self._settings, f"asking about topic {topic}"), self._admin_lock:
                 (found,) = self._admin.describe_topics([name])
                 if found["error_code"] == errors.UnknownTopicOrPartitionError.errno:
-                    raise no_topic(name)
+                    raise missing_topic(name)
                 if found["error_code"]:
                     raise errors.for_code(found["error_code"])(name)
             self._counts[topic] = len(found["partitions"])
@@ -131,12 +131,12 @@ class KafkaLog:
             self.flush()
         finally:
             self._closed = True
-            within(5.0, partial(stop, self._producer), late=None)
-            within(2.0, self._admin.close, late=None)
+            with_timeout(5.0, partial(stop, self._producer), late=None)
+            with_timeout(2.0, self._admin.close, late=None)
 
     def _check(self, topic: str) -> None:
         """Fail at once where a reader would wait for a broker or a topic that doesn't exist."""
-        reach(self._settings)
+        check_reachable(self._settings)
         self.partitions(topic)
 
     def _offsets(self, topic: str, which: int) -> dict[int, int]:

@@ -11,8 +11,8 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from stream.events.topics import TOPICS
 from stream.events.types import RECORD_BYTES_MAX
-from stream.log.kafka_client import REQUEST_S, client_options, translate, translated, within
-from stream.log.protocol import END, START, Record, check_position, fenced
+from stream.log.kafka_client import REQUEST_S, client_options, translate, translated, with_timeout
+from stream.log.protocol import END, START, Record, check_position, fenced_member
 from stream.runtime.settings import Settings
 
 SESSION_S: Final = 10.0
@@ -79,7 +79,7 @@ class KafkaReader:
 
     def close(self) -> None:
         """Leave; safe to call twice."""
-        within(3.0, partial(self._consumer.close, autocommit=False, timeout_ms=2000), late=None)
+        with_timeout(3.0, partial(self._consumer.close, autocommit=False, timeout_ms=2000), late=None)
 
     def _open(self, settings: Settings, topic: str, **options: Any) -> None:
         self._settings, self._topic, self._name = settings, topic, settings.topic(topic)
@@ -137,7 +137,7 @@ class KafkaGroupReader(KafkaReader):
         with self._translated("joining the group"):
             self._consumer.subscribe([self._name])
             # Else the group's leader may know no partitions yet, and the first rebalance assigns none.
-            within(REQUEST_S, partial(self._consumer.partitions_for_topic, self._name), late=None)
+            with_timeout(REQUEST_S, partial(self._consumer.partitions_for_topic, self._name), late=None)
 
     def poll(self, timeout_s: float, records_max: int = 500) -> list[Record]:
         """Records in offset order per partition; empty after `timeout_s` (JOIN_S at least while joining the group)."""
@@ -164,5 +164,5 @@ class KafkaGroupReader(KafkaReader):
                 self._consumer.seek_to_beginning(tp)  # the group has never committed here
             return
         if isinstance(bad, errors.FencedInstanceIdError):
-            raise fenced(self._member) from bad
+            raise fenced_member(self._member) from bad
         super()._explain(bad)

@@ -5,7 +5,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 
-from stream.log.protocol import END, START, Record, check_position, fenced, no_topic
+from stream.log.protocol import END, START, Record, check_position, fenced_member, missing_topic
 
 
 class _Partition:
@@ -108,7 +108,7 @@ class MemoryLog:
         try:
             return self._topics[topic]
         except KeyError:
-            raise no_topic(topic) from None
+            raise missing_topic(topic) from None
 
 
 class MemoryReader:
@@ -204,7 +204,7 @@ class MemoryGroupReader(MemoryReader):
 
     def _assign(self) -> None:
         if self._group.members.get(self._member) is not self:
-            raise fenced(self._member)
+            raise fenced_member(self._member)
         assigned = self._group.assignment(self._member, len(self._parts))
         if assigned != sorted(self._positions):
             committed = {p: self._group.commits.get(p, self._parts[p].start) for p in assigned}

@@ -109,12 +109,12 @@ def partition_of(key: str, partitions: int) -> int:
     return (hashed & 0x7FFFFFFF) % partitions
 
 
-def no_topic(topic: str) -> LogError:
+def missing_topic(topic: str) -> LogError:
     """The error of a topic that doesn't exist."""
     return LogError(f"topic {topic} doesn't exist: run `thalweg apply-topics`, which creates all topics")
 
 
-def fenced(member: str) -> LogError:
+def fenced_member(member: str) -> LogError:
     """The error of a group member whose name another process uses."""
     return LogError(
         f"another process reads as member {member!r} of this group: give each worker its own name (THALWEG_WORKER)"

@@ -1,4 +1,4 @@
-"""Files that outlive a power cut: written aside, synced, then renamed."""
+"""Files that survive a power cut: written under a draft name, synced, then renamed."""
 
 import os
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-DRAFT: Final = ".part"  # how the name of what isn't whole yet ends
+DRAFT: Final = ".part"  # suffix of an unfinished file
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of `path` at the end; from then on the new bytes are safe.
+    """A file to write to, which atomically and durably replaces `path` at the end.
 
-    Nothing changes, and no draft stays, when writing fails. Raises OSError.
+    If writing fails, `path` stays as it is and the draft is removed. Raises OSError.
     """
     draft = path.with_name(f"{path.name}.{os.getpid()}{DRAFT}")
     try:
@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)  # a rename is safe once its folder is on the disk
+    folder = os.open(path.parent, os.O_RDONLY)  # a rename is durable once its folder is synced
     try:
         os.fsync(folder)
     finally:

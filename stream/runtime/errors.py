@@ -4,16 +4,16 @@
     ├── SettingsError        a setting is missing or makes no sense
     ├── SpecError            a spec file is wrong: the message names line and remedy
     ├── StackError           the local stack can't be started or stopped
-    ├── DataError            a data set can't be had, or isn't what it should be
-    ├── BadEvent             bytes or fields that can't be taken: they become a dead letter
-    ├── LogError             the log refused or failed
-    │   ├── LogUnavailable   no broker answers: worth trying again
-    │   ├── LogGap           the wanted offset is older than the log's start
-    │   ├── LogTruncated     the wanted offset lies behind the log's end
-    │   └── Poisoned         nothing but events that can't be taken in has come for long
-    ├── SnapshotError        a snapshot can't be trusted or moved
-    │   ├── StoreUnavailable no snapshot store answers: worth trying again
-    │   ├── BadSnapshot      bytes that aren't what their digest, shape or spec says
+    ├── DataError            a data set is unavailable or invalid
+    ├── BadEvent             invalid bytes or fields: they become a dead letter
+    ├── LogError             the log rejected a request or failed
+    │   ├── LogUnavailable   no broker answers: worth a retry
+    │   ├── LogGap           the requested offset is older than the log's start
+    │   ├── LogTruncated     the requested offset is after the log's end
+    │   └── Poisoned         only invalid events have arrived for long
+    ├── SnapshotError        a snapshot is invalid or can't be transferred
+    │   ├── StoreUnavailable no snapshot store answers: worth a retry
+    │   ├── BadSnapshot      bytes that don't match their digest, shape or spec
     │   └── Fenced           another learner owns the model
     └── CheckpointError      a checkpoint can't be written, read, or belongs to another spec
 
@@ -23,7 +23,7 @@ the library is called (Kafka's in `kafka_client.py`, Redis's in `redis_client.py
 
 
 class ThalwegError(Exception):
-    """Root of all errors that a caller may want to catch or a person may want to read."""
+    """Root of all errors that Thalweg raises on purpose."""
 
 
 class SettingsError(ThalwegError):
@@ -39,28 +39,28 @@ class StackError(ThalwegError):
 
 
 class DataError(ThalwegError):
-    """A data set can't be had, or isn't what it should be."""
+    """A data set is unavailable or invalid."""
 
 
 class BadEvent(ThalwegError):
-    """Bytes or fields that can't be taken in; they become a dead letter with this message."""
+    """Invalid bytes or fields; they become a dead letter with this message."""
 
 
 class LogError(ThalwegError):
-    """The log refused or failed."""
+    """The log rejected a request or failed."""
 
 
 class LogUnavailable(LogError):
-    """No broker answers; trying again later may help."""
+    """No broker answers; a later retry may help."""
 
 
 class LogGap(LogError):
-    """The wanted offset is older than the log's start: records between them are gone."""
+    """The requested offset is older than the log's start: the records between them are lost."""
 
     def __init__(self, topic: str, partition: int, wanted: int, start: int) -> None:
         super().__init__(
             f"{topic}/{partition}: offset {wanted} was wanted, but the log now starts at {start}: {start - wanted} "
-            "records are gone (retention); to go on without them, start again with --accept-gap"
+            "records are gone (retention); to continue without them, start again with --accept-gap"
         )
         self.topic = topic
         self.partition = partition
@@ -69,35 +69,30 @@ class LogGap(LogError):
 
 
 class LogTruncated(LogError):
-    """The wanted offset lies behind the log's end: its tail was lost, or the topic was made anew."""
+    """The requested offset is after the log's end: its tail was lost, or the topic was recreated."""
 
     def __init__(self, topic: str, partition: int, wanted: int, start: int, end: int) -> None:
         super().__init__(
             f"{topic}/{partition}: offset {wanted} was wanted, but the log now starts at {start} and ends at {end}: "
-            "its tail was lost, or the topic was made anew, and new records would be taken for old ones. To go on with "
-            "what was appended since, start again with --accept-gap; what was lost stays lost"
+            "its tail was lost, or the topic was recreated, and new records would be taken for old ones. To continue "
+            "with what was appended since, start again with --accept-gap; what was lost stays lost"
         )
-        self.topic = topic
-        self.partition = partition
-        self.wanted = wanted
-        self.start = start
-        self.end = end
 
 
 class Poisoned(LogError):
-    """Nothing but events that can't be taken in has come for long: whoever writes them is broken."""
+    """Only invalid events have arrived for long: their producer is broken."""
 
 
 class SnapshotError(ThalwegError):
-    """A snapshot can't be trusted or moved."""
+    """A snapshot is invalid or can't be transferred."""
 
 
 class StoreUnavailable(SnapshotError):
-    """No snapshot store answers; trying again later may help."""
+    """No snapshot store answers; a later retry may help."""
 
 
 class BadSnapshot(SnapshotError):
-    """Bytes that aren't what their digest, shape or spec says."""
+    """Bytes that don't match their digest, shape or spec."""
 
 
 class Fenced(SnapshotError):

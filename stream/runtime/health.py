@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics of a service: a tiny HTTP server in a thread of its own."""
+"""Liveness, readiness and metrics of a service: a small HTTP server in its own thread."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from stream.runtime.durable import replacing
 from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
 
@@ -19,27 +20,27 @@ PLAIN: Final = "text/plain; charset=utf-8"
 
 
 def alive() -> tuple[bool, str]:
-    """A process that answers is alive."""
+    """The default check: a process that answers is alive."""
     return True, "ok"
 
 
 def run_file(settings: Settings, room: str) -> Path:
-    """Where a service says which process and port it is: `<local>/run/<room>-<worker>.json`."""
+    """The file with a service's process and port: `<local>/run/<room>-<worker>.json`."""
     return settings.local / "run" / f"{room}-{settings.worker}.json"
 
 
 class Health:
     """Serves `/livez`, `/readyz` (200 or 503, with a line that says why) and `/metrics` (Prometheus).
 
-    `port` 0 takes a free one. With `written_to`, address and pid are written there for `thalweg status`.
-    Raises SettingsError when the port is taken.
+    `port` 0 picks a free one. With `written_to`, address and pid are written there for `thalweg status`.
+    Raises SettingsError when the port is in use or the file can't be written.
     """
 
     def __init__(
         self, host: str, port: int, ready: Check, live: Check = alive, *, written_to: Path | None = None
     ) -> None:
         try:
-            self._server = ThreadingHTTPServer((host, port), partial(_Answer, {"/livez": live, "/readyz": ready}))
+            self._server = ThreadingHTTPServer((host, port), partial(_Handler, {"/livez": live, "/readyz": ready}))
         except OSError as bad:
             raise SettingsError(
                 f"can't listen on {host}:{port} ({bad}); choose another port, or 0 for a free one"
@@ -53,20 +54,18 @@ class Health:
         self._thread.start()
 
     def _write(self, host: str, path: Path) -> None:
-        """Whole or not at all: `status` may read at any moment."""
         room, _, worker = path.stem.partition("-")
-        says = {"room": room, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port}
+        run = {"room": room, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}.tmp")
-            draft.write_text(json.dumps(says))
-            draft.replace(path)
+            with replacing(path) as file:  # `status` may read at any moment
+                file.write(json.dumps(run).encode())
         except OSError as bad:
             self._server.server_close()
             raise SettingsError(f"can't write {path} ({bad}); make it writable or set THALWEG_LOCAL") from bad
 
     def close(self) -> None:
-        """Stop serving and take the file away, if it is still ours; safe to call twice."""
+        """Stop serving and remove the file if it is still ours; safe to call twice."""
         self._server.shutdown()
         self._server.server_close()
         if self._written_to is None or not self._written_to.exists():
@@ -75,21 +74,19 @@ class Health:
             self._written_to.unlink(missing_ok=True)
 
 
-class _Answer(BaseHTTPRequestHandler):
-    """Answers one connection."""
-
+class _Handler(BaseHTTPRequestHandler):
     def __init__(self, checks: dict[str, Check], *args: object) -> None:
         self._checks = checks
         super().__init__(*args)  # type: ignore[arg-type]  # the server passes request, address and itself
 
     def do_GET(self) -> None:
-        """One of the three paths, else 404."""
+        """Serve one of the three paths, else 404."""
         path = self.path.split("?")[0]
         if path == "/metrics":
             self._send(200, CONTENT_TYPE_LATEST, generate_latest(REGISTRY))
         elif path in self._checks:
-            fine, says = self._checks[path]()
-            self._send(200 if fine else 503, PLAIN, f"{says}\n".encode())
+            is_ok, message = self._checks[path]()
+            self._send(200 if is_ok else 503, PLAIN, f"{message}\n".encode())
         else:
             self._send(404, PLAIN, b"/livez, /readyz, /metrics\n")
 
@@ -101,4 +98,4 @@ class _Answer(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Health checks aren't news."""
+        """Requests aren't logged."""

@@ -1,11 +1,11 @@
-"""What services say of themselves, for whoever runs them."""
+"""The log of the services."""
 
 import logging
 import sys
 
 
 def log_to_stderr(level: str) -> None:
-    """Log to stderr, at this level (`Settings.log_level`). A stderr that can't be written raises nothing."""
+    """Log to stderr, at this level (`Settings.log_level`). Errors of writing to stderr are ignored."""
     import structlog
 
     line = "%(asctime)s %(levelname)-7s %(name)s  %(message)s"

@@ -1,4 +1,4 @@
-"""A counter whose count is kept elsewhere: in a checkpoint, in a kernel's numbers."""
+"""A counter whose value is stored elsewhere: in a checkpoint, in a kernel's numbers."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 
 class Total(Collector):
-    """Shown as the counter `name`_total. It may start anywhere, and starts again below when its keeper does."""
+    """Exported as the counter `name`_total. It may start at any value, and be reset to a smaller one."""
 
     def __init__(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
@@ -16,11 +16,11 @@ class Total(Collector):
         REGISTRY.register(self)
 
     def set(self, total: float, *labels: str) -> None:
-        """The count is this now."""
-        self._totals = {**self._totals, labels: float(total)}  # whoever collects reads the one before
+        """Set the count of these labels."""
+        self._totals = {**self._totals, labels: float(total)}  # `collect` may be reading the old dict
 
     def remove(self, *labels: str) -> None:
-        """It's counted no longer."""
+        """Stop exporting these labels."""
         self._totals = {key: total for key, total in self._totals.items() if key != labels}
 
     def collect(self) -> Iterator[CounterMetricFamily]:

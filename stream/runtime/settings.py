@@ -1,6 +1,6 @@
-"""Where things run: addresses, secrets, ports. Read from the environment by entry points, then passed on.
+"""Settings of a deployment: addresses, secrets, ports. Entry points read them from the environment and pass them on.
 
-What the model is stands in the spec (`spec.py`); what differs between machines stands here.
+The spec (`spec.py`) defines the model; settings are what differs between machines.
 """
 
 import json
@@ -13,34 +13,34 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stream.runtime.errors import SettingsError
 
-DEDUP_IDS: Final = 200_000  # example ids of a generation; between one and two generations are remembered
+DEDUP_IDS: Final = 200_000  # example ids of a generation; between one and two generations are retained
 
 
 class Settings(BaseSettings):
-    """One flat set of settings; each is the environment variable THALWEG_<NAME>.
+    """All settings; each is the environment variable THALWEG_<NAME>.
 
-    Without an address in the environment, the local stack's is taken (`.local/stack.json`).
+    Without an address in the environment, the local stack's is used (`.local/stack.json`).
     """
 
     model_config = SettingsConfigDict(env_prefix="THALWEG_", frozen=True, extra="forbid")
 
     kafka: str = Field("", description="Kafka bootstrap servers, host:port, comma separated")
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="how Kafka is spoken to: SSL is TLS, SASL a login"
+        "PLAINTEXT", description="protocol to Kafka: SSL is TLS, SASL a login"
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "PLAIN", description="how one logs in, where THALWEG_KAFKA_SECURITY is SASL_..."
+        "PLAIN", description="login mechanism, where THALWEG_KAFKA_SECURITY is SASL_..."
     )
     kafka_user: str = Field("", description="login at Kafka, likewise")
     kafka_password: SecretStr = Field(SecretStr(""), description="its password; never shown")
     kafka_ca: str = Field("", description="CA certificate file (PEM) for TLS to Kafka; empty: the system's")
     redis: str = Field("", description="Redis URL: redis://host:port/db, or rediss:// for TLS")
-    redis_user: str = Field("", description="login at Redis, where THALWEG_REDIS holds none")
+    redis_user: str = Field("", description="login at Redis, where THALWEG_REDIS has none")
     redis_password: SecretStr = Field(SecretStr(""), description="its password, likewise; never shown")
     redis_ca: str = Field("", description="CA certificate file (PEM) for TLS to Redis; empty: the system's")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
-    replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` makes")
+    replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` creates")
     model: str = Field(
         "",
         pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$",
@@ -53,47 +53,47 @@ class Settings(BaseSettings):
     joiner_memory_mb: int = Field(
         2_048,
         ge=1,
-        description="what a joiner may remember; its partitions have equal shares, over which their oldest pages close",
+        description="memory for a joiner's state; over its equal share, a partition closes its oldest pages early",
     )
     joiner_bodies_mb: int = Field(
-        256, ge=0, description="recent records that the joiner keeps at hand; pages of older ones are read again"
+        256, ge=0, description="cache of recent records in the joiner; pages of older ones are read again"
     )
     joiner_poison_s: float = Field(
-        60.0, ge=0, description="stop when nothing but events that can't be taken in came for so long; 0: never"
+        60.0, ge=0, description="stop when only invalid events have arrived for this long; 0: never"
     )
     joiner_outage_grace_s: float = Field(
         30.0,
         ge=0,
-        description="so long after a broker was away, a partition without events isn't taken for silent: producers "
-        "may come back later than the joiner",
+        description="how long after a broker outage a partition without events isn't considered silent: producers "
+        "may reconnect later than the joiner",
     )
     dedup_ids: int = Field(
         DEDUP_IDS,
         ge=20_000,
-        description="how many example ids of each partition of `events` the learner remembers at least, to drop "
-        "duplicates; a joiner commits before it has emitted two fifths as many: give both the same",
+        description="how many example ids of each partition of `events` the learner retains at least, to drop "
+        "duplicates; a joiner commits before it has emitted two fifths as many: use one value for both",
     )
     learner_port: int = Field(
         0, ge=0, le=65535, description="port of the learner's health and metrics; 0: any free one"
     )
     ranker_port: int = Field(0, ge=0, le=65535, description="port of the ranker's health and metrics; 0: any free one")
-    ranker_threads: int = Field(2, ge=1, description="how many threads of a ranker score")
+    ranker_threads: int = Field(2, ge=1, description="scoring threads of a ranker")
     worker: str = Field(
         "0",
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
         description="static name in its consumer group: a restart keeps its partitions",
     )
     checkpoint_every_ms: int = Field(5_000, ge=100, description="how often the learner writes its checkpoint")
-    keep_versions: int = Field(1_000, ge=2, description="how many snapshot versions stay in Redis")
+    keep_versions: int = Field(1_000, ge=2, description="how many snapshot versions are retained in Redis")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="how much the services write to stderr"
+        "info", description="level of the services' log on stderr"
     )
 
     @classmethod
     def load(cls, *, with_stack: bool = True, **overrides: object) -> Self:
-        """Settings from the environment, with the local stack's addresses (if `with_stack`) where it names none.
+        """Settings from the environment, with the local stack's addresses (if `with_stack`) where it has none.
 
-        Raises SettingsError when a variable makes no sense or an unknown THALWEG_ variable is set.
+        Raises SettingsError when a variable is invalid or an unknown THALWEG_ variable is set.
         """
         known = {f"THALWEG_{name.upper()}" for name in cls.model_fields}
         unknown = sorted(k for k in os.environ if k.startswith("THALWEG_") and k not in known)
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
             found = cls(**overrides)  # type: ignore[arg-type]  # pydantic checks the values
         except ValidationError as bad:
             where = "; ".join(f"THALWEG_{str(e['loc'][0]).upper()}: {e['msg']}" for e in bad.errors())
-            raise SettingsError(f"settings that make no sense: {where}") from None
+            raise SettingsError(f"invalid settings: {where}") from None
         stack = found.local / "stack.json"
         if not with_stack or (found.kafka and found.redis):
             return found
@@ -117,17 +117,17 @@ class Settings(BaseSettings):
             raise SettingsError(f"{stack} can't be read: {bad}; fix its rights, or set THALWEG_LOCAL") from None
         except (ValueError, KeyError, TypeError) as bad:
             raise SettingsError(
-                f"{stack} can't be read ({bad!r}); `thalweg down` and `thalweg up` write it anew"
+                f"{stack} can't be read ({bad!r}); `thalweg down` and `thalweg up` rewrite it"
             ) from None
         return found.model_copy(update=here)
 
     @property
     def uncommitted_max(self) -> int:
-        """How many examples a joiner may emit without a commit; the rest is for the record that it is at."""
+        """How many examples a joiner may emit without a commit; the rest is for the record in progress."""
         return self.dedup_ids * 2 // 5
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with these settings, secrets among them: for one that is to have the same."""
+        """This process's environment with these settings, secrets included, for a child process."""
         values = ((name, getattr(self, name)) for name in type(self).model_fields)
         return os.environ | {
             f"THALWEG_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -83,7 +83,7 @@ def test_apply_makes_all_topics(settings: Settings) -> None:
 
 def test_apply_alters_only_what_differs(settings: Settings) -> None:
     """A changed declaration is shown key by key, old and new, and set without touching the rest."""
-    topic = Topic("events", "", retention_ms=HOUR_MS)
+    topic = Topic("events", retention_ms=HOUR_MS)
     apply_topics(settings, plan_topics(settings, (topic,)))
     longer = replace(topic, retention_ms=2 * HOUR_MS)
     (change,) = plan_topics(settings, (longer,))
@@ -99,13 +99,13 @@ def test_apply_alters_only_what_differs(settings: Settings) -> None:
 )
 def test_what_an_operator_raised_is_lowered_by_force_alone(settings: Settings, key: str, raised: str) -> None:
     """A retention (-1: for ever) or a limit above its declaration is left, with the reason; the rest is altered."""
-    topic = Topic("events", "", retention_ms=HOUR_MS)
+    topic = Topic("events", retention_ms=HOUR_MS)
     apply_topics(settings, plan_topics(settings, (topic,)))
     declared = topic.config()
     alter(settings, topic, {key: raised, "message.timestamp.type": "CreateTime"})
     left, change = plan_topics(settings, (topic,))
     assert (left.action, change.action) == ("leave", "alter")
-    assert left.says == f"{key} stays {raised}, above the declared {declared[key]}; --force lowers it"
+    assert left.message == f"{key} stays {raised}, above the declared {declared[key]}; --force lowers it"
     assert change.config == (("message.timestamp.type", "LogAppendTime"),)
     apply_topics(settings, [left, change])
     assert plan_topics(settings, (topic,)) == [left]
@@ -117,7 +117,7 @@ def test_what_an_operator_raised_is_lowered_by_force_alone(settings: Settings, k
 
 def test_what_an_operator_lowered_is_raised(settings: Settings) -> None:
     """A retention below its declaration is brought back to it."""
-    topic = Topic("events", "")
+    topic = Topic("events")
     apply_topics(settings, plan_topics(settings, (topic,)))
     alter(settings, topic, {"retention.ms": str(HOUR_MS)})
     (change,) = plan_topics(settings, (topic,))
@@ -126,16 +126,16 @@ def test_what_an_operator_lowered_is_raised(settings: Settings) -> None:
 
 def test_partitions_and_replicas_are_never_changed(settings: Settings) -> None:
     """Other counts of partitions or replicas are refused with the reason and the remedy, and an apply leaves them."""
-    topic = Topic("events", "")
+    topic = Topic("events")
     apply_topics(settings, plan_topics(settings, (topic,)))
     other = settings.model_copy(update={"partitions": 3, "replication": 2})
     three = settings.model_copy(update={"replication": 3})
     assert [change.action for change in plan_topics(three, (topic,))] == ["refuse"], "one replica can't be two in sync"
     plan = plan_topics(other, (topic,))
     assert [change.action for change in plan] == ["refuse", "refuse"]
-    assert "has 2 partitions, 3 are declared" in plan[0].says
-    assert "THALWEG_PARTITIONS=2" in plan[0].says
-    assert "THALWEG_REPLICATION=1" in plan[1].says
+    assert "has 2 partitions, 3 are declared" in plan[0].message
+    assert "THALWEG_PARTITIONS=2" in plan[0].message
+    assert "THALWEG_REPLICATION=1" in plan[1].message
     apply_topics(other, plan)
     assert plan_topics(settings, (topic,)) == []
 
@@ -144,7 +144,7 @@ def test_what_the_broker_refuses_is_said(settings: Settings) -> None:
     """A topic that can't be made stops the apply with the broker's own reason."""
     greedy = settings.model_copy(update={"replication": 3})
     with pytest.raises(LogError, match=r"won't create .*events: .*replication"):
-        apply_topics(greedy, plan_topics(greedy, (Topic("events", ""),)))
+        apply_topics(greedy, plan_topics(greedy, (Topic("events"),)))
 
 
 def test_without_a_broker_a_plan_says_so() -> None:
