@@ -68,9 +68,12 @@ def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
         return np.int64(-1)
     row[REQUEST] = text_hash(raw, begin, at)
     row[TIME], at = number_at(raw, at)
-    at = _user(raw, at, row)
     if at < 0:
         return at
+    begin, at = text_at(raw, at)
+    if at <= begin:
+        return np.int64(-1)
+    row[USER], row[MURMUR2] = text_hash(raw, begin, at), murmur2(raw, begin, at)
     row[SIZE], at = _items(raw, at, hashes)
     if at >= 0 and fields > 4:
         _, at = text_at(raw, at)  # variant
@@ -90,9 +93,10 @@ def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
 @kernel
 def _install(raw: Any, at: Any, fields: Any, row: Any) -> Any:
     """The end of an Install with `fields` fields; −1 if it isn't plain. Fills its row."""
-    at = _user(raw, at, row)
-    if at < 0:
-        return at
+    begin, at = text_at(raw, at)
+    if at <= begin:
+        return np.int64(-1)
+    row[USER], row[MURMUR2] = text_hash(raw, begin, at), murmur2(raw, begin, at)
     begin, at = text_at(raw, at)
     if at <= begin:
         return np.int64(-1)
@@ -116,16 +120,6 @@ def _install(raw: Any, at: Any, fields: Any, row: Any) -> Any:
         row[RETRACTED] = raw[at] & 1
         at += 1
     return at
-
-
-@kernel
-def _user(raw: Any, at: Any, row: Any) -> Any:
-    """The end of a user id; −1 if it isn't plain. Fills its columns."""
-    begin, end = text_at(raw, at) if at >= 0 else (at, at)
-    if end <= begin:
-        return np.int64(-1)
-    row[USER], row[MURMUR2] = text_hash(raw, begin, end), murmur2(raw, begin, end)
-    return end
 
 
 @kernel
