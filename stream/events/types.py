@@ -16,10 +16,7 @@ WEIGHT_MAX: Final = 1e6
 NUMBER_MAX: Final = 2**53  # exclusive, of versions and deadlines: integers that are exact in floats
 
 # Why an example was emitted. The first two give a position's first label, the others correct an emitted one.
-INSTALLED: Final = 0
-WINDOW_CLOSED: Final = 1
-LATE_POSITIVE: Final = 2
-RETRACTION: Final = 3
+INSTALLED, WINDOW_CLOSED, LATE_POSITIVE, RETRACTION = range(4)
 REASONS: Final = ("installed", "window_closed", "late_positive", "retraction")
 
 

@@ -4,18 +4,17 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from stream.log.protocol import END, START, Record, check_position, fenced_member, missing_topic
 
 
+@dataclass
 class _Partition:
     """Records of one partition; `records[0]` has the offset `start`."""
 
-    __slots__ = ("records", "start")
-
-    def __init__(self) -> None:
-        self.start = 0
-        self.records: list[Record] = []
+    start: int = 0
+    records: list[Record] = field(default_factory=list)
 
     @property
     def end(self) -> int:
@@ -25,12 +24,12 @@ class _Partition:
         return self.start if offset == START else self.end if offset == END else offset
 
 
+@dataclass
 class _Group:
     """Members of a consumer group, and its commits. Partitions are assigned round-robin, by member name."""
 
-    def __init__(self) -> None:
-        self.members: dict[str, MemoryGroupReader] = {}
-        self.commits: dict[int, int] = {}
+    members: "dict[str, MemoryGroupReader]" = field(default_factory=dict)
+    commits: dict[int, int] = field(default_factory=dict)
 
     def assignment(self, member: str, partitions: int) -> list[int]:
         names = sorted(self.members)

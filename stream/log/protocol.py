@@ -30,19 +30,15 @@ class Reader(Protocol):
         Raises LogGap when a position is older than the log's start (the reader keeps its position; `seek` moves it),
         LogUnavailable when no broker has answered for long, LogError otherwise.
         """
-        ...
 
     def positions(self) -> dict[int, int]:
         """The next offset to be read, per partition that is assigned now."""
-        ...
 
     def seek(self, partition: int, offset: int) -> None:
         """Continue reading this partition from `offset` (or START, END)."""
-        ...
 
     def close(self) -> None:
         """Leave; safe to call twice."""
-        ...
 
 
 class GroupReader(Reader, Protocol):
@@ -53,7 +49,6 @@ class GroupReader(Reader, Protocol):
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Commit the next offset to read, per partition. Partitions that were revoked are skipped."""
-        ...
 
 
 class Log(Protocol):
@@ -61,39 +56,30 @@ class Log(Protocol):
 
     def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
         """Append asynchronously; the next `send` or `flush` raises a failure. `value` None: tombstone of `key`."""
-        ...
 
     def flush(self, timeout_s: float = 10.0) -> None:
         """Wait until everything sent is acknowledged. Raises LogError or LogUnavailable."""
-        ...
 
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has. Raises LogError (naming `thalweg apply-topics`) when it doesn't exist."""
-        ...
 
     def starts(self, topic: str) -> dict[int, int]:
         """Oldest offset per partition."""
-        ...
 
     def ends(self, topic: str) -> dict[int, int]:
         """Offset after the newest record per partition."""
-        ...
 
     def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
         """Offset of the first record appended at `time_ms` or later, per partition; the end where there is none yet."""
-        ...
 
     def reader(self, topic: str, positions: Mapping[int, int]) -> Reader:
         """A reader of exactly these partitions from these offsets (or START, END: as of now)."""
-        ...
 
     def group_reader(self, topic: str, group: str, member: str) -> GroupReader:
         """A reader of the partitions assigned to a member (a static name), from the group's commits, else the start."""
-        ...
 
     def close(self) -> None:
         """Flush and close; safe to call twice."""
-        ...
 
 
 @lru_cache(maxsize=1 << 17)
