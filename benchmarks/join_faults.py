@@ -1,6 +1,7 @@
 """What faults cost: examples emitted again after kills and rebalances, positives lost in an outage of the broker."""
 
 import random
+import signal
 import subprocess
 import time
 from collections import OrderedDict
@@ -31,7 +32,8 @@ from stream.joiner.label_rules import LabelRules, Policy
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import END, START, partition_of
 from stream.runtime.settings import Settings
-from thalweg.stack.stack import start_broker, stop_broker
+from thalweg.stack.server import end_process
+from thalweg.stack.stack import read, up
 
 HOUR_MS: Final = 3_600_000
 USERS: Final = 20_000
@@ -200,9 +202,11 @@ def outage(house: Settings, groups_a_s: float, flow_s: float) -> dict[str, float
         _all_at_work(settings)
         time.sleep(flow_s)
         flow.hold()
-        stop_broker(root, kill=True)
+        stack = read(root)
+        assert stack is not None, root
+        end_process(stack.broker, signal.SIGKILL, 20)
         time.sleep(AWAY_S)
-        start_broker(root)
+        up(root)
         time.sleep(PRODUCERS_LATER_S)
         flow.release()
         time.sleep(flow_s)

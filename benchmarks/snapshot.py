@@ -27,7 +27,7 @@ from stream.snapshots.manifest import DELTAS_MAX, INGESTS_MAX, Manifest, PartVer
 from stream.snapshots.payload import Payload, digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import load_spec
-from thalweg.stack.server import LOOPBACK, end, free_port, redis_answers, spawn
+from thalweg.stack.server import LOOPBACK, end_process, free_port, redis_answers, spawn
 
 KEYS, ROWS = 10_000, 5_000  # of a delta
 DELTAS = 20
@@ -48,7 +48,7 @@ def own_redis(folder: Path) -> Iterator[Settings]:
             time.sleep(0.01)
         yield Settings(redis=f"redis://{LOOPBACK}:{port}/0")
     finally:
-        end(server, signal.SIGTERM, 10)
+        end_process(server, signal.SIGTERM, 10)
 
 
 def published(

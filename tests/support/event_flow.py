@@ -28,9 +28,9 @@ from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
 from tests.support.forked_services import Nest, alive
 from tests.support.whole_system import ended, until
-from thalweg.audit.audit import audit, progress_of
+from thalweg.audit.audit import audit, joiner_progress
 from thalweg.audit.committed_rules import GROUP
-from thalweg.audit.findings import Audit
+from thalweg.audit.findings import AuditReport
 from thalweg.audit.rules import audit_rules
 from thalweg.stack.stack import Stack
 from thalweg.stack.status import Service
@@ -154,7 +154,7 @@ class Joiners:
 
         until(confirmed, f"everything to be emitted; see {self.home}", 60.0, every_s=0.2)
 
-    def finish(self, flow: "Flow") -> Audit:
+    def finish(self, flow: "Flow") -> AuditReport:
         """End the flow, let event time go on until every page is finished, and audit."""
         flow.stop()
         last_ms = int(time.time() * 1000) + 500
@@ -163,7 +163,7 @@ class Joiners:
             for p in range(self.settings.partitions):  # event time can't run ahead of the clock
                 self.log.send(EVENTS.name, p, encode_record([Tick(int(time.time() * 1000))]))
             assert all(alive(pid) for pid in self.pids.values()), f"a joiner has ended by itself; see {self.home}"
-            commits = progress_of(group_commits(self.settings, GROUP, EVENTS.name))
+            commits = joiner_progress(group_commits(self.settings, GROUP, EVENTS.name))
             return len(commits) == self.settings.partitions and all(
                 at.finished_ms >= last_ms for at in commits.values()
             )
@@ -171,9 +171,9 @@ class Joiners:
         until(finished, f"all pages to be finished; see {self.home}", 60.0, every_s=0.2)
         return self.audit()
 
-    def audit(self) -> Audit:
+    def audit(self) -> AuditReport:
         """Of all that there is."""
-        progress = progress_of(group_commits(self.settings, GROUP, EVENTS.name))
+        progress = joiner_progress(group_commits(self.settings, GROUP, EVENTS.name))
         return audit(self.log, audit_rules(self.spec), progress, memory=self.settings.dedup_ids)
 
 

@@ -14,7 +14,7 @@ from stream.log.dead_letters import dead_letter
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import partition_of
 from tests.support.plain_writer import example_records, split_ahead
-from thalweg.audit.log_scan import span
+from thalweg.audit.log_scan import read_range
 
 T = 1_700_000_000_000
 RULES = LabelRules(policy="eager", window_ms=400, lateness_ms=30, known_ms=200)
@@ -57,7 +57,7 @@ class Stream:
     ) -> None:
         """What the joiner's shell does with what it hasn't read yet."""
         ends = self.log.ends(EVENTS.name)
-        for record in list(span(self.log, EVENTS.name, self.read, ends)):
+        for record in list(read_range(self.log, EVENTS.name, self.read, ends)):
             events, bad = decode_events(record.value or b"")
             taken, ahead = split_ahead(events, record.time_ms, AHEAD_MS)
             said = spoil(self.joiners[record.partition].feed(taken, record.offset, record.time_ms))

@@ -7,16 +7,16 @@ from stream.joiner.label_rules import label_rules
 from stream.log.protocol import START
 from tests.support.event_flow import Flow, Joiners
 from tests.support.join_oracle import Net, net_of, offline
-from thalweg.audit.findings import Audit
-from thalweg.audit.log_scan import span
+from thalweg.audit.findings import AuditReport
+from thalweg.audit.log_scan import read_range
 from thalweg.views.dead_letters import read_dead_letters
 
 
-def judged(joiners: Joiners, flow: Flow) -> Audit:
+def judged(joiners: Joiners, flow: Flow) -> AuditReport:
     """The audit after the end: nothing missing, nothing wrong, all of it judged, every bad record a dead letter."""
     found = joiners.finish(flow)
     assert found.differences == [], found.differences[:5]
-    assert found.fine, found.figures
+    assert found.is_clean, found.figures
     assert found.figures["settled"] == found.figures["labels"] == 4 * flow.pages > 0
     assert found.figures["positives"] > 0
     letters = read_dead_letters(joiners.log, EVENTS.name)
@@ -52,7 +52,7 @@ def labels_by_events(joiners: Joiners) -> Net:
 
 def labels_emitted(joiners: Joiners) -> Net:
     """The net labels in `examples`."""
-    records = span(joiners.log, EXAMPLES.name, {0: START}, joiners.log.ends(EXAMPLES.name))
+    records = read_range(joiners.log, EXAMPLES.name, {0: START}, joiners.log.ends(EXAMPLES.name))
     return net_of(one for record in records for one in decode_examples(record.value or b"")[0])
 
 
@@ -60,7 +60,7 @@ def without_ticks(joiners: Joiners) -> dict[int, list[tuple[Impression | Install
     """The pages and installs of each partition of `events`, with the time of their append."""
     found: dict[int, list[tuple[Impression | Install, int]]] = {p: [] for p in range(joiners.settings.partitions)}
     ends = joiners.log.ends(EVENTS.name)
-    for record in span(joiners.log, EVENTS.name, dict.fromkeys(ends, START), ends):
+    for record in read_range(joiners.log, EVENTS.name, dict.fromkeys(ends, START), ends):
         events = decode_events(record.value or b"")[0]
         found[record.partition] += [(one, record.time_ms) for one in events if not isinstance(one, Tick)]
     return found

@@ -22,11 +22,12 @@ from stream.log.protocol import START
 from tests.support.event_flow import GROUPS_A_S, PARTITIONS, SEEDS, SOAK, Joiners, flowing, grown, shared_by
 from tests.support.forked_services import clean_environment
 from tests.support.join_oracle import net_of
+from tests.support.stack_faults import stop_server
 from tests.support.system_labels import judged, labels_by_events, positive
 from tests.support.whole_system import until
-from thalweg.audit.log_scan import span
+from thalweg.audit.log_scan import read_range
 from thalweg.cli.options import SPEC
-from thalweg.stack.stack import Stack, start_broker, start_redis, stop_broker, stop_redis
+from thalweg.stack.stack import Stack, up
 
 KILLS = 100 if SOAK else 20
 WORKER_KILLS = 30 if SOAK else 3
@@ -90,9 +91,9 @@ def test_the_broker_stops(joiners: Joiners, stack: Stack, seed: int) -> None:
         grown(joiners, joiners.told(), "work before the stop")
         time.sleep(1.0)
         before, sent = joiners.told(), flow.sent
-        stop_broker(stack.root, kill=True)
+        stop_server(stack.root, "broker", kill=True)
         time.sleep(BROKER_AWAY_S)
-        start_broker(stack.root)
+        up(stack.root)
         until(lambda: flow.sent > sent + GROUPS_A_S, "the flow to go on")
         grown(joiners, before + 100, "work after the stop")
         judged(joiners, flow)
@@ -108,9 +109,9 @@ def test_the_broker_stops_for_longer_than_lateness(joiners: Joiners, stack: Stac
             time.sleep(1.0)
             flow.holding = held_s > 0
             time.sleep(0.1)
-            stop_broker(stack.root, kill=True)
+            stop_server(stack.root, "broker", kill=True)
             time.sleep(BROKER_AWAY_S)
-            start_broker(stack.root)
+            up(stack.root)
             until(lambda: joiners.told() >= before, "the broker to answer", 60.0)  # noqa: B023  # likewise
             if held_s:
                 joiners.catch_up()  # it is back
@@ -135,13 +136,13 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
         grown(joiners, joiners.told(), "work before the wipe")
         until(lambda: cache.keys(f"{prefix}*history*"), "histories in Redis")
         cache.set(f"{prefix}nobody writes me again", 1)  # histories may be there again before anybody can look
-        stop_redis(stack.root, kill=True)
+        stop_server(stack.root, "cache", kill=True)
         time.sleep(REDIS_AWAY_S)
-        start_redis(stack.root)
+        up(stack.root)
         assert cache.get(f"{prefix}nobody writes me again") is None, "it came back empty"
         grown(joiners, joiners.told(), "work after the wipe")
         judged(joiners, flow)
-    said = changes_of(list(span(joiners.log, HISTORIES.name, dict.fromkeys(range(PARTITIONS), START),
+    said = changes_of(list(read_range(joiners.log, HISTORIES.name, dict.fromkeys(range(PARTITIONS), START),
                                 joiners.log.ends(HISTORIES.name))))  # fmt: skip
     expected: dict[str, set[str]] = {}
     for (user, item), time_ms in said.items():
@@ -185,7 +186,7 @@ def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None
     code, said, figures = audited("--spec", str(joiners.spec_file))
     assert (code, figures["settled"]) == (0, 4 * flow.pages), said
     ends = joiners.log.ends(EXAMPLES.name)
-    told = [one for record in span(joiners.log, EXAMPLES.name, {0: START}, ends)
+    told = [one for record in read_range(joiners.log, EXAMPLES.name, {0: START}, ends)
             for one in decode_examples(record.value or b"")[0]]  # fmt: skip
     one, position = told[0], told[0].positions[0]
     label = 1 - net_of(told)[one.page.request_id, one.page.items[position]]

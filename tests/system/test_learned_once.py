@@ -54,7 +54,7 @@ def test_nothing_is_learned_twice(joiners: Joiners, seed: int) -> None:
         flow.stop()
         joiners.catch_up()
         found = joiners.audit()
-    assert found.fine, found.differences[:5]
+    assert found.is_clean, found.differences[:5]
     labels, expected = labels_emitted(joiners), labels_by_events(joiners)
     assert len(expected) == 4 * (OPEN_PAGES + flow.pages)
     assert positive(labels) == positive(expected)

@@ -13,9 +13,10 @@ from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START
 from stream.runtime.errors import LogError, LogUnavailable
 from stream.runtime.settings import Settings
+from tests.support.stack_faults import stop_server
 from tests.support.whole_system import until
-from thalweg.audit.log_scan import span
-from thalweg.stack.stack import Stack, start_broker, stop_broker
+from thalweg.audit.log_scan import read_range
+from thalweg.stack.stack import Stack, up
 
 PARTITIONS = 2
 pytestmark = pytest.mark.timeout(400)  # a broker that is started again, on a machine that may be busy
@@ -29,7 +30,7 @@ def settings(stack: Stack, topic_prefix: str) -> Iterator[Settings]:
     try:
         yield made
     finally:
-        start_broker(stack.root)
+        up(stack.root)
 
 
 def senders() -> set[threading.Thread]:
@@ -39,7 +40,7 @@ def senders() -> set[threading.Thread]:
 
 def values(log: KafkaLog) -> list[bytes | None]:
     """What stands in `items`, partition by partition."""
-    return [r.value for r in span(log, ITEMS.name, dict.fromkeys(range(PARTITIONS), START), log.ends(ITEMS.name))]
+    return [r.value for r in read_range(log, ITEMS.name, dict.fromkeys(range(PARTITIONS), START), log.ends(ITEMS.name))]
 
 
 def test_a_log_that_is_closed_while_no_broker_answers(stack: Stack, settings: Settings) -> None:
@@ -49,12 +50,12 @@ def test_a_log_that_is_closed_while_no_broker_answers(stack: Stack, settings: Se
     log.send(ITEMS.name, 0, b"before", b"i1")
     log.flush()
     assert senders() > others
-    stop_broker(stack.root, kill=True)
+    stop_server(stack.root, "broker", kill=True)
     log.send(ITEMS.name, 0, b"lost", b"i1")
     with pytest.raises(LogUnavailable, match="no Kafka broker answers"):
         log.close()
     until(lambda: senders() <= others, "the producer's thread to end", 10.0)
-    start_broker(stack.root)
+    up(stack.root)
     log = KafkaLog(settings)
     log.send(ITEMS.name, 0, b"after", b"i1")
     log.close()
@@ -75,7 +76,7 @@ def test_a_producer_that_lost_a_record_is_replaced(
     log.flush()
     old = senders() - others
     assert old
-    stop_broker(stack.root, kill=True)
+    stop_server(stack.root, "broker", kill=True)
     started = time.monotonic()
     log.send(ITEMS.name, 0, b"given up", b"i1")
     time.sleep(9.0)
@@ -87,7 +88,7 @@ def test_a_producer_that_lost_a_record_is_replaced(
             told.append(bad)
         assert time.monotonic() - started < 100.0, "nothing was given up"
         time.sleep(0.2)
-    start_broker(stack.root)
+    up(stack.root)
 
     def sent() -> bool:
         try:

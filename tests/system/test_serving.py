@@ -22,11 +22,12 @@ from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import parse_spec
 from tests.support.forked_services import Nest
 from tests.support.learner_world import SPEC, records
+from tests.support.stack_faults import stop_server
 from tests.support.whole_system import House, until, world
 from thalweg.demo.caller import kafka_caller
 from thalweg.demo.open_loop_client import OpenLoopClient, RequestOutcome
 from thalweg.demo.rescore import rescore
-from thalweg.stack.stack import Stack, start_redis, stop_redis
+from thalweg.stack.stack import Stack, up
 
 DOWN_S = 60.0 if os.environ.get("SOAK") else 0.0  # how long Redis stays away at least
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
@@ -129,7 +130,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         )
         replies = [one.reply for one in observed if one.reply]
         first = rescore(store, "small", replies)  # before Redis forgets them
-        stop_redis(stack.root)
+        stop_server(stack.root, "cache")
         down_from = len(observed)
         back_s = time.monotonic() + DOWN_S
         until(
@@ -138,7 +139,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         )
         assert not [one.error for one in observed[down_from:] if one.error], "ranking went on"
         before = version()
-        start_redis(stack.root)
+        up(stack.root)
         until(lambda: version() >= before + 10, "publishing to resume")
         later = len(observed)
         until(lambda: version() and len(observed) >= later + 300, "replies enough")
@@ -147,7 +148,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         second = rescore(store, "small", [one.reply for one in observed[later:] if one.reply])
     finally:
         stopping.set()
-        start_redis(stack.root)
+        up(stack.root)
         asker.close()
         player.join()
         house.end()
@@ -169,7 +170,7 @@ def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_pref
         kept = tmp_path / "local" / "ranker" / house.settings.worker / f"{topic_prefix}small" / "version"
         until(kept.exists, "the ranker to keep a version")
         house.kill("ranker")
-        stop_redis(stack.root)
+        stop_server(stack.root, "cache")
         house.start("ranker")
         with kafka_caller(house.settings) as caller:
             reply = caller.rank("u1", k=5).reply
@@ -177,6 +178,6 @@ def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_pref
         assert "no_model" not in reply.notes
         assert len(reply.items) == 5
     finally:
-        start_redis(stack.root)
+        up(stack.root)
         house.end()
         log.close()

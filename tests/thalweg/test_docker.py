@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from stream.runtime.settings import Settings
-from thalweg.stack.stack import HOUSE
+from thalweg.stack.broker import REPOSITORY
 
 ROOMS = {"joiner", "learner", "ranker"}
-COMPOSE: dict[str, Any] = yaml.safe_load((HOUSE / "docker-compose.yml").read_text())
+COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-DOCKERFILE = (HOUSE / "Dockerfile").read_text()
-POM = (HOUSE / "stack" / "pom.xml").read_text()
+DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
+POM = (REPOSITORY / "stack" / "pom.xml").read_text()
 
 
 def targets() -> dict[str, tuple[str, str]]:
@@ -61,7 +61,7 @@ def test_all_rooms_run_by_one_spec() -> None:
     commands = {room: SERVICES[room]["command"] for room in ROOMS}
     (spec,) = {command[-1] for command in commands.values()}
     assert commands == {room: ["run", room, "--spec", spec] for room in ROOMS}
-    assert (HOUSE / spec).exists()
+    assert (REPOSITORY / spec).exists()
     assert "COPY . .\n" in lines_of("joiner")
 
 
@@ -74,7 +74,7 @@ def test_variables_are_settings() -> None:
         used = {k: v for k, v in service.get("environment", {}).items() if k.startswith("THALWEG_")} | in_image
         assert set(used) <= known
         Settings.model_validate({name.removeprefix("THALWEG_").lower(): value for name, value in used.items()})
-    assert set(re.findall(r"THALWEG_\w+", (HOUSE / "docker-compose.yml").read_text())) <= known
+    assert set(re.findall(r"THALWEG_\w+", (REPOSITORY / "docker-compose.yml").read_text())) <= known
 
 
 def test_addresses_are_services() -> None:
@@ -130,7 +130,7 @@ def test_rooms_wait_for_what_they_need() -> None:
 
 def test_no_torch_but_in_the_learner() -> None:
     """The learner's image alone installs the extra that brings torch; the joiner's alone the one with Faust."""
-    extras = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     with_torch = {name for name, needs in extras.items() if any(need.startswith("torch") for need in needs)}
     assert with_torch == {"learner"}
     assert {name: extras_of(name) for name in (*ROOMS, "tools")} == {
@@ -191,19 +191,19 @@ def test_python_is_one_that_the_project_takes() -> None:
     """The images' Python is within requires-python."""
     version = re.search(r"^FROM python:3\.(\d+)-slim", DOCKERFILE, flags=re.MULTILINE)
     assert version is not None
-    required = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]["requires-python"]
+    required = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["requires-python"]
     low, high = re.findall(r"3\.(\d+)", required)
     assert int(low) <= int(version[1]) < int(high)
 
 
 def test_copied_paths_exist() -> None:
     """All that .dockerignore lets through, and all that the Dockerfile copies by name, is in the clone."""
-    let_through = [line[1:] for line in (HOUSE / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    let_through = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [word for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, flags=re.MULTILINE) for word in line.split()]
     assert let_through
     for name in [*let_through, *copied]:
-        assert (HOUSE / name).exists(), name
-    packages = tomllib.loads((HOUSE / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"][
+        assert (REPOSITORY / name).exists(), name
+    packages = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"][
         "include"
     ]
     assert {pattern.removesuffix("*") for pattern in packages} <= set(let_through)
@@ -216,7 +216,7 @@ def test_commands_exist() -> None:
     from thalweg.cli.main import app
 
     known = set(getattr(get_command(app), "commands"))  # noqa: B009  # typer's type doesn't tell it's a group
-    text = (HOUSE / "docker-compose.yml").read_text()
+    text = (REPOSITORY / "docker-compose.yml").read_text()
     named = {shlex.split(line)[0] for line in re.findall(r"--rm tools ([a-z].*)", text)} | {"run"}
     named |= {SERVICES["topics"]["command"][0]}
     assert named <= known

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from thalweg.stack.stack import HOUSE
+from thalweg.stack.broker import REPOSITORY
 
-PINS = (HOUSE / "constraints.txt").read_text().splitlines()
+PINS = (REPOSITORY / "constraints.txt").read_text().splitlines()
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def bare(tmp_path: Path) -> Path:
 
 def system(path: Path) -> subprocess.CompletedProcess[str]:
     """Run the step that looks after the system's packages."""
-    script = str(HOUSE / "stack" / "system.sh")
+    script = str(REPOSITORY / "stack" / "system.sh")
     return subprocess.run([script], env={**os.environ, "PATH": str(path)}, capture_output=True, text=True)
 
 
@@ -100,7 +100,7 @@ def test_pins_name_no_host() -> None:
 
 def test_everything_named_is_pinned() -> None:
     """Each package that pyproject.toml names, and uv itself, has a pin."""
-    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     lists = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
     lists += project["dependency-groups"].values()
     named = {re.split(r"[\[<>=!~; ]", line)[0].lower() for part in lists for line in part} | {"uv"}

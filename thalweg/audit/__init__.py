@@ -1,1 +1,1 @@
-"""The audit: the join done a second time, offline and by definition, and compared with what stands in the log."""
+"""The audit: joins the log a second time, offline and by definition, and compares with what was emitted."""

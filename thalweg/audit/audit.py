@@ -1,31 +1,30 @@
-"""The audit: what stands in `examples` against the labels that `events` should have led to.
+"""The audit: compares the labels in `examples` with those that `events` should have led to.
 
-A page is *settled* when the joiner's own commit says that it is finished with it: then every label must be there and
-right. Other pages are *pending*: their window or the time for corrections isn't over, or the joiner isn't there yet
-(*behind*); they are counted, not judged. So it is with organic installs, where the spec wants them.
+A page is *settled* when the joiner's commit says that it is final: then every label must be there and right. Other
+pages are *pending* (the window or the time for corrections is still open) or *behind* (the joiner hasn't committed that
+far); they are counted, not judged. The same holds for organic installs, where the spec wants them.
 
-Memory is bounded: both topics are read once, each user's part into one of many buckets on disk (`spill.py`), and the
-join and the comparison are done bucket by bucket. A window may be as long as it likes.
+Memory is bounded, whatever the window: each topic is read once, partitioned by user into buckets on disk (`spill.py`),
+and joined and compared bucket by bucket.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
+
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
 from stream.log.protocol import START, Log
 from stream.runtime.errors import DataError
 from stream.runtime.settings import DEDUP_IDS
 from thalweg.audit.audit_range import AuditRange, audit_ranges, emitted_topics
-from thalweg.audit.committed_rules import stored_in
-from thalweg.audit.comparison import Comparison, count_joined, difference_of
+from thalweg.audit.comparison import Comparison, difference_of, organic_difference
+from thalweg.audit.duplicates import DuplicateIds, EmissionRef
 from thalweg.audit.emitted import EmittedScan
 from thalweg.audit.event_scan import EventScan
-from thalweg.audit.findings import DIFFERENCES_MAX, Audit, Difference, Progress
-from thalweg.audit.log_events import NEVER
-from thalweg.audit.log_scan import SKEW_MS, OnProgress, span_with_progress
-from thalweg.audit.organic_comparison import compare_organic, organic_twice
-from thalweg.audit.relearned import Place, Repetitions
+from thalweg.audit.findings import DIFFERENCES_MAX, AuditReport, Difference, JoinerProgress
+from thalweg.audit.log_scan import SKEW_MS, OnProgress, read_range
 from thalweg.audit.rules import AuditRules
 from thalweg.audit.spill import BUCKETS
 
@@ -33,19 +32,19 @@ from thalweg.audit.spill import BUCKETS
 def audit(
     log: Log,
     rules: AuditRules,
-    progress: Mapping[int, Progress] | None,
+    progress: Mapping[int, JoinerProgress] | None,
     since_ms: int | None = None,
     *,
     memory: int = DEDUP_IDS,
     on_progress: OnProgress = lambda what, done, total: None,
-) -> Audit:
-    """Read both topics as they stand now, join, compare.
+) -> AuditReport:
+    """Read all topics up to their present ends, join, compare.
 
-    `progress`: the joiner's, per partition of `events`, asked for before; None: the log alone decides, as if the
-    joiner had read all of it. `since_ms`: judge pages appended then or later. `memory`: how many example ids of
-    each partition of `events` the learner remembers. Raises DataError when there's nothing to judge, LogError.
+    `progress`: the joiner's, by partition of `events`, fetched before this call; None: judge as if the joiner had read
+    the whole log. `since_ms`: judge pages appended then or later. `memory`: how many example ids of each partition of
+    `events` the learner remembers. Raises DataError when there's nothing to judge, LogError.
     """
-    # In this order: an example that is read came of an event that is read.
+    # The ends of the output come first: the event of every example that is read is then read, too.
     ends = {topic: log.ends(topic) for topic in emitted_topics(rules)}
     with TemporaryDirectory(prefix="thalweg-audit-") as folder:
         events = _read_events(log, rules, since_ms, Path(folder), on_progress)
@@ -58,15 +57,15 @@ def audit(
 
 
 def _read_events(log: Log, rules: AuditRules, since_ms: int | None, folder: Path, on_progress: OnProgress) -> EventScan:
-    """The events that decide on what is judged; more of them where the first range won't do."""
+    """Read the events that decide on the judged pages; the whole log if the first range turns out too short."""
     ends = log.ends(EVENTS.name)
     ranges = audit_ranges(log, rules, since_ms)
-    for number, of in enumerate(ranges, 1):
-        place = folder / str(number)
-        place.mkdir()
-        events = EventScan(place, rules, of)
-        for record in span_with_progress(log, EVENTS.name, of.begin, ends, on_progress):
-            events.take(record)
+    for number, audit_range in enumerate(ranges, 1):
+        spill_folder = folder / str(number)
+        spill_folder.mkdir()
+        events = EventScan(spill_folder, rules, audit_range)
+        for record in read_range(log, EVENTS.name, audit_range.begin, ends, on_progress):
+            events.add(record)
             if events.unsure and number < len(ranges):
                 break
         else:
@@ -75,76 +74,74 @@ def _read_events(log: Log, rules: AuditRules, since_ms: int | None, folder: Path
 
 
 def _read_emitted(
-    log: Log, ends: Mapping[str, Mapping[int, int]], of: AuditRange, folder: Path, on_progress: OnProgress
+    log: Log, ends: Mapping[str, Mapping[int, int]], audit_range: AuditRange, folder: Path, on_progress: OnProgress
 ) -> EmittedScan:
-    """All that was emitted since what is judged was appended."""
+    """Read everything that was emitted since the first judged page was appended."""
     emitted = EmittedScan(folder)
-    for topic, until in ends.items():
-        take = emitted.take if topic == EXAMPLES.name else emitted.take_organic
-        begin = log.offsets_at(topic, of.judged_ms - SKEW_MS) if of.judged_ms else dict.fromkeys(until, START)
-        for record in span_with_progress(log, topic, begin, until, on_progress):
-            take(record)
+    for topic, topic_ends in ends.items():
+        add = emitted.add if topic == EXAMPLES.name else emitted.add_organic
+        judged_ms = audit_range.judged_ms
+        begin = log.offsets_at(topic, judged_ms - SKEW_MS) if judged_ms else dict.fromkeys(topic_ends, START)
+        for record in read_range(log, topic, begin, topic_ends, on_progress):
+            add(record)
     return emitted
 
 
 def _judge(
     events: EventScan,
     emitted: EmittedScan,
-    progress: Mapping[int, Progress] | None,
+    progress: Mapping[int, JoinerProgress] | None,
     memory: int,
     on_progress: OnProgress,
-) -> Audit:
+) -> AuditReport:
     """Join and compare, bucket by bucket."""
-    result, watermarks = Audit(events.rules), events.watermarks
-    result.figures.update(
-        pages=events.pages, installs=events.installs, bad_events=events.bad, future_events=events.ahead,
+    report = AuditReport(events.rules)
+    report.figures.update(
+        pages=events.pages, installs=events.installs, bad_events=events.bad, future_events=events.future,
         emitted=emitted.examples, organic_emitted=emitted.organic, organic_in_examples=emitted.organic_in_examples,
     )  # fmt: skip
-    comparison = Comparison(result, events.range, progress, watermarks)
-    repetitions = Repetitions()
+    comparison = Comparison(report, events.range, progress, events.watermarks)
+    duplicates = DuplicateIds()
     for number, bucket in enumerate(events.joined()):
         on_progress("comparing", number, BUCKETS)
-        examples, organic = list(emitted.bucket(number)), list(emitted.organic_bucket_in_examples(number))
-        count_joined(result.figures, bucket)
-        comparison.take(bucket, examples)
-        repetitions.take(number, [*examples, *organic])
-        in_topics = {ORGANIC.name: emitted.organic_bucket(number), EXAMPLES.name: organic}
-        compare_organic(result, events.range, progress, watermarks, bucket, in_topics)
+        examples = list(emitted.examples_spill.bucket(number))
+        organic = list(emitted.organic_in_examples_spill.bucket(number))
+        comparison.compare(bucket, examples)
+        comparison.compare_organic(bucket, {ORGANIC.name: emitted.organic_spill.bucket(number), EXAMPLES.name: organic})
+        duplicates.add(number, [*examples, *organic])
     on_progress("comparing", BUCKETS, BUCKETS)
-    _count_repetitions(result, repetitions, emitted, memory)
-    for place, why in emitted.first_unreadable:
-        result.found(Difference("bad_examples", "", -1, "", "", f"in {place}: {why}"))
-    result.figures["bad_examples"] = emitted.unreadable
-    return result
+    _count_duplicates(report, duplicates, emitted, memory)
+    for offset, reason in emitted.first_unreadable:
+        report.add(Difference("bad_examples", "", -1, "", "", f"in {offset}: {reason}"))
+    report.figures["bad_examples"] = emitted.unreadable
+    return report
 
 
-def _count_repetitions(result: Audit, repetitions: Repetitions, emitted: EmittedScan, memory: int) -> None:
-    """What was emitted again, and what is learned twice; the first of these are looked up again."""
-    twice, first = repetitions.learned_twice(memory, DIFFERENCES_MAX)
-    named = set(first)
-    for bucket in {place.bucket for place in first}:
-        for one in emitted.bucket(bucket):
+def _count_duplicates(report: AuditReport, duplicates: DuplicateIds, emitted: EmittedScan, memory: int) -> None:
+    """Count what was emitted again and what is learned twice; read the first of the latter again to describe them."""
+    learned_twice, first = duplicates.learned_twice(memory, DIFFERENCES_MAX)
+    wanted = set(first)
+    for bucket in {ref.bucket for ref in first}:
+        for one in emitted.examples_spill.bucket(bucket):
             for row in range(len(one.ids)):
-                if Place(bucket, one.source, one.order + row) in named:
-                    result.found(difference_of("learned_twice", one, row))
-        for other in emitted.organic_bucket_in_examples(bucket):
-            if Place(bucket, other.source, other.order) in named:
-                result.found(organic_twice(other))
-    result.figures.update(emitted_again=repetitions.emitted_again)
-    result.figures["learned_twice"] = twice
+                if EmissionRef(bucket, one.source, one.order + row) in wanted:
+                    report.add(difference_of("learned_twice", one, row))
+        for other in emitted.organic_in_examples_spill.bucket(bucket):
+            if EmissionRef(bucket, other.source, other.order) in wanted:
+                report.add(organic_difference("learned_twice", other.organic, "", f"in {other.location}"))
+    report.figures["emitted_again"] = duplicates.emitted_again
+    report.figures["learned_twice"] = learned_twice
 
 
-def progress_of(commits: Mapping[int, tuple[int, str]]) -> dict[int, Progress]:
-    """How far the joiner is, per partition, from its commits (offset, metadata).
+def joiner_progress(commits: Mapping[int, tuple[int, str]]) -> dict[int, JoinerProgress]:
+    """How far the joiner has got, by partition, from its commits (offset, metadata).
 
-    A commit whose metadata isn't the joiner's (a tool moved the group) says nothing.
+    A commit without the joiner's metadata (a tool moved the group) counts as no progress.
     """
-    found: dict[int, Progress] = {}
+    found: dict[int, JoinerProgress] = {}
     for partition, (_, metadata) in commits.items():
         try:
-            stored = stored_in(metadata)
-            named = {"finished_ms": 0, "floor_ms": 0, "unsure_ms": NEVER}
-            found[partition] = Progress(*(int(stored.get(name, default)) for name, default in named.items()))
-        except (ValueError, TypeError):
-            found[partition] = Progress()
+            found[partition] = msgspec.json.decode(metadata, type=JoinerProgress)
+        except msgspec.DecodeError:
+            found[partition] = JoinerProgress()
     return found

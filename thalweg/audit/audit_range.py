@@ -1,4 +1,4 @@
-"""How much of the log an audit reads, and what of it can be judged then: what decides must all have been read."""
+"""Which range of the log an audit reads, and what can be judged by it: all deciding events must have been read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,16 +6,16 @@ from itertools import chain
 
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
 from stream.log.protocol import Log
-from thalweg.audit.log_scan import SKEW_MS, span
+from thalweg.audit.log_scan import SKEW_MS, read_range
 from thalweg.audit.rules import AuditRules
 
 
 @dataclass(frozen=True)
 class AuditRange:
-    """What of `events` is read: from `begin` on, by partition.
+    """The range of `events` that is read: from the offset `begin` on, by partition.
 
-    `judged_ms`: pages appended then or later are judged; 0: all. `bounds`: by partition, up to which event time events
-    that aren't read may decide; 0: all of them are read.
+    `judged_ms`: pages appended then or later are judged; 0: all. `bounds`: by partition, the event time up to which
+    unread events may decide; 0: all of them are read.
     """
 
     begin: Mapping[int, int]
@@ -23,7 +23,7 @@ class AuditRange:
     bounds: Mapping[int, int] = field(default_factory=dict)
 
     def is_recent(self, ingest_ms: int) -> bool:
-        """Whether something was appended late enough to be judged."""
+        """Whether a record with this append time is judged."""
         return ingest_ms >= self.judged_ms
 
     def is_certain(self, partition: int, time_ms: int) -> bool:
@@ -31,16 +31,16 @@ class AuditRange:
         return time_ms > self.bounds.get(partition, 0)
 
     def is_certain_anywhere(self, time_ms: int) -> bool:
-        """The same, whatever the partition."""
+        """The same, for every partition."""
         return time_ms > max(self.bounds.values(), default=0)
 
 
 def audit_ranges(log: Log, rules: AuditRules, since_ms: int | None) -> list[AuditRange]:
-    """The range that decides on pages appended since then (None: on all), and a larger one where that won't do.
+    """The range that decides on pages appended since `since_ms` (None: on all), and the whole log as the second try.
 
-    Where event time keeps to the time of append, a range that begins some time before the first page will do. Events
-    before it have no time beyond its begin by more than `ahead_ms`, and raise no watermark beyond it: what is later
-    than that they don't touch. If a page isn't (old events are played again), all of the log must be read.
+    Where event time follows append time, it's enough to begin some time before the first judged page. Earlier events
+    are at most `ahead_ms` later than that begin, and raise no watermark beyond it, so they don't affect later pages. If
+    a judged page isn't later (old events are replayed), the whole log must be read.
     """
     starts = log.starts(EVENTS.name)
     whole_ms = _judged_from(log, rules)
@@ -48,44 +48,43 @@ def audit_ranges(log: Log, rules: AuditRules, since_ms: int | None) -> list[Audi
     margin_ms = _margin_ms(rules)
     begin = log.offsets_at(EVENTS.name, judged_ms - margin_ms) if judged_ms else starts
     ranges = [
-        AuditRange(first, judged_ms, {p: begin_ms + rules.ahead_ms if at else 0 for p, at in first.items()})
+        AuditRange(first, judged_ms, {p: begin_ms + rules.ahead_ms if offset else 0 for p, offset in first.items()})
         for first, begin_ms in ((begin, judged_ms - margin_ms), (starts, whole_ms - margin_ms))
     ]
     return ranges[:1] if begin == starts else ranges
 
 
 def page_back_ms(rules: AuditRules) -> int:
-    """How much older than a page is the oldest event that may decide on it: the first page that it may extend.
+    """How much older than a page the oldest event that decides on it can be: the first page that it extends.
 
-    That one must not be forgotten, by a watermark of at least the further page's time - lateness. The install of a page
+    That first page is still remembered at a watermark of at least the further page's time - lateness. A page's install
     is older by no more than `skew`.
     """
     return rules.life_ms + rules.lateness_ms + rules.skew_ms
 
 
 def install_back_ms(rules: AuditRules) -> int:
-    """How much older than an install is the oldest event that decides whether it is organic: what its page extends."""
+    """How much older than an install the oldest event that decides whether it is organic can be."""
     return rules.window_ms + page_back_ms(rules)
 
 
 def emitted_topics(rules: AuditRules) -> list[str]:
-    """What the joiner writes, as far as it is judged."""
+    """The joiner's output topics that are judged."""
     return [EXAMPLES.name, ORGANIC.name] if rules.organic else [EXAMPLES.name]
 
 
 def _judged_from(log: Log, rules: AuditRules) -> int:
-    """From which append time on pages can be judged: what they need must still be there; 0: all of them."""
+    """The append time from which pages can be judged, since retention has kept what decides on them; 0: all."""
     judged_ms = 0
     for topic, margin_ms in ((EVENTS.name, _margin_ms(rules)), *((topic, SKEW_MS) for topic in emitted_topics(rules))):
         ends = log.ends(topic)
-        trimmed = {p: at for p, at in log.starts(topic).items() if 0 < at < ends[p]}
-        for first in chain.from_iterable(span(log, topic, {p: at}, {p: at + 1}) for p, at in trimmed.items()):
+        trimmed = {p: start for p, start in log.starts(topic).items() if 0 < start < ends[p]}
+        for first in chain.from_iterable(read_range(log, topic, {p: n}, {p: n + 1}) for p, n in trimmed.items()):
             judged_ms = max(judged_ms, first.time_ms + margin_ms)
     return judged_ms
 
 
 def _margin_ms(rules: AuditRules) -> int:
-    """How much is read before what is judged: a page in time is older than its append by this much, and what decides
-    on it by so much more."""
+    """How much is read before the first judged page: the page may be older than its append, what decides on it more."""
     back_ms = install_back_ms(rules) if rules.organic else page_back_ms(rules)
     return rules.life_ms + rules.lateness_ms + rules.ahead_ms + back_ms

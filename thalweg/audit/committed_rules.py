@@ -1,77 +1,78 @@
-"""The rules that the joiner runs by, as its commits say: who looks back must not judge by other ones."""
+"""The joiner's rules, from its commits: commands that look back must judge by the same ones."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Final
+
+import msgspec
 
 from stream.runtime.errors import SpecError
 from thalweg.audit.rules import AuditRules
-from thalweg.text.durations import spoken
+from thalweg.text.durations import format_duration
 
-GROUP: Final = "joiner"  # whose commits they are
+GROUP: Final = "joiner"  # the consumer group whose commits are read
 
 
-def stored_in(metadata: str) -> dict[str, Any]:
-    """What a commit's metadata tells; empty where it's nobody's, or a tool's."""
+def _parse(metadata: str) -> dict[str, Any]:
+    """A commit's metadata; empty where there is none, or the joiner didn't write it."""
     try:
-        told = json.loads(metadata or "{}")
+        parsed = json.loads(metadata or "{}")
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
-def rules_in(commits: Mapping[int, tuple[int, str]]) -> dict[int, AuditRules]:
-    """Per partition of `events` the rules in its commit (offset, metadata), where it has any."""
+def committed_rules(commits: Mapping[int, tuple[int, str]]) -> dict[int, AuditRules]:
+    """By partition of `events`, the rules in its commit (offset, metadata), where it has any."""
     found: dict[int, AuditRules] = {}
-    names = {field.name for field in fields(AuditRules)}
     for partition, (_, metadata) in commits.items():
         try:
-            stored = {"skew_ms": 0, **stored_in(metadata)["rules"]}  # older joiners allowed none
-            found[partition] = AuditRules(**{name: value for name, value in stored.items() if name in names})
-        except (TypeError, KeyError, AttributeError):
-            continue  # nobody's, a tool's, or an older joiner's
+            stored = {"skew_ms": 0, **_parse(metadata)["rules"]}  # older joiners allowed none
+            found[partition] = msgspec.convert(stored, AuditRules)
+        except (TypeError, KeyError, msgspec.ValidationError):
+            continue  # no metadata, or a tool's, or an older joiner's
     return found
 
 
-def model_in(commits: Mapping[int, tuple[int, str]]) -> str:
-    """The model whose spec the joiner runs by, empty when no commit tells."""
-    return next((str(name) for _, metadata in commits.values() if (name := stored_in(metadata).get("model"))), "")
+def committed_model(commits: Mapping[int, tuple[int, str]]) -> str:
+    """The model whose spec the joiner runs, empty when no commit names one."""
+    return next((str(name) for _, metadata in commits.values() if (name := _parse(metadata).get("model"))), "")
 
 
-def rules_of(told: Mapping[int, AuditRules], named: AuditRules | None) -> AuditRules:
-    """The rules to look back by: the joiner's, which must be those of the spec that was named, if one was.
+def resolve_rules(committed: Mapping[int, AuditRules], named: AuditRules | None) -> AuditRules:
+    """The rules to judge by: the joiner's, which must be `named`, the rules of the given spec, if there is one.
 
-    A partition whose commit tells other rules than the rest may only be silent since the spec was changed: then a
-    named spec decides. Raises SpecError.
+    Partitions that have been silent since the spec was changed still have its old rules in their commits; then `named`
+    decides. Raises SpecError.
     """
     if named is not None:
-        if not told or named in told.values():
+        if not committed or named in committed.values():
             return named
         raise SpecError(
-            f"the joiner doesn't run by that spec: it has {_spoken(next(iter(told.values())))}; the spec says "
-            f"{_spoken(named)}. Leave --spec away to go by the joiner's own rules, or name the spec that it runs by"
+            f"the joiner doesn't run by that spec: it has {_describe(next(iter(committed.values())))}; the spec says "
+            f"{_describe(named)}. Leave out --spec to use the joiner's own rules, or name the spec that it runs"
         )
-    if not told:
+    if not committed:
         raise SpecError(
-            "no joiner has told its rules in a commit yet (it never ran here, or has taken in nothing): name the spec "
-            "that it runs by with --spec"
+            "no joiner has committed its rules yet (it never ran here, or has read nothing): name the spec that it "
+            "runs with --spec"
         )
-    different = list(dict.fromkeys(told.values()))
+    different = list(dict.fromkeys(committed.values()))
     if len(different) > 1:
         raise SpecError(
-            "the joiner's commits tell different rules: " + "; or ".join(_spoken(one) for one in different) + ". Its "
-            "spec was changed and some partitions were silent since, or joiners run by different specs: name with "
-            "--spec the one to go by"
+            "the joiner's commits have different rules: " + "; or ".join(map(_describe, different)) + ". Its spec was "
+            "changed and some partitions have been silent since, or joiners run different specs: name the spec to use "
+            "with --spec"
         )
     return different[0]
 
 
-def _spoken(rules: AuditRules) -> str:
-    """The rules for a person."""
-    said = f"policy {rules.policy}, window {spoken(rules.window_ms)}, lateness {spoken(rules.lateness_ms)}"
-    said += f", known {spoken(rules.known_ms)}"
-    said += "" if rules.early_ms is None else f", early {spoken(rules.early_ms)}"
-    said += f", skew {spoken(rules.skew_ms)}"
-    said += ", organic installs emitted" if rules.organic else ""
-    return said + (", in `examples` too" if rules.organic_examples else "")
+def _describe(rules: AuditRules) -> str:
+    durations = {
+        "window": rules.window_ms, "lateness": rules.lateness_ms, "known": rules.known_ms, "early": rules.early_ms,
+        "skew": rules.skew_ms,
+    }  # fmt: skip
+    parts = [f"policy {rules.policy}"]
+    parts += [f"{name} {format_duration(ms)}" for name, ms in durations.items() if ms is not None]
+    parts += ["organic installs emitted"] * rules.organic + ["in `examples` too"] * rules.organic_examples
+    return ", ".join(parts)

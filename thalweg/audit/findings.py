@@ -1,7 +1,6 @@
-"""What an audit finds: figures, and the first differences of each kind."""
+"""The result of an audit: figures, and the first differences of each fault."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
@@ -12,18 +11,18 @@ DIFFERENCES_MAX: Final = 20  # of each fault
 
 FAULTS: Final = {
     "missing": "a label that should be there isn't",
-    "surplus": "examples of a page or item that no event tells of, or that came too late to count",
+    "surplus": "examples of a page or item that is in no event, or that came too late to count",
     "wrong": "the last label emitted isn't the right one",
     "emitted_twice": "emitted again with another id, though the label hadn't changed: metrics count it twice",
     "misnamed": "a reason that doesn't go with its label, with the policy, or with what was emitted before",
-    "unfounded": "an id that isn't made of page, position, reason and an install of the item: duplicates aren't known",
+    "unfounded": "an id that isn't made of page, position, reason and an install of the item: duplicates go unnoticed",
     "weighed": "a weight other than 1: the learner weighs, by the policy",
     "altered": "the page in an example isn't the page that was shown",
     "learned_twice": "emitted again after more other examples than the learner remembers: it learns them twice",
     "organic_missing": "an install that no page claimed isn't in `organic`",
-    "organic_surplus": "in `organic`, but claimed by a page, taken back, or not as any event tells",
+    "organic_surplus": "in `organic`, but claimed by a page, taken back, or in no event like that",
     "organic_unlearned": "an install that no page claimed isn't in `examples`, though the spec wants it there",
-    "organic_learned": "an organic install in `examples` that was claimed, taken back, or isn't as any event tells",
+    "organic_learned": "an organic install in `examples` that was claimed, taken back, or in no event like that",
     "bad_examples": "emitted, and can't be read",
 }
 FIGURES: Final = (
@@ -34,11 +33,11 @@ FIGURES: Final = (
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far the joiner has committed to be with a partition; event times in ms.
+class JoinerProgress:
+    """How far a partition's labels are final, by the joiner's commit; event times in ms.
 
-    `floor_ms`: pages up to it may have been closed before their time, because memory was full. `unsure_ms`: installs
-    are emitted as organic from a window after it on.
+    `floor_ms`: pages up to it may have been closed early, because memory was full. `unsure_ms`: installs are emitted as
+    organic from one window after it on.
     """
 
     finished_ms: int = 0
@@ -48,7 +47,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is wrong: which example, what was expected, what was found and where."""
+    """One fault: of which example, what was expected, what was found, at which offset."""
 
     fault: str
     request_id: str
@@ -60,21 +59,22 @@ class Difference:
 
     @property
     def about(self) -> str:
-        """What it is about."""
+        """Which example or install it is about."""
         if not self.item:
             return "a record"
-        of = f"install {self.install}" if self.install else f"page {self.request_id}"
-        return f"{of}, item {self.item}" + ("" if self.install else f" at {self.position}")
+        if self.install:
+            return f"install {self.install}, item {self.item}"
+        return f"page {self.request_id}, item {self.item} at {self.position}"
 
     @property
     def text(self) -> str:
-        """What was expected, if anything, and what was found."""
+        """What was expected and what was found."""
         return f"expected {self.expected or 'nothing'}, found {self.found}"
 
 
 @dataclass
-class Audit:
-    """Figures of one audit, and the first differences of each kind."""
+class AuditReport:
+    """Figures of one audit, and the first differences of each fault."""
 
     rules: AuditRules
     figures: Counter[str] = field(default_factory=Counter)
@@ -83,26 +83,26 @@ class Audit:
     def __post_init__(self) -> None:
         self.figures.update(dict.fromkeys((*FIGURES, *FAULTS), 0))
 
-    def found(self, difference: Difference) -> None:
-        """Count a fault; it is named if it is one of the first."""
+    def add(self, difference: Difference) -> None:
+        """Count a fault; keep its difference if it is one of the first."""
         self.figures[difference.fault] += 1
         if self.figures[difference.fault] <= DIFFERENCES_MAX:
             self.differences.append(difference)
 
     @property
-    def fine(self) -> bool:
-        """Nothing is missing, nothing is wrong."""
+    def is_clean(self) -> bool:
+        """Whether no fault was found."""
         return not any(self.figures[fault] for fault in FAULTS)
 
     @property
-    def judged(self) -> bool:
-        """Whether there was anything that could be missing or wrong."""
+    def has_judged(self) -> bool:
+        """Whether there was anything that could be judged."""
         return bool(self.figures["settled"] or self.figures["organic"])
 
     @property
     def verdict(self) -> str:
-        """One line."""
-        if self.fine and not self.judged:
+        """The result in one line."""
+        if self.is_clean and not self.has_judged:
             waiting = ", ".join(f"{self.figures[name]} {name}" for name in ("pending", "behind", "shed", "unsure"))
             return (
                 f"nothing could be judged: of {self.figures['labels']} labels {waiting}. See whether the joiner runs "
@@ -118,11 +118,6 @@ class Audit:
         return sorted(self.differences, key=lambda one: order.index(one.fault))
 
 
-def flat(result: Audit) -> dict[str, object]:
-    """The figures for `--json`, with the rules that they were judged by."""
+def flat(result: AuditReport) -> dict[str, object]:
+    """The figures and rules for `--json`."""
     return {**{f"rule_{name}": value for name, value in asdict(result.rules).items()}, **result.figures}
-
-
-def of_partition(progress: Mapping[int, Progress] | None, partition: int) -> Progress:
-    """What the joiner has committed for a partition: nothing, where it hasn't."""
-    return (progress or {}).get(partition, Progress())

@@ -31,11 +31,11 @@ def init(
 
     Columns with types, statistics, crosses and labels.
     """
-    from thalweg.onboarding.draft import drafted
+    from thalweg.onboarding.draft import draft_spec
 
     if out and out.exists() and not force:
         raise DataError(f"{out} exists already: name another file with --out, or overwrite it with --force")
-    text = drafted(source, read_settings(), name, print_stderr)
+    text = draft_spec(source, read_settings(), name, print_stderr)
     if out is None:
         print(text, end="")
         return
@@ -54,12 +54,12 @@ def check(
     Counts of faults, their first lines, remedies. Exit code 1 on errors.
     """
     from thalweg.onboarding.check import Check, figures, findings_table
-    from thalweg.sources.reading import read_through
+    from thalweg.sources.reading import read_source
     from thalweg.views.tables import print_table
 
     checked = Check(read_source_spec(source, spec))
-    for line, event in read_through(source, read_settings()):
-        checked.take(line, event)
+    for line, event in read_source(source, read_settings()):
+        checked.add(line, event)
     found = checked.findings()
     print_table(findings_table(found))
     counts = figures(checked, found)

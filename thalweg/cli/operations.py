@@ -77,7 +77,7 @@ def audit(
     from stream.events.topics import EVENTS
     from stream.log.kafka_admin import group_commits
     from thalweg.audit import audit as auditing
-    from thalweg.audit.committed_rules import GROUP, rules_in, rules_of
+    from thalweg.audit.committed_rules import GROUP, committed_rules, resolve_rules
     from thalweg.audit.findings import flat
     from thalweg.audit.rules import audit_rules
     from thalweg.views.operations_tables import audit_table, progress_bars
@@ -90,8 +90,8 @@ def audit(
     with open_log(settings) as log:
         # Before anything is read: all that these commits call final is in the log by then.
         commits = group_commits(settings, GROUP, EVENTS.name)
-        rules = rules_of(rules_in(commits), named)
-        progress = auditing.progress_of(commits)
+        rules = resolve_rules(committed_rules(commits), named)
+        progress = auditing.joiner_progress(commits)
         with progress_bars() as on_progress:
             found = auditing.audit(log, rules, progress, since_ms, memory=memory, on_progress=on_progress)
     print_table(audit_table(found))
@@ -99,7 +99,7 @@ def audit(
         print(f"{one.fault}: {one.about}: {one.text}")
     print(found.verdict)
     write_json(json_file, flat(found))
-    if not (found.fine and found.judged):
+    if not (found.is_clean and found.has_judged):
         raise typer.Exit(1)
 
 
@@ -122,7 +122,7 @@ def trace(
     from stream.runtime.clock import now_ms
     from stream.runtime.errors import SnapshotError
     from stream.snapshots.redis_store import RedisStore
-    from thalweg.audit.committed_rules import GROUP, model_in, rules_in, rules_of
+    from thalweg.audit.committed_rules import GROUP, committed_model, committed_rules, resolve_rules
     from thalweg.audit.rules import audit_rules
     from thalweg.views import trace as tracing
     from thalweg.views.operations_tables import trace_table
@@ -133,8 +133,8 @@ def trace(
     with ExitStack() as opened:
         log = opened.enter_context(open_log(settings))
         commits = group_commits(settings, GROUP, EVENTS.name)
-        rules = rules_of(rules_in(commits), audit_rules(named) if named else None)
-        model = named.name if named else settings.model or model_in(commits)
+        rules = resolve_rules(committed_rules(commits), audit_rules(named) if named else None)
+        model = named.name if named else settings.model or committed_model(commits)
         store = opened.enter_context(closing(RedisStore(settings, model))) if settings.redis and model else None
         try:
             traced = tracing.trace(log, rules, request, now_ms=now_ms(), since_ms=since_ms, user=user, store=store)

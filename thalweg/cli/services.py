@@ -63,17 +63,17 @@ def status(json_file: JsonFile = None) -> None:
     Exit code 1 when one doesn't run.
     """
     from thalweg.demo.demo_state import DemoState
-    from thalweg.stack.status import look
+    from thalweg.stack.status import statuses
     from thalweg.views.tables import print_table, status_table
 
     settings = read_settings(with_stack=False)
-    found = look(settings.local)
+    found = statuses(settings.local)
     demo = DemoState.read(settings.local)
     if demo:
-        found += look(Path(demo.local))
+        found += statuses(Path(demo.local))
     print_table(status_table(found))
     write_json(json_file, {one.name: one.state for one in found})
-    if not found or any(not one.fine for one in found):
+    if not found or any(one.state != "up" for one in found):
         raise typer.Exit(1)
 
 
@@ -83,11 +83,11 @@ def doctor(json_file: JsonFile = None) -> None:
 
     For what is missing it names the command that installs it. Exit code 1 when something needed is missing.
     """
-    from thalweg.stack.doctor import checks, render, settings_table
+    from thalweg.stack.doctor import requirements, requirements_table, settings_table
     from thalweg.views.tables import print_table
 
-    found = checks(read_settings(with_stack=False))
-    print_table(render(found))
+    found = requirements(read_settings(with_stack=False))
+    print_table(requirements_table(found))
     print_table(settings_table())
     write_json(json_file, {one.name: one.ok for one in found})
     if any(one.needed and not one.ok for one in found):
@@ -111,10 +111,10 @@ def topics(
     """
     from stream.joiner.label_rules import label_rules
     from stream.log.kafka_admin import apply_topics, plan_topics
-    from thalweg.text.retention import REMEDY, too_short
+    from thalweg.text.retention import REMEDY, retention_problem
 
     settings = read_settings()
-    if spec and (short := too_short(label_rules(read_spec(spec)))):
+    if spec and (short := retention_problem(label_rules(read_spec(spec)))):
         raise SpecError(f"{spec}: {short}: {REMEDY}")
     plan = plan_topics(settings, force=force)
     for change in plan:
@@ -169,14 +169,14 @@ def run_joiner(
     from stream.joiner.label_rules import label_rules
     from stream.joiner.record_processor import ShellRules
     from stream.joiner.supervisor import run_joiner as run
-    from thalweg.text.retention import REMEDY, too_short
+    from thalweg.text.retention import REMEDY, retention_problem
 
     read = read_spec(spec)
     settings = read_settings()
     settings.need_kafka()
     log_to_stderr(settings.log_level)
     rules = label_rules(read)
-    if short := too_short(rules):
+    if short := retention_problem(rules):
         print_stderr(f"warning: {short}: {REMEDY}")  # an operator may have raised the topic's retention
     shell = ShellRules(
         accept_gap=accept_gap,

@@ -14,7 +14,7 @@ from stream.runtime.durable import replacing
 from stream.runtime.errors import StackError, ThalwegError
 from stream.runtime.settings import Settings
 from thalweg.stack import stack
-from thalweg.stack.server import Server, end
+from thalweg.stack.server import Server, end_process
 from thalweg.stack.stack import Progress
 
 FILE: Final = "demo.json"
@@ -111,4 +111,4 @@ def stop_all(services: Sequence[Server], patience_s: float) -> None:
     while any(service.alive for service in services) and time.monotonic() < deadline_s:
         time.sleep(0.05)
     for service in services:
-        end(service, signal.SIGKILL, patience_s)
+        end_process(service, signal.SIGKILL, patience_s)

@@ -1,1 +1,1 @@
-"""A user's own data: surveyed, checked, and a spec drafted for it."""
+"""Surveys and checks a user's own events, and drafts a spec for them."""

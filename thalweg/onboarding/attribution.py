@@ -1,14 +1,13 @@
-"""Which page an install came of, and how long after: the joiner's own engine says so, in bounded memory.
+"""Attributes installs to pages, with their delay, by the joiner's own engine and in bounded memory.
 
-The rules are those of `stream/joiner/join.py`, with a window that never ends: whether a delay is within the spec's is
-for the caller to say. The policy is `fake_negative`: so the engine also says which items a page shows first. The ingest
-time of a record is its number: so the watermark passes nothing before the end, and an organic install says which record
-it came in.
+The rules are those of `stream/joiner/join.py` with an endless window: the caller compares delays with the spec's. The
+policy is `fake_negative`, so that the engine also emits which items a page shows for the first time. A record's ingest
+time is its number, so that the watermark passes nothing before the end, and an organic install names its record.
 
-**Memory.** A generation takes so many bytes. When the second one is full, the first one ends: what became of its
-installs is final, and a new engine begins with the records of the second. So an install finds a page that stands up to
-a generation before or behind it, whatever their event times. The engine's own bound (`bytes_max`) goes by event time
-and doesn't say which of the installs that it forgets are organic.
+**Memory.** Records are grouped into two generations of bounded size. When the second one is full, the outcomes of the
+first one's installs are final, and a new engine starts from the records of the second. So an install finds a page up to
+a generation before or after it in the file, whatever their event times. The engine's own bound (`bytes_max`) goes by
+event time, and doesn't emit the organic installs that it evicts.
 """
 
 from collections.abc import Sequence
@@ -23,13 +22,13 @@ from stream.joiner.kernels import record_scan as scan
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import BASE, BEGIN, SIZE, Row
 from stream.joiner.raw_impression import read_record, record_events
-from thalweg.onboarding.recent import Recent
+from thalweg.onboarding.recent_map import RecentMap
 
-BYTES_MAX: Final = 192 * 2**20  # of a generation: some 300,000 pages; between one and two are remembered
-EVENT_BYTES: Final = 400  # about what an event takes besides twice its bytes
+BYTES_MAX: Final = 192 * 2**20  # of a generation: some 300,000 pages; one to two generations are retained
+EVENT_BYTES: Final = 400  # approximate memory of an event besides twice its bytes
 ENDLESS_MS: Final = TIME_MS_MAX  # 130 years: no two event times are further apart
-OUT_ROWS: Final = 1_024  # what the engine emits at once: with fewer it hands a record's on bit by bit
-# The engine's timers sort what is older than the first event by insertion: nothing is older than these.
+OUT_ROWS: Final = 1_024  # output rows of the engine: with fewer it emits a record's labels in several parts
+# The engine's timers insert-sort whatever is older than the first event: nothing is older than these.
 FIRST: Final = (Impression("\0", 1, "\0", ["\0"]), Install("\0", "\0", 1, "\0"))
 
 UNKNOWN_PAGE: Final = "name a request_id that no page has"
@@ -41,9 +40,9 @@ _impression = msgspec.msgpack.Decoder(Impression)
 
 
 class Added(msgspec.Struct, frozen=True, gc=False):
-    """What an event adds: a page `new` items, to `base` that its request id has shown; an install that is new, 1.
+    """What an event adds: a page `new` items, to `base` items already shown under its request id; a new install 1.
 
-    0: a page or install that repeats another one, a retraction that takes back nothing.
+    0: a repeated page or install, or a retraction without an install.
     """
 
     new: int
@@ -54,35 +53,35 @@ REPEATED: Final = Added(0)
 NEW: Final = Added(1)
 
 
-class Settled(msgspec.Struct, frozen=True, order=True, gc=False):
-    """What became of the install in this line: how long after its page it came, and the item's position there.
+class InstallOutcome(msgspec.Struct, frozen=True, order=True, gc=False):
+    """The final result for the install in this line: its delay after its page, and the item's position there.
 
-    Within the skew the delay is 0. `why`: it has no page. A further install of the item on that page isn't one, nor is
-    one that was taken back.
+    Within the skew the delay is 0. `unmatched`: why it has no page. Repeated installs of an item on its page and
+    retracted ones have no outcome.
     """
 
     line: int
     delay_ms: int = 0
     position: int = 0
-    why: str = ""
+    unmatched: str = ""
 
 
 class Attribution:
-    """`join` all pages, installs and retractions in the order of the file, some at a time; then `finish`."""
+    """`join` all pages, installs and retractions in batches, in the order of the file; then `finish`."""
 
     def __init__(self, skew_ms: int = LabelRules.skew_ms, bytes_max: int = BYTES_MAX) -> None:
         self._rules = LabelRules("fake_negative", ENDLESS_MS, known_ms=0, organic=True, skew_ms=skew_ms)
         self._bytes_max, self._bytes = bytes_max, 0
-        self._times: Recent[int] = Recent()  # of pages, by request id
-        self._installs: Recent[tuple[int, int]] = Recent()  # line and time, by user and id
-        self._labels: dict[tuple[int, int, int], Settled] = {}  # by record, begin of the page in it, position there
+        self._times: RecentMap[int] = RecentMap()  # of pages, by request id
+        self._installs: RecentMap[tuple[int, int]] = RecentMap()  # line and time, by user and id
+        self._labels: dict[tuple[int, int, int], InstallOutcome] = {}  # by record, page's begin in it, position
         self._records: dict[int, bytes] = {}
-        self._next, self._second = 1, 0  # numbers of the next record, and of the second generation's first (0: none)
-        self._fed_again, self._waiting = 1, set[int]()  # records before this were; of these, installs without a page
+        self._next, self._second = 1, 0  # number of the next record, and of the second generation's first (0: none)
+        self._replayed, self._unmatched_ids = 1, set[int]()  # records before this number; their installs without a page
         self._joiner = self._engine()
 
     def join(self, events: Sequence[tuple[int, Impression | Install]]) -> list[Added]:
-        """Take events, each with its line; returns what each adds."""
+        """Join events, each with its line; returns what each adds."""
         raw = encode_record(
             Impression(event.request_id, event.time_ms, event.user, event.items)
             if isinstance(event, Impression)
@@ -101,31 +100,31 @@ class Attribution:
         for k, page in enumerate(labels.pages):
             rows = labels.rows.get(k)
             if new := page[SIZE] if rows is None else self._label(page, rows):
-                at, base = index[page[BEGIN]], page[BASE]
-                added[at] = Added(new, base)
-                shown = events[at][1]
-                if isinstance(shown, Impression) and not base:
-                    self._times.young[shown.request_id] = shown.time_ms
+                n, base = index[page[BEGIN]], page[BASE]
+                added[n] = Added(new, base)
+                event = events[n][1]
+                if isinstance(event, Impression) and not base:
+                    self._times.young[event.request_id] = event.time_ms
         return added
 
-    def settle(self) -> list[Settled]:
-        """Installs of which nothing more can be known now: those of a generation that ends."""
+    def end_generation(self) -> list[InstallOutcome]:
+        """The final outcomes of a full generation; none while there is room."""
         if self._bytes < self._bytes_max:
             return []
-        found: list[Settled] = []
+        found: list[InstallOutcome] = []
         if self._second:
             found = self._final(self._second)
             self._records = {number: raw for number, raw in self._records.items() if number >= self._second}
-            self._joiner, self._fed_again = self._engine(), self._next
+            self._joiner, self._replayed = self._engine(), self._next
             for number, raw in self._records.items():
                 self._joiner.take(read_record(raw)[0], number, number)
         self._second, self._bytes = self._next, 0
-        self._times.turn()
-        self._installs.turn()
+        self._times.rotate()
+        self._installs.rotate()
         return found
 
-    def finish(self) -> list[Settled]:
-        """No event comes any more: all the other installs."""
+    def finish(self) -> list[InstallOutcome]:
+        """The outcomes of all other installs."""
         return self._final(self._next)
 
     def _engine(self) -> Joiner:
@@ -144,41 +143,43 @@ class Attribution:
         return REPEATED if known else NEW
 
     def _label(self, page: Sequence[int], rows: Sequence[Row]) -> int:
-        """Note labels that are positive, or no longer so; returns how many items are shown for the first time."""
+        """Update positive labels; returns how many items are shown for the first time."""
         number, begin, length, _, base, _ = page
         new = 0
-        for position, label, reason, install_id, _, place in rows:
+        for position, label, reason, install_id, _, whole_position in rows:
             if reason == WINDOW_CLOSED:
                 new += 1
             elif label:
                 raw = self._records[number][begin : begin + length]
-                self._labels[number, begin, position] = self._came(raw, base, install_id, place)
+                self._labels[number, begin, position] = self._outcome(raw, base, install_id, whole_position)
             else:
                 self._labels.pop((number, begin, position), None)
         return new
 
-    def _came(self, raw: bytes, base: int, install_id: str, place: int) -> Settled:
+    def _outcome(self, raw: bytes, base: int, install_id: str, position: int) -> InstallOutcome:
         page = _impression.decode(raw)
         first_ms = self._times.get(page.request_id) if base else None
         install = self._installs.get(hash((page.user, install_id)))
         assert install is not None, install_id
-        return Settled(install[0], max(0, install[1] - (first_ms or page.time_ms)), place)
+        return InstallOutcome(install[0], max(0, install[1] - (first_ms or page.time_ms)), position)
 
-    def _final(self, end: int) -> list[Settled]:
-        """What became of the installs in records before `end`. The engine is of no more use."""
-        last = record_events([Tick(TIME_MS_MAX - 1)])  # later than an event may be, so that nothing is still open:
+    def _final(self, end: int) -> list[InstallOutcome]:
+        """The outcomes of installs in records before `end`. The engine can't be used afterwards."""
+        last = record_events([Tick(TIME_MS_MAX - 1)])  # later than any event may be, so that every page closes
         last.columns[:, scan.TIME] = 2 * ENDLESS_MS
-        waiting, found = set[int](), list[Settled]()
+        unmatched_ids, found = set[int](), list[InstallOutcome]()
         for one in self._joiner.take(last, self._next, 2 * ENDLESS_MS).organic[0]:
             key = hash((one.user, one.install_id))
             if one.ingest_ms >= end:
-                waiting.add(key)
-            elif (one.ingest_ms >= self._fed_again or key in self._waiting) and (install := self._installs.get(key)):
-                found.append(Settled(install[0], why=self._why(one)))
-        self._waiting = waiting
+                unmatched_ids.add(key)
+                continue
+            is_new = one.ingest_ms >= self._replayed or key in self._unmatched_ids
+            if is_new and (install := self._installs.get(key)):
+                found.append(InstallOutcome(install[0], unmatched=self._unmatched(one)))
+        self._unmatched_ids = unmatched_ids
         return sorted(found) + [self._labels.pop(key) for key in [key for key in self._labels if key[0] < end]]
 
-    def _why(self, install: Organic) -> str:
+    def _unmatched(self, install: Organic) -> str:
         if not install.request_id:
             return NEVER_SHOWN
         page_ms = self._times.get(install.request_id)

@@ -1,36 +1,34 @@
-"""What is to be said of a person's events under a spec: how bad, how often, where first, and what to do."""
+"""Findings about a user's events under a spec: severity, count, first lines, and what to do."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 from stream.events.types import EVENT_BYTES_MAX
-from stream.joiner.label_rules import LabelRules
 from stream.spec.spec import POSITION, Spec
-from thalweg.onboarding.survey import Survey, Trouble
-from thalweg.text.durations import rounded_up, spoken
-from thalweg.text.retention import REMEDY, too_short
+from thalweg.onboarding.survey import Occurrences, Survey
+from thalweg.text.durations import format_duration, round_up_duration
 
 Severity = Literal["error", "warning", "fine"]
-FEW_LABELS: Final = 100  # fewer installs than this teach little
-RARE: Final = 0.001  # a base rate below
-FREQUENT: Final = 0.9
+FEW_LABELS: Final = 100  # fewer are too few to learn from
+RARE: Final = 0.001  # base rates below are reported
+FREQUENT: Final = 0.9  # ... and above
 POSITION_MATTERS: Final = 1.5  # rate at the first position ÷ rate at the last
 FEATURE_BYTES: Final = 0.9  # of an event's bytes, for features
 
 
 class Finding(NamedTuple):
-    """`name` is its key among figures, `times` how often; `where`: the first places; `todo`: what to do next."""
+    """`name`: its key in the figures; `times`: how often; `lines`: the first ones; `remedy`: what to do."""
 
     severity: Severity
     name: str
     times: int
-    says: str
-    where: str = ""
-    todo: str = ""
+    message: str
+    lines: str = ""
+    remedy: str = ""
 
 
 def share(part: float, whole: float) -> str:
-    """A part of a whole for a person.
+    """A part of a whole, formatted as a percentage.
 
     >>> share(1, 8), share(1, 3000), share(0, 5)
     ('12.5 %', '0.0333 %', '0 %')
@@ -38,165 +36,164 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.3g} %" if whole else "0 %"
 
 
-def places(trouble: Trouble | Iterable[int]) -> str:
-    """The first places, as text."""
-    if not isinstance(trouble, Trouble):
-        return ", ".join(f"line {line}" for line in trouble)
-    return "; ".join(f"line {line}: {what}" if what else f"line {line}" for line, what in trouble.first)
+def first_lines(problem: Occurrences) -> str:
+    """The first lines and their details, for a person."""
+    return "; ".join(f"line {line}: {detail}" if detail else f"line {line}" for line, detail in problem.first)
 
 
-def of_trouble(trouble: Trouble, severity: Severity, name: str, says: str, todo: str) -> Iterator[Finding]:
-    """A finding when there was any trouble; `says` goes on after the count."""
-    if trouble.count:
-        yield Finding(severity, name, trouble.count, f"{trouble.count:,} {says}", places(trouble), todo)
+def problem_finding(
+    problem: Occurrences, severity: Severity, name: str, message: str, remedy: str
+) -> Iterator[Finding]:
+    """A finding if the problem occurs; `message` follows the count."""
+    if problem.count:
+        yield Finding(severity, name, problem.count, f"{problem.count:,} {message}", first_lines(problem), remedy)
 
 
-def of_lines(survey: Survey) -> Iterator[Finding]:
-    """What came at all, and what couldn't be read."""
+def line_findings(survey: Survey) -> Iterator[Finding]:
+    """What the file contains, and what can't be read."""
     bad = survey.broken.count
     if not survey.lines:
         yield Finding("error", "empty", 1, "there are no events", "", "write JSON lines, as docs/events.md shows")
         return
     if bad == survey.lines:
-        todo = "this isn't a file of events as JSON lines: docs/events.md says what one line looks like"
-        yield Finding("error", "broken", bad, f"none of {bad:,} lines can be read", places(survey.broken), todo)
+        remedy = "this isn't a file of events as JSON lines: docs/events.md shows what one line looks like"
+        yield Finding("error", "broken", bad, f"none of {bad:,} lines can be read", first_lines(survey.broken), remedy)
         return
-    yield from of_trouble(survey.broken, "error", "broken", "lines can't be read",
-                          "mend them, or know that replay and backtest leave them out")  # fmt: skip
-    said = (
+    remedy = "fix them, or know that replay and backtest leave them out"
+    yield from problem_finding(survey.broken, "error", "broken", "lines can't be read", remedy)
+    counts = (
         f"{survey.pages:,} pages of {survey.users_shown:,} users, {survey.items_shown:,} different items shown, "
         f"{survey.installs:,} installs"
     )
-    span = f" over {spoken(survey.last_ms - survey.first_ms)}" if survey.last_ms else ""
-    yield Finding("fine", "lines", survey.lines, said + span)
+    span = f" over {format_duration(survey.last_ms - survey.first_ms)}" if survey.last_ms else ""
+    yield Finding("fine", "lines", survey.lines, counts + span)
     if not survey.pages:
-        todo = "write an impression for each page that a user saw: without pages an install teaches nothing"
-        yield Finding("error", "no_pages", 1, "there are no pages (impressions)", "", todo)
+        remedy = "write an impression for each page that a user saw: without pages an install teaches nothing"
+        yield Finding("error", "no_pages", 1, "there are no pages (impressions)", "", remedy)
 
 
-def of_repetitions(survey: Survey) -> Iterator[Finding]:
-    """What came twice, or takes back what wasn't there."""
-    yield from of_trouble(survey.repeated_pages, "warning", "repeated_pages", "pages repeat a request_id",
-                          "give each page a request_id of its own: only the first one counts")  # fmt: skip
-    yield from of_trouble(survey.repeated_installs, "warning", "repeated_installs", "installs repeat an install_id",
-                          "write each install once, or give it another id: only the first one counts")  # fmt: skip
-    yield from of_trouble(survey.nothing_retracted, "warning", "nothing_retracted", "retractions take back nothing",
-                          "use the install_id of the install, and write the retraction after it")  # fmt: skip
-    yield from of_trouble(survey.odd_propensities, "warning", "odd_propensities", "pages have a propensity outside "
-                          "(0, 1]", "a propensity is the chance that the item had to be shown")  # fmt: skip
+def repetition_findings(survey: Survey) -> Iterator[Finding]:
+    """Repeated events, and retractions without an install."""
+    problems = (
+        (survey.repeated_pages, "repeated_pages", "pages repeat a request_id",
+         "give each page a request_id of its own: only the first one counts"),
+        (survey.repeated_installs, "repeated_installs", "installs repeat an install_id",
+         "write each install once, or give it another id: only the first one counts"),
+        (survey.nothing_retracted, "nothing_retracted", "retractions take back nothing",
+         "use the install_id of the install, and write the retraction after it"),
+        (survey.odd_propensities, "odd_propensities", "pages have a propensity outside (0, 1]",
+         "a propensity is the chance that the item had to be shown"),
+    )  # fmt: skip
+    for problem, name, message, remedy in problems:
+        yield from problem_finding(problem, "warning", name, message, remedy)
 
 
-def of_order(survey: Survey, spec: Spec, late: Trouble, lost: Trouble) -> Iterator[Finding]:
-    """How far the file is from event time's order. `late`: behind by more than lateness; `lost`: dropped."""
+def order_findings(survey: Survey, spec: Spec, late: Occurrences, lost: Occurrences) -> Iterator[Finding]:
+    """How far the file is from event time order. `late`: by more than the lateness; `lost`: dropped as too late."""
     behind = survey.behind
-    yield from of_trouble(lost, "error", "too_old", "events are so old when they come that the joiner drops them",
-                          f"sort the file by time, or raise label.lateness to {rounded_up(behind.high)}")  # fmt: skip
+    message = "events are so old when they come that the joiner drops them"
+    remedy = f"sort the file by time, or raise label.lateness to {round_up_duration(behind.high)}"
+    yield from problem_finding(lost, "error", "too_old", message, remedy)
     if late.count:
-        says = f"events are older than one before them by more than label.lateness ({spec.label.lateness})"
-        todo = f"sort the file by time, or set label.lateness to {rounded_up(behind.quantile(0.99))} (99 % of those)"
-        yield from of_trouble(late, "warning", "late", says, todo)
+        message = f"events are older than one before them by more than label.lateness ({spec.label.lateness})"
+        lateness = round_up_duration(behind.quantile(0.99))
+        remedy = f"sort the file by time, or set label.lateness to {lateness} (99 % of those)"
+        yield from problem_finding(late, "warning", "late", message, remedy)
     elif behind.count:
-        says = f"{behind.count:,} events are out of order, by {spoken(behind.high)} at most: within label.lateness"
-        yield Finding("fine", "order", behind.count, says)
+        most = format_duration(behind.high)
+        message = f"{behind.count:,} events are out of order, by {most} at most: within label.lateness"
+        yield Finding("fine", "order", behind.count, message)
     elif survey.pages:
         yield Finding("fine", "order", 0, "in order of event time")
 
 
-def of_installs(survey: Survey, spec: Spec, too_late: Trouble) -> Iterator[Finding]:
-    """Installs and their pages. `too_late`: those that come after the window of theirs."""
+def install_findings(survey: Survey, spec: Spec, too_late: Occurrences) -> Iterator[Finding]:
+    """Installs and their pages. `too_late`: installs after their page's window."""
     if lost := survey.without_page:
         reasons = sorted(survey.unmatched.items(), key=lambda one: -one[1].count)
-        why = "; ".join(f"{trouble.count:,} {reason}" for reason, trouble in reasons)
-        lines = sorted(line for _, trouble in reasons for line, _ in trouble.first)
-        says = f"{lost:,} of {survey.installs:,} installs ({share(lost, survey.installs)}) have no page: {why}"
-        todo = "write the page of each install, before it, with the same user and request_id: they teach nothing"
-        yield Finding(
-            "error" if 2 * lost >= survey.installs else "warning", "unmatched", lost, says, places(lines), todo
-        )
+        why = "; ".join(f"{problem.count:,} {reason}" for reason, problem in reasons)
+        lines = ", ".join(f"line {n}" for n in sorted(n for _, problem in reasons for n, _ in problem.first))
+        message = f"{lost:,} of {survey.installs:,} installs ({share(lost, survey.installs)}) have no page: {why}"
+        remedy = "write the page of each install, before it, with the same user and request_id: they teach nothing"
+        yield Finding("error" if 2 * lost >= survey.installs else "warning", "unmatched", lost, message, lines, remedy)
     if not survey.delays.count:
         return
-    p50, p95, p99 = (spoken(survey.delays.quantile(q)) for q in (0.5, 0.95, 0.99))
-    says = f"an install comes {p50} (p50), {p95} (p95), {p99} (p99) after its page; label.window is {spec.label.window}"
+    p50, p95, p99 = (format_duration(survey.delays.quantile(q)) for q in (0.5, 0.95, 0.99))
+    window = spec.label.window
+    delays = f"an install comes {p50} (p50), {p95} (p95), {p99} (p99) after its page; label.window is {window}"
     if too_late.count:
-        says = f"{too_late.count:,} installs ({share(too_late.count, survey.installs)}) come after the window: {says}"
+        part = share(too_late.count, survey.installs)
+        message = f"{too_late.count:,} installs ({part}) come after the window: {delays}"
         bad = too_late.count > 0.05 * survey.delays.count
-        todo = f"set label.window to {rounded_up(survey.delays.quantile(0.95))} (95 % of installs), or live with it"
-        yield Finding(
-            "warning" if bad else "fine", "too_late", too_late.count, says, places(too_late), todo if bad else ""
-        )
+        fit = round_up_duration(survey.delays.quantile(0.95))
+        remedy = f"set label.window to {fit} (95 % of installs), or live with it"
+        lines = first_lines(too_late)
+        yield Finding("warning" if bad else "fine", "too_late", too_late.count, message, lines, remedy if bad else "")
     else:
-        yield Finding("fine", "delay", survey.delays.count, says)
+        yield Finding("fine", "delay", survey.delays.count, delays)
 
 
-def of_labels(survey: Survey, labels: int) -> Iterator[Finding]:
+def label_findings(survey: Survey, labels: int) -> Iterator[Finding]:
     """The base rate of `labels` positives."""
     if not survey.shown:
         return
     rate = labels / survey.shown
-    says = f"base rate {share(labels, survey.shown)}: {labels:,} of {survey.shown:,} shown items installed"
+    message = f"base rate {share(labels, survey.shown)}: {labels:,} of {survey.shown:,} shown items installed"
+    severity: Severity = "warning"
     if not labels:
-        todo = "a model needs both: write installs, with the user and item of a page, within label.window"
-        yield Finding("error", "base_rate", 0, says, "", todo)
+        severity = "error"
+        remedy = "a model needs both: write installs, with the user and item of a page, within label.window"
     elif labels < FEW_LABELS or rate < RARE:
-        todo = "expect noise: hundreds of installs are the least that shows a difference between models"
-        yield Finding("warning", "base_rate", labels, says, "", todo)
+        remedy = "expect noise: hundreds of installs are the least that shows a difference between models"
     elif rate > FREQUENT:
-        todo = "are pages missing of which nothing was installed? Each page that was seen belongs into the file"
-        yield Finding("warning", "base_rate", labels, says, "", todo)
+        remedy = "are pages missing of which nothing was installed? Each page that was seen belongs into the file"
     else:
-        yield Finding("fine", "base_rate", labels, says)
+        severity, remedy = "fine", ""
+    yield Finding(severity, "base_rate", labels, message, "", remedy)
 
 
-def of_retention(rules: LabelRules) -> Iterator[Finding]:
-    """A join that needs records for longer than they are kept."""
-    if says := too_short(rules):
-        yield Finding("error", "retention", 1, says, "", REMEDY)
-
-
-def of_pages(survey: Survey, spec: Spec, foreign: Trouble) -> Iterator[Finding]:
+def page_findings(survey: Survey, spec: Spec, foreign: Occurrences) -> Iterator[Finding]:
     """Positions, histories, sizes. `foreign`: pages whose features are of another spec."""
-    yield from of_trouble(foreign, "error", "foreign_features", "pages bring features that this spec can't read",
-                          "leave `features` out: they are then made anew from attributes and history")  # fmt: skip
+    remedy = "leave `features` out: they are then built from attributes and history"
+    message = "pages bring features that this spec can't read"
+    yield from problem_finding(foreign, "error", "foreign_features", message, remedy)
     largest = max(survey.page_sizes, default=0)
     if not largest:
         return
     size = _feature_bytes(survey, spec, survey.items_max)
     if size > FEATURE_BYTES * EVENT_BYTES_MAX:
-        says = f"{survey.items_max} items need about {size:,} bytes of features, an event has {EVENT_BYTES_MAX:,}"
-        yield Finding(
-            "error", "page_size", survey.items_max, says, "", "show fewer items on a page, or drop columns of items"
-        )
+        message = f"{survey.items_max} items need about {size:,} bytes of features, an event has {EVENT_BYTES_MAX:,}"
+        remedy = "show fewer items on a page, or drop columns of items"
+        yield Finding("error", "page_size", survey.items_max, message, "", remedy)
     has_position = POSITION in spec.columns()
     if has_position and largest == 1:
-        todo = f"drop {POSITION}: it is the place within a page; a slot can be a column of [context]"
-        yield Finding("warning", "position", 1, "every page has one item, so its position is always 1", "", todo)
+        remedy = f"drop {POSITION}: it is the position within a page; a slot can be a column of [context]"
+        yield Finding("warning", "position", 1, "every page has one item, so its position is always 1", "", remedy)
     elif largest > 1:
         yield _position(survey, largest, has_position)
     history = next((name for name, column in spec.columns().items() if column.of), "")
     if history:
-        mean = survey.histories.quantile(0.5)
-        says = (
-            f"{share(survey.with_history, survey.pages)} of pages are by users with installs before (median {mean:.0f})"
-        )
+        part, median = share(survey.with_history, survey.pages), survey.histories.quantile(0.5)
+        message = f"{part} of pages are by users with installs before (median {median:.0f})"
         rare = survey.with_history < 0.05 * survey.pages
-        todo = f"{history} is nearly always empty: are users' ids stable over time?" if rare else ""
-        yield Finding("warning" if rare else "fine", "history", survey.with_history, says, "", todo)
+        remedy = f"{history} is nearly always empty: are users' ids stable over time?" if rare else ""
+        yield Finding("warning" if rare else "fine", "history", survey.with_history, message, "", remedy)
 
 
 def _position(survey: Survey, largest: int, has_position: bool) -> Finding:
     at = sorted({0, largest // 4, largest // 2, largest - 1})
     rates = [(p, *survey.rate_at(p)) for p in at]
-    says = "installed by position: " + ", ".join(f"{p + 1}: {100 * rate:.3g} %" for p, _, rate in rates)
+    message = "installed by position: " + ", ".join(f"{p + 1}: {100 * rate:.3g} %" for p, _, rate in rates)
     first, last = rates[0][2], rates[-1][2]
     matters = survey.labels >= FEW_LABELS and first > POSITION_MATTERS * last
     if matters and not has_position:
-        todo = 'add position = { type = "number", serve_as = 1 } to [context], and to deep.features'
-        return Finding("warning", "position", largest, says, "", todo)
-    return Finding("fine", "position", largest, says)
+        remedy = 'add position = { type = "number", serve_as = 1 } to [context], and to deep.features'
+        return Finding("warning", "position", largest, message, "", remedy)
+    return Finding("fine", "position", largest, message)
 
 
 def _feature_bytes(survey: Survey, spec: Spec, items: int) -> int:
-    """About what the features of a page take (`stream/features/page_features.py`)."""
+    """The approximate size of a page's features (`stream/features/page_features.py`)."""
     columns = spec.columns()
     lists = [n for n, c in columns.items() if n.startswith("item.") and c.type in ("category", "categories")]
     numbers = [n for n, c in columns.items() if n.startswith("item.") and c.type == "number"]

@@ -1,1 +1,1 @@
-"""Sources by name: read to their end, or played into Kafka."""
+"""Sources of events by name: read to the end, or replayed into Kafka."""

@@ -1,4 +1,4 @@
-"""`thalweg replay`: a source by its name, played into Kafka until its end or Ctrl-C."""
+"""`thalweg replay`: plays a source into Kafka until its end or Ctrl-C."""
 
 import signal
 import sys
@@ -19,22 +19,22 @@ from stream.runtime.clock import now_ms
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec
 
-GATHER_MS = 25  # how long a paced event may wait for others of its record: freshness counts from the append
+LINGER_MS = 25  # how long a paced event may wait for others of its record: freshness counts from the append
 
 
 def play(source: str, settings: Settings, spec: Spec, *, rate: float | None, limit: int | None) -> dict[str, float]:
-    """Play a data set by its name, or a file of JSON lines (`-`: stdin); returns what was played.
+    """Play a data set by its name, or a file of JSON lines (`-`: stdin); returns the counts.
 
     Raises LogError, DataError.
     """
     stop = threading.Event()
-    for which in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(which, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     events = open_source(source, settings)
     log = KafkaLog(settings)
     try:
         result = replay(
-            log, events, spec=spec, pace=Pace(rate, GATHER_MS), limit=limit, clock=Clock(), say=_say, stop=stop.is_set
+            log, events, spec=spec, pace=Pace(rate, LINGER_MS), limit=limit, clock=Clock(), say=_say, stop=stop.is_set
         )
     finally:
         log.close()
@@ -51,7 +51,7 @@ def open_source(source: str, settings: Settings) -> Iterator[Sourced]:
 
 
 def data_set(source: str) -> str:
-    """The data set that a source names; empty: it's a file. Raises DataError for an unknown part of one."""
+    """The data set that a source names; empty for a file. Raises DataError for an unknown part of one."""
     if part_of(source):
         return OPENBANDIT
     return MOVIELENS if source == MOVIELENS else ""

@@ -1,4 +1,4 @@
-"""A source read to its end behind a progress bar: each event with the line, or the place, that it stands in."""
+"""Reads a source to its end, with a progress bar."""
 
 import gc
 import os
@@ -24,9 +24,9 @@ BAR: Final = (
 )
 
 
-def read_through(source: str, settings: Settings) -> Iterator[tuple[int, Sourced]]:
-    """Every event of a file (`-`: stdin) with its line, of a data set with its place, from 1. Raises DataError."""
-    gc.freeze()  # what was loaded stays: full collections needn't look at it again
+def read_source(source: str, settings: Settings) -> Iterator[tuple[int, Sourced]]:
+    """Every event of a file (`-`: stdin) with its line, of a data set with its index from 1. Raises DataError."""
+    gc.freeze()  # what is loaded stays: full collections needn't scan it again
     if data_set(source):
         yield from enumerate(open_source(source, settings), 1)
         return
@@ -42,4 +42,4 @@ def _size(source: str) -> int | None:
     try:
         return os.stat(Path(source)).st_size or None
     except OSError:
-        return None  # opening it says why
+        return None  # opening the file raises the error

@@ -1,1 +1,1 @@
-"""The local stack: broker and Redis as processes, what runs, what is missing."""
+"""The local stack: Kafka and Redis as processes, their status, and what a machine lacks to run them."""

@@ -1,4 +1,4 @@
-"""What runs under a `.local`: the stack's servers, and services by the files that they write while they run."""
+"""What runs under a `.local`: the stack's servers, and the services by the files that they write while they run."""
 
 import json
 import urllib.error
@@ -9,30 +9,14 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from thalweg.stack import stack
-from thalweg.stack.server import born
+from thalweg.stack.server import ServerStatus, start_time
 
-PATIENCE_S = 2.0
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One server or service as it is now. `state`: up, starting, silent, stopped, unknown; `says`: in its own words."""
-
-    name: str
-    state: str
-    address: str
-    pid: int
-    says: str = ""
-
-    @property
-    def fine(self) -> bool:
-        """Whether it does its work."""
-        return self.state == "up"
+TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
 class Service:
-    """Where a service's health and metrics are."""
+    """The address of a service's health and metrics."""
 
     room: str
     worker: str
@@ -42,16 +26,16 @@ class Service:
 
     @staticmethod
     def read(path: Path) -> "Service | None":
-        """From the file that it wrote; None when there's none (yet)."""
+        """From the file that the service wrote; None when there's none (yet)."""
         try:
             return Service(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 
     def get(self, path: str) -> tuple[int, str]:
-        """HTTP status and text of one of its pages; status 0: no answer."""
+        """HTTP status and body of a path; status 0: no answer."""
         try:
-            with urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=PATIENCE_S) as answer:
+            with urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=TIMEOUT_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as answer:
             return answer.code, answer.read().decode()
@@ -59,7 +43,7 @@ class Service:
             return 0, str(bad)
 
     def metrics(self) -> dict[str, float]:
-        """Its counters and gauges: by name, summed over labels; by `name.value` of one label and of all.
+        """Its counters and gauges: by name, summed over labels; and by `name.value`, for one label's value and for all.
 
         Empty: no answer.
         """
@@ -73,21 +57,20 @@ class Service:
                         found[name] = found.get(name, 0.0) + one.value
         return found
 
-    def look(self) -> Seen:
-        """How it is now."""
+    def status(self) -> ServerStatus:
+        """Its state now."""
         name, address = f"{self.room} {self.worker}", f"{self.host}:{self.port}"
-        if born(self.pid) is None:
-            return Seen(name, "stopped", address, self.pid, "it ended without saying so")
-        status, says = self.get("/readyz")
-        return Seen(
-            name, {200: "up", 503: "starting", 0: "silent"}.get(status, "silent"), address, self.pid, says.strip()
-        )
+        if start_time(self.pid) is None:
+            return ServerStatus(name, "stopped", address, self.pid, "it ended without saying so")
+        code, body = self.get("/readyz")
+        return ServerStatus(name, {200: "up", 503: "starting"}.get(code, "silent"), address, self.pid, body.strip())
 
 
-def look(local: Path) -> list[Seen]:
-    """The stack's servers, then the services that run beside it."""
-    servers = [Seen(s.server.name, s.state, s.server.address, s.server.pid) for s in stack.status(local)]
-    if stack.garbled(local):
-        servers.append(Seen("stack", "unknown", "", 0, "stack.json can't be read: `thalweg down`, then `thalweg up`"))
+def statuses(local: Path) -> list[ServerStatus]:
+    """The stack's servers, then the services that run beside it. Raises StackError."""
+    found = stack.status(local)
+    if stack.is_unreadable(local):
+        message = "stack.json can't be read: `thalweg down`, then `thalweg up`"
+        found.append(ServerStatus("stack", "unknown", "", 0, message))
     services = [Service.read(path) for path in sorted((local / "run").glob("*.json"))]
-    return servers + [one.look() for one in services if one]
+    return found + [one.status() for one in services if one]

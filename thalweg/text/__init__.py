@@ -1,1 +1,1 @@
-"""Durations, and what they mean for retention."""
+"""Durations for people, and the check of retention against them."""

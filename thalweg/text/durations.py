@@ -10,23 +10,23 @@ LADDER: Final = (
 )  # fmt: skip
 
 
-def rounded_up(ms: float) -> str:
-    """The shortest duration of the usual ones that is longer than this; a year at most.
+def round_up_duration(ms: float) -> str:
+    """The shortest duration in LADDER that is longer than this; a year at most.
 
-    >>> rounded_up(0), rounded_up(29_999), rounded_up(30_000)
+    >>> round_up_duration(0), round_up_duration(29_999), round_up_duration(30_000)
     ('1s', '30s', '1m')
     """
     return next((text for text in LADDER if duration_ms(text) > ms), LADDER[-1])
 
 
-def spoken(ms: float) -> str:
+def format_duration(ms: float) -> str:
     """A duration for a person.
 
-    >>> spoken(120), spoken(1_500), spoken(90_000), spoken(7_200_000), spoken(3 * 86_400_000)
-    ('120 ms', '1.5 s', '1.5 min', '2 h', '3 days')
+    >>> [format_duration(ms) for ms in (120, 1_500, 90_000, 7_200_000, 3 * 86_400_000)]
+    ['120 ms', '1.5 s', '1.5 min', '2 h', '3 days']
     """
-    for unit, size, most in (("ms", 1, 1_000), ("s", 1_000, 60_000), ("min", 60_000, 3_600_000),
-                             ("h", 3_600_000, 172_800_000)):  # fmt: skip
-        if ms < most:
+    units = ("ms", 1, 1_000), ("s", 1_000, 60_000), ("min", 60_000, 3_600_000), ("h", 3_600_000, 172_800_000)
+    for unit, size, limit in units:
+        if ms < limit:
             return f"{ms / size:.3g} {unit}"
     return f"{ms / 86_400_000:.3g} days"

@@ -22,7 +22,7 @@ from stream.events.topics import DEAD_LETTERS, ITEMS, USERS
 from stream.events.types import DeadLetter
 from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent, DataError
-from thalweg.audit.log_scan import span
+from thalweg.audit.log_scan import read_range
 
 REPLAYED: Final = "Replayed"
 ENTITIES: Final = (ITEMS.name, USERS.name)  # a record is one entity; of all other topics a list of events
@@ -85,7 +85,7 @@ def read_dead_letters(log: Log, topic: str, since_ms: int = 0) -> list[DeadLette
     found: dict[Identity, DeadLetterRecord] = {}
     replayed: dict[Identity, int] = {}
     begin = log.offsets_at(name, since_ms) if since_ms else dict.fromkeys(ends, START)
-    for record in span(log, name, begin, ends):
+    for record in read_range(log, name, begin, ends):
         try:
             dead_letter = decode_entity(record.value or b"", DeadLetter)
         except BadEvent:
@@ -200,7 +200,7 @@ def _newest_keys(log: Log, topic: str, records: Sequence[DeadLetterRecord]) -> d
     ends, starts = log.ends(topic), log.starts(topic)
     newest: dict[tuple[int, bytes], int] = {}
     begin = {partition: max(offset, starts[partition]) for partition, offset in begin.items()}
-    for record in span(log, topic, begin, {partition: ends[partition] for partition in begin}):
+    for record in read_range(log, topic, begin, {partition: ends[partition] for partition in begin}):
         newest[record.partition, record.key or b""] = record.offset
     return {(partition, offset): key for (partition, key), offset in newest.items()}
 

@@ -21,7 +21,7 @@ from stream.runtime.errors import BadEvent
 from stream.tables.hash_kernels import mix
 from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
-from thalweg.audit.log_scan import span
+from thalweg.audit.log_scan import read_range
 
 PRODUCTS_MAX: Final = 50_000_000  # of one cross: the keys of a larger one stay unnamed
 
@@ -32,7 +32,7 @@ E = TypeVar("E", Item, User)
 def read_entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
     """All entities of a compacted topic, in log order; tombstones and what can't be decoded are left out."""
     ends = log.ends(topic)
-    for record in span(log, topic, dict.fromkeys(ends, START), ends):
+    for record in read_range(log, topic, dict.fromkeys(ends, START), ends):
         if record.value is None:
             continue
         try:

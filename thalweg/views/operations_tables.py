@@ -14,7 +14,7 @@ from thalweg.views.dead_letters import DeadLetterRecord, decode_prefix, hex_dump
 from thalweg.views.tables import format_time
 
 if TYPE_CHECKING:
-    from thalweg.audit.findings import Audit
+    from thalweg.audit.findings import AuditReport
     from thalweg.views.trace import PageTrace
 
 AUDITED: Final = {
@@ -41,7 +41,7 @@ AUDITED: Final = {
 }
 
 
-def audit_table(found: "Audit") -> Table:
+def audit_table(found: "AuditReport") -> Table:
     """The figures of an audit, faults last."""
     from thalweg.audit.findings import FAULTS
 

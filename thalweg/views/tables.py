@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.events.types import RankReply
-from thalweg.stack.status import Seen
+from thalweg.stack.server import ServerStatus
 
 NOTES = {
     "no_model": "there's no model yet: ordered by the items' static popularity",
@@ -64,12 +64,13 @@ def _move_cell(before: int | None, now: int) -> str:
     return f"[green]▲ {before - now}[/]" if before > now else f"[red]▼ {now - before}[/]"
 
 
-def status_table(found: Sequence[Seen]) -> Table:
+def status_table(found: Sequence[ServerStatus]) -> Table:
     """Servers and services, one a row."""
     table = Table("", "what", "address", "pid", "says", title="thalweg status", title_justify="left")
     colours = {"up": "green", "starting": "yellow"}
     for one in found:
-        table.add_row(f"[{colours.get(one.state, 'red')}]{one.state}[/]", one.name, one.address, str(one.pid), one.says)
+        state = f"[{colours.get(one.state, 'red')}]{one.state}[/]"
+        table.add_row(state, one.name, one.address, str(one.pid), one.message)
     if not found:
         table.add_row("", "nothing runs here: `thalweg up`, then `thalweg run ...`; or `thalweg demo`", "", "", "")
     return table

@@ -12,7 +12,7 @@ from stream.log.protocol import Log, Record, partition_of
 from stream.runtime.errors import BadSnapshot, DataError
 from stream.snapshots.manifest import Manifest
 from stream.snapshots.store import SnapshotStore
-from thalweg.audit.log_scan import SKEW_MS, span
+from thalweg.audit.log_scan import SKEW_MS, read_range
 from thalweg.audit.rules import AuditRules
 from thalweg.views.attribution_explain import PageContext, PositionedEvent
 from thalweg.views.dead_letters import read_dead_letters
@@ -108,7 +108,7 @@ def _find(log: Log, request_id: str, now_ms: int, since_ms: int, user: str) -> t
     for back_ms in (*LOOK_BACK_MS, now_ms):
         from_ms = max(since_ms, now_ms - back_ms)
         begin = log.offsets_at(EVENTS.name, from_ms)
-        records = span(log, EVENTS.name, {p: offset for p, offset in begin.items() if p in partitions}, ends)
+        records = read_range(log, EVENTS.name, {p: offset for p, offset in begin.items() if p in partitions}, ends)
         for record in records:
             if needle in (record.value or b""):  # reading is fast, decoding isn't
                 for event in decode_events(record.value or b"")[0]:
@@ -248,7 +248,7 @@ def _manifest(store: SnapshotStore | None, version: int) -> Manifest | None:
 
 
 def _partition_records(log: Log, topic: str, partition: int, begin: int, end: int | None = None) -> Iterable[Record]:
-    return span(log, topic, {partition: begin}, {partition: log.ends(topic)[partition] if end is None else end})
+    return read_range(log, topic, {partition: begin}, {partition: log.ends(topic)[partition] if end is None else end})
 
 
 def _step(kind: str, record: Record, text: str) -> Step:

@@ -28,7 +28,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
 from tests.support.random_models import ToyModel, some_spec
-from thalweg.stack.server import born
+from thalweg.stack.server import start_time
 from thalweg.stack.stack import Stack
 
 
@@ -292,6 +292,6 @@ def test_the_process_builds_ends_with_the_ranker_and_is_replaced(stack: Stack, t
     ranker.stdin.close()
     ranker.stdout.close()
     deadline_s = time.monotonic() + 20
-    while born(left):
+    while start_time(left):
         assert time.monotonic() < deadline_s, "the builder outlives its ranker"
         time.sleep(0.05)

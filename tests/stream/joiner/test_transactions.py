@@ -16,7 +16,7 @@ from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START
 from tests.stream.joiner.test_joiner import World, page, running, until
 from tests.support.join_oracle import net_of
-from thalweg.audit.log_scan import span
+from thalweg.audit.log_scan import read_range
 from thalweg.stack.stack import Stack
 
 USERS = ("w5", "w0")  # by partition
@@ -67,7 +67,7 @@ def test_a_reader_reads_to_an_end_that_is_a_marker(wide: World) -> None:
     try:
         ends = {0: 6, 1: 6}
         until(lambda: log.ends(EVENTS.name) == ends)  # a broker writes markers after it has said that all is well
-        found = list(span(log, EVENTS.name, dict.fromkeys(ends, START), ends))
+        found = list(read_range(log, EVENTS.name, dict.fromkeys(ends, START), ends))
     finally:
         log.close()
     events = [event for record in found for event in decode_events(record.value or b"")[0]]

@@ -20,7 +20,7 @@ from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of, digests_of, spli
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import SnapshotStore
 from tests.support.small_versions import AHEAD, publish, raw_of, values, version_of
-from thalweg.stack.server import LOOPBACK, Server, end, free_port, redis_answers, spawn
+from thalweg.stack.server import LOOPBACK, Server, end_process, free_port, redis_answers, spawn
 from thalweg.stack.stack import Stack
 
 
@@ -93,7 +93,7 @@ class OwnRedis:
     def down(self) -> None:
         """Kill it."""
         if self.server:
-            end(self.server, signal.SIGKILL, 10)
+            end_process(self.server, signal.SIGKILL, 10)
 
 
 @pytest.fixture

@@ -33,10 +33,10 @@ from tests.support.join_oracle import as_audited
 from tests.support.joined_streams import RULES, Stream, T, mixed
 from tests.thalweg.audit.test_organic import SABOTAGE as SABOTAGE_IN_EXAMPLES
 from thalweg.audit import offline_join, spill
-from thalweg.audit.audit import audit, progress_of
+from thalweg.audit.audit import audit, joiner_progress
+from thalweg.audit.duplicates import DuplicateIds, EmissionRef
 from thalweg.audit.emitted import Emitted
-from thalweg.audit.findings import FAULTS, Audit, Progress, flat
-from thalweg.audit.relearned import Place, Repetitions
+from thalweg.audit.findings import FAULTS, AuditReport, JoinerProgress, flat
 from thalweg.audit.rules import audit_rules
 from thalweg.audit.spill import bucket_of
 from thalweg.cli.main import app
@@ -50,7 +50,7 @@ def played(
     seed: int,
     rules: LabelRules = RULES,
     spoil: Callable[[Sequence[Examples]], Sequence[Examples]] = lambda said: said,
-    spoil_organic: Callable[[Sequence[Organic]], Sequence[Organic]] = lambda told: told,
+    spoil_organic: Callable[[Sequence[Organic]], Sequence[Organic]] = lambda emitted: emitted,
 ) -> Stream:
     """A stream of all kinds of events, joined to its end."""
     stream = Stream(rules, now_ms=END)
@@ -61,7 +61,7 @@ def played(
     return stream
 
 
-def of(stream: Stream, progress: dict[int, Progress] | None = None, since_ms: int | None = None) -> Audit:
+def of(stream: Stream, progress: dict[int, JoinerProgress] | None = None, since_ms: int | None = None) -> AuditReport:
     """Its audit."""
     return audit(stream.log, as_audited(stream.rules), progress, since_ms)
 
@@ -84,7 +84,7 @@ def test_a_right_join_is_fine(policy: Policy) -> None:
     for seed in range(12):
         found = of(played(seed, replace(RULES, policy=policy)))
         assert found.differences == []
-        assert found.fine
+        assert found.is_clean
         assert found.figures["settled"] == found.figures["labels"] > 100
         late += found.figures["late"]
         assert found.figures["pending"] == found.figures["behind"] == 0
@@ -92,7 +92,7 @@ def test_a_right_join_is_fine(policy: Policy) -> None:
 
 
 def only(change: Callable[[Examples], list[Examples]]) -> Callable[[Sequence[Examples]], Sequence[Examples]]:
-    """Apply a change to the first examples that are told, and to no others."""
+    """Apply a change to the first examples that are emitted, and to no others."""
     done: list[bool] = []
 
     def spoil(said: Sequence[Examples]) -> Sequence[Examples]:
@@ -133,13 +133,13 @@ def test_every_fault_is_tried() -> None:
 
 @pytest.mark.parametrize("fault", SABOTAGE)
 def test_each_fault_is_found(fault: str) -> None:
-    """A joiner that does one thing wrong is told so, with the page's request id."""
+    """A joiner's single fault is found, with the page's request id."""
     stream = Stream(now_ms=END)
     stream.send(Impression("r1", T, "u", ["a", "b"]), Impression("r2", T, "v", ["a"]))
     stream.tick(END)
     stream.join(spoil=only(SABOTAGE[fault]))
     found = of(stream)
-    assert not found.fine
+    assert not found.is_clean
     assert found.figures[fault] > 0
     one = next(one for one in found.differences if one.fault == fault)
     assert one.request_id in ("r1", "r2", "never shown")
@@ -148,18 +148,18 @@ def test_each_fault_is_found(fault: str) -> None:
 
 
 def test_examples_that_cannot_be_read_are_a_fault() -> None:
-    """With their place: a learner puts them into its dead letters, and nobody else would say so."""
+    """With their offset: a learner makes them dead letters, and nothing else reports them."""
     stream = played(3)
     stream.log.send(EXAMPLES.name, 0, b"\xc1")
     found = of(stream)
-    assert (found.fine, found.figures["bad_examples"]) == (False, 1)
+    assert (found.is_clean, found.figures["bad_examples"]) == (False, 1)
     (one,) = found.differences
     assert f"in {EXAMPLES.name} 0:{stream.log.ends(EXAMPLES.name)[0] - 1}: " in one.text
     assert one.about == "a record"
 
 
-def test_a_correction_that_is_told_again_is_a_fault() -> None:
-    """Under another id: whoever sums up corrects twice. Nothing may be corrected that wasn't told, either."""
+def test_a_correction_that_is_emitted_again_is_a_fault() -> None:
+    """Under another id: whoever sums up corrects twice. Nothing may be corrected that wasn't emitted, either."""
 
     def twice(said: Sequence[Examples]) -> Sequence[Examples]:
         back = [one for one in said if one.reasons == [RETRACTION]]
@@ -178,46 +178,49 @@ def test_a_correction_that_is_told_again_is_a_fault() -> None:
 
 
 SABOTAGE_ORGANIC: dict[str, Callable[[Sequence[Organic]], Sequence[Organic]]] = {
-    "organic_missing": lambda told: told[1:],
-    "organic_surplus": lambda told: [*told, *(msgspec.structs.replace(one, install_id="claimed") for one in told)],
+    "organic_missing": lambda emitted: emitted[1:],
+    "organic_surplus": lambda emitted: [
+        *emitted,
+        *(msgspec.structs.replace(one, install_id="claimed") for one in emitted),
+    ],
 }
 
 
 @pytest.mark.parametrize("fault", SABOTAGE_ORGANIC)
 def test_a_fault_with_organic_installs_is_found_where_they_are_wanted(fault: str) -> None:
-    """One that isn't told, or one that a page has claimed, is named; without the rule nothing is expected or judged."""
+    """One that isn't emitted, or one that a page has claimed, is named; without the rule nothing is judged."""
     for rules in (replace(RULES, organic=True), RULES):
         right, wrong = played(1, rules), played(1, rules, spoil_organic=SABOTAGE_ORGANIC[fault])
-        assert of(right).fine
+        assert of(right).is_clean
         found = of(wrong)
-        assert found.fine == (not rules.organic)
+        assert found.is_clean == (not rules.organic)
         if rules.organic:
             assert of(right).figures["organic"] == of(right).figures["organic_emitted"] > 0
             assert {one.fault for one in found.differences} == {fault}
             assert all("install " in one.about for one in found.differences)
 
 
-def test_organic_installs_are_judged_from_when_they_are_told() -> None:
+def test_organic_installs_are_judged_from_when_they_are_emitted() -> None:
     """Not those that the joiner hasn't finished with, nor those within a window after it was switched on."""
     stream = Stream(replace(RULES, organic=True), now_ms=END)
     stream.send(Impression("r", T, "u", ["a"]), Install("u", "b", T, "i"))
     stream.tick(END)
     partitions = stream.log.ends(EVENTS.name)
     for progress, missing in (
-        (Progress(END, unsure_ms=T - RULES.window_ms), 1),
-        (Progress(END, unsure_ms=T - RULES.window_ms + 1), 0),
-        (Progress(T - 1, unsure_ms=0), 0),
-        (Progress(END), 0),
+        (JoinerProgress(END, unsure_ms=T - RULES.window_ms), 1),
+        (JoinerProgress(END, unsure_ms=T - RULES.window_ms + 1), 0),
+        (JoinerProgress(T - 1, unsure_ms=0), 0),
+        (JoinerProgress(END), 0),
     ):
         assert of(stream, dict.fromkeys(partitions, progress)).figures["organic_missing"] == missing
     stream.join()
-    assert of(stream, dict.fromkeys(partitions, Progress(END, unsure_ms=0))).figures["organic_missing"] == 0
+    assert of(stream, dict.fromkeys(partitions, JoinerProgress(END, unsure_ms=0))).figures["organic_missing"] == 0
 
 
 def test_an_example_that_comes_again_is_a_duplicate_and_no_fault() -> None:
-    """What a killed joiner tells again has the same id: it is counted, and changes nothing."""
+    """What a killed joiner emits again has the same id: it is counted, and changes nothing."""
     found = of(played(3, spoil=lambda said: [*said, *said]))
-    assert found.fine
+    assert found.is_clean
     assert found.figures["emitted_again"] * 2 == found.figures["emitted"] > 0
 
 
@@ -232,7 +235,7 @@ def test_what_a_learner_has_forgotten_when_it_comes_again_is_learned_twice(memor
         stream.log.send(EXAMPLES.name, 0, record.value)
     found = audit(stream.log, as_audited(RULES), None, memory=memory)
     assert found.figures["emitted_again"] == 4
-    assert (found.figures["learned_twice"], found.fine) == (twice, not twice)
+    assert (found.figures["learned_twice"], found.is_clean) == (twice, not twice)
     pages = {f"page {page}, item {item}" for page in ("r1", "r2") for item in ("a at 0", "b at 1")}
     assert {one.about for one in found.differences} == (pages if twice else set())
 
@@ -240,22 +243,22 @@ def test_what_a_learner_has_forgotten_when_it_comes_again_is_learned_twice(memor
 @pytest.mark.parametrize("begun", range(8))
 @pytest.mark.parametrize("between", range(12))
 def test_a_learner_drops_what_the_audit_says_it_drops(begun: int, between: int) -> None:
-    """Whatever its memory held before: where the audit calls a repetition learned once, the learner knows the id."""
+    """Whatever it remembered before: where the audit calls a repetition learned once, the learner knows the id."""
     ids = [*range(1, begun + 1), 99, *range(200, 200 + between), 99]
-    repetitions = Repetitions()
+    duplicates = DuplicateIds()
     n = len(ids)
     columns = (list(range(n)), [0] * n, [1.0] * n, [1] * n)
-    repetitions.take(0, [Emitted(0, 0, 0, 0, "r", "u", T, 0, ["a"] * n, ids, *columns)])
-    assert repetitions.emitted_again == 1
+    duplicates.add(0, [Emitted(0, 0, 0, 0, "r", "u", T, 0, ["a"] * n, ids, *columns)])
+    assert duplicates.emitted_again == 1
     seen = RecentIds(ids_max=8)
     learned = [bool(seen.add(np.array([one], np.uint64))[0]) for one in ids]
-    twice = repetitions.learned_twice(8, first=3)
+    twice = duplicates.learned_twice(8, first=3)
     assert twice[0] >= learned[-1]
-    assert twice == ((0, []) if between < 8 else (1, [Place(0, 0, n - 1)]))
+    assert twice == ((0, []) if between < 8 else (1, [EmissionRef(0, 0, n - 1)]))
 
 
 def test_what_is_on_disk_is_judged_as_what_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Buckets that are written after every event hold the same, in the same order; nothing is left behind."""
+    """Buckets that are flushed after every event have the same content and order; no file is left behind."""
     plain = of(played(3))
     monkeypatch.setattr(spill, "BUFFER_BYTES", 1)
     folder = Path(tempfile.gettempdir())
@@ -268,13 +271,13 @@ def test_a_further_page_under_a_request_id_is_judged_with_its_page() -> None:
     """Its examples carry its own body, with ids that go on where the page ended; another body or id is a fault."""
     first = Impression("r", T, "u", ["a", "b"])
     further = Impression("r", T + 50, "u", ["b", "c"], features=b"further")
-    negatives = [example_id("r", place, WINDOW_CLOSED, "") for place in (0, 1)]
-    for page, place, fault in (
+    negatives = [example_id("r", position, WINDOW_CLOSED, "") for position in (0, 1)]
+    for page, position, fault in (
         (further, 2, ""), (further, 1, "unfounded"), (first, 2, "wrong"), (replaced(further), 2, "altered"),
     ):  # fmt: skip
         emitted = [
             Examples(first, negatives, [0, 1], [0, 0], [1.0, 1.0], [WINDOW_CLOSED] * 2, [END] * 2),
-            Examples(page, [example_id("r", place, INSTALLED, "i")], [1], [1], [1.0], [INSTALLED], [END]),
+            Examples(page, [example_id("r", position, INSTALLED, "i")], [1], [1], [1.0], [INSTALLED], [END]),
         ]
         stream = Stream(now_ms=END)
         stream.send(first, further, Install("u", "c", T + 60, "i"))
@@ -282,7 +285,7 @@ def test_a_further_page_under_a_request_id_is_judged_with_its_page() -> None:
         stream.log.send(EXAMPLES.name, 0, encode_record(emitted))
         found = of(stream)
         assert {one.fault for one in found.differences} >= ({fault} if fault else set())
-        assert found.fine == (not fault)
+        assert found.is_clean == (not fault)
         assert (found.figures["extended_pages"], found.figures["positives"]) == (1, 1)
 
 
@@ -313,7 +316,7 @@ def test_a_request_id_that_is_used_again_is_not_judged() -> None:
     stream.tick(END)
     stream.join()
     found = of(stream)
-    assert found.fine
+    assert found.is_clean
     assert (found.figures["reused"], found.figures["settled"]) == (2, 1)
 
 
@@ -323,7 +326,7 @@ def test_a_log_of_any_length_is_judged() -> None:
     found = audit(log, log.rules, None, memory=49_000)
     assert (found.figures["settled"], found.figures["positives"]) == (50_000, 250)
     assert (found.figures["emitted_again"], found.figures["learned_twice"]) == (50_000, 50_000)
-    assert audit(log, log.rules, None).fine
+    assert audit(log, log.rules, None).is_clean
 
 
 @pytest.mark.skipif(not os.environ.get("SOAK"), reason="takes minutes: SOAK=1")
@@ -347,15 +350,15 @@ def test_what_the_joiner_is_not_finished_with_is_pending() -> None:
     stream.send(Impression("old", T, "u", ["a", "b"]))
     stream.send(Impression("new", T + 5_000, "u", ["a"]))
     partition = next(p for p, end in stream.log.ends(EVENTS.name).items() if end)
-    unread = of(stream, {0: Progress(), 1: Progress()})
-    assert unread.fine
+    unread = of(stream, {0: JoinerProgress(), 1: JoinerProgress()})
+    assert unread.is_clean
     assert {name: unread.figures[name] for name in ("settled", "pending", "behind")} == {
         "settled": 0, "pending": 1, "behind": 2,
     }  # fmt: skip
-    lost = of(stream, {partition: Progress(T + 4_000)})
+    lost = of(stream, {partition: JoinerProgress(T + 4_000)})
     assert lost.figures["missing"] == 2
     stream.join()
-    assert of(stream, {partition: Progress(T + 4_000)}).fine
+    assert of(stream, {partition: JoinerProgress(T + 4_000)}).is_clean
 
 
 def test_a_retraction_counts_while_its_page_is_known() -> None:
@@ -381,12 +384,12 @@ def test_since_judges_the_newest_only() -> None:
     stream.join(spoil=lambda said: [one for one in said if one.page.request_id != "lost"])
     assert of(stream).figures["missing"] == 1
     recent = of(stream, since_ms=T + 1_800_000)
-    assert recent.fine
+    assert recent.is_clean
     assert recent.figures["labels"] == 1
 
 
-def test_since_judges_no_page_that_was_told_late_and_was_shown_before() -> None:
-    """After an outage the joiner tells pages that were appended long before the stretch: they aren't surplus."""
+def test_since_judges_no_page_that_was_emitted_late_and_was_shown_before() -> None:
+    """After an outage the joiner emits labels of pages appended long before the range: they aren't surplus."""
     stream = Stream(now_ms=T)
     stream.send(Impression("old", T, "u", ["a"]), Install("u", "a", T + 10, "i"))
     stream.now_ms = T + 7_200_000
@@ -444,16 +447,16 @@ def test_where_nothing_could_be_judged_that_is_said() -> None:
     stream.send(Impression("r", T, "u", ["a"]))
     stream.tick(END)
     found = of(stream, {})
-    assert (found.fine, found.judged) == (True, False)
+    assert (found.is_clean, found.has_judged) == (True, False)
     assert found.verdict.startswith("nothing could be judged: of 1 labels 0 pending, 1 behind")
     stream.join()
-    assert of(stream).judged
+    assert of(stream).has_judged
 
 
 def test_the_command_fails_where_nothing_could_be_judged(
     stack: Stack, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whoever watches its exit code is told that no joiner is at work."""
+    """Its exit code shows that no joiner is at work."""
     settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix, local=tmp_path, partitions=2)
     for name in ("kafka", "topic_prefix", "local", "partitions"):
         monkeypatch.setenv(f"THALWEG_{name.upper()}", str(getattr(settings, name)))
@@ -479,7 +482,7 @@ def test_what_retention_has_taken_is_not_missing() -> None:
     stream.log.truncate(EVENTS.name, partition, 5)
     stream.log.truncate(EXAMPLES.name, 0, 3)
     found = of(stream)
-    assert found.fine
+    assert found.is_clean
     assert 0 < found.figures["labels"] < 36
 
 
@@ -491,9 +494,9 @@ def test_what_was_closed_early_is_said_and_not_judged() -> None:
     stream.tick(END)
     stream.join(spoil=lambda said: [one for one in said if one.page.request_id != "full"])
     partitions = stream.log.ends(EVENTS.name)
-    assert of(stream, dict.fromkeys(partitions, Progress(END))).figures["missing"] == 1
-    found = of(stream, dict.fromkeys(partitions, Progress(END, floor_ms=T)))
-    assert found.fine
+    assert of(stream, dict.fromkeys(partitions, JoinerProgress(END))).figures["missing"] == 1
+    found = of(stream, dict.fromkeys(partitions, JoinerProgress(END, floor_ms=T)))
+    assert found.is_clean
     assert (found.figures["shed"], found.figures["settled"]) == (1, 1)
 
 
@@ -514,7 +517,7 @@ def test_bad_events_and_those_from_the_future_count_for_nothing() -> None:
     stream.tick(T + 50_000)
     stream.join()
     found = of(stream)
-    assert found.fine
+    assert found.is_clean
     assert (found.figures["bad_events"], found.figures["future_events"], found.figures["positives"]) == (1, 1, 1)
 
 
@@ -522,8 +525,8 @@ def test_the_joiner_says_up_to_where_it_is_finished() -> None:
     """Its commits' metadata is read; a commit that a tool has moved says nothing."""
     ours = '{"watermark_ms": 5, "finished_ms": 3}'
     more = '{"watermark_ms": 5, "finished_ms": 3, "floor_ms": 2, "unsure_ms": 1}'
-    assert progress_of({0: (7, ours), 1: (7, ""), 2: (7, "moved"), 3: (1, "[1]"), 4: (7, more)}) == {
-        0: Progress(3), 1: Progress(), 2: Progress(), 3: Progress(), 4: Progress(3, 2, 1),
+    assert joiner_progress({0: (7, ours), 1: (7, ""), 2: (7, "moved"), 3: (1, "[1]"), 4: (7, more)}) == {
+        0: JoinerProgress(3), 1: JoinerProgress(), 2: JoinerProgress(), 3: JoinerProgress(), 4: JoinerProgress(3, 2, 1),
     }  # fmt: skip
 
 

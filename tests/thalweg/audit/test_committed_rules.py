@@ -1,4 +1,4 @@
-"""Who looks back goes by the rules that the joiner told in its commits, and says when a spec has other ones."""
+"""Commands that look back use the rules in the joiner's commits, and report a spec that has other ones."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from stream.joiner.label_rules import LabelRules, label_rules
 from stream.runtime.errors import SpecError
 from stream.spec.spec import Label, Spec
 from stream.spec.spec_file import load_spec
-from thalweg.audit.committed_rules import model_in, rules_in, rules_of
+from thalweg.audit.committed_rules import committed_model, committed_rules, resolve_rules
 from thalweg.audit.rules import AuditRules, audit_rules
 from thalweg.cli.options import SPEC
 
@@ -25,38 +25,40 @@ def commit(rules: LabelRules, model: str = "") -> tuple[int, str]:
 def test_rules_come_back_as_the_spec_has_them() -> None:
     """What a joiner of a spec commits, and what a look back reads from that spec, are the same rules."""
     for spec in (MINE, load_spec(SPEC), load_spec(SPEC.with_name("store.toml"))):
-        told = rules_in({0: commit(label_rules(spec, bytes_max=10), spec.name), 1: (3, "moved by a tool"), 2: (3, "")})
-        assert told == {0: audit_rules(spec)}
-        assert rules_of(told, None) == rules_of(told, audit_rules(spec)) == audit_rules(spec)
-    assert model_in({0: (1, "x"), 1: (1, "{}"), 2: commit(LabelRules(), "mine")}) == "mine"
-    assert model_in({0: commit(LabelRules())}) == ""
+        committed = committed_rules(
+            {0: commit(label_rules(spec, bytes_max=10), spec.name), 1: (3, "moved by a tool"), 2: (3, "")}
+        )
+        assert committed == {0: audit_rules(spec)}
+        assert resolve_rules(committed, None) == resolve_rules(committed, audit_rules(spec)) == audit_rules(spec)
+    assert committed_model({0: (1, "x"), 1: (1, "{}"), 2: commit(LabelRules(), "mine")}) == "mine"
+    assert committed_model({0: commit(LabelRules())}) == ""
 
 
 @pytest.mark.parametrize("metadata", ["", "moved", "[1]", "{}", '{"rules": 3}', '{"rules": [1]}'])
-def test_a_commit_without_rules_tells_none(metadata: str) -> None:
+def test_a_commit_without_rules_has_none(metadata: str) -> None:
     """Then the spec must be named, and counts."""
-    assert rules_in({0: (3, metadata)}) == {}
-    with pytest.raises(SpecError, match="name the spec that it runs by with --spec"):
-        rules_of({}, None)
-    assert rules_of({}, audit_rules(MINE)) == audit_rules(MINE)
+    assert committed_rules({0: (3, metadata)}) == {}
+    with pytest.raises(SpecError, match="name the spec that it runs with --spec"):
+        resolve_rules({}, None)
+    assert resolve_rules({}, audit_rules(MINE)) == audit_rules(MINE)
 
 
 def test_a_spec_that_the_joiner_does_not_run_by_is_an_error() -> None:
-    """Both are told: judging by other rules would call right labels wrong."""
-    told = rules_in({0: commit(label_rules(MINE))})
+    """Both are named: judging by other rules would call right labels wrong."""
+    committed = committed_rules({0: commit(label_rules(MINE))})
     with pytest.raises(
         SpecError, match=r"it has policy wait, window 1 min, .*; the spec says policy eager, window 2 s"
     ):
-        rules_of(told, AuditRules())
+        resolve_rules(committed, AuditRules())
     for other in (replace(audit_rules(MINE), lateness_ms=1), replace(audit_rules(MINE), early_ms=None)):
         with pytest.raises(SpecError, match="doesn't run by that spec"):
-            rules_of(told, other)
+            resolve_rules(committed, other)
 
 
 def test_partitions_of_different_rules_need_a_word() -> None:
     """One that was silent since the spec was changed has the old rules in its commit: a named spec decides."""
-    told = rules_in({0: commit(label_rules(MINE)), 1: commit(LabelRules())})
+    committed = committed_rules({0: commit(label_rules(MINE)), 1: commit(LabelRules())})
     with pytest.raises(SpecError, match=r"different rules: policy wait, .*; or policy eager"):
-        rules_of(told, None)
-    assert rules_of(told, audit_rules(MINE)) == audit_rules(MINE)
-    assert rules_of(told, audit_rules(Spec("x", label=Label(window="2s")))) == AuditRules()
+        resolve_rules(committed, None)
+    assert resolve_rules(committed, audit_rules(MINE)) == audit_rules(MINE)
+    assert resolve_rules(committed, audit_rules(Spec("x", label=Label(window="2s")))) == AuditRules()

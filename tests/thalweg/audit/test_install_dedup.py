@@ -17,7 +17,7 @@ END = 100_000
 
 
 def of_one_id(rng: random.Random) -> list[SourceEvent]:
-    """One install id, told and taken back several times, among pages of its item; then all is over."""
+    """One install id, sent and retracted several times, among pages of its item; then all is over."""
     kinds = [*"iic", *"r" * rng.randrange(3), *"p" * rng.randrange(1, 4), *"t" * rng.randrange(1, 6)]
     rng.shuffle(kinds)
     now, log = 100, list[SourceEvent]()
@@ -36,7 +36,7 @@ def of_one_id(rng: random.Random) -> list[SourceEvent]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_an_id_that_comes_again_is_what_the_joiner_takes_it_for(seed: int) -> None:
-    """Its label, whether it's organic, and what is told of one page."""
+    """Its label, whether it's organic, and what `trace` reports of one page."""
     rng = random.Random(seed)
     again = 0
     for _ in range(20):

@@ -34,7 +34,7 @@ from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec,
 from tests.support.join_oracle import as_audited
 from tests.support.joined_streams import RULES, Stream, T, mixed
 from thalweg.audit.audit import audit
-from thalweg.audit.findings import Audit
+from thalweg.audit.findings import AuditReport
 from thalweg.audit.rules import audit_rules
 from thalweg.views.dead_letters import read_dead_letters
 from thalweg.views.dead_letters import replay as send_back
@@ -111,7 +111,7 @@ def test_a_backtest_plays_them_as_joiner_and_learner_would() -> None:
 
 
 def played(
-    rules: LabelRules, spoil: Callable[[Sequence[Organic]], Sequence[Organic]] = lambda told: told, seed: int = 1
+    rules: LabelRules, spoil: Callable[[Sequence[Organic]], Sequence[Organic]] = lambda emitted: emitted, seed: int = 1
 ) -> Stream:
     """A stream of all kinds of events, joined to its end."""
     stream = Stream(rules, now_ms=END)
@@ -122,29 +122,29 @@ def played(
     return stream
 
 
-def audited(stream: Stream) -> Audit:
+def audited(stream: Stream) -> AuditReport:
     """By the stream's own rules."""
     return audit(stream.log, as_audited(stream.rules), None)
 
 
 SABOTAGE: dict[str, Callable[[Sequence[Organic]], Sequence[Organic]]] = {
-    "organic_unlearned": lambda told: told[1:],
-    "organic_learned": lambda told: [*told, *(msgspec.structs.replace(one, item="claimed") for one in told)],
+    "organic_unlearned": lambda emitted: emitted[1:],
+    "organic_learned": lambda emitted: [*emitted, *(msgspec.structs.replace(one, item="claimed") for one in emitted)],
 }
 
 
 @pytest.mark.parametrize("fault", SABOTAGE)
 def test_the_audit_judges_those_in_examples_where_they_are_wanted(fault: str) -> None:
-    """One that is missing there, or that a page has claimed, is named; repetitions are fine."""
+    """One that is missing there, or that a page has claimed, is named; duplicates are fine."""
     right = audited(played(WANTED))
-    assert right.fine
+    assert right.is_clean
     assert right.figures["organic"] == right.figures["organic_in_examples"] > 0
-    assert audited(played(WANTED, lambda told: [*told, *told])).fine
+    assert audited(played(WANTED, lambda emitted: [*emitted, *emitted])).is_clean
     found = audited(played(WANTED, SABOTAGE[fault]))
     assert {one.fault for one in found.differences} == {fault}
     assert all("install " in one.about for one in found.differences)
     nowhere = audited(played(replace(WANTED, organic_examples=False)))
-    assert (nowhere.fine, nowhere.figures["organic_in_examples"]) == (True, 0)
+    assert (nowhere.is_clean, nowhere.figures["organic_in_examples"]) == (True, 0)
 
 
 def test_one_that_a_learner_has_forgotten_when_it_comes_again_is_learned_twice() -> None:
@@ -152,7 +152,7 @@ def test_one_that_a_learner_has_forgotten_when_it_comes_again_is_learned_twice()
     stream = Stream(WANTED, now_ms=END)
     stream.send(Impression("r", T, "u", ["a", "b"]), *(Install("u", "z", T, f"i{n}") for n in range(2)))
     stream.tick(END)
-    stream.join(spoil_in_examples=lambda told: [*told, *told[:1]])
+    stream.join(spoil_in_examples=lambda emitted: [*emitted, *emitted[:1]])
     for memory, twice in ((1, 1), (2, 0)):
         found = audit(stream.log, as_audited(WANTED), None, memory=memory)
         assert (found.figures["emitted_again"], found.figures["learned_twice"]) == (1, twice)
@@ -178,9 +178,9 @@ def test_a_trace_passes_over_them() -> None:
     stream.now_ms = END
     stream.tick(END)
     stream.join()
-    held = [event for record in stream.log.reader(EXAMPLES.name, {0: 0}).poll(0)
+    events = [event for record in stream.log.reader(EXAMPLES.name, {0: 0}).poll(0)
             for event in decode_training(record.value or b"")[0]]  # fmt: skip
-    assert [type(event).__name__ for event in held] == ["Examples", "Organic"]
+    assert [type(event).__name__ for event in events] == ["Examples", "Organic"]
     life = trace(stream.log, as_audited(WANTED), "r", now_ms=END, since_ms=0)
     assert life.labels == {"a": 1}
     assert life.count("example") == 1

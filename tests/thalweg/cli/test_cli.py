@@ -19,7 +19,7 @@ from stream.runtime.health import Health
 from stream.runtime.settings import Settings
 from thalweg.cli.main import app
 from thalweg.cli.options import SPEC, SPECS, check_writable, model_name, read_source_spec
-from thalweg.stack.doctor import checks
+from thalweg.stack.doctor import requirements
 from thalweg.stack.server import free_port
 from thalweg.stack.stack import Stack
 
@@ -247,7 +247,7 @@ def test_a_garbled_stack_file_is_told_and_mended(tmp_path: Path, content: str) -
     said = CliRunner().invoke(app, ["status"])
     assert said.exit_code == 1
     assert "can't be read" in said.stdout
-    assert [one.found for one in checks(Settings(local=file.parent)) if one.name == "local stack"] == [
+    assert [one.found for one in requirements(Settings(local=file.parent)) if one.name == "local stack"] == [
         f"{file} can't be read"
     ]
     assert CliRunner().invoke(app, ["rank", "1"]).exit_code == 1

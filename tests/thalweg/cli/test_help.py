@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from thalweg.cli.main import RENAMED, app
-from thalweg.stack.stack import HOUSE
+from thalweg.stack.broker import REPOSITORY
 
 COMMANDS = [
     "up", "down", "status", "doctor", "apply-topics", "data movielens", "data openbandit", "replay", "init", "check",
@@ -61,7 +61,7 @@ def test_commands_stand_in_groups() -> None:
 
 def test_the_version_is_printed() -> None:
     """`--version` prints the version of pyproject.toml."""
-    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     said = CliRunner().invoke(app, ["--version"])
     assert (said.exit_code, said.output) == (0, f"thalweg {project['version']}\n")
 

@@ -19,8 +19,9 @@ from stream.runtime.settings import Settings
 from stream.snapshots.redis_client import connect
 from thalweg.demo.demo_state import DemoState, stop_all
 from thalweg.demo.services import DemoServices, Interrupts
+from thalweg.stack.broker import REPOSITORY
 from thalweg.stack.server import Server, spawn
-from thalweg.stack.stack import HOUSE, Stack
+from thalweg.stack.stack import Stack
 
 PATIENCE_S = 150.0
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
@@ -44,7 +45,7 @@ def begin(local: Path, stack: Stack, *words: str) -> "subprocess.Popen[str]":
     """Start `thalweg demo` on the tests' stack."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
     env |= {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
-    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(HOUSE / ".data")}
+    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(REPOSITORY / ".data")}
     command = [sys.executable, "-m", "thalweg.cli.main", "demo", *words]
     return subprocess.Popen(
         command, env=env, cwd=local, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -95,7 +96,7 @@ def test_a_demo_learns_each_example_once_and_leaves_nothing(local: Path, stack: 
 def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> None:
     """With nothing named it starts Kafka and Redis; kept, it ranks and installs without settings; `down` ends all."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
-    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(HOUSE / ".data")}
+    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(REPOSITORY / ".data")}
 
     def thalweg(*words: str) -> str:
         command = [sys.executable, "-m", "thalweg.cli.main", *words]

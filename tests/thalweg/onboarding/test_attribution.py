@@ -22,7 +22,7 @@ from thalweg.onboarding.attribution import (
     REPEATED,
     Added,
     Attribution,
-    Settled,
+    InstallOutcome,
 )
 from thalweg.onboarding.survey import Survey
 
@@ -40,23 +40,23 @@ def install(n: int, item: str = "a", named: str = "", user: str = "u", at_ms: in
     return Install(user, item, T + at_ms, f"x{n}", named)
 
 
-def attributed(events: Sequence[Event], at_once: int = 1, **rules: int) -> tuple[list[Added], list[Settled]]:
+def attributed(events: Sequence[Event], at_once: int = 1, **rules: int) -> tuple[list[Added], list[InstallOutcome]]:
     """What these add, each standing in the line of its index, and what became of the installs."""
     shown = Attribution(**rules)
-    added, found = list[Added](), list[Settled]()
+    added, found = list[Added](), list[InstallOutcome]()
     lines = list(enumerate(events))
     for begin in range(0, len(lines), at_once):
         added += shown.join(lines[begin : begin + at_once])
-        found += shown.settle()
+        found += shown.end_generation()
     return added, found + shown.finish()
 
 
-def surveyed(events: Sequence[SourceEvent], at_once: int, skew_ms: int) -> tuple[Survey, list[Settled]]:
+def surveyed(events: Sequence[SourceEvent], at_once: int, skew_ms: int) -> tuple[Survey, list[InstallOutcome]]:
     """A survey of these, each standing in the line of its index, and what became of the installs."""
-    made, found = Survey(skew_ms=skew_ms), list[Settled]()
-    with patch.object(survey, "AT_ONCE", at_once):
+    made, found = Survey(skew_ms=skew_ms), list[InstallOutcome]()
+    with patch.object(survey, "BATCH", at_once):
         for line, event in enumerate(events):
-            found += made.take(line, event)
+            found += made.add(line, event)
     return made, found + made.finish()
 
 
@@ -68,8 +68,8 @@ def test_attribution_equals_the_offline_join(events: list[SourceEvent], at_once:
     made, found = surveyed(events, at_once, skew_ms)
     assert (made.pages, made.repeated_pages.count) == (len(oracle.pages), oracle.repeated)
     assert made.shown == sum(len(page.items) for page in oracle.pages)
-    assert {one.line for one in found if one.why} == {one.offset for one in oracle.organic}
-    labels = [(one, events[one.line]) for one in found if not one.why]
+    assert {one.line for one in found if one.unmatched} == {one.offset for one in oracle.organic}
+    labels = [(one, events[one.line]) for one in found if not one.unmatched]
     came = [(event.user, event.item, one.position) for one, event in labels if isinstance(event, Install)]
     positives = [(page, item) for page in oracle.pages for item in page.positives]
     assert Counter(came) == Counter((page.first.user, item, page.items.index(item)) for page, item in positives)
@@ -86,7 +86,7 @@ def test_an_install_may_be_older_than_the_page_that_it_names_by_the_skew() -> No
         events: list[Event] = [page(0), install(0, "a", "r0", at_ms=-before_ms)]
         for some in (events, events[::-1]):
             found = attributed(some)[1]
-            assert [(one.delay_ms, one.position, bool(one.why)) for one in found] == [(0, 0, why)]
+            assert [(one.delay_ms, one.position, bool(one.unmatched)) for one in found] == [(0, 0, why)]
 
 
 def test_a_further_page_under_a_request_id_extends_the_page() -> None:
@@ -94,7 +94,7 @@ def test_a_further_page_under_a_request_id_extends_the_page() -> None:
     events: list[Event] = [page(0), install(0, "c", at_ms=9), page(0, "bc", at_ms=5), page(0), page(0, "d", "v")]
     added, found = attributed(events)
     assert added == [Added(2), NEW, Added(1, 2), REPEATED, REPEATED]
-    assert found == [Settled(1, 9, 2)]
+    assert found == [InstallOutcome(1, 9, 2)]
 
 
 def test_an_extended_page_is_one_page() -> None:
@@ -108,7 +108,7 @@ def test_an_extended_page_is_one_page() -> None:
 def test_a_better_page_that_comes_later_counts_alone() -> None:
     """An install that stands before its page has that page's delay and position, not those of an older one."""
     events: list[Event] = [page(0, "ab"), install(0, "b", at_ms=5_001), page(1, "ba", at_ms=5_000)]
-    assert attributed(events)[1] == [Settled(1, 1, 0)]
+    assert attributed(events)[1] == [InstallOutcome(1, 1, 0)]
 
 
 def test_an_install_that_is_taken_back_is_none() -> None:
@@ -116,13 +116,13 @@ def test_an_install_that_is_taken_back_is_none() -> None:
     back = Install("u", "a", T + 2, "x0", retracted=True)
     assert attributed([page(0), install(0, at_ms=1), back])[1] == []
     assert attributed([install(0, "z", at_ms=1), back])[1] == []
-    assert attributed([page(0), install(0, at_ms=1), install(1, at_ms=2)])[1] == [Settled(1, 1, 0)]
+    assert attributed([page(0), install(0, at_ms=1), install(1, at_ms=2)])[1] == [InstallOutcome(1, 1, 0)]
 
 
 def test_a_user_may_take_years() -> None:
     """No window ends: an install belongs to a page of decades before."""
     events: list[Event] = [page(0, at_ms=-T + 1), install(0), install(1, "z")]
-    assert attributed(events)[1] == [Settled(2, why=NEVER_SHOWN), Settled(1, T - 1, 0)]
+    assert attributed(events)[1] == [InstallOutcome(2, unmatched=NEVER_SHOWN), InstallOutcome(1, T - 1, 0)]
 
 
 def test_a_record_is_as_large_as_it_may_be() -> None:
@@ -130,7 +130,7 @@ def test_a_record_is_as_large_as_it_may_be() -> None:
     pages = [Impression(f"r{n}", T + n, "u", [f"{k:050}" for k in range(1_000)]) for n in range(40)]
     added, found = attributed([*pages, install(0, f"{7:050}", at_ms=99)], 256)
     assert added == [Added(1_000)] * 40 + [NEW]
-    assert found == [Settled(40, 60, 7)]
+    assert found == [InstallOutcome(40, 60, 7)]
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 40])
@@ -147,12 +147,12 @@ def test_memory_is_bounded(at_once: int) -> None:
             events.append(install(2 * n + 1, "z", "r0", user=f"u{n % 7}", at_ms=10 * n))
     bounded, whole = attributed(events, at_once, bytes_max=60_000), attributed(events, at_once)
     assert bounded[0] == whole[0]
-    labels = [[one for one in found if not one.why] for found in (bounded[1], whole[1])]
+    labels = [[one for one in found if not one.unmatched] for found in (bounded[1], whole[1])]
     assert sorted(labels[0], key=lambda one: one.line) == sorted(labels[1], key=lambda one: one.line)
-    lost = [[one.line for one in found if one.why] for found in (bounded[1], whole[1])]
+    lost = [[one.line for one in found if one.unmatched] for found in (bounded[1], whole[1])]
     assert lost[0] == lost[1] == sorted(lost[0])
-    assert whole[1][0].why == OTHER_PAGE
-    assert len([one for one in bounded[1] if one.why not in ("", OTHER_PAGE)]) > 10, "r0 isn't known any more"
+    assert whole[1][0].unmatched == OTHER_PAGE
+    assert len([one for one in bounded[1] if one.unmatched not in ("", OTHER_PAGE)]) > 10, "r0 isn't known any more"
 
 
 def test_what_is_forgotten_frees_its_memory() -> None:
@@ -161,22 +161,22 @@ def test_what_is_forgotten_frees_its_memory() -> None:
     for n in range(1_000):
         user = f"u{n}"
         shown.join([(2 * n, page(n, user=user, at_ms=n)), (2 * n + 1, install(n, user=user, at_ms=n))])
-        shown.settle()
+        shown.end_generation()
         kept = (shown._records, shown._labels, *(half for map_ in (shown._times, shown._installs)
                                                  for half in (map_.young, map_.old)))  # fmt: skip
         assert max(map(len, kept)) <= 60
         assert shown._joiner.remembered_pages <= 61
     shown.join([(2_000, install(-1, user="u3", at_ms=2_000)), (2_001, install(-2, "b", user="u999", at_ms=2_000))])
     found = shown.finish()
-    assert found[0] == Settled(2_000, why=NEVER_SHOWN)
-    assert found[-1] == Settled(2_001, 1_001, 1)
+    assert found[0] == InstallOutcome(2_000, unmatched=NEVER_SHOWN)
+    assert found[-1] == InstallOutcome(2_001, 1_001, 1)
 
 
 def test_a_label_can_change_while_its_page_is_remembered() -> None:
     """A newer page takes the install over, though a generation has ended between the two."""
     others = [page(n, user=f"u{n}") for n in range(1, 8)]
     events: list[Event] = [*others, page(0), install(0, "b", at_ms=9), page(9, user="w"), page(8, "xb")]
-    for at_ms, found in ((5, Settled(8, 4, 1)), (-1, Settled(8, 9, 1))):
+    for at_ms, found in ((5, InstallOutcome(8, 4, 1)), (-1, InstallOutcome(8, 9, 1))):
         events[-1] = page(8, "xb", at_ms=at_ms)
         assert attributed(events, bytes_max=2_250)[1] == [found]
 

@@ -18,7 +18,7 @@ from stream.spec.spec_file import load_spec, parse_spec
 from thalweg.cli.main import app
 from thalweg.onboarding.attribution import NEVER_SHOWN, OTHER_PAGE, TOO_EARLY, UNKNOWN_PAGE
 from thalweg.onboarding.check import Check, figures, findings_table
-from thalweg.onboarding.columns import Column, Sample
+from thalweg.onboarding.columns import ObservedColumn, Sample
 from thalweg.onboarding.findings import Finding
 
 SPECS = Path(__file__).parents[3] / "specs"
@@ -82,7 +82,7 @@ def checked(lines: Iterable[dict[str, Any] | str], spec: str | Spec = SPEC) -> C
     check = Check(parse_spec(spec) if isinstance(spec, str) else spec)
     text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
     for line, event in numbered_lines([text.encode()], lambda: T + 10**9):
-        check.take(line, event)
+        check.add(line, event)
     return check
 
 
@@ -92,14 +92,14 @@ def findings(lines: Iterable[dict[str, Any] | str], spec: str | Spec = SPEC) -> 
 
 
 def test_a_sound_world_is_fine() -> None:
-    """Where nothing is wrong nothing is found wrong, and counts, base rate, delays and histories are told."""
+    """Where nothing is wrong nothing is found wrong, and counts, base rate, delays and histories are reported."""
     found = findings(sound())
     assert {one.severity for one in found.values()} == {"fine"}
-    assert found["lines"].says == "400 pages of 5 users, 8 different items shown, 134 installs over 6.65 h"
-    assert "134 of 1,200" in found["base_rate"].says
-    assert "1 s (p95)" in found["delay"].says
-    assert "97.8 %" in found["history"].says
-    assert "1: 11.2 %, 2: 11.2 %, 3: 11 %" in found["position"].says
+    assert found["lines"].message == "400 pages of 5 users, 8 different items shown, 134 installs over 6.65 h"
+    assert "134 of 1,200" in found["base_rate"].message
+    assert "1 s (p95)" in found["delay"].message
+    assert "97.8 %" in found["history"].message
+    assert "1: 11.2 %, 2: 11.2 %, 3: 11 %" in found["position"].message
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_what_is_wrong_is_found_where_it_is(
         lines.insert(at, line)
     one = findings(lines)[name]
     assert (one.severity, one.times) == (severity, times)
-    assert one.where.startswith(where)
-    assert one.todo
+    assert one.lines.startswith(where)
+    assert one.remedy
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_order_is_judged_by_the_lateness(behind_ms: int, name: str, severity: st
     assert (one.times, one.severity) == (1, severity)
 
 
-def test_installs_without_a_page_are_told_by_reason() -> None:
+def test_installs_without_a_page_are_counted_by_reason() -> None:
     """Why an install finds no page is said; where half of them find none it's an error."""
     lost = [
         install(1, install_id="a", request_id="nix"),
@@ -148,11 +148,11 @@ def test_installs_without_a_page_are_told_by_reason() -> None:
     one = findings([*USERS, *ITEMS, page(0), page(1), *lost, install(1)])["unmatched"]
     assert one.times == 4
     assert one.severity == "error"
-    assert all(f"1 {why}" in one.says for why in (UNKNOWN_PAGE, OTHER_PAGE, NEVER_SHOWN, TOO_EARLY))
-    assert one.where == "line 16, line 17, line 18, line 19"
+    assert all(f"1 {why}" in one.message for why in (UNKNOWN_PAGE, OTHER_PAGE, NEVER_SHOWN, TOO_EARLY))
+    assert one.lines == "line 16, line 17, line 18, line 19"
 
 
-def test_the_window_is_held_against_the_delays() -> None:
+def test_the_window_is_compared_with_the_delays() -> None:
     """Installs after the window are counted, aren't labels, and a window that takes most of them is proposed."""
     lines = sound()
     for line in lines:
@@ -161,8 +161,8 @@ def test_the_window_is_held_against_the_delays() -> None:
     check = checked(lines)
     one = next(one for one in check.findings() if one.name == "too_late")
     assert (one.severity, one.times, check.labels) == ("warning", 133, 1)
-    assert one.where == "line 19; line 23; line 27"
-    assert "label.window to 30s" in one.todo
+    assert one.lines == "line 19; line 23; line 27"
+    assert "label.window to 30s" in one.remedy
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_the_window_is_held_against_the_delays() -> None:
         ('device = "category"', 'device = "number"', "type:context.device", "aren't numbers"),
     ],
 )
-def test_columns_are_held_against_the_spec(old: str, new: str, name: str, says: str) -> None:
-    """A column that never came, is of another type, or tells nothing apart is named with the remedy."""
+def test_columns_are_compared_with_the_spec(old: str, new: str, name: str, says: str) -> None:
+    """A column that never came, is of another type, or carries no signal is named with the remedy."""
     one = findings(sound(), SPEC.replace(old, new))[name]
     assert one.severity in ("error", "warning")
-    assert says in one.says + one.todo
+    assert says in one.message + one.remedy
 
 
 def test_constant_and_missing_columns_are_named() -> None:
@@ -191,16 +191,16 @@ def test_constant_and_missing_columns_are_named() -> None:
         if line["type"] == "user":
             line["attributes"]["country"] = "NO"
     found = findings(lines)
-    assert "user.country is always 'NO'" in found["constant:user.country"].says
+    assert "user.country is always 'NO'" in found["constant:user.country"].message
     assert found["missing:context.device"].severity == "warning"
 
 
-def test_what_the_spec_does_not_read_is_told() -> None:
+def test_what_the_spec_does_not_read_is_reported() -> None:
     """Attributes and context that no column names are listed, and that's fine."""
     lines = sound()
     lines[0]["attributes"] |= {"shoe": 43}
     one = findings(lines)["unread"]
-    assert (one.severity, one.says) == ("fine", "the spec doesn't read user.shoe")
+    assert (one.severity, one.message) == ("fine", "the spec doesn't read user.shoe")
 
 
 def test_items_that_nobody_described_are_counted() -> None:
@@ -210,7 +210,7 @@ def test_items_that_nobody_described_are_counted() -> None:
     lines.append(ITEMS[7])
     one = findings(lines)["undescribed"]
     assert (one.severity, one.times) == ("warning", 150)
-    assert "i7" in one.where
+    assert "i7" in one.lines
 
 
 def test_a_page_too_large_for_its_features_is_an_error() -> None:
@@ -229,9 +229,9 @@ def test_positions_that_matter_are_proposed_as_a_column() -> None:
              for line in sound()]  # fmt: skip
     without = SPEC.replace('position = { type = "number", serve_as = 1 }', "").replace('"context.position", ', "")
     assert findings(lines)["position"].severity == "fine"
-    assert "add position" in findings(lines, without)["position"].todo
+    assert "add position" in findings(lines, without)["position"].remedy
     single = [line | {"items": line["items"][:1]} if line["type"] == "impression" else line for line in lines]
-    assert "drop context.position" in findings(single)["position"].todo
+    assert "drop context.position" in findings(single)["position"].remedy
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_file_that_teaches_nothing_is_an_error(lines: list[Any], name: str) ->
     """Nothing at all, nothing readable, no pages, no installs: an error that says what to do."""
     one = findings(lines)[name]
     assert one.severity == "error"
-    assert one.todo
+    assert one.remedy
 
 
 def test_the_public_data_sets_are_sound_under_their_specs() -> None:
@@ -260,7 +260,7 @@ def test_the_public_data_sets_are_sound_under_their_specs() -> None:
 
     check = Check(load_spec(SPECS / "movielens.toml"))
     for line, event in zip(range(10_000), read_movielens(fetch_movielens(Settings().data, print)), strict=False):
-        check.take(line, event)
+        check.add(line, event)
     assert {one.severity for one in check.findings()} == {"fine"}
 
 
@@ -272,19 +272,19 @@ def test_a_sample_holds_its_quantiles() -> None:
     assert sample.count == 200_000
     for share in (0.05, 0.5, 0.95):
         assert abs(sample.quantile(share) - share) < 0.03
-    assert len(sample._kept) <= 4_096
+    assert len(sample._sample) <= 4_096
 
 
-def test_a_column_tells_kinds_apart() -> None:
+def test_a_column_counts_kinds_of_values() -> None:
     """Texts, numbers, numeric texts, lists and empty values are counted, with first lines."""
-    column = Column()
+    column = ObservedColumn()
     values: list[Value] = ["red", 3.0, "4.5", ["a", "b"], "", []]
     for line, value in enumerate(values, 1):
         column.add(value, line)
     assert column.counts == {"text": 2, "number": 1, "list": 1, "empty": 2}
-    assert (column.numeric, column.first_odd, column.first["list"], column.values) == (1, 1, 4, 4)
+    assert (column.numeric, column.first_non_number, column.first["list"], column.values) == (1, 1, 4, 4)
     column.add("red", 7)
-    assert column.common(2) == [("red", 2), (3.0, 1)]
+    assert column.most_common(2) == [("red", 2), (3.0, 1)]
 
 
 def write(path: Path, lines: Iterable[dict[str, Any]]) -> Path:
@@ -358,7 +358,7 @@ def test_names_are_printed_as_they_are() -> None:
 
 
 def test_a_check_counts_what_it_finds() -> None:
-    """Figures hold each finding that isn't fine under its name."""
+    """Figures have each finding that isn't fine under its name."""
     check = checked([*sound()[:14], page(0), "{broken", *sound()[14:]])
     counts = figures(check, check.findings())
     assert (counts["errors"], counts["warnings"], counts["broken"], counts["repeated_pages"]) == (1, 1, 1, 1)

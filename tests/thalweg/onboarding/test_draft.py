@@ -1,4 +1,4 @@
-"""`thalweg init`: whatever a person's events hold, the draft is a spec that says why, and it trains."""
+"""`thalweg init`: whatever a user's events contain, the draft is a spec that says why, and it trains."""
 
 import json
 import random
@@ -21,8 +21,8 @@ from stream.spec.spec import Gate, Spec
 from stream.spec.spec_file import parse_spec
 from tests.support.shop_events import START_MS, store, written
 from thalweg.cli.main import app
-from thalweg.onboarding.columns import Column, Origin
-from thalweg.onboarding.spec_draft import Outline
+from thalweg.onboarding.columns import ObservedColumn, Origin
+from thalweg.onboarding.spec_draft import SpecDraft
 from thalweg.onboarding.survey import Survey
 from thalweg.onboarding.type_guess import guess
 
@@ -32,14 +32,14 @@ def surveyed(lines: list[dict[str, Any]]) -> Survey:
     survey = Survey()
     text = "\n".join(map(json.dumps, lines)).encode()
     for line, event in numbered_lines([text], lambda: START_MS + 10**10):
-        survey.take(line, event)
+        survey.add(line, event)
     survey.finish()
     return survey
 
 
 def draft_of(lines: list[dict[str, Any]]) -> tuple[str, Spec]:
     """The draft for these lines, as text and as a spec."""
-    text = Outline(surveyed(lines), "store.jsonl", "store").text()
+    text = SpecDraft(surveyed(lines), "store.jsonl", "store").text()
     return text, parse_spec(text)
 
 
@@ -56,7 +56,7 @@ def drafted(lines: list[dict[str, Any]]) -> tuple[str, Spec]:
 
 
 def test_types_are_inferred(drafted: tuple[str, Spec]) -> None:
-    """Texts, codes and lists are categories, amounts are numbers with bands; what tells nothing is left out."""
+    """Texts, codes and lists are categories, amounts are numbers with bands; what carries no signal is left out."""
     columns = drafted[1].columns()
     kinds = {name: column.type for name, column in columns.items() if not column.of and not name.endswith("_band")}
     assert kinds == {
@@ -70,7 +70,7 @@ def test_types_are_inferred(drafted: tuple[str, Spec]) -> None:
 
 
 def test_each_line_has_its_reason(drafted: tuple[str, Spec]) -> None:
-    """Every column and statistic has a comment; what was left out is told with the counts seen."""
+    """Every column and statistic has a comment; what was left out is listed with the counts seen."""
     text = drafted[0]
     for line in text.splitlines():
         if (
@@ -79,10 +79,10 @@ def test_each_line_has_its_reason(drafted: tuple[str, Spec]) -> None:
             and line[0] != '"'
         ):
             assert "  # " in line, line
-    assert '# "planet": always "Earth": tells nothing apart' in text
-    assert '# "name": 120 different texts in 120 values: tells no more than an id' in text
+    assert '# "planet": always "Earth": carries no signal' in text
+    assert '# "name": 120 different texts in 120 values: no better than an id' in text
     assert "20 different whole numbers of 5 digits each: codes" in text
-    assert '# "sku": 60 different whole numbers in 60 values: tells no more than an id' in text
+    assert '# "sku": 60 different whole numbers in 60 values: no better than an id' in text
     assert "120 users on 3,000 pages" in text
 
 
@@ -118,7 +118,7 @@ def test_the_window_takes_most_delays(drafted: tuple[str, Spec], lines: list[dic
 
 
 def test_long_delays_are_corrected_rather_than_waited_for() -> None:
-    """Where installs come hours later, negatives are told at once, and the gate's calibration is wide, with why."""
+    """Where installs come hours later, negatives are emitted at once, and the gate's calibration is wide, with why."""
     lines = [line | {"time_ms": line["time_ms"] + 20_000_000} if line["type"] == "install" else line
              for line in store(300)]  # fmt: skip
     text, spec = draft_of(lines)
@@ -134,7 +134,7 @@ def test_labels_in_time_are_judged_by_the_usual_gate(drafted: tuple[str, Spec]) 
 
 
 def test_stragglers_are_waited_for_a_little() -> None:
-    """Lateness is what the file's disorder asks for; a file that isn't sorted at all is told to be."""
+    """Lateness is what the file's disorder asks for; a file that isn't sorted at all is reported."""
     lines = store(600)
     near = [*lines]
     for n in range(200, len(near) - 1, 2):
@@ -162,7 +162,7 @@ def test_a_draft_trains(drafted: tuple[str, Spec], lines: list[dict[str, Any]]) 
     assert figures.auc > 0.7
 
 
-def column_of(values: list[Value]) -> tuple[Column, Origin]:
+def column_of(values: list[Value]) -> tuple[ObservedColumn, Origin]:
     """A column of these values."""
     origin = Origin()
     for line, value in enumerate(values, 1):
@@ -232,12 +232,12 @@ _worlds = st.lists(
 
 @given(_pages, _worlds)
 def test_any_world_with_a_page_gives_a_spec(page: Impression, world: list[Any]) -> None:
-    """Whatever the columns are called and hold, the draft can be read as a spec, and takes the world's pages."""
+    """Whatever the columns' names and values, the draft can be read as a spec, and takes the world's pages."""
     survey = Survey()
     for line, event in enumerate([page, *world]):
-        survey.take(line, event)
+        survey.add(line, event)
     survey.finish()
-    spec = parse_spec(Outline(survey, "a\nfile", "w").text())
+    spec = parse_spec(SpecDraft(survey, "a\nfile", "w").text())
     maker = FeatureMaker(spec, 1)
     for event in [page, *world]:
         maker.take(event)
@@ -261,7 +261,7 @@ def test_without_pages_there_is_no_draft(text: str, why: str, tmp_path: Path) ->
     assert not (tmp_path / "out.toml").exists()
 
 
-def test_broken_lines_are_told_and_left_out(tmp_path: Path) -> None:
+def test_broken_lines_are_reported_and_left_out(tmp_path: Path) -> None:
     """Lines that can't be read are counted on stderr, among them one of many megabytes; the rest makes the draft."""
     path = tmp_path / "events.jsonl"
     good = "".join(json.dumps(line) + "\n" for line in store(50))
@@ -306,6 +306,6 @@ def test_a_draft_passes_its_own_check(tmp_path: Path) -> None:
 def test_errors_are_ours() -> None:
     """Without pages a DataError, with a name that is none a SpecError."""
     with pytest.raises(DataError):
-        Outline(Survey(), "x", "y")
+        SpecDraft(Survey(), "x", "y")
     with pytest.raises(SpecError):
-        parse_spec(Outline(surveyed(store(20)), "x", "a b").text())
+        parse_spec(SpecDraft(surveyed(store(20)), "x", "a b").text())

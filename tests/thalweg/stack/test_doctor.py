@@ -1,4 +1,4 @@
-"""The doctor tells what is here, what is missing, and how to get it."""
+"""The doctor reports what is here, what is missing, and how to get it."""
 
 import sys
 import tomllib
@@ -11,15 +11,16 @@ from typer.testing import CliRunner
 
 from stream.runtime.settings import Settings
 from thalweg.cli.main import app
-from thalweg.stack import stack as local
-from thalweg.stack.doctor import PYTHON_END, PYTHON_MIN, checks, render, settings_table
+from thalweg.stack import broker
+from thalweg.stack.broker import REPOSITORY
+from thalweg.stack.doctor import PYTHON_END, PYTHON_MIN, requirements, requirements_table, settings_table
 from thalweg.stack.server import free_port
-from thalweg.stack.stack import HOUSE, Stack
+from thalweg.stack.stack import Stack
 
 
 def test_a_machine_with_everything(stack: Stack) -> None:
     """Beside a stack that is up, everything that is needed is found."""
-    found = checks(Settings(local=stack.root))
+    found = requirements(Settings(local=stack.root))
     assert [check for check in found if check.needed and not check.ok] == []
     assert {check.name: check.ok for check in found}.items() >= {
         "local stack": True,
@@ -31,8 +32,8 @@ def test_a_machine_with_everything(stack: Stack) -> None:
 def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing programs, jars and services each have a remedy, and no check raises."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(local, "JARS", tmp_path / "jars")
-    found = {one.name: one for one in checks(Settings(kafka="127.0.0.1:1", redis="", local=tmp_path / "none"))}
+    monkeypatch.setattr(broker, "JARS", tmp_path / "jars")
+    found = {one.name: one for one in requirements(Settings(kafka="127.0.0.1:1", redis="", local=tmp_path / "none"))}
     for name in ("java", "maven", "redis-server", "Kafka's jars"):
         assert not found[name].ok
         assert found[name].remedy == "make setup"
@@ -62,19 +63,19 @@ def test_a_configured_server_that_is_silent_fails(
 def test_any_of_the_brokers_is_enough(stack: Stack, local: Path) -> None:
     """Of several bootstrap servers one that answers will do, however the list is spaced."""
     settings = Settings(kafka=f"127.0.0.1:{free_port()} , {stack.kafka}", redis=stack.redis, local=local)
-    assert {one.name: one.ok for one in checks(settings)}["Kafka"]
+    assert {one.name: one.ok for one in requirements(settings)}["Kafka"]
 
 
 def test_a_machine_that_has_services_elsewhere(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where both addresses are named, as in a container, nothing is missing that only a stack of one's own needs."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(local, "JARS", tmp_path / "jars")
+    monkeypatch.setattr(broker, "JARS", tmp_path / "jars")
     monkeypatch.setattr("thalweg.stack.doctor._installed", lambda name: name != "torch")
     monkeypatch.setattr("thalweg.stack.doctor.MEMORY_MIN_GB", 1e9)
-    found = checks(Settings(kafka=stack.kafka, redis=stack.redis, local=tmp_path))
+    found = requirements(Settings(kafka=stack.kafka, redis=stack.redis, local=tmp_path))
     assert [check.name for check in found if not check.ok] == ["packages", "memory"]
     assert [check.name for check in found if not check.ok and check.needed] == []
-    alone = checks(Settings(local=tmp_path))
+    alone = requirements(Settings(local=tmp_path))
     assert {check.name for check in alone if not check.ok and check.needed} == {
         "packages", "memory", "java", "maven", "redis-server", "Kafka's jars",
     }  # fmt: skip
@@ -84,17 +85,17 @@ def test_a_machine_that_has_services_elsewhere(stack: Stack, tmp_path: Path, mon
 def test_pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], ok: bool) -> None:
     """Those that pyproject.toml takes, and no other."""
     (least, end) = (".".join(map(str, one)) for one in (PYTHON_MIN, PYTHON_END))
-    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == f">={least},<{end}"
     monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
-    (python,) = (one for one in checks(Settings(local=tmp_path)) if one.name == "python")
+    (python,) = (one for one in requirements(Settings(local=tmp_path)) if one.name == "python")
     assert python.ok == ok
 
 
 def test_a_place_that_may_not_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A `.local` that is closed to us, or a file, is a finding that says what to do."""
     (tmp_path / "file").touch()
-    found = {one.name: one for one in checks(Settings(local=tmp_path / "file"))}
+    found = {one.name: one for one in requirements(Settings(local=tmp_path / "file"))}
     assert not found[f"{tmp_path / 'file'} writable"].ok
 
     def closed(path: Path) -> bytes:
@@ -102,7 +103,7 @@ def test_a_place_that_may_not_be_used(tmp_path: Path, monkeypatch: pytest.Monkey
 
     for name in ("read_bytes", "exists"):
         monkeypatch.setattr(Path, name, closed)
-    found = {one.name: one for one in checks(Settings(local=tmp_path / "local"))}
+    found = {one.name: one for one in requirements(Settings(local=tmp_path / "local"))}
     assert "Permission denied" in found["local stack"].found
     assert "THALWEG_LOCAL" in found["local stack"].remedy
 
@@ -113,7 +114,7 @@ def test_old_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str,
     (tmp_path / "java").write_text(f"#!/bin/sh\necho 'openjdk version {version}' >&2\n")
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    (java,) = (one for one in checks(Settings(local=tmp_path)) if one.name == "java")
+    (java,) = (one for one in requirements(Settings(local=tmp_path)) if one.name == "java")
     assert java.ok == ok
 
 
@@ -121,7 +122,7 @@ def test_secrets_are_not_shown() -> None:
     """The doctor's tables print every variable's name, and no password of an address."""
     console = Console(width=200, record=True, file=StringIO())
     console.print(settings_table())
-    console.print(render(checks(Settings(redis="redis://me:hush@127.0.0.1:1/0"))))
+    console.print(requirements_table(requirements(Settings(redis="redis://me:hush@127.0.0.1:1/0"))))
     text = console.export_text()
     for name in Settings.model_fields:
         assert f"THALWEG_{name.upper()}" in text

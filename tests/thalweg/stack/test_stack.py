@@ -19,9 +19,11 @@ from kafka.errors import KafkaError
 
 from stream.runtime.errors import StackError
 from stream.runtime.settings import Settings
+from tests.support.stack_faults import stop_server
+from thalweg.stack import broker
 from thalweg.stack import stack as local
-from thalweg.stack.server import PORTS, Server, born, end, free_port, kafka_answers, redis_answers, spawn
-from thalweg.stack.stack import Stack, StackConfig, down, read, start_redis, status, stop_redis, up
+from thalweg.stack.server import PORTS, Server, end_process, free_port, kafka_answers, redis_answers, spawn, start_time
+from thalweg.stack.stack import Stack, StackConfig, down, read, status, up
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def sleeper(tmp_path: Path) -> Iterator[Server]:
     try:
         yield server
     finally:
-        end(server, signal.SIGKILL, 5)
+        end_process(server, signal.SIGKILL, 5)
 
 
 def states(root: Path) -> list[str]:
@@ -110,10 +112,10 @@ def test_up_again_returns_it(own: Path) -> None:
 
 def test_two_stacks_are_apart(stack: Stack, own: Path) -> None:
     """Stopping a server of one stack leaves the other as it is."""
-    stop_redis(own)
+    stop_server(own, "cache")
     assert states(own) == ["up", "stopped"]
     assert states(stack.root) == ["up", "up"]
-    start_redis(own)
+    up(own)
     assert states(own) == ["up", "up"]
 
 
@@ -121,9 +123,9 @@ def test_redis_comes_back_at_its_port_and_empty(own: Path) -> None:
     """A Redis that was killed and started again has the same address and none of its data."""
     url = up(own).redis
     redis.Redis.from_url(url).set("thalweg", "1")
-    stop_redis(own, kill=True)
+    stop_server(own, "cache", kill=True)
     assert not redis_answers("127.0.0.1", int(url.rpartition(":")[2].split("/")[0]))
-    start_redis(own)
+    up(own)
     assert redis.Redis.from_url(url).get("thalweg") is None
 
 
@@ -136,8 +138,8 @@ def test_heals_after_a_crash_and_keeps_data(own: Path) -> None:
     producer = KafkaProducer(bootstrap_servers=was.kafka)
     producer.send("kept", b"value").get(10)
     producer.close(timeout=2)
-    end(was.broker, signal.SIGKILL, 10)
-    end(was.cache, signal.SIGKILL, 10)
+    end_process(was.broker, signal.SIGKILL, 10)
+    end_process(was.cache, signal.SIGKILL, 10)
     assert states(own) == ["stopped", "stopped"]
     now = up(own)
     assert (now.kafka, now.redis) == (was.kafka, was.redis)
@@ -182,7 +184,7 @@ def test_down_of_nothing(tmp_path: Path) -> None:
 
 def test_a_recycled_pid_is_left_alone(tmp_path: Path, sleeper: Server) -> None:
     """A process that has the pid of a dead server, but was born at another time, is never signalled."""
-    other = msgspec.structs.replace(sleeper, born="another time")
+    other = msgspec.structs.replace(sleeper, started="another time")
     assert not other.alive
     lost = Stack("127.0.0.1:1", "redis://127.0.0.1:1/0", 1, other, other)
     (tmp_path / "stack.json").write_bytes(msgspec.json.encode(lost))
@@ -204,7 +206,7 @@ def test_a_server_outlives_its_starter(tmp_path: Path) -> None:
     try:
         assert server.alive
     finally:
-        end(server, signal.SIGKILL, 5)
+        end_process(server, signal.SIGKILL, 5)
     assert not server.alive
 
 
@@ -215,15 +217,15 @@ def test_end_kills_what_ignores_the_signal(tmp_path: Path) -> None:
     server = spawn("deaf", ["sh", "-c", script], 1, tmp_path / "log", tmp_path / "data")
     while "ready" not in (tmp_path / "log").read_text():
         assert server.alive
-    end(server, signal.SIGTERM, 0.2)
-    assert born(server.pid) is None
+    end_process(server, signal.SIGTERM, 0.2)
+    assert start_time(server.pid) is None
 
 
 def test_a_dead_child_is_not_alive() -> None:
     """A zombie counts as gone."""
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert born(child.pid) is None
+    assert start_time(child.pid) is None
     child.wait()
 
 
@@ -240,7 +242,7 @@ def test_a_taken_port_is_not_free() -> None:
 def test_missing_programs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without java, redis-server or the jars, the error names them and the command that gets them."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(local, "JARS", tmp_path / "jars")
+    monkeypatch.setattr(broker, "JARS", tmp_path / "jars")
     with pytest.raises(StackError, match=r"java, redis-server, Kafka's jars in .*make setup"):
         up(tmp_path / "root")
     assert read(tmp_path / "root") is None
@@ -285,14 +287,15 @@ def test_a_failed_start_leaves_nothing_running(
         launched.append(spawn(name, command, port, log, data))
         return launched[-1]
 
-    monkeypatch.setattr(local, "spawn", seen)
+    for module in (local, broker):
+        monkeypatch.setattr(module, "spawn", seen)
     with pytest.raises(StackError, match=says):
         up(tmp_path / "root", config=StackConfig(start_timeout_s=20))
     assert launched
     assert not any(server.alive for server in launched)
 
 
-def test_a_torn_stack_file_is_written_anew(tmp_path: Path) -> None:
+def test_a_torn_stack_file_is_replaced(tmp_path: Path) -> None:
     """A stack.json that can't be read counts as none, and `down` removes it."""
     (tmp_path / "stack.json").write_text(json.dumps({"kafka": "only"}))
     assert read(tmp_path) is None

@@ -1,4 +1,4 @@
-"""A join that needs records for longer than `events` keeps them is told before it stops at a gap."""
+"""A join that needs records for longer than `events` keeps them is reported before it stops at a gap."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from thalweg.cli.main import app
 from thalweg.cli.options import SPEC
-from thalweg.text.retention import too_short
+from thalweg.text.retention import retention_problem
 
 T = 1_700_000_000_000
 LONG = SPEC.read_text().replace('window = "2s"', 'window = "8d"')
@@ -31,9 +31,9 @@ def long(tmp_path: Path) -> Path:
 def test_window_corrections_and_lateness_must_fit() -> None:
     """All three together are shorter than the retention."""
     whole = LabelRules(window_ms=EVENTS.retention_ms - 6_000, known_ms=2_000, lateness_ms=4_000)
-    assert "for 7 days" in too_short(whole)
-    assert too_short(LabelRules(window_ms=EVENTS.retention_ms - 6_001, known_ms=2_000, lateness_ms=4_000)) == ""
-    assert too_short(whole, retention_ms=8 * 86_400_000) == ""
+    assert "for 7 days" in retention_problem(whole)
+    assert retention_problem(LabelRules(window_ms=EVENTS.retention_ms - 6_001, known_ms=2_000, lateness_ms=4_000)) == ""
+    assert retention_problem(whole, retention_ms=8 * 86_400_000) == ""
 
 
 def test_a_commit_stays_behind_no_longer_than_is_counted() -> None:
@@ -48,8 +48,8 @@ def test_a_commit_stays_behind_no_longer_than_is_counted() -> None:
             needed_ms += 1
             joiner.feed([Tick(T + needed_ms)], offset, T + needed_ms)
             offset += 1
-        assert too_short(rules, retention_ms=needed_ms) != ""
-        assert too_short(rules, retention_ms=needed_ms + 2) == ""
+        assert retention_problem(rules, retention_ms=needed_ms) != ""
+        assert retention_problem(rules, retention_ms=needed_ms + 2) == ""
 
 
 def test_apply_and_check_refuse_it(long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,14 +63,14 @@ def test_apply_and_check_refuse_it(long: Path, tmp_path: Path, monkeypatch: pyte
     fits = CliRunner().invoke(app, ["apply-topics", "--spec", str(SPEC)])
     assert "keeps records" not in fits.stderr  # it fails later, where no broker answers
     (tmp_path / "events.jsonl").write_text(EVENT)
-    for spec, told in ((long, True), (SPEC, False)):
+    for spec, reported in ((long, True), (SPEC, False)):
         checked = CliRunner().invoke(app, ["check", str(tmp_path / "events.jsonl"), "--spec", str(spec)])
-        assert ("keeps records for 7 days" in " ".join(checked.stdout.split())) == told
+        assert ("keeps records for 7 days" in " ".join(checked.stdout.split())) == reported
     assert checked.exit_code == 1  # nothing was installed
 
 
 def test_a_joiner_warns(long: Path, tmp_path: Path) -> None:
-    """It may be right where the topic was told to keep more; it starts."""
+    """It may be right where the topic was configured to keep more; it starts."""
     command = [sys.executable, "-m", "thalweg.cli.main", "run", "joiner", "--spec", str(long)]
     env = {"THALWEG_KAFKA": "127.0.0.1:1", "THALWEG_LOCAL": str(tmp_path), "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as joiner:

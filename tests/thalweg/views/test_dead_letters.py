@@ -26,7 +26,7 @@ from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 from tests.support.join_oracle import net_of
 from tests.support.joined_streams import RULES, Stream, T
-from thalweg.audit.log_scan import span
+from thalweg.audit.log_scan import read_range
 from thalweg.cli.main import app
 from thalweg.stack.stack import Stack
 from thalweg.views.dead_letters import (
@@ -45,7 +45,7 @@ from thalweg.views.operations_tables import dead_letter_lines
 def records(log: Log, topic: str) -> list[Record]:
     """Everything in a topic."""
     ends = log.ends(topic)
-    return list(span(log, topic, dict.fromkeys(ends, START), ends))
+    return list(read_range(log, topic, dict.fromkeys(ends, START), ends))
 
 
 def said(log: Log) -> list[Examples]:

@@ -330,7 +330,7 @@ def test_the_command_tells_a_life_on_kafka_and_redis(
     assert (figures["page"], figures["installs"], figures["first_version"]) == (f"{P}:0", 1, 1)
     untold = CliRunner().invoke(app, ["trace", "r"])
     assert untold.exit_code == 1
-    assert "name the spec that it runs by with --spec" in untold.stderr
+    assert "name the spec that it runs with --spec" in untold.stderr
     at = {TopicPartition(settings.topic(EVENTS.name), P): OffsetAndMetadata(0, committed(RULES, "movielens"), -1)}
     admin = KafkaAdminClient(bootstrap_servers=stack.kafka)
     admin.alter_group_offsets(settings.topic("joiner"), at)

@@ -10,8 +10,8 @@ from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.events.types import WINDOW_CLOSED, Examples, Impression
 from stream.log.protocol import Record
+from thalweg.audit.duplicates import DuplicateIds
 from thalweg.audit.emitted import EmittedScan
-from thalweg.audit.relearned import Repetitions
 from thalweg.audit.spill import bucket_of
 
 T = 1_700_000_000_000
@@ -31,9 +31,9 @@ def test_what_other_partitions_led_to_meanwhile_pushes_nothing_out(
         n = len(ids)
         page = Impression("r", T, "u", ["a"])
         examples = Examples(page, ids, [0] * n, [0] * n, [1.0] * n, [WINDOW_CLOSED] * n, [T] * n)
-        scan.take(Record(EXAMPLES.name, 0, offset, T, key, encode_record([examples])))
+        scan.add(Record(EXAMPLES.name, 0, offset, T, key, encode_record([examples])))
         learned += sum(int(seen.add(np.array([one], np.uint64), source_of(key))[0]) for one in ids)
-    repetitions = Repetitions()
-    repetitions.take(0, list(scan.bucket(bucket_of("u"))))
-    assert repetitions.learned_twice(8, first=3)[0] == twice
+    duplicates = DuplicateIds()
+    duplicates.add(0, list(scan.examples_spill.bucket(bucket_of("u"))))
+    assert duplicates.learned_twice(8, first=3)[0] == twice
     assert learned == 18 + twice
