@@ -218,18 +218,20 @@ def _open_page(j: Any, page: Any, event: Any, hashes: Any, ingest_ms: Any) -> No
 def _process_repeated(j: Any, first: Any, event: Any, hashes: Any, offset: Any, ingest_ms: Any) -> None:
     """Process a page whose request id is retained: a duplicate, or more items of the same page.
 
-    Without the first page it would count as a page of its own, so that one's record is retained as long as this page.
+    Read without the first page it would count as a page of its own, at its own time. So the first page's record is
+    retained as long as that page would be; with organic installs as long as one that matches either may be pending.
     """
     words, index = words_of(j, s.PAGES), index_of(j, s.PAGES, first)
     first_ms, time_ms = get64(words, index + s.P_TIME), event[scan.TIME]
-    if time_ms > first_ms:
-        until_ms = time_ms + j[s.WINDOW] if j[s.ORGANIC] else time_ms
-        label = emission.find_or_add_label(j, first, np.int64(s.NO_POSITION))
-        until_ms = max(until_ms, emission.retained_until_ms(j, index, first))
-        i64_at(j[s.LABELS])[label + s.L_RETAINED_UNTIL] = until_ms
     new, base = np.int64(0), np.int64(0)
     if get64(words, index + s.P_USER) == event[scan.USER]:
         new, base = _zero_shown_items(j, event, hashes)
+    if time_ms > first_ms or (new > 0 and time_ms < first_ms and j[s.ORGANIC]):
+        latest_ms = max(first_ms, time_ms)
+        until_ms = latest_ms + j[s.WINDOW] if j[s.ORGANIC] else latest_ms
+        label = emission.find_or_add_label(j, first, np.int64(s.NO_POSITION))
+        until_ms = max(until_ms, emission.retained_until_ms(j, index, first))
+        i64_at(j[s.LABELS])[label + s.L_RETAINED_UNTIL] = until_ms
     if new == 0:
         j[s.N_DUPLICATE] += 1
         return
