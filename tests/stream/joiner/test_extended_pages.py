@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream.events.types import Tick
+from stream.events.types import SourceEvent, Tick
 from stream.joiner.label_rules import LabelRules
 from tests.stream.joiner.test_join import FAR, install, page
 from tests.stream.joiner.test_join_oracle import START, packed, played
@@ -12,7 +12,13 @@ from tests.stream.joiner.test_join_oracle import START, packed, played
 def test_an_install_of_an_extension_stays_claimed_wherever_a_joiner_is_killed(extension_ms: int) -> None:
     """A restart that reads the extension reads its first page too: alone it would be a page at its own time."""
     rules = LabelRules("eager", window_ms=10, lateness_ms=3, known_ms=10, early_ms=8, organic=True)
-    log = [page("r", 105, "b"), page("r", extension_ms, "c"), install("i", 113, "c", "r"), Tick(129), FAR]
+    log: list[SourceEvent] = [
+        page("r", 105, "b"),
+        page("r", extension_ms, "c"),
+        install("i", 113, "c", "r"),
+        Tick(129),
+        FAR,
+    ]
     records = packed(log, [1])
     for first in range(1, len(records)):
         before, joiner = played(records, rules, START, first)
