@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.store import fetch
 from tests.support.learner_world import records, small_spec
 from tests.support.small_versions import AHEAD
+from tests.support.waiting import wait_until
 
 SPEC = small_spec()
 
@@ -508,14 +508,6 @@ class AskedStore(MemoryStore):
         return super().head()
 
 
-def until(true: Callable[[], object]) -> None:
-    """Wait for it."""
-    last = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < last
-        time.sleep(0.001)
-
-
 def publisher_of(learner: Learner, store: MemoryStore, local: Path) -> Publisher:
     """As the loop makes it, with a clock that lets each turn publish."""
     clock = iter(range(10**6, 10**9, 10**5)).__next__
@@ -526,8 +518,8 @@ def publisher_of(learner: Learner, store: MemoryStore, local: Path) -> Publisher
 
 def publishes(publisher: Publisher, learner: Learner) -> Head:
     """Turns until one publishes: the head that it leaves."""
-    until(lambda: publisher.maybe_publish(learner.offset))
-    until(lambda: not publisher.uploader.busy)
+    wait_until(lambda: publisher.maybe_publish(learner.offset))
+    wait_until(lambda: not publisher.uploader.busy)
     head = publisher.uploader._store.head()
     assert head is not None
     return head
@@ -554,7 +546,7 @@ def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: P
         for _ in range(10):
             asked = store.asked
             assert not newcomer.maybe_publish(anew.offset)
-            until(lambda: store.asked > asked + 2)  # noqa: B023  # called before the loop goes on
+            wait_until(lambda: store.asked > asked + 2)  # noqa: B023  # called before the loop goes on
             assert not newcomer.uploader.owns_model
             assert newcomer.uploader.token == 0
             assert store.head() == live
@@ -601,9 +593,9 @@ def test_what_was_published_while_a_learner_took_over_counts(
     reader = room.log.reader(EXAMPLES.name, {0: 0})
     anew.learn(reader.poll(0, 4), room.turn)
     assert not newcomer.maybe_publish(4)
-    until(lambda: newcomer.uploader.token)
+    wait_until(lambda: newcomer.uploader.token)
     asked = store.asked
-    until(lambda: store.asked > asked + 2)
+    wait_until(lambda: store.asked > asked + 2)
     assert not newcomer.uploader.owns_model
     anew.learn(reader.poll(0, 2), room.turn)
     head = publishes(newcomer, anew)
@@ -652,7 +644,7 @@ def test_a_live_version_that_cant_be_read_is_published_over(
         if lost == "manifest":
             patch.setattr(store, "head", lambda: Head(7, 1))
         publisher = publisher_of(room.learner, store, tmp_path)
-        until(lambda: publisher.uploader.owns_model)
+        wait_until(lambda: publisher.uploader.owns_model)
     assert publishes(publisher, room.learner).version == (8 if lost == "manifest" else 6)
     publisher.uploader.stop()
 
@@ -663,7 +655,7 @@ def test_learning_never_waits_for_a_store_that_hangs(room: Room, tmp_path: Path)
     store.answering.clear()
     room.write(*map(encode_record, log))
     publisher = publisher_of(room.learner, store, tmp_path)
-    until(lambda: store.asked)
+    wait_until(lambda: store.asked)
     reader = room.log.reader(EXAMPLES.name, {0: 0})
 
     def turn() -> None:
@@ -778,14 +770,14 @@ def test_nothing_new_is_read_while_dead_letters_wait(room: Room, tmp_path: Path,
     learner._checkpoint_every_ms = 10**9
     room.write(*[b"bad"] * 150)
     with looping(learner, AskedStore(), tmp_path):
-        until(lambda: slow.failures)
+        wait_until(lambda: slow.failures)
         for n in range(1, 6):
             room.write(b"bad", encode_record(records(SPEC, n)[-1]))
-            until(lambda: slow.failures > 2 * n)  # noqa: B023  # called before the loop goes on
+            wait_until(lambda: slow.failures > 2 * n)  # noqa: B023  # called before the loop goes on
         assert (learner.offset, len(learner.dead_letters._unconfirmed)) == (150, 150)
         assert slow.sends <= slow.failures + 1
         slow.away = False
-        until(lambda: learner.offset == 160)
+        wait_until(lambda: learner.offset == 160)
     assert [letter.offset for letter in room.letters()] == [*range(150), *range(150, 160, 2)]
     assert slow.sends == slow.failures + 155
     held = room.files.newest()
@@ -819,10 +811,10 @@ def test_what_was_learned_is_published_while_dead_letters_wait(room: Room, tmp_p
     store.answering.clear()
     room.write(*map(encode_record, log), b"bad")
     with looping(learner, store, tmp_path):
-        until(lambda: slow.failures > 2)
+        wait_until(lambda: slow.failures > 2)
         assert learner.offset == len(log) + 1
         store.answering.set()
-        until(store.head)
+        wait_until(store.head)
         head = store.head()
         assert head is not None
         assert store.manifest(head.version).offset == {0: len(log) + 1}
@@ -836,7 +828,7 @@ def test_a_stop_while_dead_letters_wait_is_a_stop(room: Room, tmp_path: Path, sl
     learner = room.start(Model(SPEC), 0)
     room.write(b"bad", encode_record(records(SPEC, 1)[0]))
     with capture_logs() as told, looping(learner, AskedStore(), tmp_path):
-        until(lambda: slow.failures > 2)
+        wait_until(lambda: slow.failures > 2)
     last = [one["event"] for one in told if one["event"] != "waiting"][-2:]
     assert "no last checkpoint: dead letters are unconfirmed" in last[0]
     assert room.files.newest() is None
@@ -863,5 +855,5 @@ def test_who_took_the_model_over_is_told_though_dead_letters_wait(
         pytest.raises(Fenced, match="another learner owns"),
         looping(room.start(Model(SPEC), 0), AskedStore(), tmp_path) as loop,
     ):
-        until(loop.done)
+        wait_until(loop.done)
     assert slow.failures == 2, "at the checkpoint and at the end"

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from producers.features import FeatureMaker, Histories
 from producers.source import WorldEvent
 from stream.events.types import Examples, Impression, Install, Item, Tick, User
-from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
 from stream.log.protocol import partition_of
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import Spec
+from tests.support.made_features import numbers_of, shown
 from tests.support.producer_worlds import START_MS, install, page, statistics_of, tick, tiny_spec, worlds
 
 PARTITIONS = 2
@@ -45,20 +45,6 @@ def history_of(user: str, events: Sequence[WorldEvent], last: int) -> list[str]:
             else:
                 has[event.item] = max(event.time_ms, has.get(event.item, 0))
     return sorted(has, key=lambda item: (has[item], item))[-last:]
-
-
-def numbers_of(spec: Spec, maker: FeatureMaker, shown: Impression) -> dict[str, float]:
-    """The statistics in a page of one item, by name."""
-    encoder = Encoder(spec, maker.layout)
-    read = encoder.deep_input(one_page(words_of(shown.features, maker.layout, 1))).numbers[0]
-    return {name.removeprefix("statistics."): float(v) for name, v in zip(encoder.deep_numbers, read, strict=True)}
-
-
-def shown(maker: FeatureMaker, event: Impression) -> Impression:
-    """The page as it was taken."""
-    taken = maker.take(event).event
-    assert isinstance(taken, Impression)
-    return taken
 
 
 @given(worlds, st.sampled_from(["wait", "eager", "fake_negative"]))

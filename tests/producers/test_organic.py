@@ -11,7 +11,7 @@ from producers.source import WorldEvent
 from stream.events.types import Impression, Item, TrainingEvent
 from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
-from tests.producers.test_features import numbers_of, shown
+from tests.support.made_features import numbers_of, shown
 from tests.support.producer_worlds import TEXT, install, page, tick
 
 COUNTED = '[statistics]\nwithout_page = { kind = "count", of = "organic", by = ["item.id"] }'

@@ -27,7 +27,8 @@ from stream.runtime.settings import DEDUP_IDS, Settings
 from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
 from tests.support.forked_services import Nest, alive
-from tests.support.whole_system import ended, until
+from tests.support.waiting import wait_until
+from tests.support.whole_system import ended
 from thalweg.audit.audit import audit, joiner_progress
 from thalweg.audit.committed_rules import GROUP
 from thalweg.audit.findings import AuditReport
@@ -152,7 +153,7 @@ class Joiners:
             commits = group_commits(self.settings, GROUP, EVENTS.name)
             return all(p in commits and commit_of(*commits[p]).progress.confirmed >= end for p, end in ends.items())
 
-        until(confirmed, f"everything to be emitted; see {self.home}", 60.0, every_s=0.2)
+        wait_until(confirmed, f"everything to be emitted; see {self.home}", 60.0, every_s=0.2)
 
     def finish(self, flow: "Flow") -> AuditReport:
         """End the flow, let event time go on until every page is finished, and audit."""
@@ -168,7 +169,7 @@ class Joiners:
                 at.finished_ms >= last_ms for at in commits.values()
             )
 
-        until(finished, f"all pages to be finished; see {self.home}", 60.0, every_s=0.2)
+        wait_until(finished, f"all pages to be finished; see {self.home}", 60.0, every_s=0.2)
         return self.audit()
 
     def audit(self) -> AuditReport:
@@ -280,7 +281,7 @@ def flowing(joiners: Joiners, seed: int, groups_a_s: float = GROUPS_A_S) -> Iter
 
 def grown(joiners: Joiners, before: int, what: str) -> int:
     """Wait until there are more examples than before: somebody is at work."""
-    until(lambda: joiners.told() > before, what, 60.0)
+    wait_until(lambda: joiners.told() > before, what, 60.0)
     return joiners.told()
 
 
@@ -291,5 +292,5 @@ def shared_by(joiners: Joiners, *workers: str) -> None:
         shares = [joiners.at_work(worker) for worker in workers]
         return min(shares) > 0 and sum(shares) == joiners.settings.partitions
 
-    until(all_shared, f"all partitions to be shared by {workers}", 60.0)
+    wait_until(all_shared, f"all partitions to be shared by {workers}", 60.0)
     grown(joiners, joiners.told(), f"work of {workers}")

@@ -3,12 +3,10 @@
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,26 +18,17 @@ from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
 from tests.support.forked_services import Nest, alive
 from tests.support.learner_world import SPEC
+from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
 from thalweg.stack.status import Service
 
-WAIT_S = 120.0
 SYSTEM_SPEC = SPEC.replace(', half_life = "1h"', "") + '\n[publish]\nevery = "100ms"\ndeep_every = "300ms"\n'
-
-
-def until(true: Callable[[], Any], what: str, wait_s: float = WAIT_S, every_s: float = 0.02) -> Any:
-    """What `true` returns once it is truthy, asked `every_s`; fails naming `what` after `wait_s`."""
-    deadline = time.monotonic() + wait_s
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"waited {wait_s:g} s for {what}"
-        time.sleep(every_s)
-    return found
 
 
 def ended(pid: int, number: int, what: str, wait_s: float = 30.0) -> None:
     """Send a signal, and return when the process is gone. Raises ProcessLookupError when it was before."""
     os.kill(pid, number)
-    until(lambda: not alive(pid), f"{what} to be gone", wait_s)
+    wait_until(lambda: not alive(pid), f"{what} to be gone", wait_s)
 
 
 class House:
@@ -74,7 +63,7 @@ class House:
 
     def wait_ready(self, room: str) -> None:
         """Until it says that it is."""
-        until(lambda: self.is_ready(room), f"{room} to be ready; see {self.home / room}.log")
+        wait_until(lambda: self.is_ready(room), f"{room} to be ready; see {self.home / room}.log")
 
     def is_ready(self, room: str) -> bool:
         """Does it say so? Fails when it has ended."""

@@ -22,7 +22,8 @@ from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Record
 from tests.support.forked_services import Nest
 from tests.support.join_oracle import Net, net_of, offline
-from tests.support.whole_system import House, until, world
+from tests.support.waiting import wait_until
+from tests.support.whole_system import House, world
 from thalweg.stack.stack import Stack
 
 pytestmark = pytest.mark.timeout(400)  # processes that are killed and started again, on a machine that may be busy
@@ -76,7 +77,7 @@ def aftermath(
 
 def learned_at_least(house: House, examples: int) -> None:
     """Wait for it."""
-    until(lambda: house.metric("learner", "thalweg_learner_examples_total") >= examples, f"{examples} examples")
+    wait_until(lambda: house.metric("learner", "thalweg_learner_examples_total") >= examples, f"{examples} examples")
 
 
 def everything(house: House, topic: str) -> list[Record]:

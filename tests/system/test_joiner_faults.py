@@ -24,7 +24,7 @@ from tests.support.forked_services import clean_environment
 from tests.support.join_oracle import net_of
 from tests.support.stack_faults import stop_server
 from tests.support.system_labels import judged, labels_by_events, positive
-from tests.support.whole_system import until
+from tests.support.waiting import wait_until
 from thalweg.audit.log_scan import read_range
 from thalweg.cli.options import SPEC
 from thalweg.stack.stack import Stack, up
@@ -50,7 +50,7 @@ def test_killed_again_and_again(joiners: Joiners, seed: int) -> None:
             sent = flow.sent
             joiners.kill("0")
             joiners.start("0")
-            until(lambda: flow.sent > sent, "the flow to go on")  # noqa: B023  # called at once
+            wait_until(lambda: flow.sent > sent, "the flow to go on")  # noqa: B023  # called at once
             mid_stream += flow.running and joiners.told() >= before
         grown(joiners, joiners.told(), "work after the last kill")
         assert mid_stream == KILLS
@@ -94,7 +94,7 @@ def test_the_broker_stops(joiners: Joiners, stack: Stack, seed: int) -> None:
         stop_server(stack.root, "broker", kill=True)
         time.sleep(BROKER_AWAY_S)
         up(stack.root)
-        until(lambda: flow.sent > sent + GROUPS_A_S, "the flow to go on")
+        wait_until(lambda: flow.sent > sent + GROUPS_A_S, "the flow to go on")
         grown(joiners, before + 100, "work after the stop")
         judged(joiners, flow)
 
@@ -112,13 +112,13 @@ def test_the_broker_stops_for_longer_than_lateness(joiners: Joiners, stack: Stac
             stop_server(stack.root, "broker", kill=True)
             time.sleep(BROKER_AWAY_S)
             up(stack.root)
-            until(lambda: joiners.told() >= before, "the broker to answer", 60.0)  # noqa: B023  # likewise
+            wait_until(lambda: joiners.told() >= before, "the broker to answer", 60.0)  # noqa: B023  # likewise
             if held_s:
                 joiners.catch_up()  # it is back
             time.sleep(held_s)
             flow.holding = False
             sent = flow.sent
-            until(lambda: flow.sent > sent + GROUPS_A_S, "the flow to go on")  # noqa: B023  # called at once
+            wait_until(lambda: flow.sent > sent + GROUPS_A_S, "the flow to go on")  # noqa: B023  # called at once
             grown(joiners, joiners.told() + 100, "work after the stop")
         found = judged(joiners, flow)
     assert found.figures["late"] == 0
@@ -134,7 +134,7 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
     joiners.start("0")
     with flowing(joiners, seed) as flow:
         grown(joiners, joiners.told(), "work before the wipe")
-        until(lambda: cache.keys(f"{prefix}*history*"), "histories in Redis")
+        wait_until(lambda: cache.keys(f"{prefix}*history*"), "histories in Redis")
         cache.set(f"{prefix}nobody writes me again", 1)  # histories may be there again before anybody can look
         stop_server(stack.root, "cache", kill=True)
         time.sleep(REDIS_AWAY_S)
@@ -155,7 +155,7 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
         found = read_histories(cache, users, 1_000, prefix)
         return {user: set(items) for user, items in found.items() if items} == expected
 
-    until(complete, "histories to be complete again", 30.0)
+    wait_until(complete, "histories to be complete again", 30.0)
 
 
 def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None:
@@ -174,7 +174,7 @@ def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None
 
     joiners.start("0")
     with flowing(joiners, seed) as flow:
-        until(lambda: flow.poison > 1 and flow.pages > 100, "poison")
+        wait_until(lambda: flow.poison > 1 and flow.pages > 100, "poison")
         judged(joiners, flow)
     code, said, figures = audited()
     assert code == 0, said

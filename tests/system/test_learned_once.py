@@ -10,7 +10,7 @@ from stream.log.kafka_admin import group_commits
 from tests.support.event_flow import SEEDS, SOAK, Joiners, flowing, grown, shared_by
 from tests.support.forked_services import alive
 from tests.support.system_labels import labels_by_events, labels_emitted, positive
-from tests.support.whole_system import until
+from tests.support.waiting import wait_until
 
 REMEMBERED = 20_000  # ids of a partition, by the learner
 OPEN_PAGES = 120_000 if SOAK else 12_000  # each of four items that are installed: more in each of two partitions
@@ -60,7 +60,7 @@ def test_nothing_is_learned_twice(joiners: Joiners, seed: int) -> None:
     assert positive(labels) == positive(expected)
     assert labels == expected or joiners.spec.label.policy == "eager", "whose windows are open"
     emitted, again = found.figures["emitted"], found.figures["emitted_again"]
-    until(lambda: sum(joiners.learned()) == emitted, "all to be learned")
+    wait_until(lambda: sum(joiners.learned()) == emitted, "all to be learned")
     assert joiners.learned() == (emitted - again, again)
 
 
@@ -70,10 +70,10 @@ def test_a_learner_that_remembers_less_than_joiners_count_on_ends(joiners: Joine
     joiners.start("a")
     with flowing(joiners, seed):
         shared_by(joiners, "a")
-        until(lambda: group_commits(joiners.settings, "joiner", EVENTS.name), "a commit")
+        wait_until(lambda: group_commits(joiners.settings, "joiner", EVENTS.name), "a commit")
         joiners.start_learner(dedup_ids=REMEMBERED)
         small = joiners.pids.pop("learner")
-        until(lambda: not alive(small), "the learner to end")
+        wait_until(lambda: not alive(small), "the learner to end")
         assert f"THALWEG_DEDUP_IDS={2 * REMEMBERED} or more" in (joiners.home / "learner.log").read_text()
         joiners.start_learner()
-        until(lambda: joiners.learned()[0], "the learner to learn")
+        wait_until(lambda: joiners.learned()[0], "the learner to learn")

@@ -14,7 +14,7 @@ from stream.log.protocol import START
 from stream.runtime.errors import LogError, LogUnavailable
 from stream.runtime.settings import Settings
 from tests.support.stack_faults import stop_server
-from tests.support.whole_system import until
+from tests.support.waiting import wait_until
 from thalweg.audit.log_scan import read_range
 from thalweg.stack.stack import Stack, up
 
@@ -54,7 +54,7 @@ def test_a_log_that_is_closed_while_no_broker_answers(stack: Stack, settings: Se
     log.send(ITEMS.name, 0, b"lost", b"i1")
     with pytest.raises(LogUnavailable, match="no Kafka broker answers"):
         log.close()
-    until(lambda: senders() <= others, "the producer's thread to end", 10.0)
+    wait_until(lambda: senders() <= others, "the producer's thread to end", 10.0)
     up(stack.root)
     log = KafkaLog(settings)
     log.send(ITEMS.name, 0, b"after", b"i1")
@@ -98,8 +98,8 @@ def test_a_producer_that_lost_a_record_is_replaced(
             return False
         return True
 
-    until(sent, "the log to go on")
-    until(lambda: not senders() & old, "the old producer's thread to end", 10.0)
+    wait_until(sent, "the log to go on")
+    wait_until(lambda: not senders() & old, "the old producer's thread to end", 10.0)
     log.close()
     log = KafkaLog(settings)
     assert values(log)[-1] == b"again"

@@ -23,7 +23,8 @@ from stream.spec.spec_file import parse_spec
 from tests.support.forked_services import Nest
 from tests.support.learner_world import SPEC, records
 from tests.support.stack_faults import stop_server
-from tests.support.whole_system import House, until, world
+from tests.support.waiting import wait_until
+from tests.support.whole_system import House, world
 from thalweg.demo.caller import kafka_caller
 from thalweg.demo.open_loop_client import OpenLoopClient, RequestOutcome
 from thalweg.demo.rescore import rescore
@@ -124,7 +125,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
     try:
         asker.start()
         player.start()
-        until(
+        wait_until(
             lambda: version() >= 20 and sum(one.version > 0 for one in observed) >= 260,
             "twenty versions to be served",
         )
@@ -133,18 +134,18 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         stop_server(stack.root, "cache")
         down_from = len(observed)
         back_s = time.monotonic() + DOWN_S
-        until(
+        wait_until(
             lambda: version() and len(observed) >= down_from + 120 and time.monotonic() >= back_s,
             "120 replies without Redis",
         )
         assert not [one.error for one in observed[down_from:] if one.error], "ranking went on"
         before = version()
         up(stack.root)
-        until(lambda: version() >= before + 10, "publishing to resume")
+        wait_until(lambda: version() >= before + 10, "publishing to resume")
         later = len(observed)
-        until(lambda: version() and len(observed) >= later + 300, "replies enough")
+        wait_until(lambda: version() and len(observed) >= later + 300, "replies enough")
         asker.stop()
-        until(lambda: version() and not asker.running, "the last replies")
+        wait_until(lambda: version() and not asker.running, "the last replies")
         second = rescore(store, "small", [one.reply for one in observed[later:] if one.reply])
     finally:
         stopping.set()
@@ -168,7 +169,7 @@ def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_pref
         house.start("joiner", "learner", "ranker")
         replay(log, world(200, 5), spec=house.spec, pace=Pace(400.0), clock=Clock(), say=print)
         kept = tmp_path / "local" / "ranker" / house.settings.worker / f"{topic_prefix}small" / "version"
-        until(kept.exists, "the ranker to keep a version")
+        wait_until(kept.exists, "the ranker to keep a version")
         house.kill("ranker")
         stop_server(stack.root, "cache")
         house.start("ranker")

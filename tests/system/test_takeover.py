@@ -12,7 +12,8 @@ from producers.replay import Pace, replay
 from stream.log.kafka_log import KafkaLog
 from stream.snapshots.redis_store import RedisStore
 from tests.support.forked_services import Nest, alive
-from tests.support.whole_system import House, until, world
+from tests.support.waiting import wait_until
+from tests.support.whole_system import House, world
 from thalweg.stack.stack import Stack
 
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
@@ -40,22 +41,22 @@ def test_a_newcomer_takes_over_and_numbers_never_come_twice(
     try:
         one.start("joiner", "learner")
         player.start()
-        until(lambda: live()[0] >= 5, "five versions")
+        wait_until(lambda: live()[0] >= 5, "five versions")
         token = live()[1]
         two.start("learner")
-        until(lambda: live()[1] > token, "the newcomer to publish")
+        wait_until(lambda: live()[1] > token, "the newcomer to publish")
         older = one.running.pop("learner")
-        until(lambda: not alive(older), "the older learner to end")
+        wait_until(lambda: not alive(older), "the older learner to end")
         assert "another learner owns small" in (tmp_path / "one" / "learner.log").read_text()
         version = live()[0]
-        until(lambda: live()[0] >= version + 5, "versions to go on")
+        wait_until(lambda: live()[0] >= version + 5, "versions to go on")
         two.kill("learner")
         last = live()
         with redis.Redis.from_url(stack.redis) as client:
             for key in client.scan_iter(f"{{{topic_prefix}thalweg:small}}*"):
                 client.delete(key)
         two.start("learner")
-        until(lambda: live()[0], "a version after the wipe")
+        wait_until(lambda: live()[0], "a version after the wipe")
         assert live() > last
         assert live()[1] > last[1]
         assert min(store.versions()) > last[0]

@@ -7,8 +7,8 @@ import pytest
 from learner.publishing.version_builder import VersionBuilder
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.store import fetch
-from tests.learner.publishing.test_publisher import Bench
-from tests.learner.publishing.test_version_builder import assembled
+from tests.support.assembled_versions import assembled
+from tests.support.publisher_bench import Bench
 
 
 def damage(bench: Bench, digest: str) -> None:

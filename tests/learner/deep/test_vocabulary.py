@@ -17,8 +17,8 @@ from stream.features.page_features import Catalogue, Layout, build_page
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from stream.tables.hash_table import U64
-from tests.learner.publishing.test_version_builder import assembled, learned_state
-from tests.learner.training.test_model import assert_same, learned
+from tests.support.assembled_versions import assembled, learned_state
+from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
 
 HOUR_MS = 3_600_000

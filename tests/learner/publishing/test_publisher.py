@@ -1,9 +1,7 @@
 """Publishing versions: when they go out, and what happens when the store is unavailable, wiped or taken over."""
 
 import shutil
-import time
-from collections.abc import Callable, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,58 +9,17 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from learner.publishing.publisher import Publisher
-from learner.publishing.uploader import PublishConfig
-from learner.publishing.version_allocator import HighWater
 from learner.publishing.version_builder import (
     BuiltVersion,
 )
-from learner.training.model import Model
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
 from stream.snapshots.manifest import Head, Manifest
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.version_files import VersionFiles
-from stream.spec.spec import Spec
-from tests.learner.publishing.test_version_builder import assembled, learned_state
-from tests.support.learner_world import records, small_spec
-
-
-class Bench:
-    """A publisher over a memory store, and a clock in hand. It has learned as much as what is live there."""
-
-    def __init__(
-        self, tmp_path: Path, store: MemoryStore | None = None, keep: int = 50, spec: Spec | None = None
-    ) -> None:
-        self.spec = spec or small_spec()
-        self.log = iter(enumerate(records(self.spec, 600)))
-        self.model, self.store = Model(self.spec), store or MemoryStore("small")
-        self.ms = 1000
-        cadence = PublishConfig(
-            100, 300, keep_versions=keep, quarantine=tmp_path, pins=tmp_path / "pins", numbers=tmp_path / "numbers"
-        )
-        self.publisher = Publisher(self.model, self.store, cadence, lambda: self.ms, HighWater())
-        head = self.store.head()
-        learned = self.store.manifest(head.version).offset[0] if head else 0
-        for offset, record in islice(self.log, learned):
-            self.model.learn(record, offset)
-        self.publisher.maybe_publish(learned)  # so that it's known how far it is
-        wait_for(lambda: self.publisher.uploader.owns_model)
-
-    def turn(self) -> bool:
-        """Learn a record, let 100 ms pass, publish, wait until it has arrived."""
-        offset, record = next(self.log)
-        self.model.learn(record, offset)
-        self.ms += 100
-        published = self.publisher.maybe_publish(offset + 1)
-        self.settle()
-        return published
-
-    def settle(self) -> None:
-        """Until nothing is on its way, or the store is down."""
-        until = time.monotonic() + 10
-        while self.publisher.uploader.busy and self.store.answers:
-            assert time.monotonic() < until
-            time.sleep(0.001)
+from tests.support.assembled_versions import assembled, learned_state
+from tests.support.learner_world import records
+from tests.support.publisher_bench import Bench
+from tests.support.waiting import wait_until
 
 
 def test_a_store_that_is_down_delays_and_loses_nothing(tmp_path: Path) -> None:
@@ -236,7 +193,7 @@ def test_a_lost_store_is_noticed_whatever_became_of_the_pinned_copy(tmp_path: Pa
         bench.turn()
     bench.store.pin(1)
     folder = tmp_path / "pins"
-    wait_for(lambda: (folder / "decision").exists())
+    wait_until(lambda: (folder / "decision").exists())
     for _ in range(5):  # until there's nothing more to publish: the deep part follows at its own cadence
         bench.ms += 1_000
         bench.publisher.maybe_publish(3)
@@ -247,7 +204,7 @@ def test_a_lost_store_is_noticed_whatever_became_of_the_pinned_copy(tmp_path: Pa
     elif damage != "nothing":
         path.write_bytes(b"garbled")
     bench.store.wipe()
-    wait_for(lambda: bench.publisher.uploader.needs_base)
+    wait_until(lambda: bench.publisher.uploader.needs_base)
     bench.ms += 1_000
     assert bench.publisher.maybe_publish(3)
     bench.settle()
@@ -255,9 +212,9 @@ def test_a_lost_store_is_noticed_whatever_became_of_the_pinned_copy(tmp_path: Pa
     assert head is not None
     assert assembled(bench.store, bench.store.manifest(head.version)) == learned_state(bench.model)
     if damage == "nothing":
-        wait_for(lambda: bench.store.decision().version == 1)
+        wait_until(lambda: bench.store.decision().version == 1)
     bench.store.pin(head.version)
-    wait_for(lambda: (kept := VersionFiles(folder).load()) is not None and kept.version == head.version)
+    wait_until(lambda: (kept := VersionFiles(folder).load()) is not None and kept.version == head.version)
 
 
 def test_a_garbled_head_is_published_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +228,7 @@ def test_a_garbled_head_is_published_over(tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.store, "head", garbled)
-        wait_for(lambda: bench.publisher.uploader.needs_base)
+        wait_until(lambda: bench.publisher.uploader.needs_base)
         bench.store._head = None  # as such a head counts when the next one is published
         bench.ms += 1_000
         assert bench.publisher.maybe_publish(1)
@@ -292,13 +249,13 @@ def test_a_lost_store_gets_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def slowly(*args: Any, **more: Any) -> BuiltVersion:
         for _ in range(3):  # the uploader looks after the store, again and again
             looked_s = uploader._checked_s
-            wait_for(lambda: uploader._checked_s > looked_s)  # noqa: B023  # called before the loop goes on
+            wait_until(lambda: uploader._checked_s > looked_s)  # noqa: B023  # called before the loop goes on
         return cut(*args, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.publisher._builder, "build", slowly)
         bench.store.wipe()
-        wait_for(lambda: uploader.needs_base)
+        wait_until(lambda: uploader.needs_base)
         bench.turn()
     for _ in range(5):
         bench.turn()
@@ -322,7 +279,7 @@ def test_what_an_older_learner_left_in_a_wiped_store_is_published_over(tmp_path:
     older.publish(structs.replace(manifest, version=500, parent=0, token=manifest.token - 1))
     bench.store.fail_over(older.replica())
     bench.store.answers = answers
-    wait_for(lambda: bench.publisher.uploader.needs_base)
+    wait_until(lambda: bench.publisher.uploader.needs_base)
     bench.ms += 1_000
     assert bench.publisher.maybe_publish(1)
     bench.settle()
@@ -365,11 +322,3 @@ def test_a_full_store_is_mended_by_keeping_fewer_versions(tmp_path: Path) -> Non
     again.turn()
     assert again.publisher.uploader.published > store.room
     assert len(store.versions()) <= 3
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """Until it's so."""
-    until = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.001)

@@ -14,7 +14,7 @@ from stream.events.types import Examples
 from stream.features.encoder import WideKeys
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
-from tests.learner.training.test_model import assert_same, learned
+from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
 
 NEVER_WAITS = np.ones(2, np.uint8)

@@ -13,10 +13,10 @@ from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import DeadLetter, Examples, Organic, TrainingEvent
 from stream.log.memory_log import MemoryLog
 from stream.spec.spec import Spec
-from tests.learner.publishing.test_publisher import Bench
-from tests.learner.publishing.test_version_builder import assembled, learned_state
-from tests.learner.training.test_model import assert_same
+from tests.support.assembled_versions import assembled, learned_state
+from tests.support.learned_models import assert_same
 from tests.support.learner_world import records, small_spec
+from tests.support.publisher_bench import Bench
 
 COUNTED = '[statistics]\ninstalls = { kind = "count", of = "organic", by = ["item.id"], half_life = "1h" }'
 WANTED = {'window = "2s"': 'window = "2s"\norganic = "examples"'}

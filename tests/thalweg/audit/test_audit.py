@@ -31,7 +31,7 @@ from stream.spec.spec_file import load_spec
 from tests.support.generated_log import GeneratedLog
 from tests.support.join_oracle import as_audited
 from tests.support.joined_streams import RULES, Stream, T, mixed
-from tests.thalweg.audit.test_organic import SABOTAGE as SABOTAGE_IN_EXAMPLES
+from tests.support.organic_faults import SABOTAGE as SABOTAGE_IN_EXAMPLES
 from thalweg.audit import offline_join, spill
 from thalweg.audit.audit import audit, joiner_progress
 from thalweg.audit.duplicates import DuplicateIds, EmissionRef

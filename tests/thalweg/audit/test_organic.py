@@ -33,6 +33,7 @@ from stream.spec.spec import Label, Spec
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
 from tests.support.join_oracle import as_audited
 from tests.support.joined_streams import RULES, Stream, T, mixed
+from tests.support.organic_faults import SABOTAGE
 from thalweg.audit.audit import audit
 from thalweg.audit.findings import AuditReport
 from thalweg.audit.rules import audit_rules
@@ -125,12 +126,6 @@ def played(
 def audited(stream: Stream) -> AuditReport:
     """By the stream's own rules."""
     return audit(stream.log, as_audited(stream.rules), None)
-
-
-SABOTAGE: dict[str, Callable[[Sequence[Organic]], Sequence[Organic]]] = {
-    "organic_unlearned": lambda emitted: emitted[1:],
-    "organic_learned": lambda emitted: [*emitted, *(msgspec.structs.replace(one, item="claimed") for one in emitted)],
-}
 
 
 @pytest.mark.parametrize("fault", SABOTAGE)

@@ -63,7 +63,7 @@ def left(local: Path, stack: Stack) -> list[str]:
     return found + [name for name in os.listdir(local) if name == "demo.json"]
 
 
-def until(process: "subprocess.Popen[str]", local: Path, count: int) -> DemoState:
+def wait_started(process: "subprocess.Popen[str]", local: Path, count: int) -> DemoState:
     """Wait until so many of its processes were started."""
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s and process.poll() is None:
@@ -138,7 +138,7 @@ def test_half_a_stack_is_refused(tmp_path: Path, named: str, missing: str) -> No
 def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int) -> None:
     """Interrupted while its services start, or in mid-replay: no traceback, and nothing is left."""
     demo = begin(local, stack)
-    until(demo, local, started)
+    wait_started(demo, local, started)
     demo.send_signal(signal.SIGINT)
     said, _ = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == 130
@@ -149,7 +149,7 @@ def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int) -> None:
 def test_a_service_that_dies_is_named(local: Path, stack: Stack) -> None:
     """A learner that is killed in mid-replay ends the demo with its name and the place of its log."""
     demo = begin(local, stack)
-    kept = until(demo, local, 4)
+    kept = wait_started(demo, local, 4)
     os.kill(next(one.pid for one in kept.services if one.name == "learner"), signal.SIGKILL)
     said, _ = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == 1

@@ -1,0 +1,17 @@
+"""Waiting in tests: until a condition holds, or the test fails and names what it waited for."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+WAIT_S = 120.0
+
+
+def wait_until(holds: Callable[[], T], what: str = "a condition", wait_s: float = WAIT_S, every_s: float = 0.005) -> T:
+    """What `holds` returns once it is truthy, asked `every_s`; fails after `wait_s`."""
+    deadline_s = time.monotonic() + wait_s
+    while not (found := holds()):
+        assert time.monotonic() < deadline_s, f"waited {wait_s:g} s for {what}"
+        time.sleep(every_s)
+    return found
