@@ -28,10 +28,11 @@ from benchmarks.joiner_world import (
 from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install
-from stream.joiner.label_rules import LabelRules, Policy
+from stream.joiner.label_rules import LabelRules
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import END, START, partition_of
 from stream.runtime.settings import Settings
+from stream.spec.spec import Policy
 from thalweg.stack.server import end_process
 from thalweg.stack.stack import read, up
 

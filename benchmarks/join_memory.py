@@ -31,10 +31,10 @@ from benchmarks.page_template import PageTemplate
 from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install
-from stream.joiner.faust_service import tame_collector
+from stream.joiner.faust_service import tune_gc
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.raw_impression import read_record
+from stream.joiner.record_events import read_record
 from stream.joiner.record_processor import warm_up
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import END, partition_of
@@ -54,7 +54,7 @@ def held(count: int) -> tuple[float, float, float]:
     encoded = (msgspec.msgpack.encode([event]) for _, event in pages(count, True, count // 5, 10**12))
     join, wire, longest_s, cpu_s = Joiner(rules), 0, 0.0, 0.0
     warm_up()
-    tame_collector()
+    tune_gc()
     before = memory_bytes("VmRSS")
     record: list[bytes] = []
     for offset, raw in enumerate(encoded):
@@ -63,7 +63,7 @@ def held(count: int) -> tuple[float, float, float]:
         if len(record) == 16:
             begun, cpu_begun = time.perf_counter(), time.thread_time()
             events, _ = read_record(b"\xdc\x00\x10" + b"".join(record))
-            join.take(events, offset, 2 * 10**12)
+            join.join_record(events, offset, 2 * 10**12)
             longest_s = max(longest_s, time.perf_counter() - begun)
             cpu_s = max(cpu_s, time.thread_time() - cpu_begun)
             record = []
@@ -103,13 +103,13 @@ def feed(settings: Settings, count: int) -> dict[str, float]:
     template = PageTemplate()
     warm_up()
     for offset, raw in enumerate(template.records(64 * PACK, PACK, 400, begin_ms, PAGES_A_MS)):
-        Joiner(DAY).take(read_record(raw)[0], offset, 2 * 10**12)
+        Joiner(DAY).join_record(read_record(raw)[0], offset, 2 * 10**12)
     joins = [Joiner(DAY) for _ in range(PARTITIONS)]
-    tame_collector()
+    tune_gc()
     before, fed = memory_bytes("VmRSS"), 0
     for n, raw in enumerate(template.records(count, PACK, max(1, count // 10), begin_ms, PAGES_A_MS)):
         events, _ = read_record(raw)
-        joins[n % PARTITIONS].take(events, n // PARTITIONS, 2 * 10**12)
+        joins[n % PARTITIONS].join_record(events, n // PARTITIONS, 2 * 10**12)
         fed += PACK
     gc.collect()
     beyond = memory_bytes("VmRSS") - before

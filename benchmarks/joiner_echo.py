@@ -11,13 +11,13 @@ from aiokafka import TopicPartition
 
 from benchmarks.joiner_world import PARTITIONS
 from stream.events.topics import EVENTS, EXAMPLES
-from stream.joiner.kafka_clients import PARTITION_FETCH_BYTES, make_body_consumer, make_producer
+from stream.joiner.kafka_clients import PARTITION_FETCH_BYTES, make_fetcher_consumer, make_producer
 from stream.runtime.settings import Settings
 
 
 async def echo(settings: Settings) -> None:
     """Until killed."""
-    consumer, producer = make_body_consumer(settings, PARTITION_FETCH_BYTES), make_producer(settings)
+    consumer, producer = make_fetcher_consumer(settings, PARTITION_FETCH_BYTES), make_producer(settings)
     await consumer.start()
     await producer.start()
     ats = [TopicPartition(settings.topic(EVENTS.name), partition) for partition in range(PARTITIONS)]

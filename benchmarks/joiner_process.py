@@ -11,7 +11,7 @@ from aiokafka.consumer.fetcher import FetchResult
 
 from benchmarks.joiner_world import first_read_file
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_processor import ShellRules, warm_up
+from stream.joiner.record_processor import JoinerOptions, warm_up
 from stream.joiner.supervisor import run_joiner
 from stream.runtime.settings import Settings
 
@@ -43,4 +43,4 @@ if __name__ == "__main__":
     if told["warm"]:
         warm_up()
     note_first_read(first_read_file(settings))
-    run_joiner(settings, LabelRules(**told["rules"]), ShellRules(**told["shell"]))
+    run_joiner(settings, LabelRules(**told["rules"]), JoinerOptions(**told["shell"]))

@@ -9,7 +9,7 @@ from kafka.structs import OffsetAndMetadata
 from benchmarks.joiner_world import PARTITIONS
 from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
-from stream.joiner.commit_metadata import Progress, author_of, metadata_of
+from stream.joiner.commit_metadata import Progress, author_of, encode_metadata
 from stream.joiner.faust_service import state_folder
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.label_rules import LabelRules
@@ -53,7 +53,7 @@ def write_commit(
     """Commit these as the joiner's group does, which has no member now."""
     offsets = {
         TopicPartition(settings.topic(EVENTS.name), p): OffsetAndMetadata(
-            one.offset, metadata_of(one, rules, "", Progress(confirmed[p])), -1
+            one.offset, encode_metadata(one, rules, "", Progress(confirmed[p])), -1
         )
         for p, one in checkpoints.items()
     }

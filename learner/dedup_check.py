@@ -3,7 +3,7 @@
 from typing import Final
 
 from stream.events.topics import EVENTS
-from stream.joiner.commit_metadata import commit_of
+from stream.joiner.commit_metadata import decode_commit
 from stream.log.kafka_admin import group_commits
 from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
@@ -14,7 +14,7 @@ JOINERS: Final = "joiner"  # their consumer group
 def check_dedup(settings: Settings) -> None:
     """Raises SettingsError when it remembers too few, judging by the joiners' commits; LogUnavailable, LogError."""
     commits = group_commits(settings, JOINERS, EVENTS.name).values()
-    repeated_max = max((commit_of(*commit).progress.uncommitted_max for commit in commits), default=0)
+    repeated_max = max((decode_commit(*commit).progress.uncommitted_max for commit in commits), default=0)
     if repeated_max > settings.uncommitted_max:
         raise SettingsError(
             f"a joiner's commit says that it may emit {repeated_max} examples again, but a learner that remembers "

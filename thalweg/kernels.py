@@ -27,7 +27,7 @@ from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.raw_impression import record_events
+from stream.joiner.record_events import to_record
 from stream.joiner.record_processor import warm_up
 from stream.joiner.state_store import StateStore
 from stream.snapshots.memory_store import MemoryStore
@@ -107,8 +107,8 @@ def restore_join() -> None:
         store.write(store.capture(joiner.state, 3))
         loaded = store.load(rules, 0, 3)
     assert loaded is not None, "the saved state of the join can't be restored"
-    restored = Joiner.restored(rules, joiner.checkpoint(3), loaded[0])
-    assert restored.take(record_events([Tick(5_000)]), 3, 5_000).labels, "a restored join emits nothing"
+    restored = Joiner(rules, joiner.checkpoint(3), loaded[0])
+    assert restored.join_record(to_record([Tick(5_000)]), 3, 5_000).labels, "a restored join emits nothing"
 
 
 def entities() -> list[Item | User]:

@@ -1,8 +1,7 @@
-"""What a commit says beside its offset, as text: the state to rebuild from, how far output is confirmed, the rules.
+"""A commit's metadata, as text beside its offset: checkpoint, confirmed offset and rules. Pure.
 
-The offset is where a rebuild starts: the oldest record of which something is remembered. `confirmed` is the next record
-whose output isn't known to be in the log: whatever came of the records below it was acknowledged by the broker, so they
-rebuild the state silently. Pure.
+A rebuild of the state starts at the offset, the oldest record that it needs. `confirmed` is the next offset whose
+output isn't confirmed: the broker acknowledged all output of the records below it, so they rebuild the state silently.
 """
 
 import json
@@ -13,9 +12,9 @@ from typing import Any, Final
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
 
-# Raised whenever the same records would lead to another state or other labels: a joiner refuses newer commits.
+# Incremented whenever the same records lead to another state or other labels: a joiner rejects newer commits.
 JOIN_VERSION: Final = 2
-RULES_TOLD: Final = (
+RULES_STORED: Final = (
     "policy", "window_ms", "lateness_ms", "known_ms", "early_ms", "organic", "organic_examples", "skew_ms",
 )  # fmt: skip
 
@@ -24,11 +23,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the output of a partition is, beside its checkpoint.
+    """How far a partition's output is, beside its checkpoint.
 
-    `confirmed`: the next offset whose output isn't confirmed. `read_ms`: when the last record below it was appended.
-    `late`: events below it that came too late, over all owners of the partition. `uncommitted_max`: so many examples
-    may have been emitted above it, and are emitted again by whoever goes on from it.
+    `confirmed`: the next offset whose output isn't confirmed. `read_ms`: append time of the last record below it.
+    `late`: late events below it, over all owners of the partition. `uncommitted_max`: how many examples may have been
+    emitted above it, and are emitted again by the next owner.
     """
 
     confirmed: int
@@ -39,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit as it was read: state, progress, and what its author ran by. `version` 0: from before versions."""
+    """A decoded commit: checkpoint, progress, and the join version, rules and model of its author."""
 
     checkpoint: Checkpoint
     progress: Progress
@@ -48,8 +47,10 @@ class Commit:
     model: str = ""
 
 
-def metadata_of(checkpoint: Checkpoint, rules: LabelRules, model: str = "", progress: Progress | None = None) -> str:
-    """What is stored beside the offset; the rules, and the model whose spec has them, also for who looks back later."""
+def encode_metadata(
+    checkpoint: Checkpoint, rules: LabelRules, model: str = "", progress: Progress | None = None
+) -> str:
+    """The text that is stored beside the offset. Audits read rules and model (the spec's name), too."""
     stored: dict[str, object] = {"watermark_ms": checkpoint.watermark_ms, "finished_ms": checkpoint.finished_ms}
     if checkpoint.floor_ms:
         stored["floor_ms"] = checkpoint.floor_ms
@@ -58,16 +59,16 @@ def metadata_of(checkpoint: Checkpoint, rules: LabelRules, model: str = "", prog
     if progress is not None:
         stored |= {name: value for name, value in asdict(progress).items() if value}
     stored["version"] = JOIN_VERSION
-    stored["rules"] = {name: getattr(rules, name) for name in RULES_TOLD}
+    stored["rules"] = {name: getattr(rules, name) for name in RULES_STORED}
     if model:
         stored["model"] = model
     return json.dumps(stored)
 
 
-def commit_of(offset: int, metadata: str) -> Commit:
-    """A commit as it was stored. Without progress of its own (an older joiner's) nothing is confirmed beyond it.
+def decode_commit(offset: int, metadata: str) -> Commit:
+    """Decode a stored commit. One without `confirmed` (an older joiner's) confirms nothing beyond its offset.
 
-    One that isn't ours (a tool moved the group) starts with no watermark.
+    Foreign metadata (a tool moved the group) means a start without a watermark.
     """
     try:
         stored = json.loads(metadata or "{}")
@@ -86,15 +87,15 @@ def commit_of(offset: int, metadata: str) -> Commit:
             model,
         )
     except (ValueError, TypeError, AttributeError):
-        log.warning("the commit at %d carries metadata that isn't ours: %r", offset, metadata)
+        log.warning("the commit at %d has foreign metadata, so it starts without a watermark: %r", offset, metadata)
         return Commit(Checkpoint(offset, 0, 0), Progress(offset))
 
 
-def differences(commit: Commit, rules: LabelRules, model: str) -> list[str]:
-    """In what its author ran otherwise, a text each; what an older one didn't store is no difference."""
+def rule_differences(commit: Commit, rules: LabelRules, model: str) -> list[str]:
+    """How the commit's author ran by other rules, a text each; a rule that an older one didn't store is none."""
     found = [
         f"{name} was {commit.rules[name]!r} and is {getattr(rules, name)!r}"
-        for name in RULES_TOLD
+        for name in RULES_STORED
         if name in commit.rules and commit.rules[name] != getattr(rules, name)
     ]
     if commit.model and model and commit.model != model:
@@ -103,5 +104,5 @@ def differences(commit: Commit, rules: LabelRules, model: str) -> list[str]:
 
 
 def author_of(rules: LabelRules, model: str) -> str:
-    """What a joiner runs by, as text: a state of another one is of no use."""
-    return json.dumps([JOIN_VERSION, model, {name: getattr(rules, name) for name in RULES_TOLD}])
+    """Identity of a joiner's version, model and rules, as text: a saved state of another one can't be loaded."""
+    return json.dumps([JOIN_VERSION, model, {name: getattr(rules, name) for name in RULES_STORED}])

@@ -1,18 +1,18 @@
-"""The joiner's loop: reads `events` by a plain aiokafka consumer, joins batch by batch, hands over, commits, ticks.
+"""The joiner's loop: polls `events` with a plain aiokafka consumer, joins each batch, writes output, commits and ticks.
 
 Records reach the join without a task or a future of their own. Everything here runs in one event loop; a partition's
-records are taken strictly in offset order.
-* One lock is held while a batch is worked off. Commits are taken under it, so that everything below `next_offset` was
-  put into the outbox; they are stored when the broker has confirmed it.
-* What a long burst leads to goes out in slices. After each the partition may be another's: then the loop stops.
-* A revocation waits for the record at work, stores a last commit, and parks the states; an assignment asks for the
-  group's commits and begins each partition, by seeking to where its state is. What was fetched before is thrown away.
+records are joined strictly in offset order.
+* A lock is acquired for each batch. Commits are taken under it, so that all output below `next_offset` is in the
+  outbox; they are stored once the broker has confirmed that output.
+* A long burst of output is written in slices. After each the partition may be revoked: then the loop stops joining it.
+* A revocation waits for the current record, stores a last commit, and parks the states; an assignment reads the group's
+  commits and starts each partition by seeking to where its state ends. Earlier fetches are discarded.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -20,113 +20,111 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from stream.events.topics import EVENTS
+from stream.joiner import kafka_clients as kafka
 from stream.joiner import metrics
-from stream.joiner.assigned_partitions import Assigned, AssignedPartitions, LogRange, StoredCommit
-from stream.joiner.body_reader import BodyReader
-from stream.joiner.commit_metadata import commit_of
+from stream.joiner.assigned_partitions import AssignedPartition, AssignedPartitions
 from stream.joiner.commit_writer import CommitWriter
-from stream.joiner.kafka_clients import check_timestamps, group_commits, log_ranges, make_body_consumer, unavailable
-from stream.joiner.labels import Labels, absent, pages_of
+from stream.joiner.labels import LabelBatch, raw_pages, uncached_offsets
 from stream.joiner.outbox import Outbox
 from stream.joiner.output_records import emission_records
-from stream.joiner.record_processor import RecordProcessor, ShellRules
+from stream.joiner.record_fetcher import RecordFetcher
+from stream.joiner.record_processor import JoinerOptions, RecordProcessor
 from stream.joiner.state_saver import StateSaver
-from stream.joiner.tick_watch import TickWatch
+from stream.joiner.tick_writer import TickWriter
 from stream.log.protocol import Record
-from stream.runtime.errors import LogGap, LogTruncated, SettingsError
+from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
 
 BATCH_RECORDS: Final = 1_000
 POLL_MS: Final = 100
-BEGIN_S: Final = 10.0
+START_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.2
-REVOKE_S: Final = 5.0  # so long a revocation waits for the record at work
-HAND_OVER_BYTES: Final = 256 * 1024
-WAITING_BYTES_MAX: Final = 4 * 1024 * 1024  # of output: the join waits while more isn't handed over
+REVOKE_S: Final = 5.0  # a revocation waits this long for the current record
+FLUSH_BYTES: Final = 256 * 1024
+BUFFERED_BYTES_MAX: Final = 4 * 1024 * 1024  # of output: the join waits until less is buffered
 LOG_APPEND_TIME: Final = 1
 
 log = logging.getLogger(__name__)
 
 
 class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
-    """Works on the partitions that the group gives to this consumer, until it fails or is told to stop.
+    """Joins the partitions that the group assigns to this consumer, until it fails or is stopped.
 
-    `failed` is told what ends it; `after_outage`: no broker answered just before it was made.
+    `ended` is set when it fails; `after_outage`: no broker answered just before it was created.
     """
 
     def __init__(
         self,
         settings: Settings,
-        shell: ShellRules,
+        options: JoinerOptions,
         assigned: AssignedPartitions,
         processor: RecordProcessor,
-        partitions: dict[str, int],
-        failed: Callable[[BaseException], None],
+        partition_counts: dict[str, int],
         *,
         after_outage: bool = False,
     ) -> None:
         self.assigned = assigned
         self.tally = processor.tally
         self.failure: BaseException | None = None
-        self.ending = False  # no further batch is read
+        self.ended = asyncio.Event()
+        self.ending = False  # no further batch is polled
         self.consumer: Any = None
         self.producer: Any = None
         self.admin: Any = None
         self.topic = settings.topic(EVENTS.name)
-        self.reader = BodyReader(
-            lambda fetch_bytes: make_body_consumer(settings, fetch_bytes), settings.topic(EVENTS.name)
-        )
+        self.fetcher = RecordFetcher(lambda fetch_bytes: kafka.make_fetcher_consumer(settings, fetch_bytes), self.topic)
         self.outbox = Outbox(lambda: self.producer, settings.topic, self.fail)
         self._settings = settings
-        self._shell = shell
+        self._options = options
         self._processor = processor
-        self._partitions = partitions
-        self._failed = failed
-        self._fresh: set[int] | None = None  # an assignment that isn't begun yet
-        self._working = asyncio.Lock()
-        self._busy = False  # from the moment at which a batch was fetched
+        self._partition_counts = partition_counts
+        self._new_assignment: set[int] | None = None  # not started yet
+        self._batch_lock = asyncio.Lock()
+        self._busy = False  # a fetched batch isn't joined yet
         self._revoking = False
         self._after_outage = after_outage
-        self._ticks = TickWatch(self.topic, shell, assigned, self.outbox, lambda: self._busy)
+        self._ticks = TickWriter(self.topic, options, assigned, self.outbox, lambda: self._busy)
         self._revoked_at: float | None = None
         self._saver = StateSaver()
         self._commits = CommitWriter(self.topic, settings.worker, assigned, self.outbox, processor.tally)
 
     def fail(self, bad: BaseException) -> None:
-        """End; the first failure is the one that is reported."""
+        """End; the first failure is reported."""
         if self.failure is None:
             self.failure = bad
-            self._failed(bad)
+        self.ended.set()
 
     @property
-    def joined(self) -> bool:
-        """Whether it has its assignment, which may be empty."""
-        return self._fresh is None and self._revoked_at is None
+    def has_assignment(self) -> bool:
+        """Whether it has started its assignment, which may be empty."""
+        return self._new_assignment is None and self._revoked_at is None
 
-    # --- reading -------------------------------------------------------------------------------------------
+    # --- polling and joining -------------------------------------------------------------------------------
 
-    async def read(self) -> None:
-        """Read and join until failed. Whatever goes wrong ends it: a restart reads again from the commits."""
+    async def run(self) -> None:
+        """Poll and join until failed. Any error ends it: a restart reads again from the commits."""
         self._revoked_at = time.monotonic()
         self.consumer.subscribe([self.topic], listener=self)
         try:
             while self.failure is None and not self.ending:
-                if self._fresh is not None:
-                    await self._begin(self._fresh)
+                if self._new_assignment is not None:
+                    await self._start_partitions(self._new_assignment)
                 else:
-                    await self._read_batch()
+                    await self._poll()
         except ConsumerStoppedError:
             return
         except Exception as bad:  # noqa: BLE001  # reported by whoever runs this
-            self.fail(unavailable(self._settings, "reading", bad) if isinstance(bad, KafkaError | OSError) else bad)
+            self.fail(
+                kafka.unavailable(self._settings, "reading", bad) if isinstance(bad, KafkaError | OSError) else bad
+            )
 
-    async def _read_batch(self) -> None:
+    async def _poll(self) -> None:
         try:
             batch = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as bad:
-            # Before a partition is begun its position is aiokafka's own guess.
+            # Before a partition is started its position is aiokafka's own guess.
             for at, offset in bad.args[0].items() if isinstance(bad, OffsetOutOfRangeError) else ():
-                if at.partition in self.assigned.owned and self._fresh is None:
+                if at.partition in self.assigned.partitions and self._new_assignment is None:
                     await self._out_of_range(at.partition, offset)
             await asyncio.sleep(0)
             return
@@ -134,107 +132,92 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             return
         self._busy = True
         try:
-            async with self._working:
-                await self._work_off(batch)
+            async with self._batch_lock:
+                await self._join_batch(batch)
         finally:
             self._busy = False
 
-    async def _work_off(self, batch: dict[Any, list[Any]]) -> None:
+    async def _join_batch(self, batch: dict[Any, list[Any]]) -> None:
         for at, found in batch.items():
-            owned = self.assigned.owned.get(at.partition)
-            if owned is None:
-                continue  # not begun yet: a seek brings these again
+            state = self.assigned.partitions.get(at.partition)
+            if state is None:
+                continue  # not started yet: a seek fetches these again
             records = [
                 Record(EVENTS.name, at.partition, one.offset, one.timestamp, one.key, one.value)
                 for one in found
-                if one.offset >= owned.next_offset
+                if one.offset >= state.next_offset
             ]
             if any(one.timestamp_type != LOG_APPEND_TIME for one in found):
-                records = await self._with_append_times(records)
-            if not await self._join(at.partition, owned, records):
+                records = await kafka.with_append_times(self.admin, self._settings, records)
+            if not await self._join(at.partition, state, records):
                 return
         self.outbox.start_flush()
-        self.tally.handed_over()
+        self.tally.observe_delays()
         await asyncio.sleep(0)
 
-    async def _join(self, partition: int, owned: Assigned, records: Sequence[Record]) -> bool:
-        """Join these; False: the partition is going, and the rest is for whoever has it then."""
-        for emission in self._processor.process(owned, records):
+    async def _join(self, partition: int, state: AssignedPartition, records: Sequence[Record]) -> bool:
+        """Join these; False: the partition is revoked, and its next owner joins the rest."""
+        for emission in self._processor.process(state, records):
             if emission is not None:
-                pages = await self._pages(partition, owned, emission.labels) if emission.labels else []
-                if self.assigned.owned.get(partition) is not owned:
+                pages = await self._pages(partition, state, emission.labels) if emission.labels else []
+                if not self._continues(partition, state):
                     return False
-                for outgoing in emission_records(emission, self._partitions, pages, partition):
+                for outgoing in emission_records(emission, self._partition_counts, pages, partition):
                     self.outbox.put(outgoing)
-            owned.trim_bodies()
-            if not owned.whole or self.outbox.waiting_bytes > HAND_OVER_BYTES:
+            state.trim_cache()
+            if not state.at_boundary or self.outbox.buffered_bytes > FLUSH_BYTES:
                 self.outbox.start_flush()
                 await asyncio.sleep(0)
-            if self.outbox.waiting_bytes > WAITING_BYTES_MAX:
+            if self.outbox.buffered_bytes > BUFFERED_BYTES_MAX:
                 await self.outbox.flush()
-            while owned.whole and self._commits.uncommitted > self._shell.uncommitted_max and not self._revoking:
-                await self._commits.store(self.consumer, self.assigned.unstored())
-                if self.failure is not None or self.assigned.owned.get(partition) is not owned:
+            while state.at_boundary and self._over_uncommitted_max and not self._revoking:
+                await self._commits.store(self.consumer, self.assigned.due_commits())
+                if not self._continues(partition, state):
                     return False
-                if self._commits.uncommitted > self._shell.uncommitted_max:
-                    await asyncio.sleep(RETRY_S)  # it was refused
-            if self.failure is not None or self.assigned.owned.get(partition) is not owned:
+                if self._over_uncommitted_max:  # the commit was rejected
+                    await asyncio.sleep(RETRY_S)
+            if not self._continues(partition, state) or (self._revoking and state.at_boundary):
                 return False
-            if self._revoking and owned.whole:
-                return False
-        self.assigned.took(partition, owned, time.monotonic())
+        self.assigned.joined(partition, state, time.monotonic())
         return True
 
-    async def _pages(self, partition: int, owned: Assigned, labels: Labels) -> list[bytes]:
-        """The pages whose labels go out, as they lie in the log; those that aren't at hand are read again.
+    def _continues(self, partition: int, state: AssignedPartition) -> bool:
+        """Whether the partition is still assigned, and nothing has failed."""
+        return self.failure is None and self.assigned.partitions.get(partition) is state
 
-        Raises LogError, LogUnavailable.
-        """
-        closed, others = absent(labels, owned.bodies)
+    @property
+    def _over_uncommitted_max(self) -> bool:
+        return self._commits.uncommitted > self._options.uncommitted_max
+
+    async def _pages(self, partition: int, state: AssignedPartition, labels: LabelBatch) -> list[bytes]:
+        """The raw pages of the labels; those that aren't cached are read again. Raises LogError, LogUnavailable."""
+        closed, others = uncached_offsets(labels, state.cache)
         if not closed and not others:
-            return pages_of(labels, owned.bodies)
-        found = await self.reader.read(partition, closed, others)
-        metrics.REREAD.inc(len(found))
-        return pages_of(labels, owned.bodies, found)
-
-    async def _with_append_times(self, records: list[Record]) -> list[Record]:
-        """Records that came while producers stamped them; taken only where the topic has been mended since.
-
-        Raises SettingsError.
-        """
-        await check_timestamps(self.admin, self._settings)
-        now_ms = time.time_ns() // 1_000_000
-        return [record._replace(time_ms=min(record.time_ms, now_ms)) for record in records]
+            return raw_pages(labels, state.cache)
+        fetched = await self.fetcher.read(partition, closed, others)
+        metrics.REREAD.inc(len(fetched))
+        return raw_pages(labels, state.cache, fetched)
 
     async def _out_of_range(self, partition: int, offset: int) -> None:
-        """The log no longer has the next offset. Raises LogGap, LogTruncated."""
+        """The log doesn't have the next offset any more. Raises LogGap, LogTruncated."""
         at = TopicPartition(self.topic, partition)
-        start, end, _ = (await log_ranges(self.consumer, [at]))[partition]
-        owned = self.assigned.owned.get(partition)
-        if owned is None or start <= offset <= end:
-            return
-        if offset > end:
-            raise LogTruncated(EVENTS.name, partition, offset, start, end)
-        gap = LogGap(EVENTS.name, partition, offset, start)
-        if not self._shell.accept_gap:
-            raise gap
-        log.warning("going on (--accept-gap): %s", gap)
-        owned.next_offset = start
-        self.consumer.seek(at, start)
+        log_range = (await kafka.log_ranges(self.consumer, [at]))[partition]
+        if self.assigned.skip_gap(partition, offset, log_range):
+            self.consumer.seek(at, log_range.start)
 
-    # --- partitions come and go ----------------------------------------------------------------------------
+    # --- rebalances ----------------------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
-        """aiokafka's: all partitions go, before they are shared out anew."""
+        """aiokafka's callback: all partitions are revoked before a rebalance."""
         self._revoking = True
         self._revoked_at = time.monotonic()
-        self._fresh = None
+        self._new_assignment = None
         metrics.REBALANCES.inc()
         partitions = [at.partition for at in revoked]
         try:
-            await asyncio.wait_for(self._working.acquire(), REVOKE_S)
+            await asyncio.wait_for(self._batch_lock.acquire(), REVOKE_S)
         except TimeoutError:
-            log.warning("a record takes too long: the partitions are given away in the midst of it")
+            log.warning("a record takes too long: the partitions are revoked while it is being joined")
             self.assigned.drop(partitions)
         else:
             try:
@@ -244,83 +227,70 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             except SettingsError as bad:
                 self.fail(bad)
             finally:
-                self._working.release()
+                self._batch_lock.release()
         finally:
-            self._ticks.forget()
+            self._ticks.clear()
             self._revoking = False
         if isinstance(self.failure, SettingsError):
-            await asyncio.sleep(2 * BEGIN_S)  # it would rejoin after this, and the other of its name end, too
+            await asyncio.sleep(2 * START_TIMEOUT_S)  # after this it would rejoin, and expel the other of its name
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
-        """aiokafka's: these are this worker's now. They are begun by the loop itself."""
-        self._fresh = {at.partition for at in assigned}
+        """aiokafka's callback: these are assigned now. The loop itself starts them."""
+        self._new_assignment = {at.partition for at in assigned}
 
-    async def _begin(self, fresh: set[int]) -> None:
-        """Begin newly assigned partitions. Raises what `AssignedPartitions.begin` raises."""
-        ats = [TopicPartition(self.topic, partition) for partition in sorted(fresh)]
+    async def _start_partitions(self, new: set[int]) -> None:
+        """Start newly assigned partitions. Raises what `AssignedPartitions.start` raises."""
+        ats = [TopicPartition(self.topic, partition) for partition in sorted(new)]
         try:
-            async with asyncio.timeout(BEGIN_S):
-                await check_timestamps(self.admin, self._settings)
-                commits = await group_commits(self.admin, self._settings, sorted(fresh))
-                ranges = await log_ranges(self.consumer, ats)
-                if self._shell.accept_gap:
-                    ranges |= await self._with_new(ats, commits, ranges)
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await kafka.check_timestamps(self.admin, self._settings)
+                commits = await kafka.group_commits(self.admin, self._settings, sorted(new))
+                ranges = await kafka.log_ranges(self.consumer, ats)
+                if self._options.accept_gap:
+                    ranges = await kafka.with_new_from(self.consumer, ranges, ats, commits)
         except (TimeoutError, KafkaError, OSError) as bad:
-            log.warning("Kafka doesn't answer (%r): where to read on isn't known yet", bad)
+            log.warning("Kafka doesn't answer (%r): the commits to resume from are unknown; retrying", bad)
             self._after_outage = True
             await asyncio.sleep(RETRY_S)
             return
-        if self._fresh is not fresh:
-            return  # meanwhile they were shared out anew
+        if self._new_assignment is not new:
+            return  # another rebalance happened meanwhile
         now = time.monotonic()
         for at in ats:
             partition = at.partition
-            owned = self.assigned.begin(partition, commits.get(partition), ranges[partition], now)
-            if self._after_outage or self._ticks.after_outage(now):
-                owned.silence.outage_over(ranges[partition].end, now, self._shell.outage_grace_s)
-            self.consumer.seek(at, owned.next_offset)
-        self.assigned.settle()
-        self.reader.assign(self.assigned.owned)
-        self._fresh, self._after_outage = None, False
+            state = self.assigned.start(partition, commits.get(partition), ranges[partition], now)
+            if self._after_outage or self._ticks.in_grace_period(now):
+                state.idleness.end_outage(ranges[partition].end, now, self._options.outage_grace_s)
+            self.consumer.seek(at, state.next_offset)
+        self.assigned.finish_rebalance()
+        self.fetcher.assign(self.assigned.partitions)
+        self._new_assignment, self._after_outage = None, False
         if self._revoked_at is not None:
             metrics.REBALANCE.set(now - self._revoked_at)
             self._revoked_at = None
 
-    async def _with_new(
-        self, ats: list[Any], commits: dict[int, StoredCommit], ranges: dict[int, LogRange]
-    ) -> dict[int, LogRange]:
-        """Where those begin that the commits' authors can't have read: appended later, whatever their offsets."""
-        found = {}
-        for at in ats:
-            if (stored := commits.get(at.partition)) is not None:
-                time_ms = commit_of(*stored).progress.read_ms + 1
-                new = (await self.consumer.offsets_for_times({at: time_ms}))[at]
-                whole = ranges[at.partition]
-                found[at.partition] = whole._replace(new_from=whole.end if new is None else new.offset)
-        return found
-
-    # --- to be called often ----------------------------------------------------------------------------------
+    # --- timers --------------------------------------------------------------------------------------------
 
     async def commit(self) -> None:
-        """Store how far all partitions are, once what came of the records before is confirmed."""
-        async with self._working:
-            wanted = self.assigned.unstored()
-            captures = self._saver.capture(self.assigned.owned, time.monotonic(), ending=self.ending)
-        await self._commits.store(self.consumer, wanted)
+        """Store the commits of all partitions, once the output of the records before is confirmed."""
+        async with self._batch_lock:
+            due = self.assigned.due_commits()
+            captures = self._saver.capture(self.assigned.partitions, time.monotonic(), ending=self.ending)
+        await self._commits.store(self.consumer, due)
         await self._saver.write(captures)
 
-    async def watch(self) -> None:
-        """Write a Tick into silent partitions that are read to their end."""
-        if self._fresh is None and not self._revoking:
-            await self._ticks.look(self.consumer)
+    async def write_ticks(self) -> None:
+        """Write a Tick into idle partitions without lag."""
+        if self._new_assignment is None and not self._revoking:
+            await self._ticks.write(self.consumer)
 
-    def measure(self) -> None:
-        """Set the gauges."""
+    def set_gauges(self) -> None:
+        """Set the partitions' gauges, and publish the counts."""
         now_s = time.time()
-        for partition in self.assigned.owned:
+        for partition in self.assigned.partitions:
             try:
                 end = self.consumer.highwater(TopicPartition(self.topic, partition))
             except AssertionError:  # not assigned any more
                 continue
-            self.assigned.measure(partition, end, now_s)
+            self.assigned.set_gauges(partition, end, now_s)
         self.tally.publish()

@@ -1,7 +1,7 @@
 """The joiner as a service: a Faust app whose one service is the consumer loop. The only file that imports Faust.
 
 Faust is the worker: the app with its lifecycle and supervision, its monitor, its timers. It reads and writes no
-record: an agent costs an event object and two tasks each, commits over holes, and drops what it has fetched at a
+record: an agent costs an event object and two tasks for each, commits past gaps, and drops its fetched records at a
 rebalance. The app's boot strategy starts no Kafka client; `ConsumerLoop` has its own, in the app's event loop.
 """
 
@@ -9,8 +9,9 @@ import asyncio
 import gc
 import logging
 import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import faust
 from aiokafka.errors import KafkaError
@@ -19,7 +20,7 @@ from mode import Service
 
 from stream.events.topics import EVENTS
 from stream.joiner import metrics
-from stream.joiner.assigned_partitions import AssignedPartitions, Memory
+from stream.joiner.assigned_partitions import AssignedPartitions, MemoryBudget
 from stream.joiner.consumer_loop import ConsumerLoop
 from stream.joiner.kafka_clients import (
     check_timestamps,
@@ -29,17 +30,17 @@ from stream.joiner.kafka_clients import (
     unavailable,
 )
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_processor import RecordProcessor, ShellRules
+from stream.joiner.record_processor import JoinerOptions, RecordProcessor
 from stream.runtime.errors import LogError, SettingsError
 from stream.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from stream.history.history_writer import HistoryWriter
 
-LEAVE_S: Final = 10.0
-LEAVE_AT_ONCE_S: Final = 0.5
+STOP_TIMEOUT_S: Final = 10.0
+ABORT_TIMEOUT_S: Final = 0.5
 LAST_COMMIT_S: Final = 5.0
-MEASURE_S: Final = 0.25
+GAUGES_EVERY_S: Final = 0.25
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,9 @@ class WithoutKafka(BootStrategy):
 
 
 class WorkerApp(faust.App):
-    """A Faust app that is a worker, and has no Kafka clients of its own."""
+    """A Faust app without Kafka clients of its own."""
 
-    __module__ = faust.App.__module__  # what it logs is Faust's
+    __module__ = faust.App.__module__  # the name of its logger
 
     BootStrategy = WithoutKafka
 
@@ -71,61 +72,58 @@ def make_app(settings: Settings) -> faust.App:
 
 
 def state_folder(settings: Settings, partition: int | None = None) -> Path:
-    """Where this worker saves states, or that of one partition."""
+    """The folder of this worker's saved states, or of one partition's."""
     folder = settings.local / "joiner" / settings.topic(EVENTS.name) / settings.worker
     return folder if partition is None else folder / str(partition)
 
 
 class JoinerService:
-    """Runs the joins of this worker's partitions until stopped or broken. One event loop, one Faust app."""
+    """Runs the joins of this worker's partitions until stopped or failed. One event loop, one Faust app."""
 
     def __init__(
         self,
         settings: Settings,
         rules: LabelRules,
-        shell: ShellRules,
-        partitions: dict[str, int],
+        options: JoinerOptions,
+        partition_counts: dict[str, int],
         histories: "HistoryWriter | None",
         *,
         after_outage: bool = False,
     ) -> None:
         self.settings = settings
-        self.shell = shell
         self.histories = histories
-        self.failure: BaseException | None = None
         self.assigned = AssignedPartitions(
             rules,
-            shell,
-            Memory.of(settings.joiner_memory_mb * 1_000_000, settings.joiner_bodies_mb * 1_000_000),
+            options,
+            MemoryBudget.of(settings.joiner_memory_mb * 1_000_000, settings.joiner_bodies_mb * 1_000_000),
             state_folder(settings),
         )
-        processor = RecordProcessor(shell, partitions, histories, metrics.Tally())
+        processor = RecordProcessor(options, partition_counts, histories, metrics.Tally())
         self.loop = ConsumerLoop(
-            settings, shell, self.assigned, processor, partitions, self.fail, after_outage=after_outage
+            settings, options, self.assigned, processor, partition_counts, after_outage=after_outage
         )
-        self._ended = asyncio.Event()
         self.app = make_app(settings)
         self.app.service(self._loop_service())
-        for name, act, every_s in (
-            ("watch", self._watch, shell.commit_every_ms / 1000),
-            ("commit", self._commit, shell.commit_every_ms / 1000),
-            ("measure", self._measure, MEASURE_S),
+        for name, task, every_s in (
+            ("ticks", self._write_ticks, options.commit_every_ms / 1000),
+            ("commit", self._commit, options.commit_every_ms / 1000),
+            ("gauges", self._set_gauges, GAUGES_EVERY_S),
         ):
-            self.app.timer(every_s, name=name, traced=False)(act)
+            self.app.timer(every_s, name=name, traced=False)(task)
 
     def _loop_service(self) -> type[Service]:
-        """The loop in Faust's form: clients are started before it and stopped after it."""
+        """The loop as a Faust service: clients are started before it and stopped after it."""
         owner = self
 
         class Joining(Service):
-            __module__ = Service.__module__  # what it logs is Faust's
+            __module__ = Service.__module__  # the name of its logger
 
             async def on_start(self) -> None:
                 await owner.connect()
 
             @Service.task
-            async def _read(self) -> None:
-                await owner.loop.read()
+            async def _run(self) -> None:
+                await owner.loop.run()
 
             async def on_stop(self) -> None:
                 await owner.disconnect()
@@ -145,91 +143,84 @@ class JoinerService:
             raise unavailable(self.settings, "connecting", bad) from bad
 
     async def disconnect(self) -> None:
-        """Stop the Kafka clients. A static member doesn't leave its group: its partitions wait for it to come back."""
-        refused = isinstance(self.failure, SettingsError)  # then it mustn't rejoin, which stopping in order might do
+        """Stop the Kafka clients. A static member doesn't leave its group: its partitions wait for its restart."""
+        aborts = isinstance(self.loop.failure, SettingsError)  # then it mustn't rejoin, which an orderly stop might do
         loop = self.loop
-        for stop in (loop.consumer.stop, loop.producer.stop, loop.reader.stop, loop.admin.close):
+        for stop in (loop.consumer.stop, loop.producer.stop, loop.fetcher.stop, loop.admin.close):
             try:
-                await asyncio.wait_for(stop(), LEAVE_AT_ONCE_S if refused else LEAVE_S)
+                await asyncio.wait_for(stop(), ABORT_TIMEOUT_S if aborts else STOP_TIMEOUT_S)
             except (TimeoutError, asyncio.CancelledError, KafkaError, OSError) as bad:
-                log.info("a Kafka client did not stop in order (%r); nothing depends on it", bad)
-
-    def fail(self, bad: BaseException) -> None:
-        """End the service; the first failure is the one that is reported."""
-        if self.failure is None:
-            self.failure = bad
-        self._ended.set()
+                log.info("a Kafka client did not stop cleanly (%r); nothing depends on it", bad)
 
     def stop(self) -> None:
-        """End the service in order."""
-        self._ended.set()
+        """End the service cleanly."""
+        self.loop.ended.set()
 
     def ready(self) -> tuple[bool, str]:
-        """Whether this worker takes part: it has partitions, or waits as a spare."""
-        if self.failure is not None:
-            return False, str(self.failure)
-        if not self.app.started or not self.loop.joined:
+        """Whether this worker is ready: it has its assignment, which is empty for a spare."""
+        if self.loop.failure is not None:
+            return False, str(self.loop.failure)
+        if not self.app.started or not self.loop.has_assignment:
             return False, "joining the group"
-        return True, f"{len(self.assigned.owned)} partitions at work"
+        return True, f"{len(self.assigned.partitions)} partitions at work"
 
     async def run(self) -> None:
-        """Serve until stopped. Raises what broke it."""
+        """Serve until stopped. Raises its failure."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
         try:
             await self.app.start()
-            tame_collector()
-            while not self._ended.is_set() and not self.app.should_stop:
+            tune_gc()
+            while not self.loop.ended.is_set() and not self.app.should_stop:
                 await asyncio.sleep(0.05)
-            if self.app.should_stop and not self._ended.is_set():
-                self.fail(LogError(f"Faust ended by itself ({self.app.crash_reason!r})"))
+            if self.app.should_stop and not self.loop.ended.is_set():
+                self.loop.fail(LogError(f"Faust stopped by itself ({self.app.crash_reason!r})"))
             self.loop.ending = True
-            if self.failure is None:
+            if self.loop.failure is None:
                 await self._commit_last()
         finally:
-            await self._leave()
-        if self.failure is not None:
-            raise self.failure
+            await self._stop_app()
+        if self.loop.failure is not None:
+            raise self.loop.failure
 
     async def _commit_last(self) -> None:
-        """What is finished now needn't be read again; a broker that is away isn't waited for."""
+        """Store a last commit, so that a restart reads less; don't wait for a broker that is unavailable."""
         try:
             await asyncio.wait_for(self.loop.commit(), LAST_COMMIT_S)
         except TimeoutError:
             log.warning("Kafka doesn't answer: the last commit isn't stored, so the next start reads more again")
 
-    async def _leave(self) -> None:
+    async def _stop_app(self) -> None:
         try:
-            await asyncio.wait_for(self.app.stop(), 2 * LEAVE_S)
+            await asyncio.wait_for(self.app.stop(), 2 * STOP_TIMEOUT_S)
         except (TimeoutError, KafkaError, OSError, RuntimeError, TypeError) as bad:
-            log.info("Faust did not stop in order (%r); nothing depends on it", bad)
+            log.info("Faust did not stop cleanly (%r); nothing depends on it", bad)
 
-    # Without any of these the service must not go on.
+    # A failure of one of these timers ends the service.
 
-    async def _watch(self) -> None:
-        await self._guarded(self.loop.watch())
+    async def _write_ticks(self) -> None:
+        await self._guarded(self.loop.write_ticks)
 
     async def _commit(self) -> None:
-        await self._guarded(self.loop.commit())
+        await self._guarded(self.loop.commit)
 
-    async def _measure(self) -> None:
-        self.loop.measure()
+    async def _set_gauges(self) -> None:
+        self.loop.set_gauges()
         if self.histories is not None:
-            metrics.HISTORIES_PENDING.set(self.histories.waiting)
+            metrics.HISTORIES_PENDING.set(self.histories.pending)
 
-    async def _guarded(self, chore: Any) -> None:
-        if self.failure is not None:
-            chore.close()
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+        if self.loop.failure is not None:
             return
         try:
-            await chore
+            await task()
         except Exception as bad:  # noqa: BLE001  # reported by `run`
-            self.fail(bad)
+            self.loop.fail(bad)
 
 
-def tame_collector() -> None:
-    """Keep the collector's pauses short: what is there now stays, and open pages aren't tracked at all."""
+def tune_gc() -> None:
+    """Keep the garbage collector's pauses short: objects of the start are frozen, and the join state isn't tracked."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(1_000, 20, 20)

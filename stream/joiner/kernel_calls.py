@@ -1,14 +1,15 @@
-"""What a call of the join's kernels is given, and the rows of numbers that it has emitted, made into labels.
+"""Calls of the join's kernels: room for their input, and the rows of numbers that they emit, decoded into labels.
 
-In a file of its own because it's loaded with the kernels.
+Apart from `join.py` because it's loaded with the kernels.
 """
 
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
 
 from stream.events.types import Install, Organic
+from stream.joiner.kernels.join_record import DONE, GROW_LABELS, GROW_OUT, GROW_RUNS, process_records
 from stream.joiner.kernels.state import (
     HISTORY,
     I_INGEST,
@@ -24,35 +25,63 @@ from stream.joiner.kernels.state import (
     SLICE_MAX,
     JoinState,
 )  # fmt: skip
-from stream.joiner.labels import Installed, Labels, Part
-from stream.joiner.raw_impression import RecordEvents
+from stream.joiner.labels import HistoryChange, JoinOutput, LabelBatch
+from stream.joiner.record_events import RecordEvents
 
 _install = msgspec.msgpack.Decoder(Install)
 
 
-def prepare(state: JoinState, events: RecordEvents, slice_max: int) -> Any:
-    """Room for the events of records, to be taken from the first on; their bytes as an array. Raises MemoryError."""
+def join_records(state: JoinState, events: RecordEvents, slice_max: int) -> Iterator[JoinOutput]:
+    """Join the events of records; yields what is emitted, at most about `slice_max` closed pages at a time.
+
+    Raises MemoryError.
+    """
     pages, installs, length = events.tally
     if not state.keeps_chunks:
         state.pages.release()
     state.installs.release()
     state.reserve(pages, len(events.hashes), installs, length, len(events.records))
     state.numbers[SLICE_MAX], state.numbers[RECORD] = slice_max, 0
-    return np.frombuffer(events.raw, np.uint8)
+    raw = np.frombuffer(events.raw, np.uint8)
+    while True:
+        status = process_records(state.numbers, events.records, events.columns, events.hashes, raw)
+        output = _decode_output(state, events)
+        if status == GROW_RUNS:
+            state.grow_runs()
+        elif status == GROW_OUT:
+            state.grow_out()
+        elif status == GROW_LABELS:
+            state.grow_labels()
+        if output is not None:
+            yield output
+        if status == DONE:
+            return
 
 
-def take_part(state: JoinState, events: RecordEvents) -> Part | None:
+def merge_outputs(outputs: list[JoinOutput]) -> JoinOutput:
+    """The outputs of one record as one."""
+    labels, organic = LabelBatch([], {}), list[Organic]()
+    for output in outputs:
+        labels.rows |= {len(labels) + number: rows for number, rows in output.labels.rows.items()}
+        labels.pages += output.labels.pages
+        organic += output.organic.get(0, ())
+    changes = [change for output in outputs for change in output.history_changes]
+    late = [event for output in outputs for event in output.late]
+    return JoinOutput(labels, [(0, len(labels))], {0: organic}, changes, late)
+
+
+def _decode_output(state: JoinState, events: RecordEvents) -> JoinOutput | None:
     """What was emitted since the last call; None: nothing."""
     count = int(state.numbers[OUT_COUNT])
     if not count:
         return None
     state.numbers[OUT_COUNT] = 0
-    record = int(state.numbers[RECORD])  # that is taken in part, unless its end comes
+    record = int(state.numbers[RECORD])  # joined in part, unless its end follows
     rows = state.out[:count].tolist()
     if rows[-1][0] != RECORD_END:
         rows.append([RECORD_END, record])
-    part = Part(Labels([], {}), [], {}, [], [])
-    pages, batch, late_or_installed = part.labels.pages, -1, list[list[int]]()
+    output = JoinOutput(LabelBatch([], {}), [], {}, [], [])
+    pages, batch, others = output.labels.pages, -1, list[list[int]]()
     for row in rows:
         kind = row[0]
         if kind == NEGATIVES:
@@ -60,48 +89,39 @@ def take_part(state: JoinState, events: RecordEvents) -> Part | None:
         elif kind == LABEL:
             if row[1] != batch:
                 batch = row[1]
-                part.labels.rows[len(pages)] = []
+                output.labels.rows[len(pages)] = []
                 pages.append(row[2:8])
             install_id = "" if row[12] < 0 else _install_at(state, row[12]).install_id
-            part.labels.rows[len(pages) - 1].append((row[8], row[10], row[11], install_id, row[7], row[9]))
+            output.labels.rows[len(pages) - 1].append((row[8], row[10], row[11], install_id, row[7], row[9]))
         elif kind == RECORD_END:
-            part.ends.append((row[1], len(pages)))
-            if late_or_installed:
-                _add_others(state, events, part, row[1], late_or_installed)
-                late_or_installed = []
+            output.ends.append((row[1], len(pages)))
+            if others:
+                _add_others(state, events, output, row[1], others)
+                others = []
         else:
-            late_or_installed.append(row)
-    return part
+            others.append(row)
+    return output
 
 
-def in_one(parts: list[Part]) -> Part:
-    """Parts of one record as one."""
-    labels, organic = Labels([], {}), list[Organic]()
-    for part in parts:
-        labels.rows |= {len(labels) + number: rows for number, rows in part.labels.rows.items()}
-        labels.pages += part.labels.pages
-        organic += part.organic.get(0, ())
-    installed, late = [one for part in parts for one in part.installed], [one for part in parts for one in part.late]
-    return Part(labels, [(0, len(labels))], {0: organic}, installed, late)
-
-
-def _add_others(state: JoinState, events: RecordEvents, part: Part, record: int, rows: list[list[int]]) -> None:
-    """Rows of a record's installs and late events."""
+def _add_others(state: JoinState, events: RecordEvents, output: JoinOutput, record: int, rows: list[list[int]]) -> None:
+    """Rows of a record's organic installs, history changes and late events."""
     for row in rows:
         if row[0] == ORGANIC_INSTALL:
-            one, came_ms = _install_at(state, row[2]), _ingest_ms(state, row[2])
-            organic = Organic(one.user, one.item, one.time_ms, one.install_id, one.request_id, came_ms)
-            part.organic.setdefault(record, []).append(organic)
+            one, ingest_ms = _install_at(state, row[2]), _ingest_ms(state, row[2])
+            organic = Organic(one.user, one.item, one.time_ms, one.install_id, one.request_id, ingest_ms)
+            output.organic.setdefault(record, []).append(organic)
         elif row[0] == HISTORY:
             one = _install.decode(events.bytes_of(-1 - row[2], record)) if row[2] < 0 else _install_at(state, row[2])
-            part.installed.append(Installed(one.user, one.item, None if row[3] < 0 else row[3], bool(row[4])))
+            output.history_changes.append(
+                HistoryChange(one.user, one.item, None if row[3] < 0 else row[3], bool(row[4]))
+            )
         else:
             assert row[0] == LATE, row
-            part.late.append((record, events.bytes_of(row[2], record), row[3], row[4]))
+            output.late.append((record, events.bytes_of(row[2], record), row[3], row[4]))
 
 
 def _install_at(state: JoinState, index: int) -> Install:
-    """The install whose bytes begin at this word."""
+    """The install whose bytes begin at this word index."""
     words = state.installs.words
     length = int(words[index - I_RAW + I_LENGTH])
     return _install.decode(words[index : index + (length + 3 >> 2)].tobytes()[:length])

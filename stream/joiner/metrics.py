@@ -7,13 +7,13 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from stream.events.types import REASONS
-from stream.joiner.join import Joiner
-from stream.joiner.labels import INGEST_MS, Labels, count_reasons
+from stream.joiner.join import JoinCounts, Joiner
+from stream.joiner.labels import INGEST_MS, LabelBatch, add_reason_counts
 from stream.runtime.metrics import Total
 
-EVENTS_READ = Counter("thalweg_joiner_events", "events taken in, by kind", ["kind"])
+EVENTS_READ = Counter("thalweg_joiner_events", "events joined, by kind", ["kind"])
 EXAMPLES_EMITTED = Counter("thalweg_joiner_examples", "examples emitted, by reason", ["reason"])
-DEAD_LETTERS = Counter("thalweg_joiner_dead_letters", "what could not be taken in, by reason", ["reason"])
+DEAD_LETTERS = Counter("thalweg_joiner_dead_letters", "events rejected, by reason", ["reason"])
 JOIN_DELAY = Histogram("thalweg_joiner_join_delay_seconds", "from the append of a record to its examples' hand-over",
                        buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5, 30, 120, 600, 3600))  # fmt: skip
 OUTCOMES = Total("thalweg_joiner_outcomes",
@@ -22,96 +22,87 @@ OUTCOMES = Total("thalweg_joiner_outcomes",
                  "owns the partition; late, over all its owners; organic without [label] organic: not of the first "
                  "window after a restart", ("partition", "outcome"))  # fmt: skip
 OPEN_PAGES = Gauge("thalweg_joiner_open_pages", "pages whose window is open, by partition", ["partition"])
-STATE_BYTES = Gauge(
-    "thalweg_joiner_state_bytes", "what pages and installs that are remembered take, by partition", ["partition"]
-)
+STATE_BYTES = Gauge("thalweg_joiner_state_bytes", "size of retained pages and installs, by partition", ["partition"])
 WATERMARK_LAG = Gauge("thalweg_joiner_watermark_lag_seconds", "wall clock minus watermark, by partition", ["partition"])
 CONSUMER_LAG = Gauge("thalweg_joiner_consumer_lag_records", "records not yet read, by partition", ["partition"])
 UNCOMMITTED = Gauge("thalweg_joiner_uncommitted_records", "records read but not committed, by partition", ["partition"])
-REBALANCE = Gauge("thalweg_joiner_rebalance_seconds", "from losing partitions to having some again, the last time")
-REBUILT = Counter("thalweg_joiner_rebuilt_records", "records read again in silence, to have the state of a commit")
-REREAD = Counter("thalweg_joiner_reread_records", "records read again for pages that weren't at hand")
+REBALANCE = Gauge("thalweg_joiner_rebalance_seconds", "from the last revocation of partitions to the next assignment")
+REBUILT = Counter("thalweg_joiner_rebuilt_records", "records read again silently, to rebuild the state of a commit")
+REREAD = Counter("thalweg_joiner_reread_records", "records read again for pages that weren't cached")
 SAVED_PAGES = Gauge("thalweg_joiner_saved_pages", "pages in the state that was saved last, by partition", ["partition"])
-OUTAGES = Counter("thalweg_joiner_outages", "how often no broker answered for a while")
-REBALANCES = Counter("thalweg_joiner_rebalances", "how often partitions were shared out anew")
-HISTORIES_PENDING = Gauge("thalweg_joiner_histories_pending", "changes of histories that Redis hasn't got yet")
+OUTAGES = Counter("thalweg_joiner_outages", "outages: no broker answered for a while")
+REBALANCES = Counter("thalweg_joiner_rebalances", "rebalances of partitions")
+HISTORIES_PENDING = Gauge("thalweg_joiner_histories_pending", "changes of histories not written to Redis yet")
 PER_PARTITION: Final = (OPEN_PAGES, STATE_BYTES, WATERMARK_LAG, CONSUMER_LAG, UNCOMMITTED)
-LETTER_REASONS: Final = {  # by the error in the dead letter
+DEAD_LETTER_REASONS: Final = {  # by the error in the dead letter
     "BadEvent": "undecodable",
     "FromTheFuture": "future",
     "Late": "late",
     "WrongPartition": "misplaced",
 }
-DELAYS: Final = 8  # that are noted at once
-OUTCOME_NAMES: Final = ("duplicate", "late", "early", "organic", "retracted", "stray", "shed", "extended")
+EVENTS_OF_KIND: Final = tuple(EVENTS_READ.labels(kind) for kind in ("page", "install", "tick"))
+EXAMPLES_OF_REASON: Final = tuple(map(EXAMPLES_EMITTED.labels, REASONS))
+DELAYS: Final = 8  # of a burst: its records came together
 
 
 class Tally:
-    """Counts records in plain numbers; `publish` now and then: a prometheus counter costs as much as a page."""
+    """Counts in plain numbers, which `publish` moves to the metrics: a prometheus counter costs as much as a page."""
 
     def __init__(self) -> None:
-        self.kinds = {"page": 0, "install": 0, "tick": 0}
-        self.told = [0] * len(REASONS)
         self.emitted = 0  # examples, ever
-        self.letters = dict.fromkeys(LETTER_REASONS.values(), 0)
-        self._delays: list[int] = []  # ingest times of records that told something
+        self.events = [0] * len(EVENTS_OF_KIND)
+        self.examples = [0] * len(REASONS)
+        self._ingest_ms: list[int] = []  # of records whose labels aren't handed over yet
 
-    def add_letters(self, errors: Iterable[str]) -> None:
-        """What of a record went to the dead letters, by the error of each."""
+    def add_dead_letters(self, errors: Iterable[str]) -> None:
+        """Dead letters of a record, by the error of each."""
         for error in errors:
-            self.letters[LETTER_REASONS[error]] += 1
+            DEAD_LETTERS.labels(DEAD_LETTER_REASONS[error]).inc()
 
-    def add(self, pages: int, installs: int, ticks: int) -> None:
-        """One record: events taken in."""
-        kinds = self.kinds
-        kinds["page"] += pages
-        kinds["install"] += installs
-        kinds["tick"] += ticks
+    def add_events(self, pages: int, installs: int, ticks: int) -> None:
+        """Events that were joined."""
+        events = self.events
+        events[0] += pages
+        events[1] += installs
+        events[2] += ticks
 
-    def add_labels(self, labels: Labels) -> None:
+    def add_labels(self, labels: LabelBatch) -> None:
         """Labels that are emitted."""
         if labels:
-            self.emitted += count_reasons(labels, self.told)
-            self._delays += [page[INGEST_MS] for page in labels.pages[-DELAYS:]]
+            self.emitted += add_reason_counts(labels, self.examples)
+            self._ingest_ms += [page[INGEST_MS] for page in labels.pages[-DELAYS:]]
 
-    def handed_over(self) -> None:
-        """What was told until now has gone to Kafka: its delay is known."""
+    def observe_delays(self) -> None:
+        """All labels so far were handed over to Kafka: observe their delay."""
         now_s = time.time()
-        for ingest_ms in self._delays[-DELAYS:]:  # a sample of a burst: they came together
+        for ingest_ms in self._ingest_ms[-DELAYS:]:
             JOIN_DELAY.observe(max(0.0, now_s - ingest_ms / 1000))
-        self._delays.clear()
+        self._ingest_ms.clear()
 
     def publish(self) -> None:
         """Move the counts to the metrics."""
-        for kind, count in self.kinds.items():
-            EVENTS_READ.labels(kind).inc(count)
-            self.kinds[kind] = 0
-        for reason, count in enumerate(self.told):
-            EXAMPLES_EMITTED.labels(REASONS[reason]).inc(count)
-            self.told[reason] = 0
-        for why, count in self.letters.items():
-            if count:
-                DEAD_LETTERS.labels(why).inc(count)
-            self.letters[why] = 0
+        for counters, counts in ((EVENTS_OF_KIND, self.events), (EXAMPLES_OF_REASON, self.examples)):
+            for k, counter in enumerate(counters):
+                counter.inc(counts[k])
+                counts[k] = 0
 
 
-def measure(partition: int, joiner: Joiner, held_records: int, lag: int, late: int, now_s: float) -> None:
-    """The state of one partition; `late`: its events that came too late, over all its owners."""
+def set_partition_gauges(partition: int, joiner: Joiner, uncommitted: int, lag: int, late: int, now_s: float) -> None:
+    """Set a partition's gauges; `uncommitted` and `lag` in records, `late`: its late events, over all owners."""
     label = str(partition)
     OPEN_PAGES.labels(label).set(joiner.open_pages)
-    STATE_BYTES.labels(label).set(joiner.held_bytes)
+    STATE_BYTES.labels(label).set(joiner.state_bytes)
     WATERMARK_LAG.labels(label).set(now_s - joiner.watermark_ms / 1000)
     CONSUMER_LAG.labels(label).set(lag)
-    UNCOMMITTED.labels(label).set(held_records)
-    counts = joiner.counts
-    for outcome in OUTCOME_NAMES:
-        OUTCOMES.set(late if outcome == "late" else getattr(counts, outcome), label, outcome)
+    UNCOMMITTED.labels(label).set(uncommitted)
+    for outcome, count in joiner.counts._replace(late=late)._asdict().items():
+        OUTCOMES.set(count, label, outcome)
 
 
-def forget(partition: int) -> None:
-    """The partition is another worker's now: its gauges go."""
+def remove_partition_gauges(partition: int) -> None:
+    """Remove the gauges of a partition that was revoked."""
     label = str(partition)
     for gauge in PER_PARTITION:
         gauge.remove(label)
-    for outcome in OUTCOME_NAMES:
+    for outcome in JoinCounts._fields:
         OUTCOMES.remove(label, outcome)

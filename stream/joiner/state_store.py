@@ -1,9 +1,9 @@
-"""A partition's join state in files, so that a restart reads only what came after: pages once, the rest anew each time.
+"""A partition's join state in files, so that a restart reads only later records: pages incrementally, the rest whole.
 
-Pages don't change once they are appended but for links and marks that are made anew, so a save writes those that came
-since the one before, each chunk in its place in `pages.bin`. Everything else goes into `state.msgpack`, which is
-replaced whole, after the pages are on disk: it says at which offset it was taken, which chunks are of it, and by which
-rules. Chunks that it names aren't used again before the next one is written.
+Pages don't change once they are appended, except for links and marks that a load rebuilds. So a save appends the pages
+since the previous one, each chunk at its own offset in `pages.bin`. Everything else goes into `state.msgpack`, which is
+replaced whole, after the pages are on disk: it names its offset in the log, its chunks and its rules. Chunks that it
+names aren't reused before the next one is written.
 """
 
 import os
@@ -33,19 +33,19 @@ FORMAT: Final = 1
 CHUNK_BYTES: Final = 4 * CHUNK_WORDS
 PAGES_FILE: Final = "pages.bin"
 STATE_FILE: Final = "state.msgpack"
-KEPT: Final = (
+SAVED_NUMBERS: Final = (
     fields.WATERMARK, fields.FINISHED, fields.FLOOR, fields.UNSURE, fields.PAGE_COUNT, fields.INSTALL_COUNT,
     *range(fields.N_DUPLICATE, fields.WINDOW),
 )  # fmt: skip
 
 
-class Saved(msgspec.Struct, frozen=True):
-    """What `state.msgpack` holds. `owner`: rules, model and version of the join by which it was made."""
+class SavedState(msgspec.Struct, frozen=True):
+    """The content of `state.msgpack`. `owner`: rules, model and version of the join that saved it."""
 
     format: int
     owner: str
     next_offset: int
-    numbers: list[int]  # those of KEPT
+    numbers: list[int]  # those of SAVED_NUMBERS
     pages: tuple[int, int]  # addresses: front, next
     page_chunks: list[int]  # in order of address
     installs: tuple[int, int]
@@ -56,12 +56,12 @@ class Saved(msgspec.Struct, frozen=True):
 
 
 class Capture(NamedTuple):
-    """A state at one offset, copied: it can be written while the join goes on."""
+    """A copy of the state at one offset: it can be written while the join goes on."""
 
-    saved: Saved
-    pieces: list[tuple[int, bytes]]  # of PAGES_FILE: offset, and what stands there
+    saved: SavedState
+    pieces: list[tuple[int, bytes]]  # of PAGES_FILE: offset, content
     reached: int  # address of the next page
-    retired: int  # chunks of pages that it doesn't name
+    retired: int  # number of page chunks that it doesn't name
 
 
 class StateStore:
@@ -73,18 +73,21 @@ class StateStore:
         self._written = 0  # pages before this address are in the file
 
     def capture(self, state: fields.JoinState, next_offset: int) -> Capture:
-        """Copy what is new, and the rest: some milliseconds for 100,000 installs. Until `wrote` no other."""
+        """Copy the new pages and all the rest: some milliseconds for 100,000 installs.
+
+        `write` and `release_chunks` must follow before the next capture.
+        """
         j = state.numbers
         state.keeps_chunks = True
         front, reached = j[[fields.PAGES + FRONT, fields.PAGES + NEXT]].tolist()
         begin, end = j[[fields.MARKS_BEGIN, fields.MARKS_END]].tolist()
         chunks = _chunks(state.pages)
         installs = _chunks(state.installs)
-        saved = Saved(
+        saved = SavedState(
             format=FORMAT,
             owner=self._owner,
             next_offset=next_offset,
-            numbers=j[list(KEPT)].tolist(),
+            numbers=j[list(SAVED_NUMBERS)].tolist(),
             pages=(front, reached),
             page_chunks=chunks,
             installs=tuple(j[[fields.INSTALLS + FRONT, fields.INSTALLS + NEXT]].tolist()),
@@ -97,7 +100,7 @@ class StateStore:
         return Capture(saved, _pieces(state.pages, max(self._written, front), reached), reached, retired)
 
     def write(self, capture: Capture) -> None:
-        """Write a capture; the state before it stays until this one is whole. Raises OSError."""
+        """Write a capture, which replaces the previous one atomically. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         file = os.open(self._folder / PAGES_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -110,15 +113,15 @@ class StateStore:
             whole.write(msgspec.msgpack.encode(capture.saved))
         self._written = capture.reached
 
-    def wrote(self, state: fields.JoinState, capture: Capture) -> None:
-        """A capture is on disk: chunks that it doesn't name may be used again. In the join's thread."""
+    def release_chunks(self, state: fields.JoinState, capture: Capture) -> None:
+        """After `write`, in the join's thread: let the state reuse the chunks that the capture doesn't name."""
         state.pages.release(capture.retired)
 
     def load(self, rules: LabelRules, offset_min: int, offset_max: int) -> tuple[fields.JoinState, int] | None:
-        """The state and its next record, if there is one by these rules that lies in this range."""
+        """The saved state and its next offset, if there is one by these rules in this range of offsets."""
         try:
             raw = (self._folder / STATE_FILE).read_bytes()
-            saved = msgspec.msgpack.decode(raw, type=Saved)
+            saved = msgspec.msgpack.decode(raw, type=SavedState)
             if (saved.format, saved.owner) != (
                 FORMAT,
                 self._owner,
@@ -128,7 +131,7 @@ class StateStore:
             _fill(state, saved, self._folder / PAGES_FILE)
             state.keeps_chunks = True
         except (OSError, msgspec.MsgspecError, ValueError):
-            return None  # there is none, or it isn't whole: the log has everything
+            return None  # missing or damaged: the log has everything
         self._written = saved.pages[1]
         return state, saved.next_offset
 
@@ -137,37 +140,31 @@ class StateStore:
         """Whether there is a state on disk, as far as this process knows."""
         return self._written > 0
 
-    def forget(self) -> None:
-        """Remove the files: what they hold isn't this partition's past."""
-        for name in (STATE_FILE, PAGES_FILE):
-            (self._folder / name).unlink(missing_ok=True)
-        self._written = 0
-
 
 def _chunks(arena: Arena) -> list[int]:
-    """The chunks between front and next, in order of address."""
+    """The chunks from front to next, in order of address."""
     first, last = int(arena.numbers[FRONT]) >> CHUNK_BITS, int(arena.numbers[NEXT]) >> CHUNK_BITS
     found: list[int] = arena.table[np.arange(first, last + 1) % len(arena.table)].tolist()
     return found
 
 
 def _pieces(arena: Arena, begin: int, end: int) -> list[tuple[int, bytes]]:
-    """The words from one address to another, and the heads of their chunks, by their places in the file."""
+    """The words from one address to another, and the heads of their chunks, by file offset."""
     pieces = []
     for chunk in range(begin >> CHUNK_BITS, (end >> CHUNK_BITS) + 1):
-        place = int(arena.table[chunk % len(arena.table)]) * CHUNK_WORDS
-        pieces.append((4 * place, arena.words[place : place + CHUNK_HEAD].tobytes()))
+        base = int(arena.table[chunk % len(arena.table)]) * CHUNK_WORDS
+        pieces.append((4 * base, arena.words[base : base + CHUNK_HEAD].tobytes()))
         first = max(begin - (chunk << CHUNK_BITS), CHUNK_HEAD)
         last = min(end - (chunk << CHUNK_BITS), CHUNK_WORDS)
         if first < last:
-            pieces.append((4 * (place + first), arena.words[place + first : place + last].tobytes()))
+            pieces.append((4 * (base + first), arena.words[base + first : base + last].tobytes()))
     return pieces
 
 
-def _fill(state: fields.JoinState, saved: Saved, pages_file: Path) -> None:
-    """Put what was saved into an empty state. Raises OSError, ValueError."""
+def _fill(state: fields.JoinState, saved: SavedState, pages_file: Path) -> None:
+    """Load a saved state into an empty one. Raises OSError, ValueError."""
     j = state.numbers
-    j[list(KEPT)] = saved.numbers
+    j[list(SAVED_NUMBERS)] = saved.numbers
     with pages_file.open("rb") as file:
         words = _restore(state.pages, saved.page_chunks, *saved.pages)
         for chunk in saved.page_chunks:
@@ -184,12 +181,12 @@ def _fill(state: fields.JoinState, saved: Saved, pages_file: Path) -> None:
 
 
 def _restore(arena: Arena, chunks: list[int], front: int, following: int) -> npt.NDArray[Any]:
-    """An arena with these chunks, whose words are still to be read."""
-    there = max(chunks) + 1
-    arena.words.resize(there * CHUNK_WORDS, refcheck=False)
+    """Make an arena consist of these chunks; returns its words, still to be read."""
+    chunk_count = max(chunks) + 1
+    arena.words.resize(chunk_count * CHUNK_WORDS, refcheck=False)
     for stack in (arena.free, arena.retired):
-        stack.resize(max(2 * there, 64), refcheck=False)
-    free = sorted(set(range(there)) - set(chunks))
+        stack.resize(max(2 * chunk_count, 64), refcheck=False)
+    free = sorted(set(range(chunk_count)) - set(chunks))
     arena.free[: len(free)] = free
     arena.numbers[[NEXT, FRONT, FREE_COUNT, RETIRED_COUNT]] = following, front, len(free), 0
     first = front >> CHUNK_BITS

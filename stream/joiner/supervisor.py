@@ -1,4 +1,4 @@
-"""The joiner's life: it waits for Kafka, runs, starts again when it breaks down, and ends when told to."""
+"""Supervises the joiner: waits for Kafka, runs the service, restarts it after failures, and ends on a signal."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.joiner.faust_service import JoinerService
 from stream.joiner.kafka_clients import partitions_of
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_processor import ShellRules, warm_up
+from stream.joiner.record_processor import JoinerOptions, warm_up
 from stream.log.protocol import Log
 from stream.runtime.errors import LogError, LogGap, LogTruncated, LogUnavailable, Poisoned
 from stream.runtime.health import Health, run_file
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 def wait_for_kafka(settings: Settings, names: list[str]) -> tuple[dict[str, int], bool]:
     """How many partitions these topics have, once a broker answers, and whether none did at first.
 
-    A line for each attempt. Raises LogError when a topic doesn't exist.
+    Logs each failed attempt. Raises LogError when a topic doesn't exist.
     """
     attempt = 0
     while True:
         found = asyncio.run(partitions_of(settings, names))
         if found is not None:
             return found, attempt > 0
-        from stream.log.kafka_log import KafkaLog  # a second client, slow to load, which says what is wrong
+        from stream.log.kafka_log import KafkaLog  # a second client, slow to load, whose errors say what is wrong
 
         try:
             kafka = KafkaLog(settings)
@@ -45,15 +45,15 @@ def wait_for_kafka(settings: Settings, names: list[str]) -> tuple[dict[str, int]
                 kafka.close()
         except LogUnavailable as bad:
             wait_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-            log.warning("%s; attempt %d, the next in %.1f s", bad, attempt + 1, wait_s)
+            log.warning("%s; attempt %d, the next one in %.1f s", bad, attempt + 1, wait_s)
             time.sleep(wait_s)
             attempt += 1
 
 
 def open_histories(settings: Settings) -> "HistoryWriter | None":
-    """The copy of histories in Redis, if one is known. Its clients are loaded here: whoever has none is spared them."""
+    """The writer of histories to Redis, if one is configured. Only then are its clients imported."""
     if not settings.redis:
-        log.info("no Redis is known: histories go to the topic only")
+        log.info("no Redis is configured: histories go to the topic only")
         return None
     from stream.history.history_writer import HistoryWriter
     from stream.snapshots.redis_client import connect
@@ -66,12 +66,12 @@ def open_histories(settings: Settings) -> "HistoryWriter | None":
     return HistoryWriter(connect(settings), settings.topic_prefix, source=source)
 
 
-def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None = None) -> None:
+def run_joiner(settings: Settings, rules: LabelRules, options: JoinerOptions | None = None) -> None:
     """Run the joiner until SIGINT or SIGTERM. Blocks; raises a ThalwegError when it can't go on.
 
-    Without a broker it waits for one; when it breaks down it starts again from the last commit.
+    Without a broker it waits for one; after a failure it restarts from the last commit.
     """
-    shell = shell or ShellRules()
+    options = options or JoinerOptions()
     for name in ("faust", "mode", "aiokafka", "kafka"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     histories = open_histories(settings)
@@ -84,28 +84,28 @@ def run_joiner(settings: Settings, rules: LabelRules, shell: ShellRules | None =
         written_to=run_file(settings, "joiner"),
     )
 
-    async def life(partitions: dict[str, int], after_outage: bool) -> None:
-        # Joining the group is mostly waiting: time enough to load numba. The first record waits for what is left.
+    async def serve(partition_counts: dict[str, int], after_outage: bool) -> None:
+        # Joining the group is mostly waiting: time enough to load numba. The first record waits for the rest of it.
         threading.Thread(target=warm_up, name="kernels", daemon=True).start()
-        services.append(JoinerService(settings, rules, shell, partitions, histories, after_outage=after_outage))
+        services.append(JoinerService(settings, rules, options, partition_counts, histories, after_outage=after_outage))
         await services[-1].run()
 
-    broken = False
+    failed = False
     try:
         while True:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             services.clear()
-            partitions, waited = wait_for_kafka(settings, names)
+            partition_counts, waited = wait_for_kafka(settings, names)
             try:
-                return asyncio.run(life(partitions, waited or broken))
+                return asyncio.run(serve(partition_counts, waited or failed))
             except (LogGap, LogTruncated, Poisoned):
                 raise
             except LogError as bad:
-                log.error("the joiner broke down: %s; it starts again from its last commit", bad)
-                broken = True
+                log.error("the joiner failed: %s; it restarts from its last commit", bad)
+                failed = True
                 time.sleep(BACKOFF_S[0])
     except KeyboardInterrupt:
-        log.info("told to stop")
+        log.info("stopped by a signal")
     finally:
         health.close()
         if histories is not None:

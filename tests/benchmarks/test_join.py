@@ -12,7 +12,7 @@ from stream.events.types import Impression, Install
 from stream.joiner.join import Joiner
 from stream.joiner.kernels.record_scan import EVENTS_END
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.raw_impression import plain_records
+from stream.joiner.record_events import scan_records
 
 
 def test_an_id_is_learned_again_where_it_was_forgotten() -> None:
@@ -29,7 +29,7 @@ def test_patched_records_are_pages_like_any(features_bytes: int) -> None:
     raw = list(PageTemplate(features_bytes).records(5 * 64, 64, users=10_000, begin_ms=10**12, pages_a_ms=5))
     events, bad = zip(*map(decode_events, raw), strict=True)
     assert not any(bad)
-    found = plain_records(raw, range(5), [0] * 5)
+    found = scan_records(raw, range(5), [0] * 5)
     assert np.diff(found.records[:, EVENTS_END], prepend=0).tolist() == [64 + 3, 64 + 3, 64 + 3, 64 + 3, 64 + 4]
     pages = [event for event in chain(*events) if isinstance(event, Impression)]
     assert len({page.request_id for page in pages}) == 5 * 64

@@ -3,7 +3,7 @@
 import pytest
 
 from learner.dedup_check import check_dedup
-from stream.joiner.commit_metadata import Progress, metadata_of
+from stream.joiner.commit_metadata import Progress, encode_metadata
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
 from stream.runtime.errors import SettingsError
@@ -12,7 +12,7 @@ from stream.runtime.settings import DEDUP_IDS, Settings
 
 def commit(uncommitted_max: int) -> tuple[int, str]:
     """A joiner's commit."""
-    return 7, metadata_of(Checkpoint(7, 5, 3), LabelRules(), "", Progress(9, uncommitted_max=uncommitted_max))
+    return 7, encode_metadata(Checkpoint(7, 5, 3), LabelRules(), "", Progress(9, uncommitted_max=uncommitted_max))
 
 
 @pytest.mark.parametrize(

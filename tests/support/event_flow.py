@@ -18,7 +18,7 @@ from stream.events.codec import encode, encode_record
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install, Tick
 from stream.features.page_features import Catalogue, Layout, build_page
-from stream.joiner.commit_metadata import commit_of
+from stream.joiner.commit_metadata import decode_commit
 from stream.log.kafka_admin import apply_topics, group_commits, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import partition_of
@@ -151,7 +151,7 @@ class Joiners:
 
         def confirmed() -> bool:
             commits = group_commits(self.settings, GROUP, EVENTS.name)
-            return all(p in commits and commit_of(*commits[p]).progress.confirmed >= end for p, end in ends.items())
+            return all(p in commits and decode_commit(*commits[p]).progress.confirmed >= end for p, end in ends.items())
 
         wait_until(confirmed, f"everything to be emitted; see {self.home}", 60.0, every_s=0.2)
 

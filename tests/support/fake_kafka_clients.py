@@ -12,12 +12,12 @@ from aiokafka.structs import OffsetAndMetadata
 from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.events.types import Impression, SourceEvent
-from stream.joiner.assigned_partitions import AssignedPartitions
-from stream.joiner.bodies import Bodies
+from stream.joiner.assigned_partitions import AssignedPartitions, MemoryBudget
 from stream.joiner.consumer_loop import LOG_APPEND_TIME, ConsumerLoop
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.metrics import Tally
-from stream.joiner.record_processor import RecordProcessor, ShellRules
+from stream.joiner.record_cache import UNBOUNDED, RecordCache
+from stream.joiner.record_processor import JoinerOptions, RecordProcessor
 from stream.runtime.settings import Settings
 
 RULES = LabelRules(policy="eager", window_ms=1_000, known_ms=1_000)
@@ -137,11 +137,9 @@ class Paper:
 def loop_on(paper: Paper, tmp_path: Path, rules: LabelRules = RULES, **shell: Any) -> ConsumerLoop:
     """A loop whose Kafka is of paper."""
     settings = Settings(kafka="127.0.0.1:1", local=tmp_path)
-    told = ShellRules(**shell)
-    made = ConsumerLoop(
-        settings, told, AssignedPartitions(rules, told), RecordProcessor(told, PARTITIONS, None, Tally()), PARTITIONS,
-        lambda _: None,
-    )  # fmt: skip
+    told = JoinerOptions(**shell)
+    assigned = AssignedPartitions(rules, told, MemoryBudget(UNBOUNDED, UNBOUNDED), tmp_path / "states")
+    made = ConsumerLoop(settings, told, assigned, RecordProcessor(told, PARTITIONS, None, Tally()), PARTITIONS)
     made.consumer = made.producer = made.admin = paper
     return made
 
@@ -149,8 +147,8 @@ def loop_on(paper: Paper, tmp_path: Path, rules: LabelRules = RULES, **shell: An
 async def assign(loop: ConsumerLoop, *partitions: int) -> None:
     """These partitions, and no others, are the worker's from now on."""
     await loop.on_partitions_assigned([TopicPartition("events", p) for p in partitions])
-    assert loop._fresh is not None
-    await loop._begin(loop._fresh)
+    assert loop._new_assignment is not None
+    await loop._start_partitions(loop._new_assignment)
 
 
 async def revoke(loop: ConsumerLoop, *partitions: int) -> None:
@@ -161,7 +159,7 @@ async def revoke(loop: ConsumerLoop, *partitions: int) -> None:
 async def take(loop: ConsumerLoop, *records: Any, partition: int = 0) -> None:
     """Records of a partition, fetched together."""
     loop.consumer.batches.append({partition: list(records)})
-    await loop._read_batch()
+    await loop._poll()
 
 
 async def assigned_loop(paper: Paper, tmp_path: Path, *partitions: int, **options: Any) -> ConsumerLoop:
@@ -184,7 +182,7 @@ def page(request_id: str, time_ms: int = T, partition: int = 0, items: str = "ab
     return Impression(request_id, time_ms, USERS[partition], list(items))
 
 
-class NoBodies(Bodies):
+class NoCache(RecordCache):
     """Keeps nothing: every page has to be read again."""
 
     def put(self, offset: int, raw: bytes) -> None:
@@ -210,7 +208,7 @@ class PaperReader:
 def reads_again(loop: ConsumerLoop, *records: Any) -> asyncio.Event:
     """From now on the pages of the loop's partitions have to be read again, from these records, once that is set."""
     reader = PaperReader(*records)
-    loop.reader = reader  # type: ignore[assignment]  # of paper
-    for owned in loop.assigned.owned.values():
-        owned.bodies = NoBodies()
+    loop.fetcher = reader  # type: ignore[assignment]  # of paper
+    for owned in loop.assigned.partitions.values():
+        owned.cache = NoCache()
     return reader.going

@@ -4,12 +4,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stream.events.codec import decode_events, encode_record
+from stream.events.codec import decode_events, encode, encode_record
 from stream.events.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
 from stream.events.types import Examples, Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.output_records import label_records, organic_records
+from stream.joiner.output_records import pack_records
 from stream.log.dead_letters import dead_letter
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import partition_of
@@ -65,11 +65,10 @@ class Stream:
                 self.log.send(topic, partition, value, key)
             organic = self.joiners[record.partition].organic
             learned = spoil_in_examples(organic) if self.rules.organic_examples else ()
-            written = organic_records(spoil_organic(organic), PARTITIONS[ORGANIC.name])
-            if learned:
-                written += label_records([], [], PARTITIONS[EXAMPLES.name], organic=learned)
-            for topic, partition, value, key in written:
-                self.log.send(topic, partition, value, key)
+            for topic, installs in ((ORGANIC.name, spoil_organic(organic)), (EXAMPLES.name, learned)):
+                users = [one.user for one in installs]
+                for out in pack_records(topic, [*map(encode, installs)], users, PARTITIONS[topic]) if installs else ():
+                    self.log.send(out.topic, out.partition, out.value, out.key)
             for error, rest in (("BadEvent", bad), ("FromTheFuture", ahead)):
                 for raw, why in rest:
                     letter = dead_letter(raw, error, why, record)

@@ -5,11 +5,11 @@ import logging
 import sys
 
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_processor import ShellRules
+from stream.joiner.record_processor import JoinerOptions
 from stream.joiner.supervisor import run_joiner
 from stream.runtime.settings import Settings
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     told = json.loads(sys.argv[1])
-    run_joiner(Settings(**told["settings"]), LabelRules(**told["rules"]), ShellRules(**told["shell"]))
+    run_joiner(Settings(**told["settings"]), LabelRules(**told["rules"]), JoinerOptions(**told["shell"]))

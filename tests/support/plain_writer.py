@@ -7,11 +7,11 @@ import msgspec
 from stream.events.codec import encode
 from stream.events.topics import EXAMPLES
 from stream.events.types import Examples, SourceEvent
-from stream.joiner.bodies import Bodies
 from stream.joiner.join import Joiner
-from stream.joiner.labels import Labels, pages_of
-from stream.joiner.output_records import EXAMPLES_BYTES_MAX, emission_records
-from stream.joiner.raw_impression import record_events
+from stream.joiner.labels import LabelBatch, raw_pages
+from stream.joiner.output_records import RECORD_BYTES, emission_records
+from stream.joiner.record_cache import RecordCache
+from stream.joiner.record_events import to_record
 from stream.joiner.record_processor import PartitionState, RecordProcessor
 from stream.log.dead_letters import Outgoing
 from stream.log.protocol import Record, partition_of
@@ -35,7 +35,7 @@ def split_ahead(
     return [event for event in events if event.time_ms <= limit_ms], ahead
 
 
-def example_records(said: Iterable[Examples], partitions: int, bytes_max: int = EXAMPLES_BYTES_MAX) -> list[Outgoing]:
+def example_records(said: Iterable[Examples], partitions: int, bytes_max: int = RECORD_BYTES) -> list[Outgoing]:
     """All examples of one input record as one record (a partition), cut where it would grow above `bytes_max`."""
     records: list[Outgoing] = []
     open_lists: dict[int, tuple[list[msgspec.Raw], int]] = {}
@@ -64,15 +64,17 @@ def written(
         for outgoing in emission_records(
             emission,
             partitions,
-            pages_of(emission.labels, state.bodies) if emission.labels else [],
+            raw_pages(emission.labels, state.cache) if emission.labels else [],
             records[0].partition,
         )
     ]
 
 
-def labelled(joiner: Joiner, events: Sequence[SourceEvent], offset: int, ingest_ms: int) -> tuple[Labels, list[bytes]]:
+def labelled(
+    joiner: Joiner, events: Sequence[SourceEvent], offset: int, ingest_ms: int
+) -> tuple[LabelBatch, list[bytes]]:
     """What the join emits of one record, and the pages of it as they lie in the log."""
-    record, bodies = record_events(events), Bodies()
-    bodies.put(offset, record.raw)
-    labels = joiner.take(record, offset, ingest_ms).labels
-    return labels, pages_of(labels, bodies)
+    record, cache = to_record(events), RecordCache()
+    cache.put(offset, record.raw)
+    labels = joiner.join_record(record, offset, ingest_ms).labels
+    return labels, raw_pages(labels, cache)

@@ -17,7 +17,7 @@ import redis
 from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EXAMPLES, HISTORIES
 from stream.events.types import LATE_POSITIVE, RETRACTION
-from stream.history.histories import changes_of, read_histories
+from stream.history.histories import decode_changes, read_histories
 from stream.log.protocol import START
 from tests.support.event_flow import GROUPS_A_S, PARTITIONS, SEEDS, SOAK, Joiners, flowing, grown, shared_by
 from tests.support.forked_services import clean_environment
@@ -142,7 +142,7 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
         assert cache.get(f"{prefix}nobody writes me again") is None, "it came back empty"
         grown(joiners, joiners.told(), "work after the wipe")
         judged(joiners, flow)
-    said = changes_of(list(read_range(joiners.log, HISTORIES.name, dict.fromkeys(range(PARTITIONS), START),
+    said = decode_changes(list(read_range(joiners.log, HISTORIES.name, dict.fromkeys(range(PARTITIONS), START),
                                 joiners.log.ends(HISTORIES.name))))  # fmt: skip
     expected: dict[str, set[str]] = {}
     for (user, item), time_ms in said.items():

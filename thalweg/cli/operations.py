@@ -256,7 +256,7 @@ def rebuild_histories(
     with closing(connect(settings)) as client, translated(client), open_log(settings) as log, progress_bars() as bars:
         wiped = histories.wipe_histories(client, settings.topic_prefix) if wipe else 0
         on_progress = partial(bars, "records")
-        copied = histories.rebuild_histories(client, log, settings.topic_prefix, told=on_progress)
+        copied = histories.rebuild_histories(client, log, settings.topic_prefix, on_progress=on_progress)
         users = sum(1 for _ in client.scan_iter(match=histories.history_key("*", settings.topic_prefix), count=500))
     print(f"{copied:,} records copied; {users:,} users have a history")
     write_json(json_file, {"records": copied, "users": users, "wiped": wiped})

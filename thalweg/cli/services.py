@@ -167,7 +167,7 @@ def run_joiner(
     Start more with a THALWEG_WORKER name each.
     """
     from stream.joiner.label_rules import label_rules
-    from stream.joiner.record_processor import ShellRules
+    from stream.joiner.record_processor import JoinerOptions
     from stream.joiner.supervisor import run_joiner as run
     from thalweg.text.retention import REMEDY, retention_problem
 
@@ -178,7 +178,7 @@ def run_joiner(
     rules = label_rules(read)
     if short := retention_problem(rules):
         print_stderr(f"warning: {short}: {REMEDY}")  # an operator may have raised the topic's retention
-    shell = ShellRules(
+    options = JoinerOptions(
         accept_gap=accept_gap,
         accept_rules=accept_rules,
         model=read.name,
@@ -186,7 +186,7 @@ def run_joiner(
         poison_s=settings.joiner_poison_s,
         outage_grace_s=settings.joiner_outage_grace_s,
     )
-    run(settings, rules, shell)
+    run(settings, rules, options)
 
 
 @run_app.command("learner")

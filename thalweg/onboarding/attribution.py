@@ -20,8 +20,8 @@ from stream.events.types import RECORD_BYTES_MAX, TIME_MS_MAX, WINDOW_CLOSED, Im
 from stream.joiner.join import Checkpoint, Joiner
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.labels import BASE, BEGIN, SIZE, Row
-from stream.joiner.raw_impression import read_record, record_events
+from stream.joiner.labels import BASE, BEGIN, SIZE, LabelRow
+from stream.joiner.record_events import read_record, to_record
 from thalweg.onboarding.recent_map import RecentMap
 
 BYTES_MAX: Final = 192 * 2**20  # of a generation: some 300,000 pages; one to two generations are retained
@@ -96,7 +96,7 @@ class Attribution:
         self._bytes += 2 * len(raw) + EVENT_BYTES * len(events)
         index = dict(zip(record.columns[:, scan.BEGIN].tolist(), range(len(events)), strict=True))
         added = [REPEATED if isinstance(event, Impression) else self._install(line, event) for line, event in events]
-        labels = self._joiner.take(record, number, number).labels
+        labels = self._joiner.join_record(record, number, number).labels
         for k, page in enumerate(labels.pages):
             rows = labels.rows.get(k)
             if new := page[SIZE] if rows is None else self._label(page, rows):
@@ -117,7 +117,7 @@ class Attribution:
             self._records = {number: raw for number, raw in self._records.items() if number >= self._second}
             self._joiner, self._replayed = self._engine(), self._next
             for number, raw in self._records.items():
-                self._joiner.take(read_record(raw)[0], number, number)
+                self._joiner.join_record(read_record(raw)[0], number, number)
         self._second, self._bytes = self._next, 0
         self._times.rotate()
         self._installs.rotate()
@@ -131,7 +131,7 @@ class Attribution:
         joiner = Joiner(self._rules, Checkpoint(0, 0, 0, unsure_ms=-ENDLESS_MS))
         while len(joiner.state.out) < OUT_ROWS:
             joiner.state.grow_out()
-        joiner.take(record_events(FIRST), 0, 0)
+        joiner.join_record(to_record(FIRST), 0, 0)
         return joiner
 
     def _install(self, line: int, install: Install) -> Added:
@@ -142,7 +142,7 @@ class Attribution:
         self._installs.young[key] = known or (line, install.time_ms)
         return REPEATED if known else NEW
 
-    def _label(self, page: Sequence[int], rows: Sequence[Row]) -> int:
+    def _label(self, page: Sequence[int], rows: Sequence[LabelRow]) -> int:
         """Update positive labels; returns how many items are shown for the first time."""
         number, begin, length, _, base, _ = page
         new = 0
@@ -165,10 +165,10 @@ class Attribution:
 
     def _final(self, end: int) -> list[InstallOutcome]:
         """The outcomes of installs in records before `end`. The engine can't be used afterwards."""
-        last = record_events([Tick(TIME_MS_MAX - 1)])  # later than any event may be, so that every page closes
+        last = to_record([Tick(TIME_MS_MAX - 1)])  # later than any event may be, so that every page closes
         last.columns[:, scan.TIME] = 2 * ENDLESS_MS
         unmatched_ids, found = set[int](), list[InstallOutcome]()
-        for one in self._joiner.take(last, self._next, 2 * ENDLESS_MS).organic[0]:
+        for one in self._joiner.join_record(last, self._next, 2 * ENDLESS_MS).organic[0]:
             key = hash((one.user, one.install_id))
             if one.ingest_ms >= end:
                 unmatched_ids.add(key)

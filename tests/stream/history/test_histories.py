@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES
 from stream.events.types import Install
+from stream.history import history_writer
 from stream.history.histories import (
     COMPLETE,
-    changes_of,
+    decode_changes,
     history_key,
     marker_key,
     read_histories,
@@ -26,10 +27,11 @@ from stream.history.histories import (
 from stream.history.history_writer import HistoryWriter
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.labels import Installed
+from stream.joiner.labels import HistoryChange
 from stream.joiner.metrics import Tally
 from stream.joiner.output_records import history_record
-from stream.joiner.record_processor import RecordProcessor, ShellRules
+from stream.joiner.poison_detector import PoisonDetector
+from stream.joiner.record_processor import JoinerOptions, PartitionState, RecordProcessor
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.log.memory_log import MemoryLog
@@ -55,9 +57,12 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_newest_installs_are_kept_and_read_newest_last(cache: redis.Redis, topic_prefix: str) -> None:
+def test_the_newest_installs_are_kept_and_read_newest_last(
+    cache: redis.Redis, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bounded per user: the oldest go first; a late one finds its place by its time; retractions are taken out."""
-    writer = HistoryWriter(cache, topic_prefix, members_max=4)
+    monkeypatch.setattr("stream.history.histories.MEMBERS_MAX", 4)
+    writer = HistoryWriter(cache, topic_prefix)
     for k in (5, 1, 4, 2, 3, 6):
         writer.put("u", f"i{k}", k)
     writer.put("u", "i5", None)
@@ -76,6 +81,13 @@ def test_an_install_read_again_changes_nothing(cache: redis.Redis, topic_prefix:
             writer.put("u", "a", at)
         writer.close(10)
     assert cache.zrange(history_key("u", topic_prefix), 0, -1, withscores=True) == [(b"a", 9.0)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers check the copy often, retry soon, and wait for nobody."""
+    for name, seconds in (("RETRY_S", 0.01), ("CHECK_S", 0.01), ("SETTLE_S", 0.0)):
+        monkeypatch.setattr(history_writer, name, seconds)
 
 
 class Flaky:
@@ -105,27 +117,29 @@ class Flaky:
 def test_what_redis_did_not_take_is_written_when_it_answers(cache: redis.Redis, topic_prefix: str) -> None:
     """While Redis is away changes wait, without blocking whoever brings them; the last one per item counts."""
     flaky = Flaky(cache)
-    writer = HistoryWriter(flaky, topic_prefix, retry_s=0.01)
+    writer = HistoryWriter(flaky, topic_prefix)
     writer.put("u", "a", 1)
     assert flaky.asked.wait(10)
     writer.put("u", "b", 2)
     writer.put("u", "a", None)
     flaky.up = True
-    until(lambda: writer.waiting == 0)
+    until(lambda: writer.pending == 0)
     writer.close(10)
     assert read_histories(cache, ["u"], 10, topic_prefix) == {"u": ["b"]}
 
 
-def test_waiting_changes_are_bounded(cache: redis.Redis, topic_prefix: str) -> None:
+def test_waiting_changes_are_bounded(cache: redis.Redis, topic_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the bound the oldest changes are dropped and counted."""
     flaky = Flaky(cache)
-    writer = HistoryWriter(flaky, topic_prefix, waiting_max=3, retry_s=30.0)
+    monkeypatch.setattr(history_writer, "PENDING_MAX", 3)
+    monkeypatch.setattr(history_writer, "RETRY_S", 30.0)
+    writer = HistoryWriter(flaky, topic_prefix)
     writer.put("u", "a", 1)
     assert flaky.asked.wait(10)
     for k in range(10):
         writer.put("u", f"i{k}", k)
     assert writer.dropped >= 6
-    assert writer.waiting <= 4
+    assert writer.pending <= 4
     writer.close(10)
 
 
@@ -140,12 +154,7 @@ def topic_of(*installs: Install) -> MemoryLog:
 def tell(source: MemoryLog, install: Install) -> None:
     """One more record of the topic."""
     time_ms = None if install.retracted else install.time_ms
-    source.send(*history_record(Installed(install.user, install.item, time_ms), 2))
-
-
-def rebuilding(client: object, prefix: str, source: Callable[[], Log]) -> HistoryWriter:
-    """A writer that looks often."""
-    return HistoryWriter(client, prefix, retry_s=0.01, source=source, look_s=0.01, settle_s=0.0)
+    source.send(*history_record(HistoryChange(install.user, install.item, time_ms), 2))
 
 
 def test_histories_that_redis_lost_are_complete_again(cache: redis.Redis, topic_prefix: str) -> None:
@@ -155,7 +164,7 @@ def test_histories_that_redis_lost_are_complete_again(cache: redis.Redis, topic_
     source.send(*bad)
     for gone in (Install("v", "x\x00y", 2, "2", retracted=True), Install("u", "never", 2, "4", retracted=True)):
         tell(source, gone)
-    writer = rebuilding(cache, topic_prefix, lambda: source)
+    writer = HistoryWriter(cache, topic_prefix, lambda: source)
     for _ in range(2):
         until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
         assert read_histories(cache, ["u", "v"], 9, topic_prefix) == {"u": ["a", "b"], "v": []}
@@ -167,18 +176,19 @@ def test_what_a_killed_process_had_not_written_is_written_by_the_next(cache: red
     """A start copies the topic though Redis says it is complete: changes may have died in a queue."""
     cache.set(marker_key(topic_prefix), COMPLETE)
     source = topic_of(Install("u", "a", 1, "1"))
-    writer = rebuilding(cache, topic_prefix, lambda: source)
+    writer = HistoryWriter(cache, topic_prefix, lambda: source)
     until(lambda: read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["a"]})
     writer.close(10)
 
 
-def test_changes_that_were_dropped_come_from_the_topic(cache: redis.Redis, topic_prefix: str) -> None:
+def test_changes_that_were_dropped_come_from_the_topic(
+    cache: redis.Redis, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once Redis answers again, what the bound of waiting changes has cost is copied from the topic."""
     flaky = Flaky(cache)
     source = topic_of()
-    writer = HistoryWriter(
-        flaky, topic_prefix, waiting_max=3, retry_s=0.01, source=lambda: source, look_s=0.01, settle_s=0.0
-    )
+    monkeypatch.setattr(history_writer, "PENDING_MAX", 3)
+    writer = HistoryWriter(flaky, topic_prefix, lambda: source)
     until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
     flaky.asked.clear()
     for k in range(10):
@@ -204,7 +214,7 @@ def test_without_a_log_changes_go_on_and_the_copy_is_tried_again(
             raise LogUnavailable("no broker")
         return source
 
-    writer = rebuilding(cache, topic_prefix, opened)
+    writer = HistoryWriter(cache, topic_prefix, opened)
     writer.put("u", "b", 2)
     until(lambda: read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["a", "b"]})
     writer.close(10)
@@ -233,7 +243,7 @@ def test_a_retraction_during_the_copy_is_not_undone(cache: redis.Redis, topic_pr
         assert ready.wait(10)
         return source
 
-    writer = rebuilding(cache, topic_prefix, opened)
+    writer = HistoryWriter(cache, topic_prefix, opened)
     ready.set()
     until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
     writer.close(10)
@@ -274,7 +284,9 @@ def test_rebuilding_restores_all_and_tells_how_far_it_is(cache: redis.Redis, top
     source.send(HISTORIES.name, 0, b"\xc1", b"k")
     tell(source, Install("u3", "i3", 2_000, "3", retracted=True))
     told: list[tuple[int, int]] = []
-    copied = rebuild_histories(cache, source, topic_prefix, settle_s=0.0, told=lambda *far: told.append(far))
+    copied = rebuild_histories(
+        cache, source, topic_prefix, wait=lambda: None, on_progress=lambda *far: told.append(far)
+    )
     assert copied == 1_502
     assert told[-1] == (1_502, 1_502)
     assert [far for far, _ in told] == sorted(far for far, _ in told)
@@ -288,7 +300,7 @@ def test_rebuilding_restores_all_and_tells_how_far_it_is(cache: redis.Redis, top
     cache.zadd(history_key("gone", topic_prefix), {"a": 1})
     assert wipe_histories(cache, topic_prefix) == 8
     assert cache.zcard(history_key("x", other)) == 1
-    rebuild_histories(cache, source, topic_prefix, settle_s=0.0)
+    rebuild_histories(cache, source, topic_prefix, wait=lambda: None)
     assert len(cache.keys(f"{topic_prefix}{{thalweg}}:history:*")) == 7
 
 
@@ -301,21 +313,21 @@ def test_redis_that_is_wiped_during_a_rebuild_is_not_called_complete(cache: redi
         cache.delete(*cache.keys(f"{topic_prefix}*"))
 
     counting.after = wipe
-    rebuild_histories(counting, source, topic_prefix, settle_s=0.0)
+    rebuild_histories(counting, source, topic_prefix, wait=lambda: None)
     assert cache.get(marker_key(topic_prefix)) is None
 
 
 def test_wiped_in_mid_stream_histories_are_complete_again(cache: redis.Redis, topic_prefix: str) -> None:
     """Changes go on while Redis is emptied twice: in the end it has what the topic has."""
     source = topic_of()
-    writer = rebuilding(cache, topic_prefix, lambda: source)
+    writer = HistoryWriter(cache, topic_prefix, lambda: source)
     until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
     for k in range(600):
         for install in (Install(f"u{k % 5}", f"i{k}", k, f"{k}"), Install("u0", f"i{k - 50}", k, "", retracted=True)):
             tell(source, install)
             writer.put(install.user, install.item, None if install.retracted else install.time_ms)
         if k in (200, 400):
-            until(lambda: writer.waiting == 0)
+            until(lambda: writer.pending == 0)
             cache.delete(*cache.keys(f"{topic_prefix}*"))
     expected = {f"u{u}": [f"i{k}" for k in range(600) if k % 5 == u and (u or k > 549)] for u in range(5)}
     until(lambda: read_histories(cache, list(expected), 1_000, topic_prefix) == expected)
@@ -325,13 +337,13 @@ def test_wiped_in_mid_stream_histories_are_complete_again(cache: redis.Redis, to
 def test_the_ten_thousandth_install_costs_no_more_than_the_tenth(cache: redis.Redis, topic_prefix: str) -> None:
     """However many installs a user has: two commands a round trip, one member an install, a bounded set in Redis."""
     counting = Counting(cache)
-    writer = HistoryWriter(counting, topic_prefix, members_max=1_000)
+    writer = HistoryWriter(counting, topic_prefix)
     costs: list[int] = []
 
     def put(begin: int, end: int) -> None:
         for k in range(begin, end):
             writer.put("u", f"i{k}", k)
-        until(lambda: writer.waiting == 0)
+        until(lambda: writer.pending == 0)
 
     for begin in (*range(0, 100, 10), *range(9_900, 10_000, 10)):
         if begin == 9_900:
@@ -361,8 +373,8 @@ def test_the_command_rebuilds_from_kafka(
     apply_topics(settings, plan_topics(settings))
     log = KafkaLog(settings)
     for k in range(20):
-        log.send(*history_record(Installed(f"u{k % 3}", f"i{k}", k), 2))
-    log.send(*history_record(Installed("u0", "i0", None), 2))
+        log.send(*history_record(HistoryChange(f"u{k % 3}", f"i{k}", k), 2))
+    log.send(*history_record(HistoryChange("u0", "i0", None), 2))
     log.close()
     cache.zadd(history_key("stale", topic_prefix), {"a": 1})
     report = tmp_path / "rebuilt.json"
@@ -405,8 +417,8 @@ def test_a_history_is_what_the_join_knows(
     """Repeated, out of order, taken back before or after: topic and Redis have the newest install that counts."""
     writer = HistoryWriter(cache, topic_prefix)
     partitions = {EVENTS.name: 1, EXAMPLES.name: 1, HISTORIES.name: 1}
-    processor = RecordProcessor(ShellRules(), partitions, writer, Tally())
-    state = processor.start(Joiner(LabelRules("eager", window_ms=1_000)))
+    processor = RecordProcessor(JoinerOptions(), partitions, writer, Tally())
+    state = PartitionState(Joiner(LabelRules("eager", window_ms=1_000)), 0, 0, PoisonDetector(0))
     source = MemoryLog({HISTORIES.name: 1}, lambda: T)
     for k, event in enumerate(events):
         record = Record(EVENTS.name, 0, k, T + 100_000, None, encode_record([event]))
@@ -415,9 +427,9 @@ def test_a_history_is_what_the_join_knows(
                 continue
             assert topic == HISTORIES.name
             source.send(topic, partition, told, key)
-    until(lambda: writer.waiting == 0)
+    until(lambda: writer.pending == 0)
     writer.close(10)
-    topic_says = changes_of(source.reader(HISTORIES.name, {0: 0}).poll(0))
+    topic_says = decode_changes(source.reader(HISTORIES.name, {0: 0}).poll(0))
     assert {item: at - T for (_, item), at in topic_says.items() if at is not None} == wanted
 
     def cached() -> dict[str, int]:
@@ -426,7 +438,7 @@ def test_a_history_is_what_the_join_knows(
 
     assert cached() == wanted
     wipe_histories(cache, topic_prefix)
-    rebuild_histories(cache, source, topic_prefix, settle_s=0.0)
+    rebuild_histories(cache, source, topic_prefix, wait=lambda: None)
     assert cached() == wanted
 
 
@@ -434,13 +446,13 @@ def test_what_waits_keeps_that_a_later_time_was_taken_back(cache: redis.Redis, t
     """Changes of one item that wait are one change; it must still lower what Redis has, also after a failure."""
     cache.zadd(history_key("u", topic_prefix), {"a": 9, "b": 9, "c": 9})
     flaky = Flaky(cache)
-    writer = HistoryWriter(flaky, topic_prefix, retry_s=0.01)
+    writer = HistoryWriter(flaky, topic_prefix)
     for item in ("a", "b", "c"):
         writer.put("u", item, None)
     assert flaky.asked.wait(10)
     for item, newest in (("a", True), ("b", False)):
         writer.put("u", item, 5, newest)
     flaky.up = True
-    until(lambda: writer.waiting == 0)
+    until(lambda: writer.pending == 0)
     writer.close(10)
     assert cache.zrange(history_key("u", topic_prefix), 0, -1, withscores=True) == [(b"a", 5.0), (b"b", 5.0)]

@@ -23,12 +23,12 @@ from aiokafka.structs import OffsetAndMetadata
 from stream.events.codec import decode_entity, decode_events, decode_examples, encode
 from stream.events.topics import EVENTS_DLQ
 from stream.events.types import DeadLetter, Install, SourceEvent, Tick
-from stream.joiner.assigned_partitions import Memory
-from stream.joiner.commit_metadata import JOIN_VERSION, Progress, metadata_of
+from stream.joiner.assigned_partitions import MemoryBudget
+from stream.joiner.commit_metadata import JOIN_VERSION, Progress, encode_metadata
 from stream.joiner.consumer_loop import ConsumerLoop
 from stream.joiner.join import SLICE, Checkpoint
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.labels import Labels
+from stream.joiner.labels import LabelBatch
 from stream.joiner.record_processor import RUN_BYTES
 from stream.runtime.errors import LogError, LogGap, LogTruncated, SettingsError
 from tests.support.fake_kafka_clients import (
@@ -139,9 +139,9 @@ def test_after_a_failure_nothing_more_is_read(tmp_path: Path) -> None:
         loop = loop_on(paper, tmp_path)
         await loop.on_partitions_assigned([AT])
         paper.batches = [{0: [message(0, page("r"))]}, LogError("broken"), {0: [message(1, Tick(T + 5_000))]}]
-        await asyncio.wait_for(loop.read(), 30.0)
+        await asyncio.wait_for(loop.run(), 30.0)
         assert str(loop.failure) == "broken"
-        assert (labels_of(paper), loop.assigned.owned[0].next_offset) == ([], 1)
+        assert (labels_of(paper), loop.assigned.partitions[0].next_offset) == ([], 1)
 
     asyncio.run(story())
 
@@ -224,7 +224,7 @@ def test_the_bound_holds_where_every_run_has_something_bad(tmp_path: Path, spoil
         loop = await assigned_loop(paper, tmp_path, 0, uncommitted_max=600)
         worst, add = 0, loop.tally.add_labels
 
-        def noted(labels: Labels) -> None:
+        def noted(labels: LabelBatch) -> None:
             nonlocal worst
             add(labels)
             worst = max(worst, loop._commits.uncommitted)
@@ -255,14 +255,14 @@ def test_records_at_hand_are_bounded_while_nothing_is_emitted(tmp_path: Path, re
         rules = LabelRules("wait", window_ms=3_600_000, known_ms=1_000)
         if rebuilding:
             progress = Progress(1_000_000)
-            paper.stored[AT] = OffsetAndMetadata(0, metadata_of(Checkpoint(0, 0, 0), rules, "", progress))
+            paper.stored[AT] = OffsetAndMetadata(0, encode_metadata(Checkpoint(0, 0, 0), rules, "", progress))
             paper.ends[0] = 2_000_000
         loop = await assigned_loop(paper, tmp_path, 0, rules=rules)
-        owned = loop.assigned.owned[0]
-        owned.bodies.bytes_max = 20_000
+        owned = loop.assigned.partitions[0]
+        owned.cache.bytes_max = 20_000
         await take(loop, *(message(k, page(f"r{k}", T + k)) for k in range(2_000)))
         assert loop.tally.emitted == 0
-        assert owned.bodies.bytes <= 20_000 + RUN_BYTES
+        assert owned.cache.bytes <= 20_000 + RUN_BYTES
 
     asyncio.run(story())
 
@@ -272,7 +272,7 @@ def test_a_commit_can_be_taken_in_the_batch_that_ends_a_rebuild(tmp_path: Path) 
 
     async def story() -> None:
         paper = Paper()
-        metadata = metadata_of(Checkpoint(0, 0, 0), RULES, "", Progress(3))
+        metadata = encode_metadata(Checkpoint(0, 0, 0), RULES, "", Progress(3))
         paper.stored[AT] = OffsetAndMetadata(0, metadata)
         paper.ends[0] = 1_000
         loop = await assigned_loop(paper, tmp_path, 0, uncommitted_max=100)
@@ -363,14 +363,14 @@ def test_a_restart_rebuilds_what_is_confirmed_in_silence(tmp_path: Path) -> None
         records = [message(k, page(f"r{k}", T + k)) for k in range(5)]
         first = await assigned_loop(paper, tmp_path, 0, rules=rules)
         await take(first, *records[:4])
-        paper_commit = first.assigned.unstored()[0][1]
+        paper_commit = first.assigned.due_commits()[0][1]
         paper.stored[AT] = OffsetAndMetadata(*paper_commit)
         assert labels_of(paper) == ["r0", "r1", "r2", "r3"]
         second = await assigned_loop(paper, tmp_path, 0, rules=rules)
         assert paper.positions[0] == 0
         await take(second, *records)
         assert labels_of(paper) == ["r0", "r1", "r2", "r3", "r4"]
-        assert second.assigned.owned[0].joiner.open_pages == 5
+        assert second.assigned.partitions[0].joiner.open_pages == 5
 
     asyncio.run(story())
 
@@ -406,10 +406,10 @@ def test_memory_is_bounded_once_the_state_is_rebuilt(tmp_path: Path) -> None:
         await first.commit()
         second = await assigned_loop(paper, tmp_path, 0, rules=little)
         await take(second, *records[:5])
-        assert (labels_of(paper), second.assigned.owned[0].joiner.open_pages) == ([], 5)
+        assert (labels_of(paper), second.assigned.partitions[0].joiner.open_pages) == ([], 5)
         await take(second, records[5])
         emitted = labels_of(paper)
-        assert 0 < len(emitted) == 6 - second.assigned.owned[0].joiner.open_pages
+        assert 0 < len(emitted) == 6 - second.assigned.partitions[0].joiner.open_pages
 
     asyncio.run(story())
 
@@ -419,12 +419,12 @@ def test_a_worker_with_fewer_partitions_remembers_more_of_each(tmp_path: Path) -
 
     async def story() -> None:
         loop = loop_on(Paper(), tmp_path)
-        loop.assigned._memory = Memory(1_000, 100)
+        loop.assigned._budget = MemoryBudget(1_000, 100)
         await assign(loop, 0, 1)
-        assert [owned.joiner.bytes_max for owned in loop.assigned.owned.values()] == [500, 500]
+        assert [owned.joiner.bytes_max for owned in loop.assigned.partitions.values()] == [500, 500]
         await revoke(loop, 0, 1)
         await assign(loop, 1)
-        assert [owned.joiner.bytes_max for owned in loop.assigned.owned.values()] == [1_000]
+        assert [owned.joiner.bytes_max for owned in loop.assigned.partitions.values()] == [1_000]
 
     asyncio.run(story())
 
@@ -442,7 +442,7 @@ def test_a_gap_before_the_logs_start_ends_the_loop(tmp_path: Path, commit: tuple
         with pytest.raises(LogGap, match=f"offset {wanted} was wanted, but the log now starts at 7.*--accept-gap"):
             await assigned_loop(paper, tmp_path, 0)
         loop = await assigned_loop(paper, tmp_path, 0, accept_gap=True)
-        assert (loop.assigned.owned[0].next_offset, paper.positions[0]) == (7, 7)
+        assert (loop.assigned.partitions[0].next_offset, paper.positions[0]) == (7, 7)
 
     asyncio.run(story())
 
@@ -468,7 +468,10 @@ def test_a_commit_behind_the_logs_end_ends_the_loop(
                                                f"{end}.*--accept-gap"):  # fmt: skip
             await assigned_loop(paper, tmp_path, 0)
         loop = await assigned_loop(paper, tmp_path, 0, accept_gap=True)
-        assert (loop.assigned.owned[0].next_offset, loop.assigned.owned[0].emit_from) == (reads_from, emits_from)
+        assert (loop.assigned.partitions[0].next_offset, loop.assigned.partitions[0].emit_from) == (
+            reads_from,
+            emits_from,
+        )
 
     asyncio.run(story())
 
@@ -483,11 +486,11 @@ def test_a_position_out_of_range_while_running_ends_the_loop(tmp_path: Path) -> 
         paper.starts[0] = 5
         paper.batches = [OffsetOutOfRangeError({AT: 1})]
         with pytest.raises(LogGap, match="offset 1 was wanted, but the log now starts at 5"):
-            await loop._read_batch()
+            await loop._poll()
         paper.starts[0], paper.ends[0] = 0, 0
         paper.batches = [OffsetOutOfRangeError({AT: 1})]
         with pytest.raises(LogTruncated, match="offset 1 was wanted, but the log now starts at 0 and ends at 0"):
-            await loop._read_batch()
+            await loop._poll()
 
     asyncio.run(story())
 
@@ -500,10 +503,10 @@ def test_a_position_that_is_not_ours_yet_is_no_error(tmp_path: Path, guess: Base
         paper = Paper()
         loop = loop_on(paper, tmp_path)
         paper.batches = [guess, {0: [message(0, page("r"))]}]
-        await loop._read_batch()
-        await loop._read_batch()
+        await loop._poll()
+        await loop._poll()
         await assign(loop, 0)
-        assert paper.positions[0] == loop.assigned.owned[0].next_offset == 0
+        assert paper.positions[0] == loop.assigned.partitions[0].next_offset == 0
 
     asyncio.run(story())
 
@@ -524,7 +527,7 @@ def test_topics_that_producers_stamp_are_refused(tmp_path: Path) -> None:
             await take(loop, stamped)
         paper.timestamp_type = "LogAppendTime"  # it was mended, the record is from before
         await take(loop, stamped)
-        assert loop.assigned.owned[0].joiner.open_pages == 1
+        assert loop.assigned.partitions[0].joiner.open_pages == 1
 
     asyncio.run(story())
 
@@ -544,7 +547,7 @@ def test_a_newer_joiners_commit_is_refused(tmp_path: Path) -> None:
                         await assign(loop, 0)
                 else:
                     await assign(loop, 0)
-                    assert loop.assigned.owned[0].joiner.watermark_ms == T
+                    assert loop.assigned.partitions[0].joiner.watermark_ms == T
 
     asyncio.run(story())
 
@@ -558,7 +561,7 @@ def test_commits_of_other_rules_or_another_model_need_consent(tmp_path: Path) ->
         await take(first, message(0, page("r")), message(1, page("s")))
         await first.commit()
         same = await assigned_loop(paper, tmp_path, 0, model="a")
-        assert same.assigned.owned[0].emit_from == 2
+        assert same.assigned.partitions[0].emit_from == 2
         other = replace(RULES, window_ms=3_000)
         for rules, model, says in (
             (other, "a", "window_ms was 1000 and is 3000"),
@@ -567,7 +570,7 @@ def test_commits_of_other_rules_or_another_model_need_consent(tmp_path: Path) ->
             with pytest.raises(SettingsError, match=f"{says}.*--accept-rules"):
                 await assigned_loop(paper, tmp_path, 0, rules=rules, model=model)
             loop = await assigned_loop(paper, tmp_path, 0, rules=rules, model=model, accept_rules=True)
-            assert (loop.assigned.owned[0].next_offset, loop.assigned.owned[0].emit_from) == (0, 0)
+            assert (loop.assigned.partitions[0].next_offset, loop.assigned.partitions[0].emit_from) == (0, 0)
 
     asyncio.run(story())
 
@@ -582,9 +585,9 @@ def test_the_count_of_late_events_survives_a_change_of_owner(tmp_path: Path) -> 
         await first.commit()
         second = await assigned_loop(paper, tmp_path, 0)
         await take(second, message(0, page("open", T + 9_000)), message(1, Tick(T + 9_000)), message(2, page("late")))
-        assert second.assigned.owned[0].late == 1
+        assert second.assigned.partitions[0].late == 1
         await take(second, message(3, page("late, too")))
-        assert second.assigned.owned[0].late == 2
+        assert second.assigned.partitions[0].late == 2
         letters = [decode_entity(value or b"", DeadLetter) for topic, value in paper.sent if topic == EVENTS_DLQ.name]
         assert [(letter.error, letter.offset) for letter in letters] == [("Late", 2), ("Late", 3)]
 
@@ -602,7 +605,7 @@ def test_a_restart_reads_on_with_the_floor_of_the_commit(tmp_path: Path) -> None
         assert committed(paper) == (1, 2, {"watermark_ms": T, "finished_ms": T, "floor_ms": T})
         second = await assigned_loop(paper, tmp_path, 0)
         await take(second, message(1, page("s", T + 1)), message(2, page("r", T)))
-        owned = second.assigned.owned[0]
+        owned = second.assigned.partitions[0]
         assert (owned.late, owned.joiner.open_pages) == (1, 1)
 
     asyncio.run(story())
@@ -618,12 +621,12 @@ def test_a_rebalance_keeps_the_state_of_partitions_that_come_back(tmp_path: Path
         paper = Paper()
         loop = await assigned_loop(paper, tmp_path, 0, 1)
         await take(loop, message(0, page("r")), message(1, page("s")))
-        joiner = loop.assigned.owned[0].joiner
+        joiner = loop.assigned.partitions[0].joiner
         await revoke(loop, 0, 1)
-        assert loop.assigned.owned == {}
+        assert loop.assigned.partitions == {}
         assert committed(paper) == (0, 2, {"watermark_ms": 0, "finished_ms": T - 2_000})
         await assign(loop, 0)
-        assert loop.assigned.owned[0].joiner is joiner
+        assert loop.assigned.partitions[0].joiner is joiner
         assert paper.positions[0] == 2
         await take(loop, message(2, Tick(T + 5_000)))
         assert labels_of(paper) == ["r", "s"]
@@ -642,13 +645,13 @@ def test_a_state_is_not_kept_once_another_has_committed(tmp_path: Path) -> None:
         await assign(loop, 1)
         await revoke(loop, 1)
         await assign(loop, 0, 1)
-        assert loop.assigned.owned[0].rebuild_from == 0, "it was another's meanwhile"
+        assert loop.assigned.partitions[0].rebuild_from == 0, "it was another's meanwhile"
         await take(loop, message(0, page("r")), message(1, page("s")), message(2, page("t")))
         await revoke(loop, 0, 1)
         stored = paper.stored[AT]
         paper.stored[AT] = OffsetAndMetadata(1, stored.metadata)
         await assign(loop, 0, 1)
-        assert (loop.assigned.owned[0].rebuild_from, paper.positions[0]) == (1, 1)
+        assert (loop.assigned.partitions[0].rebuild_from, paper.positions[0]) == (1, 1)
 
     asyncio.run(story())
 
@@ -662,7 +665,7 @@ def test_a_revocation_waits_for_the_batch_at_work(tmp_path: Path) -> None:
         first = message(0, page("r"), Tick(T + 5_000))
         going = reads_again(loop, first)
         paper.batches = [{0: [first], 1: [message(0, page("s", partition=1))]}]
-        reading = asyncio.create_task(loop._read_batch())
+        reading = asyncio.create_task(loop._poll())
         await asyncio.sleep(0.01)
         revoking = asyncio.create_task(revoke(loop, 0, 1))
         await asyncio.sleep(0.01)
@@ -687,7 +690,7 @@ def test_a_record_that_takes_too_long_is_given_away(tmp_path: Path, monkeypatch:
         first = message(0, page("r"), Tick(T + 5_000))
         going = reads_again(loop, first)
         paper.batches = [{0: [first]}]
-        reading = asyncio.create_task(loop._read_batch())
+        reading = asyncio.create_task(loop._poll())
         await asyncio.sleep(0.01)
         await revoke(loop, 0)
         going.set()
@@ -735,8 +738,8 @@ def test_an_assignment_that_is_overtaken_by_another_begins_nothing(tmp_path: Pat
 
         paper.end_offsets = slow  # type: ignore[method-assign]
         await assign(loop, 0)
-        assert loop.assigned.owned == {}
-        assert loop._fresh == {1}
+        assert loop.assigned.partitions == {}
+        assert loop._new_assignment == {1}
 
     asyncio.run(story())
 
@@ -785,8 +788,8 @@ async def take_at(loop: ConsumerLoop, monkeypatch: pytest.MonkeyPatch, now: floa
 async def watch_at(loop: ConsumerLoop, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
     """The watch as of a moment."""
     with monkeypatch.context() as patched:
-        patched.setattr("stream.joiner.tick_watch.time", SimpleNamespace(monotonic=lambda: now, time=time.time))
-        await loop.watch()
+        patched.setattr("stream.joiner.tick_writer.time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+        await loop.write_ticks()
 
 
 def test_ticks_are_written_into_silent_partitions_that_are_read_to_their_end(
@@ -798,7 +801,7 @@ def test_ticks_are_written_into_silent_partitions_that_are_read_to_their_end(
         paper = Paper()
         loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500)
         await take(loop, message(0, page("r")))
-        heard = loop.assigned.owned[0].silence.heard_at
+        heard = loop.assigned.partitions[0].idleness.active_at
         paper.ends[0] = 1
         await watch_at(loop, monkeypatch, heard + 0.4)
         assert ticks_of(paper) == []
@@ -819,7 +822,7 @@ def test_an_idle_partitions_commit_catches_up(tmp_path: Path, monkeypatch: pytes
         paper = Paper()
         loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500)
         await take(loop, message(0, page("r")))
-        now = loop.assigned.owned[0].silence.heard_at
+        now = loop.assigned.partitions[0].idleness.active_at
         for offset in range(1, 20):
             paper.ends[0] = offset
             now += 1.0
@@ -848,7 +851,7 @@ def test_after_an_outage_a_partition_is_ticked_when_events_come_again(
         for partition in (0, 1):
             await take(loop, message(0, page(f"r{partition}", partition=partition)), partition=partition)
             paper.ends[partition] = 1
-        now = loop.assigned.owned[1].silence.heard_at
+        now = loop.assigned.partitions[1].idleness.active_at
         paper.away = True
         await watch_at(loop, monkeypatch, now + 1.0)
         await watch_at(loop, monkeypatch, now + 1.5)
@@ -878,10 +881,10 @@ def test_nothing_is_ticked_while_a_batch_waits(tmp_path: Path, monkeypatch: pyte
         loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500)
         await take(loop, message(0, page("r")))
         paper.ends[0] = 2
-        heard = loop.assigned.owned[0].silence.heard_at
+        heard = loop.assigned.partitions[0].idleness.active_at
         paper.batches = [{0: [message(1, page("s"))]}]
-        async with loop._working:
-            reading = asyncio.create_task(loop._read_batch())
+        async with loop._batch_lock:
+            reading = asyncio.create_task(loop._poll())
             await asyncio.sleep(0.01)
             assert paper.positions[0] == 2
             await watch_at(loop, monkeypatch, heard + 9.0)
@@ -898,8 +901,8 @@ def test_an_event_from_the_future_becomes_a_dead_letter(tmp_path: Path) -> None:
         paper = Paper()
         loop = await assigned_loop(paper, tmp_path, 0, ahead_ms_max=60_000)
         await take(loop, message(0, page("r"), Tick(CAME + 60_001)))
-        assert loop.assigned.owned[0].joiner.watermark_ms == T
-        assert loop.assigned.owned[0].joiner.open_pages == 1
+        assert loop.assigned.partitions[0].joiner.watermark_ms == T
+        assert loop.assigned.partitions[0].joiner.open_pages == 1
         ((topic, value),) = paper.sent
         letter = decode_entity(value or b"", DeadLetter)
         assert (topic, letter.error, letter.offset) == (EVENTS_DLQ.name, "FromTheFuture", 0)
@@ -915,7 +918,7 @@ def test_a_rebalance_after_an_outage_does_not_end_the_grace(tmp_path: Path, monk
         loop = await assigned_loop(paper, tmp_path, 0, idle_ms=500, outage_grace_s=30.0)
         await take(loop, message(0, page("r")))
         paper.ends[0] = 1
-        now = loop.assigned.owned[0].silence.heard_at
+        now = loop.assigned.partitions[0].idleness.active_at
         paper.away = True
         await watch_at(loop, monkeypatch, now + 1.0)
         paper.away = False

@@ -8,7 +8,7 @@ import pytest
 
 from stream.events.types import Tick
 from stream.joiner.faust_service import JoinerService, make_app
-from stream.joiner.record_processor import ShellRules
+from stream.joiner.record_processor import JoinerOptions
 from stream.runtime.errors import LogError
 from stream.runtime.settings import Settings
 from tests.support.fake_kafka_clients import PARTITIONS, RULES, Paper, T, assign, message, page, take
@@ -23,7 +23,7 @@ SET_UP = {
 def service_on(paper: Paper, tmp_path: Path, **shell: Any) -> JoinerService:
     """A service whose Kafka is of paper."""
     service = JoinerService(
-        Settings(kafka="127.0.0.1:1", local=tmp_path), RULES, ShellRules(**shell), PARTITIONS, None
+        Settings(kafka="127.0.0.1:1", local=tmp_path), RULES, JoinerOptions(**shell), PARTITIONS, None
     )  # fmt: skip
 
     async def connect() -> None:
@@ -66,7 +66,7 @@ def test_faust_starts_the_loop_and_no_kafka_client_of_its_own(tmp_path: Path) ->
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("chore", ["read", "watch", "commit"])
+@pytest.mark.parametrize("chore", ["_poll", "write_ticks", "commit"])
 def test_whatever_breaks_ends_the_service(tmp_path: Path, chore: str) -> None:
     """Without reading, ticks or commits it must not go on: what broke is what `run` raises."""
 
@@ -76,7 +76,7 @@ def test_whatever_breaks_ends_the_service(tmp_path: Path, chore: str) -> None:
         async def broken(*_: object) -> None:
             raise LogError("broken")
 
-        setattr(service.loop, "_read_batch" if chore == "read" else chore, broken)
+        setattr(service.loop, chore, broken)
         with pytest.raises(LogError, match="broken"):
             await asyncio.wait_for(service.run(), 30.0)
         assert service.ready() == (False, "broken")
@@ -97,7 +97,7 @@ def test_who_is_told_to_stop_does_not_wait_for_a_broker_that_is_away(
         await assign(service.loop, 0)
         await take(service.loop, message(0, page("r"), Tick(T + 5_000)))
         await service._commit_last()
-        assert service.failure is None
+        assert service.loop.failure is None
 
     asyncio.run(run())
     assert paper.stored == {}

@@ -161,7 +161,7 @@ def test_a_retraction_that_finds_no_install_is_counted() -> None:
     joiner.feed([page("r", 100), install("i", 105), Tick(121), retraction("i", 121), retraction("never", 121)], 0, NOW)
     joiner.feed([retraction("first", 122), install("first", 121)], 1, NOW)
     assert (joiner.counts.stray, joiner.counts.retracted) == (0, 0)
-    again = Joiner.start(RULES, replace(joiner.checkpoint(2), finished_ms=130))
+    again = Joiner(RULES, replace(joiner.checkpoint(2), finished_ms=130))
     for one in (joiner, again):
         one.feed([retraction("second", 124), install("second", 125), retraction("third", 124), FAR], 2, NOW)
     assert (joiner.counts.stray, again.counts.stray, joiner.counts.retracted) == (3, 0, 0)
@@ -199,10 +199,10 @@ def test_long_ids_are_counted() -> None:
         joiner = Joiner(bounded)
         for k in range(100):
             joiner.feed([make(k)], k, NOW)
-        assert joiner.held_bytes <= 1_000_000
+        assert joiner.state_bytes <= 1_000_000
         assert joiner.state.pages.words.nbytes + joiner.state.installs.words.nbytes <= 3_000_000
         joiner.feed([FAR], 100, NOW)
-        assert joiner.held_bytes == 0
+        assert joiner.state_bytes == 0
 
 
 def test_a_page_can_be_corrected_as_long_as_the_spec_says() -> None:
@@ -270,12 +270,12 @@ def test_nothing_is_remembered_for_ever() -> None:
     """When the watermark has passed everything, no state is left and nothing holds the commit."""
     joiner = Joiner(RULES)
     joiner.feed([page("r", 100), install("i", 105), install("organic", 105, "z"), retraction("k", 104)], 0, NOW + 1)
-    assert joiner.hold_offset() == 0
+    assert joiner.oldest_needed_offset() == 0
     joiner.feed([FAR], 1, NOW + 2)
-    assert joiner.hold_offset() is None
+    assert joiner.oldest_needed_offset() is None
     assert joiner.checkpoint(2) == Checkpoint(2, FAR.time_ms, FAR.time_ms - RULES.life_ms)
     assert (joiner.open_pages, joiner.counts.organic) == (0, 1)
-    assert joiner.held_bytes == 0
+    assert joiner.state_bytes == 0
 
 
 def test_a_million_ticks_hold_nothing() -> None:
@@ -283,7 +283,7 @@ def test_a_million_ticks_hold_nothing() -> None:
     joiner = Joiner(RULES)
     for offset in range(1_000):
         joiner.feed([Tick(100 + offset)], offset, NOW)
-    assert joiner.hold_offset() is None
+    assert joiner.oldest_needed_offset() is None
 
 
 def test_an_install_after_a_retraction_is_a_correction() -> None:
@@ -319,9 +319,9 @@ def test_an_install_holds_the_commit_at_the_page_that_has_it() -> None:
         joiner = Joiner(replace(RULES, organic=organic))
         for k, event in enumerate(log):
             joiner.feed([event], k, NOW + k)
-        assert joiner.hold_offset() == offset
+        assert joiner.oldest_needed_offset() == offset
         joiner.feed([FAR], 4, NOW + 4)
-        assert joiner.hold_offset() is None
+        assert joiner.oldest_needed_offset() is None
 
 
 # Each rule of the restart, and what goes wrong without it. `other` only keeps the commit back.
@@ -330,7 +330,7 @@ other = page("other", 104, "z", "v")
 
 def restarted(checkpoint: Checkpoint, log: Sequence[SourceEvent], before: int) -> list[Examples]:
     """Said up to `before`, then by a joiner that starts at `checkpoint`."""
-    first, second = Joiner(RULES), Joiner.start(RULES, checkpoint)
+    first, second = Joiner(RULES), Joiner(RULES, checkpoint)
     said = [e for k in range(before) for e in first.feed([log[k]], k, NOW + k)]
     return said + [e for k in range(checkpoint.offset, len(log)) for e in second.feed([log[k]], k, NOW + k)]
 

@@ -24,11 +24,12 @@ from stream.events.types import (
     SourceEvent,
     Tick,
 )
-from stream.joiner.bodies import Bodies
 from stream.joiner.join import Checkpoint, Joiner
-from stream.joiner.label_rules import LabelRules, Policy
-from stream.joiner.labels import examples_of
-from stream.joiner.raw_impression import record_events
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.labels import to_examples
+from stream.joiner.record_cache import RecordCache
+from stream.joiner.record_events import to_record
+from stream.spec.spec import Policy
 from tests.stream.joiner.test_join import FAR, NOW, POLICIES, ids, install, page, retraction, rows
 from tests.support.join_oracle import check_labels, net_of, organic
 
@@ -181,13 +182,13 @@ def with_restarts(
     said: list[Examples] = []
     stored = Checkpoint(0, 0, 0)
     for till_commit, till_kill in plan:
-        joiner = Joiner.start(rules, stored)
+        joiner = Joiner(rules, stored)
         commit_at = stored.offset + till_commit
         for offset in range(stored.offset, min(commit_at + till_kill, len(records))):
             said += joiner.feed(records[offset], offset, ingests[offset])
             if offset == commit_at:
                 stored = joiner.checkpoint(offset + 1)
-    joiner = Joiner.start(rules, stored)
+    joiner = Joiner(rules, stored)
     for offset in range(stored.offset, len(records)):
         said += joiner.feed(records[offset], offset, ingests[offset])
     return said
@@ -251,7 +252,7 @@ def test_full_memory_closes_what_is_oldest_and_a_restart_decides_the_same(
     joiner, unbroken = Joiner(bounded), []
     for offset, event in enumerate(log):
         unbroken += joiner.feed([event], offset, NOW + offset)
-        assert joiner.held_bytes <= bytes_max
+        assert joiner.state_bytes <= bytes_max
     once = one_page_ids(log)
     if once == {event.request_id for event in log if isinstance(event, Impression)}:
         assert ids(with_restarts(packed(log, sizes), bounded, plan)) == ids(unbroken)
@@ -297,7 +298,7 @@ def played(
     records: Sequence[Sequence[SourceEvent]], rules: LabelRules, stored: Checkpoint, until: int
 ) -> tuple[set[Name], Joiner]:
     """What a joiner that starts at `stored` tells to be organic of the records before `until`, and that joiner."""
-    joiner, told = Joiner.start(rules, stored), list[Organic]()
+    joiner, told = Joiner(rules, stored), list[Organic]()
     for offset in range(stored.offset, until):
         joiner.feed(records[offset], offset, NOW + offset)
         told += joiner.organic
@@ -321,7 +322,7 @@ def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: Label
     times = {(one.user, one.install_id, one.time_ms) for one in log if isinstance(one, Install)}
     if len(times) == len({(user, install_id) for user, install_id, _ in times}):
         assert len(told) == len(names(told))
-    assert joiner.hold_offset() is None
+    assert joiner.oldest_needed_offset() is None
     for one in told:
         assert (
             log.index(Install(one.user, one.item, one.time_ms, one.install_id, one.request_id)) == one.ingest_ms - NOW
@@ -381,7 +382,7 @@ def test_a_retraction_outlives_its_install_wherever_a_joiner_is_killed(policy: P
         before, joiner = played(records, rules, START, first)
         after, last = played(records, rules, joiner.checkpoint(first), len(records))
         assert net_of(said) == {("r", "a"): int(again_ms > 125)}
-        assert (before | after, last.counts.stray, last.hold_offset()) == (set(), 0, None)
+        assert (before | after, last.counts.stray, last.oldest_needed_offset()) == (set(), 0, None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -440,18 +441,18 @@ def test_a_burst_in_parts_changes_nothing(
 ) -> None:
     """However small the parts: the same labels, organic installs and state, in the same order."""
     rules = replace(rules, bytes_max=bytes_max)
-    whole, cut, bodies = Joiner(rules), Joiner(rules), Bodies()
+    whole, cut, bodies = Joiner(rules), Joiner(rules), RecordCache()
     for offset, record in enumerate(packed([*events, FAR], sizes)):
-        said, one = whole.feed(record, offset, NOW), record_events(record)
+        said, one = whole.feed(record, offset, NOW), to_record(record)
         bodies.put(offset, one.raw)
         parts, organics = list[Examples](), list[Organic]()
         with patch("stream.joiner.join.SLICE", most):
-            for part in cut.parts(one.placed(offset, NOW)):
+            for part in cut.join_records(one.at_offset(offset, NOW)):
                 assert len(part.labels) <= len(record) + most * (1 + len(record))
-                parts += examples_of(part.labels, bodies)
+                parts += to_examples(part.labels, bodies)
                 organics += part.organic.get(0, ())
         assert parts == said
-        assert (organics, cut.counts, cut.held_bytes) == (whole.organic, whole.counts, whole.held_bytes)
+        assert (organics, cut.counts, cut.state_bytes) == (whole.organic, whole.counts, whole.state_bytes)
         assert cut.checkpoint(offset + 1) == whole.checkpoint(offset + 1)
 
 
@@ -531,17 +532,17 @@ class JoinMachine(RuleBasedStateMachine):
         """Some of what wasn't confirmed is lost; another joiner reads on from the commit."""
         del self.said[max(self.confirmed[0], len(self.said) - lost) :]
         del self.organic[max(self.confirmed[1], len(self.organic) - lost) :]
-        self.joiner = Joiner.start(self.label_rules, self.stored)
+        self.joiner = Joiner(self.label_rules, self.stored)
         for offset in range(self.stored.offset, len(self.records)):
             self.feed(offset)
 
     @invariant()
     def holds(self) -> None:
         """A commit never passes what is remembered, and memory is counted exactly."""
-        held = self.joiner.hold_offset()
+        held = self.joiner.oldest_needed_offset()
         next_offset = self.joiner.checkpoint(len(self.records)).offset
         assert next_offset == (len(self.records) if held is None else held)
-        assert (self.joiner.held_bytes == 0) == (held is None)
+        assert (self.joiner.state_bytes == 0) == (held is None)
 
     def teardown(self) -> None:
         """Once all is in, the net labels are the offline join's, and organic is what it leaves without a page."""

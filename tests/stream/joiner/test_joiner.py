@@ -24,12 +24,13 @@ from stream.events.codec import decode_entity, decode_events, decode_examples, d
 from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, TOPICS
 from stream.events.types import DeadLetter, Examples, History, Impression, Install, Organic
 from stream.history.histories import read_histories
-from stream.joiner.label_rules import LabelRules, Policy
+from stream.joiner.label_rules import LabelRules
 from stream.log.kafka_admin import group_commits
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Record, partition_of
 from stream.runtime.health import run_file
 from stream.runtime.settings import Settings
+from stream.spec.spec import Policy
 from tests.support.join_oracle import net_of, offline
 from thalweg.stack.stack import Stack
 

@@ -9,7 +9,7 @@ from aiokafka import codec
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from stream.joiner import kafka_clients
-from stream.joiner.kafka_clients import FETCH_WAIT_MS, connection, make_consumer, make_producer
+from stream.joiner.kafka_clients import FETCH_WAIT_MS, connection_options, make_consumer, make_producer
 from stream.log.dead_letters import ORIGINAL_BYTES_MAX, dead_letter
 from stream.log.protocol import Record
 from stream.runtime.errors import SettingsError
@@ -56,14 +56,16 @@ def test_the_producer_waits_for_nothing_and_takes_whole_records(made: Any) -> No
 def test_login_and_tls_are_those_of_the_settings(tmp_path: Path) -> None:
     """A CA file that can't be read is a setting's mistake."""
     plain = Settings(kafka="a:1, b:2")
-    assert connection(plain) == {"bootstrap_servers": ["a:1", "b:2"], "security_protocol": "PLAINTEXT"}
-    sasl = connection(Settings(kafka="a:1", kafka_security="SASL_SSL", kafka_user="me", kafka_password="secret"))
+    assert connection_options(plain) == {"bootstrap_servers": ["a:1", "b:2"], "security_protocol": "PLAINTEXT"}
+    sasl = connection_options(
+        Settings(kafka="a:1", kafka_security="SASL_SSL", kafka_user="me", kafka_password="secret")
+    )
     assert sasl.pop("ssl_context") is not None
     assert (sasl["sasl_mechanism"], sasl["sasl_plain_username"], sasl["sasl_plain_password"]) == (
         "PLAIN", "me", "secret"
     )  # fmt: skip
     with pytest.raises(SettingsError, match="THALWEG_KAFKA_CA"):
-        connection(Settings(kafka="a:1", kafka_security="SSL", kafka_ca=str(tmp_path / "none")))
+        connection_options(Settings(kafka="a:1", kafka_security="SSL", kafka_ca=str(tmp_path / "none")))
 
 
 def test_compressed_topics_can_be_read() -> None:

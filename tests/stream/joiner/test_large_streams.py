@@ -7,7 +7,8 @@ import pytest
 
 from stream.events.types import Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
-from stream.joiner.label_rules import LabelRules, Policy
+from stream.joiner.label_rules import LabelRules
+from stream.spec.spec import Policy
 from tests.support.join_oracle import check_labels, organic
 
 T = 1_700_000_000_000
@@ -54,7 +55,7 @@ def test_labels_equal_the_offline_join(rules: LabelRules) -> None:
     log, ingests = [*log, end], [*ingests, end.time_ms]
     check_labels(said, log, rules, ingests)
     assert not rules.organic or {(one.user, one.install_id) for one in organics} == organic(log, rules, ingests)
-    assert (joiner.held_bytes, joiner.hold_offset()) == (0, None)
+    assert (joiner.state_bytes, joiner.oldest_needed_offset()) == (0, None)
 
 
 @pytest.mark.parametrize("policy", ["wait", "eager"])
@@ -68,4 +69,4 @@ def test_an_item_that_one_user_installs_very_often_costs_what_it_costs_once(poli
     said += joiner.feed([Tick(T + 300_000)], 3, T + 300_000)
     labels = [(position, label) for one in said for position, label in zip(one.positions, one.labels, strict=True)]
     assert labels == ([(0, 1), (0, 0), (1, 0)] if policy == "eager" else [(0, 0), (1, 0)])
-    assert (joiner.counts.retracted, joiner.held_bytes) == (count, 0)
+    assert (joiner.counts.retracted, joiner.state_bytes) == (count, 0)

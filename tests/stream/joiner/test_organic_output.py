@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 from msgspec import Raw, msgpack
 
-from stream.events.codec import decode_examples, decode_organic, decode_training, encode_record
+from stream.events.codec import decode_examples, decode_organic, decode_training, encode, encode_record
 from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
 from stream.events.types import Examples, Impression, Install, Organic, SourceEvent, Tick, TrainingEvent
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.labels import examples_bytes
+from stream.joiner.labels import encode_examples, user_of
 from stream.joiner.metrics import Tally
-from stream.joiner.output_records import label_records
-from stream.joiner.record_processor import RecordProcessor, ShellRules
+from stream.joiner.output_records import pack_records
+from stream.joiner.poison_detector import PoisonDetector
+from stream.joiner.record_processor import JoinerOptions, PartitionState, RecordProcessor
 from stream.log.dead_letters import Outgoing
 from stream.log.protocol import Record, partition_of
 from tests.support.plain_writer import labelled
@@ -52,8 +53,10 @@ def test_they_come_behind_the_labels_of_the_same_record(
     no record."""
     batches, shown = labelled(Joiner(RULES), [*map(page, range(pages)), Tick(T + 5_000)], 0, CAME)
     found = list(map(organic, range(installs)))
-    written = label_records(examples_bytes(batches, shown), shown, partitions, bytes_max, found)
-    labels = decode_examples(msgpack.encode([Raw(raw) for raw in examples_bytes(batches, shown)]))[0]
+    events = [*encode_examples(batches, shown), *map(encode, found)]
+    users_of_events = [*map(user_of, shown), *(one.user for one in found)]
+    written = pack_records(EXAMPLES.name, events, users_of_events, partitions, bytes_max)
+    labels = decode_examples(msgpack.encode([Raw(raw) for raw in encode_examples(batches, shown)]))[0]
     wanted: list[TrainingEvent] = [*labels, *found]
     for p in range(partitions):
         found_there = [event for out in written if out.partition == p for event in read(out.value)]
@@ -70,8 +73,8 @@ def test_they_come_behind_the_labels_of_the_same_record(
 def test_the_rules_say_whether_examples_has_them(wanted: bool) -> None:
     """The topic `organic` has them in any case; in `examples` they follow the labels that the same record made."""
     joiner = Joiner(replace(RULES, organic_examples=wanted))
-    processor = RecordProcessor(ShellRules(), PARTITIONS, None, Tally())
-    state = processor.start(joiner)
+    processor = RecordProcessor(JoinerOptions(), PARTITIONS, None, Tally())
+    state = PartitionState(joiner, 0, 0, PoisonDetector(0))
     parts: list[list[SourceEvent]] = [
         [page(0), Install("u0", "b", T, "mine"), Install("v", "a", T, "i", "gone")],
         [Tick(T + 1_000)],

@@ -2,10 +2,10 @@
 
 from stream.events.codec import decode_entity, decode_examples, encode_record
 from stream.events.types import RECORD_BYTES_MAX, DeadLetter, Examples, Impression, Tick
-from stream.joiner.commit_metadata import commit_of, metadata_of
+from stream.joiner.commit_metadata import decode_commit, encode_metadata
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.labels import Installed
+from stream.joiner.labels import HistoryChange
 from stream.joiner.output_records import history_record
 from stream.log.dead_letters import dead_letter
 from stream.log.protocol import Record, partition_of
@@ -47,8 +47,8 @@ def test_examples_go_to_their_learners_partition() -> None:
 
 def test_a_retraction_is_a_tombstone_of_the_history() -> None:
     """An install and its retraction have one key, in the user's partition."""
-    install = history_record(Installed("u", "a", 7), 4)
-    gone = history_record(Installed("u", "a", None), 4)
+    install = history_record(HistoryChange("u", "a", 7), 4)
+    gone = history_record(HistoryChange("u", "a", None), 4)
     assert install.key == gone.key == b"u\x00a"
     assert install.partition == gone.partition == partition_of("u", 4)
     assert gone.value is None
@@ -86,6 +86,6 @@ def test_copies_of_a_letter_of_a_compacted_topic_have_one_key() -> None:
 def test_a_checkpoint_travels_in_the_commits_metadata() -> None:
     """What was stored comes back; foreign metadata starts with no watermark."""
     checkpoint = Checkpoint(5, 1_700_000_000_000, 1_699_999_999_000, 7, 8)
-    assert commit_of(5, metadata_of(checkpoint, LabelRules())).checkpoint == checkpoint
+    assert decode_commit(5, encode_metadata(checkpoint, LabelRules())).checkpoint == checkpoint
     for foreign in ("", "moved by hand", "[1]", '{"watermark_ms": "x"}'):
-        assert commit_of(5, foreign).checkpoint == Checkpoint(5, 0, 0)
+        assert decode_commit(5, foreign).checkpoint == Checkpoint(5, 0, 0)

@@ -9,9 +9,10 @@ import pytest
 
 from stream.events.types import Impression, Install, Organic, SourceEvent
 from stream.joiner.join import Checkpoint, Joiner
-from stream.joiner.label_rules import LabelRules, Policy
-from stream.joiner.raw_impression import record_events
+from stream.joiner.label_rules import LabelRules
+from stream.joiner.record_events import to_record
 from stream.joiner.state_store import PAGES_FILE, STATE_FILE, StateStore
+from stream.spec.spec import Policy
 
 RULES = LabelRules("eager", window_ms=20_000, lateness_ms=50, known_ms=3_000, organic=True)
 T = 1_700_000_000_000
@@ -40,7 +41,7 @@ def stream_of(seed: int) -> Iterator[list[SourceEvent]]:
 
 def said(joiner: Joiner, record: list[SourceEvent], offset: int) -> tuple[list[tuple[object, ...]], list[Organic]]:
     """All that is emitted of a record, in a form that can be compared."""
-    part = joiner.take(record_events(record), offset, CAME)
+    part = joiner.join_record(to_record(record), offset, CAME)
     labels = part.labels
     return [(*page, labels.rows.get(k)) for k, page in enumerate(labels.pages)], part.organic[0]
 
@@ -58,16 +59,16 @@ def test_who_is_loaded_goes_on_as_who_was_never_stopped(tmp_path: Path, policy: 
         if offset % 100 == 99 and offset < 1_000:
             capture = store.capture(joiner.state, offset + 1)
             store.write(capture)
-            store.wrote(joiner.state, capture)
+            store.release_chunks(joiner.state, capture)
     found = StateStore(tmp_path / "0", "us").load(rules, 0, RECORDS)
     assert found is not None
     state, following = found
     assert following == 1_000
-    loaded = Joiner.restored(rules, Checkpoint(0, 0, 0), state)
+    loaded = Joiner(rules, Checkpoint(0, 0, 0), state)
     for offset in range(following, RECORDS):
         assert said(loaded, records[offset], offset) == wanted[offset]
     assert loaded.checkpoint(RECORDS) == joiner.checkpoint(RECORDS)
-    assert (loaded.held_bytes, loaded.open_pages) == (joiner.held_bytes, joiner.open_pages)
+    assert (loaded.state_bytes, loaded.open_pages) == (joiner.state_bytes, joiner.open_pages)
     assert joiner.open_pages > 100
 
 
@@ -81,13 +82,13 @@ def test_a_state_that_goes_on_from_its_files_can_be_saved_again(tmp_path: Path) 
     for end in (300, 600, 900):
         store = StateStore(folder, "us")
         found = store.load(RULES, 0, RECORDS)
-        joiner = Joiner(RULES) if found is None else Joiner.restored(RULES, Checkpoint(0, 0, 0), found[0])
+        joiner = Joiner(RULES) if found is None else Joiner(RULES, Checkpoint(0, 0, 0), found[0])
         assert at == (0 if found is None else found[1])
         for offset in range(at, end):
             said(joiner, records[offset], offset)
         capture = store.capture(joiner.state, end)
         store.write(capture)
-        store.wrote(joiner.state, capture)
+        store.release_chunks(joiner.state, capture)
         at = end
     assert joiner.checkpoint(900) == whole.checkpoint(900)
     assert said(joiner, records[900], 900) == said(whole, records[900], 900)
@@ -110,8 +111,6 @@ def test_what_is_not_whole_or_not_ours_is_left(tmp_path: Path) -> None:
     (tmp_path / STATE_FILE).write_bytes(state)
     (tmp_path / PAGES_FILE).write_bytes(b"")
     assert store.load(RULES, 0, RECORDS) is None
-    store.forget()
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_save_that_was_not_finished_leaves_the_one_before(tmp_path: Path) -> None:
@@ -122,7 +121,7 @@ def test_a_save_that_was_not_finished_leaves_the_one_before(tmp_path: Path) -> N
         said(joiner, records[offset], offset)
     first = store.capture(joiner.state, 700)
     store.write(first)
-    store.wrote(joiner.state, first)
+    store.release_chunks(joiner.state, first)
     for offset in range(700, RECORDS):
         said(joiner, records[offset], offset)
     before = (tmp_path / STATE_FILE).read_bytes()
@@ -131,7 +130,7 @@ def test_a_save_that_was_not_finished_leaves_the_one_before(tmp_path: Path) -> N
     found = StateStore(tmp_path, "us").load(short, 0, RECORDS)
     assert found is not None
     assert found[1] == 700
-    loaded, again = Joiner.restored(short, Checkpoint(0, 0, 0), found[0]), Joiner(short)
+    loaded, again = Joiner(short, Checkpoint(0, 0, 0), found[0]), Joiner(short)
     for offset in range(700):
         said(again, records[offset], offset)
     for offset in range(700, RECORDS):

@@ -20,7 +20,7 @@ from stream.events.codec import encode_record, example_id
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import INSTALLED, RETRACTION, WINDOW_CLOSED, Examples, Impression, Install, Organic, Tick
 from stream.joiner.label_rules import LabelRules, label_rules
-from stream.joiner.record_processor import ShellRules
+from stream.joiner.record_processor import JoinerOptions
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import partition_of
@@ -535,7 +535,7 @@ def test_the_rules_are_the_joiners() -> None:
     other = Spec("x", label=Label("wait", "3s", "2s", known="1m", early="4s"))
     for spec in (load_spec(SPEC), load_spec(SPEC.with_name("store.toml")), Spec("x"), other):
         rules = label_rules(spec)
-        assert audit_rules(spec) == replace(as_audited(rules), ahead_ms=ShellRules().ahead_ms_max)
+        assert audit_rules(spec) == replace(as_audited(rules), ahead_ms=JoinerOptions().ahead_ms_max)
         assert audit_rules(spec).window_ms == duration_ms(spec.label.window)
 
 

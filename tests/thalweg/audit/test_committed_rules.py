@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stream.joiner.commit_metadata import metadata_of
+from stream.joiner.commit_metadata import encode_metadata
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules, label_rules
 from stream.runtime.errors import SpecError
@@ -19,14 +19,14 @@ MINE = Spec("mine", label=Label(policy="wait", window="1m", lateness="5s", early
 
 def commit(rules: LabelRules, model: str = "") -> tuple[int, str]:
     """As a joiner commits."""
-    return 7, metadata_of(Checkpoint(7, 5, 3), rules, model)
+    return 7, encode_metadata(Checkpoint(7, 5, 3), rules, model)
 
 
 def test_rules_come_back_as_the_spec_has_them() -> None:
     """What a joiner of a spec commits, and what a look back reads from that spec, are the same rules."""
     for spec in (MINE, load_spec(SPEC), load_spec(SPEC.with_name("store.toml"))):
         committed = committed_rules(
-            {0: commit(label_rules(spec, bytes_max=10), spec.name), 1: (3, "moved by a tool"), 2: (3, "")}
+            {0: commit(replace(label_rules(spec), bytes_max=10), spec.name), 1: (3, "moved by a tool"), 2: (3, "")}
         )
         assert committed == {0: audit_rules(spec)}
         assert resolve_rules(committed, None) == resolve_rules(committed, audit_rules(spec)) == audit_rules(spec)

@@ -165,7 +165,7 @@ def test_what_is_forgotten_frees_its_memory() -> None:
         kept = (shown._records, shown._labels, *(half for map_ in (shown._times, shown._installs)
                                                  for half in (map_.young, map_.old)))  # fmt: skip
         assert max(map(len, kept)) <= 60
-        assert shown._joiner.remembered_pages <= 61
+        assert shown._joiner.retained_pages <= 61
     shown.join([(2_000, install(-1, user="u3", at_ms=2_000)), (2_001, install(-2, "b", user="u999", at_ms=2_000))])
     found = shown.finish()
     assert found[0] == InstallOutcome(2_000, unmatched=NEVER_SHOWN)

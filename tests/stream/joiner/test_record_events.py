@@ -16,7 +16,14 @@ from stream.events.types import BadPart, Impression, Install, SourceEvent, Tick
 from stream.joiner.kernels import hashes
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.kernels.record_scan import ITEMS_SCANNED
-from stream.joiner.raw_impression import RecordEvents, plain_records, read_any, read_record, read_slices, together
+from stream.joiner.record_events import (
+    RecordEvents,
+    concatenate,
+    decode_record,
+    decode_slices,
+    read_record,
+    scan_records,
+)
 
 texts = st.text(max_size=40) | st.sampled_from(["r" * 31, "r" * 32, "r" * 300])
 times = st.sampled_from([0, 1, 127, 128, 65_536, 1_700_000_000_000, 4_102_444_800_000, 2**63])
@@ -57,7 +64,7 @@ def plainly(read: tuple[RecordEvents, list[BadPart]]) -> Any:
 def test_the_scan_agrees_with_the_decoder(events: list[SourceEvent]) -> None:
     """Events of every kind, true or not, are read the same in both ways."""
     raw = encode_record(events)
-    assert plainly(read_record(raw)) == plainly(read_any(raw))
+    assert plainly(read_record(raw)) == plainly(decode_record(raw))
 
 
 @settings(max_examples=2_000, deadline=None)
@@ -76,10 +83,10 @@ def test_the_scan_agrees_with_the_decoder_about_broken_bytes(data: st.DataObject
         raw.insert(at, byte)
     else:
         del raw[at:]
-    wanted = plainly(read_any(bytes(raw)))
+    wanted = plainly(decode_record(bytes(raw)))
     assert plainly(read_record(bytes(raw))) == wanted
-    followed = plain_records([bytes(raw), encode_record(PLAIN)], [0, 1], [0, 0])
-    assert not len(followed.records) or plainly((followed.only(0), [])) == wanted, "it was read beyond its end"
+    followed = scan_records([bytes(raw), encode_record(PLAIN)], [0, 1], [0, 0])
+    assert not len(followed.records) or plainly((followed.of_record(0), [])) == wanted, "it was read beyond its end"
 
 
 def test_what_our_producers_write_is_plain() -> None:
@@ -96,7 +103,7 @@ def test_what_our_producers_write_is_plain() -> None:
 
 def is_plain(raw: bytes) -> bool:
     """Whether a record is scanned."""
-    return len(plain_records([raw], [0], [0]).records) == 1
+    return len(scan_records([raw], [0], [0]).records) == 1
 
 
 @settings(deadline=None)
@@ -107,11 +114,11 @@ def is_plain(raw: bytes) -> bool:
 )
 def test_records_that_are_read_together_have_the_events_of_each(raws: list[bytes]) -> None:
     """Up to the first that isn't plain: the same columns, hashes and bytes as read singly, each at its own offset."""
-    found = plain_records(raws, range(7, 7 + len(raws)), range(len(raws)))
+    found = scan_records(raws, range(7, 7 + len(raws)), range(len(raws)))
     plain = list(takewhile(is_plain, raws))
     assert found.records[:, :2].tolist() == [[7 + k, k] for k in range(len(plain))]
     for k, raw in enumerate(plain):
-        one, single = found.only(k), read_record(raw)[0]
+        one, single = found.of_record(k), read_record(raw)[0]
         assert plainly((one, [])) == plainly((single, []))
         assert [found.bytes_of(n, k) for n in range(len(one))] == [single.bytes_of(n) for n in range(len(single))]
     assert found.tally == tuple(map(sum, zip((0, 0, 0), *(read_record(raw)[0].tally for raw in plain), strict=True)))
@@ -133,10 +140,10 @@ def test_slices_hold_the_same_events(events: list[bytes], events_max: int) -> No
     raw = msgspec.msgpack.encode([msgspec.Raw(event) for event in events])
     slices = [one for _, _, one in record_slices(raw, events_max)]
     assert max(map(event_count, slices)) <= max(events_max, event_count(raw) if len(slices) == 1 else 0)
-    with patch("stream.joiner.raw_impression.record_slices", partial(record_slices, events_max=events_max)):
-        read = list(read_slices(raw))
-    found = together([some for some, _ in read])
-    assert plainly((found, [one for _, bad in read for one in bad])) == plainly(read_any(raw))
+    with patch("stream.joiner.record_events.record_slices", partial(record_slices, events_max=events_max)):
+        read = list(decode_slices(raw))
+    found = concatenate([some for some, _ in read])
+    assert plainly((found, [one for _, bad in read for one in bad])) == plainly(decode_record(raw))
 
 
 def test_a_record_that_is_bad_as_a_whole_stays_whole() -> None:
