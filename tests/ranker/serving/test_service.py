@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,17 +32,10 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
 from tests.support.random_models import ToyModel, items, some_spec
+from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
 
 PATIENCE_S = 60.0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until it holds."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline_s, "it never came to hold"
-        time.sleep(0.01)
 
 
 def toy() -> ToyModel:
@@ -132,14 +124,14 @@ def test_it_answers_before_and_after_the_first_snapshot(memory: MemoryLog) -> No
     write_items(memory)
     running = Running(RankerService(store, no_histories, "m", worker="0", threads=2), lambda: memory)
     caller = Caller(memory)
-    until(lambda: running.service.ready()[0])
+    wait_until(lambda: running.service.ready()[0])
     caller.ask(3)
-    until(caller.answered)
+    wait_until(caller.answered)
     assert {(r.version, tuple(r.notes)) for r in caller.replies} == {(0, ("no_model",))}
     model.publish(store)
-    until(lambda: "version 1" in running.service.ready()[1])
+    wait_until(lambda: "version 1" in running.service.ready()[1])
     caller.ask(3)
-    until(caller.answered)
+    wait_until(caller.answered)
     assert {r.version for r in caller.replies[3:]} == {1}
     running.end()
     assert running.failure is None
@@ -152,9 +144,9 @@ def test_an_item_that_is_deleted_is_not_retrieved_any_more(memory: MemoryLog) ->
     write_items(memory)
     running = Running(RankerService(store, no_histories, "m", worker="0", threads=2), lambda: memory)
     caller = Caller(memory)
-    until(lambda: running.service.ready() == (True, "ready (version 1)"))
+    wait_until(lambda: running.service.ready() == (True, "ready (version 1)"))
     caller.ask(1)
-    until(caller.answered)
+    wait_until(caller.answered)
     first = caller.replies[-1]
     assert len(first.items) == 5
     gone = first.items[0]
@@ -162,15 +154,15 @@ def test_an_item_that_is_deleted_is_not_retrieved_any_more(memory: MemoryLog) ->
 
     def not_retrieved() -> bool:
         caller.ask(1)
-        until(caller.answered)
+        wait_until(caller.answered)
         return gone not in caller.replies[-1].items
 
-    until(not_retrieved)
+    wait_until(not_retrieved)
     assert caller.replies[-1].scored == 29
     caller.asked += 1
     named = RankRequest(f"r{caller.asked}", "u1", candidates=[gone])
     memory.send(REQUESTS.name, 0, encode_record([named]))
-    until(caller.answered)
+    wait_until(caller.answered)
     assert caller.replies[-1].items == [gone]
     assert {(r.version, r.error) for r in caller.replies} == {(1, "")}
     running.end()
@@ -200,10 +192,10 @@ def test_the_first_request_finds_all_items(memory: MemoryLog, tmp_path: Path) ->
     silent = SilentStore("m")
     running = Running(RankerService(silent, no_histories, "m", worker="0", threads=2, files=files), lambda: memory)
     caller = Caller(memory)
-    until(lambda: running.service.ready()[0])
+    wait_until(lambda: running.service.ready()[0])
     assert silent.asked.is_set()
     caller.ask(1)
-    until(caller.answered)
+    wait_until(caller.answered)
     silent.enough.set()
     running.end()
     assert running.failure is None
@@ -220,10 +212,10 @@ def test_a_broker_that_comes_late_is_waited_for(memory: MemoryLog, service: Rank
         return memory
 
     running = Running(service, connect)
-    until(lambda: "no broker" in service.ready()[1])
+    wait_until(lambda: "no broker" in service.ready()[1])
     assert not service.ready()[0]
     there.set()
-    until(lambda: service.ready()[0])
+    wait_until(lambda: service.ready()[0])
     running.end()
 
 
@@ -249,7 +241,7 @@ def test_a_gap_ends_it_unless_accepted(memory: MemoryLog, accept_gap: bool) -> N
     service = RankerService(MemoryStore("m"), no_histories, "m", worker="0", threads=1, accept_gap=accept_gap)
     running = Running(service, lambda: memory)
     if accept_gap:
-        until(lambda: caller.answered() or bool(caller.replies))
+        wait_until(lambda: caller.answered() or bool(caller.replies))
         assert [r.request_id for r in caller.replies] == ["r3"]
     else:
         running.thread.join(PATIENCE_S)
@@ -303,15 +295,15 @@ def test_on_real_kafka_and_redis(world: World) -> None:
     model.publish(world.store)
     process = world.ranker()
     try:
-        until(lambda: world.health("readyz").startswith("ready (version"))
+        wait_until(lambda: world.health("readyz").startswith("ready (version"))
         caller = Caller(world.log)
         for n in range(20):
             caller.ask(25)
             model.learn()
             newest = model.publish(world.store).version
             if n % 5 == 4:  # whoever asks from now on is answered by this one or a later one
-                until(lambda: f"(version {newest}" in world.health("readyz"))  # noqa: B023  # called at once
-        until(caller.answered)
+                wait_until(lambda: f"(version {newest}" in world.health("readyz"))  # noqa: B023  # called at once
+        wait_until(caller.answered)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, (world.settings.local / "ranker.log").read_text()
     finally:

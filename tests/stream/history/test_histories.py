@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from stream.log.protocol import Log, Record
 from stream.runtime.errors import LogUnavailable
 from stream.runtime.settings import Settings
 from tests.support.plain_writer import written
+from tests.support.waiting import wait_until
 from thalweg.cli.main import app
 from thalweg.stack.stack import Stack
 
@@ -47,14 +47,6 @@ from thalweg.stack.stack import Stack
 def cache(stack: Stack) -> redis.Redis:
     """The run's Redis."""
     return redis.Redis.from_url(stack.redis)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_the_newest_installs_are_kept_and_read_newest_last(
@@ -123,7 +115,7 @@ def test_what_redis_did_not_take_is_written_when_it_answers(cache: redis.Redis, 
     writer.put("u", "b", 2)
     writer.put("u", "a", None)
     flaky.up = True
-    until(lambda: writer.pending == 0)
+    wait_until(lambda: writer.pending == 0)
     writer.close(10)
     assert read_histories(cache, ["u"], 10, topic_prefix) == {"u": ["b"]}
 
@@ -166,7 +158,7 @@ def test_histories_that_redis_lost_are_complete_again(cache: redis.Redis, topic_
         tell(source, gone)
     writer = HistoryWriter(cache, topic_prefix, lambda: source)
     for _ in range(2):
-        until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+        wait_until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
         assert read_histories(cache, ["u", "v"], 9, topic_prefix) == {"u": ["a", "b"], "v": []}
         cache.delete(*cache.keys(f"{topic_prefix}*"))
     writer.close(10)
@@ -177,7 +169,7 @@ def test_what_a_killed_process_had_not_written_is_written_by_the_next(cache: red
     cache.set(marker_key(topic_prefix), COMPLETE)
     source = topic_of(Install("u", "a", 1, "1"))
     writer = HistoryWriter(cache, topic_prefix, lambda: source)
-    until(lambda: read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["a"]})
+    wait_until(lambda: read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["a"]})
     writer.close(10)
 
 
@@ -189,7 +181,7 @@ def test_changes_that_were_dropped_come_from_the_topic(
     source = topic_of()
     monkeypatch.setattr(history_writer, "PENDING_MAX", 3)
     writer = HistoryWriter(flaky, topic_prefix, lambda: source)
-    until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+    wait_until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
     flaky.asked.clear()
     for k in range(10):
         tell(source, Install("u", f"i{k}", k, f"{k}"))
@@ -197,7 +189,7 @@ def test_changes_that_were_dropped_come_from_the_topic(
         assert flaky.asked.wait(10)
     assert writer.dropped > 0
     flaky.up = True
-    until(lambda: read_histories(cache, ["u"], 20, topic_prefix) == {"u": [f"i{k}" for k in range(10)]})
+    wait_until(lambda: read_histories(cache, ["u"], 20, topic_prefix) == {"u": [f"i{k}" for k in range(10)]})
     writer.close(10)
 
 
@@ -216,7 +208,7 @@ def test_without_a_log_changes_go_on_and_the_copy_is_tried_again(
 
     writer = HistoryWriter(cache, topic_prefix, opened)
     writer.put("u", "b", 2)
-    until(lambda: read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["a", "b"]})
+    wait_until(lambda: read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["a", "b"]})
     writer.close(10)
     assert sum("can't be restored" in record.message for record in caplog.records) == 1
 
@@ -245,7 +237,7 @@ def test_a_retraction_during_the_copy_is_not_undone(cache: redis.Redis, topic_pr
 
     writer = HistoryWriter(cache, topic_prefix, opened)
     ready.set()
-    until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+    wait_until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
     writer.close(10)
     assert read_histories(cache, ["u"], 9, topic_prefix) == {"u": ["i0", "i2"]}
 
@@ -321,16 +313,16 @@ def test_wiped_in_mid_stream_histories_are_complete_again(cache: redis.Redis, to
     """Changes go on while Redis is emptied twice: in the end it has what the topic has."""
     source = topic_of()
     writer = HistoryWriter(cache, topic_prefix, lambda: source)
-    until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+    wait_until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
     for k in range(600):
         for install in (Install(f"u{k % 5}", f"i{k}", k, f"{k}"), Install("u0", f"i{k - 50}", k, "", retracted=True)):
             tell(source, install)
             writer.put(install.user, install.item, None if install.retracted else install.time_ms)
         if k in (200, 400):
-            until(lambda: writer.pending == 0)
+            wait_until(lambda: writer.pending == 0)
             cache.delete(*cache.keys(f"{topic_prefix}*"))
     expected = {f"u{u}": [f"i{k}" for k in range(600) if k % 5 == u and (u or k > 549)] for u in range(5)}
-    until(lambda: read_histories(cache, list(expected), 1_000, topic_prefix) == expected)
+    wait_until(lambda: read_histories(cache, list(expected), 1_000, topic_prefix) == expected)
     writer.close(10)
 
 
@@ -343,7 +335,7 @@ def test_the_ten_thousandth_install_costs_no_more_than_the_tenth(cache: redis.Re
     def put(begin: int, end: int) -> None:
         for k in range(begin, end):
             writer.put("u", f"i{k}", k)
-        until(lambda: writer.pending == 0)
+        wait_until(lambda: writer.pending == 0)
 
     for begin in (*range(0, 100, 10), *range(9_900, 10_000, 10)):
         if begin == 9_900:
@@ -427,7 +419,7 @@ def test_a_history_is_what_the_join_knows(
                 continue
             assert topic == HISTORIES.name
             source.send(topic, partition, told, key)
-    until(lambda: writer.pending == 0)
+    wait_until(lambda: writer.pending == 0)
     writer.close(10)
     topic_says = decode_changes(source.reader(HISTORIES.name, {0: 0}).poll(0))
     assert {item: at - T for (_, item), at in topic_says.items() if at is not None} == wanted
@@ -453,6 +445,6 @@ def test_what_waits_keeps_that_a_later_time_was_taken_back(cache: redis.Redis, t
     for item, newest in (("a", True), ("b", False)):
         writer.put("u", item, 5, newest)
     flaky.up = True
-    until(lambda: writer.pending == 0)
+    wait_until(lambda: writer.pending == 0)
     writer.close(10)
     assert cache.zrange(history_key("u", topic_prefix), 0, -1, withscores=True) == [(b"a", 5.0), (b"b", 5.0)]

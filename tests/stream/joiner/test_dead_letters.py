@@ -3,8 +3,6 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,18 +11,10 @@ from stream.events.codec import decode_entity, encode_record
 from stream.events.topics import EVENTS, EVENTS_DLQ
 from stream.events.types import DeadLetter
 from stream.log.protocol import partition_of
-from tests.stream.joiner.test_joiner import World, page, running, until
 from tests.support.join_oracle import net_of
+from tests.support.kafka_joiner import World, page, running
+from tests.support.waiting import wait_until
 from thalweg.cli.main import app
-from thalweg.stack.stack import Stack
-
-
-@pytest.fixture
-def world(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
-    """Topics and a log of this test's own."""
-    made = World(stack, topic_prefix, tmp_path)
-    yield made
-    made.log.close()
 
 
 def letters(world: World) -> list[tuple[str, int]]:
@@ -40,15 +30,15 @@ def test_what_came_too_late_or_too_early_can_be_sent_back(world: World, monkeypa
         world.send(page("r", now))
         world.send(page("late", now - 10_000))
         world.send(page("early", int(time.time() * 1000) + 4_000))
-        until(lambda: letters(world) == [("Late", partition), ("FromTheFuture", partition)])
-        until(lambda: time.time() * 1000 > now + 4_000)
+        wait_until(lambda: letters(world) == [("Late", partition), ("FromTheFuture", partition)])
+        wait_until(lambda: time.time() * 1000 > now + 4_000)
         for name in ("kafka", "topic_prefix", "local"):
             monkeypatch.setenv(f"THALWEG_{name.upper()}", str(getattr(world.settings, name)))
         report = world.settings.local / "report.json"
         sent = CliRunner().invoke(app, ["dlq", "replay", "--json", str(report)])
         assert (sent.exit_code, json.loads(report.read_text())["sent"]) == (0, 2), sent.output
-        until(lambda: {request for request, _ in net_of(world.examples())} == {"r", "early"})
-        until(lambda: Counter(error for error, _ in letters(world))["Late"] == 2)
+        wait_until(lambda: {request for request, _ in net_of(world.examples())} == {"r", "early"})
+        wait_until(lambda: Counter(error for error, _ in letters(world))["Late"] == 2)
 
 
 def test_an_event_in_another_partition_than_its_users_is_not_joined(world: World) -> None:
@@ -57,8 +47,8 @@ def test_an_event_in_another_partition_than_its_users_is_not_joined(world: World
     with running(world):
         world.log.send(EVENTS.name, 1 - partition, encode_record([page("misplaced", now)]))
         world.send(page("r", now))
-        until(lambda: letters(world) == [("WrongPartition", 1 - partition)])
-        until(lambda: set(net_of(world.examples())) == {("r", "a"), ("r", "b")})
+        wait_until(lambda: letters(world) == [("WrongPartition", 1 - partition)])
+        wait_until(lambda: set(net_of(world.examples())) == {("r", "a"), ("r", "b")})
 
 
 def test_a_partition_that_gets_nothing_good_any_more_ends_the_joiner(world: World) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from stream.events.types import SourceEvent, Tick
 from stream.joiner.label_rules import LabelRules
-from tests.stream.joiner.test_join import FAR, install, page
-from tests.stream.joiner.test_join_oracle import START, packed, played
+from tests.support.join_events import FAR, install, page
+from tests.support.join_strategies import START, packed, played
 
 
 @pytest.mark.parametrize("extension_ms", [101, 105, 108])

@@ -4,160 +4,23 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import redis
-from kafka import KafkaAdminClient
-from kafka.admin import NewTopic
-from kafka.structs import OffsetAndMetadata
 
-from stream.events.codec import decode_entity, decode_events, decode_examples, decode_organic, encode_record
-from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, TOPICS
-from stream.events.types import DeadLetter, Examples, History, Impression, Install, Organic
+from stream.events.codec import decode_entity, decode_examples
+from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES
+from stream.events.types import DeadLetter, History, Impression, Install, Organic
 from stream.history.histories import read_histories
-from stream.joiner.label_rules import LabelRules
-from stream.log.kafka_admin import group_commits
-from stream.log.kafka_log import KafkaLog
-from stream.log.protocol import START, Record, partition_of
+from stream.log.protocol import partition_of
 from stream.runtime.health import run_file
-from stream.runtime.settings import Settings
 from stream.spec.spec import Policy
-from tests.support.join_oracle import net_of, offline
-from thalweg.stack.stack import Stack
-
-QUICK = LabelRules(policy="eager", window_ms=400, known_ms=400)  # soon committed
-
-
-def page(request_id: str, time_ms: int, user: str = "u", items: str = "ab") -> Impression:
-    """A page; `items` one letter each."""
-    return Impression(request_id, time_ms, user, list(items))
-
-
-class World:
-    """Topics of one test on the shared stack, and joiners that work on them by its rules."""
-
-    rules = QUICK
-
-    def __init__(self, stack: Stack, prefix: str, local: Path) -> None:
-        self.settings = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=local, partitions=2)
-        admin = KafkaAdminClient(bootstrap_servers=stack.kafka)
-        admin.create_topics([NewTopic(prefix + t.name, t.partitions or 2, 1, topic_configs=t.config()) for t in TOPICS])
-        admin.close()
-        self.more_settings: dict[str, Any] = {}
-        self.log = KafkaLog(self.settings, compression="lz4")  # as producers may: aiokafka needs more than lz4 for it
-
-    def joiner(self, worker: str = "0", **shell: Any) -> "subprocess.Popen[bytes]":
-        """Start a joiner process."""
-        settings = {
-            "kafka": self.settings.kafka,
-            "redis": self.settings.redis,
-            "topic_prefix": self.settings.topic_prefix,
-            "local": str(self.settings.local),
-            "worker": worker,
-        } | self.more_settings
-        told = {"settings": settings, "rules": asdict(self.rules), "shell": shell}
-        out = (self.settings.local / f"joiner-{worker}.log").open("ab")
-        script = Path(__file__).parents[2] / "support" / "joiner_process.py"
-        return subprocess.Popen([sys.executable, str(script), json.dumps(told)], stderr=out, stdout=out)
-
-    def health(self, path: str, worker: str = "0") -> str:
-        """What a joiner answers on one of its paths; empty when it doesn't."""
-        try:
-            port = json.loads(run_file(self.settings.model_copy(update={"worker": worker}), "joiner").read_text())[
-                "port"
-            ]
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=2) as answer:
-                return str(answer.read().decode())
-        except (OSError, ValueError):
-            return ""
-
-    def send(self, *events: Impression | Install) -> None:
-        """One record for each user's partition."""
-        for partition in range(2):
-            part = [event for event in events if partition_of(event.user, 2) == partition]
-            if part:
-                self.log.send(EVENTS.name, partition, encode_record(part))
-
-    def all_of(self, topic: str) -> list[Record]:
-        """Every record that the topic holds now."""
-        ends = self.log.ends(topic)
-        reader = self.log.reader(topic, dict.fromkeys(ends, START))
-        found: list[Record] = []
-        try:
-            while any(at < ends[partition] for partition, at in reader.positions().items()):
-                found += reader.poll(1.0)
-        finally:
-            reader.close()
-        return found
-
-    def examples(self) -> list[Examples]:
-        """Everything that was said so far."""
-        return [said for record in self.all_of(EXAMPLES.name) for said in decode_examples(record.value or b"")[0]]
-
-    def organic(self) -> list[tuple[int, Organic]]:
-        """Every organic install that was written so far, with its partition."""
-        records = self.all_of(ORGANIC.name)
-        return [(record.partition, one) for record in records for one in decode_organic(record.value or b"")[0]]
-
-    def oracle(self) -> dict[tuple[str, str], int]:
-        """Net labels of the offline join over what stands in `events`, ticks of the joiner included."""
-        net: dict[tuple[str, str], int] = {}
-        records = self.all_of(EVENTS.name)
-        for partition in range(2):
-            log = [e for r in records if r.partition == partition for e in decode_events(r.value or b"")[0]]
-            net |= offline(log, self.rules)
-        return net
-
-    def commits(self) -> dict[int, Any]:
-        """The group's commits: {partition: offset and metadata}."""
-        found = group_commits(self.settings, "joiner", EVENTS.name)
-        return {partition: OffsetAndMetadata(*stored, -1) for partition, stored in found.items()}
-
-    def members(self) -> set[str | None]:
-        """The names by which the broker knows the group's members; None for one that it knows for this life only."""
-        admin = KafkaAdminClient(bootstrap_servers=self.settings.kafka)
-        try:
-            group = self.settings.topic("joiner")
-            return {member["group_instance_id"] for member in admin.describe_groups([group])[group]["members"]}
-        finally:
-            admin.close()
-
-
-def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < end, "did not come true in time"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def world(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
-    """Topics and a log of this test's own."""
-    made = World(stack, topic_prefix, tmp_path)
-    yield made
-    made.log.close()
-
-
-@contextmanager
-def running(world: World, worker: str = "0", **shell: Any) -> "Iterator[subprocess.Popen[bytes]]":
-    """A joiner that is at work, and gone afterwards."""
-    process = world.joiner(worker, **shell)
-    try:
-        until(lambda: "at work" in world.health("readyz", worker))
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+from tests.support.join_oracle import net_of
+from tests.support.kafka_joiner import QUICK, World, page, running
+from tests.support.waiting import wait_until
 
 
 def test_what_comes_in_goes_out(world: World) -> None:
@@ -171,8 +34,8 @@ def test_what_comes_in_goes_out(world: World) -> None:
         world.log.send(EVENTS.name, 0, None, b"a tombstone")
         world.send(Install("u", "a", now, "i"), Install("v", "a", now, "j"), Install("u", "b", now + 1, "k"))
         world.send(Install("v", "a", now, "j", retracted=True))
-        until(lambda: len(net_of(world.examples())) == 4)
-        until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
+        wait_until(lambda: len(net_of(world.examples())) == 4)
+        wait_until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
         assert net_of(world.examples()) == world.oracle()
         assert [decode_entity(r.value or b"", DeadLetter).original for r in world.all_of(EVENTS_DLQ.name)] == [
             b"rubbish",
@@ -185,7 +48,7 @@ def test_what_comes_in_goes_out(world: World) -> None:
         assert kept[b"v\x00a"] is None
         assert decode_entity(kept[b"u\x00a"] or b"", History) == History("u", "a", now)
         cache.delete(*cache.keys(f"{prefix}{{thalweg}}:histor*"))
-        until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
+        wait_until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
         assert world.health("livez") == "ok\n"
         assert 'thalweg_joiner_dead_letters_total{reason="undecodable"} 2.0' in world.health("metrics")
         process.send_signal(signal.SIGTERM)
@@ -200,14 +63,14 @@ def test_an_organic_install_is_written_once_it_is_forgotten(world: World) -> Non
     now = int(time.time() * 1000)
     with running(world, idle_ms=100):
         world.send(page("r", now), Install("u", "a", now + 300, "claimed"), Install("v", "a", now, "i", "gone"))
-        until(lambda: [one.install_id for _, one in world.organic()] == ["i"])
-        until(lambda: "unsure_ms" in str(world.commits()))
+        wait_until(lambda: [one.install_id for _, one in world.organic()] == ["i"])
+        wait_until(lambda: "unsure_ms" in str(world.commits()))
     (sent,) = [r.time_ms for r in world.all_of(EVENTS.name) if r.partition == partition_of("v", 2) and r.offset == 0]
     assert world.organic() == [(partition_of("v", 2), Organic("v", "a", now, "i", "gone", sent))]
     with running(world, idle_ms=100):
         later = int(time.time() * 1000)
         world.send(Install("u", "z", later, "j"), Install("v", "z", later, "k"))
-        until(lambda: {one.install_id for _, one in world.organic()} >= {"j", "k"})
+        wait_until(lambda: {one.install_id for _, one in world.organic()} >= {"j", "k"})
     assert {one.install_id for _, one in world.organic()} == {"i", "j", "k"}
 
 
@@ -265,9 +128,9 @@ def test_killed_with_kill_9_again_and_again(world: World) -> None:
                 break
         assert len(killed_at) == kills
         world.log.flush()
-        until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), 60.0)
+        wait_until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), wait_s=60.0)
         assert net_of(world.examples()) == world.oracle()
-        until(lambda: len(world.commits()) == 2)
+        wait_until(lambda: len(world.commits()) == 2)
         assert all("finished_ms" in json.loads(stored.metadata) for stored in world.commits().values())
         assert all(stored.offset > 0 for stored in world.commits().values())
     finally:
@@ -280,13 +143,13 @@ def test_of_two_workers_of_one_name_one_ends(world: World) -> None:
     with running(world, "a") as first:
         second = world.joiner("a")
         try:
-            until(lambda: first.poll() is not None or second.poll() is not None, 90.0)
+            wait_until(lambda: first.poll() is not None or second.poll() is not None, wait_s=90.0)
             assert first.poll() is None or second.poll() is None
             assert "another is named a" in (world.settings.local / "joiner-a.log").read_text()
             now = int(time.time() * 1000)
             world.send(page("r", now), page("s", now, user="v"))
             world.send(Install("u", "a", now, "i"), Install("v", "a", now, "j"))
-            until(lambda: len(net_of(world.examples())) == 4, 60.0)
+            wait_until(lambda: len(net_of(world.examples())) == 4, wait_s=60.0)
         finally:
             second.kill()
             second.wait()
@@ -300,7 +163,7 @@ def test_pages_that_are_not_at_hand_are_read_again(world: World, policy: Policy)
     with running(world):
         pages = 900
         assert len(list(flow(world, 3, pages, per_s=400))) > pages
-        until(lambda: len(net_of(world.examples())) == 4 * pages, 60.0)
+        wait_until(lambda: len(net_of(world.examples())) == 4 * pages, wait_s=60.0)
         assert net_of(world.examples()) == world.oracle()
         read_again = re.search(r"^thalweg_joiner_reread_records_total ([0-9.e+]+)", world.health("metrics"), re.M)
         assert read_again is not None
@@ -325,7 +188,7 @@ def test_a_second_worker_takes_its_share(world: World) -> None:
             assert "1 partitions at work" in world.health("readyz", "a")
             # Static members: who comes back has its partitions at once, and nobody waits for its session to end.
             assert world.members() == {world.settings.topic(f"joiner-{worker}") for worker in "ab"}
-            until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), 60.0)
+            wait_until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), wait_s=60.0)
             assert net_of(world.examples()) == world.oracle()
         finally:
             if second is not None:
@@ -351,18 +214,18 @@ def test_no_label_is_emitted_again_by_a_restart_or_a_rebalance(world: World) -> 
     with running(world, "a") as first:
         for k in range(pages):
             world.send(page(f"r{k}", now - k, f"u{k % 50}"))
-        until(lambda: len(emitted()) == 2 * pages)
-        until(confirmed)
+        wait_until(lambda: len(emitted()) == 2 * pages)
+        wait_until(confirmed)
         with running(world, "b"):
-            until(shared)
+            wait_until(shared)
             first.kill()
             first.wait()
             with running(world, "a"):
-                until(shared)
+                wait_until(shared)
                 world.send(page("last", now, "u1"), page("last, too", now, "u2"))
-                until(lambda: len(emitted()) >= 2 * pages + 4)
-                until(confirmed)
+                wait_until(lambda: len(emitted()) >= 2 * pages + 4)
+                wait_until(confirmed)
     with running(world, "a"):
         world.send(page("the end", now, "u1"))
-        until(lambda: len(emitted()) >= 2 * pages + 6, 60.0)
+        wait_until(lambda: len(emitted()) >= 2 * pages + 6, wait_s=60.0)
     assert len(emitted()) == len(set(emitted())) == 2 * pages + 6

@@ -2,12 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.structs import OffsetAndMetadata
@@ -15,17 +12,9 @@ from kafka.structs import OffsetAndMetadata
 from stream.events.topics import EVENTS
 from stream.joiner.commit_metadata import JOIN_VERSION
 from stream.log.protocol import partition_of
-from tests.stream.joiner.test_joiner import QUICK, World, page, running, until
 from tests.support.join_oracle import net_of
-from thalweg.stack.stack import Stack
-
-
-@pytest.fixture
-def world(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
-    """Topics and a log of this test's own."""
-    made = World(stack, topic_prefix, tmp_path)
-    yield made
-    made.log.close()
+from tests.support.kafka_joiner import QUICK, World, page, running
+from tests.support.waiting import wait_until
 
 
 def ended(world: World, worker: str = "0", **shell: Any) -> str:
@@ -72,13 +61,13 @@ def test_a_commit_behind_the_logs_end_is_not_read_on_from_in_silence(world: Worl
     assert "offset 100 was wanted, but the log now starts at 0 and ends at 1:" in said
     assert "--accept-gap" in said
     with running(world, accept_gap=True, idle_ms=100):
-        until(lambda: len(net_of(world.examples())) == 6, 60.0)
+        wait_until(lambda: len(net_of(world.examples())) == 6, wait_s=60.0)
 
 
 def test_a_topic_that_producers_stamp_is_refused(world: World) -> None:
     """The joiner ends with the command that mends it: at its start, and when it gets partitions while it runs."""
     with running(world) as process:
-        until(lambda: bool(world.commits()))
+        wait_until(lambda: bool(world.commits()))
         stamped_by(world, "CreateTime")
         admin = KafkaAdminClient(bootstrap_servers=world.settings.kafka)
         group = world.settings.topic("joiner")
@@ -99,12 +88,12 @@ def test_a_newer_joiners_commit_is_refused(world: World) -> None:
 def test_a_joiner_of_other_rules_does_not_share_the_group(world: World) -> None:
     """It ends when it gets a partition, and names what differs; the one that works there works on."""
     with running(world, "a", model="a") as first:
-        until(lambda: len(world.commits()) == 2)
+        wait_until(lambda: len(world.commits()) == 2)
         world.rules = replace(QUICK, window_ms=500)
         assert "window_ms was 400 and is 500; the model was a and is b" in ended(world, "b", model="b")
         now = int(time.time() * 1000)
         world.send(page("r", now), page("s", now, user="v"))
-        until(lambda: len(net_of(world.examples())) == 4, 60.0)
+        wait_until(lambda: len(net_of(world.examples())) == 4, wait_s=60.0)
         assert first.poll() is None
 
 
@@ -113,12 +102,12 @@ def test_a_joiner_of_other_rules_does_not_go_on_from_the_commits(world: World) -
     now = int(time.time() * 1000)
     with running(world, model="a"):
         world.send(page("r", now))
-        until(lambda: 1 in world.commits())
+        wait_until(lambda: 1 in world.commits())
     world.rules = replace(QUICK, window_ms=500)
     said = ended(world, model="b")
     assert "window_ms was 400 and is 500; the model was a and is b" in said
     with running(world, model="b", accept_rules=True):
-        until(lambda: json.loads(world.commits()[1].metadata)["model"] == "b")
+        wait_until(lambda: json.loads(world.commits()[1].metadata)["model"] == "b")
 
 
 def test_what_retention_takes_behind_an_idle_partitions_commit_is_no_gap(world: World) -> None:
@@ -126,8 +115,8 @@ def test_what_retention_takes_behind_an_idle_partitions_commit_is_no_gap(world: 
     at = TopicPartition(world.settings.topic(EVENTS.name), partition_of("u", 2))
     with running(world, idle_ms=100):
         world.send(page("r", int(time.time() * 1000)))
-        until(lambda: at.partition in world.commits() and world.log.ends(EVENTS.name)[at.partition] > 1)
-        until(lambda: world.commits()[at.partition].offset == world.log.ends(EVENTS.name)[at.partition])
+        wait_until(lambda: at.partition in world.commits() and world.log.ends(EVENTS.name)[at.partition] > 1)
+        wait_until(lambda: world.commits()[at.partition].offset == world.log.ends(EVENTS.name)[at.partition])
         end = world.log.ends(EVENTS.name)[at.partition]
     admin = KafkaAdminClient(bootstrap_servers=world.settings.kafka)
     admin.delete_records({at: end})
@@ -135,4 +124,4 @@ def test_what_retention_takes_behind_an_idle_partitions_commit_is_no_gap(world: 
     assert world.log.starts(EVENTS.name)[at.partition] == end
     with running(world, idle_ms=100):
         world.send(page("s", int(time.time() * 1000)))
-        until(lambda: len(net_of(world.examples())) == 4)
+        wait_until(lambda: len(net_of(world.examples())) == 4)

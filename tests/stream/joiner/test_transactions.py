@@ -14,8 +14,9 @@ from stream.events.topics import EVENTS
 from stream.events.types import Impression
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START
-from tests.stream.joiner.test_joiner import World, page, running, until
 from tests.support.join_oracle import net_of
+from tests.support.kafka_joiner import World, page, running
+from tests.support.waiting import wait_until
 from thalweg.audit.log_scan import read_range
 from thalweg.stack.stack import Stack
 
@@ -50,12 +51,12 @@ def test_a_joiner_goes_on_over_the_markers_of_transactions(wide: World) -> None:
     """While it runs, where it starts again, and where a marker is all that follows: every window comes to its end."""
     with running(wide, idle_ms=200) as process:
         asyncio.run(in_transactions(wide, "a", 6, aborted=2))  # those never happened
-        until(lambda: len(net_of(wide.examples())) == 16)
+        wait_until(lambda: len(net_of(wide.examples())) == 16)
         assert process.poll() is None
-        until(lambda: all(json.loads(stored.metadata)["finished_ms"] for stored in wide.commits().values()))
+        wait_until(lambda: all(json.loads(stored.metadata)["finished_ms"] for stored in wide.commits().values()))
     asyncio.run(in_transactions(wide, "b", 3))
     with running(wide, idle_ms=200) as process:
-        until(lambda: len(net_of(wide.examples())) == 28)
+        wait_until(lambda: len(net_of(wide.examples())) == 28)
         assert process.poll() is None
     assert "Gap" not in (wide.settings.local / "joiner-0.log").read_text()
 
@@ -66,7 +67,7 @@ def test_a_reader_reads_to_an_end_that_is_a_marker(wide: World) -> None:
     log = KafkaLog(wide.settings)
     try:
         ends = {0: 6, 1: 6}
-        until(lambda: log.ends(EVENTS.name) == ends)  # a broker writes markers after it has said that all is well
+        wait_until(lambda: log.ends(EVENTS.name) == ends)  # a broker writes markers after it has said that all is well
         found = list(read_range(log, EVENTS.name, dict.fromkeys(ends, START), ends))
     finally:
         log.close()

@@ -6,7 +6,7 @@ import pytest
 
 from stream.events.types import ITEMS_MAX, Impression, SourceEvent, Tick
 from stream.joiner.label_rules import LabelRules
-from tests.stream.joiner.test_join import FAR, install, page, retraction
+from tests.support.join_events import FAR, install, page, retraction
 from tests.support.join_oracle import joined, offline, organic
 
 RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5, skew_ms=3)

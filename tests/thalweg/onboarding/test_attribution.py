@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from stream.events.types import Impression, Install, SourceEvent
 from stream.joiner.kernels.timers import BEGIN, COUNT, END
 from stream.joiner.label_rules import LabelRules
-from tests.stream.joiner.test_join_oracle import SKEWS, sources
 from tests.support.join_oracle import joined
+from tests.support.join_strategies import SKEWS, sources
 from thalweg.onboarding import survey
 from thalweg.onboarding.attribution import (
     ENDLESS_MS,
