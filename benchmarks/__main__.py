@@ -24,7 +24,7 @@ MANY_CORES = {"join", "rank", "swap"}  # all others are pinned to one, where the
 
 
 def main() -> int:
-    """Parse, pin to as many cores as a benchmark is about, run, print, write."""
+    """Parse arguments, pin to the number of cores that a benchmark measures, run, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "name", nargs="?", choices=sorted(NAMES), help="; ".join(f"{n}: {says}" for n, says in NAMES.items())

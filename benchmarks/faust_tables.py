@@ -1,7 +1,7 @@
 """The same join as Faust's documentation shows one: windowed tables, one event a record, JSON values, automatic acks.
 
-`python -m benchmarks.faust_tables KAFKA PREFIX`. Pages lie in a tumbling table until their window closes; then their
-untold items go out as negatives. An install finds its page in a second table, by user and item.
+`python -m benchmarks.faust_tables KAFKA PREFIX`. Pages are in a tumbling table until their window closes; then their
+other items are emitted as negatives. An install finds its page in a second table, by user and item.
 """
 
 import sys
@@ -31,7 +31,7 @@ def make_app(kafka: str, prefix: str) -> faust.App:
 
     def closed(key: Any, page: dict[str, Any]) -> None:
         for position in range(len(page["items"])):
-            if position not in page["told"]:
+            if position not in page["done"]:
                 examples.send_soon(value={"page": page, "position": position, "label": 0})
 
     pages = app.Table("pages", default=dict, on_window_close=closed).tumbling(WINDOW_S, expires=WINDOW_S)
@@ -41,14 +41,14 @@ def make_app(kafka: str, prefix: str) -> faust.App:
     async def join(stream: Any) -> None:
         async for event in stream:
             if "items" in event:
-                pages[event["request_id"]] = {**event, "told": []}
+                pages[event["request_id"]] = {**event, "done": []}
                 for item in event["items"]:
                     shown[f"{event['user']}/{item}"] = event["request_id"]
             elif request_id := shown[f"{event['user']}/{event['item']}"]:
                 page = pages[request_id].now()
                 if page:
                     position = page["items"].index(event["item"])
-                    pages[request_id] = {**page, "told": [*page["told"], position]}
+                    pages[request_id] = {**page, "done": [*page["done"], position]}
                     await examples.send(value={"page": page, "position": position, "label": 1})
 
     return app

@@ -1,6 +1,6 @@
-"""A publisher in a process of its own: versions cut ahead of their time, then published on time, through Redis.
+"""A publisher in a process of its own: it builds random versions in advance, then publishes them on schedule to Redis.
 
-So that what requests feel of a swap is the ranker's work, and not that of making deltas by chance.
+So a swap's effect on requests is due to the ranker's work, not to the generation of deltas.
 """
 
 import multiprocessing
@@ -22,9 +22,9 @@ ITEMS, USERS = 4_000, 150
 
 @dataclass(frozen=True)
 class Course:
-    """What is published: a base of so many keys and rows, then `swaps` small deltas, one every `every_s`.
+    """The schedule: a base with these numbers of keys and rows, then `swaps` small deltas, one every `every_s`.
 
-    Every `dense_each`-th brings new dense layers; before every `merge_each`-th the deltas become one.
+    Every `dense_each`-th has new dense layers; before every `merge_each`-th the deltas are merged.
     """
 
     wide_keys: int
@@ -36,7 +36,7 @@ class Course:
 
 
 class Feed:
-    """The other end: `start` lets versions come, `moments` has when each was published, once all were."""
+    """A handle on the publisher: `start` begins the schedule, `moments` returns the time of each version at its end."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -57,7 +57,7 @@ class Feed:
 
 @contextmanager
 def feeding(settings: Settings, course: Course) -> Iterator[Feed]:
-    """A feed whose base is published and whose versions are all cut."""
+    """A feed whose base is published and whose versions are all built."""
     spawn = multiprocessing.get_context("spawn")  # no thread of this process is copied halfway
     here, there = spawn.Pipe()
     process = spawn.Process(target=_publish, args=(settings, course, there), daemon=True)

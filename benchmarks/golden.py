@@ -1,6 +1,6 @@
-"""The golden pages of a model by chance: a ranker tries each version out with them, as it does with a learner's.
+"""The golden pages of a random model: a ranker dry-runs each version with them, as it does with a learner's.
 
-What is published of their keys is kept here, so that what they score is known, computed apart from the ranker's way.
+The published values of their keys are recorded here, so that their scores are computed independently of the ranker.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ PAGES, ITEMS = 4, 8  # as a learner has them
 
 
 class Known:
-    """What was published of these keys: `values` float64 [n, width], zeros before."""
+    """Published values of these keys: `values` float64 [n, width], zeros before."""
 
     def __init__(self, keys: U64, width: int) -> None:
         self.keys = np.unique(keys)
@@ -28,20 +28,20 @@ class Known:
         self.there = np.zeros(len(self.keys), np.bool_)
 
     def take(self, keys: Array, values: Array) -> None:
-        """Those that are among ours, of many."""
+        """Record the published rows of these keys."""
         at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         ours = self.keys[at] == keys
         self.values[at[ours]] = values[ours].reshape(-1, self.values.shape[1])
         self.there[at[ours]] = True
 
     def of(self, keys: U64) -> F64:
-        """Values of keys of ours, float64 [k, width]; the first key's, which is 0, of one that wasn't published."""
+        """Values of these keys, float64 [k, width]; of an unpublished key, those of key 0, the first."""
         at = np.searchsorted(self.keys, keys)
         return self.values[np.where(self.there[at], at, 0)]
 
 
 class GoldenPages:
-    """Golden pages, `pages`, whose statistics are logged as of `time_ms`; `note` what is published, then `told`."""
+    """Golden pages with statistics as of `time_ms`: `note` what is published, then `golden` returns them."""
 
     def __init__(self, plan: Plan, statistics: Statistics, pages: Sequence[U64], time_ms: int) -> None:
         self._statistics, self._layout = statistics, plan.layout
@@ -59,7 +59,7 @@ class GoldenPages:
         self._dense: Payload = {}
 
     def note(self, contents: dict[str, Payload]) -> None:
-        """Contents of parts, to be published over what there is."""
+        """Record contents of parts that are to be published."""
         if wide := contents.get("wide"):
             self._weights.take(wide["keys"], wide["weights"])
         if statistics := contents.get("statistics"):
@@ -68,8 +68,8 @@ class GoldenPages:
             self._vectors.take(deep["keys"], deep["vectors"])
             self._dense = {name: array for name, array in deep.items() if name not in ("keys", "vectors")}
 
-    def told(self, watermark_ms: int) -> list[Golden]:
-        """As a manifest has them."""
+    def golden(self, watermark_ms: int) -> list[Golden]:
+        """The golden pages of a manifest."""
         found = []
         for n, words in enumerate(self._pages):
             now = words.copy()

@@ -2,8 +2,8 @@
 
 *Full page*: 10 items, about 1.4 KB; *thin page*: ids only. An install after one page in twenty, policy `eager`,
 5,000 pages a second of event time, a window of 2 s. Input is preloaded; rates are item examples per second, from the
-moment at which the joiner's Kafka client hands it the first record to the append of the last record of `examples`.
-What it costs to fill windows before anything comes out is in them, at every size of a record; loading kernels isn't.
+moment at which the joiner's Kafka client returns the first record to the append of the last record of `examples`.
+They include filling the windows before the first output, at every size of a record, but not loading kernels.
 
 Long windows: `join_day.py`; memory: `join_memory.py`; kills, rebalances, outages: `join_faults.py`.
 """
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.join_day import day
 from benchmarks.join_faults import Faults, emitted_again, outage
-from benchmarks.join_memory import held, known, over_limit
+from benchmarks.join_memory import known, open_pages, over_limit
 from benchmarks.join_peer import faust_rate
 from benchmarks.joiner_world import (
     ANSWER_S,
@@ -26,6 +26,7 @@ from benchmarks.joiner_world import (
     PARTITIONS,
     append_ms,
     echo,
+    emitted_so_far,
     joiner,
     kafka,
     metrics,
@@ -33,7 +34,6 @@ from benchmarks.joiner_world import (
     next_example,
     pages,
     preload,
-    told_so_far,
     took_s,
     wait_for,
 )  # fmt: skip
@@ -45,7 +45,7 @@ from stream.log.protocol import END, partition_of
 from stream.runtime.settings import Settings
 
 USERS = 20_000
-TICK_S = 0.01  # a process's CPU time is told in steps of this
+TICK_S = 0.01  # resolution of a process's CPU time
 BACK_MS = 3_600_000  # event time of the preloaded pages: before now
 QUICK_FAULTS = Faults(pages=10_000, rounds=1, kills=3, remembered=50_000)
 WANTED = {
@@ -80,7 +80,7 @@ WANTED = {
 
 
 def filled(house: Settings, full: bool, pack: int, count: int, poison_every: int = 0) -> Settings:
-    """Topics with so many pages in them, and a poisoned record behind every so many."""
+    """Topics with this number of pages, and a poisoned record after every Nth."""
     settings = new_topics(house)
     begin_ms = int(time.time() * 1000) - BACK_MS
     preload(settings, pages(count, full, USERS, begin_ms), pack, begin_ms + count // PAGES_A_MS, poison_every)
@@ -93,11 +93,11 @@ def rate(house: Settings, full: bool, pack: int, count: int, poison_every: int =
 
 
 def rate_in(settings: Settings, count: int) -> tuple[float, float]:
-    """The same of topics that were filled with so many pages."""
+    """The same for topics filled with this number of pages."""
     with joiner(settings, warm=True):
-        while told_so_far(settings) < ITEMS * count // 50:
+        while emitted_so_far(settings) < ITEMS * count // 50:
             time.sleep(0.02)
-        before, cpu_before = told_so_far(settings), metrics(settings)["process_cpu_seconds_total"]
+        before, cpu_before = emitted_so_far(settings), metrics(settings)["process_cpu_seconds_total"]
         wait_for(settings, ITEMS * count)
         cpu_s = metrics(settings)["process_cpu_seconds_total"] - cpu_before
     return ITEMS * count / took_s(settings), (ITEMS * count - before) / max(cpu_s, TICK_S)
@@ -107,8 +107,8 @@ def decay(settings: Settings) -> float:
     """How much slower the last three tenths of a run were than the second to the fourth: medians of their times.
 
     Once windows close, a record of many pages makes one of output, so a tenth of the topic's offsets is a tenth of the
-    work. Left out are the first, in which windows fill and whose input is fetched before the clock runs, and the ticks
-    at the end.
+    work. Left out are the first tenth, in which windows fill and whose input is fetched before the clock runs, and the
+    ticks at the end.
     """
     log = KafkaLog(settings)
     try:
@@ -142,7 +142,7 @@ def latencies(house: Settings, count: int) -> list[float]:
 
 
 def echo_latencies(house: Settings, count: int) -> list[float]:
-    """The same way without a join: record produced → its copy readable, ms. The floor of `latencies`."""
+    """The same path without a join: record produced → its copy readable, ms. The floor of `latencies`."""
     settings = new_topics(house)
     log, found = KafkaLog(settings), []
     reader = log.reader(EXAMPLES.name, {0: END})
@@ -160,10 +160,10 @@ def echo_latencies(house: Settings, count: int) -> list[float]:
 
 
 def restart(house: Settings, count: int) -> tuple[float, float]:
-    """Killed in mid-stream: seconds from the next start to its first record; examples per second from there on."""
+    """Killed mid-stream: seconds from the next start to its first record; examples per second from then on."""
     settings = filled(house, True, 16, count)
     with joiner(settings):
-        while told_so_far(settings) < ITEMS * count // 10:
+        while emitted_so_far(settings) < ITEMS * count // 10:
             time.sleep(0.01)
     log = KafkaLog(settings)
     reader = log.reader(EXAMPLES.name, {0: END})
@@ -172,12 +172,12 @@ def restart(house: Settings, count: int) -> tuple[float, float]:
         while not (first := reader.poll(0.01, 1)):
             pass
         restart_s = time.perf_counter() - begun
-        before, again = told_so_far(settings), time.perf_counter()
-        while told_so_far(settings) != before or time.perf_counter() - again < 3:
-            if (now := told_so_far(settings)) != before:
+        before, again = emitted_so_far(settings), time.perf_counter()
+        while emitted_so_far(settings) != before or time.perf_counter() - again < 3:
+            if (now := emitted_so_far(settings)) != before:
                 before, again = now, time.perf_counter()
             time.sleep(0.05)
-        told = told_so_far(settings)
+        emitted = emitted_so_far(settings)
     (end,) = log.ends(EXAMPLES.name).values()
     last = log.reader(EXAMPLES.name, {0: end - 1})
     while not (found := last.poll(1.0, 1)):
@@ -185,11 +185,11 @@ def restart(house: Settings, count: int) -> tuple[float, float]:
     for one in (reader, last):
         one.close()
     log.close()
-    return restart_s, told / ((found[0].time_ms - first[0].time_ms) / 1000)
+    return restart_s, emitted / ((found[0].time_ms - first[0].time_ms) / 1000)
 
 
 class Figures:
-    """The figures, and the table with what is wanted of them."""
+    """The figures, and the table with their targets."""
 
     def __init__(self) -> None:
         self.flat: dict[str, float] = {}
@@ -198,11 +198,11 @@ class Figures:
             self.table.add_column(column, justify="left" if column == "figure" else "right")
 
     def note(self, name: str, value: float | None) -> None:
-        """One figure; None: this joiner has nothing to measure, and the key is left out."""
+        """Add one figure; None: this joiner has nothing to measure, and the key is left out."""
         if value is not None:
             self.flat[name] = round(value, 2)
-        told = "not there yet" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
-        self.table.add_row(name, told, WANTED.get(name, ""))
+        shown = "not there yet" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.2f}"
+        self.table.add_row(name, shown, WANTED.get(name, ""))
 
 
 def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
@@ -210,7 +210,7 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     figures, part = Figures(), 10 if quick else 1
     with kafka() as house:
         _short_windows(house, part, figures)
-    beyond, pause_ms, pause_cpu_ms = held(1_000_000 // part)
+    beyond, pause_ms, pause_cpu_ms = open_pages(1_000_000 // part)
     figures.note("held_bytes_over_wire", beyond)
     figures.note("pause_ms_max", pause_ms)
     figures.note("pause_cpu_ms_max", pause_cpu_ms)

@@ -1,8 +1,8 @@
-"""A day's window whose pages' bodies are beyond memory: the rate with cold installs, one cold install, the day's close.
+"""A day's window whose pages' bodies exceed memory: rate with cold installs, latency of one, closing of all windows.
 
 Full pages, 16 a record, policy `eager`. The first half of the pages has no installs. In the second, one page in twenty
-brings one: half of them of the page before, half *cold*, of a page drawn from the first half, which lies behind what
-the cache of bodies holds. No window closes until the end. (The broker has the log in the system's page cache, so a
+has one: half of them of the page before, half *cold*, of a page drawn from the first half, which is no longer in the
+cache of bodies. No window closes until the end. (The broker has the log in the system's page cache, so a
 cold body is read over the network, not from a disk.)
 """
 
@@ -19,12 +19,12 @@ from benchmarks.joiner_world import (
     PAGES_A_MS,
     PARTITIONS,
     append_ms,
+    emitted_so_far,
     joiner,
     new_topics,
     next_example,
     pages,
     preload,
-    told_so_far,
     wait_for,
     with_bodies,
 )  # fmt: skip
@@ -43,7 +43,7 @@ SETTLED_S: Final = 2.0
 
 @dataclass(frozen=True)
 class Shown:
-    """What it takes to install something of a page later."""
+    """What a later install of a page needs."""
 
     partition: int
     user: str
@@ -52,7 +52,7 @@ class Shown:
 
 
 def day(house: Settings, count: int, samples: int) -> dict[str, float]:
-    """The figures of so many pages, and so many cold installs one by one."""
+    """The figures for these numbers of pages, and of cold installs one by one."""
     settings = with_bodies(new_topics(house), BODIES_MB)
     begin_ms, half = int(time.time() * 1000) - BACK_MS, count // 2
     early: list[Shown] = []
@@ -63,7 +63,7 @@ def day(house: Settings, count: int, samples: int) -> dict[str, float]:
     end_ms = middle_ms + half // PAGES_A_MS
     with joiner(settings, DAY):
         log = KafkaLog(settings)
-        while not told_so_far(settings):
+        while not emitted_so_far(settings):
             time.sleep(0.2)
         _settle(settings)
         (end,) = log.ends(EXAMPLES.name).values()
@@ -80,7 +80,7 @@ def day(house: Settings, count: int, samples: int) -> dict[str, float]:
 
 
 def _first_half(count: int, begin_ms: int, early: list[Shown]) -> Iterator[tuple[int, SourceEvent]]:
-    """Pages alone; notes what a cold install may be of."""
+    """Pages only; records what cold installs may refer to."""
     for k, (partition, event) in enumerate(pages(count, True, USERS, begin_ms)):
         if isinstance(event, Impression):
             early.append(Shown(partition, event.user, event.items[k % ITEMS], event.request_id))
@@ -100,10 +100,10 @@ def _second_half(count: int, begin_ms: int, early: list[Shown]) -> Iterator[tupl
 
 
 def _settle(settings: Settings) -> None:
-    """Until nothing has been emitted for a while: a few installs may be of a page that had one already."""
+    """Wait until nothing has been emitted for a while: a few installs may be of a page that had one already."""
     before, since = -1, time.monotonic()
     while time.monotonic() - since < SETTLED_S:
-        if (now := told_so_far(settings)) != before:
+        if (now := emitted_so_far(settings)) != before:
             before, since = now, time.monotonic()
         time.sleep(0.2)
 
@@ -123,7 +123,7 @@ def _cold_installs(settings: Settings, log: KafkaLog, shown: list[Shown], end_ms
 
 
 def _close(settings: Settings, log: KafkaLog, end_ms: int, examples: int) -> float:
-    """Event time goes past all windows: seconds until every item of every page has its label."""
+    """Advance event time past all windows: seconds until every item of every page has its label."""
     begun_ms = time.time() * 1000
     for partition in range(PARTITIONS):
         log.send(EVENTS.name, partition, encode_record([Tick(end_ms + DAY.life_ms)]))

@@ -1,4 +1,4 @@
-"""What faults cost: examples emitted again after kills and rebalances, positives lost in an outage of the broker."""
+"""Cost of faults: examples emitted again after kills and rebalances, positives lost in an outage of the broker."""
 
 import random
 import signal
@@ -40,16 +40,16 @@ HOUR_MS: Final = 3_600_000
 USERS: Final = 20_000
 SHORT: Final = LabelRules("eager", window_ms=5_000, lateness_ms=1_000, known_ms=2_000)
 AWAY_S: Final = 10.0
-PRODUCERS_LATER_S: Final = 3.0  # so much later than the broker is back, producers send what they held back
+PRODUCERS_LATER_S: Final = 3.0  # from the broker's return until producers send what they buffered
 ANSWER_S: Final = 120.0
 GROUPS_A_S: Final = 25.0
 
 
 @dataclass(frozen=True)
 class Faults:
-    """How often: each round a second worker comes and is killed, and the first is killed `kills` - 1 times meanwhile.
+    """How often: each round a second worker starts and is killed, and the first is killed `kills` - 1 times meanwhile.
 
-    `pages` are open from the beginning; `remembered`: how many ids a learner surely remembers.
+    `pages` are open from the beginning; `remembered`: how many ids a learner certainly remembers.
     """
 
     pages: int = 100_000
@@ -59,7 +59,7 @@ class Faults:
 
 
 def emitted_again(house: Settings, faults: Faults) -> dict[str, float]:
-    """Under `fake_negative` what a learner would learn twice, under `eager` what came twice at all; both at once."""
+    """Under `fake_negative` what a learner would learn twice, under `eager` all duplicates; both in parallel."""
     with ThreadPoolExecutor(2) as both:
         negative = both.submit(_hurt, house, "fake_negative", faults)
         eager = both.submit(_hurt, house, "eager", faults)
@@ -70,7 +70,7 @@ def emitted_again(house: Settings, faults: Faults) -> dict[str, float]:
 
 
 def relearned(ids: Iterable[int], remembered: int) -> int:
-    """How many come again when as many distinct others have come since, or more."""
+    """How many are repeated after at least this number of distinct others."""
     ever: set[int] = set()
     recent: OrderedDict[int, None] = OrderedDict()
     count = 0
@@ -87,7 +87,7 @@ def relearned(ids: Iterable[int], remembered: int) -> int:
 
 
 def _hurt(house: Settings, policy: Policy, faults: Faults) -> Settings:
-    """Workers of an hour's window killed and multiplied while pages and installs come; nothing is left unread."""
+    """Kill and add workers of an hour's window while pages and installs arrive; nothing is left unread."""
     rules = LabelRules(policy, window_ms=HOUR_MS, known_ms=HOUR_MS)
     settings = new_topics(house)
     begin_ms = int(time.time() * 1000) - faults.pages // PAGES_A_MS - 1_000
@@ -124,7 +124,7 @@ class _Worker:
     @classmethod
     @contextmanager
     def running(cls, settings: Settings, rules: LabelRules) -> "Iterator[_Worker]":
-        """One until the end of the block; then killed."""
+        """A worker until the end of the block; then killed."""
         worker = cls(settings, rules)
         try:
             yield worker
@@ -136,7 +136,7 @@ class _Worker:
         self._process = start_joiner(self._settings, self._rules, pinned=False)
 
     def kill(self) -> None:
-        """kill -9; returns when it is gone."""
+        """kill -9; returns when it has ended."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -152,7 +152,7 @@ class _Worker:
 
 
 def _all_at_work(settings: Settings) -> None:
-    """A page and its install in each partition, until all of them came out: what lay before them is done with."""
+    """A page and its install in each partition, until all were emitted: earlier records are processed."""
     log = KafkaLog(settings)
     reader = log.reader(EXAMPLES.name, {0: END})
     now_ms, name = int(time.time() * 1000), f"probe-{time.monotonic_ns()}"
@@ -192,24 +192,24 @@ def _ids(settings: Settings) -> Iterator[int]:
 
 
 def outage(house: Settings, groups_a_s: float, flow_s: float) -> dict[str, float]:
-    """The broker is killed and away for AWAY_S, longer than lateness and window, while pages and installs happen.
+    """Kill the broker for AWAY_S, longer than lateness and window, while pages and installs happen.
 
-    Producers hold back what happens meanwhile, and send it in order some seconds after the broker is back. Lost are
-    installs within their page's window whose page never got the label 1.
+    Producers buffer them meanwhile, and send them in order some seconds after the broker is back. Lost are installs
+    within their page's window whose page never got the label 1.
     """
     settings = new_topics(house)
     root = house.local
     with joiner(settings, SHORT), Flow.running(settings, groups_a_s, SHORT.window_ms) as flow:
         _all_at_work(settings)
         time.sleep(flow_s)
-        flow.hold()
+        flow.pause()
         stack = read(root)
         assert stack is not None, root
         end_process(stack.broker, signal.SIGKILL, 20)
         time.sleep(AWAY_S)
         up(root)
         time.sleep(PRODUCERS_LATER_S)
-        flow.release()
+        flow.resume()
         time.sleep(flow_s)
         flow.stop()
         _all_at_work(settings)

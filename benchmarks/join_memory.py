@@ -1,6 +1,6 @@
-"""What remembered pages cost: in memory and on disk at ten million, over a limit with large records, and a restart.
+"""Cost of retained pages: in memory and on disk at ten million, over a limit with large records, and a restart.
 
-`python -m benchmarks.join_memory JSON` feeds a join in a process of its own, so that nothing else is counted.
+`python -m benchmarks.join_memory JSON` feeds a join in a process of its own, so that nothing else is measured.
 """
 
 import gc
@@ -48,7 +48,7 @@ LARGE_PACK: Final = 704  # full pages: a record of 0.98 MB
 LIMIT_MB: Final = 1_024
 
 
-def held(count: int) -> tuple[float, float, float]:
+def open_pages(count: int) -> tuple[float, float, float]:
     """Open full pages in one join: bytes a page beyond its wire size; the longest turn of 16 pages, ms wall and CPU."""
     rules = replace(RULES, window_ms=10**9)
     encoded = (msgspec.msgpack.encode([event]) for _, event in pages(count, True, count // 5, 10**12))
@@ -79,7 +79,7 @@ def memory_bytes(name: str, pid: int | str = "self") -> int:
 
 
 def disk_bytes(folder: Path) -> int:
-    """What the files under a folder take on disk; holes take nothing."""
+    """Disk space of the files under a folder; holes take none."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 
@@ -90,8 +90,8 @@ def known(house: Settings, count: int) -> dict[str, float]:
     it is saved, and a joiner starts on it (`restart_s`).
     """
     settings = new_topics(house)
-    told = json.dumps({"settings": plain(settings), "count": count})
-    found = subprocess.run([sys.executable, "-m", "benchmarks.join_memory", told], stdout=subprocess.PIPE, check=True)
+    given = json.dumps({"settings": plain(settings), "count": count})
+    found = subprocess.run([sys.executable, "-m", "benchmarks.join_memory", given], stdout=subprocess.PIPE, check=True)
     figures: dict[str, float] = json.loads(found.stdout)
     figures["restart_s_10m"] = restart_s(settings)
     return figures
@@ -142,9 +142,9 @@ def restart_s(settings: Settings) -> float:
 
 
 def over_limit(house: Settings, megabytes: int) -> float:
-    """The most that a joiner's process had resident over what it may remember, its backlog records of about 1 MB.
+    """Maximum resident memory of a joiner's process beyond its limit for pages; its backlog are records of about 1 MB.
 
-    Full pages in a day's window, so many MB of them: more than the limit. Until all are read.
+    Full pages in a day's window, more MB of them than the limit. Until all are read.
     """
     settings = new_topics(house).model_copy(update={"joiner_memory_mb": LIMIT_MB})
     template = PageTemplate(FEATURES_BYTES)
@@ -169,9 +169,9 @@ def over_limit(house: Settings, megabytes: int) -> float:
         return memory_bytes("VmHWM", process.pid) / (LIMIT_MB * 1_000_000)
 
 
-def main(told: dict[str, Any]) -> None:
+def main(given: dict[str, Any]) -> None:
     """Print the figures of `feed` as JSON."""
-    print(json.dumps(feed(Settings(**told["settings"]), told["count"])))
+    print(json.dumps(feed(Settings(**given["settings"]), given["count"])))
 
 
 if __name__ == "__main__":

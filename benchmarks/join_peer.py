@@ -1,4 +1,4 @@
-"""What the join is compared with: the peer of `faust_tables.py` as a process on the joiner's core."""
+"""The join's peer: `faust_tables.py` as a process on the joiner's core."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def faust_rate(house: Settings, count: int, users: int) -> float:
 
 
 def _pages_done_s(admin: KafkaAdminClient, settings: Settings, count: int) -> float:
-    """Pages a second that the peer has worked off, by what its changelog of pages gains."""
+    """Pages a second that the peer processes, by the growth of its changelog of pages."""
     name = f"{settings.topic_prefix}peer-pages-changelog"
     log = KafkaLog(settings)
     short = name.removeprefix(settings.topic_prefix)

@@ -1,6 +1,6 @@
-"""What Kafka and its client take alone: a loop that writes a record into `examples` for each one of `events`.
+"""The cost of Kafka and its client alone: a loop that writes a record into `examples` for each one of `events`.
 
-`python -m benchmarks.joiner_echo JSON` of settings: consumer and producer set as the joiner has them, but no join.
+`python -m benchmarks.joiner_echo JSON` of settings: consumer and producer have the joiner's configuration.
 """
 
 import asyncio

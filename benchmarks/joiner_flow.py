@@ -1,4 +1,4 @@
-"""Pages and installs as they happen, in order of event time; held back while their producers reach no broker."""
+"""Pages and installs as they happen, in order of event time; buffered while their producers reach no broker."""
 
 import random
 import threading
@@ -25,7 +25,7 @@ RECORD_EVENTS: Final = 256
 
 
 class Flow:
-    """Sends in a thread of its own until stopped. Each page has a user of its own, so it is clear whose an install is.
+    """Sends in a thread of its own until stopped. Each page has a user of its own, so an install's page is unambiguous.
 
     `positives`: (request id, position) of every install within its page's window.
     """
@@ -47,25 +47,25 @@ class Flow:
     @classmethod
     @contextmanager
     def running(cls, settings: Settings, groups_a_s: float, window_ms: int) -> "Iterator[Flow]":
-        """One until the end of the block at the latest."""
+        """A flow until the end of the block at the latest."""
         flow = cls(settings, groups_a_s, window_ms)
         try:
             yield flow
         finally:
             flow.stop()
 
-    def hold(self) -> None:
-        """From now on keep what happens; what was sent is in the log."""
+    def pause(self) -> None:
+        """Buffer events from now on; those sent so far are in the log."""
         with self._sending:
             self._holding.set()
             self._log.flush()
 
-    def release(self) -> None:
-        """Send what was kept, and go on."""
+    def resume(self) -> None:
+        """Send the buffered events, and continue."""
         self._holding.clear()
 
     def stop(self) -> None:
-        """Let the installs that are still to come happen, and wait until the log has all. Raises what went wrong."""
+        """Let the remaining installs happen, and wait until the log has all. Raises the error of its thread."""
         self._ending.set()
         self._thread.join(60.0)
         assert not self._thread.is_alive(), "the flow could not be ended"

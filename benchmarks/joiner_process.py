@@ -17,7 +17,7 @@ from stream.runtime.settings import Settings
 
 
 def note_first_read(file: Path) -> None:
-    """Write down when aiokafka hands out its first record, whether one by one or many at once."""
+    """Record when aiokafka returns its first record, one by one or many at once."""
     one, many, unread = FetchResult.getone, FetchResult.getall, True
 
     def noted(found: Any) -> Any:
@@ -38,9 +38,9 @@ def note_first_read(file: Path) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    told = json.loads(sys.argv[1])
-    settings = Settings(**told["settings"])
-    if told["warm"]:
+    given = json.loads(sys.argv[1])
+    settings = Settings(**given["settings"])
+    if given["warm"]:
         warm_up()
     note_first_read(first_read_file(settings))
-    run_joiner(settings, LabelRules(**told["rules"]), JoinerOptions(**told["shell"]))
+    run_joiner(settings, LabelRules(**given["rules"]), JoinerOptions(**given["shell"]))

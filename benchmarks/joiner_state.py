@@ -23,11 +23,11 @@ GROUP: Final = "joiner"
 
 
 def prepare_state(settings: Settings, rules: LabelRules, joins: Sequence[Joiner], records: int) -> None:
-    """Save what these joins know, one a partition, as a joiner with these settings would have saved it.
+    """Save the state of these joins, one a partition, as a joiner with these settings would have saved it.
 
     Afterwards a joiner that starts with `settings` and `rules` finds its state under `settings.local`, a log whose
-    ends lie where the joins have read to (record n of `records` went to partition n % PARTITIONS at offset
-    n // PARTITIONS; what stands in them isn't read again), and the commit that belongs to both.
+    ends are the offsets that the joins have read to (record n of `records` went to partition n % PARTITIONS at offset
+    n // PARTITIONS; their content isn't read again), and the commit that belongs to both.
     """
     write_log(settings, records)
     ends = {p: (records - p - 1) // PARTITIONS + 1 for p in range(len(joins))}
@@ -39,7 +39,7 @@ def prepare_state(settings: Settings, rules: LabelRules, joins: Sequence[Joiner]
 
 
 def write_log(settings: Settings, records: int) -> None:
-    """So many records in `events` with nothing in them."""
+    """This number of empty records in `events`."""
     log = KafkaLog(settings, linger_ms=5)
     for n in range(records):
         log.send(EVENTS.name, n % PARTITIONS, encode_record([]))
@@ -50,7 +50,7 @@ def write_log(settings: Settings, records: int) -> None:
 def write_commit(
     settings: Settings, rules: LabelRules, checkpoints: dict[int, Checkpoint], confirmed: dict[int, int]
 ) -> None:
-    """Commit these as the joiner's group does, which has no member now."""
+    """Commit these as the joiner's group, which has no member now."""
     offsets = {
         TopicPartition(settings.topic(EVENTS.name), p): OffsetAndMetadata(
             one.offset, encode_metadata(one, rules, "", Progress(confirmed[p])), -1
@@ -66,5 +66,5 @@ def write_commit(
 
 
 def commit_of(settings: Settings) -> dict[int, tuple[int, str]]:
-    """What the joiner's group has committed: offset and metadata by partition."""
+    """The commits of the joiner's group: offset and metadata by partition."""
     return group_commits(settings, GROUP, EVENTS.name)

@@ -29,7 +29,7 @@ from thalweg.stack.stack import down, up
 
 ITEMS = 10
 PARTITIONS = 4
-FEATURES_BYTES = 1_230  # 12 statistics an item, a history of 50, attributes, as `page_features.py` lays them out
+FEATURES_BYTES = 1_230  # 12 statistics an item, a history of 50, attributes, in the layout of `page_features.py`
 INSTALLS = 0.05  # installs a page
 PAGES_A_MS = 5  # of event time: 5,000 pages a second
 RULES = LabelRules("eager", window_ms=2_000, known_ms=1_000)
@@ -37,7 +37,7 @@ ANSWER_S = 300.0
 
 
 def cores() -> tuple[set[int], set[int]]:
-    """(the joiner's core, everybody else's)."""
+    """(the joiner's core, all other cores)."""
     every = set(range(os.cpu_count() or 1))
     one = {min(every)}
     return one, every - one or one
@@ -45,7 +45,7 @@ def cores() -> tuple[set[int], set[int]]:
 
 @contextmanager
 def kafka() -> Iterator[Settings]:
-    """A stack of its own that ends with the block; keeps off the joiner's core."""
+    """A stack that ends with the block and doesn't run on the joiner's core."""
     os.sched_setaffinity(0, cores()[1])
     with TemporaryDirectory(prefix="thalweg-bench-") as folder:
         root = Path(folder)
@@ -57,7 +57,7 @@ def kafka() -> Iterator[Settings]:
 
 
 def new_topics(house: Settings) -> Settings:
-    """The same house with topics that nobody has used, the joiner's runs in a folder of their own."""
+    """The same stack with unused topics, and a folder of their own for the joiner's runs."""
     prefix = f"b{uuid4().hex[:8]}."
     settings = house.model_copy(update={"topic_prefix": prefix, "local": house.local / prefix})
     settings.local.mkdir()
@@ -97,7 +97,7 @@ def preload(
 ) -> int:
     """Write events, `pack` a record, and the tick that closes all windows (`end_ms` None: none); returns their bytes.
 
-    `poison_every`: behind so many records comes one that can't be taken in; 0: none.
+    `poison_every`: an undecodable record follows every Nth one; 0: none.
     """
     log = KafkaLog(settings, linger_ms=5)
     waiting: dict[int, list[SourceEvent]] = {p: [] for p in range(PARTITIONS)}
@@ -159,32 +159,32 @@ def start_joiner(
 
     `warm`: its kernels are loaded before it joins its group, so that no record waits for them.
     """
-    told = {"settings": plain(settings), "rules": asdict(rules), "shell": shell, "warm": warm}
+    given = {"settings": plain(settings), "rules": asdict(rules), "shell": shell, "warm": warm}
     first_read_file(settings).unlink(missing_ok=True)
     run_file(settings, "joiner").unlink(missing_ok=True)  # of one that was killed: its port may be another's by now
     mine, others = cores()
     os.sched_setaffinity(0, mine if pinned else mine | others)
     try:
         with (settings.local / f"joiner-{settings.worker}.log").open("ab") as out:
-            command = [sys.executable, "-m", "benchmarks.joiner_process", json.dumps(told)]
+            command = [sys.executable, "-m", "benchmarks.joiner_process", json.dumps(given)]
             return subprocess.Popen(command, stderr=out)
     finally:
         os.sched_setaffinity(0, others)
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-    """What a process must be told to have these settings. Without Redis: histories go to their topic only."""
+    """These settings as JSON for a process. Without Redis: histories go to their topic only."""
     return settings.model_dump(mode="json", exclude_defaults=True, exclude={"redis"})
 
 
 def with_bodies(settings: Settings, bodies_mb: int) -> Settings:
-    """The same with so much memory for the bodies of pages, where a joiner can be told that."""
+    """The same with this memory for the bodies of pages, where a joiner has that setting."""
     known = "joiner_bodies_mb" in Settings.model_fields
     return settings.model_copy(update={"joiner_bodies_mb": bodies_mb}) if known else settings
 
 
 def metrics(settings: Settings) -> dict[str, float]:
-    """The joiner's metrics by name with labels; empty as long as it doesn't answer."""
+    """The joiner's metrics by name with labels; empty until it answers."""
     try:
         port = json.loads(run_file(settings, "joiner").read_bytes())["port"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
@@ -194,30 +194,30 @@ def metrics(settings: Settings) -> dict[str, float]:
     return {name: float(value) for line in lines if line[0] != "#" for name, value in [line.rsplit(" ", 1)]}
 
 
-def told_so_far(settings: Settings) -> int:
-    """How many examples the joiner has told."""
+def emitted_so_far(settings: Settings) -> int:
+    """How many examples the joiner has emitted."""
     return int(sum(v for name, v in metrics(settings).items() if name.startswith("thalweg_joiner_examples_total")))
 
 
 def wait_for(settings: Settings, examples: int) -> None:
-    """Until the joiner has told so many examples, and all of them are in Kafka."""
+    """Wait until the joiner has emitted this number of examples, and all of them are in Kafka."""
     end = time.monotonic() + ANSWER_S
-    while told_so_far(settings) < examples:
-        assert time.monotonic() < end, f"{told_so_far(settings)} of {examples} examples"
+    while emitted_so_far(settings) < examples:
+        assert time.monotonic() < end, f"{emitted_so_far(settings)} of {examples} examples"
         time.sleep(0.2)
     time.sleep(0.5)
 
 
 def first_read_file(settings: Settings) -> Path:
-    """Where a joiner's process writes when its Kafka client gave it its first record (s since 1970)."""
+    """The file to which a joiner's process writes when its Kafka client returned its first record (s since 1970)."""
     return settings.local / f"first-read-{settings.worker}"
 
 
 def took_s(settings: Settings) -> float:
     """From the moment at which the joiner read its first record to the last record of `examples`.
 
-    The first is told by its process, the second by the broker, on one machine. What is fetched and buffered before the
-    first example comes out counts, the process's start and its wait for partitions don't.
+    The first is reported by its process, the second by the broker, on one machine. Fetching and buffering before the
+    first output count, the process's start and its wait for partitions don't.
     """
     log = KafkaLog(settings)
     try:
@@ -239,7 +239,7 @@ def append_ms(log: KafkaLog, offset: int) -> int:
 
 
 def next_example(reader: Reader, request_id: str) -> None:
-    """Until an example of this page is there."""
+    """Wait for an example of this page."""
     end = time.monotonic() + ANSWER_S
     while True:
         for record in reader.poll(5.0):

@@ -1,8 +1,8 @@
 """Examples per second of joint learning, by micro-batch and tower; peer: the same network in plain torch.
 
-*Joint step*: from encoded inputs, wide and deep part, predict and learn: what the peer is held against, which gets
-tensors ready-made and learns the deep part only. *Whole path*: decoded pages in; encoding, statistics, figures and
-the memory of ids besides. One core; repeats are interleaved; medians.
+*Joint step*: from encoded inputs, wide and deep part, predict and learn. The peer is compared with it; it gets
+ready-made tensors and learns the deep part only. *Whole path*: from decoded pages, with encoding, statistics, metrics
+and the memory of ids. One core; repeats are interleaved; medians.
 """
 
 import statistics

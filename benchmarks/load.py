@@ -1,4 +1,4 @@
-"""Requests of a world, one after the other, open loop: a request's time runs from when it was due."""
+"""Requests of a world, one after the other, open loop: a request's latency counts from its due time."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from benchmarks.serving import World
 from ranker.ranking.rank import Ranked, rank_with
 from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.version_watcher import VersionWatcher
 
 CANDIDATES, BEST, NOW_MS = 200, 10, 2_100_000
 
@@ -19,10 +19,10 @@ Requests = npt.NDArray[np.float64]
 
 @dataclass
 class Load:
-    """Requests of a world, ranked by what a follower serves."""
+    """Requests of a world, ranked by the version that a watcher serves."""
 
     world: World
-    follower: Follower
+    watcher: VersionWatcher
     scorer: Scorer
     errors: int = 0
     kept: list[tuple[int, Ranked]] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Load:
 
     def rank(self, n: int, *, keep: bool = False) -> None:
         """One request."""
-        served = self.follower.served
+        served = self.watcher.served
         assert served is not None
         try:
             page = self.world.page(self._asked[n % len(self._asked)])

@@ -1,4 +1,4 @@
-"""On what a benchmark ran, and two quick yardsticks measured in the run: figures of two days can be told apart.
+"""The machine of a benchmark, and two quick yardsticks measured in the run: they show whether two runs compare.
 
 A cloud calls many generations of a CPU by one name, so family and model go with it; and one machine is faster
 on one day than on another, so how fast it is now is measured: arithmetic by BLAS, and Python itself.
@@ -27,7 +27,7 @@ Machine = dict[str, str | float]
 
 
 def measured() -> Machine:
-    """`machine` in a process of its own: a benchmark begins as if there had been none.
+    """`machine` in a process of its own, so that it doesn't influence the benchmark.
 
     BLAS makes as many threads as there are cores when numpy is imported, and a benchmark may pin itself before that.
     """
@@ -37,10 +37,10 @@ def measured() -> Machine:
 
 
 def machine(now: datetime, cpuinfo: Path = CPUINFO) -> Machine:
-    """What there is under a run that begins now, idle or not. What a system doesn't tell is left out."""
-    told = read_cpuinfo(cpuinfo.read_text()) if cpuinfo.exists() else {}
+    """The machine as it is now, idle or not. What the system doesn't report is left out."""
+    info = read_cpuinfo(cpuinfo.read_text()) if cpuinfo.exists() else {}
     found: Machine = {
-        "cpu": named(told),
+        "cpu": named(info),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "load": round(os.getloadavg()[0], 2),
@@ -49,8 +49,8 @@ def machine(now: datetime, cpuinfo: Path = CPUINFO) -> Machine:
         "python": platform.python_version(),
         "date": now.isoformat(timespec="minutes"),
     }
-    if "cpu MHz" in told:
-        found["mhz"] = round(float(told["cpu MHz"]))
+    if "cpu MHz" in info:
+        found["mhz"] = round(float(info["cpu MHz"]))
     for package in ("numpy", "torch"):
         with suppress(PackageNotFoundError):
             found[package] = version(package)
@@ -69,15 +69,15 @@ def caption(found: Machine) -> str:
 
 
 def read_cpuinfo(text: str) -> dict[str, str]:
-    """What the first processor says of itself, by name."""
+    """The first processor's properties by name."""
     pairs = (line.partition(":") for line in text.strip().split("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def named(told: dict[str, str]) -> str:
-    """A CPU's name with its numbers; without a word from it, what the standard library knows."""
-    name = told.get("model name") or platform.processor() or platform.machine()
-    numbers = ", ".join(f"{short} {told[long]}" for long, short in NUMBERS.items() if long in told)
+def named(info: dict[str, str]) -> str:
+    """A CPU's name with its numbers; by default what the standard library knows."""
+    name = info.get("model name") or platform.processor() or platform.machine()
+    numbers = ", ".join(f"{short} {info[long]}" for long, short in NUMBERS.items() if long in info)
     return f"{name} ({numbers})" if numbers else name
 
 
@@ -93,7 +93,7 @@ def gflops_f32() -> float:
 
 
 def loop_ns() -> float:
-    """ns a turn of a plain loop in Python: the best of 10."""
+    """ns per iteration of a plain loop in Python: the best of 10."""
 
     def loop() -> int:
         total = 0
@@ -105,7 +105,7 @@ def loop_ns() -> float:
 
 
 def best_s(work: Callable[[], object], times: int) -> float:
-    """The shortest of so many: what others do on the machine meanwhile counts least."""
+    """The shortest of several runs: the least disturbed by other processes."""
     taken = []
     for _ in range(times):
         begun = time.perf_counter()

@@ -27,7 +27,7 @@ INSTALLS_A_RECORD: Final = (3, 3, 3, 3, 4)  # of 64 pages: one after 20
 
 
 class PageTemplate:
-    """A page of ten items, thin (ids only) or full (features of so many bytes), and an install of one of them."""
+    """A page of ten items, thin (ids only) or full (with features), and an install of one of them."""
 
     def __init__(self, features_bytes: int = 0, seed: int = 7) -> None:
         items = [f"item-{60_000 + k}" for k in range(ITEMS)]
@@ -73,9 +73,9 @@ class PageTemplate:
     ) -> Iterator[bytes]:
         """Records of `pack` pages (a multiple of 64), a twentieth as many installs of them at each record's end.
 
-        `users`: so many, or these.
+        `users`: their number, or their ids.
 
-        Event time goes on evenly. What is left of `count` when no record is full any more is left out.
+        Event time advances evenly. A remainder of `count` that fills no record is left out.
         """
         assert pack % 64 == 0, pack
         rng = np.random.default_rng(seed)

@@ -1,10 +1,10 @@
-"""How good the predictions are on MovieLens-100k, by backtest's protocol: each page is predicted when it is shown, by
-the model as it is then, and learned when the joiner tells its label (`eager`, window 2 s, one record an event).
+"""Quality of predictions on MovieLens-100k, by backtest's protocol: each page is predicted when it is shown, by the
+model as of then, and learned when the joiner emits its label (`eager`, window 2 s, one record an event).
 
 Everyone sees the same pages and labels in the same order, in one pass. Vowpal Wabbit and River get the wide part's
 keys, the deep part's categories, and every number of the deep part as a quantile bucket. Everyone's settings are the
-best of as many tries by chance on the first 30,000 pages (`benchmarks/tuning.py`); "rest" is what comes after them.
-`shipped` is Wide & Deep with the settings of `specs/movielens.toml`, which took more tries (`docs/benchmarks.md`). The
+best of equally many random trials on the first 30,000 pages (`benchmarks/tuning.py`); "rest" is what comes after them.
+`shipped` is Wide & Deep with the settings of `specs/movielens.toml`, which took more trials (`docs/benchmarks.md`). The
 ensemble is wide and deep, each trained alone, their logits summed and halved, or their probabilities averaged,
 whichever is better for it.
 
@@ -53,7 +53,7 @@ def played(pages: int | None, seeds: int) -> Scores:
 
 
 def together(wide: F32, deep: F32, *, logits: bool) -> F32:
-    """What an ensemble of two says: mean of logits, or of probabilities. float32 [N]."""
+    """Predictions of an ensemble of two: mean of logits, or of probabilities. float32 [N]."""
     if not logits:
         mean: F32 = (wide + deep) / np.float32(2)
         return mean

@@ -2,7 +2,7 @@
 
 Ours: page, statistics, wide keys, deep inputs, tower, sort. Peers, in the same run and of the same sizes, get their
 inputs ready-made as tensors and are the network alone: `torch_full` all of it, `torch_split` with the first layer
-split as ours (the items' part is there already, the user's is computed once). Both on their best thread count.
+split as ours (the items' part is precomputed, the user's is computed once). Both on their best thread count.
 """
 
 import gc
@@ -168,7 +168,7 @@ def torch_ms(served: Served, count: int) -> dict[str, tuple[float, float]]:
 
 
 def cut(batch: int) -> str:
-    """The candidates in batches, as the paper writes it."""
+    """The candidates in batches, as in the paper."""
     return f"{CANDIDATES // batch}x{batch}"
 
 

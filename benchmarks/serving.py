@@ -1,4 +1,4 @@
-"""Serving models for the benchmarks, published like a learner's, with chance for weights; and pages to rank."""
+"""Serving models with random weights for the benchmarks, published like a learner's; and pages to rank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,13 +56,13 @@ class World:
         return drawn
 
     def items(self, count: int) -> list[str]:
-        """Distinct items, popular ones rather."""
+        """Distinct items, drawn by popularity."""
         known = len(self.catalogue) - 1
         drawn = (known * self.random.power(0.4, 4 * count)).astype(int)
         return [f"i{i}" for i in dict.fromkeys((known - 1 - drawn).tolist())][:count]
 
     def request(self, candidates: int) -> "Asked":
-        """A decoded request: who asks, with which history, for which candidates."""
+        """A decoded request: user, history, candidates."""
         user = int(self.random.integers(self.users))
         drawn = self.random.permutation(self.items(4 * candidates))[:candidates]
         assert len(drawn) == candidates, "the world is too small"
@@ -86,7 +86,7 @@ class Asked:
 
 
 class Publisher:
-    """Publishes versions of a model by chance: a base, then deltas as large as one wants."""
+    """Publishes versions of a random model: a base, then deltas of any size."""
 
     def __init__(
         self, world: World, store: MemoryStore | RedisStore, *, wide_keys: int, rows: int, pages: int = 200
@@ -108,7 +108,7 @@ class Publisher:
         self.golden = GoldenPages(world.plan, self.statistics, pages_shown, WATERMARK_MS)
 
     def _keys(self, pages: int, wide_keys: int, rows: int) -> tuple[U64, U64, Statistics]:
-        """Keys that pages have, filled up with others."""
+        """Keys that pages have, padded with others."""
         world, plan = self.world, self.world.plan
         statistics = Statistics(StatisticsProgram(self.spec, plan.layout))
         wide, ids = [], []
@@ -166,7 +166,7 @@ class Publisher:
         return self.publish()
 
     def delta(self, wide: int, rows: int, ids: int, *, dense: bool = True) -> None:
-        """Put a delta of so many keys drawn anew; `dense`: the deep part is in it. `publish` makes it a version."""
+        """Put a delta of newly drawn keys; `dense`: with the deep part. `publish` makes it a version."""
         random = self.random
         statistics = random.choice(self._rows, min(rows, len(self._rows)), replace=False)
         statistics.view(np.float64)[:, 3] += 1.0
@@ -178,33 +178,35 @@ class Publisher:
             del changed["deep"]
         self.golden.note(changed)
         for part, content in changed.items():
-            held = self.parts[part]
-            self.parts[part] = PartVersion(held.base, held.merged, [*held.deltas, self._put(content)], held.covers)
+            current = self.parts[part]
+            self.parts[part] = PartVersion(
+                current.base, current.merged, [*current.deltas, self._put(content)], current.covers
+            )
 
     def merge(self) -> None:
-        """Merge the small deltas that are published into one, as a learner does when there are many."""
-        for part, held in self.parts.items():
+        """Merge the published small deltas into one, as a learner does when there are many."""
+        for part, current in self.parts.items():
             named = self.published[part].payloads()[1:]
             if named:
                 merged = _merged([fetch(self.store, digests) for digests in named])
-                new = held.deltas[len(self.published[part].deltas) :]
-                self.parts[part] = PartVersion(held.base, self._put(merged), new, self.number)
+                new = current.deltas[len(self.published[part].deltas) :]
+                self.parts[part] = PartVersion(current.base, self._put(merged), new, self.number)
 
     def publish(self) -> Manifest:
-        """The next version, of the parts as they are."""
+        """Publish the next version, of the current parts."""
         manifest = self.cut()
         self.store.publish(manifest)
         return manifest
 
     def cut(self) -> Manifest:
-        """The next version's manifest, for the store to publish: all in it that a learner's has."""
+        """The next version's manifest, with all fields that a learner's has."""
         self.number += 1
         self.published = dict(self.parts)
         return Manifest(
             model=self.store.model, version=self.number, parent=self.number - 1, fingerprint=self.spec.fingerprint(),
             spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=self.progress.count,
             watermark_ms=WATERMARK_MS, learned_ms=WATERMARK_MS, created_ms=WATERMARK_MS, metrics=self.progress.told(),
-            parts=dict(self.parts), ingest_ms=[WATERMARK_MS] * INSTALLS, golden=self.golden.told(WATERMARK_MS),
+            parts=dict(self.parts), ingest_ms=[WATERMARK_MS] * INSTALLS, golden=self.golden.golden(WATERMARK_MS),
         )  # fmt: skip
 
     def _put(self, content: Payload) -> Digests:
@@ -214,7 +216,7 @@ class Publisher:
 
 
 def _merged(contents: Sequence[Payload]) -> Payload:
-    """What these contents make together: later rows instead of earlier ones, dense arrays of the last."""
+    """These contents merged: later rows replace earlier ones, dense arrays are the last content's."""
     name = "rows" if "rows" in contents[0] else "keys"
     keys = np.concatenate([c[name][:, 0] if name == "rows" else c[name] for c in contents])
     newest = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]

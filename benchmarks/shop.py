@@ -103,14 +103,14 @@ def raw_of(records: Sequence[Sequence[Examples]]) -> list[bytes]:
 
 
 def names_of(keys: WideKeys) -> list[list[str]]:
-    """Each example's features but the bias by short names, 9 letters each: the same ones for all peers."""
+    """Each example's features but the bias by names of 9 characters: the same ones for all peers."""
     cut = (keys.keys >> np.uint64(28)).tolist()
     ends = keys.offsets.tolist()
     return [[f"{key:09x}" for key in cut[a : b - 1]] for a, b in pairwise(ends)]
 
 
 def write_text(path: Path, names: Sequence[Sequence[str]], labels: Sequence[float], times: int) -> None:
-    """Vowpal Wabbit's text, so many times over; its constant is the bias."""
+    """Vowpal Wabbit's text, repeated; its constant is the bias."""
     lines = [
         f"{1 if label > 0.5 else -1} |f {' '.join(example)}\n" for example, label in zip(names, labels, strict=True)
     ]

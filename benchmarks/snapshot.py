@@ -1,9 +1,9 @@
 """Bytes and time to publish and to load, base and delta, by model size, through a real Redis of its own.
 
 A delta is of 10,000 wide keys, as many statistics, 5,000 embedding rows and the dense layers of specs/movielens.toml.
-Publishing is packing, hashing, putting and moving the head; loading is reading, checking and laying together,
-the dry run on golden pages included, by a ranker that has warmed up as a service does. Manifests have all in them that
-a learner's have. There is no peer: nobody else publishes versions that are checked byte by byte.
+Publishing is packing, hashing, putting and moving the head; loading is reading, verifying and assembling,
+with the dry run on golden pages, by a ranker that is warmed up as a service is. Manifests have all fields that a
+learner's have. There is no peer: no other system publishes versions that are verified byte by byte.
 """
 
 import math
@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks.serving import Publisher, World
 from ranker.ranking.jit_warmup import warm
 from ranker.ranking.score import Scorer
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.runtime.settings import Settings
 from stream.snapshots.manifest import DELTAS_MAX, INGESTS_MAX, Manifest, PartVersion, encode_manifest, named_blobs
 from stream.snapshots.payload import Payload, digests_of, pack, split
@@ -56,7 +56,7 @@ def published(
 ) -> tuple[int, float]:
     """Put these contents and move the head. Returns bytes and seconds.
 
-    What a learner's own thread does, which cuts the version and scores its golden pages, isn't in the time.
+    The time excludes what a learner's own thread does: it builds the version and scores its golden pages.
     """
     publisher.golden.note(contents)
     manifest = publisher.cut()
@@ -65,11 +65,11 @@ def published(
         raw = pack(content)
         size += len(raw)
         store.put_blobs(split(raw))
-        held = publisher.parts.get(part)
+        current = publisher.parts.get(part)
         publisher.parts[part] = (
             PartVersion(digests_of(raw))
-            if base or held is None
-            else PartVersion(held.base, held.merged, [*held.deltas, digests_of(raw)])
+            if base or current is None
+            else PartVersion(current.base, current.merged, [*current.deltas, digests_of(raw)])
         )
     store.publish(structs.replace(manifest, parts=dict(publisher.parts)))
     return size, time.perf_counter() - begun
@@ -78,7 +78,7 @@ def published(
 def fullest(manifest: Manifest) -> Manifest:
     """The largest manifest that a version of this model can have: all deltas, all installs, times of today.
 
-    A merged delta is as large as it gets before a learner cuts a new base.
+    A merged delta has its maximum size before a learner builds a new base.
     """
     merged = {name: part.base[: math.ceil(FOLD_SHARE * len(part.base))] for name, part in manifest.parts.items()}
     return structs.replace(
@@ -103,7 +103,7 @@ def measure(settings: Settings, keys: int) -> dict[str, float]:
         publisher = Publisher(world, store, wide_keys=keys, rows=keys // 10)
         whole = publisher.contents(publisher.wide, publisher.statistics.table.rows(), publisher.ids, base=True)
         base_bytes, base_s = published(publisher, store, whole, base=True)
-        loader = Loader(store, store.model)
+        loader = VersionLoader(store, store.model)
         begun = time.perf_counter()
         version = loader.load(publisher.number)
         load_base_s = time.perf_counter() - begun

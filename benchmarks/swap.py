@@ -1,8 +1,8 @@
-"""Swapping under load: what a request feels when the model beneath it changes every 200 ms, and what a swap costs.
+"""Swapping under load: latency of requests while the model changes every 200 ms, and the cost of a swap.
 
-Requests come open loop, at half of what one ranker can take: a request's time runs from when it was due. Versions come
-from another process through a Redis of their own, cut ahead of their time; a builder's process builds them and the
-follower's thread swaps them in, as in a service. Nothing is a peer here: the steady run is.
+Requests arrive open loop, at half of one ranker's capacity: a request's latency counts from its due time. Versions
+arrive from another process through a Redis of their own, built in advance; a builder process loads them and the
+watcher's thread swaps them in, as in a service. The only peer is the steady run.
 """
 
 import gc
@@ -22,13 +22,13 @@ from benchmarks.feed import ITEMS, SPEC, USERS, Course, feeding
 from benchmarks.load import NOW_MS, Load, Requests
 from benchmarks.serving import Publisher, World
 from benchmarks.snapshot import own_redis
-from ranker.builder.builder_client import Builder, started
-from ranker.ranking.entity_cache import Shelf
+from ranker.builder.builder_client import BuilderClient, start_builder
+from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.jit_warmup import warm
 from ranker.ranking.score import SWITCH_S, Scorer
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import score_features
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import load_spec
@@ -45,12 +45,12 @@ AFTER_S = 0.1  # a request belongs to a swap when it was due so soon after it
 
 @dataclass(frozen=True)
 class Service:
-    """A model in a Redis of its own: who publishes, and who follows, with a builder's process."""
+    """A model in a Redis of its own: its publisher, and its watcher with a builder process."""
 
     world: World
     publisher: Publisher
     store: RedisStore
-    follower: Follower
+    watcher: VersionWatcher
 
 
 @contextmanager
@@ -62,26 +62,26 @@ def serving(share: float, *, quick: bool) -> Iterator[Service]:
         tempfile.TemporaryDirectory(prefix="thalweg-swap-") as folder,
         own_redis(Path(folder)) as settings,
         closing(RedisStore(settings, spec.name)) as store,
-        closing(Builder(lambda: started(settings, spec.name))) as builder,
+        closing(BuilderClient(lambda: start_builder(settings, spec.name))) as builder,
     ):
         publisher = Publisher(world, store, wide_keys=int(WIDE_KEYS * size), rows=int(ROWS * size))
         publisher.base()
-        follower = Follower(store, spec.name, Shelf(), lambda: NOW_MS, loader=builder)
-        follower.step()
-        yield Service(world, publisher, store, follower)
+        watcher = VersionWatcher(store, spec.name, EntityCache(), lambda: NOW_MS, loader=builder)
+        watcher.step()
+        yield Service(world, publisher, store, watcher)
 
 
 def builds_ms(service: Service, count: int) -> tuple[float, float]:
-    """Median of building a delta's version, and of a delta's way from the store's notice to being live."""
-    publisher, store, follower = service.publisher, service.store, service.follower
-    loader = Loader(store, store.model)
+    """Median time to build a delta's version, and from the store's notice of a delta to its being live."""
+    publisher, store, watcher = service.publisher, service.store, service.watcher
+    loader = VersionLoader(store, store.model)
     version = loader.load(publisher.number)
     builds, lives = [], []
     for _ in range(count):
         publisher.delta(DELTA_KEYS, DELTA_KEYS, DELTA_ROWS)
         number = publisher.publish().version
         begun = time.perf_counter()
-        follower.step()
+        watcher.step()
         lives.append(time.perf_counter() - begun)
         begun = time.perf_counter()
         version = loader.load(number, version)
@@ -90,9 +90,9 @@ def builds_ms(service: Service, count: int) -> tuple[float, float]:
 
 
 def merges_ms(service: Service, count: int) -> tuple[float, float]:
-    """Median of building the first version after a merge of deltas: by who followed, and by who has the base alone."""
+    """Median time to build the first version after a merge of deltas: from the previous one, and from the base."""
     publisher, store = service.publisher, service.store
-    loader = Loader(store, store.model)
+    loader = VersionLoader(store, store.model)
     base = loader.load(1)
     followed, behind = [], []
     version = loader.load(publisher.number, base)
@@ -105,7 +105,7 @@ def merges_ms(service: Service, count: int) -> tuple[float, float]:
         version = loader.load(number, version)
         followed.append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        Loader(store, store.model).load(number, base)
+        VersionLoader(store, store.model).load(number, base)
         behind.append(time.perf_counter() - begun)
     return float(np.median(followed)) * 1e3, float(np.median(behind)) * 1e3
 
@@ -118,15 +118,15 @@ def under_load(settings: Settings, scorer: Scorer, *, quick: bool) -> dict[str, 
     with (
         feeding(settings, course) as feed,
         closing(RedisStore(settings, spec.name)) as store,
-        closing(Builder(lambda: started(settings, spec.name))) as builder,
+        closing(BuilderClient(lambda: start_builder(settings, spec.name))) as builder,
     ):
-        follower = Follower(store, spec.name, Shelf(), lambda: NOW_MS, loader=builder)
-        load = Load(World(spec, ITEMS, USERS), follower, scorer)
-        load.follower.step()
+        watcher = VersionWatcher(store, spec.name, EntityCache(), lambda: NOW_MS, loader=builder)
+        load = Load(World(spec, ITEMS, USERS), watcher, scorer)
+        load.watcher.step()
         gc.collect()
         gc.freeze()
         per_s = load.capacity_s() / 2
-        following = threading.Thread(target=load.follower.run, args=(stop,))
+        following = threading.Thread(target=load.watcher.run, args=(stop,))
         following.start()
         idle = time.perf_counter() + swaps * EVERY_S / 2
         steady = load.at(per_s, lambda: time.perf_counter() > idle)
@@ -135,8 +135,8 @@ def under_load(settings: Settings, scorer: Scorer, *, quick: bool) -> dict[str, 
         stop.set()
         following.join()
         moments = feed.moments()
-        assert load.follower.served is not None
-        assert load.follower.served.version.number > swaps - 2, "versions came faster than they were served"
+        assert load.watcher.served is not None
+        assert load.watcher.served.version.number > swaps - 2, "versions came faster than they were served"
     return {
         "offered_per_s": per_s,
         "p99_steady_ms": float(np.percentile(steady[:, 1], 99)) * 1e3,
@@ -164,8 +164,8 @@ def swapping_ms(found: Requests, moments: list[tuple[float, bool]]) -> dict[str,
 
 
 def back_to_back(service: Service, scorer: Scorer, swaps: int) -> dict[str, float]:
-    """So many swaps as fast as they go, under requests; then each kept reply is made again from its manifest."""
-    publisher, store, load = service.publisher, service.store, Load(service.world, service.follower, scorer)
+    """Swaps back to back, under requests; then each recorded reply is recomputed from its manifest."""
+    publisher, store, load = service.publisher, service.store, Load(service.world, service.watcher, scorer)
     done = threading.Event()
     checked = mixed = swapped = 0
 
@@ -177,13 +177,13 @@ def back_to_back(service: Service, scorer: Scorer, swaps: int) -> dict[str, floa
 
     asking = threading.Thread(target=ranking)
     asking.start()
-    loader, previous = Loader(store, store.model), None
+    loader, previous = VersionLoader(store, store.model), None
     for n in range(swaps):
         publisher.delta(500, 500, 100, dense=n % DENSE_EACH == 0)
         if n % FULL_EACH == FULL_EACH - 1:
             publisher.merge()
         publisher.publish()
-        swapped += load.follower.step()
+        swapped += load.watcher.step()
         if n % FULL_EACH == FULL_EACH - 1 or n == swaps - 1:  # make again what was kept, while its versions are there
             kept, load.kept = load.kept, []
             for number in sorted({number for number, _ in kept}):

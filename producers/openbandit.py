@@ -1,11 +1,11 @@
-"""The Open Bandit sample: what ZOZOTOWN, a fashion store, showed in a week of November 2019, and what was clicked.
+"""The Open Bandit sample: impressions and clicks of ZOZOTOWN, a fashion store, in a week of November 2019.
 
 Y. Saito, S. Aihara, M. Matsutani, Y. Narita: Open Bandit Dataset and Pipeline (NeurIPS Datasets and Benchmarks
-2021). Licence: CC BY 4.0. The sample is 10,000 rows for each of two policies and three campaigns; it is taken
-out of the wheel of their library, which is neither installed nor imported.
+2021). Licence: CC BY 4.0. The sample is 10,000 rows for each of two policies and three campaigns; it is
+extracted from the wheel of their library, which is neither installed nor imported.
 
 A page there has three slots. The sample has single rows, almost never (9 of 9,991 pages in `random/all`) two of
-the same page: so a row is a page of one item, and the slot it stood in is a fact of its request.
+the same page: so a row is a page of one item, and its slot is part of the request's context.
 """
 
 import csv
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from producers.source import WorldEvent
-from producers.wheel import WheelData
+from producers.wheel import WheelDataset
 from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError
 
@@ -50,10 +50,10 @@ SHA256: Final = {  # (rows, items) by policy and campaign
     ),
 }
 NAME: Final = "openbandit"
-DEFAULT: Final = "random/all"  # shown by lot, so that an item's clicks say what it is worth, not who chose it
-INSTALL_AFTER_MS: Final = 1_000  # the data doesn't say when a click came
-CODE: Final = 8  # characters of a hashed value that are kept: enough to tell all apart
-SEGMENT: Final = 4  # characters of each that name a user
+DEFAULT: Final = "random/all"  # shown at random: an item's clicks depend on the item, not on a policy
+INSTALL_AFTER_MS: Final = 1_000  # the data has no times of clicks
+CODE_CHARS: Final = 8  # of a hashed value: enough to be unique
+SEGMENT_CHARS: Final = 4  # of each hashed feature in a user's id
 
 
 def _files() -> Iterator[tuple[str, tuple[str, str]]]:
@@ -71,7 +71,7 @@ def _items(part: str) -> str:
     return f"{part.replace('/', '-')}-items.csv"
 
 
-OPEN_BANDIT: Final = WheelData(
+OPEN_BANDIT: Final = WheelDataset(
     name=NAME,
     title="the Open Bandit sample",
     licence="Open Bandit Dataset (ZOZO, Inc.), CC BY 4.0: free to use if you name it, "
@@ -83,14 +83,14 @@ OPEN_BANDIT: Final = WheelData(
 
 
 def fetch_openbandit(data_dir: Path, progress: Callable[[str], None]) -> Path:
-    """The folder with the data set, downloaded and checked unless it is there. Raises DataError."""
+    """The folder of the data set, downloaded and verified unless it is complete. Raises DataError."""
     return OPEN_BANDIT.fetch(data_dir, progress)
 
 
 def part_of(source: str) -> str | None:
-    """Which part a source's name means: `openbandit` or `openbandit/POLICY/CAMPAIGN`; None: no name of this set.
+    """The part that a source names: `openbandit` or `openbandit/POLICY/CAMPAIGN`; None for another source.
 
-    Raises DataError for a part that isn't there.
+    Raises DataError for an unknown part.
 
     >>> part_of("openbandit"), part_of("openbandit/bts/men"), part_of("movielens")
     ('random/all', 'bts/men', None)
@@ -106,13 +106,13 @@ def part_of(source: str) -> str | None:
 def read_openbandit(folder: Path, part: str = DEFAULT) -> Iterator[WorldEvent]:
     """Items, users, then pages and installs by event time; always the same order.
 
-    A row is a page of one item, the n-th one `ob-<n>`, with the propensity that it was shown by and its slot (1
-    to 3) in the context; a click is an install one second later. No person is named: a user is all rows with the
-    same four features and the same items clicked before (`liked`). An item's `popularity` is its count of clicks
-    in the sample: it orders answers while there is no model, and is no feature. Raises DataError.
+    A row is a page of one item, the n-th one `ob-<n>`, with its propensity, and its slot (1 to 3) in the context; a
+    click is an install one second later. The data is anonymous: a user is all rows with the same four features and
+    the same items clicked before (`liked`). An item's `popularity` is its count of clicks in the sample: it orders
+    replies while there is no model, and is no feature. Raises DataError.
     """
     assert part in SHA256, part
-    OPEN_BANDIT.need(folder)
+    OPEN_BANDIT.require(folder)
     return _play(_read(folder / _rows(part)), _read(folder / _items(part)))
 
 
@@ -143,17 +143,17 @@ def _installs(rows: list[dict[str, str]], users: list[User]) -> Iterator[Install
 
 def _item(row: dict[str, str], popularity: float) -> Item:
     attributes: dict[str, Value] = {"feature_0": float(row["item_feature_0"])}
-    attributes |= {f"feature_{k}": row[f"item_feature_{k}"][:CODE] for k in (1, 2, 3)}
+    attributes |= {f"feature_{k}": row[f"item_feature_{k}"][:CODE_CHARS] for k in (1, 2, 3)}
     return Item(row["item_id"], attributes, popularity=popularity)
 
 
 def _user(row: dict[str, str], items: int) -> User:
     features = [row[f"user_feature_{k}"] for k in range(4)]
     liked = [str(item) for item in range(items) if float(row[f"user-item_affinity_{item}"]) > 0]
-    attributes: dict[str, Value] = {f"feature_{k}": value[:CODE] for k, value in enumerate(features)}
+    attributes: dict[str, Value] = {f"feature_{k}": value[:CODE_CHARS] for k, value in enumerate(features)}
     if liked:
         attributes["liked"] = liked
-    return User("+".join(["-".join(value[:SEGMENT] for value in features), *liked]), attributes)
+    return User("+".join(["-".join(value[:SEGMENT_CHARS] for value in features), *liked]), attributes)
 
 
 def _time_ms(row: dict[str, str]) -> int:

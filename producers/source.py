@@ -1,4 +1,4 @@
-"""What a source yields, in the order in which it is played: events, attributes, and what is wrong or missing."""
+"""What a source yields, in replay order: events, entities, invalid events and pauses."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
@@ -8,33 +8,33 @@ from stream.events.types import Impression, Install, Item, SourceEvent, User
 WorldEvent = SourceEvent | Item | User
 
 
-class Broken(NamedTuple):
-    """A piece of a source that can't be played: where it stands and why."""
+class InvalidEvent(NamedTuple):
+    """A part of a source that can't be replayed: its location, and why."""
 
-    where: str
+    location: str
     reason: str
 
 
 class Pause:
-    """Nothing has come for a moment (a live source): whatever is gathered may go."""
+    """A live source is idle: batched events may be sent."""
 
 
 PAUSE: Final = Pause()
-Sourced = WorldEvent | Broken | Pause
+SourceElement = WorldEvent | InvalidEvent | Pause
 
 
-def first_pages(source: Iterable[Sourced], limit: int, window_ms: int) -> Iterator[Sourced]:
-    """The first `limit` pages with all that can still label them: installs until the last one's window is over.
+def first_pages(source: Iterable[SourceElement], limit: int, window_ms: int) -> Iterator[SourceElement]:
+    """The first `limit` pages with all that can still label them: installs until the last page's window closes.
 
-    Later pages are left out, and so are installs that name one of them.
+    Later pages are dropped, and so are installs that name one of them.
     """
     pages, end_ms = 0, 0
-    left_out: set[str] = set()
+    dropped: set[str] = set()
     for event in source:
         if isinstance(event, Impression) and pages == limit:
             if event.time_ms >= end_ms:
                 return
-            left_out.add(event.request_id)
+            dropped.add(event.request_id)
             continue
         if isinstance(event, Impression):
             pages += 1
@@ -42,6 +42,6 @@ def first_pages(source: Iterable[Sourced], limit: int, window_ms: int) -> Iterat
         elif isinstance(event, Install) and pages == limit:
             if event.time_ms >= end_ms:
                 return
-            if event.request_id in left_out:
+            if event.request_id in dropped:
                 continue
         yield event

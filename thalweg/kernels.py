@@ -16,12 +16,12 @@ from learner.jit_warmup import warm as warm_learner
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from learner.wide.ftrl import WIDTH
-from producers.features import FeatureMaker
-from ranker.ranking.entity_cache import Shelf
+from producers.features import FeatureBuilder
+from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.jit_warmup import warm
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.version_watcher import VersionWatcher
 from stream.events.types import Examples, Impression, Install, Item, Organic, RankReply, RankRequest, Tick, User
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
@@ -52,13 +52,13 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
     spec = msgspec.structs.replace(spec, deep=deep)
     examples = joined(spec, pages)
     model = Model(spec, reread=lambda offset: ([one] for one in examples[offset:]))
-    store, builder, shelf = MemoryStore(spec.name), VersionBuilder(model), Shelf()
+    store, builder, shelf = MemoryStore(spec.name), VersionBuilder(model), EntityCache()
     for event in entities():
         if isinstance(event, Item):
             shelf.put(event.item, event)
         else:
             shelf.users[event.user] = event.attributes
-    follower, scorer = Follower(store, spec.name, shelf, lambda: 0), Scorer(2)
+    follower, scorer = VersionWatcher(store, spec.name, shelf, lambda: 0), Scorer(2)
     ranker, token = Ranker(shelf, follower, scorer, lambda: 0), store.take_token()
     replies: list[RankReply] = []
     for offset, one in enumerate(examples):
@@ -124,16 +124,16 @@ def joined(spec: Spec, pages: int) -> list[Examples]:
     """The examples of this many pages, a third of them with an install."""
     # Two pages that close at once: the joiner hashes their ids together.
     Joiner(LabelRules()).feed([Impression(name, 1, "u", ["i"]) for name in "ab"] + [Tick(10_000)], 0, 10_000)
-    maker = FeatureMaker(spec, 1)
+    maker = FeatureBuilder(spec, 1)
     examples: list[Examples] = []
     for entity in entities():
-        maker.take(entity)
+        maker.process(entity)
     for n in range(pages):
         time_ms = 1_000_000_000_000 + n * 60_000
         user, shown = str(n % USERS), [str(n % ITEMS), str((n + 1) % ITEMS)]
-        examples += maker.take(Impression(f"p{n}", time_ms, user, shown)).examples
+        examples += maker.process(Impression(f"p{n}", time_ms, user, shown)).examples
         if n % 3 == 0:
-            examples += maker.take(Install(user, shown[0], time_ms + 1, f"i{n}", f"p{n}")).examples
+            examples += maker.process(Install(user, shown[0], time_ms + 1, f"i{n}", f"p{n}")).examples
     return examples
 
 

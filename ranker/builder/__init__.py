@@ -1,1 +1,1 @@
-"""Versions are built in a process of their own."""
+"""Builds versions in a process of their own."""

@@ -1,6 +1,6 @@
-"""Arrays in memory that two processes see: one takes blocks and fills them, the other maps them by their files.
+"""Shared-memory arrays: one process allocates blocks and fills them, the other maps them by their file descriptors.
 
-A block has no name: its memory goes with the last array over it, in whichever process, and nothing is left by a kill.
+A block has no name: its memory is freed with the last array over it, in either process, and a kill leaves nothing.
 """
 
 import itertools
@@ -19,80 +19,78 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
-class Block(mmap.mmap):
-    """Memory under a `number` that its maker gives it, and the descriptor of its file."""
+class SharedBlock(mmap.mmap):
+    """Memory, its `number` in the process that allocated it, and the descriptor of its file."""
 
     number: int
     descriptor: int
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True):
-    """A block's number, and which array it holds."""
+class ArrayRef(msgspec.Struct, frozen=True, array_like=True):
+    """An array in a block: the block's number, shape and dtype."""
 
     number: int
     shape: tuple[int, ...]
     dtype: str
 
 
-class Blocks:
-    """Makes blocks. Threads may share it."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-
-    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """Zeros in a block of their own. Raises OSError when there is no memory."""
-        descriptor = _nameless(max(1, math.prod(shape) * np.dtype(dtype).itemsize))
-        try:
-            block = Block(descriptor, 0)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        weakref.finalize(block, os.close, descriptor)
-        block.number, block.descriptor = next(self._numbers), descriptor
-        return np.ndarray(shape, dtype, block)
-
-    def copy(self, array: Array) -> Array:
-        """The same in a block."""
-        copied = self.take(array.shape, array.dtype)
-        copied[...] = array
-        return copied
+_numbers = itertools.count(1)
 
 
-def block_of(array: Array) -> Block:
-    """The block that an array was taken in."""
+def allocate(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Zeros in a block of their own; threads may call it. Raises OSError when memory is exhausted."""
+    descriptor = _anonymous_file(max(1, math.prod(shape) * np.dtype(dtype).itemsize))
+    try:
+        block = SharedBlock(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    weakref.finalize(block, os.close, descriptor)
+    block.number, block.descriptor = next(_numbers), descriptor
+    return np.ndarray(shape, dtype, block)
+
+
+def copied(array: Array) -> Array:
+    """A copy of an array in a block."""
+    copy = allocate(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def block_of(array: Array) -> SharedBlock:
+    """The block of an allocated array."""
     block = array.base
-    assert isinstance(block, Block), "the array has no block of its own"
+    assert isinstance(block, SharedBlock), "the array has no block of its own"
     return block
 
 
 def number_of(array: Array) -> int:
-    """The number of the block that an array was taken in."""
+    """The number of an allocated array's block."""
     return block_of(array).number
 
 
-def place_of(array: Array) -> Place:
-    """What the other process has to know of an array that was taken in a block."""
-    return Place(number_of(array), array.shape, array.dtype.str)
+def array_ref(array: Array) -> ArrayRef:
+    """The reference that lets the other process map an allocated array."""
+    return ArrayRef(number_of(array), array.shape, array.dtype.str)
 
 
-def mapped(places: Sequence[Place], descriptors: Sequence[int]) -> dict[int, Array]:
-    """Arrays by the numbers of their blocks, from the descriptors of their files, which are closed. Raises OSError."""
+def map_arrays(refs: Sequence[ArrayRef], descriptors: Sequence[int]) -> dict[int, Array]:
+    """Maps the files of `descriptors`, and closes them: block number → array. Raises OSError."""
     try:
         return {
-            place.number: np.ndarray(place.shape, place.dtype, mmap.mmap(descriptor, 0))
-            for place, descriptor in zip(places, descriptors, strict=True)
+            ref.number: np.ndarray(ref.shape, ref.dtype, mmap.mmap(descriptor, 0))
+            for ref, descriptor in zip(refs, descriptors, strict=True)
         }
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _nameless(size: int) -> int:
-    """A file of zeros that no folder names."""
+def _anonymous_file(size: int) -> int:
+    """Descriptor of a file of zeros without a name."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("thalweg")
-    else:  # where a file in memory has a name, one on disk that was removed does as well
+    else:  # elsewhere than on Linux: an unlinked file on disk
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     try:

@@ -1,9 +1,8 @@
-"""Versions are built in a process of their own, in memory that the ranker maps: what it does costs no request much.
+"""The ranker's client of the builder process, which builds versions in memory that the ranker maps.
 
-Built and tried out in the ranker's own threads, a version would hold the interpreter now and then, and a core for
-milliseconds. The builder (`builder_worker.py`) has a low priority instead, and an interpreter of its own. It ends after
-the ranker has, when it sees that its socket has ended. When it dies alone, the ranker starts another, which reads from
-a base on.
+Built in the ranker's own threads, a version would block the interpreter at times, and a core for milliseconds. The
+builder (`builder_worker.py`) has an interpreter of its own and a low priority. It ends when the ranker closes its
+socket or ends. When it dies, the ranker starts another, which loads from a base.
 """
 
 import socket
@@ -17,8 +16,8 @@ from typing import Final
 
 import msgspec
 
-from ranker.builder.blocks import Array, mapped
-from ranker.builder.wire import FAILURES, Ask, Built, Failed, layers_of, receive, send
+from ranker.builder.blocks import Array, map_arrays
+from ranker.builder.wire import FAILURE_ERRORS, BuildFailure, BuildRequest, BuildResult, layers_of, receive, send
 from ranker.kernels.item_activation_cache import ItemParts
 from ranker.kernels.net import Net
 from ranker.versions.model import Tower, Version, embeddings_of
@@ -28,23 +27,23 @@ from stream.runtime.settings import Settings
 from stream.snapshots.manifest import decode_manifest
 from stream.tables.delta_table import Overlay
 
-SILENT_S: Final = 600.0  # after which a builder is replaced: more than any base takes
-END_S: Final = 0.2  # how long a builder whose socket has ended is waited for
+ANSWER_TIMEOUT_S: Final = 600.0  # then the builder is replaced: loading a base takes less
+EXIT_TIMEOUT_S: Final = 0.2  # from closing the socket; then the builder is killed
 
 
 @dataclass(frozen=True)
-class Started:
-    """A builder: its socket, and what ends it and says how it went. `end` can be called again, by any thread."""
+class BuilderProcess:
+    """A running builder: its socket, and `end`, which stops it and returns its exit status; safe to repeat."""
 
     channel: socket.socket
     end: Callable[[], str]
 
 
 @dataclass(frozen=True)
-class Held:
-    """The last build, what it became, and its tables' arrays by their blocks, overlays by the blocks of their heads.
+class LastBuild:
+    """The last build: its version, its tables' arrays by block number, overlays by the block number of their heads.
 
-    The next build's message tells only what is new to them.
+    The next build's message has only what is new.
     """
 
     build: int
@@ -53,104 +52,103 @@ class Held:
     overlays: Mapping[int, Overlay]
 
 
-NOTHING: Final = Held(0, None, {}, {})
+NO_BUILD: Final = LastBuild(0, None, {}, {})
 
 
-class Builder:
-    """The ranker's end. One thread loads; any may close."""
+class BuilderClient:
+    """Loads versions through a builder process. One thread loads; any may close."""
 
-    def __init__(self, start: Callable[[], Started]) -> None:
+    def __init__(self, start: Callable[[], BuilderProcess]) -> None:
         self._start = start
         self._closed = False
-        self._running: Started | None = None
-        self._guard, self._talking = threading.Lock(), threading.Lock()
-        self._held = NOTHING
+        self._running: BuilderProcess | None = None
+        self._process_lock, self._channel_lock = threading.Lock(), threading.Lock()
+        self._last = NO_BUILD
 
     def load(self, number: int, previous: Version | None = None) -> Version:
-        """Version `number`, tried out. Raises BadSnapshot when it must not be served, StoreUnavailable."""
-        held = self._held if previous is self._held.version else NOTHING
+        """Version `number`, after its dry run. Raises BadSnapshot when it must not be served, StoreUnavailable."""
+        last = self._last if previous is self._last.version else NO_BUILD
         try:
-            running = self.start()
-            told, descriptors = self._asked(running, Ask(number, held.build))
-            if isinstance(told, Built):
-                arrays = {**held.arrays, **mapped(told.new, descriptors)}
-        except OSError as bad:  # of its end, or of what a machine may run out of
-            self._held = NOTHING
-            said = self._ended() or str(bad)
-            raise StoreUnavailable(f"the process that builds versions has ended ({said})") from None
-        if isinstance(told, Failed):
-            raise FAILURES.get(told.kind, RuntimeError)(told.says)
-        self._held = NOTHING  # until all is well
-        self._held = _taken_over(told, arrays, held.overlays, previous)
-        assert self._held.version is not None
-        return self._held.version
+            answer, descriptors = self._request(self.start(), BuildRequest(number, last.build))
+            if isinstance(answer, BuildResult):
+                arrays = {**last.arrays, **map_arrays(answer.new_blocks, descriptors)}
+        except OSError as error:  # the builder has ended, or the machine lacks memory or descriptors
+            self._last = NO_BUILD
+            reason = self._end() or str(error)
+            raise StoreUnavailable(f"the process that builds versions has ended ({reason})") from None
+        if isinstance(answer, BuildFailure):
+            raise FAILURE_ERRORS.get(answer.kind, RuntimeError)(answer.message)
+        self._last = NO_BUILD  # should the next line fail
+        self._last = _assemble(answer, arrays, last.overlays, previous)
+        assert self._last.version is not None
+        return self._last.version
 
-    def start(self) -> Started:
+    def start(self) -> BuilderProcess:
         """Start the builder, unless it runs. Raises StoreUnavailable when it's closed, OSError."""
-        with self._guard:
+        with self._process_lock:
             if self._closed:
-                raise StoreUnavailable("the ranker is ending: no version is built any more")
+                raise StoreUnavailable("the ranker is ending: no further version is built")
             if self._running is None:
                 self._running = self._start()
             return self._running
 
     def close(self) -> None:
-        """End the builder; who waits for a version gets StoreUnavailable."""
-        with self._guard:
+        """End the builder; a load that waits for it raises StoreUnavailable."""
+        with self._process_lock:
             self._closed = True
-        self._ended()
+        self._end()
 
-    def _asked(self, running: Started, ask: Ask) -> tuple[Built | Failed, list[int]]:
-        with self._talking:
-            send(running.channel, ask)
+    def _request(self, running: BuilderProcess, request: BuildRequest) -> tuple[BuildResult | BuildFailure, list[int]]:
+        with self._channel_lock:
+            send(running.channel, request)
             raw, descriptors = receive(running.channel)
-        return msgspec.msgpack.decode(raw, type=Built | Failed), descriptors
+        return msgspec.msgpack.decode(raw, type=BuildResult | BuildFailure), descriptors
 
-    def _ended(self) -> str:
-        with self._guard:
+    def _end(self) -> str:
+        with self._process_lock:
             running, self._running = self._running, None
         if running is None:
             return ""
-        said = running.end()
-        with self._talking:
+        status = running.end()
+        with self._channel_lock:
             running.channel.close()
-        return said
+        return status
 
 
-def _taken_over(
-    told: Built, arrays: Mapping[int, Array], overlays: Mapping[int, Overlay], previous: Version | None
-) -> Held:
-    """What was built, as a version."""
-    found, manifest = dict(overlays), decode_manifest(told.manifest)
+def _assemble(
+    result: BuildResult, arrays: Mapping[int, Array], overlays: Mapping[int, Overlay], previous: Version | None
+) -> LastBuild:
+    """The version of a build's result."""
+    known, manifest = dict(overlays), decode_manifest(result.manifest)
     plan = plan_of(manifest, previous)
-    wide, statistics = (layers_of(table, arrays, found) for table in (told.wide, told.statistics))
+    wide, statistics = (layers_of(table, arrays, known) for table in (result.wide, result.statistics))
     tower, live = None, previous.tower if previous else None
-    if told.deep is not None:
-        rows = layers_of(told.deep, arrays, found)
-        if told.net is None:
-            assert live is not None, "a build has the layers of the one before, which had none"
+    if result.deep is not None:
+        rows = layers_of(result.deep, arrays, known)
+        if result.net is None:
+            assert live is not None, "the build refers to the previous net, but there is none"
             tower = replace(live, rows=rows)
         else:
-            net = Net(**{name: arrays[number] for name, number in told.net.arrays.items()}, end=told.net.end)
+            net = Net(**{name: arrays[number] for name, number in result.net.arrays.items()}, end=result.net.end)
             tower = Tower(rows, net, ItemParts(plan, embeddings_of(rows), net, live.parts if live else None))
-    shown = told.shown
+    shown = result.shown
     if shown is None:
-        assert previous is not None, "a build has the names of the one before, which there was none of"
+        assert previous is not None, "the build refers to the previous names, but there are none"
         shown = previous.shown
     version = version_of(manifest, plan, wide, statistics, tower, previous, shown)
-    tables = [table for table in (told.wide, told.statistics, told.deep) if table]
-    return Held(
-        told.build,
+    tables = [table for table in (result.wide, result.statistics, result.deep) if table]
+    return LastBuild(
+        result.build,
         version,
         {number: arrays[number] for table in tables for number in table.blocks()},
-        {table.overlay[0]: found[table.overlay[0]] for table in tables},
+        {table.overlay[0]: known[table.overlay[0]] for table in tables},
     )
 
 
-def started(settings: Settings, model: str) -> Started:
-    """A builder in a process and a group of its own: Ctrl-C is the ranker's, whose end is this one's, too."""
+def start_builder(settings: Settings, model: str) -> BuilderProcess:
+    """Start a builder in a process group of its own: Ctrl-C reaches the ranker only, whose end ends the builder."""
     ours, theirs = socket.socketpair()
-    ours.settimeout(SILENT_S)
+    ours.settimeout(ANSWER_TIMEOUT_S)
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "ranker.builder.builder_worker", str(theirs.fileno()), model],
@@ -164,10 +162,10 @@ def started(settings: Settings, model: str) -> Started:
         with suppress(OSError):
             ours.shutdown(socket.SHUT_RDWR)
         try:
-            status = process.wait(END_S)
-        except subprocess.TimeoutExpired:  # whatever it does, it holds nothing that matters
+            status = process.wait(EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:  # a kill loses nothing that matters
             process.kill()
             status = process.wait()
         return f"exit status {status}"
 
-    return Started(ours, end)
+    return BuilderProcess(ours, end)

@@ -1,108 +1,108 @@
-"""The builder's process: builds versions for a ranker, in blocks that the ranker maps (`builder_client.py`)."""
+"""The builder process: builds versions for a ranker, in blocks that the ranker maps (`builder_client.py`)."""
 
 import logging
 import os
 import socket
 import sys
 from collections.abc import Container
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Final
 
 import msgspec
 
-from ranker.builder.blocks import Array, Blocks, block_of, number_of, place_of
-from ranker.builder.wire import FAILURES, Ask, Built, Failed, Packed, arrays_of, receive, send, table_of
+from ranker.builder.blocks import Array, allocate, array_ref, block_of, copied, number_of
+from ranker.builder.wire import (
+    FAILURE_ERRORS,
+    BuildFailure,
+    BuildRequest,
+    BuildResult,
+    NetRef,
+    arrays_of,
+    receive,
+    send,
+    table_ref,
+)
 from ranker.ranking.jit_warmup import warm
 from ranker.ranking.score import Scorer
 from ranker.versions.model import Version
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.runtime.logs import log_to_stderr
 from stream.runtime.settings import Settings
 from stream.snapshots.manifest import encode_manifest
 from stream.snapshots.redis_store import RedisStore
 
-NICE: Final = 10  # a tenth of the weight of what ranks
+NICE: Final = 10  # a tenth of the CPU weight of ranking threads
 
 log = logging.getLogger(__name__)
 
 
-def serve(channel: socket.socket, loader: Loader, blocks: Blocks) -> None:
-    """The builder's end: build what is asked for, in `blocks`, from which `loader` takes, until the socket ends."""
+def serve(channel: socket.socket, loader: VersionLoader) -> None:
+    """Answer build requests until the ranker closes the socket. `loader` takes its arrays from `allocate`."""
     last: Version | None = None
-    held: Container[int] = ()  # blocks that the ranker has
+    known: Container[int] = ()  # blocks that the ranker has mapped
     build = 0
-    while (raw := _heard(channel)) is not None:
-        ask = msgspec.msgpack.decode(raw, type=Ask)
-        if ask.has != build:
-            last, held = None, ()
-        answer: Built | Failed
-        files: list[Array] = []
-        try:
-            version = loader.load(ask.number, last)
-            answer, files = _told(build + 1, version, last, held, blocks)
-        except Exception as bad:  # noqa: BLE001  # whatever a version holds, the next one may be better
-            answer = _failed(bad)
-        else:
-            build, last, held = build + 1, version, {number_of(array) for array in _allarrays_of(version)}
-        try:
-            send(channel, answer, [block_of(array).descriptor for array in files])
-        except OSError:  # the ranker has ended
-            return
+    with suppress(OSError):  # the ranker has ended
+        while True:
+            request = msgspec.msgpack.decode(receive(channel)[0], type=BuildRequest)
+            if request.known_build != build:
+                last, known = None, ()
+            answer: BuildResult | BuildFailure
+            new: list[Array] = []
+            try:
+                version = loader.load(request.number, last)
+                answer, new = _result(build + 1, version, last, known)
+            except Exception as error:  # noqa: BLE001  # whatever a version contains, the next one may be valid
+                answer = _failure(error)
+            else:
+                build, last, known = build + 1, version, {number_of(array) for array in _table_arrays(version)}
+            send(channel, answer, [block_of(array).descriptor for array in new])
 
 
-def _heard(channel: socket.socket) -> bytes | None:
-    """What the ranker asks; None when it has ended."""
-    try:
-        return receive(channel)[0]
-    except OSError:
-        return None
+def _failure(error: Exception) -> BuildFailure:
+    for kind, known in FAILURE_ERRORS.items():
+        if isinstance(error, known):
+            return BuildFailure(kind, str(error))
+    if isinstance(error, OSError):
+        return BuildFailure("unavailable", f"the machine that builds versions lacks a resource: {error}")
+    log.error("a version can't be built", exc_info=error)
+    return BuildFailure("broken", repr(error)[:200])
 
 
-def _failed(bad: Exception) -> Failed:
-    for kind, error in FAILURES.items():
-        if isinstance(bad, error):
-            return Failed(kind, str(bad))
-    if isinstance(bad, OSError):
-        return Failed("unavailable", f"the machine that builds versions refused: {bad}")
-    log.error("a version can't be built", exc_info=bad)
-    return Failed("broken", repr(bad)[:200])
-
-
-def _told(build: int, version: Version, last: Version | None, held: Container[int],
-          blocks: Blocks) -> tuple[Built, list[Array]]:  # fmt: skip
-    """A build, and the arrays whose files go along: in blocks that aren't among `held`."""
-    new = {number_of(array): array for array in _allarrays_of(version) if number_of(array) not in held}
+def _result(
+    build: int, version: Version, last: Version | None, known: Container[int]
+) -> tuple[BuildResult, list[Array]]:
+    """A build's message, and its arrays in blocks that aren't `known` to the ranker."""
+    new = {number_of(array): array for array in _table_arrays(version) if number_of(array) not in known}
     tower, before, net = version.tower, last.tower if last else None, None
     if tower is not None and (before is None or tower.parts is not before.parts):
-        named = tower.net._asdict()
-        end: float = named.pop("end")
-        copies = {name: blocks.copy(array) for name, array in named.items()}
+        fields = tower.net._asdict()
+        end: float = fields.pop("end")
+        copies = {name: copied(array) for name, array in fields.items()}
         new |= {number_of(array): array for array in copies.values()}
-        net = Packed({name: number_of(array) for name, array in copies.items()}, end)
-    files = list(new.values())
-    deep = table_of(tower.rows) if tower else None
-    wide, statistics = table_of(version.wide), table_of(version.statistics)
-    places = [place_of(array) for array in files]
+        net = NetRef({name: number_of(array) for name, array in copies.items()}, end)
+    arrays = list(new.values())
+    deep = table_ref(tower.rows) if tower else None
+    wide, statistics = table_ref(version.wide), table_ref(version.statistics)
+    refs = [array_ref(array) for array in arrays]
     shown = None if last is not None and version.shown is last.shown else version.shown
-    return Built(build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, places), files
+    return BuildResult(build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, refs), arrays
 
 
-def _allarrays_of(version: Version) -> list[Array]:
-    """Those of its tables."""
+def _table_arrays(version: Version) -> list[Array]:
     tables = [version.wide, version.statistics, *([version.tower.rows] if version.tower else [])]
     return [array for layers in tables for array in arrays_of(layers)]
 
 
 def main() -> None:
-    """The builder: `python -m ranker.builder.builder_worker DESCRIPTOR MODEL`, the settings in its environment."""
+    """The builder: `python -m ranker.builder.builder_worker DESCRIPTOR MODEL`, with settings in its environment."""
     settings = Settings.load()
     log_to_stderr(settings.log_level)
-    channel, model, blocks = socket.socket(fileno=int(sys.argv[1])), sys.argv[2], Blocks()
+    channel, model = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
     with closing(Scorer(1)) as scorer:
         warm(scorer)
     os.nice(NICE)
     with channel, closing(RedisStore(settings, model)) as store:
-        serve(channel, Loader(store, model, blocks.take), blocks)
+        serve(channel, VersionLoader(store, model, allocate))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What ranker and builder tell each other, over a socket: messages, and the files of blocks that go along with them.
+"""Messages between ranker and builder over a socket, and the file descriptors of blocks that accompany them.
 
-ranker → builder   Ask: which version, and the number of the last build that the ranker has
-builder → ranker   Built: where its tables and layers lie, with the files of blocks that are new; or Failed
+ranker → builder   BuildRequest: a version, and the last build that the ranker has
+builder → ranker   BuildResult: references to its arrays, with the descriptors of new blocks; or BuildFailure
 """
 
 import os
@@ -12,24 +12,24 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from ranker.builder.blocks import Array, Place, number_of
+from ranker.builder.blocks import Array, ArrayRef, number_of
 from ranker.kernels.layered_table import Before, Layers, Name
 from stream.runtime.errors import BadSnapshot, SnapshotError, StoreUnavailable
 from stream.tables.delta_table import Arrays, Overlay
 
-HEAD: Final = 8  # bytes that say how long a message is
+LENGTH_BYTES: Final = 8  # in front of each message
 DESCRIPTORS_MAX: Final = 64  # in one message: three tables of eight, and a tower's layers
 
 
-class Ask(msgspec.Struct, array_like=True):
-    """Build version `number`; `has`: the build that the ranker has, 0: none of this builder's."""
+class BuildRequest(msgspec.Struct, array_like=True):
+    """Build version `number`. `known_build`: the last build that the ranker has, 0 if none of this builder's."""
 
     number: int
-    has: int
+    known_build: int
 
 
-class Table(msgspec.Struct, array_like=True):
-    """`Layers`, their arrays by the numbers of their blocks."""
+class TableRef(msgspec.Struct, array_like=True):
+    """`Layers` with their arrays by block number."""
 
     names: tuple[Name, ...]
     origin: Name
@@ -42,43 +42,42 @@ class Table(msgspec.Struct, array_like=True):
     before: tuple[int, int, int] | None
 
     def blocks(self) -> list[int]:
-        """Numbers of all."""
+        """The numbers of all its blocks."""
         return [self.base, self.vectors, *self.overlay, *([self.before[0]] if self.before else [])]
 
 
-class Packed(msgspec.Struct, array_like=True):
-    """`Net`, its arrays by the numbers of their blocks."""
+class NetRef(msgspec.Struct, array_like=True):
+    """`Net` with its arrays by block number."""
 
     arrays: dict[str, int]
     end: float
 
 
-class Built(msgspec.Struct, tag=True):
-    """Build `build`. `net` and `shown` lack when they're those of the build before. `new`: the blocks whose files come
-    along."""
+class BuildResult(msgspec.Struct, tag=True):
+    """A version. `net` and `shown` are None when the previous build's apply. `new_blocks` are in descriptors' order."""
 
     build: int
     manifest: bytes
-    wide: Table
-    statistics: Table
-    deep: Table | None
-    net: Packed | None
+    wide: TableRef
+    statistics: TableRef
+    deep: TableRef | None
+    net: NetRef | None
     shown: tuple[str, ...] | None
-    new: list[Place]
+    new_blocks: list[ArrayRef]
 
 
-class Failed(msgspec.Struct, tag=True):
-    """Why there's no version: `kind` is one of FAILURES, or "broken"."""
+class BuildFailure(msgspec.Struct, tag=True):
+    """Why there's no version: `kind` is a key of FAILURE_ERRORS, or "broken"."""
 
     kind: str
-    says: str
+    message: str
 
 
-FAILURES: Final[Mapping[str, type[SnapshotError]]] = {"bad": BadSnapshot, "unavailable": StoreUnavailable}
+FAILURE_ERRORS: Final[Mapping[str, type[SnapshotError]]] = {"bad": BadSnapshot, "unavailable": StoreUnavailable}
 
 
-def layers_of(table: Table, arrays: Mapping[int, Array], overlays: dict[int, Overlay]) -> Layers:
-    """A table as it was told. What is there already is the same object, as whoever keeps cells of it expects."""
+def layers_of(table: TableRef, arrays: Mapping[int, Array], overlays: dict[int, Overlay]) -> Layers:
+    """The table of a reference. A known overlay is reused: caches compare it by identity."""
     heads = table.overlay[0]
     if heads not in overlays:
         overlays[heads] = Overlay(Arrays(*(arrays[number] for number in table.overlay)))
@@ -91,24 +90,24 @@ def layers_of(table: Table, arrays: Mapping[int, Array], overlays: dict[int, Ove
 
 
 def arrays_of(layers: Layers) -> list[Array]:
-    """All of a table, in the order of `Table.blocks`."""
+    """A table's arrays, in the order of `TableRef.blocks`."""
     return [layers.base, layers.vectors, *layers.overlay.arrays, *([layers.before.latest] if layers.before else [])]
 
 
-def table_of(layers: Layers) -> Table:
-    """What is told of a table whose arrays lie in blocks."""
+def table_ref(layers: Layers) -> TableRef:
+    """The reference of a table whose arrays are in blocks."""
     base, vectors, *overlay = map(number_of, arrays_of(layers))
     before = (overlay.pop(), layers.before.limit, layers.before.settled) if layers.before else None
-    return Table(
+    return TableRef(
         layers.names, layers.origin, layers.count, base, vectors, overlay, layers.unseen.tobytes(),
         layers.unseen_of_base.tobytes(), before,
     )  # fmt: skip
 
 
 def send(channel: socket.socket, message: msgspec.Struct, descriptors: Sequence[int] = ()) -> None:
-    """Send a message, and the files of these descriptors. Raises OSError when the other end has gone."""
+    """Send a message with file descriptors. Raises OSError when the other end is closed."""
     body = msgspec.msgpack.encode(message)
-    head = len(body).to_bytes(HEAD, "little")
+    head = len(body).to_bytes(LENGTH_BYTES, "little")
     if descriptors:
         socket.send_fds(channel, [head], descriptors)
     else:
@@ -117,12 +116,12 @@ def send(channel: socket.socket, message: msgspec.Struct, descriptors: Sequence[
 
 
 def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
-    """A message's bytes, and the descriptors that came along. Raises OSError when the other end has gone."""
-    head, descriptors, flags, _ = socket.recv_fds(channel, HEAD, DESCRIPTORS_MAX)
+    """A message's bytes and its file descriptors. Raises OSError when the other end is closed."""
+    head, descriptors, flags, _ = socket.recv_fds(channel, LENGTH_BYTES, DESCRIPTORS_MAX)
     try:
         if flags & socket.MSG_CTRUNC:
             raise OSError("there are too many open files: raise the limit (ulimit -n)")
-        size = int.from_bytes(head + _exactly(channel, HEAD - len(head)), "little")
+        size = int.from_bytes(head + _exactly(channel, LENGTH_BYTES - len(head)), "little")
         return _exactly(channel, size), descriptors
     except BaseException:
         for descriptor in descriptors:
@@ -135,6 +134,6 @@ def _exactly(channel: socket.socket, size: int) -> bytes:
     while len(found) < size:
         more = channel.recv(size - len(found))
         if not more:
-            raise ConnectionError("it has closed its socket")
+            raise ConnectionError("the other end is closed")
         found += more
     return bytes(found)

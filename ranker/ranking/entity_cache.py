@@ -1,4 +1,4 @@
-"""What is known of items and users: the compacted topics, in memory."""
+"""Cache of items and users, and the consumers that fill it from the compacted topics."""
 
 import logging
 import threading
@@ -22,15 +22,15 @@ from stream.runtime.errors import BadEvent, LogError, LogGap, LogUnavailable
 RETRY_S: Final = 1.0
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 5_000
-POPULAR_AGE_S: Final = 1.0  # how old the order by popularity may be
-LETTERS_MAX: Final = 1_000  # that wait to be written; more are met again at the next start
-GONE_MAX: Final = 100_000  # names that were taken back and are remembered
-WASTE_MAX: Final = 65_536  # rows of a catalogue that no known item needs, above as many as there are items
+POPULARITY_AGE_S: Final = 1.0  # maximum age of the order by popularity
+DEAD_LETTERS_MAX: Final = 1_000  # buffered for writing; later ones are found again at the next start
+TOMBSTONES_MAX: Final = 100_000
+STALE_ROWS_MAX: Final = 65_536  # rows of a catalogue that no known item uses, beyond one per known item
 
 log = logging.getLogger(__name__)
 
 
-class Shelf:
+class EntityCache:
     """Items, users, and one catalogue of the items in the live model's columns. Threads may share it."""
 
     def __init__(self) -> None:
@@ -38,21 +38,21 @@ class Shelf:
         self.users: dict[str, dict[str, Value]] = {}
         self._lock = threading.Lock()
         self._catalogue: Catalogue | None = None
-        self._missed: list[tuple[str, Item | None]] | None = None
-        self._popular: list[str] = []
-        self._popular_s = -POPULAR_AGE_S
+        self._changes_during_build: list[tuple[str, Item | None]] | None = None
+        self._by_popularity: list[str] = []
+        self._ordered_s = -POPULARITY_AGE_S
         self._changed = False
         self._shown: tuple[str, ...] = ()
-        self._gone: dict[str, None] = {}  # names that were taken back, the last ones last
+        self._tombstones: dict[str, None] = {}  # deleted names, newest last
 
     def put(self, name: str, item: Item | None) -> None:
-        """Add or replace an item; None: forget it, and don't retrieve it though it was shown."""
+        """Add or replace an item; None deletes it, and it isn't retrieved though it was shown."""
         with self._lock:
-            self._gone.pop(name, None)
+            self._tombstones.pop(name, None)
             if item is None:
-                self._gone[name] = None
-                if len(self._gone) > GONE_MAX:
-                    del self._gone[next(iter(self._gone))]
+                self._tombstones[name] = None
+                if len(self._tombstones) > TOMBSTONES_MAX:
+                    del self._tombstones[next(iter(self._tombstones))]
             if self.items.get(name) == item:
                 return
             if item is None:
@@ -60,86 +60,87 @@ class Shelf:
             else:
                 self.items[name] = item
             if self._catalogue is not None:
-                _put(self._catalogue, name, item)
-            if self._missed is not None:
-                self._missed.append((name, item))
+                _apply(self._catalogue, name, item)
+            if self._changes_during_build is not None:
+                self._changes_during_build.append((name, item))
             self._changed = True
 
-    def show(self, names: tuple[str, ...]) -> None:
-        """Items that were shown, described or not, instead of those of the last call."""
+    def set_shown(self, names: tuple[str, ...]) -> None:
+        """Replace the names of items that were shown, described or not."""
         with self._lock:
             if names is not self._shown:
                 self._shown, self._changed = names, True
 
-    def is_gone(self, name: str) -> bool:
-        """Whether an item was taken back."""
-        return name in self._gone
+    def is_deleted(self, name: str) -> bool:
+        """Whether an item has a tombstone."""
+        return name in self._tombstones
 
     def catalogue(self, layout: Layout) -> Catalogue:
         """The items in this layout's columns, kept up to date until the next call with another layout."""
         with self._lock:
-            held = self._catalogue
-            if held is not None and held.layout.hash == layout.hash and not self._wasteful(held):
-                return held
+            current = self._catalogue
+            if current is not None and current.layout.hash == layout.hash and not self._has_many_stale_rows(current):
+                return current
             known = list(self.items.values())
-            missed: list[tuple[str, Item | None]] = []
-            self._missed = missed
-        fresh = Catalogue(layout)
+            changes: list[tuple[str, Item | None]] = []
+            self._changes_during_build = changes
+        rebuilt = Catalogue(layout)
         for item in known:
-            fresh.put(item)
+            rebuilt.put(item)
         with self._lock:
-            for name, change in missed:
-                _put(fresh, name, change)
-            self._missed, self._catalogue = None, fresh
-        return fresh
+            for name, change in changes:
+                _apply(rebuilt, name, change)
+            self._changes_during_build, self._catalogue = None, rebuilt
+        return rebuilt
 
     def rows(self, catalogue: Catalogue, items: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Rows of items in a catalogue; one that isn't known gets a row with its id only."""
+        """Rows of items in a catalogue, int64 [n]; an unknown item gets a row with its id only."""
         with self._lock:
             return catalogue.rows(items)
 
-    def by_popularity(self, max_age_s: float = POPULAR_AGE_S) -> list[str]:
-        """Known items, statically most popular first, then those that were only shown; at most `max_age_s` old."""
+    def by_popularity(self, max_age_s: float = POPULARITY_AGE_S) -> list[str]:
+        """Known items, highest static popularity first, then those only shown; at most `max_age_s` old."""
         with self._lock:
-            if self._changed and time.monotonic() - self._popular_s >= max_age_s:
+            if self._changed and time.monotonic() - self._ordered_s >= max_age_s:
                 described = [i.item for i in sorted(self.items.values(), key=lambda i: -i.popularity)]
-                only_shown = [i for i in self._shown if i not in self.items and i not in self._gone]
-                self._popular = described + only_shown
-                self._popular_s, self._changed = time.monotonic(), False
-            return self._popular
+                only_shown = [i for i in self._shown if i not in self.items and i not in self._tombstones]
+                self._by_popularity = described + only_shown
+                self._ordered_s, self._changed = time.monotonic(), False
+            return self._by_popularity
 
-    def _wasteful(self, catalogue: Catalogue) -> bool:
-        """Replaced and unknown items keep their rows; now and then the catalogue is made anew without them."""
-        return len(catalogue) > 2 * len(self.items) + WASTE_MAX
+    def _has_many_stale_rows(self, catalogue: Catalogue) -> bool:
+        """Replaced and unknown items keep their rows until a rebuild."""
+        return len(catalogue) > 2 * len(self.items) + STALE_ROWS_MAX
 
 
-def _put(catalogue: Catalogue, name: str, item: Item | None) -> None:
+def _apply(catalogue: Catalogue, name: str, item: Item | None) -> None:
     if item is None:
         catalogue.remove(name)
     else:
         catalogue.put(item)
 
 
-class Feeder:
-    """Reads one compacted topic into a shelf. `ready` is set once it was read to its end as of start.
+class EntityConsumer:
+    """Reads one compacted topic into a cache. `ready` is set once it has read up to the topic's end as of start.
 
-    Bad records are counted, left out, and become dead letters. Every ranker meets them, at each of its starts, and
-    writes their letters: those of one record have one key in a compacted topic, which keeps the last, and `thalweg
-    dlq` counts them once. `open_letters` opens the log to write them to; it isn't the one that replies go through,
-    whose failures are for those who wait for replies. What can't be written is tried again.
+    Invalid records are counted, skipped, and become dead letters. Every ranker finds them at each start and writes
+    them again: dead letters of one record share a key in a compacted topic, and `thalweg dlq` counts them once.
+    `open_dead_letter_log` opens the log to write them to. It isn't the log of the replies, whose failures must reach
+    those who wait for replies. A failed write is retried.
     """
 
-    def __init__(self, source: Log, topic: str, shelf: Shelf, open_letters: Callable[[], Log] | None = None) -> None:
-        assert topic in (ITEMS.name, USERS.name), f"{topic} doesn't feed a shelf"
+    def __init__(
+        self, source: Log, topic: str, cache: EntityCache, open_dead_letter_log: Callable[[], Log] | None = None
+    ) -> None:
+        assert topic in (ITEMS.name, USERS.name), f"{topic} has no entities"
         self.ready = threading.Event()
-        self._log, self._topic, self._shelf = source, topic, shelf
-        self._open_letters = open_letters
-        self._letters: list[Outgoing] = []  # not yet written
-        self._post_s = 0.0  # when to try
-        self._unposted = False
+        self._log, self._topic, self._cache = source, topic, cache
+        self._open_dead_letter_log = open_dead_letter_log
+        self._dead_letters: list[Outgoing] = []  # not yet written
+        self._retry_write_s = 0.0  # when to retry; 0: the last write has succeeded
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set. Raises LogError when waiting won't help."""
+        """Read until `stop` is set. Raises LogError when a retry won't help."""
         reader: Reader | None = None
         failing = False
         while not stop.is_set():
@@ -147,64 +148,63 @@ class Feeder:
                 if reader is None:
                     ends = self._log.ends(self._topic)
                     reader = self._log.reader(self._topic, dict.fromkeys(ends, START))
-                self._read(reader, ends)
-                self._post()
+                self._poll(reader, ends)
+                self._write_dead_letters()
                 failing = False
-            except LogUnavailable as bad:
+            except LogUnavailable as error:
                 if not failing:
-                    log.warning("%s: %s; ranking goes on with what is known", self._topic, bad)
+                    log.warning("%s: %s; ranking continues with the entities known so far", self._topic, error)
                 failing = True
                 stop.wait(RETRY_S)
         if reader is not None:
             reader.close()
 
-    def _read(self, reader: Reader, ends: dict[int, int]) -> None:
+    def _poll(self, reader: Reader, ends: dict[int, int]) -> None:
         if not self.ready.is_set():
             positions = reader.positions()
             if all(positions[p] >= end for p, end in ends.items()):
                 self.ready.set()
         try:
             for record in reader.poll(POLL_S, RECORDS_MAX):
-                self._take(record)
-        except LogGap as gap:  # compaction keeps the newest of each: nothing is lost
+                self._consume(record)
+        except LogGap as gap:  # compaction keeps the newest record of each key: nothing is lost
             reader.seek(gap.partition, START)
 
-    def _take(self, record: Record) -> None:
+    def _consume(self, record: Record) -> None:
         try:
             if record.value is None:
-                self._forget((record.key or b"").decode())
+                self._delete((record.key or b"").decode())
             elif self._topic == ITEMS.name:
                 item = decode_entity(record.value, Item)
-                self._shelf.put(item.item, item)
+                self._cache.put(item.item, item)
             else:
                 user = decode_entity(record.value, User)
-                self._shelf.users[user.user] = user.attributes
-        except (BadEvent, UnicodeDecodeError) as bad:
+                self._cache.users[user.user] = user.attributes
+        except (BadEvent, UnicodeDecodeError) as error:
             metrics.BAD_ENTITIES.labels(self._topic).inc()
-            log.warning("%s/%d offset %d is left out: %s", self._topic, record.partition, record.offset, bad)
-            if self._open_letters is not None and len(self._letters) < LETTERS_MAX:
-                self._letters.append(dead_letter(record.value or b"", BadEvent.__name__, str(bad), record))
-        metrics.ITEMS.set(len(self._shelf.items))
-        metrics.USERS.set(len(self._shelf.users))
+            log.warning("%s/%d offset %d is skipped: %s", self._topic, record.partition, record.offset, error)
+            if self._open_dead_letter_log is not None and len(self._dead_letters) < DEAD_LETTERS_MAX:
+                self._dead_letters.append(dead_letter(record.value or b"", BadEvent.__name__, str(error), record))
+        metrics.ITEMS.set(len(self._cache.items))
+        metrics.USERS.set(len(self._cache.users))
 
-    def _post(self) -> None:
-        """Write the letters that wait."""
-        if not self._letters or self._open_letters is None or time.monotonic() < self._post_s:
+    def _delete(self, name: str) -> None:
+        if self._topic == ITEMS.name:
+            self._cache.put(name, None)
+        else:
+            self._cache.users.pop(name, None)
+
+    def _write_dead_letters(self) -> None:
+        if not self._dead_letters or self._open_dead_letter_log is None or time.monotonic() < self._retry_write_s:
             return
         try:
-            with closing(self._open_letters()) as target:
-                for letter in self._letters:
-                    target.send(letter.topic, letter.partition, letter.value, letter.key)
+            with closing(self._open_dead_letter_log()) as target:
+                for record in self._dead_letters:
+                    target.send(record.topic, record.partition, record.value, record.key)
                 target.flush()
-        except LogError as bad:
-            if not self._unposted:
-                log.warning("%d dead letters of %s wait: %s", len(self._letters), self._topic, bad)
-            self._unposted, self._post_s = True, time.monotonic() + RETRY_S
-            return
-        self._letters, self._unposted = [], False
-
-    def _forget(self, name: str) -> None:
-        if self._topic == ITEMS.name:
-            self._shelf.put(name, None)
+        except LogError as error:
+            if not self._retry_write_s:
+                log.warning("%d dead letters of %s are pending: %s", len(self._dead_letters), self._topic, error)
+            self._retry_write_s = time.monotonic() + RETRY_S
         else:
-            self._shelf.users.pop(name, None)
+            self._dead_letters, self._retry_write_s = [], 0.0

@@ -9,7 +9,7 @@ from ranker.ranking.rank import rank_with
 from ranker.ranking.retrieve import installs_of
 from ranker.ranking.score import Scorer
 from ranker.versions.model import Version, score_features
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.events.types import Item
 from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import WIDTH
@@ -33,7 +33,7 @@ deep = { features = ["user.id", "item.tags", "user.age", "statistics.*"], hidden
 def warm(scorer: Scorer) -> None:
     """Compile (or load from numba's cache) all that swapping and ranking need."""
     store = MemoryStore("warm-up")
-    loader = Loader(store, "warm-up")
+    loader = VersionLoader(store, "warm-up")
     version: Version | None = None
     parts: dict[str, PartVersion] = {}
     for number in (1, 2):  # a base, then a delta over it

@@ -1,25 +1,25 @@
-"""From a request to its reply. Whatever is read of the model is read of one version, captured once."""
+"""From a request to its reply. Everything of the model is read from one version, captured once."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from ranker.ranking.entity_cache import Shelf
-from ranker.ranking.retrieve import CANDIDATES, retrieve
+from ranker.ranking.entity_cache import EntityCache
+from ranker.ranking.retrieve import retrieve
 from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import Follower, Served
+from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
 from ranker.versions.model import Version
-from stream.events.types import RankReply, RankRequest, Value
-from stream.features.page_features import Catalogue, build_page, select
+from stream.events.types import RankReply, RankRequest
+from stream.features.page_features import build_page, select
 from stream.features.serve_as import as_logged, as_served
 from stream.runtime.errors import BadEvent
 from stream.tables.hash_table import U64
 
-HISTORY_LAST: Final = 50  # read of a user where no column asks for it: for the rule "not what the user has"
+HISTORY_LAST: Final = 50  # items read where no column needs a history: retrieval leaves out what the user has
 
 DEADLINE: Final = "deadline"
 NO_HISTORY: Final = "no_history"
@@ -29,7 +29,7 @@ NO_USER: Final = "no_user"
 
 @dataclass(frozen=True)
 class Ranked:
-    """The k best in order: indices of candidates, probabilities, features of their page; how many were scored."""
+    """The k best: indices of candidates in order, probabilities, features of their page; how many were scored."""
 
     order: list[int]
     scores: list[float]
@@ -40,75 +40,69 @@ class Ranked:
 def rank_with(
     version: Version, words: U64, time_ms: int, k: int, scorer: Scorer, deadline_s: float | None = None
 ) -> Ranked:
-    """Rank a page (`build_page`) by one version as of `time_ms`; `features` have the statistics that it was ranked by.
+    """Rank a page (`build_page`) by one version as of `time_ms`; `features` include the statistics used for it.
 
-    Ties stay in the page's order. Raises BadEvent when a score isn't finite.
+    Ties keep the page's order. Raises BadEvent when a score isn't finite.
     """
     layout = version.plan.layout
     served = as_served(layout, words)
     scores, scored = scorer.score(version, served, deadline_s, time_ms=time_ms)
     if not np.isfinite(scores).all():
-        raise BadEvent(f"version {version.number} gives a score that isn't finite: the request holds an absurd number")
-    among = np.flatnonzero(scored)
-    chosen = among[np.argsort(-scores[among], kind="stable")[:k]]
+        raise BadEvent(
+            f"version {version.number} gives a score that isn't finite: a number in the request is too large"
+        )
+    candidates = np.flatnonzero(scored)
+    chosen = candidates[np.argsort(-scores[candidates], kind="stable")[:k]]
     page = as_logged(layout, select(layout, served, chosen), words)
-    return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(among))
+    return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates))
 
 
 class Ranker:
-    """Answers requests, one at a time, from what `shelf` and `follower` have in memory."""
+    """Answers requests, one at a time, from the entities of `cache` and the live version of `watcher`."""
 
-    def __init__(self, shelf: Shelf, follower: Follower, scorer: Scorer, now_ms: Callable[[], int]) -> None:
-        self._shelf, self._follower, self._scorer, self._now_ms = shelf, follower, scorer, now_ms
+    def __init__(self, cache: EntityCache, watcher: VersionWatcher, scorer: Scorer, now_ms: Callable[[], int]) -> None:
+        self._cache, self._watcher, self._scorer, self._now_ms = cache, watcher, scorer, now_ms
 
     @property
     def history_last(self) -> int:
-        """How many items of a user's history are of use."""
-        served = self._follower.served
+        """How many items of a user's history to read."""
+        served = self._watcher.served
         return (served.version.plan.layout.history_last if served else 0) or HISTORY_LAST
 
     def answer(self, request: RankRequest, history: Sequence[str] | None, read_s: float) -> RankReply:
-        """The reply. `history`: the user's, newest last; None when it couldn't be had. `read_s`: monotonic, of reading.
+        """The reply. `history`: newest last, None when unavailable. `read_s`: when the request was read (monotonic).
 
-        Raises BadEvent when there's nothing to rank, or nothing that can be ranked.
+        Raises BadEvent when no candidate is left or a score isn't finite.
         """
-        served = self._follower.served
+        served = self._watcher.served
         notes = [NO_HISTORY] if history is None else []
-        had = history or []
+        history = history or []
         if served is None:
-            reply = self._by_popularity(request, had, [*notes, NO_MODEL])
+            reply = self._by_popularity(request, history, [*notes, NO_MODEL])
         else:
-            reply = self._by_model(request, served, had, notes, read_s)
+            reply = self._by_model(request, served, history, notes, read_s)
         rank_us = round((time.monotonic() - read_s) * 1e6)
         return msgspec.structs.replace(reply, rank_us=rank_us)
 
-    def _by_popularity(self, request: RankRequest, had: Sequence[str], notes: list[str]) -> RankReply:
-        known = self._shelf.items
-        if request.candidates is None:
-            names = retrieve(self._shelf.by_popularity(), had)
-        else:
-            names = _candidates(request.candidates)
-        _need_some(names, request, bool(known))
+    def _by_popularity(self, request: RankRequest, history: Sequence[str], notes: list[str]) -> RankReply:
+        known = self._cache.items
+        names = self._candidates(request, self._cache.by_popularity(), history)
         scores = {name: known[name].popularity if name in known else 0.0 for name in names}
         best = sorted(names, key=lambda name: -scores[name])[: request.k]
         return RankReply(request.request_id, request.user, best, [scores[name] for name in best], 0, scored=len(names),
                          notes=notes, time_ms=request.time_ms or self._now_ms())  # fmt: skip
 
     def _by_model(
-        self, request: RankRequest, served: Served, had: Sequence[str], notes: list[str], read_s: float
+        self, request: RankRequest, served: ServedVersion, history: Sequence[str], notes: list[str], read_s: float
     ) -> RankReply:
         version, catalogue = served.version, served.catalogue
-        is_gone, popular = self._shelf.is_gone, self._follower.popular.items
-        if request.candidates is None:
-            names = retrieve((i for i in popular if not is_gone(i)), had, CANDIDATES)
-        else:
-            names = _candidates(request.candidates)
-        _need_some(names, request, not all(map(is_gone, popular)))
-        attributes = self._shelf.users.get(request.user) if request.attributes is None else request.attributes
+        names = self._candidates(request, self._watcher.popular.items, history)
+        attributes = self._cache.users.get(request.user) if request.attributes is None else request.attributes
         if attributes is None:
             notes = [*notes, NO_USER]
         time_ms = request.time_ms or version.event_time_ms(self._now_ms())
-        words = self._page(version, catalogue, request, names, had, attributes or {})
+        user = version.plan.layout.user(request.user, attributes or {}, history, request.context)
+        words = build_page(version.plan.layout, user, catalogue, self._cache.rows(catalogue, names))
         deadline_s = read_s + request.deadline_ms / 1e3 if request.deadline_ms else None
         ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s)
         if ranked.scored < len(names):
@@ -119,27 +113,20 @@ class Ranker:
             notes=notes, features=ranked.features, time_ms=time_ms,
         )  # fmt: skip
 
-    def _page(self, version: Version, catalogue: Catalogue, request: RankRequest, names: list[str], had: Sequence[str],
-              attributes: Mapping[str, Value]) -> U64:  # fmt: skip
-        layout = version.plan.layout
-        user = layout.user(request.user, attributes, had, request.context)
-        return build_page(layout, user, catalogue, self._shelf.rows(catalogue, names))
-
-
-def _candidates(given: Sequence[str]) -> list[str]:
-    """Each candidate once, in order: a page's items are distinct."""
-    return [item for item in dict.fromkeys(given) if item]
-
-
-def _need_some(names: list[str], request: RankRequest, stocked: bool) -> None:
-    """`stocked`: whether there are items to retrieve from. Raises BadEvent, with the reason, when no name is left."""
-    if names:
-        return
-    if request.candidates is not None:
-        raise BadEvent("nothing to rank: the list of candidates is empty; name some, or leave it out")
-    if not stocked:
-        raise BadEvent(
-            "nothing to rank: no items are known; write items to the topic `items`, or name candidates "
-            "(items that were shown are known once their pages are learned)"
-        )
-    raise BadEvent(f"nothing to rank: user {request.user} has every item that is retrieved; name candidates")
+    def _candidates(self, request: RankRequest, popular: list[str], history: Sequence[str]) -> list[str]:
+        """The request's distinct candidates, else retrieved ones. Raises BadEvent when there's none."""
+        if request.candidates is not None:
+            names = [item for item in dict.fromkeys(request.candidates) if item]
+            if not names:
+                raise BadEvent("nothing to rank: the list of candidates is empty; name some, or leave it out")
+            return names
+        is_deleted = self._cache.is_deleted
+        names = retrieve((item for item in popular if not is_deleted(item)), history)
+        if not names and all(map(is_deleted, popular)):
+            raise BadEvent(
+                "nothing to rank: no items are known; write items to the topic `items`, or name candidates "
+                "(items that were shown are known once their pages are learned)"
+            )
+        if not names:
+            raise BadEvent(f"nothing to rank: user {request.user} has every item that is retrieved; name candidates")
+        return names

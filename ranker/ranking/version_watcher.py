@@ -1,4 +1,4 @@
-"""Following the head, or the version that a person pinned: built beside the live one, tried out, then swapped in."""
+"""Serves the head, or the version that a person pinned: builds it beside the live one, dry-runs it, swaps it in."""
 
 import logging
 import threading
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from ranker import metrics
-from ranker.ranking.entity_cache import Shelf
-from ranker.ranking.freshness import Freshness, Learned
-from ranker.ranking.retrieve import Popular
+from ranker.ranking.entity_cache import EntityCache
+from ranker.ranking.freshness import FreshnessTracker, Learned
+from ranker.ranking.retrieve import PopularItems
 from ranker.versions.model import Version
-from ranker.versions.version_loader import Loader, Loads
+from ranker.versions.version_loader import VersionLoader, VersionProvider
 from stream.features.page_features import Catalogue
 from stream.runtime.errors import BadSnapshot, SnapshotError, StoreUnavailable
 from stream.snapshots.manifest import UNDECIDED, Head, Manifest
@@ -21,112 +21,111 @@ from stream.snapshots.version_files import VersionFiles
 
 POLL_S: Final = 0.05
 RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
-TRY_AGAIN_S: Final = 30.0  # a refused version may have been refused for what its store lost meanwhile
+REJECTED_RETRY_S: Final = 30.0  # a rejected version may have lacked a blob that the store has again
 SKIPPED_MAX: Final = 64
-KEEP_EVERY_S: Final = 10.0
-FIRST_KEEP_S: Final = 1.0  # while nothing is kept yet
+SAVE_EVERY_S: Final = 10.0
+FIRST_SAVE_S: Final = 1.0  # while nothing is saved yet
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Served:
-    """What is live: a version, the catalogue in its columns, and since when (wall clock)."""
+class ServedVersion:
+    """The live version, the catalogue in its columns, and since when it is live (wall clock)."""
 
     version: Version
     catalogue: Catalogue
     since_ms: int
 
 
-class Follower:
-    """Keeps `served` at the store's head, or at what is pinned. `step` looks once; `run` does so until it is stopped.
+class VersionWatcher:
+    """Keeps `served` at the store's head, or at the pinned version. `step` checks once; `run` repeats it until stopped.
 
-    A version that fails its dry run is refused: told, counted, and not looked at again while the head stays.
-    A store that is down changes nothing; one that was wiped, neither: what was pinned stays so until a person
-    decides anew, and the live version never becomes older, by what of the log it has learned, unless one is pinned.
-    `files` keep the live version for a start without a store. `loader` loads what the store has; without one, this
-    process does.
+    A version that fails its dry run is rejected: reported, counted, and not retried while the head stays.
+    A store that is down changes nothing; neither does one that was wiped: a pin lasts until a person decides
+    again, and the live version never becomes older, by the log offset it has learned, unless one is pinned.
+    `files` save the live version for a start without a store. `loader` builds versions; by default this process does.
     """
 
     def __init__(
         self,
         store: SnapshotStore,
         model: str,
-        shelf: Shelf,
+        cache: EntityCache,
         now_ms: Callable[[], int],
         files: VersionFiles | None = None,
-        loader: Loads | None = None,
+        loader: VersionProvider | None = None,
     ) -> None:
-        self.served: Served | None = None
-        self.popular = Popular()
-        self.freshness = Freshness()
-        self.refused = ""  # the last reason
-        self.looked = threading.Event()  # set by `run` when it has looked once, whatever it found
-        self._store, self._shelf, self._now_ms = store, shelf, now_ms
+        self.served: ServedVersion | None = None
+        self.popular = PopularItems()
+        self.freshness = FreshnessTracker()
+        self.rejection = ""  # why the last version was rejected
+        self.checked = threading.Event()  # set by `run` after its first check, whatever it found
+        self._store, self._cache, self._now_ms = store, cache, now_ms
         self._model = model
-        self._loader = loader or Loader(store, model)
-        self._refused_head: Head | None = None
-        self._refused_s = 0.0
-        self._older: tuple[Head, int] | None = None  # a head that was seen to be older than this live version
+        self._loader = loader or VersionLoader(store, model)
+        self._rejected_head: Head | None = None
+        self._rejected_s = 0.0
+        self._older: tuple[Head, int] | None = None  # a head found to be older than this live version
         self._files = files
-        self._decision = self._kept_decision = UNDECIDED  # the latest that was seen, whatever the store knows now
-        self._kept = 0
+        self._decision = self._saved_decision = UNDECIDED  # the latest one read, whatever the store knows now
+        self._saved_version = 0
 
     def restore(self) -> None:
-        """Serve the version that was kept here, until the store says more. What can't be trusted is refused."""
+        """Serve the locally saved version until the store answers. One that isn't valid is skipped."""
         if self._files is None:
             return
         try:
-            self._decision = self._kept_decision = self._files.decision()
-        except (BadSnapshot, OSError) as bad:
-            log.error("whether a version was pinned isn't known until the store answers: %s", bad)
+            self._decision = self._saved_decision = self._files.decision()
+        except (BadSnapshot, OSError) as error:
+            log.error("whether a version is pinned is unknown until the store answers: %s", error)
         try:
             manifest = self._files.load()
             if manifest is None:
                 return
-            self._swap(Loader(self._files, self._model).load(manifest.version), None)
-        except Exception as bad:  # whatever lies there, a ranker must start
-            expected = isinstance(bad, BadSnapshot | OSError)
-            log.error("the version that is kept in %s isn't served: %s", self._files.folder, bad, exc_info=not expected)
+            self._swap(VersionLoader(self._files, self._model).load(manifest.version), None)
+        except Exception as error:  # whatever the folder has, a ranker must start
+            expected = isinstance(error, BadSnapshot | OSError)
+            log.error("the version saved in %s isn't served: %s", self._files.folder, error, exc_info=not expected)
             return
-        self._kept = manifest.version
+        self._saved_version = manifest.version
         log.info("version %d is served from %s until the store answers", manifest.version, self._files.folder)
 
-    def items_read(self) -> None:
-        """All items there were at the start are on the shelf: the first request finds them, not those of a step ago."""
+    def items_loaded(self) -> None:
+        """Reorder the popular items now that all items are cached, before the first request."""
         served = self.served
         if served is None:
-            self._shelf.by_popularity(max_age_s=0.0)
+            self._cache.by_popularity(max_age_s=0.0)
         else:
-            self.popular.complete(served.version, self._shelf, self._shelf.catalogue(served.version.plan.layout))
+            self.popular.reorder(served.version, self._cache, self._cache.catalogue(served.version.plan.layout))
 
-    def keep(self) -> None:
-        """Write the live version and the latest decision into the folder, when they're others than those there."""
+    def save_live(self) -> None:
+        """Save the live version and the latest decision to `files`, when they have changed."""
         served, decision = self.served, self._decision
         if self._files is None or served is None:
             return
-        if decision != self._kept_decision:
+        if decision != self._saved_decision:
             self._files.save_decision(decision)
-            self._kept_decision = decision
-        if served.version.number != self._kept:
+            self._saved_decision = decision
+        if served.version.number != self._saved_version:
             self._files.save(self._store, served.version.manifest)
-            self._kept = served.version.number
+            self._saved_version = served.version.number
 
-    def run_keeper(self, stop: threading.Event) -> None:
-        """`keep` now and then, in a thread of its own: swaps don't wait for the disk."""
-        said, pause_s = "", FIRST_KEEP_S
+    def run_saver(self, stop: threading.Event) -> None:
+        """`save_live` periodically until `stop` is set; in its own thread, so that swaps don't wait for the disk."""
+        logged, pause_s = "", FIRST_SAVE_S
         while not stop.wait(pause_s):
             try:
-                self.keep()
-                said = ""
-            except (SnapshotError, OSError) as bad:
-                if str(bad) != said:
-                    log.warning("the live version isn't kept for a start without the store: %s", bad)
-                said = str(bad)
-            pause_s = KEEP_EVERY_S if self._kept else FIRST_KEEP_S
+                self.save_live()
+                logged = ""
+            except (SnapshotError, OSError) as error:
+                if str(error) != logged:
+                    log.warning("the live version isn't saved for a start without the store: %s", error)
+                logged = str(error)
+            pause_s = SAVE_EVERY_S if self._saved_version else FIRST_SAVE_S
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set; in a thread of its own."""
+        """`step` until `stop` is set; in a thread of its own."""
         failures = 0
         while not stop.is_set():
             try:
@@ -134,24 +133,24 @@ class Follower:
                 if failures:
                     log.info("the snapshot store answers again")
                 failures = 0
-                self.looked.set()
+                self.checked.set()
                 self._store.wait(POLL_S)
-            except SnapshotError as bad:
+            except SnapshotError as error:
                 if not failures:
-                    log.warning("%s; what is live serves on", bad)
-                self.looked.set()
+                    log.warning("%s; the live version stays", error)
+                self.checked.set()
                 stop.wait(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
 
     def step(self) -> bool:
-        """Look at the head; swap when it names a newer version that passes. Raises SnapshotError."""
+        """Read the head; swap when it names a newer version that passes its dry run. Raises SnapshotError."""
         served = self.served
         try:
-            head = self._wish()
+            head = self._target()
         except SnapshotError:
-            self._refresh(served)  # items come while the store is away, too
+            self._refresh(served)  # items arrive while the store is unavailable, too
             raise
-        if head is None or not self._wanted(head, served):
+        if head is None or not self._should_load(head, served):
             self._refresh(served)
             return False
         started_s = time.monotonic()
@@ -161,49 +160,51 @@ class Follower:
             self._swap(version, served)
         except StoreUnavailable:
             raise
-        except BadSnapshot as bad:
-            self._refuse(head, str(bad))
+        except BadSnapshot as error:
+            self._reject(head, str(error))
             return False
-        except Exception as bad:  # whatever a version holds, what is live serves on
+        except Exception as error:  # whatever a version contains, the live one stays
             log.exception("version %d breaks the ranker", head.version)
-            self._refuse(head, f"it breaks the ranker, whose log says where ({bad!r:.200})")
+            self._reject(head, f"it breaks the ranker, whose log says where ({error!r:.200})")
             return False
         return True
 
-    def _wish(self) -> Head | None:
-        """What should be served: a pinned version, else the head; None when the store knows neither."""
+    def _target(self) -> Head | None:
+        """The pinned version, else the head; None when the store has neither."""
         decision = self._store.decision()
         if decision.number > self._decision.number:
             pinned, before = decision.version, self._decision.version
             if pinned != before:
-                said = "version %d is pinned" if pinned else "nothing is pinned any more, not %d"
-                log.warning(said, pinned or before)
+                log.warning("version %d is pinned" if pinned else "version %d is no longer pinned", pinned or before)
             self._decision = decision
         return Head(self._decision.version, 0) if self._decision.version else self._store.head()
 
     def _is_older(self, head: Head, live: Manifest) -> bool:
-        """Has the head learned less of the log than what is live? Numbers tell among versions of one learner only."""
+        """Whether the head has learned less of the log than `live`. Version numbers compare within one learner only."""
         older = (head, live.version) == self._older
         if not older and (head.token != live.token or head.version < live.version):
             try:
                 manifest = self._store.manifest(head.version)
             except BadSnapshot:
-                return False  # to be refused with its own reason
-            learned, lives = ((sum(one.offset.values()), one.version) for one in (manifest, live))
-            older = learned < lives
+                return False  # the load rejects it with its own reason
+            learned, learned_live = ((sum(one.offset.values()), one.version) for one in (manifest, live))
+            older = learned < learned_live
             if older:
                 known = self._older is not None and (self._older[0].token, self._older[1]) == (head.token, live.version)
                 self._older = head, live.version
-                self.refused = (
+                self.rejection = (
                     f"the head, version {head.version}, has learned up to offset {learned[0]} of examples, version "
-                    f"{live.version} up to {lives[0]}; the newer one serves on, unless version {head.version} is pinned"
+                    f"{live.version} up to {learned_live[0]}; the newer one stays live, unless version {head.version} "
+                    "is pinned"
                 )
-                log.log(logging.DEBUG if known else logging.WARNING, self.refused)  # it may take many to catch up
+                log.log(
+                    logging.DEBUG if known else logging.WARNING, self.rejection
+                )  # many may follow until it catches up
         metrics.HEAD_IS_OLDER.set(older)
         return older
 
-    def _wanted(self, head: Head, served: Served | None) -> bool:
-        if head == self._refused_head and time.monotonic() - self._refused_s < TRY_AGAIN_S:
+    def _should_load(self, head: Head, served: ServedVersion | None) -> bool:
+        if head == self._rejected_head and time.monotonic() - self._rejected_s < REJECTED_RETRY_S:
             return False
         if served is None:
             return True
@@ -212,34 +213,34 @@ class Follower:
             return False
         return bool(self._decision.version) or not self._is_older(head, live)
 
-    def _refuse(self, head: Head, why: str) -> None:
-        self.refused = why
-        self._refused_head, self._refused_s = head, time.monotonic()
-        metrics.REJECTED.inc()
-        serving = f"version {self.served.version.number} serves on" if self.served else "nothing is live yet"
-        said = f"version {head.version} is refused: {why}; {serving}"
-        log.error(said)
+    def _reject(self, head: Head, reason: str) -> None:
+        self.rejection = reason
+        self._rejected_head, self._rejected_s = head, time.monotonic()
+        metrics.REJECTED_VERSIONS.inc()
+        serving = f"version {self.served.version.number} stays live" if self.served else "nothing is live yet"
+        message = f"version {head.version} is rejected: {reason}; {serving}"
+        log.error(message)
         try:
-            self._store.report(said)
-        except SnapshotError as away:
-            log.info("the refusal isn't told on the notices: %s", away)
+            self._store.report(message)
+        except SnapshotError as error:
+            log.info("the rejection isn't published on the notices: %s", error)
 
-    def _swap(self, version: Version, old: Served | None) -> None:
+    def _swap(self, version: Version, old: ServedVersion | None) -> None:
         newer = old is not None and version.number > old.version.number
         learned = self._first_learned(version.manifest, old.version) if old and newer else []
-        catalogue = self._shelf.catalogue(version.plan.layout)
-        self._shelf.show(version.shown)
+        catalogue = self._cache.catalogue(version.plan.layout)
+        self._cache.set_shown(version.shown)
         if old is None:
-            self.popular.refresh(version, self._shelf, catalogue)
+            self.popular.refresh(version, self._cache, catalogue)
         now_ms = self._now_ms()
-        self.served = Served(version, catalogue, now_ms)
+        self.served = ServedVersion(version, catalogue, now_ms)
         metrics.SWAPS.inc()
         metrics.VERSION.set(version.number)
-        self.freshness.servable(version.number, version.manifest.deep_version, learned, now_ms)
-        self.popular.refresh(version, self._shelf, catalogue)
+        self.freshness.swapped_in(version.number, version.manifest.deep_version, learned, now_ms)
+        self.popular.refresh(version, self._cache, catalogue)
 
     def _first_learned(self, manifest: Manifest, live: Version) -> list[Learned]:
-        """What became servable by this swap, by the version that learned it: by those that were skipped, too."""
+        """Installs that this swap makes servable, by the version that learned them, skipped versions among them."""
         found = [(manifest.version, manifest.ingest_ms)]
         try:
             for _ in range(SKIPPED_MAX):
@@ -247,15 +248,15 @@ class Follower:
                     break
                 manifest = self._store.manifest(manifest.parent)
                 found.append((manifest.version, manifest.ingest_ms))
-        except SnapshotError as bad:
-            log.info("installs of skipped versions aren't counted in servable_ms and freshness_ms: %s", bad)
+        except SnapshotError as error:
+            log.info("installs of skipped versions aren't counted in servable and freshness metrics: %s", error)
         return found[::-1]
 
-    def _refresh(self, served: Served | None) -> None:
-        """Items may have come since the swap."""
+    def _refresh(self, served: ServedVersion | None) -> None:
+        """Include items that have arrived since the swap."""
         if served is None:
             return
-        catalogue = self._shelf.catalogue(served.version.plan.layout)
-        self.popular.refresh(served.version, self._shelf, catalogue)
+        catalogue = self._cache.catalogue(served.version.plan.layout)
+        self.popular.refresh(served.version, self._cache, catalogue)
         if catalogue is not served.catalogue:
-            self.served = Served(served.version, catalogue, served.since_ms)
+            self.served = ServedVersion(served.version, catalogue, served.since_ms)

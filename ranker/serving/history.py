@@ -1,4 +1,4 @@
-"""Histories from Redis, with a few ms of patience: ranking goes on without."""
+"""Histories from Redis within a few ms: when they are late or unavailable, ranking continues without them."""
 
 import logging
 import time
@@ -8,12 +8,12 @@ from typing import Final
 
 import redis
 
-PATIENCE_S: Final = 0.020  # paid once when Redis hangs: nobody waits while a read is under way
+TIMEOUT_S: Final = 0.020  # spent once when Redis hangs: nobody waits while a read is pending
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 
 log = logging.getLogger(__name__)
 
-Read = Callable[[Sequence[str], int], dict[str, list[str]]]
+ReadHistories = Callable[[Sequence[str], int], dict[str, list[str]]]
 
 
 class HistoryReader:
@@ -22,46 +22,46 @@ class HistoryReader:
     `read` takes users and how many items to read of each; it may raise redis.RedisError.
     """
 
-    def __init__(self, read: Read, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, read: ReadHistories, timeout_s: float = TIMEOUT_S) -> None:
         self._read = read
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="histories")
-        self._reading: Future[dict[str, list[str]]] | None = None
+        self._pending: Future[dict[str, list[str]]] | None = None
         self._failures = 0
         self._not_before_s = 0.0
 
     def get(self, users: Sequence[str], last: int) -> dict[str, list[str]] | None:
-        """The `last` newest items of each user, newest last; None when they can't be had in time."""
+        """The `last` newest items of each user, newest last; None when they don't arrive in time."""
         if not users:
             return {}
-        if self._reading is not None:
-            if not self._reading.done():
+        if self._pending is not None:
+            if not self._pending.done():
                 return None
-            self._settle(self._reading)
+            self._result(self._pending)
         if time.monotonic() < self._not_before_s:
             return None
-        self._reading = self._pool.submit(self._read, list(users), last)
-        if not wait([self._reading], self._patience_s).done:
+        self._pending = self._pool.submit(self._read, list(users), last)
+        if not wait([self._pending], self._timeout_s).done:
             return None
-        return self._settle(self._reading)
+        return self._result(self._pending)
 
-    def _settle(self, reading: "Future[dict[str, list[str]]]") -> dict[str, list[str]] | None:
-        """What a finished read has brought; a failure is told once and puts off the next try."""
-        self._reading = None
-        bad = reading.exception()
-        if bad is None:
+    def _result(self, read: "Future[dict[str, list[str]]]") -> dict[str, list[str]] | None:
+        """Result of a finished read; a failure is logged once and delays the next read."""
+        self._pending = None
+        error = read.exception()
+        if error is None:
             if self._failures:
                 log.info("histories can be read again")
             self._failures = 0
-            return reading.result()
-        if not isinstance(bad, redis.RedisError | OSError):
-            raise bad
+            return read.result()
+        if not isinstance(error, redis.RedisError | OSError):
+            raise error
         if not self._failures:
-            log.warning("histories can't be read (%s): ranking on context until Redis answers", bad)
+            log.warning("histories can't be read (%s): ranking on context until Redis answers", error)
         self._not_before_s = time.monotonic() + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
         return None
 
     def close(self) -> None:
-        """Let the thread end; it may still hang in a read for as long as Redis' own timeout."""
+        """End the thread; a pending read may hang for as long as Redis' own timeout."""
         self._pool.shutdown(wait=False, cancel_futures=True)

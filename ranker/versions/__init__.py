@@ -1,1 +1,1 @@
-"""From manifests to a model that serves."""
+"""Builds the serving model from snapshot manifests."""

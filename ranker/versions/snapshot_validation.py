@@ -1,4 +1,4 @@
-"""Contents of a snapshot, held against the spec: shapes, types, keys, numbers. What doesn't fit raises BadSnapshot."""
+"""Validates a snapshot's contents against its spec: shapes, types, keys, ranges. All functions raise BadSnapshot."""
 
 from itertools import pairwise
 from typing import Any, Final
@@ -16,11 +16,11 @@ from stream.runtime.errors import BadSnapshot
 from stream.snapshots.payload import Payload
 from stream.tables.hash_table import U64, distinct
 
-SUM_MAX: Final = 1e18  # of a statistic: a weight of a million in each of 2⁴⁰ labels
+SUM_MAX: Final = 1e18  # of a statistic: 2⁴⁰ labels of weight a million
 
 
 def wide_change(content: Payload) -> Change:
-    """Keys and weights (float32 in the low half of a column). A weight of 0 is what a key without one has."""
+    """Keys and weights (float32 in the low half of a column). A weight of 0 equals an absent key."""
     keys, weights = _keys(content, "keys"), _array(content, "weights", "<f4", 1)
     if len(keys) != len(weights):
         raise BadSnapshot(f"{len(keys)} wide keys have {len(weights)} weights")
@@ -30,9 +30,9 @@ def wide_change(content: Payload) -> Change:
 
 
 def statistic_change(content: Payload, plan: Plan) -> Change:
-    """Keys and n, s, t (float64), of sizes that labels could have made.
+    """Keys and n, s, t (float64), within the range that labels can produce.
 
-    A likeness keeps items' ids in place of s: where the spec has one, any bits will do.
+    An item similarity stores an item's id in column s: where the spec has one, s isn't checked.
     """
     rows = _array(content, "rows", "<u8", 2)
     if rows.shape[1] != STATISTICS_WIDTH or not (rows[:, 0] != 0).all():
@@ -40,7 +40,7 @@ def statistic_change(content: Payload, plan: Plan) -> Change:
     columns = np.array(rows[:, 1:])
     numbers = columns.view(np.float64)
     sums = numbers[:, :1] if plan.program.likenesses else numbers[:, :2]
-    if not (np.abs(sums) <= SUM_MAX).all():  # nor NaN
+    if not (np.abs(sums) <= SUM_MAX).all():  # NaN fails, too
         raise BadSnapshot(f"a statistic's sum isn't finite, or over {SUM_MAX:g}")
     times = numbers[:, 2]
     if not ((times >= 0) & (times < TIME_MS_MAX) | (times == GONE_MS)).all():
@@ -48,46 +48,46 @@ def statistic_change(content: Payload, plan: Plan) -> Change:
     return Change(np.array(rows[:, 0]), columns, dead=_dead(content))
 
 
-def vectors_of(content: Payload, dim: int) -> Change:
-    """Ids and their vectors; that of unseen ids, if the content has it."""
+def embedding_change(content: Payload, dim: int) -> Change:
+    """Ids and their embedding vectors, and the vector of unseen ids (key 0) if the content has one."""
     keys, vectors = np.array(_array(content, "keys", "<u8", 1)), _floats(content, "vectors", None)
     if vectors.shape != (len(keys), dim):
         raise BadSnapshot(f"vectors of shape {vectors.shape} aren't {len(keys)} rows of {dim}")
     if len(distinct(keys)) != len(keys):
-        raise BadSnapshot("an embedding row's key stands twice")
-    unseen = vectors[keys == 0]
-    if len(unseen):
-        keys, vectors = keys[keys != 0], vectors[keys != 0]
-    found = unseen[0] if len(unseen) else None
-    return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(content), found)
+        raise BadSnapshot("an embedding table has a key twice")
+    known = keys != 0
+    unseen = None if known.all() else vectors[~known][0]
+    keys, vectors = keys[known], vectors[known]
+    return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(content), unseen)
 
 
-def dense_of(content: Payload, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
-    """Layers (weight [in, out], bias [out]) and boundaries, of the spec's shapes."""
+def dense_layers(content: Payload, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
+    """Layers (weight [in, out], bias [out]) and quantile boundaries [numbers, quantiles - 1] or [0, 0]; float32."""
     deep, encoder = plan.spec.deep, plan.encoder
     numbers = len(encoder.deep_numbers)
     widths = [len(encoder.deep_lists) * deep.embedding_dim + 2 * numbers, *deep.hidden_units, 1]
-    layers = []
-    for i, shape in enumerate(pairwise(widths)):
-        layers.append((_floats(content, f"weight_{i}", shape), _floats(content, f"bias_{i}", shape[1:])))
+    layers = [
+        (_floats(content, f"weight_{i}", shape), _floats(content, f"bias_{i}", shape[1:]))
+        for i, shape in enumerate(pairwise(widths))
+    ]
     boundaries = _array(content, "boundaries", "<f4", 2)
     if boundaries.shape not in ((0, 0), (numbers, deep.quantiles - 1)):
         raise BadSnapshot(f"boundaries of shape {boundaries.shape} aren't {numbers} times {deep.quantiles - 1}")
     if (np.diff(boundaries, axis=1) < 0).any():
-        raise BadSnapshot("boundaries of quantiles must rise")
+        raise BadSnapshot("boundaries of quantiles must not decrease")
     return layers, np.array(boundaries, np.float32)
 
 
 def _dead(content: Payload) -> U64:
-    """Keys whose rows are gone: expired, or their room was needed."""
+    """Keys of deleted rows: expired or evicted."""
     return _keys(content, "dead") if "dead" in content else NO_KEYS
 
 
 def _keys(content: Payload, name: str) -> U64:
-    """A copy, since kernels are compiled for writable arrays and contents are read-only."""
+    """A writable copy: contents are read-only, and kernels are compiled for writable arrays."""
     keys = _array(content, name, "<u8", 1)
     if not keys.all():
-        raise BadSnapshot("a key is 0, which means none")
+        raise BadSnapshot("a key is 0, which marks an empty slot")
     return np.array(keys, np.uint64)
 
 

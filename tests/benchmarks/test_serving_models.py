@@ -13,7 +13,7 @@ from learner.publishing.delta_chain import FOLD_SHARE as LEARNERS_FOLD_SHARE
 from learner.publishing.version_builder import GOLDEN_ITEMS, VersionBuilder
 from learner.training.model import RECENT_PAGES, Model
 from ranker.versions.model import Version
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.events.codec import example_id
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression
 from stream.runtime.errors import BadSnapshot
@@ -31,14 +31,14 @@ def publisher() -> Publisher:
     return made
 
 
-def loaded(publisher: Publisher, loader: Loader, previous: Version | None = None) -> Version:
+def loaded(publisher: Publisher, loader: VersionLoader, previous: Version | None = None) -> Version:
     """The newest version, which a ranker has tried out."""
     return loader.load(publisher.number, previous)
 
 
 def test_a_ranker_tries_out_every_version(publisher: Publisher) -> None:
     """Golden pages score as their manifest says: of a base, deltas with the deep part and without, a merged one."""
-    loader = Loader(publisher.store, publisher.store.model)
+    loader = VersionLoader(publisher.store, publisher.store.model)
     version = loaded(publisher, loader)
     for n in range(6):
         publisher.delta(5_000, 3_000, 1_000, dense=n % 2 == 0)
@@ -51,7 +51,7 @@ def test_a_ranker_tries_out_every_version(publisher: Publisher) -> None:
         old, new = (np.concatenate([g.scores for g in v.manifest.golden]) for v in (before, version))
         assert np.abs(old - new).max() > 1e-3, "what was published is in the golden scores"
     assert version.manifest.parts["wide"].merged
-    loaded(publisher, Loader(publisher.store, publisher.store.model))  # one that begins with it
+    loaded(publisher, VersionLoader(publisher.store, publisher.store.model))  # one that begins with it
 
 
 def test_what_was_put_and_not_noted_is_refused(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +61,9 @@ def test_what_was_put_and_not_noted_is_refused(publisher: Publisher, monkeypatch
         publisher.delta(5_000, 3_000, 1_000)
     publisher.publish()
     with pytest.raises(BadSnapshot, match="golden"):
-        loaded(publisher, Loader(publisher.store, publisher.store.model))
+        loaded(publisher, VersionLoader(publisher.store, publisher.store.model))
     publisher.base()
-    loaded(publisher, Loader(publisher.store, publisher.store.model))
+    loaded(publisher, VersionLoader(publisher.store, publisher.store.model))
 
 
 def test_manifests_are_as_large_as_a_learners(publisher: Publisher) -> None:

@@ -1,4 +1,4 @@
-"""Features for pages without any: what a ranker would have known at that place in the log, and no more."""
+"""Features for pages without any: what a ranker would have known at that offset of the log, and no more."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.features import FeatureMaker, Histories
+from producers.features import FeatureBuilder, Histories
 from producers.source import WorldEvent
 from stream.events.types import Examples, Impression, Install, Item, Tick, User
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
@@ -23,16 +23,16 @@ PARTITIONS = 2
 
 
 def told_by(spec: Spec, events: Sequence[WorldEvent]) -> list[Examples]:
-    """What joiners of their own tell for these events."""
+    """What separate joiners emit for these events."""
     joiners = [Joiner(label_rules(spec)) for _ in range(PARTITIONS)]
-    told = []
+    emitted = []
     for offset, event in enumerate(events):
         if isinstance(event, Tick):
             for joiner in joiners:
-                told += joiner.feed([event], offset, event.time_ms)
+                emitted += joiner.feed([event], offset, event.time_ms)
         elif isinstance(event, Impression | Install):
-            told += joiners[partition_of(event.user, PARTITIONS)].feed([event], offset, event.time_ms)
-    return told
+            emitted += joiners[partition_of(event.user, PARTITIONS)].feed([event], offset, event.time_ms)
+    return emitted
 
 
 def history_of(user: str, events: Sequence[WorldEvent], last: int) -> list[str]:
@@ -49,12 +49,12 @@ def history_of(user: str, events: Sequence[WorldEvent], last: int) -> list[str]:
 
 @given(worlds, st.sampled_from(["wait", "eager", "fake_negative"]))
 def test_a_page_knows_what_was_told_before_it_and_nothing_else(world: list[WorldEvent], policy: str) -> None:
-    """Its features: attributes, the last installs and the statistics of labels told by the events before it."""
+    """Its features: attributes, the last installs and the statistics of labels emitted by the events before it."""
     spec = tiny_spec(policy)
-    maker, layout = FeatureMaker(spec, PARTITIONS), Layout(spec)
+    builder, layout = FeatureBuilder(spec, PARTITIONS), Layout(spec)
     log: list[WorldEvent] = []
     for event in world:
-        before, taken = list(log), maker.take(event)
+        before, taken = list(log), builder.process(event)
         log.append(taken.event)
         if not isinstance(taken.event, Impression):
             continue
@@ -76,57 +76,57 @@ def test_a_page_knows_what_was_told_before_it_and_nothing_else(world: list[World
 def test_it_tells_what_the_joiner_tells(world: list[WorldEvent], policy: str) -> None:
     """The examples of `take` are those of joiners that read the events as they were taken."""
     spec = tiny_spec(policy)
-    maker = FeatureMaker(spec, PARTITIONS)
-    taken = [maker.take(event) for event in world]
+    builder = FeatureBuilder(spec, PARTITIONS)
+    taken = [builder.process(event) for event in world]
     assert [e for t in taken for e in t.examples] == told_by(spec, [t.event for t in taken])
 
 
 def test_eager_a_positive_is_known_after_its_install() -> None:
     """Not to its own page, not to pages before the install; to the next page after it."""
     spec = tiny_spec("eager")
-    maker = FeatureMaker(spec, 1)
-    own = shown(maker, page("r0", 0))
-    meanwhile = shown(maker, page("r1", 500, user="v"))
-    maker.take(install("i0", 1_000))
-    after = shown(maker, page("r2", 1_000, user="v"))
-    seen = [numbers_of(spec, maker, p)["item_seen"] for p in (own, meanwhile, after)]
+    builder = FeatureBuilder(spec, 1)
+    own = shown(builder, page("r0", 0))
+    meanwhile = shown(builder, page("r1", 500, user="v"))
+    builder.process(install("i0", 1_000))
+    after = shown(builder, page("r2", 1_000, user="v"))
+    seen = [numbers_of(spec, builder, p)["item_seen"] for p in (own, meanwhile, after)]
     assert seen == pytest.approx([0, 0, np.log(2)])
-    assert numbers_of(spec, maker, after)["item_rate"] > numbers_of(spec, maker, own)["item_rate"]
+    assert numbers_of(spec, builder, after)["item_rate"] > numbers_of(spec, builder, own)["item_rate"]
 
 
 def test_a_negative_is_known_after_its_window() -> None:
     """Not to the page whose arrival closes the window, but to the one behind that."""
     spec = tiny_spec("eager")
-    maker = FeatureMaker(spec, 1)
-    maker.take(page("r0", 0))
-    closing, behind = shown(maker, page("r1", 2_000, user="v")), shown(maker, page("r2", 2_000, user="v"))
-    assert [numbers_of(spec, maker, p)["item_seen"] for p in (closing, behind)] == pytest.approx([0, np.log(2)])
+    builder = FeatureBuilder(spec, 1)
+    builder.process(page("r0", 0))
+    closing, behind = shown(builder, page("r1", 2_000, user="v")), shown(builder, page("r2", 2_000, user="v"))
+    assert [numbers_of(spec, builder, p)["item_seen"] for p in (closing, behind)] == pytest.approx([0, np.log(2)])
 
 
 def test_wait_a_positive_is_known_after_its_window() -> None:
     """Under `wait` an install moves histories at once and statistics when the window closes."""
     spec = tiny_spec("wait")
-    maker = FeatureMaker(spec, 1)
-    maker.take(page("r0", 0))
-    maker.take(install("i0", 1_000))
-    before = shown(maker, page("r1", 1_500))
-    maker.take(tick(2_000))
-    after = shown(maker, page("r2", 2_000))
-    assert maker.histories.newest("u", 3) == ["a"]
-    assert [numbers_of(spec, maker, p)["user_last"] for p in (before, after)] == pytest.approx(
+    builder = FeatureBuilder(spec, 1)
+    builder.process(page("r0", 0))
+    builder.process(install("i0", 1_000))
+    before = shown(builder, page("r1", 1_500))
+    builder.process(tick(2_000))
+    after = shown(builder, page("r2", 2_000))
+    assert builder.histories.newest("u", 3) == ["a"]
+    assert [numbers_of(spec, builder, p)["user_last"] for p in (before, after)] == pytest.approx(
         [np.nan, np.log(3)], nan_ok=True
     )
 
 
 def test_what_moves_between_two_pages_is_seen_by_the_second() -> None:
     """New attributes, a new install, another context: each shows in the user's next page, and none lingers."""
-    maker = FeatureMaker(tiny_spec(), 1)
-    made = [shown(maker, page("r0", 0)), shown(maker, page("r1", 0))]
-    made.append(shown(maker, page("r2", 0, device="phone")))
-    maker.take(User("u", {"age": 40.0}))
-    made.append(shown(maker, page("r3", 0)))
-    maker.take(install("i", 0, "b"))
-    made.append(shown(maker, page("r4", 0)))
+    builder = FeatureBuilder(tiny_spec(), 1)
+    made = [shown(builder, page("r0", 0)), shown(builder, page("r1", 0))]
+    made.append(shown(builder, page("r2", 0, device="phone")))
+    builder.process(User("u", {"age": 40.0}))
+    made.append(shown(builder, page("r3", 0)))
+    builder.process(install("i", 0, "b"))
+    made.append(shown(builder, page("r4", 0)))
     features = [p.features for p in made]
     assert features[0] == features[1]
     assert len(set(features[1:])) == 4
@@ -135,39 +135,39 @@ def test_what_moves_between_two_pages_is_seen_by_the_second() -> None:
 def test_partitions_close_their_windows_apart() -> None:
     """What happens in one partition closes no window of another, as in the joiner."""
     spec = tiny_spec("eager")
-    maker = FeatureMaker(spec, 2)
+    builder = FeatureBuilder(spec, 2)
     u, v = next((u, v) for u in "uvwxyz" for v in "uvwxyz" if partition_of(u, 2) < partition_of(v, 2))
-    maker.take(page("r0", 0, user=u))
-    assert maker.take(page("r1", 60_000, user=v)).examples == []
-    assert len(maker.take(tick(60_000)).examples) == 1
+    builder.process(page("r0", 0, user=u))
+    assert builder.process(page("r1", 60_000, user=v)).examples == []
+    assert len(builder.process(tick(60_000)).examples) == 1
 
 
 def test_a_page_with_features_keeps_them() -> None:
     """Features that a ranker logged go through unchanged; those of another spec are refused and change nothing."""
-    maker = FeatureMaker(tiny_spec(), 1)
-    logged = shown(maker, page("r0", 0))
-    again = FeatureMaker(tiny_spec(), 1)
-    assert again.take(logged).event == logged
+    builder = FeatureBuilder(tiny_spec(), 1)
+    logged = shown(builder, page("r0", 0))
+    again = FeatureBuilder(tiny_spec(), 1)
+    assert again.process(logged).event == logged
     other = Impression("r1", START_MS, "u", ["a"], features=b"\x01" * 64)
     with pytest.raises(BadEvent, match="another spec"):
-        again.take(other)
-    assert [len(e.ids) for e in again.take(tick(9_000)).examples] == [1]
+        again.process(other)
+    assert [len(e.ids) for e in again.process(tick(9_000)).examples] == [1]
 
 
 def test_a_page_that_outgrows_an_event_is_refused() -> None:
     """Features may take a page over the limit that the joiner keeps: it is refused here, with what to do."""
-    maker = FeatureMaker(tiny_spec(), 1)
+    builder = FeatureBuilder(tiny_spec(), 1)
     with pytest.raises(BadEvent, match="fewer items"):
-        maker.take(Impression("r", START_MS, "u", [f"{i:040}" for i in range(1_000)]))
+        builder.process(Impression("r", START_MS, "u", [f"{i:040}" for i in range(1_000)]))
 
 
 def test_equal_times_in_a_history_go_by_item() -> None:
     """As in the joiner's sorted sets: by time, then by item; an older install of an item it has changes nothing."""
     histories = Histories()
     for name, at_ms in (("b", 5), ("a", 5), ("c", 1), ("a", 3), ("c", 9)):
-        histories.move(install("i", at_ms, name))
+        histories.update(install("i", at_ms, name))
     assert histories.newest("u", 50) == ["a", "b", "c"]
     assert histories.newest("u", 2) == ["b", "c"]
-    histories.move(install("i", 20, "b", retracted=True))
+    histories.update(install("i", 20, "b", retracted=True))
     assert histories.newest("u", 2) == ["a", "c"]
     assert histories.newest("nobody", 2) == []

@@ -37,8 +37,8 @@ def test_the_whole_of_it(events: list[WorldEvent]) -> None:
 
 def test_the_order_is_by_time_and_installs_first(events: list[WorldEvent]) -> None:
     """Event time never falls, and in the same millisecond installs stand before pages."""
-    places = [(e.time_ms, isinstance(e, Impression)) for e in events if isinstance(e, Impression | Install)]
-    assert all(one <= other for one, other in pairwise(places))
+    order = [(e.time_ms, isinstance(e, Impression)) for e in events if isinstance(e, Impression | Install)]
+    assert all(one <= other for one, other in pairwise(order))
     numbers = [int(e.request_id.removeprefix("ml-")) for e in events if isinstance(e, Impression)]
     assert numbers == list(range(100_000))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from producers.features import FeatureMaker
+from producers.features import FeatureBuilder
 from producers.openbandit import DEFAULT, SHA256, fetch_openbandit, part_of, read_openbandit
 from producers.source import WorldEvent
 from stream.events.checks import check_source
@@ -58,8 +58,8 @@ def test_users_are_told_apart(part: str, folder: Path) -> None:
 
 def test_the_order_is_by_time_and_installs_first(events: list[WorldEvent]) -> None:
     """Event time never falls, and in the same millisecond installs stand before pages."""
-    places = [(e.time_ms, isinstance(e, Impression)) for e in events if isinstance(e, Impression | Install)]
-    assert all(one <= other for one, other in pairwise(places))
+    order = [(e.time_ms, isinstance(e, Impression)) for e in events if isinstance(e, Impression | Install)]
+    assert all(one <= other for one, other in pairwise(order))
     assert [e.request_id for e in events if isinstance(e, Impression)] == [f"ob-{n}" for n in range(10_000)]
 
 
@@ -92,8 +92,8 @@ def test_its_spec_reads_every_column(events: list[WorldEvent]) -> None:
     given = {f"user.{name}" for event in events if isinstance(event, User) for name in event.attributes}
     given |= {f"item.{name}" for event in events if isinstance(event, Item) for name in event.attributes}
     assert set(spec.columns()) == given | {"user.id", "item.id", "context.slot"}
-    maker = FeatureMaker(spec, 1)
-    labels = [label for event in events for said in maker.take(event).examples for label in said.labels]
+    builder = FeatureBuilder(spec, 1)
+    labels = [label for event in events for said in builder.process(event).examples for label in said.labels]
     assert sum(labels) == CLICKS[DEFAULT]
 
 

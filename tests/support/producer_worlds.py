@@ -67,12 +67,12 @@ def tick(at_ms: int) -> Tick:
     return Tick(START_MS + at_ms)
 
 
-def statistics_of(spec: Spec, told: Sequence[Examples]) -> Statistics:
+def statistics_of(spec: Spec, emitted: Sequence[Examples]) -> Statistics:
     """Statistics that have learned these examples in one go, each once."""
     statistics, seen = Statistics(StatisticsProgram(spec, Layout(spec))), set()
     words, starts, pages, positions, labels, weights, reasons, times = ([] for _ in range(8))
     at = 0
-    for examples in told:
+    for examples in emitted:
         starts.append(at)
         words.append(np.frombuffer(examples.page.features, np.uint64))
         at += len(words[-1])
@@ -94,7 +94,7 @@ def statistics_of(spec: Spec, told: Sequence[Examples]) -> Statistics:
 _times = st.integers(0, 12_000)
 _users = st.sampled_from("uvw")
 _items = st.sampled_from("abcd")
-_pages = st.builds(  # a request id is one user's: examples are told apart by it
+_pages = st.builds(  # a request id is one user's: it identifies examples
     lambda n, at_ms, items, user, device: page(f"{user}{n}", at_ms, items, user, device),
     st.integers(0, 20),
     _times,

@@ -12,7 +12,7 @@ from learner.checkpoint import CheckpointFiles, take
 from learner.training.dedup import source_of
 from learner.training.model import Model
 from producers.clock import Clock
-from producers.replay import Pace, ReplayResult, replay
+from producers.replay import ReplayOptions, ReplayResult, replay
 from producers.source import WorldEvent
 from stream.events.codec import decode_events, decode_examples
 from stream.events.topics import EVENTS, EXAMPLES
@@ -55,7 +55,7 @@ def aftermath(
             yield event
 
     def play() -> None:
-        results.append(replay(log, events(), spec=house.spec, pace=Pace(RATE), clock=Clock(), say=print))
+        results.append(replay(log, events(), spec=house.spec, options=ReplayOptions(RATE), clock=Clock(), notify=print))
 
     player = threading.Thread(target=play, daemon=True)
     player.start()
@@ -156,7 +156,7 @@ def test_the_statistics_that_the_replay_kept_equal_the_learners(
     house.start("joiner", "learner")
     log = KafkaLog(house.settings, linger_ms=5)
     try:
-        result = replay(log, world(1_500, 3), spec=house.spec, pace=Pace(), clock=Clock(), say=print)
+        result = replay(log, world(1_500, 3), spec=house.spec, options=ReplayOptions(), clock=Clock(), notify=print)
         learned_at_least(house, result.played.examples)
     finally:
         house.end()

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits
 from learner.training.model import Model
 from producers.clock import Clock
-from producers.replay import Pace, replay
+from producers.replay import ReplayOptions, replay
 from ranker.versions.model import score_features
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.log.kafka_log import KafkaLog
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
@@ -77,7 +77,7 @@ def test_learner_and_ranker_give_the_same_score(toml: str, seed: int) -> None:
     spec = parse_spec(toml)
     log = records(spec, 36, seed)
     model, store = Model(spec), MemoryStore("small")
-    builder, loader, version = VersionBuilder(model), Loader(store, "small"), None
+    builder, loader, version = VersionBuilder(model), VersionLoader(store, "small"), None
     for offset, record in enumerate(log):
         model.learn(record, offset)
         if offset % 4:
@@ -109,9 +109,9 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
             log,
             world(200_000, 5),  # longer than all that is waited for below: there is always something to publish
             spec=house.spec,
-            pace=Pace(200.0),
+            options=ReplayOptions(200.0),
             clock=Clock(),
-            say=print,
+            notify=print,
             stop=stopping.is_set,
         )
     )
@@ -167,7 +167,7 @@ def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_pref
     log = KafkaLog(house.settings, linger_ms=5)
     try:
         house.start("joiner", "learner", "ranker")
-        replay(log, world(200, 5), spec=house.spec, pace=Pace(400.0), clock=Clock(), say=print)
+        replay(log, world(200, 5), spec=house.spec, options=ReplayOptions(400.0), clock=Clock(), notify=print)
         kept = tmp_path / "local" / "ranker" / house.settings.worker / f"{topic_prefix}small" / "version"
         wait_until(kept.exists, "the ranker to keep a version")
         house.kill("ranker")

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from producers.clock import Clock
-from producers.replay import Pace, replay
+from producers.replay import ReplayOptions, replay
 from stream.log.kafka_log import KafkaLog
 from stream.snapshots.redis_store import RedisStore
 from tests.support.forked_services import Nest, alive
@@ -30,7 +30,13 @@ def test_a_newcomer_takes_over_and_numbers_never_come_twice(
     stopping = threading.Event()
     player = threading.Thread(
         target=lambda: replay(
-            log, world(20_000, 7), spec=one.spec, pace=Pace(100.0), clock=Clock(), say=print, stop=stopping.is_set
+            log,
+            world(20_000, 7),
+            spec=one.spec,
+            options=ReplayOptions(100.0),
+            clock=Clock(),
+            notify=print,
+            stop=stopping.is_set,
         )
     )
 

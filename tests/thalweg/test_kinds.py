@@ -15,11 +15,11 @@ from learner.estimator import WideAndDeep
 from learner.publishing.part_source import statistics_source
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
-from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
-from ranker.ranking.retrieve import by_item
+from ranker.ranking.retrieve import install_statistic
 from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.snapshot_validation import statistic_change
 from stream.events.types import Item, RankRequest
 from stream.features.encoder import one_page
@@ -59,7 +59,7 @@ class Walked:
     """A model that has learned, and a ranker that serves it."""
 
     model: Model
-    follower: Follower
+    follower: VersionWatcher
     ranker: Ranker
 
     def page(self) -> U64:
@@ -73,7 +73,7 @@ class Walked:
 def walked(kind: Measure) -> Walked:
     """Learned, published, followed; at the ranker, nothing of it is refused."""
     spec = spec_of(kind)
-    model, store, shelf = Model(spec), MemoryStore(spec.name), Shelf()
+    model, store, shelf = Model(spec), MemoryStore(spec.name), EntityCache()
     for offset, record in enumerate(records(spec, 90)):
         model.learn(record, offset)
     assert not model.rejected
@@ -82,8 +82,8 @@ def walked(kind: Measure) -> Walked:
     store.publish(cut.manifest)
     for n in range(30):
         shelf.put(f"i{n}", Item(f"i{n}", popularity=float(n)))
-    follower = Follower(store, spec.name, shelf, lambda: LATER_MS)
-    assert follower.step(), follower.refused
+    follower = VersionWatcher(store, spec.name, shelf, lambda: LATER_MS)
+    assert follower.step(), follower.rejection
     return Walked(model, follower, Ranker(shelf, follower, Scorer(1), lambda: LATER_MS))
 
 
@@ -121,7 +121,7 @@ def test_retrieval_orders_by_kinds_that_sum_labels(kind: Measure) -> None:
     walk = walked(kind)
     served = walk.follower.served
     assert served is not None
-    assert (by_item(served.version.plan) is not None) == (KINDS[kind].learn == LEARN_LABELS)
+    assert (install_statistic(served.version.plan) is not None) == (KINDS[kind].learn == LEARN_LABELS)
     reply = walk.ranker.answer(RankRequest("r", "u1", 5), [], time.monotonic())
     assert (len(reply.items), reply.scored, reply.version) == (5, 30, 1)
 

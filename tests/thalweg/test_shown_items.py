@@ -8,10 +8,10 @@ import pytest
 from learner.checkpoint import restore, take
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
-from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.version_watcher import VersionWatcher
 from stream.events.types import Item, RankReply, RankRequest
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
@@ -48,7 +48,7 @@ def store(model: Model) -> MemoryStore:
     return found
 
 
-def answered(shelf: Shelf, follower: Follower, had: list[str]) -> RankReply:
+def answered(shelf: EntityCache, follower: VersionWatcher, had: list[str]) -> RankReply:
     """The reply to a request without candidates."""
     ranker = Ranker(shelf, follower, Scorer(1), lambda: 1)
     return ranker.answer(RankRequest("r", "u1", 1_000), had, time.monotonic())
@@ -56,11 +56,11 @@ def answered(shelf: Shelf, follower: Follower, had: list[str]) -> RankReply:
 
 def test_items_that_were_only_shown_are_retrieved(store: MemoryStore) -> None:
     """Though the topic `items` is empty: those of learned pages, less what the user has and what was taken back."""
-    shelf = Shelf()
-    follower = Follower(store, SPEC.name, shelf, lambda: 1)
+    shelf = EntityCache()
+    follower = VersionWatcher(store, SPEC.name, shelf, lambda: 1)
     with pytest.raises(BadEvent, match="no items are known"):
         answered(shelf, follower, [])
-    assert follower.step(), follower.refused
+    assert follower.step(), follower.rejection
     assert set(answered(shelf, follower, []).items) == SHOWN
     shelf.put("i7", None)
     assert set(answered(shelf, follower, ["i3"]).items) == SHOWN - {"i3", "i7"}
@@ -70,11 +70,11 @@ def test_items_that_were_only_shown_are_retrieved(store: MemoryStore) -> None:
 
 def test_they_rank_beside_described_ones(store: MemoryStore) -> None:
     """An item that is described is one candidate, with its attributes; one that never was shown is known as before."""
-    shelf = Shelf()
+    shelf = EntityCache()
     for item in (Item("i4", {"price": 3.0}), Item("new")):
         shelf.put(item.item, item)
-    follower = Follower(store, SPEC.name, shelf, lambda: 1)
-    assert follower.step(), follower.refused
+    follower = VersionWatcher(store, SPEC.name, shelf, lambda: 1)
+    assert follower.step(), follower.rejection
     items = answered(shelf, follower, []).items
     assert (set(items), len(items)) == (SHOWN | {"new"}, 31)
 
@@ -84,11 +84,11 @@ def test_they_are_known_after_restarts(model: Model, store: MemoryStore, tmp_pat
     again = restore(SPEC, take(model, 30, 1, 1))
     publish(again, store, 2)
     files = VersionFiles(tmp_path / "kept")
-    follower = Follower(store, SPEC.name, Shelf(), lambda: 1, files)
-    assert follower.step(), follower.refused
-    follower.keep()
-    shelf = Shelf()
-    restarted = Follower(MemoryStore(SPEC.name), SPEC.name, shelf, lambda: 1, files)
+    follower = VersionWatcher(store, SPEC.name, EntityCache(), lambda: 1, files)
+    assert follower.step(), follower.rejection
+    follower.save_live()
+    shelf = EntityCache()
+    restarted = VersionWatcher(MemoryStore(SPEC.name), SPEC.name, shelf, lambda: 1, files)
     restarted.restore()
     assert set(answered(shelf, restarted, []).items) == SHOWN
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from learner.training.model import Model
 from learner.training.progressive_validation import ALL, Figures, Progress, auc_of
 from learner.training.slices import Slices
-from producers.features import FeatureMaker
-from producers.source import Broken, Pause, Sourced, WorldEvent, first_pages
+from producers.features import FeatureBuilder
+from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
 from stream.features.encoder import one_page
 from stream.features.page_features import F32
@@ -55,7 +55,7 @@ class Entrant(Protocol):
 
 
 class _LoggedStatistics(Statistics):
-    """Statistics that the pages bring with them: FeatureMaker updates its own, and the model's aren't learned."""
+    """Statistics that the pages bring with them: FeatureBuilder updates its own, and the model's aren't learned."""
 
     def learn(self, *_: Any) -> None:
         """Does nothing."""
@@ -175,7 +175,7 @@ class Backtest:
     _last_ms: int = 0
 
     def __post_init__(self) -> None:
-        self.maker = FeatureMaker(self.spec, 1)
+        self.maker = FeatureBuilder(self.spec, 1)
         self._rules = label_rules(self.spec)
         self._slices = Slices(self.spec, self.maker.layout)
         self._predicted = [[] for _ in self.entrants]
@@ -187,15 +187,15 @@ class Backtest:
         """Pages that were predicted."""
         return len(self._rows)
 
-    def run(self, source: Iterable[Sourced], limit: int | None = None) -> Scores:
+    def run(self, source: Iterable[SourceElement], limit: int | None = None) -> Scores:
         """Play the source, or its first `limit` pages, until all windows are closed. Raises DataError: no page."""
         rules = self._rules
         if limit is not None:
             source = first_pages(source, limit, rules.window_ms)
         begun = time.perf_counter()
         for event in source:
-            if isinstance(event, Broken):
-                self._reject(event.where, event.reason)
+            if isinstance(event, InvalidEvent):
+                self._reject(event.location, event.reason)
             elif not isinstance(event, Pause):
                 self._play(event)
         self._play(Tick(self._last_ms + rules.window_ms + rules.lateness_ms + 1))
@@ -208,7 +208,7 @@ class Backtest:
             self._reject(event.request_id, "a page with this request_id was played before; give each page its own")
             event = Tick(event.time_ms)
         try:
-            taken = self.maker.take(event)
+            taken = self.maker.process(event)
         except BadEvent as bad:
             self._reject(event.request_id if isinstance(event, Impression) else type(event).__name__, str(bad))
             return

@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from learner.training.progressive_validation import ALL, spoken
-from producers.source import Sourced
+from producers.source import SourceElement
 from stream.runtime.errors import SettingsError, SpecError
 from stream.spec.spec import PartName, Policy, Spec
 from stream.spec.spec_file import checked_spec
@@ -90,7 +90,7 @@ def peer_rates(texts: Sequence[str]) -> PeerRates:
     return PeerRates(**named)
 
 
-def run_contest(spec: Spec, source: Iterable[Sourced], config: ContestConfig) -> Scores:
+def run_contest(spec: Spec, source: Iterable[SourceElement], config: ContestConfig) -> Scores:
     """Play the source to all entrants, with a line of progress. Raises SettingsError, DataError."""
     if config.policy:
         if config.policy not in get_args(Policy):

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from ranker.versions.model import Version, score_features
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.events.types import RankReply
 from stream.features.page_features import words_of
 from stream.runtime.errors import BadEvent, BadSnapshot
@@ -35,7 +35,7 @@ def rescore(store: SnapshotStore, model: str, replies: Sequence[RankReply]) -> R
     for reply in replies:
         if reply.version and reply.items:
             by_version[reply.version].append(reply)
-    loader, previous = Loader(store, model), None
+    loader, previous = VersionLoader(store, model), None
     checked = mixed = 0
     for number in sorted(by_version):
         try:

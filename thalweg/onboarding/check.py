@@ -5,7 +5,7 @@ from typing import Final
 from rich.markup import escape
 from rich.table import Table
 
-from producers.source import Sourced
+from producers.source import SourceElement
 from stream.events.types import Impression
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import label_rules
@@ -39,7 +39,7 @@ class Check:
         self._layout = Layout(spec)
         self._late, self._lost, self._too_late, self._foreign = (Occurrences() for _ in range(4))
 
-    def add(self, line: int, event: Sourced) -> None:
+    def add(self, line: int, event: SourceElement) -> None:
         """Add the event in this line."""
         if isinstance(event, JOINED):
             behind_ms = self.survey.last_ms - event.time_ms

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Final
 
-from producers.source import Broken, Pause, Sourced
+from producers.source import InvalidEvent, Pause, SourceElement
 from stream.events.types import Impression, Install, Item, Tick, User
 from stream.joiner.label_rules import LabelRules
 from thalweg.onboarding.attribution import Added, Attribution, InstallOutcome
@@ -60,21 +60,21 @@ class Survey:
         self.unmatched: dict[str, Occurrences] = {}  # installs without a page, by reason
         self.broken, self.repeated_pages, self.repeated_installs = Occurrences(), Occurrences(), Occurrences()
         self.undescribed, self.nothing_retracted, self.odd_propensities = Occurrences(), Occurrences(), Occurrences()
-        self._events: list[tuple[int, Sourced]] = []  # buffered until those in `_to_join` are joined
+        self._events: list[tuple[int, SourceElement]] = []  # buffered until those in `_to_join` are joined
         self._to_join: list[tuple[int, Impression | Install]] = []
         self._attribution = Attribution(skew_ms)
         self._users: RecentMap[int] = RecentMap(ENTITIES_MAX)  # SHOWN | DESCRIBED
         self._items: RecentMap[int] = RecentMap(ENTITIES_MAX)
         self._installs_of: RecentMap[int] = RecentMap(ENTITIES_MAX)
 
-    def add(self, line: int, event: Sourced) -> list[InstallOutcome]:
+    def add(self, line: int, event: SourceElement) -> list[InstallOutcome]:
         """Add the event in this line; returns outcomes of installs that are final now."""
         if isinstance(event, JOINED):
             self._add_time(event.time_ms)
             self._to_join.append((line, event))
         elif isinstance(event, Tick):
             self._add_time(event.time_ms)
-        elif isinstance(event, Broken):
+        elif isinstance(event, InvalidEvent):
             self.broken.add(line, event.reason)
         elif isinstance(event, Pause):
             return []

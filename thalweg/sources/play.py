@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from producers.clock import Clock
-from producers.lines import file_lines
+from producers.json_lines import file_lines
 from producers.movielens import NAME as MOVIELENS
 from producers.movielens import fetch_movielens, read_movielens
 from producers.openbandit import NAME as OPENBANDIT
 from producers.openbandit import fetch_openbandit, part_of, read_openbandit
-from producers.replay import Pace, replay
-from producers.source import Sourced
+from producers.replay import ReplayOptions, replay
+from producers.source import SourceElement
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.clock import now_ms
 from stream.runtime.settings import Settings
@@ -34,14 +34,20 @@ def play(source: str, settings: Settings, spec: Spec, *, rate: float | None, lim
     log = KafkaLog(settings)
     try:
         result = replay(
-            log, events, spec=spec, pace=Pace(rate, LINGER_MS), limit=limit, clock=Clock(), say=_say, stop=stop.is_set
+            log,
+            events,
+            spec=spec,
+            options=ReplayOptions(rate, LINGER_MS, limit),
+            clock=Clock(),
+            notify=_say,
+            stop=stop.is_set,
         )
     finally:
         log.close()
     return asdict(result.played) | {"seconds": round(result.seconds, 3)}
 
 
-def open_source(source: str, settings: Settings) -> Iterator[Sourced]:
+def open_source(source: str, settings: Settings) -> Iterator[SourceElement]:
     """The events of a source: a data set by its name, else a file. Raises DataError."""
     if source == MOVIELENS:
         return read_movielens(fetch_movielens(settings.data, _say))

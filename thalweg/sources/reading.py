@@ -9,8 +9,8 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from producers.lines import STDIN, file_chunks, numbered_lines
-from producers.source import Pause, Sourced
+from producers.json_lines import STDIN, file_chunks, numbered_lines
+from producers.source import Pause, SourceElement
 from stream.runtime.clock import now_ms
 from stream.runtime.settings import Settings
 from thalweg.sources.play import data_set, open_source
@@ -24,7 +24,7 @@ BAR: Final = (
 )
 
 
-def read_source(source: str, settings: Settings) -> Iterator[tuple[int, Sourced]]:
+def read_source(source: str, settings: Settings) -> Iterator[tuple[int, SourceElement]]:
     """Every event of a file (`-`: stdin) with its line, of a data set with its index from 1. Raises DataError."""
     gc.freeze()  # what is loaded stays: full collections needn't scan it again
     if data_set(source):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ranker.kernels.layered_table import check_once
 from ranker.kernels.plan import Plan
-from ranker.versions.snapshot_validation import dense_of, statistic_change, vectors_of, wide_change
+from ranker.versions.snapshot_validation import dense_layers, embedding_change, statistic_change, wide_change
 from stream.runtime.errors import BadSnapshot, SpecError
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
 from stream.snapshots.manifest import Manifest, named_blobs
@@ -101,5 +101,5 @@ def validate_content(part: str, content: Payload, plan: Plan) -> None:
     elif part == ITEMS_PART:
         unpack_names(content)
     elif part in plan.spec.parts:
-        check_once(vectors_of(content, plan.spec.deep.embedding_dim))
-        dense_of(content, plan)
+        check_once(embedding_change(content, plan.spec.deep.embedding_dim))
+        dense_layers(content, plan)

@@ -9,7 +9,7 @@ from learner.checkpoint import CheckpointFiles, restore, take
 from learner.publishing.version_builder import VersionBuilder, serving_wide_logits
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl, FtrlRates, Lives
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.events.types import Examples
 from stream.features.encoder import WideKeys
 from stream.snapshots.memory_store import MemoryStore
@@ -65,7 +65,7 @@ def test_rankers_drop_what_is_gone() -> None:
     spec = living(**{'name = "small"': 'name = "small"\nparts = ["wide"]\nmax_statistics = 1000'})
     log = many(spec, 700)
     model, store = Model(spec), MemoryStore(spec.name)
-    builder, token, loader = VersionBuilder(model), store.take_token(), Loader(store, spec.name)
+    builder, token, loader = VersionBuilder(model), store.take_token(), VersionLoader(store, spec.name)
     pages = [np.frombuffer(e.page.features, np.uint64) for record in log for e in record]
     version = None
     gone = 0

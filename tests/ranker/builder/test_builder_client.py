@@ -13,13 +13,13 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 
-from ranker.builder.blocks import Blocks, block_of, mapped, place_of
-from ranker.builder.builder_client import Builder, Started, started
+from ranker.builder.blocks import allocate, array_ref, block_of, map_arrays
+from ranker.builder.builder_client import BuilderClient, BuilderProcess, start_builder
 from ranker.builder.builder_worker import serve
-from ranker.ranking.entity_cache import Shelf
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.entity_cache import EntityCache
+from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import Version, score_features
-from ranker.versions.version_loader import Loader, load_version
+from ranker.versions.version_loader import VersionLoader, load_version
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
 from stream.runtime.settings import Settings
 from stream.snapshots.item_names import ITEMS_PART, pack_names
@@ -32,19 +32,18 @@ from thalweg.stack.server import start_time
 from thalweg.stack.stack import Stack
 
 
-def in_a_thread(store: MemoryStore, loaders: list[Loader] | None = None) -> Callable[[], Started]:
+def in_a_thread(store: MemoryStore, loaders: list[VersionLoader] | None = None) -> Callable[[], BuilderProcess]:
     """A builder that is a thread: what it builds goes through the same messages and blocks."""
 
-    def start() -> Started:
+    def start() -> BuilderProcess:
         ours, theirs = socket.socketpair()
-        blocks = Blocks()
-        loader = Loader(store, store.model, blocks.take)
+        loader = VersionLoader(store, store.model, allocate)
         if loaders is not None:
             loaders.append(loader)
 
         def work() -> None:
             with theirs:
-                serve(theirs, loader, blocks)
+                serve(theirs, loader)
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -54,7 +53,7 @@ def in_a_thread(store: MemoryStore, loaders: list[Loader] | None = None) -> Call
             thread.join()
             return ""
 
-        return Started(ours, end)
+        return BuilderProcess(ours, end)
 
     return start
 
@@ -77,9 +76,9 @@ def model_and_store() -> tuple[ToyModel, MemoryStore]:
 
 
 @contextmanager
-def building(store: MemoryStore) -> Iterator[Builder]:
+def building(store: MemoryStore) -> Iterator[BuilderClient]:
     """A builder that is closed afterwards."""
-    with closing(Builder(in_a_thread(store))) as builder:
+    with closing(BuilderClient(in_a_thread(store))) as builder:
         yield builder
 
 
@@ -94,7 +93,7 @@ def test_a_version_from_elsewhere_is_the_same(parts: list[str], seed: int) -> No
         return [score_features(version, page.tobytes(), int(page[1])).tobytes() for page in pages]
 
     with building(store) as builder:
-        loader, here, there = Loader(store, "m"), None, None
+        loader, here, there = VersionLoader(store, "m"), None, None
         kept: list[tuple[Version, list[bytes]]] = []
         for step in ["base", *np.random.default_rng(seed).choice(["delta", "delta", "delta", "merged", "base"], 14)]:
             model.learn(5)
@@ -111,7 +110,7 @@ def test_names_of_shown_items_come_along() -> None:
     model, store = ToyModel(some_spec(np.random.default_rng(0), ["wide", "deep"]), 0), MemoryStore("m")
     shown = [(), ("a", "b"), ("a", "b"), ("a", "b", "ü")]
     with building(store) as builder:
-        for load in (builder.load, Loader(store, "m").load):
+        for load in (builder.load, VersionLoader(store, "m").load):
             versions: list[Version] = []
             for names in shown:
                 model.publish(store)
@@ -139,7 +138,7 @@ def store_names(store: MemoryStore, model: ToyModel, names: tuple[str, ...]) -> 
 
 
 def test_what_was_read_of_pairs_stays() -> None:
-    """The next version has the same cells as long as its table is the same one, though each was told anew."""
+    """The next version has the same cells as long as its table is the same one, though each was sent again."""
     model, store = ToyModel(some_spec(np.random.default_rng(0), ["wide", "deep"]), 0), MemoryStore("m")
     with building(store) as builder:
         model.learn(2)
@@ -153,11 +152,11 @@ def test_what_was_read_of_pairs_stays() -> None:
     assert second.pairs.weights is first.pairs.weights
 
 
-def test_why_a_version_is_refused_is_told(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
+def test_why_a_version_is_rejected_is_reported(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
     """A bad one, one that breaks the loader, a store that is away: each as the loader says, and the next is built."""
     model, store = model_and_store
-    loaders: list[Loader] = []
-    with closing(Builder(in_a_thread(store, loaders))) as builder:
+    loaders: list[VersionLoader] = []
+    with closing(BuilderClient(in_a_thread(store, loaders))) as builder:
         first = builder.load(1)
         with pytest.raises(BadSnapshot, match="isn't kept"):
             builder.load(7, first)
@@ -196,29 +195,29 @@ def test_who_has_another_version_gets_all_of_the_next(model_and_store: tuple[Toy
 
 
 def test_a_builder_that_dies_is_followed_by_another(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
-    """What is live serves on, the store counts as away for a moment, then the next version comes."""
+    """The live version stays, the store counts as unavailable for a moment, then the next version is served."""
     model, store = model_and_store
-    starts: list[Started] = []
+    starts: list[BuilderProcess] = []
     start = in_a_thread(store)
 
-    def noted() -> Started:
+    def noted() -> BuilderProcess:
         starts.append(start())
         return starts[-1]
 
-    with closing(Builder(noted)) as builder:
-        follower = Follower(store, "m", Shelf(), lambda: 2_000_100, loader=builder)
-        assert follower.step()
+    with closing(BuilderClient(noted)) as builder:
+        watcher = VersionWatcher(store, "m", EntityCache(), lambda: 2_000_100, loader=builder)
+        assert watcher.step()
         model.learn()
         model.publish(store)
         starts[0].end()
         with pytest.raises(StoreUnavailable, match="has ended"):
-            follower.step()
-        assert follower.served is not None
-        assert follower.served.version.number == 1
+            watcher.step()
+        assert watcher.served is not None
+        assert watcher.served.version.number == 1
         page = model.page(5)
-        score_features(follower.served.version, page.tobytes(), 5)
-        assert follower.step()
-        assert follower.served.version.number == 2
+        score_features(watcher.served.version, page.tobytes(), 5)
+        assert watcher.step()
+        assert watcher.served.version.number == 2
     assert len(starts) == 2
     with pytest.raises(StoreUnavailable, match="ending"):
         builder.load(3)
@@ -229,30 +228,30 @@ def test_a_builder_that_cant_be_started_refuses_no_version(model_and_store: tupl
     _, store = model_and_store
     start, lacking = in_a_thread(store), [OSError("no process can be started")] * 2
 
-    def starting() -> Started:
+    def starting() -> BuilderProcess:
         if lacking:
             raise lacking.pop()
         return start()
 
-    with closing(Builder(starting)) as builder:
-        follower = Follower(store, "m", Shelf(), lambda: 2_000_100, loader=builder)
+    with closing(BuilderClient(starting)) as builder:
+        watcher = VersionWatcher(store, "m", EntityCache(), lambda: 2_000_100, loader=builder)
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match="no process can be started"):
-                follower.step()
-        assert follower.refused == ""
-        assert follower.step()
+                watcher.step()
+        assert watcher.rejection == ""
+        assert watcher.step()
 
 
 def test_arrays_are_seen_from_both_sides_and_leave_nothing_behind() -> None:
     """What one writes the other reads, without a copy; descriptors go with the arrays."""
     before = len(os.listdir("/dev/fd"))
-    made = Blocks().take((3, 4), np.float32)
-    ((_, seen),) = mapped([place_of(made)], [os.dup(block_of(made).descriptor)]).items()
+    made = allocate((3, 4), np.float32)
+    ((_, seen),) = map_arrays([array_ref(made)], [os.dup(block_of(made).descriptor)]).items()
     made[1, 2] = 7.0
     assert seen[1, 2] == 7.0
     seen[0, 0] = 5.0
     assert made[0, 0] == 5.0
-    assert Blocks().take((0, 4), np.uint64).shape == (0, 4)
+    assert allocate((0, 4), np.uint64).shape == (0, 4)
     del made
     assert seen[1, 2] == 7.0
     del seen
@@ -263,7 +262,10 @@ def test_the_process_builds_ends_with_the_ranker_and_is_replaced(stack: Stack, t
     """On a real Redis: a version, a kill, another version; and none is left when the ranker is killed."""
     settings = Settings(redis=stack.redis, topic_prefix=topic_prefix)
     model = ToyModel(some_spec(np.random.default_rng(0), ["wide", "deep"]), 0)
-    with closing(RedisStore(settings, "m")) as store, closing(Builder(lambda: started(settings, "m"))) as builder:
+    with (
+        closing(RedisStore(settings, "m")) as store,
+        closing(BuilderClient(lambda: start_builder(settings, "m"))) as builder,
+    ):
         model.learn(3)
         model.publish(store, "base")
         page = model.page(9)
@@ -277,9 +279,9 @@ def test_the_process_builds_ends_with_the_ranker_and_is_replaced(stack: Stack, t
         assert builder.load(1, first).number == 1
         assert (score_features(first, page.tobytes(), 9) == want).all()
     code = (
-        "import sys, os; from ranker.builder.builder_client import Builder, started;"
+        "import sys, os; from ranker.builder.builder_client import BuilderClient, start_builder;"
         "from stream.runtime.settings import Settings;"
-        f"b = Builder(lambda: started(Settings(redis={stack.redis!r}), 'm')); b.start();"
+        f"b = BuilderClient(lambda: start_builder(Settings(redis={stack.redis!r}), 'm')); b.start();"
         "print('up', flush=True); sys.stdin.read()"
     )
     ranker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

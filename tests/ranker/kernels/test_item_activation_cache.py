@@ -5,7 +5,7 @@ import pytest
 
 from ranker.kernels import item_activation_cache as parts
 from ranker.versions.model import Version, score_features
-from ranker.versions.version_loader import Loader, load_version
+from ranker.versions.version_loader import VersionLoader, load_version
 from stream.snapshots.memory_store import MemoryStore
 from tests.support.random_models import ToyModel, some_spec
 
@@ -53,7 +53,7 @@ def test_the_number_of_parts_is_bounded(model: ToyModel, monkeypatch: pytest.Mon
 def test_the_next_deep_version_begins_with_the_hottest(model: ToyModel) -> None:
     """Before the swap the new version has the parts that were used, computed by its own weights."""
     store = MemoryStore("m")
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     model.publish(store)
     first = loader.load(1)
     page = model.page(30)

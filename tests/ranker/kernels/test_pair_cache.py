@@ -12,7 +12,7 @@ import ranker.kernels.pair_cache
 import stream.tables.delta_table
 from ranker.kernels.pair_cache import NOWHERE, Cells, Memory, Pairs
 from ranker.versions.model import Version
-from ranker.versions.version_loader import Loader, load_version
+from ranker.versions.version_loader import VersionLoader, load_version
 from stream.features.encoder import one_page
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec_file import parse_spec
@@ -69,7 +69,7 @@ def expected(model: ToyModel, pages: list[U64]) -> list[tuple[bytes, list[float]
 def test_every_version_has_its_own_pairs(seed: int, steps: list[str]) -> None:
     """Ranked by all versions in any order, over and over, pages have the words and scores that each had at first."""
     model, store = ToyModel(SPEC, seed), MemoryStore("m")
-    loader, versions = Loader(store, "m"), list[Version]()
+    loader, versions = VersionLoader(store, "m"), list[Version]()
     pages = [model.page(9) for _ in range(6)]
     wanted: list[list[tuple[bytes, list[float]]]] = []
     logits: dict[tuple[int, int], bytes] = {}
@@ -101,7 +101,7 @@ def test_pairs_are_read_once(kept: str, monkeypatch: pytest.MonkeyPatch) -> None
     model, store = ToyModel(SPEC, 3), MemoryStore("m")
     model.learn(8)
     model.publish(store, "base")
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     first = loader.load(1)
     page = model.page(9, time_ms=TIME_MS)
     ranked(first, page)  # it admits the items
@@ -149,7 +149,7 @@ def test_a_square_has_room_for_so_many_items() -> None:
     """Who comes later has no place; without squares nobody asks for one; a new base keeps places, and no cells."""
     model, store = ToyModel(SPEC, 1), MemoryStore("m")
     model.publish(store, "base")
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     version = loader.load(1)
     places = version.pairs.places
     places.admit(np.arange(1, 60, dtype=np.uint64))

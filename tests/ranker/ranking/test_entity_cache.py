@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ranker.ranking import entity_cache as shelves
-from ranker.ranking.entity_cache import Feeder, Shelf
+from ranker.ranking import entity_cache
+from ranker.ranking.entity_cache import EntityCache, EntityConsumer
 from stream.events.codec import decode_entity, encode
 from stream.events.topics import ITEMS, ITEMS_DLQ, USERS, USERS_DLQ
 from stream.events.types import DeadLetter, Item, User
@@ -52,46 +52,46 @@ def test_the_newest_of_each_entity_is_known_when_ready(log: MemoryLog, stop: thr
     log.send(ITEMS.name, 1, None, b"b")
     log.send(USERS.name, 0, b"\xc1 no user", b"x")
     log.send(USERS.name, 0, encode(User("w", {"age": 2.0})), b"w")
-    shelf = Shelf()
+    cache = EntityCache()
     for topic in (ITEMS, USERS):
-        feeder = Feeder(log, topic.name, shelf)
-        threading.Thread(target=feeder.run, args=(stop,), daemon=True).start()
-        assert feeder.ready.wait(20)
-    assert {name: item.title for name, item in shelf.items.items()} == {"a": "new", "c": ""}
-    assert shelf.users == {"u": {"age": 1.0}, "v": {}, "w": {"age": 2.0}}
+        consumer = EntityConsumer(log, topic.name, cache)
+        threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
+        assert consumer.ready.wait(20)
+    assert {name: item.title for name, item in cache.items.items()} == {"a": "new", "c": ""}
+    assert cache.users == {"u": {"age": 1.0}, "v": {}, "w": {"age": 2.0}}
 
 
 def test_items_that_were_only_shown_come_last() -> None:
     """Described ones first, statically most popular first; of those that were shown, what nobody described, once."""
-    shelf = Shelf()
+    cache = EntityCache()
     for item in (Item("a", popularity=1.0), Item("b", popularity=2.0)):
-        shelf.put(item.item, item)
-    shelf.show(("a", "x", "y"))
-    assert shelf.by_popularity(0.0) == ["b", "a", "x", "y"]
-    shelf.put("x", Item("x", popularity=3.0))
-    assert shelf.by_popularity(0.0) == ["x", "b", "a", "y"]
-    shelf.show(("z",))
-    assert shelf.by_popularity(0.0) == ["x", "b", "a", "z"]
+        cache.put(item.item, item)
+    cache.set_shown(("a", "x", "y"))
+    assert cache.by_popularity(0.0) == ["b", "a", "x", "y"]
+    cache.put("x", Item("x", popularity=3.0))
+    assert cache.by_popularity(0.0) == ["x", "b", "a", "y"]
+    cache.set_shown(("z",))
+    assert cache.by_popularity(0.0) == ["x", "b", "a", "z"]
 
 
 def test_what_was_taken_back_isnt_known_though_it_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where it was never described, until it's described again. The last names are remembered, no others."""
-    monkeypatch.setattr(shelves, "GONE_MAX", 2)
-    shelf = Shelf()
-    shelf.put("a", Item("a"))
-    shelf.show(("a", "x"))
+    monkeypatch.setattr(entity_cache, "TOMBSTONES_MAX", 2)
+    cache = EntityCache()
+    cache.put("a", Item("a"))
+    cache.set_shown(("a", "x"))
     for name in ("a", "x"):
-        shelf.put(name, None)
-    assert (shelf.by_popularity(0.0), shelf.is_gone("a"), shelf.is_gone("x")) == ([], True, True)
-    shelf.put("a", Item("a"))
-    assert (shelf.by_popularity(0.0), shelf.is_gone("a")) == (["a"], False)
+        cache.put(name, None)
+    assert (cache.by_popularity(0.0), cache.is_deleted("a"), cache.is_deleted("x")) == ([], True, True)
+    cache.put("a", Item("a"))
+    assert (cache.by_popularity(0.0), cache.is_deleted("a")) == (["a"], False)
     for name in ("x", "b", "c"):
-        shelf.put(name, None)
-    assert [shelf.is_gone(name) for name in ("x", "b", "c")] == [False, True, True]
+        cache.put(name, None)
+    assert [cache.is_deleted(name) for name in ("x", "b", "c")] == [False, True, True]
 
 
 class Shaky(MemoryLog):
-    """A log that takes nothing for the first few times that it is opened."""
+    """A log that is unavailable the first two times that it is opened."""
 
     opened = 0
 
@@ -104,39 +104,41 @@ class Shaky(MemoryLog):
 
 
 def test_bad_records_become_dead_letters(stop: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undecodable bytes and wrong types, each with its reason and place, once the log takes them; the rest is known."""
-    monkeypatch.setattr(shelves, "RETRY_S", 0.01)
+    """Undecodable bytes and wrong types, each with its reason and offset; valid records are cached."""
+    monkeypatch.setattr(entity_cache, "RETRY_S", 0.01)
     shaky = Shaky({ITEMS.name: 2, USERS.name: 2, ITEMS_DLQ.name: 1, USERS_DLQ.name: 1}, lambda: 1)
     put(shaky, Item("a"), Item("b"))
     shaky.send(ITEMS.name, 1, b"\xc1", b"x")
     shaky.send(ITEMS.name, 0, encode(User("u")), b"y")
     shaky.send(ITEMS.name, 0, None, b"\xff")
     shaky.send(ITEMS.name, 0, encode(Item("c")), b"c")
-    shelf = Shelf()
-    feeders = [Feeder(shaky, topic.name, shelf, shaky.again) for topic in (ITEMS, USERS)]
-    for feeder in feeders:
-        threading.Thread(target=feeder.run, args=(stop,), daemon=True).start()
-        assert feeder.ready.wait(20)
+    cache = EntityCache()
+    consumers = [EntityConsumer(shaky, topic.name, cache, shaky.again) for topic in (ITEMS, USERS)]
+    for consumer in consumers:
+        threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
+        assert consumer.ready.wait(20)
     end = time.monotonic() + 20
     while shaky.ends(ITEMS_DLQ.name) != {0: 3}:
         assert time.monotonic() < end
         time.sleep(0.01)
     records = shaky.reader(ITEMS_DLQ.name, {0: 0}).poll(0)
-    letters = {record.key: decode_entity(record.value or b"", DeadLetter) for record in records}
-    assert {key: (one.original, one.topic) for key, one in letters.items()} == {
+    dead_letters = {record.key: decode_entity(record.value or b"", DeadLetter) for record in records}
+    assert {key: (one.original, one.topic) for key, one in dead_letters.items()} == {
         b"1/1": (b"\xc1", "items"), b"0/1": (encode(User("u")), "items"), b"0/2": (b"", "items"),
     }  # fmt: skip
-    assert "not a Item" in letters[b"1/1"].message
-    assert set(shelf.items) == {"a", "b", "c"}
+    assert "not a Item" in dead_letters[b"1/1"].message
+    assert set(cache.items) == {"a", "b", "c"}
     assert shaky.ends(USERS_DLQ.name) == {0: 0}
 
 
-def test_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
+def test_dead_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
     """Two rankers, one of them started twice, meet the same bad record: copies have one key, and count once."""
     log = MemoryLog({ITEMS.name: 2, ITEMS_DLQ.name: 1}, lambda: 1)
     log.send(ITEMS.name, 1, b"\xc1", b"x")
     for copies in (1, 2, 3):
-        threading.Thread(target=Feeder(log, ITEMS.name, Shelf(), lambda: log).run, args=(stop,), daemon=True).start()
+        threading.Thread(
+            target=EntityConsumer(log, ITEMS.name, EntityCache(), lambda: log).run, args=(stop,), daemon=True
+        ).start()
         end = time.monotonic() + 20
         while log.ends(ITEMS_DLQ.name) != {0: copies}:
             assert time.monotonic() < end
@@ -145,59 +147,59 @@ def test_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
     assert len(read_dead_letters(log, ITEMS.name)) == 1
 
 
-def test_letters_that_nobody_takes_stop_nothing(log: MemoryLog, stop: threading.Event) -> None:
-    """Without a topic for letters (no `thalweg apply-topics` since) the rest is read on."""
+def test_dead_letters_that_cannot_be_written_stop_nothing(log: MemoryLog, stop: threading.Event) -> None:
+    """Without a topic for dead letters (no `thalweg apply-topics` since) the rest is read on."""
     log.send(ITEMS.name, 1, b"\xc1", b"x")
-    shelf = Shelf()
-    feeder = Feeder(log, ITEMS.name, shelf, lambda: log)
-    threading.Thread(target=feeder.run, args=(stop,), daemon=True).start()
-    assert feeder.ready.wait(20)
+    cache = EntityCache()
+    consumer = EntityConsumer(log, ITEMS.name, cache, lambda: log)
+    threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
+    assert consumer.ready.wait(20)
     put(log, Item("a"))
     end = time.monotonic() + 20
-    while "a" not in shelf.items:
+    while "a" not in cache.items:
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
 def test_empty_topics_are_read_at_once(log: MemoryLog, stop: threading.Event) -> None:
     """A topic without records doesn't keep a ranker from being ready."""
-    feeder = Feeder(log, ITEMS.name, Shelf())
-    threading.Thread(target=feeder.run, args=(stop,), daemon=True).start()
-    assert feeder.ready.wait(20)
+    consumer = EntityConsumer(log, ITEMS.name, EntityCache())
+    threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
+    assert consumer.ready.wait(20)
 
 
 def test_a_catalogue_is_kept_up_to_date() -> None:
     """Items put or taken back after a catalogue was made are so in it; the same layout gets the same catalogue."""
-    shelf = Shelf()
+    cache = EntityCache()
     for item in items(3):
-        shelf.put(item.item, item)
-    catalogue = shelf.catalogue(layout())
-    shelf.put("x", Item("x"))
-    shelf.put("i1", None)
-    assert shelf.catalogue(layout()) is catalogue
+        cache.put(item.item, item)
+    catalogue = cache.catalogue(layout())
+    cache.put("x", Item("x"))
+    cache.put("i1", None)
+    assert cache.catalogue(layout()) is catalogue
     assert set(catalogue.row) == {"i0", "i2", "x"}
 
 
 def test_rows_that_nobody_needs_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown candidates and replaced items don't fill memory for ever: the catalogue is made anew without them."""
-    monkeypatch.setattr(shelves, "WASTE_MAX", 10)
-    shelf = Shelf()
+    """Unknown candidates and replaced items don't fill memory for ever: the catalogue is rebuilt without them."""
+    monkeypatch.setattr(entity_cache, "STALE_ROWS_MAX", 10)
+    cache = EntityCache()
     for item in items(3):
-        shelf.put(item.item, item)
-    first = shelf.catalogue(layout())
-    shelf.rows(first, [f"nobody {n}" for n in range(20)])
-    second = shelf.catalogue(layout())
+        cache.put(item.item, item)
+    first = cache.catalogue(layout())
+    cache.rows(first, [f"nobody {n}" for n in range(20)])
+    second = cache.catalogue(layout())
     assert second is not first
     assert set(second.row) == {"i0", "i1", "i2"}
 
 
 def test_items_read_again_cost_nothing() -> None:
     """An item that is written as it was keeps its row."""
-    shelf = Shelf()
-    shelf.put("a", Item("a", {"year": 1.0}))
-    catalogue = shelf.catalogue(layout())
+    cache = EntityCache()
+    cache.put("a", Item("a", {"year": 1.0}))
+    catalogue = cache.catalogue(layout())
     row = catalogue.row["a"]
-    shelf.put("a", Item("a", {"year": 1.0}))
+    cache.put("a", Item("a", {"year": 1.0}))
     assert catalogue.row["a"] == row
-    shelf.put("a", Item("a", {"year": 2.0}))
+    cache.put("a", Item("a", {"year": 2.0}))
     assert catalogue.row["a"] != row

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from ranker.kernels.plan import Plan
-from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
-from ranker.ranking.retrieve import by_item, installs_of
+from ranker.ranking.retrieve import install_statistic, installs_of
 from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
 from stream.events.types import Item, RankReply, RankRequest, Value
@@ -32,19 +32,19 @@ class House:
     def __init__(self, threads: int = 2, spec: Spec | None = None) -> None:
         self.store = MemoryStore("m")
         self.model = ToyModel(spec or some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
-        self.shelf = Shelf()
+        self.cache = EntityCache()
         for item in items(30):
-            self.shelf.put(item.item, item)
-        self.shelf.users["u1"] = {"age": 30.0, "likes": ["a"]}
-        self.follower = Follower(self.store, "m", self.shelf, lambda: NOW_MS)
+            self.cache.put(item.item, item)
+        self.cache.users["u1"] = {"age": 30.0, "likes": ["a"]}
+        self.watcher = VersionWatcher(self.store, "m", self.cache, lambda: NOW_MS)
         self.scorer = Scorer(threads, batch_items=4)
-        self.ranker = Ranker(self.shelf, self.follower, self.scorer, lambda: NOW_MS)
+        self.ranker = Ranker(self.cache, self.watcher, self.scorer, lambda: NOW_MS)
 
     def publish(self) -> None:
         """The next version is live."""
         self.model.learn()
         self.model.publish(self.store)
-        assert self.follower.step(), self.follower.refused
+        assert self.watcher.step(), self.watcher.rejection
 
     def answer(self, history: list[str] | None = None, **request: object) -> RankReply:
         """The reply to a request of u1; without a history unless one is given."""
@@ -78,7 +78,7 @@ def test_a_reply_can_be_recomputed(house: House) -> None:
 
 
 def test_what_is_held_still_ranks_alike_and_is_logged_as_given() -> None:
-    """Whatever a request says of `serve_as` columns: the scores of the one that they're held at; features as said."""
+    """Whatever a request says of `serve_as` columns: the scores at the fixed value; features as given."""
     spec = parse_spec(f"""name = "m"
 {COLUMNS}{HELD}
 [wide]
@@ -98,7 +98,7 @@ hidden_units = [4]
         assert (reply.items, reply.scores) == (replies[0].items, replies[0].scores)
         assert np.abs(score_features(version, reply.features, 5) - reply.scores).max() <= 1e-5
         layout, catalogue = house.model.layout, house.model.catalogue
-        user = layout.user("u1", house.shelf.users["u1"], ["i1"], context)
+        user = layout.user("u1", house.cache.users["u1"], ["i1"], context)
         page = build_page(layout, user, catalogue, catalogue.rows(reply.items))
         base = int(locate(page, page.view(np.uint32), 0, version.plan.sizes)[6])  # after all that is the user's
         assert page.tobytes()[: 4 * base] == reply.features[: 4 * base]
@@ -128,14 +128,14 @@ def test_candidates_are_ranked_once_each(house: House) -> None:
 def test_without_candidates_popular_items_are_retrieved(house: House) -> None:
     """Candidates come by installs in the live statistics, and none is what the user has."""
     house.publish()
-    served = house.follower.served
+    served = house.watcher.served
     assert served is not None
-    names = house.shelf.by_popularity()
-    installs = installs_of(served.version, served.catalogue, house.shelf.rows(served.catalogue, names))
+    names = house.cache.by_popularity()
+    installs = installs_of(served.version, served.catalogue, house.cache.rows(served.catalogue, names))
     assert installs is not None
     assert installs.max() > 0
     order = [names[i] for i in np.argsort(-installs, kind="stable")]
-    assert house.follower.popular.items == order
+    assert house.watcher.popular.items == order
     reply = house.answer(order[:3], k=1000)
     assert set(reply.items) == set(order[3:])
 
@@ -172,22 +172,22 @@ features = ["item.id"]
 organic = "examples"
 """
     both = Plan(parse_spec(text))
-    assert by_item(both) == (both.program.product.salts[1], 0.0)
+    assert install_statistic(both) == (both.program.product.salts[1], 0.0)
     alone = Plan(
         parse_spec(
             text.replace('seen = { kind = "count", by = ["item.id"]', 'seen = { kind = "count", by = ["user.id"]')
         )
     )
-    assert by_item(alone) == (alone.program.product.salts[0], 3_600_000.0)
+    assert install_statistic(alone) == (alone.program.product.salts[0], 3_600_000.0)
 
 
 def _installs(house: House, watermark_ms: int) -> dict[str, float]:
     house.model.publish(house.store, watermark_ms=watermark_ms)
-    house.follower.step()
-    served = house.follower.served
+    house.watcher.step()
+    served = house.watcher.served
     assert served is not None
-    names = list(house.shelf.items)
-    found = installs_of(served.version, served.catalogue, house.shelf.rows(served.catalogue, names))
+    names = list(house.cache.items)
+    found = installs_of(served.version, served.catalogue, house.cache.rows(served.catalogue, names))
     assert found is not None
     return dict(zip(names, found.tolist(), strict=True))
 
@@ -212,7 +212,7 @@ def test_a_passed_deadline_answers_with_the_first_batch(house: House) -> None:
 def test_time_is_the_requests_or_goes_on_from_the_watermark(house: House) -> None:
     """Statistics are read as of the request's time; without one, as of the watermark plus the wall time since."""
     house.publish()
-    served = house.follower.served
+    served = house.watcher.served
     assert served is not None
     manifest = served.version.manifest
     assert house.answer(time_ms=77).time_ms == 77
@@ -225,10 +225,10 @@ def test_items_that_come_later_are_ranked_with_their_attributes(house: House) ->
     """An item that is written after the swap is ranked by its columns, one that is taken back isn't retrieved."""
     house.publish()
     unknown = house.answer(["i1"], candidates=["new"])
-    house.shelf.put("new", Item("new", {"tags": ["a", "b"], "year": 1999.0}))
+    house.cache.put("new", Item("new", {"tags": ["a", "b"], "year": 1999.0}))
     known = house.answer(["i1"], candidates=["new"])
     assert unknown.features != known.features
-    house.shelf.put("i0", None)
+    house.cache.put("i0", None)
     assert "i0" not in house.answer(k=1000).items
 
 
@@ -242,6 +242,6 @@ def test_nothing_to_rank_is_an_error(house: House) -> None:
             house.answer(candidates=[""])
         house.publish()
     for name in everything:
-        house.shelf.put(name, None)
+        house.cache.put(name, None)
     with pytest.raises(BadEvent, match="no items are known; write items"):
         house.answer()

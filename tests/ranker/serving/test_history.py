@@ -31,7 +31,7 @@ class Source:
 def test_histories_come_through() -> None:
     """What the store has is what the ranker gets; nobody to ask for isn't asked."""
     source = Source()
-    reader = HistoryReader(source.read, patience_s=20)
+    reader = HistoryReader(source.read, timeout_s=20)
     assert reader.get(["a", "b"], 5) == {"a": ["of a"], "b": ["of b"]}
     assert reader.get([], 5) == {}
     assert source.asked == 1
@@ -41,12 +41,12 @@ def test_histories_come_through() -> None:
 def test_a_hanging_read_is_waited_for_only_once() -> None:
     """While one read hangs no other is begun; when it has come back, the next one is."""
     source = Source()
-    reader = HistoryReader(source.read, patience_s=0.01)
+    reader = HistoryReader(source.read, timeout_s=0.01)
     source.answers.clear()
     assert [reader.get(["a"], 5) for _ in range(5)] == [None] * 5
     assert source.asked == 1
     source.answers.set()
-    reader._patience_s = 20
+    reader._timeout_s = 20
     while (found := reader.get(["a"], 5)) is None:
         pass
     assert found == {"a": ["of a"]}
@@ -56,7 +56,7 @@ def test_a_hanging_read_is_waited_for_only_once() -> None:
 def test_after_a_failure_there_is_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that fails isn't asked again at once, and is when the pause is over."""
     source = Source()
-    reader = HistoryReader(source.read, patience_s=20)
+    reader = HistoryReader(source.read, timeout_s=20)
     source.fails = True
     assert [reader.get(["a"], 5) for _ in range(5)] == [None] * 5
     assert source.asked == 1

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.history import HistoryReader
-from ranker.serving.request_loop import Desk
+from ranker.serving.request_loop import RequestLoop
 from stream.events.codec import decode_entity, decode_replies, encode_record
 from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
 from stream.events.types import DeadLetter, RankReply, RankRequest
@@ -54,20 +54,20 @@ class Recording(Ranker):
 
 
 class Bench:
-    """A desk on a log of two partitions, without a model: answers come by popularity."""
+    """A loop on a log of two partitions, without a model: answers come by popularity."""
 
     def __init__(self) -> None:
         self.log = ShakyLog({REQUESTS.name: 2, REPLIES.name: 3, REQUESTS_DLQ.name: 1}, lambda: 1)
-        shelf = Shelf()
+        cache = EntityCache()
         for item in items(30):
-            shelf.put(item.item, item)
-        follower = Follower(MemoryStore("m"), "m", shelf, lambda: 1)
-        self.ranker = Recording(shelf, follower, Scorer(1), lambda: 1)
+            cache.put(item.item, item)
+        watcher = VersionWatcher(MemoryStore("m"), "m", cache, lambda: 1)
+        self.ranker = Recording(cache, watcher, Scorer(1), lambda: 1)
         self.ranker.given = []
         self.asked: list[list[str]] = []
         self.reader = self.log.group_reader(REQUESTS.name, "ranker", "0")
-        histories = HistoryReader(self._read, patience_s=20)
-        self.desk = Desk(self.log, self.reader, self.ranker, histories, follower.freshness, lambda: 1)
+        histories = HistoryReader(self._read, timeout_s=20)
+        self.loop = RequestLoop(self.log, self.reader, self.ranker, histories, watcher.freshness, lambda: 1)
 
     def _read(self, users: Sequence[str], last: int) -> dict[str, list[str]]:
         self.asked.append(list(users))
@@ -90,7 +90,7 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Bench:
-    """A fresh desk."""
+    """A fresh loop."""
     return Bench()
 
 
@@ -98,37 +98,37 @@ def test_each_request_has_its_reply(bench: Bench) -> None:
     """Requests of any record and partition are answered once each, in the partition of their id."""
     bench.ask(*(RankRequest(f"a{n}", "u") for n in range(20)))
     bench.ask(*(RankRequest(f"b{n}", "u") for n in range(20)), partition=1)
-    assert bench.desk.turn(0) == 40
+    assert bench.loop.poll_once(0) == 40
     assert {r: len(replies) for r, replies in bench.replies().items()} == {
         f"{p}{n}": 1 for p in "ab" for n in range(20)
     }
-    assert bench.desk.turn(0) == 0
+    assert bench.loop.poll_once(0) == 0
 
 
 def test_histories_are_read_once_a_poll(bench: Bench) -> None:
     """One look-up for all users of a poll who brought no history; who did isn't looked up."""
     bench.ask(RankRequest("1", "u"), RankRequest("2", "v", history=["i5"]), RankRequest("3", "w"))
     bench.ask(RankRequest("4", "u"), partition=1)
-    bench.desk.turn(0)
+    bench.loop.poll_once(0)
     assert bench.asked == [["u", "w"]]
     assert sorted(bench.ranker.given) == [("u", ["i0"]), ("u", ["i0"]), ("v", ["i5"]), ("w", ["i0"])]
 
 
 def test_bad_requests_become_dead_letters_and_cost_only_themselves(bench: Bench) -> None:
-    """What can't be taken lies in the dead-letter topic with reason and place; its neighbours are ranked."""
+    """An invalid request is in the dead-letter topic with reason and offset; its neighbours are ranked."""
     whole = encode_record([RankRequest("1", "u"), RankRequest("2", "", k=3), RankRequest("3", "u")])
     bench.log.send(REQUESTS.name, 0, whole)
     bench.log.send(REQUESTS.name, 1, b"\xc1 rubbish")
-    bench.desk.turn(0)
+    bench.loop.poll_once(0)
     assert {id: bool(replies[0].items) for id, replies in bench.replies().items()} == {"1": True, "2": False, "3": True}
     records = bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)
-    letters = sorted((decode_entity(r.value or b"", DeadLetter) for r in records), key=lambda d: d.partition)
-    assert [(d.error, d.topic, d.partition, d.offset) for d in letters] == [
+    dead_letters = sorted((decode_entity(r.value or b"", DeadLetter) for r in records), key=lambda d: d.partition)
+    assert [(d.error, d.topic, d.partition, d.offset) for d in dead_letters] == [
         ("BadEvent", REQUESTS.name, 0, 0),
         ("BadEvent", REQUESTS.name, 1, 0),
     ]
-    assert msgspec.msgpack.decode(letters[0].original, type=RankRequest).request_id == "2"
-    assert letters[1].original == b"\xc1 rubbish"
+    assert msgspec.msgpack.decode(dead_letters[0].original, type=RankRequest).request_id == "2"
+    assert dead_letters[1].original == b"\xc1 rubbish"
 
 
 BAD: list[tuple[dict[str, object], str]] = [
@@ -148,24 +148,24 @@ BAD: list[tuple[dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("fields", "why"), BAD)
 def test_who_asked_for_what_cant_be_had_is_told(bench: Bench, fields: dict[str, object], why: str) -> None:
-    """A request that says who asks has one reply, with the reason of its dead letter, at once."""
+    """An invalid request with a readable id and user has one reply, with the reason of its dead letter, at once."""
     bench.ask(RankRequest("1", "bad", **fields), RankRequest("2", "u"))  # type: ignore[arg-type]  # that's the point
-    assert bench.desk.turn(0) == 2
+    assert bench.loop.poll_once(0) == 2
     replies = bench.replies()
     assert [len(found) for found in replies.values()] == [1, 1]
-    (told,) = replies["1"]
-    assert (told.user, told.items, told.version) == ("bad", [], 0)
-    assert re.search(why, told.error)
+    (reply,) = replies["1"]
+    assert (reply.user, reply.items, reply.version) == ("bad", [], 0)
+    assert re.search(why, reply.error)
     assert replies["2"][0].items
     (record,) = bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)
-    assert decode_entity(record.value or b"", DeadLetter).message == told.error
+    assert decode_entity(record.value or b"", DeadLetter).message == reply.error
 
 
 @pytest.mark.parametrize("names", [[], ["r"], [1, "u"], ["", "u"], ["r" * 1_000_000, "u"], [b"\xff", "u"]])
 def test_nobody_is_told_where_nobody_can_be_named(bench: Bench, names: list[object]) -> None:
-    """Without a request id and a user that can be read, only the dead letter tells of a bad request."""
+    """Without a request id and a user that can be read, only the dead letter reports an invalid request."""
     bench.log.send(REQUESTS.name, 0, msgspec.msgpack.encode([[5, *names, 0] if len(names) == 2 else [5, *names]]))
-    assert bench.desk.turn(0) == 0
+    assert bench.loop.poll_once(0) == 0
     assert not bench.replies()
     assert len(bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)) == 1
 
@@ -175,7 +175,7 @@ def test_a_request_that_fails_is_answered_with_its_error(bench: Bench, bad: Exce
     """Whatever goes wrong with one request, it has a reply that says so, and the others have theirs."""
     bench.ranker.bad = bad
     bench.ask(RankRequest("1", "bad"), RankRequest("2", "u"))
-    bench.desk.turn(0)
+    bench.loop.poll_once(0)
     replies = bench.replies()
     assert str(bad) in replies["1"][0].error
     assert (replies["1"][0].items, replies["2"][0].error) == ([], "")
@@ -184,10 +184,10 @@ def test_a_request_that_fails_is_answered_with_its_error(bench: Bench, bad: Exce
 def test_what_is_not_committed_is_answered_again(bench: Bench) -> None:
     """Who takes over goes on at the commit: replies before it stand, requests after it are answered (again)."""
     bench.ask(RankRequest("1", "u"))
-    bench.desk.turn(0)
-    bench.desk.commit()
+    bench.loop.poll_once(0)
+    bench.loop.commit()
     bench.ask(RankRequest("2", "u"))
-    bench.desk.turn(0)
+    bench.loop.poll_once(0)
     bench.reader.close()
     again = bench.log.group_reader(REQUESTS.name, "ranker", "1")
     assert [(r.partition, r.offset) for r in again.poll(0)] == [(0, 1)]
@@ -196,22 +196,22 @@ def test_what_is_not_committed_is_answered_again(bench: Bench) -> None:
 def test_replies_that_may_be_lost_are_sent_again(bench: Bench) -> None:
     """When the log fails, nothing is committed, and after a rewind all that is in doubt is answered again."""
     bench.ask(RankRequest("1", "u"))
-    bench.desk.turn(0)
-    bench.desk.commit()
+    bench.loop.poll_once(0)
+    bench.loop.commit()
     bench.ask(RankRequest("2", "u"), partition=1)
     bench.log.failing = True
     with pytest.raises(LogUnavailable):
-        bench.desk.turn(0)
-    bench.desk.rewind()
+        bench.loop.poll_once(0)
+    bench.loop.rewind()
     bench.log.failing = False
-    assert bench.desk.turn(0) == 1
+    assert bench.loop.poll_once(0) == 1
     assert {r: len(replies) for r, replies in bench.replies().items()} == {"1": 1, "2": 1}
     bench.log.failing = True
     with pytest.raises(LogUnavailable):
-        bench.desk.commit()
-    bench.desk.rewind()
+        bench.loop.commit()
+    bench.loop.rewind()
     bench.log.failing = False
-    assert bench.desk.turn(0) == 1
+    assert bench.loop.poll_once(0) == 1
     assert len(bench.replies()["2"]) == 2
 
 
@@ -220,14 +220,14 @@ def test_a_reply_that_no_record_holds_is_an_error(bench: Bench) -> None:
     bench.ask(RankRequest("1", "u", k=1000, candidates=[f"{n}" + "x" * 240 for n in range(900)]))
     huge = RankReply("1", "u", [], [], 0, features=bytes(2**20))
     bench.ranker.answer = lambda *_: huge  # type: ignore[method-assign]
-    bench.desk.turn(0)
+    bench.loop.poll_once(0)
     assert "smaller k" in bench.replies()["1"][0].error
 
 
 def test_many_replies_are_cut_into_records(bench: Bench) -> None:
-    """Records of replies stay within what readers decode, however many requests one record held."""
+    """Records of replies stay within what readers decode, however many requests one record had."""
     big = RankReply("1", "u", [], [], 0, features=bytes(100_000))
     bench.ranker.answer = lambda *_: big  # type: ignore[method-assign]
     bench.ask(*(RankRequest("1", "u") for _ in range(30)))
-    assert bench.desk.turn(0) == 30
+    assert bench.loop.poll_once(0) == 30
     assert len(bench.replies()["1"]) == 30

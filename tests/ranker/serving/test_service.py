@@ -15,7 +15,7 @@ import redis
 
 from ranker.serving.service import RankerService
 from ranker.versions.model import score_features
-from ranker.versions.version_loader import Loader
+from ranker.versions.version_loader import VersionLoader
 from stream.events.codec import decode_replies, encode, encode_record
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
 from stream.events.types import RankReply, RankRequest
@@ -61,7 +61,7 @@ class Caller:
         self._reader: Reader = log.reader(REPLIES.name, dict.fromkeys(range(log.partitions(REPLIES.name)), START))
 
     def ask(self, count: int) -> None:
-        """So many requests of some users, one a record."""
+        """Send `count` requests of some users, one a record."""
         for _ in range(count):
             self.asked += 1
             request = RankRequest(f"r{self.asked}", f"u{self.asked % 7}", k=5)
@@ -260,12 +260,12 @@ class World:
 
     def ranker(self) -> "subprocess.Popen[bytes]":
         """Start a ranker process."""
-        told = self.settings.model_dump(include={"kafka", "redis", "topic_prefix"}) | {
+        given = self.settings.model_dump(include={"kafka", "redis", "topic_prefix"}) | {
             "local": str(self.settings.local)
         }
         out = (self.settings.local / "ranker.log").open("ab")
         script = Path(__file__).parents[2] / "support" / "ranker_process.py"
-        return subprocess.Popen([sys.executable, str(script), json.dumps(told)], stderr=out, stdout=out)
+        return subprocess.Popen([sys.executable, str(script), json.dumps(given)], stderr=out, stdout=out)
 
     def health(self, path: str) -> str:
         """What the ranker answers on one of its paths; empty when it doesn't."""
@@ -311,7 +311,7 @@ def test_on_real_kafka_and_redis(world: World) -> None:
         process.wait()
     assert len(caller.replies) == 500
     assert len({r.version for r in caller.replies}) > 3
-    loader = Loader(world.store, "m")
+    loader = VersionLoader(world.store, "m")
     versions = {number: loader.load(number) for number in {r.version for r in caller.replies}}
     for reply in caller.replies:
         assert (reply.error, reply.items == []) == ("", False)

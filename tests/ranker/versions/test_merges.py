@@ -18,7 +18,7 @@ from learner.publishing.delta_chain import DeltaChain
 from learner.publishing.part_source import PartSource
 from ranker.kernels.layered_table import Layers, Stack
 from ranker.versions.model import Version, score_features
-from ranker.versions.version_loader import Loader, load_version
+from ranker.versions.version_loader import VersionLoader, load_version
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.manifest import Manifest
 from stream.snapshots.memory_store import MemoryStore
@@ -164,7 +164,7 @@ def test_a_follower_has_what_a_fresh_loader_reads(
     """Over merges, folds, versions not looked at, older ones pinned and let go, learners and rankers that restart."""
     learner = Learner(seed, share)
     learner.publish()
-    loader = Loader(learner.store, "m")
+    loader = VersionLoader(learner.store, "m")
     live: Version | None = None
     for step in [*steps, "follow"]:
         match step:
@@ -207,7 +207,7 @@ def test_what_was_merged_is_not_read_by_who_has_it(behind: int) -> None:
     """A merged delta isn't asked for by a ranker that is as many versions behind as a merge leaves, or fewer."""
     learner = Learner(4)
     manifests = list(merges(learner, 4))
-    loader = Loader(learner.store, "m")
+    loader = VersionLoader(learner.store, "m")
     for before, merged in itertools.pairwise(manifests):
         if before.parts["wide"].covers == merged.parts["wide"].covers:
             continue
@@ -224,7 +224,7 @@ def test_what_was_merged_is_not_read_by_who_has_it(behind: int) -> None:
 def test_each_version_costs_its_own_contents_whatever_is_merged() -> None:
     """A ranker that sees all versions reads one small delta per part and version, over merges too."""
     learner = Learner(4)
-    loader = Loader(learner.store, "m")
+    loader = VersionLoader(learner.store, "m")
     live = loader.load(learner.publish().version)
     for manifest in merges(learner, 4):
         learner.store.asked.clear()
@@ -237,11 +237,11 @@ def base_of(manifest: Manifest) -> set[str]:
     return {digest for part in manifest.parts.values() for digest in part.base}
 
 
-def rebased(*parts: str, lose: bool = False) -> tuple[Learner, Loader, Version]:
+def rebased(*parts: str, lose: bool = False) -> tuple[Learner, VersionLoader, Version]:
     """A follower at the first version in which each of these parts has had a new base; its blobs are gone if `lose`."""
     learner = Learner(4, fold_share=0.01)
     first = learner.publish()
-    loader = Loader(learner.store, "m")
+    loader = VersionLoader(learner.store, "m")
     live = loader.load(first.version)
     while any(live.manifest.parts[part].base == first.parts[part].base for part in parts):
         manifest = learner.publish()
@@ -344,7 +344,7 @@ def test_in_doubt_what_was_merged_is_read(doubt: str) -> None:
     """A live version of another learner, one that the store doesn't keep, or keeps otherwise: all is read."""
     learner = Learner(4)
     *manifests, merged = merges(learner, 2)
-    loader = Loader(learner.store, "m")
+    loader = VersionLoader(learner.store, "m")
     live = loader.load(manifests[-1].version)
     if doubt == "token":
         learner.store.token += 1

@@ -8,7 +8,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from ranker.versions.model import Version, score_features
-from ranker.versions.version_loader import Loader, load_version
+from ranker.versions.version_loader import VersionLoader, load_version
 from stream.features.encoder import DeepInput, one_page
 from stream.features.page_kernels import locate
 from stream.features.serve_as import as_served
@@ -31,7 +31,7 @@ def toy(seed: int, parts: list[str]) -> tuple[ToyModel, MemoryStore]:
 def test_a_version_scores_as_the_formula_says(seed: int, parts: list[str], steps: list[str]) -> None:
     """Over random specs and chains of contents, probabilities equal the formula in float64 within 1e-5."""
     model, store = toy(seed, parts)
-    loader, version = Loader(store, "m"), None
+    loader, version = VersionLoader(store, "m"), None
     for step in steps:
         model.learn(2)
         model.publish(store, step)
@@ -45,7 +45,7 @@ def test_a_version_scores_as_the_formula_says(seed: int, parts: list[str], steps
 def test_statistics_of_a_version_are_the_learners(seed: int, steps: list[str]) -> None:
     """A page filled from a version's layers has the very words that the publisher's own table gives."""
     model, store = toy(seed, ["wide"])
-    loader, version = Loader(store, "m"), None
+    loader, version = VersionLoader(store, "m"), None
     for step in steps:
         model.learn(2)
         model.publish(store, step)
@@ -61,7 +61,7 @@ def test_statistics_of_a_version_are_the_learners(seed: int, steps: list[str]) -
 def test_a_chain_of_builds_equals_one_from_nothing(seed: int, parts: list[str], steps: list[str]) -> None:
     """A version built from its predecessor scores bit for bit like one loaded whole; older ones score as they did."""
     model, store = toy(seed, parts)
-    loader, version = Loader(store, "m"), None
+    loader, version = VersionLoader(store, "m"), None
     before: list[tuple[Version, bytes, list[float]]] = []
     for step in steps:
         model.learn(2)

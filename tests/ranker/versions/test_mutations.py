@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from ranker.ranking.entity_cache import Shelf
-from ranker.ranking.version_watcher import Follower
-from ranker.versions.version_loader import Loader
+from ranker.ranking.entity_cache import EntityCache
+from ranker.ranking.version_watcher import VersionWatcher
+from ranker.versions.version_loader import VersionLoader
 from stream.events.types import TIME_MS_MAX
 from stream.snapshots.manifest import (
     MANIFEST_BYTES_MAX,
@@ -41,9 +41,9 @@ class World:
         self.model.publish(self.store)
         self.model.learn()
         self.model.publish(self.store)
-        self.loader = Loader(self.store, "m")
-        self.follower = Follower(self.store, "m", Shelf(), lambda: 5_000_000, loader=self.loader)
-        assert self.follower.step()
+        self.loader = VersionLoader(self.store, "m")
+        self.watcher = VersionWatcher(self.store, "m", EntityCache(), lambda: 5_000_000, loader=self.loader)
+        assert self.watcher.step()
         self.model.learn()
         self.sound = self.model.publish(self.store)
         self.token = self.sound.token
@@ -59,23 +59,23 @@ class World:
         return digests_of(raw)
 
     def changed(self, **changes: Any) -> bytes:
-        """The sound manifest with other fields, signed anew."""
+        """The sound manifest with other fields, signed again."""
         return encode_manifest(msgspec.structs.replace(self.sound, **changes))
 
-    def with_content(self, part: str, place: int, digests: Digests) -> bytes:
-        """The sound manifest with another base (place 0) or last delta (−1)."""
-        held = self.sound.parts[part]
-        contents = [held.base, *held.deltas]
-        contents[place] = digests
+    def with_content(self, part: str, index: int, digests: Digests) -> bytes:
+        """The sound manifest with another base (index 0) or last delta (−1)."""
+        part_version = self.sound.parts[part]
+        contents = [part_version.base, *part_version.deltas]
+        contents[index] = digests
         return self.changed(parts={**self.sound.parts, part: PartVersion(contents[0], [], contents[1:])})
 
     def some_content(self) -> tuple[str, int, dict[str, Array], list[str]]:
-        """A part, the place of one of its contents, that content, and which of its arrays are read."""
-        part, place = str(self.rng.choice(["wide", "statistics", "deep"])), int(self.rng.choice([0, -1]))
-        digests = self.sound.parts[part].payloads()[place]
+        """A part, the index of one of its contents, that content, and which of its arrays are read."""
+        part, index = str(self.rng.choice(["wide", "statistics", "deep"])), int(self.rng.choice([0, -1]))
+        digests = self.sound.parts[part].payloads()[index]
         content = {name: np.array(array) for name, array in fetch(self.store, digests).items()}
-        names = [n for n in content if n != "dead" and (part != "deep" or place == -1 or n in ("keys", "vectors"))]
-        return part, place, content, names
+        names = [n for n in content if n != "dead" and (part != "deep" or index == -1 or n in ("keys", "vectors"))]
+        return part, index, content, names
 
     def some_blob(self) -> str:
         """The name of a blob that only the newest version has."""
@@ -115,7 +115,7 @@ def swapped(world: World) -> bytes:
 def not_finite(world: World) -> bytes:
     """NaN or infinity among the numbers, under a right digest."""
     while True:
-        part, place, content, names = world.some_content()
+        part, index, content, names = world.some_content()
         names = [name for name in names if content[name].dtype.kind == "f" and content[name].size]
         if names:
             break
@@ -124,36 +124,36 @@ def not_finite(world: World) -> bytes:
     raw = bytearray(pack(content))
     at = bytes(raw).find(MARKER.tobytes())
     raw[at : at + 4] = np.float32(world.rng.choice([np.nan, np.inf, -np.inf])).tobytes()
-    return world.with_content(part, place, world.put_raw(bytes(raw)))
+    return world.with_content(part, index, world.put_raw(bytes(raw)))
 
 
 def wrong_shape(world: World) -> bytes:
     """An array of another length or shape than its fellows."""
     while True:
-        part, place, content, names = world.some_content()
+        part, index, content, names = world.some_content()
         names = [name for name in names if content[name].size]
         if names:
             break
     name = str(world.rng.choice(names))
     array = content[name]
     content[name] = array.reshape(-1)[:, None] if array.ndim == 1 and world.rng.random() < 0.3 else array[..., :-1]
-    return world.with_content(part, place, world.put(content))
+    return world.with_content(part, index, world.put(content))
 
 
 def lacking(world: World) -> bytes:
     """A content without one of its arrays."""
-    part, place, content, names = world.some_content()
+    part, index, content, names = world.some_content()
     content.pop(str(world.rng.choice(names)))
-    return world.with_content(part, place, world.put(content))
+    return world.with_content(part, index, world.put(content))
 
 
 def lying(world: World) -> bytes:
     """An array whose head promises another shape than its bytes have."""
-    part, place, content, _ = world.some_content()
+    part, index, content, _ = world.some_content()
     raw = bytearray(pack(content))
     at = raw.find(b"\x92\xa3<")  # an array's head: its dtype, then its shape
     raw[at + 6] ^= 1 << int(world.rng.integers(6))
-    return world.with_content(part, place, world.put_raw(bytes(raw)))
+    return world.with_content(part, index, world.put_raw(bytes(raw)))
 
 
 def other_spec(world: World) -> bytes:
@@ -228,7 +228,7 @@ def signed(body: bytes) -> bytes:
 
 
 def absurd_time(world: World) -> bytes:
-    """A time that no clock tells."""
+    """A time that no clock can have."""
     field = str(world.rng.choice(["watermark_ms", "learned_ms", "created_ms", "ingest_ms"]))
     time_ms = int(world.rng.choice([-(2**62), -1, TIME_MS_MAX, 2**62]))
     body = msgspec.msgpack.decode(msgspec.msgpack.encode(world.sound))
@@ -237,12 +237,12 @@ def absurd_time(world: World) -> bytes:
 
 def absurd_statistic(world: World) -> bytes:
     """A count or a time of a statistic that no labels could have made. Among the sums stand ids of items, too."""
-    place = int(world.rng.choice([0, -1]))
-    rows = np.array(fetch(world.store, world.sound.parts["statistics"].payloads()[place])["rows"])
+    index = int(world.rng.choice([0, -1]))
+    rows = np.array(fetch(world.store, world.sound.parts["statistics"].payloads()[index])["rows"])
     wrong = {1: [1e19, 1e308, -1e308], 3: [-2.0, 4.2e12, 1e308]}
     column = int(world.rng.choice([1, 3]))
     rows.view(np.float64)[int(world.rng.integers(len(rows))), column] = float(world.rng.choice(wrong[column]))
-    return world.with_content("statistics", place, world.put({"rows": rows}))
+    return world.with_content("statistics", index, world.put({"rows": rows}))
 
 
 def untried(world: World) -> bytes:
@@ -261,13 +261,13 @@ def forgetful(world: World) -> bytes:
 def twice(world: World) -> bytes:
     """A key that stands twice in a content."""
     while True:
-        part, place, content, _ = world.some_content()
+        part, index, content, _ = world.some_content()
         name = "rows" if part == "statistics" else "keys"
         if len(content[name]) > 1:
             break
     first, second = world.rng.choice(len(content[name]), 2, replace=False)
     content[name][second] = content[name][first]
-    return world.with_content(part, place, world.put(content))
+    return world.with_content(part, index, world.put(content))
 
 
 MUTATORS: list[Callable[[World], bytes]] = [
@@ -278,24 +278,24 @@ MUTATORS: list[Callable[[World], bytes]] = [
 
 
 def test_no_mutated_snapshot_is_served() -> None:
-    """Bit flips, truncations, NaN, wrong digests, other specs, older versions, lies: refused, each with a reason."""
+    """Bit flips, truncations, NaN, wrong digests, other specs, older versions, lies: rejected, each with a reason."""
     world = World()
     for i in range(MUTATIONS):
         mutate = MUTATORS[i % len(MUTATORS)]
         world.store._blobs, world.store._manifests = dict(world.blobs), dict(world.manifests)
         world.store._head = Head(3, world.token)
-        world.follower.refused, world.follower._refused_head, world.follower._older = "", None, None
+        world.watcher.rejection, world.watcher._rejected_head, world.watcher._older = "", None, None
         world.loader._deltas.clear()
         world.store._manifests[3] = mutate(world)
-        assert not world.follower.step(), f"{mutate.__name__} in round {i} was served"
-        assert world.follower.served is not None
-        assert world.follower.served.version.number == LIVE
-        assert world.follower.refused, f"{mutate.__name__} in round {i} was refused without a word"
-        assert "breaks the ranker" not in world.follower.refused, f"{mutate.__name__} in round {i} wasn't foreseen"
+        assert not world.watcher.step(), f"{mutate.__name__} in round {i} was served"
+        assert world.watcher.served is not None
+        assert world.watcher.served.version.number == LIVE
+        assert world.watcher.rejection, f"{mutate.__name__} in round {i} was rejected without a word"
+        assert "breaks the ranker" not in world.watcher.rejection, f"{mutate.__name__} in round {i} wasn't foreseen"
     world.store._blobs, world.store._manifests = dict(world.blobs), dict(world.manifests)
     world.store._head = Head(3, world.token)
-    world.follower._refused_head = None
-    assert world.follower.step(), "the sound one is served after all of them"
+    world.watcher._rejected_head = None
+    assert world.watcher.step(), "the sound one is served after all of them"
 
 
 @pytest.mark.parametrize("what", ["blob", "manifest", "content"])
@@ -313,5 +313,5 @@ def test_oversize_is_refused(what: str) -> None:
         large = bytes(BLOB_BYTES_MAX)
         world.store._blobs[digest_of(large)] = large
         world.store._manifests[3] = world.with_content("wide", 0, [digest_of(large)] * 20)
-    assert not world.follower.step()
-    assert world.follower.refused
+    assert not world.watcher.step()
+    assert world.watcher.rejection

@@ -1,4 +1,4 @@
-"""What is fetched for a version, and which versions are refused."""
+"""What is fetched for a version, and which versions are rejected."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ranker.versions.model import score_features
-from ranker.versions.version_loader import Loader, load_version
+from ranker.versions.version_loader import VersionLoader, load_version
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.manifest import Golden, PartVersion
 from stream.snapshots.memory_store import MemoryStore
@@ -46,7 +46,7 @@ def model() -> ToyModel:
 
 def test_only_new_contents_are_fetched(store: CountingStore, model: ToyModel) -> None:
     """The next version costs its new contents: of a small delta one per part; of a merged one not the base."""
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     model.publish(store, "base")
     version = loader.load(1)
     for number, step in enumerate(["delta", "delta", "merged", "delta"], 2):
@@ -60,7 +60,7 @@ def test_only_new_contents_are_fetched(store: CountingStore, model: ToyModel) ->
 
 def test_deltas_that_outlive_a_merge_arent_fetched_again(store: CountingStore, model: ToyModel) -> None:
     """When some small deltas are merged, those that stay are remembered."""
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     model.publish(store, "base")
     first = loader.load(1)
     model.learn()
@@ -84,7 +84,7 @@ def _renamed(store: CountingStore, digests: Digests) -> Digests:
 
 def test_a_part_that_did_not_change_is_shared(store: CountingStore, model: ToyModel) -> None:
     """A version whose manifest names the same contents has the same arrays; a delta leaves the base where it is."""
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     model.publish(store, "base")
     first = loader.load(1)
     model.publish_parts(store, model.parts)
@@ -155,7 +155,7 @@ def _full(boundaries: Array) -> Array:
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_a_content_that_does_not_fit_its_spec_is_refused(store: CountingStore, model: ToyModel, what: str) -> None:
-    """Shapes, dtypes, keys and numbers of every content are held against the spec: BadSnapshot, nothing else."""
+    """Shapes, dtypes, keys and numbers of every content are validated against the spec: BadSnapshot, nothing else."""
     part, breaks = BROKEN[what]
     model.publish(store, "base")
     content = dict(fetch(store, model.parts[part].base))
@@ -173,17 +173,17 @@ def test_a_key_that_a_delta_has_twice_is_refused(store: CountingStore, model: To
     """Which of its rows counts nobody could say. What follows is served."""
     part, breaks = BROKEN[what]
     model.publish(store, "base")
-    live = Loader(store, "m").load(1)
+    live = VersionLoader(store, "m").load(1)
     model.learn()
     model.publish(store)
-    held = model.parts[part]
-    content = dict(fetch(store, held.deltas[-1]))
+    sound = model.parts[part]
+    content = dict(fetch(store, sound.deltas[-1]))
     breaks(content)
     raw = pack(content)
     store.put_blobs(split(raw))
-    parts = {**model.parts, part: PartVersion(held.base, [], [digests_of(raw)])}
+    parts = {**model.parts, part: PartVersion(sound.base, [], [digests_of(raw)])}
     model.publish_parts(store, parts, golden=[], examples=0)
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     with pytest.raises(BadSnapshot, match="twice"):
         loader.load(3, live)
     assert loader.load(2, live).number == 2
@@ -199,12 +199,12 @@ def test_a_version_without_a_part_of_its_spec_is_refused(store: CountingStore, m
 
 
 def test_golden_rows_decide(store: CountingStore, model: ToyModel) -> None:
-    """A version that scores a golden page otherwise than its publisher says, by over 1e-4, is refused."""
+    """A version that scores a golden page otherwise than its publisher says, by over 1e-4, is rejected."""
     page = model.page(4)
     scores = np.array(model.scores(page))
     for number, (off, fine) in enumerate([(5e-5, True), (-3e-4, False), (3e-4, False)], 1):
-        told = np.where(np.arange(4) == 2, np.where(scores > 0.5, scores - abs(off), scores + abs(off)), scores)
-        model.publish(store, "base", golden=[Golden(page.tobytes(), told.tolist())])
+        published = np.where(np.arange(4) == 2, np.where(scores > 0.5, scores - abs(off), scores + abs(off)), scores)
+        model.publish(store, "base", golden=[Golden(page.tobytes(), published.tolist())])
         if fine:
             load_version(store, "m", number)
         else:
@@ -226,19 +226,19 @@ def test_a_version_of_another_spec_is_refused(
 
 
 def test_a_refused_version_leaves_nothing_behind(store: CountingStore, model: ToyModel) -> None:
-    """What a refused version had laid over the live one isn't seen by the version after it."""
-    loader = Loader(store, "m")
+    """The changes of a rejected version aren't seen by the version after it."""
+    loader = VersionLoader(store, "m")
     model.publish(store, "base")
     live = loader.load(1)
-    held = dict(model.parts)
+    before = dict(model.parts)
     model.learn()
     model.publish(store, golden=[Golden(model.page(2).tobytes(), [0.0, 1.0])])
     with pytest.raises(BadSnapshot, match="golden"):
         loader.load(2, live)
-    model.publish_parts(store, held, golden=[], examples=0)
+    model.publish_parts(store, before, golden=[], examples=0)
     page = model.page(9).tobytes()
     assert (score_features(loader.load(3, live), page, 9) == score_features(live, page, 9)).all()
-    model.parts = held
+    model.parts = before
     model.publish(store, "delta", golden=[], examples=0)
     whole = score_features(load_version(store, "m", 4), page, 9)
     assert (score_features(loader.load(4, live), page, 9) == whole).all()
@@ -247,7 +247,7 @@ def test_a_refused_version_leaves_nothing_behind(store: CountingStore, model: To
 @pytest.mark.parametrize("part", ["wide", "statistics", "deep"])
 def test_dead_keys_are_gone(store: CountingStore, model: ToyModel, part: str) -> None:
     """A delta's dead keys have no row any more, in a chain as in one load; a later row brings one back."""
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     model.publish(store, "base")
     first = loader.load(1)
     base = fetch(store, model.parts[part].base)
@@ -280,7 +280,7 @@ def _with(store: CountingStore, model: ToyModel, part: str, contents: list[dict[
 
 def test_a_long_chain_is_folded_on_the_way(store: CountingStore, model: ToyModel) -> None:
     """However many deltas come, built one after the other they score like one load; the room they take is bounded."""
-    loader = Loader(store, "m")
+    loader = VersionLoader(store, "m")
     model.publish(store, "base")
     version = loader.load(1)
     for number in range(2, 60):

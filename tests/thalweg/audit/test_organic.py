@@ -13,12 +13,12 @@ from learner.checkpoint import CheckpointFiles
 from learner.publishing.version_builder import VersionBuilder
 from learner.service import Learner
 from learner.training.model import Model
-from producers.features import FeatureMaker
+from producers.features import FeatureBuilder
 from producers.source import WorldEvent
-from ranker.ranking.entity_cache import Shelf
+from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import Follower
+from ranker.ranking.version_watcher import VersionWatcher
 from stream.events.codec import decode_training, encode
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import Impression, Install, Item, Organic, RankRequest, Tick
@@ -66,9 +66,9 @@ def without_page(spec: Spec, features: bytes, items: int) -> list[float]:
 def test_a_page_is_ranked_by_the_popularity_that_organic_installs_show(tmp_path: Path) -> None:
     """Events, join, `examples`, learner, snapshot, ranker: a reply carries the decayed count of organic installs."""
     stream = Stream(label_rules(SPEC))
-    maker, last_ms = FeatureMaker(SPEC, 2), 0
+    maker, last_ms = FeatureBuilder(SPEC, 2), 0
     for event in strangers(60):
-        taken = maker.take(event).event
+        taken = maker.process(event).event
         if isinstance(taken, Impression | Install):
             stream.now_ms = last_ms = taken.time_ms
             stream.send(taken)
@@ -76,7 +76,7 @@ def test_a_page_is_ranked_by_the_popularity_that_organic_installs_show(tmp_path:
     stream.tick(last_ms)
     stream.join()
     log = MemoryLog({EXAMPLES.name: 1, EXAMPLES_DLQ.name: 1}, lambda: last_ms)
-    model, store, shelf = Model(SPEC), MemoryStore(SPEC.name), Shelf()
+    model, store, shelf = Model(SPEC), MemoryStore(SPEC.name), EntityCache()
     learner = Learner(log, model, 0, CheckpointFiles(tmp_path), checkpoint_every_ms=10**9)
     learner.learn(stream.log.reader(EXAMPLES.name, {0: 0}).poll(0), lambda: None)
     assert model.organic == 11
@@ -85,8 +85,8 @@ def test_a_page_is_ranked_by_the_popularity_that_organic_installs_show(tmp_path:
     store.publish(cut.manifest)
     for n in range(12):
         shelf.put(f"i{n}", Item(f"i{n}", {"tags": ["cold", "warm"][: 1 + n % 2]}))
-    follower, scorer = Follower(store, SPEC.name, shelf, lambda: last_ms), Scorer(1)
-    assert follower.step(), follower.refused
+    follower, scorer = VersionWatcher(store, SPEC.name, shelf, lambda: last_ms), Scorer(1)
+    assert follower.step(), follower.rejection
     asked = RankRequest("q", "u1", 3, last_ms, candidates=["i4", "i7", "i9"])
     reply = Ranker(shelf, follower, scorer, lambda: last_ms).answer(asked, [], 0.0)
     scorer.close()

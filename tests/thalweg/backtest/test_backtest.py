@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from learner.publishing.gate import rejection
 from learner.training.model import Model
-from producers.features import FeatureMaker
+from producers.features import FeatureBuilder
 from producers.source import WorldEvent
 from stream.events.types import Impression, Install, Tick
 from stream.runtime.errors import DataError
@@ -58,10 +58,10 @@ def test_entrants_are_alone_among_others() -> None:
 def test_it_learns_what_a_learner_learns() -> None:
     """A model with statistics of its own that is given the joiner's records says the same when it learns them."""
     spec = camps_spec()
-    maker, records = FeatureMaker(spec, 1), []
+    maker, records = FeatureBuilder(spec, 1), []
     last_ms = max(event.time_ms for event in EVENTS if isinstance(event, Impression | Install))
     for event in [*EVENTS, Tick(last_ms + 8_001)]:
-        if told := maker.take(event).examples:
+        if told := maker.process(event).examples:
             records.append(told)
     model = Model(spec, 0, lambda offset: iter(records[offset:]))
     for offset, record in enumerate(records):

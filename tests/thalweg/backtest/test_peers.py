@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from producers.features import FeatureMaker
+from producers.features import FeatureBuilder
 from producers.source import WorldEvent
 from stream.events.types import Impression, Install
 from stream.features.encoder import one_page
@@ -65,10 +65,10 @@ def test_buckets_are_the_deep_parts_quantiles() -> None:
 def test_features_are_keys_ids_and_buckets() -> None:
     """The wide keys, what the deep part reads and no wide feature is, a bucket a number: nothing stands there twice."""
     spec = camps_spec(TEXT.replace('["user.camp", "item.tags", "st', '["user.id", "user.camp", "item.tags", "st'))
-    maker = FeatureMaker(spec, 1)
+    maker = FeatureBuilder(spec, 1)
     for event in EVENTS[:20]:
-        maker.take(event)
-    page = maker.take(Impression("p", START_MS, "u1", ["i2", "i3"])).event
+        maker.process(event)
+    page = maker.process(Impression("p", START_MS, "u1", ["i2", "i3"])).event
     assert isinstance(page, Impression)
     found, numbers = PeerFeatures(spec).of(one_page(np.frombuffer(page.features, np.uint64)))
     assert numbers.shape == (2, 4)

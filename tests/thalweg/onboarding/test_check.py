@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from producers.lines import numbered_lines
+from producers.json_lines import numbered_lines
 from stream.events.types import Value
 from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec, parse_spec

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from learner.training.model import Model
-from producers.features import FeatureMaker
-from producers.lines import numbered_lines
-from producers.source import Broken, Pause
+from producers.features import FeatureBuilder
+from producers.json_lines import numbered_lines
+from producers.source import InvalidEvent, Pause
 from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError, SpecError
 from stream.spec.spec import Gate, Spec
@@ -148,10 +148,10 @@ def test_stragglers_are_waited_for_a_little() -> None:
 def test_a_draft_trains(drafted: tuple[str, Spec], lines: list[dict[str, Any]]) -> None:
     """The draft goes through features, join and model, and what it predicts of later pages is worth something."""
     spec = drafted[1]
-    maker, model, records = FeatureMaker(spec, 1), Model(spec), 0
+    maker, model, records = FeatureBuilder(spec, 1), Model(spec), 0
     for _, event in numbered_lines(["\n".join(map(json.dumps, lines)).encode()], lambda: START_MS + 10**10):
-        assert not isinstance(event, Broken | Pause)
-        said = maker.take(event).examples
+        assert not isinstance(event, InvalidEvent | Pause)
+        said = maker.process(event).examples
         if said:
             model.learn(said, records)
             records += 1
@@ -238,9 +238,9 @@ def test_any_world_with_a_page_gives_a_spec(page: Impression, world: list[Any]) 
         survey.add(line, event)
     survey.finish()
     spec = parse_spec(SpecDraft(survey, "a\nfile", "w").text())
-    maker = FeatureMaker(spec, 1)
+    maker = FeatureBuilder(spec, 1)
     for event in [page, *world]:
-        maker.take(event)
+        maker.process(event)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.lines import LINE_BYTES_MAX, decode_line, file_lines, read_lines
-from producers.source import PAUSE, Broken, Sourced
+from producers.json_lines import LINE_BYTES_MAX, decode_line, file_lines, numbered_lines
+from producers.source import PAUSE, InvalidEvent, SourceElement
 from stream.events.types import Impression, Install
 from stream.runtime.errors import BadEvent, DataError
 
@@ -20,9 +20,9 @@ GOLDEN = Path(__file__).parent / "events.golden"
 NOW_MS = 1_800_000_000_000
 
 
-def read(*chunks: bytes | None) -> list[Sourced]:
+def read(*chunks: bytes | None) -> list[SourceElement]:
     """What the reader makes of these pieces."""
-    return list(read_lines(chunks, lambda: NOW_MS))
+    return [event for _, event in numbered_lines(chunks, lambda: NOW_MS)]
 
 
 def examples() -> list[bytes]:
@@ -42,7 +42,7 @@ def test_the_docs_broken_lines_are_broken_for_the_reason_given() -> None:
     rows = re.findall(r"^\| `(\{.*?\})` \| (.*) \|$", DOCS.read_text(), re.MULTILINE)
     assert len(rows) >= 8
     assert read("\n".join(line for line, _ in rows).encode()) == [
-        Broken(f"line {number}", reason) for number, (_, reason) in enumerate(rows, 1)
+        InvalidEvent(f"line {number}", reason) for number, (_, reason) in enumerate(rows, 1)
     ]
 
 
@@ -50,8 +50,8 @@ def test_a_broken_line_costs_only_itself() -> None:
     """Lines are numbered from 1, empty ones too; the ones around a broken line are played."""
     good = b'{"type":"item","item":"a"}'
     found = read(good + b"\r\n\n \n\xff{nonsense\n[1]\n" + good)
-    assert [type(event).__name__ for event in found] == ["Item", "Broken", "Broken", "Item"]
-    assert [event.where for event in found if isinstance(event, Broken)] == ["line 4", "line 5"]
+    assert [type(event).__name__ for event in found] == ["Item", "InvalidEvent", "InvalidEvent", "Item"]
+    assert [event.location for event in found if isinstance(event, InvalidEvent)] == ["line 4", "line 5"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_an_event_from_the_future_is_broken() -> None:
     """A line may be up to a minute ahead of its own arrival, as with the joiner."""
     at = [NOW_MS + 60_000, NOW_MS + 60_001]
     found = read("\n".join(f'{{"type":"tick","time_ms":{t}}}' for t in at).encode())
-    assert [isinstance(event, Broken) for event in found] == [False, True]
+    assert [isinstance(event, InvalidEvent) for event in found] == [False, True]
 
 
 def test_missing_ids_come_of_the_content() -> None:
@@ -112,7 +112,7 @@ def test_where_the_text_is_cut_does_not_matter(cuts: list[int], newline_at_end: 
 def test_a_line_without_end_is_not_kept_whole() -> None:
     """A line far over the limit is one broken line, whatever its length; the next one plays."""
     found = read(*[b"x" * LINE_BYTES_MAX] * 5, b'\n{"type":"item","item":"a"}')
-    assert [type(event).__name__ for event in found] == ["Broken", "Item"]
+    assert [type(event).__name__ for event in found] == ["InvalidEvent", "Item"]
 
 
 def test_a_pipe_is_read_live() -> None:
