@@ -29,3 +29,12 @@ def test_names_keep_the_rules() -> None:
         assert name.endswith("_total") == (kind == "counter"), name
         assert not re.search(r"_(ms|kb|mb|minutes)(_|$)", name), name
         assert kind != "histogram" or name.endswith("_seconds"), name
+
+
+def test_docs_name_metrics_that_exist() -> None:
+    """What README, ARCHITECTURE and the other pages call a metric is one."""
+    root = Path(__file__).parents[3]
+    exist = set(re.findall(r"thalweg_\w+", table()))
+    for page in (root / "README.md", root / "ARCHITECTURE.md", *(root / "docs").glob("*.md")):
+        named = set(re.findall(r"\bthalweg_\w+", page.read_text()))
+        assert named <= exist, (page.name, named - exist)
