@@ -69,8 +69,11 @@ class Ranker:
         served = self._watcher.served
         return (served.version.plan.layout.history_last if served else 0) or HISTORY_LAST
 
-    def answer(self, request: RankRequest, history: Sequence[str] | None, read_s: float) -> RankReply:
-        """The reply. `history`: newest last, None when unavailable. `read_s`: when the request was read (monotonic).
+    def answer(
+        self, request: RankRequest, history: Sequence[str] | None, read_s: float, deadline_s: float | None = None
+    ) -> RankReply:
+        """The reply. `history`: newest last, None when unavailable. `read_s`, `deadline_s`: when the request was
+        read, and until when items are scored, of time.monotonic().
 
         Raises BadEvent when no candidate is left or a score isn't finite.
         """
@@ -80,7 +83,7 @@ class Ranker:
         if served is None:
             reply = self._by_popularity(request, history, [*notes, NO_MODEL])
         else:
-            reply = self._by_model(request, served, history, notes, read_s)
+            reply = self._by_model(request, served, history, notes, deadline_s)
         rank_us = round((time.monotonic() - read_s) * 1e6)
         return msgspec.structs.replace(reply, rank_us=rank_us)
 
@@ -93,7 +96,12 @@ class Ranker:
                          notes=notes, time_ms=request.time_ms or self._now_ms())  # fmt: skip
 
     def _by_model(
-        self, request: RankRequest, served: ServedVersion, history: Sequence[str], notes: list[str], read_s: float
+        self,
+        request: RankRequest,
+        served: ServedVersion,
+        history: Sequence[str],
+        notes: list[str],
+        deadline_s: float | None,
     ) -> RankReply:
         version, catalogue = served.version, served.catalogue
         names = self._candidates(request, self._watcher.popular.items, history)
@@ -103,7 +111,6 @@ class Ranker:
         time_ms = request.time_ms or version.event_time_ms(self._now_ms())
         user = version.plan.layout.user(request.user, attributes or {}, history, request.context)
         words = build_page(version.plan.layout, user, catalogue, self._cache.rows(catalogue, names))
-        deadline_s = read_s + request.deadline_ms / 1e3 if request.deadline_ms else None
         ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s)
         if ranked.scored < len(names):
             notes = [*notes, DEADLINE]

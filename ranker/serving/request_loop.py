@@ -111,8 +111,9 @@ class RequestLoop:
 
     def _reply(self, request: RankRequest, history: Sequence[str] | None, read_s: float) -> RankReply:
         """A request never ends the service: if ranking fails, its reply is the error."""
+        deadline_s = read_s + request.deadline_ms / 1e3 if request.deadline_ms else None
         try:
-            return self._ranker.answer(request, history, read_s)
+            return self._ranker.answer(request, history, read_s, deadline_s)
         except BadEvent as error:
             return _failed(request, str(error))
         except Exception as error:

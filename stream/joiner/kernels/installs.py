@@ -122,8 +122,24 @@ def append_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any, fl
 
 
 @kernel
-def process_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any) -> None:
-    """Process an install or a retraction that isn't late; timers up to the watermark have fired."""
+def _emit_late_history(j: Any, number: Any, event: Any) -> None:
+    """Emit the history of a late install: it makes no label, but may still be the newest that the user has."""
+    newest_ms = _newest_ms(j, event[scan.PAIR])
+    if not event[scan.RETRACTED]:
+        newest_ms = max(newest_ms, event[scan.TIME])
+    emission.emit_history(j, -1 - number, newest_ms, False)
+
+
+@kernel
+def process_install(j: Any, number: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any) -> None:
+    """Process an install or a retraction, a record's `number`-th event; timers up to the watermark have fired.
+
+    One that is older than anything retained is late: it changes the user's history and is rejected.
+    """
+    if not emission.is_retained(j, event[scan.TIME]):
+        _emit_late_history(j, number, event)
+        emission.reject_late(j, number, event[scan.TIME])
+        return
     known = find_by_key(j, event[scan.KEY])
     flags = np.int64(s.LISTED | (s.RETRACTION | s.RETRACTED if event[scan.RETRACTED] else 0))
     if known != 0:
@@ -164,15 +180,6 @@ def _process_repeated(j: Any, index: Any, event: Any, raw: Any, offset: Any, ing
             words[index + s.I_SUCCESSOR] = np.uint32(later & 0xFFFF_FFFF)
     elif time_ms > max(first_ms, get64(words, index + s.I_DUPLICATE_TIME)):  # a copy is one only if the first is read
         put64(words, index + s.I_DUPLICATE_TIME, time_ms)
-
-
-@kernel
-def emit_late_history(j: Any, number: Any, event: Any) -> None:
-    """Emit the history of a late install: it makes no label, but may still be the newest that the user has."""
-    newest_ms = _newest_ms(j, event[scan.PAIR])
-    if not event[scan.RETRACTED]:
-        newest_ms = max(newest_ms, event[scan.TIME])
-    emission.emit_history(j, -1 - number, newest_ms, False)
 
 
 @kernel

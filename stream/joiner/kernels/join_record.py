@@ -116,11 +116,7 @@ def _process_event(
         return status
     if j[s.OUT_COUNT] + ROWS_MIN > j[s.OUT_CAPACITY]:
         return FLUSH
-    if not emission.is_retained(j, event[scan.TIME]):
-        installs.emit_late_history(j, number, event)
-        emission.reject_late(j, number, event[scan.TIME])
-    else:
-        installs.process_install(j, event, raw, offset, ingest_ms)
+    installs.process_install(j, number, event, raw, offset, ingest_ms)
     return DONE
 
 

@@ -40,17 +40,21 @@ class ShakyLog(MemoryLog):
 
 
 class Recording(Ranker):
-    """Remembers which histories it was given; fails where the test wants."""
+    """Remembers which histories and deadlines it was given; fails where the test wants."""
 
     given: list[tuple[str, Sequence[str] | None]]
+    patience_ms: list[float | None]
     bad: Exception | None = None
 
-    def answer(self, request: RankRequest, history: Sequence[str] | None, read_s: float) -> RankReply:
+    def answer(
+        self, request: RankRequest, history: Sequence[str] | None, read_s: float, deadline_s: float | None = None
+    ) -> RankReply:
         """See Ranker."""
         self.given.append((request.user, history))
+        self.patience_ms.append(None if deadline_s is None else round((deadline_s - read_s) * 1e3, 6))
         if self.bad and request.user == "bad":
             raise self.bad
-        return super().answer(request, history, read_s)
+        return super().answer(request, history, read_s, deadline_s)
 
 
 class Bench:
@@ -63,7 +67,7 @@ class Bench:
             cache.put(item.item, item)
         watcher = VersionWatcher(MemoryStore("m"), "m", cache, lambda: 1)
         self.ranker = Recording(cache, watcher, Scorer(1), lambda: 1)
-        self.ranker.given = []
+        self.ranker.given, self.ranker.patience_ms = [], []
         self.asked: list[list[str]] = []
         self.reader = self.log.group_reader(REQUESTS.name, "ranker", "0")
         histories = HistoryReader(self._read, timeout_s=20)
@@ -112,6 +116,13 @@ def test_histories_are_read_once_a_poll(bench: Bench) -> None:
     bench.loop.poll_once(0)
     assert bench.asked == [["u", "w"]]
     assert sorted(bench.ranker.given) == [("u", ["i0"]), ("u", ["i0"]), ("v", ["i5"]), ("w", ["i0"])]
+
+
+def test_a_deadline_counts_from_when_its_request_was_read(bench: Bench) -> None:
+    """`deadline_ms` after the poll that read it; without one all candidates are scored."""
+    bench.ask(RankRequest("1", "u", deadline_ms=40), RankRequest("2", "u"))
+    bench.loop.poll_once(0)
+    assert bench.ranker.patience_ms == [40.0, None]
 
 
 def test_bad_requests_become_dead_letters_and_cost_only_themselves(bench: Bench) -> None:
