@@ -22,7 +22,7 @@ from learner.training.shown_items import ShownItems
 from learner.wide.ftrl import WIDTH as WIDE_WIDTH
 from learner.wide.ftrl import Ftrl
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
-from stream.runtime.durable import DRAFT, replacing
+from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import BadSnapshot, CheckpointError
 from stream.snapshots.item_names import pack_names, unpack_names
 from stream.spec.spec import Spec

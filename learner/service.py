@@ -11,7 +11,7 @@ import structlog
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.dead_letters import DeadLetterBuffer
-from learner.dedup_check import check_dedup
+from learner.dedup_capacity import check_dedup
 from learner.jit_warmup import warm
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from producers.source import WorldEvent
-from producers.wheel import WheelDataset
+from producers.wheel_datasets import WheelDataset
 from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from producers.source import WorldEvent
-from producers.wheel import WheelDataset
+from producers.wheel_datasets import WheelDataset
 from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError
 

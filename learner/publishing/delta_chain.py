@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from learner.publishing.part_source import PartSource
+from learner.publishing.version_parts import PartSource
 from stream.snapshots.manifest import DELTAS_MAX, PartVersion
 from stream.snapshots.payload import Array, Digests, digests_of, pack, split
 from stream.tables.hash_table import U64, distinct

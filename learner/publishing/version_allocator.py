@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from stream.runtime.durable import replacing
+from stream.runtime.durable_files import replacing
 
 BLOCK = 100
 BYTES_MAX = 1_000

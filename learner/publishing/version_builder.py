@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import structs
 
 from learner.publishing.delta_chain import DeltaChain, PartLayers, PartPayload
-from learner.publishing.part_source import deep_source, statistics_source, wide_source
+from learner.publishing.version_parts import deep_source, statistics_source, wide_source
 from learner.training.model import Model
 from stream.features.encoder import one_page
 from stream.features.page_features import F32, select, statistics_of

@@ -27,7 +27,7 @@ from stream.joiner.kernels.arena import (
 )
 from stream.joiner.kernels.relink import link_all
 from stream.joiner.label_rules import LabelRules
-from stream.runtime.durable import replacing
+from stream.runtime.durable_files import replacing
 
 FORMAT: Final = 1
 CHUNK_BYTES: Final = 4 * CHUNK_WORDS

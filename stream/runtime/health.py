@@ -11,7 +11,7 @@ from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
-from stream.runtime.durable import replacing
+from stream.runtime.durable_files import replacing
 from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
 

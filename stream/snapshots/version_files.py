@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from stream.runtime.durable import replacing
+from stream.runtime.durable_files import replacing
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.manifest import (
     MANIFEST_BYTES_MAX,

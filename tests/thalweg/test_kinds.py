@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from learner.estimator import WideAndDeep
-from learner.publishing.part_source import statistics_source
 from learner.publishing.version_builder import VersionBuilder
+from learner.publishing.version_parts import statistics_source
 from learner.training.model import Model
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker

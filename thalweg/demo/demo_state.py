@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from stream.runtime.durable import replacing
+from stream.runtime.durable_files import replacing
 from stream.runtime.errors import StackError, ThalwegError
 from stream.runtime.settings import Settings
 from thalweg.stack import stack

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from learner.publishing.delta_chain import DeltaChain
-from learner.publishing.part_source import PartSource
+from learner.publishing.version_parts import PartSource
 from ranker.kernels.layered_table import Layers, Stack
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import VersionLoader, load_version

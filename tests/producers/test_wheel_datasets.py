@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producers.wheel import WheelDataset
+from producers.wheel_datasets import WheelDataset
 from stream.runtime.errors import DataError
 
 CONTENTS = {"rows.csv": b"what stands in rows", "items.csv": b"what stands in items"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from learner.dedup_check import check_dedup
+from learner.dedup_capacity import check_dedup
 from stream.joiner.commit_metadata import Progress, encode_metadata
 from stream.joiner.join import Checkpoint
 from stream.joiner.label_rules import LabelRules
@@ -30,7 +30,7 @@ def test_a_learner_that_remembers_too_few_ids_does_not_start(
     commits: dict[int, tuple[int, str]], needed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It names both numbers, and what to set."""
-    monkeypatch.setattr("learner.dedup_check.group_commits", lambda *_: commits)
+    monkeypatch.setattr("learner.dedup_capacity.group_commits", lambda *_: commits)
     small = Settings(dedup_ids=20_000)
     if not needed:
         check_dedup(small)
