@@ -11,7 +11,8 @@ from ranker.kernels.plan import Plan
 from stream.features.encoder import one_page
 from stream.features.page_features import statistics_of
 from stream.features.quantiles import quantise
-from stream.features.statistics import F64, Statistics
+from stream.features.statistic_reads import F64
+from stream.features.statistics import Statistics
 from stream.snapshots.manifest import Golden
 from stream.snapshots.payload import Array, Payload
 from stream.tables.hash_table import U64
@@ -88,7 +89,8 @@ class GoldenPages:
         counts = np.diff(given.offsets)
         pooled = np.diff(sums[given.offsets], axis=0) / np.sqrt(np.maximum(1, counts))[:, None]
         x: F64 = np.concatenate(
-            [pooled.reshape(len(wide), -1), quantise(given.numbers, self._dense["boundaries"])], axis=1
+            [pooled.reshape(len(wide), -1), quantise(given.numbers, np.asarray(self._dense["boundaries"], np.float32))],
+            axis=1,
         )
         last = sum(name.startswith("weight_") for name in self._dense) - 1
         for i in range(last + 1):

@@ -17,10 +17,11 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from benchmarks.serving import Asked, Publisher, World
-from ranker.kernels.page import Taken, score_deep, user_part
+from ranker.kernels.page import Run, score_deep, user_part
+from ranker.kernels.request import UserContext
 from ranker.ranking.rank import rank_with
 from ranker.ranking.score import Scorer
-from ranker.versions.model import BATCH_ITEMS, Run, Version
+from ranker.versions.model import BATCH_ITEMS, Version
 from ranker.versions.version_loader import load_version
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
@@ -83,24 +84,18 @@ class Served:
 
 @dataclass(frozen=True)
 class Network(Version):
-    """A version that scores by its deep part alone, on statistics as they are; `taken` is of any page."""
+    """A version that scores by its deep part alone, on statistics as they are; `user` is of any page."""
 
-    taken: Taken
+    user: UserContext
 
     def begin(self, words: U64, time_ms: int | None = None) -> Run:
         """The user's part of the first layer."""
-        assert self.tower is not None
-        w32, f32 = words.view(np.uint32), words.view(np.float32)
-        user = user_part(words, w32, f32, self.plan.sizes, self.plan.user, self._embeddings, self.tower.net)
-        return Run(words, w32, f32, self.taken, user, np.zeros(int(words[1]), np.float32))
+        part = user_part(words, self.plan.layout.size_array, self._user_layer)
+        return Run(words, self.user, part, np.zeros(int(words[1]), np.float32))
 
     def score(self, run: Run, first: int, last: int) -> None:
         """The pairs' part and the layers behind it."""
-        assert self.tower is not None
-        plan, live = self.plan, self.tower.parts.live
-        assert score_deep(run.words, run.w32, run.f32, first, last, plan.sizes, plan.item, plan.pair, self.tower.net,
-                          run.user, live.table.heads, live.table.vectors, live.uses, self._scratch(last - first),
-                          run.logits)  # fmt: skip
+        assert score_deep(run, first, last, self._model, self._live.arrays, self._scratch(last - first))
 
 
 def times_ms(work: Callable[[int], object], count: int) -> tuple[float, float]:
@@ -121,9 +116,9 @@ def ours_ms(served: Served, threads: int, batch: int, count: int, *, net: bool =
     scorer, version, asked = Scorer(threads, batch), served.version, served.asked
     if net:
         pages = [served.world.page(a) for a in asked]
-        taken = version.begin(pages[0], NOW_MS).taken
+        user = version.begin(pages[0], NOW_MS).user
         parts = (version.wide, version.statistics, version.pairs, version.tower, version.shown)
-        alone = Network(version.manifest, version.plan, *parts, taken)
+        alone = Network(version.manifest, version.plan, *parts, user)
         for page in pages:
             version.fill(page, NOW_MS)
         found = times_ms(lambda n: scorer.score(alone, pages[n % len(pages)]), count)

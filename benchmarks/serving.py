@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from benchmarks.golden import ITEMS, PAGES, GoldenPages
-from learner.training.progressive_validation import Progress
+from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.shown_items import GENERATION_MAX
 from learner.training.slices import Slices
 from ranker.kernels.plan import Plan
@@ -97,7 +97,7 @@ class Publisher:
         self.parts: dict[str, PartVersion] = {}
         self.published: dict[str, PartVersion] = {}
         self.slices = Slices(self.spec, world.plan.layout)
-        self.progress = Progress(self.slices.names)
+        self.progress = ProgressiveValidation(self.slices.names)
         self.wide, self.ids, self.statistics = self._keys(pages, wide_keys, rows)
         self._rows = self.statistics.table.rows()
         self.layers = self._layers()
@@ -115,10 +115,10 @@ class Publisher:
         for n in range(pages):
             words = world.page(world.request(min(100, len(world.catalogue) // 8)))
             batch = one_page(words)
-            labels = self.random.integers(0, 2, len(batch)).astype(np.float64)
-            ones, none = np.ones(len(batch)), np.zeros(len(batch), np.int64)
+            labels = self.random.integers(0, 2, len(batch.page)).astype(np.float64)
+            ones, none = np.ones(len(batch.page)), np.zeros(len(batch.page), np.int64)
             statistics.learn(batch, labels, ones, none, ones * 1e6 + n)
-            guessed = self.random.random(len(batch), np.float32)
+            guessed = self.random.random(len(batch.page), np.float32)
             self.progress.record(guessed, labels.astype(np.float32), self.slices.members(batch))
             wide.append(plan.encoder.wide_keys(batch).keys)
             ids.append(plan.encoder.deep_input(batch).ids)
@@ -205,8 +205,9 @@ class Publisher:
         return Manifest(
             model=self.store.model, version=self.number, parent=self.number - 1, fingerprint=self.spec.fingerprint(),
             spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=self.progress.count,
-            watermark_ms=WATERMARK_MS, learned_ms=WATERMARK_MS, created_ms=WATERMARK_MS, metrics=self.progress.told(),
-            parts=dict(self.parts), ingest_ms=[WATERMARK_MS] * INSTALLS, golden=self.golden.golden(WATERMARK_MS),
+            watermark_ms=WATERMARK_MS, learned_ms=WATERMARK_MS, created_ms=WATERMARK_MS,
+            metrics=self.progress.metrics(), parts=dict(self.parts), ingest_ms=[WATERMARK_MS] * INSTALLS,
+            golden=self.golden.golden(WATERMARK_MS),
         )  # fmt: skip
 
     def _put(self, content: Payload) -> Digests:

@@ -19,7 +19,7 @@ from msgspec import structs
 from rich.table import Table
 
 from benchmarks.serving import Publisher, World
-from ranker.ranking.jit_warmup import warm
+from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.score import Scorer
 from ranker.versions.version_loader import VersionLoader
 from stream.runtime.settings import Settings
@@ -147,7 +147,7 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
         table.add_column(column, justify="right")
     figures: dict[str, float] = {}
     scorer = Scorer(1)
-    warm(scorer)
+    compile_kernels(scorer)
     scorer.close()
     with tempfile.TemporaryDirectory(prefix="thalweg-snapshot-") as folder, own_redis(Path(folder)) as settings:
         for keys in (100_000,) if quick else (100_000, 1_000_000, 5_000_000):

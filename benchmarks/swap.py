@@ -24,7 +24,7 @@ from benchmarks.serving import Publisher, World
 from benchmarks.snapshot import own_redis
 from ranker.builder.builder_client import BuilderClient, start_builder
 from ranker.ranking.entity_cache import EntityCache
-from ranker.ranking.jit_warmup import warm
+from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.score import SWITCH_S, Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import score_features
@@ -204,7 +204,7 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     count = 8 if quick else 40
     scorer = Scorer(THREADS)
     sys.setswitchinterval(SWITCH_S)
-    warm(scorer)
+    compile_kernels(scorer)
     with serving(0.1, quick=quick) as service:
         figures["build_small_ms"], _ = builds_ms(service, count)
     with serving(1.0, quick=quick) as service:

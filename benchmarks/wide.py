@@ -27,13 +27,13 @@ from river import linear_model, optim
 
 from benchmarks.shop import names_of, raw_of, records_of, shop_spec, write_text
 from learner.training.model import Model
-from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates, learn_examples
+from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates, WideExamples, WideOutput, learn_examples
 from stream.events.codec import decode_examples
 from stream.features.encoder import Batch as Pages
 from stream.features.encoder import WideKeys
 from stream.features.page_features import F32, words_of
 from stream.spec.spec import Spec
-from stream.tables.hash_table import STAGE, STEP, Table, capacity_for
+from stream.tables.hash_table import STAGE, STEP, HashTable, capacity_for
 
 FEATURES, REPEATS = 47, 7
 RATES = FtrlRates(np.full(250, 0.05, np.float32), 1.0, 0.5, 1.0)
@@ -49,14 +49,15 @@ def learn_all(ftrl: Ftrl, batches: Sequence[Batch]) -> list[float]:
     taken, seconds = time.process_time(), []
     for keys, labels in batches:
         ones, nothing = np.ones(len(labels), np.float32), np.zeros(len(labels), np.float32)
-        wide, gradients = np.empty(len(labels), np.float32), np.empty(len(labels), np.float32)
+        examples = WideExamples(nothing, labels, ones)
+        output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
         begun = time.process_time()
         state = ftrl.prepare(keys, 0)
-        learn_examples(state, keys.keys, keys.offsets, 0, len(labels), nothing, labels, ones, False, wide, gradients)
+        learn_examples(state, keys, examples, 0, len(labels), False, output)
         ended = time.process_time()
         seconds.append(ended - begun)
         if ended - taken > TAKE_EVERY_S:
-            ftrl.table.take_fresh()
+            ftrl.table.take_changed()
             taken = ended
     return seconds
 
@@ -82,7 +83,7 @@ class Ours:
         self.records = raw_of(records_of(spec, pages, 1))
         self.spec, self.examples = spec, pages * 10
         self.batches = encoded(Model(spec), self.records)
-        self.ftrls = [Ftrl(RATES, Table(WIDTH, tracked=tracked)) for tracked in (True, False)]
+        self.ftrls = [Ftrl(RATES, HashTable(WIDTH, tracked=tracked)) for tracked in (True, False)]
         for ftrl in self.ftrls:
             learn_all(ftrl, self.batches)
 
@@ -166,7 +167,7 @@ def key_of(numbers: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> "np.ndarra
 
 def filled(live: int, room: int = 0) -> Ftrl:
     """A table with this number of keys and just the capacity for them, or for `room`."""
-    ftrl = Ftrl(RATES, Table(WIDTH, max(live, room)))
+    ftrl = Ftrl(RATES, HashTable(WIDTH, max(live, room)))
     rows = np.zeros((live, WIDTH), np.uint64)
     rows[:, 0] = key_of(np.arange(live, dtype=np.uint64))
     rows.view(np.float32)[:, 2:] = 1.0

@@ -26,7 +26,7 @@ from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import BadSnapshot, CheckpointError
 from stream.snapshots.item_names import pack_names, unpack_names
 from stream.spec.spec import Spec
-from stream.tables.hash_table import Table
+from stream.tables.hash_table import HashTable
 
 KEEP = 2
 log = structlog.get_logger("checkpoint")
@@ -64,7 +64,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     arrays: Arrays = {
         **_wide_arrays(model.wide),
         "statistics": model.statistics.table.rows(),
-        "statistics_sweep": model.statistics.sweep.state(),
+        "statistics_sweep": model.statistics.evictor.state(),
         **progress.arrays(),
         **model.learned_ids.arrays(),
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
@@ -89,11 +89,11 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
 def _wide_arrays(wide: Ftrl) -> Arrays:
     """Rows, with their last sightings if these are stamped; the state of admission and eviction."""
     rows, seen, admission = wide.table.rows(), wide.table.stamps(), wide.admission
-    if len(wide.table.seen):
+    if len(wide.table.last_seen):
         rows = np.column_stack([rows, seen.astype(np.uint64)])
     return {
         "wide": rows,
-        "wide_sweep": wide.sweep.state(),
+        "wide_sweep": wide.evictor.state(),
         "admission_young": admission.young.copy(),
         "admission_old": admission.old.copy(),
         "admission_added": admission.added.copy(),
@@ -138,9 +138,9 @@ def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
     model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
     _restore_wide(model.wide, arrays)
-    model.statistics.sweep.restore(arrays["statistics_sweep"])
+    model.statistics.evictor.restore(arrays["statistics_sweep"])
     model.statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
-    model.progress.fill(arrays, meta.slices)
+    model.progress.restore(arrays, meta.slices)
     model.learned_ids.restore(arrays)
     model.shown = _shown(arrays)
     model.window_ids[:], model.window_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
@@ -168,7 +168,7 @@ def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
     wide.table = _table(WIDE_WIDTH, rows[:, :WIDE_WIDTH])
     if rows.shape[1] > WIDE_WIDTH:
         wide.table.stamp(rows[:, 0].copy(), rows[:, WIDE_WIDTH].astype(np.uint32))
-    wide.sweep.restore(arrays["wide_sweep"])
+    wide.evictor.restore(arrays["wide_sweep"])
     wide.admission.restore(arrays["admission_young"], arrays["admission_old"], arrays["admission_added"])
 
 
@@ -179,10 +179,10 @@ def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:
     deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]
 
 
-def _table(width: int, rows: "np.ndarray[Any, np.dtype[np.uint64]]") -> Table:
+def _table(width: int, rows: "np.ndarray[Any, np.dtype[np.uint64]]") -> HashTable:
     if rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(f"rows of shape {rows.shape}, wanted width {width}")
-    table = Table(width, len(rows))
+    table = HashTable(width, len(rows))
     table.put(rows)
     return table
 

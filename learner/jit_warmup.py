@@ -1,4 +1,4 @@
-"""Kernels are compiled, or read from numba's cache, before a learner says that it is learning."""
+"""JIT warm-up: kernels are compiled, or read from numba's cache, before a learner reports that it is learning."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.spec.spec import Spec
-from stream.tables.eviction import Sweep
-from stream.tables.hash_table import Table
+from stream.tables.eviction import Evictor
+from stream.tables.hash_table import HashTable
 
 
-def warm(spec: Spec) -> None:
-    """Learn a made-up record with a model of its own, and cut a base and a delta of it."""
+def compile_kernels(spec: Spec) -> None:
+    """Learn a made-up record with a model of its own, and build a base and a delta of it."""
     layout = Layout(spec)
     catalogue = Catalogue(layout)
     words = build_page(layout, layout.user("u", {}, ["a"], {}), catalogue, catalogue.rows(["a", "b"]))
@@ -29,10 +29,10 @@ def warm(spec: Spec) -> None:
         )
         model.learn([examples, Organic("u", "a", 1, str(n))], n)
         builder.build(n + 1, n, 1, n + 1, 1, {}, deep=True)
-    table = Table(WIDTH)
+    table = HashTable(WIDTH)
     table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows
     table.put(np.arange(1, 41, dtype=np.uint64).reshape(10, WIDTH))
-    Sweep(10).step(table, 1, 0)  # and holds more than it may
+    Evictor(10).step(table, 1, 0)  # and is over its bound
     if model.deep:
         model.deep.freeze_quantiles()
         train(model.deep, WindowChunk(model.encoder.deep_input(one_page(words)), *np.ones((3, 2), np.float32)), 2)

@@ -12,7 +12,7 @@ import structlog
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.dead_letters import DeadLetterBuffer
 from learner.dedup_capacity import check_dedup
-from learner.jit_warmup import warm
+from learner.jit_warmup import compile_kernels
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.training import metrics
@@ -133,7 +133,7 @@ class Learner:
 
     def _print_progress(self) -> None:
         """Lines at doubling counts, as Vowpal Wabbit prints them."""
-        marks = self.model.progress.marks
+        marks = self.model.progress.milestones
         for mark in marks:
             lines = mark.lines() if self._printed_header else [HEADER, *mark.lines()]
             self._printed_header = True
@@ -194,7 +194,7 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
 def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Status) -> Learner | None:
     """The learner of the newest checkpoint, once the log is available; None when stopped before."""
     status.state = "compiling kernels"
-    warm(spec)
+    compile_kernels(spec)
     checkpoint = files.newest()
     model = restore(spec, checkpoint) if checkpoint else Model(spec)
     model.learned_ids.ids_max = settings.dedup_ids

@@ -17,7 +17,8 @@ from producers.source import WorldEvent
 from stream.events.codec import encode, organic_id
 from stream.events.types import EVENT_BYTES_MAX, Examples, Impression, Install, Item, Organic, SourceEvent, User, Value
 from stream.features.encoder import Batch
-from stream.features.page_features import Catalogue, Layout, UserColumns, build_page, words_of
+from stream.features.page_features import Catalogue, Layout, build_page, words_of
+from stream.features.page_kernels import UserColumns
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.history.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner

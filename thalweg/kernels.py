@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 
 from learner.checkpoint import restore, take
-from learner.jit_warmup import warm as warm_learner
+from learner.jit_warmup import compile_kernels as compile_learner
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from learner.wide.ftrl import WIDTH
 from producers.features import FeatureBuilder
 from ranker.ranking.entity_cache import EntityCache
-from ranker.ranking.jit_warmup import warm
+from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
@@ -33,8 +33,8 @@ from stream.joiner.state_store import StateStore
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import ORGANIC_INSTALLS, Spec, Statistic, WarmStart
 from stream.spec.spec_file import load_spec
-from stream.tables.eviction import Sweep
-from stream.tables.hash_table import Table
+from stream.tables.eviction import Evictor
+from stream.tables.hash_table import HashTable
 from thalweg.demo.rescore import rescore
 
 SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
@@ -81,11 +81,11 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
 
 def grow_and_evict() -> None:
     """What a table does only in a long run: it grows, and keys are evicted."""
-    table = Table(WIDTH)
+    table = HashTable(WIDTH)
     table.put(np.ones((1, WIDTH), np.uint64))
     table.stamp()
     table.reserve_for(np.arange(1, 2_000, dtype=np.uint64))
-    Sweep(1).step(table, 1, 0)
+    Evictor(1).step(table, 1, 0)
 
 
 def learn_organic(spec: Spec) -> None:
@@ -140,14 +140,14 @@ def joined(spec: Spec, pages: int) -> list[Examples]:
 def warm_ranker() -> None:
     """The kernels that a ranker compiles before it is ready."""
     scorer = Scorer(1)
-    warm(scorer)
+    compile_kernels(scorer)
     scorer.close()
 
 
 if __name__ == "__main__":
     ranker_process = get_context("spawn").Process(target=warm_ranker)
     ranker_process.start()
-    warm_learner(load_spec(SPEC))
+    compile_learner(load_spec(SPEC))
     ranker_process.join()
     assert ranker_process.exitcode == 0, "the ranker's kernels weren't compiled"
     store, replies = miniature(load_spec(SPEC))

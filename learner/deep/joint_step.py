@@ -11,8 +11,8 @@ import numpy as np
 
 from learner.deep.tower import EPSILON, TowerState, allocate_activations, backward, forward
 from learner.deep.vocabulary import VocabularyState, count_sightings, look_up, mark_row
-from learner.wide.ftrl import learn_examples
-from stream.features.encoder import I64
+from learner.wide.ftrl import WideExamples, WideOutput, learn_examples
+from stream.features.encoder import I64, WideKeys
 from stream.features.page_features import F32
 from stream.features.quantiles import quantise
 from stream.runtime.prefetch import prefetch
@@ -65,11 +65,12 @@ def learn_record(
     """
     gradients = np.empty(predictions.shape[0], np.float32)
     logits = np.empty(predictions.shape[0], np.float32)
+    keys, output = WideKeys(inputs.keys, inputs.key_offsets), WideOutput(wide_logits, gradients)
+    examples = WideExamples(logits, targets.labels, targets.weights)
     for batch in range(bounds.shape[0] - 1):
         first, last = bounds[batch], bounds[batch + 1]
         activations, slots, rows = predict_batch(deep, inputs, first, last, logits)
-        learn_examples(wide, inputs.keys, inputs.key_offsets, first, last, logits, targets.labels, targets.weights,
-                       fake_negative, wide_logits, gradients)  # fmt: skip
+        learn_examples(wide, keys, examples, first, last, fake_negative, output)
         learn_batch(deep, inputs, first, last, activations, rows, gradients)
         record_sightings(deep, inputs, targets, first, last, slots)
         for b in range(first, last):
@@ -82,8 +83,8 @@ def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, fake_negative: 
     """Learn a record's examples in order without a deep part. Writes probabilities, float32 [B]."""
     n = predictions.shape[0]
     zeros, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
-    learn_examples(wide, keys, offsets, 0, n, zeros, targets.labels, targets.weights, fake_negative, logits,
-                   np.empty(n, np.float32))  # fmt: skip
+    examples, output = WideExamples(zeros, targets.labels, targets.weights), WideOutput(logits, np.empty(n, np.float32))
+    learn_examples(wide, WideKeys(keys, offsets), examples, 0, n, fake_negative, output)
     for b in range(n):
         predictions[b] = np.float32(1.0 / (1.0 + np.exp(-np.float64(logits[b]))))
 

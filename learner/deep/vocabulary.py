@@ -13,8 +13,8 @@ import numpy.typing as npt
 from stream.features.encoder import I64
 from stream.features.page_features import F32
 from stream.runtime.errors import SpecError
-from stream.tables.hash_kernels import AHEAD, fetch, find, home, mix, place
-from stream.tables.hash_table import U64, Table, distinct
+from stream.tables.hash_kernels import AHEAD, find, find_or_insert, home, mix, prefetch_row
+from stream.tables.hash_table import U64, HashTable, distinct
 from stream.tables.jit import kernel
 
 WIDTH: Final = 4  # key; row (0: none yet), sightings, event time of the newest (ms)
@@ -45,7 +45,7 @@ class Vocabulary:
 
     def __init__(self, dim: int, min_count: int, max_rows: int, expire_ms: int = 0) -> None:
         self.dim, self.min_count, self.max_rows, self.expire_ms = dim, min_count, max_rows, expire_ms
-        self.table = Table(WIDTH, tracked=False)
+        self.table = HashTable(WIDTH, tracked=False)
         try:
             self.embeddings: F32 = np.zeros((max_rows + 1, 2 * dim), np.float32)
             self.keys: U64 = np.zeros(max_rows + 1, np.uint64)
@@ -128,7 +128,7 @@ class Vocabulary:
 
     def _remove(self, rows: U64) -> None:
         """Drop these rows of the table and free their embedding rows."""
-        self.table.drop(rows[:, 0].copy())
+        self.table.remove(rows[:, 0].copy())
         lost = rows[rows[:, 1] != 0]
         freed = np.sort(lost[:, 1].astype(np.int64))[::-1]
         self.keys[freed] = 0
@@ -147,7 +147,7 @@ class Vocabulary:
         """Restore the table's rows, embedding rows and free rows. Raises ValueError."""
         if rows.ndim != 2 or rows.shape[1] != WIDTH or embeddings.ndim != 2 or embeddings.shape[1] != 2 * self.dim:
             raise ValueError(f"a vocabulary of shapes {rows.shape} and {embeddings.shape}")
-        self.table = Table(WIDTH, len(rows), tracked=False)
+        self.table = HashTable(WIDTH, len(rows), tracked=False)
         self.table.put(rows)
         self.embeddings[: len(embeddings)] = embeddings
         assigned = rows[rows[:, 1] != 0]
@@ -207,7 +207,7 @@ def look_up(table: Any, ids: Any, slots: Any, rows: Any) -> None:
     """Write each id's slot in the table (−1: none) and its embedding row (0: none)."""
     for i in range(ids.shape[0]):
         if i + AHEAD < ids.shape[0]:
-            fetch(table, home(table, ids[i + AHEAD]))
+            prefetch_row(table, home(table, ids[i + AHEAD]))
         slots[i] = find(table, ids[i])
     for i in range(ids.shape[0]):
         rows[i] = np.int64(table[slots[i], 1]) if slots[i] >= 0 else 0
@@ -223,7 +223,7 @@ def count_sightings(vocabulary: Any, ids: Any, slots: Any, time_ms: Any) -> None
     dim = embeddings.shape[1] // 2
     time = np.uint64(max(0, time_ms))
     for i in range(ids.shape[0]):
-        slot = slots[i] if slots[i] >= 0 else place(table, ids[i], vocabulary.table_counts)
+        slot = slots[i] if slots[i] >= 0 else find_or_insert(table, ids[i], vocabulary.table_counts)
         table[slot, 2] += np.uint64(1)
         table[slot, 3] = max(table[slot, 3], time)
         if table[slot, 1] != 0 or table[slot, 2] < np.uint64(vocabulary.min_count):

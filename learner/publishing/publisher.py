@@ -74,7 +74,7 @@ class Publisher:
             self._reject(reason)
             return False
         deep = self._deep_is_due(now_ms)
-        metrics = self._model.progress.told()
+        metrics = self._model.progress.metrics()
         built = self._builder.build(self.version + 1, self._parent, uploader.token, offset, now_ms, metrics, deep=deep)
         if deep:
             self._last_deep_ms, self._last_deep_examples = now_ms, self._model.examples

@@ -10,7 +10,7 @@ from learner.deep.deep_model import DeepModel
 from learner.training.model import Model
 from stream.features.statistic_reads import GONE_MS
 from stream.snapshots.payload import Array
-from stream.tables.hash_table import U64, Table
+from stream.tables.hash_table import U64, HashTable
 
 
 class PartSource(NamedTuple):
@@ -69,6 +69,6 @@ def deep_source(deep: DeepModel) -> PartSource:
     return PartSource(vocabulary.take_changed, payload, vocabulary.__len__)
 
 
-def _take_changed(table: Table) -> U64 | None:
-    lost, rows = table.lost, table.take_fresh()
+def _take_changed(table: HashTable) -> U64 | None:
+    lost, rows = table.overflowed, table.take_changed()
     return None if lost else rows[:, 0]

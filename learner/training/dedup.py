@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from stream.runtime.settings import DEDUP_IDS
-from stream.tables.hash_kernels import find, find_many, place
-from stream.tables.hash_table import U64, Table
+from stream.tables.hash_kernels import find, find_many, find_or_insert
+from stream.tables.hash_table import U64, HashTable
 from stream.tables.jit import kernel
 
 NO_SOURCE: Final = -1
@@ -29,17 +29,17 @@ class RecentIds:
 
     def __init__(self, ids_max: int = DEDUP_IDS) -> None:
         self.ids_max = ids_max
-        self.generations: dict[int, tuple[Table, Table]] = {}  # young and old, by source
+        self.generations: dict[int, tuple[HashTable, HashTable]] = {}  # young and old, by source
 
     def add(self, ids: U64, source: int = NO_SOURCE) -> Any:
         """Remember these ids. Returns which were new, bool [B]; a duplicate within the batch isn't."""
-        young, old = self.generations.pop(source) if source in self.generations else (Table(1), Table(1))
+        young, old = self.generations.pop(source) if source in self.generations else (HashTable(1), HashTable(1))
         others = self.generations if source == NO_SOURCE else self.generations.keys() & {NO_SOURCE}
         elsewhere = np.zeros(len(ids), np.bool_)
         for table in [table for other in others for table in self.generations[other] if len(table)]:
             elsewhere |= find_many(table.slots, np.maximum(ids, np.uint64(1))) >= 0
         if len(young) >= (self.ids_max if source != NO_SOURCE else max(self.ids_max, NO_SOURCE_IDS)):
-            young, old = Table(1), young
+            young, old = HashTable(1), young
         self.generations[source] = young, old
         if len(self.generations) > SOURCES_MAX:
             del self.generations[next(iter(self.generations))]
@@ -66,8 +66,8 @@ class RecentIds:
         self.generations = {int(source): (_table(next(parts)), _table(next(parts))) for source in counts[:, 0]}
 
 
-def _table(ids: U64) -> Table:
-    table = Table(1)
+def _table(ids: U64) -> HashTable:
+    table = HashTable(1)
     table.put(ids.reshape(-1, 1))
     return table
 
@@ -78,6 +78,6 @@ def _add(young: Any, counts: Any, old: Any, ids: Any) -> Any:
     for i in range(ids.shape[0]):
         key = ids[i] if ids[i] != np.uint64(0) else np.uint64(1)
         if find(young, key) < 0 and find(old, key) < 0:
-            place(young, key, counts)
+            find_or_insert(young, key, counts)
             new[i] = True
     return new

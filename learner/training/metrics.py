@@ -55,8 +55,8 @@ def set_model(model: Model) -> None:
     ORGANIC.set(model.organic)
     WARM_STARTS.set(model.warm_starts)
     for part, table, sweep in (
-        ("wide", model.wide.table, model.wide.sweep),
-        ("statistics", model.statistics.table, model.statistics.sweep),
+        ("wide", model.wide.table, model.wide.evictor),
+        ("statistics", model.statistics.table, model.statistics.evictor),
     ):
         KEYS.labels(part).set(len(table))
         EVICTED_KEYS.set(int(sweep.tally[EXPIRED]), part, "expired")

@@ -20,7 +20,7 @@ from learner.deep.joint_step import Inputs, Targets, learn_record, learn_wide
 from learner.deep.warm_start import WindowChunk, warm_start
 from learner.training.dedup import NO_SOURCE, RecentIds
 from learner.training.example_batch import ExampleBatch, Rejected, batch_of, chunked, match_window
-from learner.training.progressive_validation import Progress
+from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.shown_items import ShownItems
 from learner.training.slices import Slices
 from learner.wide.ftrl import Ftrl
@@ -70,7 +70,7 @@ class Model:
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
         self.deep = DeepModel(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
         self.slices = Slices(spec, self.layout)
-        self.progress = Progress(self.slices.names)
+        self.progress = ProgressiveValidation(self.slices.names)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
         window = spec.deep.warm_start.window if self.deep else 0
@@ -257,7 +257,7 @@ class Model:
 
     def finite(self) -> bool:
         """Whether every parameter of the deep part and every prediction so far is finite."""
-        return (self.deep is None or self.deep.finite()) and bool(np.isfinite(self.progress.sums).all())
+        return (self.deep is None or self.deep.finite()) and bool(np.isfinite(self.progress.state.sums).all())
 
     def drop_records_before(self, offset: int) -> None:
         """The log has lost what precedes `offset`: warm starts no longer read it."""

@@ -1,17 +1,17 @@
 """Progressive validation: each example is predicted before its label is known; the first label counts.
 
-Where every example is told as a negative at first (`fake_negative`), a label that changes is a *correction*: the new
-label is put in at the prediction it was learned with, and the old one taken back at the same. So nobody remembers what
-was predicted for which example, and sums are right as long as predictions move little meanwhile.
+Where every example is emitted as a negative at first (`fake_negative`), a label that changes is a *correction*: the new
+label is recorded at the prediction it was learned with, and the old one subtracted at the same. So no prediction has to
+be remembered by example, and sums are right as long as predictions move little meanwhile.
 
-Figures are kept over all examples and over each slice of them, for the lifetime and for the last 2,000 (of that
-slice; corrections take places among them). They don't depend on how records are cut: examples are taken in one by one.
+Figures cover all examples and each slice of them, for the lifetime and for the last 2,000 (of that slice; corrections
+count among them). They don't depend on how records are split: examples are recorded one by one.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ HEADER: Final = (
     f" | {f'last {WINDOW:,}: log loss':>21} {'entropy':>8} {'auc':>7} {'calibration':>11}  slice"
 )
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 _P_MIN: Final = 1e-7
 _LOGIT_MAX: Final = 16.12  # above that of 1 − _P_MIN
@@ -35,7 +36,7 @@ _CORRECTED: Final = 2.0  # is added to the label of a correction
 
 @dataclass(frozen=True)
 class Figures:
-    """What a set of predictions is worth. `predicted`: mean prediction; `base_rate`: mean label, 0 to 1 also where
+    """How good a set of predictions is. `predicted`: mean prediction; `base_rate`: mean label, 0 to 1 also where
     corrections of other examples are among them."""
 
     examples: int
@@ -57,7 +58,7 @@ class Figures:
         return float(-p * np.log(p) - (1 - p) * np.log(1 - p))
 
     def normalised_entropy(self) -> float:
-        """Log loss / entropy (He et al. 2014, section 2): below 1, it tells more than the base rate. 1: no examples."""
+        """Log loss / entropy (He et al. 2014, section 2): below 1, it beats the base rate. 1: no examples."""
         return self.log_loss / self.entropy() if self.examples else 1.0
 
     def named(self) -> dict[str, float]:
@@ -69,8 +70,8 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """The figures as of a doubling count, ALL first. `since_last`: mean log loss since the mark before."""
+class Milestone:
+    """The figures as of a doubling count, ALL first. `since_last`: mean log loss since the previous milestone."""
 
     since_last: float
     lifetime: Mapping[str, Figures]
@@ -86,51 +87,58 @@ class Mark:
             since = f"{self.since_last:.4f}" if name == ALL else ""
             lines.append(
                 f"{life.examples:>10} {since:>10} {life.log_loss:>9.4f} {life.normalised_entropy():>8.4f} "
-                f"{life.auc:>7.4f} {life.base_rate:>6.3f} {spoken(life.calibration):>11} | {late.log_loss:>21.4f} "
-                f"{late.normalised_entropy():>8.4f} {late.auc:>7.4f} {spoken(late.calibration):>11}  {name}"
+                f"{life.auc:>7.4f} {life.base_rate:>6.3f} {calibration_text(life.calibration):>11} | "
+                f"{late.log_loss:>21.4f} {late.normalised_entropy():>8.4f} {late.auc:>7.4f} "
+                f"{calibration_text(late.calibration):>11}  {name}"
             )
         return lines
 
 
-def spoken(calibration: float) -> str:
+def calibration_text(calibration: float) -> str:
     """A calibration in a table; - where no label was positive.
 
-    >>> spoken(1.0), spoken(math.inf)
+    >>> calibration_text(1.0), calibration_text(math.inf)
     ('1.000', '-')
     """
     return f"{calibration:.3f}" if math.isfinite(calibration) else "-"
 
 
-class Progress:
+class FigureState(NamedTuple):
+    """What figures are computed from: row 0 for all, then one per slice."""
+
+    bins: F64  # f64[1 + S, 2, BINS], by label
+    sums: F64  # f64[1 + S, 3]: log loss, prediction, label
+    recent: F32  # f32[1 + S, 2, WINDOW]: rings of predictions and labels (corrections: 2 + label)
+    counts: I64  # i64[1 + S, 2]: examples, and what went into the ring
+    marked: F64  # f64[1]: the sum of log losses at the last milestone
+
+
+class ProgressiveValidation:
     """Figures of all and of each slice; AUC from 16,384 bins of the prediction's log-odds.
 
-    State, row 0 for all, then one per slice: `bins` float64 [1+S, 2, BINS] by label; `sums` float64 [1+S, 3] of log
-    loss, prediction, label; `recent` float32 [1+S, 2, WINDOW] rings of predictions and labels (corrections: 2 + label);
-    `counts` int64 [1+S, 2] of examples, and of what went into the ring; `marked` float64 [1]: the sum of log losses at
-    the last mark. `marks` gathers figures at 1, 2, 4, 8, … examples, for the caller to take.
+    `milestones` collects figures at 1, 2, 4, 8, … examples, for the caller to take.
     """
 
     def __init__(self, slices: Sequence[str] = ()) -> None:
         assert ALL not in slices
         self.names = (ALL, *slices)
         rows = len(self.names)
-        self.bins: F64 = np.zeros((rows, 2, BINS))
-        self.sums: F64 = np.zeros((rows, 3))
-        self.recent: F32 = np.zeros((rows, 2, WINDOW), np.float32)
-        self.counts = np.zeros((rows, 2), np.int64)
-        self.marked: F64 = np.zeros(1)
-        self.marks: list[Mark] = []
+        self.state = FigureState(
+            np.zeros((rows, 2, BINS)), np.zeros((rows, 3)), np.zeros((rows, 2, WINDOW), np.float32),
+            np.zeros((rows, 2), np.int64), np.zeros(1),
+        )  # fmt: skip
+        self.milestones: list[Milestone] = []
 
     @property
     def count(self) -> int:
         """Examples recorded."""
-        return int(self.counts[0, 0])
+        return int(self.state.counts[0, 0])
 
     def record(
         self, predictions: F32, labels: F32, members: Bools | None = None, corrected: Bools | None = None
     ) -> F64:
-        """Take these in, in order. `members` bool [B, S]: who is in which slice; None: nobody in any. `corrected` bool
-        [B]: whose other label was taken in before; None: nobody's.
+        """Record these, in order. `members` bool [B, S]: which is in which slice; None: none in any. `corrected` bool
+        [B]: whose other label was recorded before; None: none's.
 
         Returns what they add to the sum of log losses, float64 [B]. A prediction that is NaN shows there for ever.
         """
@@ -143,74 +151,67 @@ class Progress:
         losses, first = np.empty(n), 0
         while first < n:
             doubled = 1 << self.count.bit_length()
-            first = _record(predictions, labels, members, first, doubled, self.bins, self.sums, self.recent,
-                            self.counts, losses)  # fmt: skip
+            first = _record(self.state, predictions, labels, members, first, doubled, losses)
             if self.count == doubled:
-                self._mark(doubled)
+                self._add_milestone(doubled)
         return losses
 
     def lifetime(self, name: str = ALL) -> Figures:
         """Over everything recorded, of all or of a slice."""
         row = self.names.index(name)
-        return _figures(self.bins[row], self.sums[row], int(self.counts[row, 0]))
+        return _figures(self.state.bins[row], self.state.sums[row], int(self.state.counts[row, 0]))
 
     def window(self, name: str = ALL) -> Figures:
         """Over the last 2,000 of all or of a slice."""
         row = self.names.index(name)
         bins, sums = np.zeros((2, BINS)), np.zeros(3)
-        n = _sum_up(self.recent[row], min(int(self.counts[row, 1]), WINDOW), bins, sums)
+        n = _sum_up(self.state.recent[row], min(int(self.state.counts[row, 1]), WINDOW), bins, sums)
         return _figures(bins, sums, int(n))
 
-    def told(self) -> dict[str, float]:
-        """What a version tells of itself: `auc_arrival`, `window_log_loss`, …; of slices `auc_arrival[item.tags=x]`.
+    def metrics(self) -> dict[str, float]:
+        """A version's metrics: `auc_arrival`, `window_log_loss`, …; of slices `auc_arrival[item.tags=x]`.
 
         Without a positive label there is no calibration.
         """
-        told: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for name in self.names:
             life, late = self.lifetime(name).named(), self.window(name).named()
             if name == ALL:
-                told |= {"auc_arrival": life.pop("auc"), **life, **{f"window_{key}": late[key] for key in late}}
-            else:  # a manifest holds few metrics
-                told |= {f"auc_arrival[{name}]": life["auc"], f"window_auc[{name}]": late["auc"]}
-        return {name: value for name, value in told.items() if math.isfinite(value)}
+                metrics |= {"auc_arrival": life.pop("auc"), **life, **{f"window_{key}": late[key] for key in late}}
+            else:  # a manifest has room for few metrics
+                metrics |= {f"auc_arrival[{name}]": life["auc"], f"window_auc[{name}]": late["auc"]}
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def arrays(self) -> dict[str, "npt.NDArray[Any]"]:
-        """The state, copied. What `fill` takes, with the names of slices beside it."""
-        return {
-            "bins": self.bins.copy(),
-            "sums": self.sums.copy(),
-            "recent": self.recent.copy(),
-            "counts": self.counts.copy(),
-            "marked": self.marked.copy(),
-        }
+        """The state, copied. What `restore` takes, with the names of slices beside it."""
+        return {name: array.copy() for name, array in self.state._asdict().items()}
 
-    def fill(self, arrays: Mapping[str, "npt.NDArray[Any]"], slices: Sequence[str]) -> None:
-        """Go on from these arrays, whose rows are all and `slices`: a slice that isn't among them starts anew.
+    def restore(self, arrays: Mapping[str, "npt.NDArray[Any]"], slices: Sequence[str]) -> None:
+        """Resume from these arrays, whose rows are all and `slices`: a slice that isn't among them begins at zero.
 
         Raises KeyError, ValueError or IndexError when they aren't what `arrays` gave.
         """
-        held = [ALL, *slices]
-        counts = arrays["counts"].reshape(len(held), 2)
+        names = [ALL, *slices]
+        state, counts = self.state, arrays["counts"].reshape(len(names), 2)
         for row, name in enumerate(self.names):
-            if name in held:
-                at = held.index(name)
-                self.bins[row], self.sums[row] = arrays["bins"][at], arrays["sums"][at]
-                self.recent[row], self.counts[row] = arrays["recent"][at], counts[at]
-        self.marked[:] = arrays["marked"]
+            if name in names:
+                source = names.index(name)
+                state.bins[row], state.sums[row] = arrays["bins"][source], arrays["sums"][source]
+                state.recent[row], state.counts[row] = arrays["recent"][source], counts[source]
+        state.marked[:] = arrays["marked"]
 
-    def _mark(self, count: int) -> None:
-        loss = float(self.sums[0, 0])
-        since = (loss - float(self.marked[0])) / (count - count // 2)
-        self.marked[0] = loss
+    def _add_milestone(self, count: int) -> None:
+        loss, marked = float(self.state.sums[0, 0]), self.state.marked
+        since = (loss - float(marked[0])) / (count - count // 2)
+        marked[0] = loss
         lifetime, window = ({name: of(name) for name in self.names} for of in (self.lifetime, self.window))
-        self.marks.append(Mark(since, lifetime, window))
+        self.milestones.append(Milestone(since, lifetime, window))
 
 
 def auc_of(bins: F64) -> float:
     """Area under the ROC curve from counts [2, bins] of negatives and positives; ties count half.
 
-    Where a negative was taken back at another prediction than it was put in at, a bin holds −1: areas are sums over
+    Where a negative was subtracted at another prediction than it was recorded at, a bin is −1: areas are sums over
     pairs, and stay right on the whole.
     """
     return float(_auc(bins))
@@ -225,7 +226,7 @@ def _figures(bins: F64, sums: F64, count: int) -> Figures:
 
 
 @kernel
-def _add(prediction: Any, label: Any, bins: Any, sums: Any) -> Any:
+def _add(prediction: np.float32, label: np.float32, bins: F64, sums: F64) -> Any:
     """One example or correction into bins [2, BINS] and sums [3]; returns what it adds to the log loss. NaN falls into
     bin 0."""
     p = np.float64(prediction)
@@ -237,11 +238,11 @@ def _add(prediction: Any, label: Any, bins: Any, sums: Any) -> Any:
     y = 1 if (label - _CORRECTED if corrected else label) > 0.5 else 0
     losses = (-np.log1p(-p), -np.log(p))
     loss = losses[y]
-    at = 0 if p != p else int((losses[0] - losses[1] + _LOGIT_MAX) / (2.0 * _LOGIT_MAX) * BINS)
-    bins[y, at] += 1.0
+    bin_ = 0 if p != p else int((losses[0] - losses[1] + _LOGIT_MAX) / (2.0 * _LOGIT_MAX) * BINS)
+    bins[y, bin_] += 1.0
     if corrected:
         loss -= losses[1 - y]
-        bins[1 - y, at] -= 1.0
+        bins[1 - y, bin_] -= 1.0
         sums[2] += 2.0 * y - 1.0
     else:
         sums[1] += p
@@ -251,16 +252,18 @@ def _add(prediction: Any, label: Any, bins: Any, sums: Any) -> Any:
 
 
 @kernel
-def _record(predictions: Any, labels: Any, members: Any, first: Any, until: Any, bins: Any, sums: Any, recent: Any,
-            counts: Any, losses: Any) -> Any:  # fmt: skip
-    """Take in predictions[first:], but no more once there are `until` examples; returns where it stopped."""
+def _record(
+    state: FigureState, predictions: F32, labels: F32, members: Bools, first: int, until: int, losses: F64
+) -> Any:
+    """Record predictions[first:], but no more once there are `until` examples; returns where it stopped."""
+    bins, sums, recent, counts, _ = state
     for i in range(first, predictions.shape[0]):
         for s in range(counts.shape[0]):
             if s == 0 or members[i, s - 1]:
                 losses[i] = _add(predictions[i], labels[i], bins[s], sums[s])
-                at = counts[s, 1] % WINDOW
-                recent[s, 0, at] = predictions[i]
-                recent[s, 1, at] = labels[i]
+                slot = counts[s, 1] % WINDOW
+                recent[s, 0, slot] = predictions[i]
+                recent[s, 1, slot] = labels[i]
                 counts[s, 0] += labels[i] < 1.5
                 counts[s, 1] += 1
         if counts[0, 0] == until:
@@ -269,8 +272,8 @@ def _record(predictions: Any, labels: Any, members: Any, first: Any, until: Any,
 
 
 @kernel
-def _sum_up(recent: Any, n: Any, bins: Any, sums: Any) -> Any:
-    """The ring's first n into bins and sums; returns how many are examples, no corrections."""
+def _sum_up(recent: F32, n: int, bins: F64, sums: F64) -> Any:
+    """Sum the ring's first n up into bins and sums; returns how many are examples, not corrections."""
     examples = 0
     for i in range(n):
         _add(recent[0, i], recent[1, i], bins, sums)
@@ -279,7 +282,7 @@ def _sum_up(recent: Any, n: Any, bins: Any, sums: Any) -> Any:
 
 
 @kernel
-def _auc(bins: Any) -> Any:
+def _auc(bins: F64) -> Any:
     negatives, positives, area = 0.0, 0.0, 0.0
     for b in range(bins.shape[1]):
         area += bins[1, b] * (negatives + bins[0, b] / 2.0)

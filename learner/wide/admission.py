@@ -1,11 +1,11 @@
-"""Admission: a key gets a weight at its n-th sighting, as told by a counting Bloom filter (McMahan et al. 2013, §5).
+"""Admission: a key gets a weight at its n-th sighting, counted by a counting Bloom filter (McMahan et al. 2013, §5).
 
 A key's counters are four of the 64 of one cache line; only the least of them are raised, so a count is never
-too small, and too large for few. When a generation has taken in as many keys as it can tell apart, it becomes
-the old one, and the one before is forgotten: memory is bounded, and sightings of long ago don't count.
+too small, and too large for few. When a generation has counted as many keys as it can distinguish, it becomes
+the old one, and the old one is dropped: memory is bounded, and sightings of long ago don't count.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
 
 U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
 LINE: Final = 64  # counters of a cache line
 CELLS_MIN, CELLS_MAX = 1 << 16, 1 << 24  # counters of a generation
 CELLS_PER_KEY: Final = 16
@@ -21,9 +22,9 @@ COUNT_MAX: Final = 15  # the highest `admit` of a spec
 
 
 class Admission:
-    """Counts sightings of keys that have no weight yet. `admits` uint8 [crosses]: at which one a key is let in.
+    """Counts sightings of keys that have no weight yet. `admits` uint8 [crosses]: the sighting that admits a key.
 
-    Kernels get `admits`, `young`, `old`, `added`; all empty when every key is let in at once.
+    Kernels get `admits`, `young`, `old`, `added`; all empty when every key is admitted at once.
     """
 
     def __init__(self, admits: U8, keys_max: int) -> None:
@@ -34,24 +35,24 @@ class Admission:
         self._lines = cells // LINE if len(self.admits) else 0
         self.young: U8 = np.zeros((self._lines, LINE), np.uint8)
         self.old: U8 = np.zeros((self._lines, LINE), np.uint8)
-        self.added = np.zeros(1, np.int64)  # keys in `young`
+        self.added: I64 = np.zeros(1, np.int64)  # keys in `young`
 
-    def turn(self) -> None:
+    def rotate(self) -> None:
         """Before a record: a full generation becomes the old one."""
         if self._lines and self.added[0] * CELLS_PER_KEY >= self._lines * LINE:
             self.old, self.young = self.young, np.zeros_like(self.young)
             self.added[0] = 0
 
-    def restore(self, young: U8, old: U8, added: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
-        """Go on as the one that had these. Raises ValueError when their shapes are another spec's."""
+    def restore(self, young: U8, old: U8, added: I64) -> None:
+        """Resume from these. Raises ValueError when their shapes are another spec's."""
         if young.shape != self.young.shape or old.shape != self.old.shape:
             raise ValueError(f"filters of shape {young.shape} and {old.shape}, wanted {self.young.shape}")
         self.young, self.old, self.added = young.copy(), old.copy(), added.copy()
 
 
 @kernel
-def sightings(key: Any, young: Any, old: Any, added: Any) -> Any:
-    """Count a sighting; how often the key was seen, this time included: never too few within two generations."""
+def count_sighting(key: np.uint64, young: U8, old: U8, added: I64) -> int:
+    """Count a sighting; returns the key's count, this one included: never too small within two generations."""
     h = mix(np.uint64(0x13198A2E03707344), key)
     line = ((h >> np.uint64(32)) * np.uint64(young.shape[0])) >> np.uint64(32)
     least, before = np.uint8(255), np.uint8(255)
@@ -65,4 +66,4 @@ def sightings(key: Any, young: Any, old: Any, added: Any) -> Any:
             cell = (h >> np.uint64(6 * i)) & np.uint64(63)
             if young[line, cell] == least:
                 young[line, cell] = least + 1
-    return np.int64(least) + 1 + np.int64(before)
+    return np.int64(least) + 1 + np.int64(before)  # type: ignore[return-value]

@@ -18,14 +18,14 @@ import msgspec
 
 from ranker.builder.blocks import Array, map_arrays
 from ranker.builder.wire import FAILURE_ERRORS, BuildFailure, BuildRequest, BuildResult, layers_of, receive, send
-from ranker.kernels.item_activation_cache import ItemParts
+from ranker.kernels.item_activation_cache import ActivationCache
 from ranker.kernels.net import Net
 from ranker.versions.model import Tower, Version, embeddings_of
 from ranker.versions.version_loader import plan_of, version_of
 from stream.runtime.errors import StoreUnavailable
 from stream.runtime.settings import Settings
 from stream.snapshots.manifest import decode_manifest
-from stream.tables.delta_table import Overlay
+from stream.tables.delta_table import DeltaTable
 
 ANSWER_TIMEOUT_S: Final = 600.0  # then the builder is replaced: loading a base takes less
 EXIT_TIMEOUT_S: Final = 0.2  # from closing the socket; then the builder is killed
@@ -49,7 +49,7 @@ class LastBuild:
     build: int
     version: Version | None
     arrays: Mapping[int, Array]
-    overlays: Mapping[int, Overlay]
+    overlays: Mapping[int, DeltaTable]
 
 
 NO_BUILD: Final = LastBuild(0, None, {}, {})
@@ -116,7 +116,7 @@ class BuilderClient:
 
 
 def _assemble(
-    result: BuildResult, arrays: Mapping[int, Array], overlays: Mapping[int, Overlay], previous: Version | None
+    result: BuildResult, arrays: Mapping[int, Array], overlays: Mapping[int, DeltaTable], previous: Version | None
 ) -> LastBuild:
     """The version of a build's result."""
     known, manifest = dict(overlays), decode_manifest(result.manifest)
@@ -127,10 +127,12 @@ def _assemble(
         rows = layers_of(result.deep, arrays, known)
         if result.net is None:
             assert live is not None, "the build refers to the previous net, but there is none"
-            tower = replace(live, rows=rows)
+            tower = replace(live, embeddings=rows)
         else:
-            net = Net(**{name: arrays[number] for name, number in result.net.arrays.items()}, end=result.net.end)
-            tower = Tower(rows, net, ItemParts(plan, embeddings_of(rows), net, live.parts if live else None))
+            net = Net(
+                **{name: arrays[number] for name, number in result.net.arrays.items()}, last_bias=result.net.last_bias
+            )
+            tower = Tower(rows, net, ActivationCache(plan, embeddings_of(rows), net, live.items if live else None))
     shown = result.shown
     if shown is None:
         assert previous is not None, "the build refers to the previous names, but there are none"

@@ -22,7 +22,7 @@ from ranker.builder.wire import (
     send,
     table_ref,
 )
-from ranker.ranking.jit_warmup import warm
+from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.score import Scorer
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader
@@ -74,14 +74,14 @@ def _result(
     """A build's message, and its arrays in blocks that aren't `known` to the ranker."""
     new = {number_of(array): array for array in _table_arrays(version) if number_of(array) not in known}
     tower, before, net = version.tower, last.tower if last else None, None
-    if tower is not None and (before is None or tower.parts is not before.parts):
+    if tower is not None and (before is None or tower.items is not before.items):
         fields = tower.net._asdict()
-        end: float = fields.pop("end")
+        last_bias: float = fields.pop("last_bias")
         copies = {name: copied(array) for name, array in fields.items()}
         new |= {number_of(array): array for array in copies.values()}
-        net = NetRef({name: number_of(array) for name, array in copies.items()}, end)
+        net = NetRef({name: number_of(array) for name, array in copies.items()}, last_bias)
     arrays = list(new.values())
-    deep = table_ref(tower.rows) if tower else None
+    deep = table_ref(tower.embeddings) if tower else None
     wide, statistics = table_ref(version.wide), table_ref(version.statistics)
     refs = [array_ref(array) for array in arrays]
     shown = None if last is not None and version.shown is last.shown else version.shown
@@ -89,7 +89,7 @@ def _result(
 
 
 def _table_arrays(version: Version) -> list[Array]:
-    tables = [version.wide, version.statistics, *([version.tower.rows] if version.tower else [])]
+    tables = [version.wide, version.statistics, *([version.tower.embeddings] if version.tower else [])]
     return [array for layers in tables for array in arrays_of(layers)]
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     log_to_stderr(settings.log_level)
     channel, model = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
     with closing(Scorer(1)) as scorer:
-        warm(scorer)
+        compile_kernels(scorer)
     os.nice(NICE)
     with channel, closing(RedisStore(settings, model)) as store:
         serve(channel, VersionLoader(store, model, allocate))

@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from ranker.builder.blocks import Array, ArrayRef, number_of
-from ranker.kernels.layered_table import Before, Layers, Name
+from ranker.kernels.layered_table import LayeredTable, Name, Predecessor
 from stream.runtime.errors import BadSnapshot, SnapshotError, StoreUnavailable
-from stream.tables.delta_table import Arrays, Overlay
+from stream.tables.delta_table import DeltaArrays, DeltaTable
 
 LENGTH_BYTES: Final = 8  # in front of each message
 DESCRIPTORS_MAX: Final = 64  # in one message: three tables of eight, and a tower's layers
@@ -29,7 +29,7 @@ class BuildRequest(msgspec.Struct, array_like=True):
 
 
 class TableRef(msgspec.Struct, array_like=True):
-    """`Layers` with their arrays by block number."""
+    """`LayeredTable` with their arrays by block number."""
 
     names: tuple[Name, ...]
     origin: Name
@@ -50,7 +50,7 @@ class NetRef(msgspec.Struct, array_like=True):
     """`Net` with its arrays by block number."""
 
     arrays: dict[str, int]
-    end: float
+    last_bias: float
 
 
 class BuildResult(msgspec.Struct, tag=True):
@@ -76,28 +76,33 @@ class BuildFailure(msgspec.Struct, tag=True):
 FAILURE_ERRORS: Final[Mapping[str, type[SnapshotError]]] = {"bad": BadSnapshot, "unavailable": StoreUnavailable}
 
 
-def layers_of(table: TableRef, arrays: Mapping[int, Array], overlays: dict[int, Overlay]) -> Layers:
+def layers_of(table: TableRef, arrays: Mapping[int, Array], overlays: dict[int, DeltaTable]) -> LayeredTable:
     """The table of a reference. A known overlay is reused: caches compare it by identity."""
     heads = table.overlay[0]
     if heads not in overlays:
-        overlays[heads] = Overlay(Arrays(*(arrays[number] for number in table.overlay)))
+        overlays[heads] = DeltaTable(DeltaArrays(*(arrays[number] for number in table.overlay)))
     unseen, unseen_of_base = (np.frombuffer(raw, np.float32).copy() for raw in (table.unseen, table.unseen_of_base))
-    before = Before(arrays[table.before[0]], *table.before[1:]) if table.before else None
-    return Layers(
+    before = Predecessor(arrays[table.before[0]], *table.before[1:]) if table.before else None
+    return LayeredTable(
         table.names, table.origin, arrays[table.base], arrays[table.vectors], unseen_of_base, overlays[heads],
         table.count, unseen, before,
     )  # fmt: skip
 
 
-def arrays_of(layers: Layers) -> list[Array]:
+def arrays_of(layers: LayeredTable) -> list[Array]:
     """A table's arrays, in the order of `TableRef.blocks`."""
-    return [layers.base, layers.vectors, *layers.overlay.arrays, *([layers.before.latest] if layers.before else [])]
+    return [
+        layers.base,
+        layers.vectors,
+        *layers.delta.arrays,
+        *([layers.predecessor.latest] if layers.predecessor else []),
+    ]
 
 
-def table_ref(layers: Layers) -> TableRef:
+def table_ref(layers: LayeredTable) -> TableRef:
     """The reference of a table whose arrays are in blocks."""
     base, vectors, *overlay = map(number_of, arrays_of(layers))
-    before = (overlay.pop(), layers.before.limit, layers.before.settled) if layers.before else None
+    before = (overlay.pop(), layers.predecessor.limit, layers.predecessor.settled) if layers.predecessor else None
     return TableRef(
         layers.names, layers.origin, layers.count, base, vectors, overlay, layers.unseen.tobytes(),
         layers.unseen_of_base.tobytes(), before,

@@ -1,163 +1,146 @@
 """Cross-products of a page, read from a version's tables: the wide part's weights, and the statistics.
 
-The user's columns come first in most crosses: they're mixed once a request, and each item goes on from there. Keys
-are gathered for many items, so that their rows are on the way from memory before they're read.
+The user's columns come first in most crosses: they're mixed once a request, and each item continues from there. Keys
+are gathered for many items, so that their rows are prefetched before they're read.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ranker.kernels.pair_cache import NOWHERE, keep, recall, shown_of
-from ranker.kernels.prefetch import AHEAD, ask
-from stream.features.encoder import I64, KEYS_MAX, expand_product, list_at
-from stream.features.page_features import F32
-from stream.features.statistic_reads import GONE_MS, faded, measure
-from stream.features.statistics import F64
+from ranker.kernels.pair_cache import NO_SLOT, load_pairs, read_shown, store_pairs
+from ranker.kernels.plan import PlanArrays
+from ranker.kernels.request import Tables, UserContext
+from ranker.kernels.scratch import BUFFER, Scratch
+from ranker.kernels.table_reads import read_rows, read_weights
+from stream.features.cross_products import KEYS_MAX, USER, CrossProducts, expand_product, list_at
+from stream.features.page_kernels import I64, Page
+from stream.features.statistic_reads import StatisticRows, measure, reading_of
 from stream.spec.statistic_kinds import READ_MEMORY
-from stream.tables.delta_table import NONE, marked, seen_hashed
-from stream.tables.hash_kernels import find_hashed, hash32, mix
+from stream.tables.delta_table import TableView
+from stream.tables.hash_kernels import mix
 from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
-BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at least one cross of one item
-
 
 class Prefixes(NamedTuple):
-    """What a request's user makes of crosses: cross c goes on from keys[ends[c]:ends[c + 1]]."""
+    """Keys of crosses' user columns: cross c continues from keys[ends[c]:ends[c + 1]]."""
 
     keys: U64
-    ends: I64
-
-
-class Scratch(NamedTuple):
-    """A thread's own memory for one batch after the other; [BUFFER] each, and floats as the tower needs them."""
-
-    keys: U64
-    hashes: U64
-    ends: I64
-    n: F64
-    s: F64
-    t: F64
-    near: F64
-    totals: F64
-    floats: F32
-
-
-def scratch(floats: int) -> Scratch:
-    """Memory for one thread."""
-    n, s, t, near, totals = np.empty((5, BUFFER), np.float64)
-    keys, ends, room = np.empty(BUFFER, np.uint64), np.empty(BUFFER, np.int64), np.empty(max(1, floats), np.float32)
-    return Scratch(keys, np.empty(BUFFER, np.uint64), ends, n, s, t, near, totals, room)
+    ends: I64  # i64[crosses + 1]
 
 
 @kernel
-def prefixes_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any) -> Any:
-    """Keys of the user's columns of each cross; none of a cross that has too many. Returns keys, ends."""
-    offsets, sides, places, salts, fixed = crosses
+def prefixes_of(page: Page, crosses: CrossProducts) -> Prefixes:
+    """Keys of the user's columns of each cross; none of a cross that has too many."""
+    offsets, salts, fixed = crosses.offsets, crosses.salts, crosses.user_columns
     ends = np.zeros(salts.shape[0] + 1, np.int64)
     for c in range(salts.shape[0]):
         count = 1
         for r in range(offsets[c], offsets[c] + fixed[c]):
-            low, high = list_at(w32, place, sides[r], places[r], 0, sizes)
+            low, high = list_at(page.w32, page.at, crosses.sides[r], crosses.indices[r], 0)
             count *= high - low
         ends[c + 1] = ends[c] + (count if count <= KEYS_MAX else 0)
     keys = np.empty(ends[-1], np.uint64)
     for c in range(salts.shape[0]):
         if ends[c + 1] > ends[c]:
             keys[ends[c]] = salts[c]
-            expand_product(words, w32, place, 0, sizes, offsets[c], offsets[c] + fixed[c], sides, places, keys, ends[c],
-                           1)  # fmt: skip
-    return keys, ends
+            expand_product(page, 0, crosses, offsets[c], offsets[c] + fixed[c], keys, ends[c], 1)
+    return Prefixes(keys, ends)
 
 
 @kernel
-def _expand(words: Any, w32: Any, place: Any, item: Any, sizes: Any, sides: Any, places: Any, first: Any, last: Any,
-            prefixes: Any, begun: Any, ended: Any, out: Any, at: Any) -> Any:  # fmt: skip
-    """Go on from prefixes[begun:ended] with an item's columns first:last, to out[at:]; returns how many keys.
+def _expand(page: Page, crosses: CrossProducts, c: int, known: U64, item: int, out: U64, start: int) -> Any:
+    """Continue from the prefixes `known` with an item's columns of cross c, to out[start:]; returns how many keys.
 
     −1, and nothing is written, when there's no room.
     """
-    total, low = ended - begun, np.int64(0)
+    first, last = crosses.offsets[c] + crosses.user_columns[c], crosses.offsets[c + 1]
+    total = known.shape[0]
     for r in range(first, last):
-        low, high = list_at(w32, place, sides[r], places[r], item, sizes)
+        low, high = list_at(page.w32, page.at, crosses.sides[r], crosses.indices[r], item)
         total *= high - low
     if total == 0 or total > KEYS_MAX:
         return 0
-    if at + total > out.shape[0]:
+    if start + total > out.shape[0]:
         return -1
-    for i in range(begun, ended):
-        out[at + i - begun] = prefixes[i]
-    return expand_product(words, w32, place, item, sizes, first, last, sides, places, out, at, ended - begun)
+    for i in range(known.shape[0]):
+        out[start + i] = known[i]
+    return expand_product(page, item, crosses, first, last, out, start, known.shape[0])
 
 
 @kernel
-def _mix_single(words: Any, w32: Any, place: Any, sizes: Any, sides: Any, places: Any, first: Any, last: Any,
-                prefix: Any, item: Any, count: Any, out: Any) -> Any:  # fmt: skip
-    """Keys of `count` items from `item` on, where each list of columns first:last has one id; else False."""
+def _mix_single(page: Page, crosses: CrossProducts, c: int, prefix: np.uint64, item: int, count: int, out: U64) -> bool:
+    """Keys of cross c of `count` items from `item` on, where each list of the items' columns has one id; else False."""
+    words, w32, at, sides, indices = page.words, page.w32, page.at, crosses.sides, crosses.indices
+    width: Any
     for i in range(count):
         out[i] = prefix
-    for r in range(first, last):
-        at, ids, width = place[1] + places[r], place[3], np.int64(0)
-        if sides[r] != 0:
-            at, ids, width = place[2] + item * sizes[1] + places[r], place[4], sizes[1]
+    for r in range(crosses.offsets[c] + crosses.user_columns[c], crosses.offsets[c + 1]):
+        offset, ids, width = at.user_offsets + indices[r], at.user_ids, np.int64(0)
+        if sides[r] != USER:
+            width = at.sizes.item_lists
+            offset, ids = at.item_offsets + item * width + indices[r], at.item_ids
         for i in range(count):
-            low = np.int64(w32[at + i * width])
-            if np.int64(w32[at + i * width + 1]) != low + 1:
+            low = np.int64(w32[offset + i * width])
+            if np.int64(w32[offset + i * width + 1]) != low + 1:
                 return False
             out[i] = mix(out[i], words[ids + low])
     return True
 
 
 @kernel
-def _gather(words: Any, w32: Any, place: Any, sizes: Any, sides: Any, places: Any, first: Any, last: Any,
-            prefixes: Any, begun: Any, ended: Any, item: Any, items: Any, out: Any, ends: Any) -> Any:  # fmt: skip
-    """`_expand` for items from `item` to `items`, as far as there's room; returns how many items, and how many keys.
+def _gather(
+    page: Page, crosses: CrossProducts, c: int, prefixes: Prefixes, item: int, last: int, out: U64, ends: I64
+) -> Any:
+    """Keys of cross c of items item:last, as far as there's room; returns how many items, and how many keys.
 
     `ends[i]`: where the keys of item + i end.
     """
-    held, start, known = 0, item, ended - begun
-    if last - first != 1:
-        count = min(items - item, ends.shape[0])
-        if known == 1 and _mix_single(words, w32, place, sizes, sides, places, first, last, prefixes[begun], item,
-                                      count, out):  # fmt: skip
+    known = prefixes.keys[prefixes.ends[c] : prefixes.ends[c + 1]]
+    column, width = crosses.offsets[c] + crosses.user_columns[c], known.shape[0]
+    start, total = item, 0
+    if crosses.offsets[c + 1] - column != 1:
+        count = min(last - item, ends.shape[0])
+        if width == 1 and _mix_single(page, crosses, c, known[0], item, count, out):
             for i in range(count):
                 ends[i] = i + 1
             return count, count
-        while item < items and item - start < ends.shape[0]:
-            count = _expand(words, w32, place, item, sizes, sides, places, first, last, prefixes, begun, ended, out,
-                            held)  # fmt: skip
+        while item < last and item - start < ends.shape[0]:
+            count = _expand(page, crosses, c, known, item, out, total)
             if count < 0:
                 break
-            held += count
-            ends[item - start] = held
+            total += count
+            ends[item - start] = total
             item += 1
-        return item - start, held
-    at, ids, width = place[2] + places[first], place[4], sizes[1]  # one column of the item's: by far the most
-    while item < items and item - start < ends.shape[0]:
-        low = ids + np.int64(w32[at + item * width])
-        many = ids + np.int64(w32[at + item * width + 1]) - low
-        count = known * many if known * many <= KEYS_MAX else 0
-        if held + count > out.shape[0]:
+        return item - start, total
+    words, w32, at = page.words, page.w32, page.at  # one column of the item's: by far the most
+    stride, ids = at.sizes.item_lists, at.item_ids
+    offset = at.item_offsets + crosses.indices[column]
+    while item < last and item - start < ends.shape[0]:
+        low = ids + np.int64(w32[offset + item * stride])
+        many = ids + np.int64(w32[offset + item * stride + 1]) - low
+        count = width * many if width * many <= KEYS_MAX else 0
+        if total + count > out.shape[0]:
             break
-        if count == known:
-            for i in range(known):
-                out[held + i] = mix(prefixes[begun + i], words[low])
+        if count == width:
+            for i in range(width):
+                out[total + i] = mix(known[i], words[low])
         elif count:
-            for i in range(known):
+            for i in range(width):
                 for j in range(many):
-                    out[held + i * many + j] = mix(prefixes[begun + i], words[low + j])
-        held += count
-        ends[item - start] = held
+                    out[total + i * many + j] = mix(known[i], words[low + j])
+        total += count
+        ends[item - start] = total
         item += 1
-    return item - start, held
+    return item - start, total
 
 
 @kernel
-def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows: Any, weights: Any, totals: Any,
-                 first: Any) -> None:  # fmt: skip
-    """Add the weights of `held` keys to totals[first:], item by item."""
-    _read_weights(keys, hashes, held, rows, weights)
+def _add_weights(table: TableView, items: int, count: int, first: int, scratch: Scratch) -> None:
+    """Add the weights of the first `count` of scratch.keys to scratch.totals[first:], item by item."""
+    weights, totals, ends = scratch.n, scratch.totals, scratch.ends
+    read_weights(scratch, count, table, weights)
     k = 0
     for i in range(items):
         total = totals[first + i]
@@ -168,145 +151,77 @@ def _add_weights(keys: Any, hashes: Any, ends: Any, items: Any, held: Any, rows:
 
 
 @kernel
-def _read_weights(keys: Any, hashes: Any, held: Any, rows: Any, found: Any) -> None:
-    """The weights of `held` keys, to `found`; 0 of one that isn't there."""
-    base, heads, entries, limit, marks = rows
-    weights, laid = base.view(np.float32), entries.view(np.float32)
-    _hash(keys, held, base, heads, marks, hashes)
-    for k in range(
-        held
-    ):  # as in `read_rows`: a kernel for both would count references at each key, a tenth of the time
-        if k + AHEAD < held:
-            _ask(base, heads, marks, hashes[k + AHEAD])
-        entry = NONE
-        if marked(marks, hashes[k]):
-            entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
-        found[k] = 0.0
-        if entry >= 0:
-            found[k] = np.float64(laid[entry, 2])
-        elif entry == NONE:
-            row = find_hashed(base, keys[k], hashes[k])
-            if row >= 0:
-                found[k] = np.float64(weights[row, 2])
-
-
-@kernel
-def _hash(keys: Any, held: Any, base: Any, heads: Any, marks: Any, hashes: Any) -> None:
-    """Hash keys, and ask for the rows of the first ones."""
-    for k in range(held):
-        hashes[k] = hash32(keys[k])
-    for k in range(min(AHEAD, held)):
-        _ask(base, heads, marks, hashes[k])
-
-
-@kernel
-def _ask(base: Any, heads: Any, marks: Any, hashed: Any) -> None:
-    """Ask for a key's rows: those of the base, and what lies over it if anything may."""
-    ask(base, hashed)
-    if marked(marks, hashed):
-        ask(heads, hashed)
-
-
-@kernel
-def add_wide(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, prefixes: Any, rows: Any, squares: Any,
-             square: Any, heads: Any, near: Any, first: Any, last: Any, users: Any, scratch: Any,
-             totals: Any) -> None:  # fmt: skip
-    """Add to totals[i] what the wide part says of item first + i: by the user's crosses, or by all others.
-
-    `squares`: which of `square` is a cross's, or NOWHERE; `near`: places of the items that the user has.
-    """
-    offsets, sides, places, salts, fixed = crosses
-    known, known_ends = prefixes
-    keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
-    for c in range(salts.shape[0]):
-        at, until = offsets[c] + fixed[c], offsets[c + 1]
-        if (at == until) != users:
+def add_wide(
+    page: Page, plan: PlanArrays, tables: Tables, user: UserContext, first: int, last: int, of_user: bool,
+    scratch: Scratch,
+) -> None:  # fmt: skip
+    """Add the wide part's logit of item first + i to scratch.totals[i]: crosses of the user alone, or all others."""
+    crosses, keys, prefixes = plan.wide, scratch.keys, Prefixes(user.wide_keys, user.wide_ends)
+    offsets, fixed, matrices = crosses.offsets, crosses.user_columns, plan.matrices
+    for c in range(fixed.shape[0]):
+        if (fixed[c] == offsets[c + 1] - offsets[c]) != of_user:
             continue
-        if squares[c] != NOWHERE:
-            _add_pairs(words, w32, place, sizes, sides[at], places[at], known[known_ends[c] : known_ends[c + 1]],
-                       np.uint64(c + 1), rows, square, squares[c], heads, near, first, last, scratch,
-                       totals)  # fmt: skip
+        if matrices[c] != NO_SLOT:
+            _add_pairs(page, plan, tables, user, c, first, last, scratch)
             continue
         item = first
         while item < last:
-            items, held = _gather(words, w32, place, sizes, sides, places, at, until, known, known_ends[c],
-                                  known_ends[c + 1], item, last, keys, ends)  # fmt: skip
-            for k in range(held):
+            items, count = _gather(page, crosses, c, prefixes, item, last, keys, scratch.ends)
+            for k in range(count):
                 keys[k] = (keys[k] & ~np.uint64(255)) | np.uint64(c + 1)
-            _add_weights(keys, hashes, ends, items, held, rows, scratch.n, totals, item - first)
+            _add_weights(tables.wide, items, count, item - first, scratch)
             item += items
 
 
 @kernel
-def _add_pairs(words: Any, w32: Any, place: Any, sizes: Any, side: Any, column: Any, prefixes: Any, mark: Any,
-               rows: Any, square: Any, which: Any, heads: Any, near: Any, first: Any, last: Any, scratch: Any,
-               totals: Any) -> None:  # fmt: skip
-    """Add the weights of a cross of pairs: of the items that `prefixes` and `near` stand for, and the one shown."""
-    keys, hashes, lacking, weights, read = scratch.keys, scratch.hashes, scratch.ends, scratch.near, scratch.n
-    cells, known = square.cells[which], prefixes.shape[0]
-    mine = near[:known]  # none of a history that makes too many keys
-    together = max(1, min(last - first, BUFFER // max(1, known)))
-    shown, homes = np.empty(together, np.uint64), np.empty(together, np.int64)
+def _add_pairs(
+    page: Page, plan: PlanArrays, tables: Tables, user: UserContext, c: int, first: int, last: int, scratch: Scratch
+) -> None:
+    """Add the weights of cross c, of pairs of an item of the user's history and one shown, to scratch.totals."""
+    keys, values, read, totals = scratch.keys, scratch.values, scratch.n, scratch.totals
+    prefixes = user.wide_keys[user.wide_ends[c] : user.wide_ends[c + 1]]
+    column, width = plan.wide.offsets[c] + plan.wide.user_columns[c], prefixes.shape[0]
+    side, index = plan.wide.sides[column], plan.wide.indices[column]
+    cells, limit, mark = tables.weights.cells[plan.matrices[c]], tables.wide.limit, np.uint64(c + 1)
+    others = user.slots[:width]  # none of a history that makes too many keys
+    together = max(1, min(last - first, BUFFER // max(1, width)))
+    shown, slots = np.empty(together, np.uint64), np.empty(together, np.int64)
     for low in range(first, last, together):
         count = min(together, last - low)
-        shown_of(words, w32, place, sizes, side, column, low, low + count, heads, shown, homes)
+        read_shown(page, side, index, low, low + count, tables.slots, shown, slots)
         for i in range(count):
-            for m in range(known):
-                keys[i * known + m] = (mix(prefixes[m], shown[i]) & ~np.uint64(255)) | mark
-        lacks = recall(cells, square, rows.limit, homes[:count], mine, keys, hashes, weights, lacking)
-        _read_weights(keys, hashes, lacks, rows, read)
-        keep(cells, square.epoch, rows.limit, homes, mine, lacking, lacks, read, weights)
+            for m in range(width):
+                keys[i * width + m] = (mix(prefixes[m], shown[i]) & ~np.uint64(255)) | mark
+        misses = load_pairs(cells, tables.weights, limit, slots[:count], others, scratch)
+        read_weights(scratch, misses, tables.wide, read)
+        store_pairs(cells, tables.weights.epoch, limit, slots, others, scratch, misses, read)
         for i in range(count):
             total = totals[low + i - first]
-            for m in range(known if shown[i] != np.uint64(0) else 0):
-                total += weights[i * known + m]
+            for m in range(width if shown[i] != np.uint64(0) else 0):
+                total += values[i * width + m]
             totals[low + i - first] = total
 
 
 @kernel
-def read_rows(keys: Any, hashes: Any, held: Any, rows: Any, now: Any, half_life: Any, n: Any, s: Any,
-              t: Any) -> None:  # fmt: skip
-    """n, s, t of `held` statistics' keys, decayed to now; zeros and GONE_MS of one that isn't there."""
-    base, heads, entries, limit, marks = rows
-    values, laid = base.view(np.float64), entries.view(np.float64)
-    _hash(keys, held, base, heads, marks, hashes)
-    for k in range(held):
-        if k + AHEAD < held:
-            _ask(base, heads, marks, hashes[k + AHEAD])
-        entry = NONE
-        if marked(marks, hashes[k]):
-            entry = seen_hashed(heads, entries, limit, keys[k], hashes[k])
-        n[k], s[k], t[k] = 0.0, 0.0, GONE_MS
-        if entry >= 0:
-            n[k], s[k], t[k] = faded(laid[entry, 1], laid[entry, 2], laid[entry, 3], now, half_life)
-        elif entry == NONE:
-            row = find_hashed(base, keys[k], hashes[k])
-            if row >= 0:
-                n[k], s[k], t[k] = faded(values[row, 1], values[row, 2], values[row, 3], now, half_life)
-
-
-@kernel
-def fill_statistics(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, crosses: Any, measures: Any, prefixes: Any,
-                    rows: Any, now: Any, base: Any, first: Any, last: Any, users: Any,
-                    scratch: Any) -> None:  # fmt: skip
+def fill_statistics(
+    page: Page, plan: PlanArrays, tables: Tables, user: UserContext, first: int, last: int, of_user: bool,
+    scratch: Scratch,
+) -> None:  # fmt: skip
     """Write statistics of items first:last into the page: those of the user alone, or all others."""
-    offsets, sides, places, salts, fixed = crosses
-    reads, priors, half_lives, neighbours = measures
-    known, known_ends = prefixes
-    keys, hashes, ends = scratch.keys, scratch.hashes, scratch.ends
-    n, s, t, near = scratch.n, scratch.s, scratch.t, scratch.near
-    for k in range(salts.shape[0]):
-        begun, until = offsets[k] + fixed[k], offsets[k + 1]
-        if (begun == until) != users or reads[k] == READ_MEMORY:
+    crosses, rules, f32, at = plan.statistics, plan.rules, page.f32, page.at
+    offsets, fixed, reads, half_lives = crosses.offsets, crosses.user_columns, rules.reads, rules.half_lives
+    keys, hashes, ends, values = scratch.keys, scratch.hashes, scratch.ends, scratch.values
+    n, s, t, prefixes = scratch.n, scratch.s, scratch.t, Prefixes(user.statistic_keys, user.statistic_ends)
+    size = at.sizes.statistics
+    for k in range(fixed.shape[0]):
+        if (fixed[k] == offsets[k + 1] - offsets[k]) != of_user or reads[k] == READ_MEMORY:
             continue
-        item = first
+        item, reading = first, reading_of(rules, k, user.now, user.base)
         while item < last:
-            items, held = _gather(words, w32, place, sizes, sides, places, begun, until, known, known_ends[k],
-                                  known_ends[k + 1], item, last, keys, ends)  # fmt: skip
-            read_rows(keys, hashes, held, rows, now, half_lives[k], n, s, t)
-            at = np.int64(0)
+            items, count = _gather(page, crosses, k, prefixes, item, last, keys, ends)
+            read_rows(keys, hashes, count, tables.statistics, user.now, half_lives[k], StatisticRows(n, s, t))
+            start: Any = np.int64(0)
             for i in range(items):
-                value = measure(reads[k], n, s, t, at, ends[i], now, base, priors[k], neighbours[k], near)
-                f32[place[8] + (item + i) * sizes[4] + k] = value
-                at = ends[i]
+                f32[at.statistics + (item + i) * size + k] = measure(reading, n, s, t, start, ends[i], values)
+                start = ends[i]
             item += items

@@ -1,21 +1,22 @@
-"""Items' parts of the first layer, kept for as long as the deep version that they belong to.
+"""Items' parts of the first layer, cached for as long as the deep version that they belong to.
 
-A part depends on what the deep part reads of the item and on nothing else, and it is named by a hash of that:
+A part depends on what the deep part reads of the item and on nothing else, and its key is a hash of that:
 so an item that changes gets another part, and items that look the same to the deep part share one.
 """
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from ranker.kernels.net import Embeddings, Net, given_of, item_key, part_of
+from ranker.kernels.net import Embeddings, Net, activations_of, inputs_of, item_key
+from ranker.kernels.page import Activations
 from ranker.kernels.plan import Plan
-from stream.features.encoder import I64
+from stream.features.encoder import DeepColumns, DeepInput
 from stream.features.page_features import F32
-from stream.features.page_kernels import locate
-from stream.tables.delta_table import room_for
+from stream.features.page_kernels import I64, open_page
+from stream.tables.delta_table import empty_delta
 from stream.tables.hash_kernels import find_many
 from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
@@ -25,122 +26,132 @@ ITEMS_MAX: Final = 65_536
 HOTTEST: Final = 4_096  # parts that the next deep version begins with
 
 
-class Given(NamedTuple):
-    """What the deep part reads of items, as `DeepInput`, under their keys."""
+class ItemInputs(NamedTuple):
+    """What the deep part reads of items, under their keys."""
 
-    keys: U64
-    ids: U64
-    offsets: I64
-    numbers: F32
+    keys: U64  # u64[n]
+    deep: DeepInput
+
+    def chosen(self, rows: I64, lists: int) -> "ItemInputs":
+        """These items' inputs, of `lists` lists each."""
+        ids, offsets = _chosen(self.deep.ids, self.deep.offsets, lists, rows)
+        return ItemInputs(self.keys[rows], DeepInput(ids, offsets, self.deep.numbers[rows]))
 
 
-class Parts:
-    """The parts of some items, with room for more. `table` names them by key, in `table.vectors`; `uses` counts how
-    often each was used.
+class ActivationTable:
+    """The parts of some items, with room for more. `table` has their rows by key, in `table.vectors`; `uses` counts
+    how often each was used.
     """
 
     def __init__(self, items: int, width: int) -> None:
-        self.table = room_for(1, items, width)
+        self.table = empty_delta(1, items, width)
         self.uses = np.zeros(self.table.room, np.uint32)
-        self.given: list[Given] = []
+        self.inputs: list[ItemInputs] = []
 
-    def put(self, given: Given, vectors: F32) -> None:
-        """Add parts; the caller has seen that there's room and that none is there yet."""
-        put = self.table.put(self.table.count, given.keys, np.zeros((len(given.keys), 0), np.uint64), vectors)
+    @property
+    def arrays(self) -> Activations:
+        """As kernels read them."""
+        return Activations(self.table.heads, self.table.vectors, self.uses)
+
+    def put(self, inputs: ItemInputs, vectors: F32) -> None:
+        """Add parts; the caller has checked that there's room and that none is there yet."""
+        put = self.table.put(self.table.count, inputs.keys, np.zeros((len(inputs.keys), 0), np.uint64), vectors)
         assert put is not None, "there is room"
-        self.given.append(given)
+        self.inputs.append(inputs)
 
-    def hottest(self, most: int, lists: int) -> tuple[Given, I64]:
-        """Those that were used most, or all, and which entries they are."""
-        given = joined(self.given)
-        count = len(given.keys)
+    def hottest(self, most: int, lists: int) -> tuple[ItemInputs, I64]:
+        """Those that were used most, or all, and their rows."""
+        inputs = joined(self.inputs)
+        count = len(inputs.keys)
         if count <= most:
-            return given, np.arange(1, 1 + count)
+            return inputs, np.arange(1, 1 + count)
         uses = self.uses[1 : 1 + count]
         rows = np.argsort(-uses.astype(np.int64), kind="stable")[:most]
-        ids, offsets = _chosen(given.ids, given.offsets, lists, rows)
-        return Given(given.keys[rows], ids, offsets, given.numbers[rows]), rows + 1
+        return inputs.chosen(rows, lists), rows + 1
 
 
-def joined(given: Sequence[Given]) -> Given:
+def joined(inputs: Sequence[ItemInputs]) -> ItemInputs:
     """One after the other, as one."""
-    if not given:
+    if not inputs:
         none = np.zeros(0, np.uint64)
-        return Given(none, none, np.zeros(1, np.int64), np.zeros((0, 0), np.float32))
-    keys, ids, offsets, numbers = zip(*given, strict=True)
+        return ItemInputs(none, DeepInput(none, np.zeros(1, np.int64), np.zeros((0, 0), np.float32)))
+    keys, deep = zip(*inputs, strict=True)
+    ids, offsets, numbers = zip(*deep, strict=True)
     starts = np.cumsum([0, *map(len, ids)])
     ends = [np.zeros(1, np.int64), *(some[1:] + start for some, start in zip(offsets, starts, strict=False))]
-    return Given(np.concatenate(keys), np.concatenate(ids), np.concatenate(ends), np.concatenate(numbers))
+    return ItemInputs(
+        np.concatenate(keys), DeepInput(np.concatenate(ids), np.concatenate(ends), np.concatenate(numbers))
+    )
 
 
-NO_PARTS: Final = Parts(0, 0)  # of a version without a deep part
+NO_ACTIVATIONS: Final = ActivationTable(0, 0)  # of a version without a deep part
 
 
-class ItemParts:
-    """All parts of one deep version: bounded, filled on use; when it's full, those stay that were used most."""
+class ActivationCache:
+    """All items' parts of one deep version: bounded, filled on use; when it's full, the most used ones stay."""
 
-    def __init__(self, plan: Plan, embeddings: Embeddings, net: Net, before: "ItemParts | None" = None) -> None:
-        self.plan, self._embeddings, self._net = plan, embeddings, net
+    def __init__(self, plan: Plan, embeddings: Embeddings, net: Net, before: "ActivationCache | None" = None) -> None:
+        self.plan, self._embeddings = plan, embeddings
+        self._layer = net.layer(plan.item, net.item)
         width = len(net.bias)
         self._room = min(ITEMS_MAX, max(1_024, BYTES_MAX // (4 * width)))
         self._start = np.zeros(width, np.float32)
         self._lock = threading.Lock()
         if before is None or before.plan is not plan:
-            self.live = Parts(0, width)
+            self.live = ActivationTable(0, width)
             return
-        given, _ = before.live.hottest(min(HOTTEST, self._room // 2), len(plan.item.sides))
-        self.live = Parts(len(given.keys), width)
-        self._add(self.live, given)
+        inputs, _ = before.live.hottest(min(HOTTEST, self._room // 2), self._lists)
+        self.live = ActivationTable(len(inputs.keys), width)
+        self._add(self.live, inputs)
 
-    def admit(self, words: U64, first: int, last: int) -> Parts:
-        """Parts that have those of items first:last of a page; what lacked was computed."""
-        plan = self.plan
-        w32, f32 = words.view(np.uint32), words.view(np.float32)
+    @property
+    def _lists(self) -> int:
+        return len(self.plan.item.deep.sides)
+
+    def admit(self, words: U64, first: int, last: int) -> ActivationTable:
+        """A table with the parts of items first:last of a page; missing ones are computed."""
+        plan, sizes = self.plan, self.plan.layout.size_array
         with self._lock:
-            keys = _keys(words, w32, first, last, plan.sizes, plan.item)
-            parts = self.live
-            missing = find_many(parts.table.heads, keys) < 0
+            keys = _keys(words, first, last, sizes, plan.item.deep)
+            live = self.live
+            missing = find_many(live.table.heads, keys) < 0
             more = int(np.count_nonzero(missing))
-            if parts.table.count + more > min(self._room, parts.table.room):
-                parts = self._renewed(more)
-                missing = find_many(parts.table.heads, keys) < 0
-            new, where = np.unique(keys[missing], return_index=True)
-            positions = first + np.flatnonzero(missing)[where]
-            ids, offsets, numbers = given_of(words, w32, f32, positions, plan.sizes, plan.item)
-            self._add(parts, Given(new, ids, offsets, numbers))
-            self.live = parts
-        return parts
+            if live.table.count + more > min(self._room, live.table.room):
+                live = self._renewed(more)
+                missing = find_many(live.table.heads, keys) < 0
+            new, indices = np.unique(keys[missing], return_index=True)
+            positions = first + np.flatnonzero(missing)[indices]
+            self._add(live, ItemInputs(new, inputs_of(words, positions, sizes, plan.item)))
+            self.live = live
+        return live
 
-    def _renewed(self, more: int) -> Parts:
-        """Parts with room for so many more: all, or those that were used most."""
+    def _renewed(self, more: int) -> ActivationTable:
+        """A table with room for `more` parts: of all, or of the most used ones."""
         old = self.live
         most = old.table.count if old.table.count + more <= self._room else self._room // 4
-        given, entries = old.hottest(most, len(self.plan.item.sides))
-        fresh = Parts(len(given.keys) + more, len(self._start))
-        fresh.put(given, old.table.vectors[entries])
-        if most == old.table.count:  # else what counts is who is used from now on
-            fresh.uses[1 : 1 + len(entries)] = old.uses[entries]
-        return fresh
+        inputs, rows = old.hottest(most, self._lists)
+        renewed = ActivationTable(len(inputs.keys) + more, len(self._start))
+        renewed.put(inputs, old.table.vectors[rows])
+        if most == old.table.count:  # else uses are counted from now on
+            renewed.uses[1 : 1 + len(rows)] = old.uses[rows]
+        return renewed
 
-    def _add(self, parts: Parts, given: Given) -> None:
-        if not len(given.keys):
-            return
-        parts.put(given, part_of(given.ids, given.offsets, given.numbers, self.plan.item, self._embeddings,
-                                 self._net.boundaries, self._net.item, self._start))  # fmt: skip
+    def _add(self, table: ActivationTable, inputs: ItemInputs) -> None:
+        if len(inputs.keys):
+            table.put(inputs, activations_of(inputs.deep, self._layer, self._embeddings, self._start))
 
 
 @kernel
-def _keys(words: Any, w32: Any, first: Any, last: Any, sizes: Any, group: Any) -> Any:
-    lists, numbers = group.places, group.number_places
-    place = locate(words, w32, 0, sizes)
+def _keys(words: U64, first: int, last: int, sizes: I64, deep: DeepColumns) -> U64:
+    page = open_page(words, sizes)
     keys = np.empty(last - first, np.uint64)
     for item in range(first, last):
-        keys[item - first] = item_key(words, w32, place, item, sizes, lists, numbers)
+        keys[item - first] = item_key(page.words, page.w32, page.at, item, deep.indices, deep.number_indices)
     return keys
 
 
 @kernel
-def _chosen(ids: Any, ends: Any, lists: Any, rows: Any) -> Any:
+def _chosen(ids: U64, ends: I64, lists: int, rows: I64) -> tuple[U64, I64]:
     """The lists of these rows: ids, offsets."""
     offsets = np.zeros(rows.shape[0] * lists + 1, np.int64)
     for r in range(rows.shape[0]):

@@ -1,7 +1,7 @@
-"""A version's table: a big base that all versions of a chain share, and over it what changed since.
+"""A version's table: a big base that all versions of a chain share, and over it a delta of what changed since.
 
-Laying a content over what is there costs what that content holds. An overlay whose room runs out is folded in a
-thread of its own: the next version that comes takes the folded one and lays over it what came meanwhile.
+Applying a content to a table costs what that content holds. A delta whose room runs out is compacted in a
+thread of its own: the next version takes the compacted one and applies what came meanwhile.
 """
 
 import logging
@@ -15,22 +15,22 @@ import numpy as np
 
 from stream.features.page_features import F32
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
-from stream.tables.delta_table import Overlay, Rows, Take, lines, room_for
+from stream.tables.delta_table import Allocate, DeltaTable, TableView, cache_aligned, empty_delta
 from stream.tables.hash_kernels import KEYS, insert_rows
 from stream.tables.hash_table import U32, U64, capacity_for, distinct
 
 log = logging.getLogger(__name__)
 
 Name = tuple[str, ...]  # a content, by the digests of its blobs
-FOLD_SHARE: Final = 0.75  # of the room
-TWICE: Final = "a key stands twice in a content: which of the two rows counts?"
+COMPACT_SHARE: Final = 0.75  # of the room: a delta that is fuller is compacted
+DUPLICATE: Final = "a key is twice in a content: which of the two rows counts?"
 NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 NO_VECTORS: Final[F32] = np.zeros((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a content holds: `keys` uint64 [n], `columns` uint64 [n, width − 1] or `vectors` [n, dim]; `dead` keys.
+    """A content: `keys` uint64 [n] with `columns` uint64 [n, width − 1] or `vectors` [n, dim]; `removed` keys.
 
     `unseen`: the vector of ids that have none, float32 [dim], if the content has it.
     """
@@ -38,13 +38,13 @@ class Change:
     keys: U64
     columns: U64
     vectors: F32 = field(default_factory=lambda: NO_VECTORS)
-    dead: U64 = field(default_factory=lambda: NO_KEYS)
+    removed: U64 = field(default_factory=lambda: NO_KEYS)
     unseen: F32 | None = None
 
 
-class Before(NamedTuple):
-    """What is laid out anew goes on from what it was: views of up to `limit` entries of the overlay with this `latest`
-    see what is seen in the first `settled` entries here, but for what the overlay there has newer entries for.
+class Predecessor(NamedTuple):
+    """The delta that this one was rebuilt from: its views of up to `limit` entries see what the first `settled` entries
+    here say, except for what its `latest` names newer entries of.
     """
 
     latest: U32
@@ -53,11 +53,12 @@ class Before(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layers:
-    """`names` are the contents that were laid over each other, or that others are called by now.
+class LayeredTable:
+    """`names` are the contents that were applied one after the other, or that others are called by now.
 
-    `origin`: the content that `base` was made of. `vectors` are the base's; the overlay has its own. `unseen`: the
-    vector of ids that have none, float32 [dim], zeros where nothing says it; `unseen_of_base`: what it was in the base.
+    `origin`: the content that `base` was made of. `vectors` are the base's; the delta has its own. `unseen`: the
+    vector of ids that have none, float32 [dim], zeros where no content has it; `unseen_of_base`: what it was in the
+    base.
     """
 
     names: tuple[Name, ...]
@@ -65,162 +66,166 @@ class Layers:
     base: U64
     vectors: F32
     unseen_of_base: F32
-    overlay: Overlay
+    delta: DeltaTable
     count: int
     unseen: F32
-    before: Before | None = None
+    predecessor: Predecessor | None = None
 
     @property
-    def rows(self) -> Rows:
+    def view(self) -> TableView:
         """The table as kernels read it."""
-        return Rows(self.base, self.overlay.heads, self.overlay.entries, self.count, self.overlay.marks)
+        return TableView(self.base, self.delta.heads, self.delta.entries, self.count, self.delta.marks)
 
-    def laid_over(self, name: Name, change: Change) -> "Layers":
-        """These layers with one more content. Raises BadSnapshot when a key stands twice in it."""
-        check_once(change)
-        laid = _put(self, change.keys, change.columns, change.vectors, gone=False)
-        if len(change.dead):
-            nothing = np.zeros((len(change.dead), self.overlay.width - 1), np.uint64)
-            laid = _put(laid, change.dead, nothing, np.zeros((len(nothing), self.overlay.dim), np.float32), gone=True)
+    def with_change(self, name: Name, change: Change) -> "LayeredTable":
+        """This table with one more content. Raises BadSnapshot when it has a key twice."""
+        check_distinct(change)
+        table = _put(self, change.keys, change.columns, change.vectors, tombstones=False)
+        if len(change.removed):
+            nothing = np.zeros((len(change.removed), self.delta.width - 1), np.uint64)
+            no_vectors = np.zeros((len(nothing), self.delta.dim), np.float32)
+            table = _put(table, change.removed, nothing, no_vectors, tombstones=True)
         unseen = self.unseen if change.unseen is None else change.unseen
-        return replace(laid, names=(*self.names, name), unseen=unseen)
+        return replace(table, names=(*self.names, name), unseen=unseen)
 
-    def bare(self) -> "Layers":
+    def base_only(self) -> "LayeredTable":
         """The base alone."""
-        overlay = room_for(self.overlay.width, dim=self.overlay.dim, take=self.overlay.take)
-        return _on(self.origin, self.base, self.vectors, self.unseen_of_base, overlay)
+        delta = empty_delta(self.delta.width, dim=self.delta.dim, allocate=self.delta.allocate)
+        return _on_base(self.origin, self.base, self.vectors, self.unseen_of_base, delta)
 
-    def folded(self, extra: int = 0) -> "Layers":
+    def compacted(self, extra: int = 0) -> "LayeredTable":
         """The same, with room again, for `extra` rows at least."""
-        overlay = self.overlay.folded(self.count, extra)
-        return replace(self, overlay=overlay, count=overlay.count).going_on(self)
+        delta = self.delta.compacted(self.count, extra)
+        return replace(self, delta=delta, count=delta.count).succeeding(self)
 
-    def going_on(self, before: "Layers") -> "Layers":
-        """These, which hold what `before` does, laid out anew."""
-        return replace(self, before=Before(before.overlay.latest, before.count, self.count))
+    def succeeding(self, table: "LayeredTable") -> "LayeredTable":
+        """This table, which has the same content as `table`: caches of that one stay valid."""
+        return replace(self, predecessor=Predecessor(table.delta.latest, table.count, self.count))
 
 
-def check_once(change: Change) -> None:
-    """Raises BadSnapshot when a key stands twice among all that a content names."""
-    keys = np.concatenate([change.keys, change.dead])
+def check_distinct(change: Change) -> None:
+    """Raises BadSnapshot when a key is twice among those of a content."""
+    keys = np.concatenate([change.keys, change.removed])
     if len(distinct(keys)) != len(keys):
-        raise BadSnapshot(TWICE)
+        raise BadSnapshot(DUPLICATE)
 
 
-def based_on(name: Name, change: Change, take: Take = lines) -> Layers:
-    """A base of its own: a table of the content's rows; key → row in `vectors` where it has vectors.
+def based_on(name: Name, change: Change, allocate: Allocate = cache_aligned) -> LayeredTable:
+    """A base: a table of the content's rows; key → row in `vectors` where it has vectors.
 
-    Raises BadSnapshot when a key stands twice in it: that's told by how many rows there are then, without sorting them.
+    Raises BadSnapshot when the content has a key twice: the count of rows shows it, without sorting them.
     """
     dim = change.vectors.shape[1]
     columns = np.arange(len(change.keys), dtype=np.uint64)[:, None] if dim else change.columns
     rows = np.concatenate([change.keys[:, None], columns], axis=1)
-    slots, counts = take((capacity_for(len(rows)), rows.shape[1]), np.uint64), np.zeros(2, np.int64)
+    slots, counts = allocate((capacity_for(len(rows)), rows.shape[1]), np.uint64), np.zeros(2, np.int64)
     insert_rows(slots, rows, counts)
     if counts[KEYS] != len(rows):
-        raise BadSnapshot(TWICE)
-    vectors = take(change.vectors.shape, np.float32)
+        raise BadSnapshot(DUPLICATE)
+    vectors = allocate(change.vectors.shape, np.float32)
     vectors[:] = change.vectors
     unseen = np.zeros(dim, np.float32) if change.unseen is None else change.unseen
-    return _on(name, slots, vectors, unseen, room_for(1 if dim else rows.shape[1], dim=dim, take=take))
+    delta = empty_delta(1 if dim else rows.shape[1], dim=dim, allocate=allocate)
+    return _on_base(name, slots, vectors, unseen, delta)
 
 
-def _on(name: Name, base: U64, vectors: F32, unseen: F32, overlay: Overlay) -> Layers:
-    """A base with nothing over it yet."""
-    return Layers((name,), name, base, vectors, unseen, overlay, overlay.count, unseen)
+def _on_base(name: Name, base: U64, vectors: F32, unseen: F32, delta: DeltaTable) -> LayeredTable:
+    """A base with an empty delta."""
+    return LayeredTable((name,), name, base, vectors, unseen, delta, delta.count, unseen)
 
 
-def _put(layers: Layers, keys: U64, columns: U64, vectors: F32, *, gone: bool) -> Layers:
-    """Lay rows over layers; in another overlay when theirs has no room for all."""
-    overlay, count = layers.overlay, layers.count
-    if count != overlay.count or count + len(keys) > overlay.room:  # or a version that was refused went on from there
-        layers = layers.folded(len(keys))
-        overlay, count = layers.overlay, layers.count
-    more = overlay.put(count, keys, columns, vectors if overlay.dim else None, gone=gone)
-    assert more is not None, "there is room, and nobody else goes on from there"
-    return replace(layers, count=more)
+def _put(table: LayeredTable, keys: U64, columns: U64, vectors: F32, *, tombstones: bool) -> LayeredTable:
+    """Put rows into the delta; into a compacted one when there is no room for all."""
+    delta, count = table.delta, table.count
+    if count != delta.count or count + len(keys) > delta.room:  # or a version that was rejected has put more
+        table = table.compacted(len(keys))
+        delta, count = table.delta, table.count
+    more = delta.put(count, keys, columns, vectors if delta.dim else None, tombstones=tombstones)
+    assert more is not None, "there is room, and nobody else puts after that view"
+    return replace(table, count=more)
 
 
-def _laid(names: tuple[Name, ...], layers: Layers | None, read: Callable[[Name], Change], take: Take) -> Layers:
-    """The layers of these contents, going on from `layers`, which have the first of them, or from nothing."""
-    if layers is None:
-        layers = based_on(names[0], read(names[0]), take)
-    for name in names[len(layers.names) :]:
-        layers = layers.laid_over(name, read(name))
-    return layers
+def _applied(
+    names: tuple[Name, ...], table: LayeredTable | None, read: Callable[[Name], Change], allocate: Allocate
+) -> LayeredTable:
+    """The table of these contents, from `table`, which has the first of them, or from nothing."""
+    if table is None:
+        table = based_on(names[0], read(names[0]), allocate)
+    for name in names[len(table.names) :]:
+        table = table.with_change(name, read(name))
+    return table
 
 
-class Stack:
-    """Lays the contents of one part, version by version, each over the one before, in arrays of `take`. One thread."""
+class TableBuilder:
+    """Builds one part's tables, version by version, each from the one before, in arrays from `allocate`. One thread."""
 
-    def __init__(self, take: Take = lines) -> None:
-        self._take = take
-        self._making: Future[Layers] | None = None
-        self._tried: Name | None = None  # the base that was made last, or that couldn't be
-        self._spare: Layers | None = None  # one that was made, and what lay over it was merged meanwhile
+    def __init__(self, allocate: Allocate = cache_aligned) -> None:
+        self._allocate = allocate
+        self._pending: Future[LayeredTable] | None = None
+        self._tried: Name | None = None  # the base that was built last, or that couldn't be
+        self._spare: LayeredTable | None = None  # a base that was built, while its deltas were merged
 
-    def lay(self, names: tuple[Name, ...], previous: Layers | None, read: Callable[[Name], Change]) -> Layers:
-        """The layers of these contents, taking over from `previous` what it has of them. `read` reads one.
+    def build(
+        self, names: tuple[Name, ...], previous: LayeredTable | None, read: Callable[[Name], Change]
+    ) -> LayeredTable:
+        """The table of these contents, reusing what `previous` has of them. `read` reads one.
 
-        It may be called in another thread, for a base that is held otherwise already.
+        It may be called in another thread, for a new base of contents that `previous` has in another form.
         """
-        layers = self._start(names, previous)
-        if layers is not None and layers.names == names:
-            return layers
-        layers = _laid(names, layers, read, self._take)
-        self._make(layers, read)
-        return layers
+        table = self._start(names, previous)
+        if table is not None and table.names == names:
+            return table
+        table = _applied(names, table, read, self._allocate)
+        self._prepare(table, read)
+        return table
 
-    def _start(self, names: tuple[Name, ...], previous: Layers | None) -> Layers | None:
-        """What can be gone on from: what was made meanwhile, all of `previous`, its base alone, or nothing."""
+    def _start(self, names: tuple[Name, ...], previous: LayeredTable | None) -> LayeredTable | None:
+        """What to build on: what was prepared meanwhile, all of `previous`, its base alone, or nothing."""
         if previous is not None and previous.names == names:
             return previous
-        made = self._made()
-        if made is not None:
-            if names[: len(made.names)] == made.names:
-                return made
-            self._spare = made.bare() if made.origin == names[0] else None
+        prepared = self._take_prepared()
+        if prepared is not None:
+            if names[: len(prepared.names)] == prepared.names:
+                return prepared
+            self._spare = prepared.base_only() if prepared.origin == names[0] else None
         if previous is None:
             return None
         if names[: len(previous.names)] == previous.names:
             return previous
-        if names[0] != previous.origin:
-            return None
-        return previous.bare()
+        return previous.base_only() if names[0] == previous.origin else None
 
-    def _made(self) -> Layers | None:
-        if self._making is None or not self._making.done():
+    def _take_prepared(self) -> LayeredTable | None:
+        if self._pending is None or not self._pending.done():
             return None
-        making, self._making = self._making, None
+        pending, self._pending = self._pending, None
         try:
-            return making.result()
+            return pending.result()
         except StoreUnavailable as bad:
             self._tried = None
-            log.warning("a new base can't be had yet, ranking goes on with the one there is: %s", bad)
+            log.warning("a new base is unavailable, ranking continues with the current one: %s", bad)
         except Exception:  # whatever it is, no version waits for it
-            log.exception("a new base can't be had, ranking goes on with the one there is")
+            log.exception("a new base can't be built, ranking continues with the current one")
         return None
 
-    def _make(self, layers: Layers, read: Callable[[Name], Change]) -> None:
-        """In another thread: these layers on the base that others have by now, or else with room again."""
-        if self._making is not None:
+    def _prepare(self, table: LayeredTable, read: Callable[[Name], Change]) -> None:
+        """In another thread: build this table on the base that its manifest names, or compact it."""
+        if self._pending is not None:
             return
-        base, spare, self._spare = layers.names[0], self._spare, None
+        base, spare, self._spare = table.names[0], self._spare, None
         if spare is not None and spare.origin != base:
             spare = None
-        if base != layers.origin and (spare is not None or base != self._tried):
+        if base != table.origin and (spare is not None or base != self._tried):
             self._tried = base
-            self._submit(lambda: _laid(layers.names, spare, read, self._take).going_on(layers))
-        elif layers.count > FOLD_SHARE * layers.overlay.room:
-            self._submit(layers.folded)
+            self._submit(lambda: _applied(table.names, spare, read, self._allocate).succeeding(table))
+        elif table.count > COMPACT_SHARE * table.delta.room:
+            self._submit(table.compacted)
 
-    def _submit(self, work: Callable[[], Layers]) -> None:
-        making = self._making = Future[Layers]()
+    def _submit(self, work: Callable[[], LayeredTable]) -> None:
+        pending = self._pending = Future[LayeredTable]()
 
         def run() -> None:
             try:
-                making.set_result(work())
-            except BaseException as bad:  # noqa: BLE001  # whoever takes the result is told
-                making.set_exception(bad)
+                pending.set_result(work())
+            except BaseException as bad:  # noqa: BLE001  # whoever takes the result gets it
+                pending.set_exception(bad)
 
         threading.Thread(target=run, name="layers", daemon=True).start()  # a process that ends doesn't wait for it

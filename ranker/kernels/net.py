@@ -11,46 +11,81 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from ranker.kernels.packed_gemm import aligned, multiply, packed, padded
-from ranker.kernels.plan import Plan
-from stream.features.encoder import I64, count_ids, fill_deep
+from ranker.kernels.plan import Group, Plan
+from ranker.kernels.scratch import Scratch
+from stream.features.cross_products import ITEM, list_at
+from stream.features.encoder import STATISTIC, Batch, DeepInput, encode_deep
 from stream.features.page_features import F32
+from stream.features.page_kernels import I64, Page, Sections
 from stream.features.quantiles import quantile
-from stream.tables.delta_table import NONE, seen
+from stream.tables.delta_table import MISSING, lookup
 from stream.tables.hash_kernels import find, mix
-from stream.tables.hash_table import U64
+from stream.tables.hash_table import U32, U64
 from stream.tables.jit import kernel
 
 ITEM_SEED: Final = np.uint64(0x9AE16A3B2F90404F)
 
 
 class Embeddings(NamedTuple):
-    """Vectors by id: rows of `vectors` by `base` [capacity, 2], entries of `fresh` by the view over it, or `unseen`."""
+    """Vectors by id: rows of `vectors` by `base`, entries of `delta` by the view over it, or `unseen`."""
 
-    base: U64
+    base: U64  # u64[capacity, 2]
     heads: U64
     entries: U64
     limit: int
-    vectors: F32
-    fresh: F32
-    unseen: F32
+    vectors: F32  # f32[rows, dim]
+    delta: F32  # f32[room, dim]
+    unseen: F32  # f32[dim]
+
+
+class InputLayer(NamedTuple):
+    """A group's inputs, and its part of the first layer."""
+
+    group: Group
+    panels: F32  # as `packed`
+    boundaries: F32  # f32[D, n_q − 1]
+
+
+class ItemNet(NamedTuple):
+    """What the deep part reads of items and pairs, and all layers behind it. Without hidden layers the first one's only
+    output is the logit; `last` is empty.
+    """
+
+    lists: I64  # the items', as `DeepColumns.indices`
+    numbers: I64  # as `DeepColumns.number_indices`
+    pair_kinds: I64  # the pairs', as `DeepColumns.kinds`
+    pair_numbers: I64
+    pair_columns: I64  # as `Group.columns`
+    boundaries: F32  # f32[D, n_q − 1]
+    pair: F32  # panels of the first layer
+    weights: F32  # panels and biases of all but the last layer
+    shapes: I64  # i64[layers, 4]: inputs, padded outputs, where in `weights` panels and bias begin
+    last: F32  # f32[inputs]
+    last_bias: float
 
 
 class Net(NamedTuple):
-    """Layers: `user`, `item`, `pair` panels of the first, its `bias`; then `rest`, all others but the last, as
-    `places` int64 [layers, 4] say: inputs, padded outputs, where panels and bias begin; `last` weights, `end` bias.
+    """A deep version's layers, packed."""
 
-    Without hidden layers the first one's only output is the logit, and `last` is empty.
-    """
-
-    user: F32
+    user: F32  # panels of the first layer's groups
     item: F32
     pair: F32
-    bias: F32
-    rest: F32
-    places: I64
+    bias: F32  # f32[padded width], of the first layer
+    weights: F32  # as in `ItemNet`
+    shapes: I64
     last: F32
-    end: float
+    last_bias: float
     boundaries: F32
+
+    def layer(self, group: Group, panels: F32) -> InputLayer:
+        """A group with its panels."""
+        return InputLayer(group, panels, self.boundaries)
+
+    def for_items(self, plan: Plan) -> ItemNet:
+        """As items are scored."""
+        item, pair = plan.item.deep, plan.pair.deep
+        return ItemNet(item.indices, item.number_indices, pair.kinds, pair.number_indices, plan.pair.columns,
+                       self.boundaries, self.pair, self.weights, self.shapes, self.last, self.last_bias)  # fmt: skip
 
 
 _NONE: Final[F32] = np.zeros(0, np.float32)
@@ -67,157 +102,141 @@ def net_of(plan: Plan, layers: Sequence[tuple[F32, F32]], boundaries: F32) -> Ne
     user, item, pair = (packed(weight[plan.rows_of(g)]).ravel() for g in (plan.user, plan.item, plan.pair))
     first = aligned(padded(len(bias)))
     first[: len(bias)] = bias
-    parts, places, at = [np.zeros(0, np.float32)], [], 0
+    parts, shapes, size = [np.zeros(0, np.float32)], [], 0
     for weight, bias in layers[1:-1]:
         panels, wide = packed(weight).ravel(), np.zeros(padded(len(bias)), np.float32)
         wide[: len(bias)] = bias
-        places.append((len(weight), len(wide), at, at + len(panels)))
+        shapes.append((len(weight), len(wide), size, size + len(panels)))
         parts += [panels, wide]
-        at += len(panels) + len(wide)
-    rest = aligned(at)
+        size += len(panels) + len(wide)
+    rest = aligned(size)
     rest[:] = np.concatenate(parts)
     hidden = len(layers) > 1
     last = np.ascontiguousarray(layers[-1][0][:, 0]) if hidden else np.zeros(0, np.float32)
     return Net(
-        user, item, pair, first, rest, np.array(places, np.int64).reshape(-1, 4), last,
+        user, item, pair, first, rest, np.array(shapes, np.int64).reshape(-1, 4), last,
         float(layers[-1][1][0]) if hidden else 0.0, np.ascontiguousarray(boundaries),
     )  # fmt: skip
 
 
 def floats_for(net: Net, plan: Plan, items: int) -> int:
-    """How many floats of scratch `tower` needs for so many items."""
-    widest = max([0, *net.places[:, 1].tolist()])
+    """How many floats of scratch `tower` needs for `items` items."""
+    widest = max([0, *net.shapes[:, 1].tolist()])
     return int(items * (2 * len(plan.pair.columns) + len(net.bias) + 2 * widest))
 
 
 @kernel
-def _pool(ids: Any, low: Any, high: Any, base: Any, heads: Any, entries: Any, count: Any, vectors: Any, fresh: Any,
-          unseen: Any, out: Any, at: Any) -> None:  # fmt: skip
-    """Sum / √n of the vectors of ids[low:high], into out[at:], which is zero."""
+def _pool(ids: U64, embeddings: Embeddings, out: F32) -> None:
+    """Sum / √n of the vectors of `ids`, into `out`, which is zero."""
+    base, heads, entries, limit, vectors, delta, unseen = embeddings
     dim = unseen.shape[0]
-    for i in range(low, high):
-        entry = seen(heads, entries, count, ids[i])
+    for key in ids:
+        entry = lookup(heads, entries, limit, key)
         if entry >= 0:
             for c in range(dim):
-                out[at + c] += fresh[entry, c]
+                out[c] += delta[entry, c]
             continue
-        row = find(base, ids[i]) if entry == NONE else np.int64(-1)
+        row = find(base, key) if entry == MISSING else np.int64(-1)
         if row >= 0:
             row = np.int64(base[row, 1])
             for c in range(dim):
-                out[at + c] += vectors[row, c]
+                out[c] += vectors[row, c]
         else:
             for c in range(dim):
-                out[at + c] += unseen[c]
-    if high - low > 1:
-        scale = np.float32(1.0 / np.sqrt(np.float64(high - low)))
+                out[c] += unseen[c]
+    if ids.shape[0] > 1:
+        scale = np.float32(1.0 / np.sqrt(np.float64(ids.shape[0])))
         for c in range(dim):
-            out[at + c] *= scale
+            out[c] *= scale
 
 
 @kernel
-def _quantised(x: Any, boundaries: Any, column: Any, out: Any, at: Any, flag: Any) -> None:
-    out[at] = quantile(x, boundaries, column)
-    out[flag] = np.float32(x != x)
+def inputs_of(words: U64, positions: I64, sizes: I64, group: Group) -> DeepInput:
+    """A group's ids and numbers for some items of a page."""
+    start, page = np.zeros(1, np.int64), np.zeros(positions.shape[0], np.int64)
+    return encode_deep(Batch(words, start, page, positions), sizes, group.deep)
 
 
 @kernel
-def given_of(words: Any, w32: Any, f32: Any, positions: Any, sizes: Any, group: Any) -> Any:
-    """Ids, offsets and numbers of a group's inputs for some items of a page, as in `DeepInput`."""
-    n, lists, numbers = positions.shape[0], group.sides.shape[0], group.kinds.shape[0]
-    starts, page = np.zeros(1, np.int64), np.zeros(n, np.int64)
-    offsets = np.zeros(n * lists + 1, np.int64)
-    count_ids(words, w32, starts, page, positions, sizes, group.sides, group.places, offsets)
-    ids, given = np.empty(offsets[-1], np.uint64), np.empty((n, numbers), np.float32)
-    fill_deep(words, w32, f32, starts, page, positions, sizes, group.sides, group.places, group.kinds,
-              group.number_places, np.float32(group.held), offsets, ids, given)  # fmt: skip
-    return ids, offsets, given
-
-
-@kernel
-def part_of(ids: Any, offsets: Any, numbers: Any, group: Any, embeddings: Any, boundaries: Any, panels: Any,
-            start: Any) -> Any:  # fmt: skip
+def activations_of(inputs: DeepInput, layer: InputLayer, embeddings: Embeddings, start: F32) -> F32:
     """A group's part of the first layer: `start` + inputs · weights. float32 [n, len(start)]."""
-    base, heads, entries, count, vectors, fresh, unseen = embeddings
-    n, lists, dim, chosen = numbers.shape[0], group.sides.shape[0], unseen.shape[0], group.columns
+    ids, offsets, numbers = inputs
+    boundaries, chosen = layer.boundaries, layer.group.columns
+    n, lists, dim = numbers.shape[0], layer.group.deep.sides.shape[0], embeddings.unseen.shape[0]
     pooled, columns = lists * dim, chosen.shape[0]
     width = pooled + 2 * columns
     x = np.zeros(n * width, np.float32)
     for r in range(n):
-        at = r * width
+        row = x[r * width : (r + 1) * width]
         for f in range(lists):
-            _pool(ids, offsets[r * lists + f], offsets[r * lists + f + 1], base, heads, entries, count, vectors, fresh,
-                  unseen, x, at + f * dim)  # fmt: skip
+            own = ids[offsets[r * lists + f] : offsets[r * lists + f + 1]]
+            _pool(own, embeddings, row[f * dim : (f + 1) * dim])
         for c in range(columns):
-            place = at + pooled + c
-            _quantised(numbers[r, c], boundaries, chosen[c], x, place, place + columns)
+            number = numbers[r, c]
+            row[pooled + c] = quantile(number, boundaries, chosen[c])
+            row[pooled + columns + c] = np.float32(number != number)
     out = np.empty((n, start.shape[0]), np.float32)
     for r in range(n):
         out[r] = start
-    multiply(x, width, n, panels, width, out, start.shape[0], False)
+    multiply(x, width, n, layer.panels, width, out, start.shape[0], False)
     return out
 
 
 @kernel
-def item_key(words: Any, w32: Any, place: Any, item: Any, sizes: Any, lists: Any, numbers: Any) -> Any:
-    """A hash of all that an item's part depends on but the deep version; never 0.
-
-    `lists`, `numbers`: which of the item's, as in `Group.places` and `Group.number_places`.
-    """
+def item_key(words: U64, w32: U32, at: Sections, item: int, lists: I64, numbers: I64) -> np.uint64:
+    """A hash of all that an item's part depends on but the deep version; never 0. `lists`, `numbers`: see `ItemNet`."""
     h = ITEM_SEED
     for f in range(lists.shape[0]):
-        at = place[2] + item * sizes[1] + lists[f]
-        low, high = place[4] + np.int64(w32[at]), place[4] + np.int64(w32[at + 1])
+        low, high = list_at(w32, at, ITEM, lists[f], item)
         h = mix(h, np.uint64(high - low))
         for i in range(low, high):
             h = mix(h, words[i])
     for c in range(numbers.shape[0]):
-        h = mix(h, np.uint64(w32[place[7] + item * sizes[3] + numbers[c]]))
+        h = mix(h, np.uint64(w32[at.item_numbers + item * at.sizes.item_numbers + numbers[c]]))
     return h if h != 0 else ITEM_SEED
 
 
 @kernel
-def _number(f32: Any, place: Any, item: Any, sizes: Any, kind: Any, index: Any) -> Any:
-    """A pair's number: a statistic, or where the item stands."""
-    return f32[place[8] + item * sizes[4] + index] if kind == 2 else np.float32(item + 1)
+def tower(page: Page, first: int, last: int, net: ItemNet, user: F32, parts: F32, scratch: Scratch) -> None:
+    """Write the deep part's logits of items first:last to scratch.totals.
 
-
-@kernel
-def tower(f32: Any, place: Any, sizes: Any, first: Any, last: Any, group: Any, net: Any, user: Any, parts: Any,
-          rows: Any, floats: Any, totals: Any) -> None:  # fmt: skip
-    """Add to totals[i] what the deep part says of item first + i; `rows[i]`: of its part in `parts`.
-
-    `group`: the pairs' inputs. `floats`: scratch, as `floats_for` says.
+    `user`: the user's part, float32 [width]. The part of item first + i is row scratch.ends[i] of
+    `parts`, float32 [rows, width]. scratch.floats: as `floats_for` says.
     """
-    chosen, kinds, numbers, boundaries = group.columns, group.kinds, group.number_places, net.boundaries
-    rest, places, end = net.rest, net.places, net.last
-    n, columns, width, hidden = last - first, chosen.shape[0], user.shape[0], end.shape[0] > 0
+    f32, at, boundaries, chosen = page.f32, page.at, net.boundaries, net.pair_columns
+    kinds, indices = net.pair_kinds, net.pair_numbers
+    floats, rows, totals = scratch.floats, scratch.ends, scratch.totals
+    weights, shapes, end = net.weights, net.shapes, net.last
+    n, columns, width, has_hidden = last - first, chosen.shape[0], user.shape[0], end.shape[0] > 0
     x, a = floats[: n * 2 * columns], floats[n * 2 * columns : n * (2 * columns + width)]
     for r in range(n):
-        at = r * 2 * columns
+        row = r * 2 * columns
         for c in range(columns):
-            number = _number(f32, place, first + r, sizes, kinds[c], numbers[c])
-            _quantised(number, boundaries, chosen[c], x, at + c, at + columns + c)
+            number = np.float32(first + r + 1)
+            if kinds[c] == STATISTIC:
+                number = f32[at.statistics + (first + r) * at.sizes.statistics + indices[c]]
+            x[row + c] = quantile(number, boundaries, chosen[c])
+            x[row + columns + c] = np.float32(number != number)
         for c in range(width):
             a[r * width + c] = user[c] + parts[rows[r], c]
-    multiply(x, 2 * columns, n, net.pair, 2 * columns, a, width, hidden)
+    multiply(x, 2 * columns, n, net.pair, 2 * columns, a, width, has_hidden)
     used = n * (2 * columns + width)
     room = (floats.shape[0] - used) // 2
-    for k in range(places.shape[0]):
-        inputs, outputs, panels, bias = places[k, 0], places[k, 1], places[k, 2], places[k, 3]
+    for k in range(shapes.shape[0]):
+        inputs, outputs, panels, bias = shapes[k, 0], shapes[k, 1], shapes[k, 2], shapes[k, 3]
         begun = used + (k % 2) * room
         out = floats[begun : begun + n * outputs]
         for r in range(n):
             for c in range(outputs):
-                out[r * outputs + c] = rest[bias + c]
-        multiply(a, width, n, rest[panels:], inputs, out, outputs, True)
+                out[r * outputs + c] = weights[bias + c]
+        multiply(a, width, n, weights[panels:], inputs, out, outputs, True)
         a, width = out, outputs
     for r in range(n):
-        totals[r] += _end(a, r * width, end) + net.end if hidden else np.float64(a[r * width])
+        totals[r] = _dot(a, r * width, end) + net.last_bias if has_hidden else np.float64(a[r * width])
 
 
 @kernel
-def _end(a: Any, at: Any, weights: Any) -> Any:
+def _dot(a: F32, at: int, weights: F32) -> Any:
     """a[at:] · weights, in eight sums: one would wait for itself."""
     s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     s4, s5, s6, s7 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)

@@ -1,7 +1,7 @@
-"""Products of a small batch with weights that stay: packed once, then walked in panels of vector registers.
+"""Products of a small batch with constant weights: packed once, then multiplied in panels of vector registers.
 
-BLAS packs the weights anew for each batch, and sums in an order that depends on the batch's size. Here a panel of
-PANEL columns lies in memory as it is read, ROWS rows of the batch are held in registers against it, and each output
+BLAS packs the weights again for each batch, and sums in an order that depends on the batch's size. Here a panel of
+PANEL columns is in memory in the order in which it is read, ROWS rows of the batch stay in registers, and each output
 is summed over its inputs from first to last: an item's score is the same to the bit in whatever batch it is.
 """
 
@@ -30,7 +30,7 @@ VECTOR: Final = ir.VectorType(FLOAT, LANES)
 
 
 def padded(outputs: int) -> int:
-    """Columns of so many outputs in whole panels."""
+    """Columns that `outputs` take in whole panels."""
     return -(-outputs // PANEL) * PANEL
 
 
@@ -63,12 +63,12 @@ def _emit(builder: Any, rows: int, given: Any) -> None:
     def moved(address: Any, floats: Any) -> Any:
         return builder.add(address, builder.mul(floats, I64(4)))
 
-    places = [
+    addresses = [
         moved(out, builder.add(builder.mul(out_width, I64(r)), I64(v * LANES)))
         for r in range(rows)
         for v in range(VECTORS)
     ]
-    starts = [load(place, VECTOR) for place in places]
+    starts = [load(address, VECTOR) for address in addresses]
     before, body, after = builder.block, builder.append_basic_block("inputs"), builder.append_basic_block("done")
     builder.cbranch(builder.icmp_signed(">", inputs, I64(0)), body, after)
 
@@ -94,9 +94,9 @@ def _emit(builder: Any, rows: int, given: Any) -> None:
             total.add_incoming(value, block)
             ended.add_incoming(value, block)
     zero = VECTOR([0.0] * LANES)
-    for total, place in zip(totals, places, strict=True):
+    for total, address in zip(totals, addresses, strict=True):
         above = builder.select(builder.fcmp_ordered("<", total, zero), zero, total)  # keeps what isn't a number
-        builder.store(builder.select(relu, above, total), builder.inttoptr(place, VECTOR.as_pointer()), align=4)
+        builder.store(builder.select(relu, above, total), builder.inttoptr(address, VECTOR.as_pointer()), align=4)
 
 
 def _spread(builder: Any, value: Any) -> Any:
@@ -106,7 +106,7 @@ def _spread(builder: Any, value: Any) -> Any:
 
 
 def _tile(rows: int) -> Any:
-    """The product of a panel with so many rows, for kernels: see `_emit`."""
+    """The product of a panel with `rows` rows, for kernels: see `_emit`."""
 
     @intrinsic
     def tile(_context: Any, x: Any, panel: Any, out: Any, inputs: Any, x_width: Any, out_width: Any, relu: Any) -> Any:
@@ -123,11 +123,11 @@ _tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6 = (_tile(rows) for rows in 
 
 
 @kernel
-def multiply(x: Any, x_width: Any, n: Any, panels: Any, inputs: Any, out: Any, out_width: Any, relu: Any) -> None:
+def multiply(x: F32, x_width: int, n: int, panels: F32, inputs: int, out: F32, out_width: int, relu: bool) -> None:
     """out[:n, :] += x[:n, :inputs] · weights; then, with `relu`, max(0, ·).
 
     All float32, flat: `x` [≥ n, x_width], `out` [≥ n, out_width] with `out_width` = `padded(outputs)`, `panels` as
-    `packed` makes them for so many inputs.
+    `packed` makes them for `inputs` inputs.
     """
     x_at, out_at, panel = x.ctypes.data, out.ctypes.data, panels.ctypes.data
     for p in range(out_width // PANEL):

@@ -1,46 +1,51 @@
-"""Likenesses of a page's items to what its user remembers, read from a version's tables: see `item_similarity.py`."""
+"""Likenesses of a page's items to its user's memory, read from a version's tables: see `item_similarity.py`."""
 
 from typing import Any
 
 import numpy as np
 
-from ranker.kernels.crossing import BUFFER, read_rows
-from ranker.kernels.pair_cache import keep, recall, shown_of
-from stream.features.encoder import list_at
+from ranker.kernels.pair_cache import load_pairs, read_shown, store_pairs
+from ranker.kernels.plan import PlanArrays
+from ranker.kernels.request import Tables, UserContext
+from ranker.kernels.scratch import BUFFER, Scratch
+from ranker.kernels.table_reads import read_rows
+from stream.features.cross_products import list_at
 from stream.features.item_similarity import HEAD, SHIFT, pair_key
+from stream.features.page_kernels import Page
+from stream.features.statistic_reads import StatisticRows
 from stream.spec.statistic_kinds import READ_MEMORY
+from stream.tables.delta_table import TableView
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
 
 
 @kernel
-def memories_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, measures: Any, rows: Any,
-                scratch: Any) -> Any:  # fmt: skip
-    """What the user remembers, statistic by statistic: items, residuals, and where each one's begin. Ends: [S + 1]."""
-    offsets, sides, places, salts, _ = crosses
-    reads, _, _, neighbours = measures
-    keys, hashes, n, s, t = scratch.keys, scratch.hashes, scratch.n, scratch.s, scratch.t
-    bits = s.view(np.uint64)
-    ends = np.zeros(salts.shape[0] + 1, np.int64)
+def read_memories(page: Page, plan: PlanArrays, table: TableView, scratch: Scratch) -> Any:
+    """The user's memory for each statistic: items, residuals, and ends, as in `UserContext`."""
+    crosses, reads, neighbours = plan.statistics, plan.rules.reads, plan.rules.neighbours
+    keys, hashes, rows = scratch.keys, scratch.hashes, StatisticRows(scratch.n, scratch.s, scratch.t)
+    n, t, bits = rows.n, rows.t, rows.s.view(np.uint64)
+    ends = np.zeros(reads.shape[0] + 1, np.int64)
     most = 0
-    for k in range(salts.shape[0]):
+    for k in range(reads.shape[0]):
         most += neighbours[k] if reads[k] == READ_MEMORY else 0
     items, residuals = np.empty(most, np.uint64), np.empty(most, np.float64)
     count = 0
-    for k in range(salts.shape[0]):
+    for k in range(reads.shape[0]):
         if reads[k] == READ_MEMORY:
-            user, until = list_at(w32, place, sides[offsets[k]], places[offsets[k]], 0, sizes)
-            if until > user:
-                head = mix(salts[k] ^ HEAD, words[user])
+            column = crosses.offsets[k]
+            user, end = list_at(page.w32, page.at, crosses.sides[column], crosses.indices[column], 0)
+            if end > user:
+                head = mix(crosses.salts[k] ^ HEAD, page.words[user])
                 keys[0] = head
-                read_rows(keys, hashes, 1, rows, 0.0, 0.0, n, s, t)
+                read_rows(keys, hashes, 1, table, 0.0, 0.0, rows)
                 labels = min(np.int64(n[0]), neighbours[k])
-                for begun in range(0, labels, BUFFER):
-                    held = min(BUFFER, labels - begun)
-                    for i in range(held):
-                        keys[i] = mix(head, np.uint64(begun + i + 1))
-                    read_rows(keys, hashes, held, rows, 0.0, 0.0, n, s, t)
-                    for i in range(held):
+                for start in range(0, labels, BUFFER):
+                    entries = min(BUFFER, labels - start)
+                    for i in range(entries):
+                        keys[i] = mix(head, np.uint64(start + i + 1))
+                    read_rows(keys, hashes, entries, table, 0.0, 0.0, rows)
+                    for i in range(entries):
                         if t[i] >= 0.0:
                             items[count], residuals[count] = bits[i], n[i] - SHIFT
                             count += 1
@@ -49,41 +54,41 @@ def memories_of(words: Any, w32: Any, place: Any, sizes: Any, crosses: Any, meas
 
 
 @kernel
-def fill_likenesses(words: Any, w32: Any, f32: Any, place: Any, sizes: Any, crosses: Any, measures: Any, memories: Any,
-                    rows: Any, square: Any, heads: Any, first: Any, last: Any, scratch: Any) -> None:  # fmt: skip
+def fill_likenesses(
+    page: Page, plan: PlanArrays, tables: Tables, user: UserContext, first: int, last: int, scratch: Scratch
+) -> None:
     """Write the likenesses of items first:last into the page."""
-    offsets, sides, places, salts, _ = crosses
-    reads, priors, _, _ = measures
-    items, residuals, ends, near = memories
-    keys, hashes, lacking, ratios = scratch.keys, scratch.hashes, scratch.ends, scratch.near
-    n, s, t = scratch.n, scratch.s, scratch.t
-    which = -1
-    for k in range(salts.shape[0]):
+    crosses, reads, priors, f32, at = plan.statistics, plan.rules.reads, plan.rules.priors, page.f32, page.at
+    items, residuals, ends, memory_slots = user.memory_items, user.memory_residuals, user.memory_ends, user.memory_slots
+    keys, hashes, ratios, n, s = scratch.keys, scratch.hashes, scratch.values, scratch.n, scratch.s
+    rows, limit = StatisticRows(n, s, scratch.t), tables.statistics.limit
+    matrix = -1
+    for k in range(reads.shape[0]):
         if reads[k] != READ_MEMORY:
             continue
-        which += 1
-        cells, begun, known = square.cells[which], ends[k], ends[k + 1] - ends[k]
-        mine = near[begun : begun + known]
-        # Items at once: many keys on their way, and few times to begin.
-        together = max(1, min(last - first, BUFFER // max(1, known)))
-        shown, homes = np.empty(together, np.uint64), np.empty(together, np.int64)
+        matrix += 1
+        cells, begun, width = tables.likenesses.cells[matrix], ends[k], ends[k + 1] - ends[k]
+        others, column = memory_slots[begun : begun + width], crosses.offsets[k] + 1
+        side, index, salt = crosses.sides[column], crosses.indices[column], crosses.salts[k]
+        # Many items at once: many keys are prefetched, and few loops started.
+        together = max(1, min(last - first, BUFFER // max(1, width)))
+        shown, slots = np.empty(together, np.uint64), np.empty(together, np.int64)
         for low in range(first, last, together):
             count = min(together, last - low)
-            shown_of(words, w32, place, sizes, sides[offsets[k] + 1], places[offsets[k] + 1], low, low + count, heads,
-                     shown, homes)  # fmt: skip
+            read_shown(page, side, index, low, low + count, tables.slots, shown, slots)
             for i in range(count):
-                for m in range(known):
-                    keys[i * known + m] = pair_key(salts[k], items[begun + m], shown[i])
-            lacks = recall(cells, square, rows.limit, homes[:count], mine, keys, hashes, ratios, lacking)
-            read_rows(keys, hashes, lacks, rows, 0.0, 0.0, n, s, t)
-            for i in range(lacks):
+                for m in range(width):
+                    keys[i * width + m] = pair_key(salt, items[begun + m], shown[i])
+            misses = load_pairs(cells, tables.likenesses, limit, slots[:count], others, scratch)
+            read_rows(keys, hashes, misses, tables.statistics, 0.0, 0.0, rows)
+            for i in range(misses):
                 n[i] = s[i] / (n[i] + priors[k])
-            keep(cells, square.epoch, rows.limit, homes, mine, lacking, lacks, n, ratios)
+            store_pairs(cells, tables.likenesses.epoch, limit, slots, others, scratch, misses, n)
             for i in range(count):
-                total, others = 0.0, 0
-                for m in range(known if shown[i] != np.uint64(0) else 0):
+                total, count_others = 0.0, 0
+                for m in range(width if shown[i] != np.uint64(0) else 0):
                     if items[begun + m] != shown[i]:
-                        total += residuals[begun + m] * ratios[i * known + m]
-                        others += 1
-                value = total / np.sqrt(np.float64(others)) if others else np.nan
-                f32[place[8] + (low + i) * sizes[4] + k] = value
+                        total += residuals[begun + m] * ratios[i * width + m]
+                        count_others += 1
+                value = total / np.sqrt(np.float64(count_others)) if count_others else np.nan
+                f32[at.statistics + (low + i) * at.sizes.statistics + k] = value

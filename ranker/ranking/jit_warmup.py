@@ -1,4 +1,4 @@
-"""Warming up: a tiny model, published, loaded and ranked with in memory, so that every kernel is compiled."""
+"""JIT warm-up: a tiny model is published, loaded and ranked with in memory, so that every kernel is compiled."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -30,7 +30,7 @@ deep = { features = ["user.id", "item.tags", "user.age", "statistics.*"], hidden
 """
 
 
-def warm(scorer: Scorer) -> None:
+def compile_kernels(scorer: Scorer) -> None:
     """Compile (or load from numba's cache) all that swapping and ranking need."""
     store = MemoryStore("warm-up")
     loader = VersionLoader(store, "warm-up")
@@ -43,8 +43,8 @@ def warm(scorer: Scorer) -> None:
         _rank(version, scorer)
     assert version is not None
     assert version.tower is not None
-    for layers in (version.wide, version.statistics, version.tower.rows):
-        layers.folded()
+    for table in (version.wide, version.statistics, version.tower.embeddings):
+        table.compacted()
 
 
 def _rank(version: Version, scorer: Scorer) -> None:

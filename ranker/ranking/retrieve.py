@@ -9,13 +9,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ranker.kernels.crossing import read_rows
 from ranker.kernels.plan import Plan
+from ranker.kernels.table_reads import read_rows
 from ranker.ranking.entity_cache import EntityCache
 from ranker.versions.model import Version
 from stream.features.encoder import I64
 from stream.features.page_features import Catalogue
 from stream.features.page_kernels import LIST_MAX
+from stream.features.statistic_reads import StatisticRows
 from stream.spec.spec import ORGANIC_INSTALLS, duration_ms
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
 from stream.tables.hash_kernels import mix
@@ -89,7 +90,7 @@ def installs_of(
     plan = version.plan
     items = ItemIds(catalogue.ids, catalogue.offsets, len(plan.layout.item_lists), plan.item_id)
     installs: npt.NDArray[np.float64] = _installs(
-        items, rows, *statistic, float(version.manifest.watermark_ms), version.statistics.rows
+        items, rows, *statistic, float(version.manifest.watermark_ms), version.statistics.view
     )
     return installs
 
@@ -100,7 +101,7 @@ def install_statistic(plan: Plan) -> InstallStatistic | None:
     for index, statistic in enumerate(plan.spec.statistics.values()):
         if kind_of(statistic.kind).learn == LEARN_LABELS and statistic.by == ["item.id"]:
             half_life_ms = duration_ms(statistic.half_life) if statistic.half_life else 0
-            salt = plan.program.product.salts[index]
+            salt = plan.program.crosses.salts[index]
             found.setdefault(statistic.of == ORGANIC_INSTALLS, InstallStatistic(salt, float(half_life_ms)))
     return found.get(False, found.get(True))
 
@@ -111,8 +112,8 @@ def _installs(items: Any, rows: Any, salt: Any, half_life_ms: Any, now_ms: Any, 
     n = rows.shape[0]
     keys = np.empty(n, np.uint64)
     for r in range(n):
-        # as `encoder.fill_product` does for one column of one id
+        # as `fill_product` does for one column of one id
         keys[r] = mix(salt, ids[offsets[rows[r] * width + column]])
     sums, out, times = np.empty(n), np.empty(n), np.empty(n)
-    read_rows(keys, np.empty_like(keys), n, table, now_ms, half_life_ms, sums, out, times)
+    read_rows(keys, np.empty_like(keys), n, table, now_ms, half_life_ms, StatisticRows(sums, out, times))
     return out

@@ -1,4 +1,4 @@
-"""Scoring a page in small batches on several threads: kernels that let go of the GIL, each batch one call."""
+"""Scoring a page in small batches on several threads: kernels release the GIL, each batch is one call."""
 
 import time
 from collections import deque
@@ -9,26 +9,27 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ranker.versions.model import BATCH_ITEMS, BATCH_ITEMS_MAX, Run, Version, sigmoid
+from ranker.kernels.page import Run
+from ranker.versions.model import BATCH_ITEMS, BATCH_ITEMS_MAX, Version, sigmoid
 from stream.features.page_features import F32
 from stream.tables.hash_table import U64
 
-SWITCH_S: Final = 1e-4  # how long a thread keeps the interpreter when others want it: a request takes it many times
+SWITCH_S: Final = 1e-4  # after which a thread yields the interpreter to others: a request needs it many times
 
-BATCH_ITEMS_MIN: Final = 50  # of a page that is cut for the threads' sake: less isn't worth waking another
+BATCH_ITEMS_MIN: Final = 50  # of a page that is split over threads: less isn't worth waking another thread
 
 Bools = npt.NDArray[np.bool_]
 Span = tuple[int, int]
 
 
 class _Job:
-    """A page's batches: whoever is free takes the next. `told` has what helpers scored, or why they couldn't."""
+    """A page's batches: a free thread takes the next. `results` has what helpers scored, or the exception."""
 
     def __init__(self, version: Version, run: Run, batch_items: int, deadline_s: float | None) -> None:
         self.version, self.run, self.deadline_s = version, run, deadline_s
         n = len(run.logits)
         self.spans = deque((first, min(first + batch_items, n)) for first in range(0, n, batch_items))
-        self.told: SimpleQueue[Span | BaseException] = SimpleQueue()
+        self.results: SimpleQueue[Span | BaseException] = SimpleQueue()
 
     def score_next(self) -> Span | None:
         """Score a batch; None when none is left."""
@@ -40,7 +41,7 @@ class _Job:
         return span
 
     def past(self) -> bool:
-        """Is it too late for another batch?"""
+        """Is it past the deadline?"""
         return self.deadline_s is not None and time.monotonic() >= self.deadline_s
 
 
@@ -60,8 +61,8 @@ class Scorer:
     ) -> tuple[F32, Bools]:
         """Probabilities, float32 [n], and which of them were scored before `deadline_s` (of time.monotonic).
 
-        With `time_ms` the page's statistics are written as of then; those of items that weren't scored may lack.
-        The first batch is always scored: an answer that is late is better than none.
+        With `time_ms` the page's statistics are written as of then, possibly not those of items that weren't scored.
+        The first batch is always scored: a late answer is better than none.
         """
         run, threads = version.begin(words, time_ms), 1 + len(self._helpers)
         share = max(BATCH_ITEMS_MIN, -(-len(run.logits) // threads))
@@ -76,17 +77,19 @@ class Scorer:
             span = None if job.past() else job.score_next()
         while waiting > len(job.spans):
             try:
-                told = job.told.get(timeout=None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
+                result = job.results.get(
+                    timeout=None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+                )
             except Empty:
                 break
-            if isinstance(told, BaseException):
-                raise told
-            done[slice(*told)] = True
+            if isinstance(result, BaseException):
+                raise result
+            done[slice(*result)] = True
             waiting -= 1
         return np.where(done, sigmoid(job.run.logits), np.float32(0.0)), done
 
     def close(self) -> None:
-        """Let the threads end."""
+        """End the threads."""
         for _ in self._helpers:
             self._jobs.put(None)
         for helper in self._helpers:
@@ -96,6 +99,6 @@ class Scorer:
         while (job := self._jobs.get()) is not None:
             try:
                 while not job.past() and (span := job.score_next()) is not None:
-                    job.told.put(span)
+                    job.results.put(span)
             except Exception as bad:  # noqa: BLE001  # whoever asked raises it
-                job.told.put(bad)
+                job.results.put(bad)

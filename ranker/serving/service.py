@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from ranker.builder.builder_client import BuilderClient, start_builder
 from ranker.ranking.entity_cache import EntityCache, EntityConsumer
-from ranker.ranking.jit_warmup import warm
+from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import SWITCH_S, Scorer
 from ranker.ranking.version_watcher import VersionWatcher
@@ -115,7 +115,7 @@ class RankerService:
             self._start("consume", consumer.run)
         self.state = "warming up"
         self._histories.get(["warm-up"], 1)  # opens the connection before the first request
-        warm(self._scorer)
+        compile_kernels(self._scorer)
         self.state = "reading items and users"
         for consumer in consumers:
             while not consumer.ready.wait(0.1):

@@ -2,9 +2,9 @@
 
     logit = Σ wide weights of the keys + tower([pooled embeddings, quantised numbers]);  p = σ(logit)
 
-Nothing in a version ever changes, so threads read it without locks; what it keeps of items' parts
-(`item_activation_cache.py`) is a function of the version and the item. A page is ranked in a `Run`: its user is taken
-once, its items in batches.
+A version never changes, so threads read it without locks; what it caches of items' parts
+(`item_activation_cache.py`) is a function of the version and the item. A page is ranked in a `Run`: its user's part is
+computed once, its items in batches.
 """
 
 import threading
@@ -14,21 +14,14 @@ from typing import Final
 
 import numpy as np
 
-from ranker.kernels.crossing import Scratch, scratch
-from ranker.kernels.item_activation_cache import NO_PARTS, ItemParts, Parts
-from ranker.kernels.layered_table import Layers
+from ranker.kernels.item_activation_cache import NO_ACTIVATIONS, ActivationCache, ActivationTable
+from ranker.kernels.layered_table import LayeredTable
 from ranker.kernels.net import NO_EMBEDDINGS, NO_NET, Embeddings, Net, floats_for
-from ranker.kernels.page import (
-    Crossed,
-    Tables,
-    Taken,
-    begin,
-    fill_items,
-    same_for_all,
-    score_items,
-)
-from ranker.kernels.pair_cache import Pairs
+from ranker.kernels.page import Model, Run, UserLayer, begin, fill_items, same_for_all, score_items
+from ranker.kernels.pair_cache import PairCache
 from ranker.kernels.plan import Plan
+from ranker.kernels.request import Tables, UserContext
+from ranker.kernels.scratch import Scratch, new_scratch
 from stream.features.page_features import F32, words_of
 from stream.features.serve_as import as_served
 from stream.runtime.errors import BadEvent
@@ -43,28 +36,16 @@ _thread = threading.local()
 
 @dataclass(frozen=True)
 class Tower:
-    """The deep part: `rows` give ids their vectors; `net` is packed; `parts`: the items' parts of the first layer."""
+    """The deep part: `embeddings` of ids; `net` is packed; `items`: the items' parts of the first layer."""
 
-    rows: Layers
+    embeddings: LayeredTable
     net: Net
-    parts: ItemParts
+    items: ActivationCache
 
     @cached_property
     def floats(self) -> int:
         """Floats that a batch needs per item."""
-        return floats_for(self.net, self.parts.plan, 1)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A page that is being ranked by a version: `logits` float32 [n] get there batch by batch."""
-
-    words: U64
-    w32: "np.ndarray[tuple[int, ...], np.dtype[np.uint32]]"
-    f32: F32
-    taken: Taken
-    user: F32
-    logits: F32
+        return floats_for(self.net, self.items.plan, 1)
 
 
 @dataclass(frozen=True)
@@ -73,9 +54,9 @@ class Version:
 
     manifest: Manifest
     plan: Plan
-    wide: Layers
-    statistics: Layers
-    pairs: Pairs
+    wide: LayeredTable
+    statistics: LayeredTable
+    pairs: PairCache
     tower: Tower | None
     shown: tuple[str, ...]  # names of items on pages that were learned
 
@@ -85,7 +66,7 @@ class Version:
         return self.manifest.version
 
     def event_time_ms(self, now_ms: int) -> int:
-        """Event time now: the watermark when the version was cut, and the wall time since."""
+        """Event time now: the watermark when the version was made, and the wall time since."""
         return self.manifest.watermark_ms + max(0, now_ms - self.manifest.created_ms)
 
     def staleness_ms(self, now_ms: int) -> int:
@@ -93,51 +74,44 @@ class Version:
         return max(0, now_ms - self.manifest.learned_ms) if self.manifest.learned_ms else 0
 
     def begin(self, words: U64, time_ms: int | None = None) -> Run:
-        """Take what is the user's of a page, which is as it's served.
+        """Compute the user's part of a page, which is as it's served.
 
         With `time_ms` its statistics are written, as of then, while items are scored; without, they stay as logged.
         """
         admits = time_ms is not None and self.pairs.has_room
-        taken, user, lacking = self._begin(words, time_ms, deep=self.tower is not None, admits=admits)
-        if len(lacking):
-            self.pairs.places.admit(lacking)
-        w32, f32 = words.view(np.uint32), words.view(np.float32)
-        return Run(words, w32, f32, taken, user, np.zeros(int(words[1]), np.float32))
+        user, part, without_slot = self._begin(words, time_ms, deep=self.tower is not None, admits=admits)
+        if len(without_slot):
+            self.pairs.slots.admit(without_slot)
+        return Run(words, user, part, np.zeros(int(words[1]), np.float32))
 
-    def _begin(self, words: U64, time_ms: int | None, *, deep: bool, admits: bool) -> tuple[Taken, F32, U64]:
+    def _begin(self, words: U64, time_ms: int | None, *, deep: bool, admits: bool) -> tuple[UserContext, F32, U64]:
         now = np.nan if time_ms is None else float(time_ms)
-        net, embeddings = (self.tower.net, self._embeddings) if self.tower else (NO_NET, NO_EMBEDDINGS)
+        model = self._model
         return begin(  # type: ignore[no-any-return]  # a kernel
-            words, words.view(np.uint32), words.view(np.float32), now, self._crossed, self._tables,
-            self.plan.program.base_key, self.plan.user, embeddings, net, deep, admits, self._scratch(),
+            words, now, model.plan, model.tables, self._user_layer, self.plan.program.base_key, (deep, admits),
+            self._scratch(),
         )  # fmt: skip
 
     def score(self, run: Run, first: int, last: int) -> None:
         """Write the logits of items first:last, not over BATCH_ITEMS_MAX; other threads may score others meanwhile."""
-        if not self._score(run, run.taken, first, last, self._parts):
-            assert self.tower is not None, "there is nothing else to lack"
-            admitted = self.tower.parts.admit(run.words, first, last)
-            logged = run.taken._replace(now=np.nan)  # statistics are written by now
-            assert self._score(run, logged, first, last, admitted), "the parts were just admitted"
+        if not self._score(run, first, last, self._live):
+            assert self.tower is not None, "only items' parts can be missing"
+            admitted = self.tower.items.admit(run.words, first, last)
+            logged = run._replace(user=run.user._replace(now=np.nan))  # statistics are written by now
+            assert self._score(logged, first, last, admitted), "the parts were just admitted"
 
-    def _score(self, run: Run, taken: Taken, first: int, last: int, parts: Parts) -> bool:
-        plan, net = self.plan, self.tower.net if self.tower else NO_NET
-        return bool(score_items(
-            run.words, run.w32, run.f32, first, last, taken, self._crossed, self._tables, self.tower is not None,
-            plan.item, plan.pair, net, run.user, parts.table.heads, parts.table.vectors, parts.uses,
-            self._scratch(last - first), run.logits,
-        ))  # fmt: skip
+    def _score(self, run: Run, first: int, last: int, items: ActivationTable) -> bool:
+        return score_items(run, first, last, self._model, items.arrays, self._scratch(last - first))
 
     @property
-    def _parts(self) -> Parts:
+    def _live(self) -> ActivationTable:
         """Items' parts, as far as they're there."""
-        return self.tower.parts.live if self.tower else NO_PARTS
+        return self.tower.items.live if self.tower else NO_ACTIVATIONS
 
     def fill(self, words: U64, time_ms: int) -> None:
         """Write the page's statistics, as of `time_ms`, into its words."""
-        taken, _, _ = self._begin(words, time_ms, deep=False, admits=False)
-        w32, f32 = words.view(np.uint32), words.view(np.float32)
-        fill_items(words, w32, f32, 0, int(words[1]), taken, self._crossed, self._tables, self._scratch())
+        user, _, _ = self._begin(words, time_ms, deep=False, admits=False)
+        fill_items(words, user, 0, int(words[1]), self._model.plan, self._model.tables, self._scratch())
 
     def logits(self, words: U64) -> F32:
         """Logits of the items of a page as logged, whose statistics are filled. float32 [n]."""
@@ -152,38 +126,38 @@ class Version:
 
     def like_for_all(self, words: U64) -> bool:
         """Whether the page's statistics of the user alone are the same for all items, as they are in every page."""
-        return bool(same_for_all(words, words.view(np.uint32), self._crossed))
+        return same_for_all(words, self.plan.arrays)
 
     def _scratch(self, items: int = 0) -> Scratch:
-        """This thread's own memory, for a batch of so many items."""
+        """This thread's own buffers, for a batch of `items` items."""
         floats = self.tower.floats * items if self.tower else 0
-        held: Scratch | None = getattr(_thread, "scratch", None)
-        if held is None or len(held.floats) < floats:
-            held = _thread.scratch = scratch(floats)
-        return held
+        scratch: Scratch | None = getattr(_thread, "scratch", None)
+        if scratch is None or len(scratch.floats) < floats:
+            scratch = _thread.scratch = new_scratch(floats)
+        return scratch
 
     @cached_property
-    def _crossed(self) -> Crossed:
-        plan = self.plan
-        return Crossed(plan.sizes, plan.wide, plan.squares, plan.statistics, plan.measures, plan.history, plan.item_id)
-
-    @cached_property
-    def _tables(self) -> Tables:
-        pairs = self.pairs
-        return Tables(
-            self.wide.rows, self.statistics.rows, pairs.places.heads, pairs.weights.square, pairs.likenesses.square
+    def _model(self) -> Model:
+        plan, pairs, net = self.plan, self.pairs, self._net
+        tables = Tables(
+            self.wide.view, self.statistics.view, pairs.slots.heads, pairs.weights.matrix, pairs.likenesses.matrix
         )
+        return Model(plan.arrays, tables, self.tower is not None, net.for_items(plan))
 
     @cached_property
-    def _embeddings(self) -> Embeddings:
-        assert self.tower is not None
-        return embeddings_of(self.tower.rows)
+    def _user_layer(self) -> UserLayer:
+        net, embeddings = self._net, embeddings_of(self.tower.embeddings) if self.tower else NO_EMBEDDINGS
+        return UserLayer(net.layer(self.plan.user, net.user), net.bias, embeddings)
+
+    @property
+    def _net(self) -> Net:
+        return self.tower.net if self.tower else NO_NET
 
 
-def embeddings_of(layers: Layers) -> Embeddings:
+def embeddings_of(table: LayeredTable) -> Embeddings:
     """Vectors by id, as kernels read them."""
-    base, heads, entries, limit, _ = layers.rows
-    return Embeddings(base, heads, entries, limit, layers.vectors, layers.overlay.vectors, layers.unseen)
+    base, heads, entries, limit, _ = table.view
+    return Embeddings(base, heads, entries, limit, table.vectors, table.delta.vectors, table.unseen)
 
 
 def score_features(version: Version, features: bytes, n: int) -> F32:

@@ -26,7 +26,7 @@ def wide_change(content: Payload) -> Change:
         raise BadSnapshot(f"{len(keys)} wide keys have {len(weights)} weights")
     columns = np.zeros((len(keys), 1), np.uint64)
     columns.view(np.float32)[:, 0] = weights
-    return Change(keys, columns, dead=_dead(content))
+    return Change(keys, columns, removed=_dead(content))
 
 
 def statistic_change(content: Payload, plan: Plan) -> Change:
@@ -45,7 +45,7 @@ def statistic_change(content: Payload, plan: Plan) -> Change:
     times = numbers[:, 2]
     if not ((times >= 0) & (times < TIME_MS_MAX) | (times == GONE_MS)).all():
         raise BadSnapshot("a statistic's time is not between 1970 and 2100")
-    return Change(np.array(rows[:, 0]), columns, dead=_dead(content))
+    return Change(np.array(rows[:, 0]), columns, removed=_dead(content))
 
 
 def embedding_change(content: Payload, dim: int) -> Change:

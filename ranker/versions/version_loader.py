@@ -13,22 +13,23 @@ from typing import Final, Protocol
 import numpy as np
 from msgspec import UNSET
 
-from ranker.kernels.crossing import read_rows
-from ranker.kernels.item_activation_cache import ItemParts
-from ranker.kernels.layered_table import Change, Layers, Name, Stack
+from ranker.kernels.item_activation_cache import ActivationCache
+from ranker.kernels.layered_table import Change, LayeredTable, Name, TableBuilder
 from ranker.kernels.net import net_of
-from ranker.kernels.pair_cache import pairs_of
+from ranker.kernels.pair_cache import new_cache
 from ranker.kernels.plan import Plan
+from ranker.kernels.table_reads import read_rows
 from ranker.versions.model import BATCH_ITEMS, Tower, Version, embeddings_of, score_features
 from ranker.versions.snapshot_validation import dense_layers, embedding_change, statistic_change, wide_change
 from stream.features.page_features import F32, Catalogue, build_page, statistics_of, words_of
+from stream.features.statistic_reads import StatisticRows
 from stream.runtime.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
 from stream.snapshots.manifest import Manifest
 from stream.snapshots.payload import Payload
 from stream.snapshots.store import VersionReader, fetch
 from stream.spec.spec_file import decode_spec
-from stream.tables.delta_table import Take, lines
+from stream.tables.delta_table import Allocate, cache_aligned
 from stream.tables.hash_table import U64
 
 GOLDEN_DIFFERENCE_MAX: Final = 1e-4
@@ -51,15 +52,15 @@ def load_version(store: VersionReader, model: str, number: int) -> Version:
 class VersionLoader:
     """Loads versions of one model, each from the previous one, into arrays that `take` allocates. One thread only."""
 
-    def __init__(self, store: VersionReader, model: str, take: Take = lines) -> None:
+    def __init__(self, store: VersionReader, model: str, allocate: Allocate = cache_aligned) -> None:
         self._store = store
         self._model = model
-        self._take = take
+        self._allocate = allocate
         self._reset()
 
     def _reset(self) -> None:
         self._deltas: dict[Name, Payload] = {}  # of the newest manifest: later ones name most of them again
-        self._stacks = {part: Stack(self._take) for part in ("wide", "statistics", "deep")}
+        self._stacks = {part: TableBuilder(self._allocate) for part in ("wide", "statistics", "deep")}
 
     def load(self, number: int, previous: Version | None = None) -> Version:
         """Version `number`, after its dry run. Raises BadSnapshot when it must not be served, StoreUnavailable."""
@@ -100,19 +101,19 @@ class VersionLoader:
                     self._deltas[name] = fetched[name]
             return fetched[name]
 
-        def layers(part: str, before: Layers | None, change: Callable[[Payload], Change]) -> Layers:
-            return self._stacks[part].lay(named[part], before, lambda name: change(read(name)))
+        def layers(part: str, before: LayeredTable | None, change: Callable[[Payload], Change]) -> LayeredTable:
+            return self._stacks[part].build(named[part], before, lambda name: change(read(name)))
 
         wide = layers("wide", previous.wide if previous else None, wide_change)
         before = previous.statistics if previous else None
         statistics = layers("statistics", before, lambda content: statistic_change(content, plan))
         tower = old = previous.tower if previous else None
-        if "deep" in parts and (old is None or old.rows.names != named["deep"]):
+        if "deep" in parts and (old is None or old.embeddings.names != named["deep"]):
             dim = plan.spec.deep.embedding_dim
-            rows = layers("deep", old.rows if old else None, lambda content: embedding_change(content, dim))
+            rows = layers("deep", old.embeddings if old else None, lambda content: embedding_change(content, dim))
             # Each content has all dense arrays: the last one's are used.
             net = net_of(plan, *dense_layers(read(named["deep"][-1]), plan))
-            tower = Tower(rows, net, ItemParts(plan, embeddings_of(rows), net, old.parts if old else None))
+            tower = Tower(rows, net, ActivationCache(plan, embeddings_of(rows), net, old.items if old else None))
         return version_of(manifest, plan, wide, statistics, tower, previous, self._shown(manifest, previous))
 
     def _shown(self, manifest: Manifest, previous: Version | None) -> tuple[str, ...]:
@@ -130,10 +131,10 @@ class VersionLoader:
         if not any(names.values()) or not self._descends_from(live.manifest, manifest):
             return live
 
-        def renamed(part: str, layers: Layers) -> Layers:
+        def renamed(part: str, layers: LayeredTable) -> LayeredTable:
             return replace(layers, names=names[part]) if names.get(part) else layers
 
-        tower = replace(live.tower, rows=renamed("deep", live.tower.rows)) if live.tower else None
+        tower = replace(live.tower, embeddings=renamed("deep", live.tower.embeddings)) if live.tower else None
         return replace(
             live, wide=renamed("wide", live.wide), statistics=renamed("statistics", live.statistics), tower=tower
         )
@@ -153,8 +154,8 @@ class VersionLoader:
 def version_of(
     manifest: Manifest,
     plan: Plan,
-    wide: Layers,
-    statistics: Layers,
+    wide: LayeredTable,
+    statistics: LayeredTable,
     tower: Tower | None,
     previous: Version | None,
     shown: tuple[str, ...],
@@ -163,7 +164,7 @@ def version_of(
     if previous is not None and previous.plan is plan:
         pairs = previous.pairs.follow(wide, statistics)
     else:
-        pairs = pairs_of(wide, plan.squares, statistics, plan.likenesses)
+        pairs = new_cache(wide, plan.arrays.matrices, statistics, plan.likenesses)
     return Version(manifest, plan, wide, statistics, pairs, tower, shown)
 
 
@@ -246,5 +247,5 @@ def _close(found: F32, published: bytes) -> bool:
 def _has_labels(version: Version) -> bool:
     """Whether the statistics have the base row, which each label moves."""
     key, numbers = np.array([version.plan.program.base_key], np.uint64), np.zeros((3, 1))
-    read_rows(key, np.empty_like(key), 1, version.statistics.rows, 0.0, 0.0, *numbers)
+    read_rows(key, np.empty_like(key), 1, version.statistics.view, 0.0, 0.0, StatisticRows(*numbers))
     return bool(numbers[2, 0] >= 0)

@@ -1,6 +1,6 @@
 """A page's features in columns: built once when it is ranked, logged in the impression, learned from as logged.
 
-The bytes are 64-bit words, little-endian, so that kernels read them where they lie:
+The bytes are 64-bit words, little-endian, so that kernels read them without a copy:
 
     word 0      layout: which columns, in which order, and what is encoded of them (a hash)
     word 1      n, the items of the page
@@ -10,7 +10,7 @@ The bytes are 64-bit words, little-endian, so that kernels read them where they 
 
 A category is a list of one id, a missing one an empty list, a missing number NaN. An id is a 64-bit
 hash of its column and text; a history has the ids of `item.id`. Whatever belongs to the request
-(`context.*`) stands with the user's.
+(`context.*`) is among the user's.
 """
 
 from bisect import bisect_right
@@ -26,19 +26,22 @@ from stream.events.types import ITEMS_MAX, Item, Value
 from stream.features.page_kernels import (
     FLOAT_MAX,
     LIST_MAX,
-    all_sound,
-    assemble,
-    copy_items,
-    count_ids,
-    floats_start,
-    locate,
-    sound,
+    ItemColumns,
+    PageSizes,
+    UserColumns,
+    all_valid,
+    build,
+    has_infinity,
+    is_valid,
+    open_page,
+    select_items,
 )
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import POSITION, Column, Spec
-from stream.tables.hash_table import U64
+from stream.tables.hash_table import U32, U64
 
 F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event's own limit is tighter
 
 
@@ -62,7 +65,7 @@ def texts_of(value: Value | None) -> list[str]:
 
 
 def _number(value: Value | None) -> float:
-    """The number, as far as float32 holds it; NaN (missing) for anything else."""
+    """The number if float32 can represent it; NaN (missing) for anything else."""
     try:
         number = float(value) if isinstance(value, str | float | int) else np.nan
     except (ValueError, OverflowError):
@@ -71,7 +74,7 @@ def _number(value: Value | None) -> float:
 
 
 class Layout:
-    """Where each declared column stands in a page's bytes."""
+    """Where each declared column is in a page's bytes."""
 
     def __init__(self, spec: Spec) -> None:
         columns = spec.columns()
@@ -86,19 +89,20 @@ class Layout:
         self.history = next((n for n, c in columns.items() if c.of), "")
         self.history_last = columns[self.history].last if self.history else 0
         names = (self.user_lists, self.item_lists, self.user_numbers, self.item_numbers, self.statistics)
-        # An id of a band is its number's, and of a history the last few are there: cut otherwise, they mean others.
+        # A band's id is its number's, and a history has its last few: other bounds give the same ids another meaning.
         cuts = [[columns[name].bands for name in numbers], self.history_last]
         encoded = [*names, [one.layout_text() for one in spec.statistics.values()], *cuts]
         self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode(encoded))
-        self.sizes = tuple(map(len, names))  # U, I, UN, IN, S
+        self.sizes = PageSizes(*map(len, names))
+        self.size_array = np.array(self.sizes, np.int64)  # for kernels
         self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}
-        self.held = spec.served_columns()
+        self.fixed = spec.served_columns()
         served = {n: c.serve_as for n, c in columns.items() if c.serve_as is not None}
-        self.held_user = self.user("", {}, [], {n.removeprefix("context."): value for n, value in served.items()})
+        self.served_user = self.user("", {}, [], {n.removeprefix("context."): value for n, value in served.items()})
 
     def user(
         self, user: str, attributes: Mapping[str, Value], history: Sequence[str], context: Mapping[str, Value]
-    ) -> "UserColumns":
+    ) -> UserColumns:
         """The user's (and the request's) part of a page. `history`: item ids, newest last."""
         given: dict[str, Value] = {f"user.{k}": v for k, v in attributes.items()}
         given.update({f"context.{k}": v for k, v in context.items()})
@@ -107,9 +111,7 @@ class Layout:
             given[self.history] = list(history)[-self.history_last :]
         return UserColumns(*self._encode(given, self.user_lists, self.user_numbers))
 
-    def _encode(
-        self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]
-    ) -> "tuple[U64, npt.NDArray[np.uint32], F32]":
+    def _encode(self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]) -> tuple[U64, U32, F32]:
         """ids, offsets [lists+1], numbers of one entity."""
         ids: list[int] = []
         offsets = [0]
@@ -126,17 +128,8 @@ class Layout:
         return np.array(ids, np.uint64), np.array(offsets, np.uint32), np.array(values, np.float32)
 
 
-class UserColumns:
-    """The user's part of a page: ids uint64, offsets uint32 [U+1], numbers float32 [UN]."""
-
-    __slots__ = ("ids", "numbers", "offsets")
-
-    def __init__(self, ids: U64, offsets: "npt.NDArray[np.uint32]", numbers: F32) -> None:
-        self.ids, self.offsets, self.numbers = ids, offsets, numbers
-
-
 class Catalogue:
-    """Items in columns, row by row; an item that is put again gets a new row. Row 0 is an item nobody knows.
+    """Items in columns, row by row; an item that is put again gets a new row. Row 0 is an unknown item.
 
     One thread puts; others may read rows they were given, since rows never change.
     """
@@ -173,14 +166,14 @@ class Catalogue:
         return row
 
     def remove(self, item: str) -> None:
-        """Forget an item (a tombstone); its row stays for pages that are being ranked."""
+        """Remove an item (a tombstone); its row stays for pages that are being ranked."""
         self.row.pop(item, None)
 
-    def rows(self, items: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Rows of items; one that isn't known gets a row with its id only."""
+    def rows(self, items: Sequence[str]) -> I64:
+        """Rows of items; an unknown one gets a row with its id only."""
         return np.array([self.row[i] if i in self.row else self.put(Item(i)) for i in items], np.int64)
 
-    def by_popularity(self) -> npt.NDArray[np.int64]:
+    def by_popularity(self) -> I64:
         """Rows of known items, most popular first."""
         rows = np.fromiter(self.row.values(), np.int64, len(self.row))
         return rows[np.argsort(-np.asarray(self._popularity)[rows], kind="stable")]
@@ -194,27 +187,19 @@ class Catalogue:
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)])
 
 
-def build_page(layout: Layout, user: UserColumns, catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> U64:
+def build_page(layout: Layout, user: UserColumns, catalogue: Catalogue, rows: I64) -> U64:
     """A page of these catalogue rows as words; statistics and base rate are NaN until `Statistics.fill`."""
-    _, width, _, numbers, statistics = layout.sizes
-    n = len(rows)
-    item_ids = int(count_ids(catalogue.offsets, rows, width))
-    size = size_of(layout.sizes, n, len(user.ids), item_ids)
-    words: U64 = np.zeros(size, np.uint64)
-    words[0], words[1] = layout.hash, n
-    assemble(words, words.view(np.uint32), words.view(np.float32), user.offsets, user.ids, user.numbers,
-              catalogue.offsets, catalogue.ids, catalogue.numbers, rows, width, numbers, statistics)  # fmt: skip
-    return words
+    items = ItemColumns(catalogue.ids, catalogue.offsets, catalogue.numbers)
+    return build(user, items, rows, np.uint64(layout.hash), layout.size_array)
 
 
-def select(layout: Layout, words: U64, positions: Sequence[int] | npt.NDArray[np.int64]) -> U64:
+def select(layout: Layout, words: U64, positions: Sequence[int] | I64) -> U64:
     """The page that has only these items of `words`, in this order."""
-    chosen = np.asarray(positions, np.int64)
-    return copy_items(words, words.view(np.uint32), words.view(np.float32), chosen, np.array(layout.sizes, np.int64))  # type: ignore[no-any-return]
+    return select_items(words, np.asarray(positions, np.int64), layout.size_array)
 
 
 def words_of(raw: bytes, layout: Layout, items: int) -> U64:
-    """A logged page's words, checked: the layout's, of so many items, sizes within bounds. Raises BadEvent."""
+    """A logged page's words, validated: the layout's, of `items` items, sizes within bounds. Raises BadEvent."""
     if not raw:
         raise BadEvent("the page has no features: replay computes them, or copy those of the ranked reply")
     if len(raw) % 8 or not 16 <= len(raw) <= PAGE_BYTES_MAX:
@@ -224,26 +209,24 @@ def words_of(raw: bytes, layout: Layout, items: int) -> U64:
         raise BadEvent(f"features were made for another spec (layout {int(words[0]):016x}, here {layout.hash:016x})")
     if int(words[1]) != items or not 1 <= items <= ITEMS_MAX:
         raise BadEvent(f"features are of {int(words[1])} items, the page has {items}")
-    if not sound(words, words.view(np.uint32), np.array(layout.sizes, np.int64)):
-        raise BadEvent("features are cut off or garbled")
-    if np.isinf(
-        words.view(np.float32)[floats_start(words, words.view(np.uint32), np.array(layout.sizes, np.int64)) :]
-    ).any():
-        raise BadEvent("features hold an infinite number")
+    if not is_valid(words, layout.size_array):
+        raise BadEvent("features are truncated or garbled")
+    if has_infinity(words, layout.size_array):
+        raise BadEvent("features contain an infinite number")
     return words
 
 
 def statistics_of(layout: Layout, words: U64) -> F32:
     """A page's base rate and, item by item, its statistics. float32 [1 + n·S]."""
-    floats = words.view(np.float32)
-    at = locate(words, words.view(np.uint32), 0, np.array(layout.sizes, np.int64))
-    return np.concatenate([floats[at[6] : at[6] + 1], floats[at[8] : at[8] + at[0] * layout.sizes[4]]])
+    _, _, f32, at = open_page(words, layout.size_array)
+    count = at.items * layout.sizes.statistics
+    return np.concatenate([f32[at.base_rate : at.base_rate + 1], f32[at.statistics : at.statistics + count]])
 
 
-def pages_of(pages: Sequence[tuple[bytes, int]], layout: Layout) -> "tuple[U64, npt.NDArray[np.int64]] | None":
-    """Logged pages (bytes, count of items) laid end to end: words, and where each page begins.
+def pages_of(pages: Sequence[tuple[bytes, int]], layout: Layout) -> tuple[U64, I64] | None:
+    """Logged pages (bytes, count of items) end to end: words, and at which one each page begins.
 
-    None when any of them isn't what `words_of` takes: that one says why.
+    None when `words_of` rejects any of them: call it for the reason.
     """
     raws = [raw for raw, _ in pages]
     lengths = [len(raw) for raw in raws]
@@ -252,19 +235,6 @@ def pages_of(pages: Sequence[tuple[bytes, int]], layout: Layout) -> "tuple[U64, 
     words: U64 = np.frombuffer(bytearray().join(raws), np.uint64) if raws else np.zeros(0, np.uint64)
     ends = np.cumsum([0, *lengths]) // 8
     items = np.array([count for _, count in pages], np.int64)
-    sizes = np.array(layout.sizes, np.int64)
-    if not all_sound(words, words.view(np.uint32), words.view(np.float32), ends, items, np.uint64(layout.hash), sizes):
+    if not all_valid(words, ends, items, np.uint64(layout.hash), layout.size_array):
         return None
     return words, ends[:-1]
-
-
-def size_of(sizes: Sequence[int], n: int, user_ids: int, item_ids: int) -> int:
-    """Words of a page of n items with so many ids."""
-    users, items, user_numbers, item_numbers, statistics = sizes
-    return (
-        2
-        + (users + n * items + 3) // 2
-        + user_ids
-        + item_ids
-        + (user_numbers + 1 + n * (item_numbers + statistics) + 1) // 2
-    )

@@ -4,16 +4,15 @@ Numeric x becomes the number of boundaries below it, over their count: (i − 1)
 quantile (Cheng et al. 2016, §4.1). Missing is a value of its own.
 """
 
-from typing import Any
-
 import numpy as np
 
+from stream.features.page_kernels import F32
 from stream.tables.jit import kernel
 
 
 @kernel
-def quantile(x: Any, boundaries: Any, column: Any) -> Any:
-    """What a number is read as, float32: its quantile; 0.5 before the first freeze, 0 when it's missing."""
+def quantile(x: np.float32, boundaries: F32, column: int) -> np.float32:
+    """A number's quantile; 0.5 before the first freeze, 0 when it's missing."""
     if x != x:
         return np.float32(0.0)
     q = boundaries.shape[1]
@@ -30,7 +29,7 @@ def quantile(x: Any, boundaries: Any, column: Any) -> Any:
 
 
 @kernel
-def quantise(numbers: Any, boundaries: Any) -> Any:
+def quantise(numbers: F32, boundaries: F32) -> F32:
     """float32 [B, D] → float32 [B, 2D]: values, then flags of what is missing.
 
     `boundaries`: float32 [D, n_q − 1], rising; [0, 0] before the first freeze, when every value is 0.5.

@@ -1,42 +1,74 @@
-"""How rows (n, s, t) of the statistics are read: decayed to now, then as their kind says. See `statistics.py`."""
+"""How rows (n, s, t) of the statistics are read: decayed to now, then measured by kind. See `statistics.py`."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from stream.spec.statistic_kinds import READ_COUNT, READ_MEAN, READ_RATE, READ_SINCE, READ_STRONGEST
 from stream.tables.hash_kernels import find
+from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
-GONE_MS: Final = -1.0  # time of a row that reads as none: where there is no key, and in a delta where there was one
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+GONE_MS: Final = -1.0  # time of a missing row: its key isn't in the table, or a delta has removed it
+
+
+class StatisticRules(NamedTuple):
+    """How each of a spec's statistics reads and learns its rows; arrays [S]."""
+
+    reads: I64  # READ_… of statistic_kinds.py
+    learns: I64  # LEARN_…
+    priors: F64
+    half_lives: F64  # ms; 0: no decay
+    neighbours: I64
+
+
+class Reading(NamedTuple):
+    """How one statistic is read. Numbers only: a kernel that is called for each item counts references to arrays."""
+
+    read: int
+    prior: float
+    neighbours: int
+    now: float  # ms
+    base: float  # base rate
+
+
+class StatisticRows(NamedTuple):
+    """Rows that were read, decayed to one time."""
+
+    n: F64
+    s: F64
+    t: F64  # ms; GONE_MS: missing
 
 
 @kernel
-def read_row(slots: Any, overlay: Any, key: Any, now: Any, half_life: Any) -> Any:
-    """(n, s, t) of a key, decayed to now; zeros and GONE_MS when it isn't there."""
-    held = overlay
+def read_row(slots: U64, overlay: U64, key: np.uint64, now: float, half_life: float) -> Any:
+    """(n, s, t) of a key, decayed to now; zeros and GONE_MS when it is in neither table. `overlay` hides `slots`."""
+    found = overlay
     row = find(overlay, key)
     if row < 0:
-        held = slots
+        found = slots
         row = find(slots, key)
         if row < 0:
             return 0.0, 0.0, GONE_MS
-    values = held.view(np.float64)
-    n, s, t = abs(values[row, 1]), values[row, 2], values[row, 3]  # n's sign is the table's mark
-    return faded(n, s, t, now, half_life)
+    values = found.view(np.float64)
+    n, s, t = abs(values[row, 1]), values[row, 2], values[row, 3]  # n's sign bit is the table's CHANGED
+    return decayed(n, s, t, now, half_life)
 
 
 @kernel
-def faded(n: Any, s: Any, t: Any, now: Any, half_life: Any) -> Any:
-    """(n, s, t) decayed to now."""
+def decayed(n: float, s: float, t: float, now: float, half_life: float) -> tuple[float, float, float]:
+    """(n, s, t), n and s decayed to now."""
     if half_life > 0.0 and now > t:
-        fade = 2.0 ** ((t - now) / half_life)
-        n, s = n * fade, s * fade
+        decay = 2.0 ** ((t - now) / half_life)
+        n, s = n * decay, s * decay
     return n, s, t
 
 
 @kernel
-def _strongest(values: Any, count: Any, most: Any) -> Any:
+def _strongest(values: F64, count: int, most: int) -> Any:
     """Sum / √count of the `most` values of greatest size."""
     if count == 0:
         return 0.0
@@ -53,18 +85,24 @@ def _strongest(values: Any, count: Any, most: Any) -> Any:
 
 
 @kernel
-def base_rate(n: Any, s: Any) -> Any:
+def base_rate(n: float, s: float) -> float:
     """The label rate over everything, from its row."""
     return (s + 1.0) / (n + 2.0)
 
 
 @kernel
-def measure(read: Any, n: Any, s: Any, t: Any, first: Any, last: Any, now: Any, base: Any, prior: Any, most: Any,
-            near: Any) -> Any:  # fmt: skip
-    """What a statistic says of its rows first:last, decayed to now; NaN without one. `near` is scratch.
+def reading_of(rules: StatisticRules, k: int, now: float, base: float) -> Reading:
+    """How statistic k is read at a time."""
+    return Reading(rules.reads[k], rules.priors[k], rules.neighbours[k], now, base)
 
-    `read`: which branch. Raises ValueError for one that has none: nothing is read by default.
+
+@kernel
+def measure(reading: Reading, n: F64, s: F64, t: F64, first: int, last: int, ratios: F64) -> Any:
+    """A statistic of rows first:last (n, s, t); NaN without one. `ratios`: scratch f64[≥ last − first].
+
+    Raises ValueError for an unknown READ_…: nothing is read by default.
     """
+    read, prior, neighbours, now, base = reading
     total = 0.0
     known = 0
     for i in range(first, last):
@@ -77,11 +115,11 @@ def measure(read: Any, n: Any, s: Any, t: Any, first: Any, last: Any, now: Any, 
                 continue
             total += np.log1p(max(0.0, now - t[i]) / 1000.0)
         elif read in (READ_MEAN, READ_STRONGEST):
-            near[known] = s[i] / (n[i] + prior)
-            total += near[known]
+            ratios[known] = s[i] / (n[i] + prior)
+            total += ratios[known]
         else:
             raise ValueError("a statistic is read by an unknown branch: see statistic_kinds.py")
         known += 1
     if known == 0:
         return np.nan
-    return _strongest(near, known, most) if read == READ_STRONGEST else total / known
+    return _strongest(ratios, known, neighbours) if read == READ_STRONGEST else total / known

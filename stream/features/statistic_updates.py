@@ -4,14 +4,17 @@ from typing import Any
 
 import numpy as np
 
+from stream.features.cross_products import CrossProducts
+from stream.features.statistic_reads import F64, I64
 from stream.spec.statistic_kinds import LEARN_LABELS, LEARN_RESIDUALS
-from stream.tables.hash_kernels import CHANGED, mix, place, touch
+from stream.tables.hash_kernels import CHANGED, TableArrays, find_or_insert, mark_changed, mix
+from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
 
 @kernel
-def amount(learn: Any, label: Any, expected: Any) -> Any:
-    """What a label adds to s; `label` and `expected` are weighted. Raises ValueError for a `learn` without a branch."""
+def label_sum(learn: int, label: float, expected: float) -> Any:
+    """What a label adds to s; both are weighted. Raises ValueError for an unknown LEARN_…."""
     if learn == LEARN_LABELS:
         return label
     if learn == LEARN_RESIDUALS:
@@ -20,43 +23,47 @@ def amount(learn: Any, label: Any, expected: Any) -> Any:
 
 
 @kernel
-def move_row(slots: Any, key: Any, n: Any, s: Any, t: Any, half_life: Any, fresh: Any, counts: Any) -> None:
-    """Add n and s, as of time t, to a key's row; both as of the newer time. The caller has reserved room."""
-    row = place(slots, key, counts)
-    touch(slots, row, fresh, counts)
+def move_row(slots: U64, dirty: U64, counts: I64, key: np.uint64, added: Any, half_life: float) -> None:
+    """Add (n, s), as of t, to a key's row; both as of the newer time. `added`: n, s, t. There is room for the key."""
+    n, s, t = added
+    row = find_or_insert(slots, key, counts)
+    mark_changed(slots, row, dirty, counts)
     values = slots.view(np.float64)
     mark = slots[row, 1] & CHANGED
-    total, held = abs(values[row, 1]), values[row, 3]
+    total, newest = abs(values[row, 1]), values[row, 3]
     if half_life > 0.0:
-        if t > held:
-            fade = 2.0 ** ((held - t) / half_life)
-            total *= fade
-            values[row, 2] *= fade
+        if t > newest:
+            decay = 2.0 ** ((newest - t) / half_life)
+            total *= decay
+            values[row, 2] *= decay
         else:
-            fade = 2.0 ** ((t - held) / half_life)
-            n, s = n * fade, s * fade
+            decay = 2.0 ** ((t - newest) / half_life)
+            n, s = n * decay, s * decay
     values[row, 1] = total + n
     slots[row, 1] |= mark
     values[row, 2] += s
-    values[row, 3] = max(held, t)
+    values[row, 3] = max(newest, t)
 
 
 @kernel
-def organic_keys(ids: Any, organic: Any, products: Any, sides: Any, salts: Any) -> Any:
-    """As `fill_product` makes them, of ids [B, 2] of user and item: a page has one id in each of these columns."""
+def organic_keys(ids: U64, organic: I64, crosses: CrossProducts) -> U64:
+    """Keys u64[B·O] of installs by user and item, ids u64[B, 2], as `fill_product` makes them.
+
+    `organic` i64[O]: which crosses. In each of their columns a page has one id.
+    """
     keys = np.empty(ids.shape[0] * organic.shape[0], np.uint64)
     for b in range(ids.shape[0]):
         for j in range(organic.shape[0]):
             k = organic[j]
-            key = salts[k]
-            for r in range(products[k], products[k + 1]):
-                key = mix(key, ids[b, sides[r]])
+            key = crosses.salts[k]
+            for r in range(crosses.offsets[k], crosses.offsets[k + 1]):
+                key = mix(key, ids[b, crosses.sides[r]])
             keys[b * organic.shape[0] + j] = key
     return keys
 
 
 @kernel
-def move_organic(keys: Any, times: Any, half_lives: Any, slots: Any, fresh: Any, counts: Any) -> None:
-    """Each key by one install."""
+def move_organic(table: TableArrays, keys: U64, times: F64, half_lives: F64) -> None:
+    """Move each key's row by one install."""
     for i in range(keys.shape[0]):
-        move_row(slots, keys[i], 1.0, 1.0, times[i], half_lives[i], fresh, counts)
+        move_row(table.slots, table.dirty, table.counts, keys[i], (1.0, 1.0, times[i]), half_lives[i])

@@ -13,32 +13,32 @@ State is one table: key → weight of labels, sum, newest event time (ms). Kinds
 *Expected* is what the page's logged rates say: base + Σ (rate − base), within [0.01, 0.99]; so what a
 label adds depends on its page alone, and sums without decay don't depend on the order of labels.
 A late positive or a retraction moves `s` by ±1 and nothing else: as if the first label had been right. (A likeness
-goes by the order of labels, and is corrected as far as it remembers.)
+depends on the order of labels, and is corrected as long as the item is in the memory.)
 
-A statistic of organic installs (`of = "organic"`) is a count or since that they move and labels don't: each adds 1 to
-n and s. They move neither the base rate nor what is expected, so their order among labels doesn't matter.
+A statistic of organic installs (`of = "organic"`) is a count or since that installs move and labels don't: each adds
+1 to n and s. They move neither the base rate nor what is expected, so their order among labels doesn't matter.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.events.types import LATE_POSITIVE, RETRACTION, Organic
-from stream.features.encoder import I64, KEYS_MAX, Batch, Product, count_product, fill_product
-from stream.features.item_similarity import fill_likeness, learn_likeness
-from stream.features.page_features import Layout, id_of, seed_of
-from stream.features.page_kernels import locate
-from stream.features.statistic_reads import base_rate, measure, read_row
-from stream.features.statistic_updates import amount, move_organic, move_row, organic_keys
+from stream.features.cross_products import KEYS_MAX, CrossProducts, compile_crosses, count_product, fill_product
+from stream.features.encoder import Batch
+from stream.features.item_similarity import Outcomes, fill_likeness, learn_likeness
+from stream.features.page_features import F32, Layout, id_of, seed_of
+from stream.features.page_kernels import Page, Sections, locate, open_page
+from stream.features.statistic_reads import F64, I64, StatisticRules, base_rate, measure, read_row, reading_of
+from stream.features.statistic_updates import label_sum, move_organic, move_row, organic_keys
 from stream.spec.spec import ORGANIC_INSTALLS, Spec, duration_ms
 from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, READ_MEMORY, READ_RATE, kind_of
-from stream.tables.eviction import Sweep
-from stream.tables.hash_table import U64, Table
+from stream.tables.eviction import Evictor
+from stream.tables.hash_kernels import TableArrays
+from stream.tables.hash_table import U64, HashTable
 from stream.tables.jit import kernel
 
-F64 = npt.NDArray[np.float64]
 WIDTH: Final = 4  # key; n, s, t as float64
 NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
 
@@ -48,87 +48,65 @@ class StatisticsProgram:
 
     def __init__(self, spec: Spec, layout: Layout) -> None:
         stats = spec.statistics
-        self.sizes = np.array(layout.sizes, np.int64)
+        self.sizes = layout.size_array
         kinds = [kind_of(s.kind) for s in stats.values()]
-        self.reads = np.array([kind.read for kind in kinds], np.int64)
-        self.product = Product(
+        self.crosses = compile_crosses(
             layout, [s.by or [s.to, s.of] for s in stats.values()], [f"statistic {n}" for n in stats]
         )
-        self.priors = np.array([s.prior for s in stats.values()], np.float64)
-        self.half_lives = np.array([duration_ms(s.half_life) if s.half_life else 0 for s in stats.values()], np.float64)
-        self.neighbours = np.array([s.neighbours for s in stats.values()], np.int64)
-        self.base_key = np.uint64(seed_of("statistic of everything"))
-        self.rows_max = spec.max_statistics
         of_organic = np.array([s.of == ORGANIC_INSTALLS for s in stats.values()], np.bool_)
         self.organic: I64 = np.flatnonzero(of_organic)
-        self.learns = np.where(of_organic, LEARN_ORGANIC, np.array([kind.learn for kind in kinds], np.int64))
-        self.likenesses = np.flatnonzero(self.learns == LEARN_MEMORY).tolist()
+        self.rules = StatisticRules(
+            reads=np.array([kind.read for kind in kinds], np.int64),
+            learns=np.where(of_organic, LEARN_ORGANIC, np.array([kind.learn for kind in kinds], np.int64)),
+            priors=np.array([s.prior for s in stats.values()], np.float64),
+            half_lives=np.array([duration_ms(s.half_life) if s.half_life else 0 for s in stats.values()], np.float64),
+            neighbours=np.array([s.neighbours for s in stats.values()], np.int64),
+        )
+        self.base_key = np.uint64(seed_of("statistic of everything"))
+        self.rows_max = spec.max_statistics
+        self.likenesses = np.flatnonzero(self.rules.learns == LEARN_MEMORY).tolist()
         self._user_seed, self._item_seed = layout.seeds["user.id"], layout.seeds["item.id"]
 
     def fill(self, words: U64, time_ms: int, slots: U64, overlay: U64 = NO_TABLE) -> None:
         """Write the page's statistics and base rate, as of `time_ms`. `overlay` rows hide those of `slots`.
 
-        Slots are uint64 [capacity, WIDTH] as in `Table`; many threads may read the same ones.
+        Slots are uint64 [capacity, WIDTH] as in `HashTable`; many threads may read the same ones.
         """
-        p = self.product
-        _fill(words, words.view(np.uint32), words.view(np.float32), float(time_ms), self.sizes,
-              self.reads, p.offsets, p.sides, p.places, p.salts, self.priors, self.half_lives,
-              self.neighbours, self.base_key, slots, overlay)  # fmt: skip
-        for k in self.likenesses:
-            fill_likeness(words, words.view(np.uint32), words.view(np.float32), self.sizes, k, self.columns(k),
-                          p.salts[k], self.neighbours[k], self.priors[k], slots, overlay)  # fmt: skip
+        _fill(words, float(time_ms), self.sizes, self.crosses, self.rules, self.base_key, slots, overlay)
 
     def organic_keys(self, installs: Sequence[Organic]) -> U64:
         """The keys that these move: install b's of the j-th statistic of organic installs at b·O+j. uint64 [B·O]."""
         ids = [(id_of(self._user_seed, one.user), id_of(self._item_seed, one.item)) for one in installs]
-        p = self.product
-        keys: U64 = organic_keys(np.array(ids, np.uint64), self.organic, p.offsets, p.sides, p.salts)
-        return keys
-
-    def columns(self, k: int) -> I64:
-        """Side and index of each column of statistic k, one after the other. int64."""
-        first, last = self.product.offsets[k : k + 2]
-        pairs = zip(self.product.sides[first:last], self.product.places[first:last], strict=True)
-        return np.array([number for pair in pairs for number in pair], np.int64)
+        return organic_keys(np.array(ids, np.uint64), self.organic, self.crosses)
 
 
 class Statistics:
     """The statistics of one learner or replay: a program and its table."""
 
-    def __init__(self, program: StatisticsProgram, table: Table | None = None) -> None:
+    def __init__(self, program: StatisticsProgram, table: HashTable | None = None) -> None:
         self.program = program
-        self.table = table or Table(WIDTH)
-        self.sweep = Sweep(program.rows_max)
+        self.table = table or HashTable(WIDTH)
+        self.evictor = Evictor(program.rows_max)
 
     def fill(self, words: U64, time_ms: int) -> None:
         """Write the page's statistics as of `time_ms` into its words."""
         self.program.fill(words, time_ms, self.table.old, self.table.slots)
 
     def learn(self, batch: Batch, labels: F64, weights: F64, reasons: I64, time_ms: F64) -> None:
-        """Move the statistics by these examples, in order. Over the spec's bound rows go that moved longest ago.
+        """Move the statistics by these examples, in order. Over the spec's bound the least recently moved rows go.
 
         `labels`, `weights`, `time_ms` (of the page): float64 [B]; `reasons`: int64 [B].
         """
-        program, p, table = self.program, self.program.product, self.table
-        w32 = batch.words.view(np.uint32)
-        offsets = _count(batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides,
-                         p.places)  # fmt: skip
-        keys = np.empty(offsets[-1] + 1, np.uint64)
-        _fill_keys(batch.words, w32, batch.starts, batch.page, batch.position, program.sizes, p.offsets, p.sides,
-                   p.places, p.salts, offsets, keys)  # fmt: skip
-        keys[-1] = program.base_key
-        remembered = len(batch) * sum(int(program.neighbours[k]) + 2 for k in program.likenesses)
-        self.sweep.step(table, len(keys) + remembered, 0)
+        program, table = self.program, self.table
+        outcomes = Outcomes(labels, weights, reasons, time_ms)
+        keys, offsets = _keys_of(batch, program.sizes, program.crosses, program.base_key)
+        neighbours = [int(program.rules.neighbours[k]) for k in program.likenesses]
+        self.evictor.step(table, len(keys) + len(labels) * sum(last + 2 for last in neighbours), 0)
         table.reserve_for(keys)
-        _learn(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
-               labels, weights, reasons, time_ms, program.sizes, program.reads, program.learns, program.half_lives,
-               offsets, keys, table.slots, table.fresh, table.counts)  # fmt: skip
-        for k in program.likenesses:
-            last = int(program.neighbours[k])
-            table.reserve_step(len(batch) * (last + 2))
-            learn_likeness(batch.words, w32, batch.words.view(np.float32), batch.starts, batch.page, batch.position,
-                           labels, weights, reasons, time_ms, program.sizes, program.columns(k), p.salts[k], last,
-                           table.slots, table.old, table.fresh, table.counts)  # fmt: skip
+        _learn(batch, outcomes, program.sizes, program.rules, keys, offsets, table.arrays)
+        for k, last in zip(program.likenesses, neighbours, strict=True):
+            table.reserve_step(len(labels) * (last + 2))
+            learn_likeness(batch, outcomes, program.sizes, program.crosses, k, last, table.arrays)
 
     def learn_organic(self, installs: Sequence[Organic]) -> None:
         """Move the statistics of organic installs by these, in order; the caller has dropped duplicates."""
@@ -137,94 +115,100 @@ class Statistics:
             return
         keys = program.organic_keys(installs)
         times = np.repeat(np.array([one.time_ms for one in installs], np.float64), len(program.organic))
-        half_lives = np.tile(program.half_lives[program.organic], len(installs))
-        self.sweep.step(table, len(keys), 0)
+        half_lives = np.tile(program.rules.half_lives[program.organic], len(installs))
+        self.evictor.step(table, len(keys), 0)
         table.reserve_for(keys)
-        move_organic(keys, times, half_lives, table.slots, table.fresh, table.counts)
+        move_organic(table.arrays, keys, times, half_lives)
 
 
 @kernel
-def _count(
-    words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, products: Any, sides: Any, places: Any
-) -> Any:
-    """Example b's keys of statistic k are offsets[b·S+k]:offsets[b·S+k+1]. int64 [B·S+1]."""
-    kinds = products.shape[0] - 1
-    offsets = np.zeros(page.shape[0] * kinds + 1, np.int64)
-    for b in range(page.shape[0]):
-        at = locate(words, w32, starts[page[b]], sizes)
+def _keys_of(batch: Batch, sizes: I64, crosses: CrossProducts, base_key: np.uint64) -> tuple[U64, I64]:
+    """Keys of the rows that a batch's examples move, the last is that of everything: u64[K + 1]. And i64[B·S + 1]:
+    statistic k of example b has keys[offsets[b·S + k]:offsets[b·S + k + 1]].
+    """
+    words, starts, pages, positions = batch
+    w32, f32 = words.view(np.uint32), words.view(np.float32)
+    kinds = crosses.salts.shape[0]
+    offsets = np.zeros(pages.shape[0] * kinds + 1, np.int64)
+    for b in range(pages.shape[0]):
+        page = Page(words, w32, f32, locate(words, w32, starts[pages[b]], sizes))
         for k in range(kinds):
-            count = count_product(w32, at, position[b], sizes, products[k], products[k + 1], sides, places)
-            offsets[b * kinds + k + 1] = offsets[b * kinds + k] + count
-    return offsets
-
-
-@kernel
-def _fill_keys(words: Any, w32: Any, starts: Any, page: Any, position: Any, sizes: Any, products: Any, sides: Any,
-               places: Any, salts: Any, offsets: Any, keys: Any) -> None:  # fmt: skip
-    kinds = products.shape[0] - 1
-    for b in range(page.shape[0]):
-        at = locate(words, w32, starts[page[b]], sizes)
+            offsets[b * kinds + k + 1] = offsets[b * kinds + k] + count_product(page, positions[b], crosses, k)
+    keys = np.empty(offsets[-1] + 1, np.uint64)
+    keys[-1] = base_key
+    for b in range(pages.shape[0]):
+        page = Page(words, w32, f32, locate(words, w32, starts[pages[b]], sizes))
         for k in range(kinds):
             first = offsets[b * kinds + k]
             if offsets[b * kinds + k + 1] > first:
-                fill_product(words, w32, at, position[b], sizes, products[k], products[k + 1], sides, places, salts[k],
-                             keys, first)  # fmt: skip
+                fill_product(page, positions[b], crosses, k, keys, first)
+    return keys, offsets
 
 
 @kernel
-def _fill(words: Any, w32: Any, f32: Any, now: Any, sizes: Any, reads: Any, offsets: Any, sides: Any,
-          places: Any, salts: Any, priors: Any, half_lives: Any, neighbours: Any, base_key: Any, slots:
-          Any, overlay: Any) -> None:  # fmt: skip
-    at = locate(words, w32, 0, sizes)
-    keys = np.empty(KEYS_MAX, np.uint64)
-    near, held_n = np.empty(KEYS_MAX, np.float64), np.empty(KEYS_MAX, np.float64)
-    held_s, held_t = np.empty(KEYS_MAX, np.float64), np.empty(KEYS_MAX, np.float64)
+def _fill(
+    words: U64, now: float, sizes: I64, crosses: CrossProducts, rules: StatisticRules, base_key: np.uint64,
+    slots: U64, overlay: U64,
+) -> None:  # fmt: skip
+    page = open_page(words, sizes)
+    f32, at = page.f32, page.at
+    keys, ratios = np.empty(KEYS_MAX, np.uint64), np.empty(KEYS_MAX, np.float64)
+    rows_n, rows_s, rows_t = np.empty(KEYS_MAX), np.empty(KEYS_MAX), np.empty(KEYS_MAX)
+    reads, half_lives = rules.reads, rules.half_lives
     n, s, _ = read_row(slots, overlay, base_key, now, 0.0)
     base = base_rate(n, s)
-    f32[at[6]] = base
-    for item in range(at[0]):
+    f32[at.base_rate] = base
+    for item in range(at.items):
         for k in range(reads.shape[0]):
-            first, last = offsets[k], offsets[k + 1]
-            count = 0 if reads[k] == READ_MEMORY else count_product(w32, at, item, sizes, first, last, sides, places)
+            count = 0 if reads[k] == READ_MEMORY else count_product(page, item, crosses, k)
             value = np.nan
             if count > 0:
-                fill_product(words, w32, at, item, sizes, first, last, sides, places, salts[k], keys, 0)
+                fill_product(page, item, crosses, k, keys, 0)
                 for i in range(count):
-                    held_n[i], held_s[i], held_t[i] = read_row(slots, overlay, keys[i], now, half_lives[k])
-                value = measure(reads[k], held_n, held_s, held_t, 0, count, now, base, priors[k], neighbours[k], near)
-            f32[at[8] + item * sizes[4] + k] = value
+                    rows_n[i], rows_s[i], rows_t[i] = read_row(slots, overlay, keys[i], now, half_lives[k])
+                value = measure(reading_of(rules, k, now, base), rows_n, rows_s, rows_t, 0, count, ratios)
+            f32[at.statistics + item * at.sizes.statistics + k] = value
+    for k in range(reads.shape[0]):
+        if reads[k] == READ_MEMORY:
+            fill_likeness(page, crosses, rules, k, slots, overlay)
 
 
 @kernel
-def _expected(f32: Any, at: Any, position: Any, sizes: Any, reads: Any) -> Any:
-    base = np.float64(f32[at[6]])
+def _expected(f32: F32, at: Sections, position: int, reads: I64) -> Any:
+    """The label rate that the logged statistics of an item lead to expect."""
+    base = np.float64(f32[at.base_rate])
     if base != base:
         return 0.5
     expected = base
     for k in range(reads.shape[0]):
-        value = np.float64(f32[at[8] + position * sizes[4] + k])
+        value = np.float64(f32[at.statistics + position * at.sizes.statistics + k])
         if reads[k] == READ_RATE and value == value:
             expected += value - base
     return min(0.99, max(0.01, expected))
 
 
 @kernel
-def _learn(words: Any, w32: Any, f32: Any, starts: Any, page: Any, position: Any, labels: Any, weights: Any,
-           reasons: Any, times: Any, sizes: Any, reads: Any, learns: Any, half_lives: Any, offsets: Any, keys: Any,
-           slots: Any, fresh: Any, counts: Any) -> None:  # fmt: skip
+def _learn(
+    batch: Batch, outcomes: Outcomes, sizes: I64, rules: StatisticRules, keys: U64, offsets: I64, table: TableArrays
+) -> None:
+    words, starts, pages, positions = batch
+    w32, f32 = words.view(np.uint32), words.view(np.float32)
+    labels, weights, reasons, times = outcomes
+    slots, _, dirty, counts = table
+    reads, learns, half_lives = rules.reads, rules.learns, rules.half_lives
     base_key = keys[keys.shape[0] - 1]
-    for b in range(page.shape[0]):
-        at = locate(words, w32, starts[page[b]], sizes)
+    for b in range(pages.shape[0]):
+        at = locate(words, w32, starts[pages[b]], sizes)
         t = times[b]
         n, label, expected = weights[b], weights[b] * labels[b], 0.0
         if reasons[b] == LATE_POSITIVE or reasons[b] == RETRACTION:
             n, label = 0.0, 2.0 * labels[b] - 1.0
         else:
-            expected = weights[b] * _expected(f32, at, position[b], sizes, reads)
-        move_row(slots, base_key, n, label, t, 0.0, fresh, counts)
+            expected = weights[b] * _expected(f32, at, positions[b], reads)
+        move_row(slots, dirty, counts, base_key, (n, label, t), 0.0)
         for k in range(learns.shape[0]):
             if learns[k] == LEARN_MEMORY or learns[k] == LEARN_ORGANIC:
                 continue
-            moved = amount(learns[k], label, expected)
+            s = label_sum(learns[k], label, expected)
             for i in range(offsets[b * learns.shape[0] + k], offsets[b * learns.shape[0] + k + 1]):
-                move_row(slots, keys[i], n, moved, t, half_lives[k], fresh, counts)
+                move_row(slots, dirty, counts, keys[i], (n, s, t), half_lives[k])

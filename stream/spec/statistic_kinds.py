@@ -1,7 +1,7 @@
 """The kinds of statistics: one table of what each goes by, how it is read, and how it learns.
 
 A new kind is a name in `Measure` and a row of `KINDS`; a new way of reading or learning is a branch of
-`statistic_reads.measure` or `statistic_moves.amount`.
+`statistic_reads.measure` or `statistic_updates.label_sum`.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ GoesBy = Literal["fields", "history", "memory"]
 READS: Final = tuple(range(6))
 READ_RATE, READ_COUNT, READ_SINCE, READ_MEAN, READ_STRONGEST, READ_MEMORY = READS
 
-# What a label adds to s: branches of `amount`. LEARN_MEMORY has its own kernels; in its rows s may be an item's id.
+# What a label adds to s: branches of `label_sum`. LEARN_MEMORY has its own kernels; in its rows s may be an item's id.
 LEARNS: Final = tuple(range(4))
 LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC = LEARNS  # LEARN_ORGANIC: no label updates it
 

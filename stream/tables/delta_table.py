@@ -1,15 +1,15 @@
-"""Rows laid over a big table that never changes: it only grows, and whoever holds a view sees what was there then.
+"""A delta over a big table that never changes: it only grows, and a view sees what was there when it was taken.
 
 `heads`, uint64 [capacity, 2]: key → number of its newest entry. `entries`, uint64 [room, width]: in column 0 the
-number of the key's entry before it (shifted by one; the low bit: the row is gone), then the row's own columns.
-`marks`: a bit for what a key's hash begins with, set when any such key was put: few keys of a big table have an entry,
-and the others are told from these by what stays in a core's own cache. `latest`, uint32 [at most LATEST_MAX]:
-by the same beginning, the newest entry that was put.
+number of the key's previous entry (shifted by one; the low bit: this entry is a tombstone), then the row's own columns.
+`marks`: a bit for the leading bits of a key's hash, set when any such key was put. Few keys of a big table have an
+entry; the marks, which stay in a core's own cache, rule most others out. `latest`, uint32 [at most LATEST_MAX]: by the
+same leading bits, the newest entry that was put.
 `vectors`, float32 [room, dim]: what belongs to an entry and isn't a row. Entry 0 is none.
 
-A view is a count of entries: what was put later is invisible to it. So the next version of a table costs what
+A view is a count of entries: later ones are invisible to it. So the next version of a table costs what
 changed, versions share the arrays, and threads read them without locks while one thread puts. Entries are written
-before heads name them, and nothing that was written changes, but for heads: an older view goes back from them.
+before heads name them, and nothing that was written changes, except heads: an older view goes back from them.
 """
 
 import math
@@ -20,62 +20,63 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.tables.hash_kernels import find, find_hashed, hash32, place
+from stream.tables.hash_kernels import find, find_hashed, find_or_insert, hash32
 from stream.tables.hash_table import U32, U64
 from stream.tables.jit import kernel
 
 F32 = npt.NDArray[np.float32]
-Take = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]  # zeros of a shape and type, as `lines`
+I64 = npt.NDArray[np.int64]
+Allocate = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]  # zeros of a shape and type, as `cache_aligned`
 ROOM_MIN: Final = 1_024
-GROWTH: Final = 4  # room for so many times the rows that there are
+GROWTH: Final = 4  # room for this many times the rows that there are
 MARKS: Final = 4  # bits a slot of `heads`
 LATEST_MAX: Final = 1 << 18  # what's looked at for every pair of a page stays in a core's own cache
-NONE: Final = -1  # what `seen` says of a key that isn't there
-GONE: Final = -2  # and of one whose row is gone
+MISSING: Final = -1  # what `lookup` returns for a key without an entry
+TOMBSTONE: Final = -2  # and for one whose newest entry removes it
 
 
-class Rows(NamedTuple):
-    """A table as kernels read it: `base` slots as in `Table`, and a view of what lies over them.
+class TableView(NamedTuple):
+    """A base table and a view of the delta over it, as kernels read them.
 
-    Kernels take it apart before they loop: each look at a field counts references.
+    Kernels unpack it before they loop: each access to a field counts references.
     """
 
-    base: U64
-    heads: U64
-    entries: U64
+    base: U64  # u64[capacity, width]: slots as in `HashTable`
+    heads: U64  # u64[capacity, 2]
+    entries: U64  # u64[room, width]
     limit: int  # entries that the view sees
-    marks: U64
+    marks: U64  # u64[capacity · MARKS / 64]
 
 
 @kernel
-def marked(marks: Any, hashed: Any) -> Any:
+def may_have_entry(marks: U64, hashed: np.uint64) -> bool:
     """False: no key of this `hash32` has an entry. True: perhaps one has."""
     bit = (hashed * np.uint64(64 * marks.shape[0])) >> np.uint64(32)
-    return (marks[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1) != 0
+    return (marks[bit >> np.uint64(6)] >> (bit & np.uint64(63))) & np.uint64(1) != 0  # type: ignore[no-any-return]
 
 
 @kernel
-def _mark(marks: Any, keys: Any) -> None:
+def _mark(marks: U64, keys: U64) -> None:
     for k in range(keys.shape[0]):
         bit = (hash32(keys[k]) * np.uint64(64 * marks.shape[0])) >> np.uint64(32)
         marks[bit >> np.uint64(6)] |= np.uint64(1) << (bit & np.uint64(63))
 
 
 @kernel
-def latest_of(latest: Any, hashed: Any) -> Any:
-    """The newest entry of any key whose `hash32` begins as this one; 0: there is none."""
+def latest_of(latest: U32, hashed: np.uint64) -> Any:
+    """The newest entry of any key with the same leading bits of `hash32`; 0: there is none."""
     return latest[(hashed * np.uint64(latest.shape[0])) >> np.uint64(32)]
 
 
 @kernel
-def _note(latest: Any, keys: Any, count: Any) -> None:
+def _set_latest(latest: U32, keys: U64, count: int) -> None:
     for k in range(keys.shape[0]):
         latest[(hash32(keys[k]) * np.uint64(latest.shape[0])) >> np.uint64(32)] = np.uint32(count + k)
 
 
 @kernel
-def seen_hashed(heads: Any, entries: Any, count: Any, key: Any, hashed: Any) -> Any:
-    """`seen` of a key whose `hash32` is known."""
+def lookup_hashed(heads: U64, entries: U64, count: int, key: np.uint64, hashed: np.uint64) -> Any:
+    """`lookup` of a key whose `hash32` is known."""
     head = find_hashed(heads, key, hashed)
     if head < 0:
         return np.int64(-1)
@@ -88,54 +89,54 @@ def seen_hashed(heads: Any, entries: Any, count: Any, key: Any, hashed: Any) -> 
 
 
 @kernel
-def seen(heads: Any, entries: Any, count: Any, key: Any) -> Any:
-    """Number of the entry in which a view of `count` entries has the key; NONE or GONE."""
-    return seen_hashed(heads, entries, count, key, hash32(key))
+def lookup(heads: U64, entries: U64, count: int, key: np.uint64) -> Any:
+    """Number of the key's newest entry in a view of `count` entries; MISSING or TOMBSTONE."""
+    return lookup_hashed(heads, entries, count, key, hash32(key))
 
 
 @kernel
-def _write(heads: Any, entries: Any, count: Any, keys: Any, columns: Any, gone: Any) -> None:
+def _write(heads: U64, entries: U64, count: int, keys: U64, columns: U64, tombstones: bool) -> None:
     for r in range(keys.shape[0]):
         head = find(heads, keys[r])
         before = heads[head, 1] if head >= 0 else np.uint64(0)
-        entries[count + r, 0] = (before << np.uint64(1)) | np.uint64(gone)
+        entries[count + r, 0] = (before << np.uint64(1)) | np.uint64(tombstones)
         for c in range(columns.shape[1]):
             entries[count + r, 1 + c] = columns[r, c]
 
 
 @kernel
-def _name(heads: Any, count: Any, keys: Any, counts: Any) -> None:
+def _set_heads(heads: U64, count: int, keys: U64, counts: I64) -> None:
     for r in range(keys.shape[0]):
-        heads[place(heads, keys[r], counts), 1] = np.uint64(count + r)
+        heads[find_or_insert(heads, keys[r], counts), 1] = np.uint64(count + r)
 
 
 @kernel
-def _visible(heads: Any, entries: Any, count: Any) -> Any:
-    """Keys that a view has, and the entries that it has them in; negative: gone."""
+def _visible(heads: U64, entries: U64, count: int) -> tuple[U64, I64]:
+    """Keys that a view has, and their entries; negative: a tombstone."""
     keys = np.empty(heads.shape[0], np.uint64)
-    held = np.empty(heads.shape[0], np.int64)
-    found = 0
+    found = np.empty(heads.shape[0], np.int64)
+    n = 0
     for h in range(heads.shape[0]):
         key = heads[h, 0]
         if key == np.uint64(0):
             continue
-        entry = seen(heads, entries, count, key)
+        entry = lookup(heads, entries, count, key)
         if entry != -1:
-            keys[found], held[found] = key, entry
-            found += 1
-    return keys[:found], held[:found]
+            keys[n], found[n] = key, entry
+            n += 1
+    return keys[:n], found[:n]
 
 
-def lines(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint64) -> npt.NDArray[Any]:
-    """Zeros from the start of a cache line: so no row of 2, 4 or 8 words lies in two of them."""
+def cache_aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint64) -> npt.NDArray[Any]:
+    """Zeros from the start of a cache line: so no row of 2, 4 or 8 words spans two of them."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    flat = np.zeros(size + 64, np.uint8)  # a page of memory is taken when it's first written to
+    flat = np.zeros(size + 64, np.uint8)  # a page of memory is allocated when it's first written to
     skip = -flat.ctypes.data % 64
     return flat[skip : skip + size].view(dtype).reshape(shape)
 
 
-class Arrays(NamedTuple):
-    """What an overlay consists of."""
+class DeltaArrays(NamedTuple):
+    """What a delta table consists of."""
 
     heads: U64
     entries: U64
@@ -144,40 +145,42 @@ class Arrays(NamedTuple):
     vectors: F32
 
 
-def room_for(width: int, rows: int = 0, dim: int = 0, take: Take = lines) -> "Overlay":
-    """An empty overlay for more than so many rows of `width` columns (the link among them), and vectors of `dim`."""
+def empty_delta(width: int, rows: int = 0, dim: int = 0, allocate: Allocate = cache_aligned) -> "DeltaTable":
+    """A delta with room for more than `rows` rows of `width` columns (the link among them), and vectors of `dim`."""
     room = max(ROOM_MIN, GROWTH * rows)
     capacity = 1 << (2 * room - 1).bit_length()
-    return Overlay(
-        Arrays(
-            take((capacity, 2), np.uint64),
-            take((room, width), np.uint64),
-            take((capacity * MARKS // 64,), np.uint64),
-            take((min(capacity, LATEST_MAX),), np.uint32),
-            # What isn't written isn't read: it needn't be zeros, where those cost time.
-            np.empty((room, dim), np.float32) if take is lines else take((room, dim), np.float32),
+    return DeltaTable(
+        DeltaArrays(
+            allocate((capacity, 2), np.uint64),
+            allocate((room, width), np.uint64),
+            allocate((capacity * MARKS // 64,), np.uint64),
+            allocate((min(capacity, LATEST_MAX),), np.uint32),
+            # Vectors are written before they're read: they needn't be zeros, where those cost time.
+            np.empty((room, dim), np.float32) if allocate is cache_aligned else allocate((room, dim), np.float32),
         ),
-        take,
+        allocate,
     )
 
 
-class Overlay:
-    """Room for rows and vectors, in arrays of zeros that `take` gave, which folds ask for others, too."""
+class DeltaTable:
+    """Room for rows and vectors, in arrays of zeros from `allocate`, which compaction uses as well."""
 
-    def __init__(self, arrays: Arrays, take: Take = lines) -> None:
-        self.arrays, self.take = arrays, take
+    def __init__(self, arrays: DeltaArrays, allocate: Allocate = cache_aligned) -> None:
+        self.arrays, self.allocate = arrays, allocate
         self.heads, self.entries, self.marks, self.latest, self.vectors = arrays
         (self.room, self.width), self.dim = self.entries.shape, self.vectors.shape[1]
         self.count = 1  # entries, the one that is none included
         self._counts = np.zeros(2, np.int64)
         self._lock = threading.Lock()
 
-    def put(self, count: int, keys: U64, columns: U64, vectors: F32 | None = None, *, gone: bool = False) -> int | None:
-        """Lay rows over those that a view of `count` entries sees; returns the count of a view that has them, too.
+    def put(
+        self, count: int, keys: U64, columns: U64, vectors: F32 | None = None, *, tombstones: bool = False
+    ) -> int | None:
+        """Put rows over those that a view of `count` entries sees; returns the count of a view that has them, too.
 
-        None when there is no room, or when someone else went on from that view: then `folded` makes another.
-        `keys` uint64 [n] without 0, `columns` uint64 [n, width − 1], `vectors` float32 [n, dim]; a later one of
-        equal keys counts.
+        None when there is no room, or when another put followed that view: then `compacted` makes a new delta.
+        `keys` uint64 [n] without 0, `columns` uint64 [n, width − 1], `vectors` float32 [n, dim]; of equal keys the
+        last one counts.
         """
         with self._lock:
             if count != self.count or count + len(keys) > self.room:
@@ -185,20 +188,20 @@ class Overlay:
             if vectors is not None:
                 self.vectors[count : count + len(keys)] = vectors
             _mark(self.marks, keys)
-            _note(self.latest, keys, count)
-            _write(self.heads, self.entries, count, keys, columns, gone)
-            _name(self.heads, count, keys, self._counts)
+            _set_latest(self.latest, keys, count)
+            _write(self.heads, self.entries, count, keys, columns, tombstones)
+            _set_heads(self.heads, count, keys, self._counts)
             self.count = count + len(keys)
             return self.count
 
-    def folded(self, count: int, extra: int = 0) -> "Overlay":
-        """Another with what a view of `count` entries sees, a row a key, and room for `extra` and as many again."""
+    def compacted(self, count: int, extra: int = 0) -> "DeltaTable":
+        """A new delta with what a view of `count` entries sees, one row a key, and room for `extra` more and growth."""
         keys, entries = _visible(self.heads, self.entries, count)
-        fresh = room_for(self.width, len(keys) + extra, self.dim, self.take)
-        for gone in (False, True):
-            those = (entries < 0) == gone
+        compact = empty_delta(self.width, len(keys) + extra, self.dim, self.allocate)
+        for tombstones in (False, True):
+            those = (entries < 0) == tombstones
             chosen = np.where(those, entries, 0)[those]
             vectors = self.vectors[chosen] if self.dim else None
-            put = fresh.put(fresh.count, keys[those], self.entries[chosen, 1:], vectors, gone=gone)
+            put = compact.put(compact.count, keys[those], self.entries[chosen, 1:], vectors, tombstones=tombstones)
             assert put is not None, "there is room"
-        return fresh
+        return compact

@@ -1,20 +1,33 @@
-"""Kernels of the hash table: finding, inserting, moving and dropping rows."""
+"""Kernels of the hash table: finding, inserting, moving and removing rows."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from stream.runtime.prefetch import prefetch
 from stream.tables.jit import kernel
 
-KEYS, FRESH = 0, 1  # places in `counts`
-AHEAD: Final = 48  # keys between asking for a slot's cache line and reading it
+U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
+KEYS, CHANGES = 0, 1  # indices into `counts`
+AHEAD: Final = 48  # keys between prefetching a slot's cache line and reading it
 CHANGED: Final = np.uint64(1 << 63)
-GONE: Final = np.uint64(2**64 - 1)  # in place of a key in `old`: its row has moved, or was dropped
+MOVED: Final = np.uint64(2**64 - 1)  # instead of a key in `old`: its row has moved, or was removed
+
+
+class TableArrays(NamedTuple):
+    """A `HashTable` as kernels write it."""
+
+    slots: U64  # u64[capacity, width]
+    old: U64  # u64[old capacity, width]: rows that have still to move to `slots`
+    dirty: U64  # u64[room]: keys of rows that changed; empty when they aren't tracked
+    counts: I64  # i64[2]: KEYS, CHANGES
 
 
 @kernel
-def mix(h: Any, value: Any) -> Any:
+def mix(h: Any, value: Any) -> np.uint64:
     """Hash of a hash and a value, in either order the same: two rounds of multiply and xor-shift. uint64."""
     x = (np.uint64(h) ^ np.uint64(value)) * np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(32)
@@ -24,180 +37,182 @@ def mix(h: Any, value: Any) -> Any:
 
 
 @kernel
-def hash32(key: Any) -> Any:
+def hash32(key: np.uint64) -> np.uint64:
     """The hash that orders a table, uint64 below 2^32."""
     return mix(np.uint64(0x243F6A8885A308D3), key) >> np.uint64(32)
 
 
 @kernel
-def home_of(slots: Any, hashed: Any) -> Any:
-    """Where a key of this `hash32` is looked for first. uint64."""
+def home_of(slots: U64, hashed: np.uint64) -> np.uint64:
+    """The first slot in which a key of this `hash32` is looked for."""
     return (hashed * np.uint64(slots.shape[0])) >> np.uint64(32)
 
 
 @kernel
-def home(slots: Any, key: Any) -> Any:
-    """Where a key is looked for first. uint64."""
+def home(slots: U64, key: np.uint64) -> np.uint64:
+    """The first slot in which a key is looked for."""
     return home_of(slots, hash32(key))
 
 
 @kernel
-def fetch(slots: Any, row: Any) -> None:
-    """Ask for a row's cache line, AHEAD of reading it."""
+def prefetch_row(slots: U64, row: Any) -> None:
+    """Prefetch a row's cache line, AHEAD of reading it."""
     prefetch(np.uintp(slots.ctypes.data) + np.uintp(row) * np.uintp(slots.shape[1] * 8))
 
 
 @kernel
-def find_hashed(slots: Any, key: Any, hashed: Any) -> Any:
-    """Row of key, or -1: for whoever looks into several tables, and hashes once."""
+def find_hashed(slots: U64, key: np.uint64, hashed: np.uint64) -> Any:
+    """Row of key, or -1; for callers that look into several tables and hash once."""
     mask = np.uint64(slots.shape[0] - 1)
     i = home_of(slots, hashed)
     while True:
-        held = slots[i, 0]
-        if held == key:
+        found = slots[i, 0]
+        if found == key:
             return np.int64(i)
-        if held == np.uint64(0):
+        if found == np.uint64(0):
             return np.int64(-1)
         i = (i + np.uint64(1)) & mask
 
 
 @kernel
-def find(slots: Any, key: Any) -> Any:
+def find(slots: U64, key: np.uint64) -> Any:
     """Row of key, or -1."""
     return find_hashed(slots, key, hash32(key))
 
 
 @kernel
-def place(slots: Any, key: Any, counts: Any) -> Any:
+def find_or_insert(slots: U64, key: np.uint64, counts: I64) -> Any:
     """Row of key, which is added when new (its other columns are zero then). The caller has reserved room."""
     mask = np.uint64(slots.shape[0] - 1)
     i = home(slots, key)
     while True:
-        held = slots[i, 0]
-        if held == key:
+        found = slots[i, 0]
+        if found == key:
             return np.int64(i)
-        if held == np.uint64(0):
+        if found == np.uint64(0):
             slots[i, 0] = key
-            counts[0] += 1
+            counts[KEYS] += 1
             return np.int64(i)
         i = (i + np.uint64(1)) & mask
 
 
 @kernel
-def touch(slots: Any, row: Any, fresh: Any, counts: Any) -> None:
-    """Note that this row changed since the last `take_fresh`, unless nobody asks."""
-    if fresh.shape[0] and not slots[row, 1] & CHANGED:
+def mark_changed(slots: U64, row: int, dirty: U64, counts: I64) -> None:
+    """Record that this row changed since the last `take_changed`, if changes are tracked."""
+    # `dirty` sorts after `counts`: numba drops references in the order of names, and in this one LLVM elides them. With
+    # a name before `counts` each call takes 28 ns more.
+    if dirty.shape[0] and not slots[row, 1] & CHANGED:
         slots[row, 1] |= CHANGED
-        fresh[counts[1]] = slots[row, 0]
-        counts[1] += 1
+        dirty[counts[CHANGES]] = slots[row, 0]
+        counts[CHANGES] += 1
 
 
 @kernel
-def insert_rows(slots: Any, rows: Any, counts: Any) -> None:
+def insert_rows(slots: U64, rows: U64, counts: I64) -> None:
     """Put whole rows (key first), replacing those with the same key."""
     for r in range(rows.shape[0]):
-        i = place(slots, rows[r, 0], counts)
+        i = find_or_insert(slots, rows[r, 0], counts)
         for c in range(1, rows.shape[1]):
             mark = slots[i, c] & CHANGED if c == 1 else np.uint64(0)
             slots[i, c] = rows[r, c] | mark
 
 
 @kernel
-def find_many(slots: Any, keys: Any) -> Any:
+def find_many(slots: U64, keys: U64) -> I64:
     """Rows of keys; -1 for those that aren't there. int64 [len(keys)]."""
     found = np.empty(keys.shape[0], np.int64)
     for k in range(keys.shape[0]):
         if k + AHEAD < keys.shape[0]:
-            fetch(slots, home(slots, keys[k + AHEAD]))
+            prefetch_row(slots, home(slots, keys[k + AHEAD]))
         found[k] = find(slots, keys[k])
     return found
 
 
 @kernel
-def _move_row(old: Any, old_seen: Any, i: Any, slots: Any, seen: Any, counts: Any) -> None:
-    row = place(slots, old[i, 0], counts)
+def _move_row(old: U64, old_last_seen: U32, i: int, slots: U64, last_seen: U32, counts: I64) -> None:
+    row = find_or_insert(slots, old[i, 0], counts)
     for c in range(1, old.shape[1]):
         slots[row, c] = old[i, c]
-    if seen.shape[0]:
-        seen[row] = old_seen[i]
-    old[i, 0] = GONE
+    if last_seen.shape[0]:
+        last_seen[row] = old_last_seen[i]
+    old[i, 0] = MOVED
 
 
 @kernel
-def place_moved(slots: Any, old: Any, key: Any, counts: Any) -> Any:
-    """Row of key in `slots`, whither it moves when it lies in `old` yet; added when new. Of tables without stamps."""
-    before = counts[0]
-    row = place(slots, key, counts)
-    if counts[0] > before and key != GONE:
+def find_or_insert_moved(slots: U64, old: U64, key: np.uint64, counts: I64) -> Any:
+    """Row of key in `slots`; moved there first if it is in `old`, added when new. For tables without `last_seen`."""
+    before = counts[KEYS]
+    row = find_or_insert(slots, key, counts)
+    if counts[KEYS] > before and key != MOVED:
         i = find(old, key)
         if i >= 0:
-            counts[0] = before  # it was counted when it came
+            counts[KEYS] = before  # it is counted already
             for c in range(1, old.shape[1]):
                 slots[row, c] = old[i, c]
-            old[i, 0] = GONE
+            old[i, 0] = MOVED
     return row
 
 
 @kernel
-def find_moved(slots: Any, old: Any, key: Any, counts: Any) -> Any:
-    """As `place_moved`, but a key that is new isn't added: -1."""
+def find_moved(slots: U64, old: U64, key: np.uint64, counts: I64) -> Any:
+    """As `find_or_insert_moved`, but -1 for a new key, which isn't added."""
     row = find(slots, key)
-    return row if row >= 0 or key == GONE or find(old, key) < 0 else place_moved(slots, old, key, counts)
+    return row if row >= 0 or key == MOVED or find(old, key) < 0 else find_or_insert_moved(slots, old, key, counts)
 
 
 @kernel
-def move_run(old: Any, old_seen: Any, first: Any, last: Any, slots: Any, seen: Any) -> None:
+def move_run(old: U64, old_last_seen: U32, first: int, last: int, slots: U64, last_seen: U32) -> None:
     """Move the rows of old[first:last]."""
-    counts = np.zeros(2, np.int64)  # they were counted when they came
+    counts = np.zeros(2, np.int64)  # they are counted already
     for i in range(first, last):
-        if old[i, 0] != np.uint64(0) and old[i, 0] != GONE:
-            _move_row(old, old_seen, i, slots, seen, counts)
+        if old[i, 0] != np.uint64(0) and old[i, 0] != MOVED:
+            _move_row(old, old_last_seen, i, slots, last_seen, counts)
 
 
 @kernel
-def move_gone(old: Any, old_seen: Any, slots: Any, seen: Any) -> None:
-    """Move the key that looks like GONE first: from then on it means that."""
-    row = find(old, GONE)
+def move_sentinel(old: U64, old_last_seen: U32, slots: U64, last_seen: U32) -> None:
+    """Move the key that equals MOVED, if there is one, before any other: afterwards it means "moved"."""
+    row = find(old, MOVED)
     if row >= 0:
-        _move_row(old, old_seen, row, slots, seen, np.zeros(2, np.int64))
+        _move_row(old, old_last_seen, row, slots, last_seen, np.zeros(2, np.int64))
 
 
 @kernel
-def move_keys(old: Any, old_seen: Any, keys: Any, slots: Any, seen: Any) -> None:
+def move_keys(old: U64, old_last_seen: U32, keys: U64, slots: U64, last_seen: U32) -> None:
     """Move the rows of these keys, if `old` has them."""
     counts = np.zeros(2, np.int64)
     for k in range(keys.shape[0]):
         if k + AHEAD < keys.shape[0]:
-            fetch(old, home(old, keys[k + AHEAD]))
+            prefetch_row(old, home(old, keys[k + AHEAD]))
         i = find(old, keys[k])
-        if i >= 0 and keys[k] != GONE:
-            _move_row(old, old_seen, i, slots, seen, counts)
+        if i >= 0 and keys[k] != MOVED:
+            _move_row(old, old_last_seen, i, slots, last_seen, counts)
 
 
 @kernel
-def copy_rows(slots: Any, old: Any, keys: Any, clear: Any) -> Any:
-    """Rows of keys without their marks; zeros beside a key that isn't there. `clear` takes the marks off."""
+def copy_rows(slots: U64, old: U64, keys: U64, clear: bool) -> U64:
+    """Rows of keys without CHANGED; zeros beside a key that isn't there. `clear` resets CHANGED in the table."""
     rows = np.zeros((keys.shape[0], slots.shape[1]), np.uint64)
     for k in range(keys.shape[0]):
         if k + AHEAD < keys.shape[0]:
-            fetch(slots, home(slots, keys[k + AHEAD]))
-        held, row = slots, find(slots, keys[k])
-        if row < 0 and keys[k] != GONE:
-            held, row = old, find(old, keys[k])
+            prefetch_row(slots, home(slots, keys[k + AHEAD]))
+        source, row = slots, find(slots, keys[k])
+        if row < 0 and keys[k] != MOVED:
+            source, row = old, find(old, keys[k])
         rows[k, 0] = keys[k]
         if row < 0:
             continue
         if clear:
-            held[row, 1] &= ~CHANGED
+            source[row, 1] &= ~CHANGED
         for c in range(1, rows.shape[1]):
-            rows[k, c] = held[row, c]
+            rows[k, c] = source[row, c]
         rows[k, 1] &= ~CHANGED
     return rows
 
 
 @kernel
-def _close(slots: Any, seen: Any, row: Any) -> None:
-    """Empty a row; those behind it that would rather stand there move up."""
+def _remove_row(slots: U64, last_seen: U32, row: Any) -> None:
+    """Empty a row; those behind it that belong nearer to their home move up."""
     mask = np.int64(slots.shape[0] - 1)
     hole = row
     i = (row + 1) & mask
@@ -205,28 +220,28 @@ def _close(slots: Any, seen: Any, row: Any) -> None:
         if ((i - np.int64(home(slots, slots[i, 0]))) & mask) >= ((i - hole) & mask):
             for c in range(slots.shape[1]):
                 slots[hole, c] = slots[i, c]
-            if seen.shape[0]:
-                seen[hole] = seen[i]
+            if last_seen.shape[0]:
+                last_seen[hole] = last_seen[i]
             hole = i
         i = (i + 1) & mask
     for c in range(slots.shape[1]):
         slots[hole, c] = 0
-    if seen.shape[0]:
-        seen[hole] = 0
+    if last_seen.shape[0]:
+        last_seen[hole] = 0
 
 
 @kernel
-def drop(slots: Any, seen: Any, old: Any, keys: Any, fresh: Any, counts: Any) -> None:
-    """Take these keys out, wherever they are; they are told as changed."""
+def remove(slots: U64, last_seen: U32, old: U64, keys: U64, dirty: U64, counts: I64) -> None:
+    """Remove these keys; they are reported as changed."""
     for k in range(keys.shape[0]):
         row = find(slots, keys[k])
         if row >= 0:
-            touch(slots, row, fresh, counts)
-            _close(slots, seen, row)
-            counts[0] -= 1
+            mark_changed(slots, row, dirty, counts)
+            _remove_row(slots, last_seen, row)
+            counts[KEYS] -= 1
             continue
         row = find(old, keys[k])
-        if row >= 0 and keys[k] != GONE:
-            touch(old, row, fresh, counts)
-            old[row, 0] = GONE
-            counts[0] -= 1
+        if row >= 0 and keys[k] != MOVED:
+            mark_changed(old, row, dirty, counts)
+            old[row, 0] = MOVED
+            counts[KEYS] -= 1

@@ -1,13 +1,13 @@
 """Hash tables of 64-bit keys in numpy arrays, for numba kernels: open addressing, linear probing.
 
-A table is `slots`, uint64 [capacity, width]: column 0 is the key (0: empty), the rest is whatever its
-owner views there (float32 pairs, float64). One row lies in one cache line. Learner and ranker share it.
+A table is `slots`, uint64 [capacity, width]: column 0 is the key (0: empty), the others are whatever its
+owner views there (float32 pairs, float64). One row is in one cache line. Learner and ranker share it.
 
-A key's home rises with its hash: so a larger table has the same order, growth reads and writes memory from
+A key's home slot rises with its hash: so a larger table has the same order, growth reads and writes memory from
 front to back, and a range of hashes is a range of slots. Growth goes in steps: `slots` is the new array at
-once, `old` the one before, whose rows move over run by run; a key lives in exactly one of them.
-The top bit of column 1 says that a row changed since the last `take_fresh`: owners whose rows are `touch`ed
-keep a number there that is never negative.
+once, `old` the one before, whose rows move over run by run; a key is in exactly one of them.
+The top bit of column 1 says that a row changed since the last `take_changed`: owners that track changes
+store a number there that is never negative.
 """
 
 from typing import Final
@@ -17,16 +17,17 @@ import numpy.typing as npt
 
 from stream.tables.hash_kernels import (
     CHANGED,
-    FRESH,
-    GONE,
+    CHANGES,
     KEYS,
+    MOVED,
+    TableArrays,
     copy_rows,
-    drop,
     find_many,
     insert_rows,
-    move_gone,
     move_keys,
     move_run,
+    move_sentinel,
+    remove,
 )
 
 U64 = npt.NDArray[np.uint64]
@@ -35,9 +36,9 @@ Bools = npt.NDArray[np.bool_]
 
 LOAD_MAX: Final = 0.6
 STEP: Final = 1 << 19  # slots that one `reserve_for` moves at least: a few ms; smaller tables grow at once
-STAGE: Final = 0.5  # load from which on the memory of the next, larger array is got hold of, bit by bit
+STAGE: Final = 0.5  # load from which on the memory of the next, larger array is touched, bit by bit
 CHUNK: Final = 1 << 20  # changed keys in one array
-LISTED_MIN: Final = 1 << 20  # changed keys that are listed in any case; above it twice as many as there are keys
+LISTED_MIN: Final = 1 << 20  # changed keys that are always listed; above it at most twice as many as there are keys
 
 
 def distinct(keys: U64) -> U64:
@@ -49,7 +50,7 @@ def distinct(keys: U64) -> U64:
 
 
 def capacity_for(keys: int) -> int:
-    """The power of two that holds so many keys within LOAD_MAX."""
+    """The power of two that has room for `keys` keys within LOAD_MAX."""
     capacity = 1024
     while capacity * LOAD_MAX < keys:
         capacity *= 2
@@ -63,108 +64,117 @@ def _zeros(capacity: int, width: int) -> U64:
     return flat[skip : skip + capacity * width].reshape(capacity, width)
 
 
-class Table:
-    """A growing table that knows which keys changed since the last `take_fresh`, unless it's not `tracked`.
+class HashTable:
+    """A growing table that knows which keys changed since the last `take_changed`, if it is `tracked`.
 
-    Kernels get `slots`, `fresh`, `counts` after `reserve` or `reserve_for`, `old` too after `reserve_step`. The width
-    counts the key's column. `seen` uint32 [capacity] goes along with the rows once it was asked for by `stamp`.
+    Kernels get `arrays` after `reserve`, `reserve_for` or `reserve_step`. The width counts the key's column.
+    `last_seen` uint32 [capacity] is beside the rows from the first `stamp` on.
     """
 
     def __init__(self, width: int, keys: int = 0, *, tracked: bool = True) -> None:
         self.slots = _zeros(capacity_for(keys), width)
-        self.seen: U32 = np.zeros(0, np.uint32)
-        self.old, self.old_seen = _zeros(1, width), self.seen
+        self.last_seen: U32 = np.zeros(0, np.uint32)
+        self.old, self.old_last_seen = _zeros(1, width), self.last_seen
         self.moved = 1  # slots of `old` that were moved
-        self._next, self._next_seen, self._staged = self.old, self.seen, 0  # the next arrays, and how far they're ready
+        self._next, self._next_last_seen, self._staged = (
+            self.old,
+            self.last_seen,
+            0,
+        )  # the next arrays, and slots of them that were touched
         self.tracked = tracked
-        self._full: list[U64] = []  # arrays of changed keys before `fresh`
-        self.fresh: U64 = np.zeros(1024 if tracked else 0, np.uint64)
+        self._full_chunks: list[U64] = []  # arrays of changed keys before `dirty`
+        self.dirty: U64 = np.zeros(1024 if tracked else 0, np.uint64)
         self.counts = np.zeros(2, np.int64)
-        self.lost = False  # so many keys changed, or came and went, that they aren't listed: only all rows tell
-        self._dropped = False  # since the last `take_fresh`: a key that came back is in `fresh` twice
+        self.overflowed = False  # too many keys changed, or came and went, to be listed: only `rows` is complete
+        self._removed = False  # since the last `take_changed`: a key that came back is in `dirty` twice
 
     def __len__(self) -> int:
         return int(self.counts[KEYS])
 
+    @property
+    def arrays(self) -> TableArrays:
+        """As kernels write it, until the next `reserve…`."""
+        return TableArrays(self.slots, self.old, self.dirty, self.counts)
+
     def stamp(self, keys: U64 | None = None, stamps: U32 | None = None) -> None:
-        """From now on each row has a number in `seen`: 0, but `stamps` for these keys, which are there."""
-        if not len(self.seen):
-            self.seen = np.zeros(len(self.slots), np.uint32)
+        """Give each row a number in `last_seen` from now on: 0, or `stamps` for these keys, which the table has."""
+        if not len(self.last_seen):
+            self.last_seen = np.zeros(len(self.slots), np.uint32)
             if self.moved < len(self.old):
-                self.old_seen = np.zeros(len(self.old), np.uint32)
+                self.old_last_seen = np.zeros(len(self.old), np.uint32)
         if keys is not None and stamps is not None:
-            self.seen[find_many(self.slots, keys)] = stamps
+            self.last_seen[find_many(self.slots, keys)] = stamps
 
     def stamps(self) -> U32:
         """Of all rows, in the order of `rows`; empty when they have none."""
-        stamps: U32 = self.seen[self.slots[:, 0] != 0] if len(self.seen) else self.seen
-        return np.concatenate([stamps, self.old_seen[self._unmoved()]]) if len(self.old_seen) else stamps
+        stamps: U32 = self.last_seen[self.slots[:, 0] != 0] if len(self.last_seen) else self.last_seen
+        return np.concatenate([stamps, self.old_last_seen[self._unmoved()]]) if len(self.old_last_seen) else stamps
 
     def reserve(self, extra: int) -> None:
-        """Make room for so many new keys, with all rows in `slots`: kernels never grow a table."""
+        """Make room for `extra` new keys, with all rows in `slots`: kernels never grow a table."""
         self._grow(extra)
         self.finish()
 
     def reserve_for(self, keys: U64) -> None:
-        """Make room for these keys, with their rows in `slots`, and go on a step with what else has to move."""
+        """Make room for these keys, with their rows in `slots`, and move another step of the other rows."""
         self._grow(len(keys))
         if self.moved < len(self.old):
-            move_keys(self.old, self.old_seen, keys, self.slots, self.seen)
+            move_keys(self.old, self.old_last_seen, keys, self.slots, self.last_seen)
             self._move(max(STEP, 4 * len(keys)))
 
     def reserve_step(self, extra: int) -> None:
-        """Make room for so many new keys, and go on a step with what has to move; any row may lie in `old` yet.
+        """Make room for `extra` new keys, and move another step of the rows; any row may still be in `old`.
 
-        For kernels that don't know their keys beforehand: they ask by `find_moved` and `place_moved`.
+        For kernels that don't know their keys beforehand: they use `find_moved` and `find_or_insert_moved`.
         """
         self._grow(extra)
         if self.moved < len(self.old):
             self._move(max(STEP, 4 * extra))
 
     def _grow(self, extra: int) -> None:
-        """Begin with a larger array when this one is too small."""
-        self._make_fresh_room(extra)
+        """Begin a larger array when this one is too small."""
+        self._make_room_for_changes(extra)
         needed = len(self) + extra
         if needed <= len(self.slots) * LOAD_MAX:
             self._stage(needed)
             return
         self.finish()
-        self.old, self.old_seen, self.moved = self.slots, self.seen, 0
+        self.old, self.old_last_seen, self.moved = self.slots, self.last_seen, 0
         capacity = capacity_for(max(needed, 2 * len(self)))
-        self.slots, self.seen = self._next, self._next_seen
-        if len(self.slots) != capacity or bool(len(self.seen)) != bool(len(self.old_seen)):
+        self.slots, self.last_seen = self._next, self._next_last_seen
+        if len(self.slots) != capacity or bool(len(self.last_seen)) != bool(len(self.old_last_seen)):
             self.slots = _zeros(capacity, self.old.shape[1])
-            self.seen = np.zeros(capacity if len(self.old_seen) else 0, np.uint32)
-        self._next, self._next_seen, self._staged = _zeros(1, self.old.shape[1]), np.zeros(0, np.uint32), 0
-        move_gone(self.old, self.old_seen, self.slots, self.seen)
+            self.last_seen = np.zeros(capacity if len(self.old_last_seen) else 0, np.uint32)
+        self._next, self._next_last_seen, self._staged = _zeros(1, self.old.shape[1]), np.zeros(0, np.uint32), 0
+        move_sentinel(self.old, self.old_last_seen, self.slots, self.last_seen)
 
     def _stage(self, needed: int) -> None:
-        """Touch the next array's memory, in step with the keys that come: the system would else zero it all at once."""
+        """Touch the next array's memory, in step with the keys that come: else the system zeroes it all at once."""
         capacity = len(self.slots)
         if capacity < STEP or needed <= STAGE * capacity or self.moved < len(self.old):
             return
         if len(self._next) != 2 * capacity:
             self._next, self._staged = _zeros(2 * capacity, self.slots.shape[1]), 0
-            self._next_seen = np.zeros(2 * capacity if len(self.seen) else 0, np.uint32)
+            self._next_last_seen = np.zeros(2 * capacity if len(self.last_seen) else 0, np.uint32)
         ready = int(2 * capacity * (needed / capacity - STAGE) / (LOAD_MAX - STAGE))
         if ready > self._staged:
             self._next[self._staged : ready] = 0
-            self._next_seen[self._staged : ready] = 0
+            self._next_last_seen[self._staged : ready] = 0
             self._staged = ready
 
-    def _make_fresh_room(self, extra: int) -> None:
-        if self.tracked and self.counts[FRESH] + extra > len(self.fresh):
-            self._full.append(self.fresh[: self.counts[FRESH]])
-            self.fresh = np.zeros(max(extra, min(CHUNK, 2 * len(self.fresh))), np.uint64)
-            self.counts[FRESH] = 0
-            if sum(map(len, self._full)) > max(LISTED_MIN, 2 * len(self)):
-                self._full, self.lost = [], True
+    def _make_room_for_changes(self, extra: int) -> None:
+        if self.tracked and self.counts[CHANGES] + extra > len(self.dirty):
+            self._full_chunks.append(self.dirty[: self.counts[CHANGES]])
+            self.dirty = np.zeros(max(extra, min(CHUNK, 2 * len(self.dirty))), np.uint64)
+            self.counts[CHANGES] = 0
+            if sum(map(len, self._full_chunks)) > max(LISTED_MIN, 2 * len(self)):
+                self._full_chunks, self.overflowed = [], True
 
     def _move(self, count: int) -> None:
         first, self.moved = self.moved, min(len(self.old), self.moved + count)
-        move_run(self.old, self.old_seen, first, self.moved, self.slots, self.seen)
+        move_run(self.old, self.old_last_seen, first, self.moved, self.slots, self.last_seen)
         if self.moved == len(self.old):
-            self.old, self.old_seen = _zeros(1, self.slots.shape[1]), np.zeros(0, np.uint32)
+            self.old, self.old_last_seen = _zeros(1, self.slots.shape[1]), np.zeros(0, np.uint32)
             self.moved = 1
 
     def finish(self) -> None:
@@ -173,7 +183,7 @@ class Table:
             self._move(len(self.old))
 
     def rows(self) -> U64:
-        """All rows without their marks, in table order; in the middle of growth those that have to move come last."""
+        """All rows without CHANGED, in table order; in the middle of growth those that have still to move come last."""
         used: U64 = self.slots[self.slots[:, 0] != 0]
         if self.moved < len(self.old):
             used = np.concatenate([used, self.old[self._unmoved()]])
@@ -182,8 +192,8 @@ class Table:
         return used
 
     def _unmoved(self) -> Bools:
-        """Which slots of `old` hold a row."""
-        unmoved: Bools = (self.old[:, 0] != 0) & (self.old[:, 0] != GONE)
+        """Which slots of `old` have a row."""
+        unmoved: Bools = (self.old[:, 0] != 0) & (self.old[:, 0] != MOVED)
         return unmoved
 
     def rows_of(self, keys: U64) -> U64:
@@ -196,25 +206,25 @@ class Table:
         self.reserve(len(rows))
         insert_rows(self.slots, np.ascontiguousarray(rows), self.counts)
 
-    def drop(self, keys: U64) -> None:
-        """Take these keys out; they are told as changed, with zeros."""
-        self._make_fresh_room(len(keys))
-        self._dropped = True
-        drop(self.slots, self.seen, self.old, keys, self.fresh, self.counts)
+    def remove(self, keys: U64) -> None:
+        """Remove these keys; they are reported as changed, with zeros."""
+        self._make_room_for_changes(len(keys))
+        self._removed = True
+        remove(self.slots, self.last_seen, self.old, keys, self.dirty, self.counts)
 
-    def take_fresh(self) -> U64:
-        """Rows that changed since the last call, in order of their first change; then none are fresh.
+    def take_changed(self) -> U64:
+        """Rows that changed since the last call, in order of their first change, and reset the list.
 
-        A key that was dropped has zeros beside it. Some are missing when the table has `lost` the list.
+        A key that was removed has zeros beside it. Some are missing when the list has `overflowed`.
         """
-        rows: U64 = copy_rows(self.slots, self.old, self.fresh_keys(), True)
-        if self.lost:
+        rows: U64 = copy_rows(self.slots, self.old, self.changed_keys(), True)
+        if self.overflowed:
             for slots in (self.slots, self.old):
                 slots[:, 1] &= ~CHANGED
-        self.counts[FRESH], self._dropped, self._full, self.lost = 0, False, [], False
+        self.counts[CHANGES], self._removed, self._full_chunks, self.overflowed = 0, False, [], False
         return rows
 
-    def fresh_keys(self) -> U64:
-        """Keys that changed since the last `take_fresh`, in order."""
-        keys: U64 = np.concatenate([*self._full, self.fresh[: self.counts[FRESH]]])
-        return keys[np.sort(np.unique(keys, return_index=True)[1])] if self._dropped else keys
+    def changed_keys(self) -> U64:
+        """Keys that changed since the last `take_changed`, in order."""
+        keys: U64 = np.concatenate([*self._full_chunks, self.dirty[: self.counts[CHANGES]]])
+        return keys[np.sort(np.unique(keys, return_index=True)[1])] if self._removed else keys

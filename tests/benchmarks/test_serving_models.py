@@ -81,7 +81,7 @@ def test_manifests_are_as_large_as_a_learners(publisher: Publisher) -> None:
                                [ours.learned_ms] * ITEMS))  # fmt: skip
     model.learn(record, 0)
     assert not model.rejected
-    metrics = model.progress.told()
+    metrics = model.progress.metrics()
     theirs = VersionBuilder(model).build(ours.version, ours.parent, ours.token, 1, 0, metrics, deep=True).manifest
     assert set(theirs.metrics) == set(ours.metrics)
     assert [g.features for g in theirs.golden] == [g.features for g in ours.golden]

@@ -70,7 +70,7 @@ def test_it_predicts_what_the_model_does_without_it() -> None:
         page = Impression("", n + 1, "", ["nobody"], features=words.tobytes())
         reason = INSTALLED if y else WINDOW_CLOSED
         model.learn([Examples(page, [n + 1], [0], [int(y)], [1.0], [reason], [1])], n)
-    np.testing.assert_allclose(found[1:], model.progress.recent[0, 0, 1 : len(data)], rtol=1e-5)
+    np.testing.assert_allclose(found[1:], model.progress.state.recent[0, 0, 1 : len(data)], rtol=1e-5)
     assert np.std(found[100:]) > 0.05
 
 

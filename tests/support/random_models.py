@@ -129,7 +129,7 @@ class ToyModel:
         for _ in range(pages):
             words = self.page(time_ms=int(rng.integers(1, 10_000_000)))
             batch = one_page(words)
-            n = len(batch)
+            n = len(batch.page)
             self.statistics.learn(
                 batch, rng.integers(0, 2, n).astype(np.float64), np.ones(n), np.zeros(n, np.int64), rng.random(n) * 1e7
             )
@@ -183,7 +183,7 @@ class ToyModel:
 
     def publish(self, store: SnapshotStore, how: str = "delta", **changes: object) -> Manifest:
         """Publish what changed: a "base", a "merged" delta or a small "delta" more. `changes` are of the manifest."""
-        fresh = {**self.fresh, "statistics": set(self.statistics.table.take_fresh()[:, 0].tolist())}
+        fresh = {**self.fresh, "statistics": set(self.statistics.table.take_changed()[:, 0].tolist())}
         for part, keys in fresh.items():
             self.since_base[part] |= keys
         if how == "base" or not self.parts:
@@ -238,7 +238,7 @@ class ToyModel:
         keys, given = self.encoder.wide_keys(batch), self.encoder.deep_input(batch, serving=True)
         lists = len(self.encoder.deep_lists)
         found = []
-        for b in range(len(batch)):
+        for b in range(len(batch.page)):
             logit = sum(self.wide.get(k, 0.0) for k in keys.keys[keys.offsets[b] : keys.offsets[b + 1]].tolist())
             if "deep" in self.spec.parts:
                 ends = given.offsets[b * lists : (b + 1) * lists + 1]

@@ -178,10 +178,11 @@ def test_an_unknown_kind_is_an_error() -> None:
         StatisticsProgram(unknown, Layout(spec))
     statistics = Statistics(StatisticsProgram(spec, Layout(spec)))
     words, one = walked("rate").page(), np.ones(40)
-    statistics.program.reads = np.array([len(READS)])
+    program = statistics.program
+    program.rules = program.rules._replace(reads=np.array([len(READS)]))
     with pytest.raises(ValueError, match="read by an unknown branch"):
         statistics.fill(words, 1)
-    statistics.program.learns = np.array([len(LEARNS)])
+    program.rules = program.rules._replace(learns=np.array([len(LEARNS)]))
     with pytest.raises(ValueError, match="learns by an unknown branch"):
         statistics.learn(one_page(words), one, one, np.zeros(40, np.int64), one)
 

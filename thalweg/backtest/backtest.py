@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.training.model import Model
-from learner.training.progressive_validation import ALL, Figures, Progress, auc_of
+from learner.training.progressive_validation import ALL, Figures, ProgressiveValidation, auc_of
 from learner.training.slices import Slices
 from producers.features import FeatureBuilder
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
@@ -127,7 +127,7 @@ class Scores:
 
     def figures(self, entrant: int) -> dict[str, Figures]:
         """One entrant's, of all examples and of each slice: the learner's own measures, but the AUC is exact."""
-        progress = Progress(self.slices)
+        progress = ProgressiveValidation(self.slices)
         progress.record(self.predictions[entrant], self.labels, self.members)
         rows = {ALL: np.ones(len(self.labels), np.bool_), **dict(zip(self.slices, self.members.T, strict=True))}
         return {

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from learner.training.progressive_validation import ALL, spoken
+from learner.training.progressive_validation import ALL, calibration_text
 from producers.source import SourceElement
 from stream.runtime.errors import SettingsError, SpecError
 from stream.spec.spec import PartName, Policy, Spec
@@ -146,7 +146,7 @@ def scores_table(scores: Scores) -> Table:
         arrival = "-" if np.isnan(scores.arrivals[i]) else f"{scores.arrivals[i]:.4f}"
         speed = f"{scores.learned / scores.seconds[i]:,.0f}"
         table.add_row(name, f"{of.auc:.4f}", arrival, f"{of.log_loss:.4f}", f"{of.normalised_entropy():.4f}",
-                      spoken(of.calibration), f"{of.examples:,}", speed)  # fmt: skip
+                      calibration_text(of.calibration), f"{of.examples:,}", speed)  # fmt: skip
     return table
 
 

@@ -103,7 +103,7 @@ class PeerFeatures:
             wide[ends[b] : ends[b + 1] - 1].tolist()  # the last key is the bias
             + (deep.part(b, b + 1).ids >> shift).tolist()  # a column's ids have a seed of their own
             + buckets[b].tolist()
-            for b in range(len(batch))
+            for b in range(len(batch.page))
         ]
         return features, deep.numbers
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ranker.kernels.layered_table import check_once
+from ranker.kernels.layered_table import check_distinct
 from ranker.kernels.plan import Plan
 from ranker.versions.snapshot_validation import dense_layers, embedding_change, statistic_change, wide_change
 from stream.runtime.errors import BadSnapshot, SpecError
@@ -95,11 +95,11 @@ def _plan(manifest: Manifest) -> Plan:
 def validate_content(part: str, content: Payload, plan: Plan) -> None:
     """Validate a content as rankers do; parts that no ranker reads are accepted. Raises BadSnapshot."""
     if part == "wide":
-        check_once(wide_change(content))
+        check_distinct(wide_change(content))
     elif part == "statistics":
-        check_once(statistic_change(content, plan))
+        check_distinct(statistic_change(content, plan))
     elif part == ITEMS_PART:
         unpack_names(content)
     elif part in plan.spec.parts:
-        check_once(embedding_change(content, plan.spec.deep.embedding_dim))
+        check_distinct(embedding_change(content, plan.spec.deep.embedding_dim))
         dense_layers(content, plan)

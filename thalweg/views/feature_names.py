@@ -85,7 +85,7 @@ class FeatureNames:
             found.update({int(key): f"{crosses[cross]} = ?" for key in wanted})
             indices = range(product.offsets[cross], product.offsets[cross + 1])
             sides = (self.layout.user_lists, self.layout.item_lists)
-            columns = [sides[product.sides[i]][product.places[i]] for i in indices]
+            columns = [sides[product.sides[i]][product.indices[i]] for i in indices]
             if columns:
                 found.update(self._search(columns, product.salts[cross], cross, wanted))
             else:

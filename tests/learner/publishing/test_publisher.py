@@ -97,7 +97,7 @@ def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
     table = bench.model.wide.table
     row = table.rows()[:1].copy()
     table.put(np.array([[row[0, 0], np.array([np.inf, 1], np.float32).view(np.uint64)[0]]], np.uint64))
-    bench.model.wide.table.take_fresh()
+    bench.model.wide.table.take_changed()
     bench.publisher.uploader.needs_base = True  # the key isn't fresh: only a base has it
     for _ in range(3):
         bench.turn()

@@ -48,7 +48,7 @@ def test_a_part_that_lost_count_of_its_changes_comes_as_a_base() -> None:
     for offset, record in enumerate(records(spec, 24)):
         model.learn(record, offset)
         if offset == 4:
-            model.wide.table.lost = True
+            model.wide.table.overflowed = True
         cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=True)
         store.put_blobs(cut.blobs)
         store.publish(cut.manifest)

@@ -14,9 +14,10 @@ from learner.service import Learner
 from learner.training.model import Model
 from stream.events.codec import decode_entity, encode_record
 from stream.events.types import DeadLetter, Examples, Item
-from stream.features.encoder import KEYS_MAX, one_page
-from stream.features.page_features import Catalogue, Layout, UserColumns, build_page
-from stream.features.page_kernels import LIST_MAX
+from stream.features.cross_products import KEYS_MAX
+from stream.features.encoder import one_page
+from stream.features.page_features import Catalogue, Layout, build_page
+from stream.features.page_kernels import LIST_MAX, UserColumns
 from stream.log.memory_log import MemoryLog
 from stream.tables.hash_table import U64
 from tests.support.learner_world import records, small_spec
@@ -123,7 +124,7 @@ REFUSED: list[tuple[str, Spoil, str]] = [
     ("another spec: one more column", foreign('price = "number"', 'price = "number"\nsize = "number"'), "another spec"),
     ("another spec: other bands", foreign("bands = [20, 40]", "bands = [30, 60]"), "another spec"),
     ("another spec: a longer history", foreign("last = 5", "last = 6"), "another spec"),
-    ("10,000 items in a history", with_history(10_000), "cut off or garbled"),
+    ("10,000 items in a history", with_history(10_000), "truncated or garbled"),
     ("no features", lambda e: with_words(e, np.zeros(0, np.uint64)), "no features"),
 ]
 

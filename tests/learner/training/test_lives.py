@@ -8,7 +8,7 @@ import pytest
 from learner.checkpoint import CheckpointFiles, restore, take
 from learner.publishing.version_builder import VersionBuilder, serving_wide_logits
 from learner.training.model import Model
-from learner.wide.ftrl import Ftrl, FtrlRates, Lives
+from learner.wide.ftrl import Ftrl, FtrlRates, KeyBounds
 from ranker.versions.version_loader import VersionLoader
 from stream.events.types import Examples
 from stream.features.encoder import WideKeys
@@ -16,6 +16,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
+from tests.support.wide_steps import predict_then_learn
 
 NEVER_WAITS = np.ones(2, np.uint8)
 
@@ -39,8 +40,8 @@ def test_resuming_is_never_having_stopped(tmp_path: Path, stop: int) -> None:
     spec = living()
     log = many(spec)
     whole = learned(spec, log)
-    assert whole.wide.sweep.tally[0] > 0, "some expired"
-    assert whole.statistics.sweep.tally[1] > 0, "some went by the bound"
+    assert whole.wide.evictor.tally[0] > 0, "some expired"
+    assert whole.statistics.evictor.tally[1] > 0, "some went by the bound"
     files = CheckpointFiles(tmp_path)
     files.write(take(learned(spec, log[:stop]), stop, 3, 4))
     found = files.newest()
@@ -56,7 +57,7 @@ def test_the_bounds_hold() -> None:
         model.learn(record, offset)
         assert len(model.wide.table) <= 1_000
         assert len(model.statistics.table) <= 1_000
-    assert model.wide.sweep.tally[1] > 0
+    assert model.wide.evictor.tally[1] > 0
     assert model.progress.lifetime().auc > 0.55
 
 
@@ -77,7 +78,7 @@ def test_rankers_drop_what_is_gone() -> None:
             store.put_blobs(cut.blobs)
             store.publish(cut.manifest)
             version = loader.load(number, version)
-            gone = int(model.statistics.sweep.tally.sum())
+            gone = int(model.statistics.evictor.tally.sum())
             for words in pages[: 3 * offset : 17]:
                 np.testing.assert_allclose(version.logits(words.copy()), serving_wide_logits(model, words), atol=1e-6)
             for words in pages[3 * offset :: 97]:
@@ -112,7 +113,7 @@ def test_an_expired_key_begins_anew(seed: int) -> None:
     """Whether the sweep took it already or not: as plain dicts would have it."""
     random = np.random.default_rng(seed)
     rates = FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.0, 0.0)
-    ftrl = Ftrl(rates, lives=Lives(NEVER_WAITS, np.array([0, 50], np.uint32), 100_000))
+    ftrl = Ftrl(rates, bounds=KeyBounds(NEVER_WAITS, np.array([0, 50], np.uint32), 100_000))
     stream, now_s = [], 1_000
     for _ in range(600):
         now_s += int(random.integers(0, 9))
@@ -122,7 +123,7 @@ def test_an_expired_key_begins_anew(seed: int) -> None:
     logits = []
     for keys, at_s, label in stream:
         given = WideKeys(np.array(keys, np.uint64), np.array([0, len(keys)]))
-        wide, _ = ftrl.predict_then_learn(given, zero, np.array([label], np.float32), one, time_ms=at_s * 1_000 + 999)
+        wide, _ = predict_then_learn(ftrl, given, zero, np.array([label], np.float32), one, time_ms=at_s * 1_000 + 999)
         logits.append(float(wide[0]))
     np.testing.assert_allclose(logits, reference(stream, [0, 50]), atol=2e-5)
-    assert ftrl.sweep.tally[0] > 20
+    assert ftrl.evictor.tally[0] > 20

@@ -192,8 +192,8 @@ def test_predict_is_what_learn_predicts_first() -> None:
     model = Model(spec)
     for offset, record in enumerate(records(spec, 90, per_record=1, items=1)):
         predicted = model.predict(np.frombuffer(record[0].page.features, np.uint64))
-        at = model.progress.count % model.progress.recent.shape[2]
+        at = model.progress.count % model.progress.state.recent.shape[2]
         model.learn(record, offset)
         assert predicted.shape == (1,)
-        assert abs(predicted[0] - model.progress.recent[0, 0, at]) < 1e-6
-    assert len(np.unique(model.progress.recent[0, 0, :90])) > 60
+        assert abs(predicted[0] - model.progress.state.recent[0, 0, at]) < 1e-6
+    assert len(np.unique(model.progress.state.recent[0, 0, :90])) > 60

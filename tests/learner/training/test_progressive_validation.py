@@ -15,7 +15,7 @@ from learner.checkpoint import CheckpointFiles, restore, take
 from learner.service import Learner
 from learner.training.dedup import RecentIds
 from learner.training.model import Model
-from learner.training.progressive_validation import ALL, HEADER, WINDOW, Figures, Progress
+from learner.training.progressive_validation import ALL, HEADER, WINDOW, Figures, ProgressiveValidation
 from learner.training.slices import Slices
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
@@ -63,7 +63,7 @@ def test_figures_are_their_definitions(rows: list[tuple[int, bool, bool, bool]])
     p = np.array([r[0] / 100 for r in rows], np.float32)
     y = np.array([r[1] for r in rows], np.float32)
     members = np.array([r[2:] for r in rows], np.bool_).reshape(-1, 2)
-    progress = Progress(["a", "b"])
+    progress = ProgressiveValidation(["a", "b"])
     for first in range(0, len(p), 7):
         progress.record(p[first : first + 7], y[first : first + 7], members[first : first + 7])
     for name, chosen in ((ALL, slice(None)), ("a", members[:, 0]), ("b", members[:, 1])):
@@ -77,9 +77,9 @@ def test_figures_dont_depend_on_how_records_are_cut(cuts: list[int], seed: int) 
     random, n = np.random.default_rng(seed), sum(cuts)
     p, y = random.random(n, dtype=np.float32), (random.random(n) < 0.3).astype(np.float32)
     members, corrected = random.random((n, 1)) < 0.5, random.random(n) < 0.2
-    singly, packed = Progress(["a"]), Progress(["a"])
+    singly, packed = ProgressiveValidation(["a"]), ProgressiveValidation(["a"])
 
-    def recorded(progress: Progress, first: int, last: int) -> np.ndarray:
+    def recorded(progress: ProgressiveValidation, first: int, last: int) -> np.ndarray:
         return progress.record(p[first:last], y[first:last], members[first:last], corrected[first:last])
 
     losses = [recorded(singly, i, i + 1) for i in range(n)]
@@ -87,7 +87,7 @@ def test_figures_dont_depend_on_how_records_are_cut(cuts: list[int], seed: int) 
     assert np.concatenate([np.zeros(0), *losses]).tobytes() == np.concatenate([np.zeros(0), *whole]).tobytes()
     for name, array in singly.arrays().items():
         assert array.tobytes() == packed.arrays()[name].tobytes(), name
-    assert singly.marks == packed.marks
+    assert singly.milestones == packed.milestones
 
 
 @given(st.lists(st.tuples(st.integers(1, 99), st.booleans(), st.booleans(), st.booleans()), max_size=60))
@@ -98,7 +98,7 @@ def test_a_correction_is_as_if_the_label_had_been_right(rows: list[tuple[int, bo
         np.array([r[3:] for r in rows], np.bool_).reshape(-1, 1),
     )
     y, back = np.array([r[1] for r in rows], np.bool_), np.array([r[2] for r in rows], np.bool_)
-    progress = Progress(["a"])
+    progress = ProgressiveValidation(["a"])
     progress.record(p, np.zeros(len(p), np.float32), member)
     late = np.flatnonzero(y)[::-1]
     progress.record(p[late], np.ones(len(late), np.float32), member[late], np.ones(len(late), np.bool_))
@@ -118,7 +118,7 @@ def test_corrections_far_from_their_examples_are_right_on_the_whole() -> None:
     p = (1 / (1 + np.exp(-logit))).astype(np.float32)
     y = random.random(n) < p
     moved = (1 / (1 + np.exp(-logit - random.normal(0.0, 0.1, n)))).astype(np.float32)
-    progress = Progress()
+    progress = ProgressiveValidation()
     for i in range(0, n, 50):
         progress.record(p[i : i + 50], np.zeros(50, np.float32))
         if i >= delay:
@@ -139,14 +139,14 @@ def test_corrections_far_from_their_examples_are_right_on_the_whole() -> None:
 @pytest.mark.parametrize(("label", "base_rate"), [(1.0, 1.0), (0.0, 0.0)])
 def test_a_base_rate_is_a_rate(label: float, base_rate: float) -> None:
     """More corrections among the last 2,000 than examples that they could be of: it stays between 0 and 1."""
-    progress = Progress()
+    progress = ProgressiveValidation()
     progress.record(np.full(600, 0.3, np.float32), np.zeros(600, np.float32))
     late = WINDOW - 600
     progress.record(np.full(late, 0.3, np.float32), np.full(late, label, np.float32), None, np.ones(late, np.bool_))
     window = progress.window()
     assert (window.examples, window.base_rate) == (600, base_rate)
     assert math.isfinite(window.log_loss)
-    assert all(map(math.isfinite, progress.told().values()))
+    assert all(map(math.isfinite, progress.metrics().values()))
 
 
 def test_figures_of_very_rare_labels() -> None:
@@ -155,7 +155,7 @@ def test_figures_of_very_rare_labels() -> None:
     n = 400_000
     p = (1 / (1 + np.exp(-random.normal(np.log(1e-4), 1.0, n)))).astype(np.float32)
     y = (random.random(n) < p).astype(np.float32)
-    progress = Progress()
+    progress = ProgressiveValidation()
     progress.record(p, y)
     assert 20 < y.sum() < 200
     assert progress.lifetime().auc == pytest.approx(exact_auc(p, y), abs=1e-3)
@@ -163,11 +163,11 @@ def test_figures_of_very_rare_labels() -> None:
 
 def test_without_a_positive_there_is_no_calibration() -> None:
     """Lines show a dash, a version leaves it out (what it tells has to be finite)."""
-    progress = Progress()
+    progress = ProgressiveValidation()
     progress.record(np.full(1, 0.1, np.float32), np.zeros(1, np.float32))
     assert progress.lifetime().calibration == math.inf
-    assert [word for word in progress.marks[0].lines()[0].split() if word == "-"] == ["-", "-"]
-    told = progress.told()
+    assert [word for word in progress.milestones[0].lines()[0].split() if word == "-"] == ["-", "-"]
+    told = progress.metrics()
     assert "auc_arrival" in told
     assert "calibration" not in told
     assert "window_calibration" not in told
@@ -194,15 +194,15 @@ def test_only_fake_negatives_are_corrected() -> None:
 
 def test_figures_of_an_earlier_build_are_refused() -> None:
     """A checkpoint whose counts are of examples alone has bins of another kind."""
-    progress = Progress(["a"])
+    progress = ProgressiveValidation(["a"])
     arrays = {**progress.arrays(), "counts": np.zeros(2, np.int64)}
     with pytest.raises(ValueError, match="reshape"):
-        progress.fill(arrays, ["a"])
+        progress.restore(arrays, ["a"])
 
 
 def test_the_window_forgets() -> None:
     """Only the last 2,000 predictions count in the window, and of a slice only its own last 2,000."""
-    progress = Progress(["rare"])
+    progress = ProgressiveValidation(["rare"])
     progress.record(np.full(3000, 0.9, np.float32), np.zeros(3000, np.float32), np.arange(3000)[:, None] % 3 == 0)
     progress.record(np.full(WINDOW, 0.5, np.float32), np.ones(WINDOW, np.float32), np.zeros((WINDOW, 1), np.bool_))
     assert progress.window().base_rate == 1.0
@@ -216,7 +216,7 @@ def test_the_window_forgets() -> None:
 
 def test_a_prediction_that_is_no_number_shows_for_ever() -> None:
     """NaN makes the lifetime's log loss NaN, its slices' too, and the window's while it is in there; no other."""
-    progress = Progress(["in", "out"])
+    progress = ProgressiveValidation(["in", "out"])
     progress.record(np.array([np.nan], np.float32), np.ones(1, np.float32), np.array([[True, False]]))
     members = np.zeros((WINDOW, 2), np.bool_)
     progress.record(np.full(WINDOW, 0.5, np.float32), np.ones(WINDOW, np.float32), members)
@@ -232,11 +232,11 @@ def test_figures_stand_at_doubling_counts() -> None:
     random = np.random.default_rng(0)
     p, y = (random.permutation(37) / 37 + 0.01).astype(np.float32), (random.random(37) < 0.5).astype(np.float32)
     members = (np.arange(37) % 2 == 0)[:, None]
-    progress = Progress(["even"])
+    progress = ProgressiveValidation(["even"])
     losses = [progress.record(p[a:b], y[a:b], members[a:b]) for a, b in ((0, 3), (3, 20), (20, 37))]
     loss = np.concatenate(losses)
-    assert [mark.lifetime[ALL].examples for mark in progress.marks] == [1, 2, 4, 8, 16, 32]
-    for mark in progress.marks:
+    assert [mark.lifetime[ALL].examples for mark in progress.milestones] == [1, 2, 4, 8, 16, 32]
+    for mark in progress.milestones:
         count = mark.lifetime[ALL].examples
         assert_figures(mark.lifetime[ALL], p[:count], y[:count])
         assert_figures(mark.lifetime["even"], p[:count:2], y[:count:2])
@@ -277,7 +277,7 @@ def test_the_model_tells_its_slices() -> None:
         slices.members(one_page(np.frombuffer(e.page.features, np.uint64))) for record in log for e in record
     ])  # fmt: skip
     labels = np.concatenate([e.labels for record in log for e in record])
-    predictions = model.progress.recent[0, 0, : len(labels)]
+    predictions = model.progress.state.recent[0, 0, : len(labels)]
     assert 0 < members[:, 0].sum() < len(labels)
     for s, name in enumerate(slices.names):
         assert_figures(model.progress.lifetime(name), predictions[members[:, s]], labels[members[:, s]], 1e-3)
@@ -285,9 +285,9 @@ def test_the_model_tells_its_slices() -> None:
 
 def test_a_version_tells_its_figures() -> None:
     """Lifetime and window: of all by their plain names, of a slice the AUC with its name."""
-    progress = Progress(["a=b"])
+    progress = ProgressiveValidation(["a=b"])
     progress.record(np.array([0.2, 0.7], np.float32), np.array([0, 1], np.float32), np.array([[True], [False]]))
-    told = progress.told()
+    told = progress.metrics()
     assert told["auc_arrival"] == told["window_auc"] == 1.0
     assert told["log_loss"] == progress.lifetime().log_loss
     assert told["normalised_entropy"] == progress.lifetime().normalised_entropy()

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.wide.admission import CELLS_PER_KEY, Admission, sightings
-from learner.wide.ftrl import Ftrl, FtrlRates, Lives
+from learner.wide.admission import CELLS_PER_KEY, Admission, count_sighting
+from learner.wide.ftrl import Ftrl, FtrlRates, KeyBounds
 from stream.features.encoder import WideKeys
+from tests.support.wide_steps import predict_then_learn
 
 NEVER = np.zeros(2, np.uint32)
 
@@ -21,7 +22,7 @@ def filter_of(most: int = 3, keys_max: int = 1_000) -> Admission:
 
 def seen_times(admission: Admission, key: int) -> int:
     """Count a sighting of this key."""
-    return int(sightings(np.uint64(key), admission.young, admission.old, admission.added))
+    return int(count_sighting(np.uint64(key), admission.young, admission.old, admission.added))
 
 
 def one(*keys: int) -> WideKeys:
@@ -60,7 +61,7 @@ def test_memory_is_bounded_and_one_turn_forgets_nothing() -> None:
     def fill(first: int) -> None:
         for key in range(first, first + size // CELLS_PER_KEY + 100):
             seen_times(admission, key)
-        admission.turn()
+        admission.rotate()
 
     assert seen_times(admission, 7) == 1
     fill(1_000)
@@ -77,27 +78,27 @@ def test_memory_is_bounded_and_one_turn_forgets_nothing() -> None:
 def test_a_key_learns_from_its_nth_sighting_on() -> None:
     """Before that it has no row, weighs nothing and learns nothing; a cross without admission learns at once."""
     ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.0, 0.0),
-                lives=Lives(np.array([1, 3], np.uint8), NEVER, 1_000))  # fmt: skip
+                bounds=KeyBounds(np.array([1, 3], np.uint8), NEVER, 1_000))  # fmt: skip
     zero, label = np.zeros(1, np.float32), np.ones(1, np.float32)
     for sighting in range(1, 6):
-        wide, _ = ftrl.predict_then_learn(one(key_of(9, 1)), zero, label, label)
+        wide, _ = predict_then_learn(ftrl, one(key_of(9, 1)), zero, label, label)
         assert len(ftrl.table) == (1 if sighting >= 3 else 0)
         assert (wide[0] > 0) == (sighting >= 4)
-    ftrl.predict_then_learn(one(key_of(9, 0)), zero, label, label)
+    predict_then_learn(ftrl, one(key_of(9, 0)), zero, label, label)
     assert len(ftrl.table) == 2
 
 
 def test_sightings_within_one_record_count_one_by_one() -> None:
     """The third example of a record is the third sighting: it doesn't matter how a stream was cut into records."""
-    rates, lives = (
+    rates, bounds = (
         FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.0, 0.0),
-        Lives(np.array([1, 3], np.uint8), NEVER, 99),
+        KeyBounds(np.array([1, 3], np.uint8), NEVER, 99),
     )
     keys = WideKeys(np.full(5, key_of(9, 1), np.uint64), np.arange(6))
-    together, apart = Ftrl(rates, lives=lives), Ftrl(rates, lives=lives)
+    together, apart = Ftrl(rates, bounds=bounds), Ftrl(rates, bounds=bounds)
     ones, zeros = np.ones(5, np.float32), np.zeros(5, np.float32)
-    wide, _ = together.predict_then_learn(keys, zeros, ones, ones)
-    single = [apart.predict_then_learn(keys.part(i, i + 1), zeros[:1], ones[:1], ones[:1])[0][0] for i in range(5)]
+    wide, _ = predict_then_learn(together, keys, zeros, ones, ones)
+    single = [predict_then_learn(apart, keys.part(i, i + 1), zeros[:1], ones[:1], ones[:1])[0][0] for i in range(5)]
     assert wide.tolist() == single
     assert together.table.rows().tolist() == apart.table.rows().tolist()
 

@@ -148,7 +148,7 @@ def test_what_was_read_of_pairs_stays() -> None:
         model.publish(store)
         second = builder.load(2, first)
     assert second.wide.base is first.wide.base
-    assert second.wide.overlay is first.wide.overlay
+    assert second.wide.delta is first.wide.delta
     assert second.pairs.weights is first.pairs.weights
 
 

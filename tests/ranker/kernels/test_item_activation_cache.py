@@ -21,7 +21,7 @@ def model() -> ToyModel:
 def kept(version: Version) -> int:
     """How many parts a version has."""
     assert version.tower is not None
-    return version.tower.parts.live.table.count - 1
+    return version.tower.items.live.table.count - 1
 
 
 def test_what_is_kept_changes_no_bit(model: ToyModel) -> None:

@@ -3,23 +3,23 @@
 import numpy as np
 import pytest
 
-from ranker.kernels.layered_table import Change, Layers, based_on
-from stream.tables.delta_table import GONE, NONE, seen
+from ranker.kernels.layered_table import Change, LayeredTable, based_on
+from stream.tables.delta_table import MISSING, TOMBSTONE, lookup
 from stream.tables.hash_kernels import find
 
 
-def _held(layers: Layers, key: int) -> int | None:
+def _held(layers: LayeredTable, key: int) -> int | None:
     """What a key has, by a look into overlay and base."""
-    rows = layers.rows
-    entry = seen(rows.heads, rows.entries, rows.limit, np.uint64(key))
-    if entry == GONE:
+    rows = layers.view
+    entry = lookup(rows.heads, rows.entries, rows.limit, np.uint64(key))
+    if entry == TOMBSTONE:
         return None
-    if entry != NONE:
-        return int(layers.overlay.vectors[entry, 0]) if layers.overlay.dim else int(rows.entries[entry, 1])
+    if entry != MISSING:
+        return int(layers.delta.vectors[entry, 0]) if layers.delta.dim else int(rows.entries[entry, 1])
     row = find(rows.base, np.uint64(key))
     if row < 0:
         return None
-    return int(layers.vectors[int(rows.base[row, 1]), 0]) if layers.overlay.dim else int(rows.base[row, 1])
+    return int(layers.vectors[int(rows.base[row, 1]), 0]) if layers.delta.dim else int(rows.base[row, 1])
 
 
 @pytest.mark.parametrize("dim", [0, 3])
@@ -43,8 +43,8 @@ def test_many_rows_are_all_there(dim: int) -> None:
     layers = based_on(("1",), change(1, 10_000))
     views = [(layers, dict(expected))]
     for number in range(2, 5):
-        layers = layers.laid_over((str(number),), change(number, 6_000 + number))
+        layers = layers.with_change((str(number),), change(number, 6_000 + number))
         views.append((layers, dict(expected)))
-    folded = layers.folded()
+    folded = layers.compacted()
     for view, had in [*views, (folded, expected)]:
         assert {key: held for key in range(1, 30_001) if (held := _held(view, key)) is not None} == had

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import ranker.kernels.pair_cache
 import stream.tables.delta_table
-from ranker.kernels.pair_cache import NOWHERE, Cells, Memory, Pairs
+from ranker.kernels.pair_cache import NO_EPOCH, CellPool, PairCache, TableCells
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader, load_version
 from stream.features.encoder import one_page
@@ -106,7 +106,7 @@ def test_pairs_are_read_once(kept: str, monkeypatch: pytest.MonkeyPatch) -> None
     page = model.page(9, time_ms=TIME_MS)
     ranked(first, page)  # it admits the items
     said = ranked(first, page)
-    cells = getattr(first.pairs, kept).square.cells
+    cells = getattr(first.pairs, kept).matrix.cells
     before = cells.copy()
     assert np.count_nonzero(before) > 10
     cells.view(np.float32)[..., ::2][before != 0] = 7.0  # whoever reads a cell now can be seen
@@ -133,34 +133,34 @@ def test_what_was_read_holds_on_when_a_table_is_laid_out_anew() -> None:
     model.learn(2)
     model.publish(store, "base")
     table = load_version(store, "m", 1).wide
-    cells, held = Cells(Memory(1), table), []
+    cells, held = TableCells(CellPool(1), table), []
     for _ in range(7):
-        later = table.folded()
+        later = table.compacted()
         followed = cells.follow(later)
-        same = followed.square.cells is cells.square.cells
+        same = followed.matrix.cells is cells.matrix.cells
         held.append(same)
-        assert followed.square.earlier.epoch == (cells.square.epoch if same else NOWHERE)
-        assert cells.follow(later.folded()).square.earlier.epoch == NOWHERE  # who skips one knows nothing
+        assert followed.matrix.previous_epoch == (cells.matrix.epoch if same else NO_EPOCH)
+        assert cells.follow(later.compacted()).matrix.previous_epoch == NO_EPOCH  # who skips one knows nothing
         table, cells = later, followed
     assert set(held) == {True, False}
 
 
-def test_a_square_has_room_for_so_many_items() -> None:
-    """Who comes later has no place; without squares nobody asks for one; a new base keeps places, and no cells."""
+def test_a_matrix_has_room_for_a_bounded_number_of_items() -> None:
+    """Later ones have no slot; without matrices nobody asks for one; a new base keeps slots, and no cells."""
     model, store = ToyModel(SPEC, 1), MemoryStore("m")
     model.publish(store, "base")
     loader = VersionLoader(store, "m")
     version = loader.load(1)
-    places = version.pairs.places
-    places.admit(np.arange(1, 60, dtype=np.uint64))
-    places.admit(np.arange(1, 200, dtype=np.uint64))
+    slots = version.pairs.slots
+    slots.admit(np.arange(1, 60, dtype=np.uint64))
+    slots.admit(np.arange(1, 200, dtype=np.uint64))
     assert not version.pairs.has_room
-    heads = places.heads
+    heads = slots.heads
     assert sorted(heads[heads[:, 0] != 0, 1].tolist()) == list(range(1, 65))
     page = model.page(9, time_ms=TIME_MS)
     assert ranked(version, page)[0] == page.tobytes()
-    assert not Pairs(Cells(Memory(0), version.wide), Cells(Memory(0), version.statistics)).has_room
+    assert not PairCache(TableCells(CellPool(0), version.wide), TableCells(CellPool(0), version.statistics)).has_room
     model.learn(1)
     model.publish(store, "base")
     later = loader.load(2, version).pairs
-    assert (later.places, later.weights is version.pairs.weights) == (places, False)
+    assert (later.slots, later.weights is version.pairs.weights) == (slots, False)

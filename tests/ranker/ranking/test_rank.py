@@ -16,7 +16,7 @@ from ranker.versions.version_loader import load_version
 from stream.events.types import Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
 from stream.features.page_features import build_page
-from stream.features.page_kernels import locate
+from stream.features.page_kernels import open_page
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
@@ -100,7 +100,7 @@ hidden_units = [4]
         layout, catalogue = house.model.layout, house.model.catalogue
         user = layout.user("u1", house.cache.users["u1"], ["i1"], context)
         page = build_page(layout, user, catalogue, catalogue.rows(reply.items))
-        base = int(locate(page, page.view(np.uint32), 0, version.plan.sizes)[6])  # after all that is the user's
+        base = open_page(page, version.plan.layout.size_array).at.base_rate  # after all that is the user's
         assert page.tobytes()[: 4 * base] == reply.features[: 4 * base]
         features.add(reply.features)
     assert len(features) == len(said)
@@ -172,13 +172,13 @@ features = ["item.id"]
 organic = "examples"
 """
     both = Plan(parse_spec(text))
-    assert install_statistic(both) == (both.program.product.salts[1], 0.0)
+    assert install_statistic(both) == (both.program.crosses.salts[1], 0.0)
     alone = Plan(
         parse_spec(
             text.replace('seen = { kind = "count", by = ["item.id"]', 'seen = { kind = "count", by = ["user.id"]')
         )
     )
-    assert install_statistic(alone) == (alone.program.product.salts[0], 3_600_000.0)
+    assert install_statistic(alone) == (alone.program.crosses.salts[0], 3_600_000.0)
 
 
 def _installs(house: House, watermark_ms: int) -> dict[str, float]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ranker.kernels.page import Run
 from ranker.ranking.score import Scorer
-from ranker.versions.model import Run, Version
+from ranker.versions.model import Version
 from ranker.versions.version_loader import load_version
 from stream.features.serve_as import as_served
 from stream.snapshots.memory_store import MemoryStore

@@ -16,7 +16,7 @@ from msgspec import structs
 
 from learner.publishing.delta_chain import DeltaChain
 from learner.publishing.version_parts import PartSource
-from ranker.kernels.layered_table import Layers, Stack
+from ranker.kernels.layered_table import LayeredTable, TableBuilder
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import VersionLoader, load_version
 from stream.runtime.errors import BadSnapshot
@@ -24,7 +24,7 @@ from stream.snapshots.manifest import Manifest
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import Array
 from stream.snapshots.store import fetch
-from stream.tables.delta_table import GONE, NONE, seen
+from stream.tables.delta_table import MISSING, TOMBSTONE, lookup
 from stream.tables.hash_kernels import find
 from stream.tables.hash_table import U64
 from tests.support.random_models import ToyModel, some_spec
@@ -66,7 +66,7 @@ class ToyPart:
     def take_changed(self) -> U64:
         """See PartSource."""
         if self.name == "statistics":
-            fresh = self.model.statistics.table.take_fresh()[:, 0]
+            fresh = self.model.statistics.table.take_changed()[:, 0]
             self.gone -= set(fresh.tolist())
             self.gone |= set(fresh[self.model.rng.random(len(fresh)) < 0.2].tolist())
             return fresh
@@ -124,17 +124,17 @@ class Learner:
         return self.model.publish_parts(self.store, parts, golden=[], examples=0)
 
 
-def values(layers: Layers) -> dict[int, bytes]:
+def values(layers: LayeredTable) -> dict[int, bytes]:
     """What a reader finds under each key, by a look into overlay and base."""
-    rows, found = layers.rows, {}
+    rows, found = layers.view, {}
     for key in {*rows.base[:, 0].tolist(), *rows.heads[:, 0].tolist()} - {0}:
-        entry, row = seen(rows.heads, rows.entries, rows.limit, np.uint64(key)), find(rows.base, np.uint64(key))
+        entry, row = lookup(rows.heads, rows.entries, rows.limit, np.uint64(key)), find(rows.base, np.uint64(key))
         if entry >= 0:
-            found[key] = (layers.overlay.vectors[entry] if layers.overlay.dim else rows.entries[entry, 1:]).tobytes()
-        elif entry == NONE and row >= 0:
-            found[key] = (layers.vectors[rows.base[row, 1]] if layers.overlay.dim else rows.base[row, 1:]).tobytes()
+            found[key] = (layers.delta.vectors[entry] if layers.delta.dim else rows.entries[entry, 1:]).tobytes()
+        elif entry == MISSING and row >= 0:
+            found[key] = (layers.vectors[rows.base[row, 1]] if layers.delta.dim else rows.base[row, 1:]).tobytes()
         else:
-            assert entry in (GONE, NONE)
+            assert entry in (TOMBSTONE, MISSING)
     return found
 
 
@@ -146,9 +146,9 @@ def assert_same(version: Version, fresh: Version, page: bytes) -> None:
     assert values(version.statistics) == values(fresh.statistics)
     assert version.tower is not None
     assert fresh.tower is not None
-    assert values(version.tower.rows) == values(fresh.tower.rows)
-    assert version.tower.rows.unseen.tobytes() == fresh.tower.rows.unseen.tobytes()
-    names = [(one.wide.names, one.statistics.names, one.tower and one.tower.rows.names) for one in (version, fresh)]
+    assert values(version.tower.embeddings) == values(fresh.tower.embeddings)
+    assert version.tower.embeddings.unseen.tobytes() == fresh.tower.embeddings.unseen.tobytes()
+    names = [(v.wide.names, v.statistics.names, v.tower and v.tower.embeddings.names) for v in (version, fresh)]
     assert names[0] == names[1]
     assert score_features(version, page, 6).tolist() == score_features(fresh, page, 6).tolist()
 
@@ -263,7 +263,7 @@ def test_a_new_base_is_made_aside_by_who_has_what_it_holds() -> None:
         manifest = learner.publish()
         live = loader.load(manifest.version, live)
         assert live.tower is not None
-        stands = {"wide": live.wide, "statistics": live.statistics, "deep": live.tower.rows}
+        stands = {"wide": live.wide, "statistics": live.statistics, "deep": live.tower.embeddings}
         if all(list(layers.origin) == manifest.parts[name].base for name, layers in stands.items()):
             break
         assert time.monotonic() < deadline_s
@@ -281,31 +281,31 @@ def test_a_base_that_cant_be_had_is_done_without() -> None:
     assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
 
 
-Work = Callable[[], Layers]
+Work = Callable[[], LayeredTable]
 
 
 @pytest.fixture
-def aside(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Stack, Work]]:
+def aside(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TableBuilder, Work]]:
     """What would be made in other threads: it waits here until a test does it by `make`."""
-    waiting: list[tuple[Stack, Work]] = []
+    waiting: list[tuple[TableBuilder, Work]] = []
 
-    def submit(stack: Stack, work: Work) -> None:
-        stack._making = Future()
+    def submit(stack: TableBuilder, work: Work) -> None:
+        stack._pending = Future()
         waiting.append((stack, work))
 
-    monkeypatch.setattr(Stack, "_submit", submit)
+    monkeypatch.setattr(TableBuilder, "_submit", submit)
     return waiting
 
 
-def make(aside: list[tuple[Stack, Work]]) -> None:
+def make(aside: list[tuple[TableBuilder, Work]]) -> None:
     """Do what waits."""
     for stack, work in aside:
-        assert stack._making is not None
-        stack._making.set_result(work())
+        assert stack._pending is not None
+        stack._pending.set_result(work())
     aside.clear()
 
 
-def test_a_base_that_is_late_is_stood_on_all_the_same(aside: list[tuple[Stack, Work]]) -> None:
+def test_a_base_that_is_late_is_stood_on_all_the_same(aside: list[tuple[TableBuilder, Work]]) -> None:
     """What lay over it was merged before it was made: it isn't read again, and what came is laid over it aside."""
     learner, loader, live = rebased("wide")
     for chain in learner.chains.values():
@@ -328,12 +328,14 @@ def test_a_base_that_is_late_is_stood_on_all_the_same(aside: list[tuple[Stack, W
     assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())
 
 
-def test_whatever_breaks_the_making_of_a_base_no_version_is_refused_for_it(aside: list[tuple[Stack, Work]]) -> None:
+def test_whatever_breaks_the_making_of_a_base_no_version_is_refused_for_it(
+    aside: list[tuple[TableBuilder, Work]],
+) -> None:
     """A ranker without room for two bases serves on."""
     learner, loader, live = rebased("wide")
     for stack, _ in aside:
-        assert stack._making is not None
-        stack._making.set_exception(MemoryError("no room"))
+        assert stack._pending is not None
+        stack._pending.set_exception(MemoryError("no room"))
     manifest = learner.publish()
     live = loader.load(manifest.version, live)
     assert_same(live, load_version(learner.store, "m", manifest.version), learner.model.page(6).tobytes())

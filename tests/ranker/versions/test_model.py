@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import VersionLoader, load_version
 from stream.features.encoder import DeepInput, one_page
-from stream.features.page_kernels import locate
+from stream.features.page_kernels import open_page
 from stream.features.serve_as import as_served
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
@@ -142,7 +142,7 @@ def test_a_page_has_one_user() -> None:
     alone = model.layout.statistics.index("user_seen")
     page = model.page(4)
     score_features(version, page.tobytes(), 4)
-    statistics = page.view(np.float32)[locate(page, page.view(np.uint32), 0, version.plan.sizes)[8] :]
+    statistics = page.view(np.float32)[open_page(page, version.plan.layout.size_array).at.statistics :]
     statistics[len(model.layout.statistics) + alone] += 1
     with pytest.raises(BadEvent, match="one user"):
         score_features(version, page.tobytes(), 4)

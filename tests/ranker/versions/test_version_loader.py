@@ -13,7 +13,7 @@ from stream.snapshots.manifest import Golden, PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import Array, Digests, digests_of, pack, split
 from stream.snapshots.store import fetch
-from stream.tables.delta_table import GONE, seen
+from stream.tables.delta_table import TOMBSTONE, lookup
 from tests.support.random_models import ToyModel, some_spec
 
 Break = Callable[[dict[str, Array]], None]
@@ -99,7 +99,7 @@ def test_a_part_that_did_not_change_is_shared(store: CountingStore, model: ToyMo
     assert third.statistics.base is first.statistics.base
     assert first.tower is not None
     assert third.tower is not None
-    assert third.tower.rows.vectors is first.tower.rows.vectors
+    assert third.tower.embeddings.vectors is first.tower.embeddings.vectors
 
 
 def _drop(name: str) -> Break:
@@ -262,9 +262,9 @@ def test_dead_keys_are_gone(store: CountingStore, model: ToyModel, part: str) ->
     for number, gone in ((2, set(dead.tolist())), (3, set(dead[3:].tolist()))):
         for version in (loader.load(number, second), load_version(store, "m", number)):
             assert version.tower is not None
-            rows = {"wide": version.wide, "statistics": version.statistics, "deep": version.tower.rows}[part].rows
-            entries = [seen(rows.heads, rows.entries, rows.limit, key) for key in keys]
-            assert {int(k) for k, e in zip(keys, entries, strict=True) if e == GONE} == gone
+            rows = {"wide": version.wide, "statistics": version.statistics, "deep": version.tower.embeddings}[part].view
+            entries = [lookup(rows.heads, rows.entries, rows.limit, key) for key in keys]
+            assert {int(k) for k, e in zip(keys, entries, strict=True) if e == TOMBSTONE} == gone
     page = model.page(9)
     assert np.isfinite(score_features(second, page.tobytes(), 9)).all()
 
@@ -289,5 +289,5 @@ def test_a_long_chain_is_folded_on_the_way(store: CountingStore, model: ToyModel
         version = loader.load(number, version)
     page = model.page(20).tobytes()
     assert (score_features(version, page, 20) == score_features(load_version(store, "m", 59), page, 20)).all()
-    sizes = [layers.overlay.room / max(256, len(layers.base)) for layers in (version.wide, version.statistics)]
+    sizes = [layers.delta.room / max(256, len(layers.base)) for layers in (version.wide, version.statistics)]
     assert max(sizes) < 20

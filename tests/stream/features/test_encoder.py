@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.events.types import Item
-from stream.features.encoder import KEYS_MAX, Batch, Encoder, one_page, place_of
+from stream.features.cross_products import KEYS_MAX, column_of
+from stream.features.encoder import Batch, Encoder, one_page
 from stream.features.page_features import Layout
 from stream.runtime.errors import SpecError
 from stream.spec.spec import Cross, Spec
@@ -107,8 +108,8 @@ def test_deep_input_is_the_page_s_lists_and_numbers(made: tuple[list[bytes], Bat
 def test_a_part_is_what_encoding_only_those_gives(made: tuple[list[bytes], Batch], data: st.DataObject) -> None:
     """Any cut of a batch, an empty one too."""
     _, batch = made
-    first = data.draw(st.integers(0, len(batch)))
-    last = data.draw(st.integers(first, len(batch)))
+    first = data.draw(st.integers(0, len(batch.page)))
+    last = data.draw(st.integers(first, len(batch.page)))
     few = Batch(batch.words, batch.starts, batch.page[first:last], batch.position[first:last])
     keys, only = ENCODER.wide_keys(batch).part(first, last), ENCODER.wide_keys(few)
     assert (keys.keys.tolist(), keys.offsets.tolist()) == (only.keys.tolist(), only.offsets.tolist())
@@ -171,7 +172,7 @@ def test_alphas_are_the_spec_s_or_a_cross_s_own() -> None:
 def test_what_no_page_has_is_refused() -> None:
     """A name that is no category of the layout, and more crosses than a key's low byte can tell apart."""
     with pytest.raises(SpecError, match=r"user\.age"):
-        place_of(LAYOUT, "user.age")
+        column_of(LAYOUT, "user.age")
     wide = msgspec.structs.replace(SPEC.wide, features=["user.id"] * 251, crosses=[])
     with pytest.raises(SpecError, match="251"):
         decode_spec(encode_spec(msgspec.structs.replace(SPEC, wide=wide)))

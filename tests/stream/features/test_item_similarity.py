@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
 from stream.features.encoder import Batch
 from stream.features.page_features import Catalogue, Layout, build_page
-from stream.features.page_kernels import locate
+from stream.features.page_kernels import open_page
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.runtime.errors import SpecError
 from stream.spec.spec_file import parse_spec
-from stream.tables.hash_table import U64, Table
+from stream.tables.hash_table import U64, HashTable
 
 LAST = 3
 TEXT = """
@@ -48,9 +48,8 @@ def page(statistics: Statistics, user: str, item: str) -> U64:
 
 def floats(words: U64) -> tuple[float, float]:
     """Base rate and likeness of a page's only item."""
-    at = locate(words, words.view(np.uint32), 0, np.array(LAYOUT.sizes, np.int64))
-    f32 = words.view(np.float32)
-    return float(f32[at[6]]), float(f32[at[8] + 1])
+    _, _, f32, at = open_page(words, LAYOUT.size_array)
+    return float(f32[at.base_rate]), float(f32[at.statistics + 1])
 
 
 def learned(statistics: Statistics, words: U64, label: int, reason: int | None = None) -> None:
@@ -106,14 +105,14 @@ def test_an_overlay_and_a_restored_table_read_the_same(labels: list[tuple[str, s
     statistics = Statistics(PROGRAM)
     for n, (user, item, label) in enumerate(labels):
         if n == half:
-            statistics.table.take_fresh()
+            statistics.table.take_changed()
         learned(statistics, page(statistics, user, item), label)
         if n < half:
             base = statistics.table.rows()
-    below, above, whole = Table(WIDTH), Table(WIDTH), Statistics(PROGRAM)
+    below, above, whole = HashTable(WIDTH), HashTable(WIDTH), Statistics(PROGRAM)
     if 0 < half < len(labels):
         below.put(base)
-    above.put(statistics.table.take_fresh())
+    above.put(statistics.table.take_changed())
     whole.table.put(statistics.table.rows())
     for user in "uv":
         for item in "abcde":
@@ -126,7 +125,7 @@ def test_an_overlay_and_a_restored_table_read_the_same(labels: list[tuple[str, s
 def test_growth_goes_in_steps_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memories and pairs in the middle of growth, corrected ones too, are those of a table that had room before."""
     monkeypatch.setattr("stream.tables.hash_table.STEP", 8)
-    growing, roomy = Statistics(PROGRAM), Statistics(PROGRAM, Table(WIDTH, 100_000))
+    growing, roomy = Statistics(PROGRAM), Statistics(PROGRAM, HashTable(WIDTH, 100_000))
     random, middles = np.random.default_rng(0), 0
     for _ in range(1_500):
         user, item = f"u{random.integers(100)}", f"i{random.integers(100)}"

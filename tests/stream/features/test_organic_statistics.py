@@ -126,9 +126,9 @@ def test_what_they_move_is_in_the_next_delta() -> None:
     """A version's rows are those that changed since the one before, however they were moved."""
     statistics = Statistics(PROGRAM)
     statistics.learn_organic([Organic("a", "b", START_MS, "i")])
-    assert {int(row[0]) for row in statistics.table.take_fresh()} == rows(statistics).keys()
+    assert {int(row[0]) for row in statistics.table.take_changed()} == rows(statistics).keys()
     statistics.learn_organic([Organic("a", "c", START_MS, "j")])
-    fresh = {int(row[0]) for row in statistics.table.take_fresh()}
+    fresh = {int(row[0]) for row in statistics.table.take_changed()}
     assert 0 < len(fresh) < len(rows(statistics))
 
 

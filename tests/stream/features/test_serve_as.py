@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stream.events.types import Value
 from stream.features.page_features import Catalogue, Layout, build_page, select, words_of
-from stream.features.page_kernels import locate
+from stream.features.page_kernels import open_page
 from stream.features.serve_as import as_logged, as_served
 from stream.spec.spec import Column, Spec
 from stream.tables.hash_table import U64
@@ -38,9 +38,9 @@ def page_of(layout: Layout, shown: Shown, context: dict[str, Value]) -> U64:
         catalogue.put(item)
     user = layout.user(shown.user, shown.attributes, shown.history, context)
     words = build_page(layout, user, catalogue, catalogue.rows([item.item for item in shown.items]))
-    at, count = locate(words, words.view(np.uint32), 0, np.array(layout.sizes, np.int64)), len(shown.items)
-    words.view(np.float32)[at[6]] = 0.5
-    words.view(np.float32)[at[8] : at[8] + count * layout.sizes[4]] = np.arange(count * layout.sizes[4])
+    at, count = open_page(words, layout.size_array).at, len(shown.items) * layout.sizes.statistics
+    words.view(np.float32)[at.base_rate] = 0.5
+    words.view(np.float32)[at.statistics : at.statistics + count] = np.arange(count)
     return words
 
 
@@ -75,6 +75,6 @@ def test_what_is_held_changes_no_layout() -> None:
 def test_without_such_columns_a_page_is_itself(shown: Shown) -> None:
     """Nothing is copied: a position alone is in no page."""
     words = shown.words()
-    assert LAYOUT.held == frozenset()
+    assert LAYOUT.fixed == frozenset()
     assert as_served(LAYOUT, words) is words
     assert as_logged(LAYOUT, words, words) is words

@@ -16,7 +16,7 @@ from stream.features.encoder import Batch
 from stream.features.page_features import words_of
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.spec.spec import duration_ms
-from stream.tables.hash_table import U64, Table
+from stream.tables.hash_table import U64, HashTable
 from tests.support.feature_pages import LAYOUT, SPEC, Shown, page, pages, parsed
 
 PROGRAM = StatisticsProgram(SPEC, LAYOUT)
@@ -224,10 +224,10 @@ def test_an_overlay_hides_the_rows_below_it(made: tuple[list[Shown], list[Label]
     raws = [filled(one, statistics, START_MS) for one in shown]
     learned(statistics, raws, labels[:half])
     base: U64 = statistics.table.slots.copy()
-    statistics.table.take_fresh()
+    statistics.table.take_changed()
     learned(statistics, raws, labels[half:])
-    overlay = Table(WIDTH)
-    overlay.put(statistics.table.take_fresh())
+    overlay = HashTable(WIDTH)
+    overlay.put(statistics.table.take_changed())
     for one in shown:
         words = one.words()
         PROGRAM.fill(words, START_MS + 1_000, base, overlay.slots)
@@ -241,10 +241,10 @@ def test_what_changed_is_what_a_delta_holds(made: tuple[list[Shown], list[Label]
     statistics = Statistics(PROGRAM)
     raws = [filled(one, statistics, START_MS) for one in shown]
     learned(statistics, raws, labels)
-    statistics.table.take_fresh()
+    statistics.table.take_changed()
     before = sums(statistics)
     learned(statistics, raws, labels[:1])
-    fresh = statistics.table.take_fresh()
+    fresh = statistics.table.take_changed()
     alone = Statistics(PROGRAM)
     learned(alone, raws, labels[:1])
     assert set(fresh[:, 0].tolist()) == set(sums(alone))

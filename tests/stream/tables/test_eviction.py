@@ -5,21 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.tables.eviction import EVICTED, EXPIRED, Sweep
-from stream.tables.hash_kernels import find_many, place, touch
-from stream.tables.hash_table import U64, Table
+from stream.tables.eviction import EVICTED, EXPIRED, Evictor
+from stream.tables.hash_kernels import find_many, find_or_insert, mark_changed
+from stream.tables.hash_table import U64, HashTable
 
 LIVES_S = np.array([0, 100], np.uint32)  # of keys with low byte 1: for ever; 2: 100 s
 
 
-def see(table: Table, keys: U64, now_s: int) -> None:
+def see(table: HashTable, keys: U64, now_s: int) -> None:
     """As a kernel does."""
     table.stamp()
     table.reserve_for(keys)
     for key in keys:
-        row = place(table.slots, key, table.counts)
-        touch(table.slots, row, table.fresh, table.counts)
-        table.seen[row] = now_s
+        row = find_or_insert(table.slots, key, table.counts)
+        mark_changed(table.slots, row, table.dirty, table.counts)
+        table.last_seen[row] = now_s
 
 
 def key_of(number: int, life: int) -> int:
@@ -29,30 +29,30 @@ def key_of(number: int, life: int) -> int:
 
 def test_keys_go_when_they_were_not_seen_for_longer_than_they_live() -> None:
     """A hundred seconds after its last sighting a key is still there, a second later it goes and is told as changed."""
-    table, sweep = Table(2), Sweep(10_000, LIVES_S)
+    table, sweep = HashTable(2), Evictor(10_000, LIVES_S)
     keys = np.array([key_of(n, n % 2) for n in range(1, 41)], np.uint64)
     see(table, keys, 1_000)
-    table.take_fresh()
+    table.take_changed()
     sweep.step(table, 10_000, 1_100_999)
     assert len(table) == 40
     sweep.step(table, 10_000, 1_101_000)
     assert len(table) == 20
-    assert sorted(table.take_fresh()[:, 0].tolist()) == sorted(k for k in keys.tolist() if k & 255 == 2)
+    assert sorted(table.take_changed()[:, 0].tolist()) == sorted(k for k in keys.tolist() if k & 255 == 2)
     assert sweep.tally.tolist() == [20, 0]
 
 
 def test_time_does_not_go_back() -> None:
     """A late record's time doesn't bring anything back."""
-    sweep = Sweep(10_000, LIVES_S)
-    sweep.step(Table(2), 1, 5_000_000)
-    sweep.step(Table(2), 1, 4_000_000)
+    sweep = Evictor(10_000, LIVES_S)
+    sweep.step(HashTable(2), 1, 5_000_000)
+    sweep.step(HashTable(2), 1, 4_000_000)
     assert sweep.now_s == 5_000
 
 
 def test_over_the_bound_those_go_that_were_not_seen_for_longest() -> None:
     """The table stays within its bound, and holds all that was seen within the last half of it."""
-    bound, table = 2_000, Table(2)
-    sweep, latest = Sweep(bound), list[int]()
+    bound, table = 2_000, HashTable(2)
+    sweep, latest = Evictor(bound), list[int]()
     for n in range(1, 10_000, 10):
         keys = np.arange(n, n + 10, dtype=np.uint64) << np.uint64(8)
         sweep.step(table, len(keys), n * 1_000)
@@ -67,9 +67,9 @@ def test_over_the_bound_those_go_that_were_not_seen_for_longest() -> None:
 
 def test_keys_of_one_second_go_by_hash() -> None:
     """Where all were seen at once, the bound holds all the same, and always takes the same ones."""
-    tables = [Table(2), Table(2, 30_000)]
+    tables = [HashTable(2), HashTable(2, 30_000)]
     for table in tables:
-        sweep = Sweep(2_000)
+        sweep = Evictor(2_000)
         for n in range(1, 5_000, 10):
             keys = np.arange(n, n + 10, dtype=np.uint64)
             sweep.step(table, 10, 1_000)
@@ -81,7 +81,7 @@ def test_keys_of_one_second_go_by_hash() -> None:
 
 def test_statistics_have_their_time_in_a_column() -> None:
     """Without stamps it's column 3 that says when a row moved, in ms."""
-    table, sweep = Table(4), Sweep(1_000)
+    table, sweep = HashTable(4), Evictor(1_000)
     rows = np.zeros((1_000, 4), np.uint64)
     rows[:, 0] = np.arange(1, 1_001)
     rows.view(np.float64)[:, 3] = 1_000.0 * np.arange(1, 1_001)
@@ -99,12 +99,12 @@ def test_a_restored_table_loses_the_same_keys_at_the_same_record(seed: int, stop
     """Restored anywhere, into a table of another layout, it goes on as if nothing had been: record by record."""
     random = np.random.default_rng(seed)
     records = [random.integers(1, 3_000, 40).astype(np.uint64) << np.uint64(8) | np.uint64(2) for _ in range(120)]
-    table, sweep = Table(2), Sweep(bound, LIVES_S)
-    other, again = Table(2), Sweep(bound, LIVES_S)
+    table, sweep = HashTable(2), Evictor(bound, LIVES_S)
+    other, again = HashTable(2), Evictor(bound, LIVES_S)
     for n, keys in enumerate(records):
         if n == stop:
             rows, stamps = table.rows(), table.stamps()
-            other, again = Table(2, room), Sweep(bound, LIVES_S)
+            other, again = HashTable(2, room), Evictor(bound, LIVES_S)
             other.put(rows[np.argsort(rows[:, 0])])
             other.stamp(rows[:, 0].copy(), stamps)
             again.restore(sweep.state())
@@ -124,7 +124,7 @@ def test_a_restored_table_loses_the_same_keys_at_the_same_record(seed: int, stop
 def test_growth_in_the_middle_hides_nothing_from_the_sweep(monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
     """While rows still lie in the smaller array, those that have to go are found there too."""
     monkeypatch.setattr("stream.tables.hash_table.STEP", 8)
-    table, sweep = Table(2), Sweep(10_000, LIVES_S)
+    table, sweep = HashTable(2), Evictor(10_000, LIVES_S)
     keys = np.array([key_of(n, 1) for n in range(1, 615 + wanted)], np.uint64)
     see(table, keys[:610], 1)
     see(table, keys[610:], 500)
@@ -136,8 +136,8 @@ def test_growth_in_the_middle_hides_nothing_from_the_sweep(monkeypatch: pytest.M
 def test_rows_that_moved_are_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of growth, or not: the same keys go over the bound, each counted once."""
     monkeypatch.setattr("stream.tables.hash_table.STEP", 8)
-    tables = Table(2), Table(2, 10_000)
-    sweeps = Sweep(700), Sweep(700)
+    tables = HashTable(2), HashTable(2, 10_000)
+    sweeps = Evictor(700), Evictor(700)
     keys = np.array([key_of(n, 0) for n in range(1, 621)], np.uint64)
     for table, sweep in zip(tables, sweeps, strict=True):
         for n in range(0, len(keys), 10):

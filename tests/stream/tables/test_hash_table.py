@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import stream.tables.hash_table
-from stream.tables.hash_kernels import CHANGED, find, find_many, find_moved, hash32, mix, place, place_moved, touch
-from stream.tables.hash_table import LOAD_MAX, U64, Table, capacity_for
+from stream.tables.hash_kernels import (
+    CHANGED,
+    find,
+    find_many,
+    find_moved,
+    find_or_insert,
+    find_or_insert_moved,
+    hash32,
+    mark_changed,
+    mix,
+)
+from stream.tables.hash_table import LOAD_MAX, U64, HashTable, capacity_for
 
 CAPACITY = 1024
 
@@ -45,26 +55,26 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = Table(self.width)
+        self.table = HashTable(self.width)
         self.held: dict[int, int] = {}
         self.stamps: dict[int, int] = {}
         self.fresh: list[int] = []
 
     @rule(keys=some_keys, cell=cells, stamp=st.integers(1, 2**32 - 1))
     def change(self, keys: list[int], cell: int, stamp: int) -> None:
-        """As a kernel does: room first, then place, touch, write."""
+        """As a kernel does: room first, then insert, mark, write."""
         table = self.table
         table.reserve_for(np.array(keys, np.uint64))
         for key in keys:
-            row = place(table.slots, np.uint64(key), table.counts)
+            row = find_or_insert(table.slots, np.uint64(key), table.counts)
             assert table.slots[row, 1] & ~CHANGED == self.held.get(key, 0)
-            touch(table.slots, row, table.fresh, table.counts)
+            mark_changed(table.slots, row, table.dirty, table.counts)
             table.slots[row, 1] = np.uint64(cell) | CHANGED
             table.slots[row, 2] = key
             self.held[key] = cell
-            if len(table.seen):
-                assert table.seen[row] == self.stamps.get(key, 0)
-                table.seen[row] = self.stamps[key] = stamp
+            if len(table.last_seen):
+                assert table.last_seen[row] == self.stamps.get(key, 0)
+                table.last_seen[row] = self.stamps[key] = stamp
             if key not in self.fresh:
                 self.fresh.append(key)
 
@@ -77,7 +87,7 @@ class Machine(RuleBasedStateMachine):
     def change_unforeseen(self, keys: list[int], others: list[int], cell: int) -> None:
         """As a kernel does that doesn't know its keys beforehand: wherever growth stands, rows come when asked for."""
         table = self.table
-        if len(table.seen):
+        if len(table.last_seen):
             return
         keys = [*keys, *list(self.held)[::5]]
         table.reserve_step(len(keys))
@@ -86,9 +96,9 @@ class Machine(RuleBasedStateMachine):
             assert (row >= 0) == (key in self.held)
             assert row < 0 or table.slots[row, 1] & ~CHANGED == self.held[key]
         for key in keys:
-            row = place_moved(table.slots, table.old, np.uint64(key), table.counts)
+            row = find_or_insert_moved(table.slots, table.old, np.uint64(key), table.counts)
             assert table.slots[row, 1] & ~CHANGED == self.held.get(key, 0)
-            touch(table.slots, row, table.fresh, table.counts)
+            mark_changed(table.slots, row, table.dirty, table.counts)
             table.slots[row, 1] = np.uint64(cell) | CHANGED
             table.slots[row, 2] = key
             self.held[key] = cell
@@ -105,7 +115,7 @@ class Machine(RuleBasedStateMachine):
     def drop(self, keys: list[int], every: int) -> None:
         """Some that may be there, and some that are."""
         keys = [*keys, *list(self.held)[::every]]
-        self.table.drop(np.array(keys, np.uint64))
+        self.table.remove(np.array(keys, np.uint64))
         for key in dict.fromkeys(keys):
             if key in self.held:
                 del self.held[key]
@@ -128,7 +138,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         """The changed rows, in order of their first change; zeros for those that are gone."""
-        rows = self.table.take_fresh()
+        rows = self.table.take_changed()
         gone = [key for key in self.fresh if key not in self.held]
         assert rows[:, 0].tolist() == self.fresh
         assert rows[:, 1].tolist() == [self.held.get(key, 0) for key in self.fresh]
@@ -138,10 +148,10 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def restore(self) -> None:
         """A table made of another's rows, as a checkpoint keeps them, goes on as that one; nothing in it is fresh."""
-        if len(self.table.seen):
+        if len(self.table.last_seen):
             return
         rows = self.table.rows()
-        self.table = Table(3, len(rows))
+        self.table = HashTable(3, len(rows))
         self.table.put(rows)
         self.fresh = []
 
@@ -151,7 +161,7 @@ class Machine(RuleBasedStateMachine):
         growing, rows, stamps = len(self.table.old), self.table.rows(), self.table.stamps()
         assert {int(k): int(c) for k, c, _ in rows} == self.held
         assert len(rows) == len(self.held)
-        if len(self.table.seen):
+        if len(self.table.last_seen):
             assert {int(k): int(s) for (k, *_), s in zip(rows, stamps, strict=True) if s} == self.stamps
         assert len(self.table.old) == growing
 
@@ -165,11 +175,11 @@ class Machine(RuleBasedStateMachine):
         assert dict(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True)) == held
         strangers = np.array([key for key in (*CROWD, 3, 2**64 - 1) if key not in held], np.uint64)
         assert not table.rows_of(strangers)[:, 1:].any()
-        assert table.fresh_keys().tolist() == self.fresh
-        if len(table.seen):
+        assert table.changed_keys().tolist() == self.fresh
+        if len(table.last_seen):
             found, found_old = find_many(table.slots, keys), find_many(table.old, keys)
             both = zip(found, found_old, strict=True)
-            stamps = [table.seen[row] if row >= 0 else table.old_seen[other] for row, other in both]
+            stamps = [table.last_seen[row] if row >= 0 else table.old_last_seen[other] for row, other in both]
             assert stamps == [self.stamps.get(key, 0) for key in held]
 
 
@@ -218,12 +228,12 @@ def test_while_nobody_asks_what_changed_the_list_is_bounded(monkeypatch: pytest.
     machine = Machine()
     for n in range(0, 30_000, 300):
         machine.change(list(range(n + 1, n + 301)), n, 1)
-        machine.table.drop(np.arange(n + 1, n + 291).astype(np.uint64))
-        assert len(machine.table.fresh_keys()) <= 8_000
+        machine.table.remove(np.arange(n + 1, n + 291).astype(np.uint64))
+        assert len(machine.table.changed_keys()) <= 8_000
     table = machine.table
-    assert table.lost
-    table.take_fresh()
-    assert not table.lost
+    assert table.overflowed
+    table.take_changed()
+    assert not table.overflowed
     assert not (table.slots[:, 1] & CHANGED).any()
     machine.held = {int(k): int(c) for k, c, _ in table.rows()}
     machine.fresh = []
@@ -233,17 +243,17 @@ def test_while_nobody_asks_what_changed_the_list_is_bounded(monkeypatch: pytest.
 
 def test_nobody_asks_what_changed() -> None:
     """A table that isn't tracked keeps no list and marks nothing."""
-    table = Table(3, tracked=False)
+    table = HashTable(3, tracked=False)
     table.reserve_for(np.array([5], np.uint64))
-    row = place(table.slots, np.uint64(5), table.counts)
-    touch(table.slots, row, table.fresh, table.counts)
+    row = find_or_insert(table.slots, np.uint64(5), table.counts)
+    mark_changed(table.slots, row, table.dirty, table.counts)
     assert table.rows().tolist() == [[5, 0, 0]]
-    assert len(table.fresh_keys()) == 0
+    assert len(table.changed_keys()) == 0
 
 
 def test_order_is_that_of_hashes() -> None:
     """Rows lie in the order of their hashes, around the end but for those that were pushed over it."""
-    table = Table(1)
+    table = HashTable(1)
     table.put(np.arange(1, 20_000, dtype=np.uint64).reshape(-1, 1))
     wanted = np.array([int(hash32(key)) * len(table.slots) >> 32 for key in table.rows()[:, 0]])
     places = np.flatnonzero(table.slots[:, 0])
@@ -272,7 +282,7 @@ def test_mix_minds_the_order(one: int, other: int) -> None:
 
 def test_a_key_that_was_never_there_is_not_found() -> None:
     """An empty table answers too."""
-    assert find(Table(1).slots, np.uint64(5)) == -1
+    assert find(HashTable(1).slots, np.uint64(5)) == -1
 
 
 def test_a_kernel_is_compiled_anew_when_one_that_it_calls_has_changed(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""The wide part alone: a batch is predicted and learned in one call."""
+
+import numpy as np
+
+from learner.wide.ftrl import Ftrl, WideExamples, WideOutput, learn_examples
+from stream.features.encoder import WideKeys
+from stream.features.page_features import F32
+
+
+def predict_then_learn(
+    ftrl: Ftrl, keys: WideKeys, deep_logits: F32, labels: F32, weights: F32, *, time_ms: int = 0,
+    fake_negative: bool = False,
+) -> WideOutput:  # fmt: skip
+    """Each example is predicted after the one before was learned. Wide logits and gradients, float32 [B]."""
+    state, examples = ftrl.prepare(keys, time_ms), WideExamples(deep_logits, labels, weights)
+    output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
+    learn_examples(state, keys, examples, 0, len(labels), fake_negative, output)
+    return output
