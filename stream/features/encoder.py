@@ -144,15 +144,6 @@ def _find_lists(w32: U32, at: Sections, position: int, new_page: bool, lows: I64
 
 
 @kernel
-def _count_keys(lists: I64, lengths: I64) -> int:
-    """How many keys a cross of these lists has; 0 when over KEYS_MAX."""
-    count = 1
-    for i in lists:
-        count *= lengths[i]
-    return count if count <= KEYS_MAX else 0
-
-
-@kernel
 def encode_wide(batch: Batch, size_array: I64, crosses: CrossProducts) -> WideKeys:
     """The keys of each example, cross by cross."""
     words, starts, pages, positions = batch
@@ -167,7 +158,10 @@ def encode_wide(batch: Batch, size_array: I64, crosses: CrossProducts) -> WideKe
         _find_lists(w32, at, positions[b], b == 0 or pages[b] != pages[b - 1], lows, lengths)
         total = 0
         for c in range(salts.shape[0]):
-            total += _count_keys(columns[ends[c] : ends[c + 1]], lengths)
+            count = 1
+            for r in range(ends[c], ends[c + 1]):
+                count *= lengths[columns[r]]
+            total += count if count <= KEYS_MAX else 0
         offsets[b + 1] = offsets[b] + total
     keys = np.empty(offsets[-1], np.uint64)
     for b in range(pages.shape[0]):
@@ -176,8 +170,10 @@ def encode_wide(batch: Batch, size_array: I64, crosses: CrossProducts) -> WideKe
         start = offsets[b]
         for c in range(salts.shape[0]):
             first, last = ends[c], ends[c + 1]
-            count = _count_keys(columns[first:last], lengths)
-            if count == 0:
+            count = 1
+            for r in range(first, last):
+                count *= lengths[columns[r]]
+            if count == 0 or count > KEYS_MAX:
                 continue
             if last - first == 2:
                 _fill_pairs(words, lows, lengths, columns[first], columns[first + 1], salts[c], keys, start)
