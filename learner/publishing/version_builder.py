@@ -136,5 +136,5 @@ def serving_deep_logits(model: Model, words: U64) -> F32:
     """The deep part's logit of each item of a page, with `serve_as` applied. float32 [n]; zeros without one."""
     batch = one_page(as_served(model.layout, words))
     if not model.deep:
-        return np.zeros(len(batch), np.float32)
+        return np.zeros(len(batch.page), np.float32)
     return model.deep.score(model.encoder.deep_input(batch, serving=True))
