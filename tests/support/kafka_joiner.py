@@ -59,7 +59,7 @@ class World:
         } | self.more_settings
         told = {"settings": settings, "rules": asdict(self.rules), "shell": shell}
         out = (self.settings.local / f"joiner-{worker}.log").open("ab")
-        script = Path(__file__).parents[2] / "support" / "joiner_process.py"
+        script = Path(__file__).with_name("joiner_process.py")
         return subprocess.Popen([sys.executable, str(script), json.dumps(told)], stderr=out, stdout=out)
 
     def health(self, path: str, worker: str = "0") -> str:
