@@ -11,11 +11,10 @@ from ranker.kernels.plan import Plan
 from stream.features.encoder import one_page
 from stream.features.page_features import statistics_of
 from stream.features.quantiles import quantise
-from stream.features.statistic_reads import F64
 from stream.features.statistics import Statistics
 from stream.snapshots.manifest import Golden
 from stream.snapshots.payload import Array, Payload
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F64, U64
 
 PAGES, ITEMS = 4, 8  # as a learner has them
 

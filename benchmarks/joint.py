@@ -27,11 +27,12 @@ from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.events.codec import example_id
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value
 from stream.features.encoder import DeepInput, WideKeys
-from stream.features.page_features import F32, Catalogue, Layout, build_page
+from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.quantiles import quantise
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
+from stream.tables.dtypes import F32
 
 REPEATS = 5
 WARM = 0.2  # of the work is done before the clock starts

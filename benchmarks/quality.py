@@ -20,9 +20,9 @@ from rich.table import Table
 
 from benchmarks.tuning import FILE, TUNED_ON, entrant
 from producers.movielens import fetch_movielens, read_movielens
-from stream.features.page_features import F32
 from stream.runtime.settings import Settings
 from stream.spec.spec_file import load_spec
+from stream.tables.dtypes import F32
 from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores, exact_auc
 
 SEEDS = 3

@@ -26,7 +26,7 @@ from ranker.versions.version_loader import load_version
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec, parse_spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 
 CANDIDATES, BEST = 200, 10
 NOW_MS = 2_100_000

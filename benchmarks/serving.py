@@ -13,7 +13,7 @@ from learner.training.slices import Slices
 from ranker.kernels.plan import Plan
 from stream.events.types import Item, Value
 from stream.features.encoder import one_page
-from stream.features.page_features import F32, Catalogue, build_page
+from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import Manifest, PartVersion
@@ -23,7 +23,7 @@ from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import fetch
 from stream.spec.spec import Spec
 from stream.spec.spec_file import encode_spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, U64
 
 GENRES = 18
 WATERMARK_MS = 2_000_000

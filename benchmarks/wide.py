@@ -31,8 +31,9 @@ from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates, WideExamples, WideOutput, 
 from stream.events.codec import decode_examples
 from stream.features.encoder import Batch as Pages
 from stream.features.encoder import WideKeys
-from stream.features.page_features import F32, words_of
+from stream.features.page_features import words_of
 from stream.spec.spec import Spec
+from stream.tables.dtypes import F32
 from stream.tables.hash_table import STAGE, STEP, HashTable, capacity_for
 
 FEATURES, REPEATS = 47, 7

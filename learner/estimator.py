@@ -15,7 +15,7 @@ from stream.events.types import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED
 from stream.features.page_features import Catalogue, build_page
 from stream.spec.spec import Spec
 from stream.spec.spec_file import checked_spec, decode_spec, encode_spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 
 MORE: Final = "more"  # the column that values without their own column share
 

@@ -11,9 +11,8 @@ from learner.deep.joint_step import SAMPLE_SIZE, DeepState, Inputs, predict_batc
 from learner.deep.tower import Tower
 from learner.deep.vocabulary import Vocabulary
 from stream.features.encoder import DeepInput
-from stream.features.page_features import F32
 from stream.spec.spec import Deep, duration_ms
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, U64
 
 FIRST_FREEZE: Final = 64  # examples
 NO_KEYS: Final[U64] = np.zeros(0, np.uint64)

@@ -12,11 +12,10 @@ import numpy as np
 from learner.deep.tower import EPSILON, TowerState, allocate_activations, backward, forward
 from learner.deep.vocabulary import VocabularyState, count_sightings, look_up, mark_row
 from learner.wide.ftrl import WideExamples, WideOutput, learn_examples
-from stream.features.encoder import I64, WideKeys
-from stream.features.page_features import F32
+from stream.features.encoder import WideKeys
 from stream.features.quantiles import quantise
 from stream.runtime.prefetch import prefetch
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, I64, U64
 from stream.tables.jit import kernel
 
 SAMPLE_SIZE: Final = 16_384  # examples whose numbers are sampled for quantiles

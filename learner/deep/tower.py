@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stream.features.page_features import F32
+from stream.tables.dtypes import F32
 from stream.tables.jit import F, edition, kernel
 
 BLOCK: Final = 4

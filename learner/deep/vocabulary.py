@@ -10,11 +10,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.features.encoder import I64
-from stream.features.page_features import F32
 from stream.runtime.errors import SpecError
+from stream.tables.dtypes import F32, I64, U64
 from stream.tables.hash_kernels import AHEAD, find, find_or_insert, home, mix, prefetch_row
-from stream.tables.hash_table import U64, HashTable, distinct
+from stream.tables.hash_table import HashTable, distinct
 from stream.tables.jit import kernel
 
 WIDTH: Final = 4  # key; row (0: none yet), sightings, event time of the newest (ms)

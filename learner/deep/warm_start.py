@@ -15,8 +15,8 @@ from torch.optim.adagrad import adagrad  # the optimizer class would import torc
 from learner.deep.deep_model import DeepModel
 from learner.deep.tower import EPSILON
 from stream.features.encoder import DeepInput
-from stream.features.page_features import F32
 from stream.features.quantiles import quantise
+from stream.tables.dtypes import F32
 
 BATCH: Final = 64  # examples a step: they were learned before, and small steps overfit to them
 

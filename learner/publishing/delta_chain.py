@@ -13,7 +13,8 @@ from msgspec import UNSET, UnsetType
 from learner.publishing.version_parts import PartSource
 from stream.snapshots.manifest import DELTAS_MAX, PartVersion
 from stream.snapshots.payload import Array, Digests, digests_of, pack, split
-from stream.tables.hash_table import U64, distinct
+from stream.tables.dtypes import U64
+from stream.tables.hash_table import distinct
 
 FOLD_SHARE = 0.25
 DELTAS_RETAINED = 8  # small deltas left by a merge: a ranker may be this many versions behind and not read the merge

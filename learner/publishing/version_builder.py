@@ -10,12 +10,12 @@ from learner.publishing.delta_chain import DeltaChain, PartLayers, PartPayload
 from learner.publishing.version_parts import deep_source, statistics_source, wide_source
 from learner.training.model import Model
 from stream.features.encoder import one_page
-from stream.features.page_features import F32, select, statistics_of
+from stream.features.page_features import select, statistics_of
 from stream.features.serve_as import as_served
 from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import INGESTS_MAX, Golden, Manifest
 from stream.spec.spec_file import encode_spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, U64
 
 GOLDEN_ITEMS = 8  # of a page that a ranker must score as the learner does
 

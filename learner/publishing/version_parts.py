@@ -10,7 +10,8 @@ from learner.deep.deep_model import DeepModel
 from learner.training.model import Model
 from stream.features.statistic_reads import GONE_MS
 from stream.snapshots.payload import Array
-from stream.tables.hash_table import U64, HashTable
+from stream.tables.dtypes import U64
+from stream.tables.hash_table import HashTable
 
 
 class PartSource(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from stream.runtime.settings import DEDUP_IDS
+from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import find, find_many, find_or_insert
-from stream.tables.hash_table import U64, HashTable
+from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
 
 NO_SOURCE: Final = -1

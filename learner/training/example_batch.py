@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from stream.events.checks import check_examples
 from stream.events.types import INSTALLED, LATE_POSITIVE, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples
-from stream.features.encoder import I64, Batch
-from stream.features.page_features import F32, Layout, pages_of, words_of
+from stream.features.encoder import Batch
+from stream.features.page_features import Layout, pages_of, words_of
 from stream.runtime.errors import BadEvent
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, I64, U64
 from stream.tables.jit import kernel
 
 Rejected = tuple[Examples, str]  # and the reason

@@ -26,13 +26,13 @@ from learner.training.slices import Slices
 from learner.wide.ftrl import Ftrl
 from stream.events.codec import organic_id
 from stream.events.types import Examples, Organic, TrainingEvent
-from stream.features.encoder import I64, Encoder, one_page
-from stream.features.page_features import F32, Layout
+from stream.features.encoder import Encoder, one_page
+from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import LogError
 from stream.snapshots.manifest import INGESTS_MAX
 from stream.spec.spec import Spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, I64, U64
 
 ADWIN_DELTA = 0.002
 LOSSES_MAX = 100_000  # records; then ADWIN is reset, so that checkpoints stay small

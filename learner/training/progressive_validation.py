@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.features.page_features import F32
+from stream.tables.dtypes import F32, F64, I64, Bools
 from stream.tables.jit import kernel
 
 BINS: Final = 16_384
@@ -26,9 +26,6 @@ HEADER: Final = (
     f"{'examples':>10} {'since last':>10} {'log loss':>9} {'entropy':>8} {'auc':>7} {'label':>6} {'calibration':>11}"
     f" | {f'last {WINDOW:,}: log loss':>21} {'entropy':>8} {'auc':>7} {'calibration':>11}  slice"
 )
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 _P_MIN: Final = 1e-7
 _LOGIT_MAX: Final = 16.12  # above that of 1 − _P_MIN
 _CORRECTED: Final = 2.0  # is added to the label of a correction

@@ -1,17 +1,14 @@
 """Slices: the examples in which a category has a value that the spec's `[slices]` names."""
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.features.cross_products import column_of, list_at
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout, id_of
-from stream.features.page_kernels import I64, locate
+from stream.features.page_kernels import locate
 from stream.spec.spec import Spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import I64, U64, Bools
 from stream.tables.jit import kernel
-
-Bools = npt.NDArray[np.bool_]
 
 
 class Slices:

@@ -8,13 +8,11 @@ the old one, and the old one is dropped: memory is bounded, and sightings of lon
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from stream.tables.dtypes import I64, U8
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
 
-U8 = npt.NDArray[np.uint8]
-I64 = npt.NDArray[np.int64]
 LINE: Final = 64  # counters of a cache line
 CELLS_MIN, CELLS_MAX = 1 << 16, 1 << 24  # counters of a generation
 CELLS_PER_KEY: Final = 16

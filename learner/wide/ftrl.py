@@ -13,12 +13,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from learner.wide.admission import U8, Admission, count_sighting
+from learner.wide.admission import Admission, count_sighting
 from stream.features.encoder import WideKeys
-from stream.features.page_features import F32
-from stream.features.page_kernels import I64
 from stream.runtime.prefetch import prefetch
 from stream.spec.spec import Spec, duration_ms
+from stream.tables.dtypes import F32, I64, U8, U32, U64
 from stream.tables.eviction import EXPIRED, Evictor
 from stream.tables.hash_kernels import (
     AHEAD,
@@ -29,7 +28,7 @@ from stream.tables.hash_kernels import (
     mark_changed,
     prefetch_row,
 )
-from stream.tables.hash_table import U32, U64, HashTable
+from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
 
 WIDTH: Final = 2  # key; z, n

@@ -14,12 +14,12 @@ from ranker.kernels.request import Tables, UserContext
 from ranker.kernels.scratch import BUFFER, Scratch
 from ranker.kernels.table_reads import read_rows, read_weights
 from stream.features.cross_products import KEYS_MAX, USER, CrossProducts, expand_product, list_at
-from stream.features.page_kernels import I64, Page
+from stream.features.page_kernels import Page
 from stream.features.statistic_reads import StatisticRows, measure, reading_of
 from stream.spec.statistic_kinds import READ_MEMORY
 from stream.tables.delta_table import TableView
+from stream.tables.dtypes import I64, U64
 from stream.tables.hash_kernels import mix
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
 

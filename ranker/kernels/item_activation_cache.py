@@ -14,11 +14,10 @@ from ranker.kernels.net import Embeddings, Net, activations_of, inputs_of, item_
 from ranker.kernels.page import Activations
 from ranker.kernels.plan import Plan
 from stream.features.encoder import DeepColumns, DeepInput
-from stream.features.page_features import F32
-from stream.features.page_kernels import I64, open_page
+from stream.features.page_kernels import open_page
 from stream.tables.delta_table import empty_delta
+from stream.tables.dtypes import F32, I64, U64
 from stream.tables.hash_kernels import find_many
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
 BYTES_MAX: Final = 32 * 1024 * 1024  # of one deep version's parts

@@ -13,11 +13,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from stream.features.page_features import F32
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
 from stream.tables.delta_table import Allocate, DeltaTable, TableView, cache_aligned, empty_delta
+from stream.tables.dtypes import F32, U32, U64
 from stream.tables.hash_kernels import KEYS, insert_rows
-from stream.tables.hash_table import U32, U64, capacity_for, distinct
+from stream.tables.hash_table import capacity_for, distinct
 
 log = logging.getLogger(__name__)
 

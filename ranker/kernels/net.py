@@ -15,12 +15,11 @@ from ranker.kernels.plan import Group, Plan
 from ranker.kernels.scratch import Scratch
 from stream.features.cross_products import ITEM, list_at
 from stream.features.encoder import STATISTIC, Batch, DeepInput, encode_deep
-from stream.features.page_features import F32
-from stream.features.page_kernels import I64, Page, Sections
+from stream.features.page_kernels import Page, Sections
 from stream.features.quantiles import quantile
 from stream.tables.delta_table import MISSING, lookup
+from stream.tables.dtypes import F32, I64, U32, U64
 from stream.tables.hash_kernels import find, mix
-from stream.tables.hash_table import U32, U64
 from stream.tables.jit import kernel
 
 ITEM_SEED: Final = np.uint64(0x9AE16A3B2F90404F)

@@ -14,7 +14,7 @@ from numba import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
-from stream.features.page_features import F32
+from stream.tables.dtypes import F32
 from stream.tables.jit import kernel
 
 WIDE_REGISTERS: Final = bool(llvm.get_host_cpu_features().get("avx512f"))

@@ -13,11 +13,10 @@ from ranker.kernels.scratch import Scratch
 from ranker.kernels.similarity import fill_likenesses, read_memories
 from ranker.kernels.table_reads import read_rows
 from stream.features.cross_products import ITEM, USER, list_at
-from stream.features.page_features import F32
-from stream.features.page_kernels import I64, Page, open_page
+from stream.features.page_kernels import Page, open_page
 from stream.features.statistic_reads import StatisticRows, base_rate
+from stream.tables.dtypes import F32, I64, U32, U64
 from stream.tables.hash_kernels import find
-from stream.tables.hash_table import U32, U64
 from stream.tables.jit import kernel
 
 

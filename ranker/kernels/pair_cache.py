@@ -19,12 +19,11 @@ import numpy as np
 from ranker.kernels.layered_table import LayeredTable, Predecessor
 from ranker.kernels.scratch import Scratch
 from stream.features.cross_products import list_at
-from stream.features.page_kernels import I64, Page
-from stream.features.statistic_reads import F64
+from stream.features.page_kernels import Page
 from stream.runtime.prefetch import prefetch_to_read
 from stream.tables.delta_table import cache_aligned, latest_of
+from stream.tables.dtypes import F64, I64, U32, U64
 from stream.tables.hash_kernels import find, find_or_insert, hash32
-from stream.tables.hash_table import U32, U64
 from stream.tables.jit import kernel
 
 ROOM: Final = 4_096  # slots: a matrix of cells is 128 MiB, taken from the system as cells are used

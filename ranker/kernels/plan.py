@@ -12,10 +12,10 @@ from ranker.kernels.pair_cache import NO_SLOT
 from stream.features.cross_products import CrossProducts, column_of
 from stream.features.encoder import DeepColumns, Encoder
 from stream.features.page_features import Layout
-from stream.features.page_kernels import I64
 from stream.features.statistic_reads import StatisticRules
 from stream.features.statistics import StatisticsProgram
 from stream.spec.spec import POSITION, Spec
+from stream.tables.dtypes import I64
 
 GROUPS: Final = ("user", "item", "pair")
 

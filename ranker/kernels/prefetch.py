@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 
 from stream.runtime.prefetch import prefetch_to_read
+from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import home_of
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
 AHEAD: Final = 12  # keys between prefetching a row and reading it: more would wait for a free line of the core's

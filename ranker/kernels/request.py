@@ -3,10 +3,8 @@
 from typing import NamedTuple
 
 from ranker.kernels.pair_cache import Matrix
-from stream.features.page_kernels import I64
-from stream.features.statistic_reads import F64
 from stream.tables.delta_table import TableView
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F64, I64, U64
 
 
 class Tables(NamedTuple):

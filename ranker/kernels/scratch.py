@@ -5,9 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from stream.features.cross_products import KEYS_MAX
-from stream.features.page_features import F32
-from stream.features.statistic_reads import F64, I64
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, F64, I64, U64
 
 BUFFER: Final = KEYS_MAX  # keys that are gathered before they're looked up: at least one cross of one item
 

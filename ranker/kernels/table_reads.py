@@ -4,10 +4,10 @@ import numpy as np
 
 from ranker.kernels.prefetch import AHEAD, prefetch_slot
 from ranker.kernels.scratch import Scratch
-from stream.features.statistic_reads import F64, GONE_MS, StatisticRows, decayed
+from stream.features.statistic_reads import GONE_MS, StatisticRows, decayed
 from stream.tables.delta_table import MISSING, TableView, lookup_hashed, may_have_entry
+from stream.tables.dtypes import F64, U64
 from stream.tables.hash_kernels import find_hashed, hash32
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
 

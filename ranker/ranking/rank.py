@@ -17,7 +17,7 @@ from stream.events.types import RankReply, RankRequest
 from stream.features.page_features import build_page, select
 from stream.features.serve_as import as_logged, as_served
 from stream.runtime.errors import BadEvent
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 
 HISTORY_LAST: Final = 50  # items read where no column needs a history: retrieval leaves out what the user has
 

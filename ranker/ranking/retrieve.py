@@ -13,14 +13,13 @@ from ranker.kernels.plan import Plan
 from ranker.kernels.table_reads import read_rows
 from ranker.ranking.entity_cache import EntityCache
 from ranker.versions.model import Version
-from stream.features.encoder import I64
 from stream.features.page_features import Catalogue
 from stream.features.page_kernels import LIST_MAX
 from stream.features.statistic_reads import StatisticRows
 from stream.spec.spec import ORGANIC_INSTALLS, duration_ms
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
+from stream.tables.dtypes import I64, U64
 from stream.tables.hash_kernels import mix
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
 CANDIDATES: Final = 100

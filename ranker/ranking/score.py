@@ -7,18 +7,15 @@ from threading import Thread
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ranker.kernels.page import Run
 from ranker.versions.model import BATCH_ITEMS, BATCH_ITEMS_MAX, Version, sigmoid
-from stream.features.page_features import F32
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, U64, Bools
 
 SWITCH_S: Final = 1e-4  # after which a thread yields the interpreter to others: a request needs it many times
 
 BATCH_ITEMS_MIN: Final = 50  # of a page that is split over threads: less isn't worth waking another thread
 
-Bools = npt.NDArray[np.bool_]
 Span = tuple[int, int]
 
 

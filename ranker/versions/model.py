@@ -22,11 +22,11 @@ from ranker.kernels.pair_cache import PairCache
 from ranker.kernels.plan import Plan
 from ranker.kernels.request import Tables, UserContext
 from ranker.kernels.scratch import Scratch, new_scratch
-from stream.features.page_features import F32, words_of
+from stream.features.page_features import words_of
 from stream.features.serve_as import as_served
 from stream.runtime.errors import BadEvent
 from stream.snapshots.manifest import Manifest
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, U64
 
 BATCH_ITEMS: Final = 100  # scored at once, at most: few enough for a core's own caches, enough to use each weight often
 BATCH_ITEMS_MAX: Final = 1_000

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from ranker.kernels.layered_table import NO_KEYS, Change
 from ranker.kernels.plan import Plan
 from stream.events.types import TIME_MS_MAX
-from stream.features.page_features import F32
 from stream.features.statistic_reads import GONE_MS
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.payload import Payload
-from stream.tables.hash_table import U64, distinct
+from stream.tables.dtypes import F32, U64
+from stream.tables.hash_table import distinct
 
 SUM_MAX: Final = 1e18  # of a statistic: 2⁴⁰ labels of weight a million
 

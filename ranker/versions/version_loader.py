@@ -21,7 +21,7 @@ from ranker.kernels.plan import Plan
 from ranker.kernels.table_reads import read_rows
 from ranker.versions.model import BATCH_ITEMS, Tower, Version, embeddings_of, score_features
 from ranker.versions.snapshot_validation import dense_layers, embedding_change, statistic_change, wide_change
-from stream.features.page_features import F32, Catalogue, build_page, statistics_of, words_of
+from stream.features.page_features import Catalogue, build_page, statistics_of, words_of
 from stream.features.statistic_reads import StatisticRows
 from stream.runtime.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
@@ -30,7 +30,7 @@ from stream.snapshots.payload import Payload
 from stream.snapshots.store import VersionReader, fetch
 from stream.spec.spec_file import decode_spec
 from stream.tables.delta_table import Allocate, cache_aligned
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, U64
 
 GOLDEN_DIFFERENCE_MAX: Final = 1e-4
 STATISTIC_DIFFERENCE_MAX: Final = 1e-3  # relative

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.features.page_features import Layout, seed_of
 from stream.features.page_kernels import Page, Sections
 from stream.runtime.errors import SpecError
+from stream.tables.dtypes import I64, U32, U64
 from stream.tables.hash_kernels import mix
-from stream.tables.hash_table import U32, U64
 from stream.tables.jit import kernel
 
-I64 = npt.NDArray[np.int64]
 USER, ITEM = 0, 1  # sides of lists
 KEYS_MAX: Final = 4_096  # of one cross-product of one item: one that has more is left out
 

@@ -6,7 +6,6 @@ Everything works on a batch of (page, position) pairs over pages that lie end to
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.features.cross_products import (
     ITEM,
@@ -18,14 +17,13 @@ from stream.features.cross_products import (
     fill_product,
     list_at,
 )
-from stream.features.page_features import F32, Layout
+from stream.features.page_features import Layout
 from stream.features.page_kernels import Page, Sections, locate, page_sizes
 from stream.spec.spec import CROSSES_MAX, POSITION, Spec
+from stream.tables.dtypes import F32, I64, U32, U64
 from stream.tables.hash_kernels import mix
-from stream.tables.hash_table import U32, U64
 from stream.tables.jit import kernel
 
-I64 = npt.NDArray[np.int64]
 OF_USER, OF_ITEM, STATISTIC, RANK = range(4)  # kinds of numbers; RANK: the item's position on its page, from 1
 
 

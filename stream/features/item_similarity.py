@@ -20,7 +20,8 @@ from stream.events.types import LATE_POSITIVE, RETRACTION
 from stream.features.cross_products import CrossProducts, list_at
 from stream.features.encoder import Batch
 from stream.features.page_kernels import Page, locate
-from stream.features.statistic_reads import F64, I64, StatisticRules
+from stream.features.statistic_reads import StatisticRules
+from stream.tables.dtypes import F64, I64, U64
 from stream.tables.hash_kernels import (
     CHANGED,
     TableArrays,
@@ -30,7 +31,6 @@ from stream.tables.hash_kernels import (
     mark_changed,
     mix,
 )
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
 SHIFT: Final = 2.0  # r lies in (−1, 1), give or take a correction: a row's n is never negative

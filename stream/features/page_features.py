@@ -19,7 +19,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from stream.events.types import ITEMS_MAX, Item, Value
@@ -38,10 +37,8 @@ from stream.features.page_kernels import (
 )
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import POSITION, Column, Spec
-from stream.tables.hash_table import U32, U64
+from stream.tables.dtypes import F32, I64, U32, U64
 
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event's own limit is tighter
 
 

@@ -3,14 +3,11 @@
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.events.types import ITEMS_MAX
-from stream.tables.hash_table import U32, U64
+from stream.tables.dtypes import F32, I64, U32, U64
 from stream.tables.jit import kernel
 
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 FLOAT_MAX: Final = float(np.finfo(np.float32).max)
 LIST_MAX: Final = 1_000  # ids of one list; longer ones are cut
 

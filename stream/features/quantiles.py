@@ -6,7 +6,7 @@ quantile (Cheng et al. 2016, §4.1). Missing is a value of its own.
 
 import numpy as np
 
-from stream.features.page_kernels import F32
+from stream.tables.dtypes import F32
 from stream.tables.jit import kernel
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from stream.features.page_features import Layout
 from stream.features.page_kernels import UserColumns, rebuild, user_columns
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 
 
 def as_served(layout: Layout, words: U64) -> U64:

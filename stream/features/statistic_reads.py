@@ -3,15 +3,12 @@
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.spec.statistic_kinds import READ_COUNT, READ_MEAN, READ_RATE, READ_SINCE, READ_STRONGEST
+from stream.tables.dtypes import F64, I64, U64
 from stream.tables.hash_kernels import find
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 GONE_MS: Final = -1.0  # time of a missing row: its key isn't in the table, or a delta has removed it
 
 

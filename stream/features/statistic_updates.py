@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 
 from stream.features.cross_products import CrossProducts
-from stream.features.statistic_reads import F64, I64
 from stream.spec.statistic_kinds import LEARN_LABELS, LEARN_RESIDUALS
+from stream.tables.dtypes import F64, I64, U64
 from stream.tables.hash_kernels import CHANGED, TableArrays, find_or_insert, mark_changed, mix
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 
 

@@ -28,15 +28,16 @@ from stream.events.types import LATE_POSITIVE, RETRACTION, Organic
 from stream.features.cross_products import KEYS_MAX, CrossProducts, compile_crosses, count_product, fill_product
 from stream.features.encoder import Batch
 from stream.features.item_similarity import Outcomes, fill_likeness, learn_likeness
-from stream.features.page_features import F32, Layout, id_of, seed_of
+from stream.features.page_features import Layout, id_of, seed_of
 from stream.features.page_kernels import Page, Sections, locate, open_page
-from stream.features.statistic_reads import F64, I64, StatisticRules, base_rate, measure, read_row, reading_of
+from stream.features.statistic_reads import StatisticRules, base_rate, measure, read_row, reading_of
 from stream.features.statistic_updates import label_sum, move_organic, move_row, organic_keys
 from stream.spec.spec import ORGANIC_INSTALLS, Spec, duration_ms
 from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, READ_MEMORY, READ_RATE, kind_of
+from stream.tables.dtypes import F32, F64, I64, U64
 from stream.tables.eviction import Evictor
 from stream.tables.hash_kernels import TableArrays
-from stream.tables.hash_table import U64, HashTable
+from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
 
 WIDTH: Final = 4  # key; n, s, t as float64

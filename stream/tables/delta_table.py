@@ -20,12 +20,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stream.tables.dtypes import F32, I64, U32, U64
 from stream.tables.hash_kernels import find, find_hashed, find_or_insert, hash32
-from stream.tables.hash_table import U32, U64
 from stream.tables.jit import kernel
 
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 Allocate = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]  # zeros of a shape and type, as `cache_aligned`
 ROOM_MIN: Final = 1_024
 GROWTH: Final = 4  # room for this many times the rows that there are

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from stream.tables.dtypes import I64, U32, U64
 from stream.tables.hash_kernels import MOVED, hash32
-from stream.tables.hash_table import U32, U64, HashTable
+from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
 
-I64 = npt.NDArray[np.int64]
 RANGE: Final = 1 << 32  # of hashes
 SAMPLE: Final = 1 << 26  # hashes below it are a fair sample of a table with more than
 SAMPLE_KEYS_MIN: Final = 65_536

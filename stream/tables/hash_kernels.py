@@ -3,14 +3,11 @@
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.runtime.prefetch import prefetch
+from stream.tables.dtypes import I64, U32, U64
 from stream.tables.jit import kernel
 
-U64 = npt.NDArray[np.uint64]
-U32 = npt.NDArray[np.uint32]
-I64 = npt.NDArray[np.int64]
 KEYS, CHANGES = 0, 1  # indices into `counts`
 AHEAD: Final = 48  # keys between prefetching a slot's cache line and reading it
 CHANGED: Final = np.uint64(1 << 63)

@@ -13,8 +13,8 @@ store a number there that is never negative.
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from stream.tables.dtypes import U32, U64, Bools
 from stream.tables.hash_kernels import (
     CHANGED,
     CHANGES,
@@ -29,10 +29,6 @@ from stream.tables.hash_kernels import (
     move_sentinel,
     remove,
 )
-
-U64 = npt.NDArray[np.uint64]
-U32 = npt.NDArray[np.uint32]
-Bools = npt.NDArray[np.bool_]
 
 LOAD_MAX: Final = 0.6
 STEP: Final = 1 << 19  # slots that one `reserve_for` moves at least: a few ms; smaller tables grow at once

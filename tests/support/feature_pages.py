@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stream.events.types import Item, Value
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.spec.spec_file import parse_spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 
 SPEC = parse_spec("""
 name = "everything"

@@ -15,7 +15,7 @@ from stream.snapshots.payload import Array, Digests, Payload, digests_of, pack, 
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec import Spec
 from stream.spec.spec_file import encode_spec, parse_spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 
 COLUMNS = """
 user.id = "category"

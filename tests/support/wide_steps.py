@@ -4,7 +4,7 @@ import numpy as np
 
 from learner.wide.ftrl import Ftrl, WideExamples, WideOutput, learn_examples
 from stream.features.encoder import WideKeys
-from stream.features.page_features import F32
+from stream.tables.dtypes import F32
 
 
 def predict_then_learn(

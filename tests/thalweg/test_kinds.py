@@ -23,14 +23,14 @@ from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.snapshot_validation import statistic_change
 from stream.events.types import Item, RankRequest
 from stream.features.encoder import one_page
-from stream.features.page_features import F32, Catalogue, Layout, build_page, statistics_of
+from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import BadSnapshot, SpecError
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec, Statistic
 from stream.spec.spec_file import parse_spec
 from stream.spec.statistic_kinds import KINDS, LEARN_LABELS, LEARN_MEMORY, LEARNS, READS, Kind, Measure, checked
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, U64
 from tests.support.learner_world import SPEC, records
 
 GOES_BY = {

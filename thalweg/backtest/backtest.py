@@ -23,14 +23,11 @@ from producers.features import FeatureBuilder
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
 from stream.features.encoder import one_page
-from stream.features.page_features import F32
 from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
 from stream.runtime.errors import BadEvent, DataError
 from stream.spec.spec import PartName, Spec
-from stream.tables.hash_table import U64
-
-F64 = npt.NDArray[np.float64]
+from stream.tables.dtypes import F32, F64, U64
 
 PROGRESS_PAGES = 500
 REPORTED_MAX = 20  # rejected events that are named

@@ -16,9 +16,9 @@ import numpy as np
 
 from stream.events.types import Examples
 from stream.features.encoder import Batch, Encoder, one_page
-from stream.features.page_features import F32, Layout
+from stream.features.page_features import Layout
 from stream.spec.spec import Spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F32, U64
 from thalweg.backtest.backtest import Entrant
 
 BITS: Final = 26  # of a feature's number: of 2,000,000 live features one in 34 shares its weight with another

@@ -9,7 +9,8 @@ import numpy as np
 
 from learner.training.progressive_validation import auc_of
 from stream.runtime.errors import DataError
-from thalweg.backtest.backtest import F64, Scores, auc_counts
+from stream.tables.dtypes import F64
+from thalweg.backtest.backtest import Scores, auc_counts
 
 POINTS: Final = 40
 WINDOW_MIN: Final = 500  # examples

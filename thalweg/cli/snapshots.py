@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stream.tables.dtypes import U64
 from thalweg.cli.options import JsonFile, ModelSpec, inspect_settings, open_store, write_json
 
 if TYPE_CHECKING:
     from stream.runtime.settings import Settings
     from stream.snapshots.manifest import Manifest
     from stream.snapshots.redis_store import RedisStore
-    from stream.tables.hash_table import U64
 
 snapshots = typer.Typer(no_args_is_help=True, help="Inspect, compare, pin and verify published versions.")
 Version = Annotated[int, typer.Argument(min=1, help="A version's number, as `thalweg snapshots ls` lists it.")]

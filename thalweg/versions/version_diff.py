@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
 from stream.snapshots.manifest import Manifest
 from stream.snapshots.payload import Array
 from stream.snapshots.store import SnapshotStore, fetch
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import F64, U64
 
 TOP: Final = 20
-F64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from stream.features.encoder import Encoder
 from stream.features.page_features import Layout, id_of, texts_of
 from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent
+from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import mix
-from stream.tables.hash_table import U64
 from stream.tables.jit import kernel
 from thalweg.audit.log_scan import read_range
 

@@ -14,9 +14,9 @@ from learner.deep.tower import EPSILON
 from learner.deep.warm_start import WindowChunk, train
 from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
-from stream.features.page_features import F32
 from stream.features.quantiles import quantise
 from stream.spec.spec import Deep as DeepSpec
+from stream.tables.dtypes import F32
 
 
 def some_input(random: np.random.Generator, b: int, lists: int, numbers: int) -> DeepInput:

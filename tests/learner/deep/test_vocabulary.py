@@ -16,7 +16,7 @@ from stream.events.types import WINDOW_CLOSED, Examples, Impression, Item
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 from tests.support.assembled_versions import assembled, learned_state
 from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec

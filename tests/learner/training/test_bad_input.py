@@ -19,7 +19,7 @@ from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.page_kernels import LIST_MAX, UserColumns
 from stream.log.memory_log import MemoryLog
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 from tests.support.learner_world import records, small_spec
 
 SPEC = small_spec()

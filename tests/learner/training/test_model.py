@@ -10,9 +10,9 @@ from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.training.example_batch import ExampleBatch
 from learner.training.model import Model
 from stream.events.types import Examples
-from stream.features.encoder import I64
-from stream.features.page_features import F32, Catalogue, Layout, build_page
+from stream.features.page_features import Catalogue, Layout, build_page
 from stream.runtime.errors import CheckpointError
+from stream.tables.dtypes import F32, I64
 from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
 

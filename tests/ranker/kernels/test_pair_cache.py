@@ -16,7 +16,7 @@ from ranker.versions.version_loader import VersionLoader, load_version
 from stream.features.encoder import one_page
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec_file import parse_spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 from tests.support.random_models import COLUMNS, ToyModel
 
 SPEC = parse_spec(f"""

@@ -25,8 +25,8 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import Array
 from stream.snapshots.store import fetch
 from stream.tables.delta_table import MISSING, TOMBSTONE, lookup
+from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import find
-from stream.tables.hash_table import U64
 from tests.support.random_models import ToyModel, some_spec
 
 DELTAS_MAX, DELTAS_RETAINED = 5, 2

@@ -16,7 +16,8 @@ from stream.features.page_kernels import open_page
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.runtime.errors import SpecError
 from stream.spec.spec_file import parse_spec
-from stream.tables.hash_table import U64, HashTable
+from stream.tables.dtypes import U64
+from stream.tables.hash_table import HashTable
 
 LAST = 3
 TEXT = """

@@ -14,7 +14,7 @@ from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import ORGANIC_INSTALLS, Statistic, duration_ms
 from stream.spec.spec_file import parse_spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 
 START_MS = 1_700_000_000_000
 SPEC = parse_spec("""

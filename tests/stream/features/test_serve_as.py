@@ -12,7 +12,7 @@ from stream.features.page_features import Catalogue, Layout, build_page, select,
 from stream.features.page_kernels import open_page
 from stream.features.serve_as import as_logged, as_served
 from stream.spec.spec import Column, Spec
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 from tests.support.feature_pages import LAYOUT, SPEC, Shown, pages
 
 HELD = st.fixed_dictionaries(

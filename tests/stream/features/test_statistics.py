@@ -16,7 +16,8 @@ from stream.features.encoder import Batch
 from stream.features.page_features import words_of
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.spec.spec import duration_ms
-from stream.tables.hash_table import U64, HashTable
+from stream.tables.dtypes import U64
+from stream.tables.hash_table import HashTable
 from tests.support.feature_pages import LAYOUT, SPEC, Shown, page, pages, parsed
 
 PROGRAM = StatisticsProgram(SPEC, LAYOUT)

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.tables.dtypes import U64
 from stream.tables.eviction import EVICTED, EXPIRED, Evictor
 from stream.tables.hash_kernels import find_many, find_or_insert, mark_changed
-from stream.tables.hash_table import U64, HashTable
+from stream.tables.hash_table import HashTable
 
 LIVES_S = np.array([0, 100], np.uint32)  # of keys with low byte 1: for ever; 2: 100 s
 

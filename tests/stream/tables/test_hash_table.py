@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import stream.tables.hash_table
+from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import (
     CHANGED,
     find,
@@ -25,7 +26,7 @@ from stream.tables.hash_kernels import (
     mark_changed,
     mix,
 )
-from stream.tables.hash_table import LOAD_MAX, U64, HashTable, capacity_for
+from stream.tables.hash_table import LOAD_MAX, HashTable, capacity_for
 
 CAPACITY = 1024
 

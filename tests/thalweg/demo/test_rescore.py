@@ -10,7 +10,7 @@ from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import load_version
 from stream.events.types import RankReply
 from stream.snapshots.memory_store import MemoryStore
-from stream.tables.hash_table import U64
+from stream.tables.dtypes import U64
 from tests.support.random_models import ToyModel, some_spec
 from thalweg.demo.rescore import explains, rescore
 
