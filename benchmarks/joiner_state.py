@@ -9,9 +9,9 @@ from kafka.structs import OffsetAndMetadata
 from benchmarks.joiner_world import PARTITIONS
 from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
-from stream.joiner.commit_metadata import Progress, author_of, encode_metadata
+from stream.joiner.commit_metadata import Progress, encode_metadata, join_identity
 from stream.joiner.faust_service import state_folder
-from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.state_store import StateStore
 from stream.log.kafka_admin import group_commits
@@ -31,11 +31,11 @@ def prepare_state(settings: Settings, rules: LabelRules, joins: Sequence[Joiner]
     """
     write_log(settings, records)
     ends = {p: (records - p - 1) // PARTITIONS + 1 for p in range(len(joins))}
-    checkpoints = {p: join.checkpoint(ends[p]) for p, join in enumerate(joins)}
+    restart_points = {p: join.restart_point(ends[p]) for p, join in enumerate(joins)}
     for p, join in enumerate(joins):
-        store = StateStore(state_folder(settings, p), author_of(rules, ""))
+        store = StateStore(state_folder(settings, p), join_identity(rules, ""))
         store.write(store.capture(join.state, ends[p]))
-    write_commit(settings, rules, checkpoints, ends)
+    write_commit(settings, rules, restart_points, ends)
 
 
 def write_log(settings: Settings, records: int) -> None:
@@ -48,14 +48,14 @@ def write_log(settings: Settings, records: int) -> None:
 
 
 def write_commit(
-    settings: Settings, rules: LabelRules, checkpoints: dict[int, Checkpoint], confirmed: dict[int, int]
+    settings: Settings, rules: LabelRules, restart_points: dict[int, RestartPoint], confirmed: dict[int, int]
 ) -> None:
     """Commit these as the joiner's group, which has no member now."""
     offsets = {
         TopicPartition(settings.topic(EVENTS.name), p): OffsetAndMetadata(
             one.offset, encode_metadata(one, rules, "", Progress(confirmed[p])), -1
         )
-        for p, one in checkpoints.items()
+        for p, one in restart_points.items()
     }
     consumer = KafkaConsumer(**client_options(settings), group_id=settings.topic(GROUP), enable_auto_commit=False)
     try:

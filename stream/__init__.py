@@ -1,1 +1,1 @@
-"""The ground floor: what travels between rooms, what carries it, and the join."""
+"""Shared base: events, log, features, join."""

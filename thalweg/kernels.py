@@ -107,7 +107,7 @@ def restore_join() -> None:
         store.write(store.capture(joiner.state, 3))
         loaded = store.load(rules, 0, 3)
     assert loaded is not None, "the saved state of the join can't be restored"
-    restored = Joiner(rules, joiner.checkpoint(3), loaded[0])
+    restored = Joiner(rules, joiner.restart_point(3), loaded[0])
     assert restored.join_record(to_record([Tick(5_000)]), 3, 5_000).labels, "a restored join emits nothing"
 
 

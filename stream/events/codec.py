@@ -15,11 +15,11 @@ import xxhash
 
 from stream.events.checks import check_numbers, check_organic, check_request, check_size, check_source, check_training
 from stream.events.types import (
+    CHUNK_EVENTS,
     EVENT_BYTES_MAX,
     EVENTS_MAX,
     RECORD_BYTES_MAX,
     REQUEST_BYTES_MAX,
-    SLICE_EVENTS,
     BadPart,
     DeadLetter,
     Examples,
@@ -106,7 +106,7 @@ def decode_parts(raw: bytes) -> tuple[list[tuple[int, int, SourceEvent]], list[B
     return found, bad
 
 
-def record_slices(raw: bytes, events_max: int = SLICE_EVENTS) -> Iterator[tuple[int, int, bytes]]:
+def record_chunks(raw: bytes, events_max: int = CHUNK_EVENTS) -> Iterator[tuple[int, int, bytes]]:
     """Splits a record into records of at most `events_max` events: begin and end in it, and the bytes of each.
 
     A record that isn't a list within the limits isn't split.

@@ -71,7 +71,7 @@ def page_sizes(sizes: I64) -> PageSizes:
 
 @kernel
 def locate(words: U64, w32: U32, start: int, size_array: I64) -> Sections:
-    """The sections of the page that begins at word `start`; `words` may hold several, end to end."""
+    """The sections of the page that begins at word `start`; `words` may contain several, end to end."""
     sizes = page_sizes(size_array)
     n: Any = np.int64(words[start + 1])
     user_offsets = 2 * (start + 2)
@@ -97,7 +97,7 @@ def open_page(words: U64, sizes: I64) -> Page:
 
 @kernel
 def is_valid(words: U64, size_array: I64) -> bool:
-    """Do offsets rise within bounds, are lists within LIST_MAX, is the length just right, is no id 0?"""
+    """Whether offsets rise within bounds, lists are within LIST_MAX, the length is exact, and no id is 0."""
     w32 = words.view(np.uint32)
     n, sizes = np.int64(words[1]), page_sizes(size_array)
     heads = sizes.user_lists + n * sizes.item_lists + 2
@@ -122,7 +122,7 @@ def is_valid(words: U64, size_array: I64) -> bool:
 
 @kernel
 def has_infinity(words: U64, sizes: I64) -> bool:
-    """Is one of a valid page's numbers infinite?"""
+    """Whether one of a valid page's numbers is infinite."""
     page = open_page(words, sizes)
     for i in range(page.at.user_numbers, page.f32.shape[0]):  # noqa: SIM110  # numba has no generators
         if np.isinf(page.f32[i]):

@@ -4,7 +4,7 @@ One sorted set per user: members are items, scores install times in ms. ZADD and
 reads records again does no harm.
 
 The join decides what a history contains: an install that is repeated, or that was retracted before it came, changes
-nothing; where one of several installs of an item is retracted, the newest of the others stays. That holds as long as
+nothing; where one of several installs of an item is retracted, the newest of the others stays. That is true as long as
 installs are retained (the window and the time for corrections). After that, an install knows nothing of others: a late
 one replaces a newer time in the topic (Redis keeps the newer one until it is rebuilt), or restores a retracted item;
 and a retraction removes the item though an older install of another id exists.

@@ -1,9 +1,9 @@
 """The partitions that are assigned to a worker: the commit that each resumes from, what may be committed, when to tick.
 
-The only file that says how far a partition is done. A commit contains the offset that `Joiner.checkpoint` names, where
-a rebuild of the state starts, and the next offset whose output isn't confirmed: records below that one rebuild the
-state silently. Both are taken between two records only, once all output of the earlier records is in the outbox, and
-stored once the broker has acknowledged it. No other offset leaves this file, so no commit can skip a record.
+The only file that says how far a partition is done. A commit contains the offset that `Joiner.restart_point` names,
+where a rebuild of the state starts, and the next offset whose output isn't confirmed: records below that one rebuild
+the state silently. Both are taken between two records only, once all output of the earlier records is in the outbox,
+and stored once the broker has acknowledged it. No other offset leaves this file, so no commit can skip a record.
 
 A rebalance revokes all partitions and usually returns most of them. Their state is parked meanwhile: where the group's
 commit is still the one that this worker stored last, nobody else has continued from it, so the parked state is current.
@@ -19,7 +19,7 @@ from stream.events.codec import encode_record
 from stream.events.topics import EVENTS
 from stream.events.types import Tick
 from stream.joiner import metrics
-from stream.joiner.commit_metadata import Progress, author_of, decode_commit, encode_metadata
+from stream.joiner.commit_metadata import Progress, decode_commit, encode_metadata, join_identity
 from stream.joiner.idleness import Idleness
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
@@ -145,10 +145,10 @@ class AssignedPartitions:
         offset, emit_from, rules_changed = resume_point(partition, commit, log_range, self._rules, self._options)
         from stream.joiner.state_store import StateStore  # with numba: the worker has joined its group by now
 
-        store = StateStore(self._folder / str(partition), author_of(self._rules, self._options.model))
+        store = StateStore(self._folder / str(partition), join_identity(self._rules, self._options.model))
         resumes = commit is not None and not rules_changed
         saved = store.load(self._rules, log_range.start, emit_from) if resumes else None
-        joiner = Joiner(self._rules, commit.checkpoint if commit else None, saved and saved[0])
+        joiner = Joiner(self._rules, commit.restart_point if commit else None, saved and saved[0])
         if saved is not None:
             offset = saved[1]
             log.info("partition %d: %d pages were loaded, of the records below %d", partition,
@@ -210,9 +210,9 @@ class AssignedPartitions:
         return found
 
     def _commit(self, state: AssignedPartition) -> StoredCommit:
-        checkpoint = state.joiner.checkpoint(state.next_offset)
+        restart_point = state.joiner.restart_point(state.next_offset)
         progress = Progress(state.next_offset, state.read_ms, state.late, self._options.uncommitted_max)
-        return checkpoint.offset, encode_metadata(checkpoint, self._rules, self._options.model, progress)
+        return restart_point.offset, encode_metadata(restart_point, self._rules, self._options.model, progress)
 
     # --- event time ----------------------------------------------------------------------------------------
 

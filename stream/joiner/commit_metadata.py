@@ -1,4 +1,4 @@
-"""A commit's metadata, as text beside its offset: checkpoint, confirmed offset and rules. Pure.
+"""A commit's metadata, as text beside its offset: restart point, confirmed offset and rules. Pure.
 
 A rebuild of the state starts at the offset, the oldest record that it needs. `confirmed` is the next offset whose
 output isn't confirmed: the broker acknowledged all output of the records below it, so they rebuild the state silently.
@@ -9,7 +9,7 @@ import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from stream.joiner.join import Checkpoint
+from stream.joiner.join import RestartPoint
 from stream.joiner.label_rules import LabelRules
 
 # Incremented whenever the same records lead to another state or other labels: a joiner rejects newer commits.
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a partition's output is, beside its checkpoint.
+    """How far a partition's output is, beside its restart point.
 
     `confirmed`: the next offset whose output isn't confirmed. `read_ms`: append time of the last record below it.
-    `late`: late events below it, over all owners of the partition. `uncommitted_max`: how many examples may have been
-    emitted above it, and are emitted again by the next owner.
+    `late`: late events below it, over all workers. `uncommitted_max`: how many examples may have been emitted above
+    it, and are emitted again by the next owner.
     """
 
     confirmed: int
@@ -38,9 +38,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Commit:
-    """A decoded commit: checkpoint, progress, and the join version, rules and model of its author."""
+    """A decoded commit: restart point, progress, and the join version, rules and model of its author."""
 
-    checkpoint: Checkpoint
+    restart_point: RestartPoint
     progress: Progress
     version: int = 0
     rules: dict[str, Any] = field(default_factory=dict)
@@ -48,14 +48,14 @@ class Commit:
 
 
 def encode_metadata(
-    checkpoint: Checkpoint, rules: LabelRules, model: str = "", progress: Progress | None = None
+    restart_point: RestartPoint, rules: LabelRules, model: str = "", progress: Progress | None = None
 ) -> str:
     """The text that is stored beside the offset. Audits read rules and model (the spec's name), too."""
-    stored: dict[str, object] = {"watermark_ms": checkpoint.watermark_ms, "finished_ms": checkpoint.finished_ms}
-    if checkpoint.floor_ms:
-        stored["floor_ms"] = checkpoint.floor_ms
-    if checkpoint.unsure_ms is not None:
-        stored["unsure_ms"] = checkpoint.unsure_ms
+    stored: dict[str, object] = {"watermark_ms": restart_point.watermark_ms, "finished_ms": restart_point.finished_ms}
+    if restart_point.floor_ms:
+        stored["floor_ms"] = restart_point.floor_ms
+    if restart_point.unsure_ms is not None:
+        stored["unsure_ms"] = restart_point.unsure_ms
     if progress is not None:
         stored |= {name: value for name, value in asdict(progress).items() if value}
     stored["version"] = JOIN_VERSION
@@ -80,7 +80,7 @@ def decode_commit(offset: int, metadata: str) -> Commit:
         confirmed = max(int(stored.get("confirmed", offset)), offset)
         rules, model = stored.get("rules", {}), str(stored.get("model", ""))
         return Commit(
-            Checkpoint(offset, watermark_ms, finished_ms, floor_ms, unsure_ms),
+            RestartPoint(offset, watermark_ms, finished_ms, floor_ms, unsure_ms),
             Progress(confirmed, read_ms, late, uncommitted_max),
             version,
             rules if isinstance(rules, dict) else {},
@@ -88,11 +88,14 @@ def decode_commit(offset: int, metadata: str) -> Commit:
         )
     except (ValueError, TypeError, AttributeError):
         log.warning("the commit at %d has foreign metadata, so it starts without a watermark: %r", offset, metadata)
-        return Commit(Checkpoint(offset, 0, 0), Progress(offset))
+        return Commit(RestartPoint(offset, 0, 0), Progress(offset))
 
 
 def rule_differences(commit: Commit, rules: LabelRules, model: str) -> list[str]:
-    """How the commit's author ran by other rules, a text each; a rule that an older one didn't store is none."""
+    """Differences between the commit's rules and ours, one text each.
+
+    Rules that the commit doesn't contain are skipped.
+    """
     found = [
         f"{name} was {commit.rules[name]!r} and is {getattr(rules, name)!r}"
         for name in RULES_STORED
@@ -103,6 +106,6 @@ def rule_differences(commit: Commit, rules: LabelRules, model: str) -> list[str]
     return found
 
 
-def author_of(rules: LabelRules, model: str) -> str:
+def join_identity(rules: LabelRules, model: str) -> str:
     """Identity of a joiner's version, model and rules, as text: a saved state of another one can't be loaded."""
     return json.dumps([JOIN_VERSION, model, {name: getattr(rules, name) for name in RULES_STORED}])

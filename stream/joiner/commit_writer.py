@@ -44,7 +44,7 @@ class CommitWriter:
         """Store the last commit of revoked partitions, even unchanged: a rejection shows that the worker is expelled.
 
         Raises SettingsError at the third expulsion in a minute: two workers of one name would take each other's
-        partitions for ever.
+        partitions repeatedly.
         """
         if self._committing is not None:
             self._committing.cancel()  # aiokafka would retry it as a member of the next generation

@@ -4,7 +4,7 @@ Records reach the join without a task or a future of their own. Everything here 
 records are joined strictly in offset order.
 * A lock is acquired for each batch. Commits are taken under it, so that all output below `next_offset` is in the
   outbox; they are stored once the broker has confirmed that output.
-* A long burst of output is written in slices. After each the partition may be revoked: then the loop stops joining it.
+* A long burst of output is written in chunks. After each the partition may be revoked: then the loop stops joining it.
 * A revocation waits for the current record, stores a last commit, and parks the states; an assignment reads the group's
   commits and starts each partition by seeking to where its state ends. Earlier fetches are discarded.
 """
@@ -26,7 +26,7 @@ from stream.joiner.assigned_partitions import AssignedPartition, AssignedPartiti
 from stream.joiner.commit_writer import CommitWriter
 from stream.joiner.labels import LabelBatch, raw_pages, uncached_offsets
 from stream.joiner.outbox import Outbox
-from stream.joiner.output_records import emission_records
+from stream.joiner.output_records import output_records
 from stream.joiner.record_fetcher import RecordFetcher
 from stream.joiner.record_processor import JoinerOptions, RecordProcessor
 from stream.joiner.state_saver import StateSaver
@@ -122,7 +122,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         try:
             batch = await self.consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as bad:
-            # Before a partition is started its position is aiokafka's own guess.
+            # aiokafka chooses a position before we seek: ignore its errors until the partition is started.
             for at, offset in bad.args[0].items() if isinstance(bad, OffsetOutOfRangeError) else ():
                 if at.partition in self.assigned.partitions and self._new_assignment is None:
                     await self._out_of_range(at.partition, offset)
@@ -157,12 +157,12 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     async def _join(self, partition: int, state: AssignedPartition, records: Sequence[Record]) -> bool:
         """Join these; False: the partition is revoked, and its next owner joins the rest."""
-        for emission in self._processor.process(state, records):
-            if emission is not None:
-                pages = await self._pages(partition, state, emission.labels) if emission.labels else []
+        for output in self._processor.process(state, records):
+            if output is not None:
+                pages = await self._pages(partition, state, output.labels) if output.labels else []
                 if not self._continues(partition, state):
                     return False
-                for outgoing in emission_records(emission, self._partition_counts, pages, partition):
+                for outgoing in output_records(output, self._partition_counts, pages, partition):
                     self.outbox.put(outgoing)
             state.trim_cache()
             if not state.at_boundary or self.outbox.buffered_bytes > FLUSH_BYTES:
@@ -232,7 +232,8 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             self._ticks.clear()
             self._revoking = False
         if isinstance(self.failure, SettingsError):
-            await asyncio.sleep(2 * START_TIMEOUT_S)  # after this it would rejoin, and expel the other of its name
+            # Returning now would rejoin the group and expel the worker with the same name.
+            await asyncio.sleep(2 * START_TIMEOUT_S)
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         """aiokafka's callback: these are assigned now. The loop itself starts them."""

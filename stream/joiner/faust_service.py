@@ -150,7 +150,9 @@ class JoinerService:
             try:
                 await asyncio.wait_for(stop(), ABORT_TIMEOUT_S if aborts else STOP_TIMEOUT_S)
             except (TimeoutError, asyncio.CancelledError, KafkaError, OSError) as bad:
-                log.info("a Kafka client did not stop cleanly (%r); nothing depends on it", bad)
+                log.info(
+                    "a Kafka client did not stop cleanly (%r); ignored: a restart resumes from the stored commits", bad
+                )
 
     def stop(self) -> None:
         """End the service cleanly."""
@@ -162,7 +164,7 @@ class JoinerService:
             return False, str(self.loop.failure)
         if not self.app.started or not self.loop.has_assignment:
             return False, "joining the group"
-        return True, f"{len(self.assigned.partitions)} partitions at work"
+        return True, f"{len(self.assigned.partitions)} partitions assigned"
 
     async def run(self) -> None:
         """Serve until stopped. Raises its failure."""
@@ -195,7 +197,7 @@ class JoinerService:
         try:
             await asyncio.wait_for(self.app.stop(), 2 * STOP_TIMEOUT_S)
         except (TimeoutError, KafkaError, OSError, RuntimeError, TypeError) as bad:
-            log.info("Faust did not stop cleanly (%r); nothing depends on it", bad)
+            log.info("Faust did not stop cleanly (%r); ignored: a restart resumes from the stored commits", bad)
 
     # A failure of one of these timers ends the service.
 

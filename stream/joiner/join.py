@@ -20,10 +20,10 @@ page by that position (`LabelBatch`). Above `bytes_max` the oldest entries are f
 time, pages up to it close and are evicted, and later events with a time up to it are late. (A further page that
 extended one of these, read again after a restart without it, may then count as a page of its own.)
 
-**Restarts.** A checkpoint is (offset, watermark before that record, event time up to which all is final, floor). A
+**Restarts.** A restart point is (offset, watermark before that record, event time up to which all is final, floor). A
 joiner that starts there reads a suffix of the log with an empty state, and still emits the same labels:
-* A page later than `finished` was retained when the checkpoint was taken, and so were its installs (they aren't older):
-  all of them are at or behind the offset.
+* A page later than `finished` was retained when the restart point was taken, and so were its installs (they aren't
+  older): all of them are at or behind the offset.
 * A page not later than `finished` is final. Read again, it is assigned installs but emits nothing. An install whose
   page isn't read again can only be attributed to an older page, which is final, too.
 * Watermark and floor decide what is late and what is retained, and they are restored.
@@ -50,7 +50,7 @@ from stream.joiner.record_events import RecordEvents, to_record
 if TYPE_CHECKING:
     from stream.joiner.kernels.state import JoinState
 
-SLICE: Final = 512  # pages closed and installs evicted at once: some ten milliseconds until they are written
+FIRED_MAX: Final = 512  # pages closed and installs expired at once: some ten milliseconds until they are written
 
 
 class JoinCounts(NamedTuple):
@@ -67,7 +67,7 @@ class JoinCounts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class RestartPoint:
     """Where a new joiner may start: next record, watermark before it, event time up to which all is final.
 
     `floor_ms`: event time up to which all was evicted early. `unsure_ms`: event time up to which a page may have
@@ -93,11 +93,11 @@ def _kernels() -> tuple[ModuleType, ModuleType]:
 class Joiner:
     """The join state of one partition. Feed it every record in offset order.
 
-    It reads on at `checkpoint.offset`; with `state`, a saved one that is ahead of the checkpoint, where that ends.
+    Starts reading at `restart_point.offset`; a saved `state` starts where it ends.
     """
 
     def __init__(
-        self, rules: LabelRules, checkpoint: Checkpoint | None = None, state: "JoinState | None" = None
+        self, rules: LabelRules, restart_point: RestartPoint | None = None, state: "JoinState | None" = None
     ) -> None:
         assert rules.window_ms > 0, rules
         assert min(rules.lateness_ms, rules.known_ms, rules.waits_ms, rules.skew_ms) >= 0, rules
@@ -107,12 +107,15 @@ class Joiner:
         self.organic: list[Organic] = []
         self._record_cache = RecordCache()
         self.state: JoinState = fields.JoinState(rules) if state is None else state
-        if checkpoint is not None:
+        if restart_point is not None:
             numbers = self.state.numbers
             if state is None:
-                unsure_ms = checkpoint.finished_ms if checkpoint.unsure_ms is None else checkpoint.unsure_ms
-                numbers[[fields.WATERMARK, fields.UNSURE]] = checkpoint.watermark_ms, unsure_ms
-            for field, time_ms in ((fields.FINISHED, checkpoint.finished_ms), (fields.FLOOR, checkpoint.floor_ms)):
+                unsure_ms = restart_point.finished_ms if restart_point.unsure_ms is None else restart_point.unsure_ms
+                numbers[[fields.WATERMARK, fields.UNSURE]] = restart_point.watermark_ms, unsure_ms
+            for field, time_ms in (
+                (fields.FINISHED, restart_point.finished_ms),
+                (fields.FLOOR, restart_point.floor_ms),
+            ):
                 numbers[field] = max(int(numbers[field]), time_ms)
 
     def feed(self, events: Sequence[SourceEvent], offset: int, ingest_ms: int) -> list[Examples]:
@@ -140,7 +143,7 @@ class Joiner:
         One event can close all open pages, so the caller may write between parts. The records are joined when there is
         no further part; `records_joined` says how many are so far.
         """
-        outputs: Iterator[JoinOutput] = self._calls.join_records(self.state, events, SLICE)
+        outputs: Iterator[JoinOutput] = self._calls.join_records(self.state, events, FIRED_MAX)
         return outputs
 
     @property
@@ -168,7 +171,7 @@ class Joiner:
         begin, end = self.state.numbers[[self._fields.MARKS_BEGIN, self._fields.MARKS_END]].tolist()
         return int(self.state.marks[begin, self._fields.M_OFFSET]) if begin < end else None
 
-    def checkpoint(self, next_offset: int) -> Checkpoint:
+    def restart_point(self, next_offset: int) -> RestartPoint:
         """Where a restart may begin, `next_offset` being the record after the last one fed.
 
         It may be stored once the log has confirmed all that was emitted so far.
@@ -181,7 +184,7 @@ class Joiner:
         offset, watermark_ms = next_offset, self.watermark_ms
         if begin < end:
             offset, watermark_ms, *_ = self.state.marks[begin].tolist()
-        return Checkpoint(offset, watermark_ms, finished_ms, floor_ms, unsure_ms)
+        return RestartPoint(offset, watermark_ms, finished_ms, floor_ms, unsure_ms)
 
     @property
     def watermark_ms(self) -> int:
@@ -195,7 +198,7 @@ class Joiner:
 
     @property
     def retained_pages(self) -> int:
-        """Number of retained pages, and of those behind an older retained one."""
+        """Number of pages in memory, including expired ones that an older retained page keeps from being evicted."""
         return int(self.state.numbers[self._fields.PAGE_COUNT])
 
     @property

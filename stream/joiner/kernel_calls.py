@@ -1,4 +1,4 @@
-"""Calls of the join's kernels: room for their input, and the rows of numbers that they emit, decoded into labels.
+"""Calls the join kernels: reserves memory for input, decodes output rows into labels.
 
 Apart from `join.py` because it's loaded with the kernels.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from stream.events.types import Install, Organic
 from stream.joiner.kernels.join_record import DONE, GROW_LABELS, GROW_OUT, GROW_RUNS, process_records
 from stream.joiner.kernels.state import (
+    FIRED_MAX,
     HISTORY,
     I_INGEST,
     I_LENGTH,
@@ -22,7 +23,6 @@ from stream.joiner.kernels.state import (
     OUT_COUNT,
     RECORD,
     RECORD_END,
-    SLICE_MAX,
     JoinState,
 )  # fmt: skip
 from stream.joiner.labels import HistoryChange, JoinOutput, LabelBatch
@@ -31,8 +31,8 @@ from stream.joiner.record_events import RecordEvents
 _install = msgspec.msgpack.Decoder(Install)
 
 
-def join_records(state: JoinState, events: RecordEvents, slice_max: int) -> Iterator[JoinOutput]:
-    """Join the events of records; yields what is emitted, at most about `slice_max` closed pages at a time.
+def join_records(state: JoinState, events: RecordEvents, fired_max: int) -> Iterator[JoinOutput]:
+    """Join the events of records; yields what is emitted, at most about `fired_max` closed pages at a time.
 
     Raises MemoryError.
     """
@@ -41,7 +41,7 @@ def join_records(state: JoinState, events: RecordEvents, slice_max: int) -> Iter
         state.pages.release()
     state.installs.release()
     state.reserve(pages, len(events.hashes), installs, length, len(events.records))
-    state.numbers[SLICE_MAX], state.numbers[RECORD] = slice_max, 0
+    state.numbers[FIRED_MAX], state.numbers[RECORD] = fired_max, 0
     raw = np.frombuffer(events.raw, np.uint8)
     while True:
         status = process_records(state.numbers, events.records, events.columns, events.hashes, raw)
@@ -81,7 +81,7 @@ def _decode_output(state: JoinState, events: RecordEvents) -> JoinOutput | None:
     if rows[-1][0] != RECORD_END:
         rows.append([RECORD_END, record])
     output = JoinOutput(LabelBatch([], {}), [], {}, [], [])
-    pages, batch, others = output.labels.pages, -1, list[list[int]]()
+    pages, batch, non_labels = output.labels.pages, -1, list[list[int]]()
     for row in rows:
         kind = row[0]
         if kind == NEGATIVES:
@@ -95,16 +95,18 @@ def _decode_output(state: JoinState, events: RecordEvents) -> JoinOutput | None:
             output.labels.rows[len(pages) - 1].append((row[8], row[10], row[11], install_id, row[7], row[9]))
         elif kind == RECORD_END:
             output.ends.append((row[1], len(pages)))
-            if others:
-                _add_others(state, events, output, row[1], others)
-                others = []
+            if non_labels:
+                _decode_non_labels(state, events, output, row[1], non_labels)
+                non_labels = []
         else:
-            others.append(row)
+            non_labels.append(row)
     return output
 
 
-def _add_others(state: JoinState, events: RecordEvents, output: JoinOutput, record: int, rows: list[list[int]]) -> None:
-    """Rows of a record's organic installs, history changes and late events."""
+def _decode_non_labels(
+    state: JoinState, events: RecordEvents, output: JoinOutput, record: int, rows: list[list[int]]
+) -> None:
+    """Decode a record's organic installs, history changes and late events into `output`."""
     for row in rows:
         if row[0] == ORGANIC_INSTALL:
             one, ingest_ms = _install_at(state, row[2]), _ingest_ms(state, row[2])

@@ -1,6 +1,6 @@
 """Emitted labels and their encoding: pages are copied as raw bytes, wholly negative ones are encoded by one kernel.
 
-The bytes are those of `events.encode(Examples(...))`, without an object per item.
+The bytes are those of `stream.events.codec.encode(Examples(...))`, without an object per item.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class LabelBatch(msgspec.Struct, gc=False):
 
 
 class HistoryChange(NamedTuple):
-    """When a user last installed an item, as far as installs are retained; None: it was taken back.
+    """When a user last installed an item, as far as installs are retained; None: it was retracted.
 
     `newest`: whether that is surely the newest time. After a late event it's unknown: a newer install may be evicted.
     """

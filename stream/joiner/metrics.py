@@ -14,12 +14,13 @@ from stream.runtime.metrics import Total
 EVENTS_READ = Counter("thalweg_joiner_events", "events joined, by kind", ["kind"])
 EXAMPLES_EMITTED = Counter("thalweg_joiner_examples", "examples emitted, by reason", ["reason"])
 DEAD_LETTERS = Counter("thalweg_joiner_dead_letters", "events rejected, by reason", ["reason"])
-JOIN_DELAY = Histogram("thalweg_joiner_join_delay_seconds", "from the append of a record to its examples' hand-over",
+JOIN_DELAY = Histogram("thalweg_joiner_join_delay_seconds",
+                       "time from a record's append until its examples are handed to the Kafka producer",
                        buckets=(.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5, 30, 120, 600, 3600))  # fmt: skip
 OUTCOMES = Total("thalweg_joiner_outcomes",
                  "by partition: duplicate, early, organic, retracted, stray (a retraction without install), shed "
-                 "(closed early), extended (a page that brought more items under its request id), since this process "
-                 "owns the partition; late, over all its owners; organic without [label] organic: not of the first "
+                 "(closed early), extended (a page that brought more items under its request id); counted since "
+                 "assignment, except `late` (stored in commits); organic without [label] organic: not of the first "
                  "window after a restart", ("partition", "outcome"))  # fmt: skip
 OPEN_PAGES = Gauge("thalweg_joiner_open_pages", "pages whose window is open, by partition", ["partition"])
 STATE_BYTES = Gauge("thalweg_joiner_state_bytes", "size of retained pages and installs, by partition", ["partition"])
@@ -88,7 +89,7 @@ class Tally:
 
 
 def set_partition_gauges(partition: int, joiner: Joiner, uncommitted: int, lag: int, late: int, now_s: float) -> None:
-    """Set a partition's gauges; `uncommitted` and `lag` in records, `late`: its late events, over all owners."""
+    """Set a partition's gauges; `uncommitted` and `lag` in records, `late`: its late events, over all workers."""
     label = str(partition)
     OPEN_PAGES.labels(label).set(joiner.open_pages)
     STATE_BYTES.labels(label).set(joiner.state_bytes)

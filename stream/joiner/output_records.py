@@ -18,39 +18,39 @@ partition_of_user = lru_cache(65_536)(partition_of)
 
 
 def history_record(change: HistoryChange, partitions: int) -> Outgoing:
-    """A change of a user's history; a tombstone where an install was taken back."""
+    """A change of a user's history; a tombstone where an install was retracted."""
     user, item, time_ms = change.user, change.item, change.time_ms
     value = None if time_ms is None else encode(History(user, item, time_ms))
     return Outgoing(HISTORIES.name, partition_of(user, partitions), value, f"{user}\x00{item}".encode())
 
 
-class Emission(NamedTuple):
-    """What is to be written for some input records.
+class OutputGroup(NamedTuple):
+    """Output of some input records.
 
-    `groups`: of each record the end of its labels, and its organic installs (`learned`: `examples` gets them, too).
-    `others`: finished records.
+    `by_record`: of each record the end of its labels, and its organic installs (`learned`: `examples` gets them, too).
+    `other_records`: finished output records.
     """
 
     labels: LabelBatch | None
-    groups: Sequence[tuple[int, Sequence[Organic]]] = ()
+    by_record: Sequence[tuple[int, Sequence[Organic]]] = ()
     learned: bool = False
-    others: Sequence[Outgoing] = ()
+    other_records: Sequence[Outgoing] = ()
 
 
-def emission_records(
-    emission: Emission, partitions: Mapping[str, int], pages: list[bytes], source: int
+def output_records(
+    group: OutputGroup, partitions: Mapping[str, int], pages: list[bytes], source: int
 ) -> list[Outgoing]:
-    """The records of an emission, in order; all labels are encoded in one call.
+    """The output records of a group, in order; all labels are encoded in one call.
 
     `pages`: the labels' raw pages. `source`: their partition of `events`, which is the key in `examples`: a learner
     deduplicates each source's ids apart. Each input record leads to output records of its own, a large one to several.
     """
-    encoded = encode_examples(emission.labels, pages) if emission.labels else []
+    encoded = encode_examples(group.labels, pages) if group.labels else []
     outgoing: list[Outgoing] = []
     begin, key = 0, b"%d" % source
     users: Iterable[str]
-    for end, organic in emission.groups:
-        learned = organic if emission.learned else ()
+    for end, organic in group.by_record:
+        learned = organic if group.learned else ()
         if end > begin or learned:
             events, users = encoded[begin:end], map(user_of, pages[begin:end])
             if learned:
@@ -60,7 +60,7 @@ def emission_records(
         if organic:
             events, users = [*map(encode, organic)], (one.user for one in organic)
             outgoing += pack_records(ORGANIC.name, events, users, partitions[ORGANIC.name])
-    return [*outgoing, *emission.others] if emission.others else outgoing
+    return [*outgoing, *group.other_records] if group.other_records else outgoing
 
 
 def pack_records(

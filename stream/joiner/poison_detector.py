@@ -29,7 +29,7 @@ class PoisonDetector:
         self.count += 1
         if now - self._since >= self._after_s and self.count >= POISON_MIN:
             raise Poisoned(
-                f"nothing but events that can't be taken in for {now - self._since:.0f} s ({self.count} records); "
-                "`thalweg dlq show` says why. Mend the producer, then start again; or let all of them become dead "
+                f"every event was rejected for {now - self._since:.0f} s ({self.count} records): "
+                "`thalweg dlq show` says why. Fix the producer, then restart; or let all of them become dead "
                 "letters with THALWEG_JOINER_POISON_S=0"
             )

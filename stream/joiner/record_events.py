@@ -6,7 +6,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from stream.events.codec import decode_parts, encode_record, record_slices
+from stream.events.codec import decode_parts, encode_record, record_chunks
 from stream.events.types import BadPart, Impression, Install, SourceEvent, Tick
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _one_record(columns: "I64", hashes: "I64", raw: bytes) -> RecordEvents:
 
 
 def scan_records(raws: Sequence[bytes], offsets: Sequence[int], appended_ms: Sequence[int]) -> RecordEvents:
-    """The events of these records up to the first one that isn't in our producers' encoding; maybe of none."""
+    """The events of these records up to the first one that isn't in our producers' encoding; may be empty."""
     scan = scan_kernels()
     records = scan.np.empty((len(raws), scan.RECORD_COLUMNS), scan.np.int64)
     records[:, scan.OFFSET], records[:, scan.APPENDED] = offsets, appended_ms
@@ -125,26 +125,26 @@ def decode_record(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
     return _one_record(columns, np.array(hashes, np.int64), raw), bad
 
 
-def decode_slices(raw: bytes) -> Iterator[tuple[RecordEvents, list[BadPart]]]:
+def decode_chunks(raw: bytes) -> Iterator[tuple[RecordEvents, list[BadPart]]]:
     """The same, some events at a time: a record with very many undecodable ones takes half a second."""
-    for begin, end, encoded in record_slices(raw):
+    for begin, end, encoded in record_chunks(raw):
         found, bad = decode_record(encoded)
-        head = len(encoded) - (end - begin)  # of the slice's list
+        head = len(encoded) - (end - begin)  # of the chunk's list
         found.columns[:, 1:3] += begin - head
         yield _one_record(found.columns, found.hashes, raw), bad
 
 
-def concatenate(slices: Sequence[RecordEvents]) -> RecordEvents:
-    """The events of one record's slices."""
+def concatenate(chunks: Sequence[RecordEvents]) -> RecordEvents:
+    """The events of one record's chunks."""
     import numpy as np
 
     before = 0
-    for one in slices:
+    for one in chunks:
         one.columns[:, 5] += before
         before += len(one.hashes)
-    columns = np.concatenate([one.columns for one in slices])
-    hashes = np.concatenate([one.hashes for one in slices])
-    return _one_record(columns, hashes, slices[0].raw)
+    columns = np.concatenate([one.columns for one in chunks])
+    hashes = np.concatenate([one.hashes for one in chunks])
+    return _one_record(columns, hashes, chunks[0].raw)
 
 
 def to_record(events: Sequence[SourceEvent]) -> RecordEvents:

@@ -1,4 +1,4 @@
-"""Records of one partition through the join: their output records and counts. Pure but for histories."""
+"""Runs records of one partition through the join; returns output records and counts. No I/O except histories."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stream.events.codec import decode_events, event_count
 from stream.events.topics import EVENTS, HISTORIES
-from stream.events.types import SLICE_EVENTS, BadPart, Impression, Tick
+from stream.events.types import CHUNK_EVENTS, BadPart, Impression, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import JoinOutput
 from stream.joiner.metrics import Tally
-from stream.joiner.output_records import Emission, history_record
+from stream.joiner.output_records import OutputGroup, history_record
 from stream.joiner.poison_detector import PoisonDetector
 from stream.joiner.record_cache import RecordCache
 from stream.joiner.record_events import (
     RecordEvents,
     concatenate,
+    decode_chunks,
     decode_record,
-    decode_slices,
     scan_kernels,
     scan_records,
     to_record,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stream.history.history_writer import HistoryWriter
 
 RUN_RECORDS, RUN_BYTES = 256, 256 * 1024  # joined at once: some ten milliseconds
-DEAD_LETTERS_MAX: Final = 1_024  # emitted at once, likewise
+DEAD_LETTERS_MAX: Final = 1_024  # dead letters emitted per batch
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class PartitionState:
     emit_from: int
     poison: PoisonDetector
     read_ms: int = 0  # append time of the last record
-    late: int = 0  # late events, over all owners
+    late: int = 0  # late events, over all workers
     at_boundary: bool = True
     last_event_offset: int = -1  # the newest record with a page or an install
     shed: int = 0  # pages closed early, as of the last alarm
@@ -91,7 +91,7 @@ class RecordProcessor:
         self._histories = histories
         self.tally = tally
 
-    def process(self, state: PartitionState, records: Sequence[Record]) -> Iterator[Emission | None]:
+    def process(self, state: PartitionState, records: Sequence[Record]) -> Iterator[OutputGroup | None]:
         """Join the next records; yields what is to be emitted in parts, each before the next one is joined.
 
         None is a pause for other tasks of the event loop. Raises Poisoned.
@@ -113,18 +113,18 @@ class RecordProcessor:
             begin += scanned
             yield None  # also without output: the cache is trimmed, a commit may be due
 
-    def _decode_and_join(self, state: PartitionState, record: Record) -> Iterator[Emission | None]:
-        """A record in any encoding. One of very many events is decoded in slices, with a pause after each."""
+    def _decode_and_join(self, state: PartitionState, record: Record) -> Iterator[OutputGroup | None]:
+        """A record in any encoding. One of very many events is decoded in chunks, with a pause after each."""
         raw = record.value or b""
-        if event_count(raw) <= SLICE_EVENTS:
+        if event_count(raw) <= CHUNK_EVENTS:
             events, undecodable = decode_record(raw)
         else:
-            slices, undecodable = list[RecordEvents](), list[BadPart]()
-            for some, bad in decode_slices(raw):
-                slices.append(some)
+            chunks, undecodable = list[RecordEvents](), list[BadPart]()
+            for some, bad in decode_chunks(raw):
+                chunks.append(some)
                 undecodable += bad
                 yield None
-            events = concatenate(slices)
+            events = concatenate(chunks)
         yield from self._join(state, [record], events.at_offset(record.offset, record.time_ms), undecodable)
 
     def _join(
@@ -133,7 +133,7 @@ class RecordProcessor:
         records: Sequence[Record],
         events: RecordEvents,
         undecodable: Sequence[BadPart] = (),
-    ) -> Iterator[Emission | None]:
+    ) -> Iterator[OutputGroup | None]:
         """Consecutive records: what is emitted for them, in parts. Raises Poisoned."""
         joiner, rebuilding = state.joiner, records[0].offset < state.emit_from
         state.at_boundary = False
@@ -149,7 +149,7 @@ class RecordProcessor:
             events = self._reject_misplaced(events, rejected, records[0])
         bad_count = len(rejected)
         for output in joiner.join_records(events):
-            emission = self._emission(joiner, output, rebuilding=rebuilding)
+            group = self._output_group(joiner, output, rebuilding=rebuilding)
             if not rebuilding:
                 state.late += len(output.late)
                 bad_count += len(output.late)
@@ -161,8 +161,8 @@ class RecordProcessor:
             if not joiner.is_within_record:  # so that a commit can be taken here
                 yield from self._dead_letters(rejected, rebuilding=rebuilding)
                 _advance(state, records[joiner.records_joined - 1])
-            if emission is not None:
-                yield emission
+            if group is not None:
+                yield group
         if joiner.shed != state.shed:
             self._alarm(records[0].partition, state)
         pages, installs, _ = events.tally
@@ -174,15 +174,17 @@ class RecordProcessor:
             state.poison.observe(bool(pages or installs), bad=bool(bad_count))
         _advance(state, records[-1])
 
-    def _dead_letters(self, rejected: list[Rejected], *, rebuilding: bool) -> Iterator[Emission]:
+    def _dead_letters(self, rejected: list[Rejected], *, rebuilding: bool) -> Iterator[OutputGroup]:
         """Emit dead letters for what was rejected, and clear it."""
         for begin in range(0, 0 if rebuilding else len(rejected), DEAD_LETTERS_MAX):
             some = rejected[begin : begin + DEAD_LETTERS_MAX]
             self.tally.add_dead_letters([one.error for one in some])
-            yield Emission(None, others=[dead_letter(one.raw, one.error, one.reason, one.record) for one in some])
+            yield OutputGroup(
+                None, other_records=[dead_letter(one.raw, one.error, one.reason, one.record) for one in some]
+            )
         rejected.clear()
 
-    def _emission(self, joiner: Joiner, output: JoinOutput, *, rebuilding: bool) -> Emission | None:
+    def _output_group(self, joiner: Joiner, output: JoinOutput, *, rebuilding: bool) -> OutputGroup | None:
         """What is to be written for an output of the join; None: nothing."""
         changes = output.history_changes
         if self._histories is not None:
@@ -191,9 +193,9 @@ class RecordProcessor:
         if rebuilding or not (output.labels or output.organic or changes):
             return None
         self.tally.add_labels(output.labels)
-        groups = [(end, output.organic.get(number, ())) for number, end in output.ends]
-        others = [history_record(change, self._partitions[HISTORIES.name]) for change in changes]
-        return Emission(output.labels, groups, joiner.rules.organic_examples, others)
+        by_record = [(end, output.organic.get(number, ())) for number, end in output.ends]
+        other_records = [history_record(change, self._partitions[HISTORIES.name]) for change in changes]
+        return OutputGroup(output.labels, by_record, joiner.rules.organic_examples, other_records)
 
     def _reject_misplaced(self, events: RecordEvents, rejected: list[Rejected], record: Record) -> RecordEvents:
         """Move events from the future, and of other partitions' users, to `rejected`; returns the others."""

@@ -39,7 +39,7 @@ def resume_point(
         check_gap(partition, 0, log_range.start, options)
         return ResumePoint(log_range.start, log_range.start)
     changed = _rules_changed(partition, commit, rules, options)
-    offset = commit.checkpoint.offset
+    offset = commit.restart_point.offset
     emit_from = offset if changed else commit.progress.confirmed
     if max(offset, emit_from) > log_range.end:
         truncated = LogTruncated(EVENTS.name, partition, max(offset, emit_from), log_range.start, log_range.end)
@@ -53,7 +53,7 @@ def resume_point(
         offset, emit_from = log_range.start, max(emit_from, log_range.start)
     log.info(
         "partition %d: reads on at %d, watermark %d ms; the output of the records below %d is confirmed",
-        partition, offset, commit.checkpoint.watermark_ms, emit_from,
+        partition, offset, commit.restart_point.watermark_ms, emit_from,
     )  # fmt: skip
     return ResumePoint(offset, emit_from, changed)
 

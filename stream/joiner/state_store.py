@@ -40,10 +40,10 @@ SAVED_NUMBERS: Final = (
 
 
 class SavedState(msgspec.Struct, frozen=True):
-    """The content of `state.msgpack`. `owner`: rules, model and version of the join that saved it."""
+    """The content of `state.msgpack`. `join_identity`: rules, model and version of the join that saved it."""
 
     format: int
-    owner: str
+    join_identity: str = msgspec.field(name="owner")
     next_offset: int
     numbers: list[int]  # those of SAVED_NUMBERS
     pages: tuple[int, int]  # addresses: front, next
@@ -67,9 +67,9 @@ class Capture(NamedTuple):
 class StateStore:
     """The files of one partition, in a folder of its own. `capture` in the join's thread, `write` in any."""
 
-    def __init__(self, folder: Path, owner: str) -> None:
+    def __init__(self, folder: Path, join_identity: str) -> None:
         self._folder = folder
-        self._owner = owner
+        self._join_identity = join_identity
         self._written = 0  # pages before this address are in the file
 
     def capture(self, state: fields.JoinState, next_offset: int) -> Capture:
@@ -85,7 +85,7 @@ class StateStore:
         installs = _chunks(state.installs)
         saved = SavedState(
             format=FORMAT,
-            owner=self._owner,
+            join_identity=self._join_identity,
             next_offset=next_offset,
             numbers=j[list(SAVED_NUMBERS)].tolist(),
             pages=(front, reached),
@@ -122,9 +122,9 @@ class StateStore:
         try:
             raw = (self._folder / STATE_FILE).read_bytes()
             saved = msgspec.msgpack.decode(raw, type=SavedState)
-            if (saved.format, saved.owner) != (
+            if (saved.format, saved.join_identity) != (
                 FORMAT,
-                self._owner,
+                self._join_identity,
             ) or not offset_min <= saved.next_offset <= offset_max:
                 return None
             state = fields.JoinState(rules)
@@ -191,5 +191,5 @@ def _restore(arena: Arena, chunks: list[int], front: int, following: int) -> npt
     arena.numbers[[NEXT, FRONT, FREE_COUNT, RETIRED_COUNT]] = following, front, len(free), 0
     first = front >> CHUNK_BITS
     arena.table[np.arange(first, first + len(chunks)) % len(arena.table)] = chunks
-    arena.publish()
+    arena.store_addresses()
     return arena.words

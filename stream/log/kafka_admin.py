@@ -26,7 +26,7 @@ RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # a greater
 
 @dataclass(frozen=True)
 class Change:
-    """One difference of one topic. What is left or refused is only shown: `message` has the reason and a remedy.
+    """One difference of one topic. What is kept or rejected is only shown: `message` has the reason and a remedy.
 
     `config` is what will be set; `partitions` and `replication` matter to `create`.
     """

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, settings, logs, health, files that survive a power cut."""
+"""Base utilities: errors, settings, logs, health, files that survive a power cut."""

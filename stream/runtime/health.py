@@ -19,9 +19,9 @@ Check = Callable[[], tuple[bool, str]]
 PLAIN: Final = "text/plain; charset=utf-8"
 
 
-def run_file(settings: Settings, room: str) -> Path:
-    """The file with a service's process and port: `<local>/run/<room>-<worker>.json`."""
-    return settings.local / "run" / f"{room}-{settings.worker}.json"
+def run_file(settings: Settings, service: str) -> Path:
+    """The file with a service's process and port: `<local>/run/<service>-<worker>.json`."""
+    return settings.local / "run" / f"{service}-{settings.worker}.json"
 
 
 class Health:
@@ -49,8 +49,8 @@ class Health:
         self._thread.start()
 
     def _write(self, host: str, path: Path) -> None:
-        room, _, worker = path.stem.partition("-")
-        run = {"room": room, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port}
+        service, _, worker = path.stem.partition("-")
+        run = {"room": service, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:  # `status` may read at any moment

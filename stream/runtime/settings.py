@@ -31,12 +31,14 @@ class Settings(BaseSettings):
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         "PLAIN", description="login mechanism, where THALWEG_KAFKA_SECURITY is SASL_..."
     )
-    kafka_user: str = Field("", description="login at Kafka, likewise")
-    kafka_password: SecretStr = Field(SecretStr(""), description="its password; never shown")
+    kafka_user: str = Field("", description="user name for SASL")
+    kafka_password: SecretStr = Field(SecretStr(""), description="password for SASL; never shown")
     kafka_ca: str = Field("", description="CA certificate file (PEM) for TLS to Kafka; empty: the system's")
     redis: str = Field("", description="Redis URL: redis://host:port/db, or rediss:// for TLS")
-    redis_user: str = Field("", description="login at Redis, where THALWEG_REDIS has none")
-    redis_password: SecretStr = Field(SecretStr(""), description="its password, likewise; never shown")
+    redis_user: str = Field("", description="user name for Redis, where THALWEG_REDIS has none")
+    redis_password: SecretStr = Field(
+        SecretStr(""), description="password for Redis, where THALWEG_REDIS has none; never shown"
+    )
     redis_ca: str = Field("", description="CA certificate file (PEM) for TLS to Redis; empty: the system's")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")

@@ -44,7 +44,8 @@ class Golden(msgspec.Struct, frozen=True):
     """A page and its items' scores by this version: a ranker must reproduce them before the swap.
 
     `features`: a page's bytes; `scores`: probabilities, one per item, as served. `statistics`: the page's statistics as
-    read from this version at the watermark (`features.statistics_of`); unset by publishers of the first release.
+    read from this version at the watermark (`stream.features.page_features.statistics_of`); unset by publishers of
+    the first release.
     """
 
     features: bytes
@@ -120,7 +121,9 @@ def check_move(manifest: Manifest, head: Head | None, taken: int, versions: Iter
         )
     latest = max([head.version if head else 0, *versions])
     if latest >= manifest.version:
-        raise BadSnapshot(f"{what} isn't newer than {latest}, which is kept: build one that follows the head")
+        raise BadSnapshot(
+            f"{what} isn't newer than {latest}, which the store already has: build one that follows the head"
+        )
     if head and head.version != manifest.parent:
         raise BadSnapshot(
             f"{what} follows {manifest.parent}, not the head, {head.version}: build one that follows the head"
@@ -183,8 +186,11 @@ def decode_manifest(raw: bytes) -> Manifest:
             raise BadSnapshot(f"metric {name} of version {manifest.version} is {metric}: leave out what has no value")
     if not all(0 <= score <= 1 for golden in manifest.golden for score in golden.scores):
         raise BadSnapshot(f"version {manifest.version}: a golden score isn't a probability")
-    if manifest.parent >= manifest.version or not all(part.base for part in manifest.parts.values()):
-        raise BadSnapshot(f"version {manifest.version} follows {manifest.parent}, or a part of it has no base")
+    if manifest.parent >= manifest.version:
+        raise BadSnapshot(f"parent {manifest.parent} isn't older than version {manifest.version}")
+    for name, part in manifest.parts.items():
+        if not part.base:
+            raise BadSnapshot(f"part {name} of version {manifest.version} has no base")
     if manifest.deep_version > manifest.version:
         raise BadSnapshot(f"version {manifest.version} has the deep part of version {manifest.deep_version}")
     return manifest

@@ -21,7 +21,7 @@ local token = math.max(now_ms, (count(head) or 0) + 1, (count(taken) or 0) + 1, 
 redis.call('SET', KEYS[1] .. ':token', string.format('%.0f', token))
 return token
 """
-# ARGV: digests. Returns those that are missing. All are indexed first, so that RETAIN drops them some day.
+# ARGV: digests. Returns those that are missing. All are indexed first, so that RETAIN drops them eventually.
 PUT: Final = """
 local newest = redis.call('ZREVRANGE', KEYS[1] .. ':versions', 0, 0)
 local version = string.format('%.0f', tonumber(newest[1] or 0) + 1)

@@ -1,6 +1,6 @@
 """The spec: a model's columns, statistics, parts, labels and publishing. TOML → frozen structs.
 
-One file a world (`specs/`); published inside every snapshot, so a ranker needs no copy.
+One file per model (`specs/`); published inside every snapshot, so a ranker needs no copy.
 """
 
 import hashlib

@@ -81,7 +81,7 @@ class Evictor:
                 self.tally += expired, len(evicted) - expired
 
     def _floor_now(self, table: HashTable) -> int:
-        """The recency below which as many keys are as have to be evicted."""
+        """The cutoff recency: keys below it are evicted."""
         last = SAMPLE if len(table) * SAMPLE > SAMPLE_KEYS_MIN * RANGE else RANGE
         layers = ((table.slots, table.last_seen), (table.old, table.old_last_seen))
         recencies = np.concatenate([_recencies(slots, last_seen, last) for slots, last_seen in layers])

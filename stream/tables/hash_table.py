@@ -145,7 +145,7 @@ class HashTable:
         move_sentinel(self.old, self.old_last_seen, self.slots, self.last_seen)
 
     def _stage(self, needed: int) -> None:
-        """Touch the next array's memory, in step with the keys that come: else the system zeroes it all at once."""
+        """Touch the next array's memory as keys are added: else the system zeroes it all at once."""
         capacity = len(self.slots)
         if capacity < STEP or needed <= STAGE * capacity or self.moved < len(self.old):
             return

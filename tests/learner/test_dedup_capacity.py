@@ -4,7 +4,7 @@ import pytest
 
 from learner.dedup_capacity import check_dedup
 from stream.joiner.commit_metadata import Progress, encode_metadata
-from stream.joiner.join import Checkpoint
+from stream.joiner.join import RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.runtime.errors import SettingsError
 from stream.runtime.settings import DEDUP_IDS, Settings
@@ -12,7 +12,7 @@ from stream.runtime.settings import DEDUP_IDS, Settings
 
 def commit(uncommitted_max: int) -> tuple[int, str]:
     """A joiner's commit."""
-    return 7, encode_metadata(Checkpoint(7, 5, 3), LabelRules(), "", Progress(9, uncommitted_max=uncommitted_max))
+    return 7, encode_metadata(RestartPoint(7, 5, 3), LabelRules(), "", Progress(9, uncommitted_max=uncommitted_max))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from stream.events.types import (
     SourceEvent,
     Tick,
 )
-from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
 from tests.support.join_events import NOW, POLICIES, install, page, retraction
 
@@ -21,7 +21,7 @@ USERS, ITEMS = "uv", "abc"
 SKEWS = (0, 2, 5)
 times = st.integers(100, 160)
 Name = tuple[str, str]  # user, install id
-START = Checkpoint(0, 0, 0)
+START = RestartPoint(0, 0, 0)
 
 
 @st.composite
@@ -134,14 +134,14 @@ def with_restarts(
     `ingests`: when each record came, ms.
     """
     said: list[Examples] = []
-    stored = Checkpoint(0, 0, 0)
+    stored = RestartPoint(0, 0, 0)
     for till_commit, till_kill in plan:
         joiner = Joiner(rules, stored)
         commit_at = stored.offset + till_commit
         for offset in range(stored.offset, min(commit_at + till_kill, len(records))):
             said += joiner.feed(records[offset], offset, ingests[offset])
             if offset == commit_at:
-                stored = joiner.checkpoint(offset + 1)
+                stored = joiner.restart_point(offset + 1)
     joiner = Joiner(rules, stored)
     for offset in range(stored.offset, len(records)):
         said += joiner.feed(records[offset], offset, ingests[offset])
@@ -185,7 +185,7 @@ def flows(draw: st.DrawFn) -> list[SourceEvent]:
 
 
 def played(
-    records: Sequence[Sequence[SourceEvent]], rules: LabelRules, stored: Checkpoint, until: int
+    records: Sequence[Sequence[SourceEvent]], rules: LabelRules, stored: RestartPoint, until: int
 ) -> tuple[set[Name], Joiner]:
     """What a joiner that starts at `stored` tells to be organic of the records before `until`, and that joiner."""
     joiner, told = Joiner(rules, stored), list[Organic]()

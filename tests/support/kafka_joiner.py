@@ -130,7 +130,7 @@ def running(world: World, worker: str = "0", **shell: Any) -> "Iterator[subproce
     """A joiner that is at work, and gone afterwards."""
     process = world.joiner(worker, **shell)
     try:
-        wait_until(lambda: "at work" in world.health("readyz", worker))
+        wait_until(lambda: "partitions assigned" in world.health("readyz", worker))
         yield process
     finally:
         process.kill()

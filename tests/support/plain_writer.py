@@ -9,7 +9,7 @@ from stream.events.topics import EXAMPLES
 from stream.events.types import Examples, SourceEvent
 from stream.joiner.join import Joiner
 from stream.joiner.labels import LabelBatch, raw_pages
-from stream.joiner.output_records import RECORD_BYTES, emission_records
+from stream.joiner.output_records import RECORD_BYTES, output_records
 from stream.joiner.record_cache import RecordCache
 from stream.joiner.record_events import to_record
 from stream.joiner.record_processor import PartitionState, RecordProcessor
@@ -59,12 +59,12 @@ def written(
     """All that these records of a partition lead to, in order."""
     return [
         outgoing
-        for emission in processor.process(state, records)
-        if emission is not None
-        for outgoing in emission_records(
-            emission,
+        for output in processor.process(state, records)
+        if output is not None
+        for outgoing in output_records(
+            output,
             partitions,
-            raw_pages(emission.labels, state.cache) if emission.labels else [],
+            raw_pages(output.labels, state.cache) if output.labels else [],
             records[0].partition,
         )
     ]

@@ -17,7 +17,7 @@ import msgspec
 
 from stream.events.codec import encode_record
 from stream.events.types import RECORD_BYTES_MAX, TIME_MS_MAX, WINDOW_CLOSED, Impression, Install, Organic, Tick
-from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import BASE, BEGIN, SIZE, LabelRow
@@ -128,7 +128,7 @@ class Attribution:
         return self._final(self._next)
 
     def _engine(self) -> Joiner:
-        joiner = Joiner(self._rules, Checkpoint(0, 0, 0, unsure_ms=-ENDLESS_MS))
+        joiner = Joiner(self._rules, RestartPoint(0, 0, 0, unsure_ms=-ENDLESS_MS))
         while len(joiner.state.out) < OUT_ROWS:
             joiner.state.grow_out()
         joiner.join_record(to_record(FIRST), 0, 0)

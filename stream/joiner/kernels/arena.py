@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.joiner.kernels.memory import Ints, address_of, u32_at
+from stream.joiner.kernels.array_views import Ints, address_of, u32_at
 from stream.tables.jit import kernel
 
 CHUNK_BITS: Final = 16  # 65,536 words, 256 KiB
@@ -38,10 +38,10 @@ class Arena:
         self.numbers = j[at : at + ARENA_NUMBERS]
         self.words[:CHUNK_HEAD] = self.table[0] = 0
         self.numbers[[NEXT, FRONT]] = CHUNK_HEAD
-        self.publish()
+        self.store_addresses()
 
-    def publish(self) -> None:
-        """Pass the addresses of the arrays to the kernels."""
+    def store_addresses(self) -> None:
+        """Store the addresses of the arrays where the kernels find them."""
         arrays: tuple[npt.NDArray[np.uint32], ...] = (self.words, self.table, self.free, self.retired)
         self.numbers[: len(arrays)] = [address_of(array) for array in arrays]
 
@@ -60,7 +60,7 @@ class Arena:
                 stack.resize(2 * (chunks + missing), refcheck=False)
         self.free[free : free + missing] = np.arange(chunks, chunks + missing)
         self.numbers[FREE_COUNT] += missing
-        self.publish()
+        self.store_addresses()
 
     def release(self, retired: int | None = None) -> None:
         """Free the retired chunks for reuse, or only the first `retired` of them."""

@@ -2,6 +2,8 @@
 
 Linear hashing (W. Litwin, 1980): the table grows one bucket at a time, so no insert waits for a rehash of all buckets.
 Entries are never removed: a chain ends at the first entry behind the arena's front.
+
+`j`: the join's numbers; `chains`: the index in `j` of a table's first number. Addresses, links, indices: see arena.py.
 """
 
 from typing import Any, Final
@@ -9,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from stream.joiner.kernels.arena import get64, index_of, is_live, words_of
-from stream.joiner.kernels.memory import Ints, address_of, u32_at
+from stream.joiner.kernels.array_views import Ints, address_of, u32_at
 from stream.tables.jit import kernel
 
 BUCKETS_MIN: Final = 16  # a power of two

@@ -1,6 +1,7 @@
 """Label emission policies. A label is emitted again only when it changes. Kernels.
 
 Rows of `out` are emitted in order; rows of one page with one batch number are one batch of labels.
+`j`: the join's numbers, and `s.`: their indices, see state.py; addresses, links and indices: see arena.py.
 """
 
 from typing import Any
@@ -10,12 +11,12 @@ import numpy as np
 from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import base_offset, get64, index_of, is_live, words_of
-from stream.joiner.kernels.memory import i64_at, u32_at
+from stream.joiner.kernels.array_views import i64_at, u32_at
 from stream.tables.jit import kernel
 
 
 @kernel
-def page_size(words: Any, index: Any) -> Any:
+def item_count(words: Any, index: Any) -> Any:
     """Number of items of a page."""
     return np.int64(words[index + s.P_PACK]) >> 21
 
@@ -30,7 +31,7 @@ def page_item(words: Any, index: Any, size: Any, position: Any) -> Any:
 @kernel
 def position_of(words: Any, index: Any, item: Any) -> Any:
     """The position of an item on a page; −1 if it isn't there."""
-    size, low = page_size(words, index), np.uint32(item & 0xFFFF_FFFF)
+    size, low = item_count(words, index), np.uint32(item & 0xFFFF_FFFF)
     for position in range(size):
         if words[index + s.P_ITEMS + position] == low and page_item(words, index, size, position) == item:
             return position
@@ -99,19 +100,19 @@ def _next_row(j: Any) -> Any:
 
 @kernel
 def emit_label(
-    j: Any, batch: Any, index: Any, position: Any, label: Any, reason: Any, install: Any, ingest_ms: Any
+    j: Any, batch: Any, index: Any, position: Any, label: Any, reason: Any, install_index: Any, ingest_ms: Any
 ) -> None:
-    """Emit a label of the page at `index`; `install`: the index of its cause, −1 if none."""
+    """Emit a label of the page at `index`; `install_index`: its cause, −1 if none."""
     row, words = _next_row(j), words_of(j, s.PAGES)
     _put_page(j, row, index)
-    size, id_position = page_size(words, index), position
+    size, id_position = item_count(words, index), position
     if words[index + s.P_MORE] & s.EXTENDS:
         id_position = np.int64(0)
         for k in range(position):
             id_position += page_item(words, index, size, k) != 0
     row[0], row[1], row[7] = s.LABEL, batch, ingest_ms
     row[8], row[9], row[10], row[11] = position, row[6] + id_position, label, reason
-    row[12] = -1 if install < 0 else install + s.I_RAW
+    row[12] = -1 if install_index < 0 else install_index + s.I_RAW
     j[s.OUT_COUNT] += 1
 
 
@@ -141,10 +142,11 @@ def emit_organic(j: Any, index: Any) -> None:
 
 
 @kernel
-def emit_history(j: Any, install: Any, newest_ms: Any, sure: Any) -> None:
-    """Emit a user's newest time of an item, −1 if none; `install`: its index, or −1 − the number of an event."""
+def emit_history(j: Any, install_index: Any, newest_ms: Any, sure: Any) -> None:
+    """Emit a user's newest time of an item, −1 if none; a negative `install_index`: −1 − the number of an event."""
     row = _next_row(j)
-    row[0], row[2], row[3], row[4] = s.HISTORY, install if install < 0 else install + s.I_RAW, newest_ms, sure
+    row[0], row[3], row[4] = s.HISTORY, newest_ms, sure
+    row[2] = install_index if install_index < 0 else install_index + s.I_RAW
     j[s.OUT_COUNT] += 1
 
 
@@ -176,7 +178,7 @@ def emit_pending(j: Any, address: Any, ingest_ms: Any) -> Any:
     """Emit every label of a page that wasn't emitted yet, in order of position; returns the batch."""
     words, low = words_of(j, s.PAGES), address & 0xFFFF_FFFF
     index, batch = index_of(j, s.PAGES, address), j[s.OUT_COUNT]
-    labels, size, silent = i64_at(j[s.LABELS]), page_size(words, index), words[index + s.P_MORE] & s.SILENT != 0
+    labels, size, silent = i64_at(j[s.LABELS]), item_count(words, index), words[index + s.P_MORE] & s.SILENT != 0
     for position in range(size):
         if page_item(words, index, size, position) == 0:
             continue
@@ -268,7 +270,7 @@ def relabel(j: Any, found: Any, cause: Any, closed: Any, batch: Any, ingest_ms: 
 
 @kernel
 def retained_until_ms(j: Any, index: Any, address: Any) -> Any:
-    """The event time until which later copies of a page retain its record; −1 if none does."""
+    """Event time until which the page's record must stay readable because of later copies; −1: none."""
     if words_of(j, s.PAGES)[index + s.P_MORE] & s.HAS_LABELS:
         found = find_label(j, address & 0xFFFF_FFFF, np.int64(s.NO_POSITION))
         if found != 0:

@@ -1,4 +1,7 @@
-"""Evicts expired pages and installs from the arenas' fronts, and marks of records that a restart skips. Kernels."""
+"""Evicts expired pages and installs from the arenas' fronts, and marks of records that a restart skips. Kernels.
+
+`j`: the join's numbers, and `s.`: their indices, see state.py; addresses, links and indices: see arena.py.
+"""
 
 from typing import Any
 
@@ -6,9 +9,9 @@ import numpy as np
 
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import FRONT, NEXT, advance_front, get64, index_of, is_live, words_of
+from stream.joiner.kernels.array_views import i64_at, u32_at
 from stream.joiner.kernels.emission import is_retained, page_ms, retained_until_ms
 from stream.joiner.kernels.installs import has_live_page, install_after
-from stream.joiner.kernels.memory import i64_at, u32_at
 from stream.joiner.kernels.pages import page_after
 from stream.tables.jit import kernel
 
@@ -24,7 +27,7 @@ def mark_record(j: Any, offset: Any) -> None:
 
 @kernel
 def evict(j: Any) -> None:
-    """Evict what isn't needed any more from the fronts, then the marks of records of which nothing is left."""
+    """Evict unneeded entries from the fronts, then marks whose record has no entry left."""
     front, passed = j[s.PAGES + FRONT], np.int64(0)
     while front < j[s.PAGES + NEXT] and not _is_page_needed(j, front):
         front = page_after(j, front)

@@ -1,4 +1,7 @@
-"""Installs and retractions: they are appended, attributed to a page, and expire. Kernels."""
+"""Installs and retractions: they are appended, attributed to a page, and expire. Kernels.
+
+`j`: the join's numbers, and `s.`: their indices, see state.py; addresses, links and indices: see arena.py.
+"""
 
 from typing import Any
 
@@ -57,8 +60,8 @@ def _pair_head(j: Any, pair: Any) -> Any:
 
 
 @kernel
-def _is_owned(flags: Any) -> Any:
-    """Whether the user has the item by this entry."""
+def _is_current(flags: Any) -> Any:
+    """Whether this entry counts as a current install of the user."""
     return flags & s.LISTED != 0 and flags & (s.RETRACTED | s.EXPIRED) == 0
 
 
@@ -76,7 +79,7 @@ def _refresh_newest(j: Any, index: Any) -> None:
     link = chains.first_link(j, s.PAIRS, pair)
     while is_live(j, s.INSTALLS, link):
         found = index_of(j, s.INSTALLS, link)
-        if get64(words, found + s.I_PAIR) == pair and _is_owned(words[found + s.I_FLAGS]):
+        if get64(words, found + s.I_PAIR) == pair and _is_current(words[found + s.I_FLAGS]):
             newest_ms = max(newest_ms, get64(words, found + s.I_TIME))
         link = np.int64(words[found + s.I_NEXT_PAIR])
     put64(words, head + s.I_NEWEST, newest_ms)
@@ -103,7 +106,7 @@ def append_install(j: Any, event: Any, raw: Any, offset: Any, ingest_ms: Any, fl
     put64(words, index + s.I_REQUEST, event[scan.REQUEST])
     put64(words, index + s.I_PAIR, event[scan.PAIR])
     newest_ms = _newest_ms(j, event[scan.PAIR])
-    put64(words, index + s.I_NEWEST, max(newest_ms, event[scan.TIME]) if _is_owned(flags) else newest_ms)
+    put64(words, index + s.I_NEWEST, max(newest_ms, event[scan.TIME]) if _is_current(flags) else newest_ms)
     words[index + s.I_FLAGS], words[index + s.I_LENGTH] = np.uint32(flags), np.uint32(length)
     word = np.uint32(0)
     for k in range(length):
@@ -178,7 +181,8 @@ def _process_repeated(j: Any, index: Any, event: Any, raw: Any, offset: Any, ing
             successor_flags = np.int64(s.RETRACTION | s.RETRACTED | s.MATCHED)
             later = append_install(j, event, raw, offset, ingest_ms, successor_flags)
             words[index + s.I_SUCCESSOR] = np.uint32(later & 0xFFFF_FFFF)
-    elif time_ms > max(first_ms, get64(words, index + s.I_DUPLICATE_TIME)):  # a copy is one only if the first is read
+    elif time_ms > max(first_ms, get64(words, index + s.I_DUPLICATE_TIME)):
+        # Remember the latest copy: after a restart it may be the first one read.
         put64(words, index + s.I_DUPLICATE_TIME, time_ms)
 
 
@@ -191,13 +195,14 @@ def _attribute(j: Any, install: Any, index: Any, ingest_ms: Any) -> None:
     best, best_ms, best_rank, best_position = np.int64(0), np.int64(-1), np.int64(-1), np.int64(-1)
     link = chains.first_link(j, s.REQUESTS, request) if request != 0 else chains.first_link(j, s.USERS, user)
     while is_live(j, s.PAGES, link):
-        page = index_of(j, s.PAGES, link)
-        page_ms, owner = emission.page_ms(j, page), get64(words_of(j, s.PAGES), page + s.P_USER)
-        if page_ms >= best_ms and owner == user and emission.is_retained(j, page_ms):
-            position, rank = matching_position(j, page, time_ms, request, item), rank_of(j, page, link)
+        page_index = index_of(j, s.PAGES, link)
+        page_ms, page_user = emission.page_ms(j, page_index), get64(words_of(j, s.PAGES), page_index + s.P_USER)
+        if page_ms >= best_ms and page_user == user and emission.is_retained(j, page_ms):
+            position = matching_position(j, page_index, time_ms, request, item)
+            rank = rank_of(j, page_index, link)
             if position >= 0 and (page_ms, rank) > (best_ms, best_rank):
                 best, best_ms, best_rank, best_position = link, page_ms, rank, position
-        link = np.int64(words_of(j, s.PAGES)[page + (s.P_NEXT_REQUEST if request != 0 else s.P_NEXT_USER)])
+        link = np.int64(words_of(j, s.PAGES)[page_index + (s.P_NEXT_REQUEST if request != 0 else s.P_NEXT_USER)])
     if best != 0:
         put64(words, index + s.I_PAGE_TIME, best_ms)
         label = emission.attach(j, best, best_position, install)
@@ -222,13 +227,14 @@ def expire_install(j: Any, install: Any) -> None:
         if not has_live_page(j, index):
             emission.unlink(j, index)
     elif flags & s.RETRACTION:
-        # An install that came after it is listed in its stead.
+        # An install that came after it is found by the key instead.
         j[s.N_STRAY] += flags & s.LISTED != 0 and flags & s.MATCHED == 0 and sure
     elif flags & s.RETRACTED == 0 and sure and time_ms - j[s.WINDOW] >= j[s.UNSURE]:
         j[s.N_ORGANIC] += 1
         if j[s.ORGANIC]:
             emission.emit_organic(j, index)
-    if flags & s.LISTED and words[index + s.I_SUCCESSOR] != 0:  # as if only that had been read: a restart may do so
+    # List the later retraction: a restart may read only that one.
+    if flags & s.LISTED and words[index + s.I_SUCCESSOR] != 0:
         later = index_of(j, s.INSTALLS, words[index + s.I_SUCCESSOR])
         if words[later + s.I_FLAGS] & s.EXPIRED == 0:
             words[later + s.I_FLAGS] |= np.uint32(s.LISTED)

@@ -1,6 +1,7 @@
 """Joins records: processes their events in order, and fires timers as the watermark advances. Kernels.
 
 A call stops where its output must be flushed or an array must grow; the next call continues from there.
+`j`: the join's numbers, and `s.`: their indices, see state.py; addresses, links and indices: see arena.py.
 """
 
 from typing import Any, Final
@@ -11,8 +12,8 @@ from stream.joiner.kernels import emission, installs, pages, timers
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import index_of, words_of
+from stream.joiner.kernels.array_views import i64_at
 from stream.joiner.kernels.eviction import evict, mark_record
-from stream.joiner.kernels.memory import i64_at
 from stream.joiner.kernels.timers import CAPACITY, END, NEVER, first_ms
 from stream.tables.jit import kernel
 
@@ -58,7 +59,7 @@ def process_records(j: Any, records: Any, columns: Any, hashes: Any, raw: Any) -
 
 @kernel
 def _process_record(j: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any) -> Any:
-    j[s.SLICED] = 0
+    j[s.FIRED] = 0
     if j[s.STARTED] == 0:
         j[s.STARTED], j[s.EVENT] = 1, 0
         mark_record(j, offset)
@@ -122,7 +123,7 @@ def _process_event(
 
 @kernel
 def _catch_up(j: Any, ingest_ms: Any) -> Any:
-    """Fire the timers up to the watermark, one slice at most."""
+    """Fire the timers up to the watermark, FIRED_MAX at most."""
     watermark_ms = j[s.WATERMARK]
     return _fire_timers(j, watermark_ms - j[s.WINDOW], watermark_ms - j[s.RETENTION], ingest_ms)
 
@@ -139,13 +140,13 @@ def _fire_timers(j: Any, closed_ms: Any, expired_ms: Any, ingest_ms: Any) -> Any
         page = timers.first_entry(j, s.CLOSING)
         if j[s.PAGE_EXPIRY + END] == j[s.PAGE_EXPIRY + CAPACITY]:
             return GROW_RUNS
-        if j[s.SLICED] >= j[s.SLICE_MAX]:
+        if j[s.FIRED] >= j[s.FIRED_MAX]:
             return FLUSH
-        if j[s.OUT_COUNT] + emission.page_size(words_of(j, s.PAGES), index_of(j, s.PAGES, page)) > j[s.OUT_CAPACITY]:
+        if j[s.OUT_COUNT] + emission.item_count(words_of(j, s.PAGES), index_of(j, s.PAGES, page)) > j[s.OUT_CAPACITY]:
             return GROW_OUT if j[s.OUT_COUNT] == 0 else FLUSH
         timers.pop(j, s.CLOSING)
         j[s.OPEN] -= 1
-        j[s.SLICED] += 1
+        j[s.FIRED] += 1
         emission.close_page(j, page, ingest_ms)
         timers.add(j, s.PAGE_EXPIRY, page, time_ms)
     while True:
@@ -155,7 +156,7 @@ def _fire_timers(j: Any, closed_ms: Any, expired_ms: Any, ingest_ms: Any) -> Any
         if time_ms > expired_ms:
             break
         index = index_of(j, s.PAGES, timers.pop(j, s.PAGE_EXPIRY))
-        j[s.RETAINED_BYTES] -= pages.page_bytes(emission.page_size(words_of(j, s.PAGES), index))
+        j[s.RETAINED_BYTES] -= pages.page_bytes(emission.item_count(words_of(j, s.PAGES), index))
         j[s.N_SHED] += time_ms + j[s.RETENTION] > j[s.WATERMARK]
     while True:
         time_ms = first_ms(j, s.INSTALL_EXPIRY, expired_ms)
@@ -163,9 +164,9 @@ def _fire_timers(j: Any, closed_ms: Any, expired_ms: Any, ingest_ms: Any) -> Any
             return GROW_RUNS
         if time_ms > expired_ms:
             return DONE
-        if j[s.SLICED] >= j[s.SLICE_MAX] or j[s.OUT_COUNT] == j[s.OUT_CAPACITY]:
+        if j[s.FIRED] >= j[s.FIRED_MAX] or j[s.OUT_COUNT] == j[s.OUT_CAPACITY]:
             return FLUSH
-        j[s.SLICED] += 1
+        j[s.FIRED] += 1
         installs.expire_install(j, timers.pop(j, s.INSTALL_EXPIRY))
 
 
@@ -177,7 +178,7 @@ def _shed(j: Any, ingest_ms: Any) -> Any:
     j[s.SHEDDING] = 1
     status = _catch_up(j, ingest_ms)
     while status == DONE:
-        # All that isn't above the floor goes, also what a slice has left of an event time.
+        # All that isn't above the floor goes, also what a flush has left of an event time.
         status = _fire_timers(j, j[s.FLOOR], j[s.FLOOR], ingest_ms)
         if status == DONE and j[s.RETAINED_BYTES] <= j[s.BYTES_MAX]:
             j[s.SHEDDING] = 0

@@ -1,4 +1,7 @@
-"""Pages: they are appended, extend an earlier page of their request, and claim installs that came before. Kernels."""
+"""Pages: they are appended, extend an earlier page of their request, and claim installs that came before. Kernels.
+
+`j`: the join's numbers, and `s.`: their indices, see state.py; addresses, links and indices: see arena.py.
+"""
 
 from typing import Any
 
@@ -19,8 +22,8 @@ from stream.joiner.kernels.arena import (
     put64,
     words_of,
 )
+from stream.joiner.kernels.array_views import i64_at
 from stream.joiner.kernels.hashes import pair_hash
-from stream.joiner.kernels.memory import i64_at
 from stream.tables.jit import kernel
 
 
@@ -39,7 +42,7 @@ def page_bytes(size: Any) -> Any:
 @kernel
 def page_after(j: Any, page: Any) -> Any:
     """The address of the next page; NEXT after the last one."""
-    size = emission.page_size(words_of(j, s.PAGES), index_of(j, s.PAGES, page))
+    size = emission.item_count(words_of(j, s.PAGES), index_of(j, s.PAGES, page))
     return next_address(j, s.PAGES, page, _page_words(size))
 
 
@@ -78,23 +81,23 @@ def rank_of(j: Any, index: Any, link: Any) -> Any:
 
 
 @kernel
-def is_claimable(j: Any, install: Any, page: Any, rank: Any, position: Any) -> Any:
-    """Whether a new page claims an earlier install for `position`. `install`, `page`: indices; `rank`: the page's."""
+def is_claimable(j: Any, install_index: Any, page_index: Any, rank: Any, position: Any) -> Any:
+    """Whether a new page claims an earlier install for `position`; `rank`: the page's."""
     words = words_of(j, s.INSTALLS)
-    flags = words[install + s.I_FLAGS]
-    time_ms = get64(words, install + s.I_TIME)
+    flags = words[install_index + s.I_FLAGS]
+    time_ms = get64(words, install_index + s.I_TIME)
     if flags & (s.RETRACTED | s.EXPIRED) or not flags & s.LISTED or time_ms + j[s.EARLY_WAIT] <= j[s.WATERMARK]:
         return False
-    other = np.int64(words[install + s.I_PAGE])
+    other = np.int64(words[install_index + s.I_PAGE])
     if other != 0:
-        other_ms, page_ms = get64(words, install + s.I_PAGE_TIME), emission.page_ms(j, page)
+        other_ms, page_ms = get64(words, install_index + s.I_PAGE_TIME), emission.page_ms(j, page_index)
         if other_ms > page_ms:
             return False
         if other_ms == page_ms and is_live(j, s.PAGES, other) and rank_of(j, index_of(j, s.PAGES, other), other) > rank:
             return False
     pages = words_of(j, s.PAGES)
-    item = emission.page_item(pages, page, emission.page_size(pages, page), position)
-    return matching_position(j, page, time_ms, get64(words, install + s.I_REQUEST), item) == position
+    item = emission.page_item(pages, page_index, emission.item_count(pages, page_index), position)
+    return matching_position(j, page_index, time_ms, get64(words, install_index + s.I_REQUEST), item) == position
 
 
 @kernel
@@ -116,7 +119,7 @@ def claim_installs(j: Any, page: Any, count: Any, ingest_ms: Any) -> None:
     """Let a new page claim the installs that came before it, `count` at most, and emit its first labels."""
     index = index_of(j, s.PAGES, page)
     words, user = words_of(j, s.PAGES), get64(words_of(j, s.PAGES), index + s.P_USER)
-    size = emission.page_size(words, index)
+    size = emission.item_count(words, index)
     found, positions = np.empty(count, np.int64), np.empty(count, np.int64)
     rank = rank_of(j, index, page)
     n = np.int64(0)
@@ -124,12 +127,12 @@ def claim_installs(j: Any, page: Any, count: Any, ingest_ms: Any) -> None:
         pair = pair_hash(user, emission.page_item(words, index, size, position))
         link = chains.first_link(j, s.PAIRS, pair)
         while is_live(j, s.INSTALLS, link):
-            install = index_of(j, s.INSTALLS, link)
-            is_of_pair = get64(words_of(j, s.INSTALLS), install + s.I_PAIR) == pair
-            if is_of_pair and is_claimable(j, install, index, rank, position):
+            install_index = index_of(j, s.INSTALLS, link)
+            is_of_pair = get64(words_of(j, s.INSTALLS), install_index + s.I_PAIR) == pair
+            if is_of_pair and is_claimable(j, install_index, index, rank, position):
                 found[n], positions[n] = full_address(j, s.INSTALLS, link), position
                 n += 1
-            link = np.int64(words_of(j, s.INSTALLS)[install + s.I_NEXT_PAIR])
+            link = np.int64(words_of(j, s.INSTALLS)[install_index + s.I_NEXT_PAIR])
     for k in range(n):
         if words_of(j, s.INSTALLS)[index_of(j, s.INSTALLS, found[k]) + s.I_PAGE] == 0:
             j[s.N_EARLY] += 1
@@ -140,10 +143,10 @@ def claim_installs(j: Any, page: Any, count: Any, ingest_ms: Any) -> None:
     if j[s.POLICY] == s.FAKE_NEGATIVE:
         batch = emission.emit_pending(j, page, ingest_ms)
     for k in order:
-        install = index_of(j, s.INSTALLS, found[k])
-        put64(words_of(j, s.INSTALLS), install + s.I_PAGE_TIME, get64(words, index + s.P_TIME))
+        install_index = index_of(j, s.INSTALLS, found[k])
+        put64(words_of(j, s.INSTALLS), install_index + s.I_PAGE_TIME, get64(words, index + s.P_TIME))
         label = emission.attach(j, page, positions[k], found[k])
-        emission.relabel(j, label, install, False, batch, ingest_ms)
+        emission.relabel(j, label, install_index, False, batch, ingest_ms)
 
 
 @kernel
@@ -251,7 +254,7 @@ def _zero_shown_items(j: Any, event: Any, hashes: Any) -> Any:
         index = index_of(j, s.PAGES, link)
         is_of_request = get64(words, index + s.P_REQUEST) == event[scan.REQUEST]
         if is_of_request and emission.is_retained(j, emission.page_ms(j, index)):
-            shown_size = emission.page_size(words, index)
+            shown_size = emission.item_count(words, index)
             for k in range(shown_size):
                 shown += emission.page_item(words, index, shown_size, k) != 0
             for k in range(begin, begin + size):

@@ -1,4 +1,7 @@
-"""Rebuilds chains and timers of a state that was read from a file. Kernels."""
+"""Rebuilds chains and timers of a state that was read from a file. Kernels.
+
+`j`: the join's numbers, and `s.`: their indices, see state.py; addresses, links and indices: see arena.py.
+"""
 
 from typing import Any
 
@@ -7,8 +10,8 @@ import numpy as np
 from stream.joiner.kernels import chains, emission, timers
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import FRONT, NEXT, get64, index_of, is_live, words_of
+from stream.joiner.kernels.array_views import i64_at
 from stream.joiner.kernels.installs import install_after, install_bytes
-from stream.joiner.kernels.memory import i64_at
 from stream.joiner.kernels.pages import page_after, page_bytes
 from stream.tables.jit import kernel
 
@@ -31,7 +34,7 @@ def link_all(j: Any) -> None:
             closed = emission.is_closed(j, time_ms)
             timers.put(j, s.PAGE_EXPIRY if closed else s.CLOSING, page, time_ms)
             j[s.OPEN] += not closed
-            j[s.RETAINED_BYTES] += page_bytes(emission.page_size(words, index))
+            j[s.RETAINED_BYTES] += page_bytes(emission.item_count(words, index))
         page = page_after(j, page)
     words = words_of(j, s.INSTALLS)
     install = j[s.INSTALLS + FRONT]

@@ -7,8 +7,8 @@ import numpy as np
 
 from stream.events.types import EVENT_BYTES_MAX, ITEMS_MAX, RECORD_BYTES_MAX
 from stream.joiner.kernels.arena import ARENA_NUMBERS, Arena, is_live
+from stream.joiner.kernels.array_views import Ints, address_of, i64_at, u32_at
 from stream.joiner.kernels.chains import CHAINS_NUMBERS, Chains
-from stream.joiner.kernels.memory import Ints, address_of, i64_at, u32_at
 from stream.joiner.kernels.timers import TIMERS_NUMBERS, Timers
 from stream.joiner.label_rules import LabelRules
 from stream.tables.jit import kernel
@@ -29,7 +29,7 @@ I_FLAGS, I_PAGE, I_POSITION, I_PREVIOUS, I_FOLLOWING, I_NEXT_KEY, I_NEXT_PAIR, I
 I_LENGTH, I_RAW = 29, 30
 RETRACTION, RETRACTED, MATCHED, EXPIRED, LISTED = 1, 2, 4, 8, 16  # LISTED: it is found by its key
 
-# A label that the page's own state doesn't imply. FIRST, LAST: its installs. RETAINED_UNTIL: of the entry at
+# A label that differs from the page's default. FIRST, LAST: its installs. RETAINED_UNTIL: of the entry at
 # NO_POSITION, the event time until which the page's record is retained.
 L_PAGE, L_POSITION, L_EMITTED, L_FIRST, L_LAST, L_LINK, L_RETAINED_UNTIL = range(7)
 LABEL_NUMBERS: Final = 7
@@ -44,11 +44,11 @@ CLOSING = USERS + 4 * CHAINS_NUMBERS  # timers: open pages until they close,
 PAGE_EXPIRY, INSTALL_EXPIRY = CLOSING + TIMERS_NUMBERS, CLOSING + 2 * TIMERS_NUMBERS  # closed pages, and installs
 (
     LABELS, LABEL_HEADS, LABEL_MASK, LABEL_CAPACITY, LABEL_COUNT, MARKS, MARKS_BEGIN, MARKS_END, OUT, OUT_COUNT,
-    OUT_CAPACITY, RECORD, EVENT, STARTED, SLICED, SHEDDING, WATERMARK, FINISHED, FLOOR, UNSURE, OPEN, RETAINED_BYTES,
+    OUT_CAPACITY, RECORD, EVENT, STARTED, FIRED, SHEDDING, WATERMARK, FINISHED, FLOOR, UNSURE, OPEN, RETAINED_BYTES,
     PAGE_COUNT, INSTALL_COUNT, N_DUPLICATE, N_LATE, N_EARLY, N_ORGANIC, N_RETRACTED, N_STRAY, N_SHED, N_EXTENDED,
-    WINDOW, RETENTION, EARLY_WAIT, LATENESS, SKEW, POLICY, ORGANIC, BYTES_MAX, SLICE_MAX,
+    WINDOW, RETENTION, EARLY_WAIT, LATENESS, SKEW, POLICY, ORGANIC, BYTES_MAX, FIRED_MAX,
 ) = range(CLOSING + 3 * TIMERS_NUMBERS, CLOSING + 3 * TIMERS_NUMBERS + 41)  # fmt: skip
-NUMBERS: Final = SLICE_MAX + 1
+NUMBERS: Final = FIRED_MAX + 1
 WAIT, FAKE_NEGATIVE = 1, 2
 POLICIES: Final = ("eager", "wait", "fake_negative")
 
@@ -63,7 +63,7 @@ RESERVE_MIN: Final = (256, 2_560, 64, 8_192, 256)
 # A row of output: kind, then the number of its batch of labels (RECORD_END: the record's number). Then
 # of a page (NEGATIVES: all of its items) and of a LABEL: offset, begin, length, size, base, ingest time; of a LABEL
 # also position, position in its id, label, reason, index of the install's bytes or −1;
-# of an ORGANIC_INSTALL and a HISTORY: index of the install's bytes or −1 − event; newest time or −1, is it sure;
+# of an ORGANIC_INSTALL and a HISTORY: index of the install's bytes or −1 − event; newest time or −1, whether it's sure;
 # of a LATE event: its number, time, and how late it is.
 OUT_COLUMNS: Final = 13
 NEGATIVES, LABEL, RECORD_END, ORGANIC_INSTALL, HISTORY, LATE = range(6)
@@ -93,13 +93,13 @@ class JoinState:
         self._reserved = [0] * 5  # pages, items, installs, bytes of these, records
         self.keeps_chunks = False  # a file on disk refers to them: only `StateStore` releases them
         j[LABEL_COUNT] = 1
-        j[WINDOW : SLICE_MAX + 1] = (
+        j[WINDOW : FIRED_MAX + 1] = (
             rules.window_ms, rules.life_ms, rules.waits_ms, rules.lateness_ms, rules.skew_ms,
             POLICIES.index(rules.policy), rules.organic, 2**62 if rules.bytes_max is None else rules.bytes_max, 0,
         )  # fmt: skip
-        self._publish()
+        self._store_addresses()
 
-    def _publish(self) -> None:
+    def _store_addresses(self) -> None:
         j = self.numbers
         j[[LABELS, LABEL_HEADS, LABEL_MASK]] = (
             address_of(self.labels), address_of(self.label_heads), len(self.label_heads) - 1
@@ -138,7 +138,7 @@ class JoinState:
     def grow_out(self) -> None:
         """Double the rows of output."""
         self.out.resize((2 * len(self.out), OUT_COLUMNS), refcheck=False)
-        self._publish()
+        self._store_addresses()
 
     def grow_labels(self) -> None:
         """Drop the labels of evicted pages and make room for those of one more page at least."""
@@ -148,12 +148,15 @@ class JoinState:
             self.labels.resize((2 * (count + more) + 64, LABEL_NUMBERS), refcheck=False)
         while len(self.label_heads) < len(self.labels):
             self.label_heads.resize(2 * len(self.label_heads), refcheck=False)
-        self._publish()
+        self._store_addresses()
         self.label_heads[:] = 0
         relink_labels(j)
 
     def _reserve_marks(self, more: int) -> None:
-        """Make room for `more` marks. Over MARKS_MAX, every second one of the older half goes: commits lag more."""
+        """Make room for `more` marks.
+
+        Above MARKS_MAX, drop every second mark of the older half; commits then point further back.
+        """
         begin, end = self.numbers[[MARKS_BEGIN, MARKS_END]].tolist()
         marks = self.marks[begin:end].copy()
         if len(marks) >= MARKS_MAX:
@@ -162,7 +165,7 @@ class JoinState:
             self.marks.resize((2 * len(marks) + 2 * more, MARK), refcheck=False)
         self.marks[: len(marks)] = marks
         self.numbers[[MARKS_BEGIN, MARKS_END]] = 0, len(marks)
-        self._publish()
+        self._store_addresses()
 
     def load(self, labels: Ints, marks: Ints) -> None:
         """Load saved labels and marks, after the arenas and counters."""
@@ -175,7 +178,7 @@ class JoinState:
         self._reserved = [0] * 5
         while len(self.label_heads) < len(self.labels):
             self.label_heads = np.zeros(2 * len(self.label_heads), np.uint32)
-        self._publish()
+        self._store_addresses()
         relink_labels(j)
         for chains, buckets in (
             (self.users, j[PAGE_COUNT]), (self.requests, j[PAGE_COUNT]), (self.keys, j[INSTALL_COUNT]),

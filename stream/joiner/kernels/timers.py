@@ -2,6 +2,8 @@
 
 A slot of the wheel is a chain linked through the entries: 4 bytes an entry, however long the window is. The entries of
 the slots that time has reached are one sorted run. Entries beyond the wheel's range wait in an overflow chain.
+
+`j`: the join's numbers; `timers`: the index in `j` of a wheel's first number. Addresses, links, indices: see arena.py.
 """
 
 from typing import Any, Final
@@ -9,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from stream.joiner.kernels.arena import full_address, get64, index_of, words_of
-from stream.joiner.kernels.memory import Ints, address_of, i64_at, u32_at
+from stream.joiner.kernels.array_views import Ints, address_of, i64_at, u32_at
 from stream.tables.jit import kernel
 
 NEVER: Final = 2**62
@@ -37,9 +39,9 @@ class Timers:
         self.numbers = j[at : at + TIMERS_NUMBERS]
         self.numbers[[SLOT_COUNT, BITS, OVERFLOW_MS]] = slots, bits, NEVER
         self.numbers[ARENA:] = arena, link_field, time_field
-        self._publish()
+        self._store_addresses()
 
-    def _publish(self) -> None:
+    def _store_addresses(self) -> None:
         self.numbers[:3] = address_of(self.slots), address_of(self.times), address_of(self.entries)
         self.numbers[CAPACITY] = len(self.times)
 
@@ -53,7 +55,7 @@ class Timers:
             if end - begin + more > capacity // 2:
                 run.resize(2 * (end - begin + more), refcheck=False)
         self.numbers[[BEGIN, END]] = 0, end - begin
-        self._publish()
+        self._store_addresses()
 
     def begin_at(self, time_ms: int) -> None:
         """Begin the wheel at this event time: entries before it go into the run."""

@@ -26,7 +26,7 @@ from stream.events.types import DeadLetter, Install, SourceEvent, Tick
 from stream.joiner.assigned_partitions import MemoryBudget
 from stream.joiner.commit_metadata import JOIN_VERSION, Progress, encode_metadata
 from stream.joiner.consumer_loop import ConsumerLoop
-from stream.joiner.join import SLICE, Checkpoint
+from stream.joiner.join import FIRED_MAX, RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import LabelBatch
 from stream.joiner.record_processor import RUN_BYTES
@@ -50,7 +50,7 @@ AT = TopicPartition("events", 0)
 
 
 def committed(paper: Paper, partition: int = 0) -> tuple[int, int, dict[str, int]] | None:
-    """(offset, confirmed, checkpoint's other fields) of the group's commit."""
+    """(offset, confirmed, restart point's other fields) of the group's commit."""
     found = paper.stored.get(TopicPartition("events", partition))
     if found is None:
         return None
@@ -168,9 +168,9 @@ def test_a_burst_goes_out_in_parts_and_is_committed_when_all_of_it_is_out(tmp_pa
     async def story() -> None:
         paper = Paper()
         loop = await assigned_loop(paper, tmp_path, 0)
-        pages = [page(f"r{k}", T + k % 7) for k in range(6 * SLICE + 1)]
-        for k in range(0, len(pages), SLICE):
-            await take(loop, message(k // SLICE, *pages[k : k + SLICE]))
+        pages = [page(f"r{k}", T + k % 7) for k in range(6 * FIRED_MAX + 1)]
+        for k in range(0, len(pages), FIRED_MAX):
+            await take(loop, message(k // FIRED_MAX, *pages[k : k + FIRED_MAX]))
         await loop.commit()
         before = paper.stored[AT]
         burst = asyncio.create_task(take(loop, message(7, Tick(T + 5_000))))
@@ -255,7 +255,7 @@ def test_records_at_hand_are_bounded_while_nothing_is_emitted(tmp_path: Path, re
         rules = LabelRules("wait", window_ms=3_600_000, known_ms=1_000)
         if rebuilding:
             progress = Progress(1_000_000)
-            paper.stored[AT] = OffsetAndMetadata(0, encode_metadata(Checkpoint(0, 0, 0), rules, "", progress))
+            paper.stored[AT] = OffsetAndMetadata(0, encode_metadata(RestartPoint(0, 0, 0), rules, "", progress))
             paper.ends[0] = 2_000_000
         loop = await assigned_loop(paper, tmp_path, 0, rules=rules)
         owned = loop.assigned.partitions[0]
@@ -272,7 +272,7 @@ def test_a_commit_can_be_taken_in_the_batch_that_ends_a_rebuild(tmp_path: Path) 
 
     async def story() -> None:
         paper = Paper()
-        metadata = encode_metadata(Checkpoint(0, 0, 0), RULES, "", Progress(3))
+        metadata = encode_metadata(RestartPoint(0, 0, 0), RULES, "", Progress(3))
         paper.stored[AT] = OffsetAndMetadata(0, metadata)
         paper.ends[0] = 1_000
         loop = await assigned_loop(paper, tmp_path, 0, uncommitted_max=100)

@@ -62,5 +62,5 @@ def test_a_partition_that_gets_nothing_good_any_more_ends_the_joiner(world: Worl
             sent += 1
             assert sent < 600, "the joiner works on"
             time.sleep(0.05)
-    assert "nothing but events that can't be taken in" in (world.settings.local / "joiner-0.log").read_text()
+    assert "every event was rejected for" in (world.settings.local / "joiner-0.log").read_text()
     assert {partition for error, partition in letters(world)} == {bad}

@@ -22,5 +22,5 @@ def test_an_install_of_an_extension_stays_claimed_wherever_a_joiner_is_killed(ex
     records = packed(log, [1])
     for first in range(1, len(records)):
         before, joiner = played(records, rules, START, first)
-        after, _ = played(records, rules, joiner.checkpoint(first), len(records))
+        after, _ = played(records, rules, joiner.restart_point(first), len(records))
         assert before | after == set()

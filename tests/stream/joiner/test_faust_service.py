@@ -54,7 +54,7 @@ def test_faust_starts_the_loop_and_no_kafka_client_of_its_own(tmp_path: Path) ->
             await asyncio.sleep(0.01)
         assert service.ready() == (False, "joining the group")
         await assign(service.loop, 0)
-        assert service.ready() == (True, "1 partitions at work")
+        assert service.ready() == (True, "1 partitions assigned")
         paper.batches.append({0: [message(0, page("r"), Tick(T + 5_000))]})
         while not paper.stored:
             await asyncio.sleep(0.01)

@@ -14,7 +14,7 @@ from stream.events.types import (
     SourceEvent,
     Tick,
 )
-from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import label_rules
 from stream.spec.spec import Label, Spec
 from tests.support.join_events import FAR, NOW, RULES, ids, install, page, play, retraction, rows
@@ -121,7 +121,7 @@ def test_a_retraction_that_finds_no_install_is_counted() -> None:
     joiner.feed([page("r", 100), install("i", 105), Tick(121), retraction("i", 121), retraction("never", 121)], 0, NOW)
     joiner.feed([retraction("first", 122), install("first", 121)], 1, NOW)
     assert (joiner.counts.stray, joiner.counts.retracted) == (0, 0)
-    again = Joiner(RULES, replace(joiner.checkpoint(2), finished_ms=130))
+    again = Joiner(RULES, replace(joiner.restart_point(2), finished_ms=130))
     for one in (joiner, again):
         one.feed([retraction("second", 124), install("second", 125), retraction("third", 124), FAR], 2, NOW)
     assert (joiner.counts.stray, again.counts.stray, joiner.counts.retracted) == (3, 0, 0)
@@ -233,7 +233,7 @@ def test_nothing_is_remembered_for_ever() -> None:
     assert joiner.oldest_needed_offset() == 0
     joiner.feed([FAR], 1, NOW + 2)
     assert joiner.oldest_needed_offset() is None
-    assert joiner.checkpoint(2) == Checkpoint(2, FAR.time_ms, FAR.time_ms - RULES.life_ms)
+    assert joiner.restart_point(2) == RestartPoint(2, FAR.time_ms, FAR.time_ms - RULES.life_ms)
     assert (joiner.open_pages, joiner.counts.organic) == (0, 1)
     assert joiner.state_bytes == 0
 
@@ -288,55 +288,55 @@ def test_an_install_holds_the_commit_at_the_page_that_has_it() -> None:
 other = page("other", 104, "z", "v")
 
 
-def restarted(checkpoint: Checkpoint, log: Sequence[SourceEvent], before: int) -> list[Examples]:
-    """Said up to `before`, then by a joiner that starts at `checkpoint`."""
-    first, second = Joiner(RULES), Joiner(RULES, checkpoint)
+def restarted(restart_point: RestartPoint, log: Sequence[SourceEvent], before: int) -> list[Examples]:
+    """Said up to `before`, then by a joiner that starts at `restart_point`."""
+    first, second = Joiner(RULES), Joiner(RULES, restart_point)
     said = [e for k in range(before) for e in first.feed([log[k]], k, NOW + k)]
-    return said + [e for k in range(checkpoint.offset, len(log)) for e in second.feed([log[k]], k, NOW + k)]
+    return said + [e for k in range(restart_point.offset, len(log)) for e in second.feed([log[k]], k, NOW + k)]
 
 
-def checkpoint_after(log: Sequence[SourceEvent], n: int) -> Checkpoint:
-    """The checkpoint after `n` records."""
+def restart_point_after(log: Sequence[SourceEvent], n: int) -> RestartPoint:
+    """The restart point after `n` records."""
     joiner = Joiner(RULES)
     for offset in range(n):
         joiner.feed([log[offset]], offset, NOW + offset)
-    return joiner.checkpoint(n)
+    return joiner.restart_point(n)
 
 
 def test_an_install_holds_the_commit_for_a_page_to_come() -> None:
     """An early install stays uncommitted: behind it, its page would be found without it."""
     log: list[SourceEvent] = [install("i", 105), page("r", 100), FAR]
-    assert checkpoint_after(log, 1).offset == 0
-    assert net_of(restarted(checkpoint_after(log, 1), log, 1)) == offline(log, RULES)
-    assert net_of(restarted(Checkpoint(1, 105, 0), log, 1)) != offline(log, RULES)
+    assert restart_point_after(log, 1).offset == 0
+    assert net_of(restarted(restart_point_after(log, 1), log, 1)) == offline(log, RULES)
+    assert net_of(restarted(RestartPoint(1, 105, 0), log, 1)) != offline(log, RULES)
 
 
 def test_a_retraction_holds_the_commit_as_long_as_its_install() -> None:
     """A retraction that came first stays uncommitted: behind it, the install would count."""
     log: list[SourceEvent] = [retraction("i", 106), page("r", 100), install("i", 105), FAR]
-    assert net_of(restarted(checkpoint_after(log, 1), log, 1)) == offline(log, RULES)
-    assert net_of(restarted(Checkpoint(1, 106, 0), log, 1)) != offline(log, RULES)
+    assert net_of(restarted(restart_point_after(log, 1), log, 1)) == offline(log, RULES)
+    assert net_of(restarted(RestartPoint(1, 106, 0), log, 1)) != offline(log, RULES)
 
 
-def test_the_checkpoint_carries_the_watermark() -> None:
+def test_the_restart_point_carries_the_watermark() -> None:
     """Without the watermark, a re-read takes in what was too late, and labels it differently."""
     log: list[SourceEvent] = [page("r", 100, "a"), install("i", 101), Tick(120), page("r", 100, "a"), FAR]
-    stored = checkpoint_after(log, 3)
-    assert stored == Checkpoint(3, 120, 105)
+    stored = restart_point_after(log, 3)
+    assert stored == RestartPoint(3, 120, 105)
     assert net_of(restarted(stored, log, 3)) == offline(log, RULES)
-    assert net_of(restarted(Checkpoint(3, 0, 0), log, 3)) != offline(log, RULES)
+    assert net_of(restarted(RestartPoint(3, 0, 0), log, 3)) != offline(log, RULES)
     log = [Tick(112), page("r", 100, "a"), Tick(113), install("i", 105), FAR]
-    stored = checkpoint_after(log, 2)
+    stored = restart_point_after(log, 2)
     assert stored.watermark_ms == 112
     assert len(ids(restarted(stored, log, 4))) == 2
     log[2] = Tick(104)
     assert len(ids(restarted(replace(stored, watermark_ms=0), log, 4))) == 3
 
 
-def test_the_checkpoint_carries_what_is_finished() -> None:
+def test_the_restart_point_carries_what_is_finished() -> None:
     """A repeated page behind the commit, its first copy before it, must not be told anew while the watermark is low."""
     log: list[SourceEvent] = [page("r", 100, "a"), install("i", 100), other, page("r", 100, "a"), Tick(115), FAR]
-    stored = checkpoint_after(log, 5)
+    stored = restart_point_after(log, 5)
     assert (stored.offset, stored.finished_ms) == (2, 100)
     assert net_of(restarted(stored, log, 5)) == offline(log, RULES)
     assert net_of(restarted(replace(stored, finished_ms=0), log, 5)) != offline(log, RULES)

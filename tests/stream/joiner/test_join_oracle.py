@@ -21,7 +21,7 @@ from stream.events.types import (
     SourceEvent,
     Tick,
 )
-from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import to_examples
 from stream.joiner.record_cache import RecordCache
@@ -82,7 +82,7 @@ def test_an_example_is_counted_once(events: list[SourceEvent], rules: LabelRules
 def test_restarts_change_no_net_label(
     events: list[SourceEvent], rules: LabelRules, plan: list[tuple[int, int]], sizes: list[int]
 ) -> None:
-    """Killed anywhere and started at the last checkpoint, as often as you like: the same net labels, the same ids."""
+    """Killed anywhere and started at the last restart point, as often as you like: same net labels, same ids."""
     log = [*events, FAR]
     said = with_restarts(packed(log, sizes), rules, plan)
     check_labels(said, log, rules)
@@ -176,12 +176,12 @@ def test_organic_is_the_same_wherever_a_joiner_is_killed(
     records, wanted = packed(log, sizes), organic(log, rules)
     for first in range(1, len(records)):
         before, joiner = played(records, rules, START, first)
-        stored = joiner.checkpoint(first)
+        stored = joiner.restart_point(first)
         assert before | played(records, rules, stored, len(records))[0] == wanted
         if first == kill:
             for second in range(stored.offset + 1, len(records)):
                 between, joiner = played(records, rules, stored, second)
-                after, _ = played(records, rules, joiner.checkpoint(second), len(records))
+                after, _ = played(records, rules, joiner.restart_point(second), len(records))
                 assert before | between | after == wanted
 
 
@@ -198,7 +198,7 @@ def test_what_comes_again_with_another_time_is_the_same_wherever_a_joiner_is_kil
     unbroken, all_organic = with_restarts(records, rules, []), played(records, rules, START, len(records))[0]
     for first in range(1, len(records)):
         before, joiner = played(records, rules, START, first)
-        stored = joiner.checkpoint(first)
+        stored = joiner.restart_point(first)
         said = with_restarts(records, rules, [(first - 1, 1)])
         assert net_of(said) == net_of(unbroken)
         assert ids(said) == ids(unbroken)
@@ -216,7 +216,7 @@ def test_a_retraction_outlives_its_install_wherever_a_joiner_is_killed(policy: P
     for first in range(1, len(records)):
         said = with_restarts(records, rules, [(first - 1, 1)])
         before, joiner = played(records, rules, START, first)
-        after, last = played(records, rules, joiner.checkpoint(first), len(records))
+        after, last = played(records, rules, joiner.restart_point(first), len(records))
         assert net_of(said) == {("r", "a"): int(again_ms > 125)}
         assert (before | after, last.counts.stray, last.oldest_needed_offset()) == (set(), 0, None)
 
@@ -232,7 +232,7 @@ def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
     times = {(e.user, e.install_id): e.time_ms for e in reversed(log) if isinstance(e, Install) and not e.retracted}
     for first in range(1, len(records)):
         none, joiner = played(records, off, START, first)
-        stored = joiner.checkpoint(first)
+        stored = joiner.restart_point(first)
         sure = {name for name in organic(log, rules) if times[name] >= stored.finished_ms + rules.window_ms}
         told, _ = played(records, on, stored, len(records))
         assert (none, told) == (set(), sure)
@@ -240,7 +240,7 @@ def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
         if first == kill:
             for second in range(stored.offset + 1, len(records)):
                 between, joiner = played(records, on, stored, second)
-                after, _ = played(records, on, joiner.checkpoint(second), len(records))
+                after, _ = played(records, on, joiner.restart_point(second), len(records))
                 assert between | after == sure
 
 
@@ -257,14 +257,14 @@ def test_full_memory_keeps_silent_about_what_it_made_organic(
     records, wanted = packed(log, [1]), organic(log, rules)
     unbroken, joiner = played(records, bounded, START, len(records))
     times = {(e.user, e.install_id): e.time_ms for e in reversed(log) if isinstance(e, Install) and not e.retracted}
-    floor_ms = joiner.checkpoint(len(records)).floor_ms
+    floor_ms = joiner.restart_point(len(records)).floor_ms
     assert {name for name in wanted if times[name] >= floor_ms + rules.window_ms} <= unbroken <= wanted
     times_of = {(e.request_id, e.time_ms) for e in log if isinstance(e, Impression)}
     if len(times_of) > len({request_id for request_id, _ in times_of}):
         return
     for first in range(1, len(records)):
         before, joiner = played(records, bounded, START, first)
-        assert before | played(records, bounded, joiner.checkpoint(first), len(records))[0] == unbroken
+        assert before | played(records, bounded, joiner.restart_point(first), len(records))[0] == unbroken
 
 
 @settings(max_examples=200, deadline=None)
@@ -282,14 +282,14 @@ def test_a_burst_in_parts_changes_nothing(
         said, one = whole.feed(record, offset, NOW), to_record(record)
         bodies.put(offset, one.raw)
         parts, organics = list[Examples](), list[Organic]()
-        with patch("stream.joiner.join.SLICE", most):
+        with patch("stream.joiner.join.FIRED_MAX", most):
             for part in cut.join_records(one.at_offset(offset, NOW)):
                 assert len(part.labels) <= len(record) + most * (1 + len(record))
                 parts += to_examples(part.labels, bodies)
                 organics += part.organic.get(0, ())
         assert parts == said
         assert (organics, cut.counts, cut.state_bytes) == (whole.organic, whole.counts, whole.state_bytes)
-        assert cut.checkpoint(offset + 1) == whole.checkpoint(offset + 1)
+        assert cut.restart_point(offset + 1) == whole.restart_point(offset + 1)
 
 
 class JoinMachine(RuleBasedStateMachine):
@@ -305,7 +305,7 @@ class JoinMachine(RuleBasedStateMachine):
         self.joiner = Joiner(rules)
         self.said: list[Examples] = []
         self.organic: list[Organic] = []
-        self.stored, self.confirmed = Checkpoint(0, 0, 0), (0, 0)
+        self.stored, self.confirmed = RestartPoint(0, 0, 0), (0, 0)
 
     def put(self, *events: SourceEvent) -> None:
         """One record."""
@@ -360,7 +360,7 @@ class JoinMachine(RuleBasedStateMachine):
     @rule()
     def committed(self) -> None:
         """What was said so far is confirmed, and the place stored."""
-        self.stored = self.joiner.checkpoint(len(self.records))
+        self.stored = self.joiner.restart_point(len(self.records))
         self.confirmed = len(self.said), len(self.organic)
 
     @rule(lost=st.integers(0, 5))
@@ -376,7 +376,7 @@ class JoinMachine(RuleBasedStateMachine):
     def holds(self) -> None:
         """A commit never passes what is remembered, and memory is counted exactly."""
         held = self.joiner.oldest_needed_offset()
-        next_offset = self.joiner.checkpoint(len(self.records)).offset
+        next_offset = self.joiner.restart_point(len(self.records)).offset
         assert next_offset == (len(self.records) if held is None else held)
         assert (self.joiner.state_bytes == 0) == (held is None)
 

@@ -179,13 +179,13 @@ def test_a_second_worker_takes_its_share(world: World) -> None:
             for sent in flow(world, 2, 30_000, per_s=300):
                 if sent == 300:
                     second = world.joiner("b", idle_ms=300)
-                if sent % 50 == 0 and not shared_at and "1 partitions at work" in world.health("readyz", "b"):
+                if sent % 50 == 0 and not shared_at and "1 partitions assigned" in world.health("readyz", "b"):
                     shared_at = sent
                 if shared_at and sent >= shared_at + 600:
                     break
             assert shared_at
             world.log.flush()
-            assert "1 partitions at work" in world.health("readyz", "a")
+            assert "1 partitions assigned" in world.health("readyz", "a")
             # Static members: who comes back has its partitions at once, and nobody waits for its session to end.
             assert world.members() == {world.settings.topic(f"joiner-{worker}") for worker in "ab"}
             wait_until(lambda: len(net_of(world.examples())) == 4 * (sent + 1), wait_s=60.0)
@@ -209,7 +209,7 @@ def test_no_label_is_emitted_again_by_a_restart_or_a_rebalance(world: World) -> 
         return [one for said in world.examples() for one in said.ids]
 
     def shared() -> bool:
-        return all("1 partitions at work" in world.health("readyz", worker) for worker in "ab")
+        return all("1 partitions assigned" in world.health("readyz", worker) for worker in "ab")
 
     with running(world, "a") as first:
         for k in range(pages):

@@ -3,7 +3,7 @@
 from stream.events.codec import decode_entity, decode_examples, encode_record
 from stream.events.types import RECORD_BYTES_MAX, DeadLetter, Examples, Impression, Tick
 from stream.joiner.commit_metadata import decode_commit, encode_metadata
-from stream.joiner.join import Checkpoint
+from stream.joiner.join import RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import HistoryChange
 from stream.joiner.output_records import history_record
@@ -83,9 +83,9 @@ def test_copies_of_a_letter_of_a_compacted_topic_have_one_key() -> None:
     assert dead_letter(b"x", "BadEvent", "why", of_items._replace(topic="events"))[::3] == ("events.dlq", None)
 
 
-def test_a_checkpoint_travels_in_the_commits_metadata() -> None:
+def test_a_restart_point_travels_in_the_commits_metadata() -> None:
     """What was stored comes back; foreign metadata starts with no watermark."""
-    checkpoint = Checkpoint(5, 1_700_000_000_000, 1_699_999_999_000, 7, 8)
-    assert decode_commit(5, encode_metadata(checkpoint, LabelRules())).checkpoint == checkpoint
+    restart_point = RestartPoint(5, 1_700_000_000_000, 1_699_999_999_000, 7, 8)
+    assert decode_commit(5, encode_metadata(restart_point, LabelRules())).restart_point == restart_point
     for foreign in ("", "moved by hand", "[1]", '{"watermark_ms": "x"}'):
-        assert decode_commit(5, foreign).checkpoint == Checkpoint(5, 0, 0)
+        assert decode_commit(5, foreign).restart_point == RestartPoint(5, 0, 0)

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kafka.partitioner import murmur2
 
-from stream.events.codec import encode, encode_record, event_count, record_slices
+from stream.events.codec import encode, encode_record, event_count, record_chunks
 from stream.events.types import BadPart, Impression, Install, SourceEvent, Tick
 from stream.joiner.kernels import hashes
 from stream.joiner.kernels import record_scan as scan
@@ -19,8 +19,8 @@ from stream.joiner.kernels.record_scan import ITEMS_SCANNED
 from stream.joiner.record_events import (
     RecordEvents,
     concatenate,
+    decode_chunks,
     decode_record,
-    decode_slices,
     read_record,
     scan_records,
 )
@@ -135,13 +135,13 @@ some = st.lists(st.builds(Tick, st.integers(-1, 2**40)).map(encode) | st.sampled
 
 
 @given(some | st.lists(st.sampled_from([encode(PAGE), encode(INSTALL), b"\xc0"]), max_size=8), st.integers(1, 20))
-def test_slices_hold_the_same_events(events: list[bytes], events_max: int) -> None:
-    """None lost, none added, in order, each where the record has it, no slice over its size."""
+def test_chunks_contain_the_same_events(events: list[bytes], events_max: int) -> None:
+    """None lost, none added, in order, each where the record has it, no chunk over its size."""
     raw = msgspec.msgpack.encode([msgspec.Raw(event) for event in events])
-    slices = [one for _, _, one in record_slices(raw, events_max)]
-    assert max(map(event_count, slices)) <= max(events_max, event_count(raw) if len(slices) == 1 else 0)
-    with patch("stream.joiner.record_events.record_slices", partial(record_slices, events_max=events_max)):
-        read = list(decode_slices(raw))
+    chunks = [one for _, _, one in record_chunks(raw, events_max)]
+    assert max(map(event_count, chunks)) <= max(events_max, event_count(raw) if len(chunks) == 1 else 0)
+    with patch("stream.joiner.record_events.record_chunks", partial(record_chunks, events_max=events_max)):
+        read = list(decode_chunks(raw))
     found = concatenate([some for some, _ in read])
     assert plainly((found, [one for _, bad in read for one in bad])) == plainly(decode_record(raw))
 
@@ -149,4 +149,4 @@ def test_slices_hold_the_same_events(events: list[bytes], events_max: int) -> No
 def test_a_record_that_is_bad_as_a_whole_stays_whole() -> None:
     """It becomes one dead letter."""
     for raw in (b"", b"rubbish", b"\xdc\xff\xff\xc0", b"\xdd\xff\xff\xff\xff\xc0"):
-        assert [one for _, _, one in record_slices(raw)] == [raw]
+        assert [one for _, _, one in record_chunks(raw)] == [raw]

@@ -217,17 +217,17 @@ def test_an_event_in_the_wrong_partition_becomes_a_dead_letter() -> None:
     assert all(letter.error == "WrongPartition" and "murmur2" in letter.message for letter in found)
 
 
-def test_a_record_of_very_many_bad_events_is_worked_off_in_slices() -> None:
+def test_a_record_of_very_many_bad_events_is_worked_off_in_chunks() -> None:
     """Between them others have their turn; each bad event becomes a dead letter, good ones among them are joined."""
     bad, count = b"\x92\x03\xa1x", 65_535
     parts = [bad] * (count - 1) + [encode(page(0))]
     raw = b"\xdc" + count.to_bytes(2, "big") + b"".join(parts)
     taker = Taker(RULES)
-    slices = list(taker.processor.process(taker.state, [record(raw=raw)]))
-    assert len(slices) > 2 * count // 1_024
-    emissions = [one for one in slices if one is not None]
-    assert max(len(one.others) for one in emissions) <= 1_024
-    assert sum(len(one.others) for one in emissions) == count - 1
+    outputs = list(taker.processor.process(taker.state, [record(raw=raw)]))
+    assert len(outputs) > 2 * count // 1_024
+    groups = [one for one in outputs if one is not None]
+    assert max(len(one.other_records) for one in groups) <= 1_024
+    assert sum(len(one.other_records) for one in groups) == count - 1
     assert (taker.state.joiner.open_pages, taker.state.at_boundary, taker.state.next_offset) == (1, True, 1)
 
 
@@ -235,8 +235,8 @@ def test_a_record_is_not_whole_while_its_dead_letters_go_out() -> None:
     """Also where nothing else is emitted: a commit there would have it taken twice."""
     taker = Taker(RULES)
     raw = b"\x92" + encode(page(0)) + b"\x92\x63\x01"
-    emissions = taker.processor.process(taker.state, [record(raw=raw)])
-    states = [taker.state.at_boundary for one in emissions if one is not None]
+    groups = taker.processor.process(taker.state, [record(raw=raw)])
+    states = [taker.state.at_boundary for one in groups if one is not None]
     assert (states, taker.state.at_boundary) == ([False], True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stream.events.types import Impression, Install, Organic, SourceEvent
-from stream.joiner.join import Checkpoint, Joiner
+from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_events import to_record
 from stream.joiner.state_store import PAGES_FILE, STATE_FILE, StateStore
@@ -64,10 +64,10 @@ def test_who_is_loaded_goes_on_as_who_was_never_stopped(tmp_path: Path, policy: 
     assert found is not None
     state, following = found
     assert following == 1_000
-    loaded = Joiner(rules, Checkpoint(0, 0, 0), state)
+    loaded = Joiner(rules, RestartPoint(0, 0, 0), state)
     for offset in range(following, RECORDS):
         assert said(loaded, records[offset], offset) == wanted[offset]
-    assert loaded.checkpoint(RECORDS) == joiner.checkpoint(RECORDS)
+    assert loaded.restart_point(RECORDS) == joiner.restart_point(RECORDS)
     assert (loaded.state_bytes, loaded.open_pages) == (joiner.state_bytes, joiner.open_pages)
     assert joiner.open_pages > 100
 
@@ -82,7 +82,7 @@ def test_a_state_that_goes_on_from_its_files_can_be_saved_again(tmp_path: Path) 
     for end in (300, 600, 900):
         store = StateStore(folder, "us")
         found = store.load(RULES, 0, RECORDS)
-        joiner = Joiner(RULES) if found is None else Joiner(RULES, Checkpoint(0, 0, 0), found[0])
+        joiner = Joiner(RULES) if found is None else Joiner(RULES, RestartPoint(0, 0, 0), found[0])
         assert at == (0 if found is None else found[1])
         for offset in range(at, end):
             said(joiner, records[offset], offset)
@@ -90,7 +90,7 @@ def test_a_state_that_goes_on_from_its_files_can_be_saved_again(tmp_path: Path) 
         store.write(capture)
         store.release_chunks(joiner.state, capture)
         at = end
-    assert joiner.checkpoint(900) == whole.checkpoint(900)
+    assert joiner.restart_point(900) == whole.restart_point(900)
     assert said(joiner, records[900], 900) == said(whole, records[900], 900)
 
 
@@ -130,7 +130,7 @@ def test_a_save_that_was_not_finished_leaves_the_one_before(tmp_path: Path) -> N
     found = StateStore(tmp_path, "us").load(short, 0, RECORDS)
     assert found is not None
     assert found[1] == 700
-    loaded, again = Joiner(short, Checkpoint(0, 0, 0), found[0]), Joiner(short)
+    loaded, again = Joiner(short, RestartPoint(0, 0, 0), found[0]), Joiner(short)
     for offset in range(700):
         said(again, records[offset], offset)
     for offset in range(700, RECORDS):

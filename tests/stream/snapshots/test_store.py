@@ -200,7 +200,7 @@ def test_head_never_moves_back(store: SnapshotStore) -> None:
     publish(store, 9, 0, token)
     publish(store, 10, 9, token)
     for version in (9, 10):
-        with pytest.raises(BadSnapshot, match="isn't newer than 10, which is kept"):
+        with pytest.raises(BadSnapshot, match="isn't newer than 10, which the store already has"):
             store.publish(version_of(version, version - 1, token, put(store, 99)))
     assert values(store, 10) == [10]
 

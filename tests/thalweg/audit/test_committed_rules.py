@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from stream.joiner.commit_metadata import encode_metadata
-from stream.joiner.join import Checkpoint
+from stream.joiner.join import RestartPoint
 from stream.joiner.label_rules import LabelRules, label_rules
 from stream.runtime.errors import SpecError
 from stream.spec.spec import Label, Spec
@@ -19,7 +19,7 @@ MINE = Spec("mine", label=Label(policy="wait", window="1m", lateness="5s", early
 
 def commit(rules: LabelRules, model: str = "") -> tuple[int, str]:
     """As a joiner commits."""
-    return 7, encode_metadata(Checkpoint(7, 5, 3), rules, model)
+    return 7, encode_metadata(RestartPoint(7, 5, 3), rules, model)
 
 
 def test_rules_come_back_as_the_spec_has_them() -> None:

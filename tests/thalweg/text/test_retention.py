@@ -44,7 +44,7 @@ def test_a_commit_stays_behind_no_longer_than_is_counted() -> None:
         joiner.feed([Impression("r", T, "u", ["a"])], 0, T)
         joiner.feed([Install("u", "a", T + 3_999, "i")], 1, T + 3_999)
         offset, needed_ms = 2, 0
-        while joiner.checkpoint(offset).offset == 0:
+        while joiner.restart_point(offset).offset == 0:
             needed_ms += 1
             joiner.feed([Tick(T + needed_ms)], offset, T + needed_ms)
             offset += 1

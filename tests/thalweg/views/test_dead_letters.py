@@ -143,7 +143,7 @@ def test_a_replayed_late_event_gives_no_label(rules: LabelRules) -> None:
     assert [examples.labels for examples in shown] == [[0]]
     assert joiner.feed([page, install], 1, T + 5_001) == []
     assert joiner.counts.late == 2
-    restarted = Joiner(rules, joiner.checkpoint(2))
+    restarted = Joiner(rules, joiner.restart_point(2))
     assert restarted.feed([page, install], 2, T + 6_000) == []
     assert restarted.feed([Tick(T + 10**10)], 3, T + 10**10) == []
     assert restarted.counts.late == (0 if rules.known_ms > RULES.known_ms else 2)

@@ -16,7 +16,7 @@ from stream.events.codec import encode_record
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import EVENT_BYTES_MAX, Impression, Install, Tick
 from stream.joiner.commit_metadata import encode_metadata
-from stream.joiner.join import Checkpoint
+from stream.joiner.join import RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
@@ -66,7 +66,7 @@ def of(stream: Stream, request_id: str = "r", *, later_ms: int = 5_000, user: st
 
 def committed(rules: LabelRules, model: str = "") -> str:
     """The metadata of a joiner's commit."""
-    return encode_metadata(Checkpoint(0, 0, 0), rules, model)
+    return encode_metadata(RestartPoint(0, 0, 0), rules, model)
 
 
 def said(life: PageTrace, what: str) -> list[str]:
