@@ -96,11 +96,11 @@ class Publisher:
 
     def _reject(self, reason: str, version: int, *, by: str) -> None:
         self.rejected += 1
-        log.error("version rejected; the live one stays", version=version, by=by, why=reason)
+        log.error("version rejected; the live one stays", version=version, by=by, reason=reason)
         try:
             quarantine(self._config.quarantine, version, reason, self._model)
         except OSError as error:
-            log.error("its evidence can't be written", why=str(error), folder=str(self._config.quarantine))
+            log.error("its evidence can't be written", reason=str(error), folder=str(self._config.quarantine))
 
 
 def publish_config(model: Model, settings: Settings) -> PublishConfig:

@@ -163,7 +163,7 @@ class Uploader(threading.Thread):
         except Fenced as error:
             self.fenced = error
         except BadSnapshot as error:
-            log.warning("a version couldn't be published; a full base is next", why=str(error))
+            log.warning("a version couldn't be published; a full base is next", reason=str(error))
             self._request_base()
         finally:
             self._version = None
@@ -193,7 +193,7 @@ class Uploader(threading.Thread):
                 raise
             except SnapshotError as error:  # unavailable, full, or access denied: people can fix each meanwhile
                 if attempt == 0:
-                    log.warning("can't publish; trying again", why=str(error))
+                    log.warning("can't publish; trying again", reason=str(error))
                 if self._stopping:
                     return
                 with self._wake:
@@ -204,7 +204,7 @@ class Uploader(threading.Thread):
         try:
             head, versions = self._head(), self._store.versions()
         except SnapshotError as error:
-            log.warning("can't read the head; the next version will be checked against it", why=str(error))
+            log.warning("can't read the head; the next version will be checked against it", reason=str(error))
         else:
             self.head_version = head.version if head else 0
             self.newest_version = max([self.head_version, *versions])
@@ -245,5 +245,5 @@ class Uploader(threading.Thread):
     def _warn_once(self, subject: str, what: str, why: Exception) -> None:
         """Once per reason, until the subject has recovered."""
         if self._warned.get(subject) != str(why):
-            log.warning(what, why=str(why))
+            log.warning(what, reason=str(why))
         self._warned[subject] = str(why)
