@@ -1,4 +1,4 @@
-"""The golden pages of a random model: a ranker dry-runs each version with them, as it does with a learner's.
+"""The golden pages of a random model: a ranker validates each version with them, as it does with a learner's.
 
 The published values of their keys are recorded here, so that their scores are computed independently of the ranker.
 """

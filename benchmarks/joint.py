@@ -19,7 +19,7 @@ import torch
 from rich.table import Table
 
 from learner.deep.deep_model import DeepModel
-from learner.deep.joint_step import Inputs, Targets, learn_record
+from learner.deep.joint_step import Inputs, Targets, learn_micro_batches
 from learner.deep.tower import EPSILON
 from learner.training.example_batch import batch_of
 from learner.training.model import Model
@@ -109,7 +109,7 @@ def step(wide: Ftrl, deep: DeepModel, record: Record) -> None:
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
     cuts = np.array([0, len(told.labels)])
     state = wide.prepare(keys, 1)
-    learn_record(state, deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
+    learn_micro_batches(state, deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
 
 
 def joint_ex_s(spec: Spec, records: list[Record], batch: int) -> float:

@@ -2,7 +2,7 @@
 
 A delta is of 10,000 wide keys, as many statistics, 5,000 embedding rows and the dense layers of specs/movielens.toml.
 Publishing is packing, hashing, putting and moving the head; loading is reading, verifying and assembling,
-with the dry run on golden pages, by a ranker that is warmed up as a service is. Manifests have all fields that a
+with the validation on golden pages, by a ranker that is warmed up as a service is. Manifests have all fields that a
 learner's have. There is no peer: no other system publishes versions that are verified byte by byte.
 """
 
@@ -32,7 +32,7 @@ from thalweg.stack.server import LOOPBACK, end_process, free_port, redis_answers
 KEYS, ROWS = 10_000, 5_000  # of a delta
 DELTAS = 20
 RANKERS = (1, 10, 100)
-FOLD_SHARE = 0.25  # a merged delta's of its base, as a learner has it
+REBASE_SHARE = 0.25  # a merged delta's of its base, as a learner has it
 TODAY_MS = 1_800_000_000_000
 MIB = 1024 * 1024
 
@@ -80,7 +80,7 @@ def fullest(manifest: Manifest) -> Manifest:
 
     A merged delta has its maximum size before a learner builds a new base.
     """
-    merged = {name: part.base[: math.ceil(FOLD_SHARE * len(part.base))] for name, part in manifest.parts.items()}
+    merged = {name: part.base[: math.ceil(REBASE_SHARE * len(part.base))] for name, part in manifest.parts.items()}
     return structs.replace(
         manifest,
         parts={

@@ -27,7 +27,7 @@ from river import linear_model, optim
 
 from benchmarks.shop import names_of, raw_of, records_of, shop_spec, write_text
 from learner.training.model import Model
-from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates, WideExamples, WideOutput, learn_examples
+from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates, WideExamples, WideOutput, learn_wide_examples
 from stream.events.codec import decode_examples
 from stream.features.encoder import Batch as Pages
 from stream.features.encoder import WideKeys
@@ -54,7 +54,7 @@ def learn_all(ftrl: Ftrl, batches: Sequence[Batch]) -> list[float]:
         output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
         begun = time.process_time()
         state = ftrl.prepare(keys, 0)
-        learn_examples(state, keys, examples, 0, len(labels), False, output)
+        learn_wide_examples(state, keys, examples, 0, len(labels), False, output)
         ended = time.process_time()
         seconds.append(ended - begun)
         if ended - taken > TAKE_EVERY_S:

@@ -230,7 +230,7 @@ class CheckpointFiles:
             try:
                 return self._read(path)
             except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError) as error:
-                log.error("a checkpoint can't be read; trying the one before", path=str(path), why=repr(error))
+                log.error("a checkpoint can't be read; trying the one before", path=str(path), reason=repr(error))
         if paths:
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} can be read: move them away "

@@ -21,7 +21,7 @@ class DeadLetterBuffer:
         """Buffer the dead letter of a rejected event."""
         self.count += 1
         self._unconfirmed.append(dead_letter(original, "BadEvent", reason, source))
-        log.warning("a dead letter", why=reason, offset=source.offset)
+        log.warning("a dead letter", reason=reason, offset=source.offset)
 
     def confirm(self) -> None:
         """Send all and wait until the log has them; after a failure the next call resends the others.

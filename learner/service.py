@@ -107,7 +107,7 @@ class Learner:
                 self.files.write(checkpoint)
                 self._checkpoint_offset = checkpoint.meta.offset
             except CheckpointError as error:
-                log.error("no checkpoint was written; learning goes on", why=str(error))
+                log.error("no checkpoint was written; learning goes on", reason=str(error))
 
     def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
         """Records of `examples` from this offset up to the one that is being learned.
@@ -140,7 +140,7 @@ class Learner:
             try:
                 print(*lines, sep="\n", flush=True)
             except OSError as error:  # a full disk, or a closed pipe
-                log.warning("progress can't be printed; learning goes on", why=str(error))
+                log.warning("progress can't be printed; learning goes on", reason=str(error))
         marks.clear()
 
     def update_metrics(self, *, now: bool = False) -> None:
@@ -222,7 +222,7 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
 def back_off(error: Exception, attempt: int, stopping: threading.Event) -> int:
     """Log why, and wait longer at each attempt. Returns the next attempt's number."""
     wait_s = BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
-    log.warning("waiting", why=str(error), again_in_s=wait_s)
+    log.warning("waiting", reason=str(error), again_in_s=wait_s)
     stopping.wait(wait_s)
     return attempt + 1
 
@@ -240,7 +240,7 @@ def _poll(learner: Learner, reader: Reader, accept_gap: bool) -> list[Record]:
         if learner.offset != START:  # else nothing was missed: the start has moved since it was looked up
             if not accept_gap:
                 raise
-            log.error("continuing past the gap (--accept-gap)", why=str(gap))
+            log.error("continuing past the gap (--accept-gap)", reason=str(gap))
         learner.model.drop_records_before(gap.start)
         reader.seek(gap.partition, START)
         return []
@@ -280,7 +280,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
         except LogError as error:
             log.warning(
                 "no last checkpoint: dead letters are unconfirmed; the next start reads their records again",
-                why=str(error),
+                reason=str(error),
             )
         finally:
             publisher.uploader.stop()
@@ -292,4 +292,4 @@ def _close(log_: Log) -> None:
     try:
         log_.close()
     except LogError as error:
-        log.warning("the log couldn't send everything", why=str(error))
+        log.warning("the log couldn't send everything", reason=str(error))

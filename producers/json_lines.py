@@ -104,7 +104,7 @@ def _event(line: AnyLine) -> WorldEvent:
     if isinstance(line, UserLine):
         return User(line.user, line.attributes)
     if isinstance(line, InstallLine) and line.retracted and not line.install_id:
-        raise BadEvent("a retraction needs the install_id of the install that it takes back")
+        raise BadEvent("a retraction needs the install_id of the install that it retracts")
     at_ms = line.at_ms()
     if isinstance(line, TickLine):
         return Tick(at_ms)

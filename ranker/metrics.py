@@ -7,11 +7,13 @@ from prometheus_client import Counter, Gauge, Histogram
 FRESHNESS_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 60)
 LATENCY_S: Final = tuple(ms / 1e3 for ms in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 100, 200, 500))
 
-LATENCY = Histogram("thalweg_ranker_rank_seconds", "from request read to reply handed to the log", buckets=LATENCY_S)
+LATENCY = Histogram(
+    "thalweg_ranker_rank_seconds", "from request read until its reply is ready to send", buckets=LATENCY_S
+)
 REPLIES = Counter("thalweg_ranker_replies", "replies sent")
 INCOMPLETE = Counter("thalweg_ranker_incomplete_replies", "replies that lack something, by what they lack", ["note"])
 ERRORS = Counter("thalweg_ranker_errors", "requests answered with an error")
-DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests that could not be taken")
+DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests rejected")
 BAD_ENTITIES = Counter(
     "thalweg_ranker_bad_entities", "records of compacted topics that can't be read, by topic", ["topic"]
 )
@@ -21,9 +23,9 @@ USERS = Gauge("thalweg_ranker_users", "users known")
 VERSION = Gauge("thalweg_ranker_version", "version that is live")
 STALENESS = Gauge("thalweg_ranker_staleness_seconds", "age of the live version's newest label, at the last reply")
 SWAPS = Counter("thalweg_ranker_swaps", "versions swapped in")
-REJECTED_VERSIONS = Counter("thalweg_ranker_rejected_versions", "versions that failed their dry run")
+REJECTED_VERSIONS = Counter("thalweg_ranker_rejected_versions", "versions that failed validation")
 HEAD_IS_OLDER = Gauge("thalweg_ranker_head_is_older", "1 while the store's head has learned less than what is live")
-BUILD = Histogram("thalweg_ranker_build_seconds", "from manifest read to version tried out", buckets=LATENCY_S)
+BUILD = Histogram("thalweg_ranker_build_seconds", "from manifest read to version validated", buckets=LATENCY_S)
 SERVABLE = Histogram(
     "thalweg_ranker_servable_seconds", "from an install's ingest to the swap of its version", buckets=FRESHNESS_S
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from learner.deep.tower import EPSILON, TowerState, allocate_activations, backward, forward
 from learner.deep.vocabulary import VocabularyState, count_sightings, look_up, mark_row
-from learner.wide.ftrl import WideExamples, WideOutput, learn_examples
+from learner.wide.ftrl import WideExamples, WideOutput, learn_wide_examples
 from stream.features.encoder import WideKeys
 from stream.features.quantiles import quantise
 from stream.runtime.prefetch import prefetch
@@ -55,7 +55,7 @@ class Targets(NamedTuple):
 
 
 @kernel
-def learn_record(
+def learn_micro_batches(
     wide: Any, deep: Any, inputs: Any, targets: Any, bounds: Any, fake_negative: Any, predictions: Any, wide_logits: Any
 ) -> None:
     """Learn the micro-batches between neighbouring `bounds` in order; each is predicted before it's learned.
@@ -69,8 +69,8 @@ def learn_record(
     for batch in range(bounds.shape[0] - 1):
         first, last = bounds[batch], bounds[batch + 1]
         activations, slots, rows = predict_batch(deep, inputs, first, last, logits)
-        learn_examples(wide, keys, examples, first, last, fake_negative, output)
-        learn_batch(deep, inputs, first, last, activations, rows, gradients)
+        learn_wide_examples(wide, keys, examples, first, last, fake_negative, output)
+        step_deep(deep, inputs, first, last, activations, rows, gradients)
         record_sightings(deep, inputs, targets, first, last, slots)
         for b in range(first, last):
             logit = np.float64(wide_logits[b]) + np.float64(logits[b])
@@ -83,7 +83,7 @@ def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, fake_negative: 
     n = predictions.shape[0]
     zeros, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
     examples, output = WideExamples(zeros, targets.labels, targets.weights), WideOutput(logits, np.empty(n, np.float32))
-    learn_examples(wide, WideKeys(keys, offsets), examples, 0, n, fake_negative, output)
+    learn_wide_examples(wide, WideKeys(keys, offsets), examples, 0, n, fake_negative, output)
     for b in range(n):
         predictions[b] = np.float32(1.0 / (1.0 + np.exp(-np.float64(logits[b]))))
 
@@ -139,7 +139,7 @@ def pool(embeddings: Any, rows: Any, offsets: Any, lists: Any, out: Any, width: 
 
 
 @kernel
-def learn_batch(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, rows: Any, gradients: Any) -> None:
+def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, rows: Any, gradients: Any) -> None:
     """One AdaGrad step after `predict_batch`; gradients [first:last] are divided by the micro-batch's size."""
     tower, lists = deep.tower, deep.lists
     padded = np.zeros(activations.shape[0] // tower.widths.sum(), np.float32)

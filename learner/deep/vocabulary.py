@@ -52,12 +52,12 @@ class Vocabulary:
             self._changed: I64 = np.zeros(max_rows + 1, np.int64)
         except MemoryError:
             raise SpecError(
-                f"no room for {max_rows} embedding rows of {dim}: set deep.max_rows to what this machine can hold"
+                f"no room for {max_rows} embedding rows of {dim}: set deep.max_rows to what this machine has memory for"
             ) from None
         self._free: I64 = np.zeros(0, np.int64)
         self.counts: I64 = np.array([1, 0, 0], np.int64)
         self.evicted = self.evicted_pending = 0  # ids with a row, and without
-        self.tombstones: list[U64] = []  # published ids that lost their row since: never more than rows
+        self.tombstones: list[U64] = []  # published ids that lost their row since the last publish; at most `max_rows`
 
     @property
     def rows(self) -> int:

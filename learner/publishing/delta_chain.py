@@ -16,7 +16,7 @@ from stream.snapshots.payload import Array, Digests, digests_of, pack, split
 from stream.tables.dtypes import U64
 from stream.tables.hash_table import distinct
 
-FOLD_SHARE = 0.25
+REBASE_SHARE = 0.25
 DELTAS_RETAINED = 8  # small deltas left by a merge: a ranker may be this many versions behind and not read the merge
 
 
@@ -63,13 +63,13 @@ class PartLayers:
 class DeltaChain:
     """One part's layers so far, and which keys changed since its base.
 
-    At `deltas_max` small deltas a merge leaves `deltas_retained`; over `fold_share` of the base it makes a new base.
+    At `deltas_max` small deltas a merge leaves `deltas_retained`; over `rebase_share` of the base it makes a new base.
     """
 
     part: PartSource
     deltas_max: int = DELTAS_MAX
     deltas_retained: int = DELTAS_RETAINED
-    fold_share: float = FOLD_SHARE
+    rebase_share: float = REBASE_SHARE
     layers: PartLayers | None = None
     _base_size: int = 0
     _since_base: list[U64] = field(default_factory=list)  # keys of the merged delta, then of each small one
@@ -87,8 +87,8 @@ class DeltaChain:
         self._since_base.append(changed)
         new: list[PartPayload] = []
         if len(self.layers.deltas) == self.deltas_max:
-            fold = len(distinct(np.concatenate(self._since_base))) > self.fold_share * self._base_size
-            new.append(self._rebase() if fold else self._merge())
+            is_large = len(distinct(np.concatenate(self._since_base))) > self.rebase_share * self._base_size
+            new.append(self._rebase() if is_large else self._merge())
         new.append(PartPayload(self.part.payload(changed)))
         assert self.layers is not None, "there is a base"
         self.layers = replace(self.layers, deltas=(*self.layers.deltas, new[-1]), version=version)
@@ -96,7 +96,7 @@ class DeltaChain:
         return new
 
     def _merge(self) -> PartPayload:
-        """Merge all small deltas but those that stay. The new version's own delta is yet to come.
+        """Merge all small deltas except the newest DELTAS_RETAINED. The new version's delta is added afterwards.
 
         Rows are as they are now; those that changed after the covered version are in a small delta, too.
         """

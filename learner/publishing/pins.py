@@ -26,7 +26,7 @@ class PinBackup:
             if self._decision.version:
                 self._files.manifest(self._decision.version)
         except BadSnapshot as error:
-            log.error("the backup of the pinned version can't be read", why=str(error))
+            log.error("the backup of the pinned version can't be read", reason=str(error))
             self._files.clear()
             self._decision = UNDECIDED
 

@@ -59,7 +59,7 @@ class Publisher:
         if not self._model.examples or uploader.busy or now_ms - self._last_ms < self._config.every_ms:
             return False
         if uploader.invalid:
-            self._reject(uploader.invalid)
+            self._reject(uploader.invalid, self.version, by="packing")
             uploader.invalid = ""
         if uploader.needs_base:
             uploader.needs_base = False
@@ -71,7 +71,7 @@ class Publisher:
         spec, window = self._model.spec, self._model.progress.window()
         corrected = spec.label.policy == "fake_negative"
         if reason := rejection(spec.publish.gate, window, self._model.finite(), corrected=corrected):
-            self._reject(reason)
+            self._reject(reason, self.version + 1, by="gate")
             return False
         deep = self._deep_is_due(now_ms)
         metrics = self._model.progress.metrics()
@@ -94,13 +94,13 @@ class Publisher:
             and self._model.examples != self._last_deep_examples
         )
 
-    def _reject(self, reason: str) -> None:
+    def _reject(self, reason: str, version: int, *, by: str) -> None:
         self.rejected += 1
-        log.error("the gate rejected a version; the live one stays", version=self.version + 1, why=reason)
+        log.error("version rejected; the live one stays", version=version, by=by, reason=reason)
         try:
-            quarantine(self._config.quarantine, self.version + 1, reason, self._model)
+            quarantine(self._config.quarantine, version, reason, self._model)
         except OSError as error:
-            log.error("its evidence can't be written", why=str(error), folder=str(self._config.quarantine))
+            log.error("its evidence can't be written", reason=str(error), folder=str(self._config.quarantine))
 
 
 def publish_config(model: Model, settings: Settings) -> PublishConfig:

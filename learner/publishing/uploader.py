@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -38,6 +39,14 @@ class PublishConfig:
     numbers: Path
 
 
+class StoreState(NamedTuple):
+    """The store's head, its newest version, and the offset in `examples` that the head has learned up to."""
+
+    head: Head | None
+    newest_version: int
+    offset: int
+
+
 class Uploader(threading.Thread):
     """Uploads versions, one at a time. The learner's thread reads the attributes without an underscore."""
 
@@ -59,7 +68,7 @@ class Uploader(threading.Thread):
         self.owns_model = False  # from then on it accepts versions
         self.published = 0  # newest version in the store
         self.head_version = 0  # when a base was last requested; 0: none
-        self.newest_version = 0  # likewise: the next version must be greater
+        self.newest_version = 0  # when a base was last requested: the next version must be greater
         self.needs_base = False
         self.invalid = ""  # why a version couldn't be packed
         self.fenced: Fenced | None = None
@@ -104,44 +113,41 @@ class Uploader(threading.Thread):
     def _acquire(self) -> None:
         """Take ownership of the model, if its learner has caught up. Then a full base is next."""
         try:
-            head, newest, offset = self._store_state()
-            if self.offset >= offset and not self.token:
+            state = self._store_state()
+            if self.offset >= state.offset and not self.token:
                 self.token = self._store.take_token(max(self._used.token, self._allocator.read().token))
-                head, newest, offset = self._store_state()  # the previous owner may have published until it was fenced
+                state = self._store_state()  # the previous owner may have published until it was fenced
         except SnapshotError as error:
             self._warn_once("acquire", "learning, but nothing is published until the store is available", error)
             return
         if self._warned.pop("acquire", ""):
             log.info("the store is available")
-        if self.offset < offset:
-            self._warn_behind(head, offset)
+        if self.offset < state.offset:
+            self._warn_behind(state)
             return
-        self.head_version = head.version if head else 0
-        self.newest_version = max(newest, self._used.version, self._allocator.read().version)
+        self.head_version = state.head.version if state.head else 0
+        self.newest_version = max(state.newest_version, self._used.version, self._allocator.read().version)
         self.needs_base = self.owns_model = True
 
-    def _warn_behind(self, head: Head | None, offset: int) -> None:
-        """Once: catching up may take long, or for ever."""
-        if head and "behind" not in self._warned:
+    def _warn_behind(self, state: StoreState) -> None:
+        """Once: catching up may take long, or the learner may stay behind permanently."""
+        if state.head and "behind" not in self._warned:
             self._warned["behind"] = "warned"
             log.warning(
                 "learning, but nothing is published before as much was learned as the live version has; "
                 "if `examples` was recreated since, give the model another name",
-                live=head.version, learned=self.offset, wanted=offset,
+                live=state.head.version, learned=self.offset, wanted=state.offset,
             )  # fmt: skip
 
-    def _store_state(self) -> tuple[Head | None, int, int]:
-        """The head, the newest version, and the offset in `examples` that the head has learned up to.
-
-        A head or a manifest that can't be read counts as lost.
-        """
+    def _store_state(self) -> StoreState:
+        """Read the store's state; a head or a manifest that can't be read counts as lost."""
         head, offset = self._head(), 0
         versions = self._store.versions()
         try:
             offset = self._store.manifest(head.version).offset.get(0, 0) if head else 0
         except BadSnapshot as error:
             self._warn_once("live", "the live version can't be read: a full base will replace it", error)
-        return head, max([head.version if head else 0, *versions]), offset
+        return StoreState(head, max([head.version if head else 0, *versions]), offset)
 
     def _head(self) -> Head | None:
         """The head; None when there is none, or it can't be read."""
@@ -157,7 +163,7 @@ class Uploader(threading.Thread):
         except Fenced as error:
             self.fenced = error
         except BadSnapshot as error:
-            log.warning("a version couldn't be published; a full base is next", why=str(error))
+            log.warning("a version couldn't be published; a full base is next", reason=str(error))
             self._request_base()
         finally:
             self._version = None
@@ -187,7 +193,7 @@ class Uploader(threading.Thread):
                 raise
             except SnapshotError as error:  # unavailable, full, or access denied: people can fix each meanwhile
                 if attempt == 0:
-                    log.warning("can't publish; trying again", why=str(error))
+                    log.warning("can't publish; trying again", reason=str(error))
                 if self._stopping:
                     return
                 with self._wake:
@@ -198,7 +204,7 @@ class Uploader(threading.Thread):
         try:
             head, versions = self._head(), self._store.versions()
         except SnapshotError as error:
-            log.warning("can't read the head; the next version will be checked against it", why=str(error))
+            log.warning("can't read the head; the next version will be checked against it", reason=str(error))
         else:
             self.head_version = head.version if head else 0
             self.newest_version = max([self.head_version, *versions])
@@ -239,5 +245,5 @@ class Uploader(threading.Thread):
     def _warn_once(self, subject: str, what: str, why: Exception) -> None:
         """Once per reason, until the subject has recovered."""
         if self._warned.get(subject) != str(why):
-            log.warning(what, why=str(why))
+            log.warning(what, reason=str(why))
         self._warned[subject] = str(why)

@@ -62,5 +62,5 @@ class VersionAllocator:
 
     def _log_once(self, why: str) -> None:
         if why != self._logged:
-            log.error("version numbers aren't reserved: after a lost store they might be used again", why=why)
+            log.error("version numbers aren't reserved: after a lost store they might be used again", reason=why)
         self._logged = why

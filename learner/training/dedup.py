@@ -1,8 +1,8 @@
 """Deduplication by example id: bounded, and exact within its bound.
 
-What joiners emit again follows anything that other partitions of `events` caused meanwhile, but keeps the order of its
-own partition: so ids are remembered per partition. Records without a source (from earlier builds, or replayed dead
-letters) may hold ids of any partition: all partitions are searched for their ids, and their ids for all partitions.
+A joiner repeats a partition's output in order, after any amount of other partitions' output. So ids are remembered per
+partition. A record without a source (from earlier builds, or a replayed dead letter) may contain ids of any partition:
+it is checked against all partitions, and its ids are remembered for all of them.
 """
 
 from typing import Any, Final

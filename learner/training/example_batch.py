@@ -17,7 +17,7 @@ from stream.runtime.errors import BadEvent
 from stream.tables.dtypes import F32, I64, U64
 from stream.tables.jit import kernel
 
-Rejected = tuple[Examples, str]  # and the reason
+RejectedExamples = tuple[Examples, str]  # and the reason
 Selection = npt.NDArray[np.bool_] | I64 | slice
 
 
@@ -59,7 +59,9 @@ class ExampleBatch:
         return bounds
 
 
-def batch_of(record: Sequence[Examples], layout: Layout, micro_batch: int) -> tuple[ExampleBatch, list[Rejected]]:
+def batch_of(
+    record: Sequence[Examples], layout: Layout, micro_batch: int
+) -> tuple[ExampleBatch, list[RejectedExamples]]:
     """A record's examples, and its rejected pages.
 
     Micro-batches are cut at fixed indices, before anything is dropped.
@@ -148,7 +150,7 @@ def _valid(labels: Any, weights: Any) -> Any:
 
 @kernel
 def match_window(ids: Any, ring: Any, index: Any, end: Any) -> Any:
-    """Which of these ids, in order, the ring holds from `index` on; and the index after the last match."""
+    """Which of these ids, in order, the ring contains from `index` on; and the index after the last match."""
     keep = np.zeros(ids.shape[0], np.bool_)
     for b in range(ids.shape[0]):
         if index < end and ids[b] == ring[index % ring.shape[0]]:

@@ -13,12 +13,18 @@ FIGURES = {
         "thalweg_learner_predicted_examples", "examples that the figures are of: first labels only", LABELS
     ),
     "auc": Gauge("thalweg_learner_auc", "AUC, each predicted just before it was learned; by slice and window", LABELS),
-    "log_loss": Gauge("thalweg_learner_log_loss", "mean log loss, likewise", LABELS),
-    "normalised_entropy": Gauge(
-        "thalweg_learner_normalised_entropy", "log loss / that of always predicting the base rate", LABELS
+    "log_loss": Gauge(
+        "thalweg_learner_log_loss",
+        "mean log loss, each predicted just before it was learned; by slice and window",
+        LABELS,
     ),
-    "base_rate": Gauge("thalweg_learner_base_rate", "mean label, likewise", LABELS),
-    "calibration": Gauge("thalweg_learner_calibration", "mean prediction / mean label, likewise", LABELS),
+    "normalised_entropy": Gauge(
+        "thalweg_learner_normalised_entropy",
+        "log loss / that of always predicting the base rate; by slice and window",
+        LABELS,
+    ),
+    "base_rate": Gauge("thalweg_learner_base_rate", "mean label; by slice and window", LABELS),
+    "calibration": Gauge("thalweg_learner_calibration", "mean prediction / mean label; by slice and window", LABELS),
 }
 for gauge in FIGURES.values():
     gauge.labels(ALL, "lifetime")  # present from the first scrape on
@@ -28,7 +34,7 @@ ORGANIC = Total("thalweg_learner_organic_installs", "installs without a page lea
 DEAD_LETTERS = Total("thalweg_learner_dead_letters", "events that the learner rejected, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
 VERSION = Gauge("thalweg_learner_published_version", "newest version in the store")
-REJECTED = Total("thalweg_learner_rejected_versions", "versions that the gate rejected, in this process")
+REJECTED = Total("thalweg_learner_rejected_versions", "versions rejected, by the gate or when packed, in this process")
 KEYS = Gauge("thalweg_learner_keys", "keys in tables, by part; of the deep part ids with an embedding row", ["part"])
 EVICTED_KEYS = Total(
     "thalweg_learner_evicted_keys", "keys that expired or were over the bound, by part and reason", ("part", "reason")

@@ -16,10 +16,10 @@ import numpy as np
 from river.drift import ADWIN
 
 from learner.deep.deep_model import FIRST_FREEZE, DeepModel
-from learner.deep.joint_step import Inputs, Targets, learn_record, learn_wide
+from learner.deep.joint_step import Inputs, Targets, learn_micro_batches, learn_wide
 from learner.deep.warm_start import WindowChunk, warm_start
 from learner.training.dedup import NO_SOURCE, RecentIds
-from learner.training.example_batch import ExampleBatch, Rejected, batch_of, chunked, match_window
+from learner.training.example_batch import ExampleBatch, RejectedExamples, batch_of, chunked, match_window
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.shown_items import ShownItems
 from learner.training.slices import Slices
@@ -56,7 +56,7 @@ class Model:
     learned_ms: int = 0  # ingest time of the newest label
     warm_starts: int = 0
     warm_start_at: int = 0  # example index of the last warm start
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedExamples] = field(default_factory=list)
     installs: list[tuple[int, int]] = field(
         default_factory=list
     )  # (id, ingest ms) first learned since the last publish; sampled by the smallest ids, which are hashes
@@ -75,7 +75,7 @@ class Model:
         self.shown = ShownItems()
         window = spec.deep.warm_start.window if self.deep else 0
         self.window_ids: U64 = np.zeros(window, np.uint64)  # ring by example index
-        self.window_wide: F32 = np.zeros(window, np.float32)  # wide logits, likewise
+        self.window_wide: F32 = np.zeros(window, np.float32)  # wide logits of the same examples
         self.records: deque[tuple[int, int]] = deque()  # (offset, example index at its start) of the window
         self._reset_drift()
         self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
@@ -130,12 +130,12 @@ class Model:
         if not len(batch):
             return 0
         self._note_record(offset)
-        self._record_results(batch, self._learn(batch, batch.micro_batch_bounds()))
+        self._record_results(batch, self._learn_batch(batch, batch.micro_batch_bounds()))
         if len(self.installs) > 2 * INGESTS_MAX:
             self.installs = sorted(self.installs)[:INGESTS_MAX]
         return len(batch)
 
-    def _learn(self, batch: ExampleBatch, bounds: I64) -> F32:
+    def _learn_batch(self, batch: ExampleBatch, bounds: I64) -> F32:
         """Predict, then learn each micro-batch between neighbouring bounds; run whatever is due at an example index
         between them. Returns predictions."""
         keys, time_ms = self.encoder.wide_keys(batch.pages), int(batch.time_ms.max())
@@ -155,7 +155,7 @@ class Model:
             if not due and end + 1 < len(bounds):
                 continue
             deep = self.deep.prepare(encoded.ids)
-            learn_record(state, deep, inputs, targets, bounds[begun : end + 1], fake_negative, predictions, wide)
+            learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], fake_negative, predictions, wide)
             self._add_to_window(batch.ids[bounds[begun] : bounds[end]], wide[bounds[begun] : bounds[end]])
             begun = end
             for action in due:

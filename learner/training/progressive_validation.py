@@ -137,7 +137,8 @@ class ProgressiveValidation:
         """Record these, in order. `members` bool [B, S]: which is in which slice; None: none in any. `corrected` bool
         [B]: whose other label was recorded before; None: none's.
 
-        Returns what they add to the sum of log losses, float64 [B]. A prediction that is NaN shows there for ever.
+        Returns what they add to the sum of log losses, float64 [B]. A NaN prediction makes the log loss NaN
+        permanently.
         """
         n = len(predictions)
         if members is None:

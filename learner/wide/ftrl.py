@@ -71,7 +71,7 @@ class Rates(NamedTuple):
 
 
 class FtrlState(NamedTuple):
-    """What `learn_examples` works on: a table with room for the record's keys. Nested tuples would cost a µs a call."""
+    """State of `learn_wide_examples`: a table with room for the record's keys. Nested tuples would cost 1 µs a call."""
 
     slots: U64  # as in `TableArrays`
     dirty: U64
@@ -99,7 +99,7 @@ class WideExamples(NamedTuple):
 
 
 class WideOutput(NamedTuple):
-    """What `learn_examples` writes."""
+    """What `learn_wide_examples` writes."""
 
     logits: F32  # f32[B], of the wide part
     gradients: F32  # f32[B], of the full logit: weight · (σ(wide + deep) − label)
@@ -126,7 +126,7 @@ class Ftrl:
         return cls(FtrlRates(alphas, wide.beta, wide.l1, wide.l2), bounds=bounds)
 
     def prepare(self, keys: WideKeys, time_ms: int) -> FtrlState:
-        """Once a record, before `learn_examples`: make room for its keys, evict others. `time_ms`: event time.
+        """Once a record, before `learn_wide_examples`: make room for its keys, evict others. `time_ms`: event time.
 
         What it returns is valid until the next `prepare`.
         """
@@ -186,7 +186,7 @@ def _step(n: F32, inverse: F32, roots: F32, weights: F32, count: int, g: np.floa
 
 
 @kernel
-def learn_examples(
+def learn_wide_examples(
     state: FtrlState, keys: WideKeys, examples: WideExamples, first: int, last: int, fake_negative: bool,
     output: WideOutput,
 ) -> None:  # fmt: skip

@@ -20,7 +20,7 @@ from ranker.builder.blocks import Array, map_arrays
 from ranker.builder.wire import FAILURE_ERRORS, BuildFailure, BuildRequest, BuildResult, layers_of, receive, send
 from ranker.kernels.item_activation_cache import ActivationCache
 from ranker.kernels.net import Net
-from ranker.versions.model import Tower, Version, embeddings_of
+from ranker.versions.model import ServingTower, Version, embeddings_of
 from ranker.versions.version_loader import plan_of, version_of
 from stream.runtime.errors import StoreUnavailable
 from stream.runtime.settings import Settings
@@ -66,7 +66,7 @@ class BuilderClient:
         self._last = NO_BUILD
 
     def load(self, number: int, previous: Version | None = None) -> Version:
-        """Version `number`, after its dry run. Raises BadSnapshot when it must not be served, StoreUnavailable."""
+        """Version `number`, validated. Raises BadSnapshot when it must not be served, StoreUnavailable."""
         last = self._last if previous is self._last.version else NO_BUILD
         try:
             answer, descriptors = self._request(self.start(), BuildRequest(number, last.build))
@@ -132,7 +132,9 @@ def _assemble(
             net = Net(
                 **{name: arrays[number] for name, number in result.net.arrays.items()}, last_bias=result.net.last_bias
             )
-            tower = Tower(rows, net, ActivationCache(plan, embeddings_of(rows), net, live.items if live else None))
+            tower = ServingTower(
+                rows, net, ActivationCache(plan, embeddings_of(rows), net, live.items if live else None)
+            )
     shown = result.shown
     if shown is None:
         assert previous is not None, "the build refers to the previous names, but there are none"

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from ranker.builder.blocks import Array, ArrayRef, number_of
-from ranker.kernels.layered_table import LayeredTable, Name, Predecessor
+from ranker.kernels.layered_table import LayeredTable, PayloadId, Predecessor
 from stream.runtime.errors import BadSnapshot, SnapshotError, StoreUnavailable
 from stream.tables.delta_table import DeltaArrays, DeltaTable
 
@@ -31,8 +31,8 @@ class BuildRequest(msgspec.Struct, array_like=True):
 class TableRef(msgspec.Struct, array_like=True):
     """`LayeredTable` with their arrays by block number."""
 
-    names: tuple[Name, ...]
-    origin: Name
+    payload_ids: tuple[PayloadId, ...]
+    origin: PayloadId
     count: int
     base: int
     vectors: int
@@ -84,7 +84,7 @@ def layers_of(table: TableRef, arrays: Mapping[int, Array], overlays: dict[int, 
     unseen, unseen_of_base = (np.frombuffer(raw, np.float32).copy() for raw in (table.unseen, table.unseen_of_base))
     before = Predecessor(arrays[table.before[0]], *table.before[1:]) if table.before else None
     return LayeredTable(
-        table.names, table.origin, arrays[table.base], arrays[table.vectors], unseen_of_base, overlays[heads],
+        table.payload_ids, table.origin, arrays[table.base], arrays[table.vectors], unseen_of_base, overlays[heads],
         table.count, unseen, before,
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def table_ref(layers: LayeredTable) -> TableRef:
     base, vectors, *overlay = map(number_of, arrays_of(layers))
     before = (overlay.pop(), layers.predecessor.limit, layers.predecessor.settled) if layers.predecessor else None
     return TableRef(
-        layers.names, layers.origin, layers.count, base, vectors, overlay, layers.unseen.tobytes(),
+        layers.payload_ids, layers.origin, layers.count, base, vectors, overlay, layers.unseen.tobytes(),
         layers.unseen_of_base.tobytes(), before,
     )  # fmt: skip
 

@@ -104,7 +104,7 @@ def _user_context(
 
 @kernel
 def _is_of_user(plan: PlanArrays, k: int) -> bool:
-    """Is statistic k of the user alone?"""
+    """Whether statistic k is of the user alone."""
     crosses = plan.statistics
     return crosses.user_columns[k] == crosses.offsets[k + 1] - crosses.offsets[k]  # type: ignore[no-any-return]
 

@@ -1,11 +1,11 @@
-"""Caches what was read of pairs of items, for as long as it holds: a table of millions of pairs is far away in memory.
+"""Caches what was read of pairs of items while it is valid: a table of millions of pairs is far away in memory.
 
 Items of requests get *slots*, first come, first served. The cell of two slots has a number that was read of the pair,
-and the *view* (`delta_table.py`) in which it was read: it holds in any later view that has no newer entry for the
+and the *view* (`delta_table.py`) in which it was read: it is valid in any later view that has no newer entry for the
 pair. The delta's `latest` says so, by the leading bits of the pair's hash: at worst another pair with the same bits
 has a newer entry, and the cell is read again.
 
-Where a table is rebuilt, its views begin again: that is an *epoch*. What was read in the previous epoch still holds
+Where a table is rebuilt, its views begin again: that is an *epoch*. What was read in the previous epoch is still valid
 when neither its delta had a newer entry for the pair nor this one has since (`layered_table.Predecessor`); cells of
 other epochs don't. So the memory is allocated once and never cleared, which would cost as much as thousands of
 rankings.

@@ -22,7 +22,7 @@ class UserContext(NamedTuple):
 
     wide_keys: U64  # keys of the crosses' user columns: cross c continues from wide_keys[wide_ends[c]:wide_ends[c + 1]]
     wide_ends: I64  # i64[crosses + 1]
-    statistic_keys: U64  # the statistics' likewise
+    statistic_keys: U64  # the statistics' keys
     statistic_ends: I64  # i64[S + 1]
     slots: I64  # of the items of the user's history
     memory_items: U64  # the memory for statistic k: memory_items[memory_ends[k]:memory_ends[k + 1]]

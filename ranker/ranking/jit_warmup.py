@@ -37,7 +37,7 @@ def compile_kernels(scorer: Scorer) -> None:
     version: Version | None = None
     parts: dict[str, PartVersion] = {}
     for number in (1, 2):  # a base, then a delta over it
-        parts = {part: _extended(store, parts.get(part), content) for part, content in _contents().items()}
+        parts = {part: _extended(store, parts.get(part), payload) for part, payload in _payloads().items()}
         _publish(store, number, parts)
         version = loader.load(number, version)
         _rank(version, scorer)
@@ -57,7 +57,7 @@ def _rank(version: Version, scorer: Scorer) -> None:
     assert np.allclose(score_features(version, ranked.features, 2), ranked.scores), "the warm-up model doesn't rank"
 
 
-def _contents() -> Mapping[str, Mapping[str, Array]]:
+def _payloads() -> Mapping[str, Mapping[str, Array]]:
     one = np.ones(1, np.uint64)
     rows = np.zeros((1, WIDTH), np.uint64)
     rows[0, 0] = 1
@@ -74,8 +74,8 @@ def _contents() -> Mapping[str, Mapping[str, Array]]:
     return {"wide": wide, "statistics": {"rows": rows}, "deep": {"keys": one, **deep}}
 
 
-def _extended(store: SnapshotStore, part: PartVersion | None, content: Mapping[str, Array]) -> PartVersion:
-    raw = pack(content)
+def _extended(store: SnapshotStore, part: PartVersion | None, payload: Mapping[str, Array]) -> PartVersion:
+    raw = pack(payload)
     store.put_blobs(split(raw))
     named = digests_of(raw)
     return PartVersion(named) if part is None else PartVersion(part.base, part.merged, [*part.deltas, named])

@@ -38,7 +38,7 @@ class _Job:
         return span
 
     def past(self) -> bool:
-        """Is it past the deadline?"""
+        """Whether it is past the deadline."""
         return self.deadline_s is not None and time.monotonic() >= self.deadline_s
 
 

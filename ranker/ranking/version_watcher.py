@@ -1,4 +1,4 @@
-"""Serves the head, or the version that a person pinned: builds it beside the live one, dry-runs it, swaps it in."""
+"""Serves the head, or the version that a person pinned: builds it beside the live one, validates it, swaps it in."""
 
 import logging
 import threading
@@ -41,7 +41,7 @@ class ServedVersion:
 class VersionWatcher:
     """Keeps `served` at the store's head, or at the pinned version. `step` checks once; `run` repeats it until stopped.
 
-    A version that fails its dry run is rejected: reported, counted, and not retried while the head stays.
+    A version that fails validation is rejected: reported, counted, and not retried while the head stays.
     A store that is down changes nothing; neither does one that was wiped: a pin lasts until a person decides
     again, and the live version never becomes older, by the log offset it has learned, unless one is pinned.
     `files` save the live version for a start without a store. `loader` builds versions; by default this process does.
@@ -143,7 +143,7 @@ class VersionWatcher:
                 failures += 1
 
     def step(self) -> bool:
-        """Read the head; swap when it names a newer version that passes its dry run. Raises SnapshotError."""
+        """Read the head; swap when it names a newer version that passes validation. Raises SnapshotError."""
         served = self.served
         try:
             head = self._target()

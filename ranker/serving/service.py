@@ -76,7 +76,7 @@ class RankerService:
     def ready(self) -> tuple[bool, str]:
         """For `/readyz`: whether requests are answered, and the state."""
         served = self._watcher.served
-        version = f"version {served.version.number}" if served else "no model yet: by popularity"
+        version = f"version {served.version.number}" if served else "no model yet, ranking by static popularity"
         return self.state == "ready", f"{self.state} ({version})"
 
     def live(self) -> tuple[bool, str]:

@@ -35,7 +35,7 @@ _thread = threading.local()
 
 
 @dataclass(frozen=True)
-class Tower:
+class ServingTower:
     """The deep part: `embeddings` of ids; `net` is packed; `items`: the items' parts of the first layer."""
 
     embeddings: LayeredTable
@@ -57,7 +57,7 @@ class Version:
     wide: LayeredTable
     statistics: LayeredTable
     pairs: PairCache
-    tower: Tower | None
+    tower: ServingTower | None
     shown: tuple[str, ...]  # names of items on pages that were learned
 
     @property

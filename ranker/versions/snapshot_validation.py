@@ -1,4 +1,4 @@
-"""Validates a snapshot's contents against its spec: shapes, types, keys, ranges. All functions raise BadSnapshot."""
+"""Validates a snapshot's payloads against its spec: shapes, types, keys, ranges. All functions raise BadSnapshot."""
 
 from itertools import pairwise
 from typing import Any, Final
@@ -19,22 +19,22 @@ from stream.tables.hash_table import distinct
 SUM_MAX: Final = 1e18  # of a statistic: 2⁴⁰ labels of weight a million
 
 
-def wide_change(content: Payload) -> Change:
+def wide_change(payload: Payload) -> Change:
     """Keys and weights (float32 in the low half of a column). A weight of 0 equals an absent key."""
-    keys, weights = _keys(content, "keys"), _array(content, "weights", "<f4", 1)
+    keys, weights = _keys(payload, "keys"), _array(payload, "weights", "<f4", 1)
     if len(keys) != len(weights):
         raise BadSnapshot(f"{len(keys)} wide keys have {len(weights)} weights")
     columns = np.zeros((len(keys), 1), np.uint64)
     columns.view(np.float32)[:, 0] = weights
-    return Change(keys, columns, removed=_dead(content))
+    return Change(keys, columns, removed=_dead(payload))
 
 
-def statistic_change(content: Payload, plan: Plan) -> Change:
+def statistic_change(payload: Payload, plan: Plan) -> Change:
     """Keys and n, s, t (float64), within the range that labels can produce.
 
     An item similarity stores an item's id in column s: where the spec has one, s isn't checked.
     """
-    rows = _array(content, "rows", "<u8", 2)
+    rows = _array(payload, "rows", "<u8", 2)
     if rows.shape[1] != STATISTICS_WIDTH or not (rows[:, 0] != 0).all():
         raise BadSnapshot(f"statistics of shape {rows.shape} aren't rows of {STATISTICS_WIDTH} with a key")
     columns = np.array(rows[:, 1:])
@@ -45,12 +45,12 @@ def statistic_change(content: Payload, plan: Plan) -> Change:
     times = numbers[:, 2]
     if not ((times >= 0) & (times < TIME_MS_MAX) | (times == GONE_MS)).all():
         raise BadSnapshot("a statistic's time is not between 1970 and 2100")
-    return Change(np.array(rows[:, 0]), columns, removed=_dead(content))
+    return Change(np.array(rows[:, 0]), columns, removed=_dead(payload))
 
 
-def embedding_change(content: Payload, dim: int) -> Change:
-    """Ids and their embedding vectors, and the vector of unseen ids (key 0) if the content has one."""
-    keys, vectors = np.array(_array(content, "keys", "<u8", 1)), _floats(content, "vectors", None)
+def embedding_change(payload: Payload, dim: int) -> Change:
+    """Ids and their embedding vectors, and the vector of unseen ids (key 0) if the payload has one."""
+    keys, vectors = np.array(_array(payload, "keys", "<u8", 1)), _floats(payload, "vectors", None)
     if vectors.shape != (len(keys), dim):
         raise BadSnapshot(f"vectors of shape {vectors.shape} aren't {len(keys)} rows of {dim}")
     if len(distinct(keys)) != len(keys):
@@ -58,19 +58,19 @@ def embedding_change(content: Payload, dim: int) -> Change:
     known = keys != 0
     unseen = None if known.all() else vectors[~known][0]
     keys, vectors = keys[known], vectors[known]
-    return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(content), unseen)
+    return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(payload), unseen)
 
 
-def dense_layers(content: Payload, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
+def dense_layers(payload: Payload, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
     """Layers (weight [in, out], bias [out]) and quantile boundaries [numbers, quantiles - 1] or [0, 0]; float32."""
     deep, encoder = plan.spec.deep, plan.encoder
     numbers = len(encoder.deep_numbers)
     widths = [len(encoder.deep_lists) * deep.embedding_dim + 2 * numbers, *deep.hidden_units, 1]
     layers = [
-        (_floats(content, f"weight_{i}", shape), _floats(content, f"bias_{i}", shape[1:]))
+        (_floats(payload, f"weight_{i}", shape), _floats(payload, f"bias_{i}", shape[1:]))
         for i, shape in enumerate(pairwise(widths))
     ]
-    boundaries = _array(content, "boundaries", "<f4", 2)
+    boundaries = _array(payload, "boundaries", "<f4", 2)
     if boundaries.shape not in ((0, 0), (numbers, deep.quantiles - 1)):
         raise BadSnapshot(f"boundaries of shape {boundaries.shape} aren't {numbers} times {deep.quantiles - 1}")
     if (np.diff(boundaries, axis=1) < 0).any():
@@ -78,28 +78,28 @@ def dense_layers(content: Payload, plan: Plan) -> tuple[list[tuple[F32, F32]], F
     return layers, np.array(boundaries, np.float32)
 
 
-def _dead(content: Payload) -> U64:
+def _dead(payload: Payload) -> U64:
     """Keys of deleted rows: expired or evicted."""
-    return _keys(content, "dead") if "dead" in content else NO_KEYS
+    return _keys(payload, "dead") if "dead" in payload else NO_KEYS
 
 
-def _keys(content: Payload, name: str) -> U64:
-    """A writable copy: contents are read-only, and kernels are compiled for writable arrays."""
-    keys = _array(content, name, "<u8", 1)
+def _keys(payload: Payload, name: str) -> U64:
+    """A writable copy: payloads are read-only, and kernels are compiled for writable arrays."""
+    keys = _array(payload, name, "<u8", 1)
     if not keys.all():
         raise BadSnapshot("a key is 0, which marks an empty slot")
     return np.array(keys, np.uint64)
 
 
-def _floats(content: Payload, name: str, shape: tuple[int, ...] | None) -> F32:
-    array = _array(content, name, "<f4", 2 if shape is None else len(shape))
+def _floats(payload: Payload, name: str, shape: tuple[int, ...] | None) -> F32:
+    array = _array(payload, name, "<f4", 2 if shape is None else len(shape))
     if shape is not None and array.shape != shape:
         raise BadSnapshot(f"{name} of shape {array.shape} should have {shape}")
     return np.array(array, np.float32)
 
 
-def _array(content: Payload, name: str, dtype: str, dimensions: int) -> npt.NDArray[Any]:
-    array = content.get(name)
+def _array(payload: Payload, name: str, dtype: str, dimensions: int) -> npt.NDArray[Any]:
+    array = payload.get(name)
     if array is None or array.dtype.str != dtype or array.ndim != dimensions:
         found = "nothing" if array is None else f"{array.dtype.str} {list(array.shape)}"
         raise BadSnapshot(f"{name} should be {dtype} of {dimensions} dimensions, found {found}")

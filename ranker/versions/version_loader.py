@@ -1,9 +1,9 @@
-"""Loads versions from their manifests: fetches each content once, applies it to the previous version, then dry-runs it.
+"""Loads versions from their manifests: fetches each payload once, applies it to the previous version, validates it.
 
-A version costs only its new contents when its manifest begins with the previous one's contents, or when its merged
+A version costs only its new payloads when its manifest begins with the previous one's payloads, or when its merged
 delta covers deltas that the previous one has; another version of the same base costs its deltas. Nothing is served
-before `dry_run`: shapes fit the spec, all scores are finite, golden rows score as published, and the version's own
-statistics rank them.
+before `validate_version`: shapes fit the spec, all scores are finite, golden rows score as published, and the version's
+own statistics rank them.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ import numpy as np
 from msgspec import UNSET
 
 from ranker.kernels.item_activation_cache import ActivationCache
-from ranker.kernels.layered_table import Change, LayeredTable, Name, TableBuilder
+from ranker.kernels.layered_table import Change, LayeredTable, PayloadId, TableBuilder
 from ranker.kernels.net import net_of
 from ranker.kernels.pair_cache import new_cache
 from ranker.kernels.plan import Plan
 from ranker.kernels.table_reads import read_rows
-from ranker.versions.model import BATCH_ITEMS, Tower, Version, embeddings_of, score_features
+from ranker.versions.model import BATCH_ITEMS, ServingTower, Version, embeddings_of, score_features
 from ranker.versions.snapshot_validation import dense_layers, embedding_change, statistic_change, wide_change
 from stream.features.page_features import Catalogue, build_page, statistics_of, words_of
 from stream.features.statistic_reads import StatisticRows
@@ -40,7 +40,7 @@ class VersionProvider(Protocol):
     """Loads versions, each from the previous one: in this process, or in a builder process (`builder_client.py`)."""
 
     def load(self, number: int, previous: Version | None = None) -> Version:
-        """Version `number`, after its dry run. Raises BadSnapshot when it must not be served, StoreUnavailable."""
+        """Version `number`, validated. Raises BadSnapshot when it must not be served, StoreUnavailable."""
         ...
 
 
@@ -50,7 +50,7 @@ def load_version(store: VersionReader, model: str, number: int) -> Version:
 
 
 class VersionLoader:
-    """Loads versions of one model, each from the previous one, into arrays that `take` allocates. One thread only."""
+    """Loads versions of one model, each from the previous one, into arrays that `allocate` returns. One thread only."""
 
     def __init__(self, store: VersionReader, model: str, allocate: Allocate = cache_aligned) -> None:
         self._store = store
@@ -59,18 +59,18 @@ class VersionLoader:
         self._reset()
 
     def _reset(self) -> None:
-        self._deltas: dict[Name, Payload] = {}  # of the newest manifest: later ones name most of them again
-        self._stacks = {part: TableBuilder(self._allocate) for part in ("wide", "statistics", "deep")}
+        self._deltas: dict[PayloadId, Payload] = {}  # of the newest manifest: later ones name most of them again
+        self._table_builders = {part: TableBuilder(self._allocate) for part in ("wide", "statistics", "deep")}
 
     def load(self, number: int, previous: Version | None = None) -> Version:
-        """Version `number`, after its dry run. Raises BadSnapshot when it must not be served, StoreUnavailable."""
+        """Version `number`, validated. Raises BadSnapshot when it must not be served, StoreUnavailable."""
         try:
             manifest = self._store.manifest(number)
             if (manifest.model, manifest.version) != (self._model, number):
                 named = f"version {manifest.version} of {manifest.model}"
                 raise BadSnapshot(f"the manifest of version {number} of {self._model} says it is {named}")
             version = self._build(manifest, previous)
-            dry_run(version)
+            validate_version(version)
         except SnapshotError:
             raise
         except Exception:
@@ -83,37 +83,39 @@ class VersionLoader:
         if previous is not None and previous.plan is not plan:
             previous = None  # rows of another spec may have other widths
         if previous is not None:
-            previous = self._with_names_of(manifest, previous)
+            previous = self._relabel_merged_payloads(manifest, previous)
         parts = {"wide", "statistics"} | ({"deep"} if "deep" in plan.spec.parts else set())
         if missing := parts - set(manifest.parts):
             raise BadSnapshot(f"version {manifest.version} lacks {', '.join(sorted(missing))}, which its spec asks for")
-        named = {part: tuple(map(tuple, manifest.parts[part].payloads())) for part in parts}
+        payload_ids = {part: tuple(map(tuple, manifest.parts[part].payloads())) for part in parts}
         small = {tuple(d) for part in parts for d in manifest.parts[part].deltas}
         known = list(self._deltas.items())  # one atomic copy: the thread that builds a base writes to it, too
-        self._deltas = {name: content for name, content in known if name in small}
+        self._deltas = {payload_id: payload for payload_id, payload in known if payload_id in small}
 
         fetched = dict(self._deltas)
 
-        def read(name: Name) -> Payload:
-            if name not in fetched:
-                fetched[name] = fetch(self._store, name)
-                if name in small:
-                    self._deltas[name] = fetched[name]
-            return fetched[name]
+        def read(payload_id: PayloadId) -> Payload:
+            if payload_id not in fetched:
+                fetched[payload_id] = fetch(self._store, payload_id)
+                if payload_id in small:
+                    self._deltas[payload_id] = fetched[payload_id]
+            return fetched[payload_id]
 
         def layers(part: str, before: LayeredTable | None, change: Callable[[Payload], Change]) -> LayeredTable:
-            return self._stacks[part].build(named[part], before, lambda name: change(read(name)))
+            return self._table_builders[part].build(
+                payload_ids[part], before, lambda payload_id: change(read(payload_id))
+            )
 
         wide = layers("wide", previous.wide if previous else None, wide_change)
         before = previous.statistics if previous else None
-        statistics = layers("statistics", before, lambda content: statistic_change(content, plan))
+        statistics = layers("statistics", before, lambda payload: statistic_change(payload, plan))
         tower = old = previous.tower if previous else None
-        if "deep" in parts and (old is None or old.embeddings.names != named["deep"]):
+        if "deep" in parts and (old is None or old.embeddings.payload_ids != payload_ids["deep"]):
             dim = plan.spec.deep.embedding_dim
-            rows = layers("deep", old.embeddings if old else None, lambda content: embedding_change(content, dim))
-            # Each content has all dense arrays: the last one's are used.
-            net = net_of(plan, *dense_layers(read(named["deep"][-1]), plan))
-            tower = Tower(rows, net, ActivationCache(plan, embeddings_of(rows), net, old.items if old else None))
+            rows = layers("deep", old.embeddings if old else None, lambda payload: embedding_change(payload, dim))
+            # Each payload has all dense arrays: the last one's are used.
+            net = net_of(plan, *dense_layers(read(payload_ids["deep"][-1]), plan))
+            tower = ServingTower(rows, net, ActivationCache(plan, embeddings_of(rows), net, old.items if old else None))
         return version_of(manifest, plan, wide, statistics, tower, previous, self._shown(manifest, previous))
 
     def _shown(self, manifest: Manifest, previous: Version | None) -> tuple[str, ...]:
@@ -125,18 +127,18 @@ class VersionLoader:
             return previous.shown
         return unpack_names(fetch(self._store, part.base)) if part else ()
 
-    def _with_names_of(self, manifest: Manifest, live: Version) -> Version:
-        """The live version with the names that the next manifest has for its contents where those were merged."""
-        names = {part: applied_names(live.manifest, manifest, part) for part in manifest.parts}
-        if not any(names.values()) or not self._descends_from(live.manifest, manifest):
+    def _relabel_merged_payloads(self, manifest: Manifest, live: Version) -> Version:
+        """The live version, its payload ids replaced by those of the manifest that merged them."""
+        merged = {part: merged_payload_ids(live.manifest, manifest, part) for part in manifest.parts}
+        if not any(merged.values()) or not self._descends_from(live.manifest, manifest):
             return live
 
-        def renamed(part: str, layers: LayeredTable) -> LayeredTable:
-            return replace(layers, names=names[part]) if names.get(part) else layers
+        def relabelled(part: str, layers: LayeredTable) -> LayeredTable:
+            return replace(layers, payload_ids=merged[part]) if merged.get(part) else layers
 
-        tower = replace(live.tower, embeddings=renamed("deep", live.tower.embeddings)) if live.tower else None
+        tower = replace(live.tower, embeddings=relabelled("deep", live.tower.embeddings)) if live.tower else None
         return replace(
-            live, wide=renamed("wide", live.wide), statistics=renamed("statistics", live.statistics), tower=tower
+            live, wide=relabelled("wide", live.wide), statistics=relabelled("statistics", live.statistics), tower=tower
         )
 
     def _descends_from(self, live: Manifest, manifest: Manifest) -> bool:
@@ -156,7 +158,7 @@ def version_of(
     plan: Plan,
     wide: LayeredTable,
     statistics: LayeredTable,
-    tower: Tower | None,
+    tower: ServingTower | None,
     previous: Version | None,
     shown: tuple[str, ...],
 ) -> Version:
@@ -168,11 +170,11 @@ def version_of(
     return Version(manifest, plan, wide, statistics, pairs, tower, shown)
 
 
-def applied_names(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, ...]:
-    """Names in `manifest` of what the live version has of a part, where it was merged or folded since; else ().
+def merged_payload_ids(live: Manifest, manifest: Manifest, part: str) -> tuple[PayloadId, ...]:
+    """Payloads in `manifest` that the live version already contains under older ids; () if none were merged.
 
     That is so when the live version is not older than what base and merged delta cover, but has it as small deltas.
-    The small deltas that both name last are among the names. Only version numbers are compared, not publishers.
+    The small deltas that both name last are among them. Only version numbers are compared, not publishers.
     """
     before, now = live.parts.get(part), manifest.parts[part]
     if before is None or now.covers is UNSET or now.covers == before.covers:
@@ -181,8 +183,8 @@ def applied_names(live: Manifest, manifest: Manifest, part: str) -> tuple[Name, 
         return ()
     lengths = range(min(len(before.deltas), len(now.deltas)) + 1)
     shared = max(n for n in lengths if before.deltas[len(before.deltas) - n :] == now.deltas[:n])
-    contents = now.payloads()
-    return tuple(map(tuple, contents[: len(contents) - len(now.deltas) + shared]))
+    payloads = now.payloads()
+    return tuple(map(tuple, payloads[: len(payloads) - len(now.deltas) + shared]))
 
 
 def plan_of(manifest: Manifest, previous: Version | None) -> Plan:
@@ -199,7 +201,7 @@ def plan_of(manifest: Manifest, previous: Version | None) -> Plan:
     return plan
 
 
-def dry_run(version: Version) -> None:
+def validate_version(version: Version) -> None:
     """Rank pages, and compare the golden pages' scores with the published ones. Raises BadSnapshot.
 
     It also fills the version's caches before the first request. A golden page has the statistics of its own time;
@@ -209,7 +211,7 @@ def dry_run(version: Version) -> None:
                       np.zeros(1, np.int64))  # fmt: skip
     _rank(version, page, "an unknown item for an unknown user")
     if version.manifest.examples and not version.manifest.golden:
-        raise BadSnapshot(f"version {version.number} has learned, but has no golden page for its dry run")
+        raise BadSnapshot(f"version {version.number} has learned, but has no golden page to validate it with")
     if version.manifest.examples and not _has_labels(version):
         raise BadSnapshot(f"version {version.number} has learned, but its statistics have no label")
     for golden in version.manifest.golden:

@@ -8,8 +8,8 @@ from msgspec import structs
 
 from benchmarks.golden import ITEMS, PAGES
 from benchmarks.serving import Publisher, World
-from benchmarks.snapshot import FOLD_SHARE, fullest
-from learner.publishing.delta_chain import FOLD_SHARE as LEARNERS_FOLD_SHARE
+from benchmarks.snapshot import REBASE_SHARE, fullest
+from learner.publishing.delta_chain import REBASE_SHARE as LEARNERS_REBASE_SHARE
 from learner.publishing.version_builder import GOLDEN_ITEMS, VersionBuilder
 from learner.training.model import RECENT_PAGES, Model
 from ranker.versions.model import Version
@@ -55,7 +55,7 @@ def test_a_ranker_tries_out_every_version(publisher: Publisher) -> None:
 
 
 def test_what_was_put_and_not_noted_is_refused(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The dry run isn't idle: weights that golden scores don't know of show; a base that they know of is taken."""
+    """The validation isn't idle: weights that golden scores don't know of show; a base that they know of is taken."""
     with monkeypatch.context() as patched:
         patched.setattr(publisher.golden, "note", lambda _: None)
         publisher.delta(5_000, 3_000, 1_000)
@@ -68,7 +68,7 @@ def test_what_was_put_and_not_noted_is_refused(publisher: Publisher, monkeypatch
 
 def test_manifests_are_as_large_as_a_learners(publisher: Publisher) -> None:
     """A learner that has learned the same pages says as much of them, byte for byte, and tells the same metrics."""
-    assert (PAGES, ITEMS, FOLD_SHARE) == (RECENT_PAGES, GOLDEN_ITEMS, LEARNERS_FOLD_SHARE)
+    assert (PAGES, ITEMS, REBASE_SHARE) == (RECENT_PAGES, GOLDEN_ITEMS, LEARNERS_REBASE_SHARE)
     ours = publisher.cut()
     model = Model(publisher.spec)
     record = []

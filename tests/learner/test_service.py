@@ -335,7 +335,7 @@ def test_figures_that_cant_be_printed_are_told_and_learning_goes_on(
     with capture_logs() as told:
         room.learn()
     assert room.learner.model.examples == 36
-    assert {one["why"] for one in told} == {"[Errno 28] No space left on device"}
+    assert {one["reason"] for one in told} == {"[Errno 28] No space left on device"}
 
 
 def test_the_metrics_say_what_is_held_and_what_went(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from stream.events.types import Examples, SourceEvent
 from stream.joiner.label_rules import LabelRules
-from thalweg.audit.log_events import PartitionState
+from thalweg.audit.log_events import PartitionCursor
 from thalweg.audit.offline_join import Joined, offline_join
 from thalweg.audit.rules import AuditRules
 
@@ -34,7 +34,7 @@ def as_audited(rules: LabelRules) -> AuditRules:
 
 def joined(events: Sequence[SourceEvent], rules: LabelRules, ingests: Sequence[int] | None = None) -> Joined:
     """One partition's events in log order, joined. `ingests`: when each came, ms; None: after it had happened."""
-    partition = PartitionState(0, rules.lateness_ms)
+    partition = PartitionCursor(0, rules.lateness_ms)
     came = ingests or [event.time_ms for event in events]
     numbered = [partition.add(event, k, came[k]) for k, event in enumerate(events)]
     return offline_join([one for one in numbered if one is not None], as_audited(rules))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from learner.wide.ftrl import Ftrl, WideExamples, WideOutput, learn_examples
+from learner.wide.ftrl import Ftrl, WideExamples, WideOutput, learn_wide_examples
 from stream.features.encoder import WideKeys
 from stream.tables.dtypes import F32
 
@@ -14,5 +14,5 @@ def predict_then_learn(
     """Each example is predicted after the one before was learned. Wide logits and gradients, float32 [B]."""
     state, examples = ftrl.prepare(keys, time_ms), WideExamples(deep_logits, labels, weights)
     output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
-    learn_examples(state, keys, examples, 0, len(labels), fake_negative, output)
+    learn_wide_examples(state, keys, examples, 0, len(labels), fake_negative, output)
     return output

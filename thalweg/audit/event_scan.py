@@ -10,7 +10,7 @@ import msgspec
 from stream.events.codec import decode_events
 from stream.log.protocol import Record
 from thalweg.audit.audit_range import AuditRange, page_back_ms
-from thalweg.audit.log_events import InstallEvent, LogEvent, PageEvent, PartitionState
+from thalweg.audit.log_events import InstallEvent, LogEvent, PageEvent, PartitionCursor
 from thalweg.audit.offline_join import Joined, offline_join
 from thalweg.audit.rules import AuditRules
 from thalweg.audit.spill import BUCKETS, Spill
@@ -43,7 +43,7 @@ class EventScan:
         self.range = audit_range
         self.pages = self.installs = self.bad = self.future = 0
         self.unsure = 0  # judged pages that unread events may decide
-        self._partitions: dict[int, PartitionState] = {}
+        self._partitions: dict[int, PartitionCursor] = {}
         self._events: Spill[LogEvent] = Spill(folder, "events", LogEvent)
         self._request_ids: Spill[_RequestId] = Spill(folder, "request-ids", _RequestId)
         self._back_ms = page_back_ms(rules)
@@ -52,7 +52,7 @@ class EventScan:
         """Add one record."""
         partition = self._partitions.get(record.partition)
         if partition is None:
-            partition = self._partitions[record.partition] = PartitionState(record.partition, self.rules.lateness_ms)
+            partition = self._partitions[record.partition] = PartitionCursor(record.partition, self.rules.lateness_ms)
         events, bad = decode_events(record.value or b"")
         self.bad += len(bad)
         for event in events:

@@ -50,7 +50,7 @@ def page_digest(page: Impression) -> int:
     return xxhash.xxh3_64_intdigest(encode(page))
 
 
-class PartitionState:
+class PartitionCursor:
     """Numbers a partition's events as they are read, and advances its watermark."""
 
     def __init__(self, partition: int, lateness_ms: int) -> None:

@@ -25,7 +25,7 @@ def list_versions(
 ) -> None:
     """List the versions that are kept, the head and the pin.
 
-    With age, examples, metrics and contents.
+    With age, examples, metrics and payloads.
     """
     from stream.runtime.errors import BadSnapshot
     from thalweg.versions.snapshot_tables import versions_table
@@ -150,7 +150,7 @@ def rollback(spec: ModelSpec = None) -> None:
 
 @snapshots.command()
 def verify(spec: ModelSpec = None, json_file: JsonFile = None) -> None:
-    """Verify every content of every version that is kept.
+    """Verify every payload of every version that is kept.
 
     Digests, shapes and numbers. Exit code 1 if one is wrong.
     """
@@ -166,10 +166,10 @@ def verify(spec: ModelSpec = None, json_file: JsonFile = None) -> None:
     for line in faults:
         print(line)
     verified = len(versions) - verifier.collected
-    print(f"{verified} versions, {verifier.contents} contents in {verifier.blobs} blobs, {len(faults)} wrong")
+    print(f"{verified} versions, {verifier.payloads} payloads in {verifier.blobs} blobs, {len(faults)} wrong")
     if verifier.collected:
         print(f"{verifier.collected} versions were collected as too old before they were read")
-    write_json(json_file, {"versions": verified, "contents": verifier.contents, "wrong": len(faults)})
+    write_json(json_file, {"versions": verified, "contents": verifier.payloads, "wrong": len(faults)})
     if faults:
         raise typer.Exit(1)
 

@@ -17,7 +17,7 @@ from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import load_spec
 from thalweg.demo.caller import kafka_caller
-from thalweg.demo.freshness import FreshnessTracker
+from thalweg.demo.freshness import DemoFreshness
 from thalweg.demo.monitor import SERVICES, ClientProcess, DemoMonitor, RequestTally
 from thalweg.demo.rescore import rescore
 from thalweg.demo.screen import Screen
@@ -133,7 +133,7 @@ def run_replay(services: DemoServices, spec: Path, config: DemoConfig, console: 
         closing(ClientProcess(services, config.rps, config.sample_every)) as client,
         Screen(console) as screen,
     ):
-        monitor = DemoMonitor(services, FreshnessTracker(store), config.pages)
+        monitor = DemoMonitor(services, DemoFreshness(store), config.pages)
         services.start("replay", "replay", "movielens", "--spec", str(spec), "--rate", str(config.rate),
                        "--limit", str(config.pages), "--json", str(report))  # fmt: skip
         while not monitor.done:

@@ -34,7 +34,7 @@ def percentile(values: Sequence[float], p: float) -> float | None:
     return float(np.percentile(np.asarray(values, np.float64), p)) if len(values) else None
 
 
-class FreshnessTracker:
+class DemoFreshness:
     """Collects the delays of installs, in ms, when a version that has learned them first answers.
 
     An install that a skipped version learned counts with the first version after it that answers.

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from stream.runtime.errors import StackError
-from thalweg.demo.freshness import FreshnessTracker, percentile
+from thalweg.demo.freshness import DemoFreshness, percentile
 from thalweg.demo.open_loop_client import RequestOutcome
 from thalweg.demo.screen import ScreenState
 from thalweg.demo.services import DemoServices
@@ -98,7 +98,7 @@ class RateMeter:
 class DemoMonitor:
     """Keeps `state` up to date."""
 
-    def __init__(self, services: DemoServices, freshness: FreshnessTracker, pages_total: int) -> None:
+    def __init__(self, services: DemoServices, freshness: DemoFreshness, pages_total: int) -> None:
         self.requests = RequestTally()
         self.state = ScreenState(pages_total=pages_total)
         self.report: dict[str, float] = {}  # of the replay, once it has ended

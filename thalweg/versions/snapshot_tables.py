@@ -14,14 +14,14 @@ KIB = 1024
 
 def versions_table(manifests: Sequence[Manifest], head: int, pinned: int) -> Table:
     """Versions, one a row; head and pin are marked."""
-    table = Table("version", "", "made", "examples", "auc", "log loss", "installs new in it", "contents",
+    table = Table("version", "", "made", "examples", "auc", "log loss", "installs new in it", "payloads",
                   title="snapshots", title_justify="left")  # fmt: skip
     for one in manifests:
         marks = [*(["head"] if one.version == head else []), *(["[bold]pinned[/]"] if one.version == pinned else [])]
-        contents = ", ".join(f"{name} {len(part.payloads())}" for name, part in one.parts.items())
+        payloads = ", ".join(f"{name} {len(part.payloads())}" for name, part in one.parts.items())
         table.add_row(str(one.version), " ".join(marks), format_time(one.created_ms), f"{one.examples:,}",
                       format_figure(one.metrics.get("auc_arrival")), format_figure(one.metrics.get("log_loss")),
-                      str(len(one.ingest_ms)), contents)  # fmt: skip
+                      str(len(one.ingest_ms)), payloads)  # fmt: skip
     return table
 
 

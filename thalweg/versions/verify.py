@@ -1,4 +1,4 @@
-"""Verifies that rankers would accept the versions in a store. Each content is read once, whoever names it."""
+"""Verifies that rankers would accept the versions in a store. Each payload is read once, whoever names it."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from stream.snapshots.payload import Payload
 from stream.snapshots.store import SnapshotStore, fetch
 from stream.spec.spec_file import decode_spec
 
-Name = tuple[str, ...]  # a content: its spec, its part, its digests
+VerifiedKey = tuple[str, ...]  # of a payload: its spec, its part, its digests; of a manifest: its version
 
 
 class Verifier:
@@ -20,15 +20,15 @@ class Verifier:
 
     def __init__(self, store: SnapshotStore) -> None:
         self._store = store
-        self._valid: set[Name] = set()
-        self._faults: dict[Name, tuple[str, list[int]]] = {}  # message, and the versions that name it
+        self._valid: set[VerifiedKey] = set()
+        self._faults: dict[VerifiedKey, tuple[str, list[int]]] = {}  # message, and the versions that name it
         self._blobs: set[str] = set()
         self.collected = 0  # versions that were collected before they were read
 
     @property
-    def contents(self) -> int:
-        """How many contents were read, valid or not."""
-        return len(self._valid) + sum(len(name) > 1 for name in self._faults)
+    def payloads(self) -> int:
+        """How many payloads were read, valid or not."""
+        return len(self._valid) + sum(len(key) > 1 for key in self._faults)
 
     @property
     def blobs(self) -> int:
@@ -36,13 +36,13 @@ class Verifier:
         return len(self._blobs)
 
     def faults(self) -> Iterator[str]:
-        """A line for each manifest and each content that is wrong."""
+        """A line for each manifest and each payload that is wrong."""
         for message, versions in self._faults.values():
             more = f" ({len(versions)} versions name it, up to {versions[-1]})" if len(versions) > 1 else ""
             yield f"{message}{more}"
 
     def verify(self, number: int) -> None:
-        """Verify a version; contents of earlier ones aren't read again. Raises StoreUnavailable."""
+        """Verify a version; payloads of earlier ones aren't read again. Raises StoreUnavailable."""
         try:
             manifest = self._store.manifest(number)
         except BadSnapshot as bad:
@@ -55,24 +55,24 @@ class Verifier:
             return
         for part, version in manifest.parts.items():
             for digests in version.payloads():
-                name = (manifest.fingerprint, part, *digests)
-                if name in self._faults:
-                    self._faults[name][1].append(number)
-                elif name not in self._valid:
+                key = (manifest.fingerprint, part, *digests)
+                if key in self._faults:
+                    self._faults[key][1].append(number)
+                elif key not in self._valid:
                     try:
-                        validate_content(part, fetch(self._store, digests), plan)
+                        validate_payload(part, fetch(self._store, digests), plan)
                     except BadSnapshot as bad:
-                        if not self._add_fault(name, number, f"version {number}, {part}: {bad}"):
+                        if not self._add_fault(key, number, f"version {number}, {part}: {bad}"):
                             return
                     else:
-                        self._valid.add(name)
+                        self._valid.add(key)
         self._blobs.update(named_blobs(manifest))
 
-    def _add_fault(self, name: Name, number: int, message: str) -> bool:
+    def _add_fault(self, key: VerifiedKey, number: int, message: str) -> bool:
         """Add a fault, unless the version was collected meanwhile; returns whether it's still there."""
         is_retained = number in self._store.versions()
         if is_retained:
-            self._faults[name] = message, [number]
+            self._faults[key] = message, [number]
         else:
             self.collected += 1
         return is_retained
@@ -92,14 +92,14 @@ def _plan(manifest: Manifest) -> Plan:
     return plan
 
 
-def validate_content(part: str, content: Payload, plan: Plan) -> None:
-    """Validate a content as rankers do; parts that no ranker reads are accepted. Raises BadSnapshot."""
+def validate_payload(part: str, payload: Payload, plan: Plan) -> None:
+    """Validate a payload as rankers do; parts that no ranker reads are accepted. Raises BadSnapshot."""
     if part == "wide":
-        check_distinct(wide_change(content))
+        check_distinct(wide_change(payload))
     elif part == "statistics":
-        check_distinct(statistic_change(content, plan))
+        check_distinct(statistic_change(payload, plan))
     elif part == ITEMS_PART:
-        unpack_names(content)
+        unpack_names(payload)
     elif part in plan.spec.parts:
-        check_distinct(embedding_change(content, plan.spec.deep.embedding_dim))
-        dense_layers(content, plan)
+        check_distinct(embedding_change(payload, plan.spec.deep.embedding_dim))
+        dense_layers(payload, plan)

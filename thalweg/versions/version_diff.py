@@ -51,29 +51,29 @@ def load_tables(store: SnapshotStore, manifest: Manifest) -> VersionTables:
     """All tables of a version. Raises BadSnapshot, StoreUnavailable."""
     rows, dense = {}, {}
     for part, version in manifest.parts.items():
-        contents = [fetch(store, digests) for digests in version.payloads()]
-        rows[part] = _merge([_rows_of(part, content) for content in contents])
+        payloads = [fetch(store, digests) for digests in version.payloads()]
+        rows[part] = _merge([_rows_of(part, payload) for payload in payloads])
         if part == "deep":
-            dense = {name: array.astype(np.float64) for name, array in contents[-1].items()
+            dense = {name: array.astype(np.float64) for name, array in payloads[-1].items()
                      if name.startswith(("weight_", "bias_", "boundaries"))}  # fmt: skip
     return VersionTables(manifest, rows, dense)
 
 
-def _rows_of(part: str, content: Mapping[str, Array]) -> Rows:
-    """A content's rows; NaN for tombstones. An item's name is a row whose key is its hash."""
+def _rows_of(part: str, payload: Mapping[str, Array]) -> Rows:
+    """A payload's rows; NaN for tombstones. An item's name is a row whose key is its hash."""
     if part == ITEMS_PART:
-        names = [xxhash.xxh3_64_intdigest(name.encode()) for name in unpack_names(content)]
+        names = [xxhash.xxh3_64_intdigest(name.encode()) for name in unpack_names(payload)]
         return Rows(np.array(names, np.uint64), np.ones((len(names), 1)))
     if part == "statistics":  # column 1, the weight of labels: the others depend on the kind of statistic
-        rows = np.ascontiguousarray(content["rows"]).view(np.uint64)
+        rows = np.ascontiguousarray(payload["rows"]).view(np.uint64)
         values = rows.view(np.float64)
         keys, vectors = rows[:, 0].copy(), np.where(values[:, 3:4] < 0, np.nan, values[:, 1:2])
     elif part == "wide":
-        keys, weights = content["keys"].view(np.uint64), content["weights"].astype(np.float64)[:, None]
+        keys, weights = payload["keys"].view(np.uint64), payload["weights"].astype(np.float64)[:, None]
         vectors = np.where(weights == 0, np.nan, weights)
     else:
-        keys, vectors = content["keys"].view(np.uint64), content["vectors"].astype(np.float64)
-    dead = content.get("dead", np.zeros(0, np.uint64)).view(np.uint64)
+        keys, vectors = payload["keys"].view(np.uint64), payload["vectors"].astype(np.float64)
+    dead = payload.get("dead", np.zeros(0, np.uint64)).view(np.uint64)
     return Rows(np.concatenate([keys, dead]), np.concatenate([vectors, np.full((len(dead), vectors.shape[1]), np.nan)]))
 
 
@@ -118,7 +118,7 @@ def _magnitudes(vectors: F64) -> F64:
 
 
 def part_sizes(store: SnapshotStore, manifest: Manifest) -> dict[str, list[int]]:
-    """Bytes of each content, part by part."""
+    """Bytes of each payload, part by part."""
     return {
         part: [sum(len(store.get_blob(digest)) for digest in digests) for digests in version.payloads()]
         for part, version in manifest.parts.items()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from learner.deep.deep_model import DeepModel
-from learner.deep.joint_step import Inputs, Targets, learn_record
+from learner.deep.joint_step import Inputs, Targets, learn_micro_batches
 from learner.deep.tower import EPSILON
 from learner.deep.warm_start import WindowChunk, train
 from learner.wide.ftrl import Ftrl, FtrlRates
@@ -48,7 +48,7 @@ def learned(deep: DeepModel, known: DeepInput, labels: F32, weights: F32) -> tup
     told = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
     predictions, logits = np.empty((2, n), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
-    learn_record(wide.prepare(keys, 0), deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
+    learn_micro_batches(wide.prepare(keys, 0), deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
     return predictions, logits
 
 

@@ -1,13 +1,15 @@
 """Publishing versions: when they go out, and what happens when the store is unavailable, wiped or taken over."""
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from msgspec import structs
+from structlog.testing import capture_logs
 
 from learner.publishing.version_builder import (
     BuiltVersion,
@@ -82,12 +84,19 @@ def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
     bench.turn()
     assert bench.model.deep is not None
     bench.model.deep.tower.flat[0] = float("nan")
-    assert not bench.turn()
+    with capture_logs() as logged:
+        assert not bench.turn()
     assert bench.publisher.rejected == 1
+    assert rejections(logged) == [(2, "gate")]
     head = bench.store.head()
     assert head is not None
     assert head.version == 1
     assert "finite" in next(tmp_path.glob("*.json")).read_text()
+
+
+def rejections(logged: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """The rejected versions, each with what rejected it."""
+    return [(one["version"], one["by"]) for one in logged if one["event"] == "version rejected; the live one stays"]
 
 
 def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
@@ -99,12 +108,15 @@ def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
     table.put(np.array([[row[0, 0], np.array([np.inf, 1], np.float32).view(np.uint64)[0]]], np.uint64))
     bench.model.wide.table.take_changed()
     bench.publisher.uploader.needs_base = True  # the key isn't fresh: only a base has it
-    for _ in range(3):
-        bench.turn()
+    with capture_logs() as logged:
+        for _ in range(3):
+            bench.turn()
     head = bench.store.head()
     assert head is not None
     assert head.version == 1
     assert bench.publisher.rejected >= 1
+    assert rejections(logged) == [(2, "packing"), (3, "packing")]
+    assert [json.loads(path.read_text())["version"] for path in sorted(tmp_path.glob("*.json"))] == [2, 3]
     table.put(row)
     for _ in range(3):
         bench.turn()

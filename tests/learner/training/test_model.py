@@ -65,13 +65,13 @@ def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
     page_of_3, record_of_18 = records(spec, 1)[0], records(spec, 6, per_record=6)[0]
     model, steps = Model(spec), list[int]()
     model.learn(page_of_3, 0)
-    learn = model._learn
+    learn = model._learn_batch
 
     def counted(batch: ExampleBatch, bounds: I64) -> F32:
         steps.extend(np.diff(bounds).tolist())
         return learn(batch, bounds)
 
-    model._learn = counted  # type: ignore[method-assign]  # the test listens in
+    model._learn_batch = counted  # type: ignore[method-assign]  # the test listens in
     model.learn(record_of_18, 1)
     assert model.duplicates == 3
     assert steps == [1, 4, 4, 4, 2], "items 3 | 4 to 7 | 8 to 11 | 12 to 15 | 16 and 17: micro-batches of 4"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.wide.ftrl import Ftrl, FtrlRates, WideExamples, WideOutput, learn_examples
+from learner.wide.ftrl import Ftrl, FtrlRates, WideExamples, WideOutput, learn_wide_examples
 from stream.features.encoder import WideKeys
 from stream.tables.hash_kernels import hash32
 from tests.support.wide_steps import predict_then_learn
@@ -141,7 +141,7 @@ def test_any_run_of_examples_is_the_same() -> None:
     wide, gradients = predict_then_learn(whole, keys, deep, labels, ones)
     state, output = parts.prepare(keys, 0), WideOutput(np.empty(60, np.float32), np.empty(60, np.float32))
     for first, last in ((0, 1), (1, 9), (9, 9), (9, 40), (40, 60)):
-        learn_examples(state, keys, WideExamples(deep, labels, ones), first, last, False, output)
+        learn_wide_examples(state, keys, WideExamples(deep, labels, ones), first, last, False, output)
     assert wide.tobytes() == output.logits.tobytes()
     assert gradients.tobytes() == output.gradients.tobytes()
     assert whole.table.rows().tobytes() == parts.table.rows().tobytes()

@@ -73,7 +73,7 @@ def test_the_head_is_followed(store: CountingStore, model: ToyModel, watcher: Ve
 
 
 def test_a_bad_version_is_refused_once(store: CountingStore, model: ToyModel, watcher: VersionWatcher) -> None:
-    """What fails its dry run is counted and reported, isn't retried while the head stays; the live version stays."""
+    """What fails validation is counted and reported, isn't retried while the head stays; the live version stays."""
     model.publish(store)
     watcher.step()
     rejected = metric("rejected_versions_total")
@@ -102,7 +102,7 @@ def test_a_version_that_breaks_the_ranker_is_refused(
     assert watcher.step()
     model.publish(store)
     with monkeypatch.context() as patch:
-        patch.setattr(versions, "dry_run", _mistaken)
+        patch.setattr(versions, "validate_version", _mistaken)
         assert [watcher.step() for _ in range(3)] == [False] * 3
     assert live(watcher) == 1
     assert "ZeroDivisionError" in watcher.rejection
@@ -124,7 +124,7 @@ def test_a_kept_version_that_breaks_the_ranker_is_refused(
     VersionFiles(tmp_path).save(store, model.publish(store))
     second = VersionWatcher(store, "m", EntityCache(), lambda: 2_000_100, VersionFiles(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(versions, "dry_run", _mistaken)
+        patch.setattr(versions, "validate_version", _mistaken)
         second.restore()
     assert live(second) == 0
     assert second.step()

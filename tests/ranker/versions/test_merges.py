@@ -95,16 +95,16 @@ class ToyPart:
 class Learner:
     """Cuts versions of a toy model with a learner's own chains, of few deltas."""
 
-    def __init__(self, seed: int, fold_share: float = 100.0) -> None:
+    def __init__(self, seed: int, rebase_share: float = 100.0) -> None:
         self.model = ToyModel(some_spec(np.random.default_rng(seed), ["wide", "deep"]), seed)
         self.store = OwnedStore("m")
-        self.fold_share = fold_share
+        self.rebase_share = rebase_share
         self.begin()
 
     def begin(self) -> None:
         """From a full base on."""
         self.chains = {
-            name: DeltaChain(ToyPart(self.model, name).source(), DELTAS_MAX, DELTAS_RETAINED, self.fold_share)
+            name: DeltaChain(ToyPart(self.model, name).source(), DELTAS_MAX, DELTAS_RETAINED, self.rebase_share)
             for name in NO_KEYS
         }
 
@@ -148,7 +148,10 @@ def assert_same(version: Version, fresh: Version, page: bytes) -> None:
     assert fresh.tower is not None
     assert values(version.tower.embeddings) == values(fresh.tower.embeddings)
     assert version.tower.embeddings.unseen.tobytes() == fresh.tower.embeddings.unseen.tobytes()
-    names = [(v.wide.names, v.statistics.names, v.tower and v.tower.embeddings.names) for v in (version, fresh)]
+    names = [
+        (v.wide.payload_ids, v.statistics.payload_ids, v.tower and v.tower.embeddings.payload_ids)
+        for v in (version, fresh)
+    ]
     assert names[0] == names[1]
     assert score_features(version, page, 6).tolist() == score_features(fresh, page, 6).tolist()
 
@@ -239,7 +242,7 @@ def base_of(manifest: Manifest) -> set[str]:
 
 def rebased(*parts: str, lose: bool = False) -> tuple[Learner, VersionLoader, Version]:
     """A follower at the first version in which each of these parts has had a new base; its blobs are gone if `lose`."""
-    learner = Learner(4, fold_share=0.01)
+    learner = Learner(4, rebase_share=0.01)
     first = learner.publish()
     loader = VersionLoader(learner.store, "m")
     live = loader.load(first.version)
@@ -309,7 +312,7 @@ def test_a_base_that_is_late_is_stood_on_all_the_same(aside: list[tuple[TableBui
     """What lay over it was merged before it was made: it isn't read again, and what came is laid over it aside."""
     learner, loader, live = rebased("wide")
     for chain in learner.chains.values():
-        chain.fold_share = 100.0
+        chain.rebase_share = 100.0
     for _ in range(2 * DELTAS_MAX):
         manifest = learner.publish()
         live = loader.load(manifest.version, live)

@@ -20,7 +20,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import digest_of
 from stream.spec.spec_file import load_spec
 from thalweg.demo.caller import Caller
-from thalweg.demo.freshness import FreshnessTracker, percentile
+from thalweg.demo.freshness import DemoFreshness, percentile
 from thalweg.demo.monitor import DemoMonitor, RateMeter
 from thalweg.demo.open_loop_client import UNANSWERED_S, OpenLoopClient, RequestOutcome
 from thalweg.demo.rescore import rescore
@@ -50,7 +50,7 @@ def store() -> MemoryStore:
 
 def test_an_install_is_served_by_the_first_answer_of_a_version_that_has_it(store: MemoryStore) -> None:
     """What a skipped version learned counts with the next version that answers; nothing counts twice."""
-    fresh = FreshnessTracker(store)
+    fresh = DemoFreshness(store)
     fresh.add_reply(1, 1_000, 900)
     assert (fresh.served_ms, fresh.servable_ms) == ([900.0], [800.0])
     fresh.add_reply(4, 2_000, 1_500)
@@ -67,7 +67,7 @@ def test_an_install_is_served_by_the_deep_part_that_has_it() -> None:
     store.put_blobs({DIGEST: b""})
     for version, installs, deep in ((1, [100], 1), (2, [200], 1), (3, [300, 310], 1), (4, [400], 3), (5, [500], 5)):
         store.publish(msgspec.structs.replace(manifest(version, version - 1, installs, deep), token=token))
-    fresh = FreshnessTracker(store)
+    fresh = DemoFreshness(store)
     waits = []
     for version, now_ms in ((1, 1_000), (3, 2_000), (4, 3_000), (4, 4_000), (5, 5_000)):
         fresh.add_reply(version, now_ms, now_ms)
@@ -79,7 +79,7 @@ def test_an_install_is_served_by_the_deep_part_that_has_it() -> None:
 
 def test_without_a_deep_part_nothing_is_served_by_it(store: MemoryStore) -> None:
     """Nor is it known where publishers of the first release don't say: no figure, rather than a wrong one."""
-    fresh = FreshnessTracker(store)
+    fresh = DemoFreshness(store)
     for version in (1, 4):
         fresh.add_reply(version, 1_000, 900)
     assert (len(fresh.served_ms), fresh.served_deep_ms) == (4, [])
@@ -157,7 +157,7 @@ def test_who_appeared_before_it_began_is_asked_for(memory_log: MemoryLog) -> Non
 def test_a_demo_is_done_when_a_model_has_answered(tmp_path: Path, store: MemoryStore) -> None:
     """A replay that was learned before anybody was asked isn't over yet: its figures would be of nothing."""
     with Interrupts() as interrupts:
-        monitor = DemoMonitor(DemoServices(Settings(local=tmp_path), interrupts, print), FreshnessTracker(store), 1)
+        monitor = DemoMonitor(DemoServices(Settings(local=tmp_path), interrupts, print), DemoFreshness(store), 1)
     monitor.report = {"examples": 1.0}
     assert not monitor.done
     monitor.examples = 1
