@@ -1,1 +1,1 @@
-"""The roof: command line, local stack, demo. The only package that sees every room."""
+"""Command line, local stack, demo; may import every package."""

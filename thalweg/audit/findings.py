@@ -20,9 +20,9 @@ FAULTS: Final = {
     "altered": "the page in an example isn't the page that was shown",
     "learned_twice": "emitted again after more other examples than the learner remembers: it learns them twice",
     "organic_missing": "an install that no page claimed isn't in `organic`",
-    "organic_surplus": "in `organic`, but claimed by a page, taken back, or in no event like that",
+    "organic_surplus": "in `organic`, but claimed by a page, retracted, or in no event like that",
     "organic_unlearned": "an install that no page claimed isn't in `examples`, though the spec wants it there",
-    "organic_learned": "an organic install in `examples` that was claimed, taken back, or in no event like that",
+    "organic_learned": "an organic install in `examples` that was claimed, retracted, or in no event like that",
     "bad_examples": "emitted, and can't be read",
 }
 FIGURES: Final = (

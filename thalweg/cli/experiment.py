@@ -27,9 +27,9 @@ def init(
     name: Annotated[str, typer.Option(help="The model's name; without it, derived from the file's.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Draft a spec from events, each line with its reason.
+    """Draft a spec from events.
 
-    Columns with types, statistics, crosses and labels.
+    The draft declares columns with types, statistics, crosses and label rules; a comment on each line gives the reason.
     """
     from thalweg.onboarding.draft import draft_spec
 
@@ -51,7 +51,7 @@ def check(
 ) -> None:
     """Validate events under a spec.
 
-    Counts of faults, their first lines, remedies. Exit code 1 on errors.
+    Prints each problem with its count, first lines and remedy. Exit code 1 on errors.
     """
     from thalweg.onboarding.check import Check, figures, findings_table
     from thalweg.sources.reading import read_source
@@ -74,7 +74,7 @@ def backtest(  # typer needs a parameter for each option, however many they are
     spec: SourceSpec = None,
     parts: Annotated[
         list[str] | None,
-        typer.Option(help="wide, deep, or wide,deep; repeat it to compare several. Without it: the spec's."),
+        typer.Option(help="Parts to learn: wide, deep or wide,deep. Repeat to compare. Default: the spec's."),
     ] = None,
     policy: Annotated[str, typer.Option(help="wait, eager or fake_negative, in place of the spec's.")] = "",
     peer: Annotated[
@@ -86,31 +86,29 @@ def backtest(  # typer needs a parameter for each option, however many they are
     peer_rate: Annotated[
         list[str] | None,
         typer.Option(
-            help="alpha, beta, l1, l2 of vw, or river, such as alpha=0.1; repeat it. They're tuned to movielens."
+            help="alpha, beta, l1, l2 of vw, or river, such as alpha=0.1; repeat it. Defaults tuned on MovieLens."
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Stop after this many pages; 0: play all.")] = 0,
-    seed: Annotated[
-        int, typer.Option(help="Of the deep part's first layers. Nothing else is random; peers start at zero.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the deep part's initial weights (the only randomness).")] = 0,
     pack: Annotated[
         int,
-        typer.Option(min=1, help="Events a record: micro-batches are cut within records, so it changes the deep part."),
+        typer.Option(
+            min=1,
+            help="Events per record. Micro-batches don't cross records, so this changes the deep part's result.",
+        ),
     ] = 1,
     plot: Annotated[Path | None, typer.Option(help="Draw AUC over time into this PNG.")] = None,
-    dump_vw: Annotated[Path | None, typer.Option(help="Write Vowpal Wabbit's input, a line an example.")] = None,
+    dump_vw: Annotated[Path | None, typer.Option(help="Write Vowpal Wabbit's input (docs/figures.md).")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Join and learn in one process, and judge the predictions.
 
-    A second run prints the same figures. Each page is predicted when it is shown, by the model as it is then, and
-    learned when the joiner emits its label: that is `auc`. `auc_arrival` is the learner's own, just before it learns.
-    What counts is the label as of the close of the page's window, whatever the policy.
+    Each page is predicted when it is shown and learned when the joiner emits its label. A second run prints the same
+    figures. There are two AUCs:
 
-    With --dump-vw FILE anyone can repeat Vowpal Wabbit's part:
-    python -m vowpalwabbit -d FILE ARGUMENTS -p PREDICTIONS, the ARGUMENTS being those that are printed. A line
-    without a label is a page that is predicted, one with a label is learned; the tag after ' is the example's number
-    in the order of pages. The first prediction of a tag is the one at page time.
+    * auc: of the predictions at page time, judged by the label as of the close of the page's window.
+    * auc_arrival: of the learner's predictions, each just before it learns the label.
     """
     from thalweg.backtest.contest import ContestConfig, figures, run_contest, scores_table, slices_table, vw_command
     from thalweg.backtest.plots import curves, write_png
@@ -134,7 +132,7 @@ def backtest(  # typer needs a parameter for each option, however many they are
 def schema() -> None:
     """Print the JSON schema of a spec file, for editors.
 
-    specs/spec.schema.json is this.
+    Committed as specs/spec.schema.json.
     """
     from stream.spec.spec_file import json_schema
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 operations = typer.Typer()
 operations.add_typer(snapshots, name="snapshots")
 dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")
-rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild copies from the log.")
+rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild data in Redis from the log.")
 operations.add_typer(dlq_app, name="dlq")
 operations.add_typer(rebuild_app, name="rebuild")
 
@@ -62,15 +62,18 @@ def audit(
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Join the log a second time, and compare the labels.
+    """Verify the joiner's labels with an independent join.
 
-    Joins all of `events` in its own simple way, and compares with `examples`. It shares no code with the joiner. Judged
-    are the pages that are final by the joiner's commit; others are `pending` (their window, or the time for
-    corrections, is still open) or `behind` (the joiner hasn't got there: look again later, or see whether it runs).
-    What a restart emits again has the same id, and is learned once while the learner remembers it; after that it is
-    `learned_twice`. With `organic = true` in the spec, organic installs are judged too. Exit code 1 if a label is
-    missing, wrong, or surplus, if anything else is wrong with what was emitted, if examples are learned twice, or if
-    nothing could be judged.
+    Joins the topic events in its own way, which shares no code with the joiner, and compares the result with the topic
+    examples. With organic = true in the spec, organic installs are compared too. Outcomes:
+
+    * judged: the page is final by the joiner's commit, so its labels are compared.
+    * pending: the page's window, or the time for corrections, is still open.
+    * behind: the joiner hasn't reached the page. Look again later, or see whether it runs.
+    * learned_twice: a restart emitted the example again after the learner had dropped its id from memory.
+
+    Exit code 1 if a label is missing, wrong or surplus, if anything else emitted is wrong, if examples are learned
+    twice, or if nothing could be judged.
 
     Memory is bounded, whatever the window: a temporary folder (TMPDIR) takes some 60 bytes a label.
     """
@@ -113,9 +116,9 @@ def trace(
 ) -> None:
     """Trace one page: its record, installs, labels and versions.
 
-    Each line has its location (topic partition:offset), its time of append, and how long after the page that was. An
-    install without a line of a positive example says why it isn't this page's. What is newest is searched first, so
-    a page of the last minute is found at once. Without Redis the versions are left out.
+    Each line has its location (topic partition:offset), its append time, and how long after the page that was. For each
+    install without a positive, the reason is shown. The newest records are searched first, so a page of the last minute
+    is found at once. Without Redis the versions are left out.
     """
     from stream.events.topics import EVENTS
     from stream.log.kafka_admin import group_commits
@@ -149,11 +152,11 @@ def trace(
 
 @dlq_app.command("ls")
 def dlq_ls(
-    topic: Annotated[str, typer.Option(help="Only what came from this topic.", show_default="all")] = "",
-    last: Annotated[int, typer.Option(min=0, help="List this many single dead letters too, newest last.")] = 10,
+    topic: Annotated[str, typer.Option(help="Only dead letters of this source topic.", show_default="all")] = "",
+    last: Annotated[int, typer.Option(min=0, help="Also list the newest N dead letters, newest last.")] = 10,
     json_file: JsonFile = None,
 ) -> None:
-    """Count dead letters by source and reason; list the newest.
+    """Count dead letters by source topic and reason; list the newest.
 
     A dead letter that was written twice (a joiner restarts after a kill, every ranker reads a bad item) counts once.
     """
@@ -200,8 +203,8 @@ def dlq_show(
 
 @dlq_app.command("replay")
 def dlq_replay(
-    topic: Annotated[str, typer.Option(help="Only what came from this topic.", show_default="all")] = "",
-    reason: Annotated[str, typer.Option(help="Only those whose reason has this text in it.")] = "",
+    topic: Annotated[str, typer.Option(help="Only dead letters of this source topic.", show_default="all")] = "",
+    reason: Annotated[str, typer.Option(help="Only reasons that contain this text.")] = "",
     first: Annotated[int, typer.Option("--from", min=0, help="Only those from this number on (with --topic).")] = 0,
     last: Annotated[
         int | None, typer.Option("--to", min=0, help="Only those up to this number (with --topic).")
@@ -214,7 +217,7 @@ def dlq_replay(
     Run it after the cause is fixed: each goes to the partition it came from. Nothing is duplicated: a replay is noted,
     and a dead letter is replayed once; the joiner drops pages and installs that it has, the learner examples that it
     has; an old item or user doesn't replace a newer one. What is still invalid becomes a new dead letter. An event
-    that was `Late` gives no examples: the labels of its time are final.
+    that was "Late" gives no examples: the labels of its time are final.
     """
     from dataclasses import asdict
 
@@ -241,9 +244,9 @@ def rebuild_histories(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Copy users' histories from their topic to Redis.
+    """Rebuild users' histories in Redis from the log.
 
-    The compacted topic `histories` is the durable copy. A joiner copies it by itself when it starts and when Redis was
+    The compacted topic histories is the durable copy. A joiner copies it by itself when it starts and when Redis was
     emptied; this is for when none runs, or when Redis may be wrong. It may run beside joiners and rankers. With --wipe
     rankers rank without histories until it is done.
     """

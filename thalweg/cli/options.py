@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SPECS = Path(__file__).resolve().parents[2] / "specs"
 SPEC = SPECS / "movielens.toml"
 
-SpecFile = Annotated[Path | None, typer.Option("--spec", help="The model's spec (TOML); must be named.")]
+SpecFile = Annotated[Path | None, typer.Option("--spec", help="The model's spec (TOML); required.")]
 SourceSpec = Annotated[
     Path | None, typer.Option("--spec", help="The model's spec (TOML).", show_default="a data set's own")
 ]
@@ -42,7 +42,7 @@ def check_writable(path: Path | None) -> Path | None:
 
 JsonFile = Annotated[
     Path | None,
-    typer.Option("--json", callback=check_writable, help="Write the figures there too, as one flat JSON object."),
+    typer.Option("--json", callback=check_writable, help="Also write the result to this file as one flat JSON object."),
 ]
 AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Continue past records that retention has deleted.")]
 

@@ -30,7 +30,7 @@ services.add_typer(run_app, name="run")
 def up() -> None:
     """Start the local stack: one Kafka and one Redis.
 
-    They listen on free loopback ports. Run again, it does nothing.
+    They listen on free loopback ports. Does nothing if the stack is already up.
     """
     from thalweg.stack import stack
 
@@ -60,7 +60,7 @@ def down() -> None:
 def status(json_file: JsonFile = None) -> None:
     """Show which servers and services run here, and their state.
 
-    Exit code 1 when one doesn't run.
+    Exit code 1 when a server or registered service isn't running.
     """
     from thalweg.demo.demo_state import DemoState
     from thalweg.stack.status import statuses
@@ -97,16 +97,16 @@ def doctor(json_file: JsonFile = None) -> None:
 @services.command("apply-topics")
 def topics(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also lower what an operator has raised.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also lower values that an operator raised.")] = False,
     spec: Annotated[
         Path | None,
-        typer.Option("--spec", help="First check that `events` keeps records for as long as this spec needs."),
+        typer.Option("--spec", help="First check that the topic events keeps records for as long as this spec needs."),
     ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Create the topics, or bring them to their declaration.
+    """Create missing topics and correct their configuration.
 
-    The difference is shown first. What an operator has raised above its declaration, such as a retention, is left
+    The difference is shown first. A value that an operator has raised above its declaration, such as a retention, stays
     without --force; partitions and replicas are never changed.
     """
     from stream.joiner.label_rules import label_rules
@@ -132,14 +132,18 @@ def topics(
 @services.command()
 def replay(
     source: Annotated[
-        str, typer.Argument(help="`movielens`, `openbandit`, a file of events as JSON lines, or - for stdin.")
+        str, typer.Argument(help="A file of events as JSON lines, - for stdin, or movielens or openbandit.")
     ],
     spec: SourceSpec = None,
     rate: Annotated[float, typer.Option(min=0, help="Pages a second; 0: as fast as it goes.")] = 0.0,
     limit: Annotated[int, typer.Option(min=0, help="Stop after this many pages; 0: play all.")] = 0,
     json_file: JsonFile = None,
 ) -> None:
-    """Play a data set or a file of events into the log."""
+    """Play a data set or a file of events into the log.
+
+    Computes features for pages that have none. Waits while Kafka is down. Writes ticks at the end, so that windows
+    close.
+    """
     from thalweg.sources.play import play
 
     read = read_source_spec(source, spec)
@@ -157,14 +161,14 @@ def run_joiner(
         bool,
         typer.Option(
             "--accept-rules",
-            help="Continue from commits of other rules, or of another model: open pages are joined by these rules "
-            "from the commit on, and labels already emitted stay.",
+            help="Resume although the commit was made by other label rules or another model. Open pages then follow "
+            "the new rules; emitted labels stay.",
         ),
     ] = False,
 ) -> None:
     """Join pages and installs to labelled examples.
 
-    Start more with a THALWEG_WORKER name each.
+    To run several, give each its own THALWEG_WORKER.
     """
     from stream.joiner.label_rules import label_rules
     from stream.joiner.record_processor import JoinerOptions
@@ -191,7 +195,10 @@ def run_joiner(
 
 @run_app.command("learner")
 def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
-    """Learn the examples, write checkpoints, publish snapshots."""
+    """Learn the examples, write checkpoints, publish snapshots.
+
+    One learner per model: a second one takes over and the first exits.
+    """
     from learner.service import run_learner as run
 
     read = read_spec(spec)
@@ -202,9 +209,9 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
 @run_app.command("ranker")
 def run_ranker(spec: ModelSpec = None, accept_gap: AcceptGap = False) -> None:
-    """Answer ranking requests with the newest snapshot.
+    """Answer ranking requests with the live version.
 
-    Start more with a THALWEG_WORKER name each.
+    That is the pinned one, else the newest. To run several, give each its own THALWEG_WORKER.
     """
     from ranker.serving.service import run_ranker as run
 

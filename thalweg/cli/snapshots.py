@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stream.tables.dtypes import U64
 from thalweg.cli.options import JsonFile, ModelSpec, inspect_settings, open_store, write_json
 
 if TYPE_CHECKING:
     from stream.runtime.settings import Settings
     from stream.snapshots.manifest import Manifest
     from stream.snapshots.redis_store import RedisStore
+    from stream.tables.dtypes import U64
 
 snapshots = typer.Typer(no_args_is_help=True, help="Inspect, compare, pin and verify published versions.")
 Version = Annotated[int, typer.Argument(min=1, help="A version's number, as `thalweg snapshots ls` lists it.")]
@@ -20,7 +20,7 @@ Version = Annotated[int, typer.Argument(min=1, help="A version's number, as `tha
 @snapshots.command("ls")
 def list_versions(
     spec: ModelSpec = None,
-    last: Annotated[int, typer.Option(min=1, help="How many, newest last.")] = 20,
+    last: Annotated[int, typer.Option(min=1, help="List the newest N versions, newest last.")] = 20,
     json_file: JsonFile = None,
 ) -> None:
     """List the versions that are kept, the head and the pin.
@@ -109,10 +109,10 @@ def diff(
 
 @snapshots.command()
 def pin(version: Version, spec: ModelSpec = None) -> None:
-    """Serve this version until `unpin`.
+    """Serve this version until `thalweg snapshots unpin`.
 
-    Whatever is published from now on. It applies to every ranker, also after a restart or after Redis was wiped. The
-    learner continues to learn and publish.
+    New versions are published but not served. It applies to every ranker, also after a restart or after Redis was
+    wiped.
     """
     with open_store(inspect_settings(), spec) as store:
         store.pin(version)
@@ -121,7 +121,10 @@ def pin(version: Version, spec: ModelSpec = None) -> None:
 
 @snapshots.command()
 def unpin(spec: ModelSpec = None) -> None:
-    """Serve the newest version again."""
+    """Serve the newest version again.
+
+    Ends a `thalweg snapshots pin` or `thalweg snapshots rollback`.
+    """
     with open_store(inspect_settings(), spec) as store:
         head, pinned = _head_and_pinned(store)
         store.pin(0)
@@ -133,7 +136,7 @@ def unpin(spec: ModelSpec = None) -> None:
 def rollback(spec: ModelSpec = None) -> None:
     """Pin the version before the one that is served now.
 
-    Run again, it goes back one more.
+    Run again, it goes back one more. `thalweg snapshots unpin` goes back to the newest.
     """
     from stream.runtime.errors import BadSnapshot
 
@@ -150,9 +153,9 @@ def rollback(spec: ModelSpec = None) -> None:
 
 @snapshots.command()
 def verify(spec: ModelSpec = None, json_file: JsonFile = None) -> None:
-    """Verify every payload of every version that is kept.
+    """Check every payload of every stored version.
 
-    Digests, shapes and numbers. Exit code 1 if one is wrong.
+    Digests, shapes, finite numbers. Exit code 1 if one is wrong.
     """
     from rich.progress import track
 

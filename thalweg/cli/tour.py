@@ -26,7 +26,7 @@ def demo(
     spec: Annotated[
         Path, typer.Option("--spec", help="The model's spec (TOML).", show_default="specs/movielens.toml")
     ] = SPEC,
-    seconds: Annotated[float, typer.Option(min=0, help="Replay only this many seconds' worth; 0: all.")] = 0.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Replay only the pages of the first N seconds; 0: all.")] = 0.0,
     limit: Annotated[int, typer.Option(min=0, help="Replay only this many pages; 0: all.")] = 0,
     rate: Annotated[float, typer.Option(min=1, help="Pages a second.")] = 1_000.0,
     rps: Annotated[float, typer.Option(min=1, help="Ranking requests a second.")] = 50.0,
@@ -65,11 +65,16 @@ def rank(
     ] = None,
     show: Annotated[
         bool,
-        typer.Option(help="Write the page as seen by the user: it's learned, and what isn't installed is a negative."),
+        typer.Option(
+            help="Also write the page as an impression: the model learns from it; items not installed become negatives."
+        ),
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Ask a ranker for one page, and print it."""
+    """Ask a ranker for one page, and print it.
+
+    A ranker must be running: `thalweg run ranker`, or `thalweg demo --keep`.
+    """
     from thalweg.demo.caller import kafka_caller
     from thalweg.views.tables import print_table, reply_table
 

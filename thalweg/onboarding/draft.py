@@ -28,7 +28,7 @@ def model_name(source: str) -> str:
     """A model's name, derived from a file's.
 
     >>> model_name("my data/events 2026.jsonl"), model_name("-"), model_name("openbandit/bts/men")
-    ('events-2026', 'world', 'men')
+    ('events-2026', 'model', 'men')
     """
     stem = re.sub(r"\.[A-Za-z0-9]+$", "", source.rstrip("/").rsplit("/", 1)[-1])
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-")[:64] or "world"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-")[:64] or "model"

@@ -36,6 +36,15 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.3g} %" if whole else "0 %"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is one.
+
+    >>> counted(1, "page"), counted(2000, "page")
+    ('1 page', '2,000 pages')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def first_lines(problem: Occurrences) -> str:
     """The first lines and their details, for a person."""
     return "; ".join(f"line {line}: {detail}" if detail else f"line {line}" for line, detail in problem.first)
@@ -62,8 +71,8 @@ def line_findings(survey: Survey) -> Iterator[Finding]:
     remedy = "fix them, or know that replay and backtest leave them out"
     yield from problem_finding(survey.broken, "error", "broken", "lines can't be read", remedy)
     counts = (
-        f"{survey.pages:,} pages of {survey.users_shown:,} users, {survey.items_shown:,} different items shown, "
-        f"{survey.installs:,} installs"
+        f"{counted(survey.pages, 'page')} of {counted(survey.users_shown, 'user')}, "
+        f"{counted(survey.items_shown, 'different item')} shown, {counted(survey.installs, 'install')}"
     )
     span = f" over {format_duration(survey.last_ms - survey.first_ms)}" if survey.last_ms else ""
     yield Finding("fine", "lines", survey.lines, counts + span)
@@ -79,7 +88,7 @@ def repetition_findings(survey: Survey) -> Iterator[Finding]:
          "give each page a request_id of its own: only the first one counts"),
         (survey.repeated_installs, "repeated_installs", "installs repeat an install_id",
          "write each install once, or give it another id: only the first one counts"),
-        (survey.nothing_retracted, "nothing_retracted", "retractions take back nothing",
+        (survey.nothing_retracted, "nothing_retracted", "retractions retract nothing",
          "use the install_id of the install, and write the retraction after it"),
         (survey.odd_propensities, "odd_propensities", "pages have a propensity outside (0, 1]",
          "a propensity is the chance that the item had to be shown"),

@@ -6,7 +6,7 @@ from typing import Final
 from stream.runtime.errors import DataError
 from stream.spec.spec import SLICE_BYTES_MAX
 from thalweg.onboarding.column_roles import MEDIUM, SMALL, ColumnRoles
-from thalweg.onboarding.findings import FEW_LABELS, share
+from thalweg.onboarding.findings import FEW_LABELS, counted, share
 from thalweg.onboarding.survey import Survey
 from thalweg.onboarding.toml_text import commented, quoted, toml_key, toml_text
 from thalweg.text.durations import format_duration, round_up_duration
@@ -42,15 +42,15 @@ class SpecDraft:
     def _head(self) -> Iterator[Line]:
         survey = self.survey
         span = format_duration(survey.last_ms - survey.first_ms)
-        yield f"# Drafted by `thalweg init` from {quoted(self.source)}: {survey.pages:,} pages that showed", ""
-        yield f"# {survey.shown:,} items, {survey.installs:,} installs, over {span}.", ""
+        yield f"# Drafted by `thalweg init` from {quoted(self.source)}: {counted(survey.pages, 'page')} that showed", ""
+        yield f"# {counted(survey.shown, 'item')}, {counted(survey.installs, 'install')}, over {span}.", ""
         yield "# Each line says why; change what you know better. Then `thalweg check` and `thalweg backtest` it.", ""
         yield f"name = {toml_text(self.name)}", ""
 
     def _user(self) -> Iterator[Line]:
         survey = self.survey
         yield "[user]", ""
-        yield 'id = "category"', f"{survey.users_shown:,} users on {survey.pages:,} pages"
+        yield 'id = "category"', f"{counted(survey.users_shown, 'user')} on {counted(survey.pages, 'page')}"
         yield from self._columns("user")
         if self.roles.history:
             size = survey.histories.quantile(0.95)
@@ -63,7 +63,8 @@ class SpecDraft:
 
     def _item(self) -> Iterator[Line]:
         yield "[item]", ""
-        yield 'id = "category"', f"{self.survey.items_shown:,} items on pages, {self.survey.item.entities:,} item lines"
+        shown, described = counted(self.survey.items_shown, "item"), counted(self.survey.item.entities, "item line")
+        yield 'id = "category"', f"{shown} on pages, {described}"
         yield from self._columns("item")
 
     def _context(self) -> Iterator[Line]:
@@ -108,7 +109,8 @@ class SpecDraft:
             yield 'user_seen = { kind = "count", by = ["user.id"] }', "new or known"
             yield 'user_last = { kind = "since", by = ["user.id"] }', "comes back after how long"
         else:
-            yield f"# no statistics by user: {survey.users_shown:,} users have only {survey.pages:,} pages", ""
+            users, verb = counted(survey.users_shown, "user"), "has" if survey.users_shown == 1 else "have"
+            yield f"# no statistics by user: {users} {verb} only {counted(survey.pages, 'page')}", ""
         kind = self.roles.item_kind()
         names = {"item_rate", "item_seen", "user_rate", "user_seen", "user_last", "alike"}
         if kind and self.roles.many_pages:
@@ -158,11 +160,13 @@ class SpecDraft:
         yield "[deep]", "generalises; ids are the wide part's: embeddings of them memorise"
         yield f"features = [{', '.join(map(toml_text, features))}]", ""
         dim = 32 if most > MEDIUM else 16 if most > SMALL else 8
-        yield f"embedding_dim = {dim}", f"its largest column has {most:,} values"
+        yield f"embedding_dim = {dim}", f"its largest column has {counted(most, 'value')}"
         if self.survey.labels < FEW_LABELS:
-            yield "learning_rate = 0.005", f"only {self.survey.labels} installs to learn from (the default is 0.02)"
+            installs = counted(self.survey.labels, "install")
+            yield "learning_rate = 0.005", f"only {installs} to learn from (the default is 0.02)"
         if self.survey.shown < FEW_SHOWN:
-            yield "min_count = 2", f"only {self.survey.shown:,} items shown: ids get a row early (the default is 10)"
+            items = counted(self.survey.shown, "item")
+            yield "min_count = 2", f"only {items} shown: ids get a row early (the default is 10)"
 
     def _label(self) -> Iterator[Line]:
         delays = self.survey.delays
