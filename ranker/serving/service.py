@@ -25,7 +25,7 @@ from stream.history.histories import read_histories
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import LogGap, LogUnavailable
+from stream.runtime.errors import LogError, LogGap, LogUnavailable
 from stream.runtime.health import Health, run_file
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_client import connect
@@ -171,7 +171,7 @@ class RankerService:
     def _close(self, source: Log) -> None:
         try:
             source.close()
-        except LogUnavailable as error:
+        except LogError as error:
             log.warning("the last replies may be lost: %s", error)
 
     def _retried(self, connect: Callable[[], T]) -> T | None:

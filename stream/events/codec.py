@@ -214,7 +214,7 @@ def _decode_record(
             check(event)
             good.append(event)
         except DECODE_ERRORS as bad:
-            rejected.append((part, str(bad)))
+            rejected.append((part, str(bad).replace("`$[0]", "`$", 1)))  # the path within the event, not its list
     if not good:
         with suppress(*DECODE_ERRORS):
             decoder.decode(array_head(1) + raw)  # rejected as a whole, it can be sent again as a list

@@ -127,8 +127,9 @@ class HistoryWriter:
                 self._client, log_of_topic, self._prefix,
                 wait=self._settle, between=self._deliver_some, ended=lambda: self._closing,
             )  # fmt: skip
-        self._rebuilt_after = dropped
-        log.info("histories: %d records of the topic were copied to Redis", copied)
+        if self._client.get(marker_key(self._prefix)) == COMPLETE:  # else it was stopped, or Redis emptied
+            self._rebuilt_after = dropped
+            log.info("histories: %d records of the topic were copied to Redis", copied)
 
     def _settle(self) -> None:
         with self._changed:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -142,7 +142,8 @@ def run_replay(services: DemoServices, spec: Path, config: DemoConfig, console: 
             monitor.add(client.take())
             monitor.update()
             if not monitor.report and not services.is_running("replay"):
-                monitor.report = json.loads(report.read_bytes()) if report.exists() else {}
+                with suppress(OSError, ValueError):  # there is none, or it's cut off
+                    monitor.report = json.loads(report.read_bytes())
                 services.check_running(*["replay"] * bool(monitor.report))  # without a report: say how it ended
             if monitor.report and time.monotonic() > monitor.last_learned_s + STALLED_S:
                 reason = UNANSWERED if monitor.learned_all else "not all examples are learned, and nothing moves"

@@ -133,6 +133,14 @@ def test_a_bad_event_costs_only_itself(mixed: list[Any]) -> None:
     assert all(reason for _, reason in bad)
 
 
+def test_a_reason_names_the_field_within_its_event() -> None:
+    """A dead letter has one event's bytes: the reason's path begins there, wherever in the record the event was."""
+    raw = msgspec.msgpack.encode([[3, 5], [3, 6], [2, "u", "i", "late", "x"]])
+    (event, reason), *others = decode_events(raw)[1]
+    assert (event, others) == (msgspec.msgpack.encode([2, "u", "i", "late", "x"]), [])
+    assert reason == "Expected `int`, got `str` - at `$[3]`"
+
+
 @given(st.one_of(st.binary(max_size=64), st.lists(sources, max_size=3).map(encode_record)), st.data())
 def test_no_bytes_are_lost_or_raise(raw: Any, data: st.DataObject) -> None:
     """Whatever the bytes, decoding gives events and reasons and never raises; a record that is no list is bad whole."""
