@@ -31,8 +31,8 @@ class DeadLetterBuffer:
         """
         count = 1
         while self._unconfirmed:
-            for letter in self._unconfirmed[:count]:
-                self._log.send(letter.topic, letter.partition, letter.value)
+            for outgoing in self._unconfirmed[:count]:
+                self._log.send(outgoing.topic, outgoing.partition, outgoing.value)
             self._log.flush()
             del self._unconfirmed[:count]
             count = BATCH

@@ -92,18 +92,20 @@ def unpack(raw: bytes) -> dict[str, Array]:
     return {name: _finite(name, array) for name, array in payload.items()}
 
 
-def _chunks(raw: bytes) -> list[bytes]:
-    return [raw[i : i + BLOB_BYTES_MAX] for i in range(0, len(raw), BLOB_BYTES_MAX)] or [b""]
+def digested_blobs(raw: bytes) -> list[tuple[str, bytes]]:
+    """A payload's blobs of at most BLOB_BYTES_MAX in order, each with its digest (a blob may occur twice)."""
+    chunks = [raw[i : i + BLOB_BYTES_MAX] for i in range(0, len(raw), BLOB_BYTES_MAX)] or [b""]
+    return [(digest_of(chunk), chunk) for chunk in chunks]
 
 
 def split(raw: bytes) -> dict[str, bytes]:
     """Blobs of at most BLOB_BYTES_MAX by digest, in order."""
-    return {digest_of(blob): blob for blob in _chunks(raw)}
+    return dict(digested_blobs(raw))
 
 
 def digests_of(raw: bytes) -> Digests:
     """The digests of a payload's blobs in order (a blob may occur twice)."""
-    return [digest_of(blob) for blob in _chunks(raw)]
+    return [digest for digest, _ in digested_blobs(raw)]
 
 
 def digest_of(blob: bytes) -> str:
