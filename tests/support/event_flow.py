@@ -138,7 +138,7 @@ class Joiners:
                 self.log.send(EVENTS.name, partition, encode_record(events[at : at + RECORD_EVENTS]))
         self.log.flush()
 
-    def told(self) -> int:
+    def emitted(self) -> int:
         """How many records of examples there are; −1 while no broker answers."""
         try:
             return sum(self.log.ends(EXAMPLES.name).values())
@@ -281,8 +281,8 @@ def flowing(joiners: Joiners, seed: int, groups_a_s: float = GROUPS_A_S) -> Iter
 
 def grown(joiners: Joiners, before: int, what: str) -> int:
     """Wait until there are more examples than before: somebody is at work."""
-    wait_until(lambda: joiners.told() > before, what, 60.0)
-    return joiners.told()
+    wait_until(lambda: joiners.emitted() > before, what, 60.0)
+    return joiners.emitted()
 
 
 def shared_by(joiners: Joiners, *workers: str) -> None:
@@ -293,4 +293,4 @@ def shared_by(joiners: Joiners, *workers: str) -> None:
         return min(shares) > 0 and sum(shares) == joiners.settings.partitions
 
     wait_until(all_shared, f"all partitions to be shared by {workers}", 60.0)
-    grown(joiners, joiners.told(), f"work of {workers}")
+    grown(joiners, joiners.emitted(), f"work of {workers}")

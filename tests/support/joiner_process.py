@@ -11,5 +11,5 @@ from stream.runtime.settings import Settings
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    told = json.loads(sys.argv[1])
-    run_joiner(Settings(**told["settings"]), LabelRules(**told["rules"]), JoinerOptions(**told["shell"]))
+    given = json.loads(sys.argv[1])
+    run_joiner(Settings(**given["settings"]), LabelRules(**given["rules"]), JoinerOptions(**given["shell"]))

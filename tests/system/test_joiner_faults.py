@@ -45,14 +45,14 @@ def test_killed_again_and_again(joiners: Joiners, seed: int) -> None:
     joiners.start("0")
     with flowing(joiners, seed) as flow:
         for kill in range(KILLS):
-            before = grown(joiners, joiners.told(), f"work before kill {kill}")  # it told something since its start
+            before = grown(joiners, joiners.emitted(), f"work before kill {kill}")  # it told something since its start
             time.sleep(rng.uniform(0.0, 0.4))
             sent = flow.sent
             joiners.kill("0")
             joiners.start("0")
             wait_until(lambda: flow.sent > sent, "the flow to go on")  # noqa: B023  # called at once
-            mid_stream += flow.running and joiners.told() >= before
-        grown(joiners, joiners.told(), "work after the last kill")
+            mid_stream += flow.running and joiners.emitted() >= before
+        grown(joiners, joiners.emitted(), "work after the last kill")
         assert mid_stream == KILLS
         judged(joiners, flow)
 
@@ -88,9 +88,9 @@ def test_the_broker_stops(joiners: Joiners, stack: Stack, seed: int) -> None:
     """
     joiners.start("0")
     with flowing(joiners, seed) as flow:
-        grown(joiners, joiners.told(), "work before the stop")
+        grown(joiners, joiners.emitted(), "work before the stop")
         time.sleep(1.0)
-        before, sent = joiners.told(), flow.sent
+        before, sent = joiners.emitted(), flow.sent
         stop_server(stack.root, "broker", kill=True)
         time.sleep(BROKER_AWAY_S)
         up(stack.root)
@@ -105,21 +105,21 @@ def test_the_broker_stops_for_longer_than_lateness(joiners: Joiners, stack: Stac
     joiners.start("0")
     with flowing(joiners, seed) as flow:
         for held_s in (0.0, 5.0):
-            before = grown(joiners, joiners.told(), "work before the stop")
+            before = grown(joiners, joiners.emitted(), "work before the stop")
             time.sleep(1.0)
             flow.holding = held_s > 0
             time.sleep(0.1)
             stop_server(stack.root, "broker", kill=True)
             time.sleep(BROKER_AWAY_S)
             up(stack.root)
-            wait_until(lambda: joiners.told() >= before, "the broker to answer", 60.0)  # noqa: B023  # likewise
+            wait_until(lambda: joiners.emitted() >= before, "the broker to answer", 60.0)  # noqa: B023  # likewise
             if held_s:
                 joiners.catch_up()  # it is back
             time.sleep(held_s)
             flow.holding = False
             sent = flow.sent
             wait_until(lambda: flow.sent > sent + GROUPS_A_S, "the flow to go on")  # noqa: B023  # called at once
-            grown(joiners, joiners.told() + 100, "work after the stop")
+            grown(joiners, joiners.emitted() + 100, "work after the stop")
         found = judged(joiners, flow)
     assert found.figures["late"] == 0
     assert found.figures["positives"] == len(positive(labels_by_events(joiners)))
@@ -133,14 +133,14 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
     cache = redis.Redis.from_url(stack.redis)
     joiners.start("0")
     with flowing(joiners, seed) as flow:
-        grown(joiners, joiners.told(), "work before the wipe")
+        grown(joiners, joiners.emitted(), "work before the wipe")
         wait_until(lambda: cache.keys(f"{prefix}*history*"), "histories in Redis")
         cache.set(f"{prefix}nobody writes me again", 1)  # histories may be there again before anybody can look
         stop_server(stack.root, "cache", kill=True)
         time.sleep(REDIS_AWAY_S)
         up(stack.root)
         assert cache.get(f"{prefix}nobody writes me again") is None, "it came back empty"
-        grown(joiners, joiners.told(), "work after the wipe")
+        grown(joiners, joiners.emitted(), "work after the wipe")
         judged(joiners, flow)
     said = decode_changes(list(read_range(joiners.log, HISTORIES.name, dict.fromkeys(range(PARTITIONS), START),
                                 joiners.log.ends(HISTORIES.name))))  # fmt: skip

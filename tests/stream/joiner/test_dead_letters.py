@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 from thalweg.cli.main import app
 
 
-def letters(world: World) -> list[tuple[str, int]]:
+def dead_letters(world: World) -> list[tuple[str, int]]:
     """Error and partition of all dead letters of `events`."""
     found = [decode_entity(record.value or b"", DeadLetter) for record in world.all_of(EVENTS_DLQ.name)]
     return [(letter.error, letter.partition) for letter in found]
@@ -30,7 +30,7 @@ def test_what_came_too_late_or_too_early_can_be_sent_back(world: World, monkeypa
         world.send(page("r", now))
         world.send(page("late", now - 10_000))
         world.send(page("early", int(time.time() * 1000) + 4_000))
-        wait_until(lambda: letters(world) == [("Late", partition), ("FromTheFuture", partition)])
+        wait_until(lambda: dead_letters(world) == [("Late", partition), ("FromTheFuture", partition)])
         wait_until(lambda: time.time() * 1000 > now + 4_000)
         for name in ("kafka", "topic_prefix", "local"):
             monkeypatch.setenv(f"THALWEG_{name.upper()}", str(getattr(world.settings, name)))
@@ -38,7 +38,7 @@ def test_what_came_too_late_or_too_early_can_be_sent_back(world: World, monkeypa
         sent = CliRunner().invoke(app, ["dlq", "replay", "--json", str(report)])
         assert (sent.exit_code, json.loads(report.read_text())["sent"]) == (0, 2), sent.output
         wait_until(lambda: {request for request, _ in net_of(world.examples())} == {"r", "early"})
-        wait_until(lambda: Counter(error for error, _ in letters(world))["Late"] == 2)
+        wait_until(lambda: Counter(error for error, _ in dead_letters(world))["Late"] == 2)
 
 
 def test_an_event_in_another_partition_than_its_users_is_not_joined(world: World) -> None:
@@ -47,7 +47,7 @@ def test_an_event_in_another_partition_than_its_users_is_not_joined(world: World
     with running(world):
         world.log.send(EVENTS.name, 1 - partition, encode_record([page("misplaced", now)]))
         world.send(page("r", now))
-        wait_until(lambda: letters(world) == [("WrongPartition", 1 - partition)])
+        wait_until(lambda: dead_letters(world) == [("WrongPartition", 1 - partition)])
         wait_until(lambda: set(net_of(world.examples())) == {("r", "a"), ("r", "b")})
 
 
@@ -63,4 +63,4 @@ def test_a_partition_that_gets_nothing_good_any_more_ends_the_joiner(world: Worl
             assert sent < 600, "the joiner works on"
             time.sleep(0.05)
     assert "every event was rejected for" in (world.settings.local / "joiner-0.log").read_text()
-    assert {partition for error, partition in letters(world)} == {bad}
+    assert {partition for error, partition in dead_letters(world)} == {bad}

@@ -12,15 +12,15 @@ def test_only_a_watermark_that_moves_is_a_sign_of_life() -> None:
     assert idleness.duration_ms(4.5) == 500
 
 
-def test_a_tick_begins_the_silence_anew() -> None:
-    """What was told once isn't told twice."""
+def test_a_tick_restarts_the_idle_time() -> None:
+    """An idle time that a tick has said isn't counted again."""
     idleness = Idleness(0.0, 0)
     idleness.restart(7.0)
     assert idleness.duration_ms(7.25) == 250
 
 
 def test_after_an_outage_an_event_must_have_been_appended_since() -> None:
-    """What was in the log before says nothing of producers; the first event after it begins the silence anew."""
+    """What was in the log before says nothing of producers; the first event after it restarts the idle time."""
     idleness = Idleness(0.0, 1_000)
     idleness.end_outage(10, 20.0, grace_s=30.0)
     idleness.observe(1_500, 9, 21.0)

@@ -153,7 +153,7 @@ def test_one_bad_event_costs_only_itself() -> None:
     assert b"\x92\x03\xa1x" in (letter.value or b"")
 
 
-def letters(written: list[Outgoing]) -> list[DeadLetter]:
+def dead_letters(written: list[Outgoing]) -> list[DeadLetter]:
     """The dead letters among records."""
     return [decode_entity(out.value or b"", DeadLetter) for out in written if out.topic == "events.dlq"]
 
@@ -163,7 +163,7 @@ def test_a_late_event_becomes_a_dead_letter_that_says_how_late_it_is() -> None:
     taker = Taker(RULES)
     taker.take(record(Tick(T + 5_000)))
     late: list[SourceEvent] = [page(0), Install("u", "i0", T + 2_900, "i")]
-    found = letters(taker.take(record(*late, page(4_500, request_id="in time"), offset=1)))
+    found = dead_letters(taker.take(record(*late, page(4_500, request_id="in time"), offset=1)))
     assert [(letter.error, letter.original) for letter in found] == [("Late", encode(event)) for event in late]
     assert [letter.message.split(" ms too late")[0].split()[-1] for letter in found] == ["3000", "100"]
     assert (taker.state.late, taker.state.joiner.open_pages) == (2, 1)
@@ -210,7 +210,7 @@ def test_an_event_in_the_wrong_partition_becomes_a_dead_letter() -> None:
     users = [f"u{k}" for k in range(12)]
     events: list[SourceEvent] = [*(page(k, user=user) for k, user in enumerate(users)), Tick(T)]
     events.append(Install("u1", "z", T, "i"))
-    found = letters(written(processor, state, [record(*events)], partitions))
+    found = dead_letters(written(processor, state, [record(*events)], partitions))
     wrong = [event for event in events if not isinstance(event, Tick) and partition_of(event.user, 4) != 0]
     assert [letter.original for letter in found] == [encode(event) for event in wrong]
     assert 0 < state.joiner.open_pages == sum(partition_of(user, 4) == 0 for user in users)
