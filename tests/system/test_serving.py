@@ -126,7 +126,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         asker.start()
         player.start()
         wait_until(
-            lambda: version() >= 20 and sum(one.version > 0 for one in observed) >= 260,
+            lambda: version() and len({one.version for one in observed}) > 20,  # a slow ranker skips some
             "twenty versions to be served",
         )
         replies = [one.reply for one in observed if one.reply]
@@ -157,8 +157,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         log.close()
     assert not [one.error for one in observed if one.error]
     assert first.mixed == second.mixed == 0
-    assert first.checked + second.checked >= 500
-    assert len({one.version for one in observed}) >= 20
+    assert first.checked >= 200 and second.checked >= 300
 
 
 def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
