@@ -1,6 +1,6 @@
 """XXH3 (64 bits, no seed) of short texts, for numba kernels: the very hash that `xxhash.xxh3_64_intdigest` gives.
 
-Lengths are 4 to LENGTH_MAX. Derived from xxHash 0.8, Copyright (c) 2012-2021 Yann Collet, all rights reserved;
+Lengths are 1 to LENGTH_MAX. Derived from xxHash 0.8, Copyright (c) 2012-2021 Yann Collet, all rights reserved;
 SPDX-License-Identifier: BSD-2-Clause, whose text is in NOTICE.
 """
 
@@ -63,8 +63,15 @@ def _mix16(text: Any, at: Any, word: Any) -> Any:
 
 @kernel
 def xxh3_64(text: Any, length: Any) -> Any:
-    """The hash of text[:length]; uint8 [at least length], 4 <= length <= LENGTH_MAX. uint64."""
+    """The hash of text[:length]; uint8 [at least length], 1 <= length <= LENGTH_MAX. uint64."""
     n = np.uint64(length)
+    if length < 4:
+        h = np.uint64(text[0]) << np.uint64(16) | np.uint64(text[length >> 1]) << np.uint64(24)
+        h |= np.uint64(text[length - 1]) | n << np.uint64(8)
+        h ^= (SECRET[0] ^ SECRET[0] >> np.uint64(32)) & np.uint64(0xFFFFFFFF)
+        h = (h ^ h >> np.uint64(33)) * np.uint64(0xC2B2AE3D27D4EB4F)
+        h = (h ^ h >> np.uint64(29)) * np.uint64(0x165667B19E3779F9)
+        return h ^ h >> np.uint64(32)
     if length <= 8:
         h = (_read32(text, length - 4) + (_read32(text, 0) << np.uint64(32))) ^ (SECRET[1] ^ SECRET[2])
         h ^= ((h << np.uint64(49)) | (h >> np.uint64(15))) ^ ((h << np.uint64(24)) | (h >> np.uint64(40)))

@@ -12,19 +12,26 @@ from stream.tables.jit import kernel
 
 
 @kernel
-def number_at(raw: Any, at: Any) -> Any:
-    """(a non-negative integer, its end)."""
+def unsigned_at(raw: Any, at: Any) -> Any:
+    """(an unsigned 64-bit integer, uint64, its end)."""
     end = raw.shape[0]
     head = raw[at] if at < end else np.uint8(0xC1)
     if head < 0x80:
-        return np.int64(head), at + 1
+        return np.uint64(head), at + 1
     size = np.int64(1) << np.int64(head - 0xCC) if 0xCC <= head <= 0xCF else np.int64(0)
-    if not size or at + size >= end or (size == 8 and raw[at + 1] >= 0x80):
-        return np.int64(0), np.int64(-1)
-    value = np.int64(0)
+    if not size or at + size >= end:
+        return np.uint64(0), np.int64(-1)
+    value = np.uint64(0)
     for k in range(size):
-        value = value << 8 | np.int64(raw[at + 1 + k])
+        value = value << np.uint64(8) | np.uint64(raw[at + 1 + k])
     return value, at + 1 + size
+
+
+@kernel
+def number_at(raw: Any, at: Any) -> Any:
+    """(a non-negative integer, its end)."""
+    value, end = unsigned_at(raw, at)
+    return np.int64(value), end if value < np.uint64(1 << 63) else np.int64(-1)
 
 
 @kernel
