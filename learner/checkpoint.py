@@ -70,10 +70,10 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
         **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
         "shown_since_ms": np.array([shown.since_ms], np.int64),
-        "recent_ids": model.window_ids.copy(),
-        "recent_wide": model.window_wide.copy(),
-        "records": np.array(model.records, np.int64).reshape(-1, 2),
-        "losses": np.array(model.losses, np.float64),
+        "recent_ids": model.window.ids.copy(),
+        "recent_wide": model.window.wide.copy(),
+        "records": np.array(model.window.records, np.int64).reshape(-1, 2),
+        "losses": np.array(model.drift.losses, np.float64),
         "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
         "page_bytes": np.array([len(page) for page in model.recent_pages], np.int64),
     }
@@ -143,14 +143,12 @@ def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.progress.restore(arrays, meta.slices)
     model.learned_ids.restore(arrays)
     model.shown = _shown(arrays)
-    model.window_ids[:], model.window_wide[:] = arrays["recent_ids"], arrays["recent_wide"]
-    model.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
+    model.window.ids[:], model.window.wide[:] = arrays["recent_ids"], arrays["recent_wide"]
+    model.window.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
     ends = np.cumsum([0, *arrays["page_bytes"]])
     raw = arrays["pages"].tobytes()
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
-    for loss in arrays["losses"].tolist():  # ADWIN has no state that can be saved: its input is replayed
-        model.losses.append(loss)
-        model.drift.update(loss)
+    model.drift.restore(arrays["losses"].tolist())
     if model.deep:
         _restore_deep(model.deep, arrays)
 

@@ -1,6 +1,6 @@
-"""A record's examples in columns; invalid pages are rejected with the reason."""
+"""Examples in columns, from events; invalid pages are rejected with the reason."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.events.checks import check_examples
-from stream.events.types import INSTALLED, LATE_POSITIVE, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples
+from stream.events.codec import encode
+from stream.events.types import WEIGHT_MAX, WEIGHT_MIN, BadPart, Examples
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout, pages_of, words_of
 from stream.runtime.errors import BadEvent
-from stream.tables.dtypes import F32, I64, U64
+from stream.tables.dtypes import F32, F64, I64, U64
 from stream.tables.jit import kernel
 
-RejectedExamples = tuple[Examples, str]  # and the reason
 Selection = npt.NDArray[np.bool_] | I64 | slice
 
 
@@ -32,7 +32,7 @@ class ExampleBatch:
     weights: F32
     reasons: I64
     ingest_ms: I64
-    time_ms: npt.NDArray[np.float64]  # event time of the page
+    time_ms: F64  # event time of the page
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -43,60 +43,45 @@ class ExampleBatch:
         return ExampleBatch(pages, self.micro_batch[which], self.ids[which], self.labels[which], self.weights[which],
                             self.reasons[which], self.ingest_ms[which], self.time_ms[which])  # fmt: skip
 
-    def first_labels(self) -> npt.NDArray[np.bool_]:
-        """Which examples carry their item's first label: no late positive, no retraction. bool [B]."""
-        first: npt.NDArray[np.bool_] = (self.reasons == INSTALLED) | (self.reasons == WINDOW_CLOSED)
-        return first
-
-    def installs(self) -> I64:
-        """Indices of installs."""
-        positive = (self.labels > 0.5) & ((self.reasons == INSTALLED) | (self.reasons == LATE_POSITIVE))
-        return np.flatnonzero(positive)
-
-    def micro_batch_bounds(self) -> I64:
-        """Where each micro-batch begins, and the end."""
-        bounds: I64 = _bounds(self.micro_batch)
-        return bounds
-
 
 def batch_of(
-    record: Sequence[Examples], layout: Layout, micro_batch: int
-) -> tuple[ExampleBatch, list[RejectedExamples]]:
-    """A record's examples, and its rejected pages.
+    events: Sequence[Examples], layout: Layout, micro_batch: int
+) -> tuple[ExampleBatch, Sequence[Examples], list[BadPart]]:
+    """A record's examples, its valid pages, and its rejected ones: the bytes and reason of each.
 
     Micro-batches are cut at fixed indices, before anything is dropped.
     """
-    counts = [len(examples.ids) for examples in record]
+    counts = [len(examples.ids) for examples in events]
     micro_batches = np.arange(sum(counts)) // micro_batch
-    batch = _columns(record, counts, micro_batches, layout)
+    batch = _columns(events, counts, micro_batches, layout)
     if batch is not None:
-        return batch, []
+        return batch, events, []
     rejected, valid, kept = [], [], []
-    for examples, count, first in zip(record, counts, np.cumsum([0, *counts]).tolist(), strict=False):
+    for examples, count, first in zip(events, counts, np.cumsum([0, *counts]).tolist(), strict=False):
         try:
             words_of(examples.page.features, layout, len(examples.page.items))
             check_examples(examples)
         except BadEvent as why:
-            rejected.append((examples, str(why)))
+            rejected.append((encode(examples), str(why)))
         else:
             valid.append(examples)
             kept.append(micro_batches[first : first + count])
     batch = _columns(valid, list(map(len, kept)), np.concatenate([micro_batches[:0], *kept]), layout)
     assert batch is not None, "invalid pages were rejected"
-    return batch, rejected
+    return batch, valid, rejected
 
 
-def _columns(record: Sequence[Examples], counts: list[int], micro_batches: I64, layout: Layout) -> ExampleBatch | None:
+def _columns(events: Sequence[Examples], counts: list[int], micro_batches: I64, layout: Layout) -> ExampleBatch | None:
     """The examples in columns, or None when a page or an example is invalid."""
-    found = pages_of([(examples.page.features, len(examples.page.items)) for examples in record], layout)
+    found = pages_of([(examples.page.features, len(examples.page.items)) for examples in events], layout)
     if found is None:
         return None
 
     def column(name: str, kind: type[np.generic]) -> Any:
-        return np.array(list(chain.from_iterable(map(attrgetter(name), record))), kind)
+        return np.array(list(chain.from_iterable(map(attrgetter(name), events))), kind)
 
-    times = np.array([examples.page.time_ms for examples in record], np.float64)
-    page = np.repeat(np.arange(len(record)), counts)
+    times = np.array([examples.page.time_ms for examples in events], np.float64)
+    page = np.repeat(np.arange(len(events)), counts)
     batch = ExampleBatch(
         Batch(*found, page, column("positions", np.int64)),
         micro_batches,
@@ -110,22 +95,9 @@ def _columns(record: Sequence[Examples], counts: list[int], micro_batches: I64, 
     return batch if _valid(batch.labels, batch.weights) else None
 
 
-def chunked(records: Iterator[Sequence[Examples]], examples_min: int) -> Iterator[list[Examples]]:
-    """Pages of consecutive records, at least `examples_min` examples at a time."""
-    pages: list[Examples] = []
-    count = 0
-    for record in records:
-        pages += record
-        count += sum(len(examples.ids) for examples in record)
-        if count >= examples_min:
-            yield pages
-            pages, count = [], 0
-    if pages:
-        yield pages
-
-
 @kernel
-def _bounds(micro_batch: Any) -> Any:
+def micro_batch_bounds(micro_batch: I64) -> I64:
+    """Where each micro-batch begins, and the end."""
     bounds = np.empty(micro_batch.shape[0] + 1, np.int64)
     bounds[0] = 0
     count = 1
@@ -146,14 +118,3 @@ def _valid(labels: Any, weights: Any) -> Any:
         ):
             return False
     return True
-
-
-@kernel
-def match_window(ids: Any, ring: Any, index: Any, end: Any) -> Any:
-    """Which of these ids, in order, the ring contains from `index` on; and the index after the last match."""
-    keep = np.zeros(ids.shape[0], np.bool_)
-    for b in range(ids.shape[0]):
-        if index < end and ids[b] == ring[index % ring.shape[0]]:
-            keep[b] = True
-            index += 1
-    return keep, index

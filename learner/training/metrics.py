@@ -33,6 +33,11 @@ DUPLICATES = Total("thalweg_learner_duplicates", "examples and organic installs 
 ORGANIC = Total("thalweg_learner_organic_installs", "installs without a page learned, since the log's beginning")
 DEAD_LETTERS = Total("thalweg_learner_dead_letters", "events that the learner rejected, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
+LAG_RECORDS = Gauge("thalweg_learner_lag_records", "records of examples that aren't learned yet")
+LAG_EXAMPLES = Gauge(
+    "thalweg_learner_lag_examples", "examples that aren't learned yet: the records, at the recent mean of examples"
+)
+LAG_SECONDS = Gauge("thalweg_learner_lag_seconds", "age of the newest learned record while others wait, by append time")
 VERSION = Gauge("thalweg_learner_published_version", "newest version in the store")
 REJECTED = Total("thalweg_learner_rejected_versions", "versions rejected, by the gate or when packed, in this process")
 KEYS = Gauge("thalweg_learner_keys", "keys in tables, by part; of the deep part ids with an embedding row", ["part"])

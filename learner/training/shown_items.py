@@ -1,12 +1,47 @@
 """Names of items shown lately, for rankers to retrieve from. Bounded in number and in event time."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
+
+import numpy as np
+import xxhash
 
 from stream.snapshots.item_names import ITEMS_MAX, NAME_MAX
+from stream.tables.dtypes import I64, U64
+from stream.tables.hash_kernels import find_many
+from stream.tables.hash_table import HashTable
 
 GENERATION_MAX: Final = 5_000  # items
 GENERATION_MS: Final = 84 * 3_600_000  # of event time: a name expires about a week after it was last shown
+
+
+class ShownPages(NamedTuple):
+    """Pages and the names of their items: M names on P pages, as they lie in `text`."""
+
+    text: bytes  # UTF-8
+    spans: I64  # i64[M, 2]: begin and end of each name in `text`
+    hashes: U64  # u64[M]: xxh3 of each name; never 0
+    ends: I64  # i64[P + 1]: page p has names ends[p]:ends[p + 1]
+    times_ms: I64  # i64[P], event time
+
+    def name(self, index: int) -> str:
+        """A name as text."""
+        begin, end = self.spans[index]
+        return self.text[begin:end].decode()
+
+
+def shown_pages(pages: Sequence[tuple[Sequence[str], int]]) -> ShownPages:
+    """Pages from (names of items, event time)."""
+    names = [name.encode() for items, _ in pages for name in items]
+    ends = np.cumsum([0, *map(len, names)])
+    hashes = np.array([_hash(name) for name in names], np.uint64)
+    times_ms = np.array([time_ms for _, time_ms in pages], np.int64)
+    page_ends = np.cumsum([0, *(len(items) for items, _ in pages)])
+    return ShownPages(b"".join(names), np.stack([ends[:-1], ends[1:]], 1), hashes, page_ends, times_ms)
+
+
+def _hash(name: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(name) or 1
 
 
 class ShownItems:
@@ -19,15 +54,27 @@ class ShownItems:
     def __init__(self, young: Iterable[str] = (), old: Iterable[str] = (), since_ms: int = 0) -> None:
         self.young, self.old, self.since_ms = set(young), set(old), since_ms
         self.changed = True
+        self._known = HashTable(1, tracked=False)  # hashes of `young`, and of names that are no good
+        self._put([_hash(name.encode()) for name in self.young])
 
     def add(self, items: Sequence[str], time_ms: int) -> None:
         """A page of these items (at most 1,000) was learned; `time_ms`: its event time."""
-        if len(self.young) >= GENERATION_MAX or time_ms - self.since_ms > GENERATION_MS:
-            self.young, self.old, self.since_ms, self.changed = set(), self.young, time_ms, True
-        young = self.young
-        if new := [item for item in items if item not in young and 0 < len(item) <= NAME_MAX]:
-            young.update(new)
-            self.changed = True
+        self.add_pages(shown_pages([(items, time_ms)]))
+
+    def add_pages(self, pages: ShownPages) -> None:
+        """These pages were learned, in order."""
+        if not len(pages.times_ms):
+            return
+        unknown = self._unknown(pages.hashes)
+        if len(self.young) + len(unknown) < GENERATION_MAX and not self._outlived(int(pages.times_ms.max())):
+            self._add(pages, unknown)  # no generation ends within these pages
+            return
+        for page, time_ms in enumerate(pages.times_ms.tolist()):
+            if len(self.young) >= GENERATION_MAX or self._outlived(time_ms):
+                self.young, self.old, self.since_ms, self.changed = set(), self.young, time_ms, True
+                self._known = HashTable(1, tracked=False)
+            first, last = pages.ends[page : page + 2]
+            self._add(pages, first + self._unknown(pages.hashes[first:last]))
 
     @property
     def names(self) -> set[str]:
@@ -35,3 +82,21 @@ class ShownItems:
         names = self.young | self.old
         assert len(names) <= ITEMS_MAX, "two generations and a page are fewer"
         return names
+
+    def _outlived(self, time_ms: int) -> bool:
+        return time_ms - self.since_ms > GENERATION_MS
+
+    def _unknown(self, hashes: U64) -> I64:
+        return np.flatnonzero(find_many(self._known.slots, hashes) < 0)
+
+    def _add(self, pages: ShownPages, indices: I64) -> None:
+        """Add names that aren't in the young generation, or too long."""
+        if not len(indices):
+            return
+        new = {name for index in indices.tolist() if 0 < len(name := pages.name(index)) <= NAME_MAX}
+        self._put(pages.hashes[indices])
+        self.young |= new
+        self.changed = self.changed or bool(new)
+
+    def _put(self, hashes: Sequence[int] | U64) -> None:
+        self._known.put(np.array(hashes, np.uint64).reshape(-1, 1))

@@ -20,7 +20,7 @@ A statistic of organic installs (`of = "organic"`) is a count or since that inst
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from stream.features.statistic_reads import StatisticRules, base_rate, measure, 
 from stream.features.statistic_updates import label_sum, move_organic, move_row, organic_keys
 from stream.spec.spec import ORGANIC_INSTALLS, Spec, duration_ms
 from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, READ_MEMORY, READ_RATE, kind_of
-from stream.tables.dtypes import F32, F64, I64, U64
+from stream.tables.dtypes import F32, I64, U64
 from stream.tables.eviction import Evictor
 from stream.tables.hash_kernels import TableArrays
 from stream.tables.hash_table import HashTable
@@ -42,6 +42,18 @@ from stream.tables.jit import kernel
 
 WIDTH: Final = 4  # key; n, s, t as float64
 NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
+
+
+class StatisticKeys(NamedTuple):
+    """Keys of the rows that a batch's examples move; statistic k of example b has
+    keys[offsets[b·S + k]:offsets[b·S + k + 1]]."""
+
+    keys: U64  # u64[K + 1]; the last is that of everything
+    offsets: I64  # i64[B·S + 1]; needn't begin at 0
+
+    def part(self, first: int, last: int) -> "StatisticKeys":
+        """Statistics first:last, counted over the examples; all keys stay."""
+        return StatisticKeys(self.keys, self.offsets[first : last + 1])
 
 
 class StatisticsProgram:
@@ -75,6 +87,10 @@ class StatisticsProgram:
         """
         _fill(words, float(time_ms), self.sizes, self.crosses, self.rules, self.base_key, slots, overlay)
 
+    def keys_of(self, batch: Batch) -> StatisticKeys:
+        """The keys that a batch's examples move: they depend on its pages only."""
+        return StatisticKeys(*_keys_of(batch, self.sizes, self.crosses, self.base_key))
+
     def organic_keys(self, installs: Sequence[Organic]) -> U64:
         """The keys that these move: install b's of the j-th statistic of organic installs at b·O+j. uint64 [B·O]."""
         ids = [(id_of(self._user_seed, one.user), id_of(self._item_seed, one.item)) for one in installs]
@@ -93,14 +109,11 @@ class Statistics:
         """Write the page's statistics as of `time_ms` into its words."""
         self.program.fill(words, time_ms, self.table.old, self.table.slots)
 
-    def learn(self, batch: Batch, labels: F64, weights: F64, reasons: I64, time_ms: F64) -> None:
-        """Move the statistics by these examples, in order. Over the spec's bound the least recently moved rows go.
-
-        `labels`, `weights`, `time_ms` (of the page): float64 [B]; `reasons`: int64 [B].
-        """
-        program, table = self.program, self.table
-        outcomes = Outcomes(labels, weights, reasons, time_ms)
-        keys, offsets = _keys_of(batch, program.sizes, program.crosses, program.base_key)
+    def learn(self, batch: Batch, outcomes: Outcomes, hashed: StatisticKeys | None = None) -> None:
+        """Move the statistics by these examples, in order. Over the spec's bound the least recently moved rows go."""
+        program, table, labels = self.program, self.table, outcomes.labels
+        keys, offsets = hashed or program.keys_of(batch)
+        keys, offsets = np.append(keys[offsets[0] : offsets[-1]], program.base_key), offsets - offsets[0]
         neighbours = [int(program.rules.neighbours[k]) for k in program.likenesses]
         self.evictor.step(table, len(keys) + len(labels) * sum(last + 2 for last in neighbours), 0)
         table.reserve_for(keys)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
+from kafka.structs import OffsetAndMetadata
 
 from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translate, translated, with_timeout
@@ -122,6 +123,15 @@ class KafkaLog:
         """A reader of the partitions assigned to a member (a static name), from the group's commits, else the start."""
         self._check(topic)
         return KafkaGroupReader(self._settings, topic, group, member)
+
+    def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
+        """Store a group's next offset to read, per partition; the group has no members. For lag exporters."""
+        name = self._settings.topic(topic)
+        offsets = {TopicPartition(name, p): OffsetAndMetadata(offset, "", -1) for p, offset in positions.items()}
+        with translated(self._settings, f"committing offsets of {group}"), self._admin_lock:
+            for error in self._admin.alter_group_offsets(self._settings.topic(group), offsets).values():
+                if error is not errors.NoError:
+                    raise error(f"group {group}")
 
     def close(self) -> None:
         """Flush and close; safe to call twice. Raises what `flush` raises, after closing."""

@@ -65,6 +65,11 @@ class KafkaReader:
             found[tp.partition] = offset
         return found
 
+    def ends(self) -> dict[int, int]:
+        """Offset after the newest record as of the last poll, per partition of which it is known."""
+        ends = {tp.partition: self._consumer.highwater(tp) for tp in self._consumer.assignment()}
+        return {p: end for p, end in ends.items() if end is not None}
+
     def seek(self, partition: int, offset: int) -> None:
         """Continue reading this partition from `offset` (or START, END)."""
         tp = self._tp(partition)

@@ -100,6 +100,12 @@ class MemoryLog:
             entry = self._groups.setdefault((topic, group), _Group())
         return MemoryGroupReader(topic, self._parts(topic), self._changed, entry, member)
 
+    def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
+        """Store a group's next offset to read, per partition."""
+        self._parts(topic)
+        with self._changed:
+            self._groups.setdefault((topic, group), _Group()).commits.update(positions)
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -140,6 +146,11 @@ class MemoryReader:
     def positions(self) -> dict[int, int]:
         """The next offset to be read, per partition that is assigned now."""
         return dict(self._positions)
+
+    def ends(self) -> dict[int, int]:
+        """Offset after the newest record, per partition."""
+        with self._changed:
+            return {p: self._parts[p].end for p in self._positions}
 
     def seek(self, partition: int, offset: int) -> None:
         """Continue reading this partition from `offset` (or START, END)."""

@@ -34,6 +34,9 @@ class Reader(Protocol):
     def positions(self) -> dict[int, int]:
         """The next offset to be read, per partition that is assigned now."""
 
+    def ends(self) -> dict[int, int]:
+        """Offset after the newest record as of the last poll, per partition of which it is known."""
+
     def seek(self, partition: int, offset: int) -> None:
         """Continue reading this partition from `offset` (or START, END)."""
 
@@ -77,6 +80,12 @@ class Log(Protocol):
 
     def group_reader(self, topic: str, group: str, member: str) -> GroupReader:
         """A reader of the partitions assigned to a member (a static name), from the group's commits, else the start."""
+
+    def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
+        """Store a group's next offset to read, per partition; the group has no members. For lag exporters.
+
+        Raises LogUnavailable, LogError.
+        """
 
     def close(self) -> None:
         """Flush and close; safe to call twice."""

@@ -17,15 +17,17 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from learner.checkpoint import KEEP, CheckpointFiles, restore, take
+from learner.learner import Learner
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
-from learner.service import Learner, _loop, _open, _poll, _start, _Status
+from learner.service import _loop, _pass, _prefetch, _start, _Status
 from learner.training.model import Model
+from learner.training.training_records import TrainingRecord
 from stream.events.codec import decode_entity, decode_examples, encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import DeadLetter, Examples, Install
 from stream.log.memory_log import MemoryLog
-from stream.log.protocol import START, Reader, Record
+from stream.log.protocol import START, Record
 from stream.runtime.errors import (
     BadSnapshot,
     CheckpointError,
@@ -68,8 +70,12 @@ class Room:
         """All that is there."""
         learner = learner or self.learner
         reader = self.log.reader(EXAMPLES.name, {0: learner.offset})
-        learner.learn(reader.poll(0), self.turn)
+        self.learn_records(learner, reader.poll(0))
         reader.close()
+
+    def learn_records(self, learner: Learner, records: list[Record]) -> None:
+        """These, as they were read."""
+        learner.learn(learner.model.record_encoder.records(records), self.turn)
 
     def turn(self) -> None:
         """Called after each record."""
@@ -172,13 +178,19 @@ def test_a_buried_example_can_be_sent_again(room: Room) -> None:
     assert decode_examples(again) == ([foreign(log[0][0])], [])
 
 
-def read_on(room: Room, learner: Learner, *, accept_gap: bool = False) -> Reader:
-    """As the loop does, until a poll brings something."""
-    reader = _open(learner, accept_gap)
-    while not (found := _poll(learner, reader, accept_gap)):
-        pass
+def read_on(room: Room, learner: Learner, *, accept_gap: bool = False) -> None:
+    """As the loop does, until something was read."""
+    found: list[TrainingRecord] = []
+    while not found:
+        prefetcher = _prefetch(learner, accept_gap)
+        try:
+            while not (found := prefetcher.take(0.05)):
+                pass
+        except LogGap as gap:
+            _pass(learner, gap, accept_gap)
+        finally:
+            prefetcher.close()
     learner.learn(found, room.turn)
-    return reader
 
 
 def test_without_a_checkpoint_it_begins_where_the_log_begins(
@@ -211,10 +223,14 @@ def test_a_start_that_moves_before_anything_was_read_is_no_gap(room: Room) -> No
     """Retention comes between the first question and its answer."""
     room.write(*map(encode_record, records(SPEC, 60)))
     learner = room.start(Model(SPEC), START)
-    reader = _open(learner, accept_gap=False)
+    reader = room.log.reader(EXAMPLES.name, {0: START})
     room.log.truncate(EXAMPLES.name, 0, 4)
-    assert _poll(learner, reader, accept_gap=False) == []
-    assert _poll(learner, reader, accept_gap=False)[0].offset == 4
+    with pytest.raises(LogGap) as gap:
+        reader.poll(0)
+    _pass(learner, gap.value, accept_gap=False)
+    read_on(room, learner)
+    assert learner.offset == 20
+    assert learner.model.examples == 9 * (20 - 4)
 
 
 def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -> None:
@@ -222,7 +238,7 @@ def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -
     log = records(SPEC, 180)
     room.write(*map(encode_record, log))
     first = room.start(Model(SPEC), 0)
-    first.learn(room.log.reader(EXAMPLES.name, {0: 0}).poll(0, 20), room.turn)
+    room.learn_records(first, room.log.reader(EXAMPLES.name, {0: 0}).poll(0, 20))
     first.maybe_checkpoint(now=True)
     room.log.truncate(EXAMPLES.name, 0, 25)
     held = room.files.newest()
@@ -236,7 +252,7 @@ def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -
     assert learner.offset == len(log)
     assert learner.model.examples == 9 * (20 + len(log) - 25)
     assert learner.model.warm_starts == 1
-    assert learner.model.records[0][0] >= 25
+    assert learner.model.window.records[0][0] >= 25
 
 
 def test_what_the_log_has_lost_is_forgotten() -> None:
@@ -244,12 +260,12 @@ def test_what_the_log_has_lost_is_forgotten() -> None:
     model = Model(SPEC)
     for offset, record in enumerate(records(SPEC, 30)):
         model.learn(record, 10 + offset)
-    before = list(model.records)
-    model.drop_records_before(14)
-    assert list(model.records) == before[4:]
-    assert model.records[0] == (14, 36)
-    model.drop_records_before(99)
-    assert not model.records
+    before = list(model.window.records)
+    model.window.drop_records_before(14)
+    assert list(model.window.records) == before[4:]
+    assert model.window.records[0] == (14, 36)
+    model.window.drop_records_before(99)
+    assert not model.window.records
 
 
 class SlowLog(MemoryLog):
@@ -294,7 +310,8 @@ def test_a_checkpoint_waits_for_the_dead_letters_before_it(room: Room, monkeypat
 
     monkeypatch.setattr(room.files, "write", seen)
     room.write(b"bad", encode_record(log[0]), b"bad", b"bad")
-    learner.learn(room.log.reader(EXAMPLES.name, {0: 0}).poll(0), lambda: learner.maybe_checkpoint(now=True))
+    read = learner.model.record_encoder.records(room.log.reader(EXAMPLES.name, {0: 0}).poll(0))
+    learner.learn(read, lambda: learner.maybe_checkpoint(now=True))
     assert letters == [1, 1, 2, 3]
 
 
@@ -550,12 +567,12 @@ def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: P
             assert not newcomer.uploader.owns_model
             assert newcomer.uploader.token == 0
             assert store.head() == live
-            anew.learn(reader.poll(0, 1), room.turn)
+            room.learn_records(anew, reader.poll(0, 1))
     assert [(one["live"], one["wanted"]) for one in told if "nothing is published" in one["event"]] == [(1, 10)]
     room.write(encode_record(log[10]))
     room.learn()
     live = publishes(other, room.learner)
-    anew.learn(reader.poll(0, 1), room.turn)
+    room.learn_records(anew, reader.poll(0, 1))
     head = publishes(newcomer, anew)
     assert head.version == live.version + 1
     assert head.token > live.token
@@ -591,13 +608,13 @@ def test_what_was_published_while_a_learner_took_over_counts(
     anew = room.start(Model(SPEC), 0)
     newcomer = publisher_of(anew, store, tmp_path / "anew")
     reader = room.log.reader(EXAMPLES.name, {0: 0})
-    anew.learn(reader.poll(0, 4), room.turn)
+    room.learn_records(anew, reader.poll(0, 4))
     assert not newcomer.maybe_publish(4)
     wait_until(lambda: newcomer.uploader.token)
     asked = store.asked
     wait_until(lambda: store.asked > asked + 2)
     assert not newcomer.uploader.owns_model
-    anew.learn(reader.poll(0, 2), room.turn)
+    room.learn_records(anew, reader.poll(0, 2))
     head = publishes(newcomer, anew)
     (live,) = went_on
     assert store.manifest(head.version).parent == live.version
@@ -613,12 +630,12 @@ def test_no_number_comes_twice_though_the_store_was_wiped_meanwhile(room: Room, 
     first, used = publisher_of(room.learner, store, tmp_path), list[Head]()
     reader = room.log.reader(EXAMPLES.name, {0: 0})
     for _ in range(5):
-        room.learner.learn(reader.poll(0, 1), room.turn)
+        room.learn_records(room.learner, reader.poll(0, 1))
         used.append(publishes(first, room.learner))
     first.uploader.stop()
     store.wipe()
     again = room.start(Model(SPEC), 0)  # without any checkpoint: the worst case
-    again.learn(room.log.reader(EXAMPLES.name, {0: 0}).poll(0, 2), room.turn)
+    room.learn_records(again, room.log.reader(EXAMPLES.name, {0: 0}).poll(0, 2))
     second = publisher_of(again, store, tmp_path)
     head = publishes(second, again)
     second.uploader.stop()
@@ -661,7 +678,7 @@ def test_learning_never_waits_for_a_store_that_hangs(room: Room, tmp_path: Path)
     def turn() -> None:
         assert not publisher.maybe_publish(room.learner.offset)
 
-    room.learner.learn(reader.poll(0), turn)
+    room.learner.learn(room.learner.model.record_encoder.records(reader.poll(0)), turn)
     assert room.learner.offset == len(log)
     assert store.asked == 1, "the very first question is still open"
     store.answering.set()
@@ -714,12 +731,12 @@ def test_a_record_before_the_offset_is_our_own_mistake(room: Room) -> None:
     """The loop never learns backwards."""
     room.learner.offset = 5
     with pytest.raises(AssertionError, match="learned already"):
-        room.learner.learn([Record(EXAMPLES.name, 0, 4, 0, None, b"\x90")], room.turn)
+        room.learn_records(room.learner, [Record(EXAMPLES.name, 0, 4, 0, None, b"\x90")])
 
 
 def test_a_broker_that_is_away_during_a_warm_start_costs_time_only(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """The re-read waits and goes on where it was: the learner ends as one that was never disturbed."""
-    monkeypatch.setattr("learner.service.BACKOFF_S", (0.0,))
+    monkeypatch.setattr("learner.learner.BACKOFF_S", (0.0,))
     log = records(SPEC, 150)
     undisturbed = Model(SPEC)
     undisturbed.reread = lambda offset: iter(log[offset:])
@@ -745,7 +762,7 @@ def test_a_broker_that_is_away_during_a_warm_start_costs_time_only(room: Room, m
 @pytest.fixture
 def slow(room: Room, monkeypatch: pytest.MonkeyPatch) -> SlowLog:
     """The room's log: no dead letter can be written yet, and whoever waits for that tries again at once."""
-    monkeypatch.setattr("learner.service.BACKOFF_S", (0.001,))
+    monkeypatch.setattr("learner.learner.BACKOFF_S", (0.001,))
     room.log = log = SlowLog()
     log.away = True
     return log
@@ -768,21 +785,21 @@ def test_nothing_new_is_read_while_dead_letters_wait(room: Room, tmp_path: Path,
     """They don't grow in number, and each try sends one of them; once their topic is back all are there, in order."""
     learner = room.start(Model(SPEC), 0)
     learner._checkpoint_every_ms = 10**9
-    room.write(*[b"bad"] * 150)
+    room.write(*[b"bad"] * 100)
     with looping(learner, AskedStore(), tmp_path):
         wait_until(lambda: slow.failures)
         for n in range(1, 6):
             room.write(b"bad", encode_record(records(SPEC, n)[-1]))
             wait_until(lambda: slow.failures > 2 * n)  # noqa: B023  # called before the loop goes on
-        assert (learner.offset, len(learner.dead_letters._unconfirmed)) == (150, 150)
+        assert (learner.offset, len(learner.dead_letters._unconfirmed)) == (100, 100)
         assert slow.sends <= slow.failures + 1
         slow.away = False
-        wait_until(lambda: learner.offset == 160)
-    assert [letter.offset for letter in room.letters()] == [*range(150), *range(150, 160, 2)]
-    assert slow.sends == slow.failures + 155
+        wait_until(lambda: learner.offset == 110)
+    assert [letter.offset for letter in room.letters()] == [*range(100), *range(100, 110, 2)]
+    assert slow.sends == slow.failures + 105
     held = room.files.newest()
     assert held is not None
-    assert held.meta.offset == 160
+    assert held.meta.offset == 110
 
 
 def test_letters_that_were_confirmed_before_the_topic_went_away_arent_sent_again(room: Room) -> None:

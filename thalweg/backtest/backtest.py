@@ -253,7 +253,9 @@ class Backtest:
             entrant.learn(record, rows)
             self.seconds[i] += time.perf_counter() - begun
         models = [entrant.model for entrant in self.entrants if isinstance(entrant, ModelEntrant)]
-        self.log.drop_before(min((model.records[0][0] for model in models if model.records), default=self.log.newest))
+        self.log.drop_before(
+            min((model.window.records[0][0] for model in models if model.window.records), default=self.log.newest)
+        )
 
     def _reject(self, where: str, reason: str) -> None:
         self.rejected += 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import CheckpointFiles, take
-from learner.service import Learner
+from learner.learner import Learner
 from learner.training.model import Model
 from stream.events.codec import decode_entity, encode_record
 from stream.events.types import DeadLetter, Examples, Item
@@ -34,7 +34,7 @@ def learned(folder: Path, log: list[list[Examples]]) -> tuple[Learner, list[Dead
     for record in log:
         topics.send("examples", 0, encode_record(record), b"key")
     learner = Learner(topics, Model(SPEC), 0, CheckpointFiles(folder), 1_000_000)
-    learner.learn(topics.reader("examples", {0: 0}).poll(0), lambda: None)
+    learner.learn(learner.model.record_encoder.records(topics.reader("examples", {0: 0}).poll(0)), lambda: None)
     letters = topics.reader("examples.dlq", {0: 0}).poll(0)
     return learner, [decode_entity(letter.value or b"", DeadLetter) for letter in letters]
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
-from learner.training.example_batch import ExampleBatch
+from learner.training.example_batch import micro_batch_bounds
 from learner.training.model import Model
+from learner.training.training_records import EncodedBatch
 from stream.events.types import Examples
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.runtime.errors import CheckpointError
-from stream.tables.dtypes import F32, I64
+from stream.tables.dtypes import F32
 from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
 
@@ -65,13 +66,13 @@ def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
     page_of_3, record_of_18 = records(spec, 1)[0], records(spec, 6, per_record=6)[0]
     model, steps = Model(spec), list[int]()
     model.learn(page_of_3, 0)
-    learn = model._learn_batch
+    learn = model._learn_parts
 
-    def counted(batch: ExampleBatch, bounds: I64) -> F32:
-        steps.extend(np.diff(bounds).tolist())
-        return learn(batch, bounds)
+    def counted(batch: EncodedBatch) -> F32:
+        steps.extend(np.diff(micro_batch_bounds(batch.examples.micro_batch)).tolist())
+        return learn(batch)
 
-    model._learn_batch = counted  # type: ignore[method-assign]  # the test listens in
+    model._learn_parts = counted  # type: ignore[method-assign]  # the test listens in
     model.learn(record_of_18, 1)
     assert model.duplicates == 3
     assert steps == [1, 4, 4, 4, 2], "items 3 | 4 to 7 | 8 to 11 | 12 to 15 | 16 and 17: micro-batches of 4"

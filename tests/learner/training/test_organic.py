@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import CheckpointFiles, restore, take
-from learner.service import Learner
+from learner.learner import Learner
 from learner.training.model import Model
 from stream.events.codec import decode_entity, encode, encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
@@ -119,7 +119,7 @@ def test_packing_changes_nothing() -> None:
     apart += [[one] for one in installs]
     models = [learned(SPEC, one) for one in (log, first, apart)]
     for model in models:
-        model.records.clear()  # offsets of another log
+        model.window.records.clear()  # offsets of another log
     assert_same(models[0], models[1])
     assert_same(models[0], models[2])
 
@@ -157,7 +157,8 @@ def test_the_learner_takes_them_from_the_log_and_buries_bad_ones_alone(tmp_path:
     def run(model: Model, offset: int, until: int) -> Learner:
         learner = Learner(log, model, offset, files, checkpoint_every_ms=0)
         reader = log.reader(EXAMPLES.name, {0: offset})
-        learner.learn([record for record in reader.poll(0) if record.offset < until], lambda: None)
+        read = [record for record in reader.poll(0) if record.offset < until]
+        learner.learn(learner.model.record_encoder.records(read), lambda: None)
         return learner
 
     whole = run(Model(SPEC), 0, len(world))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from learner.checkpoint import CheckpointFiles, restore, take
-from learner.service import Learner
+from learner.learner import Learner
 from learner.training.dedup import RecentIds
 from learner.training.model import Model
 from learner.training.progressive_validation import ALL, HEADER, WINDOW, Figures, ProgressiveValidation
@@ -189,7 +189,7 @@ def test_only_fake_negatives_are_corrected() -> None:
         life = model.progress.lifetime()
         assert life.examples == 3, policy
         assert life.base_rate == pytest.approx(rate), policy
-        assert model.losses[1:] == ([] if policy != "fake_negative" else [pytest.approx(model.losses[1])])
+        assert model.drift.losses[1:] == ([] if policy != "fake_negative" else [pytest.approx(model.drift.losses[1])])
 
 
 def test_figures_of_an_earlier_build_are_refused() -> None:
@@ -332,7 +332,8 @@ def test_a_slice_that_a_checkpoint_doesnt_know_starts_anew(tmp_path: Path) -> No
 def learner(spec: Spec, folder: Path, model: Model, offset: int, log: MemoryLog) -> Learner:
     """It learns what is in the log from this offset on."""
     found = Learner(log, model, offset, CheckpointFiles(folder), 1_000_000)
-    found.learn(log.reader(EXAMPLES.name, {0: offset}).poll(0), lambda: None)
+    read = model.record_encoder.records(log.reader(EXAMPLES.name, {0: offset}).poll(0))
+    found.learn(read, lambda: None)
     found.update_metrics(now=True)
     return found
 

@@ -111,7 +111,7 @@ def test_a_restart_knows_what_was_shown() -> None:
     earlier = {name: array for name, array in taken.arrays.items() if not name.startswith("shown_")}
     first = restore(spec, Checkpoint(taken.meta, earlier))
     assert first.shown.names == set()
-    assert np.array_equal(first.window_ids, half.window_ids)
+    assert np.array_equal(first.window.ids, half.window.ids)
 
 
 def test_names_have_one_form() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import CheckpointFiles
+from learner.learner import Learner
 from learner.publishing.version_builder import VersionBuilder
-from learner.service import Learner
 from learner.training.model import Model
 from producers.features import FeatureBuilder
 from producers.source import WorldEvent
@@ -78,7 +78,7 @@ def test_a_page_is_ranked_by_the_popularity_that_organic_installs_show(tmp_path:
     log = MemoryLog({EXAMPLES.name: 1, EXAMPLES_DLQ.name: 1}, lambda: last_ms)
     model, store, shelf = Model(SPEC), MemoryStore(SPEC.name), EntityCache()
     learner = Learner(log, model, 0, CheckpointFiles(tmp_path), checkpoint_every_ms=10**9)
-    learner.learn(stream.log.reader(EXAMPLES.name, {0: 0}).poll(0), lambda: None)
+    learner.learn(learner.model.record_encoder.records(stream.log.reader(EXAMPLES.name, {0: 0}).poll(0)), lambda: None)
     assert model.organic == 11
     cut = VersionBuilder(model).build(1, 0, store.take_token(), learner.offset, last_ms, {}, deep=True)
     store.put_blobs(cut.blobs)

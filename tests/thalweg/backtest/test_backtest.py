@@ -239,7 +239,7 @@ def test_a_warm_start_finds_the_records_that_it_reads_again() -> None:
     ours = backtest.entrants[0]
     assert isinstance(ours, ModelEntrant)
     assert ours.model.warm_starts >= 2
-    assert len(list(backtest.log.read_from(ours.model.records[0][0]))) < backtest.log.newest
+    assert len(list(backtest.log.read_from(ours.model.window.records[0][0]))) < backtest.log.newest
 
 
 def test_without_a_page_there_is_nothing_to_judge() -> None:

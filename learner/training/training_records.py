@@ -1,0 +1,139 @@
+"""Records of `examples`, decoded and encoded for the model. Nothing here depends on what was learned.
+
+So it runs ahead of the learning, on a thread of its own, for many records at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from learner.training.dedup import source_of
+from learner.training.example_batch import ExampleBatch, batch_of
+from learner.training.record_decoder import DecodedRecords, decode_records
+from learner.training.shown_items import ShownPages, shown_pages
+from learner.training.slices import Slices
+from stream.events.codec import array_head, decode_organic, decode_training
+from stream.events.types import BadPart, Examples, Organic, TrainingEvent
+from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys
+from stream.features.page_features import Layout
+from stream.features.statistics import StatisticKeys, StatisticsProgram
+from stream.log.protocol import Record
+from stream.spec.spec import Spec
+from stream.tables.dtypes import I64, Bools
+
+
+@dataclass(slots=True)
+class EncodedBatch:
+    """Examples and what the model reads of them; B examples."""
+
+    examples: ExampleBatch
+    wide: WideKeys
+    deep: DeepInput
+    statistics: StatisticKeys
+    members: Bools  # bool[B, S]: which example is in which slice
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def part(self, first: int, last: int) -> "EncodedBatch":
+        """Examples first:last; all pages stay."""
+        statistics = len(self.statistics.offsets) // max(1, len(self))
+        return EncodedBatch(
+            self.examples.take(slice(first, last)), self.wide.part(first, last), self.deep.part(first, last),
+            self.statistics.part(first * statistics, last * statistics), self.members[first:last],
+        )  # fmt: skip
+
+
+class TrainingRecord(NamedTuple):
+    """One record of `examples`."""
+
+    origin: Record  # as read, without its value
+    source: int  # the partition of `events` that it came from
+    batch: EncodedBatch
+    page_ends: I64  # i64[P + 1]: page p has words[page_ends[p]:page_ends[p + 1]]
+    shown: ShownPages
+    organic: Sequence[Organic] = ()
+    rejected: Sequence[BadPart] = ()
+
+
+class RecordEncoder:
+    """Decodes and encodes records by a spec."""
+
+    def __init__(self, spec: Spec, layout: Layout, features: Encoder, statistics: StatisticsProgram) -> None:
+        self.layout, self.features, self.slices = layout, features, Slices(spec, layout)
+        self._statistics = statistics
+        self._micro_batch = spec.deep.micro_batch
+        self._lists = len(features.deep_lists)
+
+    def records(self, records: Sequence[Record]) -> Iterator[TrainingRecord]:
+        """Kafka's records, many at once where they are in plain form."""
+        while records:
+            values = [record.value or b"" for record in records]
+            joined, ends = b"".join(values), np.cumsum(list(map(len, values)))
+            count, decoded = decode_records(joined, ends, self.layout)
+            yield from self._plain(records[:count], joined, decoded)
+            if count < len(records):
+                yield self._decoded(records[count])
+            records = records[count + 1 :]
+
+    def of_events(
+        self, events: Sequence[TrainingEvent], origin: Record, source: int, rejected: Sequence[BadPart] = ()
+    ) -> TrainingRecord:
+        """A record of these events; `rejected` are parts of it that aren't among them."""
+        pages = [event for event in events if isinstance(event, Examples)]
+        examples, valid, invalid = batch_of(pages, self.layout, self._micro_batch)
+        ends = np.append(examples.pages.starts, len(examples.pages.words))
+        shown = shown_pages([(one.page.items, one.page.time_ms) for one in valid])
+        organic = [event for event in events if isinstance(event, Organic)]
+        return TrainingRecord(origin, source, self.encode(examples), ends, shown, organic, [*rejected, *invalid])
+
+    def columns_of(self, pages: Sequence[Examples]) -> ExampleBatch:
+        """These pages' examples; invalid pages are left out."""
+        return batch_of(pages, self.layout, self._micro_batch)[0]
+
+    def encode(self, examples: ExampleBatch) -> EncodedBatch:
+        """What the model reads of these examples."""
+        pages = examples.pages
+        return EncodedBatch(
+            examples, self.features.wide_keys(pages), self.features.deep_input(pages), self._statistics.keys_of(pages),
+            self.slices.members(pages),
+        )  # fmt: skip
+
+    def _decoded(self, record: Record) -> TrainingRecord:
+        """One record by its events, whatever is in it."""
+        events, rejected = decode_training(record.value or b"")
+        return self.of_events(events, record._replace(value=None), source_of(record.key), rejected)
+
+    def _plain(self, records: Sequence[Record], joined: bytes, decoded: DecodedRecords) -> Iterator[TrainingRecord]:
+        """Records that were decoded together: encoded together, then cut."""
+        if not records:
+            return
+        examples, pages = decoded.example_ends, decoded.page_ends
+        indices = np.arange(len(decoded.ids)) - np.repeat(examples[:-1], np.diff(examples))
+        batch = self.encode(
+            ExampleBatch(
+                Batch(decoded.words, decoded.page_starts, decoded.page, decoded.position), indices // self._micro_batch,
+                decoded.ids, decoded.labels, decoded.weights, decoded.reasons, decoded.ingest_ms, decoded.time_ms,
+            )
+        )  # fmt: skip
+        organic: list[list[Organic]] = [[] for _ in records]
+        for record, begin, end in decoded.organic.tolist():
+            organic[record] += decode_organic(array_head(1) + joined[begin:end])[0]
+        for r, record in enumerate(records):
+            first, last = int(pages[r]), int(pages[r + 1])
+            yield TrainingRecord(
+                record._replace(value=None), source_of(record.key), batch.part(int(examples[r]), int(examples[r + 1])),
+                decoded.page_starts[first : last + 1], self._shown(joined, decoded, first, last), organic[r],
+            )  # fmt: skip
+
+    @staticmethod
+    def _shown(joined: bytes, decoded: DecodedRecords, first: int, last: int) -> ShownPages:
+        """Pages first:last."""
+        ends = decoded.name_ends[first : last + 1]
+        names = slice(ends[0], ends[-1])
+        return ShownPages(
+            joined, decoded.name_spans[names], decoded.name_hashes[names], ends - ends[0],
+            decoded.page_time_ms[first:last],
+        )  # fmt: skip
