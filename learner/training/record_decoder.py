@@ -12,7 +12,6 @@ import numpy as np
 from stream.events.msgpack_scan import (
     bytes_at,
     context_at,
-    double_at,
     doubles_at,
     list_at,
     number_at,
@@ -291,6 +290,15 @@ def _fill_numbers(raw: Any, at: Any, column: Any, limit: Any) -> Any:
 
 
 @kernel
+def _word(raw: Any, at: Any) -> Any:
+    """The 64 bits in raw[at:at + 8], big-endian."""
+    bits = np.uint64(0)
+    for k in range(8):
+        bits = bits << np.uint64(8) | np.uint64(raw[np.uint64(at + k)])
+    return bits
+
+
+@kernel
 def _fill_weights(raw: Any, at: Any, column: Any) -> Any:
     """As `_fill_ids`, for doubles from WEIGHT_MIN to WEIGHT_MAX. `at` may be −1."""
     if at < 0:
@@ -298,18 +306,14 @@ def _fill_weights(raw: Any, at: Any, column: Any) -> Any:
     size, at = list_at(raw, at)
     if size != column.shape[0]:
         return np.int64(-1)
-    value = np.empty(1, np.float64)
-    octets = value.view(np.uint8)
     for k in range(size):
-        end = double_at(raw, at)
-        if end < 0:
+        if at + 8 >= raw.shape[0] or raw[np.uint64(at)] != 0xCB:
             return np.int64(-1)
-        for octet in range(8):
-            octets[octet] = raw[end - 1 - octet]
-        if not WEIGHT_MIN <= value[0] <= WEIGHT_MAX:
+        weight = np.uint64(_word(raw, at + 1)).view(np.float64)
+        if not WEIGHT_MIN <= weight <= WEIGHT_MAX:  # nor NaN
             return np.int64(-1)
-        column[k] = value[0]
-        at = end
+        column[k] = weight
+        at += 9
     return at
 
 
