@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.events.types import ITEMS_MAX, REASONS, WINDOW_CLOSED
 from stream.events.msgpack_scan import list_at, text_at
+from stream.events.types import ITEMS_MAX, REASONS, WINDOW_CLOSED
 from stream.tables.jit import kernel
 from stream.tables.xxh3 import LENGTH_MAX, xxh3_64
 

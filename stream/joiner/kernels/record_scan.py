@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from stream.events.msgpack_scan import bytes_at, context_at, doubles_at, list_at, number_at, text_at
 from stream.events.types import EVENT_BYTES_MAX, NUMBER_MAX, RECORD_BYTES_MAX, TIME_MS_MAX
 from stream.joiner.kernels.hashes import item_hash, murmur2, pair_hash, text_hash
-from stream.events.msgpack_scan import bytes_at, context_at, doubles_at, list_at, number_at, text_at
 from stream.tables.jit import kernel
 
 ITEMS_SCANNED: Final = 64
