@@ -25,7 +25,7 @@ SECRET: Final = np.frombuffer(
 def _read64(text: Any, at: Any) -> Any:
     x = np.uint64(0)
     for k in range(8):
-        x |= np.uint64(text[at + k]) << np.uint64(8 * k)
+        x |= np.uint64(text[np.uint64(at + k)]) << np.uint64(8 * k)
     return x
 
 
@@ -33,7 +33,7 @@ def _read64(text: Any, at: Any) -> Any:
 def _read32(text: Any, at: Any) -> Any:
     x = np.uint64(0)
     for k in range(4):
-        x |= np.uint64(text[at + k]) << np.uint64(8 * k)
+        x |= np.uint64(text[np.uint64(at + k)]) << np.uint64(8 * k)
     return x
 
 
