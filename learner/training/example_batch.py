@@ -96,20 +96,6 @@ def _columns(events: Sequence[Examples], counts: list[int], micro_batches: I64, 
 
 
 @kernel
-def micro_batch_bounds(micro_batch: I64) -> I64:
-    """Where each micro-batch begins, and the end."""
-    bounds = np.empty(micro_batch.shape[0] + 1, np.int64)
-    bounds[0] = 0
-    count = 1
-    for b in range(1, micro_batch.shape[0]):
-        if micro_batch[b] != micro_batch[b - 1]:
-            bounds[count] = b
-            count += 1
-    bounds[count] = micro_batch.shape[0]
-    return bounds[: count + 1]
-
-
-@kernel
 def _valid(labels: Any, weights: Any) -> Any:
     """Whether all labels are 0 or 1 and all weights within their limits. NaN is neither."""
     for b in range(labels.shape[0]):

@@ -5,6 +5,7 @@ is predicted and learned; then its figures are recorded and the statistics moved
 happens at an example index. No clock, no I/O, no randomness but the seed: the same records give the same bits.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,21 +14,20 @@ from itertools import pairwise
 import numpy as np
 
 from learner.deep.deep_model import FIRST_FREEZE, DeepModel
-from learner.deep.joint_step import Inputs, Targets, learn_micro_batches, learn_wide
+from learner.deep.joint_step import learn_micro_batches, learn_wide
 from learner.deep.warm_start import warm_start
 from learner.training.dedup import NO_SOURCE, RecentIds
 from learner.training.drift import DriftDetector
-from learner.training.example_batch import micro_batch_bounds
+from learner.training.encoded_batch import BatchEncoder, EncodedBatch
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.shown_items import ShownItems
-from learner.training.training_records import EncodedBatch, RecordEncoder, TrainingRecord
+from learner.training.training_records import RecordEncoder, TrainingRecord
 from learner.training.warm_start_window import Reread, WarmStartWindow
 from learner.wide.ftrl import Ftrl
 from stream.events.codec import organic_id
 from stream.events.topics import EXAMPLES
-from stream.events.types import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED, BadPart, Organic, TrainingEvent
-from stream.features.encoder import Encoder, one_page
-from stream.features.item_similarity import Outcomes
+from stream.events.types import BadPart, Organic, TrainingEvent
+from stream.features.encoder import Encoder, WideKeys, one_page
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.log.protocol import Record
@@ -63,11 +63,12 @@ class Model:
         self.layout = Layout(spec)
         self.encoder = Encoder(spec, self.layout)
         self.statistics = Statistics(StatisticsProgram(spec, self.layout))
-        self.record_encoder = RecordEncoder(spec, self.layout, self.encoder, self.statistics.program)
+        self.batch_encoder = BatchEncoder(spec, self.layout, self.encoder, self.statistics.program)
+        self.record_encoder = RecordEncoder(spec, self.layout, self.batch_encoder)
         self.wide = Ftrl.of(spec, self.encoder.alphas)
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
         self.deep = DeepModel(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
-        self.progress = ProgressiveValidation(self.record_encoder.slices.names)
+        self.progress = ProgressiveValidation(self.batch_encoder.slices.names)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
         self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)
@@ -107,9 +108,9 @@ class Model:
             self.window.begin_record(record.origin.offset, self.examples)
             predictions = self._learn_parts(batch)
             losses = self._record_figures(batch, predictions)
-            self.statistics.learn(batch.examples.pages, _outcomes(batch), batch.statistics)
+            self.statistics.learn(batch.examples.pages, batch.outcomes, batch.statistics)
             self._note(batch, record)
-            if self.deep and len(losses) and np.isfinite(losses).all() and self._drifted(float(losses.mean())):
+            if self.deep and len(losses) and math.isfinite(loss := float(losses.mean())) and self._drifted(loss):
                 self._warm_start()
         self._learn_organic(record.organic, record.source)
         return len(batch)
@@ -120,34 +121,32 @@ class Model:
         if new.all():
             return batch
         self.duplicates += int(len(batch) - new.sum())
-        return self.record_encoder.encode(batch.examples.take(new))
+        return self.batch_encoder.encode(batch.examples.take(new))
 
     def _learn_parts(self, batch: EncodedBatch) -> F32:
         """Predict, then learn each micro-batch; run whatever is due at an example index between them.
 
         Returns predictions, float32 [B].
         """
-        examples, keys = batch.examples, batch.wide
+        inputs, targets, bounds = batch.inputs, batch.targets, batch.bounds
         fake_negative = self.spec.label.policy == "fake_negative"
         wide, predictions = np.empty((2, len(batch)), np.float32)
-        state = self.wide.prepare(keys, int(examples.time_ms.max()))
-        targets = Targets(examples.ids, examples.labels, examples.weights, examples.time_ms)
+        state = self.wide.prepare(WideKeys(inputs.keys, inputs.key_offsets), batch.newest_ms)
         if self.deep is None:
-            learn_wide(state, keys.keys, keys.offsets, targets, fake_negative, predictions)
+            learn_wide(state, inputs.keys, inputs.key_offsets, targets, fake_negative, predictions)
             self.examples += len(batch)
             return predictions
-        bounds = micro_batch_bounds(examples.micro_batch)
-        inputs = Inputs(keys.keys, keys.offsets, batch.deep.ids, batch.deep.offsets, batch.deep.numbers)
         start, begun, last = self.examples, 0, len(bounds) - 1
-        for end in range(1, last + 1) if self._due(start, start + len(batch)) else (last,):
-            due = self._due(start + int(bounds[end - 1]), start + int(bounds[end]))
+        is_due = bool(self._due(start, start + len(batch)))  # else there is one piece, however many micro-batches
+        for end in range(1, last + 1) if is_due else (last,):
+            due = self._due(start + int(bounds[end - 1]), start + int(bounds[end])) if is_due else ()
             if not due and end < last:
                 continue
-            deep = self.deep.prepare(batch.deep.ids)
+            deep = self.deep.prepare(inputs.ids)
             learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], fake_negative, predictions, wide)
-            first = int(bounds[begun])
-            self.window.add(self.examples, examples.ids[first : bounds[end]], wide[first : bounds[end]])
-            self.examples += int(bounds[end]) - first
+            piece = slice(bounds[begun], bounds[end])
+            self.window.add(self.examples, targets.ids[piece], wide[piece])
+            self.examples += int(bounds[end] - bounds[begun])
             begun = end
             for action in due:
                 action()
@@ -176,26 +175,21 @@ class Model:
 
     def _record_figures(self, batch: EncodedBatch, predictions: F32) -> F64:
         """Record first labels, of `fake_negative` corrections too. Returns what they add to the sum of log losses."""
-        labels, reasons = batch.examples.labels, batch.examples.reasons
-        first = (reasons == INSTALLED) | (reasons == WINDOW_CLOSED)
-        if self.spec.label.policy == "fake_negative":  # all first labels are negative there
-            return self.progress.record(predictions, labels, batch.members, ~first)
-        if first.all():
-            return self.progress.record(predictions, labels, batch.members)
-        return self.progress.record(predictions[first], labels[first], batch.members[first])
+        labels, members, later = batch.targets.labels, batch.members, batch.later
+        if later is None or self.spec.label.policy == "fake_negative":  # all first labels are negative there
+            return self.progress.record(predictions, labels, members, later)
+        return self.progress.record(predictions[~later], labels[~later], members[~later])
 
     def _note(self, batch: EncodedBatch, record: TrainingRecord) -> None:
         """Note what a version says of the examples it learned."""
-        examples = batch.examples
-        installed = (examples.labels > 0.5) & ((examples.reasons == INSTALLED) | (examples.reasons == LATE_POSITIVE))
-        if installed.any():
-            self.installs += zip(examples.ids[installed].tolist(), examples.ingest_ms[installed].tolist(), strict=True)
+        if batch.installs:
+            self.installs += batch.installs
             if len(self.installs) > 2 * INGESTS_MAX:
                 self.installs = sorted(self.installs)[:INGESTS_MAX]
-        self.watermark_ms = max(self.watermark_ms, int(examples.time_ms.max()))
-        self.learned_ms = max(self.learned_ms, int(examples.ingest_ms.max()))
+        self.watermark_ms = max(self.watermark_ms, batch.newest_ms)
+        self.learned_ms = max(self.learned_ms, batch.ingest_ms)
         ends = record.page_ends[: RECENT_PAGES + 1].tolist()
-        self.recent_pages.extend(examples.pages.words[a:b].tobytes() for a, b in pairwise(ends))
+        self.recent_pages.extend(batch.examples.pages.words[a:b].tobytes() for a, b in pairwise(ends))
 
     def _learn_organic(self, installs: Sequence[Organic], source: int) -> None:
         """Update the statistics of organic installs; without such statistics not even the ids are remembered."""
@@ -225,10 +219,3 @@ class Model:
     def finite(self) -> bool:
         """Whether every parameter of the deep part and every prediction so far is finite."""
         return (self.deep is None or self.deep.finite()) and bool(np.isfinite(self.progress.state.sums).all())
-
-
-def _outcomes(batch: EncodedBatch) -> Outcomes:
-    examples = batch.examples
-    return Outcomes(
-        examples.labels.astype(np.float64), examples.weights.astype(np.float64), examples.reasons, examples.time_ms
-    )

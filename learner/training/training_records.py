@@ -4,46 +4,22 @@ So it runs ahead of the learning, on a thread of its own, for many records at on
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from learner.training.dedup import source_of
+from learner.training.encoded_batch import BatchEncoder, EncodedBatch
 from learner.training.example_batch import ExampleBatch, batch_of
 from learner.training.record_decoder import DecodedRecords, decode_records
 from learner.training.shown_items import ShownPages, shown_pages
-from learner.training.slices import Slices
 from stream.events.codec import array_head, decode_organic, decode_training
 from stream.events.types import BadPart, Examples, Organic, TrainingEvent
-from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys
+from stream.features.encoder import Batch
 from stream.features.page_features import Layout
-from stream.features.statistics import StatisticKeys, StatisticsProgram
 from stream.log.protocol import Record
 from stream.spec.spec import Spec
-from stream.tables.dtypes import I64, Bools
-
-
-@dataclass(slots=True)
-class EncodedBatch:
-    """Examples and what the model reads of them; B examples."""
-
-    examples: ExampleBatch
-    wide: WideKeys
-    deep: DeepInput
-    statistics: StatisticKeys
-    members: Bools  # bool[B, S]: which example is in which slice
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def part(self, first: int, last: int) -> "EncodedBatch":
-        """Examples first:last; all pages stay."""
-        statistics = len(self.statistics.offsets) // max(1, len(self))
-        return EncodedBatch(
-            self.examples.take(slice(first, last)), self.wide.part(first, last), self.deep.part(first, last),
-            self.statistics.part(first * statistics, last * statistics), self.members[first:last],
-        )  # fmt: skip
+from stream.tables.dtypes import I64
 
 
 class TrainingRecord(NamedTuple):
@@ -61,11 +37,9 @@ class TrainingRecord(NamedTuple):
 class RecordEncoder:
     """Decodes and encodes records by a spec."""
 
-    def __init__(self, spec: Spec, layout: Layout, features: Encoder, statistics: StatisticsProgram) -> None:
-        self.layout, self.features, self.slices = layout, features, Slices(spec, layout)
-        self._statistics = statistics
+    def __init__(self, spec: Spec, layout: Layout, batches: BatchEncoder) -> None:
+        self.layout, self.batches = layout, batches
         self._micro_batch = spec.deep.micro_batch
-        self._lists = len(features.deep_lists)
 
     def records(self, records: Sequence[Record]) -> Iterator[TrainingRecord]:
         """Kafka's records, many at once where they are in plain form."""
@@ -87,19 +61,13 @@ class RecordEncoder:
         ends = np.append(examples.pages.starts, len(examples.pages.words))
         shown = shown_pages([(one.page.items, one.page.time_ms) for one in valid])
         organic = [event for event in events if isinstance(event, Organic)]
-        return TrainingRecord(origin, source, self.encode(examples), ends, shown, organic, [*rejected, *invalid])
+        return TrainingRecord(
+            origin, source, self.batches.encode(examples), ends, shown, organic, [*rejected, *invalid]
+        )
 
     def columns_of(self, pages: Sequence[Examples]) -> ExampleBatch:
         """These pages' examples; invalid pages are left out."""
         return batch_of(pages, self.layout, self._micro_batch)[0]
-
-    def encode(self, examples: ExampleBatch) -> EncodedBatch:
-        """What the model reads of these examples."""
-        pages = examples.pages
-        return EncodedBatch(
-            examples, self.features.wide_keys(pages), self.features.deep_input(pages), self._statistics.keys_of(pages),
-            self.slices.members(pages),
-        )  # fmt: skip
 
     def _decoded(self, record: Record) -> TrainingRecord:
         """One record by its events, whatever is in it."""
@@ -112,19 +80,18 @@ class RecordEncoder:
             return
         examples, pages = decoded.example_ends, decoded.page_ends
         indices = np.arange(len(decoded.ids)) - np.repeat(examples[:-1], np.diff(examples))
-        batch = self.encode(
-            ExampleBatch(
-                Batch(decoded.words, decoded.page_starts, decoded.page, decoded.position), indices // self._micro_batch,
-                decoded.ids, decoded.labels, decoded.weights, decoded.reasons, decoded.ingest_ms, decoded.time_ms,
-            )
+        columns = ExampleBatch(
+            Batch(decoded.words, decoded.page_starts, decoded.page, decoded.position), indices // self._micro_batch,
+            decoded.ids, decoded.labels, decoded.weights, decoded.reasons, decoded.ingest_ms, decoded.time_ms,
         )  # fmt: skip
         organic: list[list[Organic]] = [[] for _ in records]
         for record, begin, end in decoded.organic.tolist():
             organic[record] += decode_organic(array_head(1) + joined[begin:end])[0]
-        for r, record in enumerate(records):
+        batches = self.batches.encode_records(columns, examples)
+        for r, (record, batch) in enumerate(zip(records, batches, strict=True)):
             first, last = int(pages[r]), int(pages[r + 1])
             yield TrainingRecord(
-                record._replace(value=None), source_of(record.key), batch.part(int(examples[r]), int(examples[r + 1])),
+                record._replace(value=None), source_of(record.key), batch,
                 decoded.page_starts[first : last + 1], self._shown(joined, decoded, first, last), organic[r],
             )  # fmt: skip
 

@@ -61,7 +61,9 @@ class WarmStartWindow:
             if keep.any():
                 examples = examples.take(keep)
                 wide = self.wide[np.arange(index - len(examples), index) % size]
-                yield WindowChunk(encoder.features.deep_input(examples.pages), wide, examples.labels, examples.weights)
+                yield WindowChunk(
+                    encoder.batches.features.deep_input(examples.pages), wide, examples.labels, examples.weights
+                )
             if index == end:
                 break
         if index != end:
