@@ -12,6 +12,7 @@ import numpy as np
 from stream.events.codec import encode_record, example_id
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Item, Value
 from stream.features.encoder import Batch
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec
@@ -110,7 +111,7 @@ def labelled_pages(spec: Spec, pages: int, items: int, seed: int = 7) -> Iterato
         ids = [example_id(page.request_id, p, int(reason), "") for p, reason in enumerate(reasons)]
         batch = Batch(words, np.zeros(1, np.int64), np.zeros(items, np.int64), positions)
         times = np.full(items, float(time_ms))
-        statistics.learn(batch, labels.astype(np.float64), np.ones(items), reasons, times)
+        statistics.learn(batch, Outcomes(labels.astype(np.float64), np.ones(items), reasons, times))
         ingest = [time_ms + 2_000] * items
         yield Examples(page, ids, positions.tolist(), labels.tolist(), [1.0] * items, reasons.tolist(), ingest)
 

@@ -13,6 +13,7 @@ from learner.training.slices import Slices
 from ranker.kernels.plan import Plan
 from stream.events.types import Item, Value
 from stream.features.encoder import one_page
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.snapshots.item_names import ITEMS_PART, pack_names
@@ -117,7 +118,7 @@ class Publisher:
             batch = one_page(words)
             labels = self.random.integers(0, 2, len(batch.page)).astype(np.float64)
             ones, none = np.ones(len(batch.page)), np.zeros(len(batch.page), np.int64)
-            statistics.learn(batch, labels, ones, none, ones * 1e6 + n)
+            statistics.learn(batch, Outcomes(labels, ones, none, ones * 1e6 + n))
             guessed = self.random.random(len(batch.page), np.float32)
             self.progress.record(guessed, labels.astype(np.float32), self.slices.members(batch))
             wide.append(plan.encoder.wide_keys(batch).keys)

@@ -17,6 +17,7 @@ from producers.source import WorldEvent
 from stream.events.codec import encode, organic_id
 from stream.events.types import EVENT_BYTES_MAX, Examples, Impression, Install, Item, Organic, SourceEvent, User, Value
 from stream.features.encoder import Batch
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.features.page_kernels import UserColumns
 from stream.features.statistics import Statistics, StatisticsProgram
@@ -152,13 +153,13 @@ class FeatureBuilder:
         words = np.frombuffer(examples.page.features, np.uint64)
         n = len(new)
         batch = Batch(words, np.zeros(1, np.int64), np.zeros(n, np.int64), _column(examples.positions, new, np.int64))
-        self.statistics.learn(
-            batch,
+        outcomes = Outcomes(
             _column(examples.labels, new, np.float64),
             _column(examples.weights, new, np.float64),
             _column(examples.reasons, new, np.int64),
             np.full(n, float(examples.page.time_ms)),
         )
+        self.statistics.learn(batch, outcomes)
 
     def _is_new(self, example: int) -> bool:
         if example in self._recent_ids or example in self._older_ids:

@@ -27,6 +27,7 @@ from learner.wide.ftrl import Ftrl
 from stream.events.codec import organic_id
 from stream.events.types import Examples, Organic, TrainingEvent
 from stream.features.encoder import Encoder, one_page
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import LogError
@@ -199,7 +200,7 @@ class Model:
         else:
             losses = self.progress.record(predictions[first_label], batch.labels[first_label], members[first_label])
         labels, weights = batch.labels.astype(np.float64), batch.weights.astype(np.float64)
-        self.statistics.learn(batch.pages, labels, weights, batch.reasons, batch.time_ms)
+        self.statistics.learn(batch.pages, Outcomes(labels, weights, batch.reasons, batch.time_ms))
         self.installs += [(int(batch.ids[b]), int(batch.ingest_ms[b])) for b in installed]
         self.watermark_ms = max(self.watermark_ms, int(batch.time_ms.max()))
         self.learned_ms = max(self.learned_ms, int(batch.ingest_ms.max()))

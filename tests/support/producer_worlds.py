@@ -10,6 +10,7 @@ from producers.clock import Clock
 from producers.source import WorldEvent
 from stream.events.types import Examples, Impression, Install, Item, Tick, User
 from stream.features.encoder import Batch
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec
@@ -87,7 +88,7 @@ def statistics_of(spec: Spec, emitted: Sequence[Examples]) -> Statistics:
                 times.append(float(examples.page.time_ms))
     if pages:
         batch = Batch(np.concatenate(words), np.array(starts), np.array(pages), np.array(positions))
-        statistics.learn(batch, *(np.array(c) for c in (labels, weights, reasons, times)))
+        statistics.learn(batch, Outcomes(*(np.array(c) for c in (labels, weights, reasons, times))))
     return statistics
 
 

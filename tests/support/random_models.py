@@ -7,6 +7,7 @@ import numpy as np
 
 from stream.events.types import Item, Value
 from stream.features.encoder import Encoder, one_page
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.serve_as import as_served
 from stream.features.statistics import Statistics, StatisticsProgram
@@ -130,9 +131,8 @@ class ToyModel:
             words = self.page(time_ms=int(rng.integers(1, 10_000_000)))
             batch = one_page(words)
             n = len(batch.page)
-            self.statistics.learn(
-                batch, rng.integers(0, 2, n).astype(np.float64), np.ones(n), np.zeros(n, np.int64), rng.random(n) * 1e7
-            )
+            labels = rng.integers(0, 2, n).astype(np.float64)
+            self.statistics.learn(batch, Outcomes(labels, np.ones(n), np.zeros(n, np.int64), rng.random(n) * 1e7))
             for key in self.encoder.wide_keys(batch).keys[:: int(rng.integers(1, 3))].tolist():
                 self.wide[key] = 0.0 if rng.random() < 0.2 else float(np.float32(rng.normal(0, 0.3)))
                 self.fresh["wide"].add(key)

@@ -15,6 +15,7 @@ from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
 from stream.events.types import Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import build_page
 from stream.features.page_kernels import open_page
 from stream.runtime.errors import BadEvent
@@ -148,7 +149,8 @@ def test_installs_are_the_statistics_sums(house: House) -> None:
     rows = model.catalogue.rows([f"i{n}" for n in range(8)])
     page = build_page(model.layout, model.layout.user("u1", {}, [], {}), model.catalogue, rows)
     labels = (np.arange(8) % 2).astype(np.float64)
-    model.statistics.learn(one_page(page), labels, np.ones(8), np.zeros(8, np.int64), np.full(8, float(late_ms)))
+    outcomes = Outcomes(labels, np.ones(8), np.zeros(8, np.int64), np.full(8, float(late_ms)))
+    model.statistics.learn(one_page(page), outcomes)
     grown = {item: installs - before[item] for item, installs in _installs(house, late_ms).items()}
     assert grown == pytest.approx({f"i{n}": (n % 2.0 if n < 8 else 0.0) for n in range(30)})
 

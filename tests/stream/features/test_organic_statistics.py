@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from stream.events.types import INSTALLED, Organic
 from stream.features.encoder import one_page
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import ORGANIC_INSTALLS, Statistic, duration_ms
@@ -105,7 +106,8 @@ def rows(statistics: Statistics) -> dict[int, bytes]:
 def label(statistics: Statistics, user: str) -> None:
     """The user installs all items of a page."""
     n = len(NAMES)
-    statistics.learn(one_page(page(user)), np.ones(n), np.ones(n), np.full(n, INSTALLED), np.full(n, float(START_MS)))
+    outcomes = Outcomes(np.ones(n), np.ones(n), np.full(n, INSTALLED), np.full(n, float(START_MS)))
+    statistics.learn(one_page(page(user)), outcomes)
 
 
 @given(installs, st.lists(st.sampled_from(NAMES), max_size=4))

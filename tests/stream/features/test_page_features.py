@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stream.events.types import Item, Value
 from stream.features.encoder import Encoder, one_page
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, select, words_of
 from stream.features.page_kernels import LIST_MAX
 from stream.features.statistics import Statistics, StatisticsProgram
@@ -176,7 +177,7 @@ def test_a_damaged_page_is_refused_or_sound(mutated: tuple[bytes, int]) -> None:
     assert not np.isinf(numbers).any()
     statistics = Statistics(StatisticsProgram(SPEC, LAYOUT))
     one = np.ones(items)
-    statistics.learn(batch, one, one, np.zeros(items, np.int64), 1_000 * one)
+    statistics.learn(batch, Outcomes(one, one, np.zeros(items, np.int64), 1_000 * one))
     assert np.isfinite(statistics.table.rows().view(np.float64)[:, 1:]).all()
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED, Item
 from stream.features.encoder import Batch
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import words_of
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.spec.spec import duration_ms
@@ -111,7 +112,8 @@ def learned(statistics: Statistics, raws: Sequence[bytes], labels: Sequence[Labe
         np.array([one.position for one in labels], np.int64),
     )
     floats = [np.array([getattr(one, n) for one in labels], np.float64) for n in ("label", "weight", "time_ms")]
-    statistics.learn(batch, floats[0], floats[1], np.array([one.reason for one in labels], np.int64), floats[2])
+    reasons = np.array([one.reason for one in labels], np.int64)
+    statistics.learn(batch, Outcomes(floats[0], floats[1], reasons, floats[2]))
 
 
 def filled(shown: Shown, statistics: Statistics, time_ms: int) -> bytes:
