@@ -28,8 +28,11 @@ from stream.tables.hash_kernels import (
     find,
     find_moved,
     find_or_insert_moved,
+    hash32,
+    home_of,
     mark_changed,
     mix,
+    prefetch_row,
 )
 from stream.tables.jit import kernel
 
@@ -48,10 +51,16 @@ class Outcomes(NamedTuple):
 
 
 class ItemMemory(NamedTuple):
-    """A user's last labelled items; room for the statistic's `neighbours`."""
+    """A user's last labelled items by their place in the ring of the statistic's `neighbours`, N; and scratch."""
 
-    items: U64
-    residuals: F64
+    items: U64  # u64[N]; 0: a place whose row was evicted
+    residuals: F64  # f64[N]
+    keys: U64  # u64[N + 2]: of the rows that are read or moved together
+
+
+@kernel
+def _empty_memory(last: int) -> ItemMemory:
+    return ItemMemory(np.empty(last, np.uint64), np.empty(last, np.float64), np.empty(last + 2, np.uint64))
 
 
 @kernel
@@ -62,47 +71,68 @@ def pair_key(salt: np.uint64, one: np.uint64, other: np.uint64) -> np.uint64:
 
 @kernel
 def _read(slots: U64, overlay: U64, key: np.uint64) -> Any:
-    """(n, bits of s) of a key; n = −1 when it is in neither table."""
-    found = overlay
+    """(n, s, bits of s) of a key; n = −1 when it is in neither table. n's sign bit is the table's CHANGED."""
     row = find(overlay, key)
-    if row < 0:
-        found = slots
-        row = find(slots, key)
-        if row < 0:
-            return -1.0, np.uint64(0)
-    return abs(found.view(np.float64)[row, 1]), found[row, 2]  # n's sign bit is the table's CHANGED
+    if row >= 0:
+        values = overlay.view(np.float64)
+        return abs(values[row, 1]), values[row, 2], overlay[row, 2]
+    row = find(slots, key)
+    if row >= 0:
+        values = slots.view(np.float64)
+        return abs(values[row, 1]), values[row, 2], slots[row, 2]
+    return -1.0, 0.0, np.uint64(0)
 
 
 @kernel
-def read_memory(slots: U64, overlay: U64, salt: np.uint64, user: np.uint64, memory: ItemMemory) -> int:
-    """Read the user's last labelled items into `memory`; returns how many there are."""
-    items, residuals = memory
-    head = mix(salt ^ HEAD, user)
-    labels, _ = _read(slots, overlay, head)
-    count = 0
-    for k in range(min(np.int64(max(labels, 0.0)), items.shape[0])):
-        n, item = _read(slots, overlay, mix(head, np.uint64(k + 1)))
-        if n >= 0.0:
-            items[count], residuals[count] = item, n - SHIFT
-            count += 1
-    return count
+def _prefetch(slots: U64, overlay: U64, key: np.uint64) -> None:
+    hashed = hash32(key)
+    prefetch_row(overlay, home_of(overlay, hashed))
+    if slots.shape[0] > 1:
+        prefetch_row(slots, home_of(slots, hashed))
+
+
+@kernel
+def read_memory(slots: U64, overlay: U64, head: np.uint64, memory: ItemMemory) -> float:
+    """Read the last labelled items of the user with this `head`; returns how many labels there were so far."""
+    items, residuals, keys = memory
+    labels, _, _ = _read(slots, overlay, head)
+    labels = max(labels, 0.0)
+    count = min(np.int64(labels), items.shape[0])
+    for k in range(count):
+        keys[k] = mix(head, np.uint64(k + 1))
+        _prefetch(slots, overlay, keys[k])
+    for k in range(count):
+        n, _, items[k] = _read(slots, overlay, keys[k])
+        residuals[k] = n - SHIFT
+    return labels
+
+
+@kernel
+def _pair_keys(slots: U64, overlay: U64, salt: np.uint64, item: np.uint64, memory: ItemMemory, count: int) -> None:
+    """The keys of an item's pairs with all of a memory, 0 where there is no other; their rows are prefetched."""
+    items, _, keys = memory
+    for i in range(count):
+        keys[i] = 0
+        if items[i] != np.uint64(0) and items[i] != item:
+            keys[i] = pair_key(salt, items[i], item)
+            _prefetch(slots, overlay, keys[i])
 
 
 @kernel
 def likeness_of(
     slots: U64, overlay: U64, salt: np.uint64, item: np.uint64, memory: ItemMemory, count: int, prior: float
 ) -> Any:
-    """An item's likeness to the `count` items of a memory; NaN when there is no other item among them."""
-    items, residuals = memory
-    sums = np.empty(1, np.uint64)
+    """An item's likeness to the first `count` items of a memory; NaN when there is no other item among them."""
+    _, residuals, keys = memory
+    _pair_keys(slots, overlay, salt, item, memory, count)
     total, others = 0.0, 0
     for i in range(count):
-        if items[i] == item:
+        if keys[i] == np.uint64(0):
             continue
         others += 1
-        n, sums[0] = _read(slots, overlay, pair_key(salt, items[i], item))
+        n, s, _ = _read(slots, overlay, keys[i])
         if n >= 0.0:
-            total += residuals[i] * np.float32(sums.view(np.float64)[0] / (n + prior))
+            total += residuals[i] * np.float32(s / (n + prior))
     return total / np.sqrt(np.float64(others)) if others else np.nan
 
 
@@ -111,9 +141,10 @@ def fill_likeness(page: Page, crosses: CrossProducts, rules: StatisticRules, k: 
     """Write statistic k, a likeness, of all items of a page. Its columns are the user's, then the item's."""
     words, w32, f32, at = page
     first, salt, last = crosses.offsets[k], crosses.salts[k], rules.neighbours[k]
-    memory = ItemMemory(np.empty(last, np.uint64), np.empty(last, np.float64))
+    memory = _empty_memory(last)
     user, end = list_at(w32, at, crosses.sides[first], crosses.indices[first], 0)
-    count = read_memory(slots, overlay, salt, words[user], memory) if end > user else 0
+    labels = read_memory(slots, overlay, mix(salt ^ HEAD, words[user]), memory) if end > user else 0.0
+    count = min(np.int64(labels), last)
     for position in range(at.items):
         item, end = list_at(w32, at, crosses.sides[first + 1], crosses.indices[first + 1], position)
         value = np.nan
@@ -123,13 +154,30 @@ def fill_likeness(page: Page, crosses: CrossProducts, rules: StatisticRules, k: 
 
 
 @kernel
-def _changed_row(slots: U64, old: U64, dirty: U64, counts: I64, key: np.uint64, time_ms: float) -> Any:
-    """The key's row, added when new, marked as changed, of this time or a later one."""
-    row = find_or_insert_moved(slots, old, key, counts)
-    mark_changed(slots, row, dirty, counts)
+def _locate(table: TableArrays, keys: U64, count: int, time_ms: float, rows: I64) -> None:
+    """The rows of the first `count` keys but zeros, added when new, marked as changed, of this time or a later one."""
+    slots, old, dirty, counts = table
     values = slots.view(np.float64)
-    values[row, 3] = max(values[row, 3], time_ms)
-    return row
+    for i in range(count):
+        if keys[i] != np.uint64(0):
+            row = find_or_insert_moved(slots, old, keys[i], counts)
+            mark_changed(slots, row, dirty, counts)
+            values[row, 3] = max(values[row, 3], time_ms)
+            rows[i] = row
+
+
+@kernel
+def _move_pairs(slots: U64, keys: U64, rows: I64, count: int, move: Any, residuals: F64) -> None:
+    """Move located pairs with a memory by `move`: weight, r."""
+    weight, r = move
+    values = slots.view(np.float64)
+    for i in range(count):
+        if keys[i] != np.uint64(0):
+            row = rows[i]
+            mark = slots[row, 1] & CHANGED
+            values[row, 1] = abs(values[row, 1]) + weight
+            slots[row, 1] |= mark
+            values[row, 2] += r * residuals[i]
 
 
 @kernel
@@ -140,18 +188,34 @@ def _set_n(slots: U64, row: int, n: float) -> None:
 
 
 @kernel
-def _move_pairs(
-    table: TableArrays, salt: np.uint64, item: np.uint64, move: Any, memory: ItemMemory, count: int, time_ms: float
-) -> None:
-    """Move the pairs of an item with all others of a memory by `move`: weight, r."""
-    weight, r = move
-    (slots, old, dirty, counts), (items, residuals) = table, memory
-    values = slots.view(np.float64)
-    for i in range(count):
-        if items[i] != item:
-            row = _changed_row(slots, old, dirty, counts, pair_key(salt, items[i], item), time_ms)
-            _set_n(slots, row, abs(values[row, 1]) + weight)
-            values[row, 2] += r * residuals[i]
+def _correct(table: TableArrays, head: np.uint64, item: np.uint64, moved: float, last: int) -> bool:
+    """Move the r of an item in the memory of `last` items; whether it is there."""
+    slots, old, dirty, counts = table
+    for m in range(last):
+        row = find_moved(slots, old, mix(head, np.uint64(m + 1)), counts)
+        if row >= 0 and slots[row, 2] == item:
+            mark_changed(slots, row, dirty, counts)
+            _set_n(slots, row, max(0.0, abs(slots.view(np.float64)[row, 1]) + moved))
+            return True
+    return False
+
+
+@kernel
+def _examples_of(batch: Batch, sizes: I64, crosses: CrossProducts, k: int) -> tuple[U64, U64, F64]:
+    """Users and items u64[B], 0: the page has none; base rates f64[B]."""
+    words, starts, pages, positions = batch
+    w32, f32 = words.view(np.uint32), words.view(np.float32)
+    first, examples = crosses.offsets[k], pages.shape[0]
+    users, items, bases = np.zeros(examples, np.uint64), np.zeros(examples, np.uint64), np.empty(examples)
+    for b in range(examples):
+        at = locate(words, w32, starts[pages[b]], sizes)
+        user, user_end = list_at(w32, at, crosses.sides[first], crosses.indices[first], positions[b])
+        item, item_end = list_at(w32, at, crosses.sides[first + 1], crosses.indices[first + 1], positions[b])
+        if user < user_end and item < item_end:
+            users[b], items[b] = words[user], words[item]
+        base = np.float64(f32[at.base_rate])
+        bases[b] = base if base == base else 0.5
+    return users, items, bases
 
 
 @kernel
@@ -162,37 +226,36 @@ def learn_likeness(
 
     The table has room for last + 2 keys an example. A late positive or a retraction moves the r in the memory, and
     its pairs with the memory as it is now; it changes nothing when the item is no longer in the memory.
+    A memory is read once for the examples of one user that follow each other.
     """
-    words, starts, pages, positions = batch
-    w32, f32 = words.view(np.uint32), words.view(np.float32)
-    slots, old, dirty, counts = table
-    first, salt = crosses.offsets[k], crosses.salts[k]
-    memory = ItemMemory(np.empty(last, np.uint64), np.empty(last, np.float64))
-    for b in range(pages.shape[0]):
-        at = locate(words, w32, starts[pages[b]], sizes)
-        user, user_end = list_at(w32, at, crosses.sides[first], crosses.indices[first], positions[b])
-        item, item_end = list_at(w32, at, crosses.sides[first + 1], crosses.indices[first + 1], positions[b])
-        if user == user_end or item == item_end:
+    users, items, bases = _examples_of(batch, sizes, crosses, k)
+    slots, old, _, _ = table
+    salt, memory, rows = crosses.salts[k], _empty_memory(last), np.empty(last + 2, np.int64)
+    _, residuals, keys = memory
+    user, head, learned = np.uint64(0), np.uint64(0), 0.0
+    for b in range(users.shape[0]):
+        if users[b] == np.uint64(0):
             continue
-        head, item_id, t = mix(salt ^ HEAD, words[user]), words[item], outcomes.times[b]
-        count = read_memory(old, slots, salt, words[user], memory)
-        label, weight, reason = outcomes.labels[b], outcomes.weights[b], outcomes.reasons[b]
-        if reason in (LATE_POSITIVE, RETRACTION):
-            for m in range(last):
-                row = find_moved(slots, old, mix(head, np.uint64(m + 1)), counts)
-                if row >= 0 and slots[row, 2] == item_id:
-                    mark_changed(slots, row, dirty, counts)
-                    moved = 2.0 * label - 1.0
-                    _set_n(slots, row, max(0.0, abs(slots.view(np.float64)[row, 1]) + moved))
-                    _move_pairs(table, salt, item_id, (0.0, moved), memory, count, t)
-                    break
+        if users[b] != user:
+            user, head = users[b], mix(salt ^ HEAD, users[b])
+            learned = read_memory(old, slots, head, memory)
+        item, t, count, place = items[b], outcomes.times[b], min(np.int64(learned), last), np.int64(learned) % last
+        label, weight = outcomes.labels[b], outcomes.weights[b]
+        _pair_keys(old, slots, salt, item, memory, count)
+        if outcomes.reasons[b] in (LATE_POSITIVE, RETRACTION):
+            moved = 2.0 * label - 1.0
+            if _correct(table, head, item, moved, last):
+                _locate(table, keys, count, t, rows)
+                _move_pairs(slots, keys, rows, count, (0.0, moved), residuals)
+            user = np.uint64(0)  # its memory has changed
             continue
-        base = np.float64(f32[at.base_rate])
-        r = label - (base if base == base else 0.5)
-        _move_pairs(table, salt, item_id, (weight, weight * r), memory, count, t)
-        row = _changed_row(slots, old, dirty, counts, head, t)
-        learned = abs(slots.view(np.float64)[row, 1])
-        _set_n(slots, row, learned + 1.0)
-        row = _changed_row(slots, old, dirty, counts, mix(head, np.uint64(np.int64(learned) % last + 1)), t)
-        _set_n(slots, row, SHIFT + r)
-        slots[row, 2] = item_id
+        r = label - bases[b]
+        keys[count], keys[count + 1] = head, mix(head, np.uint64(place + 1))
+        _prefetch(old, slots, keys[count + 1])
+        _locate(table, keys, count + 2, t, rows)
+        _move_pairs(slots, keys, rows, count, (weight, weight * r), residuals)
+        learned += 1.0
+        _set_n(slots, rows[count], learned)
+        _set_n(slots, rows[count + 1], SHIFT + r)
+        slots[rows[count + 1], 2] = memory.items[place] = item
+        residuals[place] = abs(SHIFT + r) - SHIFT

@@ -22,12 +22,9 @@ def label_sum(learn: int, label: float, expected: float) -> Any:
 
 
 @kernel
-def move_row(slots: U64, dirty: U64, counts: I64, key: np.uint64, added: Any, half_life: float) -> None:
-    """Add (n, s), as of t, to a key's row; both as of the newer time. `added`: n, s, t. There is room for the key."""
+def move(slots: U64, values: F64, row: int, added: Any, half_life: float) -> None:
+    """Add (n, s), as of t, to a changed row; both as of the newer time. `added`: n, s, t. `values`: the slots."""
     n, s, t = added
-    row = find_or_insert(slots, key, counts)
-    mark_changed(slots, row, dirty, counts)
-    values = slots.view(np.float64)
     mark = slots[row, 1] & CHANGED
     total, newest = abs(values[row, 1]), values[row, 3]
     if half_life > 0.0:
@@ -63,6 +60,10 @@ def organic_keys(ids: U64, organic: I64, crosses: CrossProducts) -> U64:
 
 @kernel
 def move_organic(table: TableArrays, keys: U64, times: F64, half_lives: F64) -> None:
-    """Move each key's row by one install."""
+    """Move each key's row by one install. There is room for the keys."""
+    slots, _, dirty, counts = table
+    values = slots.view(np.float64)
     for i in range(keys.shape[0]):
-        move_row(table.slots, table.dirty, table.counts, keys[i], (1.0, 1.0, times[i]), half_lives[i])
+        row = find_or_insert(slots, keys[i], counts)
+        mark_changed(slots, row, dirty, counts)
+        move(slots, values, row, (1.0, 1.0, times[i]), half_lives[i])

@@ -31,12 +31,28 @@ from stream.features.item_similarity import Outcomes, fill_likeness, learn_liken
 from stream.features.page_features import Layout, id_of, seed_of
 from stream.features.page_kernels import Page, Sections, locate, open_page
 from stream.features.statistic_reads import StatisticRules, base_rate, measure, read_row, reading_of
-from stream.features.statistic_updates import label_sum, move_organic, move_row, organic_keys
+from stream.features.statistic_updates import label_sum, move, move_organic, organic_keys
 from stream.spec.spec import ORGANIC_INSTALLS, Spec, duration_ms
-from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, READ_MEMORY, READ_RATE, kind_of
+from stream.spec.statistic_kinds import (
+    LEARN_MEMORY,
+    LEARN_ORGANIC,
+    LEARN_RESIDUALS,
+    READ_MEMORY,
+    READ_RATE,
+    kind_of,
+)
 from stream.tables.dtypes import F32, I64, U64
 from stream.tables.eviction import Evictor
-from stream.tables.hash_kernels import TableArrays
+from stream.tables.hash_kernels import (
+    AHEAD,
+    CHANGED,
+    TableArrays,
+    find_or_insert,
+    find_or_insert_moved,
+    home,
+    mark_changed,
+    prefetch_row,
+)
 from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
 
@@ -45,15 +61,13 @@ NO_TABLE: Final[U64] = np.zeros((1, WIDTH), np.uint64)
 
 
 class StatisticKeys(NamedTuple):
-    """Keys of the rows that a batch's examples move; statistic k of example b has
-    keys[offsets[b·S + k]:offsets[b·S + k + 1]]."""
+    """Keys of the rows that examples move: a function of their pages alone, so that another thread can hash ahead.
+
+    Of a slice of the examples: their part of `offsets`, and the same `keys`.
+    """
 
     keys: U64  # u64[K + 1]; the last is that of everything
-    offsets: I64  # i64[B·S + 1]; needn't begin at 0
-
-    def part(self, first: int, last: int) -> "StatisticKeys":
-        """Statistics first:last, counted over the examples; all keys stay."""
-        return StatisticKeys(self.keys, self.offsets[first : last + 1])
+    offsets: I64  # i64[B·S + 1]: statistic k of example b has keys[offsets[b·S + k]:offsets[b·S + k + 1]]
 
 
 class StatisticsProgram:
@@ -88,7 +102,7 @@ class StatisticsProgram:
         _fill(words, float(time_ms), self.sizes, self.crosses, self.rules, self.base_key, slots, overlay)
 
     def keys_of(self, batch: Batch) -> StatisticKeys:
-        """The keys that a batch's examples move: they depend on its pages only."""
+        """The keys that these examples' labels move."""
         return StatisticKeys(*_keys_of(batch, self.sizes, self.crosses, self.base_key))
 
     def organic_keys(self, installs: Sequence[Organic]) -> U64:
@@ -109,17 +123,20 @@ class Statistics:
         """Write the page's statistics as of `time_ms` into its words."""
         self.program.fill(words, time_ms, self.table.old, self.table.slots)
 
-    def learn(self, batch: Batch, outcomes: Outcomes, hashed: StatisticKeys | None = None) -> None:
-        """Move the statistics by these examples, in order. Over the spec's bound the least recently moved rows go."""
-        program, table, labels = self.program, self.table, outcomes.labels
-        keys, offsets = hashed or program.keys_of(batch)
-        keys, offsets = np.append(keys[offsets[0] : offsets[-1]], program.base_key), offsets - offsets[0]
+    def learn(self, batch: Batch, outcomes: Outcomes, keys: StatisticKeys | None = None) -> None:
+        """Move the statistics by these examples, in order. Over the spec's bound the least recently moved rows go.
+
+        `keys`: what `keys_of` says of the batch, if it is known already.
+        """
+        program, table, examples = self.program, self.table, len(outcomes.labels)
+        every, offsets = keys or program.keys_of(batch)
+        moved = every[offsets[0] : offsets[-1] + 1]  # one more than these: room for the row of everything
         neighbours = [int(program.rules.neighbours[k]) for k in program.likenesses]
-        self.evictor.step(table, len(keys) + len(labels) * sum(last + 2 for last in neighbours), 0)
-        table.reserve_for(keys)
-        _learn(batch, outcomes, program.sizes, program.rules, keys, offsets, table.arrays)
+        self.evictor.step(table, len(moved) + examples * sum(last + 2 for last in neighbours), 0)
+        table.reserve_for(moved)
+        _learn(batch, outcomes, program.sizes, program.rules, every, offsets, table.arrays)
         for k, last in zip(program.likenesses, neighbours, strict=True):
-            table.reserve_step(len(labels) * (last + 2))
+            table.reserve_step(examples * (last + 2))
             learn_likeness(batch, outcomes, program.sizes, program.crosses, k, last, table.arrays)
 
     def learn_organic(self, installs: Sequence[Organic]) -> None:
@@ -205,24 +222,45 @@ def _expected(f32: F32, at: Sections, position: int, reads: I64) -> Any:
 def _learn(
     batch: Batch, outcomes: Outcomes, sizes: I64, rules: StatisticRules, keys: U64, offsets: I64, table: TableArrays
 ) -> None:
+    """Move the row of everything, once, and the others key by key; only the former may still be in `old`."""
     words, starts, pages, positions = batch
     w32, f32 = words.view(np.uint32), words.view(np.float32)
     labels, weights, reasons, times = outcomes
-    slots, _, dirty, counts = table
+    slots, old, dirty, counts = table
+    values = slots.view(np.float64)
     reads, learns, half_lives = rules.reads, rules.learns, rules.half_lives
-    base_key = keys[keys.shape[0] - 1]
-    for b in range(pages.shape[0]):
-        at = locate(words, w32, starts[pages[b]], sizes)
-        t = times[b]
-        n, label, expected = weights[b], weights[b] * labels[b], 0.0
+    kinds, examples = learns.shape[0], pages.shape[0]
+    residuals = (learns == LEARN_RESIDUALS).any()
+    if not examples:
+        return
+    everything = find_or_insert_moved(slots, old, keys[keys.shape[0] - 1], counts)
+    mark_changed(slots, everything, dirty, counts)
+    mark = slots[everything, 1] & CHANGED
+    all_n, all_s, all_t = abs(values[everything, 1]), values[everything, 2], values[everything, 3]
+    page, at = pages[0], locate(words, w32, starts[pages[0]], sizes)
+    stop = offsets[examples * kinds]
+    for i in range(offsets[0], min(offsets[0] + AHEAD, stop)):
+        prefetch_row(slots, home(slots, keys[i]))
+    for b in range(examples):
+        if pages[b] != page:
+            page, at = pages[b], locate(words, w32, starts[pages[b]], sizes)
+        t, n, label, expected = times[b], weights[b], weights[b] * labels[b], 0.0
         if reasons[b] == LATE_POSITIVE or reasons[b] == RETRACTION:
             n, label = 0.0, 2.0 * labels[b] - 1.0
-        else:
+        elif residuals:
             expected = weights[b] * _expected(f32, at, positions[b], reads)
-        move_row(slots, dirty, counts, base_key, (n, label, t), 0.0)
-        for k in range(learns.shape[0]):
+        all_n, all_s, all_t = all_n + n, all_s + label, max(all_t, t)
+        for k in range(kinds):
+            first, last = offsets[b * kinds + k], offsets[b * kinds + k + 1]
+            for i in range(first + AHEAD, min(last + AHEAD, stop)):
+                prefetch_row(slots, home(slots, keys[i]))
             if learns[k] == LEARN_MEMORY or learns[k] == LEARN_ORGANIC:
                 continue
             s = label_sum(learns[k], label, expected)
-            for i in range(offsets[b * learns.shape[0] + k], offsets[b * learns.shape[0] + k + 1]):
-                move_row(slots, dirty, counts, keys[i], (n, s, t), half_lives[k])
+            for i in range(first, last):
+                row = find_or_insert(slots, keys[i], counts)
+                mark_changed(slots, row, dirty, counts)
+                move(slots, values, row, (n, s, t), half_lives[k])
+    values[everything, 1] = all_n
+    slots[everything, 1] |= mark
+    values[everything, 2], values[everything, 3] = all_s, all_t

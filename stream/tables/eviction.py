@@ -58,6 +58,8 @@ class Evictor:
         self.now_s = max(self.now_s, time_ms // 1_000)
         if not self._remaining and len(table) + keys > FULL * self.keys_max:
             self._floor, self._remaining = self._floor_now(table), RANGE
+        if not self._remaining and not len(self.lifetimes_s):
+            return
         span = RANGE * keys // (EXPIRY_PACE * max(1, len(table))) if len(self.lifetimes_s) else 0
         if self._remaining:
             span = min(self._remaining, max(span, RANGE * keys // max(1, round(ROUND * self.keys_max))))
@@ -72,7 +74,8 @@ class Evictor:
             self._floor = 0
 
     def _evict_range(self, table: HashTable, first: int, last: int) -> None:
-        for slots, last_seen in ((table.slots, table.last_seen), (table.old, table.old_last_seen)):
+        layers = ((table.slots, table.last_seen), (table.old, table.old_last_seen))
+        for slots, last_seen in layers if table.moved < len(table.old) else layers[:1]:
             evicted, expired = _to_evict(
                 slots, last_seen, first, last, self.now_s, self.lifetimes_s, np.uint64(self._floor)
             )

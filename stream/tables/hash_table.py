@@ -33,6 +33,8 @@ from stream.tables.hash_kernels import (
 LOAD_MAX: Final = 0.6
 STEP: Final = 1 << 19  # slots that one `reserve_for` moves at least: a few ms; smaller tables grow at once
 STAGE: Final = 0.5  # load from which on the memory of the next, larger array is touched, bit by bit
+STAGED_MIN: Final = 1 << 16  # slots; the next array of smaller tables is touched at once
+PAGE: Final = 4_096  # bytes of memory that the system zeroes at once, at least
 CHUNK: Final = 1 << 20  # changed keys in one array
 LISTED_MIN: Final = 1 << 20  # changed keys that are always listed; above it at most twice as many as there are keys
 
@@ -129,14 +131,18 @@ class HashTable:
 
     def _grow(self, extra: int) -> None:
         """Begin a larger array when this one is too small."""
-        self._make_room_for_changes(extra)
-        needed = len(self) + extra
+        keys, changes = self.counts.tolist()
+        if self.tracked and changes + extra > len(self.dirty):
+            self._make_room_for_changes(extra)
+        needed = keys + extra
+        if needed <= len(self.slots) * STAGE:
+            return
         if needed <= len(self.slots) * LOAD_MAX:
             self._stage(needed)
             return
         self.finish()
         self.old, self.old_last_seen, self.moved = self.slots, self.last_seen, 0
-        capacity = capacity_for(max(needed, 2 * len(self)))
+        capacity = capacity_for(max(needed, 2 * keys))
         self.slots, self.last_seen = self._next, self._next_last_seen
         if len(self.slots) != capacity or bool(len(self.last_seen)) != bool(len(self.old_last_seen)):
             self.slots = _zeros(capacity, self.old.shape[1])
@@ -146,25 +152,25 @@ class HashTable:
 
     def _stage(self, needed: int) -> None:
         """Touch the next array's memory as keys are added: else the system zeroes it all at once."""
-        capacity = len(self.slots)
-        if capacity < STEP or needed <= STAGE * capacity or self.moved < len(self.old):
+        capacity, width = self.slots.shape
+        if capacity < STAGED_MIN or self.moved < len(self.old):
             return
         if len(self._next) != 2 * capacity:
-            self._next, self._staged = _zeros(2 * capacity, self.slots.shape[1]), 0
+            self._next, self._staged = _zeros(2 * capacity, width), 0
             self._next_last_seen = np.zeros(2 * capacity if len(self.last_seen) else 0, np.uint32)
         ready = int(2 * capacity * (needed / capacity - STAGE) / (LOAD_MAX - STAGE))
         if ready > self._staged:
-            self._next[self._staged : ready] = 0
-            self._next_last_seen[self._staged : ready] = 0
+            self._next[self._staged : ready : PAGE // (8 * width), 0] = 0
+            self._next_last_seen[self._staged : ready : PAGE // 4] = 0
             self._staged = ready
 
     def _make_room_for_changes(self, extra: int) -> None:
-        if self.tracked and self.counts[CHANGES] + extra > len(self.dirty):
-            self._full_chunks.append(self.dirty[: self.counts[CHANGES]])
-            self.dirty = np.zeros(max(extra, min(CHUNK, 2 * len(self.dirty))), np.uint64)
-            self.counts[CHANGES] = 0
-            if sum(map(len, self._full_chunks)) > max(LISTED_MIN, 2 * len(self)):
-                self._full_chunks, self.overflowed = [], True
+        """Begin another array of changed keys."""
+        self._full_chunks.append(self.dirty[: self.counts[CHANGES]])
+        self.dirty = np.zeros(max(extra, min(CHUNK, 2 * len(self.dirty))), np.uint64)
+        self.counts[CHANGES] = 0
+        if sum(map(len, self._full_chunks)) > max(LISTED_MIN, 2 * len(self)):
+            self._full_chunks, self.overflowed = [], True
 
     def _move(self, count: int) -> None:
         first, self.moved = self.moved, min(len(self.old), self.moved + count)
@@ -204,7 +210,8 @@ class HashTable:
 
     def remove(self, keys: U64) -> None:
         """Remove these keys; they are reported as changed, with zeros."""
-        self._make_room_for_changes(len(keys))
+        if self.tracked and self.counts[CHANGES] + len(keys) > len(self.dirty):
+            self._make_room_for_changes(len(keys))
         self._removed = True
         remove(self.slots, self.last_seen, self.old, keys, self.dirty, self.counts)
 

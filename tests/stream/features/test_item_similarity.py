@@ -58,7 +58,8 @@ def learned(statistics: Statistics, words: U64, label: int, reason: int | None =
     """One label of a page's only item."""
     batch = Batch(words, *(np.zeros(1, np.int64) for _ in range(3)))
     reason = (INSTALLED if label else WINDOW_CLOSED) if reason is None else reason
-    statistics.learn(batch, Outcomes(np.array([float(label)]), np.ones(1), np.array([reason]), np.array([1_000.0])))
+    outcomes = Outcomes(np.array([float(label)]), np.ones(1), np.array([reason]), np.array([1_000.0]))
+    statistics.learn(batch, outcomes)
 
 
 class Slow:

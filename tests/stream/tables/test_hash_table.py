@@ -187,6 +187,7 @@ class Machine(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream.tables.hash_table, "STEP", 100)
+    monkeypatch.setattr(stream.tables.hash_table, "STAGED_MIN", 100)
 
 
 Machine.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
