@@ -17,6 +17,7 @@ from stream.tables.jit import kernel
 
 NO_SOURCE: Final = -1
 NO_SOURCE_IDS: Final = 500_000  # of all partitions together
+NO_IDS: Final[U64] = np.zeros(0, np.uint64)
 SOURCES_MAX: Final = 1_024  # above it, the least recently used source is dropped
 
 
@@ -34,18 +35,19 @@ class RecentIds:
 
     def add(self, ids: U64, source: int = NO_SOURCE) -> Any:
         """Remember these ids. Returns which were new, bool [B]; a duplicate within the batch isn't."""
-        young, old = self.generations.pop(source) if source in self.generations else (HashTable(1), HashTable(1))
+        young, old = self.generations.pop(source, None) or (_table(NO_IDS), _table(NO_IDS))
         others = self.generations if source == NO_SOURCE else self.generations.keys() & {NO_SOURCE}
-        elsewhere = np.zeros(len(ids), np.bool_)
-        for table in [table for other in others for table in self.generations[other] if len(table)]:
-            elsewhere |= find_many(table.slots, np.maximum(ids, np.uint64(1))) >= 0
+        elsewhere = [table.slots for other in others for table in self.generations[other] if len(table)]
         if len(young) >= (self.ids_max if source != NO_SOURCE else max(self.ids_max, NO_SOURCE_IDS)):
-            young, old = HashTable(1), young
+            young, old = _table(NO_IDS), young
         self.generations[source] = young, old
         if len(self.generations) > SOURCES_MAX:
             del self.generations[next(iter(self.generations))]
         young.reserve(len(ids))
-        return _add(young.slots, young.counts, old.slots, ids) & ~elsewhere
+        new = _add(young.slots, young.counts, old.slots, ids)
+        for slots in elsewhere:
+            new &= find_many(slots, np.maximum(ids, np.uint64(1))) < 0
+        return new
 
     def arrays(self) -> dict[str, Any]:
         """All ids, uint64, by source and generation; and rows of (source, young ids, old ids), int64."""
@@ -68,7 +70,7 @@ class RecentIds:
 
 
 def _table(ids: U64) -> HashTable:
-    table = HashTable(1)
+    table = HashTable(1, tracked=False)
     table.put(ids.reshape(-1, 1))
     return table
 

@@ -8,8 +8,9 @@ import xxhash
 
 from stream.snapshots.item_names import ITEMS_MAX, NAME_MAX
 from stream.tables.dtypes import I64, U64
-from stream.tables.hash_kernels import find_many
+from stream.tables.hash_kernels import find
 from stream.tables.hash_table import HashTable
+from stream.tables.jit import kernel
 
 GENERATION_MAX: Final = 5_000  # items
 GENERATION_MS: Final = 84 * 3_600_000  # of event time: a name expires about a week after it was last shown
@@ -23,6 +24,7 @@ class ShownPages(NamedTuple):
     hashes: U64  # u64[M]: xxh3 of each name; never 0
     ends: I64  # i64[P + 1]: page p has names ends[p]:ends[p + 1]
     times_ms: I64  # i64[P], event time
+    newest_ms: int  # the greatest of these
 
     def name(self, index: int) -> str:
         """A name as text."""
@@ -37,7 +39,8 @@ def shown_pages(pages: Sequence[tuple[Sequence[str], int]]) -> ShownPages:
     hashes = np.array([_hash(name) for name in names], np.uint64)
     times_ms = np.array([time_ms for _, time_ms in pages], np.int64)
     page_ends = np.cumsum([0, *(len(items) for items, _ in pages)])
-    return ShownPages(b"".join(names), np.stack([ends[:-1], ends[1:]], 1), hashes, page_ends, times_ms)
+    newest_ms = max((time_ms for _, time_ms in pages), default=0)
+    return ShownPages(b"".join(names), np.stack([ends[:-1], ends[1:]], 1), hashes, page_ends, times_ms, newest_ms)
 
 
 def _hash(name: bytes) -> int:
@@ -63,10 +66,8 @@ class ShownItems:
 
     def add_pages(self, pages: ShownPages) -> None:
         """These pages were learned, in order."""
-        if not len(pages.times_ms):
-            return
-        unknown = self._unknown(pages.hashes)
-        if len(self.young) + len(unknown) < GENERATION_MAX and not self._outlived(int(pages.times_ms.max())):
+        unknown = _unknown(self._known.slots, pages.hashes)
+        if len(self.young) + len(unknown) < GENERATION_MAX and not self._outlived(pages.newest_ms):
             self._add(pages, unknown)  # no generation ends within these pages
             return
         for page, time_ms in enumerate(pages.times_ms.tolist()):
@@ -74,7 +75,7 @@ class ShownItems:
                 self.young, self.old, self.since_ms, self.changed = set(), self.young, time_ms, True
                 self._known = HashTable(1, tracked=False)
             first, last = pages.ends[page : page + 2]
-            self._add(pages, first + self._unknown(pages.hashes[first:last]))
+            self._add(pages, first + _unknown(self._known.slots, pages.hashes[first:last]))
 
     @property
     def names(self) -> set[str]:
@@ -85,9 +86,6 @@ class ShownItems:
 
     def _outlived(self, time_ms: int) -> bool:
         return time_ms - self.since_ms > GENERATION_MS
-
-    def _unknown(self, hashes: U64) -> I64:
-        return np.flatnonzero(find_many(self._known.slots, hashes) < 0)
 
     def _add(self, pages: ShownPages, indices: I64) -> None:
         """Add names that aren't in the young generation, or too long."""
@@ -100,3 +98,15 @@ class ShownItems:
 
     def _put(self, hashes: Sequence[int] | U64) -> None:
         self._known.put(np.array(hashes, np.uint64).reshape(-1, 1))
+
+
+@kernel
+def _unknown(slots: U64, hashes: U64) -> I64:
+    """Indices of the hashes that the table doesn't have."""
+    found = np.empty(hashes.shape[0], np.int64)
+    count = 0
+    for i in range(hashes.shape[0]):
+        if find(slots, hashes[i]) < 0:
+            found[count] = i
+            count += 1
+    return found[:count]

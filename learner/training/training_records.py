@@ -102,5 +102,5 @@ class RecordEncoder:
         names = slice(ends[0], ends[-1])
         return ShownPages(
             joined, decoded.name_spans[names], decoded.name_hashes[names], ends - ends[0],
-            decoded.page_time_ms[first:last],
+            decoded.page_time_ms[first:last], int(decoded.page_time_ms[first:last].max(initial=0)),
         )  # fmt: skip

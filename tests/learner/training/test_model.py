@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
-from learner.training.example_batch import micro_batch_bounds
+from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
-from learner.training.training_records import EncodedBatch
 from stream.events.types import Examples
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.runtime.errors import CheckpointError
@@ -69,7 +68,7 @@ def test_micro_batches_are_cut_before_duplicates_are_dropped() -> None:
     learn = model._learn_parts
 
     def counted(batch: EncodedBatch) -> F32:
-        steps.extend(np.diff(micro_batch_bounds(batch.examples.micro_batch)).tolist())
+        steps.extend(np.diff(batch.bounds).tolist())
         return learn(batch)
 
     model._learn_parts = counted  # type: ignore[method-assign]  # the test listens in
