@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from learner.deep.deep_model import DeepModel
 from learner.deep.joint_step import Inputs, Targets, learn_micro_batches
-from learner.deep.tower import EPSILON
+from learner.deep.dense_layer import EPSILON
 from learner.deep.warm_start import WindowChunk, train
 from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
