@@ -26,7 +26,7 @@ ROWS: Final = 8  # rows whose sums stay in registers
 GROUPS: Final = 8  # partial sums of a gradient over its units: those of units o, o + 8, o + 16, …
 EPSILON: Final = np.float32(1e-10)  # AdaGrad's, as torch.optim.Adagrad
 
-I64: Final = ir.IntType(64)
+INT64: Final = ir.IntType(64)
 FLOAT: Final = ir.FloatType()
 VECTOR: Final = ir.VectorType(FLOAT, LANES)
 ZEROS: Final = VECTOR([0.0] * LANES)
@@ -53,7 +53,7 @@ class Emitter:
 
     def index(self, row: Any, width: Any, column: Any) -> Any:
         """row · width + column."""
-        row, column = (I64(i) if isinstance(i, int) else i for i in (row, column))
+        row, column = (INT64(i) if isinstance(i, int) else i for i in (row, column))
         return self.builder.add(self.builder.mul(row, width), column)
 
     def spread(self, value: Any) -> Any:
@@ -88,7 +88,7 @@ class Emitter:
 
     def loop(self, start: Any, stop: Any, step: int = 1) -> Any:
         """A context manager: what is written in it runs for each index."""
-        return cgutils.for_range_slice(self.builder, start, stop, I64(step), I64)  # type: ignore[no-untyped-call]
+        return cgutils.for_range_slice(self.builder, start, stop, INT64(step), INT64)
 
     def for_each_count(self, rows: Any, write: Callable[[int], None]) -> None:
         """Code of its own for each number of rows, 1 to ROWS."""
@@ -96,19 +96,19 @@ class Emitter:
         switch = self.builder.switch(rows, done)
         for count in range(1, ROWS + 1):
             block = self.builder.append_basic_block(f"rows_{count}")
-            switch.add_case(I64(count), block)
+            switch.add_case(INT64(count), block)
             self.builder.position_at_end(block)
             write(count)
             self.builder.branch(done)
         self.builder.position_at_end(done)
 
 
-def _intrinsic(emit: Callable[..., None]) -> Any:
+def _intrinsic(emit: Callable[[Emitter, Any], None]) -> Any:
     """An instruction for kernels. It takes a tuple: addresses and counts, 64 bits each, and float32 numbers."""
 
     def typed(_context: Any, given: Any) -> Any:
         def codegen(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-            emit(Emitter(builder), *cgutils.unpack_tuple(builder, values[0]))  # type: ignore[no-untyped-call]
+            emit(Emitter(builder), cgutils.unpack_tuple(builder, values[0]))  # type: ignore[no-untyped-call]
             return context.get_dummy_value()
 
         return types.void(given), codegen
@@ -116,16 +116,17 @@ def _intrinsic(emit: Callable[..., None]) -> Any:
     return intrinsic(typed)
 
 
-def _emit_activations(e: Emitter, rows: Any, x: Any, weight: Any, bias: Any, out: Any, inputs: Any, outputs: Any) -> None:
+def _emit_activations(e: Emitter, given: Any) -> None:
     """For LANES units: out[r, :] = max(0, bias + Σ x[r, i] · weight[:, i]), summed from the first input to the last."""
+    rows, x, weight, bias, out, inputs, outputs = given
     builder = e.builder
 
     def write(count: int) -> None:
-        sums = e.variables(e.load(bias, I64(0)), count)
-        with e.loop(I64(0), inputs, LANES) as (i, _):
+        sums = e.variables(e.load(bias, INT64(0)), count)
+        with e.loop(INT64(0), inputs, LANES) as (i, _):
             columns = e.transposed([e.load(weight, e.index(unit, inputs, i)) for unit in range(LANES)])
             for lane, column in enumerate(columns):
-                at = builder.add(i, I64(lane))
+                at = builder.add(i, INT64(lane))
                 for r, total in enumerate(sums):
                     term = builder.fmul(e.spread(e.load(x, e.index(r, inputs, at), FLOAT)), column)
                     builder.store(builder.fadd(builder.load(total), term), total)
@@ -137,28 +138,27 @@ def _emit_activations(e: Emitter, rows: Any, x: Any, weight: Any, bias: Any, out
     e.for_each_count(rows, write)
 
 
-def _emit_gradient(
-    e: Emitter, rows: Any, d: Any, stride: Any, units: Any, ends: Any, weight: Any, inputs: Any, out: Any
-) -> None:
-    """For LANES inputs: out[r, :] = Σ d[k, r] · weight[units[k], :], group by group, then the groups' sums as a tree."""
+def _emit_gradient(e: Emitter, given: Any) -> None:
+    """For LANES inputs: out[r, :] = Σ d[k, r] · weight[units[k], :] group by group, then the groups' sums as a tree."""
+    rows, d, d_width, units, ends, weight, inputs, out = given
     builder = e.builder
     partial = cgutils.alloca_once(builder, VECTOR, size=GROUPS * ROWS)  # type: ignore[no-untyped-call]
 
     def write(count: int) -> None:
         sums = e.variables(ZEROS, count)
-        with e.loop(I64(0), I64(GROUPS)) as (group, _):
+        with e.loop(INT64(0), INT64(GROUPS)) as (group, _):
             for total in sums:
                 builder.store(ZEROS, total)
-            start, stop = (e.load(ends, builder.add(group, I64(n)), I64) for n in (0, 1))
+            start, stop = (e.load(ends, builder.add(group, INT64(n)), INT64) for n in (0, 1))
             with e.loop(start, stop) as (k, _):
-                weights = e.load(weight, builder.mul(e.load(units, k, I64), inputs))
+                weights = e.load(weight, builder.mul(e.load(units, k, INT64), inputs))
                 for r, total in enumerate(sums):
-                    value = e.spread(e.load(d, e.index(k, stride, r), FLOAT))
+                    value = e.spread(e.load(d, e.index(k, d_width, r), FLOAT))
                     builder.store(e.call("fma", value, weights, builder.load(total)), total)
             for r, total in enumerate(sums):
-                builder.store(builder.load(total), builder.gep(partial, [e.index(group, I64(ROWS), r)]))
+                builder.store(builder.load(total), builder.gep(partial, [e.index(group, INT64(ROWS), r)]))
         for r in range(count):
-            groups = [builder.load(builder.gep(partial, [I64(group * ROWS + r)])) for group in range(GROUPS)]
+            groups = [builder.load(builder.gep(partial, [INT64(group * ROWS + r)])) for group in range(GROUPS)]
             while len(groups) > 1:
                 half = len(groups) // 2
                 groups = [builder.fadd(a, b) for a, b in zip(groups[:half], groups[half:], strict=True)]
@@ -167,14 +167,15 @@ def _emit_gradient(
     e.for_each_count(rows, write)
 
 
-def _emit_step(e: Emitter, rows: Any, d: Any, x: Any, weight: Any, squares: Any, inputs: Any, rate: Any) -> None:
+def _emit_step(e: Emitter, given: Any) -> None:
     """AdaGrad on a unit's weights by the gradient Σ d[r] · x[r, :], summed from the first row to the last."""
+    rows, d, x, weight, squares, inputs, rate = given
     builder = e.builder
     rate, epsilon = e.spread(rate), VECTOR([float(EPSILON)] * LANES)
     gradient = e.variables(ZEROS, 1)[0]
-    with e.loop(I64(0), inputs, LANES) as (i, _):
+    with e.loop(INT64(0), inputs, LANES) as (i, _):
         builder.store(ZEROS, gradient)
-        with e.loop(I64(0), rows) as (r, _):
+        with e.loop(INT64(0), rows) as (r, _):
             term = builder.fmul(e.spread(e.load(d, r, FLOAT)), e.load(x, e.index(r, inputs, i)))
             builder.store(builder.fadd(builder.load(gradient), term), gradient)
         g = builder.load(gradient)
@@ -184,7 +185,7 @@ def _emit_step(e: Emitter, rows: Any, d: Any, x: Any, weight: Any, squares: Any,
         e.store(builder.fsub(e.load(weight, i), move), weight, i)
 
 
-_activations, _gradient, _step = map(_intrinsic, (_emit_activations, _emit_gradient, _emit_step))
+_activations, _gradient, _step = _intrinsic(_emit_activations), _intrinsic(_emit_gradient), _intrinsic(_emit_step)
 
 
 @kernel
@@ -213,7 +214,7 @@ def live_units(d: F32, units: I64, ends: I64) -> F32:
     for group in range(GROUPS):
         for o in range(group, outputs, GROUPS):
             units[count] = o
-            count += np.int64(sizes[o] != 0)
+            count += int(sizes[o] != 0)
         ends[group + 1] = count
     columns = np.empty((count, rows), np.float32)
     for k in range(count):
@@ -238,7 +239,8 @@ def input_gradient(columns: F32, units: I64, ends: I64, weight: F32, width: int,
 def step_units(columns: F32, units: I64, x: F32, weight: F32, squares: F32, rate: np.float32) -> None:
     """AdaGrad's step on the weights of the units that `live_units` listed, by the gradient dᵀ · x."""
     rows, inputs = x.shape
-    columns_at, x_at, weight_at, squares_at = columns.ctypes.data, x.ctypes.data, weight.ctypes.data, squares.ctypes.data
+    columns_at, x_at = columns.ctypes.data, x.ctypes.data
+    weight_at, squares_at = weight.ctypes.data, squares.ctypes.data
     for k in range(columns.shape[0]):
-        start = 4 * units[k] * inputs
-        _step((rows, columns_at + 4 * k * rows, x_at, weight_at + start, squares_at + start, inputs, rate))
+        unit = 4 * units[k] * inputs
+        _step((rows, columns_at + 4 * k * rows, x_at, weight_at + unit, squares_at + unit, inputs, rate))
