@@ -19,8 +19,8 @@ import torch
 from rich.table import Table
 
 from learner.deep.deep_model import DeepModel
+from learner.deep.dense_layer import EPSILON
 from learner.deep.joint_step import Inputs, Targets, learn_micro_batches
-from learner.deep.tower import EPSILON
 from learner.training.example_batch import batch_of
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl, FtrlRates

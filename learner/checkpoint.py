@@ -106,8 +106,8 @@ def _deep_arrays(deep: DeepModel) -> Arrays:
         "vocabulary": vocabulary.table.rows(),
         "embeddings": vocabulary.embeddings[: vocabulary.rows].copy(),
         "free": vocabulary.free_rows(),
-        "dense": deep.tower.flat.copy(),
-        "dense_squares": deep.tower.squares.copy(),
+        "dense": deep.tower.flat,
+        "dense_squares": deep.tower.squares,
         "boundaries": deep.boundaries.copy(),
         "sample": deep.sample.copy(),
         "sampled": deep.sampled.copy(),
@@ -172,7 +172,7 @@ def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
 
 def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:
     deep.vocabulary.restore(arrays["vocabulary"], arrays["embeddings"], arrays["free"])
-    deep.tower.flat[:], deep.tower.squares[:] = arrays["dense"], arrays["dense_squares"]
+    deep.tower.restore(arrays["dense"], arrays["dense_squares"])
     deep.boundaries = arrays["boundaries"]
     deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]
 

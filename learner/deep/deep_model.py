@@ -50,7 +50,7 @@ class DeepModel:
     def finite(self) -> bool:
         """Whether every dense parameter is finite, and every embedding that changed since the last publish."""
         changed = self.vocabulary.vectors[self.vocabulary.changed_rows()]
-        return bool(np.isfinite(self.tower.flat).all() and np.isfinite(changed).all())
+        return bool(self.tower.finite() and np.isfinite(changed).all())
 
     def freeze_quantiles(self) -> None:
         """Set the boundaries from the sample: float32 [numbers, quantiles − 1]."""

@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from learner.deep.tower import EPSILON, TowerState, allocate_activations, backward, forward
+from learner.deep.dense_layer import EPSILON
+from learner.deep.tower import TowerState, allocate_activations, backward, forward
 from learner.deep.vocabulary import VocabularyState, count_sightings, look_up, mark_row
 from learner.wide.ftrl import WideExamples, WideOutput, learn_wide_examples
 from stream.features.encoder import WideKeys
@@ -104,7 +105,7 @@ def predict_batch(deep: Any, inputs: Any, first: Any, last: Any, logits: Any) ->
     for r in range(values.shape[0]):
         for c in range(values.shape[1]):
             activations[r * width + pooled + c] = values[r, c]
-    forward(tower, activations, last - first, logits[first:last])
+    forward(tower, activations, logits[first:last])
     return activations, slots, rows
 
 
@@ -142,10 +143,10 @@ def pool(embeddings: Any, rows: Any, offsets: Any, lists: Any, out: Any, width: 
 def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, rows: Any, gradients: Any) -> None:
     """One AdaGrad step after `predict_batch`; gradients [first:last] are divided by the micro-batch's size."""
     tower, lists = deep.tower, deep.lists
-    padded = np.zeros(activations.shape[0] // tower.widths.sum(), np.float32)
+    scaled = np.empty(last - first, np.float32)
     for b in range(first, last):
-        padded[b - first] = gradients[b] / np.float32(deep.micro_batch)
-    below = backward(tower, activations, padded)
+        scaled[b - first] = gradients[b] / np.float32(deep.micro_batch)
+    below = backward(tower, activations, scaled)
     if rows.shape[0]:
         learn_rows(deep.vocabulary, rows, inputs.id_offsets[first * lists : last * lists + 1], lists, below, tower.rate)
 

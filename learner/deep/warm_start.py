@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.optim.adagrad import adagrad  # the optimizer class would import torch's compiler: seconds
 
 from learner.deep.deep_model import DeepModel
-from learner.deep.tower import EPSILON
+from learner.deep.dense_layer import EPSILON
 from stream.features.encoder import DeepInput
 from stream.features.quantiles import quantise
 from stream.tables.dtypes import F32
@@ -45,8 +45,9 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
     rows, row_indices = np.unique(deep.vocabulary.rows_of(inputs.ids), return_inverse=True)
     copied = torch.from_numpy(embeddings[rows])
     vectors = torch.nn.Parameter(copied[:, :dim].clone())
-    layers = [tuple(map(torch.from_numpy, layer)) for layer in deep.tower.layers()]
-    squares = [tuple(map(torch.from_numpy, layer)) for layer in deep.tower.layers(deep.tower.squares)]
+    flat, flat_squares = deep.tower.flat, deep.tower.squares  # in the layout that torch is quickest with
+    layers = [tuple(map(torch.from_numpy, layer)) for layer in deep.tower.layers(flat)]
+    squares = [tuple(map(torch.from_numpy, layer)) for layer in deep.tower.layers(flat_squares)]
     parameters: list[torch.Tensor] = [vectors, *(torch.nn.Parameter(p) for layer in layers for p in layer)]
     sums = [copied[:, dim:], *(s for layer in squares for s in layer)]
     steps = [torch.zeros(()) for _ in parameters]
@@ -69,6 +70,7 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
                 parameters, list(gradients), sums, steps,
                 lr=deep.spec.learning_rate, lr_decay=0.0, weight_decay=0.0, eps=float(EPSILON), maximize=False,
             )  # fmt: skip
+    deep.tower.restore(flat, flat_squares)
     copied[:, :dim] = vectors.detach()
     embeddings[rows] = copied.numpy()
     deep.vocabulary.mark(rows)

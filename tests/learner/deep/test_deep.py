@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from learner.deep.deep_model import DeepModel
+from learner.deep.dense_layer import EPSILON
 from learner.deep.joint_step import Inputs, Targets, learn_micro_batches
-from learner.deep.tower import EPSILON
 from learner.deep.warm_start import WindowChunk, train
 from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
@@ -206,9 +206,11 @@ def test_the_padding_stays_zero() -> None:
     for seed in range(20):
         known = some_input(np.random.default_rng(seed), 3, 2, 1)
         learned(deep, known, np.ones(3, np.float32), np.ones(3, np.float32))
+    state = deep.tower.state
     for weight, bias in deep.tower.layers():
         weight[:], bias[:] = 1.0, 1.0
-    assert np.count_nonzero(deep.tower.flat) == own < len(deep.tower.flat)
+    assert np.count_nonzero(state.weights) == own < len(state.weights)
+    assert np.count_nonzero(state.squares) <= own
 
 
 def test_a_warm_start_trains_as_the_stream_does() -> None:

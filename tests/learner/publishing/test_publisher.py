@@ -83,7 +83,7 @@ def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.turn()
     assert bench.model.deep is not None
-    bench.model.deep.tower.flat[0] = float("nan")
+    bench.model.deep.tower.layers()[0][0][0, 0] = float("nan")
     with capture_logs() as logged:
         assert not bench.turn()
     assert bench.publisher.rejected == 1
