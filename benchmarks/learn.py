@@ -93,12 +93,12 @@ def without(spec: Spec, part: str) -> Spec:
 @contextmanager
 def one_core() -> Iterator[None]:
     """This thread, and what it starts, on a core that isn't the broker's."""
-    mine, others = cores()
-    os.sched_setaffinity(0, mine)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores()[0])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, mine | others)
+        os.sched_setaffinity(0, before)
 
 
 def worlds_of(house: Settings, name: str, items: int, part: int) -> list[World]:

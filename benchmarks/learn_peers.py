@@ -23,7 +23,6 @@ from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, I64, U64
 
 WARM = 0.2  # of the records are learned before the clock starts
-Tensors = tuple[torch.Tensor | None, ...]
 
 
 class Rows(NamedTuple):
@@ -36,8 +35,20 @@ class Rows(NamedTuple):
     boundaries: F32  # [numbers, quantiles - 1]
 
 
-class MicroBatches(IterableDataset[Tensors]):
-    """Records decoded, encoded and cut into micro-batches: wide rows, offsets, deep rows, offsets, 1/√n, x, labels."""
+class MicroBatch(NamedTuple):
+    """B examples as tensors."""
+
+    wide: torch.Tensor  # i64[K]: rows of keys
+    wide_starts: torch.Tensor  # i64[B]
+    deep: torch.Tensor  # i64[N]: rows of ids
+    deep_starts: torch.Tensor  # i64[B·F]: of F lists an example
+    shares: torch.Tensor | None  # f32[N]: 1/√n of each list; None: all are 1
+    x: torch.Tensor  # f32[B, 2D]: quantiles of the numbers, and flags
+    labels: torch.Tensor  # f32[B]
+
+
+class MicroBatches(IterableDataset[MicroBatch]):
+    """Records decoded, encoded and cut into micro-batches, in order."""
 
     def __init__(self, spec: Spec, records: Sequence[bytes]) -> None:
         self.spec, self.records = spec, records
@@ -60,7 +71,7 @@ class MicroBatches(IterableDataset[Tensors]):
         boundaries = np.nanquantile(numbers, shares, axis=0).T.astype(np.float32)
         return Rows(wide, deep, wide_count, deep_count, np.ascontiguousarray(boundaries))
 
-    def __iter__(self) -> Iterator[Tensors]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         size, lists = self.spec.deep.micro_batch, len(self.encoder.deep_lists)
         for raw, wide, deep in zip(self.records, self.rows.wide, self.rows.deep, strict=True):
             keys, known, labels = self._encode(raw)
@@ -72,7 +83,7 @@ class MicroBatches(IterableDataset[Tensors]):
                 high = min(low + size, len(labels))
                 wide_ends = keys.offsets[low : high + 1]
                 deep_ends = known.offsets[low * lists : high * lists + 1]
-                yield (
+                yield MicroBatch(
                     torch.from_numpy(wide[wide_ends[0] : wide_ends[-1]]),
                     torch.from_numpy(wide_ends[:-1] - wide_ends[0]),
                     torch.from_numpy(deep[deep_ends[0] : deep_ends[-1]]),
@@ -97,11 +108,11 @@ class WideAndDeep(torch.nn.Module):
         hidden = [layer for i, o in layers for layer in (torch.nn.Linear(i, o), torch.nn.ReLU())]
         self.tower = torch.nn.Sequential(*hidden, torch.nn.Linear(spec.hidden_units[-1], 1))
 
-    def forward(self, *given: Any) -> torch.Tensor:
-        """Logits [B] of a micro-batch without its labels."""
-        wide, wide_starts, deep, deep_starts, shares, x = given
-        pooled = self.deep(deep, deep_starts, per_sample_weights=shares).view(len(x), -1)
-        logits: torch.Tensor = (self.wide(wide, wide_starts) + self.tower(torch.cat([pooled, x], 1)))[:, 0]
+    def forward(self, given: MicroBatch) -> torch.Tensor:
+        """Logits [B]."""
+        pooled = self.deep(given.deep, given.deep_starts, per_sample_weights=given.shares).view(len(given.x), -1)
+        deep = self.tower(torch.cat([pooled, given.x], 1))
+        logits: torch.Tensor = (self.wide(given.wide, given.wide_starts) + deep)[:, 0]
         return logits
 
 
@@ -115,7 +126,7 @@ def learn(model: WideAndDeep, batches: MicroBatches, *, sparse: bool) -> float:
 
     Dense gradients are applied by torch's fused Adagrad, which is its fastest; it can't take sparse ones.
     """
-    torch.sparse.check_sparse_tensor_invariants.disable()  # as by default, but without a warning
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # else it warns of the default
     spec = batches.spec
     groups: list[dict[str, Any]] = [
         {"params": model.wide.parameters(), "lr": spec.wide.alpha},
@@ -125,15 +136,19 @@ def learn(model: WideAndDeep, batches: MicroBatches, *, sparse: bool) -> float:
         groups, lr=spec.deep.learning_rate, eps=float(EPSILON), fused=None if sparse else True
     )
     learned, timed_from, begun = 0, int(batches.examples * WARM), 0.0
-    for *given, labels in DataLoader(batches, batch_size=None):
+    for given in DataLoader(batches, batch_size=None, collate_fn=_as_it_is):
         if not begun and learned >= timed_from:
             timed_from, begun = learned, time.perf_counter()
         optimiser.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(*given), labels)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(given), given.labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        learned += len(labels)
+        learned += len(given.labels)
     return (learned - timed_from) / (time.perf_counter() - begun)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _numbered(names: Sequence[U64]) -> tuple[list[I64], int]:
