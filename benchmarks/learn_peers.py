@@ -7,6 +7,7 @@ no metrics, no memory of ids. Decoding, encoding and a DataLoader of micro-batch
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -124,25 +125,28 @@ def torch_ex_s(batches: MicroBatches, *, sparse: bool) -> float:
 def learn(model: WideAndDeep, batches: MicroBatches, *, sparse: bool) -> float:
     """Decode, encode, load, predict and learn all; returns the examples per second of all but the first fifth.
 
-    Dense gradients are applied by torch's fused Adagrad, which is its fastest; it can't take sparse ones.
+    Dense gradients are applied by torch's fused Adagrad, which is its fastest; it can't take sparse ones. So sparse
+    ones have an optimiser of their own.
     """
     torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # else it warns of the default
     spec = batches.spec
-    groups: list[dict[str, Any]] = [
+    tables: list[dict[str, Any]] = [
         {"params": model.wide.parameters(), "lr": spec.wide.alpha},
-        {"params": [*model.deep.parameters(), *model.tower.parameters()]},
+        {"params": model.deep.parameters()},
     ]
-    optimiser = torch.optim.Adagrad(
-        groups, lr=spec.deep.learning_rate, eps=float(EPSILON), fused=None if sparse else True
-    )
+    adagrad = partial(torch.optim.Adagrad, lr=spec.deep.learning_rate, eps=float(EPSILON))
+    tower = {"params": model.tower.parameters()}
+    optimisers = [adagrad(tables), adagrad([tower], fused=True)] if sparse else [adagrad([*tables, tower], fused=True)]
     learned, timed_from, begun = 0, int(batches.examples * WARM), 0.0
     for given in DataLoader(batches, batch_size=None, collate_fn=_as_it_is):
         if not begun and learned >= timed_from:
             timed_from, begun = learned, time.perf_counter()
-        optimiser.zero_grad()
+        for optimiser in optimisers:
+            optimiser.zero_grad()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(model(given), given.labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         learned += len(given.labels)
     return (learned - timed_from) / (time.perf_counter() - begun)
 
