@@ -8,7 +8,8 @@ don't have. The first fifth isn't timed. Repeats are interleaved; medians.
 
     torch        both parts with autograd from the same bytes (`learn_peers.py`), 16 pages a record, pinned to one core;
                  its better of sparse and dense gradients
-    vw           `--ftrl` with the wide part's keys as names, rates equal; its second pass, in CPU time, as `wide` does
+    vw           `--ftrl` with the wide part's keys as names, rates equal; its second pass, in CPU time, as `wide` does;
+                 it makes no features, joins nothing and has no deep part
     backtest     one core: entities, features, join, statistics, predicting, learning; all seconds count. `vw in it`:
                  the same backtest with Vowpal Wabbit instead of our model, from lines of text with the same features
     trickle      50 records of one page a second: from sending to learned
