@@ -14,13 +14,14 @@ from benchmarks.machine import caption, measured
 NAMES = {
     "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, faults",
     "joint": "the learner's step against the same network in plain torch; examples per second",
+    "learn": "the learner from Kafka to weights, and whole backtests; peers: torch with autograd, Vowpal Wabbit",
     "quality": "AUC on MovieLens: wide, deep, both, an ensemble, Vowpal Wabbit, River; same pages, same features",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"join", "rank", "swap"}  # all others are pinned to one, where the system can
+MANY_CORES = {"join", "learn", "rank", "swap"}  # all others are pinned to one, where the system can
 
 
 def main() -> int:

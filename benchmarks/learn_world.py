@@ -63,9 +63,9 @@ def world_spec(name: str) -> Spec:
     return parse_spec(TEN_COLUMNS) if name == "shop" else load_spec(Path("specs/movielens.toml"))
 
 
-def catalogue_of(spec: Spec, layout: Layout) -> Catalogue:
+def items_of(spec: Spec) -> Iterator[Item]:
     """Items with the attributes that the spec declares."""
-    random, catalogue = np.random.default_rng(3), Catalogue(layout)
+    random = np.random.default_rng(3)
     for i in range(ITEMS):
         attributes: dict[str, Value]
         if spec.name == "shop":
@@ -73,7 +73,14 @@ def catalogue_of(spec: Spec, layout: Layout) -> Catalogue:
         else:
             genres = random.choice(18, random.integers(1, 5), replace=False)
             attributes = {"genres": [f"g{g}" for g in genres], "year": float(1920 + i % 80)}
-        catalogue.put(Item(f"i{i}", attributes))
+        yield Item(f"i{i}", attributes)
+
+
+def catalogue_of(spec: Spec, layout: Layout) -> Catalogue:
+    """The same as a ranker has them."""
+    catalogue = Catalogue(layout)
+    for item in items_of(spec):
+        catalogue.put(item)
     return catalogue
 
 

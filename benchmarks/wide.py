@@ -31,15 +31,15 @@ from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates, WideExamples, WideOutput, 
 from stream.events.codec import decode_examples
 from stream.features.encoder import Batch as Pages
 from stream.features.encoder import WideKeys
-from stream.features.page_features import words_of
+from stream.features.page_features import Layout, words_of
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32
 from stream.tables.hash_table import STAGE, STEP, HashTable, capacity_for
 
 FEATURES, REPEATS = 47, 7
 RATES = FtrlRates(np.full(250, 0.05, np.float32), 1.0, 0.5, 1.0)
-VW = (sys.executable, "-m", "vowpalwabbit", "--quiet", "--ftrl", "--ftrl_alpha", "0.05", "--ftrl_beta", "1", "--l1",
-      "0.5", "--l2", "1", "-b", "24", "--loss_function", "logistic")  # fmt: skip
+VW = (sys.executable, "-m", "vowpalwabbit", "--quiet", "-b", "24")
+VW_RATES = ("--ftrl", "--ftrl_alpha", "0.05", "--ftrl_beta", "1", "--l2", "1", "--loss_function", "logistic", "--l1")
 TAKE_EVERY_S = 0.25  # as a publisher asks what changed
 RECORD = 640  # examples
 Batch = tuple[WideKeys, F32]  # a record's keys and labels
@@ -65,16 +65,19 @@ def learn_all(ftrl: Ftrl, batches: Sequence[Batch]) -> list[float]:
 
 def encoded(model: Model, records: Sequence[bytes]) -> list[Batch]:
     """Keys and labels of records, encoded ahead."""
-    batches = []
-    for raw in records:
-        pages, _ = decode_examples(raw)
-        words = [words_of(page.page.features, model.layout, len(page.page.items)) for page in pages]
-        starts = np.cumsum([0, *map(len, words)])[:-1].astype(np.int64)
-        page = np.repeat(np.arange(len(pages)), [len(page.ids) for page in pages])
-        position = np.concatenate([page.positions for page in pages]).astype(np.int64)
-        keys = model.encoder.wide_keys(Pages(np.concatenate(words), starts, page, position))
-        batches.append((keys, np.concatenate([page.labels for page in pages]).astype(np.float32)))
-    return batches
+    columns = (columns_of(raw, model.layout) for raw in records)
+    return [(model.encoder.wide_keys(pages), labels) for pages, labels in columns]
+
+
+def columns_of(raw: bytes, layout: Layout) -> tuple[Pages, F32]:
+    """A record's pages and labels, from its bytes."""
+    pages, _ = decode_examples(raw)
+    words = [words_of(page.page.features, layout, len(page.page.items)) for page in pages]
+    starts = np.cumsum([0, *map(len, words)])[:-1].astype(np.int64)
+    page = np.repeat(np.arange(len(pages)), [len(page.ids) for page in pages])
+    position = np.concatenate([page.positions for page in pages]).astype(np.int64)
+    labels: F32 = np.concatenate([page.labels for page in pages]).astype(np.float32)
+    return Pages(np.concatenate(words), starts, page, position), labels
 
 
 class Ours:
@@ -113,15 +116,15 @@ class Ours:
 class Wabbit:
     """Vowpal Wabbit's command on one and on two copies of the pages."""
 
-    def __init__(self, folder: Path, names: Sequence[Sequence[str]], labels: Sequence[float]) -> None:
+    def __init__(self, folder: Path, names: Sequence[Sequence[str]], labels: Sequence[float], l1: float = 0.5) -> None:
+        self.options = (*VW, *VW_RATES, str(l1))
         self.files = [folder / "one.txt", folder / "two.txt"]
         for times, path in enumerate(self.files, 1):
             write_text(path, names, labels, times)
             self._run("-d", str(path), "--cache_file", f"{path}.cache", "-k", "--noop")
 
-    @staticmethod
-    def _run(*options: str) -> float:
-        base = VW if "--noop" not in options else (*VW[:4], "-b", "24")
+    def _run(self, *options: str) -> float:
+        base = VW if "--noop" in options else self.options
         begun = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*base, *options], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
