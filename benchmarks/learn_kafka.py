@@ -6,12 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from typing import Final
 
 from benchmarks.joiner_world import new_topics
 from benchmarks.learn_world import records_of
 from learner.checkpoint import CheckpointFiles
-from learner.service import POLL_S, Learner
+from learner.learner import Learner
+from learner.record_prefetcher import RecordPrefetcher
+from learner.service import POLL_S
 from learner.training.model import Model
 from stream.events.topics import EXAMPLES
 from stream.events.types import Examples
@@ -38,7 +41,7 @@ def filled(house: Settings, pages: list[Examples], pack: int) -> Settings:
 
 
 def learn_until(settings: Settings, spec: Spec, end: int, after_record: Callable[[Learner], None]) -> Model:
-    """A new model, learned from the start of `examples` to this offset by the service's own Learner and reader.
+    """A new model, learned from the start of `examples` to this offset by the service's own Learner and prefetcher.
 
     As the service's loop, but without publishing, checkpoints and warm starts.
     """
@@ -46,16 +49,18 @@ def learn_until(settings: Settings, spec: Spec, end: int, after_record: Callable
     log = KafkaLog(settings, linger_ms=5)
     learner = Learner(log, model, START, CheckpointFiles(settings.local / "checkpoints"), NEVER_MS)
     model.reread = None  # so a warm start does nothing
-    reader = log.reader(EXAMPLES.name, {0: START})
+    prefetcher = RecordPrefetcher(
+        partial(log.reader, EXAMPLES.name, {0: START}), model.record_encoder, learner.lag.after_poll
+    )
     gc.collect()
     gc.freeze()  # as the service does
     try:
         with redirect_stdout(io.StringIO()):  # lines of progress
             while learner.offset < end:
-                learner.learn(reader.poll(POLL_S), lambda: after_record(learner))
+                learner.learn(prefetcher.take(POLL_S), lambda: after_record(learner))
     finally:
         gc.unfreeze()
-        reader.close()
+        prefetcher.close()
         log.close()
     assert not model.duplicates, "an example came twice"
     assert not learner.dead_letters.count, "a page was rejected"

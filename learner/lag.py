@@ -1,6 +1,6 @@
 """How far learning is behind the log: as metrics, and as committed offsets of a consumer group for lag exporters."""
 
-import time
+from time import monotonic as monotonic_s
 from typing import Final
 
 import structlog
@@ -9,7 +9,7 @@ from learner.training import metrics
 from learner.training.training_records import TrainingRecord
 from stream.events.topics import EXAMPLES
 from stream.log.protocol import Log, Reader
-from stream.runtime.errors import LogError
+from stream.runtime.errors import LogError, LogUnavailable
 
 COMMIT_S: Final = 5.0
 RECENT: Final = 0.01  # weight of a record in the mean of examples a record
@@ -39,12 +39,14 @@ class Lag:
     def after_poll(self, reader: Reader) -> None:
         """Note the log's end; commit the offset every COMMIT_S. On the thread that reads."""
         self._end = reader.ends().get(0, self._end)
-        if self.offset < 0 or time.monotonic() < self._commit_at_s:
+        if self.offset < 0 or monotonic_s() < self._commit_at_s:
             return
-        self._commit_at_s = time.monotonic() + COMMIT_S
+        self._commit_at_s = monotonic_s() + COMMIT_S
         try:
             self._log.commit(EXAMPLES.name, self._group, {0: self.offset})
             self._failing = False
+        except LogUnavailable:
+            return  # the reader says so, if it lasts
         except LogError as error:
             if not self._failing:
                 log.warning("lag exporters don't see the learner's offset; learning goes on", reason=str(error))

@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
 from stream.log.protocol import END, START, GroupReader, Log, Reader, Record
-from stream.runtime.errors import LogError, LogGap
+from stream.runtime.errors import LogError, LogGap, LogUnavailable
 
 
 @dataclass(frozen=True)
@@ -295,6 +296,31 @@ def check_group_gap(bench: Bench) -> None:
     second.seek(0, START)
     assert [r.offset for r in read(second, 5)] == [5, 6, 7, 8, 9]
     second.close()
+
+
+def check_commit_without_members(bench: Bench) -> None:
+    """A group's offsets are stored by whoever isn't its member; a member that comes later reads from there."""
+    for p in range(3):
+        fill(bench.log, "three", p, 4)
+    committed: list[int] = []
+    give_up_s = time.monotonic() + 20
+    while len(committed) < 2 and time.monotonic() < give_up_s:
+        with suppress(LogUnavailable):  # a broker that has just started elects the group's coordinator
+            bench.log.commit("three", "group", {0: 1 + 2 * len(committed), 2: 4})
+            committed.append(0)
+    member = bench.again().group_reader("three", "group", "a")
+    records = read(member, 5)
+    assert sorted((r.partition, r.offset) for r in records) == [(0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]
+    member.close()
+
+
+def check_ends_as_of_the_last_poll(bench: Bench) -> None:
+    """A reader knows where the log ended when it last polled, however far it has read."""
+    fill(bench.log, "one", 0, 6)
+    reader = bench.log.reader("one", {0: 1})
+    assert len(read(reader, 2, records_max=2)) == 2
+    assert reader.ends() == {0: 6}
+    reader.close()
 
 
 def check_close_twice(bench: Bench) -> None:

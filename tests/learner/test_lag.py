@@ -1,0 +1,106 @@
+"""The learner's lag: in metrics, and in a consumer group's commits."""
+
+from collections.abc import Mapping
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from learner import lag as lag_module
+from learner.lag import Lag
+from learner.training.model import Model
+from stream.events.codec import encode_record
+from stream.events.topics import EXAMPLES
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START
+from stream.runtime.errors import LogError
+from tests.support.learner_world import records, small_spec
+
+SPEC = small_spec()
+
+
+class CommitLog(MemoryLog):
+    """Its clock runs with its records; commits are noted, or fail."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_000_000
+        self.commits: list[tuple[str, str, dict[int, int]]] = []
+        self.failing = False
+        super().__init__({EXAMPLES.name: 1}, lambda: self.now_ms)
+
+    def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
+        """See Log."""
+        if self.failing:
+            raise LogError("no rights")
+        self.commits.append((topic, group, dict(positions)))
+        super().commit(topic, group, positions)
+
+
+def value(name: str) -> float | None:
+    """Of a metric now."""
+    return REGISTRY.get_sample_value(f"thalweg_learner_lag_{name}")
+
+
+@pytest.fixture
+def log() -> CommitLog:
+    """Ten records of nine examples, a second apart."""
+    log = CommitLog()
+    for record in records(SPEC, 30):
+        log.now_ms += 1_000
+        log.send(EXAMPLES.name, 0, encode_record(record), b"0")
+    return log
+
+
+def test_the_metrics_say_how_far_it_is_behind(log: CommitLog) -> None:
+    """Records, their examples, and seconds since the newest learned one was appended; nothing once all are learned."""
+    lag, model = Lag(log, "small", START), Model(SPEC)
+    reader = log.reader(EXAMPLES.name, {0: START})
+    read = reader.poll(0)
+    lag.after_poll(reader)
+    lag.set_metrics(log.now_ms)
+    assert (value("records"), value("seconds")) == (10, 0)
+    for record in model.record_encoder.records(read[:4]):
+        model.learn_record(record)
+        lag.learned(record)
+    lag.set_metrics(log.now_ms)
+    assert (value("records"), value("examples"), value("seconds")) == (6, pytest.approx(54), 6)
+    for record in model.record_encoder.records(read[4:]):
+        lag.learned(record)
+    lag.set_metrics(log.now_ms + 60_000)
+    assert (value("records"), value("examples"), value("seconds")) == (0, 0, 0)
+
+
+def test_the_offset_is_committed_for_lag_exporters(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few seconds, what is learned, in a group of the model's name; nothing before the first record."""
+    now_s = 100.0
+    monkeypatch.setattr(lag_module, "monotonic_s", lambda: now_s)
+    lag, model = Lag(log, "small", START), Model(SPEC)
+    reader = log.reader(EXAMPLES.name, {0: START})
+    read = reader.poll(0)
+    lag.after_poll(reader)
+    assert log.commits == []
+    for record in model.record_encoder.records(read[:4]):
+        lag.learned(record)
+    for _ in range(3):
+        lag.after_poll(reader)
+    assert log.commits == [(EXAMPLES.name, "learner-small", {0: 4})]
+    now_s += lag_module.COMMIT_S
+    lag.after_poll(reader)
+    assert len(log.commits) == 2, "again though nothing is new: else the broker forgets an idle group"
+
+
+def test_without_rights_to_commit_it_learns_on(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning, however often it fails; and it commits again when it may."""
+    now_s = 100.0
+    monkeypatch.setattr(lag_module, "monotonic_s", lambda: now_s)
+    lag = Lag(log, "small", 3)
+    reader = log.reader(EXAMPLES.name, {0: 3})
+    log.failing = True
+    with capture_logs() as logged:
+        for _ in range(3):
+            lag.after_poll(reader)
+            now_s += lag_module.COMMIT_S
+    assert [one["log_level"] for one in logged] == ["warning"]
+    log.failing = False
+    lag.after_poll(reader)
+    assert log.commits == [(EXAMPLES.name, "learner-small", {0: 3})]
