@@ -154,7 +154,7 @@ def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, r
 @kernel
 def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: Any, rate: Any) -> None:
     """AdaGrad on the embedding rows that were read: gradients of one row are summed first."""
-    embeddings = vocabulary.embeddings
+    embeddings, marks, changed, counts = vocabulary.embeddings, vocabulary.marks, vocabulary.changed, vocabulary.counts
     dim, base = embeddings.shape[1] // 2, offsets[0]
     unique, inverse = unique_rows(rows)
     totals = np.zeros((unique.shape[0], dim), np.float32)
@@ -169,7 +169,7 @@ def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: A
             for c in range(dim):
                 total[c] += pooled[c] * scale
     for u in range(unique.shape[0]):
-        mark_row(unique[u], vocabulary.marks, vocabulary.changed, vocabulary.counts)
+        mark_row(unique[u], marks, changed, counts)
         row, total = embeddings[unique[u]], totals[u]
         for c in range(dim):
             g = total[c]
@@ -203,11 +203,12 @@ def unique_rows(rows: Any) -> Any:
 @kernel
 def record_sightings(deep: Any, inputs: Any, targets: Any, first: Any, last: Any, slots: Any) -> None:
     """Count the ids of examples first:last; sample their numbers, each at the index that its example id hashes to."""
-    lists, offsets = deep.lists, inputs.id_offsets
-    base = offsets[first * lists]
+    lists, offsets, sample, sampled = deep.lists, inputs.id_offsets, deep.sample, deep.sampled
+    base, end = offsets[first * lists], offsets[last * lists]
+    times_ms = np.empty(end - base, targets.time_ms.dtype)
     for b in range(first, last):
-        low, high = offsets[b * lists], offsets[(b + 1) * lists]
-        count_sightings(deep.vocabulary, inputs.ids[low:high], slots[low - base : high - base], targets.time_ms[b])
+        times_ms[offsets[b * lists] - base : offsets[(b + 1) * lists] - base] = targets.time_ms[b]
         index = np.int64(targets.ids[b] % np.uint64(SAMPLE_SIZE))
-        deep.sample[index] = inputs.numbers[b]
-        deep.sampled[index] = 1
+        sample[index] = inputs.numbers[b]
+        sampled[index] = 1
+    count_sightings(deep.vocabulary, inputs.ids[base:end], slots, times_ms)

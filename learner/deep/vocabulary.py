@@ -100,7 +100,7 @@ class Vocabulary:
 
     def count(self, ids: U64, time_ms: int = 0) -> None:
         """Count a sighting of each id, in this order."""
-        count_sightings(self.prepare(ids), ids, np.full(len(ids), -1, np.int64), time_ms)
+        count_sightings(self.prepare(ids), ids, np.full(len(ids), -1, np.int64), np.full(len(ids), time_ms, np.int64))
 
     def evict_every(self) -> int:
         """Examples between two evictions: a power of two, and a function of the state alone."""
@@ -213,15 +213,15 @@ def look_up(table: Any, ids: Any, slots: Any, rows: Any) -> None:
 
 
 @kernel
-def count_sightings(vocabulary: Any, ids: Any, slots: Any, time_ms: Any) -> None:
-    """Count a sighting of each id at this event time; `slots` as `look_up` found them.
+def count_sightings(vocabulary: Any, ids: Any, slots: Any, times_ms: Any) -> None:
+    """Count a sighting of each id at its event time; `slots` as `look_up` found them.
 
     A new row starts at a hash of its id: uniform in ±EMBEDDING_INIT. While no row is free, ids stay pending.
     """
     table, counts, embeddings = vocabulary.slots, vocabulary.counts, vocabulary.embeddings
     dim = embeddings.shape[1] // 2
-    time = np.uint64(max(0, time_ms))
     for i in range(ids.shape[0]):
+        time = np.uint64(max(0, times_ms[i]))
         slot = slots[i] if slots[i] >= 0 else find_or_insert(table, ids[i], vocabulary.table_counts)
         table[slot, 2] += np.uint64(1)
         table[slot, 3] = max(table[slot, 3], time)
