@@ -215,7 +215,7 @@ def _examples_of(batch: Batch, sizes: I64, rule: I64, slots: U64) -> tuple[U64, 
     w32, f32 = words.view(np.uint32), words.view(np.float32)
     salt, examples = np.uint64(rule[0]), pages.shape[0]
     heads, items, bases = np.zeros(examples, np.uint64), np.zeros(examples, np.uint64), np.empty(examples)
-    page, at = np.int64(-1), locate(words, w32, 0, sizes)
+    page, at = np.int64(-1), locate(words, w32, starts[0], sizes)
     for b in range(examples):
         if pages[b] != page:
             page, at = pages[b], locate(words, w32, starts[pages[b]], sizes)
