@@ -29,6 +29,7 @@ from stream.tables.hash_kernels import (
     find_moved,
     find_or_insert_moved,
     hash32,
+    home,
     home_of,
     mark_changed,
     mix,
@@ -92,7 +93,7 @@ def _prefetch(slots: U64, overlay: U64, key: np.uint64) -> None:
 
 
 @kernel
-def read_memory(slots: U64, overlay: U64, head: np.uint64, memory: ItemMemory) -> float:
+def read_memory(slots: U64, overlay: U64, head: np.uint64, memory: ItemMemory) -> Any:
     """Read the last labelled items of the user with this `head`; returns how many labels there were so far."""
     items, residuals, keys = memory
     labels, _, _ = _read(slots, overlay, head)
@@ -200,44 +201,53 @@ def _correct(table: TableArrays, head: np.uint64, item: np.uint64, moved: float,
     return False
 
 
+def likeness_rules(crosses: CrossProducts, neighbours: I64, likenesses: I64) -> I64:
+    """What `learn_likeness` has to know of each of these statistics: salt, neighbours, the columns of user and item."""
+    first = crosses.offsets[likenesses]
+    columns = [column for r in (first, first + 1) for column in (crosses.sides[r], crosses.indices[r])]
+    return np.stack([crosses.salts[likenesses].view(np.int64), neighbours[likenesses], *columns], axis=1)
+
+
 @kernel
-def _examples_of(batch: Batch, sizes: I64, crosses: CrossProducts, k: int) -> tuple[U64, U64, F64]:
-    """Users and items u64[B], 0: the page has none; base rates f64[B]."""
+def _examples_of(batch: Batch, sizes: I64, rule: I64, slots: U64) -> tuple[U64, U64, F64]:
+    """Heads and items u64[B], 0: the page has none; base rates f64[B]. The heads' rows are prefetched."""
     words, starts, pages, positions = batch
     w32, f32 = words.view(np.uint32), words.view(np.float32)
-    first, examples = crosses.offsets[k], pages.shape[0]
-    users, items, bases = np.zeros(examples, np.uint64), np.zeros(examples, np.uint64), np.empty(examples)
+    salt, examples = np.uint64(rule[0]), pages.shape[0]
+    heads, items, bases = np.zeros(examples, np.uint64), np.zeros(examples, np.uint64), np.empty(examples)
+    page, at = np.int64(-1), locate(words, w32, starts[0], sizes)
     for b in range(examples):
-        at = locate(words, w32, starts[pages[b]], sizes)
-        user, user_end = list_at(w32, at, crosses.sides[first], crosses.indices[first], positions[b])
-        item, item_end = list_at(w32, at, crosses.sides[first + 1], crosses.indices[first + 1], positions[b])
+        if pages[b] != page:
+            page, at = pages[b], locate(words, w32, starts[pages[b]], sizes)
+        user, user_end = list_at(w32, at, rule[2], rule[3], positions[b])
+        item, item_end = list_at(w32, at, rule[4], rule[5], positions[b])
         if user < user_end and item < item_end:
-            users[b], items[b] = words[user], words[item]
+            heads[b], items[b] = mix(salt ^ HEAD, words[user]), words[item]
+            prefetch_row(slots, home(slots, heads[b]))
         base = np.float64(f32[at.base_rate])
         bases[b] = base if base == base else 0.5
-    return users, items, bases
+    return heads, items, bases
 
 
 @kernel
-def learn_likeness(
-    batch: Batch, outcomes: Outcomes, sizes: I64, crosses: CrossProducts, k: int, last: int, table: TableArrays
-) -> None:
-    """Move memories (of `last` items) and pairs by these examples, in order.
+def learn_likeness(batch: Batch, outcomes: Outcomes, sizes: I64, rule: I64, table: TableArrays) -> None:
+    """Move memories (of `last` items) and pairs by these examples, in order. `rule`: one of `likeness_rules`.
 
     The table has room for last + 2 keys an example. A late positive or a retraction moves the r in the memory, and
     its pairs with the memory as it is now; it changes nothing when the item is no longer in the memory.
     A memory is read once for the examples of one user that follow each other.
     """
-    users, items, bases = _examples_of(batch, sizes, crosses, k)
     slots, old, _, _ = table
-    salt, memory, rows = crosses.salts[k], _empty_memory(last), np.empty(last + 2, np.int64)
+    heads, items, bases = _examples_of(batch, sizes, rule, slots)
+    salt, last = np.uint64(rule[0]), rule[1]
+    memory, rows = _empty_memory(last), np.empty(last + 2, np.int64)
     _, residuals, keys = memory
-    user, head, learned = np.uint64(0), np.uint64(0), 0.0
-    for b in range(users.shape[0]):
-        if users[b] == np.uint64(0):
+    head, learned = np.uint64(0), 0.0
+    for b in range(heads.shape[0]):
+        if heads[b] == np.uint64(0):
             continue
-        if users[b] != user:
-            user, head = users[b], mix(salt ^ HEAD, users[b])
+        if heads[b] != head:
+            head = heads[b]
             learned = read_memory(old, slots, head, memory)
         item, t, count, place = items[b], outcomes.times[b], min(np.int64(learned), last), np.int64(learned) % last
         label, weight = outcomes.labels[b], outcomes.weights[b]
@@ -247,7 +257,7 @@ def learn_likeness(
             if _correct(table, head, item, moved, last):
                 _locate(table, keys, count, t, rows)
                 _move_pairs(slots, keys, rows, count, (0.0, moved), residuals)
-            user = np.uint64(0)  # its memory has changed
+            head = np.uint64(0)  # its memory has changed
             continue
         r = label - bases[b]
         keys[count], keys[count + 1] = head, mix(head, np.uint64(place + 1))

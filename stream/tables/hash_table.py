@@ -65,7 +65,7 @@ def _zeros(capacity: int, width: int) -> U64:
 class HashTable:
     """A growing table that knows which keys changed since the last `take_changed`, if it is `tracked`.
 
-    Kernels get `arrays` after `reserve`, `reserve_for` or `reserve_step`. The width counts the key's column.
+    Kernels get `arrays` after `reserve` or `reserve_for`. The width counts the key's column.
     `last_seen` uint32 [capacity] is beside the rows from the first `stamp` on.
     """
 
@@ -113,20 +113,16 @@ class HashTable:
         self._grow(extra)
         self.finish()
 
-    def reserve_for(self, keys: U64) -> None:
-        """Make room for these keys, with their rows in `slots`, and move another step of the other rows."""
-        self._grow(len(keys))
-        if self.moved < len(self.old):
-            move_keys(self.old, self.old_last_seen, keys, self.slots, self.last_seen)
-            self._move(max(STEP, 4 * len(keys)))
+    def reserve_for(self, keys: U64, unknown: int = 0) -> None:
+        """Make room for these keys, with their rows in `slots`, and move another step of the other rows.
 
-    def reserve_step(self, extra: int) -> None:
-        """Make room for `extra` new keys, and move another step of the rows; any row may still be in `old`.
-
-        For kernels that don't know their keys beforehand: they use `find_moved` and `find_or_insert_moved`.
+        And for `unknown` keys whose rows may still be in `old`: kernels that don't know their keys beforehand use
+        `find_moved` and `find_or_insert_moved`.
         """
+        extra = len(keys) + unknown
         self._grow(extra)
         if self.moved < len(self.old):
+            move_keys(self.old, self.old_last_seen, keys, self.slots, self.last_seen)
             self._move(max(STEP, 4 * extra))
 
     def _grow(self, extra: int) -> None:

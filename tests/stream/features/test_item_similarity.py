@@ -1,5 +1,6 @@
 """Likeness against its definition, written slowly."""
 
+import itertools
 import math
 from collections import defaultdict
 from typing import Any
@@ -14,7 +15,7 @@ from stream.features.encoder import Batch
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.page_kernels import open_page
-from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
+from stream.features.statistics import WIDTH, StatisticKeys, Statistics, StatisticsProgram
 from stream.runtime.errors import SpecError
 from stream.spec.spec_file import parse_spec
 from stream.tables.dtypes import U64
@@ -141,6 +142,45 @@ def test_growth_goes_in_steps_and_changes_nothing(monkeypatch: pytest.MonkeyPatc
     assert middles > 50
     one, other = (each.table.rows()[np.argsort(each.table.rows()[:, 0])] for each in (growing, roomy))
     assert one.tobytes() == other.tobytes()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 30), st.booleans())
+def test_a_batch_moves_what_its_examples_move_one_by_one(seed: int, most: int, holes: bool) -> None:
+    """Users in turn or in a row, memories that wrap around, rows that were evicted, corrections; in slices too."""
+    random = np.random.default_rng(seed)
+    one_by_one, at_once, sliced = (Statistics(PROGRAM) for _ in range(3))
+    for _ in range(3):
+        count = int(random.integers(1, most + 1))
+        pages = [page(one_by_one, f"u{random.integers(2)}", f"i{random.integers(6)}") for _ in range(count)]
+        starts = np.cumsum([0, *map(len, pages)])[:-1]
+        which = np.sort(random.integers(0, count, count)) if random.random() < 0.5 else np.arange(count)
+        batch = Batch(np.concatenate(pages), starts, which, np.zeros(count, np.int64))
+        labels = random.integers(0, 2, count).astype(np.float64)
+        first = np.where(labels > 0, INSTALLED, WINDOW_CLOSED)
+        reasons = np.where(random.random(count) < 0.7, first, np.where(labels > 0, LATE_POSITIVE, RETRACTION))
+        outcomes = Outcomes(labels, random.random(count), reasons, random.integers(1, 9, count).astype(np.float64))
+        keys, kinds = PROGRAM.keys_of(batch), 2
+
+        def part(a: int, b: int) -> tuple[Batch, Outcomes, StatisticKeys]:
+            ends = keys.offsets[a * kinds : b * kinds + 1]  # noqa: B023  # called before the next turn
+            pages = Batch(batch.words, batch.starts, batch.page[a:b], batch.position[a:b])  # noqa: B023
+            labels, weights, reasons, times = outcomes  # noqa: B023
+            some = Outcomes(labels[a:b], weights[a:b], reasons[a:b], times[a:b])
+            return pages, some, StatisticKeys(keys.keys, ends)  # noqa: B023
+
+        at_once.learn(batch, outcomes)
+        for b in range(count):
+            pages_of_one, outcome, _ = part(b, b + 1)
+            one_by_one.learn(pages_of_one, outcome)
+        cuts = sorted({0, count, *random.integers(0, count, 2).tolist()})
+        for a, b in itertools.pairwise(cuts):
+            sliced.learn(*part(a, b))
+        if holes:
+            evicted = np.sort(one_by_one.table.rows()[:, 0])[:: int(random.integers(2, 9))].copy()
+            for statistics in (one_by_one, at_once, sliced):
+                statistics.table.remove(evicted)
+    wanted, *others = (np.sort(each.table.rows().view("u8,u8,u8,u8"), axis=0) for each in (one_by_one, at_once, sliced))
+    assert [other.tobytes() for other in others] == [wanted.tobytes()] * 2
 
 
 @pytest.mark.parametrize(("first", "reason"), [(0, LATE_POSITIVE), (1, RETRACTION)])
