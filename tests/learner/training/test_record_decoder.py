@@ -1,11 +1,13 @@
 """Records decoded into columns: whatever the bytes, exactly what the slow path says of them, or "not plain"."""
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import xxhash
@@ -14,9 +16,10 @@ from hypothesis import strategies as st
 
 from learner.training.example_batch import batch_of
 from learner.training.record_decoder import DecodedRecords, decode_records
-from stream.events.codec import array_head, decode_training, encode_record
-from stream.events.types import EVENT_BYTES_MAX, RECORD_BYTES_MAX, Examples, Impression, Organic
+from stream.events.codec import array_head, decode_training, encode, encode_record
+from stream.events.types import EVENT_BYTES_MAX, RECORD_BYTES_MAX, TIME_MS_MAX, Examples, Impression, Organic
 from stream.features.page_features import Catalogue, Layout, build_page
+from stream.features.page_kernels import open_page
 from tests.support.feature_pages import LAYOUT
 from tests.support.learner_world import records, small_spec
 from tests.support.training_records import any_records, joined, valid_records
@@ -25,6 +28,34 @@ COLUMNS = ("ids", "labels", "weights", "reasons", "ingest_ms", "time_ms")
 SPEC = small_spec()
 SMALL = Layout(SPEC)
 ORGANIC = Organic("u", "i", 1, "install", "request", 5)
+# Of each field: values that are valid, and values that aren't.
+NAMES = ["x", "x" * 31, "x" * 32, "x" * 300], [""]
+TIMES = [1, 127, 128, 2**16, 2**32, TIME_MS_MAX - 1], [0, -1, TIME_MS_MAX, 2**63, None]
+FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
+    "request_id": NAMES,
+    "time_ms": TIMES,
+    "user": NAMES,
+    "items": ([["x", "y", "z"]], [["x", "y", "x"], ["x", "", "z"], ["x", "y"], [], list("wxyz")]),
+    "variant": (["", "x" * 300], [5]),
+    "version": ([0, 2**53 - 1], [-1, 2**53, 2**63]),
+    "scores": ([[], [0.5, -1e300, 0.0]], [[0.5], [0.5] * 4, [0.5, 0.5, math.inf], [math.nan] * 3]),
+    "propensities": ([[], [0.5, -1e300, 0.0]], [[0.5], [0.5] * 4, [0.5, 0.5, math.inf], [math.nan] * 3]),
+    "context": ([{}, {"": "", "a": 0.5}], [{"a": math.nan}, {"a": -math.inf}, {"a": None}]),
+    "ids": ([[0, 2**63, 2**64 - 1]], [[0, 0, -1], [0, 0], [0] * 4, []]),
+    "positions": ([[0, 2, 2]], [[0, 0, 3], [0, 0, -1], [0, 0], [0] * 4, []]),
+    "labels": ([[0, 1, 1]], [[0, 0, 2], [0, 0, -1], [0, 0], [0] * 4, []]),
+    "weights": ([[1e-6, 1e6, 0.3]], [[1.0, 1.0, w] for w in (9.99e-7, 1.00001e6, 0.0, -1.0, math.nan, math.inf)]),
+    "reasons": ([[0, 3, 3]], [[0, 0, 4], [0, 0, -1], [0, 0], [0] * 4, []]),
+    "ingest_ms": ([[0, TIME_MS_MAX - 1, 5]], [[0, 0, TIME_MS_MAX], [0, 0, -1], [0, 0], [0] * 4, []]),
+}
+ORGANIC_FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
+    "user": NAMES,
+    "item": NAMES,
+    "time_ms": TIMES,
+    "install_id": NAMES,
+    "request_id": (["", "x" * 300], [5]),
+    "ingest_ms": ([0, TIME_MS_MAX - 1], [-1, TIME_MS_MAX, 2**63]),
+}
 
 
 def accepted(raw: bytes, layout: Layout) -> list[Any] | None:
@@ -110,6 +141,55 @@ def test_a_log_of_examples_is_plain() -> None:
     log: list[list[Any]] = [*records(SPEC, 40, per_record=4, items=10), [ORGANIC], []]
     log[3].insert(2, ORGANIC)
     assert assert_as_slow_path([encode_record(record) for record in log], SMALL) == len(log)
+
+
+def with_fields(event: Any, **fields: Any) -> Any:
+    """The event, of whose page or itself these fields have other values."""
+    of_page = {name: value for name, value in fields.items() if name in Impression.__struct_fields__}
+    if isinstance(event, Organic) or not of_page:
+        return msgspec.structs.replace(event, **fields)
+    return msgspec.structs.replace(event, page=msgspec.structs.replace(event.page, **of_page))
+
+
+@pytest.mark.parametrize("field", [*FIELDS, *(f"organic.{name}" for name in ORGANIC_FIELDS)])
+def test_fields_at_their_limits(field: str) -> None:
+    """The last values that are valid are plain, the first ones that aren't are not."""
+    base, name = (ORGANIC, field.removeprefix("organic.")) if "." in field else (page(), field)
+    good, bad = (ORGANIC_FIELDS if "." in field else FIELDS)[name]
+    for values, found in ((good, True), (bad, False)):
+        for value in values:
+            event = with_fields(base, **{name: value})
+            assert (accepted(encode_record([event]), SMALL) is not None) is found, value
+            assert plain(event, page()) is found, value
+
+
+def test_features_of_another_layout() -> None:
+    """Features of another layout or count, truncated, garbled, infinite or missing aren't plain."""
+    event = page()
+    words = np.frombuffer(event.page.features, np.uint64)
+    floats = np.frombuffer(event.page.features, np.float32).copy()
+    floats[open_page(words, SMALL.size_array).at.statistics] = np.inf
+    others: list[Any] = [floats, words[:-1], words[:1]]
+    for index, value in ((0, 1), (1, 2), (2, 2**32 - 1), (2, 1)):
+        others.append(words.copy())
+        others[-1][index] = value
+    assert plain(event)
+    for raw in (*(other.tobytes() for other in others), b"", words.tobytes() + b"x"):
+        assert accepted(encode_record([with_fields(event, features=raw)]), SMALL) is None
+        assert not plain(with_fields(event, features=raw))
+
+
+def test_fields_that_are_missing_or_unknown() -> None:
+    """Only the context may be missing of a page, only the request id and the ingest time of an organic install."""
+    for event, least, inner in ((page(), 10, 1), (ORGANIC, 5, None), (page(), 8, None)):
+        fields: list[Any] = msgspec.msgpack.decode(encode(event))
+        some = fields if inner is None else fields[inner]
+        whole, counts = [*some, 5, 5], []
+        for count in range(len(whole) + 1):
+            some[:] = whole[:count]
+            if assert_as_slow_path([msgspec.msgpack.encode([fields])], SMALL):
+                counts.append(count)
+        assert counts == [*range(least, len(whole) - 1)]
 
 
 def test_limits() -> None:
