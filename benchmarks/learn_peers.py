@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.wide import columns_of
-from learner.deep.tower import EPSILON
+from learner.deep.dense_layer import EPSILON
 from stream.features.encoder import DeepInput, Encoder, WideKeys
 from stream.features.page_features import Layout
 from stream.features.quantiles import quantise

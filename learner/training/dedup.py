@@ -35,7 +35,7 @@ class RecentIds:
 
     def add(self, ids: U64, source: int = NO_SOURCE) -> Any:
         """Remember these ids. Returns which were new, bool [B]; a duplicate within the batch isn't."""
-        young, old = self.generations.pop(source, None) or (_table(NO_IDS), _table(NO_IDS))
+        young, old = self.generations.pop(source) if source in self.generations else (_table(NO_IDS), _table(NO_IDS))
         others = self.generations if source == NO_SOURCE else self.generations.keys() & {NO_SOURCE}
         elsewhere = [table.slots for other in others for table in self.generations[other] if len(table)]
         if len(young) >= (self.ids_max if source != NO_SOURCE else max(self.ids_max, NO_SOURCE_IDS)):

@@ -13,7 +13,7 @@ from benchmarks.learn_kafka import filled, learn_from_kafka, learn_until, trickl
 from benchmarks.learn_peers import MicroBatches, WideAndDeep, learn
 from benchmarks.learn_world import ITEMS, USERS, labelled_pages, records_of, world_spec
 from benchmarks.wide import columns_of
-from learner.service import Learner
+from learner.learner import Learner
 from stream.events.types import Impression, Install, Item, User
 from stream.runtime.settings import Settings
 from thalweg.backtest.backtest import ExampleLog

@@ -81,9 +81,9 @@ def test_what_is_prefetched_is_learned_as_if_it_had_been_read_one_by_one() -> No
     prefetcher.close()
     assert len(values) > CHUNK_RECORDS
     assert offsets == list(range(len(values)))
-    for record in log_of(values):
-        for one in alone.record_encoder.records([record]):
-            alone.learn_record(one)
+    for read in log_of(values):
+        for record in alone.record_encoder.records([read]):
+            alone.learn_record(record)
     assert_same(ahead, alone)
     assert [reason for _, reason in ahead.rejected] == [reason for _, reason in alone.rejected]
     assert len(ahead.rejected) == 2
