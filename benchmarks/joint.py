@@ -108,7 +108,7 @@ def step(wide: Ftrl, deep: DeepModel, record: Record) -> None:
     predictions, logits = np.empty((2, len(told.labels)), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
     cuts = np.array([0, len(told.labels)])
-    state = wide.prepare(keys, 1)
+    state = wide.prepare(keys.keys, 1)
     learn_micro_batches(state, deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
 
 

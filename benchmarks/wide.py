@@ -53,7 +53,7 @@ def learn_all(ftrl: Ftrl, batches: Sequence[Batch]) -> list[float]:
         examples = WideExamples(nothing, labels, ones)
         output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
         begun = time.process_time()
-        state = ftrl.prepare(keys, 0)
+        state = ftrl.prepare(keys.keys, 0)
         learn_wide_examples(state, keys, examples, 0, len(labels), False, output)
         ended = time.process_time()
         seconds.append(ended - begun)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from learner.deep.joint_step import Inputs, Targets
-from learner.training.example_batch import ExampleBatch
+from learner.training.example_batch import ExampleBatch, Selection
 from learner.training.slices import Slices
 from stream.events.types import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED
-from stream.features.encoder import Encoder
+from stream.features.encoder import Batch, Encoder
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Layout
 from stream.features.statistics import StatisticKeys, StatisticsProgram
@@ -22,10 +22,13 @@ NEWEST_MS, INGEST_MS, LATER, INSTALLS = range(4)  # columns of a summary
 
 @dataclass(slots=True)
 class EncodedBatch:
-    """A record's examples as the model learns them; B examples."""
+    """A record's examples as the model learns them; B examples. Records that were encoded together share arrays: an
+    offset counts from the first one's begin, and arrays without a B go on beyond this record."""
 
-    examples: ExampleBatch
-    bounds: I64  # where each micro-batch begins, and the end
+    columns: ExampleBatch  # of all records
+    rows: slice  # of this record, in `columns`
+    pages: Batch
+    bounds: I64  # where each micro-batch begins, and the end, counted from this record's first example
     inputs: Inputs
     targets: Targets
     outcomes: Outcomes
@@ -37,7 +40,11 @@ class EncodedBatch:
     ingest_ms: int  # greatest ingest time
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.targets.ids)
+
+    def take(self, which: Selection) -> ExampleBatch:
+        """The columns of these examples only."""
+        return self.columns.take(self.rows).take(which)
 
 
 class BatchEncoder:
@@ -62,20 +69,25 @@ class BatchEncoder:
         bounds, bound_ends = _micro_batch_bounds(examples.micro_batch, ends)
         summaries = _summaries(examples.reasons, examples.labels, examples.time_ms, examples.ingest_ms, ends).tolist()
         cuts, bound_cuts = ends.tolist(), bound_ends.tolist()
+        words, starts, page, position = examples.pages
+        lists = (len(deep.offsets) - 1) // max(1, len(examples))
         for r, (newest_ms, ingest_ms, later, installs) in enumerate(summaries):
             a, b = cuts[r], cuts[r + 1]
-            part = examples.take(slice(a, b))
-            keys, given = wide.part(a, b), deep.part(a, b)
+            rows = slice(a, b)
+            ids, reasons, time_ms = examples.ids[rows], examples.reasons[rows], examples.time_ms[rows]
+            id_offsets = deep.offsets[a * lists : b * lists + 1]
             yield EncodedBatch(
-                part,
+                examples,
+                rows,
+                Batch(words, starts, page[rows], position[rows]),
                 bounds[bound_cuts[r] : bound_cuts[r + 1]],
-                Inputs(keys.keys, keys.offsets, given.ids, given.offsets, given.numbers),
-                Targets(part.ids, part.labels, part.weights, part.time_ms),
-                Outcomes(labels[a:b], weights[a:b], part.reasons, part.time_ms),
+                Inputs(wide.keys, wide.offsets[a : b + 1], deep.ids, id_offsets, deep.numbers[rows]),
+                Targets(ids, examples.labels[rows], examples.weights[rows], time_ms),
+                Outcomes(labels[rows], weights[rows], reasons, time_ms),
                 StatisticKeys(statistics.keys, statistics.offsets[a * kinds : b * kinds + 1]),
-                members[a:b],
-                (part.reasons != INSTALLED) & (part.reasons != WINDOW_CLOSED) if later else None,
-                _installs(part) if installs else [],
+                members[rows],
+                (reasons != INSTALLED) & (reasons != WINDOW_CLOSED) if later else None,
+                _installs(examples.take(rows)) if installs else [],
                 newest_ms,
                 ingest_ms,
             )

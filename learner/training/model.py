@@ -27,7 +27,7 @@ from learner.wide.ftrl import Ftrl
 from stream.events.codec import organic_id
 from stream.events.topics import EXAMPLES
 from stream.events.types import BadPart, Organic, TrainingEvent
-from stream.features.encoder import Encoder, WideKeys, one_page
+from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.log.protocol import Record
@@ -108,7 +108,7 @@ class Model:
             self.window.begin_record(record.origin.offset, self.examples)
             predictions = self._learn_parts(batch)
             losses = self._record_figures(batch, predictions)
-            self.statistics.learn(batch.examples.pages, batch.outcomes, batch.statistics)
+            self.statistics.learn(batch.pages, batch.outcomes, batch.statistics)
             self._note(batch, record)
             if self.deep and len(losses) and math.isfinite(loss := float(losses.mean())) and self._drifted(loss):
                 self._warm_start()
@@ -117,11 +117,11 @@ class Model:
 
     def _new_examples(self, batch: EncodedBatch, source: int) -> EncodedBatch:
         """The batch without examples that were learned before."""
-        new = self.learned_ids.add(batch.examples.ids, source)
+        new = self.learned_ids.add(batch.targets.ids, source)
         if new.all():
             return batch
         self.duplicates += int(len(batch) - new.sum())
-        return self.batch_encoder.encode(batch.examples.take(new))
+        return self.batch_encoder.encode(batch.take(new))
 
     def _learn_parts(self, batch: EncodedBatch) -> F32:
         """Predict, then learn each micro-batch; run whatever is due at an example index between them.
@@ -131,7 +131,7 @@ class Model:
         inputs, targets, bounds = batch.inputs, batch.targets, batch.bounds
         fake_negative = self.spec.label.policy == "fake_negative"
         wide, predictions = np.empty((2, len(batch)), np.float32)
-        state = self.wide.prepare(WideKeys(inputs.keys, inputs.key_offsets), batch.newest_ms)
+        state = self.wide.prepare(inputs.keys[inputs.key_offsets[0] : inputs.key_offsets[-1]], batch.newest_ms)
         if self.deep is None:
             learn_wide(state, inputs.keys, inputs.key_offsets, targets, fake_negative, predictions)
             self.examples += len(batch)
@@ -142,7 +142,7 @@ class Model:
             due = self._due(start + int(bounds[end - 1]), start + int(bounds[end])) if is_due else ()
             if not due and end < last:
                 continue
-            deep = self.deep.prepare(inputs.ids)
+            deep = self.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
             learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], fake_negative, predictions, wide)
             piece = slice(bounds[begun], bounds[end])
             self.window.add(self.examples, targets.ids[piece], wide[piece])
@@ -189,7 +189,7 @@ class Model:
         self.watermark_ms = max(self.watermark_ms, batch.newest_ms)
         self.learned_ms = max(self.learned_ms, batch.ingest_ms)
         ends = record.page_ends[: RECENT_PAGES + 1].tolist()
-        self.recent_pages.extend(batch.examples.pages.words[a:b].tobytes() for a, b in pairwise(ends))
+        self.recent_pages.extend(batch.pages.words[a:b].tobytes() for a, b in pairwise(ends))
 
     def _learn_organic(self, installs: Sequence[Organic], source: int) -> None:
         """Update the statistics of organic installs; without such statistics not even the ids are remembered."""

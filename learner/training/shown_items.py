@@ -17,11 +17,11 @@ GENERATION_MS: Final = 84 * 3_600_000  # of event time: a name expires about a w
 
 
 class ShownPages(NamedTuple):
-    """Pages and the names of their items: M names on P pages, as they lie in `text`."""
+    """P pages and the names of their items, M of these and other pages, as they lie in `text`."""
 
     text: bytes  # UTF-8
     spans: I64  # i64[M, 2]: begin and end of each name in `text`
-    hashes: U64  # u64[M]: xxh3 of each name; never 0
+    hashes: U64  # u64[M]: xxh3 of each name
     ends: I64  # i64[P + 1]: page p has names ends[p]:ends[p + 1]
     times_ms: I64  # i64[P], event time
     newest_ms: int  # the greatest of these
@@ -66,7 +66,7 @@ class ShownItems:
 
     def add_pages(self, pages: ShownPages) -> None:
         """These pages were learned, in order."""
-        unknown = _unknown(self._known.slots, pages.hashes)
+        unknown = _unknown(self._known.slots, pages.hashes, pages.ends[0], pages.ends[-1])
         if len(self.young) + len(unknown) < GENERATION_MAX and not self._outlived(pages.newest_ms):
             self._add(pages, unknown)  # no generation ends within these pages
             return
@@ -74,8 +74,7 @@ class ShownItems:
             if len(self.young) >= GENERATION_MAX or self._outlived(time_ms):
                 self.young, self.old, self.since_ms, self.changed = set(), self.young, time_ms, True
                 self._known = HashTable(1, tracked=False)
-            first, last = pages.ends[page : page + 2]
-            self._add(pages, first + _unknown(self._known.slots, pages.hashes[first:last]))
+            self._add(pages, _unknown(self._known.slots, pages.hashes, *pages.ends[page : page + 2]))
 
     @property
     def names(self) -> set[str]:
@@ -101,11 +100,11 @@ class ShownItems:
 
 
 @kernel
-def _unknown(slots: U64, hashes: U64) -> I64:
-    """Indices of the hashes that the table doesn't have."""
-    found = np.empty(hashes.shape[0], np.int64)
+def _unknown(slots: U64, hashes: U64, first: int, last: int) -> I64:
+    """Indices of the hashes among first:last that the table doesn't have."""
+    found = np.empty(last - first, np.int64)
     count = 0
-    for i in range(hashes.shape[0]):
+    for i in range(first, last):
         if find(slots, hashes[i]) < 0:
             found[count] = i
             count += 1

@@ -90,17 +90,11 @@ class RecordEncoder:
         batches = self.batches.encode_records(columns, examples)
         for r, (record, batch) in enumerate(zip(records, batches, strict=True)):
             first, last = int(pages[r]), int(pages[r + 1])
-            yield TrainingRecord(
-                record._replace(value=None), source_of(record.key), batch,
-                decoded.page_starts[first : last + 1], self._shown(joined, decoded, first, last), organic[r],
+            shown = ShownPages(
+                joined, decoded.name_spans, decoded.name_hashes, decoded.name_ends[first : last + 1],
+                decoded.page_time_ms[first:last], batch.newest_ms,
             )  # fmt: skip
-
-    @staticmethod
-    def _shown(joined: bytes, decoded: DecodedRecords, first: int, last: int) -> ShownPages:
-        """Pages first:last."""
-        ends = decoded.name_ends[first : last + 1]
-        names = slice(ends[0], ends[-1])
-        return ShownPages(
-            joined, decoded.name_spans[names], decoded.name_hashes[names], ends - ends[0],
-            decoded.page_time_ms[first:last], int(decoded.page_time_ms[first:last].max(initial=0)),
-        )  # fmt: skip
+            yield TrainingRecord(
+                record._replace(value=None), source_of(record.key), batch, decoded.page_starts[first : last + 1],
+                shown, organic[r],
+            )  # fmt: skip

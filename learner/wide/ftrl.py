@@ -125,7 +125,7 @@ class Ftrl:
         bounds = KeyBounds(admits, np.array(lifetimes_s, np.uint32), wide.max_keys)
         return cls(FtrlRates(alphas, wide.beta, wide.l1, wide.l2), bounds=bounds)
 
-    def prepare(self, keys: WideKeys, time_ms: int) -> FtrlState:
+    def prepare(self, keys: U64, time_ms: int) -> FtrlState:
         """Once a record, before `learn_wide_examples`: make room for its keys, evict others. `time_ms`: event time.
 
         What it returns is valid until the next `prepare`.
@@ -133,9 +133,9 @@ class Ftrl:
         table, evictor, admission = self.table, self.evictor, self.admission
         if len(evictor.lifetimes_s) or len(table) > STAMPED * evictor.keys_max:
             table.stamp()
-        evictor.step(table, len(keys.keys), time_ms)
+        evictor.step(table, len(keys), time_ms)
         admission.rotate()
-        table.reserve_for(keys.keys)
+        table.reserve_for(keys)
         inverse_alphas, rates = self._rates
         return FtrlState(table.slots, table.dirty, table.counts, table.last_seen, evictor.now_s, evictor.lifetimes_s,
                          evictor.tally, admission.admits, admission.young, admission.old, admission.added,

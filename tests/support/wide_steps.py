@@ -12,7 +12,7 @@ def predict_then_learn(
     fake_negative: bool = False,
 ) -> WideOutput:  # fmt: skip
     """Each example is predicted after the one before was learned. Wide logits and gradients, float32 [B]."""
-    state, examples = ftrl.prepare(keys, time_ms), WideExamples(deep_logits, labels, weights)
+    state, examples = ftrl.prepare(keys.keys, time_ms), WideExamples(deep_logits, labels, weights)
     output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
     learn_wide_examples(state, keys, examples, 0, len(labels), fake_negative, output)
     return output

@@ -48,7 +48,9 @@ def learned(deep: DeepModel, known: DeepInput, labels: F32, weights: F32) -> tup
     told = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
     predictions, logits = np.empty((2, n), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
-    learn_micro_batches(wide.prepare(keys, 0), deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
+    learn_micro_batches(
+        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, told, cuts, False, predictions, logits
+    )
     return predictions, logits
 
 

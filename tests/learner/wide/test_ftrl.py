@@ -139,7 +139,7 @@ def test_any_run_of_examples_is_the_same() -> None:
     rates = FtrlRates(np.array([0.5, 0.2], np.float32), 1.0, 0.1, 0.1)
     whole, parts = Ftrl(rates), Ftrl(rates)
     wide, gradients = predict_then_learn(whole, keys, deep, labels, ones)
-    state, output = parts.prepare(keys, 0), WideOutput(np.empty(60, np.float32), np.empty(60, np.float32))
+    state, output = parts.prepare(keys.keys, 0), WideOutput(np.empty(60, np.float32), np.empty(60, np.float32))
     for first, last in ((0, 1), (1, 9), (9, 9), (9, 40), (40, 60)):
         learn_wide_examples(state, keys, WideExamples(deep, labels, ones), first, last, False, output)
     assert wide.tobytes() == output.logits.tobytes()
