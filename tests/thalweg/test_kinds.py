@@ -23,6 +23,7 @@ from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.snapshot_validation import statistic_change
 from stream.events.types import Item, RankRequest
 from stream.features.encoder import one_page
+from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import BadSnapshot, SpecError
@@ -184,7 +185,7 @@ def test_an_unknown_kind_is_an_error() -> None:
         statistics.fill(words, 1)
     program.rules = program.rules._replace(learns=np.array([len(LEARNS)]))
     with pytest.raises(ValueError, match="learns by an unknown branch"):
-        statistics.learn(one_page(words), one, one, np.zeros(40, np.int64), one)
+        statistics.learn(one_page(words), Outcomes(one, one, np.zeros(40, np.int64), one))
 
 
 @pytest.mark.parametrize(
