@@ -1,14 +1,17 @@
 """JIT warm-up: kernels are compiled, or read from numba's cache, before a learner reports that it is learning."""
 
+import msgspec
 import numpy as np
 
 from learner.deep.warm_start import WindowChunk, train
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
+from stream.events.codec import encode_record
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Organic
 from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
+from stream.log.protocol import Record
 from stream.spec.spec import Spec
 from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable
@@ -27,7 +30,10 @@ def compile_kernels(spec: Spec) -> None:
         examples = Examples(
             page, [2 * n + 1, 2 * n + 2], [0, 1], [1, 0], [1.0, 1.0], [INSTALLED, WINDOW_CLOSED], [1, 1]
         )
-        model.learn([examples, Organic("u", "a", 1, str(n))], n)
+        model.learn([examples, Organic("u", "a", 1, str(n))], 2 * n)
+        again = encode_record([msgspec.structs.replace(examples, ids=[2 * n + 11, 2 * n + 12])])
+        for record in model.record_encoder.records([Record("", 0, 2 * n + 1, 1, b"0", again)]):
+            model.learn_record(record)
         builder.build(n + 1, n, 1, n + 1, 1, {}, deep=True)
     table = HashTable(WIDTH)
     table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows
