@@ -7,15 +7,29 @@ joined: the windows that its arrival closes aren't known yet.
 """
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from itertools import accumulate, chain
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 
 from producers.source import WorldEvent
-from stream.events.codec import encode, organic_id
-from stream.events.types import EVENT_BYTES_MAX, Examples, Impression, Install, Item, Organic, SourceEvent, User, Value
+from stream.events.codec import encode_record, organic_id
+from stream.events.types import (
+    EVENT_BYTES_MAX,
+    Examples,
+    Impression,
+    Install,
+    Item,
+    Organic,
+    SourceEvent,
+    Tick,
+    User,
+    Value,
+)
 from stream.features.encoder import Batch
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.features.page_kernels import UserColumns
@@ -23,10 +37,15 @@ from stream.features.statistics import Statistics, StatisticsProgram
 from stream.history.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
-from stream.log.protocol import partition_of
+from stream.joiner.labels import PageLabels, label_page
+from stream.joiner.output_records import partition_of_user
 from stream.runtime.errors import BadEvent
 from stream.runtime.settings import DEDUP_IDS
 from stream.spec.spec import Spec
+from stream.tables.dtypes import U64
+
+
+ALL: Final = -1  # partitions
 
 
 class JoinedEvent(NamedTuple):
@@ -35,6 +54,14 @@ class JoinedEvent(NamedTuple):
     event: WorldEvent
     examples: list[Examples]
     organic: Sequence[Organic] = ()  # if the spec has a statistic of organic installs
+
+
+class PreparedEvent(NamedTuple):
+    """An event with its features, but for their statistics."""
+
+    event: WorldEvent
+    record: bytes = b""  # the event as the joiner reads it; empty: it doesn't
+    words: U64 | None = None  # features of a page that has none
 
 
 class Histories:
@@ -82,7 +109,9 @@ class FeatureBuilder:
         rules = label_rules(spec)
         self._joiners = [Joiner(rules) for _ in range(partitions)]
         self._emits_organic = rules.organic_examples
-        self._offset = 0
+        self._offset = 0  # of the next event
+        self._pages: dict[int, Impression] = {}  # that labels may still name, by offset
+        self._page_offsets: deque[int] = deque()
         self._recent_ids: set[int] = set()  # for deduplication, in two generations
         self._older_ids: set[int] = set()
 
@@ -92,48 +121,99 @@ class FeatureBuilder:
         A page that has features keeps them. Raises BadEvent, and changes nothing, when joiner or learner would
         reject the page.
         """
+        return self.join([self.prepare(event)])[0]
+
+    def prepare(self, event: WorldEvent) -> PreparedEvent:
+        """The first half of `process`: prepare events in the order of the log, then `join` them in the same order.
+
+        Raises BadEvent as `process` does.
+        """
         if isinstance(event, Item):
             self.catalogue.put(event)
-            return JoinedEvent(event, [])
+            return PreparedEvent(event)
         if isinstance(event, User):
             self._attributes[event.user] = event.attributes
             self._columns.pop(event.user, None)
-            return JoinedEvent(event, [])
+            return PreparedEvent(event)
         if isinstance(event, Impression):
-            event = self._with_features(event)
-        if isinstance(event, Impression | Install):
-            partitions: Sequence[int] = [partition_of(event.user, len(self._joiners))]
-        else:
-            partitions = range(len(self._joiners))
-        emitted, organic = list[Examples](), list[Organic]()
-        for partition in partitions:
-            emitted += self._join(partition, event)
-            organic += self._joiners[partition].organic if self._emits_organic else ()
+            return self._prepare_page(event)
         if isinstance(event, Install):
             self.histories.update(event)
             self._columns.pop(event.user, None)
-        for examples in emitted:
-            self._learn(examples)
-        self.statistics.learn_organic([one for one in organic if self._is_new(organic_id(one.user, one.install_id))])
-        return JoinedEvent(event, emitted, organic)
+        return PreparedEvent(event, encode_record([event]))
 
-    def _join(self, partition: int, event: SourceEvent) -> list[Examples]:
-        self._offset += 1
-        return self._joiners[partition].feed([event], self._offset, event.time_ms)
+    def join(self, prepared: Sequence[PreparedEvent]) -> list[JoinedEvent]:
+        """Join prepared events. Which labels an event leads to doesn't depend on features: so all are joined first.
 
-    def _with_features(self, page: Impression) -> Impression:
+        Then each page gets its statistics, and each event's labels move them, one after the other.
+        """
+        labels, organic = self._join(prepared)
+        joined = []
+        for number, (event, _, words) in enumerate(prepared, self._offset):
+            if isinstance(event, Impression):
+                if words is not None:
+                    self.statistics.fill(words, event.time_ms)
+                    event = msgspec.structs.replace(event, features=words.tobytes())
+                self._pages[number] = event
+                self._page_offsets.append(number)
+            examples = [label_page(self._pages[one.offset], one) for one in labels.get(number, ())]
+            if examples:
+                self._learn(examples)
+            installs = organic.get(number, ())
+            if installs:
+                self.statistics.learn_organic(
+                    [one for one in installs if self._is_new(organic_id(one.user, one.install_id))]
+                )
+            joined.append(JoinedEvent(event, examples, installs))
+        self._offset += len(prepared)
+        self._drop_pages()
+        return joined
+
+    def _join(
+        self, prepared: Sequence[PreparedEvent]
+    ) -> tuple[dict[int, list[PageLabels]], dict[int, list[Organic]]]:
+        """Labels and organic installs that the events lead to, by offset, where there are any."""
+        labels, organic = dict[int, list[PageLabels]](), dict[int, list[Organic]]()
+        numbers = [number for number, one in enumerate(prepared) if one.record]
+        partitions = [self._partition(prepared[number].event) for number in numbers]
+        for partition, joiner in enumerate(self._joiners):
+            chosen = [number for number, of in zip(numbers, partitions, strict=True) if of in (partition, ALL)]
+            offsets = [self._offset + number for number in chosen]
+            outputs = joiner.join_apart(
+                [prepared[number].record for number in chosen], offsets, [prepared[number].event.time_ms for number in chosen]
+            )
+            for offset, output in zip(offsets, outputs, strict=True):
+                if output.labels:
+                    labels.setdefault(offset, []).extend(output.labels)
+                if output.organic and self._emits_organic:
+                    organic.setdefault(offset, []).extend(output.organic)
+        return labels, organic
+
+    def _partition(self, event: SourceEvent) -> int:
+        if isinstance(event, Tick):
+            return ALL
+        return partition_of_user(event.user, len(self._joiners)) if len(self._joiners) > 1 else 0
+
+    def _drop_pages(self) -> None:
+        """Drop the pages that no label can name any more."""
+        needed = [joiner.oldest_needed_offset() for joiner in self._joiners]
+        oldest = min((offset for offset in needed if offset is not None), default=self._offset)
+        while self._page_offsets and self._page_offsets[0] < oldest:
+            del self._pages[self._page_offsets.popleft()]
+
+    def _prepare_page(self, page: Impression) -> PreparedEvent:
+        record, words = encode_record([page]), None
+        size = len(record) - 1
         if page.features:
             words_of(page.features, self.layout, len(page.items))
         else:
             words = build_page(self.layout, self._user(page), self.catalogue, self.catalogue.rows(page.items))
-            self.statistics.fill(words, page.time_ms)
-            page = msgspec.structs.replace(page, features=words.tobytes())
-        size = len(encode(page))
+            size += words.nbytes + (words.nbytes > 0xFF) + 2 * (words.nbytes > 0xFFFF)  # a longer head
         if size > EVENT_BYTES_MAX:
             raise BadEvent(
                 f"with its features the page has {size} bytes, over {EVENT_BYTES_MAX}: show fewer items on one page"
             )
-        return page
+        return PreparedEvent(page, record, words)
 
     def _user(self, page: Impression) -> UserColumns:
         known = None if page.context else self._columns.get(page.user)
@@ -144,21 +224,41 @@ class FeatureBuilder:
                 self._columns[page.user] = known
         return known
 
-    def _learn(self, examples: Examples) -> None:
+    def _learn(self, emitted: Sequence[Examples]) -> None:
         """Update the statistics as the learner does, which drops duplicates."""
-        new = [row for row, example in enumerate(examples.ids) if self._is_new(example)]
-        if not new:
+        new = [example for examples in emitted for example in examples.ids]
+        kept = None if self._add_all(new) else np.array([*map(self._is_new, new)], np.bool_)
+        if kept is not None and not kept.any():
             return
-        words = np.frombuffer(examples.page.features, np.uint64)
-        n = len(new)
-        batch = Batch(words, np.zeros(1, np.int64), np.zeros(n, np.int64), _column(examples.positions, new, np.int64))
-        self.statistics.learn(
-            batch,
-            _column(examples.labels, new, np.float64),
-            _column(examples.weights, new, np.float64),
-            _column(examples.reasons, new, np.int64),
-            np.full(n, float(examples.page.time_ms)),
-        )
+        raws = [examples.page.features for examples in emitted]
+        ends = list(accumulate(map(len, raws), initial=0))
+        words = np.frombuffer(raws[0] if len(raws) == 1 else b"".join(raws), np.uint64)
+        pages = np.repeat(np.arange(len(raws)), [len(examples.ids) for examples in emitted])
+        times = np.array([examples.page.time_ms for examples in emitted], np.float64)[pages]
+        columns = [
+            pages,
+            _column(emitted, "positions", np.int64),
+            _column(emitted, "labels", np.float64),
+            _column(emitted, "weights", np.float64),
+            _column(emitted, "reasons", np.int64),
+            times,
+        ]
+        if kept is not None:
+            columns = [column[kept] for column in columns]
+        page, position, labels, weights, reasons, times = columns
+        batch = Batch(words, np.array(ends[:-1], np.int64) // 8, page, position)
+        self.statistics.learn(batch, labels, weights, reasons, times)
+
+    def _add_all(self, ids: Sequence[int]) -> bool:
+        """Remember these ids if all are new and this generation has room for them."""
+        recent = self._recent_ids
+        distinct = set(ids)
+        if len(distinct) < len(ids) or len(recent) + len(ids) > DEDUP_IDS:
+            return False
+        if not (recent.isdisjoint(ids) and self._older_ids.isdisjoint(ids)):
+            return False
+        recent |= distinct
+        return True
 
     def _is_new(self, example: int) -> bool:
         if example in self._recent_ids or example in self._older_ids:
@@ -169,5 +269,5 @@ class FeatureBuilder:
         return True
 
 
-def _column(values: Sequence[float], rows: Sequence[int], kind: type[np.generic]) -> Any:
-    return np.array([values[row] for row in rows], kind)
+def _column(emitted: Sequence[Examples], name: str, kind: type[np.generic]) -> Any:
+    return np.array([*chain.from_iterable(map(attrgetter(name), emitted))], kind)
