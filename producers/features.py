@@ -9,15 +9,13 @@ joined: the windows that its arrival closes aren't known yet.
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
-from itertools import accumulate, chain
-from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
 
+from producers.label_statistics import LabelStatistics
 from producers.source import WorldEvent
-from stream.events.codec import encode_record, organic_id
+from stream.events.codec import encode_record
 from stream.events.types import (
     EVENT_BYTES_MAX,
     Examples,
@@ -25,25 +23,20 @@ from stream.events.types import (
     Install,
     Item,
     Organic,
-    SourceEvent,
-    Tick,
     User,
     Value,
 )
-from stream.features.encoder import Batch
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.features.page_kernels import UserColumns
-from stream.features.statistics import Statistics, StatisticsProgram
+from stream.features.statistics import StatisticsProgram
 from stream.history.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
 from stream.joiner.labels import PageLabels, label_page
 from stream.joiner.output_records import partition_of_user
 from stream.runtime.errors import BadEvent
-from stream.runtime.settings import DEDUP_IDS
 from stream.spec.spec import Spec
 from stream.tables.dtypes import U64
-
 
 ALL: Final = -1  # partitions
 
@@ -61,6 +54,8 @@ class PreparedEvent(NamedTuple):
 
     event: WorldEvent
     record: bytes = b""  # the event as the joiner reads it; empty: it doesn't
+    time_ms: int = 0
+    partition: int = ALL
     words: U64 | None = None  # features of a page that has none
 
 
@@ -101,7 +96,7 @@ class FeatureBuilder:
 
     def __init__(self, spec: Spec, partitions: int) -> None:
         self.layout = Layout(spec)
-        self.statistics = Statistics(StatisticsProgram(spec, self.layout))
+        self.statistics = LabelStatistics(StatisticsProgram(spec, self.layout))
         self.catalogue = Catalogue(self.layout)
         self.histories = Histories()
         self._attributes: dict[str, dict[str, Value]] = {}
@@ -112,8 +107,6 @@ class FeatureBuilder:
         self._offset = 0  # of the next event
         self._pages: dict[int, Impression] = {}  # that labels may still name, by offset
         self._page_offsets: deque[int] = deque()
-        self._recent_ids: set[int] = set()  # for deduplication, in two generations
-        self._older_ids: set[int] = set()
 
     def process(self, event: WorldEvent) -> JoinedEvent:
         """The event, a page with its features, and what the joiner emits for it when it arrives without delay.
@@ -140,7 +133,8 @@ class FeatureBuilder:
         if isinstance(event, Install):
             self.histories.update(event)
             self._columns.pop(event.user, None)
-        return PreparedEvent(event, encode_record([event]))
+            return PreparedEvent(event, encode_record([event]), event.time_ms, self._partition(event.user))
+        return PreparedEvent(event, encode_record([event]), event.time_ms)
 
     def join(self, prepared: Sequence[PreparedEvent]) -> list[JoinedEvent]:
         """Join prepared events. Which labels an event leads to doesn't depend on features: so all are joined first.
@@ -149,50 +143,44 @@ class FeatureBuilder:
         """
         labels, organic = self._join(prepared)
         joined = []
-        for number, (event, _, words) in enumerate(prepared, self._offset):
+        for number, one in enumerate(prepared, self._offset):
+            event, words = one.event, one.words
             if isinstance(event, Impression):
                 if words is not None:
                     self.statistics.fill(words, event.time_ms)
                     event = msgspec.structs.replace(event, features=words.tobytes())
                 self._pages[number] = event
                 self._page_offsets.append(number)
-            examples = [label_page(self._pages[one.offset], one) for one in labels.get(number, ())]
+            examples = [label_page(self._pages[of.offset], of) for of in labels.get(number, ())]
             if examples:
-                self._learn(examples)
+                self.statistics.learn_labels(examples)
             installs = organic.get(number, ())
             if installs:
-                self.statistics.learn_organic(
-                    [one for one in installs if self._is_new(organic_id(one.user, one.install_id))]
-                )
+                self.statistics.learn_installs(installs)
             joined.append(JoinedEvent(event, examples, installs))
         self._offset += len(prepared)
         self._drop_pages()
         return joined
 
-    def _join(
-        self, prepared: Sequence[PreparedEvent]
-    ) -> tuple[dict[int, list[PageLabels]], dict[int, list[Organic]]]:
+    def _join(self, prepared: Sequence[PreparedEvent]) -> tuple[dict[int, list[PageLabels]], dict[int, list[Organic]]]:
         """Labels and organic installs that the events lead to, by offset, where there are any."""
         labels, organic = dict[int, list[PageLabels]](), dict[int, list[Organic]]()
-        numbers = [number for number, one in enumerate(prepared) if one.record]
-        partitions = [self._partition(prepared[number].event) for number in numbers]
         for partition, joiner in enumerate(self._joiners):
-            chosen = [number for number, of in zip(numbers, partitions, strict=True) if of in (partition, ALL)]
-            offsets = [self._offset + number for number in chosen]
-            outputs = joiner.join_apart(
-                [prepared[number].record for number in chosen], offsets, [prepared[number].event.time_ms for number in chosen]
-            )
-            for offset, output in zip(offsets, outputs, strict=True):
+            chosen = [
+                (offset, one.record, one.time_ms)
+                for offset, one in enumerate(prepared, self._offset)
+                if one.record and one.partition in (partition, ALL)
+            ]
+            offsets, records, times_ms = zip(*chosen, strict=True) if chosen else ((), (), ())
+            for offset, output in zip(offsets, joiner.join_apart(records, offsets, times_ms), strict=True):
                 if output.labels:
                     labels.setdefault(offset, []).extend(output.labels)
                 if output.organic and self._emits_organic:
                     organic.setdefault(offset, []).extend(output.organic)
         return labels, organic
 
-    def _partition(self, event: SourceEvent) -> int:
-        if isinstance(event, Tick):
-            return ALL
-        return partition_of_user(event.user, len(self._joiners)) if len(self._joiners) > 1 else 0
+    def _partition(self, user: str) -> int:
+        return partition_of_user(user, len(self._joiners)) if len(self._joiners) > 1 else 0
 
     def _drop_pages(self) -> None:
         """Drop the pages that no label can name any more."""
@@ -213,7 +201,7 @@ class FeatureBuilder:
             raise BadEvent(
                 f"with its features the page has {size} bytes, over {EVENT_BYTES_MAX}: show fewer items on one page"
             )
-        return PreparedEvent(page, record, words)
+        return PreparedEvent(page, record, page.time_ms, self._partition(page.user), words)
 
     def _user(self, page: Impression) -> UserColumns:
         known = None if page.context else self._columns.get(page.user)
@@ -223,51 +211,3 @@ class FeatureBuilder:
             if not page.context:
                 self._columns[page.user] = known
         return known
-
-    def _learn(self, emitted: Sequence[Examples]) -> None:
-        """Update the statistics as the learner does, which drops duplicates."""
-        new = [example for examples in emitted for example in examples.ids]
-        kept = None if self._add_all(new) else np.array([*map(self._is_new, new)], np.bool_)
-        if kept is not None and not kept.any():
-            return
-        raws = [examples.page.features for examples in emitted]
-        ends = list(accumulate(map(len, raws), initial=0))
-        words = np.frombuffer(raws[0] if len(raws) == 1 else b"".join(raws), np.uint64)
-        pages = np.repeat(np.arange(len(raws)), [len(examples.ids) for examples in emitted])
-        times = np.array([examples.page.time_ms for examples in emitted], np.float64)[pages]
-        columns = [
-            pages,
-            _column(emitted, "positions", np.int64),
-            _column(emitted, "labels", np.float64),
-            _column(emitted, "weights", np.float64),
-            _column(emitted, "reasons", np.int64),
-            times,
-        ]
-        if kept is not None:
-            columns = [column[kept] for column in columns]
-        page, position, labels, weights, reasons, times = columns
-        batch = Batch(words, np.array(ends[:-1], np.int64) // 8, page, position)
-        self.statistics.learn(batch, labels, weights, reasons, times)
-
-    def _add_all(self, ids: Sequence[int]) -> bool:
-        """Remember these ids if all are new and this generation has room for them."""
-        recent = self._recent_ids
-        distinct = set(ids)
-        if len(distinct) < len(ids) or len(recent) + len(ids) > DEDUP_IDS:
-            return False
-        if not (recent.isdisjoint(ids) and self._older_ids.isdisjoint(ids)):
-            return False
-        recent |= distinct
-        return True
-
-    def _is_new(self, example: int) -> bool:
-        if example in self._recent_ids or example in self._older_ids:
-            return False
-        if len(self._recent_ids) >= DEDUP_IDS:
-            self._older_ids, self._recent_ids = self._recent_ids, set()
-        self._recent_ids.add(example)
-        return True
-
-
-def _column(emitted: Sequence[Examples], name: str, kind: type[np.generic]) -> Any:
-    return np.array([*chain.from_iterable(map(attrgetter(name), emitted))], kind)

@@ -191,7 +191,7 @@ class Joiner:
 
     def oldest_needed_offset(self) -> int | None:
         """The oldest record that the state still needs, which the next commit names; None: it needs none."""
-        begin, end = self.state.numbers[[self._fields.MARKS_BEGIN, self._fields.MARKS_END]].tolist()
+        begin, end = int(self.state.numbers[self._fields.MARKS_BEGIN]), int(self.state.numbers[self._fields.MARKS_END])
         return int(self.state.marks[begin, self._fields.M_OFFSET]) if begin < end else None
 
     def restart_point(self, next_offset: int) -> RestartPoint:

@@ -96,7 +96,7 @@ def scan_records(raws: Sequence[bytes], offsets: Sequence[int], appended_ms: Seq
 def scan_runs(
     raws: Sequence[bytes], offsets: Sequence[int], appended_ms: Sequence[int]
 ) -> Iterator[tuple[int, RecordEvents]]:
-    """The events of these records in runs: index of the run's first record, and events. Undecodable ones are left out."""
+    """The events of these records in runs: index of the first record, and events. Undecodable ones are left out."""
     first = 0
     while first < len(raws):
         run = scan_records(raws[first:], offsets[first:], appended_ms[first:])

@@ -220,13 +220,11 @@ class Backtest:
         """Join the prepared events, and play them one by one."""
         prepared, self._prepared = self._prepared, []
         for event, emitted, _ in self.maker.join(prepared):
-            shown = ""
             if isinstance(event, Impression):
                 self._predict(event)
-                shown = event.request_id
             self._last_ms = max(self._last_ms, getattr(event, "time_ms", 0))
             for examples in emitted:
-                self._add_labels(examples, examples.page.request_id == shown)
+                self._add_labels(examples, examples.page is event)
             self._record += emitted
             self._events += 1
             if self._events % self.pack == 0:
@@ -237,7 +235,7 @@ class Backtest:
         row, page = self._rows[examples.page.request_id], examples.page
         is_open = page.time_ms + self._rules.window_ms > self._last_ms - self._rules.lateness_ms
         for position, label, reason in zip(examples.positions, examples.labels, examples.reasons, strict=True):
-            if is_open or just_shown or reason in (INSTALLED, WINDOW_CLOSED):
+            if reason in (WINDOW_CLOSED, INSTALLED) or is_open or just_shown:
                 self._labels[row + position] = label
 
     def _predict(self, page: Impression) -> None:
@@ -245,7 +243,8 @@ class Backtest:
         row = self._rows[page.request_id]
         self.pages += 1
         self._labels += [np.nan] * len(page.items)
-        self._members.append(self._slices.members(one_page(words)))
+        if self._slices.names:
+            self._members.append(self._slices.members(one_page(words)))
         for i, entrant in enumerate(self.entrants):
             begun = time.perf_counter()
             self._predicted[i].append(entrant.predict(words, row))
@@ -278,12 +277,13 @@ class Backtest:
             raise DataError("no page of the source is valid: `thalweg check` says what is wrong with the events")
         labels = np.array(self._labels, np.float32)
         is_labelled = ~np.isnan(labels)
+        members = np.concatenate(self._members) if self._slices.names else np.zeros((len(labels), 0), np.bool_)
         return Scores(
             [entrant.name for entrant in self.entrants],
             self._slices.names,
             np.array([np.concatenate(one) for one in self._predicted], np.float32)[:, is_labelled],
             labels[is_labelled],
-            np.concatenate(self._members)[is_labelled],
+            members[is_labelled],
             self.seconds,
             [entrant.auc_arrival() for entrant in self.entrants],
             self.pages,
