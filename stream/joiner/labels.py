@@ -4,11 +4,12 @@ The bytes are those of `stream.events.codec.encode(Examples(...))`, without an o
 """
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType, ModuleType
 from typing import Final, NamedTuple
 
 import msgspec
+import xxhash
 
 from stream.events.codec import decode_examples, encode_values, example_id
 from stream.events.types import WINDOW_CLOSED, Examples, Impression, Organic
@@ -152,12 +153,19 @@ def page_labels(labels: LabelBatch, begin: int, end: int) -> list[PageLabels]:
     ]
 
 
+@lru_cache
+def _closed_ends(size: int) -> list[bytes]:
+    """What follows the request id in the text of `example_id`, for each item of a wholly negative page."""
+    return [f"\x00{k}\x00{WINDOW_CLOSED}\x00".encode() for k in range(size)]
+
+
 def label_page(page: Impression, labels: PageLabels) -> Examples:
     """The labels of a decoded page, as `to_examples` makes them of its bytes."""
     _, rows, ingest_ms = labels
     if rows is None:
         size = len(page.items)
-        ids = [example_id(page.request_id, k, WINDOW_CLOSED, "") for k in range(size)]
+        request_id = page.request_id.encode()
+        ids = [xxhash.xxh3_64_intdigest(request_id + end) for end in _closed_ends(size)]
         closed = [WINDOW_CLOSED] * size
         return Examples(page, ids, [*range(size)], [0] * size, [1.0] * size, closed, [ingest_ms] * size)
     positions, values, reasons, install_ids, ingests, id_positions = map(list, zip(*rows, strict=True))
