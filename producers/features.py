@@ -7,27 +7,38 @@ joined: the windows that its arrival closes aren't known yet.
 """
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
 
+from producers.label_statistics import LabelStatistics
 from producers.source import WorldEvent
-from stream.events.codec import encode, organic_id
-from stream.events.types import EVENT_BYTES_MAX, Examples, Impression, Install, Item, Organic, SourceEvent, User, Value
-from stream.features.encoder import Batch
-from stream.features.item_similarity import Outcomes
+from stream.events.codec import encode_record
+from stream.events.types import (
+    EVENT_BYTES_MAX,
+    Examples,
+    Impression,
+    Install,
+    Item,
+    Organic,
+    User,
+    Value,
+)
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.features.page_kernels import UserColumns
-from stream.features.statistics import Statistics, StatisticsProgram
+from stream.features.statistics import StatisticsProgram
 from stream.history.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
-from stream.log.protocol import partition_of
+from stream.joiner.labels import PageLabels, label_page
+from stream.joiner.output_records import partition_of_user
 from stream.runtime.errors import BadEvent
-from stream.runtime.settings import DEDUP_IDS
 from stream.spec.spec import Spec
+from stream.tables.dtypes import U64
+
+ALL: Final = -1  # partitions
 
 
 class JoinedEvent(NamedTuple):
@@ -36,6 +47,16 @@ class JoinedEvent(NamedTuple):
     event: WorldEvent
     examples: list[Examples]
     organic: Sequence[Organic] = ()  # if the spec has a statistic of organic installs
+
+
+class PreparedEvent(NamedTuple):
+    """An event with its features, but for their statistics."""
+
+    event: WorldEvent
+    record: bytes = b""  # the event as the joiner reads it; empty: it doesn't
+    time_ms: int = 0
+    partition: int = ALL
+    words: U64 | None = None  # features of a page that has none
 
 
 class Histories:
@@ -75,7 +96,7 @@ class FeatureBuilder:
 
     def __init__(self, spec: Spec, partitions: int) -> None:
         self.layout = Layout(spec)
-        self.statistics = Statistics(StatisticsProgram(spec, self.layout))
+        self.statistics = LabelStatistics(StatisticsProgram(spec, self.layout))
         self.catalogue = Catalogue(self.layout)
         self.histories = Histories()
         self._attributes: dict[str, dict[str, Value]] = {}
@@ -83,9 +104,9 @@ class FeatureBuilder:
         rules = label_rules(spec)
         self._joiners = [Joiner(rules) for _ in range(partitions)]
         self._emits_organic = rules.organic_examples
-        self._offset = 0
-        self._recent_ids: set[int] = set()  # for deduplication, in two generations
-        self._older_ids: set[int] = set()
+        self._offset = 0  # of the next event
+        self._pages: dict[int, Impression] = {}  # that labels may still name, by offset
+        self._page_offsets: deque[int] = deque()
 
     def process(self, event: WorldEvent) -> JoinedEvent:
         """The event, a page with its features, and what the joiner emits for it when it arrives without delay.
@@ -93,48 +114,94 @@ class FeatureBuilder:
         A page that has features keeps them. Raises BadEvent, and changes nothing, when joiner or learner would
         reject the page.
         """
+        return self.join([self.prepare(event)])[0]
+
+    def prepare(self, event: WorldEvent) -> PreparedEvent:
+        """The first half of `process`: prepare events in the order of the log, then `join` them in the same order.
+
+        Raises BadEvent as `process` does.
+        """
         if isinstance(event, Item):
             self.catalogue.put(event)
-            return JoinedEvent(event, [])
+            return PreparedEvent(event)
         if isinstance(event, User):
             self._attributes[event.user] = event.attributes
             self._columns.pop(event.user, None)
-            return JoinedEvent(event, [])
+            return PreparedEvent(event)
         if isinstance(event, Impression):
-            event = self._with_features(event)
-        if isinstance(event, Impression | Install):
-            partitions: Sequence[int] = [partition_of(event.user, len(self._joiners))]
-        else:
-            partitions = range(len(self._joiners))
-        emitted, organic = list[Examples](), list[Organic]()
-        for partition in partitions:
-            emitted += self._join(partition, event)
-            organic += self._joiners[partition].organic if self._emits_organic else ()
+            return self._prepare_page(event)
         if isinstance(event, Install):
             self.histories.update(event)
             self._columns.pop(event.user, None)
-        for examples in emitted:
-            self._learn(examples)
-        self.statistics.learn_organic([one for one in organic if self._is_new(organic_id(one.user, one.install_id))])
-        return JoinedEvent(event, emitted, organic)
+            return PreparedEvent(event, encode_record([event]), event.time_ms, self._partition(event.user))
+        return PreparedEvent(event, encode_record([event]), event.time_ms)
 
-    def _join(self, partition: int, event: SourceEvent) -> list[Examples]:
-        self._offset += 1
-        return self._joiners[partition].feed([event], self._offset, event.time_ms)
+    def join(self, prepared: Sequence[PreparedEvent]) -> list[JoinedEvent]:
+        """Join prepared events. Which labels an event leads to doesn't depend on features: so all are joined first.
 
-    def _with_features(self, page: Impression) -> Impression:
+        Then each page gets its statistics, and each event's labels move them, one after the other.
+        """
+        labels, organic = self._join(prepared)
+        joined = []
+        for number, one in enumerate(prepared, self._offset):
+            event, words = one.event, one.words
+            if isinstance(event, Impression):
+                if words is not None:
+                    self.statistics.fill(words, event.time_ms)
+                    event = msgspec.structs.replace(event, features=words.tobytes())
+                self._pages[number] = event
+                self._page_offsets.append(number)
+            examples = [label_page(self._pages[of.offset], of) for of in labels.get(number, ())]
+            if examples:
+                self.statistics.learn_labels(examples)
+            installs = organic.get(number, ())
+            if installs:
+                self.statistics.learn_installs(installs)
+            joined.append(JoinedEvent(event, examples, installs))
+        self._offset += len(prepared)
+        self._drop_pages()
+        return joined
+
+    def _join(self, prepared: Sequence[PreparedEvent]) -> tuple[dict[int, list[PageLabels]], dict[int, list[Organic]]]:
+        """Labels and organic installs that the events lead to, by offset, where there are any."""
+        labels, organic = dict[int, list[PageLabels]](), dict[int, list[Organic]]()
+        for partition, joiner in enumerate(self._joiners):
+            chosen = [
+                (offset, one.record, one.time_ms)
+                for offset, one in enumerate(prepared, self._offset)
+                if one.record and one.partition in (partition, ALL)
+            ]
+            offsets, records, times_ms = zip(*chosen, strict=True) if chosen else ((), (), ())
+            for offset, output in zip(offsets, joiner.join_apart(records, offsets, times_ms), strict=True):
+                if output.labels:
+                    labels.setdefault(offset, []).extend(output.labels)
+                if output.organic and self._emits_organic:
+                    organic.setdefault(offset, []).extend(output.organic)
+        return labels, organic
+
+    def _partition(self, user: str) -> int:
+        return partition_of_user(user, len(self._joiners)) if len(self._joiners) > 1 else 0
+
+    def _drop_pages(self) -> None:
+        """Drop the pages that no label can name any more."""
+        needed = [joiner.oldest_needed_offset() for joiner in self._joiners]
+        oldest = min((offset for offset in needed if offset is not None), default=self._offset)
+        while self._page_offsets and self._page_offsets[0] < oldest:
+            del self._pages[self._page_offsets.popleft()]
+
+    def _prepare_page(self, page: Impression) -> PreparedEvent:
+        record, words = encode_record([page]), None
+        size = len(record) - 1
         if page.features:
             words_of(page.features, self.layout, len(page.items))
         else:
             words = build_page(self.layout, self._user(page), self.catalogue, self.catalogue.rows(page.items))
-            self.statistics.fill(words, page.time_ms)
-            page = msgspec.structs.replace(page, features=words.tobytes())
-        size = len(encode(page))
+            size += words.nbytes + (words.nbytes > 0xFF) + 2 * (words.nbytes > 0xFFFF)  # a longer head
         if size > EVENT_BYTES_MAX:
             raise BadEvent(
                 f"with its features the page has {size} bytes, over {EVENT_BYTES_MAX}: show fewer items on one page"
             )
-        return page
+        return PreparedEvent(page, record, page.time_ms, self._partition(page.user), words)
 
     def _user(self, page: Impression) -> UserColumns:
         known = None if page.context else self._columns.get(page.user)
@@ -144,31 +211,3 @@ class FeatureBuilder:
             if not page.context:
                 self._columns[page.user] = known
         return known
-
-    def _learn(self, examples: Examples) -> None:
-        """Update the statistics as the learner does, which drops duplicates."""
-        new = [row for row, example in enumerate(examples.ids) if self._is_new(example)]
-        if not new:
-            return
-        words = np.frombuffer(examples.page.features, np.uint64)
-        n = len(new)
-        batch = Batch(words, np.zeros(1, np.int64), np.zeros(n, np.int64), _column(examples.positions, new, np.int64))
-        outcomes = Outcomes(
-            _column(examples.labels, new, np.float64),
-            _column(examples.weights, new, np.float64),
-            _column(examples.reasons, new, np.int64),
-            np.full(n, float(examples.page.time_ms)),
-        )
-        self.statistics.learn(batch, outcomes)
-
-    def _is_new(self, example: int) -> bool:
-        if example in self._recent_ids or example in self._older_ids:
-            return False
-        if len(self._recent_ids) >= DEDUP_IDS:
-            self._older_ids, self._recent_ids = self._recent_ids, set()
-        self._recent_ids.add(example)
-        return True
-
-
-def _column(values: Sequence[float], rows: Sequence[int], kind: type[np.generic]) -> Any:
-    return np.array([values[row] for row in rows], kind)

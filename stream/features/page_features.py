@@ -15,6 +15,7 @@ hash of its column and text; a history has the ids of `item.id`. Whatever belong
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -45,6 +46,9 @@ PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event
 def id_of(seed: int, text: str) -> int:
     """The 64-bit id of a text under its column's seed; never 0."""
     return xxhash.xxh3_64_intdigest(text.encode(), seed) or 1
+
+
+cached_id_of = lru_cache(65_536)(id_of)  # most texts come again and again
 
 
 def seed_of(column: str) -> int:
@@ -93,6 +97,8 @@ class Layout:
         self.sizes = PageSizes(*map(len, names))
         self.size_array = np.array(self.sizes, np.int64)  # for kernels
         self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}
+        sources = {n: n.removesuffix("_band") for n in self.seeds}
+        self._banded = {n: of for n, of in sources.items() if of != n and columns.get(of, Column()).bands}
         self.fixed = spec.served_columns()
         served = {n: c.serve_as for n, c in columns.items() if c.serve_as is not None}
         self.served_user = self.user("", {}, [], {n.removeprefix("context."): value for n, value in served.items()})
@@ -113,13 +119,15 @@ class Layout:
         ids: list[int] = []
         offsets = [0]
         for name in lists:
-            source = name.removesuffix("_band")
-            if source != name and self.columns.get(source, Column()).bands:
+            seed, source = self.seeds[name], self._banded.get(name)
+            value = given.get(name)
+            if source is not None:
                 number = _number(given.get(source))
-                texts = [] if np.isnan(number) else [str(bisect_right(self.columns[source].bands, number))]
-            else:
-                texts = texts_of(given.get(name))
-            ids += [id_of(self.seeds[name], text) for text in texts]
+                value = None if np.isnan(number) else str(bisect_right(self.columns[source].bands, number))
+            if type(value) is str and value:
+                ids.append(cached_id_of(seed, value))
+            elif value is not None:
+                ids += [cached_id_of(seed, text) for text in texts_of(value)]
             offsets.append(len(ids))
         values = [_number(given.get(name)) for name in numbers]
         return np.array(ids, np.uint64), np.array(offsets, np.uint32), np.array(values, np.float32)
@@ -168,7 +176,10 @@ class Catalogue:
 
     def rows(self, items: Sequence[str]) -> I64:
         """Rows of items; an unknown one gets a row with its id only."""
-        return np.array([self.row[i] if i in self.row else self.put(Item(i)) for i in items], np.int64)
+        rows = [*map(self.row.get, items)]
+        if None in rows:
+            rows = [self.row[i] if i in self.row else self.put(Item(i)) for i in items]
+        return np.array(rows, np.int64)
 
     def by_popularity(self) -> I64:
         """Rows of known items, most popular first."""

@@ -43,9 +43,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from stream.events.types import Examples, Organic, SourceEvent
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.labels import JoinOutput, to_examples
+from stream.joiner.labels import JoinOutput, PageLabels, page_labels, to_examples
 from stream.joiner.record_cache import RecordCache
-from stream.joiner.record_events import RecordEvents, to_record
+from stream.joiner.record_events import RecordEvents, scan_runs, to_record
 
 if TYPE_CHECKING:
     from stream.joiner.kernels.state import JoinState
@@ -64,6 +64,13 @@ class JoinCounts(NamedTuple):
     stray: int  # a retraction whose install was evicted before it came, or never came
     shed: int  # a page that was evicted early because memory was full
     extended: int  # a page with more items under a retained request id
+
+
+class RecordOutput(NamedTuple):
+    """What a record leads to: labels of pages in order, and organic installs."""
+
+    labels: list[PageLabels]
+    organic: list[Organic]
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,22 @@ class Joiner:
         self._record_cache.trim(offset + 1 if oldest is None else oldest)
         return found
 
+    def join_apart(self, raws: Sequence[bytes], offsets: Sequence[int], ingest_ms: Sequence[int]) -> list[RecordOutput]:
+        """Join encoded records in one go; returns what each leads to, as if they were fed one by one.
+
+        The caller retains the pages, from `oldest_needed_offset` on: their features don't matter here.
+        """
+        found = [RecordOutput([], []) for _ in raws]
+        for first, events in scan_runs(raws, offsets, ingest_ms):
+            for output in self.join_records(events):
+                begin = 0
+                for number, end in output.ends:
+                    labels, organic = found[first + number]
+                    labels += page_labels(output.labels, begin, end)
+                    organic += output.organic.get(number, ())
+                    begin = end
+        return found
+
     def join_record(self, events: RecordEvents, offset: int, ingest_ms: int) -> JoinOutput:
         """Join one record's events; returns what is emitted because of them, in a fixed order."""
         output: JoinOutput = self._calls.merge_outputs(list(self.join_records(events.at_offset(offset, ingest_ms))))
@@ -168,7 +191,7 @@ class Joiner:
 
     def oldest_needed_offset(self) -> int | None:
         """The oldest record that the state still needs, which the next commit names; None: it needs none."""
-        begin, end = self.state.numbers[[self._fields.MARKS_BEGIN, self._fields.MARKS_END]].tolist()
+        begin, end = int(self.state.numbers[self._fields.MARKS_BEGIN]), int(self.state.numbers[self._fields.MARKS_END])
         return int(self.state.marks[begin, self._fields.M_OFFSET]) if begin < end else None
 
     def restart_point(self, next_offset: int) -> RestartPoint:

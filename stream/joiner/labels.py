@@ -4,14 +4,15 @@ The bytes are those of `stream.events.codec.encode(Examples(...))`, without an o
 """
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType, ModuleType
 from typing import Final, NamedTuple
 
 import msgspec
+import xxhash
 
 from stream.events.codec import decode_examples, encode_values, example_id
-from stream.events.types import WINDOW_CLOSED, Examples, Organic
+from stream.events.types import WINDOW_CLOSED, Examples, Impression, Organic
 from stream.joiner.record_cache import RecordCache
 from stream.runtime.errors import BadEvent
 
@@ -37,6 +38,14 @@ class LabelBatch(msgspec.Struct, gc=False):
     def __len__(self) -> int:
         """Number of pages."""
         return len(self.pages)
+
+
+class PageLabels(NamedTuple):
+    """Labels of a page; `rows` None: it's wholly negative, closed at `ingest_ms`."""
+
+    offset: int  # of the page's record
+    rows: list[LabelRow] | None
+    ingest_ms: int
 
 
 class HistoryChange(NamedTuple):
@@ -134,6 +143,34 @@ def to_examples(labels: LabelBatch, cache: RecordCache) -> list[Examples]:
             raise BadEvent(f"undecodable labels: {bad[0][1]}")
         found += examples
     return found
+
+
+def page_labels(labels: LabelBatch, begin: int, end: int) -> list[PageLabels]:
+    """Of pages begin:end of the batch."""
+    return [
+        PageLabels(page[OFFSET], labels.rows.get(begin + k), page[INGEST_MS])
+        for k, page in enumerate(labels.pages[begin:end])
+    ]
+
+
+@lru_cache
+def _closed_ends(size: int) -> list[bytes]:
+    """What follows the request id in the text of `example_id`, for each item of a wholly negative page."""
+    return [f"\x00{k}\x00{WINDOW_CLOSED}\x00".encode() for k in range(size)]
+
+
+def label_page(page: Impression, labels: PageLabels) -> Examples:
+    """The labels of a decoded page, as `to_examples` makes them of its bytes."""
+    _, rows, ingest_ms = labels
+    if rows is None:
+        size = len(page.items)
+        request_id = page.request_id.encode()
+        ids = [xxhash.xxh3_64_intdigest(request_id + end) for end in _closed_ends(size)]
+        closed = [WINDOW_CLOSED] * size
+        return Examples(page, ids, [*range(size)], [0] * size, [1.0] * size, closed, [ingest_ms] * size)
+    positions, values, reasons, install_ids, ingests, id_positions = map(list, zip(*rows, strict=True))
+    ids = [example_id(page.request_id, *row) for row in zip(id_positions, reasons, install_ids, strict=True)]
+    return Examples(page, ids, positions, values, [1.0] * len(ids), reasons, ingests)
 
 
 def add_reason_counts(labels: LabelBatch, counts: list[int]) -> int:

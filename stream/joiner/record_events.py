@@ -93,6 +93,19 @@ def scan_records(raws: Sequence[bytes], offsets: Sequence[int], appended_ms: Seq
     return RecordEvents(records[:plain], columns, hashes, raw, tally)
 
 
+def scan_runs(
+    raws: Sequence[bytes], offsets: Sequence[int], appended_ms: Sequence[int]
+) -> Iterator[tuple[int, RecordEvents]]:
+    """The events of these records in runs: index of the first record, and events. Undecodable ones are left out."""
+    first = 0
+    while first < len(raws):
+        run = scan_records(raws[first:], offsets[first:], appended_ms[first:])
+        if not len(run.records):  # in another encoding
+            run = decode_record(raws[first])[0].at_offset(offsets[first], appended_ms[first])
+        yield first, run
+        first += len(run.records)
+
+
 def read_record(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
     """The events of a record in order, and its undecodable parts: (bytes, reason)."""
     scanned = scan_records([raw], [0], [0])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from producers.features import FeatureBuilder, Histories
 from producers.source import WorldEvent
-from stream.events.types import Examples, Impression, Install, Item, Tick, User
+from stream.events.codec import encode
+from stream.events.types import EVENT_BYTES_MAX, Examples, Impression, Install, Item, Tick, User
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
@@ -79,6 +81,30 @@ def test_it_tells_what_the_joiner_tells(world: list[WorldEvent], policy: str) ->
     builder = FeatureBuilder(spec, PARTITIONS)
     taken = [builder.process(event) for event in world]
     assert [e for t in taken for e in t.examples] == told_by(spec, [t.event for t in taken])
+
+
+@given(worlds, st.sampled_from(["wait", "eager", "fake_negative"]), st.integers(1, 9))
+def test_events_joined_together_are_as_one_by_one(world: list[WorldEvent], policy: str, size: int) -> None:
+    """However many are prepared before they are joined: the same pages, labels and statistics, to the bit."""
+    spec = tiny_spec(policy)
+    single, grouped = FeatureBuilder(spec, PARTITIONS), FeatureBuilder(spec, PARTITIONS)
+    one_by_one = [single.process(event) for event in world]
+    together = []
+    for first in range(0, len(world), size):
+        together += grouped.join([grouped.prepare(event) for event in world[first : first + size]])
+    assert together == one_by_one
+    assert np.sort(grouped.statistics.table.rows(), 0).tobytes() == np.sort(single.statistics.table.rows(), 0).tobytes()
+
+
+def test_a_page_of_exactly_the_limit_is_accepted() -> None:
+    """Its size is that of the encoded event with its features, which isn't encoded to find out."""
+    builder = FeatureBuilder(tiny_spec(), 1)
+    short = shown(builder, page("r", 0))
+    free = EVENT_BYTES_MAX - len(encode(msgspec.structs.replace(short, variant="x" * 1_000))) + 1_000
+    full, over = (msgspec.structs.replace(page(name, 0), variant="x" * (free + n)) for n, name in enumerate("fo"))
+    assert len(encode(shown(builder, full))) == EVENT_BYTES_MAX
+    with pytest.raises(BadEvent, match=f"{EVENT_BYTES_MAX + 1} bytes"):
+        builder.process(over)
 
 
 def test_eager_a_positive_is_known_after_its_install() -> None:

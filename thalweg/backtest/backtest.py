@@ -19,7 +19,7 @@ import numpy.typing as npt
 from learner.training.model import Model
 from learner.training.progressive_validation import ALL, Figures, ProgressiveValidation, auc_of
 from learner.training.slices import Slices
-from producers.features import FeatureBuilder
+from producers.features import FeatureBuilder, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
 from stream.features.encoder import one_page
@@ -30,6 +30,7 @@ from stream.spec.spec import PartName, Spec
 from stream.tables.dtypes import F32, F64, U64
 
 PROGRESS_PAGES = 500
+JOINED_EVENTS = 256  # at once
 REPORTED_MAX = 20  # rejected events that are named
 
 
@@ -167,6 +168,8 @@ class Backtest:
     _labels: list[float] = field(default_factory=list)  # NaN: not emitted yet
     _members: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     _rows: dict[str, int] = field(default_factory=dict)  # request id → row of its first item
+    _items: int = 0  # of these pages
+    _prepared: list[PreparedEvent] = field(default_factory=list)
     _record: list[Examples] = field(default_factory=list)
     _events: int = 0
     _last_ms: int = 0
@@ -178,11 +181,7 @@ class Backtest:
         self._predicted = [[] for _ in self.entrants]
         self.seconds = [0.0 for _ in self.entrants]
         self.learned = 0
-
-    @property
-    def pages(self) -> int:
-        """Pages that were predicted."""
-        return len(self._rows)
+        self.pages = 0  # that were predicted
 
     def run(self, source: Iterable[SourceElement], limit: int | None = None) -> Scores:
         """Play the source, or its first `limit` pages, until all windows are closed. Raises DataError: no page."""
@@ -194,50 +193,63 @@ class Backtest:
             if isinstance(event, InvalidEvent):
                 self._reject(event.location, event.reason)
             elif not isinstance(event, Pause):
-                self._play(event)
-        self._play(Tick(self._last_ms + rules.window_ms + rules.lateness_ms + 1))
+                self._prepare(event)
+        self._play()
+        self._prepare(Tick(self._last_ms + rules.window_ms + rules.lateness_ms + 1))
+        self._play()
         self._learn()
         self.on_progress(self)
         return self._scores(time.perf_counter() - begun - sum(self.seconds))
 
-    def _play(self, event: WorldEvent) -> None:
+    def _prepare(self, event: WorldEvent) -> None:
+        """Add an event to those that are joined in one go; whether a page is valid doesn't depend on the join."""
         if isinstance(event, Impression) and event.request_id in self._rows:
             self._reject(event.request_id, "a page with this request_id was played before; give each page its own")
             event = Tick(event.time_ms)
         try:
-            taken = self.maker.process(event)
+            self._prepared.append(self.maker.prepare(event))
         except BadEvent as bad:
             self._reject(event.request_id if isinstance(event, Impression) else type(event).__name__, str(bad))
             return
-        page = taken.event
-        if isinstance(page, Impression):
-            self._predict(page)
-        self._last_ms = max(self._last_ms, getattr(event, "time_ms", 0))
-        for examples in taken.examples:
-            self._add_labels(examples, isinstance(page, Impression) and page.request_id == examples.page.request_id)
-        self._record += taken.examples
-        self._events += 1
-        if self._events % self.pack == 0:
-            self._learn()
+        if isinstance(event, Impression):
+            self._rows[event.request_id], self._items = self._items, self._items + len(event.items)
+        if len(self._prepared) == JOINED_EVENTS:
+            self._play()
+
+    def _play(self) -> None:
+        """Join the prepared events, and play them one by one."""
+        prepared, self._prepared = self._prepared, []
+        for event, emitted, _ in self.maker.join(prepared):
+            if isinstance(event, Impression):
+                self._predict(event)
+            self._last_ms = max(self._last_ms, getattr(event, "time_ms", 0))
+            for examples in emitted:
+                self._add_labels(examples, examples.page is event)
+            self._record += emitted
+            self._events += 1
+            if self._events % self.pack == 0:
+                self._learn()
 
     def _add_labels(self, examples: Examples, just_shown: bool) -> None:
         """First labels, which are emitted when the window closes at the latest, and corrections until then."""
         row, page = self._rows[examples.page.request_id], examples.page
         is_open = page.time_ms + self._rules.window_ms > self._last_ms - self._rules.lateness_ms
         for position, label, reason in zip(examples.positions, examples.labels, examples.reasons, strict=True):
-            if is_open or just_shown or reason in (INSTALLED, WINDOW_CLOSED):
+            if reason in (WINDOW_CLOSED, INSTALLED) or is_open or just_shown:
                 self._labels[row + position] = label
 
     def _predict(self, page: Impression) -> None:
         words: U64 = np.frombuffer(page.features, np.uint64)
-        row = self._rows[page.request_id] = len(self._labels)
+        row = self._rows[page.request_id]
+        self.pages += 1
         self._labels += [np.nan] * len(page.items)
-        self._members.append(self._slices.members(one_page(words)))
+        if self._slices.names:
+            self._members.append(self._slices.members(one_page(words)))
         for i, entrant in enumerate(self.entrants):
             begun = time.perf_counter()
             self._predicted[i].append(entrant.predict(words, row))
             self.seconds[i] += time.perf_counter() - begun
-        if len(self._rows) % PROGRESS_PAGES == 0:
+        if self.pages % PROGRESS_PAGES == 0:
             self.on_progress(self)
 
     def _learn(self) -> None:
@@ -263,16 +275,17 @@ class Backtest:
             self.report(f"{where} left out: {reason}")
 
     def _scores(self, seconds_shared: float) -> Scores:
-        if not self._rows:
+        if not self.pages:
             raise DataError("no page of the source is valid: `thalweg check` says what is wrong with the events")
         labels = np.array(self._labels, np.float32)
         is_labelled = ~np.isnan(labels)
+        members = np.concatenate(self._members) if self._slices.names else np.zeros((len(labels), 0), np.bool_)
         return Scores(
             [entrant.name for entrant in self.entrants],
             self._slices.names,
             np.array([np.concatenate(one) for one in self._predicted], np.float32)[:, is_labelled],
             labels[is_labelled],
-            np.concatenate(self._members)[is_labelled],
+            members[is_labelled],
             self.seconds,
             [entrant.auc_arrival() for entrant in self.entrants],
             self.pages,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stream.events.codec import encode_record
 from stream.events.types import (
     INSTALLED,
     LATE_POSITIVE,
@@ -16,6 +17,7 @@ from stream.events.types import (
 )
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import label_rules
+from stream.joiner.labels import label_page
 from stream.spec.spec import Label, Spec
 from tests.support.join_events import FAR, NOW, RULES, ids, install, page, play, retraction, rows
 from tests.support.join_oracle import net_of, offline
@@ -340,3 +342,23 @@ def test_the_restart_point_carries_what_is_finished() -> None:
     assert (stored.offset, stored.finished_ms) == (2, 100)
     assert net_of(restarted(stored, log, 5)) == offline(log, RULES)
     assert net_of(restarted(replace(stored, finished_ms=0), log, 5)) != offline(log, RULES)
+
+
+def test_records_joined_in_one_go_are_as_fed_one_by_one() -> None:
+    """Labels and organic installs by record, also behind one that isn't plain or is invalid; pages by their offset."""
+    rules = replace(RULES, organic=True)
+    events: list[SourceEvent] = [
+        page("r", 100), page("é", 101), install("i", 103), page("", 104), install("z", 105, "x"), Tick(112), FAR,
+    ]  # fmt: skip
+    one, other = Joiner(rules), Joiner(rules)
+    fed = []
+    for offset, event in enumerate(events):
+        told = one.feed([event], offset, NOW + offset)
+        fed.append((told, one.organic))
+    records = [encode_record([event]) for event in events]
+    outputs = other.join_apart(records, range(len(events)), [NOW + offset for offset in range(len(events))])
+    pages = {offset: event for offset, event in enumerate(events) if isinstance(event, Impression)}
+    assert [([label_page(pages[of.offset], of) for of in found], organic) for found, organic in outputs] == fed
+    assert sum(len(told) for told, _ in fed) > 2
+    assert sum(len(organic) for _, organic in fed) == 1
+    assert other.counts == one.counts
