@@ -76,7 +76,7 @@ def learn_from_kafka(settings: Settings, spec: Spec) -> float:
 
     def after_record(learner: Learner) -> None:
         nonlocal examples, begun, ended
-        if learner.offset == int(end * WARM):
+        if not begun and learner.offset >= int(end * WARM):
             examples, begun = learner.model.examples, time.perf_counter()
         elif learner.offset == end:
             ended = time.perf_counter()

@@ -32,8 +32,8 @@ def compile_kernels(spec: Spec) -> None:
         )
         model.learn([examples, Organic("u", "a", 1, str(n))], 2 * n)
         again = encode_record([msgspec.structs.replace(examples, ids=[2 * n + 11, 2 * n + 12])])
-        for record in model.record_encoder.records([Record("", 0, 2 * n + 1, 1, b"0", again)]):
-            model.learn_record(record)
+        (records,) = model.record_encoder.records([Record("", 0, 2 * n + 1, 1, b"0", again)])
+        model.learn_records(records, 0, 1)
         builder.build(n + 1, n, 1, n + 1, 1, {}, deep=True)
     table = HashTable(WIDTH)
     table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows

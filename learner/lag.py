@@ -1,14 +1,14 @@
 """How far learning is behind the log: as metrics, and as committed offsets of a consumer group for lag exporters."""
 
+from collections.abc import Sequence
 from time import monotonic as monotonic_s
 from typing import Final
 
 import structlog
 
 from learner.training import metrics
-from learner.training.training_records import TrainingRecord
 from stream.events.topics import EXAMPLES
-from stream.log.protocol import Log, Reader
+from stream.log.protocol import Log, Reader, Record
 from stream.runtime.errors import LogError, LogUnavailable
 
 COMMIT_S: Final = 5.0
@@ -29,12 +29,11 @@ class Lag:
         self._examples_a_record = 0.0
         self._commit_at_s, self._failing = 0.0, False
 
-    def learned(self, record: TrainingRecord) -> None:
-        """A record was learned."""
-        examples = len(record.batch)
-        share = RECENT if self._learned_at_ms is not None else 1.0
-        self._examples_a_record += share * (examples - self._examples_a_record)
-        self.offset, self._learned_at_ms = record.origin.offset + 1, record.origin.time_ms
+    def learned(self, origins: Sequence[Record], examples: int) -> None:
+        """These records were learned, with so many examples together."""
+        share = 1.0 - (1.0 - RECENT) ** len(origins) if self._learned_at_ms is not None else 1.0
+        self._examples_a_record += share * (examples / len(origins) - self._examples_a_record)
+        self.offset, self._learned_at_ms = origins[-1].offset + 1, origins[-1].time_ms
 
     def after_poll(self, reader: Reader) -> None:
         """Note the log's end; commit the offset every COMMIT_S. On the thread that reads."""

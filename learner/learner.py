@@ -13,7 +13,7 @@ from learner.publishing.version_allocator import HighWater
 from learner.training import metrics
 from learner.training.model import Model
 from learner.training.progressive_validation import HEADER
-from learner.training.training_records import TrainingRecord
+from learner.training.training_records import TrainingRecords
 from stream.events.codec import decode_examples
 from stream.events.topics import EXAMPLES
 from stream.events.types import Examples
@@ -49,22 +49,27 @@ class Learner:
         self._metrics_ms = 0  # when the metrics were last set
         model.reread = self._reread
 
-    def learn(self, records: Iterable[TrainingRecord], after_record: Callable[[], None]) -> None:
-        """Learn these records in order. Raises LogUnavailable, LogError: what was learned stays learned."""
-        for record in records:
-            offset = record.origin.offset
-            assert offset >= self.offset, f"offset {offset} was learned already"
-            self._learning, self.mid_record = offset, True
-            self.model.learn_record(record)
-            self.mid_record = False
-            for raw, reason in self.model.rejected:
-                self.dead_letters.add(raw, reason, record.origin)
-            self.model.rejected.clear()
-            self.offset = offset + 1
-            self.lag.learned(record)
-            self._print_progress()
-            self.update_metrics()
-            after_record()
+    def learn(self, chunks: Iterable[TrainingRecords], after_step: Callable[[], None]) -> None:
+        """Learn these records in order; between records `after_step` is called, often.
+
+        Raises LogUnavailable, LogError: what was learned stays learned.
+        """
+        for records in chunks:
+            for first, last in self.model.steps(records):
+                origins = records.origins[first:last]
+                assert origins[0].offset >= self.offset, f"offset {origins[0].offset} was learned already"
+                self._learning, self.mid_record = origins[-1].offset, True
+                new = self.model.learn_records(records, first, last)
+                self.mid_record = False
+                self.model.rejected.clear()
+                for origin, rejected in zip(origins, records.rejected[first:last], strict=True):
+                    for raw, reason in rejected:
+                        self.dead_letters.add(raw, reason, origin)
+                self.offset = origins[-1].offset + 1
+                self.lag.learned(origins, new)
+                self._print_progress()
+                self.update_metrics()
+                after_step()
         self.dead_letters.confirm()
 
     def maybe_checkpoint(self, *, now: bool = False) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Final
 
-from learner.training.training_records import RecordEncoder, TrainingRecord
+from learner.training.training_records import RecordEncoder, TrainingRecords
 from stream.log.protocol import Reader, Record
 
 POLL_S: Final = 0.02
@@ -28,13 +28,13 @@ class RecordPrefetcher:
         self, open_reader: Callable[[], Reader], encoder: RecordEncoder, after_poll: Callable[[Reader], None]
     ) -> None:
         self._open, self._encoder, self._after_poll = open_reader, encoder, after_poll
-        self._ready: queue.Queue[list[TrainingRecord]] = queue.Queue(CHUNKS_READY)
+        self._ready: queue.Queue[list[TrainingRecords]] = queue.Queue(CHUNKS_READY)
         self._stopping = Event()
         self.is_reading = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._work = self._thread.submit(self._run)
 
-    def take(self, timeout_s: float) -> list[TrainingRecord]:
+    def take(self, timeout_s: float) -> list[TrainingRecords]:
         """The next records in order; empty after `timeout_s`.
 
         Raises what the reader raised, once all records before it were taken; then it is of no more use.
@@ -64,7 +64,7 @@ class RecordPrefetcher:
         finally:
             reader.close()
 
-    def _put(self, chunk: list[TrainingRecord]) -> None:
+    def _put(self, chunk: list[TrainingRecords]) -> None:
         while not self._stopping.is_set():
             try:
                 return self._ready.put(chunk, timeout=POLL_S)

@@ -88,6 +88,10 @@ class Vocabulary:
         """Whether rows or pending ids come near `max_rows`; `evict` makes room."""
         return max(self.assigned, self.pending) > HIGH_WATER * self.max_rows
 
+    def is_quiet(self, ids: int) -> bool:
+        """Whether so many more ids leave rows and pending ids below HIGH_WATER, in whatever steps they are counted."""
+        return max(self.assigned, self.pending) + ids <= HIGH_WATER * self.max_rows
+
     def prepare(self, ids: U64) -> VocabularyState:
         """Reserve table slots for these ids. The state is valid until the next `prepare` or `evict`."""
         self.table.reserve_for(ids)

@@ -5,12 +5,14 @@ partition. A record without a source (from earlier builds, or a replayed dead le
 it is checked against all partitions, and its ids are remembered for all of them.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 
 from stream.runtime.settings import DEDUP_IDS
-from stream.tables.dtypes import U64
+from stream.tables.dtypes import I64, U64
 from stream.tables.hash_kernels import find, find_many, find_or_insert
 from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
@@ -38,7 +40,7 @@ class RecentIds:
         young, old = self.generations.pop(source) if source in self.generations else (_table(NO_IDS), _table(NO_IDS))
         others = self.generations if source == NO_SOURCE else self.generations.keys() & {NO_SOURCE}
         elsewhere = [table.slots for other in others for table in self.generations[other] if len(table)]
-        if len(young) >= (self.ids_max if source != NO_SOURCE else max(self.ids_max, NO_SOURCE_IDS)):
+        if len(young) >= self._ids_max(source):
             young, old = _table(NO_IDS), young
         self.generations[source] = young, old
         if len(self.generations) > SOURCES_MAX:
@@ -48,6 +50,22 @@ class RecentIds:
         for slots in elsewhere:
             new &= find_many(slots, np.maximum(ids, np.uint64(1))) < 0
         return new
+
+    def add_records(self, ids: U64, ends: I64, sources: Sequence[int]) -> Any:
+        """As `add` for each record in turn: record r has ids[ends[r]:ends[r + 1]]. Returns which were new, bool [B]."""
+        found, first = [], 0
+        for r in range(1, len(sources) + 1):
+            if r < len(sources) and sources[r] == sources[first]:
+                continue
+            young = self.generations[sources[first]][0] if sources[first] in self.generations else ()
+            room = self._ids_max(sources[first]) - len(young)
+            cuts = ends[[first, r]] if ends[r] - ends[first] <= room else ends[first : r + 1]
+            found += [self.add(ids[a:b], sources[first]) for a, b in pairwise(cuts.tolist())]
+            first = r
+        return np.concatenate(found) if len(found) > 1 else found[0]
+
+    def _ids_max(self, source: int) -> int:
+        return self.ids_max if source != NO_SOURCE else max(self.ids_max, NO_SOURCE_IDS)
 
     def arrays(self) -> dict[str, Any]:
         """All ids, uint64, by source and generation; and rows of (source, young ids, old ids), int64."""

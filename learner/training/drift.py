@@ -5,6 +5,7 @@ from typing import Any, Final
 from river.drift import ADWIN
 
 DELTA: Final = 0.002
+CLOCK: Final = 32  # ADWIN looks for a change at every 32nd loss only
 LOSSES_MAX: Final = 100_000  # records; then ADWIN is reset, so that checkpoints stay small
 
 
@@ -17,20 +18,31 @@ class DriftDetector:
     def reset(self) -> None:
         """Begin from scratch, as after a warm start."""
         self.losses: list[float] = []
-        self._adwin: Any = ADWIN(delta=DELTA)  # type: ignore[no-untyped-call]  # River's class has no types
+        self._adwin: Any = ADWIN(delta=DELTA, clock=CLOCK)  # type: ignore[no-untyped-call]  # River's has no types
+        self._ticks = 0  # losses since ADWIN began, or last found a change
+
+    @property
+    def quiet(self) -> int:
+        """How many losses can be added before the next that may be found to have risen."""
+        if len(self.losses) == LOSSES_MAX:
+            return 0
+        return min(CLOCK - 1 - self._ticks % CLOCK, LOSSES_MAX - 1 - len(self.losses))
 
     def add(self, loss: float) -> bool:
         """Add a record's mean log loss. Returns whether the mean is found to have risen with it."""
         if len(self.losses) == LOSSES_MAX:
             self.reset()
         before = self._adwin.estimation
-        self.losses.append(loss)
-        self._adwin.update(loss)
+        self._update(loss)
         return bool(self._adwin.drift_detected) and self._adwin.estimation > before
 
     def restore(self, losses: list[float]) -> None:
         """Replay a checkpoint's losses: ADWIN has no state that can be saved."""
         self.reset()
         for loss in losses:
-            self.losses.append(loss)
-            self._adwin.update(loss)
+            self._update(loss)
+
+    def _update(self, loss: float) -> None:
+        self._ticks = 1 if self._adwin.drift_detected else self._ticks + 1
+        self.losses.append(loss)
+        self._adwin.update(loss)

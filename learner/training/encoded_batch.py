@@ -1,6 +1,5 @@
 """What the model reads of examples: keys, ids and numbers of both parts. Nothing here depends on what was learned."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +8,7 @@ from learner.deep.joint_step import Inputs, Targets
 from learner.training.example_batch import ExampleBatch, Selection
 from learner.training.slices import Slices
 from stream.events.types import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED
-from stream.features.encoder import Batch, Encoder
+from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Layout
 from stream.features.statistics import StatisticKeys, StatisticsProgram
@@ -17,18 +16,19 @@ from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, F64, I64, Bools
 from stream.tables.jit import kernel
 
-NEWEST_MS, INGEST_MS, LATER, INSTALLS = range(4)  # columns of a summary
+NEWEST_MS, INGEST_MS, LATER, INSTALLS, MICRO_BATCHES = range(5)  # columns of a record's summary
 
 
 @dataclass(slots=True)
 class EncodedBatch:
-    """A record's examples as the model learns them; B examples. Records that were encoded together share arrays: an
-    offset counts from the first one's begin, and arrays without a B go on beyond this record."""
+    """The examples of one or more records as the model learns them; B examples. Batches share arrays: an offset counts
+    from the begin of arrays, which go on beyond this batch where they aren't of length B."""
 
-    columns: ExampleBatch  # of all records
-    rows: slice  # of this record, in `columns`
+    columns: ExampleBatch
+    rows: slice  # of this batch, in `columns`
+    ends: I64  # i64[R + 1]: record r has examples ends[r]:ends[r + 1] of this batch
     pages: Batch
-    bounds: I64  # where each micro-batch begins, and the end, counted from this record's first example
+    bounds: I64  # where each micro-batch begins, and the end
     inputs: Inputs
     targets: Targets
     outcomes: Outcomes
@@ -47,6 +47,71 @@ class EncodedBatch:
         return self.columns.take(self.rows).take(which)
 
 
+@dataclass(slots=True)
+class EncodedRecords:
+    """R records that were encoded together; S statistics, F lists of ids."""
+
+    columns: ExampleBatch
+    ends: I64  # i64[R + 1]: record r has examples ends[r]:ends[r + 1]
+    wide: WideKeys
+    deep: DeepInput
+    statistics: StatisticKeys
+    members: Bools
+    labels: F64
+    weights: F64
+    starts: I64  # of micro-batches
+    start_ends: I64  # i64[R + 1]: record r has micro-batches start_ends[r]:start_ends[r + 1]
+    summaries: I64  # i64[R, 5]
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def id_count(self, a: int, b: int) -> int:
+        """How many ids examples a:b have."""
+        lists = (len(self.deep.offsets) - 1) // max(1, len(self.columns))
+        return int(self.deep.offsets[b * lists] - self.deep.offsets[a * lists])
+
+    def statistic_count(self, a: int, b: int) -> int:
+        """How many rows of statistics examples a:b move."""
+        kinds = (len(self.statistics.offsets) - 1) // max(1, len(self.columns))
+        return int(self.statistics.offsets[b * kinds] - self.statistics.offsets[a * kinds])
+
+    def batch(self, first: int, last: int) -> EncodedBatch:
+        """The examples of records first:last."""
+        columns = self.columns
+        ends = self.ends[first : last + 1]
+        a, b = int(ends[0]), int(ends[-1])
+        rows = slice(a, b)
+        words, starts, page, position = columns.pages
+        lists = (len(self.deep.offsets) - 1) // max(1, len(columns))
+        kinds = (len(self.statistics.offsets) - 1) // max(1, len(columns))
+        reasons, time_ms = columns.reasons[rows], columns.time_ms[rows]
+        newest_ms, ingest_ms, later, installs, _ = self.summaries[first:last].max(axis=0).tolist()
+        bounds = np.append(self.starts[self.start_ends[first] : self.start_ends[last]], b)
+        return EncodedBatch(
+            columns,
+            rows,
+            ends - a,
+            Batch(words, starts, page[rows], position[rows]),
+            bounds - a,
+            Inputs(
+                self.wide.keys,
+                self.wide.offsets[a : b + 1],
+                self.deep.ids,
+                self.deep.offsets[a * lists : b * lists + 1],
+                self.deep.numbers[rows],
+            ),
+            Targets(columns.ids[rows], columns.labels[rows], columns.weights[rows], time_ms),
+            Outcomes(self.labels[rows], self.weights[rows], reasons, time_ms),
+            StatisticKeys(self.statistics.keys, self.statistics.offsets[a * kinds : b * kinds + 1]),
+            self.members[rows],
+            (reasons != INSTALLED) & (reasons != WINDOW_CLOSED) if later else None,
+            _installs(columns.take(rows)) if installs else [],
+            newest_ms,
+            ingest_ms,
+        )
+
+
 class BatchEncoder:
     """Encodes examples by a spec."""
 
@@ -56,41 +121,26 @@ class BatchEncoder:
 
     def encode(self, examples: ExampleBatch) -> EncodedBatch:
         """Examples of one record."""
-        (batch,) = self.encode_records(examples, np.array([0, len(examples)]))
-        return batch
+        return self.encode_records(examples, np.array([0, len(examples)])).batch(0, 1)
 
-    def encode_records(self, examples: ExampleBatch, ends: I64) -> Iterator[EncodedBatch]:
-        """Examples of several records, encoded together: record r has examples ends[r]:ends[r + 1]."""
+    def encode_records(self, examples: ExampleBatch, ends: I64) -> EncodedRecords:
+        """Examples of several records: record r has examples ends[r]:ends[r + 1]."""
         pages = examples.pages
-        wide, deep = self.features.wide_keys(pages), self.features.deep_input(pages)
-        statistics, members = self._statistics.keys_of(pages), self.slices.members(pages)
-        labels, weights = examples.labels.astype(np.float64), examples.weights.astype(np.float64)
-        kinds = len(self._statistics.crosses.salts)
-        bounds, bound_ends = _micro_batch_bounds(examples.micro_batch, ends)
-        summaries = _summaries(examples.reasons, examples.labels, examples.time_ms, examples.ingest_ms, ends).tolist()
-        cuts, bound_cuts = ends.tolist(), bound_ends.tolist()
-        words, starts, page, position = examples.pages
-        lists = (len(deep.offsets) - 1) // max(1, len(examples))
-        for r, (newest_ms, ingest_ms, later, installs) in enumerate(summaries):
-            a, b = cuts[r], cuts[r + 1]
-            rows = slice(a, b)
-            ids, reasons, time_ms = examples.ids[rows], examples.reasons[rows], examples.time_ms[rows]
-            id_offsets = deep.offsets[a * lists : b * lists + 1]
-            yield EncodedBatch(
-                examples,
-                rows,
-                Batch(words, starts, page[rows], position[rows]),
-                bounds[bound_cuts[r] : bound_cuts[r + 1]],
-                Inputs(wide.keys, wide.offsets[a : b + 1], deep.ids, id_offsets, deep.numbers[rows]),
-                Targets(ids, examples.labels[rows], examples.weights[rows], time_ms),
-                Outcomes(labels[rows], weights[rows], reasons, time_ms),
-                StatisticKeys(statistics.keys, statistics.offsets[a * kinds : b * kinds + 1]),
-                members[rows],
-                (reasons != INSTALLED) & (reasons != WINDOW_CLOSED) if later else None,
-                _installs(examples.take(rows)) if installs else [],
-                newest_ms,
-                ingest_ms,
-            )
+        summaries, starts = _summarise(examples.micro_batch, examples.reasons, examples.labels, examples.time_ms,
+                                       examples.ingest_ms, ends)  # fmt: skip
+        return EncodedRecords(
+            examples,
+            ends,
+            self.features.wide_keys(pages),
+            self.features.deep_input(pages),
+            self._statistics.keys_of(pages),
+            self.slices.members(pages),
+            examples.labels.astype(np.float64),
+            examples.weights.astype(np.float64),
+            starts,
+            np.append(0, np.cumsum(summaries[:, MICRO_BATCHES])),
+            summaries,
+        )
 
 
 def _installs(examples: ExampleBatch) -> list[tuple[int, int]]:
@@ -99,32 +149,19 @@ def _installs(examples: ExampleBatch) -> list[tuple[int, int]]:
 
 
 @kernel
-def _micro_batch_bounds(micro_batch: I64, ends: I64) -> tuple[I64, I64]:
-    """Where each record's micro-batches begin, counted from its first example, and its end; and whose they are:
-    record r has bounds[found[r]:found[r + 1]]."""
-    bounds = np.empty(micro_batch.shape[0] + ends.shape[0], np.int64)
-    found = np.zeros(ends.shape[0], np.int64)
+def _summarise(micro_batch: I64, reasons: I64, labels: F32, time_ms: F64, ingest_ms: I64, ends: I64) -> tuple[I64, I64]:
+    """Of each record, i64[R, 5]: greatest event and ingest time, counts of later labels, of installs and of
+    micro-batches. And where each micro-batch begins."""
+    found, starts = np.zeros((ends.shape[0] - 1, 5), np.int64), np.empty(micro_batch.shape[0], np.int64)
     count = 0
-    for r in range(ends.shape[0] - 1):
-        first, last = ends[r], ends[r + 1]
-        for b in range(first, last):
-            if b == first or micro_batch[b] != micro_batch[b - 1]:
-                bounds[count] = b - first
-                count += 1
-        bounds[count] = last - first
-        count += 1
-        found[r + 1] = count
-    return bounds[:count], found
-
-
-@kernel
-def _summaries(reasons: I64, labels: F32, time_ms: F64, ingest_ms: I64, ends: I64) -> I64:
-    """Of each record: greatest event and ingest time, counts of later labels and of installs. i64[R, 4]."""
-    found = np.zeros((ends.shape[0] - 1, 4), np.int64)
     for r in range(found.shape[0]):
         for b in range(ends[r], ends[r + 1]):
             found[r, NEWEST_MS] = max(found[r, NEWEST_MS], np.int64(time_ms[b]))
             found[r, INGEST_MS] = max(found[r, INGEST_MS], ingest_ms[b])
             found[r, LATER] += reasons[b] != INSTALLED and reasons[b] != WINDOW_CLOSED
             found[r, INSTALLS] += labels[b] > 0.5 and (reasons[b] == INSTALLED or reasons[b] == LATE_POSITIVE)
-    return found
+            if b == ends[r] or micro_batch[b] != micro_batch[b - 1]:
+                found[r, MICRO_BATCHES] += 1
+                starts[count] = b
+                count += 1
+    return found, starts[:count]

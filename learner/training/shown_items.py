@@ -24,7 +24,10 @@ class ShownPages(NamedTuple):
     hashes: U64  # u64[M]: xxh3 of each name
     ends: I64  # i64[P + 1]: page p has names ends[p]:ends[p + 1]
     times_ms: I64  # i64[P], event time
-    newest_ms: int  # the greatest of these
+
+    def part(self, first: int, last: int) -> "ShownPages":
+        """Pages first:last."""
+        return self._replace(ends=self.ends[first : last + 1], times_ms=self.times_ms[first:last])
 
     def name(self, index: int) -> str:
         """A name as text."""
@@ -39,8 +42,7 @@ def shown_pages(pages: Sequence[tuple[Sequence[str], int]]) -> ShownPages:
     hashes = np.array([_hash(name) for name in names], np.uint64)
     times_ms = np.array([time_ms for _, time_ms in pages], np.int64)
     page_ends = np.cumsum([0, *(len(items) for items, _ in pages)])
-    newest_ms = max((time_ms for _, time_ms in pages), default=0)
-    return ShownPages(b"".join(names), np.stack([ends[:-1], ends[1:]], 1), hashes, page_ends, times_ms, newest_ms)
+    return ShownPages(b"".join(names), np.stack([ends[:-1], ends[1:]], 1), hashes, page_ends, times_ms)
 
 
 def _hash(name: bytes) -> int:
@@ -66,8 +68,10 @@ class ShownItems:
 
     def add_pages(self, pages: ShownPages) -> None:
         """These pages were learned, in order."""
+        if not len(pages.times_ms):
+            return
         unknown = _unknown(self._known.slots, pages.hashes, pages.ends[0], pages.ends[-1])
-        if len(self.young) + len(unknown) < GENERATION_MAX and not self._outlived(pages.newest_ms):
+        if len(self.young) + len(unknown) < GENERATION_MAX and not self._outlived(int(pages.times_ms.max())):
             self._add(pages, unknown)  # no generation ends within these pages
             return
         for page, time_ms in enumerate(pages.times_ms.tolist()):

@@ -4,17 +4,17 @@ So it runs ahead of the learning, on a thread of its own, for many records at on
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from learner.training.dedup import source_of
-from learner.training.encoded_batch import BatchEncoder, EncodedBatch
+from learner.training.encoded_batch import BatchEncoder, EncodedRecords
 from learner.training.example_batch import ExampleBatch, batch_of
 from learner.training.record_decoder import DecodedRecords, decode_records
 from learner.training.shown_items import ShownPages, shown_pages
-from stream.events.codec import array_head, decode_organic, decode_training
-from stream.events.types import BadPart, Examples, Organic, TrainingEvent
+from stream.events.codec import array_head, decode_organic, decode_training, encode_record
+from stream.events.types import RECORD_BYTES_MAX, BadPart, Examples, Organic, TrainingEvent
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout
 from stream.log.protocol import Record
@@ -22,16 +22,21 @@ from stream.spec.spec import Spec
 from stream.tables.dtypes import I64
 
 
-class TrainingRecord(NamedTuple):
-    """One record of `examples`."""
+@dataclass(slots=True)
+class TrainingRecords:
+    """Consecutive records of `examples`: R records, P pages."""
 
-    origin: Record  # as read, without its value
-    source: int  # the partition of `events` that it came from
-    batch: EncodedBatch
-    page_ends: I64  # i64[P + 1]: page p has words[page_ends[p]:page_ends[p + 1]]
+    origins: Sequence[Record]  # as read, without their values
+    sources: Sequence[int]  # the partitions of `events` that they came from
+    examples: EncodedRecords
+    page_ends: I64  # i64[R + 1]: record r has pages page_ends[r]:page_ends[r + 1]
+    words_ends: I64  # i64[P + 1]: page p has words[words_ends[p]:words_ends[p + 1]]
     shown: ShownPages
-    organic: Sequence[Organic] = ()
-    rejected: Sequence[BadPart] = ()
+    organic: Sequence[Sequence[Organic]]  # of each record
+    rejected: Sequence[Sequence[BadPart]]  # of each record
+
+    def __len__(self) -> int:
+        return len(self.origins)
 
 
 class RecordEncoder:
@@ -41,60 +46,63 @@ class RecordEncoder:
         self.layout, self.batches = layout, batches
         self._micro_batch = spec.deep.micro_batch
 
-    def records(self, records: Sequence[Record]) -> Iterator[TrainingRecord]:
-        """Kafka's records, many at once where they are in plain form."""
-        while records:
-            values = [record.value or b"" for record in records]
-            joined, ends = b"".join(values), np.cumsum(list(map(len, values)))
+    def records(self, records: Sequence[Record]) -> Iterator[TrainingRecords]:
+        """Records as they were read: many at once where they are in plain form."""
+        origins = [record._replace(value=None) for record in records]
+        values = [record.value or b"" for record in records]
+        first = 0
+        while first < len(records):
+            joined, ends = b"".join(values[first:]), np.cumsum(list(map(len, values[first:])))
             count, decoded = decode_records(joined, ends, self.layout)
-            yield from self._plain(records[:count], joined, decoded)
-            if count < len(records):
-                yield self._decoded(records[count])
-            records = records[count + 1 :]
+            if count:
+                yield self._plain(origins[first : first + count], joined, decoded)
+            first += count
+            if first < len(records):  # whatever is in it
+                events, rejected = decode_training(values[first])
+                yield self._slow(events, origins[first], source_of(origins[first].key), rejected)
+            first += 1
 
-    def of_events(
-        self, events: Sequence[TrainingEvent], origin: Record, source: int, rejected: Sequence[BadPart] = ()
-    ) -> TrainingRecord:
-        """A record of these events; `rejected` are parts of it that aren't among them."""
-        pages = [event for event in events if isinstance(event, Examples)]
-        examples, valid, invalid = batch_of(pages, self.layout, self._micro_batch)
-        ends = np.append(examples.pages.starts, len(examples.pages.words))
-        shown = shown_pages([(one.page.items, one.page.time_ms) for one in valid])
-        organic = [event for event in events if isinstance(event, Organic)]
-        return TrainingRecord(
-            origin, source, self.batches.encode(examples), ends, shown, organic, [*rejected, *invalid]
-        )
+    def of_events(self, events: Sequence[TrainingEvent], origin: Record, source: int) -> TrainingRecords:
+        """A record of these events."""
+        raw = encode_record(events)
+        if len(raw) <= RECORD_BYTES_MAX:
+            count, decoded = decode_records(raw, np.array([len(raw)]), self.layout)
+            if count:
+                records = self._plain([origin], raw, decoded)
+                records.sources = [source]
+                return records
+        return self._slow(events, origin, source, ())
 
     def columns_of(self, pages: Sequence[Examples]) -> ExampleBatch:
         """These pages' examples; invalid pages are left out."""
         return batch_of(pages, self.layout, self._micro_batch)[0]
 
-    def _decoded(self, record: Record) -> TrainingRecord:
-        """One record by its events, whatever is in it."""
-        events, rejected = decode_training(record.value or b"")
-        return self.of_events(events, record._replace(value=None), source_of(record.key), rejected)
+    def _slow(
+        self, events: Sequence[TrainingEvent], origin: Record, source: int, rejected: Sequence[BadPart]
+    ) -> TrainingRecords:
+        pages = [event for event in events if isinstance(event, Examples)]
+        examples, valid, invalid = batch_of(pages, self.layout, self._micro_batch)
+        encoded = self.batches.encode_records(examples, np.array([0, len(examples)]))
+        words_ends = np.append(examples.pages.starts, len(examples.pages.words))
+        shown = shown_pages([(one.page.items, one.page.time_ms) for one in valid])
+        organic = [event for event in events if isinstance(event, Organic)]
+        page_ends = np.array([0, len(valid)])
+        return TrainingRecords(
+            [origin], [source], encoded, page_ends, words_ends, shown, [organic], [[*rejected, *invalid]]
+        )
 
-    def _plain(self, records: Sequence[Record], joined: bytes, decoded: DecodedRecords) -> Iterator[TrainingRecord]:
-        """Records that were decoded together: encoded together, then cut."""
-        if not records:
-            return
-        examples, pages = decoded.example_ends, decoded.page_ends
-        indices = np.arange(len(decoded.ids)) - np.repeat(examples[:-1], np.diff(examples))
+    def _plain(self, origins: Sequence[Record], joined: bytes, decoded: DecodedRecords) -> TrainingRecords:
+        ends = decoded.example_ends
+        indices = np.arange(len(decoded.ids)) - np.repeat(ends[:-1], np.diff(ends))
         columns = ExampleBatch(
             Batch(decoded.words, decoded.page_starts, decoded.page, decoded.position), indices // self._micro_batch,
             decoded.ids, decoded.labels, decoded.weights, decoded.reasons, decoded.ingest_ms, decoded.time_ms,
         )  # fmt: skip
-        organic: list[list[Organic]] = [[] for _ in records]
+        shown = ShownPages(joined, decoded.name_spans, decoded.name_hashes, decoded.name_ends, decoded.page_time_ms)
+        organic: list[list[Organic]] = [[] for _ in origins]
         for record, begin, end in decoded.organic.tolist():
             organic[record] += decode_organic(array_head(1) + joined[begin:end])[0]
-        batches = self.batches.encode_records(columns, examples)
-        for r, (record, batch) in enumerate(zip(records, batches, strict=True)):
-            first, last = int(pages[r]), int(pages[r + 1])
-            shown = ShownPages(
-                joined, decoded.name_spans, decoded.name_hashes, decoded.name_ends[first : last + 1],
-                decoded.page_time_ms[first:last], batch.newest_ms,
-            )  # fmt: skip
-            yield TrainingRecord(
-                record._replace(value=None), source_of(record.key), batch, decoded.page_starts[first : last + 1],
-                shown, organic[r],
-            )  # fmt: skip
+        return TrainingRecords(
+            origins, [source_of(record.key) for record in origins], self.batches.encode_records(columns, ends),
+            decoded.page_ends, decoded.page_starts, shown, organic, [()] * len(origins),
+        )  # fmt: skip

@@ -35,6 +35,10 @@ class Admission:
         self.old: U8 = np.zeros((self._lines, LINE), np.uint8)
         self.added: I64 = np.zeros(1, np.int64)  # keys in `young`
 
+    def is_quiet(self, keys: int) -> bool:
+        """Whether no generation is full before so many more keys."""
+        return not self._lines or (int(self.added[0]) + keys) * CELLS_PER_KEY < self._lines * LINE
+
     def rotate(self) -> None:
         """Before a record: a full generation becomes the old one."""
         if self._lines and self.added[0] * CELLS_PER_KEY >= self._lines * LINE:

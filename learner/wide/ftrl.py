@@ -125,6 +125,16 @@ class Ftrl:
         bounds = KeyBounds(admits, np.array(lifetimes_s, np.uint32), wide.max_keys)
         return cls(FtrlRates(alphas, wide.beta, wide.l1, wide.l2), bounds=bounds)
 
+    def is_quiet(self, keys: int) -> bool:
+        """Whether so many keys can be learned in one step as in several: nothing is evicted, stamped or rotated."""
+        table, evictor = self.table, self.evictor
+        return (
+            not len(table.last_seen)
+            and len(table) + keys <= STAMPED * evictor.keys_max
+            and evictor.is_quiet(table, keys)
+            and self.admission.is_quiet(keys)
+        )
+
     def prepare(self, keys: U64, time_ms: int) -> FtrlState:
         """Once a record, before `learn_wide_examples`: make room for its keys, evict others. `time_ms`: event time.
 

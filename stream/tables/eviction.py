@@ -50,6 +50,10 @@ class Evictor:
         self.now_s, self._next_hash, self._remaining, self._floor, *tally = state.tolist()
         self.tally[:] = tally
 
+    def is_quiet(self, table: HashTable, keys: int) -> bool:
+        """Whether so many more keys, in whatever steps, are added without a scan."""
+        return not (self._remaining or len(self.lifetimes_s) or len(table) + keys > FULL * self.keys_max)
+
     def step(self, table: HashTable, keys: int, time_ms: int) -> None:
         """Before a record of `keys` keys is learned: advance event time, and scan a share of the table in proportion.
 

@@ -8,7 +8,6 @@ from structlog.testing import capture_logs
 
 from learner import lag as lag_module
 from learner.lag import Lag
-from learner.training.model import Model
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.log.memory_log import MemoryLog
@@ -53,19 +52,16 @@ def log() -> CommitLog:
 
 def test_the_metrics_say_how_far_it_is_behind(log: CommitLog) -> None:
     """Records, their examples, and seconds since the newest learned one was appended; nothing once all are learned."""
-    lag, model = Lag(log, "small", START), Model(SPEC)
+    lag = Lag(log, "small", START)
     reader = log.reader(EXAMPLES.name, {0: START})
     read = reader.poll(0)
     lag.after_poll(reader)
     lag.set_metrics(log.now_ms)
     assert (value("records"), value("seconds")) == (10, 0)
-    for record in model.record_encoder.records(read[:4]):
-        model.learn_record(record)
-        lag.learned(record)
+    lag.learned(read[:4], 36)
     lag.set_metrics(log.now_ms)
     assert [value("records"), value("examples"), value("seconds")] == pytest.approx([6, 54, 6])
-    for record in model.record_encoder.records(read[4:]):
-        lag.learned(record)
+    lag.learned(read[4:], 54)
     lag.set_metrics(log.now_ms + 60_000)
     assert (value("records"), value("examples"), value("seconds")) == (0, 0, 0)
 
@@ -74,13 +70,12 @@ def test_the_offset_is_committed_for_lag_exporters(log: CommitLog, monkeypatch: 
     """Every few seconds, what is learned, in a group of the model's name; nothing before the first record."""
     now_s = 100.0
     monkeypatch.setattr(lag_module, "monotonic_s", lambda: now_s)
-    lag, model = Lag(log, "small", START), Model(SPEC)
+    lag = Lag(log, "small", START)
     reader = log.reader(EXAMPLES.name, {0: START})
     read = reader.poll(0)
     lag.after_poll(reader)
     assert log.commits == []
-    for record in model.record_encoder.records(read[:4]):
-        lag.learned(record)
+    lag.learned(read[:4], 36)
     for _ in range(3):
         lag.after_poll(reader)
     assert log.commits == [(EXAMPLES.name, "learner-small", {0: 4})]

@@ -7,7 +7,7 @@ import pytest
 
 from learner.record_prefetcher import CHUNK_RECORDS, RecordPrefetcher
 from learner.training.model import Model
-from learner.training.training_records import TrainingRecord
+from learner.training.training_records import TrainingRecords
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.log.memory_log import MemoryLog
@@ -52,7 +52,7 @@ def ignored(reader: Reader) -> None:
     """After a poll nothing is done."""
 
 
-def take_all(prefetcher: RecordPrefetcher, taken: list[TrainingRecord]) -> None:
+def take_all(prefetcher: RecordPrefetcher, taken: list[TrainingRecords]) -> None:
     """Until it raises."""
     while True:
         taken += prefetcher.take(0.2)
@@ -74,16 +74,18 @@ def test_what_is_prefetched_is_learned_as_if_it_had_been_read_one_by_one() -> No
     ahead, alone, offsets = Model(SPEC), Model(SPEC), list[int]()
     prefetcher = RecordPrefetcher(lambda: memory.reader(EXAMPLES.name, {0: 0}), ahead.record_encoder, ignored)
     while len(offsets) < len(values):
-        for record in prefetcher.take(1.0):
-            offsets.append(record.origin.offset)
-            assert (record.source, record.origin.value) == (3, None)
-            ahead.learn_record(record)
+        for chunk in prefetcher.take(1.0):
+            offsets += [origin.offset for origin in chunk.origins]
+            assert {*chunk.sources} == {3}
+            assert not any(origin.value for origin in chunk.origins)
+            for first, last in ahead.steps(chunk):
+                ahead.learn_records(chunk, first, last)
     prefetcher.close()
     assert len(values) > CHUNK_RECORDS
     assert offsets == list(range(len(values)))
     for read in log_of(values):
-        for record in alone.record_encoder.records([read]):
-            alone.learn_record(record)
+        for chunk in alone.record_encoder.records([read]):
+            alone.learn_records(chunk, 0, 1)
     assert_same(ahead, alone)
     assert [reason for _, reason in ahead.rejected] == [reason for _, reason in alone.rejected]
     assert len(ahead.rejected) == 2
@@ -94,7 +96,7 @@ def test_a_failure_comes_after_what_was_read(failure: Exception) -> None:
     """Whatever it is; the reader is closed by the thread that opened it."""
     reader = Scripted([log_of([encode_record(one)]) for one in records(SPEC, 9)], failure)
     prefetcher = RecordPrefetcher(lambda: reader, Model(SPEC).record_encoder, ignored)
-    taken: list[TrainingRecord] = []
+    taken: list[TrainingRecords] = []
     with pytest.raises(type(failure)):
         take_all(prefetcher, taken)
     prefetcher.close()

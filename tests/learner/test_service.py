@@ -22,7 +22,7 @@ from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.service import _loop, _pass, _prefetch, _start, _Status
 from learner.training.model import Model
-from learner.training.training_records import TrainingRecord
+from learner.training.training_records import TrainingRecords
 from stream.events.codec import decode_entity, decode_examples, encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import DeadLetter, Examples, Install
@@ -180,7 +180,7 @@ def test_a_buried_example_can_be_sent_again(room: Room) -> None:
 
 def read_on(room: Room, learner: Learner, *, accept_gap: bool = False) -> None:
     """As the loop does, until something was read."""
-    found: list[TrainingRecord] = []
+    found: list[TrainingRecords] = []
     while not found:
         prefetcher = _prefetch(learner, accept_gap)
         try:

@@ -1,0 +1,127 @@
+"""Everything that is learned, and what happens to it between micro-batches: eviction, quantiles, warm starts."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from learner.deep.deep_model import FIRST_FREEZE, DeepModel
+from learner.deep.warm_start import warm_start
+from learner.training.dedup import RecentIds
+from learner.training.drift import DriftDetector
+from learner.training.encoded_batch import BatchEncoder
+from learner.training.progressive_validation import ProgressiveValidation
+from learner.training.shown_items import ShownItems
+from learner.training.training_records import RecordEncoder, TrainingRecords
+from learner.training.warm_start_window import Reread, WarmStartWindow
+from learner.wide.ftrl import Ftrl
+from stream.events.types import BadPart
+from stream.features.encoder import Encoder, one_page
+from stream.features.page_features import Layout
+from stream.features.statistics import Statistics, StatisticsProgram
+from stream.spec.spec import Spec
+from stream.tables.dtypes import F32, U64
+
+RECENT_PAGES = 4
+STEP_MAX = 512  # examples of several records that are learned in one step: a few ms
+
+
+@dataclass
+class ModelState:
+    """Everything that is learned. The caller takes what `rejected` and `installs` collect."""
+
+    spec: Spec
+    seed: int = 0
+    reread: Reread | None = None  # without it there are no warm starts
+    examples: int = 0  # learned
+    duplicates: int = 0
+    organic: int = 0  # installs without a page that were learned
+    watermark_ms: int = 0  # greatest event time of a learned page
+    learned_ms: int = 0  # ingest time of the newest label
+    warm_starts: int = 0
+    warm_start_at: int = 0  # example index of the last warm start
+    rejected: list[BadPart] = field(default_factory=list)
+    installs: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (id, ingest ms) first learned since the last publish; sampled by the smallest ids, which are hashes
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        self.layout = Layout(spec)
+        self.encoder = Encoder(spec, self.layout)
+        self.statistics = Statistics(StatisticsProgram(spec, self.layout))
+        self.batch_encoder = BatchEncoder(spec, self.layout, self.encoder, self.statistics.program)
+        self.record_encoder = RecordEncoder(spec, self.layout, self.batch_encoder)
+        self.wide = Ftrl.of(spec, self.encoder.alphas)
+        lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
+        self.deep = DeepModel(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
+        self.progress = ProgressiveValidation(self.batch_encoder.slices.names)
+        self.learned_ids = RecentIds()
+        self.shown = ShownItems()
+        self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)
+        self.drift = DriftDetector()
+        self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
+
+    @property
+    def learned(self) -> int:
+        """Examples and organic installs learned: while it stays the same, so does the content of a version."""
+        return self.examples + self.organic
+
+    def predict(self, words: U64) -> F32:
+        """P(Y=1) of each item of a page, float32 [n]."""
+        batch = one_page(words)
+        keys = self.encoder.wide_keys(batch)
+        weights = self.wide.weights(self.wide.table.rows_of(keys.keys))
+        logits = np.add.reduceat(weights, keys.offsets[:-1])  # every example has a key: the bias
+        if self.deep:
+            logits = logits + self.deep.score(self.encoder.deep_input(batch))
+        predictions: F32 = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+        return predictions
+
+    def is_quiet(self, records: TrainingRecords, first: int, last: int) -> bool:
+        """Whether learning these records changes nothing but what their examples change, in whatever steps."""
+        examples, deep = records.examples, self.deep
+        a, b = int(examples.ends[first]), int(examples.ends[last])
+        if deep and (self.due(self.examples, self.examples + b - a) or not deep.is_quiet(examples.id_count(a, b))):
+            return False
+        return (
+            b - a <= STEP_MAX
+            and not any(records.organic[first:last])
+            and self.wide.is_quiet(int(examples.wide.offsets[b] - examples.wide.offsets[a]))
+            and self.statistics.is_quiet(examples.statistic_count(a, b), b - a)
+        )
+
+    def due(self, before: int, after: int) -> list[Callable[[], None]]:
+        """What is due between two example indices: freezing quantiles (until the first warm start), eviction, a warm
+        start."""
+        assert self.deep is not None
+        due: list[Callable[[], None]] = []
+        if not self.warm_starts and before.bit_length() != after.bit_length() and after >= FIRST_FREEZE:
+            due.append(self.deep.freeze_quantiles)
+        for every, action in (
+            (self.deep.vocabulary.evict_every(), self.evict),
+            (self.spec.deep.warm_start.every, self.warm_start),
+        ):
+            if before // every != after // every:
+                due.append(action)
+        return due
+
+    def evict(self) -> None:
+        """Evict ids of the deep part that have expired, or are over its bound."""
+        assert self.deep is not None
+        self.deep.vocabulary.evict(self.watermark_ms)
+
+    def warm_start(self) -> None:
+        """Train the deep part on the last examples, from its own embeddings and layers; effective at once."""
+        assert self.deep is not None
+        if self.reread is None:
+            return
+        self.warm_starts += 1
+        self.warm_start_at = self.examples
+        warm_start(self.deep, self.window.chunks(self.reread, self.examples, self.record_encoder))
+        self.drift.reset()
+
+    def finite(self) -> bool:
+        """Whether every parameter of the deep part and every prediction so far is finite."""
+        return (self.deep is None or self.deep.finite()) and bool(np.isfinite(self.progress.state.sums).all())

@@ -1,0 +1,134 @@
+"""Records learned several in a step leave the state that they leave one by one, to the bit, whatever is among them."""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from learner.training.model import Model
+from stream.events.codec import decode_examples, encode_record
+from stream.events.topics import EXAMPLES
+from stream.events.types import LATE_POSITIVE, RETRACTION, Examples, Organic, TrainingEvent
+from stream.log.protocol import Record
+from stream.spec.spec import Spec
+from tests.support.learned_models import assert_same
+from tests.support.learner_world import records, small_spec
+
+ORGANIC = 'alike = { kind = "affinity", of = "item.id", to = "user.history" }'
+WORLDS = {
+    "plain": {},
+    "wait": {"[label]": '[label]\npolicy = "wait"'},
+    "fake_negative": {"[label]": '[label]\npolicy = "fake_negative"'},
+    "wide": {'name = "small"': 'name = "small"\nparts = ["wide"]'},
+    "deep": {'name = "small"': 'name = "small"\nparts = ["deep"]'},
+    "organic": {
+        ORGANIC: f'{ORGANIC}\npopular = {{ kind = "count", of = "organic", by = ["item.id"] }}',
+        "[label]": '[label]\norganic = "examples"',
+    },
+    "admitted": {"l1 = 0.1\nfeatures": "l1 = 0.1\nadmit = 2\nfeatures"},
+    "expiring": {"l1 = 0.1\nfeatures": 'l1 = 0.1\nexpire = "200s"\nfeatures'},
+    "warm_starts": {"every = 300, window = 200": "every = 40, window = 30"},
+    "bounds": {},
+}
+
+
+def spec_of(world: str) -> Spec:
+    """Its spec; bounds smaller than a spec may set, so that they matter."""
+    spec = small_spec(**WORLDS[world])
+    if world != "bounds":
+        return spec
+    wide, deep = msgspec.structs.replace(spec.wide, max_keys=150), msgspec.structs.replace(spec.deep, max_rows=24)
+    return msgspec.structs.replace(spec, max_statistics=110, wide=wide, deep=deep)
+
+
+def corrected(examples: Examples, reason: int) -> Examples:
+    """A later label of the page's first item."""
+    label = int(reason == LATE_POSITIVE)
+    return Examples(examples.page, [examples.ids[0] ^ reason], examples.positions[:1], [label], [1.0], [reason], [9])
+
+
+def turned(examples: Examples) -> Examples:
+    """The page with all labels the other way round."""
+    return msgspec.structs.replace(examples, labels=[1 - label for label in examples.labels])
+
+
+def log_of(spec: Spec, seed: int, drift: bool) -> list[Record]:
+    """Records of one to four pages, with corrections, duplicates, organic installs, and some that are no good."""
+    random = np.random.default_rng(seed)
+    pages = [page for record in records(spec, 240, seed=seed % 5, per_record=1) for page in record]
+    found, first = list[Record](), 0
+    while first < len(pages):
+        last = first + int(random.integers(0, 5))
+        events: list[TrainingEvent] = list(pages[first:last])
+        if drift and first > 120:
+            events = [turned(event) for event in events if isinstance(event, Examples)]
+        chance = random.random()
+        if events and chance < 0.1:
+            events += [
+                corrected(pages[int(random.integers(first + 1))], int(random.choice([LATE_POSITIVE, RETRACTION])))
+            ]
+        elif chance < 0.15:
+            events += pages[max(0, first - 3) : first]  # duplicates
+        elif chance < 0.2:
+            events += [Organic(f"u{n}", f"i{n}", 1_000_000, f"o{first + n}") for n in range(2)]
+        elif chance < 0.23 and events:
+            events = [*events, msgspec.structs.replace(pages[0], labels=[7, 0, 0])]
+        value = b"no msgpack" if chance > 0.98 else encode_record(events)
+        key = b"%d" % random.integers(2) if random.random() < 0.9 else None
+        found.append(Record(EXAMPLES.name, 0, len(found), len(found), key, value))
+        first = last
+    return found
+
+
+def model_of(spec: Spec, log: Sequence[Record]) -> Model:
+    """A model that reads the log again for warm starts."""
+
+    def reread(offset: int) -> Iterator[Sequence[Examples]]:
+        return (decode_examples(record.value or b"")[0] for record in log[offset:])
+
+    return Model(spec, reread=reread)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 10_000), drift=st.booleans(), sizes=st.lists(st.integers(1, 90), min_size=1, max_size=4))
+def test_several_in_a_step_are_as_one_by_one(world: str, seed: int, drift: bool, sizes: list[int]) -> None:
+    """In chunks of any size; with evictions, admissions, expiries, warm starts on time and on drift, all policies."""
+    spec = spec_of(world)
+    log = log_of(spec, seed, drift)
+    alone, together = model_of(spec, log), model_of(spec, log)
+    for record in log:
+        for chunk in alone.record_encoder.records([record]):
+            assert list(alone.steps(chunk)) == [(0, 1)]
+            alone.learn_records(chunk, 0, 1)
+    first = 0
+    while first < len(log):
+        last = first + sizes[first % len(sizes)]
+        for chunk in together.record_encoder.records(log[first:last]):
+            for a, b in together.steps(chunk):
+                together.learn_records(chunk, a, b)
+        first = last
+    assert_same(alone, together)
+    assert alone.rejected == together.rejected
+    assert sorted(alone.installs) == sorted(together.installs)
+    assert list(alone.window.records) == list(together.window.records)
+
+
+def test_waiting_records_are_learned_in_few_steps() -> None:
+    """Else the test above would compare a way with itself."""
+    spec = small_spec()
+    model = Model(spec)
+    log = [encode_record(record) for record in records(spec, 600, per_record=1)]
+    read = [Record(EXAMPLES.name, 0, offset, 0, b"0", value) for offset, value in enumerate(log)]
+    steps = []
+    for first in range(0, len(read), 100):
+        (chunk,) = model.record_encoder.records(read[first : first + 100])
+        for a, b in model.steps(chunk):
+            model.learn_records(chunk, a, b)
+            steps.append(b - a)
+    assert sum(steps) == len(read)
+    assert len(steps) < len(read) / 8
+    assert model.examples == 1_800
