@@ -31,17 +31,20 @@ WORLDS = {
     "admitted": {"l1 = 0.1\nfeatures": "l1 = 0.1\nadmit = 2\nfeatures"},
     "expiring": {"l1 = 0.1\nfeatures": 'l1 = 0.1\nexpire = "200s"\nfeatures'},
     "warm_starts": {"every = 300, window = 200": "every = 40, window = 30"},
-    "bounds": {},
+    "wide_bound": {},
+    "statistics_bound": {},
+    "rows_bound": {},
 }
 
 
 def spec_of(world: str) -> Spec:
     """Its spec; bounds smaller than a spec may set, so that they matter."""
     spec = small_spec(**WORLDS[world])
-    if world != "bounds":
-        return spec
-    wide, deep = msgspec.structs.replace(spec.wide, max_keys=150), msgspec.structs.replace(spec.deep, max_rows=24)
-    return msgspec.structs.replace(spec, max_statistics=110, wide=wide, deep=deep)
+    if world == "wide_bound":
+        return msgspec.structs.replace(spec, wide=msgspec.structs.replace(spec.wide, max_keys=150))
+    if world == "rows_bound":
+        return msgspec.structs.replace(spec, deep=msgspec.structs.replace(spec.deep, max_rows=24))
+    return msgspec.structs.replace(spec, max_statistics=110) if world == "statistics_bound" else spec
 
 
 def corrected(examples: Examples, reason: int) -> Examples:
@@ -115,6 +118,27 @@ def test_several_in_a_step_are_as_one_by_one(world: str, seed: int, drift: bool,
     assert alone.rejected == together.rejected
     assert sorted(alone.installs) == sorted(together.installs)
     assert list(alone.window.records) == list(together.window.records)
+
+
+def test_drift_is_found_at_the_same_record() -> None:
+    """Labels turn over: the early warm start comes where it comes one by one."""
+    spec = small_spec(**{"every = 300": "every = 5000"})
+    events = [page for record in records(spec, 1_800, per_record=1) for page in record]
+    odd = [int(item[1:]) % 2 for page in events for item in page.page.items]
+    labels = np.array(odd).reshape(-1, 3) ^ (np.arange(len(events)) >= 1_000)[:, None]
+    log = [
+        Record(EXAMPLES.name, 0, n, n, b"0", encode_record([msgspec.structs.replace(page, labels=of.tolist())]))
+        for n, (page, of) in enumerate(zip(events, labels, strict=True))
+    ]
+    alone, together = model_of(spec, log), model_of(spec, log)
+    for model, size in (alone, 1), (together, 70):
+        for first in range(0, len(log), size):
+            for chunk in model.record_encoder.records(log[first : first + size]):
+                for a, b in model.steps(chunk):
+                    model.learn_records(chunk, a, b)
+    assert alone.warm_starts >= 1
+    assert alone.warm_start_at > 3_000
+    assert_same(alone, together)
 
 
 def test_waiting_records_are_learned_in_few_steps() -> None:
