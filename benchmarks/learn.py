@@ -39,7 +39,7 @@ from learner.jit_warmup import compile_kernels
 from learner.training.model import Model
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec
-from thalweg.backtest.backtest import ExampleLog
+from thalweg.backtest.entrants import ExampleLog
 
 REPEATS = 3
 PAGES = {10: {1: 30_000, 16: 60_000, 64: 60_000}, 1: {1: 40_000, 16: 150_000, 64: 150_000}}  # by items, pages a record

@@ -11,7 +11,8 @@ from benchmarks.learn_world import BASE_RATE, ITEMS, USERS, items_of, users_of
 from producers.source import WorldEvent
 from stream.events.types import Impression, Install, User
 from stream.spec.spec import Spec
-from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant
+from thalweg.backtest.backtest import Backtest
+from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, VowpalWabbit
 
 START_MS: Final = 1_700_000_000_000

@@ -40,7 +40,7 @@ def filled(house: Settings, pages: list[Examples], pack: int) -> Settings:
     return settings
 
 
-def learn_until(settings: Settings, spec: Spec, end: int, after_record: Callable[[Learner], None]) -> Model:
+def learn_until(settings: Settings, spec: Spec, end: int, after_step: Callable[[Learner], None]) -> Model:
     """A new model, learned from the start of `examples` to this offset by the service's own Learner and prefetcher.
 
     As the service's loop, but without publishing, checkpoints and warm starts.
@@ -57,7 +57,7 @@ def learn_until(settings: Settings, spec: Spec, end: int, after_record: Callable
     try:
         with redirect_stdout(io.StringIO()):  # lines of progress
             while learner.offset < end:
-                learner.learn(prefetcher.take(POLL_S), lambda: after_record(learner))
+                learner.learn(prefetcher.take(POLL_S), lambda: after_step(learner))
     finally:
         gc.unfreeze()
         prefetcher.close()
@@ -74,14 +74,14 @@ def learn_from_kafka(settings: Settings, spec: Spec) -> float:
     log.close()
     examples, begun, ended = 0, 0.0, 0.0
 
-    def after_record(learner: Learner) -> None:
+    def after_step(learner: Learner) -> None:
         nonlocal examples, begun, ended
         if not begun and learner.offset >= int(end * WARM):
             examples, begun = learner.model.examples, time.perf_counter()
         elif learner.offset == end:
             ended = time.perf_counter()
 
-    model = learn_until(settings, spec, end, after_record)
+    model = learn_until(settings, spec, end, after_step)
     assert begun < ended
     return (model.examples - examples) / (ended - begun)
 
@@ -105,7 +105,11 @@ def trickle_ms(house: Settings, spec: Spec, pages: Sequence[Examples], records_s
 
     sender = threading.Thread(target=send)
     sender.start()
-    learn_until(settings, spec, len(records), lambda _: learned.append(time.perf_counter()))
+
+    def after_step(learner: Learner) -> None:
+        learned.extend([time.perf_counter()] * (learner.offset - len(learned)))
+
+    learn_until(settings, spec, len(records), after_step)
     sender.join()
     log.close()
     taken = [1000 * (after - before) for before, after in zip(sent, learned, strict=True)]

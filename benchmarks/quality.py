@@ -23,7 +23,8 @@ from producers.movielens import fetch_movielens, read_movielens
 from stream.runtime.settings import Settings
 from stream.spec.spec_file import load_spec
 from stream.tables.dtypes import F32
-from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores, exact_auc
+from thalweg.backtest.backtest import Backtest, Scores, exact_auc
+from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 
 SEEDS = 3
 QUICK_PAGES, QUICK_REST = 12_000, 4_000

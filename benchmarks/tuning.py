@@ -18,7 +18,8 @@ from producers.movielens import fetch_movielens, read_movielens
 from stream.runtime.settings import Settings
 from stream.spec.spec import Cross, PartName, Spec
 from stream.spec.spec_file import load_spec
-from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant
+from thalweg.backtest.backtest import Backtest
+from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit
 
 TRIES: Final = 12

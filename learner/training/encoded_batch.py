@@ -1,6 +1,7 @@
 """What the model reads of examples: keys, ids and numbers of both parts. Nothing here depends on what was learned."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from stream.tables.dtypes import F32, F64, I64, Bools
 from stream.tables.jit import kernel
 
 NEWEST_MS, INGEST_MS, LATER, INSTALLS, MICRO_BATCHES = range(5)  # columns of a record's summary
+
+
+NO_STATISTICS: Final = StatisticKeys(np.zeros(0, np.uint64), np.zeros(1, np.int64))
 
 
 @dataclass(slots=True)
@@ -115,7 +119,7 @@ class EncodedRecords:
 class BatchEncoder:
     """Encodes examples by a spec."""
 
-    def __init__(self, spec: Spec, layout: Layout, features: Encoder, statistics: StatisticsProgram) -> None:
+    def __init__(self, spec: Spec, layout: Layout, features: Encoder, statistics: StatisticsProgram | None) -> None:
         self.features, self.slices = features, Slices(spec, layout)
         self._statistics = statistics
 
@@ -133,7 +137,7 @@ class BatchEncoder:
             ends,
             self.features.wide_keys(pages),
             self.features.deep_input(pages),
-            self._statistics.keys_of(pages),
+            self._statistics.keys_of(pages) if self._statistics else NO_STATISTICS,
             self.slices.members(pages),
             examples.labels.astype(np.float64),
             examples.weights.astype(np.float64),

@@ -82,7 +82,8 @@ class Model(ModelState):
                 self._note_pages(records, r)
         predictions = self._learn_parts(batch)
         losses = self._record_figures(batch, predictions)
-        self.statistics.learn(batch.pages, batch.outcomes, batch.statistics)
+        if self.learns_statistics:
+            self.statistics.learn(batch.pages, batch.outcomes, batch.statistics)
         self._note(batch)
         if self.deep and self._drifted(losses):
             self.warm_start()

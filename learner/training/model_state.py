@@ -1,8 +1,9 @@
 """Everything that is learned, and what happens to it between micro-batches: eviction, quantiles, warm starts."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from learner.training.training_records import RecordEncoder, TrainingRecords
 from learner.training.warm_start_window import Reread, WarmStartWindow
 from learner.wide.ftrl import Ftrl
 from stream.events.types import BadPart
-from stream.features.encoder import Encoder, one_page
+from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys, one_page
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec
@@ -34,6 +35,7 @@ class ModelState:
     spec: Spec
     seed: int = 0
     reread: Reread | None = None  # without it there are no warm starts
+    learns_statistics: bool = True  # else pages bring statistics that somebody else learns
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned
@@ -51,7 +53,8 @@ class ModelState:
         self.layout = Layout(spec)
         self.encoder = Encoder(spec, self.layout)
         self.statistics = Statistics(StatisticsProgram(spec, self.layout))
-        self.batch_encoder = BatchEncoder(spec, self.layout, self.encoder, self.statistics.program)
+        program = self.statistics.program if self.learns_statistics else None
+        self.batch_encoder = BatchEncoder(spec, self.layout, self.encoder, program)
         self.record_encoder = RecordEncoder(spec, self.layout, self.batch_encoder)
         self.wide = Ftrl.of(spec, self.encoder.alphas)
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
@@ -71,11 +74,24 @@ class ModelState:
     def predict(self, words: U64) -> F32:
         """P(Y=1) of each item of a page, float32 [n]."""
         batch = one_page(words)
-        keys = self.encoder.wide_keys(batch)
+        return self.predict_encoded(self.encoder.wide_keys(batch), self.encoder.deep_input(batch))
+
+    def encode_pages(self, pages: Sequence[U64]) -> list[tuple[WideKeys, DeepInput]]:
+        """What `predict_encoded` takes, of each page; all at once."""
+        counts = [int(words[1]) for words in pages]
+        starts, ends = np.cumsum([0, *map(len, pages)]), np.cumsum([0, *counts])
+        of_page = np.repeat(np.arange(len(pages)), counts)
+        words = np.concatenate(pages) if pages else np.zeros(0, np.uint64)
+        batch = Batch(words, starts, of_page, np.arange(ends[-1]) - ends[of_page])
+        keys, given = self.encoder.wide_keys(batch), self.encoder.deep_input(batch)
+        return [(keys.part(a, b), given.part(a, b)) for a, b in pairwise(ends.tolist())]
+
+    def predict_encoded(self, keys: WideKeys, given: DeepInput) -> F32:
+        """P(Y=1) of examples, float32 [B]."""
         weights = self.wide.weights(self.wide.table.rows_of(keys.keys))
         logits = np.add.reduceat(weights, keys.offsets[:-1])  # every example has a key: the bias
         if self.deep:
-            logits = logits + self.deep.score(self.encoder.deep_input(batch))
+            logits = logits + self.deep.score(given)
         predictions: F32 = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
         return predictions
 
@@ -89,7 +105,7 @@ class ModelState:
             b - a <= STEP_MAX
             and not any(records.organic[first:last])
             and self.wide.is_quiet(int(examples.wide.offsets[b] - examples.wide.offsets[a]))
-            and self.statistics.is_quiet(examples.statistic_count(a, b), b - a)
+            and (not self.learns_statistics or self.statistics.is_quiet(examples.statistic_count(a, b), b - a))
         )
 
     def due(self, before: int, after: int) -> list[Callable[[], None]]:

@@ -10,7 +10,8 @@ from producers.source import WorldEvent
 from stream.events.types import Impression, Install, Item, User
 from stream.spec.spec import PartName, Spec
 from stream.spec.spec_file import parse_spec
-from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores
+from thalweg.backtest.backtest import Backtest, Scores
+from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 
 TEXT = """
 name = "camps"

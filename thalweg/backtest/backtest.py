@@ -7,103 +7,27 @@ the same records in the same order, in one pass.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from learner.training.model import Model
 from learner.training.progressive_validation import ALL, Figures, ProgressiveValidation, auc_of
 from learner.training.slices import Slices
 from producers.features import FeatureBuilder, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
 from stream.features.encoder import one_page
-from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
 from stream.runtime.errors import BadEvent, DataError
-from stream.spec.spec import PartName, Spec
+from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, F64, U64
+from thalweg.backtest.entrants import EmittedRecord, Entrant, ExampleLog, ModelEntrant, ShownPage, Step
 
 PROGRESS_PAGES = 500
 JOINED_EVENTS = 256  # at once
 REPORTED_MAX = 20  # rejected events that are named
-
-
-class Entrant(Protocol):
-    """A model in a backtest: it predicts pages and learns records of examples."""
-
-    name: str
-
-    def predict(self, words: U64, row: int) -> F32:
-        """P(Y=1) of each item of a page, float32 [n], by what was learned so far. `row`: of its first item."""
-        ...
-
-    def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
-        """Learn one record of `examples`; `rows`: of the first item of each one's page."""
-        ...
-
-    def auc_arrival(self) -> float:
-        """AUC of predictions just before each example is learned; NaN where it isn't measured."""
-        return float("nan")
-
-
-class _LoggedStatistics(Statistics):
-    """Statistics that the pages bring with them: FeatureBuilder updates its own, and the model's aren't learned."""
-
-    def learn(self, *_: Any) -> None:
-        """Does nothing."""
-
-
-class ExampleLog:
-    """The newest records of `examples`, as far back as a warm start may read."""
-
-    def __init__(self) -> None:
-        self.newest = -1  # offset
-        self._records: deque[list[Examples]] = deque()
-
-    def append(self, record: list[Examples]) -> None:
-        """Add a record at the next offset."""
-        self.newest += 1
-        self._records.append(record)
-
-    def read_from(self, offset: int) -> Iterator[list[Examples]]:
-        """Records from this offset on."""
-        first = self.newest + 1 - len(self._records)
-        assert offset >= first, f"record {offset} was dropped, the first one is {first}"
-        for index in range(offset - first, len(self._records)):
-            yield self._records[index]
-
-    def drop_before(self, offset: int) -> None:
-        """Drop records below this offset."""
-        while self._records and self.newest + 1 - len(self._records) < offset:
-            self._records.popleft()
-
-
-class ModelEntrant(Entrant):
-    """The learner's model, with some parts of the spec."""
-
-    def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int, log: ExampleLog) -> None:
-        self.name = ",".join(parts)
-        self.model = Model(msgspec.structs.replace(spec, parts=list(parts)), seed, log.read_from)
-        self.model.statistics = _LoggedStatistics(self.model.statistics.program)
-        self._log = log
-
-    def predict(self, words: U64, row: int) -> F32:
-        """By the model as it is now."""
-        return self.model.predict(words)
-
-    def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
-        """As the learner does: predict, then learn."""
-        self.model.learn(record, self._log.newest)
-
-    def auc_arrival(self) -> float:
-        """The learner's own figure."""
-        return self.model.progress.lifetime().auc
 
 
 @dataclass
@@ -171,6 +95,7 @@ class Backtest:
     _items: int = 0  # of these pages
     _prepared: list[PreparedEvent] = field(default_factory=list)
     _record: list[Examples] = field(default_factory=list)
+    _steps: list[Step] = field(default_factory=list)
     _events: int = 0
     _last_ms: int = 0
 
@@ -197,7 +122,8 @@ class Backtest:
         self._play()
         self._prepare(Tick(self._last_ms + rules.window_ms + rules.lateness_ms + 1))
         self._play()
-        self._learn()
+        self._emit()
+        self._play_steps()
         self.on_progress(self)
         return self._scores(time.perf_counter() - begun - sum(self.seconds))
 
@@ -221,14 +147,15 @@ class Backtest:
         prepared, self._prepared = self._prepared, []
         for event, emitted, _ in self.maker.join(prepared):
             if isinstance(event, Impression):
-                self._predict(event)
+                self._show(event)
             self._last_ms = max(self._last_ms, getattr(event, "time_ms", 0))
             for examples in emitted:
                 self._add_labels(examples, examples.page is event)
             self._record += emitted
             self._events += 1
             if self._events % self.pack == 0:
-                self._learn()
+                self._emit()
+        self._play_steps()
 
     def _add_labels(self, examples: Examples, just_shown: bool) -> None:
         """First labels, which are emitted when the window closes at the latest, and corrections until then."""
@@ -238,36 +165,34 @@ class Backtest:
             if reason in (WINDOW_CLOSED, INSTALLED) or is_open or just_shown:
                 self._labels[row + position] = label
 
-    def _predict(self, page: Impression) -> None:
+    def _show(self, page: Impression) -> None:
         words: U64 = np.frombuffer(page.features, np.uint64)
-        row = self._rows[page.request_id]
         self.pages += 1
         self._labels += [np.nan] * len(page.items)
         if self._slices.names:
             self._members.append(self._slices.members(one_page(words)))
-        for i, entrant in enumerate(self.entrants):
-            begun = time.perf_counter()
-            self._predicted[i].append(entrant.predict(words, row))
-            self.seconds[i] += time.perf_counter() - begun
+        self._steps.append(ShownPage(words, self._rows[page.request_id]))
         if self.pages % PROGRESS_PAGES == 0:
             self.on_progress(self)
 
-    def _learn(self) -> None:
-        """All entrants learn the collected examples as one record."""
+    def _emit(self) -> None:
+        """The collected examples become one record."""
         record, self._record = self._record, []
-        if not record:
-            return
-        rows = [self._rows[examples.page.request_id] for examples in record]
-        self.learned += sum(len(examples.labels) for examples in record)
-        self.log.append(record)
+        if record:
+            self.log.append(record)
+            rows = [self._rows[examples.page.request_id] for examples in record]
+            self._steps.append(EmittedRecord(record, rows, self.log.newest))
+            self.learned += sum(len(examples.labels) for examples in record)
+
+    def _play_steps(self) -> None:
+        """All entrants predict and learn what is collected."""
+        steps, self._steps = self._steps, []
         for i, entrant in enumerate(self.entrants):
             begun = time.perf_counter()
-            entrant.learn(record, rows)
+            self._predicted[i] += entrant.play(steps)
             self.seconds[i] += time.perf_counter() - begun
-        models = [entrant.model for entrant in self.entrants if isinstance(entrant, ModelEntrant)]
-        self.log.drop_before(
-            min((model.window.records[0][0] for model in models if model.window.records), default=self.log.newest)
-        )
+        windows = [entrant.model.window.records for entrant in self.entrants if isinstance(entrant, ModelEntrant)]
+        self.log.drop_before(min((records[0][0] for records in windows if records), default=self.log.newest))
 
     def _reject(self, where: str, reason: str) -> None:
         self.rejected += 1

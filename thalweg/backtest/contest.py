@@ -16,7 +16,8 @@ from producers.source import SourceElement
 from stream.runtime.errors import SettingsError, SpecError
 from stream.spec.spec import PartName, Policy, Spec
 from stream.spec.spec_file import checked_spec
-from thalweg.backtest.backtest import Backtest, Entrant, ExampleLog, ModelEntrant, Scores
+from thalweg.backtest.backtest import Backtest, Scores
+from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit, arguments
 
 PEERS: Final = ("vw", "river")

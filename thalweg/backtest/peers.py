@@ -19,7 +19,7 @@ from stream.features.encoder import Batch, Encoder, one_page
 from stream.features.page_features import Layout
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, U64
-from thalweg.backtest.backtest import Entrant
+from thalweg.backtest.entrants import PeerEntrant
 
 BITS: Final = 26  # of a feature's number: of 2,000,000 live features one in 34 shares its weight with another
 FIRST_FREEZE: Final = 64
@@ -120,7 +120,7 @@ def _batch(examples: Examples) -> Batch:
     return Batch(words, np.zeros(1, np.int64), np.zeros(len(positions), np.int64), positions)
 
 
-class VowpalWabbit(Entrant):
+class VowpalWabbit(PeerEntrant):
     """`vw --ftrl` in this process. Its input can be dumped: unlabelled lines are predicted, others learned.
 
     A line's tag is the row of its example, in the order of pages. `vw` doesn't learn from a line without a label, so
@@ -179,7 +179,7 @@ def arguments(rates: PeerRates) -> str:
     )
 
 
-class River(Entrant):
+class River(PeerEntrant):
     """River's logistic regression, by gradient descent at a constant rate."""
 
     name = "river"

@@ -19,7 +19,7 @@ from stream.events.types import Impression, Install, Tick
 from stream.runtime.errors import DataError
 from stream.spec.spec import Gate, PartName, Policy, Spec, WarmStart
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, slow_world, world, write_lines
-from thalweg.backtest.backtest import ModelEntrant
+from thalweg.backtest.entrants import ModelEntrant
 from thalweg.backtest.peers import PeerRates, River
 from thalweg.backtest.plots import curves
 from thalweg.cli.main import app

@@ -16,8 +16,8 @@ from stream.events.types import Impression, Install
 from stream.features.encoder import one_page
 from stream.spec.spec import Policy
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
-from thalweg.backtest.backtest import ModelEntrant
 from thalweg.backtest.contest import peer_rates
+from thalweg.backtest.entrants import ModelEntrant
 from thalweg.backtest.peers import BITS, PeerFeatures, PeerRates, River, VowpalWabbit, arguments
 
 RATES = PeerRates(alpha=0.1, l1=0.0, l2=0.0, river=0.1)

@@ -1,0 +1,137 @@
+"""Those who take part in a backtest: the learner's model, and peers step by step."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from learner.training.dedup import NO_SOURCE
+from learner.training.model import Model
+from learner.training.training_records import TrainingRecords
+from stream.events.codec import encode_record
+from stream.events.topics import EXAMPLES
+from stream.events.types import RECORD_BYTES_MAX, Examples
+from stream.log.protocol import Record
+from stream.spec.spec import PartName, Spec
+from stream.tables.dtypes import F32, U64
+
+
+class ShownPage(NamedTuple):
+    """A page to be predicted. `row`: of its first item."""
+
+    words: U64
+    row: int
+
+
+class EmittedRecord(NamedTuple):
+    """A record of `examples` to be learned. `rows`: of the first item of each one's page."""
+
+    events: Sequence[Examples]
+    rows: Sequence[int]
+    offset: int
+
+
+Step = ShownPage | EmittedRecord
+
+
+class Entrant(Protocol):
+    """A model in a backtest: it predicts pages and learns records of examples."""
+
+    name: str
+
+    def play(self, steps: Sequence[Step]) -> list[F32]:
+        """Predict and learn, in order. Returns P(Y=1) of each page's items, float32 [n], by what was learned before."""
+        ...
+
+    def auc_arrival(self) -> float:
+        """AUC of predictions just before each example is learned; NaN where it isn't measured."""
+        return float("nan")
+
+
+class PeerEntrant(Entrant, Protocol):
+    """A peer, step by step."""
+
+    def play(self, steps: Sequence[Step]) -> list[F32]:
+        """Predict and learn, in order."""
+        found = []
+        for step in steps:
+            if isinstance(step, ShownPage):
+                found.append(self.predict(step.words, step.row))
+            else:
+                self.learn(step.events, step.rows)
+        return found
+
+    def predict(self, words: U64, row: int) -> F32:
+        """P(Y=1) of each item of a page, float32 [n], by what was learned so far. `row`: of its first item."""
+        ...
+
+    def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
+        """Learn one record of `examples`; `rows`: of the first item of each one's page."""
+        ...
+
+
+class ExampleLog:
+    """The newest records of `examples`, as far back as a warm start may read."""
+
+    def __init__(self) -> None:
+        self.newest = -1  # offset
+        self._records: deque[list[Examples]] = deque()
+
+    def append(self, record: list[Examples]) -> None:
+        """Add a record at the next offset."""
+        self.newest += 1
+        self._records.append(record)
+
+    def read_from(self, offset: int) -> Iterator[list[Examples]]:
+        """Records from this offset on."""
+        first = self.newest + 1 - len(self._records)
+        assert offset >= first, f"record {offset} was dropped, the first one is {first}"
+        for index in range(offset - first, len(self._records)):
+            yield self._records[index]
+
+    def drop_before(self, offset: int) -> None:
+        """Drop records below this offset."""
+        while self._records and self.newest + 1 - len(self._records) < offset:
+            self._records.popleft()
+
+
+class ModelEntrant(Entrant):
+    """The learner's model, with some parts of the spec. Pages bring their statistics: it learns none."""
+
+    def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int, log: ExampleLog) -> None:
+        self.name = ",".join(parts)
+        self.model = Model(
+            msgspec.structs.replace(spec, parts=list(parts)), seed, log.read_from, learns_statistics=False
+        )
+
+    def play(self, steps: Sequence[Step]) -> list[F32]:
+        """As the learner does; what doesn't depend on what was learned is worked out for all at once, before."""
+        model = self.model
+        pages = iter(model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)]))
+        emitted = [step for step in steps if isinstance(step, EmittedRecord)]
+        records = iter([(chunk, r) for chunk in self._encoded(emitted) for r in range(len(chunk))])
+        found = []
+        for step in steps:
+            if isinstance(step, ShownPage):
+                found.append(model.predict_encoded(*next(pages)))
+            else:
+                chunk, r = next(records)
+                model.learn_records(chunk, r, r + 1)
+        return found
+
+    def _encoded(self, emitted: Sequence[EmittedRecord]) -> Iterator[TrainingRecords]:
+        encoder = self.model.record_encoder
+        raws = [encode_record(record.events) for record in emitted]
+        origins = [
+            Record(EXAMPLES.name, 0, record.offset, 0, None, raw) for record, raw in zip(emitted, raws, strict=True)
+        ]
+        if max(map(len, raws), default=0) <= RECORD_BYTES_MAX:
+            return encoder.records(origins)
+        return (
+            encoder.of_events(record.events, origin, NO_SOURCE) for record, origin in zip(emitted, origins, strict=True)
+        )
+
+    def auc_arrival(self) -> float:
+        """The learner's own figure."""
+        return self.model.progress.lifetime().auc
