@@ -20,6 +20,7 @@ from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.page_kernels import LIST_MAX, UserColumns
 from stream.log.memory_log import MemoryLog
 from stream.tables.dtypes import U64
+from tests.support.learned_models import state_of
 from tests.support.learner_world import records, small_spec
 
 SPEC = small_spec()
@@ -37,11 +38,6 @@ def learned(folder: Path, log: list[list[Examples]]) -> tuple[Learner, list[Dead
     learner.learn(learner.model.record_encoder.records(topics.reader("examples", {0: 0}).poll(0)), lambda: None)
     letters = topics.reader("examples.dlq", {0: 0}).poll(0)
     return learner, [decode_entity(letter.value or b"", DeadLetter) for letter in letters]
-
-
-def state(model: Model) -> dict[str, bytes]:
-    """All that is learned."""
-    return {name: array.tobytes() for name, array in take(model, 0, 0, 0).arrays.items()}
 
 
 def assert_finite(model: Model) -> None:
@@ -141,7 +137,7 @@ def test_what_is_wrong_is_buried_and_changes_nothing(tmp_path: Path, what: str, 
     assert letters[0].offset == 10
     assert letters[0].original == msgspec.msgpack.encode(bad)
     assert none == []
-    assert state(learner.model) == state(without.model)
+    assert state_of(learner.model) == state_of(without.model)
     assert learner.model.examples == 59 * 3
     assert_finite(learner.model)
 
