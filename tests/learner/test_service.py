@@ -100,7 +100,7 @@ def state(model: Model) -> dict[str, bytes]:
 
 
 def test_it_learns_in_log_order(room: Room) -> None:
-    """The model is the one that learned these records one after another; there are turns between; the offset is the next."""
+    """The model is the one that learned these records one by one; there are turns between; the offset is the next."""
     log = records(SPEC, 60)
     room.write(*map(encode_record, log))
     room.learn()
