@@ -14,6 +14,13 @@ CODE := thalweg producers stream learner ranker benchmarks tests
 # compile torch and the rest again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
+# Options after the target are its own: make demo -- --rate 8000
+OPTIONS := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+ifneq ($(filter -%,$(firstword $(OPTIONS))),)
+ARGS += $(OPTIONS)
+$(eval $(OPTIONS):;@:)
+endif
+
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 

@@ -11,7 +11,8 @@ from benchmarks.serving import Publisher, World
 from benchmarks.snapshot import REBASE_SHARE, fullest
 from learner.publishing.delta_chain import REBASE_SHARE as LEARNERS_REBASE_SHARE
 from learner.publishing.version_builder import GOLDEN_ITEMS, VersionBuilder
-from learner.training.model import RECENT_PAGES, Model
+from learner.training.model import Model
+from learner.training.model_state import RECENT_PAGES
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader
 from stream.events.codec import example_id
