@@ -18,6 +18,7 @@ from stream.runtime.settings import Settings
 REQUEST_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX  # a dead letter contains a whole record; topics allow the same
 BATCH_BYTES: Final = 512 * 1024  # one batch a partition is in flight at a time: small batches make a slow producer
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024  # kafka-python has no bound: `send` waits above this
+COMMIT_S: Final = 2.0  # nobody waits for a group's offsets
 DELIVERY_S: Final = 30.0  # after this time a record that no broker has acknowledged has failed
 
 
@@ -128,8 +129,10 @@ class KafkaLog:
         """Store a group's next offset to read, per partition; the group has no members. For lag exporters."""
         name = self._settings.topic(topic)
         offsets = {TopicPartition(name, p): OffsetAndMetadata(offset, "", -1) for p, offset in positions.items()}
+        commit = partial(self._admin.alter_group_offsets, self._settings.topic(group), offsets)
         with translated(self._settings, f"committing offsets of {group}"), self._admin_lock:
-            for error in self._admin.alter_group_offsets(self._settings.topic(group), offsets).values():
+            found = with_timeout(COMMIT_S, commit, late={0: errors.KafkaTimeoutError})
+            for error in found.values():
                 if error is not errors.NoError:
                     raise error(f"group {group}")
 
