@@ -6,7 +6,7 @@ from typing import Final
 
 from producers.batching_producer import BatchingProducer
 from producers.clock import Clock
-from producers.features import FeatureBuilder
+from producers.features import FeatureBuilder, JoinedEvent, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.codec import encode
 from stream.events.topics import EVENTS, ITEMS, USERS
@@ -19,6 +19,7 @@ from stream.spec.spec import Spec
 
 REPORT_S: Final = 1.0
 EARLY_S: Final = 0.005  # a page may be this early: waking up for each one costs more than the page
+JOINED_EVENTS: Final = 64  # at once, where they are due already
 REPORTED_MAX: Final = 20  # invalid events that are reported one by one; all are counted
 
 
@@ -86,6 +87,7 @@ def replay(
         if stop():
             break
         player.play(event)
+    player.put_prepared()
     player.close_windows(rules.window_ms + rules.lateness_ms + 1)
     player.producer.flush()
     progress(player.played)
@@ -107,6 +109,8 @@ class _Player:
         self.producer = BatchingProducer(log, clock, options.linger_ms / 1_000, notify, stop)
         self._rate, self._clock, self._notify, self._progress, self._stop = options.rate, clock, notify, progress, stop
         self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, ITEMS.name, USERS.name)}
+        self._prepared: list[PreparedEvent] = []
+        self._pages = 0  # put or prepared
         self._first_page_s: float | None = None
         self._reported_s = clock.now_s()
 
@@ -115,27 +119,42 @@ class _Player:
         if isinstance(event, InvalidEvent):
             self._reject(event)
         elif isinstance(event, Pause):
+            self.put_prepared()
             self.producer.send_due()
         else:
-            if isinstance(event, Impression):
-                self._wait_until_due()
-            try:
-                self._put(event)
-            except BadEvent as error:
-                location = f"page {event.request_id}" if isinstance(event, Impression) else "event"
-                self._reject(InvalidEvent(location, str(error)))
+            self._prepare(event)
         if self._clock.now_s() >= self._reported_s + REPORT_S:
             self._reported_s = self._clock.now_s()
+            self.put_prepared()
             self._progress(self.played)
 
     def close_windows(self, after_ms: int) -> None:
         """Tick `after_ms` after the last event, when every window has closed; but never into the future."""
         at_ms = min(self.played.last_ms + after_ms, self._clock.wall_ms())
         if at_ms > self.played.last_ms > 0:
-            self._put(Tick(at_ms))
+            self._prepare(Tick(at_ms))
+            self.put_prepared()
 
-    def _put(self, event: WorldEvent) -> None:
-        joined = self.features.process(event)
+    def put_prepared(self) -> None:
+        """Join and write the events that were prepared: many at once cost less."""
+        prepared, self._prepared = self._prepared, []
+        for joined in self.features.join(prepared):
+            self._put(joined)
+
+    def _prepare(self, event: WorldEvent) -> None:
+        if isinstance(event, Impression):
+            self._wait_until_due()
+        try:
+            self._prepared.append(self.features.prepare(event))
+        except BadEvent as error:
+            location = f"page {event.request_id}" if isinstance(event, Impression) else "event"
+            self._reject(InvalidEvent(location, str(error)))
+            return
+        self._pages += isinstance(event, Impression)
+        if len(self._prepared) == JOINED_EVENTS:
+            self.put_prepared()
+
+    def _put(self, joined: JoinedEvent) -> None:
         played, event = self.played, joined.event
         if isinstance(event, Item):
             played.items += 1
@@ -174,10 +193,11 @@ class _Player:
         producer.send_due()
         if self._rate is None:
             return
-        due_s = self._first_page_s + self.played.pages / self._rate
+        due_s = self._first_page_s + self._pages / self._rate
         self.played.late_ms_max = max(self.played.late_ms_max, round((clock.now_s() - due_s) * 1_000))
         if due_s - clock.now_s() <= EARLY_S:
             return
+        self.put_prepared()
         while (now_s := clock.now_s()) < due_s and not self._stop():
             clock.sleep(max(0.0, min(due_s, producer.due_s) - now_s))
             producer.send_due()
