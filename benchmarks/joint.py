@@ -85,7 +85,7 @@ def encoded(spec: Spec, made: list[Examples], batch: int) -> list[Record]:
     model = Model(spec)
     records = []
     for i in range(0, len(made) - batch + 1, batch):
-        flat, _, _ = batch_of(made[i : i + batch], model.layout, batch)
+        flat = batch_of([made[i : i + batch]], model.layout, batch).examples
         told = Targets(flat.ids, flat.labels, flat.weights, flat.time_ms)
         records.append(Record(model.encoder.wide_keys(flat.pages), model.encoder.deep_input(flat.pages), told))
     return records

@@ -14,7 +14,7 @@ from benchmarks.learn_world import records_of
 from learner.checkpoint import CheckpointFiles
 from learner.learner import Learner
 from learner.record_prefetcher import RecordPrefetcher
-from learner.service import POLL_S
+from learner.service import TAKE_S
 from learner.training.model import Model
 from stream.events.topics import EXAMPLES
 from stream.events.types import Examples
@@ -57,7 +57,7 @@ def learn_until(settings: Settings, spec: Spec, end: int, after_step: Callable[[
     try:
         with redirect_stdout(io.StringIO()):  # lines of progress
             while learner.offset < end:
-                learner.learn(prefetcher.take(POLL_S), lambda: after_step(learner))
+                learner.learn(prefetcher.take(TAKE_S), lambda: after_step(learner))
     finally:
         gc.unfreeze()
         prefetcher.close()

@@ -99,7 +99,7 @@ class WideAndDeep(base.Classifier):
             self._set_model(Model(self._spec(features), self.seed))
         assert self.model is not None
         number = self.model.examples + 1  # its id, and its time: a half-life of "100ms" is one of 100 examples
-        page = Impression("", number, "", [""], features=self._page(self.model, features).tobytes())
+        page = Impression("page", number, "user", ["item"], features=self._page(self.model, features).tobytes())
         reason = INSTALLED if y else WINDOW_CLOSED
         self.model.learn([Examples(page, [number], [0], [int(y)], [float(w)], [reason], [number])], number)
         assert not self.model.rejected, f"its own page was rejected: {self.model.rejected}"

@@ -32,8 +32,11 @@ def compile_kernels(spec: Spec) -> None:
         )
         model.learn([examples, Organic("u", "a", 1, str(n))], 2 * n)
         again = encode_record([msgspec.structs.replace(examples, ids=[2 * n + 11, 2 * n + 12])])
-        (records,) = model.record_encoder.records([Record("", 0, 2 * n + 1, 1, b"0", again)])
-        model.learn_records(records, 0, 1)
+        other = msgspec.structs.replace(page, user="ü")  # takes the way of events
+        foreign = encode_record([msgspec.structs.replace(examples, page=other, ids=[2 * n + 21, 2 * n + 22])])
+        read = [Record("", 0, 2 * n + 1, 1, b"0", raw) for raw in (again, foreign)]
+        for records in model.record_encoder.records(read):
+            model.learn_records(records, 0, 1)
         builder.build(n + 1, n, 1, n + 1, 1, {}, deep=True)
     table = HashTable(WIDTH)
     table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows

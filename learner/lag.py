@@ -1,5 +1,6 @@
 """How far learning is behind the log: as metrics, and as committed offsets of a consumer group for lag exporters."""
 
+from collections import deque
 from collections.abc import Sequence
 from time import monotonic as monotonic_s
 from typing import Final
@@ -12,6 +13,7 @@ from stream.log.protocol import Log, Reader, Record
 from stream.runtime.errors import LogError, LogUnavailable
 
 COMMIT_S: Final = 5.0
+FAILURES: Final = 3  # of commits, of an unavailable coordinator, before a warning
 RECENT: Final = 0.01  # weight of a record in the mean of examples a record
 log = structlog.get_logger("learner")
 
@@ -24,37 +26,47 @@ class Lag:
 
     def __init__(self, log_: Log, model: str, offset: int) -> None:
         self._log, self._group = log_, f"learner-{model}"
-        self.offset, self._end = offset, offset
-        self._learned_at_ms: int | None = None  # append time of the newest learned record
+        self.offset = offset
+        self._end: int | None = None  # of the log
+        self._polled: deque[tuple[int, int]] = deque()  # (offset, append time) of the first record of each poll
+        self._learned_ms = 0  # append time of the newest learned record
         self._examples_a_record = 0.0
-        self._commit_at_s, self._failing = 0.0, False
+        self._commit_at_s, self._failures = 0.0, 0
 
     def learned(self, origins: Sequence[Record], examples: int) -> None:
         """These records were learned, with so many examples together."""
-        share = 1.0 - (1.0 - RECENT) ** len(origins) if self._learned_at_ms is not None else 1.0
+        share = 1.0 - (1.0 - RECENT) ** len(origins) if self._learned_ms else 1.0
         self._examples_a_record += share * (examples / len(origins) - self._examples_a_record)
-        self.offset, self._learned_at_ms = origins[-1].offset + 1, origins[-1].time_ms
+        self.offset, self._learned_ms = origins[-1].offset + 1, origins[-1].time_ms
 
-    def after_poll(self, reader: Reader) -> None:
+    def after_poll(self, reader: Reader, records: Sequence[Record]) -> None:
         """Note the log's end; commit the offset every COMMIT_S. On the thread that reads."""
         self._end = reader.ends().get(0, self._end)
-        if self.offset < 0 or monotonic_s() < self._commit_at_s:
-            return
-        self._commit_at_s = monotonic_s() + COMMIT_S
+        if records:
+            if self._polled and records[0].offset <= self._polled[-1][0]:  # reading began again
+                self._polled = deque()
+            self._polled.append((records[0].offset, records[0].time_ms))
+        if self.offset >= 0 and monotonic_s() >= self._commit_at_s:
+            self._commit()
+            self._commit_at_s = monotonic_s() + COMMIT_S
+
+    def _commit(self) -> None:
         try:
             self._log.commit(EXAMPLES.name, self._group, {0: self.offset})
-            self._failing = False
-        except LogUnavailable:
-            return  # the reader says so, if it lasts
+            self._failures = 0
         except LogError as error:
-            if not self._failing:
+            self._failures += 1
+            if self._failures == (FAILURES if isinstance(error, LogUnavailable) else 1):
                 log.warning("lag exporters don't see the learner's offset; learning goes on", reason=str(error))
-            self._failing = True
 
     def set_metrics(self, now_ms: int) -> None:
         """Set the metrics as of now."""
-        records = max(0, self._end - max(self.offset, 0))
-        behind_ms = now_ms - self._learned_at_ms if records and self._learned_at_ms is not None else 0
+        polled = self._polled
+        while len(polled) > 1 and polled[1][0] <= self.offset:
+            polled.popleft()
+        next_offset = self.offset if self.offset >= 0 or not polled else polled[0][0]
+        records = max(0, self._end - next_offset) if self._end is not None and next_offset >= 0 else 0
+        waiting_ms = polled[0][1] if polled and polled[0][0] >= next_offset else self._learned_ms or now_ms
         metrics.LAG_RECORDS.set(records)
         metrics.LAG_EXAMPLES.set(records * self._examples_a_record)
-        metrics.LAG_SECONDS.set(max(0, behind_ms) / 1_000)
+        metrics.LAG_SECONDS.set(max(0, now_ms - waiting_ms) / 1_000 if records else 0)

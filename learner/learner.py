@@ -50,7 +50,7 @@ class Learner:
         model.reread = self._reread
 
     def learn(self, chunks: Iterable[TrainingRecords], after_step: Callable[[], None]) -> None:
-        """Learn these records in order; between records `after_step` is called, often.
+        """Learn these records in order, one or several in a step; `after_step` is called after each step.
 
         Raises LogUnavailable, LogError: what was learned stays learned.
         """
@@ -61,7 +61,6 @@ class Learner:
                 self._learning, self.mid_record = origins[-1].offset, True
                 new = self.model.learn_records(records, first, last)
                 self.mid_record = False
-                self.model.rejected.clear()
                 for origin, rejected in zip(origins, records.rejected[first:last], strict=True):
                     for raw, reason in rejected:
                         self.dead_letters.add(raw, reason, origin)

@@ -16,17 +16,16 @@ POLL_S: Final = 0.02
 CHUNK_BYTES: Final = 256 * 1024  # of records that are encoded at once
 CHUNK_RECORDS: Final = 128
 CHUNKS_READY: Final = 2  # chunks that wait to be learned
+AfterPoll = Callable[[Reader, Sequence[Record]], None]
 
 
 class RecordPrefetcher:
     """Takes records from a reader, which it opens and closes itself.
 
-    `after_poll` gets the reader after each poll, on the same thread. `is_reading`: a poll has succeeded.
+    `after_poll` gets the reader and what it has read, on the thread that reads. `is_reading`: a poll has succeeded.
     """
 
-    def __init__(
-        self, open_reader: Callable[[], Reader], encoder: RecordEncoder, after_poll: Callable[[Reader], None]
-    ) -> None:
+    def __init__(self, open_reader: Callable[[], Reader], encoder: RecordEncoder, after_poll: AfterPoll) -> None:
         self._open, self._encoder, self._after_poll = open_reader, encoder, after_poll
         self._ready: queue.Queue[list[TrainingRecords]] = queue.Queue(CHUNKS_READY)
         self._stopping = Event()
@@ -58,7 +57,7 @@ class RecordPrefetcher:
             while not self._stopping.is_set():
                 records = reader.poll(POLL_S)
                 self.is_reading = True
-                self._after_poll(reader)
+                self._after_poll(reader, records)
                 for chunk in _chunks(records):
                     self._put(list(self._encoder.records(chunk)))
         finally:

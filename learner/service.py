@@ -17,6 +17,7 @@ from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.record_prefetcher import RecordPrefetcher
 from learner.training.model import Model
+from learner.training.training_records import TrainingRecords
 from stream.events.topics import EXAMPLES
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Log
@@ -28,7 +29,7 @@ from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec import Spec
 
-POLL_S = 0.02
+TAKE_S = 0.02  # between two looks at what is due, while no record comes
 log = structlog.get_logger("learner")
 
 
@@ -103,16 +104,20 @@ def _prefetch(learner: Learner, accept_gap: bool) -> RecordPrefetcher:
     return RecordPrefetcher(read, learner.model.record_encoder, learner.lag.after_poll)
 
 
-def _pass(learner: Learner, gap: LogGap, accept_gap: bool) -> None:
-    """Go on behind a gap. Raises it, unless it's accepted, or nothing was missed: the log's start moved after it was
-    looked up."""
-    learner.model.window.drop_records_before(gap.start)
-    if learner.offset == START:
-        return
-    if not accept_gap:
-        raise gap
-    log.error("continuing past the gap (--accept-gap)", reason=str(gap))
-    learner.offset = gap.start
+def _take(learner: Learner, prefetcher: RecordPrefetcher, accept_gap: bool) -> list[TrainingRecords] | None:
+    """The next records; None at a gap that is passed: it's accepted, or nothing was missed, since the log's start moved
+    after it was looked up. Raises LogGap, LogUnavailable, LogError.
+    """
+    try:
+        return prefetcher.take(TAKE_S)
+    except LogGap as gap:
+        if learner.offset != START:
+            if not accept_gap:
+                raise
+            log.error("continuing past the gap (--accept-gap)", reason=str(gap))
+            learner.offset = learner.lag.offset = gap.start
+        learner.model.window.drop_records_before(gap.start)
+        return None
 
 
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _Status, accept_gap: bool) -> None:
@@ -132,21 +137,21 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 publish_and_checkpoint()  # first: what was learned is published even while the log is unavailable
                 learner.dead_letters.confirm()  # before there can be more of them
                 prefetcher = prefetcher or _prefetch(learner, accept_gap)
-                learner.learn(prefetcher.take(POLL_S), publish_and_checkpoint)
+                records = _take(learner, prefetcher, accept_gap)
+                if records is None:  # read on behind the gap
+                    prefetcher.close()
+                    prefetcher = None
+                    continue
+                learner.learn(records, publish_and_checkpoint)
                 if prefetcher.is_reading:
                     status.state, attempt = "learning", 0
-            except (LogGap, LogUnavailable) as error:
+            except LogUnavailable as error:
                 if prefetcher:
                     prefetcher.close()
                 prefetcher = None
-                if isinstance(error, LogGap):
-                    _pass(learner, error, accept_gap)
-                    continue
                 status.state = str(error)
                 attempt = back_off(error, attempt, status.stopping)
     finally:
-        if prefetcher:
-            prefetcher.close()
         try:
             if not learner.mid_record:
                 learner.maybe_checkpoint(now=True)
@@ -156,6 +161,8 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 reason=str(error),
             )
         finally:
+            if prefetcher:
+                prefetcher.close()
             publisher.uploader.stop()
             _close(learner.log)
 

@@ -77,7 +77,7 @@ def _columns(emitted: Sequence[Examples]) -> list[Any]:
     ]
 
 
-@lru_cache(4_096)
+@lru_cache(256)
 def _page_columns(
     positions: tuple[int, ...], labels: tuple[int, ...], weights: tuple[float, ...], reasons: tuple[int, ...]
 ) -> list[Any]:

@@ -59,7 +59,7 @@ class RecentIds:
                 continue
             young = self.generations[sources[first]][0] if sources[first] in self.generations else ()
             room = self._ids_max(sources[first]) - len(young)
-            cuts = ends[[first, r]] if ends[r] - ends[first] <= room else ends[first : r + 1]
+            cuts = ends[[first, r]] if ends[r] - ends[first] < room else ends[first : r + 1]
             found += [self.add(ids[a:b], sources[first]) for a, b in pairwise(cuts.tolist())]
             first = r
         return np.concatenate(found) if len(found) > 1 else found[0]

@@ -22,7 +22,7 @@ class DriftDetector:
         self._ticks = 0  # losses since ADWIN began, or last found a change
 
     @property
-    def quiet(self) -> int:
+    def losses_before_check(self) -> int:
         """How many losses can be added before the next that may be found to have risen."""
         if len(self.losses) == LOSSES_MAX:
             return 0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from stream.runtime.errors import BadEvent
 from stream.tables.dtypes import F32, F64, I64, U64
 from stream.tables.jit import kernel
 
+NO_INDICES: Final[I64] = np.zeros(0, np.int64)
 Selection = npt.NDArray[np.bool_] | I64 | slice
 
 
@@ -44,31 +45,50 @@ class ExampleBatch:
                             self.reasons[which], self.ingest_ms[which], self.time_ms[which])  # fmt: skip
 
 
-def batch_of(
-    events: Sequence[Examples], layout: Layout, micro_batch: int
-) -> tuple[ExampleBatch, Sequence[Examples], list[BadPart]]:
-    """A record's examples, its valid pages, and its rejected ones: the bytes and reason of each.
+class DecodedEvents(NamedTuple):
+    """R records of events in columns."""
 
-    Micro-batches are cut at fixed indices, before anything is dropped.
+    examples: ExampleBatch
+    ends: I64  # i64[R + 1]: record r has examples ends[r]:ends[r + 1]
+    valid: list[Sequence[Examples]]  # each record's valid pages
+    rejected: list[list[BadPart]]  # each record's rejected pages: bytes and reason
+
+
+def batch_of(records: Sequence[Sequence[Examples]], layout: Layout, micro_batch: int) -> DecodedEvents:
+    """Records' examples in columns.
+
+    Micro-batches are cut at fixed indices of each record, before anything is dropped.
     """
-    counts = [len(examples.ids) for examples in events]
-    micro_batches = np.arange(sum(counts)) // micro_batch
-    batch = _columns(events, counts, micro_batches, layout)
+    counts = [[len(examples.ids) for examples in pages] for pages in records]
+    micro_batches = [np.arange(sum(of)) // micro_batch for of in counts]
+    joined = np.concatenate([NO_INDICES, *micro_batches])
+    batch = _columns([*chain.from_iterable(records)], [*chain.from_iterable(counts)], joined, layout)
     if batch is not None:
-        return batch, events, []
-    rejected, valid, kept = [], [], []
-    for examples, count, first in zip(events, counts, np.cumsum([0, *counts]).tolist(), strict=False):
-        try:
-            words_of(examples.page.features, layout, len(examples.page.items))
-            check_examples(examples)
-        except BadEvent as why:
-            rejected.append((encode(examples), str(why)))
-        else:
-            valid.append(examples)
-            kept.append(micro_batches[first : first + count])
-    batch = _columns(valid, list(map(len, kept)), np.concatenate([micro_batches[:0], *kept]), layout)
+        ends = np.cumsum([0, *map(sum, counts)])
+        return DecodedEvents(batch, ends, list(records), [[] for _ in records])
+    valid: list[Sequence[Examples]] = []
+    rejected: list[list[BadPart]] = []
+    kept, kept_counts = [NO_INDICES], list[int]()
+    for pages, indices in zip(records, micro_batches, strict=True):
+        good, bad, first = list[Examples](), list[BadPart](), 0
+        for examples in pages:
+            last = first + len(examples.ids)
+            try:
+                words_of(examples.page.features, layout, len(examples.page.items))
+                check_examples(examples)
+            except BadEvent as why:
+                bad.append((encode(examples), str(why)))
+            else:
+                good.append(examples)
+                kept.append(indices[first:last])
+                kept_counts.append(last - first)
+            first = last
+        valid.append(good)
+        rejected.append(bad)
+    batch = _columns([*chain.from_iterable(valid)], kept_counts, np.concatenate(kept), layout)
     assert batch is not None, "invalid pages were rejected"
-    return batch, valid, rejected
+    ends = np.cumsum([0, *(sum(len(examples.ids) for examples in pages) for pages in valid)])
+    return DecodedEvents(batch, ends, valid, rejected)
 
 
 def _columns(events: Sequence[Examples], counts: list[int], micro_batches: I64, layout: Layout) -> ExampleBatch | None:

@@ -37,7 +37,7 @@ LAG_RECORDS = Gauge("thalweg_learner_lag_records", "records of examples that are
 LAG_EXAMPLES = Gauge(
     "thalweg_learner_lag_examples", "examples that aren't learned yet: the records, at the recent mean of examples"
 )
-LAG_SECONDS = Gauge("thalweg_learner_lag_seconds", "age of the newest learned record while others wait, by append time")
+LAG_SECONDS = Gauge("thalweg_learner_lag_seconds", "age of the oldest record that waits to be learned, by append time")
 VERSION = Gauge("thalweg_learner_published_version", "newest version in the store")
 REJECTED = Total("thalweg_learner_rejected_versions", "versions rejected, by the gate or when packed, in this process")
 KEYS = Gauge("thalweg_learner_keys", "keys in tables, by part; of the deep part ids with an embedding row", ["part"])

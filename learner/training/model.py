@@ -27,15 +27,17 @@ EARLY_SHARE = 10  # an early warm start waits at least a tenth of the usual inte
 
 
 class Model(ModelState):
-    """The model that learns. The caller takes what `rejected` and `installs` collect."""
+    """The model that learns. The caller takes what `installs` collects."""
 
     def learn(self, events: Sequence[TrainingEvent], offset: int, source: int = NO_SOURCE) -> int:
         """Learn one record of `examples` from its events. `source`: the partition of `events` that it came from.
 
-        Returns how many of its examples were new.
+        Returns how many of its examples were new. `rejected` collects what is invalid.
         """
         origin = Record(EXAMPLES.name, 0, offset, 0, None, None)
-        return self.learn_records(self.record_encoder.of_events(events, origin, source), 0, 1)
+        records = self.record_encoder.of_events(events, origin, source)
+        self.rejected += records.rejected[0]
+        return self.learn_records(records, 0, 1)
 
     def steps(self, records: TrainingRecords) -> Iterator[tuple[int, int]]:
         """Which records to learn in one step, first and past-last, step by step; ask when the step before is learned.
@@ -45,7 +47,7 @@ class Model(ModelState):
         """
         first = 0
         while first < len(records):
-            last = min(len(records), first + 1 + self.drift.quiet)
+            last = min(len(records), first + 1 + self.drift.losses_before_check)
             while last > first + 1 and not self.is_quiet(records, first, last):
                 last = (first + last) // 2
             last = max(last, first + 1)
@@ -54,8 +56,6 @@ class Model(ModelState):
 
     def learn_records(self, records: TrainingRecords, first: int, last: int) -> int:
         """Learn records first:last, as `steps` says. Returns how many of their examples were new."""
-        for rejected in records.rejected[first:last]:
-            self.rejected += rejected
         pages = slice(records.page_ends[first], records.page_ends[last])
         self.shown.add_pages(records.shown.part(pages.start, pages.stop))
         batch, sources = records.examples.batch(first, last), records.sources[first:last]

@@ -30,7 +30,7 @@ STEP_MAX = 512  # examples of several records that are learned in one step: a fe
 
 @dataclass
 class ModelState:
-    """Everything that is learned. The caller takes what `rejected` and `installs` collect."""
+    """Everything that is learned. The caller takes what `installs` collects."""
 
     spec: Spec
     seed: int = 0
@@ -43,7 +43,7 @@ class ModelState:
     learned_ms: int = 0  # ingest time of the newest label
     warm_starts: int = 0
     warm_start_at: int = 0  # example index of the last warm start
-    rejected: list[BadPart] = field(default_factory=list)
+    rejected: list[BadPart] = field(default_factory=list)  # of records that were learned from their events
     installs: list[tuple[int, int]] = field(
         default_factory=list
     )  # (id, ingest ms) first learned since the last publish; sampled by the smallest ids, which are hashes

@@ -59,7 +59,7 @@ class ShownItems:
     def __init__(self, young: Iterable[str] = (), old: Iterable[str] = (), since_ms: int = 0) -> None:
         self.young, self.old, self.since_ms = set(young), set(old), since_ms
         self.changed = True
-        self._known = HashTable(1, tracked=False)  # hashes of `young`, and of names that are no good
+        self._known = HashTable(1, tracked=False)  # hashes of `young`
         self._put([_hash(name.encode()) for name in self.young])
 
     def add(self, items: Sequence[str], time_ms: int) -> None:
@@ -91,13 +91,14 @@ class ShownItems:
         return time_ms - self.since_ms > GENERATION_MS
 
     def _add(self, pages: ShownPages, indices: I64) -> None:
-        """Add names that aren't in the young generation, or too long."""
+        """Add names that aren't in the young generation; not those that are empty or too long."""
         if not len(indices):
             return
-        new = {name for index in indices.tolist() if 0 < len(name := pages.name(index)) <= NAME_MAX}
-        self._put(pages.hashes[indices])
-        self.young |= new
-        self.changed = self.changed or bool(new)
+        names = {index: pages.name(index) for index in indices.tolist()}
+        good = [index for index, name in names.items() if 0 < len(name) <= NAME_MAX]
+        self._put(pages.hashes[good])
+        self.young.update(names[index] for index in good)
+        self.changed = self.changed or bool(good)
 
     def _put(self, hashes: Sequence[int] | U64) -> None:
         self._known.put(np.array(hashes, np.uint64).reshape(-1, 1))

@@ -5,6 +5,7 @@ So it runs ahead of the learning, on a thread of its own, for many records at on
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -47,20 +48,18 @@ class RecordEncoder:
         self._micro_batch = spec.deep.micro_batch
 
     def records(self, records: Sequence[Record]) -> Iterator[TrainingRecords]:
-        """Records as they were read: many at once where they are in plain form."""
-        origins = [record._replace(value=None) for record in records]
+        """Records as they were read, many at once. One that isn't in plain form takes the way of events, and
+        those behind it, too: they are like it, most likely.
+        """
         values = [record.value or b"" for record in records]
-        first = 0
-        while first < len(records):
-            joined, ends = b"".join(values[first:]), np.cumsum(list(map(len, values[first:])))
-            count, decoded = decode_records(joined, ends, self.layout)
-            if count:
-                yield self._plain(origins[first : first + count], joined, decoded)
-            first += count
-            if first < len(records):  # whatever is in it
-                events, rejected = decode_training(values[first])
-                yield self._slow(events, origins[first], source_of(origins[first].key), rejected)
-            first += 1
+        origins = [record._replace(value=None) for record in records]
+        joined, ends = b"".join(values), np.cumsum(list(map(len, values)))
+        count, decoded = decode_records(joined, ends, self.layout)
+        if count:
+            yield self._plain(origins[:count], joined, decoded)
+        if count < len(records):
+            events = [decode_training(value) for value in values[count:]]
+            yield self._slow(origins[count:], events)
 
     def of_events(self, events: Sequence[TrainingEvent], origin: Record, source: int) -> TrainingRecords:
         """A record of these events."""
@@ -71,24 +70,30 @@ class RecordEncoder:
                 records = self._plain([origin], raw, decoded)
                 records.sources = [source]
                 return records
-        return self._slow(events, origin, source, ())
+        records = self._slow([origin], [(events, [])])
+        records.sources = [source]
+        return records
 
     def columns_of(self, pages: Sequence[Examples]) -> ExampleBatch:
         """These pages' examples; invalid pages are left out."""
-        return batch_of(pages, self.layout, self._micro_batch)[0]
+        return batch_of([pages], self.layout, self._micro_batch).examples
 
     def _slow(
-        self, events: Sequence[TrainingEvent], origin: Record, source: int, rejected: Sequence[BadPart]
+        self, origins: Sequence[Record], decoded: Sequence[tuple[Sequence[TrainingEvent], Sequence[BadPart]]]
     ) -> TrainingRecords:
-        pages = [event for event in events if isinstance(event, Examples)]
-        examples, valid, invalid = batch_of(pages, self.layout, self._micro_batch)
-        encoded = self.batches.encode_records(examples, np.array([0, len(examples)]))
-        words_ends = np.append(examples.pages.starts, len(examples.pages.words))
-        shown = shown_pages([(one.page.items, one.page.time_ms) for one in valid])
-        organic = [event for event in events if isinstance(event, Organic)]
-        page_ends = np.array([0, len(valid)])
+        """Records by their events, and the parts that aren't events."""
+        pages = [[event for event in events if isinstance(event, Examples)] for events, _ in decoded]
+        found = batch_of(pages, self.layout, self._micro_batch)
+        examples, valid = found.examples, [*chain.from_iterable(found.valid)]
         return TrainingRecords(
-            [origin], [source], encoded, page_ends, words_ends, shown, [organic], [[*rejected, *invalid]]
+            origins,
+            [source_of(record.key) for record in origins],
+            self.batches.encode_records(examples, found.ends),
+            np.cumsum([0, *map(len, found.valid)]),
+            np.append(examples.pages.starts, len(examples.pages.words)),
+            shown_pages([(one.page.items, one.page.time_ms) for one in valid]),
+            [[event for event in events if isinstance(event, Organic)] for events, _ in decoded],
+            [[*bad, *invalid] for (_, bad), invalid in zip(decoded, found.rejected, strict=True)],
         )
 
     def _plain(self, origins: Sequence[Record], joined: bytes, decoded: DecodedRecords) -> TrainingRecords:

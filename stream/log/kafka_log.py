@@ -133,6 +133,9 @@ class KafkaLog:
         with translated(self._settings, f"committing offsets of {group}"), self._admin_lock:
             found = with_timeout(COMMIT_S, commit, late={0: errors.KafkaTimeoutError})
             for error in found.values():
+                if error is errors.NotCoordinatorError:  # a client remembers a group's coordinator for ever (3.0.12)
+                    old, self._admin = self._admin, KafkaAdminClient(**client_options(self._settings))
+                    with_timeout(COMMIT_S, old.close, late=None)
                 if error is not errors.NoError:
                     raise error(f"group {group}")
 

@@ -12,7 +12,7 @@ from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START
-from stream.runtime.errors import LogError
+from stream.runtime.errors import LogError, LogUnavailable
 from tests.support.learner_world import records, small_spec
 
 SPEC = small_spec()
@@ -24,13 +24,13 @@ class CommitLog(MemoryLog):
     def __init__(self) -> None:
         self.now_ms = 1_000_000
         self.commits: list[tuple[str, str, dict[int, int]]] = []
-        self.failing = False
+        self.failure: LogError | None = None
         super().__init__({EXAMPLES.name: 1}, lambda: self.now_ms)
 
     def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
         """See Log."""
-        if self.failing:
-            raise LogError("no rights")
+        if self.failure:
+            raise self.failure
         self.commits.append((topic, group, dict(positions)))
         super().commit(topic, group, positions)
 
@@ -51,19 +51,37 @@ def log() -> CommitLog:
 
 
 def test_the_metrics_say_how_far_it_is_behind(log: CommitLog) -> None:
-    """Records, their examples, and seconds since the newest learned one was appended; nothing once all are learned."""
+    """Records, their examples, and the age of the oldest that waits; nothing once all are learned."""
+    log.truncate(EXAMPLES.name, 0, 1)
     lag = Lag(log, "small", START)
     reader = log.reader(EXAMPLES.name, {0: START})
     read = reader.poll(0)
-    lag.after_poll(reader)
     lag.set_metrics(log.now_ms)
-    assert (value("records"), value("seconds")) == (10, 0)
-    lag.learned(read[:4], 36)
+    assert value("records") == 0
+    lag.after_poll(reader, read)
+    lag.set_metrics(log.now_ms)
+    assert (value("records"), value("seconds")) == (9, 8)
+    lag.learned(read[:3], 27)
     lag.set_metrics(log.now_ms)
     assert [value("records"), value("examples"), value("seconds")] == pytest.approx([6, 54, 6])
-    lag.learned(read[4:], 54)
+    lag.learned(read[3:], 54)
     lag.set_metrics(log.now_ms + 60_000)
     assert (value("records"), value("examples"), value("seconds")) == (0, 0, 0)
+
+
+def test_a_record_after_an_idle_hour_has_waited_since_it_came(log: CommitLog) -> None:
+    """Not since the one before it."""
+    lag = Lag(log, "small", 0)
+    reader = log.reader(EXAMPLES.name, {0: 0})
+    for _ in range(2):
+        read = reader.poll(0)
+        lag.after_poll(reader, read)
+        lag.learned(read, 90)
+        log.now_ms += 3_600_000
+        log.send(EXAMPLES.name, 0, b"", b"0")
+    lag.after_poll(reader, reader.poll(0))
+    lag.set_metrics(log.now_ms + 5)
+    assert (value("records"), value("seconds")) == (1, 0.005)
 
 
 def test_the_offset_is_committed_for_lag_exporters(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,29 +91,32 @@ def test_the_offset_is_committed_for_lag_exporters(log: CommitLog, monkeypatch: 
     lag = Lag(log, "small", START)
     reader = log.reader(EXAMPLES.name, {0: START})
     read = reader.poll(0)
-    lag.after_poll(reader)
+    lag.after_poll(reader, read)
     assert log.commits == []
     lag.learned(read[:4], 36)
     for _ in range(3):
-        lag.after_poll(reader)
+        lag.after_poll(reader, [])
     assert log.commits == [(EXAMPLES.name, "learner-small", {0: 4})]
     now_s += lag_module.COMMIT_S
-    lag.after_poll(reader)
+    lag.after_poll(reader, [])
     assert len(log.commits) == 2, "again though nothing is new: else the broker forgets an idle group"
 
 
 def test_without_rights_to_commit_it_learns_on(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One warning, however often it fails; and it commits again when it may."""
+    """One warning, however often it fails, later where the coordinator is unavailable; and it commits when it may."""
     now_s = 100.0
     monkeypatch.setattr(lag_module, "monotonic_s", lambda: now_s)
     lag = Lag(log, "small", 3)
     reader = log.reader(EXAMPLES.name, {0: 3})
-    log.failing = True
-    with capture_logs() as logged:
-        for _ in range(3):
-            lag.after_poll(reader)
-            now_s += lag_module.COMMIT_S
-    assert [one["log_level"] for one in logged] == ["warning"]
-    log.failing = False
-    lag.after_poll(reader)
+    for failure, warned in (LogError("no rights"), [1, 1, 1, 1]), (LogUnavailable("no coordinator"), [0, 0, 1, 1]):
+        log.failure, warnings = failure, list[int]()
+        with capture_logs() as logged:
+            for _ in range(4):
+                lag.after_poll(reader, [])
+                now_s += lag_module.COMMIT_S
+                warnings.append(sum(one["log_level"] == "warning" for one in logged))
+        assert warnings == warned
+        lag = Lag(log, "small", 3)
+    log.failure = None
+    lag.after_poll(reader, [])
     assert log.commits == [(EXAMPLES.name, "learner-small", {0: 3})]

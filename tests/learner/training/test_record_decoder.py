@@ -62,7 +62,7 @@ def accepted(raw: bytes, layout: Layout) -> list[Any] | None:
     """The events of a record that the slow path accepts, all of them; None if it rejects any part or page."""
     events, bad = decode_training(raw)
     pages = [event for event in events if isinstance(event, Examples)]
-    return None if bad or (pages and batch_of(pages, layout, 4)[2]) else events
+    return None if bad or (pages and batch_of([pages], layout, 4).rejected[0]) else events
 
 
 def assert_as_slow_path(raws: list[bytes], layout: Layout) -> int:
@@ -96,7 +96,7 @@ def assert_columns(found: DecodedRecords, pages: list[Examples], layout: Layout)
     if not pages:
         assert len(found.ids) == len(found.words) == 0
         return
-    batch, _, _ = batch_of(pages, layout, 4)
+    batch = batch_of([pages], layout, 4).examples
     expected = [batch.pages.words, batch.pages.starts, batch.pages.page, batch.pages.position]
     expected += [getattr(batch, name) for name in COLUMNS]
     columns = [found.words, found.page_starts[:-1], found.page, found.position]
