@@ -14,8 +14,9 @@ CODE := thalweg producers stream learner ranker benchmarks tests
 # compile torch and the rest again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
-# Options after the target are its own: make demo -- --rate 8000
+# Options after the target are its own: make demo -- --rate 8000 (or --rate=8000, which make takes for a variable)
 OPTIONS := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+ARGS += $(filter --%,$(MAKEOVERRIDES))
 ifneq ($(filter -%,$(firstword $(OPTIONS))),)
 ARGS += $(OPTIONS)
 $(eval $(OPTIONS):;@:)

@@ -65,7 +65,7 @@ class EncodedRecords:
     weights: F64
     starts: I64  # of micro-batches
     start_ends: I64  # i64[R + 1]: record r has micro-batches start_ends[r]:start_ends[r + 1]
-    summaries: I64  # i64[R, 5]
+    summaries: I64  # i64[R, 5]; of several records the greatest value of each column is used
 
     def __len__(self) -> int:
         return len(self.ends) - 1

@@ -1,6 +1,7 @@
 """Records of `examples`, decoded and encoded for the model. Nothing here depends on what was learned.
 
-So it runs ahead of the learning, on a thread of its own, for many records at once.
+So it runs ahead of the learning, on a thread of its own, for many records at once: bytes → DecodedRecords (or events) →
+ExampleBatch, columns → EncodedRecords, keys and ids beside them → for the step of some records an EncodedBatch.
 """
 
 from collections.abc import Iterator, Sequence
