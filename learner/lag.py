@@ -34,7 +34,7 @@ class Lag:
         self._commit_at_s, self._failures = 0.0, 0
 
     def learned(self, origins: Sequence[Record], examples: int) -> None:
-        """These records were learned, with so many examples together."""
+        """These records were learned; `examples`: how many they had together."""
         share = 1.0 - (1.0 - RECENT) ** len(origins) if self._learned_ms else 1.0
         self._examples_a_record += share * (examples / len(origins) - self._examples_a_record)
         self.offset, self._learned_ms = origins[-1].offset + 1, origins[-1].time_ms

@@ -35,10 +35,6 @@ class DeepModel:
         """Copies of (weights [in, out], biases [out]) in order."""
         return [(weight.copy(), bias.copy()) for weight, bias in self.tower.layers()]
 
-    def is_quiet(self, ids: int) -> bool:
-        """Whether so many more ids can be learned in one step as in several: none is evicted."""
-        return self.vocabulary.is_quiet(ids)
-
     def prepare(self, ids: U64) -> DeepState:
         """State for kernels, with slots reserved for a record's ids. Valid until the deep part changes otherwise."""
         return DeepState(self.tower.state, self.vocabulary.prepare(ids), self.lists, self.boundaries, self.sample,

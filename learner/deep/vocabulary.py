@@ -89,7 +89,7 @@ class Vocabulary:
         return max(self.assigned, self.pending) > HIGH_WATER * self.max_rows
 
     def is_quiet(self, ids: int) -> bool:
-        """Whether so many more ids leave rows and pending ids below HIGH_WATER, in whatever steps they are counted."""
+        """Whether `ids` more ids leave rows and pending ids below HIGH_WATER, in whatever steps they are counted."""
         return max(self.assigned, self.pending) + ids <= HIGH_WATER * self.max_rows
 
     def prepare(self, ids: U64) -> VocabularyState:

@@ -70,14 +70,23 @@ class EncodedRecords:
     def __len__(self) -> int:
         return len(self.ends) - 1
 
+    @property
+    def _lists(self) -> int:
+        return (len(self.deep.offsets) - 1) // max(1, len(self.columns))
+
+    @property
+    def _kinds(self) -> int:
+        """How many statistics an example has."""
+        return (len(self.statistics.offsets) - 1) // max(1, len(self.columns))
+
     def id_count(self, a: int, b: int) -> int:
         """How many ids examples a:b have."""
-        lists = (len(self.deep.offsets) - 1) // max(1, len(self.columns))
+        lists = self._lists
         return int(self.deep.offsets[b * lists] - self.deep.offsets[a * lists])
 
     def statistic_count(self, a: int, b: int) -> int:
         """How many rows of statistics examples a:b move."""
-        kinds = (len(self.statistics.offsets) - 1) // max(1, len(self.columns))
+        kinds = self._kinds
         return int(self.statistics.offsets[b * kinds] - self.statistics.offsets[a * kinds])
 
     def batch(self, first: int, last: int) -> EncodedBatch:
@@ -87,8 +96,7 @@ class EncodedRecords:
         a, b = int(ends[0]), int(ends[-1])
         rows = slice(a, b)
         words, starts, page, position = columns.pages
-        lists = (len(self.deep.offsets) - 1) // max(1, len(columns))
-        kinds = (len(self.statistics.offsets) - 1) // max(1, len(columns))
+        lists, kinds = self._lists, self._kinds
         reasons, time_ms = columns.reasons[rows], columns.time_ms[rows]
         newest_ms, ingest_ms, later, installs, _ = self.summaries[first:last].max(axis=0).tolist()
         bounds = np.append(self.starts[self.start_ends[first] : self.start_ends[last]], b)

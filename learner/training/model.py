@@ -17,9 +17,7 @@ from learner.training.encoded_batch import EncodedBatch
 from learner.training.model_state import RECENT_PAGES, ModelState
 from learner.training.training_records import TrainingRecords
 from stream.events.codec import organic_id
-from stream.events.topics import EXAMPLES
 from stream.events.types import Organic, TrainingEvent
-from stream.log.protocol import Record
 from stream.snapshots.manifest import INGESTS_MAX
 from stream.tables.dtypes import F32
 
@@ -34,8 +32,7 @@ class Model(ModelState):
 
         Returns how many of its examples were new. `rejected` collects what is invalid.
         """
-        origin = Record(EXAMPLES.name, 0, offset, 0, None, None)
-        records = self.record_encoder.of_events(events, origin, source)
+        (records,) = self.record_encoder.of_events([events], [offset], source)
         self.rejected += records.rejected[0]
         return self.learn_records(records, 0, 1)
 

@@ -99,7 +99,8 @@ class ModelState:
         """Whether learning these records changes nothing but what their examples change, in whatever steps."""
         examples, deep = records.examples, self.deep
         a, b = int(examples.ends[first]), int(examples.ends[last])
-        if deep and (self.due(self.examples, self.examples + b - a) or not deep.is_quiet(examples.id_count(a, b))):
+        ids = examples.id_count(a, b)
+        if deep and (self.due(self.examples, self.examples + b - a) or not deep.vocabulary.is_quiet(ids)):
             return False
         return (
             b - a <= STEP_MAX

@@ -171,12 +171,21 @@ def _fill_features(features: Any, words: Any, items: Any, layout_hash: Any, size
 
 
 @kernel
+def _list_of(raw: Any, at: Any, count: Any) -> Any:
+    """The begin of a list's `count` values; −1 if it isn't such a list. `at` may be −1."""
+    if at < 0:
+        return at
+    size, at = list_at(raw, at)
+    return at if size == count else np.int64(-1)
+
+
+@kernel
 def _fill_ids(raw: Any, at: Any, column: Any) -> Any:
     """The end of a list of as many unsigned integers as the column has rows; −1 if it isn't plain."""
-    size, at = list_at(raw, at)
-    if size != column.shape[0]:
-        return np.int64(-1)
-    for k in range(size):
+    at = _list_of(raw, at, column.shape[0])
+    if at < 0:
+        return at
+    for k in range(column.shape[0]):
         column[k], at = unsigned_at(raw, at)
         if at < 0:
             break
@@ -186,12 +195,10 @@ def _fill_ids(raw: Any, at: Any, column: Any) -> Any:
 @kernel
 def _fill_numbers(raw: Any, at: Any, column: Any, limit: Any) -> Any:
     """As `_fill_ids`, for integers from 0 to below `limit`. `at` may be −1."""
+    at = _list_of(raw, at, column.shape[0])
     if at < 0:
         return at
-    size, at = list_at(raw, at)
-    if size != column.shape[0]:
-        return np.int64(-1)
-    for k in range(size):
+    for k in range(column.shape[0]):
         value, at = number_at(raw, at)
         if at < 0 or value >= limit:
             return np.int64(-1)
@@ -211,12 +218,10 @@ def _word(raw: Any, at: Any) -> Any:
 @kernel
 def _fill_weights(raw: Any, at: Any, column: Any) -> Any:
     """As `_fill_ids`, for doubles from WEIGHT_MIN to WEIGHT_MAX. `at` may be −1."""
+    at = _list_of(raw, at, column.shape[0])
     if at < 0:
         return at
-    size, at = list_at(raw, at)
-    if size != column.shape[0]:
-        return np.int64(-1)
-    for k in range(size):
+    for k in range(column.shape[0]):
         if at + 8 >= raw.shape[0] or raw[np.uint64(at)] != 0xCB:
             return np.int64(-1)
         weight = np.uint64(_word(raw, at + 1)).view(np.float64)

@@ -4,7 +4,7 @@ So it runs ahead of the learning, on a thread of its own, for many records at on
 ExampleBatch, columns → EncodedRecords, keys and ids beside them → for the step of some records an EncodedBatch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,12 +16,15 @@ from learner.training.example_batch import ExampleBatch, batch_of
 from learner.training.record_decoder import DecodedRecords, decode_records
 from learner.training.shown_items import ShownPages, shown_pages
 from stream.events.codec import array_head, decode_organic, decode_training, encode_record
-from stream.events.types import RECORD_BYTES_MAX, BadPart, Examples, Organic, TrainingEvent
+from stream.events.topics import EXAMPLES
+from stream.events.types import BadPart, Examples, Organic, TrainingEvent
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout
 from stream.log.protocol import Record
 from stream.spec.spec import Spec
 from stream.tables.dtypes import I64
+
+DecodedRecord = tuple[Sequence[TrainingEvent], Sequence[BadPart]]  # events, and the parts that are none
 
 
 @dataclass(slots=True)
@@ -54,33 +57,39 @@ class RecordEncoder:
         """
         values = [record.value or b"" for record in records]
         origins = [record._replace(value=None) for record in records]
-        joined, ends = b"".join(values), np.cumsum(list(map(len, values)))
-        count, decoded = decode_records(joined, ends, self.layout)
-        if count:
-            yield self._plain(origins[:count], joined, decoded)
-        if count < len(records):
-            events = [decode_training(value) for value in values[count:]]
-            yield self._slow(origins[count:], events)
+        sources = [source_of(record.key) for record in records]
+        return self._encoded(origins, sources, values, lambda first: map(decode_training, values[first:]))
 
-    def of_events(self, events: Sequence[TrainingEvent], origin: Record, source: int) -> TrainingRecords:
-        """A record of these events."""
-        raw = encode_record(events)
-        if len(raw) <= RECORD_BYTES_MAX:
-            count, decoded = decode_records(raw, np.array([len(raw)]), self.layout)
-            if count:
-                records = self._plain([origin], raw, decoded)
-                records.sources = [source]
-                return records
-        records = self._slow([origin], [(events, [])])
-        records.sources = [source]
-        return records
+    def of_events(
+        self, records: Sequence[Sequence[TrainingEvent]], offsets: Sequence[int], source: int
+    ) -> Iterator[TrainingRecords]:
+        """Records of these events, as `records`."""
+        values = [encode_record(events) for events in records]
+        origins = [Record(EXAMPLES.name, 0, offset, 0, None, None) for offset in offsets]
+        sources = [source] * len(records)
+        return self._encoded(origins, sources, values, lambda first: ((events, ()) for events in records[first:]))
 
     def columns_of(self, pages: Sequence[Examples]) -> ExampleBatch:
         """These pages' examples; invalid pages are left out."""
         return batch_of([pages], self.layout, self._micro_batch).examples
 
+    def _encoded(
+        self,
+        origins: Sequence[Record],
+        sources: Sequence[int],
+        values: Sequence[bytes],
+        events_from: Callable[[int], Iterable[DecodedRecord]],
+    ) -> Iterator[TrainingRecords]:
+        """`events_from`: of the records from this one on, for those that aren't in plain form."""
+        joined, ends = b"".join(values), np.cumsum(list(map(len, values)))
+        count, decoded = decode_records(joined, ends, self.layout)
+        if count:
+            yield self._plain(origins[:count], sources[:count], joined, decoded)
+        if count < len(origins):
+            yield self._slow(origins[count:], sources[count:], [*events_from(count)])
+
     def _slow(
-        self, origins: Sequence[Record], decoded: Sequence[tuple[Sequence[TrainingEvent], Sequence[BadPart]]]
+        self, origins: Sequence[Record], sources: Sequence[int], decoded: Sequence[DecodedRecord]
     ) -> TrainingRecords:
         """Records by their events, and the parts that aren't events."""
         pages = [[event for event in events if isinstance(event, Examples)] for events, _ in decoded]
@@ -88,7 +97,7 @@ class RecordEncoder:
         examples, valid = found.examples, [*chain.from_iterable(found.valid)]
         return TrainingRecords(
             origins,
-            [source_of(record.key) for record in origins],
+            sources,
             self.batches.encode_records(examples, found.ends),
             np.cumsum([0, *map(len, found.valid)]),
             np.append(examples.pages.starts, len(examples.pages.words)),
@@ -97,7 +106,9 @@ class RecordEncoder:
             [[*bad, *invalid] for (_, bad), invalid in zip(decoded, found.rejected, strict=True)],
         )
 
-    def _plain(self, origins: Sequence[Record], joined: bytes, decoded: DecodedRecords) -> TrainingRecords:
+    def _plain(
+        self, origins: Sequence[Record], sources: Sequence[int], joined: bytes, decoded: DecodedRecords
+    ) -> TrainingRecords:
         ends = decoded.example_ends
         indices = np.arange(len(decoded.ids)) - np.repeat(ends[:-1], np.diff(ends))
         columns = ExampleBatch(
@@ -109,6 +120,6 @@ class RecordEncoder:
         for record, begin, end in decoded.organic.tolist():
             organic[record] += decode_organic(array_head(1) + joined[begin:end])[0]
         return TrainingRecords(
-            origins, [source_of(record.key) for record in origins], self.batches.encode_records(columns, ends),
-            decoded.page_ends, decoded.page_starts, shown, organic, [()] * len(origins),
+            origins, sources, self.batches.encode_records(columns, ends), decoded.page_ends, decoded.page_starts, shown,
+            organic, [()] * len(origins),
         )  # fmt: skip

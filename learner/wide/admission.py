@@ -36,7 +36,7 @@ class Admission:
         self.added: I64 = np.zeros(1, np.int64)  # keys in `young`
 
     def is_quiet(self, keys: int) -> bool:
-        """Whether no generation is full before so many more keys."""
+        """Whether no generation is full before `keys` more keys."""
         return not self._lines or (int(self.added[0]) + keys) * CELLS_PER_KEY < self._lines * LINE
 
     def rotate(self) -> None:

@@ -126,7 +126,7 @@ class Ftrl:
         return cls(FtrlRates(alphas, wide.beta, wide.l1, wide.l2), bounds=bounds)
 
     def is_quiet(self, keys: int) -> bool:
-        """Whether so many keys can be learned in one step as in several: nothing is evicted, stamped or rotated."""
+        """Whether `keys` keys can be learned in one step as in several: nothing is evicted, stamped or rotated."""
         table, evictor = self.table, self.evictor
         return (
             not len(table.last_seen)

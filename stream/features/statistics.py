@@ -140,7 +140,7 @@ class Statistics:
         _learn(batch, outcomes, program.sizes, program.rules, program.likeness_rules, every, offsets, table.arrays)
 
     def is_quiet(self, keys: int, examples: int) -> bool:
-        """Whether so many examples that move so many rows can be learned in one step as in several: none is evicted."""
+        """Whether `examples` that move `keys` rows can be learned in one step as in several: none is evicted."""
         return self.evictor.is_quiet(self.table, keys + examples * (1 + self.program.memory_rows))
 
     def learn_organic(self, installs: Sequence[Organic]) -> None:

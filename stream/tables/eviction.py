@@ -51,7 +51,7 @@ class Evictor:
         self.tally[:] = tally
 
     def is_quiet(self, table: HashTable, keys: int) -> bool:
-        """Whether so many more keys, in whatever steps, are added without a scan."""
+        """Whether `keys` more keys, in whatever steps, are added without a scan."""
         return not (self._remaining or len(self.lifetimes_s) or len(table) + keys > FULL * self.keys_max)
 
     def step(self, table: HashTable, keys: int, time_ms: int) -> None:

@@ -8,11 +8,7 @@ import msgspec
 
 from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
-from learner.training.training_records import TrainingRecords
-from stream.events.codec import encode_record
-from stream.events.topics import EXAMPLES
-from stream.events.types import RECORD_BYTES_MAX, Examples
-from stream.log.protocol import Record
+from stream.events.types import Examples
 from stream.spec.spec import PartName, Spec
 from stream.tables.dtypes import F32, U64
 
@@ -110,7 +106,10 @@ class ModelEntrant(Entrant):
         model = self.model
         pages = iter(model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)]))
         emitted = [step for step in steps if isinstance(step, EmittedRecord)]
-        records = iter([(chunk, r) for chunk in self._encoded(emitted) for r in range(len(chunk))])
+        chunks = model.record_encoder.of_events(
+            [record.events for record in emitted], [record.offset for record in emitted], NO_SOURCE
+        )
+        records = iter([(chunk, r) for chunk in chunks for r in range(len(chunk))])
         found = []
         for step in steps:
             if isinstance(step, ShownPage):
@@ -119,18 +118,6 @@ class ModelEntrant(Entrant):
                 chunk, r = next(records)
                 model.learn_records(chunk, r, r + 1)
         return found
-
-    def _encoded(self, emitted: Sequence[EmittedRecord]) -> Iterator[TrainingRecords]:
-        encoder = self.model.record_encoder
-        raws = [encode_record(record.events) for record in emitted]
-        origins = [
-            Record(EXAMPLES.name, 0, record.offset, 0, None, raw) for record, raw in zip(emitted, raws, strict=True)
-        ]
-        if max(map(len, raws), default=0) <= RECORD_BYTES_MAX:
-            return encoder.records(origins)
-        return (
-            encoder.of_events(record.events, origin, NO_SOURCE) for record, origin in zip(emitted, origins, strict=True)
-        )
 
     def auc_arrival(self) -> float:
         """The learner's own figure."""
