@@ -44,7 +44,7 @@ class Record(NamedTuple):
 
     keys: WideKeys
     known: DeepInput
-    told: Targets
+    targets: Targets
 
 
 def spec_of(name: str, batch: int) -> Spec:
@@ -86,8 +86,8 @@ def encoded(spec: Spec, made: list[Examples], batch: int) -> list[Record]:
     records = []
     for i in range(0, len(made) - batch + 1, batch):
         flat = batch_of([made[i : i + batch]], model.layout, batch).examples
-        told = Targets(flat.ids, flat.labels, flat.weights, flat.time_ms)
-        records.append(Record(model.encoder.wide_keys(flat.pages), model.encoder.deep_input(flat.pages), told))
+        targets = Targets(flat.ids, flat.labels, flat.weights, flat.time_ms)
+        records.append(Record(model.encoder.wide_keys(flat.pages), model.encoder.deep_input(flat.pages), targets))
     return records
 
 
@@ -104,12 +104,12 @@ def paced(work: Iterator[Callable[[], object]], count: int, batch: int) -> float
 
 def step(wide: Ftrl, deep: DeepModel, record: Record) -> None:
     """One joint step, as the model takes it."""
-    keys, known, told = record
-    predictions, logits = np.empty((2, len(told.labels)), np.float32)
+    keys, known, targets = record
+    predictions, logits = np.empty((2, len(targets.labels)), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
-    cuts = np.array([0, len(told.labels)])
+    cuts = np.array([0, len(targets.labels)])
     state = wide.prepare(keys.keys, 1)
-    learn_micro_batches(state, deep.prepare(known.ids), given, told, cuts, False, predictions, logits)
+    learn_micro_batches(state, deep.prepare(known.ids), given, targets, cuts, False, predictions, logits)
 
 
 def joint_ex_s(spec: Spec, records: list[Record], batch: int) -> float:
@@ -152,12 +152,18 @@ def torch_ex_s(spec: Spec, records: list[Record], batch: int) -> float:
 
 def _tensors(deep: DeepModel, record: Record, rows: dict[int, int]) -> tuple[torch.Tensor, ...]:
     """Rows, offsets and 1/√n of the lists, numbers, labels."""
-    _, known, told = record
+    _, known, targets = record
     ids = torch.tensor([rows.setdefault(i, len(rows)) for i in known.ids.tolist()])
     lengths = np.diff(known.offsets)
     shares: F32 = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths).astype(np.float32)
     x = torch.from_numpy(quantise(known.numbers, deep.boundaries))
-    return ids, torch.from_numpy(known.offsets[:-1].copy()), torch.from_numpy(shares), x, torch.from_numpy(told.labels)
+    return (
+        ids,
+        torch.from_numpy(known.offsets[:-1].copy()),
+        torch.from_numpy(shares),
+        x,
+        torch.from_numpy(targets.labels),
+    )
 
 
 def vocabulary_ratio(spec: Spec, steps: int, repeats: int) -> float:
@@ -180,8 +186,10 @@ def vocabulary_ratio(spec: Spec, steps: int, repeats: int) -> float:
             )
             keys = WideKeys(np.full(batch, 1 << 8 | 1, np.uint64), np.arange(batch + 1))
             labels = random.integers(0, 2, batch).astype(np.float32)
-            told = Targets(np.arange(batch, dtype=np.uint64), labels, np.ones(batch, np.float32), np.full(batch, 1e6))
-            records.append(Record(keys, known, told))
+            targets = Targets(
+                np.arange(batch, dtype=np.uint64), labels, np.ones(batch, np.float32), np.full(batch, 1e6)
+            )
+            records.append(Record(keys, known, targets))
         worlds.append((wide, model.deep, records))
     ratios = []
     for _ in range(repeats):

@@ -83,7 +83,7 @@ class Room:
         """Called after each step."""
         self.turns += 1
 
-    def letters(self) -> list[DeadLetter]:
+    def dead_letters(self) -> list[DeadLetter]:
         """What was buried."""
         reader = self.log.reader(EXAMPLES_DLQ.name, {0: 0})
         return [decode_entity(record.value or b"", DeadLetter) for record in reader.poll(0)]
@@ -112,7 +112,7 @@ def test_it_learns_in_log_order(room: Room) -> None:
     assert room.learner.offset == len(log)
     assert 1 < room.turns < len(log), "records that wait are learned several in a step"
     assert room.learner.model.examples == 180
-    assert room.letters() == []
+    assert room.dead_letters() == []
 
 
 def test_a_record_is_learned_once(room: Room) -> None:
@@ -153,7 +153,7 @@ def test_what_cant_be_taken_is_buried_and_the_rest_learned(room: Room) -> None:
         msgspec.msgpack.encode({"a": 1}),
     )
     room.learn()
-    letters = room.letters()
+    letters = room.dead_letters()
     assert [letter.offset for letter in letters] == [0, 2, 3, 4, 5, 6, 8]
     assert {(letter.topic, letter.partition, letter.error) for letter in letters} == {(EXAMPLES.name, 0, "BadEvent")}
     wanted = ["", "", "another spec", "", "truncated", "label", ""]
@@ -176,7 +176,7 @@ def test_a_buried_example_can_be_sent_again(room: Room) -> None:
     log = records(SPEC, 3)
     room.write(encode_record([foreign(log[0][0])]))
     room.learn()
-    again = msgspec.msgpack.encode([msgspec.Raw(room.letters()[0].original)])
+    again = msgspec.msgpack.encode([msgspec.Raw(room.dead_letters()[0].original)])
     assert decode_examples(again) == ([foreign(log[0][0])], [])
 
 
@@ -271,9 +271,9 @@ def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -
     learner = room.start(restore(SPEC, held), held.meta.offset)
     with pytest.raises(LogGap, match=r"offset 20 was wanted, but the log now starts at 25.*--accept-gap"):
         read_on(room, learner)
-    with capture_logs() as told:
+    with capture_logs() as logged:
         read_on(room, learner, accept_gap=True)
-    assert [one["event"] for one in told if one["log_level"] == "error"] == ["continuing past the gap (--accept-gap)"]
+    assert [one["event"] for one in logged if one["log_level"] == "error"] == ["continuing past the gap (--accept-gap)"]
     assert learner.offset == len(log)
     assert learner.model.examples == 9 * (20 + len(log) - 25)
     assert learner.model.warm_starts == 1
@@ -330,7 +330,7 @@ def test_a_checkpoint_waits_for_the_dead_letters_before_it(room: Room, monkeypat
     learner, log, write, letters = room.start(Model(SPEC), 0), records(SPEC, 12), room.files.write, list[int]()
 
     def seen(checkpoint: Any) -> Path:
-        letters.append(len(room.letters()))
+        letters.append(len(room.dead_letters()))
         return write(checkpoint)
 
     monkeypatch.setattr(room.files, "write", seen)
@@ -350,14 +350,14 @@ def test_letters_that_no_broker_took_are_sent_again(room: Room) -> None:
         room.learn(learner)
     with pytest.raises(LogUnavailable):
         learner.maybe_checkpoint(now=True)
-    assert (room.letters(), room.files.newest()) == ([], None)
+    assert (room.dead_letters(), room.files.newest()) == ([], None)
     room.log.away = False
     room.learn(learner)
-    assert [letter.offset for letter in room.letters()] == [0, 2]
+    assert [letter.offset for letter in room.dead_letters()] == [0, 2]
     assert (learner.offset, learner.model.examples, learner.model.duplicates) == (3, 15, 0)
     learner.maybe_checkpoint(now=True)
     assert room.files.newest() is not None
-    assert len(room.letters()) == 2, "those that were confirmed aren't sent again"
+    assert len(room.dead_letters()) == 2, "those that were confirmed aren't sent again"
 
 
 class Full(io.StringIO):
@@ -374,10 +374,10 @@ def test_figures_that_cant_be_printed_are_told_and_learning_goes_on(
     """A full disk, or a reader that has gone, where the lines at doubling counts go."""
     room.write(*map(encode_record, records(SPEC, 12)))
     monkeypatch.setattr("sys.stdout", Full())
-    with capture_logs() as told:
+    with capture_logs() as logged:
         room.learn()
     assert room.learner.model.examples == 36
-    assert {one["reason"] for one in told} == {"[Errno 28] No space left on device"}
+    assert {one["reason"] for one in logged} == {"[Errno 28] No space left on device"}
 
 
 def test_the_metrics_say_what_is_held_and_what_went(tmp_path: Path) -> None:
@@ -393,16 +393,16 @@ def test_the_metrics_say_what_is_held_and_what_went(tmp_path: Path) -> None:
     room.write(encode_record(log[3]))
     room.learn(learner)
 
-    def told(name: str, **labels: str) -> float | None:
+    def metric(name: str, **labels: str) -> float | None:
         return REGISTRY.get_sample_value(f"thalweg_learner_{name}", labels)
 
     learner.update_metrics(now=True)
-    assert 0 < vocabulary.assigned == told("keys", part="deep")
-    assert 0 < vocabulary.pending == told("pending_ids")
-    assert 0 < vocabulary.evicted == told("evicted_ids_total", had="row")
-    assert 0 < vocabulary.evicted_pending == told("evicted_ids_total", had="none")
-    assert told("keys", part="wide") == len(learner.model.wide.table)
-    assert told("keys", part="statistics") == len(learner.model.statistics.table)
+    assert 0 < vocabulary.assigned == metric("keys", part="deep")
+    assert 0 < vocabulary.pending == metric("pending_ids")
+    assert 0 < vocabulary.evicted == metric("evicted_ids_total", had="row")
+    assert 0 < vocabulary.evicted_pending == metric("evicted_ids_total", had="none")
+    assert metric("keys", part="wide") == len(learner.model.wide.table)
+    assert metric("keys", part="statistics") == len(learner.model.statistics.table)
 
 
 def test_a_learner_goes_on_from_its_checkpoint(room: Room) -> None:
@@ -502,7 +502,7 @@ def test_checkpoints_are_few_and_only_of_something_new(room: Room) -> None:
 
 
 def test_a_torn_checkpoint_is_passed_over(room: Room) -> None:
-    """The one before it is taken; with none left, the message says how to begin anew."""
+    """The one before it is taken; with none left, the message says how to begin again."""
     log = records(SPEC, 30)
     for _ in range(2):
         learn_on(room, log)
@@ -574,38 +574,38 @@ def ask_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_published_before_the_head_is_reached(room: Room, tmp_path: Path) -> None:
-    """A learner that starts anew catches up unseen, and the other learner publishes on; then it takes over, at once."""
+    """A learner that starts again catches up unseen, and the other learner publishes on; then it takes over."""
     log, store = records(SPEC, 60), AskedStore()
     room.write(*map(encode_record, log[:10]))
     room.learn()
     other = publisher_of(room.learner, store, tmp_path / "other")
     live = publishes(other, room.learner)
 
-    anew = room.start(Model(SPEC), 0)
+    restarted = room.start(Model(SPEC), 0)
     reader = room.log.reader(EXAMPLES.name, {0: 0})
-    with capture_logs() as told:
-        newcomer = publisher_of(anew, store, tmp_path / "anew")
+    with capture_logs() as logged:
+        newcomer = publisher_of(restarted, store, tmp_path / "restarted")
         for _ in range(10):
             asked = store.asked
-            assert not newcomer.maybe_publish(anew.offset)
+            assert not newcomer.maybe_publish(restarted.offset)
             wait_until(lambda: store.asked > asked + 2)  # noqa: B023  # called before the loop goes on
             assert not newcomer.uploader.owns_model
             assert newcomer.uploader.token == 0
             assert store.head() == live
-            room.learn_records(anew, reader.poll(0, 1))
-    assert [(one["live"], one["wanted"]) for one in told if "nothing is published" in one["event"]] == [(1, 10)]
+            room.learn_records(restarted, reader.poll(0, 1))
+    assert [(one["live"], one["wanted"]) for one in logged if "nothing is published" in one["event"]] == [(1, 10)]
     room.write(encode_record(log[10]))
     room.learn()
     live = publishes(other, room.learner)
-    room.learn_records(anew, reader.poll(0, 1))
-    head = publishes(newcomer, anew)
+    room.learn_records(restarted, reader.poll(0, 1))
+    head = publishes(newcomer, restarted)
     assert head.version == live.version + 1
     assert head.token > live.token
     manifest = store.manifest(head.version)
     assert (manifest.parent, manifest.offset) == (live.version, {0: 11})
     assert all(part.base and not part.merged and not part.deltas for part in manifest.parts.values())
     rows = [fetch(store, digests)["rows"] for digests in manifest.parts["statistics"].payloads()]
-    assert sum(map(len, rows)) == len(anew.model.statistics.table)
+    assert sum(map(len, rows)) == len(restarted.model.statistics.table)
     newcomer.uploader.stop()
     other.uploader.join(10)
     with pytest.raises(Fenced, match="another learner owns small"):
@@ -630,17 +630,17 @@ def test_what_was_published_while_a_learner_took_over_counts(
         return take(at_least)
 
     monkeypatch.setattr(store, "take_token", late)
-    anew = room.start(Model(SPEC), 0)
-    newcomer = publisher_of(anew, store, tmp_path / "anew")
+    restarted = room.start(Model(SPEC), 0)
+    newcomer = publisher_of(restarted, store, tmp_path / "restarted")
     reader = room.log.reader(EXAMPLES.name, {0: 0})
-    room.learn_records(anew, reader.poll(0, 4))
+    room.learn_records(restarted, reader.poll(0, 4))
     assert not newcomer.maybe_publish(4)
     wait_until(lambda: newcomer.uploader.token)
     asked = store.asked
     wait_until(lambda: store.asked > asked + 2)
     assert not newcomer.uploader.owns_model
-    room.learn_records(anew, reader.poll(0, 2))
-    head = publishes(newcomer, anew)
+    room.learn_records(restarted, reader.poll(0, 2))
+    head = publishes(newcomer, restarted)
     (live,) = went_on
     assert store.manifest(head.version).parent == live.version
     assert head.version > live.version
@@ -795,7 +795,7 @@ def slow(room: Room, monkeypatch: pytest.MonkeyPatch) -> SlowLog:
 
 @contextmanager
 def looping(learner: Learner, store: MemoryStore, local: Path) -> Iterator[Future[None]]:
-    """The loop, in a thread; it is told to stop at the end, and what it raised is raised then."""
+    """The loop, in a thread; it is asked to stop at the end, and what it raised is raised then."""
     status = _Status(threading.Event())
     with ThreadPoolExecutor(1) as pool:
         loop = pool.submit(_loop, learner, store, Settings(local=local), status, False)
@@ -820,7 +820,7 @@ def test_nothing_new_is_read_while_dead_letters_wait(room: Room, tmp_path: Path,
         assert slow.sends <= slow.failures + 1
         slow.away = False
         wait_until(lambda: learner.offset == 110)
-    assert [letter.offset for letter in room.letters()] == [*range(100), *range(100, 110, 2)]
+    assert [letter.offset for letter in room.dead_letters()] == [*range(100), *range(100, 110, 2)]
     assert slow.sends == slow.failures + 105
     held = room.files.newest()
     assert held is not None
@@ -842,9 +842,9 @@ def test_letters_that_were_confirmed_before_the_topic_went_away_arent_sent_again
     room.write(*[b"bad"] * 150)
     with pytest.raises(LogUnavailable):
         room.learn(learner)
-    assert len(room.letters()) == 101
+    assert len(room.dead_letters()) == 101
     learner.dead_letters.confirm()
-    assert [letter.offset for letter in room.letters()] == list(range(150))
+    assert [letter.offset for letter in room.dead_letters()] == list(range(150))
 
 
 def test_what_was_learned_is_published_while_dead_letters_wait(room: Room, tmp_path: Path, slow: SlowLog) -> None:
@@ -862,22 +862,22 @@ def test_what_was_learned_is_published_while_dead_letters_wait(room: Room, tmp_p
         assert store.manifest(head.version).offset == {0: len(log) + 1}
     held = room.files.newest()
     assert held is not None
-    assert (room.letters(), held.meta.offset <= len(log)) == ([], True)
+    assert (room.dead_letters(), held.meta.offset <= len(log)) == ([], True)
 
 
 def test_a_stop_while_dead_letters_wait_is_a_stop(room: Room, tmp_path: Path, slow: SlowLog) -> None:
     """It says why there is no checkpoint, and the next start reads those records again: no letter is lost."""
     learner = room.start(Model(SPEC), 0)
     room.write(b"bad", encode_record(records(SPEC, 1)[0]))
-    with capture_logs() as told, looping(learner, AskedStore(), tmp_path):
+    with capture_logs() as logged, looping(learner, AskedStore(), tmp_path):
         wait_until(lambda: slow.failures > 2)
-    last = [one["event"] for one in told if one["event"] != "waiting"][-2:]
+    last = [one["event"] for one in logged if one["event"] != "waiting"][-2:]
     assert "no last checkpoint: dead letters are unconfirmed" in last[0]
     assert room.files.newest() is None
     slow.away = False
     room.learn(again := room.start(Model(SPEC), 0))
     again.maybe_checkpoint(now=True)
-    assert [letter.offset for letter in room.letters()] == [0]
+    assert [letter.offset for letter in room.dead_letters()] == [0]
     assert len(room.files.paths()) == 1
 
 

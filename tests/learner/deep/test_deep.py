@@ -45,11 +45,11 @@ def learned(deep: DeepModel, known: DeepInput, labels: F32, weights: F32) -> tup
     wide = Ftrl(FtrlRates(np.ones(1, np.float32), 1.0, 0.0, 0.0))
     keys = WideKeys(np.zeros(0, np.uint64), np.zeros(n + 1, np.int64))
     cuts = np.array([*range(0, n, size), n])
-    told = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
+    targets = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
     predictions, logits = np.empty((2, n), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
     learn_micro_batches(
-        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, told, cuts, False, predictions, logits
+        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, targets, cuts, False, predictions, logits
     )
     return predictions, logits
 

@@ -48,8 +48,8 @@ def test_wait_tells_everything_at_the_close() -> None:
 def test_fake_negative_tells_negatives_with_the_page() -> None:
     """`fake_negative`: every item negative at once, corrected when its install comes, nothing at the close."""
     rules = replace(RULES, policy="fake_negative")
-    told = play(rules, page("r", 100), install("i", 105), FAR)
-    assert told == [("r", 0, 0, WINDOW_CLOSED), ("r", 1, 0, WINDOW_CLOSED), ("r", 0, 1, LATE_POSITIVE)]
+    emitted = play(rules, page("r", 100), install("i", 105), FAR)
+    assert emitted == [("r", 0, 0, WINDOW_CLOSED), ("r", 1, 0, WINDOW_CLOSED), ("r", 0, 1, LATE_POSITIVE)]
 
 
 def test_the_window_is_open_at_its_start_and_closed_at_its_end() -> None:
@@ -80,8 +80,8 @@ def test_a_user_with_very_many_pages_and_installs_is_joined_alike() -> None:
 
 def test_a_request_id_names_the_page() -> None:
     """An install that names its page goes there, though a newer one has the item; to no other if that is unknown."""
-    told = play(RULES, page("old", 100), page("new", 102), install("i", 105, request_id="old"))
-    assert told == [("old", 0, 1, INSTALLED)]
+    emitted = play(RULES, page("old", 100), page("new", 102), install("i", 105, request_id="old"))
+    assert emitted == [("old", 0, 1, INSTALLED)]
     assert play(RULES, page("r", 100), install("i", 105, request_id="unknown")) == []
 
 
@@ -95,8 +95,8 @@ def test_an_install_may_come_before_its_page() -> None:
 
 def test_a_newer_page_that_comes_later_takes_the_install_over() -> None:
     """The label moves to the better page, with a correction for the first, so that order in the log doesn't matter."""
-    told = play(RULES, page("old", 100), install("i", 105), page("new", 103))
-    assert told == [("old", 0, 1, INSTALLED), ("old", 0, 0, RETRACTION), ("new", 0, 1, INSTALLED)]
+    emitted = play(RULES, page("old", 100), install("i", 105), page("new", 103))
+    assert emitted == [("old", 0, 1, INSTALLED), ("old", 0, 0, RETRACTION), ("new", 0, 1, INSTALLED)]
 
 
 def test_repeated_events_say_nothing_new() -> None:
@@ -131,11 +131,11 @@ def test_a_retraction_that_finds_no_install_is_counted() -> None:
 
 def test_ids_that_run_together_are_told_apart() -> None:
     """User and install id are two: whatever characters they have, one pair is never taken for another."""
-    told = play(
+    emitted = play(
         RULES, page("r", 100, "a", "u\0x"), page("s", 100, "a"), install("i", 101, "a", "", "u\0x"),
         install("x\0i", 101), install("1 i", 102), page("t", 100, "a", "u1 "), install("i", 102, "a", "", "u1 "),
     )  # fmt: skip
-    assert [request_id for request_id, *_ in told] == ["r", "s", "t"]
+    assert [request_id for request_id, *_ in emitted] == ["r", "s", "t"]
 
 
 def test_ids_are_told_apart_that_are_users_names() -> None:
@@ -171,20 +171,20 @@ def test_a_page_can_be_corrected_as_long_as_the_spec_says() -> None:
     """`known` is counted from the window's end: a retraction until then is a correction, after it none."""
     for known, reasons in (("2s", [INSTALLED]), ("1m", [INSTALLED, RETRACTION])):
         rules = label_rules(Spec("x", label=Label(window="1s", known=known)))
-        told = play(rules, page("r", 100_000, "a"), install("i", 100_500), Tick(103_600), retraction("i", 103_600))
-        assert [reason for *_, reason in told] == reasons
+        emitted = play(rules, page("r", 100_000, "a"), install("i", 100_500), Tick(103_600), retraction("i", 103_600))
+        assert [reason for *_, reason in emitted] == reasons
 
 
 def test_a_retraction_under_wait_changes_the_label_before_it_is_told() -> None:
     """Under `wait` an install taken back inside the window leaves a plain negative."""
-    told = play(replace(RULES, policy="wait"), page("r", 100, "a"), install("i", 105), retraction("i", 106), FAR)
-    assert told == [("r", 0, 0, WINDOW_CLOSED)]
+    emitted = play(replace(RULES, policy="wait"), page("r", 100, "a"), install("i", 105), retraction("i", 106), FAR)
+    assert emitted == [("r", 0, 0, WINDOW_CLOSED)]
 
 
 def test_one_of_two_installs_taken_back_changes_nothing() -> None:
     """A label is positive as long as one install is left."""
-    told = play(RULES, page("r", 100, "a"), install("i", 105), install("j", 106), retraction("i", 107), FAR)
-    assert told == [("r", 0, 1, INSTALLED)]
+    emitted = play(RULES, page("r", 100, "a"), install("i", 105), install("j", 106), retraction("i", 107), FAR)
+    assert emitted == [("r", 0, 1, INSTALLED)]
 
 
 def test_a_late_install_corrects_a_page_that_is_still_known() -> None:
@@ -250,8 +250,8 @@ def test_a_million_ticks_hold_nothing() -> None:
 
 def test_an_install_after_a_retraction_is_a_correction() -> None:
     """Installed, taken back, installed again inside the window: one example, corrected twice."""
-    told = play(RULES, page("r", 100, "a"), install("i", 105), retraction("i", 106), install("j", 107), FAR)
-    assert [reason for *_, reason in told] == [INSTALLED, RETRACTION, LATE_POSITIVE]
+    emitted = play(RULES, page("r", 100, "a"), install("i", 105), retraction("i", 106), install("j", 107), FAR)
+    assert [reason for *_, reason in emitted] == [INSTALLED, RETRACTION, LATE_POSITIVE]
 
 
 def test_an_install_without_a_page_is_organic_when_it_is_forgotten() -> None:
@@ -353,12 +353,12 @@ def test_records_joined_in_one_go_are_as_fed_one_by_one() -> None:
     one, other = Joiner(rules), Joiner(rules)
     fed = []
     for offset, event in enumerate(events):
-        told = one.feed([event], offset, NOW + offset)
-        fed.append((told, one.organic))
+        emitted = one.feed([event], offset, NOW + offset)
+        fed.append((emitted, one.organic))
     records = [encode_record([event]) for event in events]
     outputs = other.join_apart(records, range(len(events)), [NOW + offset for offset in range(len(events))])
     pages = {offset: event for offset, event in enumerate(events) if isinstance(event, Impression)}
     assert [([label_page(pages[of.offset], of) for of in found], organic) for found, organic in outputs] == fed
-    assert sum(len(told) for told, _ in fed) > 2
+    assert sum(len(emitted) for emitted, _ in fed) > 2
     assert sum(len(organic) for _, organic in fed) == 1
     assert other.counts == one.counts
