@@ -1,0 +1,1 @@
+"""A simulated app store whose truth is known: users, apps, requests for pages, and the installs that follow."""

@@ -1,0 +1,101 @@
+"""The candidates of pages: popular, new and random apps that the user doesn't have. The same for every ranking."""
+
+import numpy as np
+
+from producers.store.draws import Draws, Purpose
+from producers.store.parameters import HOUR_MS, PageParameters
+from stream.runtime.errors import DataError
+from stream.tables.dtypes import F64, I64, Bools
+
+SPARE = 40  # entries of a pool beyond the wanted ones, tried before all are
+
+
+class Shelf:
+    """What the store has seen installed, and the pools that candidates come from.
+
+    `popularity` [A] counts installs that the store has seen, decayed; it's refreshed once an hour of world time.
+    """
+
+    def __init__(self, page: PageParameters, compress: float, draws: Draws) -> None:
+        self._page, self._draws = page, draws
+        self._decay = 0.5 ** (1 / (24 * page.popularity_half_life_days))  # an hour
+        self._hour_ms = HOUR_MS / compress
+        self.popularity: F64 = np.empty(0)
+        self._seen: list[tuple[int, int, float]] = []  # event time at which the store sees it, app, +1 or -1
+        self._popular = self._newest = self._all = np.empty(0, np.int64)
+        self._prime = 2
+
+    def see(self, seen_ms: int, app: int, count: float) -> None:
+        """The store sees an install of the app (or a retraction, -1) at this event time."""
+        self._seen.append((seen_ms, app, count))
+
+    def refresh(self, now_ms: int, released_days: F64, here: Bools) -> None:
+        """Count what the store has seen before `now_ms` and order the apps that are there. Once an hour."""
+        new = len(here) - len(self.popularity)
+        self.popularity = np.append(self.popularity * self._decay, np.zeros(new))
+        waiting = []
+        for entry in self._seen:
+            if entry[0] >= now_ms:
+                waiting.append(entry)
+            elif entry[1] < len(here):
+                # To the millisecond, so that an event that waited for a broker counts as what it is: recent.
+                self.popularity[entry[1]] += entry[2] * self._decay ** ((now_ms - entry[0]) / self._hour_ms)
+        self._seen = waiting
+        self._all = np.flatnonzero(here)
+        self._popular = self._all[np.argsort(-self.popularity[self._all], kind="stable")]
+        self._newest = self._all[np.argsort(-released_days[self._all], kind="stable")]
+        self._prime = _prime_from(len(self._all))
+
+    def candidates(self, numbers: I64, taken: Bools) -> I64:
+        """[B, C] candidates of pages [B]: popular ones in order, new ones from the youngest, random ones.
+
+        `taken` [B, A], a copy, is what each user has; it's overwritten. Raises DataError when a user has too many.
+        """
+        page, rows = self._page, np.arange(len(numbers))[:, None]
+        popular = _first(self._popular, taken, page.popular)
+        taken[rows, popular] = True
+        new = _first(self._newest, taken, page.new)
+        taken[rows, new] = True
+        return np.concatenate([popular, new, self._random(numbers, taken)], axis=1)
+
+    def _random(self, numbers: I64, taken: Bools) -> I64:
+        """Distinct by construction: steps of a random size, modulo a prime, from a random start."""
+        wanted, prime, count = self._page.random, self._prime, len(self._all)
+        start, step = (self._draws.hashes(Purpose.CANDIDATES, numbers, 2) >> np.uint64(2)).astype(np.int64).T
+        for length in (min(2 * wanted + SPARE, prime), prime):
+            places = (start[:, None] % prime + (step % (prime - 1) + 1)[:, None] * np.arange(length)) % prime
+            pool = self._all[np.minimum(places, count - 1)]
+            free = (places < count) & ~np.take_along_axis(taken, pool, axis=1)
+            if (chosen := _columns(free, wanted)) is not None:
+                return np.take_along_axis(pool, chosen, axis=1)
+        raise _too_few(count)
+
+
+def _first(pool: I64, taken: Bools, wanted: int) -> I64:
+    """[B, wanted] first apps of a pool that aren't taken."""
+    for part in (pool[: 2 * wanted + SPARE], pool):
+        if (chosen := _columns(~taken[:, part], wanted)) is not None:
+            return part[chosen]
+    raise _too_few(len(pool))
+
+
+def _columns(free: Bools, wanted: int) -> I64 | None:
+    """[B, wanted] first columns that are free in each row; None if a row has too few."""
+    ranks = free.cumsum(axis=1)
+    if not wanted or not len(free):
+        return np.empty((len(free), wanted), np.int64)
+    if ranks[:, -1].min() < wanted:
+        return None
+    return np.nonzero(free & (ranks <= wanted))[1].reshape(len(free), wanted)
+
+
+def _too_few(count: int) -> DataError:
+    return DataError(f"of {count} apps a user has so many that a page can't be filled: give the store more apps")
+
+
+def _prime_from(number: int) -> int:
+    """The least prime that isn't below `number`, nor below 3."""
+    number = max(number, 3)
+    while any(number % divisor == 0 for divisor in range(2, int(number**0.5) + 1)):
+        number += 1
+    return number
