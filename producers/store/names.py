@@ -1,5 +1,6 @@
 """Words: categories, tags, countries, devices, ids and titles. All made up; no real brands."""
 
+from functools import cache
 from typing import Final
 
 from stream.tables.dtypes import I64
@@ -156,11 +157,13 @@ DEVICES: Final = ("phone", "tablet", "desktop")
 AGE_RATINGS: Final = (4, 9, 12, 17)
 
 
+@cache
 def user_name(user: int) -> str:
     """The id of a user by index."""
     return f"user-{user:05d}"
 
 
+@cache
 def app_name(app: int) -> str:
     """The id of an app by index."""
     return f"app-{app:04d}"

@@ -1,6 +1,9 @@
 """Pages that users ask for, and what came of them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from producers.store import names
 from producers.store.truth import Visits
@@ -28,9 +31,20 @@ class PageBatch(NamedTuple):
         """The user's id."""
         return names.user_name(int(self.users[b]))
 
-    def items(self, b: int) -> list[str]:
-        """The candidates' ids."""
-        return [names.app_name(app) for app in self.candidates[b].tolist()]
+    def items(self, b: int, chosen: I64 | None = None) -> list[str]:
+        """Ids of the candidates, or of those chosen by index."""
+        apps = self.candidates[b] if chosen is None else self.candidates[b, chosen]
+        return [names.app_name(app) for app in apps.tolist()]
+
+    def take(self, pages: I64) -> "PageBatch":
+        """Some of the pages, by index."""
+        return PageBatch(*(column[pages] for column in self[:-1]), self.hidden)
+
+    @classmethod
+    def concatenated(cls, batches: Sequence["PageBatch"]) -> "PageBatch":
+        """The pages of several batches."""
+        return cls(*(np.concatenate(columns) for columns in zip(*(batch[:-1] for batch in batches), strict=True)),
+                   batches[-1].hidden)  # fmt: skip
 
     def context(self, b: int) -> dict[str, str | float]:
         """What the request says: hour, weekday (0: Monday) and device."""

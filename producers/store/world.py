@@ -95,6 +95,11 @@ class StoreWorld:
             for user, app, age_ms in zip(*columns, strict=True)
         ]
 
+    @property
+    def app_count(self) -> int:
+        """How many apps there have been so far, those that left among them."""
+        return len(self._population.apps_here)
+
     # The loop.
 
     def next_pages(self, until_ms: int, pages_max: int = 32) -> PageBatch:

@@ -1,0 +1,230 @@
+"""The store's front: asks rankers for the pages that are due, shows their answers, and sends what users do.
+
+It knows a log and a world, no service: whatever answers `rank.requests` ranks its pages. `ask`, `receive` and `send`
+never wait, so that one thread can play the store beside its services, or against services of other processes.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from producers.batching_producer import BatchingProducer
+from producers.features import Histories
+from producers.store.arm import Arm, ChosenPage
+from producers.store.pages import Outcomes, PageBatch
+from producers.store.world import StoreWorld
+from stream.events.codec import decode_replies, encode, encode_record
+from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS, USERS
+from stream.events.types import Impression, Install, Item, RankReply, RankRequest, Tick, User
+from stream.features.page_features import Catalogue, Layout, build_page
+from stream.features.statistics import Statistics, StatisticsProgram
+from stream.log.protocol import END, Log, partition_of
+from stream.spec.spec import Spec
+from stream.tables.dtypes import F64, I64
+
+PAGE_ITEMS: Final = 10
+REPLIES_MAX: Final = 1_000  # of one poll
+
+
+class Reply(NamedTuple):
+    """A reply as it came: when it was appended, and the time of its request."""
+
+    reply: RankReply
+    appended_ms: int
+    page_ms: int
+
+
+class ShownPages(NamedTuple):
+    """Pages that were shown, B of them."""
+
+    pages: PageBatch
+    arms: I64  # int64 [B]
+    shown: I64  # int64 [B, k], candidates as indices of pages.candidates' rows
+    probabilities: F64  # float64 [B, C], P(install | examined) of each candidate
+    outcomes: Outcomes
+    features: list[bytes]
+    replies: list[Reply]
+
+
+class _Asked(NamedTuple):
+    pages: PageBatch
+    page: int
+    arm: int
+    candidates: I64  # asked for
+    names: list[str]  # of these
+
+
+class Storefront:
+    """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent along with requests, if given.
+
+    While a ranker has no model, its pages get the features that a model would have logged which has learned nothing.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        world: StoreWorld,
+        arms: Sequence[Arm],
+        assign: Callable[[str], str],
+        spec: Spec,
+        producer: BatchingProducer,
+        histories: Histories | None = None,
+    ) -> None:
+        self.world, self.arms, self.errors = world, arms, 0
+        self._assign, self._producer, self._histories = assign, producer, histories
+        self._indices = {arm.name: index for index, arm in enumerate(arms)}
+        self._partitions = {name: log.partitions(name) for name in (EVENTS.name, ITEMS.name, USERS.name)}
+        logs = {id(arm.log): arm.log for arm in arms}
+        self._requests = {key: one.partitions(REQUESTS.name) for key, one in logs.items()}
+        self._readers = [one.reader(REPLIES.name, dict.fromkeys(one.ends(REPLIES.name), END)) for one in logs.values()]
+        self._asked: dict[str, _Asked] = {}
+        self._without_model = _PagesWithoutModel(spec)
+        self.installs = 0  # sent
+
+    @property
+    def pending(self) -> int:
+        """Requests without a reply."""
+        return len(self._asked)
+
+    def open(self) -> None:
+        """Send all items and users."""
+        for entity in self.world.entities():
+            self._send_entity(entity)
+        self._producer.flush()
+
+    def ask(self, until_ms: int) -> int:
+        """Request the next pages that are due before `until_ms`, at most one a user; returns how many."""
+        pages = self.world.next_pages(until_ms)
+        requests: dict[tuple[int, int], list[RankRequest]] = {}
+        for b in range(len(pages.numbers)):
+            user = pages.user(b)
+            index = self._indices[self._assign(user)]
+            arm = self.arms[index]
+            candidates = arm.policy.candidates(pages, b, PAGE_ITEMS)
+            names = pages.items(b, candidates)
+            request_id = pages.request_id(b)
+            history = (
+                None if self._histories is None else self._histories.newest(user, self._without_model.history_last)
+            )
+            request = RankRequest(
+                request_id, user, arm.policy.ranked_max(PAGE_ITEMS, len(candidates)), int(pages.times_ms[b]),
+                pages.context(b), names, history=history,
+            )  # fmt: skip
+            key = id(arm.log)
+            partition = partition_of(request_id, self._requests[key])
+            requests.setdefault((index, partition), []).append(request)
+            self._asked[request_id] = _Asked(pages, b, index, candidates, names)
+        for (index, partition), some in requests.items():
+            self.arms[index].log.send(REQUESTS.name, partition, encode_record(some))
+        return len(pages.numbers)
+
+    def receive(self) -> ShownPages | None:
+        """Show the pages whose replies have come; their impressions and installs are due from their page's time on."""
+        found: list[tuple[_Asked, Reply]] = []
+        for reader in self._readers:
+            for record in reader.poll(0.0, REPLIES_MAX):
+                for reply in decode_replies(record.value or b""):
+                    asked = self._asked.pop(reply.request_id, None)
+                    if asked is None:
+                        continue  # another caller's
+                    if reply.error:
+                        self.errors += 1
+                        continue
+                    page_ms = int(asked.pages.times_ms[asked.page])
+                    found.append((asked, Reply(reply, record.time_ms, page_ms)))
+        if not found:
+            return None
+        found.sort(key=lambda one: int(one[0].pages.numbers[one[0].page]))
+        return self._show([asked for asked, _ in found], [reply for _, reply in found])
+
+    def send(self, until_ms: int) -> None:
+        """Send the events that are due by `until_ms`."""
+        for event in self.world.due(until_ms):
+            if isinstance(event, Item | User):
+                self._send_entity(event)
+                continue
+            if isinstance(event, Install) and self._histories is not None:
+                self._histories.update(event)
+            self.installs += isinstance(event, Install)
+            assert not isinstance(event, Tick)
+            self._producer.append(partition_of(event.user, self._partitions[EVENTS.name]), encode(event))
+        self._producer.send_due()
+
+    def tick(self, time_ms: int) -> None:
+        """Event time has reached `time_ms` in all partitions."""
+        for partition in range(self._partitions[EVENTS.name]):
+            self._producer.append(partition, encode(Tick(time_ms)))
+        self._producer.flush()
+
+    def close(self) -> None:
+        """Close the readers; the logs stay open."""
+        for reader in self._readers:
+            reader.close()
+
+    def _show(self, asked: Sequence[_Asked], replies: list[Reply]) -> ShownPages:
+        pages = _joined(asked)
+        chosen = [self._choose(one, reply.reply) for one, reply in zip(asked, replies, strict=True)]
+        shown = np.stack([one.candidates[page.order] for one, page in zip(asked, chosen, strict=True)])
+        probabilities = self.world.probabilities(pages)
+        outcomes = self.world.show(pages, shown)
+        for b, (one, page, reply) in enumerate(zip(asked, chosen, replies, strict=True)):
+            impression = Impression(
+                reply.reply.request_id, reply.page_ms, reply.reply.user, pages.items(b, shown[b]),
+                self.arms[one.arm].name, reply.reply.version, page.scores, [1.0] * len(page.order), page.features,
+                pages.context(b),
+            )  # fmt: skip
+            self.world.post(impression, reply.page_ms)
+        arms = np.array([one.arm for one in asked], np.int64)
+        return ShownPages(pages, arms, shown, probabilities, outcomes, [page.features for page in chosen], replies)
+
+    def _choose(self, asked: _Asked, reply: RankReply) -> ChosenPage:
+        names = asked.names
+        index_of = {name: index for index, name in enumerate(names)}
+        found = np.array([index_of[item] for item in reply.items], np.int64)
+        policy = self.arms[asked.arm].policy
+        if not reply.features:
+            found = np.arange(min(len(names), policy.ranked_max(PAGE_ITEMS, len(names))))
+            items = [names[index] for index in found]
+            reply = self._without_model.reply(reply, items, asked.pages.context(asked.page))
+        return policy.choose(reply, found, PAGE_ITEMS)
+
+    def _send_entity(self, entity: Item | User) -> None:
+        self._without_model.put(entity)
+        topic, key = (ITEMS.name, entity.item) if isinstance(entity, Item) else (USERS.name, entity.user)
+        self._producer.send(topic, partition_of(key, self._partitions[topic]), encode(entity), key.encode())
+
+
+class _PagesWithoutModel:
+    """Features of pages from before there is a model."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._layout = Layout(spec)
+        self.history_last = self._layout.history_last
+        self._catalogue = Catalogue(self._layout)
+        self._statistics = Statistics(StatisticsProgram(spec, self._layout))
+        self._users: dict[str, User] = {}
+
+    def put(self, entity: Item | User) -> None:
+        if isinstance(entity, Item):
+            self._catalogue.put(entity)
+        else:
+            self._users[entity.user] = entity
+
+    def reply(self, reply: RankReply, items: list[str], context: dict[str, str | float]) -> RankReply:
+        """The reply of a ranker whose model has learned nothing: all items score the same."""
+        user = self._users.get(reply.user, User(reply.user))
+        columns = self._layout.user(reply.user, user.attributes, [], context)
+        words = build_page(self._layout, columns, self._catalogue, self._catalogue.rows(items))
+        self._statistics.fill(words, reply.time_ms)
+        return RankReply(
+            reply.request_id, reply.user, items, [0.5] * len(items), 0, features=words.tobytes(), time_ms=reply.time_ms
+        )
+
+
+def _joined(asked: Sequence[_Asked]) -> PageBatch:
+    """The pages of these requests, in one batch."""
+    runs = [list(run) for _, run in groupby(asked, key=lambda one: id(one.pages))]
+    batches = [run[0].pages.take(np.array([one.page for one in run], np.int64)) for run in runs]
+    return batches[0] if len(batches) == 1 else PageBatch.concatenated(batches)

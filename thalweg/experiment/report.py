@@ -1,0 +1,150 @@
+"""The table of an experiment, beside the paper's; its figures as one flat object."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from thalweg.experiment.paired import PairedGain, paired_gain
+from thalweg.experiment.seed_figures import ArmFigures, SeedFigures
+
+BASELINE: Final = "wide"  # as in the paper
+NOWHERE: Final = PairedGain(*5 * [math.nan])
+
+
+class PaperRow(NamedTuple):
+    """Cheng et al. 2016, table 1: offline AUC, online acquisition gain over the wide model."""
+
+    auc: float
+    gain: float
+
+
+PAPER: Final = {"wide": PaperRow(0.726, 0.0), "deep": PaperRow(0.722, 0.029), "wide_deep": PaperRow(0.728, 0.039)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm over all seeds: means, and gains over the baseline with 95 % intervals, paired by seed. NaN: not measured."""
+
+    arm: str
+    auc: float
+    group_auc: float
+    calibration: float
+    installs: float  # per 1,000 items
+    expected: float  # per 1,000 items
+    gain: PairedGain  # of expected installs
+    gain_installs: PairedGain
+    gap_closed: float
+    coverage: float
+    regret: float  # expected installs per 1,000 items below the oracle's
+
+
+def rows(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> list[Row]:
+    """Of each arm, the shadows last. Without the baseline's arm no gains."""
+    return [_row(seeds, name, baseline) for name in (*seeds[0].arms, *seeds[0].shadows)]
+
+
+def gain_over(seeds: Sequence[SeedFigures], arm: str, baseline: str, *, of: str = "expected") -> PairedGain:
+    """An arm's relative gain over another's, by seed; of expected or counted installs."""
+    if baseline not in seeds[0].arms or arm == baseline:
+        return NOWHERE
+    values, base = ([getattr(_arm(seed, name), of) for seed in seeds] for name in (arm, baseline))
+    return paired_gain(np.array(values), np.array(base), 0) if np.isfinite(values).all() else NOWHERE
+
+
+def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str, float]:
+    """One flat object: by arm `auc_ARM`, `expected_ARM`, `acquisition_gain_ARM`, …; of wide_deep also the shorter names."""
+    found: dict[str, float] = {
+        "seeds": len(seeds),
+        "pages": seeds[0].pages,
+        "base_rate": _mean(seeds, lambda s: s.base_rate),
+    }
+    for row in rows(seeds, baseline):
+        one = {
+            "auc": row.auc, "group_auc": row.group_auc, "calibration": row.calibration, "installs": row.installs,
+            "expected": row.expected, "gap_closed": row.gap_closed, "coverage": row.coverage, "regret": row.regret,
+            "acquisition_gain": row.gain.gain, "gain_low": row.gain.low, "gain_high": row.gain.high,
+            "installs_gain": row.gain_installs.gain, "installs_gain_low": row.gain_installs.low,
+            "installs_gain_high": row.gain_installs.high,
+        }  # fmt: skip
+        found |= {f"{key}_{row.arm}": value for key, value in one.items()}
+    if "wide_deep" in seeds[0].arms:
+        found |= {"gain_low": found["gain_low_wide_deep"], "gain_high": found["gain_high_wide_deep"],
+                  "gap_closed": found["gap_closed_wide_deep"]}  # fmt: skip
+        for other in ("deep", "vw", "popular"):
+            over = gain_over(seeds, "wide_deep", other)
+            found |= {
+                f"gain_over_{other}": over.gain,
+                f"gain_over_{other}_low": over.low,
+                f"gain_over_{other}_high": over.high,
+            }
+    found["versions_rejected"] = sum(seed.versions_rejected for seed in seeds)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) -> Table:
+    """All arms, the paper's figures beside ours."""
+    heads = ("arm", "AUC", "paper", "group AUC", "calibration", "installs ‰", "expected ‰", f"gain over {baseline}", "paper",
+             "gain by installs", "gap closed", "apps shown", "regret ‰")  # fmt: skip
+    caption = (
+        "AUC: all traffic, each page predicted when it was shown. ‰: per 1,000 shown items. Gains: of the installs to be "
+        "expected by the world's truth of what was shown, and of installs as counted, with 95 % intervals, paired by seed. "
+        "Gap closed: between popular and oracle. oracle and random serve nobody: what they would have shown on every page."
+    )
+    made = Table(*heads, title=title, caption=caption, title_justify="left", caption_justify="left")
+    for column in made.columns[1:]:
+        column.justify = "right"
+    for row in rows(seeds, baseline):
+        paper = PAPER.get(row.arm)
+        made.add_row(
+            row.arm, _number(row.auc, 4), f"{paper.auc:.3f}" if paper else "", _number(row.group_auc, 4),
+            _number(row.calibration, 3), _number(row.installs, 2), _number(row.expected, 2), gain_text(row.gain),
+            f"{paper.gain:+.1%}" if paper else "", gain_text(row.gain_installs), _share(row.gap_closed),
+            _share(row.coverage), _number(row.regret, 2),
+        )  # fmt: skip
+    return made
+
+
+def gain_text(gain: PairedGain) -> str:
+    """A gain with its interval; empty: none.
+
+    >>> gain_text(PairedGain(0.0391, 0.031, 0.0469, 0.03, 0.048))
+    '+3.9 % [+3.1, +4.7]'
+    """
+    if not math.isfinite(gain.gain):
+        return ""
+    return f"{100 * gain.gain:+.1f} % [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+
+
+def _row(seeds: Sequence[SeedFigures], arm: str, baseline: str) -> Row:
+    def mean(name: str) -> float:
+        return _mean(seeds, lambda seed: getattr(_arm(seed, arm), name))
+
+    def learner(name: str) -> float:
+        return _mean(seeds, lambda seed: getattr(seed.learners[arm], name)) if arm in seeds[0].learners else math.nan
+
+    return Row(
+        arm, learner("auc"), learner("group_auc"), learner("calibration"), mean("installs"), mean("expected"),
+        gain_over(seeds, arm, baseline), gain_over(seeds, arm, baseline, of="installs"), mean("gap_closed"),
+        mean("coverage"), _mean(seeds, lambda seed: float(np.nanmean(_arm(seed, arm).regret))),
+    )  # fmt: skip
+
+
+def _arm(seed: SeedFigures, name: str) -> ArmFigures:
+    found: Mapping[str, ArmFigures] = {**seed.arms, **seed.shadows}
+    return found[name]
+
+
+def _mean(seeds: Sequence[SeedFigures], of: Callable[[SeedFigures], float]) -> float:
+    return float(np.mean([of(seed) for seed in seeds]))
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else ""
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if math.isfinite(value) else ""

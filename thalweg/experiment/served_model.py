@@ -1,0 +1,119 @@
+"""A model that learns and is served, in one thread: learner, publisher and ranker without their processes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from learner.publishing.gate import rejection
+from learner.publishing.version_builder import VersionBuilder
+from learner.training.model import Model
+from ranker.ranking.entity_cache import EntityCache
+from ranker.ranking.rank import Ranker
+from ranker.ranking.score import Scorer
+from ranker.ranking.version_watcher import VersionWatcher
+from ranker.serving.history import HistoryReader
+from ranker.serving.request_loop import RequestLoop
+from stream.events.codec import decode_examples
+from stream.events.topics import EXAMPLES, REPLIES, REQUESTS
+from stream.events.types import Examples
+from stream.log.memory_log import MemoryLog
+from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec import Spec
+from stream.tables.dtypes import F32, U64
+
+KEEP_VERSIONS: Final = 2
+RETAIN_EVERY: Final = 64  # versions
+
+
+class ServedModel:
+    """Learns `examples` of a shared log, publishes when told, and answers the requests of a log of its own."""
+
+    def __init__(self, spec: Spec, seed: int, examples: MemoryLog, cache: EntityCache, now_ms: Callable[[], int]):
+        self.name = spec.name
+        self.model = Model(spec, seed, self._reread)
+        self.log = MemoryLog({REQUESTS.name: 1, REPLIES.name: 1}, now_ms)
+        self.rejected = 0  # versions, by the gate
+        self._examples, self._reader = examples, examples.reader(EXAMPLES.name, {0: 0})
+        self._now_ms, self._learning = now_ms, -1  # offset of the newest record that is being learned
+        self._store = MemoryStore(spec.name, lambda: 1_000 * now_ms())
+        self._token = self._store.take_token()
+        self._builder, self._version, self._learned = VersionBuilder(self.model), 0, 0
+        self._watcher = VersionWatcher(self._store, spec.name, cache, now_ms)
+        self._scorer = Scorer(1)
+        ranker = Ranker(cache, self._watcher, self._scorer, now_ms)
+        self._requests = RequestLoop(
+            self.log, self.log.group_reader(REQUESTS.name, "ranker", "0"), ranker, HistoryReader(_no_histories),
+            self._watcher.freshness, now_ms,
+        )  # fmt: skip
+
+    @property
+    def offset(self) -> int:
+        """The next one in `examples`."""
+        return self._reader.positions()[0]
+
+    @property
+    def oldest_needed_offset(self) -> int:
+        """The oldest record of `examples` that the next warm start would read."""
+        records = self.model.window.records
+        return records[0][0] if records else self.offset
+
+    def learn(self) -> None:
+        """Learn all records that wait."""
+        model = self.model
+        while records := self._reader.poll(0.0, 1_000):
+            for chunk in model.record_encoder.records(records):
+                for first, last in model.steps(chunk):
+                    self._learning = chunk.origins[last - 1].offset
+                    model.learn_records(chunk, first, last)
+
+    def predict(self, pages: Sequence[U64]) -> list[F32]:
+        """P(Y=1) of each page's items by what was learned so far, float32 [n] each."""
+        return [self.model.predict_encoded(*encoded) for encoded in self.model.encode_pages(pages)]
+
+    def publish(self, *, deep: bool = True) -> None:
+        """Publish what was learned since the last version and serve it, unless the gate rejects it."""
+        model = self.model
+        if model.learned == self._learned:
+            return
+        self._learned = model.learned
+        corrected = model.spec.label.policy == "fake_negative"
+        if rejection(model.spec.publish.gate, model.progress.window(), model.finite(), corrected=corrected):
+            self.rejected += 1
+            return
+        metrics = model.progress.metrics()
+        built = self._builder.build(
+            self._version + 1, self._version, self._token, self.offset, self._now_ms(), metrics, deep=deep
+        )
+        self._version += 1
+        self._store.put_blobs(built.blobs)
+        self._store.publish(built.manifest)
+        if self._version % RETAIN_EVERY == 0:
+            self._store.retain(KEEP_VERSIONS)
+        assert self._watcher.step(), f"version {self._version} isn't served: {self._watcher.rejection}"
+
+    def answer(self) -> None:
+        """Answer all requests that wait."""
+        while self._requests.poll_once(0.0):
+            pass
+
+    def close(self) -> None:
+        """End its threads."""
+        self._scorer.close()
+
+    def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
+        """Records of `examples` from this offset up to those that are being learned."""
+        reader = self._examples.reader(EXAMPLES.name, {0: offset})
+        while offset <= self._learning:
+            for record in reader.poll(0.0, self._learning + 1 - offset):
+                offset = record.offset + 1
+                yield decode_examples(record.value or b"")[0]
+
+
+def _no_histories(users: Sequence[str], last: int) -> dict[str, list[str]]:
+    raise AssertionError("requests bring their histories")
+
+
+def words_of_bytes(raw: bytes) -> U64:
+    """A page's features as words."""
+    return np.frombuffer(raw, np.uint64)

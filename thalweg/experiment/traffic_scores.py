@@ -1,0 +1,63 @@
+"""What an experiment measures of every page: who served it, what was to be expected of it, how models predicted it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from producers.store.storefront import ShownPages
+from stream.tables.dtypes import F32, F64, I64, Bools
+
+
+@dataclass
+class TrafficScores:
+    """Columns of N pages of k items, collected batch by batch. `learners`: whose predictions are collected."""
+
+    learners: Sequence[str]
+    examination: F64  # float64 [k], P(a position is examined)
+    _batches: list[dict[str, np.ndarray]] = field(default_factory=list)  # type: ignore[type-arg]
+
+    def add(self, shown: ShownPages, predictions: Mapping[str, F32]) -> None:
+        """Add pages. `predictions`: float32 [B, k] of each learner, at page time."""
+        p = shown.probabilities
+        k = len(self.examination)
+        ranked = np.take_along_axis(p, shown.shown, 1)
+        popular = np.argsort(-shown.pages.popularity, axis=1, kind="stable")[:, :k]
+        best = -np.sort(-p, axis=1)[:, :k]
+        self._batches.append(
+            {
+                "arm": shown.arms,
+                "user": shown.pages.users,
+                "time_ms": shown.pages.times_ms,
+                "items": np.take_along_axis(shown.pages.candidates, shown.shown, 1),
+                "labels": shown.outcomes.installed & ~shown.outcomes.retracted,
+                "expected": ranked @ self.examination,
+                "oracle": best @ self.examination,
+                "random": p.mean(1) * self.examination.sum(),
+                "popular": np.take_along_axis(p, popular, 1) @ self.examination,
+                **{f"by_{name}": predictions[name] for name in self.learners},
+            }
+        )
+
+    def table(self) -> "ScoredTraffic":
+        """All pages so far."""
+        names = self._batches[0]
+        columns = {name: np.concatenate([batch[name] for batch in self._batches]) for name in names}
+        predictions = {name: columns.pop(f"by_{name}") for name in self.learners}
+        return ScoredTraffic(**columns, predictions=predictions)
+
+
+@dataclass(frozen=True)
+class ScoredTraffic:
+    """N pages of k items, in the order in which they were shown."""
+
+    arm: I64  # int64 [N]
+    user: I64  # int64 [N]
+    time_ms: I64  # int64 [N]
+    items: I64  # int64 [N, k]
+    labels: Bools  # bool [N, k]: installed, and not retracted later
+    expected: F64  # float64 [N]: installs to be expected of what was shown, by the world's truth
+    oracle: F64  # float64 [N]: of the best page of the same candidates
+    random: F64  # float64 [N]: of random items of the same candidates
+    popular: F64  # float64 [N]: of the most popular of the same candidates
+    predictions: Mapping[str, F32]  # float32 [N, k] of each learner, at page time
