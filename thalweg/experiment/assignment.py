@@ -63,7 +63,7 @@ def sample_ratio(users: Mapping[str, int], shares: Mapping[str, float]) -> Sampl
 
     An arm without a declared share that has users is a mismatch. Raises SettingsError when a share is invalid.
     """
-    declared = normalised(shares)
+    declared = normalised(shares) if shares else {}
     strangers = [arm for arm, count in users.items() if count and arm not in declared]
     total = sum(users.values())
     if strangers:

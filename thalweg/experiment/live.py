@@ -161,7 +161,8 @@ def report_table(seen: LiveReport) -> Table:
         (seen.counts.unreadable, "events can't be decoded"),
     ):
         notes += [f"{count:,} {what}"] * bool(count)
-    table = Table(*HEADS, title="experiment", caption="\n".join(notes), title_justify="left", caption_justify="left")
+    table = Table(*HEADS, title="experiment", caption="\n".join(notes), title_justify="left", caption_justify="left",
+                  min_width=min(120, max(map(len, notes))))  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
     for one in seen.arms:
