@@ -57,7 +57,7 @@ class LiveCounts:
 
     A page that repeats items of an earlier one under its request id never gets labels for them: it stays unfinished.
 
-    Memory: some 0.3 kB for each page that is remembered, 0.2 kB for each user of each arm.
+    Memory: some 0.2 kB for each page that is remembered, and as much for each user of each arm.
     """
 
     def __init__(self, pages_max: int = PAGES_MAX) -> None:

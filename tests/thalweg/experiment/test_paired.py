@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stream.tables.dtypes import F64
-from thalweg.experiment.paired import PairedGain, paired_gain
+from thalweg.experiment.paired import paired_gain
 
 
 def seeds(count: int, seed: int, spread: float = 0.02) -> tuple[F64, F64]:
@@ -59,4 +59,5 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_a_value_of_nought_leaves_out_students_interval() -> None:
     """It has no logarithm; the bootstrap remains."""
     found = paired_gain(np.array([0.0, 1.0, 2.0]), np.ones(3), 1)
-    assert found == PairedGain(0.0, -1.0, 1.0, pytest.approx(np.nan, nan_ok=True), pytest.approx(np.nan, nan_ok=True))
+    assert found[:3] == (0.0, -1.0, 1.0)
+    assert np.isnan(found[3:]).all()
