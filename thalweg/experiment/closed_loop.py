@@ -59,11 +59,11 @@ class PeerModel:
 
     def predict(self, pages: Sequence[U64]) -> list[F32]:
         """P(Y=1) of each page's items, float32 [n] each."""
-        return [self.score(words) for words in pages]
+        return [self._vw.predict(words, 0) for words in pages]
 
     def score(self, words: U64) -> F32:
         """P(Y=1) of a page's items, float32 [n]."""
-        return self._vw.predict(words, 0)
+        return self._vw.score(words)
 
     def learn(self) -> None:
         """Learn all records that wait."""
@@ -81,6 +81,27 @@ class PeerModel:
     def close(self) -> None:
         """Finish."""
         self._vw.close()
+
+
+class Ensemble:
+    """Parts that are trained apart: their log-odds are averaged when they predict, and never before."""
+
+    def __init__(self, members: Sequence[ServedModel]) -> None:
+        self._members = members
+
+    def predict(self, pages: Sequence[U64]) -> list[F32]:
+        """P(Y=1) of each page's items, float32 [n] each."""
+        return [_mean_odds(found) for found in zip(*(member.predict(pages) for member in self._members), strict=True)]
+
+    def score(self, words: U64) -> F32:
+        """P(Y=1) of a page's items as it is served, float32 [n], by the members' live versions."""
+        return _mean_odds([member.score(words) for member in self._members])
+
+
+def _mean_odds(predictions: Sequence[F32]) -> F32:
+    p = np.clip(np.array(predictions, np.float64), 1e-9, 1 - 1e-9)
+    mean = np.log(p / (1 - p)).mean(0)
+    return (1 / (1 + np.exp(-mean))).astype(np.float32)
 
 
 @dataclass
