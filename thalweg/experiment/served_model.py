@@ -120,4 +120,3 @@ class ServedModel:
 
 def _no_histories(users: Sequence[str], last: int) -> dict[str, list[str]]:
     raise AssertionError("requests bring their histories")
-
