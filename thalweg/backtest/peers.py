@@ -91,10 +91,13 @@ class PeerFeatures:
         self._salts = np.arange(1, numbers + 1, dtype=np.uint64) << np.uint64(32)
         self.buckets = Buckets(spec, numbers)
 
-    def of(self, batch: Batch) -> tuple[list[list[int]], F32]:
-        """The features of each example, and its numbers [B, D]. The bias isn't among them: peers have their own."""
+    def of(self, batch: Batch, *, serving: bool = False) -> tuple[list[list[int]], F32]:
+        """The features of each example, and its numbers [B, D]. The bias isn't among them: peers have their own.
+
+        With `serving` the position is its `serve_as`.
+        """
         keys = self._encoder.wide_keys(batch)
-        deep = self._encoder.deep_input(batch)
+        deep = self._encoder.deep_input(batch, serving=serving)
         shift = np.uint64(64 - BITS)
         wide = (keys.keys >> np.uint64(8)) & np.uint64((1 << BITS) - 1)  # the low byte says which cross it is
         buckets = ((self._salts + self.buckets.of(deep.numbers).astype(np.uint64)) * MULTIPLIER) >> shift
@@ -144,6 +147,11 @@ class VowpalWabbit(PeerEntrant):
         lines = [f"'{row + i} | {' '.join(map(str, one))}" for i, one in enumerate(features)]
         self._write(lines)
         return np.array([self._vw.predict(line) for line in lines], np.float32)
+
+    def score(self, words: U64) -> F32:
+        """P(Y=1) of a page's items as a ranker would score it, float32 [n]. `words`: as it is served."""
+        features, _ = self.features.of(one_page(words), serving=True)
+        return np.array([self._vw.predict(f"| {' '.join(map(str, one))}") for one in features], np.float32)
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
         """One example at a time; its labels are 1 and -1."""

@@ -49,7 +49,7 @@ def run_seed(
     world = StoreWorld(preset(config.rate), seed, load_scenario(config.scenarios))
     assignment = Assignment(f"experiment-{seed}", dict.fromkeys(config.arms, 1.0))
     loop = ClosedLoop(
-        spec, world, config.arms, assignment.arm_of, seed, config.sync_ms, config.frozen_from, on_progress=on_progress
+        spec, world, config.arms, assignment.arm_of, seed, config.sync_ms, config.frozen_from, on_progress
     )
     begun = perf_counter()
     traffic = loop.run(config.pages)

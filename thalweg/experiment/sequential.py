@@ -31,7 +31,8 @@ from thalweg.experiment.arm_counts import ArmCounts
 
 ALPHA: Final = 0.05  # chance that an interval is wrong at any look
 # Standard deviation of the mixture over logarithms of gains: the intervals are narrowest for gains about as large as
-# this. It is fixed beforehand, valid whatever it is, and matters little: half or double costs a few percent of power.
+# this. It is fixed beforehand and valid whatever it is. In simulated tests of gains of 5 to 20 %, 0.2 alarms in 4 %
+# more to 6 % less of the runs, 0.05 in 4 % more to 30 % less.
 SCALE: Final = 0.1
 USERS_MIN: Final = 30  # in each arm; with fewer nothing is concluded
 Z_FIXED: Final = 1.959964  # of a 95 % interval that is looked at once

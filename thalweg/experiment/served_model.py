@@ -17,6 +17,7 @@ from ranker.serving.request_loop import RequestLoop
 from stream.events.codec import decode_examples
 from stream.events.topics import EXAMPLES, REPLIES, REQUESTS
 from stream.events.types import Examples
+from stream.features.serve_as import as_served
 from stream.log.memory_log import MemoryLog
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
@@ -71,6 +72,13 @@ class ServedModel:
         """P(Y=1) of each page's items by what was learned so far, float32 [n] each."""
         return [self.model.predict_encoded(*encoded) for encoded in self.model.encode_pages(pages)]
 
+    def score(self, words: U64) -> F32:
+        """P(Y=1) of a page's items by the live version, float32 [n]; a half each while there is none."""
+        served = self._watcher.served
+        if served is None:
+            return np.full(int(words[1]), 0.5, np.float32)
+        return self._scorer.score(served.version, as_served(self.model.layout, words))[0]
+
     def publish(self, *, deep: bool = True) -> None:
         """Publish what was learned since the last version and serve it, unless the gate rejects it."""
         model = self.model
@@ -112,8 +120,3 @@ class ServedModel:
 
 def _no_histories(users: Sequence[str], last: int) -> dict[str, list[str]]:
     raise AssertionError("requests bring their histories")
-
-
-def words_of_bytes(raw: bytes) -> U64:
-    """A page's features as words."""
-    return np.frombuffer(raw, np.uint64)

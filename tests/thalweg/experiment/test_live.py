@@ -11,11 +11,15 @@ from rich.console import Console
 from stream.events.codec import encode_record, example_id
 from stream.events.topics import EXAMPLES
 from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED, Examples, Impression, Organic
+from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.log.kafka_log import KafkaLog
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import Record
 from stream.runtime.errors import DataError, SettingsError
-from thalweg.experiment.live import LiveOptions, watch
+from stream.runtime.settings import Settings
+from thalweg.experiment.live import LiveOptions, run_live, watch
 from thalweg.experiment.live_counts import LiveCounts
+from thalweg.stack.stack import Stack
 
 T = 1_700_000_000_000
 ITEMS = ["a", "b", "c"]
@@ -251,3 +255,21 @@ def test_an_empty_log_says_so() -> None:
     """With what it waits for."""
     with pytest.raises(DataError, match=r"no page in `examples` has a label for each item yet \(1 wait for some\)"):
         look(log_of(closed(page(1), 0)[:1]), LiveOptions())
+
+
+def test_a_log_on_kafka_gives_the_same_figures(stack: Stack, topic_prefix: str) -> None:
+    """Duplicates included; a time at which nothing has been appended yet leaves nothing to compare."""
+    settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix)
+    apply_topics(settings, plan_topics(settings))
+    records = shop(100, {"popular": 0.1, "wide": 0.2}, pages=3)
+    log = KafkaLog(settings)
+    for events in [*records, records[1]]:
+        log.send(EXAMPLES.name, 0, encode_record(events))
+    log.close()
+    console = Console(file=io.StringIO())
+    found = run_live(settings, LiveOptions(), console)
+    assert found == look(log_of(*records, records[1]), LiveOptions())[0]
+    assert found["wide.pages"] == 150
+    assert found["duplicates"] == 100 * len(ITEMS)
+    with pytest.raises(DataError, match="no page in `examples`"):
+        run_live(settings, LiveOptions(since_ms=2 * T), console)
