@@ -73,7 +73,7 @@ class Answered(NamedTuple):
 
 
 class Storefront:
-    """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent along with requests, if given.
+    """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent with requests, if given.
 
     While a ranker has no model, its pages get the features that a model would have logged which has learned nothing.
     """
@@ -144,7 +144,7 @@ class Storefront:
         return self.show(self.replies())
 
     def replies(self, wait_s: float = 0.0) -> list[Answered]:
-        """Replies to requests, at the latest after `wait_s`, in the pages' order; those with an error are in `failed`."""
+        """Replies that come within `wait_s`, in the order of their pages; those with an error are in `failed`."""
         found: list[Answered] = []
         for reader in self._readers:
             for record in reader.poll(wait_s, REPLIES_MAX):
