@@ -107,8 +107,10 @@ class Storefront:
 
     def open(self, *, past: bool = False) -> None:
         """Send all items and users; with `past` also what users have installed before the start."""
-        for entity in self.world.entities():
+        entities = self.world.entities()
+        for entity in entities:
             self._send_entity(entity)
+        self._without_model.warm_up(entities[0])
         for install in self.world.past_installs() if past else []:
             self._send_event(install)
         self._producer.flush()
@@ -244,6 +246,11 @@ class _PagesWithoutModel:
         self._catalogue = Catalogue(self._layout)
         self._statistics = Statistics(StatisticsProgram(spec, self._layout))
         self._users: dict[str, User] = {}
+
+    def warm_up(self, item: Item | User) -> None:
+        """Load the kernels, for which the first page would wait."""
+        if isinstance(item, Item):
+            self.reply(RankReply("", "", [], [], 0), [item.item], {})
 
     def put(self, entity: Item | User) -> None:
         if isinstance(entity, Item):

@@ -4,17 +4,23 @@ import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console
 
 from producers.movielens import fetch_movielens
 from producers.store.parameters import BASE_RATES
+from stream.events.codec import decode_examples
+from stream.events.topics import EXAMPLES
+from stream.events.types import Examples
 from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.log.kafka_log import KafkaLog
+from stream.log.protocol import START
 from stream.runtime.errors import StackError
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import load_spec
+from thalweg.audit.log_scan import read_range
 from thalweg.demo.acquisition import CONTROL, LATELY, MODEL
 from thalweg.demo.caller import kafka_caller
 from thalweg.demo.config import DemoConfig, World
@@ -25,7 +31,6 @@ from thalweg.demo.services import DemoServices, Interrupts
 from thalweg.demo.store_player import PRESET
 from thalweg.views.tables import moves_table, print_table, summary_table
 
-EXAMPLE_ITEM: Final[dict[World, str]] = {"store": "app-7", "movielens": "50"}
 KEPT: Final = (
     "it stays up until `thalweg down`: try `thalweg rank {user}`, `thalweg send-install {user} {item}`, "
     "`thalweg status`"
@@ -36,7 +41,8 @@ STORE: Final = (
 )
 MEANINGS: Final = {  # of all figures, in the summary's order
     "pages": "pages shown",
-    "examples_learned": "examples that the learner has learned, each once",
+    "examples_learned": "examples that the learner has learned",
+    "examples_emitted": "different examples that the joiner has emitted up to there: each is learned once",
     "duplicates_dropped": "duplicate examples",
     "dead_letters": "events and examples that a service rejected",
     "auc_arrival": "AUC over all examples, each predicted just before it was learned",
@@ -50,7 +56,7 @@ MEANINGS: Final = {  # of all figures, in the summary's order
     "servable_p99_ms": "",
     "rank_p50_ms": "scheduled send → reply at the caller, 100 candidates",
     "rank_p99_ms": "",
-    "rank_replies": "replies to requests of an open-loop client",
+    "rank_replies": "replies to ranking requests, sent by schedule",
     "rank_errors": "requests without a list",
     "swaps": "versions that a ranker swapped in",
     "replies_checked": "replies recomputed for verification",
@@ -61,7 +67,7 @@ MEANINGS: Final = {  # of all figures, in the summary's order
 
 
 STORE_MEANINGS: Final = {  # of those that only the store has
-    "pages_open": "of those, pages whose window is still open: their negatives come when it closes",
+    "pages_open": "of those, pages whose window is still open: installs may follow",
     f"acquisition_{CONTROL}": "installs to be expected per 1,000 shown items, users who see what is popular",
     f"acquisition_{MODEL}": "same, users whose pages the model ranks",
     "acquisition_oracle": "same, the ceiling: the best pages by the world's truth",
@@ -102,13 +108,14 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
             if config.world == "store":
                 report(STORE.format(rate=BASE_RATES[PRESET], preset=PRESET))
             monitor = play(services, spec, config, console)
-            found = {"pages": monitor.state.pages} | monitor.state.figures
+            found = {"pages": monitor.state.pages} | monitor.state.figures | learned_once(services)
             report("recomputing a sample of the replies from the snapshots that they name")
             with closing(RedisStore(services.settings, model)) as store:
                 replies = [outcome.reply for outcome in monitor.requests.sample if outcome.reply is not None]
                 counts = rescore(store, model, replies)
                 found |= {"replies_checked": counts.checked, "mixed_replies": counts.mixed}
-                found["one_install_ms"] = one_install(services.settings, store, monitor.requests, console)
+                scene = last_scene(services.settings, store, monitor.requests, console)
+            found["one_install_ms"] = scene.served_ms
             found["seconds"] = round(time.monotonic() - begun_s, 1)
             stays_up = config.keep
         finally:
@@ -120,16 +127,23 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
     figures = {name: found.get(name) for name in meanings}
     print_table(summary_table(figures, meanings), console)
     if stays_up:
-        user, item = monitor.requests.users.most_common(1)[0][0], EXAMPLE_ITEM[config.world]
-        report(KEPT.format(user=user, item=item))
+        report(KEPT.format(user=scene.user, item=scene.item))
         if not services.state.own_stack:
             names = f"THALWEG_TOPIC_PREFIX={services.settings.topic_prefix} THALWEG_MODEL={model}"
             report(f"where THALWEG_KAFKA or THALWEG_REDIS is set, commands use that stack: set {names} too")
     return figures
 
 
-def one_install(settings: Settings, store: RedisStore, requests: RequestTally, console: Console) -> float:
-    """Show a user's page before and after one install; returns the milliseconds between install and reply."""
+class LastScene(NamedTuple):
+    """Whose page was shown, an item that they don't have, and the milliseconds between their install and its reply."""
+
+    user: str
+    item: str
+    served_ms: int
+
+
+def last_scene(settings: Settings, store: RedisStore, requests: RequestTally, console: Console) -> LastScene:
+    """Show a user's page before and after one install."""
     if not requests.users:
         raise StackError(f"{UNANSWERED}; see {settings.local / 'logs'}")
     user = requests.users.most_common(1)[0][0]
@@ -140,4 +154,16 @@ def one_install(settings: Settings, store: RedisStore, requests: RequestTally, c
         after, served_ms = caller.wait_learned(store, appended_ms, before.version, lambda: caller.rank(user))
         print_table(moves_table(before, after, item, caller.titles()), console)
     console.print(f"{served_ms} ms from the install's append to the first reply that has learned it", highlight=False)
-    return served_ms
+    return LastScene(user, next(one for one in after.items if one != item), served_ms)
+
+
+def learned_once(services: DemoServices) -> dict[str, float]:
+    """How many examples the learner has learned, and how many different ones the log has up to there."""
+    learner = services.metrics("learner")
+    with closing(KafkaLog(services.settings)) as log:
+        records = read_range(log, EXAMPLES.name, {0: START}, {0: int(learner["thalweg_learner_offset"])})
+        emitted = {
+            one for record in records for page in decode_examples(record.value or b"")[0]
+            if isinstance(page, Examples) for one in page.ids
+        }  # fmt: skip
+    return {"examples_learned": learner["thalweg_learner_examples_total"], "examples_emitted": len(emitted)}

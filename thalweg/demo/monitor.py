@@ -102,9 +102,9 @@ class RateMeter:
 
 
 class DemoMonitor:
-    """Keeps `state` up to date."""
+    """Keeps `state` up to date. `playing`: the name of its first phase."""
 
-    def __init__(self, services: DemoServices, freshness: DemoFreshness, pages_total: int) -> None:
+    def __init__(self, services: DemoServices, freshness: DemoFreshness, pages_total: int, playing: str) -> None:
         self.requests = RequestTally()
         self.state = ScreenState(pages_total=pages_total)
         self.examples_wanted: float | None = None  # once all pages were played: how many the learner shall have learned
@@ -114,7 +114,8 @@ class DemoMonitor:
         self.last_learned_s = time.monotonic()
         self.store: StoreProgress | None = None  # of a world that is played
         self.acquisition = Acquisition()
-        self._services, self._freshness, self._rates = services, freshness, RateMeter()
+        self._services, self._freshness, self._playing = services, freshness, playing
+        self._rates = RateMeter()
 
     @property
     def learned_all(self) -> bool:
@@ -140,8 +141,7 @@ class DemoMonitor:
     def update(self) -> None:
         """Read the services' metrics; those of a service that doesn't answer stay as they were."""
         state, requests, freshness = self.state, self.requests, self._freshness
-        playing = "replaying" if self.store is None else "playing"
-        state.phase = playing if self.examples_wanted is None else "learning the rest"
+        state.phase = self._playing if self.examples_wanted is None else "learning the rest"
         joiner, learner, ranker = (dict(self._services.metrics(name)) for name in SERVICES)
         if learner:
             self._update_learner(learner)

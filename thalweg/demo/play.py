@@ -28,15 +28,19 @@ def play(services: DemoServices, spec: Path, config: DemoConfig, console: Consol
     if config.world == "store":
         words = ["play-store", "--spec", str(spec), "--pages", str(config.pages), "--seed", str(config.seed)]
         words += ["--rate", str(config.pages_a_second), "--sample", str(config.sample_every)]
-        name = "store"
+        name, playing = "store", "playing"
     else:
-        name, words = "asker", ["ask", "--rps", str(config.rps), "--sample", str(config.sample_every)]
+        name, playing, words = (
+            "asker",
+            "replaying",
+            ["ask", "--rps", str(config.rps), "--sample", str(config.sample_every)],
+        )
     with (
         closing(RedisStore(services.settings, services.settings.model)) as store,
         closing(ClientProcess(services, name, *words)) as client,
         Screen(console) as screen,
     ):
-        monitor = DemoMonitor(services, DemoFreshness(store), config.pages)
+        monitor = DemoMonitor(services, DemoFreshness(store), config.pages, playing)
         if config.world == "store":
             look_for_end: Callable[[], None] = _StoreEnd(monitor).look
         else:

@@ -149,7 +149,7 @@ def run_store_player(settings: Settings, spec: Spec, options: PlayerOptions) -> 
         world = StoreWorld(options.parameters, options.seed, start_ms=start_ms)
         with closing(open_store(log, world, spec, options.seed, stop.is_set)) as front:
             player = StorePlayer(front, options.pages, options.sample_every, now_ms)
-            stop.wait(max(0.0, start_ms - now_ms()) / 1_000)
+            print(f"the world begins in {start_ms - now_ms():,.0f} ms", file=sys.stderr, flush=True)
             _play(player, stop)
 
 
