@@ -4,6 +4,7 @@ Event time is wall time. Latency is counted from a page's event time until the r
 was asked for: a world that waits for its rankers would hide their delays.
 """
 
+import gc
 import sys
 import threading
 import time
@@ -73,12 +74,13 @@ class StorePlayer:
     def step(self) -> list[RequestOutcome]:
         """Ask for the pages that are due, show those whose replies come within WAIT_S, send events that are due."""
         front = self._front
-        while self._unasked:
+        while self._unasked and self._until_due_s() <= 0.0:
             asked = front.ask(int(self._now_ms()) + 1, min(PAGES_MAX, self._unasked))
             self._unasked -= asked
             if not asked:
                 break
-        answered = front.replies(self._wait_s())
+        until_due_s = self._until_due_s() if self._unasked else WAIT_S
+        answered = front.replies(min(WAIT_S, max(WAIT_S_MIN, until_due_s)))
         received_ms = self._now_ms()
         if shown := front.show(answered):
             self._count(shown)
@@ -88,10 +90,10 @@ class StorePlayer:
         outcomes = [RequestOutcome(one.user, received_ms - one.page_ms, error=one.reason) for one in failed]
         return outcomes + [self._outcome(one, received_ms) for one in answered]
 
-    def _wait_s(self) -> float:
-        due_ms = self._front.world.next_page_ms if self._unasked else None
-        until_due_s = WAIT_S if due_ms is None else (due_ms - self._now_ms()) / 1_000
-        return min(WAIT_S, max(WAIT_S_MIN, until_due_s))
+    def _until_due_s(self) -> float:
+        """Until the next page is due; 0 where only `ask` finds out."""
+        due_ms = self._front.world.next_page_ms
+        return 0.0 if due_ms is None else (due_ms - self._now_ms()) / 1_000
 
     def _outcome(self, answered: Answered, received_ms: float) -> RequestOutcome:
         reply, appended_ms, page_ms = answered.reply
@@ -149,6 +151,8 @@ def run_store_player(settings: Settings, spec: Spec, options: PlayerOptions) -> 
         world = StoreWorld(options.parameters, options.seed, start_ms=start_ms)
         with closing(open_store(log, world, spec, options.seed, stop.is_set)) as front:
             player = StorePlayer(front, options.pages, options.sample_every, now_ms)
+            gc.collect()
+            gc.freeze()  # what is there stays: a full collection would look at all of it, while pages wait
             print(f"the world begins in {start_ms - now_ms():,.0f} ms", file=sys.stderr, flush=True)
             _play(player, stop)
 
