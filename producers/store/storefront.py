@@ -57,7 +57,7 @@ class _Asked(NamedTuple):
 
 
 class Storefront:
-    """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent along with requests, if given.
+    """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent with requests, if given.
 
     While a ranker has no model, its pages get the features that a model would have logged which has learned nothing.
     """
