@@ -1,6 +1,7 @@
 """Reports installs as events: delayed, sometimes retracted, and wrong where a scenario says so."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,14 @@ from producers.store.scenario import Bots, FlippedLabels, Scenario, Span
 from producers.store.shelf import Shelf
 from stream.events.types import Install
 from stream.tables.dtypes import F64, I64, Bools
+
+
+class Reported(NamedTuple):
+    """[B, k] each: what was installed, what is reported as installed, and which of either is retracted later."""
+
+    installed: Bools
+    reported: Bools
+    retracted: Bools
 
 
 class Reporter:
@@ -35,19 +44,19 @@ class Reporter:
         flipped = within(pages.world_ms, self._scenario.all(FlippedLabels))
         return reported ^ flipped[:, None] if flipped.any() else reported
 
-    def retracted(self, pages: PageBatch, installed: Bools) -> Bools:
-        """[B, k] which of these installs are retracted later."""
+    def retracted(self, pages: PageBatch, installed: Bools) -> Bools | None:
+        """[B, k] which of these installs are retracted later; None if there are no installs."""
+        if not installed.any():
+            return None
         draws = self._draws.pages(Purpose.RETRACTION, pages.numbers, installed.shape[1])
         return installed & (draws < self._parameters.reports.retracted)
 
-    def report(
-        self, pages: PageBatch, apps: I64, installed: Bools, reported: Bools, population: Population, shelf: Shelf
-    ) -> None:
+    def report(self, pages: PageBatch, apps: I64, of: Reported, population: Population, shelf: Shelf) -> None:
         """Users load what they install, and events report what is to be reported; `apps` [B, k] were shown."""
         reports = self._parameters.reports
-        either = installed | reported
-        rows, columns = np.nonzero(either)
-        retracted = self.retracted(pages, either)[rows, columns]
+        installed, reported = of.installed, of.reported
+        rows, columns = np.nonzero(installed | reported)
+        retracted = of.retracted[rows, columns]
 
         def drawn(purpose: Purpose) -> F64:
             return self._draws.pages(purpose, pages.numbers, installed.shape[1])[rows, columns]
