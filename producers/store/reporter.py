@@ -39,7 +39,7 @@ class Reporter:
         """[B, k] what is reported as installed."""
         reported = installed
         for bots in self._scenario.all(Bots):
-            clicking = self._draws.pages(Purpose.BOTS, pages.users, 1)[:, 0] < bots.share
+            clicking = self._draws.users(Purpose.BOTS, pages.users) < bots.share
             reported = reported | (clicking & within(pages.world_ms, [bots]))[:, None]
         flipped = within(pages.world_ms, self._scenario.all(FlippedLabels))
         return reported ^ flipped[:, None] if flipped.any() else reported
@@ -73,10 +73,13 @@ class Reporter:
             install_id, page = f"{pages.request_id(b)}-{position}", pages.request_id(b) if named[n] else ""
             # A retraction follows its install by a millisecond at least, however compressed time is.
             back_ms = 1_000 * log_uniform(float(back[n]), reports.retracted_after_s)
-            times_ms = [self._event_ms(world_ms)] + [self._event_ms(world_ms + back_ms) + 1] * int(retracted[n])
-            for count, time_ms in zip((1.0, -1.0), times_ms, strict=False):
-                event = Install(names.user_name(user), names.app_name(app), time_ms, install_id, page, count < 0)
-                shelf.see(self._queue.put(event, time_ms), app, count)
+            times_ms = (self._event_ms(world_ms), self._event_ms(world_ms + back_ms) + 1)
+            made, undone = (
+                Install(names.user_name(user), names.app_name(app), times_ms[again], install_id, page, again)
+                for again in (False, True)
+            )
+            seen_ms = self._queue.put(made, times_ms[0])
+            shelf.see(seen_ms, app, self._queue.put(undone, times_ms[1]) if retracted[n] else None)
 
     def _event_ms(self, world_ms: float) -> int:
         return event_time(self._start_ms, world_ms, self._parameters.compress)

@@ -119,11 +119,11 @@ class StoreWorld:
 
     def expected_installs(self, probabilities: F64, shown: I64) -> F64:
         """[B] expected installs of pages that show these candidates [B, k], by probabilities [B, C]."""
-        return np.asarray(np.take_along_axis(probabilities, shown, axis=1) @ self._examination[: shown.shape[1]])
+        return np.asarray(probabilities[np.arange(len(shown))[:, None], shown] @ self._examination[: shown.shape[1]])
 
     def show(self, pages: PageBatch, shown: I64) -> Outcomes:
         """Users look at candidates [B, k], by index in shown order, and install; events of it are queued."""
-        apps, numbers = np.take_along_axis(pages.candidates, shown, axis=1), pages.numbers
+        apps, numbers = pages.candidates[np.arange(len(shown))[:, None], shown], pages.numbers
         draws, k = self._draws, shown.shape[1]
         probabilities = sigmoid(self._truth.log_odds(pages.visits(), apps))
         examined = draws.pages(Purpose.EXAMINATION, numbers, k) < self._examination[:k]

@@ -129,9 +129,9 @@ def test_unknown_names_are_told(tmp_path: Path) -> None:
 def test_a_flip_negates_tastes_or_permutes_them() -> None:
     """Before the flip nothing differs; after it, what comes from tastes has the other sign, or another segment's."""
     for how in ("negate", "permute"):
-        lines = f'kind = "flip"; at = "3h"; how = "{how}"'
-        assert np.abs(gained(lines, 2)[0]).max() == 0
-        assert np.abs(gained(lines, 3)[0]).mean() > 0.3
+        lines = f'kind = "flip"; at = "30m"; how = "{how}"'
+        assert np.abs(gained(lines, 0)[0]).max() == 0
+        assert np.abs(gained(lines, 1)[0]).mean() > 0.3
     world, flipped = (StoreWorld(SMALL, SEED, one) for one in (NO_SCENARIO, happening('kind = "flip"; at = "0h"')))
     plain = world._truth.tastes()
     assert flipped._truth.tastes() == pytest.approx(-plain)
@@ -157,14 +157,14 @@ def test_drift_is_faster_but_no_wilder() -> None:
 
 def test_a_season_raises_its_category() -> None:
     """Apps of the category gain, others don't, and only while it lasts."""
-    lines = 'kind = "season"; at = "1h"; lasts = "2h"; category = "travel"; strength = 1.5'
+    lines = 'kind = "season"; at = "1h"; lasts = "1h"; category = "travel"; strength = 1.5'
     categories = StoreWorld(SMALL, SEED)._population.apps.categories
     gain, apps = gained(lines, 1)
     travel = categories[apps] == list(names.CATEGORIES).index("travel")
     assert gain[travel] == pytest.approx(1.5)
     assert gain[~travel] == pytest.approx(0.0)
     assert travel.any()
-    assert gained(lines, 3)[0] == pytest.approx(0.0)
+    assert gained(lines, 2)[0] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("app", ["app-0007", ""])
