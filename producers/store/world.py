@@ -9,6 +9,8 @@ Pure: no clock, no I/O; the same seed gives the same events. A loop that plays i
     log.send(world.due(until_ms))                # impressions, installs, retractions, changed items and users
 """
 
+from typing import Final
+
 import numpy as np
 
 from producers.source import WorldEvent
@@ -19,7 +21,7 @@ from producers.store.outgoing_queue import OutgoingQueue, event_time
 from producers.store.pages import Outcomes, PageBatch
 from producers.store.parameters import DAY_MS, HOUR_MS, START_MS, StoreParameters
 from producers.store.population import Population, draw_owned, draw_reach
-from producers.store.reporter import Reporter, within
+from producers.store.reporter import Reported, Reporter, within
 from producers.store.scenario import (
     NO_SCENARIO,
     Drift,
@@ -40,7 +42,7 @@ from stream.runtime.errors import DataError
 from stream.spec.spec_rules import near
 from stream.tables.dtypes import F64, I64
 
-SAMPLE_PAGES = 4_096  # that the base rate is set on
+SAMPLE_PAGES: Final = 2_048  # that the base rate is set on
 
 
 class StoreWorld:
@@ -122,20 +124,22 @@ class StoreWorld:
 
     def expected_installs(self, probabilities: F64, shown: I64) -> F64:
         """[B] expected installs of pages that show these candidates [B, k], by probabilities [B, C]."""
-        return np.asarray(np.take_along_axis(probabilities, shown, axis=1) @ self._examination[: shown.shape[1]])
+        return np.asarray(probabilities[np.arange(len(shown))[:, None], shown] @ self._examination[: shown.shape[1]])
 
     def show(self, pages: PageBatch, shown: I64) -> Outcomes:
         """Users look at candidates [B, k], by index in shown order, and install; events of it are queued."""
-        apps, numbers = np.take_along_axis(pages.candidates, shown, axis=1), pages.numbers
+        apps, numbers = pages.candidates[np.arange(len(shown))[:, None], shown], pages.numbers
         draws, k = self._draws, shown.shape[1]
         probabilities = sigmoid(self._truth.log_odds(pages.visits(), apps))
         examined = draws.pages(Purpose.EXAMINATION, numbers, k) < self._examination[:k]
         installed = examined & (draws.pages(Purpose.INSTALL, numbers, k) < probabilities)
         installed &= ~self._population.taken[pages.users[:, None], apps]
         reported = self._reporter.reported(pages, installed)
-        if installed.any() or reported.any():
-            self._reporter.report(pages, apps, installed, reported, self._population, self._shelf)
-        return Outcomes(examined, installed, self._reporter.retracted(pages, installed))
+        retracted = self._reporter.retracted(pages, installed | reported)
+        if retracted is None:
+            return Outcomes(examined, installed, np.zeros_like(installed))
+        self._reporter.report(pages, apps, Reported(installed, reported, retracted), self._population, self._shelf)
+        return Outcomes(examined, installed, installed & retracted)
 
     def post(self, event: SourceEvent, time_ms: int) -> None:
         """Queue someone else's event, such as a page's impression: as all, it may be late, a duplicate, or waits."""
@@ -164,7 +168,7 @@ class StoreWorld:
     def _begin_hour(self) -> None:
         self._hour += 1
         hour, world_ms, population, scenario = self._hour, self._hour * HOUR_MS, self._population, self.scenario
-        new_users, new_apps = population.move(hour) if hour else (np.empty(0, int), np.empty(0, int))
+        new_users, new_apps = population.move(hour) if hour else (NOBODY.users, NOBODY.users)
         if hour:
             rate = np.prod([one.times for one in scenario.during(Drift, world_ms)])
             self._truth.drift(hour, float(rate))
@@ -173,8 +177,12 @@ class StoreWorld:
                 self._truth.flip(permuted=flip.how == "permute")
         self._truth.refresh(world_ms / DAY_MS, *self._risen(world_ms))
         time_ms = self._event_ms(world_ms)
-        self._send_entities(time_ms, new_apps.tolist(), new_users.tolist())
-        self._vanish(time_ms)
+        changed = self._vanish()
+        self._send_entities(
+            time_ms,
+            np.flatnonzero(population.apps_here) if "item" in changed else new_apps,
+            np.flatnonzero(population.users_here) if "user" in changed else new_users,
+        )
         self._shelf.refresh(time_ms, population.apps.released_days, population.apps_here)
         self._ask()
 
@@ -234,25 +242,21 @@ class StoreWorld:
                     hits[app] = hits.get(app, 0.0) + hit.strength
         return season, hits
 
-    def _vanish(self, time_ms: int) -> None:
-        """Columns that vanish now: items and users are sent again without them."""
+    def _vanish(self) -> set[str]:
+        """Columns that vanish now; returns what has lost one: item, user, context."""
         gone = [one for one in self.scenario.all(VanishingColumn) if self._begins(one.at_ms)]
         for one in gone:
             self._hidden[one.of] |= {one.column}
-        changed = {one.of for one in gone}
-        apps, users = self._population.apps_here, self._population.users_here
-        self._send_entities(
-            time_ms,
-            np.flatnonzero(apps).tolist() if "item" in changed else [],
-            np.flatnonzero(users).tolist() if "user" in changed else [],
-        )
+        return {one.of for one in gone}
 
-    def _send_entities(self, time_ms: int, apps: list[int], users: list[int]) -> None:
-        for app in apps:
-            known = self._shelf.popularity[app] if app < len(self._shelf.popularity) else 0.0
-            self._queue.put_entity(self._item(app, float(known)), names.app_name(app), time_ms)
-        for user in users:
-            self._queue.put_entity(self._user(user), names.user_name(user), time_ms)
+    def _send_entities(self, time_ms: int, apps: I64, users: I64) -> None:
+        known = self._shelf.popularity
+        for app in apps.tolist():
+            item = self._item(app, float(known[app]) if app < len(known) else 0.0)
+            self._queue.put_entity(item, item.item, time_ms)
+        for user in users.tolist():
+            described = self._user(user)
+            self._queue.put_entity(described, described.user, time_ms)
 
     def _item(self, app: int, popularity: float) -> Item:
         return describe_app(self._population.apps, app, popularity, self._hidden["item"])
