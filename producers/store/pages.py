@@ -43,7 +43,9 @@ class PageBatch(NamedTuple):
     @classmethod
     def concatenated(cls, batches: Sequence["PageBatch"]) -> "PageBatch":
         """The pages of several batches."""
-        columns: dict[str, Any] = {name: np.concatenate([getattr(batch, name) for batch in batches]) for name in COLUMNS}
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(batch, name) for batch in batches]) for name in COLUMNS
+        }
         return batches[-1]._replace(**columns)
 
     def context(self, b: int) -> dict[str, str | float]:

@@ -81,7 +81,6 @@ class Storefront:
         self._readers = [one.reader(REPLIES.name, dict.fromkeys(one.ends(REPLIES.name), END)) for one in logs.values()]
         self._asked: dict[str, _Asked] = {}
         self._without_model = _PagesWithoutModel(spec)
-        self.installs = 0  # sent
 
     @property
     def pending(self) -> int:
@@ -89,9 +88,11 @@ class Storefront:
         return len(self._asked)
 
     def open(self) -> None:
-        """Send all items and users."""
+        """Send all items and users, and what users have installed before."""
         for entity in self.world.entities():
             self._send_entity(entity)
+        for install in self.world.past_installs():
+            self._send_event(install)
         self._producer.flush()
 
     def ask(self, until_ms: int) -> int:
@@ -144,12 +145,9 @@ class Storefront:
         for event in self.world.due(until_ms):
             if isinstance(event, Item | User):
                 self._send_entity(event)
-                continue
-            if isinstance(event, Install) and self._histories is not None:
-                self._histories.update(event)
-            self.installs += isinstance(event, Install)
-            assert not isinstance(event, Tick)
-            self._producer.append(partition_of(event.user, self._partitions[EVENTS.name]), encode(event))
+            else:
+                assert not isinstance(event, Tick), "the store sends none"
+                self._send_event(event)
         self._producer.send_due()
 
     def tick(self, time_ms: int) -> None:
@@ -189,6 +187,11 @@ class Storefront:
             items = [names[index] for index in found]
             reply = self._without_model.reply(reply, items, asked.pages.context(asked.page))
         return policy.choose(reply, found, PAGE_ITEMS)
+
+    def _send_event(self, event: Impression | Install) -> None:
+        if isinstance(event, Install) and self._histories is not None:
+            self._histories.update(event)
+        self._producer.append(partition_of(event.user, self._partitions[EVENTS.name]), encode(event))
 
     def _send_entity(self, entity: Item | User) -> None:
         self._without_model.put(entity)

@@ -81,6 +81,7 @@ class ClosedLoop:
     def run(self, pages: int) -> ScoredTraffic:
         """Play this many pages, and those of their last step. Deterministic."""
         self.front.open()
+        self.joiner.step()
         self._read_entities()
         played, until_ms = 0, self.clock.time_ms
         while played < pages:
