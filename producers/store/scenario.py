@@ -78,7 +78,7 @@ class Hit(Span, frozen=True, tag="hit", kw_only=True):
     strength: float = 3.0
 
 
-class Pause(Span, frozen=True, tag="pause", kw_only=True):
+class TrafficPause(Span, frozen=True, tag="pause", kw_only=True):
     """Nobody asks for a page."""
 
 
@@ -109,10 +109,10 @@ class Outage(Span, frozen=True, tag="outage", kw_only=True):
     """The broker is unavailable: no page can be asked for, and events wait until it's back."""
 
 
-AnyHappening = Flip | Drift | Season | Hit | Pause | Ramp | Bots | FlippedLabels | VanishingColumn | Outage
+AnyHappening = Flip | Drift | Season | Hit | TrafficPause | Ramp | Bots | FlippedLabels | VanishingColumn | Outage
 KINDS: Final[dict[str, type[AnyHappening]]] = {
     str(one.__struct_config__.tag): one
-    for one in (Flip, Drift, Season, Hit, Pause, Ramp, Bots, FlippedLabels, VanishingColumn, Outage)
+    for one in (Flip, Drift, Season, Hit, TrafficPause, Ramp, Bots, FlippedLabels, VanishingColumn, Outage)
 }
 H = TypeVar("H", bound=Happening)
 S = TypeVar("S", bound=Span)

@@ -28,10 +28,10 @@ from producers.store.scenario import (
     Flip,
     Hit,
     Outage,
-    Pause,
     Ramp,
     Scenario,
     Season,
+    TrafficPause,
     VanishingColumn,
 )
 from producers.store.shelf import Shelf
@@ -40,7 +40,7 @@ from producers.store.truth import HOURS_A_WEEK, Truth, Visits, sigmoid
 from stream.events.types import Install, Item, SourceEvent, User
 from stream.runtime.errors import DataError
 from stream.spec.spec_rules import near
-from stream.tables.dtypes import F64, I64
+from stream.tables.dtypes import F64, I64, Bools
 
 SAMPLE_PAGES: Final = 2_048  # that the base rate is set on
 
@@ -117,6 +117,10 @@ class StoreWorld:
         """[B, C] P(install | examined) of all candidates: the oracle. Ask before the next call of `next_pages`."""
         return sigmoid(self._truth.log_odds(pages.visits(), pages.candidates))
 
+    def wanted(self, pages: PageBatch) -> Bools:
+        """[B, C] whether the user has an app whose target the candidate is: what must be memorised."""
+        return self._population.wants[pages.users[:, None], pages.candidates]
+
     def expected_installs(self, probabilities: F64, shown: I64) -> F64:
         """[B] expected installs of pages that show these candidates [B, k], by probabilities [B, C]."""
         return np.asarray(probabilities[np.arange(len(shown))[:, None], shown] @ self._examination[: shown.shape[1]])
@@ -141,10 +145,13 @@ class StoreWorld:
         self._queue.put(event, time_ms)
 
     def due(self, until_ms: int) -> list[WorldEvent]:
-        """Events that are sent before `until_ms`, in order; none that come after a page which wasn't asked for yet."""
-        self._advance(until_ms)
+        """Events that are sent before `until_ms`, in order; none after the next page that `next_pages` will give.
+
+        So call it once more when `next_pages` has no page left.
+        """
         waiting = self._times_ms[self._cursor :]
-        return self._queue.take(min(until_ms, int(waiting[0])) if len(waiting) else until_ms)
+        next_ms = int(waiting[0]) if len(waiting) else self._event_ms((self._hour + 1) * HOUR_MS)
+        return self._queue.take(min(until_ms, next_ms))
 
     def drain(self) -> list[WorldEvent]:
         """All events that are still queued, in order of sending: nothing is shown any more."""
@@ -194,7 +201,7 @@ class StoreWorld:
             times *= 1 + (ramp.times - 1) * overlap_ms / HOUR_MS
         asked = self._traffic.ask(hour, (self._first_hour + hour) % HOURS_A_WEEK, self._population.users,
                                   self._population.users_here, times)  # fmt: skip
-        quiet = within(asked.world_ms, [*scenario.all(Pause), *scenario.all(Outage)])
+        quiet = within(asked.world_ms, [*scenario.all(TrafficPause), *scenario.all(Outage)])
         asked = Asked._make(column[~quiet] for column in asked)
         self._asked, self._cursor = asked, 0
         self._times_ms = self.start_ms + np.floor(asked.world_ms / self.parameters.compress).astype(np.int64)
