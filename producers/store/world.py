@@ -38,8 +38,6 @@ from producers.store.shelf import Shelf
 from producers.store.traffic import NOBODY, Asked, Traffic
 from producers.store.truth import HOURS_A_WEEK, Truth, Visits, sigmoid
 from stream.events.types import Install, Item, SourceEvent, User
-from stream.runtime.errors import DataError
-from stream.spec.spec_rules import near
 from stream.tables.dtypes import F64, I64, Bools
 
 SAMPLE_PAGES: Final = 2_048  # that the base rate is set on
@@ -56,7 +54,6 @@ class StoreWorld:
         self, parameters: StoreParameters, seed: int, scenario: Scenario = NO_SCENARIO, start_ms: int = START_MS
     ) -> None:
         self.parameters, self.scenario, self.start_ms = parameters, scenario, start_ms
-        _check(scenario)
         self._draws, self._seed = Draws(seed), seed
         self._first_hour = (start_ms // HOUR_MS + 72) % HOURS_A_WEEK  # 1970 began on a Thursday
         self._population = Population(parameters, seed)
@@ -291,13 +288,3 @@ def _middling_apps(scenario: Scenario, popularity: F64, seed: int) -> list[int]:
     ranked = np.argsort(-popularity, kind="stable")[len(popularity) // 10 : len(popularity) // 2]
     hits = list(scenario.all(Hit))
     return [int(app) for app in generator(seed, Purpose.SCENARIO).choice(ranked, len(hits), replace=False)]
-
-
-def _check(scenario: Scenario) -> None:
-    """Raises DataError when a scenario names what the world doesn't have."""
-    for season in scenario.all(Season):
-        if season.category not in names.CATEGORIES:
-            raise DataError(f"no category {season.category!r}; {near(season.category, list(names.CATEGORIES))}")
-    for hit in scenario.all(Hit):
-        if hit.app and names.app_index(hit.app) < 0:
-            raise DataError(f"no app {hit.app!r}; ids are such as {names.app_name(12)!r}")
