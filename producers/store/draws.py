@@ -13,6 +13,7 @@ import xxhash
 
 from stream.tables.dtypes import F64, I64, U64
 
+BLOCK: Final = 1_024  # pages
 GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 _M1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _M2: Final = np.uint64(0x94D049BB133111EB)
@@ -53,17 +54,33 @@ class Draws:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        keys = np.array([seed % 2**64, 0], np.uint64)[:1] + np.arange(len(Purpose) + 1, dtype=np.uint64) * _M1
-        self._keys = _mix(_mix(keys))
+        purposes = np.arange(len(Purpose) + 1, dtype=np.uint64)
+        self._keys = _mix(_mix(np.uint64(seed % 2**64) + purposes * _M1))
+        self._blocks: dict[tuple[Purpose, int], tuple[int, U64]] = {}  # the newest of a purpose and count
 
     def hashes(self, purpose: Purpose, numbers: I64, count: int) -> U64:
-        """[B, count] hashes of page numbers [B] and positions."""
+        """[B, count] hashes of page numbers [B] and positions; a block of neighbours is computed at once."""
+        block = int(numbers[0]) // BLOCK if len(numbers) else 0
+        offsets = numbers - block * BLOCK
+        if not len(numbers) or offsets.view(np.uint64).max() >= BLOCK:
+            return self._hashes(purpose, numbers, count)
+        known = self._blocks.get((purpose, count))
+        if known is None or known[0] != block:
+            known = (block, self._hashes(purpose, np.arange(block * BLOCK, (block + 1) * BLOCK), count))
+            self._blocks[purpose, count] = known
+        return known[1][offsets]
+
+    def _hashes(self, purpose: Purpose, numbers: I64, count: int) -> U64:
         pages = _mix(numbers.astype(np.uint64) * GAMMA + self._keys[purpose])
         return _mix(pages[:, None] + np.arange(1, count + 1, dtype=np.uint64) * GAMMA)
 
     def pages(self, purpose: Purpose, numbers: I64, count: int) -> F64:
         """[B, count] uniform numbers by page number [B] and position."""
         return (self.hashes(purpose, numbers, count) >> _S11).astype(np.float64) * 2.0**-53
+
+    def users(self, purpose: Purpose, users: I64) -> F64:
+        """[B] uniform numbers by user [B]."""
+        return (self._hashes(purpose, users, 1)[:, 0] >> _S11).astype(np.float64) * 2.0**-53
 
     def name(self, purpose: Purpose, name: str) -> float:
         """One uniform number by a name, such as an event's id."""

@@ -1,7 +1,7 @@
 """Pages that users ask for, and what came of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -38,13 +38,15 @@ class PageBatch(NamedTuple):
 
     def take(self, pages: I64) -> "PageBatch":
         """Some of the pages, by index."""
-        return PageBatch(*(column[pages] for column in self[:-1]), self.hidden)
+        return self._replace(**{name: getattr(self, name)[pages] for name in COLUMNS})
 
     @classmethod
     def concatenated(cls, batches: Sequence["PageBatch"]) -> "PageBatch":
         """The pages of several batches."""
-        return cls(*(np.concatenate(columns) for columns in zip(*(batch[:-1] for batch in batches), strict=True)),
-                   batches[-1].hidden)  # fmt: skip
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(batch, name) for batch in batches]) for name in COLUMNS
+        }
+        return batches[-1]._replace(**columns)
 
     def context(self, b: int) -> dict[str, str | float]:
         """What the request says: hour, weekday (0: Monday) and device."""
@@ -55,6 +57,9 @@ class PageBatch(NamedTuple):
     def visits(self) -> Visits:
         """Who looks at the pages, on what and when."""
         return Visits(self.users, self.devices, self.hours)
+
+
+COLUMNS: Final = tuple(name for name in PageBatch._fields if name != "hidden")
 
 
 class Outcomes(NamedTuple):

@@ -1,6 +1,7 @@
 """Reports installs as events: delayed, sometimes retracted, and wrong where a scenario says so."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,14 @@ from producers.store.scenario import Bots, FlippedLabels, Scenario, Span
 from producers.store.shelf import Shelf
 from stream.events.types import Install
 from stream.tables.dtypes import F64, I64, Bools
+
+
+class Reported(NamedTuple):
+    """[B, k] each: what was installed, what is reported as installed, and which of either is retracted later."""
+
+    installed: Bools
+    reported: Bools
+    retracted: Bools
 
 
 class Reporter:
@@ -30,24 +39,24 @@ class Reporter:
         """[B, k] what is reported as installed."""
         reported = installed
         for bots in self._scenario.all(Bots):
-            clicking = self._draws.pages(Purpose.BOTS, pages.users, 1)[:, 0] < bots.share
+            clicking = self._draws.users(Purpose.BOTS, pages.users) < bots.share
             reported = reported | (clicking & within(pages.world_ms, [bots]))[:, None]
         flipped = within(pages.world_ms, self._scenario.all(FlippedLabels))
         return reported ^ flipped[:, None] if flipped.any() else reported
 
-    def retracted(self, pages: PageBatch, installed: Bools) -> Bools:
-        """[B, k] which of these installs are retracted later."""
+    def retracted(self, pages: PageBatch, installed: Bools) -> Bools | None:
+        """[B, k] which of these installs are retracted later; None if there are no installs."""
+        if not installed.any():
+            return None
         draws = self._draws.pages(Purpose.RETRACTION, pages.numbers, installed.shape[1])
         return installed & (draws < self._parameters.reports.retracted)
 
-    def report(
-        self, pages: PageBatch, apps: I64, installed: Bools, reported: Bools, population: Population, shelf: Shelf
-    ) -> None:
+    def report(self, pages: PageBatch, apps: I64, of: Reported, population: Population, shelf: Shelf) -> None:
         """Users load what they install, and events report what is to be reported; `apps` [B, k] were shown."""
         reports = self._parameters.reports
-        either = installed | reported
-        rows, columns = np.nonzero(either)
-        retracted = self.retracted(pages, either)[rows, columns]
+        installed, reported = of.installed, of.reported
+        rows, columns = np.nonzero(installed | reported)
+        retracted = of.retracted[rows, columns]
 
         def drawn(purpose: Purpose) -> F64:
             return self._draws.pages(purpose, pages.numbers, installed.shape[1])[rows, columns]
@@ -64,10 +73,13 @@ class Reporter:
             install_id, page = f"{pages.request_id(b)}-{position}", pages.request_id(b) if named[n] else ""
             # A retraction follows its install by a millisecond at least, however compressed time is.
             back_ms = 1_000 * log_uniform(float(back[n]), reports.retracted_after_s)
-            times_ms = [self._event_ms(world_ms)] + [self._event_ms(world_ms + back_ms) + 1] * int(retracted[n])
-            for count, time_ms in zip((1.0, -1.0), times_ms, strict=False):
-                event = Install(names.user_name(user), names.app_name(app), time_ms, install_id, page, count < 0)
-                shelf.see(self._queue.put(event, time_ms), app, count)
+            times_ms = (self._event_ms(world_ms), self._event_ms(world_ms + back_ms) + 1)
+            made, undone = (
+                Install(names.user_name(user), names.app_name(app), times_ms[again], install_id, page, again)
+                for again in (False, True)
+            )
+            seen_ms = self._queue.put(made, times_ms[0])
+            shelf.see(seen_ms, app, self._queue.put(undone, times_ms[1]) if retracted[n] else None)
 
     def _event_ms(self, world_ms: float) -> int:
         return event_time(self._start_ms, world_ms, self._parameters.compress)

@@ -21,13 +21,15 @@ class Shelf:
         self._decay = 0.5 ** (1 / (24 * page.popularity_half_life_days))  # an hour
         self._hour_ms = HOUR_MS / compress
         self.popularity: F64 = np.empty(0)
-        self._seen: list[tuple[int, int, float]] = []  # event time at which the store sees it, app, +1 or -1
+        self._seen: list[tuple[int, int, int]] = []  # event time at which the store sees it, from then on, of an app
         self._popular = self._newest = self._all = np.empty(0, np.int64)
         self._prime = 2
 
-    def see(self, seen_ms: int, app: int, count: float) -> None:
-        """The store sees an install of the app (or a retraction, -1) at this event time."""
-        self._seen.append((seen_ms, app, count))
+    def see(self, seen_ms: int, app: int, retracted_ms: int | None = None) -> None:
+        """The store sees an install of the app at this event time, and its retraction, if any, at the other."""
+        self._seen.append((seen_ms, seen_ms, app))
+        if retracted_ms is not None:
+            self._seen.append((retracted_ms, seen_ms, ~app))
 
     def refresh(self, now_ms: int, released_days: F64, here: Bools) -> None:
         """Count what the store has seen before `now_ms` and order the apps that are there. Once an hour."""
@@ -35,11 +37,12 @@ class Shelf:
         self.popularity = np.append(self.popularity * self._decay, np.zeros(new))
         waiting = []
         for entry in self._seen:
-            if entry[0] >= now_ms:
+            seen_ms, since_ms, app = entry
+            if seen_ms >= now_ms:
                 waiting.append(entry)
-            elif entry[1] < len(here):
-                # To the millisecond, so that an event that waited for a broker counts as what it is: recent.
-                self.popularity[entry[1]] += entry[2] * self._decay ** ((now_ms - entry[0]) / self._hour_ms)
+                continue
+            weight = self._decay ** ((now_ms - since_ms) / self._hour_ms)
+            self.popularity[max(app, ~app)] += weight if app >= 0 else -weight
         self._seen = waiting
         self._all = np.flatnonzero(here)
         self._popular = self._all[np.argsort(-self.popularity[self._all], kind="stable")]
@@ -60,14 +63,14 @@ class Shelf:
 
     def _random(self, numbers: I64, taken: Bools) -> I64:
         """Distinct by construction: steps of a random size, modulo a prime, from a random start."""
-        wanted, prime, count = self._page.random, self._prime, len(self._all)
+        wanted, prime, count, rows = self._page.random, self._prime, len(self._all), np.arange(len(numbers))[:, None]
         start, step = (self._draws.hashes(Purpose.CANDIDATES, numbers, 2) >> np.uint64(2)).astype(np.int64).T
         for length in (min(2 * wanted + SPARE, prime), prime):
             places = (start[:, None] % prime + (step % (prime - 1) + 1)[:, None] * np.arange(length)) % prime
             pool = self._all[np.minimum(places, count - 1)]
-            free = (places < count) & ~np.take_along_axis(taken, pool, axis=1)
+            free = (places < count) & ~taken[rows, pool]
             if (chosen := _columns(free, wanted)) is not None:
-                return np.take_along_axis(pool, chosen, axis=1)
+                return np.asarray(pool[rows, chosen])
         raise _too_few(count)
 
 

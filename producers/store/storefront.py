@@ -98,21 +98,20 @@ class Storefront:
         self._readers = [one.reader(REPLIES.name, dict.fromkeys(one.ends(REPLIES.name), END)) for one in logs.values()]
         self._asked: dict[str, _Asked] = {}
         self._without_model = _PagesWithoutModel(spec)
-        self.installs = 0  # sent
 
     @property
     def pending(self) -> int:
         """Requests without a reply."""
         return len(self._asked)
 
-    def open(self, *, past: bool = False) -> None:
-        """Send all items and users; with `past` also what users have installed before the start."""
+    def open(self) -> None:
+        """Send all items and users, and what users have installed before."""
         entities = self.world.entities()
         for entity in entities:
             self._send_entity(entity)
         self._without_model.warm_up(entities[0])
-        for install in self.world.past_installs() if past else []:
-            self._send_event(install)
+        for install in self.world.past_installs():
+            self.send_event(install)
         self._producer.flush()
 
     def ask(self, until_ms: int, pages_max: int = PAGES_MAX) -> int:
@@ -182,10 +181,9 @@ class Storefront:
         for event in self.world.due(until_ms):
             if isinstance(event, Item | User):
                 self._send_entity(event)
-                continue
-            assert not isinstance(event, Tick)
-            self.installs += isinstance(event, Install)
-            self._send_event(event)
+            else:
+                assert not isinstance(event, Tick), "the store sends none"
+                self.send_event(event)
         self._producer.send_due()
 
     def tick(self, time_ms: int) -> None:
@@ -226,7 +224,8 @@ class Storefront:
             reply = self._without_model.reply(reply, items, asked.pages.context(asked.page))
         return policy.choose(reply, found, PAGE_ITEMS)
 
-    def _send_event(self, event: Impression | Install) -> None:
+    def send_event(self, event: Impression | Install) -> None:
+        """Send one event now."""
         if isinstance(event, Install) and self._histories is not None:
             self._histories.update(event)
         self._producer.append(partition_of(event.user, self._partitions[EVENTS.name]), encode(event))

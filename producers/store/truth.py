@@ -11,7 +11,7 @@ from stream.tables.dtypes import F64, I64
 
 HOURS_A_WEEK: Final = 168
 SEGMENT_SHARE: Final = 0.5  # of a user's latent tastes (as standard deviation): what their segment has in common
-BISECTIONS: Final = 60
+BISECTIONS: Final = 40
 
 
 class Visits(NamedTuple):

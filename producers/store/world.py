@@ -9,6 +9,8 @@ Pure: no clock, no I/O; the same seed gives the same events. A loop that plays i
     log.send(world.due(until_ms))                # impressions, installs, retractions, changed items and users
 """
 
+from typing import Final
+
 import numpy as np
 
 from producers.source import WorldEvent
@@ -19,28 +21,26 @@ from producers.store.outgoing_queue import OutgoingQueue, event_time
 from producers.store.pages import Outcomes, PageBatch
 from producers.store.parameters import DAY_MS, HOUR_MS, START_MS, StoreParameters
 from producers.store.population import Population, draw_owned, draw_reach
-from producers.store.reporter import Reporter, within
+from producers.store.reporter import Reported, Reporter, within
 from producers.store.scenario import (
     NO_SCENARIO,
     Drift,
     Flip,
     Hit,
     Outage,
-    Pause,
     Ramp,
     Scenario,
     Season,
+    TrafficPause,
     VanishingColumn,
 )
 from producers.store.shelf import Shelf
 from producers.store.traffic import NOBODY, Asked, Traffic
 from producers.store.truth import HOURS_A_WEEK, Truth, Visits, sigmoid
 from stream.events.types import Install, Item, SourceEvent, User
-from stream.runtime.errors import DataError
-from stream.spec.spec_rules import near
-from stream.tables.dtypes import F64, I64
+from stream.tables.dtypes import F64, I64, Bools
 
-SAMPLE_PAGES = 4_096  # that the base rate is set on
+SAMPLE_PAGES: Final = 2_048  # that the base rate is set on
 
 
 class StoreWorld:
@@ -54,7 +54,6 @@ class StoreWorld:
         self, parameters: StoreParameters, seed: int, scenario: Scenario = NO_SCENARIO, start_ms: int = START_MS
     ) -> None:
         self.parameters, self.scenario, self.start_ms = parameters, scenario, start_ms
-        _check(scenario)
         self._draws, self._seed = Draws(seed), seed
         self._first_hour = (start_ms // HOUR_MS + 72) % HOURS_A_WEEK  # 1970 began on a Thursday
         self._population = Population(parameters, seed)
@@ -125,32 +124,41 @@ class StoreWorld:
         """[B, C] P(install | examined) of all candidates: the oracle. Ask before the next call of `next_pages`."""
         return sigmoid(self._truth.log_odds(pages.visits(), pages.candidates))
 
+    def wanted(self, pages: PageBatch) -> Bools:
+        """[B, C] whether the user has an app whose target the candidate is: what must be memorised."""
+        return self._population.wants[pages.users[:, None], pages.candidates]
+
     def expected_installs(self, probabilities: F64, shown: I64) -> F64:
         """[B] expected installs of pages that show these candidates [B, k], by probabilities [B, C]."""
-        return np.asarray(np.take_along_axis(probabilities, shown, axis=1) @ self._examination[: shown.shape[1]])
+        return np.asarray(probabilities[np.arange(len(shown))[:, None], shown] @ self._examination[: shown.shape[1]])
 
     def show(self, pages: PageBatch, shown: I64) -> Outcomes:
         """Users look at candidates [B, k], by index in shown order, and install; events of it are queued."""
-        apps, numbers = np.take_along_axis(pages.candidates, shown, axis=1), pages.numbers
+        apps, numbers = pages.candidates[np.arange(len(shown))[:, None], shown], pages.numbers
         draws, k = self._draws, shown.shape[1]
         probabilities = sigmoid(self._truth.log_odds(pages.visits(), apps))
         examined = draws.pages(Purpose.EXAMINATION, numbers, k) < self._examination[:k]
         installed = examined & (draws.pages(Purpose.INSTALL, numbers, k) < probabilities)
         installed &= ~self._population.taken[pages.users[:, None], apps]
         reported = self._reporter.reported(pages, installed)
-        if installed.any() or reported.any():
-            self._reporter.report(pages, apps, installed, reported, self._population, self._shelf)
-        return Outcomes(examined, installed, self._reporter.retracted(pages, installed))
+        retracted = self._reporter.retracted(pages, installed | reported)
+        if retracted is None:
+            return Outcomes(examined, installed, np.zeros_like(installed))
+        self._reporter.report(pages, apps, Reported(installed, reported, retracted), self._population, self._shelf)
+        return Outcomes(examined, installed, installed & retracted)
 
     def post(self, event: SourceEvent, time_ms: int) -> None:
         """Queue someone else's event, such as a page's impression: as all, it may be late, a duplicate, or waits."""
         self._queue.put(event, time_ms)
 
     def due(self, until_ms: int) -> list[WorldEvent]:
-        """Events that are sent before `until_ms`, in order; none that come after a page which wasn't asked for yet."""
-        self._advance(until_ms)
+        """Events that are sent before `until_ms`, in order; none after the next page that `next_pages` will give.
+
+        So call it once more when `next_pages` has no page left.
+        """
         waiting = self._times_ms[self._cursor :]
-        return self._queue.take(min(until_ms, int(waiting[0])) if len(waiting) else until_ms)
+        next_ms = int(waiting[0]) if len(waiting) else self._event_ms((self._hour + 1) * HOUR_MS)
+        return self._queue.take(min(until_ms, next_ms))
 
     def drain(self) -> list[WorldEvent]:
         """All events that are still queued, in order of sending: nothing is shown any more."""
@@ -169,7 +177,7 @@ class StoreWorld:
     def _begin_hour(self) -> None:
         self._hour += 1
         hour, world_ms, population, scenario = self._hour, self._hour * HOUR_MS, self._population, self.scenario
-        new_users, new_apps = population.move(hour) if hour else (np.empty(0, int), np.empty(0, int))
+        new_users, new_apps = population.move(hour) if hour else (NOBODY.users, NOBODY.users)
         if hour:
             rate = np.prod([one.times for one in scenario.during(Drift, world_ms)])
             self._truth.drift(hour, float(rate))
@@ -178,8 +186,12 @@ class StoreWorld:
                 self._truth.flip(permuted=flip.how == "permute")
         self._truth.refresh(world_ms / DAY_MS, *self._risen(world_ms))
         time_ms = self._event_ms(world_ms)
-        self._send_entities(time_ms, new_apps.tolist(), new_users.tolist())
-        self._vanish(time_ms)
+        changed = self._vanish()
+        self._send_entities(
+            time_ms,
+            np.flatnonzero(population.apps_here) if "item" in changed else new_apps,
+            np.flatnonzero(population.users_here) if "user" in changed else new_users,
+        )
         self._shelf.refresh(time_ms, population.apps.released_days, population.apps_here)
         self._ask()
 
@@ -196,7 +208,7 @@ class StoreWorld:
             times *= 1 + (ramp.times - 1) * overlap_ms / HOUR_MS
         asked = self._traffic.ask(hour, (self._first_hour + hour) % HOURS_A_WEEK, self._population.users,
                                   self._population.users_here, times)  # fmt: skip
-        quiet = within(asked.world_ms, [*scenario.all(Pause), *scenario.all(Outage)])
+        quiet = within(asked.world_ms, [*scenario.all(TrafficPause), *scenario.all(Outage)])
         asked = Asked._make(column[~quiet] for column in asked)
         self._asked, self._cursor = asked, 0
         self._times_ms = self.start_ms + np.floor(asked.world_ms / self.parameters.compress).astype(np.int64)
@@ -239,25 +251,21 @@ class StoreWorld:
                     hits[app] = hits.get(app, 0.0) + hit.strength
         return season, hits
 
-    def _vanish(self, time_ms: int) -> None:
-        """Columns that vanish now: items and users are sent again without them."""
+    def _vanish(self) -> set[str]:
+        """Columns that vanish now; returns what has lost one: item, user, context."""
         gone = [one for one in self.scenario.all(VanishingColumn) if self._begins(one.at_ms)]
         for one in gone:
             self._hidden[one.of] |= {one.column}
-        changed = {one.of for one in gone}
-        apps, users = self._population.apps_here, self._population.users_here
-        self._send_entities(
-            time_ms,
-            np.flatnonzero(apps).tolist() if "item" in changed else [],
-            np.flatnonzero(users).tolist() if "user" in changed else [],
-        )
+        return {one.of for one in gone}
 
-    def _send_entities(self, time_ms: int, apps: list[int], users: list[int]) -> None:
-        for app in apps:
-            known = self._shelf.popularity[app] if app < len(self._shelf.popularity) else 0.0
-            self._queue.put_entity(self._item(app, float(known)), names.app_name(app), time_ms)
-        for user in users:
-            self._queue.put_entity(self._user(user), names.user_name(user), time_ms)
+    def _send_entities(self, time_ms: int, apps: I64, users: I64) -> None:
+        known = self._shelf.popularity
+        for app in apps.tolist():
+            item = self._item(app, float(known[app]) if app < len(known) else 0.0)
+            self._queue.put_entity(item, item.item, time_ms)
+        for user in users.tolist():
+            described = self._user(user)
+            self._queue.put_entity(described, described.user, time_ms)
 
     def _item(self, app: int, popularity: float) -> Item:
         return describe_app(self._population.apps, app, popularity, self._hidden["item"])
@@ -290,13 +298,3 @@ def _middling_apps(scenario: Scenario, popularity: F64, seed: int) -> list[int]:
     ranked = np.argsort(-popularity, kind="stable")[len(popularity) // 10 : len(popularity) // 2]
     hits = list(scenario.all(Hit))
     return [int(app) for app in generator(seed, Purpose.SCENARIO).choice(ranked, len(hits), replace=False)]
-
-
-def _check(scenario: Scenario) -> None:
-    """Raises DataError when a scenario names what the world doesn't have."""
-    for season in scenario.all(Season):
-        if season.category not in names.CATEGORIES:
-            raise DataError(f"no category {season.category!r}; {near(season.category, list(names.CATEGORIES))}")
-    for hit in scenario.all(Hit):
-        if hit.app and names.app_index(hit.app) < 0:
-            raise DataError(f"no app {hit.app!r}; ids are such as {names.app_name(12)!r}")

@@ -8,14 +8,22 @@ import typer
 
 from stream.runtime.errors import DataError
 from thalweg.cli.options import (
+    SPECS,
     JsonFile,
     SourceSpec,
+    ago_ms,
+    inspect_settings,
     print_stderr,
     read_settings,
     read_source_spec,
+    read_spec,
+    span_ms,
     write_json,
     write_output,
 )
+
+STORE_SPEC = SPECS / "store.toml"
+FULL, QUICK, ABLATE = (10, 100_000), (2, 5_000), (4, 20_000)  # seeds, pages
 
 experiment = typer.Typer()
 
@@ -126,6 +134,64 @@ def backtest(  # typer needs a parameter for each option, however many they are
         write_png(plot, curves(scores), f"{source}: {scores.pages:,} pages, each predicted when it was shown")
         print_stderr(f"{plot} is written")
     write_json(json_file, figures(scores))
+
+
+@experiment.command("experiment")
+def run_experiment(  # typer needs a parameter for each option, however many they are
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs, each of a world of its own: seeds 0, 1, ...", show_default="10")
+    ] = None,
+    pages: Annotated[int | None, typer.Option(min=100, help="Pages of each run.", show_default="100000")] = None,
+    rate: Annotated[
+        str, typer.Option(help="Base rate of installs: common (5 %), usual (1 %), rare (0.1 %).")
+    ] = "usual",
+    arms: Annotated[
+        str, typer.Option(help="Arms, by commas: popular, wide, deep, wide_deep, vw, ensemble.")
+    ] = "popular,wide,deep,wide_deep,vw",
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(help="What happens in the store, by name or TOML file (docs/store.md); repeat to combine."),
+    ] = None,
+    spec: Annotated[
+        Path, typer.Option("--spec", help="The models' spec (TOML).", show_default="specs/store.toml")
+    ] = STORE_SPEC,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="2 seeds of 5,000 pages, to see that it runs: too few to conclude from.")
+    ] = False,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Compare choices of model and training instead: 4 seeds of 20,000 pages.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw gains and regret into this PNG.")] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Read a running log instead, and compare the arms that its pages name.")
+    ] = False,
+    control: Annotated[str, typer.Option(help="--live: the arm that others are compared with.")] = "popular",
+    since: Annotated[str, typer.Option(help="--live: only labels of the last 90s, 30m, 6h, 7d.")] = "",
+    every: Annotated[str, typer.Option(help="--live: look again after this long, such as 5s, until Ctrl-C.")] = "",
+    json_file: JsonFile = None,
+) -> None:
+    """Compare rankers in a closed loop: the paper's table 1, offline and online.
+
+    A simulated app store with known truth asks each arm for its users' pages, and what it shows is what it learns from.
+    Every learning arm learns from all traffic; only serving is split. The same seeds print the same figures.
+
+    With --live it reads the labels of a running system, whose impressions name their variant: an A/B test of your own.
+    """
+    from rich.console import Console
+
+    if live:
+        from thalweg.experiment.live import LiveOptions, run_live
+
+        options = LiveOptions(control, {}, ago_ms(since) if since else None, span_ms(every) / 1_000 if every else 0.0)
+        write_json(json_file, run_live(inspect_settings(), options, Console()))
+        return
+    from thalweg.experiment.conduct import Plan, conduct
+    from thalweg.experiment.experiment import ExperimentConfig
+
+    usual_seeds, usual_pages = QUICK if quick else ABLATE if ablate else FULL
+    names = [arm.strip() for arm in arms.split(",")]
+    config = ExperimentConfig(read_spec(spec), rate, pages or usual_pages, names, scenario or ())
+    write_json(json_file, conduct(Plan(config, seeds or usual_seeds, ablate, plot), Console()))
 
 
 @experiment.command()

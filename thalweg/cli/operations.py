@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.runtime.errors import DataError, SettingsError
-from thalweg.cli.options import JsonFile, inspect_settings, print_stderr, read_spec, write_json, write_output
+from thalweg.cli.options import JsonFile, ago_ms, inspect_settings, print_stderr, read_spec, write_json, write_output
 from thalweg.cli.snapshots import snapshots
 
 if TYPE_CHECKING:
@@ -35,17 +35,6 @@ def open_log(settings: "Settings") -> "closing[KafkaLog]":
     from stream.log.kafka_log import KafkaLog
 
     return closing(KafkaLog(settings))
-
-
-def ago_ms(duration: str) -> int:
-    """The time this duration before now. Raises SettingsError when it isn't a duration such as 90s, 30m, 6h, 7d."""
-    from stream.runtime.clock import now_ms
-    from stream.spec.spec import duration_ms
-
-    try:
-        return now_ms() - duration_ms(duration)
-    except AttributeError:
-        raise SettingsError(f"{duration!r} isn't a duration: write it as 90s, 30m, 6h or 7d") from None
 
 
 @operations.command()

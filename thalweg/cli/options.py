@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stream.runtime.errors import DataError, SpecError
+from stream.runtime.errors import DataError, SettingsError, SpecError
 
 if TYPE_CHECKING:
     from stream.runtime.settings import Settings
@@ -45,6 +45,23 @@ JsonFile = Annotated[
     typer.Option("--json", callback=check_writable, help="Also write the result to this file as one flat JSON object."),
 ]
 AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Continue past records that retention has deleted.")]
+
+
+def span_ms(duration: str) -> int:
+    """Milliseconds. Raises SettingsError when it isn't a duration such as 90s, 30m, 6h, 7d."""
+    from stream.spec.spec import duration_ms
+
+    try:
+        return duration_ms(duration)
+    except AttributeError:
+        raise SettingsError(f"{duration!r} isn't a duration: write it as 90s, 30m, 6h or 7d") from None
+
+
+def ago_ms(duration: str) -> int:
+    """The time this duration before now. Raises SettingsError as `span_ms`."""
+    from stream.runtime.clock import now_ms
+
+    return now_ms() - span_ms(duration)
 
 
 def read_settings(*, with_stack: bool = True) -> "Settings":

@@ -125,7 +125,7 @@ def open_store(log: Log, world: StoreWorld, spec: Spec, seed: int, stop: Callabl
     assignment = Assignment(f"demo-{seed}", dict.fromkeys((CONTROL, MODEL), 1.0))
     producer = BatchingProducer(log, Clock(), LINGER_S, lambda line: print(line, file=sys.stderr), stop)
     front = Storefront(log, world, arms, assignment.arm_of, spec, producer)
-    front.open(past=True)
+    front.open()
     return front
 
 

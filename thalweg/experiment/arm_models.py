@@ -65,4 +65,5 @@ class Ensemble:
 def _mean_odds(predictions: Sequence[F32]) -> F32:
     p = np.clip(np.array(predictions, np.float64), 1e-9, 1 - 1e-9)
     mean = np.log(p / (1 - p)).mean(0)
-    return (1 / (1 + np.exp(-mean))).astype(np.float32)
+    averaged: F32 = (1 / (1 + np.exp(-mean))).astype(np.float32)
+    return averaged

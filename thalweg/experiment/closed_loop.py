@@ -27,7 +27,7 @@ from stream.events.types import Item, User
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import label_rules
 from stream.log.memory_log import MemoryLog
-from stream.spec.spec import PartName, Spec, duration_ms
+from stream.spec.spec import PartName, Spec
 from thalweg.experiment.arm_models import Ensemble, PeerModel
 from thalweg.experiment.memory_joiner import MemoryJoiner
 from thalweg.experiment.served_model import ServedModel
@@ -44,7 +44,7 @@ TOPICS: Final = dict.fromkeys((topic.name for topic in (EVENTS, EXAMPLES, HISTOR
 
 @dataclass
 class ClosedLoop:
-    """A run. `assign`: the arm of a user. `sync_ms`: event time between versions; 0: the spec's `publish.every`.
+    """A run. `assign`: the arm of a user. `sync_ms`: event time between versions, of both parts.
 
     `frozen_from`: share of the pages after which nothing is published any more. Call `run` once.
     """
@@ -54,13 +54,12 @@ class ClosedLoop:
     arms: Sequence[str]
     assign: Callable[[str], str]
     seed: int = 0
-    sync_ms: int = 0
+    sync_ms: int = 1_000
     frozen_from: float = 1.0
     on_progress: Callable[[int], None] = lambda pages: None
     seconds: dict[str, float] = field(default_factory=dict)  # by what they were spent for
 
     def __post_init__(self) -> None:
-        self.sync_ms = self.sync_ms or duration_ms(self.spec.publish.every)
         self.clock = VirtualClock(self.world.start_ms)
         self.log = MemoryLog(TOPICS, self.clock.wall_ms)
         self._cache, self._layout = EntityCache(), Layout(self.spec)
@@ -77,12 +76,12 @@ class ClosedLoop:
         self.front = Storefront(self.log, self.world, arms, self.assign, self.spec, producer, Histories())
         self.joiner = MemoryJoiner(self.log, label_rules(self.spec))
         self.scores = TrafficScores([*self._predictors], self.world.examination)
-        kinds = (ITEMS.name, Item), (USERS.name, User)
-        self._entities = [(self.log.reader(topic, {0: 0}), kind) for topic, kind in kinds]
+        self._items, self._users = (self.log.reader(topic.name, {0: 0}) for topic in (ITEMS, USERS))
 
     def run(self, pages: int) -> ScoredTraffic:
         """Play this many pages, and those of their last step. Deterministic."""
         self.front.open()
+        self.joiner.step()
         self._read_entities()
         played, until_ms = 0, self.clock.time_ms
         while played < pages:
@@ -141,14 +140,12 @@ class ClosedLoop:
             self._timed(f"publish {name}", model.publish)
 
     def _read_entities(self) -> None:
-        for reader, kind in self._entities:
-            while records := reader.poll(0.0, 10_000):
-                for record in records:
-                    entity = decode_entity(record.value or b"", kind)
-                    if isinstance(entity, Item):
-                        self._cache.put(entity.item, entity)
-                    else:
-                        self._cache.users[entity.user] = entity.attributes
+        while records := self._items.poll(0.0, 10_000):
+            for item in (decode_entity(record.value or b"", Item) for record in records):
+                self._cache.put(item.item, item)
+        while records := self._users.poll(0.0, 10_000):
+            for user in (decode_entity(record.value or b"", User) for record in records):
+                self._cache.users[user.user] = user.attributes
 
     def _served_model(self, name: str) -> ServedModel:
         spec = msgspec.structs.replace(self.spec, name=f"{self.spec.name}-{name}", parts=PARTS[name])

@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from producers.store.parameters import preset
 from producers.store.scenario import load_scenario
@@ -25,8 +24,8 @@ PROGRESS_S: Final = 0.5
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """What runs. `rate`: a preset of the world. `sync_ms`: event time between versions, 0: the spec's own.
-    `frozen_from`: share of the pages after which nothing is published any more."""
+    """What runs. `rate`: a preset of the world. `sync_ms`: event time between versions, of both parts. `frozen_from`:
+    share of the pages after which nothing is published any more."""
 
     spec: Spec
     rate: str = "usual"
@@ -34,7 +33,7 @@ class ExperimentConfig:
     arms: Sequence[str] = ARMS
     scenarios: Sequence[str] = ()
     policy: Policy | None = None
-    sync_ms: int = 0
+    sync_ms: int = 1_000
     frozen_from: float = 1.0
 
 
@@ -45,7 +44,8 @@ def run_seed(
     spec = config.spec
     if config.policy:
         label = msgspec.structs.replace(spec.label, policy=config.policy)
-        spec = decode_spec(encode_spec(msgspec.structs.replace(spec, label=label)))  # as a ranker will read it
+        spec = msgspec.structs.replace(spec, label=label)
+    spec = decode_spec(encode_spec(spec))  # as rankers read it: a copy from another process has another fingerprint
     world = StoreWorld(preset(config.rate), seed, load_scenario(config.scenarios))
     assignment = Assignment(f"experiment-{seed}", dict.fromkeys(config.arms, 1.0))
     loop = ClosedLoop(
@@ -94,7 +94,7 @@ _played: list[int] = []  # pages by run, shared with the parent
 
 def _share(played: list[int]) -> None:
     """In a new process: where it reports its pages."""
-    global _played  # noqa: PLW0603  # a process pool has no other way to pass it
+    global _played  # a process pool has no other way to pass it
     _played = played
 
 

@@ -12,7 +12,7 @@ from thalweg.experiment.paired import PairedGain, paired_gain
 from thalweg.experiment.seed_figures import ArmFigures, SeedFigures
 
 BASELINE: Final = "wide"  # as in the paper
-NOWHERE: Final = PairedGain(*5 * [math.nan])
+NO_GAIN: Final = PairedGain(*5 * [math.nan])
 
 
 class PaperRow(NamedTuple):
@@ -27,7 +27,7 @@ PAPER: Final = {"wide": PaperRow(0.726, 0.0), "deep": PaperRow(0.722, 0.029), "w
 
 @dataclass(frozen=True)
 class Row:
-    """An arm over all seeds: means, and gains over the baseline with 95 % intervals, paired by seed. NaN: not measured."""
+    """An arm over all seeds: means, and gains over the baseline, paired by seed. NaN: not measured."""
 
     arm: str
     auc: float
@@ -50,13 +50,13 @@ def rows(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> list[Row]:
 def gain_over(seeds: Sequence[SeedFigures], arm: str, baseline: str, *, of: str = "expected") -> PairedGain:
     """An arm's relative gain over another's, by seed; of expected or counted installs."""
     if baseline not in seeds[0].arms or arm == baseline:
-        return NOWHERE
+        return NO_GAIN
     values, base = ([getattr(_arm(seed, name), of) for seed in seeds] for name in (arm, baseline))
-    return paired_gain(np.array(values), np.array(base), 0) if np.isfinite(values).all() else NOWHERE
+    return paired_gain(np.array(values), np.array(base), 0) if np.isfinite(values).all() else NO_GAIN
 
 
 def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str, float]:
-    """One flat object: by arm `auc_ARM`, `expected_ARM`, `acquisition_gain_ARM`, …; of wide_deep also the shorter names."""
+    """One flat object: by arm `auc_ARM`, `expected_ARM`, `acquisition_gain_ARM`, …; of wide_deep shorter ones, too."""
     found: dict[str, float] = {
         "seeds": len(seeds),
         "pages": seeds[0].pages,
@@ -87,12 +87,14 @@ def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str,
 
 def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) -> Table:
     """All arms, the paper's figures beside ours."""
-    heads = ("arm", "AUC", "paper", "group AUC", "calibration", "installs ‰", "expected ‰", f"gain over {baseline}", "paper",
-             "gain by installs", "gap closed", "apps shown", "regret ‰")  # fmt: skip
+    heads = (
+        "arm", "AUC", "paper", "group AUC", "calibration", "installs ‰", "expected ‰", f"gain over {baseline}", "paper",
+        "gain by installs", "gap closed", "apps shown", "regret ‰",
+    )  # fmt: skip
     caption = (
-        "AUC: all traffic, each page predicted when it was shown. ‰: per 1,000 shown items. Gains: of the installs to be "
-        "expected by the world's truth of what was shown, and of installs as counted, with 95 % intervals, paired by seed. "
-        "Gap closed: between popular and oracle. oracle and random serve nobody: what they would have shown on every page."
+        "AUC: all traffic, each page predicted when it was shown. ‰: per 1,000 shown items. Gains: of the installs to\n"
+        "be expected of what was shown, by the world's truth, and of installs as counted; 95 %, paired by seed. Gap\n"
+        "closed: between popular and oracle. oracle and random serve nobody: what they would have shown on each page."
     )
     made = Table(*heads, title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in made.columns[1:]:

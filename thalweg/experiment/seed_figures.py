@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -125,7 +126,5 @@ def _mid_ranks(p: F32, g: I64) -> F64:
 def _regret(traffic: ScoredTraffic, expected: F64, rows: Bools) -> list[float]:
     below = 1_000 * (traffic.oracle - expected) / traffic.labels.shape[1]
     bounds = np.linspace(0, len(below), PERIODS + 1).astype(int)
-    periods: Sequence[npt.NDArray[np.float64]] = [
-        below[a:b][rows[a:b]] for a, b in zip(bounds, bounds[1:], strict=False)
-    ]
+    periods: Sequence[npt.NDArray[np.float64]] = [below[a:b][rows[a:b]] for a, b in pairwise(bounds)]
     return [float(period.mean()) if len(period) else float("nan") for period in periods]

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from producers.store.storefront import ShownPages
 from stream.tables.dtypes import F32, F64, I64, Bools
@@ -15,7 +17,7 @@ class TrafficScores:
 
     learners: Sequence[str]
     examination: F64  # float64 [k], P(a position is examined)
-    _batches: list[dict[str, np.ndarray]] = field(default_factory=list)  # type: ignore[type-arg]
+    _batches: list[dict[str, npt.NDArray[Any]]] = field(default_factory=list)
 
     def add(self, shown: ShownPages, predictions: Mapping[str, F32]) -> None:
         """Add pages. `predictions`: float32 [B, k] of each learner, at page time."""
