@@ -74,13 +74,9 @@ class StorePlayer:
     def step(self) -> list[RequestOutcome]:
         """Ask for the pages that are due, show those whose replies come within WAIT_S, send events that are due."""
         front = self._front
-        while self._unasked and self._until_due_s() <= 0.0:
-            asked = front.ask(int(self._now_ms()) + 1, min(PAGES_MAX, self._unasked))
-            self._unasked -= asked
-            if not asked:
-                break
-        until_due_s = self._until_due_s() if self._unasked else WAIT_S
-        answered = front.replies(min(WAIT_S, max(WAIT_S_MIN, until_due_s)))
+        while self._until_due_s() <= 0.0 and self._next_pages(int(self._now_ms()) + 1):
+            pass
+        answered = front.replies(min(WAIT_S, max(WAIT_S_MIN, self._until_due_s())))
         received_ms = self._now_ms()
         if shown := front.show(answered):
             self._count(shown)
@@ -89,6 +85,14 @@ class StorePlayer:
         failed, front.failed = front.failed, []
         outcomes = [RequestOutcome(one.user, received_ms - one.page_ms, error=one.reason) for one in failed]
         return outcomes + [self._outcome(one, received_ms) for one in answered]
+
+    def _next_pages(self, until_ms: int) -> int:
+        """Ask for pages that are due before `until_ms`; after the last one let them pass: installs wait behind them."""
+        if not self._unasked:
+            return len(self._front.world.next_pages(until_ms).numbers)
+        asked = self._front.ask(until_ms, min(PAGES_MAX, self._unasked))
+        self._unasked -= asked
+        return asked
 
     def _until_due_s(self) -> float:
         """Until the next page is due; 0 where only `ask` finds out."""
