@@ -96,7 +96,7 @@ def acquisition_table(acquisition: Acquisition) -> Table:
         plot = sparkline([value for one in over_time if (value := values(one)[name]) is not None], low, high)
         style = "bold green" if name == MODEL else ""
         table.add_row(name, _number(values(lately)[name], 1), _number(values(overall)[name], 1), plot, style=style)
-    table.add_row(f"gain of {MODEL}", _percent(lately.gain), _percent(overall.gain), f"{low:.1f} to {high:.1f}")
+    table.add_row(f"gain of {MODEL}", _percent(lately.gain), _percent(overall.gain), f"scale: {low:.1f} to {high:.1f}")
     table.add_row(f"{ORACLE} (the ceiling)", _number(lately.oracle, 1), _number(overall.oracle, 1))
     return table
 
