@@ -1,4 +1,4 @@
-"""The same tuning for everyone: TRIES random trials in ranges set beforehand, judged on the first 30,000 pages only.
+"""The same tuning for everyone: TRIES random trials in ranges set beforehand, judged on a part that comes first.
 
 `python -m benchmarks.tuning [--world movielens|store] [KIND ...]` tunes these kinds (by default wide, deep, wide_deep,
 vw, river), runs a few trials in a pass, and writes the best of each kind to `tuned.json` (movielens), which the
@@ -33,7 +33,8 @@ from thalweg.experiment.assignment import Assignment
 from thalweg.experiment.closed_loop import ClosedLoop
 
 TRIES: Final = 12
-TUNED_ON: Final = 30_000  # pages
+TUNED_ON: Final = 30_000  # pages of MovieLens, of one item each
+STORE_PAGES: Final = 10_000  # of ten items
 AT_ONCE: Final = 4  # Vowpal Wabbit takes 1 GB each
 STORE_SEED: Final = 777
 FILE: Final = Path(__file__).parent / "tuned.json"
@@ -120,7 +121,7 @@ def store() -> Iterable[SourceElement]:
         send(event)
 
     loop.front.send_event = keep  # type: ignore[method-assign]
-    loop.run(TUNED_ON)
+    loop.run(STORE_PAGES)
     return found
 
 
