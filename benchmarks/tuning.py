@@ -3,7 +3,8 @@
 `python -m benchmarks.tuning [--world movielens|store] [KIND ...]` tunes these kinds (by default wide, deep, wide_deep,
 vw, river), runs a few trials in a pass, and writes the best of each kind to `tuned.json` (movielens), which the
 benchmark `quality` reads, or `tuned_store.json`. Columns and statistics are the same for everyone: those of the world's
-spec. The criterion is the AUC at page time over those pages, seed 0. The same seed draws the same trials.
+spec. The criterion is the AUC at page time, seed 0, over 30,000 pages of MovieLens or 10,000 of the store. The same
+seed draws the same trials.
 
 The store's pages are what `popular` and `wide_deep` served in a closed loop of a seed that no experiment reports.
 """
