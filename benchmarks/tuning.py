@@ -1,9 +1,10 @@
-"""The same tuning for everyone: TRIES random trials in ranges set beforehand, judged on the first 30,000 pages only.
+"""The same tuning for everyone: TRIES random trials in ranges set beforehand, judged on a part that comes first.
 
 `python -m benchmarks.tuning [--world movielens|store] [KIND ...]` tunes these kinds (by default wide, deep, wide_deep,
 vw, river), runs a few trials in a pass, and writes the best of each kind to `tuned.json` (movielens), which the
 benchmark `quality` reads, or `tuned_store.json`. Columns and statistics are the same for everyone: those of the world's
-spec. The criterion is the AUC at page time over those pages, seed 0. The same seed draws the same trials.
+spec. The criterion is the AUC at page time, seed 0, over 30,000 pages of MovieLens or 10,000 of the store. The same
+seed draws the same trials.
 
 The store's pages are what `popular` and `wide_deep` served in a closed loop of a seed that no experiment reports.
 """
@@ -33,7 +34,8 @@ from thalweg.experiment.assignment import Assignment
 from thalweg.experiment.closed_loop import ClosedLoop
 
 TRIES: Final = 12
-TUNED_ON: Final = 30_000  # pages
+TUNED_ON: Final = 30_000  # pages of MovieLens, of one item each
+STORE_PAGES: Final = 10_000  # of ten items
 AT_ONCE: Final = 4  # Vowpal Wabbit takes 1 GB each
 STORE_SEED: Final = 777
 FILE: Final = Path(__file__).parent / "tuned.json"
@@ -120,7 +122,7 @@ def store() -> Iterable[SourceElement]:
         send(event)
 
     loop.front.send_event = keep  # type: ignore[method-assign]
-    loop.run(TUNED_ON)
+    loop.run(STORE_PAGES)
     return found
 
 
