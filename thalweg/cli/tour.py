@@ -52,7 +52,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it up for `thalweg rank` and `send-install`.")] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Run the whole loop on a simulated store, and print its figures.
+    """Run the whole loop on a simulated store; print its figures.
 
     Users ask for pages; half of them see what is popular, the others what the model ranks first; what they install the
     model learns. Uses the running stack (with topics and keys of its own), else starts one. Takes about two minutes,
