@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -61,27 +62,27 @@ class Ran:
     shown: list[ShownPages]
     records: dict[str, list[Sent]]
 
-    @property
+    @cached_property
     def events(self) -> list[SourceEvent]:
         """All source events in the order of the log."""
         return [event for one in self.records[EVENTS.name] for event in decode_events(one.value)[0]]
 
-    @property
+    @cached_property
     def ingests_ms(self) -> list[int]:
         """When each of them was appended."""
         return [one.time_ms for one in self.records[EVENTS.name] for _ in decode_events(one.value)[0]]
 
-    @property
+    @cached_property
     def pages(self) -> dict[str, Impression]:
         """All pages by request id."""
         return {event.request_id: event for event in self.events if isinstance(event, Impression)}
 
-    @property
+    @cached_property
     def examples(self) -> list[list[Examples]]:
         """All records of `examples`."""
         return [decode_examples(one.value)[0] for one in self.records[EXAMPLES.name]]
 
-    @property
+    @cached_property
     def requests(self) -> list[RankRequest]:
         """All requests of all arms, as they were sent."""
         return [request for one in self.records[REQUESTS.name] for request in decode_requests(one.value)[0]]
