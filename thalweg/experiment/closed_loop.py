@@ -115,12 +115,12 @@ class ClosedLoop:
             found.append(shown)
             self._send(int(shown.pages.times_ms[-1]))
         self._send(until_ms)
-        self._read_entities()
         return found
 
     def _send(self, until_ms: int) -> None:
         self.clock.time_ms = until_ms
         self._timed("world", lambda: self.front.send(until_ms))
+        self._read_entities()
         self._timed("join", self.joiner.step)
 
     def _learn(self, shown: Sequence[ShownPages], *, publish: bool) -> None:
