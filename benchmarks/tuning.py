@@ -1,13 +1,18 @@
-"""The same tuning for everyone: TRIES random trials in ranges set beforehand, judged on the first 30,000 pages only.
+"""The same tuning for everyone: TRIES random trials in ranges set beforehand, judged on a part that comes first.
 
-`python -m benchmarks.tuning [KIND ...]` tunes these kinds (by default wide, deep, wide_deep, vw, river), runs a few
-trials in a pass, and writes the best of each kind to `tuned.json`, which the benchmark `quality` reads. Columns and
-statistics are the same for everyone: those of `specs/movielens.toml`. The criterion is the AUC at page time over those
-pages, seed 0. The same seed draws the same trials.
+`python -m benchmarks.tuning [--world movielens|store] [KIND ...]` tunes these kinds (by default wide, deep, wide_deep,
+vw, river), runs a few trials in a pass, and writes the best of each kind to `tuned.json` (movielens), which the
+benchmark `quality` reads, or `tuned_store.json`. Columns and statistics are the same for everyone: those of the world's
+spec. The criterion is the AUC at page time, seed 0, over 30,000 pages of MovieLens or 10,000 of the store. The same
+seed draws the same trials.
+
+The store's pages are what `popular` and `wide_deep` served in a closed loop of a seed that no experiment reports.
 """
 
+import argparse
 import json
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,23 +20,34 @@ import numpy as np
 from msgspec import structs
 
 from producers.movielens import fetch_movielens, read_movielens
+from producers.source import SourceElement
+from producers.store.parameters import preset
+from producers.store.world import StoreWorld
+from stream.events.types import Impression, Install
 from stream.runtime.settings import Settings
 from stream.spec.spec import Cross, PartName, Spec
 from stream.spec.spec_file import load_spec
 from thalweg.backtest.backtest import Backtest
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit
+from thalweg.experiment.assignment import Assignment
+from thalweg.experiment.closed_loop import ClosedLoop
 
 TRIES: Final = 12
-TUNED_ON: Final = 30_000  # pages
+TUNED_ON: Final = 30_000  # pages of MovieLens, of one item each
+STORE_PAGES: Final = 10_000  # of ten items
 AT_ONCE: Final = 4  # Vowpal Wabbit takes 1 GB each
+STORE_SEED: Final = 777
 FILE: Final = Path(__file__).parent / "tuned.json"
+FILES: Final = {"movielens": FILE, "store": FILE.with_name("tuned_store.json")}
+SPECS: Final = {name: Path(f"specs/{name}.toml") for name in FILES}
+WARM_EVERY: Final = {"movielens": (5_000, 50_000), "store": (50_000, 200_000)}  # examples
 OURS: Final[dict[str, list[PartName]]] = {"wide": ["wide"], "deep": ["deep"], "wide_deep": ["wide", "deep"]}
 KINDS: Final = (*OURS, "vw", "river")
 Draw = dict[str, float]
 
 
-def draws(kind: str, tries: int = TRIES) -> list[Draw]:
+def draws(kind: str, tries: int = TRIES, warm_every: Sequence[float] = WARM_EVERY["movielens"]) -> list[Draw]:
     """Random settings: rates log-uniformly, the rest from a few values."""
     random = np.random.default_rng(KINDS.index(kind))
 
@@ -58,7 +74,7 @@ def draws(kind: str, tries: int = TRIES) -> list[Draw]:
                 draw |= {"alpha": rate(0.02, 0.2), "l1": one_of(0, 0.1, 0.5), "l2": one_of(0, 1, 5)}
                 draw |= {"history": one_of(0.1, 0.2, 0.5, 1)}  # of alpha: the history's cross has up to 50 keys
             if kind != "wide":
-                draw |= {"learning_rate": rate(0.01, 0.05), "warm_every": one_of(5_000, 50_000)}
+                draw |= {"learning_rate": rate(0.01, 0.05), "warm_every": one_of(*warm_every)}
         found.append(draw)
     return found
 
@@ -88,30 +104,54 @@ def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -
     return ModelEntrant(spec_with(spec, draw), OURS[kind], seed, log)
 
 
+def movielens() -> Iterable[SourceElement]:
+    """All of MovieLens."""
+    return read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print))
+
+
+def store() -> Iterable[SourceElement]:
+    """What a store's users saw, as it was logged, and did."""
+    world = StoreWorld(preset("usual"), STORE_SEED)
+    arms = ("popular", "wide_deep")
+    loop = ClosedLoop(load_spec(SPECS["store"]), world, arms, Assignment("tuning", dict.fromkeys(arms, 1.0)).arm_of)
+    found: list[SourceElement] = [*world.entities()]
+    send = loop.front.send_event
+
+    def keep(event: Impression | Install) -> None:
+        found.append(event)
+        send(event)
+
+    loop.front.send_event = keep  # type: ignore[method-assign]
+    loop.run(STORE_PAGES)
+    return found
+
+
+WORLDS: Final[dict[str, Callable[[], Iterable[SourceElement]]]] = {"movielens": movielens, "store": store}
+
+
 def main() -> int:
     """Tune everyone, or the named kinds; print each trial; write the best."""
-    kinds = sys.argv[1:] or KINDS
-    if unknown := set(kinds) - set(KINDS):
-        print(f"there is no {', '.join(sorted(unknown))}: name some of {' '.join(KINDS)}, or none for all")
-        return 1
-    spec = load_spec(Path("specs/movielens.toml"))
-    folder = fetch_movielens(Settings.load(with_stack=False).data, print)
-    best: dict[str, Draw] = json.loads(FILE.read_text())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__)
+    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], metavar="KIND")
+    parser.add_argument("--world", choices=WORLDS, default="movielens")
+    given = parser.parse_args()
+    kinds = given.kinds or KINDS
+    spec, file = load_spec(SPECS[given.world]), FILES[given.world]
+    source = list(WORLDS[given.world]())
+    best: dict[str, Draw] = json.loads(file.read_text()) if file.exists() else {}
     for kind in kinds:
-        tries = draws(kind)
+        tries = draws(kind, warm_every=WARM_EVERY[given.world])
         aucs: list[float] = []
         for first in range(0, len(tries), AT_ONCE):
             log, some = ExampleLog(), tries[first : first + AT_ONCE]
-            scores = Backtest(spec, [entrant(kind, spec, draw, log) for draw in some], log).run(
-                read_movielens(folder), TUNED_ON
-            )
+            scores = Backtest(spec, [entrant(kind, spec, draw, log) for draw in some], log).run(source, TUNED_ON)
             aucs += [scores.auc(i) for i in range(len(some))]
         for auc, draw in sorted(zip(aucs, tries, strict=True), key=lambda pair: -pair[0]):
             print(
                 f"{kind:10} {auc:.4f}  {'  '.join(f'{name} {value:.4g}' for name, value in draw.items())}", flush=True
             )
         best[kind] = tries[int(np.argmax(aucs))]
-    FILE.write_text(json.dumps(best, indent=1) + "\n")
+    file.write_text(json.dumps(best, indent=1) + "\n")
     return 0
 
 

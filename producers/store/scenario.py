@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
+from producers.store import names
 from stream.runtime.errors import DataError
 from stream.spec.spec import Duration, Positive, duration_ms
 from stream.spec.spec_rules import near
@@ -78,7 +79,7 @@ class Hit(Span, frozen=True, tag="hit", kw_only=True):
     strength: float = 3.0
 
 
-class Pause(Span, frozen=True, tag="pause", kw_only=True):
+class TrafficPause(Span, frozen=True, tag="pause", kw_only=True):
     """Nobody asks for a page."""
 
 
@@ -109,10 +110,10 @@ class Outage(Span, frozen=True, tag="outage", kw_only=True):
     """The broker is unavailable: no page can be asked for, and events wait until it's back."""
 
 
-AnyHappening = Flip | Drift | Season | Hit | Pause | Ramp | Bots | FlippedLabels | VanishingColumn | Outage
+AnyHappening = Flip | Drift | Season | Hit | TrafficPause | Ramp | Bots | FlippedLabels | VanishingColumn | Outage
 KINDS: Final[dict[str, type[AnyHappening]]] = {
     str(one.__struct_config__.tag): one
-    for one in (Flip, Drift, Season, Hit, Pause, Ramp, Bots, FlippedLabels, VanishingColumn, Outage)
+    for one in (Flip, Drift, Season, Hit, TrafficPause, Ramp, Bots, FlippedLabels, VanishingColumn, Outage)
 }
 H = TypeVar("H", bound=Happening)
 S = TypeVar("S", bound=Span)
@@ -187,6 +188,10 @@ def _happening(entry: dict[str, Any], where: str) -> AnyHappening:
         if "matching regex" in what:
             what = "Expected a duration, such as 10m, 36h, 2d" + "".join(re.findall(r" - at .*", what))
         raise DataError(f"{where}: {what}") from None
+    if isinstance(found, Season) and found.category not in names.CATEGORIES:
+        raise DataError(f"{where}: no category {found.category!r}; {near(found.category, list(names.CATEGORIES))}")
+    if isinstance(found, Hit) and found.app and names.app_index(found.app) < 0:
+        raise DataError(f"{where}: no app {found.app!r}; ids are such as {names.app_name(12)!r}")
     if isinstance(found, VanishingColumn) and found.column not in Columns[found.of]:
         raise DataError(f"{where}: no column {found.column!r} of {found.of}; "
                         f"{near(found.column, list(Columns[found.of]))}")  # fmt: skip

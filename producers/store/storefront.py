@@ -92,7 +92,7 @@ class Storefront:
         for entity in self.world.entities():
             self._send_entity(entity)
         for install in self.world.past_installs():
-            self._send_event(install)
+            self.send_event(install)
         self._producer.flush()
 
     def ask(self, until_ms: int) -> int:
@@ -147,7 +147,7 @@ class Storefront:
                 self._send_entity(event)
             else:
                 assert not isinstance(event, Tick), "the store sends none"
-                self._send_event(event)
+                self.send_event(event)
         self._producer.send_due()
 
     def tick(self, time_ms: int) -> None:
@@ -188,7 +188,8 @@ class Storefront:
             reply = self._without_model.reply(reply, items, asked.pages.context(asked.page))
         return policy.choose(reply, found, PAGE_ITEMS)
 
-    def _send_event(self, event: Impression | Install) -> None:
+    def send_event(self, event: Impression | Install) -> None:
+        """Send one event now."""
         if isinstance(event, Install) and self._histories is not None:
             self._histories.update(event)
         self._producer.append(partition_of(event.user, self._partitions[EVENTS.name]), encode(event))

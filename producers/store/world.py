@@ -28,19 +28,17 @@ from producers.store.scenario import (
     Flip,
     Hit,
     Outage,
-    Pause,
     Ramp,
     Scenario,
     Season,
+    TrafficPause,
     VanishingColumn,
 )
 from producers.store.shelf import Shelf
 from producers.store.traffic import NOBODY, Asked, Traffic
 from producers.store.truth import HOURS_A_WEEK, Truth, Visits, sigmoid
 from stream.events.types import Install, Item, SourceEvent, User
-from stream.runtime.errors import DataError
-from stream.spec.spec_rules import near
-from stream.tables.dtypes import F64, I64
+from stream.tables.dtypes import F64, I64, Bools
 
 SAMPLE_PAGES: Final = 2_048  # that the base rate is set on
 
@@ -56,7 +54,6 @@ class StoreWorld:
         self, parameters: StoreParameters, seed: int, scenario: Scenario = NO_SCENARIO, start_ms: int = START_MS
     ) -> None:
         self.parameters, self.scenario, self.start_ms = parameters, scenario, start_ms
-        _check(scenario)
         self._draws, self._seed = Draws(seed), seed
         self._first_hour = (start_ms // HOUR_MS + 72) % HOURS_A_WEEK  # 1970 began on a Thursday
         self._population = Population(parameters, seed)
@@ -122,6 +119,10 @@ class StoreWorld:
         """[B, C] P(install | examined) of all candidates: the oracle. Ask before the next call of `next_pages`."""
         return sigmoid(self._truth.log_odds(pages.visits(), pages.candidates))
 
+    def wanted(self, pages: PageBatch) -> Bools:
+        """[B, C] whether the user has an app whose target the candidate is: what must be memorised."""
+        return self._population.wants[pages.users[:, None], pages.candidates]
+
     def expected_installs(self, probabilities: F64, shown: I64) -> F64:
         """[B] expected installs of pages that show these candidates [B, k], by probabilities [B, C]."""
         return np.asarray(probabilities[np.arange(len(shown))[:, None], shown] @ self._examination[: shown.shape[1]])
@@ -146,10 +147,13 @@ class StoreWorld:
         self._queue.put(event, time_ms)
 
     def due(self, until_ms: int) -> list[WorldEvent]:
-        """Events that are sent before `until_ms`, in order; none that come after a page which wasn't asked for yet."""
-        self._advance(until_ms)
+        """Events that are sent before `until_ms`, in order; none after the next page that `next_pages` will give.
+
+        So call it once more when `next_pages` has no page left.
+        """
         waiting = self._times_ms[self._cursor :]
-        return self._queue.take(min(until_ms, int(waiting[0])) if len(waiting) else until_ms)
+        next_ms = int(waiting[0]) if len(waiting) else self._event_ms((self._hour + 1) * HOUR_MS)
+        return self._queue.take(min(until_ms, next_ms))
 
     def drain(self) -> list[WorldEvent]:
         """All events that are still queued, in order of sending: nothing is shown any more."""
@@ -199,7 +203,7 @@ class StoreWorld:
             times *= 1 + (ramp.times - 1) * overlap_ms / HOUR_MS
         asked = self._traffic.ask(hour, (self._first_hour + hour) % HOURS_A_WEEK, self._population.users,
                                   self._population.users_here, times)  # fmt: skip
-        quiet = within(asked.world_ms, [*scenario.all(Pause), *scenario.all(Outage)])
+        quiet = within(asked.world_ms, [*scenario.all(TrafficPause), *scenario.all(Outage)])
         asked = Asked._make(column[~quiet] for column in asked)
         self._asked, self._cursor = asked, 0
         self._times_ms = self.start_ms + np.floor(asked.world_ms / self.parameters.compress).astype(np.int64)
@@ -289,13 +293,3 @@ def _middling_apps(scenario: Scenario, popularity: F64, seed: int) -> list[int]:
     ranked = np.argsort(-popularity, kind="stable")[len(popularity) // 10 : len(popularity) // 2]
     hits = list(scenario.all(Hit))
     return [int(app) for app in generator(seed, Purpose.SCENARIO).choice(ranked, len(hits), replace=False)]
-
-
-def _check(scenario: Scenario) -> None:
-    """Raises DataError when a scenario names what the world doesn't have."""
-    for season in scenario.all(Season):
-        if season.category not in names.CATEGORIES:
-            raise DataError(f"no category {season.category!r}; {near(season.category, list(names.CATEGORIES))}")
-    for hit in scenario.all(Hit):
-        if hit.app and names.app_index(hit.app) < 0:
-            raise DataError(f"no app {hit.app!r}; ids are such as {names.app_name(12)!r}")

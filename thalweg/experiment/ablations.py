@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from producers.store.parameters import BASE_RATES, preset
+from producers.store.scenario import scenario_names
 from stream.tables.dtypes import F64
 from thalweg.experiment.closed_loop import ENSEMBLE
 from thalweg.experiment.experiment import ExperimentConfig, run_seeds
@@ -61,6 +62,8 @@ def settings(config: ExperimentConfig) -> list[Setting]:
             for policy in ("wait", "eager", "fake_negative")
         ),
         *(Setting("base rate", rate, replace(config, rate=rate, arms=["popular", ARM])) for rate in BASE_RATES),
+        Setting("scenario", "none", alone),
+        *(Setting("scenario", name, replace(alone, scenarios=[name]), against="none") for name in scenario_names()),
     ]
 
 

@@ -16,7 +16,14 @@ from stream.spec.spec import Policy, Spec
 from stream.spec.spec_file import decode_spec, encode_spec
 from thalweg.experiment.assignment import Assignment
 from thalweg.experiment.closed_loop import ARMS, ClosedLoop
-from thalweg.experiment.seed_figures import SHADOWS, SeedFigures, arm_figures, learner_figures, shadow_figures
+from thalweg.experiment.seed_figures import (
+    SHADOWS,
+    SeedFigures,
+    arm_figures,
+    learner_figures,
+    shadow_figures,
+)
+from thalweg.experiment.user_adjustment import Adjustment
 
 PROCESSES: Final = 2  # seeds at a time
 PROGRESS_S: Final = 0.5
@@ -54,12 +61,12 @@ def run_seed(
     begun = perf_counter()
     traffic = loop.run(config.pages)
     loop.seconds["all"] = perf_counter() - begun
-    apps = world.app_count
+    apps, adjustment = world.app_count, Adjustment(traffic)
     return SeedFigures(
         seed,
         len(traffic.arm),
         float(traffic.labels.mean()),
-        {name: arm_figures(traffic, traffic.arm == i, apps) for i, name in enumerate(config.arms)},
+        {name: arm_figures(traffic, traffic.arm == i, apps, adjustment) for i, name in enumerate(config.arms)},
         {name: shadow_figures(traffic, getattr(traffic, name)) for name in SHADOWS},
         {name: learner_figures(traffic, predictions) for name, predictions in traffic.predictions.items()},
         loop.seconds,

@@ -35,6 +35,8 @@ class Row:
     calibration: float
     installs: float  # per 1,000 items
     expected: float  # per 1,000 items
+    raw_installs: float
+    raw_expected: float
     gain: PairedGain  # of expected installs
     gain_installs: PairedGain
     gap_closed: float
@@ -65,7 +67,8 @@ def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str,
     for row in rows(seeds, baseline):
         one = {
             "auc": row.auc, "group_auc": row.group_auc, "calibration": row.calibration, "installs": row.installs,
-            "expected": row.expected, "gap_closed": row.gap_closed, "coverage": row.coverage, "regret": row.regret,
+            "expected": row.expected, "raw_installs": row.raw_installs, "raw_expected": row.raw_expected,
+            "gap_closed": row.gap_closed, "coverage": row.coverage, "regret": row.regret,
             "acquisition_gain": row.gain.gain, "gain_low": row.gain.low, "gain_high": row.gain.high,
             "installs_gain": row.gain_installs.gain, "installs_gain_low": row.gain_installs.low,
             "installs_gain_high": row.gain_installs.high,
@@ -93,8 +96,9 @@ def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) ->
     )  # fmt: skip
     caption = (
         "AUC: all traffic, each page predicted when it was shown. ‰: per 1,000 shown items. Gains: of the installs to\n"
-        "be expected of what was shown, by the world's truth, and of installs as counted; 95 %, paired by seed. Gap\n"
-        "closed: between popular and oracle. oracle and random serve nobody: what they would have shown on each page."
+        "be expected of what was shown, by the world's truth, and of installs as counted; 95 %, paired by seed. Both\n"
+        "are adjusted for how the arms' users differ. Gap closed: between popular and oracle. oracle and random serve\n"
+        "nobody: what they would have shown on each page."
     )
     made = Table(*heads, title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in made.columns[1:]:
@@ -130,6 +134,7 @@ def _row(seeds: Sequence[SeedFigures], arm: str, baseline: str) -> Row:
 
     return Row(
         arm, learner("auc"), learner("group_auc"), learner("calibration"), mean("installs"), mean("expected"),
+        mean("raw_installs"), mean("raw_expected"),
         gain_over(seeds, arm, baseline), gain_over(seeds, arm, baseline, of="installs"), mean("gap_closed"),
         mean("coverage"), _mean(seeds, lambda seed: float(np.nanmean(_arm(seed, arm).regret))),
     )  # fmt: skip

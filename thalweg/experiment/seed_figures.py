@@ -10,6 +10,7 @@ import numpy.typing as npt
 from stream.tables.dtypes import F32, F64, I64, Bools
 from thalweg.backtest.backtest import exact_auc
 from thalweg.experiment.traffic_scores import ScoredTraffic
+from thalweg.experiment.user_adjustment import Adjustment
 
 PERIODS = 20  # of regret over time
 SHADOWS = ("oracle", "random")  # arms that serve nobody: what they would have shown on every page
@@ -17,15 +18,20 @@ SHADOWS = ("oracle", "random")  # arms that serve nobody: what they would have s
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """What an arm served. Installs and expected installs are per 1,000 shown items."""
+    """What an arm served. Installs and expected installs are per 1,000 shown items.
+
+    Those not raw are adjusted for how the arms' users differ (`Adjustment`).
+    """
 
     users: int
     pages: int
     installs: float  # that weren't retracted
     expected: float  # by the world's truth
+    raw_installs: float
+    raw_expected: float
     gap_closed: float  # share of the gap between `popular` and `oracle`, both on this arm's pages
     coverage: float  # share of the store's apps that it showed
-    regret: list[float]  # [PERIODS]: expected installs per 1,000 items below the oracle's, over time
+    regret: Sequence[float]  # [PERIODS]: expected installs per 1,000 items below the oracle's, over time
 
 
 @dataclass(frozen=True)
@@ -52,16 +58,22 @@ class SeedFigures:
     versions_rejected: int
 
 
-def arm_figures(traffic: ScoredTraffic, rows: Bools, apps: int) -> ArmFigures:
+def arm_figures(traffic: ScoredTraffic, rows: Bools, apps: int, adjustment: Adjustment) -> ArmFigures:
     """Of the pages `rows`, bool [N]."""
     items = traffic.labels.shape[1]
-    per_mille = 1_000 / max(1, int(rows.sum()) * items)
+    installs = traffic.labels.sum(1).astype(np.float64)
+    nothing = float("nan")
+    if not rows.any():
+        none = [nothing] * PERIODS
+        return ArmFigures(0, 0, nothing, nothing, nothing, nothing, nothing, nothing, none)
     gap = (traffic.oracle[rows] - traffic.popular[rows]).sum()
     return ArmFigures(
         len(np.unique(traffic.user[rows])),
         int(rows.sum()),
-        float(traffic.labels[rows].sum() * per_mille),
-        float(traffic.expected[rows].sum() * per_mille),
+        1_000 / items * adjustment.mean(installs, rows),
+        1_000 / items * adjustment.mean(traffic.expected, rows),
+        float(1_000 / items * installs[rows].mean()),
+        float(1_000 / items * traffic.expected[rows].mean()),
         float((traffic.expected[rows] - traffic.popular[rows]).sum() / gap) if gap > 0 else 0.0,
         len(np.unique(traffic.items[rows])) / apps,
         _regret(traffic, traffic.expected, rows),
@@ -72,8 +84,9 @@ def shadow_figures(traffic: ScoredTraffic, expected: F64) -> ArmFigures:
     """Of an arm that would have shown pages of these expected installs, float64 [N]."""
     items = traffic.labels.shape[1]
     gap = (traffic.oracle - traffic.popular).sum()
+    per_mille = float(1_000 * expected.mean() / items)
     return ArmFigures(
-        0, len(expected), float("nan"), float(1_000 * expected.mean() / items),
+        0, len(expected), float("nan"), per_mille, float("nan"), per_mille,
         float((expected - traffic.popular).sum() / gap) if gap > 0 else 0.0, float("nan"),
         _regret(traffic, expected, np.ones(len(expected), np.bool_)),
     )  # fmt: skip

@@ -102,9 +102,11 @@ class ServedModel:
         assert self._watcher.step(), f"version {self._version} isn't served: {self._watcher.rejection}"
 
     def answer(self) -> None:
-        """Answer all requests that wait."""
+        """Answer all requests that wait; earlier replies were read."""
+        self.log.truncate(REPLIES.name, 0, self.log.ends(REPLIES.name)[0])
         while self._requests.poll_once(0.0):
             pass
+        self.log.truncate(REQUESTS.name, 0, self.log.ends(REQUESTS.name)[0])
 
     def close(self) -> None:
         """End its threads."""

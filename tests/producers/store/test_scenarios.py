@@ -121,9 +121,9 @@ def test_unknown_names_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not UTF-8"):
         load_scenario([str(tmp_path / "latin.toml")])
     with pytest.raises(DataError, match="no category 'trave'; did you mean 'travel'"):
-        StoreWorld(SMALL, SEED, happening('kind = "season"; category = "trave"'))
+        happening('kind = "season"; category = "trave"')
     with pytest.raises(DataError, match="no app 'ap-1'; ids are such as 'app-0012'"):
-        StoreWorld(SMALL, SEED, happening('kind = "hit"; app = "ap-1"'))
+        happening('kind = "hit"; app = "ap-1"')
 
 
 def test_a_flip_negates_tastes_or_permutes_them() -> None:

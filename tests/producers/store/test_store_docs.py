@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from producers.store.parameters import START_MS, StoreParameters, preset
+from producers.store.parameters import START_MS, StoreParameters
 from producers.store.scenario import KINDS, load_scenario, parse_scenario
 from producers.store.world import StoreWorld
 from stream.events.types import Impression
-from tests.support.store_worlds import DAY
+from tests.support.store_worlds import DAY, SMALL
 
 TEXT = (Path(__file__).parents[3] / "docs" / "store.md").read_text()
 
@@ -52,7 +52,8 @@ def test_the_example_plays() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     sent: list[object] = []
     names = {
-        "StoreWorld": StoreWorld, "preset": preset, "load_scenario": load_scenario, "Impression": Impression, "np": np,
+        "StoreWorld": StoreWorld, "preset": lambda name: SMALL, "load_scenario": load_scenario,
+        "Impression": Impression, "np": np,
         "until_ms": START_MS + DAY // 100, "score": lambda pages: pages.popularity, "send": sent.extend,
     }  # fmt: skip
     exec(compile(example, "docs/store.md", "exec"), names)

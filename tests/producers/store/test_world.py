@@ -11,7 +11,7 @@ from producers.store.traffic import Traffic
 from producers.store.world import StoreWorld
 from stream.events.checks import check_source
 from stream.events.codec import encode_record
-from stream.events.types import Impression, Item, User
+from stream.events.types import Impression, Install, Item, User
 from stream.runtime.errors import DataError
 from stream.tables.dtypes import F64, Bools
 from tests.support.store_worlds import DAY, SMALL, Played, at_random, by_popularity, by_truth, changed, play
@@ -105,6 +105,23 @@ def test_batches_and_calls_change_nothing() -> None:
     assert single.batches > 2 * big.batches
     assert big.events == single.events
     assert np.array_equal(big.pages.candidates, single.pages.candidates)
+
+
+def test_all_that_is_due_is_sent_when_no_page_is_left() -> None:
+    """Events wait for the pages before them; once there are none, everything before the time is out."""
+    world, until_ms = StoreWorld(SMALL, 4), START_MS + DAY // 10
+    pages = world.next_pages(until_ms)
+    world.show(pages, by_truth(pages, world.probabilities(pages)))
+    for b, time_ms in enumerate(pages.times_ms.tolist()):
+        world.post(Impression(pages.request_id(b), time_ms, pages.user(b), ["a"]), time_ms)
+    early = [event for event in world.due(until_ms) if isinstance(event, Impression | Install)]
+    after_ms = int(world.next_pages(until_ms, 1).times_ms[0])
+    assert early
+    assert all(event.time_ms < after_ms for event in early)
+    while len((pages := world.next_pages(until_ms)).numbers):
+        world.show(pages, by_truth(pages, world.probabilities(pages)))
+    assert max(event.time_ms for event in world.due(until_ms) if isinstance(event, Install)) > until_ms - 200
+    assert all(event.time_ms > until_ms - 100 for event in world.drain() if isinstance(event, Install))
 
 
 def test_seeds_give_different_worlds() -> None:
@@ -229,13 +246,13 @@ def test_past_installs_come_before_the_start_and_explain_popularity() -> None:
 
 def test_new_users_and_apps_arrive_and_old_ones_leave() -> None:
     """Arrivals are described by events before they appear on pages, and departures stop to appear."""
-    parameters = changed(users={"new_a_day": 0.5, "leaving_a_day": 0.5}, apps={"new_a_day": 0.2, "leaving_a_day": 0.2})
-    played = play(StoreWorld(parameters, seed=9), by_popularity, START_MS + 2 * DAY)
+    parameters = changed(users={"new_a_day": 1.0, "leaving_a_day": 1.0}, apps={"new_a_day": 0.4, "leaving_a_day": 0.4})
+    played = play(StoreWorld(parameters, seed=9), by_popularity)
     new_users = sum(isinstance(event, User) for event in played.events)
     new_apps = sum(isinstance(event, Item) for event in played.events)
-    assert 600 < new_users < 1_000  # of 800 a day half
+    assert 600 < new_users < 1_000
     assert 120 < new_apps < 200
-    last = played.pages.times_ms > START_MS + 1.8 * DAY
+    last = played.pages.times_ms > START_MS + 0.9 * DAY
     assert (played.pages.users[last] >= 800).mean() > 0.4
     assert (played.pages.candidates[last] >= 400).any()
     assert (~np.isin(np.arange(400), played.pages.candidates[last])).sum() > 60
@@ -253,7 +270,7 @@ def test_whoever_has_the_source_wants_the_target() -> None:
 
     gained = odds(paired) - odds(plain)
     gained -= np.median(gained)  # both worlds have the same base rate
-    wanted = gained > 1
+    wanted = paired.wanted(pages)
     assert gained[wanted] == pytest.approx(3.0)
     assert gained[~wanted] == pytest.approx(0.0)
     assert 0.001 < wanted.mean() < 0.2
