@@ -104,6 +104,15 @@ def test_requests_are_the_worlds_pages() -> None:
     assert with_history > 5
 
 
+def test_the_control_ranks_by_popularity_whatever_the_order() -> None:
+    """The ten that were installed most lately; ties in the order of the candidates."""
+    pages = StoreWorld(SMALL, 1).next_pages(START_MS + HOUR)
+    counts = np.arange(100.0) % 10  # ten candidates have the most
+    control = opened().arms[1].policy
+    chosen = control.candidates(pages._replace(popularity=np.tile(counts, (len(pages.numbers), 1))), 0, PAGE_ITEMS)
+    assert chosen.tolist() == [*range(9, 100, 10)]
+
+
 def test_histories_grow_by_what_was_sent() -> None:
     """An install that has been sent is in its user's next requests; one that isn't due yet isn't."""
     store = opened()
