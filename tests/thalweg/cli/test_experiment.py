@@ -65,7 +65,8 @@ def test_a_run_prints_its_table_and_writes_its_figures(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     found = json.loads(report.read_text())
     assert found.keys() >= {
-        "acquisition_gain_wide_deep", "gain_over_popular", "gap_closed", "auc_wide", "auc_wide_deep", "page_items_s", "page_items_s_all", "expected_oracle", "regret_random", "seeds", "pages",
+        "acquisition_gain_wide_deep", "gain_over_popular", "gap_closed", "auc_wide", "auc_wide_deep", "page_items_s",
+        "page_items_s_all", "expected_oracle", "regret_random", "seeds", "pages",
     }  # fmt: skip
     assert found["seeds"] == 1
     assert found["pages"] >= 100
