@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 	@touch $@
 	@echo "ready: make demo"
 
-demo: setup  ## run the whole loop on MovieLens: events in, a model that learns, ranked lists out
+demo: setup  ## run the whole loop on a simulated app store: events in, a model that learns, ranked lists out
 	@$(BIN)/thalweg demo $(ARGS)
 
 test: setup  ## run all tests, two at a time, each half with a Kafka and a Redis of its own

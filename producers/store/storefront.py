@@ -25,6 +25,7 @@ from stream.spec.spec import Spec
 from stream.tables.dtypes import F64, I64
 
 PAGE_ITEMS: Final = 10
+PAGES_MAX: Final = 32  # of one batch of requests
 REPLIES_MAX: Final = 1_000  # of one poll
 
 
@@ -48,12 +49,27 @@ class ShownPages(NamedTuple):
     replies: list[Reply]
 
 
+class Failed(NamedTuple):
+    """A page that nobody sees: its user and time, and why there's no list to show."""
+
+    user: str
+    page_ms: int
+    reason: str
+
+
 class _Asked(NamedTuple):
     pages: PageBatch
     page: int
     arm: int
     candidates: I64  # asked for
     names: list[str]  # of these
+
+
+class Answered(NamedTuple):
+    """A request and its reply."""
+
+    asked: _Asked
+    reply: Reply
 
 
 class Storefront:
@@ -72,7 +88,8 @@ class Storefront:
         producer: BatchingProducer,
         histories: Histories | None = None,
     ) -> None:
-        self.world, self.arms, self.errors = world, arms, 0
+        self.world, self.arms = world, arms
+        self.failed: list[Failed] = []  # since whoever reads it last emptied it
         self._assign, self._producer, self._histories = assign, producer, histories
         self._indices = {arm.name: index for index, arm in enumerate(arms)}
         self._partitions = {name: log.partitions(name) for name in (EVENTS.name, ITEMS.name, USERS.name)}
@@ -89,15 +106,17 @@ class Storefront:
 
     def open(self) -> None:
         """Send all items and users, and what users have installed before."""
-        for entity in self.world.entities():
+        entities = self.world.entities()
+        for entity in entities:
             self._send_entity(entity)
+        self._without_model.warm_up(entities[0])
         for install in self.world.past_installs():
             self.send_event(install)
         self._producer.flush()
 
-    def ask(self, until_ms: int) -> int:
+    def ask(self, until_ms: int, pages_max: int = PAGES_MAX) -> int:
         """Request the next pages that are due before `until_ms`, at most one a user; returns how many."""
-        pages = self.world.next_pages(until_ms)
+        pages = self.world.next_pages(until_ms, pages_max)
         requests: dict[tuple[int, int], list[RankRequest]] = {}
         for b in range(len(pages.numbers)):
             user = pages.user(b)
@@ -122,23 +141,40 @@ class Storefront:
         return len(pages.numbers)
 
     def receive(self) -> ShownPages | None:
-        """Show the pages whose replies have come; their impressions and installs are due from their page's time on."""
-        found: list[tuple[_Asked, Reply]] = []
+        """Show the pages whose replies have come."""
+        return self.show(self.replies())
+
+    def replies(self, wait_s: float = 0.0) -> list[Answered]:
+        """Replies that come within `wait_s`, in the order of their pages; those with an error are in `failed`."""
+        found: list[Answered] = []
         for reader in self._readers:
-            for record in reader.poll(0.0, REPLIES_MAX):
+            for record in reader.poll(wait_s, REPLIES_MAX):
                 for reply in decode_replies(record.value or b""):
                     asked = self._asked.pop(reply.request_id, None)
                     if asked is None:
                         continue  # another caller's
-                    if reply.error:
-                        self.errors += 1
-                        continue
                     page_ms = int(asked.pages.times_ms[asked.page])
-                    found.append((asked, Reply(reply, record.time_ms, page_ms)))
-        if not found:
+                    if reply.error:
+                        self.failed.append(Failed(reply.user, page_ms, reply.error))
+                        continue
+                    found.append(Answered(asked, Reply(reply, record.time_ms, page_ms)))
+        found.sort(key=lambda one: int(one.asked.pages.numbers[one.asked.page]))
+        return found
+
+    def show(self, answered: Sequence[Answered]) -> ShownPages | None:
+        """Show the pages of these replies, if any; impressions and installs are due from their page's time on."""
+        if not answered:
             return None
-        found.sort(key=lambda one: int(one[0].pages.numbers[one[0].page]))
-        return self._show([asked for asked, _ in found], [reply for _, reply in found])
+        return self._show([one.asked for one in answered], [one.reply for one in answered])
+
+    def expire(self, before_ms: int, reason: str) -> None:
+        """Give up the pages from before `before_ms` that are still without a reply: nobody sees them."""
+        for request_id, asked in list(self._asked.items()):  # in time order
+            page_ms = int(asked.pages.times_ms[asked.page])
+            if page_ms >= before_ms:
+                break
+            del self._asked[request_id]
+            self.failed.append(Failed(asked.pages.user(asked.page), page_ms, reason))
 
     def send(self, until_ms: int) -> None:
         """Send the events that are due by `until_ms`."""
@@ -209,6 +245,11 @@ class _PagesWithoutModel:
         self._catalogue = Catalogue(self._layout)
         self._statistics = Statistics(StatisticsProgram(spec, self._layout))
         self._users: dict[str, User] = {}
+
+    def warm_up(self, item: Item | User) -> None:
+        """Load the kernels, for which the first page would wait."""
+        if isinstance(item, Item):
+            self.reply(RankReply("", "", [], [], 0), [item.item], {})
 
     def put(self, entity: Item | User) -> None:
         if isinstance(entity, Item):

@@ -115,6 +115,11 @@ class StoreWorld:
         self._cursor = end
         return self._batch(first, end)
 
+    @property
+    def next_page_ms(self) -> int | None:
+        """Event time of the next request; None if there's none in this hour of world time."""
+        return int(self._times_ms[self._cursor]) if self._cursor < len(self._times_ms) else None
+
     def probabilities(self, pages: PageBatch) -> F64:
         """[B, C] P(install | examined) of all candidates: the oracle. Ask before the next call of `next_pages`."""
         return sigmoid(self._truth.log_odds(pages.visits(), pages.candidates))

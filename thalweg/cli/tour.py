@@ -1,20 +1,25 @@
 """Commands to try Thalweg: the demo, public data sets, one ranking, one install."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import typer
 
+from stream.runtime.errors import SettingsError
 from thalweg.cli.options import (
-    SPEC,
+    SPECS,
     JsonFile,
     ModelSpec,
+    SpecFile,
     inspect_settings,
     open_store,
     print_stderr,
     read_settings,
+    read_spec,
     write_json,
 )
+
+RPS: Final = 50.0
 
 tour = typer.Typer()
 data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets.")
@@ -23,31 +28,63 @@ tour.add_typer(data_app, name="data")
 
 @tour.command()
 def demo(
+    world: Annotated[
+        Literal["store", "movielens"], typer.Option(help="A simulated app store, or MovieLens-100k, replayed.")
+    ] = "store",
     spec: Annotated[
-        Path, typer.Option("--spec", help="The model's spec (TOML).", show_default="specs/movielens.toml")
-    ] = SPEC,
-    seconds: Annotated[float, typer.Option(min=0, help="Replay only the pages of the first N seconds; 0: all.")] = 0.0,
-    limit: Annotated[int, typer.Option(min=0, help="Replay only this many pages; 0: all.")] = 0,
-    rate: Annotated[float, typer.Option(min=1, help="Pages a second.")] = 1_000.0,
-    rps: Annotated[float, typer.Option(min=1, help="Ranking requests a second.")] = 50.0,
+        Path | None, typer.Option("--spec", help="The model's spec (TOML).", show_default="specs/WORLD.toml")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Play N seconds; 0: a day of the store (100 s), all of MovieLens.")
+    ] = 0.0,
+    limit: Annotated[int, typer.Option(min=0, help="Play only this many pages; 0: all.")] = 0,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Pages a second; 0: 100 of the store (a daily mean), 1,000 of MovieLens.")
+    ] = 0.0,
+    rps: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Ranking requests a second; MovieLens only: in the store each page is one.",
+            show_default="50",
+        ),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it up for `thalweg rank` and `send-install`.")] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Run the whole loop on MovieLens-100k, and print its figures.
+    """Run the whole loop on a simulated app store, and print its figures.
 
-    Events in, a model that learns, ranked lists out. Uses the running stack (with topics and keys of its own), else
-    starts one. Takes about two minutes, and leaves nothing running without --keep.
+    Users ask for pages; half of them see what is popular, the others what the model ranks first; what they install the
+    model learns. Uses the running stack (with topics and keys of its own), else starts one. Takes about two minutes,
+    and leaves nothing running without --keep.
     """
-    from thalweg.demo.demo import DemoConfig, run_demo
+    from thalweg.demo.config import DemoConfig
+    from thalweg.demo.demo import run_demo
 
+    if world == "store" and rps is not None:
+        raise SettingsError("--rps is of --world movielens: in the store each page is a request, so --rate says it")
     settings = read_settings()
-    figures = run_demo(settings, spec.resolve(), DemoConfig(seconds, limit, rate, rps, keep))
-    write_json(json_file, figures)
+    config = DemoConfig(world, seconds, limit, rate, rps or RPS, keep)
+    write_json(json_file, run_demo(settings, (spec or SPECS / f"{world}.toml").resolve(), config))
+
+
+@tour.command(hidden=True)
+def play_store(
+    spec: SpecFile = None,
+    pages: Annotated[int, typer.Option(min=1, help="Pages that users ask for.")] = 10_000,
+    rate: Annotated[float, typer.Option(min=0.1, help="Pages a second, a daily mean.")] = 100.0,
+    sample: Annotated[int, typer.Option(min=1, help="Print every Nth reply in full.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the world.")] = 0,
+) -> None:
+    """Play the store's world in real time until stdin closes; on stdout replies and what was shown, as JSON lines."""
+    from thalweg.demo.store_player import PlayerOptions, run_store_player
+
+    run_store_player(read_settings(), read_spec(spec), PlayerOptions(pages, rate, sample, seed=seed))
 
 
 @tour.command(hidden=True)
 def ask(
-    rps: Annotated[float, typer.Option(min=0.1, help="Requests a second, sent by schedule.")] = 50.0,
+    rps: Annotated[float, typer.Option(min=0.1, help="Requests a second, sent by schedule.")] = RPS,
     sample: Annotated[int, typer.Option(min=1, help="Print every Nth reply in full.")] = 5,
 ) -> None:
     """Send requests open loop for users seen in `events`, until stdin closes; one JSON line a reply on stdout."""

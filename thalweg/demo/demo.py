@@ -1,37 +1,48 @@
-"""The demo: every service as a process, MovieLens through them, ranking requests meanwhile, a summary at the end."""
+"""The demo: every service as a process, a world that they serve, a summary at the end."""
 
-import json
 import time
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console
 
 from producers.movielens import fetch_movielens
+from producers.store.parameters import BASE_RATES
+from stream.events.codec import decode_examples
+from stream.events.topics import EXAMPLES
+from stream.events.types import Examples
 from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.log.kafka_log import KafkaLog
+from stream.log.protocol import START
 from stream.runtime.errors import StackError
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import load_spec
+from thalweg.audit.log_scan import read_range
+from thalweg.demo.acquisition import CONTROL, LATELY, MODEL
 from thalweg.demo.caller import kafka_caller
-from thalweg.demo.freshness import DemoFreshness
-from thalweg.demo.monitor import SERVICES, ClientProcess, DemoMonitor, RequestTally
+from thalweg.demo.config import DemoConfig, World
+from thalweg.demo.monitor import SERVICES, RequestTally
+from thalweg.demo.play import UNANSWERED, play
 from thalweg.demo.rescore import rescore
-from thalweg.demo.screen import Screen
 from thalweg.demo.services import DemoServices, Interrupts
+from thalweg.demo.store_player import PRESET
 from thalweg.views.tables import moves_table, print_table, summary_table
 
-PAGES: Final = 100_000  # of MovieLens-100k
-UPDATE_S: Final = 1.0
-STALLED_S: Final = 60.0  # after the replay, a learner that learns nothing for this long is stuck
-UNANSWERED: Final = "no ranking request was answered by a model"
-REPLIES_CHECKED: Final = 500
+KEPT: Final = (
+    "it stays up until `thalweg down`: try `thalweg rank {user}`, `thalweg send-install {user} {item}`, "
+    "`thalweg status`"
+)
+STORE: Final = (
+    "the store's world begins in a few seconds: of what is shown at random {rate:.0%} is installed (preset {preset}); "
+    "half of its users see what is popular, the others what the model ranks first"
+)
 MEANINGS: Final = {  # of all figures, in the summary's order
-    "pages": "pages replayed",
-    "examples_learned": "examples that the learner has learned, each once",
+    "pages": "pages shown",
+    "examples_learned": "examples that the learner has learned",
+    "examples_emitted": "different examples that the joiner has emitted up to there: each is learned once",
     "duplicates_dropped": "duplicate examples",
     "dead_letters": "events and examples that a service rejected",
     "auc_arrival": "AUC over all examples, each predicted just before it was learned",
@@ -45,7 +56,7 @@ MEANINGS: Final = {  # of all figures, in the summary's order
     "servable_p99_ms": "",
     "rank_p50_ms": "scheduled send → reply at the caller, 100 candidates",
     "rank_p99_ms": "",
-    "rank_replies": "replies to requests of an open-loop client",
+    "rank_replies": "replies to ranking requests, sent by schedule",
     "rank_errors": "requests without a list",
     "swaps": "versions that a ranker swapped in",
     "replies_checked": "replies recomputed for verification",
@@ -55,31 +66,24 @@ MEANINGS: Final = {  # of all figures, in the summary's order
 }
 
 
-KEPT: Final = (
-    "it stays up until `thalweg down`: try `thalweg rank 405`, `thalweg send-install 405 50`, `thalweg status`"
-)
+STORE_MEANINGS: Final = {  # of those that only the store has
+    "pages_open": "of those, pages whose window is still open: installs may follow",
+    f"acquisition_{CONTROL}": "installs to be expected per 1,000 shown items, users who see what is popular",
+    f"acquisition_{MODEL}": "same, users whose pages the model ranks",
+    "acquisition_oracle": "same, the ceiling: the best pages by the world's truth",
+    "acquisition_gain": f"gain of {MODEL} over {CONTROL}",
+    f"acquisition_{CONTROL}_lately": f"the same in the last {LATELY} s",
+    f"acquisition_{MODEL}_lately": "",
+    "acquisition_gain_lately": "",
+    f"installs_{CONTROL}": "installs per 1,000 shown items, without retracted ones: what is seen of acquisition",
+    f"installs_{MODEL}": "",
+}
 
 
-@dataclass(frozen=True)
-class DemoConfig:
-    """How much is replayed (0: all), how fast, how often rankers are asked, and whether the demo stays up."""
-
-    seconds: float = 0.0
-    limit: int = 0
-    rate: float = 1_000.0
-    rps: float = 50.0
-    keep: bool = False
-
-    @property
-    def pages(self) -> int:
-        """How many pages are replayed."""
-        by_time = round(self.seconds * self.rate) if self.seconds else PAGES
-        return max(1, min(PAGES, self.limit or PAGES, by_time))
-
-    @property
-    def sample_every(self) -> int:
-        """Every Nth reply is kept whole for a check: twice as many as are needed."""
-        return max(1, round(self.pages / self.rate * self.rps / (2 * REPLIES_CHECKED)))
+def meanings_of(world: World) -> dict[str, str]:
+    """All figures of a demo in the summary's order, each with its meaning."""
+    pages, *others = MEANINGS.items()
+    return dict([pages, *STORE_MEANINGS.items(), *others]) if world == "store" else dict(MEANINGS)
 
 
 def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, float | None]:
@@ -89,7 +93,8 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
     report = partial(console.print, soft_wrap=True, highlight=False)
     model = load_spec(spec).name
     settings = settings.model_copy(update={"model": model})
-    fetch_movielens(settings.data.resolve(), report)
+    if config.world == "movielens":
+        fetch_movielens(settings.data.resolve(), report)
     with Interrupts() as interrupts:
         services = DemoServices(settings, interrupts, report)
         stays_up = False
@@ -100,14 +105,17 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
             for name in SERVICES:
                 services.start(name, "run", name, "--spec", str(spec))
             services.wait_ready(*SERVICES)
-            monitor = run_replay(services, spec, config, console)
-            found = monitor.state.figures | {"pages": monitor.report["pages"]}
+            if config.world == "store":
+                report(STORE.format(rate=BASE_RATES[PRESET], preset=PRESET))
+            monitor = play(services, spec, config, console)
+            found = {"pages": monitor.state.pages} | monitor.state.figures | learned_once(services)
             report("recomputing a sample of the replies from the snapshots that they name")
             with closing(RedisStore(services.settings, model)) as store:
                 replies = [outcome.reply for outcome in monitor.requests.sample if outcome.reply is not None]
                 counts = rescore(store, model, replies)
                 found |= {"replies_checked": counts.checked, "mixed_replies": counts.mixed}
-                found["one_install_ms"] = one_install(services.settings, store, monitor.requests, console)
+                scene = last_scene(services.settings, store, monitor.requests, console)
+            found["one_install_ms"] = scene.served_ms
             found["seconds"] = round(time.monotonic() - begun_s, 1)
             stays_up = config.keep
         finally:
@@ -115,47 +123,27 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
                 services.release()
             else:
                 services.stop()
-    figures = {name: found.get(name) for name in MEANINGS}
-    print_table(summary_table(figures, MEANINGS), console)
+    meanings = meanings_of(config.world)
+    figures = {name: found.get(name) for name in meanings}
+    print_table(summary_table(figures, meanings), console)
     if stays_up:
-        report(KEPT)
+        report(KEPT.format(user=scene.user, item=scene.item))
         if not services.state.own_stack:
             names = f"THALWEG_TOPIC_PREFIX={services.settings.topic_prefix} THALWEG_MODEL={model}"
             report(f"where THALWEG_KAFKA or THALWEG_REDIS is set, commands use that stack: set {names} too")
     return figures
 
 
-def run_replay(services: DemoServices, spec: Path, config: DemoConfig, console: Console) -> DemoMonitor:
-    """Replay, ask and show until everything is learned."""
-    report = services.local / "replay.json"
-    with (
-        closing(RedisStore(services.settings, services.settings.model)) as store,
-        closing(ClientProcess(services, config.rps, config.sample_every)) as client,
-        Screen(console) as screen,
-    ):
-        monitor = DemoMonitor(services, DemoFreshness(store), config.pages)
-        services.start("replay", "replay", "movielens", "--spec", str(spec), "--rate", str(config.rate),
-                       "--limit", str(config.pages), "--json", str(report))  # fmt: skip
-        while not monitor.done:
-            time.sleep(UPDATE_S)
-            services.check_running("replay")
-            monitor.add(client.take())
-            monitor.update()
-            if not monitor.report and not services.is_running("replay"):
-                with suppress(OSError, ValueError):  # there is none, or it's cut off
-                    monitor.report = json.loads(report.read_bytes())
-                services.check_running(*["replay"] * bool(monitor.report))  # without a report: say how it ended
-            if monitor.report and time.monotonic() > monitor.last_learned_s + STALLED_S:
-                reason = UNANSWERED if monitor.learned_all else "not all examples are learned, and nothing moves"
-                raise StackError(f"{reason}; see {services.local / 'logs'}")
-            screen.show(monitor.state)
-        monitor.add(client.close())
-        monitor.update()
-    return monitor
+class LastScene(NamedTuple):
+    """Whose page was shown, an item that they don't have, and the milliseconds between their install and its reply."""
+
+    user: str
+    item: str
+    served_ms: int
 
 
-def one_install(settings: Settings, store: RedisStore, requests: RequestTally, console: Console) -> float:
-    """Show a user's page before and after one install; returns the milliseconds between install and reply."""
+def last_scene(settings: Settings, store: RedisStore, requests: RequestTally, console: Console) -> LastScene:
+    """Show a user's page before and after one install."""
     if not requests.users:
         raise StackError(f"{UNANSWERED}; see {settings.local / 'logs'}")
     user = requests.users.most_common(1)[0][0]
@@ -166,4 +154,16 @@ def one_install(settings: Settings, store: RedisStore, requests: RequestTally, c
         after, served_ms = caller.wait_learned(store, appended_ms, before.version, lambda: caller.rank(user))
         print_table(moves_table(before, after, item, caller.titles()), console)
     console.print(f"{served_ms} ms from the install's append to the first reply that has learned it", highlight=False)
-    return served_ms
+    return LastScene(user, next(one for one in after.items if one != item), served_ms)
+
+
+def learned_once(services: DemoServices) -> dict[str, float]:
+    """How many examples the learner has learned, and how many different ones the log has up to there."""
+    learner = services.metrics("learner")
+    with closing(KafkaLog(services.settings)) as log:
+        records = read_range(log, EXAMPLES.name, {0: START}, {0: int(learner["thalweg_learner_offset"])})
+        emitted = {
+            one for record in records for page in decode_examples(record.value or b"")[0]
+            if isinstance(page, Examples) for one in page.ids
+        }  # fmt: skip
+    return {"examples_learned": learner["thalweg_learner_examples_total"], "examples_emitted": len(emitted)}

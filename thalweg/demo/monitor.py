@@ -4,13 +4,14 @@ import subprocess
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from stream.runtime.errors import StackError
+from thalweg.demo.acquisition import Acquisition, StoreProgress
 from thalweg.demo.freshness import DemoFreshness, percentile
 from thalweg.demo.open_loop_client import RequestOutcome
 from thalweg.demo.screen import ScreenState
@@ -18,6 +19,7 @@ from thalweg.demo.services import DemoServices
 
 LAST_ANSWERS_S: Final = 15.0
 SERVICES: Final = ("joiner", "learner", "ranker")
+Message = RequestOutcome | StoreProgress
 
 
 @dataclass
@@ -25,7 +27,7 @@ class RequestTally:
     """All requests so far."""
 
     users: Counter[str] = field(default_factory=Counter)
-    latency_ms: list[float] = field(default_factory=list)
+    latency_ms: list[float] = field(default_factory=list)  # of those that are timed
     errors: Counter[str] = field(default_factory=Counter)
     sample: list[RequestOutcome] = field(default_factory=list)  # those with the whole reply
     last: RequestOutcome | None = None
@@ -36,31 +38,35 @@ class RequestTally:
             self.errors[outcome.error] += 1
             return
         self.users[outcome.user] += 1
-        self.latency_ms.append(outcome.latency_ms)
+        if outcome.is_timed:
+            self.latency_ms.append(outcome.latency_ms)
         self.last = outcome
         if outcome.reply is not None:
             self.sample.append(outcome)
 
 
 class ClientProcess:
-    """The open-loop client in a process of its own, and a thread that reads its output."""
+    """A client of rankers in a process of its own, and a thread that reads its output, a message a line.
 
-    def __init__(self, services: DemoServices, rps: float, sample_every: int) -> None:
-        self._log = services.local / "logs" / "asker.log"
-        self._process = services.start_child("asker", "ask", "--rps", str(rps), "--sample", str(sample_every))
-        self._decoder = msgspec.json.Decoder(RequestOutcome)
-        self._outcomes: deque[RequestOutcome] = deque()
+    `words`: its command, which ends when its stdin closes.
+    """
+
+    def __init__(self, services: DemoServices, name: str, *words: str) -> None:
+        self._log, self._name = services.local / "logs" / f"{name}.log", name
+        self._process = services.start_child(name, *words)
+        self._decoder = msgspec.json.Decoder(RequestOutcome | StoreProgress)
+        self._messages: deque[Message] = deque()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def take(self) -> list[RequestOutcome]:
-        """Outcomes since the last call. Raises StackError when the process has ended by itself."""
+    def take(self) -> list[Message]:
+        """Messages since the last call. Raises StackError when the process has ended by itself."""
         if self._process.poll() is not None:
-            raise StackError(f"the open-loop client ended in the middle of the demo; see {self._log}")
+            raise StackError(f"the {self._name} ended in the middle of the demo; see {self._log}")
         return self._taken()
 
-    def close(self) -> list[RequestOutcome]:
-        """End the process and return its last outcomes; idempotent."""
+    def close(self) -> list[Message]:
+        """End the process and return its last messages; idempotent."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -70,13 +76,13 @@ class ClientProcess:
         self._thread.join(5.0)
         return self._taken()
 
-    def _taken(self) -> list[RequestOutcome]:
-        return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
+    def _taken(self) -> list[Message]:
+        return [self._messages.popleft() for _ in range(len(self._messages))]
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._outcomes.append(self._decoder.decode(line))
+            self._messages.append(self._decoder.decode(line))
 
 
 class RateMeter:
@@ -96,45 +102,55 @@ class RateMeter:
 
 
 class DemoMonitor:
-    """Keeps `state` up to date."""
+    """Keeps `state` up to date. `playing`: the name of its first phase."""
 
-    def __init__(self, services: DemoServices, freshness: DemoFreshness, pages_total: int) -> None:
+    def __init__(self, services: DemoServices, freshness: DemoFreshness, pages_total: int, playing: str) -> None:
         self.requests = RequestTally()
         self.state = ScreenState(pages_total=pages_total)
-        self.report: dict[str, float] = {}  # of the replay, once it has ended
+        self.examples_wanted: float | None = None  # once all pages were played: how many the learner shall have learned
         self.examples = 0  # that the learner has learned
+        self.examples_emitted = 0  # by the joiner
         self.dead_letters = 0
         self.last_learned_s = time.monotonic()
-        self._services, self._freshness, self._rates = services, freshness, RateMeter()
+        self.store: StoreProgress | None = None  # of a world that is played
+        self.acquisition = Acquisition()
+        self._services, self._freshness, self._playing = services, freshness, playing
+        self._rates = RateMeter()
 
     @property
     def learned_all(self) -> bool:
-        """Whether every example of the replay has been learned or is a dead letter."""
-        return bool(self.report) and self.examples + self.dead_letters >= self.report["examples"]
+        """Whether every example that is wanted has been learned or is a dead letter."""
+        return self.examples_wanted is not None and self.examples + self.dead_letters >= self.examples_wanted
 
     @property
     def done(self) -> bool:
         """Whether all is learned and a model has answered: a short replay ends before the client has begun."""
         return self.learned_all and self.requests.last is not None and self.requests.last.version > 0
 
-    def add(self, outcomes: list[RequestOutcome]) -> None:
-        """Add outcomes of requests."""
-        for outcome in outcomes:
-            self.requests.add(outcome)
-            if not outcome.error:
-                self._freshness.add_reply(outcome.version, outcome.appended_ms, outcome.live_since_ms)
+    def add(self, messages: Sequence[Message]) -> None:
+        """Add outcomes of requests, and what a store has shown."""
+        for message in messages:
+            if isinstance(message, StoreProgress):
+                self.store = message
+                self.acquisition.add(message)
+                continue
+            self.requests.add(message)
+            if not message.error:
+                self._freshness.add_reply(message.version, message.appended_ms, message.live_since_ms)
 
     def update(self) -> None:
         """Read the services' metrics; those of a service that doesn't answer stay as they were."""
         state, requests, freshness = self.state, self.requests, self._freshness
-        state.phase = "learning the rest" if self.report else "replaying"
+        state.phase = self._playing if self.examples_wanted is None else "learning the rest"
         joiner, learner, ranker = (dict(self._services.metrics(name)) for name in SERVICES)
         if learner:
             self._update_learner(learner)
         if joiner and learner and ranker:
             metrics = joiner | learner | ranker
             self.dead_letters = int(sum(metrics.get(f"thalweg_{name}_dead_letters_total", 0.0) for name in SERVICES))
+            self.examples_emitted = int(joiner.get("thalweg_joiner_examples_total", 0))
             state.pages = int(joiner.get("thalweg_joiner_events_total.page", 0))
+            state.figures["pages_open"] = int(joiner.get("thalweg_joiner_open_pages", 0))
             state.figures["swaps"] = int(ranker.get("thalweg_ranker_swaps_total", 0))
             counts = {
                 "joiner (events)": joiner.get("thalweg_joiner_events_total", 0.0),
@@ -152,9 +168,12 @@ class DemoMonitor:
         state.figures |= {
             "examples_learned": self.examples,
             "dead_letters": self.dead_letters,
-            "rank_replies": len(requests.latency_ms),
+            "rank_replies": requests.users.total(),
             "rank_errors": requests.errors.total(),
         }
+        if self.store is not None:
+            state.pages, state.acquisition = self.store.pages, self.acquisition
+            state.figures |= self.acquisition.figures()
         if requests.last is not None:
             state.version, state.staleness_ms = requests.last.version, requests.last.staleness_ms
 

@@ -28,10 +28,11 @@ WATCH_EVERY_S: Final = 0.25  # each poll of `events` costs the broker a fetch
 UNANSWERED_S: Final = 5.0
 
 
-class RequestOutcome(msgspec.Struct, array_like=True):
+class RequestOutcome(msgspec.Struct, array_like=True, tag="request"):
     """One request and its outcome. `error` is empty, or says why there's no list.
 
-    `latency_ms`: intended send → reply at the caller. `reply`: the whole reply, for a sample.
+    `latency_ms`: intended send → reply at the caller. `reply`: the whole reply, for a sample. `is_timed` False: it had
+    so few candidates that its latency isn't counted.
     """
 
     user: str
@@ -42,6 +43,7 @@ class RequestOutcome(msgspec.Struct, array_like=True):
     staleness_ms: int = 0
     error: str = ""
     reply: RankReply | None = None
+    is_timed: bool = True
 
 
 class OpenLoopClient:

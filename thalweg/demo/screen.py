@@ -10,6 +10,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from thalweg.demo.acquisition import CONTROL, LATELY, MODEL, ORACLE, Acquired, Acquisition, sparkline
+
+POINTS: Final = 50  # of a plot
 LINE_EVERY_S: Final = 5.0
 
 
@@ -24,6 +27,7 @@ class ScreenState:
     staleness_ms: int | None = None
     rates: dict[str, float] = field(default_factory=dict)  # per second, by service
     figures: dict[str, float | None] = field(default_factory=dict)
+    acquisition: Acquisition | None = None  # of a store's arms
 
     def number(self, name: str, digits: int = 0) -> str:
         """A figure with this many decimals; - while it isn't known."""
@@ -60,7 +64,41 @@ def line(state: ScreenState) -> str:
         f"p99 {number('freshness_deep_p99_ms')} ms, rank p50 {number('rank_p50_ms', 1)} "
         f"p99 {number('rank_p99_ms', 1)} ms, version {state.version}, {count('rank_replies', 0)} replies, "
         f"{count('rank_errors', 0)} errors, {count('dead_letters', 0)} dead letters"
+        + (acquisition_line(state.acquisition) if state.acquisition else "")
     )
+
+
+def acquisition_line(acquisition: Acquisition) -> str:
+    """What the arms show, as the end of a plain line."""
+    lately, overall = acquisition.lately(), acquisition.overall()
+    return (
+        f"; expected installs per 1,000 shown, last {LATELY} s (all): "
+        f"{CONTROL} {_number(lately.control, 1)} ({_number(overall.control, 1)}), "
+        f"{MODEL} {_number(lately.model, 1)} ({_number(overall.model, 1)}), "
+        f"gain {_percent(lately.gain)} ({_percent(overall.gain)}), oracle {_number(lately.oracle)}"
+    )
+
+
+def acquisition_table(acquisition: Acquisition) -> Table:
+    """The arms side by side: lately, overall, and over time on one scale."""
+    lately, overall, over_time = acquisition.lately(), acquisition.overall(), acquisition.over_time(POINTS)
+    title = "acquisition: expected installs per 1,000 shown items"
+    table = Table("arm", f"last {LATELY} s", "all", "over time", box=None, title=title, title_justify="left")
+    for column in table.columns[1:3]:
+        column.justify = "right"
+    shown = [value for one in over_time for value in (one.control, one.model) if value is not None]
+    low, high = min(shown, default=0.0), max(shown, default=0.0)
+
+    def values(of: Acquired) -> dict[str, float | None]:
+        return {CONTROL: of.control, MODEL: of.model, ORACLE: of.oracle}
+
+    for name in (CONTROL, MODEL):
+        plot = sparkline([value for one in over_time if (value := values(one)[name]) is not None], low, high)
+        style = "bold green" if name == MODEL else ""
+        table.add_row(name, _number(values(lately)[name], 1), _number(values(overall)[name], 1), plot, style=style)
+    table.add_row(f"gain of {MODEL}", _percent(lately.gain), _percent(overall.gain), f"scale: {low:.1f} to {high:.1f}")
+    table.add_row(f"{ORACLE} (the ceiling)", _number(lately.oracle, 1), _number(overall.oracle, 1))
+    return table
 
 
 def panel(state: ScreenState) -> Group:
@@ -91,7 +129,13 @@ def panel(state: ScreenState) -> Group:
         ProgressBar(total=max(1, state.pages_total), completed=state.pages, width=50),
         Text(f"{state.pages:,} of {state.pages_total:,} pages"),
     )
-    return Group(bar, Text(), columns)
+    if state.acquisition is None:
+        return Group(bar, Text(), columns)
+    return Group(bar, Text(), columns, Text(), acquisition_table(state.acquisition))
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:+.1%}"
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -12,11 +12,14 @@ from pathlib import Path
 import msgspec
 import pytest
 from kafka import KafkaAdminClient
+from typer.testing import CliRunner
 
 from stream.log.kafka_client import client_options
 from stream.runtime.errors import SettingsError, StackError
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_client import connect
+from thalweg.cli.main import app
+from thalweg.demo.config import DemoConfig
 from thalweg.demo.demo_state import DemoState, stop_all
 from thalweg.demo.services import DemoServices, Interrupts
 from thalweg.stack.broker import REPOSITORY
@@ -24,12 +27,14 @@ from thalweg.stack.server import Server, spawn
 from thalweg.stack.stack import Stack
 
 PATIENCE_S = 150.0
+MOVIELENS = ("--world", "movielens")
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 
 KEYS = {
-    "pages", "examples_learned", "duplicates_dropped", "dead_letters", "auc_arrival", "log_loss", "base_rate",
-    "freshness_p50_ms", "freshness_p99_ms", "freshness_deep_p50_ms", "freshness_deep_p99_ms", "servable_p50_ms",
-    "rank_p50_ms", "rank_p99_ms", "rank_replies", "rank_errors", "swaps", "replies_checked", "mixed_replies",
+    "pages", "examples_learned", "examples_emitted", "duplicates_dropped", "dead_letters", "auc_arrival", "log_loss",
+    "base_rate", "freshness_p50_ms", "freshness_p99_ms", "freshness_deep_p50_ms", "freshness_deep_p99_ms",
+    "servable_p50_ms", "rank_p50_ms", "rank_p99_ms", "rank_replies", "rank_errors", "swaps", "replies_checked",
+    "mixed_replies",
 }  # fmt: skip
 
 
@@ -75,22 +80,43 @@ def wait_started(process: "subprocess.Popen[str]", local: Path, count: int) -> D
     raise AssertionError(f"it didn't start: {process.communicate()[0]}")
 
 
-def test_a_demo_learns_each_example_once_and_leaves_nothing(local: Path, stack: Stack) -> None:
-    """All figures are there, every example is learned once, no reply mixes versions, and all of it is gone after."""
-    demo = begin(local, stack, "--limit", "3000", "--json", "demo.json.out")
+def figures_of(local: Path, stack: Stack, *words: str) -> tuple[dict[str, float], str]:
+    """The figures of a demo that runs to its end, and what it prints; checks what holds in all worlds."""
+    demo = begin(local, stack, *words, "--json", "demo.json.out")
     said, _ = demo.communicate(timeout=2 * PATIENCE_S)
     assert demo.returncode == 0, said
     figures = json.loads((local / "demo.json.out").read_text())
     assert set(figures) >= KEYS
-    assert (figures["pages"], figures["examples_learned"]) == (3000, 3000)
+    assert figures["examples_learned"] == figures["examples_emitted"]
     assert (figures["duplicates_dropped"], figures["dead_letters"]) == (0, 0)
     assert (figures["rank_errors"], figures["mixed_replies"]) == (0, 0)
     assert 0 < figures["replies_checked"] <= figures["rank_replies"]
     assert figures["swaps"] > 1
     assert figures["freshness_deep_p50_ms"] >= figures["freshness_p50_ms"] > 0
-    assert 0.6 < figures["auc_arrival"] < 0.9
     assert "← installed" in said
     assert left(local, stack) == []
+    return figures, said
+
+
+def test_movielens_is_learned_once_and_leaves_nothing(local: Path, stack: Stack) -> None:
+    """All figures are there, every example is learned once, no reply mixes versions, and all of it is gone after."""
+    figures, said = figures_of(local, stack, *MOVIELENS, "--limit", "3000")
+    assert (figures["pages"], figures["examples_learned"]) == (3000, 3000)
+    assert 0.6 < figures["auc_arrival"] < 0.9
+    assert "acquisition" not in said
+
+
+def test_the_store_is_played_in_closed_loop_and_leaves_nothing(local: Path, stack: Stack) -> None:
+    """Every page is a request and is shown; arms' acquisition is among the figures, below that of the oracle."""
+    figures, said = figures_of(local, stack, "--limit", "800")
+    assert (figures["pages"], figures["rank_replies"]) == (800, 800)
+    assert figures["examples_learned"] >= 10 * 800 * 0.9
+    for arm in ("popular", "wide_deep"):
+        assert 0 < figures[f"acquisition_{arm}"] < figures["acquisition_oracle"]
+        assert figures[f"installs_{arm}"] > 0
+    gain = figures["acquisition_wide_deep"] / figures["acquisition_popular"] - 1
+    assert figures["acquisition_gain"] == pytest.approx(gain)
+    assert "wide_deep" in said
 
 
 def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> None:
@@ -105,7 +131,7 @@ def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> N
         return ran.stdout
 
     try:
-        thalweg("demo", "--limit", "50", "--keep", "--json", "figures.json")
+        thalweg("demo", *MOVIELENS, "--limit", "50", "--keep", "--json", "figures.json")
         figures = json.loads((local / "figures.json").read_text())
         assert (figures["pages"], figures["examples_learned"], figures["rank_errors"]) == (50, 50, 0)
         kept = DemoState.read(local)
@@ -134,10 +160,10 @@ def test_half_a_stack_is_refused(tmp_path: Path, named: str, missing: str) -> No
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("started", [1, 4])
-def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int) -> None:
-    """Interrupted while its services start, or in mid-replay: no traceback, and nothing is left."""
-    demo = begin(local, stack)
+@pytest.mark.parametrize(("started", "words"), [(1, ()), (3, ()), (4, MOVIELENS)])
+def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int, words: tuple[str, ...]) -> None:
+    """Interrupted while its services start, before the store begins, or in mid-replay: nothing is left."""
+    demo = begin(local, stack, *words)
     wait_started(demo, local, started)
     demo.send_signal(signal.SIGINT)
     said, _ = demo.communicate(timeout=PATIENCE_S)
@@ -148,7 +174,7 @@ def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int) -> None:
 
 def test_a_service_that_dies_is_named(local: Path, stack: Stack) -> None:
     """A learner that is killed in mid-replay ends the demo with its name and the place of its log."""
-    demo = begin(local, stack)
+    demo = begin(local, stack, *MOVIELENS)
     kept = wait_started(demo, local, 4)
     os.kill(next(one.pid for one in kept.services if one.name == "learner"), signal.SIGKILL)
     said, _ = demo.communicate(timeout=PATIENCE_S)
@@ -239,3 +265,27 @@ def test_an_interrupt_waits_for_what_is_half_done() -> None:
             with pytest.raises(KeyboardInterrupt):
                 call()
     assert done == ["half"]
+
+
+def test_requests_a_second_are_movielens_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the store each page is a request: asked for another rate of requests it says so, and starts nothing."""
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["demo", "--rps", "10"])
+    assert said.exit_code == 1
+    assert "--world movielens" in said.output
+    assert os.listdir(tmp_path) == []
+
+
+def test_how_many_pages_are_played() -> None:
+    """The store's are as many as are due in the time, or as named; MovieLens has an end of its own."""
+    assert [DemoConfig(**one).pages for one in ({}, {"seconds": 5.0}, {"limit": 7}, {"rate": 10.0})] == [
+        10_000,
+        500,
+        7,
+        1_000,
+    ]
+    movielens = DemoConfig("movielens")
+    assert (movielens.pages, movielens.sample_every) == (100_000, 5)
+    assert DemoConfig("movielens", seconds=2.0).pages == 2_000
+    assert DemoConfig("movielens", limit=10**6).pages == 100_000
+    assert DemoConfig().sample_every == 10

@@ -157,8 +157,8 @@ def test_who_appeared_before_it_began_is_asked_for(memory_log: MemoryLog) -> Non
 def test_a_demo_is_done_when_a_model_has_answered(tmp_path: Path, store: MemoryStore) -> None:
     """A replay that was learned before anybody was asked isn't over yet: its figures would be of nothing."""
     with Interrupts() as interrupts:
-        monitor = DemoMonitor(DemoServices(Settings(local=tmp_path), interrupts, print), DemoFreshness(store), 1)
-    monitor.report = {"examples": 1.0}
+        monitor = DemoMonitor(DemoServices(Settings(local=tmp_path), interrupts, print), DemoFreshness(store), 1, "")
+    monitor.examples_wanted = 1.0
     assert not monitor.done
     monitor.examples = 1
     done = []
