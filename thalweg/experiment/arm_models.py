@@ -1,6 +1,7 @@
 """Models of arms that no ranker serves: a peer, and parts that are trained apart."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from stream.tables.dtypes import F32, U64
 from thalweg.backtest.peers import PeerRates, VowpalWabbit
 from thalweg.experiment.served_model import ServedModel
 
-RATES = PeerRates()
+RATES: Final = PeerRates(alpha=0.1754, beta=10.0, l1=0.0, l2=0.0)
+"""The best of twelve draws in the store (`python -m benchmarks.tuning --world store vw`), as our spec's rates are."""
 
 
 class PeerModel:

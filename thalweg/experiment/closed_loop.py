@@ -22,7 +22,7 @@ from producers.store.storefront import PAGE_ITEMS, ShownPages, Storefront
 from producers.store.world import StoreWorld
 from ranker.ranking.entity_cache import EntityCache
 from stream.events.codec import decode_entity
-from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ITEMS, ORGANIC, USERS
+from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ITEMS, ORGANIC, USERS
 from stream.events.types import Item, User
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import label_rules
@@ -39,7 +39,8 @@ PARTS: Final[Mapping[str, list[PartName]]] = {"wide_deep": ["wide", "deep"], "wi
 POPULAR, PEER, ENSEMBLE = "popular", "vw", "ensemble"
 ARMS: Final = (POPULAR, "wide", "deep", "wide_deep", PEER)
 ALL_ARMS: Final = (*ARMS, ENSEMBLE)
-TOPICS: Final = dict.fromkeys((topic.name for topic in (EVENTS, EXAMPLES, HISTORIES, ORGANIC, ITEMS, USERS)), 1)
+WRITTEN: Final = (EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, ITEMS, USERS)
+TOPICS: Final = dict.fromkeys((topic.name for topic in WRITTEN), 1)
 
 
 @dataclass
@@ -114,12 +115,12 @@ class ClosedLoop:
             found.append(shown)
             self._send(int(shown.pages.times_ms[-1]))
         self._send(until_ms)
-        self._read_entities()
         return found
 
     def _send(self, until_ms: int) -> None:
         self.clock.time_ms = until_ms
         self._timed("world", lambda: self.front.send(until_ms))
+        self._read_entities()
         self._timed("join", self.joiner.step)
 
     def _learn(self, shown: Sequence[ShownPages], *, publish: bool) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from producers.store.parameters import preset
+from producers.store.scenario import load_scenario
 from stream.runtime.errors import SettingsError
 from stream.spec.spec_rules import near
 from thalweg.experiment.ablations import ablation_figures, ablation_rows, ablation_table, run_settings, settings
@@ -26,7 +28,10 @@ SINGLE_SHARE: Final = 0.1  # of the pages are played once more by a single arm a
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: seeds 0 to `seeds` - 1 of `config`. With `ablate` the ablations instead."""
+    """What is run: seeds 0 to `seeds` - 1 of `config`. With `ablate` the ablations instead.
+
+    Raises SettingsError, DataError when a name is wrong.
+    """
 
     config: ExperimentConfig
     seeds: int
@@ -41,6 +46,8 @@ class Plan:
             raise SettingsError(f"at least one arm must be a model of ours: {', '.join(PARTS)}")
         if len(set(self.config.arms)) < len(self.config.arms):
             raise SettingsError("an arm is named twice")
+        preset(self.config.rate)  # wrong names are told here, not by the first process that meets one
+        load_scenario(self.config.scenarios)
 
 
 def conduct(plan: Plan, console: Console) -> dict[str, float]:

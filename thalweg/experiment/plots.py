@@ -64,10 +64,11 @@ def terminal_plot(seeds: Sequence[SeedFigures], width: int = 100, height: int = 
     import plotext
 
     plotext.clear_figure()
+    plotext.limit_size(False, False)  # the terminal's size is the caller's concern; a title that doesn't fit is dropped
     plotext.theme("clear")
     for name, values in regrets(seeds).items():
         plotext.plot(_thousands(seeds, len(values)).tolist(), values.tolist(), label=name)
-    plotext.title("regret: expected installs per 1,000 items below the best, by thousands of pages")
+    plotext.title("regret: expected installs ‰ below the best, by thousands of pages")
     plotext.plotsize(width, height)
     return str(plotext.uncolorize(plotext.build()))
 

@@ -115,13 +115,15 @@ def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) ->
 
 
 def gain_text(gain: PairedGain) -> str:
-    """A gain with its interval; empty: none.
+    """A gain with its interval, if it has one; empty: no gain.
 
     >>> gain_text(PairedGain(0.0391, 0.031, 0.0469, 0.03, 0.048))
     '+3.9 % [+3.1, +4.7]'
     """
     if not math.isfinite(gain.gain):
         return ""
+    if not math.isfinite(gain.low):
+        return f"{100 * gain.gain:+.1f} %"
     return f"{100 * gain.gain:+.1f} % [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
 
 

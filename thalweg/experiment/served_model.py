@@ -77,7 +77,8 @@ class ServedModel:
         served = self._watcher.served
         if served is None:
             return np.full(int(words[1]), 0.5, np.float32)
-        return self._scorer.score(served.version, as_served(self.model.layout, words))[0]
+        page = as_served(self.model.layout, words.copy())  # kernels are compiled for writable arrays
+        return self._scorer.score(served.version, page)[0]
 
     def publish(self, *, deep: bool = True) -> None:
         """Publish what was learned since the last version and serve it, unless the gate rejects it."""

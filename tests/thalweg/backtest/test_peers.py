@@ -14,6 +14,7 @@ from producers.features import FeatureBuilder
 from producers.source import WorldEvent
 from stream.events.types import Impression, Install
 from stream.features.encoder import one_page
+from stream.features.page_features import Layout, select
 from stream.spec.spec import Policy
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
 from thalweg.backtest.contest import peer_rates
@@ -144,3 +145,31 @@ def test_features_are_all_keys_but_the_bias_and_a_bucket_a_number() -> None:
     numbers = np.array([[np.nan, 0.5, 1.5, -2.0]], np.float32)
     features.buckets.boundaries = [np.array([0.0, 1.0], np.float32)] * 4
     assert features.buckets.of(numbers).tolist() == [[0, 2, 3, 1]]
+
+
+def test_a_served_score_does_not_depend_on_the_place() -> None:
+    """The position is held at its `serve_as`, however much was learned of it; elsewhere it's what it is."""
+    text = TEXT.replace("[statistics]", '[context]\nposition = { type = "number", serve_as = 2 }\n[statistics]')
+    spec = camps_spec(text.replace('"item.tags", "statistics.*"', '"item.tags", "context.position", "statistics.*"'))
+    events: list[WorldEvent] = []
+    for event in EVENTS:
+        events += [event] * (not isinstance(event, Install))
+        if isinstance(event, Impression):  # whoever is shown something takes the first of it
+            install_id = f"{event.request_id}-first"
+            events.append(Install(event.user, event.items[0], event.time_ms + 1, install_id, event.request_id))
+    maker, vw = FeatureBuilder(spec, 1), VowpalWabbit(spec, RATES)
+    for event in events:
+        page = maker.process(event).event
+    page = maker.process(Impression("p", START_MS, "u1", ["i2", "i3", "i4"])).event
+    assert isinstance(page, Impression)
+    words, order = np.frombuffer(page.features, np.uint64).copy(), [2, 0, 1]
+    moved = select(Layout(spec), words, order)
+    untaught = vw.score(words)
+    backtested(events, spec=spec, peers=[vw])
+    scores, predicted = vw.score(words), vw.predict(words, 0)
+    np.testing.assert_array_equal(vw.score(moved), scores[order])
+    assert scores[1] == predicted[1], "it stands where all are served"
+    assert predicted[0] > scores[0] + 0.1, "the first place was learned"
+    assert np.ptp(untaught) == 0
+    assert scores.tolist() != untaught.tolist()
+    vw.close()
