@@ -170,7 +170,7 @@ def run_experiment(  # typer needs a parameter for each option, however many the
     every: Annotated[str, typer.Option(help="--live: look again after this long, such as 5s, until Ctrl-C.")] = "",
     json_file: JsonFile = None,
 ) -> None:
-    """Compare rankers in a closed loop: the paper's table 1, offline and online.
+    """Compare rankers in closed loop: the paper's table 1, repeated.
 
     A simulated app store with known truth asks each arm for its users' pages, and what it shows is what it learns from.
     Every learning arm learns from all traffic; only serving is split. The same seeds print the same figures.
