@@ -111,6 +111,14 @@ class PeerFeatures:
         return features, deep.numbers
 
 
+class _Texts(dict[int, str]):
+    """Features as texts: each is written once, since most come again and again."""
+
+    def __missing__(self, feature: int) -> str:
+        text = self[feature] = str(feature)
+        return text
+
+
 def _weight(weight: float, label: int, p: float) -> float:
     """An example's weight under `fake_negative` when it is predicted as p (Ktena et al. 2019)."""
     return weight * ((1.0 + p) if label else (1.0 - p) * (1.0 + p))
@@ -140,18 +148,19 @@ class VowpalWabbit(PeerEntrant):
         self._is_weighted = spec.label.policy == "fake_negative"
         self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
         self._dump: IO[str] | None = dump.open("w") if dump else None
+        self._text = _Texts().__getitem__
 
     def predict(self, words: U64, row: int) -> F32:
         """By the weights as they are now."""
         features, _ = self.features.of(one_page(words))
-        lines = [f"'{row + i} | {' '.join(map(str, one))}" for i, one in enumerate(features)]
+        lines = [f"'{row + i} | {' '.join(map(self._text, one))}" for i, one in enumerate(features)]
         self._write(lines)
         return np.array([self._vw.predict(line) for line in lines], np.float32)
 
     def score(self, words: U64) -> F32:
         """P(Y=1) of a page's items as a ranker would score it, float32 [n]. `words`: as it is served."""
         features, _ = self.features.of(one_page(words), serving=True)
-        return np.array([self._vw.predict(f"| {' '.join(map(str, one))}") for one in features], np.float32)
+        return np.array([self._vw.predict(f"| {' '.join(map(self._text, one))}") for one in features], np.float32)
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
         """One example at a time; its labels are 1 and -1."""
@@ -160,7 +169,7 @@ class VowpalWabbit(PeerEntrant):
             for one, label, weight, position in zip(
                 features, examples.labels, examples.weights, examples.positions, strict=True
             ):
-                unlabelled = f"'{row + position} | {' '.join(map(str, one))}"
+                unlabelled = f"'{row + position} | {' '.join(map(self._text, one))}"
                 if self._is_weighted:
                     weight = _weight(weight, label, self._vw.predict(unlabelled))
                 line = f"{1 if label else -1} {weight:.9g} {unlabelled}"

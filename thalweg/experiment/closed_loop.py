@@ -55,7 +55,7 @@ class ClosedLoop:
     arms: Sequence[str]
     assign: Callable[[str], str]
     seed: int = 0
-    sync_ms: int = 1_000
+    sync_ms: int = 2_000
     frozen_from: float = 1.0
     on_progress: Callable[[int], None] = lambda pages: None
     seconds: dict[str, float] = field(default_factory=dict)  # by what they were spent for

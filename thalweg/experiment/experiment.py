@@ -40,7 +40,7 @@ class ExperimentConfig:
     arms: Sequence[str] = ARMS
     scenarios: Sequence[str] = ()
     policy: Policy | None = None
-    sync_ms: int = 1_000
+    sync_ms: int = 2_000
     frozen_from: float = 1.0
 
 

@@ -66,7 +66,7 @@ def check_nothing_is_lost(ran: Ran) -> None:
     emitted = [example for record in ran.examples for examples in record for example in examples.ids]
     assert model.examples == len(emitted) == len(set(emitted))
     assert (model.rejected, model.duplicates) == ([], 0)
-    assert ran.loop.front.errors == 0
+    assert ran.loop.front.failed == []
 
 
 def test_a_flip_costs_what_was_learned_and_is_learned_in_turn() -> None:

@@ -153,7 +153,9 @@ def test_group_auc_is_that_of_all_pairs(examples: list[tuple[float, bool, int]])
 
 def test_group_auc_changes_nothing_of_its_input() -> None:
     """Arrays that are read stay as they were."""
-    columns: tuple[F32, F32, Any] = (np.float32([0.5, 0.1, 0.9]), np.float32([1, 0, 1]), np.array([2, 2, 1]))
+    columns: tuple[F32, F32, Any] = (
+        np.array([0.5, 0.1, 0.9], np.float32), np.array([1, 0, 1], np.float32), np.array([2, 2, 1]),
+    )  # fmt: skip
     before = [column.copy() for column in columns]
     group_auc(*columns)
     assert all(map(np.array_equal, columns, before))
