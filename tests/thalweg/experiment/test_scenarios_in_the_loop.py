@@ -7,7 +7,7 @@ import pytest
 
 from producers.store.parameters import DAY_MS, HOUR_MS
 from stream.events.topics import EVENTS, EXAMPLES
-from stream.events.types import WINDOW_CLOSED
+from stream.events.types import WINDOW_CLOSED, Install
 from stream.features.page_features import Layout, words_of
 from stream.features.page_kernels import open_page
 from stream.tables.dtypes import F64, Bools
@@ -151,6 +151,10 @@ def test_nothing_is_lost_where_nothing_is_asked(name: str, hours: float) -> None
     sent_ms = np.array([one.time_ms for one in ran.records[EVENTS.name]])
     during = ((sent_ms > begin_ms) & (sent_ms < end_ms)).sum()
     assert during == 0 if name == "outage" else during > 5
+    installed = np.concatenate([shown.outcomes.installed for shown in ran.shown])
+    made = {f"{page}-{place}" for page, row in zip(ids(ran), installed, strict=True) for place in np.flatnonzero(row)}
+    told = {event.install_id for event in ran.events if isinstance(event, Install)}
+    assert made == {install_id for install_id in told if not install_id.startswith("past-")}
     check_nothing_is_lost(ran)
 
 
