@@ -14,7 +14,6 @@ from producers.store.parameters import START_MS
 from producers.store.storefront import PAGE_ITEMS, ShownPages
 from producers.store.world import StoreWorld
 from stream.events.codec import encode
-from stream.events.topics import EVENTS
 from stream.events.types import WINDOW_CLOSED, Examples, Impression, Install, Item, RankReply, RankRequest, Tick, User
 from stream.features.page_features import select, words_of
 from stream.features.page_kernels import open_page
@@ -125,10 +124,8 @@ def test_histories_grow_by_what_was_sent() -> None:
                 assert new == (request.history or [])[len(request.history or []) - len(new) :]
             answer(store, [store.ranked(request) for request in requests])
             store.front.receive()
-        before = len(store.sent())
         store.impressions(START_MS + hour * HOUR)
         installed = _in_order([one for one in store.sent() if isinstance(one, Install) and one.time_ms >= START_MS])
-        assert len(store.sent()) > before
     assert sum(map(len, installed.values())) > 50
 
 
@@ -161,9 +158,8 @@ def test_impressions_say_what_was_shown() -> None:
         assert page.scores == ([scores(item) for item in items] if scores else [])
         assert (page.variant, page.version, page.propensities) == (arm_of(request.user), VERSION, [1.0] * 10)
         assert (page.user, page.time_ms, page.context) == (request.user, request.time_ms, request.context)
-    numbers = shown.pages.numbers.tolist()
-    assert numbers == sorted(numbers)
-    for b in range(len(numbers)):
+    assert shown.pages.numbers.tolist() == sorted(shown.pages.numbers.tolist())
+    for b in range(len(shown.arms)):
         page = impressions[shown.pages.request_id(b)]
         assert page.items == shown.pages.items(b, shown.shown[b])
         assert page.variant == ARMS[shown.arms[b]]
@@ -198,7 +194,7 @@ def test_a_page_whose_reply_is_an_error_is_not_shown() -> None:
     ])  # fmt: skip
     shown = store.front.receive()
     assert shown is not None
-    assert (store.front.errors, store.front.pending) == (len(bad), 0)
+    assert (len(store.front.failed), store.front.pending) == (len(bad), 0)
     assert set(store.impressions(LATER)) == {request.request_id for request in requests} - bad
     assert len(shown.arms) == len(requests) - len(bad)
 
@@ -216,7 +212,7 @@ def test_other_callers_replies_are_ignored() -> None:
     shown = store.front.receive()
     assert shown is not None
     assert len(shown.arms) == 1
-    assert (store.front.errors, store.front.pending) == (0, pending - 1)
+    assert (len(store.front.failed), store.front.pending) == (0, pending - 1)
     assert store.front.receive() is None
     assert list(store.impressions(LATER)) == [request.request_id]
 
@@ -298,8 +294,6 @@ def _due(store: Store) -> list[Impression | Install]:
 def test_ticks_reach_all_partitions() -> None:
     """So that event time passes in each of them, though nobody does anything."""
     store = opened()
-    before = store.log.ends(EVENTS.name)
     store.front.tick(LATER)
-    assert store.log.ends(EVENTS.name) == {p: end + 1 for p, end in before.items()}
     assert [event for event in store.sent() if isinstance(event, Tick)] == [Tick(LATER)] * PARTITIONS
     store.front.close()

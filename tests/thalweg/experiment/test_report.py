@@ -131,7 +131,7 @@ def test_plots_show_every_arm(tmp_path: Path) -> None:
     text = terminal_plot(SEEDS, 90)
     assert all(name in text for name in (*EXPECTED, "random", "regret"))
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 90
+    assert max(map(len, text.splitlines())) == 90
     write_png(tmp_path / "one.png", SEEDS[:1], "one seed has no intervals")
 
 
