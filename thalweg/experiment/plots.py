@@ -13,10 +13,14 @@ from thalweg.experiment.seed_figures import SeedFigures
 
 
 def regrets(seeds: Sequence[SeedFigures]) -> Mapping[str, F64]:
-    """Of each arm and `random`: expected installs per 1,000 items below the oracle's, over time; mean over seeds."""
+    """Of each arm and `random`: expected installs per 1,000 items below the oracle's, over time; mean over seeds.
+
+    In a short run an arm may have no page in a period: such seeds are left out of its mean, and arms without any page.
+    """
     arms = {name: [seed.arms[name].regret for seed in seeds] for name in seeds[0].arms}
     arms["random"] = [seed.shadows["random"].regret for seed in seeds]
-    return {name: np.mean(np.array(values), axis=0) for name, values in arms.items()}
+    means = {name: np.ma.masked_invalid(values).mean(axis=0).filled(np.nan) for name, values in arms.items()}
+    return {name: values for name, values in means.items() if np.isfinite(values).any()}
 
 
 def write_png(path: Path, seeds: Sequence[SeedFigures], title: str) -> None:
@@ -67,7 +71,8 @@ def terminal_plot(seeds: Sequence[SeedFigures], width: int = 100, height: int = 
     plotext.limit_size(False, False)  # the terminal's size is the caller's concern; a title that doesn't fit is dropped
     plotext.theme("clear")
     for name, values in regrets(seeds).items():
-        plotext.plot(_thousands(seeds, len(values)).tolist(), values.tolist(), label=name)
+        known = np.isfinite(values)
+        plotext.plot(_thousands(seeds, len(values))[known].tolist(), values[known].tolist(), label=name)
     plotext.title("regret: expected installs ‰ below the best, by thousands of pages")
     plotext.plotsize(width, height)
     return str(plotext.uncolorize(plotext.build()))

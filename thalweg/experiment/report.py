@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -50,11 +51,14 @@ def rows(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> list[Row]:
 
 
 def gain_over(seeds: Sequence[SeedFigures], arm: str, baseline: str, *, of: str = "expected") -> PairedGain:
-    """An arm's relative gain over another's, by seed; of expected or counted installs."""
+    """An arm's relative gain over another's, by seed; of expected or counted installs.
+
+    None where an arm has no page in some seed, or the baseline no install: as in short runs at low rates.
+    """
     if baseline not in seeds[0].arms or arm == baseline:
         return NO_GAIN
-    values, base = ([getattr(_arm(seed, name), of) for seed in seeds] for name in (arm, baseline))
-    return paired_gain(np.array(values), np.array(base), 0) if np.isfinite(values).all() else NO_GAIN
+    values, base = (np.array([getattr(_arm(seed, name), of) for seed in seeds]) for name in (arm, baseline))
+    return paired_gain(values, base, 0) if np.isfinite(values).all() and (base > 0).all() else NO_GAIN
 
 
 def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str, float]:
@@ -138,7 +142,7 @@ def _row(seeds: Sequence[SeedFigures], arm: str, baseline: str) -> Row:
         arm, learner("auc"), learner("group_auc"), learner("calibration"), mean("installs"), mean("expected"),
         mean("raw_installs"), mean("raw_expected"),
         gain_over(seeds, arm, baseline), gain_over(seeds, arm, baseline, of="installs"), mean("gap_closed"),
-        mean("coverage"), _mean(seeds, lambda seed: float(np.nanmean(_arm(seed, arm).regret))),
+        mean("coverage"), _mean(seeds, lambda seed: _known_mean(_arm(seed, arm).regret)),
     )  # fmt: skip
 
 
@@ -149,6 +153,11 @@ def _arm(seed: SeedFigures, name: str) -> ArmFigures:
 
 def _mean(seeds: Sequence[SeedFigures], of: Callable[[SeedFigures], float]) -> float:
     return float(np.mean([of(seed) for seed in seeds]))
+
+
+def _known_mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return fmean(known) if known else math.nan
 
 
 def _number(value: float, digits: int) -> str:

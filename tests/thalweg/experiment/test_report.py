@@ -28,7 +28,7 @@ from thalweg.experiment.experiment import ExperimentConfig
 from thalweg.experiment.paired import paired_gain
 from thalweg.experiment.plots import regrets, terminal_plot, write_png
 from thalweg.experiment.report import figures, gain_over, rows, table
-from thalweg.experiment.seed_figures import SeedFigures
+from thalweg.experiment.seed_figures import PERIODS, SeedFigures
 
 SEEDS = [seed_figures(seed, {"wide_deep": 1 + seed / 100}) for seed in range(4)]
 CONFIG = ExperimentConfig(load_spec(SPECS / "store.toml"), pages=1_000)
@@ -133,6 +133,29 @@ def test_plots_show_every_arm(tmp_path: Path) -> None:
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) == 90
     write_png(tmp_path / "one.png", SEEDS[:1], "one seed has no intervals")
+
+
+def test_arms_that_show_or_cause_nothing_leave_gaps(tmp_path: Path) -> None:
+    """A short run: periods without a page of some arm, an arm without any, a baseline without installs."""
+    nan = float("nan")
+    short = []
+    for seed in SEEDS[:2]:
+        arms = dict(seed.arms)
+        arms["deep"] = replace(arms["deep"], expected=nan, installs=nan, regret=[nan] * PERIODS)
+        arms["vw"] = replace(arms["vw"], regret=[*arms["vw"].regret[1:], nan])
+        arms["wide"] = replace(arms["wide"], installs=0.0)
+        short.append(replace(seed, arms=arms))
+    found = figures(short)
+    assert not {"acquisition_gain_deep", "installs_gain_vw", "regret_deep"} & found.keys()
+    assert found.keys() >= {"acquisition_gain_vw", "regret_vw"}
+    assert np.isfinite(list(found.values())).all()
+    text = text_of(table(short, "short"))
+    assert "nan" not in text
+    assert "inf" not in text
+    assert "deep" not in regrets(short)
+    assert np.isnan(regrets(short)["vw"]).tolist() == [False] * (PERIODS - 1) + [True]
+    assert "random" in terminal_plot(short, 90)
+    write_png(tmp_path / "short.png", short, "short")
 
 
 @pytest.mark.parametrize("name", ["plot.nonsense", "nowhere/plot.png"])
