@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from producers.store.parameters import preset
-from producers.store.scenario import load_scenario
+from producers.store.parameters import DAY_MS, preset
+from producers.store.scenario import load_scenario, scenario_names
 from stream.runtime.errors import SettingsError
 from stream.spec.spec_rules import near
 from thalweg.experiment.ablations import ablation_figures, ablation_rows, ablation_table, run_settings, settings
@@ -46,8 +46,16 @@ class Plan:
             raise SettingsError(f"at least one arm must be a model of ours: {', '.join(PARTS)}")
         if len(set(self.config.arms)) < len(self.config.arms):
             raise SettingsError("an arm is named twice")
-        preset(self.config.rate)  # wrong names are told here, not by the first process that meets one
+        preset(self.config.rate)  # wrong names are reported here, not by the first process that meets one
         load_scenario(self.config.scenarios)
+        if self.ablate and self.config.scenarios:
+            raise SettingsError("--ablate runs each scenario by itself: leave out --scenario")
+        if self.ablate and self.plot:
+            raise SettingsError("--ablate prints a table and no plot: leave out --plot")
+        if self.plot and (self.plot.suffix != ".png" or not self.plot.parent.is_dir()):
+            raise SettingsError(
+                f"{self.plot} can't be written: --plot takes a file ending in .png, in a folder that exists"
+            )
 
 
 def conduct(plan: Plan, console: Console) -> dict[str, float]:
@@ -64,6 +72,11 @@ def _compare(plan: Plan, console: Console) -> dict[str, float]:
     title = f"{plan.seeds} seeds of {config.pages:,} pages, base rate {config.rate}"
     title += f", scenarios {', '.join(config.scenarios)}" if config.scenarios else ""
     print_table(table(found, title), console)
+    _note_unreached(config, config.scenarios, console)
+    if rejected := sum(seed.versions_rejected for seed in found):
+        console.print(
+            f"{rejected:,} versions were rejected by their gates: older ones served meanwhile", highlight=False
+        )
     console.print(terminal_plot(found, min(100, console.width)), highlight=False)
     if plan.plot:
         write_png(plan.plot, found, title)
@@ -85,7 +98,20 @@ def _ablate(plan: Plan, console: Console) -> dict[str, float]:
     rows = ablation_rows(chosen, found)
     title = f"ablations: {plan.seeds} seeds of {plan.config.pages:,} pages, base rate {plan.config.rate}"
     print_table(ablation_table(rows, title), console)
+    _note_unreached(plan.config, scenario_names(), console)
     return ablation_figures(rows)
+
+
+def _note_unreached(config: ExperimentConfig, names: Sequence[str], console: Console) -> None:
+    """Say which scenarios have nothing that begins before the runs end."""
+    days = config.pages / preset(config.rate).traffic.pages_a_day
+    unreached = [name for name in names if all(one.at_ms >= days * DAY_MS for one in load_scenario([name]).happens)]
+    if unreached:
+        console.print(
+            f"a run ends after about {days:.2g} days of the store, before anything of {', '.join(unreached)} "
+            "happens: more --pages get there",
+            style="red", highlight=False,
+        )  # fmt: skip
 
 
 def _items_s(found: Sequence[SeedFigures]) -> float:

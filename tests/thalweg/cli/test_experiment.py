@@ -38,6 +38,10 @@ def said_once(words: list[str]) -> str:
         (["--scenario", "flp"], "no scenario 'flp'; did you mean 'flip'"),
         (["--scenario", "flip", "--scenario", "nowhere.toml"], "nowhere.toml can't be read"),
         (["--spec", "nowhere.toml"], "nowhere.toml"),
+        (["--ablate", "--scenario", "flip"], "leave out --scenario"),
+        (["--ablate", "--plot", "plot.png"], "leave out --plot"),
+        (["--plot", "nowhere/plot.png"], "--plot takes a file ending in .png"),
+        (["--plot", "plot.nonsense"], "--plot takes a file ending in .png"),
         (["--live"], "thalweg up"),
         (["--live", "--since", "soon"], "'soon' isn't a duration"),
     ],
@@ -78,4 +82,5 @@ def test_a_run_prints_its_table_and_writes_its_figures(tmp_path: Path) -> None:
     assert f"{found['auc_wide_deep']:.4f}" in lines[0]
     assert f"{100 * found['acquisition_gain_wide_deep']:+.1f} %" in lines[0]
     assert f"{plot} is written" in ran.stdout
+    assert "before anything of hit happens" in ran.stdout, "100 pages are 15 minutes"
     assert plot.read_bytes().startswith(b"\x89PNG")
