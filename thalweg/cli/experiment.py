@@ -166,6 +166,12 @@ def run_experiment(  # typer needs a parameter for each option, however many the
         bool, typer.Option("--live", help="Read a running log instead, and compare the arms that its pages name.")
     ] = False,
     control: Annotated[str, typer.Option(help="--live: the arm that others are compared with.")] = "popular",
+    shares: Annotated[
+        str,
+        typer.Option(
+            help="--live: users' declared shares, such as popular=90,wide_deep=10.", show_default="equal ones"
+        ),
+    ] = "",
     since: Annotated[str, typer.Option(help="--live: only labels of the last 90s, 30m, 6h, 7d.")] = "",
     every: Annotated[str, typer.Option(help="--live: look again after this long, such as 5s, until Ctrl-C.")] = "",
     json_file: JsonFile = None,
@@ -180,9 +186,11 @@ def run_experiment(  # typer needs a parameter for each option, however many the
     from rich.console import Console
 
     if live:
+        from thalweg.experiment.assignment import parse_shares
         from thalweg.experiment.live import LiveOptions, run_live
 
-        options = LiveOptions(control, {}, ago_ms(since) if since else None, span_ms(every) / 1_000 if every else 0.0)
+        since_ms, every_s = ago_ms(since) if since else None, span_ms(every) / 1_000 if every else 0.0
+        options = LiveOptions(control, parse_shares(shares), since_ms, every_s)
         write_json(json_file, run_live(inspect_settings(), options, Console()))
         return
     from thalweg.experiment.conduct import Plan, conduct

@@ -46,6 +46,26 @@ def normalised(shares: Mapping[str, float]) -> dict[str, float]:
     return {arm: share / total for arm, share in shares.items() if share}
 
 
+def parse_shares(text: str) -> dict[str, float]:
+    """Weights by arm; none of an empty text. Raises SettingsError.
+
+    >>> parse_shares("popular=90, wide_deep=10")
+    {'popular': 90.0, 'wide_deep': 10.0}
+    """
+    found: dict[str, float] = {}
+    for one in filter(None, text.split(",")):
+        arm, _, weight = (part.strip() for part in one.rpartition("="))
+        try:
+            if not arm or arm in found:
+                raise ValueError
+            found[arm] = float(weight)
+        except ValueError:
+            raise SettingsError(f"shares are written as popular=90,wide_deep=10, each arm once; not {text!r}") from None
+    if found:
+        normalised(found)  # raises
+    return found
+
+
 class SampleRatio(NamedTuple):
     """Whether users are divided among the arms as declared."""
 

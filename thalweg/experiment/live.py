@@ -43,6 +43,7 @@ class LiveReport(NamedTuple):
     comparisons: dict[str, Comparison]  # of the other arms; empty while the control has no page
     p: dict[str, float]  # of the same arms: the least of all looks
     ratio: SampleRatio
+    is_declared: bool  # the shares that `ratio` compares with; else they are assumed to be equal
     several: int  # users who have seen pages of several arms
     counts: LiveCounts
 
@@ -115,7 +116,8 @@ def report(counts: LiveCounts, options: LiveOptions, running: RunningP) -> LiveR
     p = {arm: running.add(arm, one) for arm, one in comparisons.items()}
     users = {one.arm: one.users for one in arms if one.arm != NO_VARIANT}
     ratio = sample_ratio(users, options.shares or dict.fromkeys(users, 1.0))
-    return LiveReport(arms, options.control, comparisons, p, ratio, counts.users_in_several_arms, counts)
+    several = counts.users_in_several_arms
+    return LiveReport(arms, options.control, comparisons, p, ratio, bool(options.shares), several, counts)
 
 
 def figures(seen: LiveReport) -> dict[str, float]:
@@ -150,6 +152,7 @@ def report_table(seen: LiveReport) -> Table:
         f"gains over {escape(seen.control)}; interval and p are valid at every look, users are the units",
         f"[bold red]{escape(seen.ratio.text)}[/]" if seen.ratio.is_mismatch else escape(seen.ratio.text),
     ]
+    notes += ["no shares are declared (--shares): equal ones are assumed"] * (not seen.is_declared)
     notes += [f"[red]{escape(seen.problem)}[/]"] * bool(seen.problem)
     if seen.several:
         notes.append(f"[red]{seen.several:,} users have seen pages of several arms: they blur the gains[/]")

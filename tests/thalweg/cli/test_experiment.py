@@ -44,6 +44,9 @@ def said_once(words: list[str]) -> str:
         (["--plot", "plot.nonsense"], "--plot takes a file ending in .png"),
         (["--live"], "thalweg up"),
         (["--live", "--since", "soon"], "'soon' isn't a duration"),
+        (["--live", "--shares", "popular=90,popular=10"], "shares are written as popular=90,wide_deep=10"),
+        (["--live", "--shares", "popular:wide"], "not 'popular:wide'"),
+        (["--live", "--shares", "popular=0"], "one above 0"),
     ],
 )
 def test_what_is_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch, words: list[str], remedy: str) -> None:

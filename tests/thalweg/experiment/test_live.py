@@ -199,8 +199,11 @@ def test_an_arm_that_loses_users_is_a_mismatch() -> None:
     """Equal shares are assumed unless others are declared."""
     records = shop(900, {"popular": 0.1, "wide": 0.1, "same": 0.1}, pages=1)
     log = log_of([one for one in records[0] if one.page.variant != "same"])
-    assert "SAMPLE RATIO MISMATCH" not in look(log, LiveOptions())[1]
+    _, text = look(log, LiveOptions())
+    assert "SAMPLE RATIO MISMATCH" not in text
+    assert "equal ones are assumed" in text
     found, text = look(log, LiveOptions(shares={"popular": 1, "wide": 2}))
+    assert "equal ones are assumed" not in text
     assert "SAMPLE RATIO MISMATCH" in text
     assert found["sample_ratio_p"] < 0.001
     with pytest.raises(SettingsError):
