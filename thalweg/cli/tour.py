@@ -39,8 +39,9 @@ def demo(
     ] = 0.0,
     limit: Annotated[int, typer.Option(min=0, help="Play only this many pages; 0: all.")] = 0,
     rate: Annotated[
-        float, typer.Option(min=0, help="Pages a second; 0: 100 of the store (a daily mean), 1,000 of MovieLens.")
-    ] = 0.0,
+        float | None,
+        typer.Option(min=1, help="Pages a second; of the store a daily mean.", show_default="100, MovieLens 1,000"),
+    ] = None,
     rps: Annotated[
         float | None,
         typer.Option(
@@ -64,7 +65,7 @@ def demo(
     if world == "store" and rps is not None:
         raise SettingsError("--rps is of --world movielens: in the store each page is a request, so --rate says it")
     settings = read_settings()
-    config = DemoConfig(world, seconds, limit, rate, rps or RPS, keep)
+    config = DemoConfig(world, seconds, limit, rate or 0.0, rps or RPS, keep)
     write_json(json_file, run_demo(settings, (spec or SPECS / f"{world}.toml").resolve(), config))
 
 

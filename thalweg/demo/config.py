@@ -1,5 +1,6 @@
 """What a demo plays, and how fast."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -11,7 +12,7 @@ STORE_SECONDS: Final = 100.0  # a day of the store's world
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """`limit`: pages (0: as many as are due in `seconds`); `seconds` 0: all of MovieLens, or a day of the store.
+    """`limit`: pages at most; `seconds`: time at most; 0 of both: all of MovieLens, or a day of the store.
 
     `rate`: pages a second, 0: 100 of the store, 1,000 of MovieLens. `rps`: requests a second of MovieLens' client; in
     the store each page is a request. `keep`: the demo stays up.
@@ -34,7 +35,8 @@ class DemoConfig:
     def pages(self) -> int:
         """How many pages are played."""
         if self.world == "store":
-            return max(1, self.limit or round((self.seconds or STORE_SECONDS) * self.pages_a_second))
+            seconds = self.seconds or (math.inf if self.limit else STORE_SECONDS)
+            return max(1, round(min(self.limit or math.inf, seconds * self.pages_a_second)))
         by_time = round(self.seconds * self.pages_a_second) if self.seconds else MOVIELENS_PAGES
         return max(1, min(MOVIELENS_PAGES, self.limit or MOVIELENS_PAGES, by_time))
 

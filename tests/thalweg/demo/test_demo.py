@@ -284,6 +284,7 @@ def test_how_many_pages_are_played() -> None:
         7,
         1_000,
     ]
+    assert [DemoConfig(seconds=5.0, limit=limit).pages for limit in (7, 10_000)] == [7, 500], "whichever comes first"
     movielens = DemoConfig("movielens")
     assert (movielens.pages, movielens.sample_every) == (100_000, 5)
     assert DemoConfig("movielens", seconds=2.0).pages == 2_000
