@@ -13,7 +13,7 @@ from stream.tables.dtypes import F64
 from thalweg.experiment.closed_loop import ENSEMBLE
 from thalweg.experiment.experiment import ExperimentConfig, run_seeds
 from thalweg.experiment.paired import PairedGain, paired_gain
-from thalweg.experiment.report import NO_GAIN, gain_text
+from thalweg.experiment.report import NO_GAIN, few_seeds, gain_text
 from thalweg.experiment.seed_figures import SeedFigures
 
 ARM: Final = "wide_deep"
@@ -97,10 +97,11 @@ def ablation_rows(chosen: Sequence[Setting], found: Sequence[Sequence[SeedFigure
     return rows
 
 
-def ablation_table(rows: Sequence[AblationRow], title: str) -> Table:
+def ablation_table(rows: Sequence[AblationRow], title: str, seeds: int) -> Table:
     """All rows, a section for each table."""
     heads = ("", "AUC", "group AUC", "calibration", "expected ‰", "gap closed", "expected installs against")
-    made = Table(*heads, title=title, title_justify="left")
+    caption = f"‰: per 1,000 shown items. Brackets: 95 %, paired by seed.{few_seeds(seeds)}"
+    made = Table(*heads, title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in made.columns[1:]:
         column.justify = "right"
     for row, before in zip(rows, [None, *rows], strict=False):

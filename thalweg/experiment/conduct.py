@@ -97,7 +97,7 @@ def _ablate(plan: Plan, console: Console) -> dict[str, float]:
         found = run_settings(chosen, seeds, on_progress)
     rows = ablation_rows(chosen, found)
     title = f"ablations: {plan.seeds} seeds of {plan.config.pages:,} pages, base rate {plan.config.rate}"
-    print_table(ablation_table(rows, title), console)
+    print_table(ablation_table(rows, title, plan.seeds), console)
     _note_unreached(plan.config, scenario_names(), console)
     return ablation_figures(rows)
 

@@ -7,6 +7,7 @@ import numpy as np
 from stream.tables.dtypes import F64
 
 RESAMPLES = 9_999
+SEEDS_MIN = 6  # with fewer no bootstrap interval covers 95 %
 
 
 class PairedGain(NamedTuple):
@@ -35,7 +36,7 @@ def paired_gain(values: F64, baseline: F64, seed: int) -> PairedGain:
     | 10    | 91 %       | 91 % | 97 %     | 96 %        |
 
     No bootstrap reaches beyond the seeds' own extremes, which all lie on one side of the truth with a chance of about
-    2^(1 - S): with fewer than six seeds it can't be a 95 % interval, and `t_low`, `t_high` are the ones to read.
+    2^(1 - S): with fewer than SEEDS_MIN seeds it can't be a 95 % interval, and `t_low`, `t_high` are the ones to read.
 
     All seeds are of one world's parameters: the interval says how the gain varies with users, apps and draws, not what
     it would be in another world.

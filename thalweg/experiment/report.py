@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from thalweg.experiment.paired import PairedGain, paired_gain
+from thalweg.experiment.paired import SEEDS_MIN, PairedGain, paired_gain
 from thalweg.experiment.seed_figures import ArmFigures, SeedFigures
 
 BASELINE: Final = "wide"  # as in the paper
@@ -74,6 +74,7 @@ def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str,
             "expected": row.expected, "raw_installs": row.raw_installs, "raw_expected": row.raw_expected,
             "gap_closed": row.gap_closed, "coverage": row.coverage, "regret": row.regret,
             "acquisition_gain": row.gain.gain, "gain_low": row.gain.low, "gain_high": row.gain.high,
+            "gain_t_low": row.gain.t_low, "gain_t_high": row.gain.t_high,
             "installs_gain": row.gain_installs.gain, "installs_gain_low": row.gain_installs.low,
             "installs_gain_high": row.gain_installs.high,
         }  # fmt: skip
@@ -103,7 +104,7 @@ def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) ->
         "be expected of what was shown, by the world's truth, and of installs as counted; 95 %, paired by seed. Both\n"
         "are adjusted for how the arms' users differ. Gap closed: between popular and oracle. oracle and random serve\n"
         "nobody: what they would have shown on each page."
-    )
+    ) + few_seeds(len(seeds))
     made = Table(*heads, title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in made.columns[1:]:
         column.justify = "right"
@@ -116,6 +117,13 @@ def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) ->
             _share(row.coverage), _number(row.regret, 2),
         )  # fmt: skip
     return made
+
+
+def few_seeds(seeds: int) -> str:
+    """What a caption adds where intervals are too narrow; empty with enough seeds."""
+    if seeds >= SEEDS_MIN:
+        return ""
+    return f"\nWith fewer than {SEEDS_MIN} seeds the brackets cover less than 95 %: they show the seeds' own spread."
 
 
 def gain_text(gain: PairedGain) -> str:

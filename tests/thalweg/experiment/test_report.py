@@ -98,6 +98,9 @@ def test_the_table_shows_the_paper_beside_ours() -> None:
     text = text_of(table(SEEDS, "four seeds"))
     found = figures(SEEDS)
     assert "four seeds" in text
+    assert "fewer than 6 seeds" in text
+    assert "fewer than" not in text_of(table([*SEEDS, *SEEDS], "eight"))
+    assert found["gain_t_low_wide_deep"] < found["gain_low"] < found["gain_high"] < found["gain_t_high_wide_deep"]
     assert "nan" not in text
     cells = line_of(text, "wide_deep")
     assert cells[1:3] == [f"{found['auc_wide_deep']:.4f}", "0.728"]
@@ -237,7 +240,9 @@ def test_ablation_rows_compare_with_the_right_row() -> None:
     assert flat["one.theirs.gain"] == found[1].gain.gain
     assert flat["two.ours.auc"] == pytest.approx(0.71)
     assert "one.ours.gain" not in flat
-    lines = text_of(ablation_table(found, "what it costs"))
+    lines = text_of(ablation_table(found, "what it costs", 3))
+    assert "fewer than 6 seeds" in lines
+    assert "fewer than 6 seeds" not in text_of(ablation_table(found, "what it costs", 6))
     assert line_of(lines, "theirs")[-1].startswith("+50.0 % [")
     assert "nan" not in lines
     assert all(isinstance(row, AblationRow) for row in found)
