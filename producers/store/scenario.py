@@ -9,6 +9,7 @@
 Times are world time. What changes tastes, apps or attributes takes effect at the next full hour.
 """
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -174,7 +175,7 @@ def _load(source: str) -> Scenario:
 
 def _happening(entry: dict[str, Any], where: str) -> AnyHappening:
     kind = entry.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         said = "an entry needs a kind" if kind is None else f"unknown kind {kind!r}"
         raise DataError(f"{where}: {said}; {near(str(kind), list(KINDS))}")
     known = list(KINDS[kind].__struct_fields__)
@@ -188,6 +189,9 @@ def _happening(entry: dict[str, Any], where: str) -> AnyHappening:
         if "matching regex" in what:
             what = "Expected a duration, such as 10m, 36h, 2d" + "".join(re.findall(r" - at .*", what))
         raise DataError(f"{where}: {what}") from None
+    for key in known:
+        if isinstance(value := getattr(found, key), float) and not math.isfinite(value):
+            raise DataError(f"{where}: {key} of {kind} must be a finite number")
     if isinstance(found, Season) and found.category not in names.CATEGORIES:
         raise DataError(f"{where}: no category {found.category!r}; {near(found.category, list(names.CATEGORIES))}")
     if isinstance(found, Hit) and found.app and names.app_index(found.app) < 0:
