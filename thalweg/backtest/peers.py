@@ -24,6 +24,7 @@ from thalweg.backtest.entrants import PeerEntrant
 BITS: Final = 26  # of a feature's number: of 2,000,000 live features one in 34 shares its weight with another
 FIRST_FREEZE: Final = 64
 SAMPLE: Final = 16_384
+TEXTS_MAX: Final = 1_000_000  # some 130 MB
 MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -111,10 +112,12 @@ class PeerFeatures:
         return features, deep.numbers
 
 
-class _Texts(dict[int, str]):
-    """Features as texts: each is written once, since most come again and again."""
+class Texts(dict[int, str]):
+    """Features as texts: most come again and again. Bounded, since a store has millions that come once."""
 
     def __missing__(self, feature: int) -> str:
+        if len(self) == TEXTS_MAX:
+            self.clear()
         text = self[feature] = str(feature)
         return text
 
@@ -148,7 +151,7 @@ class VowpalWabbit(PeerEntrant):
         self._is_weighted = spec.label.policy == "fake_negative"
         self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
         self._dump: IO[str] | None = dump.open("w") if dump else None
-        self._text = _Texts().__getitem__
+        self._text = Texts().__getitem__
 
     def predict(self, words: U64, row: int) -> F32:
         """By the weights as they are now."""

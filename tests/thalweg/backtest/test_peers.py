@@ -17,12 +17,21 @@ from stream.features.encoder import one_page
 from stream.features.page_features import Layout, select
 from stream.spec.spec import Policy
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
+from thalweg.backtest import peers
 from thalweg.backtest.contest import peer_rates
 from thalweg.backtest.entrants import ModelEntrant
 from thalweg.backtest.peers import BITS, PeerFeatures, PeerRates, River, VowpalWabbit, arguments
 
 RATES = PeerRates(alpha=0.1, l1=0.0, l2=0.0, river=0.1)
 EVENTS = world(300)
+
+
+def test_texts_of_features_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many features there are, so few are remembered, and each is written as its number."""
+    monkeypatch.setattr(peers, "TEXTS_MAX", 3)
+    texts = peers.Texts()
+    assert [texts[feature] for feature in (5, 6, 5, 7, 8, 5)] == ["5", "6", "5", "7", "8", "5"]
+    assert sorted(texts) == [5, 8]
 
 
 def test_the_dump_makes_vowpal_wabbit_predict_the_same(tmp_path: Path) -> None:
