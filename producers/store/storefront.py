@@ -114,9 +114,16 @@ class Storefront:
             self.send_event(install)
         self._producer.flush()
 
-    def ask(self, until_ms: int, pages_max: int = PAGES_MAX) -> int:
-        """Request the next pages that are due before `until_ms`, at most one a user; returns how many."""
+    def ask(
+        self, until_ms: int, pages_max: int = PAGES_MAX, before: Callable[[int], None] = lambda time_ms: None
+    ) -> int:
+        """Request the next pages that are due before `until_ms`, at most one a user; returns how many.
+
+        `before` is called with the first page's time: what is due by then, such as new items, may be sent first.
+        """
         pages = self.world.next_pages(until_ms, pages_max)
+        if len(pages.numbers):
+            before(int(pages.times_ms[0]))
         requests: dict[tuple[int, int], list[RankRequest]] = {}
         for b in range(len(pages.numbers)):
             user = pages.user(b)

@@ -1,5 +1,6 @@
 """Commands to try Thalweg: the demo, public data sets, one ranking, one install."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -94,12 +95,27 @@ def ask(
     run_open_loop_client(read_settings(), rps, sample)
 
 
+def context_of(texts: Sequence[str]) -> dict[str, str | float]:
+    """The columns that `--context` names. Raises SettingsError."""
+    found: dict[str, str | float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise SettingsError(f"--context takes column=value, such as device=phone; not {text!r}")
+        found[name] = value
+    return found
+
+
 @tour.command()
 def rank(
     user: Annotated[str, typer.Argument(help="User id.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
     candidates: Annotated[
         list[str] | None, typer.Option(help="Rank these items (repeat it) instead of retrieved ones.")
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(help="A column of the request's context, such as device=phone; repeat it. Models expect theirs."),
     ] = None,
     show: Annotated[
         bool,
@@ -117,7 +133,7 @@ def rank(
     from thalweg.views.tables import print_table, reply_table
 
     with kafka_caller(inspect_settings()) as caller:
-        answer = caller.rank(user, k=k, candidates=candidates)
+        answer = caller.rank(user, k=k, candidates=candidates, context=context_of(context or ()))
         print_table(reply_table(answer.reply, caller.titles()))
         if show and not caller.record_impression(answer.reply):
             print("not written as seen: no model ranked it, so there's nothing to learn from it")

@@ -24,10 +24,14 @@ class ArmTotals(msgspec.Struct, array_like=True):
 
 
 class StoreProgress(msgspec.Struct, array_like=True, tag="progress"):
-    """What was shown so far. `ended`: no page is asked for any more, nor waits for a reply."""
+    """What was shown so far. `ended`: no page is asked for any more, nor waits for a reply.
+
+    `context`: of the last page.
+    """
 
     arms: dict[str, ArmTotals]
     ended: bool = False
+    context: dict[str, str | float] = {}
 
     @property
     def pages(self) -> int:

@@ -1,7 +1,7 @@
 """A caller of rankers, one request at a time: rank, show the page, install, wait until the install was learned."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -72,10 +72,23 @@ class Caller:
         """Close the reader; the log stays open."""
         self._reader.close()
 
-    def rank(self, user: str, *, k: int = 10, candidates: Sequence[str] | None = None) -> Answer:
-        """One answer. Raises LogError when no ranker answers, DataError when a ranker replies with an error."""
+    def rank(
+        self,
+        user: str,
+        *,
+        k: int = 10,
+        candidates: Sequence[str] | None = None,
+        context: Mapping[str, str | float] | None = None,
+    ) -> Answer:
+        """One answer. Raises LogError when no ranker answers, DataError when a ranker replies with an error.
+
+        `context`: what pages of this model come with. Without it a model that has always seen some may rank badly.
+        """
         request_id = request_id_for(0, self._partitions[REPLIES.name])
-        request = RankRequest(request_id, user, k, candidates=None if candidates is None else list(candidates))
+        request = RankRequest(
+            request_id, user, k, context=dict(context or {}),
+            candidates=None if candidates is None else list(candidates),
+        )  # fmt: skip
         sent_s = time.monotonic()
         self._send(REQUESTS.name, request_id, [request])
         while time.monotonic() < sent_s + ANSWER_S:

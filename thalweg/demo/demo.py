@@ -1,6 +1,7 @@
 """The demo: every service as a process, a world that they serve, a summary at the end."""
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -114,7 +115,8 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
                 replies = [outcome.reply for outcome in monitor.requests.sample if outcome.reply is not None]
                 counts = rescore(store, model, replies)
                 found |= {"replies_checked": counts.checked, "mixed_replies": counts.mixed}
-                scene = last_scene(services.settings, store, monitor.requests, console)
+                context = monitor.store.context if monitor.store else {}
+                scene = last_scene(services.settings, store, monitor.requests, context, console)
             found["one_install_ms"] = scene.served_ms
             found["seconds"] = round(time.monotonic() - begun_s, 1)
             stays_up = config.keep
@@ -142,16 +144,24 @@ class LastScene(NamedTuple):
     served_ms: int
 
 
-def last_scene(settings: Settings, store: RedisStore, requests: RequestTally, console: Console) -> LastScene:
-    """Show a user's page before and after one install."""
+def last_scene(
+    settings: Settings,
+    store: RedisStore,
+    requests: RequestTally,
+    context: Mapping[str, str | float],
+    console: Console,
+) -> LastScene:
+    """Show a user's page before and after one install. `context`: of such a page."""
     if not requests.users:
         raise StackError(f"{UNANSWERED}; see {settings.local / 'logs'}")
     user = requests.users.most_common(1)[0][0]
     with kafka_caller(settings) as caller:
-        before = caller.rank(user).reply
+        before = caller.rank(user, context=context).reply
         item = before.items[len(before.items) // 2]
         appended_ms = caller.install(user, item, before)
-        after, served_ms = caller.wait_learned(store, appended_ms, before.version, lambda: caller.rank(user))
+        after, served_ms = caller.wait_learned(
+            store, appended_ms, before.version, lambda: caller.rank(user, context=context)
+        )
         print_table(moves_table(before, after, item, caller.titles()), console)
     console.print(f"{served_ms} ms from the install's append to the first reply that has learned it", highlight=False)
     return LastScene(user, next(one for one in after.items if one != item), served_ms)

@@ -65,11 +65,13 @@ class StorePlayer:
         self._front, self._now_ms, self._sample_every = front, now_ms, sample_every
         self._unasked, self._answered = pages, 0
         self._totals = {arm.name: ArmTotals() for arm in front.arms}
+        self._context: dict[str, str | float] = {}  # of the last page
 
     @property
     def progress(self) -> StoreProgress:
         """What was shown so far."""
-        return StoreProgress(self._totals, ended=not self._unasked and not self._front.pending)
+        ended = not self._unasked and not self._front.pending
+        return StoreProgress(self._totals, ended=ended, context=self._context)
 
     def step(self) -> list[RequestOutcome]:
         """Ask for the pages that are due, show those whose replies come within WAIT_S, send events that are due."""
@@ -90,7 +92,7 @@ class StorePlayer:
         """Ask for pages that are due before `until_ms`; after the last one let them pass: installs wait behind them."""
         if not self._unasked:
             return len(self._front.world.next_pages(until_ms).numbers)
-        asked = self._front.ask(until_ms, min(PAGES_MAX, self._unasked))
+        asked = self._front.ask(until_ms, min(PAGES_MAX, self._unasked), self._front.send)
         self._unasked -= asked
         return asked
 
@@ -110,6 +112,7 @@ class StorePlayer:
 
     def _count(self, shown: ShownPages) -> None:
         world = self._front.world
+        self._context = shown.pages.context(len(shown.arms) - 1)
         expected = world.expected_installs(shown.probabilities, shown.shown)
         best = np.argsort(-shown.probabilities, axis=1, kind="stable")[:, : shown.shown.shape[1]]
         oracle = world.expected_installs(shown.probabilities, best)

@@ -106,7 +106,7 @@ class ClosedLoop:
     def _step(self, until_ms: int) -> list[ShownPages]:
         """Play until an event time."""
         found = []
-        while self._timed("world", lambda: self.front.ask(until_ms)):
+        while self._timed("world", lambda: self.front.ask(until_ms, before=self._send)):
             for model in self.served.values():
                 self._timed("rank", model.answer)
             shown = self._timed("world", self.front.receive)
@@ -114,14 +114,15 @@ class ClosedLoop:
             assert not self.front.pending, "every request has a reply"
             found.append(shown)
             self._send(int(shown.pages.times_ms[-1]))
+            self._timed("join", self.joiner.step)
         self._send(until_ms)
+        self._timed("join", self.joiner.step)
         return found
 
     def _send(self, until_ms: int) -> None:
         self.clock.time_ms = until_ms
-        self._timed("world", lambda: self.front.send(until_ms))
+        self.front.send(until_ms)
         self._read_entities()
-        self._timed("join", self.joiner.step)
 
     def _learn(self, shown: Sequence[ShownPages], *, publish: bool) -> None:
         """Predict the step's pages, learn, publish."""

@@ -1,5 +1,6 @@
 """`thalweg experiment`: runs the seeds with a line of progress, prints tables and plots, returns the figures."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from thalweg.experiment.report import figures, table
 from thalweg.experiment.seed_figures import SeedFigures
 from thalweg.views.tables import print_table
 
+LINE_EVERY_S: Final = 60.0
 SINGLE_ARM: Final = "wide_deep"  # of `page_items_s`
 SINGLE_SHARE: Final = 0.1  # of the pages are played once more by a single arm alone, for its speed
 
@@ -69,7 +71,7 @@ def _compare(plan: Plan, console: Console) -> dict[str, float]:
     with _progress(plan.seeds * config.pages + alone.pages) as on_progress:
         found = run_seeds([(config, seed) for seed in seeds], on_progress)
         single = run_seeds([(alone, 0)], lambda pages: on_progress(plan.seeds * config.pages + pages))
-    title = f"{plan.seeds} seeds of {config.pages:,} pages, base rate {config.rate}"
+    title = f"{plan.seeds} seed{'s' * (plan.seeds > 1)} of {config.pages:,} pages, base rate {config.rate}"
     title += f", scenarios {', '.join(config.scenarios)}" if config.scenarios else ""
     print_table(table(found, title), console)
     _note_unreached(config, config.scenarios, console)
@@ -121,12 +123,31 @@ def _items_s(found: Sequence[SeedFigures]) -> float:
 
 @contextmanager
 def _progress(pages: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; yields what is called with the pages played so far."""
+    """A bar on stderr, or a line now and then; yields what is called with the pages played so far."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console, pages).show
+        return
     columns = (
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} pages"), BarColumn(), TimeElapsedColumn(),
         TextColumn("to go"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("pages", total=pages)
         yield lambda played: progress.update(task, completed=played)
+
+
+class _Lines:
+    """A line each LINE_EVERY_S."""
+
+    def __init__(self, console: Console, pages: int) -> None:
+        self._console, self._pages = console, pages
+        self._begun_s = self._last_s = time.monotonic()
+
+    def show(self, played: int) -> None:
+        """So many pages were played so far."""
+        now_s = time.monotonic()
+        if now_s >= self._last_s + LINE_EVERY_S:
+            self._last_s = now_s
+            line = f"{played:,} of {self._pages:,} pages in {(now_s - self._begun_s) / 60:.0f} min"
+            self._console.print(line, highlight=False)
