@@ -79,7 +79,7 @@ def test_a_run_prints_its_table_and_writes_its_figures(tmp_path: Path) -> None:
     assert found["pages"] >= 100
     assert min(found["page_items_s"], found["page_items_s_all"]) > 0
     assert found["gap_closed_oracle"] == pytest.approx(1)
-    assert "1 seeds of 100 pages, base rate common, scenarios hit" in ran.stdout
+    assert "1 seed of 100 pages, base rate common, scenarios hit" in ran.stdout
     lines = [line for line in ran.stdout.splitlines() if line.startswith("│ wide_deep ")]
     assert len(lines) == 1
     assert f"{found['auc_wide_deep']:.4f}" in lines[0]
