@@ -52,6 +52,12 @@ def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = Fa
     return ""
 
 
+def rejection_of(model: Model) -> str:
+    """As `rejection`, of the version that this model would publish now."""
+    corrected = model.spec.label.policy == "fake_negative"
+    return rejection(model.spec.publish.gate, model.progress.window(), model.finite(), corrected=corrected)
+
+
 def quarantine(folder: Path, version: int, reason: str, model: Model) -> None:
     """Write the evidence of a rejected version: reason, metrics, how far it had learned. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from learner.publishing.gate import quarantine, rejection
+from learner.publishing.gate import quarantine, rejection_of
 from learner.publishing.uploader import PublishConfig, Uploader
 from learner.publishing.version_allocator import HighWater
 from learner.publishing.version_builder import VersionBuilder
@@ -68,9 +68,7 @@ class Publisher:
         elif self._model.learned == self._last_learned and not self._deep_is_behind(now_ms):
             return False
         self._last_ms, self._last_learned = now_ms, self._model.learned
-        spec, window = self._model.spec, self._model.progress.window()
-        corrected = spec.label.policy == "fake_negative"
-        if reason := rejection(spec.publish.gate, window, self._model.finite(), corrected=corrected):
+        if reason := rejection_of(self._model):
             self._reject(reason, self.version + 1, by="gate")
             return False
         deep = self._deep_is_due(now_ms)

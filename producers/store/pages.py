@@ -68,3 +68,8 @@ class Outcomes(NamedTuple):
     examined: Bools
     installed: Bools  # those that are retracted later, too
     retracted: Bools
+
+    @property
+    def lasting(self) -> Bools:
+        """[B, k] installs that aren't retracted later."""
+        return self.installed & ~self.retracted

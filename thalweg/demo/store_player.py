@@ -116,7 +116,7 @@ class StorePlayer:
         expected = world.expected_installs(shown.probabilities, shown.shown)
         best = np.argsort(-shown.probabilities, axis=1, kind="stable")[:, : shown.shown.shape[1]]
         oracle = world.expected_installs(shown.probabilities, best)
-        installs = (shown.outcomes.installed & ~shown.outcomes.retracted).sum(axis=1)
+        installs = shown.outcomes.lasting.sum(axis=1)
         for index, arm in enumerate(self._front.arms):
             rows, totals = shown.arms == index, self._totals[arm.name]
             totals.pages += int(rows.sum())

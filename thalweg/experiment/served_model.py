@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from learner.publishing.gate import rejection
+from learner.publishing.gate import rejection_of
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.ranking.entity_cache import EntityCache
@@ -86,8 +86,7 @@ class ServedModel:
         if model.learned == self._learned:
             return
         self._learned = model.learned
-        corrected = model.spec.label.policy == "fake_negative"
-        if rejection(model.spec.publish.gate, model.progress.window(), model.finite(), corrected=corrected):
+        if rejection_of(model):
             self.rejected += 1
             return
         metrics = model.progress.metrics()

@@ -32,7 +32,7 @@ class TrafficScores:
                 "user": shown.pages.users,
                 "time_ms": shown.pages.times_ms,
                 "items": np.take_along_axis(shown.pages.candidates, shown.shown, 1),
-                "labels": shown.outcomes.installed & ~shown.outcomes.retracted,
+                "labels": shown.outcomes.lasting,
                 "expected": ranked @ self.examination,
                 "oracle": best @ self.examination,
                 "random": p.mean(1) * self.examination.sum(),
