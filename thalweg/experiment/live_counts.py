@@ -95,7 +95,8 @@ class LiveCounts:
 
     def _add(self, examples: Examples) -> None:
         shown = examples.page
-        key = xxhash.xxh3_64_intdigest("\x00".join((shown.request_id, *shown.items)).encode())
+        identity = (shown.variant, shown.user, shown.request_id, *shown.items)
+        key = xxhash.xxh3_64_intdigest("\x00".join(identity).encode())
         totals = self._arms.setdefault(shown.variant or NO_VARIANT, _Totals())
         page = self._pages.get(key)
         if page is None:

@@ -111,6 +111,15 @@ def test_further_items_under_a_request_id_are_a_page_of_their_own() -> None:
     assert totals(counted([*closed(first, 0), *closed(more, 1)])) == {"popular": (1, 2, 5, 2)}
 
 
+def test_a_request_id_may_stand_for_pages_of_several_users_or_arms() -> None:
+    """A producer that numbers its pages by user, or repeats a page under another arm: each counts where it belongs."""
+    pages = [page(1), page(1, "v"), page(1, "w", "wide"), page(1, "u", "wide")]
+    late = [labelled(one, (1, 1, LATE_POSITIVE, f"late{n}")) for n, one in enumerate(pages)]
+    counts = counted(*(closed(one, 0) for one in pages), late)
+    assert totals(counts) == {"popular": (2, 2, 6, 4), "wide": (2, 2, 6, 4)}
+    assert (counts.users_in_several_arms, counts.duplicates) == (1, 0)
+
+
 def test_corrections_of_pages_that_are_not_remembered_are_left_out() -> None:
     """As many pages as `pages_max` are remembered at least: memory is bounded."""
     retraction = labelled(page(1), (0, 0, RETRACTION, "i0"))
