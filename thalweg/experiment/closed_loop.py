@@ -72,7 +72,8 @@ class ClosedLoop:
         self._predictors: dict[str, ServedModel | PeerModel | Ensemble] = dict(self._learners)
         if members:
             self._predictors[ENSEMBLE] = Ensemble([self.served[name] for name in members])
-        producer = BatchingProducer(self.log, Clock(self.clock.now_s, _never, self.clock.wall_ms), 0.0, print, bool)
+        clock = Clock(self.clock.now_s, _never, self.clock.wall_ms)
+        producer = BatchingProducer(self.log, clock, 0.0, notify=print, stop=lambda: False)
         arms = [self._arm(name) for name in self.arms]
         self.front = Storefront(self.log, self.world, arms, self.assign, self.spec, producer, Histories())
         self.joiner = MemoryJoiner(self.log, label_rules(self.spec))
