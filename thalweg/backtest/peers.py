@@ -6,9 +6,6 @@ into ("bucket"; missing is one of its own). Boundaries are those that the deep p
 frozen at the same examples. Under `fake_negative` both weigh an example by their own prediction, as we do.
 """
 
-import subprocess
-import sys
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +17,8 @@ import numpy as np
 from stream.events.types import Examples
 from stream.features.encoder import Batch, Encoder, one_page
 from stream.features.page_features import Layout
-from stream.runtime.errors import DataError
 from stream.spec.spec import Spec
-from stream.tables.dtypes import F32, F64, U64
+from stream.tables.dtypes import F32, U64
 from thalweg.backtest.entrants import PeerEntrant
 
 BITS: Final = 26  # of a feature's number: of 2,000,000 live features one in 34 shares its weight with another
@@ -150,48 +146,8 @@ def _batch(examples: Examples) -> Batch:
     return Batch(words, np.zeros(1, np.int64), np.zeros(len(positions), np.int64), positions)
 
 
-class WabbitProcess:
-    """`vw` as a process that answers line by line: an order of magnitude faster than its Python binding.
-
-    It ends when `close` is called, or when nobody refers to this object any more.
-    """
-
-    def __init__(self, rates: PeerRates) -> None:
-        command = [sys.executable, "-m", "vowpalwabbit", "-d", "/dev/stdin", "-p", "/dev/stdout", "--quiet"]
-        self._process = subprocess.Popen(
-            [*command, *learning(rates).split()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-        )
-        self.close = weakref.finalize(self, _end, self._process)
-
-    def ask(self, lines: Sequence[str]) -> F64:
-        """P(Y=1) of each line before it is learned, if it has a label. Float64 [n]. Raises DataError: it has ended."""
-        if not lines:
-            return np.empty(0)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        found, margins = b"", 0
-        try:
-            self._process.stdin.write("".join(f"{line}\n" for line in lines).encode())
-            while margins < len(lines):
-                some = self._process.stdout.read(1 << 16)
-                if not some:
-                    break
-                found, margins = found + some, margins + some.count(b"\n")
-        except BrokenPipeError:
-            pass
-        if margins < len(lines):
-            raise DataError(f"Vowpal Wabbit has ended (exit code {self._process.wait()}); its errors stand above")
-        return 1.0 / (1.0 + np.exp(-np.array(found.split(), np.float64)))
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait()
-
-
 class VowpalWabbit(PeerEntrant):
-    """`vw --ftrl`. Its input can be dumped: unlabelled lines are predicted, others learned.
+    """`vw --ftrl` in this process. Its input can be dumped: unlabelled lines are predicted, others learned.
 
     A line's tag is the row of its example, in the order of pages. `vw` doesn't learn from a line without a label, so
     `vw -d FILE` with `arguments()` and `-p PREDICTIONS` repeats all this; the first prediction of each tag is the one
@@ -201,43 +157,40 @@ class VowpalWabbit(PeerEntrant):
     name = "vw"
 
     def __init__(self, spec: Spec, rates: PeerRates, dump: Path | None = None) -> None:
+        from vowpalwabbit import Workspace  # an optional dependency, slow to import
+
         self.features = PeerFeatures(spec)
         self._is_weighted = spec.label.policy == "fake_negative"
-        self._vw = WabbitProcess(rates)
+        self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
         self._dump: IO[str] | None = dump.open("w") if dump else None
         self._text = Texts().__getitem__
 
     def predict(self, words: U64, row: int) -> F32:
         """By the weights as they are now."""
         features, _ = self.features.of(one_page(words))
-        lines = self._lines(features)
-        self._write([f"'{row + i} {line}" for i, line in enumerate(lines)])
-        return self._vw.ask(lines).astype(np.float32)
+        lines = [f"'{row + i} | {' '.join(map(self._text, one))}" for i, one in enumerate(features)]
+        self._write(lines)
+        return np.array([self._vw.predict(line) for line in lines], np.float32)
 
     def score(self, words: U64) -> F32:
         """P(Y=1) of a page's items as a ranker would score it, float32 [n]. `words`: as it is served."""
         features, _ = self.features.of(one_page(words), serving=True)
-        return self._vw.ask(self._lines(features)).astype(np.float32)
+        return np.array([self._vw.predict(f"| {' '.join(map(self._text, one))}") for one in features], np.float32)
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
-        """One example at a time; its labels are 1 and -1. Weights are by predictions before the page is learned."""
+        """One example at a time; its labels are 1 and -1."""
         for examples, row in zip(record, rows, strict=True):
             features, numbers = self.features.of(_batch(examples))
-            lines, weights = self._lines(features), examples.weights
-            if self._is_weighted:
-                predictions = self._vw.ask(lines).tolist()
-                weights = [*map(_weight, weights, examples.labels, predictions)]
-            labelled = [
-                f"{1 if label else -1} {weight:.9g}" for label, weight in zip(examples.labels, weights, strict=True)
-            ]
-            self._vw.ask([f"{label} {line}" for label, line in zip(labelled, lines, strict=True)])
-            tagged = zip(labelled, examples.positions, lines, strict=True)
-            self._write([f"{label} '{row + position} {line}" for label, position, line in tagged])
+            for one, label, weight, position in zip(
+                features, examples.labels, examples.weights, examples.positions, strict=True
+            ):
+                unlabelled = f"'{row + position} | {' '.join(map(self._text, one))}"
+                if self._is_weighted:
+                    weight = _weight(weight, label, self._vw.predict(unlabelled))
+                line = f"{1 if label else -1} {weight:.9g} {unlabelled}"
+                self._write([line])
+                self._vw.learn(line)
             self.features.buckets.learn(examples.ids, numbers)
-
-    def _lines(self, features: Sequence[Sequence[int]]) -> list[str]:
-        text = self._text
-        return [f"| {' '.join(map(text, one))}" for one in features]
 
     def _write(self, lines: Sequence[str]) -> None:
         if self._dump:
@@ -245,21 +198,16 @@ class VowpalWabbit(PeerEntrant):
 
     def close(self) -> None:
         """Finish, and close the dump."""
-        self._vw.close()
+        self._vw.finish()
         if self._dump:
             self._dump.close()
 
 
 def arguments(rates: PeerRates) -> str:
-    """Vowpal Wabbit's command line; its predictions are probabilities."""
-    return f"{learning(rates)} --link logistic"
-
-
-def learning(rates: PeerRates) -> str:
-    """Its arguments but the link: predictions are log-odds."""
+    """Vowpal Wabbit's command line."""
     return (
-        f"--ftrl --loss_function logistic -b {BITS} --ftrl_alpha {rates.alpha:g} --ftrl_beta {rates.beta:g} "
-        f"--l1 {rates.l1:g} --l2 {rates.l2:g}"
+        f"--ftrl --loss_function logistic --link logistic -b {BITS} --ftrl_alpha {rates.alpha:g} "
+        f"--ftrl_beta {rates.beta:g} --l1 {rates.l1:g} --l2 {rates.l2:g}"
     )
 
 
