@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from msgspec import structs
 
 from producers.movielens import fetch_movielens, read_movielens
 from producers.source import SourceElement
@@ -25,11 +24,12 @@ from producers.store.parameters import preset
 from producers.store.world import StoreWorld
 from stream.events.types import Impression, Install
 from stream.runtime.settings import Settings
-from stream.spec.spec import Cross, PartName, Spec
+from stream.spec.spec import PartName, Spec
 from stream.spec.spec_file import load_spec
 from thalweg.backtest.backtest import Backtest
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit
+from thalweg.experiment.arm_rates import spec_with
 from thalweg.experiment.assignment import Assignment
 from thalweg.experiment.closed_loop import ClosedLoop
 
@@ -77,22 +77,6 @@ def draws(kind: str, tries: int = TRIES, warm_every: Sequence[float] = WARM_EVER
                 draw |= {"learning_rate": rate(0.01, 0.05), "warm_every": one_of(*warm_every)}
         found.append(draw)
     return found
-
-
-def spec_with(spec: Spec, draw: Draw) -> Spec:
-    """The spec with these settings; every cross at `alpha`, but the history's."""
-    wide, deep = spec.wide, spec.deep
-    if "alpha" in draw:
-        alpha = draw["alpha"]
-        crosses: list[list[str] | Cross] = [
-            Cross(of=one.of, alpha=alpha * (draw["history"] if "user.history" in one.of else 1.0))
-            for one in spec.crosses()[len(wide.features) :]
-        ]
-        wide = structs.replace(wide, alpha=alpha, l1=draw["l1"], l2=draw["l2"], crosses=crosses)
-    if "learning_rate" in draw:
-        warm = structs.replace(deep.warm_start, every=int(draw["warm_every"]))
-        deep = structs.replace(deep, learning_rate=draw["learning_rate"], warm_start=warm)
-    return structs.replace(spec, wide=wide, deep=deep)
 
 
 def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -> Entrant:

@@ -1,7 +1,6 @@
 """Models of arms that no ranker serves: a peer, and parts that are trained apart."""
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 
@@ -10,18 +9,16 @@ from stream.events.topics import EXAMPLES
 from stream.log.memory_log import MemoryLog
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, U64
-from thalweg.backtest.peers import PeerRates, VowpalWabbit
+from thalweg.backtest.peers import VowpalWabbit
+from thalweg.experiment.arm_rates import peer_rates
 from thalweg.experiment.served_model import ServedModel
-
-RATES: Final = PeerRates(alpha=0.1754, beta=10.0, l1=0.0, l2=0.0)
-"""The best of twelve draws in the store (`python -m benchmarks.tuning --world store vw`), as our spec's rates are."""
 
 
 class PeerModel:
     """Vowpal Wabbit on the log: it learns each record of `examples`, and is always live."""
 
     def __init__(self, spec: Spec, examples: MemoryLog) -> None:
-        self._vw = VowpalWabbit(spec, RATES)
+        self._vw = VowpalWabbit(spec, peer_rates(spec))
         self._reader = examples.reader(EXAMPLES.name, {0: 0})
 
     @property

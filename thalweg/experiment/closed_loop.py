@@ -29,6 +29,7 @@ from stream.joiner.label_rules import label_rules
 from stream.log.memory_log import MemoryLog
 from stream.spec.spec import PartName, Spec
 from thalweg.experiment.arm_models import Ensemble, PeerModel
+from thalweg.experiment.arm_rates import spec_of_arm
 from thalweg.experiment.memory_joiner import MemoryJoiner
 from thalweg.experiment.served_model import ServedModel
 from thalweg.experiment.traffic_scores import ScoredTraffic, TrafficScores
@@ -151,7 +152,8 @@ class ClosedLoop:
                 self._cache.users[user.user] = user.attributes
 
     def _served_model(self, name: str) -> ServedModel:
-        spec = msgspec.structs.replace(self.spec, name=f"{self.spec.name}-{name}", parts=PARTS[name])
+        spec = spec_of_arm(self.spec, name)
+        spec = msgspec.structs.replace(spec, name=f"{self.spec.name}-{name}", parts=PARTS[name])
         return ServedModel(spec, self.seed, self.log, self._cache, self.clock.wall_ms)
 
     def _arm(self, name: str) -> Arm:

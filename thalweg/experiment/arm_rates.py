@@ -1,0 +1,45 @@
+"""Each arm's own rates in the store: the best of equally many random draws, so that no arm runs on another's.
+
+`python -m benchmarks.tuning --world store` draws them on a run that no experiment reports.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import structs
+
+from stream.spec.spec import Cross, Spec
+from thalweg.backtest.peers import PeerRates
+
+STORE: Final = "store"  # the spec that they belong to; other specs' arms all run on the spec's own rates
+TUNED: Final[Mapping[str, Mapping[str, float]]] = {
+    "wide": {"alpha": 0.1636, "l1": 0.1, "l2": 1.0, "history": 1.0},
+    "deep": {"learning_rate": 0.02422, "warm_every": 50_000.0},
+    "vw": {"alpha": 0.1754, "beta": 10.0, "l1": 0.0, "l2": 0.0},
+}  # those of wide_deep are the spec's own
+
+
+def spec_of_arm(spec: Spec, arm: str) -> Spec:
+    """The spec with this arm's rates."""
+    return spec_with(spec, TUNED[arm]) if spec.name == STORE and arm in TUNED else spec
+
+
+def peer_rates(spec: Spec) -> PeerRates:
+    """Vowpal Wabbit's rates beside this spec; its defaults where it wasn't tuned."""
+    return PeerRates(**TUNED["vw"]) if spec.name == STORE else PeerRates()
+
+
+def spec_with(spec: Spec, rates: Mapping[str, float]) -> Spec:
+    """The spec with these rates; every cross at `alpha`, but those of the history at `alpha` × `history`."""
+    wide, deep = spec.wide, spec.deep
+    if "alpha" in rates:
+        alpha = rates["alpha"]
+        crosses: list[list[str] | Cross] = [
+            Cross(of=one.of, alpha=alpha * (rates["history"] if "user.history" in one.of else 1.0))
+            for one in spec.crosses()[len(wide.features) :]
+        ]
+        wide = structs.replace(wide, alpha=alpha, l1=rates["l1"], l2=rates["l2"], crosses=crosses)
+    if "learning_rate" in rates:
+        warm = structs.replace(deep.warm_start, every=int(rates["warm_every"]))
+        deep = structs.replace(deep, learning_rate=rates["learning_rate"], warm_start=warm)
+    return structs.replace(spec, wide=wide, deep=deep)
