@@ -25,11 +25,13 @@ def test_rates_are_the_best_draws(spec: Spec) -> None:
     for arm, rates in TUNED.items():
         assert rates == pytest.approx(BEST[arm], rel=2e-3), arm
     shipped = spec_with(spec, BEST["wide_deep"])
-    for found, best in (
-        (spec.wide.alpha, shipped.wide.alpha), (spec.wide.l1, shipped.wide.l1), (spec.wide.l2, shipped.wide.l2),
-        (spec.deep.learning_rate, shipped.deep.learning_rate), (spec.deep.warm_start.every, shipped.deep.warm_start.every),
-    ):  # fmt: skip
-        assert found == pytest.approx(best, rel=2e-2)
+    assert rates_of(spec) == pytest.approx(rates_of(shipped), rel=2e-2)
+
+
+def rates_of(spec: Spec) -> list[float]:
+    """Those that are tuned."""
+    wide, deep = spec.wide, spec.deep
+    return [wide.alpha, wide.l1, wide.l2, deep.learning_rate, deep.warm_start.every]
 
 
 def test_an_arm_differs_in_its_rates_only(spec: Spec) -> None:
