@@ -12,7 +12,7 @@ The store's pages are what `popular` and `wide_deep` served in a closed loop of 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -42,12 +42,13 @@ FILE: Final = Path(__file__).parent / "tuned.json"
 FILES: Final = {"movielens": FILE, "store": FILE.with_name("tuned_store.json")}
 SPECS: Final = {name: Path(f"specs/{name}.toml") for name in FILES}
 WARM_EVERY: Final = {"movielens": (5_000, 50_000), "store": (50_000, 200_000)}  # examples
+RATES: Final = {"movielens": (0.01, 0.05), "store": (0.005, 0.05)}  # of AdaGrad
 OURS: Final[dict[str, list[PartName]]] = {"wide": ["wide"], "deep": ["deep"], "wide_deep": ["wide", "deep"]}
 KINDS: Final = (*OURS, "vw", "river")
 Draw = dict[str, float]
 
 
-def draws(kind: str, tries: int = TRIES, warm_every: Sequence[float] = WARM_EVERY["movielens"]) -> list[Draw]:
+def draws(kind: str, tries: int = TRIES, world: str = "movielens") -> list[Draw]:
     """Random settings: rates log-uniformly, the rest from a few values."""
     random = np.random.default_rng(KINDS.index(kind))
 
@@ -74,7 +75,7 @@ def draws(kind: str, tries: int = TRIES, warm_every: Sequence[float] = WARM_EVER
                 draw |= {"alpha": rate(0.02, 0.2), "l1": one_of(0, 0.1, 0.5), "l2": one_of(0, 1, 5)}
                 draw |= {"history": one_of(0.1, 0.2, 0.5, 1)}  # of alpha: the history's cross has up to 50 keys
             if kind != "wide":
-                draw |= {"learning_rate": rate(0.01, 0.05), "warm_every": one_of(*warm_every)}
+                draw |= {"learning_rate": rate(*RATES[world]), "warm_every": one_of(*WARM_EVERY[world])}
         found.append(draw)
     return found
 
@@ -124,7 +125,7 @@ def main() -> int:
     source = list(WORLDS[given.world]())
     best: dict[str, Draw] = json.loads(file.read_text()) if file.exists() else {}
     for kind in kinds:
-        tries = draws(kind, warm_every=WARM_EVERY[given.world])
+        tries = draws(kind, world=given.world)
         aucs: list[float] = []
         for first in range(0, len(tries), AT_ONCE):
             log, some = ExampleLog(), tries[first : first + AT_ONCE]

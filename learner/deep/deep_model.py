@@ -24,12 +24,15 @@ class DeepModel:
     def __init__(self, spec: Deep, lists: int, numbers: int, seed: int = 0) -> None:
         self.spec, self.lists, self.numbers = spec, lists, numbers
         expire_ms = duration_ms(spec.expire) if spec.expire else 0
-        self.vocabulary = Vocabulary(spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms)
+        self.vocabulary = Vocabulary(
+            spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms, spec.initial_accumulator
+        )
         self.boundaries: F32 = np.zeros((0, 0), np.float32)
         self.sample: F32 = np.full((SAMPLE_SIZE, numbers), np.nan, np.float32)
         self.sampled = np.zeros(SAMPLE_SIZE, np.uint8)
         pooled = lists * spec.embedding_dim
-        self.tower = Tower([pooled + 2 * numbers, *spec.hidden_units], pooled, spec.learning_rate, seed)
+        self.tower = Tower([pooled + 2 * numbers, *spec.hidden_units], pooled, spec.learning_rate, seed,
+                           spec.initial_accumulator)  # fmt: skip
 
     def layers(self) -> list[tuple[F32, F32]]:
         """Copies of (weights [in, out], biases [out]) in order."""

@@ -35,10 +35,13 @@ class TowerState(NamedTuple):
 class Tower:
     """Dense parameters. `widths`: inputs, hidden units; one output follows."""
 
-    def __init__(self, widths: Sequence[int], pooled: int, rate: float, seed: int) -> None:
+    def __init__(
+        self, widths: Sequence[int], pooled: int, rate: float, seed: int, initial_accumulator: float = 0.0
+    ) -> None:
         self.widths = list(widths)
         padded = self._padded(LINE)
         weights, squares = zeros(_length(padded)), zeros(_length(padded))
+        squares[:] = initial_accumulator
         self.state = TowerState(np.array(padded, np.int64), weights, squares, np.float32(rate), pooled)
         generator = torch.Generator().manual_seed(seed)
         layers = self.layers()

@@ -37,13 +37,17 @@ class VocabularyState(NamedTuple):
     changed: I64  # stack of marked rows
     free: I64  # stack of rows to reuse
     min_count: int
+    initial: np.float32  # AdaGrad's sums of a new row
 
 
 class Vocabulary:
     """Rows for ids. Raises SpecError when there's no address space for `max_rows`."""
 
-    def __init__(self, dim: int, min_count: int, max_rows: int, expire_ms: int = 0) -> None:
+    def __init__(
+        self, dim: int, min_count: int, max_rows: int, expire_ms: int = 0, initial_accumulator: float = 0.0
+    ) -> None:
         self.dim, self.min_count, self.max_rows, self.expire_ms = dim, min_count, max_rows, expire_ms
+        self.initial = np.float32(initial_accumulator)
         self.table = HashTable(WIDTH, tracked=False)
         try:
             self.embeddings: F32 = np.zeros((max_rows + 1, 2 * dim), np.float32)
@@ -54,6 +58,7 @@ class Vocabulary:
             raise SpecError(
                 f"no room for {max_rows} embedding rows of {dim}: set deep.max_rows to what this machine has memory for"
             ) from None
+        self.embeddings[0, dim:] = self.initial
         self._free: I64 = np.zeros(0, np.int64)
         self.counts: I64 = np.array([1, 0, 0], np.int64)
         self.evicted = self.evicted_pending = 0  # ids with a row, and without
@@ -96,7 +101,7 @@ class Vocabulary:
         """Reserve table slots for these ids. The state is valid until the next `prepare` or `evict`."""
         self.table.reserve_for(ids)
         return VocabularyState(self.table.slots, self.table.counts, self.counts, self.embeddings, self.keys,
-                               self.marks, self._changed, self._free, self.min_count)  # fmt: skip
+                               self.marks, self._changed, self._free, self.min_count, self.initial)  # fmt: skip
 
     def rows_of(self, ids: U64) -> I64:
         """Row of each id; 0 for those without one."""
@@ -248,4 +253,4 @@ def count_sightings(vocabulary: Any, ids: Any, slots: Any, times_ms: Any) -> Non
             embeddings[row, c] = np.float32(
                 (np.float64(h >> np.uint64(11)) / 4503599627370496.0 - 1.0) * EMBEDDING_INIT
             )
-            embeddings[row, dim + c] = np.float32(0.0)
+            embeddings[row, dim + c] = vocabulary.initial

@@ -65,7 +65,10 @@ class Oracle:
             (torch.tensor(w, requires_grad=True), torch.tensor(b, requires_grad=True)) for w, b in deep.layers()
         ]
         parameters = [self.vectors, *(p for layer in self.layers for p in layer)]
-        self.optimiser = torch.optim.Adagrad(parameters, lr=deep.spec.learning_rate, eps=float(EPSILON))
+        spec = deep.spec
+        self.optimiser = torch.optim.Adagrad(
+            parameters, spec.learning_rate, initial_accumulator_value=spec.initial_accumulator, eps=float(EPSILON)
+        )
 
     def logits(self, known: DeepInput) -> torch.Tensor:
         """Example by example, list by list."""
@@ -148,6 +151,7 @@ def cases(draw: st.DrawFn) -> Case:
         hidden_units=draw(st.lists(st.integers(1, 40), max_size=3)),
         micro_batch=micro_batch,
         learning_rate=draw(st.sampled_from([0.01, 0.1])),
+        initial_accumulator=draw(st.sampled_from([0.0, 0.1])),
     )
     deep = some_deep(random, spec, lists, numbers)
     batches = []
@@ -177,6 +181,9 @@ def test_steps_equal_autograd_with_adagrad(case: Case) -> None:
             grown = torch.cat([oracle.vectors.detach(), torch.from_numpy(fresh.copy())]).requires_grad_()
             sums = torch.from_numpy(
                 deep.vocabulary.embeddings[: deep.vocabulary.rows, deep.spec.embedding_dim :].copy()
+            )
+            np.testing.assert_array_equal(
+                sums[len(oracle.vectors) :].numpy(), np.float32(deep.spec.initial_accumulator)
             )
             oracle.optimiser.param_groups[0]["params"][0] = grown
             oracle.optimiser.state[grown] = {**oracle.optimiser.state.pop(oracle.vectors), "sum": sums}
