@@ -16,12 +16,13 @@ NAMES = {
     "joint": "the learner's step against the same network in plain torch; examples per second",
     "learn": "the learner from Kafka to weights, and whole backtests; peers: torch with autograd, Vowpal Wabbit",
     "quality": "AUC on MovieLens: wide, deep, both, an ensemble, Vowpal Wabbit, River; same pages, same features",
+    "scenarios": "the store's scenarios, one by one: what each does to Wide & Deep in closed loop",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"join", "learn", "rank", "swap"}  # all others are pinned to one, where the system can
+MANY_CORES = {"join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, where the system can
 
 
 def main() -> int:

@@ -52,14 +52,14 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
     spec = msgspec.structs.replace(spec, deep=deep)
     examples = joined(spec, pages)
     model = Model(spec, reread=lambda offset: ([one] for one in examples[offset:]))
-    store, builder, shelf = MemoryStore(spec.name), VersionBuilder(model), EntityCache()
+    store, builder, pools = MemoryStore(spec.name), VersionBuilder(model), EntityCache()
     for event in entities():
         if isinstance(event, Item):
-            shelf.put(event.item, event)
+            pools.put(event.item, event)
         else:
-            shelf.users[event.user] = event.attributes
-    follower, scorer = VersionWatcher(store, spec.name, shelf, lambda: 0), Scorer(2)
-    ranker, token = Ranker(shelf, follower, scorer, lambda: 0), store.take_token()
+            pools.users[event.user] = event.attributes
+    follower, scorer = VersionWatcher(store, spec.name, pools, lambda: 0), Scorer(2)
+    ranker, token = Ranker(pools, follower, scorer, lambda: 0), store.take_token()
     replies: list[RankReply] = []
     for offset, one in enumerate(examples):
         model.learn([one], offset)

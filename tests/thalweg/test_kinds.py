@@ -74,7 +74,7 @@ class Walked:
 def walked(kind: Measure) -> Walked:
     """Learned, published, followed; at the ranker, nothing of it is refused."""
     spec = spec_of(kind)
-    model, store, shelf = Model(spec), MemoryStore(spec.name), EntityCache()
+    model, store, pools = Model(spec), MemoryStore(spec.name), EntityCache()
     for offset, record in enumerate(records(spec, 90)):
         model.learn(record, offset)
     assert not model.rejected
@@ -82,10 +82,10 @@ def walked(kind: Measure) -> Walked:
     store.put_blobs(cut.blobs)
     store.publish(cut.manifest)
     for n in range(30):
-        shelf.put(f"i{n}", Item(f"i{n}", popularity=float(n)))
-    follower = VersionWatcher(store, spec.name, shelf, lambda: LATER_MS)
+        pools.put(f"i{n}", Item(f"i{n}", popularity=float(n)))
+    follower = VersionWatcher(store, spec.name, pools, lambda: LATER_MS)
     assert follower.step(), follower.rejection
-    return Walked(model, follower, Ranker(shelf, follower, Scorer(1), lambda: LATER_MS))
+    return Walked(model, follower, Ranker(pools, follower, Scorer(1), lambda: LATER_MS))
 
 
 def read(walk: Walked) -> tuple[F32, F32]:

@@ -48,34 +48,34 @@ def store(model: Model) -> MemoryStore:
     return found
 
 
-def answered(shelf: EntityCache, follower: VersionWatcher, had: list[str]) -> RankReply:
+def answered(pools: EntityCache, follower: VersionWatcher, had: list[str]) -> RankReply:
     """The reply to a request without candidates."""
-    ranker = Ranker(shelf, follower, Scorer(1), lambda: 1)
+    ranker = Ranker(pools, follower, Scorer(1), lambda: 1)
     return ranker.answer(RankRequest("r", "u1", 1_000), had, time.monotonic())
 
 
 def test_items_that_were_only_shown_are_retrieved(store: MemoryStore) -> None:
     """Though the topic `items` is empty: those of learned pages, less what the user has and what was taken back."""
-    shelf = EntityCache()
-    follower = VersionWatcher(store, SPEC.name, shelf, lambda: 1)
+    pools = EntityCache()
+    follower = VersionWatcher(store, SPEC.name, pools, lambda: 1)
     with pytest.raises(BadEvent, match="no items are known"):
-        answered(shelf, follower, [])
+        answered(pools, follower, [])
     assert follower.step(), follower.rejection
-    assert set(answered(shelf, follower, []).items) == SHOWN
-    shelf.put("i7", None)
-    assert set(answered(shelf, follower, ["i3"]).items) == SHOWN - {"i3", "i7"}
+    assert set(answered(pools, follower, []).items) == SHOWN
+    pools.put("i7", None)
+    assert set(answered(pools, follower, ["i3"]).items) == SHOWN - {"i3", "i7"}
     follower.step()
-    assert set(answered(shelf, follower, ["i3"]).items) == SHOWN - {"i3", "i7"}
+    assert set(answered(pools, follower, ["i3"]).items) == SHOWN - {"i3", "i7"}
 
 
 def test_they_rank_beside_described_ones(store: MemoryStore) -> None:
     """An item that is described is one candidate, with its attributes; one that never was shown is known as before."""
-    shelf = EntityCache()
+    pools = EntityCache()
     for item in (Item("i4", {"price": 3.0}), Item("new")):
-        shelf.put(item.item, item)
-    follower = VersionWatcher(store, SPEC.name, shelf, lambda: 1)
+        pools.put(item.item, item)
+    follower = VersionWatcher(store, SPEC.name, pools, lambda: 1)
     assert follower.step(), follower.rejection
-    items = answered(shelf, follower, []).items
+    items = answered(pools, follower, []).items
     assert (set(items), len(items)) == (SHOWN | {"new"}, 31)
 
 
@@ -87,10 +87,10 @@ def test_they_are_known_after_restarts(model: Model, store: MemoryStore, tmp_pat
     follower = VersionWatcher(store, SPEC.name, EntityCache(), lambda: 1, files)
     assert follower.step(), follower.rejection
     follower.save_live()
-    shelf = EntityCache()
-    restarted = VersionWatcher(MemoryStore(SPEC.name), SPEC.name, shelf, lambda: 1, files)
+    pools = EntityCache()
+    restarted = VersionWatcher(MemoryStore(SPEC.name), SPEC.name, pools, lambda: 1, files)
     restarted.restore()
-    assert set(answered(shelf, restarted, []).items) == SHOWN
+    assert set(answered(pools, restarted, []).items) == SHOWN
 
 
 def test_versions_can_be_looked_at_with_their_items(model: Model, store: MemoryStore) -> None:

@@ -12,8 +12,8 @@ from producers.store.scenario import scenario_names
 from stream.tables.dtypes import F64
 from thalweg.experiment.closed_loop import ENSEMBLE
 from thalweg.experiment.experiment import ExperimentConfig, run_seeds
-from thalweg.experiment.paired import PairedGain, paired_gain
-from thalweg.experiment.report import NO_GAIN, few_seeds, gain_text
+from thalweg.experiment.paired import PairedGain
+from thalweg.experiment.report import NO_GAIN, few_seeds, gain_of, gain_text
 from thalweg.experiment.seed_figures import SeedFigures
 
 ARM: Final = "wide_deep"
@@ -62,6 +62,13 @@ def settings(config: ExperimentConfig) -> list[Setting]:
             for policy in ("wait", "eager", "fake_negative")
         ),
         *(Setting("base rate", rate, replace(config, rate=rate, arms=["popular", ARM])) for rate in BASE_RATES),
+    ]
+
+
+def scenario_settings(config: ExperimentConfig) -> list[Setting]:
+    """The ordinary course, and each scenario by its name."""
+    alone = replace(config, arms=[ARM])
+    return [
         Setting("scenario", "none", alone),
         *(Setting("scenario", name, replace(alone, scenarios=[name]), against="none") for name in scenario_names()),
     ]
@@ -85,7 +92,7 @@ def ablation_rows(chosen: Sequence[Setting], found: Sequence[Sequence[SeedFigure
         gain = NO_GAIN
         if one.against and one.against != one.name:
             reference = next(two for two in chosen if (two.table, two.name) == (one.table, one.against))
-            gain = paired_gain(_expected(seeds, one.arm), _expected(by_name[one.table, one.against], reference.arm), 0)
+            gain = gain_of(_expected(seeds, one.arm), _expected(by_name[one.table, one.against], reference.arm))
         learner, arm = [seed.learners[one.arm] for seed in seeds], [seed.arms[one.arm] for seed in seeds]
         rows.append(
             AblationRow(

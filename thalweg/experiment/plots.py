@@ -1,6 +1,6 @@
 """An experiment's plots: gains beside the paper's, and regret over time; as PNG and in the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +8,8 @@ import numpy as np
 from stream.runtime.errors import DataError
 from stream.tables.dtypes import F64
 from thalweg.backtest.plots import COLOURS
-from thalweg.experiment.report import BASELINE, PAPER, rows
+from thalweg.experiment.report import BASELINE, PAPER, regrets, rows
 from thalweg.experiment.seed_figures import SeedFigures
-
-
-def regrets(seeds: Sequence[SeedFigures]) -> Mapping[str, F64]:
-    """Of each arm and `random`: expected installs per 1,000 items below the oracle's, over time; mean over seeds.
-
-    In a short run an arm may have no page in a period: such seeds are left out of its mean, and arms without any page.
-    """
-    arms = {name: [seed.arms[name].regret for seed in seeds] for name in seeds[0].arms}
-    arms["random"] = [seed.shadows["random"].regret for seed in seeds]
-    means = {name: np.ma.masked_invalid(values).mean(axis=0).filled(np.nan) for name, values in arms.items()}
-    return {name: values for name, values in means.items() if np.isfinite(values).any()}
 
 
 def write_png(path: Path, seeds: Sequence[SeedFigures], title: str) -> None:

@@ -41,7 +41,7 @@ class LearnerFigures:
     auc: float
     group_auc: float  # mean of users' AUCs, weighted by their items
     log_loss: float
-    calibration: float  # mean prediction / mean label
+    calibration: float  # mean prediction / mean probability by the world's truth
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,9 @@ def learner_figures(traffic: ScoredTraffic, predictions: F32) -> LearnerFigures:
     clipped = np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7)
     losses = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped))
     users = np.repeat(traffic.user, traffic.labels.shape[1])
-    rate = float(labels.mean())
+    truth = traffic.expected.mean() / traffic.labels.shape[1]
     return LearnerFigures(
-        exact_auc(p, labels),
-        group_auc(p, labels, users),
-        float(losses.mean()),
-        float(p.mean()) / rate if rate else np.inf,
+        exact_auc(p, labels), group_auc(p, labels, users), float(losses.mean()), float(p.mean() / truth)
     )
 
 

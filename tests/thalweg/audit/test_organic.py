@@ -76,7 +76,7 @@ def test_a_page_is_ranked_by_the_popularity_that_organic_installs_show(tmp_path:
     stream.tick(last_ms)
     stream.join()
     log = MemoryLog({EXAMPLES.name: 1, EXAMPLES_DLQ.name: 1}, lambda: last_ms)
-    model, store, shelf = Model(SPEC), MemoryStore(SPEC.name), EntityCache()
+    model, store, pools = Model(SPEC), MemoryStore(SPEC.name), EntityCache()
     learner = Learner(log, model, 0, CheckpointFiles(tmp_path), checkpoint_every_ms=10**9)
     learner.learn(learner.model.record_encoder.records(stream.log.reader(EXAMPLES.name, {0: 0}).poll(0)), lambda: None)
     assert model.organic == 11
@@ -84,11 +84,11 @@ def test_a_page_is_ranked_by_the_popularity_that_organic_installs_show(tmp_path:
     store.put_blobs(cut.blobs)
     store.publish(cut.manifest)
     for n in range(12):
-        shelf.put(f"i{n}", Item(f"i{n}", {"tags": ["cold", "warm"][: 1 + n % 2]}))
-    follower, scorer = VersionWatcher(store, SPEC.name, shelf, lambda: last_ms), Scorer(1)
+        pools.put(f"i{n}", Item(f"i{n}", {"tags": ["cold", "warm"][: 1 + n % 2]}))
+    follower, scorer = VersionWatcher(store, SPEC.name, pools, lambda: last_ms), Scorer(1)
     assert follower.step(), follower.rejection
     asked = RankRequest("q", "u1", 3, last_ms, candidates=["i4", "i7", "i9"])
-    reply = Ranker(shelf, follower, scorer, lambda: last_ms).answer(asked, [], 0.0)
+    reply = Ranker(pools, follower, scorer, lambda: last_ms).answer(asked, [], 0.0)
     scorer.close()
     found = dict(zip(reply.items, without_page(SPEC, reply.features, 3), strict=True))
     times = [event.time_ms for event in strangers(60) if isinstance(event, Install) and event.user.startswith("s")]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from producers.store.parameters import preset
+from producers.store.scenario import scenario_names
 from stream.runtime.errors import DataError
 from stream.spec.spec_file import load_spec
 from tests.support.seed_figures import EXPECTED, seed_figures
@@ -22,12 +23,13 @@ from thalweg.experiment.ablations import (
     ablation_rows,
     ablation_table,
     run_settings,
+    scenario_settings,
     settings,
 )
 from thalweg.experiment.experiment import ExperimentConfig
 from thalweg.experiment.paired import paired_gain
-from thalweg.experiment.plots import regrets, terminal_plot, write_png
-from thalweg.experiment.report import figures, gain_over, rows, table
+from thalweg.experiment.plots import terminal_plot, write_png
+from thalweg.experiment.report import figures, gain_of, gain_over, regrets, rows, table
 from thalweg.experiment.seed_figures import PERIODS, SeedFigures
 
 SEEDS = [seed_figures(seed, {"wide_deep": 1 + seed / 100}) for seed in range(4)]
@@ -67,11 +69,11 @@ def test_figures_have_the_columns_of_the_paper_and_more() -> None:
 
 
 def test_gains_are_paired_by_seed() -> None:
-    """Of means over seeds, with the interval of `paired_gain`; wide_deep's stand under short names, too."""
+    """Of means over seeds, with their interval; wide_deep's stand under short names, too."""
     found = figures(SEEDS)
     values = {name: np.array([seed.arms[name].expected for seed in SEEDS]) for name in EXPECTED}
     for other, key in (("wide", "gain"), ("deep", "gain_over_deep"), ("vw", "gain_over_vw")):
-        gain = paired_gain(values["wide_deep"], values[other], 0)
+        gain = gain_of(values["wide_deep"], values[other])
         assert (found[f"{key}_low"], found[f"{key}_high"]) == (gain.low, gain.high)
         assert gain.low < gain.gain < gain.high
     assert found["acquisition_gain_wide_deep"] == pytest.approx(values["wide_deep"].sum() / values["wide"].sum() - 1)
@@ -80,6 +82,15 @@ def test_gains_are_paired_by_seed() -> None:
     assert found["versions_rejected"] == 0 + 1 + 2 + 3
     installs = gain_over(SEEDS, "deep", "wide", of="installs")
     assert found["installs_gain_deep"] == installs.gain == pytest.approx(21 / 20 - 1)
+
+
+def test_intervals_are_students_t_with_few_seeds() -> None:
+    """No bootstrap over five seeds is a 95 % interval; over six it's the one."""
+    values = np.array([1.1, 1.2, 1.3, 1.15, 1.25, 1.22])
+    for seeds, is_t in ((5, True), (6, False)):
+        of, gain = values[:seeds], gain_of(values[:seeds], np.ones(seeds))
+        whole = paired_gain(of, np.ones(seeds), 0)
+        assert (gain.low, gain.high) == ((whole.t_low, whole.t_high) if is_t else (whole.low, whole.high))
 
 
 def test_without_wide_there_are_no_gains() -> None:
@@ -100,7 +111,7 @@ def test_the_table_shows_the_paper_beside_ours() -> None:
     assert "four seeds" in text
     assert "fewer than 6 seeds" in text
     assert "fewer than" not in text_of(table([*SEEDS, *SEEDS], "eight"))
-    assert found["gain_t_low_wide_deep"] < found["gain_low"] < found["gain_high"] < found["gain_t_high_wide_deep"]
+    assert (found["gain_t_low_wide_deep"], found["gain_t_high_wide_deep"]) == (found["gain_low"], found["gain_high"])
     assert "nan" not in text
     cells = line_of(text, "wide_deep")
     assert cells[1:3] == [f"{found['auc_wide_deep']:.4f}", "0.728"]
@@ -176,7 +187,6 @@ def test_each_ablation_changes_one_thing() -> None:
         by_table.setdefault(one.table, []).append(one)
     field_of = {
         "joint or apart": set(), "sync interval": {"sync_ms"}, "label policy": {"policy"}, "base rate": {"rate"},
-        "scenario": {"scenarios"},
     }  # fmt: skip
     assert by_table.keys() == field_of.keys()
     for name, some in by_table.items():
@@ -201,13 +211,22 @@ def test_each_ablation_changes_one_thing() -> None:
     assert by_table["joint or apart"][0].config is by_table["joint or apart"][1].config, "in the same runs"
 
 
+def test_each_scenario_is_compared_with_the_ordinary_course() -> None:
+    """All that are built in, by name, nothing else changed."""
+    ordinary, *others = scenario_settings(CONFIG)
+    assert [one.name for one in others] == scenario_names()
+    for one in others:
+        assert (one.config.scenarios, one.against) == ([one.name], ordinary.name)
+        assert replace(one.config, scenarios=()) == ordinary.config
+
+
 def test_each_ablation_is_compared_with_a_row_of_its_table() -> None:
     """Which exists, and is what the spec or the paper has."""
     chosen = settings(CONFIG)
     names = {(one.table, one.name) for one in chosen}
     against = {one.table: one.against for one in chosen if one.against}
     assert against == {
-        "joint or apart": "joint", "sync interval": "10 min", "label policy": "fake_negative", "scenario": "none",
+        "joint or apart": "joint", "sync interval": "10 min", "label policy": "fake_negative",
     }  # fmt: skip
     assert all((one.table, one.against) in names for one in chosen if one.against)
     label = msgspec.structs.replace(CONFIG.spec.label, policy="wait")

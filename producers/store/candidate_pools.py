@@ -10,7 +10,7 @@ from stream.tables.dtypes import F64, I64, Bools
 SPARE = 40  # entries of a pool beyond the wanted ones, tried before all are
 
 
-class Shelf:
+class CandidatePools:
     """What the store has seen installed, and the pools that candidates come from.
 
     `popularity` [A] counts installs that the store has seen, decayed; it's refreshed once an hour of world time.
