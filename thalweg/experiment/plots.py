@@ -25,7 +25,7 @@ def write_png(path: Path, seeds: Sequence[SeedFigures], title: str) -> None:
     for place, row in enumerate(found):
         gain = 100 * np.array([row.gain.low, row.gain.gain, row.gain.high])
         left.errorbar(
-            gain[1], place, xerr=[[gain[1] - gain[0]], [gain[2] - gain[1]]] if np.isfinite(gain).all() else None,
+            gain[1], place, xerr=np.maximum(np.diff(gain), 0.0)[:, None] if np.isfinite(gain).all() else None,
             fmt="o", color=colours[row.arm], capsize=4, markersize=7, linewidth=2,
         )  # fmt: skip
         if row.arm in PAPER:
