@@ -47,6 +47,8 @@ class ShownPages(NamedTuple):
     outcomes: Outcomes
     features: list[bytes]
     replies: list[Reply]
+    expected: F64  # float64 [B], installs to be expected of what was shown, by the world's truth
+    oracle: F64  # float64 [B], of the best page of the same candidates
 
 
 class Failed(NamedTuple):
@@ -172,7 +174,23 @@ class Storefront:
         """Show the pages of these replies, if any; impressions and installs are due from their page's time on."""
         if not answered:
             return None
-        return self._show([one.asked for one in answered], [one.reply for one in answered])
+        asked, replies = [one.asked for one in answered], [one.reply for one in answered]
+        pages = _joined(asked)
+        chosen = [self._choose(one, reply.reply) for one, reply in zip(asked, replies, strict=True)]
+        shown = np.stack([one.candidates[page.order] for one, page in zip(asked, chosen, strict=True)])
+        probabilities = self.world.probabilities(pages)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : shown.shape[1]]
+        expected, oracle = (self.world.expected_installs(probabilities, one) for one in (shown, best))
+        outcomes = self.world.show(pages, shown)
+        for b, (one, page, reply) in enumerate(zip(asked, chosen, replies, strict=True)):
+            impression = Impression(
+                reply.reply.request_id, reply.page_ms, reply.reply.user, pages.items(b, shown[b]),
+                self.arms[one.arm].name, reply.reply.version, page.scores, [1.0] * len(page.order), page.features,
+                pages.context(b),
+            )  # fmt: skip
+            self.world.post(impression, reply.page_ms)
+        arms, features = np.array([one.arm for one in asked], np.int64), [page.features for page in chosen]
+        return ShownPages(pages, arms, shown, probabilities, outcomes, features, replies, expected, oracle)
 
     def expire(self, before_ms: int, reason: str) -> None:
         """Give up the pages from before `before_ms` that are still without a reply: nobody sees them."""
@@ -203,22 +221,6 @@ class Storefront:
         """Close the readers; the logs stay open."""
         for reader in self._readers:
             reader.close()
-
-    def _show(self, asked: Sequence[_Asked], replies: list[Reply]) -> ShownPages:
-        pages = _joined(asked)
-        chosen = [self._choose(one, reply.reply) for one, reply in zip(asked, replies, strict=True)]
-        shown = np.stack([one.candidates[page.order] for one, page in zip(asked, chosen, strict=True)])
-        probabilities = self.world.probabilities(pages)
-        outcomes = self.world.show(pages, shown)
-        for b, (one, page, reply) in enumerate(zip(asked, chosen, replies, strict=True)):
-            impression = Impression(
-                reply.reply.request_id, reply.page_ms, reply.reply.user, pages.items(b, shown[b]),
-                self.arms[one.arm].name, reply.reply.version, page.scores, [1.0] * len(page.order), page.features,
-                pages.context(b),
-            )  # fmt: skip
-            self.world.post(impression, reply.page_ms)
-        arms = np.array([one.arm for one in asked], np.int64)
-        return ShownPages(pages, arms, shown, probabilities, outcomes, [page.features for page in chosen], replies)
 
     def _choose(self, asked: _Asked, reply: RankReply) -> ChosenPage:
         names = asked.names

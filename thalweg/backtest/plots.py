@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -67,6 +67,13 @@ def write_png(path: Path, drawn: Curves, title: str) -> None:
     lower.set_xlabel("examples, in thousands, in the order of pages")
     lower.legend(title="AUC over all", loc="best", framealpha=0.9)
     figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write and close a figure. Raises DataError."""
+    import matplotlib.pyplot as plt
+
     try:
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as bad:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from producers.batching_producer import BatchingProducer
 from producers.clock import Clock
@@ -111,19 +110,15 @@ class StorePlayer:
         )  # fmt: skip
 
     def _count(self, shown: ShownPages) -> None:
-        world = self._front.world
         self._context = shown.pages.context(len(shown.arms) - 1)
-        expected = world.expected_installs(shown.probabilities, shown.shown)
-        best = np.argsort(-shown.probabilities, axis=1, kind="stable")[:, : shown.shown.shape[1]]
-        oracle = world.expected_installs(shown.probabilities, best)
         installs = shown.outcomes.lasting.sum(axis=1)
         for index, arm in enumerate(self._front.arms):
             rows, totals = shown.arms == index, self._totals[arm.name]
             totals.pages += int(rows.sum())
             totals.items += int(rows.sum()) * shown.shown.shape[1]
             totals.installs += int(installs[rows].sum())
-            totals.expected += float(expected[rows].sum())
-            totals.oracle += float(oracle[rows].sum())
+            totals.expected += float(shown.expected[rows].sum())
+            totals.oracle += float(shown.oracle[rows].sum())
 
 
 def open_store(log: Log, world: StoreWorld, spec: Spec, seed: int, stop: Callable[[], bool]) -> Storefront:

@@ -19,7 +19,7 @@ from thalweg.audit.log_scan import read_range
 from thalweg.experiment.arm_counts import ArmCounts
 from thalweg.experiment.assignment import SampleRatio, sample_ratio
 from thalweg.experiment.live_counts import NO_VARIANT, LiveCounts
-from thalweg.experiment.sequential import USERS_MIN, Comparison, RunningP, compare, rate_of
+from thalweg.experiment.sequential import USERS_MIN, ArmComparison, RunningP, compare, rate_of
 from thalweg.views.operations_tables import progress_bars
 from thalweg.views.tables import print_table
 
@@ -40,7 +40,7 @@ class LiveReport(NamedTuple):
 
     arms: list[ArmCounts]  # the control first, pages without a variant last
     control: str
-    comparisons: dict[str, Comparison]  # of the other arms; empty while the control has no page
+    comparisons: dict[str, ArmComparison]  # of the other arms; empty while the control has no page
     p: dict[str, float]  # of the same arms: the least of all looks
     ratio: SampleRatio
     is_declared: bool  # the shares that `ratio` compares with; else they are assumed to be equal
@@ -109,7 +109,7 @@ def report(counts: LiveCounts, options: LiveOptions, running: RunningP) -> LiveR
         (one for one in counts.arms() if one.users),
         key=lambda one: (one.arm != options.control, one.arm == NO_VARIANT, one.arm),
     )
-    comparisons: dict[str, Comparison] = {}
+    comparisons: dict[str, ArmComparison] = {}
     if arms and arms[0].arm == options.control:
         control = rate_of(arms[0])
         comparisons = {one.arm: compare(control, rate_of(one)) for one in arms[1:] if one.arm != NO_VARIANT}
@@ -175,7 +175,7 @@ def report_table(seen: LiveReport) -> Table:
     return table
 
 
-def gain_cells(compared: Comparison, p: float) -> tuple[str, str, str]:
+def gain_cells(compared: ArmComparison, p: float) -> tuple[str, str, str]:
     """Gain, interval and p for a person; the gain is coloured where the interval excludes 0."""
     gain, low, high = float(compared.gain), float(compared.gain_low), float(compared.gain_high)
     if not math.isfinite(high):

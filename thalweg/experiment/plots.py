@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stream.runtime.errors import DataError
 from stream.tables.dtypes import F64
-from thalweg.backtest.plots import COLOURS
+from thalweg.backtest.plots import COLOURS, save_figure
 from thalweg.experiment.report import BASELINE, PAPER, regrets, rows
 from thalweg.experiment.seed_figures import SeedFigures
 
@@ -44,12 +43,7 @@ def write_png(path: Path, seeds: Sequence[SeedFigures], title: str) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as bad:
-        raise DataError(f"{path} can't be written: {bad}; name another file ending in .png with --plot") from None
-    finally:
-        plt.close(figure)
+    save_figure(figure, path)
 
 
 def terminal_plot(seeds: Sequence[SeedFigures], width: int = 100, height: int = 20) -> str:

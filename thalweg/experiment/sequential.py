@@ -46,7 +46,7 @@ class Rate(NamedTuple):
     users: I64
 
 
-class Comparison(NamedTuple):
+class ArmComparison(NamedTuple):
     """An arm against the control, each [...]. `low` and `high`: 95 % intervals that are valid at all looks together.
 
     Gains are relative: 0.1 is 10 % more installs per impression. Without a conclusion yet p is 1 and intervals are
@@ -82,7 +82,7 @@ def rate_of(counts: ArmCounts) -> Rate:
     return clustered_rate(counts.impressions, counts.installs)
 
 
-def compare(control: Rate, arm: Rate) -> Comparison:
+def compare(control: Rate, arm: Rate) -> ArmComparison:
     """The arm against the control, at one look."""
     difference, difference_variance = arm.value - control.value, arm.variance + control.variance
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -95,7 +95,7 @@ def compare(control: Rate, arm: Rate) -> Comparison:
     fixed_low, fixed_high = _interval(log_gain, Z_FIXED * np.sqrt(variance))
     scale = SCALE * (arm.value + control.value) / 2
     width = half_width(np.where(ready, difference_variance, np.inf), np.where(ready, scale, 1.0))
-    return Comparison(
+    return ArmComparison(
         difference,
         *_interval(difference, width),
         np.expm1(log_gain),
@@ -140,7 +140,7 @@ class RunningP:
     def __init__(self) -> None:
         self._least: dict[str, float] = {}
 
-    def add(self, arm: str, found: Comparison) -> float:
+    def add(self, arm: str, found: ArmComparison) -> float:
         """The least p, this look's included."""
         self._least[arm] = min(float(found.p), self._least.get(arm, 1.0))
         return self._least[arm]

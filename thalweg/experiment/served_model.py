@@ -31,7 +31,6 @@ class ServedModel:
     """Learns `examples` of a shared log, publishes when told, and answers the requests of a log of its own."""
 
     def __init__(self, spec: Spec, seed: int, examples: MemoryLog, cache: EntityCache, now_ms: Callable[[], int]):
-        self.name = spec.name
         self.model = Model(spec, seed, self._reread)
         self.log = MemoryLog({REQUESTS.name: 1, REPLIES.name: 1}, now_ms)
         self.rejected = 0  # versions, by the gate
@@ -80,7 +79,7 @@ class ServedModel:
         page = as_served(self.model.layout, words.copy())  # kernels are compiled for writable arrays
         return self._scorer.score(served.version, page)[0]
 
-    def publish(self, *, deep: bool = True) -> None:
+    def publish(self) -> None:
         """Publish what was learned since the last version and serve it, unless the gate rejects it."""
         model = self.model
         if model.learned == self._learned:
@@ -89,11 +88,9 @@ class ServedModel:
         if rejection_of(model):
             self.rejected += 1
             return
-        metrics = model.progress.metrics()
-        built = self._builder.build(
-            self._version + 1, self._version, self._token, self.offset, self._now_ms(), metrics, deep=deep
-        )
+        parent, now_ms, metrics = self._version, self._now_ms(), model.progress.metrics()
         self._version += 1
+        built = self._builder.build(self._version, parent, self._token, self.offset, now_ms, metrics, deep=True)
         self._store.put_blobs(built.blobs)
         self._store.publish(built.manifest)
         if self._version % RETAIN_EVERY == 0:

@@ -23,9 +23,7 @@ class TrafficScores:
         """Add pages. `predictions`: float32 [B, k] of each learner, at page time."""
         p = shown.probabilities
         k = len(self.examination)
-        ranked = np.take_along_axis(p, shown.shown, 1)
         popular = np.argsort(-shown.pages.popularity, axis=1, kind="stable")[:, :k]
-        best = -np.sort(-p, axis=1)[:, :k]
         self._batches.append(
             {
                 "arm": shown.arms,
@@ -33,8 +31,8 @@ class TrafficScores:
                 "time_ms": shown.pages.times_ms,
                 "items": np.take_along_axis(shown.pages.candidates, shown.shown, 1),
                 "labels": shown.outcomes.lasting,
-                "expected": ranked @ self.examination,
-                "oracle": best @ self.examination,
+                "expected": shown.expected,
+                "oracle": shown.oracle,
                 "random": p.mean(1) * self.examination.sum(),
                 "popular": np.take_along_axis(p, popular, 1) @ self.examination,
                 **{f"by_{name}": predictions[name] for name in self.learners},

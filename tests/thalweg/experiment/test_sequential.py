@@ -9,7 +9,16 @@ import pytest
 
 from stream.tables.dtypes import F64, I64
 from thalweg.experiment.arm_counts import ArmCounts
-from thalweg.experiment.sequential import ALPHA, USERS_MIN, Comparison, Rate, RunningP, clustered_rate, compare, rate_of
+from thalweg.experiment.sequential import (
+    ALPHA,
+    USERS_MIN,
+    ArmComparison,
+    Rate,
+    RunningP,
+    clustered_rate,
+    compare,
+    rate_of,
+)
 
 LOOKS: Final = 40
 ITEMS: Final = 10  # of a page
@@ -59,7 +68,7 @@ class Traffic:
                 clustered_rate(impressions[:, half:], installs[:, half:]),
             )
 
-    def comparisons(self) -> Iterator[Comparison]:
+    def comparisons(self) -> Iterator[ArmComparison]:
         """At each look."""
         for control, arm in self.rates():
             yield compare(control, arm)
