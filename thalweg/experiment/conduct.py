@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from producers.store.parameters import DAY_MS, preset
-from producers.store.scenario import load_scenario, scenario_names
+from producers.store.scenario import load_scenario
+from producers.store.storefront import PAGE_ITEMS
 from stream.runtime.errors import SettingsError
 from stream.spec.spec_rules import near
 from thalweg.experiment.ablations import ablation_figures, ablation_rows, ablation_table, run_settings, settings
@@ -51,7 +52,10 @@ class Plan:
         preset(self.config.rate)  # wrong names are reported here, not by the first process that meets one
         load_scenario(self.config.scenarios)
         if self.ablate and self.config.scenarios:
-            raise SettingsError("--ablate runs each scenario by itself: leave out --scenario")
+            raise SettingsError(
+                "--ablate compares choices in the ordinary course: leave out --scenario, "
+                "which `python -m benchmarks scenarios` compares"
+            )
         if self.ablate and self.plot:
             raise SettingsError("--ablate prints a table and no plot: leave out --plot")
         if self.plot and (self.plot.suffix != ".png" or not self.plot.parent.is_dir()):
@@ -74,7 +78,7 @@ def _compare(plan: Plan, console: Console) -> dict[str, float]:
     title = f"{plan.seeds} seed{'s' * (plan.seeds > 1)} of {config.pages:,} pages, base rate {config.rate}"
     title += f", scenarios {', '.join(config.scenarios)}" if config.scenarios else ""
     print_table(table(found, title), console)
-    _note_unreached(config, config.scenarios, console)
+    _note_unreached(config, console)
     if rejected := sum(seed.versions_rejected for seed in found):
         console.print(
             f"{rejected:,} versions were rejected by their gates: older ones served meanwhile", highlight=False
@@ -100,14 +104,15 @@ def _ablate(plan: Plan, console: Console) -> dict[str, float]:
     rows = ablation_rows(chosen, found)
     title = f"ablations: {plan.seeds} seeds of {plan.config.pages:,} pages, base rate {plan.config.rate}"
     print_table(ablation_table(rows, title, plan.seeds), console)
-    _note_unreached(plan.config, scenario_names(), console)
     return ablation_figures(rows)
 
 
-def _note_unreached(config: ExperimentConfig, names: Sequence[str], console: Console) -> None:
+def _note_unreached(config: ExperimentConfig, console: Console) -> None:
     """Say which scenarios have nothing that begins before the runs end."""
     days = config.pages / preset(config.rate).traffic.pages_a_day
-    unreached = [name for name in names if all(one.at_ms >= days * DAY_MS for one in load_scenario([name]).happens)]
+    unreached = [
+        name for name in config.scenarios if all(one.at_ms >= days * DAY_MS for one in load_scenario([name]).happens)
+    ]
     if unreached:
         console.print(
             f"a run ends after about {days:.2g} days of the store, before anything of {', '.join(unreached)} "
@@ -118,7 +123,7 @@ def _note_unreached(config: ExperimentConfig, names: Sequence[str], console: Con
 
 def _items_s(found: Sequence[SeedFigures]) -> float:
     """Shown items per second of a process, median over seeds."""
-    return float(np.median([10 * seed.pages / seed.seconds["all"] for seed in found]))
+    return float(np.median([PAGE_ITEMS * seed.pages / seed.seconds["all"] for seed in found]))
 
 
 @contextmanager
