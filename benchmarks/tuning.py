@@ -3,8 +3,7 @@
 `python -m benchmarks.tuning [--world movielens|store] [KIND ...]` tunes these kinds (by default wide, deep, wide_deep,
 vw, river), runs a few trials in a pass, and writes the best of each kind to `tuned.json` (movielens), which the
 benchmark `quality` reads, or `tuned_store.json`. Columns and statistics are the same for everyone: those of the world's
-spec. The criterion is the AUC at page time, seed 0, over 30,000 pages of MovieLens or 10,000 of the store. The same
-seed draws the same trials.
+spec. The criterion is the AUC at page time, seed 0, over 30,000 pages. The same seed draws the same trials.
 
 The store's pages are what `popular` and `wide_deep` served in a closed loop of a seed that no experiment reports.
 """
@@ -34,8 +33,7 @@ from thalweg.experiment.assignment import Assignment
 from thalweg.experiment.closed_loop import ClosedLoop
 
 TRIES: Final = 12
-TUNED_ON: Final = 30_000  # pages of MovieLens, of one item each
-STORE_PAGES: Final = 10_000  # of ten items
+TUNED_ON: Final = 30_000  # pages: of one item in MovieLens, of ten in the store
 AT_ONCE: Final = 4  # Vowpal Wabbit takes 1 GB each
 STORE_SEED: Final = 777
 FILE: Final = Path(__file__).parent / "tuned.json"
@@ -107,7 +105,7 @@ def store() -> Iterable[SourceElement]:
         send(event)
 
     loop.front.send_event = keep  # type: ignore[method-assign]
-    loop.run(STORE_PAGES)
+    loop.run(TUNED_ON)
     return found
 
 
@@ -123,7 +121,7 @@ def main() -> int:
     kinds = given.kinds or KINDS
     spec, file = load_spec(SPECS[given.world]), FILES[given.world]
     source = list(WORLDS[given.world]())
-    best: dict[str, Draw] = json.loads(file.read_text()) if file.exists() else {}
+    best: dict[str, Draw] = {}
     for kind in kinds:
         tries = draws(kind, world=given.world)
         aucs: list[float] = []
@@ -136,7 +134,8 @@ def main() -> int:
                 f"{kind:10} {auc:.4f}  {'  '.join(f'{name} {value:.4g}' for name, value in draw.items())}", flush=True
             )
         best[kind] = tries[int(np.argmax(aucs))]
-    file.write_text(json.dumps(best, indent=1) + "\n")
+    others = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(others | best, indent=1) + "\n")
     return 0
 
 

@@ -211,12 +211,6 @@ class Storefront:
                 self.send_event(event)
         self._producer.send_due()
 
-    def tick(self, time_ms: int) -> None:
-        """Event time has reached `time_ms` in all partitions."""
-        for partition in range(self._partitions[EVENTS.name]):
-            self._producer.append(partition, encode(Tick(time_ms)))
-        self._producer.flush()
-
     def close(self) -> None:
         """Close the readers; the logs stay open."""
         for reader in self._readers:

@@ -38,6 +38,7 @@ from producers.store.scenario import (
 from producers.store.traffic import NOBODY, Asked, Traffic
 from producers.store.truth import HOURS_A_WEEK, Truth, Visits, sigmoid
 from stream.events.types import Install, Item, SourceEvent, User
+from stream.runtime.errors import DataError
 from stream.tables.dtypes import F64, I64, Bools
 
 SAMPLE_PAGES: Final = 2_048  # that the base rate is set on
@@ -247,8 +248,10 @@ class StoreWorld:
         for n, hit in enumerate(self.scenario.all(Hit)):
             if hit.at_ms <= world_ms < hit.end_ms:
                 app = names.app_index(hit.app) if hit.app else self._middling[n]
-                if app < len(self._population.apps_here):
-                    hits[app] = hits.get(app, 0.0) + hit.strength
+                if app >= (count := len(self._population.apps_here)):
+                    raise DataError(f"{hit.app} can't be a hit: it isn't there yet, the last app is "
+                                    f"{names.app_name(count - 1)}; name another, or none, or let it begin later")  # fmt: skip
+                hits[app] = hits.get(app, 0.0) + hit.strength
         return season, hits
 
     def _vanish(self) -> set[str]:

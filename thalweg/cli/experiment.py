@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stream.runtime.errors import DataError
+from stream.runtime.errors import DataError, SettingsError
 from thalweg.cli.options import (
     SPECS,
     JsonFile,
@@ -185,6 +185,13 @@ def run_experiment(  # typer needs a parameter for each option, however many the
     """
     from rich.console import Console
 
+    of_live = {"--control": control != "popular", "--shares": shares, "--since": since, "--every": every}
+    of_simulation = {
+        "--seeds": seeds, "--pages": pages, "--scenario": scenario, "--quick": quick, "--ablate": ablate, "--plot": plot,
+    }  # fmt: skip
+    if misplaced := [name for name, given in (of_simulation if live else of_live).items() if given]:
+        where = "don't go together" if live else "goes with --live only"
+        raise SettingsError(f"{misplaced[0]}{' and --live' * live} {where}: leave one out")
     if live:
         from thalweg.experiment.assignment import parse_shares
         from thalweg.experiment.live import LiveOptions, run_live

@@ -28,7 +28,7 @@ RETAIN_EVERY: Final = 64  # versions
 
 
 class ServedModel:
-    """Learns `examples` of a shared log, publishes when told, and answers the requests of a log of its own."""
+    """Learns `examples` of a shared log, publishes on demand, and answers the requests of a log of its own."""
 
     def __init__(self, spec: Spec, seed: int, examples: MemoryLog, cache: EntityCache, now_ms: Callable[[], int]):
         self.model = Model(spec, seed, self._reread)

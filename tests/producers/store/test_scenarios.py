@@ -180,6 +180,12 @@ def test_a_hit_raises_one_app(app: str) -> None:
     assert gain[apps == hit[0]] == pytest.approx(3.0)
 
 
+def test_a_hit_needs_its_app() -> None:
+    """An app that hasn't come when it's to be a hit is an error, not a hit of nothing."""
+    with pytest.raises(DataError, match="app-9999 can't be a hit: it isn't there yet"):
+        played('kind = "hit"; at = "1h"; lasts = "2h"; app = "app-9999"')
+
+
 def test_a_pause_has_no_pages() -> None:
     """Nobody asks in the span; before and after they do, and installs still come."""
     result = played('kind = "pause"; at = "2h"; lasts = "3h"')
@@ -272,6 +278,6 @@ def test_an_outage_delays_events_and_stops_pages() -> None:
     assert before
     assert during == []
     installs = [one for one in after if isinstance(one, Install)]
-    held = [one for one in installs if one.time_ms < START_MS + 3.9 * HOUR]
-    assert len(held) > 10
-    assert installs[: len(held)] == held
+    delayed = [one for one in installs if one.time_ms < START_MS + 3.9 * HOUR]
+    assert len(delayed) > 10
+    assert installs[: len(delayed)] == delayed

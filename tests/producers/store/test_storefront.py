@@ -289,11 +289,3 @@ def _due(store: Store) -> list[Impression | Install]:
     """All events that are due after what was shown."""
     store.impressions(START_MS + HOUR)
     return [event for event in store.sent() if not isinstance(event, Tick)]
-
-
-def test_ticks_reach_all_partitions() -> None:
-    """So that event time passes in each of them, though nobody does anything."""
-    store = opened()
-    store.front.tick(LATER)
-    assert [event for event in store.sent() if isinstance(event, Tick)] == [Tick(LATER)] * PARTITIONS
-    store.front.close()

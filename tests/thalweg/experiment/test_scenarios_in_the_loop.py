@@ -47,7 +47,7 @@ def ids(ran: Ran) -> list[str]:
 
 
 def net_labels(ran: Ran) -> Bools:
-    """[pages, 10] what the learner was told at last."""
+    """[pages, 10] the labels that the learner got last."""
     net, pages = net_of(examples for record in ran.examples for examples in record), ran.pages
     return np.array([[net[name, item] for item in pages[name].items] for name in ids(ran)], bool)
 
@@ -92,9 +92,9 @@ def test_flipped_labels_are_learned_though_the_truth_is_another() -> None:
     installed = np.concatenate([shown.outcomes.installed for shown in ran.shown])
     span = (when >= 1.0) & (when < 1.6)
     assert min(span.sum(), (when >= 1.6).sum()) > 30
-    for inside, told in ((span, ~installed), (~span, installed)):
-        assert net[inside][told[inside]].mean() > 0.85, "some come too late, or are retracted"
-        assert net[inside][~told[inside]].mean() < 0.05
+    for inside, reported in ((span, ~installed), (~span, installed)):
+        assert net[inside][reported[inside]].mean() > 0.85, "some come too late, or are retracted"
+        assert net[inside][~reported[inside]].mean() < 0.05
     assert ran.traffic.labels[span].mean() == pytest.approx(ran.traffic.labels[when < 1.0].mean(), rel=0.4)
     check_nothing_is_lost(ran)
 
@@ -107,9 +107,9 @@ def test_bots_labels_are_all_positive() -> None:
     for n in np.flatnonzero(when >= 1.0).tolist():
         by_user[int(ran.traffic.user[n])].append(n)
     rates = {user: (net[pages].mean(), labels[pages].mean()) for user, pages in by_user.items() if len(pages) > 2}
-    bots = {user for user, (told, _) in rates.items() if told > 0.75}
+    bots = {user for user, (reported, _) in rates.items() if reported > 0.75}
     assert 3 <= len(bots) <= 20
-    assert max(told for user, (told, _) in rates.items() if user not in bots) < 0.6
+    assert max(reported for user, (reported, _) in rates.items() if user not in bots) < 0.6
     assert np.mean([true for user, (_, true) in rates.items() if user in bots]) < 0.35
     early = np.isin(ran.traffic.user, list(bots)) & (when < 1.0)
     assert net[early].mean() < 0.35
@@ -153,8 +153,8 @@ def test_nothing_is_lost_where_nothing_is_asked(name: str, hours: float) -> None
     assert during == 0 if name == "outage" else during > 5
     installed = np.concatenate([shown.outcomes.installed for shown in ran.shown])
     made = {f"{page}-{place}" for page, row in zip(ids(ran), installed, strict=True) for place in np.flatnonzero(row)}
-    told = {event.install_id for event in ran.events if isinstance(event, Install)}
-    assert made == {install_id for install_id in told if not install_id.startswith("past-")}
+    reported = {event.install_id for event in ran.events if isinstance(event, Install)}
+    assert made == {install_id for install_id in reported if not install_id.startswith("past-")}
     check_nothing_is_lost(ran)
 
 
