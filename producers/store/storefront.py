@@ -6,7 +6,7 @@ never wait, so that one thread can play the store beside its services, or agains
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,13 +20,27 @@ from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS, USERS
 from stream.events.types import Impression, Install, Item, RankReply, RankRequest, Tick, User
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.log.protocol import END, Log, partition_of
+from stream.log.protocol import END, Log, Reader, Record, partition_of
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F64, I64
 
 PAGE_ITEMS: Final = 10
 PAGES_MAX: Final = 32  # of one batch of requests
-REPLIES_MAX: Final = 1_000  # of one poll
+
+
+class RepliesReader(Protocol):
+    """Reads records of replies."""
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        """Those that come within this time."""
+
+    def close(self) -> None:
+        """Leave."""
+
+
+def replies_reader(log: Log) -> Reader:
+    """Of all replies from now on."""
+    return log.reader(REPLIES.name, dict.fromkeys(log.ends(REPLIES.name), END))
 
 
 class Reply(NamedTuple):
@@ -77,6 +91,8 @@ class Answered(NamedTuple):
 class Storefront:
     """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent with requests, if given.
 
+    `open_reader`: of a log's replies from now on.
+
     While a ranker has no model, its pages get the features that a model would have logged which has learned nothing.
     """
 
@@ -89,6 +105,7 @@ class Storefront:
         spec: Spec,
         producer: BatchingProducer,
         histories: Histories | None = None,
+        open_reader: Callable[[Log], RepliesReader] = replies_reader,
     ) -> None:
         self.world, self.arms = world, arms
         self.failed: list[Failed] = []  # since whoever reads it last emptied it
@@ -97,7 +114,7 @@ class Storefront:
         self._partitions = {name: log.partitions(name) for name in (EVENTS.name, ITEMS.name, USERS.name)}
         logs = {id(arm.log): arm.log for arm in arms}
         self._requests = {key: one.partitions(REQUESTS.name) for key, one in logs.items()}
-        self._readers = [one.reader(REPLIES.name, dict.fromkeys(one.ends(REPLIES.name), END)) for one in logs.values()]
+        self._readers = [open_reader(one) for one in logs.values()]
         self._asked: dict[str, _Asked] = {}
         self._without_model = _PagesWithoutModel(spec)
 
@@ -157,7 +174,7 @@ class Storefront:
         """Replies that come within `wait_s`, in the order of their pages; those with an error are in `failed`."""
         found: list[Answered] = []
         for reader in self._readers:
-            for record in reader.poll(wait_s, REPLIES_MAX):
+            for record in reader.poll(wait_s):
                 for reply in decode_replies(record.value or b""):
                     asked = self._asked.pop(reply.request_id, None)
                     if asked is None:

@@ -249,8 +249,11 @@ class StoreWorld:
             if hit.at_ms <= world_ms < hit.end_ms:
                 app = names.app_index(hit.app) if hit.app else self._middling[n]
                 if app >= (count := len(self._population.apps_here)):
-                    raise DataError(f"{hit.app} can't be a hit: it isn't there yet, the last app is "
-                                    f"{names.app_name(count - 1)}; name another, or none, or let it begin later")  # fmt: skip
+                    last = names.app_name(count - 1)
+                    raise DataError(
+                        f"{hit.app} can't be a hit: it isn't there yet, {last} is the newest; "
+                        "name another app or none, or let the hit begin later"
+                    )
                 hits[app] = hits.get(app, 0.0) + hit.strength
         return season, hits
 

@@ -187,7 +187,8 @@ def run_experiment(  # typer needs a parameter for each option, however many the
 
     of_live = {"--control": control != "popular", "--shares": shares, "--since": since, "--every": every}
     of_simulation = {
-        "--seeds": seeds, "--pages": pages, "--scenario": scenario, "--quick": quick, "--ablate": ablate, "--plot": plot,
+        "--seeds": seeds, "--pages": pages, "--scenario": scenario, "--quick": quick, "--ablate": ablate,
+        "--plot": plot,
     }  # fmt: skip
     if misplaced := [name for name, given in (of_simulation if live else of_live).items() if given]:
         where = "don't go together" if live else "goes with --live only"

@@ -19,7 +19,7 @@ from producers.batching_producer import BatchingProducer
 from producers.clock import Clock
 from producers.store.arm import Arm, ByModel, ByPopularity
 from producers.store.parameters import DAY_MS, StoreParameters, preset
-from producers.store.storefront import PAGE_ITEMS, PAGES_MAX, Answered, ShownPages, Storefront
+from producers.store.storefront import PAGE_ITEMS, PAGES_MAX, Answered, ShownPages, Storefront, replies_reader
 from producers.store.world import StoreWorld
 from stream.features.page_features import Layout
 from stream.log.kafka_log import KafkaLog
@@ -27,6 +27,7 @@ from stream.log.protocol import Log
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec
 from thalweg.demo.acquisition import CONTROL, MODEL, ArmTotals, StoreProgress
+from thalweg.demo.background_reader import BackgroundReader
 from thalweg.demo.open_loop_client import UNANSWERED_S, RequestOutcome
 from thalweg.experiment.assignment import Assignment
 
@@ -126,7 +127,11 @@ def open_store(log: Log, world: StoreWorld, spec: Spec, seed: int, stop: Callabl
     arms = [Arm(CONTROL, ByPopularity(Layout(spec)), log), Arm(MODEL, ByModel(), log)]
     assignment = Assignment(f"demo-{seed}", dict.fromkeys((CONTROL, MODEL), 1.0))
     producer = BatchingProducer(log, Clock(), LINGER_S, lambda line: print(line, file=sys.stderr), stop)
-    front = Storefront(log, world, arms, assignment.arm_of, spec, producer)
+
+    def open_reader(log: Log) -> BackgroundReader:
+        return BackgroundReader(replies_reader(log))
+
+    front = Storefront(log, world, arms, assignment.arm_of, spec, producer, open_reader=open_reader)
     front.open()
     return front
 

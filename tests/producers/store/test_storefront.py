@@ -20,7 +20,7 @@ from stream.features.page_kernels import open_page
 from stream.spec.spec_file import load_spec
 from stream.tables.dtypes import F32, U64
 from tests.support.store_worlds import DAY, SMALL
-from tests.support.stub_rankers import PARTITIONS, VERSION, Store, checksum, statistic_of
+from tests.support.stub_rankers import VERSION, Store, checksum, statistic_of
 from thalweg.cli.options import SPECS
 
 SPEC = load_spec(SPECS / "store.toml")
