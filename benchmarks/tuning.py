@@ -1,4 +1,6 @@
-"""The same tuning for everyone: TRIES random trials in ranges set beforehand, judged on a part that comes first.
+"""The same tuning for everyone: random trials in ranges set beforehand, judged on a part that comes first.
+
+In the store as many trials follow near the best one: its optima are at an edge of the ranges, which MovieLens set.
 
 `python -m benchmarks.tuning [--world movielens|store] [KIND ...]` tunes these kinds (by default wide, deep, wide_deep,
 vw, river), runs a few trials in a pass, and writes the best of each kind to `tuned.json` (movielens), which the
@@ -11,7 +13,7 @@ The store's pages are what `popular` and `wide_deep` served in a closed loop of 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,12 +35,16 @@ from thalweg.experiment.assignment import Assignment
 from thalweg.experiment.closed_loop import ClosedLoop
 
 TRIES: Final = 12
+NEAR: Final = {"movielens": 0, "store": 12}  # further trials, near the best of the first
 TUNED_ON: Final = 30_000  # pages: of one item in MovieLens, of ten in the store
 AT_ONCE: Final = 4  # Vowpal Wabbit takes 1 GB each
 STORE_SEED: Final = 777
 FILE: Final = Path(__file__).parent / "tuned.json"
 FILES: Final = {"movielens": FILE, "store": FILE.with_name("tuned_store.json")}
 SPECS: Final = {name: Path(f"specs/{name}.toml") for name in FILES}
+NEAR_FACTOR: Final = 3.0
+DRAWN_AGAIN: Final = 1 / 3
+LOG_UNIFORM: Final = ("alpha", "beta", "learning_rate", "river")
 WARM_EVERY: Final = {"movielens": (5_000, 50_000), "store": (50_000, 200_000)}  # examples
 RATES: Final = {"movielens": (0.01, 0.05), "store": (0.005, 0.05)}  # of AdaGrad
 OURS: Final[dict[str, list[PartName]]] = {"wide": ["wide"], "deep": ["deep"], "wide_deep": ["wide", "deep"]}
@@ -49,33 +55,47 @@ Draw = dict[str, float]
 def draws(kind: str, tries: int = TRIES, world: str = "movielens") -> list[Draw]:
     """Random settings: rates log-uniformly, the rest from a few values."""
     random = np.random.default_rng(KINDS.index(kind))
+    return [_draw(kind, world, random) for _ in range(tries)]
 
+
+def draws_near(best: Draw, kind: str, tries: int, world: str) -> list[Draw]:
+    """Settings near these: rates within NEAR_FACTOR, and of the rest each third is drawn again."""
+    random = np.random.default_rng(len(KINDS) + KINDS.index(kind))
+    found: list[Draw] = []
+    for _ in range(tries):
+        draw = dict(best)
+        for name, value in _draw(kind, world, random).items():
+            if name in LOG_UNIFORM:
+                draw[name] *= NEAR_FACTOR ** random.uniform(-1, 1)
+            elif random.random() < DRAWN_AGAIN:
+                draw[name] = value
+        found.append(draw)
+    return found
+
+
+def _draw(kind: str, world: str, random: np.random.Generator) -> Draw:
     def rate(low: float, high: float) -> float:
         return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
     def one_of(*values: float) -> float:
         return float(random.choice(values))
 
-    found: list[Draw] = []
-    for _ in range(tries):
-        if kind == "vw":
-            draw = {
-                "alpha": rate(0.01, 0.2),
-                "beta": one_of(0.1, 1, 10),
-                "l1": one_of(0, 0.1, 0.5),
-                "l2": one_of(0, 1, 5),
-            }
-        elif kind == "river":
-            draw = {"rate": rate(0.002, 0.2)}
-        else:
-            draw = {}
-            if kind != "deep":
-                draw |= {"alpha": rate(0.02, 0.2), "l1": one_of(0, 0.1, 0.5), "l2": one_of(0, 1, 5)}
-                draw |= {"history": one_of(0.1, 0.2, 0.5, 1)}  # of alpha: the history's cross has up to 50 keys
-            if kind != "wide":
-                draw |= {"learning_rate": rate(*RATES[world]), "warm_every": one_of(*WARM_EVERY[world])}
-        found.append(draw)
-    return found
+    if kind == "vw":
+        return {
+            "alpha": rate(0.01, 0.2),
+            "beta": one_of(0.1, 1, 10),
+            "l1": one_of(0, 0.1, 0.5),
+            "l2": one_of(0, 1, 5),
+        }
+    if kind == "river":
+        return {"river": rate(0.002, 0.2)}
+    draw: Draw = {}
+    if kind != "deep":
+        draw |= {"alpha": rate(0.02, 0.2), "l1": one_of(0, 0.1, 0.5), "l2": one_of(0, 1, 5)}
+        draw |= {"history": one_of(0.1, 0.2, 0.5, 1)}  # of alpha: the history's cross has up to 50 keys
+    if kind != "wide":
+        draw |= {"learning_rate": rate(*RATES[world]), "warm_every": one_of(*WARM_EVERY[world])}
+    return draw
 
 
 def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -> Entrant:
@@ -83,7 +103,7 @@ def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -
     if kind == "vw":
         return VowpalWabbit(spec, PeerRates(**draw))
     if kind == "river":
-        return River(spec, PeerRates(river=draw["rate"]))
+        return River(spec, PeerRates(**draw))
     return ModelEntrant(spec_with(spec, draw), OURS[kind], seed, log)
 
 
@@ -112,6 +132,18 @@ def store() -> Iterable[SourceElement]:
 WORLDS: Final[dict[str, Callable[[], Iterable[SourceElement]]]] = {"movielens": movielens, "store": store}
 
 
+def _aucs(kind: str, spec: Spec, tries: Sequence[Draw], source: Sequence[SourceElement]) -> list[float]:
+    """Of these trials, printed best first."""
+    aucs: list[float] = []
+    for first in range(0, len(tries), AT_ONCE):
+        log, some = ExampleLog(), tries[first : first + AT_ONCE]
+        scores = Backtest(spec, [entrant(kind, spec, draw, log) for draw in some], log).run(source, TUNED_ON)
+        aucs += [scores.auc(i) for i in range(len(some))]
+    for auc, draw in sorted(zip(aucs, tries, strict=True), key=lambda pair: -pair[0]):
+        print(f"{kind:10} {auc:.4f}  {'  '.join(f'{name} {value:.4g}' for name, value in draw.items())}", flush=True)
+    return aucs
+
+
 def main() -> int:
     """Tune everyone, or the named kinds; print each trial; write the best."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tuning", description=__doc__)
@@ -124,15 +156,9 @@ def main() -> int:
     best: dict[str, Draw] = {}
     for kind in kinds:
         tries = draws(kind, world=given.world)
-        aucs: list[float] = []
-        for first in range(0, len(tries), AT_ONCE):
-            log, some = ExampleLog(), tries[first : first + AT_ONCE]
-            scores = Backtest(spec, [entrant(kind, spec, draw, log) for draw in some], log).run(source, TUNED_ON)
-            aucs += [scores.auc(i) for i in range(len(some))]
-        for auc, draw in sorted(zip(aucs, tries, strict=True), key=lambda pair: -pair[0]):
-            print(
-                f"{kind:10} {auc:.4f}  {'  '.join(f'{name} {value:.4g}' for name, value in draw.items())}", flush=True
-            )
+        aucs = _aucs(kind, spec, tries, source)
+        near = draws_near(tries[int(np.argmax(aucs))], kind, NEAR[given.world], given.world)
+        tries, aucs = tries + near, aucs + _aucs(kind, spec, near, source)
         best[kind] = tries[int(np.argmax(aucs))]
     others = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(others | best, indent=1) + "\n")

@@ -142,7 +142,7 @@ def test_peers_weigh_as_the_policy_says(policy: Policy, tmp_path: Path) -> None:
 def test_defaults_are_the_tuned_draw() -> None:
     """To two digits, as it stands in the file that the benchmark takes."""
     tuned = json.loads((Path(__file__).parents[3] / "benchmarks" / "tuned.json").read_text())
-    wanted = {**tuned["vw"], "river": tuned["river"]["rate"]}
+    wanted = tuned["vw"] | tuned["river"]
     assert asdict(PeerRates()) == {name: float(f"{value:.2g}") for name, value in wanted.items()}
     assert peer_rates(["alpha=0.5", "river=0.1"]) == replace(PeerRates(), alpha=0.5, river=0.1)
 
