@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from time import perf_counter
 from typing import Final
 
@@ -79,11 +80,11 @@ def run_seeds(
 ) -> list[SeedFigures]:
     """All of these runs, configs and seeds, in processes of their own; figures in the same order.
 
-    `on_progress`: pages played so far.
+    `on_progress`: pages played so far. The first error ends all runs.
     """
     context = get_context("spawn")
-    played = context.Array("q", len(runs), lock=False)
-    with ProcessPoolExecutor(PROCESSES, context, _share, (played,)) as pool:
+    played, stop = context.Array("q", len(runs), lock=False), context.Event()
+    with ProcessPoolExecutor(PROCESSES, context, _share, (played, stop)) as pool:
         pending = [pool.submit(_run, config, seed, number) for number, (config, seed) in enumerate(runs)]
         try:
             while not all(run.done() for run in pending):
@@ -93,20 +94,28 @@ def run_seeds(
                 on_progress(sum(played))
             return [run.result() for run in pending if run.done()]
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
 
 
 _played: list[int] = []  # pages by run, shared with the parent
+_stop: Event  # shared with the parent, too
 
 
-def _share(played: list[int]) -> None:
-    """In a new process: where it reports its pages."""
-    global _played  # a process pool has no other way to pass it
-    _played = played
+class _StoppedError(Exception):
+    """Another run has failed."""
+
+
+def _share(played: list[int], stop: Event) -> None:
+    """In a new process: where it reports its pages, and is stopped."""
+    global _played, _stop  # a process pool has no other way to pass them
+    _played, _stop = played, stop
 
 
 def _run(config: ExperimentConfig, seed: int, number: int) -> SeedFigures:
     def on_progress(pages: int) -> None:
         _played[number] = pages
+        if _stop.is_set():
+            raise _StoppedError
 
     return run_seed(config, seed, on_progress)
