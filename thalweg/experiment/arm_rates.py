@@ -13,9 +13,9 @@ from thalweg.backtest.peers import PeerRates
 
 STORE: Final = "store"  # the spec that they belong to; other specs' arms all run on the spec's own rates
 TUNED: Final[Mapping[str, Mapping[str, float]]] = {
-    "wide": {"alpha": 0.1636, "l1": 0.1, "l2": 1.0, "history": 1.0},
-    "deep": {"learning_rate": 0.04442, "warm_every": 50_000.0},
-    "vw": {"alpha": 0.1754, "beta": 10.0, "l1": 0.0, "l2": 0.0},
+    "wide": {"alpha": 0.1511, "l1": 0.1, "l2": 1.0, "history": 0.5},
+    "deep": {"learning_rate": 0.02522, "warm_every": 50_000.0},
+    "vw": {"alpha": 0.1323, "beta": 6.23, "l1": 0.1, "l2": 0.0},
 }  # those of wide_deep are the spec's own
 
 
