@@ -63,6 +63,7 @@ class ShownPages(NamedTuple):
     replies: list[Reply]
     expected: F64  # float64 [B], installs to be expected of what was shown, by the world's truth
     oracle: F64  # float64 [B], of the best page of the same candidates
+    popular: F64  # float64 [B], of the most popular ones
 
 
 class Failed(NamedTuple):
@@ -196,8 +197,10 @@ class Storefront:
         chosen = [self._choose(one, reply.reply) for one, reply in zip(asked, replies, strict=True)]
         shown = np.stack([one.candidates[page.order] for one, page in zip(asked, chosen, strict=True)])
         probabilities = self.world.probabilities(pages)
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : shown.shape[1]]
-        expected, oracle = (self.world.expected_installs(probabilities, one) for one in (shown, best))
+        best, liked = (
+            np.argsort(-of, axis=1, kind="stable")[:, : shown.shape[1]] for of in (probabilities, pages.popularity)
+        )
+        expected = [self.world.expected_installs(probabilities, one) for one in (shown, best, liked)]
         outcomes = self.world.show(pages, shown)
         for b, (one, page, reply) in enumerate(zip(asked, chosen, replies, strict=True)):
             impression = Impression(
@@ -207,7 +210,7 @@ class Storefront:
             )  # fmt: skip
             self.world.post(impression, reply.page_ms)
         arms, features = np.array([one.arm for one in asked], np.int64), [page.features for page in chosen]
-        return ShownPages(pages, arms, shown, probabilities, outcomes, features, replies, expected, oracle)
+        return ShownPages(pages, arms, shown, probabilities, outcomes, features, replies, *expected)
 
     def expire(self, before_ms: int, reason: str) -> None:
         """Give up the pages from before `before_ms` that are still without a reply: nobody sees them."""

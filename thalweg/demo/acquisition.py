@@ -14,13 +14,18 @@ BLOCKS: Final = "▁▂▃▄▅▆▇█"
 
 
 class ArmTotals(msgspec.Struct, array_like=True):
-    """What an arm has shown so far; `expected` installs by the world's truth, `oracle`: of the best pages possible."""
+    """What an arm has shown so far.
+
+    Installs by the world's truth: `expected` of what was shown, on the same pages `oracle` of the best and `popular` of
+    the most popular candidates.
+    """
 
     pages: int = 0
     items: int = 0
     installs: int = 0  # that aren't retracted later
     expected: float = 0.0
     oracle: float = 0.0
+    popular: float = 0.0
 
 
 class StoreProgress(msgspec.Struct, array_like=True, tag="progress"):
@@ -43,15 +48,20 @@ NOTHING: Final = ArmTotals()
 
 
 class Acquired(NamedTuple):
-    """Installs per 1,000 shown items, to be expected by the world's truth; of the oracle: of the best pages possible.
+    """Installs per 1,000 shown items, to be expected by the world's truth on the pages of all users.
 
-    `gain`: of the model over the control. All None: nothing was shown.
+    `control`: if all saw what is popular; `oracle`: the best candidates. `gain`: of the model over what is popular, on
+    its own users' pages; `model`: if all gained as much. So it doesn't matter how the arms' users differ. None: nothing
+    was shown.
     """
 
     control: float | None
     model: float | None
     oracle: float | None
     gain: float | None
+
+
+NOBODY: Final = Acquired(None, None, None, None)
 
 
 class Acquisition:
@@ -73,7 +83,7 @@ class Acquisition:
         return self._between(max(0, len(self._arms) - 1 - LATELY), len(self._arms) - 1)
 
     def over_time(self, points: int) -> list[Acquired]:
-        """At most so many spans of equal length since the start, without those in which an arm showed nothing."""
+        """At most so many spans of equal length since the start, without those in which the model showed nothing."""
         last = len(self._arms) - 1
         bounds = sorted({round(last * point / points) for point in range(points + 1)})
         spans = [self._between(first, end) for first, end in pairwise(bounds)]
@@ -99,15 +109,17 @@ class Acquisition:
     def _between(self, first: int, last: int) -> Acquired:
         before, after = self._arms[first], self._arms[last]
 
-        def per_mille(what: str, *names: str) -> float | None:
-            totals = [(after.get(name, NOTHING), before.get(name, NOTHING)) for name in names]
-            items = sum(now.items - then.items for now, then in totals)
-            installs = sum(getattr(now, what) - getattr(then, what) for now, then in totals)
-            return 1_000 * installs / items if items else None
+        def total(what: str, *names: str) -> float:
+            return sum(
+                getattr(after.get(one, NOTHING), what) - getattr(before.get(one, NOTHING), what) for one in names
+            )
 
-        control, model = per_mille("expected", CONTROL), per_mille("expected", MODEL)
-        gain = model / control - 1 if control and model is not None else None
-        return Acquired(control, model, per_mille("oracle", CONTROL, MODEL), gain)
+        items, popular = total("items", *after), total("popular", MODEL)
+        if not items:
+            return NOBODY
+        control, oracle = (1_000 * total(what, *after) / items for what in ("popular", "oracle"))
+        gain = total("expected", MODEL) / popular - 1 if popular else None
+        return Acquired(control, None if gain is None else control * (1 + gain), oracle, gain)
 
 
 def sparkline(values: Sequence[float], low: float, high: float) -> str:

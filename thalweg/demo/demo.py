@@ -69,10 +69,10 @@ MEANINGS: Final = {  # of all figures, in the summary's order
 
 STORE_MEANINGS: Final = {  # of those that only the store has
     "pages_open": "of those, pages whose window is still open: installs may follow",
-    f"acquisition_{CONTROL}": "installs to be expected per 1,000 shown items, users who see what is popular",
-    f"acquisition_{MODEL}": "same, users whose pages the model ranks",
+    f"acquisition_{CONTROL}": "installs to be expected per 1,000 shown items, if all saw what is popular",
+    f"acquisition_{MODEL}": "same, of what the model shows, adjusted: the arms have different users",
     "acquisition_oracle": "same, the ceiling: the best pages by the world's truth",
-    "acquisition_gain": f"gain of {MODEL} over {CONTROL}",
+    "acquisition_gain": f"gain of {MODEL} over {CONTROL}, on the same pages",
     f"acquisition_{CONTROL}_lately": f"the same in the last {LATELY} s",
     f"acquisition_{MODEL}_lately": "",
     "acquisition_gain_lately": "",

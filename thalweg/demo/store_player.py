@@ -120,6 +120,7 @@ class StorePlayer:
             totals.installs += int(installs[rows].sum())
             totals.expected += float(shown.expected[rows].sum())
             totals.oracle += float(shown.oracle[rows].sum())
+            totals.popular += float(shown.popular[rows].sum())
 
 
 def open_store(log: Log, world: StoreWorld, spec: Spec, seed: int, stop: Callable[[], bool]) -> Storefront:

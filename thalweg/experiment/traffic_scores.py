@@ -21,9 +21,6 @@ class TrafficScores:
 
     def add(self, shown: ShownPages, predictions: Mapping[str, F32]) -> None:
         """Add pages. `predictions`: float32 [B, k] of each learner, at page time."""
-        p = shown.probabilities
-        k = len(self.examination)
-        popular = np.argsort(-shown.pages.popularity, axis=1, kind="stable")[:, :k]
         self._batches.append(
             {
                 "arm": shown.arms,
@@ -33,8 +30,8 @@ class TrafficScores:
                 "labels": shown.outcomes.lasting,
                 "expected": shown.expected,
                 "oracle": shown.oracle,
-                "random": p.mean(1) * self.examination.sum(),
-                "popular": np.take_along_axis(p, popular, 1) @ self.examination,
+                "popular": shown.popular,
+                "random": shown.probabilities.mean(1) * self.examination.sum(),
                 **{f"by_{name}": predictions[name] for name in self.learners},
             }
         )
@@ -58,6 +55,6 @@ class ScoredTraffic:
     labels: Bools  # bool [N, k]: installed, and not retracted later
     expected: F64  # float64 [N]: installs to be expected of what was shown, by the world's truth
     oracle: F64  # float64 [N]: of the best page of the same candidates
-    random: F64  # float64 [N]: of random items of the same candidates
     popular: F64  # float64 [N]: of the most popular of the same candidates
+    random: F64  # float64 [N]: of random items of the same candidates
     predictions: Mapping[str, F32]  # float32 [N, k] of each learner, at page time

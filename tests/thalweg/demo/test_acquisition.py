@@ -8,13 +8,16 @@ from thalweg.demo.screen import ScreenState, line, panel
 
 
 def grown(reports: int, *, model_from: int = 0) -> Acquisition:
-    """A report a second: the control's 0.5 of 10 items, the model's 0.5 and, after `model_from` reports, 1.0 of 10."""
+    """A report a second: both show ten items; what is popular is worth 0.5, the model's 0.5, then twice as much.
+
+    It is from `model_from` reports on.
+    """
     acquisition, expected = Acquisition(), 0.0
     for n in range(1, reports + 1):
         expected += 0.5 if n <= model_from else 1.0
         arms = {
-            "popular": ArmTotals(n, 10 * n, n, 0.5 * n, 2.0 * n),
-            "wide_deep": ArmTotals(n, 10 * n, 2 * n, expected, 2.0 * n),
+            "popular": ArmTotals(n, 10 * n, n, 0.5 * n, 2.0 * n, 0.5 * n),
+            "wide_deep": ArmTotals(n, 10 * n, 2 * n, expected, 2.0 * n, 0.5 * n),
         }
         acquisition.add(StoreProgress(arms))
     return acquisition
@@ -35,12 +38,21 @@ def test_figures_are_of_the_whole_run_and_its_end() -> None:
     assert (figures["installs_popular"], figures["installs_wide_deep"]) == (100.0, 200.0)
 
 
-@pytest.mark.parametrize("arms", [{}, {"wide_deep": ArmTotals(1, 10, 1, 0.5, 1.0)}])
+def test_users_who_differ_make_no_gain() -> None:
+    """The model's users install three times as much of anything: it gains what it shows better than what is popular."""
+    acquisition = Acquisition()
+    acquisition.add(
+        StoreProgress({"popular": ArmTotals(9, 90, 0, 0.9, 1.8, 0.9), "wide_deep": ArmTotals(1, 10, 0, 0.36, 0.6, 0.3)})
+    )
+    assert acquisition.overall() == pytest.approx((12.0, 14.4, 24.0, 0.2))
+
+
+@pytest.mark.parametrize("arms", [{}, {"popular": ArmTotals(1, 10, 1, 0.5, 1.0, 0.5)}])
 def test_nothing_shown_is_no_figure(arms: dict[str, ArmTotals]) -> None:
-    """An arm that has shown nothing has no rate, and nothing is gained over it."""
+    """A model that has shown nothing has gained nothing."""
     acquisition = Acquisition()
     acquisition.add(StoreProgress(arms))
-    assert acquisition.overall().control is None
+    assert acquisition.overall().model is None
     assert acquisition.overall().gain is None
     assert acquisition.over_time(10) == []
 
