@@ -7,8 +7,8 @@ vw, river), runs a few trials in a pass, and writes the best of each kind to `tu
 benchmark `quality` reads, or `tuned_store.json`. Columns and statistics are the same for everyone: those of the world's
 spec. The criterion is the AUC at page time, seed 0, over 30,000 pages. The same seed draws the same trials.
 
-The store's pages are what `popular` and `wide_deep`, at the spec's rates of that time, served in a closed loop of a seed
-that no experiment reports.
+The store's pages are what `popular` and `wide_deep`, at the spec's rates of that time, served in a closed loop of a
+seed that no experiment reports.
 """
 
 import argparse

@@ -110,9 +110,8 @@ class Acquisition:
         before, after = self._arms[first], self._arms[last]
 
         def total(what: str, *names: str) -> float:
-            return sum(
-                getattr(after.get(one, NOTHING), what) - getattr(before.get(one, NOTHING), what) for one in names
-            )
+            pairs = ((after.get(one, NOTHING), before.get(one, NOTHING)) for one in names)
+            return float(sum(getattr(now, what) - getattr(then, what) for now, then in pairs))
 
         items, popular = total("items", *after), total("popular", MODEL)
         if not items:
