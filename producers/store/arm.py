@@ -70,7 +70,7 @@ class ByPopularity(Policy):
     def choose(self, reply: RankReply, asked: I64, k: int) -> ChosenPage:
         """In the order of the request."""
         order = np.argsort(asked, kind="stable")
-        return ChosenPage(asked[order], [], selected(self.layout, reply, order))
+        return ChosenPage(asked[order], [], selected(self.layout, reply.features, order))
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class ByScores(Policy):
         """The k best by its own scores; ties in the order of the request."""
         scores = self.score(words_of(reply.features, self.layout, len(asked)))
         order = np.lexsort((asked, -scores))[:k]
-        return ChosenPage(asked[order], scores[order].tolist(), selected(self.layout, reply, order))
+        return ChosenPage(asked[order], scores[order].tolist(), selected(self.layout, reply.features, order))
 
 
-def selected(layout: Layout, reply: RankReply, order: I64) -> bytes:
-    """The features of some of a reply's items."""
-    words = np.frombuffer(reply.features, np.uint64).copy()  # kernels are compiled for writable arrays
+def selected(layout: Layout, features: bytes, order: I64) -> bytes:
+    """The features of some of a page's items."""
+    words = np.frombuffer(features, np.uint64).copy()  # kernels are compiled for writable arrays
     return select(layout, words, order).tobytes()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from producers.batching_producer import BatchingProducer
 from producers.features import Histories
-from producers.store.arm import Arm, ChosenPage
+from producers.store.arm import Arm, ChosenPage, selected
 from producers.store.pages import Outcomes, PageBatch
 from producers.store.world import StoreWorld
 from stream.events.codec import decode_replies, encode, encode_record
@@ -51,6 +51,13 @@ class Reply(NamedTuple):
     page_ms: int
 
 
+class RankedCandidates(NamedTuple):
+    """All that one page's reply has ranked: indices of the page's candidates, int64 [n], and their features."""
+
+    candidates: I64
+    features: bytes
+
+
 class ShownPages(NamedTuple):
     """Pages that were shown, B of them."""
 
@@ -64,6 +71,7 @@ class ShownPages(NamedTuple):
     expected: F64  # float64 [B], installs to be expected of what was shown, by the world's truth
     oracle: F64  # float64 [B], of the best page of the same candidates
     popular: F64  # float64 [B], of the most popular ones
+    whole: dict[int, RankedCandidates]  # by page of the batch: those whose reply has all candidates
 
 
 class Failed(NamedTuple):
@@ -80,6 +88,7 @@ class _Asked(NamedTuple):
     arm: int
     candidates: I64  # asked for
     names: list[str]  # of these
+    k: int  # how many shall be ranked: those that are shown, or all
 
 
 class Answered(NamedTuple):
@@ -92,7 +101,8 @@ class Answered(NamedTuple):
 class Storefront:
     """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent with requests, if given.
 
-    `open_reader`: of a log's replies from now on.
+    `open_reader`: of a log's replies from now on. `whole_every`: of every so many pages the reply has all candidates,
+    for whoever compares rankings; what is shown is the same.
 
     While a ranker has no model, its pages get the features that a model would have logged which has learned nothing.
     """
@@ -107,10 +117,11 @@ class Storefront:
         producer: BatchingProducer,
         histories: Histories | None = None,
         open_reader: Callable[[Log], RepliesReader] = replies_reader,
+        whole_every: int = 0,
     ) -> None:
         self.world, self.arms = world, arms
         self.failed: list[Failed] = []  # since whoever reads it last emptied it
-        self._assign, self._producer, self._histories = assign, producer, histories
+        self._assign, self._producer, self._histories, self._whole_every = assign, producer, histories, whole_every
         self._indices = {arm.name: index for index, arm in enumerate(arms)}
         self._partitions = {name: log.partitions(name) for name in (EVENTS.name, ITEMS.name, USERS.name)}
         logs = {id(arm.log): arm.log for arm in arms}
@@ -149,20 +160,22 @@ class Storefront:
             user = pages.user(b)
             index = self._indices[self._assign(user)]
             arm = self.arms[index]
-            candidates = arm.policy.candidates(pages, b, PAGE_ITEMS)
+            is_whole = bool(self._whole_every) and int(pages.numbers[b]) % self._whole_every == 0
+            k = pages.candidates.shape[1] if is_whole else PAGE_ITEMS
+            candidates = arm.policy.candidates(pages, b, k)
             names = pages.items(b, candidates)
             request_id = pages.request_id(b)
             history = (
                 None if self._histories is None else self._histories.newest(user, self._without_model.history_last)
             )
             request = RankRequest(
-                request_id, user, arm.policy.ranked_max(PAGE_ITEMS, len(candidates)), int(pages.times_ms[b]),
+                request_id, user, arm.policy.ranked_max(k, len(candidates)), int(pages.times_ms[b]),
                 pages.context(b), names, history=history,
             )  # fmt: skip
             key = id(arm.log)
             partition = partition_of(request_id, self._requests[key])
             requests.setdefault((index, partition), []).append(request)
-            self._asked[request_id] = _Asked(pages, b, index, candidates, names)
+            self._asked[request_id] = _Asked(pages, b, index, candidates, names, k)
         for (index, partition), some in requests.items():
             self.arms[index].log.send(REQUESTS.name, partition, encode_record(some))
         return len(pages.numbers)
@@ -194,13 +207,14 @@ class Storefront:
             return None
         asked, replies = [one.asked for one in answered], [one.reply for one in answered]
         pages = _joined(asked)
-        chosen = [self._choose(one, reply.reply) for one, reply in zip(asked, replies, strict=True)]
+        ranked = [self._choose(one, reply.reply) for one, reply in zip(asked, replies, strict=True)]
+        chosen = [self._first(page) for page in ranked]
         shown = np.stack([one.candidates[page.order] for one, page in zip(asked, chosen, strict=True)])
         probabilities = self.world.probabilities(pages)
         best, liked = (
             np.argsort(-of, axis=1, kind="stable")[:, : shown.shape[1]] for of in (probabilities, pages.popularity)
         )
-        expected = [self.world.expected_installs(probabilities, one) for one in (shown, best, liked)]
+        expected, oracle, popular = (self.world.expected_installs(probabilities, one) for one in (shown, best, liked))
         outcomes = self.world.show(pages, shown)
         for b, (one, page, reply) in enumerate(zip(asked, chosen, replies, strict=True)):
             impression = Impression(
@@ -210,7 +224,14 @@ class Storefront:
             )  # fmt: skip
             self.world.post(impression, reply.page_ms)
         arms, features = np.array([one.arm for one in asked], np.int64), [page.features for page in chosen]
-        return ShownPages(pages, arms, shown, probabilities, outcomes, features, replies, *expected)
+        whole = {
+            b: RankedCandidates(one.candidates[page.order], page.features)
+            for b, (one, page) in enumerate(zip(asked, ranked, strict=True))
+            if one.k > PAGE_ITEMS
+        }
+        return ShownPages(
+            pages, arms, shown, probabilities, outcomes, features, replies, expected, oracle, popular, whole
+        )
 
     def expire(self, before_ms: int, reason: str) -> None:
         """Give up the pages from before `before_ms` that are still without a reply: nobody sees them."""
@@ -242,10 +263,18 @@ class Storefront:
         found = np.array([index_of[item] for item in reply.items], np.int64)
         policy = self.arms[asked.arm].policy
         if not reply.features:
-            found = np.arange(min(len(names), policy.ranked_max(PAGE_ITEMS, len(names))))
+            found = np.arange(min(len(names), policy.ranked_max(asked.k, len(names))))
             items = [names[index] for index in found]
             reply = self._without_model.reply(reply, items, asked.pages.context(asked.page))
-        return policy.choose(reply, found, PAGE_ITEMS)
+        return policy.choose(reply, found, asked.k)
+
+    def _first(self, page: ChosenPage) -> ChosenPage:
+        """What is shown of it."""
+        if len(page.order) <= PAGE_ITEMS:
+            return page
+        order = np.arange(PAGE_ITEMS)
+        features = selected(self._without_model.layout, page.features, order)
+        return ChosenPage(page.order[:PAGE_ITEMS], page.scores[:PAGE_ITEMS], features)
 
     def send_event(self, event: Impression | Install) -> None:
         """Send one event now."""
@@ -263,10 +292,10 @@ class _PagesWithoutModel:
     """Features of pages from before there is a model."""
 
     def __init__(self, spec: Spec) -> None:
-        self._layout = Layout(spec)
-        self.history_last = self._layout.history_last
-        self._catalogue = Catalogue(self._layout)
-        self._statistics = Statistics(StatisticsProgram(spec, self._layout))
+        self.layout = Layout(spec)
+        self.history_last = self.layout.history_last
+        self._catalogue = Catalogue(self.layout)
+        self._statistics = Statistics(StatisticsProgram(spec, self.layout))
         self._users: dict[str, User] = {}
 
     def warm_up(self, item: Item | User) -> None:
@@ -283,8 +312,8 @@ class _PagesWithoutModel:
     def reply(self, reply: RankReply, items: list[str], context: dict[str, str | float]) -> RankReply:
         """The reply of a ranker whose model has learned nothing: all items score the same."""
         user = self._users.get(reply.user, User(reply.user))
-        columns = self._layout.user(reply.user, user.attributes, [], context)
-        words = build_page(self._layout, columns, self._catalogue, self._catalogue.rows(items))
+        columns = self.layout.user(reply.user, user.attributes, [], context)
+        words = build_page(self.layout, columns, self._catalogue, self._catalogue.rows(items))
         self._statistics.fill(words, reply.time_ms)
         return RankReply(
             reply.request_id, reply.user, items, [0.5] * len(items), 0, features=words.tobytes(), time_ms=reply.time_ms

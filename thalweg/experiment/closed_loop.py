@@ -40,6 +40,7 @@ PARTS: Final[Mapping[str, list[PartName]]] = {"wide_deep": ["wide", "deep"], "wi
 POPULAR, PEER, ENSEMBLE = "popular", "vw", "ensemble"
 ARMS: Final = (POPULAR, "wide", "deep", "wide_deep", PEER)
 ALL_ARMS: Final = (*ARMS, ENSEMBLE)
+RANKED_BY_ALL: Final = 10  # of every so many pages each learner ranks the candidates, whoever serves it
 WRITTEN: Final = (EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, ITEMS, USERS)
 TOPICS: Final = dict.fromkeys((topic.name for topic in WRITTEN), 1)
 
@@ -76,7 +77,9 @@ class ClosedLoop:
         clock = Clock(self.clock.now_s, _never, self.clock.wall_ms)
         producer = BatchingProducer(self.log, clock, 0.0, notify=print, stop=lambda: False)
         arms = [self._arm(name) for name in self.arms]
-        self.front = Storefront(self.log, self.world, arms, self.assign, self.spec, producer, Histories())
+        self.front = Storefront(
+            self.log, self.world, arms, self.assign, self.spec, producer, Histories(), whole_every=RANKED_BY_ALL
+        )
         self.joiner = MemoryJoiner(self.log, label_rules(self.spec))
         self.scores = TrafficScores([*self._predictors], self.world.examination)
         self._items, self._users = (self.log.reader(topic.name, {0: 0}) for topic in (ITEMS, USERS))
@@ -114,12 +117,26 @@ class ClosedLoop:
             shown = self._timed("world", self.front.receive)
             assert shown is not None
             assert not self.front.pending, "every request has a reply"
+            self._timed("rank by all", partial(self._rank_by_all, shown))
             found.append(shown)
             self._send(int(shown.pages.times_ms[-1]))
             self._timed("join", self.joiner.step)
         self._send(until_ms)
         self._timed("join", self.joiner.step)
         return found
+
+    def _rank_by_all(self, shown: ShownPages) -> None:
+        """Let each learner's live version rank the pages whose replies have all candidates: on the same pages arms
+        differ by their rankings alone."""
+        for b, page in shown.whole.items():
+            words = words_of(page.features, self._layout, len(page.candidates))
+            expected = {"popular": shown.popular[b], "oracle": shown.oracle[b]}
+            expected["random"] = shown.probabilities[b].mean() * self.world.examination.sum()
+            for name, predictor in self._predictors.items():
+                order = np.lexsort((page.candidates, -predictor.score(words)))[:PAGE_ITEMS]
+                best = page.candidates[order][None]
+                expected[name] = self.world.expected_installs(shown.probabilities[b : b + 1], best)[0]
+            self.scores.add_ranked(expected)
 
     def _send(self, until_ms: int) -> None:
         self.clock.time_ms = until_ms

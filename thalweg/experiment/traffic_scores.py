@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from producers.store.storefront import ShownPages
 from stream.tables.dtypes import F32, F64, I64, Bools
+
+SHADOWS: Final = ("popular", "oracle", "random")  # rankings that are worked out on every page
 
 
 @dataclass
@@ -18,6 +20,7 @@ class TrafficScores:
     learners: Sequence[str]
     examination: F64  # float64 [k], P(a position is examined)
     _batches: list[dict[str, npt.NDArray[Any]]] = field(default_factory=list)
+    _ranked: list[Mapping[str, float]] = field(default_factory=list)
 
     def add(self, shown: ShownPages, predictions: Mapping[str, F32]) -> None:
         """Add pages. `predictions`: float32 [B, k] of each learner, at page time."""
@@ -36,12 +39,17 @@ class TrafficScores:
             }
         )
 
+    def add_ranked(self, expected: Mapping[str, float]) -> None:
+        """Add a page that all learners ranked: the installs to be expected of what each would have shown."""
+        self._ranked.append(expected)
+
     def table(self) -> "ScoredTraffic":
         """All pages so far."""
         names = self._batches[0]
         columns = {name: np.concatenate([batch[name] for batch in self._batches]) for name in names}
         predictions = {name: columns.pop(f"by_{name}") for name in self.learners}
-        return ScoredTraffic(**columns, predictions=predictions)
+        ranked = {name: np.array([page[name] for page in self._ranked]) for name in (*self.learners, *SHADOWS)}
+        return ScoredTraffic(**columns, predictions=predictions, ranked=ranked)
 
 
 @dataclass(frozen=True)
@@ -58,3 +66,5 @@ class ScoredTraffic:
     popular: F64  # float64 [N]: of the most popular of the same candidates
     random: F64  # float64 [N]: of random items of the same candidates
     predictions: Mapping[str, F32]  # float32 [N, k] of each learner, at page time
+    ranked: Mapping[str, F64] = field(default_factory=dict)  # float64 [R] of each learner and shadow: as `expected`, on
+    # the pages that all have ranked

@@ -11,7 +11,7 @@ from stream.events.types import RankRequest
 from tests.support.closed_loops import FEW, SPEC, Ran, loop_of, run
 from thalweg.experiment.closed_loop import ALL_ARMS
 from thalweg.experiment.experiment import ExperimentConfig, run_seed
-from thalweg.experiment.traffic_scores import ScoredTraffic
+from thalweg.experiment.traffic_scores import SHADOWS, ScoredTraffic
 
 PAGES = 400
 
@@ -25,7 +25,9 @@ def all_arms() -> Ran:
 def columns(traffic: ScoredTraffic) -> dict[str, Any]:
     """All that was measured, by name."""
     found = dict(vars(traffic))
-    return found | {f"by {name}": values for name, values in found.pop("predictions").items()}
+    for kind in ("predictions", "ranked"):
+        found |= {f"{kind} of {name}": values for name, values in found.pop(kind).items()}
+    return found
 
 
 def differing(one: ScoredTraffic, other: ScoredTraffic) -> set[str]:
@@ -60,6 +62,20 @@ def test_a_seeds_figures_are_the_same_but_for_seconds(monkeypatch: pytest.Monkey
     assert first.versions_rejected == 0
 
 
+def test_all_rank_the_same_pages(all_arms: Ran) -> None:
+    """A learner's ranking of a page is what it would have shown: on the pages that it served, that was shown."""
+    ranked, at, served = all_arms.traffic.ranked, 0, 0
+    for shown in all_arms.shown:
+        for b in shown.whole:
+            arm = ALL_ARMS[shown.arms[b]]
+            assert ranked[arm][at] == pytest.approx(shown.expected[b], rel=1e-12)
+            assert max(values[at] for values in ranked.values()) <= shown.oracle[b] * (1 + 1e-12)
+            at, served = at + 1, served + (arm == "vw")
+    assert {len(values) for values in ranked.values()} == {at}
+    assert 0.08 * PAGES < at < 0.12 * PAGES + len(all_arms.shown)
+    assert served
+
+
 def _asked(request: RankRequest) -> tuple[str, str, int, dict[str, str | float]]:
     return request.request_id, request.user, request.time_ms, request.context
 
@@ -71,7 +87,8 @@ def test_a_sync_interval_changes_what_is_served_not_who_asks() -> None:
     assert first == second
     assert not np.array_equal(often.traffic.items[:PAGES], seldom.traffic.items[:PAGES])
     other = run(loop_of(["wide"], seed=1, sync_ms=8_000), PAGES).traffic
-    differ = {"arm", "user", "time_ms", "items", "labels", "expected", "oracle", "random", "popular", "by wide"}
+    differ = {"arm", "user", "time_ms", "items", "labels", "expected", "oracle", "random", "popular"}
+    differ |= {"predictions of wide", *(f"ranked of {name}" for name in ("wide", *SHADOWS))}
     assert differing(seldom.traffic, other) == differ, "another seed is another world"
     assert len({page.version for page in often.pages.values()}) > 2 * len({p.version for p in seldom.pages.values()})
 

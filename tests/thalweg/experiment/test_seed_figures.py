@@ -32,7 +32,7 @@ def traffic(**columns: Any) -> ScoredTraffic:
         "random": [0.1, 0.1, 0.2, 0.2],
         "popular": [0.4, 0.3, 0.2, 0.1],
     }
-    arrays = {name: np.array(values) for name, values in (whole | columns).items() if name != "predictions"}
+    arrays: dict[str, Any] = {name: np.array(of) for name, of in (whole | columns).items() if name != "predictions"}
     return ScoredTraffic(**arrays, predictions=columns.get("predictions", {}))
 
 
