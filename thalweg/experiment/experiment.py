@@ -12,6 +12,7 @@ import msgspec
 
 from producers.store.parameters import preset
 from producers.store.scenario import load_scenario
+from producers.store.storefront import PAGE_ITEMS
 from producers.store.world import StoreWorld
 from stream.spec.spec import Policy, Spec
 from stream.spec.spec_file import decode_spec, encode_spec
@@ -70,6 +71,7 @@ def run_seed(
         {name: arm_figures(traffic, traffic.arm == i, apps, adjustment) for i, name in enumerate(config.arms)},
         {name: shadow_figures(traffic, getattr(traffic, name)) for name in SHADOWS},
         {name: learner_figures(traffic, predictions) for name, predictions in traffic.predictions.items()},
+        {name: float(1_000 / PAGE_ITEMS * values.mean()) for name, values in traffic.ranked.items() if len(values)},
         loop.seconds,
         loop.versions_rejected,
     )

@@ -41,6 +41,8 @@ class Row:
     raw_expected: float
     gain: PairedGain  # of expected installs
     gain_installs: PairedGain
+    same_pages: float  # expected installs per 1,000 items, on pages that all rank
+    gain_same_pages: PairedGain
     gap_closed: float
     coverage: float
     regret: float  # expected installs per 1,000 items below the oracle's
@@ -61,6 +63,14 @@ def gain_over(seeds: Sequence[SeedFigures], arm: str, baseline: str, *, of: str 
     values, base = (np.array([getattr(_arm(seed, name), of) for seed in seeds]) for name in (arm, baseline))
     if not (np.isfinite(values).all() and (base > 0).all()):
         return NO_GAIN
+    return gain_of(values, base)
+
+
+def same_pages_gain(seeds: Sequence[SeedFigures], arm: str, baseline: str) -> PairedGain:
+    """An arm's relative gain over another's, by seed, of expected installs on pages that both have ranked."""
+    if arm == baseline or not all({arm, baseline} <= set(seed.same_pages) for seed in seeds):
+        return NO_GAIN
+    values, base = (np.array([seed.same_pages[name] for seed in seeds]) for name in (arm, baseline))
     return gain_of(values, base)
 
 
@@ -85,7 +95,9 @@ def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str,
             "acquisition_gain": row.gain.gain, "gain_low": row.gain.low, "gain_high": row.gain.high,
             "gain_t_low": row.gain.t_low, "gain_t_high": row.gain.t_high,
             "installs_gain": row.gain_installs.gain, "installs_gain_low": row.gain_installs.low,
-            "installs_gain_high": row.gain_installs.high,
+            "installs_gain_high": row.gain_installs.high, "same_pages": row.same_pages,
+            "same_pages_gain": row.gain_same_pages.gain, "same_pages_gain_low": row.gain_same_pages.low,
+            "same_pages_gain_high": row.gain_same_pages.high,
         }  # fmt: skip
         found |= {f"{key}_{row.arm}": value for key, value in one.items()}
     for name, values in regrets(seeds).items():
@@ -94,12 +106,15 @@ def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str,
         found |= {"gain_low": found["gain_low_wide_deep"], "gain_high": found["gain_high_wide_deep"],
                   "gap_closed": found["gap_closed_wide_deep"]}  # fmt: skip
         for other in ("deep", "vw", "popular"):
-            over = gain_over(seeds, "wide_deep", other)
-            found |= {
-                f"gain_over_{other}": over.gain,
-                f"gain_over_{other}_low": over.low,
-                f"gain_over_{other}_high": over.high,
-            }
+            for name, over in (
+                ("gain_over", gain_over(seeds, "wide_deep", other)),
+                ("same_pages_gain_over", same_pages_gain(seeds, "wide_deep", other)),
+            ):
+                found |= {
+                    f"{name}_{other}": over.gain,
+                    f"{name}_{other}_low": over.low,
+                    f"{name}_{other}_high": over.high,
+                }
     found["versions_rejected"] = sum(seed.versions_rejected for seed in seeds)
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
@@ -108,13 +123,14 @@ def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) ->
     """All arms, the paper's figures beside ours."""
     heads = (
         "arm", "AUC", "paper", "group AUC", "calibration", "installs ‰", "expected ‰", f"gain over {baseline}", "paper",
-        "gain by installs", "gap closed", "apps shown", "regret ‰",
+        "gain by installs", "on the same pages", "gap closed", "apps shown",
     )  # fmt: skip
     caption = (
         "AUC: all traffic, each page predicted when it was shown. ‰: per 1,000 shown items. Gains: of the installs to\n"
         "be expected of what was shown, by the world's truth, and of installs as counted; 95 %, paired by seed. Both\n"
-        "are adjusted for how the arms' users differ. Gap closed: between popular and oracle. oracle and random serve\n"
-        "nobody: what they would have shown on each page."
+        "are adjusted for how the arms' users differ. On the same pages: of what each would have shown on every tenth\n"
+        "page, whoever served it. Gap closed: between popular and oracle. oracle and random serve nobody: what they\n"
+        "would have shown on each page."
     ) + few_seeds(len(seeds))
     made = Table(*heads, title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in made.columns[1:]:
@@ -124,8 +140,8 @@ def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) ->
         made.add_row(
             row.arm, _number(row.auc, 4), f"{paper.auc:.3f}" if paper else "", _number(row.group_auc, 4),
             _number(row.calibration, 3), _number(row.installs, 2), _number(row.expected, 2), gain_text(row.gain),
-            f"{paper.gain:+.1%}" if paper else "", gain_text(row.gain_installs), _share(row.gap_closed),
-            _share(row.coverage), _number(row.regret, 2),
+            f"{paper.gain:+.1%}" if paper else "", gain_text(row.gain_installs), gain_text(row.gain_same_pages),
+            _share(row.gap_closed), _share(row.coverage),
         )  # fmt: skip
     return made
 
@@ -169,7 +185,9 @@ def _row(seeds: Sequence[SeedFigures], arm: str, baseline: str) -> Row:
     return Row(
         arm, learner("auc"), learner("group_auc"), learner("calibration"), mean("installs"), mean("expected"),
         mean("raw_installs"), mean("raw_expected"),
-        gain_over(seeds, arm, baseline), gain_over(seeds, arm, baseline, of="installs"), mean("gap_closed"),
+        gain_over(seeds, arm, baseline), gain_over(seeds, arm, baseline, of="installs"),
+        _mean(seeds, lambda seed: seed.same_pages.get(arm, math.nan)), same_pages_gain(seeds, arm, baseline),
+        mean("gap_closed"),
         mean("coverage"), _mean(seeds, lambda seed: _known_mean(_arm(seed, arm).regret)),
     )  # fmt: skip
 

@@ -54,6 +54,7 @@ class SeedFigures:
     arms: Mapping[str, ArmFigures]
     shadows: Mapping[str, ArmFigures]
     learners: Mapping[str, LearnerFigures]
+    same_pages: Mapping[str, float]  # expected installs per 1,000 items on pages that all rank, of learners and shadows
     seconds: Mapping[str, float]  # by what they were spent for
     versions_rejected: int
 

@@ -29,7 +29,7 @@ from thalweg.experiment.ablations import (
 from thalweg.experiment.experiment import ExperimentConfig
 from thalweg.experiment.paired import paired_gain
 from thalweg.experiment.plots import terminal_plot, write_png
-from thalweg.experiment.report import figures, gain_of, gain_over, regrets, rows, table
+from thalweg.experiment.report import figures, gain_of, gain_over, regrets, rows, same_pages_gain, table
 from thalweg.experiment.seed_figures import PERIODS, SeedFigures
 
 SEEDS = [seed_figures(seed, {"wide_deep": 1 + seed / 100}) for seed in range(4)]
@@ -80,6 +80,10 @@ def test_gains_are_paired_by_seed() -> None:
     assert found["gap_closed"] == found["gap_closed_wide_deep"] != found["gap_closed_wide"]
     assert found["auc_vw"] == pytest.approx(0.7 + 0.015)
     assert found["versions_rejected"] == 0 + 1 + 2 + 3
+    same = same_pages_gain(SEEDS, "wide_deep", "deep")
+    pages = {name: np.array([seed.same_pages[name] for seed in SEEDS]) for name in ("wide_deep", "deep")}
+    assert same == gain_of(pages["wide_deep"], pages["deep"])
+    assert (found["same_pages_gain_over_deep"], found["same_pages_gain_over_deep_low"]) == (same.gain, same.low)
     installs = gain_over(SEEDS, "deep", "wide", of="installs")
     assert found["installs_gain_deep"] == installs.gain == pytest.approx(21 / 20 - 1)
 
