@@ -4,6 +4,7 @@ Only groups with a positive and a negative say anything of ranking. Equal predic
 average, so a constant prediction gains nothing. HR@10 is of groups with more than 10 items: below, every order hits.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -74,12 +75,11 @@ def sums_of(figures: F64) -> F64:
 def of_sums(sums: F64) -> RankingFigures:
     """The figures of sums [6]."""
     items, auc, groups, ndcg, with_hit, hits = sums.tolist()
-    nan = float("nan")
     return RankingFigures(
         int(groups),
-        auc / items if items else nan,
-        ndcg / groups if groups else nan,
-        hits / with_hit if with_hit else nan,
+        auc / items if items else math.nan,
+        ndcg / groups if groups else math.nan,
+        hits / with_hit if with_hit else math.nan,
     )
 
 

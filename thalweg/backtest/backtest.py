@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from learner.training.progressive_validation import ALL, Figures, ProgressiveValidation, auc_of
+from learner.training.figures import ALL, Figures
+from learner.training.progressive_validation import ProgressiveValidation, auc_of
 from learner.training.ranking_figures import sessions
 from learner.training.slices import Slices
 from producers.features import FeatureBuilder, PreparedEvent

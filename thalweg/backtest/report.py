@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from rich.table import Table
 
-from learner.training.progressive_validation import ALL, calibration_text
+from learner.training.figures import ALL, calibration_text
 from thalweg.backtest.backtest import Scores
 from thalweg.backtest.judgement import FIGURES, Interval, Judgement, judge
 
