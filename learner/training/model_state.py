@@ -13,6 +13,7 @@ from learner.training.dedup import RecentIds
 from learner.training.drift import DriftDetector
 from learner.training.encoded_batch import BatchEncoder
 from learner.training.progressive_validation import ProgressiveValidation
+from learner.training.ranking_kernels import PAGE_ITEMS
 from learner.training.ranking_progress import RankingProgress
 from learner.training.shown_items import ShownItems
 from learner.training.training_records import RecordEncoder, TrainingRecords
@@ -62,7 +63,8 @@ class ModelState:
         self.deep = DeepModel(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
         slices, label = self.batch_encoder.slices.names, spec.label
         labels_ms = duration_ms(label.window) + duration_ms(label.lateness)
-        rankings = RankingProgress(len(slices), labels_ms, settles=label.policy == "fake_negative")
+        settles = label.policy == "fake_negative"  # else a page's predictions know its labels
+        rankings = RankingProgress(len(slices), labels_ms, settles=settles, items_max=PAGE_ITEMS if settles else 1)
         self.progress = ProgressiveValidation(slices, rankings)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()

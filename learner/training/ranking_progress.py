@@ -5,6 +5,9 @@ A page is counted when all of its items have a label, at the predictions they we
 session, which is counted when it ends. Pages that wait for labels and sessions that go on have a slot each, by hash; if
 it is taken they aren't counted. So memory is bounded, and what is counted is a sample by hash, of whole pages and whole
 sessions. The same records give the same bits, however they are packed.
+
+Predictions are those just before each item is learned. Where a page's own labels were learned before (`wait`, `eager`:
+item by item), they tell which items come after a positive: there pages of one item are counted only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +39,7 @@ from stream.tables.xxh3 import LENGTH_MAX
 
 LATE_MS: Final = 60_000  # labels may come so much later than they should, by the event time of learned pages
 BUFFERED: Final = 512  # examples that are counted at once
+NONE_CORRECTED: Final[Bools] = np.zeros(BUFFERED, np.bool_)
 
 
 class PageColumns(NamedTuple):
@@ -67,12 +71,12 @@ def _hash(text: str) -> np.uint64:
 class RankingProgress:
     """Figures of ranking, of all examples and of each slice. `window_ms`: how long labels of a page may come.
 
-    `settles`: whether labels may change until then (`fake_negative`).
+    `settles`: whether labels may change until then (`fake_negative`). `items_max`: larger pages aren't counted.
     """
 
-    def __init__(self, slices: int, window_ms: int = 0, *, settles: bool = False) -> None:
+    def __init__(self, slices: int, window_ms: int = 0, *, settles: bool = False, items_max: int = PAGE_ITEMS) -> None:
         words, rows = -(-slices // 64), 1 + slices
-        self._life_ms, self._settles = window_ms + LATE_MS, settles
+        self._life_ms, self._settles, self._items_max = window_ms + LATE_MS, settles, items_max
         self._state = RankingState(
             np.zeros((PAGES + 1, 5), np.int64), np.zeros((PAGES + 1, 2, PAGE_ITEMS), np.float32),
             np.zeros((PAGES + 1, PAGE_ITEMS, words), np.uint64),
@@ -81,31 +85,35 @@ class RankingProgress:
             np.zeros((2, rows, 6)), np.zeros((2, rows, RECENT, 4)), np.zeros((2, rows), np.int64),
             np.zeros(FIRST_UNCOUNTED + len(UNCOUNTED), np.int64),
         )  # fmt: skip
-        self._buffer: list[RankedExamples] = []
+        self._buffer: list[tuple[Any, ...]] = []  # of the columns of RankedExamples
         self._buffered = 0
-        self._identities: I64 = np.zeros((0, 3), np.int64)
+        self._identities = self._limited = np.zeros((0, 3), np.int64)  # of the buffer; of pages that are counted
 
     def add(self, predictions: F32, labels: F32, members: Bools, corrected: Bools | None, pages: PageColumns) -> None:
         """Examples, in order. `corrected` bool [B]: whose other label was added before; None: none's."""
         if pages.identities is not self._identities or self._buffered >= BUFFERED:
             self.flush()
-            self._identities = pages.identities
+            self._identities = self._limited = pages.identities
+            too_large = self._identities[:, SIZE] > self._items_max
+            if too_large.any():
+                self._limited = self._identities.copy()
+                self._limited[too_large, SIZE] = PAGE_ITEMS + 1
+        n = len(labels)
         if corrected is None:
-            corrected = np.zeros(len(labels), np.bool_)
-        self._buffer.append(
-            RankedExamples(predictions, labels, members, corrected, pages.page, pages.position, pages.time_ms)
-        )
-        self._buffered += len(labels)
+            corrected = NONE_CORRECTED[:n] if n <= BUFFERED else np.zeros(n, np.bool_)
+        self._buffer.append((predictions, labels, members, corrected, *pages[1:]))  # a tuple: this is for every step
+        self._buffered += n
 
     def flush(self, later: int = 0) -> None:
         """Count what was added, but for pages that end within the `later` newest examples."""
         if not self._buffer:
             return
-        found = self._buffer[0] if len(self._buffer) == 1 else _joined(self._buffer)
+        parts = self._buffer
+        found = RankedExamples._make(parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True)))
         stop = len(found.page) - later
-        done = record_pages(self._state, found, self._identities, stop, self._life_ms, self._settles)
+        done = record_pages(self._state, found, self._limited, stop, self._life_ms, self._settles)
         self._buffered = len(found.page) - done
-        self._buffer = [RankedExamples._make(column[done:] for column in found)] if self._buffered else []
+        self._buffer = [tuple(column[done:] for column in found)] if self._buffered else []
 
     def lifetime(self, kind: str, row: int = 0) -> RankingFigures:
         """Over all pages or sessions. `row`: 0 for all examples, else of a slice, from 1."""
@@ -159,7 +167,3 @@ class RankingProgress:
             getattr(state, f"{kind}_heads")[where] = slots[:, 1:]
             getattr(state, f"{kind}_items")[where, :, :width] = items
             getattr(state, f"{kind}_members")[where, :width] = arrays[f"{kind}_members"]
-
-
-def _joined(parts: Sequence[RankedExamples]) -> RankedExamples:
-    return RankedExamples(*map(np.concatenate, zip(*parts, strict=True)))

@@ -18,7 +18,7 @@ from learner.training.figures import ALL, HEADER, WINDOW, Figures
 from learner.training.model import Model
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.ranking_figures import ranking_figures
-from learner.training.ranking_progress import PageColumns
+from learner.training.ranking_progress import PageColumns, RankingProgress
 from learner.training.slices import Slices
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
@@ -312,6 +312,7 @@ def test_the_model_tells_how_it_ranks() -> None:
     """Of each page, at the predictions that it was learned with: in lines, in a version, in slices, over a restart."""
     spec = sliced()
     log, model = records(spec, 60), Model(spec)
+    model.progress.rankings = RankingProgress(len(model.progress.names) - 1, 2_000)
     for offset, record in enumerate(log):
         model.learn(record, offset)
     pages = [event for record in log for event in record]
@@ -335,6 +336,17 @@ def test_the_model_tells_how_it_ranks() -> None:
         if name != "page_bytes":
             del older.arrays[name]
     assert restore(spec, older).progress.rankings.lifetime("page").groups == 0, "a build before had none"
+
+
+@pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
+def test_a_page_isnt_ranked_by_predictions_that_know_its_labels(policy: str) -> None:
+    """Pages of several items count under `fake_negative` only; those of one item, in sessions, under all."""
+    spec = small_spec(**{"[label]": f'[label]\npolicy = "{policy}"'})
+    for items, known in ((3, policy == "fake_negative"), (1, True)):
+        model = Model(spec)
+        for offset, record in enumerate(records(spec, 60, items=items)):
+            model.learn(record, offset)
+        assert model.progress.rankings.uncounted()["large"] == (0 if known else 60)
 
 
 def test_a_manifest_has_room_for_all_slices() -> None:
