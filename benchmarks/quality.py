@@ -8,6 +8,9 @@ best of equally many random trials on the first 30,000 pages (`benchmarks/tuning
 ensemble is wide and deep, each trained alone, their logits summed and halved, or their probabilities averaged,
 whichever is better for it.
 
+Beside AUC over all examples stand AUC and NDCG@10 within users' sessions (`docs/figures.md`), which is what ranking is
+worth: a page has one item here.
+
 Figures are means of 3 seeds. A seed makes the deep part's first layers; wide, Vowpal Wabbit and River start at zero
 and have nothing random, so they run once; so does what is shipped.
 """
@@ -19,16 +22,19 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.tuning import FILE, TUNED_ON, entrant
+from learner.training.ranking_figures import ranking_figures
 from producers.movielens import fetch_movielens, read_movielens
 from stream.runtime.settings import Settings
 from stream.spec.spec_file import load_spec
-from stream.tables.dtypes import F32
+from stream.tables.dtypes import F32, F64
 from thalweg.backtest.backtest import Backtest, Scores, exact_auc
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 
 SEEDS = 3
 QUICK_PAGES, QUICK_REST = 12_000, 4_000
 P_MIN = 1e-6
+FIGURES = ("auc", "session_auc", "session_ndcg")
+TITLES = ("auc", "session auc", "session ndcg@10")
 ROWS = {
     "wide": "wide alone",
     "deep": "deep alone",
@@ -63,21 +69,33 @@ def together(wide: F32, deep: F32, *, logits: bool) -> F32:
     return (1 / (1 + np.exp(-logit))).astype(np.float32)
 
 
-def aucs(scores: Scores, first: int, seeds: int) -> tuple[dict[str, list[float]], str]:
-    """AUC of rows from `first` on, by seed where there's one; and how the ensemble was made."""
+def measured(scores: Scores, predictions: F32, first: int) -> F64:
+    """The FIGURES of rows from `first` on."""
+    p, y = predictions[first:], scores.labels[first:]
+    sessions = ranking_figures(p, y, scores.rows.sessions[first:])
+    return np.array([exact_auc(p, y), sessions.auc, sessions.ndcg])
+
+
+def measured_all(scores: Scores, first: int, seeds: int) -> tuple[dict[str, F64], str]:
+    """The FIGURES of rows from `first` on, float64 [seeds, 3] of each row of the table; and how the ensemble was made,
+    which is the better way by AUC."""
+    entrants = {
+        "wide": [0],
+        "deep": [1 + 2 * seed for seed in range(seeds)],
+        "wide_deep": [2 + 2 * seed for seed in range(seeds)],
+        "vw": [1 + 2 * seeds],
+        "river": [2 + 2 * seeds],
+        "shipped": [3 + 2 * seeds],
+    }
     found = {
-        "wide": [scores.auc(0, first)],
-        "deep": [scores.auc(1 + 2 * seed, first) for seed in range(seeds)],
-        "wide_deep": [scores.auc(2 + 2 * seed, first) for seed in range(seeds)],
-        "vw": [scores.auc(1 + 2 * seeds, first)],
-        "river": [scores.auc(2 + 2 * seeds, first)],
-        "shipped": [scores.auc(3 + 2 * seeds, first)],
+        name: np.array([measured(scores, scores.predictions[i], first) for i in chosen])
+        for name, chosen in entrants.items()
     }
     ways = {}
     for way, logits in (("logits", True), ("probabilities", False)):
         mixed = [together(scores.predictions[0], scores.predictions[1 + 2 * s], logits=logits) for s in range(seeds)]
-        ways[way] = [exact_auc(one[first:], scores.labels[first:]) for one in mixed]
-    best = max(ways, key=lambda way: float(np.mean(ways[way])))
+        ways[way] = np.array([measured(scores, one, first) for one in mixed])
+    best = max(ways, key=lambda way: float(ways[way][:, 0].mean()))
     found["ensemble"] = ways[best]
     return found, best
 
@@ -87,14 +105,19 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     seeds = 1 if quick else SEEDS
     first = QUICK_REST if quick else TUNED_ON
     scores = played(QUICK_PAGES if quick else None, seeds)
-    whole, way = aucs(scores, 0, seeds)
-    rest, _ = aucs(scores, first, seeds)
-    title = f"MovieLens-100k, AUC at page time, {scores.pages:,} pages, {len(scores.labels):,} examples"
-    table = Table("", "whole", f"after the first {first:,}", "seeds, whole", title=title,
-                  caption=f"the ensemble averages {way}")  # fmt: skip
+    whole, way = measured_all(scores, 0, seeds)
+    rest, _ = measured_all(scores, first, seeds)
+    title = f"MovieLens-100k, at page time, {scores.pages:,} pages, {len(scores.labels):,} examples"
+    heads = [head for of in TITLES for head in (of, "rest")]
+    caption = f"rest: after the first {first:,}; session: within users' sessions; the ensemble averages {way}"
+    table = Table("", *heads, "auc by seed", title=title, caption=caption)
     figures: dict[str, float] = {}
     for name, says in ROWS.items():
-        figures[f"auc_{name}"], figures[f"auc_{name}_rest"] = float(np.mean(whole[name])), float(np.mean(rest[name]))
-        by_seed = " ".join(f"{auc:.4f}" for auc in whole[name]) if len(whole[name]) > 1 else ""
-        table.add_row(says, f"{figures[f'auc_{name}']:.4f}", f"{figures[f'auc_{name}_rest']:.4f}", by_seed)
+        cells = []
+        for f, figure in enumerate(FIGURES):
+            for end, found in (("", whole), ("_rest", rest)):
+                figures[f"{figure}_{name}{end}"] = mean = float(found[name][:, f].mean())
+                cells.append(f"{mean:.4f}")
+        by_seed = " ".join(f"{auc:.4f}" for auc in whole[name][:, 0]) if len(whole[name]) > 1 else ""
+        table.add_row(says, *cells, by_seed)
     return table, figures

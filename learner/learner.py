@@ -11,8 +11,8 @@ from learner.lag import Lag
 from learner.publishing.publisher import Publisher
 from learner.publishing.version_allocator import HighWater
 from learner.training import metrics
+from learner.training.figures import HEADER
 from learner.training.model import Model
-from learner.training.progressive_validation import HEADER
 from learner.training.training_records import TrainingRecords
 from stream.events.codec import decode_examples
 from stream.events.topics import EXAMPLES

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from learner.training.figures import Figures
 from learner.training.model import Model
-from learner.training.progressive_validation import Figures
 from stream.spec.spec import Gate
 
 EXAMPLES_MIN = 500  # below it calibration and log loss mean nothing

@@ -2,8 +2,9 @@
 
 from prometheus_client import Gauge, Histogram
 
+from learner.training.figures import ALL, WINDOW
 from learner.training.model import Model
-from learner.training.progressive_validation import ALL, WINDOW
+from learner.training.ranking_kernels import KINDS, RECENT
 from stream.runtime.metrics import Total
 from stream.tables.eviction import EVICTED, EXPIRED
 
@@ -26,6 +27,20 @@ FIGURES = {
     "base_rate": Gauge("thalweg_learner_base_rate", "mean label; by slice and window", LABELS),
     "calibration": Gauge("thalweg_learner_calibration", "mean prediction / mean label; by slice and window", LABELS),
 }
+RANKING_LABELS = ["slice", "group", "window"]  # of pages or of sessions; the lifetime or the last RECENT of them
+RANKING = {
+    "auc": Gauge(
+        "thalweg_learner_ranking_auc", "AUC within pages, or within sessions, weighted by items", RANKING_LABELS
+    ),
+    "ndcg": Gauge("thalweg_learner_ranking_ndcg", "NDCG@10 of pages, or of sessions", RANKING_LABELS),
+    "hit_rate": Gauge(
+        "thalweg_learner_ranking_hit_rate",
+        "share of pages, or of sessions, of more than 10 items that have a positive among the first 10",
+        RANKING_LABELS,
+    ),
+    "groups": Gauge("thalweg_learner_ranked", "pages, or sessions, that have both labels", RANKING_LABELS),
+}
+UNCOUNTED = Total("thalweg_learner_unranked_pages", "pages that no figure of ranking counts, by reason", ("reason",))
 for gauge in FIGURES.values():
     gauge.labels(ALL, "lifetime")  # present from the first scrape on
 EXAMPLES = Total("thalweg_learner_examples", "examples learned, since the log's beginning")
@@ -61,6 +76,14 @@ def set_model(model: Model) -> None:
         for window, figures in (("lifetime", progress.lifetime(name)), (f"{WINDOW}", progress.window(name))):
             for key, value in figures.named().items():
                 FIGURES[key].labels(name, window).set(value)
+    for row, name in enumerate(progress.names):
+        for kind in KINDS:
+            of = progress.rankings.lifetime(kind, row), progress.rankings.window(kind, row)
+            for window, ranking in zip(("lifetime", f"{RECENT}"), of, strict=True):
+                for key, value in (ranking.named() | {"groups": ranking.groups}).items():
+                    RANKING[key].labels(name, kind, window).set(value)
+    for reason, count in progress.rankings.uncounted().items():
+        UNCOUNTED.set(count, reason)
     EXAMPLES.set(model.examples)
     DUPLICATES.set(model.duplicates)
     ORGANIC.set(model.organic)

@@ -15,11 +15,12 @@ from learner.deep.joint_step import learn_micro_batches, learn_wide
 from learner.training.dedup import NO_SOURCE
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model_state import RECENT_PAGES, ModelState
+from learner.training.ranking_progress import PageColumns
 from learner.training.training_records import TrainingRecords
 from stream.events.codec import organic_id
 from stream.events.types import Organic, TrainingEvent
 from stream.snapshots.manifest import INGESTS_MAX
-from stream.tables.dtypes import F32
+from stream.tables.dtypes import F32, I64
 
 EARLY_SHARE = 10  # an early warm start waits at least a tenth of the usual interval after the last one
 
@@ -78,7 +79,7 @@ class Model(ModelState):
                 self.window.begin_record(records.origins[r].offset, self.examples + begin)
                 self._note_pages(records, r)
         predictions = self._learn_parts(batch)
-        losses = self._record_figures(batch, predictions)
+        losses = self._record_figures(batch, predictions, records.identities)
         if self.learns_statistics:
             self.statistics.learn(batch.pages, batch.outcomes, batch.statistics)
         self._note(batch)
@@ -116,13 +117,16 @@ class Model(ModelState):
             self.evict()
         return predictions
 
-    def _record_figures(self, batch: EncodedBatch, predictions: F32) -> list[float]:
+    def _record_figures(self, batch: EncodedBatch, predictions: F32, identities: I64) -> list[float]:
         """Record first labels, of `fake_negative` corrections too. Returns each record's mean log loss, if any."""
         labels, members, later, ends = batch.targets.labels, batch.members, batch.later, batch.ends
+        pages = PageColumns(identities, batch.pages.page, batch.pages.position, batch.targets.time_ms)
         if later is None or self.spec.label.policy == "fake_negative":  # all first labels are negative there
-            losses = self.progress.record(predictions, labels, members, later)
+            losses = self.progress.record(predictions, labels, members, later, pages)
         else:
-            losses = self.progress.record(predictions[~later], labels[~later], members[~later])
+            losses = self.progress.record(
+                predictions[~later], labels[~later], members[~later], None, pages.part(~later)
+            )
             ends = np.append(0, np.cumsum(~later))[ends]
         return [float(losses[a:b].mean()) for a, b in pairwise(ends.tolist()) if b > a]
 

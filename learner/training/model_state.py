@@ -13,6 +13,8 @@ from learner.training.dedup import RecentIds
 from learner.training.drift import DriftDetector
 from learner.training.encoded_batch import BatchEncoder
 from learner.training.progressive_validation import ProgressiveValidation
+from learner.training.ranking_kernels import PAGE_ITEMS
+from learner.training.ranking_progress import RankingProgress
 from learner.training.shown_items import ShownItems
 from learner.training.training_records import RecordEncoder, TrainingRecords
 from learner.training.warm_start_window import Reread, WarmStartWindow
@@ -21,7 +23,7 @@ from stream.events.types import BadPart
 from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys, one_page
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.spec.spec import Spec
+from stream.spec.spec import Spec, duration_ms
 from stream.tables.dtypes import F32, U64
 
 RECENT_PAGES = 4
@@ -59,7 +61,11 @@ class ModelState:
         self.wide = Ftrl.of(spec, self.encoder.alphas)
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
         self.deep = DeepModel(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
-        self.progress = ProgressiveValidation(self.batch_encoder.slices.names)
+        slices, label = self.batch_encoder.slices.names, spec.label
+        labels_ms = duration_ms(label.window) + duration_ms(label.lateness)
+        settles = label.policy == "fake_negative"  # else a page's predictions know its labels
+        rankings = RankingProgress(len(slices), labels_ms, settles=settles, items_max=PAGE_ITEMS if settles else 1)
+        self.progress = ProgressiveValidation(slices, rankings)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
         self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)

@@ -5,99 +5,28 @@ label is recorded at the prediction it was learned with, and the old one subtrac
 be remembered by example, and sums are right as long as predictions move little meanwhile.
 
 Figures cover all examples and each slice of them, for the lifetime and for the last 2,000 (of that slice; corrections
-count among them). They don't depend on how records are split: examples are recorded one by one.
+count among them). They don't depend on how records are split: examples are recorded one by one. Figures of ranking,
+within pages and sessions, are beside them (`ranking_progress.py`).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from learner.training.figures import ALL, WINDOW, Figures, Milestone, RankingWindow
+from learner.training.ranking_kernels import KINDS
+from learner.training.ranking_progress import PageColumns, RankingProgress
+from stream.snapshots.payload import NAMES_MAX
 from stream.tables.dtypes import F32, F64, I64, Bools
 from stream.tables.jit import kernel
 
 BINS: Final = 16_384
-WINDOW: Final = 2_000
-ALL: Final = "all"
-HEADER: Final = (
-    f"{'examples':>10} {'since last':>10} {'log loss':>9} {'entropy':>8} {'auc':>7} {'label':>6} {'calibration':>11}"
-    f" | {f'last {WINDOW:,}: log loss':>21} {'entropy':>8} {'auc':>7} {'calibration':>11}  slice"
-)
 _P_MIN: Final = 1e-7
 _LOGIT_MAX: Final = 16.12  # above that of 1 − _P_MIN
 _CORRECTED: Final = 2.0  # is added to the label of a correction
-
-
-@dataclass(frozen=True)
-class Figures:
-    """How good a set of predictions is. `predicted`: mean prediction; `base_rate`: mean label, 0 to 1 also where
-    corrections of other examples are among them."""
-
-    examples: int
-    auc: float
-    log_loss: float
-    base_rate: float
-    predicted: float
-
-    @property
-    def calibration(self) -> float:
-        """Mean prediction / mean label: infinite without a positive label, 1 without an example."""
-        if not self.examples:
-            return 1.0
-        return self.predicted / self.base_rate if self.base_rate > 0.0 else math.inf
-
-    def entropy(self) -> float:
-        """Log loss of the constant prediction `base_rate`."""
-        p = min(max(self.base_rate, 1e-6), 1 - 1e-6)
-        return float(-p * np.log(p) - (1 - p) * np.log(1 - p))
-
-    def normalised_entropy(self) -> float:
-        """Log loss / entropy (He et al. 2014, section 2): below 1, it beats the base rate. 1: no examples."""
-        return self.log_loss / self.entropy() if self.examples else 1.0
-
-    def named(self) -> dict[str, float]:
-        """All of them by name."""
-        return {
-            "examples": float(self.examples), "auc": self.auc, "log_loss": self.log_loss, "base_rate": self.base_rate,
-            "normalised_entropy": self.normalised_entropy(), "calibration": self.calibration,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Milestone:
-    """The figures as of a doubling count, ALL first. `since_last`: mean log loss since the previous milestone."""
-
-    since_last: float
-    lifetime: Mapping[str, Figures]
-    window: Mapping[str, Figures]
-
-    def lines(self) -> list[str]:
-        """Under HEADER: a line for all, and one for each slice that has examples."""
-        lines = []
-        for name, life in self.lifetime.items():
-            late = self.window[name]
-            if not life.examples:
-                continue
-            since = f"{self.since_last:.4f}" if name == ALL else ""
-            lines.append(
-                f"{life.examples:>10} {since:>10} {life.log_loss:>9.4f} {life.normalised_entropy():>8.4f} "
-                f"{life.auc:>7.4f} {life.base_rate:>6.3f} {calibration_text(life.calibration):>11} | "
-                f"{late.log_loss:>21.4f} {late.normalised_entropy():>8.4f} {late.auc:>7.4f} "
-                f"{calibration_text(late.calibration):>11}  {name}"
-            )
-        return lines
-
-
-def calibration_text(calibration: float) -> str:
-    """A calibration in a table; - where no label was positive.
-
-    >>> calibration_text(1.0), calibration_text(math.inf)
-    ('1.000', '-')
-    """
-    return f"{calibration:.3f}" if math.isfinite(calibration) else "-"
 
 
 class FigureState(NamedTuple):
@@ -116,7 +45,7 @@ class ProgressiveValidation:
     `milestones` collects figures at 1, 2, 4, 8, … examples, for the caller to take.
     """
 
-    def __init__(self, slices: Sequence[str] = ()) -> None:
+    def __init__(self, slices: Sequence[str] = (), rankings: RankingProgress | None = None) -> None:
         assert ALL not in slices
         self.names = (ALL, *slices)
         rows = len(self.names)
@@ -124,6 +53,7 @@ class ProgressiveValidation:
             np.zeros((rows, 2, BINS)), np.zeros((rows, 3)), np.zeros((rows, 2, WINDOW), np.float32),
             np.zeros((rows, 2), np.int64), np.zeros(1),
         )  # fmt: skip
+        self.rankings = rankings or RankingProgress(len(slices))
         self.milestones: list[Milestone] = []
 
     @property
@@ -132,10 +62,15 @@ class ProgressiveValidation:
         return int(self.state.counts[0, 0])
 
     def record(
-        self, predictions: F32, labels: F32, members: Bools | None = None, corrected: Bools | None = None
+        self,
+        predictions: F32,
+        labels: F32,
+        members: Bools | None = None,
+        corrected: Bools | None = None,
+        pages: PageColumns | None = None,
     ) -> F64:
         """Record these, in order. `members` bool [B, S]: which is in which slice; None: none in any. `corrected` bool
-        [B]: whose other label was recorded before; None: none's.
+        [B]: whose other label was recorded before; None: none's. Without `pages` there are no figures of ranking.
 
         Returns what they add to the sum of log losses, float64 [B]. A NaN prediction makes the log loss NaN
         permanently.
@@ -144,6 +79,8 @@ class ProgressiveValidation:
         if members is None:
             members = np.zeros((n, len(self.names) - 1), np.bool_)
         assert members.shape == (n, len(self.names) - 1)
+        if pages is not None:
+            self.rankings.add(predictions, labels, members, corrected, pages)
         if corrected is not None:
             labels = (labels + _CORRECTED * corrected).astype(np.float32)
         losses, first = np.empty(n), 0
@@ -151,7 +88,7 @@ class ProgressiveValidation:
             doubled = 1 << self.count.bit_length()
             first = _record(self.state, predictions, labels, members, first, doubled, losses)
             if self.count == doubled:
-                self._add_milestone(doubled)
+                self._add_milestone(doubled, n - first if pages is not None else 0)
         return losses
 
     def lifetime(self, name: str = ALL) -> Figures:
@@ -167,22 +104,28 @@ class ProgressiveValidation:
         return _figures(bins, sums, int(n))
 
     def metrics(self) -> dict[str, float]:
-        """A version's metrics: `auc_arrival`, `window_log_loss`, …; of slices `auc_arrival[item.tags=x]`.
+        """A version's metrics: `auc_arrival`, `window_log_loss`, `page_ndcg`, …; of slices `auc_arrival[item.tags=x]`.
 
-        Without a positive label there is no calibration.
+        Without a positive label there is no calibration. Figures of slices' ranking are there as far as they have room.
         """
-        metrics: dict[str, float] = {}
-        for name in self.names:
+        metrics, of_slices = dict[str, float](), dict[str, float]()
+        for row, name in enumerate(self.names):
             life, late = self.lifetime(name).named(), self.window(name).named()
+            rankings = {kind: self.rankings.window(kind, row) for kind in KINDS}
             if name == ALL:
                 metrics |= {"auc_arrival": life.pop("auc"), **life, **{f"window_{key}": late[key] for key in late}}
+                for kind, of in rankings.items():
+                    metrics |= {f"{kind}_{key}": value for key, value in self.rankings.lifetime(kind).named().items()}
+                    metrics |= {f"window_{kind}_{key}": value for key, value in of.named().items()}
             else:  # a manifest has room for few metrics
                 metrics |= {f"auc_arrival[{name}]": life["auc"], f"window_auc[{name}]": late["auc"]}
-        return {name: value for name, value in metrics.items() if math.isfinite(value)}
+                of_slices |= {f"window_{kind}_auc[{name}]": of.auc for kind, of in rankings.items()}
+        finite = [(name, value) for name, value in (metrics | of_slices).items() if math.isfinite(value)]
+        return dict(finite[:NAMES_MAX])
 
     def arrays(self) -> dict[str, "npt.NDArray[Any]"]:
         """The state, copied. What `restore` takes, with the names of slices beside it."""
-        return {name: array.copy() for name, array in self.state._asdict().items()}
+        return {name: array.copy() for name, array in self.state._asdict().items()} | self.rankings.arrays()
 
     def restore(self, arrays: Mapping[str, "npt.NDArray[Any]"], slices: Sequence[str]) -> None:
         """Resume from these arrays, whose rows are all and `slices`: a slice that isn't among them begins at zero.
@@ -197,13 +140,19 @@ class ProgressiveValidation:
                 state.bins[row], state.sums[row] = arrays["bins"][source], arrays["sums"][source]
                 state.recent[row], state.counts[row] = arrays["recent"][source], counts[source]
         state.marked[:] = arrays["marked"]
+        self.rankings.restore(arrays, [names.index(name) if name in names else -1 for name in self.names])
 
-    def _add_milestone(self, count: int) -> None:
+    def _add_milestone(self, count: int, later: int) -> None:
+        """`later`: examples that were added to the rankings but come after this one."""
         loss, marked = float(self.state.sums[0, 0]), self.state.marked
         since = (loss - float(marked[0])) / (count - count // 2)
         marked[0] = loss
         lifetime, window = ({name: of(name) for name in self.names} for of in (self.lifetime, self.window))
-        self.milestones.append(Milestone(since, lifetime, window))
+        rankings = {
+            name: RankingWindow(*(self.rankings.window(kind, row, later) for kind in KINDS))
+            for row, name in enumerate(self.names)
+        }
+        self.milestones.append(Milestone(since, lifetime, window, rankings))
 
 
 def auc_of(bins: F64) -> float:

@@ -36,6 +36,7 @@ class DecodedRecords(NamedTuple):
     ingest_ms: I64  # i64[N]
     time_ms: F64  # f64[N], event time of the example's page
     page_time_ms: I64  # i64[P]
+    identities: I64  # i64[P, 3], key, user and number of items of each page: `ranking_progress.PageColumns`
     name_hashes: U64  # u64[M], xxh3_64 of the names of each page's items, in order
     name_spans: I64  # i64[M, 2], begin and end of the name in the joined bytes; ASCII
     name_ends: I64  # i64[P + 1], page p has the items name_ends[p]:name_ends[p + 1]
@@ -65,6 +66,7 @@ def decode_records(joined: bytes, ends: I64, layout: Layout) -> tuple[int, Decod
         ingest_ms=room.ingest_ms[:examples],
         time_ms=room.time_ms[:examples],
         page_time_ms=room.page_time_ms[:pages],
+        identities=room.identities[:pages],
         name_hashes=room.name_hashes[:names],
         name_spans=room.name_spans[:names],
         name_ends=room.name_ends[: pages + 1],
@@ -91,6 +93,7 @@ def room_for(size: int, records: int, layout: Layout) -> DecodedRecords:
         ingest_ms=np.empty(examples, np.int64),
         time_ms=np.empty(examples, np.float64),
         page_time_ms=np.empty(pages, np.int64),
+        identities=np.empty((pages + 1, 3), np.int64),
         name_hashes=np.empty(names, np.uint64),
         name_spans=np.empty((names, 2), np.int64),
         name_ends=np.empty(pages + 1, np.int64),

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from learner.training.ranking_kernels import fill_identity, text_hash
 from stream.events.msgpack_scan import bytes_at, context_at, doubles_at, list_at, number_at, text_at, unsigned_at
 from stream.events.types import (
     EVENT_BYTES_MAX,
@@ -73,7 +74,8 @@ def _decode_record(raw: Any, record: Any, base: Any, out: Any, counts: Any, layo
 def _examples(raw: Any, at: Any, base: Any, out: Any, counts: Any, layout_hash: Any, sizes: Any) -> Any:
     """Append a page with its examples; the event's end, −1 if it isn't plain."""
     page, first, name, word = counts[PAGES], counts[N_EXAMPLES], counts[NAMES], counts[WORDS]
-    at, time_ms, items, begin, end = _page(raw, at, base, out.name_hashes[name:], out.name_spans[name:])
+    identity = out.identities[page]
+    at, time_ms, items, begin, end = _page(raw, at, base, out.name_hashes[name:], out.name_spans[name:], identity)
     if at < 0:
         return at
     words = out.words[word : word + (end - begin) // 8]
@@ -103,8 +105,11 @@ def _examples(raw: Any, at: Any, base: Any, out: Any, counts: Any, layout_hash: 
 
 
 @kernel
-def _page(raw: Any, at: Any, base: Any, hashes: Any, spans: Any) -> Any:
-    """(end, event time, number of items, begin and end of the features) of an Impression; an end of −1: not plain."""
+def _page(raw: Any, at: Any, base: Any, hashes: Any, spans: Any, identity: Any) -> Any:
+    """(end, event time, number of items, begin and end of the features) of an Impression; an end of −1: not plain.
+
+    Fills its identity.
+    """
     bad = np.int64(-1), np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     fields, at = list_at(raw, at)
     if at < 0 or not 10 <= fields <= 11 or at >= raw.shape[0] or raw[at] != IMPRESSION:
@@ -112,12 +117,14 @@ def _page(raw: Any, at: Any, base: Any, hashes: Any, spans: Any) -> Any:
     begin, at = text_at(raw, at + 1)  # request id
     if at <= begin:
         return bad
+    request = text_hash(raw[begin:at])
     time_ms, at = number_at(raw, at)
     if at < 0 or not 0 < time_ms < TIME_MS_MAX:
         return bad
     begin, at = text_at(raw, at)  # user
     if at <= begin:
         return bad
+    user = text_hash(raw[begin:at])
     items, at = _fill_names(raw, at, base, hashes, spans)
     if at >= 0:
         _, at = text_at(raw, at)  # variant
@@ -135,6 +142,7 @@ def _page(raw: Any, at: Any, base: Any, hashes: Any, spans: Any) -> Any:
     if end < 0:
         return bad
     at = context_at(raw, end) if fields > 10 else end
+    fill_identity(identity, request, user, time_ms, hashes[0], items)
     return at, time_ms, items, begin + (2 if raw[begin] == 0xC4 else 3), end
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from learner.training.dedup import source_of
 from learner.training.encoded_batch import BatchEncoder, EncodedRecords
 from learner.training.example_batch import ExampleBatch, batch_of
+from learner.training.ranking_progress import identities_of
 from learner.training.record_decoder import DecodedRecords, decode_records
 from learner.training.shown_items import ShownPages, shown_pages
 from stream.events.codec import array_head, decode_organic, decode_training, encode_record
@@ -37,6 +38,7 @@ class TrainingRecords:
     page_ends: I64  # i64[R + 1]: record r has pages page_ends[r]:page_ends[r + 1]
     words_ends: I64  # i64[P + 1]: page p has words[words_ends[p]:words_ends[p + 1]]
     shown: ShownPages
+    identities: I64  # i64[P, 3], of the pages: `ranking_progress.PageColumns`
     organic: Sequence[Sequence[Organic]]  # of each record
     rejected: Sequence[Sequence[BadPart]]  # of each record
 
@@ -102,6 +104,7 @@ class RecordEncoder:
             np.cumsum([0, *map(len, found.valid)]),
             np.append(examples.pages.starts, len(examples.pages.words)),
             shown_pages([(one.page.items, one.page.time_ms) for one in valid]),
+            identities_of([one.page for one in valid]),
             [[event for event in events if isinstance(event, Organic)] for events, _ in decoded],
             [[*bad, *invalid] for (_, bad), invalid in zip(decoded, found.rejected, strict=True)],
         )
@@ -121,5 +124,5 @@ class RecordEncoder:
             organic[record] += decode_organic(array_head(1) + joined[begin:end])[0]
         return TrainingRecords(
             origins, sources, self.batches.encode_records(columns, ends), decoded.page_ends, decoded.page_starts, shown,
-            organic, [()] * len(origins),
+            decoded.identities, organic, [()] * len(origins),
         )  # fmt: skip

@@ -26,6 +26,9 @@ def seed_figures(seed: int, factors: Mapping[str, float], arms: Sequence[str] = 
     return SeedFigures(
         seed, 1_000, 0.01, {name: arm(value) for name, value in values.items()},
         {"oracle": arm(30.0 * luck, 0), "random": arm(8.0 * luck, 0)},
-        {name: LearnerFigures(0.7 + seed / 100, 0.6, 0.05, 1.1) for name in arms if name != "popular"},
+        {
+            name: LearnerFigures(0.7 + seed / 100, 0.6, 0.05, 1.1, 0.65, 0.5, {"auc": 0.01})
+            for name in arms if name != "popular"
+        },
         {name: value + 1 for name, value in values.items()}, {"all": 2.0}, seed,
     )  # fmt: skip

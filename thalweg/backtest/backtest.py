@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from learner.training.progressive_validation import ALL, Figures, ProgressiveValidation, auc_of
+from learner.training.figures import ALL, Figures
+from learner.training.progressive_validation import ProgressiveValidation, auc_of
+from learner.training.ranking_figures import sessions
 from learner.training.slices import Slices
 from producers.features import FeatureBuilder, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
@@ -22,8 +23,9 @@ from stream.features.encoder import one_page
 from stream.joiner.label_rules import label_rules
 from stream.runtime.errors import BadEvent, DataError
 from stream.spec.spec import Spec
-from stream.tables.dtypes import F32, F64, U64
+from stream.tables.dtypes import F32, F64, I64, U64, Bools
 from thalweg.backtest.entrants import EmittedRecord, Entrant, ExampleLog, ModelEntrant, ShownPage, Step
+from thalweg.backtest.judgement import JudgedRows
 
 PROGRESS_PAGES = 500
 JOINED_EVENTS = 256  # at once
@@ -38,7 +40,10 @@ class Scores:
     slices: tuple[str, ...]
     predictions: F32  # [entrants, N], at page time
     labels: F32  # [N]
-    members: npt.NDArray[np.bool_]  # [N, slices]
+    members: Bools  # [N, slices]
+    rows: JudgedRows
+    positions: I64  # [N], in the page
+    users: int
     seconds: list[float]  # per entrant, spent in predicting and learning
     arrivals: list[float]  # AUC on arrival, per entrant
     pages: int
@@ -72,7 +77,7 @@ def exact_auc(predictions: F32, labels: F32) -> float:
     return auc_of(auc_counts(ranks, labels, len(distinct)))
 
 
-def auc_counts(ranks: npt.NDArray[np.int64], labels: F32, size: int) -> F64:
+def auc_counts(ranks: I64, labels: F32, size: int) -> F64:
     """Negatives and positives at each rank, float64 [2, size]."""
     return np.stack([np.bincount(ranks, weights, size) for weights in (1.0 - labels, labels)])
 
@@ -90,7 +95,9 @@ class Backtest:
     on_progress: Callable[["Backtest"], None] = lambda backtest: None
     _predicted: list[list[F32]] = field(default_factory=list)
     _labels: list[float] = field(default_factory=list)  # NaN: not emitted yet
-    _members: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    _members: list[Bools] = field(default_factory=list)
+    _shown: list[tuple[int, int, int]] = field(default_factory=list)  # each page's user, event time, items
+    _users: dict[str, int] = field(default_factory=dict)
     _rows: dict[str, int] = field(default_factory=dict)  # request id → row of its first item
     _items: int = 0  # of these pages
     _prepared: list[PreparedEvent] = field(default_factory=list)
@@ -169,6 +176,7 @@ class Backtest:
         words: U64 = np.frombuffer(page.features, np.uint64)
         self.pages += 1
         self._labels += [np.nan] * len(page.items)
+        self._shown.append((self._users.setdefault(page.user, len(self._users)), page.time_ms, len(page.items)))
         if self._slices.names:
             self._members.append(self._slices.members(one_page(words)))
         self._steps.append(ShownPage(words, self._rows[page.request_id]))
@@ -204,6 +212,9 @@ class Backtest:
             raise DataError("no page of the source is valid: `thalweg check` says what is wrong with the events")
         labels = np.array(self._labels, np.float32)
         is_labelled = ~np.isnan(labels)
+        users, times_ms, sizes = np.array(self._shown, np.int64).T
+        pages = np.repeat(np.arange(self.pages), sizes)
+        positions = np.arange(len(pages)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         members = np.concatenate(self._members) if self._slices.names else np.zeros((len(labels), 0), np.bool_)
         return Scores(
             [entrant.name for entrant in self.entrants],
@@ -211,6 +222,9 @@ class Backtest:
             np.array([np.concatenate(one) for one in self._predicted], np.float32)[:, is_labelled],
             labels[is_labelled],
             members[is_labelled],
+            JudgedRows(labels, users[pages], pages, sessions(users, times_ms)[pages]).take(is_labelled),
+            positions[is_labelled],
+            len(self._users),
             self.seconds,
             [entrant.auc_arrival() for entrant in self.entrants],
             self.pages,

@@ -1,4 +1,4 @@
-"""A contest: the entrants of a backtest by its options, its run with a line of progress, its figures and tables."""
+"""A contest: the entrants of a backtest by its options, and its run with a line of progress."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -9,9 +9,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from learner.training.progressive_validation import ALL, calibration_text
 from producers.source import SourceElement
 from stream.runtime.errors import SettingsError, SpecError
 from stream.spec.spec import PartName, Policy, Spec
@@ -113,55 +111,6 @@ def run_contest(spec: Spec, source: Iterable[SourceElement], config: ContestConf
         if isinstance(entrant, VowpalWabbit):
             entrant.close()
     return scores
-
-
-def figures(scores: Scores) -> dict[str, float]:
-    """One flat object: `wide.auc`, `wide,deep.log_loss`, `vw.auc[user.gender=F]`, and counts."""
-    found: dict[str, float] = {"pages": scores.pages, "untold": scores.unlabelled, "broken": scores.rejected}
-    for i, name in enumerate(scores.names):
-        for part, of in scores.figures(i).items():
-            for key, value in of.named().items():
-                if np.isfinite(value):  # there is no calibration without an install
-                    found[f"{name}.{key}" if part == ALL else f"{name}.{key}[{part}]"] = value
-        if not np.isnan(scores.arrivals[i]):
-            found[f"{name}.auc_arrival"] = scores.arrivals[i]
-        found[f"{name}.examples_s"] = scores.learned / scores.seconds[i]
-    return found
-
-
-def scores_table(scores: Scores) -> Table:
-    """All entrants side by side."""
-    heads = ("", "auc", "auc_arrival", "log loss", "norm. entropy", "calibration", "examples", "examples/s")
-    method = f"each page predicted when it was shown, learned when its label was emitted; {scores.pages:,} pages"
-    extra = [f"{scores.unlabelled:,} items without a label"] * bool(scores.unlabelled)
-    extra += [f"{scores.rejected:,} events left out"] * bool(scores.rejected)
-    shared = (
-        f"examples/s: its own predicting and learning; features and join took {scores.seconds_shared:.1f} s for all"
-    )
-    table = Table(*heads, title="backtest", caption="\n".join(["; ".join([method, *extra]), shared]),
-                  title_justify="left", caption_justify="left", min_width=len(shared))  # fmt: skip
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for i, name in enumerate(scores.names):
-        of = scores.figures(i)[ALL]
-        arrival = "-" if np.isnan(scores.arrivals[i]) else f"{scores.arrivals[i]:.4f}"
-        speed = f"{scores.learned / scores.seconds[i]:,.0f}"
-        table.add_row(name, f"{of.auc:.4f}", arrival, f"{of.log_loss:.4f}", f"{of.normalised_entropy():.4f}",
-                      calibration_text(of.calibration), f"{of.examples:,}", speed)  # fmt: skip
-    return table
-
-
-def slices_table(scores: Scores) -> Table:
-    """AUC of all entrants by slice."""
-    table = Table("slice", "examples", "label rate", *scores.names, title="auc by slice", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    figures_of = [scores.figures(i) for i in range(len(scores.names))]
-    for name in scores.slices:
-        of = figures_of[0][name]
-        aucs = [f"{one[name].auc:.4f}" for one in figures_of] if of.examples else ["-"] * len(figures_of)
-        table.add_row(name, f"{of.examples:,}", f"{of.base_rate:.3f}", *aucs)
-    return table
 
 
 def vw_command(rates: Sequence[str], dump: Path) -> str:

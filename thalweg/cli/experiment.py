@@ -106,7 +106,7 @@ def backtest(  # typer needs a parameter for each option, however many they are
             help="Events per record. Micro-batches don't cross records, so this changes the deep part's result.",
         ),
     ] = 1,
-    plot: Annotated[Path | None, typer.Option(help="Draw AUC over time into this PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw AUC over time, reliability and drift into this PNG.")] = None,
     dump_vw: Annotated[Path | None, typer.Option(help="Write Vowpal Wabbit's input (docs/figures.md).")] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -117,23 +117,28 @@ def backtest(  # typer needs a parameter for each option, however many they are
 
     * auc: of the predictions at page time, judged by the label as of the close of the page's window.
     * auc_arrival: of the learner's predictions, each just before it learns the label.
+
+    Figures of ranking (AUC, NDCG@10, HR@10) are means over pages, and over user sessions, that have both labels;
+    docs/figures.md says when they mislead. Intervals are 95 %, by bootstrap over users.
     """
-    from thalweg.backtest.contest import ContestConfig, figures, run_contest, scores_table, slices_table, vw_command
-    from thalweg.backtest.plots import curves, write_png
+    from thalweg.backtest.contest import ContestConfig, run_contest, vw_command
+    from thalweg.backtest.plots import curves, reliabilities, write_png
+    from thalweg.backtest.report import figures, judgements, tables
     from thalweg.sources.play import open_source
     from thalweg.views.tables import print_table
 
     config = ContestConfig(parts or (), policy, peer, peer_rate or (), limit, seed, pack, dump_vw)
     scores = run_contest(read_source_spec(source, spec), open_source(source, read_settings()), config)
-    print_table(scores_table(scores))
-    if scores.slices:
-        print_table(slices_table(scores))
+    judged = judgements(scores)
+    for table in tables(scores, judged):
+        print_table(table)
     if dump_vw:
         print_stderr(f"{dump_vw} is written; to repeat it: {vw_command(config.rates, dump_vw)}")
     if plot:
-        write_png(plot, curves(scores), f"{source}: {scores.pages:,} pages, each predicted when it was shown")
+        title = f"{source}: {scores.pages:,} pages, each predicted when it was shown"
+        write_png(plot, curves(scores), reliabilities(scores), title)
         print_stderr(f"{plot} is written")
-    write_json(json_file, figures(scores))
+    write_json(json_file, figures(scores, judged))
 
 
 @experiment.command("experiment")

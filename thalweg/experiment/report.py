@@ -14,6 +14,7 @@ from thalweg.experiment.paired import SEEDS_MIN, PairedGain, paired_gain
 from thalweg.experiment.seed_figures import ArmFigures, SeedFigures
 
 BASELINE: Final = "wide"  # as in the paper
+NORMAL: Final = 1.96  # standard errors of a 95 % interval
 NO_GAIN: Final = PairedGain(*5 * [math.nan])
 
 
@@ -34,6 +35,9 @@ class Row:
     arm: str
     auc: float
     group_auc: float
+    page_auc: float
+    page_ndcg: float
+    errors: Mapping[str, float]  # standard errors of the mean over seeds, of the figures in ERRORS
     calibration: float
     installs: float  # per 1,000 items
     expected: float  # per 1,000 items
@@ -89,7 +93,8 @@ def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str,
     }
     for row in rows(seeds, baseline):
         one = {
-            "auc": row.auc, "group_auc": row.group_auc, "calibration": row.calibration, "installs": row.installs,
+            "auc": row.auc, "group_auc": row.group_auc, "page_auc": row.page_auc, "page_ndcg": row.page_ndcg,
+            "calibration": row.calibration, "installs": row.installs,
             "expected": row.expected, "raw_installs": row.raw_installs, "raw_expected": row.raw_expected,
             "gap_closed": row.gap_closed, "coverage": row.coverage, "regret": row.regret,
             "acquisition_gain": row.gain.gain, "gain_low": row.gain.low, "gain_high": row.gain.high,
@@ -99,6 +104,7 @@ def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str,
             "same_pages_gain": row.gain_same_pages.gain, "same_pages_gain_low": row.gain_same_pages.low,
             "same_pages_gain_high": row.gain_same_pages.high,
         }  # fmt: skip
+        one |= {f"error_{name}": error for name, error in row.errors.items()}
         found |= {f"{key}_{row.arm}": value for key, value in one.items()}
     for name, values in regrets(seeds).items():
         found |= {f"regret_{name}_{period}": float(value) for period, value in enumerate(values, 1)}
@@ -122,15 +128,15 @@ def figures(seeds: Sequence[SeedFigures], baseline: str = BASELINE) -> dict[str,
 def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) -> Table:
     """All arms, the paper's figures beside ours."""
     heads = (
-        "arm", "AUC", "paper", "group AUC", "calibration", "installs ‰", "expected ‰", f"gain over {baseline}", "paper",
-        "gain by installs", "on the same pages", "gap closed", "apps shown",
+        "arm", "AUC", "paper", "group AUC", "page AUC", "calibration", "installs ‰", "expected ‰",
+        f"gain over {baseline}", "paper", "gain by installs", "on the same pages", "gap closed", "apps shown",
     )  # fmt: skip
     caption = (
-        "AUC: all traffic, each page predicted when it was shown. ‰: per 1,000 shown items. Gains: of the installs to\n"
-        "be expected of what was shown, by the world's truth, and of installs as counted; 95 %, paired by seed. Both\n"
-        "are adjusted for how the arms' users differ. On the same pages: of what each would have shown on every tenth\n"
-        "page, whoever served it. Gap closed: between popular and oracle. oracle and random serve nobody: what they\n"
-        "would have shown on each page."
+        "AUC: all traffic, each page predicted when it was shown; group AUC within users, page AUC within pages;\n"
+        "±: 95 % by bootstrap over users. ‰: per 1,000 shown items. Gains: of the installs to be expected of what was\n"
+        "shown, by the world's truth, and of installs as counted; 95 %, paired by seed. Both are adjusted for how the\n"
+        "arms' users differ. On the same pages: of what each would have shown on every tenth page, whoever served it.\n"
+        "Gap closed: between popular and oracle. oracle and random serve nobody: what they would have shown everywhere."
     ) + few_seeds(len(seeds))
     made = Table(*heads, title=title, caption=caption, title_justify="left", caption_justify="left")
     for column in made.columns[1:]:
@@ -138,10 +144,10 @@ def table(seeds: Sequence[SeedFigures], title: str, baseline: str = BASELINE) ->
     for row in rows(seeds, baseline):
         paper = PAPER.get(row.arm)
         made.add_row(
-            row.arm, _number(row.auc, 4), f"{paper.auc:.3f}" if paper else "", _number(row.group_auc, 4),
-            _number(row.calibration, 3), _number(row.installs, 2), _number(row.expected, 2), gain_text(row.gain),
-            f"{paper.gain:+.1%}" if paper else "", gain_text(row.gain_installs), gain_text(row.gain_same_pages),
-            _share(row.gap_closed), _share(row.coverage),
+            row.arm, _number(row.auc, 4), f"{paper.auc:.3f}" if paper else "", _with_error(row, "group_auc"),
+            _with_error(row, "page_auc"), _number(row.calibration, 3), _number(row.installs, 2),
+            _number(row.expected, 2), gain_text(row.gain), f"{paper.gain:+.1%}" if paper else "",
+            gain_text(row.gain_installs), gain_text(row.gain_same_pages), _share(row.gap_closed), _share(row.coverage),
         )  # fmt: skip
     return made
 
@@ -183,13 +189,22 @@ def _row(seeds: Sequence[SeedFigures], arm: str, baseline: str) -> Row:
         return _mean(seeds, lambda seed: getattr(seed.learners[arm], name)) if arm in seeds[0].learners else math.nan
 
     return Row(
-        arm, learner("auc"), learner("group_auc"), learner("calibration"), mean("installs"), mean("expected"),
+        arm, learner("auc"), learner("group_auc"), learner("page_auc"), learner("page_ndcg"), _errors(seeds, arm),
+        learner("calibration"), mean("installs"), mean("expected"),
         mean("raw_installs"), mean("raw_expected"),
         gain_over(seeds, arm, baseline), gain_over(seeds, arm, baseline, of="installs"),
         _mean(seeds, lambda seed: seed.same_pages.get(arm, math.nan)), same_pages_gain(seeds, arm, baseline),
         mean("gap_closed"),
         mean("coverage"), _mean(seeds, lambda seed: _known_mean(_arm(seed, arm).regret)),
     )  # fmt: skip
+
+
+def _errors(seeds: Sequence[SeedFigures], arm: str) -> dict[str, float]:
+    """Of the mean over seeds, which have users of their own."""
+    if arm not in seeds[0].learners:
+        return {}
+    found = [seed.learners[arm].errors for seed in seeds]
+    return {name: math.sqrt(sum(one[name] ** 2 for one in found)) / len(found) for name in found[0]}
 
 
 def _arm(seed: SeedFigures, name: str) -> ArmFigures:
@@ -208,6 +223,11 @@ def _known_mean(values: Sequence[float]) -> float:
 
 def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else ""
+
+
+def _with_error(row: Row, name: str) -> str:
+    value, error = getattr(row, name), row.errors.get(name, math.nan)
+    return _number(value, 4) + (f" ±{NORMAL * error:.4f}" if math.isfinite(value + error) else "")
 
 
 def _share(value: float) -> str:

@@ -7,12 +7,14 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from stream.tables.dtypes import F32, F64, I64, Bools
-from thalweg.backtest.backtest import exact_auc
+from stream.tables.dtypes import F32, F64, Bools
+from thalweg.backtest.judgement import JudgedRows, judge
 from thalweg.experiment.traffic_scores import ScoredTraffic
 from thalweg.experiment.user_adjustment import Adjustment
 
 PERIODS = 20  # of regret over time
+RESAMPLES = 200
+ERRORS = {"auc": "auc", "group_auc": "session_auc", "page_auc": "page_auc", "page_ndcg": "page_ndcg"}
 SHADOWS = ("oracle", "random")  # arms that serve nobody: what they would have shown on every page
 
 
@@ -42,6 +44,9 @@ class LearnerFigures:
     group_auc: float  # mean of users' AUCs, weighted by their items
     log_loss: float
     calibration: float  # mean prediction / mean probability by the world's truth
+    page_auc: float  # mean of pages' AUCs, weighted by their items
+    page_ndcg: float  # NDCG@10 of pages
+    errors: Mapping[str, float]  # standard errors of the figures that are named in ERRORS, by bootstrap over users
 
 
 @dataclass(frozen=True)
@@ -96,42 +101,18 @@ def shadow_figures(traffic: ScoredTraffic, expected: F64) -> ArmFigures:
 def learner_figures(traffic: ScoredTraffic, predictions: F32) -> LearnerFigures:
     """Of predictions, float32 [N, k]."""
     labels, p = traffic.labels.ravel().astype(np.float32), predictions.ravel()
-    clipped = np.clip(p.astype(np.float64), 1e-7, 1 - 1e-7)
-    losses = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped))
-    users = np.repeat(traffic.user, traffic.labels.shape[1])
-    truth = traffic.expected.mean() / traffic.labels.shape[1]
+    pages, items = traffic.labels.shape
+    _, codes = np.unique(traffic.user, return_inverse=True)
+    users = np.repeat(codes, items)
+    rows = JudgedRows(labels, users, np.repeat(np.arange(pages), items), users)  # a user's items are one group
+    judged = judge(p, rows, int(codes.max()) + 1, resamples=RESAMPLES)
+    truth = traffic.expected.mean() / items
     return LearnerFigures(
-        exact_auc(p, labels), group_auc(p, labels, users), float(losses.mean()), float(p.mean() / truth)
+        **{name: judged.of(figure).value for name, figure in ERRORS.items()},
+        log_loss=judged.of("log_loss").value,
+        calibration=float(p.mean() / truth),
+        errors={name: judged.error(figure) for name, figure in ERRORS.items()},
     )
-
-
-def group_auc(predictions: F32, labels: F32, groups: I64) -> float:
-    """Mean of the groups' AUCs, weighted by their examples; groups of one label only are left out. NaN: none is left.
-
-    >>> group_auc(np.float32([0.1, 0.9, 0.9, 0.1]), np.float32([0, 1, 0, 1]), np.array([1, 1, 2, 2]))
-    0.5
-    """
-    order = np.lexsort((predictions, groups))
-    p, y, g = predictions[order], labels[order].astype(np.float64), groups[order]
-    starts = np.flatnonzero(np.r_[True, g[1:] != g[:-1]])
-    sizes = np.diff(np.r_[starts, len(g)])
-    ranks = _mid_ranks(p, g) - np.repeat(starts, sizes)
-    positives = np.add.reduceat(y, starts)
-    rank_sums = np.add.reduceat(ranks * y, starts)
-    mixed = (positives > 0) & (positives < sizes)
-    if not mixed.any():
-        return float("nan")
-    positives, sizes = positives[mixed], sizes[mixed]
-    aucs = (rank_sums[mixed] - positives * (positives + 1) / 2) / (positives * (sizes - positives))
-    return float(np.average(aucs, weights=sizes))
-
-
-def _mid_ranks(p: F32, g: I64) -> F64:
-    """Rank from 1 of each of the sorted values; equal ones of a group share the mean of theirs."""
-    first = np.flatnonzero(np.r_[True, (p[1:] != p[:-1]) | (g[1:] != g[:-1])])
-    ends = np.r_[first[1:], len(p)]
-    ranks: F64 = np.repeat((first + 1 + ends) / 2, ends - first)
-    return ranks
 
 
 def _regret(traffic: ScoredTraffic, expected: F64, rows: Bools) -> list[float]:

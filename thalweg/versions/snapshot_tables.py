@@ -10,18 +10,19 @@ from thalweg.versions.version_diff import PartChange, VersionTables
 from thalweg.views.tables import format_figure, format_time
 
 KIB = 1024
+LISTED = ("auc_arrival", "page_auc", "session_auc", "log_loss")
 
 
 def versions_table(manifests: Sequence[Manifest], head: int, pinned: int) -> Table:
     """Versions, one a row; head and pin are marked."""
-    table = Table("version", "", "made", "examples", "auc", "log loss", "installs new in it", "payloads",
-                  title="snapshots", title_justify="left")  # fmt: skip
+    table = Table("version", "", "made", "examples", "auc", "page auc", "session auc", "log loss",
+                  "installs new in it", "payloads", title="snapshots", title_justify="left")  # fmt: skip
     for one in manifests:
         marks = [*(["head"] if one.version == head else []), *(["[bold]pinned[/]"] if one.version == pinned else [])]
         payloads = ", ".join(f"{name} {len(part.payloads())}" for name, part in one.parts.items())
         table.add_row(str(one.version), " ".join(marks), format_time(one.created_ms), f"{one.examples:,}",
-                      format_figure(one.metrics.get("auc_arrival")), format_figure(one.metrics.get("log_loss")),
-                      str(len(one.ingest_ms)), payloads)  # fmt: skip
+                      *(format_figure(one.metrics.get(name)) for name in LISTED), str(len(one.ingest_ms)),
+                      payloads)  # fmt: skip
     return table
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from learner.publishing.gate import rejection
-from learner.training.progressive_validation import Figures
+from learner.training.figures import Figures
 from stream.spec.spec import Gate
 
 

@@ -14,8 +14,11 @@ from prometheus_client import REGISTRY
 from learner.checkpoint import CheckpointFiles, restore, take
 from learner.learner import Learner
 from learner.training.dedup import RecentIds
+from learner.training.figures import ALL, HEADER, WINDOW, Figures
 from learner.training.model import Model
-from learner.training.progressive_validation import ALL, HEADER, WINDOW, Figures, ProgressiveValidation
+from learner.training.progressive_validation import ProgressiveValidation
+from learner.training.ranking_figures import ranking_figures
+from learner.training.ranking_progress import PageColumns, RankingProgress
 from learner.training.slices import Slices
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
@@ -23,6 +26,7 @@ from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Item
 from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.log.memory_log import MemoryLog
+from stream.snapshots.payload import NAMES_MAX
 from stream.spec.spec import Spec
 from tests.support.learner_world import records, small_spec
 
@@ -88,6 +92,26 @@ def test_figures_dont_depend_on_how_records_are_cut(cuts: list[int], seed: int) 
     for name, array in singly.arrays().items():
         assert array.tobytes() == packed.arrays()[name].tobytes(), name
     assert singly.milestones == packed.milestones
+
+
+@given(st.lists(st.integers(1, 9), max_size=12), st.integers(0, 1_000))
+def test_marks_know_only_the_pages_before_them(cuts: list[int], seed: int) -> None:
+    """Figures of ranking at 1, 2, 4, … examples are of whole pages up to there, however many pages a record has."""
+    random, n = np.random.default_rng(seed), sum(cuts)
+    p, y = random.random(3 * n, dtype=np.float32), (random.random(3 * n) < 0.4).astype(np.float32)
+    identities = np.column_stack([np.arange(1, n + 1), random.integers(1, 4, n), np.full(n, 3)])
+    pages = PageColumns(identities, np.arange(3 * n) // 3, np.arange(3 * n) % 3, np.repeat(np.arange(n) * 6e5, 3))
+    singly, packed = ProgressiveValidation(), ProgressiveValidation()
+    for progress, bounds in ((singly, list(range(n + 1))), (packed, np.cumsum([0, *cuts]).tolist())):
+        for first, last in pairwise(bounds):
+            of = slice(3 * first, 3 * last)
+            progress.record(p[of], y[of], None, None, pages.part(of))
+    assert singly.milestones == packed.milestones
+    for mark in packed.milestones:
+        rows = 3 * (mark.lifetime[ALL].examples // 3)
+        wanted, found = ranking_figures(p[:rows], y[:rows], np.arange(rows) // 3), mark.rankings[ALL].pages
+        assert found.groups == wanted.groups
+        assert found.named() == pytest.approx(wanted.named(), nan_ok=True)
 
 
 @given(st.lists(st.tuples(st.integers(1, 99), st.booleans(), st.booleans(), st.booleans()), max_size=60))
@@ -166,7 +190,8 @@ def test_without_a_positive_there_is_no_calibration() -> None:
     progress = ProgressiveValidation()
     progress.record(np.full(1, 0.1, np.float32), np.zeros(1, np.float32))
     assert progress.lifetime().calibration == math.inf
-    assert [word for word in progress.milestones[0].lines()[0].split() if word == "-"] == ["-", "-"]
+    calibrations = [part.split()[-1] for part in progress.milestones[0].lines()[0].split("|")[:2]]
+    assert calibrations == ["-", "-"]
     told = progress.metrics()
     assert "auc_arrival" in told
     assert "calibration" not in told
@@ -283,6 +308,59 @@ def test_the_model_tells_its_slices() -> None:
         assert_figures(model.progress.lifetime(name), predictions[members[:, s]], labels[members[:, s]], 1e-3)
 
 
+def test_the_model_tells_how_it_ranks() -> None:
+    """Of each page, at the predictions that it was learned with: in lines, in a version, in slices, over a restart."""
+    spec = sliced()
+    log, model = records(spec, 60), Model(spec)
+    model.progress.rankings = RankingProgress(len(model.progress.names) - 1, 2_000)
+    for offset, record in enumerate(log):
+        model.learn(record, offset)
+    pages = [event for record in log for event in record]
+    labels = np.concatenate([np.array(event.labels, np.float32) for event in pages])
+    predictions = model.progress.state.recent[0, 0, : len(labels)]
+    wanted = ranking_figures(predictions, labels, np.arange(len(labels)) // 3)
+    found = model.progress.rankings.lifetime("page")
+    assert found.groups == wanted.groups > 20
+    assert found.named() == pytest.approx(wanted.named(), nan_ok=True)
+    metrics = model.progress.metrics()
+    assert metrics["page_auc"] == metrics["window_page_auc"] == found.auc
+    assert metrics["page_ndcg"] == found.ndcg
+    assert "page_hit_rate" not in metrics, "pages of three items"
+    assert metrics["window_page_auc[user.history=i0]"] != found.auc
+    mark = model.progress.milestones[-1]
+    assert mark.lines()[0].split("|")[2].split()[0] == f"{mark.rankings[ALL].pages.auc:.4f}"
+    again = restore(spec, take(model, 0, 0, 0))
+    assert again.progress.rankings.lifetime("page", 1) == model.progress.rankings.lifetime("page", 1)
+    older = take(model, 0, 0, 0)
+    for name in [name for name in older.arrays if name.startswith(("ranking_", "page_", "session_"))]:
+        if name != "page_bytes":
+            del older.arrays[name]
+    assert restore(spec, older).progress.rankings.lifetime("page").groups == 0, "a build before had none"
+
+
+@pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
+def test_a_page_isnt_ranked_by_predictions_that_know_its_labels(policy: str) -> None:
+    """Pages of several items count under `fake_negative` only; those of one item, in sessions, under all."""
+    spec = small_spec(**{"[label]": f'[label]\npolicy = "{policy}"'})
+    for items, known in ((3, policy == "fake_negative"), (1, True)):
+        model = Model(spec)
+        for offset, record in enumerate(records(spec, 60, items=items)):
+            model.learn(record, offset)
+        assert model.progress.rankings.uncounted()["large"] == (0 if known else 60)
+
+
+def test_a_manifest_has_room_for_all_slices() -> None:
+    """Figures of slices' ranking are left out where it has none."""
+    progress = ProgressiveValidation([f"item.tags={n}" for n in range(100)])
+    pages = PageColumns(np.array([[1, 1, 2]]), np.zeros(2, np.int64), np.arange(2), np.ones(2))
+    progress.record(
+        np.array([0.2, 0.7], np.float32), np.array([0, 1], np.float32), np.ones((2, 100), np.bool_), None, pages
+    )
+    found = progress.metrics()
+    assert len(found) == NAMES_MAX
+    assert {"auc_arrival[item.tags=99]", "window_page_auc", "window_page_auc[item.tags=0]"} <= found.keys()
+
+
 def test_a_version_tells_its_figures() -> None:
     """Lifetime and window: of all by their plain names, of a slice the AUC with its name."""
     progress = ProgressiveValidation(["a=b"])
@@ -307,8 +385,13 @@ def test_slices_change_nothing_but_figures() -> None:
     first, second = take(without, 0, 0, 0), take(with_slices, 0, 0, 0)
     for name, array in first.arrays.items():
         other = second.arrays[name]
-        rows = slice(0, 1) if name in ("bins", "sums", "recent", "counts") else slice(None)
-        assert array.tobytes() == other[rows].tobytes(), name
+        if name in ("bins", "sums", "recent", "counts"):
+            other = other[:1]
+        elif name in ("ranking_sums", "ranking_recent", "ranking_counts"):
+            other = other[:, :1]
+        elif name.endswith("_members"):
+            other = other[:, :, :0]
+        assert array.tobytes() == other.tobytes(), name
     assert restore(spec, first).progress.lifetime() == without.progress.lifetime()
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner.training.example_batch import batch_of
+from learner.training.ranking_progress import identities_of
 from learner.training.record_decoder import DecodedRecords, decode_records
 from stream.events.codec import array_head, decode_training, encode, encode_record
 from stream.events.types import EVENT_BYTES_MAX, RECORD_BYTES_MAX, TIME_MS_MAX, Examples, Impression, Organic
@@ -92,6 +93,7 @@ def assert_columns(found: DecodedRecords, pages: list[Examples], layout: Layout)
     """They are the columns that `batch_of` makes of these pages."""
     assert found.page_time_ms.tolist() == [event.page.time_ms for event in pages]
     assert found.name_ends.tolist() == np.cumsum([0, *(len(event.page.items) for event in pages)]).tolist()
+    assert found.identities.tolist() == identities_of([event.page for event in pages]).tolist()
     assert found.page_starts[-1] == len(found.words)
     if not pages:
         assert len(found.ids) == len(found.words) == 0
@@ -134,6 +136,21 @@ def test_they_are_decoded_as_by_the_slow_path_or_not_at_all(raws: list[bytes]) -
 def test_what_producers_write_is_plain(raws: list[bytes]) -> None:
     """Valid events of ASCII texts, in any number of records, are decoded without the slow path."""
     assert assert_as_slow_path(raws, LAYOUT) == len(raws)
+
+
+def test_long_texts_have_the_same_identity() -> None:
+    """Of a request id and a user the first 128 octets count, whether decoded or not; further pages differ in items."""
+    long = "x" * 128
+    shown = page().page
+    one, same, other, further = (
+        msgspec.structs.replace(shown, request_id=request_id, user=long, items=items)
+        for request_id, items in ((long + "a", ["a", "b"]), (long + "b", ["a", "c"]), ("y", ["a"]), (long, ["d"]))
+    )
+    found = identities_of([one, same, other, further])
+    assert found[0].tolist() == found[1].tolist()
+    assert len({int(key) for key in found[:, 0]}) == 3
+    assert found[:, 2].tolist() == [2, 2, 1, 1]
+    assert plain(msgspec.structs.replace(page(), page=msgspec.structs.replace(shown, request_id=long + "a", user=long)))
 
 
 def test_a_log_of_examples_is_plain() -> None:

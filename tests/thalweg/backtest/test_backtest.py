@@ -20,8 +20,10 @@ from stream.runtime.errors import DataError
 from stream.spec.spec import Gate, PartName, Policy, Spec, WarmStart
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, slow_world, world, write_lines
 from thalweg.backtest.entrants import ModelEntrant
+from thalweg.backtest.judgement import FIGURES
 from thalweg.backtest.peers import PeerRates, River
-from thalweg.backtest.plots import curves
+from thalweg.backtest.plots import curves, reliability
+from thalweg.backtest.report import AS_SHOWN, judgements
 from thalweg.cli.main import app
 
 EVENTS = world(400)
@@ -197,6 +199,42 @@ def test_curves_end_with_the_last_example() -> None:
     assert found.ends == [500, n]
     assert found.total[0].tolist() == [scores.auc(0, 0, 500), scores.auc(0)]
     assert found.window[0].tolist() == [scores.auc(0, 0, 500), scores.auc(0, n - 500)]
+    assert found.label_rate.tolist() == [scores.labels[:500].mean(), scores.labels[n - 500 :].mean()]
+    last = scores.predictions[0, n - 500 :].mean() / scores.labels[n - 500 :].mean()
+    assert found.calibration[0, -1] == pytest.approx(last)
+
+
+def test_ranking_is_judged_within_pages_and_sessions() -> None:
+    """Pages of two items, users without a pause of half an hour: by hand, in slices too; the order shown is judged as
+    well."""
+    scores, _ = backtested(EVENTS, ["wide", "deep"])
+    judged = judgements(scores)
+    for s, of in enumerate([np.ones(len(scores.labels), np.bool_), *scores.members.T]):
+        for name, p in (("wide,deep", scores.predictions[0]), (AS_SHOWN, -scores.positions)):
+            wins = []
+            for first in range(0, len(scores.labels), 2):
+                y = scores.labels[first : first + 2]
+                if of[first] and y[0] != y[1]:
+                    wins.append(np.sign(float(p[first]) - float(p[first + 1])) * np.sign(y[0] - y[1]))
+            assert judged[name][s].of("page_auc").value == pytest.approx((1 + np.mean(wins)) / 2)
+            assert judged[name][s].groups == (len(wins), len(set(scores.rows.users[of].tolist())))
+    whole = judged["wide,deep"][0]
+    assert whole.of("page_auc").value > 0.6 > judged[AS_SHOWN][0].of("page_auc").high
+    assert whole.of("auc").value == pytest.approx(scores.figures(0)["all"].auc)
+    assert whole.of("normalised_entropy").value == pytest.approx(scores.figures(0)["all"].normalised_entropy())
+    assert whole.of("auc").low < whole.of("auc").value < whole.of("auc").high
+
+
+def test_a_reliability_diagram_has_each_example_once() -> None:
+    """Bins by rising prediction; equal predictions share one; none is empty."""
+    p, y = np.repeat(np.array([0.1, 0.5, 0.9], np.float32), [600, 300, 100]), np.zeros(1_000, np.float32)
+    y[600:700] = 1
+    found = reliability(p, y)
+    assert found.examples.tolist() == [600, 300, 100]
+    assert found.predicted == pytest.approx([0.1, 0.5, 0.9])
+    assert found.came == pytest.approx([0, 1 / 3, 0])
+    random = np.random.default_rng(0).random(10_000, np.float32)
+    assert set(reliability(random, np.ones(10_000, np.float32)).examples.tolist()) <= {499, 500, 501}
 
 
 def test_without_an_install_there_is_no_calibration(tmp_path: Path) -> None:
@@ -266,6 +304,14 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     assert found["broken"] == 1
     for name in ("wide", "wide,deep"):
         assert 0 < found[f"{name}.auc"] < 1
+        for key in set(FIGURES) - {"page_hit_rate"}:  # pages of two
+            assert found[f"{name}.{key}_low"] <= found[f"{name}.{key}"] <= found[f"{name}.{key}_high"], key
+        assert found[f"{name}.page_auc_low[user.camp=north]"] <= found[f"{name}.page_auc[user.camp=north]"]
+    assert found["wide,deep.auc_gain"] == pytest.approx(found["wide,deep.auc"] - found["wide.auc"])
+    assert found["wide,deep.auc_gain_low"] <= found["wide,deep.auc_gain_high"]
+    assert "as_shown.page_auc" in found
+    for title in ("figures with intervals", "above wide: 95 %", "page auc by slice", "session auc by slice"):
+        assert title in said.output
         assert found[f"{name}.examples[user.camp=north]"] < found[f"{name}.examples"] == 120
 
 

@@ -61,6 +61,7 @@ def test_figures_have_the_columns_of_the_paper_and_more() -> None:
         "gain_over_deep_low", "gain_over_deep_high", "gain_over_vw_low", "gain_over_popular_low", "base_rate", "seeds",
         "pages", "versions_rejected",
     }  # fmt: skip
+    assert found["error_auc_wide"] == pytest.approx(0.01 / 2), "of the mean of four seeds"
     assert {name for name in found if name.startswith("auc_")} == {f"auc_{arm}" for arm in arms - {"popular"}}
     for name in ("expected", "gap_closed", "regret"):
         assert {f"{name}_{arm}" for arm in (*arms, "oracle", "random")} <= found.keys()
@@ -119,10 +120,11 @@ def test_the_table_shows_the_paper_beside_ours() -> None:
     assert "nan" not in text
     cells = line_of(text, "wide_deep")
     assert cells[1:3] == [f"{found['auc_wide_deep']:.4f}", "0.728"]
+    assert cells[3:5] == [f"{found['group_auc_wide_deep']:.4f}", f"{found['page_auc_wide_deep']:.4f}"]
     low, high = 100 * found["gain_low"], 100 * found["gain_high"]
     gain = 100 * found["acquisition_gain_wide_deep"]
-    assert cells[7:9] == [f"{gain:+.1f} % [{low:+.1f}, {high:+.1f}]", "+3.9%"]
-    assert line_of(text, "wide")[7:9] == ["", "+0.0%"]
+    assert cells[8:10] == [f"{gain:+.1f} % [{low:+.1f}, {high:+.1f}]", "+3.9%"]
+    assert line_of(text, "wide")[8:10] == ["", "+0.0%"]
     assert line_of(text, "vw")[2] == ""
     order = [line.split()[1] for line in text.splitlines() if line.startswith("│")]
     assert order == [*EXPECTED, "oracle", "random"]
@@ -133,7 +135,7 @@ def test_one_seed_has_gains_without_intervals() -> None:
     found = figures(SEEDS[:1])
     assert found["acquisition_gain_wide_deep"] == pytest.approx(0.1)
     assert not {"gain_low", "gain_high", "gain_over_deep_low"} & found.keys()
-    assert line_of(text_of(table(SEEDS[:1], "one")), "wide_deep")[7] == "+10.0 %"
+    assert line_of(text_of(table(SEEDS[:1], "one")), "wide_deep")[8] == "+10.0 %"
 
 
 def test_plots_show_every_arm(tmp_path: Path) -> None:

@@ -5,13 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from thalweg.experiment.seed_figures import (
     PERIODS,
     arm_figures,
-    group_auc,
     learner_figures,
     shadow_figures,
 )
@@ -114,6 +111,9 @@ def test_a_learners_figures_are_of_all_traffic() -> None:
     assert found.auc == pytest.approx(13 / 15)
     # User 1: .8 against .3, .6, .3. Users 2 and 3 have one label only.
     assert found.group_auc == pytest.approx(1)
+    assert found.page_auc == found.page_ndcg == pytest.approx(1), "only the first page has both labels"
+    assert set(found.errors) == {"auc", "group_auc", "page_auc", "page_ndcg"}
+    assert found.errors["auc"] > 0
     assert found.calibration == pytest.approx(3.2 / traffic().expected.sum())
     y = traffic().labels
     assert found.log_loss == pytest.approx(-np.log(np.where(y, p, 1 - p)).mean(), rel=1e-5)
@@ -125,33 +125,3 @@ def test_certainty_that_is_wrong_costs_a_finite_loss() -> None:
     found = learner_figures(traffic(), wrong)
     assert found.log_loss == pytest.approx(-np.log(1e-7), rel=1e-3)
     assert found.auc == 0
-
-
-EXAMPLES = st.lists(
-    st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), st.booleans(), st.integers(0, 4)), min_size=1, max_size=40
-)
-
-
-@given(EXAMPLES)
-def test_group_auc_is_that_of_all_pairs(examples: list[tuple[float, bool, int]]) -> None:
-    """Within each group: how often a positive is above a negative, ties half; groups weighted by their examples."""
-    weighted, weights = 0.0, 0
-    for group in {group for _, _, group in examples}:
-        positive = [p for p, y, g in examples if g == group and y]
-        negative = [p for p, y, g in examples if g == group and not y]
-        if positive and negative:
-            size = len(positive) + len(negative)
-            wins = sum((p > q) + (p == q) / 2 for p in positive for q in negative)
-            weighted += size * wins / (len(positive) * len(negative))
-            weights += size
-    p, y, g = (np.array(column) for column in zip(*examples, strict=True))
-    found = group_auc(p.astype(np.float32), y.astype(np.float32), g)
-    assert found == pytest.approx(weighted / weights) if weights else np.isnan(found)
-
-
-def test_group_auc_changes_nothing_of_its_input() -> None:
-    """Arrays that are read stay as they were."""
-    p, y, g = np.array([0.5, 0.1, 0.9], np.float32), np.array([1, 0, 1], np.float32), np.array([2, 2, 1])
-    group_auc(p, y, g)
-    assert p.tolist() == np.array([0.5, 0.1, 0.9], np.float32).tolist()
-    assert (y.tolist(), g.tolist()) == ([1, 0, 1], [2, 2, 1])
