@@ -28,6 +28,8 @@ Policy = Literal["wait", "eager", "fake_negative"]
 OrganicTo = Literal["topic", "examples"]
 
 ORGANIC_INSTALLS: Final = "organic"  # what a statistic may be `of`, instead of labels
+ALL_INSTALLS: Final = "installs"  # those too: positive labels and organic installs
+INSTALLS: Final = (ORGANIC_INSTALLS, ALL_INSTALLS)
 DURATION_DAYS_MAX: Final = 36_525  # a hundred years
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 WEIGHTS_MAX: Final = 100_000_000  # of the deep part's layers: 800 MB with AdaGrad's sums
@@ -86,7 +88,8 @@ class PageTime(Part, frozen=True):
 class Statistic(Part, frozen=True):
     """A streaming number by one field or a pair, updated by each label.
 
-    With of = "organic" a count or since is updated by organic installs instead: by item.id, user.id or both.
+    With of = "organic" a count or since is updated by organic installs instead, with of = "installs" by them and by
+    positive labels: by item.id, user.id or both.
     """
 
     kind: Annotated[Measure, Meta(description=KIND_DESCRIPTIONS)]

@@ -11,8 +11,8 @@ import msgspec
 from stream.spec.spec import (
     CROSSES_MAX,
     DURATION_DAYS_MAX,
+    INSTALLS,
     NUMBERS,
-    ORGANIC_INSTALLS,
     POSITION,
     SLICE_BYTES_MAX,
     SLICES_MAX,
@@ -107,7 +107,7 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) ->
                     why = f'{stat.kind} is of = "item.id" to a history column, such as to = "user.history"'
                     reject(path, f"statistics.{name}: {why}")
             case "fields" | "memory":
-                if stat.of == ORGANIC_INSTALLS:
+                if stat.of in INSTALLS:
                     _check_organic(spec, name, stat, reject)
                 elif stat.of or stat.to or not 1 <= len(stat.by) <= 2 or len(set(stat.by)) != len(stat.by):
                     reject(path, f'statistics.{name}: {stat.kind} goes by one field or a pair: by = ["user.id"]')
@@ -126,11 +126,11 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) ->
 
 
 def _check_organic(spec: Spec, name: str, stat: Statistic, reject: Reject) -> None:
-    """Rules of statistics of organic installs, which have a user, an item and a time, but no label."""
+    """Rules of statistics that organic installs move: those have a user, an item and a time, but no label."""
     path = ("statistics", name)
     if not kind_of(stat.kind).organic:
         known = " and ".join(kind for kind, one in KINDS.items() if one.organic)
-        why = f'organic installs have no label: of = "organic" is for {known}'
+        why = f'organic installs have no label: of = "{stat.of}" is for {known}'
         reject((*path, "kind"), f"statistics.{name}: {why}, not {stat.kind}")
     if stat.to or not stat.by or len(set(stat.by)) != len(stat.by) or not {"user.id", "item.id"}.issuperset(stat.by):
         why = "an organic install has only a user and an item: by item.id, user.id, or both"

@@ -156,7 +156,7 @@ def test_installs_are_the_statistics_sums(house: House) -> None:
 
 
 def test_items_are_retrieved_by_labels_before_organic_installs() -> None:
-    """Whichever statistic comes first in the spec: one of labels by item, else of organic installs."""
+    """Whichever statistic comes first in the spec: one of all installs, else of labels, else of organic installs."""
     organic = 'popular = { kind = "count", of = "organic", by = ["item.id"], half_life = "1h" }'
     text = f"""
 name = "m"
@@ -173,6 +173,8 @@ features = ["item.id"]
 [label]
 organic = "examples"
 """
+    all_of_them = Plan(parse_spec(text.replace(organic, organic.replace('"organic"', '"installs"'))))
+    assert install_statistic(all_of_them) == (all_of_them.program.crosses.salts[0], 3_600_000.0)
     both = Plan(parse_spec(text))
     assert install_statistic(both) == (both.program.crosses.salts[1], 0.0)
     alone = Plan(
