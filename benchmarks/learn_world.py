@@ -108,9 +108,8 @@ def labelled_pages(spec: Spec, pages: int, items: int, seed: int = 7) -> Iterato
         shown = np.unique((ITEMS * random.random(4 * items) ** 2).astype(np.int64))
         names = [f"i{i}" for i in random.permutation(shown)[:items].tolist()]
         time_ms = 1_000_000 + 10 * n
-        words = build_page(
-            layout, layout.user(f"u{user}", attributes[user], histories[user], {}), catalogue, catalogue.rows(names)
-        )
+        columns = layout.user(f"u{user}", attributes[user], histories[user], {})
+        words = build_page(layout, columns, catalogue, catalogue.rows(names), time_ms)
         statistics.fill(words, time_ms)
         labels = (random.random(items) < BASE_RATE).astype(np.int64)
         reasons = np.where(labels, INSTALLED, WINDOW_CLOSED)

@@ -21,7 +21,7 @@ def compile_kernels(spec: Spec) -> None:
     """Learn a made-up record with a model of its own, and build a base and a delta of it."""
     layout = Layout(spec)
     catalogue = Catalogue(layout)
-    words = build_page(layout, layout.user("u", {}, ["a"], {}), catalogue, catalogue.rows(["a", "b"]))
+    words = build_page(layout, layout.user("u", {}, ["a"], {}), catalogue, catalogue.rows(["a", "b"]), 1)
     Statistics(StatisticsProgram(spec, layout)).fill(words, 1)
     page = Impression("r", 1, "u", ["a", "b"], features=words.tobytes())
     model = Model(spec)

@@ -195,7 +195,8 @@ class FeatureBuilder:
         if page.features:
             words_of(page.features, self.layout, len(page.items))
         else:
-            words = build_page(self.layout, self._user(page), self.catalogue, self.catalogue.rows(page.items))
+            rows = self.catalogue.rows(page.items)
+            words = build_page(self.layout, self._user(page), self.catalogue, rows, page.time_ms)
             size += words.nbytes + (words.nbytes > 0xFF) + 2 * (words.nbytes > 0xFFFF)  # a longer head
         if size > EVENT_BYTES_MAX:
             raise BadEvent(

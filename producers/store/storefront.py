@@ -313,7 +313,7 @@ class _PagesWithoutModel:
         """The reply of a ranker whose model has learned nothing: all items score the same."""
         user = self._users.get(reply.user, User(reply.user))
         columns = self.layout.user(reply.user, user.attributes, [], context)
-        words = build_page(self.layout, columns, self._catalogue, self._catalogue.rows(items))
+        words = build_page(self.layout, columns, self._catalogue, self._catalogue.rows(items), reply.time_ms)
         self._statistics.fill(words, reply.time_ms)
         return RankReply(
             reply.request_id, reply.user, items, [0.5] * len(items), 0, features=words.tobytes(), time_ms=reply.time_ms

@@ -14,7 +14,7 @@ from ranker.kernels.packed_gemm import aligned, multiply, packed, padded
 from ranker.kernels.plan import Group, Plan
 from ranker.kernels.scratch import Scratch
 from stream.features.cross_products import ITEM, list_at
-from stream.features.encoder import STATISTIC, Batch, DeepInput, encode_deep
+from stream.features.encoder import OF_ITEM, STATISTIC, Batch, DeepInput, encode_deep
 from stream.features.page_kernels import Page, Sections
 from stream.features.quantiles import quantile
 from stream.tables.delta_table import MISSING, lookup
@@ -214,6 +214,8 @@ def tower(page: Page, first: int, last: int, net: ItemNet, user: F32, parts: F32
             number = np.float32(first + r + 1)
             if kinds[c] == STATISTIC:
                 number = f32[at.statistics + (first + r) * at.sizes.statistics + indices[c]]
+            elif kinds[c] == OF_ITEM:
+                number = f32[at.item_numbers + (first + r) * at.sizes.item_numbers + indices[c]]
             x[row + c] = quantile(number, boundaries, chosen[c])
             x[row + columns + c] = np.float32(number != number)
         for c in range(width):

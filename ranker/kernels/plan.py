@@ -81,7 +81,7 @@ class Plan:
         if name in self.layout.user_lists or name in self.layout.user_numbers:
             return "user"
         if name in self.layout.item_lists or name in self.layout.item_numbers:
-            return "item"
+            return "pair" if name in self.layout.built_in.of_pages else "item"
         if name == POSITION:
             return "user" if self.encoder.serve_position is not None else "pair"
         k = self.layout.statistics.index(name.removeprefix("statistics."))

@@ -16,7 +16,7 @@ from ranker.versions.model import Version
 from stream.features.page_features import Catalogue
 from stream.features.page_kernels import LIST_MAX
 from stream.features.statistic_reads import StatisticRows
-from stream.spec.spec import ORGANIC_INSTALLS, duration_ms
+from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, duration_ms
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
 from stream.tables.dtypes import I64, U64
 from stream.tables.hash_kernels import mix
@@ -95,14 +95,14 @@ def installs_of(
 
 
 def install_statistic(plan: Plan) -> InstallStatistic | None:
-    """The first statistic that sums labels by the item alone; without one, organic installs."""
-    found: dict[bool, InstallStatistic] = {}
+    """The first statistic by the item alone of all installs; without one, of labels; else of organic installs."""
+    found: dict[str, InstallStatistic] = {}
     for index, statistic in enumerate(plan.spec.statistics.values()):
         if kind_of(statistic.kind).learn == LEARN_LABELS and statistic.by == ["item.id"]:
             half_life_ms = duration_ms(statistic.half_life) if statistic.half_life else 0
             salt = plan.program.crosses.salts[index]
-            found.setdefault(statistic.of == ORGANIC_INSTALLS, InstallStatistic(salt, float(half_life_ms)))
-    return found.get(False, found.get(True))
+            found.setdefault(statistic.of, InstallStatistic(salt, float(half_life_ms)))
+    return next((found[of] for of in (ALL_INSTALLS, "", ORGANIC_INSTALLS) if of in found), None)
 
 
 @kernel

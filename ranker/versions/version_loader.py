@@ -208,7 +208,7 @@ def validate_version(version: Version) -> None:
     the manifest has beside it the statistics that the version's tables must give.
     """
     page = build_page(version.plan.layout, version.plan.layout.user("", {}, [], {}), Catalogue(version.plan.layout),
-                      np.zeros(1, np.int64))  # fmt: skip
+                      np.zeros(1, np.int64), version.manifest.watermark_ms)  # fmt: skip
     _rank(version, page, "an unknown item for an unknown user")
     if version.manifest.examples and not version.manifest.golden:
         raise BadSnapshot(f"version {version.number} has learned, but has no golden page to validate it with")

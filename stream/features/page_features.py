@@ -10,7 +10,7 @@ The bytes are 64-bit words, little-endian, so that kernels read them without a c
 
 A category is a list of one id, a missing one an empty list, a missing number NaN. An id is a 64-bit
 hash of its column and text; a history has the ids of `item.id`. Whatever belongs to the request
-(`context.*`) is among the user's.
+(`context.*`) or the page (`page.*`) is among the user's. An item's date is a number: days from it to the page.
 """
 
 from bisect import bisect_right
@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 
 from stream.events.types import ITEMS_MAX, Item, Value
+from stream.features.built_in_values import PLACE, BuiltInValues, moment_ms
 from stream.features.page_kernels import (
     FLOAT_MAX,
     LIST_MAX,
@@ -37,8 +38,9 @@ from stream.features.page_kernels import (
     select_items,
 )
 from stream.runtime.errors import BadEvent
-from stream.spec.spec import POSITION, Column, Spec
-from stream.tables.dtypes import F32, I64, U32, U64
+from stream.spec.built_in_columns import NEWEST
+from stream.spec.spec import NUMBERS, POSITION, Column, Spec
+from stream.tables.dtypes import F32, F64, I64, U32, U64
 
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event's own limit is tighter
 
@@ -81,7 +83,7 @@ class Layout:
         columns = spec.columns()
         self.columns: dict[str, Column] = columns
         lists = [n for n, c in columns.items() if c.of or c.type in ("category", "categories")]
-        numbers = [n for n, c in columns.items() if c.type == "number" and n != POSITION]
+        numbers = [n for n, c in columns.items() if c.type in NUMBERS and n != POSITION]
         self.item_lists = tuple(n for n in lists if n.startswith("item."))
         self.user_lists = tuple(n for n in lists if not n.startswith("item."))
         self.item_numbers = tuple(n for n in numbers if n.startswith("item."))
@@ -89,14 +91,19 @@ class Layout:
         self.statistics = tuple(spec.statistics)
         self.history = next((n for n, c in columns.items() if c.of), "")
         self.history_last = columns[self.history].last if self.history else 0
+        newest = self.history + NEWEST
+        self._newest = newest if newest in columns and newest in spec.built_in_columns() else ""
         names = (self.user_lists, self.item_lists, self.user_numbers, self.item_numbers, self.statistics)
         # A band's id is its number's, and a history has its last few: other bounds give the same ids another meaning.
         cuts = [[columns[name].bands for name in numbers], self.history_last]
-        encoded = [*names, [one.layout_text() for one in spec.statistics.values()], *cuts]
+        of_items = {self.history, self._newest}
+        self.seeds = {n: seed_of("item.id" if n in of_items else n) for n in (*self.user_lists, *self.item_lists)}
+        self.built_in = BuiltInValues(spec, self.user_lists, self.item_lists, self.item_numbers, self._ids_of)
+        statistics = [one.layout_text() for one in spec.statistics.values()]
+        encoded = [*names, statistics, *cuts, *self.built_in.meaning]
         self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode(encoded))
         self.sizes = PageSizes(*map(len, names))
         self.size_array = np.array(self.sizes, np.int64)  # for kernels
-        self.seeds = {n: seed_of("item.id" if n == self.history else n) for n in (*self.user_lists, *self.item_lists)}
         sources = {n: n.removesuffix("_band") for n in self.seeds}
         self._banded = {n: of for n, of in sources.items() if of != n and columns.get(of, Column()).bands}
         self.fixed = spec.served_columns()
@@ -112,7 +119,14 @@ class Layout:
         given["user.id"] = user
         if self.history:
             given[self.history] = list(history)[-self.history_last :]
+        if self._newest:
+            given[self._newest] = list(history[-1:])
+        given |= dict.fromkeys(self.built_in.times, PLACE)
         return UserColumns(*self._encode(given, self.user_lists, self.user_numbers))
+
+    def _ids_of(self, name: str, n: int) -> U64:
+        """Ids of a category's texts "0" to n − 1."""
+        return np.array([id_of(self.seeds[name], str(value)) for value in range(n)], np.uint64)
 
     def _encode(self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]) -> tuple[U64, U32, F32]:
         """ids, offsets [lists+1], numbers of one entity."""
@@ -149,6 +163,7 @@ class Catalogue:
         self.ids: U64 = np.zeros(1024, np.uint64)
         self.offsets = np.zeros(1024 * width + 1, np.int64)
         self.numbers: F32 = np.full((1024, len(layout.item_numbers)), np.nan, np.float32)
+        self.moments: F64 = np.full((1024, len(layout.built_in.dates)), np.nan)  # ms since 1970
 
     def __len__(self) -> int:
         return len(self.items)
@@ -157,13 +172,15 @@ class Catalogue:
         """Add or replace; returns the item's row."""
         given: dict[str, Value] = {f"item.{k}": v for k, v in item.attributes.items()}
         given["item.id"] = item.item
+        moments = {name: moment_ms(given.get(name)) for name in self.layout.built_in.dates}
+        given |= moments
         ids, offsets, numbers = self.layout._encode(given, self.layout.item_lists, self.layout.item_numbers)
         row, width = len(self.items), len(self.layout.item_lists)
         self._grow(row, len(ids))
         start = self.offsets[row * width]
         self.ids[start : start + len(ids)] = ids
         self.offsets[row * width : (row + 1) * width + 1] = start + offsets
-        self.numbers[row] = numbers
+        self.numbers[row], self.moments[row] = numbers, [*moments.values()]
         self.items.append(item.item)
         self.titles.append(item.title)
         self._popularity.append(item.popularity)
@@ -191,14 +208,21 @@ class Catalogue:
         if row + 1 >= len(self.numbers):
             self.offsets = np.concatenate([self.offsets, np.zeros(len(self.numbers) * width, np.int64)])
             self.numbers = np.concatenate([self.numbers, np.full_like(self.numbers, np.nan)])
+            self.moments = np.concatenate([self.moments, np.full_like(self.moments, np.nan)])
         while self.offsets[row * width] + extra > len(self.ids):
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)])
 
 
-def build_page(layout: Layout, user: UserColumns, catalogue: Catalogue, rows: I64) -> U64:
-    """A page of these catalogue rows as words; statistics and base rate are NaN until `Statistics.fill`."""
+def build_page(layout: Layout, user: UserColumns, catalogue: Catalogue, rows: I64, time_ms: int | None = None) -> U64:
+    """A page of these catalogue rows as words; statistics and base rate are NaN until `Statistics.fill`.
+
+    `time_ms` is what columns of the page's time go by: only a spec that has none can do without.
+    """
     items = ItemColumns(catalogue.ids, catalogue.offsets, catalogue.numbers)
-    return build(user, items, rows, np.uint64(layout.hash), layout.size_array)
+    words: U64 = build(user, items, rows, np.uint64(layout.hash), layout.size_array)
+    if not layout.built_in.is_empty:
+        layout.built_in.write(words, catalogue.moments[rows], time_ms, layout.size_array)
+    return words
 
 
 def select(layout: Layout, words: U64, positions: Sequence[int] | I64) -> U64:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from stream.features.cross_products import CrossProducts
-from stream.spec.statistic_kinds import LEARN_LABELS, LEARN_RESIDUALS
+from stream.spec.statistic_kinds import LEARN_INSTALLS, LEARN_LABELS, LEARN_RESIDUALS
 from stream.tables.dtypes import F64, I64, U64
 from stream.tables.hash_kernels import CHANGED, TableArrays, find_or_insert, mark_changed, mix
 from stream.tables.jit import kernel
@@ -14,7 +14,7 @@ from stream.tables.jit import kernel
 @kernel
 def label_sum(learn: int, label: float, expected: float) -> Any:
     """What a label adds to s; both are weighted. Raises ValueError for an unknown LEARN_…."""
-    if learn == LEARN_LABELS:
+    if learn in (LEARN_LABELS, LEARN_INSTALLS):
         return label
     if learn == LEARN_RESIDUALS:
         return label - expected
@@ -35,7 +35,7 @@ def move(slots: U64, values: F64, row: int, added: Any, half_life: float) -> Non
         else:
             decay = 2.0 ** ((t - newest) / half_life)
             n, s = n * decay, s * decay
-    values[row, 1] = total + n
+    values[row, 1] = max(0.0, total + n)  # a retracted install takes 1 away; the sign is the table's
     slots[row, 1] |= mark
     values[row, 2] += s
     values[row, 3] = max(newest, t)

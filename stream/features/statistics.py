@@ -17,6 +17,7 @@ depends on the order of labels, and is corrected as long as the item is in the m
 
 A statistic of organic installs (`of = "organic"`) is a count or since that installs move and labels don't: each adds
 1 to n and s. They move neither the base rate nor what is expected, so their order among labels doesn't matter.
+One of all installs (`of = "installs"`) moves by them and by positive labels; a retraction takes its 1 away.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,9 @@ from stream.features.page_features import Layout, id_of, seed_of
 from stream.features.page_kernels import Page, Sections, locate, open_page
 from stream.features.statistic_reads import StatisticRules, base_rate, measure, read_row, reading_of
 from stream.features.statistic_updates import label_sum, move, move_organic, organic_keys
-from stream.spec.spec import ORGANIC_INSTALLS, Spec, duration_ms
+from stream.spec.spec import ALL_INSTALLS, INSTALLS, ORGANIC_INSTALLS, Spec, duration_ms
 from stream.spec.statistic_kinds import (
+    LEARN_INSTALLS,
     LEARN_MEMORY,
     LEARN_ORGANIC,
     LEARN_RESIDUALS,
@@ -80,11 +82,12 @@ class StatisticsProgram:
         self.crosses = compile_crosses(
             layout, [s.by or [s.to, s.of] for s in stats.values()], [f"statistic {n}" for n in stats]
         )
-        of_organic = np.array([s.of == ORGANIC_INSTALLS for s in stats.values()], np.bool_)
-        self.organic: I64 = np.flatnonzero(of_organic)
+        of = np.array([s.of for s in stats.values()], np.str_)
+        self.organic: I64 = np.flatnonzero(np.isin(of, INSTALLS))  # those that organic installs move
+        learns = np.where(of == ORGANIC_INSTALLS, LEARN_ORGANIC, np.array([kind.learn for kind in kinds], np.int64))
         self.rules = StatisticRules(
             reads=np.array([kind.read for kind in kinds], np.int64),
-            learns=np.where(of_organic, LEARN_ORGANIC, np.array([kind.learn for kind in kinds], np.int64)),
+            learns=np.where(of == ALL_INSTALLS, LEARN_INSTALLS, learns),
             priors=np.array([s.prior for s in stats.values()], np.float64),
             half_lives=np.array([duration_ms(s.half_life) if s.half_life else 0 for s in stats.values()], np.float64),
             neighbours=np.array([s.neighbours for s in stats.values()], np.int64),
@@ -144,7 +147,7 @@ class Statistics:
         return self.evictor.is_quiet(self.table, keys + examples * (1 + self.program.memory_rows))
 
     def learn_organic(self, installs: Sequence[Organic]) -> None:
-        """Move the statistics of organic installs by these, in order; the caller has dropped duplicates."""
+        """Move the statistics that organic installs move by these, in order; the caller has dropped duplicates."""
         program, table = self.program, self.table
         if not len(program.organic) or not installs:
             return
@@ -278,11 +281,15 @@ def _move_rows(
                 prefetch_row(slots, home(slots, keys[i]))
             if learns[k] == LEARN_MEMORY or learns[k] == LEARN_ORGANIC:
                 continue
-            s = label_sum(learns[k], label, expected)
+            s, count = label_sum(learns[k], label, expected), n
+            if learns[k] == LEARN_INSTALLS:
+                if s == 0.0:
+                    continue
+                count = s
             for i in range(first, last):
                 row = find_or_insert(slots, keys[i], counts)
                 mark_changed(slots, row, dirty, counts)
-                move(slots, values, row, (n, s, t), half_lives[k])
+                move(slots, values, row, (count, s, t), half_lives[k])
     values[everything, 1] = all_n
     slots[everything, 1] |= mark
     values[everything, 2], values[everything, 3] = all_s, all_t

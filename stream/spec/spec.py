@@ -11,6 +11,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, field
 from msgspec.structs import FieldInfo, fields
 
+from stream.spec.built_in_columns import built_in_columns
 from stream.spec.statistic_kinds import KIND_DESCRIPTIONS, Measure
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -20,12 +21,15 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
 Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
-ColumnType = Literal["category", "categories", "number"]
+UtcOffset = Annotated[str, Meta(pattern=r"^[+-](0\d|1[0-4]):[0-5]\d$", description="such as +02:00")]
+ColumnType = Literal["category", "categories", "number", "date"]
 PartName = Literal["wide", "deep"]
 Policy = Literal["wait", "eager", "fake_negative"]
 OrganicTo = Literal["topic", "examples"]
 
 ORGANIC_INSTALLS: Final = "organic"  # what a statistic may be `of`, instead of labels
+ALL_INSTALLS: Final = "installs"  # those too: positive labels and organic installs
+INSTALLS: Final = (ORGANIC_INSTALLS, ALL_INSTALLS)
 DURATION_DAYS_MAX: Final = 36_525  # a hundred years
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 WEIGHTS_MAX: Final = 100_000_000  # of the deep part's layers: 800 MB with AdaGrad's sums
@@ -33,6 +37,7 @@ CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low b
 SLICES_MAX: Final = 100  # each has about 300 KB of metrics
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
 FIRST_FIELDS: Final = ("kind", "by", "of", "to", "prior", "half_life", "neighbours")  # of a statistic; never changed
+NUMBERS: Final = ("number", "date")  # types of columns that are read as a number
 POSITION: Final = "context.position"  # the only column that differs within a page: where the item stood, from 1
 
 
@@ -54,7 +59,8 @@ class Column(Part, frozen=True):
     """A column in full: `bands` make a further category of a number; `serve_as` is its value when ranking.
 
     A column with `serve_as` belongs to the request: it's learned as logged, and replaced by that text or number when
-    ranking. `of` and `last` make it a history: what this user installed before the page, newest last.
+    ranking. `of` and `last` make it a history: what this user installed before the page, newest last. A date of an
+    item (ISO 8601, UTC unless it says otherwise, or ms since 1970) is read as the days from then to the page.
     """
 
     type: ColumnType | None = None
@@ -64,10 +70,26 @@ class Column(Part, frozen=True):
     last: Annotated[int, Meta(ge=1, le=1000)] = 50
 
 
+class PageTime(Part, frozen=True):
+    """What `page.hour` ("0" to "23") and `page.weekday` ("0" is Monday) count from: UTC plus this."""
+
+    utc_offset: UtcOffset = "+00:00"
+
+    def offset_ms(self) -> int:
+        """Milliseconds to add to UTC.
+
+        >>> PageTime("-05:30").offset_ms()
+        -19800000
+        """
+        sign = -1 if self.utc_offset[0] == "-" else 1
+        return sign * (int(self.utc_offset[1:3]) * 60 + int(self.utc_offset[4:])) * 60_000
+
+
 class Statistic(Part, frozen=True):
     """A streaming number by one field or a pair, updated by each label.
 
-    With of = "organic" a count or since is updated by organic installs instead: by item.id, user.id or both.
+    With of = "organic" a count or since is updated by organic installs instead, with of = "installs" by them and by
+    positive labels: by item.id, user.id or both.
     """
 
     kind: Annotated[Measure, Meta(description=KIND_DESCRIPTIONS)]
@@ -197,6 +219,7 @@ class Spec(Part, frozen=True):
     user: dict[str, ColumnType | Column] = {}
     item: dict[str, ColumnType | Column] = {}
     context: dict[str, ColumnType | Column] = {}
+    page: PageTime = PageTime()
     statistics: dict[str, Statistic] = {}
     max_statistics: Bound = 50_000_000  # rows of all statistics; over it the least recently updated are evicted
     slices: dict[str, list[str]] = {}  # metrics are also computed for these values of a category
@@ -216,10 +239,27 @@ class Spec(Part, frozen=True):
         content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
         for name in ("organic", "skew"):
             content["label"].pop(name, None)
+        if self.page == PageTime():  # written out
+            content.pop("page", None)
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
 
     def columns(self) -> dict[str, Column]:
-        """Every column by its full name (`user.age`), ids first, bands as columns of their own."""
+        """Every column by its full name (`user.age`): those declared, bands as columns of their own, then those of
+        `built_in_columns` that the spec uses.
+        """
+        declared, used = self._declared_columns(), {*self.deep.features, *self.slices}
+        used |= {name for cross in self.crosses() for name in cross.of}
+        used |= {name for statistic in self.statistics.values() for name in statistic.by}
+        return declared | {name: column for name, column in self.built_in_columns().items() if name in used}
+
+    def built_in_columns(self) -> dict[str, Column]:
+        """Columns that needn't be declared, used or not; a declared one hides that of its name."""
+        declared = self._declared_columns()
+        numbers = [name for name, one in declared.items() if one.type in NUMBERS and name.startswith("item.")]
+        types = built_in_columns([name for name, one in declared.items() if one.of], numbers)
+        return {name: Column(type=kind) for name, kind in types.items() if name not in declared}
+
+    def _declared_columns(self) -> dict[str, Column]:
         found: dict[str, Column] = {}
         for origin in ("user", "item", "context"):
             declared: dict[str, ColumnType | Column] = getattr(self, origin)

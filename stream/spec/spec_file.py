@@ -18,6 +18,7 @@ from stream.spec.spec import (
     Gate,
     Label,
     OrganicTo,
+    PageTime,
     PartName,
     Policy,
     Publish,
@@ -132,6 +133,7 @@ _TABLES: Final = {
     "deep": Deep,
     "label": Label,
     "publish": Publish,
+    "page": PageTime,
     "warm_start": WarmStart,
     "gate": Gate,
     "statistics": Statistic,
@@ -146,7 +148,7 @@ _COLUMN: Final[Any] = ColumnType | Column
 _ENTRIES: Final = {"user": _COLUMN, "item": _COLUMN, "context": _COLUMN, "statistics": Statistic, "slices": list[str]}
 _EXPECTED: Final = {
     "`object | array`": 'a cross is a list of columns, such as ["user.id", "item.id"], or a table with it as `of`',
-    "`str | object`": 'a column is "category", "categories" or "number", or a table with that as `type`',
+    "`str | object`": 'a column is "category", "categories", "number" or "date", or a table with that as `type`',
     "`bool | str`": 'it is true or false, or where they are emitted: "topic" or "examples"',
 }
 _CHOICES: Final = {"kind": get_args(Measure), "parts": get_args(PartName), "policy": get_args(Policy),
@@ -170,7 +172,8 @@ def _explain(message: str, raw: dict[str, Any], text: str, source: str) -> str:
         why = f"{at} can't be {value.group(1)!r}; {near(value.group(1), choices)}"
         return f"{source}{_line_of([*path, value.group(1)], text)}: {why}"
     if "matching regex" in what:
-        what = "letters, digits, . _ -, at most 64" if at == "name" else "a duration, such as 250ms, 2s, 10m, 1h, 30d"
+        patterns = {"name": "letters, digits, . _ -, at most 64", "page.utc_offset": "an offset, such as +02:00"}
+        what = patterns.get(at, "a duration, such as 250ms, 2s, 10m, 1h, 30d")
         what = f"Expected {what}"
     if either := re.match("Expected (`.*?`), got", what):
         what = _EXPECTED.get(either.group(1), what)

@@ -11,7 +11,8 @@ import msgspec
 from stream.spec.spec import (
     CROSSES_MAX,
     DURATION_DAYS_MAX,
-    ORGANIC_INSTALLS,
+    INSTALLS,
+    NUMBERS,
     POSITION,
     SLICE_BYTES_MAX,
     SLICES_MAX,
@@ -65,8 +66,10 @@ def _check_columns(spec: Spec, reject: Reject) -> None:
             if column.type or origin != "user" or column.of != "item.id":
                 reject(path, f'{name}: a history is a column of [user], of = "item.id", without a type')
         elif column.type is None:
-            reject(path, f"{name}: give it a type: category, categories or number")
-        if column.bands and (column.type != "number" or sorted(set(column.bands)) != column.bands):
+            reject(path, f"{name}: give it a type: category, categories, number or date")
+        if column.type == "date" and origin != "item":
+            reject(path, f"{name}: a date is a column of [item]; elsewhere give a number, such as days until now")
+        if column.bands and (column.type not in NUMBERS or sorted(set(column.bands)) != column.bands):
             reject(path, f"{name}: bands cut a number, at rising values")
         if column.bands and f"{short}_band" in getattr(spec, origin):
             reject((origin, f"{short}_band"), f"{name}_band is the column of {name}'s bands: give one another name")
@@ -89,11 +92,12 @@ def _check_columns(spec: Spec, reject: Reject) -> None:
 
 
 def _listed(columns: dict[str, Column]) -> list[str]:
+    """Categories and histories."""
     return [n for n, c in columns.items() if c.type in ("category", "categories") or c.of]
 
 
 def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) -> None:
-    keys = _listed(columns)
+    keys, suggested = _listed(columns), _listed(columns | spec.built_in_columns())
     for name, stat in spec.statistics.items():
         path = ("statistics", name)
         goes_by = kind_of(stat.kind).goes_by
@@ -103,7 +107,7 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) ->
                     why = f'{stat.kind} is of = "item.id" to a history column, such as to = "user.history"'
                     reject(path, f"statistics.{name}: {why}")
             case "fields" | "memory":
-                if stat.of == ORGANIC_INSTALLS:
+                if stat.of in INSTALLS:
                     _check_organic(spec, name, stat, reject)
                 elif stat.of or stat.to or not 1 <= len(stat.by) <= 2 or len(set(stat.by)) != len(stat.by):
                     reject(path, f'statistics.{name}: {stat.kind} goes by one field or a pair: by = ["user.id"]')
@@ -111,7 +115,7 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) ->
                 assert_never(goes_by)
         for column in stat.by:
             if column not in keys:
-                why = f"{column!r} is no category here; {near(column, keys)}"
+                why = f"{column!r} is no category here; {near(column, suggested)}"
                 reject((*path, column), f"statistics.{name}: {why}")
             if column in spec.served_columns():
                 why = f"{column!r} has serve_as: statistics are of logged values, so they can't go by it"
@@ -122,11 +126,11 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) ->
 
 
 def _check_organic(spec: Spec, name: str, stat: Statistic, reject: Reject) -> None:
-    """Rules of statistics of organic installs, which have a user, an item and a time, but no label."""
+    """Rules of statistics that organic installs move: those have a user, an item and a time, but no label."""
     path = ("statistics", name)
     if not kind_of(stat.kind).organic:
         known = " and ".join(kind for kind, one in KINDS.items() if one.organic)
-        why = f'organic installs have no label: of = "organic" is for {known}'
+        why = f'organic installs have no label: of = "{stat.of}" is for {known}'
         reject((*path, "kind"), f"statistics.{name}: {why}, not {stat.kind}")
     if stat.to or not stat.by or len(set(stat.by)) != len(stat.by) or not {"user.id", "item.id"}.issuperset(stat.by):
         why = "an organic install has only a user and an item: by item.id, user.id, or both"
@@ -137,7 +141,7 @@ def _check_organic(spec: Spec, name: str, stat: Statistic, reject: Reject) -> No
 
 
 def _check_parts(spec: Spec, columns: dict[str, Column], reject: Reject) -> None:
-    keys = _listed(columns)
+    keys, suggested = _listed(columns), _listed(columns | spec.built_in_columns())
     if "wide" in spec.parts and not spec.crosses():
         reject(("wide",), "[wide] has neither features nor crosses; name some, or leave wide out of parts")
     if len(spec.crosses()) > CROSSES_MAX:
@@ -147,14 +151,14 @@ def _check_parts(spec: Spec, columns: dict[str, Column], reject: Reject) -> None
             reject(("wide", "crosses", f"{i}"), f"[wide]: a cross has 1 to 4 different columns, not {cross.of}")
         for column in cross.of:
             if column not in keys:
-                why = f"{column!r} is no category here (a number needs bands); {near(column, keys)}"
+                why = f"{column!r} is no category here (a number needs bands); {near(column, suggested)}"
                 reject(("wide", column), f"[wide]: {why}")
     known = [*columns, *(f"statistics.{s}" for s in spec.statistics)]
     if "deep" in spec.parts and not spec.deep_features():
         reject(("deep",), "[deep] has no features; name some, or leave deep out of parts")
     for name in spec.deep_features():
         if name not in known:
-            reject(("deep", name), f"[deep]: {name!r} isn't declared; {near(name, known)}")
+            reject(("deep", name), f"[deep]: {name!r} isn't declared; {near(name, [*known, *spec.built_in_columns()])}")
     if "deep" in spec.parts and (weights := _weights(spec, keys)) > WEIGHTS_MAX:
         why = f"{weights:,} weights are over {WEIGHTS_MAX:,}: fewer hidden_units, features, or a smaller embedding_dim"
         reject(("deep", "hidden_units"), f"[deep]: {why}")
@@ -171,11 +175,11 @@ def _weights(spec: Spec, keys: list[str]) -> int:
 
 
 def _check_slices(spec: Spec, columns: dict[str, Column], reject: Reject) -> None:
-    keys = _listed(columns)
+    keys, suggested = _listed(columns), _listed(columns | spec.built_in_columns())
     for name, values in spec.slices.items():
         path = ("slices", name)
         if name not in keys:
-            reject(path, f"[slices]: {name!r} is no category here; {near(name, keys)}")
+            reject(path, f"[slices]: {name!r} is no category here; {near(name, suggested)}")
         if not values or "" in values or len(set(values)) != len(values):
             reject(path, f'[slices]: {name} takes values, once each, none empty: {name!r} = ["one", "other"]')
         if long := [v for v in values if len(f"{name}={v}".encode()) > SLICE_BYTES_MAX]:

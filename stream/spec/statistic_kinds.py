@@ -17,8 +17,9 @@ READS: Final = tuple(range(6))
 READ_RATE, READ_COUNT, READ_SINCE, READ_MEAN, READ_STRONGEST, READ_MEMORY = READS
 
 # What a label adds to s: branches of `label_sum`. LEARN_MEMORY has its own kernels; in its rows s may be an item's id.
-LEARNS: Final = tuple(range(4))
-LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC = LEARNS  # LEARN_ORGANIC: no label updates it
+LEARNS: Final = tuple(range(5))
+LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC, LEARN_INSTALLS = LEARNS
+# No label updates LEARN_ORGANIC, only positive ones (and retractions) LEARN_INSTALLS; organic installs update both.
 
 
 class Kind(NamedTuple):
@@ -41,7 +42,7 @@ def checked(kinds: Mapping[Measure, Kind]) -> Mapping[Measure, Kind]:
     for name, kind in kinds.items():
         assert kind.goes_by in get_args(GoesBy), f"{name} goes by {kind.goes_by}"
         assert kind.read in READS, f"{name} is read by an unknown branch"
-        assert kind.learn in {*LEARNS} - {LEARN_ORGANIC}, f"{name} learns by an unknown branch"
+        assert kind.learn in {*LEARNS} - {LEARN_ORGANIC, LEARN_INSTALLS}, f"{name} learns by an unknown branch"
         memory = {kind.goes_by == "memory", kind.read == READ_MEMORY, kind.learn == LEARN_MEMORY}
         assert len(memory) == 1, f"{name}: memory must be its goes_by, read and learn alike"
     return kinds

@@ -26,6 +26,7 @@ user.history = { of = "item.id", last = 5 }
 item.id = "category"
 item.tags = "categories"
 item.year = "number"
+item.made = { type = "date", bands = [0.001, 0.01] }
 context.position = { type = "number", serve_as = 1 }
 """
 CONTEXT = """
@@ -42,12 +43,20 @@ user_seen = { kind = "count", by = ["user.id"] }
 item_last = { kind = "since", by = ["item.id"] }
 taste = { kind = "residual", by = ["user.id", "item.tags"] }
 akin = { kind = "likeness", by = ["user.id", "item.id"], neighbours = 3 }
+then = { kind = "residual", by = ["user.history.newest", "item.id"] }
 alike = { kind = "affinity", of = "item.id", to = "user.history", neighbours = 2 }
 """
-WIDE = ["user.id", "item.id", "item.tags", "user.age_band", "context.device", "context.hour_band"]
-CROSSES = [["user.history", "item.id"], ["user.likes", "item.tags"], ["item.id", "user.age_band", "context.device"]]
+WIDE = ["user.id", "item.id", "item.tags", "user.age_band", "context.device", "context.hour_band", "page.hour"]
+CROSSES = [
+    ["user.history", "item.id"],
+    ["user.history.newest", "item.id"],
+    ["item.made_band", "page.weekday"],
+    ["user.likes", "item.tags"],
+    ["item.id", "user.age_band", "context.device"],
+]
 DEEP = ["user.age", "user.likes", "user.history", "item.tags", "item.year", "context.position", "context.hour",
-        "context.device", "statistics.*"]  # fmt: skip
+        "context.device", "item.made", "item.made_band", "item.year.rank", "user.history.newest", "page.hour",
+        "statistics.*"]  # fmt: skip
 
 
 def some_spec(rng: np.random.Generator, parts: list[str], name: str = "m") -> Spec:
@@ -70,11 +79,9 @@ def some_spec(rng: np.random.Generator, parts: list[str], name: str = "m") -> Sp
 
 def items(count: int) -> list[Item]:
     """Items i0, i1, … of falling popularity."""
-    tags: list[list[Value]] = [["a"], ["a", "b"], [], ["c", "d", "a"]]
-    return [
-        Item(f"i{n}", {"tags": tags[n % 4], "year": 1990.0 + n} if n % 5 else {}, f"Item {n}", float(count - n))  # type: ignore[dict-item]  # lists of texts
-        for n in range(count)
-    ]
+    tags = [["a"], ["a", "b"], [], ["c", "d", "a"]]
+    said: list[dict[str, Value]] = [{"tags": tags[n % 4], "year": 1990.0 + n, "made": -3e4 * n} for n in range(count)]
+    return [Item(f"i{n}", said[n] if n % 5 else {}, f"Item {n}", float(count - n)) for n in range(count)]
 
 
 @dataclass
@@ -120,7 +127,7 @@ class ToyModel:
         context: dict[str, Value] = {"device": "xyz"[rng.integers(3)]} if rng.random() < 0.8 else {}
         context |= {"hour": float(rng.integers(24))} if rng.random() < 0.8 else {}
         user = self.layout.user(f"u{rng.integers(5)}", attributes if rng.random() < 0.9 else {}, history, context)
-        words = build_page(self.layout, user, self.catalogue, rows)
+        words = build_page(self.layout, user, self.catalogue, rows, time_ms)
         self.statistics.fill(words, time_ms)
         return words
 

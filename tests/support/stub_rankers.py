@@ -88,7 +88,7 @@ class Store:
         self._read_entities()
         user = self.users.get(request.user, User(request.user))
         columns = self.layout.user(request.user, user.attributes, request.history or [], request.context)
-        words = build_page(self.layout, columns, self.catalogue, self.catalogue.rows(items))
+        words = build_page(self.layout, columns, self.catalogue, self.catalogue.rows(items), request.time_ms)
         page, count = open_page(words, self.layout.size_array), len(self.layout.statistics)
         for k, item in enumerate(items):
             page.f32[page.at.statistics + k * count : page.at.statistics + (k + 1) * count] = checksum(item)

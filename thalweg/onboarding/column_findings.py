@@ -5,10 +5,11 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
-from stream.spec.spec import POSITION, Column, Spec
+from stream.spec.spec import NUMBERS, POSITION, Column, Spec
 from thalweg.onboarding.columns import LIST, NUMBER, ObservedColumn, Origin
 from thalweg.onboarding.findings import Finding, problem_finding, share
 from thalweg.onboarding.survey import Survey
+from thalweg.onboarding.type_guess import is_moment
 
 MISSING: Final = 0.9  # a column that is missing more often carries little
 NAMED_MAX: Final = 12
@@ -18,10 +19,11 @@ def column_findings(survey: Survey, spec: Spec) -> Iterator[Finding]:
     """The columns that the spec names, against those that came."""
     unread: list[str] = []
     for origin, seen in survey.origins.items():
+        built_in = spec.built_in_columns()
         named = {
             name.removeprefix(f"{origin}."): column
             for name, column in spec.columns().items()
-            if name.startswith(f"{origin}.") and not column.of and name not in (f"{origin}.id", POSITION)
+            if name.startswith(f"{origin}.") and not column.of and name not in (f"{origin}.id", POSITION, *built_in)
         }
         banded = {f"{short}_band" for short, column in named.items() if column.bands}
         extra = [name for name in seen.columns if name not in named and name not in ("id", "position")]
@@ -63,6 +65,10 @@ def _one_column(
         odd = seen.values - seen.counts[NUMBER] - seen.numeric
         what, first = "aren't numbers", f"line {seen.first_non_number}"
         remedy = 'fix them (they count as missing), or make it a "category"'
+    elif spec.type == "date":
+        odd = seen.values - sum(count for value, count in seen.distinct.items() if is_moment(value))
+        odd, what = 0 if seen.many else odd, "aren't dates"
+        remedy = "fix them (they count as missing): 2026-01-31, 2026-01-31T12:00:00Z, or milliseconds since 1970"
     elif spec.type == "category" and seen.counts[LIST]:
         odd, what, first = seen.counts[LIST], "are lists", f"line {seen.first[LIST]}"
         remedy = 'make it "categories"'
@@ -70,17 +76,18 @@ def _one_column(
         odd, what, first = seen.counts[NUMBER], "are numbers with fractions", f"line {seen.first[NUMBER]}"
         remedy = 'make it a "number", with bands if it is wanted in crosses'
     if odd:
-        all_of_it = odd == seen.values and spec.type == "number"
+        all_of_it = odd == seen.values and spec.type in NUMBERS
         message = f"{name}: {odd:,} of {seen.values:,} values {what}"
         yield Finding("error" if all_of_it else "warning", f"type:{name}", odd, message, first, remedy)
         return
     missing = origin.entities - seen.values
+    bands = spec.bands if spec.type == "number" else []
     if seen.constant and not missing:
         message = f"{name} is always {next(iter(seen.distinct))!r}"
         yield Finding("warning", f"constant:{name}", seen.values, message, "", "drop it: it carries no signal")
     elif missing > MISSING * origin.entities:
         message = f"{name} is missing in {share(missing, origin.entities)}"
         yield Finding("warning", f"missing:{name}", missing, message, "", "write it more often, or drop it")
-    elif spec.bands and bisect_right(spec.bands, seen.numbers.low) == bisect_right(spec.bands, seen.numbers.high):
+    elif bands and bisect_right(bands, seen.numbers.low) == bisect_right(bands, seen.numbers.high):
         message = f"{name}: all values ({seen.numbers.low:g} to {seen.numbers.high:g}) fall into one band"
         yield Finding("warning", f"band:{name}", seen.values, message, "", "choose bands within them")

@@ -4,12 +4,15 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from stream.spec.built_in_columns import HOUR, WEEKDAY
+from stream.spec.spec import NUMBERS
 from thalweg.onboarding.survey import Survey
 from thalweg.onboarding.type_guess import Guess, guess
 
 PAGES_EACH: Final = 5  # pages of a user (shows of an item) from which on its own weight is worth learning
 SMALL, MEDIUM = 50, 2_000  # values of a category: for crosses with items; for a taste per user
 CROSSES: Final = 3
+DAY_MS: Final = 86_400_000
 
 
 class NamedColumn(NamedTuple):
@@ -30,7 +33,7 @@ class ColumnRoles:
     def __init__(self, survey: Survey) -> None:
         self.survey = survey
         self.guesses = {
-            origin: {name: guess(name, column, seen) for name, column in seen.columns.items()}
+            origin: {name: guess(name, column, seen, of_item=origin == "item") for name, column in seen.columns.items()}
             for origin, seen in survey.origins.items()
         }
         self.many_pages = survey.pages >= PAGES_EACH * survey.users_shown
@@ -61,7 +64,7 @@ class ColumnRoles:
         found: list[NamedColumn] = []
         for origin in origins:
             for name, one in self.usable(origin):
-                if one.kind != "number":
+                if one.kind not in NUMBERS:
                     found.append(NamedColumn(f"{origin}.{name}", one.distinct))
                 elif self.is_banded(origin, name):
                     found.append(NamedColumn(f"{origin}.{name}_band", len(one.bands) + 1))
@@ -78,6 +81,17 @@ class ColumnRoles:
         shown, items = self.survey.shown, max(1, self.survey.items_shown)
         fit = [each for each in self.categories("user", "context") if 2 <= each.values <= SMALL]
         return [each for each in fit if shown >= PAGES_EACH * each.values * items][-CROSSES:]
+
+    def page_times(self) -> list[tuple[str, str]]:
+        """Built-in columns of the page's time, with why: those of rhythms that came twice, and that no request says."""
+        survey, said = self.survey, " ".join(self.survey.context.columns)
+        span_ms = survey.last_ms - survey.first_ms
+        rhythms = (HOUR, DAY_MS, r"hour|time|clock", "days"), (WEEKDAY, 7 * DAY_MS, r"day|week|date", "weeks")
+        return [
+            (name, f"{span_ms / every_ms:.0f} {what} of pages")
+            for name, every_ms, words, what in rhythms
+            if span_ms >= 2 * every_ms and not re.search(words, said, re.I)
+        ]
 
     def slice_column(self) -> NamedColumn | None:
         """The category of requests or users whose values are sliced by."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 from stream.events.types import EVENT_BYTES_MAX
-from stream.spec.spec import POSITION, Spec
+from stream.spec.spec import NUMBERS, POSITION, Spec
 from thalweg.onboarding.survey import Occurrences, Survey
 from thalweg.text.durations import format_duration, round_up_duration
 
@@ -205,7 +205,7 @@ def _feature_bytes(survey: Survey, spec: Spec, items: int) -> int:
     """The approximate size of a page's features (`stream/features/page_features.py`)."""
     columns = spec.columns()
     lists = [n for n, c in columns.items() if n.startswith("item.") and c.type in ("category", "categories")]
-    numbers = [n for n, c in columns.items() if n.startswith("item.") and c.type == "number"]
+    numbers = [n for n, c in columns.items() if n.startswith("item.") and c.type in NUMBERS]
     known = [survey.item.columns.get(name.removeprefix("item.")) for name in lists]
     ids = sum(max(1.0, column.list_lengths.quantile(0.9)) if column else 1.0 for column in known)
     each = 8 * ids + 4 * (len(lists) + len(numbers) + len(spec.statistics))

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from stream.runtime.errors import DataError
-from stream.spec.spec import SLICE_BYTES_MAX
+from stream.spec.built_in_columns import NEWEST
+from stream.spec.spec import NUMBERS, SLICE_BYTES_MAX
 from thalweg.onboarding.column_roles import MEDIUM, SMALL, ColumnRoles
 from thalweg.onboarding.findings import FEW_LABELS, counted, share
 from thalweg.onboarding.survey import Survey
@@ -112,7 +113,7 @@ class SpecDraft:
             users, verb = counted(survey.users_shown, "user"), "has" if survey.users_shown == 1 else "have"
             yield f"# no statistics by user: {users} {verb} only {counted(survey.pages, 'page')}", ""
         kind = self.roles.item_kind()
-        names = {"item_rate", "item_seen", "user_rate", "user_seen", "user_last", "alike"}
+        names = {"item_rate", "item_seen", "user_rate", "user_seen", "user_last", "alike", "next"}
         if kind and self.roles.many_pages:
             names.add("taste")
             why = f"what of {kind.short} ({kind.values:,} values) this user likes"
@@ -126,16 +127,14 @@ class SpecDraft:
         if self.roles.history:
             affinity = f'{{ kind = "affinity", of = "item.id", to = "user.{self.roles.history}" }}'
             yield f"alike = {affinity}", "who installed that installs this"
+            newest = f"user.{self.roles.history}{NEWEST}"
+            yield _residual("next", newest, "item.id", prior), "after the newest, this one"
 
     def _wide(self) -> Iterator[Line]:
         named = self.roles.categories(*self.survey.origins)
         features = ["user.id"] * self.roles.many_pages + ["item.id"]
         features += [each.name for each in named if each.values <= MEDIUM][:FEATURES]
-        crosses = [(f"user.{self.roles.history}", "item.id")] * bool(self.roles.history)
-        kind = self.roles.item_kind()
-        if kind and self.roles.many_pages:
-            crosses.append(("user.id", kind.name))
-        crosses += [(group.name, "item.id") for group in self.roles.groups()]
+        crosses = list(self._crosses())
         yield "[wide]", "memorises"
         yield "alpha = 0.05", ""
         if self.survey.base_rate < RARE:
@@ -144,18 +143,32 @@ class SpecDraft:
         yield f"features = [{', '.join(map(toml_text, features))}]", ""
         if crosses:
             yield "crosses = [", ""
-            yield from ((f"  [{toml_text(one)}, {toml_text(other)}],", "") for one, other in crosses)
+            yield from ((f"  [{toml_text(one)}, {toml_text(other)}],", why) for one, other, why in crosses)
             yield "]", ""
+
+    def _crosses(self) -> Iterator[tuple[str, str, str]]:
+        """Pairs of columns, and why."""
+        kind, history = self.roles.item_kind(), f"user.{self.roles.history}"
+        if self.roles.history:
+            yield history, "item.id", ""
+            yield history + NEWEST, "item.id", "after the newest, this one"
+        if kind and self.roles.many_pages:
+            yield "user.id", kind.name, ""
+        for group in self.roles.groups():
+            yield group.name, "item.id", ""
+        for name, why in self.roles.page_times():
+            yield name, kind.name if kind else "item.id", why
 
     def _deep(self) -> Iterator[Line]:
         features, most = [], 0
         for origin in self.survey.origins:
             for name, found in self.roles.usable(origin):
                 features.append(f"{origin}.{name}")
-                most = max(most, found.distinct if found.kind != "number" else 0)
+                most = max(most, found.distinct if found.kind not in NUMBERS else 0)
         if self.roles.history:
             features.append(f"user.{self.roles.history}")
             most = max(most, self.survey.items_shown)
+        features += [name for name, _ in self.roles.page_times()]
         features += ["context.position"] * self.roles.has_position + ["statistics.*"]
         yield "[deep]", "generalises; ids are the wide part's: embeddings of them memorise"
         yield f"features = [{', '.join(map(toml_text, features))}]", ""

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from stream.features.built_in_values import moment_ms
 from stream.spec.spec import ColumnType
 from thalweg.onboarding.columns import LIST, NUMBER, ObservedColumn, Origin
 from thalweg.onboarding.findings import share
@@ -32,8 +33,8 @@ class Guess:
     distinct: int = 0
 
 
-def guess(name: str, column: ObservedColumn, origin: Origin) -> Guess:
-    """Guess the type of the column `name`."""
+def guess(name: str, column: ObservedColumn, origin: Origin, *, of_item: bool = False) -> Guess:
+    """Guess the type of the column `name`; only items have dates."""
     if not column.values:
         return Guess(None, "always empty")
     distinct = len(column.distinct)
@@ -45,6 +46,8 @@ def guess(name: str, column: ObservedColumn, origin: Origin) -> Guess:
     if column.counts[LIST]:
         each = f"{column.list_lengths.quantile(0.5):.0f} each (median)"
         return Guess("categories", f"lists of {how_many} texts, {each}{gaps}", distinct=distinct)
+    if of_item and all(map(is_moment, column.distinct)):
+        return Guess("date", f"{how_many} dates: the days from then to the page{gaps}", distinct=distinct)
     if column.counts[NUMBER] + column.numeric == column.values and column.counts[NUMBER]:
         return _number(name, column, gaps)
     if column.numeric == column.values and not column.whole:
@@ -85,6 +88,17 @@ def _is_time(column: ObservedColumn) -> bool:
     """Whether the values are seconds or milliseconds since 1970, in this century."""
     low, high = column.numbers.low, column.numbers.high
     return any(9e8 * unit <= low and high <= 4.2e9 * unit for unit in (1, 1_000))
+
+
+def is_moment(value: str | float) -> bool:
+    """Whether a date may say it: ISO 8601, or milliseconds since 1970, in this century.
+
+    >>> is_moment("2026-01-31"), is_moment(1_769_817_600_000.0), is_moment(1_769_817_600.0), is_moment("20260131")
+    (True, True, False, False)
+    """
+    if isinstance(value, str):
+        return not value.isdigit() and not math.isnan(moment_ms(value))
+    return 9e11 <= value <= 4.2e12
 
 
 def _bands(column: ObservedColumn) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from stream.features.encoder import Encoder
 from stream.features.page_features import Layout, id_of, texts_of
 from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent
+from stream.spec.built_in_columns import HOUR, WEEKDAY
 from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
@@ -50,6 +51,10 @@ class FeatureNames:
         for name, column in layout.columns.items():
             if column.bands:
                 self._add_bands(f"{name}_band", column.bands)
+        for name, count in ((HOUR, 24), (WEEKDAY, 7)):
+            if name in self.values:
+                self.values[name] = {id_of(layout.seeds[name], str(value)): str(value) for value in range(count)}
+        self._of_items = [name for name in self.values if layout.seeds[name] == layout.seeds["item.id"]]
 
     @classmethod
     def read(cls, log: Log, layout: Layout) -> "FeatureNames":
@@ -62,11 +67,10 @@ class FeatureNames:
         return names
 
     def add_item(self, item: Item) -> None:
-        """Add an item's values; its id is a value of the history too, and is shown with the title."""
+        """Add an item's values; its id is a value of the history and its newest too, and is shown with the title."""
         shown = f"{item.item} {item.title}".strip()
-        for name in ("item.id", self.layout.history):
-            if name in self.values:
-                self.values[name][id_of(self.layout.seeds[name], item.item)] = shown
+        for name in self._of_items:
+            self.values[name][id_of(self.layout.seeds[name], item.item)] = shown
         self._add_attributes("item", item.attributes)
 
     def add_user(self, user: User) -> None:

@@ -13,8 +13,8 @@ from tests.support.random_models import ToyModel, some_spec
 @pytest.fixture
 def model() -> ToyModel:
     """A model whose deep part reads items."""
-    model = ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
-    assert any(name.startswith("item.") for name in model.encoder.deep_lists)
+    model = ToyModel(some_spec(np.random.default_rng(4), ["wide", "deep"]), 5)
+    assert {"item.tags", "item.year"} <= {*model.encoder.deep_lists, *model.encoder.deep_numbers}
     return model
 
 

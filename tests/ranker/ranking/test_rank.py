@@ -100,7 +100,7 @@ hidden_units = [4]
         assert np.abs(score_features(version, reply.features, 5) - reply.scores).max() <= 1e-5
         layout, catalogue = house.model.layout, house.model.catalogue
         user = layout.user("u1", house.cache.users["u1"], ["i1"], context)
-        page = build_page(layout, user, catalogue, catalogue.rows(reply.items))
+        page = build_page(layout, user, catalogue, catalogue.rows(reply.items), reply.time_ms)
         base = open_page(page, version.plan.layout.size_array).at.base_rate  # after all that is the user's
         assert page.tobytes()[: 4 * base] == reply.features[: 4 * base]
         features.add(reply.features)
@@ -147,7 +147,7 @@ def test_installs_are_the_statistics_sums(house: House) -> None:
     assert any(s.by == ["item.id"] for s in model.spec.statistics.values()), "the spec must keep something by item"
     before = _installs(house, late_ms)
     rows = model.catalogue.rows([f"i{n}" for n in range(8)])
-    page = build_page(model.layout, model.layout.user("u1", {}, [], {}), model.catalogue, rows)
+    page = build_page(model.layout, model.layout.user("u1", {}, [], {}), model.catalogue, rows, late_ms)
     labels = (np.arange(8) % 2).astype(np.float64)
     outcomes = Outcomes(labels, np.ones(8), np.zeros(8, np.int64), np.full(8, float(late_ms)))
     model.statistics.learn(one_page(page), outcomes)
@@ -156,7 +156,7 @@ def test_installs_are_the_statistics_sums(house: House) -> None:
 
 
 def test_items_are_retrieved_by_labels_before_organic_installs() -> None:
-    """Whichever statistic comes first in the spec; without one of labels by item, organic installs order them."""
+    """Whichever statistic comes first in the spec: one of all installs, else of labels, else of organic installs."""
     organic = 'popular = { kind = "count", of = "organic", by = ["item.id"], half_life = "1h" }'
     text = f"""
 name = "m"
@@ -173,6 +173,8 @@ features = ["item.id"]
 [label]
 organic = "examples"
 """
+    all_of_them = Plan(parse_spec(text.replace(organic, organic.replace('"organic"', '"installs"'))))
+    assert install_statistic(all_of_them) == (all_of_them.program.crosses.salts[0], 3_600_000.0)
     both = Plan(parse_spec(text))
     assert install_statistic(both) == (both.program.crosses.salts[1], 0.0)
     alone = Plan(

@@ -3,19 +3,20 @@
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events.types import INSTALLED, Organic
-from stream.features.encoder import one_page
+from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED, Item, Organic
+from stream.features.encoder import Batch, one_page
 from stream.features.item_similarity import Outcomes
-from stream.features.page_features import Catalogue, Layout, build_page
+from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.spec.spec import ORGANIC_INSTALLS, Statistic, duration_ms
+from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, Statistic, duration_ms
 from stream.spec.spec_file import parse_spec
-from stream.tables.dtypes import U64
+from stream.tables.dtypes import F32, U64
 
 START_MS = 1_700_000_000_000
 SPEC = parse_spec("""
@@ -144,3 +145,70 @@ def test_their_rows_are_bounded_with_all_others() -> None:
     assert len(statistics.table) <= 1_010
     last = program.organic_keys([Organic("u2999", "i2999", START_MS, "x")])
     assert {int(key) for key in last} <= rows(statistics).keys()
+
+
+ALL = msgspec.structs.replace(
+    SPEC,
+    statistics={
+        "installs": Statistic("count", of=ALL_INSTALLS, by=["item.id"]),
+        "trending": Statistic("count", of=ALL_INSTALLS, by=["item.id"], half_life="10s"),
+        "last": Statistic("since", of=ALL_INSTALLS, by=["item.id"]),
+        "rate": Statistic("rate", by=["item.id"]),
+    },
+)
+CATALOGUE = Catalogue(Layout(ALL))
+for known in NAMES:
+    CATALOGUE.put(Item(known))
+outcomes_ = st.sampled_from([(0, WINDOW_CLOSED), (1, INSTALLED), (1, LATE_POSITIVE)])
+labels_ = st.lists(st.tuples(st.integers(0, 2), outcomes_, st.integers(-20_000, 20_000)), max_size=8)
+
+
+@given(labels_, installs, st.booleans())
+def test_all_installs_are_positive_labels_and_organic_ones(
+    labelled: list[tuple[int, tuple[int, int], int]], organic: list[Organic], turned: bool
+) -> None:
+    """Each counts once, as of its time, whichever came first; a negative label is none, and rates are as without."""
+    layout = Layout(ALL)
+    program, without = StatisticsProgram(ALL, layout), Statistics(StatisticsProgram(ALL, layout))
+    statistics, now_ms = Statistics(program), START_MS + 30_000
+    words = build_page(layout, layout.user("a", {}, [], {}), CATALOGUE, np.arange(1, 4))
+    if turned:
+        statistics.learn_organic(organic)
+    for place, (positive, reason), after_ms in labelled:
+        one = Batch(words, np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([place]))
+        outcome = Outcomes(
+            np.full(1, positive, float), np.ones(1), np.array([reason]), np.array([START_MS + after_ms], float)
+        )
+        statistics.learn(one, outcome)
+        without.learn(one, outcome)
+    if not turned:
+        statistics.learn_organic(organic)
+    found, alone = (filled(layout, each, words, now_ms) for each in (statistics, without))
+    for n, item in enumerate(NAMES):
+        times = [one.time_ms for one in organic if one.item == item]
+        times += [START_MS + after_ms for number, (positive, _), after_ms in labelled if positive and number == n]
+        decayed = sum(2 ** ((one - now_ms) / 10_000) for one in times)
+        last = math.log1p((now_ms - max(times)) / 1_000) if times else math.nan
+        wanted = [math.log1p(len(times)), math.log1p(decayed), last, alone[n, 3]]
+        assert found[n].tolist() == pytest.approx(wanted, rel=1e-5, abs=1e-6, nan_ok=True)
+
+
+def test_a_retracted_install_is_none_any_more() -> None:
+    """What a retraction takes back was added as of the same page: nothing is left, and never less than that."""
+    layout = Layout(ALL)
+    statistics = Statistics(StatisticsProgram(ALL, layout))
+    words = build_page(layout, layout.user("a", {}, [], {}), CATALOGUE, np.arange(1, 4))
+    one, times = one_page(words), np.full(3, float(START_MS))
+    statistics.learn(one, Outcomes(np.array([1.0, 1.0, 0.0]), np.ones(3), np.full(3, INSTALLED), times))
+    statistics.learn_organic([Organic("x", "a", START_MS, "i")])
+    for _ in range(2):
+        back = Batch(words, one.starts, one.page[1:2], np.array([1]))
+        statistics.learn(back, Outcomes(np.zeros(1), np.ones(1), np.array([RETRACTION]), times[:1] + 5_000))
+        assert filled(layout, statistics, words, START_MS)[:, 0].tolist() == pytest.approx([math.log(3), 0, 0])
+
+
+def filled(layout: Layout, statistics: Statistics, words: U64, now_ms: int) -> F32:
+    """What the page's statistics are now, float32 [n, S]."""
+    again = words.copy()
+    statistics.fill(again, now_ms)
+    return statistics_of(layout, again)[1:].reshape(len(NAMES), -1)

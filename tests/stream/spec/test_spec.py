@@ -145,6 +145,14 @@ REFUSALS = [
     ("serve_as = 1", 'serve_as = "1"', 12, "context.position: serve_as of a number is a number"),
     ("[statistics]", 'who = { type = "category", serve_as = "a" }\n[statistics]\n'
      'x = { kind = "rate", by = ["context.who"] }', 15, "statistics are of logged values, so they can't go by it"),
+    ("history = {", 'joined = "date"\nhistory = {', 6, "user.joined: a date is a column of [item]"),
+    ('price = "number"', 'price = { type = "date", bands = [2, 1] }', 10, "bands cut a number, at rising values"),
+    ('["user.history", "item.id"]', '["user.history.newst", "item.id"]', 22, "did you mean 'user.history.newest'?"),
+    ('["user.history", "item.id"]', '["item.price.rank", "item.id"]', 22, "is no category here"),
+    ('["user.age", "item.tags"', '["item.tags.rank", "item.tags"', 26, "'item.tags.rank' isn't declared"),
+    ("[slices]", '[slices]\n"page.hours" = ["0"]', 38, "did you mean 'page.hour'?"),
+    ("[statistics]", '[page]\nutc_offset = "2h"\n[statistics]', 14, "page.utc_offset: Expected an offset"),
+    ("[statistics]", '[page]\nutc_ofset = "+02:00"\n[statistics]', 14, "in [page]; did you mean 'utc_offset'"),
     # statistics
     ('rate = { kind = "rate", by', 'rate = { kind = "rate", of = "organic", by', 14,
      'organic installs have no label: of = "organic" is for count and since, not rate'),
@@ -153,7 +161,11 @@ REFUSALS = [
     ('rate = { kind = "rate", by = ["item.id"], prior = 5 }', ORGANIC.replace('["item.id"]', "[]"), 14,
      "by item.id, user.id, or both"),
     ('rate = { kind = "rate", by = ["item.id"], prior = 5 }', ORGANIC, 14, 'set organic = "examples" in [label]'),
-    ('kind = "rate", by', 'kind = "count", of = "installs", by', 14, "count goes by one field or a pair"),
+    ('rate = { kind = "rate", by = ["item.id"], prior = 5 }', ORGANIC.replace("organic", "installs"), 14,
+     'set organic = "examples" in [label]'),
+    ('kind = "rate", by', 'kind = "rate", of = "installs", by', 14,
+     'organic installs have no label: of = "installs" is for count and since, not rate'),
+    ('kind = "rate", by', 'kind = "count", of = "sales", by', 14, "count goes by one field or a pair"),
     ('by = ["item.id"], prior', 'by = ["item.ids"], prior', 14, "is no category here; did you mean 'item.id'"),
     ('by = ["item.id"], prior', 'by = ["item.price"], prior', 14, "'item.price' is no category here"),
     ('by = ["item.id"], prior', "by = [], prior", 14, "rate goes by one field or a pair"),
@@ -169,7 +181,7 @@ REFUSALS = [
     ('["user.history", "item.id"],', '"item.id",', 22, 'a cross is a list of columns, such as ["user.id", "item.id"]'),
     ("alpha = 0.2", "alpha = 0", 23, "wide.crosses.alpha: Expected `float` > 0.0"),
     ("alpha = 0.2", 'expire = "0s"', 23, "is 1 ms to a hundred years"),
-    ('tags = "categories"', "tags = 3", 9, 'item.tags: a column is "category", "categories" or "number", or a table'),
+    ('tags = "categories"', "tags = 3", 9, 'a column is "category", "categories", "number" or "date", or a table'),
     ('features = ["user.id"]', 'features = ["user.age"]', 20, "'user.age' is no category here (a number needs bands)"),
     ('"context.position", "stat', '"context.hour", "stat', 26, "'context.hour' isn't declared"),
     ('"statistics.*"', '"statistics.tast"', 26, "did you mean 'statistics.taste'"),
@@ -301,6 +313,9 @@ CHANGES = [
     ("last = 5", "last = 6"),
     ('price = "number"', 'price = "category"'),
     ('price = "number"', 'cost = "number"'),
+    ('price = "number"', 'price = "date"'),
+    ("[statistics]", '[page]\nutc_offset = "+02:00"\n[statistics]'),
+    ('["user.history", "item.id"]', '["user.history.newest", "item.id"]'),
     ("serve_as = 1", "serve_as = 2"),
     ("prior = 5", "prior = 6"),
     ('half_life = "1h"', 'half_life = "2h"'),
@@ -344,6 +359,7 @@ def test_a_fingerprint_changes_with_whatever_changes_the_model() -> None:
         ("[0.8, 1.25]", "[0.5, 2.0]"),
         ("quantiles = 8", "quantiles = 8\nembedding_dim = 32"),
         ("alpha = 0.1", "alpha = 1e-1"),
+        ("[statistics]", '[page]\nutc_offset = "+00:00"\n[statistics]'),
     ],
 )
 def test_a_fingerprint_stays_when_the_model_does(there: str, other: str) -> None:
@@ -365,6 +381,12 @@ def test_any_tables_at_all_are_a_spec_or_a_spec_error(tables: dict[str, Any]) ->
     except SpecError:
         return
     assert decode_spec(encode_spec(spec)) == spec
+
+
+def test_the_spec_that_explains_columns_is_one() -> None:
+    """The example of docs/columns.md is read, and has the columns that it talks about."""
+    spec = parse_spec(Path("docs/columns.md").read_text().split("```toml")[1].split("```")[0])
+    assert {"user.history.newest", "page.hour", "page.weekday", "item.price.rank"} <= spec.columns().keys()
 
 
 def test_organic_says_where_installs_without_a_page_go() -> None:

@@ -172,6 +172,7 @@ def test_the_window_is_compared_with_the_delays() -> None:
         ('country = "category"', 'country = "number"', "type:user.country", "5 of 5"),
         ('tags = "categories"', 'tags = "category"', "type:item.tags", "8 of 8 values are lists"),
         ("bands = [30]", "bands = [3]", "band:user.age", "one band"),
+        ('tags = "categories"', 'tags = "date"', "type:item.tags", "8 of 8 values aren't dates"),
         ('device = "category"', 'device = "number"', "type:context.device", "aren't numbers"),
     ],
 )

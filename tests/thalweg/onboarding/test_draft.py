@@ -62,7 +62,7 @@ def test_types_are_inferred(drafted: tuple[str, Spec]) -> None:
     assert kinds == {
         "user.id": "category", "user.country": "category", "user.age": "number", "item.id": "category",
         "item.tags": "categories", "item.price": "number", "item.maker": "category", "context.device": "category",
-        "context.hour": "number", "context.position": "number",
+        "context.hour": "number", "context.position": "number", "user.history.newest": "category",
     }  # fmt: skip
     assert len(columns["user.age"].bands) >= 5
     assert columns["context.position"].serve_as == 1
@@ -91,14 +91,43 @@ def test_what_is_known_decides_what_is_learned(drafted: tuple[str, Spec]) -> Non
     spec = drafted[1]
     assert spec.statistics["taste"].by == ["user.id", "item.maker"]
     assert spec.statistics["alike"].to == "user.history"
+    assert spec.statistics["next"].by == ["user.history.newest", "item.id"]
     assert {"user.id", "item.id", "item.tags"} <= set(spec.wide.features)
     assert ["user.history", "item.id"] in spec.wide.crosses
+    assert ["user.history.newest", "item.id"] in spec.wide.crosses
     assert "user.id" not in spec.deep.features
     strangers = [line | {"user": f"{line['request_id']}"} if "request_id" in line else line for line in store(300)]
     text, spec = draft_of(strangers)
     assert not any("user.id" in statistic.by for statistic in spec.statistics.values())
     assert "no statistics by user: 300 users have only 300 pages" in text
     assert spec.user.keys() & {"history"} == set()
+
+
+def test_time_that_repeats_is_a_column(drafted: tuple[str, Spec]) -> None:
+    """Hour and weekday are drafted where pages span some, and requests don't say them; each with its reason."""
+    assert not any(name.startswith("page.") for name in drafted[1].columns())  # requests say the hour, within two days
+    slow = [line | {"time_ms": START_MS + 12 * (line["time_ms"] - START_MS)} if "time_ms" in line else line
+            for line in store(2_000)]  # fmt: skip
+    text, spec = draft_of(slow)
+    assert ["page.weekday", "item.maker"] in spec.wide.crosses
+    assert "page.weekday" in spec.deep.features
+    assert "# 2 weeks of pages" in text
+    for line in slow:
+        line.get("context", {}).pop("hour", None)
+    text, spec = draft_of(slow)
+    assert {"page.hour", "page.weekday"} <= set(spec.deep.features)
+    assert "# 17 days of pages" in text
+
+
+def test_dates_of_items_are_ages(lines: list[dict[str, Any]]) -> None:
+    """Whatever way they're written, if each is one; a user's date isn't, and nothing crosses or groups by one."""
+    for make in (lambda n: f"2024-{1 + n % 12:02}-{1 + n % 28:02}", lambda n: float(START_MS - n * 86_400_000)):
+        dated = [line | {"attributes": line["attributes"] | {"since": make(n)}} if line["type"] in ("item", "user")
+                 else line for n, line in enumerate(lines)]  # fmt: skip
+        spec = draft_of(dated)[1]
+        assert (spec.item["since"], "item.since" in spec.deep.features) == ("date", True)
+        assert spec.user.get("since") != "date"
+        assert not any("item.since" in name for cross in spec.crosses() for name in cross.of)
 
 
 def test_rare_labels_are_learned_with_care() -> None:

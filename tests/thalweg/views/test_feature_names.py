@@ -54,6 +54,27 @@ def test_every_known_key_gets_its_name() -> None:
     ], strict=True))  # fmt: skip
 
 
+def test_built_in_columns_are_named_too() -> None:
+    """The newest of a history is an item; hours and weekdays are known, and so are the bands of a date."""
+    text = """
+name = "m"
+user = { id = "category", history = { of = "item.id" } }
+item = { id = "category", made = { type = "date", bands = [7] } }
+wide.crosses = [["user.history.newest", "item.id"], ["page.hour", "page.weekday"], ["item.made_band"]]
+deep.features = ["item.made"]
+"""
+    layout = Layout(parse_spec(text))
+    names, encoder, catalogue = FeatureNames(layout), Encoder(parse_spec(text), layout), Catalogue(layout)
+    for item in (Item("a", {}, "Aye"), Item("b", {"made": "1970-01-01"})):
+        catalogue.put(item)
+        names.add_item(item)
+    words = build_page(layout, layout.user("u", {}, ["b", "a"], {}), catalogue, catalogue.rows(["b"]), 700_000_000)
+    keys = encoder.wide_keys(one_page(words)).keys
+    assert [*names.of_keys(encoder, keys).values()] == [
+        "user.history.newest=a Aye x item.id=b", "page.hour=2 x page.weekday=4", "item.made_band=[7, )", "bias"
+    ]  # fmt: skip
+
+
 def test_unknown_values_leave_the_name_of_the_cross() -> None:
     """Where no values are known, a key is named by its cross alone."""
     layout = Layout(SPEC)
