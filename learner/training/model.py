@@ -117,9 +117,9 @@ class Model(ModelState):
         return predictions
 
     def _record_figures(self, batch: EncodedBatch, predictions: F32) -> list[float]:
-        """Record first labels, of `fake_negative` corrections too. Returns each record's mean log loss, if any."""
+        """Record first labels, of early negatives corrections too. Returns each record's mean log loss, if any."""
         labels, members, later, ends = batch.targets.labels, batch.members, batch.later, batch.ends
-        if later is None or self.spec.label.policy == "fake_negative":  # all first labels are negative there
+        if later is None or self.spec.label.are_negatives_early:  # else first labels count
             losses = self.progress.record(predictions, labels, members, later)
         else:
             losses = self.progress.record(predictions[~later], labels[~later], members[~later])

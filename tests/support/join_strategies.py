@@ -15,6 +15,7 @@ from stream.events.types import (
 )
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
+from stream.spec.spec import DELAYS_MAX
 from tests.support.join_events import NOW, POLICIES, install, page, retraction
 
 USERS, ITEMS = "uv", "abc"
@@ -73,14 +74,17 @@ def sources(draw: st.DrawFn) -> list[SourceEvent]:
 @st.composite
 def rule_sets(draw: st.DrawFn) -> LabelRules:
     """Rules of every kind, in few milliseconds."""
+    policy, window_ms = draw(st.sampled_from(POLICIES)), draw(st.sampled_from([1, 4, 10]))
+    delays = st.lists(st.integers(0, window_ms), min_size=1, max_size=DELAYS_MAX)
     return LabelRules(
-        policy=draw(st.sampled_from(POLICIES)),
-        window_ms=draw(st.sampled_from([1, 4, 10])),
+        policy=policy,
+        window_ms=window_ms,
         lateness_ms=draw(st.sampled_from([0, 3, 100])),
         known_ms=draw(st.sampled_from([0, 3, 10])),
         early_ms=draw(st.sampled_from([None, None, 0, 3, 8])),
         organic=draw(st.booleans()),
         skew_ms=draw(st.sampled_from(SKEWS)),
+        delays_ms=tuple(draw(delays)) if policy == "delayed_negative" else (),
     )
 
 
