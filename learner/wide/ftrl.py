@@ -204,9 +204,8 @@ def learn_wide_examples(
 ) -> None:  # fmt: skip
     """Predict and learn examples first:last of a record, one after the other.
 
-    One that `corrects` (bool [B]) an earlier label also takes back that one's step, at the prediction of now: as g and
-    g² of the two labels differ by 1 and by 1 − 2p, both sums become what the right label alone would have made them.
-    `_locate` waits for memory, for many keys at once; then all is in the cache.
+    One that `corrects` (bool [B]) an earlier label takes back its step, as of now: their g and g² differ by 1 and by
+    1 − 2p. `_locate` waits for memory, for many keys at once; then all is in the cache.
     """
     slots, inverse_alphas, offsets = state.slots, state.inverse_alphas, keys.offsets
     rates = Rates(state.beta, state.l1, state.l2)
