@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks.machine import caption, measured
 
 NAMES = {
+    "delays": "log loss of each label policy under the store's delays, a pause, a ramp; peer: labels at once",
     "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, faults",
     "joint": "the learner's step against the same network in plain torch; examples per second",
     "learn": "the learner from Kafka to weights, and whole backtests; peers: torch with autograd, Vowpal Wabbit",

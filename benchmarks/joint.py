@@ -109,7 +109,8 @@ def step(wide: Ftrl, deep: DeepModel, record: Record) -> None:
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
     cuts = np.array([0, len(targets.labels)])
     state = wide.prepare(keys.keys, 1)
-    learn_micro_batches(state, deep.prepare(known.ids), given, targets, cuts, False, predictions, logits)
+    corrects = np.zeros(len(predictions), np.bool_)
+    learn_micro_batches(state, deep.prepare(known.ids), given, targets, cuts, corrects, predictions, logits)
 
 
 def joint_ex_s(spec: Spec, records: list[Record], batch: int) -> float:

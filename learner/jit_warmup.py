@@ -44,4 +44,7 @@ def compile_kernels(spec: Spec) -> None:
     Evictor(10).step(table, 1, 0)  # and is over its bound
     if model.deep:
         model.deep.freeze_quantiles()
-        train(model.deep, WindowChunk(model.encoder.deep_input(one_page(words)), *np.ones((3, 2), np.float32)), 2)
+        ones, corrects = np.ones((3, 2), np.float32), np.zeros(2, np.bool_)
+        train(
+            model.deep, WindowChunk(model.encoder.deep_input(one_page(words)), ones[0], ones[1], ones[2], corrects), 2
+        )

@@ -10,7 +10,7 @@ from types import FrameType
 import structlog
 
 from learner.checkpoint import CheckpointFiles, restore
-from learner.dedup_capacity import check_dedup
+from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off
 from learner.publishing.publisher import Publisher, publish_config
@@ -62,6 +62,8 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
     try:
         learner = _start(settings, spec, files, status)
         if learner:
+            watch = DedupMonitor(settings).watch
+            threading.Thread(target=watch, args=(status.stopping,), name="dedup", daemon=True).start()
             _loop(learner, store, settings, status, accept_gap)
     finally:
         store.close()

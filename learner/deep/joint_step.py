@@ -57,11 +57,11 @@ class Targets(NamedTuple):
 
 @kernel
 def learn_micro_batches(
-    wide: Any, deep: Any, inputs: Any, targets: Any, bounds: Any, fake_negative: Any, predictions: Any, wide_logits: Any
+    wide: Any, deep: Any, inputs: Any, targets: Any, bounds: Any, corrects: Any, predictions: Any, wide_logits: Any
 ) -> None:
     """Learn the micro-batches between neighbouring `bounds` in order; each is predicted before it's learned.
 
-    Writes probabilities and wide logits, float32 [B].
+    `corrects`: which take back an earlier label, bool [B]. Writes probabilities and wide logits, float32 [B].
     """
     gradients = np.empty(predictions.shape[0], np.float32)
     logits = np.empty(predictions.shape[0], np.float32)
@@ -70,7 +70,7 @@ def learn_micro_batches(
     for batch in range(bounds.shape[0] - 1):
         first, last = bounds[batch], bounds[batch + 1]
         activations, slots, rows = predict_batch(deep, inputs, first, last, logits)
-        learn_wide_examples(wide, keys, examples, first, last, fake_negative, output)
+        learn_wide_examples(wide, keys, examples, first, last, corrects, output)
         step_deep(deep, inputs, first, last, activations, rows, gradients)
         record_sightings(deep, inputs, targets, first, last, slots)
         for b in range(first, last):
@@ -79,12 +79,12 @@ def learn_micro_batches(
 
 
 @kernel
-def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, fake_negative: Any, predictions: Any) -> None:
+def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, corrects: Any, predictions: Any) -> None:
     """Learn a record's examples in order without a deep part. Writes probabilities, float32 [B]."""
     n = predictions.shape[0]
     zeros, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
     examples, output = WideExamples(zeros, targets.labels, targets.weights), WideOutput(logits, np.empty(n, np.float32))
-    learn_wide_examples(wide, WideKeys(keys, offsets), examples, 0, n, fake_negative, output)
+    learn_wide_examples(wide, WideKeys(keys, offsets), examples, 0, n, corrects, output)
     for b in range(n):
         predictions[b] = np.float32(1.0 / (1.0 + np.exp(-np.float64(logits[b]))))
 

@@ -16,7 +16,7 @@ from learner.deep.deep_model import DeepModel
 from learner.deep.dense_layer import EPSILON
 from stream.features.encoder import DeepInput
 from stream.features.quantiles import quantise
-from stream.tables.dtypes import F32
+from stream.tables.dtypes import F32, Bools
 
 BATCH: Final = 64  # examples a step: they were learned before, and small steps overfit to them
 
@@ -24,12 +24,14 @@ torch.set_num_threads(1)  # the matrices are small, and bits must not depend on 
 
 
 class WindowChunk(NamedTuple):
-    """Some of the window's examples. `wide`: logits from when each was predicted. Arrays [B]."""
+    """Some of the window's examples. `wide`: logits from when each was predicted. `corrects`: which take back an
+    earlier label. Arrays [B]."""
 
     inputs: DeepInput
     wide: F32
     labels: F32
     weights: F32
+    corrects: Bools
 
 
 def warm_start(deep: DeepModel, window: Iterable[WindowChunk]) -> None:
@@ -52,7 +54,10 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
     sums = [copied[:, dim:], *(s for layer in squares for s in layer)]
     steps = [torch.zeros(()) for _ in parameters]
     numbers = torch.from_numpy(quantise(inputs.numbers, deep.boundaries))
-    ids, wide, labels, weights = map(torch.from_numpy, (row_indices, chunk.wide, chunk.labels, chunk.weights))
+    pull = chunk.weights * chunk.corrects * (1 - 2 * chunk.labels)  # the losses of two labels differ by ± the logit
+    ids, wide, labels, weights, pulls = map(
+        torch.from_numpy, (row_indices, chunk.wide, chunk.labels, chunk.weights * ~chunk.corrects, pull)
+    )
     for first, last in pairwise([*range(0, len(labels), batch), len(labels)]):
         offsets = inputs.offsets[first * deep.lists : last * deep.lists + 1]
         x = numbers[first:last]
@@ -63,7 +68,7 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
         logits = _tower(parameters[1:], x) + wide[first:last]
         loss = functional.binary_cross_entropy_with_logits(
             logits, labels[first:last], weights[first:last], reduction="sum"
-        )
+        ) + torch.dot(pulls[first:last], logits)
         gradients = torch.autograd.grad(loss / batch, parameters, materialize_grads=True)
         with torch.no_grad():
             adagrad(

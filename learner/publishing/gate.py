@@ -13,7 +13,7 @@ EXAMPLES_MIN = 500  # below it calibration and log loss mean nothing
 QUARANTINE_MAX = 20
 CHANCE_SIGMAS = 3.0
 OLDER_LABELS = (
-    "; under fake_negative the labels of this window come from older pages than its predictions: if traffic has just "
+    "; under this policy the labels of this window come from older pages than its predictions: if traffic has just "
     "changed, wait, or widen `[publish] gate.{}`"
 )
 
@@ -24,9 +24,9 @@ def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = Fa
     `window`: figures of the last 2,000 progressive predictions. Log loss is compared with that of the constant
     prediction of the window's own label rate: the bound moves with the world, so drift can't lock the gate.
 
-    `corrected`: labels come as corrections (`fake_negative`), so the window's labels are of older pages than its
-    predictions. While they leave no positive or no negative in it, as before the first installs, there is no rate to
-    compare with: then only numbers that aren't finite are rejected.
+    `corrected`: labels come as corrections (`Label.are_negatives_early`), so the window's labels are of older pages
+    than its predictions. While they leave no positive or no negative in it, as before the first installs, there is no
+    rate to compare with: then only numbers that aren't finite are rejected.
     """
     if not finite or not np.isfinite(window.log_loss):
         return "a weight or a prediction isn't finite"
@@ -54,7 +54,7 @@ def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = Fa
 
 def rejection_of(model: Model) -> str:
     """As `rejection`, of the version that this model would publish now."""
-    corrected = model.spec.label.policy == "fake_negative"
+    corrected = model.spec.label.are_negatives_early
     return rejection(model.spec.publish.gate, model.progress.window(), model.finite(), corrected=corrected)
 
 

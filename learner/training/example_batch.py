@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from stream.events.checks import check_examples
 from stream.events.codec import encode
-from stream.events.types import WEIGHT_MAX, WEIGHT_MIN, BadPart, Examples
+from stream.events.types import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, BadPart, Examples
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout, pages_of, words_of
 from stream.runtime.errors import BadEvent
-from stream.tables.dtypes import F32, F64, I64, U64
+from stream.tables.dtypes import F32, F64, I64, U64, Bools
 from stream.tables.jit import kernel
 
 NO_INDICES: Final[I64] = np.zeros(0, np.int64)
@@ -37,6 +37,12 @@ class ExampleBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def corrects(self) -> Bools:
+        """Which take back an earlier label: late positives and retractions."""
+        found: Bools = (self.reasons != INSTALLED) & (self.reasons != WINDOW_CLOSED)
+        return found
 
     def take(self, which: Selection) -> "ExampleBatch":
         """These examples only (all pages stay)."""

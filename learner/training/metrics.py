@@ -45,6 +45,10 @@ for gauge in FIGURES.values():
     gauge.labels(ALL, "lifetime")  # present from the first scrape on
 EXAMPLES = Total("thalweg_learner_examples", "examples learned, since the log's beginning")
 DUPLICATES = Total("thalweg_learner_duplicates", "examples and organic installs dropped as duplicates")
+DEDUP_SHARE = Gauge(
+    "thalweg_learner_dedup_share",
+    "the most examples that a joiner emitted between two commits / ids of a partition that the learner remembers",
+)
 ORGANIC = Total("thalweg_learner_organic_installs", "installs without a page learned, since the log's beginning")
 DEAD_LETTERS = Total("thalweg_learner_dead_letters", "events that the learner rejected, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")

@@ -92,11 +92,11 @@ class Model(ModelState):
         Returns predictions, float32 [B].
         """
         inputs, targets, bounds = batch.inputs, batch.targets, batch.bounds
-        fake_negative = self.spec.label.policy == "fake_negative"
+        corrects = np.zeros(len(batch), np.bool_) if batch.later is None else batch.later
         wide, predictions = np.empty((2, len(batch)), np.float32)
         state = self.wide.prepare(inputs.keys[inputs.key_offsets[0] : inputs.key_offsets[-1]], batch.newest_ms)
         if self.deep is None:
-            learn_wide(state, inputs.keys, inputs.key_offsets, targets, fake_negative, predictions)
+            learn_wide(state, inputs.keys, inputs.key_offsets, targets, corrects, predictions)
             self.examples += len(batch)
             return predictions
         start, begun, last = self.examples, 0, len(bounds) - 1
@@ -106,7 +106,7 @@ class Model(ModelState):
             if not due and end < last:
                 continue
             deep = self.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
-            learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], fake_negative, predictions, wide)
+            learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], corrects, predictions, wide)
             piece = slice(bounds[begun], bounds[end])
             self.window.add(self.examples, targets.ids[piece], wide[piece])
             self.examples += int(bounds[end] - bounds[begun])
@@ -118,10 +118,10 @@ class Model(ModelState):
         return predictions
 
     def _record_figures(self, batch: EncodedBatch, predictions: F32, identities: I64) -> list[float]:
-        """Record first labels, of `fake_negative` corrections too. Returns each record's mean log loss, if any."""
+        """Record first labels, of early negatives corrections too. Returns each record's mean log loss, if any."""
         labels, members, later, ends = batch.targets.labels, batch.members, batch.later, batch.ends
         pages = PageColumns(identities, batch.pages.page, batch.pages.position, batch.targets.time_ms)
-        if later is None or self.spec.label.policy == "fake_negative":  # all first labels are negative there
+        if later is None or self.spec.label.are_negatives_early:  # else first labels count
             losses = self.progress.record(predictions, labels, members, later, pages)
         else:
             losses = self.progress.record(

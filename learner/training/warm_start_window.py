@@ -61,9 +61,8 @@ class WarmStartWindow:
             if keep.any():
                 examples = examples.take(keep)
                 wide = self.wide[np.arange(index - len(examples), index) % size]
-                yield WindowChunk(
-                    encoder.batches.features.deep_input(examples.pages), wide, examples.labels, examples.weights
-                )
+                inputs = encoder.batches.features.deep_input(examples.pages)
+                yield WindowChunk(inputs, wide, examples.labels, examples.weights, examples.corrects)
             if index == end:
                 break
         if index != end:

@@ -17,7 +17,7 @@ from learner.wide.admission import Admission, count_sighting
 from stream.features.encoder import WideKeys
 from stream.runtime.prefetch import prefetch
 from stream.spec.spec import Spec, duration_ms
-from stream.tables.dtypes import F32, I64, U8, U32, U64
+from stream.tables.dtypes import F32, I64, U8, U32, U64, Bools
 from stream.tables.eviction import EXPIRED, Evictor
 from stream.tables.hash_kernels import (
     AHEAD,
@@ -102,7 +102,7 @@ class WideOutput(NamedTuple):
     """What `learn_wide_examples` writes."""
 
     logits: F32  # f32[B], of the wide part
-    gradients: F32  # f32[B], of the full logit: weight · (σ(wide + deep) − label)
+    gradients: F32  # f32[B], of the full logit: weight · (σ(wide + deep) − label), or weight · (1 − 2 label)
 
 
 class Ftrl:
@@ -187,23 +187,25 @@ def _weigh(z: F32, n: F32, inverse: F32, roots: F32, weights: F32, count: int, r
 
 
 @kernel
-def _step(n: F32, inverse: F32, roots: F32, weights: F32, count: int, g: np.float32, moves: F32) -> None:
-    """What each z moves by: g − σ w, with σ = g²/(√(n+g²) + √n)/α, which loses no digits when g² is small."""
-    square = g * g
+def _step(
+    n: F32, inverse: F32, roots: F32, weights: F32, count: int, g: np.float32, square: np.float32, moves: F32
+) -> None:
+    """What each z moves by: g − σ w, with σ = s/(√(n+s) + √n)/α, which loses no digits when s = `square` is small."""
     for j in range(count):
-        sigma = square * inverse[j] / (np.sqrt(n[j] + square) + roots[j] + TINY)
+        s = max(square, -n[j])
+        sigma = s * inverse[j] / (np.sqrt(n[j] + s) + roots[j] + TINY)
         moves[j] = g - sigma * weights[j]
 
 
 @kernel
 def learn_wide_examples(
-    state: FtrlState, keys: WideKeys, examples: WideExamples, first: int, last: int, fake_negative: bool,
+    state: FtrlState, keys: WideKeys, examples: WideExamples, first: int, last: int, corrects: Bools,
     output: WideOutput,
 ) -> None:  # fmt: skip
     """Predict and learn examples first:last of a record, one after the other.
 
-    With `fake_negative` the weights are those of Ktena et al. 2019: 1+p for positives, (1−p)(1+p) for negatives,
-    times the example's own. `_locate` waits for memory, for many keys at once; then all is in the cache.
+    One that `corrects` (bool [B]) an earlier label takes back its step, as of now: their g and g² differ by 1 and by
+    1 − 2p. `_locate` waits for memory, for many keys at once; then all is in the cache.
     """
     slots, inverse_alphas, offsets = state.slots, state.inverse_alphas, keys.offsets
     rates = Rates(state.beta, state.l1, state.l2)
@@ -235,17 +237,20 @@ def learn_wide_examples(
             logits[b] = logit
             p = 1.0 / (1.0 + np.exp(-(logit + np.float64(deep_logits[b]))))
             importance = np.float64(importances[b])
-            if fake_negative:
-                importance *= (1.0 + p) if labels[b] > 0.5 else (1.0 - p) * (1.0 + p)
             g = np.float32(importance * (p - np.float64(labels[b])))
+            square = g * g
+            if corrects[b] and np.isfinite(g):
+                direction = 1.0 - 2.0 * np.float64(labels[b])
+                g = np.float32(importance * direction)
+                square = np.float32(importance * importance * direction * (2.0 * p - 1.0))
             gradients[b] = g
             if not np.isfinite(g):
                 continue
-            _step(n, inverse, roots, weights, padded, g, moves)
+            _step(n, inverse, roots, weights, padded, g, square, moves)
             for j in range(count):
                 row = rows[start + j]
                 zn[row, 2] += moves[j]
-                zn[row, 3] += sign * (g * g)
+                zn[row, 3] += sign * max(square, -abs(zn[row, 3]))
 
 
 @kernel

@@ -93,6 +93,7 @@ class AssignedPartitions:
         folder: Path,
     ) -> None:
         self.partitions: dict[int, AssignedPartition] = {}
+        self.emitted_max = 0  # examples between two commits
         self._parked: dict[int, AssignedPartition] = {}
         self._rules = rules
         self._options = options
@@ -211,7 +212,8 @@ class AssignedPartitions:
 
     def _commit(self, state: AssignedPartition) -> StoredCommit:
         restart_point = state.joiner.restart_point(state.next_offset)
-        progress = Progress(state.next_offset, state.read_ms, state.late, self._options.uncommitted_max)
+        allowed = self._options.uncommitted_max
+        progress = Progress(state.next_offset, state.read_ms, state.late, allowed, self.emitted_max)
         return restart_point.offset, encode_metadata(restart_point, self._rules, self._options.model, progress)
 
     # --- event time ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from stream.joiner.label_rules import LabelRules
 JOIN_VERSION: Final = 2
 RULES_STORED: Final = (
     "policy", "window_ms", "lateness_ms", "known_ms", "early_ms", "organic", "organic_examples", "skew_ms",
+    "delays_ms",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -27,13 +28,15 @@ class Progress:
 
     `confirmed`: the next offset whose output isn't confirmed. `read_ms`: append time of the last record below it.
     `late`: late events below it, over all workers. `uncommitted_max`: how many examples may have been emitted above
-    it, and are emitted again by the next owner.
+    it, and are emitted again by the next owner; `emitted_max`: the most that its author has emitted between two
+    commits, all partitions together: more, where one record led to more.
     """
 
     confirmed: int
     read_ms: int = 0
     late: int = 0
     uncommitted_max: int = 0
+    emitted_max: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def encode_metadata(
     if progress is not None:
         stored |= {name: value for name, value in asdict(progress).items() if value}
     stored["version"] = JOIN_VERSION
-    stored["rules"] = {name: getattr(rules, name) for name in RULES_STORED}
+    stored["rules"] = _stored(rules)
     if model:
         stored["model"] = model
     return json.dumps(stored)
@@ -72,16 +75,18 @@ def decode_commit(offset: int, metadata: str) -> Commit:
     """
     try:
         stored = json.loads(metadata or "{}")
-        watermark_ms, finished_ms, floor_ms, version, read_ms, late, uncommitted_max = (
-            int(stored.get(name, 0))
-            for name in ("watermark_ms", "finished_ms", "floor_ms", "version", "read_ms", "late", "uncommitted_max")
+        watermark_ms, finished_ms, floor_ms, version = (
+            int(stored.get(name, 0)) for name in ("watermark_ms", "finished_ms", "floor_ms", "version")
+        )
+        read_ms, late, uncommitted_max, emitted_max = (
+            int(stored.get(name, 0)) for name in ("read_ms", "late", "uncommitted_max", "emitted_max")
         )
         unsure_ms = int(stored["unsure_ms"]) if "unsure_ms" in stored else None
         confirmed = max(int(stored.get("confirmed", offset)), offset)
         rules, model = stored.get("rules", {}), str(stored.get("model", ""))
         return Commit(
             RestartPoint(offset, watermark_ms, finished_ms, floor_ms, unsure_ms),
-            Progress(confirmed, read_ms, late, uncommitted_max),
+            Progress(confirmed, read_ms, late, uncommitted_max, emitted_max),
             version,
             rules if isinstance(rules, dict) else {},
             model,
@@ -97,9 +102,9 @@ def rule_differences(commit: Commit, rules: LabelRules, model: str) -> list[str]
     Rules that the commit doesn't contain are skipped.
     """
     found = [
-        f"{name} was {commit.rules[name]!r} and is {getattr(rules, name)!r}"
-        for name in RULES_STORED
-        if name in commit.rules and commit.rules[name] != getattr(rules, name)
+        f"{name} was {commit.rules[name]!r} and is {value!r}"
+        for name, value in _stored(rules).items()
+        if name in commit.rules and commit.rules[name] != value
     ]
     if commit.model and model and commit.model != model:
         found.append(f"the model was {commit.model} and is {model}")
@@ -108,4 +113,10 @@ def rule_differences(commit: Commit, rules: LabelRules, model: str) -> list[str]
 
 def join_identity(rules: LabelRules, model: str) -> str:
     """Identity of a joiner's version, model and rules, as text: a saved state of another one can't be loaded."""
-    return json.dumps([JOIN_VERSION, model, {name: getattr(rules, name) for name in RULES_STORED}])
+    return json.dumps([JOIN_VERSION, model, _stored(rules)])
+
+
+def _stored(rules: LabelRules) -> dict[str, Any]:
+    """The rules as JSON has them; without delays where the policy has none, as joiners before them wrote."""
+    values = {name: getattr(rules, name) for name in RULES_STORED}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value != ()}

@@ -63,6 +63,7 @@ class CommitWriter:
     ) -> CommitFailedError | IllegalStateError | None:
         """Store these once all output is confirmed; returns the group's rejection, if any."""
         emitted = self._tally.emitted
+        self._assigned.emitted_max = max(self._assigned.emitted_max, self.uncommitted)
         if not wanted or not await self._outbox.confirm():
             return None
         still = {

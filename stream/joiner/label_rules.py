@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from stream.runtime.errors import SpecError
 from stream.spec.spec import Policy, Spec, duration_ms
 
 
@@ -11,6 +12,9 @@ class LabelRules:
 
     `wait`: every label when the window closes. `eager`: a positive at once, negatives at the close.
     `fake_negative`: all negative at once (with the reason `window_closed`), a (late) positive when it comes.
+    `delayed_negative`: a positive at once; a page closes, and its negatives are emitted, after one of `delays_ms`, by
+    hash of its request id. They are the quantiles of installs' delays, so that of whatever pages negatives come by the
+    same law as positives; a positive after its page's close is a late one.
     `known_ms`: how long after its close a page can still be corrected. `early_ms`: how long an install waits for
     pages behind it in the log (None: as long as it is retained). `bytes_max`: bound of one partition's state (None: no
     limit). `organic`: installs without a page are emitted, `organic_examples`: into `examples`, too. `skew_ms`: how
@@ -26,6 +30,12 @@ class LabelRules:
     organic: bool = False
     skew_ms: int = 1_000
     organic_examples: bool = False
+    delays_ms: tuple[int, ...] = ()
+
+    @property
+    def open_ms(self) -> tuple[int, ...]:
+        """How long pages stay open: all as long as the window, or one part of them each."""
+        return self.delays_ms if self.policy == "delayed_negative" else (self.window_ms,)
 
     @property
     def life_ms(self) -> int:
@@ -39,8 +49,10 @@ class LabelRules:
 
 
 def label_rules(spec: Spec) -> LabelRules:
-    """The spec's rules of the join."""
+    """The spec's rules of the join. Raises SpecError."""
     label = spec.label
+    if label.policy == "delayed_negative" and not label.delays:  # a command has changed the policy of a checked spec
+        raise SpecError(f"{spec.name}: the policy delayed_negative needs delays in [label]; `thalweg init` drafts them")
     return LabelRules(
         label.policy,
         duration_ms(label.window),
@@ -49,5 +61,6 @@ def label_rules(spec: Spec) -> LabelRules:
         early_ms=None if label.early is None else duration_ms(label.early),
         organic="topic" in label.organic_in,
         organic_examples="examples" in label.organic_in,
+        delays_ms=tuple(map(duration_ms, label.delays)),
         skew_ms=duration_ms(label.skew),
     )

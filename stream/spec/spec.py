@@ -24,7 +24,7 @@ Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
 UtcOffset = Annotated[str, Meta(pattern=r"^[+-](0\d|1[0-4]):[0-5]\d$", description="such as +02:00")]
 ColumnType = Literal["category", "categories", "number", "date"]
 PartName = Literal["wide", "deep"]
-Policy = Literal["wait", "eager", "fake_negative"]
+Policy = Literal["wait", "eager", "fake_negative", "delayed_negative"]
 OrganicTo = Literal["topic", "examples"]
 
 ORGANIC_INSTALLS: Final = "organic"  # what a statistic may be `of`, instead of labels
@@ -34,6 +34,7 @@ DURATION_DAYS_MAX: Final = 36_525  # a hundred years
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 WEIGHTS_MAX: Final = 100_000_000  # of the deep part's layers: 800 MB with AdaGrad's sums
 CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low byte
+DELAYS_MAX: Final = 8  # of `delayed_negative`
 SLICES_MAX: Final = 100  # each has about 300 KB of metrics
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
 FIRST_FIELDS: Final = ("kind", "by", "of", "to", "prior", "half_life", "neighbours")  # of a statistic; never changed
@@ -183,6 +184,12 @@ class Label(Part, frozen=True):
     early: Duration | None = None  # how long an install waits for a page that follows it in the log
     skew: Duration = "1s"  # how much older than its page an install may be that names it: clocks differ
     organic: bool | OrganicTo = False  # emit installs without a page: see `organic_in`
+    delays: list[Duration] = []  # of `delayed_negative`: when negatives are emitted; quantiles of installs' delays
+
+    @property
+    def are_negatives_early(self) -> bool:
+        """Whether negatives are emitted before the window closes, so that installs are expected to correct them."""
+        return self.policy in ("fake_negative", "delayed_negative")
 
     @property
     def organic_in(self) -> tuple[OrganicTo, ...]:

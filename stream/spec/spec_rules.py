@@ -10,6 +10,7 @@ import msgspec
 
 from stream.spec.spec import (
     CROSSES_MAX,
+    DELAYS_MAX,
     DURATION_DAYS_MAX,
     INSTALLS,
     NUMBERS,
@@ -21,6 +22,7 @@ from stream.spec.spec import (
     Column,
     Spec,
     Statistic,
+    duration_ms,
 )
 from stream.spec.statistic_kinds import KINDS, kind_of
 
@@ -55,6 +57,7 @@ def check_rules(spec: Spec, reject: Reject) -> None:
     _check_parts(spec, spec.columns(), reject)
     _check_slices(spec, spec.columns(), reject)
     _check_durations(spec, reject)
+    _check_delays(spec, reject)
 
 
 def _check_columns(spec: Spec, reject: Reject) -> None:
@@ -191,12 +194,24 @@ def _check_slices(spec: Spec, columns: dict[str, Column], reject: Reject) -> Non
         reject(("slices",), f"[slices]: {count} values are over {SLICES_MAX}: each has metrics of its own")
 
 
+def _check_delays(spec: Spec, reject: Reject) -> None:
+    label, path = spec.label, ("label", "delays")
+    if label.policy == "delayed_negative" and not label.delays:
+        why = "needs label.delays: quantiles of the time from a page to its installs"
+        reject(("label", "policy"), f'delayed_negative {why}, such as delays = ["1s", "10s", "1m", "10m"]')
+    elif len(label.delays) > DELAYS_MAX:
+        reject(path, f"label.delays has {len(label.delays)} entries, {DELAYS_MAX} at most; as many quantiles suffice")
+    elif any(duration_ms(delay) > duration_ms(label.window) for delay in label.delays):
+        reject(path, f"label.delays: no install comes after the window ({label.window}); leave longer delays out")
+
+
 def _check_durations(spec: Spec, reject: Reject) -> None:
     durations: dict[tuple[str, ...], str | None] = {("statistics", n, "half_life"): s.half_life
                                                for n, s in spec.statistics.items()}  # fmt: skip
     durations |= {
         ("label", name): getattr(spec.label, name) for name in ("window", "lateness", "known", "early", "skew")
     }
+    durations |= {("label", "delays", f"{i}"): delay for i, delay in enumerate(spec.label.delays)}
     durations |= {("wide", "expire"): spec.wide.expire, ("deep", "expire"): spec.deep.expire}
     durations |= {("wide", "crosses", f"{i}"): cross.expire
              for i, cross in enumerate(spec.crosses(), -len(spec.wide.features))}  # fmt: skip

@@ -15,7 +15,7 @@ from stream.joiner.label_rules import LabelRules
 RULES = LabelRules(policy="eager", window_ms=10, lateness_ms=0, known_ms=5, skew_ms=0)
 FAR = Tick(time_ms=100_000)
 NOW = 1_000_000  # when records come: long after what they tell of
-POLICIES = ("wait", "eager", "fake_negative")
+POLICIES = ("wait", "eager", "fake_negative", "delayed_negative")
 
 
 def page(request_id: str, time_ms: int, items: str = "ab", user: str = "u") -> Impression:

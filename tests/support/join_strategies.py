@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from stream.events.types import (
 )
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
-from tests.support.join_events import NOW, POLICIES, install, page, retraction
+from stream.spec.spec import DELAYS_MAX, Policy
+from tests.support.join_events import NOW, install, page, retraction
 
 USERS, ITEMS = "uv", "abc"
 SKEWS = (0, 2, 5)
@@ -73,14 +75,18 @@ def sources(draw: st.DrawFn) -> list[SourceEvent]:
 @st.composite
 def rule_sets(draw: st.DrawFn) -> LabelRules:
     """Rules of every kind, in few milliseconds."""
+    policy: Policy = draw(st.sampled_from(get_args(Policy)))
+    window_ms = draw(st.sampled_from([1, 4, 10]))
+    delays = st.lists(st.integers(0, window_ms), min_size=1, max_size=DELAYS_MAX)
     return LabelRules(
-        policy=draw(st.sampled_from(POLICIES)),
-        window_ms=draw(st.sampled_from([1, 4, 10])),
+        policy=policy,
+        window_ms=window_ms,
         lateness_ms=draw(st.sampled_from([0, 3, 100])),
         known_ms=draw(st.sampled_from([0, 3, 10])),
         early_ms=draw(st.sampled_from([None, None, 0, 3, 8])),
         organic=draw(st.booleans()),
         skew_ms=draw(st.sampled_from(SKEWS)),
+        delays_ms=tuple(draw(delays)) if policy == "delayed_negative" else (),
     )
 
 

@@ -3,7 +3,7 @@
 Both see an example as a list of whole numbers, each a feature of value 1: the wide keys, the deep part's categories
 (but for those that are a wide feature anyway), and for every number that the deep part reads the quantile that it falls
 into ("bucket"; missing is one of its own). Boundaries are those that the deep part would have: from the same sample,
-frozen at the same examples. Under `fake_negative` both weigh an example by their own prediction, as we do.
+frozen at the same examples. Both weigh an example that takes back an earlier label such that its gradient is ours.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import msgspec
 import numpy as np
 
-from stream.events.types import Examples
+from stream.events.types import LATE_POSITIVE, RETRACTION, Examples
 from stream.features.encoder import Batch, Encoder, one_page
 from stream.features.page_features import Layout
 from stream.spec.spec import Spec
@@ -26,6 +26,8 @@ FIRST_FREEZE: Final = 64
 SAMPLE: Final = 16_384
 TEXTS_MAX: Final = 1_000_000  # some 130 MB
 MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
+CORRECTIONS: Final = (LATE_POSITIVE, RETRACTION)
+P_MIN: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,9 @@ class Texts(dict[int, str]):
         return text
 
 
-def _weight(weight: float, label: int, p: float) -> float:
-    """An example's weight under `fake_negative` when it is predicted as p (Ktena et al. 2019)."""
-    return weight * ((1.0 + p) if label else (1.0 - p) * (1.0 + p))
+def _correction(weight: float, label: int, p: float) -> float:
+    """The weight of an example that takes back an earlier label, when it is predicted as p: its gradient is ±1."""
+    return weight / max(1.0 - p if label else p, P_MIN)
 
 
 def _batch(examples: Examples) -> Batch:
@@ -160,7 +162,6 @@ class VowpalWabbit(PeerEntrant):
         from vowpalwabbit import Workspace  # an optional dependency, slow to import
 
         self.features = PeerFeatures(spec)
-        self._is_weighted = spec.label.policy == "fake_negative"
         self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
         self._dump: IO[str] | None = dump.open("w") if dump else None
         self._text = Texts().__getitem__
@@ -181,12 +182,12 @@ class VowpalWabbit(PeerEntrant):
         """One example at a time; its labels are 1 and -1."""
         for examples, row in zip(record, rows, strict=True):
             features, numbers = self.features.of(_batch(examples))
-            for one, label, weight, position in zip(
-                features, examples.labels, examples.weights, examples.positions, strict=True
+            for one, label, weight, position, reason in zip(
+                features, examples.labels, examples.weights, examples.positions, examples.reasons, strict=True
             ):
                 unlabelled = f"'{row + position} | {' '.join(map(self._text, one))}"
-                if self._is_weighted:
-                    weight = _weight(weight, label, self._vw.predict(unlabelled))
+                if reason in CORRECTIONS:
+                    weight = _correction(weight, label, self._vw.predict(unlabelled))
                 line = f"{1 if label else -1} {weight:.9g} {unlabelled}"
                 self._write([line])
                 self._vw.learn(line)
@@ -220,7 +221,6 @@ class River(PeerEntrant):
         from river import linear_model, optim
 
         self.features = PeerFeatures(spec)
-        self._is_weighted = spec.label.policy == "fake_negative"
         self._model: Any = linear_model.LogisticRegression(optim.SGD(rates.river), intercept_lr=rates.river)
 
     def predict(self, words: U64, row: int) -> F32:
@@ -235,9 +235,10 @@ class River(PeerEntrant):
         """One example at a time."""
         for examples in record:
             features, numbers = self.features.of(_batch(examples))
-            for one, label, weight in zip(features, examples.labels, examples.weights, strict=True):
+            columns = features, examples.labels, examples.weights, examples.reasons
+            for one, label, weight, reason in zip(*columns, strict=True):
                 x = dict.fromkeys(one, 1.0)
-                if self._is_weighted:
-                    weight = _weight(weight, label, self._p(x))
+                if reason in CORRECTIONS:
+                    weight = _correction(weight, label, self._p(x))
                 self._model.learn_one(x, bool(label), w=weight)
             self.features.buckets.learn(examples.ids, numbers)

@@ -84,7 +84,9 @@ def backtest(  # typer needs a parameter for each option, however many they are
         list[str] | None,
         typer.Option(help="Parts to learn: wide, deep or wide,deep. Repeat to compare. Default: the spec's."),
     ] = None,
-    policy: Annotated[str, typer.Option(help="wait, eager or fake_negative, in place of the spec's.")] = "",
+    policy: Annotated[
+        str, typer.Option(help="wait, eager, fake_negative or delayed_negative; default: the spec's.")
+    ] = "",
     peer: Annotated[
         str,
         typer.Option(

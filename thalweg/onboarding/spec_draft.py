@@ -5,12 +5,12 @@ from typing import Final
 
 from stream.runtime.errors import DataError
 from stream.spec.built_in_columns import NEWEST
-from stream.spec.spec import NUMBERS, SLICE_BYTES_MAX
+from stream.spec.spec import DELAYS_MAX, NUMBERS, SLICE_BYTES_MAX
 from thalweg.onboarding.column_roles import MEDIUM, SMALL, ColumnRoles
 from thalweg.onboarding.findings import FEW_LABELS, counted, share
 from thalweg.onboarding.survey import Survey
 from thalweg.onboarding.toml_text import commented, quoted, toml_key, toml_text
-from thalweg.text.durations import format_duration, round_up_duration
+from thalweg.text.durations import format_duration, round_up_duration, spec_duration
 
 FEW_SHOWN: Final = 20_000  # shown items, below which embeddings are small and rows come early
 SLICES: Final = 4
@@ -189,8 +189,11 @@ class SpecDraft:
         if self._is_eager():
             yield 'policy = "eager"', "an install is emitted at once, the rest when the window closes"
         else:
-            why = f"a window of {window} would delay negatives: emitted at once, corrected by installs"
-            yield 'policy = "fake_negative"', why
+            why = f"negatives don't wait {window}: they come as late as installs, and later installs correct them"
+            yield 'policy = "delayed_negative"', why
+            shares = [0.95 * (k + 0.5) / DELAYS_MAX for k in range(DELAYS_MAX)]
+            texts = ", ".join(f'"{spec_duration(delays.quantile(share))}"' for share in shares)
+            yield f"delays = [{texts}]", "quantiles of installs' delays"
         why = "a guess: no install has a page"
         if delays.count:
             why = f"installs come {format_duration(p50)} (p50), {format_duration(p95)} (p95) after their page"

@@ -19,6 +19,21 @@ def round_up_duration(ms: float) -> str:
     return next((text for text in LADDER if duration_ms(text) > ms), LADDER[-1])
 
 
+def spec_duration(ms: float) -> str:
+    """A duration as a spec has it, to three digits.
+
+    >>> [spec_duration(ms) for ms in (0.4, 119.6, 1_234, 90_000, 7_200_000, 3 * 86_400_000)]
+    ['0ms', '120ms', '1.23s', '1.5m', '2h', '3d']
+    """
+    units = ("s", 1_000, 60_000), ("m", 60_000, 3_600_000), ("h", 3_600_000, 86_400_000)
+    if ms < 999.5:
+        return f"{round(ms)}ms"
+    for unit, size, limit in units:
+        if ms < limit:
+            return f"{ms / size:.3g}{unit}"
+    return f"{ms / 86_400_000:.3g}d"
+
+
 def format_duration(ms: float) -> str:
     """A duration for a person.
 

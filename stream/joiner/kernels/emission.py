@@ -12,6 +12,7 @@ from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLO
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import base_offset, get64, index_of, is_live, words_of
 from stream.joiner.kernels.array_views import i64_at, u32_at
+from stream.joiner.kernels.timers import TIMERS_NUMBERS
 from stream.tables.jit import kernel
 
 
@@ -51,9 +52,27 @@ def is_retained(j: Any, time_ms: Any) -> Any:
 
 
 @kernel
-def is_closed(j: Any, time_ms: Any) -> Any:
-    """Whether the window of a page of this event time has closed."""
-    return time_ms + j[s.WINDOW] <= j[s.WATERMARK] or time_ms <= j[s.FLOOR]
+def delay_of(j: Any, request: Any) -> Any:
+    """Which of the delays a page of this request has."""
+    return (request >> 20 & 0xFFFF_FFFF) % j[s.DELAY_COUNT]
+
+
+@kernel
+def is_closed(j: Any, time_ms: Any, request: Any) -> Any:
+    """Whether a page of this event time and request has closed: labels that weren't emitted by then are negative."""
+    return time_ms + j[s.DELAYS + delay_of(j, request)] <= j[s.WATERMARK] or time_ms <= j[s.FLOOR]
+
+
+@kernel
+def is_page_closed(j: Any, index: Any) -> Any:
+    """Whether the page at `index` has closed."""
+    return is_closed(j, page_ms(j, index), get64(words_of(j, s.PAGES), index + s.P_REQUEST))
+
+
+@kernel
+def closing_timers(j: Any, index: Any) -> Any:
+    """The timers that close the page at `index`."""
+    return s.CLOSING + delay_of(j, get64(words_of(j, s.PAGES), index + s.P_REQUEST)) * TIMERS_NUMBERS
 
 
 @kernel
@@ -162,7 +181,7 @@ def reject_late(j: Any, event: Any, time_ms: Any) -> None:
 
 @kernel
 def close_page(j: Any, address: Any, ingest_ms: Any) -> None:
-    """Close a page at the end of its window: emit its labels that weren't emitted yet."""
+    """Close a page: emit its labels that weren't emitted yet."""
     if j[s.POLICY] == s.FAKE_NEGATIVE:
         return
     index = index_of(j, s.PAGES, address)
@@ -246,7 +265,7 @@ def detach(j: Any, index: Any, ingest_ms: Any) -> None:
     found = unlink(j, index)
     words_of(j, s.INSTALLS)[index + s.I_PAGE] = np.uint32(0)
     if found != 0:
-        closed = is_closed(j, page_ms(j, index_of(j, s.PAGES, page)))
+        closed = is_page_closed(j, index_of(j, s.PAGES, page))
         relabel(j, found, index, closed, j[s.OUT_COUNT], ingest_ms)
 
 

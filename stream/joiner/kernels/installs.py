@@ -206,7 +206,8 @@ def _attribute(j: Any, install: Any, index: Any, ingest_ms: Any) -> None:
     if best != 0:
         put64(words, index + s.I_PAGE_TIME, best_ms)
         label = emission.attach(j, best, best_position, install)
-        emission.relabel(j, label, index, emission.is_closed(j, best_ms), j[s.OUT_COUNT], ingest_ms)
+        closed = emission.is_page_closed(j, index_of(j, s.PAGES, best))
+        emission.relabel(j, label, index, closed, j[s.OUT_COUNT], ingest_ms)
 
 
 @kernel

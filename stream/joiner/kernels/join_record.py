@@ -14,7 +14,7 @@ from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import index_of, words_of
 from stream.joiner.kernels.array_views import i64_at
 from stream.joiner.kernels.eviction import evict, mark_record
-from stream.joiner.kernels.timers import CAPACITY, END, NEVER, first_ms
+from stream.joiner.kernels.timers import CAPACITY, END, NEVER, TIMERS_NUMBERS, first_ms
 from stream.tables.jit import kernel
 
 # Status of a call: all records are processed; the output must be flushed; a timers' run, `out` or the labels are full.
@@ -91,7 +91,7 @@ def _process_event(
         j[s.WATERMARK] = min(reached_ms, latest_ms)
     if event[scan.TAG] == scan.TICK:
         return DONE
-    if j[s.CLOSING + END] == j[s.CLOSING + CAPACITY] or j[s.INSTALL_EXPIRY + END] == j[s.INSTALL_EXPIRY + CAPACITY]:
+    if _is_closing_full(j) or j[s.INSTALL_EXPIRY + END] == j[s.INSTALL_EXPIRY + CAPACITY]:
         return GROW_RUNS
     if j[s.LABEL_COUNT] + event[scan.SIZE] + 2 > j[s.LABEL_CAPACITY]:
         return GROW_LABELS
@@ -124,27 +124,58 @@ def _process_event(
 @kernel
 def _catch_up(j: Any, ingest_ms: Any) -> Any:
     """Fire the timers up to the watermark, FIRED_MAX at most."""
-    watermark_ms = j[s.WATERMARK]
-    return _fire_timers(j, watermark_ms - j[s.WINDOW], watermark_ms - j[s.RETENTION], ingest_ms)
+    return _fire_timers(j, np.int64(-1), j[s.WATERMARK] - j[s.RETENTION], ingest_ms)
 
 
 @kernel
-def _fire_timers(j: Any, closed_ms: Any, expired_ms: Any, ingest_ms: Any) -> Any:
-    """Close pages up to one event time, then expire pages and installs up to another, in order of event time."""
+def _is_closing_full(j: Any) -> Any:
+    """Whether a run of the timers that close pages has no room."""
+    for k in range(j[s.DELAY_COUNT]):
+        closing = s.CLOSING + k * TIMERS_NUMBERS
+        if j[closing + END] == j[closing + CAPACITY]:
+            return True
+    return False
+
+
+@kernel
+def _next_closing(j: Any, floor_ms: Any) -> Any:
+    """The timers that close the next page and its event time, if it is due or not above the floor; else NEVER as time.
+
+    Pages close in order of the time at which they are due, then of address, however far timers have been fired at a
+    time. A time of −1: a run is too short.
+    """
+    best, best_ms, best_due_ms = np.int64(s.CLOSING), np.int64(NEVER), np.int64(NEVER)
+    for k in range(j[s.DELAY_COUNT]):
+        closing, delay_ms = s.CLOSING + k * TIMERS_NUMBERS, j[s.DELAYS + k]
+        limit_ms = max(j[s.WATERMARK] - delay_ms, floor_ms)
+        time_ms = first_ms(j, closing, limit_ms)
+        if time_ms < 0:
+            return best, time_ms
+        if time_ms > limit_ms or time_ms + delay_ms > best_due_ms:
+            continue
+        if time_ms + delay_ms == best_due_ms and timers.first_entry(j, closing) > timers.first_entry(j, best):
+            continue
+        best, best_ms, best_due_ms = np.int64(closing), time_ms, time_ms + delay_ms
+    return best, best_ms
+
+
+@kernel
+def _fire_timers(j: Any, floor_ms: Any, expired_ms: Any, ingest_ms: Any) -> Any:
+    """Close pages that are due or not above a floor, then expire pages and installs up to an event time, in order."""
     while True:
-        time_ms = first_ms(j, s.CLOSING, closed_ms)
+        closing, time_ms = _next_closing(j, floor_ms)
         if time_ms < 0:
             return GROW_RUNS
-        if time_ms > closed_ms:
+        if time_ms == NEVER:
             break
-        page = timers.first_entry(j, s.CLOSING)
+        page = timers.first_entry(j, closing)
         if j[s.PAGE_EXPIRY + END] == j[s.PAGE_EXPIRY + CAPACITY]:
             return GROW_RUNS
         if j[s.FIRED] >= j[s.FIRED_MAX]:
             return FLUSH
         if j[s.OUT_COUNT] + emission.item_count(words_of(j, s.PAGES), index_of(j, s.PAGES, page)) > j[s.OUT_CAPACITY]:
             return GROW_OUT if j[s.OUT_COUNT] == 0 else FLUSH
-        timers.pop(j, s.CLOSING)
+        timers.pop(j, closing)
         j[s.OPEN] -= 1
         j[s.FIRED] += 1
         emission.close_page(j, page, ingest_ms)
@@ -186,7 +217,9 @@ def _shed(j: Any, ingest_ms: Any) -> Any:
         if status != DONE:
             return status
         oldest_ms = np.int64(NEVER)
-        for timer in (s.CLOSING, s.PAGE_EXPIRY, s.INSTALL_EXPIRY):
+        for k in range(j[s.DELAY_COUNT]):
+            oldest_ms = min(oldest_ms, first_ms(j, s.CLOSING + k * TIMERS_NUMBERS, np.int64(NEVER - 1)))
+        for timer in (s.PAGE_EXPIRY, s.INSTALL_EXPIRY):
             oldest_ms = min(oldest_ms, first_ms(j, timer, np.int64(NEVER - 1)))
         if oldest_ms < 0:
             return GROW_RUNS

@@ -182,7 +182,7 @@ def append_page(j: Any, event: Any, hashes: Any, time_ms: Any, base: Any, offset
 @kernel
 def needs_catching_up(j: Any, event: Any, hashes: Any) -> Any:
     """Whether timers up to the watermark must fire before this page is processed; else they can wait."""
-    if j[s.POLICY] == s.FAKE_NEGATIVE or emission.is_closed(j, event[scan.TIME]):
+    if j[s.POLICY] == s.FAKE_NEGATIVE or emission.is_closed(j, event[scan.TIME], event[scan.REQUEST]):
         return True
     return find_by_request(j, event[scan.REQUEST]) != 0 or count_candidates(j, event, hashes) > 0
 
@@ -209,12 +209,12 @@ def _open_page(j: Any, page: Any, event: Any, hashes: Any, ingest_ms: Any) -> No
         claim_installs(j, page, count, ingest_ms)
     elif j[s.POLICY] == s.FAKE_NEGATIVE and more & s.SILENT == 0:
         emission.emit_negatives(j, index, ingest_ms)
-    if emission.is_closed(j, time_ms):
+    if emission.is_page_closed(j, index):
         emission.close_page(j, page, ingest_ms)
         timers.add(j, s.PAGE_EXPIRY, page, time_ms)
     else:
         j[s.OPEN] += 1
-        timers.add(j, s.CLOSING, page, time_ms)
+        timers.add(j, emission.closing_timers(j, index), page, time_ms)
 
 
 @kernel

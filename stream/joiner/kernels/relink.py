@@ -31,8 +31,8 @@ def link_all(j: Any) -> None:
         chains.insert(j, s.USERS, page)
         chains.insert(j, s.REQUESTS, page)
         if emission.is_retained(j, time_ms):
-            closed = emission.is_closed(j, time_ms)
-            timers.put(j, s.PAGE_EXPIRY if closed else s.CLOSING, page, time_ms)
+            closed = emission.is_page_closed(j, index)
+            timers.put(j, s.PAGE_EXPIRY if closed else emission.closing_timers(j, index), page, time_ms)
             j[s.OPEN] += not closed
             j[s.RETAINED_BYTES] += page_bytes(emission.item_count(words, index))
         page = page_after(j, page)

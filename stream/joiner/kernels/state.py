@@ -11,6 +11,7 @@ from stream.joiner.kernels.array_views import Ints, address_of, i64_at, u32_at
 from stream.joiner.kernels.chains import CHAINS_NUMBERS, Chains
 from stream.joiner.kernels.timers import TIMERS_NUMBERS, Timers
 from stream.joiner.label_rules import LabelRules
+from stream.spec.spec import DELAYS_MAX
 from stream.tables.jit import kernel
 
 # Words of a page's entry; two words make an int64. PACK: begin in the record (21 bits), number of items (11).
@@ -40,17 +41,19 @@ NO_POSITION: Final = 0xFFFF
 PAGES, INSTALLS = 0, ARENA_NUMBERS
 USERS = 2 * ARENA_NUMBERS
 REQUESTS, KEYS, PAIRS = USERS + CHAINS_NUMBERS, USERS + 2 * CHAINS_NUMBERS, USERS + 3 * CHAINS_NUMBERS
-CLOSING = USERS + 4 * CHAINS_NUMBERS  # timers: open pages until they close,
-PAGE_EXPIRY, INSTALL_EXPIRY = CLOSING + TIMERS_NUMBERS, CLOSING + 2 * TIMERS_NUMBERS  # closed pages, and installs
+CLOSING = USERS + 4 * CHAINS_NUMBERS  # timers: open pages until they close, DELAYS_MAX of them, one a delay,
+PAGE_EXPIRY = CLOSING + DELAYS_MAX * TIMERS_NUMBERS  # closed pages,
+INSTALL_EXPIRY = PAGE_EXPIRY + TIMERS_NUMBERS  # and installs
 (
     LABELS, LABEL_HEADS, LABEL_MASK, LABEL_CAPACITY, LABEL_COUNT, MARKS, MARKS_BEGIN, MARKS_END, OUT, OUT_COUNT,
     OUT_CAPACITY, RECORD, EVENT, STARTED, FIRED, SHEDDING, WATERMARK, FINISHED, FLOOR, UNSURE, OPEN, RETAINED_BYTES,
     PAGE_COUNT, INSTALL_COUNT, N_DUPLICATE, N_LATE, N_EARLY, N_ORGANIC, N_RETRACTED, N_STRAY, N_SHED, N_EXTENDED,
     WINDOW, RETENTION, EARLY_WAIT, LATENESS, SKEW, POLICY, ORGANIC, BYTES_MAX, FIRED_MAX,
-) = range(CLOSING + 3 * TIMERS_NUMBERS, CLOSING + 3 * TIMERS_NUMBERS + 41)  # fmt: skip
-NUMBERS: Final = FIRED_MAX + 1
+) = range(INSTALL_EXPIRY + TIMERS_NUMBERS, INSTALL_EXPIRY + TIMERS_NUMBERS + 41)  # fmt: skip
+DELAY_COUNT, DELAYS = FIRED_MAX + 1, FIRED_MAX + 2  # how long pages stay open, ms: DELAYS_MAX numbers
+NUMBERS: Final = DELAYS + DELAYS_MAX
 WAIT, FAKE_NEGATIVE = 1, 2
-POLICIES: Final = ("eager", "wait", "fake_negative")
+POLICIES: Final = ("eager", "wait", "fake_negative", "delayed_negative")
 
 # A mark, of a record that is still needed: its offset, the watermark before it, the address of the next page and of the
 # next install at that moment.
@@ -82,8 +85,11 @@ class JoinState:
         self.requests = Chains(j, REQUESTS, PAGES, P_REQUEST, P_NEXT_REQUEST)
         self.keys = Chains(j, KEYS, INSTALLS, I_KEY, I_NEXT_KEY)
         self.pairs = Chains(j, PAIRS, INSTALLS, I_PAIR, I_NEXT_PAIR)
-        open_ms = rules.window_ms + rules.lateness_ms + 120_000
-        self.closing = Timers(j, CLOSING, open_ms, PAGES, P_TIMER, P_TIME)
+        late_ms = rules.lateness_ms + 120_000
+        self.closings = [
+            Timers(j, CLOSING + k * TIMERS_NUMBERS, delay_ms + late_ms, PAGES, P_TIMER, P_TIME)
+            for k, delay_ms in enumerate(rules.open_ms)
+        ]
         self.page_expiry = Timers(j, PAGE_EXPIRY, rules.life_ms, PAGES, P_TIMER, P_TIME)
         self.install_expiry = Timers(j, INSTALL_EXPIRY, rules.life_ms, INSTALLS, I_TIMER, I_TIME)
         self.labels = np.zeros((64, LABEL_NUMBERS), np.int64)  # the first stands for none
@@ -97,6 +103,8 @@ class JoinState:
             rules.window_ms, rules.life_ms, rules.waits_ms, rules.lateness_ms, rules.skew_ms,
             POLICIES.index(rules.policy), rules.organic, 2**62 if rules.bytes_max is None else rules.bytes_max, 0,
         )  # fmt: skip
+        j[DELAY_COUNT] = len(rules.open_ms)
+        j[DELAYS : DELAYS + len(rules.open_ms)] = rules.open_ms
         self._store_addresses()
 
     def _store_addresses(self) -> None:
@@ -132,7 +140,7 @@ class JoinState:
 
     def grow_runs(self) -> None:
         """Double the runs of the timers."""
-        for timers in (self.closing, self.page_expiry, self.install_expiry):
+        for timers in (*self.closings, self.page_expiry, self.install_expiry):
             timers.reserve(2 * len(timers.times))
 
     def grow_out(self) -> None:
@@ -185,7 +193,8 @@ class JoinState:
             (self.pairs, 4 * j[INSTALL_COUNT]),
         ):  # fmt: skip
             chains.clear(int(buckets))
-        self.closing.begin_at(int(j[WATERMARK] - j[WINDOW]))
+        for k, timers in enumerate(self.closings):
+            timers.begin_at(int(j[WATERMARK] - j[DELAYS + k]))
         for timers in (self.page_expiry, self.install_expiry):
             timers.begin_at(int(j[WATERMARK] - j[RETENTION]))
 

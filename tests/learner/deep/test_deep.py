@@ -16,7 +16,7 @@ from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.quantiles import quantise
 from stream.spec.spec import Deep as DeepSpec
-from stream.tables.dtypes import F32
+from stream.tables.dtypes import F32, Bools
 
 
 def some_input(random: np.random.Generator, b: int, lists: int, numbers: int) -> DeepInput:
@@ -39,7 +39,9 @@ def some_deep(random: np.random.Generator, spec: DeepSpec, lists: int, numbers: 
     return deep
 
 
-def learned(deep: DeepModel, known: DeepInput, labels: F32, weights: F32) -> tuple[F32, F32]:
+def learned(
+    deep: DeepModel, known: DeepInput, labels: F32, weights: F32, corrects: Bools | None = None
+) -> tuple[F32, F32]:
     """Probabilities and wide logits of one record without wide keys, cut into micro-batches, which is then learned."""
     n, size = len(labels), deep.spec.micro_batch
     wide = Ftrl(FtrlRates(np.ones(1, np.float32), 1.0, 0.0, 0.0))
@@ -48,8 +50,9 @@ def learned(deep: DeepModel, known: DeepInput, labels: F32, weights: F32) -> tup
     targets = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
     predictions, logits = np.empty((2, n), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
+    corrects = np.zeros(n, np.bool_) if corrects is None else corrects
     learn_micro_batches(
-        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, targets, cuts, False, predictions, logits
+        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, targets, cuts, corrects, predictions, logits
     )
     return predictions, logits
 
@@ -229,10 +232,10 @@ def test_a_warm_start_trains_as_the_stream_does() -> None:
     ours, torchs = (some_deep(np.random.default_rng(8), spec, 3, 4) for _ in range(2))
     for _ in range(3):
         known, labels = some_input(random, 24, 3, 4), random.integers(0, 2, 24).astype(np.float32)
-        weights = random.uniform(0.5, 2, 24).astype(np.float32)
+        weights, corrects = random.uniform(0.5, 2, 24).astype(np.float32), random.random(24) < 0.3
         for deep in (ours, torchs):
             deep.vocabulary.count(np.arange(1, 11, dtype=np.uint64))
-        learned(ours, known, labels, weights)
-        train(torchs, WindowChunk(known, np.zeros(24, np.float32), labels, weights), batch=8)
+        learned(ours, known, labels, weights, corrects)
+        train(torchs, WindowChunk(known, np.zeros(24, np.float32), labels, weights, corrects), batch=8)
         np.testing.assert_allclose(torchs.tower.flat, ours.tower.flat, atol=2e-5)
         np.testing.assert_allclose(torchs.vocabulary.embeddings[:11], ours.vocabulary.embeddings[:11], atol=2e-5)

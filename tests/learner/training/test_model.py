@@ -9,7 +9,7 @@ import pytest
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
-from stream.events.types import Examples
+from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Examples
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.runtime.errors import CheckpointError
 from stream.tables.dtypes import F32
@@ -197,3 +197,36 @@ def test_predict_is_what_learn_predicts_first() -> None:
         assert predicted.shape == (1,)
         assert abs(predicted[0] - model.progress.state.recent[0, 0, at]) < 1e-6
     assert len(np.unique(model.progress.state.recent[0, 0, :90])) > 60
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_a_warm_start_leaves_early_negatives_corrected(rate: float) -> None:
+    """Each page's labels come as negatives first, its installs later: one more pass moves no mean prediction."""
+    changes = {
+        "[label]": '[label]\npolicy = "fake_negative"',
+        "every = 300, window = 200": "every = 1_000_000, window = 3_000",
+    }
+    spec, random = small_spec(**changes), np.random.default_rng(1)
+    pages = [record[0] for record in records(spec, 1_000, per_record=1)]
+    happened = random.random((len(pages), 3)) < rate
+    log: list[list[Examples]] = []
+    for n, page in enumerate(pages):
+        reasons = [WINDOW_CLOSED] * 3
+        log.append([msgspec.structs.replace(page, labels=[0] * 3, reasons=reasons)])
+        late = n - 20  # the page whose installs come now
+        positions = np.flatnonzero(happened[late]).tolist() if late >= 0 else []
+        if positions:
+            ones, reasons = [1] * len(positions), [LATE_POSITIVE] * len(positions)
+            ids = [pages[late].ids[k] ^ 1 for k in positions]
+            of_page = msgspec.structs.replace(pages[late], ids=ids, positions=positions, labels=ones, reasons=reasons)
+            log[-1].append(msgspec.structs.replace(of_page, weights=[1.0] * len(ones), ingest_ms=ones))
+    model = learned(spec, log)
+    words = [np.frombuffer(page.page.features, np.uint64) for page in pages[-300:]]
+
+    def predicted() -> float:
+        return float(np.mean([model.predict(one) for one in words]))
+
+    before = predicted()
+    assert before == pytest.approx(rate, rel=0.3)
+    model.warm_start()
+    assert predicted() == pytest.approx(before, rel=0.1)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from learner.wide.ftrl import Ftrl, FtrlRates, WideExamples, WideOutput, learn_wide_examples
 from stream.features.encoder import WideKeys
+from stream.tables.dtypes import F32
 from stream.tables.hash_kernels import hash32
 from tests.support.wide_steps import predict_then_learn
 
@@ -17,6 +18,13 @@ def keys_of(examples: list[list[int]]) -> WideKeys:
     """Key k of cross c (0 or 1) is 256·k + c + 1."""
     flat = [(k << 8) | (k % 2 + 1) for example in examples for k in example]
     return WideKeys(np.array(flat, np.uint64), np.cumsum([0, *map(len, examples)]))
+
+
+def numbers_of(ftrl: Ftrl) -> F32:
+    """z and n of each key, float32 [N, 2]."""
+    found: F32 = ftrl.table.rows().view(np.float32)[:, 2:].copy()
+    found[:, 1] = np.abs(found[:, 1])  # its sign says that it changed
+    return found
 
 
 def reference(
@@ -141,7 +149,7 @@ def test_any_run_of_examples_is_the_same() -> None:
     wide, gradients = predict_then_learn(whole, keys, deep, labels, ones)
     state, output = parts.prepare(keys.keys, 0), WideOutput(np.empty(60, np.float32), np.empty(60, np.float32))
     for first, last in ((0, 1), (1, 9), (9, 9), (9, 40), (40, 60)):
-        learn_wide_examples(state, keys, WideExamples(deep, labels, ones), first, last, False, output)
+        learn_wide_examples(state, keys, WideExamples(deep, labels, ones), first, last, np.zeros(60, np.bool_), output)
     assert wide.tobytes() == output.logits.tobytes()
     assert gradients.tobytes() == output.gradients.tobytes()
     assert whole.table.rows().tobytes() == parts.table.rows().tobytes()
@@ -196,13 +204,53 @@ def test_ids_that_all_collide_are_learned_as_others() -> None:
     assert found[0].tobytes() == found[1].tobytes()
 
 
-def test_fake_negative_weights() -> None:
-    """The policy's gradients: (1 + p)(p − 1) for positives, (1 − p)(1 + p)p for negatives (Ktena et al. 2019)."""
-    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 10.0, 0.0))
-    deep = np.array([0.7, 0.7], np.float32)
-    _, g = predict_then_learn(
-        ftrl, keys_of([[2], [4]]), deep, np.array([1, 0], np.float32), np.ones(2, np.float32), fake_negative=True
-    )
-    p = 1 / (1 + math.exp(-float(deep[0])))
-    assert g[0] == pytest.approx((1 + p) * (p - 1), abs=1e-6)
-    assert g[1] == pytest.approx((1 - p) * (1 + p) * p, abs=1e-6)
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("logit", [-3.0, 0.7, 4.0])
+def test_a_correction_takes_back_the_label_it_corrects(label: int, logit: float) -> None:
+    """Wrong label, then right one: gradients and sums are those of the right label alone, at the same prediction."""
+    rates = FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 10.0, 0.0)  # L1 holds the prediction still
+    corrected, plain = Ftrl(rates), Ftrl(rates)
+    labels, weights = np.array([1 - label, label], np.float32), np.array([2, 2], np.float32)
+    deep, corrects = np.full(2, logit, np.float32), np.array([False, True])
+    _, g = predict_then_learn(corrected, keys_of([[2], [2]]), deep, labels, weights, corrects=corrects)
+    _, right = predict_then_learn(plain, keys_of([[2]]), deep[:1], labels[1:], weights[1:])
+    assert g[1] == 2 - 4 * label
+    assert g.sum() == pytest.approx(right[0], abs=1e-5)
+    np.testing.assert_allclose(numbers_of(corrected), numbers_of(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_a_correction_of_what_was_never_learned_is_harmless() -> None:
+    """Sums of squares stay positive, though nothing is there to be taken back; what isn't finite is left out."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.1, 0.0))
+    deep, ones, corrects = np.array([3, np.nan], np.float32), np.ones(2, np.float32), np.ones(2, np.bool_)
+    _, g = predict_then_learn(ftrl, keys_of([[2, 2], [2]]), deep, ones, ones, corrects=corrects)
+    assert g[0] == -1.0
+    assert np.isnan(g[1])
+    assert numbers_of(ftrl).tolist() == [[-2.0, 0.0]]
+    assert np.isfinite(ftrl.weights(ftrl.table.rows())).all()
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.5])
+def test_labels_that_come_late_lead_where_labels_at_once_lead(rate: float) -> None:
+    """Negatives at once and positives 500 examples later: the same rate is learned, as soon after far too many."""
+    random, count, lag = np.random.default_rng(3), 40_000, 500
+    happened = random.random(count) < np.where((np.arange(count) > 5_000) & (np.arange(count) < 7_000), 0.95, rate)
+    labels, corrects = list[float](), list[bool]()
+    for n in range(count):
+        corrections = 1 if n >= lag and happened[n - lag] else 0
+        labels += [0.0] + [1.0] * corrections
+        corrects += [False] + [True] * corrections
+    found = []
+    for values, later in (
+        (happened.astype(np.float32), np.zeros(count, np.bool_)),
+        (np.array(labels), np.array(corrects)),
+    ):
+        ftrl, ones = Ftrl(FtrlRates(np.array([0.1], np.float32), 1.0, 0.0, 0.0)), np.ones(len(values), np.float32)
+        keys, wanted = keys_of([[2]] * len(values)), values.astype(np.float32)
+        logits = predict_then_learn(ftrl, keys, 0 * ones, wanted, ones, corrects=later).logits[~later]
+        found.append(1 / (1 + np.exp(-logits.astype(np.float64))))
+    at_once, late = found
+    assert at_once[6_999] > 0.7
+    assert late[7_499] > 0.7
+    assert late[8_000:12_000].mean() < 1.2 * at_once[7_500:11_500].mean()
+    assert late[-10_000:].mean() == pytest.approx(at_once[-10_000:].mean(), rel=0.05)

@@ -24,7 +24,7 @@ from stream.events.codec import decode_entity, decode_events, decode_examples, e
 from stream.events.topics import EVENTS_DLQ
 from stream.events.types import DeadLetter, Install, SourceEvent, Tick
 from stream.joiner.assigned_partitions import MemoryBudget
-from stream.joiner.commit_metadata import JOIN_VERSION, Progress, encode_metadata
+from stream.joiner.commit_metadata import JOIN_VERSION, Progress, decode_commit, encode_metadata
 from stream.joiner.consumer_loop import ConsumerLoop
 from stream.joiner.join import FIRED_MAX, RestartPoint
 from stream.joiner.label_rules import LabelRules
@@ -58,7 +58,7 @@ def committed(paper: Paper, partition: int = 0) -> tuple[int, int, dict[str, int
     assert told.pop("version") == JOIN_VERSION
     assert told.pop("rules")["policy"] == "eager"
     told.pop("read_ms", None)
-    told.pop("uncommitted_max", None)
+    told.pop("uncommitted_max", None), told.pop("emitted_max", None)
     return found.offset, told.pop("confirmed", 0), told
 
 
@@ -301,6 +301,8 @@ def test_nothing_more_is_emitted_while_commits_are_refused(tmp_path: Path, monke
         paper.refusal = None
         await taking
         assert loop.tally.emitted == 18
+        await loop.commit()
+        assert decode_commit(*paper.stored[AT]).progress.emitted_max == 6, "the learner checks what it remembers"
 
     asyncio.run(story())
 

@@ -1,5 +1,6 @@
 """The pure join: labels, corrections, what is remembered, and what a restart needs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -50,6 +51,35 @@ def test_fake_negative_tells_negatives_with_the_page() -> None:
     rules = replace(RULES, policy="fake_negative")
     emitted = play(rules, page("r", 100), install("i", 105), FAR)
     assert emitted == [("r", 0, 0, WINDOW_CLOSED), ("r", 1, 0, WINDOW_CLOSED), ("r", 0, 1, LATE_POSITIVE)]
+
+
+def test_delayed_negative_tells_a_positive_at_once_and_negatives_after_the_page_s_delay() -> None:
+    """`delayed_negative`: a page closes after one of the delays; a positive is late behind that, within the window."""
+    rules = replace(RULES, policy="delayed_negative", delays_ms=(2, 6))
+    delays: Counter[int] = Counter()
+    for k in range(200):
+        joiner = Joiner(rules)
+        assert joiner.feed([page(f"r{k}", 100)], 0, NOW) == []
+        assert rows(joiner.feed([install("i", 101)], 1, NOW)) == [(f"r{k}", 0, 1, INSTALLED)]
+        closed = next(ms for ms in range(1, 20) if rows(joiner.feed([Tick(100 + ms)], 1 + ms, NOW)))
+        assert (joiner.open_pages, joiner.retained_pages) == (0, 1)
+        assert rows(joiner.feed([install("j", 109, "b")], 99, NOW)) == [(f"r{k}", 1, 1, LATE_POSITIVE)]
+        delays[closed] += 1
+    assert delays.keys() == {2, 6}
+    assert 60 < delays[2] < 140, "by hash of the request id"
+
+
+def test_pages_close_in_order_of_the_time_that_is_due() -> None:
+    """However far event time advances at once: a page with a short delay goes before an older one with a long delay."""
+    rules = replace(RULES, policy="delayed_negative", delays_ms=(2, 6))
+    pages = [page(f"r{k}", 100 + k // 10, "a") for k in range(30)]
+    once, stepwise = Joiner(rules), Joiner(rules)
+    told = rows(once.feed([*pages, Tick(120)], 0, NOW))
+    found = rows(stepwise.feed(pages, 0, NOW))
+    for ms in range(103, 121):
+        found += rows(stepwise.feed([Tick(ms)], ms, NOW))
+    assert len(told) == 30
+    assert told == found
 
 
 def test_the_window_is_open_at_its_start_and_closed_at_its_end() -> None:

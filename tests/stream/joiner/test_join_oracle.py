@@ -210,6 +210,7 @@ def test_what_comes_again_with_another_time_is_the_same_wherever_a_joiner_is_kil
 def test_a_retraction_outlives_its_install_wherever_a_joiner_is_killed(policy: Policy, again_ms: int) -> None:
     """Whoever reads it alone knows it. So does who read its install: the same install again has come too late."""
     rules = LabelRules(policy, window_ms=10, known_ms=0, lateness_ms=30, organic=True, skew_ms=0)
+    rules = replace(rules, delays_ms=(2, 7)) if policy == "delayed_negative" else rules
     log: list[SourceEvent] = [install("i", 100, "a"), retraction("i", 125, "a"), Tick(140)]
     log += [page("r", again_ms - 1, "a"), install("i", again_ms, "a"), FAR]
     records = packed(log, [1])

@@ -23,6 +23,7 @@ RECORDS = 3_000
         LabelRules("eager", window_ms=300, known_ms=0, organic=True),
         LabelRules("eager", window_ms=100_000, lateness_ms=50, known_ms=3_000),
         LabelRules("fake_negative", window_ms=5_000, known_ms=3_000, organic=True),
+        LabelRules("delayed_negative", window_ms=5_000, lateness_ms=50, known_ms=200, delays_ms=(0, 30, 5_000)),
     ],
     ids=lambda rules: f"{rules.policy}-{rules.window_ms}",
 )

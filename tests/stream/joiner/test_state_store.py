@@ -46,11 +46,12 @@ def said(joiner: Joiner, record: list[SourceEvent], offset: int) -> tuple[list[t
     return [(*page, labels.rows.get(k)) for k, page in enumerate(labels.pages)], part.organic[0]
 
 
-@pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
+@pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative", "delayed_negative"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_who_is_loaded_goes_on_as_who_was_never_stopped(tmp_path: Path, policy: Policy, seed: int) -> None:
     """Saved now and then, loaded from the last save: the same labels, organic installs, memory and commits."""
-    rules = replace(RULES, policy=policy)
+    delays_ms = (500, 9_000, 15_000) if policy == "delayed_negative" else ()
+    rules = replace(RULES, policy=policy, delays_ms=delays_ms)
     records = list(stream_of(seed))
     joiner, store = Joiner(rules), StateStore(tmp_path / "0", "us")
     wanted = []

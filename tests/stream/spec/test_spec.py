@@ -60,6 +60,8 @@ calibration = [0.8, 1.25]
 "user.age_band" = ["0", "2"]
 """
 
+EAGER_2S = 'policy = "eager"\nwindow = "2s"'
+DELAYED = 'policy = "delayed_negative"\nwindow = "2s"\n'
 ORGANIC = 'rate = { kind = "count", of = "organic", by = ["item.id"], half_life = "7d" }'
 
 # (what stands in TEXT, what a person wrote instead, the line that is named, the words that help)
@@ -93,6 +95,10 @@ REFUSALS = [
         'label.organic: it is true or false, or where they are emitted: "topic" or "examples"',
     ),
     ('policy = "eager"', 'policy = "eagre"', 31, "label.policy can't be 'eagre'; did you mean 'eager'"),
+    ('policy = "eager"', 'policy = "delayed_negative"', 31, 'such as delays = ["1s", "10s", "1m", "10m"]'),
+    (EAGER_2S, f'{DELAYED}delays = ["1s", "2500ms"]', 33, "no install comes after the window (2s)"),
+    (EAGER_2S, f"{DELAYED}delays = {['1s'] * 9}", 33, "label.delays has 9 entries, 8 at most"),
+    (EAGER_2S, f'{DELAYED}delays = ["1"]', 33, "Expected a duration, such as 250ms"),
     # values
     ('name = "shop"', 'name = "my shop"', 1, "letters, digits"),
     ('name = "shop"', 'name = "shop\\n"', 1, "letters, digits"),

@@ -320,7 +320,7 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     [
         (["--parts", "narrow"], "--parts takes"),
         (["--peer", "sklearn"], "--peer takes vw, river"),
-        (["--policy", "never"], "--policy takes wait, eager, fake_negative"),
+        (["--policy", "never"], "--policy takes wait, eager, fake_negative, delayed_negative"),
         (["--parts", "wide,deep", "--parts", "deep,wide"], "--parts deep,wide is given twice"),
         (["--peer", "river", "--peer-rate", "beta1=2"], "--peer-rate takes alpha, beta, l1, l2, river"),
         (["--peer", "river", "--peer-rate", "river=-1"], "--peer-rate takes alpha, beta, l1, l2, river"),

@@ -192,6 +192,6 @@ def test_the_newest_first_costs_no_more() -> None:
     shown = Attribution()
     shown.join([(n, page(n, at_ms=-n * 86_400_000)) for n in range(50)])
     shown.join([(n, install(n, at_ms=-n * 86_400_000)) for n in range(50)])
-    for timers in (shown._joiner.state.closing, shown._joiner.state.install_expiry):
+    for timers in (*shown._joiner.state.closings, shown._joiner.state.install_expiry):
         assert timers.numbers[COUNT] == 51
         assert timers.numbers[BEGIN] == timers.numbers[END]

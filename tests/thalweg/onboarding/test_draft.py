@@ -17,7 +17,7 @@ from producers.json_lines import numbered_lines
 from producers.source import InvalidEvent, Pause
 from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError, SpecError
-from stream.spec.spec import Gate, Spec
+from stream.spec.spec import Gate, Spec, duration_ms
 from stream.spec.spec_file import parse_spec
 from tests.support.shop_events import START_MS, store, written
 from thalweg.cli.main import app
@@ -147,11 +147,15 @@ def test_the_window_takes_most_delays(drafted: tuple[str, Spec], lines: list[dic
 
 
 def test_long_delays_are_corrected_rather_than_waited_for() -> None:
-    """Where installs come hours later, negatives are emitted at once, and the gate's calibration is wide, with why."""
+    """Where installs come hours later, so do negatives; the gate's calibration is wide, with why."""
     lines = [line | {"time_ms": line["time_ms"] + 20_000_000} if line["type"] == "install" else line
              for line in store(300)]  # fmt: skip
     text, spec = draft_of(lines)
-    assert (spec.label.policy, spec.label.window) == ("fake_negative", "6h")
+    assert (spec.label.policy, spec.label.window) == ("delayed_negative", "6h")
+    delays_ms = [duration_ms(delay) for delay in spec.label.delays]
+    assert len(delays_ms) == 8
+    assert delays_ms == sorted(delays_ms)
+    assert 20_000_000 <= delays_ms[0] <= delays_ms[-1] < duration_ms("6h")
     assert spec.publish.gate == Gate(calibration=(0.3, 3.0))
     assert "installs that come now are of older pages" in text
 
