@@ -13,10 +13,9 @@ GONE_MS: Final = -1.0  # time of a missing row: its key isn't in the table, or a
 
 
 class StatisticRules(NamedTuple):
-    """How each of a spec's statistics reads and learns its rows; arrays [S]."""
+    """How each of a spec's statistics reads its rows; arrays [S]."""
 
     reads: I64  # READ_… of statistic_kinds.py
-    learns: I64  # LEARN_…
     priors: F64
     half_lives: F64  # ms; 0: no decay
     neighbours: I64

@@ -4,11 +4,20 @@ from typing import Any
 
 import numpy as np
 
+from stream.events.types import LATE_POSITIVE, RETRACTION
 from stream.features.cross_products import CrossProducts
 from stream.spec.statistic_kinds import LEARN_LABELS, LEARN_RESIDUALS
 from stream.tables.dtypes import F64, I64, U64
 from stream.tables.hash_kernels import CHANGED, TableArrays, find_or_insert, mark_changed, mix
 from stream.tables.jit import kernel
+
+
+@kernel
+def counted(label: float, weight: float, reason: int) -> Any:
+    """(n, s) that an example adds: a late positive or a retraction turns a label over that was counted before."""
+    if reason in (LATE_POSITIVE, RETRACTION):
+        return 0.0, weight * (2.0 * label - 1.0)
+    return weight, weight * label
 
 
 @kernel

@@ -198,7 +198,8 @@ class Spec(Part, frozen=True):
     item: dict[str, ColumnType | Column] = {}
     context: dict[str, ColumnType | Column] = {}
     statistics: dict[str, Statistic] = {}
-    max_statistics: Bound = 50_000_000  # rows of all statistics; over it the least recently updated are evicted
+    max_statistics: Bound = 50_000_000  # rows of statistics but likenesses; over it the least recently updated go
+    max_likenesses: Bound = 50_000_000  # rows of likenesses: users' last labels, and pairs of items
     slices: dict[str, list[str]] = {}  # metrics are also computed for these values of a category
     wide: Wide = field(default_factory=Wide)
     deep: Deep = field(default_factory=Deep)
