@@ -9,9 +9,10 @@ from stream.features.encoder import Batch
 from stream.features.item_similarity import Outcomes, fill_likeness, learn_likeness
 from stream.features.label_expectation import expected_label
 from stream.features.page_kernels import Page, locate, open_page
+from stream.features.position_rates import PositionRules, expected_clicks
 from stream.features.statistic_reads import StatisticRules, base_rate, measure, read_row, reading_of
 from stream.features.statistic_updates import counted, label_sum, move
-from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, LEARN_RESIDUALS, READ_MEMORY
+from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, LEARN_RATIO, LEARN_RESIDUALS, READ_MEMORY
 from stream.tables.dtypes import F64, I64, U64
 from stream.tables.hash_kernels import (
     AHEAD,
@@ -27,12 +28,13 @@ from stream.tables.jit import kernel
 
 
 class LearnRules(NamedTuple):
-    """What labels move, and how; arrays [S]."""
+    """What labels move, and how; arrays [S]. The coecs' and likenesses' are theirs alone."""
 
     sizes: I64  # of the layout
     learns: I64  # LEARN_…
-    half_lives: F64
+    fades: F64
     groups: I64  # `rate_groups`
+    positions: PositionRules
     likenesses: I64  # `likeness_rules`
 
 
@@ -85,7 +87,7 @@ def fill_page(
     slots, overlay = table
     keys, ratios = np.empty(KEYS_MAX, np.uint64), np.empty(KEYS_MAX, np.float64)
     rows_n, rows_s, rows_t = np.empty(KEYS_MAX), np.empty(KEYS_MAX), np.empty(KEYS_MAX)
-    reads, half_lives = rules.reads, rules.half_lives
+    reads, fades = rules.reads, rules.fades
     n, s, _ = read_row(slots, overlay, base_key, now, 0.0)
     base = base_rate(n, s)
     f32[at.base_rate] = base
@@ -96,7 +98,7 @@ def fill_page(
             if count > 0:
                 fill_product(page, item, crosses, k, keys, 0)
                 for i in range(count):
-                    rows_n[i], rows_s[i], rows_t[i] = read_row(slots, overlay, keys[i], now, half_lives[k])
+                    rows_n[i], rows_s[i], rows_t[i] = read_row(slots, overlay, keys[i], now, fades[k])
                 value = measure(reading_of(rules, k, now, base), rows_n, rows_s, rows_t, 0, count, ratios)
             f32[at.statistics + item * at.sizes.statistics + k] = value
     for k in range(reads.shape[0]):
@@ -121,15 +123,16 @@ def learn_labels(
 def _move_rows(
     batch: Batch, outcomes: Outcomes, rules: LearnRules, keys: U64, offsets: I64, table: TableArrays
 ) -> None:
-    """Move the row of everything, once, and the others key by key; only the former may still be in `old`."""
+    """Move the row of everything, once, and the others key by key; of those only positions' may still be in `old`."""
     words, starts, pages, positions = batch
     w32, f32 = words.view(np.uint32), words.view(np.float32)
     labels, weights, reasons, times = outcomes
     slots, old, dirty, counts = table
     values = slots.view(np.float64)
-    sizes, learns, half_lives, groups, _ = rules
+    sizes, learns, fades, groups, ratios, _ = rules
     kinds, examples = learns.shape[0], pages.shape[0]
     residuals = (learns == LEARN_RESIDUALS).any()
+    expected_of = expected_clicks(batch, outcomes, ratios, keys[keys.shape[0] - 1], table)
     everything = find_or_insert_moved(slots, old, keys[keys.shape[0] - 1], counts)
     mark_changed(slots, everything, dirty, counts)
     mark = slots[everything, 1] & CHANGED
@@ -146,7 +149,11 @@ def _move_rows(
         if residuals:
             expected = n * expected_label(f32, at, positions[b], groups)
         all_n, all_s, all_t = all_n + n, all_s + label, max(all_t, t)
+        c = 0
         for k in range(kinds):
+            weight = n
+            if learns[k] == LEARN_RATIO:
+                weight, c = expected_of[b, c], c + 1
             first, last = offsets[b * kinds + k], offsets[b * kinds + k + 1]
             for i in range(first + AHEAD, min(last + AHEAD, stop)):
                 prefetch_row(slots, home(slots, keys[i]))
@@ -158,7 +165,7 @@ def _move_rows(
             for i in range(first, last):
                 row = find_or_insert(slots, keys[i], counts)
                 mark_changed(slots, row, dirty, counts)
-                move(slots, values, row, (n, s, t), half_lives[k])
+                move(slots, values, row, (weight, s, t), fades[k])
     values[everything, 1] = all_n
     slots[everything, 1] |= mark
     values[everything, 2], values[everything, 3] = all_s, all_t

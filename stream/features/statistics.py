@@ -9,6 +9,10 @@ State is rows: key → weight of labels, sum, newest event time (ms). Kinds (`st
     residual  s / (n + prior)                       s: label − expected
     affinity  the residuals of (i, item) over i in the history: the strongest `neighbours`, sum / √count
     likeness  how labels of the item go together with the user's last `neighbours` ones: see `item_similarity.py`
+    coec      (s + prior·base) / (n + prior·base)   s: labels; n: those that positions' rates lead to expect: see
+                                                    `position_rates.py`
+
+With a `half_life` n and s halve with each; with a `window` a row has the sums of that (`window_sums.py`).
 
 *Expected* is what the page's logged rates say together (`label_expectation.py`); so what a label adds depends on its
 page alone, and sums without decay don't depend on the order of labels. Pages from before any label move no residual.
@@ -32,11 +36,12 @@ from stream.features.encoder import Batch
 from stream.features.item_similarity import Outcomes, likeness_rules
 from stream.features.label_expectation import rate_groups
 from stream.features.page_features import Layout, id_of, seed_of
+from stream.features.position_rates import POSITIONS, PositionRules
 from stream.features.statistic_kernels import Layers, LearnRules, fill_page, keys_of, learn_labels
 from stream.features.statistic_reads import StatisticRules
 from stream.features.statistic_updates import move_organic, organic_keys
-from stream.spec.spec import ORGANIC_INSTALLS, Spec, duration_ms
-from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, kind_of
+from stream.spec.spec import ORGANIC_INSTALLS, Spec
+from stream.spec.statistic_kinds import LEARN_MEMORY, LEARN_ORGANIC, LEARN_RATIO, kind_of
 from stream.tables.dtypes import I64, U64
 from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable
@@ -71,18 +76,21 @@ class StatisticsProgram:
         self.rules = StatisticRules(
             reads=np.array([kind.read for kind in kinds], np.int64),
             priors=np.array([s.prior for s in stats.values()], np.float64),
-            half_lives=np.array([duration_ms(s.half_life) if s.half_life else 0 for s in stats.values()], np.float64),
+            fades=np.array([s.fade_ms() for s in stats.values()], np.float64),
             neighbours=np.array([s.neighbours for s in stats.values()], np.int64),
         )
         self.base_key = np.uint64(seed_of("statistic of everything"))
         self.rows_max, self.likeness_rows_max = spec.max_statistics, spec.max_likenesses
+        ratios = np.flatnonzero(learns == LEARN_RATIO)
+        self.position_rows = len(ratios) * POSITIONS
         likenesses = np.flatnonzero(learns == LEARN_MEMORY)
         self.likenesses = likenesses.tolist()
         self.learn_rules = LearnRules(
             self.sizes,
             learns,
-            self.rules.half_lives,
+            self.rules.fades,
             rate_groups(list(stats.values())),
+            PositionRules(ratios, self.crosses.salts[ratios], self.rules.priors[ratios], self.rules.fades[ratios]),
             likeness_rules(self.crosses, self.rules.neighbours, likenesses),
         )
         self.memory_rows = int((self.rules.neighbours[likenesses] + 2).sum())  # rows that likenesses move an example
@@ -134,7 +142,7 @@ class Statistics:
         every, offsets = keys or program.keys_of(batch)
         moved = every[offsets[0] : offsets[-1] + 1]  # one more than these: room for the row of everything
         self.evictor.step(table, len(moved), 0)
-        table.reserve_for(moved)
+        table.reserve_for(moved, program.position_rows)
         if program.memory_rows:
             unknown = len(outcomes.labels) * program.memory_rows
             self.likeness_evictor.step(likenesses, unknown, 0)
@@ -143,10 +151,10 @@ class Statistics:
 
     def is_quiet(self, keys: int, examples: int) -> bool:
         """Whether `examples` that move `keys` rows can be learned in one step as in several: none is evicted."""
-        unknown = examples * self.program.memory_rows
-        return self.evictor.is_quiet(self.table, keys + examples) and self.likeness_evictor.is_quiet(
-            self.likenesses, unknown
-        )
+        program = self.program
+        return self.evictor.is_quiet(
+            self.table, keys + examples + program.position_rows
+        ) and self.likeness_evictor.is_quiet(self.likenesses, examples * program.memory_rows)
 
     def learn_organic(self, installs: Sequence[Organic]) -> None:
         """Move the statistics of organic installs by these, in order; the caller has dropped duplicates."""
@@ -155,7 +163,7 @@ class Statistics:
             return
         keys = program.organic_keys(installs)
         times = np.repeat(np.array([one.time_ms for one in installs], np.float64), len(program.organic))
-        half_lives = np.tile(program.rules.half_lives[program.organic], len(installs))
+        fades = np.tile(program.rules.fades[program.organic], len(installs))
         self.evictor.step(table, len(keys), 0)
         table.reserve_for(keys)
-        move_organic(table.arrays, keys, times, half_lives)
+        move_organic(table.arrays, keys, times, fades)

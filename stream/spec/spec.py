@@ -68,6 +68,7 @@ class Statistic(Part, frozen=True):
     """A streaming number by one field or a pair, updated by each label.
 
     With of = "organic" a count or since is updated by organic installs instead: by item.id, user.id or both.
+    Labels fade by `half_life`, or a rate or count is of the last `window` alone; both are of event time.
     """
 
     kind: Annotated[Measure, Meta(description=KIND_DESCRIPTIONS)]
@@ -77,6 +78,11 @@ class Statistic(Part, frozen=True):
     prior: Positive = 10.0
     half_life: Duration | None = None
     neighbours: Count = 50
+    window: Duration | None = None
+
+    def fade_ms(self) -> int:
+        """How labels fade: half-life; minus the window; 0: they don't."""
+        return duration_ms(self.half_life) if self.half_life else -duration_ms(self.window) if self.window else 0
 
     def layout_text(self) -> str:
         """The text that a layout's hash covers.
