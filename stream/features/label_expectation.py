@@ -6,10 +6,11 @@ Rates by user and by item, r, say how far a page is above or below the base rate
 
 At low rates that is the product of ratios, b · Π r/b; at a half, the sum of differences, b + Σ (r − b); between, the
 same as adding log-odds, up to the second order. Averaged over users it is the item's rate, and the other way round:
-so who does as their rates say has no residual, at any rate. What chance adds to rates averages out, too. Rates by the
-same fields (over all time, and lately) count as one: their mean. It stays within [b/50, 1 − (1 − b)/50].
+so who does as their rates say has no residual, at any rate. What chance adds to rates averages out, too. Of rates by
+the same fields (over all time, and lately) one counts. It stays within [b/50, 1 − (1 − b)/50].
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -28,15 +29,25 @@ STRAIGHT: Final = 1e-6  # a smaller c is 0
 SHARE_MIN: Final = 0.02  # of the base rate, or of what it is short of 1, that is expected at least
 
 
-def rate_groups(statistics: Sequence[Statistic]) -> I64:
-    """For each statistic the first rate by the same fields; −1: it is no rate. int64 [S]."""
-    fields = [frozenset(s.by) if kind_of(s.kind).read == READ_RATE else None for s in statistics]
-    return np.array([-1 if by is None else fields.index(by) for by in fields], np.int64)
+def rates_of(statistics: Sequence[Statistic]) -> I64:
+    """The rates that count, by index: of those by the same fields the one that fades least. int64 [R]."""
+    found: dict[frozenset[str], int] = {}
+    for k, one in enumerate(statistics):
+        if kind_of(one.kind).read == READ_RATE:
+            other = found.setdefault(frozenset(one.by), k)
+            if _lasting(one) > _lasting(statistics[other]):
+                found[frozenset(one.by)] = k
+    return np.array(sorted(found.values()), np.int64)
+
+
+def _lasting(rate: Statistic) -> float:
+    """How long labels count in a rate, ms."""
+    return abs(rate.fade_ms()) or math.inf
 
 
 @kernel
-def expected_label(f32: F32, at: Sections, position: int, groups: I64) -> Any:
-    """The label rate to expect of the item at `position`, by its page's base rate and rates; `groups`: `rate_groups`.
+def expected_label(f32: F32, at: Sections, position: int, rates: I64) -> Any:
+    """The label rate to expect of the item at `position`, by its page's base rate and rates; `rates`: `rates_of`.
 
     NaN when the page was ranked before any label: nothing was to be expected then.
     """
@@ -48,18 +59,10 @@ def expected_label(f32: F32, at: Sections, position: int, groups: I64) -> Any:
     base = np.float64(min(BASE_MAX, max(BASE_MIN, base)))
     bend = (1.0 - 2.0 * base) / (base * (1.0 - base))
     product, total, first = 1.0, 0.0, at.statistics + position * at.sizes.statistics
-    for k in range(groups.shape[0]):
-        if groups[k] != k:
-            continue
-        rates, known = 0.0, 0
-        for j in range(k, groups.shape[0]):
-            value = np.float64(f32[first + j])
-            if groups[j] == k and value == value:
-                rates += value
-                known += 1
-        if known:
-            above = rates / known - base
-            product *= 1.0 + bend * above
-            total += above
+    for k in rates:
+        value = np.float64(f32[first + k])
+        if value == value:
+            product *= 1.0 + bend * (value - base)
+            total += value - base
     expected = base + (total if abs(bend) < STRAIGHT else (product - 1.0) / bend)
     return min(1.0 - SHARE_MIN * (1.0 - base), max(SHARE_MIN * base, expected))

@@ -33,7 +33,7 @@ class LearnRules(NamedTuple):
     sizes: I64  # of the layout
     learns: I64  # LEARN_…
     fades: F64
-    groups: I64  # `rate_groups`
+    rates: I64  # `rates_of`
     positions: PositionRules
     likenesses: I64  # `likeness_rules`
 
@@ -129,7 +129,7 @@ def _move_rows(
     labels, weights, reasons, times = outcomes
     slots, old, dirty, counts = table
     values = slots.view(np.float64)
-    sizes, learns, fades, groups, ratios, _ = rules
+    sizes, learns, fades, rates, ratios, _ = rules
     kinds, examples = learns.shape[0], pages.shape[0]
     residuals = (learns == LEARN_RESIDUALS).any()
     expected_of = expected_clicks(batch, outcomes, ratios, keys[keys.shape[0] - 1], table)
@@ -147,7 +147,7 @@ def _move_rows(
         n, label = counted(labels[b], weights[b], reasons[b])
         t, expected = times[b], 0.0
         if residuals:
-            expected = n * expected_label(f32, at, positions[b], groups)
+            expected = n * expected_label(f32, at, positions[b], rates)
         all_n, all_s, all_t = all_n + n, all_s + label, max(all_t, t)
         c = 0
         for k in range(kinds):

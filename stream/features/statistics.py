@@ -34,7 +34,7 @@ from stream.events.types import Organic
 from stream.features.cross_products import compile_crosses
 from stream.features.encoder import Batch
 from stream.features.item_similarity import Outcomes, likeness_rules
-from stream.features.label_expectation import rate_groups
+from stream.features.label_expectation import rates_of
 from stream.features.page_features import Layout, id_of, seed_of
 from stream.features.position_rates import POSITIONS, PositionRules
 from stream.features.statistic_kernels import Layers, LearnRules, fill_page, keys_of, learn_labels
@@ -89,7 +89,7 @@ class StatisticsProgram:
             self.sizes,
             learns,
             self.rules.fades,
-            rate_groups(list(stats.values())),
+            rates_of(list(stats.values())),
             PositionRules(ratios, self.crosses.salts[ratios], self.rules.priors[ratios], self.rules.fades[ratios]),
             likeness_rules(self.crosses, self.rules.neighbours, likenesses),
         )

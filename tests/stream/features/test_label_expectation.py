@@ -21,7 +21,7 @@ item.id = "category"
 [statistics]
 user_rate = { kind = "rate", by = ["user.id"] }
 item_rate = { kind = "rate", by = ["item.id"] }
-item_now = { kind = "rate", by = ["item.id"], half_life = "4000s" }
+item_now = { kind = "rate", by = ["item.id"], half_life = "5s" }
 of_item = { kind = "residual", by = ["item.id"] }
 of_user = { kind = "residual", by = ["user.id"] }
 [wide]
