@@ -63,10 +63,17 @@ class GoldenPages:
         if wide := contents.get("wide"):
             self._weights.take(wide["keys"], wide["weights"])
         if statistics := contents.get("statistics"):
-            self._statistics.table.put(statistics["rows"].astype(np.uint64, copy=False))
+            self._put(statistics["rows"].astype(np.uint64, copy=False))
         if deep := contents.get("deep"):
             self._vectors.take(deep["keys"], deep["vectors"])
             self._dense = {name: array for name, array in deep.items() if name not in ("keys", "vectors")}
+
+    def _put(self, rows: U64) -> None:
+        """Replace rows of the statistics in the table that has them."""
+        likenesses = self._statistics.likenesses
+        known = likenesses.rows_of(rows[:, 0].copy())[:, 3] != 0
+        likenesses.put(rows[known])
+        self._statistics.table.put(rows[~known])
 
     def golden(self, watermark_ms: int) -> list[Golden]:
         """The golden pages of a manifest."""

@@ -100,7 +100,7 @@ class Publisher:
         self.slices = Slices(self.spec, world.plan.layout)
         self.progress = ProgressiveValidation(self.slices.names)
         self.wide, self.ids, self.statistics = self._keys(pages, wide_keys, rows)
-        self._rows = self.statistics.table.rows()
+        self._rows = self.statistics.rows()
         self.layers = self._layers()
         self.boundaries = np.sort(
             self.random.normal(0, 2, (len(world.plan.encoder.deep_numbers), self.spec.deep.quantiles - 1)), axis=1

@@ -101,7 +101,7 @@ def measure(settings: Settings, keys: int) -> dict[str, float]:
     with closing(RedisStore(settings, f"m{keys}")) as store:
         world = World(spec, 2_000, 1_000)
         publisher = Publisher(world, store, wide_keys=keys, rows=keys // 10)
-        whole = publisher.contents(publisher.wide, publisher.statistics.table.rows(), publisher.ids, base=True)
+        whole = publisher.contents(publisher.wide, publisher.statistics.rows(), publisher.ids, base=True)
         base_bytes, base_s = published(publisher, store, whole, base=True)
         loader = VersionLoader(store, store.model)
         begun = time.perf_counter()
@@ -110,7 +110,7 @@ def measure(settings: Settings, keys: int) -> dict[str, float]:
         publish_s, load_s, delta_bytes, deep_bytes = [], [], 0, 0
         random = publisher.random
         for _ in range(DELTAS):
-            rows = publisher.statistics.table.rows()
+            rows = publisher.statistics.rows()
             changed = publisher.contents(
                 random.choice(publisher.wide, KEYS, replace=False),
                 rows[random.permutation(len(rows))[:KEYS]],

@@ -22,6 +22,7 @@ from learner.training.shown_items import ShownItems
 from learner.wide.ftrl import WIDTH as WIDE_WIDTH
 from learner.wide.ftrl import Ftrl
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
+from stream.features.statistics import Statistics
 from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import BadSnapshot, CheckpointError
 from stream.snapshots.item_names import pack_names, unpack_names
@@ -65,6 +66,8 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         **_wide_arrays(model.wide),
         "statistics": model.statistics.table.rows(),
         "statistics_sweep": model.statistics.evictor.state(),
+        "likenesses": model.statistics.likenesses.rows(),
+        "likenesses_sweep": model.statistics.likeness_evictor.state(),
         **progress.arrays(),
         **model.learned_ids.arrays(),
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
@@ -138,8 +141,7 @@ def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
     model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
     _restore_wide(model.wide, arrays)
-    model.statistics.evictor.restore(arrays["statistics_sweep"])
-    model.statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
+    _restore_statistics(model.statistics, arrays)
     model.progress.restore(arrays, meta.slices)
     model.learned_ids.restore(arrays)
     model.shown = _shown(arrays)
@@ -151,6 +153,15 @@ def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.drift.restore(arrays["losses"].tolist())
     if model.deep:
         _restore_deep(model.deep, arrays)
+
+
+def _restore_statistics(statistics: Statistics, arrays: Arrays) -> None:
+    """Checkpoints of earlier builds have the rows of likenesses among the others': not to be told apart."""
+    statistics.evictor.restore(arrays["statistics_sweep"])
+    statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
+    if statistics.program.memory_rows or "likenesses" in arrays:
+        statistics.likeness_evictor.restore(arrays["likenesses_sweep"])
+        statistics.likenesses = _table(STATISTICS_WIDTH, arrays["likenesses"])
 
 
 def _shown(arrays: Arrays) -> ShownItems:

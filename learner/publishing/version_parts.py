@@ -40,18 +40,28 @@ def wide_source(model: Model) -> PartSource:
 
 
 def statistics_source(model: Model) -> PartSource:
-    """The statistics' rows; an evicted one is a tombstone in a delta."""
-    table = model.statistics.table
+    """The statistics' rows, likenesses' too; an evicted one is a tombstone in a delta.
+
+    No key is in both tables. A ranker has one for them all: it evicts nothing by itself.
+    """
+    table, likenesses = model.statistics.table, model.statistics.likenesses
 
     def payload(keys: U64 | None) -> dict[str, Array]:
         if keys is None:
-            return {"rows": table.rows()}
+            return {"rows": model.statistics.rows()}
         rows = table.rows_of(keys)
+        if len(likenesses):
+            elsewhere = rows[:, 3] == 0
+            rows[elsewhere] = likenesses.rows_of(keys[elsewhere])
         values = rows.view(np.float64)
         values[values[:, 3] == 0.0, 3] = GONE_MS
         return {"rows": rows}
 
-    return PartSource(partial(_take_changed, table), payload, table.__len__)
+    def take_changed() -> U64 | None:
+        changed = [_take_changed(table), _take_changed(likenesses)]
+        return None if any(keys is None for keys in changed) else np.concatenate(changed)  # type: ignore[arg-type]
+
+    return PartSource(take_changed, payload, lambda: len(table) + len(likenesses))
 
 
 def deep_source(deep: DeepModel) -> PartSource:

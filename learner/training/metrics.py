@@ -95,6 +95,7 @@ def set_model(model: Model) -> None:
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.evictor),
         ("statistics", model.statistics.table, model.statistics.evictor),
+        ("likenesses", model.statistics.likenesses, model.statistics.likeness_evictor),
     ):
         KEYS.labels(part).set(len(table))
         EVICTED_KEYS.set(int(sweep.tally[EXPIRED]), part, "expired")

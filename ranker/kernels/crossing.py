@@ -209,7 +209,7 @@ def fill_statistics(
 ) -> None:  # fmt: skip
     """Write statistics of items first:last into the page: those of the user alone, or all others."""
     crosses, rules, f32, at = plan.statistics, plan.rules, page.f32, page.at
-    offsets, fixed, reads, half_lives = crosses.offsets, crosses.user_columns, rules.reads, rules.half_lives
+    offsets, fixed, reads, fades = crosses.offsets, crosses.user_columns, rules.reads, rules.fades
     keys, hashes, ends, values = scratch.keys, scratch.hashes, scratch.ends, scratch.values
     n, s, t, prefixes = scratch.n, scratch.s, scratch.t, Prefixes(user.statistic_keys, user.statistic_ends)
     size = at.sizes.statistics
@@ -219,7 +219,7 @@ def fill_statistics(
         item, reading = first, reading_of(rules, k, user.now, user.base)
         while item < last:
             items, count = _gather(page, crosses, k, prefixes, item, last, keys, ends)
-            read_rows(keys, hashes, count, tables.statistics, user.now, half_lives[k], StatisticRows(n, s, t))
+            read_rows(keys, hashes, count, tables.statistics, user.now, fades[k], StatisticRows(n, s, t))
             start: Any = np.int64(0)
             for i in range(items):
                 f32[at.statistics + (item + i) * size + k] = measure(reading, n, s, t, start, ends[i], values)

@@ -4,7 +4,7 @@ import numpy as np
 
 from ranker.kernels.prefetch import AHEAD, prefetch_slot
 from ranker.kernels.scratch import Scratch
-from stream.features.statistic_reads import GONE_MS, StatisticRows, decayed
+from stream.features.statistic_reads import GONE_MS, StatisticRows, faded
 from stream.tables.delta_table import MISSING, TableView, lookup_hashed, may_have_entry
 from stream.tables.dtypes import F64, U64
 from stream.tables.hash_kernels import find_hashed, hash32
@@ -53,9 +53,9 @@ def read_weights(scratch: Scratch, count: int, table: TableView, found: F64) -> 
 
 @kernel
 def read_rows(
-    keys: U64, hashes: U64, count: int, table: TableView, now: float, half_life: float, rows: StatisticRows
+    keys: U64, hashes: U64, count: int, table: TableView, now: float, fade: float, rows: StatisticRows
 ) -> None:
-    """The first `count` keys' rows, decayed to now; zeros and GONE_MS of a missing one. `hashes`: scratch."""
+    """The first `count` keys' rows, faded to now; zeros and GONE_MS of a missing one. `hashes`: scratch."""
     base, heads, entries, limit, marks = table
     n, s, t = rows
     values, delta = base.view(np.float64), entries.view(np.float64)
@@ -68,8 +68,8 @@ def read_rows(
             entry = lookup_hashed(heads, entries, limit, keys[k], hashes[k])
         n[k], s[k], t[k] = 0.0, 0.0, GONE_MS
         if entry >= 0:
-            n[k], s[k], t[k] = decayed(delta[entry, 1], delta[entry, 2], delta[entry, 3], now, half_life)
+            n[k], s[k], t[k] = faded(delta[entry, 1], delta[entry, 2], delta[entry, 3], now, fade)
         elif entry == MISSING:
             row = find_hashed(base, keys[k], hashes[k])
             if row >= 0:
-                n[k], s[k], t[k] = decayed(values[row, 1], values[row, 2], values[row, 3], now, half_life)
+                n[k], s[k], t[k] = faded(values[row, 1], values[row, 2], values[row, 3], now, fade)

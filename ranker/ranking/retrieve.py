@@ -16,7 +16,7 @@ from ranker.versions.model import Version
 from stream.features.page_features import Catalogue
 from stream.features.page_kernels import LIST_MAX
 from stream.features.statistic_reads import StatisticRows
-from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, duration_ms
+from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
 from stream.tables.dtypes import I64, U64
 from stream.tables.hash_kernels import mix
@@ -28,10 +28,10 @@ DUTY_CYCLE_MAX: Final = 0.02  # share of its time that a thread may spend on reo
 
 
 class InstallStatistic(NamedTuple):
-    """A statistic by item alone: salt of its keys, half-life in ms (0: no decay)."""
+    """A statistic by item alone: salt of its keys, and its `fade_ms`."""
 
     salt: np.uint64
-    half_life_ms: float
+    fade_ms: float
 
 
 class ItemIds(NamedTuple):
@@ -82,7 +82,7 @@ class PopularItems:
 def installs_of(
     version: Version, catalogue: Catalogue, rows: npt.NDArray[np.int64]
 ) -> "npt.NDArray[np.float64] | None":
-    """Installs per item in a version's statistics, decayed if they are, float64 [n]; None without such a statistic."""
+    """Installs per item in a version's statistics, faded if they are, float64 [n]; None without such a statistic."""
     statistic = install_statistic(version.plan)
     if statistic is None:
         return None
@@ -99,14 +99,13 @@ def install_statistic(plan: Plan) -> InstallStatistic | None:
     found: dict[str, InstallStatistic] = {}
     for index, statistic in enumerate(plan.spec.statistics.values()):
         if kind_of(statistic.kind).learn == LEARN_LABELS and statistic.by == ["item.id"]:
-            half_life_ms = duration_ms(statistic.half_life) if statistic.half_life else 0
             salt = plan.program.crosses.salts[index]
-            found.setdefault(statistic.of, InstallStatistic(salt, float(half_life_ms)))
+            found.setdefault(statistic.of, InstallStatistic(salt, float(statistic.fade_ms())))
     return next((found[of] for of in (ALL_INSTALLS, "", ORGANIC_INSTALLS) if of in found), None)
 
 
 @kernel
-def _installs(items: Any, rows: Any, salt: Any, half_life_ms: Any, now_ms: Any, table: Any) -> Any:
+def _installs(items: Any, rows: Any, salt: Any, fade_ms: Any, now_ms: Any, table: Any) -> Any:
     ids, offsets, width, column = items
     n = rows.shape[0]
     keys = np.empty(n, np.uint64)
@@ -114,5 +113,5 @@ def _installs(items: Any, rows: Any, salt: Any, half_life_ms: Any, now_ms: Any, 
         # as `fill_product` does for one column of one id
         keys[r] = mix(salt, ids[offsets[rows[r] * width + column]])
     sums, out, times = np.empty(n), np.empty(n), np.empty(n)
-    read_rows(keys, np.empty_like(keys), n, table, now_ms, half_life_ms, StatisticRows(sums, out, times))
+    read_rows(keys, np.empty_like(keys), n, table, now_ms, fade_ms, StatisticRows(sums, out, times))
     return out

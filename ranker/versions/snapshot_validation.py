@@ -32,7 +32,8 @@ def wide_change(payload: Payload) -> Change:
 def statistic_change(payload: Payload, plan: Plan) -> Change:
     """Keys and n, s, t (float64), within the range that labels can produce.
 
-    An item similarity stores an item's id in column s: where the spec has one, s isn't checked.
+    An item similarity stores an item's id in column s: where the spec has one, s isn't checked. A window's n and s are
+    two float32 each: where the spec has one, a sum may be within the range as either.
     """
     rows = _array(payload, "rows", "<u8", 2)
     if rows.shape[1] != STATISTICS_WIDTH or not (rows[:, 0] != 0).all():
@@ -40,7 +41,11 @@ def statistic_change(payload: Payload, plan: Plan) -> Change:
     columns = np.array(rows[:, 1:])
     numbers = columns.view(np.float64)
     sums = numbers[:, :1] if plan.program.likenesses else numbers[:, :2]
-    if not (np.abs(sums) <= SUM_MAX).all():  # NaN fails, too
+    within = np.abs(sums) <= SUM_MAX  # NaN fails, too
+    if (plan.program.rules.fades < 0).any():
+        pairs = np.ascontiguousarray(sums).view(np.float32).reshape(*sums.shape, 2)
+        within |= (np.abs(pairs) <= SUM_MAX).all(axis=2)
+    if not within.all():
         raise BadSnapshot(f"a statistic's sum isn't finite, or over {SUM_MAX:g}")
     times = numbers[:, 2]
     if not ((times >= 0) & (times < TIME_MS_MAX) | (times == GONE_MS)).all():

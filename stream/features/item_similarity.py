@@ -7,9 +7,9 @@ one memory, Σ r·r' over users says whether their labels go together. An item's
 
 The quotient is rounded to single precision, so that a ranker can cache it.
 
-State is in the table of the statistics, rows of (n, s, t): the memory's head (n: labels so far), its entries
-(n: r + 2, s: the item's id as bits), pairs (n: weight, s: Σ r·r'). Unlike an affinity, which reads the history that
-installs make, it needs no list in the page.
+State is rows of (n, s, t), in a table of their own: the memory's head (n: labels so far), its entries (n: r + 2, s: the
+item's id as bits), pairs (n: weight, s: Σ r·r'). Unlike an affinity, which reads the history that installs make, it
+needs no list in the page.
 """
 
 from typing import Any, Final, NamedTuple
@@ -256,7 +256,7 @@ def learn_likeness(batch: Batch, outcomes: Outcomes, sizes: I64, rule: I64, tabl
             moved = 2.0 * label - 1.0
             if _correct(table, head, item, moved, last):
                 _locate(table, keys, count, t, rows)
-                _move_pairs(slots, keys, rows, count, (0.0, moved), residuals)
+                _move_pairs(slots, keys, rows, count, (0.0, weight * moved), residuals)
             head = np.uint64(0)  # its memory has changed
             continue
         r = label - bases[b]

@@ -1,24 +1,25 @@
-"""How rows (n, s, t) of the statistics are read: decayed to now, then measured by kind. See `statistics.py`."""
+"""How rows (n, s, t) of the statistics are read: faded to now, then measured by kind. See `statistics.py`."""
 
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from stream.spec.statistic_kinds import READ_COUNT, READ_MEAN, READ_RATE, READ_SINCE, READ_STRONGEST
+from stream.features.window_sums import read_window
+from stream.spec.statistic_kinds import READ_COUNT, READ_MEAN, READ_RATE, READ_RATIO, READ_SINCE, READ_STRONGEST
 from stream.tables.dtypes import F64, I64, U64
 from stream.tables.hash_kernels import find
 from stream.tables.jit import kernel
 
+BASE_MIN: Final = 1e-9  # retractions of labels that were never counted may take a base rate below 0
 GONE_MS: Final = -1.0  # time of a missing row: its key isn't in the table, or a delta has removed it
 
 
 class StatisticRules(NamedTuple):
-    """How each of a spec's statistics reads and learns its rows; arrays [S]."""
+    """How each of a spec's statistics reads its rows; arrays [S]."""
 
     reads: I64  # READ_… of statistic_kinds.py
-    learns: I64  # LEARN_…
     priors: F64
-    half_lives: F64  # ms; 0: no decay
+    fades: F64  # `Statistic.fade_ms`
     neighbours: I64
 
 
@@ -33,7 +34,7 @@ class Reading(NamedTuple):
 
 
 class StatisticRows(NamedTuple):
-    """Rows that were read, decayed to one time."""
+    """Rows that were read, faded to one time."""
 
     n: F64
     s: F64
@@ -41,8 +42,8 @@ class StatisticRows(NamedTuple):
 
 
 @kernel
-def read_row(slots: U64, overlay: U64, key: np.uint64, now: float, half_life: float) -> Any:
-    """(n, s, t) of a key, decayed to now; zeros and GONE_MS when it is in neither table. `overlay` hides `slots`."""
+def read_row(slots: U64, overlay: U64, key: np.uint64, now: float, fade: float) -> Any:
+    """(n, s, t) of a key, faded to now; zeros and GONE_MS when it is in neither table. `overlay` hides `slots`."""
     found = overlay
     row = find(overlay, key)
     if row < 0:
@@ -52,14 +53,16 @@ def read_row(slots: U64, overlay: U64, key: np.uint64, now: float, half_life: fl
             return 0.0, 0.0, GONE_MS
     values = found.view(np.float64)
     n, s, t = abs(values[row, 1]), values[row, 2], values[row, 3]  # n's sign bit is the table's CHANGED
-    return decayed(n, s, t, now, half_life)
+    return faded(n, s, t, now, fade)
 
 
 @kernel
-def decayed(n: float, s: float, t: float, now: float, half_life: float) -> tuple[float, float, float]:
-    """(n, s, t), n and s decayed to now."""
-    if half_life > 0.0 and now > t:
-        decay = 2.0 ** ((t - now) / half_life)
+def faded(n: float, s: float, t: float, now: float, fade: float) -> Any:
+    """(n, s, t) of a row's columns as of now. `fade`: see `Statistic.fade_ms`."""
+    if fade < 0.0:
+        n, s = read_window(n, s, t, now, -fade)
+    elif fade > 0.0 and now > t:
+        decay = 2.0 ** ((t - now) / fade)
         n, s = n * decay, s * decay
     return n, s, t
 
@@ -105,6 +108,9 @@ def measure(reading: Reading, n: F64, s: F64, t: F64, first: int, last: int, rat
     for i in range(first, last):
         if read == READ_RATE:
             total += (s[i] + prior * base) / (n[i] + prior)
+        elif read == READ_RATIO:
+            usual = prior * max(BASE_MIN, base)
+            total += (s[i] + usual) / (n[i] + usual)
         elif read == READ_COUNT:
             total += np.log1p(n[i])
         elif read == READ_SINCE:

@@ -91,6 +91,7 @@ class Statistic(Part, frozen=True):
 
     With of = "organic" a count or since is updated by organic installs instead, with of = "installs" by them and by
     positive labels: by item.id, user.id or both.
+    Labels fade by `half_life`, or a rate or count is of the last `window` alone; both are of event time.
     """
 
     kind: Annotated[Measure, Meta(description=KIND_DESCRIPTIONS)]
@@ -100,6 +101,11 @@ class Statistic(Part, frozen=True):
     prior: Positive = 10.0
     half_life: Duration | None = None
     neighbours: Count = 50
+    window: Duration | None = None
+
+    def fade_ms(self) -> int:
+        """How labels fade: half-life; minus the window; 0: they don't."""
+        return duration_ms(self.half_life) if self.half_life else -duration_ms(self.window) if self.window else 0
 
     def layout_text(self) -> str:
         """The text that a layout's hash covers.
@@ -228,7 +234,8 @@ class Spec(Part, frozen=True):
     context: dict[str, ColumnType | Column] = {}
     page: PageTime = PageTime()
     statistics: dict[str, Statistic] = {}
-    max_statistics: Bound = 50_000_000  # rows of all statistics; over it the least recently updated are evicted
+    max_statistics: Bound = 50_000_000  # rows of statistics but likenesses; over it the least recently updated go
+    max_likenesses: Bound = 50_000_000  # rows of likenesses: users' last labels, and pairs of items
     slices: dict[str, list[str]] = {}  # metrics are also computed for these values of a category
     wide: Wide = field(default_factory=Wide)
     deep: Deep = field(default_factory=Deep)

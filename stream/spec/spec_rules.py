@@ -14,6 +14,7 @@ from stream.spec.spec import (
     DURATION_DAYS_MAX,
     INSTALLS,
     NUMBERS,
+    ORGANIC_INSTALLS,
     POSITION,
     SLICE_BYTES_MAX,
     SLICES_MAX,
@@ -123,6 +124,13 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) ->
             if column in spec.served_columns():
                 why = f"{column!r} has serve_as: statistics are of logged values, so they can't go by it"
                 reject((*path, column), f"statistics.{name}: {why}")
+        if stat.window and (stat.half_life or not kind_of(stat.kind).windowed):
+            known = " and ".join(kind for kind, one in KINDS.items() if one.windowed)
+            reject((*path, "window"), f"statistics.{name}: a window is for {known}, without half_life")
+        late = spec.label.policy != "fake_negative" and stat.of != ORGANIC_INSTALLS
+        if stat.window and late and duration_ms(stat.window) <= duration_ms(spec.label.window):
+            why = f"a page's negatives are known after {spec.label.window} (label.window): give it a longer window"
+            reject((*path, "window"), f"statistics.{name}: {why}")
         if goes_by == "memory" and (stat.by != ["user.id", "item.id"] or stat.half_life or stat.neighbours > 1_000):
             why = f'{stat.kind} is by = ["user.id", "item.id"], of at most 1,000 neighbours, without half_life'
             reject(path, f"statistics.{name}: {why}")
@@ -206,8 +214,11 @@ def _check_delays(spec: Spec, reject: Reject) -> None:
 
 
 def _check_durations(spec: Spec, reject: Reject) -> None:
-    durations: dict[tuple[str, ...], str | None] = {("statistics", n, "half_life"): s.half_life
-                                               for n, s in spec.statistics.items()}  # fmt: skip
+    durations: dict[tuple[str, ...], str | None] = {
+        ("statistics", n, name): getattr(s, name)
+        for n, s in spec.statistics.items()
+        for name in ("half_life", "window")
+    }
     durations |= {
         ("label", name): getattr(spec.label, name) for name in ("window", "lateness", "known", "early", "skew")
     }

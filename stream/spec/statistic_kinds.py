@@ -9,16 +9,16 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from stream.runtime.errors import SpecError
 
-Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness"]
+Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness", "coec"]
 GoesBy = Literal["fields", "history", "memory"]
 
 # How one or more rows (n, s, t) are read: branches of `measure`. READ_MEMORY has its own kernels (item_similarity).
-READS: Final = tuple(range(6))
-READ_RATE, READ_COUNT, READ_SINCE, READ_MEAN, READ_STRONGEST, READ_MEMORY = READS
+READS: Final = tuple(range(7))
+READ_RATE, READ_COUNT, READ_SINCE, READ_MEAN, READ_STRONGEST, READ_MEMORY, READ_RATIO = READS
 
 # What a label adds to s: branches of `label_sum`. LEARN_MEMORY has its own kernels; in its rows s may be an item's id.
-LEARNS: Final = tuple(range(5))
-LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC, LEARN_INSTALLS = LEARNS
+LEARNS: Final = tuple(range(6))
+LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC, LEARN_INSTALLS, LEARN_RATIO = LEARNS
 # No label updates LEARN_ORGANIC, only positive ones (and retractions) LEARN_INSTALLS; organic installs update both.
 
 
@@ -26,7 +26,8 @@ class Kind(NamedTuple):
     """A kind of statistic.
 
     `goes_by`: one field or a pair; an item of the page with each of the user's history; or user and item, whose last
-    labels it remembers. `organic`: whether organic installs, which have no label, may update it instead.
+    labels it remembers. `organic`: whether organic installs, which have no label, may update it instead. `windowed`:
+    whether it may be of the last `window` alone.
     """
 
     description: str
@@ -34,6 +35,7 @@ class Kind(NamedTuple):
     read: int
     learn: int
     organic: bool = False
+    windowed: bool = False
 
 
 def checked(kinds: Mapping[Measure, Kind]) -> Mapping[Measure, Kind]:
@@ -50,8 +52,8 @@ def checked(kinds: Mapping[Measure, Kind]) -> Mapping[Measure, Kind]:
 
 KINDS: Final = checked(
     {
-        "rate": Kind("smoothed label rate", "fields", READ_RATE, LEARN_LABELS),
-        "count": Kind("log(1 + labels)", "fields", READ_COUNT, LEARN_LABELS, organic=True),
+        "rate": Kind("smoothed label rate", "fields", READ_RATE, LEARN_LABELS, windowed=True),
+        "count": Kind("log(1 + labels)", "fields", READ_COUNT, LEARN_LABELS, organic=True, windowed=True),
         "since": Kind("log(1 + seconds since the last label)", "fields", READ_SINCE, LEARN_LABELS, organic=True),
         "residual": Kind("mean of label less what was expected, shrunk", "fields", READ_MEAN, LEARN_RESIDUALS),
         "affinity": Kind(
@@ -61,6 +63,10 @@ KINDS: Final = checked(
         "likeness": Kind(
             "how this item's labels go with the user's last `neighbours` labels, installed or not",
             "memory", READ_MEMORY, LEARN_MEMORY,
+        ),
+        "coec": Kind(
+            "clicks over expected clicks: labels over those that their positions' rates lead to expect",
+            "fields", READ_RATIO, LEARN_RATIO,
         ),
     }
 )  # fmt: skip

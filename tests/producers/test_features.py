@@ -93,7 +93,7 @@ def test_events_joined_together_are_as_one_by_one(world: list[WorldEvent], polic
     for first in range(0, len(world), size):
         together += grouped.join([grouped.prepare(event) for event in world[first : first + size]])
     assert together == one_by_one
-    assert np.sort(grouped.statistics.table.rows(), 0).tobytes() == np.sort(single.statistics.table.rows(), 0).tobytes()
+    assert np.sort(grouped.statistics.rows(), 0).tobytes() == np.sort(single.statistics.rows(), 0).tobytes()
 
 
 def test_a_page_of_exactly_the_limit_is_accepted() -> None:

@@ -101,8 +101,8 @@ def test_its_statistics_are_those_of_whoever_learns_the_log(world: list[WorldEve
     spec, log = tiny_spec(policy), memory()
     result = play(log, world, spec=spec)
     emitted = joined(spec, log)
-    expected = statistics_of(spec, emitted).table.rows()
-    kept = result.statistics.table.rows()
+    expected = statistics_of(spec, emitted).rows()
+    kept = result.statistics.rows()
     expected, kept = expected[np.argsort(expected[:, 0])], kept[np.argsort(kept[:, 0])]
     assert (expected[:, 0] == kept[:, 0]).all()
     np.testing.assert_allclose(kept[:, 1:].copy().view(np.float64), expected[:, 1:].copy().view(np.float64), atol=1e-9)

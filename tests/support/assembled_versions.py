@@ -40,7 +40,7 @@ def learned_state(model: Model) -> Served:
     dense["boundaries"] = model.deep.boundaries.tobytes()
     return (
         {int(k): float(w) for k, w in zip(rows[:, 0], weights, strict=True) if w},
-        {int(row[0]): row.tobytes() for row in model.statistics.table.rows()},
+        {int(row[0]): row.tobytes() for row in model.statistics.rows()},
         {int(vocabulary.keys[r]): vocabulary.vectors[r].tobytes() for r in vocabulary.live()},
         [dense[n] for n in sorted(dense)],
     )

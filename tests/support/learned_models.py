@@ -20,7 +20,7 @@ def learned(spec: Spec, log: list[list[Examples]], model: Model | None = None, s
 def state_of(model: Model) -> dict[str, bytes]:
     """Every array of a checkpoint; tables in the order of their keys, since they may lie differently."""
     arrays = take(model, 0, 0, 0).arrays
-    for name in "wide", "statistics", "vocabulary":
+    for name in "wide", "statistics", "likenesses", "vocabulary":
         if name in arrays:
             arrays[name] = arrays[name][np.argsort(arrays[name][:, 0])]
     arrays["seen_ids"] = np.sort(arrays["seen_ids"])

@@ -64,6 +64,11 @@ def records(spec: Spec, pages: int, seed: int = 0, per_record: int = 3, items: i
         tags = [f"t{i % 3}", f"t{3 + i % 2}"][: 1 + i % 2]
         catalogue.put(Item(f"i{i}", {"tags": tags, "price": float(i)} if i % 7 else {"tags": tags}))
     statistics = Statistics(StatisticsProgram(spec, layout))
+    everything = np.array(
+        [[0, 0, 0, 0]], np.uint64
+    )  # the base rate is known, 7 of 20: pages of before any label are few
+    everything[0, 0], everything.view(np.float64)[0, 1:] = statistics.program.base_key, (18.0, 6.0, 1.0)
+    statistics.table.put(everything)
     made: list[Examples] = []
     for n in range(pages):
         user = int(random.integers(20))

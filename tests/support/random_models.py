@@ -165,7 +165,7 @@ class ToyModel:
     def contents(self, keys: dict[str, set[int]] | None) -> dict[str, Payload]:
         """What parts hold of these keys; all when None."""
         of = {"wide": set(self.wide), "deep": set(self.vectors)} if keys is None else keys
-        rows = self.statistics.table.rows()
+        rows = self.statistics.rows()
         if keys is not None:
             rows = rows[np.isin(rows[:, 0], list(keys["statistics"]))]
         wide = sorted(of["wide"])
@@ -188,9 +188,13 @@ class ToyModel:
             contents["deep"] = deep
         return contents
 
+    def taken(self) -> U64:
+        """Keys of statistics that changed since the last call."""
+        return np.concatenate([t.take_changed()[:, 0] for t in (self.statistics.table, self.statistics.likenesses)])
+
     def publish(self, store: SnapshotStore, how: str = "delta", **changes: object) -> Manifest:
         """Publish what changed: a "base", a "merged" delta or a small "delta" more. `changes` are of the manifest."""
-        fresh = {**self.fresh, "statistics": set(self.statistics.table.take_changed()[:, 0].tolist())}
+        fresh = {**self.fresh, "statistics": set(self.taken().tolist())}
         for part, keys in fresh.items():
             self.since_base[part] |= keys
         if how == "base" or not self.parts:

@@ -183,7 +183,7 @@ def test_an_unknown_kind_is_an_error() -> None:
     program.rules = program.rules._replace(reads=np.array([len(READS)]))
     with pytest.raises(ValueError, match="read by an unknown branch"):
         statistics.fill(words, 1)
-    program.rules = program.rules._replace(learns=np.array([len(LEARNS)]))
+    program.learn_rules = program.learn_rules._replace(learns=np.array([len(LEARNS)]))
     with pytest.raises(ValueError, match="learns by an unknown branch"):
         statistics.learn(one_page(words), Outcomes(one, one, np.zeros(40, np.int64), one))
 

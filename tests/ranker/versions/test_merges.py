@@ -66,7 +66,7 @@ class ToyPart:
     def take_changed(self) -> U64:
         """See PartSource."""
         if self.name == "statistics":
-            fresh = self.model.statistics.table.take_changed()[:, 0]
+            fresh = self.model.taken()
             self.gone -= set(fresh.tolist())
             self.gone |= set(fresh[self.model.rng.random(len(fresh)) < 0.2].tolist())
             return fresh
@@ -88,7 +88,7 @@ class ToyPart:
         return PartSource(self.take_changed, self.payload, self.__len__)
 
     def __len__(self) -> int:
-        rows = {"wide": self.model.wide, "deep": self.model.vectors, "statistics": self.model.statistics.table}
+        rows = {"wide": self.model.wide, "deep": self.model.vectors, "statistics": self.model.statistics.rows()}
         return len(rows[self.name])  # type: ignore[arg-type]  # each has a length
 
 

@@ -15,6 +15,7 @@ from stream.features.encoder import Batch
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.page_kernels import open_page
+from stream.features.statistic_kernels import Layers
 from stream.features.statistics import WIDTH, StatisticKeys, Statistics, StatisticsProgram
 from stream.runtime.errors import SpecError
 from stream.spec.spec_file import parse_spec
@@ -88,6 +89,11 @@ class Slow:
         del memory[:-LAST]
 
 
+def changed(statistics: Statistics) -> U64:
+    """Rows of both tables that changed since the last call."""
+    return np.concatenate([table.take_changed() for table in (statistics.table, statistics.likenesses)])
+
+
 LABELS = st.lists(st.tuples(st.sampled_from("uv"), st.sampled_from("abcde"), st.integers(0, 1)), max_size=40)
 
 
@@ -109,27 +115,28 @@ def test_an_overlay_and_a_restored_table_read_the_same(labels: list[tuple[str, s
     statistics = Statistics(PROGRAM)
     for n, (user, item, label) in enumerate(labels):
         if n == half:
-            statistics.table.take_changed()
+            changed(statistics)
         learned(statistics, page(statistics, user, item), label)
         if n < half:
-            base = statistics.table.rows()
+            base = statistics.rows()
     below, above, whole = HashTable(WIDTH), HashTable(WIDTH), Statistics(PROGRAM)
     if 0 < half < len(labels):
         below.put(base)
-    above.put(statistics.table.take_changed())
+    above.put(changed(statistics))
     whole.table.put(statistics.table.rows())
+    whole.likenesses.put(statistics.likenesses.rows())
     for user in "uv":
         for item in "abcde":
             wanted = page(statistics, user, item)
             words = wanted.copy()
-            PROGRAM.fill(words, 1_000, below.slots, above.slots)
+            PROGRAM.fill(words, 1_000, *2 * (Layers(below.slots, above.slots),))
             assert words.tobytes() == wanted.tobytes() == page(whole, user, item).tobytes()
 
 
 def test_growth_goes_in_steps_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memories and pairs in the middle of growth, corrected ones too, are those of a table that had room before."""
     monkeypatch.setattr("stream.tables.hash_table.STEP", 8)
-    growing, roomy = Statistics(PROGRAM), Statistics(PROGRAM, HashTable(WIDTH, 100_000))
+    growing, roomy = Statistics(PROGRAM), Statistics(PROGRAM, likenesses=HashTable(WIDTH, 100_000))
     random, middles = np.random.default_rng(0), 0
     for _ in range(1_500):
         user, item = f"u{random.integers(100)}", f"i{random.integers(100)}"
@@ -138,9 +145,9 @@ def test_growth_goes_in_steps_and_changes_nothing(monkeypatch: pytest.MonkeyPatc
         reason = None if random.random() < 0.7 else LATE_POSITIVE if label else RETRACTION
         for statistics in (growing, roomy):
             learned(statistics, words, label, reason)
-        middles += len(growing.table.old) > 1
+        middles += len(growing.likenesses.old) > 1
     assert middles > 50
-    one, other = (each.table.rows()[np.argsort(each.table.rows()[:, 0])] for each in (growing, roomy))
+    one, other = (each.likenesses.rows()[np.argsort(each.likenesses.rows()[:, 0])] for each in (growing, roomy))
     assert one.tobytes() == other.tobytes()
 
 
@@ -176,10 +183,12 @@ def test_a_batch_moves_what_its_examples_move_one_by_one(seed: int, most: int, h
         for a, b in itertools.pairwise(cuts):
             sliced.learn(*part(a, b))
         if holes:
-            evicted = np.sort(one_by_one.table.rows()[:, 0])[:: int(random.integers(2, 9))].copy()
+            evicted = np.sort(one_by_one.likenesses.rows()[:, 0])[:: int(random.integers(2, 9))].copy()
             for statistics in (one_by_one, at_once, sliced):
-                statistics.table.remove(evicted)
-    wanted, *others = (np.sort(each.table.rows().view("u8,u8,u8,u8"), axis=0) for each in (one_by_one, at_once, sliced))
+                statistics.likenesses.remove(evicted)
+    wanted, *others = (
+        np.sort(each.likenesses.rows().view("u8,u8,u8,u8"), axis=0) for each in (one_by_one, at_once, sliced)
+    )
     assert [other.tobytes() for other in others] == [wanted.tobytes()] * 2
 
 

@@ -106,7 +106,7 @@ def test_a_selection_is_the_page_of_the_chosen_items(shown: Shown, data: st.Data
     chosen = data.draw(st.lists(st.integers(0, len(shown.items) - 1), min_size=1, unique=True))
     few = Shown(shown.user, shown.attributes, shown.history, shown.context, [shown.items[i] for i in chosen])
     assert np.array_equal(select(LAYOUT, words, chosen), few.words())
-    StatisticsProgram(SPEC, LAYOUT).fill(words, 1_000, np.zeros((1024, 4), np.uint64))
+    Statistics(StatisticsProgram(SPEC, LAYOUT)).fill(words, 1_000)
     picked, whole = parsed(select(LAYOUT, words, chosen).tobytes()), parsed(words.tobytes())
     assert picked.base == whole.base
     for i, position in enumerate(chosen):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from random import Random
 
@@ -15,6 +15,7 @@ from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLO
 from stream.features.encoder import Batch
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import words_of
+from stream.features.statistic_kernels import Layers
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.spec.spec import duration_ms
 from stream.tables.dtypes import U64
@@ -38,6 +39,15 @@ class Label:
     time_ms: int = START_MS
 
 
+def expected_of(base: float, rates: list[float]) -> float:
+    """Differences from the base rate, and ratios to it: see `label_expectation.py`."""
+    base = min(1 - 1e-6, max(1e-9, base))
+    bend = (1 - 2 * base) / (base * (1 - base))
+    above = [rate - base for rate in rates]
+    together = (math.prod(1 + bend * a for a in above) - 1) / bend if abs(bend) >= 1e-6 else sum(above)
+    return min(1 - 0.02 * (1 - base), max(0.02 * base, base + together))
+
+
 class Slow:
     """What every statistic holds, by definition: [n, s, t] per statistic and ids; () is everything."""
 
@@ -49,16 +59,17 @@ class Slow:
         found, w = parsed(raw), label.weight
         base = found.base
         rates = [found.statistics[label.position][n] for n, s in SPEC.statistics.items() if s.kind == "rate"]
-        expected = base + sum(rate - base for rate in rates if not math.isnan(rate))
-        expected = 0.5 if math.isnan(base) else min(0.99, max(0.01, expected))
+        expected = 0.5 if math.isnan(base) else expected_of(base, [rate for rate in rates if not math.isnan(rate)])
         n, s = w, w * label.label
         if label.reason in (LATE_POSITIVE, RETRACTION):
-            n, s, expected = 0.0, 1.0 if label.label else -1.0, 0.0
+            n, s, expected = 0.0, w if label.label else -w, 0.0
         self._move((), n, s, label.time_ms, 0)
         for name, statistic in SPEC.statistics.items():
             half_life = duration_ms(statistic.half_life) if statistic.half_life else 0
             moved = s - w * expected if statistic.kind in ("residual", "affinity") else s
             columns = statistic.by or [statistic.to, statistic.of]
+            if statistic.kind in ("residual", "affinity") and found.base == 0.5:
+                continue  # ranked before any label
             for ids in product(*(found.column(c, label.position) for c in columns)):
                 self._move((name, *ids), n, moved, label.time_ms, half_life)
 
@@ -202,10 +213,9 @@ def test_a_correction_is_as_if_the_label_had_come_first(
     others = [o for o in others if o.reason in (INSTALLED, WINDOW_CLOSED)] or [Label(0, 0, 0)]
     at = data.draw(st.integers(0, len(others) - 1))
     first = others[at]
-    first = Label(first.page, first.position, first.label, 1.0, first.reason, first.time_ms)
-    right = Label(first.page, first.position, 1 - first.label, 1.0, INSTALLED, first.time_ms)
+    right = replace(first, label=1 - first.label, reason=INSTALLED)
     reason = RETRACTION if first.label else LATE_POSITIVE
-    correction = Label(first.page, first.position, 1 - first.label, 1.0, reason, first.time_ms)
+    correction = replace(first, label=1 - first.label, reason=reason)
     raws = [filled(one, Statistics(PROGRAM), START_MS) for one in shown]
     corrected, never_wrong = Statistics(PROGRAM), Statistics(PROGRAM)
     learned(corrected, raws, [*others[:at], first, *others[at + 1 :], correction])
@@ -233,7 +243,7 @@ def test_an_overlay_hides_the_rows_below_it(made: tuple[list[Shown], list[Label]
     overlay.put(statistics.table.take_changed())
     for one in shown:
         words = one.words()
-        PROGRAM.fill(words, START_MS + 1_000, base, overlay.slots)
+        PROGRAM.fill(words, START_MS + 1_000, *2 * (Layers(base, overlay.slots),))
         assert words.tobytes() == filled(one, statistics, START_MS + 1_000)
 
 

@@ -34,7 +34,7 @@ def test_the_layers_of_a_version_are_merged() -> None:
         tables = load_tables(store, manifest)
         wide = dict(zip(tables.rows["wide"].keys.tolist(), tables.rows["wide"].vectors[:, 0].tolist(), strict=True))
         assert wide == {key: weight for key, weight in model.wide.items() if weight}
-        assert tables.rows["statistics"].keys.tolist() == sorted(model.statistics.table.rows()[:, 0].tolist())
+        assert tables.rows["statistics"].keys.tolist() == sorted(model.statistics.rows()[:, 0].tolist())
         vectors = {k: v.astype(np.float32).tobytes() for k, v in zip(*vars(tables.rows["deep"]).values(), strict=True)}
         assert vectors == {key: vector.tobytes() for key, vector in model.vectors.items()}
         model.learn()
