@@ -250,7 +250,7 @@ def learn_wide_examples(
             for j in range(count):
                 row = rows[start + j]
                 zn[row, 2] += moves[j]
-                zn[row, 3] += sign * max(square, -abs(zn[row, 3]))
+                zn[row, 3] = sign * max(np.float32(0.0), abs(zn[row, 3]) + square)  # -0.0 has the sign, too
 
 
 @kernel

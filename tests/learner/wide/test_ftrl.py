@@ -228,6 +228,8 @@ def test_a_correction_of_what_was_never_learned_is_harmless() -> None:
     assert np.isnan(g[1])
     assert numbers_of(ftrl).tolist() == [[-2.0, 0.0]]
     assert np.isfinite(ftrl.weights(ftrl.table.rows())).all()
+    predict_then_learn(ftrl, keys_of([[2]]), deep[:1], ones[:1], ones[:1])
+    assert len(ftrl.table.take_changed()) == 1, "a sum of 0 has the mark of what changed, too"
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.5])

@@ -91,8 +91,11 @@ def policies(window: str) -> dict[str, Spec]:
     """The camps' spec under each policy, with this window; late events are known for five minutes."""
     spec = camps_spec(TEXT.replace("alpha = 0.1", "alpha = 0.05").replace("every = 300, window = 100", "every = 3_000"))
     label = msgspec.structs.replace(spec.label, window=window, lateness="40s", known="5m")
+    delays = {"delayed_negative": ["10s", "1m", "2m"]}
     return {
-        name: msgspec.structs.replace(spec, label=msgspec.structs.replace(label, policy=name))
+        name: msgspec.structs.replace(
+            spec, label=msgspec.structs.replace(label, policy=name, delays=delays.get(name, []))
+        )
         for name in get_args(Policy)
     }
 
