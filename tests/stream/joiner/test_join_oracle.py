@@ -250,10 +250,10 @@ def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
 def test_full_memory_keeps_silent_about_what_it_made_organic(
     events: list[SourceEvent], rules: LabelRules, bytes_max: int
 ) -> None:
-    """An install less than a window after a floor may have lost its page to it: it isn't told. Every other one is.
+    """An install less than a window after a floor may have lost its page to it: it isn't emitted. Every other one is.
 
-    A further page that is read again without the page that it extended is one of its own: then a restart may differ, and
-    more installs may have lost their page than those near the floor.
+    A further page that is read again without the page that it extended is one of its own: then a restart may differ,
+    and more installs may have lost their page than those near the floor.
     """
     log, bounded = [*events, FAR], replace(rules, bytes_max=bytes_max, organic=True)
     records, wanted = packed(log, [1]), organic(log, rules)
