@@ -14,12 +14,11 @@ from producers.batching_producer import BatchingProducer
 from producers.features import Histories
 from producers.store.arm import Arm, ChosenPage, selected
 from producers.store.pages import Outcomes, PageBatch
+from producers.store.pages_without_model import PagesWithoutModel
 from producers.store.world import StoreWorld
 from stream.events.codec import decode_replies, encode, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS, USERS
 from stream.events.types import Impression, Install, Item, RankReply, RankRequest, Tick, User
-from stream.features.page_features import Catalogue, Layout, build_page
-from stream.features.statistics import Statistics, StatisticsProgram
 from stream.log.protocol import END, Log, Reader, Record, partition_of
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F64, I64
@@ -71,6 +70,7 @@ class ShownPages(NamedTuple):
     expected: F64  # float64 [B], installs to be expected of what was shown, by the world's truth
     oracle: F64  # float64 [B], of the best page of the same candidates
     popular: F64  # float64 [B], of the most popular ones
+    random: F64  # float64 [B], of random ones
     whole: dict[int, RankedCandidates]  # by page of the batch: those whose reply has all candidates
 
 
@@ -101,7 +101,7 @@ class Answered(NamedTuple):
 class Storefront:
     """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent with requests, if given.
 
-    `open_reader`: of a log's replies from now on. `whole_every`: of every so many pages the reply has all candidates,
+    `open_reader`: of a log's replies from now on. `whole_every`: every Nth page has all candidates in its reply,
     for whoever compares rankings; what is shown is the same.
 
     While a ranker has no model, its pages get the features that a model would have logged which has learned nothing.
@@ -128,7 +128,7 @@ class Storefront:
         self._requests = {key: one.partitions(REQUESTS.name) for key, one in logs.items()}
         self._readers = [open_reader(one) for one in logs.values()]
         self._asked: dict[str, _Asked] = {}
-        self._without_model = _PagesWithoutModel(spec)
+        self._without_model = PagesWithoutModel(spec)
 
     @property
     def pending(self) -> int:
@@ -215,6 +215,7 @@ class Storefront:
             np.argsort(-of, axis=1, kind="stable")[:, : shown.shape[1]] for of in (probabilities, pages.popularity)
         )
         expected, oracle, popular = (self.world.expected_installs(probabilities, one) for one in (shown, best, liked))
+        random = probabilities.mean(1) * self.world.examination.sum()
         outcomes = self.world.show(pages, shown)
         for b, (one, page, reply) in enumerate(zip(asked, chosen, replies, strict=True)):
             impression = Impression(
@@ -230,7 +231,7 @@ class Storefront:
             if one.k > PAGE_ITEMS
         }
         return ShownPages(
-            pages, arms, shown, probabilities, outcomes, features, replies, expected, oracle, popular, whole
+            pages, arms, shown, probabilities, outcomes, features, replies, expected, oracle, popular, random, whole
         )
 
     def expire(self, before_ms: int, reason: str) -> None:
@@ -286,38 +287,6 @@ class Storefront:
         self._without_model.put(entity)
         topic, key = (ITEMS.name, entity.item) if isinstance(entity, Item) else (USERS.name, entity.user)
         self._producer.send(topic, partition_of(key, self._partitions[topic]), encode(entity), key.encode())
-
-
-class _PagesWithoutModel:
-    """Features of pages from before there is a model."""
-
-    def __init__(self, spec: Spec) -> None:
-        self.layout = Layout(spec)
-        self.history_last = self.layout.history_last
-        self._catalogue = Catalogue(self.layout)
-        self._statistics = Statistics(StatisticsProgram(spec, self.layout))
-        self._users: dict[str, User] = {}
-
-    def warm_up(self, item: Item | User) -> None:
-        """Load the kernels, for which the first page would wait."""
-        if isinstance(item, Item):
-            self.reply(RankReply("", "", [], [], 0), [item.item], {})
-
-    def put(self, entity: Item | User) -> None:
-        if isinstance(entity, Item):
-            self._catalogue.put(entity)
-        else:
-            self._users[entity.user] = entity
-
-    def reply(self, reply: RankReply, items: list[str], context: dict[str, str | float]) -> RankReply:
-        """The reply of a ranker whose model has learned nothing: all items score the same."""
-        user = self._users.get(reply.user, User(reply.user))
-        columns = self.layout.user(reply.user, user.attributes, [], context)
-        words = build_page(self.layout, columns, self._catalogue, self._catalogue.rows(items), reply.time_ms)
-        self._statistics.fill(words, reply.time_ms)
-        return RankReply(
-            reply.request_id, reply.user, items, [0.5] * len(items), 0, features=words.tobytes(), time_ms=reply.time_ms
-        )
 
 
 def _joined(asked: Sequence[_Asked]) -> PageBatch:

@@ -119,7 +119,7 @@ def run(loop: ClosedLoop, pages: int, *, to_the_end: bool = False) -> Ran:
         records[topic].append(Sent(value or b"", key, loop.clock.time_ms))
         send(log, topic, partition, value, key)
 
-    loop.scores = KeptScores(loop.scores.learners, loop.scores.examination)
+    loop.scores = KeptScores(loop.scores.learners)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MemoryLog, "send", kept)
         traffic = loop.run(pages)

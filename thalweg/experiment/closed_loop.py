@@ -32,7 +32,7 @@ from thalweg.experiment.arm_models import Ensemble, PeerModel
 from thalweg.experiment.arm_rates import spec_of_arm
 from thalweg.experiment.memory_joiner import MemoryJoiner
 from thalweg.experiment.served_model import ServedModel
-from thalweg.experiment.traffic_scores import ScoredTraffic, TrafficScores
+from thalweg.experiment.traffic_scores import REFERENCES, ScoredTraffic, TrafficScores
 from thalweg.experiment.virtual_clock import VirtualClock
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ PARTS: Final[Mapping[str, list[PartName]]] = {"wide_deep": ["wide", "deep"], "wi
 POPULAR, PEER, ENSEMBLE = "popular", "vw", "ensemble"
 ARMS: Final = (POPULAR, "wide", "deep", "wide_deep", PEER)
 ALL_ARMS: Final = (*ARMS, ENSEMBLE)
-RANKED_BY_ALL: Final = 10  # of every so many pages each learner ranks the candidates, whoever serves it
+RANKED_BY_ALL: Final = 10  # every Nth page is ranked by each learner, whoever serves it
 WRITTEN: Final = (EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ORGANIC, ITEMS, USERS)
 TOPICS: Final = dict.fromkeys((topic.name for topic in WRITTEN), 1)
 
@@ -81,7 +81,7 @@ class ClosedLoop:
             self.log, self.world, arms, self.assign, self.spec, producer, Histories(), whole_every=RANKED_BY_ALL
         )
         self.joiner = MemoryJoiner(self.log, label_rules(self.spec))
-        self.scores = TrafficScores([*self._predictors], self.world.examination)
+        self.scores = TrafficScores([*self._predictors])
         self._items, self._users = (self.log.reader(topic.name, {0: 0}) for topic in (ITEMS, USERS))
 
     def run(self, pages: int) -> ScoredTraffic:
@@ -130,8 +130,7 @@ class ClosedLoop:
         differ by their rankings alone."""
         for b, page in shown.whole.items():
             words = words_of(page.features, self._layout, len(page.candidates))
-            expected = {"popular": shown.popular[b], "oracle": shown.oracle[b]}
-            expected["random"] = shown.probabilities[b].mean() * self.world.examination.sum()
+            expected = {name: getattr(shown, name)[b] for name in REFERENCES}
             for name, predictor in self._predictors.items():
                 order = np.lexsort((page.candidates, -predictor.score(words)))[:PAGE_ITEMS]
                 best = page.candidates[order][None]

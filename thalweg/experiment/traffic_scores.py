@@ -10,7 +10,7 @@ import numpy.typing as npt
 from producers.store.storefront import ShownPages
 from stream.tables.dtypes import F32, F64, I64, Bools
 
-SHADOWS: Final = ("popular", "oracle", "random")  # rankings that are worked out on every page
+REFERENCES: Final = ("popular", "oracle", "random")  # rankings that are worked out on every page
 
 
 @dataclass
@@ -18,7 +18,6 @@ class TrafficScores:
     """Columns of N pages of k items, collected batch by batch. `learners`: whose predictions are collected."""
 
     learners: Sequence[str]
-    examination: F64  # float64 [k], P(a position is examined)
     _batches: list[dict[str, npt.NDArray[Any]]] = field(default_factory=list)
     _ranked: list[Mapping[str, float]] = field(default_factory=list)
 
@@ -32,9 +31,7 @@ class TrafficScores:
                 "items": np.take_along_axis(shown.pages.candidates, shown.shown, 1),
                 "labels": shown.outcomes.lasting,
                 "expected": shown.expected,
-                "oracle": shown.oracle,
-                "popular": shown.popular,
-                "random": shown.probabilities.mean(1) * self.examination.sum(),
+                **{name: getattr(shown, name) for name in REFERENCES},
                 **{f"by_{name}": predictions[name] for name in self.learners},
             }
         )
@@ -48,7 +45,7 @@ class TrafficScores:
         names = self._batches[0]
         columns = {name: np.concatenate([batch[name] for batch in self._batches]) for name in names}
         predictions = {name: columns.pop(f"by_{name}") for name in self.learners}
-        ranked = {name: np.array([page[name] for page in self._ranked]) for name in (*self.learners, *SHADOWS)}
+        ranked = {name: np.array([page[name] for page in self._ranked]) for name in (*self.learners, *REFERENCES)}
         return ScoredTraffic(**columns, predictions=predictions, ranked=ranked)
 
 
@@ -66,5 +63,5 @@ class ScoredTraffic:
     popular: F64  # float64 [N]: of the most popular of the same candidates
     random: F64  # float64 [N]: of random items of the same candidates
     predictions: Mapping[str, F32]  # float32 [N, k] of each learner, at page time
-    ranked: Mapping[str, F64] = field(default_factory=dict)  # float64 [R] of each learner and shadow: as `expected`, on
+    ranked: Mapping[str, F64] = field(default_factory=dict)  # float64 [R] of learners and references: as `expected`, on
     # the pages that all have ranked

@@ -11,7 +11,7 @@ from stream.events.types import RankRequest
 from tests.support.closed_loops import FEW, SPEC, Ran, loop_of, run
 from thalweg.experiment.closed_loop import ALL_ARMS
 from thalweg.experiment.experiment import ExperimentConfig, run_seed
-from thalweg.experiment.traffic_scores import SHADOWS, ScoredTraffic
+from thalweg.experiment.traffic_scores import REFERENCES, ScoredTraffic
 
 PAGES = 400
 
@@ -88,7 +88,7 @@ def test_a_sync_interval_changes_what_is_served_not_who_asks() -> None:
     assert not np.array_equal(often.traffic.items[:PAGES], seldom.traffic.items[:PAGES])
     other = run(loop_of(["wide"], seed=1, sync_ms=8_000), PAGES).traffic
     differ = {"arm", "user", "time_ms", "items", "labels", "expected", "oracle", "random", "popular"}
-    differ |= {"predictions of wide", *(f"ranked of {name}" for name in ("wide", *SHADOWS))}
+    differ |= {"predictions of wide", *(f"ranked of {name}" for name in ("wide", *REFERENCES))}
     assert differing(seldom.traffic, other) == differ, "another seed is another world"
     assert len({page.version for page in often.pages.values()}) > 2 * len({p.version for p in seldom.pages.values()})
 
