@@ -156,7 +156,7 @@ def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
 
 
 def _restore_statistics(statistics: Statistics, arrays: Arrays) -> None:
-    """Checkpoints of earlier builds have the rows of likenesses among the others': not to be told apart."""
+    """Checkpoints of earlier builds have the rows of likenesses among the others': nothing tells them apart."""
     statistics.evictor.restore(arrays["statistics_sweep"])
     statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
     if statistics.program.memory_rows or "likenesses" in arrays:

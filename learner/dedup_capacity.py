@@ -69,5 +69,5 @@ def _joiners_progress(settings: Settings) -> list[Progress]:
 
 
 def _ids_needed(repeated_max: int) -> int:
-    """How many ids a learner must remember for joiners that may emit so many examples without a commit."""
+    """How many ids a learner must remember for joiners that may emit `repeated_max` examples without a commit."""
     return -(-repeated_max * 5 // 2)

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 
 from learner.deep.joint_step import Inputs, Targets
-from learner.training.example_batch import ExampleBatch, Selection
+from learner.training.example_batch import ExampleBatch, Selection, are_corrections
 from learner.training.slices import Slices
-from stream.events.types import INSTALLED, LATE_POSITIVE, WINDOW_CLOSED
+from stream.events.types import CORRECTIONS, INSTALLED, LATE_POSITIVE
 from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Layout
@@ -117,7 +117,7 @@ class EncodedRecords:
             Outcomes(self.labels[rows], self.weights[rows], reasons, time_ms),
             StatisticKeys(self.statistics.keys, self.statistics.offsets[a * kinds : b * kinds + 1]),
             self.members[rows],
-            (reasons != INSTALLED) & (reasons != WINDOW_CLOSED) if later else None,
+            are_corrections(reasons) if later else None,
             _installs(columns.take(rows)) if installs else [],
             newest_ms,
             ingest_ms,
@@ -170,7 +170,7 @@ def _summarise(micro_batch: I64, reasons: I64, labels: F32, time_ms: F64, ingest
         for b in range(ends[r], ends[r + 1]):
             found[r, NEWEST_MS] = max(found[r, NEWEST_MS], np.int64(time_ms[b]))
             found[r, INGEST_MS] = max(found[r, INGEST_MS], ingest_ms[b])
-            found[r, LATER] += reasons[b] != INSTALLED and reasons[b] != WINDOW_CLOSED
+            found[r, LATER] += reasons[b] in CORRECTIONS
             found[r, INSTALLS] += labels[b] > 0.5 and (reasons[b] == INSTALLED or reasons[b] == LATE_POSITIVE)
             if b == ends[r] or micro_batch[b] != micro_batch[b - 1]:
                 found[r, MICRO_BATCHES] += 1

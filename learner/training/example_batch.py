@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from stream.events.checks import check_examples
 from stream.events.codec import encode
-from stream.events.types import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, BadPart, Examples
+from stream.events.types import LATE_POSITIVE, RETRACTION, WEIGHT_MAX, WEIGHT_MIN, BadPart, Examples
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout, pages_of, words_of
 from stream.runtime.errors import BadEvent
@@ -41,8 +41,7 @@ class ExampleBatch:
     @property
     def corrects(self) -> Bools:
         """Which take back an earlier label: late positives and retractions."""
-        found: Bools = (self.reasons != INSTALLED) & (self.reasons != WINDOW_CLOSED)
-        return found
+        return are_corrections(self.reasons)
 
     def take(self, which: Selection) -> "ExampleBatch":
         """These examples only (all pages stay)."""
@@ -58,6 +57,12 @@ class DecodedEvents(NamedTuple):
     ends: I64  # i64[R + 1]: record r has examples ends[r]:ends[r + 1]
     valid: list[Sequence[Examples]]  # each record's valid pages
     rejected: list[list[BadPart]]  # each record's rejected pages: bytes and reason
+
+
+def are_corrections(reasons: I64) -> Bools:
+    """Which examples [B] take back an earlier label, by their reasons."""
+    found: Bools = (reasons == LATE_POSITIVE) | (reasons == RETRACTION)  # `np.isin` costs ten times as much
+    return found
 
 
 def batch_of(records: Sequence[Sequence[Examples]], layout: Layout, micro_batch: int) -> DecodedEvents:

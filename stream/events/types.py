@@ -17,6 +17,7 @@ NUMBER_MAX: Final = 2**53  # exclusive, of versions and deadlines: integers that
 
 # Why an example was emitted. The first two give a position's first label, the others correct an emitted one.
 INSTALLED, WINDOW_CLOSED, LATE_POSITIVE, RETRACTION = range(4)
+CORRECTIONS: Final = (LATE_POSITIVE, RETRACTION)
 REASONS: Final = ("installed", "window_closed", "late_positive", "retraction")
 
 

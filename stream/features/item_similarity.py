@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from stream.events.types import LATE_POSITIVE, RETRACTION
+from stream.events.types import CORRECTIONS
 from stream.features.cross_products import CrossProducts, list_at
 from stream.features.encoder import Batch
 from stream.features.page_kernels import Page, locate
@@ -252,7 +252,7 @@ def learn_likeness(batch: Batch, outcomes: Outcomes, sizes: I64, rule: I64, tabl
         item, t, count, place = items[b], outcomes.times[b], min(np.int64(learned), last), np.int64(learned) % last
         label, weight = outcomes.labels[b], outcomes.weights[b]
         _pair_keys(old, slots, salt, item, memory, count)
-        if outcomes.reasons[b] in (LATE_POSITIVE, RETRACTION):
+        if outcomes.reasons[b] in CORRECTIONS:
             moved = 2.0 * label - 1.0
             if _correct(table, head, item, moved, last):
                 _locate(table, keys, count, t, rows)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from stream.events.types import LATE_POSITIVE, RETRACTION
+from stream.events.types import CORRECTIONS
 from stream.features.cross_products import CrossProducts
 from stream.features.window_sums import add_to_window
 from stream.spec.statistic_kinds import LEARN_INSTALLS, LEARN_LABELS, LEARN_RATIO, LEARN_RESIDUALS
@@ -16,7 +16,7 @@ from stream.tables.jit import kernel
 @kernel
 def counted(label: float, weight: float, reason: int) -> Any:
     """(n, s) that an example adds: a late positive or a retraction turns a label over that was counted before."""
-    if reason in (LATE_POSITIVE, RETRACTION):
+    if reason in CORRECTIONS:
         return 0.0, weight * (2.0 * label - 1.0)
     return weight, weight * label
 

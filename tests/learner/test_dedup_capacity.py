@@ -47,7 +47,7 @@ def test_while_it_learns_an_alarm_says_what_to_set(monkeypatch: pytest.MonkeyPat
     """One line when more ids are needed than before: by what joiners emitted, or by what they may emit."""
     commits: dict[int, tuple[int, str]] = {}
     monkeypatch.setattr("learner.dedup_capacity.group_commits", lambda *_: commits)
-    monitor, told = DedupMonitor(Settings(dedup_ids=20_000)), list[int]()
+    monitor, asked = DedupMonitor(Settings(dedup_ids=20_000)), list[int]()
     for emitted_max, uncommitted_max, share in (
         (5_000, 8_000, 0.25), (20_000, 8_000, 1.0), (30_000, 8_000, 1.5), (30_000, 8_000, 1.5), (9_000, 80_000, 10.0),
     ):  # fmt: skip
@@ -55,8 +55,8 @@ def test_while_it_learns_an_alarm_says_what_to_set(monkeypatch: pytest.MonkeyPat
         with capture_logs() as logged:
             monitor.check()
         assert DEDUP_SHARE._value.get() == share
-        told += [line["THALWEG_DEDUP_IDS"] for line in logged]
-    assert told == [30_000, 200_000]
+        asked += [line["THALWEG_DEDUP_IDS"] for line in logged]
+    assert asked == [30_000, 200_000]
 
 
 def test_a_broker_that_is_away_raises_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:

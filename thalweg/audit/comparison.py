@@ -7,7 +7,7 @@ from typing import Final
 
 from stream.events.codec import example_id
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
-from stream.events.types import LATE_POSITIVE, REASONS, RETRACTION, WINDOW_CLOSED, Organic
+from stream.events.types import CORRECTIONS, REASONS, RETRACTION, WINDOW_CLOSED, Organic
 from thalweg.audit.audit_range import AuditRange, install_back_ms, page_back_ms
 from thalweg.audit.emitted import Emitted, EmittedOrganic, location_of
 from thalweg.audit.event_scan import Bucket
@@ -15,7 +15,6 @@ from thalweg.audit.findings import AuditReport, Difference, JoinerProgress
 from thalweg.audit.log_events import InstallEvent, PageEvent
 from thalweg.audit.offline_join import Page
 
-CORRECTIONS: Final = (LATE_POSITIVE, RETRACTION)
 # By topic, the faults of a missing and of a surplus organic install.
 ORGANIC_FAULTS: Final = {
     ORGANIC.name: ("organic_missing", "organic_surplus"),

@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 import msgspec
 import numpy as np
 
-from stream.events.types import LATE_POSITIVE, RETRACTION, Examples
+from stream.events.types import CORRECTIONS, Examples
 from stream.features.encoder import Batch, Encoder, one_page
 from stream.features.page_features import Layout
 from stream.spec.spec import Spec
@@ -26,7 +26,6 @@ FIRST_FREEZE: Final = 64
 SAMPLE: Final = 16_384
 TEXTS_MAX: Final = 1_000_000  # some 130 MB
 MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
-CORRECTIONS: Final = (LATE_POSITIVE, RETRACTION)
 P_MIN: Final = 1e-6
 
 

@@ -88,7 +88,7 @@ def without_likenesses(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def test_a_checkpoint_of_one_table_is_refused_if_it_may_have_likenesses() -> None:
-    """Their rows can't be told from the others'; of a spec without a likeness it's read as ever."""
+    """Nothing tells their rows from the others'; of a spec without a likeness it's read as ever."""
     spec = bounded(1_000)
     model = learned(spec, many(spec)[:20])
     with pytest.raises(CheckpointError, match="likenesses"):

@@ -57,20 +57,20 @@ class Slow:
     """The definition: [n, s, t] of each position and item, by statistic; and of everything."""
 
     def __init__(self) -> None:
-        self.held: dict[tuple[object, ...], list[float]] = {}
+        self.sums: dict[tuple[object, ...], list[float]] = {}
         self.everything = [0.0, 0.0]
 
     def _read(self, key: tuple[object, ...], now: float, half_life: float) -> tuple[float, float]:
-        n, s, t = self.held.get(key, [0.0, 0.0, 0.0])
+        n, s, t = self.sums.get(key, [0.0, 0.0, 0.0])
         fade = 2 ** ((t - now) / half_life) if half_life and now > t else 1.0
         return n * fade, s * fade
 
     def _move(self, key: tuple[object, ...], n: float, s: float, t: float, half_life: float) -> None:
-        held = self.held.setdefault(key, [0.0, 0.0, 0.0])
-        newest = max(held[2], t)
-        old = 2 ** ((held[2] - newest) / half_life) if half_life else 1.0
+        row = self.sums.setdefault(key, [0.0, 0.0, 0.0])
+        newest = max(row[2], t)
+        old = 2 ** ((row[2] - newest) / half_life) if half_life else 1.0
         new = 2 ** ((t - newest) / half_life) if half_life else 1.0
-        held[:] = held[0] * old + n * new, held[1] * old + s * new, newest
+        row[:] = row[0] * old + n * new, row[1] * old + s * new, newest
 
     @property
     def base(self) -> float:

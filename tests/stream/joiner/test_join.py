@@ -74,12 +74,12 @@ def test_pages_close_in_order_of_the_time_that_is_due() -> None:
     rules = replace(RULES, policy="delayed_negative", delays_ms=(2, 6))
     pages = [page(f"r{k}", 100 + k // 10, "a") for k in range(30)]
     once, stepwise = Joiner(rules), Joiner(rules)
-    told = rows(once.feed([*pages, Tick(120)], 0, NOW))
+    emitted = rows(once.feed([*pages, Tick(120)], 0, NOW))
     found = rows(stepwise.feed(pages, 0, NOW))
     for ms in range(103, 121):
         found += rows(stepwise.feed([Tick(ms)], ms, NOW))
-    assert len(told) == 30
-    assert told == found
+    assert len(emitted) == 30
+    assert emitted == found
 
 
 def test_the_window_is_open_at_its_start_and_closed_at_its_end() -> None:

@@ -45,16 +45,16 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Of users whose rates differ much: near 95 % of worlds, where the examples' own errors would hold far fewer."""
     truth_p, truth = examples(20_000, 999, of_user=2.0)
     wanted = {name: judge(truth_p, truth, 20_000, resamples=1).of(name).value for name in ("calibration", "auc")}
-    held = dict.fromkeys(wanted, 0)
+    covered = dict.fromkeys(wanted, 0)
     narrow = 0
     for seed in range(100):
         p, rows = examples(60, seed, of_user=2.0)
         judged = judge(p, rows, 60, resamples=200)
         for name, value in wanted.items():
-            held[name] += judged.of(name).low <= value <= judged.of(name).high
+            covered[name] += judged.of(name).low <= value <= judged.of(name).high
         base, n = rows.labels.mean(), len(rows.labels)
         narrow += abs(base - truth.labels.mean()) <= 1.96 * np.sqrt(base * (1 - base) / n)
-    assert min(held.values()) >= 85, held
+    assert min(covered.values()) >= 85, covered
     assert narrow < 70
 
 
