@@ -1,14 +1,17 @@
 """The same tuning for everyone: random trials in ranges set beforehand, judged on a part that comes first.
 
-In the store as many trials follow near the best one: its optima are at an edge of the ranges, which MovieLens set.
+`python -m benchmarks.tuning [--world movielens|store] [KIND ...]` tunes these kinds (by default all: wide, deep,
+wide_deep, vw, and river on MovieLens), runs some trials in a pass, and writes the best of each kind to `tuned.json`
+(movielens), which the benchmark `quality` reads, or `tuned_store.json`. Columns and statistics are the same for
+everyone: those of the world's spec. The same seed draws the same trials.
 
-`python -m benchmarks.tuning [--world movielens|store] [KIND ...]` tunes these kinds (by default wide, deep, wide_deep,
-vw, river), runs a few trials in a pass, and writes the best of each kind to `tuned.json` (movielens), which the
-benchmark `quality` reads, or `tuned_store.json`. Columns and statistics are the same for everyone: those of the world's
-spec. The criterion is the AUC at page time, seed 0, over 30,000 pages. The same seed draws the same trials.
+On MovieLens the criterion is the AUC at page time, seed 0, over the first 30,000 pages.
 
-The store's pages are what `popular` and `wide_deep`, at the spec's rates of that time, served in a closed loop of a
-seed that no experiment reports.
+In the store trials learn 30,000 pages that `popular` and `wide_deep`, at the spec's rates of that time, serve in a
+closed loop of a seed that no experiment reports. The criterion is what the experiment reports: the installs to be
+expected of what a trial would have shown, on every tenth page, by the world's truth; the AUC on what others chose to
+show prefers those who agree with them. As many trials follow near the best one: the store's optima are at an edge of
+the ranges, which MovieLens set.
 """
 
 import argparse
@@ -23,8 +26,8 @@ import numpy as np
 from producers.movielens import fetch_movielens, read_movielens
 from producers.source import SourceElement
 from producers.store.parameters import preset
+from producers.store.storefront import PAGE_ITEMS
 from producers.store.world import StoreWorld
-from stream.events.types import Impression, Install
 from stream.runtime.settings import Settings
 from stream.spec.spec import PartName, Spec
 from stream.spec.spec_file import load_spec
@@ -38,7 +41,8 @@ from thalweg.experiment.closed_loop import ClosedLoop
 TRIES: Final = 12
 NEAR: Final = {"movielens": 0, "store": 12}  # further trials, near the best of the first
 TUNED_ON: Final = 30_000  # pages: of one item in MovieLens, of ten in the store
-AT_ONCE: Final = 4  # Vowpal Wabbit takes 1 GB each
+AT_ONCE: Final = {"movielens": 4, "store": 12}  # trials in a pass
+VW_AT_ONCE: Final = 4  # it takes 1 GB each
 STORE_SEED: Final = 777
 FILE: Final = Path(__file__).parent / "tuned.json"
 FILES: Final = {"movielens": FILE, "store": FILE.with_name("tuned_store.json")}
@@ -51,6 +55,7 @@ RATES: Final = {"movielens": (0.01, 0.05), "store": (0.005, 0.05)}  # of AdaGrad
 OURS: Final[dict[str, list[PartName]]] = {"wide": ["wide"], "deep": ["deep"], "wide_deep": ["wide", "deep"]}
 KINDS: Final = (*OURS, "vw", "river")
 Draw = dict[str, float]
+Judge = Callable[[str, Sequence[Draw]], list[float]]  # what trials of a kind are worth: the more the better
 
 
 def draws(kind: str, tries: int = TRIES, world: str = "movielens") -> list[Draw]:
@@ -113,36 +118,48 @@ def movielens() -> Iterable[SourceElement]:
     return read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print))
 
 
-def store() -> Iterable[SourceElement]:
-    """What a store's users saw, as it was logged, and did."""
-    world = StoreWorld(preset("usual"), STORE_SEED)
+def movielens_aucs(spec: Spec) -> Judge:
+    """Judges trials by their AUC on MovieLens."""
+    source = list(movielens())
+
+    def judge(kind: str, tries: Sequence[Draw]) -> list[float]:
+        log = ExampleLog()
+        scores = Backtest(spec, [entrant(kind, spec, draw, log) for draw in tries], log).run(source, TUNED_ON)
+        return [scores.auc(i) for i in range(len(tries))]
+
+    return judge
+
+
+def store_installs(spec: Spec) -> Judge:
+    """Judges trials by the installs to be expected of what they would have shown, per 1,000."""
     arms = ("popular", "wide_deep")
-    loop = ClosedLoop(load_spec(SPECS["store"]), world, arms, Assignment("tuning", dict.fromkeys(arms, 1.0)).arm_of)
-    found: list[SourceElement] = [*world.entities()]
-    send = loop.front.send_event
+    assign = Assignment("tuning", dict.fromkeys(arms, 1.0)).arm_of
 
-    def keep(event: Impression | Install) -> None:
-        found.append(event)
-        send(event)
+    def judge(kind: str, tries: Sequence[Draw]) -> list[float]:
+        loop = ClosedLoop(spec, StoreWorld(preset("usual"), STORE_SEED), arms, assign)
+        names = [f"trial-{i}" for i in range(len(tries))]
+        for name, draw in zip(names, tries, strict=True):
+            if kind == "vw":
+                loop.add_peer(name, PeerRates(**draw))
+            else:
+                loop.add_model(name, spec_with(spec, draw), OURS[kind])
+        ranked = loop.run(TUNED_ON).ranked
+        return [1_000 * float(ranked[name].mean()) / PAGE_ITEMS for name in names]
 
-    loop.front.send_event = keep  # type: ignore[method-assign]
-    loop.run(TUNED_ON)
-    return found
+    return judge
 
 
-WORLDS: Final[dict[str, Callable[[], Iterable[SourceElement]]]] = {"movielens": movielens, "store": store}
+WORLDS: Final[dict[str, Callable[[Spec], Judge]]] = {"movielens": movielens_aucs, "store": store_installs}
 
 
-def _aucs(kind: str, spec: Spec, tries: Sequence[Draw], source: Sequence[SourceElement]) -> list[float]:
+def _values(kind: str, tries: Sequence[Draw], judge: Judge, at_once: int) -> list[float]:
     """Of these trials, printed best first."""
-    aucs: list[float] = []
-    for first in range(0, len(tries), AT_ONCE):
-        log, some = ExampleLog(), tries[first : first + AT_ONCE]
-        scores = Backtest(spec, [entrant(kind, spec, draw, log) for draw in some], log).run(source, TUNED_ON)
-        aucs += [scores.auc(i) for i in range(len(some))]
-    for auc, draw in sorted(zip(aucs, tries, strict=True), key=lambda pair: -pair[0]):
-        print(f"{kind:10} {auc:.4f}  {'  '.join(f'{name} {value:.4g}' for name, value in draw.items())}", flush=True)
-    return aucs
+    values: list[float] = []
+    for first in range(0, len(tries), at_once):
+        values += judge(kind, tries[first : first + at_once])
+    for value, draw in sorted(zip(values, tries, strict=True), key=lambda pair: -pair[0]):
+        print(f"{kind:10} {value:.4f}  {'  '.join(f'{name} {rate:.4g}' for name, rate in draw.items())}", flush=True)
+    return values
 
 
 def main() -> int:
@@ -151,16 +168,19 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], metavar="KIND")
     parser.add_argument("--world", choices=WORLDS, default="movielens")
     given = parser.parse_args()
-    kinds = given.kinds or KINDS
+    kinds = given.kinds or [kind for kind in KINDS if kind != "river" or given.world == "movielens"]
+    if given.world == "store" and "river" in kinds:
+        parser.error("river isn't an arm of the store")
     spec, file = load_spec(SPECS[given.world]), FILES[given.world]
-    source = list(WORLDS[given.world]())
+    judge = WORLDS[given.world](spec)
     best: dict[str, Draw] = {}
     for kind in kinds:
+        at_once = VW_AT_ONCE if kind == "vw" else AT_ONCE[given.world]
         tries = draws(kind, world=given.world)
-        aucs = _aucs(kind, spec, tries, source)
-        near = draws_near(tries[int(np.argmax(aucs))], kind, NEAR[given.world], given.world)
-        tries, aucs = tries + near, aucs + _aucs(kind, spec, near, source)
-        best[kind] = tries[int(np.argmax(aucs))]
+        values = _values(kind, tries, judge, at_once)
+        near = draws_near(tries[int(np.argmax(values))], kind, NEAR[given.world], given.world)
+        tries, values = tries + near, values + _values(kind, near, judge, at_once)
+        best[kind] = tries[int(np.argmax(values))]
     others = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(others | best, indent=1) + "\n")
     return 0

@@ -9,16 +9,15 @@ from stream.events.topics import EXAMPLES
 from stream.log.memory_log import MemoryLog
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, U64
-from thalweg.backtest.peers import VowpalWabbit
-from thalweg.experiment.arm_rates import peer_rates
+from thalweg.backtest.peers import PeerRates, VowpalWabbit
 from thalweg.experiment.served_model import ServedModel
 
 
 class PeerModel:
     """Vowpal Wabbit on the log: it learns each record of `examples`, and is always live."""
 
-    def __init__(self, spec: Spec, examples: MemoryLog) -> None:
-        self._vw = VowpalWabbit(spec, peer_rates(spec))
+    def __init__(self, spec: Spec, rates: PeerRates, examples: MemoryLog) -> None:
+        self._vw = VowpalWabbit(spec, rates)
         self._reader = examples.reader(EXAMPLES.name, {0: 0})
 
     @property

@@ -28,8 +28,9 @@ from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import label_rules
 from stream.log.memory_log import MemoryLog
 from stream.spec.spec import PartName, Spec
+from thalweg.backtest.peers import PeerRates
 from thalweg.experiment.arm_models import Ensemble, PeerModel
-from thalweg.experiment.arm_rates import spec_of_arm
+from thalweg.experiment.arm_rates import peer_rates, spec_of_arm
 from thalweg.experiment.memory_joiner import MemoryJoiner
 from thalweg.experiment.served_model import ServedModel
 from thalweg.experiment.traffic_scores import REFERENCES, ScoredTraffic, TrafficScores
@@ -67,11 +68,14 @@ class ClosedLoop:
         self.log = MemoryLog(TOPICS, self.clock.wall_ms)
         self._cache, self._layout = EntityCache(), Layout(self.spec)
         members = ("wide", "deep") if ENSEMBLE in self.arms else ()
-        self.served = {name: self._served_model(name) for name in PARTS if name in (*self.arms, *members)}
-        self._learners: dict[str, ServedModel | PeerModel] = dict(self.served)
+        self.served: dict[str, ServedModel] = {}
+        self._learners: dict[str, ServedModel | PeerModel] = {}
+        self._predictors: dict[str, ServedModel | PeerModel | Ensemble] = {}
+        for name, parts in PARTS.items():
+            if name in (*self.arms, *members):
+                self.add_model(name, spec_of_arm(self.spec, name), parts)
         if PEER in self.arms:
-            self._learners[PEER] = PeerModel(self.spec, self.log)
-        self._predictors: dict[str, ServedModel | PeerModel | Ensemble] = dict(self._learners)
+            self.add_peer(PEER, peer_rates(self.spec))
         if members:
             self._predictors[ENSEMBLE] = Ensemble([self.served[name] for name in members])
         clock = Clock(self.clock.now_s, _never, self.clock.wall_ms)
@@ -81,11 +85,21 @@ class ClosedLoop:
             self.log, self.world, arms, self.assign, self.spec, producer, Histories(), whole_every=RANKED_BY_ALL
         )
         self.joiner = MemoryJoiner(self.log, label_rules(self.spec))
-        self.scores = TrafficScores([*self._predictors])
         self._items, self._users = (self.log.reader(topic.name, {0: 0}) for topic in (ITEMS, USERS))
+
+    def add_model(self, name: str, spec: Spec, parts: Sequence[PartName]) -> None:
+        """Let a model learn all traffic, at these rates of its own: an arm's, or one that serves nobody."""
+        spec = msgspec.structs.replace(spec, name=f"{self.spec.name}-{name}", parts=list(parts))
+        model = ServedModel(spec, self.seed, self.log, self._cache, self.clock.wall_ms)
+        self.served[name] = self._learners[name] = self._predictors[name] = model
+
+    def add_peer(self, name: str, rates: PeerRates) -> None:
+        """Let Vowpal Wabbit learn all traffic at these rates: an arm's, or one that serves nobody."""
+        self._learners[name] = self._predictors[name] = PeerModel(self.spec, rates, self.log)
 
     def run(self, pages: int) -> ScoredTraffic:
         """Play this many pages, and those of their last step. Deterministic."""
+        self.scores = TrafficScores([*self._predictors])
         self.front.open()
         self.joiner.step()
         self._read_entities()
@@ -166,11 +180,6 @@ class ClosedLoop:
         while records := self._users.poll(0.0, 10_000):
             for user in (decode_entity(record.value or b"", User) for record in records):
                 self._cache.users[user.user] = user.attributes
-
-    def _served_model(self, name: str) -> ServedModel:
-        spec = spec_of_arm(self.spec, name)
-        spec = msgspec.structs.replace(spec, name=f"{self.spec.name}-{name}", parts=PARTS[name])
-        return ServedModel(spec, self.seed, self.log, self._cache, self.clock.wall_ms)
 
     def _arm(self, name: str) -> Arm:
         """Arms without a ranker get their features from the first model's."""
