@@ -164,7 +164,8 @@ class Deep(Part, frozen=True):
 
     An id gets an embedding row at its `min_count`-th sighting, and loses it when it isn't seen for `expire` of event
     time. Over `max_rows` the least recently seen are evicted; rows are reused. AdaGrad's sums of squares start at
-    `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0.
+    `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0. Those
+    of embeddings start at `embedding_accumulator`, by default there too: their gradients are far smaller.
     """
 
     features: list[str] = []
@@ -176,6 +177,7 @@ class Deep(Part, frozen=True):
     hidden_units: list[Count] = field(default_factory=lambda: [128, 64])
     learning_rate: Positive = 0.02
     initial_accumulator: NotNegative = 0.0  # TensorFlow's AdaGrad has 0.1
+    embedding_accumulator: NotNegative | None = None
     micro_batch: Annotated[int, Meta(ge=1, le=4096)] = 8
     warm_start: WarmStart = WarmStart()
 

@@ -72,6 +72,7 @@ class Oracle:
         self.optimiser = torch.optim.Adagrad(
             parameters, spec.learning_rate, initial_accumulator_value=spec.initial_accumulator, eps=float(EPSILON)
         )
+        self.optimiser.state[self.vectors]["sum"].fill_(deep.vocabulary.initial)
 
     def logits(self, known: DeepInput) -> torch.Tensor:
         """Example by example, list by list."""
@@ -155,6 +156,7 @@ def cases(draw: st.DrawFn) -> Case:
         micro_batch=micro_batch,
         learning_rate=draw(st.sampled_from([0.01, 0.1])),
         initial_accumulator=draw(st.sampled_from([0.0, 0.1])),
+        embedding_accumulator=draw(st.sampled_from([None, 0.0, 0.001])),
     )
     deep = some_deep(random, spec, lists, numbers)
     batches = []
@@ -185,9 +187,9 @@ def test_steps_equal_autograd_with_adagrad(case: Case) -> None:
             sums = torch.from_numpy(
                 deep.vocabulary.embeddings[: deep.vocabulary.rows, deep.spec.embedding_dim :].copy()
             )
-            np.testing.assert_array_equal(
-                sums[len(oracle.vectors) :].numpy(), np.float32(deep.spec.initial_accumulator)
-            )
+            expected = deep.spec.embedding_accumulator
+            expected = deep.spec.initial_accumulator if expected is None else expected
+            np.testing.assert_array_equal(sums[len(oracle.vectors) :].numpy(), np.float32(expected))
             oracle.optimiser.param_groups[0]["params"][0] = grown
             oracle.optimiser.state[grown] = {**oracle.optimiser.state.pop(oracle.vectors), "sum": sums}
             oracle.vectors = grown
