@@ -101,6 +101,8 @@ def _draw(kind: str, world: str, random: np.random.Generator) -> Draw:
         draw |= {"history": one_of(0.1, 0.2, 0.5, 1)}  # of alpha: the history's cross has up to 50 keys
     if kind != "wide":
         draw |= {"learning_rate": rate(*RATES[world]), "warm_every": one_of(*WARM_EVERY[world])}
+        if world == "store":
+            draw |= {"embedding_dim": one_of(8, 16, 32), "embedding_accumulator": one_of(0.0001, 0.001, 0.01)}
     return draw
 
 

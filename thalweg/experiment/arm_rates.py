@@ -40,6 +40,11 @@ def spec_with(spec: Spec, rates: Mapping[str, float]) -> Spec:
         ]
         wide = structs.replace(wide, alpha=alpha, l1=rates["l1"], l2=rates["l2"], crosses=crosses)
     if "learning_rate" in rates:
-        warm = structs.replace(deep.warm_start, every=int(rates["warm_every"]))
-        deep = structs.replace(deep, learning_rate=rates["learning_rate"], warm_start=warm)
+        deep = structs.replace(
+            deep,
+            learning_rate=rates["learning_rate"],
+            warm_start=structs.replace(deep.warm_start, every=int(rates["warm_every"])),
+            embedding_dim=int(rates.get("embedding_dim", deep.embedding_dim)),
+            embedding_accumulator=rates.get("embedding_accumulator", deep.embedding_accumulator),
+        )
     return structs.replace(spec, wide=wide, deep=deep)
