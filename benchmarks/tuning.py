@@ -98,7 +98,14 @@ def _draw(kind: str, world: str, random: np.random.Generator) -> Draw:
     draw: Draw = {}
     if kind != "deep":
         draw |= {"alpha": rate(0.02, 0.2), "l1": one_of(0, 0.1, 0.5), "l2": one_of(0, 1, 5)}
-        draw |= {"history": one_of(0.1, 0.2, 0.5, 1)}  # of alpha: the history's cross has up to 50 keys
+        if world == "store":
+            draw |= {"item.id": one_of(1, 2, 4)}
+            draw |= {
+                "user.history x item.id": one_of(0.5, 1, 2, 4),
+                "user.history x item.category": one_of(0.06, 0.25, 1),
+            }
+        else:
+            draw |= {"history": one_of(0.1, 0.2, 0.5, 1)}  # of alpha: the history's cross has up to 50 keys
     if kind != "wide":
         draw |= {"learning_rate": rate(*RATES[world]), "warm_every": one_of(*WARM_EVERY[world])}
         if world == "store":

@@ -3,7 +3,7 @@
 `python -m benchmarks.tuning --world store` draws them on a run that no experiment reports.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -30,13 +30,13 @@ def peer_rates(spec: Spec) -> PeerRates:
 
 
 def spec_with(spec: Spec, rates: Mapping[str, float]) -> Spec:
-    """The spec with these rates; every cross at `alpha`, but those of the history at `alpha` × `history`."""
+    """The spec with these rates. A cross's is `alpha` × its own factor, such as "user.history x item.id", or `history`
+    for those of the history."""
     wide, deep = spec.wide, spec.deep
     if "alpha" in rates:
         alpha = rates["alpha"]
         crosses: list[list[str] | Cross] = [
-            Cross(of=one.of, alpha=alpha * (rates["history"] if "user.history" in one.of else 1.0))
-            for one in spec.crosses()[len(wide.features) :]
+            Cross(of=one.of, alpha=alpha * _factor(one.of, rates)) for one in spec.crosses()[len(wide.features) :]
         ]
         wide = structs.replace(wide, alpha=alpha, l1=rates["l1"], l2=rates["l2"], crosses=crosses)
     if "learning_rate" in rates:
@@ -48,3 +48,8 @@ def spec_with(spec: Spec, rates: Mapping[str, float]) -> Spec:
             embedding_accumulator=rates.get("embedding_accumulator", deep.embedding_accumulator),
         )
     return structs.replace(spec, wide=wide, deep=deep)
+
+
+def _factor(columns: Sequence[str], rates: Mapping[str, float]) -> float:
+    of_history = rates.get("history", 1.0) if "user.history" in columns else 1.0
+    return rates.get(" x ".join(columns), of_history)
