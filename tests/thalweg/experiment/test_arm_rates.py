@@ -31,7 +31,10 @@ def test_rates_are_the_best_draws(spec: Spec) -> None:
 def rates_of(spec: Spec) -> list[float]:
     """Those that are tuned."""
     wide, deep = spec.wide, spec.deep
-    return [wide.alpha, wide.l1, wide.l2, deep.learning_rate, deep.warm_start.every]
+    alphas = [cross.alpha or wide.alpha for cross in spec.crosses()]
+    accumulator = deep.embedding_accumulator
+    assert accumulator is not None
+    return [*alphas, wide.l1, wide.l2, deep.learning_rate, deep.warm_start.every, deep.embedding_dim, accumulator]
 
 
 def test_an_arm_differs_in_its_rates_only(spec: Spec) -> None:
