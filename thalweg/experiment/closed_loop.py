@@ -85,6 +85,7 @@ class ClosedLoop:
             self.log, self.world, arms, self.assign, self.spec, producer, Histories(), whole_every=RANKED_BY_ALL
         )
         self.joiner = MemoryJoiner(self.log, label_rules(self.spec))
+        self.scores = TrafficScores(self._predictors.keys())
         self._items, self._users = (self.log.reader(topic.name, {0: 0}) for topic in (ITEMS, USERS))
 
     def add_model(self, name: str, spec: Spec, parts: Sequence[PartName]) -> None:
@@ -99,7 +100,6 @@ class ClosedLoop:
 
     def run(self, pages: int) -> ScoredTraffic:
         """Play this many pages, and those of their last step. Deterministic."""
-        self.scores = TrafficScores([*self._predictors])
         self.front.open()
         self.joiner.step()
         self._read_entities()

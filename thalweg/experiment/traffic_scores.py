@@ -1,6 +1,6 @@
 """What an experiment measures of every page: who served it, what was to be expected of it, how models predicted it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ REFERENCES: Final = ("popular", "oracle", "random")  # rankings that are worked 
 class TrafficScores:
     """Columns of N pages of k items, collected batch by batch. `learners`: whose predictions are collected."""
 
-    learners: Sequence[str]
+    learners: Collection[str]
     _batches: list[dict[str, npt.NDArray[Any]]] = field(default_factory=list)
     _ranked: list[Mapping[str, float]] = field(default_factory=list)
 

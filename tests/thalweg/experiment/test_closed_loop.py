@@ -9,6 +9,7 @@ import pytest
 
 from stream.events.types import RankRequest
 from tests.support.closed_loops import FEW, SPEC, Ran, loop_of, run
+from thalweg.experiment.arm_rates import peer_rates, spec_of_arm
 from thalweg.experiment.closed_loop import ALL_ARMS
 from thalweg.experiment.experiment import ExperimentConfig, run_seed
 from thalweg.experiment.traffic_scores import REFERENCES, ScoredTraffic
@@ -74,6 +75,26 @@ def test_all_rank_the_same_pages(all_arms: Ran) -> None:
     assert {len(values) for values in ranked.values()} == {at}
     assert 0.08 * PAGES < at < 0.12 * PAGES + len(all_arms.shown)
     assert served
+
+
+def test_further_learners_serve_nobody() -> None:
+    """They learn and rank what the arms do, and change nothing: an equal one's figures are its arm's."""
+    arms = ["popular", "wide", "vw"]
+    alone, watched = loop_of(arms), loop_of(arms)
+    watched.add_model("same", spec_of_arm(SPEC, "wide"), ["wide"])
+    watched.add_model(
+        "other", msgspec.structs.replace(SPEC, wide=msgspec.structs.replace(SPEC.wide, alpha=1.0)), ["wide"]
+    )
+    watched.add_peer("vw-2", peer_rates(SPEC))
+    expected, found = run(alone, 150).traffic, run(watched, 150).traffic
+    of_arms = columns(expected).keys()
+    seen = columns(found)
+    assert {name for name in of_arms if seen[name].tobytes() != columns(expected)[name].tobytes()} == set()
+    for one, same in ("wide", "same"), ("vw", "vw-2"):
+        assert found.predictions[one].tobytes() == found.predictions[same].tobytes()
+        assert found.ranked[one].tobytes() == found.ranked[same].tobytes()
+    assert not np.array_equal(found.predictions["wide"], found.predictions["other"])
+    assert set(np.unique(found.arm)) == {0, 1, 2}
 
 
 def _asked(request: RankRequest) -> tuple[str, str, int, dict[str, str | float]]:
