@@ -1,10 +1,16 @@
 """Models that have learned a log, and their comparison to the bit."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from learner.checkpoint import take
+from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
+from ranker.versions.model import Version
+from ranker.versions.version_loader import VersionLoader
 from stream.events.types import Examples
+from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 
 
@@ -15,6 +21,22 @@ def learned(spec: Spec, log: list[list[Examples]], model: Model | None = None, s
     for offset in range(start, len(log)):
         model.learn(log[offset], offset)
     return model
+
+
+def served_versions(model: Model, log: list[list[Examples]]) -> Iterator[tuple[int, Version]]:
+    """Learn a log; after every eighth record a version of it as a ranker has it by deltas, and that record's offset."""
+    store = MemoryStore(model.spec.name)
+    builder, token, loader = VersionBuilder(model), store.take_token(), VersionLoader(store, model.spec.name)
+    version: Version | None = None
+    for offset, record in enumerate(log):
+        model.learn(record, offset)
+        if offset % 8 == 7:
+            number = offset // 8 + 1
+            cut = builder.build(number, number - 1, token, offset + 1, 0, {}, deep=True)
+            store.put_blobs(cut.blobs)
+            store.publish(cut.manifest)
+            version = loader.load(number, version)
+            yield offset, version
 
 
 def state_of(model: Model) -> dict[str, bytes]:

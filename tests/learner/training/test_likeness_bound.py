@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
-from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
-from ranker.versions.version_loader import VersionLoader
 from stream.events.types import Examples
 from stream.runtime.errors import CheckpointError
-from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from stream.tables.dtypes import U64
-from tests.support.learned_models import assert_same, learned
+from tests.support.learned_models import assert_same, learned, served_versions
 from tests.support.learner_world import records, small_spec
 
 AFFINITY = 'alike = { kind = "affinity", of = "item.id", to = "user.history" }'
@@ -102,22 +99,13 @@ def test_a_ranker_reads_both_and_drops_what_is_gone() -> None:
     """By deltas, version after version, a ranker fills pages as the learner does, bit for bit but for rounding."""
     spec = bounded(1_000)
     log = many(spec)
-    model, store = Model(spec), MemoryStore(spec.name)
-    builder, token, loader = VersionBuilder(model), store.take_token(), VersionLoader(store, spec.name)
+    model = Model(spec)
     pages = [np.frombuffer(e.page.features, np.uint64) for record in log for e in record]
-    version = None
-    for offset, record in enumerate(log):
-        model.learn(record, offset)
-        if offset % 8 == 7:
-            number = offset // 8 + 1
-            cut = builder.build(number, number - 1, token, offset + 1, 0, {}, deep=True)
-            store.put_blobs(cut.blobs)
-            store.publish(cut.manifest)
-            version = loader.load(number, version)
-            for words in pages[3 * offset :: 97]:
-                for time_ms in (model.watermark_ms + 200_000, model.watermark_ms + 500_000):
-                    here, there = words.copy(), words.copy()
-                    model.statistics.fill(here, time_ms)
-                    version.fill(there, time_ms)
-                    np.testing.assert_allclose(here.view(np.float32), there.view(np.float32), rtol=1e-6, equal_nan=True)
+    for offset, version in served_versions(model, log):
+        for words in pages[3 * offset :: 97]:
+            for time_ms in (model.watermark_ms + 200_000, model.watermark_ms + 500_000):
+                here, there = words.copy(), words.copy()
+                model.statistics.fill(here, time_ms)
+                version.fill(there, time_ms)
+                np.testing.assert_allclose(here.view(np.float32), there.view(np.float32), rtol=1e-6, equal_nan=True)
     assert model.statistics.likeness_evictor.tally[1] > 0

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 
 from learner.checkpoint import CheckpointFiles, restore, take
-from learner.publishing.version_builder import VersionBuilder, serving_wide_logits
+from learner.publishing.version_builder import serving_wide_logits
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl, FtrlRates, KeyBounds
-from ranker.versions.version_loader import VersionLoader
 from stream.events.types import Examples
 from stream.features.encoder import WideKeys
-from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
-from tests.support.learned_models import assert_same, learned
+from tests.support.learned_models import assert_same, learned, served_versions
 from tests.support.learner_world import records, small_spec
 from tests.support.wide_steps import predict_then_learn
 
@@ -65,27 +63,18 @@ def test_rankers_drop_what_is_gone() -> None:
     """By deltas, version after version, a ranker's logits and statistics are the learner's, for keys that went too."""
     spec = living(**{'name = "small"': 'name = "small"\nparts = ["wide"]\nmax_statistics = 1000'})
     log = many(spec, 700)
-    model, store = Model(spec), MemoryStore(spec.name)
-    builder, token, loader = VersionBuilder(model), store.take_token(), VersionLoader(store, spec.name)
+    model = Model(spec)
     pages = [np.frombuffer(e.page.features, np.uint64) for record in log for e in record]
-    version = None
     gone = 0
-    for offset, record in enumerate(log):
-        model.learn(record, offset)
-        if offset % 8 == 7:
-            number = offset // 8 + 1
-            cut = builder.build(number, number - 1, token, offset + 1, 0, {}, deep=True)
-            store.put_blobs(cut.blobs)
-            store.publish(cut.manifest)
-            version = loader.load(number, version)
-            gone = int(model.statistics.evictor.tally.sum())
-            for words in pages[: 3 * offset : 17]:
-                np.testing.assert_allclose(version.logits(words.copy()), serving_wide_logits(model, words), atol=1e-6)
-            for words in pages[3 * offset :: 97]:
-                here, there = words.copy(), words.copy()
-                model.statistics.fill(here, 10_000_000)
-                version.fill(there, 10_000_000)
-                assert here.tobytes() == there.tobytes()
+    for offset, version in served_versions(model, log):
+        gone = int(model.statistics.evictor.tally.sum())
+        for words in pages[: 3 * offset : 17]:
+            np.testing.assert_allclose(version.logits(words.copy()), serving_wide_logits(model, words), atol=1e-6)
+        for words in pages[3 * offset :: 97]:
+            here, there = words.copy(), words.copy()
+            model.statistics.fill(here, 10_000_000)
+            version.fill(there, 10_000_000)
+            assert here.tobytes() == there.tobytes()
     assert gone > 0, "some statistics were gone by the last version"
 
 
