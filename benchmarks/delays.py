@@ -91,8 +91,7 @@ def shares_within(seconds: F64) -> F64:
 
 def delays_s(shares: F64) -> F64:
     """The event times within which these shares of all installs come."""
-    log_s = np.interp(shares, STORE.reports.delay_shares, np.log(STORE.reports.delay_s))
-    return np.asarray(np.exp(log_s) / STORE.compress)
+    return STORE.reports.delays_s(shares) / STORE.compress
 
 
 def traffic(scenario: Scenario, base_rate: float, pages_a_s: float, until_s: float, seed: int) -> Traffic:

@@ -18,7 +18,7 @@ another seed, and the best of both wins: some rates that are good on one make th
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,6 @@ from typing import Final
 import numpy as np
 
 from producers.movielens import fetch_movielens, read_movielens
-from producers.source import SourceElement
 from producers.store.parameters import preset
 from producers.store.storefront import PAGE_ITEMS
 from producers.store.world import StoreWorld
@@ -92,10 +91,10 @@ def rates_of(spec: Spec, kind: str) -> Draw:
         draw |= {"alpha": wide.alpha, "l1": wide.l1, "l2": wide.l2}
         draw |= {" x ".join(one.of): one.alpha / wide.alpha for one in spec.crosses() if one.alpha}
     if kind != "wide":
-        accumulator = deep.embedding_accumulator
         draw |= {"learning_rate": deep.learning_rate, "warm_every": deep.warm_start.every}
         draw |= {"embedding_dim": deep.embedding_dim}
-        draw |= {"embedding_accumulator": deep.initial_accumulator if accumulator is None else accumulator}
+        if deep.embedding_accumulator is not None:
+            draw |= {"embedding_accumulator": deep.embedding_accumulator}
     return draw
 
 
@@ -142,14 +141,9 @@ def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -
     return ModelEntrant(spec_with(spec, draw), OURS[kind], seed, log)
 
 
-def movielens() -> Iterable[SourceElement]:
-    """All of MovieLens."""
-    return read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print))
-
-
 def movielens_aucs(spec: Spec) -> Judge:
     """Judges trials by their AUC on MovieLens."""
-    source = list(movielens())
+    source = list(read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print)))
 
     def judge(kind: str, tries: Sequence[Draw], _: bool) -> list[float]:
         log = ExampleLog()

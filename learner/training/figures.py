@@ -38,8 +38,7 @@ class Figures:
 
     def entropy(self) -> float:
         """Log loss of the constant prediction `base_rate`."""
-        p = min(max(self.base_rate, 1e-6), 1 - 1e-6)
-        return float(-p * np.log(p) - (1 - p) * np.log(1 - p))
+        return entropy_of(self.base_rate)
 
     def normalised_entropy(self) -> float:
         """Log loss / entropy (He et al. 2014, section 2): below 1, it beats the base rate. 1: no examples."""
@@ -51,6 +50,16 @@ class Figures:
             "examples": float(self.examples), "auc": self.auc, "log_loss": self.log_loss, "base_rate": self.base_rate,
             "normalised_entropy": self.normalised_entropy(), "calibration": self.calibration,
         }  # fmt: skip
+
+
+def entropy_of(base_rate: float) -> float:
+    """Log loss of the constant prediction `base_rate`, which normalised entropy is relative to; NaN of NaN.
+
+    >>> entropy_of(0.5) == math.log(2), math.isnan(entropy_of(math.nan))
+    (True, True)
+    """
+    p = min(max(base_rate, 1e-6), 1 - 1e-6)
+    return float(-p * np.log(p) - (1 - p) * np.log(1 - p))
 
 
 class RankingWindow(NamedTuple):

@@ -3,10 +3,12 @@
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from stream.runtime.errors import DataError
 from stream.spec.spec_rules import near
+from stream.tables.dtypes import F64
 
 START_MS: Final = 1_767_571_200_000  # 2026-01-05T00:00Z, a Monday
 DAY_MS: Final = 86_400_000
@@ -111,6 +113,10 @@ class ReportParameters(Group, frozen=True):
     late: Share = 0.01
     late_by_s: tuple[float, float] = (2.0, 60.0)  # log-uniform
     named: Share = 0.9  # of the installs name their page
+
+    def delays_s(self, shares: F64) -> F64:
+        """Within how many s of world time these shares of the installs come; log-linear between those declared."""
+        return np.asarray(np.exp(np.interp(shares, self.delay_shares, np.log(self.delay_s))))
 
 
 class StoreParameters(Group, frozen=True):

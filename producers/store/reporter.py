@@ -33,7 +33,6 @@ class Reporter:
     ) -> None:
         self._parameters, self._scenario, self._draws = parameters, scenario, draws
         self._start_ms, self._queue = start_ms, queue
-        self._delay_log_s = np.log(parameters.reports.delay_s)
 
     def reported(self, pages: PageBatch, installed: Bools) -> Bools:
         """[B, k] what is reported as installed."""
@@ -61,7 +60,7 @@ class Reporter:
         def drawn(purpose: Purpose) -> F64:
             return self._draws.pages(purpose, pages.numbers, installed.shape[1])[rows, columns]
 
-        delays_s = np.exp(np.interp(drawn(Purpose.DELAY), reports.delay_shares, self._delay_log_s))
+        delays_s = reports.delays_s(drawn(Purpose.DELAY))
         named, back = drawn(Purpose.NAMED) < reports.named, drawn(Purpose.RETRACTION_DELAY)
         for n, (b, position) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
             user, app = int(pages.users[b]), int(apps[b, position])

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from learner.training.figures import entropy_of
 from learner.training.ranking_figures import group_rows, sums_of
 from stream.tables.dtypes import F32, F64, I64, Bools
 from stream.tables.jit import kernel
@@ -115,9 +116,7 @@ def _fill(row: F64, sums: F64, auc: float) -> None:
     """The figures of sums."""
     examples, loss, predicted, labels = sums[:4]
     with np.errstate(divide="ignore", invalid="ignore"):
-        base = np.clip(labels / examples, 1e-6, 1 - 1e-6)
-        entropy = -base * np.log(base) - (1 - base) * np.log1p(-base)
-        row[:4] = auc, loss / examples, loss / examples / entropy, predicted / labels
+        row[:4] = auc, loss / examples, loss / examples / entropy_of(labels / examples), predicted / labels
         for first in (4, 4 + GROUP_SUMS):
             group = sums[first : first + GROUP_SUMS]
             at = 4 + (first - 4) // 2

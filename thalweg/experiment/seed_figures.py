@@ -72,7 +72,6 @@ def arm_figures(traffic: ScoredTraffic, rows: Bools, apps: int, adjustment: Adju
     if not rows.any():
         none = [nothing] * PERIODS
         return ArmFigures(0, 0, nothing, nothing, nothing, nothing, nothing, nothing, none)
-    gap = (traffic.oracle[rows] - traffic.popular[rows]).sum()
     return ArmFigures(
         len(np.unique(traffic.user[rows])),
         int(rows.sum()),
@@ -80,7 +79,7 @@ def arm_figures(traffic: ScoredTraffic, rows: Bools, apps: int, adjustment: Adju
         1_000 / items * adjustment.mean(traffic.expected, rows),
         float(1_000 / items * installs[rows].mean()),
         float(1_000 / items * traffic.expected[rows].mean()),
-        float((traffic.expected[rows] - traffic.popular[rows]).sum() / gap) if gap > 0 else 0.0,
+        _gap_closed(traffic, traffic.expected, rows),
         len(np.unique(traffic.items[rows])) / apps,
         _regret(traffic, traffic.expected, rows),
     )
@@ -89,12 +88,11 @@ def arm_figures(traffic: ScoredTraffic, rows: Bools, apps: int, adjustment: Adju
 def shadow_figures(traffic: ScoredTraffic, expected: F64) -> ArmFigures:
     """Of an arm that would have shown pages of these expected installs, float64 [N]."""
     items = traffic.labels.shape[1]
-    gap = (traffic.oracle - traffic.popular).sum()
+    everywhere = np.ones(len(expected), np.bool_)
     per_mille = float(1_000 * expected.mean() / items)
     return ArmFigures(
         0, len(expected), float("nan"), per_mille, float("nan"), per_mille,
-        float((expected - traffic.popular).sum() / gap) if gap > 0 else 0.0, float("nan"),
-        _regret(traffic, expected, np.ones(len(expected), np.bool_)),
+        _gap_closed(traffic, expected, everywhere), float("nan"), _regret(traffic, expected, everywhere),
     )  # fmt: skip
 
 
@@ -113,6 +111,11 @@ def learner_figures(traffic: ScoredTraffic, predictions: F32) -> LearnerFigures:
         calibration=float(p.mean() / truth),
         errors={name: judged.error(figure) for name, figure in ERRORS.items()},
     )
+
+
+def _gap_closed(traffic: ScoredTraffic, expected: F64, rows: Bools) -> float:
+    gap = (traffic.oracle[rows] - traffic.popular[rows]).sum()
+    return float((expected[rows] - traffic.popular[rows]).sum() / gap) if gap > 0 else 0.0
 
 
 def _regret(traffic: ScoredTraffic, expected: F64, rows: Bools) -> list[float]:
