@@ -53,6 +53,7 @@ NEAR_FACTOR: Final = 3.0
 DRAWN_AGAIN: Final = 1 / 3
 LOG_UNIFORM: Final = ("alpha", "beta", "learning_rate", "river")
 WARM_EVERY: Final = {"movielens": (5_000, 50_000), "store": (50_000, 200_000)}  # examples
+L1: Final = {"movielens": (0.0, 0.1, 0.5), "store": (0.0, 0.5, 2.0, 4.0)}
 RATES: Final = {"movielens": (0.01, 0.05), "store": (0.005, 0.05)}  # of AdaGrad
 OURS: Final[dict[str, list[PartName]]] = {"wide": ["wide"], "deep": ["deep"], "wide_deep": ["wide", "deep"]}
 KINDS: Final = (*OURS, "vw", "river")
@@ -109,14 +110,14 @@ def _draw(kind: str, world: str, random: np.random.Generator) -> Draw:
         return {
             "alpha": rate(0.01, 0.2),
             "beta": one_of(0.1, 1, 10),
-            "l1": one_of(0, 0.1, 0.5),
+            "l1": one_of(*L1[world]),
             "l2": one_of(0, 1, 5),
         }
     if kind == "river":
         return {"river": rate(0.002, 0.2)}
     draw: Draw = {}
     if kind != "deep":
-        draw |= {"alpha": rate(0.02, 0.2), "l1": one_of(0, 0.1, 0.5), "l2": one_of(0, 1, 5)}
+        draw |= {"alpha": rate(0.02, 0.2), "l1": one_of(*L1[world]), "l2": one_of(0, 1, 5)}
         if world == "store":
             draw |= {"item.id": one_of(1, 2, 4)}
             draw |= {

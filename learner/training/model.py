@@ -153,7 +153,7 @@ class Model(ModelState):
 
     def _learn_organic(self, installs: Sequence[Organic], source: int) -> None:
         """Update the statistics of organic installs; without such statistics not even the ids are remembered."""
-        if not installs or not len(self.statistics.program.organic):
+        if not installs or not self.statistics.program.learns_organic:
             return
         ids = np.array([organic_id(one.user, one.install_id) for one in installs], np.uint64)
         new = [one for one, is_new in zip(installs, self.learned_ids.add(ids, source), strict=True) if is_new]

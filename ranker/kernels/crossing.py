@@ -16,7 +16,7 @@ from ranker.kernels.table_reads import read_rows, read_weights
 from stream.features.cross_products import KEYS_MAX, USER, CrossProducts, expand_product, list_at
 from stream.features.page_kernels import Page
 from stream.features.statistic_reads import StatisticRows, measure, reading_of
-from stream.spec.statistic_kinds import READ_MEMORY
+from stream.spec.statistic_kinds import MEMORY_READS
 from stream.tables.delta_table import TableView
 from stream.tables.dtypes import I64, U64
 from stream.tables.hash_kernels import mix
@@ -214,7 +214,7 @@ def fill_statistics(
     n, s, t, prefixes = scratch.n, scratch.s, scratch.t, Prefixes(user.statistic_keys, user.statistic_ends)
     size = at.sizes.statistics
     for k in range(fixed.shape[0]):
-        if (fixed[k] == offsets[k + 1] - offsets[k]) != of_user or reads[k] == READ_MEMORY:
+        if (fixed[k] == offsets[k + 1] - offsets[k]) != of_user or reads[k] in MEMORY_READS:
             continue
         item, reading = first, reading_of(rules, k, user.now, user.base)
         while item < last:

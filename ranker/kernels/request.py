@@ -26,7 +26,7 @@ class UserContext(NamedTuple):
     statistic_ends: I64  # i64[S + 1]
     slots: I64  # of the items of the user's history
     memory_items: U64  # the memory for statistic k: memory_items[memory_ends[k]:memory_ends[k + 1]]
-    memory_residuals: F64
+    memory_residuals: F64  # of a lift: the items' own counts
     memory_ends: I64  # i64[S + 1]
     memory_slots: I64  # of the items
     now: float  # ms; NaN: statistics stay as they were logged

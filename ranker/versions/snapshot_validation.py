@@ -40,7 +40,7 @@ def statistic_change(payload: Payload, plan: Plan) -> Change:
         raise BadSnapshot(f"statistics of shape {rows.shape} aren't rows of {STATISTICS_WIDTH} with a key")
     columns = np.array(rows[:, 1:])
     numbers = columns.view(np.float64)
-    sums = numbers[:, :1] if plan.program.likenesses else numbers[:, :2]
+    sums = numbers[:, :1] if plan.program.memories else numbers[:, :2]
     within = np.abs(sums) <= SUM_MAX  # NaN fails, too
     if (plan.program.rules.fades < 0).any():
         pairs = np.ascontiguousarray(sums).view(np.float32).reshape(*sums.shape, 2)

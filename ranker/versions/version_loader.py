@@ -166,7 +166,7 @@ def version_of(
     if previous is not None and previous.plan is plan:
         pairs = previous.pairs.follow(wide, statistics)
     else:
-        pairs = new_cache(wide, plan.arrays.matrices, statistics, plan.likenesses)
+        pairs = new_cache(wide, plan.arrays.matrices, statistics, plan.memories)
     return Version(manifest, plan, wide, statistics, pairs, tower, shown)
 
 

@@ -60,7 +60,8 @@ class ItemMemory(NamedTuple):
 
 
 @kernel
-def _empty_memory(last: int) -> ItemMemory:
+def empty_memory(last: int) -> ItemMemory:
+    """Room for a memory of so many items."""
     return ItemMemory(np.empty(last, np.uint64), np.empty(last, np.float64), np.empty(last + 2, np.uint64))
 
 
@@ -71,7 +72,7 @@ def pair_key(salt: np.uint64, one: np.uint64, other: np.uint64) -> np.uint64:
 
 
 @kernel
-def _read(slots: U64, overlay: U64, key: np.uint64) -> Any:
+def read_row(slots: U64, overlay: U64, key: np.uint64) -> Any:
     """(n, s, bits of s) of a key; n = −1 when it is in neither table. n's sign bit is the table's CHANGED."""
     row = find(overlay, key)
     if row >= 0:
@@ -96,14 +97,14 @@ def _prefetch(slots: U64, overlay: U64, key: np.uint64) -> None:
 def read_memory(slots: U64, overlay: U64, head: np.uint64, memory: ItemMemory) -> Any:
     """Read the last labelled items of the user with this `head`; returns how many labels there were so far."""
     items, residuals, keys = memory
-    labels, _, _ = _read(slots, overlay, head)
+    labels, _, _ = read_row(slots, overlay, head)
     labels = max(labels, 0.0)
     count = min(np.int64(labels), items.shape[0])
     for k in range(count):
         keys[k] = mix(head, np.uint64(k + 1))
         _prefetch(slots, overlay, keys[k])
     for k in range(count):
-        n, _, items[k] = _read(slots, overlay, keys[k])
+        n, _, items[k] = read_row(slots, overlay, keys[k])
         residuals[k] = n - SHIFT
     return labels
 
@@ -131,7 +132,7 @@ def likeness_of(
         if keys[i] == np.uint64(0):
             continue
         others += 1
-        n, s, _ = _read(slots, overlay, keys[i])
+        n, s, _ = read_row(slots, overlay, keys[i])
         if n >= 0.0:
             total += residuals[i] * np.float32(s / (n + prior))
     return total / np.sqrt(np.float64(others)) if others else np.nan
@@ -142,7 +143,7 @@ def fill_likeness(page: Page, crosses: CrossProducts, rules: StatisticRules, k: 
     """Write statistic k, a likeness, of all items of a page. Its columns are the user's, then the item's."""
     words, w32, f32, at = page
     first, salt, last = crosses.offsets[k], crosses.salts[k], rules.neighbours[k]
-    memory = _empty_memory(last)
+    memory = empty_memory(last)
     user, end = list_at(w32, at, crosses.sides[first], crosses.indices[first], 0)
     labels = read_memory(slots, overlay, mix(salt ^ HEAD, words[user]), memory) if end > user else 0.0
     count = min(np.int64(labels), last)
@@ -182,7 +183,8 @@ def _move_pairs(slots: U64, keys: U64, rows: I64, count: int, move: Any, residua
 
 
 @kernel
-def _set_n(slots: U64, row: int, n: float) -> None:
+def set_n(slots: U64, row: int, n: float) -> None:
+    """Set a row's n, whose sign bit is the table's."""
     mark = slots[row, 1] & CHANGED
     slots.view(np.float64)[row, 1] = n
     slots[row, 1] |= mark
@@ -196,20 +198,20 @@ def _correct(table: TableArrays, head: np.uint64, item: np.uint64, moved: float,
         row = find_moved(slots, old, mix(head, np.uint64(m + 1)), counts)
         if row >= 0 and slots[row, 2] == item:
             mark_changed(slots, row, dirty, counts)
-            _set_n(slots, row, max(0.0, abs(slots.view(np.float64)[row, 1]) + moved))
+            set_n(slots, row, max(0.0, abs(slots.view(np.float64)[row, 1]) + moved))
             return True
     return False
 
 
-def likeness_rules(crosses: CrossProducts, neighbours: I64, likenesses: I64) -> I64:
-    """What `learn_likeness` has to know of each of these statistics: salt, neighbours, the columns of user and item."""
-    first = crosses.offsets[likenesses]
+def memory_rules(crosses: CrossProducts, neighbours: I64, of: I64) -> I64:
+    """What has to be known to learn each of these statistics: salt, neighbours, the columns of user and item."""
+    first = crosses.offsets[of]
     columns = [column for r in (first, first + 1) for column in (crosses.sides[r], crosses.indices[r])]
-    return np.stack([crosses.salts[likenesses].view(np.int64), neighbours[likenesses], *columns], axis=1)
+    return np.stack([crosses.salts[of].view(np.int64), neighbours[of], *columns], axis=1)
 
 
 @kernel
-def _examples_of(batch: Batch, sizes: I64, rule: I64, slots: U64) -> tuple[U64, U64, F64]:
+def examples_of(batch: Batch, sizes: I64, rule: I64, slots: U64) -> tuple[U64, U64, F64]:
     """Heads and items u64[B], 0: the page has none; base rates f64[B]. The heads' rows are prefetched."""
     words, starts, pages, positions = batch
     w32, f32 = words.view(np.uint32), words.view(np.float32)
@@ -231,16 +233,16 @@ def _examples_of(batch: Batch, sizes: I64, rule: I64, slots: U64) -> tuple[U64, 
 
 @kernel
 def learn_likeness(batch: Batch, outcomes: Outcomes, sizes: I64, rule: I64, table: TableArrays) -> None:
-    """Move memories (of `last` items) and pairs by these examples, in order. `rule`: one of `likeness_rules`.
+    """Move memories (of `last` items) and pairs by these examples, in order. `rule`: one of `memory_rules`.
 
     The table has room for last + 2 keys an example. A late positive or a retraction moves the r in the memory, and
     its pairs with the memory as it is now; it changes nothing when the item is no longer in the memory.
     A memory is read once for the examples of one user that follow each other.
     """
     slots, old, _, _ = table
-    heads, items, bases = _examples_of(batch, sizes, rule, slots)
+    heads, items, bases = examples_of(batch, sizes, rule, slots)
     salt, last = np.uint64(rule[0]), rule[1]
-    memory, rows = _empty_memory(last), np.empty(last + 2, np.int64)
+    memory, rows = empty_memory(last), np.empty(last + 2, np.int64)
     _, residuals, keys = memory
     head, learned = np.uint64(0), 0.0
     for b in range(heads.shape[0]):
@@ -265,7 +267,7 @@ def learn_likeness(batch: Batch, outcomes: Outcomes, sizes: I64, rule: I64, tabl
         _locate(table, keys, count + 2, t, rows)
         _move_pairs(slots, keys, rows, count, (weight, weight * r), residuals)
         learned += 1.0
-        _set_n(slots, rows[count], learned)
-        _set_n(slots, rows[count + 1], SHIFT + r)
+        set_n(slots, rows[count], learned)
+        set_n(slots, rows[count + 1], SHIFT + r)
         slots[rows[count + 1], 2] = memory.items[place] = item
         residuals[place] = abs(SHIFT + r) - SHIFT

@@ -6,6 +6,7 @@ import numpy as np
 
 from stream.features.cross_products import KEYS_MAX, CrossProducts, count_product, fill_product
 from stream.features.encoder import Batch
+from stream.features.item_lift import fill_lift, learn_lift
 from stream.features.item_similarity import Outcomes, fill_likeness, learn_likeness
 from stream.features.label_expectation import expected_label
 from stream.features.page_kernels import Page, locate, open_page
@@ -14,10 +15,12 @@ from stream.features.statistic_reads import StatisticRules, base_rate, measure, 
 from stream.features.statistic_updates import counted, label_sum, move
 from stream.spec.statistic_kinds import (
     LEARN_INSTALLS,
-    LEARN_MEMORY,
+    MEMORY_LEARNS,
     LEARN_ORGANIC,
     LEARN_RATIO,
     LEARN_RESIDUALS,
+    MEMORY_READS,
+    READ_LIFT,
     READ_MEMORY,
 )
 from stream.tables.dtypes import F64, I64, U64
@@ -35,14 +38,15 @@ from stream.tables.jit import kernel
 
 
 class LearnRules(NamedTuple):
-    """What labels move, and how; arrays [S]. The coecs' and likenesses' are theirs alone."""
+    """What labels move, and how; arrays [S]. The coecs', likenesses' and lifts' are theirs alone."""
 
     sizes: I64  # of the layout
     learns: I64  # LEARN_…
     fades: F64
     rates: I64  # `rates_of`
     positions: PositionRules
-    likenesses: I64  # `likeness_rules`
+    likenesses: I64  # `memory_rules`
+    lifts: I64
 
 
 class Layers(NamedTuple):
@@ -100,7 +104,7 @@ def fill_page(
     f32[at.base_rate] = base
     for item in range(at.items):
         for k in range(reads.shape[0]):
-            count = 0 if reads[k] == READ_MEMORY else count_product(page, item, crosses, k)
+            count = 0 if reads[k] in MEMORY_READS else count_product(page, item, crosses, k)
             value = np.nan
             if count > 0:
                 fill_product(page, item, crosses, k, keys, 0)
@@ -111,6 +115,8 @@ def fill_page(
     for k in range(reads.shape[0]):
         if reads[k] == READ_MEMORY:
             fill_likeness(page, crosses, rules, k, likenesses.slots, likenesses.overlay)
+        elif reads[k] == READ_LIFT:
+            fill_lift(page, crosses, rules, k, likenesses.slots, likenesses.overlay)
 
 
 @kernel
@@ -124,6 +130,8 @@ def learn_labels(
     _move_rows(batch, outcomes, rules, keys, offsets, table)
     for j in range(rules.likenesses.shape[0]):
         learn_likeness(batch, outcomes, rules.sizes, rules.likenesses[j], likenesses)
+    for j in range(rules.lifts.shape[0]):
+        learn_lift(batch, outcomes, rules.sizes, rules.lifts[j], likenesses)
 
 
 @kernel
@@ -136,7 +144,7 @@ def _move_rows(
     labels, weights, reasons, times = outcomes
     slots, old, dirty, counts = table
     values = slots.view(np.float64)
-    sizes, learns, fades, rates, ratios, _ = rules
+    sizes, learns, fades, rates, ratios, _, _ = rules
     kinds, examples = learns.shape[0], pages.shape[0]
     residuals = (learns == LEARN_RESIDUALS).any()
     expected_of = expected_clicks(batch, outcomes, ratios, keys[keys.shape[0] - 1], table)
@@ -164,7 +172,7 @@ def _move_rows(
             first, last = offsets[b * kinds + k], offsets[b * kinds + k + 1]
             for i in range(first + AHEAD, min(last + AHEAD, stop)):
                 prefetch_row(slots, home(slots, keys[i]))
-            if learns[k] == LEARN_MEMORY or learns[k] == LEARN_ORGANIC:
+            if learns[k] in MEMORY_LEARNS or learns[k] == LEARN_ORGANIC:
                 continue
             if learns[k] == LEARN_RESIDUALS and expected != expected:
                 continue

@@ -9,6 +9,8 @@ State is rows: key → weight of labels, sum, newest event time (ms). Kinds (`st
     residual  s / (n + prior)                       s: label − expected
     affinity  the residuals of (i, item) over i in the history: the strongest `neighbours`, sum / √count
     likeness  how labels of the item go together with the user's last `neighbours` ones: see `item_similarity.py`
+    lift      how often the item is installed by those who have the user's last `neighbours` installs, over what chance
+              leads to expect: see `item_lift.py`
     coec      (s + prior·base) / (n + prior·base)   s: labels; n: those that positions' rates lead to expect: see
                                                     `position_rates.py`
 
@@ -18,12 +20,13 @@ With a `half_life` n and s halve with each; with a `window` a row has the sums o
 page alone, and sums without decay don't depend on the order of labels. Pages from before any label move no residual.
 A late positive or a retraction moves `s` by ± its weight and nothing else: as if the first label had been right. (A
 likeness depends on the order of labels, and is corrected as long as the item is in the memory.)
-Likenesses move about a hundred rows a label: they have a table and a bound of their own, so that they never evict the
-rates of users and items.
+Likenesses move about a hundred rows a label, lifts an install: they have a table and a bound of their own, so that they
+never evict the rates of users and items.
 
 A statistic of organic installs (`of = "organic"`) is a count or since that installs move and labels don't: each adds
 1 to n and s. They move neither the base rate nor what is expected, so their order among labels doesn't matter.
-One of all installs (`of = "installs"`) moves by them and by positive labels; a retraction takes its 1 away.
+One of all installs (`of = "installs"`) moves by them and by positive labels; a retraction takes its 1 away. So does a
+lift, which depends on the order of all of them.
 """
 
 from collections.abc import Sequence
@@ -34,7 +37,8 @@ import numpy as np
 from stream.events.types import Organic
 from stream.features.cross_products import compile_crosses
 from stream.features.encoder import Batch
-from stream.features.item_similarity import Outcomes, likeness_rules
+from stream.features.item_lift import learn_organic_lift
+from stream.features.item_similarity import Outcomes, memory_rules
 from stream.features.label_expectation import rates_of
 from stream.features.page_features import Layout, id_of, seed_of
 from stream.features.position_rates import POSITIONS, PositionRules
@@ -42,7 +46,15 @@ from stream.features.statistic_kernels import Layers, LearnRules, fill_page, key
 from stream.features.statistic_reads import StatisticRules
 from stream.features.statistic_updates import move_organic, organic_keys
 from stream.spec.spec import ALL_INSTALLS, INSTALLS, ORGANIC_INSTALLS, Spec
-from stream.spec.statistic_kinds import LEARN_INSTALLS, LEARN_MEMORY, LEARN_ORGANIC, LEARN_RATIO, kind_of
+from stream.spec.statistic_kinds import (
+    LEARN_INSTALLS,
+    LEARN_LIFT,
+    LEARN_MEMORY,
+    LEARN_ORGANIC,
+    LEARN_RATIO,
+    MEMORY_LEARNS,
+    kind_of,
+)
 from stream.tables.dtypes import I64, U64
 from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable
@@ -85,17 +97,20 @@ class StatisticsProgram:
         self.rows_max, self.likeness_rows_max = spec.max_statistics, spec.max_likenesses
         ratios = np.flatnonzero(learns == LEARN_RATIO)
         self.position_rows = len(ratios) * POSITIONS
-        likenesses = np.flatnonzero(learns == LEARN_MEMORY)
-        self.likenesses = likenesses.tolist()
+        likenesses, lifts = (np.flatnonzero(learns == learn) for learn in (LEARN_MEMORY, LEARN_LIFT))
+        neighbours = self.rules.neighbours
+        self.memories: list[int] = np.flatnonzero(np.isin(learns, MEMORY_LEARNS)).tolist()
         self.learn_rules = LearnRules(
             self.sizes,
             learns,
             self.rules.fades,
             rates_of(list(stats.values())),
             PositionRules(ratios, self.crosses.salts[ratios], self.rules.priors[ratios], self.rules.fades[ratios]),
-            likeness_rules(self.crosses, self.rules.neighbours, likenesses),
+            memory_rules(self.crosses, neighbours, likenesses),
+            memory_rules(self.crosses, neighbours, lifts),
         )
-        self.memory_rows = int((self.rules.neighbours[likenesses] + 2).sum())  # rows that likenesses move an example
+        self._lift_rows = int((2 * neighbours[lifts] + 4).sum())
+        self.memory_rows = int((neighbours[likenesses] + 2).sum()) + self._lift_rows  # that an example moves at most
         self._user_seed, self._item_seed = layout.seeds["user.id"], layout.seeds["item.id"]
 
     def fill(self, words: U64, time_ms: int, rows: Layers, likenesses: Layers) -> None:
@@ -109,10 +124,19 @@ class StatisticsProgram:
         """The keys that these examples' labels move."""
         return StatisticKeys(*keys_of(batch, self.sizes, self.crosses, self.base_key))
 
-    def organic_keys(self, installs: Sequence[Organic]) -> U64:
-        """The keys that these move: install b's of the j-th statistic of organic installs at b·O+j. uint64 [B·O]."""
+    @property
+    def learns_organic(self) -> bool:
+        """Whether organic installs move any statistic."""
+        return len(self.organic) + self._lift_rows > 0
+
+    def organic_ids(self, installs: Sequence[Organic]) -> U64:
+        """User and item of each as pages have them. uint64 [B, 2]."""
         ids = [(id_of(self._user_seed, one.user), id_of(self._item_seed, one.item)) for one in installs]
-        return organic_keys(np.array(ids, np.uint64), self.organic, self.crosses)
+        return np.array(ids, np.uint64).reshape(-1, 2)
+
+    def lift_rows(self, installs: int) -> int:
+        """Rows that lifts move by so many organic installs, at most."""
+        return installs * self._lift_rows
 
 
 class Statistics:
@@ -160,12 +184,17 @@ class Statistics:
 
     def learn_organic(self, installs: Sequence[Organic]) -> None:
         """Move the statistics that organic installs move by these, in order; the caller has dropped duplicates."""
-        program, table = self.program, self.table
-        if not len(program.organic) or not installs:
+        program, table, likenesses = self.program, self.table, self.likenesses
+        if not installs or not program.learns_organic:
             return
-        keys = program.organic_keys(installs)
-        times = np.repeat(np.array([one.time_ms for one in installs], np.float64), len(program.organic))
-        fades = np.tile(program.rules.fades[program.organic], len(installs))
+        ids, times = program.organic_ids(installs), np.array([one.time_ms for one in installs], np.float64)
+        keys = organic_keys(ids, program.organic, program.crosses)  # install b's of the j-th such statistic at b·O+j
         self.evictor.step(table, len(keys), 0)
         table.reserve_for(keys)
-        move_organic(table.arrays, keys, times, fades)
+        fades = np.tile(program.rules.fades[program.organic], len(installs))
+        move_organic(table.arrays, keys, np.repeat(times, len(program.organic)), fades)
+        unknown = program.lift_rows(len(installs))
+        self.likeness_evictor.step(likenesses, unknown, 0)
+        likenesses.reserve_for(NO_KEYS, unknown)
+        for rule in program.learn_rules.lifts:
+            learn_organic_lift(ids, times, rule, likenesses.arrays)

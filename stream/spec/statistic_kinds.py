@@ -9,24 +9,29 @@ from typing import Final, Literal, NamedTuple, get_args
 
 from stream.runtime.errors import SpecError
 
-Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness", "coec"]
+Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness", "lift", "coec"]
 GoesBy = Literal["fields", "history", "memory"]
 
-# How one or more rows (n, s, t) are read: branches of `measure`. READ_MEMORY has its own kernels (item_similarity).
-READS: Final = tuple(range(7))
-READ_RATE, READ_COUNT, READ_SINCE, READ_MEAN, READ_STRONGEST, READ_MEMORY, READ_RATIO = READS
+# How one or more rows (n, s, t) are read: branches of `measure`. READ_MEMORY and READ_LIFT have their own kernels
+# (item_similarity, item_lift).
+READS: Final = tuple(range(8))
+READ_RATE, READ_COUNT, READ_SINCE, READ_MEAN, READ_STRONGEST, READ_MEMORY, READ_RATIO, READ_LIFT = READS
 
-# What a label adds to s: branches of `label_sum`. LEARN_MEMORY has its own kernels; in its rows s may be an item's id.
-LEARNS: Final = tuple(range(6))
-LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC, LEARN_INSTALLS, LEARN_RATIO = LEARNS
-# No label updates LEARN_ORGANIC, only positive ones (and retractions) LEARN_INSTALLS; organic installs update both.
+# What a label adds to s: branches of `label_sum`. LEARN_MEMORY and LEARN_LIFT have their own kernels; in their rows s
+# may be an item's id.
+LEARNS: Final = tuple(range(7))
+LEARN_LABELS, LEARN_RESIDUALS, LEARN_MEMORY, LEARN_ORGANIC, LEARN_INSTALLS, LEARN_RATIO, LEARN_LIFT = LEARNS
+# No label updates LEARN_ORGANIC, only positive ones (and retractions) LEARN_INSTALLS and LEARN_LIFT; organic installs
+# update all three.
+MEMORY_READS: Final = (READ_MEMORY, READ_LIFT)
+MEMORY_LEARNS: Final = (LEARN_MEMORY, LEARN_LIFT)
 
 
 class Kind(NamedTuple):
     """A kind of statistic.
 
-    `goes_by`: one field or a pair; an item of the page with each of the user's history; or user and item, whose last
-    labels it remembers. `organic`: whether organic installs, which have no label, may update it instead. `windowed`:
+    `goes_by`: one field or a pair; an item of the page with each of the user's history; or the user, whose last
+    labels or installs it remembers, and the item. `organic`: whether organic installs, which have no label, may update it instead. `windowed`:
     whether it may be of the last `window` alone.
     """
 
@@ -45,7 +50,7 @@ def checked(kinds: Mapping[Measure, Kind]) -> Mapping[Measure, Kind]:
         assert kind.goes_by in get_args(GoesBy), f"{name} goes by {kind.goes_by}"
         assert kind.read in READS, f"{name} is read by an unknown branch"
         assert kind.learn in {*LEARNS} - {LEARN_ORGANIC, LEARN_INSTALLS}, f"{name} learns by an unknown branch"
-        memory = {kind.goes_by == "memory", kind.read == READ_MEMORY, kind.learn == LEARN_MEMORY}
+        memory = {kind.goes_by == "memory", kind.read in MEMORY_READS, kind.learn in MEMORY_LEARNS}
         assert len(memory) == 1, f"{name}: memory must be its goes_by, read and learn alike"
     return kinds
 
@@ -63,6 +68,10 @@ KINDS: Final = checked(
         "likeness": Kind(
             "how this item's labels go with the user's last `neighbours` labels, installed or not",
             "memory", READ_MEMORY, LEARN_MEMORY,
+        ),
+        "lift": Kind(
+            "how often this item is installed by those who have the user's last `neighbours` installs, over chance",
+            "memory", READ_LIFT, LEARN_LIFT,
         ),
         "coec": Kind(
             "clicks over expected clicks: labels over those that their positions' rates lead to expect",

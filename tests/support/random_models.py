@@ -43,6 +43,7 @@ user_seen = { kind = "count", by = ["user.id"] }
 item_last = { kind = "since", by = ["item.id"] }
 taste = { kind = "residual", by = ["user.id", "item.tags"] }
 akin = { kind = "likeness", by = ["user.id", "item.id"], neighbours = 3 }
+together = { kind = "lift", by = ["user.id", "item.id"], neighbours = 3, prior = 2 }
 then = { kind = "residual", by = ["user.history.newest", "item.id"] }
 alike = { kind = "affinity", of = "item.id", to = "user.history", neighbours = 2 }
 """

@@ -36,7 +36,7 @@ class World:
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(11)
-        self.model = ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
+        self.model = ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 6)
         self.store = MemoryStore("m")
         self.model.publish(self.store)
         self.model.learn()
