@@ -129,7 +129,7 @@ def _draw(kind: str, world: str, random: np.random.Generator) -> Draw:
     if kind != "wide":
         draw |= {"learning_rate": rate(*RATES[world]), "warm_every": one_of(*WARM_EVERY[world])}
         if world == "store":
-            draw |= {"embedding_dim": one_of(8, 16, 32), "embedding_accumulator": one_of(0.0001, 0.001, 0.01)}
+            draw |= {"embedding_dim": one_of(8, 16, 32), "embedding_accumulator": one_of(0.001, 0.01, 0.1)}
     return draw
 
 

@@ -1,7 +1,7 @@
 """Lift of an item by what the user installed last: items that are installed together, more often than by chance.
 
-A user's *memory* is a ring of the last items that they installed, with or without a page. An install counts the pairs of
-its item with those in the memory; an item's own count is that of its pairs. An item's lift for a user is
+A user's *memory* is a ring of the last items that they installed, with or without a page. An install counts the pairs
+of its item with those in the memory; an item's own count is that of its pairs. An item's lift for a user is
 
     Σ (n(i, item) − e) / (e + prior) / √m    over the m items i ≠ item in the memory; missing without one
 
@@ -9,8 +9,8 @@ where e = n(i) · n(item) / n is what chance leads to expect. Association rules 
 the lift less 1, shrunk as long as little is expected. It says what item-item collaborative filtering says.
 
 State is rows of (n, s, t) in the likenesses' table, whose memories' form it has (`item_similarity.py`): head, entries,
-pairs (n: how often), and each item's count (n), and that of all. Counts are whole numbers, so a ranker can cache them in
-single precision.
+pairs (n: how often), and each item's count (n), and that of all. Counts are whole numbers, so a ranker can cache them
+in single precision.
 """
 
 from typing import Any, Final
@@ -90,7 +90,7 @@ def fill_lift(page: Page, crosses: CrossProducts, rules: StatisticRules, k: int,
 @kernel
 def _count(slots: U64, overlay: U64, key: np.uint64) -> float:
     n, _, _ = read_row(slots, overlay, key)
-    return max(0.0, n)
+    return max(0.0, n)  # type: ignore[no-any-return]  # a kernel
 
 
 @kernel
@@ -102,7 +102,7 @@ def _add(table: TableArrays, key: np.uint64, n: float, time_ms: float) -> int:
     values = slots.view(np.float64)
     values[row, 3] = max(values[row, 3], time_ms)
     set_n(slots, row, max(0.0, abs(values[row, 1]) + n))
-    return row
+    return row  # type: ignore[no-any-return]  # a kernel
 
 
 @kernel

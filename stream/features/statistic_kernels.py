@@ -15,10 +15,10 @@ from stream.features.statistic_reads import StatisticRules, base_rate, measure, 
 from stream.features.statistic_updates import counted, label_sum, move
 from stream.spec.statistic_kinds import (
     LEARN_INSTALLS,
-    MEMORY_LEARNS,
     LEARN_ORGANIC,
     LEARN_RATIO,
     LEARN_RESIDUALS,
+    MEMORY_LEARNS,
     MEMORY_READS,
     READ_LIFT,
     READ_MEMORY,

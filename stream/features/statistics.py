@@ -134,6 +134,10 @@ class StatisticsProgram:
         ids = [(id_of(self._user_seed, one.user), id_of(self._item_seed, one.item)) for one in installs]
         return np.array(ids, np.uint64).reshape(-1, 2)
 
+    def organic_keys(self, ids: U64) -> U64:
+        """The keys that installs by user and item move: b's of the j-th statistic of organic installs at b·O+j."""
+        return organic_keys(ids, self.organic, self.crosses)
+
     def lift_rows(self, installs: int) -> int:
         """Rows that lifts move by so many organic installs, at most."""
         return installs * self._lift_rows
@@ -188,7 +192,7 @@ class Statistics:
         if not installs or not program.learns_organic:
             return
         ids, times = program.organic_ids(installs), np.array([one.time_ms for one in installs], np.float64)
-        keys = organic_keys(ids, program.organic, program.crosses)  # install b's of the j-th such statistic at b·O+j
+        keys = program.organic_keys(ids)
         self.evictor.step(table, len(keys), 0)
         table.reserve_for(keys)
         fades = np.tile(program.rules.fades[program.organic], len(installs))

@@ -236,7 +236,7 @@ class Spec(Part, frozen=True):
     context: dict[str, ColumnType | Column] = {}
     page: PageTime = PageTime()
     statistics: dict[str, Statistic] = {}
-    max_statistics: Bound = 50_000_000  # rows of statistics but likenesses and lifts; over it the least recently updated go
+    max_statistics: Bound = 50_000_000  # rows of statistics but likenesses and lifts; over it the oldest go
     max_likenesses: Bound = 50_000_000  # rows of these: users' last labels or installs, and pairs of items
     slices: dict[str, list[str]] = {}  # metrics are also computed for these values of a category
     wide: Wide = field(default_factory=Wide)

@@ -30,9 +30,9 @@ MEMORY_LEARNS: Final = (LEARN_MEMORY, LEARN_LIFT)
 class Kind(NamedTuple):
     """A kind of statistic.
 
-    `goes_by`: one field or a pair; an item of the page with each of the user's history; or the user, whose last
-    labels or installs it remembers, and the item. `organic`: whether organic installs, which have no label, may update it instead. `windowed`:
-    whether it may be of the last `window` alone.
+    `goes_by`: one field or a pair; an item of the page with each of the user's history; or the user, whose last labels
+    or installs it remembers, and the item. `organic`: whether organic installs, which have no label, may update it
+    instead. `windowed`: whether it may be of the last `window` alone.
     """
 
     description: str

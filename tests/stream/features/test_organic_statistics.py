@@ -13,7 +13,6 @@ from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLO
 from stream.features.encoder import Batch, one_page
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
-from stream.features.statistic_updates import organic_keys
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, Statistic, duration_ms
 from stream.spec.spec_file import parse_spec
@@ -145,7 +144,7 @@ def test_their_rows_are_bounded_with_all_others() -> None:
         statistics.learn_organic([Organic(f"u{n}", f"i{n}", START_MS + n, "x")])
     assert len(statistics.table) <= 1_010
     ids = program.organic_ids([Organic("u2999", "i2999", START_MS, "x")])
-    last = organic_keys(ids, program.organic, program.crosses)
+    last = program.organic_keys(ids)
     assert {int(key) for key in last} <= rows(statistics).keys()
 
 

@@ -107,8 +107,10 @@ def test_a_backtest_plays_them_as_joiner_and_learner_would() -> None:
     np.testing.assert_array_equal(with_them.labels, without.labels)
     counts = backtest.maker.statistics.table.rows()[:, 0].tolist()
     program = backtest.maker.statistics.program
-    assert set(program.organic_keys([Organic("u", item, 1, "x") for item in ("i4", "i7")]).tolist()) <= set(counts)
-    assert backtest.maker.statistics.program.organic_keys([Organic("u", "i3", 1, "x")])[0] not in counts
+    installs = [Organic("u", item, 1, "x") for item in ("i4", "i7", "i3")]
+    *known, unknown = program.organic_keys(program.organic_ids(installs)).tolist()
+    assert set(known) <= set(counts)
+    assert unknown not in counts
 
 
 def played(
