@@ -8,24 +8,35 @@ from typing import Final
 
 from msgspec import structs
 
+from producers.store.parameters import BASE_RATES
 from stream.spec.spec import Cross, Spec
 from thalweg.backtest.peers import PeerRates
 
 STORE: Final = "store"  # the spec that they belong to; other specs' arms all run on the spec's own rates
+TUNED_AT: Final = BASE_RATES["usual"]  # at other base rates arms run on the spec's, which are stable at all of them
 TUNED: Final[Mapping[str, Mapping[str, float]]] = {
+    "wide": {
+        "alpha": 0.1713,
+        "l1": 2.0,
+        "l2": 1.0,
+        "item.id": 2.0,
+        "user.history x item.id": 4.0,
+        "user.history x item.category": 0.06,
+    },
     "deep": {
-        "learning_rate": 0.01415,
+        "learning_rate": 0.02653,
         "warm_every": 50_000.0,
-        "embedding_dim": 8.0,
-        "embedding_accumulator": 0.0001,
+        "embedding_dim": 16.0,
+        "embedding_accumulator": 0.01,
     },
     "vw": {"alpha": 0.1518, "beta": 2.25, "l1": 0.5, "l2": 0.0},
-}  # the spec's own are the best for wide and wide_deep
+}  # wide_deep's are the spec's own
 
 
-def spec_of_arm(spec: Spec, arm: str) -> Spec:
-    """The spec with this arm's rates."""
-    return spec_with(spec, TUNED[arm]) if spec.name == STORE and arm in TUNED else spec
+def spec_of_arm(spec: Spec, arm: str, base_rate: float) -> Spec:
+    """The spec with the rates of one of our arms, in a store of this base rate."""
+    is_tuned = spec.name == STORE and base_rate == TUNED_AT and arm in TUNED
+    return spec_with(spec, TUNED[arm]) if is_tuned else spec
 
 
 def peer_rates(spec: Spec) -> PeerRates:
