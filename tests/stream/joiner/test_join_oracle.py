@@ -47,6 +47,7 @@ from tests.support.join_strategies import (
 )
 
 SOAK = bool(os.environ.get("SOAK"))
+KILLED_AT_EACH = 400 if SOAK else 60  # stories in which the joiner is killed at each record, which takes its square
 
 
 @settings(max_examples=100, deadline=None)
@@ -165,7 +166,7 @@ def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: Label
         )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=KILLED_AT_EACH, deadline=None)
 @given(events=flows(), rules=rule_sets(), sizes=sizes, kill=st.integers(1, 24))
 def test_organic_is_the_same_wherever_a_joiner_is_killed(
     events: list[SourceEvent], rules: LabelRules, sizes: list[int], kill: int
@@ -185,7 +186,7 @@ def test_organic_is_the_same_wherever_a_joiner_is_killed(
                 assert before | between | after == wanted
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=KILLED_AT_EACH, deadline=None)
 @given(events=restamped(), rules=rule_sets(), sizes=sizes)
 def test_what_comes_again_with_another_time_is_the_same_wherever_a_joiner_is_killed(
     events: list[SourceEvent], rules: LabelRules, sizes: list[int]
@@ -222,7 +223,7 @@ def test_a_retraction_outlives_its_install_wherever_a_joiner_is_killed(policy: P
         assert (before | after, last.counts.stray, last.oldest_needed_offset()) == (set(), 0, None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=KILLED_AT_EACH, deadline=None)
 @given(events=flows(), rules=rule_sets(), kill=st.integers(1, 24))
 def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
     events: list[SourceEvent], rules: LabelRules, kill: int
@@ -245,7 +246,7 @@ def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
                 assert between | after == sure
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=KILLED_AT_EACH, deadline=None)
 @given(events=st.one_of(sources(), flows()), rules=rule_sets(), bytes_max=st.sampled_from([0, 900, 2_000, 4_000]))
 def test_full_memory_keeps_silent_about_what_it_made_organic(
     events: list[SourceEvent], rules: LabelRules, bytes_max: int
