@@ -46,7 +46,7 @@ class JoinedEvent(NamedTuple):
 
     event: WorldEvent
     examples: list[Examples]
-    organic: Sequence[Organic] = ()  # if the spec has a statistic of organic installs
+    organic: Sequence[Organic] = ()  # if a statistic of the spec learns organic installs
 
 
 class PreparedEvent(NamedTuple):

@@ -31,7 +31,7 @@ from stream.joiner.record_events import to_record
 from stream.joiner.record_processor import warm_up
 from stream.joiner.state_store import StateStore
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import ORGANIC_INSTALLS, Spec, Statistic, WarmStart
+from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, Spec, Statistic, WarmStart
 from stream.spec.spec_file import load_spec
 from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable
@@ -90,8 +90,11 @@ def grow_and_evict() -> None:
 
 def learn_organic(spec: Spec) -> None:
     """What happens only under a spec with statistics of organic installs."""
-    counted = Statistic("count", by=["item.id"], of=ORGANIC_INSTALLS)
-    spec = msgspec.structs.replace(spec, statistics={"counted": counted})
+    statistics = {
+        "counted": Statistic("count", by=["item.id"], of=ORGANIC_INSTALLS),
+        "together": Statistic("lift", by=["user.id", "item.id"], of=ALL_INSTALLS),
+    }
+    spec = msgspec.structs.replace(spec, statistics=statistics)
     Statistics(StatisticsProgram(spec, Layout(spec))).learn_organic([Organic("u", "i", 1, "x")])
 
 

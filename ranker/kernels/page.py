@@ -10,7 +10,7 @@ from ranker.kernels.pair_cache import NO_SLOT, slot_of, slots_of
 from ranker.kernels.plan import PlanArrays
 from ranker.kernels.request import Tables, UserContext
 from ranker.kernels.scratch import Scratch
-from ranker.kernels.similarity import fill_likenesses, read_memories
+from ranker.kernels.similarity import fill_memories, read_memories
 from ranker.kernels.table_reads import read_rows
 from stream.features.cross_products import ITEM, USER, list_at
 from stream.features.page_kernels import Page, open_page
@@ -167,7 +167,7 @@ def fill_items(
     if user.now == user.now:
         page = open_page(words, plan.sizes)
         fill_statistics(page, plan, tables, user, first, last, False, scratch)
-        fill_likenesses(page, plan, tables, user, first, last, scratch)
+        fill_memories(page, plan, tables, user, first, last, scratch)
 
 
 @kernel

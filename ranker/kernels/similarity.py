@@ -12,7 +12,7 @@ from ranker.kernels.request import Tables, UserContext
 from ranker.kernels.scratch import BUFFER, Scratch
 from ranker.kernels.table_reads import read_rows
 from stream.features.cross_products import list_at
-from stream.features.item_lift import count_key, lift_of
+from stream.features.item_lift import ALL_ITEMS, count_key, lift_of
 from stream.features.item_similarity import HEAD, SHIFT, pair_key
 from stream.features.page_kernels import Page
 from stream.features.statistic_reads import StatisticRows
@@ -50,7 +50,7 @@ def read_memories(page: Page, plan: PlanArrays, table: TableView, scratch: Scrat
                         keys[i] = mix(head, np.uint64(start + i + 1))
                     read_rows(keys, hashes, entries, table, 0.0, 0.0, rows)
                     for i in range(entries):
-                        if t[i] >= 0.0:
+                        if t[i] >= 0.0 and bits[i] != np.uint64(0):  # neither evicted nor taken back
                             items[count], residuals[count] = bits[i], n[i] - SHIFT
                             count += 1
                 if reads[k] == READ_LIFT:
@@ -61,7 +61,7 @@ def read_memories(page: Page, plan: PlanArrays, table: TableView, scratch: Scrat
 
 @kernel
 def _count_items(items: U64, salt: np.uint64, table: TableView, scratch: Scratch, counts: F64) -> None:
-    """Each item's own count; of item 0: that of all."""
+    """Each item's own count, or that of ALL_ITEMS."""
     rows = StatisticRows(scratch.n, scratch.s, scratch.t)
     for start in range(0, items.shape[0], BUFFER):
         some = min(BUFFER, items.shape[0] - start)
@@ -72,7 +72,7 @@ def _count_items(items: U64, salt: np.uint64, table: TableView, scratch: Scratch
 
 
 @kernel
-def fill_likenesses(
+def fill_memories(
     page: Page, plan: PlanArrays, tables: Tables, user: UserContext, first: int, last: int, scratch: Scratch
 ) -> None:
     """Write the likenesses and lifts of items first:last into the page."""
@@ -95,9 +95,9 @@ def fill_likenesses(
         # Many items at once: many keys are prefetched, and few loops started.
         together = max(1, min(last - first, BUFFER // max(1, width)))
         shown, slots = np.empty(together, np.uint64), np.empty(together, np.int64)
-        every, own = np.zeros(1, np.float64), np.zeros(together if is_lift else 0, np.float64)
+        of_all, own = np.zeros(1, np.float64), np.zeros(together if is_lift else 0, np.float64)
         if is_lift:
-            _count_items(np.zeros(1, np.uint64), salt, tables.statistics, scratch, every)
+            _count_items(np.full(1, ALL_ITEMS), salt, tables.statistics, scratch, of_all)
         for low in range(first, last, together):
             count = min(together, last - low)
             read_shown(page, side, index, low, low + count, tables.slots, shown, slots)
@@ -114,7 +114,7 @@ def fill_likenesses(
             for i in range(count):
                 numbers, value = ratios[i * width : (i + 1) * width], np.nan
                 if shown[i] != np.uint64(0) and is_lift:
-                    value = lift_of(numbers, of, remembered, shown[i], own[i], every[0], priors[k])
+                    value = lift_of(numbers, of, remembered, shown[i], own[i], of_all[0], priors[k])
                 elif shown[i] != np.uint64(0):
                     value = _likeness_of(numbers, of, remembered, shown[i])
                 f32[at.statistics + (low + i) * at.sizes.statistics + k] = value

@@ -32,7 +32,7 @@ def wide_change(payload: Payload) -> Change:
 def statistic_change(payload: Payload, plan: Plan) -> Change:
     """Keys and n, s, t (float64), within the range that labels can produce.
 
-    An item similarity stores an item's id in column s: where the spec has one, s isn't checked. A window's n and s are
+    A likeness or lift stores items' ids in column s: where the spec has one, s isn't checked. A window's n and s are
     two float32 each: where the spec has one, a sum may be within the range as either.
     """
     rows = _array(payload, "rows", "<u8", 2)

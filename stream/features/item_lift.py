@@ -9,8 +9,9 @@ where e = n(i) · n(item) / n is what chance leads to expect. Association rules 
 the lift less 1, shrunk as long as little is expected. It says what item-item collaborative filtering says.
 
 State is rows of (n, s, t) in the likenesses' table, whose memories' form it has (`item_similarity.py`): head, entries,
-pairs (n: how often), and each item's count (n), and that of all. Counts are whole numbers, so a ranker can cache them
-in single precision.
+pairs (n: how often), and each item's count (n), and that of all. A pair's count is read in single precision, so that a
+ranker can cache it. The order of installs matters, and a retraction undoes an install as long as its label can still
+be corrected and its item is in the memory; an organic install that is retracted after it was emitted stays.
 """
 
 from typing import Any, Final
@@ -39,25 +40,25 @@ from stream.tables.hash_kernels import TableArrays, find_or_insert_moved, mark_c
 from stream.tables.jit import kernel
 
 ITEM_COUNT: Final = np.uint64(0x4954454D)
-ALL_COUNT: Final = np.uint64(0x414C4C)
+ALL_ITEMS: Final = np.uint64(0x9D39247E33776D41)  # in place of an item's id: ids are hashes
 
 
 @kernel
 def count_key(salt: np.uint64, item: np.uint64) -> np.uint64:
-    """The key of an item's own count; of item 0: that of all."""
-    return mix(salt ^ ITEM_COUNT, item) if item != np.uint64(0) else mix(salt ^ ALL_COUNT, salt)
+    """The key of an item's own count, or of that of ALL_ITEMS."""
+    return mix(salt ^ ITEM_COUNT, item)
 
 
 @kernel
-def lift_of(pairs: F64, counts: F64, items: U64, item: np.uint64, own: float, every: float, prior: float) -> Any:
+def lift_of(pairs: F64, counts: F64, items: U64, item: np.uint64, own: float, of_all: float, prior: float) -> Any:
     """An item's lift by these items (0: none); NaN when there is no other item among them.
 
-    pairs, counts [len(items)]: of the item with each, and of each; `own`, `every`: of the item, and of all.
+    Counts of pairs: `pairs` [len(items)] of the item with each, `counts` [len(items)] of each, `own`, and `of_all`.
     """
     total, others = 0.0, 0
     for i in range(items.shape[0]):
         if items[i] != np.uint64(0) and items[i] != item:
-            expected = counts[i] * own / every if every > 0.0 else 0.0
+            expected = counts[i] * own / of_all if of_all > 0.0 else 0.0
             total += (pairs[i] - expected) / (expected + prior)
             others += 1
     return total / np.sqrt(np.float64(others)) if others else np.nan
@@ -75,15 +76,15 @@ def fill_lift(page: Page, crosses: CrossProducts, rules: StatisticRules, k: int,
     counts, pairs = np.empty(items.shape[0], np.float64), np.empty(items.shape[0], np.float64)
     for i in range(items.shape[0]):
         counts[i] = _count(slots, overlay, count_key(salt, items[i]))
-    every = _count(slots, overlay, count_key(salt, np.uint64(0)))
+    of_all = _count(slots, overlay, count_key(salt, ALL_ITEMS))
     for position in range(at.items):
         item, end = list_at(w32, at, crosses.sides[first + 1], crosses.indices[first + 1], position)
         value = np.nan
         if end > item:
             for i in range(items.shape[0]):
-                pairs[i] = _count(slots, overlay, pair_key(salt, items[i], words[item]))
+                pairs[i] = np.float32(_count(slots, overlay, pair_key(salt, items[i], words[item])))
             own = _count(slots, overlay, count_key(salt, words[item]))
-            value = lift_of(pairs, counts, items, words[item], own, every, rules.priors[k])
+            value = lift_of(pairs, counts, items, words[item], own, of_all, rules.priors[k])
         f32[at.statistics + position * at.sizes.statistics + k] = value
 
 
@@ -116,7 +117,7 @@ def _move_pairs(table: TableArrays, salt: np.uint64, items: U64, item: np.uint64
             others += 1.0
     if others:
         _add(table, count_key(salt, item), n * others, time_ms)
-        _add(table, count_key(salt, np.uint64(0)), 2.0 * n * others, time_ms)
+        _add(table, count_key(salt, ALL_ITEMS), 2.0 * n * others, time_ms)
 
 
 @kernel
@@ -145,10 +146,10 @@ def _retract_install(
     slots, old, _, _ = table
     installs = np.int64(max(0.0, read_memory(old, slots, head, memory)))
     items = memory.items[: min(installs, memory.items.shape[0])]
-    for place in range(items.shape[0]):
-        if items[place] == item:
+    for i in range(items.shape[0]):
+        if items[i] == item:
             _move_pairs(table, salt, items, item, -1.0, time_ms)
-            entry = _add(table, mix(head, np.uint64(place + 1)), 0.0, time_ms)
+            entry = _add(table, mix(head, np.uint64(i + 1)), 0.0, time_ms)
             set_n(slots, entry, SHIFT)
             slots[entry, 2] = np.uint64(0)
             return

@@ -26,7 +26,7 @@ never evict the rates of users and items.
 A statistic of organic installs (`of = "organic"`) is a count or since that installs move and labels don't: each adds
 1 to n and s. They move neither the base rate nor what is expected, so their order among labels doesn't matter.
 One of all installs (`of = "installs"`) moves by them and by positive labels; a retraction takes its 1 away. So does a
-lift, which depends on the order of all of them.
+lift, but it depends on the order of all of them.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ from stream.features.position_rates import POSITIONS, PositionRules
 from stream.features.statistic_kernels import Layers, LearnRules, fill_page, keys_of, learn_labels
 from stream.features.statistic_reads import StatisticRules
 from stream.features.statistic_updates import move_organic, organic_keys
-from stream.spec.spec import ALL_INSTALLS, INSTALLS, ORGANIC_INSTALLS, Spec
+from stream.spec.spec import INSTALLS, ORGANIC_INSTALLS, Spec
 from stream.spec.statistic_kinds import (
     LEARN_INSTALLS,
     LEARN_LIFT,
@@ -84,9 +84,10 @@ class StatisticsProgram:
             layout, [s.by or [s.to, s.of] for s in stats.values()], [f"statistic {n}" for n in stats]
         )
         of = np.array([s.of for s in stats.values()], np.str_)
-        self.organic: I64 = np.flatnonzero(np.isin(of, INSTALLS))  # those that organic installs move
-        learns = np.where(of == ORGANIC_INSTALLS, LEARN_ORGANIC, np.array([kind.learn for kind in kinds], np.int64))
-        learns = np.where(of == ALL_INSTALLS, LEARN_INSTALLS, learns)
+        learns = np.array([kind.learn for kind in kinds], np.int64)
+        counts_installs = np.isin(of, INSTALLS) & ~np.isin(learns, MEMORY_LEARNS)
+        self.organic: I64 = np.flatnonzero(counts_installs)  # those whose rows organic installs move
+        learns = np.where(counts_installs, np.where(of == ORGANIC_INSTALLS, LEARN_ORGANIC, LEARN_INSTALLS), learns)
         self.rules = StatisticRules(
             reads=np.array([kind.read for kind in kinds], np.int64),
             priors=np.array([s.prior for s in stats.values()], np.float64),
@@ -109,7 +110,7 @@ class StatisticsProgram:
             memory_rules(self.crosses, neighbours, likenesses),
             memory_rules(self.crosses, neighbours, lifts),
         )
-        self._lift_rows = int((2 * neighbours[lifts] + 4).sum())
+        self._lift_rows = int((2 * neighbours[lifts] + 4).sum())  # that an install moves at most
         self.memory_rows = int((neighbours[likenesses] + 2).sum()) + self._lift_rows  # that an example moves at most
         self._user_seed, self._item_seed = layout.seeds["user.id"], layout.seeds["item.id"]
 

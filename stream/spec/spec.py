@@ -90,7 +90,7 @@ class Statistic(Part, frozen=True):
     """A streaming number by one field or a pair, updated by each label.
 
     With of = "organic" a count or since is updated by organic installs instead, with of = "installs" by them and by
-    positive labels: by item.id, user.id or both.
+    positive labels: by item.id, user.id or both. A lift is of = "installs", by both.
     Labels fade by `half_life`, or a rate or count is of the last `window` alone; both are of event time.
     """
 
@@ -236,7 +236,7 @@ class Spec(Part, frozen=True):
     context: dict[str, ColumnType | Column] = {}
     page: PageTime = PageTime()
     statistics: dict[str, Statistic] = {}
-    max_statistics: Bound = 50_000_000  # rows of statistics but likenesses and lifts; over it the oldest go
+    max_statistics: Bound = 50_000_000  # rows of statistics but likenesses and lifts; the least recently updated go
     max_likenesses: Bound = 50_000_000  # rows of these: users' last labels or installs, and pairs of items
     slices: dict[str, list[str]] = {}  # metrics are also computed for these values of a category
     wide: Wide = field(default_factory=Wide)

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn, assert_never
 import msgspec
 
 from stream.spec.spec import (
+    ALL_INSTALLS,
     CROSSES_MAX,
     DELAYS_MAX,
     DURATION_DAYS_MAX,
@@ -115,6 +116,11 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) ->
                     _check_organic(spec, name, stat, reject)
                 elif stat.of or stat.to or not 1 <= len(stat.by) <= 2 or len(set(stat.by)) != len(stat.by):
                     reject(path, f'statistics.{name}: {stat.kind} goes by one field or a pair: by = ["user.id"]')
+            case "installs":
+                if stat.of != ALL_INSTALLS or stat.to:
+                    why = f'{stat.kind} is of = "installs", by = ["user.id", "item.id"]'
+                    reject(path, f"statistics.{name}: {why}")
+                _check_emitted(spec, name, reject)
             case _:
                 assert_never(goes_by)
         for column in stat.by:
@@ -131,7 +137,9 @@ def _check_statistics(spec: Spec, columns: dict[str, Column], reject: Reject) ->
         if stat.window and late and duration_ms(stat.window) <= duration_ms(spec.label.window):
             why = f"a page's negatives are known after {spec.label.window} (label.window): give it a longer window"
             reject((*path, "window"), f"statistics.{name}: {why}")
-        if goes_by == "memory" and (stat.by != ["user.id", "item.id"] or stat.half_life or stat.neighbours > 1_000):
+        if goes_by in ("memory", "installs") and (
+            stat.by != ["user.id", "item.id"] or stat.half_life or stat.neighbours > 1_000
+        ):
             why = f'{stat.kind} is by = ["user.id", "item.id"], of at most 1,000 neighbours, without half_life'
             reject(path, f"statistics.{name}: {why}")
 
@@ -146,9 +154,14 @@ def _check_organic(spec: Spec, name: str, stat: Statistic, reject: Reject) -> No
     if stat.to or not stat.by or len(set(stat.by)) != len(stat.by) or not {"user.id", "item.id"}.issuperset(stat.by):
         why = "an organic install has only a user and an item: by item.id, user.id, or both"
         reject((*path, "by"), f"statistics.{name}: {why}")
+    _check_emitted(spec, name, reject)
+
+
+def _check_emitted(spec: Spec, name: str, reject: Reject) -> None:
+    """Rule of statistics that organic installs move: the joiner must emit them to where the learner reads."""
     if "examples" not in spec.label.organic_in:
         why = 'the learner reads organic installs from `examples` only: set organic = "examples" in [label]'
-        reject((*path, "of"), f"statistics.{name}: {why}")
+        reject(("statistics", name, "of"), f"statistics.{name}: {why}")
 
 
 def _check_parts(spec: Spec, columns: dict[str, Column], reject: Reject) -> None:

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple, get_args
 from stream.runtime.errors import SpecError
 
 Measure = Literal["rate", "count", "since", "residual", "affinity", "likeness", "lift", "coec"]
-GoesBy = Literal["fields", "history", "memory"]
+GoesBy = Literal["fields", "history", "memory", "installs"]
 
 # How one or more rows (n, s, t) are read: branches of `measure`. READ_MEMORY and READ_LIFT have their own kernels
 # (item_similarity, item_lift).
@@ -30,9 +30,9 @@ MEMORY_LEARNS: Final = (LEARN_MEMORY, LEARN_LIFT)
 class Kind(NamedTuple):
     """A kind of statistic.
 
-    `goes_by`: one field or a pair; an item of the page with each of the user's history; or the user, whose last labels
-    or installs it remembers, and the item. `organic`: whether organic installs, which have no label, may update it
-    instead. `windowed`: whether it may be of the last `window` alone.
+    `goes_by`: one field or a pair; an item of the page with each of the user's history; or user and item, and it
+    remembers the user's last labels ("memory") or all their last installs ("installs"). `organic`: whether organic
+    installs, which have no label, may update it instead. `windowed`: whether it may be of the last `window` alone.
     """
 
     description: str
@@ -50,7 +50,7 @@ def checked(kinds: Mapping[Measure, Kind]) -> Mapping[Measure, Kind]:
         assert kind.goes_by in get_args(GoesBy), f"{name} goes by {kind.goes_by}"
         assert kind.read in READS, f"{name} is read by an unknown branch"
         assert kind.learn in {*LEARNS} - {LEARN_ORGANIC, LEARN_INSTALLS}, f"{name} learns by an unknown branch"
-        memory = {kind.goes_by == "memory", kind.read in MEMORY_READS, kind.learn in MEMORY_LEARNS}
+        memory = {kind.goes_by in ("memory", "installs"), kind.read in MEMORY_READS, kind.learn in MEMORY_LEARNS}
         assert len(memory) == 1, f"{name}: memory must be its goes_by, read and learn alike"
     return kinds
 
@@ -71,7 +71,7 @@ KINDS: Final = checked(
         ),
         "lift": Kind(
             "how often this item is installed by those who have the user's last `neighbours` installs, over chance",
-            "memory", READ_LIFT, LEARN_LIFT,
+            "installs", READ_LIFT, LEARN_LIFT,
         ),
         "coec": Kind(
             "clicks over expected clicks: labels over those that their positions' rates lead to expect",

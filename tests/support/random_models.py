@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream.events.types import Item, Value
+from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED, Item, Organic, Value
 from stream.features.encoder import Encoder, one_page
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
@@ -43,7 +43,7 @@ user_seen = { kind = "count", by = ["user.id"] }
 item_last = { kind = "since", by = ["item.id"] }
 taste = { kind = "residual", by = ["user.id", "item.tags"] }
 akin = { kind = "likeness", by = ["user.id", "item.id"], neighbours = 3 }
-together = { kind = "lift", by = ["user.id", "item.id"], neighbours = 3, prior = 2 }
+together = { kind = "lift", of = "installs", by = ["user.id", "item.id"], neighbours = 3, prior = 2 }
 then = { kind = "residual", by = ["user.history.newest", "item.id"] }
 alike = { kind = "affinity", of = "item.id", to = "user.history", neighbours = 2 }
 """
@@ -74,7 +74,7 @@ def some_spec(rng: np.random.Generator, parts: list[str], name: str = "m") -> Sp
         f"name = {name!r}\nparts = {parts}\n{COLUMNS}{chr(10).join(context)}\n[statistics]\n" + "\n".join(statistics) +
         f"\n[wide]\nfeatures = {wide}\ncrosses = {crosses}\n"
         f"[deep]\nfeatures = {deep}\nembedding_dim = {int(rng.integers(1, 9))}\nquantiles = {int(rng.integers(2, 9))}\n"
-        f"hidden_units = {hidden}\n"
+        f"hidden_units = {hidden}\n[label]\norganic = \"examples\"\n"
     )  # fmt: skip
 
 
@@ -98,6 +98,7 @@ class ToyModel:
 
     def __init__(self, spec: Spec, seed: int = 0) -> None:
         self.spec, self.rng = spec, np.random.default_rng(seed)
+        self._reports = np.random.default_rng(seed + 1)  # of corrections and organic installs
         self.layout = Layout(spec)
         self.encoder = Encoder(spec, self.layout)
         self.statistics = Statistics(StatisticsProgram(spec, self.layout))
@@ -140,7 +141,12 @@ class ToyModel:
             batch = one_page(words)
             n = len(batch.page)
             labels = rng.integers(0, 2, n).astype(np.float64)
-            self.statistics.learn(batch, Outcomes(labels, np.ones(n), np.zeros(n, np.int64), rng.random(n) * 1e7))
+            times_ms, late = rng.random(n) * 1e7, self._reports.random(n) < 0.2
+            positive, negative = np.where(late, LATE_POSITIVE, INSTALLED), np.where(late, RETRACTION, WINDOW_CLOSED)
+            reasons = np.where(labels > 0, positive, negative)
+            self.statistics.learn(batch, Outcomes(labels, np.ones(n), reasons, times_ms))
+            user, item = self._reports.integers(5), self._reports.integers(40)
+            self.statistics.learn_organic([Organic(f"u{user}", f"i{item}", 1_000, "x")])
             for key in self.encoder.wide_keys(batch).keys[:: int(rng.integers(1, 3))].tolist():
                 self.wide[key] = 0.0 if rng.random() < 0.2 else float(np.float32(rng.normal(0, 0.3)))
                 self.fresh["wide"].add(key)

@@ -48,6 +48,7 @@ GOES_BY = {
     "fields": 'by = ["item.id"]',
     "history": 'of = "item.id", to = "user.history"',
     "memory": 'by = ["user.id", "item.id"]',
+    "installs": 'of = "installs", by = ["user.id", "item.id"]',
 }
 ROOT = Path(__file__).parents[2]
 LATER_MS = 2_000_000
@@ -57,7 +58,8 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 def text_of(kind: str, by: str) -> str:
     """The small world's spec with one statistic, of this kind."""
     one = f'[statistics]\none = {{ kind = "{kind}", {by} }}\n'
-    return re.sub(r"\[statistics\]\n.*?(?=\[wide\])", one, SPEC, flags=re.DOTALL)
+    text = re.sub(r"\[statistics\]\n.*?(?=\[wide\])", one, SPEC, flags=re.DOTALL)
+    return text.replace('"2s"', '"2s"\norganic = "examples"') if 'of = "installs"' in by else text
 
 
 def spec_of(kind: Measure) -> Spec:
@@ -175,7 +177,7 @@ def test_organic_installs_move_kinds_that_need_no_label(kind: Measure) -> None:
         spec = parse_spec(text)
         assert StatisticsProgram(spec, Layout(spec)).organic.tolist() == [0]
     else:
-        with pytest.raises(SpecError, match=r"line \d+.*(affinity is of|organic installs have no label)"):
+        with pytest.raises(SpecError, match=r"line \d+.*(affinity is of|lift is of|organic installs have no label)"):
             parse_spec(text)
 
 

@@ -71,10 +71,9 @@ class ClosedLoop:
         self.served: dict[str, ServedModel] = {}
         self._learners: dict[str, ServedModel | PeerModel] = {}
         self._predictors: dict[str, ServedModel | PeerModel | Ensemble] = {}
-        world = self.world.parameters
         for name, parts in PARTS.items():
             if name in (*self.arms, *members):
-                self.add_model(name, spec_of_arm(self.spec, name, world.base_rate), parts)
+                self.add_model(name, spec_of_arm(self.spec, name), parts)
         if PEER in self.arms:
             self.add_peer(PEER, peer_rates(self.spec))
         if members:

@@ -21,14 +21,17 @@ from tests.support.learner_world import records, small_spec
 AFFINITY = 'alike = { kind = "affinity", of = "item.id", to = "user.history" }'
 OTHERS = f"""{AFFINITY}
 near = {{ kind = "likeness", by = ["user.id", "item.id"], neighbours = 40 }}
+together = {{ kind = "lift", of = "installs", by = ["user.id", "item.id"] }}
 lately = {{ kind = "rate", by = ["item.id"], window = "10m" }}
 good = {{ kind = "coec", by = ["item.id"], half_life = "10m" }}"""
 
 
 def bounded(likenesses: int, statistics: int = 50_000_000) -> Spec:
-    """The small spec with a likeness, and these bounds: smaller than a spec may set, so that they matter."""
+    """The small spec with a likeness and a lift, and these bounds: smaller than a spec may set, so that they matter."""
     return msgspec.structs.replace(
-        small_spec(**{AFFINITY: OTHERS}), max_likenesses=likenesses, max_statistics=statistics
+        small_spec(**{AFFINITY: OTHERS, "[label]": '[label]\norganic = "examples"'}),
+        max_likenesses=likenesses,
+        max_statistics=statistics,
     )
 
 

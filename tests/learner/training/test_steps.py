@@ -28,6 +28,10 @@ WORLDS = {
         ORGANIC: f'{ORGANIC}\npopular = {{ kind = "count", of = "organic", by = ["item.id"] }}',
         "[label]": '[label]\norganic = "examples"',
     },
+    "lift": {
+        ORGANIC: 'together = { kind = "lift", of = "installs", by = ["user.id", "item.id"], neighbours = 3 }',
+        "[label]": '[label]\norganic = "examples"',
+    },
     "admitted": {"l1 = 0.1\nfeatures": "l1 = 0.1\nadmit = 2\nfeatures"},
     "expiring": {"l1 = 0.1\nfeatures": 'l1 = 0.1\nexpire = "200s"\nfeatures'},
     "warm_starts": {"every = 300, window = 200": "every = 40, window = 30"},

@@ -26,10 +26,13 @@ parts = ["wide"]
 [statistics]
 akin = {{ kind = "likeness", by = ["user.id", "item.id"], neighbours = 9 }}
 alike = {{ kind = "likeness", by = ["user.id", "item.id"], prior = 3, neighbours = 4 }}
+together = {{ kind = "lift", of = "installs", by = ["user.id", "item.id"], prior = 3, neighbours = 6 }}
 seen = {{ kind = "count", by = ["item.id"] }}
 [wide]
 features = ["item.id"]
 crosses = [["user.history", "item.id"], ["item.id", "user.likes"]]
+[label]
+organic = "examples"
 """)
 TIME_MS = 5_000_000
 

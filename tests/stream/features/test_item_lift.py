@@ -1,4 +1,4 @@
-"""Lift against its definition, written slowly: labels, organic installs, retractions; the ranker reads the same."""
+"""Lift against its definition, written slowly: labels, organic installs, retractions."""
 
 import math
 from collections import Counter, defaultdict
@@ -29,7 +29,7 @@ id = "category"
 id = "category"
 [statistics]
 item_seen = { kind = "count", by = ["item.id"] }
-together = { kind = "lift", by = ["user.id", "item.id"], prior = 2, neighbours = 3 }
+together = { kind = "lift", of = "installs", by = ["user.id", "item.id"], prior = 2, neighbours = 3 }
 [wide]
 features = ["user.id"]
 [deep]
@@ -220,11 +220,43 @@ def test_what_is_installed_together_is_recommended_together() -> None:
     assert other < -0.5
 
 
-@pytest.mark.parametrize("change", ['by = ["item.id", "user.id"]', 'half_life = "1d", by = ["user.id", "item.id"]'])
-def test_a_lift_that_makes_no_sense_is_refused(change: str) -> None:
-    """By user and item, in this order, and without decay."""
-    with pytest.raises(SpecError, match="lift is by"):
-        parse_spec(TEXT.replace('lift", by = ["user.id", "item.id"]', f'lift", {change}'))
+@pytest.mark.parametrize(
+    ("given", "wrong", "why"),
+    [
+        ('by = ["user.id", "item.id"]', 'by = ["item.id", "user.id"]', "lift is by"),
+        ("neighbours = 3", 'neighbours = 3, half_life = "1d"', "lift is by"),
+        ('of = "installs", ', "", 'lift is of = "installs"'),
+        ('of = "installs", ', 'of = "organic", ', 'lift is of = "installs"'),
+        ('organic = "examples"', "organic = true", 'set organic = "examples"'),
+    ],
+)
+def test_a_lift_that_makes_no_sense_is_refused(given: str, wrong: str, why: str) -> None:
+    """By user and item, in this order, without decay, of all installs, which the learner must be sent."""
+    with pytest.raises(SpecError, match=why):
+        parse_spec(TEXT.replace(given, wrong))
+
+
+def test_two_lifts_are_what_each_is_alone() -> None:
+    """They share no row, not even the count of all."""
+    second = TEXT.replace(
+        "[wide]",
+        """again = { kind = "lift", of = "installs", by = ["user.id", "item.id"], neighbours = 9 }
+[wide]""",
+    )
+    spec = parse_spec(second)
+    layout = Layout(spec)
+    both, alone = Statistics(StatisticsProgram(spec, layout)), Statistics(PROGRAM)
+    random = np.random.default_rng(3)
+    for _ in range(300):
+        installs = [Organic(f"u{random.integers(30)}", f"i{random.integers(9)}", NOW_MS, "x")]
+        both.learn_organic(installs)
+        alone.learn_organic(installs)
+    catalogue = Catalogue(layout)
+    words = build_page(layout, layout.user("u1", {}, [], {}), catalogue, catalogue.rows(["i1"]))
+    both.fill(words, NOW_MS)
+    _, _, f32, at = open_page(words, layout.size_array)
+    assert float(f32[at.statistics + 1]) == lift(page(alone, "u1", "i1"))
+    assert not np.isnan(f32[at.statistics + 1])
 
 
 def test_rows_are_bounded_with_those_of_likenesses() -> None:
@@ -234,4 +266,4 @@ def test_rows_are_bounded_with_those_of_likenesses() -> None:
     statistics = Statistics(program)
     for n in range(3_000):
         statistics.learn_organic([Organic(f"u{n % 500}", f"i{n % 70}", NOW_MS + n, "x")])
-    assert len(statistics.likenesses) <= 1_100
+        assert len(statistics.likenesses) <= 1_000 + 2 * LAST + 4

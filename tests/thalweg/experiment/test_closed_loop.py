@@ -81,7 +81,7 @@ def test_further_learners_serve_nobody() -> None:
     """They learn and rank what the arms do, and change nothing: an equal one's figures are its arm's."""
     arms = ["popular", "wide", "vw"]
     alone, watched = loop_of(arms), loop_of(arms)
-    watched.add_model("same", spec_of_arm(SPEC, "wide", watched.world.parameters.base_rate), ["wide"])
+    watched.add_model("same", spec_of_arm(SPEC, "wide"), ["wide"])
     watched.add_model(
         "other", msgspec.structs.replace(SPEC, wide=msgspec.structs.replace(SPEC.wide, alpha=1.0)), ["wide"]
     )
