@@ -70,7 +70,7 @@ STORMY = changed(
 @pytest.mark.parametrize("policy", ["wait", "eager", "fake_negative"])
 def test_labels_are_those_of_an_offline_join(policy: Policy) -> None:
     """With events that are late, repeated, retracted: the last labels that the learner gets are what the events say."""
-    ran = run(loop_of(["popular", "wide"], parameters=STORMY, policy=policy), 400, to_the_end=True)
+    ran = run(loop_of(["popular", "wide"], parameters=STORMY, policy=policy), 600, to_the_end=True)
     rules = label_rules(ran.loop.spec)
     assert rules.policy == policy
     said = [examples for record in ran.examples for examples in record]
