@@ -80,9 +80,9 @@ def test_a_flip_costs_what_was_learned_and_is_learned_in_turn() -> None:
         return float(gained.sum() / (traffic.oracle[chosen] - traffic.popular[chosen]).sum())
 
     before, after, later = gap_closed(0.5, 1.0), gap_closed(1.0, 1.4), gap_closed(1.75, 2.25)
-    assert before > 0.2
-    assert after < before - 0.3
-    assert later > after + 0.2
+    assert before > 0.1
+    assert after < before - 0.2
+    assert later > after + 0.15
 
 
 def test_flipped_labels_are_learned_though_the_truth_is_another() -> None:
