@@ -87,7 +87,7 @@ def test_a_hanging_helper_is_left_behind_at_the_deadline(model: ToyModel, versio
 
     scorer = Scorer(2, 1)
     hanging = Hanging(**vars_of(version))
-    page = model.page(5)
+    page = as_served(version.plan.layout, model.page(5))
     scores, done = scorer.score(hanging, page, time.monotonic() + 1.0)
     before = scores.copy()
     Hanging.let_go.set()
