@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tuning import rates_of
 from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
 from thalweg.backtest.peers import PeerRates
@@ -21,9 +20,9 @@ def spec() -> Spec:
     return load_spec(ROOT / "specs" / "store.toml")
 
 
-def test_the_arms_run_on_the_rates_of_the_tunings_file(spec: Spec) -> None:
-    """To three digits; the spec's own are those of wide_deep."""
-    for arm, rates in {**TUNED, "wide_deep": rates_of(spec, "wide_deep")}.items():
+def test_the_arms_run_on_the_rates_of_the_tunings_file() -> None:
+    """To three digits."""
+    for arm, rates in TUNED.items():
         assert rates == pytest.approx(BEST[arm], rel=2e-3), arm
 
 
@@ -31,10 +30,10 @@ def test_an_arm_differs_in_its_rates_only(spec: Spec) -> None:
     """Columns, statistics and crosses stay, so that its pages can be learned by the others."""
     assert spec.name == STORE
     wide, deep, both = (spec_of_arm(spec, arm) for arm in ("wide", "deep", "wide_deep"))
-    assert both is spec
+    assert both.wide == spec.wide
     assert deep.deep.learning_rate == TUNED["deep"]["learning_rate"] != spec.deep.learning_rate
     assert wide.wide.l1 == TUNED["wide"]["l1"] != spec.wide.l1
-    for one in (wide, deep):
+    for one in (wide, deep, both):
         assert (one.columns(), one.statistics, one.label) == (spec.columns(), spec.statistics, spec.label)
         assert [cross.of for cross in one.crosses()] == [cross.of for cross in spec.crosses()]
     assert peer_rates(spec) == PeerRates(**TUNED["vw"])
