@@ -29,7 +29,12 @@ TUNED: Final[Mapping[str, Mapping[str, float]]] = {
         "embedding_dim": 16.0,
         "embedding_accumulator": 0.01,
     },
-    "wide_deep": {"learning_rate": 0.03, "warm_every": 200_000.0, "embedding_dim": 8.0},  # the rest are the spec's
+    "wide_deep": {  # the rest are the spec's
+        "learning_rate": 0.03,
+        "warm_every": 200_000.0,
+        "embedding_dim": 8.0,
+        "embedding_accumulator": 0.1,
+    },
     "vw": {"alpha": 0.1518, "beta": 2.25, "l1": 0.5, "l2": 0.0},
 }
 
