@@ -29,12 +29,7 @@ TUNED: Final[Mapping[str, Mapping[str, float]]] = {
         "embedding_dim": 16.0,
         "embedding_accumulator": 0.01,
     },
-    "wide_deep": {  # the rest are the spec's
-        "learning_rate": 0.03,
-        "warm_every": 200_000.0,
-        "embedding_dim": 8.0,
-        "embedding_accumulator": 0.1,
-    },
+    "wide_deep": {"learning_rate": 0.03, "embedding_accumulator": 0.1},  # the rest are the spec's
     "vw": {"alpha": 0.1518, "beta": 2.25, "l1": 0.5, "l2": 0.0},
 }
 
@@ -63,7 +58,7 @@ def spec_with(spec: Spec, rates: Mapping[str, float]) -> Spec:
         deep = structs.replace(
             deep,
             learning_rate=rates["learning_rate"],
-            warm_start=structs.replace(deep.warm_start, every=int(rates["warm_every"])),
+            warm_start=structs.replace(deep.warm_start, every=int(rates.get("warm_every", deep.warm_start.every))),
             embedding_dim=int(rates.get("embedding_dim", deep.embedding_dim)),
             embedding_accumulator=rates.get("embedding_accumulator", deep.embedding_accumulator),
         )
