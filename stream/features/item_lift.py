@@ -31,6 +31,7 @@ from stream.features.item_similarity import (
     pair_key,
     read_memory,
     read_row,
+    read_users_memory,
     set_n,
 )
 from stream.features.page_kernels import Page
@@ -68,11 +69,9 @@ def lift_of(pairs: F64, counts: F64, items: U64, item: np.uint64, own: float, of
 def fill_lift(page: Page, crosses: CrossProducts, rules: StatisticRules, k: int, slots: U64, overlay: U64) -> None:
     """Write statistic k, a lift, of all items of a page. Its columns are the user's, then the item's."""
     words, w32, f32, at = page
-    first, salt, last = crosses.offsets[k], crosses.salts[k], rules.neighbours[k]
-    memory = empty_memory(last)
-    user, end = list_at(w32, at, crosses.sides[first], crosses.indices[first], 0)
-    installs = read_memory(slots, overlay, mix(salt ^ HEAD, words[user]), memory) if end > user else 0.0
-    items = memory.items[: min(np.int64(installs), last)]
+    first, salt = crosses.offsets[k], crosses.salts[k]
+    memory = empty_memory(rules.neighbours[k])
+    items = memory.items[: read_users_memory(page, crosses, k, slots, overlay, memory)]
     counts, pairs = np.empty(items.shape[0], np.float64), np.empty(items.shape[0], np.float64)
     for i in range(items.shape[0]):
         counts[i] = _count(slots, overlay, count_key(salt, items[i]))
@@ -121,20 +120,25 @@ def _move_pairs(table: TableArrays, salt: np.uint64, items: U64, item: np.uint64
 
 
 @kernel
+def _remembered(table: TableArrays, head: np.uint64, memory: ItemMemory) -> Any:
+    """How many installs the user with this `head` had so far, and the items that are remembered of them."""
+    slots, old, _, _ = table
+    installs = np.int64(read_memory(old, slots, head, memory))
+    return installs, memory.items[: min(installs, memory.items.shape[0])]
+
+
+@kernel
 def _learn_install(
     table: TableArrays, salt: np.uint64, head: np.uint64, item: np.uint64, time_ms: float, memory: ItemMemory
 ) -> None:
     """Count an install by the user with this `head`, unless the item is in their memory already."""
-    slots, old, _, _ = table
-    installs = np.int64(max(0.0, read_memory(old, slots, head, memory)))
-    last = memory.items.shape[0]
-    items = memory.items[: min(installs, last)]
+    installs, items = _remembered(table, head, memory)
     if (items == item).any():
         return
     _move_pairs(table, salt, items, item, 1.0, time_ms)
-    entry = _add(table, mix(head, np.uint64(installs % last + 1)), 0.0, time_ms)
-    set_n(slots, entry, SHIFT + 1.0)
-    slots[entry, 2] = item
+    entry = _add(table, mix(head, np.uint64(installs % memory.items.shape[0] + 1)), 0.0, time_ms)
+    set_n(table.slots, entry, SHIFT + 1.0)
+    table.slots[entry, 2] = item
     _add(table, head, 1.0, time_ms)
 
 
@@ -143,15 +147,13 @@ def _retract_install(
     table: TableArrays, salt: np.uint64, head: np.uint64, item: np.uint64, time_ms: float, memory: ItemMemory
 ) -> None:
     """Take an install back; nothing, when its item is no longer in the memory."""
-    slots, old, _, _ = table
-    installs = np.int64(max(0.0, read_memory(old, slots, head, memory)))
-    items = memory.items[: min(installs, memory.items.shape[0])]
+    _, items = _remembered(table, head, memory)
     for i in range(items.shape[0]):
         if items[i] == item:
             _move_pairs(table, salt, items, item, -1.0, time_ms)
             entry = _add(table, mix(head, np.uint64(i + 1)), 0.0, time_ms)
-            set_n(slots, entry, SHIFT)
-            slots[entry, 2] = np.uint64(0)
+            set_n(table.slots, entry, SHIFT)
+            table.slots[entry, 2] = np.uint64(0)
             return
 
 

@@ -139,14 +139,22 @@ def likeness_of(
 
 
 @kernel
+def read_users_memory(page: Page, crosses: CrossProducts, k: int, slots: U64, overlay: U64, memory: ItemMemory) -> Any:
+    """Read the memory that statistic k has of a page's user; returns how many items are in it."""
+    words, w32, _, at = page
+    column = crosses.offsets[k]
+    user, end = list_at(w32, at, crosses.sides[column], crosses.indices[column], 0)
+    labels = read_memory(slots, overlay, mix(crosses.salts[k] ^ HEAD, words[user]), memory) if end > user else 0.0
+    return min(np.int64(labels), memory.items.shape[0])
+
+
+@kernel
 def fill_likeness(page: Page, crosses: CrossProducts, rules: StatisticRules, k: int, slots: U64, overlay: U64) -> None:
     """Write statistic k, a likeness, of all items of a page. Its columns are the user's, then the item's."""
     words, w32, f32, at = page
-    first, salt, last = crosses.offsets[k], crosses.salts[k], rules.neighbours[k]
-    memory = empty_memory(last)
-    user, end = list_at(w32, at, crosses.sides[first], crosses.indices[first], 0)
-    labels = read_memory(slots, overlay, mix(salt ^ HEAD, words[user]), memory) if end > user else 0.0
-    count = min(np.int64(labels), last)
+    first, salt = crosses.offsets[k], crosses.salts[k]
+    memory = empty_memory(rules.neighbours[k])
+    count = read_users_memory(page, crosses, k, slots, overlay, memory)
     for position in range(at.items):
         item, end = list_at(w32, at, crosses.sides[first + 1], crosses.indices[first + 1], position)
         value = np.nan

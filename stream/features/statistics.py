@@ -110,8 +110,8 @@ class StatisticsProgram:
             memory_rules(self.crosses, neighbours, likenesses),
             memory_rules(self.crosses, neighbours, lifts),
         )
-        self._lift_rows = int((2 * neighbours[lifts] + 4).sum())  # that an install moves at most
-        self.memory_rows = int((neighbours[likenesses] + 2).sum()) + self._lift_rows  # that an example moves at most
+        self.lift_rows = int((2 * neighbours[lifts] + 4).sum())  # that an install moves at most
+        self.memory_rows = int((neighbours[likenesses] + 2).sum()) + self.lift_rows  # that an example moves at most
         self._user_seed, self._item_seed = layout.seeds["user.id"], layout.seeds["item.id"]
 
     def fill(self, words: U64, time_ms: int, rows: Layers, likenesses: Layers) -> None:
@@ -128,7 +128,7 @@ class StatisticsProgram:
     @property
     def learns_organic(self) -> bool:
         """Whether organic installs move any statistic."""
-        return len(self.organic) + self._lift_rows > 0
+        return len(self.organic) + self.lift_rows > 0
 
     def organic_ids(self, installs: Sequence[Organic]) -> U64:
         """User and item of each as pages have them. uint64 [B, 2]."""
@@ -138,10 +138,6 @@ class StatisticsProgram:
     def organic_keys(self, ids: U64) -> U64:
         """The keys that installs by user and item move: b's of the j-th statistic of organic installs at b·O+j."""
         return organic_keys(ids, self.organic, self.crosses)
-
-    def lift_rows(self, installs: int) -> int:
-        """Rows that lifts move by so many organic installs, at most."""
-        return installs * self._lift_rows
 
 
 class Statistics:
@@ -198,7 +194,7 @@ class Statistics:
         table.reserve_for(keys)
         fades = np.tile(program.rules.fades[program.organic], len(installs))
         move_organic(table.arrays, keys, np.repeat(times, len(program.organic)), fades)
-        unknown = program.lift_rows(len(installs))
+        unknown = len(installs) * program.lift_rows
         self.likeness_evictor.step(likenesses, unknown, 0)
         likenesses.reserve_for(NO_KEYS, unknown)
         for rule in program.learn_rules.lifts:

@@ -232,18 +232,15 @@ def test_what_is_installed_together_is_recommended_together() -> None:
 )
 def test_a_lift_that_makes_no_sense_is_refused(given: str, wrong: str, why: str) -> None:
     """By user and item, in this order, without decay, of all installs, which the learner must be sent."""
+    assert given in TEXT
     with pytest.raises(SpecError, match=why):
         parse_spec(TEXT.replace(given, wrong))
 
 
 def test_two_lifts_are_what_each_is_alone() -> None:
     """They share no row, not even the count of all."""
-    second = TEXT.replace(
-        "[wide]",
-        """again = { kind = "lift", of = "installs", by = ["user.id", "item.id"], neighbours = 9 }
-[wide]""",
-    )
-    spec = parse_spec(second)
+    again = 'again = { kind = "lift", of = "installs", by = ["user.id", "item.id"], neighbours = 9 }'
+    spec = parse_spec(TEXT.replace("[wide]", f"{again}\n[wide]"))
     layout = Layout(spec)
     both, alone = Statistics(StatisticsProgram(spec, layout)), Statistics(PROGRAM)
     random = np.random.default_rng(3)
