@@ -4,14 +4,16 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from producers.store.parameters import DAY_MS, HOUR_MS
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import WINDOW_CLOSED, Install
 from stream.features.page_features import Layout, words_of
 from stream.features.page_kernels import open_page
+from stream.spec.spec import Cross
 from stream.tables.dtypes import F64, Bools
-from tests.support.closed_loops import Ran, loop_of, run
+from tests.support.closed_loops import SPEC, Ran, loop_of, run
 from tests.support.join_oracle import net_of
 from tests.support.store_worlds import DAY, changed
 
@@ -29,11 +31,16 @@ PLAIN = changed(
     traffic={"pages_a_day": 600},
 )  # fmt: skip
 SYNC_MS = 4_000  # an hour of the store's time, nearly
+# Rates that learn a flip within a day, whatever the experiment's arms run on: those are another spec's.
+CROSSES: list[list[str] | Cross] = [cross.of for cross in SPEC.crosses()[len(SPEC.wide.features) :]]
+QUICK = structs.replace(SPEC, name="quick", wide=structs.replace(SPEC.wide, alpha=0.43, l1=0.1, crosses=CROSSES))
 
 
 def played(name: str, pages: int) -> Ran:
     """A wide model serves everyone while this happens, until every page has closed."""
-    return run(loop_of(["wide"], parameters=PLAIN, scenarios=[name], sync_ms=SYNC_MS), pages, to_the_end=True)
+    return run(
+        loop_of(["wide"], parameters=PLAIN, scenarios=[name], sync_ms=SYNC_MS, spec=QUICK), pages, to_the_end=True
+    )
 
 
 def days(ran: Ran) -> F64:
@@ -80,9 +87,9 @@ def test_a_flip_costs_what_was_learned_and_is_learned_in_turn() -> None:
         return float(gained.sum() / (traffic.oracle[chosen] - traffic.popular[chosen]).sum())
 
     before, after, later = gap_closed(0.5, 1.0), gap_closed(1.0, 1.4), gap_closed(1.75, 2.25)
-    assert before > 0.1
-    assert after < before - 0.2
-    assert later > after + 0.15
+    assert before > 0.35
+    assert after < before - 0.3
+    assert later > after + 0.2
 
 
 def test_flipped_labels_are_learned_though_the_truth_is_another() -> None:
