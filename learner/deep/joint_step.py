@@ -34,6 +34,7 @@ class DeepState(NamedTuple):
     sample: F32  # (SAMPLE_SIZE, numbers): recent numbers
     sampled: Any  # (SAMPLE_SIZE,) uint8: which rows of `sample` are set
     micro_batch: int
+    embedding_rate: np.float32
 
 
 class Inputs(NamedTuple):
@@ -148,7 +149,8 @@ def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, r
         scaled[b - first] = gradients[b] / np.float32(deep.micro_batch)
     below = backward(tower, activations, scaled)
     if rows.shape[0]:
-        learn_rows(deep.vocabulary, rows, inputs.id_offsets[first * lists : last * lists + 1], lists, below, tower.rate)
+        offsets = inputs.id_offsets[first * lists : last * lists + 1]
+        learn_rows(deep.vocabulary, rows, offsets, lists, below, deep.embedding_rate)
 
 
 @kernel

@@ -4,6 +4,7 @@ One file per model (`specs/`); published inside every snapshot, so a ranker need
 """
 
 import hashlib
+import math
 import re
 from typing import Annotated, Final, Literal
 
@@ -18,6 +19,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description="such as 250ms, 2s, 10m, 1h, 30d")]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
+Probability = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
 Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
@@ -164,8 +166,9 @@ class Deep(Part, frozen=True):
 
     An id gets an embedding row at its `min_count`-th sighting, and loses it when it isn't seen for `expire` of event
     time. Over `max_rows` the least recently seen are evicted; rows are reused. AdaGrad's sums of squares start at
-    `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0. Those
-    of embeddings start at `embedding_accumulator`, by default there too: their gradients are far smaller.
+    `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0.
+    Embeddings learn at `embedding_rate`, by default `learning_rate`: where labels are rare, they diverge at rates that
+    are good for the tower.
     """
 
     features: list[str] = []
@@ -176,15 +179,20 @@ class Deep(Part, frozen=True):
     quantiles: Annotated[int, Meta(ge=2, le=1024)] = 64
     hidden_units: list[Count] = field(default_factory=lambda: [128, 64])
     learning_rate: Positive = 0.02
+    embedding_rate: Positive | None = None
     initial_accumulator: NotNegative = 0.0  # TensorFlow's AdaGrad has 0.1
-    embedding_accumulator: NotNegative | None = None
     micro_batch: Annotated[int, Meta(ge=1, le=4096)] = 8
     warm_start: WarmStart = WarmStart()
 
 
 class Label(Part, frozen=True):
-    """The join: when an impression becomes a labelled example. `window` is 1 ms at least."""
+    """The join: when an impression becomes a labelled example. `window` is 1 ms at least.
 
+    A new model predicts about `base_rate`, the share of positives that you expect. Else it begins at a half, and its
+    first thousands of examples teach both parts little but that labels are rare.
+    """
+
+    base_rate: Probability = 0.5
     policy: Policy = "eager"
     window: Duration = "30m"
     lateness: Duration = "0s"
@@ -193,6 +201,11 @@ class Label(Part, frozen=True):
     skew: Duration = "1s"  # how much older than its page an install may be that names it: clocks differ
     organic: bool | OrganicTo = False  # emit installs without a page: see `organic_in`
     delays: list[Duration] = []  # of `delayed_negative`: when negatives are emitted; quantiles of installs' delays
+
+    @property
+    def base_log_odds(self) -> float:
+        """Log-odds of `base_rate`."""
+        return math.log(self.base_rate / (1 - self.base_rate))
 
     @property
     def are_negatives_early(self) -> bool:
@@ -248,12 +261,13 @@ class Spec(Part, frozen=True):
         """16 hex digits: equal for specs whose models are interchangeable.
 
         It leaves out name, publish, slices and label.organic: no example depends on them (a statistic of organic
-        installs is part of it anyway). And label.skew: it was added later, and models had to stay valid.
+        installs is part of it anyway); label.base_rate, of which only a new model knows; and label.skew: it was added
+        later, and models had to stay valid.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
         content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
-        for name in ("organic", "skew"):
+        for name in ("organic", "skew", "base_rate"):
             content["label"].pop(name, None)
         if self.page == PageTime():  # written out
             content.pop("page", None)

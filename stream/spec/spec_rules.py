@@ -59,6 +59,9 @@ def check_rules(spec: Spec, reject: Reject) -> None:
     _check_parts(spec, spec.columns(), reject)
     _check_slices(spec, spec.columns(), reject)
     _check_durations(spec, reject)
+    if spec.label.base_log_odds and not (spec.wide.beta or spec.wide.l2):
+        why = "label.base_rate is where the bias begins: give wide.beta or wide.l2, which keep it there"
+        reject(("label", "base_rate"), why)
     _check_delays(spec, reject)
 
 
