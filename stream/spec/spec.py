@@ -192,7 +192,6 @@ class Label(Part, frozen=True):
     first thousands of examples teach both parts little but that labels are rare.
     """
 
-    base_rate: Probability = 0.5
     policy: Policy = "eager"
     window: Duration = "30m"
     lateness: Duration = "0s"
@@ -201,6 +200,7 @@ class Label(Part, frozen=True):
     skew: Duration = "1s"  # how much older than its page an install may be that names it: clocks differ
     organic: bool | OrganicTo = False  # emit installs without a page: see `organic_in`
     delays: list[Duration] = []  # of `delayed_negative`: when negatives are emitted; quantiles of installs' delays
+    base_rate: Probability = 0.5
 
     @property
     def base_log_odds(self) -> float:
