@@ -24,10 +24,10 @@ TUNED: Final[Mapping[str, Mapping[str, float]]] = {
         "user.history x item.category": 0.06,
     },
     "deep": {
-        "learning_rate": 0.02653,
+        "learning_rate": 0.04289,
         "warm_every": 50_000.0,
         "embedding_dim": 16.0,
-        "embedding_rate": 0.02653,
+        "embedding_rate": 0.03041,
         "layers": 2.0,
     },
     "vw": {"alpha": 0.1518, "beta": 2.25, "l1": 0.5, "l2": 0.0},
