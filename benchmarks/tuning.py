@@ -13,7 +13,7 @@ expected of what a trial would have shown, on every tenth page, by the truth; th
 show prefers those who agree with them. The rates that the spec has are a trial, too (the peer has its defaults). As
 many follow near the best one: the store's optima are at an edge of the ranges, which MovieLens set. The best three play
 another seed, and the best of both wins: some rates that are good on one make the deep part diverge on another.
-`tuned_store.json` has what came of it after longer runs and other trials, said in decision 30.
+`tuned_store.json` has what came of it after longer runs and other trials, said in decisions 30 and 31.
 """
 
 import argparse
