@@ -18,7 +18,9 @@ OLDER_LABELS = (
 )
 
 
-def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = False) -> str:
+def rejection(
+    gate: Gate, window: Figures, finite: bool, *, corrected: bool = False, all_corrected: bool = False
+) -> str:
     """Why this version must not go live; empty when it may.
 
     `window`: figures of the last 2,000 progressive predictions. Log loss is compared with that of the constant
@@ -27,6 +29,11 @@ def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = Fa
     `corrected`: labels come as corrections (`Label.are_negatives_early`), so the window's labels are of older pages
     than its predictions. While they leave no positive or no negative in it, as before the first installs, there is no
     rate to compare with: then only numbers that aren't finite are rejected.
+
+    `all_corrected`: every positive is such a correction, however soon it comes (`fake_negative`). Then a window may
+    have more labels than its predictions promise though the model is sound: when traffic ebbs, and most when it ceases,
+    labels of more pages than the window's go on coming. So the lower bound of calibration isn't judged: no version
+    could go live until traffic resumes. A model that predicts far too little is found by its log loss.
     """
     if not finite or not np.isfinite(window.log_loss):
         return "a weight or a prediction isn't finite"
@@ -35,6 +42,8 @@ def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = Fa
     if corrected and not 0.0 < window.base_rate < 1.0:
         return ""
     low, high = gate.calibration
+    if all_corrected:
+        low = 0.0
     labels, predicted = window.base_rate * window.examples, window.predicted * window.examples
     by_chance = CHANCE_SIGMAS * np.sqrt(max(predicted, labels))  # few labels differ from their expectation by that much
     if not low <= window.calibration <= high and abs(predicted - labels) > by_chance:
@@ -54,8 +63,14 @@ def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = Fa
 
 def rejection_of(model: Model) -> str:
     """As `rejection`, of the version that this model would publish now."""
-    corrected = model.spec.label.are_negatives_early
-    return rejection(model.spec.publish.gate, model.progress.window(), model.finite(), corrected=corrected)
+    label, progress = model.spec.label, model.progress
+    return rejection(
+        model.spec.publish.gate,
+        progress.window(),
+        model.finite(),
+        corrected=label.are_negatives_early,
+        all_corrected=label.policy == "fake_negative",
+    )
 
 
 def quarantine(folder: Path, version: int, reason: str, model: Model) -> None:

@@ -224,7 +224,8 @@ class Gate(Part, frozen=True):
     """What a version must satisfy over the last 2,000 predictions to be published.
 
     `log_loss_rise_max` is relative to always predicting those examples' own label rate. `calibration` bounds mean
-    prediction / mean label, unless chance alone explains the difference (few labels).
+    prediction / mean label, unless chance alone explains the difference (few labels); under `fake_negative` only the
+    upper bound is judged.
     """
 
     log_loss_rise_max: Positive = 0.05

@@ -58,7 +58,7 @@ def test_a_wiped_store_gets_a_full_base(tmp_path: Path) -> None:
 
 
 def test_an_older_learner_is_fenced_off(tmp_path: Path) -> None:
-    """Once another has taken a token, this one's next versions are refused and it is told to stop."""
+    """Once another has taken a token, this one's next versions are rejected and it has to stop."""
     bench = Bench(tmp_path)
     bench.turn()
     bench.store.take_token()
@@ -67,7 +67,7 @@ def test_an_older_learner_is_fenced_off(tmp_path: Path) -> None:
         bench.turn()
 
 
-def test_an_idle_learner_hears_that_another_owns_the_model(tmp_path: Path) -> None:
+def test_an_idle_learner_finds_that_another_owns_the_model(tmp_path: Path) -> None:
     """It has nothing to publish, and still ends as soon as a version of the other's is live."""
     bench = Bench(tmp_path)
     bench.turn()
@@ -78,8 +78,8 @@ def test_an_idle_learner_hears_that_another_owns_the_model(tmp_path: Path) -> No
         bench.publisher.maybe_publish(1)
 
 
-def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
-    """A model that went bad isn't published; what is live stays; quarantine holds the reason."""
+def test_a_rejected_version_leaves_its_evidence(tmp_path: Path) -> None:
+    """A model that went bad isn't published; what is live stays; the reason is in quarantine."""
     bench = Bench(tmp_path)
     bench.turn()
     assert bench.model.deep is not None
@@ -94,13 +94,30 @@ def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
     assert "finite" in next(tmp_path.glob("*.json")).read_text()
 
 
+def test_the_same_evidence_is_rejected_once(tmp_path: Path) -> None:
+    """While nothing more is learned, as when traffic has ceased, a rejected version isn't judged again; then it is."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    half = (np.arange(2_000) % 2).astype(np.float32)
+    bench.model.progress.record(np.full(2_000, 0.9, np.float32), half)
+    with capture_logs() as logged:
+        bench.turn()
+        for _ in range(5):
+            bench.ms += 1_000  # the deep part is due each time
+            assert not bench.publisher.maybe_publish(2)
+    assert rejections(logged) == [(2, "gate")]
+    assert bench.publisher.rejected == 1
+    bench.model.progress.record(np.full(2_000, 0.5, np.float32), half)
+    assert bench.turn()
+
+
 def rejections(logged: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
     """The rejected versions, each with what rejected it."""
     return [(one["version"], one["by"]) for one in logged if one["event"] == "version rejected; the live one stays"]
 
 
 def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
-    """A weight that isn't finite goes nowhere; it's told as a refusal, and once it's sound a full base follows."""
+    """A weight that isn't finite isn't published; the rejection is logged, and once it's sound a full base follows."""
     bench = Bench(tmp_path)
     bench.turn()
     table = bench.model.wide.table
@@ -129,7 +146,7 @@ def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("policy", "published"), [("eager", False), ("fake_negative", True)])
 def test_the_gate_knows_the_policy(tmp_path: Path, policy: str, published: bool) -> None:
-    """Before the first installs come, a learner of fake negatives publishes; where none were told, that's refused."""
+    """Before the first installs come, a learner of fake negatives publishes; where labels are final, it's rejected."""
     bench = Bench(tmp_path)
     label = structs.replace(bench.spec.label, policy=policy)
     bench.model.spec = structs.replace(bench.spec, label=label)
@@ -138,6 +155,24 @@ def test_the_gate_knows_the_policy(tmp_path: Path, policy: str, published: bool)
     bench.model.learn(record, 0)
     assert bench.publisher.maybe_publish(1) is published
     bench.settle()
+
+
+def test_a_learner_whose_traffic_has_ceased_publishes(tmp_path: Path) -> None:
+    """No page comes any more, and installs of earlier pages do: what they teach goes live, again and again."""
+    bench = Bench(tmp_path)
+    label = structs.replace(bench.spec.label, policy="fake_negative")
+    bench.model.spec = structs.replace(bench.spec, label=label)
+    bench.turn()
+    record, installed = bench.model.progress.record, np.ones(1, np.float32)
+    record(np.full(2000, 0.05, np.float32), np.zeros(2000, np.float32))
+    versions = []
+    for install in range(300):
+        record(np.full(1, 0.3, np.float32), installed, corrected=np.ones(1, np.bool_))
+        if install % 100 == 99:
+            assert bench.turn()
+            versions.append(bench.publisher.version)
+    assert versions == [2, 3, 4]
+    assert bench.model.progress.window().calibration < 0.5
 
 
 def test_nothing_goes_out_before_anything_was_learned(tmp_path: Path) -> None:
