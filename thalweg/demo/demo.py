@@ -37,8 +37,8 @@ KEPT: Final = (
     "`thalweg status`"
 )
 STORE: Final = (
-    "the store's world begins in a few seconds: of what is shown at random {rate:.0%} is installed (preset {preset}); "
-    "half of its users see what is popular, the others what the model ranks first"
+    "the store's world begins once its past is learned: of what is shown at random {rate:.0%} is installed (preset "
+    "{preset}); half of its users see what is popular, the others what the model ranks first"
 )
 MEANINGS: Final = {  # of all figures, in the summary's order
     "pages": "pages shown",

@@ -107,9 +107,9 @@ def test_movielens_is_learned_once_and_leaves_nothing(local: Path, stack: Stack)
 
 
 def test_the_store_is_played_in_closed_loop_and_leaves_nothing(local: Path, stack: Stack) -> None:
-    """Every page is a request and is shown; arms' acquisition is among the figures, below that of the oracle."""
+    """Every page is a request, and is shown; arms' acquisition is among the figures, below that of the oracle."""
     figures, said = figures_of(local, stack, "--limit", "800")
-    assert (figures["pages"], figures["rank_replies"]) == (800, 800)
+    assert figures["pages"] == 800 <= figures["rank_replies"]
     assert figures["examples_learned"] >= 10 * 800 * 0.9
     for arm in ("popular", "wide_deep"):
         assert 0 < figures[f"acquisition_{arm}"] < figures["acquisition_oracle"]
