@@ -75,7 +75,7 @@ def draws_near(best: Draw, kind: str, tries: int, world: str) -> list[Draw]:
     for _ in range(tries):
         draw = dict(best)
         for name, value in _draw(kind, world, random).items():
-            if name in LOG_UNIFORM:
+            if name in LOG_UNIFORM and name in draw:
                 draw[name] *= NEAR_FACTOR ** random.uniform(-1, 1)
             elif random.random() < DRAWN_AGAIN:
                 draw[name] = value
@@ -95,8 +95,9 @@ def rates_of(spec: Spec, kind: str) -> Draw:
     if kind != "wide":
         draw |= {"learning_rate": deep.learning_rate, "warm_every": deep.warm_start.every}
         draw |= {"embedding_dim": deep.embedding_dim}
-        if deep.embedding_rate is not None:
-            draw |= {"embedding_rate": deep.embedding_rate, "layers": len(deep.hidden_units)}
+        layers = [number for number, units in HIDDEN_UNITS.items() if units == deep.hidden_units]
+        if deep.embedding_rate is not None and layers:
+            draw |= {"embedding_rate": deep.embedding_rate, "layers": layers[0]}
     return draw
 
 

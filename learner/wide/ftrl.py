@@ -125,18 +125,16 @@ class Ftrl:
         bounds = KeyBounds(admits, np.array(lifetimes_s, np.uint32), wide.max_keys)
         return cls(FtrlRates(alphas, wide.beta, wide.l1, wide.l2), bounds=bounds)
 
-    def begin_at(self, key: int, weight: float) -> None:
-        """Let a key that the table doesn't have begin at this weight, towards which β and λ2 pull it.
+    def set_initial_weight(self, key: int, weight: float) -> None:
+        """Let a new key start at this weight, towards which β and λ2 pull it, and not at 0 as in Algorithm 1.
 
-        Algorithm 1 begins at 0. Raises ValueError when β and λ2 are 0: nothing would keep it there.
+        β or λ2 is above 0: else nothing would keep it there.
         """
         inverse_alphas, (beta, l1, l2) = self._rates
         pull = float(beta) * float(inverse_alphas[(key & 255) - 1]) + float(l2)
-        if not pull:
-            raise ValueError("a weight begins at another value than 0 only where beta or l2 is above 0")
+        assert pull > 0.0
         row = np.array([[key, 0]], np.uint64)
         row.view(np.float32)[0, 2] = -(weight * pull + math.copysign(float(l1), weight))
-        self.table.reserve(1)
         self.table.put(row)
 
     def is_quiet(self, keys: int) -> bool:

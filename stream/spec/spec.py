@@ -138,8 +138,8 @@ class Wide(Part, frozen=True):
     """The part that memorises: FTRL-Proximal over fields and cross-products.
 
     A key gets a weight at its `admit`-th sighting, and loses it when it isn't seen for `expire` of event time. Over
-    `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, for labels so rare that
-    `alpha` would reach the base rate too late; by default `alpha`.
+    `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, by default
+    `alpha`. Where labels are rare, `label.base_rate` says where the bias starts.
     """
 
     alpha: Positive = 0.05
@@ -152,6 +152,11 @@ class Wide(Part, frozen=True):
     max_keys: Bound = 50_000_000
     features: list[str] = []
     crosses: list[list[str] | Cross] = []
+
+    @property
+    def bias_pull(self) -> float:
+        """How strongly β and λ2 pull the bias to where it started."""
+        return self.beta / (self.bias_alpha or self.alpha) + self.l2
 
 
 class WarmStart(Part, frozen=True):
@@ -188,8 +193,8 @@ class Deep(Part, frozen=True):
 class Label(Part, frozen=True):
     """The join: when an impression becomes a labelled example. `window` is 1 ms at least.
 
-    A new model predicts about `base_rate`, the share of positives that you expect. Else it begins at a half, and its
-    first thousands of examples teach both parts little but that labels are rare.
+    A new model predicts about `base_rate`, the share of positives that you expect. By default it's a half: where labels
+    are rare, the first thousands of examples teach little else. It makes no difference to a model that exists.
     """
 
     policy: Policy = "eager"
@@ -224,8 +229,8 @@ class Gate(Part, frozen=True):
     """What a version must satisfy over the last 2,000 predictions to be published.
 
     `log_loss_rise_max` is relative to always predicting those examples' own label rate. `calibration` bounds mean
-    prediction / mean label, unless chance alone explains the difference (few labels); under `fake_negative` only the
-    upper bound is judged.
+    prediction / mean label, unless chance alone explains the difference (few labels). Under
+    `fake_negative` labels beyond the model's usual share don't count for the lower bound.
     """
 
     log_loss_rise_max: Positive = 0.05

@@ -120,6 +120,7 @@ class DemoMonitor:
         self.examples = 0  # that the learner has learned
         self.examples_emitted = 0  # by the joiner
         self.installs_joined = 0
+        self.organic_learned = 0  # installs without a page
         self.learner_lag_s = 0.0  # how long what the learner hasn't learned has been waiting
         self.version_wanted = 0  # the newest one when all was learned; 0: there's none yet
         self.dead_letters = 0
@@ -201,6 +202,7 @@ class DemoMonitor:
         if examples > self.examples:
             self.last_learned_s = time.monotonic()
         self.examples = examples
+        self.organic_learned = int(learner["thalweg_learner_organic_installs_total"])
         self.learner_lag_s = learner["thalweg_learner_lag_seconds"]
         if self.learned_all and not self.version_wanted:
             self.version_wanted = int(learner["thalweg_learner_published_version"])

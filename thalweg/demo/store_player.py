@@ -35,7 +35,7 @@ PRESET: Final = "common"
 START_MS: Final = 100  # from the start's signal until the world begins
 WAIT_S: Final = 0.005  # for replies, at most: installs are due all the time
 WAIT_S_MIN: Final = 0.001
-ASK_AFTER_MS: Final = 200.0  # between two requests after the last page
+ASK_AFTER_MS: Final = 20.0  # between two requests after the last page
 PROGRESS_S: Final = 1.0
 FLUSH_S: Final = 0.1
 LINGER_S: Final = 0.005  # of events that share a record
@@ -99,7 +99,7 @@ class StorePlayer:
         """Ask for pages that are due before `until_ms`; after the last one let them pass: installs wait behind them."""
         if self._has_ended and self._now_ms() >= self._asked_ms + ASK_AFTER_MS:
             self._asked_ms = self._now_ms()
-            return self._front.ask(until_ms, 1)
+            return self._front.ask(until_ms, 1, self._front.send)
         if not self._unasked:
             return len(self._front.world.next_pages(until_ms).numbers)
         asked = self._front.ask(until_ms, min(PAGES_MAX, self._unasked), self._front.send)

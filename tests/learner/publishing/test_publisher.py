@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 from structlog.testing import capture_logs
 
+from learner.publishing.gate import rejection_of
 from learner.publishing.version_builder import (
     BuiltVersion,
 )
@@ -157,22 +158,24 @@ def test_the_gate_knows_the_policy(tmp_path: Path, policy: str, published: bool)
     bench.settle()
 
 
-def test_a_learner_whose_traffic_has_ceased_publishes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("p", [0.1, 0.3])
+def test_a_learner_whose_traffic_has_ceased_publishes(tmp_path: Path, p: float) -> None:
     """No page comes any more, and installs of earlier pages do: what they teach goes live, again and again."""
     bench = Bench(tmp_path)
     label = structs.replace(bench.spec.label, policy="fake_negative")
     bench.model.spec = structs.replace(bench.spec, label=label)
     bench.turn()
-    record, installed = bench.model.progress.record, np.ones(1, np.float32)
-    record(np.full(2000, 0.05, np.float32), np.zeros(2000, np.float32))
+    record, corrected = bench.model.progress.record, np.ones(100, np.bool_)
+    for _ in range(10):  # a life at 5 %
+        record(np.full(1900, 0.05, np.float32), np.zeros(1900, np.float32))
+        record(np.full(100, p, np.float32), np.ones(100, np.float32), corrected=corrected)
     versions = []
-    for install in range(300):
-        record(np.full(1, 0.3, np.float32), installed, corrected=np.ones(1, np.bool_))
-        if install % 100 == 99:
-            assert bench.turn()
-            versions.append(bench.publisher.version)
-    assert versions == [2, 3, 4]
-    assert bench.model.progress.window().calibration < 0.5
+    for _ in range(14):
+        record(np.full(100, p, np.float32), np.ones(100, np.float32), corrected=corrected)
+        assert bench.turn(), rejection_of(bench.model)
+        versions.append(bench.publisher.version)
+    assert versions == [*range(2, 16)]
+    assert bench.model.progress.window().calibration < 0.2
 
 
 def test_nothing_goes_out_before_anything_was_learned(tmp_path: Path) -> None:

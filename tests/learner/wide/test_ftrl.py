@@ -97,7 +97,7 @@ def test_without_regularisation_it_is_adaptive_gradient_descent(first: float) ->
     rates = FtrlRates(np.array([0.3, 0.3], np.float32), 1.0, 0.0, 0.0)
     ftrl = Ftrl(rates)
     if first:
-        ftrl.begin_at(int(keys_of([[2]]).keys[0]), first)
+        ftrl.set_initial_weight(int(keys_of([[2]]).keys[0]), first)
     w, n = first, 0.0
     for label in (1, 0, 0, 1, 1, 0, 1):
         wide, _ = predict_then_learn(
@@ -109,16 +109,19 @@ def test_without_regularisation_it_is_adaptive_gradient_descent(first: float) ->
         w -= 0.3 / (1.0 + math.sqrt(n)) * g
 
 
-def test_a_weight_begins_where_it_should_whatever_pulls_it() -> None:
-    """β, λ1 and λ2 don't move a weight's begin, and pull it back there, not to 0; without β and λ2 nothing would."""
+def test_a_weight_starts_where_it_should_whatever_pulls_it() -> None:
+    """β, λ1 and λ2 don't move a weight's start, and pull it back there, not to 0."""
     key = int(keys_of([[2]]).keys[0])
     for beta, l1, l2 in ((1.0, 0.0, 0.0), (1.0, 4.0, 5.0), (0.0, 0.5, 2.0)):
         for first in (-4.2, 1.3):
             ftrl = Ftrl(FtrlRates(np.array([0.3, 0.3], np.float32), beta, l1, l2))
-            ftrl.begin_at(key, first)
+            ftrl.set_initial_weight(key, first)
             assert ftrl.weights(ftrl.table.rows())[0] == pytest.approx(first, rel=1e-5)
-    with pytest.raises(ValueError, match="beta or l2"):
-        Ftrl(FtrlRates(np.array([0.3, 0.3], np.float32), 0.0, 1.0, 0.0)).begin_at(key, 1.0)
+    ftrl, ones = Ftrl(FtrlRates(np.array([0.3, 0.3], np.float32), 1.0, 0.5, 1e4)), np.ones(1, np.float32)
+    ftrl.set_initial_weight(key, -4.2)
+    for _ in range(20):
+        predict_then_learn(ftrl, keys_of([[2]]), np.zeros(1, np.float32), ones, ones)
+    assert -4.2 < ftrl.weights(ftrl.table.rows())[0] < -4.19
 
 
 def test_a_weight_returns_to_exactly_zero() -> None:

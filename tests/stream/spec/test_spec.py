@@ -242,8 +242,10 @@ def test_a_base_rate_needs_what_keeps_the_bias_there() -> None:
     text = TEXT.replace('policy = "eager"', 'policy = "eager"\nbase_rate = 0.01')
     text = text.replace("[wide]", "[wide]\nbeta = 0.0")
     parse_spec(text.replace("[wide]", "[wide]\nl2 = 1.0"))
-    assert "give wide.beta or wide.l2" in refusal(text)
-    assert "base_rate" in refusal(text.replace("base_rate = 0.01", "base_rate = 0.0"))
+    assert "wide.beta / alpha + wide.l2 is 0.01 to 1e+06: it is 0 " in refusal(text)
+    assert "it is 1e-05" in refusal(text.replace("beta = 0.0", "beta = 1e-6"))
+    for wrong in ("0.0", "1.0"):
+        assert "base_rate" in refusal(TEXT.replace('policy = "eager"', f'policy = "eager"\nbase_rate = {wrong}'))
 
 
 def test_a_missing_table_is_named_though_it_has_no_line() -> None:

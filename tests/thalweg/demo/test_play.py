@@ -34,9 +34,10 @@ class Run:
     def _begin(self) -> None:
         self.started += 1
 
-    def looked(self, installs: int, lag_s: float) -> int:
+    def looked(self, installs: int, lag_s: float, learned: int = 1) -> int:
         """Look once at these metrics; returns how often the world was begun."""
-        self.monitor.installs_joined, self.monitor.learner_lag_s = installs, lag_s
+        monitor = self.monitor
+        monitor.installs_joined, monitor.learner_lag_s, monitor.organic_learned = installs, lag_s, learned
         self._run.look()
         return self.started
 
@@ -53,11 +54,14 @@ def test_the_world_begins_when_its_past_is_learned(tmp_path: Path, clock: Clock)
     """Not before all of the past is sent and joined and the learner has caught up, however long that takes: a short
     world would be over before a slow learner's first version. Two looks in a row must say so, and it begins once."""
     run = Run(tmp_path)
+    clock.now_s += 2 * STALLED_S
     assert run.looked(0, 0.0) == 0, "the past isn't sent yet"
     run.monitor.add([PastSent(100)])
-    for installs, lag_s in ((0, 0.0), (50, 3.0), (99, 0.0), (100, 7.0), (100, 0.0), (100, LAG_S_MAX + 1), (100, 0.0)):
+    assert [run.looked(100, 0.0, learned=0) for _ in range(3)] == [0, 0, 0], "the learner hasn't begun"
+    looks = (0, 0.0), (50, 3.0), (99, 0.0), (100, 7.0), (100, 0.0), (100, LAG_S_MAX + 1), (100, 0.0)
+    for learned, (installs, lag_s) in enumerate(looks, 1):
         clock.now_s += STALLED_S / 2
-        assert run.looked(installs, lag_s) == 0
+        assert run.looked(installs, lag_s, learned) == 0
     assert [run.looked(100, LAG_S_MAX / 2), run.looked(100, 9.0), run.looked(120, 0.0)] == [1, 1, 1]
 
 
@@ -67,10 +71,10 @@ def test_a_past_that_nobody_learns_ends_the_demo(tmp_path: Path, clock: Clock) -
     run.monitor.add([PastSent(100)])
     run.looked(60, 5.0)
     clock.now_s += STALLED_S
-    run.looked(60, 5.0)
+    run.looked(60, 5.0 + STALLED_S)  # what waits grows older
     clock.now_s += 1.0
     with pytest.raises(StackError, match=f"see {tmp_path}"):
-        run.looked(60, 5.0)
+        run.looked(60, 6.0 + STALLED_S)
 
 
 def test_what_was_emitted_by_the_end_is_wanted(tmp_path: Path, clock: Clock) -> None:
@@ -79,10 +83,11 @@ def test_what_was_emitted_by_the_end_is_wanted(tmp_path: Path, clock: Clock) -> 
     run.monitor.add([PastSent(0)])
     assert [run.looked(0, 0.0), run.looked(0, 0.0)] == [0, 1]
     wanted = []
-    for emitted, ended, later_s in ((10, False, 9.0), (20, True, SETTLE_S / 2), (30, True, SETTLE_S), (40, True, 9.0)):
+    looks = ((10, False, 9.0), (20, True, SETTLE_S / 2), (30, True, SETTLE_S), (40, True, 9.0), (50, True, 9.0))
+    for emitted, ended, later_s in looks:
         run.monitor.examples_emitted = emitted
         run.monitor.add([StoreProgress({"popular": ArmTotals()}, ended=ended)])
         run.looked(0, 0.0)
         clock.now_s += later_s
         wanted.append(run.monitor.examples_wanted)
-    assert wanted == [None, None, None, 40]
+    assert wanted == [None, None, None, 40, 40]
