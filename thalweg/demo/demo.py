@@ -57,7 +57,7 @@ MEANINGS: Final = {  # of all figures, in the summary's order
     "servable_p99_ms": "",
     "rank_p50_ms": "scheduled send → reply at the caller, 100 candidates",
     "rank_p99_ms": "",
-    "rank_replies": "replies to ranking requests: by schedule, and some after the last page",
+    "rank_replies": "replies to ranking requests, those after the last page among them",
     "rank_errors": "requests without a list",
     "swaps": "versions that a ranker swapped in",
     "replies_checked": "replies recomputed for verification",

@@ -35,7 +35,6 @@ PRESET: Final = "common"
 START_MS: Final = 100  # from the start's signal until the world begins
 WAIT_S: Final = 0.005  # for replies, at most: installs are due all the time
 WAIT_S_MIN: Final = 0.001
-ASK_AFTER_MS: Final = 20.0  # between two requests after the last page
 PROGRESS_S: Final = 1.0
 FLUSH_S: Final = 0.1
 LINGER_S: Final = 0.005  # of events that share a record
@@ -62,14 +61,14 @@ class PlayerOptions:
 class StorePlayer:
     """Plays a store step by step. `now_ms`: ms since 1970, as a float that never goes back.
 
-    After the last page it still asks now and then, though nobody sees the answers: which versions answer by now is
-    known only from replies, and what was learned last is served after the last page.
+    It plays on after its last page, and counts no more: what was learned last is served later, which only replies show;
+    and installs that nobody's pages accompany would teach a model that everything is installed.
     """
 
     def __init__(self, front: Storefront, pages: int, sample_every: int, now_ms: Callable[[], float]) -> None:
         self._front, self._now_ms, self._sample_every = front, now_ms, sample_every
         self._unasked, self._answered = pages, 0
-        self._has_ended, self._asked_ms = False, 0.0
+        self._has_ended = False
         self._totals = {arm.name: ArmTotals() for arm in front.arms}
         self._context: dict[str, str | float] = {}  # of the last page
 
@@ -85,7 +84,7 @@ class StorePlayer:
             pass
         answered = front.replies(min(WAIT_S, max(WAIT_S_MIN, self._until_due_s())))
         received_ms = self._now_ms()
-        if not self._has_ended and (shown := front.show(answered)):
+        if (shown := front.show(answered)) and not self._has_ended:
             self._count(shown)
         front.expire(int(received_ms - 1_000 * UNANSWERED_S), f"no answer within {UNANSWERED_S:g} s")
         front.send(int(self._now_ms()) + 1)
@@ -96,15 +95,12 @@ class StorePlayer:
         return outcomes
 
     def _next_pages(self, until_ms: int) -> int:
-        """Ask for pages that are due before `until_ms`; after the last one let them pass: installs wait behind them."""
-        if self._has_ended and self._now_ms() >= self._asked_ms + ASK_AFTER_MS:
-            self._asked_ms = self._now_ms()
-            return self._front.ask(until_ms, 1, self._front.send)
-        if not self._unasked:
-            return len(self._front.world.next_pages(until_ms).numbers)
-        asked = self._front.ask(until_ms, min(PAGES_MAX, self._unasked), self._front.send)
-        self._unasked -= asked
-        return asked
+        """Ask for pages that are due before `until_ms`; none while the last ones that count wait for their replies."""
+        if self._unasked:
+            asked = self._front.ask(until_ms, min(PAGES_MAX, self._unasked), self._front.send)
+            self._unasked -= asked
+            return asked
+        return self._front.ask(until_ms, PAGES_MAX, self._front.send) if self._has_ended else 0
 
     def _until_due_s(self) -> float:
         """Until the next page is due; 0 where only `ask` finds out."""

@@ -62,7 +62,8 @@ def test_what_arms_have_shown() -> None:
     player = player_of(store, 600)
     outcomes = played(store, player, store.world.start_ms + 30_000)
     pages = [event for event in store.sent() if isinstance(event, Impression)]
-    distinct = {page.request_id: page for page in pages}
+    counted = {f"page-{number}" for number in range(600)}  # it plays on
+    distinct = {page.request_id: page for page in pages if page.request_id in counted}
     progress = player.progress
     assert progress.ended
     assert progress.pages == len(distinct) == 600 <= len(outcomes)
@@ -105,14 +106,14 @@ def test_installs_come_after_the_last_page() -> None:
     assert player.progress.ended
     store.sent()
     played(store, player, store.world.start_ms + 16_000, step_ms=100.0)
-    sent = store.sent()
-    assert [one for one in sent if isinstance(one, Install)]
-    assert not [one for one in sent if isinstance(one, Impression) and one.time_ms > store.world.start_ms + 6_000]
+    counted = player.progress.pages
+    assert [one for one in store.sent() if isinstance(one, Install)]
+    assert player.progress.pages == counted == 200
 
 
-def test_requests_go_on_after_the_last_page() -> None:
-    """What was learned last is served after the last page, at the latest then the first version comes: replies to a
-    few more requests show it. Nobody sees those pages, and they don't count as pages or latencies."""
+def test_it_plays_on_after_the_last_page() -> None:
+    """What was learned last is served after the last page, at the latest then the first version comes: replies show
+    it. Those pages are shown and learned as others are; they don't count as pages or latencies."""
     store = SmallStore()
     player, end_ms = player_of(store, 100), store.world.start_ms + 10_000
     played(store, player, end_ms)
@@ -121,10 +122,10 @@ def test_requests_go_on_after_the_last_page() -> None:
     store.sent()
     store.ranker.version = 3
     outcomes = played(store, player, end_ms + 10_000)
-    assert 200 <= len(outcomes) <= 500
+    assert len(outcomes) > 100
     assert {one.version for one in outcomes[1:]} == {3}
     assert not any(one.is_timed for one in outcomes)
-    assert not [one for one in store.sent() if isinstance(one, Impression) and one.time_ms > end_ms]
+    assert len([one for one in store.sent() if isinstance(one, Impression) and one.time_ms > end_ms]) > 100
     assert player.progress == before
 
 
