@@ -85,7 +85,8 @@ def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, corrects: Any, 
     n = predictions.shape[0]
     zeros, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
     examples, output = WideExamples(zeros, targets.labels, targets.weights), WideOutput(logits, np.empty(n, np.float32))
-    learn_wide_examples(wide, WideKeys(keys, offsets), examples, 0, n, corrects, output)
+    first = n - n  # a literal 0 would be another signature, compiled once more
+    learn_wide_examples(wide, WideKeys(keys, offsets), examples, first, n, corrects, output)
     for b in range(n):
         predictions[b] = np.float32(1.0 / (1.0 + np.exp(-np.float64(logits[b]))))
 
