@@ -17,6 +17,7 @@ from stream.events.topics import EVENTS, TOPICS
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.runtime.health import Health
 from stream.runtime.settings import Settings
+from tests.support.forked_services import Nest
 from thalweg.cli.main import app
 from thalweg.cli.options import SPEC, SPECS, check_writable, model_name, read_source_spec
 from thalweg.stack.doctor import requirements
@@ -45,13 +46,13 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["replay", "nowhere.jsonl", "--spec", str(SPEC)], "nowhere.jsonl"),
     ],
 )
-def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
+def test_what_is_missing_is_one_line(nest: Nest, tmp_path: Path, words: list[str], remedy: str) -> None:
     """What isn't there ends a command with exit code 1 and one line that says what to do; never with a traceback."""
-    ran = subprocess.run([sys.executable, "-m", "thalweg.cli.main", *words], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("thalweg: ")
-    assert remedy in ran.stderr
-    assert len(ran.stderr.splitlines()) == 1
+    output = tmp_path / "output"
+    assert nest.run("thalweg", words, {"local": tmp_path / "local"}, output).wait() == 1
+    (line,) = output.read_text().splitlines()
+    assert line.startswith("thalweg: ")
+    assert remedy in line
 
 
 @pytest.mark.parametrize(
