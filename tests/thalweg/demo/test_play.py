@@ -1,16 +1,20 @@
-"""When a store's world begins and ends in a demo."""
+"""When a store's world begins and ends in a demo, and what ends it early."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from stream.runtime.errors import StackError
 from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
+from thalweg.cli.options import SPEC
 from thalweg.demo.acquisition import ArmTotals, PastSent, StoreProgress
+from thalweg.demo.config import DemoConfig
 from thalweg.demo.freshness import DemoFreshness
 from thalweg.demo.monitor import DemoMonitor
-from thalweg.demo.play import LAG_S_MAX, SETTLE_S, STALLED_S, StoreRun
+from thalweg.demo.play import LAG_S_MAX, SETTLE_S, STALLED_S, StoreRun, play
 from thalweg.demo.services import DemoServices, Interrupts
 
 
@@ -91,3 +95,33 @@ def test_what_was_emitted_by_the_end_is_wanted(tmp_path: Path, clock: Clock) -> 
         clock.now_s += later_s
         wanted.append(run.monitor.examples_wanted)
     assert wanted == [None, None, None, 40, 40]
+
+
+class DyingServices(DemoServices):
+    """Services of which one dies while the world is played; the client is `cat`, which ends when its stdin closes."""
+
+    def __init__(self, local: Path, interrupts: Interrupts) -> None:
+        super().__init__(Settings(local=local, kafka="k:1", redis="redis://r:1", model="m"), interrupts, print)
+        self.checked = 0
+        self.clients = list[subprocess.Popen[bytes]]()
+
+    def start_child(self, name: str, *words: str) -> "subprocess.Popen[bytes]":
+        """The client."""
+        self.clients.append(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return self.clients[-1]
+
+    def check_running(self, *but: str) -> None:
+        """At the third look one has died."""
+        self.checked += 1
+        if self.checked == 3:
+            raise StackError("learner ended in the middle of the demo")
+
+
+def test_a_service_that_dies_while_the_world_is_played_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services are checked all the time; the client of the rankers is ended before the error is raised."""
+    monkeypatch.setattr("thalweg.demo.play.UPDATE_S", 0.01)
+    with Interrupts() as interrupts:
+        services = DyingServices(tmp_path, interrupts)
+        with pytest.raises(StackError, match="learner ended in the middle of the demo"):
+            play(services, SPEC, DemoConfig(), Console(quiet=True))
+    assert [client.poll() for client in services.clients] == [0]
