@@ -130,7 +130,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         player.start()
         wait_until(
             # a slow ranker skips some, and answers by none until the first
-            lambda: version() and len({one.version for one in observed}) > 20 and versioned() >= 250,
+            lambda: version() and len({one.version for one in observed}) > 20 and versioned() >= 120,
             "twenty versions to be served",
         )
         replies = [one.reply for one in observed if one.reply]
@@ -147,7 +147,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         up(stack.root)
         wait_until(lambda: version() >= before + 10, "publishing to resume")
         later = len(observed)
-        wait_until(lambda: version() and len(observed) >= later + 300, "replies enough")
+        wait_until(lambda: version() and len(observed) >= later + 150, "replies enough")
         asker.stop()
         wait_until(lambda: version() and not asker.running, "the last replies")
         second = rescore(store, "small", [one.reply for one in observed[later:] if one.reply])
@@ -161,8 +161,8 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         log.close()
     assert not [one.error for one in observed if one.error]
     assert first.mixed == second.mixed == 0
-    assert first.checked >= 200
-    assert second.checked >= 300
+    assert first.checked >= 100
+    assert second.checked >= 100
 
 
 def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> None:

@@ -393,5 +393,5 @@ class JoinMachine(RuleBasedStateMachine):
 
 
 TestJoinMachine = JoinMachine.TestCase
-TestJoinMachine.settings = settings(max_examples=20_000 if SOAK else 2_000, stateful_step_count=12, deadline=None)
+TestJoinMachine.settings = settings(max_examples=20_000 if SOAK else 1_000, stateful_step_count=12, deadline=None)
 TestJoinMachine = pytest.mark.timeout(7_200 if SOAK else 600)(TestJoinMachine)
