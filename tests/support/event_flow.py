@@ -94,10 +94,10 @@ class Joiners:
         """`thalweg run learner`, with settings of its own."""
         self.pids["learner"] = self._run("learner", "learner", **settings)
 
-    def _run(self, room: str, name: str, **settings: object) -> int:
-        """A room's process, with settings of its own; returns its pid."""
+    def _run(self, service: str, name: str, **settings: object) -> int:
+        """A service's process, with settings of its own; returns its pid."""
         shared = {one: getattr(self.settings, one) for one in ("kafka", "redis", "topic_prefix", "local", "dedup_ids")}
-        arguments = ["run", room, "--spec", str(self.spec_file)]
+        arguments = ["run", service, "--spec", str(self.spec_file)]
         return self._nest.start(arguments, shared | settings, self.home / f"{name}.log")
 
     def kill(self, worker: str, number: int = signal.SIGKILL) -> None:

@@ -177,15 +177,15 @@ def test_the_command_distinguishes_right_from_wrong(joiners: Joiners, seed: int)
     with flowing(joiners, seed) as flow:
         wait_until(lambda: flow.poison > 1 and flow.pages > 100, "poison")
         judged(joiners, flow)
-    code, said, figures = audited()
-    assert code == 0, said
-    assert "nothing is missing, nothing is wrong" in said
+    code, output, figures = audited()
+    assert code == 0, output
+    assert "nothing is missing, nothing is wrong" in output
     assert figures["settled"] == 4 * flow.pages
-    code, said, figures = audited("--spec", str(SPEC))
+    code, output, figures = audited("--spec", str(SPEC))
     assert code == 1
-    assert "the joiner doesn't run by that spec" in said
-    code, said, figures = audited("--spec", str(joiners.spec_file))
-    assert (code, figures["settled"]) == (0, 4 * flow.pages), said
+    assert "the joiner doesn't run by that spec" in output
+    code, output, figures = audited("--spec", str(joiners.spec_file))
+    assert (code, figures["settled"]) == (0, 4 * flow.pages), output
     ends = joiners.log.ends(EXAMPLES.name)
     emitted = [one for record in read_range(joiners.log, EXAMPLES.name, {0: START}, ends)
                for one in decode_examples(record.value or b"")[0]]  # fmt: skip
@@ -196,7 +196,7 @@ def test_the_command_distinguishes_right_from_wrong(joiners: Joiners, seed: int)
                                     reasons=[reason], ingest_ms=one.ingest_ms[:1])  # fmt: skip
     joiners.log.send(EXAMPLES.name, 0, encode_record([false]))
     joiners.log.flush()
-    code, said, figures = audited()
-    assert code == 1, said
-    assert f"wrong: page {one.page.request_id}" in said
+    code, output, figures = audited()
+    assert code == 1, output
+    assert f"wrong: page {one.page.request_id}" in output
     assert (figures["wrong"], figures["missing"]) == (1, 0)

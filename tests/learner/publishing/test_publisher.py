@@ -264,7 +264,7 @@ def test_a_lost_store_is_noticed_whatever_became_of_the_pinned_copy(tmp_path: Pa
     if damage == "nothing":
         wait_until(lambda: bench.store.decision().version == 1)
     bench.store.pin(head.version)
-    wait_until(lambda: (kept := VersionFiles(folder).load()) is not None and kept.version == head.version)
+    wait_until(lambda: (saved := VersionFiles(folder).load()) is not None and saved.version == head.version)
 
 
 def test_a_garbled_head_is_published_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +314,7 @@ def test_a_lost_store_gets_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_an_older_learner_left_in_a_wiped_store_is_published_over(tmp_path: Path) -> None:
-    """It was here before the head was known again; though its number is greater and there is nothing new to tell."""
+    """It was here before the head was known again; though its number is greater and there is nothing new to publish."""
     bench = Bench(tmp_path)
     bench.turn()
     manifest, blobs = bench.store.manifest(1), dict(bench.store._blobs)

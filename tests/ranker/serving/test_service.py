@@ -50,7 +50,7 @@ def write_items(log: Log) -> None:
 
 
 class Caller:
-    """Asks over a log, and keeps all replies."""
+    """Asks over a log, and collects all replies."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -183,7 +183,7 @@ class SilentStore(MemoryStore):
 
 
 def test_the_first_request_finds_all_items(memory: MemoryLog, tmp_path: Path) -> None:
-    """A ranker is ready once its items are in order, though the store that it asks for news keeps silent."""
+    """A ranker is ready once its items are in order, though the store that it asks for news is silent."""
     store, files = MemoryStore("m"), VersionFiles(tmp_path)
     manifest = toy().publish(store)
     files.save(store, manifest)

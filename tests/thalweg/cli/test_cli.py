@@ -117,7 +117,7 @@ def test_the_schema_in_the_repository_is_the_types() -> None:
     assert (SPEC.parent / "spec.schema.json").read_text() == said.stdout
 
 
-def test_status_tells_what_runs(tmp_path: Path) -> None:
+def test_status_lists_what_runs(tmp_path: Path) -> None:
     """A service is found by the file that it writes, in its own words; with nothing there, the exit code says so."""
     local = tmp_path / "local"
     assert CliRunner().invoke(app, ["status"]).exit_code == 1
@@ -229,7 +229,7 @@ app(sys.argv[2:])
 
 
 @pytest.mark.parametrize(("words", "module"), [(["run", "learner"], "torch"), (["run", "joiner"], "faust")])
-def test_a_package_that_is_missing_is_said(words: list[str], module: str, stack: Stack) -> None:
+def test_a_package_that_is_missing_is_named(words: list[str], module: str, stack: Stack) -> None:
     """A room whose packages aren't here ends with one line that names the package."""
     env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
     command = [sys.executable, "-c", WITHOUT, module, *words, "--spec", str(SPEC)]
@@ -240,7 +240,7 @@ def test_a_package_that_is_missing_is_said(words: list[str], module: str, stack:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"kafka": "k:1"}', "\xff"])
-def test_a_garbled_stack_file_is_told_and_mended(tmp_path: Path, content: str) -> None:
+def test_a_garbled_stack_file_is_reported_and_mended(tmp_path: Path, content: str) -> None:
     """status and doctor name it; down says that it knows no pids, keeps what was written, and clears the way."""
     file = tmp_path / "local" / "stack.json"
     file.parent.mkdir()
