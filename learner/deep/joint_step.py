@@ -143,15 +143,31 @@ def pool(embeddings: Any, rows: Any, offsets: Any, lists: Any, out: Any, width: 
 
 @kernel
 def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, rows: Any, gradients: Any) -> None:
-    """One AdaGrad step after `predict_batch`; gradients [first:last] are divided by the micro-batch's size."""
+    """One AdaGrad step after `predict_batch`; gradients [first:last] are divided by the micro-batch's size.
+
+    As in the wide part nothing is learned from an example whose gradient isn't finite, and all from the others.
+    """
     tower, lists = deep.tower, deep.lists
     scaled = np.empty(last - first, np.float32)
     for b in range(first, last):
-        scaled[b - first] = gradients[b] / np.float32(deep.micro_batch)
+        gradient = gradients[b]
+        if not np.isfinite(gradient):
+            gradient = np.float32(0.0)
+            clear_row(tower, activations, last - first, b - first)
+        scaled[b - first] = gradient / np.float32(deep.micro_batch)
     below = backward(tower, activations, scaled)
     if rows.shape[0]:
         offsets = inputs.id_offsets[first * lists : last * lists + 1]
         learn_rows(deep.vocabulary, rows, offsets, lists, below, deep.embedding_rate)
+
+
+@kernel
+def clear_row(tower: Any, activations: Any, rows: Any, row: Any) -> None:
+    """Zero a row's activations: what isn't finite in them would reach the gradients, though its own is 0."""
+    at = 0
+    for width in tower.widths:
+        activations[at + row * width : at + (row + 1) * width] = 0.0
+        at += rows * width
 
 
 @kernel
@@ -177,6 +193,8 @@ def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: A
         for c in range(dim):
             g = total[c]
             s = row[dim + c] + g * g
+            if not np.isfinite(s):
+                continue
             row[dim + c] = s
             row[c] -= rate * g / (np.sqrt(s) + EPSILON)
 

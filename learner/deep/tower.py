@@ -190,9 +190,11 @@ def backward(tower: Any, activations: Any, gradients: Any) -> Any:
 
 @kernel
 def adagrad(weights: Any, squares: Any, gradient: Any, rate: Any) -> None:
-    """One AdaGrad step, as torch.optim.Adagrad takes it. Arrays are float32 [n]."""
+    """One AdaGrad step, as torch.optim.Adagrad takes it; where the sum wouldn't be finite none. Float32 [n]."""
     for o in range(weights.shape[0]):
         g = gradient[o]
         s = squares[o] + g * g
+        if not np.isfinite(s):
+            continue
         squares[o] = s
         weights[o] -= rate * g / (np.sqrt(s) + EPSILON)

@@ -50,6 +50,10 @@ DEDUP_SHARE = Gauge(
     "the most examples that a joiner emitted between two commits / ids of a partition that the learner remembers",
 )
 ORGANIC = Total("thalweg_learner_organic_installs", "installs without a page learned, since the log's beginning")
+UNPREDICTABLE = Total(
+    "thalweg_learner_unpredictable_examples",
+    "examples whose prediction wasn't a number, in this process: nothing is learned from them",
+)
 DEAD_LETTERS = Total("thalweg_learner_dead_letters", "events that the learner rejected, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
 LAG_RECORDS = Gauge("thalweg_learner_lag_records", "records of examples that aren't learned yet")
@@ -91,6 +95,7 @@ def set_model(model: Model) -> None:
     EXAMPLES.set(model.examples)
     DUPLICATES.set(model.duplicates)
     ORGANIC.set(model.organic)
+    UNPREDICTABLE.set(model.unpredictable)
     WARM_STARTS.set(model.warm_starts)
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.evictor),

@@ -79,6 +79,7 @@ class Model(ModelState):
                 self.window.begin_record(records.origins[r].offset, self.examples + begin)
                 self._note_pages(records, r)
         predictions = self._learn_parts(batch)
+        self.unpredictable += int(np.isnan(predictions).sum())
         losses = self._record_figures(batch, predictions, records.identities)
         if self.learns_statistics:
             self.statistics.learn(batch.pages, batch.outcomes, batch.statistics)

@@ -41,6 +41,7 @@ class ModelState:
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned
+    unpredictable: int = 0  # examples whose prediction wasn't a number, in this process: nothing is learned from them
     watermark_ms: int = 0  # greatest event time of a learned page
     learned_ms: int = 0  # ingest time of the newest label
     warm_starts: int = 0
@@ -148,5 +149,5 @@ class ModelState:
         self.drift.reset()
 
     def finite(self) -> bool:
-        """Whether every parameter of the deep part and every prediction so far is finite."""
-        return (self.deep is None or self.deep.finite()) and bool(np.isfinite(self.progress.state.sums).all())
+        """Whether every dense parameter is finite, and every embedding that changed since the last publish."""
+        return self.deep is None or self.deep.finite()
