@@ -30,12 +30,16 @@ from stream.spec.spec import Spec
 from stream.tables.hash_table import HashTable
 
 KEEP = 2
+UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError)
 log = structlog.get_logger("checkpoint")
 Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published."""
+    """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published.
+
+    `passed`: whether the publish gate judged just this state, and let it pass.
+    """
 
     fingerprint: str
     offset: int
@@ -49,6 +53,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     token: int
     version: int
     organic: int = 0
+    passed: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Checkpoint:
     arrays: Arrays
 
 
-def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
+def take(model: Model, offset: int, token: int, version: int, *, passed: bool = False) -> Checkpoint:
     """Copy the model's state."""
     progress, shown = model.progress, model.shown
     arrays: Arrays = {
@@ -85,6 +90,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     meta = Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(progress.names[1:]), token, version, model.organic,
+        passed,
     )  # fmt: skip
     return Checkpoint(meta, arrays)
 
@@ -220,8 +226,10 @@ class CheckpointFiles:
         try:
             with replacing(path) as file:
                 np.savez(file, allow_pickle=False, meta=meta, **checkpoint.arrays)
+            passed = self.newest_passed()
             for old in self.paths()[:-KEEP]:
-                old.unlink()
+                if old != passed:
+                    old.unlink()
         except OSError as error:
             raise CheckpointError(
                 f"{path} can't be written ({error.strerror}): the checkpoint before it is intact; free space"
@@ -232,13 +240,33 @@ class CheckpointFiles:
         """Checkpoints, oldest first."""
         return sorted(self.folder.glob("*.npz"))
 
+    def newest_passed(self) -> Path | None:
+        """The newest whose state the publish gate let pass; it is kept. None: there is none."""
+        for path in reversed(self.paths()):
+            try:
+                with np.load(path, allow_pickle=False) as archive:
+                    if msgspec.json.decode(archive["meta"].tobytes(), type=Meta).passed:
+                        return path
+            except UNREADABLE:
+                continue
+        return None
+
+    def read_passed(self) -> Checkpoint | None:
+        """That of `newest_passed`; None when there is none, or it can't be read."""
+        path = self.newest_passed()
+        try:
+            return self._read(path) if path else None
+        except UNREADABLE as error:
+            log.error("a checkpoint can't be read", path=str(path), reason=repr(error))
+            return None
+
     def newest(self) -> Checkpoint | None:
         """The newest that can be read; None when there is none at all."""
         paths = self.paths()
         for path in reversed(paths):
             try:
                 return self._read(path)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError) as error:
+            except UNREADABLE as error:
                 log.error("a checkpoint can't be read; trying the one before", path=str(path), reason=repr(error))
         if paths:
             raise CheckpointError(

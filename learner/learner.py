@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
-from learner.checkpoint import Checkpoint, CheckpointFiles, take
+from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
 from learner.dead_letters import DeadLetterBuffer
 from learner.lag import Lag
 from learner.publishing.publisher import Publisher
@@ -81,17 +81,46 @@ class Learner:
             if self._writing.is_alive() and not now:
                 return
             self._writing.join()
-        due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
-        if not due or self._checkpoint_offset == self.offset:
+        late_ms = at_ms - self._checkpoint_ms - self._checkpoint_every_ms
+        if not (now or late_ms >= 0) or self._checkpoint_offset == self.offset:
             return
+        publisher = self.publisher
+        passed = publisher is not None and publisher.gate.passed_at == self.model.learned
+        if publisher and not (now or passed or late_ms >= self._checkpoint_every_ms // 2):
+            return  # wait for a version that passes the gate: its state is one to return to
         self.dead_letters.confirm()
         self._checkpoint_ms = at_ms
-        used = self.publisher.used if self.publisher else self.used
-        checkpoint = take(self.model, self.offset, used.token, used.version)
+        used = publisher.used if publisher else self.used
+        checkpoint = take(self.model, self.offset, used.token, used.version, passed=passed)
         self._writing = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
         self._writing.start()
         if now:
             self._writing.join()
+
+    def roll_back(self, reason: str) -> None:
+        """Return to the newest checkpoint whose state passed the gate, between two records, and write a checkpoint.
+
+        Weights, embeddings and statistics are those of then; the offset, ids learned and figures are those of now, so
+        no example is learned again, and what was learned between is lost. A process that is killed restarts from the
+        state before or after. Without such a checkpoint nothing changes. Raises LogUnavailable, LogError before
+        anything changes.
+        """
+        assert not self.mid_record, "between two records"
+        if self._writing is not None:
+            self._writing.join()
+        self.dead_letters.confirm()
+        checkpoint = self.files.read_passed()
+        if checkpoint is None or checkpoint.meta.fingerprint != self.model.spec.fingerprint():
+            log.error("can't roll back: no checkpoint passed the gate; learning goes on", reason=reason)
+        else:
+            self.model.return_to(restore(self.model.spec, checkpoint))
+            self._checkpoint_ms = now_ms()
+            used = self.publisher.used if self.publisher else self.used
+            self._write(take(self.model, self.offset, used.token, used.version, passed=True))
+            lost = self.model.examples - checkpoint.meta.examples
+            log.error("learning is rolled back", reason=reason, to_offset=checkpoint.meta.offset, examples_lost=lost)
+        if self.publisher:
+            self.publisher.rolled_back(reason, checkpoint.meta.offset if checkpoint else None)
 
     def _write(self, checkpoint: Checkpoint) -> None:
         with metrics.CHECKPOINT.time():
@@ -147,6 +176,8 @@ class Learner:
         if self.publisher:
             metrics.VERSION.set(self.publisher.uploader.published)
             metrics.REJECTED.set(self.publisher.rejected)
+            metrics.ROLL_BACKS.set(self.publisher.roll_backs)
+            metrics.set_verdict(self.publisher.gate.verdict, self.publisher.rejected_by_cause)
 
 
 def back_off(error: Exception, attempt: int, stopping: threading.Event) -> int:

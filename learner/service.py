@@ -128,6 +128,8 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
 
     def publish_and_checkpoint() -> None:
         publisher.maybe_publish(max(learner.offset, 0))
+        if reason := publisher.roll_back_reason:
+            learner.roll_back(reason)
         learner.maybe_checkpoint()
 
     attempt = 0

@@ -1,11 +1,14 @@
 """The learner's metrics."""
 
+from collections.abc import Mapping
+
 from prometheus_client import Gauge, Histogram
 
 from learner.training.figures import ALL, WINDOW
 from learner.training.model import Model
 from learner.training.ranking_kernels import KINDS, RECENT
 from stream.runtime.metrics import Total
+from stream.snapshots.verdict import Verdict
 from stream.tables.eviction import EVICTED, EXPIRED
 
 LABELS = ["slice", "window"]  # all or a slice of the spec; the lifetime or the last WINDOW
@@ -63,6 +66,12 @@ LAG_EXAMPLES = Gauge(
 LAG_SECONDS = Gauge("thalweg_learner_lag_seconds", "age of the oldest record that waits to be learned, by append time")
 VERSION = Gauge("thalweg_learner_published_version", "newest version in the store")
 REJECTED = Total("thalweg_learner_rejected_versions", "versions rejected, by the gate or when packed, in this process")
+REFUSED = Total("thalweg_learner_refused_versions", "versions rejected, by cause, in this process", ("cause",))
+ROLL_BACKS = Total(
+    "thalweg_learner_roll_backs", "returns to an earlier checkpoint that passed the gate, in this process"
+)
+PASSES = Gauge("thalweg_learner_gate_passed", "1 when the last version judged passed the gate, else 0")
+MEASURES = Gauge("thalweg_learner_gate_measure", "what the gate measured of the last version judged, by name", ["name"])
 KEYS = Gauge("thalweg_learner_keys", "keys in tables, by part; of the deep part ids with an embedding row", ["part"])
 EVICTED_KEYS = Total(
     "thalweg_learner_evicted_keys", "keys that expired or were over the bound, by part and reason", ("part", "reason")
@@ -75,6 +84,15 @@ EVICTED_IDS = Total(
 )
 WARM_STARTS = Total("thalweg_learner_warm_starts", "warm starts, since the log's beginning")
 CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "time to write a checkpoint")
+
+
+def set_verdict(verdict: Verdict, refused: Mapping[str, int]) -> None:
+    """Set the metrics of the gate's last verdict, and how many versions it refused by cause."""
+    PASSES.set(verdict.passed)
+    for name, value in verdict.numbers.items():
+        MEASURES.labels(name).set(value)
+    for cause, count in refused.items():
+        REFUSED.set(count, cause)
 
 
 def set_model(model: Model) -> None:

@@ -1,6 +1,5 @@
 """Everything that is learned, and what happens to it between micro-batches: eviction, quantiles, warm starts."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,6 +14,7 @@ from learner.training.encoded_batch import BatchEncoder
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.ranking_kernels import PAGE_ITEMS
 from learner.training.ranking_progress import RankingProgress
+from learner.training.recent_pages import RecentPages
 from learner.training.shown_items import ShownItems
 from learner.training.training_records import RecordEncoder, TrainingRecords
 from learner.training.warm_start_window import Reread, WarmStartWindow
@@ -26,7 +26,7 @@ from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec, duration_ms
 from stream.tables.dtypes import F32, U64
 
-RECENT_PAGES = 4
+GOLDEN_PAGES = 4
 STEP_MAX = 512  # examples of several records that are learned in one step: a few ms
 
 
@@ -73,7 +73,7 @@ class ModelState:
         self.shown = ShownItems()
         self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)
         self.drift = DriftDetector()
-        self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
+        self.recent_pages = RecentPages(GOLDEN_PAGES)
 
     @property
     def learned(self) -> int:
@@ -146,6 +146,16 @@ class ModelState:
         self.warm_starts += 1
         self.warm_start_at = self.examples
         warm_start(self.deep, self.window.chunks(self.reread, self.examples, self.record_encoder))
+        self.drift.reset()
+
+    def return_to(self, earlier: "ModelState") -> None:
+        """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics.
+
+        What belongs to the log stays: counts, ids learned, figures, times, pages. Warm starts don't train on examples
+        that were learned before.
+        """
+        self.wide, self.deep, self.statistics = earlier.wide, earlier.deep, earlier.statistics
+        self.window.records.clear()
         self.drift.reset()
 
     def finite(self) -> bool:
