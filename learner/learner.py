@@ -36,6 +36,7 @@ class Learner:
         self.log, self.model, self.files = log_, model, files
         self.offset = offset
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
+        self.has_passed = False  # whether the model was restored from a state that passed the publish gate
         self.publisher: Publisher | None = None
         self.dead_letters = DeadLetterBuffer(log_)
         self.lag = Lag(log_, model.spec.name, offset)

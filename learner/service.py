@@ -92,6 +92,7 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
         learner.stopping = status.stopping
         if checkpoint:
             learner.used = HighWater(checkpoint.meta.version, checkpoint.meta.token)
+            learner.has_passed = checkpoint.meta.passed
         start = offset if checkpoint else "the log's start"
         log.info("learning", model=spec.name, offset=start, examples=model.examples)
         return learner
@@ -125,6 +126,8 @@ def _take(learner: Learner, prefetcher: RecordPrefetcher, accept_gap: bool) -> l
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _Status, accept_gap: bool) -> None:
     publisher = Publisher(learner.model, store, publish_config(learner.model, settings), now_ms, learner.used)
     learner.publisher = publisher
+    if learner.has_passed:
+        publisher.gate.trust()
 
     def publish_and_checkpoint() -> None:
         publisher.maybe_publish(max(learner.offset, 0))

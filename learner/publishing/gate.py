@@ -27,7 +27,7 @@ from stream.snapshots.verdict import NOT_FINITE, NUMBERS_MAX, Verdict
 from stream.tables.dtypes import F32, F64
 
 ITEMS_MIN: Final = 64  # of all pages, or of a slice: below it means and orders depend on single items
-ANCHOR_VERSIONS: Final = 32  # versions with a deep part of their own from one anchor to the next
+ANCHOR_VERSIONS: Final = 32  # that pass, from one anchor to the next
 SLICE_MARGIN: Final = 1.5  # by which a slice's bounds are wider
 
 
@@ -62,7 +62,7 @@ class PublishGate:
         self._columns = column_names(model)
         self._live: Reference | None = None
         self._anchors: list[Reference] = []  # oldest first, at most two
-        self._anchored = 0  # versions with a deep part of their own since the newest anchor
+        self._anchored = 0  # versions that passed since the newest anchor
         self._level = self._judged_level = 0.0  # ln of mean prediction, of the live version and of the last judged
         self.verdict = Verdict()
         self.refusals = 0
@@ -86,6 +86,7 @@ class PublishGate:
                 continue
             found = compared(one.scores.log_odds, scores.log_odds, one.pages.ends)
             numbers |= {f"{one.name}_{key}": value for key, value in found._asdict().items()}
+            numbers[f"{one.name}_since"] = model.examples - one.examples
             level = self._level + math.log(max(found.rate, 1e-9)) if one is self._live else level
             refusal = refusal or self._refusal_of(one, scores, found, fresh)
         self._labels.add(self._judged_level)
@@ -98,6 +99,10 @@ class PublishGate:
         self._renew(fresh, scored)
         self.verdict = Verdict(numbers=numbers)
         return self.verdict
+
+    def trust(self) -> None:
+        """Take the model as it is for the live version: it was restored from a state that passed."""
+        self._renew(reference_pages(self._model), [])
 
     def refuse(self, verdict: Verdict) -> Verdict:
         """Count a refusal, the gate's or one for another reason."""
@@ -164,14 +169,14 @@ class PublishGate:
     def _renew(self, fresh: ReferencePages | None, scored: list[Scores]) -> None:
         """The version that passed is live: what follows is compared with its scores."""
         model = self._model
-        if fresh is None:  # its deep part is older: these pages' log-odds of it are known
-            if self._live:
+        self._anchored += 1
+        if fresh is None:  # its deep part is older, and its log-odds of these pages are known; or there are no pages
+            if self._live and scored:
                 self._live = replace(self._live, scores=scored[0], examples=model.examples)
             return
         deep = fresh.deep_logits(model)
         scores = Scores(fresh.wide_logits(model).astype(np.float64) + deep, deep, fresh.norms(model))
         self._live = Reference("live", fresh, scores, model.examples)
-        self._anchored += 1
         if not self._anchors or self._anchored >= ANCHOR_VERSIONS:
             self._anchors = [*self._anchors[-1:], replace(self._live, name="earlier")]
             self._anchored = 0

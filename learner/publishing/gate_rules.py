@@ -13,7 +13,7 @@ from stream.tables.dtypes import F64
 
 EXAMPLES_MIN: Final = 500  # below it calibration and log loss mean nothing
 CHANCE_SIGMAS: Final = 3.0
-YOUNG: Final = 10.0  # how much sooner bounds widen for a model that has learned little
+YOUNG: Final = 2.0  # how much sooner bounds widen for a model that has learned little
 COVERAGE_MIN: Final = 0.1  # a column that fewer items have may vanish
 COVERAGE_SIGMAS: Final = 5.0
 FINAL_LABELS: Final = Label(policy="wait")
@@ -34,17 +34,13 @@ def widening(gate: Gate, since: int, learned: int) -> float:
     """How much wider bounds are for a version that learned `since` examples more than one that had `learned`.
 
     >>> widening(Gate(patience=1_000), 1_000, 1_000_000)
-    2.01
+    2.002
     """
     return 1.0 + since / gate.patience + YOUNG * since / max(learned, 1)
 
 
 def comparison_refusal(gate: Gate, found: Comparison, width: float, what: str) -> Refusal | None:
     """Of scores of the same items. `width`: of the bounds; `what` they are compared with."""
-    shift_max = gate.shift_max * width
-    if abs(found.shift) > shift_max:
-        why = f"the mean log-odds of recent pages moved by {found.shift:+.2f} from {what} (allowed {shift_max:.2f})"
-        return Refusal(SHIFT, why)
     spread_max = 1.0 + (gate.spread_max - 1.0) * width
     if not 1.0 / spread_max <= found.spread <= spread_max:
         why = f"scores of recent pages differ among themselves {found.spread:.2f} times as much as in {what}"
@@ -53,6 +49,10 @@ def comparison_refusal(gate: Gate, found: Comparison, width: float, what: str) -
     if found.agreement < agreement_min:
         why = f"{found.agreement:.0%} of the order within recent pages is that of {what}"
         return Refusal(RANKING, f"{why} (at least {agreement_min:.0%})")
+    shift_max = gate.shift_max * width
+    if abs(found.shift) > shift_max:
+        why = f"the mean log-odds of recent pages moved by {found.shift:+.2f} from {what} (allowed {shift_max:.2f})"
+        return Refusal(SHIFT, why)
     return None
 
 

@@ -43,7 +43,8 @@ class LabelWindow:
         while len(self._chunks) > 1 and _is_enough(self._total - self._chunks[0]):
             self._total -= self._chunks.popleft()
         if len(self._chunks) > CHUNKS_MAX:
-            self._chunks[1] += self._chunks.popleft()
+            oldest = self._chunks.popleft()
+            self._chunks[0] += oldest
 
     def figures(self, row: int, level: float) -> Figures:
         """Of all (row 0) or a slice, as a version of this level would have predicted; there is no AUC."""

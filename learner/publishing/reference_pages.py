@@ -53,6 +53,8 @@ class ReferencePages:
 
     def deep_input(self, model: Model) -> DeepInput:
         """What the deep part reads, with the statistics that the model has now."""
+        if not model.learns_statistics:
+            return model.encoder.deep_input(self.batch(), serving=True)
         words = self.words.copy()
         for first, last in pairwise([*self.starts.tolist(), len(words)]):
             model.statistics.fill(words[first:last], self.watermark_ms)
