@@ -30,6 +30,7 @@ from stream.spec.spec import Spec
 from stream.tables.hash_table import HashTable
 
 KEEP = 2
+WEIGHTS = ("dense", "dense_squares", "embeddings")
 UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError)
 log = structlog.get_logger("checkpoint")
 Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
@@ -93,6 +94,12 @@ def take(model: Model, offset: int, token: int, version: int, *, passed: bool = 
         passed,
     )  # fmt: skip
     return Checkpoint(meta, arrays)
+
+
+def has_finite_weights(arrays: Arrays) -> bool:
+    """Whether all of a checkpoint's weights are numbers: the publish gate sees only those that recent pages read."""
+    wide = np.ascontiguousarray(arrays["wide"][:, 1]).view(np.float32)
+    return all(np.isfinite(of).all() for of in (wide, *(arrays[name] for name in WEIGHTS if name in arrays)))
 
 
 def _wide_arrays(wide: Ftrl) -> Arrays:

@@ -4,8 +4,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
+from msgspec import structs
 
-from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
+from learner.checkpoint import Checkpoint, CheckpointFiles, has_finite_weights, restore, take
 from learner.dead_letters import DeadLetterBuffer
 from learner.lag import Lag
 from learner.publishing.publisher import Publisher
@@ -124,6 +125,8 @@ class Learner:
             self.publisher.rolled_back(reason, checkpoint.meta.offset if checkpoint else None)
 
     def _write(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.meta.passed and not has_finite_weights(checkpoint.arrays):
+            checkpoint = Checkpoint(structs.replace(checkpoint.meta, passed=False), checkpoint.arrays)
         with metrics.CHECKPOINT.time():
             try:
                 self.files.write(checkpoint)

@@ -73,6 +73,8 @@ class Publisher:
         if uploader.invalid:
             self._reject(self.gate.refuse(Verdict(PACKING, uploader.invalid)), self.version, by="packing")
             uploader.invalid = ""
+            if self.roll_back_reason:
+                return False
         elif self._unconfirmed:
             self._passed()
         self._unconfirmed = False
