@@ -70,7 +70,7 @@ class Quarantine:
             except ValueError:
                 continue  # written by an earlier build, or by hand
             file = self._folder / name
-            if name and file.is_file() and size + file.stat().st_size <= BYTES_MAX:
+            if name and name not in wanted and file.is_file() and size + file.stat().st_size <= BYTES_MAX:
                 wanted.add(name)
                 size += file.stat().st_size
         for file in self._folder.glob("*.npz"):
