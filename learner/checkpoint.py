@@ -98,7 +98,7 @@ def take(model: Model, offset: int, token: int, version: int, *, passed: bool = 
 
 def has_finite_weights(arrays: Arrays) -> bool:
     """Whether all of a checkpoint's weights are numbers: the publish gate sees only those that recent pages read."""
-    wide = np.ascontiguousarray(arrays["wide"][:, 1]).view(np.float32)
+    wide = np.ascontiguousarray(arrays["wide_rows"][:, 1]).view(np.float32)
     return all(np.isfinite(of).all() for of in (wide, *(arrays[name] for name in WEIGHTS if name in arrays)))
 
 

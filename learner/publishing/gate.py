@@ -63,7 +63,7 @@ class PublishGate:
         self._live: Reference | None = None
         self._anchors: list[Reference] = []  # oldest first, at most two
         self._anchored = 0  # versions that passed since the newest anchor
-        self._level = self._judged_level = 0.0  # ln of mean prediction, of the live version and of the last judged
+        self._level = 0.0  # ln of the mean prediction of the version judged last, relative to that of the live one
         self.verdict = Verdict()
         self.refusals = 0
         self.passed_at = -1
@@ -78,7 +78,7 @@ class PublishGate:
         references = [one for one in (self._live, *(self._anchors[:1] if deep else ())) if one]
         scored = [self._scores(one, deep=deep) for one in references]
         refusal = None if model.finite() else Refusal(NOT_FINITE, "a parameter of the deep part isn't finite")
-        level = self._level
+        level = 0.0
         for one, scores in zip(references, scored, strict=True):
             if bad := int((~np.isfinite(scores.log_odds)).sum()):
                 why = f"{bad} of {len(scores.log_odds)} scores of recent pages aren't finite"
@@ -87,15 +87,15 @@ class PublishGate:
             found = compared(one.scores.log_odds, scores.log_odds, one.pages.ends)
             numbers |= {f"{one.name}_{key}": value for key, value in found._asdict().items()}
             numbers[f"{one.name}_since"] = model.examples - one.examples
-            level = self._level + math.log(max(found.rate, 1e-9)) if one is self._live else level
+            level = math.log(max(found.rate, 1e-9)) if one is self._live else level
             refusal = refusal or self._refusal_of(one, scores, found, fresh)
-        self._labels.add(self._judged_level)
-        self._judged_level = level
+        self._labels.add(self._level)
+        self._level = level
         refusal = refusal or self._labels_refusal(level, numbers)
         numbers = {name: float(value) for name, value in list(numbers.items())[:NUMBERS_MAX] if math.isfinite(value)}
         if refusal:
             return self.refuse(Verdict(refusal.cause, refusal.reason, numbers))
-        self._level, self.passed_at = level, model.learned
+        self._level, self.passed_at = 0.0, model.learned
         self._renew(fresh, scored)
         self.verdict = Verdict(numbers=numbers)
         return self.verdict

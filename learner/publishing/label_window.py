@@ -1,8 +1,8 @@
 """Labels of the recent past and what the learner predicted of them, in a window that is counted in positives.
 
 Each version adds what was recorded since the one before: nothing on the hot path. Predictions were made by the learner
-as it was then; `level`, the logarithm of a version's mean prediction relative to earlier ones on the same pages,
-carries them over to the version that is judged. So a version that predicts twice what the learner did is found, too.
+as it was then; `level`, ln of a version's mean prediction relative to the live one's on the same pages, carries
+them over to the version that is judged. So a version that predicts twice what the learner did is found, too.
 """
 
 import math

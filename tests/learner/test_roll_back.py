@@ -27,7 +27,7 @@ from tests.support.waiting import wait_until
 
 SPEC = small_spec(**{"[label]": "[publish.gate]\nrefusals_max = 5\n[label]"})
 LOG = records(SPEC, 900)
-OF_MODEL = ("wide", "statistics", "likenesses", "vocabulary", "embeddings", "dense", "dense_squares", "boundaries")
+OF_MODEL = ("wide_rows", "statistics", "likenesses", "vocabulary", "embeddings", "dense", "dense_squares", "boundaries")
 OF_LOG = ("seen_ids", "seen_counts", "sums", "recent", "counts", "bins", "pages", "shown_young_names")
 
 
