@@ -23,6 +23,7 @@ from learner.publishing.gate_rules import (
 from learner.publishing.label_window import LabelWindow
 from learner.publishing.reference_pages import ReferencePages, column_names, reference_pages
 from learner.training.model import Model
+from stream.snapshots.payload import NAMES_MAX
 from stream.snapshots.verdict import NOT_FINITE, NUMBERS_MAX, Verdict
 from stream.tables.dtypes import F32, F64
 
@@ -180,3 +181,9 @@ class PublishGate:
         if not self._anchors or self._anchored >= ANCHOR_VERSIONS:
             self._anchors = [*self._anchors[-1:], replace(self._live, name="earlier")]
             self._anchored = 0
+
+
+def version_metrics(model: Model, verdict: Verdict) -> dict[str, float]:
+    """What a version's manifest says of it: what the gate measured, `gate_live_shift` and so on, and the figures."""
+    measured = {f"gate_{name}": value for name, value in verdict.numbers.items()}
+    return dict(list((measured | model.progress.metrics()).items())[:NAMES_MAX])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from learner.publishing.gate import PublishGate
+from learner.publishing.gate import PublishGate, version_metrics
 from learner.publishing.quarantine import Quarantine
 from learner.publishing.uploader import PublishConfig, Uploader
 from learner.publishing.version_allocator import HighWater
@@ -91,10 +91,8 @@ class Publisher:
             self._last_rejected = self._model.examples
             self._reject(verdict, self.version + 1, by="gate")
             return False
-        metrics = self._model.progress.metrics()
-        built = self._builder.build(
-            self.version + 1, self._parent, uploader.token, offset, now_ms, metrics, verdict, deep=deep
-        )
+        metrics = version_metrics(self._model, verdict)
+        built = self._builder.build(self.version + 1, self._parent, uploader.token, offset, now_ms, metrics, deep=deep)
         self._unconfirmed = True
         if deep:
             self._last_deep_ms, self._last_deep_examples = now_ms, self._model.examples

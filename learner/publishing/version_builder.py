@@ -4,7 +4,7 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from msgspec import UNSET, UnsetType, structs
+from msgspec import structs
 
 from learner.publishing.delta_chain import DeltaChain, PartLayers, PartPayload
 from learner.publishing.version_parts import deep_source, statistics_source, wide_source
@@ -15,7 +15,6 @@ from stream.features.page_features import select, statistics_of
 from stream.features.serve_as import as_served
 from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import INGESTS_MAX, Golden, Manifest
-from stream.snapshots.verdict import Verdict
 from stream.spec.spec_file import encode_spec
 from stream.tables.dtypes import F32, U64
 
@@ -75,7 +74,6 @@ class VersionBuilder:
         offset: int,
         created_ms: int,
         metrics: dict[str, float],
-        verdict: Verdict | UnsetType = UNSET,
         *,
         deep: bool,
     ) -> BuiltVersion:
@@ -112,7 +110,6 @@ class VersionBuilder:
             parts={},
             ingest_ms=[ingest for _, ingest in installs],
             golden=[self._golden_page(raw, logits) for raw, logits in self._golden],
-            verdict=verdict,
         )
         parts = {name: chain.layers for name, chain in self._chains.items() if chain.layers} | {ITEMS_PART: self._items}
         return BuiltVersion(manifest, parts, new, full=full)

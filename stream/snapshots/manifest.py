@@ -9,7 +9,6 @@ import msgspec
 from stream.events.types import TIME_MS_MAX
 from stream.runtime.errors import BadSnapshot, Fenced
 from stream.snapshots.payload import NAME_BYTES_MAX, NAMES_MAX, Digests, digest_of
-from stream.snapshots.verdict import Verdict
 
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
 DELTAS_MAX: Final = 64
@@ -61,8 +60,8 @@ class Manifest(msgspec.Struct, frozen=True):
     `token`: the publisher's fencing token. `offset`: the next offset in `examples` when it was built, per partition.
     `watermark_ms`: greatest event time of a learned page.
     `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).
-    `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock. `verdict`: the publish
-    gate's; it's unset in manifests of earlier builds.
+    `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock. `metrics`: the model's
+    figures, and as `gate_…` what the publish gate measured.
     """
 
     model: str
@@ -80,7 +79,6 @@ class Manifest(msgspec.Struct, frozen=True):
     parts: Annotated[dict[Name, PartVersion], msgspec.Meta(max_length=16)]
     ingest_ms: Annotated[list[Time], msgspec.Meta(max_length=INGESTS_MAX)] = []
     golden: Annotated[list[Golden], msgspec.Meta(max_length=64)] = []
-    verdict: Verdict | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def deep_version(self) -> int:

@@ -1,4 +1,4 @@
-"""What the publish gate found of a version: it stands in its manifest, in the metrics and in the evidence."""
+"""What the publish gate found of a version: it is in its metrics, in the learner's metrics and in the evidence."""
 
 from typing import Annotated, Final
 

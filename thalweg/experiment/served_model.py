@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from learner.publishing.gate import PublishGate
+from learner.publishing.gate import PublishGate, version_metrics
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.ranking.entity_cache import EntityCache
@@ -90,11 +90,9 @@ class ServedModel:
         if not verdict.passed:
             self.rejected += 1
             return
-        parent, now_ms, metrics = self._version, self._now_ms(), model.progress.metrics()
+        parent, now_ms, metrics = self._version, self._now_ms(), version_metrics(model, verdict)
         self._version += 1
-        built = self._builder.build(
-            self._version, parent, self._token, self.offset, now_ms, metrics, verdict, deep=True
-        )
+        built = self._builder.build(self._version, parent, self._token, self.offset, now_ms, metrics, deep=True)
         self._store.put_blobs(built.blobs)
         self._store.publish(built.manifest)
         if self._version % RETAIN_EVERY == 0:

@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
 import numpy as np
 import pytest
 from msgspec import structs
 
 from learner.publishing.comparison import compared
-from learner.publishing.gate import ANCHOR_VERSIONS, PublishGate
+from learner.publishing.gate import ANCHOR_VERSIONS, PublishGate, version_metrics
 from learner.publishing.label_window import POSITIVES, LabelWindow
 from learner.publishing.reference_pages import ITEMS_MAX, PAGE_ITEMS_MAX, reference_pages
 from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits
@@ -17,7 +16,8 @@ from learner.training.model import Model
 from learner.training.progressive_validation import ProgressiveValidation
 from stream.events.types import Examples
 from stream.features.page_features import Layout
-from stream.snapshots.manifest import Manifest, decode_manifest, encode_manifest
+from stream.snapshots.manifest import decode_manifest, encode_manifest
+from stream.snapshots.payload import NAMES_MAX
 from stream.snapshots.verdict import CALIBRATION, COLUMN, NORMS, NOT_FINITE, RANKING, SHIFT, SPREAD, Verdict
 from stream.spec.spec import Spec
 from tests.support.learner_world import records, small_spec
@@ -254,14 +254,12 @@ def test_the_label_window_keeps_what_it_needs() -> None:
 
 
 def test_a_verdict_goes_out_with_its_version() -> None:
-    """It's in the manifest; one that has none is read, and a reader that knows none reads it."""
+    """Its numbers are in the manifest, however many figures there are."""
     world = Learning()
-    builder = VersionBuilder(world.model)
-    manifest = builder.build(1, 0, 1, 1, 1, {}, world.gate.verdict, deep=True).manifest
-    assert decode_manifest(encode_manifest(manifest)).verdict == world.gate.verdict
-    without = VersionBuilder(world.model).build(1, 0, 1, 1, 1, {}, deep=True).manifest
-    assert decode_manifest(encode_manifest(without)).verdict is msgspec.UNSET
-    names = [name for name in Manifest.__struct_fields__ if name != "verdict"]
-    older = msgspec.defstruct("Older", [(name, msgspec.Raw) for name in names if name not in ("ingest_ms", "golden")])
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(manifest), type=older)
-    assert Verdict().passed
+    metrics = version_metrics(world.model, world.gate.verdict)
+    manifest = VersionBuilder(world.model).build(1, 0, 1, 1, 1, metrics, deep=True).manifest
+    read = decode_manifest(encode_manifest(manifest)).metrics
+    assert read["gate_live_agreement"] == world.gate.verdict.numbers["live_agreement"]
+    assert read["window_log_loss"] == world.model.progress.metrics()["window_log_loss"]
+    crowded = Verdict(numbers={f"n{i}": 1.0 for i in range(NAMES_MAX)})
+    assert len(version_metrics(world.model, crowded)) == NAMES_MAX
