@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks.machine import caption, measured
 
 NAMES = {
+    "checkpoint": "checkpoints of 10 million keys beside learning: pauses, bytes, restore; peer: a copy at once",
     "delays": "log loss of each label policy under the store's delays, a pause, a ramp; peer: labels at once",
     "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, faults",
     "joint": "the learner's step against the same network in plain torch; examples per second",
@@ -23,7 +24,7 @@ NAMES = {
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, where the system can
+MANY_CORES = {"checkpoint", "join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, where the system can
 
 
 def main() -> int:

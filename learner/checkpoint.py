@@ -1,37 +1,32 @@
-"""Checkpoints: the whole learner state and the offset it belongs to, in one file.
+"""Checkpoints: the whole learner state and the offset it belongs to, in files that are written once and never changed.
 
-A file is a NumPy archive (npz: arrays only, each with a CRC), written to a draft, synced, then renamed: a crash leaves
-the old one intact. Tables are saved as rows, whatever their layout: no weight depends on layout.
+A *base* has everything. An *increment* has the runs of the tables' keys that changed since the checkpoint before it,
+and names the files that have the rest: together they are a *chain* (`checkpoint_file.py`: their bytes). A file is
+written to a draft, synced, then renamed: a crash leaves the earlier ones intact. `Checkpointer` writes them while the
+model learns. Checkpoints of earlier builds are NumPy archives (npz: arrays only, each with a CRC); they are read.
 """
 
 import os
 import zipfile
-from collections import deque
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 import structlog
 
-from learner.deep.deep_model import DeepModel
+from learner.checkpoint_arrays import Arrays, restore_arrays, rows_of_parts, small_arrays
+from learner.checkpoint_file import Damaged, FileReader, FileWriter, Footer, OtherFormat, read_footer
+from learner.checkpoint_layers import read_arrays
 from learner.training.model import Model
-from learner.training.shown_items import ShownItems
-from learner.wide.ftrl import WIDTH as WIDE_WIDTH
-from learner.wide.ftrl import Ftrl
-from stream.features.statistics import WIDTH as STATISTICS_WIDTH
-from stream.features.statistics import Statistics
 from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import BadSnapshot, CheckpointError
-from stream.snapshots.item_names import pack_names, unpack_names
 from stream.spec.spec import Spec
-from stream.tables.hash_table import HashTable
 
-KEEP = 2
+KEEP: Final = 2  # chains: should the newest be damaged, there is another
+SUFFIX: Final = ".checkpoint"
 log = structlog.get_logger("checkpoint")
-Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -51,75 +46,39 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     organic: int = 0
 
 
+class Origin(NamedTuple):
+    """The file that a checkpoint was written to, or read from."""
+
+    name: str
+    digest: str
+    footer: Footer
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A copy of the model's state, which another thread can write."""
+    """A copy of the model's state, which another thread can write. `origin`: of one that was read."""
 
     meta: Meta
     arrays: Arrays
+    origin: Origin | None = None
 
 
 def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
-    """Copy the model's state."""
-    progress, shown = model.progress, model.shown
-    arrays: Arrays = {
-        **_wide_arrays(model.wide),
-        "statistics": model.statistics.table.rows(),
-        "statistics_sweep": model.statistics.evictor.state(),
-        "likenesses": model.statistics.likenesses.rows(),
-        "likenesses_sweep": model.statistics.likeness_evictor.state(),
-        **progress.arrays(),
-        **model.learned_ids.arrays(),
-        **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
-        **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
-        "shown_since_ms": np.array([shown.since_ms], np.int64),
-        "recent_ids": model.window.ids.copy(),
-        "recent_wide": model.window.wide.copy(),
-        "records": np.array(model.window.records, np.int64).reshape(-1, 2),
-        "losses": np.array(model.drift.losses, np.float64),
-        "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
-        "page_bytes": np.array([len(page) for page in model.recent_pages], np.int64),
-    }
-    if model.deep:
-        arrays.update(_deep_arrays(model.deep))
-    meta = Meta(
+    """Copy the model's state at once; a `Checkpointer` does it run by run."""
+    return Checkpoint(meta_of(model, offset, token, version), small_arrays(model) | rows_of_parts(model))
+
+
+def meta_of(model: Model, offset: int, token: int, version: int) -> Meta:
+    """What isn't an array."""
+    return Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
-        model.warm_starts, model.warm_start_at, list(progress.names[1:]), token, version, model.organic,
+        model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
     )  # fmt: skip
-    return Checkpoint(meta, arrays)
-
-
-def _wide_arrays(wide: Ftrl) -> Arrays:
-    """Rows, with their last sightings if these are stamped; the state of admission and eviction."""
-    rows, seen, admission = wide.table.rows(), wide.table.stamps(), wide.admission
-    if len(wide.table.last_seen):
-        rows = np.column_stack([rows, seen.astype(np.uint64)])
-    return {
-        "wide": rows,
-        "wide_sweep": wide.evictor.state(),
-        "admission_young": admission.young.copy(),
-        "admission_old": admission.old.copy(),
-        "admission_added": admission.added.copy(),
-    }
-
-
-def _deep_arrays(deep: DeepModel) -> Arrays:
-    vocabulary = deep.vocabulary
-    return {
-        "vocabulary": vocabulary.table.rows(),
-        "embeddings": vocabulary.embeddings[: vocabulary.rows].copy(),
-        "free": vocabulary.free_rows(),
-        "dense": deep.tower.flat,
-        "dense_squares": deep.tower.squares,
-        "boundaries": deep.boundaries.copy(),
-        "sample": deep.sample.copy(),
-        "sampled": deep.sampled.copy(),
-    }
 
 
 def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
-    """The model that `take` copied. Raises CheckpointError when it belongs to another spec."""
-    meta, arrays = checkpoint.meta, checkpoint.arrays
+    """The model that was copied. Raises CheckpointError when it belongs to another spec."""
+    meta = checkpoint.meta
     if meta.fingerprint != spec.fingerprint():
         raise CheckpointError(
             f"the checkpoint of {spec.name!r} belongs to another spec "
@@ -128,7 +87,10 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
         )
     model = Model(spec, seed)
     try:
-        _restore_model(model, meta, arrays)
+        model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
+        model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
+        model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
+        restore_arrays(model, checkpoint.arrays, meta.slices)
     except (KeyError, ValueError, IndexError, BadSnapshot) as error:
         raise CheckpointError(
             f"the checkpoint of {spec.name!r} has an array missing or of the wrong shape: {error!r}"
@@ -136,71 +98,12 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
     return model
 
 
-def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
-    model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
-    model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
-    model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
-    _restore_wide(model.wide, arrays)
-    _restore_statistics(model.statistics, arrays)
-    model.progress.restore(arrays, meta.slices)
-    model.learned_ids.restore(arrays)
-    model.shown = _shown(arrays)
-    model.window.ids[:], model.window.wide[:] = arrays["recent_ids"], arrays["recent_wide"]
-    model.window.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
-    ends = np.cumsum([0, *arrays["page_bytes"]])
-    raw = arrays["pages"].tobytes()
-    model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
-    model.drift.restore(arrays["losses"].tolist())
-    if model.deep:
-        _restore_deep(model.deep, arrays)
-
-
-def _restore_statistics(statistics: Statistics, arrays: Arrays) -> None:
-    """Checkpoints of earlier builds have the rows of likenesses among the others': nothing tells them apart."""
-    statistics.evictor.restore(arrays["statistics_sweep"])
-    statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
-    if statistics.program.memory_rows or "likenesses" in arrays:
-        statistics.likeness_evictor.restore(arrays["likenesses_sweep"])
-        statistics.likenesses = _table(STATISTICS_WIDTH, arrays["likenesses"])
-
-
-def _shown(arrays: Arrays) -> ShownItems:
-    """Checkpoints of earlier builds have no shown items."""
-    if "shown_since_ms" not in arrays:
-        return ShownItems()
-    young, old = ({name: arrays[f"shown_{age}_{name}"] for name in ("names", "ends")} for age in ("young", "old"))
-    return ShownItems(unpack_names(young), unpack_names(old), int(arrays["shown_since_ms"][0]))
-
-
-def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
-    rows = arrays["wide"]
-    wide.table = _table(WIDE_WIDTH, rows[:, :WIDE_WIDTH])
-    if rows.shape[1] > WIDE_WIDTH:
-        wide.table.stamp(rows[:, 0].copy(), rows[:, WIDE_WIDTH].astype(np.uint32))
-    wide.evictor.restore(arrays["wide_sweep"])
-    wide.admission.restore(arrays["admission_young"], arrays["admission_old"], arrays["admission_added"])
-
-
-def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:
-    deep.vocabulary.restore(arrays["vocabulary"], arrays["embeddings"], arrays["free"])
-    deep.tower.restore(arrays["dense"], arrays["dense_squares"])
-    deep.boundaries = arrays["boundaries"]
-    deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]
-
-
-def _table(width: int, rows: "np.ndarray[Any, np.dtype[np.uint64]]") -> HashTable:
-    if rows.ndim != 2 or rows.shape[1] != width:
-        raise ValueError(f"rows of shape {rows.shape}, wanted width {width}")
-    table = HashTable(width, len(rows))
-    table.put(rows)
-    return table
-
-
 class CheckpointFiles:
-    """The newest KEEP checkpoints of one model, in a folder. Raises CheckpointError."""
+    """The checkpoints of one model, in a folder: the newest KEEP chains. Raises CheckpointError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._needs: dict[str, set[str]] = {}  # files that a checkpoint's file needs, itself among them
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".writable-{os.getpid()}"
@@ -213,33 +116,64 @@ class CheckpointFiles:
                 f"{folder} can't be written ({error.strerror}): free space, or set THALWEG_LOCAL to a writable folder"
             ) from error
 
-    def write(self, checkpoint: Checkpoint) -> Path:
-        """Write a draft, sync, rename, delete the oldest."""
-        path = self.folder / f"{checkpoint.meta.offset:015d}.npz"
-        meta = np.frombuffer(msgspec.json.encode(checkpoint.meta), np.uint8)
-        try:
-            with replacing(path) as file:
-                np.savez(file, allow_pickle=False, meta=meta, **checkpoint.arrays)
-            for old in self.paths()[:-KEEP]:
-                old.unlink()
-        except OSError as error:
-            raise CheckpointError(
-                f"{path} can't be written ({error.strerror}): the checkpoint before it is intact; free space"
-            ) from error
-        return path
-
     def paths(self) -> list[Path]:
         """Checkpoints, oldest first."""
-        return sorted(self.folder.glob("*.npz"))
+        return [*sorted(self.folder.glob("*.npz")), *sorted(self.folder.glob(f"*{SUFFIX}"))]
+
+    def next_path(self) -> Path:
+        """Where the next checkpoint is written: greater than all there are, whichever of them it follows."""
+        numbers = [int(path.stem) for path in self.folder.glob(f"*{SUFFIX}") if path.stem.isdigit()]
+        return self.folder / f"{max(numbers, default=0) + 1:012d}{SUFFIX}"
+
+    def write(self, checkpoint: Checkpoint) -> Path:
+        """Write a base of it at once."""
+        path = self.next_path()
+        try:
+            with replacing(path) as file:
+                writer = FileWriter(file, path.name)
+                chunks = [writer.add(name, 0, array) for name, array in checkpoint.arrays.items()]
+                writer.end(Footer(msgspec.Raw(msgspec.json.encode(checkpoint.meta)), {}, chunks, {}))
+        except OSError as error:
+            raise cant_write(path, error) from error
+        self.drop_old()
+        return path
+
+    def drop_old(self) -> None:
+        """Delete all but the newest KEEP chains, and what was abandoned because something newer was damaged."""
+        kept: set[str] = set()
+        chains = 0
+        for path in reversed(self.paths()):
+            if path.name in kept:
+                continue
+            needed = self._needed(path)
+            if chains < KEEP and not needed & kept:
+                kept |= needed
+                chains += 1
+            else:
+                path.unlink(missing_ok=True)
+
+    def _needed(self, path: Path) -> set[str]:
+        """The names of the files that a checkpoint consists of."""
+        if path.name not in self._needs:
+            try:
+                self._needs[path.name] = {path.name, *(read_footer(path)[0].files if path.suffix == SUFFIX else ())}
+            except (Damaged, OtherFormat, OSError):
+                return {path.name}
+        return self._needs[path.name]
 
     def newest(self) -> Checkpoint | None:
         """The newest that can be read; None when there is none at all."""
         paths = self.paths()
         for path in reversed(paths):
             try:
-                return self._read(path)
+                return self._read_archive(path) if path.suffix == ".npz" else self.read(path)
+            except OtherFormat as error:
+                raise CheckpointError(
+                    f"{path} was written by another build ({error}): start that build, or move the file away to go on "
+                    "from the checkpoint before it"
+                ) from error
             except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError) as error:
-                log.error("a checkpoint can't be read; trying the one before", path=str(path), reason=repr(error))
+                log.error("a checkpoint is damaged; trying the one before", path=str(path), reason=str(error))
         if paths:
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} can be read: move them away "
@@ -247,8 +181,24 @@ class CheckpointFiles:
             )
         return None
 
+    def read(self, path: Path) -> Checkpoint:
+        """One checkpoint, verified. Raises Damaged, OtherFormat, OSError, MsgspecError."""
+        footer, digest = read_footer(path)
+        reader = FileReader(self.folder)
+        reader.check(footer, path)
+        meta = msgspec.json.decode(footer.meta, type=Meta)
+        return Checkpoint(meta, read_arrays(footer, reader), Origin(path.name, digest, footer))
+
     @staticmethod
-    def _read(path: Path) -> Checkpoint:
+    def _read_archive(path: Path) -> Checkpoint:
+        """A checkpoint of an earlier build."""
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         return Checkpoint(msgspec.json.decode(arrays.pop("meta").tobytes(), type=Meta), arrays)
+
+
+def cant_write(path: Path, error: OSError) -> CheckpointError:
+    """For whoever waits for the checkpoint."""
+    return CheckpointError(
+        f"{path} can't be written ({error.strerror}): the checkpoint before it is intact; free space"
+    )

@@ -474,7 +474,7 @@ def test_memory_of_ids_is_bounded_and_keeps_the_newest() -> None:
             seen.add(np.arange(first, first + 10, dtype=np.uint64) + np.uint64(1_000 * (source + 1)), source)
     assert all(len(young) + len(old) <= 200 for young, old in seen.generations.values())
     again = RecentIds(ids_max=100)
-    again.restore(seen.arrays())
+    again.restore({"id_sources": seen.sources()} | {name: table.rows() for name, table in seen.tables().items()})
     for one in (seen, again):
         for source in (0, 7):
             ids = np.arange(901, 1001, dtype=np.uint64) + np.uint64(1_000 * (source + 1))

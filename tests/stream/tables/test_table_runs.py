@@ -1,7 +1,5 @@
 """Copies of a table run by run: put together they are the table at the last copy, whatever happened between them."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,10 +17,9 @@ KEYS[7] = MOVED  # a key like any other
 
 
 @pytest.fixture(autouse=True)
-def slow_growth(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def slow_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Growth moves a few rows at a time, so that most copies come in the middle of it."""
     monkeypatch.setattr(hash_table, "STEP", 16)
-    yield
 
 
 def ordered(rows: U64) -> list[list[int]]:
