@@ -13,7 +13,7 @@ expected of what a trial would have shown, on every tenth page, by the truth; th
 show prefers those who agree with them. The rates that the spec has are a trial, too (the peer has its defaults). As
 many follow near the best one: the store's optima are at an edge of the ranges, which MovieLens set. The best three play
 another seed, and the best of both wins: some rates that are good on one make the deep part diverge on another.
-`tuned_store.json` has what came of it after longer runs and other trials, said in decision 30.
+`tuned_store.json` has what came of it after longer runs and other trials, said in decisions 30 and 31.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from stream.spec.spec_file import load_spec
 from thalweg.backtest.backtest import Backtest
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit
-from thalweg.experiment.arm_rates import spec_with
+from thalweg.experiment.arm_rates import HIDDEN_UNITS, spec_with
 from thalweg.experiment.assignment import Assignment
 from thalweg.experiment.closed_loop import ClosedLoop
 
@@ -52,10 +52,10 @@ FILES: Final = {"movielens": FILE, "store": FILE.with_name("tuned_store.json")}
 SPECS: Final = {name: Path(f"specs/{name}.toml") for name in FILES}
 NEAR_FACTOR: Final = 3.0
 DRAWN_AGAIN: Final = 1 / 3
-LOG_UNIFORM: Final = ("alpha", "beta", "learning_rate", "river")
+LOG_UNIFORM: Final = ("alpha", "beta", "learning_rate", "embedding_rate", "river")
 WARM_EVERY: Final = {"movielens": (5_000, 50_000), "store": (50_000, 200_000)}  # examples
 L1: Final = {"movielens": (0.0, 0.1, 0.5), "store": (0.0, 0.5, 2.0, 4.0)}
-RATES: Final = {"movielens": (0.01, 0.05), "store": (0.005, 0.05)}  # of AdaGrad
+RATES: Final = {"movielens": (0.01, 0.05), "store": (0.01, 0.1)}  # of AdaGrad
 OURS: Final[dict[str, list[PartName]]] = {"wide": ["wide"], "deep": ["deep"], "wide_deep": ["wide", "deep"]}
 KINDS: Final = (*OURS, "vw", "river")
 Draw = dict[str, float]
@@ -75,7 +75,7 @@ def draws_near(best: Draw, kind: str, tries: int, world: str) -> list[Draw]:
     for _ in range(tries):
         draw = dict(best)
         for name, value in _draw(kind, world, random).items():
-            if name in LOG_UNIFORM:
+            if name in LOG_UNIFORM and name in draw:
                 draw[name] *= NEAR_FACTOR ** random.uniform(-1, 1)
             elif random.random() < DRAWN_AGAIN:
                 draw[name] = value
@@ -95,8 +95,9 @@ def rates_of(spec: Spec, kind: str) -> Draw:
     if kind != "wide":
         draw |= {"learning_rate": deep.learning_rate, "warm_every": deep.warm_start.every}
         draw |= {"embedding_dim": deep.embedding_dim}
-        if deep.embedding_accumulator is not None:
-            draw |= {"embedding_accumulator": deep.embedding_accumulator}
+        layers = [number for number, units in HIDDEN_UNITS.items() if units == deep.hidden_units]
+        if deep.embedding_rate is not None and layers:
+            draw |= {"embedding_rate": deep.embedding_rate, "layers": layers[0]}
     return draw
 
 
@@ -130,7 +131,8 @@ def _draw(kind: str, world: str, random: np.random.Generator) -> Draw:
     if kind != "wide":
         draw |= {"learning_rate": rate(*RATES[world]), "warm_every": one_of(*WARM_EVERY[world])}
         if world == "store":
-            draw |= {"embedding_dim": one_of(8, 16, 32), "embedding_accumulator": one_of(0.001, 0.01, 0.1)}
+            draw |= {"embedding_dim": one_of(8, 16, 32), "embedding_rate": rate(0.003, 0.03)}
+            draw |= {"layers": one_of(*HIDDEN_UNITS)}
     return draw
 
 

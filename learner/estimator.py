@@ -41,6 +41,8 @@ class WideAndDeep(base.Classifier):
         `residual`, over labels learned before.
     alpha, l1, l2
         FTRL-Proximal's learning rate and regularisation, of the wide part.
+    base_rate
+        The share of positives that you expect: predictions start there.
     learning_rate, hidden_units, embedding_dim
         AdaGrad's rate, the ReLU layers and the width of embeddings, of the deep part.
     min_count
@@ -73,6 +75,7 @@ class WideAndDeep(base.Classifier):
         alpha: float = 0.05,
         l1: float = 0.0,
         l2: float = 0.0,
+        base_rate: float = 0.5,
         learning_rate: float = 0.02,
         hidden_units: Sequence[int] = (128, 64),
         embedding_dim: int = 16,
@@ -80,7 +83,7 @@ class WideAndDeep(base.Classifier):
         seed: int = 0,
     ) -> None:
         self.wide, self.deep, self.statistics = wide, deep, statistics
-        self.alpha, self.l1, self.l2 = alpha, l1, l2
+        self.alpha, self.l1, self.l2, self.base_rate = alpha, l1, l2, base_rate
         self.learning_rate, self.hidden_units = learning_rate, hidden_units
         self.embedding_dim, self.min_count, self.seed = embedding_dim, min_count, seed
         self.model: Model | None = None
@@ -134,6 +137,7 @@ class WideAndDeep(base.Classifier):
                 "alpha": self.alpha, "l1": self.l1, "l2": self.l2, "features": [_column(MORE)],
                 "crosses": [list(map(_column, names)) for names in crosses],
             },
+            "label": {"base_rate": self.base_rate},
             "deep": {
                 "features": [*map(_column, [*deep, MORE]), "statistics.*"], "embedding_dim": self.embedding_dim,
                 "hidden_units": list(self.hidden_units), "learning_rate": self.learning_rate,

@@ -24,16 +24,16 @@ class DeepModel:
     def __init__(self, spec: Deep, lists: int, numbers: int, seed: int = 0) -> None:
         self.spec, self.lists, self.numbers = spec, lists, numbers
         expire_ms = duration_ms(spec.expire) if spec.expire else 0
-        of_tower, of_rows = spec.initial_accumulator, spec.embedding_accumulator
         self.vocabulary = Vocabulary(
-            spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms, of_tower if of_rows is None else of_rows
+            spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms, spec.initial_accumulator
         )
+        self.embedding_rate = spec.learning_rate if spec.embedding_rate is None else spec.embedding_rate
         self.boundaries: F32 = np.zeros((0, 0), np.float32)
         self.sample: F32 = np.full((SAMPLE_SIZE, numbers), np.nan, np.float32)
         self.sampled = np.zeros(SAMPLE_SIZE, np.uint8)
         pooled = lists * spec.embedding_dim
         self.tower = Tower([pooled + 2 * numbers, *spec.hidden_units], pooled, spec.learning_rate, seed,
-                           of_tower)  # fmt: skip
+                           spec.initial_accumulator)  # fmt: skip
 
     def layers(self) -> list[tuple[F32, F32]]:
         """Copies of (weights [in, out], biases [out]) in order."""
@@ -42,7 +42,7 @@ class DeepModel:
     def prepare(self, ids: U64) -> DeepState:
         """State for kernels, with slots reserved for a record's ids. Valid until the deep part changes otherwise."""
         return DeepState(self.tower.state, self.vocabulary.prepare(ids), self.lists, self.boundaries, self.sample,
-                         self.sampled, self.spec.micro_batch)  # fmt: skip
+                         self.sampled, self.spec.micro_batch, np.float32(self.embedding_rate))  # fmt: skip
 
     def score(self, batch: DeepInput) -> F32:
         """Logits, float32 [B]; nothing is learned."""

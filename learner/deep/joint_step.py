@@ -34,6 +34,7 @@ class DeepState(NamedTuple):
     sample: F32  # (SAMPLE_SIZE, numbers): recent numbers
     sampled: Any  # (SAMPLE_SIZE,) uint8: which rows of `sample` are set
     micro_batch: int
+    embedding_rate: np.float32
 
 
 class Inputs(NamedTuple):
@@ -84,7 +85,8 @@ def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, corrects: Any, 
     n = predictions.shape[0]
     zeros, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
     examples, output = WideExamples(zeros, targets.labels, targets.weights), WideOutput(logits, np.empty(n, np.float32))
-    learn_wide_examples(wide, WideKeys(keys, offsets), examples, 0, n, corrects, output)
+    first = n - n  # a literal 0 would be another signature, compiled once more
+    learn_wide_examples(wide, WideKeys(keys, offsets), examples, first, n, corrects, output)
     for b in range(n):
         predictions[b] = np.float32(1.0 / (1.0 + np.exp(-np.float64(logits[b]))))
 
@@ -148,7 +150,8 @@ def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, r
         scaled[b - first] = gradients[b] / np.float32(deep.micro_batch)
     below = backward(tower, activations, scaled)
     if rows.shape[0]:
-        learn_rows(deep.vocabulary, rows, inputs.id_offsets[first * lists : last * lists + 1], lists, below, tower.rate)
+        offsets = inputs.id_offsets[first * lists : last * lists + 1]
+        learn_rows(deep.vocabulary, rows, offsets, lists, below, deep.embedding_rate)
 
 
 @kernel

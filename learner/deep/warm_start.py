@@ -71,10 +71,11 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
         ) + torch.dot(pulls[first:last], logits)
         gradients = torch.autograd.grad(loss / batch, parameters, materialize_grads=True)
         with torch.no_grad():
-            adagrad(
-                parameters, list(gradients), sums, steps,
-                lr=deep.spec.learning_rate, lr_decay=0.0, weight_decay=0.0, eps=float(EPSILON), maximize=False,
-            )  # fmt: skip
+            for part, rate in ((slice(1), deep.embedding_rate), (slice(1, None), deep.spec.learning_rate)):
+                adagrad(
+                    parameters[part], list(gradients[part]), sums[part], steps[part],
+                    lr=rate, lr_decay=0.0, weight_decay=0.0, eps=float(EPSILON), maximize=False,
+                )  # fmt: skip
     deep.tower.restore(flat, flat_squares)
     copied[:, :dim] = vectors.detach()
     embeddings[rows] = copied.numpy()

@@ -5,57 +5,70 @@ from pathlib import Path
 
 import numpy as np
 
-from learner.training.figures import Figures
+from learner.training.figures import Figures, cross_entropy
 from learner.training.model import Model
-from stream.spec.spec import Gate
+from stream.spec.spec import Gate, Label
 
 EXAMPLES_MIN = 500  # below it calibration and log loss mean nothing
 QUARANTINE_MAX = 20
 CHANCE_SIGMAS = 3.0
+FINAL_LABELS = Label(policy="wait")
 OLDER_LABELS = (
     "; under this policy the labels of this window come from older pages than its predictions: if traffic has just "
     "changed, wait, or widen `[publish] gate.{}`"
 )
 
 
-def rejection(gate: Gate, window: Figures, finite: bool, *, corrected: bool = False) -> str:
+def rejection(gate: Gate, window: Figures, finite: bool, label: Label = FINAL_LABELS, usual_rate: float = 1.0) -> str:
     """Why this version must not go live; empty when it may.
 
     `window`: figures of the last 2,000 progressive predictions. Log loss is compared with that of the constant
     prediction of the window's own label rate: the bound moves with the world, so drift can't lock the gate.
 
-    `corrected`: labels come as corrections (`Label.are_negatives_early`), so the window's labels are of older pages
-    than its predictions. While they leave no positive or no negative in it, as before the first installs, there is no
-    rate to compare with: then only numbers that aren't finite are rejected.
+    Where labels come as corrections (`are_negatives_early`), those of a window are of older pages than its predictions.
+    While they leave no positive or no negative in it, as before the first installs, there is no rate to compare with:
+    then only numbers that aren't finite are rejected.
+
+    Under `fake_negative` every positive is such a correction. When traffic ebbs, and most when it ceases, labels of
+    more pages than the window's go on coming, and no version could go live until traffic resumes. So labels beyond
+    `usual_rate`, the share of positives over the model's life, don't make its predictions too low; and log loss is
+    compared with that of the constant prediction of the window's mean prediction, which errs as much.
     """
     if not finite or not np.isfinite(window.log_loss):
         return "a weight or a prediction isn't finite"
     if window.examples < EXAMPLES_MIN:
         return ""
-    if corrected and not 0.0 < window.base_rate < 1.0:
+    if label.are_negatives_early and not 0.0 < window.base_rate < 1.0:
         return ""
+    why_else = OLDER_LABELS if label.are_negatives_early else ""
+    late = label.policy == "fake_negative"
     low, high = gate.calibration
     labels, predicted = window.base_rate * window.examples, window.predicted * window.examples
+    expected = min(labels, usual_rate * window.examples) if late else labels
     by_chance = CHANCE_SIGMAS * np.sqrt(max(predicted, labels))  # few labels differ from their expectation by that much
-    if not low <= window.calibration <= high and abs(predicted - labels) > by_chance:
+    is_low = predicted < low * expected and expected - predicted > by_chance
+    if is_low or (predicted > high * labels and predicted - labels > by_chance):
         if window.base_rate <= 0.0:
             return f"no install among the last {window.examples} examples, where {predicted:.0f} were predicted"
-        reason = f"calibration {window.calibration:.3f} over the last {window.examples} is outside {low} to {high}"
-        return reason + (OLDER_LABELS.format("calibration") if corrected else "")
-    rise = window.log_loss - window.entropy()
+        calibration = predicted / (expected if is_low else labels)
+        reason = f"calibration {calibration:.3f} over the last {window.examples} is outside {low} to {high}"
+        return reason + why_else.format("calibration")
+    constant = window.predicted if late else window.base_rate
+    rise = window.log_loss - cross_entropy(window.base_rate, constant)
     if rise > gate.log_loss_rise_max:
         reason = (
             f"log loss {window.log_loss:.4f} over the last {window.examples} is {rise:.4f} above that of a constant "
             f"prediction (allowed {gate.log_loss_rise_max})"
         )
-        return reason + (OLDER_LABELS.format("log_loss_rise_max") if corrected else "")
+        return reason + why_else.format("log_loss_rise_max")
     return ""
 
 
 def rejection_of(model: Model) -> str:
     """As `rejection`, of the version that this model would publish now."""
-    corrected = model.spec.label.are_negatives_early
-    return rejection(model.spec.publish.gate, model.progress.window(), model.finite(), corrected=corrected)
+    spec, progress = model.spec, model.progress
+    usual_rate = progress.lifetime().base_rate
+    return rejection(spec.publish.gate, progress.window(), model.finite(), spec.label, usual_rate)
 
 
 def quarantine(folder: Path, version: int, reason: str, model: Model) -> None:

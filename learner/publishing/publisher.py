@@ -38,6 +38,7 @@ class Publisher:
         self.rejected = 0
         self._last_ms = self._last_deep_ms = 0
         self._last_learned = self._last_deep_examples = -1
+        self._last_rejected = -1  # how many examples were learned when the gate rejected last
 
     @property
     def used(self) -> HighWater:
@@ -58,6 +59,8 @@ class Publisher:
             return False
         if not self._model.examples or uploader.busy or now_ms - self._last_ms < self._config.every_ms:
             return False
+        if self._model.examples == self._last_rejected:  # the same evidence: it would be rejected again
+            return False
         if uploader.invalid:
             self._reject(uploader.invalid, self.version, by="packing")
             uploader.invalid = ""
@@ -69,6 +72,7 @@ class Publisher:
             return False
         self._last_ms, self._last_learned = now_ms, self._model.learned
         if reason := rejection_of(self._model):
+            self._last_rejected = self._model.examples
             self._reject(reason, self.version + 1, by="gate")
             return False
         deep = self._deep_is_due(now_ms)

@@ -58,8 +58,13 @@ def entropy_of(base_rate: float) -> float:
     >>> entropy_of(0.5) == math.log(2), math.isnan(entropy_of(math.nan))
     (True, True)
     """
-    p = min(max(base_rate, 1e-6), 1 - 1e-6)
-    return float(-p * np.log(p) - (1 - p) * np.log(1 - p))
+    return cross_entropy(base_rate, base_rate)
+
+
+def cross_entropy(base_rate: float, prediction: float) -> float:
+    """Log loss of this constant prediction where so many labels are positive; NaN of NaN."""
+    rate, p = (min(max(one, 1e-6), 1 - 1e-6) for one in (base_rate, prediction))
+    return float(-rate * np.log(p) - (1 - rate) * np.log(1 - p))
 
 
 class RankingWindow(NamedTuple):

@@ -59,6 +59,8 @@ class ModelState:
         self.batch_encoder = BatchEncoder(spec, self.layout, self.encoder, program)
         self.record_encoder = RecordEncoder(spec, self.layout, self.batch_encoder)
         self.wide = Ftrl.of(spec, self.encoder.alphas)
+        if base := spec.label.base_log_odds:
+            self.wide.set_initial_weight(self.encoder.bias_key, base)
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
         self.deep = DeepModel(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
         slices, label = self.batch_encoder.slices.names, spec.label

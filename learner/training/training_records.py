@@ -83,7 +83,7 @@ class RecordEncoder:
         events_from: Callable[[int], Iterable[DecodedRecord]],
     ) -> Iterator[TrainingRecords]:
         """`events_from`: of the records from this one on, for those that aren't in plain form."""
-        joined, ends = b"".join(values), np.cumsum(list(map(len, values)))
+        joined, ends = b"".join(values), np.cumsum(list(map(len, values)), dtype=np.int64)
         count, decoded = decode_records(joined, ends, self.layout)
         if count:
             yield self._plain(origins[:count], sources[:count], joined, decoded)

@@ -125,6 +125,18 @@ class Ftrl:
         bounds = KeyBounds(admits, np.array(lifetimes_s, np.uint32), wide.max_keys)
         return cls(FtrlRates(alphas, wide.beta, wide.l1, wide.l2), bounds=bounds)
 
+    def set_initial_weight(self, key: int, weight: float) -> None:
+        """Let a new key start at this weight, towards which β and λ2 pull it, and not at 0 as in Algorithm 1.
+
+        β or λ2 is above 0: else nothing would keep it there.
+        """
+        inverse_alphas, (beta, l1, l2) = self._rates
+        pull = float(beta) * float(inverse_alphas[(key & 255) - 1]) + float(l2)
+        assert pull > 0.0
+        row = np.array([[key, 0]], np.uint64)
+        row.view(np.float32)[0, 2] = -(weight * pull + math.copysign(float(l1), weight))
+        self.table.put(row)
+
     def is_quiet(self, keys: int) -> bool:
         """Whether `keys` keys can be learned in one step as in several: nothing is evicted, stamped or rotated."""
         table, evictor = self.table, self.evictor

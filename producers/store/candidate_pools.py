@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from producers.store.draws import Draws, Purpose
+from producers.store.draws import Draws, Purpose, generator
 from producers.store.parameters import HOUR_MS, PageParameters
 from stream.runtime.errors import DataError
 from stream.tables.dtypes import F64, I64, Bools
@@ -72,6 +72,12 @@ class CandidatePools:
             if (chosen := _columns(free, wanted)) is not None:
                 return np.asarray(pool[rows, chosen])
         raise _too_few(count)
+
+
+def middling_apps(popularity: F64, count: int, seed: int) -> list[int]:
+    """Apps for hits that name none: neither among the most popular tenth nor the lower half."""
+    ranked = np.argsort(-popularity, kind="stable")[len(popularity) // 10 : len(popularity) // 2]
+    return [int(app) for app in generator(seed, Purpose.SCENARIO).choice(ranked, count, replace=False)]
 
 
 def _first(pool: I64, taken: Bools, wanted: int) -> I64:

@@ -24,7 +24,7 @@ class OutgoingQueue:
     ) -> None:
         self._reports, self._draws = reports, draws
         self._event_ms = 1_000 / compress  # of a second of world time
-        self._outages = outages  # event times
+        self.outages = outages  # event times
         self._heap: list[_Entry] = []
         self._sequence = count()
 
@@ -57,7 +57,7 @@ class OutgoingQueue:
 
     def _push(self, time_ms: int, kind: int, name: str, copy: int, event: WorldEvent) -> int:
         send_ms = time_ms
-        for first_ms, end_ms in self._outages:
+        for first_ms, end_ms in self.outages:
             if first_ms <= send_ms < end_ms:
                 send_ms = end_ms
         heapq.heappush(self._heap, (send_ms, time_ms, kind, name, copy, next(self._sequence), event))

@@ -32,7 +32,7 @@ class Reporter:
         self, parameters: StoreParameters, scenario: Scenario, draws: Draws, start_ms: int, queue: OutgoingQueue
     ) -> None:
         self._parameters, self._scenario, self._draws = parameters, scenario, draws
-        self._start_ms, self._queue = start_ms, queue
+        self.start_ms, self._queue = start_ms, queue
 
     def reported(self, pages: PageBatch, installed: Bools) -> Bools:
         """[B, k] what is reported as installed."""
@@ -81,7 +81,7 @@ class Reporter:
             pools.see(seen_ms, app, self._queue.put(undone, times_ms[1]) if retracted[n] else None)
 
     def _event_ms(self, world_ms: float) -> int:
-        return event_time(self._start_ms, world_ms, self._parameters.compress)
+        return event_time(self.start_ms, world_ms, self._parameters.compress)
 
 
 def within(world_ms: F64, spans: Iterable[Span]) -> Bools:

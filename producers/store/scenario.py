@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from producers.store import names
 from stream.runtime.errors import DataError
 from stream.spec.spec import Duration, Positive, duration_ms
 from stream.spec.spec_rules import near
+from stream.tables.dtypes import F64
 
 FOLDER: Final = Path(__file__).parent / "scenarios"
 Columns: Final = {
@@ -132,6 +134,28 @@ class Scenario(NamedTuple):
     def during(self, kind: type[S], world_ms: float) -> Iterator[S]:
         """What of this kind goes on at this time."""
         return (one for one in self.all(kind) if one.at_ms <= world_ms < one.end_ms)
+
+    def season(self, world_ms: float) -> F64:
+        """Log-odds that seasons add to each category at this time."""
+        added = np.zeros(len(names.CATEGORIES))
+        for one in self.during(Season, world_ms):
+            added[list(names.CATEGORIES).index(one.category)] += one.strength
+        return added
+
+    def hits(self, world_ms: float, unnamed: Sequence[int], app_count: int) -> dict[int, float]:
+        """Log-odds that hits add to apps at this time. `unnamed`: an app for each hit that names none. Raises DataError
+        when an app isn't there yet."""
+        added = dict[int, float]()
+        for n, hit in enumerate(self.all(Hit)):
+            if hit.at_ms <= world_ms < hit.end_ms:
+                app = names.app_index(hit.app) if hit.app else unnamed[n]
+                if app >= app_count:
+                    raise DataError(
+                        f"{hit.app} can't be a hit: it isn't there yet, {names.app_name(app_count - 1)} is the newest; "
+                        "name another app or none, or let the hit begin later"
+                    )
+                added[app] = added.get(app, 0.0) + hit.strength
+        return added
 
 
 NO_SCENARIO: Final = Scenario()

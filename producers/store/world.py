@@ -15,7 +15,7 @@ import numpy as np
 
 from producers.source import WorldEvent
 from producers.store import names
-from producers.store.candidate_pools import CandidatePools
+from producers.store.candidate_pools import CandidatePools, middling_apps
 from producers.store.draws import Draws, Purpose, generator
 from producers.store.entities import describe_app, describe_user
 from producers.store.outgoing_queue import OutgoingQueue, event_time
@@ -31,14 +31,12 @@ from producers.store.scenario import (
     Outage,
     Ramp,
     Scenario,
-    Season,
     TrafficPause,
     VanishingColumn,
 )
 from producers.store.traffic import NOBODY, Asked, Traffic
 from producers.store.truth import HOURS_A_WEEK, Truth, Visits, sigmoid
 from stream.events.types import Install, Item, SourceEvent, User
-from stream.runtime.errors import DataError
 from stream.tables.dtypes import F64, I64, Bools
 
 SAMPLE_PAGES: Final = 2_048  # that the base rate is set on
@@ -64,10 +62,9 @@ class StoreWorld:
         self._owned = draw_owned(self._population, reach, self._truth.tastes(), seed)
         self._pools = CandidatePools(parameters.page, parameters.compress, self._draws)
         self._pools.popularity = self._popularity_at_start()
-        self._middling = _middling_apps(scenario, self._pools.popularity, seed)
+        self._middling = middling_apps(self._pools.popularity, len(list(scenario.all(Hit))), seed)
         self._traffic = Traffic(parameters, seed)
-        outages = [(self._event_ms(one.at_ms), self._event_ms(one.end_ms)) for one in scenario.all(Outage)]
-        self._queue = OutgoingQueue(parameters.reports, parameters.compress, self._draws, sorted(outages))
+        self._queue = OutgoingQueue(parameters.reports, parameters.compress, self._draws, self._outages())
         self._reporter = Reporter(parameters, scenario, self._draws, start_ms, self._queue)
         self._hidden = {of: frozenset[str]() for of in ("item", "user", "context")}
         positions = np.arange(1, parameters.page.candidates + 1)
@@ -99,6 +96,14 @@ class StoreWorld:
     def app_count(self) -> int:
         """How many apps there have been so far, those that left among them."""
         return len(self._population.apps_here)
+
+    def begin_at(self, start_ms: int) -> None:
+        """Let the world begin at a later event time; before its first page. What was before the start stays there."""
+        assert start_ms >= self.start_ms, "what was before the start would come after it"
+        assert self._hour == self._cursor == 0, "it has begun"
+        self._times_ms = self._times_ms + (start_ms - self.start_ms)
+        self.start_ms = self._reporter.start_ms = start_ms
+        self._queue.outages = self._outages()
 
     # The loop.
 
@@ -167,6 +172,9 @@ class StoreWorld:
 
     # Time.
 
+    def _outages(self) -> list[tuple[int, int]]:
+        return sorted((self._event_ms(one.at_ms), self._event_ms(one.end_ms)) for one in self.scenario.all(Outage))
+
     def _event_ms(self, world_ms: float) -> int:
         return event_time(self.start_ms, world_ms, self.parameters.compress)
 
@@ -185,7 +193,8 @@ class StoreWorld:
         for flip in scenario.all(Flip):
             if self._begins(flip.at_ms):
                 self._truth.flip(permuted=flip.how == "permute")
-        self._truth.refresh(world_ms / DAY_MS, *self._risen(world_ms))
+        season = scenario.season(world_ms)
+        self._truth.refresh(world_ms / DAY_MS, season, scenario.hits(world_ms, self._middling, self.app_count))
         time_ms = self._event_ms(world_ms)
         changed = self._vanish()
         self._send_entities(
@@ -240,23 +249,6 @@ class StoreWorld:
 
     # What changes.
 
-    def _risen(self, world_ms: float) -> tuple[F64, dict[int, float]]:
-        """Log-odds that seasons add to categories [K] and hits to apps."""
-        season, hits = np.zeros(len(names.CATEGORIES)), dict[int, float]()
-        for one in self.scenario.during(Season, world_ms):
-            season[list(names.CATEGORIES).index(one.category)] += one.strength
-        for n, hit in enumerate(self.scenario.all(Hit)):
-            if hit.at_ms <= world_ms < hit.end_ms:
-                app = names.app_index(hit.app) if hit.app else self._middling[n]
-                if app >= (count := len(self._population.apps_here)):
-                    last = names.app_name(count - 1)
-                    raise DataError(
-                        f"{hit.app} can't be a hit: it isn't there yet, {last} is the newest; "
-                        "name another app or none, or let the hit begin later"
-                    )
-                hits[app] = hits.get(app, 0.0) + hit.strength
-        return season, hits
-
     def _vanish(self) -> set[str]:
         """Columns that vanish now; returns what has lost one: item, user, context."""
         gone = [one for one in self.scenario.all(VanishingColumn) if self._begins(one.at_ms)]
@@ -297,10 +289,3 @@ class StoreWorld:
         candidates = self._pools.candidates(np.arange(SAMPLE_PAGES), population.taken[users])
         visits = Visits(users, population.users.devices[users], hours)
         self._truth.calibrate(visits, candidates, parameters.base_rate / float(self.examination.mean()))
-
-
-def _middling_apps(scenario: Scenario, popularity: F64, seed: int) -> list[int]:
-    """An app for each hit that names none: neither among the most popular tenth nor the lower half."""
-    ranked = np.argsort(-popularity, kind="stable")[len(popularity) // 10 : len(popularity) // 2]
-    hits = list(scenario.all(Hit))
-    return [int(app) for app in generator(seed, Purpose.SCENARIO).choice(ranked, len(hits), replace=False)]

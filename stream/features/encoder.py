@@ -110,6 +110,11 @@ class Encoder:
             return OF_USER, layout.user_numbers.index(name)
         return OF_ITEM, layout.item_numbers.index(name)
 
+    @property
+    def bias_key(self) -> int:
+        """The wide part's key that every example has."""
+        return int(self.wide.salts[-1]) & ~255 | len(self.cross_names)
+
     def wide_keys(self, batch: Batch) -> WideKeys:
         """The wide part's keys of each example, bias last."""
         return encode_wide(batch, self.layout.size_array, self.wide)

@@ -19,6 +19,7 @@ REQUEST_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX  # a dead letter contains a whol
 BATCH_BYTES: Final = 512 * 1024  # one batch a partition is in flight at a time: small batches make a slow producer
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024  # kafka-python has no bound: `send` waits above this
 COMMIT_S: Final = 2.0  # nobody waits for a group's offsets
+FLUSH_S: Final = 10.0  # how long `close` waits for what was sent
 DELIVERY_S: Final = 30.0  # after this time a record that no broker has acknowledged has failed
 
 
@@ -144,7 +145,7 @@ class KafkaLog:
         if self._closed:
             return
         try:
-            self.flush()
+            self.flush(FLUSH_S)
         finally:
             self._closed = True
             with_timeout(5.0, partial(stop, self._producer), late=None)

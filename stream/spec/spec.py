@@ -4,6 +4,7 @@ One file per model (`specs/`); published inside every snapshot, so a ranker need
 """
 
 import hashlib
+import math
 import re
 from typing import Annotated, Final, Literal
 
@@ -18,6 +19,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description="such as 250ms, 2s, 10m, 1h, 30d")]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
+Probability = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
 Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
@@ -136,8 +138,8 @@ class Wide(Part, frozen=True):
     """The part that memorises: FTRL-Proximal over fields and cross-products.
 
     A key gets a weight at its `admit`-th sighting, and loses it when it isn't seen for `expire` of event time. Over
-    `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, for labels so rare that
-    `alpha` would reach the base rate too late; by default `alpha`.
+    `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, by default
+    `alpha`. Where labels are rare, `label.base_rate` says where the bias starts.
     """
 
     alpha: Positive = 0.05
@@ -150,6 +152,11 @@ class Wide(Part, frozen=True):
     max_keys: Bound = 50_000_000
     features: list[str] = []
     crosses: list[list[str] | Cross] = []
+
+    @property
+    def bias_pull(self) -> float:
+        """How strongly β and λ2 pull the bias to where it started."""
+        return self.beta / (self.bias_alpha or self.alpha) + self.l2
 
 
 class WarmStart(Part, frozen=True):
@@ -164,8 +171,9 @@ class Deep(Part, frozen=True):
 
     An id gets an embedding row at its `min_count`-th sighting, and loses it when it isn't seen for `expire` of event
     time. Over `max_rows` the least recently seen are evicted; rows are reused. AdaGrad's sums of squares start at
-    `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0. Those
-    of embeddings start at `embedding_accumulator`, by default there too: their gradients are far smaller.
+    `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0.
+    Embeddings learn at `embedding_rate`, by default `learning_rate`: where labels are rare, they diverge at rates that
+    are good for the tower.
     """
 
     features: list[str] = []
@@ -176,14 +184,18 @@ class Deep(Part, frozen=True):
     quantiles: Annotated[int, Meta(ge=2, le=1024)] = 64
     hidden_units: list[Count] = field(default_factory=lambda: [128, 64])
     learning_rate: Positive = 0.02
+    embedding_rate: Positive | None = None
     initial_accumulator: NotNegative = 0.0  # TensorFlow's AdaGrad has 0.1
-    embedding_accumulator: NotNegative | None = None
     micro_batch: Annotated[int, Meta(ge=1, le=4096)] = 8
     warm_start: WarmStart = WarmStart()
 
 
 class Label(Part, frozen=True):
-    """The join: when an impression becomes a labelled example. `window` is 1 ms at least."""
+    """The join: when an impression becomes a labelled example. `window` is 1 ms at least.
+
+    A new model predicts about `base_rate`, the share of positives that you expect. By default it's a half: where labels
+    are rare, the first thousands of examples teach little else. It makes no difference to a model that exists.
+    """
 
     policy: Policy = "eager"
     window: Duration = "30m"
@@ -193,6 +205,12 @@ class Label(Part, frozen=True):
     skew: Duration = "1s"  # how much older than its page an install may be that names it: clocks differ
     organic: bool | OrganicTo = False  # emit installs without a page: see `organic_in`
     delays: list[Duration] = []  # of `delayed_negative`: when negatives are emitted; quantiles of installs' delays
+    base_rate: Probability = 0.5
+
+    @property
+    def base_log_odds(self) -> float:
+        """Log-odds of `base_rate`."""
+        return math.log(self.base_rate / (1 - self.base_rate))
 
     @property
     def are_negatives_early(self) -> bool:
@@ -211,7 +229,8 @@ class Gate(Part, frozen=True):
     """What a version must satisfy over the last 2,000 predictions to be published.
 
     `log_loss_rise_max` is relative to always predicting those examples' own label rate. `calibration` bounds mean
-    prediction / mean label, unless chance alone explains the difference (few labels).
+    prediction / mean label, unless chance alone explains the difference (few labels). Under
+    `fake_negative` labels beyond the model's usual share don't count for the lower bound.
     """
 
     log_loss_rise_max: Positive = 0.05
@@ -248,12 +267,13 @@ class Spec(Part, frozen=True):
         """16 hex digits: equal for specs whose models are interchangeable.
 
         It leaves out name, publish, slices and label.organic: no example depends on them (a statistic of organic
-        installs is part of it anyway). And label.skew: it was added later, and models had to stay valid.
+        installs is part of it anyway); label.base_rate, of which only a new model knows; and label.skew: it was added
+        later, and models had to stay valid.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
         content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
-        for name in ("organic", "skew"):
+        for name in ("organic", "skew", "base_rate"):
             content["label"].pop(name, None)
         if self.page == PageTime():  # written out
             content.pop("page", None)

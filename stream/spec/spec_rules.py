@@ -29,6 +29,7 @@ from stream.spec.spec import (
 from stream.spec.statistic_kinds import KINDS, kind_of
 
 Reject = Callable[[Sequence[str], str], NoReturn]
+PULL_MIN, PULL_MAX = 0.01, 1e6  # of β and λ2 on the bias: its start is exact in float32
 FLOAT_MAX: Final = (2 - 2**-23) * 2.0**127  # of float32: models compute in it
 
 
@@ -59,6 +60,9 @@ def check_rules(spec: Spec, reject: Reject) -> None:
     _check_parts(spec, spec.columns(), reject)
     _check_slices(spec, spec.columns(), reject)
     _check_durations(spec, reject)
+    if spec.label.base_log_odds and not PULL_MIN <= spec.wide.bias_pull <= PULL_MAX:
+        why = f"the bias starts at label.base_rate if wide.beta / alpha + wide.l2 is {PULL_MIN:g} to {PULL_MAX:g}: "
+        reject(("label", "base_rate"), why + f"it is {spec.wide.bias_pull:g} (alpha: bias_alpha, where there's one)")
     _check_delays(spec, reject)
 
 

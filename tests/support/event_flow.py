@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
 
 from producers.batching_producer import BatchingProducer
 from producers.clock import Clock
@@ -20,6 +22,7 @@ from stream.events.types import Impression, Install, Tick
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.joiner.commit_metadata import decode_commit
 from stream.log.kafka_admin import apply_topics, group_commits, plan_topics
+from stream.log.kafka_client import client_options
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import partition_of
 from stream.runtime.errors import LogUnavailable
@@ -91,15 +94,22 @@ class Joiners:
         """`thalweg run learner`, with settings of its own."""
         self.pids["learner"] = self._run("learner", "learner", **settings)
 
-    def _run(self, room: str, name: str, **settings: object) -> int:
-        """A room's process, with settings of its own; returns its pid."""
+    def _run(self, service: str, name: str, **settings: object) -> int:
+        """A service's process, with settings of its own; returns its pid."""
         shared = {one: getattr(self.settings, one) for one in ("kafka", "redis", "topic_prefix", "local", "dedup_ids")}
-        arguments = ["run", room, "--spec", str(self.spec_file)]
+        arguments = ["run", service, "--spec", str(self.spec_file)]
         return self._nest.start(arguments, shared | settings, self.home / f"{name}.log")
 
     def kill(self, worker: str, number: int = signal.SIGKILL) -> None:
         """kill -9, or kinder; returns when the process is gone."""
         ended(self.pids.pop(worker), number, f"joiner {worker}")
+
+    def remove(self, worker: str) -> None:
+        """kill -9 for good, without the wait for the end of its session: it leaves the group by the admin."""
+        self.kill(worker)
+        group = self.settings.topic("joiner")
+        with KafkaAdminClient(**client_options(self.settings)) as admin:
+            admin.remove_group_members(group, [MemberToRemove(group_instance_id=f"{group}-{worker}")])
 
     def end(self) -> None:
         """All of them."""
@@ -126,7 +136,7 @@ class Joiners:
         )
 
     def show(self, pages: int) -> None:
-        """So many pages of four items at once, each with a user of its own and all of them installed."""
+        """Send so many pages of four items at once, each with a user of its own and all of them installed."""
         now_ms = int(time.time() * 1000)
         waiting: dict[int, list[Impression | Install]] = {p: [] for p in range(self.settings.partitions)}
         for k in range(pages):
@@ -191,7 +201,7 @@ class Flow:
         self.sent = 0
         self.pages = 0
         self.poison = 0
-        self.holding = False  # as a producer that isn't connected: events happen, and wait
+        self.is_disconnected = False  # as a producer without a broker: events happen, and wait
         self._features = features
         self._partitions = settings.partitions
         self._random = random.Random(seed)
@@ -220,17 +230,17 @@ class Flow:
         started = time.monotonic()
         while not self._ending.is_set():
             self._waiting += self._group()
-            if self._random.random() < POISON and not self.holding:
+            if self._random.random() < POISON and not self.is_disconnected:
                 self.poison += 1
                 self._producer.send(
                     EVENTS.name, self._random.randrange(self._partitions), b"\xc1 poison %d" % self.poison
                 )
-            if not self.holding:
+            if not self.is_disconnected:
                 self._gather()
                 self._producer.send_due()
             self.sent += 1
             time.sleep(max(0.0, self.sent / self._rate - (time.monotonic() - started)))
-            if self.sent / self._rate < time.monotonic() - started - 1.0:  # it was held up: don't catch up in a burst
+            if self.sent / self._rate < time.monotonic() - started - 1.0:  # it was blocked: don't catch up in a burst
                 started = time.monotonic() - self.sent / self._rate
                 self._waiting += self._later  # these happened before what happens from now on
                 self._later.clear()

@@ -1,8 +1,6 @@
 """Joiners as processes on a real Kafka, with topics and a log of a test's own."""
 
 import json
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Record, partition_of
 from stream.runtime.health import run_file
 from stream.runtime.settings import Settings
+from tests.support.forked_services import ForkedProcess, Nest
 from tests.support.join_oracle import offline
 from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
@@ -40,7 +39,8 @@ class World:
 
     rules = QUICK
 
-    def __init__(self, stack: Stack, prefix: str, local: Path) -> None:
+    def __init__(self, nest: Nest, stack: Stack, prefix: str, local: Path) -> None:
+        self._nest = nest
         self.settings = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=local, partitions=2)
         admin = KafkaAdminClient(bootstrap_servers=stack.kafka)
         admin.create_topics([NewTopic(prefix + t.name, t.partitions or 2, 1, topic_configs=t.config()) for t in TOPICS])
@@ -48,7 +48,7 @@ class World:
         self.more_settings: dict[str, Any] = {}
         self.log = KafkaLog(self.settings, compression="lz4")  # as producers may: aiokafka needs more than lz4 for it
 
-    def joiner(self, worker: str = "0", **shell: Any) -> "subprocess.Popen[bytes]":
+    def joiner(self, worker: str = "0", **options: Any) -> ForkedProcess:
         """Start a joiner process."""
         settings = {
             "kafka": self.settings.kafka,
@@ -57,10 +57,8 @@ class World:
             "local": str(self.settings.local),
             "worker": worker,
         } | self.more_settings
-        told = {"settings": settings, "rules": asdict(self.rules), "shell": shell}
-        out = (self.settings.local / f"joiner-{worker}.log").open("ab")
-        script = Path(__file__).with_name("joiner_process.py")
-        return subprocess.Popen([sys.executable, str(script), json.dumps(told)], stderr=out, stdout=out)
+        given = json.dumps({"settings": settings, "rules": asdict(self.rules), "options": options})
+        return self._nest.run("joiner", [given], {}, self.settings.local / f"joiner-{worker}.log")
 
     def health(self, path: str, worker: str = "0") -> str:
         """What a joiner answers on one of its paths; empty when it doesn't."""
@@ -81,7 +79,7 @@ class World:
                 self.log.send(EVENTS.name, partition, encode_record(part))
 
     def all_of(self, topic: str) -> list[Record]:
-        """Every record that the topic holds now."""
+        """Every record that is in the topic now."""
         ends = self.log.ends(topic)
         reader = self.log.reader(topic, dict.fromkeys(ends, START))
         found: list[Record] = []
@@ -93,8 +91,8 @@ class World:
         return found
 
     def examples(self) -> list[Examples]:
-        """Everything that was said so far."""
-        return [said for record in self.all_of(EXAMPLES.name) for said in decode_examples(record.value or b"")[0]]
+        """All examples that were emitted so far."""
+        return [one for record in self.all_of(EXAMPLES.name) for one in decode_examples(record.value or b"")[0]]
 
     def organic(self) -> list[tuple[int, Organic]]:
         """Every organic install that was written so far, with its partition."""
@@ -102,7 +100,7 @@ class World:
         return [(record.partition, one) for record in records for one in decode_organic(record.value or b"")[0]]
 
     def oracle(self) -> dict[tuple[str, str], int]:
-        """Net labels of the offline join over what stands in `events`, ticks of the joiner included."""
+        """Net labels of the offline join over all of `events`, ticks of the joiner included."""
         net: dict[tuple[str, str], int] = {}
         records = self.all_of(EVENTS.name)
         for partition in range(2):
@@ -126,9 +124,9 @@ class World:
 
 
 @contextmanager
-def running(world: World, worker: str = "0", **shell: Any) -> "Iterator[subprocess.Popen[bytes]]":
+def running(world: World, worker: str = "0", **options: Any) -> Iterator[ForkedProcess]:
     """A joiner that is at work, and gone afterwards."""
-    process = world.joiner(worker, **shell)
+    process = world.joiner(worker, **options)
     try:
         wait_until(lambda: "partitions assigned" in world.health("readyz", worker))
         yield process

@@ -1,12 +1,15 @@
-"""Runs a ranker as a process of its own: `python ranker_process.py JSON` with its settings, for model `m`."""
+"""A ranker of the model `m` as a program: its one argument is JSON, its settings."""
 
 import json
 import logging
 import sys
+from collections.abc import Sequence
 
 from ranker.serving.service import run_ranker
 from stream.runtime.settings import Settings
 
-if __name__ == "__main__":
+
+def main(arguments: Sequence[str]) -> None:
+    """Run it until it ends."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    run_ranker(Settings(**json.loads(sys.argv[1])), "m")
+    run_ranker(Settings(**json.loads(arguments[0])), "m")

@@ -1,4 +1,4 @@
-"""A small store on a MemoryLog, and a ranker of it that a test holds in its hand."""
+"""A small store on a MemoryLog, and a ranker of it that answers when a test asks it to."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +23,13 @@ PARTITIONS = 2
 
 
 class StoreRanker:
-    """Answers what is asked when it's told to: candidates in their order, without a model."""
+    """Answers requests when `answer` is called: candidates in their order, without a model."""
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
         self._reader = log.reader(REQUESTS.name, dict.fromkeys(range(PARTITIONS), START))
         self.unanswered: list[RankRequest] = []
+        self.version = 0  # that replies name
 
     def read(self) -> list[RankRequest]:
         """Requests that came since the last call; they wait for an answer."""
@@ -41,7 +42,9 @@ class StoreRanker:
         self.read()
         for one in self.unanswered:
             items = [] if error else list(one.candidates or ())[: one.k]
-            reply = RankReply(one.request_id, one.user, items, [0.5] * len(items), 0, error=error, time_ms=one.time_ms)
+            reply = RankReply(
+                one.request_id, one.user, items, [0.5] * len(items), self.version, error=error, time_ms=one.time_ms
+            )
             partition = partition_of(one.request_id, PARTITIONS)
             self._log.send(REPLIES.name, partition, encode_record([reply]))
         self.unanswered.clear()

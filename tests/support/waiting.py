@@ -6,9 +6,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 WAIT_S = 120.0
+EVERY_S = 0.02  # oftener, and the services that are asked would do little else
 
 
-def wait_until(holds: Callable[[], T], what: str = "a condition", wait_s: float = WAIT_S, every_s: float = 0.005) -> T:
+def wait_until(
+    holds: Callable[[], T], what: str = "a condition", wait_s: float = WAIT_S, every_s: float = EVERY_S
+) -> T:
     """What `holds` returns once it is truthy, asked `every_s`; fails after `wait_s`."""
     deadline_s = time.monotonic() + wait_s
     while not (found := holds()):

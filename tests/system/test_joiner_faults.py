@@ -29,10 +29,11 @@ from thalweg.audit.log_scan import read_range
 from thalweg.cli.options import SPEC
 from thalweg.stack.stack import Stack, up
 
-KILLS = 100 if SOAK else 20
-WORKER_KILLS = 30 if SOAK else 3
-BROKER_AWAY_S = 30.0 if SOAK else 4.0
-LATENESS = "50s" if SOAK else "30s"  # longer than the broker is away and comes back
+KILLS = 100 if SOAK else 12
+WORKER_KILLS = 30 if SOAK else 2
+BROKER_AWAY_S = 30.0 if SOAK else 2.0  # longer than a partition is silent until it's idle, and than lateness
+PRODUCERS_LATER_S = 5.0 if SOAK else 2.0  # likewise
+LATENESS = "50s"  # longer than the broker is away and comes back
 REDIS_AWAY_S = 60.0 if SOAK else 0.5
 
 pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametrize("seed", SEEDS)]
@@ -45,8 +46,8 @@ def test_killed_again_and_again(joiners: Joiners, seed: int) -> None:
     joiners.start("0")
     with flowing(joiners, seed) as flow:
         for kill in range(KILLS):
-            before = grown(joiners, joiners.emitted(), f"work before kill {kill}")  # it told something since its start
-            time.sleep(rng.uniform(0.0, 0.4))
+            before = grown(joiners, joiners.emitted(), f"work before kill {kill}")  # it emitted since its start
+            time.sleep(rng.uniform(0.0, 0.4))  # the moment of the kill
             sent = flow.sent
             joiners.kill("0")
             joiners.start("0")
@@ -75,21 +76,21 @@ def test_workers_come_and_go(joiners: Joiners, seed: int) -> None:
             shared_by(joiners, "a", "b", "c")
         joiners.kill("b")  # for good: its partitions go to the others when its session ends
         shared_by(joiners, "a", "c")
-        joiners.kill("a")
+        joiners.remove("a")
         shared_by(joiners, "c")
         judged(joiners, flow)
 
 
+@pytest.mark.skipif(not SOAK, reason="a minute of waiting for the lateness; the next test has the stricter rule")
 @pytest.mark.parametrize("joiners", [{"lateness": LATENESS}], indirect=True, ids=["late"])
 def test_the_broker_stops(joiners: Joiners, stack: Stack, seed: int) -> None:
     """The broker is killed and stays away: joiner and producer wait, go on by themselves, and nothing is lost.
 
-    With a lateness that is longer than the break: else what the producer had to hold back would be late by right.
+    With a lateness that is longer than the break: else events that the producer had to delay would be rightly late.
     """
     joiners.start("0")
     with flowing(joiners, seed) as flow:
         grown(joiners, joiners.emitted(), "work before the stop")
-        time.sleep(1.0)
         before, sent = joiners.emitted(), flow.sent
         stop_server(stack.root, "broker", kill=True)
         time.sleep(BROKER_AWAY_S)
@@ -104,19 +105,18 @@ def test_the_broker_stops_for_longer_than_lateness(joiners: Joiners, stack: Stac
     come back much later than the joiner: no event is late, no positive is lost."""
     joiners.start("0")
     with flowing(joiners, seed) as flow:
-        for held_s in (0.0, 5.0):
+        for producers_later_s in (0.0, PRODUCERS_LATER_S):
             before = grown(joiners, joiners.emitted(), "work before the stop")
-            time.sleep(1.0)
-            flow.holding = held_s > 0
+            flow.is_disconnected = producers_later_s > 0
             time.sleep(0.1)
             stop_server(stack.root, "broker", kill=True)
             time.sleep(BROKER_AWAY_S)
             up(stack.root)
             wait_until(lambda: joiners.emitted() >= before, "the broker to answer", 60.0)  # noqa: B023  # likewise
-            if held_s:
+            if producers_later_s:
                 joiners.catch_up()  # it is back
-            time.sleep(held_s)
-            flow.holding = False
+            time.sleep(producers_later_s)
+            flow.is_disconnected = False
             sent = flow.sent
             wait_until(lambda: flow.sent > sent + GROUPS_A_S, "the flow to go on")  # noqa: B023  # called at once
             grown(joiners, joiners.emitted() + 100, "work after the stop")
@@ -142,13 +142,13 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
         assert cache.get(f"{prefix}nobody writes me again") is None, "it came back empty"
         grown(joiners, joiners.emitted(), "work after the wipe")
         judged(joiners, flow)
-    said = decode_changes(list(read_range(joiners.log, HISTORIES.name, dict.fromkeys(range(PARTITIONS), START),
+    changes = decode_changes(list(read_range(joiners.log, HISTORIES.name, dict.fromkeys(range(PARTITIONS), START),
                                 joiners.log.ends(HISTORIES.name))))  # fmt: skip
     expected: dict[str, set[str]] = {}
-    for (user, item), time_ms in said.items():
+    for (user, item), time_ms in changes.items():
         if time_ms is not None:
             expected.setdefault(user, set()).add(item)
-    users = sorted({user for user, _ in said})
+    users = sorted({user for user, _ in changes})
     assert len(expected) > 50
 
     def complete() -> bool:
@@ -158,16 +158,17 @@ def test_redis_is_wiped(joiners: Joiners, stack: Stack, seed: int) -> None:
     wait_until(complete, "histories to be complete again", 30.0)
 
 
-def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None:
+def test_the_command_distinguishes_right_from_wrong(joiners: Joiners, seed: int) -> None:
     """`thalweg audit` ends with 0 after an honest joiner, with 1 and the page's id once one label was falsified.
 
-    It goes by the rules that the joiner told; a spec that has others is refused.
+    It goes by the rules in the joiner's commits; a spec that has others is rejected.
     """
 
     def audited(*arguments: str) -> tuple[int, str, dict[str, int]]:
         report = joiners.home / "audit.json"
-        told = {"kafka": joiners.settings.kafka, "topic_prefix": joiners.settings.topic_prefix, "local": joiners.home}
-        env = {f"THALWEG_{name.upper()}": str(value) for name, value in told.items()}
+        settings = joiners.settings
+        given = {"kafka": settings.kafka, "topic_prefix": settings.topic_prefix, "local": joiners.home}
+        env = {f"THALWEG_{name.upper()}": str(value) for name, value in given.items()}
         command = [sys.executable, "-m", "thalweg.cli.main", "audit", *arguments, "--json", str(report)]
         ran = subprocess.run(command, env={**clean_environment(), **env}, capture_output=True, text=True)
         return ran.returncode, ran.stdout + ran.stderr, json.loads(report.read_text())
@@ -176,26 +177,26 @@ def test_the_command_tells_right_from_wrong(joiners: Joiners, seed: int) -> None
     with flowing(joiners, seed) as flow:
         wait_until(lambda: flow.poison > 1 and flow.pages > 100, "poison")
         judged(joiners, flow)
-    code, said, figures = audited()
-    assert code == 0, said
-    assert "nothing is missing, nothing is wrong" in said
+    code, output, figures = audited()
+    assert code == 0, output
+    assert "nothing is missing, nothing is wrong" in output
     assert figures["settled"] == 4 * flow.pages
-    code, said, figures = audited("--spec", str(SPEC))
+    code, output, figures = audited("--spec", str(SPEC))
     assert code == 1
-    assert "the joiner doesn't run by that spec" in said
-    code, said, figures = audited("--spec", str(joiners.spec_file))
-    assert (code, figures["settled"]) == (0, 4 * flow.pages), said
+    assert "the joiner doesn't run by that spec" in output
+    code, output, figures = audited("--spec", str(joiners.spec_file))
+    assert (code, figures["settled"]) == (0, 4 * flow.pages), output
     ends = joiners.log.ends(EXAMPLES.name)
-    told = [one for record in read_range(joiners.log, EXAMPLES.name, {0: START}, ends)
-            for one in decode_examples(record.value or b"")[0]]  # fmt: skip
-    one, position = told[0], told[0].positions[0]
-    label = 1 - net_of(told)[one.page.request_id, one.page.items[position]]
+    emitted = [one for record in read_range(joiners.log, EXAMPLES.name, {0: START}, ends)
+               for one in decode_examples(record.value or b"")[0]]  # fmt: skip
+    one, position = emitted[0], emitted[0].positions[0]
+    label = 1 - net_of(emitted)[one.page.request_id, one.page.items[position]]
     reason = LATE_POSITIVE if label else RETRACTION
     false = msgspec.structs.replace(one, ids=[7], positions=[position], labels=[label], weights=[1.0],
                                     reasons=[reason], ingest_ms=one.ingest_ms[:1])  # fmt: skip
     joiners.log.send(EXAMPLES.name, 0, encode_record([false]))
     joiners.log.flush()
-    code, said, figures = audited()
-    assert code == 1, said
-    assert f"wrong: page {one.page.request_id}" in said
+    code, output, figures = audited()
+    assert code == 1, output
+    assert f"wrong: page {one.page.request_id}" in output
     assert (figures["wrong"], figures["missing"]) == (1, 0)

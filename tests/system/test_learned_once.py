@@ -49,7 +49,7 @@ def test_nothing_is_learned_twice(joiners: Joiners, seed: int) -> None:
                 joiners.kill(victim)
                 joiners.start(victim)
                 shared_by(joiners, "a", "b")
-            joiners.kill("b")  # its partitions come back when its session ends
+            joiners.remove("b")
         shared_by(joiners, "a")
         flow.stop()
         joiners.catch_up()
@@ -66,7 +66,7 @@ def test_nothing_is_learned_twice(joiners: Joiners, seed: int) -> None:
 
 @pytest.mark.parametrize("joiners", [{"dedup_ids": 2 * REMEMBERED}], indirect=True, ids=["more"])
 def test_a_learner_that_remembers_less_than_joiners_count_on_ends(joiners: Joiners, seed: int) -> None:
-    """Their commits tell how much they may emit again; with as many ids as theirs it learns."""
+    """Their commits say how much they may emit again; with as many ids as theirs it learns."""
     joiners.start("a")
     with flowing(joiners, seed):
         shared_by(joiners, "a")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import stream.log.kafka_client
 import stream.log.kafka_log
 from stream.events.topics import ITEMS
 from stream.log.kafka_admin import apply_topics, plan_topics
@@ -39,11 +40,13 @@ def senders() -> set[threading.Thread]:
 
 
 def values(log: KafkaLog) -> list[bytes | None]:
-    """What stands in `items`, partition by partition."""
+    """The values in `items`, partition by partition."""
     return [r.value for r in read_range(log, ITEMS.name, dict.fromkeys(range(PARTITIONS), START), log.ends(ITEMS.name))]
 
 
-def test_a_log_that_is_closed_while_no_broker_answers(stack: Stack, settings: Settings) -> None:
+def test_a_log_that_is_closed_while_no_broker_answers(
+    stack: Stack, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It says that no broker answers, and leaves: nothing is sent by anybody when the broker comes back."""
     others = senders()
     log = KafkaLog(settings)
@@ -52,8 +55,10 @@ def test_a_log_that_is_closed_while_no_broker_answers(stack: Stack, settings: Se
     assert senders() > others
     stop_server(stack.root, "broker", kill=True)
     log.send(ITEMS.name, 0, b"lost", b"i1")
-    with pytest.raises(LogUnavailable, match="no Kafka broker answers"):
-        log.close()
+    with monkeypatch.context() as impatient:
+        impatient.setattr(stream.log.kafka_log, "FLUSH_S", 1.0)
+        with pytest.raises(LogUnavailable, match="no Kafka broker answers"):
+            log.close()
     wait_until(lambda: senders() <= others, "the producer's thread to end", 10.0)
     up(stack.root)
     log = KafkaLog(settings)
@@ -67,8 +72,10 @@ def test_a_log_that_is_closed_while_no_broker_answers(stack: Stack, settings: Se
 def test_a_producer_that_lost_a_record_is_replaced(
     stack: Stack, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once a failure was told, whatever the old producer held is in doubt: it ends, and sends nothing later."""
-    monkeypatch.setattr(stream.log.kafka_log, "DELIVERY_S", 10.5)  # kafka-python takes no less with requests of 10 s
+    """Once a failure was raised, all that the old producer has is in doubt: it ends, and sends nothing later."""
+    for module in (stream.log.kafka_client, stream.log.kafka_log):
+        monkeypatch.setattr(module, "REQUEST_S", 3.0)
+    monkeypatch.setattr(stream.log.kafka_log, "DELIVERY_S", 3.5)  # kafka-python takes no less with requests of 3 s
     others = senders()
     log = KafkaLog(settings)
     for partition in range(PARTITIONS):
@@ -79,13 +86,13 @@ def test_a_producer_that_lost_a_record_is_replaced(
     stop_server(stack.root, "broker", kill=True)
     started = time.monotonic()
     log.send(ITEMS.name, 0, b"given up", b"i1")
-    time.sleep(9.0)
-    told: list[LogError] = []
-    while not told:  # while the first one is given up, there are younger ones
+    time.sleep(2.5)
+    raised: list[LogError] = []
+    while not raised:  # while the first one is given up, there are younger ones
         try:
-            log.send(ITEMS.name, 1, b"held", b"i1")
+            log.send(ITEMS.name, 1, b"younger", b"i1")
         except LogError as bad:
-            told.append(bad)
+            raised.append(bad)
         assert time.monotonic() - started < 100.0, "nothing was given up"
         time.sleep(0.2)
     up(stack.root)

@@ -40,7 +40,7 @@ NUMBERS = ["user.age", "item.price", "context.position", "context.hour", "statis
 
 @st.composite
 def specs(draw: st.DrawFn) -> str:
-    """Random parts, crosses, deep features and shapes over the small world's columns, some of them held still."""
+    """Random parts, crosses, deep features and shapes over the small world's columns, some of them with serve_as."""
     parts = draw(st.sampled_from(['["wide", "deep"]', '["wide"]', '["deep"]']))
     crosses = draw(
         st.lists(st.lists(st.sampled_from(LISTS), min_size=1, max_size=3, unique=True), min_size=1, max_size=5)
@@ -130,7 +130,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         player.start()
         wait_until(
             # a slow ranker skips some, and answers by none until the first
-            lambda: version() and len({one.version for one in observed}) > 20 and versioned() >= 250,
+            lambda: version() and len({one.version for one in observed}) > 20 and versioned() >= 120,
             "twenty versions to be served",
         )
         replies = [one.reply for one in observed if one.reply]
@@ -147,7 +147,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         up(stack.root)
         wait_until(lambda: version() >= before + 10, "publishing to resume")
         later = len(observed)
-        wait_until(lambda: version() and len(observed) >= later + 300, "replies enough")
+        wait_until(lambda: version() and len(observed) >= later + 150, "replies enough")
         asker.stop()
         wait_until(lambda: version() and not asker.running, "the last replies")
         second = rescore(store, "small", [one.reply for one in observed[later:] if one.reply])
@@ -161,19 +161,19 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
         log.close()
     assert not [one.error for one in observed if one.error]
     assert first.mixed == second.mixed == 0
-    assert first.checked >= 200
-    assert second.checked >= 300
+    assert first.checked >= 100
+    assert second.checked >= 100
 
 
 def test_a_ranker_that_starts_without_redis(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
-    """A ranker that was killed and comes back while Redis is away answers with the version that it kept."""
+    """A ranker that was killed and comes back while Redis is away answers with the version that it saved."""
     house = House(nest, stack, topic_prefix, tmp_path)
     log = KafkaLog(house.settings, linger_ms=5)
     try:
         house.start("joiner", "learner", "ranker")
         replay(log, world(200, 5), spec=house.spec, options=ReplayOptions(400.0), clock=Clock(), notify=print)
-        kept = tmp_path / "local" / "ranker" / house.settings.worker / f"{topic_prefix}small" / "version"
-        wait_until(kept.exists, "the ranker to keep a version")
+        saved = tmp_path / "local" / "ranker" / house.settings.worker / f"{topic_prefix}small" / "version"
+        wait_until(saved.exists, "the ranker to save a version")
         house.kill("ranker")
         stop_server(stack.root, "cache")
         house.start("ranker")

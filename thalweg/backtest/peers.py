@@ -148,11 +148,11 @@ def _batch(examples: Examples) -> Batch:
 
 
 class VowpalWabbit(PeerEntrant):
-    """`vw --ftrl` in this process. Its input can be dumped: unlabelled lines are predicted, others learned.
+    """`vw --ftrl` in this process. Its input can be dumped: lines without a label or a weight are to predict.
 
-    A line's tag is the row of its example, in the order of pages. `vw` doesn't learn from a line without a label, so
-    `vw -d FILE` with `arguments()` and `-p PREDICTIONS` repeats all this; the first prediction of each tag is the one
-    at page time.
+    A line's tag is the row of its example, in the order of pages. `vw` doesn't learn from a line without a label or
+    weight, so `vw -d FILE` with `arguments()` and `-p PREDICTIONS` repeats all this; the first prediction of each tag
+    is the one at page time.
     """
 
     name = "vw"
@@ -162,20 +162,21 @@ class VowpalWabbit(PeerEntrant):
 
         self.features = PeerFeatures(spec)
         self._vw: Any = Workspace(f"{arguments(rates)} --quiet")
+        self._base = spec.label.base_log_odds  # which it adds to an example's logit
         self._dump: IO[str] | None = dump.open("w") if dump else None
         self._text = Texts().__getitem__
 
     def predict(self, words: U64, row: int) -> F32:
         """By the weights as they are now."""
         features, _ = self.features.of(one_page(words))
-        lines = [f"'{row + i} | {' '.join(map(self._text, one))}" for i, one in enumerate(features)]
+        lines = [self._to_predict(f"'{row + i}", one) for i, one in enumerate(features)]
         self._write(lines)
         return np.array([self._vw.predict(line) for line in lines], np.float32)
 
     def score(self, words: U64) -> F32:
         """P(Y=1) of a page's items as a ranker would score it, float32 [n]. `words`: as it is served."""
         features, _ = self.features.of(one_page(words), serving=True)
-        return np.array([self._vw.predict(f"| {' '.join(map(self._text, one))}") for one in features], np.float32)
+        return np.array([self._vw.predict(self._to_predict("", one)) for one in features], np.float32)
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
         """One example at a time; its labels are 1 and -1."""
@@ -184,13 +185,21 @@ class VowpalWabbit(PeerEntrant):
             for one, label, weight, position, reason in zip(
                 features, examples.labels, examples.weights, examples.positions, examples.reasons, strict=True
             ):
-                unlabelled = f"'{row + position} | {' '.join(map(self._text, one))}"
+                tag = f"'{row + position}"
                 if reason in CORRECTIONS:
-                    weight = _correction(weight, label, self._vw.predict(unlabelled))
-                line = f"{1 if label else -1} {weight:.9g} {unlabelled}"
+                    weight = _correction(weight, label, self._vw.predict(self._to_predict(tag, one)))
+                line = self._line(f"{1 if label else -1} {weight:.9g}", tag, one)
                 self._write([line])
                 self._vw.learn(line)
             self.features.buckets.learn(examples.ids, numbers)
+
+    def _to_predict(self, tag: str, features: Sequence[int]) -> str:
+        """An example to predict. One with a base needs a label; without weight it isn't learned."""
+        return self._line("1 0" if self._base else "", tag, features)
+
+    def _line(self, label: str, tag: str, features: Sequence[int]) -> str:
+        base = f" {self._base:.9g} " if self._base else " "
+        return f"{label}{base}{tag} | {' '.join(map(self._text, features))}".lstrip()
 
     def _write(self, lines: Sequence[str]) -> None:
         if self._dump:
@@ -220,7 +229,9 @@ class River(PeerEntrant):
         from river import linear_model, optim
 
         self.features = PeerFeatures(spec)
-        self._model: Any = linear_model.LogisticRegression(optim.SGD(rates.river), intercept_lr=rates.river)
+        self._model: Any = linear_model.LogisticRegression(
+            optim.SGD(rates.river), intercept_init=spec.label.base_log_odds, intercept_lr=rates.river
+        )
 
     def predict(self, words: U64, row: int) -> F32:
         """By the weights as they are now."""

@@ -44,6 +44,12 @@ class StoreProgress(msgspec.Struct, array_like=True, tag="progress"):
         return sum(arm.pages for arm in self.arms.values())
 
 
+class PastSent(msgspec.Struct, array_like=True, tag="past"):
+    """All that was before the world begins has been sent, so many installs among it; the world waits for its start."""
+
+    installs: int
+
+
 NOTHING: Final = ArmTotals()
 
 

@@ -37,8 +37,8 @@ KEPT: Final = (
     "`thalweg status`"
 )
 STORE: Final = (
-    "the store's world begins in a few seconds: of what is shown at random {rate:.0%} is installed (preset {preset}); "
-    "half of its users see what is popular, the others what the model ranks first"
+    "the store's world begins once its past is learned: of what is shown at random {rate:.0%} is installed (preset "
+    "{preset}); half of its users see what is popular, the others what the model ranks first"
 )
 MEANINGS: Final = {  # of all figures, in the summary's order
     "pages": "pages shown",
@@ -57,7 +57,7 @@ MEANINGS: Final = {  # of all figures, in the summary's order
     "servable_p99_ms": "",
     "rank_p50_ms": "scheduled send → reply at the caller, 100 candidates",
     "rank_p99_ms": "",
-    "rank_replies": "replies to ranking requests, sent by schedule",
+    "rank_replies": "replies to ranking requests, those after the last page among them",
     "rank_errors": "requests without a list",
     "swaps": "versions that a ranker swapped in",
     "replies_checked": "replies recomputed for verification",

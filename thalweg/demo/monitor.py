@@ -5,13 +5,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from stream.runtime.errors import StackError
-from thalweg.demo.acquisition import Acquisition, StoreProgress
+from thalweg.demo.acquisition import Acquisition, PastSent, StoreProgress
 from thalweg.demo.freshness import DemoFreshness, percentile
 from thalweg.demo.open_loop_client import RequestOutcome
 from thalweg.demo.screen import ScreenState
@@ -19,7 +20,7 @@ from thalweg.demo.services import DemoServices
 
 LAST_ANSWERS_S: Final = 15.0
 SERVICES: Final = ("joiner", "learner", "ranker")
-Message = RequestOutcome | StoreProgress
+Message = RequestOutcome | StoreProgress | PastSent
 
 
 @dataclass
@@ -54,7 +55,7 @@ class ClientProcess:
     def __init__(self, services: DemoServices, name: str, *words: str) -> None:
         self._log, self._name = services.local / "logs" / f"{name}.log", name
         self._process = services.start_child(name, *words)
-        self._decoder = msgspec.json.Decoder(RequestOutcome | StoreProgress)
+        self._decoder = msgspec.json.Decoder(Message)
         self._messages: deque[Message] = deque()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -64,6 +65,13 @@ class ClientProcess:
         if self._process.poll() is not None:
             raise StackError(f"the {self._name} ended in the middle of the demo; see {self._log}")
         return self._taken()
+
+    def begin(self) -> None:
+        """Let a store's world begin. If the process has ended, `take` says so."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
 
     def close(self) -> list[Message]:
         """End the process and return its last messages; idempotent."""
@@ -102,19 +110,25 @@ class RateMeter:
 
 
 class DemoMonitor:
-    """Keeps `state` up to date. `playing`: the name of its first phase."""
+    """Keeps `state` up to date. `playing`: the name of the phase until all pages were played."""
 
     def __init__(self, services: DemoServices, freshness: DemoFreshness, pages_total: int, playing: str) -> None:
+        self.playing = playing
         self.requests = RequestTally()
         self.state = ScreenState(pages_total=pages_total)
         self.examples_wanted: float | None = None  # once all pages were played: how many the learner shall have learned
         self.examples = 0  # that the learner has learned
         self.examples_emitted = 0  # by the joiner
+        self.installs_joined = 0
+        self.organic_learned = 0  # installs without a page
+        self.learner_lag_s = 0.0  # how long what the learner hasn't learned has been waiting
+        self.version_wanted = 0  # the newest one when all was learned; 0: there's none yet
         self.dead_letters = 0
         self.last_learned_s = time.monotonic()
-        self.store: StoreProgress | None = None  # of a world that is played
+        self.past: PastSent | None = None  # of a world that is played
+        self.store: StoreProgress | None = None
         self.acquisition = Acquisition()
-        self._services, self._freshness, self._playing = services, freshness, playing
+        self._services, self._freshness = services, freshness
         self._rates = RateMeter()
 
     @property
@@ -124,12 +138,17 @@ class DemoMonitor:
 
     @property
     def done(self) -> bool:
-        """Whether all is learned and a model has answered: a short replay ends before the client has begun."""
-        return self.learned_all and self.requests.last is not None and self.requests.last.version > 0
+        """Whether all is learned, and a version of then or later has answered: a short replay ends before the client
+        has begun, and the first version may come after the last page."""
+        last = self.requests.last
+        return self.learned_all and last is not None and 0 < self.version_wanted <= last.version
 
     def add(self, messages: Sequence[Message]) -> None:
         """Add outcomes of requests, and what a store has shown."""
         for message in messages:
+            if isinstance(message, PastSent):
+                self.past = message
+                continue
             if isinstance(message, StoreProgress):
                 self.store = message
                 self.acquisition.add(message)
@@ -141,7 +160,7 @@ class DemoMonitor:
     def update(self) -> None:
         """Read the services' metrics; those of a service that doesn't answer stay as they were."""
         state, requests, freshness = self.state, self.requests, self._freshness
-        state.phase = self._playing if self.examples_wanted is None else "learning the rest"
+        state.phase = self.playing if self.examples_wanted is None else "learning the rest"
         joiner, learner, ranker = (dict(self._services.metrics(name)) for name in SERVICES)
         if learner:
             self._update_learner(learner)
@@ -149,6 +168,7 @@ class DemoMonitor:
             metrics = joiner | learner | ranker
             self.dead_letters = int(sum(metrics.get(f"thalweg_{name}_dead_letters_total", 0.0) for name in SERVICES))
             self.examples_emitted = int(joiner.get("thalweg_joiner_examples_total", 0))
+            self.installs_joined = int(joiner.get("thalweg_joiner_events_total.install", 0))
             state.pages = int(joiner.get("thalweg_joiner_events_total.page", 0))
             state.figures["pages_open"] = int(joiner.get("thalweg_joiner_open_pages", 0))
             state.figures["swaps"] = int(ranker.get("thalweg_ranker_swaps_total", 0))
@@ -182,6 +202,10 @@ class DemoMonitor:
         if examples > self.examples:
             self.last_learned_s = time.monotonic()
         self.examples = examples
+        self.organic_learned = int(learner["thalweg_learner_organic_installs_total"])
+        self.learner_lag_s = learner["thalweg_learner_lag_seconds"]
+        if self.learned_all and not self.version_wanted:
+            self.version_wanted = int(learner["thalweg_learner_published_version"])
         for figure, metric in (("auc_arrival", "auc"), ("log_loss", "log_loss"), ("base_rate", "base_rate")):
             self.state.figures[figure] = learner[f"thalweg_learner_{metric}.all.lifetime"]
         self.state.figures["duplicates_dropped"] = int(learner["thalweg_learner_duplicates_total"])

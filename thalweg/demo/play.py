@@ -18,9 +18,14 @@ from thalweg.demo.screen import Screen
 from thalweg.demo.services import DemoServices
 
 UPDATE_S: Final = 1.0
+LEARNING_THE_PAST: Final = "learning past installs"
+PLAYING: Final = "playing"
+LAG_S_MAX: Final = 1.0  # a learner whose oldest waiting record is younger has caught up
+CAUGHT_UP: Final = 2  # looks in a row
 SETTLE_S: Final = 2.0  # after the store's last page: the joiner has read it by then, and published its metrics
 STALLED_S: Final = 60.0  # after the last page, a learner that learns nothing for this long is stuck
 UNANSWERED: Final = "no ranking request was answered by a model"
+NOT_SERVED: Final = "version {} is published, and no ranker serves it"
 
 
 def play(services: DemoServices, spec: Path, config: DemoConfig, console: Console) -> DemoMonitor:
@@ -28,7 +33,7 @@ def play(services: DemoServices, spec: Path, config: DemoConfig, console: Consol
     if config.world == "store":
         words = ["play-store", "--spec", str(spec), "--pages", str(config.pages), "--seed", str(config.seed)]
         words += ["--rate", str(config.pages_a_second), "--sample", str(config.sample_every)]
-        name, playing = "store", "playing"
+        name, playing = "store", LEARNING_THE_PAST
     else:
         name, playing, words = (
             "asker",
@@ -42,35 +47,72 @@ def play(services: DemoServices, spec: Path, config: DemoConfig, console: Consol
     ):
         monitor = DemoMonitor(services, DemoFreshness(store), config.pages, playing)
         if config.world == "store":
-            look_for_end: Callable[[], None] = _StoreEnd(monitor).look
+            look: Callable[[], None] = StoreRun(monitor, client.begin, services.local / "logs").look
         else:
-            look_for_end = _Replay(services, spec, config, monitor).look
+            look = _Replay(services, spec, config, monitor).look
         while not monitor.done:
             time.sleep(UPDATE_S)
             services.check_running("replay")
             monitor.add(client.take())
             monitor.update()
-            look_for_end()
+            look()
             if monitor.examples_wanted is not None and time.monotonic() > monitor.last_learned_s + STALLED_S:
-                reason = UNANSWERED if monitor.learned_all else "not all examples are learned, and nothing moves"
-                raise StackError(f"{reason}; see {services.local / 'logs'}")
+                raise StackError(f"{_what_is_missing(monitor)}; see {services.local / 'logs'}")
             screen.show(monitor.state)
         monitor.add(client.close())
         monitor.update()
     return monitor
 
 
-class _StoreEnd:
-    """Looks whether the store has shown its last page: then all that was emitted by now is to be learned.
+def _what_is_missing(monitor: DemoMonitor) -> str:
+    if not monitor.learned_all:
+        return "not all examples are learned, and nothing moves"
+    last = monitor.requests.last
+    return NOT_SERVED.format(monitor.version_wanted) if last is not None and last.version else UNANSWERED
 
-    Windows that are still open aren't waited for: they close as time goes by, as in a store that stays open.
+
+class StoreRun:
+    """Lets the store's world begin once its past is learned, and looks whether it has shown its last page: then all
+    that was emitted by now is to be learned. `begin`: signals the start. `logs`: of the services.
+
+    No page is shown before its services have caught up: else, on a slow machine, a short world would be over before the
+    learner has published anything.
+
+    Windows that are still open at the end aren't waited for: they close as time goes by, as in a store that stays open.
     """
 
-    def __init__(self, monitor: DemoMonitor) -> None:
-        self._monitor = monitor
+    def __init__(self, monitor: DemoMonitor, begin: Callable[[], None], logs: Path) -> None:
+        self._monitor, self._begin, self._logs = monitor, begin, logs
+        self._has_begun, self._caught_up = False, 0  # looks in a row
         self._settled_s = 0.0
+        self._moved_s, self._seen = time.monotonic(), (0, 0)
 
     def look(self) -> None:
+        """Look once. Raises StackError when nothing moves for STALLED_S before the world has begun."""
+        if self._has_begun:
+            self._look_for_end()
+        elif self._past_is_learned():
+            self._has_begun, self._monitor.playing = True, PLAYING
+            self._begin()
+
+    def _past_is_learned(self) -> bool:
+        """Whether the joiner has joined all installs of the past and nothing waits for the learner, which has learned
+        some, at two looks in a row: what was just joined may still be on its way to the learner."""
+        monitor, now_s = self._monitor, time.monotonic()
+        if monitor.past is None:  # if its process ends, the client says so
+            self._moved_s = now_s
+            return False
+        seen = monitor.installs_joined, monitor.organic_learned
+        if seen != self._seen:
+            self._moved_s, self._seen = now_s, seen
+        joined = monitor.installs_joined + monitor.dead_letters >= monitor.past.installs
+        learned = monitor.learner_lag_s <= LAG_S_MAX and (monitor.organic_learned or not monitor.past.installs)
+        self._caught_up = self._caught_up + 1 if joined and learned else 0
+        if self._caught_up < CAUGHT_UP and now_s > self._moved_s + STALLED_S:
+            raise StackError(f"what was before the world isn't learned, and nothing moves; see {self._logs}")
+        return self._caught_up >= CAUGHT_UP
+
+    def _look_for_end(self) -> None:
         monitor, now_s = self._monitor, time.monotonic()
         if monitor.store is None or not monitor.store.ended or monitor.examples_wanted is not None:
             return

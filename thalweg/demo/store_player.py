@@ -26,13 +26,13 @@ from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import Log
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec
-from thalweg.demo.acquisition import CONTROL, MODEL, ArmTotals, StoreProgress
+from thalweg.demo.acquisition import CONTROL, MODEL, ArmTotals, PastSent, StoreProgress
 from thalweg.demo.background_reader import BackgroundReader
 from thalweg.demo.open_loop_client import UNANSWERED_S, RequestOutcome
 from thalweg.experiment.assignment import Assignment
 
 PRESET: Final = "common"
-START_S: Final = 6.0  # until the world begins: its past is sent meanwhile
+START_MS: Final = 100  # from the start's signal until the world begins
 WAIT_S: Final = 0.005  # for replies, at most: installs are due all the time
 WAIT_S_MIN: Final = 0.001
 PROGRESS_S: Final = 1.0
@@ -59,19 +59,23 @@ class PlayerOptions:
 
 
 class StorePlayer:
-    """Plays a store step by step. `now_ms`: ms since 1970, as a float that never goes back."""
+    """Plays a store step by step. `now_ms`: ms since 1970, as a float that never goes back.
+
+    It plays on after its last page, and counts no more: what was learned last is served later, which only replies show;
+    and installs that nobody's pages accompany would teach a model that everything is installed.
+    """
 
     def __init__(self, front: Storefront, pages: int, sample_every: int, now_ms: Callable[[], float]) -> None:
         self._front, self._now_ms, self._sample_every = front, now_ms, sample_every
         self._unasked, self._answered = pages, 0
+        self._has_ended = False
         self._totals = {arm.name: ArmTotals() for arm in front.arms}
         self._context: dict[str, str | float] = {}  # of the last page
 
     @property
     def progress(self) -> StoreProgress:
         """What was shown so far."""
-        ended = not self._unasked and not self._front.pending
-        return StoreProgress(self._totals, ended=ended, context=self._context)
+        return StoreProgress(self._totals, ended=self._has_ended, context=self._context)
 
     def step(self) -> list[RequestOutcome]:
         """Ask for the pages that are due, show those whose replies come within WAIT_S, send events that are due."""
@@ -80,21 +84,23 @@ class StorePlayer:
             pass
         answered = front.replies(min(WAIT_S, max(WAIT_S_MIN, self._until_due_s())))
         received_ms = self._now_ms()
-        if shown := front.show(answered):
+        if (shown := front.show(answered)) and not self._has_ended:
             self._count(shown)
         front.expire(int(received_ms - 1_000 * UNANSWERED_S), f"no answer within {UNANSWERED_S:g} s")
         front.send(int(self._now_ms()) + 1)
         failed, front.failed = front.failed, []
         outcomes = [RequestOutcome(one.user, received_ms - one.page_ms, error=one.reason) for one in failed]
-        return outcomes + [self._outcome(one, received_ms) for one in answered]
+        outcomes += [self._outcome(one, received_ms) for one in answered]
+        self._has_ended |= not self._unasked and not front.pending
+        return outcomes
 
     def _next_pages(self, until_ms: int) -> int:
-        """Ask for pages that are due before `until_ms`; after the last one let them pass: installs wait behind them."""
-        if not self._unasked:
-            return len(self._front.world.next_pages(until_ms).numbers)
-        asked = self._front.ask(until_ms, min(PAGES_MAX, self._unasked), self._front.send)
-        self._unasked -= asked
-        return asked
+        """Ask for pages that are due before `until_ms`; none while the last ones that count wait for their replies."""
+        if self._unasked:
+            asked = self._front.ask(until_ms, min(PAGES_MAX, self._unasked), self._front.send)
+            self._unasked -= asked
+            return asked
+        return self._front.ask(until_ms, PAGES_MAX, self._front.send) if self._has_ended else 0
 
     def _until_due_s(self) -> float:
         """Until the next page is due; 0 where only `ask` finds out."""
@@ -107,7 +113,7 @@ class StorePlayer:
         whole = reply if self._answered % self._sample_every == 0 else None
         return RequestOutcome(
             reply.user, received_ms - page_ms, appended_ms, reply.version, reply.live_since_ms, reply.staleness_ms,
-            reply=whole, is_timed=len(answered.asked.candidates) > PAGE_ITEMS,
+            reply=whole, is_timed=len(answered.asked.candidates) > PAGE_ITEMS and not self._has_ended,
         )  # fmt: skip
 
     def _count(self, shown: ShownPages) -> None:
@@ -140,28 +146,36 @@ def open_store(log: Log, world: StoreWorld, spec: Spec, seed: int, stop: Callabl
 def run_store_player(settings: Settings, spec: Spec, options: PlayerOptions) -> None:
     """Play until stdin closes, at the latest when the parent process ends; after `options.pages` pages only installs.
 
-    On stdout, as JSON lines: each request's outcome, and about once a second what was shown so far.
+    What was before the world begins is sent at once. The world begins at the first line on stdin: a world that began by
+    the clock would be over before a slow learner has read its past.
+
+    On stdout, as JSON lines: that the past is sent, each request's outcome, and about once a second what was shown.
     """
-    stop = threading.Event()
+    begun, stop = threading.Event(), threading.Event()
 
-    def wait_for_end() -> None:
-        sys.stdin.read()
+    def follow_stdin() -> None:
+        if sys.stdin.readline():
+            begun.set()
+            sys.stdin.read()
         stop.set()
+        begun.set()
 
-    threading.Thread(target=wait_for_end, daemon=True).start()
+    threading.Thread(target=follow_stdin, daemon=True).start()
     ahead_s = time.time() - time.monotonic()
 
     def now_ms() -> float:
         return 1_000 * (ahead_s + time.monotonic())
 
     with closing(KafkaLog(settings)) as log:
-        start_ms = int(now_ms() + 1_000 * START_S)
-        world = StoreWorld(options.parameters, options.seed, start_ms=start_ms)
+        world = StoreWorld(options.parameters, options.seed, start_ms=int(now_ms()))
         with closing(open_store(log, world, spec, options.seed, stop.is_set)) as front:
             player = StorePlayer(front, options.pages, options.sample_every, now_ms)
             gc.collect()
             gc.freeze()  # what is there stays: a full collection would look at all of it, while pages wait
-            print(f"the world begins in {start_ms - now_ms():,.0f} ms", file=sys.stderr, flush=True)
+            sys.stdout.buffer.write(msgspec.json.encode(PastSent(len(world.past_installs()))) + b"\n")
+            sys.stdout.buffer.flush()
+            begun.wait()
+            world.begin_at(int(now_ms()) + START_MS)
             _play(player, stop)
 
 

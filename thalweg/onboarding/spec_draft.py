@@ -14,7 +14,7 @@ from thalweg.text.durations import format_duration, round_up_duration, spec_dura
 
 FEW_SHOWN: Final = 20_000  # shown items, below which embeddings are small and rows come early
 SLICES: Final = 4
-RARE: Final = 0.01  # a base rate below
+BASE_RATE_MAX: Final = 0.99
 EAGER_MS: Final = 3_600_000  # windows up to here leave negatives young enough
 GATE_LOW, GATE_HIGH = 0.3, 3.0  # bounds of calibration where labels lag behind their pages
 LATENESS_MS: Final = 600_000  # files with later events should rather be sorted
@@ -137,8 +137,6 @@ class SpecDraft:
         crosses = list(self._crosses())
         yield "[wide]", "memorises"
         yield "alpha = 0.05", ""
-        if self.survey.base_rate < RARE:
-            yield "bias_alpha = 1.0", "labels are rare: the bias has a long way to go"
         yield "l1 = 0.1", ""
         yield f"features = [{', '.join(map(toml_text, features))}]", ""
         if crosses:
@@ -186,6 +184,9 @@ class SpecDraft:
         p50, p95 = delays.quantile(0.5), delays.quantile(0.95)
         window = round_up_duration(p95) if delays.count else "30m"
         yield "[label]", ""
+        if self.survey.labels:
+            rate = min(self.survey.base_rate, BASE_RATE_MAX)
+            yield f"base_rate = {rate:.2g}", "of shown items that are installed: predictions begin there"
         if self._is_eager():
             yield 'policy = "eager"', "an install is emitted at once, the rest when the window closes"
         else:

@@ -4,6 +4,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -35,11 +36,13 @@ class Service:
     def get(self, path: str) -> tuple[int, str]:
         """HTTP status and body of a path; status 0: no answer."""
         try:
-            with urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=TIMEOUT_S) as answer:
+            try:
+                answer = urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=TIMEOUT_S)
+            except urllib.error.HTTPError as other:  # such as 503, whose body may fail to come, too
+                answer = other
+            with answer:
                 return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as answer:
-            return answer.code, answer.read().decode()
-        except OSError as bad:
+        except (OSError, HTTPException) as bad:
             return 0, str(bad)
 
     def metrics(self) -> dict[str, float]:

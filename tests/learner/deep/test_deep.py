@@ -69,10 +69,11 @@ class Oracle:
         ]
         parameters = [self.vectors, *(p for layer in self.layers for p in layer)]
         spec = deep.spec
+        rate = spec.learning_rate if spec.embedding_rate is None else spec.embedding_rate
+        groups = [{"params": parameters[:1], "lr": rate}, {"params": parameters[1:], "lr": spec.learning_rate}]
         self.optimiser = torch.optim.Adagrad(
-            parameters, spec.learning_rate, initial_accumulator_value=spec.initial_accumulator, eps=float(EPSILON)
+            groups, initial_accumulator_value=spec.initial_accumulator, eps=float(EPSILON)
         )
-        self.optimiser.state[self.vectors]["sum"].fill_(deep.vocabulary.initial)
 
     def logits(self, known: DeepInput) -> torch.Tensor:
         """Example by example, list by list."""
@@ -156,7 +157,7 @@ def cases(draw: st.DrawFn) -> Case:
         micro_batch=micro_batch,
         learning_rate=draw(st.sampled_from([0.01, 0.1])),
         initial_accumulator=draw(st.sampled_from([0.0, 0.1])),
-        embedding_accumulator=draw(st.sampled_from([None, 0.0, 0.001])),
+        embedding_rate=draw(st.sampled_from([None, 0.003])),
     )
     deep = some_deep(random, spec, lists, numbers)
     batches = []
@@ -187,9 +188,8 @@ def test_steps_equal_autograd_with_adagrad(case: Case) -> None:
             sums = torch.from_numpy(
                 deep.vocabulary.embeddings[: deep.vocabulary.rows, deep.spec.embedding_dim :].copy()
             )
-            expected = deep.spec.embedding_accumulator
-            expected = deep.spec.initial_accumulator if expected is None else expected
-            np.testing.assert_array_equal(sums[len(oracle.vectors) :].numpy(), np.float32(expected))
+            expected = np.float32(deep.spec.initial_accumulator)
+            np.testing.assert_array_equal(sums[len(oracle.vectors) :].numpy(), expected)
             oracle.optimiser.param_groups[0]["params"][0] = grown
             oracle.optimiser.state[grown] = {**oracle.optimiser.state.pop(oracle.vectors), "sum": sums}
             oracle.vectors = grown
@@ -230,7 +230,9 @@ def test_the_padding_stays_zero() -> None:
 def test_a_warm_start_trains_as_the_stream_does() -> None:
     """torch's pass over a window is the kernel's, batch by batch, given the same batches and wide logits of 0."""
     random = np.random.default_rng(4)
-    spec = DeepSpec(embedding_dim=6, min_count=1, max_rows=1_000, hidden_units=[12, 6], micro_batch=8)
+    spec = DeepSpec(
+        embedding_dim=6, min_count=1, max_rows=1_000, hidden_units=[12, 6], micro_batch=8, embedding_rate=0.007
+    )
     ours, torchs = (some_deep(np.random.default_rng(8), spec, 3, 4) for _ in range(2))
     for _ in range(3):
         known, labels = some_input(random, 24, 3, 4), random.integers(0, 2, 24).astype(np.float32)

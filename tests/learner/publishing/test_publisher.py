@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 from structlog.testing import capture_logs
 
+from learner.publishing.gate import rejection_of
 from learner.publishing.version_builder import (
     BuiltVersion,
 )
@@ -58,7 +59,7 @@ def test_a_wiped_store_gets_a_full_base(tmp_path: Path) -> None:
 
 
 def test_an_older_learner_is_fenced_off(tmp_path: Path) -> None:
-    """Once another has taken a token, this one's next versions are refused and it is told to stop."""
+    """Once another has taken a token, this one's next versions are rejected and it has to stop."""
     bench = Bench(tmp_path)
     bench.turn()
     bench.store.take_token()
@@ -67,7 +68,7 @@ def test_an_older_learner_is_fenced_off(tmp_path: Path) -> None:
         bench.turn()
 
 
-def test_an_idle_learner_hears_that_another_owns_the_model(tmp_path: Path) -> None:
+def test_an_idle_learner_finds_that_another_owns_the_model(tmp_path: Path) -> None:
     """It has nothing to publish, and still ends as soon as a version of the other's is live."""
     bench = Bench(tmp_path)
     bench.turn()
@@ -78,8 +79,8 @@ def test_an_idle_learner_hears_that_another_owns_the_model(tmp_path: Path) -> No
         bench.publisher.maybe_publish(1)
 
 
-def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
-    """A model that went bad isn't published; what is live stays; quarantine holds the reason."""
+def test_a_rejected_version_leaves_its_evidence(tmp_path: Path) -> None:
+    """A model that went bad isn't published; what is live stays; the reason is in quarantine."""
     bench = Bench(tmp_path)
     bench.turn()
     assert bench.model.deep is not None
@@ -94,13 +95,30 @@ def test_a_refused_version_leaves_its_evidence(tmp_path: Path) -> None:
     assert "finite" in next(tmp_path.glob("*.json")).read_text()
 
 
+def test_the_same_evidence_is_rejected_once(tmp_path: Path) -> None:
+    """While nothing more is learned, as when traffic has ceased, a rejected version isn't judged again; then it is."""
+    bench = Bench(tmp_path)
+    bench.turn()
+    half = (np.arange(2_000) % 2).astype(np.float32)
+    bench.model.progress.record(np.full(2_000, 0.9, np.float32), half)
+    with capture_logs() as logged:
+        bench.turn()
+        for _ in range(5):
+            bench.ms += 1_000  # the deep part is due each time
+            assert not bench.publisher.maybe_publish(2)
+    assert rejections(logged) == [(2, "gate")]
+    assert bench.publisher.rejected == 1
+    bench.model.progress.record(np.full(2_000, 0.5, np.float32), half)
+    assert bench.turn()
+
+
 def rejections(logged: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
     """The rejected versions, each with what rejected it."""
     return [(one["version"], one["by"]) for one in logged if one["event"] == "version rejected; the live one stays"]
 
 
 def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
-    """A weight that isn't finite goes nowhere; it's told as a refusal, and once it's sound a full base follows."""
+    """A weight that isn't finite isn't published; the rejection is logged, and once it's sound a full base follows."""
     bench = Bench(tmp_path)
     bench.turn()
     table = bench.model.wide.table
@@ -129,7 +147,7 @@ def test_a_version_that_cannot_be_packed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("policy", "published"), [("eager", False), ("fake_negative", True)])
 def test_the_gate_knows_the_policy(tmp_path: Path, policy: str, published: bool) -> None:
-    """Before the first installs come, a learner of fake negatives publishes; where none were told, that's refused."""
+    """Before the first installs come, a learner of fake negatives publishes; where labels are final, it's rejected."""
     bench = Bench(tmp_path)
     label = structs.replace(bench.spec.label, policy=policy)
     bench.model.spec = structs.replace(bench.spec, label=label)
@@ -138,6 +156,26 @@ def test_the_gate_knows_the_policy(tmp_path: Path, policy: str, published: bool)
     bench.model.learn(record, 0)
     assert bench.publisher.maybe_publish(1) is published
     bench.settle()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3])
+def test_a_learner_whose_traffic_has_ceased_publishes(tmp_path: Path, p: float) -> None:
+    """No page comes any more, and installs of earlier pages do: what they teach goes live, again and again."""
+    bench = Bench(tmp_path)
+    label = structs.replace(bench.spec.label, policy="fake_negative")
+    bench.model.spec = structs.replace(bench.spec, label=label)
+    bench.turn()
+    record, corrected = bench.model.progress.record, np.ones(100, np.bool_)
+    for _ in range(10):  # a life at 5 %
+        record(np.full(1900, 0.05, np.float32), np.zeros(1900, np.float32))
+        record(np.full(100, p, np.float32), np.ones(100, np.float32), corrected=corrected)
+    versions = []
+    for _ in range(14):
+        record(np.full(100, p, np.float32), np.ones(100, np.float32), corrected=corrected)
+        assert bench.turn(), rejection_of(bench.model)
+        versions.append(bench.publisher.version)
+    assert versions == [*range(2, 16)]
+    assert bench.model.progress.window().calibration < 0.2
 
 
 def test_nothing_goes_out_before_anything_was_learned(tmp_path: Path) -> None:
@@ -226,7 +264,7 @@ def test_a_lost_store_is_noticed_whatever_became_of_the_pinned_copy(tmp_path: Pa
     if damage == "nothing":
         wait_until(lambda: bench.store.decision().version == 1)
     bench.store.pin(head.version)
-    wait_until(lambda: (kept := VersionFiles(folder).load()) is not None and kept.version == head.version)
+    wait_until(lambda: (saved := VersionFiles(folder).load()) is not None and saved.version == head.version)
 
 
 def test_a_garbled_head_is_published_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +314,7 @@ def test_a_lost_store_gets_one_base(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_an_older_learner_left_in_a_wiped_store_is_published_over(tmp_path: Path) -> None:
-    """It was here before the head was known again; though its number is greater and there is nothing new to tell."""
+    """It was here before the head was known again; though its number is greater and there is nothing new to publish."""
     bench = Bench(tmp_path)
     bench.turn()
     manifest, blobs = bench.store.manifest(1), dict(bench.store._blobs)

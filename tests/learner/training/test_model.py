@@ -17,6 +17,22 @@ from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
 
 
+@pytest.mark.parametrize("parts", ['["wide"]', '["deep"]', '["wide", "deep"]'])
+def test_a_new_model_predicts_the_base_rate(parts: str, tmp_path: Path) -> None:
+    """Whatever its parts; and a checkpoint has it."""
+    changes = {'name = "small"': f'name = "small"\nparts = {parts}', "[label]": "[label]\nbase_rate = 0.01"}
+    spec = small_spec(**changes)
+    model = Model(spec)
+    (page,) = records(spec, 1)[0][:1]
+    words = np.frombuffer(page.page.features, np.uint64)
+    np.testing.assert_allclose(model.predict(words), 0.01, rtol=0.35)  # random first weights of the tower
+    files = CheckpointFiles(tmp_path)
+    files.write(take(model, 0, 0, 0))
+    found = files.newest()
+    assert found is not None
+    assert restore(spec, found).predict(words).tobytes() == model.predict(words).tobytes()
+
+
 @pytest.mark.parametrize("stop", [1, 40, 99, 130])
 def test_resuming_from_a_checkpoint_is_never_having_stopped(tmp_path: Path, stop: int) -> None:
     """State written to disk and read back goes on bit for bit, over warm starts and quantile freezes."""

@@ -91,11 +91,14 @@ def test_equals_the_slow_reference(
         assert got[key] == pytest.approx(value, rel=2e-4, abs=2e-4)
 
 
-def test_without_regularisation_it_is_adaptive_gradient_descent() -> None:
-    """With λ1 = λ2 = 0 it equals w ← w − α/(β + √Σg²) · g."""
+@pytest.mark.parametrize("first", [0.0, -4.2, 1.3])
+def test_without_regularisation_it_is_adaptive_gradient_descent(first: float) -> None:
+    """With λ1 = λ2 = 0 it equals w ← w − α/(β + √Σg²) · g, wherever it begins."""
     rates = FtrlRates(np.array([0.3, 0.3], np.float32), 1.0, 0.0, 0.0)
     ftrl = Ftrl(rates)
-    w, n = 0.0, 0.0
+    if first:
+        ftrl.set_initial_weight(int(keys_of([[2]]).keys[0]), first)
+    w, n = first, 0.0
     for label in (1, 0, 0, 1, 1, 0, 1):
         wide, _ = predict_then_learn(
             ftrl, keys_of([[2]]), np.zeros(1, np.float32), np.array([label], np.float32), np.ones(1, np.float32)
@@ -104,6 +107,21 @@ def test_without_regularisation_it_is_adaptive_gradient_descent() -> None:
         g = 1 / (1 + math.exp(-w)) - label
         n += g * g
         w -= 0.3 / (1.0 + math.sqrt(n)) * g
+
+
+def test_a_weight_starts_where_it_should_whatever_pulls_it() -> None:
+    """β, λ1 and λ2 don't move a weight's start, and pull it back there, not to 0."""
+    key = int(keys_of([[2]]).keys[0])
+    for beta, l1, l2 in ((1.0, 0.0, 0.0), (1.0, 4.0, 5.0), (0.0, 0.5, 2.0)):
+        for first in (-4.2, 1.3):
+            ftrl = Ftrl(FtrlRates(np.array([0.3, 0.3], np.float32), beta, l1, l2))
+            ftrl.set_initial_weight(key, first)
+            assert ftrl.weights(ftrl.table.rows())[0] == pytest.approx(first, rel=1e-5)
+    ftrl, ones = Ftrl(FtrlRates(np.array([0.3, 0.3], np.float32), 1.0, 0.5, 1e4)), np.ones(1, np.float32)
+    ftrl.set_initial_weight(key, -4.2)
+    for _ in range(20):
+        predict_then_learn(ftrl, keys_of([[2]]), np.zeros(1, np.float32), ones, ones)
+    assert -4.2 < ftrl.weights(ftrl.table.rows())[0] < -4.19
 
 
 def test_a_weight_returns_to_exactly_zero() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from producers.source import WorldEvent
 from producers.store import names
@@ -22,7 +23,7 @@ from producers.store.world import StoreWorld
 from stream.events.types import Impression, Install, Item, User
 from stream.runtime.errors import DataError
 from stream.tables.dtypes import F64
-from tests.support.store_worlds import DAY, SMALL, Played, at_random, by_truth, play
+from tests.support.store_worlds import DAY, SMALL, Played, at_random, by_popularity, by_truth, play
 
 HOUR = DAY / 24
 SEED = 1
@@ -263,6 +264,22 @@ def test_a_column_vanishes(of: str, column: str) -> None:
     without = [event for event in sent if event.attributes and column not in event.attributes]
     assert len(without) >= (390 if of == "item" else 790)
     assert not any(column in event.attributes for event in sent[-len(without) :])
+
+
+def test_a_world_may_begin_later_than_its_past() -> None:
+    """Begun at a later time, it has the same pages and events as much later, outages too, and a past that stays."""
+    scenario, later_ms = happening('kind = "outage"; at = "2h"; lasts = "2h"'), 7_000
+    world, delayed = (StoreWorld(SMALL, SEED, scenario) for _ in range(2))
+    past = delayed.past_installs()
+    delayed.begin_at(START_MS + later_ms)
+    assert past == world.past_installs()
+    until_ms = START_MS + DAY // 4
+    there, then = play(world, by_popularity, until_ms), play(delayed, by_popularity, until_ms + later_ms)
+    assert [
+        structs.replace(one, time_ms=one.time_ms + later_ms) if isinstance(one, Impression | Install) else one
+        for one in there.events
+    ] == then.events
+    assert np.array_equal(there.pages.times_ms + later_ms, then.pages.times_ms)
 
 
 def test_an_outage_delays_events_and_stops_pages() -> None:

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +29,7 @@ from stream.snapshots.manifest import Decision
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
+from tests.support.forked_services import ForkedProcess, Nest
 from tests.support.random_models import ToyModel, items, some_spec
 from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
@@ -51,7 +50,7 @@ def write_items(log: Log) -> None:
 
 
 class Caller:
-    """Asks over a log, and keeps all replies."""
+    """Asks over a log, and collects all replies."""
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -184,7 +183,7 @@ class SilentStore(MemoryStore):
 
 
 def test_the_first_request_finds_all_items(memory: MemoryLog, tmp_path: Path) -> None:
-    """A ranker is ready once its items are in order, though the store that it asks for news keeps silent."""
+    """A ranker is ready once its items are in order, though the store that it asks for news is silent."""
     store, files = MemoryStore("m"), VersionFiles(tmp_path)
     manifest = toy().publish(store)
     files.save(store, manifest)
@@ -252,20 +251,19 @@ def test_a_gap_ends_it_unless_accepted(memory: MemoryLog, accept_gap: bool) -> N
 class World:
     """The shared stack under a prefix of one test's own, with a ranker process."""
 
-    def __init__(self, stack: Stack, prefix: str, local: Path) -> None:
+    def __init__(self, nest: Nest, stack: Stack, prefix: str, local: Path) -> None:
+        self._nest = nest
         self.settings = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=local, partitions=2)
         apply_topics(self.settings, plan_topics(self.settings))
         self.log = KafkaLog(self.settings)
         self.store = RedisStore(self.settings, "m")
 
-    def ranker(self) -> "subprocess.Popen[bytes]":
+    def ranker(self) -> ForkedProcess:
         """Start a ranker process."""
         given = self.settings.model_dump(include={"kafka", "redis", "topic_prefix"}) | {
             "local": str(self.settings.local)
         }
-        out = (self.settings.local / "ranker.log").open("ab")
-        script = Path(__file__).parents[2] / "support" / "ranker_process.py"
-        return subprocess.Popen([sys.executable, str(script), json.dumps(given)], stderr=out, stdout=out)
+        return self._nest.run("ranker", [json.dumps(given)], {}, self.settings.local / "ranker.log")
 
     def health(self, path: str) -> str:
         """What the ranker answers on one of its paths; empty when it doesn't."""
@@ -278,9 +276,9 @@ class World:
 
 
 @pytest.fixture
-def world(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
+def world(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
     """A world on the shared stack."""
-    made = World(stack, topic_prefix, tmp_path)
+    made = World(nest, stack, topic_prefix, tmp_path)
     yield made
     made.log.close()
     made.store.close()

@@ -56,26 +56,26 @@ def test_net_labels_equal_the_offline_join(events: list[SourceEvent], rules: Lab
     """Whatever the order, repetition and policy: the last label per page and item is the offline join's."""
     joiner = Joiner(rules)
     log = [*events, FAR]
-    said = [examples for offset, event in enumerate(log) for examples in joiner.feed([event], offset, NOW + offset)]
-    check_labels(said, log, rules)
+    emitted = [examples for offset, event in enumerate(log) for examples in joiner.feed([event], offset, NOW + offset)]
+    check_labels(emitted, log, rules)
 
 
 @settings(max_examples=200, deadline=None)
 @given(events=sources(), rules=rule_sets())
 def test_an_example_is_counted_once(events: list[SourceEvent], rules: LabelRules) -> None:
-    """The first label of a position, and no other, is told as such; what follows is told as a correction."""
+    """The first label of a position, and no other, is emitted as such; what follows is emitted as a correction."""
     joiner = Joiner(rules)
     log = [*events, FAR]
-    said = [row for k, event in enumerate(log) for row in rows(joiner.feed([event], k, NOW + k))]
-    told: set[tuple[str, int]] = set()
-    for request_id, position, label, reason in said:
+    emitted = [row for k, event in enumerate(log) for row in rows(joiner.feed([event], k, NOW + k))]
+    labelled: set[tuple[str, int]] = set()
+    for request_id, position, label, reason in emitted:
         if request_id not in one_page_ids(log):
             continue
-        if (request_id, position) in told:
+        if (request_id, position) in labelled:
             assert reason == (LATE_POSITIVE if label else RETRACTION)
         else:
             assert reason in (INSTALLED, WINDOW_CLOSED)
-        told.add((request_id, position))
+        labelled.add((request_id, position))
 
 
 @settings(max_examples=200, deadline=None)
@@ -85,10 +85,10 @@ def test_restarts_change_no_net_label(
 ) -> None:
     """Killed anywhere and started at the last restart point, as often as you like: same net labels, same ids."""
     log = [*events, FAR]
-    said = with_restarts(packed(log, sizes), rules, plan)
-    check_labels(said, log, rules)
+    emitted = with_restarts(packed(log, sizes), rules, plan)
+    check_labels(emitted, log, rules)
     unbroken = with_restarts(packed(log, sizes), rules, [])
-    assert ids(said) == ids(unbroken)
+    assert ids(emitted) == ids(unbroken)
 
 
 @settings(max_examples=300, deadline=None)
@@ -99,13 +99,13 @@ def test_events_from_the_future_change_what_the_offline_join_says_they_do(
     """Many events are stamped later than they came: labels and organic installs are the oracle's, with restarts too."""
     log = [*events, FAR]
     ingests = [90 + sum(steps[j % len(steps)] for j in range(k)) for k in range(len(events))] + [FAR.time_ms]
-    told = list[Organic]()
+    written = list[Organic]()
     joiner = Joiner(rules)
     for offset, event in enumerate(log):
         joiner.feed([event], offset, ingests[offset])
-        told += joiner.organic
+        written += joiner.organic
     check_labels(with_restarts(packed(log, [1]), rules, plan, ingests), log, rules, ingests)
-    assert not rules.organic or names(told) == organic(log, rules, ingests)
+    assert not rules.organic or names(written) == organic(log, rules, ingests)
 
 
 @settings(max_examples=100, deadline=None)
@@ -123,7 +123,7 @@ def test_packing_changes_nothing(events: list[SourceEvent], rules: LabelRules, s
 def test_full_memory_closes_what_is_oldest_and_a_restart_decides_the_same(
     events: list[SourceEvent], rules: LabelRules, plan: list[tuple[int, int]], sizes: list[int], bytes_max: int
 ) -> None:
-    """However little may be remembered: never more, every page told once, the same after restarts and repacking.
+    """However little may be remembered: never more, every page emitted once, the same after restarts and repacking.
 
     But for a page that others extended: a restart may read some of them again without the first.
     """
@@ -150,17 +150,17 @@ def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: Label
     A copy with another time than the first may come when that is forgotten: then it's another install.
     """
     log = [*events, FAR]
-    joiner, told = Joiner(replace(rules, organic=True)), list[Organic]()
+    joiner, written = Joiner(replace(rules, organic=True)), list[Organic]()
     for offset, event in enumerate(log):
         joiner.feed([event], offset, NOW + offset)
-        told += joiner.organic
-    assert names(told) == organic(log, rules)
-    assert len(told) == joiner.counts.organic
+        written += joiner.organic
+    assert names(written) == organic(log, rules)
+    assert len(written) == joiner.counts.organic
     times = {(one.user, one.install_id, one.time_ms) for one in log if isinstance(one, Install)}
     if len(times) == len({(user, install_id) for user, install_id, _ in times}):
-        assert len(told) == len(names(told))
+        assert len(written) == len(names(written))
     assert joiner.oldest_needed_offset() is None
-    for one in told:
+    for one in written:
         assert (
             log.index(Install(one.user, one.item, one.time_ms, one.install_id, one.request_id)) == one.ingest_ms - NOW
         )
@@ -171,7 +171,7 @@ def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: Label
 def test_organic_is_the_same_wherever_a_joiner_is_killed(
     events: list[SourceEvent], rules: LabelRules, sizes: list[int], kill: int
 ) -> None:
-    """From whichever commit the next joiner starts, and the one after that: nothing else is told, nothing is lost."""
+    """From whichever commit the next joiner starts, and the one after that: nothing more is emitted, nothing lost."""
     rules = replace(rules, organic=True)
     log = [*events, FAR]
     records, wanted = packed(log, sizes), organic(log, rules)
@@ -200,9 +200,9 @@ def test_what_comes_again_with_another_time_is_the_same_wherever_a_joiner_is_kil
     for first in range(1, len(records)):
         before, joiner = played(records, rules, START, first)
         stored = joiner.restart_point(first)
-        said = with_restarts(records, rules, [(first - 1, 1)])
-        assert net_of(said) == net_of(unbroken)
-        assert ids(said) == ids(unbroken)
+        emitted = with_restarts(records, rules, [(first - 1, 1)])
+        assert net_of(emitted) == net_of(unbroken)
+        assert ids(emitted) == ids(unbroken)
         assert before | played(records, rules, stored, len(records))[0] == all_organic
 
 
@@ -216,16 +216,16 @@ def test_a_retraction_outlives_its_install_wherever_a_joiner_is_killed(policy: P
     log += [page("r", again_ms - 1, "a"), install("i", again_ms, "a"), FAR]
     records = packed(log, [1])
     for first in range(1, len(records)):
-        said = with_restarts(records, rules, [(first - 1, 1)])
+        emitted = with_restarts(records, rules, [(first - 1, 1)])
         before, joiner = played(records, rules, START, first)
         after, last = played(records, rules, joiner.restart_point(first), len(records))
-        assert net_of(said) == {("r", "a"): int(again_ms > 125)}
+        assert net_of(emitted) == {("r", "a"): int(again_ms > 125)}
         assert (before | after, last.counts.stray, last.oldest_needed_offset()) == (set(), 0, None)
 
 
 @settings(max_examples=KILLED_AT_EACH, deadline=None)
 @given(events=flows(), rules=rule_sets(), kill=st.integers(1, 24))
-def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
+def test_organic_is_emitted_and_counted_from_a_window_after_it_was_switched_on(
     events: list[SourceEvent], rules: LabelRules, kill: int
 ) -> None:
     """A joiner that goes on from one without `organic` can't know what was claimed before; neither can its count."""
@@ -236,8 +236,8 @@ def test_organic_is_told_and_counted_from_a_window_after_it_was_switched_on(
         none, joiner = played(records, off, START, first)
         stored = joiner.restart_point(first)
         sure = {name for name in organic(log, rules) if times[name] >= stored.finished_ms + rules.window_ms}
-        told, _ = played(records, on, stored, len(records))
-        assert (none, told) == (set(), sure)
+        written, _ = played(records, on, stored, len(records))
+        assert (none, written) == (set(), sure)
         assert played(records, off, stored, len(records))[1].counts.organic == len(sure)
         if first == kill:
             for second in range(stored.offset + 1, len(records)):
@@ -283,7 +283,7 @@ def test_a_burst_in_parts_changes_nothing(
     rules = replace(rules, bytes_max=bytes_max)
     whole, cut, bodies = Joiner(rules), Joiner(rules), RecordCache()
     for offset, record in enumerate(packed([*events, FAR], sizes)):
-        said, one = whole.feed(record, offset, NOW), to_record(record)
+        emitted, one = whole.feed(record, offset, NOW), to_record(record)
         bodies.put(offset, one.raw)
         parts, organics = list[Examples](), list[Organic]()
         with patch("stream.joiner.join.FIRED_MAX", most):
@@ -291,7 +291,7 @@ def test_a_burst_in_parts_changes_nothing(
                 assert len(part.labels) <= len(record) + most * (1 + len(record))
                 parts += to_examples(part.labels, bodies)
                 organics += part.organic.get(0, ())
-        assert parts == said
+        assert parts == emitted
         assert (organics, cut.counts, cut.state_bytes) == (whole.organic, whole.counts, whole.state_bytes)
         assert cut.restart_point(offset + 1) == whole.restart_point(offset + 1)
 
@@ -307,7 +307,7 @@ class JoinMachine(RuleBasedStateMachine):
         self.events: list[SourceEvent] = []
         self.now_ms = 100
         self.joiner = Joiner(rules)
-        self.said: list[Examples] = []
+        self.emitted: list[Examples] = []
         self.organic: list[Organic] = []
         self.stored, self.confirmed = RestartPoint(0, 0, 0), (0, 0)
 
@@ -320,7 +320,7 @@ class JoinMachine(RuleBasedStateMachine):
 
     def feed(self, offset: int) -> None:
         """The joiner takes a record."""
-        self.said += self.joiner.feed(self.records[offset], offset, NOW + offset)
+        self.emitted += self.joiner.feed(self.records[offset], offset, NOW + offset)
         self.organic += self.joiner.organic
 
     @rule(ago=st.integers(0, 12), items=st.sets(st.sampled_from(ITEMS), min_size=1), user=st.sampled_from(USERS))
@@ -354,44 +354,44 @@ class JoinMachine(RuleBasedStateMachine):
         """Events come again, together in one record."""
         self.put(*(data.draw(st.sampled_from(self.events)) for _ in range(count)))
 
-    @rule(step=st.integers(0, 9), told=st.booleans())
-    def time_passes(self, step: int, told: bool) -> None:
+    @rule(step=st.integers(0, 9), ticked=st.booleans())
+    def time_passes(self, step: int, ticked: bool) -> None:
         """With or without a tick."""
         self.now_ms += step
-        if told:
+        if ticked:
             self.put(Tick(self.now_ms))
 
     @rule()
     def committed(self) -> None:
-        """What was said so far is confirmed, and the place stored."""
+        """What was emitted so far is confirmed, and the restart point stored."""
         self.stored = self.joiner.restart_point(len(self.records))
-        self.confirmed = len(self.said), len(self.organic)
+        self.confirmed = len(self.emitted), len(self.organic)
 
     @rule(lost=st.integers(0, 5))
     def killed(self, lost: int) -> None:
         """Some of what wasn't confirmed is lost; another joiner reads on from the commit."""
-        del self.said[max(self.confirmed[0], len(self.said) - lost) :]
+        del self.emitted[max(self.confirmed[0], len(self.emitted) - lost) :]
         del self.organic[max(self.confirmed[1], len(self.organic) - lost) :]
         self.joiner = Joiner(self.label_rules, self.stored)
         for offset in range(self.stored.offset, len(self.records)):
             self.feed(offset)
 
     @invariant()
-    def holds(self) -> None:
+    def restart_point_is_exact(self) -> None:
         """A commit never passes what is remembered, and memory is counted exactly."""
-        held = self.joiner.oldest_needed_offset()
+        oldest = self.joiner.oldest_needed_offset()
         next_offset = self.joiner.restart_point(len(self.records)).offset
-        assert next_offset == (len(self.records) if held is None else held)
-        assert (self.joiner.state_bytes == 0) == (held is None)
+        assert next_offset == (len(self.records) if oldest is None else oldest)
+        assert (self.joiner.state_bytes == 0) == (oldest is None)
 
     def teardown(self) -> None:
         """Once all is in, the net labels are the offline join's, and organic is what it leaves without a page."""
         self.put(FAR)
-        check_labels(self.said, self.events, self.label_rules)
+        check_labels(self.emitted, self.events, self.label_rules)
         wanted = organic(self.events, self.label_rules) if self.label_rules.organic else set()
         assert names(self.organic) == wanted
 
 
 TestJoinMachine = JoinMachine.TestCase
-TestJoinMachine.settings = settings(max_examples=20_000 if SOAK else 2_000, stateful_step_count=12, deadline=None)
+TestJoinMachine.settings = settings(max_examples=20_000 if SOAK else 1_000, stateful_step_count=12, deadline=None)
 TestJoinMachine = pytest.mark.timeout(7_200 if SOAK else 600)(TestJoinMachine)

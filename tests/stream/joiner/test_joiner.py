@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 
 def test_what_comes_in_goes_out(world: World) -> None:
-    """Labels, dead letters, histories in topic and (wiped, too) Redis, metrics, each in place; SIGTERM ends it."""
+    """Labels, dead letters, histories in topic and (wiped, too) Redis, metrics; SIGTERM ends it."""
     cache = redis.Redis.from_url(world.settings.redis)
     prefix = world.settings.topic_prefix
     now = int(time.time() * 1000)
@@ -44,9 +44,9 @@ def test_what_comes_in_goes_out(world: World) -> None:
         for record in world.all_of(EXAMPLES.name):
             users = {one.page.user for one in decode_examples(record.value or b"")[0]}
             assert {partition_of(user, 2) for user in users} == {int(record.key or b"-1")}
-        kept = {record.key: record.value for record in world.all_of(HISTORIES.name)}
-        assert kept[b"v\x00a"] is None
-        assert decode_entity(kept[b"u\x00a"] or b"", History) == History("u", "a", now)
+        newest = {record.key: record.value for record in world.all_of(HISTORIES.name)}
+        assert newest[b"v\x00a"] is None
+        assert decode_entity(newest[b"u\x00a"] or b"", History) == History("u", "a", now)
         cache.delete(*cache.keys(f"{prefix}{{thalweg}}:histor*"))
         wait_until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
         assert world.health("livez") == "ok\n"

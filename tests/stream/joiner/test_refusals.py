@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 
 def ended(world: World, worker: str = "0", **shell: Any) -> str:
-    """What a joiner says that ends by itself."""
+    """The last line of a joiner that ends by itself."""
     (world.settings.local / f"joiner-{worker}.log").unlink(missing_ok=True)
     process = world.joiner(worker, **shell)
     try:
@@ -64,7 +64,7 @@ def test_a_commit_behind_the_logs_end_is_not_read_on_from_in_silence(world: Worl
         wait_until(lambda: len(net_of(world.examples())) == 6, wait_s=60.0)
 
 
-def test_a_topic_that_producers_stamp_is_refused(world: World) -> None:
+def test_a_topic_that_producers_stamp_is_rejected(world: World) -> None:
     """The joiner ends with the command that mends it: at its start, and when it gets partitions while it runs."""
     with running(world) as process:
         wait_until(lambda: bool(world.commits()))
@@ -78,7 +78,7 @@ def test_a_topic_that_producers_stamp_is_refused(world: World) -> None:
     assert "thalweg apply-topics" in ended(world)
 
 
-def test_a_newer_joiners_commit_is_refused(world: World) -> None:
+def test_a_newer_joiners_commit_is_rejected(world: World) -> None:
     """An older joiner would rebuild another state."""
     commit(world, TopicPartition(world.settings.topic(EVENTS.name), 0), 0, json.dumps({"version": JOIN_VERSION + 1}))
     said = ended(world)

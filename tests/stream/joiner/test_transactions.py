@@ -3,10 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream.events.codec import decode_events, encode_record
@@ -18,17 +15,8 @@ from tests.support.join_oracle import net_of
 from tests.support.kafka_joiner import World, page, running
 from tests.support.waiting import wait_until
 from thalweg.audit.log_scan import read_range
-from thalweg.stack.stack import Stack
 
 USERS = ("w5", "w0")  # by partition
-
-
-@pytest.fixture
-def wide(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
-    """Topics and a log of this test's own."""
-    made = World(stack, topic_prefix, tmp_path)
-    yield made
-    made.log.close()
 
 
 async def in_transactions(world: World, name: str, count: int, aborted: int = 0) -> None:
@@ -47,24 +35,24 @@ async def in_transactions(world: World, name: str, count: int, aborted: int = 0)
         await producer.stop()
 
 
-def test_a_joiner_goes_on_over_the_markers_of_transactions(wide: World) -> None:
+def test_a_joiner_goes_on_over_the_markers_of_transactions(world: World) -> None:
     """While it runs, where it starts again, and where a marker is all that follows: every window comes to its end."""
-    with running(wide, idle_ms=200) as process:
-        asyncio.run(in_transactions(wide, "a", 6, aborted=2))  # those never happened
-        wait_until(lambda: len(net_of(wide.examples())) == 16)
+    with running(world, idle_ms=200) as process:
+        asyncio.run(in_transactions(world, "a", 6, aborted=2))  # those never happened
+        wait_until(lambda: len(net_of(world.examples())) == 16)
         assert process.poll() is None
-        wait_until(lambda: all(json.loads(stored.metadata)["finished_ms"] for stored in wide.commits().values()))
-    asyncio.run(in_transactions(wide, "b", 3))
-    with running(wide, idle_ms=200) as process:
-        wait_until(lambda: len(net_of(wide.examples())) == 28)
+        wait_until(lambda: all(json.loads(stored.metadata)["finished_ms"] for stored in world.commits().values()))
+    asyncio.run(in_transactions(world, "b", 3))
+    with running(world, idle_ms=200) as process:
+        wait_until(lambda: len(net_of(world.examples())) == 28)
         assert process.poll() is None
-    assert "Gap" not in (wide.settings.local / "joiner-0.log").read_text()
+    assert "Gap" not in (world.settings.local / "joiner-0.log").read_text()
 
 
-def test_a_reader_reads_to_an_end_that_is_a_marker(wide: World) -> None:
+def test_a_reader_reads_to_an_end_that_is_a_marker(world: World) -> None:
     """Whoever looks back over a stretch gets its records, and comes to its end."""
-    asyncio.run(in_transactions(wide, "a", 3))
-    log = KafkaLog(wide.settings)
+    asyncio.run(in_transactions(world, "a", 3))
+    log = KafkaLog(world.settings)
     try:
         ends = {0: 6, 1: 6}
         wait_until(lambda: log.ends(EVENTS.name) == ends)  # a broker writes markers after it has said that all is well

@@ -237,6 +237,17 @@ def test_parts_without_features_are_refused() -> None:
     assert parse_spec(deep.replace('["wide", "deep"]', '["wide"]')).deep_features() == []
 
 
+def test_a_base_rate_needs_what_keeps_the_bias_there() -> None:
+    """FTRL without β and λ2 has no weight before the first gradient."""
+    text = TEXT.replace('policy = "eager"', 'policy = "eager"\nbase_rate = 0.01')
+    text = text.replace("[wide]", "[wide]\nbeta = 0.0")
+    parse_spec(text.replace("[wide]", "[wide]\nl2 = 1.0"))
+    assert "wide.beta / alpha + wide.l2 is 0.01 to 1e+06: it is 0 " in refusal(text)
+    assert "it is 1e-05" in refusal(text.replace("beta = 0.0", "beta = 1e-6"))
+    for wrong in ("0.0", "1.0"):
+        assert "base_rate" in refusal(TEXT.replace('policy = "eager"', f'policy = "eager"\nbase_rate = {wrong}'))
+
+
 def test_a_missing_table_is_named_though_it_has_no_line() -> None:
     """What isn't there can't have a line, but has a name."""
     assert "shop.toml: Object missing required field `name`" in refusal(TEXT.split("\n", 1)[1])
@@ -361,6 +372,7 @@ def test_a_fingerprint_changes_with_whatever_changes_the_model() -> None:
         ('name = "shop"', 'name = "other"'),
         ('every = "250ms"', 'every = "1s"'),
         ('policy = "eager"', 'policy = "eager"\norganic = true'),
+        ('policy = "eager"', 'policy = "eager"\nbase_rate = 0.01'),
         ('policy = "eager"', 'policy = "eager"\norganic = "examples"'),
         ("[0.8, 1.25]", "[0.5, 2.0]"),
         ("quantiles = 8", "quantiles = 8\nembedding_dim = 32"),

@@ -15,7 +15,7 @@ from producers.source import WorldEvent
 from stream.events.types import Impression, Install
 from stream.features.encoder import one_page
 from stream.features.page_features import Layout, select
-from stream.spec.spec import Policy
+from stream.spec.spec import Policy, Spec
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
 from thalweg.backtest import peers
 from thalweg.backtest.contest import peer_rates
@@ -34,10 +34,26 @@ def test_texts_of_features_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(texts) == [5, 8]
 
 
-def test_the_dump_makes_vowpal_wabbit_predict_the_same(tmp_path: Path) -> None:
+def expecting(base_rate: float) -> Spec:
+    """The camps' spec with a base rate."""
+    spec = camps_spec()
+    return msgspec.structs.replace(spec, label=msgspec.structs.replace(spec.label, base_rate=base_rate))
+
+
+@pytest.mark.parametrize("base_rate", [0.5, 0.03])
+def test_peers_begin_at_the_base_rate(base_rate: float) -> None:
+    """What they haven't learned yet they predict as our models do."""
+    spec = expecting(base_rate)
+    scores, _ = backtested(EVENTS, ["wide"], spec=spec, peers=[VowpalWabbit(spec, RATES), River(spec, RATES)])
+    assert sorted(scores.names) == ["river", "vw", "wide"]
+    np.testing.assert_allclose(scores.predictions[:, 0], base_rate, rtol=1e-5)
+
+
+@pytest.mark.parametrize("base_rate", [0.5, 0.2])
+def test_the_dump_makes_vowpal_wabbit_predict_the_same(base_rate: float, tmp_path: Path) -> None:
     """Given the dumped lines, `vw` on its own predicts each page as it did in the backtest."""
     dump, predictions = tmp_path / "vw.txt", tmp_path / "predictions.txt"
-    vw = VowpalWabbit(camps_spec(), RATES, dump)
+    vw = VowpalWabbit(expecting(base_rate), RATES, dump)
     scores, _ = backtested(EVENTS, peers=[vw])
     vw.close()
     command = [sys.executable, "-m", "vowpalwabbit", "-d", str(dump), *arguments(RATES).split(), "-p", str(predictions)]

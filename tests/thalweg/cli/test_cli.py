@@ -17,6 +17,7 @@ from stream.events.topics import EVENTS, TOPICS
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.runtime.health import Health
 from stream.runtime.settings import Settings
+from tests.support.forked_services import Nest
 from thalweg.cli.main import app
 from thalweg.cli.options import SPEC, SPECS, check_writable, model_name, read_source_spec
 from thalweg.stack.doctor import requirements
@@ -45,13 +46,13 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["replay", "nowhere.jsonl", "--spec", str(SPEC)], "nowhere.jsonl"),
     ],
 )
-def test_what_is_missing_is_one_line(words: list[str], remedy: str) -> None:
+def test_what_is_missing_is_one_line(nest: Nest, tmp_path: Path, words: list[str], remedy: str) -> None:
     """What isn't there ends a command with exit code 1 and one line that says what to do; never with a traceback."""
-    ran = subprocess.run([sys.executable, "-m", "thalweg.cli.main", *words], capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("thalweg: ")
-    assert remedy in ran.stderr
-    assert len(ran.stderr.splitlines()) == 1
+    output = tmp_path / "output"
+    assert nest.run("thalweg", words, {"local": tmp_path / "local"}, output).wait() == 1
+    (line,) = output.read_text().splitlines()
+    assert line.startswith("thalweg: ")
+    assert remedy in line
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_the_schema_in_the_repository_is_the_types() -> None:
     assert (SPEC.parent / "spec.schema.json").read_text() == said.stdout
 
 
-def test_status_tells_what_runs(tmp_path: Path) -> None:
+def test_status_lists_what_runs(tmp_path: Path) -> None:
     """A service is found by the file that it writes, in its own words; with nothing there, the exit code says so."""
     local = tmp_path / "local"
     assert CliRunner().invoke(app, ["status"]).exit_code == 1
@@ -228,7 +229,7 @@ app(sys.argv[2:])
 
 
 @pytest.mark.parametrize(("words", "module"), [(["run", "learner"], "torch"), (["run", "joiner"], "faust")])
-def test_a_package_that_is_missing_is_said(words: list[str], module: str, stack: Stack) -> None:
+def test_a_package_that_is_missing_is_named(words: list[str], module: str, stack: Stack) -> None:
     """A room whose packages aren't here ends with one line that names the package."""
     env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
     command = [sys.executable, "-c", WITHOUT, module, *words, "--spec", str(SPEC)]
@@ -239,7 +240,7 @@ def test_a_package_that_is_missing_is_said(words: list[str], module: str, stack:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"kafka": "k:1"}', "\xff"])
-def test_a_garbled_stack_file_is_told_and_mended(tmp_path: Path, content: str) -> None:
+def test_a_garbled_stack_file_is_reported_and_mended(tmp_path: Path, content: str) -> None:
     """status and doctor name it; down says that it knows no pids, keeps what was written, and clears the way."""
     file = tmp_path / "local" / "stack.json"
     file.parent.mkdir()

@@ -42,14 +42,15 @@ KEYS = {
 def local(tmp_path: Path) -> Iterator[Path]:
     """A `.local` of its own; what a failed test left there is ended."""
     yield tmp_path
-    if kept := DemoState.read(tmp_path):
-        stop_all(kept.services, 5.0)
+    if state := DemoState.read(tmp_path):
+        stop_all(state.services, 5.0)
 
 
-def begin(local: Path, stack: Stack, *words: str) -> "subprocess.Popen[str]":
-    """Start `thalweg demo` on the tests' stack."""
+def begin(local: Path, stack: Stack | None, *words: str) -> "subprocess.Popen[str]":
+    """Start `thalweg demo` on the tests' stack, or on one of its own."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
-    env |= {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
+    if stack:
+        env |= {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
     env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(REPOSITORY / ".data")}
     command = [sys.executable, "-m", "thalweg.cli.main", "demo", *words]
     return subprocess.Popen(
@@ -57,11 +58,16 @@ def begin(local: Path, stack: Stack, *words: str) -> "subprocess.Popen[str]":
     )
 
 
+def processes(local: Path) -> list[str]:
+    """Processes whose command line names this folder."""
+    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(local) in line]
+
+
 def left(local: Path, stack: Stack) -> list[str]:
     """Processes, topics and keys that are left of a demo."""
     settings = Settings(kafka=stack.kafka, redis=stack.redis)
-    told = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    found = [line for line in told.splitlines() if str(local) in line]
+    found = processes(local)
     with KafkaAdminClient(**client_options(settings)) as admin:
         found += [name for name in admin.list_topics() if name.startswith("demo-")]
     found += [key.decode() for key in connect(settings).scan_iter("*demo-*")]
@@ -72,19 +78,19 @@ def wait_started(process: "subprocess.Popen[str]", local: Path, count: int) -> D
     """Wait until so many of its processes were started."""
     deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s and process.poll() is None:
-        kept = DemoState.read(local)
-        if kept and len(kept.services) >= count:
-            return kept
+        state = DemoState.read(local)
+        if state and len(state.services) >= count:
+            return state
         time.sleep(0.05)
     process.terminate()
     raise AssertionError(f"it didn't start: {process.communicate()[0]}")
 
 
-def figures_of(local: Path, stack: Stack, *words: str) -> tuple[dict[str, float], str]:
-    """The figures of a demo that runs to its end, and what it prints; checks what holds in all worlds."""
+def figures_of(local: Path, stack: Stack | None, *words: str) -> tuple[dict[str, float], str]:
+    """The figures of a demo that runs to its end, and what it prints; checks what is true in all worlds."""
     demo = begin(local, stack, *words, "--json", "demo.json.out")
-    said, _ = demo.communicate(timeout=2 * PATIENCE_S)
-    assert demo.returncode == 0, said
+    output, _ = demo.communicate(timeout=2 * PATIENCE_S)
+    assert demo.returncode == 0, output
     figures = json.loads((local / "demo.json.out").read_text())
     assert set(figures) >= KEYS
     assert figures["examples_learned"] == figures["examples_emitted"]
@@ -93,63 +99,48 @@ def figures_of(local: Path, stack: Stack, *words: str) -> tuple[dict[str, float]
     assert 0 < figures["replies_checked"] <= figures["rank_replies"]
     assert figures["swaps"] > 1
     assert figures["freshness_deep_p50_ms"] >= figures["freshness_p50_ms"] > 0
-    assert "← installed" in said
-    assert left(local, stack) == []
-    return figures, said
+    assert "← installed" in output
+    return figures, output
 
 
-def test_movielens_is_learned_once_and_leaves_nothing(local: Path, stack: Stack) -> None:
-    """All figures are there, every example is learned once, no reply mixes versions, and all of it is gone after."""
-    figures, said = figures_of(local, stack, *MOVIELENS, "--limit", "3000")
+def test_movielens_is_learned_once_and_stays_up_until_down(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All figures are there, every example is learned once, no reply mixes versions. With nothing named it starts Kafka
+    and Redis; with --keep it ranks and installs without settings afterwards, and `down` ends all of it."""
+    figures, output = figures_of(local, None, *MOVIELENS, "--limit", "3000", "--keep")
     assert (figures["pages"], figures["examples_learned"]) == (3000, 3000)
     assert 0.6 < figures["auc_arrival"] < 0.9
-    assert "acquisition" not in said
+    assert "acquisition" not in output
+    state = DemoState.read(local)
+    assert state
+    assert (state.own_stack, state.alive, state.model) == (True, True, "movielens")
+    for name in [name for name in os.environ if name.startswith("THALWEG_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("THALWEG_LOCAL", str(local))
+    for words in ("status", "rank 259", "send-install 259 50", "down"):  # the model's name is in the demo's state
+        ran = CliRunner().invoke(app, words.split())
+        assert ran.exit_code == 0, (words, ran.output)
+    assert not state.alive
+    assert not (local / "demo.json").exists()
+    assert processes(local) == []
 
 
 def test_the_store_is_played_in_closed_loop_and_leaves_nothing(local: Path, stack: Stack) -> None:
-    """Every page is a request and is shown; arms' acquisition is among the figures, below that of the oracle."""
-    figures, said = figures_of(local, stack, "--limit", "800")
-    assert (figures["pages"], figures["rank_replies"]) == (800, 800)
+    """Every page is a request, and is shown; arms' acquisition is among the figures, below that of the oracle."""
+    figures, output = figures_of(local, stack, "--limit", "800")
+    assert figures["pages"] == 800 <= figures["rank_replies"]
     assert figures["examples_learned"] >= 10 * 800 * 0.9
     for arm in ("popular", "wide_deep"):
         assert 0 < figures[f"acquisition_{arm}"] < figures["acquisition_oracle"]
         assert figures[f"installs_{arm}"] > 0
     gain = figures["acquisition_wide_deep"] / figures["acquisition_popular"] - 1
     assert figures["acquisition_gain"] == pytest.approx(gain)
-    assert "wide_deep" in said
-
-
-def test_a_short_demo_on_a_stack_of_its_own_is_kept_until_down(local: Path) -> None:
-    """With nothing named it starts Kafka and Redis; kept, it ranks and installs without settings; `down` ends all."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
-    env |= {"THALWEG_LOCAL": str(local), "THALWEG_DATA": str(REPOSITORY / ".data")}
-
-    def thalweg(*words: str) -> str:
-        command = [sys.executable, "-m", "thalweg.cli.main", *words]
-        ran = subprocess.run(command, env=env, cwd=local, capture_output=True, text=True, timeout=PATIENCE_S)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
-
-    try:
-        thalweg("demo", *MOVIELENS, "--limit", "50", "--keep", "--json", "figures.json")
-        figures = json.loads((local / "figures.json").read_text())
-        assert (figures["pages"], figures["examples_learned"], figures["rank_errors"]) == (50, 50, 0)
-        kept = DemoState.read(local)
-        assert kept
-        assert (kept.own_stack, kept.alive, kept.model) == (True, True, "movielens")
-        thalweg("status")
-        thalweg("rank", "259")
-        thalweg("send-install", "259", "50")  # the kept model's name is enough
-    finally:
-        thalweg("down")
-    assert not kept.alive
-    assert not (local / "demo.json").exists()
-    assert str(local) not in subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    assert "wide_deep" in output
+    assert left(local, stack) == []
 
 
 @pytest.mark.parametrize(("named", "missing"), [("kafka", "THALWEG_REDIS"), ("redis", "THALWEG_KAFKA")])
-def test_half_a_stack_is_refused(tmp_path: Path, named: str, missing: str) -> None:
-    """Where only one of the two is named, the other is asked for: no stack is started in its place."""
+def test_half_a_stack_is_rejected(tmp_path: Path, named: str, missing: str) -> None:
+    """Where only one of the two is named, the error asks for the other: no stack is started instead."""
     with Interrupts() as interrupts:
         services = DemoServices(Settings(local=tmp_path).model_copy(update={named: "redis://r:1"}), interrupts, print)
         try:
@@ -166,25 +157,25 @@ def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int, words: t
     demo = begin(local, stack, *words)
     wait_started(demo, local, started)
     demo.send_signal(signal.SIGINT)
-    said, _ = demo.communicate(timeout=PATIENCE_S)
+    output, _ = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == 130
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert left(local, stack) == []
 
 
 def test_a_service_that_dies_is_named(local: Path, stack: Stack) -> None:
-    """A learner that is killed in mid-replay ends the demo with its name and the place of its log."""
+    """A learner that is killed ends the demo, which names it and its log."""
     demo = begin(local, stack, *MOVIELENS)
-    kept = wait_started(demo, local, 4)
-    os.kill(next(one.pid for one in kept.services if one.name == "learner"), signal.SIGKILL)
-    said, _ = demo.communicate(timeout=PATIENCE_S)
+    state = wait_started(demo, local, 3)
+    os.kill(next(one.pid for one in state.services if one.name == "learner"), signal.SIGKILL)
+    output, _ = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == 1
-    assert "learner ended in the middle of the demo" in said
-    assert "learner.log" in said
+    assert "learner ended in the middle of the demo" in output
+    assert "learner.log" in output
     assert left(local, stack) == []
 
 
-def test_two_demos_in_one_place_are_refused(tmp_path: Path) -> None:
+def test_two_demos_in_one_folder_are_rejected(tmp_path: Path) -> None:
     """While a demo's services run, a second one says how to end them, and touches nothing."""
     sleeper = spawn("sleeper", ["sleep", "60"], 0, tmp_path / "log", tmp_path / "data")
     DemoState("k", "r", "", "", str(tmp_path / "demo"), False, [sleeper]).write(tmp_path)
@@ -197,8 +188,8 @@ def test_two_demos_in_one_place_are_refused(tmp_path: Path) -> None:
     assert not sleeper.alive
 
 
-def test_a_demo_that_only_begins_keeps_its_place(tmp_path: Path) -> None:
-    """From the start, before any service runs, a second demo is refused and removes nothing; afterwards it may."""
+def test_a_demo_that_only_begins_owns_its_folder(tmp_path: Path) -> None:
+    """From the start, before any service runs, a second demo is rejected and removes nothing; afterwards it may."""
     settings = Settings(local=tmp_path, kafka="k:1", redis="redis://r:1")
     with Interrupts() as interrupts:
         first, second = (DemoServices(settings, interrupts, print) for _ in range(2))
@@ -216,7 +207,7 @@ def test_a_demo_that_only_begins_keeps_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dies", ["Kafka", "Redis"])
 def test_a_server_that_dies_is_named(tmp_path: Path, dies: str) -> None:
-    """When the stack's Kafka or Redis ends, that is what's said, with the end of its log."""
+    """When the stack's Kafka or Redis ends, the error says so, with the end of its log."""
     servers = {}
     for name in ("Kafka", "Redis"):
         (tmp_path / name).mkdir()
@@ -247,7 +238,7 @@ def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert not deaf.alive
 
 
-def test_an_interrupt_waits_for_what_is_half_done() -> None:
+def test_an_interrupt_waits_for_a_deferred_block() -> None:
     """Ctrl-C inside `deferred` is raised just after it; otherwise at once."""
     done: list[str] = []
 

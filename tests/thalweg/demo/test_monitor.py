@@ -154,18 +154,20 @@ def test_who_appeared_before_it_began_is_asked_for(memory_log: MemoryLog) -> Non
     assert {one.user for one in seen} == {"early"}
 
 
-def test_a_demo_is_done_when_a_model_has_answered(tmp_path: Path, store: MemoryStore) -> None:
-    """A replay that was learned before anybody was asked isn't over yet: its figures would be of nothing."""
+def test_a_demo_is_done_when_what_was_learned_has_answered(tmp_path: Path, store: MemoryStore) -> None:
+    """A replay that was learned before anybody was asked isn't over yet: its figures would be of nothing. Nor is one
+    whose last version hasn't answered, or that has none yet."""
     with Interrupts() as interrupts:
         monitor = DemoMonitor(DemoServices(Settings(local=tmp_path), interrupts, print), DemoFreshness(store), 1, "")
     monitor.examples_wanted = 1.0
     assert not monitor.done
     monitor.examples = 1
     done = []
-    for version in (0, 2):
+    for wanted, answered in ((0, 0), (2, 0), (2, 1), (2, 2)):
+        monitor.version_wanted = wanted
+        monitor.add([RequestOutcome("u", 1.0, version=answered)])
         done.append(monitor.done)
-        monitor.add([RequestOutcome("u", 1.0, version=version)])
-    assert [*done, monitor.done] == [False, False, True]
+    assert done == [False, False, False, True]
 
 
 def test_what_nobody_answers_is_an_error(memory_log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:

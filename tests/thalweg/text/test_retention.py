@@ -1,7 +1,5 @@
 """A join that needs records for longer than `events` keeps them is reported before it stops at a gap."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,8 @@ from stream.events.topics import EVENTS
 from stream.events.types import Impression, Install, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
+from tests.support.forked_services import Nest
+from tests.support.waiting import wait_until
 from thalweg.cli.main import app
 from thalweg.cli.options import SPEC
 from thalweg.text.retention import retention_problem
@@ -69,13 +69,14 @@ def test_apply_and_check_refuse_it(long: Path, tmp_path: Path, monkeypatch: pyte
     assert checked.exit_code == 1  # nothing was installed
 
 
-def test_a_joiner_warns(long: Path, tmp_path: Path) -> None:
+def test_a_joiner_warns(nest: Nest, long: Path, tmp_path: Path) -> None:
     """It may be right where the topic was configured to keep more; it starts."""
-    command = [sys.executable, "-m", "thalweg.cli.main", "run", "joiner", "--spec", str(long)]
-    env = {"THALWEG_KAFKA": "127.0.0.1:1", "THALWEG_LOCAL": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as joiner:
-        assert joiner.stderr is not None
-        try:
-            assert "keeps records for 7 days" in joiner.stderr.readline()
-        finally:
-            joiner.kill()
+    output = tmp_path / "output"
+    settings = {"kafka": "127.0.0.1:1", "local": tmp_path}
+    joiner = nest.run("thalweg", ["run", "joiner", "--spec", str(long)], settings, output)
+    try:
+        wait_until(lambda: output.exists() and "\n" in output.read_text(), "the joiner's first line")
+        assert "keeps records for 7 days" in output.read_text().splitlines()[0]
+        assert joiner.poll() is None
+    finally:
+        joiner.kill()
