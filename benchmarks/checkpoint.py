@@ -26,7 +26,8 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.learn_world import labelled_pages, records_of, world_spec
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner
 from learner.training.model import Model

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
-from learner.checkpoint import Checkpoint, CheckpointFiles
-from learner.checkpointer import Checkpointer
+from learner.checkpoints.checkpoint import Checkpoint
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
 from learner.lag import Lag
 from learner.publishing.publisher import Publisher

@@ -9,7 +9,8 @@ from types import FrameType
 
 import structlog
 
-from learner.checkpoint import CheckpointFiles, restore
+from learner.checkpoints.checkpoint import restore
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off

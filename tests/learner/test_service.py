@@ -16,7 +16,8 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from learner.checkpoint import KEEP, CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import KEEP, CheckpointFiles
 from learner.learner import Learner
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
@@ -463,7 +464,7 @@ def learn_on(room: Room, log: list[list[Examples]]) -> None:
 @pytest.fixture
 def bases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every checkpoint is a base, so that all have about one size."""
-    monkeypatch.setattr("learner.checkpointer.REBASE_SHARE", -1.0)
+    monkeypatch.setattr("learner.checkpoints.checkpointer.REBASE_SHARE", -1.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])

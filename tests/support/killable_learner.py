@@ -27,8 +27,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from learner import service
-from learner.checkpoint import CheckpointFiles, restore
-from learner.checkpointer import Checkpointer
+from learner.checkpoints.checkpoint import restore
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.learner import Learner
 from learner.publishing import version_builder
 from learner.publishing.delta_chain import DeltaChain
@@ -50,9 +51,9 @@ SPEC: Final = changing_spec()
 PAGES: Final = 900  # of the log
 WARM_UP: Final = 12  # records
 BOUNDS: Final = {
-    "learner.checkpointer.SLICE": 32_768,
-    "learner.checkpointer.CUT_RUNS": 500,
-    "learner.checkpointer.REBASE_SHARE": 2.5,
+    "learner.checkpoints.checkpointer.SLICE": 32_768,
+    "learner.checkpoints.checkpointer.CUT_RUNS": 500,
+    "learner.checkpoints.checkpointer.REBASE_SHARE": 2.5,
     "stream.tables.hash_table.STEP": 64,
     "learner.deep.vocabulary.EVICT_EXAMPLES": 32,
 }
@@ -74,10 +75,10 @@ PHASES: Final = {  # to add one is to name its function
     "evicting keys": Phase("stream.tables.eviction", "Evictor._evict_range", 40, 10),
     "evicting ids": Phase("learner.deep.vocabulary", "Vocabulary._remove", 2, 12),
     "warm start": Phase("learner.training.model_state", "ModelState.warm_start", 1, 400),
-    "copying a slice": Phase("learner.checkpointer", "Checkpointer._next_slice", 12, 40),
-    "cutting a checkpoint": Phase("learner.checkpointer", "Checkpointer.cut", 3, 300),
-    "writing a checkpoint": Phase("learner.checkpoint_writer", "CheckpointWriter.run", 3, 1_000),
-    "dropping checkpoints": Phase("learner.checkpoint", "CheckpointFiles.drop_old", 3, 40),
+    "copying a slice": Phase("learner.checkpoints.checkpointer", "Checkpointer._next_slice", 12, 40),
+    "cutting a checkpoint": Phase("learner.checkpoints.checkpointer", "Checkpointer.cut", 3, 300),
+    "writing a checkpoint": Phase("learner.checkpoints.writer", "CheckpointWriter.run", 3, 1_000),
+    "dropping checkpoints": Phase("learner.checkpoints.checkpoint_files", "CheckpointFiles.drop_old", 3, 40),
     "building a version": Phase("learner.publishing.version_builder", "VersionBuilder.build", 8, 150),
     "folding deltas": Phase("learner.publishing.delta_chain", "DeltaChain._merge", 2, 12),
     "building a base": Phase("learner.publishing.delta_chain", "DeltaChain._rebase", 2, 12),

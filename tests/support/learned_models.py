@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from learner.checkpoint import take
-from learner.checkpoint_arrays import VALUES, parts_of
+from learner.checkpoints.checkpoint import take
+from learner.checkpoints.model_arrays import VALUES, parts_of
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.versions.model import Version

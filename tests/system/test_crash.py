@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, take
+from learner.checkpoints.checkpoint import take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.training.dedup import source_of
 from learner.training.model import Model
 from producers.clock import Clock

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, restore
+from learner.checkpoints.checkpoint import restore
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.training.model import Model
 from tests.support.changing_world import IDS_MAX, examples_of, mixed_log
 from tests.support.event_flow import SEEDS, SOAK
@@ -42,7 +43,9 @@ def test_a_learner_that_is_killed_in_any_phase_ends_bit_equal(seed: int, tmp_pat
             for _ in range(KILLS_A_STORY):
                 phase = min(PHASES, key=lambda name: kills[name])
                 entries, lines = PHASES[phase][2:]
-                death = learner.live(folder, phase, int(random.integers(1, entries + 1)), int(random.integers(1, lines)))
+                death = learner.live(
+                    folder, phase, int(random.integers(1, entries + 1)), int(random.integers(1, lines))
+                )
                 if not death.signal:
                     break  # it has learned all
                 assert death.signal == 9

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.deep.joint_step import unique_rows
 from learner.deep.vocabulary import Vocabulary
 from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits

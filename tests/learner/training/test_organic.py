@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.training.model import Model
 from stream.events.codec import decode_entity, encode, encode_record

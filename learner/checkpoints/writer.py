@@ -8,10 +8,11 @@ from typing import IO, Final, NamedTuple
 
 import msgspec
 
-from learner.checkpoint import CheckpointFiles, Meta, Origin, cant_write
-from learner.checkpoint_arrays import Arrays
-from learner.checkpoint_file import Chunk, FileWriter, Footer, TableFooter
-from learner.checkpoint_layers import SUFFIXES
+from learner.checkpoints.checkpoint import Meta, Origin
+from learner.checkpoints.checkpoint_files import CheckpointFiles, cant_write
+from learner.checkpoints.file_format import Chunk, FileWriter, Footer, TableFooter
+from learner.checkpoints.layers import SUFFIXES
+from learner.checkpoints.model_arrays import Arrays
 from learner.training import metrics
 from stream.runtime.durable_files import replacing
 from stream.runtime.errors import CheckpointError

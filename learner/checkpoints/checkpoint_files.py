@@ -1,109 +1,44 @@
-"""Checkpoints: the whole learner state and the offset it belongs to, in files that are written once and never changed.
+"""The folder of a model's checkpoints: files that are written once and never changed.
 
 A *base* has everything. An *increment* has the runs of the tables' keys that changed since the checkpoint before it,
-and names the files that have the rest: together they are a *chain* (`checkpoint_file.py`: their bytes). A file is
+and names the files that have the rest: together they are a *chain* (`file_format.py`: their bytes). A file is
 written to a draft, synced, then renamed: a crash leaves the earlier ones intact. `Checkpointer` writes them while the
 model learns. Checkpoints of earlier builds are NumPy archives (npz: arrays only, each with a CRC); they are read.
+
+The newest KEEP chains are kept, and a *pinned* checkpoint with the files that it needs: the last good one, to roll
+back to. The file PIN has its name.
 """
 
 import os
+import threading
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
 import structlog
 
-from learner.checkpoint_arrays import Arrays, restore_arrays, rows_of_parts, small_arrays
-from learner.checkpoint_file import Damaged, FileReader, FileWriter, Footer, OtherFormat, read_footer
-from learner.checkpoint_layers import read_arrays
-from learner.training.model import Model
+from learner.checkpoints.checkpoint import Checkpoint, Meta, Origin
+from learner.checkpoints.file_format import Damaged, FileReader, FileWriter, Footer, OtherFormat, read_footer
+from learner.checkpoints.layers import read_arrays
 from stream.runtime.durable_files import DRAFT, replacing
-from stream.runtime.errors import BadSnapshot, CheckpointError
-from stream.spec.spec import Spec
+from stream.runtime.errors import CheckpointError
 
 KEEP: Final = 2  # chains: should the newest be damaged, there is another
 SUFFIX: Final = ".checkpoint"
+PIN: Final = "pinned"
+READ_ERRORS: Final = (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError)
 log = structlog.get_logger("checkpoint")
 
 
-class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published."""
-
-    fingerprint: str
-    offset: int
-    examples: int
-    duplicates: int
-    watermark_ms: int
-    learned_ms: int
-    warm_starts: int
-    warm_at: int
-    slices: list[str]  # rows of the metrics' arrays, after the first
-    token: int
-    version: int
-    organic: int = 0
-
-
-class Origin(NamedTuple):
-    """The file that a checkpoint was written to, or read from."""
-
-    name: str
-    digest: str
-    footer: Footer
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A copy of the model's state, which another thread can write. `origin`: of one that was read."""
-
-    meta: Meta
-    arrays: Arrays
-    origin: Origin | None = None
-
-
-def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
-    """Copy the model's state at once; a `Checkpointer` does it run by run."""
-    return Checkpoint(meta_of(model, offset, token, version), small_arrays(model) | rows_of_parts(model))
-
-
-def meta_of(model: Model, offset: int, token: int, version: int) -> Meta:
-    """What isn't an array."""
-    return Meta(
-        model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
-        model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
-    )  # fmt: skip
-
-
-def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
-    """The model that was copied. Raises CheckpointError when it belongs to another spec."""
-    meta = checkpoint.meta
-    if meta.fingerprint != spec.fingerprint():
-        raise CheckpointError(
-            f"the checkpoint of {spec.name!r} belongs to another spec "
-            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): give the changed spec a new name, "
-            "and it is learned from the log's beginning"
-        )
-    model = Model(spec, seed)
-    try:
-        model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
-        model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
-        model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
-        restore_arrays(model, checkpoint.arrays, meta.slices)
-    except (KeyError, ValueError, IndexError, BadSnapshot) as error:
-        raise CheckpointError(
-            f"the checkpoint of {spec.name!r} has an array missing or of the wrong shape: {error!r}"
-        ) from error
-    return model
-
-
 class CheckpointFiles:
-    """The checkpoints of one model, in a folder: the newest KEEP chains. Raises CheckpointError."""
+    """The checkpoints of one model, in a folder: the newest KEEP chains, and a pinned one. Raises CheckpointError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._needs: dict[str, set[str]] = {}  # files that a checkpoint's file needs, itself among them
+        self._lock = threading.Lock()  # of what is kept: one thread pins, another drops
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".writable-{os.getpid()}"
@@ -139,18 +74,59 @@ class CheckpointFiles:
         return path
 
     def drop_old(self) -> None:
-        """Delete all but the newest KEEP chains, and what was abandoned because something newer was damaged."""
-        kept: set[str] = set()
-        chains = 0
-        for path in reversed(self.paths()):
-            if path.name in kept:
-                continue
-            needed = self._needed(path)
-            if chains < KEEP and not needed & kept:
-                kept |= needed
-                chains += 1
-            else:
-                path.unlink(missing_ok=True)
+        """Delete all but the newest KEEP chains and the pinned checkpoint: what is old, or was abandoned since a newer
+        one was damaged or rolled back.
+        """
+        with self._lock:
+            kept: set[str] = set()
+            chains = 0
+            pinned = self.pinned()
+            pinned_files = self._needed(self.folder / pinned) if pinned else set[str]()
+            for path in reversed(self.paths()):
+                if path.name in kept:
+                    continue
+                needed = self._needed(path)
+                if chains < KEEP and not needed & kept:
+                    kept |= needed
+                    chains += 1
+                elif path.name not in pinned_files:
+                    path.unlink(missing_ok=True)
+
+    def pin(self, name: str) -> None:
+        """Keep this checkpoint however many follow, until another one is pinned. Raises CheckpointError."""
+        path = self.folder / PIN
+        with self._lock:
+            self._check_kept(name)
+            try:
+                with replacing(path) as file:
+                    file.write(name.encode())
+            except OSError as error:
+                raise cant_write(path, error) from error
+
+    def pinned(self) -> str | None:
+        """The name of the pinned checkpoint; None: there is none."""
+        try:
+            name = (self.folder / PIN).read_text()
+        except (OSError, ValueError):
+            return None
+        return name if name in {path.name for path in self.paths()} else None
+
+    def named(self, name: str) -> Checkpoint:
+        """One of the checkpoints that are kept. Raises CheckpointError when it's gone, damaged, or of another build."""
+        self._check_kept(name)
+        try:
+            return self._read(self.folder / name)
+        except (OtherFormat, *READ_ERRORS) as error:
+            raise CheckpointError(
+                f"the checkpoint {self.folder / name} can't be read ({error}): restore the newest one, or another"
+            ) from error
+
+    def _check_kept(self, name: str) -> None:
+        if name not in {path.name for path in self.paths()}:
+            raise CheckpointError(
+                f"{self.folder} has no checkpoint {name!r}, which is deleted once newer ones are kept: pin it earlier, "
+                "or take the newest one"
+            )
 
     def _needed(self, path: Path) -> set[str]:
         """The names of the files that a checkpoint consists of."""
@@ -166,13 +142,13 @@ class CheckpointFiles:
         paths = self.paths()
         for path in reversed(paths):
             try:
-                return self._read_archive(path) if path.suffix == ".npz" else self.read(path)
+                return self._read(path)
             except OtherFormat as error:
                 raise CheckpointError(
                     f"{path} was written by another build ({error}): start that build, or move the file away to go on "
                     "from the checkpoint before it"
                 ) from error
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError) as error:
+            except READ_ERRORS as error:
                 log.error("a checkpoint is damaged; trying the one before", path=str(path), reason=str(error))
         if paths:
             raise CheckpointError(
@@ -181,8 +157,10 @@ class CheckpointFiles:
             )
         return None
 
-    def read(self, path: Path) -> Checkpoint:
-        """One checkpoint, verified. Raises Damaged, OtherFormat, OSError, MsgspecError."""
+    def _read(self, path: Path) -> Checkpoint:
+        """One checkpoint, verified. Raises OtherFormat, READ_ERRORS."""
+        if path.suffix == ".npz":
+            return self._read_archive(path)
         footer, digest = read_footer(path)
         reader = FileReader(self.folder)
         reader.check(footer, path)

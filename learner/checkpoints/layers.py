@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from learner.checkpoint_arrays import VALUES, Arrays
-from learner.checkpoint_file import Array, Chunk, Damaged, FileReader, Footer, TableFooter
+from learner.checkpoints.file_format import Array, Chunk, Damaged, FileReader, Footer, TableFooter
+from learner.checkpoints.model_arrays import VALUES, Arrays
 from stream.tables.dtypes import F32, U32, U64
 from stream.tables.table_runs import BITS_MAX, BITS_MIN, NO_VALUES, Layer, merge
 

@@ -15,13 +15,15 @@ from typing import Final
 import numpy as np
 import structlog
 
-from learner.checkpoint import CheckpointFiles, Origin, meta_of
-from learner.checkpoint_arrays import VALUES, Arrays, Part, parts_of, small_arrays
-from learner.checkpoint_file import TableFooter
-from learner.checkpoint_layers import EMPTIED
-from learner.checkpoint_writer import CheckpointWriter
+from learner.checkpoints.checkpoint import Origin, meta_of
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.file_format import TableFooter
+from learner.checkpoints.layers import EMPTIED
+from learner.checkpoints.model_arrays import VALUES, Arrays, Part, parts_of, small_arrays
+from learner.checkpoints.writer import CheckpointWriter
 from learner.training import metrics
 from learner.training.model import Model
+from stream.runtime.errors import CheckpointError
 from stream.tables.dtypes import U64
 from stream.tables.hash_table import HashTable
 from stream.tables.table_runs import all_runs, bits_for, copy_runs, values_of
@@ -83,6 +85,7 @@ class Checkpointer:
 
     def __init__(self, model: Model, files: CheckpointFiles, offset: int, resumed: Origin | None = None) -> None:
         self.offset = offset
+        self.error: CheckpointError | None = None  # why the last one wasn't written
         self._model, self._files, self._chain = model, files, resumed
         self._covered = _Coverage()  # by the chain
         footers = resumed.footer.tables if resumed else {}
@@ -96,6 +99,14 @@ class Checkpointer:
         self._now = _Coverage()  # by the chain and the checkpoint that is being written
         self._taken: dict[str, U64] = {}  # runs of covered tables that are no longer marked
         self._layer = self._rounds = self._cut_offset = 0
+
+    @property
+    def written(self) -> Origin | None:
+        """The file of the last that was written, or else of the one that the model was restored from.
+
+        None: there is none, or a base is being written.
+        """
+        return self._chain
 
     @property
     def is_sweeping(self) -> bool:
@@ -159,6 +170,23 @@ class Checkpointer:
         self._now = _Coverage({n: p.table for n, p in parts.items()}, {n: t.layer for n, t in tables.items()})
         self._cut_offset, self._is_sweeping = offset, False
 
+    def write(self, offset: int, token: int, version: int) -> Origin:
+        """Write a whole checkpoint of now, and wait until it's on disk.
+
+        `offset` may lie beyond what the model has learned: after a rollback, records between are never learned. A
+        checkpoint that has begun is finished with this cut. Raises CheckpointError.
+        """
+        if not self._is_sweeping:
+            self.is_idle(wait=True)
+            self.begin()
+        if self.sweep(wait=True):
+            self.cut(offset, token, version)
+            self._collect()
+        if self.error:
+            raise self.error
+        assert self._chain is not None, "it was written"
+        return self._chain
+
     def abandon(self) -> None:
         """Delete what was written of a checkpoint whose cut hasn't come, and wait for one that is being written."""
         if self._writer and self._is_sweeping:
@@ -221,6 +249,7 @@ class Checkpointer:
         assert self._writer is not None, "it has begun"
         writer, self._writer, self._is_sweeping = self._writer, None, False
         writer.join()
+        self.error = writer.error
         if writer.origin:
             self._chain, self._covered, self.offset = writer.origin, self._now, self._cut_offset
             return
