@@ -1,4 +1,4 @@
-"""Checkpoints of a large learner while it learns: how long learning pauses, what it costs, and how long a restore takes.
+"""Checkpoints of a large learner while it learns: how long learning pauses, what it costs, how long a restore takes.
 
 10 million wide keys with their last sightings, 10 million statistics, a million embedding rows of 32; it learns the
 shop's pages of 10, 16 a record, encoded ahead, as fast as it can, so that as much changes meanwhile as ever can. The
@@ -222,7 +222,8 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     row("bytes, MiB", "bytes", "{:.1f}", MIB)
     table.add_row("restore, s", "", f"{figures['restore_s']:.1f}", GOALS["restore_s"])
     table.caption = (
-        f"at once: a pause of {figures['at_once_ms']:,.0f} ms; restore: read and verified {figures['restore_read_s']:.1f} s, "
-        f"tables {figures['restore_build_s']:.1f} s; {figures['examples_s']:,.0f} examples/s without a checkpoint"
+        f"at once: a pause of {figures['at_once_ms']:,.0f} ms; "
+        f"restore: read and verified {figures['restore_read_s']:.1f} s, tables {figures['restore_build_s']:.1f} s; "
+        f"{figures['examples_s']:,.0f} examples/s without a checkpoint"
     )
     return table, figures

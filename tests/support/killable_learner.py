@@ -1,8 +1,8 @@
 """A learner that kills itself with SIGKILL inside a phase of its life: the service's own loop over a log in memory.
 
 It is forked from a process that has imported everything, loaded the kernels and made the log, so a life takes a
-fraction of a second. A *phase* is a call of a function; the kill comes at a line of Python within it, whichever function
-that line is of. Marks in a shared file prove where it came: the phase was entered once more than it was left.
+fraction of a second. A *phase* is a call of a function; the kill comes at a line of Python within it, whichever
+function that line is of. Marks in a shared file prove where it came: the phase was entered once more than it was left.
 """
 
 import dataclasses
@@ -69,9 +69,9 @@ class Phase(NamedTuple):
     lines: int  # among the first so many lines of it the kill comes; sooner in a call that is shorter
 
 
-PHASES: Final = {  # to add one is to name its function
+PHASES: Final = {  # to add one is to name its function; first those that are at a life's beginning only
+    "growing": Phase("stream.tables.hash_table", "HashTable._move", 2, 8),
     "learning": Phase("learner.training.model", "Model.learn_records", 60, 60),
-    "growing": Phase("stream.tables.hash_table", "HashTable._move", 20, 8),
     "evicting keys": Phase("stream.tables.eviction", "Evictor._evict_range", 40, 10),
     "evicting ids": Phase("learner.deep.vocabulary", "Vocabulary._remove", 2, 12),
     "warm start": Phase("learner.training.model_state", "ModelState.warm_start", 1, 400),
@@ -102,7 +102,7 @@ class KillableLearner:
         self._process = process
 
     def live(self, folder: Path, phase: str, entry: int, line: int) -> Death:
-        """From the newest checkpoint in this folder until the log's end, or the kill in the entry-th call of a phase."""
+        """From the newest checkpoint in this folder to the log's end, or the kill in the entry-th call of a phase."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         marks = folder / "marks"
@@ -237,12 +237,14 @@ def _serve() -> None:
         if not pid:
             out = os.open(Path(folder) / "learner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(out, 1), os.dup2(out, 2)
+            status = 1
             try:
                 _live(log, Path(folder), phase, entry, line)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
+                status = 0
+            finally:  # a fork never returns to this loop
+                if status:
+                    traceback.print_exc()
+                os._exit(status)
         print(os.waitpid(pid, 0)[1], flush=True)
 
 

@@ -12,7 +12,7 @@ from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.training.model import Model
 from tests.support.changing_world import IDS_MAX, examples_of, mixed_log
 from tests.support.event_flow import SEEDS, SOAK
-from tests.support.killable_learner import PAGES, PHASES, SPEC, killable_learner
+from tests.support.killable_learner import BOUNDS, PAGES, PHASES, SPEC, killable_learner
 from tests.support.learned_models import assert_same
 
 KILLS = 200 if SOAK else 30
@@ -21,8 +21,11 @@ KILLS_A_STORY = 10
 pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametrize("seed", SEEDS)]
 
 
-def undisturbed() -> Model:
-    """The model that nobody killed."""
+@pytest.fixture
+def expected(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """The model that nobody killed, which learned the log without a service, checkpoints and versions."""
+    evict_examples = "learner.deep.vocabulary.EVICT_EXAMPLES"  # of the bounds the one that learning depends on
+    monkeypatch.setattr(evict_examples, BOUNDS[evict_examples])
     log = mixed_log(SPEC, PAGES)
     model, examples = Model(SPEC), examples_of(log)
     model.learned_ids.ids_max = IDS_MAX
@@ -32,10 +35,9 @@ def undisturbed() -> Model:
     return model
 
 
-def test_a_learner_that_is_killed_in_any_phase_ends_bit_equal(seed: int, tmp_path: Path) -> None:
+def test_a_learner_that_is_killed_in_any_phase_ends_bit_equal(seed: int, expected: Model, tmp_path: Path) -> None:
     """Stories of several kills, each proven to lie inside its phase; no checkpoint is ever found damaged."""
-    random, expected = np.random.default_rng(seed), undisturbed()
-    kills: Counter[str] = Counter()
+    random, kills = np.random.default_rng(seed), Counter[str]()
     with killable_learner() as learner:
         for story in count():
             folder = tmp_path / f"story{story}"

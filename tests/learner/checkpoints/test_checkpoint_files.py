@@ -1,6 +1,5 @@
 """The folder of checkpoints: damage is passed over, chains and the pinned one are kept, earlier builds' are read."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from learner.checkpoints.file_format import MAGIC, TAIL, Chunk, FileWriter, Foot
 from learner.checkpoints.model_arrays import VALUES
 from learner.training.model import Model
 from stream.runtime.errors import CheckpointError
-from tests.support.checkpointed_life import EXAMPLES, LOG, SPEC, Life, learn, new_model, resumed
+from tests.support.checkpointed_life import Life, new_model, resumed
 from tests.support.learned_models import assert_same, state_of
 
 

@@ -1,23 +1,17 @@
 """Checkpoints that are written while the model learns: each is the model at its cut, or none."""
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
 from learner.checkpoints import checkpointer
 from learner.checkpoints.checkpoint import take
-from learner.checkpoints.checkpoint_files import KEEP, CheckpointFiles
-from learner.checkpoints.file_format import MAGIC, TAIL, Chunk, FileWriter, Footer, read_footer
-from learner.checkpoints.model_arrays import VALUES
-from learner.training.model import Model
-from stream.runtime.errors import CheckpointError
-from tests.support.checkpointed_life import EXAMPLES, LOG, SPEC, Life, learn, new_model, resumed
-from tests.support.learned_models import assert_same, state_of
+from learner.checkpoints.file_format import Chunk, FileWriter, read_footer
+from tests.support.checkpointed_life import LOG, Life, learn, new_model, resumed
+from tests.support.learned_models import assert_same
 
 
 def test_every_checkpoint_is_the_model_at_its_cut(life: Life) -> None:
