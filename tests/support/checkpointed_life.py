@@ -79,3 +79,8 @@ class Life:
         self.writer.cut(self.offset, 3, 4)
         self.writer.is_idle(wait=True)
         return self.files.paths()[-1]
+
+
+def raise_full(*_: object) -> None:
+    """A full disk."""
+    raise OSError(28, "No space left on device")

@@ -31,7 +31,6 @@ from learner.checkpoints.checkpoint import restore
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.learner import Learner
-from learner.publishing import version_builder
 from learner.publishing.delta_chain import DeltaChain
 from learner.publishing.publisher import publish_config
 from learner.publishing.uploader import PublishConfig
@@ -165,13 +164,20 @@ class _Killer:
         return self._trace
 
 
+def _replace(name: str, value: object) -> None:
+    """Give an attribute of a module another value."""
+    module, _, attribute = name.rpartition(".")
+    assert hasattr(import_module(module), attribute), name
+    setattr(import_module(module), attribute, value)
+
+
 def _bounded() -> None:
     """Small models whose checkpoints take many slices, whose tables grow slowly, and whose deltas fold often."""
     for name, value in BOUNDS.items():
-        module, _, attribute = name.rpartition(".")
-        assert hasattr(import_module(module), attribute), name
-        setattr(import_module(module), attribute, value)
-    version_builder.DeltaChain = partial(DeltaChain, deltas_max=6, deltas_retained=2, rebase_share=9.0)  # type: ignore[misc,assignment]
+        _replace(name, value)
+    chain = partial(DeltaChain, deltas_max=6, deltas_retained=2, rebase_share=9.0)
+    _replace("learner.publishing.version_builder.DeltaChain", chain)
+    _replace("learner.service.publish_config", _publishes_often)
 
 
 def _publishes_often(model: Model, settings: Settings) -> PublishConfig:
@@ -194,7 +200,6 @@ def _live(log: list[bytes], folder: Path, phase: str, entry: int, line: int) -> 
     learner = Learner(examples, model, found.meta.offset if found else START, files, 0, found)
     if found:
         learner.used = HighWater(found.meta.version, found.meta.token)
-    service.publish_config = _publishes_often
 
     def stop_at_the_end() -> None:
         while learner.offset < len(log):

@@ -9,13 +9,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from learner.checkpoints import checkpointer
-from learner.checkpoints.checkpoint import take
+from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import KEEP, CheckpointFiles
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.checkpoints.file_format import MAGIC, TAIL, Chunk, FileWriter, Footer, read_footer
-from learner.checkpoints.model_arrays import VALUES
-from learner.training.model import Model
 from stream.runtime.errors import CheckpointError
-from tests.support.checkpointed_life import Life, new_model, resumed
+from tests.support.checkpointed_life import SPEC, Life, new_model, raise_full, resumed
 from tests.support.learned_models import assert_same, state_of
 
 
@@ -97,36 +96,77 @@ def test_a_file_of_another_chain_is_no_substitute(life: Life) -> None:
     assert "is another one" in logs[0]["reason"]
 
 
-def earlier_build(model: Model, path: Path) -> None:
-    """A checkpoint as builds before runs wrote it: an archive of arrays."""
-    taken = take(model, 7, 1, 2)
-    arrays = {name: array for name, array in taken.arrays.items() if not name.startswith("ids.")}
-    rows, values, unseen = arrays["vocabulary"], arrays.pop("vocabulary" + VALUES), arrays.pop("unseen")
-    embeddings = np.zeros((1 + len(values) + len(arrays["free"]), values.shape[1]), np.float32)
-    embeddings[0], embeddings[rows[rows[:, 1] != 0, 1].astype(np.int64)] = unseen, values
-    del arrays["id_sources"]
-    sources = sorted(model.learned_ids.generations.items())
-    ids = [table.rows()[:, 0] for _, tables in sources for table in tables]
-    counts = [(source, len(young), len(old)) for source, (young, old) in sources]
-    meta = np.frombuffer(msgspec.json.encode(taken.meta), np.uint8)
-    np.savez(path, meta=meta, embeddings=embeddings, seen_ids=np.concatenate(ids), seen_counts=counts, **arrays)
+def test_a_pinned_checkpoint_outlives_newer_ones(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the files that it needs, and no others, until another one is pinned; after a restart, too."""
+    monkeypatch.setattr(checkpointer, "REBASE_SHARE", 100.0)
+    monkeypatch.setattr(checkpointer, "FILES_MAX", 3)
+    written = dict[int, Path]()
+    for stop in range(10, 22):
+        life.learn_until(stop, sweeps=False)
+        written[stop] = life.finish()
+        if stop == 11:
+            life.files.pin(written[11].name)
+            good = state_of(life.model)
+    newest = [written[stop] for stop in range(16, 22)]
+    assert life.files.paths() == [written[10], written[11], *newest]
+    again = CheckpointFiles(life.files.folder)
+    assert again.pinned() == written[11].name
+    found = again.named(written[11].name)
+    assert found.meta.offset == 11
+    assert state_of(restore(SPEC, found)) == good
+    again.pin(written[20].name)
+    again.drop_old()
+    assert again.paths() == newest
+    with pytest.raises(CheckpointError, match=r"has no checkpoint '000000000002.checkpoint'.*pin it earlier"):
+        again.named(written[11].name)
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        again.pin(written[11].name)
+    assert again.pinned() == written[20].name
 
 
-def test_a_checkpoint_of_an_earlier_build_is_read(life: Life) -> None:
-    """It is the same state; then a base of this build follows, and both are kept."""
-    life.learn_until(7, sweeps=False)
-    earlier_build(life.model, life.files.folder / f"{7:015d}.npz")
-    again, found = resumed(life.files)
-    first, second = state_of(again), state_of(life.model)
-    assert first.keys() == second.keys()
-    assert {name for name in first if first[name] != second[name]} == {"id_sources"}, "it had no order"
-    assert found.meta.offset == 7
-    life.restart()
-    life.learn_until(9, sweeps=False)
+def test_a_rollback_goes_on_behind_what_it_skips(life: Life) -> None:
+    """A good checkpoint is restored; its state is written with the offset of now; what lies between goes."""
+    life.learn_until(10, sweeps=False)
+    good = life.finish()
+    life.files.pin(good.name)
+    before = state_of(life.model)
+    for stop in (13, 16):
+        life.learn_until(stop, sweeps=False)
+        life.finish()
+    life.writer.abandon()
+    found = life.files.named(good.name)
+    model = restore(SPEC, found)
+    writer = Checkpointer(model, life.files, life.offset, found.origin)
+    origin = writer.write(life.offset, 3, 5)
+    assert writer.written is origin
+    assert writer.offset == 16
+    assert [path.name for path in life.files.paths()] == [good.name, origin.name]
+    again, newest = resumed(life.files)
+    assert (newest.meta.offset, newest.meta.version) == (16, 5)
+    assert state_of(again) == before
+
+
+def test_who_waits_for_a_checkpoint_hears_that_it_failed(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk; the next attempt succeeds, and finishes what had begun."""
+    life.learn_until(10, sweeps=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileWriter, "end", raise_full)
+        with pytest.raises(CheckpointError, match="free space"), capture_logs():
+            life.writer.write(life.offset, 3, 4)
+    assert life.writer.written is None
+    life.writer.begin()
+    assert not life.writer.sweep(wait=False)
+    life.writer.write(life.offset, 3, 4)
+    assert_same(resumed(life.files)[0], life.model)
+
+
+def test_a_damaged_checkpoint_isnt_restored_by_its_name(life: Life) -> None:
+    """It isn't replaced by another one: the error says which and why."""
+    life.learn_until(10, sweeps=False)
     path = life.finish()
-    assert not read_footer(path)[0].files
-    assert life.files.paths() == [life.files.folder / f"{7:015d}.npz", path]
-    assert resumed(life.files)[1].meta.offset == 9
+    flip(path, 1_000)
+    with pytest.raises(CheckpointError, match=r"000000000001.checkpoint can't be read \(.*digest"):
+        life.files.named(path.name)
 
 
 def test_a_checkpoint_of_another_format_is_refused(life: Life) -> None:

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from learner.checkpoints import checkpointer
 from learner.checkpoints.checkpoint import take
 from learner.checkpoints.file_format import Chunk, FileWriter, read_footer
-from tests.support.checkpointed_life import LOG, Life, learn, new_model, resumed
+from tests.support.checkpointed_life import LOG, Life, learn, new_model, raise_full, resumed
 from tests.support.learned_models import assert_same
 
 
@@ -93,11 +93,6 @@ def test_a_write_that_fails_loses_no_change(life: Life, monkeypatch: pytest.Monk
     life.learn_until(25, sweeps=False)
     assert read_footer(life.finish())[0].files
     assert_same(resumed(life.files)[0], life.model)
-
-
-def raise_full(*_: object) -> None:
-    """A full disk."""
-    raise OSError(28, "No space left on device")
 
 
 def test_learning_doesnt_wait_for_the_disk(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
