@@ -4,8 +4,9 @@ Tables are saved as rows, whatever their layout: no weight depends on layout.
 """
 
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -18,12 +19,13 @@ from learner.wide.ftrl import Ftrl
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
 from stream.features.statistics import Statistics
 from stream.snapshots.item_names import pack_names, unpack_names
-from stream.tables.dtypes import F32, U64
+from stream.tables.dtypes import F32
 from stream.tables.hash_table import HashTable
 from stream.tables.table_runs import NO_VALUES, copy_all, values_of
 
 Arrays = dict[str, "np.ndarray[Any, np.dtype[Any]]"]
-VALUES = ".values"  # suffix of the name of a table's values
+THREADS: Final = 2  # that fill tables
+VALUES: Final = ".values"  # suffix of the name of a table's values
 
 
 class Part(NamedTuple):
@@ -95,9 +97,19 @@ def _deep_arrays(deep: DeepModel) -> Arrays:
 
 
 def restore_arrays(model: Model, arrays: Arrays, slices: list[str]) -> None:
-    """Give a new model the state of these arrays. Raises KeyError, ValueError, IndexError, BadSnapshot."""
-    _restore_wide(model.wide, arrays)
-    _restore_statistics(model.statistics, arrays)
+    """Give a new model the state of these arrays. Raises KeyError, ValueError, IndexError, BadSnapshot.
+
+    Tables are filled side by side: most of it is the system's work, which gives them memory.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        restored = [
+            pool.submit(_restore_statistics, model.statistics, arrays),
+            pool.submit(_restore_wide, model.wide, arrays),
+        ]
+        if model.deep:
+            restored.append(pool.submit(_restore_deep, model.deep, arrays))
+    for one in restored:
+        one.result()
     model.progress.restore(arrays, slices)
     model.learned_ids.restore(arrays)
     model.shown = _shown(arrays)
@@ -107,17 +119,15 @@ def restore_arrays(model: Model, arrays: Arrays, slices: list[str]) -> None:
     raw = arrays["pages"].tobytes()
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
     model.drift.restore(arrays["losses"].tolist())
-    if model.deep:
-        _restore_deep(model.deep, arrays)
 
 
 def _restore_statistics(statistics: Statistics, arrays: Arrays) -> None:
     """Checkpoints of earlier builds have the rows of likenesses among the others': nothing tells them apart."""
     statistics.evictor.restore(arrays["statistics_sweep"])
-    statistics.table = _table(STATISTICS_WIDTH, arrays["statistics"])
+    statistics.table = HashTable.of_rows(STATISTICS_WIDTH, arrays["statistics"])
     if statistics.program.memory_rows or "likenesses" in arrays:
         statistics.likeness_evictor.restore(arrays["likenesses_sweep"])
-        statistics.likenesses = _table(STATISTICS_WIDTH, arrays["likenesses"])
+        statistics.likenesses = HashTable.of_rows(STATISTICS_WIDTH, arrays["likenesses"])
 
 
 def _shown(arrays: Arrays) -> ShownItems:
@@ -129,10 +139,7 @@ def _shown(arrays: Arrays) -> ShownItems:
 
 
 def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
-    rows = arrays["wide"]
-    wide.table = _table(WIDE_WIDTH, rows[:, :WIDE_WIDTH])
-    if rows.shape[1] > WIDE_WIDTH:
-        wide.table.stamp(rows[:, 0].copy(), rows[:, WIDE_WIDTH].astype(np.uint32))
+    wide.table = HashTable.of_rows(WIDE_WIDTH, arrays["wide"])
     wide.evictor.restore(arrays["wide_sweep"])
     wide.admission.restore(arrays["admission_young"], arrays["admission_old"], arrays["admission_added"])
 
@@ -148,11 +155,3 @@ def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:
     deep.tower.restore(arrays["dense"], arrays["dense_squares"])
     deep.boundaries = arrays["boundaries"]
     deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]
-
-
-def _table(width: int, rows: U64) -> HashTable:
-    if rows.ndim != 2 or rows.shape[1] != width:
-        raise ValueError(f"rows of shape {rows.shape}, wanted width {width}")
-    table = HashTable(width, len(rows))
-    table.put(rows)
-    return table

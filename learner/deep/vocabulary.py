@@ -164,8 +164,7 @@ class Vocabulary:
         count = 1 + len(assigned) + len(free)  # rows ever assigned, and that of unseen ids
         if max(indices.max(initial=0), free.max(initial=0)) >= min(count, len(self.embeddings)):
             raise ValueError(f"embedding rows beyond the {count} that there are, or over deep.max_rows")
-        self.table = HashTable(WIDTH, len(rows), tracked=False)
-        self.table.put(rows)
+        self.table = HashTable.of_rows(WIDTH, rows, tracked=False)
         self.embeddings[0], self.embeddings[indices] = unseen, embeddings
         self.keys[indices] = assigned[:, 0]
         self._free = free.copy()

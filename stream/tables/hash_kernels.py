@@ -137,6 +137,17 @@ def insert_rows(slots: U64, rows: U64, counts: I64) -> None:
 
 
 @kernel
+def fill_rows(slots: U64, last_seen: U32, rows: U64, counts: I64) -> None:
+    """Put whole rows, key first, into an empty table. `last_seen`, unless it has no slots, is their last column."""
+    for r in range(rows.shape[0]):
+        i = find_or_insert(slots, rows[r, 0], counts)
+        for c in range(1, slots.shape[1]):
+            slots[i, c] = rows[r, c]
+        if last_seen.shape[0]:
+            last_seen[i] = np.uint32(rows[r, slots.shape[1]])
+
+
+@kernel
 def find_many(slots: U64, keys: U64) -> I64:
     """Rows of keys; -1 for those that aren't there. int64 [len(keys)]."""
     found = np.empty(keys.shape[0], np.int64)

@@ -11,6 +11,7 @@ store a number there that is never negative. Beside it, for another reader at an
 hashes have the same leading bits, and `runs` has a bit for each run in which a key may have changed (`table_runs.py`).
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,7 @@ from stream.tables.hash_kernels import (
     MOVED,
     TableArrays,
     copy_rows,
+    fill_rows,
     find_many,
     insert_rows,
     mark_runs,
@@ -89,6 +91,20 @@ class HashTable:
         self.overflowed = False  # too many keys changed, or came and went, to be listed: only `rows` is complete
         self.runs = NO_RUNS  # uint64 [runs / 64]: a bit for each run that changed since `take_runs`; empty: not tracked
         self._removed = False  # since the last `take_changed`: a key that came back is in `dirty` twice
+
+    @classmethod
+    def of_rows(cls, width: int, rows: U64, *, tracked: bool = True) -> "HashTable":
+        """A table of these whole rows, key first; one column more is their `last_seen`. Raises ValueError.
+
+        It's as large as it soon would be: nearly full, it would touch the memory of two arrays, its own and the next.
+        """
+        if rows.ndim != 2 or rows.shape[1] not in (width, width + 1):
+            raise ValueError(f"rows of shape {rows.shape}, wanted width {width}")
+        table = cls(width, math.ceil(len(rows) * LOAD_MAX / STAGE), tracked=tracked)
+        if rows.shape[1] > width:
+            table.last_seen = np.zeros(len(table.slots), np.uint32)
+        fill_rows(table.slots, table.last_seen, np.ascontiguousarray(rows), table.counts)
+        return table
 
     def __len__(self) -> int:
         return int(self.counts[KEYS])
