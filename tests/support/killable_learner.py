@@ -47,7 +47,7 @@ from tests.support.changing_world import IDS_MAX, changing_spec, mixed_log
 from tests.support.forked_services import clean_environment
 
 SPEC: Final = changing_spec()
-PAGES: Final = 900  # of the log
+PAGES: Final = 600  # of the log
 WARM_UP: Final = 12  # records
 BOUNDS: Final = {
     "learner.checkpoints.checkpointer.SLICE": 32_768,
