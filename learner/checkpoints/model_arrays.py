@@ -39,7 +39,7 @@ class Part(NamedTuple):
 def parts_of(model: Model) -> dict[str, Part]:
     """The tables, by the names of their rows among the arrays."""
     parts = {
-        "wide": Part(model.wide.table),
+        "wide_rows": Part(model.wide.table),
         "statistics": Part(model.statistics.table),
         "likenesses": Part(model.statistics.likenesses),
     }
@@ -63,6 +63,8 @@ def small_arrays(model: Model) -> Arrays:
     """All state but the rows of tables, copied: megabytes at most."""
     shown, window = model.shown, model.window
     arrays: Arrays = {
+        "wide_clock": model.wide.forgetting.state(),
+        "wide_steps": model.wide.steps.copy(),
         "wide_sweep": model.wide.evictor.state(),
         "admission_young": model.wide.admission.young.copy(),
         "admission_old": model.wide.admission.old.copy(),
@@ -90,6 +92,7 @@ def _deep_arrays(deep: DeepModel) -> Arrays:
         "free": deep.vocabulary.free_rows(),
         "dense": deep.tower.flat,
         "dense_squares": deep.tower.squares,
+        "deep_clock": deep.forgetting.state(),
         "boundaries": deep.boundaries.copy(),
         "sample": deep.sample.copy(),
         "sampled": deep.sampled.copy(),
@@ -139,7 +142,13 @@ def _shown(arrays: Arrays) -> ShownItems:
 
 
 def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
-    wide.table = HashTable.of_rows(WIDE_WIDTH, arrays["wide"])
+    """Checkpoints of earlier builds have z in place of u, and no clock."""
+    if "wide_rows" in arrays:
+        wide.table = HashTable.of_rows(WIDE_WIDTH, arrays["wide_rows"])
+        wide.restore_clock(arrays["wide_clock"])
+        wide.steps[:] = arrays["wide_steps"]
+    else:
+        wide.table = HashTable.of_rows(WIDE_WIDTH, wide.restore_sums(arrays["wide"]))
     wide.evictor.restore(arrays["wide_sweep"])
     wide.admission.restore(arrays["admission_young"], arrays["admission_old"], arrays["admission_added"])
 
@@ -153,5 +162,7 @@ def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:
     else:
         deep.vocabulary.restore(rows, arrays["vocabulary" + VALUES], arrays["unseen"], free)
     deep.tower.restore(arrays["dense"], arrays["dense_squares"])
+    if "deep_clock" in arrays:  # checkpoints of earlier builds have none
+        deep.restore_clock(arrays["deep_clock"])
     deep.boundaries = arrays["boundaries"]
     deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]

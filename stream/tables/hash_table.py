@@ -41,6 +41,7 @@ STAGED_MIN: Final = 1 << 16  # slots; the next array of smaller tables is touche
 PAGE: Final = 4_096  # bytes of memory that the system zeroes at once, at least
 CHUNK: Final = 1 << 20  # changed keys in one array
 NO_RUNS: Final[U64] = np.zeros(0, np.uint64)
+ALL: Final = 2**64 - 1  # the runs of a word
 LISTED_MIN: Final = 1 << 20  # changed keys that are always listed; above it at most twice as many as there are keys
 
 
@@ -90,6 +91,7 @@ class HashTable:
         self.counts = np.zeros(2, np.int64)
         self.overflowed = False  # too many keys changed, or came and went, to be listed: only `rows` is complete
         self.runs = NO_RUNS  # uint64 [runs / 64]: a bit for each run that changed since `take_runs`; empty: not tracked
+        self._all_changed = False  # before runs were tracked
         self._removed = False  # since the last `take_changed`: a key that came back is in `dirty` twice
 
     @classmethod
@@ -252,13 +254,19 @@ class HashTable:
         return keys[np.sort(np.unique(keys, return_index=True)[1])] if self._removed else keys
 
     def track_runs(self, bits: int) -> None:
-        """Note from now on in which of 2^`bits` runs, at least 64, keys change; none has so far."""
-        self.runs = np.zeros(1 << bits >> 6, np.uint64)
+        """Note from now on in which of 2^`bits` runs, at least 64, keys change; none has so far, unless all did."""
+        self.runs = np.full(1 << bits >> 6, ALL if self._all_changed else 0, np.uint64)
+        self._all_changed = False
 
     def mark_runs(self, keys: U64) -> None:
         """The rows of these keys change; nothing, if runs aren't tracked."""
         if len(self.runs):
             mark_runs(self.runs, keys)
+
+    def mark_all_runs(self) -> None:
+        """All rows change; if runs aren't tracked yet, they are changed once they are."""
+        self.runs[:] = ALL
+        self._all_changed = not len(self.runs)
 
     def take_runs(self) -> U64:
         """The runs that changed since the last call, as `runs`, and reset them."""

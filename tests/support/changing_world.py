@@ -1,4 +1,4 @@
-"""A small world in which everything happens to a learner's tables: they grow, are moved by warm starts, and evict."""
+"""A small world in which everything happens to a learner's tables: they grow, evict, fade, are moved by warm starts."""
 
 import msgspec
 
@@ -13,14 +13,15 @@ together = {{ kind = "lift", of = "installs", by = ["user.id", "item.id"], neigh
 count = {{ kind = "count", of = "organic", by = ["item.id"] }}
 lately = {{ kind = "rate", by = ["item.id"], window = "10m" }}
 good = {{ kind = "coec", by = ["item.id"], half_life = "10m" }}"""
-LIVES = 'alpha = 0.1\nadmit = 2\nexpire = "8m"\nmax_keys = 1000'
+LIVES = 'alpha = 0.1\nhalf_life = "20s"\nadmit = 2\nexpire = "8m"\nmax_keys = 1000'
+START_MS = 1_000_000  # of the first page
 IDS_MAX = 60  # that a learner remembers of a source: generations of ids come and go
 
 
 def changing_spec() -> Spec:
-    """All statistics, admission, expiry, bounds that evict, and frequent warm starts."""
+    """All statistics, admission, expiry, bounds that evict, forgetting, and frequent warm starts."""
     changes = {AFFINITY: STATISTICS, "[label]": '[label]\norganic = "examples"', "alpha = 0.1": LIVES}
-    changes["min_count = 2"] = 'min_count = 2\nexpire = "100s"'
+    changes["min_count = 2"] = 'min_count = 2\nexpire = "100s"\nhalf_life = "20s"'
     changes["every = 300, window = 200"] = "every = 110, window = 60"
     return msgspec.structs.replace(small_spec(**changes), max_statistics=400, max_likenesses=700)
 

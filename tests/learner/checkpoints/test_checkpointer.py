@@ -1,16 +1,21 @@
 """Checkpoints that are written while the model learns: each is the model at its cut, or none."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
 from learner.checkpoints import checkpointer
-from learner.checkpoints.checkpoint import take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.checkpoints.file_format import Chunk, FileWriter, read_footer
-from tests.support.checkpointed_life import LOG, Life, learn, new_model, raise_full, resumed
+from learner.wide.forgetting import NEWEST_MS, RESCALE
+from tests.support.changing_world import START_MS
+from tests.support.checkpointed_life import LOG, SPEC, Life, learn, new_model, raise_full, resumed
 from tests.support.learned_models import assert_same
 
 
@@ -35,6 +40,10 @@ def test_every_checkpoint_is_the_model_at_its_cut(life: Life) -> None:
     assert life.model.deep
     assert life.model.deep.vocabulary.evicted > 0
     assert life.model.warm_starts >= 8
+    for forgetting in (life.model.wide.forgetting, life.model.deep.forgetting):
+        assert forgetting.clock[NEWEST_MS] - START_MS > 2 * RESCALE * forgetting.half_life_ms, (
+            "all sums were scaled twice"
+        )
     assert "ids.0.9" in life.model.learned_ids.tables(), "generations of ids came and went"
 
 
@@ -68,6 +77,25 @@ def test_an_increment_has_what_changed(tmp_path: Path) -> None:
     small = sum(array.nbytes for array in take(life.model, 0, 0, 0).arrays.values()) - 16 * len(life.model.wide.table)
     assert increment.stat().st_size < small + 100_000 < base.stat().st_size / 2
     assert_same(resumed(life.files)[0], life.model)
+
+
+def test_an_increment_after_a_change_of_the_half_life_has_all_sums(life: Life) -> None:
+    """They are scaled while the model is restored, before any change is noted."""
+    life.learn_until(20, sweeps=False)
+    life.finish()
+    wide = msgspec.structs.replace(SPEC.wide, half_life="40s")
+    assert SPEC.deep
+    spec = msgspec.structs.replace(SPEC, wide=wide, deep=msgspec.structs.replace(SPEC.deep, half_life="40s"))
+    found = life.files.newest()
+    assert found is not None
+    meta = msgspec.structs.replace(found.meta, fingerprint=spec.fingerprint())
+    model = restore(spec, dataclasses.replace(found, meta=meta))
+    assert model.wide.forgetting.inflation() == 1
+    origin = Checkpointer(model, life.files, 20, found.origin).write(20, 3, 4)
+    assert origin.footer.files, "an increment"
+    again = life.files.newest()
+    assert again is not None
+    assert_same(restore(spec, again), model)
 
 
 def test_what_hasnt_changed_isnt_written_again(life: Life) -> None:

@@ -3,6 +3,7 @@
 But for its zip's compression. Its spec is beside it.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from tests.support.learned_models import state_of
 
 ARCHIVE: Final = Path(__file__).with_name("earlier_build.npz")
 SPEC: Final = load_spec(ARCHIVE.with_suffix(".toml"))
-IN_OTHER_FORM: Final = {"embeddings", "seen_ids", "seen_counts", "meta"}
+IN_OTHER_FORM: Final = {"embeddings", "seen_ids", "seen_counts", "meta", "wide"}
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
 
@@ -46,6 +47,27 @@ def by_key(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     return rows[np.argsort(rows[:, 0])]
 
 
+def weights_of(model: Model) -> dict[int, float]:
+    """Weights of the wide part, by key."""
+    rows = model.wide.table.rows()
+    return dict(zip(rows[:, 0].tolist(), model.wide.weights(rows).tolist(), strict=True))
+
+
+def weights_of_archive(rows: "np.ndarray[Any, Any]") -> dict[int, float]:
+    """The same of rows of key, (z, n), last sighting: by Algorithm 1 of McMahan et al. 2013."""
+    wide, weights = SPEC.wide, dict[int, float]()
+    alphas = Model(SPEC).encoder.alphas
+    for key, z, n in zip(rows[:, 0].tolist(), *rows.view(np.float32)[:, 2:4].T.tolist(), strict=True):
+        if abs(z) <= wide.l1:
+            weights[key] = 0.0
+        else:
+            pull = (wide.beta + math.sqrt(n)) / float(alphas[(key & 255) - 1]) + wide.l2
+            weights[key] = -(z - math.copysign(wide.l1, z)) / pull
+    assert len(weights) > 300
+    assert sum(weight != 0 for weight in weights.values()) > 100
+    return weights
+
+
 def test_the_model_has_the_archives_arrays(files: CheckpointFiles) -> None:
     """To the bit, whatever form they have now."""
     with np.load(ARCHIVE) as archive:
@@ -58,7 +80,7 @@ def test_the_model_has_the_archives_arrays(files: CheckpointFiles) -> None:
         pair = (arrays[name], now[name])
         one, other = map(by_key, pair) if name in parts_of(model) else pair
         assert one.tobytes() == other.tobytes(), name
-    assert len(arrays["wide"]) > 300
+    assert weights_of(model) == pytest.approx(weights_of_archive(arrays["wide"]), rel=1e-5)
     rows = now["vocabulary"]
     indices = rows[rows[:, 1] != 0, 1].astype(np.int64)
     assert len(indices) > 10
