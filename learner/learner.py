@@ -4,9 +4,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
-from msgspec import structs
 
-from learner.checkpoint import Checkpoint, CheckpointFiles, has_finite_weights, restore, take
+from learner.checkpoints.checkpoint import Checkpoint, restore
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
 from learner.lag import Lag
 from learner.publishing.publisher import Publisher
@@ -30,14 +31,20 @@ log = structlog.get_logger("learner")
 class Learner:
     """Learns records, then publishes and writes checkpoints. Everything it needs is passed in; one thread runs it.
 
-    `offset`: the next one in `examples`; START while there is neither a checkpoint nor a record.
+    `offset`: the next one in `examples`; START while there is neither a checkpoint nor a record. `resumed`: the
+    checkpoint that the model was restored from.
     """
 
-    def __init__(self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int) -> None:
-        self.log, self.model, self.files = log_, model, files
-        self.offset = offset
+    def __init__(
+        self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int,
+        resumed: Checkpoint | None = None,
+    ) -> None:  # fmt: skip
+        self.log, self.model = log_, model
+        self.offset, self.resumed = offset, resumed
+        self.checkpointer = Checkpointer(model, files, offset, resumed.origin if resumed else None)
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
-        self.has_passed = False  # whether the model was restored from a state that passed the publish gate
+        self._files = files
+        self._unproven: tuple[int, int] | None = None  # offset, and `model.learned`, of a checkpoint that may be good
         self.publisher: Publisher | None = None
         self.dead_letters = DeadLetterBuffer(log_)
         self.lag = Lag(log_, model.spec.name, offset)
@@ -45,8 +52,7 @@ class Learner:
         self.mid_record = False  # half a record is learned, which a checkpoint can't express
         self._learning = offset
         self._checkpoint_every_ms = checkpoint_every_ms
-        self._checkpoint_ms, self._checkpoint_offset = now_ms(), offset  # of the last attempt, of the last written
-        self._writing: threading.Thread | None = None
+        self._checkpoint_ms = now_ms()  # of the last attempt
         self._printed_header = False
         self._metrics_ms = 0  # when the metrics were last set
         model.reread = self._reread
@@ -74,65 +80,84 @@ class Learner:
         self.dead_letters.confirm()
 
     def maybe_checkpoint(self, *, now: bool = False) -> None:
-        """Write a checkpoint in a thread of its own, if it's due and the last one is written; at once, when `now`.
+        """Go on with a checkpoint, or begin one, if it's due and the last one is written; all of it, when `now`.
 
         Dead letters before its offset are confirmed first. Raises LogUnavailable, LogError.
         """
-        at_ms = now_ms()
-        if self._writing is not None:
-            if self._writing.is_alive() and not now:
+        at_ms, checkpointer = now_ms(), self.checkpointer
+        if not checkpointer.is_sweeping:
+            if not checkpointer.is_idle(wait=now):
                 return
-            self._writing.join()
-        late_ms = at_ms - self._checkpoint_ms - self._checkpoint_every_ms
-        if not (now or late_ms >= 0) or self._checkpoint_offset == self.offset:
+            self._maybe_pin()
+            due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
+            if not due or checkpointer.offset == self.offset:
+                return
+            self._checkpoint_ms = at_ms
+            checkpointer.begin()
+        if not checkpointer.sweep(wait=now):
             return
-        publisher = self.publisher
-        passed = publisher is not None and publisher.gate.passed_at == self.model.learned
-        if publisher and not (now or passed or late_ms >= self._checkpoint_every_ms // 2):
-            return  # wait for a version that passes the gate: its state is one to return to
         self.dead_letters.confirm()
-        self._checkpoint_ms = at_ms
-        used = publisher.used if publisher else self.used
-        checkpoint = take(self.model, self.offset, used.token, used.version, passed=passed)
-        self._writing = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
-        self._writing.start()
-        if now:
-            self._writing.join()
+        used = self.publisher.used if self.publisher else self.used
+        refusals = self.publisher.gate.refusals if self.publisher else 0
+        checkpointer.cut(self.offset, used.token, used.version, refusals)
+        self._unproven = self.offset, self.model.learned
+        checkpointer.is_idle(wait=now)
 
     def roll_back(self, reason: str) -> None:
-        """Return to the newest checkpoint whose state passed the gate, between two records, and write a checkpoint.
+        """Return to the checkpoint that is pinned, between two records, and write a checkpoint of that.
 
         Weights, embeddings and statistics are those of then; the offset, ids learned and figures are those of now, so
         no example is learned again, and what was learned between is lost. A process that is killed restarts from the
-        state before or after. Without such a checkpoint nothing changes. Raises LogUnavailable, LogError before
+        state before or after. Without a pinned checkpoint nothing changes. Raises LogUnavailable, LogError before
         anything changes.
         """
         assert not self.mid_record, "between two records"
-        if self._writing is not None:
-            self._writing.join()
         self.dead_letters.confirm()
-        checkpoint = self.files.read_passed()
-        if checkpoint is None or checkpoint.meta.fingerprint != self.model.spec.fingerprint():
-            log.error("can't roll back: no checkpoint passed the gate; learning goes on", reason=reason)
+        self.checkpointer.abandon()
+        self._unproven = None
+        good = self._pinned()
+        if good is None:
+            log.error("can't roll back: no checkpoint was proven; learning goes on", reason=reason)
         else:
-            self.model.return_to(restore(self.model.spec, checkpoint))
+            self.model.return_to(restore(self.model.spec, good))
+            self.checkpointer = Checkpointer(self.model, self._files, good.meta.offset)
             self._checkpoint_ms = now_ms()
             used = self.publisher.used if self.publisher else self.used
-            self._write(take(self.model, self.offset, used.token, used.version, passed=True))
-            lost = self.model.examples - checkpoint.meta.examples
-            log.error("learning is rolled back", reason=reason, to_offset=checkpoint.meta.offset, examples_lost=lost)
-        if self.publisher:
-            self.publisher.rolled_back(reason, checkpoint.meta.offset if checkpoint else None)
-
-    def _write(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.meta.passed and not has_finite_weights(checkpoint.arrays):
-            checkpoint = Checkpoint(structs.replace(checkpoint.meta, passed=False), checkpoint.arrays)
-        with metrics.CHECKPOINT.time():
             try:
-                self.files.write(checkpoint)
-                self._checkpoint_offset = checkpoint.meta.offset
+                self._files.pin(self.checkpointer.write(self.offset, used.token, used.version).name)
             except CheckpointError as error:
-                log.error("no checkpoint was written; learning goes on", reason=str(error))
+                log.error("the state that learning is rolled back to isn't saved yet", reason=str(error))
+            lost = self.model.examples - good.meta.examples
+            log.error("learning is rolled back", reason=reason, to_offset=good.meta.offset, examples_lost=lost)
+        if self.publisher:
+            self.publisher.rolled_back(reason, good.meta.offset if good else None)
+
+    def _pinned(self) -> Checkpoint | None:
+        """The pinned checkpoint, if there is one that this spec can have written."""
+        name = self._files.pinned()
+        try:
+            found = self._files.named(name) if name else None
+        except CheckpointError as error:
+            log.error("the pinned checkpoint can't be read", reason=str(error))
+            return None
+        return found if found and found.meta.fingerprint == self.model.spec.fingerprint() else None
+
+    def _maybe_pin(self) -> None:
+        """Pin the last checkpoint once it's written, and a version of later has passed the gate and was packed.
+
+        So it lies between two states that passed. A refusal between them says that it may not be good.
+        """
+        if self.publisher is None or self._unproven is None:
+            return
+        offset, learned = self._unproven
+        if self.publisher.gate.refusals:
+            self._unproven = None
+        elif self.publisher.proven >= learned and self.checkpointer.offset == offset and self.checkpointer.written:
+            self._unproven = None
+            try:
+                self._files.pin(self.checkpointer.written.name)
+            except CheckpointError as error:
+                log.error("the last good checkpoint can't be pinned", reason=str(error))
 
     def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
         """Records of `examples` from this offset up to the one that is being learned.

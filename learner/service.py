@@ -9,7 +9,8 @@ from types import FrameType
 
 import structlog
 
-from learner.checkpoint import CheckpointFiles, restore
+from learner.checkpoints.checkpoint import restore
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off
@@ -84,7 +85,8 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     while not status.stopping.is_set():
         try:
             check_dedup(settings)
-            learner = Learner(KafkaLog(settings, linger_ms=5), model, offset, files, settings.checkpoint_every_ms)
+            kafka = KafkaLog(settings, linger_ms=5)
+            learner = Learner(kafka, model, offset, files, settings.checkpoint_every_ms, checkpoint)
         except LogUnavailable as error:
             status.state = str(error)
             attempt = back_off(error, attempt, status.stopping)
@@ -92,7 +94,6 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
         learner.stopping = status.stopping
         if checkpoint:
             learner.used = HighWater(checkpoint.meta.version, checkpoint.meta.token)
-            learner.has_passed = checkpoint.meta.passed
         start = offset if checkpoint else "the log's start"
         log.info("learning", model=spec.name, offset=start, examples=model.examples)
         return learner
@@ -126,7 +127,7 @@ def _take(learner: Learner, prefetcher: RecordPrefetcher, accept_gap: bool) -> l
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _Status, accept_gap: bool) -> None:
     publisher = Publisher(learner.model, store, publish_config(learner.model, settings), now_ms, learner.used)
     learner.publisher = publisher
-    if learner.has_passed:
+    if learner.resumed and not learner.resumed.meta.refusals:
         publisher.gate.trust()
 
     def publish_and_checkpoint() -> None:
@@ -168,6 +169,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 reason=str(error),
             )
         finally:
+            learner.checkpointer.abandon()
             if prefetcher:
                 prefetcher.close()
             publisher.uploader.stop()

@@ -53,8 +53,7 @@ class Reference:
 class PublishGate:
     """Judges the versions of one model.
 
-    `refusals`: in a row, until `confirm`; `passed_at`: `model.learned` of the last version judged, if it passed, else
-    −1; `verdict`: the last.
+    `refusals`: in a row, until `confirm`; `verdict`: the last.
     """
 
     def __init__(self, model: Model) -> None:
@@ -67,7 +66,6 @@ class PublishGate:
         self._level = 0.0  # ln of the mean prediction of the version judged last, relative to that of the live one
         self.verdict = Verdict()
         self.refusals = 0
-        self.passed_at = -1
 
     def judge(self, *, deep: bool) -> Verdict:
         """Judge the version that the model would publish now, with a deep part of its own or with the published one.
@@ -96,7 +94,7 @@ class PublishGate:
         numbers = {name: float(value) for name, value in list(numbers.items())[:NUMBERS_MAX] if math.isfinite(value)}
         if refusal:
             return self.refuse(Verdict(refusal.cause, refusal.reason, numbers))
-        self._level, self.passed_at = 0.0, model.learned
+        self._level = 0.0
         self._renew(fresh, scored)
         self.verdict = Verdict(numbers=numbers)
         return self.verdict
@@ -108,7 +106,7 @@ class PublishGate:
     def refuse(self, verdict: Verdict) -> Verdict:
         """Count a refusal, the gate's or one for another reason."""
         self.refusals += 1
-        self.passed_at, self.verdict = -1, verdict
+        self.verdict = verdict
         return verdict
 
     def confirm(self) -> None:

@@ -42,9 +42,10 @@ class Publisher:
         self.rejected = 0
         self.rejected_by_cause: dict[str, int] = {}
         self.roll_backs = 0
+        self.proven = -1  # `model.learned` of the newest version that passed the gate and was packed
         self._rolled_back = False  # since a version passed last
         self._cause = ""  # of the last rejection that was logged; empty since a version passed
-        self._unconfirmed = False  # whether the last version that passed may yet turn out unpackable
+        self._unproven = -1  # `model.learned` of a version that passed and may yet turn out unpackable; −1: none
         self._last_ms = self._last_deep_ms = 0
         self._last_learned = self._last_deep_examples = -1
         self._last_rejected = -1  # how many examples were learned when the gate rejected last
@@ -75,9 +76,9 @@ class Publisher:
             uploader.invalid = ""
             if self.roll_back_reason:
                 return False
-        elif self._unconfirmed:
+        elif self._unproven >= 0:
             self._passed()
-        self._unconfirmed = False
+        self._unproven = -1
         if uploader.needs_base:
             uploader.needs_base = False
             self._builder.reset()
@@ -93,7 +94,7 @@ class Publisher:
             return False
         metrics = version_metrics(self._model, verdict)
         built = self._builder.build(self.version + 1, self._parent, uploader.token, offset, now_ms, metrics, deep=deep)
-        self._unconfirmed = True
+        self._unproven = self._model.learned
         if deep:
             self._last_deep_ms, self._last_deep_examples = now_ms, self._model.examples
         self.version += 1
@@ -139,6 +140,7 @@ class Publisher:
 
     def _passed(self) -> None:
         """The last version passed the gate, and was packed."""
+        self.proven = self._unproven
         self.gate.confirm()
         self._quarantine.passed()
         self._rolled_back = False

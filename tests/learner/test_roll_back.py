@@ -1,4 +1,4 @@
-"""Rolling back: learning returns to the last checkpoint whose state passed the gate. A crash is before or after."""
+"""Rolling back: learning returns to the last checkpoint that was proven good. A crash is before or after."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from learner.checkpoint import KEEP, CheckpointFiles, restore
+from learner.checkpoints.checkpoint import Checkpoint, restore
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.learner import Learner
 from learner.publishing.publisher import Publisher
 from learner.publishing.uploader import PublishConfig
@@ -27,8 +29,17 @@ from tests.support.waiting import wait_until
 
 SPEC = small_spec(**{"[label]": "[publish.gate]\nrefusals_max = 5\n[label]"})
 LOG = records(SPEC, 900)
-OF_MODEL = ("wide_rows", "statistics", "likenesses", "vocabulary", "embeddings", "dense", "dense_squares", "boundaries")
-OF_LOG = ("seen_ids", "seen_counts", "sums", "recent", "counts", "bins", "pages", "shown_young_names")
+OF_MODEL = (
+    "wide_rows",
+    "statistics",
+    "likenesses",
+    "vocabulary",
+    "vocabulary.values",
+    "dense",
+    "dense_squares",
+    "boundaries",
+)
+OF_LOG = ("id_sources", "sums", "recent", "counts", "bins", "pages", "shown_young_names")
 
 
 class Loop:
@@ -43,12 +54,12 @@ class Loop:
         self.files = CheckpointFiles(folder / "checkpoints")
         found = self.files.newest()
         model, offset = (restore(SPEC, found), found.meta.offset) if found else (Model(SPEC), 0)
-        self.learner = Learner(self.log, model, offset, self.files, checkpoint_every_ms=0)
+        self.learner = Learner(self.log, model, offset, self.files, 0, found)
         self.ms = 1_000
         cadence = PublishConfig(100, 300, 50, folder / "quarantine", folder / "pins", folder / "numbers")
         self.publisher = Publisher(model, self.store, cadence, lambda: self.ms, HighWater())
         self.learner.publisher = self.publisher
-        if found and found.meta.passed:
+        if found and not found.meta.refusals:
             self.publisher.gate.trust()
         self.publisher.maybe_publish(offset)
         wait_until(lambda: self.publisher.uploader.owns_model and not self.publisher.uploader.busy)
@@ -71,20 +82,26 @@ class Loop:
             if reason := self.publisher.roll_back_reason:
                 self.learner.roll_back(reason)
             if checkpoints:
-                self.learner.maybe_checkpoint()
-                if self.learner._writing:
-                    self.learner._writing.join()
+                self.learner.maybe_checkpoint(now=True)
+
+    def pinned(self) -> Checkpoint:
+        """The checkpoint to roll back to."""
+        name = self.files.pinned()
+        assert name is not None
+        return self.files.named(name)
 
     def stop(self) -> None:
-        """End its thread."""
+        """End its threads."""
+        self.learner.checkpointer.abandon()
         self.publisher.uploader.stop()
 
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Iterator[Loop]:
-    """A learner whose versions pass, with checkpoints that say so."""
+    """A learner whose versions pass, with checkpoints that are proven."""
     loop = Loop(tmp_path)
-    loop.learn(100)
+    loop.learn(60, checkpoints=False)
+    loop.learn(6)
     assert loop.publisher.gate.verdict.passed
     yield loop
     loop.stop()
@@ -97,9 +114,7 @@ def parts(state: dict[str, bytes], names: tuple[str, ...]) -> dict[str, bytes]:
 
 def test_after_some_refusals_learning_returns_to_what_passed(loop: Loop) -> None:
     """Weights, embeddings and statistics are of then; offset, ids and figures are of now; versions go out again."""
-    passed = loop.files.read_passed()
-    assert passed is not None
-    good = parts(state_of(restore(SPEC, passed)), OF_MODEL)
+    good = parts(state_of(restore(SPEC, loop.pinned())), OF_MODEL)
     make_nan(loop.model)
     with capture_logs() as logged:
         loop.learn(4)
@@ -158,7 +173,7 @@ def test_without_a_checkpoint_that_passed_learning_goes_on(tmp_path: Path) -> No
         loop.learn(12, checkpoints=False)
     loop.stop()
     assert [one["event"] for one in logged if "roll back" in one["event"]] == [
-        "can't roll back: no checkpoint passed the gate; learning goes on"
+        "can't roll back: no checkpoint was proven; learning goes on"
     ]
     assert loop.publisher.roll_backs == 0
     assert not loop.model.finite()
@@ -176,16 +191,28 @@ def test_it_rolls_back_once_until_a_version_passes(loop: Loop) -> None:
     assert loop.publisher.gate.refusals == 12
 
 
-def test_the_last_that_passed_is_kept(loop: Loop) -> None:
+def test_the_last_good_checkpoint_is_kept(loop: Loop) -> None:
     """However many checkpoints of refused states follow; they are written, since replaying them takes time."""
-    passed = loop.files.newest_passed()
+    good = loop.pinned().meta
     invert(loop.model)
     loop.learn(4)
-    assert loop.files.newest_passed() == passed
-    assert len(loop.files.paths()) == KEEP + 1
+    assert loop.pinned().meta == good
     newest = loop.files.newest()
     assert newest is not None
-    assert (newest.meta.passed, newest.meta.offset) == (False, loop.learner.offset)
+    assert (newest.meta.refusals, newest.meta.offset) == (4, loop.learner.offset)
+
+
+def test_a_checkpoint_is_good_when_a_later_version_passed(loop: Loop) -> None:
+    """What broke just before it, and wasn't judged yet, isn't rolled back to."""
+    good = loop.pinned().meta.offset
+    loop.learn(1)
+    assert loop.pinned().meta.offset >= good
+    good = loop.pinned().meta.offset
+    make_nan(loop.model)
+    loop.learner.checkpointer.write(loop.learner.offset, 1, 1)
+    loop.learner._unproven = loop.learner.offset, loop.model.learned + 1
+    loop.learn(2)
+    assert loop.pinned().meta.offset == good
 
 
 @pytest.mark.parametrize("moment", ["before the write", "while writing", "after"])
@@ -202,14 +229,14 @@ def test_a_learner_killed_while_it_rolls_back_is_before_or_after(
     class Killed(BaseException):
         """As by kill -9."""
 
-    def killed(*_: object) -> Path:
+    def killed(*_: object) -> None:
         if moment == "while writing":
-            (files.folder / "000000000000999.npz.1.part").write_bytes(b"half a checkpoint")
+            (files.folder / "000000000999.checkpoint.1.part").write_bytes(b"half a checkpoint")
         raise Killed
 
     with monkeypatch.context() as patch:
         if moment != "after":
-            patch.setattr(files, "write", killed)
+            patch.setattr(Checkpointer, "write", killed)
             with pytest.raises(Killed):
                 loop.learner.roll_back("because")
         else:
