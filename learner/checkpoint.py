@@ -49,6 +49,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     token: int
     version: int
     organic: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     meta = Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(progress.names[1:]), token, version, model.organic,
+        model.left_out,
     )  # fmt: skip
     return Checkpoint(meta, arrays)
 
@@ -100,6 +102,7 @@ def _wide_arrays(wide: Ftrl) -> Arrays:
         "admission_young": admission.young.copy(),
         "admission_old": admission.old.copy(),
         "admission_added": admission.added.copy(),
+        "admission_pages": admission.pages.copy(),
     }
 
 
@@ -138,6 +141,7 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
 
 def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
+    model.left_out = meta.left_out
     model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
     model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
     _restore_wide(model.wide, arrays)
@@ -178,7 +182,8 @@ def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
     if rows.shape[1] > WIDE_WIDTH:
         wide.table.stamp(rows[:, 0].copy(), rows[:, WIDE_WIDTH].astype(np.uint32))
     wide.evictor.restore(arrays["wide_sweep"])
-    wide.admission.restore(arrays["admission_young"], arrays["admission_old"], arrays["admission_added"])
+    young, old, added = (arrays[f"admission_{name}"] for name in ("young", "old", "added"))
+    wide.admission.restore(young, old, added, arrays.get("admission_pages"))
 
 
 def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:

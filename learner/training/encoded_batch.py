@@ -39,6 +39,8 @@ class EncodedBatch:
     statistics: StatisticKeys
     members: Bools  # bool[B, S]: which example is in which slice
     later: Bools | None  # bool[B]: which carry a later label, a late positive or a retraction; None: none does
+    earlier: F32  # f32[B]: the weight of the label that a later one takes back; 0: none
+    left_out: int  # crosses of an item that had too many keys
     installs: list[tuple[int, int]]  # (id, ingest ms)
     newest_ms: int  # greatest event time
     ingest_ms: int  # greatest ingest time
@@ -66,6 +68,7 @@ class EncodedRecords:
     starts: I64  # of micro-batches
     start_ends: I64  # i64[R + 1]: record r has micro-batches start_ends[r]:start_ends[r + 1]
     summaries: I64  # i64[R, 5]; of several records the greatest value of each column is used
+    left_out: I64 | None  # i64[B]: how many crosses were left out; None: none can be
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -98,6 +101,7 @@ class EncodedRecords:
         words, starts, page, position = columns.pages
         lists, kinds = self._lists, self._kinds
         reasons, time_ms = columns.reasons[rows], columns.time_ms[rows]
+        corrects = are_corrections(reasons)
         newest_ms, ingest_ms, later, installs, _ = self.summaries[first:last].max(axis=0).tolist()
         bounds = np.append(self.starts[self.start_ends[first] : self.start_ends[last]], b)
         return EncodedBatch(
@@ -113,11 +117,13 @@ class EncodedRecords:
                 self.deep.offsets[a * lists : b * lists + 1],
                 self.deep.numbers[rows],
             ),
-            Targets(columns.ids[rows], columns.labels[rows], columns.weights[rows], time_ms),
+            Targets(columns.ids[rows], columns.labels[rows], columns.weights[rows], time_ms, columns.page_keys[rows]),
             Outcomes(self.labels[rows], self.weights[rows], reasons, time_ms),
             StatisticKeys(self.statistics.keys, self.statistics.offsets[a * kinds : b * kinds + 1]),
             self.members[rows],
-            are_corrections(reasons) if later else None,
+            corrects if later else None,
+            columns.weights[rows] * corrects,
+            int(self.left_out[rows].sum()) if self.left_out is not None else 0,
             _installs(columns.take(rows)) if installs else [],
             newest_ms,
             ingest_ms,
@@ -152,6 +158,7 @@ class BatchEncoder:
             starts,
             np.append(0, np.cumsum(summaries[:, MICRO_BATCHES])),
             summaries,
+            self.features.left_out(pages),
         )
 
 

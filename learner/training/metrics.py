@@ -45,6 +45,9 @@ for gauge in FIGURES.values():
     gauge.labels(ALL, "lifetime")  # present from the first scrape on
 EXAMPLES = Total("thalweg_learner_examples", "examples learned, since the log's beginning")
 DUPLICATES = Total("thalweg_learner_duplicates", "examples and organic installs dropped as duplicates")
+LEFT_OUT = Total(
+    "thalweg_learner_crosses_left_out", "cross-products of an item left out, since they would have over 4,096 keys"
+)
 DEDUP_SHARE = Gauge(
     "thalweg_learner_dedup_share",
     "the most examples that a joiner emitted between two commits / ids of a partition that the learner remembers",
@@ -91,6 +94,7 @@ def set_model(model: Model) -> None:
     EXAMPLES.set(model.examples)
     DUPLICATES.set(model.duplicates)
     ORGANIC.set(model.organic)
+    LEFT_OUT.set(model.left_out)
     WARM_STARTS.set(model.warm_starts)
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.evictor),

@@ -92,11 +92,10 @@ class Model(ModelState):
         Returns predictions, float32 [B].
         """
         inputs, targets, bounds = batch.inputs, batch.targets, batch.bounds
-        corrects = np.zeros(len(batch), np.bool_) if batch.later is None else batch.later
         wide, predictions = np.empty((2, len(batch)), np.float32)
         state = self.wide.prepare(inputs.keys[inputs.key_offsets[0] : inputs.key_offsets[-1]], batch.newest_ms)
         if self.deep is None:
-            learn_wide(state, inputs.keys, inputs.key_offsets, targets, corrects, predictions)
+            learn_wide(state, inputs.keys, inputs.key_offsets, targets, batch.earlier, predictions)
             self.examples += len(batch)
             return predictions
         start, begun, last = self.examples, 0, len(bounds) - 1
@@ -106,7 +105,7 @@ class Model(ModelState):
             if not due and end < last:
                 continue
             deep = self.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
-            learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], corrects, predictions, wide)
+            learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], batch.earlier, predictions, wide)
             piece = slice(bounds[begun], bounds[end])
             self.window.add(self.examples, targets.ids[piece], wide[piece])
             self.examples += int(bounds[end] - bounds[begun])
@@ -141,6 +140,7 @@ class Model(ModelState):
             self.installs += batch.installs
             if len(self.installs) > 2 * INGESTS_MAX:
                 self.installs = sorted(self.installs)[:INGESTS_MAX]
+        self.left_out += batch.left_out
         self.watermark_ms = max(self.watermark_ms, batch.newest_ms)
         self.learned_ms = max(self.learned_ms, batch.ingest_ms)
 

@@ -41,6 +41,7 @@ class ModelState:
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned
+    left_out: int = 0  # crosses of an item that had too many keys
     watermark_ms: int = 0  # greatest event time of a learned page
     learned_ms: int = 0  # ingest time of the newest label
     warm_starts: int = 0
@@ -62,7 +63,9 @@ class ModelState:
         if base := spec.label.base_log_odds:
             self.wide.set_initial_weight(self.encoder.bias_key, base)
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
-        self.deep = DeepModel(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
+        self.deep = (
+            DeepModel(spec.deep, lists, numbers, self.seed, self.encoder.deep.unseen) if "deep" in spec.parts else None
+        )
         slices, label = self.batch_encoder.slices.names, spec.label
         labels_ms = duration_ms(label.window) + duration_ms(label.lateness)
         settles = label.policy == "fake_negative"  # else a page's predictions know its labels

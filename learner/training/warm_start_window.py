@@ -62,7 +62,8 @@ class WarmStartWindow:
                 examples = examples.take(keep)
                 wide = self.wide[np.arange(index - len(examples), index) % size]
                 inputs = encoder.batches.features.deep_input(examples.pages)
-                yield WindowChunk(inputs, wide, examples.labels, examples.weights, examples.corrects)
+                earlier = examples.weights * examples.corrects
+                yield WindowChunk(inputs, wide, examples.labels, examples.weights, earlier)
             if index == end:
                 break
         if index != end:

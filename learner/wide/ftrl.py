@@ -17,7 +17,7 @@ from learner.wide.admission import Admission, count_sighting
 from stream.features.encoder import WideKeys
 from stream.runtime.prefetch import prefetch
 from stream.spec.spec import Spec, duration_ms
-from stream.tables.dtypes import F32, I64, U8, U32, U64, Bools
+from stream.tables.dtypes import F32, I64, U8, U16, U32, U64
 from stream.tables.eviction import EXPIRED, Evictor
 from stream.tables.hash_kernels import (
     AHEAD,
@@ -83,6 +83,7 @@ class FtrlState(NamedTuple):
     admits: U8  # as in `Admission`
     young: U8
     old: U8
+    pages: U16
     added: I64
     inverse_alphas: F32  # f32[crosses]
     beta: np.float32
@@ -95,7 +96,8 @@ class WideExamples(NamedTuple):
 
     deep_logits: F32  # f32[B]
     labels: F32  # f32[B]
-    weights: F32  # f32[B]
+    weights: F32  # f32[B]; 0 where none was earlier: it's predicted only
+    pages: U64  # u64[B], hash of each one's page
 
 
 class WideOutput(NamedTuple):
@@ -160,8 +162,8 @@ class Ftrl:
         table.reserve_for(keys)
         inverse_alphas, rates = self._rates
         return FtrlState(table.slots, table.dirty, table.counts, table.last_seen, evictor.now_s, evictor.lifetimes_s,
-                         evictor.tally, admission.admits, admission.young, admission.old, admission.added,
-                         inverse_alphas, *rates)  # fmt: skip
+                         evictor.tally, admission.admits, admission.young, admission.old, admission.pages,
+                         admission.added, inverse_alphas, *rates)  # fmt: skip
 
     def weights(self, rows: U64) -> F32:
         """The weights of table rows [N, 2]. float32 [N]."""
@@ -211,17 +213,18 @@ def _step(
 
 @kernel
 def learn_wide_examples(
-    state: FtrlState, keys: WideKeys, examples: WideExamples, first: int, last: int, corrects: Bools,
+    state: FtrlState, keys: WideKeys, examples: WideExamples, first: int, last: int, earlier: F32,
     output: WideOutput,
 ) -> None:  # fmt: skip
     """Predict and learn examples first:last of a record, one after the other.
 
-    One that `corrects` (bool [B]) an earlier label takes back its step, as of now: their g and g² differ by 1 and by
-    1 − 2p. `_locate` waits for memory, for many keys at once; then all is in the cache.
+    `earlier` float32 [B]: the weight at which the other label of this example was learned before, or 0. Such a step is
+    taken back, as of now: where both weigh 1, their g and g² differ by 1 and by 1 − 2p. `_locate` waits for memory,
+    for many keys at once; then all is in the cache.
     """
     slots, inverse_alphas, offsets = state.slots, state.inverse_alphas, keys.offsets
     rates = Rates(state.beta, state.l1, state.l2)
-    deep_logits, labels, importances = examples
+    deep_logits, labels, importances, _ = examples
     logits, gradients = output
     zn = slots.view(np.float32)
     sign = np.float32(-1.0 if state.dirty.shape[0] else 1.0)  # n's sign bit is the table's CHANGED
@@ -234,7 +237,7 @@ def learn_wide_examples(
     buffers = np.zeros((6, most), np.float32)
     z, n, inverse, roots, weights, moves = buffers[0], buffers[1], buffers[2], buffers[3], buffers[4], buffers[5]
     for block in range(first, last, BLOCK):
-        _locate(state, keys, block, min(block + BLOCK, last), rows, ends)
+        _locate(state, keys, examples, earlier, block, min(block + BLOCK, last), rows, ends)
         for b in range(block, min(block + BLOCK, last)):
             start = ends[b - block]
             count = ends[b - block + 1] - start
@@ -251,12 +254,13 @@ def learn_wide_examples(
             importance = np.float64(importances[b])
             g = np.float32(importance * (p - np.float64(labels[b])))
             square = g * g
-            if corrects[b] and np.isfinite(g):
-                direction = 1.0 - 2.0 * np.float64(labels[b])
-                g = np.float32(importance * direction)
-                square = np.float32(importance * importance * direction * (2.0 * p - 1.0))
+            if earlier[b] and np.isfinite(g):
+                right, wrong = importance * (p - np.float64(labels[b])), p - (1.0 - np.float64(labels[b]))
+                wrong *= np.float64(earlier[b])
+                g = np.float32(right - wrong)
+                square = np.float32((right - wrong) * (right + wrong))
             gradients[b] = g
-            if not np.isfinite(g):
+            if not np.isfinite(g) or (importance == 0.0 and not earlier[b]):
                 continue
             _step(n, inverse, roots, weights, padded, g, square, moves)
             for j in range(count):
@@ -266,23 +270,40 @@ def learn_wide_examples(
 
 
 @kernel
-def _locate(state: FtrlState, record: WideKeys, first: int, last: int, rows: I64, ends: I64) -> None:
-    """The rows of some examples' keys; example first + i has rows[ends[i]:ends[i+1]]."""
+def _locate(
+    state: FtrlState, record: WideKeys, examples: WideExamples, earlier: F32, first: int, last: int, rows: I64,
+    ends: I64,
+) -> None:  # fmt: skip
+    """The rows of some examples' keys; example first + i has rows[ends[i]:ends[i+1]].
+
+    A correction counts no sighting: its page was counted when it was learned first.
+    """
     keys, offsets = record
     slots, dirty, counts = state.slots, state.dirty, state.counts
     last_seen, now_s, lifetimes_s, tally = state.last_seen, state.now_s, state.lifetimes_s, state.tally
-    admits, young, old, added = state.admits, state.young, state.old, state.added
+    admits, young, old, pages, added = state.admits, state.young, state.old, state.pages, state.added
     located, stop = 0, offsets[last]
     ends[0] = 0
     for i in range(offsets[first], min(offsets[first] + AHEAD, stop)):
         _prefetch(slots, last_seen, keys[i])
     for b in range(first, last):
+        corrects, page = earlier[b] > 0, examples.pages[b]
+        only_predicted = examples.weights[b] == 0 and not corrects
         for i in range(offsets[b], offsets[b + 1]):
             if i + AHEAD < stop:
                 _prefetch(slots, last_seen, keys[i + AHEAD])
             key = keys[i]
+            if only_predicted:
+                row = find(slots, key)
+                if row >= 0:
+                    rows[located] = row
+                    located += 1
+                continue
             admit = np.int64(admits[_cross(key)]) if admits.shape[0] else 1
-            if admit > 1 and find(slots, key) < 0 and count_sighting(key, young, old, added) < admit:
+            if (
+                admit > 1 and find(slots, key) < 0
+                and (corrects or count_sighting(key, page, young, old, pages, added) < admit)
+            ):  # fmt: skip
                 continue
             row = find_or_insert(slots, key, counts)
             mark_changed(slots, row, dirty, counts)

@@ -22,6 +22,7 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Probability = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
+Pages = Annotated[int, Meta(ge=1, le=65_534)]
 Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
 UtcOffset = Annotated[str, Meta(pattern=r"^[+-](0\d|1[0-4]):[0-5]\d$", description="such as +02:00")]
 ColumnType = Literal["category", "categories", "number", "date"]
@@ -137,8 +138,8 @@ class Cross(Part, frozen=True):
 class Wide(Part, frozen=True):
     """The part that memorises: FTRL-Proximal over fields and cross-products.
 
-    A key gets a weight at its `admit`-th sighting, and loses it when it isn't seen for `expire` of event time. Over
-    `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, by default
+    A key gets a weight on the `admit`-th page that has it, and loses it when it isn't seen for `expire` of event time.
+    Over `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, by default
     `alpha`. Where labels are rare, `label.base_rate` says where the bias starts.
     """
 
@@ -169,8 +170,8 @@ class WarmStart(Part, frozen=True):
 class Deep(Part, frozen=True):
     """The part that generalises: embeddings, ReLU tower, AdaGrad.
 
-    An id gets an embedding row at its `min_count`-th sighting, and loses it when it isn't seen for `expire` of event
-    time. Over `max_rows` the least recently seen are evicted; rows are reused. AdaGrad's sums of squares start at
+    An id gets an embedding row on the `min_count`-th page that has it, and loses it when it isn't seen for `expire` of
+    event time. Over `max_rows` the least recently seen are evicted; rows are reused. AdaGrad's sums of squares start at
     `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0.
     Embeddings learn at `embedding_rate`, by default `learning_rate`: where labels are rare, they diverge at rates that
     are good for the tower.
@@ -178,7 +179,7 @@ class Deep(Part, frozen=True):
 
     features: list[str] = []
     embedding_dim: Annotated[int, Meta(ge=1, le=1024)] = 32
-    min_count: Count = 10
+    min_count: Pages = 10
     expire: Duration | None = None
     max_rows: Bound = 5_000_000
     quantiles: Annotated[int, Meta(ge=2, le=1024)] = 64
