@@ -50,6 +50,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     version: int
     organic: int = 0
     left_out: int = 0
+    sampled_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     meta = Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(progress.names[1:]), token, version, model.organic,
-        model.left_out,
+        model.left_out, model.sampled_out,
     )  # fmt: skip
     return Checkpoint(meta, arrays)
 
@@ -141,7 +142,7 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
 
 def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
-    model.left_out = meta.left_out
+    model.left_out, model.sampled_out = meta.left_out, meta.sampled_out
     model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
     model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
     _restore_wide(model.wide, arrays)

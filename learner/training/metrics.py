@@ -45,6 +45,10 @@ for gauge in FIGURES.values():
     gauge.labels(ALL, "lifetime")  # present from the first scrape on
 EXAMPLES = Total("thalweg_learner_examples", "examples learned, since the log's beginning")
 DUPLICATES = Total("thalweg_learner_duplicates", "examples and organic installs dropped as duplicates")
+SAMPLED_OUT = Total(
+    "thalweg_learner_sampled_out",
+    "negatives that only statistics learned, by `sample_negatives`, since the log's beginning",
+)
 LEFT_OUT = Total(
     "thalweg_learner_crosses_left_out", "cross-products of an item left out, since they would have over 4,096 keys"
 )
@@ -95,6 +99,7 @@ def set_model(model: Model) -> None:
     DUPLICATES.set(model.duplicates)
     ORGANIC.set(model.organic)
     LEFT_OUT.set(model.left_out)
+    SAMPLED_OUT.set(model.sampled_out)
     WARM_STARTS.set(model.warm_starts)
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.evictor),

@@ -41,6 +41,7 @@ class ModelState:
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned
+    sampled_out: int = 0  # negatives that only statistics learned
     left_out: int = 0  # crosses of an item that had too many keys
     watermark_ms: int = 0  # greatest event time of a learned page
     learned_ms: int = 0  # ingest time of the newest label
@@ -79,8 +80,8 @@ class ModelState:
 
     @property
     def learned(self) -> int:
-        """Examples and organic installs learned: while it stays the same, so does the content of a version."""
-        return self.examples + self.organic
+        """Labels and organic installs learned, by statistics alone too: while it stays the same, so does a version."""
+        return self.examples + self.organic + self.sampled_out
 
     def predict(self, words: U64) -> F32:
         """P(Y=1) of each item of a page, float32 [n]."""
@@ -108,16 +109,15 @@ class ModelState:
 
     def is_quiet(self, records: TrainingRecords, first: int, last: int) -> bool:
         """Whether learning these records changes nothing but what their examples change, in whatever steps."""
-        examples, deep = records.examples, self.deep
-        a, b = int(examples.ends[first]), int(examples.ends[last])
-        ids = examples.id_count(a, b)
-        if deep and (self.due(self.examples, self.examples + b - a) or not deep.vocabulary.is_quiet(ids)):
+        sizes, deep = records.examples.sizes(first, last), self.deep
+        due = deep and self.due(self.examples, self.examples + sizes.predicted)
+        if deep and (due or not deep.vocabulary.is_quiet(sizes.ids)):
             return False
         return (
-            b - a <= STEP_MAX
+            sizes.examples <= STEP_MAX
             and not any(records.organic[first:last])
-            and self.wide.is_quiet(int(examples.wide.offsets[b] - examples.wide.offsets[a]))
-            and (not self.learns_statistics or self.statistics.is_quiet(examples.statistic_count(a, b), b - a))
+            and self.wide.is_quiet(sizes.keys)
+            and (not self.learns_statistics or self.statistics.is_quiet(sizes.statistics, sizes.examples))
         )
 
     def due(self, before: int, after: int) -> list[Callable[[], None]]:

@@ -20,6 +20,7 @@ Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Probability = Annotated[float, Meta(gt=0, lt=1)]
+SampleShare = Annotated[float, Meta(ge=0.001, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
 Pages = Annotated[int, Meta(ge=1, le=65_534)]
@@ -196,6 +197,9 @@ class Label(Part, frozen=True):
 
     A new model predicts about `base_rate`, the share of positives that you expect. By default it's a half: where labels
     are rare, the first thousands of examples teach little else. It makes no difference to a model that exists.
+
+    Of negatives a share of `sample_negatives` is learned, by hash, at weights that make up for the others. Statistics
+    and figures count all.
     """
 
     policy: Policy = "eager"
@@ -207,6 +211,7 @@ class Label(Part, frozen=True):
     organic: bool | OrganicTo = False  # emit installs without a page: see `organic_in`
     delays: list[Duration] = []  # of `delayed_negative`: when negatives are emitted; quantiles of installs' delays
     base_rate: Probability = 0.5
+    sample_negatives: SampleShare = 1.0
 
     @property
     def base_log_odds(self) -> float:
@@ -268,13 +273,13 @@ class Spec(Part, frozen=True):
         """16 hex digits: equal for specs whose models are interchangeable.
 
         It leaves out name, publish, slices and label.organic: no example depends on them (a statistic of organic
-        installs is part of it anyway); label.base_rate, of which only a new model knows; and label.skew: it was added
-        later, and models had to stay valid.
+        installs is part of it anyway); label.base_rate, of which only a new model knows; label.skew: it was added
+        later, and models had to stay valid; and label.sample_negatives, which changes how soon weights move.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
         content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
-        for name in ("organic", "skew", "base_rate"):
+        for name in ("organic", "skew", "base_rate", "sample_negatives"):
             content["label"].pop(name, None)
         if self.page == PageTime():  # written out
             content.pop("page", None)
