@@ -7,6 +7,7 @@ sampled negatives weigh what they stand for.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,7 +19,9 @@ from rich.table import Table
 from learner.training.model import Model
 from learner.training.progressive_validation import auc_of
 from producers.store.parameters import preset
+from producers.store.storefront import ShownPages
 from producers.store.world import StoreWorld
+from stream.events.codec import decode_training, encode_record
 from stream.events.topics import EXAMPLES
 from stream.log.protocol import Record
 from stream.spec.spec import Spec
@@ -30,7 +33,8 @@ PAGES, QUICK_PAGES = 60_000, 6_000
 SHARES: Final = (1.0, 0.3, 0.1)
 TOWERS: Final[dict[str, list[int]]] = {"64": [64], "512-256": [512, 256]}
 RUNS: Final = 3
-CHUNK: Final = 64  # records that are decoded at once
+PACKED: Final = 16  # of the loop's records into one, as a joiner under load makes them: about 200 examples
+CHUNK: Final = 32  # records that are decoded at once
 SEED: Final = 777
 
 
@@ -42,23 +46,36 @@ class Learned(NamedTuple):
     calibration: float
 
 
+class RecordedLoop(ClosedLoop):
+    """A closed loop that retains the records of `examples`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.examples = list[Record]()
+        self._examples = self.log.reader(EXAMPLES.name, {0: 0})
+
+    def _learn(self, shown: Sequence[ShownPages], *, publish: bool) -> None:
+        while records := self._examples.poll(0.0, 10_000):
+            self.examples.extend(records)
+        super()._learn(shown, publish=publish)
+
+
 def played(spec: Spec, pages: int, progress: Progress) -> list[Record]:
     """The records of `examples` of the store's closed loop."""
-    arms = ("popular", "wide_deep")
-    loop = ClosedLoop(
-        spec, StoreWorld(preset("usual"), SEED), arms, Assignment("sampling", dict.fromkeys(arms, 1.0)).arm_of
-    )
-    reader, found = loop.log.reader(EXAMPLES.name, {0: 0}), list[Record]()
-    task = progress.add_task("play the store", total=pages)
-
-    def read(done: int) -> None:
-        while records := reader.poll(0.0, 10_000):
-            found.extend(records)
-        progress.update(task, completed=done)
-
-    loop.on_progress = read
+    arms, task = ("popular", "wide_deep"), progress.add_task("play the store", total=pages)
+    assign = Assignment("sampling", dict.fromkeys(arms, 1.0)).arm_of
+    loop = RecordedLoop(
+        spec, StoreWorld(preset("usual"), SEED), arms, assign,
+        on_progress=lambda done: progress.update(task, completed=done),
+    )  # fmt: skip
     loop.run(pages)
-    return found
+    return [packed(loop.examples[i : i + PACKED]) for i in range(0, len(loop.examples), PACKED)]
+
+
+def packed(records: list[Record]) -> Record:
+    """These records as one."""
+    events = [event for record in records for event in decode_training(record.value or b"")[0]]
+    return records[0]._replace(value=encode_record(events))
 
 
 def learn(spec: Spec, records: list[Record]) -> Learned:
@@ -84,7 +101,7 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     figures: dict[str, float] = {}
     with Progress(console=Console(stderr=True), transient=True) as progress:
         records = played(spec, QUICK_PAGES if quick else PAGES, progress)
-        learn(spec, records[:CHUNK])  # compiles
+        learn(spec, records[: 2 * CHUNK])  # compiles
         repeats = 1 if quick else RUNS
         task = progress.add_task("learn", total=len(TOWERS) * len(SHARES) * repeats)
         table = Table(title=f"the store at 1 %, {len(records):,} records", caption="AUC: second half, as it arrives")

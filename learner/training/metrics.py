@@ -70,7 +70,7 @@ KEYS = Gauge("thalweg_learner_keys", "keys in tables, by part; of the deep part 
 EVICTED_KEYS = Total(
     "thalweg_learner_evicted_keys", "keys that expired or were over the bound, by part and reason", ("part", "reason")
 )
-PENDING_IDS = Gauge("thalweg_learner_pending_ids", "ids without an embedding row whose sightings are counted")
+PENDING_IDS = Gauge("thalweg_learner_pending_ids", "ids without an embedding row whose pages are counted")
 EVICTED_IDS = Total(
     "thalweg_learner_evicted_ids",
     "ids that expired or were over the bound, in this process, by their row",
