@@ -105,6 +105,10 @@ class EncodedRecords:
             int(rows[n_b * kinds] - rows[n_a * kinds]),
         )  # fmt: skip
 
+    def newest_ms(self, first: int, last: int) -> int:
+        """Greatest event time of records first:last."""
+        return int(self.summaries[first:last, NEWEST_MS].max())
+
     def batch(self, first: int, last: int) -> EncodedBatch:
         """The examples of records first:last."""
         columns, few = self.columns, self.predicted

@@ -110,13 +110,17 @@ class ModelState:
     def is_quiet(self, records: TrainingRecords, first: int, last: int) -> bool:
         """Whether learning these records changes nothing but what their examples change, in whatever steps."""
         sizes, deep = records.examples.sizes(first, last), self.deep
-        due = deep and self.due(self.examples, self.examples + sizes.predicted)
-        if deep and (due or not deep.vocabulary.is_quiet(sizes.ids)):
+        newest_ms = records.examples.newest_ms(first, last)
+        if deep and (
+            self.due(self.examples, self.examples + sizes.predicted)
+            or not deep.vocabulary.is_quiet(sizes.ids)
+            or not deep.forgetting.is_quiet(newest_ms)
+        ):
             return False
         return (
             sizes.examples <= STEP_MAX
             and not any(records.organic[first:last])
-            and self.wide.is_quiet(sizes.keys)
+            and self.wide.is_quiet(sizes.keys, newest_ms)
             and (not self.learns_statistics or self.statistics.is_quiet(sizes.statistics, sizes.examples))
         )
 
