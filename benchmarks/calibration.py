@@ -56,8 +56,8 @@ def kernel_predictions(examples: int) -> Iterator[F64]:
     output = WideOutput(np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32))
     for labels in labels_of(examples):
         state = ftrl.prepare(keys.keys, 0)
-        examples = WideExamples(zeros, labels, ones, np.zeros(CHUNK), pages)
-        learn_wide_examples(state, keys, examples, 0, CHUNK, zeros, output)
+        known = WideExamples(zeros, labels, ones, np.zeros(CHUNK), pages)
+        learn_wide_examples(state, keys, known, 0, CHUNK, zeros, output)
         yield 1 / (1 + np.exp(-output.logits.astype(np.float64)))
 
 

@@ -65,7 +65,7 @@ class Admission:
 def count_sighting(key: np.uint64, page: np.uint64, young: U8, old: U8, pages: U16, added: I64) -> int:
     """Count a sighting on a page; returns the key's count of pages, this one included.
 
-    It's never too small within two generations, but for one of 30,000 pages, which is taken for another.
+    It's never too small within two generations, but for one of 16,000 pages, which is taken for another.
     """
     h = mix(np.uint64(0x13198A2E03707344), key)
     line = ((h >> np.uint64(32)) * np.uint64(young.shape[0])) >> np.uint64(32)
