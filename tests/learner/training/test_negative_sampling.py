@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.training.example_batch import ExampleBatch
 from learner.training.figures import ALL
 from learner.training.model import Model
