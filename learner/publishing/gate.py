@@ -28,7 +28,8 @@ from stream.snapshots.verdict import NOT_FINITE, NUMBERS_MAX, Verdict
 from stream.tables.dtypes import F32, F64
 
 ITEMS_MIN: Final = 64  # of all pages, or of a slice: below it means and orders depend on single items
-ANCHOR_VERSIONS: Final = 32  # that pass, from one anchor to the next
+ANCHORS: Final = 3  # that are kept: versions are compared with the oldest
+ANCHOR_VERSIONS: Final = 8  # that pass, from one anchor to the next
 SLICE_MARGIN: Final = 1.5  # by which a slice's bounds are wider
 
 
@@ -177,7 +178,7 @@ class PublishGate:
         scores = Scores(fresh.wide_logits(model).astype(np.float64) + deep, deep, fresh.norms(model))
         self._live = Reference("live", fresh, scores, model.examples)
         if not self._anchors or self._anchored >= ANCHOR_VERSIONS:
-            self._anchors = [*self._anchors[-1:], replace(self._live, name="earlier")]
+            self._anchors = [*self._anchors[1 - ANCHORS :], replace(self._live, name="earlier")]
             self._anchored = 0
 
 
