@@ -69,6 +69,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         "likenesses": model.statistics.likenesses.rows(),
         "likenesses_sweep": model.statistics.likeness_evictor.state(),
         **progress.arrays(),
+        **model.held_out.arrays(),
         **model.learned_ids.arrays(),
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
         **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
@@ -153,6 +154,7 @@ def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.drift.restore(arrays["losses"].tolist())
     if model.deep:
         _restore_deep(model.deep, arrays)
+    model.held_out.restore(arrays)
 
 
 def _restore_statistics(statistics: Statistics, arrays: Arrays) -> None:

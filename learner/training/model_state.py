@@ -12,6 +12,7 @@ from learner.deep.warm_start import warm_start
 from learner.training.dedup import RecentIds
 from learner.training.drift import DriftDetector
 from learner.training.encoded_batch import BatchEncoder
+from learner.training.held_out import HeldOut
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.ranking_kernels import PAGE_ITEMS
 from learner.training.ranking_progress import RankingProgress
@@ -68,6 +69,7 @@ class ModelState:
         settles = label.policy == "fake_negative"  # else a page's predictions know its labels
         rankings = RankingProgress(len(slices), labels_ms, settles=settles, items_max=PAGE_ITEMS if settles else 1)
         self.progress = ProgressiveValidation(slices, rankings)
+        self.held_out = HeldOut(spec, self.wide, self.deep, self.encoder, self.predict_encoded)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
         self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)
@@ -110,8 +112,10 @@ class ModelState:
         ids = examples.id_count(a, b)
         if deep and (self.due(self.examples, self.examples + b - a) or not deep.vocabulary.is_quiet(ids)):
             return False
+        before_last = int(examples.ends[last - 1]) - a  # `held_out` acts at the end of a record, here of the last one
         return (
             b - a <= STEP_MAX
+            and not self.held_out.is_due(self.examples, self.examples + before_last)
             and not any(records.organic[first:last])
             and self.wide.is_quiet(int(examples.wide.offsets[b] - examples.wide.offsets[a]))
             and (not self.learns_statistics or self.statistics.is_quiet(examples.statistic_count(a, b), b - a))

@@ -231,10 +231,13 @@ class Gate(Part, frozen=True):
     `log_loss_rise_max` is relative to always predicting those examples' own label rate. `calibration` bounds mean
     prediction / mean label, unless chance alone explains the difference (few labels). Under
     `fake_negative` labels beyond the model's usual share don't count for the lower bound.
+
+    `holdout` is the share of pages that aren't learned, and judge the model continuously; 0: all are learned.
     """
 
     log_loss_rise_max: Positive = 0.05
     calibration: tuple[Positive, Positive] = (0.8, 1.25)
+    holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
 
 
 class Publish(Part, frozen=True):
