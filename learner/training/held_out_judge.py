@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from learner.training.paired_comparison import NO_PAIRS, Comparison, Pairs, compare, plausible_examples
+from learner.training.paired_comparison import NO_PAIRS, Comparison, Pairs, compare, finite, plausible_examples
 
 Outcome = Literal["waiting", "equal", "better", "worse"]
 OUTCOMES: Final[tuple[Outcome, ...]] = ("waiting", "equal", "better", "worse")
@@ -60,7 +60,7 @@ class HeldOutJudge:
 
     def record(self, pairs: Pairs) -> None:
         """Add examples of whole pages, in order."""
-        self._chunks.append(pairs)
+        self._chunks.append(finite(pairs))
         self._since += np.array([len(pairs.labels), np.count_nonzero(pairs.labels > 0.5)])
 
     @property

@@ -46,6 +46,13 @@ class Pairs(NamedTuple):
 NO_PAIRS: Final = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), *np.zeros((4, 0), np.float32))
 
 
+def finite(pairs: Pairs) -> Pairs:
+    """A prediction that is no number is as wrong as can be."""
+    wrong = (1.0 - pairs.labels).astype(np.float32)
+    live, anchor = (np.where(np.isfinite(p), p, wrong) for p in (pairs.live, pairs.anchor))
+    return pairs._replace(live=live, anchor=anchor)
+
+
 class Estimate(NamedTuple):
     """A number and its standard error."""
 
@@ -135,7 +142,7 @@ def _ratio(values: F64, weights: F64, groups: I64, count: int) -> Estimate:
 
 def _calibration(predicted: F64, labels: F64, groups: I64, count: int) -> Estimate:
     """log(Σ predicted / Σ labels)."""
-    if not labels.any():
+    if count < 2 or not labels.any():
         return Estimate(0.0, np.inf)
     ratio = _ratio(labels, predicted, groups, count)
     return Estimate(-float(np.log(ratio.value)), ratio.error / ratio.value)

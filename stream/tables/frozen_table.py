@@ -94,7 +94,8 @@ class TableCopy:
 def _rows_between(slots: U64, first: np.uint64, last: np.uint64) -> U64:
     """Rows whose `hash32` is from `first` to below `last`, without CHANGED."""
     capacity, width = slots.shape
-    start, end = int(home_of(slots, first)), int(home_of(slots, last - np.uint64(1))) + 1
+    start: Any = np.int64(home_of(slots, first))
+    end: Any = np.int64(home_of(slots, last - np.uint64(1))) + 1
     while end < start + capacity and slots[end & (capacity - 1), 0] != np.uint64(0):
         end += 1
     rows, count = np.empty((end - start, width), np.uint64), 0
@@ -126,15 +127,15 @@ def _in_order(rows: U64, first: np.uint64, last: np.uint64, shift: int) -> U64:
         ends[b + 1] += ends[b]
     begins, found = ends.copy(), np.empty_like(rows)
     for r in range(rows.shape[0]):
-        b = np.int64(hash32(rows[r, 0]) >> np.uint64(shift)) - base
-        i = int(ends[b])
-        while i > begins[b] and found[i - 1, 0] > rows[r, 0]:
+        bucket = np.int64(hash32(rows[r, 0]) >> np.uint64(shift)) - base
+        at = ends[bucket]
+        while at > begins[bucket] and found[at - 1, 0] > rows[r, 0]:
             for c in range(rows.shape[1]):
-                found[i, c] = found[i - 1, c]
-            i -= 1
+                found[at, c] = found[at - 1, c]
+            at -= 1
         for c in range(rows.shape[1]):
-            found[i, c] = rows[r, c]
-        ends[b] += 1
+            found[at, c] = rows[r, c]
+        ends[bucket] += 1
     return found
 
 

@@ -46,7 +46,7 @@ def state_of(model: Model) -> dict[str, bytes]:
         if name in arrays:
             arrays[name] = arrays[name][np.argsort(arrays[name][:, 0])]
     arrays["seen_ids"] = np.sort(arrays["seen_ids"])
-    return {name: array.tobytes() for name, array in arrays.items()}
+    return {name: np.ascontiguousarray(array).tobytes() for name, array in arrays.items()}
 
 
 def assert_same(a: Model, b: Model) -> None:
