@@ -67,6 +67,7 @@ class Learner:
                 self.offset = origins[-1].offset + 1
                 self.lag.learned(origins, new)
                 self._print_progress()
+                self._log_judgements()
                 self.update_metrics()
                 after_step()
         self.dead_letters.confirm()
@@ -134,6 +135,20 @@ class Learner:
             except OSError as error:  # a full disk, or a closed pipe
                 log.warning("progress can't be printed; learning goes on", reason=str(error))
         marks.clear()
+
+    def _log_judgements(self) -> None:
+        """Log what held-out examples say of the model."""
+        news = self.model.held_out.news
+        while news:
+            at, anchor, verdict = news.popleft()
+            say = log.error if verdict.outcome == "worse" else log.info
+            say(
+                "judged by held-out examples",
+                outcome=verdict.outcome,
+                reason=verdict.reason,
+                examples=at,
+                anchor=anchor,
+            )
 
     def update_metrics(self, *, now: bool = False) -> None:
         """Set the metrics every METRICS_EVERY_MS; at once, when `now`."""

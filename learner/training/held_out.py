@@ -7,8 +7,7 @@ becomes the next anchor; one that did worse is for the learner to roll back.
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -26,11 +25,11 @@ EVERY: Final = 4_096  # examples; a power of two, as the other actions that are 
 SCORED: Final = 2_048  # examples that are scored at once
 FIRST_POSITIVES: Final = 1_000  # learned before there is an anchor: until then a model is hardly one
 Predict = Callable[[WideKeys, DeepInput], F32]
+Parts = Callable[[], tuple[Ftrl, DeepModel | None]]
 NEWS_MAX: Final = 16
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """A verdict at an example index, about a model since its anchor's."""
 
     examples: int
@@ -39,12 +38,12 @@ class Judgement:
 
 
 class HeldOut:
-    """Held-out pages, the anchor, and the judge of one model, whose parts these are. `predict`: the model's own.
+    """Held-out pages, the anchor, and the judge of one model. `parts`: those it has now; `predict`: its own.
 
     `news` collects judgements, but for "waiting", for the caller to take; the newest NEWS_MAX.
     """
 
-    def __init__(self, spec: Spec, wide: Ftrl, deep: DeepModel | None, encoder: Encoder, predict: Predict) -> None:
+    def __init__(self, spec: Spec, parts: Parts, encoder: Encoder, predict: Predict) -> None:
         label, self.share = spec.label, spec.publish.gate.holdout
         labels_ms = duration_ms(label.window) + duration_ms(label.lateness)
         self.pages = HeldOutPages(labels_ms, settles=label.are_negatives_early)
@@ -55,7 +54,7 @@ class HeldOut:
         self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self.worse = ""  # why the model is to be rolled back; who does so empties it
         self.news: deque[Judgement] = deque(maxlen=NEWS_MAX)
-        self._wide, self._deep, self._encoder, self._predict = wide, deep, encoder, predict
+        self._parts, self._encoder, self._predict = parts, encoder, predict
         self._copy: ModelCopy | None = None  # of the next anchor
 
     def is_due(self, before: int, after: int) -> bool:
@@ -70,10 +69,15 @@ class HeldOut:
             self._judge(examples)
         if self.anchor is None and self._copy is None and positives >= FIRST_POSITIVES:
             self.judge.restart(positives / examples)
-            self._copy = ModelCopy(self._wide, self._deep, examples)
+            self._copy = ModelCopy(*self._parts(), examples)
         if self._copy and (anchor := self._copy.step()):
             self.anchor, self._copy = anchor, None
             self.judge.restart()
+
+    def begin_again(self) -> None:
+        """The model has become another, as by a rollback: the anchor and waiting pages stay, the window is void."""
+        self._copy = None
+        self.judge.restart()
 
     def _judge(self, examples: int) -> None:
         verdict = self.judge.recent_verdict()
@@ -85,7 +89,7 @@ class HeldOut:
             self.verdict, self.worse, self._copy = verdict, verdict.reason, None
             self.judge.restart()
         elif self._copy is None:
-            self._copy = ModelCopy(self._wide, self._deep, examples)
+            self._copy = ModelCopy(*self._parts(), examples)
         else:
             return
         assert self.anchor is not None
@@ -125,8 +129,8 @@ class HeldOut:
         self.judge.restore(judge)
         self.examples, *counts = arrays["held_out_counts"].tolist()
         self.outcomes = dict(zip(OUTCOMES, counts, strict=True))
-        self.anchor = frozen_of(self._deep, anchor) if anchor else None
+        self.anchor = frozen_of(self._parts()[1], anchor) if anchor else None
         self._copy = None
         if copy:
-            self._copy = ModelCopy(self._wide, self._deep, 0)
+            self._copy = ModelCopy(*self._parts(), 0)
             self._copy.restore(copy)

@@ -69,7 +69,7 @@ class ModelState:
         settles = label.policy == "fake_negative"  # else a page's predictions know its labels
         rankings = RankingProgress(len(slices), labels_ms, settles=settles, items_max=PAGE_ITEMS if settles else 1)
         self.progress = ProgressiveValidation(slices, rankings)
-        self.held_out = HeldOut(spec, self.wide, self.deep, self.encoder, self.predict_encoded)
+        self.held_out = HeldOut(spec, lambda: (self.wide, self.deep), self.encoder, self.predict_encoded)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
         self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)

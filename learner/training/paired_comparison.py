@@ -9,6 +9,7 @@ twentieth of all examples): sums over users, by the ratio estimator's normal int
 heavy, so it's widened by 1 + 2/√positives.
 """
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -58,6 +59,11 @@ class Estimate(NamedTuple):
 
     value: float
     error: float
+
+    @property
+    def factor(self) -> float:
+        """Of a logarithm."""
+        return math.exp(self.value)
 
 
 class Comparison(NamedTuple):

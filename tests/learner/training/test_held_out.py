@@ -31,26 +31,27 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     judge_often(monkeypatch)
 
 
-def held(log: Log, share: float) -> list[bool]:
+def held_pages(log: Log, share: float) -> list[bool]:
     """Which pages of a log are held out."""
     pages = [examples.page for examples in chain.from_iterable(log)]
-    return Holdout(share).pages(identities_of(pages)).tolist()
+    found: list[bool] = Holdout(share).pages(identities_of(pages)).tolist()
+    return found
 
 
 def without_held(log: Log, share: float) -> Log:
     """The log as it would be if nobody had seen these pages."""
-    which = iter(held(log, share))
+    which = iter(held_pages(log, share))
     return [[examples for examples in record if not next(which)] for record in log]
 
 
 def test_the_share_is_held_out() -> None:
     """By hash of the page: about as many as asked for, a larger share has all of a smaller one, and 0 has none."""
     log = records(holding_spec(), 3_000)
-    fifth, tenth = np.array(held(log, 0.2)), np.array(held(log, 0.1))
+    fifth, tenth = np.array(held_pages(log, 0.2)), np.array(held_pages(log, 0.1))
     assert 0.17 < fifth.mean() < 0.23
     assert 0.08 < tenth.mean() < 0.12
     assert not (tenth & ~fifth).any()
-    assert not any(held(log, 0.0))
+    assert not any(held_pages(log, 0.0))
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -59,7 +60,7 @@ def test_nothing_is_learned_from_them(parts: str) -> None:
 
     A page a record: micro-batches are cut before pages are held out.
     """
-    spec = holding_spec(**PARTS[parts])
+    spec = holding_spec(0.2, **PARTS[parts])
     log = records(spec, 900, per_record=1)
     one, other = Model(spec), Model(_all_learned(spec))
     rest = without_held(log, 0.2)
@@ -85,7 +86,7 @@ def _all_learned(spec: Spec) -> Spec:
 @pytest.mark.parametrize("parts", PARTS)
 def test_the_anchor_predicts_as_the_model_did(parts: str) -> None:
     """Copied at once, bit for bit; and it goes on doing so while the model learns."""
-    spec = holding_spec(**PARTS[parts])
+    spec = holding_spec(0.2, **PARTS[parts])
     log = records(spec, 600)
     model = learned(spec, log[:150])
     copy = ModelCopy(model.wide, model.deep, model.examples)
@@ -162,7 +163,7 @@ def _pages_of(labels_ms: int, *, settles: bool, parts: list[tuple[list[int], lis
     """One page of three items whose labels come in these parts: positions, labels, reason."""
     spec = holding_spec(share=0.5)
     log = records(spec, 20)
-    page = next(one for one, is_held in zip(chain.from_iterable(log), held(log, 0.5), strict=True) if is_held)
+    page = next(one for one, is_held in zip(chain.from_iterable(log), held_pages(log, 0.5), strict=True) if is_held)
     waiting, encoder = HeldOutPages(labels_ms, settles=settles), Model(spec).record_encoder
     for number, (positions, labels, reason) in enumerate(parts):
         ids = [100 * number + position for position in positions]
@@ -208,7 +209,7 @@ def test_a_page_whose_labels_never_come_is_judged_by_those_it_has() -> None:
 
 def test_a_spoiled_model_is_worse() -> None:
     """Weights that are inverted after the anchor was taken; the reason has the numbers, and the anchor stays."""
-    spec = holding_spec(**PARTS["wide"])
+    spec = holding_spec(0.2, **PARTS["wide"])
     log = records(spec, 3_000)
     model = learned(spec, log[:400])
     anchor = _anchor(model.held_out)
