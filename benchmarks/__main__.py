@@ -12,11 +12,13 @@ from rich.console import Console
 from benchmarks.machine import caption, measured
 
 NAMES = {
+    "calibration": "a bias after 100,000,000 examples at 0.1 % labels; peers: other ways to keep float32 sums",
     "delays": "log loss of each label policy under the store's delays, a pause, a ramp; peer: labels at once",
+    "drift": "examples to recover after the world has turned, by the past's length; what forgetting costs on MovieLens",
     "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, faults",
     "joint": "the learner's step against the same network in plain torch; examples per second",
     "learn": "the learner from Kafka to weights, and whole backtests; peers: torch with autograd, Vowpal Wabbit",
-    "quality": "AUC on MovieLens: wide, deep, both, an ensemble, Vowpal Wabbit, River; same pages, same features",
+    "quality": "AUC on MovieLens and in the store: wide, deep, both, an ensemble, the peers; same pages, same features",
     "scenarios": "the store's scenarios, one by one: what each does to Wide & Deep in closed loop",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",

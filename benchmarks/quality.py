@@ -1,5 +1,7 @@
-"""Quality of predictions on MovieLens-100k, by backtest's protocol: each page is predicted when it is shown, by the
-model as of then, and learned when the joiner emits its label (`eager`, window 2 s, one record an event).
+"""Quality of predictions on MovieLens-100k, and in the store (`quality_store.py`).
+
+On MovieLens by backtest's protocol: each page is predicted when it is shown, by the model as of then, and learned when
+the joiner emits its label (`eager`, window 2 s, one record an event).
 
 Everyone sees the same pages and labels in the same order, in one pass. Vowpal Wabbit and River get the wide part's
 keys, the deep part's categories, and every number of the deep part as a quantile bucket. Everyone's settings are the
@@ -19,8 +21,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from rich.console import Group, RenderableType
 from rich.table import Table
 
+from benchmarks.quality_store import run_store
 from benchmarks.tuning import FILE, TUNED_ON, entrant
 from learner.training.ranking_figures import ranking_figures
 from producers.movielens import fetch_movielens, read_movielens
@@ -100,7 +104,14 @@ def measured_all(scores: Scores, first: int, seeds: int) -> tuple[dict[str, F64]
     return found, best
 
 
-def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
+def run(*, quick: bool) -> tuple[RenderableType, dict[str, float]]:
+    """The tables of both worlds and their figures."""
+    movielens, figures = run_movielens(quick=quick)
+    store, of_store = run_store(quick=quick)
+    return Group(movielens, store), figures | of_store
+
+
+def run_movielens(*, quick: bool) -> tuple[Table, dict[str, float]]:
     """The table and its figures."""
     seeds = 1 if quick else SEEDS
     first = QUICK_REST if quick else TUNED_ON

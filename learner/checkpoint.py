@@ -96,7 +96,9 @@ def _wide_arrays(wide: Ftrl) -> Arrays:
     if len(wide.table.last_seen):
         rows = np.column_stack([rows, seen.astype(np.uint64)])
     return {
-        "wide": rows,
+        "wide_rows": rows,
+        "wide_clock": wide.forgetting.state(),
+        "wide_steps": wide.steps.copy(),
         "wide_sweep": wide.evictor.state(),
         "admission_young": admission.young.copy(),
         "admission_old": admission.old.copy(),
@@ -112,6 +114,7 @@ def _deep_arrays(deep: DeepModel) -> Arrays:
         "free": vocabulary.free_rows(),
         "dense": deep.tower.flat,
         "dense_squares": deep.tower.squares,
+        "deep_clock": deep.forgetting.state(),
         "boundaries": deep.boundaries.copy(),
         "sample": deep.sample.copy(),
         "sampled": deep.sampled.copy(),
@@ -175,8 +178,13 @@ def _shown(arrays: Arrays) -> ShownItems:
 
 
 def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
-    rows = arrays["wide"]
-    wide.table = _table(WIDE_WIDTH, rows[:, :WIDE_WIDTH])
+    """Checkpoints of earlier builds have z in place of u, and no clock."""
+    rows = arrays["wide_rows"] if "wide_rows" in arrays else arrays["wide"]
+    numbers = rows[:, :WIDE_WIDTH]
+    wide.table = _table(WIDE_WIDTH, numbers if "wide_rows" in arrays else wide.restore_sums(numbers))
+    if "wide_rows" in arrays:
+        wide.restore_clock(arrays["wide_clock"])
+        wide.steps[:] = arrays["wide_steps"]
     if rows.shape[1] > WIDE_WIDTH:
         wide.table.stamp(rows[:, 0].copy(), rows[:, WIDE_WIDTH].astype(np.uint32))
     wide.evictor.restore(arrays["wide_sweep"])
@@ -186,6 +194,8 @@ def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
 def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:
     deep.vocabulary.restore(arrays["vocabulary"], arrays["embeddings"], arrays["free"])
     deep.tower.restore(arrays["dense"], arrays["dense_squares"])
+    if "deep_clock" in arrays:  # checkpoints of earlier builds have none
+        deep.restore_clock(arrays["deep_clock"])
     deep.boundaries = arrays["boundaries"]
     deep.sample[:], deep.sampled[:] = arrays["sample"], arrays["sampled"]
 

@@ -74,6 +74,11 @@ class Vocabulary:
         """The vectors of all rows, [rows, dim]: a view."""
         return self.embeddings[: self.rows, : self.dim]
 
+    @property
+    def sums(self) -> F32:
+        """AdaGrad's sums of all rows, [rows, dim]: a view."""
+        return self.embeddings[: self.rows, self.dim :]
+
     def __len__(self) -> int:
         """Rows in use."""
         return int(self.counts[ROWS] - self.counts[FREE])

@@ -52,6 +52,9 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
     squares = [tuple(map(torch.from_numpy, layer)) for layer in deep.tower.layers(flat_squares)]
     parameters: list[torch.Tensor] = [vectors, *(torch.nn.Parameter(p) for layer in layers for p in layer)]
     sums = [copied[:, dim:], *(s for layer in squares for s in layer)]
+    inflated, floor = deep.forgetting.inflation(), float(deep.floor)
+    for total in sums:
+        total.div_(inflated).add_(floor)
     steps = [torch.zeros(()) for _ in parameters]
     numbers = torch.from_numpy(quantise(inputs.numbers, deep.boundaries))
     pull = chunk.weights * chunk.corrects * (1 - 2 * chunk.labels)  # the losses of two labels differ by ± the logit
@@ -76,6 +79,8 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
                     parameters[part], list(gradients[part]), sums[part], steps[part],
                     lr=rate, lr_decay=0.0, weight_decay=0.0, eps=float(EPSILON), maximize=False,
                 )  # fmt: skip
+    for total in sums:
+        total.sub_(floor).clamp_(min=0).mul_(inflated)
     deep.tower.restore(flat, flat_squares)
     copied[:, :dim] = vectors.detach()
     embeddings[rows] = copied.numpy()

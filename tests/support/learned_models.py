@@ -42,7 +42,7 @@ def served_versions(model: Model, log: list[list[Examples]]) -> Iterator[tuple[i
 def state_of(model: Model) -> dict[str, bytes]:
     """Every array of a checkpoint; tables in the order of their keys, since they may lie differently."""
     arrays = take(model, 0, 0, 0).arrays
-    for name in "wide", "statistics", "likenesses", "vocabulary":
+    for name in "wide_rows", "statistics", "likenesses", "vocabulary":
         if name in arrays:
             arrays[name] = arrays[name][np.argsort(arrays[name][:, 0])]
     arrays["seen_ids"] = np.sort(arrays["seen_ids"])

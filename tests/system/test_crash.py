@@ -131,7 +131,7 @@ def test_weights_are_bit_equal_to_a_run_that_was_never_stopped(
     assert found.meta == expected.meta
     for name, array in expected.arrays.items():
         other = found.arrays[name]
-        if name in ("wide", "statistics", "vocabulary"):
+        if name in ("wide_rows", "statistics", "vocabulary"):
             array, other = array[np.argsort(array[:, 0])], other[np.argsort(other[:, 0])]
         elif name == "seen_ids":
             array, other = np.sort(array), np.sort(other)
