@@ -286,6 +286,11 @@ class Spec(Part, frozen=True):
             content.pop("page", None)
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
 
+    def without_holdout(self) -> "Spec":
+        """The same, but that every example is learned."""
+        gate = msgspec.structs.replace(self.publish.gate, holdout=0.0)
+        return msgspec.structs.replace(self, publish=msgspec.structs.replace(self.publish, gate=gate))
+
     def columns(self) -> dict[str, Column]:
         """Every column by its full name (`user.age`): those declared, bands as columns of their own, then those of
         `built_in_columns` that the spec uses.

@@ -100,8 +100,7 @@ class ModelEntrant(Entrant):
 
     def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int, log: ExampleLog) -> None:
         self.name = ",".join(parts)
-        publish = msgspec.structs.replace(spec.publish, gate=msgspec.structs.replace(spec.publish.gate, holdout=0.0))
-        own = msgspec.structs.replace(spec, parts=list(parts), publish=publish)
+        own = msgspec.structs.replace(spec.without_holdout(), parts=list(parts))
         self.model = Model(own, seed, log.read_from, learns_statistics=False)
 
     def play(self, steps: Sequence[Step]) -> list[F32]:

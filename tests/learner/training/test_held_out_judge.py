@@ -3,40 +3,9 @@
 import numpy as np
 import pytest
 
+from benchmarks.held_out_course import ITEMS, Course, probability
 from learner.training.held_out_judge import HeldOutJudge, JudgeConfig, Outcome, Verdict
 from learner.training.paired_comparison import Pairs, compare, plausible_examples
-from stream.tables.dtypes import F64, I64, Bools
-
-ITEMS, USERS = 10, 4_000
-
-
-class Course:
-    """Held-out pages of which the truth is known: `truth` float64 [pages, ITEMS], log-odds."""
-
-    def __init__(self, rate: float, positives: int, seed: int = 0) -> None:
-        self.random = np.random.default_rng(seed)
-        pages = int(positives / rate / ITEMS)
-        self.users: I64 = self.random.integers(USERS, size=pages)
-        tastes = 0.5 * self.random.normal(size=USERS)[self.users]
-        self.truth: F64 = np.log(rate / (1 - rate)) - 0.6 + self.random.normal(size=(pages, ITEMS)) + tastes[:, None]
-        self.labels: Bools = self.random.random(self.truth.shape) < _probability(self.truth)
-        self.anchor = self.model()
-
-    def model(self, noise: float = 0.25) -> F64:
-        """Log-odds of a model that has learned most of the truth."""
-        mean = float(self.truth.mean())
-        return mean + 0.7 * (self.truth - mean) + 0.1 + self.random.normal(0, noise, self.truth.shape)
-
-    def pairs(self, live: F64) -> Pairs:
-        """What the judge is given."""
-        pages = np.repeat(np.arange(len(self.users)), ITEMS)
-        columns = (self.labels, np.ones_like(live), _probability(live), _probability(self.anchor))
-        return Pairs(pages, np.repeat(self.users, ITEMS), *(c.astype(np.float32).ravel() for c in columns))
-
-
-def _probability(log_odds: F64) -> F64:
-    odds: F64 = 1.0 / (1.0 + np.exp(-log_odds))
-    return odds
 
 
 def judged(pairs: Pairs, rate: float) -> Verdict:
@@ -93,7 +62,7 @@ def test_whoever_learned_a_changed_world_is_better() -> None:
 def test_a_rate_that_rises_is_followed() -> None:
     """Three times as many positives, from all users: the model that is on the way up is better."""
     course = Course(0.01, 300)
-    course.labels = course.random.random(course.truth.shape) < _probability(course.truth + np.log(3))
+    course.labels = course.random.random(course.truth.shape) < probability(course.truth + np.log(3))
     assert judged(course.pairs(course.model() + np.log(2)), 0.01).outcome == "better"
 
 
@@ -131,11 +100,11 @@ def test_flipped_labels_are_no_evidence() -> None:
 
 def test_a_world_of_more_positives_is_believed_in_the_end() -> None:
     """When most of a whole window is implausible by the old rate, the new one is the usual rate."""
-    judge, course = HeldOutJudge(usual_rate=0.01), Course(0.3, 6_000)
+    judge, course = HeldOutJudge(usual_rate=0.01), Course(0.6, 20_000)
     judge.record(course.pairs(course.model()))
     verdict = judge.verdict()
     assert judge.usual_rate is not None
-    assert judge.usual_rate > 0.2
+    assert judge.usual_rate > 0.4
     assert verdict.implausible == 0
 
 

@@ -1,0 +1,41 @@
+"""A made-up course of held-out pages whose truth is known, and models that err by known amounts."""
+
+from typing import Final
+
+import numpy as np
+
+from learner.training.paired_comparison import Pairs
+from stream.tables.dtypes import F64, I64, Bools
+
+ITEMS: Final = 10  # of a page
+USERS: Final = 4_000
+
+
+class Course:
+    """Held-out pages of which the truth is known: `truth` float64 [pages, ITEMS], log-odds."""
+
+    def __init__(self, rate: float, positives: int, seed: int = 0) -> None:
+        self.rate, self.random = rate, np.random.default_rng(seed)
+        pages = int(positives / rate / ITEMS)
+        self.users: I64 = self.random.integers(USERS, size=pages)
+        tastes = 0.5 * self.random.normal(size=USERS)[self.users]
+        self.truth: F64 = np.log(rate / (1 - rate)) - 0.6 + self.random.normal(size=(pages, ITEMS)) + tastes[:, None]
+        self.labels: Bools = self.random.random(self.truth.shape) < probability(self.truth)
+        self.anchor = self.model()
+
+    def model(self, noise: float = 0.25) -> F64:
+        """Log-odds of a model that has learned most of the truth."""
+        mean = float(self.truth.mean())
+        return mean + 0.7 * (self.truth - mean) + 0.1 + self.random.normal(0, noise, self.truth.shape)
+
+    def pairs(self, live: F64) -> Pairs:
+        """What the judge is given."""
+        pages = np.repeat(np.arange(len(self.users)), ITEMS)
+        columns = (self.labels, np.ones_like(live), probability(live), probability(self.anchor))
+        return Pairs(pages, np.repeat(self.users, ITEMS), *(c.astype(np.float32).ravel() for c in columns))
+
+
+def probability(log_odds: F64) -> F64:
+    """P(Y=1) of log-odds."""
+    odds: F64 = 1.0 / (1.0 + np.exp(-log_odds))
+    return odds
