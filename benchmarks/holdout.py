@@ -59,14 +59,16 @@ def _bots(course: Course, live: F64, harm: float) -> F64:
 def _turned(course: Course, live: F64, learned: float) -> F64:
     """Tastes turn: the anchor has them the wrong way round, the model has learned this share of the new ones."""
     course.anchor = 2 * course.anchor.mean() - course.anchor
-    return (1 - learned) * course.anchor + learned * live
+    found: F64 = (1 - learned) * course.anchor + learned * live
+    return found
 
 
 def _risen(course: Course, live: F64) -> F64:
     """Three times as many positives; the model predicts twice as many."""
     odds = np.exp(course.truth + np.log(3.0))
     course.labels = course.random.random(odds.shape) < odds / (1 + odds)
-    return live + np.log(2.0)
+    found: F64 = live + np.log(2.0)
+    return found
 
 
 FAULTS: Final[Faults] = {
@@ -103,12 +105,10 @@ def worse_ever(rate: float, seed: int) -> bool:
     size = max(40, int(4 / rate) // 10 * 10)
     for first in range(0, len(pairs.labels), size):
         judge.record(type(pairs)._make(column[first : first + size] for column in pairs))
-        found = judge.recent_verdict()
-        if found.outcome == "waiting" and judge.is_due:
-            found = judge.verdict()
-        if found.outcome == "worse":
+        found = judge.due_verdict()
+        if found and found.outcome == "worse":
             return True
-        if found.outcome != "waiting":
+        if found and found.outcome != "waiting":
             judge.restart()
     return False
 

@@ -19,7 +19,7 @@ from stream.tables.dtypes import F32, I64
 from stream.tables.frozen_table import FrozenTable, TableCopy
 from stream.tables.jit import kernel
 
-RUN_KEYS: Final = 1 << 17  # wide keys that are copied at once: some milliseconds
+RUN_KEYS: Final = 1 << 16  # wide keys that are copied at once: some milliseconds
 RUN_FLOATS: Final = 1 << 19  # of embeddings
 NO_SQUARES: Final[F32] = np.zeros(0, np.float32)
 

@@ -21,7 +21,7 @@ from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys
 from stream.spec.spec import Spec, duration_ms
 from stream.tables.dtypes import F32
 
-EVERY: Final = 4_096  # examples; a power of two, as the other actions that are due at an index
+EVERY: Final = 8_192  # examples; a power of two, as the other actions that are due at an index
 SCORED: Final = 2_048  # examples that are scored at once
 FIRST_POSITIVES: Final = 1_000  # learned before there is an anchor: until then a model is hardly one
 Predict = Callable[[WideKeys, DeepInput], F32]
@@ -49,7 +49,7 @@ class HeldOut:
         self.pages = HeldOutPages(labels_ms, settles=label.are_negatives_early)
         self.judge = HeldOutJudge(JudgeConfig())
         self.anchor: FrozenModel | None = None
-        self.verdict: Verdict | None = None  # the last one
+        self.verdict: Verdict | None = None  # the last over the window
         self.examples = 0  # held out
         self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self.worse = ""  # why the model is to be rolled back; who does so empties it
@@ -80,13 +80,15 @@ class HeldOut:
         self.judge.restart()
 
     def _judge(self, examples: int) -> None:
-        verdict = self.judge.recent_verdict()
-        if verdict.outcome == "waiting" and self.judge.is_due:
-            verdict = self.verdict = self.judge.verdict()
+        verdict = self.judge.due_verdict()
+        if verdict is None:
+            return
+        if verdict.of_window or verdict.outcome != "waiting":
+            self.verdict = verdict
         if verdict.outcome == "waiting":
             return
         if verdict.outcome == "worse":
-            self.verdict, self.worse, self._copy = verdict, verdict.reason, None
+            self.worse, self._copy = verdict.reason, None
             self.judge.restart()
         elif self._copy is None:
             self._copy = ModelCopy(*self._parts(), examples)

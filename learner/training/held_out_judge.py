@@ -48,6 +48,7 @@ class Verdict:
     reason: str
     comparison: Comparison
     implausible: int  # examples of users that were left out
+    of_window: bool = True  # else of the recent examples alone
 
 
 class HeldOutJudge:
@@ -56,12 +57,14 @@ class HeldOutJudge:
     def __init__(self, config: JudgeConfig | None = None, usual_rate: float | None = None) -> None:
         self.config, self.usual_rate = config or JudgeConfig(), usual_rate
         self._chunks: list[Pairs] = []
-        self._since = np.zeros(2, np.int64)  # examples, and positives, since the last verdict over the window
+        # Examples and positives since the last verdict over the window; examples since the last over the recent ones.
+        self._since = np.zeros(3, np.int64)
 
     def record(self, pairs: Pairs) -> None:
         """Add examples of whole pages, in order."""
+        count = len(pairs.labels)
         self._chunks.append(finite(pairs))
-        self._since += np.array([len(pairs.labels), np.count_nonzero(pairs.labels > 0.5)])
+        self._since += np.array([count, np.count_nonzero(pairs.labels > 0.5), count])
 
     @property
     def window(self) -> Pairs:
@@ -70,27 +73,44 @@ class HeldOutJudge:
             self._chunks = [Pairs._make(map(np.concatenate, zip(NO_PAIRS, *self._chunks, strict=True)))]
         return self._chunks[0]
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a verdict over the whole window is worth its time: an eighth of it is new."""
-        examples, positives = self._since.tolist()
-        before = sum(len(chunk.labels) for chunk in self._chunks) - examples
-        return positives >= self.config.positives_max // 32 or examples >= max(self.config.recent, before // 8)
-
     def restart(self, usual_rate: float | None = None) -> None:
         """Begin an empty window, for another anchor or another model."""
         self._chunks, self.usual_rate = [], usual_rate or self.usual_rate
         self._since[:] = 0
 
+    def due_verdict(self) -> Verdict | None:
+        """A verdict, when enough is new for one to be worth its time: over the whole window when an eighth of it is
+        new, else over the recent examples when a quarter of them is; None: not now."""
+        examples, positives, recent = self._since.tolist()
+        limit = self.config.recent
+        if recent < limit // 4:
+            return None
+        first = self._chunks[0].labels if self._chunks else NO_PAIRS.labels  # all but what is new, roughly
+        if positives >= self.config.positives_max // 32 or examples >= max(limit, len(first) // 8):
+            return self.verdict()
+        return self.recent_verdict()
+
     def recent_verdict(self) -> Verdict:
         """As `verdict`, of the last examples alone: `worse` only for a gross fault."""
-        pairs, implausible, rate = self._plausible(self.window.last(self.config.recent))
+        self._since[2] = 0
+        pairs, implausible, rate = self._plausible(self._recent())
         found = compare(pairs, rate)
         reason = _gross_fault(found, self.config)
-        return Verdict("worse" if reason else "waiting", reason + _left_out(implausible, reason), found, implausible)
+        return Verdict(
+            "worse" if reason else "waiting", reason + _left_out(implausible, reason), found, implausible, False
+        )
+
+    def _recent(self) -> Pairs:
+        count, chunks = 0, list[Pairs]()
+        for chunk in reversed(self._chunks):
+            chunks.insert(0, chunk.last(self.config.recent - count))
+            count += len(chunks[0].labels)
+            if count >= self.config.recent:
+                break
+        return Pairs._make(map(np.concatenate, zip(NO_PAIRS, *chunks, strict=True)))
 
     def verdict(self) -> Verdict:
-        """What the whole window says."""
+        """What the whole window says. Any outcome but `waiting` asks for a `restart`."""
         self._since[:] = 0
         pairs, implausible, rate = self._plausible(self.window)
         whole = compare(pairs, rate)
@@ -126,7 +146,7 @@ class HeldOutJudge:
         if len(places) > config.positives_max:
             first = int(places[-config.positives_max - 1]) + 1
             pairs = pairs.last(len(pairs.labels) - first)
-        if window is self.window and (first or len(which) > config.examples_max):
+        if self._chunks and window is self._chunks[0] and (first or len(which) > config.examples_max):
             dropped = int(np.flatnonzero(which)[first])
             self._chunks = [window.last(min(len(which) - dropped, config.examples_max))]
         return pairs, implausible, rate

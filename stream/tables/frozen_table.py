@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.tables.dtypes import F32, I64, U64
+from stream.tables.dtypes import F32, I64, U32, U64
 from stream.tables.hash_kernels import CHANGED, MOVED, hash32, home_of
 from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
@@ -18,15 +18,22 @@ HASHES: Final = 1 << 32
 
 
 class FrozenTable:
-    """Values float32 [n, d] by key, uint64 [n] in order of buckets. Raises ValueError for keys in another order."""
+    """Values float32 [n, d] by key, uint64 [n] in order of buckets. Raises ValueError for keys in another order.
 
-    def __init__(self, keys: U64, values: F32, bits: int) -> None:
+    `starts`: where each bucket begins, if that is known.
+    """
+
+    def __init__(self, keys: U64, values: F32, bits: int, starts: U32 | None = None) -> None:
         if values.shape[:1] != keys.shape or not 0 <= bits <= 32:
             raise ValueError(f"keys of shape {keys.shape}, values of shape {values.shape}, {bits} bits")
         self.keys, self.values, self.bits = keys, values, bits
-        self._starts = _starts(keys, bits)  # i64[buckets + 1]
-        if self._starts[-1] != len(keys):
-            raise ValueError("keys aren't in the order of their hashes")
+        if starts is None:
+            starts = np.zeros((1 << bits) + 1, np.uint32)
+            last = _extend(starts, keys, 0, 0, bits)
+            if last < 0:
+                raise ValueError("keys aren't in the order of their hashes")
+            starts[last + 1 :] = len(keys)
+        self._starts = starts  # u32[buckets + 1]
 
     def rows_of(self, keys: U64) -> I64:
         """The row of each key in `values`; −1: there is none."""
@@ -45,6 +52,7 @@ class TableCopy:
         self._next = self._count = 0  # hash from which on nothing was copied yet; keys copied
         room = keys + keys // 8 + 1_024
         self._keys, self._values = np.empty(room, np.uint64), np.empty((room, dim), np.float32)
+        self._starts, self._bucket = np.zeros((1 << self.bits) + 1, np.uint32), 0  # of buckets up to this one
 
     @property
     def is_done(self) -> bool:
@@ -69,12 +77,15 @@ class TableCopy:
             self._keys = np.concatenate([self._keys, np.empty(more, np.uint64)])
             self._values = np.concatenate([self._values, np.empty((more, self._values.shape[1]), np.float32)])
         self._keys[self._count : end], self._values[self._count : end] = keys, values
+        self._bucket = _extend(self._starts, keys, self._bucket, self._count, self.bits)
+        assert self._bucket >= 0, "runs come in order"
         self._count = end
 
     def frozen(self) -> FrozenTable:
         """All that was copied."""
         assert self.is_done
-        return FrozenTable(self._keys[: self._count], self._values[: self._count], self.bits)
+        self._starts[self._bucket + 1 :] = self._count
+        return FrozenTable(self._keys[: self._count], self._values[: self._count], self.bits, self._starts)
 
     def arrays(self) -> dict[str, Any]:
         """What was copied so far."""
@@ -85,8 +96,9 @@ class TableCopy:
     def of(cls, keys: U64, values: F32, state: I64) -> "TableCopy":
         """Resume from what `arrays` gave."""
         copy = cls(len(keys), values.shape[1])
+        copy.bits, copy._next, _ = map(int, state)
+        copy._starts = np.zeros((1 << copy.bits) + 1, np.uint32)
         copy.add(keys, values)
-        copy.bits, copy._next, copy._count = map(int, state)
         return copy
 
 
@@ -140,24 +152,23 @@ def _in_order(rows: U64, first: np.uint64, last: np.uint64, shift: int) -> U64:
 
 
 @kernel
-def _starts(keys: U64, bits: int) -> I64:
-    """Where each bucket begins, and the end; −1 at the end: the keys aren't in order."""
-    starts = np.zeros((1 << bits) + 1, np.int64)
-    bucket = 0
+def _extend(starts: U32, keys: U64, bucket: int, count: int, bits: int) -> int:
+    """Write where buckets begin, for keys that follow `count` keys, of which the last is in this bucket.
+
+    Returns the last key's bucket; −1: the keys aren't in order.
+    """
     for k in range(keys.shape[0]):
         b = np.int64(hash32(keys[k]) >> np.uint64(32 - bits))
         if b < bucket:
-            starts[-1] = -1
-            return starts
+            return -1
         while bucket < b:
             bucket += 1
-            starts[bucket] = k
-    starts[bucket + 1 :] = keys.shape[0]
-    return starts
+            starts[bucket] = count + k
+    return bucket
 
 
 @kernel
-def _rows_of(keys: U64, starts: I64, wanted: U64) -> I64:
+def _rows_of(keys: U64, starts: U32, wanted: U64) -> I64:
     buckets = np.uint64(starts.shape[0] - 1)
     found = np.full(wanted.shape[0], -1, np.int64)
     for w in range(wanted.shape[0]):

@@ -73,7 +73,7 @@ def test_nothing_is_learned_from_them(parts: str) -> None:
     mine, theirs = take(one, 0, 0, 0).arrays, take(other, 0, 0, 0).arrays
     of_all = ("held_out", "shown", "seen")  # deduplication and names of items are of all pages
     names = [name for name in mine if not name.startswith(of_all)]
-    assert {"wide", "statistics", "bins"} <= {*names}
+    assert {"wide_rows", "statistics", "bins"} <= {*names}
     for name in names:
         assert mine[name].tobytes() == theirs[name].tobytes(), name
 

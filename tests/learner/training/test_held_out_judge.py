@@ -139,7 +139,7 @@ def test_a_judge_resumes() -> None:
     other.restore({name: array.copy() for name, array in one.arrays().items()})
     for judge in (one, other):
         judge.record(pairs.part(np.arange(len(pairs.labels)) >= 500))
-    assert one.is_due == other.is_due
+    assert one.due_verdict() == other.due_verdict()
     assert one.verdict() == other.verdict()
 
 
