@@ -19,14 +19,17 @@ class Course:
         pages = int(positives / rate / ITEMS)
         self.users: I64 = self.random.integers(USERS, size=pages)
         tastes = 0.5 * self.random.normal(size=USERS)[self.users]
-        self.truth: F64 = np.log(rate / (1 - rate)) - 0.6 + self.random.normal(size=(pages, ITEMS)) + tastes[:, None]
+        self.column: F64 = self.random.normal(0, 0.6, (pages, ITEMS))  # what one column tells
+        items = self.random.normal(0, 0.8, (pages, ITEMS)) + self.column
+        self.truth: F64 = np.log(rate / (1 - rate)) - 0.6 + items + tastes[:, None]
         self.labels: Bools = self.random.random(self.truth.shape) < probability(self.truth)
         self.anchor = self.model()
 
     def model(self, noise: float = 0.25) -> F64:
-        """Log-odds of a model that has learned most of the truth."""
+        """Log-odds of a model that has learned most of the truth, and is calibrated."""
         mean = float(self.truth.mean())
-        return mean + 0.7 * (self.truth - mean) + 0.1 + self.random.normal(0, noise, self.truth.shape)
+        found: F64 = mean + 0.7 * (self.truth - mean) + self.random.normal(0, noise, self.truth.shape)
+        return found + float(np.log(probability(self.truth).mean() / probability(found).mean()))
 
     def pairs(self, live: F64) -> Pairs:
         """What the judge is given."""

@@ -77,7 +77,7 @@ FAULTS: Final[Faults] = {
     "2 times the rate": lambda course, live: live + np.log(2),
     "0.5 times the rate": lambda course, live: live - np.log(2),
     "learning rate 100 times": lambda course, live: live + course.random.normal(0, 3, live.shape),
-    "half of what was learned is lost": lambda course, live: live.mean() + 0.5 * (live - live.mean()),
+    "a column is dropped": lambda course, live: live - 0.7 * course.column,
     "a tenth of users click everything": lambda course, live: _bots(course, live, 1.0),
     "labels were flipped for a minute": lambda course, live: live + 3.0,
     "NaN in a hundredth": lambda course, live: np.where(course.random.random(live.shape) < 0.01, np.nan, live),

@@ -32,7 +32,7 @@ class JudgeConfig:
     examples_max: int = 1 << 18
     positives_min: int = 20  # of a verdict, but for a gross fault
     groups_min: int = 30
-    errors: float = 4.0
+    errors: float = 3.5
     entropy_margin: float = 0.01
     gross_margin: float = 0.5
     calibration_margin: float = 0.10  # of the logarithm, about the share
@@ -57,14 +57,16 @@ class HeldOutJudge:
     def __init__(self, config: JudgeConfig | None = None, usual_rate: float | None = None) -> None:
         self.config, self.usual_rate = config or JudgeConfig(), usual_rate
         self._chunks: list[Pairs] = []
-        # Examples and positives since the last verdict over the window; examples since the last over the recent ones.
-        self._since = np.zeros(3, np.int64)
+        # Examples and positives since the last verdict over the window; examples since the last over the recent ones;
+        # predictions that weren't numbers, since the window began.
+        self._since = np.zeros(4, np.int64)
 
     def record(self, pairs: Pairs) -> None:
         """Add examples of whole pages, in order."""
         count = len(pairs.labels)
         self._chunks.append(finite(pairs))
-        self._since += np.array([count, np.count_nonzero(pairs.labels > 0.5), count])
+        not_numbers = np.count_nonzero(~np.isfinite(pairs.live))
+        self._since += np.array([count, np.count_nonzero(pairs.labels > 0.5), count, not_numbers])
 
     @property
     def window(self) -> Pairs:
@@ -81,7 +83,7 @@ class HeldOutJudge:
     def due_verdict(self) -> Verdict | None:
         """A verdict, when enough is new for one to be worth its time: over the whole window when an eighth of it is
         new, else over the recent examples when a quarter of them is; None: not now."""
-        examples, positives, recent = self._since.tolist()
+        examples, positives, recent, _ = self._since.tolist()
         limit = self.config.recent
         if recent < limit // 4:
             return None
@@ -95,10 +97,13 @@ class HeldOutJudge:
         self._since[2] = 0
         pairs, implausible, rate = self._plausible(self._recent())
         found = compare(pairs, rate)
-        reason = _gross_fault(found, self.config)
+        reason = self._not_numbers() or _gross_fault(found, self.config)
         return Verdict(
             "worse" if reason else "waiting", reason + _left_out(implausible, reason), found, implausible, False
         )
+
+    def _not_numbers(self) -> str:
+        return f"{self._since[3]} predictions of held-out examples aren't numbers" if self._since[3] else ""
 
     def _recent(self) -> Pairs:
         count, chunks = 0, list[Pairs]()
@@ -111,9 +116,11 @@ class HeldOutJudge:
 
     def verdict(self) -> Verdict:
         """What the whole window says. Any outcome but `waiting` asks for a `restart`."""
-        self._since[:] = 0
+        self._since[:3] = 0
         pairs, implausible, rate = self._plausible(self.window)
         whole = compare(pairs, rate)
+        if reason := self._not_numbers():
+            return Verdict("worse", reason, whole, implausible)
         places = np.flatnonzero(pairs.labels > 0.5)
         for parts in SUFFIXES:
             count = len(places) // parts
@@ -153,14 +160,14 @@ class HeldOutJudge:
 
     def arrays(self) -> dict[str, Any]:
         """The window and what belongs to it."""
-        state = np.array([np.nan if self.usual_rate is None else self.usual_rate, *self._since])
+        state = np.array([self.usual_rate or 0.0, *self._since])
         return {**self.window._asdict(), "state": state}
 
     def restore(self, arrays: Mapping[str, Any]) -> None:
         """Resume from what `arrays` gave."""
         self._chunks = [Pairs(*(arrays[name] for name in Pairs._fields))]
         rate, *since = arrays["state"].tolist()
-        self.usual_rate, self._since[:] = None if np.isnan(rate) else rate, since
+        self.usual_rate, self._since[:] = rate or None, since
 
 
 def _rate_of(pairs: Pairs) -> float:

@@ -20,5 +20,4 @@ def judge_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def holding_spec(share: float = 0.2, **changes: str) -> Spec:
     """The small spec with this share held out."""
-    gate = f'window = "2s"\n[publish]\ngate = {{ holdout = {share} }}'
-    return small_spec(**{'window = "2s"': gate, **changes})
+    return small_spec(**{"holdout = 0.0": f"holdout = {share}", **changes})
