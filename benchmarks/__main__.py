@@ -13,6 +13,7 @@ from benchmarks.machine import caption, measured
 
 NAMES = {
     "calibration": "a bias after 100,000,000 examples at 0.1 % labels; peers: other ways to keep float32 sums",
+    "checkpoint": "checkpoints of 10 million keys beside learning: pauses, bytes, restore; peer: a copy at once",
     "delays": "log loss of each label policy under the store's delays, a pause, a ramp; peer: labels at once",
     "drift": "examples to recover after the world has turned, by the past's length; what forgetting costs on MovieLens",
     "holdout": "what held-out examples find and let pass, and what holding them out costs: throughput, pauses, AUC",
@@ -26,7 +27,7 @@ NAMES = {
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, where the system can
+MANY_CORES = {"checkpoint", "join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, if possible
 
 
 def main() -> int:

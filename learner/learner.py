@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
-from learner.checkpoint import Checkpoint, CheckpointFiles, take
+from learner.checkpoints.checkpoint import Checkpoint
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
 from learner.lag import Lag
 from learner.publishing.publisher import Publisher
@@ -19,7 +21,7 @@ from stream.events.topics import EXAMPLES
 from stream.events.types import Examples
 from stream.log.protocol import Log, Reader
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import CheckpointError, LogUnavailable
+from stream.runtime.errors import LogUnavailable
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 METRICS_EVERY_MS = 200
@@ -29,12 +31,17 @@ log = structlog.get_logger("learner")
 class Learner:
     """Learns records, then publishes and writes checkpoints. Everything it needs is passed in; one thread runs it.
 
-    `offset`: the next one in `examples`; START while there is neither a checkpoint nor a record.
+    `offset`: the next one in `examples`; START while there is neither a checkpoint nor a record. `resumed`: the
+    checkpoint that the model was restored from.
     """
 
-    def __init__(self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int) -> None:
-        self.log, self.model, self.files = log_, model, files
+    def __init__(
+        self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int,
+        resumed: Checkpoint | None = None,
+    ) -> None:  # fmt: skip
+        self.log, self.model = log_, model
         self.offset = offset
+        self.checkpointer = Checkpointer(model, files, offset, resumed.origin if resumed else None)
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
         self.publisher: Publisher | None = None
         self.dead_letters = DeadLetterBuffer(log_)
@@ -43,8 +50,7 @@ class Learner:
         self.mid_record = False  # half a record is learned, which a checkpoint can't express
         self._learning = offset
         self._checkpoint_every_ms = checkpoint_every_ms
-        self._checkpoint_ms, self._checkpoint_offset = now_ms(), offset  # of the last attempt, of the last written
-        self._writing: threading.Thread | None = None
+        self._checkpoint_ms = now_ms()  # of the last attempt
         self._printed_header = False
         self._metrics_ms = 0  # when the metrics were last set
         model.reread = self._reread
@@ -73,34 +79,25 @@ class Learner:
         self.dead_letters.confirm()
 
     def maybe_checkpoint(self, *, now: bool = False) -> None:
-        """Write a checkpoint in a thread of its own, if it's due and the last one is written; at once, when `now`.
+        """Go on with a checkpoint, or begin one, if it's due and the last one is written; all of it, when `now`.
 
         Dead letters before its offset are confirmed first. Raises LogUnavailable, LogError.
         """
-        at_ms = now_ms()
-        if self._writing is not None:
-            if self._writing.is_alive() and not now:
+        at_ms, checkpointer = now_ms(), self.checkpointer
+        if not checkpointer.is_sweeping:
+            if not checkpointer.is_idle(wait=now):
                 return
-            self._writing.join()
-        due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
-        if not due or self._checkpoint_offset == self.offset:
+            due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
+            if not due or checkpointer.offset == self.offset:
+                return
+            self._checkpoint_ms = at_ms
+            checkpointer.begin()
+        if not checkpointer.sweep(wait=now):
             return
         self.dead_letters.confirm()
-        self._checkpoint_ms = at_ms
         used = self.publisher.used if self.publisher else self.used
-        checkpoint = take(self.model, self.offset, used.token, used.version)
-        self._writing = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
-        self._writing.start()
-        if now:
-            self._writing.join()
-
-    def _write(self, checkpoint: Checkpoint) -> None:
-        with metrics.CHECKPOINT.time():
-            try:
-                self.files.write(checkpoint)
-                self._checkpoint_offset = checkpoint.meta.offset
-            except CheckpointError as error:
-                log.error("no checkpoint was written; learning goes on", reason=str(error))
+        checkpointer.cut(self.offset, used.token, used.version)
+        checkpointer.is_idle(wait=now)
 
     def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
         """Records of `examples` from this offset up to the one that is being learned.

@@ -9,7 +9,8 @@ from types import FrameType
 
 import structlog
 
-from learner.checkpoint import CheckpointFiles, restore
+from learner.checkpoints.checkpoint import restore
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off
@@ -84,7 +85,8 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     while not status.stopping.is_set():
         try:
             check_dedup(settings)
-            learner = Learner(KafkaLog(settings, linger_ms=5), model, offset, files, settings.checkpoint_every_ms)
+            kafka = KafkaLog(settings, linger_ms=5)
+            learner = Learner(kafka, model, offset, files, settings.checkpoint_every_ms, checkpoint)
         except LogUnavailable as error:
             status.state = str(error)
             attempt = back_off(error, attempt, status.stopping)
@@ -163,6 +165,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 reason=str(error),
             )
         finally:
+            learner.checkpointer.abandon()
             if prefetcher:
                 prefetcher.close()
             publisher.uploader.stop()

@@ -61,6 +61,7 @@ class DeepModel:
         if factor != 1.0:
             self.tower.state.squares[:] *= np.float32(factor)
             self.vocabulary.sums[:] *= np.float32(factor)
+            self.vocabulary.table.mark_all_runs()
 
     def score(self, batch: DeepInput) -> F32:
         """Logits, float32 [B]; nothing is learned."""

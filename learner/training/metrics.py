@@ -93,7 +93,11 @@ HELD_OUT_IMPLAUSIBLE = Gauge(
 HELD_OUT_VERDICTS = Total("thalweg_learner_held_out_verdicts", "verdicts by held-out examples", ("outcome",))
 ANCHOR = Gauge("thalweg_learner_held_out_anchor", "example index of the anchor; 0: there is none yet")
 WARM_STARTS = Total("thalweg_learner_warm_starts", "warm starts, since the log's beginning")
-CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "time to write a checkpoint")
+CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "from a checkpoint's beginning until its file is there")
+CHECKPOINT_PAUSE = Histogram(
+    "thalweg_learner_checkpoint_pause_seconds", "time that learning pauses for, at each copy for a checkpoint"
+)
+CHECKPOINT_BYTES = Gauge("thalweg_learner_checkpoint_bytes", "size of the newest checkpoint's file")
 
 
 def set_model(model: Model) -> None:

@@ -130,6 +130,7 @@ class Ftrl:
         if factor != 1.0:
             scale_sums(self.table.slots, factor)
             scale_sums(self.table.old, factor)
+            self.table.mark_all_runs()
 
     def restore_sums(self, rows: U64) -> U64:
         """Rows of earlier builds' checkpoints, key; z, n, as rows of today."""

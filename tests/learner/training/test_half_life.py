@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoint import Arrays, Checkpoint, CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import Checkpoint, restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.model_arrays import Arrays
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl
 from stream.tables.dtypes import F32

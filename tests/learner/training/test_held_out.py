@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.training.frozen_model import ModelCopy
 from learner.training.held_out import HeldOut
 from learner.training.held_out_pages import LATE_MS, HeldOutPages

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from learner.checkpoint import Checkpoint, restore, take
+from learner.checkpoints.checkpoint import Checkpoint, restore, take
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from learner.training.shown_items import GENERATION_MAX, GENERATION_MS, ShownItems
