@@ -72,7 +72,7 @@ def test_nothing_is_learned_from_them(parts: str) -> None:
     assert one.held_out.examples > 300
     assert one.examples == other.examples
     mine, theirs = take(one, 0, 0, 0).arrays, take(other, 0, 0, 0).arrays
-    of_all = ("held_out", "shown", "seen")  # deduplication and names of items are of all pages
+    of_all = ("held_out", "shown", "ids", "id_sources")  # deduplication and names of items are of all pages
     names = [name for name in mine if not name.startswith(of_all)]
     assert {"wide_rows", "statistics", "bins"} <= {*names}
     for name in names:
