@@ -52,7 +52,8 @@ class HeldOut:
         self.verdict: Verdict | None = None  # the last over the window
         self.examples = 0  # held out
         self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
-        self.worse = ""  # why the model is to be rolled back; who does so empties it
+        self.begun = 0  # anchors, the one that is being copied among them
+        self.worse = ""  # why the model is to be rolled back; `begin_again` empties it
         self.news: deque[Judgement] = deque(maxlen=NEWS_MAX)
         self._parts, self._encoder, self._predict = parts, encoder, predict
         self._copy: ModelCopy | None = None  # of the next anchor
@@ -69,15 +70,19 @@ class HeldOut:
             self._judge(examples)
         if self.anchor is None and self._copy is None and positives >= FIRST_POSITIVES:
             self.judge.restart(positives / examples)
-            self._copy = ModelCopy(*self._parts(), examples)
+            self._begin_copy(examples)
         if self._copy and (anchor := self._copy.step()):
             self.anchor, self._copy = anchor, None
             self.judge.restart()
 
     def begin_again(self) -> None:
         """The model has become another, as by a rollback: the anchor and waiting pages stay, the window is void."""
-        self._copy = None
+        self._copy, self.worse = None, ""
         self.judge.restart()
+
+    def _begin_copy(self, examples: int) -> None:
+        self._copy = ModelCopy(*self._parts(), examples)
+        self.begun += 1
 
     def _judge(self, examples: int) -> None:
         verdict = self.judge.due_verdict()
@@ -91,7 +96,7 @@ class HeldOut:
             self.worse, self._copy = verdict.reason, None
             self.judge.restart()
         elif self._copy is None:
-            self._copy = ModelCopy(*self._parts(), examples)
+            self._begin_copy(examples)
         else:
             return
         assert self.anchor is not None
@@ -112,7 +117,7 @@ class HeldOut:
         """The state, for a checkpoint. What isn't changed any more isn't copied."""
         found = {f"held_out_page_{name}": array for name, array in self.pages.arrays().items()}
         found |= {f"held_out_judge_{name}": array for name, array in self.judge.arrays().items()}
-        found["held_out_counts"] = np.array([self.examples, *self.outcomes.values()], np.int64)
+        found["held_out_counts"] = np.array([self.examples, self.begun, *self.outcomes.values()], np.int64)
         if self.anchor:
             found |= {f"held_out_anchor_{name}": array for name, array in frozen_arrays(self.anchor).items()}
         if self._copy:
@@ -129,7 +134,7 @@ class HeldOut:
         )
         self.pages.restore(pages)
         self.judge.restore(judge)
-        self.examples, *counts = arrays["held_out_counts"].tolist()
+        self.examples, self.begun, *counts = arrays["held_out_counts"].tolist()
         self.outcomes = dict(zip(OUTCOMES, counts, strict=True))
         self.anchor = frozen_of(self._parts()[1], anchor) if anchor else None
         self._copy = None

@@ -72,13 +72,24 @@ class ProgressiveValidation:
         """Record these, in order. `members` bool [B, S]: which is in which slice; None: none in any. `corrected` bool
         [B]: whose other label was recorded before; None: none's. Without `pages` there are no figures of ranking.
 
-        Returns what they add to the sum of log losses, float64 [B]. A NaN prediction makes the log loss NaN
-        permanently.
+        Returns what they add to the sum of log losses, float64 [B]; NaN for a prediction that isn't a number: it is in
+        no figure.
         """
         n = len(predictions)
         if members is None:
             members = np.zeros((n, len(self.names) - 1), np.bool_)
         assert members.shape == (n, len(self.names) - 1)
+        numbers = ~np.isnan(predictions)
+        if not numbers.all():
+            found = np.full(n, np.nan)
+            found[numbers] = self.record(
+                predictions[numbers],
+                labels[numbers],
+                members[numbers],
+                None if corrected is None else corrected[numbers],
+                None if pages is None else pages.part(numbers),
+            )
+            return found
         if pages is not None:
             self.rankings.add(predictions, labels, members, corrected, pages)
         if corrected is not None:
@@ -130,16 +141,17 @@ class ProgressiveValidation:
     def restore(self, arrays: Mapping[str, "npt.NDArray[Any]"], slices: Sequence[str]) -> None:
         """Resume from these arrays, whose rows are all and `slices`: a slice that isn't among them begins at zero.
 
-        Raises KeyError, ValueError or IndexError when they aren't what `arrays` gave.
+        A row of an earlier build, in which a prediction that wasn't a number is for ever, begins at zero, too. Raises
+        KeyError, ValueError or IndexError when they aren't what `arrays` gave.
         """
         names = [ALL, *slices]
         state, counts = self.state, arrays["counts"].reshape(len(names), 2)
         for row, name in enumerate(self.names):
-            if name in names:
-                source = names.index(name)
+            source = names.index(name) if name in names else -1
+            if source >= 0 and np.isfinite(arrays["sums"][source]).all():
                 state.bins[row], state.sums[row] = arrays["bins"][source], arrays["sums"][source]
                 state.recent[row], state.counts[row] = arrays["recent"][source], counts[source]
-        state.marked[:] = arrays["marked"]
+        state.marked[:] = np.nan_to_num(arrays["marked"])
         self.rankings.restore(arrays, [names.index(name) if name in names else -1 for name in self.names])
 
     def _add_milestone(self, count: int, later: int) -> None:
@@ -174,8 +186,7 @@ def _figures(bins: F64, sums: F64, count: int) -> Figures:
 
 @kernel
 def _add(prediction: np.float32, label: np.float32, bins: F64, sums: F64) -> Any:
-    """One example or correction into bins [2, BINS] and sums [3]; returns what it adds to the log loss. NaN falls into
-    bin 0."""
+    """One example or correction into bins [2, BINS] and sums [3]; returns what it adds to the log loss."""
     p = np.float64(prediction)
     if p < _P_MIN:
         p = np.float64(_P_MIN)
@@ -185,7 +196,7 @@ def _add(prediction: np.float32, label: np.float32, bins: F64, sums: F64) -> Any
     y = 1 if (label - _CORRECTED if corrected else label) > 0.5 else 0
     losses = (-np.log1p(-p), -np.log(p))
     loss = losses[y]
-    bin_ = 0 if p != p else int((losses[0] - losses[1] + _LOGIT_MAX) / (2.0 * _LOGIT_MAX) * BINS)
+    bin_ = int((losses[0] - losses[1] + _LOGIT_MAX) / (2.0 * _LOGIT_MAX) * BINS)
     bins[y, bin_] += 1.0
     if corrected:
         loss -= losses[1 - y]
