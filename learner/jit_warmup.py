@@ -46,7 +46,5 @@ def compile_kernels(spec: Spec) -> None:
     Evictor(10).step(table, 1, 0)  # and is over its bound
     if model.deep:
         model.deep.freeze_quantiles()
-        ones, corrects = np.ones((3, 2), np.float32), np.zeros(2, np.bool_)
-        train(
-            model.deep, WindowChunk(model.encoder.deep_input(one_page(words)), ones[0], ones[1], ones[2], corrects), 2
-        )
+        ones = np.ones((4, 2), np.float32)
+        train(model.deep, WindowChunk(model.encoder.deep_input(one_page(words)), *ones), 2)

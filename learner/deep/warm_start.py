@@ -16,7 +16,7 @@ from learner.deep.deep_model import DeepModel
 from learner.deep.dense_layer import EPSILON
 from stream.features.encoder import DeepInput
 from stream.features.quantiles import quantise
-from stream.tables.dtypes import F32, Bools
+from stream.tables.dtypes import F32
 
 BATCH: Final = 64  # examples a step: they were learned before, and small steps overfit to them
 
@@ -24,14 +24,14 @@ torch.set_num_threads(1)  # the matrices are small, and bits must not depend on 
 
 
 class WindowChunk(NamedTuple):
-    """Some of the window's examples. `wide`: logits from when each was predicted. `corrects`: which take back an
-    earlier label. Arrays [B]."""
+    """Some of the window's examples. `wide`: logits from when each was predicted. `earlier`: the weight of an earlier
+    label that each takes back, or 0. Arrays [B]."""
 
     inputs: DeepInput
     wide: F32
     labels: F32
     weights: F32
-    corrects: Bools
+    earlier: F32
 
 
 def warm_start(deep: DeepModel, window: Iterable[WindowChunk]) -> None:
@@ -44,7 +44,8 @@ def warm_start(deep: DeepModel, window: Iterable[WindowChunk]) -> None:
 def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
     """One pass over these examples in order, `batch` examples a step."""
     inputs, embeddings, dim = chunk.inputs, deep.vocabulary.embeddings, deep.spec.embedding_dim
-    rows, row_indices = np.unique(deep.vocabulary.rows_of(inputs.ids), return_inverse=True)
+    rows_of_ids = deep.vocabulary.rows_in_lists(inputs.ids, inputs.offsets)
+    rows, row_indices = np.unique(rows_of_ids, return_inverse=True)
     copied = torch.from_numpy(embeddings[rows])
     vectors = torch.nn.Parameter(copied[:, :dim].clone())
     flat, flat_squares = deep.tower.flat, deep.tower.squares  # in the layout that torch is quickest with
@@ -57,9 +58,9 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
         total.div_(inflated).add_(floor)
     steps = [torch.zeros(()) for _ in parameters]
     numbers = torch.from_numpy(quantise(inputs.numbers, deep.boundaries))
-    pull = chunk.weights * chunk.corrects * (1 - 2 * chunk.labels)  # the losses of two labels differ by ± the logit
+    pull = chunk.earlier * (1 - 2 * chunk.labels)  # the losses of two labels differ by ± the logit
     ids, wide, labels, weights, pulls = map(
-        torch.from_numpy, (row_indices, chunk.wide, chunk.labels, chunk.weights * ~chunk.corrects, pull)
+        torch.from_numpy, (row_indices, chunk.wide, chunk.labels, chunk.weights - chunk.earlier, pull)
     )
     for first, last in pairwise([*range(0, len(labels), batch), len(labels)]):
         offsets = inputs.offsets[first * deep.lists : last * deep.lists + 1]

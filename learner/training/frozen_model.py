@@ -25,7 +25,7 @@ NO_SQUARES: Final[F32] = np.zeros(0, np.float32)
 
 
 class FrozenDeep:
-    """The deep part as of one time."""
+    """The deep part as of one time. `unseen` float32 [lists, dim]: each list's vector of ids that have none."""
 
     def __init__(self, vectors: FrozenTable, unseen: F32, tower: TowerState, boundaries: F32) -> None:
         self.vectors, self.unseen, self.tower, self.boundaries = vectors, unseen, tower, boundaries
@@ -84,7 +84,7 @@ class ModelCopy:
         if not self._vectors.is_done:
             return None
         tower = deep.tower.state._replace(weights=deep.tower.state.weights.copy(), squares=NO_SQUARES)
-        frozen = FrozenDeep(self._vectors.frozen(), deep.vocabulary.vectors[0].copy(), tower, deep.boundaries)
+        frozen = FrozenDeep(self._vectors.frozen(), deep.vocabulary.unseen_vectors(), tower, deep.boundaries)
         return FrozenModel(self._examples, self._wide.frozen(), frozen)
 
     def arrays(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _score(tower: TowerState, vectors: F32, unseen: F32, rows: I64, offsets: I64
         start = k // lists * width + k % lists * dim
         total = activations[start : start + dim]
         for i in range(offsets[k], offsets[k + 1]):
-            vector = vectors[rows[i]] if rows[i] >= 0 else unseen
+            vector = vectors[rows[i]] if rows[i] >= 0 else unseen[k % lists]
             for c in range(dim):
                 total[c] += vector[c]
         length = offsets[k + 1] - offsets[k]

@@ -12,7 +12,7 @@ import numpy as np
 
 from learner.training.dedup import source_of
 from learner.training.encoded_batch import BatchEncoder, EncodedRecords
-from learner.training.example_batch import ExampleBatch, batch_of
+from learner.training.example_batch import ExampleBatch, batch_of, keys_of
 from learner.training.holdout import HeldOutExamples, Holdout, learned_part
 from learner.training.ranking_progress import identities_of
 from learner.training.record_decoder import DecodedRecords, decode_records
@@ -99,6 +99,7 @@ class RecordEncoder:
         pages = [[event for event in events if isinstance(event, Examples)] for events, _ in decoded]
         found = batch_of(pages, self.layout, self._micro_batch)
         examples, valid = found.examples, [*chain.from_iterable(found.valid)]
+        self.batches.cut(examples, found.ends)
         identities = identities_of([one.page for one in valid])
         held_out = self._holdout.split(examples, found.ends, identities)
         return TrainingRecords(
@@ -122,7 +123,9 @@ class RecordEncoder:
         columns = ExampleBatch(
             Batch(decoded.words, decoded.page_starts, decoded.page, decoded.position), indices // self._micro_batch,
             decoded.ids, decoded.labels, decoded.weights, decoded.reasons, decoded.ingest_ms, decoded.time_ms,
+            *keys_of(decoded.identities, decoded.page),
         )  # fmt: skip
+        self.batches.cut(columns, ends)
         shown = ShownPages(joined, decoded.name_spans, decoded.name_hashes, decoded.name_ends, decoded.page_time_ms)
         organic: list[list[Organic]] = [[] for _ in origins]
         for record, begin, end in decoded.organic.tolist():

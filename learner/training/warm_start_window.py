@@ -61,8 +61,9 @@ class WarmStartWindow:
             if keep.any():
                 examples = examples.take(keep)
                 wide = self.wide[np.arange(index - len(examples), index) % size]
+                _, weights, earlier = encoder.batches.learned(examples)
                 inputs = encoder.batches.features.deep_input(examples.pages)
-                yield WindowChunk(inputs, wide, examples.labels, examples.weights, examples.corrects)
+                yield WindowChunk(inputs, wide, examples.labels, weights, earlier)
             if index == end:
                 break
         if index != end:

@@ -18,7 +18,7 @@ from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.quantiles import quantise
 from stream.spec.spec import Deep as DeepSpec
-from stream.tables.dtypes import F32, I64, Bools
+from stream.tables.dtypes import F32, I64
 
 
 def some_input(random: np.random.Generator, b: int, lists: int, numbers: int) -> DeepInput:
@@ -46,7 +46,7 @@ def learned(
     known: DeepInput,
     labels: F32,
     weights: F32,
-    corrects: Bools | None = None,
+    earlier: F32 | None = None,
     cuts: I64 | None = None,
     time_ms: float = 1e6,
 ) -> tuple[F32, F32]:
@@ -55,12 +55,13 @@ def learned(
     wide = Ftrl(FtrlRates(np.ones(1, np.float32), 1.0, 0.0, 0.0))
     keys = WideKeys(np.zeros(0, np.uint64), np.zeros(n + 1, np.int64))
     cuts = np.array([*range(0, n, size), n]) if cuts is None else cuts
-    targets = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, time_ms))
+    pages = np.arange(1, n + 1, dtype=np.uint64)
+    targets = Targets(pages - np.uint64(1), labels, weights, np.full(n, time_ms), pages)
     predictions, logits = np.empty((2, n), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
-    corrects = np.zeros(n, np.bool_) if corrects is None else corrects
+    earlier = np.zeros(n, np.float32) if earlier is None else earlier
     learn_micro_batches(
-        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, targets, cuts, corrects, predictions, logits
+        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, targets, cuts, earlier, predictions, logits
     )
     return predictions, logits
 
@@ -283,11 +284,12 @@ def test_a_warm_start_trains_as_the_stream_does(half_life: str | None) -> None:
         deep.forgetting.clock[:] = 1_000_000, 150_000
     for _ in range(3):
         known, labels = some_input(random, 24, 3, 4), random.integers(0, 2, 24).astype(np.float32)
-        weights, corrects = random.uniform(0.5, 2, 24).astype(np.float32), random.random(24) < 0.3
+        weights, earlier = random.uniform(0.5, 2, (2, 24)).astype(np.float32)
+        earlier[random.random(24) > 0.3] = 0.0
         for deep in (ours, torchs):
             deep.vocabulary.count(np.arange(1, 11, dtype=np.uint64))
-        learned(ours, known, labels, weights, corrects)
-        train(torchs, WindowChunk(known, np.zeros(24, np.float32), labels, weights, corrects), batch=8)
+        learned(ours, known, labels, weights, earlier)
+        train(torchs, WindowChunk(known, np.zeros(24, np.float32), labels, weights, earlier), batch=8)
         np.testing.assert_allclose(torchs.tower.flat, ours.tower.flat, atol=2e-5)
         np.testing.assert_allclose(torchs.tower.squares, ours.tower.squares, rtol=1e-3, atol=2e-5)
         np.testing.assert_allclose(torchs.vocabulary.embeddings[:11], ours.vocabulary.embeddings[:11], atol=2e-5)
