@@ -250,6 +250,9 @@ class Gate(Part, frozen=True):
     prediction's log loss. Under `fake_negative` labels beyond the model's usual share don't count for the lower bound.
 
     After `refusals_max` refusals in a row the learner returns to its last checkpoint that passed.
+
+    *Continuously*, `holdout` of all pages aren't learned, and judge the model; 0: all are learned. When they find it
+    worse than it was, the learner returns to what it was.
     """
 
     log_loss_rise_max: Positive = 0.05
@@ -260,6 +263,7 @@ class Gate(Part, frozen=True):
     norm_max: Annotated[float, Meta(gt=1)] = 2.0
     patience: Count = 20_000
     refusals_max: Count = 20
+    holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
 
 
 class Publish(Part, frozen=True):
@@ -303,6 +307,11 @@ class Spec(Part, frozen=True):
         if self.page == PageTime():  # written out
             content.pop("page", None)
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
+
+    def without_holdout(self) -> "Spec":
+        """The same, but that every example is learned."""
+        gate = msgspec.structs.replace(self.publish.gate, holdout=0.0)
+        return msgspec.structs.replace(self, publish=msgspec.structs.replace(self.publish, gate=gate))
 
     def columns(self) -> dict[str, Column]:
         """Every column by its full name (`user.age`): those declared, bands as columns of their own, then those of

@@ -93,13 +93,15 @@ class ExampleLog:
 
 
 class ModelEntrant(Entrant):
-    """The learner's model, with some parts of the spec. Pages bring their statistics: it learns none."""
+    """The learner's model, with some parts of the spec. Pages bring their statistics: it learns none.
+
+    Nothing is published, so nothing is held out to judge it: it learns all examples, as its peers do.
+    """
 
     def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int, log: ExampleLog) -> None:
         self.name = ",".join(parts)
-        self.model = Model(
-            msgspec.structs.replace(spec, parts=list(parts)), seed, log.read_from, learns_statistics=False
-        )
+        own = msgspec.structs.replace(spec.without_holdout(), parts=list(parts))
+        self.model = Model(own, seed, log.read_from, learns_statistics=False)
 
     def play(self, steps: Sequence[Step]) -> list[F32]:
         """As the learner does; what doesn't depend on what was learned is worked out for all at once, before."""

@@ -65,7 +65,7 @@ def test_it_learns_what_a_learner_learns() -> None:
     for event in [*EVENTS, Tick(last_ms + 8_001)]:
         if told := maker.process(event).examples:
             records.append(told)
-    model = Model(spec, 0, lambda offset: iter(records[offset:]))
+    model = Model(spec.without_holdout(), 0, lambda offset: iter(records[offset:]))
     for offset, record in enumerate(records):
         model.learn(record, offset)
     scores, _ = backtested(EVENTS, ["wide", "deep"])
