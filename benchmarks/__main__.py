@@ -24,11 +24,12 @@ NAMES = {
     "sampling": "the learner at shares of the negatives, in the store at 1 %: time, AUC, calibration",
     "scenarios": "the store's scenarios, one by one: what each does to Wide & Deep in closed loop",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
+    "rare": "planted faults that the publish gate stops at 5, 1, .1 % labels, honest versions that it refuses",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"checkpoint", "join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, if possible
+MANY_CORES = {"checkpoint", "join", "learn", "rank", "rare", "scenarios", "swap"}  # all others are pinned to one, if possible
 
 
 def main() -> int:

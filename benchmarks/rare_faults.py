@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.rare_world import EVERY_S, Course
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl
-from stream.tables.dtypes import I64, Bools
+from stream.tables.dtypes import F32, I64, Bools
 
 MINUTE: Final = round(60 / EVERY_S)  # versions
 STEPS: Final = 20  # of slow poisoning
@@ -90,7 +90,7 @@ def with_bots(users: I64, labels: Bools) -> Bools:
 
 def drop_column(course: Course) -> None:
     """Items have no category."""
-    course.catalogue = course.catalogue_of(None)
+    course.catalogue = course.catalogue_of(categories=False)
 
 
 def poison_rate(course: Course, n: int) -> None:
@@ -131,6 +131,6 @@ def first_step(course: Course, fault: Fault) -> tuple[int, str]:
     return fault.versions, ""
 
 
-def _layers(model: Model) -> list[tuple[np.ndarray, np.ndarray]]:  # type: ignore[type-arg]  # float32, views
+def _layers(model: Model) -> list[tuple[F32, F32]]:
     assert model.deep
     return model.deep.tower.layers()

@@ -32,14 +32,17 @@ from stream.tables.dtypes import F64, I64, U64, Bools
 EVERY_S: Final = 0.25  # from version to version
 DEEP_EVERY: Final = 4  # versions
 RECORD: Final = 8  # pages
+HOLDOUT: Final = 0.05
 T = TypeVar("T")
 Relabel = Callable[[I64, Bools], Bools]  # users i64[P] of pages, labels bool[P, ITEMS]
 
 
 def spec_of(base_rate: float) -> Spec:
-    """That of `delays`, where labels wait for their window."""
+    """That of `delays`, where labels wait for their window; HOLDOUT of the pages are held out."""
     spec = delays.spec_of("wait")
-    return structs.replace(spec, label=structs.replace(spec.label, base_rate=base_rate))
+    gate = structs.replace(spec.publish.gate, holdout=HOLDOUT)
+    publish, label = structs.replace(spec.publish, gate=gate), structs.replace(spec.label, base_rate=base_rate)
+    return structs.replace(spec, label=label, publish=publish)
 
 
 class Course:
@@ -51,7 +54,7 @@ class Course:
         self.of = delays.traffic(load_scenario(names), base_rate, delays.PAGES_A_S, until_s, seed)
         self.model = Model(spec_of(base_rate), seed)
         self.gate = PublishGate(self.model)
-        self.catalogue = self.catalogue_of({})
+        self.catalogue = self.catalogue_of(categories=True)
         self.relabel: Relabel = lambda users, labels: labels
         self.random = np.random.default_rng((seed, 3))
         self.versions = 0
@@ -62,11 +65,11 @@ class Course:
         self._shown, self._offset = 0, 0
         self._waiting: deque[tuple[int, bytes]] = deque()
 
-    def catalogue_of(self, categories: dict[str, str] | None) -> Catalogue:
-        """The items; None: nothing is known of their categories."""
+    def catalogue_of(self, *, categories: bool) -> Catalogue:
+        """The items, with or without their categories."""
         found = Catalogue(self.model.layout)
         for i, category in enumerate(self.of.categories.tolist()):
-            found.put(Item(f"i{i}", {} if categories is None else {"category": f"c{category}"}))
+            found.put(Item(f"i{i}", {"category": f"c{category}"} if categories else {}))
         return found
 
     @property

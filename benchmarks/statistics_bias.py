@@ -21,7 +21,7 @@ from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec_file import parse_spec
-from stream.tables.dtypes import F64
+from stream.tables.dtypes import F64, U64
 
 SPEC: Final = parse_spec("""
 name = "bias"
@@ -73,7 +73,7 @@ def biases(rate: float, pages: int, seed: int) -> dict[str, float]:
     return _errors(read, shown, labels)
 
 
-def _read(statistics: Statistics, words: "np.ndarray", layout: Layout, pages: int) -> F64:  # type: ignore[type-arg]
+def _read(statistics: Statistics, words: U64, layout: Layout, pages: int) -> F64:
     """What a page of all items shows, float64 [ITEMS, statistics]."""
     statistics.fill(words, 1_000_000 + 1_000 * pages)
     found: F64 = statistics_of(layout, words)[1:].reshape(ITEMS, -1).astype(np.float64)
