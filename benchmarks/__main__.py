@@ -29,7 +29,15 @@ NAMES = {
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"checkpoint", "join", "learn", "rank", "rare", "scenarios", "swap"}  # all others are pinned to one, if possible
+MANY_CORES = {
+    "checkpoint",
+    "join",
+    "learn",
+    "rank",
+    "rare",
+    "scenarios",
+    "swap",
+}  # all others are pinned to one, if possible
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import track
@@ -32,23 +32,49 @@ SEEDS, QUICK_SEEDS = 12, 1
 TRIALS, QUICK_TRIALS = 25, 4  # of a seed
 HONEST_SEEDS: Final = 4
 Trials = dict[tuple[str, float], list[Trial]]  # by fault and rate
+Errors = dict[tuple[str, float], float]  # by statistic and rate
 
 
-class Bias(tuple[float, int, int]):
-    """Rate, pages, seed: of statistics to be measured."""
+class BiasJob(NamedTuple):
+    """Statistics to be measured."""
+
+    rate: float
+    pages: int
+    seed: int
 
 
-Job = TrialCourse | HonestCourse | Bias | int  # int: examples of the calibration
-Found = dict[str, list[Trial]] | Honest | dict[str, float] | float
+class TrialsFound(NamedTuple):
+    """Trials of a course, by fault."""
+
+    rate: float
+    trials: dict[str, list[Trial]]
 
 
-def play(job: Job) -> tuple[Job, Found]:
+class HonestFound(NamedTuple):
+    """What was refused of an honest course."""
+
+    job: HonestCourse
+    found: Honest
+
+
+class BiasFound(NamedTuple):
+    """Errors by statistic."""
+
+    rate: float
+    errors: dict[str, float]
+
+
+Job = TrialCourse | HonestCourse | BiasJob | int  # int: examples of the calibration
+Found = TrialsFound | HonestFound | BiasFound | float
+
+
+def play(job: Job) -> Found:
     """Do it, in whatever process."""
     if isinstance(job, TrialCourse):
-        return job, play_trials(job)
+        return TrialsFound(job.rate, play_trials(job))
     if isinstance(job, HonestCourse):
-        return job, play_honest(job)
-    return job, biases(*job) if isinstance(job, Bias) else calibration(kernel_predictions, job)
+        return HonestFound(job, play_honest(job))
+    return BiasFound(job.rate, biases(*job)) if isinstance(job, BiasJob) else calibration(kernel_predictions, job)
 
 
 def jobs_of(*, quick: bool) -> list[Job]:
@@ -58,10 +84,10 @@ def jobs_of(*, quick: bool) -> list[Job]:
     found: list[Job] = [QUICK_EXAMPLES if quick else EXAMPLES]
     found += [TrialCourse(rate, trials, seed) for seed in range(seeds) for rate in RATES]
     found += [HonestCourse(rate, name, 100 + seed) for seed in range(honest) for rate in RATES for name in SCENARIOS]
-    return found + [Bias((rate, pages, seed)) for seed in range(1 if quick else 2) for rate in RATES]
+    return found + [BiasJob(rate, pages, seed) for seed in range(1 if quick else 2) for rate in RATES]
 
 
-def played(jobs: list[Job]) -> Iterable[tuple[Job, Found]]:
+def played(jobs: list[Job]) -> Iterable[Found]:
     """Do all, on as many cores as there are."""
     fork = multiprocessing.get_context("fork")  # kernels are compiled once; nothing runs in this process yet
     with fork.Pool(min(len(jobs), os.cpu_count() or 1), maxtasksperchild=4) as pool:
@@ -70,30 +96,23 @@ def played(jobs: list[Job]) -> Iterable[tuple[Job, Found]]:
 
 def run(*, quick: bool) -> tuple[RenderableType, dict[str, float]]:
     """The tables and their figures."""
+    found = list(played(jobs_of(quick=quick)))
     trials: Trials = {}
-    honest: list[tuple[HonestCourse, Honest]] = []
-    errors: dict[tuple[str, float], float] = {}
-    figures: dict[str, float] = {}
-    for job, found in played(jobs_of(quick=quick)):
-        if isinstance(job, TrialCourse):
-            assert isinstance(found, dict)
-            for fault, of in found.items():
-                trials.setdefault((fault, job.rate), []).extend(of)  # type: ignore[arg-type]  # trials of a trial course
-        elif isinstance(job, HonestCourse):
-            assert isinstance(found, Honest)
-            honest.append((job, found))
-        elif isinstance(job, Bias):
-            assert isinstance(found, dict)
-            for name in NAMES:
-                errors[name, job[0]] = max(errors.get((name, job[0]), 0.0), found[name])  # type: ignore[type-var,assignment]
-        else:
-            assert isinstance(found, float)
-            figures["calibration_1e8"] = found
-    tables = [tabulated(of, figures) for tabulated, of in ((faults_table, trials), (honest_table, honest), (bias_table, errors))]  # type: ignore[operator]
-    summary = Table(title="sums")
-    summary.add_column("calibration, 1e8 examples at .1 %")
-    summary.add_row(f"{figures['calibration_1e8']:.4f}")
-    return Group(*tables, summary), figures
+    for course in (of for of in found if isinstance(of, TrialsFound)):
+        for fault, more in course.trials.items():
+            trials.setdefault((fault, course.rate), []).extend(more)
+    errors: Errors = {}
+    for bias in (of for of in found if isinstance(of, BiasFound)):
+        for name, error in bias.errors.items():
+            errors[name, bias.rate] = max(errors.get((name, bias.rate), 0.0), error)
+    (calibrated,) = (of for of in found if isinstance(of, float))
+    figures = {"calibration_1e8": calibrated}
+    tables = [
+        faults_table(trials, figures),
+        honest_table([of for of in found if isinstance(of, HonestFound)], figures),
+        bias_table(errors, figures),
+    ]
+    return Group(*tables, f"calibration after 1e8 examples at .1 %: {calibrated:.4f}"), figures
 
 
 def faults_table(trials: Trials, figures: dict[str, float]) -> Table:
@@ -126,7 +145,7 @@ def faults_table(trials: Trials, figures: dict[str, float]) -> Table:
     return table
 
 
-def honest_table(honest: list[tuple[HonestCourse, Honest]], figures: dict[str, float]) -> Table:
+def honest_table(honest: list[HonestFound], figures: dict[str, float]) -> Table:
     """Versions refused of courses on which nothing is wrong; adds to `figures`."""
     table = Table("honest", *(f"{100 * rate:g} %" for rate in RATES),
                   title="refused of versions; `worse` of held-out verdicts")  # fmt: skip
@@ -134,8 +153,10 @@ def honest_table(honest: list[tuple[HonestCourse, Honest]], figures: dict[str, f
     for scenario in SCENARIOS:
         cells = []
         for rate in RATES:
-            of = [found for job, found in honest if (job.scenario, job.rate) == (scenario, rate)]
-            versions, judged, worse = (sum(column) for column in zip(*((o.versions, o.judged, o.worse) for o in of)))  # noqa: B905
+            of = [one.found for one in honest if (one.job.scenario, one.job.rate) == (scenario, rate)]
+            versions, judged, worse = (
+                sum(getattr(one, name) for one in of) for name in ("versions", "judged", "worse")
+            )
             refused = sum(sum(one.refused.values()) for one in of)
             figures[f"refused_{scenario}_{rate}"] = refused / versions
             figures[f"rolled_back_{scenario}_{rate}"] = worse / len(of)
@@ -146,7 +167,7 @@ def honest_table(honest: list[tuple[HonestCourse, Honest]], figures: dict[str, f
     return table
 
 
-def bias_table(errors: dict[tuple[str, float], float], figures: dict[str, float]) -> Table:
+def bias_table(errors: Errors, figures: dict[str, float]) -> Table:
     """Biases of statistics; adds to `figures`."""
     table = Table("statistic", *(f"{100 * rate:g} %" for rate in RATES), title="bias, as a share of the rate")
     for name in NAMES:

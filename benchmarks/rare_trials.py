@@ -7,6 +7,7 @@ a verdict. Moments differ in pages, labels and weights.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -78,7 +79,8 @@ def play_trials(job: TrialCourse) -> dict[str, list[Trial]]:
         pages = course.random.integers(recent // 2, recent, PAGES)
         anchor = course.predictions(pages)
         for fault in FAULTS:
-            found[fault.name].append(in_copy(lambda fault=fault: trial(course, fault, pages, anchor), Trial))  # type: ignore[misc]
+            work = partial(trial, course, fault, pages, anchor)
+            found[fault.name].append(in_copy(work, Trial))
     return found
 
 

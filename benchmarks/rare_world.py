@@ -4,7 +4,6 @@ The world is that of `delays`, its traffic, waves and tastes. A step is one inte
 the statistics of that moment, those whose window closes are learned, and the version is judged as the publisher does.
 """
 
-import contextlib
 import gc
 import os
 import sys
@@ -122,7 +121,9 @@ class Course:
         reasons = [INSTALLED if label else WINDOW_CLOSED for label in labels.tolist()]
         ids = [example_id(name, i, reason, "") for i, reason in enumerate(reasons)]
         places, weights = list(range(len(ids))), [1.0] * len(ids)
-        return Examples(page, ids, places, [int(one) for one in labels.tolist()], weights, reasons, [time_ms] * len(ids))
+        return Examples(
+            page, ids, places, [int(one) for one in labels.tolist()], weights, reasons, [time_ms] * len(ids)
+        )
 
 
 def in_copy(work: Callable[[], T], of: type[T]) -> T:
@@ -136,13 +137,13 @@ def in_copy(work: Callable[[], T], of: type[T]) -> T:
     pid = os.fork()
     if not pid:
         code = 1
-        with contextlib.suppress(BaseException):
-            try:
-                os.write(writable, msgspec.json.encode(work()))  # less than a pipe has room for
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-        os._exit(code)
+        try:
+            os.write(writable, msgspec.json.encode(work()))  # less than a pipe has room for
+            code = 0
+        except Exception:  # noqa: BLE001  # whatever it is, the copy must not go on as its parent does
+            traceback.print_exc()
+        finally:
+            os._exit(code)
     os.close(writable)
     with open(readable, "rb") as pipe:
         found = pipe.read()

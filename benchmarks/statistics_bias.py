@@ -51,9 +51,7 @@ def biases(rate: float, pages: int, seed: int) -> dict[str, float]:
     statistics, catalogue = Statistics(StatisticsProgram(SPEC, layout)), Catalogue(layout)
     rows = catalogue.rows([f"i{n}" for n in range(ITEMS)])
     histories = [random.choice(ITEMS, HISTORY, replace=False) for _ in range(USERS)]
-    users = [
-        layout.user(f"u{n}", {}, [f"i{i}" for i in of.tolist()], {}) for n, of in enumerate(histories)
-    ]
+    users = [layout.user(f"u{n}", {}, [f"i{i}" for i in of.tolist()], {}) for n, of in enumerate(histories)]
     of_user, of_item, height = random.uniform(-1, 1, USERS), random.uniform(-1, 1, ITEMS), random.normal(0, 1, ITEMS)
     of_position = -0.1 * np.arange(SHOWN)
     base = math.log(rate / (1 - rate)) - float(of_position.mean())
