@@ -257,7 +257,7 @@ class Gate(Part, frozen=True):
 
     log_loss_rise_max: Positive = 0.05
     calibration: tuple[Positive, Positive] = (0.8, 1.25)
-    shift_max: Positive = 0.3
+    shift_max: Positive = 0.5
     spread_max: Annotated[float, Meta(gt=1)] = 2.0
     agreement_min: Probability = 0.8
     norm_max: Annotated[float, Meta(gt=1)] = 2.0
