@@ -27,6 +27,7 @@ from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import BadSnapshot, CheckpointError
 from stream.snapshots.item_names import pack_names, unpack_names
 from stream.spec.spec import Spec
+from stream.spec.spec_file import decode_spec, encode_spec
 from stream.tables.hash_table import HashTable
 
 KEEP = 2
@@ -49,6 +50,8 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     token: int
     version: int
     organic: int = 0
+    spec: str = ""  # as JSON, with its identity and tunables; earlier builds wrote the fingerprint alone
+    previous: list[str] = []  # specs that it evolved from
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     meta = Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(progress.names[1:]), token, version, model.organic,
+        encode_spec(model.spec).decode(), [encode_spec(spec).decode() for spec in model.previous],
     )  # fmt: skip
     return Checkpoint(meta, arrays)
 
@@ -123,10 +127,10 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
     if meta.fingerprint != spec.fingerprint():
         raise CheckpointError(
             f"the checkpoint of {spec.name!r} belongs to another spec "
-            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): give the changed spec a new name, "
-            "and it is learned from the log's beginning"
+            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): `thalweg evolve --spec FILE` carries the "
+            "model over to the changed spec; or give that a new name, and it is learned from the log's beginning"
         )
-    model = Model(spec, seed)
+    model = Model(spec, seed, previous=[decode_spec(text.encode()) for text in meta.previous])
     try:
         _restore_model(model, meta, arrays)
     except (KeyError, ValueError, IndexError, BadSnapshot) as error:

@@ -9,13 +9,14 @@ from types import FrameType
 
 import structlog
 
-from learner.checkpoint import CheckpointFiles, restore
+from learner.checkpoint import CheckpointFiles
 from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.record_prefetcher import RecordPrefetcher
+from learner.retraining.resumption import resume
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
 from stream.events.topics import EXAMPLES
@@ -75,7 +76,7 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     status.state = "compiling kernels"
     compile_kernels(spec)
     checkpoint = files.newest()
-    model = restore(spec, checkpoint) if checkpoint else Model(spec)
+    model = resume(spec, checkpoint) if checkpoint else Model(spec)
     model.learned_ids.ids_max = settings.dedup_ids
     gc.collect()
     gc.freeze()  # what was loaded stays: full collections (0.2 s over all of torch) needn't visit it again

@@ -38,6 +38,7 @@ class ModelState:
     seed: int = 0
     reread: Reread | None = None  # without it there are no warm starts
     learns_statistics: bool = True  # else pages bring statistics that somebody else learns
+    previous: Sequence[Spec] = ()  # specs that this one evolved from: pages logged under them are still learned
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned

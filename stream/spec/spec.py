@@ -246,7 +246,9 @@ class Publish(Part, frozen=True):
 
 
 class Spec(Part, frozen=True):
-    """A model's whole configuration. `fingerprint()` identifies it; `name` is where its snapshots live."""
+    """A model's whole configuration. `fingerprint()` identifies it, `identity()` what its features mean; its snapshots
+    live under `name`.
+    """
 
     name: Name
     parts: list[PartName] = field(default_factory=lambda: ["wide", "deep"])
@@ -278,6 +280,21 @@ class Spec(Part, frozen=True):
         if self.page == PageTime():  # written out
             content.pop("page", None)
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
+
+    def identity(self) -> str:
+        """16 hex digits: equal for specs whose features mean the same and whose parts have the same shapes.
+
+        All else in `fingerprint` is a *tunable* (rates, bounds, windows, cadences, the labels' rules): a learner
+        resumes from a checkpoint with other tunables, but not of another identity.
+        """
+        content = msgspec.to_builtins(self)
+        kept = {k: v for k, v in content.items() if k in ("parts", "user", "item", "context", "statistics")}
+        if self.page != PageTime():
+            kept["page"] = content["page"]
+        kept["wide"] = [cross.of for cross in self.crosses()]
+        deep = self.deep
+        kept["deep"] = [deep.features, deep.embedding_dim, deep.quantiles, deep.hidden_units]
+        return hashlib.blake2b(msgspec.json.encode(kept), digest_size=8).hexdigest()
 
     def columns(self) -> dict[str, Column]:
         """Every column by its full name (`user.age`): those declared, bands as columns of their own, then those of

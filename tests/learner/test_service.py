@@ -522,7 +522,7 @@ def test_a_torn_checkpoint_is_passed_over(room: Room) -> None:
 def test_another_spec_s_checkpoint_is_refused(room: Room) -> None:
     """The message names both fingerprints and the remedy."""
     held = take(room.learner.model, 0, 0, 0)
-    with pytest.raises(CheckpointError, match="give the changed spec a new name"):
+    with pytest.raises(CheckpointError, match="thalweg evolve"):
         restore(small_spec(**{"l1 = 0.1": "l1 = 0.2"}), held)
 
 
