@@ -6,7 +6,6 @@ the old one intact. Tables are saved as rows, whatever their layout: no weight d
 
 import os
 import zipfile
-from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -76,9 +75,6 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
         **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
         "shown_since_ms": np.array([shown.since_ms], np.int64),
-        "recent_ids": model.window.ids.copy(),
-        "recent_wide": model.window.wide.copy(),
-        "records": np.array(model.window.records, np.int64).reshape(-1, 2),
         "losses": np.array(model.drift.losses, np.float64),
         "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
         "page_bytes": np.array([len(page) for page in model.recent_pages], np.int64),
@@ -149,8 +145,6 @@ def _restore_model(model: Model, meta: Meta, arrays: Arrays) -> None:
     model.progress.restore(arrays, meta.slices)
     model.learned_ids.restore(arrays)
     model.shown = _shown(arrays)
-    model.window.ids[:], model.window.wide[:] = arrays["recent_ids"], arrays["recent_wide"]
-    model.window.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
     ends = np.cumsum([0, *arrays["page_bytes"]])
     raw = arrays["pages"].tobytes()
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))

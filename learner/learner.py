@@ -1,7 +1,7 @@
 """The learner: learns records in log order, passes on dead letters, writes checkpoints."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -14,12 +14,9 @@ from learner.training import metrics
 from learner.training.figures import HEADER
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
-from stream.events.codec import decode_examples
-from stream.events.topics import EXAMPLES
-from stream.events.types import Examples
-from stream.log.protocol import Log, Reader
+from stream.log.protocol import Log
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import CheckpointError, LogUnavailable
+from stream.runtime.errors import CheckpointError
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 METRICS_EVERY_MS = 200
@@ -41,13 +38,11 @@ class Learner:
         self.lag = Lag(log_, model.spec.name, offset)
         self.stopping = threading.Event()
         self.mid_record = False  # half a record is learned, which a checkpoint can't express
-        self._learning = offset
         self._checkpoint_every_ms = checkpoint_every_ms
         self._checkpoint_ms, self._checkpoint_offset = now_ms(), offset  # of the last attempt, of the last written
         self._writing: threading.Thread | None = None
         self._printed_header = False
         self._metrics_ms = 0  # when the metrics were last set
-        model.reread = self._reread
 
     def learn(self, chunks: Iterable[TrainingRecords], after_step: Callable[[], None]) -> None:
         """Learn these records in order, one or several in a step; `after_step` is called after each step.
@@ -58,7 +53,7 @@ class Learner:
             for first, last in self.model.steps(records):
                 origins = records.origins[first:last]
                 assert origins[0].offset >= self.offset, f"offset {origins[0].offset} was learned already"
-                self._learning, self.mid_record = origins[-1].offset, True
+                self.mid_record = True
                 new = self.model.learn_records(records, first, last)
                 self.mid_record = False
                 for origin, rejected in zip(origins, records.rejected[first:last], strict=True):
@@ -100,28 +95,6 @@ class Learner:
                 self._checkpoint_offset = checkpoint.meta.offset
             except CheckpointError as error:
                 log.error("no checkpoint was written; learning goes on", reason=str(error))
-
-    def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
-        """Records of `examples` from this offset up to the one that is being learned.
-
-        Waits while the broker is unavailable: a warm start can't be undone halfway.
-        """
-        attempt = 0
-        while offset <= self._learning:
-            reader: Reader | None = None
-            try:
-                reader = self.log.reader(EXAMPLES.name, {0: offset})
-                while offset <= self._learning:
-                    for record in reader.poll(1.0):
-                        offset = record.offset + 1
-                        yield decode_examples(record.value or b"")[0]
-            except LogUnavailable as error:
-                if self.stopping.is_set():
-                    raise
-                attempt = back_off(error, attempt, self.stopping)
-            finally:
-                if reader:
-                    reader.close()
 
     def _print_progress(self) -> None:
         """Lines at doubling counts, as Vowpal Wabbit prints them."""

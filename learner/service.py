@@ -99,10 +99,8 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     return None
 
 
-def _prefetch(learner: Learner, accept_gap: bool) -> RecordPrefetcher:
+def _prefetch(learner: Learner) -> RecordPrefetcher:
     """Read from the learner's offset on."""
-    if accept_gap:
-        learner.model.window.drop_records_before(learner.log.starts(EXAMPLES.name)[0])
     read = partial(learner.log.reader, EXAMPLES.name, {0: learner.offset})
     return RecordPrefetcher(read, learner.model.record_encoder, learner.lag.after_poll)
 
@@ -119,7 +117,6 @@ def _take(learner: Learner, prefetcher: RecordPrefetcher, accept_gap: bool) -> l
                 raise
             log.error("continuing past the gap (--accept-gap)", reason=str(gap))
             learner.offset = learner.lag.offset = gap.start
-        learner.model.window.drop_records_before(gap.start)
         return None
 
 
@@ -139,7 +136,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 learner.update_metrics()
                 publish_and_checkpoint()  # first: what was learned is published even while the log is unavailable
                 learner.dead_letters.confirm()  # before there can be more of them
-                prefetcher = prefetcher or _prefetch(learner, accept_gap)
+                prefetcher = prefetcher or _prefetch(learner)
                 records = _take(learner, prefetcher, accept_gap)
                 if records is None:  # read on behind the gap
                     prefetcher.close()

@@ -15,6 +15,7 @@ from learner.deep.joint_step import learn_micro_batches, learn_wide
 from learner.training.dedup import NO_SOURCE
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model_state import RECENT_PAGES, ModelState
+from learner.training.ranking_kernels import KEY
 from learner.training.ranking_progress import PageColumns
 from learner.training.training_records import TrainingRecords
 from stream.events.codec import organic_id
@@ -22,7 +23,7 @@ from stream.events.types import Organic, TrainingEvent
 from stream.snapshots.manifest import INGESTS_MAX
 from stream.tables.dtypes import F32, I64
 
-EARLY_SHARE = 10  # an early warm start waits at least a tenth of the usual interval after the last one
+CALLS_APART_MIN = 2_000  # examples between a call for a retrain and the next one by drift
 
 
 class Model(ModelState):
@@ -76,15 +77,17 @@ class Model(ModelState):
             return
         for r, (begin, end) in enumerate(pairwise(batch.ends.tolist()), first):
             if end > begin:
-                self.window.begin_record(records.origins[r].offset, self.examples + begin)
                 self._note_pages(records, r)
         predictions = self._learn_parts(batch)
         losses = self._record_figures(batch, predictions, records.identities)
+        if self.on_predicted:
+            keys = records.identities[batch.pages.page, KEY]
+            self.on_predicted(batch.targets.ids, predictions, batch.targets.labels, batch.later, keys)
         if self.learns_statistics:
             self.statistics.learn(batch.pages, batch.outcomes, batch.statistics)
         self._note(batch)
-        if self.deep and self._drifted(losses):
-            self.warm_start()
+        if self.spec.deep.warm_start.every and self._drifted(losses):
+            self.call_for_retrain("drift")
 
     def _learn_parts(self, batch: EncodedBatch) -> F32:
         """Predict, then learn each micro-batch; run whatever is due at an example index between them.
@@ -107,8 +110,6 @@ class Model(ModelState):
                 continue
             deep = self.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
             learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], corrects, predictions, wide)
-            piece = slice(bounds[begun], bounds[end])
-            self.window.add(self.examples, targets.ids[piece], wide[piece])
             self.examples += int(bounds[end] - bounds[begun])
             begun = end
             for action in due:
@@ -131,9 +132,9 @@ class Model(ModelState):
         return [float(losses[a:b].mean()) for a, b in pairwise(ends.tolist()) if b > a]
 
     def _drifted(self, losses: Sequence[float]) -> bool:
-        """Whether records' mean log loss has risen, and the last warm start is long enough ago."""
+        """Whether records' mean log loss has risen, and the last call for a retrain is long enough ago."""
         risen = [self.drift.add(loss) for loss in losses if math.isfinite(loss)]
-        return any(risen) and self.examples - self.warm_start_at >= self.spec.deep.warm_start.every // EARLY_SHARE
+        return any(risen) and self.examples - self.warm_start_at >= CALLS_APART_MIN
 
     def _note(self, batch: EncodedBatch) -> None:
         """Note what a version says of the examples it learned."""

@@ -11,7 +11,6 @@ from torch.nn import functional
 from learner.deep.deep_model import DeepModel
 from learner.deep.dense_layer import EPSILON
 from learner.deep.joint_step import Inputs, Targets, learn_micro_batches
-from learner.deep.warm_start import WindowChunk, train
 from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.quantiles import quantise
@@ -225,21 +224,3 @@ def test_the_padding_stays_zero() -> None:
         weight[:], bias[:] = 1.0, 1.0
     assert np.count_nonzero(state.weights) == own < len(state.weights)
     assert np.count_nonzero(state.squares) <= own
-
-
-def test_a_warm_start_trains_as_the_stream_does() -> None:
-    """torch's pass over a window is the kernel's, batch by batch, given the same batches and wide logits of 0."""
-    random = np.random.default_rng(4)
-    spec = DeepSpec(
-        embedding_dim=6, min_count=1, max_rows=1_000, hidden_units=[12, 6], micro_batch=8, embedding_rate=0.007
-    )
-    ours, torchs = (some_deep(np.random.default_rng(8), spec, 3, 4) for _ in range(2))
-    for _ in range(3):
-        known, labels = some_input(random, 24, 3, 4), random.integers(0, 2, 24).astype(np.float32)
-        weights, corrects = random.uniform(0.5, 2, 24).astype(np.float32), random.random(24) < 0.3
-        for deep in (ours, torchs):
-            deep.vocabulary.count(np.arange(1, 11, dtype=np.uint64))
-        learned(ours, known, labels, weights, corrects)
-        train(torchs, WindowChunk(known, np.zeros(24, np.float32), labels, weights, corrects), batch=8)
-        np.testing.assert_allclose(torchs.tower.flat, ours.tower.flat, atol=2e-5)
-        np.testing.assert_allclose(torchs.vocabulary.embeddings[:11], ours.vocabulary.embeddings[:11], atol=2e-5)

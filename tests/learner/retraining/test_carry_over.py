@@ -65,7 +65,6 @@ def test_an_unchanged_spec_carries_everything_over(model: Model) -> None:
     """To the bit, but for the drift detector, which starts anew."""
     again = carry_over(copy_of(model), SPEC)
     again.drift.restore(model.drift.losses)
-    again.window = model.window
     assert_same(again, model)
 
 
