@@ -60,9 +60,8 @@ def _known_wide_rows(model: Model, batches: Sequence[EncodedBatch]) -> U64:
     keys = [
         batch.inputs.keys[batch.inputs.key_offsets[0] : batch.inputs.key_offsets[-1]] for batch in batches
     ]  # fmt: skip
-    rows: U64 = model.wide.table.rows_of(distinct(np.concatenate([np.zeros(0, np.uint64), *keys])))
-    known: U64 = rows[rows[:, 0] != 0]
-    return known
+    every, table = distinct(np.concatenate([np.zeros(0, np.uint64), *keys])), model.wide.table
+    return table.rows_of(every[table.contains(every)])
 
 
 def _train(model: Model, batch: EncodedBatch) -> None:

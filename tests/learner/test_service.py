@@ -184,7 +184,7 @@ def read_on(room: Room, learner: Learner, *, accept_gap: bool = False) -> None:
     """As the loop does, until something was read."""
     found: list[TrainingRecords] | None = None
     while not found:
-        prefetcher = _prefetch(learner, accept_gap)
+        prefetcher = _prefetch(learner)
         try:
             while (found := _take(learner, prefetcher, accept_gap)) == []:
                 pass

@@ -44,7 +44,7 @@ def test_a_retrain_trains_the_deep_part_and_leaves_the_wide_weights() -> None:
     np.testing.assert_array_equal(rows[np.argsort(rows[:, 0])], before[np.argsort(before[:, 0])])
     assert new.statistics.rows().tobytes() == model.statistics.rows().tobytes()
     assert new.progress.lifetime() == model.progress.lifetime()
-    assert (new.deep.layers()[0][0] != model.deep.layers()[0][0]).mean() > 0.5
+    assert (new.deep.layers()[0][0] != model.deep.layers()[0][0]).mean() > 0.3
     assert (new.warm_starts, new.warm_start_at) == (1, model.examples)
 
 
@@ -68,6 +68,8 @@ def test_a_new_cross_has_weights_after_the_window() -> None:
     names = [new.encoder.cross_names[(int(key) & 255) - 1] for key in new.wide.table.rows()[:, 0]]
     assert 20 < names.count("user.id x item.tags") <= 100
     assert len(names) - names.count("user.id x item.tags") == len(model.wide.table)
+    weights = new.wide.weights(new.wide.table.rows())
+    assert np.count_nonzero(weights[[name == "user.id x item.tags" for name in names]]) > 10
 
 
 def test_both_learn_on_and_the_verdict_is_of_what_both_predicted() -> None:

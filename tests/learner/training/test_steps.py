@@ -127,7 +127,7 @@ def test_several_in_a_step_are_as_one_by_one(world: str, seed: int, drift: bool,
 
 def test_drift_is_found_at_the_same_record() -> None:
     """Labels turn over: the call for a retrain comes where it comes one by one."""
-    spec = small_spec(**{"every = 300": "every = 5000"})
+    spec = small_spec(**{"every = 300": "every = 50_000"})
     events = [page for record in records(spec, 1_800, per_record=1) for page in record]
     odd = [int(item[1:]) % 2 for page in events for item in page.page.items]
     labels = np.array(odd).reshape(-1, 3) ^ (np.arange(len(events)) >= 1_000)[:, None]

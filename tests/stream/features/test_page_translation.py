@@ -45,7 +45,7 @@ KNOWN = Attributes(lambda user: USERS.get(user, {}), ITEMS.get)
 TIME_MS = 1_700_000_000_000
 
 
-def page_of(spec: Spec, context: dict[str, Value], items: list[str]) -> U64:
+def page_of(spec: Spec, context: Mapping[str, str | float], items: list[str]) -> U64:
     """A page as a ranker builds it, with made-up statistics."""
     layout = Layout(spec)
     catalogue = Catalogue(layout)
@@ -55,14 +55,14 @@ def page_of(spec: Spec, context: dict[str, Value], items: list[str]) -> U64:
     words = build_page(layout, user, catalogue, catalogue.rows(items), TIME_MS)
     page = open_page(words, layout.size_array)
     page.f32[page.at.base_rate] = 0.25
-    for item in range(len(items)):
+    for position in range(len(items)):
         for k, name in enumerate(layout.statistics):
-            value = {"rate": 0.5 + item, "seen": 7.0}.get(name, np.nan)
-            page.f32[page.at.statistics + item * page.at.sizes.statistics + k] = value
+            value = {"rate": 0.5 + position, "seen": 7.0}.get(name, np.nan)
+            page.f32[page.at.statistics + position * page.at.sizes.statistics + k] = value
     return words
 
 
-def logged(words: U64, context: dict[str, Value], items: list[str]) -> Impression:
+def logged(words: U64, context: dict[str, str | float], items: list[str]) -> Impression:
     """The page as it was logged."""
     return Impression("r", TIME_MS, "u", items, features=words.tobytes(), context=context)
 
@@ -95,7 +95,7 @@ def test_a_translated_page_is_the_one_that_the_new_spec_builds(change: str) -> N
         assert there in text
         text = text.replace(there, other)
     old, new = parse_spec(OLD), parse_spec(text)
-    context: dict[str, Value] = {"device": "phone", "hour": 17.0}
+    context: dict[str, str | float] = {"device": "phone", "hour": 17.0}
     for items in (["a", "b", "c"], ["c"], ["unknown", "a"]):
         made = PageTranslator(old, new, KNOWN).translate(logged(page_of(old, context, items), context, items))
         np.testing.assert_array_equal(made, page_of(new, context, items))

@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from learner.publishing.gate import rejection
+from learner.retraining.schedule import RetrainSchedule
+from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from producers.features import FeatureBuilder
 from producers.source import WorldEvent
@@ -65,9 +67,11 @@ def test_it_learns_what_a_learner_learns() -> None:
     for event in [*EVENTS, Tick(last_ms + 8_001)]:
         if told := maker.process(event).examples:
             records.append(told)
-    model = Model(spec, 0, lambda offset: iter(records[offset:]))
+    learning = RetrainSchedule(Model(spec))
     for offset, record in enumerate(records):
-        model.learn(record, offset)
+        (chunk,) = learning.model.record_encoder.of_events([record], [offset], NO_SOURCE)
+        learning.learn(chunk, 0, 1)
+    model = learning.model
     scores, _ = backtested(EVENTS, ["wide", "deep"])
     assert scores.arrivals == [model.progress.lifetime().auc]
     assert scores.learned == model.examples > len(scores.labels), "late positives are learned, too"
