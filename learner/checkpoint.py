@@ -195,10 +195,15 @@ def _table(width: int, rows: "np.ndarray[Any, np.dtype[np.uint64]]") -> HashTabl
 
 
 class CheckpointFiles:
-    """The newest KEEP checkpoints of one model, in a folder. Raises CheckpointError."""
+    """The newest KEEP checkpoints of one model, in a folder. Raises CheckpointError.
 
-    def __init__(self, folder: Path) -> None:
+    `owned`: this process writes them; one that only reads leaves the folder as it is.
+    """
+
+    def __init__(self, folder: Path, *, owned: bool = True) -> None:
         self.folder = folder
+        if not owned:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".writable-{os.getpid()}"

@@ -88,6 +88,23 @@ class Learner:
         if now:
             self._writing.join()
 
+    def replace_model(self, model: Model) -> None:
+        """Learn with a model that has learned up to this learner's offset; its checkpoint is durable before.
+
+        Raises CheckpointError, LogUnavailable, LogError: then nothing has changed.
+        """
+        self.dead_letters.confirm()
+        if self._writing is not None:
+            self._writing.join()
+        model.learned_ids.ids_max, model.installs = self.model.learned_ids.ids_max, self.model.installs
+        model.progress.milestones.clear()  # the other process's
+        used = self.publisher.used if self.publisher else self.used
+        self.files.write(take(model, self.offset, used.token, used.version))
+        self._checkpoint_ms, self._checkpoint_offset = now_ms(), self.offset
+        self.model = model
+        if self.publisher:
+            self.publisher.replace_model(model)
+
     def _write(self, checkpoint: Checkpoint) -> None:
         with metrics.CHECKPOINT.time():
             try:

@@ -9,14 +9,16 @@ from types import FrameType
 
 import structlog
 
-from learner.checkpoint import CheckpointFiles
+from learner.checkpoint import Checkpoint, CheckpointFiles
 from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off
+from learner.promotion import Promotion
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.record_prefetcher import RecordPrefetcher
-from learner.retraining.resumption import resume
+from learner.retraining.resumption import resume, spec_of
+from learner.retraining.retrain_files import RetrainFiles, checkpoints_of
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
 from stream.events.topics import EXAMPLES
@@ -52,7 +54,7 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     settings.need_kafka(), settings.need_redis()
-    files = CheckpointFiles(settings.local / "checkpoints" / f"{settings.topic_prefix}{spec.name}")
+    files = CheckpointFiles(checkpoints_of(settings, spec.name))
     health = Health(
         settings.host,
         settings.learner_port,
@@ -75,7 +77,7 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     """The learner of the newest checkpoint, once the log is available; None when stopped before."""
     status.state = "compiling kernels"
     compile_kernels(spec)
-    checkpoint = files.newest()
+    checkpoint = _newest(settings, spec, files)
     model = resume(spec, checkpoint) if checkpoint else Model(spec)
     model.learned_ids.ids_max = settings.dedup_ids
     gc.collect()
@@ -97,6 +99,27 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
         log.info("learning", model=spec.name, offset=start, examples=model.examples)
         return learner
     return None
+
+
+def _newest(settings: Settings, spec: Spec, files: CheckpointFiles) -> Checkpoint | None:
+    """The newest checkpoint; where that is of another spec, and a model that evolved to this one waits, that one's."""
+    newest = files.newest()
+    old = spec_of(newest.meta) if newest else None
+    if newest is None or old is None or old.identity() == spec.identity():
+        return newest
+    retrains = RetrainFiles(settings, spec.name)
+    outcome = retrains.read()
+    candidate = retrains.candidates.newest() if outcome and outcome.verdict.promoted else None
+    evolved = spec_of(candidate.meta) if candidate else None
+    if candidate is None or evolved is None or evolved.identity() != spec.identity():
+        return newest
+    if candidate.meta.offset < newest.meta.offset:
+        log.warning("a model evolved to this spec, but the other one has learned more since: evolve it again")
+        return newest
+    files.write(candidate)
+    retrains.clear()
+    log.info("the model that evolved to this spec goes on", model=spec.name, offset=candidate.meta.offset)
+    return candidate
 
 
 def _prefetch(learner: Learner) -> RecordPrefetcher:
@@ -123,6 +146,7 @@ def _take(learner: Learner, prefetcher: RecordPrefetcher, accept_gap: bool) -> l
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _Status, accept_gap: bool) -> None:
     publisher = Publisher(learner.model, store, publish_config(learner.model, settings), now_ms, learner.used)
     learner.publisher = publisher
+    promotion = Promotion(learner, settings)
 
     def publish_and_checkpoint() -> None:
         publisher.maybe_publish(max(learner.offset, 0))
@@ -136,6 +160,9 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 learner.update_metrics()
                 publish_and_checkpoint()  # first: what was learned is published even while the log is unavailable
                 learner.dead_letters.confirm()  # before there can be more of them
+                if promotion.step() and prefetcher:  # what it read ahead is encoded for the model before
+                    prefetcher.close()
+                    prefetcher = None
                 prefetcher = prefetcher or _prefetch(learner)
                 records = _take(learner, prefetcher, accept_gap)
                 if records is None:  # read on behind the gap
@@ -163,6 +190,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
         finally:
             if prefetcher:
                 prefetcher.close()
+            promotion.close()
             publisher.uploader.stop()
             _close(learner.log)
 

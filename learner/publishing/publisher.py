@@ -45,6 +45,11 @@ class Publisher:
         """For the checkpoint: the newest version, and the greatest own token."""
         return HighWater(self.version, max(self._used.token, self.uploader.token))
 
+    def replace_model(self, model: Model) -> None:
+        """Publish this model from now on; the next version is a full base."""
+        self._model, self._builder = model, VersionBuilder(model)
+        self._last_learned = self._last_deep_examples = self._last_rejected = -1
+
     def maybe_publish(self, offset: int) -> bool:
         """Publish when it's due, something was learned and no upload is running. Raises Fenced.
 

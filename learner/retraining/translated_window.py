@@ -57,6 +57,11 @@ class WindowTranslation:
             for record, events in zip(records, kept, strict=True)
         ]
 
+    def translate_last(self, records: Sequence[Record], first: int, live: Model) -> list[Record]:
+        """As `translate`, of records[first:] only; those before are needed where statistics are computed."""
+        computes = any(one.computed for one in self._translators.values())
+        return self.translate(records, live)[first:] if computes else self.translate(records[first:], live)
+
     def _translate(self, event: TrainingEvent, pages: dict[PageKey, U64]) -> bool:
         """Whether the event is kept; a page's words are added to `pages`."""
         if not isinstance(event, Examples):

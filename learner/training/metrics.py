@@ -1,6 +1,6 @@
 """The learner's metrics."""
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from learner.training.figures import ALL, WINDOW
 from learner.training.model import Model
@@ -69,7 +69,12 @@ EVICTED_IDS = Total(
     "ids that expired or were over the bound, in this process, by their row",
     ("had",),
 )
-WARM_STARTS = Total("thalweg_learner_warm_starts", "warm starts, since the log's beginning")
+WARM_STARTS = Total("thalweg_learner_warm_starts", "retrained models that were promoted, since the log's beginning")
+RETRAINS = Counter(
+    "thalweg_learner_retrains", "retrains that ended, in this process, by what became of the model", ["outcome"]
+)
+for outcome in ("promoted", "dropped"):
+    RETRAINS.labels(outcome)
 CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "time to write a checkpoint")
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from learner.retraining.retraining import Retraining
 from learner.retraining.translated_window import WindowTranslation
@@ -135,13 +136,9 @@ def test_a_new_model_has_the_new_statistics_rows() -> None:
     before = model.examples
     for record in records_of(old)[-5:]:
         events = decode_examples(record.value or b"")[0]
-        model.learn([Examples(e.page, [i ^ 5 for i in e.ids], *list(_rest(e))) for e in events], record.offset)
+        model.learn([structs.replace(e, ids=[i ^ 5 for i in e.ids]) for e in events], record.offset)
     assert model.examples > before
     assert model.rejected == []
-
-
-def _rest(examples: Examples) -> tuple[list[int], list[int], list[float], list[int], list[int]]:
-    return examples.positions, examples.labels, examples.weights, examples.reasons, examples.ingest_ms
 
 
 def test_a_new_column_comes_from_what_is_known_of_the_items() -> None:
