@@ -50,7 +50,7 @@ demo: setup  ## run the whole loop on a simulated app store: events in, a model 
 test: setup  ## run all tests, two at a time, each half with a Kafka and a Redis of its own
 	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
-soak: setup  ## 20,000 random stories of the join against its offline oracle; the joiner under faults, for longer
+soak: setup  ## 20,000 random stories of the join against its offline oracle; joiner and learner under faults, for longer
 	@SOAK=1 $(BIN)/pytest tests/stream/joiner/test_join_oracle.py tests/system $(ARGS)
 
 lint: setup  ## check style, types and who imports whom

@@ -12,7 +12,10 @@ from rich.console import Console
 from benchmarks.machine import caption, measured
 
 NAMES = {
+    "calibration": "a bias after 100,000,000 examples at 0.1 % labels; peers: other ways to keep float32 sums",
+    "checkpoint": "checkpoints of 10 million keys beside learning: pauses, bytes, restore; peer: a copy at once",
     "delays": "log loss of each label policy under the store's delays, a pause, a ramp; peer: labels at once",
+    "drift": "examples to recover after the world has turned, by the past's length; what forgetting costs on MovieLens",
     "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, faults",
     "joint": "the learner's step against the same network in plain torch; examples per second",
     "learn": "the learner from Kafka to weights, and whole backtests; peers: torch with autograd, Vowpal Wabbit",
@@ -23,7 +26,7 @@ NAMES = {
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, where the system can
+MANY_CORES = {"checkpoint", "join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, if possible
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmarks.joiner_world import new_topics
 from benchmarks.learn_world import records_of
-from learner.checkpoint import CheckpointFiles
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.record_prefetcher import RecordPrefetcher
 from learner.service import TAKE_S

@@ -27,7 +27,8 @@ from river import linear_model, optim
 
 from benchmarks.shop import names_of, raw_of, records_of, shop_spec, write_text
 from learner.training.model import Model
-from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates, WideExamples, WideOutput, learn_wide_examples
+from learner.wide.ftrl import WIDTH, Ftrl, FtrlRates
+from learner.wide.ftrl_kernels import WideExamples, WideOutput, learn_wide_examples
 from stream.events.codec import decode_examples
 from stream.features.encoder import Batch as Pages
 from stream.features.encoder import WideKeys
@@ -51,7 +52,7 @@ def learn_all(ftrl: Ftrl, batches: Sequence[Batch]) -> list[float]:
     for keys, labels in batches:
         ones, nothing = np.ones(len(labels), np.float32), np.zeros(len(labels), np.float32)
         corrects = np.zeros(len(labels), np.bool_)
-        examples = WideExamples(nothing, labels, ones)
+        examples = WideExamples(nothing, labels, ones, np.zeros(len(labels)))
         output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
         begun = time.process_time()
         state = ftrl.prepare(keys.keys, 0)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from river import base
 
-from learner.checkpoint import Checkpoint, Meta, restore, take
+from learner.checkpoints.checkpoint import Checkpoint, Meta, restore, take
 from learner.training.model import Model
 from stream.events.types import INSTALLED, WEIGHT_MAX, WEIGHT_MIN, WINDOW_CLOSED, Examples, Impression, Value
 from stream.features.page_features import Catalogue, build_page

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from learner.checkpoint import Checkpoint, CheckpointFiles, take
+from learner.checkpoints.checkpoint import Checkpoint
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
 from learner.lag import Lag
 from learner.publishing.publisher import Publisher
@@ -16,7 +18,6 @@ from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
 from stream.log.protocol import Log
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import CheckpointError
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 METRICS_EVERY_MS = 200
@@ -26,12 +27,18 @@ log = structlog.get_logger("learner")
 class Learner:
     """Learns records, then publishes and writes checkpoints. Everything it needs is passed in; one thread runs it.
 
-    `offset`: the next one in `examples`; START while there is neither a checkpoint nor a record.
+    `offset`: the next one in `examples`; START while there is neither a checkpoint nor a record. `resumed`: the
+    checkpoint that the model was restored from.
     """
 
-    def __init__(self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int) -> None:
-        self.log, self.model, self.files = log_, model, files
+    def __init__(
+        self, log_: Log, model: Model, offset: int, files: CheckpointFiles, checkpoint_every_ms: int,
+        resumed: Checkpoint | None = None,
+    ) -> None:  # fmt: skip
+        self.log, self.model = log_, model
         self.offset = offset
+        self._files = files
+        self.checkpointer = Checkpointer(model, files, offset, resumed.origin if resumed else None)
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
         self.publisher: Publisher | None = None
         self.dead_letters = DeadLetterBuffer(log_)
@@ -39,8 +46,7 @@ class Learner:
         self.stopping = threading.Event()
         self.mid_record = False  # half a record is learned, which a checkpoint can't express
         self._checkpoint_every_ms = checkpoint_every_ms
-        self._checkpoint_ms, self._checkpoint_offset = now_ms(), offset  # of the last attempt, of the last written
-        self._writing: threading.Thread | None = None
+        self._checkpoint_ms = now_ms()  # of the last attempt
         self._printed_header = False
         self._metrics_ms = 0  # when the metrics were last set
 
@@ -67,26 +73,25 @@ class Learner:
         self.dead_letters.confirm()
 
     def maybe_checkpoint(self, *, now: bool = False) -> None:
-        """Write a checkpoint in a thread of its own, if it's due and the last one is written; at once, when `now`.
+        """Go on with a checkpoint, or begin one, if it's due and the last one is written; all of it, when `now`.
 
         Dead letters before its offset are confirmed first. Raises LogUnavailable, LogError.
         """
-        at_ms = now_ms()
-        if self._writing is not None:
-            if self._writing.is_alive() and not now:
+        at_ms, checkpointer = now_ms(), self.checkpointer
+        if not checkpointer.is_sweeping:
+            if not checkpointer.is_idle(wait=now):
                 return
-            self._writing.join()
-        due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
-        if not due or self._checkpoint_offset == self.offset:
+            due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
+            if not due or checkpointer.offset == self.offset:
+                return
+            self._checkpoint_ms = at_ms
+            checkpointer.begin()
+        if not checkpointer.sweep(wait=now):
             return
         self.dead_letters.confirm()
-        self._checkpoint_ms = at_ms
         used = self.publisher.used if self.publisher else self.used
-        checkpoint = take(self.model, self.offset, used.token, used.version)
-        self._writing = threading.Thread(target=self._write, args=(checkpoint,), name="checkpoint")
-        self._writing.start()
-        if now:
-            self._writing.join()
+        checkpointer.cut(self.offset, used.token, used.version)
+        checkpointer.is_idle(wait=now)
 
     def replace_model(self, model: Model) -> None:
         """Learn with a model that has learned up to this learner's offset; its checkpoint is durable before.
@@ -94,24 +99,16 @@ class Learner:
         Raises CheckpointError, LogUnavailable, LogError: then nothing has changed.
         """
         self.dead_letters.confirm()
-        if self._writing is not None:
-            self._writing.join()
+        self.checkpointer.abandon()
         model.learned_ids.ids_max, model.installs = self.model.learned_ids.ids_max, self.model.installs
         model.progress.milestones.clear()  # the other process's
         used = self.publisher.used if self.publisher else self.used
-        self.files.write(take(model, self.offset, used.token, used.version))
-        self._checkpoint_ms, self._checkpoint_offset = now_ms(), self.offset
+        checkpointer = Checkpointer(model, self._files, self.offset)
+        checkpointer.write(self.offset, used.token, used.version)
+        self.checkpointer, self._checkpoint_ms = checkpointer, now_ms()
         self.model = model
         if self.publisher:
             self.publisher.replace_model(model)
-
-    def _write(self, checkpoint: Checkpoint) -> None:
-        with metrics.CHECKPOINT.time():
-            try:
-                self.files.write(checkpoint)
-                self._checkpoint_offset = checkpoint.meta.offset
-            except CheckpointError as error:
-                log.error("no checkpoint was written; learning goes on", reason=str(error))
 
     def _print_progress(self) -> None:
         """Lines at doubling counts, as Vowpal Wabbit prints them."""

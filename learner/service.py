@@ -8,8 +8,10 @@ from functools import partial
 from types import FrameType
 
 import structlog
+from msgspec.structs import replace
 
-from learner.checkpoint import Checkpoint, CheckpointFiles
+from learner.checkpoints.checkpoint import Checkpoint
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off
@@ -83,11 +85,14 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     gc.collect()
     gc.freeze()  # what was loaded stays: full collections (0.2 s over all of torch) needn't visit it again
     offset = checkpoint.meta.offset if checkpoint else START
+    same = checkpoint is not None and checkpoint.meta.fingerprint == spec.fingerprint()
+    resumed = checkpoint if same else None  # else the model isn't the checkpoint's: the next one is a base
     attempt = 0
     while not status.stopping.is_set():
         try:
             check_dedup(settings)
-            learner = Learner(KafkaLog(settings, linger_ms=5), model, offset, files, settings.checkpoint_every_ms)
+            kafka = KafkaLog(settings, linger_ms=5)
+            learner = Learner(kafka, model, offset, files, settings.checkpoint_every_ms, resumed)
         except LogUnavailable as error:
             status.state = str(error)
             attempt = back_off(error, attempt, status.stopping)
@@ -113,13 +118,11 @@ def _newest(settings: Settings, spec: Spec, files: CheckpointFiles) -> Checkpoin
     evolved = spec_of(candidate.meta) if candidate else None
     if candidate is None or evolved is None or evolved.identity() != spec.identity():
         return newest
-    if candidate.meta.offset < newest.meta.offset:
-        log.warning("a model evolved to this spec, but the other one has learned more since: evolve it again")
-        return newest
-    files.write(candidate)
+    used = replace(candidate.meta, token=newest.meta.token, version=newest.meta.version)
+    files.write(Checkpoint(used, candidate.arrays))
     retrains.clear()
     log.info("the model that evolved to this spec goes on", model=spec.name, offset=candidate.meta.offset)
-    return candidate
+    return files.newest()
 
 
 def _prefetch(learner: Learner) -> RecordPrefetcher:
@@ -188,6 +191,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 reason=str(error),
             )
         finally:
+            learner.checkpointer.abandon()
             if prefetcher:
                 prefetcher.close()
             promotion.close()

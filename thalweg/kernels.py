@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
-from learner.checkpoint import restore, take
+from learner.checkpoints.checkpoint import restore, take
 from learner.jit_warmup import compile_kernels as compile_learner
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model

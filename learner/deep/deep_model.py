@@ -10,9 +10,10 @@ import numpy as np
 from learner.deep.joint_step import SAMPLE_SIZE, DeepState, Inputs, predict_batch
 from learner.deep.tower import Tower
 from learner.deep.vocabulary import Vocabulary
+from learner.wide.forgetting import Forgetting
 from stream.features.encoder import DeepInput
 from stream.spec.spec import Deep, duration_ms
-from stream.tables.dtypes import F32, U64
+from stream.tables.dtypes import F32, I64, U64
 
 FIRST_FREEZE: Final = 64  # examples
 NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
@@ -24,16 +25,19 @@ class DeepModel:
     def __init__(self, spec: Deep, lists: int, numbers: int, seed: int = 0) -> None:
         self.spec, self.lists, self.numbers = spec, lists, numbers
         expire_ms = duration_ms(spec.expire) if spec.expire else 0
-        self.vocabulary = Vocabulary(
-            spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms, spec.initial_accumulator
-        )
+        self.forgetting = Forgetting(duration_ms(spec.half_life) if spec.half_life else 0)
+        start, floor = spec.initial_accumulator, 0.0
+        if spec.half_life:  # what sums start at doesn't fade
+            start, floor = floor, start
+        self.floor = np.float32(floor)
+        self.vocabulary = Vocabulary(spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms, start)
         self.embedding_rate = spec.learning_rate if spec.embedding_rate is None else spec.embedding_rate
         self.boundaries: F32 = np.zeros((0, 0), np.float32)
         self.sample: F32 = np.full((SAMPLE_SIZE, numbers), np.nan, np.float32)
         self.sampled = np.zeros(SAMPLE_SIZE, np.uint8)
         pooled = lists * spec.embedding_dim
         self.tower = Tower([pooled + 2 * numbers, *spec.hidden_units], pooled, spec.learning_rate, seed,
-                           spec.initial_accumulator)  # fmt: skip
+                           start)  # fmt: skip
 
     def layers(self) -> list[tuple[F32, F32]]:
         """Copies of (weights [in, out], biases [out]) in order."""
@@ -42,7 +46,22 @@ class DeepModel:
     def prepare(self, ids: U64) -> DeepState:
         """State for kernels, with slots reserved for a record's ids. Valid until the deep part changes otherwise."""
         return DeepState(self.tower.state, self.vocabulary.prepare(ids), self.lists, self.boundaries, self.sample,
-                         self.sampled, self.spec.micro_batch, np.float32(self.embedding_rate))  # fmt: skip
+                         self.sampled, self.spec.micro_batch, np.float32(self.embedding_rate), self.forgetting.clock,
+                         self.forgetting.half_life_ms, self.floor)  # fmt: skip
+
+    def begin_record(self) -> None:
+        """Once a record, before it's learned: scale AdaGrad's sums down, if it's time."""
+        self._scale_sums(self.forgetting.rescale())
+
+    def restore_clock(self, state: I64) -> None:
+        """Go on from a checkpoint's clock, after its sums. Raises ValueError."""
+        self._scale_sums(self.forgetting.restore(state))
+
+    def _scale_sums(self, factor: float) -> None:
+        if factor != 1.0:
+            self.tower.state.squares[:] *= np.float32(factor)
+            self.vocabulary.sums[:] *= np.float32(factor)
+            self.vocabulary.table.mark_all_runs()
 
     def score(self, batch: DeepInput) -> F32:
         """Logits, float32 [B]; nothing is learned."""

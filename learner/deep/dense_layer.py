@@ -8,7 +8,7 @@ Every sum has one order, whatever the processor and the number of rows: results 
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]  # ships no types
 import numpy as np
@@ -25,6 +25,17 @@ LANES: Final = 16 if llvm.get_host_cpu_features().get("avx512f") else 8  # float
 ROWS: Final = 8  # rows whose sums stay in registers
 GROUPS: Final = 8  # partial sums of a gradient over its units: those of units o, o + 8, o + 16, …
 EPSILON: Final = np.float32(1e-10)  # AdaGrad's, as torch.optim.Adagrad
+
+
+class AdaGrad(NamedTuple):
+    """A step's numbers: w −= rate · g / (√(sum of g² + floor) + epsilon). Where sums fade, g is inflated, and so are
+    `floor` and `epsilon`.
+    """
+
+    rate: np.float32
+    floor: np.float32
+    epsilon: np.float32
+
 
 INT64: Final = ir.IntType(64)
 FLOAT: Final = ir.FloatType()
@@ -169,9 +180,9 @@ def _emit_gradient(e: Emitter, given: Any) -> None:
 
 def _emit_step(e: Emitter, given: Any) -> None:
     """AdaGrad on a unit's weights by the gradient Σ d[r] · x[r, :], summed from the first row to the last."""
-    rows, d, x, weight, squares, inputs, rate = given
+    rows, d, x, weight, squares, inputs, rate, floor, epsilon = given
     builder = e.builder
-    rate, epsilon = e.spread(rate), VECTOR([float(EPSILON)] * LANES)
+    rate, floor, epsilon = (e.spread(number) for number in (rate, floor, epsilon))
     gradient = e.variables(ZEROS, 1)[0]
     with e.loop(INT64(0), inputs, LANES) as (i, _):
         builder.store(ZEROS, gradient)
@@ -181,7 +192,7 @@ def _emit_step(e: Emitter, given: Any) -> None:
         g = builder.load(gradient)
         total = builder.fadd(e.load(squares, i), builder.fmul(g, g))
         e.store(total, squares, i)
-        move = builder.fdiv(builder.fmul(rate, g), builder.fadd(e.call("sqrt", total), epsilon))
+        move = builder.fdiv(builder.fmul(rate, g), builder.fadd(e.call("sqrt", builder.fadd(total, floor)), epsilon))
         e.store(builder.fsub(e.load(weight, i), move), weight, i)
 
 
@@ -236,11 +247,13 @@ def input_gradient(columns: F32, units: I64, ends: I64, weight: F32, width: int,
 
 
 @kernel
-def step_units(columns: F32, units: I64, x: F32, weight: F32, squares: F32, rate: np.float32) -> None:
+def step_units(columns: F32, units: I64, x: F32, weight: F32, squares: F32, step: AdaGrad) -> None:
     """AdaGrad's step on the weights of the units that `live_units` listed, by the gradient dᵀ · x."""
+    rate, floor, epsilon = step
     rows, inputs = x.shape
     columns_at, x_at = columns.ctypes.data, x.ctypes.data
     weight_at, squares_at = weight.ctypes.data, squares.ctypes.data
     for k in range(columns.shape[0]):
         unit = 4 * units[k] * inputs
-        _step((rows, columns_at + 4 * k * rows, x_at, weight_at + unit, squares_at + unit, inputs, rate))
+        _step((rows, columns_at + 4 * k * rows, x_at, weight_at + unit, squares_at + unit, inputs, rate, floor,
+               epsilon))  # fmt: skip

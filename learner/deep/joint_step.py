@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from learner.deep.dense_layer import EPSILON
+from learner.deep.dense_layer import EPSILON, AdaGrad
 from learner.deep.tower import TowerState, allocate_activations, backward, forward
 from learner.deep.vocabulary import VocabularyState, count_sightings, look_up, mark_row
-from learner.wide.ftrl import WideExamples, WideOutput, learn_wide_examples
+from learner.wide.forgetting import advance, inflation
+from learner.wide.ftrl_kernels import WideExamples, WideOutput, learn_wide_examples
 from stream.features.encoder import WideKeys
 from stream.features.quantiles import quantise
 from stream.runtime.prefetch import prefetch
@@ -35,6 +36,9 @@ class DeepState(NamedTuple):
     sampled: Any  # (SAMPLE_SIZE,) uint8: which rows of `sample` are set
     micro_batch: int
     embedding_rate: np.float32
+    clock: I64  # i64[2], as in `Forgetting`
+    half_life_ms: int  # of AdaGrad's sums
+    floor: np.float32  # beside each sum, where they fade: what a sum starts at doesn't; else 0
 
 
 class Inputs(NamedTuple):
@@ -67,11 +71,13 @@ def learn_micro_batches(
     gradients = np.empty(predictions.shape[0], np.float32)
     logits = np.empty(predictions.shape[0], np.float32)
     keys, output = WideKeys(inputs.keys, inputs.key_offsets), WideOutput(wide_logits, gradients)
-    examples = WideExamples(logits, targets.labels, targets.weights)
+    examples = WideExamples(logits, targets.labels, targets.weights, targets.time_ms)
     for batch in range(bounds.shape[0] - 1):
         first, last = bounds[batch], bounds[batch + 1]
         activations, slots, rows = predict_batch(deep, inputs, first, last, logits)
         learn_wide_examples(wide, keys, examples, first, last, corrects, output)
+        for b in range(first, last if deep.half_life_ms else first):
+            advance(deep.clock, deep.half_life_ms, targets.time_ms[b])
         step_deep(deep, inputs, first, last, activations, rows, gradients)
         record_sightings(deep, inputs, targets, first, last, slots)
         for b in range(first, last):
@@ -84,7 +90,8 @@ def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, corrects: Any, 
     """Learn a record's examples in order without a deep part. Writes probabilities, float32 [B]."""
     n = predictions.shape[0]
     zeros, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
-    examples, output = WideExamples(zeros, targets.labels, targets.weights), WideOutput(logits, np.empty(n, np.float32))
+    examples = WideExamples(zeros, targets.labels, targets.weights, targets.time_ms)
+    output = WideOutput(logits, np.empty(n, np.float32))
     first = n - n  # a literal 0 would be another signature, compiled once more
     learn_wide_examples(wide, WideKeys(keys, offsets), examples, first, n, corrects, output)
     for b in range(n):
@@ -143,22 +150,28 @@ def pool(embeddings: Any, rows: Any, offsets: Any, lists: Any, out: Any, width: 
 
 @kernel
 def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, rows: Any, gradients: Any) -> None:
-    """One AdaGrad step after `predict_batch`; gradients [first:last] are divided by the micro-batch's size."""
+    """One AdaGrad step after `predict_batch`; gradients [first:last] are divided by the micro-batch's size.
+
+    Where sums fade, gradients are inflated, and with them all that is made of them: sums of squares, steps' epsilons.
+    """
     tower, lists = deep.tower, deep.lists
+    inflated = inflation(deep.clock, deep.half_life_ms)
+    root = np.float32(np.sqrt(inflated))
     scaled = np.empty(last - first, np.float32)
     for b in range(first, last):
-        scaled[b - first] = gradients[b] / np.float32(deep.micro_batch)
-    below = backward(tower, activations, scaled)
+        scaled[b - first] = gradients[b] / np.float32(deep.micro_batch) * root
+    floor, epsilon = deep.floor * np.float32(inflated), EPSILON * root
+    below = backward(tower, activations, scaled, AdaGrad(tower.rate, floor, epsilon))
     if rows.shape[0]:
         offsets = inputs.id_offsets[first * lists : last * lists + 1]
-        learn_rows(deep.vocabulary, rows, offsets, lists, below, deep.embedding_rate)
+        learn_rows(deep.vocabulary, rows, offsets, lists, below, AdaGrad(deep.embedding_rate, floor, epsilon))
 
 
 @kernel
-def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: Any, rate: Any) -> None:
+def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: Any, step: Any) -> None:
     """AdaGrad on the embedding rows that were read: gradients of one row are summed first."""
     embeddings, marks, changed, counts = vocabulary.embeddings, vocabulary.marks, vocabulary.changed, vocabulary.counts
-    dim, base = embeddings.shape[1] // 2, offsets[0]
+    dim, base, rate, floor, epsilon = embeddings.shape[1] // 2, offsets[0], step.rate, step.floor, step.epsilon
     unique, inverse = unique_rows(rows)
     totals = np.zeros((unique.shape[0], dim), np.float32)
     for k in range(offsets.shape[0] - 1):
@@ -178,7 +191,7 @@ def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: A
             g = total[c]
             s = row[dim + c] + g * g
             row[dim + c] = s
-            row[c] -= rate * g / (np.sqrt(s) + EPSILON)
+            row[c] -= rate * g / (np.sqrt(s + floor) + epsilon)
 
 
 @kernel

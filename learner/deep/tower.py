@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from learner.deep.dense_layer import EPSILON, GROUPS, LINE, activate, input_gradient, live_units, step_units
+from learner.deep.dense_layer import GROUPS, LINE, activate, input_gradient, live_units, step_units
 from stream.tables.dtypes import F32
 from stream.tables.jit import kernel
 
@@ -148,12 +148,12 @@ def forward(tower: Any, activations: Any, logits: Any) -> None:
 
 
 @kernel
-def backward(tower: Any, activations: Any, gradients: Any) -> Any:
+def backward(tower: Any, activations: Any, gradients: Any, step: Any) -> Any:
     """One AdaGrad step by `gradients` of the logits, float32 [rows], after `forward`.
 
     Returns the gradient of the input, float32 [rows, width]; only its embeddings' columns are valid.
     """
-    widths, weights, squares, rate = tower.widths, tower.weights, tower.squares, tower.rate
+    widths, weights, squares = tower.widths, tower.weights, tower.squares
     rows = gradients.shape[0]
     last = widths.shape[0] - 1
     n = widths[last]
@@ -166,7 +166,7 @@ def backward(tower: Any, activations: Any, gradients: Any) -> Any:
             d[r, i] = gradients[r] * weights[at + i]
             gradient[i] += gradients[r] * x[r, i]
         gradient[n] += gradients[r]
-    adagrad(weights[at:], squares[at:], gradient, rate)
+    adagrad(weights[at:], squares[at:], gradient, step)
     units, ends = np.empty(widths.max() + 1, np.int64), np.zeros(GROUPS + 1, np.int64)
     for layer in range(last - 1, -1, -1):
         n_in, n_out = widths[layer], widths[layer + 1]
@@ -183,16 +183,17 @@ def backward(tower: Any, activations: Any, gradients: Any) -> Any:
         columns = live_units(d, units, ends)
         d = np.empty((rows, n_in), np.float32)
         input_gradient(columns, units, ends, weight, n_in if layer else tower.pooled, d)
-        step_units(columns, units, x, weight, squares[at:end].reshape(n_out, n_in), rate)
-        adagrad(weights[end : end + n_out], squares[end : end + n_out], gradient, rate)
+        step_units(columns, units, x, weight, squares[at:end].reshape(n_out, n_in), step)
+        adagrad(weights[end : end + n_out], squares[end : end + n_out], gradient, step)
     return d
 
 
 @kernel
-def adagrad(weights: Any, squares: Any, gradient: Any, rate: Any) -> None:
+def adagrad(weights: Any, squares: Any, gradient: Any, step: Any) -> None:
     """One AdaGrad step, as torch.optim.Adagrad takes it. Arrays are float32 [n]."""
+    rate, floor, epsilon = step
     for o in range(weights.shape[0]):
         g = gradient[o]
         s = squares[o] + g * g
         squares[o] = s
-        weights[o] -= rate * g / (np.sqrt(s) + EPSILON)
+        weights[o] -= rate * g / (np.sqrt(s + floor) + epsilon)

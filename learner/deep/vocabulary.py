@@ -74,6 +74,11 @@ class Vocabulary:
         """The vectors of all rows, [rows, dim]: a view."""
         return self.embeddings[: self.rows, : self.dim]
 
+    @property
+    def sums(self) -> F32:
+        """AdaGrad's sums of all rows, [rows, dim]: a view."""
+        return self.embeddings[: self.rows, self.dim :]
+
     def __len__(self) -> int:
         """Rows in use."""
         return int(self.counts[ROWS] - self.counts[FREE])
@@ -140,6 +145,7 @@ class Vocabulary:
         lost = rows[rows[:, 1] != 0]
         freed = np.sort(lost[:, 1].astype(np.int64))[::-1]
         self.keys[freed] = 0
+        self.embeddings[freed] = 0.0  # what a row had before is no state
         self._free = np.concatenate([self.free_rows(), freed])
         self.counts[FREE] = len(self._free)
         self.evicted += len(freed)
@@ -151,17 +157,23 @@ class Vocabulary:
         """Rows to reuse, the next one last."""
         return self._free[: self.counts[FREE]].copy()
 
-    def restore(self, rows: U64, embeddings: F32, free: I64) -> None:
-        """Restore the table's rows, embedding rows and free rows. Raises ValueError."""
-        if rows.ndim != 2 or rows.shape[1] != WIDTH or embeddings.ndim != 2 or embeddings.shape[1] != 2 * self.dim:
-            raise ValueError(f"a vocabulary of shapes {rows.shape} and {embeddings.shape}")
-        self.table = HashTable(WIDTH, len(rows), tracked=False)
-        self.table.put(rows)
-        self.embeddings[: len(embeddings)] = embeddings
-        assigned = rows[rows[:, 1] != 0]
-        self.keys[assigned[:, 1].astype(np.int64)] = assigned[:, 0]
+    def restore(self, rows: U64, embeddings: F32, unseen: F32, free: I64) -> None:
+        """Restore the table's rows; the embeddings of those ids that have one, in the same order; row 0; and free rows.
+
+        Raises ValueError.
+        """
+        assigned = rows[rows[:, 1] != 0] if rows.ndim == 2 and rows.shape[1] == WIDTH else None
+        if assigned is None or embeddings.shape != (len(assigned), 2 * self.dim) or unseen.shape != (2 * self.dim,):
+            raise ValueError(f"a vocabulary of shapes {rows.shape}, {embeddings.shape} and {unseen.shape}")
+        indices = assigned[:, 1].astype(np.int64)
+        count = 1 + len(assigned) + len(free)  # rows ever assigned, and that of unseen ids
+        if max(indices.max(initial=0), free.max(initial=0)) >= min(count, len(self.embeddings)):
+            raise ValueError(f"embedding rows beyond the {count} that there are, or over deep.max_rows")
+        self.table = HashTable.of_rows(WIDTH, rows, tracked=False)
+        self.embeddings[0], self.embeddings[indices] = unseen, embeddings
+        self.keys[indices] = assigned[:, 0]
         self._free = free.copy()
-        self.counts[:] = len(embeddings), len(free), 0
+        self.counts[:] = count, len(free), 0
 
     def take_changed(self) -> U64:
         """Ids whose rows changed, or were evicted, since the last call; 0 is the row of unseen ids."""
@@ -184,6 +196,7 @@ class Vocabulary:
 
     def mark(self, rows: I64) -> None:
         """Mark these distinct rows as changed."""
+        self.table.mark_runs(self.keys[rows])
         new = rows[self.marks[rows] == 0]
         self.marks[new] = TRAINED
         self._changed[self.counts[CHANGED] : self.counts[CHANGED] + len(new)] = new

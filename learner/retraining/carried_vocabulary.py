@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from learner.deep.vocabulary import EMBEDDING_INIT, LOW_WATER, Vocabulary
-from stream.tables.dtypes import F32, I64, U64, Bools
+from stream.tables.dtypes import F32, U64, Bools
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
 
@@ -19,19 +19,22 @@ def carry_vocabulary(before: Vocabulary, vocabulary: Vocabulary, stale: U64) -> 
     kept = ~np.isin(rows[:, 0], stale)
     for has_row in (rows[:, 1] != 0, rows[:, 1] == 0):
         kept &= ~has_row | _newest(rows[:, 3], kept & has_row, int(LOW_WATER * vocabulary.max_rows))
+    sources = rows[kept & (rows[:, 1] != 0), 1].astype(np.int64)
+    unseen = np.zeros(2 * vocabulary.dim, np.float32)
+    both = min(before.dim, vocabulary.dim)
+    unseen[vocabulary.dim :] = vocabulary.initial
+    for start, old_start in ((0, 0), (vocabulary.dim, before.dim)):
+        unseen[start : start + both] = embeddings[0, old_start : old_start + both]
     if before.dim == vocabulary.dim and kept.all():
-        vocabulary.restore(rows, embeddings.copy(), before.free_rows())
+        vocabulary.restore(rows, embeddings[sources], unseen, before.free_rows())
         return
     rows = rows[kept]
     assigned = rows[:, 1] != 0
-    sources: I64 = np.append(0, rows[assigned, 1].astype(np.int64))
-    rows[assigned, 1] = np.arange(1, len(sources))
-    carried = new_rows(np.append(np.uint64(0), rows[assigned, 0]), vocabulary.dim, vocabulary.initial)
-    carried[0, : vocabulary.dim] = 0.0  # the vector of unseen ids starts at 0
-    both = min(before.dim, vocabulary.dim)
-    carried[:, :both] = embeddings[sources, :both]
-    carried[:, vocabulary.dim : vocabulary.dim + both] = embeddings[sources, before.dim : before.dim + both]
-    vocabulary.restore(rows, carried, np.zeros(0, np.int64))
+    rows[assigned, 1] = np.arange(1, len(sources) + 1)
+    carried = new_rows(rows[assigned, 0].copy(), vocabulary.dim, vocabulary.initial)
+    for start, old_start in ((0, 0), (vocabulary.dim, before.dim)):
+        carried[:, start : start + both] = embeddings[sources, old_start : old_start + both]
+    vocabulary.restore(rows, carried, unseen, np.zeros(0, np.int64))
 
 
 def _newest(seen: U64, among: Bools, most: int) -> Bools:

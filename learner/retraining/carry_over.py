@@ -6,7 +6,7 @@ embeddings by id, and so by column; the tower's first layer by the names of its 
 dropped can't be told from others, since keys are hashes: they are evicted as the least recently used.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -15,11 +15,10 @@ from learner.retraining.carried_tower import carry_tower
 from learner.retraining.carried_vocabulary import carry_vocabulary
 from learner.training.model import Model
 from learner.wide.ftrl import WIDTH
-from stream.features.encoder import Encoder
 from stream.features.page_features import id_of, seed_of
-from stream.spec.spec import Spec, Wide
+from stream.spec.spec import Spec
 from stream.spec.spec_changes import SpecChanges
-from stream.tables.dtypes import F32, F64, U8, U64
+from stream.tables.dtypes import U64
 from stream.tables.hash_table import HashTable
 
 LOW_BYTE: Final = np.uint64(255)
@@ -59,28 +58,6 @@ def _carry_statistics(old: Model, model: Model) -> None:
     statistics.likeness_evictor.restore(before.likeness_evictor.state())
 
 
-class WideRates(NamedTuple):
-    """How FTRL's sums give weights. `alphas` float32 [crosses]."""
-
-    alphas: F32
-    beta: float
-    l1: float
-    l2: float
-
-    @classmethod
-    def of(cls, wide: Wide, encoder: Encoder) -> "WideRates":
-        """A spec's."""
-        return cls(encoder.alphas, wide.beta, wide.l1, wide.l2)
-
-    def sums_of(self, weights: F64, z: F64, n: F64, crosses: U8) -> F64:
-        """The z that gives these weights; where a weight is 0, z stays as near to what it was as that allows. [N]."""
-        pull = (self.beta + np.sqrt(n)) / self.alphas[crosses].astype(np.float64) + self.l2
-        sums: F64 = np.where(
-            weights == 0.0, np.clip(z, -self.l1, self.l1), -(weights * pull + np.sign(weights) * self.l1)
-        )
-        return sums
-
-
 def _carry_wide(old: Model, model: Model, changes: SpecChanges) -> None:
     """Rows of shared crosses under their new index, with the weights that they had, whatever the rates are now."""
     before, wide = old.wide, model.wide
@@ -92,30 +69,29 @@ def _carry_wide(old: Model, model: Model, changes: SpecChanges) -> None:
     kept = target > 0
     moved = rows[kept].copy()
     moved[:, 0] = (moved[:, 0] & ~LOW_BYTE) | target[kept]
-    _retune(old, model, rows[kept], moved)
+    _retune(old, model, moved)
     wide.table = HashTable(WIDTH, len(moved))
     wide.table.put(moved)
     if len(stamps):
         wide.table.stamp(moved[:, 0].copy(), stamps[kept])
     elif len(wide.evictor.lifetimes_s):  # nobody knows when they were last seen: their lives begin now
         wide.table.stamp(moved[:, 0].copy(), np.full(len(moved), before.evictor.now_s, np.uint32))
+    wide.restore_clock(before.forgetting.state())
+    wide.steps[:] = before.steps
     wide.evictor.restore(before.evictor.state())
     admission = before.admission
     if old.encoder.cross_names == model.encoder.cross_names and admission.young.shape == wide.admission.young.shape:
         wide.admission.restore(admission.young, admission.old, admission.added)  # its keys are the same
 
 
-def _retune(old: Model, model: Model, rows: U64, moved: U64) -> None:
-    """Change z of `moved` [N, 2], where the rates of its cross differ from those of `rows`, so that weights stay."""
-    was, now = WideRates.of(old.spec.wide, old.encoder), WideRates.of(model.spec.wide, model.encoder)
-    sources, targets = ((keys[:, 0] & LOW_BYTE).astype(np.uint8) - np.uint8(1) for keys in (rows, moved))
-    differ = (was.alphas[sources] != now.alphas[targets]) | (was[1:] != now[1:])
-    if not differ.any():
+def _retune(old: Model, model: Model, moved: U64) -> None:
+    """Change u of `moved` [N, 2] where λ1 is another one now, so that weights stay. Other rates don't change them."""
+    l1, was = np.float32(model.spec.wide.l1), np.float32(old.spec.wide.l1)
+    if l1 == was:
         return
-    weights = old.wide.weights(rows[differ]).astype(np.float64)
-    values = moved.view(np.float32)
-    z, n = values[differ, 2].astype(np.float64), np.abs(values[differ, 3]).astype(np.float64)
-    values[differ, 2] = now.sums_of(weights, z, n, targets[differ])
+    u = moved.view(np.float32)[:, 2]
+    weights = old.wide.weights(moved)
+    u[:] = np.where(weights == 0.0, np.clip(u, -l1, l1), weights + np.copysign(l1, weights))
 
 
 def _carry_deep(old: Model, model: Model, before: DeepModel, deep: DeepModel, changes: SpecChanges) -> None:
@@ -127,7 +103,16 @@ def _carry_deep(old: Model, model: Model, before: DeepModel, deep: DeepModel, ch
     ]
     lists, numbers = ([name if name in same else "" for name in of] for of, same in zip(names, known, strict=True))
     carry_tower(before, deep, (lists, numbers), (model.encoder.deep_lists, model.encoder.deep_numbers))
+    deep.restore_clock(before.forgetting.state())
+    if deep.floor != before.floor:
+        _move_floor(deep, float(before.floor) - float(deep.floor))
     _carry_quantiles(before, deep, numbers, model.encoder.deep_numbers)
+
+
+def _move_floor(deep: DeepModel, by: float) -> None:
+    """AdaGrad's sums have more or less of what is added where they are read: what they start at, if they fade."""
+    deep.tower.restore(deep.tower.flat, np.maximum(0.0, deep.tower.squares + np.float32(by)))
+    deep.vocabulary.sums[:] = np.maximum(0.0, deep.vocabulary.sums + np.float32(by))
 
 
 def _carry_quantiles(before: DeepModel, deep: DeepModel, was: list[str], now: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import structlog
 
-from learner.checkpoint import Checkpoint, Meta, restore
+from learner.checkpoints.checkpoint import Checkpoint, Meta, restore
 from learner.retraining.carry_over import carry_over
 from learner.training.model import Model
 from stream.runtime.errors import CheckpointError

@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from learner.checkpoint import Checkpoint, CheckpointFiles
+from learner.checkpoints.checkpoint import Checkpoint
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.retraining.judgement import Verdict
 from stream.runtime.durable_files import replacing
 from stream.runtime.errors import CheckpointError

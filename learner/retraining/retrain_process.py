@@ -13,7 +13,8 @@ from typing import Final
 
 import structlog
 
-from learner.checkpoint import Checkpoint, CheckpointFiles, take
+from learner.checkpoints.checkpoint import Checkpoint, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.retraining.known_entities import read_attributes
 from learner.retraining.resumption import resume, spec_of
 from learner.retraining.retrain_files import Outcome, RetrainFiles, checkpoints_of

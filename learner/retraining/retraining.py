@@ -10,7 +10,7 @@ The same steps run in a process of their own (`retrain_process.py`) and, at an e
 
 from collections.abc import Callable, Sequence
 
-from learner.checkpoint import restore, take
+from learner.checkpoints.checkpoint import restore, take
 from learner.retraining.carry_over import carry_over
 from learner.retraining.judgement import Heard, Verdict, judge
 from learner.retraining.window import train_on_window

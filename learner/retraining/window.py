@@ -73,6 +73,7 @@ def _train(model: Model, batch: EncodedBatch) -> None:
     if model.deep is None:
         learn_wide(wide, inputs.keys, inputs.key_offsets, batch.targets, corrects, predictions)
         return
+    model.deep.begin_record()
     deep = model.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
     learn_micro_batches(wide, deep, inputs, batch.targets, batch.bounds, corrects, predictions, wide_logits)
     if model.deep.vocabulary.over_high_water:

@@ -5,7 +5,7 @@ partition. A record without a source (from earlier builds, or a replayed dead le
 it is checked against all partitions, and its ids are remembered for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ class RecentIds:
     def __init__(self, ids_max: int = DEDUP_IDS) -> None:
         self.ids_max = ids_max
         self.generations: dict[int, tuple[HashTable, HashTable]] = {}  # young and old, by source
+        self._numbers: dict[int, int] = {}  # of the young ones: how many were full before, by source
 
     def add(self, ids: U64, source: int = NO_SOURCE) -> Any:
         """Remember these ids. Returns which were new, bool [B]; a duplicate within the batch isn't."""
@@ -42,10 +43,14 @@ class RecentIds:
         elsewhere = [table.slots for other in others for table in self.generations[other] if len(table)]
         if len(young) >= self._ids_max(source):
             young, old = _table(NO_IDS), young
+            self._numbers[source] = self._numbers.get(source, 0) + 1
         self.generations[source] = young, old
         if len(self.generations) > SOURCES_MAX:
-            del self.generations[next(iter(self.generations))]
+            dropped = next(iter(self.generations))
+            del self.generations[dropped]
+            self._numbers.pop(dropped, None)
         young.reserve(len(ids))
+        young.mark_runs(np.maximum(ids, np.uint64(1)))
         new = _add(young.slots, young.counts, old.slots, ids)
         for slots in elsewhere:
             new &= find_many(slots, np.maximum(ids, np.uint64(1))) < 0
@@ -67,24 +72,34 @@ class RecentIds:
     def _ids_max(self, source: int) -> int:
         return self.ids_max if source != NO_SOURCE else max(self.ids_max, NO_SOURCE_IDS)
 
-    def arrays(self) -> dict[str, Any]:
-        """All ids, uint64, by source and generation; and rows of (source, young ids, old ids), int64."""
-        rows = [(source, *self.generations[source]) for source in sorted(self.generations)]
-        ids = [table.rows()[:, 0] for _, *tables in rows for table in tables]
-        counts = [(source, len(young), len(old)) for source, young, old in rows]
-        return {
-            "seen_ids": np.concatenate([np.zeros(0, np.uint64), *ids]),
-            "seen_counts": np.array(counts, np.int64).reshape(-1, 3),
-        }
+    def tables(self) -> dict[str, HashTable]:
+        """The generations, by names that no later one has: a table's ids only ever grow in number."""
+        found: dict[str, HashTable] = {}
+        for source, (young, old) in self.generations.items():
+            number = self._numbers.get(source, 0)
+            found |= {f"ids.{source}.{number}": young, f"ids.{source}.{number - 1}": old}
+        return found
 
-    def restore(self, arrays: dict[str, Any]) -> None:
-        """Restore what `arrays` returned. Checkpoints of earlier builds have no sources."""
-        if "seen_ids" not in arrays:
+    def sources(self) -> I64:
+        """(source, number of its young generation), the least recently used first: with `tables` all there is."""
+        return np.array([(s, self._numbers.get(s, 0)) for s in self.generations], np.int64).reshape(-1, 2)
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """Restore what `sources` (as `id_sources`) and the rows of `tables` were. Earlier builds' checkpoints have all
+        ids in one array, or no sources. Raises KeyError, ValueError.
+        """
+        if "id_sources" in arrays:
+            self._numbers = {int(source): int(number) for source, number in arrays["id_sources"]}
+            self.generations = {
+                source: (_table(arrays[f"ids.{source}.{number}"]), _table(arrays[f"ids.{source}.{number - 1}"]))
+                for source, number in self._numbers.items()
+            }
+        elif "seen_ids" in arrays:
+            counts = arrays["seen_counts"]
+            parts = iter(np.split(arrays["seen_ids"], np.cumsum(counts[:, 1:].ravel())))
+            self.generations = {int(source): (_table(next(parts)), _table(next(parts))) for source in counts[:, 0]}
+        else:
             self.generations = {NO_SOURCE: (_table(arrays["young"]), _table(arrays["old"]))}
-            return
-        counts = arrays["seen_counts"]
-        parts = iter(np.split(arrays["seen_ids"], np.cumsum(counts[:, 1:].ravel())))
-        self.generations = {int(source): (_table(next(parts)), _table(next(parts))) for source in counts[:, 0]}
 
 
 def _table(ids: U64) -> HashTable:

@@ -89,6 +89,10 @@ class EncodedRecords:
         kinds = self._kinds
         return int(self.statistics.offsets[b * kinds] - self.statistics.offsets[a * kinds])
 
+    def newest_ms(self, first: int, last: int) -> int:
+        """Greatest event time of records first:last."""
+        return int(self.summaries[first:last, NEWEST_MS].max())
+
     def batch(self, first: int, last: int) -> EncodedBatch:
         """The examples of records first:last."""
         columns = self.columns

@@ -75,7 +75,11 @@ RETRAINS = Counter(
 )
 for outcome in ("promoted", "dropped"):
     RETRAINS.labels(outcome)
-CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "time to write a checkpoint")
+CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "from a checkpoint's beginning until its file is there")
+CHECKPOINT_PAUSE = Histogram(
+    "thalweg_learner_checkpoint_pause_seconds", "time that learning pauses for, at each copy for a checkpoint"
+)
+CHECKPOINT_BYTES = Gauge("thalweg_learner_checkpoint_bytes", "size of the newest checkpoint's file")
 
 
 def set_model(model: Model) -> None:

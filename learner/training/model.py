@@ -102,6 +102,7 @@ class Model(ModelState):
             learn_wide(state, inputs.keys, inputs.key_offsets, targets, corrects, predictions)
             self.examples += len(batch)
             return predictions
+        self.deep.begin_record()
         start, begun, last = self.examples, 0, len(bounds) - 1
         is_due = bool(self.due(start, start + len(batch)))  # else there is one piece, however many micro-batches
         for end in range(1, last + 1) if is_due else (last,):

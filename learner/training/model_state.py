@@ -112,12 +112,17 @@ class ModelState:
         examples, deep = records.examples, self.deep
         a, b = int(examples.ends[first]), int(examples.ends[last])
         ids = examples.id_count(a, b)
-        if deep and (self.due(self.examples, self.examples + b - a) or not deep.vocabulary.is_quiet(ids)):
+        newest_ms = examples.newest_ms(first, last)
+        if deep and (
+            self.due(self.examples, self.examples + b - a)
+            or not deep.vocabulary.is_quiet(ids)
+            or not deep.forgetting.is_quiet(newest_ms)
+        ):
             return False
         return (
             b - a <= STEP_MAX
             and not any(records.organic[first:last])
-            and self.wide.is_quiet(int(examples.wide.offsets[b] - examples.wide.offsets[a]))
+            and self.wide.is_quiet(int(examples.wide.offsets[b] - examples.wide.offsets[a]), newest_ms)
             and (not self.learns_statistics or self.statistics.is_quiet(examples.statistic_count(a, b), b - a))
         )
 

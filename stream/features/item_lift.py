@@ -37,7 +37,7 @@ from stream.features.item_similarity import (
 from stream.features.page_kernels import Page
 from stream.features.statistic_reads import StatisticRules
 from stream.tables.dtypes import F64, I64, U64
-from stream.tables.hash_kernels import TableArrays, find_or_insert_moved, mark_changed, mix
+from stream.tables.hash_kernels import TableArrays, find_or_insert_moved, mark_changed, mark_run, mix
 from stream.tables.jit import kernel
 
 ITEM_COUNT: Final = np.uint64(0x4954454D)
@@ -96,9 +96,10 @@ def _count(slots: U64, overlay: U64, key: np.uint64) -> float:
 @kernel
 def _add(table: TableArrays, key: np.uint64, n: float, time_ms: float) -> int:
     """Add to a row's n, which stays above 0, and return the row: marked as changed, of this time or a later one."""
-    slots, old, dirty, counts = table
+    slots, old, dirty, counts, runs = table
     row = find_or_insert_moved(slots, old, key, counts)
     mark_changed(slots, row, dirty, counts)
+    mark_run(runs, key)
     values = slots.view(np.float64)
     values[row, 3] = max(values[row, 3], time_ms)
     set_n(slots, row, max(0.0, abs(values[row, 1]) + n))
@@ -122,7 +123,7 @@ def _move_pairs(table: TableArrays, salt: np.uint64, items: U64, item: np.uint64
 @kernel
 def _remembered(table: TableArrays, head: np.uint64, memory: ItemMemory) -> Any:
     """How many installs the user with this `head` had so far, and the items that are remembered of them."""
-    slots, old, _, _ = table
+    slots, old, _, _, _ = table
     installs = np.int64(read_memory(old, slots, head, memory))
     return installs, memory.items[: min(installs, memory.items.shape[0])]
 

@@ -32,6 +32,7 @@ from stream.tables.hash_kernels import (
     home,
     home_of,
     mark_changed,
+    mark_run,
     mix,
     prefetch_row,
 )
@@ -166,12 +167,13 @@ def fill_likeness(page: Page, crosses: CrossProducts, rules: StatisticRules, k: 
 @kernel
 def _locate(table: TableArrays, keys: U64, count: int, time_ms: float, rows: I64) -> None:
     """The rows of the first `count` keys but zeros, added when new, marked as changed, of this time or a later one."""
-    slots, old, dirty, counts = table
+    slots, old, dirty, counts, runs = table
     values = slots.view(np.float64)
     for i in range(count):
         if keys[i] != np.uint64(0):
             row = find_or_insert_moved(slots, old, keys[i], counts)
             mark_changed(slots, row, dirty, counts)
+            mark_run(runs, keys[i])
             values[row, 3] = max(values[row, 3], time_ms)
             rows[i] = row
 
@@ -201,11 +203,12 @@ def set_n(slots: U64, row: int, n: float) -> None:
 @kernel
 def _correct(table: TableArrays, head: np.uint64, item: np.uint64, moved: float, last: int) -> bool:
     """Move the r of an item in the memory of `last` items; whether it is there."""
-    slots, old, dirty, counts = table
+    slots, old, dirty, counts, runs = table
     for m in range(last):
         row = find_moved(slots, old, mix(head, np.uint64(m + 1)), counts)
         if row >= 0 and slots[row, 2] == item:
             mark_changed(slots, row, dirty, counts)
+            mark_run(runs, slots[row, 0])
             set_n(slots, row, max(0.0, abs(slots.view(np.float64)[row, 1]) + moved))
             return True
     return False
@@ -247,7 +250,7 @@ def learn_likeness(batch: Batch, outcomes: Outcomes, sizes: I64, rule: I64, tabl
     its pairs with the memory as it is now; it changes nothing when the item is no longer in the memory.
     A memory is read once for the examples of one user that follow each other.
     """
-    slots, old, _, _ = table
+    slots, old, _, _, _ = table
     heads, items, bases = examples_of(batch, sizes, rule, slots)
     salt, last = np.uint64(rule[0]), rule[1]
     memory, rows = empty_memory(last), np.empty(last + 2, np.int64)

@@ -20,7 +20,7 @@ from stream.features.item_similarity import Outcomes
 from stream.features.statistic_reads import base_rate, faded
 from stream.features.statistic_updates import counted, move
 from stream.tables.dtypes import F64, I64, U64
-from stream.tables.hash_kernels import TableArrays, find_moved, find_or_insert_moved, mark_changed, mix
+from stream.tables.hash_kernels import TableArrays, find_moved, find_or_insert_moved, mark_changed, mark_run, mix
 from stream.tables.jit import kernel
 
 POSITIONS: Final = 64  # that have a row; those below share the last one
@@ -45,7 +45,7 @@ def expected_clicks(
     The table has room for POSITIONS · C rows.
     """
     labels, weights, reasons, times = outcomes
-    positions, (slots, old, dirty, counts) = batch.position, table
+    positions, (slots, old, dirty, counts, runs) = batch.position, table
     _, salts, priors, fades = rules
     values, expected = slots.view(np.float64), np.zeros((positions.shape[0], salts.shape[0]))
     if not salts.shape[0]:
@@ -60,6 +60,7 @@ def expected_clicks(
             key = mix(salts[c] ^ SEED, np.uint64(min(positions[b], POSITIONS - 1)))
             row = find_or_insert_moved(slots, old, key, counts)
             mark_changed(slots, row, dirty, counts)
+            mark_run(runs, key)
             rows_n, rows_s, _ = faded(abs(values[row, 1]), values[row, 2], values[row, 3], times[b], fades[c])
             expected[b, c] = n * max(0.0, (rows_s + priors[c] * base) / (rows_n + priors[c]))
             move(slots, values, row, (n, label, times[b]), fades[c])

@@ -32,6 +32,7 @@ from stream.tables.hash_kernels import (
     find_or_insert_moved,
     home,
     mark_changed,
+    mark_run,
     prefetch_row,
 )
 from stream.tables.jit import kernel
@@ -142,7 +143,7 @@ def _move_rows(
     words, starts, pages, positions = batch
     w32, f32 = words.view(np.uint32), words.view(np.float32)
     labels, weights, reasons, times = outcomes
-    slots, old, dirty, counts = table
+    slots, old, dirty, counts, runs = table
     values = slots.view(np.float64)
     sizes, learns, fades, rates, ratios, _, _ = rules
     kinds, examples = learns.shape[0], pages.shape[0]
@@ -150,6 +151,7 @@ def _move_rows(
     expected_of = expected_clicks(batch, outcomes, ratios, keys[keys.shape[0] - 1], table)
     everything = find_or_insert_moved(slots, old, keys[keys.shape[0] - 1], counts)
     mark_changed(slots, everything, dirty, counts)
+    mark_run(runs, keys[keys.shape[0] - 1])
     mark = slots[everything, 1] & CHANGED
     all_n, all_s, all_t = abs(values[everything, 1]), values[everything, 2], values[everything, 3]
     page, at = pages[0], locate(words, w32, starts[pages[0]], sizes)

@@ -74,7 +74,7 @@ def organic_keys(ids: U64, organic: I64, crosses: CrossProducts) -> U64:
 @kernel
 def move_organic(table: TableArrays, keys: U64, times: F64, fades: F64) -> None:
     """Move each key's row by one install. There is room for the keys."""
-    slots, _, dirty, counts = table
+    slots, _, dirty, counts, _ = table
     values = slots.view(np.float64)
     for i in range(keys.shape[0]):
         row = find_or_insert(slots, keys[i], counts)

@@ -140,7 +140,8 @@ class Wide(Part, frozen=True):
 
     A key gets a weight at its `admit`-th sighting, and loses it when it isn't seen for `expire` of event time. Over
     `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, by default
-    `alpha`. Where labels are rare, `label.base_rate` says where the bias starts.
+    `alpha`. Where labels are rare, `label.base_rate` says where the bias starts. Sums of squared gradients, which slow
+    learning down, halve with each `half_life` of event time, by default never; weights stay.
     """
 
     alpha: Positive = 0.05
@@ -151,6 +152,7 @@ class Wide(Part, frozen=True):
     admit: Admission = 1
     expire: Duration | None = None
     max_keys: Bound = 50_000_000
+    half_life: Duration | None = None
     features: list[str] = []
     crosses: list[list[str] | Cross] = []
 
@@ -175,7 +177,8 @@ class Deep(Part, frozen=True):
 
     An id gets an embedding row at its `min_count`-th sighting, and loses it when it isn't seen for `expire` of event
     time. Over `max_rows` the least recently seen are evicted; rows are reused. AdaGrad's sums of squares start at
-    `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0.
+    `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0. What
+    they have beyond it halves with each `half_life` of event time, by default never; weights stay.
     Embeddings learn at `embedding_rate`, by default `learning_rate`: where labels are rare, they diverge at rates that
     are good for the tower.
     """
@@ -190,6 +193,7 @@ class Deep(Part, frozen=True):
     learning_rate: Positive = 0.02
     embedding_rate: Positive | None = None
     initial_accumulator: NotNegative = 0.0  # TensorFlow's AdaGrad has 0.1
+    half_life: Duration | None = None
     micro_batch: Annotated[int, Meta(ge=1, le=4096)] = 8
     warm_start: WarmStart = WarmStart()
 

@@ -241,6 +241,7 @@ def _check_durations(spec: Spec, reject: Reject) -> None:
     }
     durations |= {("label", "delays", f"{i}"): delay for i, delay in enumerate(spec.label.delays)}
     durations |= {("wide", "expire"): spec.wide.expire, ("deep", "expire"): spec.deep.expire}
+    durations |= {("wide", "half_life"): spec.wide.half_life, ("deep", "half_life"): spec.deep.half_life}
     durations |= {("wide", "crosses", f"{i}"): cross.expire
              for i, cross in enumerate(spec.crosses(), -len(spec.wide.features))}  # fmt: skip
     durations |= {("publish", "every"): spec.publish.every, ("publish", "deep_every"): spec.publish.deep_every}

@@ -21,6 +21,7 @@ class TableArrays(NamedTuple):
     old: U64  # u64[old capacity, width]: rows that have still to move to `slots`
     dirty: U64  # u64[room]: keys of rows that changed; empty when they aren't tracked
     counts: I64  # i64[2]: KEYS, CHANGES
+    runs: U64  # u64[runs / 64]: a bit for each run of hashes in which a key changed; empty when they aren't tracked
 
 
 @kernel
@@ -105,6 +106,27 @@ def mark_changed(slots: U64, row: int, dirty: U64, counts: I64) -> None:
 
 
 @kernel
+def run_of(runs: U64, hashed: np.uint64) -> Any:
+    """The run of a `hash32`: its leading bits. `runs` has a bit for each, and at least one."""
+    return (hashed * np.uint64(64 * runs.shape[0])) >> np.uint64(32)
+
+
+@kernel
+def mark_run(runs: U64, key: np.uint64) -> None:
+    """Record that the run of this key changes, if runs are tracked: for kernels that don't know keys beforehand."""
+    if runs.shape[0]:
+        run = run_of(runs, hash32(key))
+        runs[run >> np.uint64(6)] |= np.uint64(1) << (run & np.uint64(63))
+
+
+@kernel
+def mark_runs(runs: U64, keys: U64) -> None:
+    """Record that the runs of these keys change."""
+    for k in range(keys.shape[0]):
+        mark_run(runs, keys[k])
+
+
+@kernel
 def insert_rows(slots: U64, rows: U64, counts: I64) -> None:
     """Put whole rows (key first), replacing those with the same key."""
     for r in range(rows.shape[0]):
@@ -112,6 +134,17 @@ def insert_rows(slots: U64, rows: U64, counts: I64) -> None:
         for c in range(1, rows.shape[1]):
             mark = slots[i, c] & CHANGED if c == 1 else np.uint64(0)
             slots[i, c] = rows[r, c] | mark
+
+
+@kernel
+def fill_rows(slots: U64, last_seen: U32, rows: U64, counts: I64) -> None:
+    """Put whole rows, key first, into an empty table. `last_seen`, unless it has no slots, is their last column."""
+    for r in range(rows.shape[0]):
+        i = find_or_insert(slots, rows[r, 0], counts)
+        for c in range(1, slots.shape[1]):
+            slots[i, c] = rows[r, c]
+        if last_seen.shape[0]:
+            last_seen[i] = np.uint32(rows[r, slots.shape[1]])
 
 
 @kernel

@@ -7,9 +7,11 @@ A key's home slot rises with its hash: so a larger table has the same order, gro
 front to back, and a range of hashes is a range of slots. Growth goes in steps: `slots` is the new array at
 once, `old` the one before, whose rows move over run by run; a key is in exactly one of them.
 The top bit of column 1 says that a row changed since the last `take_changed`: owners that track changes
-store a number there that is never negative.
+store a number there that is never negative. Beside it, for another reader at another pace: a *run* is the keys whose
+hashes have the same leading bits, and `runs` has a bit for each run in which a key may have changed (`table_runs.py`).
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -22,8 +24,10 @@ from stream.tables.hash_kernels import (
     MOVED,
     TableArrays,
     copy_rows,
+    fill_rows,
     find_many,
     insert_rows,
+    mark_runs,
     move_keys,
     move_run,
     move_sentinel,
@@ -36,6 +40,8 @@ STAGE: Final = 0.5  # load from which on the memory of the next, larger array is
 STAGED_MIN: Final = 1 << 16  # slots; the next array of smaller tables is touched at once
 PAGE: Final = 4_096  # bytes of memory that the system zeroes at once, at least
 CHUNK: Final = 1 << 20  # changed keys in one array
+NO_RUNS: Final[U64] = np.zeros(0, np.uint64)
+ALL: Final = 2**64 - 1  # the runs of a word
 LISTED_MIN: Final = 1 << 20  # changed keys that are always listed; above it at most twice as many as there are keys
 
 
@@ -84,7 +90,23 @@ class HashTable:
         self.dirty: U64 = np.zeros(1024 if tracked else 0, np.uint64)
         self.counts = np.zeros(2, np.int64)
         self.overflowed = False  # too many keys changed, or came and went, to be listed: only `rows` is complete
+        self.runs = NO_RUNS  # uint64 [runs / 64]: a bit for each run that changed since `take_runs`; empty: not tracked
+        self._all_changed = False  # before runs were tracked
         self._removed = False  # since the last `take_changed`: a key that came back is in `dirty` twice
+
+    @classmethod
+    def of_rows(cls, width: int, rows: U64, *, tracked: bool = True) -> "HashTable":
+        """A table of these whole rows, key first; one column more is their `last_seen`. Raises ValueError.
+
+        It's as large as it soon would be: nearly full, it would touch the memory of two arrays, its own and the next.
+        """
+        if rows.ndim != 2 or rows.shape[1] not in (width, width + 1):
+            raise ValueError(f"rows of shape {rows.shape}, wanted width {width}")
+        table = cls(width, math.ceil(len(rows) * LOAD_MAX / STAGE), tracked=tracked)
+        if rows.shape[1] > width:
+            table.last_seen = np.zeros(len(table.slots), np.uint32)
+        fill_rows(table.slots, table.last_seen, np.ascontiguousarray(rows), table.counts)
+        return table
 
     def __len__(self) -> int:
         return int(self.counts[KEYS])
@@ -92,7 +114,7 @@ class HashTable:
     @property
     def arrays(self) -> TableArrays:
         """As kernels write it, until the next `reserve…`."""
-        return TableArrays(self.slots, self.old, self.dirty, self.counts)
+        return TableArrays(self.slots, self.old, self.dirty, self.counts, self.runs)
 
     def stamp(self, keys: U64 | None = None, stamps: U32 | None = None) -> None:
         """Give each row a number in `last_seen` from now on: 0, or `stamps` for these keys, which the table has."""
@@ -117,8 +139,9 @@ class HashTable:
         """Make room for these keys, with their rows in `slots`, and move another step of the other rows.
 
         And for `unknown` keys whose rows may still be in `old`: kernels that don't know their keys beforehand use
-        `find_moved` and `find_or_insert_moved`.
+        `find_moved` and `find_or_insert_moved`, and `mark_run` for what they change.
         """
+        self.mark_runs(keys)
         extra = len(keys) + unknown
         self._grow(extra)
         if self.moved < len(self.old):
@@ -208,6 +231,7 @@ class HashTable:
     def put(self, rows: U64) -> None:
         """Insert or replace whole rows, key first."""
         self.reserve(len(rows))
+        self.mark_runs(rows[:, 0])
         insert_rows(self.slots, np.ascontiguousarray(rows), self.counts)
 
     def remove(self, keys: U64) -> None:
@@ -215,6 +239,7 @@ class HashTable:
         if self.tracked and self.counts[CHANGES] + len(keys) > len(self.dirty):
             self._make_room_for_changes(len(keys))
         self._removed = True
+        self.mark_runs(keys)
         remove(self.slots, self.last_seen, self.old, keys, self.dirty, self.counts)
 
     def take_changed(self) -> U64:
@@ -233,3 +258,23 @@ class HashTable:
         """Keys that changed since the last `take_changed`, in order."""
         keys: U64 = np.concatenate([*self._full_chunks, self.dirty[: self.counts[CHANGES]]])
         return keys[np.sort(np.unique(keys, return_index=True)[1])] if self._removed else keys
+
+    def track_runs(self, bits: int) -> None:
+        """Note from now on in which of 2^`bits` runs, at least 64, keys change; none has so far, unless all did."""
+        self.runs = np.full(1 << bits >> 6, ALL if self._all_changed else 0, np.uint64)
+        self._all_changed = False
+
+    def mark_runs(self, keys: U64) -> None:
+        """The rows of these keys change; nothing, if runs aren't tracked."""
+        if len(self.runs):
+            mark_runs(self.runs, keys)
+
+    def mark_all_runs(self) -> None:
+        """All rows change; if runs aren't tracked yet, they are changed once they are."""
+        self.runs[:] = ALL
+        self._all_changed = not len(self.runs)
+
+    def take_runs(self) -> U64:
+        """The runs that changed since the last call, as `runs`, and reset them."""
+        runs, self.runs = self.runs, np.zeros_like(self.runs)
+        return runs

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.promotion import Promotion
 from learner.retraining.judgement import Verdict
@@ -51,7 +52,7 @@ class House:
         """From the newest checkpoint, as the service starts it."""
         found = _newest(self.settings, spec, self.files)
         model, offset = (resume(spec, found), found.meta.offset) if found else (Model(spec), 0)
-        return Learner(self.log, model, offset, self.files, NEVER_MS)
+        return Learner(self.log, model, offset, self.files, NEVER_MS, found)
 
     def retrain_files(self) -> RetrainFiles:
         """Verdict and candidate."""
@@ -141,8 +142,8 @@ KILLS: dict[str, tuple[str, bool]] = {
     "before the candidate is written": ("learner.retraining.retrain_files.CheckpointFiles.write", False),
     "before the verdict": ("learner.retraining.retrain_files.replacing", False),
     "while it catches up": ("learner.promotion.Promotion._catch_up", True),
-    "before the checkpoint": ("learner.learner.take", True),
-    "in the checkpoint": ("learner.checkpoint.replacing", True),
+    "before the checkpoint": ("learner.learner.Checkpointer", True),
+    "in the checkpoint": ("learner.checkpoints.checkpointer.Checkpointer.cut", True),
     "before the swap": ("learner.learner.now_ms", True),
     "before the verdict is removed": ("learner.retraining.retrain_files.RetrainFiles.clear", True),
 }

@@ -16,7 +16,8 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from learner.checkpoint import KEEP, CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import KEEP, CheckpointFiles
 from learner.learner import Learner
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
@@ -289,13 +290,14 @@ class SlowLog(MemoryLog):
 def test_a_checkpoint_waits_for_the_dead_letters_before_it(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its offset lies behind them: whenever one is written the log has confirmed them."""
     room.log = SlowLog()
-    learner, log, write, letters = room.start(Model(SPEC), 0), records(SPEC, 12), room.files.write, list[int]()
+    learner, log, letters = room.start(Model(SPEC), 0), records(SPEC, 12), list[int]()
+    cut = learner.checkpointer.cut
 
-    def seen(checkpoint: Any) -> Path:
+    def seen(*arguments: int) -> None:
         letters.append(len(room.dead_letters()))
-        return write(checkpoint)
+        cut(*arguments)
 
-    monkeypatch.setattr(room.files, "write", seen)
+    monkeypatch.setattr(learner.checkpointer, "cut", seen)
     room.write(b"bad", encode_record(log[0]), b"bad", b"bad")
     for record in room.log.reader(EXAMPLES.name, {0: 0}).poll(0):
         learner.learn(learner.model.record_encoder.records([record]), lambda: learner.maybe_checkpoint(now=True))
@@ -421,8 +423,16 @@ def learn_on(room: Room, log: list[list[Examples]]) -> None:
     room.learn()
 
 
+@pytest.fixture
+def bases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every checkpoint is a base, so that all have about one size."""
+    monkeypatch.setattr("learner.checkpoints.checkpointer.REBASE_SHARE", -1.0)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
-def test_a_full_disk_costs_a_checkpoint_only(room: Room, fill_disk: Callable[[int], None], share: float) -> None:
+def test_a_full_disk_costs_a_checkpoint_only(
+    room: Room, fill_disk: Callable[[int], None], bases: None, share: float
+) -> None:
     """Wherever in the file it gets full: the old one is whole, no rest lies about, learning goes on."""
     log = records(SPEC, 30)
     learn_on(room, log)
@@ -450,7 +460,7 @@ def test_a_full_disk_costs_a_checkpoint_only(room: Room, fill_disk: Callable[[in
     assert state(restore(SPEC, held)) == state(room.learner.model)
 
 
-def test_checkpoints_are_few_and_only_of_something_new(room: Room) -> None:
+def test_checkpoints_are_few_and_only_of_something_new(room: Room, bases: None) -> None:
     """The newest KEEP stay; without a record learned there is none."""
     log = records(SPEC, 30)
     for n in range(4):

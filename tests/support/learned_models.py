@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from learner.checkpoint import take
+from learner.checkpoints.checkpoint import take
+from learner.checkpoints.model_arrays import VALUES, parts_of
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.versions.model import Version
@@ -41,10 +42,12 @@ def served_versions(model: Model, log: list[list[Examples]]) -> Iterator[tuple[i
 def state_of(model: Model) -> dict[str, bytes]:
     """Every array of a checkpoint; tables in the order of their keys, since they may lie differently."""
     arrays = take(model, 0, 0, 0).arrays
-    for name in "wide", "statistics", "likenesses", "vocabulary":
-        if name in arrays:
-            arrays[name] = arrays[name][np.argsort(arrays[name][:, 0])]
-    arrays["seen_ids"] = np.sort(arrays["seen_ids"])
+    for name in parts_of(model):
+        rows, values = arrays[name], arrays.get(name + VALUES)
+        order = np.argsort(rows[:, 0])
+        arrays[name] = rows[order]
+        if values is not None:
+            arrays[name + VALUES] = values[np.argsort(rows[rows[:, 1] != 0, 0])]
     return {name: array.tobytes() for name, array in arrays.items()}
 
 

@@ -2,18 +2,30 @@
 
 import numpy as np
 
-from learner.wide.ftrl import Ftrl, WideExamples, WideOutput, learn_wide_examples
+from learner.wide.ftrl import Ftrl
+from learner.wide.ftrl_kernels import WideExamples, WideOutput, learn_wide_examples
 from stream.features.encoder import WideKeys
-from stream.tables.dtypes import F32, Bools
+from stream.tables.dtypes import F32, F64, Bools
+
+
+def keys_of(examples: list[list[int]]) -> WideKeys:
+    """Key k of cross c (0 or 1) is 256·k + c + 1."""
+    flat = [(k << 8) | (k % 2 + 1) for example in examples for k in example]
+    return WideKeys(np.array(flat, np.uint64), np.cumsum([0, *map(len, examples)]))
 
 
 def predict_then_learn(
-    ftrl: Ftrl, keys: WideKeys, deep_logits: F32, labels: F32, weights: F32, *, time_ms: int = 0,
+    ftrl: Ftrl, keys: WideKeys, deep_logits: F32, labels: F32, weights: F32, *, time_ms: int | F64 = 0,
     corrects: Bools | None = None,
 ) -> WideOutput:  # fmt: skip
-    """Each example is predicted after the one before was learned. Wide logits and gradients, float32 [B]."""
-    state, examples = ftrl.prepare(keys.keys, time_ms), WideExamples(deep_logits, labels, weights)
+    """Each example is predicted after the one before was learned. Wide logits and gradients, float32 [B].
+
+    `time_ms`: event time, of all or float64 [B].
+    """
+    times_ms = np.broadcast_to(np.float64(time_ms), len(labels)).copy()
+    state = ftrl.prepare(keys.keys, int(times_ms.max(initial=0)))
     output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
-    none = np.zeros(len(labels), np.bool_)
-    learn_wide_examples(state, keys, examples, 0, len(labels), none if corrects is None else corrects, output)
+    corrects = np.zeros(len(labels), np.bool_) if corrects is None else corrects
+    examples = WideExamples(deep_logits, labels, weights, times_ms)
+    learn_wide_examples(state, keys, examples, 0, len(labels), corrects, output)
     return output

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.checkpoint import restore, take
+from learner.checkpoints.checkpoint import restore, take
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.ranking.entity_cache import EntityCache

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -39,14 +40,14 @@ def some_deep(random: np.random.Generator, spec: DeepSpec, lists: int, numbers: 
 
 
 def learned(
-    deep: DeepModel, known: DeepInput, labels: F32, weights: F32, corrects: Bools | None = None
+    deep: DeepModel, known: DeepInput, labels: F32, weights: F32, corrects: Bools | None = None, time_ms: float = 1e6
 ) -> tuple[F32, F32]:
     """Probabilities and wide logits of one record without wide keys, cut into micro-batches, which is then learned."""
     n, size = len(labels), deep.spec.micro_batch
     wide = Ftrl(FtrlRates(np.ones(1, np.float32), 1.0, 0.0, 0.0))
     keys = WideKeys(np.zeros(0, np.uint64), np.zeros(n + 1, np.int64))
     cuts = np.array([*range(0, n, size), n])
-    targets = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, 1e6))
+    targets = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, time_ms))
     predictions, logits = np.empty((2, n), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
     corrects = np.zeros(n, np.bool_) if corrects is None else corrects
@@ -224,3 +225,32 @@ def test_the_padding_stays_zero() -> None:
         weight[:], bias[:] = 1.0, 1.0
     assert np.count_nonzero(state.weights) == own < len(state.weights)
     assert np.count_nonzero(state.squares) <= own
+
+
+def faded(deep: DeepModel, factor: float) -> None:
+    """What AdaGrad's sums have beyond their start fades, one by one."""
+    start = np.float32(deep.spec.initial_accumulator)
+    for sums in (deep.tower.state.squares, deep.vocabulary.sums):
+        sums[:] = start + (sums - start) * np.float32(factor)
+
+
+def test_sums_fade_by_event_time() -> None:
+    """With a half-life the deep part learns as one without, all of whose sums are faded before each record; what they
+    start at doesn't fade, and gaps count as one half-life. Over sixty half-lives sums are scaled down in between."""
+    spec = DeepSpec(embedding_dim=5, min_count=1, max_rows=1_000, hidden_units=[20, 9], micro_batch=4,
+                    initial_accumulator=0.1, embedding_rate=0.01)  # fmt: skip
+    forgetful = msgspec.structs.replace(spec, half_life="1m")
+    ours, plain = (some_deep(np.random.default_rng(3), one, 3, 4) for one in (forgetful, spec))
+    random, time_ms = np.random.default_rng(6), 1e6
+    assert ours.vocabulary.initial == 0, "its start is added where a sum is read"
+    for n in range(80):
+        known, labels = some_input(random, 4, 3, 4), random.integers(0, 2, 4).astype(np.float32)
+        gap_ms = float(random.choice([0, 20_000, 60_000, 500_000]))
+        time_ms += gap_ms
+        ours.begin_record()
+        learned(ours, known, labels, labels + 1, time_ms=time_ms)
+        faded(plain, 0.5 ** (min(gap_ms, 60_000) / 60_000) if n else 1.0)
+        learned(plain, known, labels, labels + 1)
+        np.testing.assert_allclose(ours.tower.flat, plain.tower.flat, atol=1e-4)
+        np.testing.assert_allclose(ours.vocabulary.vectors, plain.vocabulary.vectors, atol=1e-4)
+    assert 0 < ours.forgetting.clock[1] < 48 * 60_000

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from learner.deep.dense_layer import EPSILON, GROUPS, LINE, activate, input_gradient, live_units, step_units
+from learner.deep.dense_layer import (
+    EPSILON,
+    GROUPS,
+    LINE,
+    AdaGrad,
+    activate,
+    input_gradient,
+    live_units,
+    step_units,
+)
 from learner.deep.tower import Tower, zeros
 from stream.tables.dtypes import F32, I64
 
@@ -109,7 +118,7 @@ def test_a_step_without_dead_units_is_a_step_with_all(rows: int, inputs: int, ou
     expected_squares += gradient * gradient
     expected_weight -= rate * gradient / (np.sqrt(expected_squares) + EPSILON)
     columns, units, _ = listed(d)
-    step_units(columns, units, x, weight, squares, rate)
+    step_units(columns, units, x, weight, squares, AdaGrad(rate, np.float32(0), EPSILON))
     assert squares.tobytes() == expected_squares.tobytes()
     assert weight.tobytes() == expected_weight.tobytes()
 

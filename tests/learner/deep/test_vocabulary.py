@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.deep.joint_step import unique_rows
 from learner.deep.vocabulary import Vocabulary
 from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits
@@ -17,6 +18,7 @@ from stream.features.page_features import Catalogue, Layout, build_page
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from stream.tables.dtypes import U64
+from stream.tables.table_runs import values_of
 from tests.support.assembled_versions import assembled, learned_state
 from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
@@ -139,7 +141,8 @@ def test_ids_that_nobody_was_told_of_leave_nothing_behind() -> None:
     assert vocabulary.evicted > 18_000
     assert np.concatenate(vocabulary.tombstones).tolist() == [1, 2, 3]
     held = Vocabulary(2, 1, 1_000, expire_ms=1)
-    held.restore(vocabulary.table.rows(), vocabulary.embeddings[: vocabulary.rows], vocabulary.free_rows())
+    rows, embeddings = vocabulary.table.rows(), vocabulary.embeddings
+    held.restore(rows, values_of(rows, embeddings), embeddings[0], vocabulary.free_rows())
     published = held.keys[held.live()]
     held.evict(10**9)
     assert held.take_changed().tolist() == np.sort(published[published != 0]).tolist(), "it may have been published"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from learner.checkpoint import restore, take
+from learner.checkpoints.checkpoint import restore, take
 from learner.publishing.version_builder import (
     GOLDEN_ITEMS,
     VersionBuilder,

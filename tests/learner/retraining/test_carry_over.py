@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from learner.checkpoint import restore, take
+from learner.checkpoints.checkpoint import restore, take
 from learner.deep.deep_model import DeepModel
 from learner.deep.vocabulary import Vocabulary
 from learner.retraining.carried_vocabulary import carry_vocabulary

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, take
+from learner.checkpoints.checkpoint import take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.training.model import Model
 from stream.events.codec import decode_entity, encode_record

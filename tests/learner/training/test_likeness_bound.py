@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import Checkpoint, restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.training.model import Model
 from stream.events.types import Examples
 from stream.runtime.errors import CheckpointError

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.publishing.version_builder import serving_wide_logits
 from learner.training.model import Model
 from learner.wide.ftrl import Ftrl, FtrlRates, KeyBounds

@@ -6,7 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.checkpoint import Checkpoint, CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import Checkpoint, restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.model_arrays import VALUES
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
 from stream.events.types import Examples
@@ -159,7 +161,8 @@ def test_what_would_spoil_the_state_is_handed_back(labels: list[int], weights: l
         model.learn(record, offset)
     assert model.examples == 3 + 81
     state = take(model, 0, 0, 0).arrays
-    assert all(np.isfinite(state[n]).all() for n in ("dense", "dense_squares", "embeddings", "bins", "sums"))
+    assert all(np.isfinite(state[n]).all() for n in ("dense", "dense_squares", "unseen", "bins", "sums"))
+    assert np.isfinite(state["vocabulary" + VALUES]).all()
 
 
 def test_a_history_of_ten_thousand_items_is_cut_and_learned() -> None:

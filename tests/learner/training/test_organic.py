@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.training.model import Model
 from stream.events.codec import decode_entity, encode, encode_record
@@ -22,7 +23,7 @@ COUNTED = '[statistics]\ninstalls = { kind = "count", of = "organic", by = ["ite
 WANTED = {'window = "2s"': 'window = "2s"\norganic = "examples"'}
 SPEC = small_spec(**{"[statistics]": COUNTED}, **WANTED)
 INDIFFERENT = small_spec(**WANTED)
-MOVED = ("statistics", "statistics_sweep", "seen_ids", "seen_counts")
+MOVED = ("statistics", "statistics_sweep", "id_sources")
 
 
 def organic(n: int, item: int = 3) -> Organic:
@@ -59,7 +60,7 @@ def test_they_move_statistics_and_the_memory_of_ids_alone() -> None:
     with_them, without = learned(SPEC, log), learned(SPEC, [list(record) for record in labels_of(log)])
     assert with_them.organic == sum(isinstance(event, Organic) for record in log for event in record) > 100
     one, other = take(with_them, 0, 0, 0), take(without, 0, 0, 0)
-    for name in one.arrays.keys() - set(MOVED):
+    for name in (name for name in one.arrays.keys() - set(MOVED) if not name.startswith("ids.")):
         assert one.arrays[name].tobytes() == other.arrays[name].tobytes(), name
     assert (one.meta.organic, other.meta.organic) == (with_them.organic, 0)
     assert one.meta.examples == other.meta.examples
@@ -133,8 +134,7 @@ def test_a_checkpoint_from_before_there_were_any_is_read(tmp_path: Path) -> None
     """Their number isn't in it; as long as it is 0 it isn't written either, so that an older build can read it."""
     model = learned(INDIFFERENT, mixed(30, INDIFFERENT))
     files = CheckpointFiles(tmp_path)
-    with np.load(files.write(take(model, 3, 0, 0))) as archive:
-        assert b'"organic":' not in archive["meta"].tobytes()
+    assert b'"organic":' not in files.write(take(model, 3, 0, 0)).read_bytes()
     found = files.newest()
     assert found is not None
     assert_same(restore(INDIFFERENT, found), model)

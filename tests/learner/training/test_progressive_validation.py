@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from learner.checkpoint import CheckpointFiles, restore, take
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.training.dedup import RecentIds
 from learner.training.figures import ALL, HEADER, WINDOW, Figures
@@ -474,7 +475,7 @@ def test_memory_of_ids_is_bounded_and_keeps_the_newest() -> None:
             seen.add(np.arange(first, first + 10, dtype=np.uint64) + np.uint64(1_000 * (source + 1)), source)
     assert all(len(young) + len(old) <= 200 for young, old in seen.generations.values())
     again = RecentIds(ids_max=100)
-    again.restore(seen.arrays())
+    again.restore({"id_sources": seen.sources()} | {name: table.rows() for name, table in seen.tables().items()})
     for one in (seen, again):
         for source in (0, 7):
             ids = np.arange(901, 1001, dtype=np.uint64) + np.uint64(1_000 * (source + 1))

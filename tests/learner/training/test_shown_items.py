@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from learner.checkpoint import Checkpoint, restore, take
+from learner.checkpoints.checkpoint import Checkpoint, restore, take
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from learner.training.shown_items import GENERATION_MAX, GENERATION_MS, ShownItems

@@ -34,6 +34,10 @@ WORLDS = {
     },
     "admitted": {"l1 = 0.1\nfeatures": "l1 = 0.1\nadmit = 2\nfeatures"},
     "expiring": {"l1 = 0.1\nfeatures": 'l1 = 0.1\nexpire = "200s"\nfeatures'},
+    "forgetting": {
+        "l1 = 0.1\nfeatures": 'l1 = 0.1\nhalf_life = "20s"\nfeatures',
+        "micro_batch = 4": 'micro_batch = 4\nhalf_life = "30s"',
+    },
     "retrains": {"every = 300, window = 200": "every = 40, window = 30"},
     "wide_bound": {},
     "statistics_bound": {},

@@ -26,7 +26,7 @@ from stream.tables.hash_kernels import (
     mark_changed,
     mix,
 )
-from stream.tables.hash_table import LOAD_MAX, HashTable, capacity_for
+from stream.tables.hash_table import LOAD_MAX, STAGE, HashTable, capacity_for
 
 CAPACITY = 1024
 
@@ -307,3 +307,18 @@ def test_a_kernel_is_compiled_anew_when_one_that_it_calls_has_changed(tmp_path: 
         )
         found += [ran.stdout.split()]
     assert all(before != after for before, after in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("count", [0, 1, 600, 5_000])
+def test_a_table_of_rows_has_them_and_needs_no_next_array(count: int) -> None:
+    """With their last sightings; no memory of a larger array is touched however full it would have been."""
+    keys = np.random.default_rng(count).permutation(np.arange(1, count + 1, dtype=np.uint64))
+    rows = np.column_stack([keys, keys + np.uint64(7), keys + np.uint64(9)])
+    plain, stamped = HashTable.of_rows(3, rows), HashTable.of_rows(2, rows)
+    assert np.array_equal(plain.rows_of(keys), rows)
+    assert np.array_equal(stamped.rows_of(keys), rows[:, :2])
+    assert len(plain) == len(stamped) == count
+    assert np.array_equal(stamped.last_seen[find_many(stamped.slots, keys)], rows[:, 2])
+    assert len(plain) <= STAGE * len(plain.slots)
+    with pytest.raises(ValueError, match="wanted width 5"):
+        HashTable.of_rows(5, rows)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.checkpoint import CheckpointFiles
+from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model

@@ -1,0 +1,85 @@
+"""A checkpoint: what isn't an array, and the arrays; and the model of it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from learner.checkpoints.file_format import Footer
+from learner.checkpoints.model_arrays import Arrays, restore_arrays, rows_of_parts, small_arrays
+from learner.training.model import Model
+from stream.runtime.errors import BadSnapshot, CheckpointError
+from stream.spec.spec import Spec
+from stream.spec.spec_file import decode_spec, encode_spec
+
+
+class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published."""
+
+    fingerprint: str
+    offset: int
+    examples: int
+    duplicates: int
+    watermark_ms: int
+    learned_ms: int
+    warm_starts: int
+    warm_at: int
+    slices: list[str]  # rows of the metrics' arrays, after the first
+    token: int
+    version: int
+    organic: int = 0
+    spec: str = ""  # as JSON, with its identity and tunables; earlier builds wrote the fingerprint alone
+    previous: list[str] = []  # specs that it evolved from
+
+
+class Origin(NamedTuple):
+    """The file that a checkpoint was written to, or read from."""
+
+    name: str
+    digest: str
+    footer: Footer
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A copy of the model's state, which another thread can write. `origin`: of one that was read."""
+
+    meta: Meta
+    arrays: Arrays
+    origin: Origin | None = None
+
+
+def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
+    """Copy the model's state at once; a `Checkpointer` does it run by run."""
+    return Checkpoint(meta_of(model, offset, token, version), small_arrays(model) | rows_of_parts(model))
+
+
+def meta_of(model: Model, offset: int, token: int, version: int) -> Meta:
+    """What isn't an array."""
+    return Meta(
+        model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
+        model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
+        encode_spec(model.spec).decode(), [encode_spec(spec).decode() for spec in model.previous],
+    )  # fmt: skip
+
+
+def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
+    """The model that was copied. Raises CheckpointError when it belongs to another spec."""
+    meta = checkpoint.meta
+    if meta.fingerprint != spec.fingerprint():
+        raise CheckpointError(
+            f"the checkpoint of {spec.name!r} belongs to another spec "
+            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): `thalweg evolve --spec FILE` carries the "
+            "model over to the changed spec; or give that a new name, and it is learned from the log's beginning"
+        )
+    model = Model(spec, seed, previous=[decode_spec(text.encode()) for text in meta.previous])
+    try:
+        model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
+        model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
+        model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
+        restore_arrays(model, checkpoint.arrays, meta.slices)
+    except (KeyError, ValueError, IndexError, BadSnapshot) as error:
+        raise CheckpointError(
+            f"the checkpoint of {spec.name!r} has an array missing or of the wrong shape: {error!r}"
+        ) from error
+    return model
