@@ -20,6 +20,7 @@ NAMES = {
     "joint": "the learner's step against the same network in plain torch; examples per second",
     "learn": "the learner from Kafka to weights, and whole backtests; peers: torch with autograd, Vowpal Wabbit",
     "quality": "AUC on MovieLens and in the store: wide, deep, both, an ensemble, the peers; same pages, same features",
+    "sampling": "the learner at shares of the negatives, in the store at 1 %: time, AUC, calibration",
     "scenarios": "the store's scenarios, one by one: what each does to Wide & Deep in closed loop",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",

@@ -52,11 +52,12 @@ def kernel_predictions(examples: int) -> Iterator[F64]:
     """The wide part's kernel: predictions before each example is learned, CHUNK at a time."""
     ftrl = Ftrl(FtrlRates(np.array([ALPHA], np.float32), BETA, 0.0, 0.0))
     keys = WideKeys(np.full(CHUNK, 1 << 8 | 1, np.uint64), np.arange(CHUNK + 1))
-    zeros, ones, corrects = np.zeros(CHUNK, np.float32), np.ones(CHUNK, np.float32), np.zeros(CHUNK, np.bool_)
+    zeros, ones, pages = np.zeros(CHUNK, np.float32), np.ones(CHUNK, np.float32), np.zeros(CHUNK, np.uint64)
     output = WideOutput(np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32))
     for labels in labels_of(examples):
         state = ftrl.prepare(keys.keys, 0)
-        learn_wide_examples(state, keys, WideExamples(zeros, labels, ones, np.zeros(CHUNK)), 0, CHUNK, corrects, output)
+        known = WideExamples(zeros, labels, ones, np.zeros(CHUNK), pages)
+        learn_wide_examples(state, keys, known, 0, CHUNK, zeros, output)
         yield 1 / (1 + np.exp(-output.logits.astype(np.float64)))
 
 

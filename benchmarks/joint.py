@@ -86,7 +86,7 @@ def encoded(spec: Spec, made: list[Examples], batch: int) -> list[Record]:
     records = []
     for i in range(0, len(made) - batch + 1, batch):
         flat = batch_of([made[i : i + batch]], model.layout, batch).examples
-        targets = Targets(flat.ids, flat.labels, flat.weights, flat.time_ms)
+        targets = Targets(flat.ids, flat.labels, flat.weights, flat.time_ms, flat.page_keys)
         records.append(Record(model.encoder.wide_keys(flat.pages), model.encoder.deep_input(flat.pages), targets))
     return records
 
@@ -109,8 +109,8 @@ def step(wide: Ftrl, deep: DeepModel, record: Record) -> None:
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
     cuts = np.array([0, len(targets.labels)])
     state = wide.prepare(keys.keys, 1)
-    corrects = np.zeros(len(predictions), np.bool_)
-    learn_micro_batches(state, deep.prepare(known.ids), given, targets, cuts, corrects, predictions, logits)
+    earlier = np.zeros(len(predictions), np.float32)
+    learn_micro_batches(state, deep.prepare(known.ids), given, targets, cuts, earlier, predictions, logits)
 
 
 def joint_ex_s(spec: Spec, records: list[Record], batch: int) -> float:
@@ -188,8 +188,9 @@ def vocabulary_ratio(spec: Spec, steps: int, repeats: int) -> float:
             keys = WideKeys(np.full(batch, 1 << 8 | 1, np.uint64), np.arange(batch + 1))
             labels = random.integers(0, 2, batch).astype(np.float32)
             targets = Targets(
-                np.arange(batch, dtype=np.uint64), labels, np.ones(batch, np.float32), np.full(batch, 1e6)
-            )
+                np.arange(batch, dtype=np.uint64), labels, np.ones(batch, np.float32), np.full(batch, 1e6),
+                np.arange(1, batch + 1, dtype=np.uint64),
+            )  # fmt: skip
             records.append(Record(keys, known, targets))
         worlds.append((wide, model.deep, records))
     ratios = []

@@ -51,12 +51,12 @@ def learn_all(ftrl: Ftrl, batches: Sequence[Batch]) -> list[float]:
     taken, seconds = time.process_time(), []
     for keys, labels in batches:
         ones, nothing = np.ones(len(labels), np.float32), np.zeros(len(labels), np.float32)
-        corrects = np.zeros(len(labels), np.bool_)
-        examples = WideExamples(nothing, labels, ones, np.zeros(len(labels)))
+        pages = np.arange(len(labels), dtype=np.uint64)
+        examples = WideExamples(nothing, labels, ones, np.zeros(len(labels)), pages)
         output = WideOutput(np.empty(len(labels), np.float32), np.empty(len(labels), np.float32))
         begun = time.process_time()
         state = ftrl.prepare(keys.keys, 0)
-        learn_wide_examples(state, keys, examples, 0, len(labels), corrects, output)
+        learn_wide_examples(state, keys, examples, 0, len(labels), nothing, output)
         ended = time.process_time()
         seconds.append(ended - begun)
         if ended - taken > TAKE_EVERY_S:

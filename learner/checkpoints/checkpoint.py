@@ -28,6 +28,8 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     token: int
     version: int
     organic: int = 0
+    left_out: int = 0
+    sampled_out: int = 0
     spec: str = ""  # as JSON, with its identity and tunables; earlier builds wrote the fingerprint alone
     previous: list[str] = []  # specs that it evolved from
 
@@ -59,7 +61,8 @@ def meta_of(model: Model, offset: int, token: int, version: int) -> Meta:
     return Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
-        encode_spec(model.spec).decode(), [encode_spec(spec).decode() for spec in model.previous],
+        model.left_out, model.sampled_out, encode_spec(model.spec).decode(),
+        [encode_spec(spec).decode() for spec in model.previous],
     )  # fmt: skip
 
 
@@ -75,6 +78,7 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
     model = Model(spec, seed, previous=[decode_spec(text.encode()) for text in meta.previous])
     try:
         model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
+        model.left_out, model.sampled_out = meta.left_out, meta.sampled_out
         model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
         model.warm_starts, model.warm_start_at = meta.warm_starts, meta.warm_at
         restore_arrays(model, checkpoint.arrays, meta.slices)

@@ -68,6 +68,7 @@ def small_arrays(model: Model) -> Arrays:
         "admission_young": model.wide.admission.young.copy(),
         "admission_old": model.wide.admission.old.copy(),
         "admission_added": model.wide.admission.added.copy(),
+        "admission_pages": model.wide.admission.pages.copy(),
         "statistics_sweep": model.statistics.evictor.state(),
         "likenesses_sweep": model.statistics.likeness_evictor.state(),
         **model.progress.arrays(),
@@ -144,7 +145,8 @@ def _restore_wide(wide: Ftrl, arrays: Arrays) -> None:
     else:
         wide.table = HashTable.of_rows(WIDE_WIDTH, wide.restore_sums(arrays["wide"]))
     wide.evictor.restore(arrays["wide_sweep"])
-    wide.admission.restore(arrays["admission_young"], arrays["admission_old"], arrays["admission_added"])
+    young, old, added = (arrays[f"admission_{name}"] for name in ("young", "old", "added"))
+    wide.admission.restore(young, old, added, arrays.get("admission_pages"))
 
 
 def _restore_deep(deep: DeepModel, arrays: Arrays) -> None:

@@ -22,7 +22,8 @@ NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 class DeepModel:
     """The deep part's state. It predicts by itself; kernels train what `prepare` returns."""
 
-    def __init__(self, spec: Deep, lists: int, numbers: int, seed: int = 0) -> None:
+    def __init__(self, spec: Deep, lists: int, numbers: int, seed: int = 0, unseen: U64 | None = None) -> None:
+        """`unseen`: as `Vocabulary` has it; None: all lists share a row for ids without one."""
         self.spec, self.lists, self.numbers = spec, lists, numbers
         expire_ms = duration_ms(spec.expire) if spec.expire else 0
         self.forgetting = Forgetting(duration_ms(spec.half_life) if spec.half_life else 0)
@@ -30,7 +31,8 @@ class DeepModel:
         if spec.half_life:  # what sums start at doesn't fade
             start, floor = floor, start
         self.floor = np.float32(floor)
-        self.vocabulary = Vocabulary(spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms, start)
+        keys = np.zeros(lists, np.uint64) if unseen is None else unseen
+        self.vocabulary = Vocabulary(spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms, start, keys)
         self.embedding_rate = spec.learning_rate if spec.embedding_rate is None else spec.embedding_rate
         self.boundaries: F32 = np.zeros((0, 0), np.float32)
         self.sample: F32 = np.full((SAMPLE_SIZE, numbers), np.nan, np.float32)

@@ -56,44 +56,45 @@ class Targets(NamedTuple):
 
     ids: U64
     labels: F32
-    weights: F32
+    weights: F32  # 0 where none was learned earlier: it's predicted only
     time_ms: Any
+    pages: U64  # hash of each one's page
 
 
 @kernel
 def learn_micro_batches(
-    wide: Any, deep: Any, inputs: Any, targets: Any, bounds: Any, corrects: Any, predictions: Any, wide_logits: Any
+    wide: Any, deep: Any, inputs: Any, targets: Any, bounds: Any, earlier: Any, predictions: Any, wide_logits: Any
 ) -> None:
     """Learn the micro-batches between neighbouring `bounds` in order; each is predicted before it's learned.
 
-    `corrects`: which take back an earlier label, bool [B]. Writes probabilities and wide logits, float32 [B].
+    `earlier` as in `learn_wide_examples`, float32 [B]. Writes probabilities and wide logits, float32 [B].
     """
     gradients = np.empty(predictions.shape[0], np.float32)
     logits = np.empty(predictions.shape[0], np.float32)
     keys, output = WideKeys(inputs.keys, inputs.key_offsets), WideOutput(wide_logits, gradients)
-    examples = WideExamples(logits, targets.labels, targets.weights, targets.time_ms)
+    examples = WideExamples(logits, targets.labels, targets.weights, targets.time_ms, targets.pages)
     for batch in range(bounds.shape[0] - 1):
         first, last = bounds[batch], bounds[batch + 1]
         activations, slots, rows = predict_batch(deep, inputs, first, last, logits)
-        learn_wide_examples(wide, keys, examples, first, last, corrects, output)
+        learn_wide_examples(wide, keys, examples, first, last, earlier, output)
         for b in range(first, last if deep.half_life_ms else first):
             advance(deep.clock, deep.half_life_ms, targets.time_ms[b])
         step_deep(deep, inputs, first, last, activations, rows, gradients)
-        record_sightings(deep, inputs, targets, first, last, slots)
+        record_sightings(deep, inputs, targets, earlier, first, last, slots, rows)
         for b in range(first, last):
             logit = np.float64(wide_logits[b]) + np.float64(logits[b])
             predictions[b] = np.float32(1.0 / (1.0 + np.exp(-logit)))
 
 
 @kernel
-def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, corrects: Any, predictions: Any) -> None:
+def learn_wide(wide: Any, keys: Any, offsets: Any, targets: Any, earlier: Any, predictions: Any) -> None:
     """Learn a record's examples in order without a deep part. Writes probabilities, float32 [B]."""
     n = predictions.shape[0]
     zeros, logits = np.zeros(n, np.float32), np.empty(n, np.float32)
-    examples = WideExamples(zeros, targets.labels, targets.weights, targets.time_ms)
+    examples = WideExamples(zeros, targets.labels, targets.weights, targets.time_ms, targets.pages)
     output = WideOutput(logits, np.empty(n, np.float32))
     first = n - n  # a literal 0 would be another signature, compiled once more
-    learn_wide_examples(wide, WideKeys(keys, offsets), examples, first, n, corrects, output)
+    learn_wide_examples(wide, WideKeys(keys, offsets), examples, first, n, earlier, output)
     for b in range(n):
         predictions[b] = np.float32(1.0 / (1.0 + np.exp(-np.float64(logits[b]))))
 
@@ -105,7 +106,7 @@ def predict_batch(deep: Any, inputs: Any, first: Any, last: Any, logits: Any) ->
     offsets = inputs.id_offsets[first * lists : last * lists + 1]
     ids = inputs.ids[offsets[0] : offsets[-1]]
     slots, rows = np.empty(ids.shape[0], np.int64), np.empty(ids.shape[0], np.int64)
-    look_up(vocabulary.slots, ids, slots, rows)
+    look_up(vocabulary, ids, offsets, slots, rows)
     activations = allocate_activations(tower, last - first)
     width = tower.widths[0]
     pool(vocabulary.embeddings, rows, offsets, lists, activations, width)
@@ -217,14 +218,21 @@ def unique_rows(rows: Any) -> Any:
 
 
 @kernel
-def record_sightings(deep: Any, inputs: Any, targets: Any, first: Any, last: Any, slots: Any) -> None:
-    """Count the ids of examples first:last; sample their numbers, each at the index that its example id hashes to."""
+def record_sightings(
+    deep: Any, inputs: Any, targets: Any, earlier: Any, first: Any, last: Any, slots: Any, rows: Any
+) -> None:
+    """Count the ids of examples first:last; sample their numbers, each at the index that its example id hashes to.
+
+    A correction doesn't count: its page was counted when it was learned first.
+    """
     lists, offsets, sample, sampled = deep.lists, inputs.id_offsets, deep.sample, deep.sampled
     base, end = offsets[first * lists], offsets[last * lists]
-    times_ms = np.empty(end - base, targets.time_ms.dtype)
+    times_ms, pages = np.empty(end - base, targets.time_ms.dtype), np.empty(end - base, np.uint64)
     for b in range(first, last):
         times_ms[offsets[b * lists] - base : offsets[(b + 1) * lists] - base] = targets.time_ms[b]
+        page = targets.pages[b] if earlier[b] == 0 and targets.weights[b] != 0 else np.uint64(0)
+        pages[offsets[b * lists] - base : offsets[(b + 1) * lists] - base] = page
         index = np.int64(targets.ids[b] % np.uint64(SAMPLE_SIZE))
         sample[index] = inputs.numbers[b]
         sampled[index] = 1
-    count_sightings(deep.vocabulary, inputs.ids[base:end], slots, times_ms)
+    count_sightings(deep.vocabulary, inputs.ids[base:end], slots, rows, times_ms, pages)

@@ -1,8 +1,13 @@
-"""Embedding rows for ids: assigned at the `min_count`-th sighting in the stream, reused when their id is evicted.
+"""Embedding rows for ids: assigned on the `min_count`-th page in the stream, reused when their id is evicted.
 
 A row's vector and AdaGrad sums lie side by side, [vector | sums], so a step waits for memory once. Arrays have
-`max_rows` rows from the start: the system allocates a page when it's first written, so growing never copies. Row 0 is
-the vector of all ids without a row.
+`max_rows` rows from the start: the system allocates a page when it's first written, so growing never copies.
+
+Each column has a row for its ids that have none: an ordinary row under a key of the column's, which never expires. A
+new id's vector starts there, plus noise. In a model of an earlier build all columns shared row 0: theirs start as that.
+
+A page counts once, however many of its items have the id and in whatever records their examples come: an id without a
+row remembers its last three pages, by hash. Another page counts again after three others in between.
 """
 
 from typing import Any, Final, NamedTuple
@@ -16,12 +21,16 @@ from stream.tables.hash_kernels import AHEAD, find, find_or_insert, home, mix, p
 from stream.tables.hash_table import HashTable, distinct
 from stream.tables.jit import kernel
 
-WIDTH: Final = 4  # key; row (0: none yet), sightings, event time of the newest (ms)
+WIDTH: Final = 4  # key; row (0: none yet), pages, event time of the newest (ms)
+PAGES_BITS: Final = 16  # of the count of pages, and of the hash of each of the last three, newest first
+PAGES_MASK: Final = np.uint64((1 << PAGES_BITS) - 1)
+FOREVER: Final = np.uint64(1 << 62)  # event time of rows that never expire
 EMBEDDING_INIT: Final = 0.02
 EVICT_EXAMPLES: Final = 4_096  # between two evictions, at least
 EVICT_KEYS: Final = 16  # ... and one example per this many keys: the cost per example is the same at any size
 HIGH_WATER, LOW_WATER = 15 / 16, 7 / 8  # shares of `max_rows`: above the one, rows are evicted down to the other
 ROWS, FREE, CHANGED = 0, 1, 2  # indices of `counts`
+NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 TRAINED, ASSIGNED = 1, 2  # values of `marks`: since the last publish the row was trained, or assigned to another id
 
 
@@ -38,22 +47,26 @@ class VocabularyState(NamedTuple):
     free: I64  # stack of rows to reuse
     min_count: int
     initial: np.float32  # AdaGrad's sums of a new row
+    unseen: I64  # (lists,): the row of each list's ids that have none
 
 
 class Vocabulary:
     """Rows for ids. Raises SpecError when there's no address space for `max_rows`."""
 
     def __init__(
-        self, dim: int, min_count: int, max_rows: int, expire_ms: int = 0, initial_accumulator: float = 0.0
-    ) -> None:
+        self, dim: int, min_count: int, max_rows: int, expire_ms: int = 0, initial_accumulator: float = 0.0,
+        unseen: U64 = NO_KEYS,
+    ) -> None:  # fmt: skip
+        """`unseen` uint64 [lists]: the key of each list's row for ids that have none, or 0."""
         self.dim, self.min_count, self.max_rows, self.expire_ms = dim, min_count, max_rows, expire_ms
         self.initial = np.float32(initial_accumulator)
         self.table = HashTable(WIDTH, tracked=False)
         try:
-            self.embeddings: F32 = np.zeros((max_rows + 1, 2 * dim), np.float32)
-            self.keys: U64 = np.zeros(max_rows + 1, np.uint64)
-            self.marks = np.zeros(max_rows + 1, np.uint8)
-            self._changed: I64 = np.zeros(max_rows + 1, np.int64)
+            rows_max = max_rows + 1 + len(unseen)
+            self.embeddings: F32 = np.zeros((rows_max, 2 * dim), np.float32)
+            self.keys: U64 = np.zeros(rows_max, np.uint64)
+            self.marks = np.zeros(rows_max, np.uint8)
+            self._changed: I64 = np.zeros(rows_max, np.int64)
         except MemoryError:
             raise SpecError(
                 f"no room for {max_rows} embedding rows of {dim}: set deep.max_rows to what this machine has memory for"
@@ -62,7 +75,21 @@ class Vocabulary:
         self._free: I64 = np.zeros(0, np.int64)
         self.counts: I64 = np.array([1, 0, 0], np.int64)
         self.evicted = self.evicted_pending = 0  # ids with a row, and without
+        self._counted = 1  # pages that `count` made up
         self.tombstones: list[U64] = []  # published ids that lost their row since the last publish; at most `max_rows`
+        self.unseen_keys, self._unseen = unseen, np.zeros(len(unseen), np.int64)
+        self._assign_unseen()
+
+    def _assign_unseen(self) -> None:
+        """Give columns that have no row for unseen ids one, which starts as row 0."""
+        for key in self.unseen_keys[self.unseen_keys != 0]:
+            if not self.table.rows_of(np.array([key]))[0, 1]:
+                row = self.counts[ROWS]
+                self.counts[ROWS] += 1
+                self.table.put(np.array([[key, row, 0, FOREVER]], np.uint64))
+                self.embeddings[row], self.keys[row] = self.embeddings[0], key
+                self.mark(np.array([row]))
+        self._unseen = self.rows_of(self.unseen_keys)
 
     @property
     def rows(self) -> int:
@@ -86,12 +113,12 @@ class Vocabulary:
     @property
     def assigned(self) -> int:
         """Ids with a row."""
-        return len(self) - 1
+        return len(self) - 1 - int(np.count_nonzero(self._unseen))
 
     @property
     def pending(self) -> int:
         """Ids without a row whose sightings are counted."""
-        return len(self.table) - self.assigned
+        return len(self.table) - len(self) + 1
 
     @property
     def over_high_water(self) -> bool:
@@ -105,16 +132,31 @@ class Vocabulary:
     def prepare(self, ids: U64) -> VocabularyState:
         """Reserve table slots for these ids. The state is valid until the next `prepare` or `evict`."""
         self.table.reserve_for(ids)
+        self.table.mark_runs(self.unseen_keys)
         return VocabularyState(self.table.slots, self.table.counts, self.counts, self.embeddings, self.keys,
-                               self.marks, self._changed, self._free, self.min_count, self.initial)  # fmt: skip
+                               self.marks, self._changed, self._free, self.min_count, self.initial,
+                               self._unseen)  # fmt: skip
 
     def rows_of(self, ids: U64) -> I64:
         """Row of each id; 0 for those without one."""
         return self.table.rows_of(ids)[:, 1].astype(np.int64)
 
+    def rows_in_lists(self, ids: U64, offsets: I64) -> I64:
+        """Row of each id in lists of ids, [ids]: that of the list's unseen ids where it has none; `offsets` as in
+        `DeepInput`."""
+        rows = self.rows_of(ids)
+        if len(self._unseen):
+            of_list = np.repeat(np.resize(self._unseen, len(offsets) - 1), np.diff(offsets))
+            rows = np.where(rows == 0, of_list, rows)
+        return rows
+
     def count(self, ids: U64, time_ms: int = 0) -> None:
-        """Count a sighting of each id, in this order."""
-        count_sightings(self.prepare(ids), ids, np.full(len(ids), -1, np.int64), np.full(len(ids), time_ms, np.int64))
+        """Count a sighting of each id, in this order, each on a page of its own; new rows start at row 0."""
+        state, n = self.prepare(ids), len(ids)
+        slots, rows, pages = np.full(n, -1, np.int64), np.zeros(n, np.int64), np.arange(n, dtype=np.uint64)
+        pages += np.uint64(self._counted)
+        self._counted += n
+        count_sightings(state, ids, slots, rows, np.full(n, time_ms, np.int64), pages)
 
     def evict_every(self) -> int:
         """Examples between two evictions: a power of two, and a function of the state alone."""
@@ -131,6 +173,7 @@ class Vocabulary:
         if not self.expire_ms and not self.over_high_water:
             return
         rows = self.table.rows()
+        rows = rows[rows[:, 3] != FOREVER]
         seen, has_row = rows[:, 3], rows[:, 1] != 0
         old = seen + np.uint64(self.expire_ms) < np.uint64(now_ms) if self.expire_ms else np.zeros(len(rows), np.bool_)
         for group in (has_row, ~has_row):
@@ -170,10 +213,12 @@ class Vocabulary:
         if max(indices.max(initial=0), free.max(initial=0)) >= min(count, len(self.embeddings)):
             raise ValueError(f"embedding rows beyond the {count} that there are, or over deep.max_rows")
         self.table = HashTable.of_rows(WIDTH, rows, tracked=False)
+        self.keys[: self.rows], self.marks[: self.rows] = 0, 0
         self.embeddings[0], self.embeddings[indices] = unseen, embeddings
         self.keys[indices] = assigned[:, 0]
         self._free = free.copy()
         self.counts[:] = count, len(free), 0
+        self._assign_unseen()
 
     def take_changed(self) -> U64:
         """Ids whose rows changed, or were evicted, since the last call; 0 is the row of unseen ids."""
@@ -224,30 +269,39 @@ def mark_row(row: Any, marks: Any, changed: Any, counts: Any) -> None:
 
 
 @kernel
-def look_up(table: Any, ids: Any, slots: Any, rows: Any) -> None:
-    """Write each id's slot in the table (−1: none) and its embedding row (0: none)."""
+def look_up(vocabulary: Any, ids: Any, offsets: Any, slots: Any, rows: Any) -> None:
+    """Write the slot of each id of some lists in the table (−1: none), and its embedding row or that of its list's
+    unseen ids. `offsets` as in `DeepInput`, of a whole number of examples."""
+    table, unseen, k = vocabulary.slots, vocabulary.unseen, 0
     for i in range(ids.shape[0]):
         if i + AHEAD < ids.shape[0]:
             prefetch_row(table, home(table, ids[i + AHEAD]))
         slots[i] = find(table, ids[i])
     for i in range(ids.shape[0]):
-        rows[i] = np.int64(table[slots[i], 1]) if slots[i] >= 0 else 0
+        while offsets[k + 1] - offsets[0] <= i:
+            k += 1
+        row = np.int64(table[slots[i], 1]) if slots[i] >= 0 else 0
+        rows[i] = row if row != 0 else unseen[k % unseen.shape[0]]
 
 
 @kernel
-def count_sightings(vocabulary: Any, ids: Any, slots: Any, times_ms: Any) -> None:
-    """Count a sighting of each id at its event time; `slots` as `look_up` found them.
+def count_sightings(vocabulary: Any, ids: Any, slots: Any, rows: Any, times_ms: Any, pages: Any) -> None:
+    """Count a sighting of each id at its event time, on a page by its hash (0: it doesn't count).
 
-    A new row starts at a hash of its id: uniform in ±EMBEDDING_INIT. While no row is free, ids stay pending.
+    `slots` and `rows` as `look_up` found them: a new row starts at the vector that was read instead of it, plus a hash
+    of its id, uniform in ±EMBEDDING_INIT. While no row is free, ids stay pending.
     """
     table, counts, embeddings = vocabulary.slots, vocabulary.counts, vocabulary.embeddings
     dim = embeddings.shape[1] // 2
     for i in range(ids.shape[0]):
         time = np.uint64(max(0, times_ms[i]))
         slot = slots[i] if slots[i] >= 0 else find_or_insert(table, ids[i], vocabulary.table_counts)
-        table[slot, 2] += np.uint64(1)
         table[slot, 3] = max(table[slot, 3], time)
-        if table[slot, 1] != 0 or table[slot, 2] < np.uint64(vocabulary.min_count):
+        if table[slot, 1] != 0:
+            continue
+        if pages[i] != 0:
+            table[slot, 2] = _with_page(table[slot, 2], ids[i], pages[i])
+        if table[slot, 2] & PAGES_MASK < np.uint64(vocabulary.min_count):
             continue
         if counts[FREE] > 0:
             counts[FREE] -= 1
@@ -263,7 +317,18 @@ def count_sightings(vocabulary: Any, ids: Any, slots: Any, times_ms: Any) -> Non
         vocabulary.marks[row] = ASSIGNED
         for c in range(dim):
             h = mix(ids[i], np.uint64(c + 1))
-            embeddings[row, c] = np.float32(
-                (np.float64(h >> np.uint64(11)) / 4503599627370496.0 - 1.0) * EMBEDDING_INIT
-            )
+            noise = np.float32((np.float64(h >> np.uint64(11)) / 4503599627370496.0 - 1.0) * EMBEDDING_INIT)
+            embeddings[row, c] = embeddings[rows[i], c] + noise
             embeddings[row, dim + c] = vocabulary.initial
+
+
+@kernel
+def _with_page(pages: Any, key: Any, page: Any) -> Any:
+    """An id's word of pages after a sighting on this one: unchanged if it is among the last three."""
+    mark = mix(key, page) >> np.uint64(64 - PAGES_BITS) | np.uint64(1)  # 0: none
+    for i in range(1, 4):
+        if pages >> np.uint64(i * PAGES_BITS) & PAGES_MASK == mark:
+            return pages
+    count = min(pages & PAGES_MASK, PAGES_MASK - np.uint64(1)) + np.uint64(1)
+    marks = (pages & ~PAGES_MASK) << np.uint64(PAGES_BITS) | mark << np.uint64(PAGES_BITS)
+    return marks | count

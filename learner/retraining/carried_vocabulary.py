@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from learner.deep.vocabulary import EMBEDDING_INIT, LOW_WATER, Vocabulary
+from learner.deep.vocabulary import EMBEDDING_INIT, FOREVER, LOW_WATER, Vocabulary
 from stream.tables.dtypes import F32, U64, Bools
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
@@ -16,7 +16,8 @@ def carry_vocabulary(before: Vocabulary, vocabulary: Vocabulary, stale: U64) -> 
     Components that a vector didn't have start as a new row's do.
     """
     rows, embeddings = before.table.rows(), before.embeddings[: before.rows]
-    kept = ~np.isin(rows[:, 0], stale)
+    foreign = (rows[:, 3] == FOREVER) & ~np.isin(rows[:, 0], vocabulary.unseen_keys)  # of columns that are gone
+    kept = ~np.isin(rows[:, 0], stale) & ~foreign
     for has_row in (rows[:, 1] != 0, rows[:, 1] == 0):
         kept &= ~has_row | _newest(rows[:, 3], kept & has_row, int(LOW_WATER * vocabulary.max_rows))
     sources = rows[kept & (rows[:, 1] != 0), 1].astype(np.int64)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from learner.training.figures import cross_entropy
-from stream.tables.dtypes import F32, F64, I64, U64, Bools
+from stream.tables.dtypes import F32, F64, I64, U64
 
 SIGMAS: Final = 1.96  # half width of the interval, in standard errors
 WORSE_MAX: Final = 0.01  # of normalised entropy: a new model may be so much worse, at the interval's upper end
@@ -38,16 +38,20 @@ class Heard:
     ids: list[U64] = field(default_factory=list)
     predictions: list[F32] = field(default_factory=list)
     labels: list[F32] = field(default_factory=list)
-    corrected: list[Bools] = field(default_factory=list)
+    weights: list[F32] = field(default_factory=list)
+    earlier: list[F32] = field(default_factory=list)
     pages: list[I64] = field(default_factory=list)
     count: int = 0
 
-    def add(self, ids: U64, predictions: F32, labels: F32, corrected: Bools | None, pages: I64) -> None:
-        """Predictions of examples in order, arrays [B]. `pages`: a number of each one's page."""
+    def add(self, ids: U64, predictions: F32, labels: F32, weights: F32, earlier: F32, pages: I64) -> None:
+        """Predictions of examples in order, arrays [B]. `earlier`: weights of the other label, which each takes back.
+        `pages`: a number of each one's page.
+        """
         self.ids.append(ids)
         self.predictions.append(predictions)
         self.labels.append(labels)
-        self.corrected.append(np.zeros(len(ids), np.bool_) if corrected is None else corrected)
+        self.weights.append(weights)
+        self.earlier.append(earlier)
         self.pages.append(pages)
         self.count += len(ids)
 
@@ -59,19 +63,20 @@ def judge(live: Heard, new: Heard) -> Verdict:
         return Verdict(False, "no example came to judge it by", 0, 0, 0.0, 0.0, 0.0, 0.0)
     ids, other = np.concatenate(live.ids)[:n], np.concatenate(new.ids)[:n]
     assert (ids == other).all(), "both learn the same examples in the same order"
-    labels, corrected = np.concatenate(live.labels)[:n], np.concatenate(live.corrected)[:n]
-    losses = [_losses(np.concatenate(heard.predictions)[:n], labels, corrected) for heard in (live, new)]
-    positives = float(labels[~corrected].sum() + (2 * labels[corrected] - 1).sum())
-    examples = int(n - corrected.sum())
-    rate = min(max(positives / max(1, examples), 1.0 / (examples + 2)), 1.0 - 1.0 / (examples + 2))
-    scale = examples * cross_entropy(rate, rate)
+    labels, weights, earlier = (np.concatenate(of)[:n] for of in (live.labels, live.weights, live.earlier))
+    losses = [_losses(np.concatenate(one.predictions)[:n], labels, weights, earlier) for one in (live, new)]
+    positives = float((weights * labels - earlier * (1.0 - labels)).sum())
+    examples = float((weights - earlier).sum())
+    least = 1.0 / (abs(examples) + 2.0)
+    rate = min(max(positives / max(1.0, examples), least), 1.0 - least)
+    scale = max(1.0, examples) * cross_entropy(rate, rate)
     differences = np.bincount(np.unique(np.concatenate(live.pages)[:n], return_inverse=True)[1], losses[1] - losses[0])
     mean = float(differences.sum()) / scale
     spread = float(np.sqrt(np.square(differences - differences.mean()).sum()))
     low, high = mean - SIGMAS * spread / scale, mean + SIGMAS * spread / scale
     entropies = [float(of.sum()) / scale for of in losses]
     reason = _reason(entropies[1], mean, low, high)
-    return Verdict(not reason, reason, examples, round(positives), entropies[0], entropies[1], low, high)
+    return Verdict(not reason, reason, round(examples), round(positives), entropies[0], entropies[1], low, high)
 
 
 def _reason(entropy: float, mean: float, low: float, high: float) -> str:
@@ -86,10 +91,10 @@ def _reason(entropy: float, mean: float, low: float, high: float) -> str:
     return ""
 
 
-def _losses(predictions: F32, labels: F32, corrected: Bools) -> F64:
-    """Log losses; a correction adds that of its label and takes that of the other away. float64 [n]."""
+def _losses(predictions: F32, labels: F32, weights: F32, earlier: F32) -> F64:
+    """Weighted log losses, less those of the other label where it is taken back. float64 [n]."""
     p = np.clip(predictions.astype(np.float64), P_MIN, 1.0 - P_MIN)
     of_label = np.where(labels > 0.5, -np.log(p), -np.log1p(-p))
     of_other = np.where(labels > 0.5, -np.log1p(-p), -np.log(p))
-    found: F64 = of_label - np.where(corrected, of_other, 0.0)
+    found: F64 = weights.astype(np.float64) * of_label - earlier.astype(np.float64) * of_other
     return found

@@ -27,7 +27,7 @@ def encoded_window(model: Model, records: Sequence[Record]) -> list[EncodedBatch
     for first in range(0, len(records), CHUNK):
         for chunk in model.record_encoder.records(records[first : first + CHUNK]):
             batch = chunk.examples.batch(0, len(chunk))
-            new = seen.add_records(batch.targets.ids, batch.ends, chunk.sources)
+            new = seen.add_records(batch.ids, batch.all_ends, chunk.sources)
             if new.any():
                 found.append(batch if new.all() else model.batch_encoder.encode(batch.take(new)))
     return found
@@ -38,6 +38,7 @@ def train_on_window(model: Model, batches: Sequence[EncodedBatch]) -> int:
 
     Neither statistics nor figures change, nor how many examples the model has learned.
     """
+    batches = [batch for batch in batches if len(batch.earlier)]  # of others no example is predicted
     if model.deep:
         for batch in batches:
             _sample_numbers(model.deep, batch)
@@ -66,15 +67,14 @@ def _known_wide_rows(model: Model, batches: Sequence[EncodedBatch]) -> U64:
 
 def _train(model: Model, batch: EncodedBatch) -> None:
     inputs = batch.inputs
-    corrects = np.zeros(len(batch), np.bool_) if batch.later is None else batch.later
-    wide_logits, predictions = np.empty((2, len(batch)), np.float32)
+    wide_logits, predictions = np.empty((2, len(batch.earlier)), np.float32)
     keys = inputs.keys[inputs.key_offsets[0] : inputs.key_offsets[-1]]
     wide = model.wide.prepare(keys, batch.newest_ms)
     if model.deep is None:
-        learn_wide(wide, inputs.keys, inputs.key_offsets, batch.targets, corrects, predictions)
+        learn_wide(wide, inputs.keys, inputs.key_offsets, batch.targets, batch.earlier, predictions)
         return
     model.deep.begin_record()
     deep = model.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
-    learn_micro_batches(wide, deep, inputs, batch.targets, batch.bounds, corrects, predictions, wide_logits)
+    learn_micro_batches(wide, deep, inputs, batch.targets, batch.bounds, batch.earlier, predictions, wide_logits)
     if model.deep.vocabulary.over_high_water:
         model.evict()

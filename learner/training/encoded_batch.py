@@ -1,12 +1,13 @@
 """What the model reads of examples: keys, ids and numbers of both parts. Nothing here depends on what was learned."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from learner.deep.joint_step import Inputs, Targets
 from learner.training.example_batch import ExampleBatch, Selection, are_corrections
+from learner.training.negative_sampling import Multiplicities, micro_batches, multiplicities
 from learner.training.slices import Slices
 from stream.events.types import CORRECTIONS, INSTALLED, LATE_POSITIVE
 from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys
@@ -14,7 +15,7 @@ from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Layout
 from stream.features.statistics import StatisticKeys, StatisticsProgram
 from stream.spec.spec import Spec
-from stream.tables.dtypes import F32, F64, I64, Bools
+from stream.tables.dtypes import F32, F64, I64, U64, Bools
 from stream.tables.jit import kernel
 
 NEWEST_MS, INGEST_MS, LATER, INSTALLS, MICRO_BATCHES = range(5)  # columns of a record's summary
@@ -25,26 +26,37 @@ NO_STATISTICS: Final = StatisticKeys(np.zeros(0, np.uint64), np.zeros(1, np.int6
 
 @dataclass(slots=True)
 class EncodedBatch:
-    """The examples of one or more records as the model learns them; B examples. Batches share arrays: an offset counts
-    from the begin of arrays, which go on beyond this batch where they aren't of length B."""
+    """The examples of one or more records as the model learns them: N examples, of which B are predicted. Batches share
+    arrays: an offset counts from the begin of arrays, which go on beyond this batch where they aren't of length N or B.
+    """
 
     columns: ExampleBatch
     rows: slice  # of this batch, in `columns`
-    ends: I64  # i64[R + 1]: record r has examples ends[r]:ends[r + 1] of this batch
+    all_ends: I64  # i64[R + 1]: record r has examples all_ends[r]:all_ends[r + 1] of this batch
+    all_pages: Batch
+    outcomes: Outcomes
+    statistics: StatisticKeys
+    installs: list[tuple[int, int]]  # (id, ingest ms)
+    newest_ms: int  # greatest event time
+    ingest_ms: int  # greatest ingest time
+    ends: I64  # i64[R + 1]: the same of those that are predicted
     pages: Batch
     bounds: I64  # where each micro-batch begins, and the end
     inputs: Inputs
     targets: Targets
-    outcomes: Outcomes
-    statistics: StatisticKeys
+    counts: Multiplicities
+    earlier: F32  # f32[B]: the weight of the label that a later one takes back; 0: none
     members: Bools  # bool[B, S]: which example is in which slice
     later: Bools | None  # bool[B]: which carry a later label, a late positive or a retraction; None: none does
-    installs: list[tuple[int, int]]  # (id, ingest ms)
-    newest_ms: int  # greatest event time
-    ingest_ms: int  # greatest ingest time
+    left_out: int  # crosses of an item that had too many keys
 
     def __len__(self) -> int:
-        return len(self.targets.ids)
+        return len(self.outcomes.labels)
+
+    @property
+    def ids(self) -> U64:
+        """All examples' ids, uint64 [N]."""
+        return self.columns.ids[self.rows]
 
     def take(self, which: Selection) -> ExampleBatch:
         """The columns of these examples only."""
@@ -53,41 +65,45 @@ class EncodedBatch:
 
 @dataclass(slots=True)
 class EncodedRecords:
-    """R records that were encoded together; S statistics, F lists of ids."""
+    """R records that were encoded together; S statistics, F lists of ids. N examples, of which B are predicted."""
 
     columns: ExampleBatch
     ends: I64  # i64[R + 1]: record r has examples ends[r]:ends[r + 1]
-    wide: WideKeys
-    deep: DeepInput
     statistics: StatisticKeys
-    members: Bools
     labels: F64
     weights: F64
+    summaries: I64  # i64[R, 5]; of several records the greatest value of each column is used
+    predicted: ExampleBatch  # the same columns, unless negatives are sampled
+    predicted_ends: I64  # i64[R + 1]
+    counts: Multiplicities  # [B]
+    wide: WideKeys
+    deep: DeepInput
+    members: Bools
     starts: I64  # of micro-batches
     start_ends: I64  # i64[R + 1]: record r has micro-batches start_ends[r]:start_ends[r + 1]
-    summaries: I64  # i64[R, 5]; of several records the greatest value of each column is used
+    left_out: I64 | None  # i64[B]: how many crosses were left out; None: none can be
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
     @property
     def _lists(self) -> int:
-        return (len(self.deep.offsets) - 1) // max(1, len(self.columns))
+        return (len(self.deep.offsets) - 1) // max(1, len(self.predicted))
 
     @property
     def _kinds(self) -> int:
         """How many statistics an example has."""
         return (len(self.statistics.offsets) - 1) // max(1, len(self.columns))
 
-    def id_count(self, a: int, b: int) -> int:
-        """How many ids examples a:b have."""
-        lists = self._lists
-        return int(self.deep.offsets[b * lists] - self.deep.offsets[a * lists])
-
-    def statistic_count(self, a: int, b: int) -> int:
-        """How many rows of statistics examples a:b move."""
-        kinds = self._kinds
-        return int(self.statistics.offsets[b * kinds] - self.statistics.offsets[a * kinds])
+    def sizes(self, first: int, last: int) -> "StepSizes":
+        """What records first:last have."""
+        (n_a, n_b), (a, b) = self.ends[[first, last]].tolist(), self.predicted_ends[[first, last]].tolist()
+        lists, kinds, keys, ids = self._lists, self._kinds, self.wide.offsets, self.deep.offsets
+        rows = self.statistics.offsets
+        return StepSizes(
+            n_b - n_a, b - a, int(keys[b] - keys[a]), int(ids[b * lists] - ids[a * lists]),
+            int(rows[n_b * kinds] - rows[n_a * kinds]),
+        )  # fmt: skip
 
     def newest_ms(self, first: int, last: int) -> int:
         """Greatest event time of records first:last."""
@@ -95,20 +111,29 @@ class EncodedRecords:
 
     def batch(self, first: int, last: int) -> EncodedBatch:
         """The examples of records first:last."""
-        columns = self.columns
-        ends = self.ends[first : last + 1]
+        columns, few = self.columns, self.predicted
+        all_ends, ends = self.ends[first : last + 1], self.predicted_ends[first : last + 1]
         a, b = int(ends[0]), int(ends[-1])
-        rows = slice(a, b)
-        words, starts, page, position = columns.pages
+        all_rows, rows = slice(int(all_ends[0]), int(all_ends[-1])), slice(a, b)
         lists, kinds = self._lists, self._kinds
-        reasons, time_ms = columns.reasons[rows], columns.time_ms[rows]
         newest_ms, ingest_ms, later, installs, _ = self.summaries[first:last].max(axis=0).tolist()
         bounds = np.append(self.starts[self.start_ends[first] : self.start_ends[last]], b)
+        counts, weights = self.counts.part(rows), few.weights[rows]
         return EncodedBatch(
             columns,
-            rows,
+            all_rows,
+            all_ends - all_rows.start,
+            _pages_of(columns, all_rows),
+            Outcomes(self.labels[all_rows], self.weights[all_rows], columns.reasons[all_rows],
+                     columns.time_ms[all_rows]),
+            StatisticKeys(
+                self.statistics.keys, self.statistics.offsets[all_rows.start * kinds : all_rows.stop * kinds + 1]
+            ),
+            _installs(columns.take(all_rows)) if installs else [],
+            newest_ms,
+            ingest_ms,
             ends - a,
-            Batch(words, starts, page[rows], position[rows]),
+            _pages_of(few, rows),
             bounds - a,
             Inputs(
                 self.wide.keys,
@@ -117,15 +142,28 @@ class EncodedRecords:
                 self.deep.offsets[a * lists : b * lists + 1],
                 self.deep.numbers[rows],
             ),
-            Targets(columns.ids[rows], columns.labels[rows], columns.weights[rows], time_ms),
-            Outcomes(self.labels[rows], self.weights[rows], reasons, time_ms),
-            StatisticKeys(self.statistics.keys, self.statistics.offsets[a * kinds : b * kinds + 1]),
+            Targets(few.ids[rows], few.labels[rows], weights * counts.now, few.time_ms[rows], few.page_keys[rows]),
+            counts,
+            weights * counts.earlier,
             self.members[rows],
-            are_corrections(reasons) if later else None,
-            _installs(columns.take(rows)) if installs else [],
-            newest_ms,
-            ingest_ms,
-        )
+            are_corrections(few.reasons[rows]) if later else None,
+            int(self.left_out[rows].sum()) if self.left_out is not None else 0,
+        )  # fmt: skip
+
+
+class StepSizes(NamedTuple):
+    """What the examples of a step have."""
+
+    examples: int
+    predicted: int
+    keys: int  # of the wide part
+    ids: int  # of the deep part
+    statistics: int  # rows that they move
+
+
+def _pages_of(columns: ExampleBatch, rows: slice) -> Batch:
+    words, starts, page, position = columns.pages
+    return Batch(words, starts, page[rows], position[rows])
 
 
 class BatchEncoder:
@@ -134,6 +172,7 @@ class BatchEncoder:
     def __init__(self, spec: Spec, layout: Layout, features: Encoder, statistics: StatisticsProgram | None) -> None:
         self.features, self.slices = features, Slices(spec, layout)
         self._statistics = statistics
+        self._micro_batch, self._sample_negatives = spec.deep.micro_batch, spec.label.sample_negatives
 
     def encode(self, examples: ExampleBatch) -> EncodedBatch:
         """Examples of one record."""
@@ -141,22 +180,44 @@ class BatchEncoder:
 
     def encode_records(self, examples: ExampleBatch, ends: I64) -> EncodedRecords:
         """Examples of several records: record r has examples ends[r]:ends[r + 1]."""
-        pages = examples.pages
+        few, few_ends = examples, ends
+        counts = multiplicities(examples, self._sample_negatives)
         summaries, starts = _summarise(examples.micro_batch, examples.reasons, examples.labels, examples.time_ms,
                                        examples.ingest_ms, ends)  # fmt: skip
+        batches = summaries[:, MICRO_BATCHES]
+        if not (chosen := counts.is_predicted).all():
+            few, counts = examples.take(chosen), counts.part(chosen)
+            few_ends = np.append(0, np.cumsum(chosen))[ends]
+            of_few, starts = _summarise(few.micro_batch, few.reasons, few.labels, few.time_ms, few.ingest_ms, few_ends)
+            batches = of_few[:, MICRO_BATCHES]
         return EncodedRecords(
             examples,
             ends,
-            self.features.wide_keys(pages),
-            self.features.deep_input(pages),
-            self._statistics.keys_of(pages) if self._statistics else NO_STATISTICS,
-            self.slices.members(pages),
+            self._statistics.keys_of(examples.pages) if self._statistics else NO_STATISTICS,
             examples.labels.astype(np.float64),
             examples.weights.astype(np.float64),
-            starts,
-            np.append(0, np.cumsum(summaries[:, MICRO_BATCHES])),
             summaries,
+            few,
+            few_ends,
+            counts,
+            self.features.wide_keys(few.pages),
+            self.features.deep_input(few.pages),
+            self.slices.members(few.pages),
+            starts,
+            np.append(0, np.cumsum(batches)),
+            self.features.left_out(few.pages),
         )
+
+    def cut(self, examples: ExampleBatch, ends: I64) -> None:
+        """Cut micro-batches anew where negatives are sampled: at fixed indices of those that are predicted."""
+        if self._sample_negatives < 1.0:
+            chosen = multiplicities(examples, self._sample_negatives).is_predicted
+            examples.micro_batch = micro_batches(chosen, ends, self._micro_batch)
+
+    def learned(self, examples: ExampleBatch) -> tuple[Bools, F32, F32]:
+        """Which of these are predicted, bool [B]; the weights of all, and of labels that they take back, float32."""
+        counts = multiplicities(examples, self._sample_negatives)
+        return counts.is_predicted, examples.weights * counts.now, examples.weights * counts.earlier
 
 
 def _installs(examples: ExampleBatch) -> list[tuple[int, int]]:

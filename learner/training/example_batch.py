@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from learner.training.ranking_kernels import KEY, USER
+from learner.training.ranking_progress import identities_of
 from stream.events.checks import check_examples
 from stream.events.codec import encode
 from stream.events.types import LATE_POSITIVE, RETRACTION, WEIGHT_MAX, WEIGHT_MIN, BadPart, Examples
@@ -34,6 +36,8 @@ class ExampleBatch:
     reasons: I64
     ingest_ms: I64
     time_ms: F64  # event time of the page
+    page_keys: U64  # hashes of page and user: `ranking_progress.identities_of`
+    user_keys: U64
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,7 +51,8 @@ class ExampleBatch:
         """These examples only (all pages stay)."""
         pages = Batch(self.pages.words, self.pages.starts, self.pages.page[which], self.pages.position[which])
         return ExampleBatch(pages, self.micro_batch[which], self.ids[which], self.labels[which], self.weights[which],
-                            self.reasons[which], self.ingest_ms[which], self.time_ms[which])  # fmt: skip
+                            self.reasons[which], self.ingest_ms[which], self.time_ms[which],
+                            self.page_keys[which], self.user_keys[which])  # fmt: skip
 
 
 class DecodedEvents(NamedTuple):
@@ -122,8 +127,15 @@ def _columns(events: Sequence[Examples], counts: list[int], micro_batches: I64, 
         column("reasons", np.int64),
         column("ingest_ms", np.int64),
         times[page],
+        *keys_of(identities_of([examples.page for examples in events]), page),
     )
     return batch if _valid(batch.labels, batch.weights) else None
+
+
+def keys_of(identities: I64, page: I64) -> tuple[U64, U64]:
+    """Hashes of the page and the user of examples, uint64 [B], from pages' identities."""
+    keys = identities.view(np.uint64)
+    return keys[page, KEY], keys[page, USER]
 
 
 @kernel

@@ -45,6 +45,13 @@ for gauge in FIGURES.values():
     gauge.labels(ALL, "lifetime")  # present from the first scrape on
 EXAMPLES = Total("thalweg_learner_examples", "examples learned, since the log's beginning")
 DUPLICATES = Total("thalweg_learner_duplicates", "examples and organic installs dropped as duplicates")
+SAMPLED_OUT = Total(
+    "thalweg_learner_sampled_out",
+    "negatives that only statistics learned, by `sample_negatives`, since the log's beginning",
+)
+LEFT_OUT = Total(
+    "thalweg_learner_crosses_left_out", "cross-products of an item left out, since they would have over 4,096 keys"
+)
 DEDUP_SHARE = Gauge(
     "thalweg_learner_dedup_share",
     "the most examples that a joiner emitted between two commits / ids of a partition that the learner remembers",
@@ -63,7 +70,7 @@ KEYS = Gauge("thalweg_learner_keys", "keys in tables, by part; of the deep part 
 EVICTED_KEYS = Total(
     "thalweg_learner_evicted_keys", "keys that expired or were over the bound, by part and reason", ("part", "reason")
 )
-PENDING_IDS = Gauge("thalweg_learner_pending_ids", "ids without an embedding row whose sightings are counted")
+PENDING_IDS = Gauge("thalweg_learner_pending_ids", "ids without an embedding row whose pages are counted")
 EVICTED_IDS = Total(
     "thalweg_learner_evicted_ids",
     "ids that expired or were over the bound, in this process, by their row",
@@ -100,6 +107,8 @@ def set_model(model: Model) -> None:
     EXAMPLES.set(model.examples)
     DUPLICATES.set(model.duplicates)
     ORGANIC.set(model.organic)
+    LEFT_OUT.set(model.left_out)
+    SAMPLED_OUT.set(model.sampled_out)
     WARM_STARTS.set(model.warm_starts)
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.evictor),

@@ -58,12 +58,12 @@ class Model(ModelState):
         pages = slice(records.page_ends[first], records.page_ends[last])
         self.shown.add_pages(records.shown.part(pages.start, pages.stop))
         batch, sources = records.examples.batch(first, last), records.sources[first:last]
-        new = self.learned_ids.add_records(batch.targets.ids, batch.ends, sources)
+        new = self.learned_ids.add_records(batch.ids, batch.all_ends, sources)
         if new.all():
             self._learn_batch(batch, records, first)
         else:
             self.duplicates += len(batch) - int(new.sum())
-            for r, (begin, end) in enumerate(pairwise(batch.ends.tolist()), first):
+            for r, (begin, end) in enumerate(pairwise(batch.all_ends.tolist()), first):
                 if new[begin:end].any():
                     columns = records.examples.batch(r, r + 1).take(new[begin:end])
                     self._learn_batch(self.batch_encoder.encode(columns), records, r)
@@ -78,13 +78,15 @@ class Model(ModelState):
         for r, (begin, end) in enumerate(pairwise(batch.ends.tolist()), first):
             if end > begin:
                 self._note_pages(records, r)
+        self.sampled_out += len(batch) - len(batch.earlier)
         predictions = self._learn_parts(batch)
         losses = self._record_figures(batch, predictions, records.identities)
         if self.on_predicted:
             keys = records.identities[batch.pages.page, KEY]
-            self.on_predicted(batch.targets.ids, predictions, batch.targets.labels, batch.later, keys)
+            targets = batch.targets
+            self.on_predicted(targets.ids, predictions, targets.labels, targets.weights, batch.earlier, keys)
         if self.learns_statistics:
-            self.statistics.learn(batch.pages, batch.outcomes, batch.statistics)
+            self.statistics.learn(batch.all_pages, batch.outcomes, batch.statistics)
         self._note(batch)
         if self.spec.deep.warm_start.every and self._drifted(losses):
             self.call_for_retrain("drift")
@@ -95,22 +97,24 @@ class Model(ModelState):
         Returns predictions, float32 [B].
         """
         inputs, targets, bounds = batch.inputs, batch.targets, batch.bounds
-        corrects = np.zeros(len(batch), np.bool_) if batch.later is None else batch.later
-        wide, predictions = np.empty((2, len(batch)), np.float32)
+        n = len(batch.earlier)
+        wide, predictions = np.empty((2, n), np.float32)
+        if not n:
+            return predictions
         state = self.wide.prepare(inputs.keys[inputs.key_offsets[0] : inputs.key_offsets[-1]], batch.newest_ms)
         if self.deep is None:
-            learn_wide(state, inputs.keys, inputs.key_offsets, targets, corrects, predictions)
-            self.examples += len(batch)
+            learn_wide(state, inputs.keys, inputs.key_offsets, targets, batch.earlier, predictions)
+            self.examples += n
             return predictions
         self.deep.begin_record()
         start, begun, last = self.examples, 0, len(bounds) - 1
-        is_due = bool(self.due(start, start + len(batch)))  # else there is one piece, however many micro-batches
+        is_due = bool(self.due(start, start + n))  # else there is one piece, however many micro-batches
         for end in range(1, last + 1) if is_due else (last,):
             due = self.due(start + int(bounds[end - 1]), start + int(bounds[end])) if is_due else ()
             if not due and end < last:
                 continue
             deep = self.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
-            learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], corrects, predictions, wide)
+            learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], batch.earlier, predictions, wide)
             self.examples += int(bounds[end] - bounds[begun])
             begun = end
             for action in due:
@@ -121,16 +125,21 @@ class Model(ModelState):
 
     def _record_figures(self, batch: EncodedBatch, predictions: F32, identities: I64) -> list[float]:
         """Record first labels, of early negatives corrections too. Returns each record's mean log loss, if any."""
-        labels, members, later, ends = batch.targets.labels, batch.members, batch.later, batch.ends
+        labels, members, later, counts = batch.targets.labels, batch.members, batch.later, batch.counts
         pages = PageColumns(identities, batch.pages.page, batch.pages.position, batch.targets.time_ms)
-        if later is None or self.spec.label.are_negatives_early:  # else first labels count
-            losses = self.progress.record(predictions, labels, members, later, pages)
-        else:
-            losses = self.progress.record(
-                predictions[~later], labels[~later], members[~later], None, pages.part(~later)
-            )
-            ends = np.append(0, np.cumsum(~later))[ends]
-        return [float(losses[a:b].mean()) for a, b in pairwise(ends.tolist()) if b > a]
+        ends = batch.ends
+        if later is not None and not self.spec.label.are_negatives_early:  # only first labels count
+            first = ~later
+            ends = np.append(0, np.cumsum(first))[ends]
+            predictions, labels, members, counts = predictions[first], labels[first], members[first], counts.part(first)
+            pages, later = pages.part(first), None
+        losses = self.progress.record(predictions, labels, members, later, pages, counts)
+        weights = np.maximum(counts.now, counts.earlier)
+        return [
+            float(losses[a:b].sum() / total)
+            for a, b in pairwise(ends.tolist())
+            if b > a and (total := float(weights[a:b].sum())) > 0
+        ]
 
     def _drifted(self, losses: Sequence[float]) -> bool:
         """Whether records' mean log loss has risen, and the last call for a retrain is long enough ago."""
@@ -143,6 +152,7 @@ class Model(ModelState):
             self.installs += batch.installs
             if len(self.installs) > 2 * INGESTS_MAX:
                 self.installs = sorted(self.installs)[:INGESTS_MAX]
+        self.left_out += batch.left_out
         self.watermark_ms = max(self.watermark_ms, batch.newest_ms)
         self.learned_ms = max(self.learned_ms, batch.ingest_ms)
 

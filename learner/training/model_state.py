@@ -23,14 +23,14 @@ from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys, one_pag
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec, duration_ms
-from stream.tables.dtypes import F32, I64, U64, Bools
+from stream.tables.dtypes import F32, I64, U64
 
 RECENT_PAGES = 4
 STEP_MAX = 512  # examples of several records that are learned in one step: a few ms
 
 
-# ids, predictions, labels, which carry a later label, page numbers; arrays [B]
-OnPredicted = Callable[[U64, F32, F32, "Bools | None", I64], None]
+# ids, predictions, labels, weights, weights of labels that they take back, page keys; arrays [B]
+OnPredicted = Callable[[U64, F32, F32, F32, F32, I64], None]
 
 
 @dataclass
@@ -45,6 +45,8 @@ class ModelState:
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned
+    sampled_out: int = 0  # negatives that only statistics learned
+    left_out: int = 0  # crosses of an item that had too many keys
     watermark_ms: int = 0  # greatest event time of a learned page
     learned_ms: int = 0  # ingest time of the newest label
     warm_starts: int = 0  # retrains that this model came from
@@ -67,7 +69,9 @@ class ModelState:
         if base := spec.label.base_log_odds:
             self.wide.set_initial_weight(self.encoder.bias_key, base)
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
-        self.deep = DeepModel(spec.deep, lists, numbers, self.seed) if "deep" in spec.parts else None
+        self.deep = (
+            DeepModel(spec.deep, lists, numbers, self.seed, self.encoder.deep.unseen) if "deep" in spec.parts else None
+        )
         slices, label = self.batch_encoder.slices.names, spec.label
         labels_ms = duration_ms(label.window) + duration_ms(label.lateness)
         settles = label.policy == "fake_negative"  # else a page's predictions know its labels
@@ -80,8 +84,8 @@ class ModelState:
 
     @property
     def learned(self) -> int:
-        """Examples and organic installs learned: while it stays the same, so does the content of a version."""
-        return self.examples + self.organic
+        """Labels and organic installs learned, by statistics alone too: while it stays the same, so does a version."""
+        return self.examples + self.organic + self.sampled_out
 
     def predict(self, words: U64) -> F32:
         """P(Y=1) of each item of a page, float32 [n]."""
@@ -109,21 +113,19 @@ class ModelState:
 
     def is_quiet(self, records: TrainingRecords, first: int, last: int) -> bool:
         """Whether learning these records changes nothing but what their examples change, in whatever steps."""
-        examples, deep = records.examples, self.deep
-        a, b = int(examples.ends[first]), int(examples.ends[last])
-        ids = examples.id_count(a, b)
-        newest_ms = examples.newest_ms(first, last)
+        sizes, deep = records.examples.sizes(first, last), self.deep
+        newest_ms = records.examples.newest_ms(first, last)
         if deep and (
-            self.due(self.examples, self.examples + b - a)
-            or not deep.vocabulary.is_quiet(ids)
+            self.due(self.examples, self.examples + sizes.predicted)
+            or not deep.vocabulary.is_quiet(sizes.ids)
             or not deep.forgetting.is_quiet(newest_ms)
         ):
             return False
         return (
-            b - a <= STEP_MAX
+            sizes.examples <= STEP_MAX
             and not any(records.organic[first:last])
-            and self.wide.is_quiet(int(examples.wide.offsets[b] - examples.wide.offsets[a]), newest_ms)
-            and (not self.learns_statistics or self.statistics.is_quiet(examples.statistic_count(a, b), b - a))
+            and self.wide.is_quiet(sizes.keys, newest_ms)
+            and (not self.learns_statistics or self.statistics.is_quiet(sizes.statistics, sizes.examples))
         )
 
     def due(self, before: int, after: int) -> list[Callable[[], None]]:

@@ -2,7 +2,8 @@
 
 Where every example is emitted as a negative at first (`fake_negative`), a label that changes is a *correction*: the new
 label is recorded at the prediction it was learned with, and the old one subtracted at the same. So no prediction has to
-be remembered by example, and sums are right as long as predictions move little meanwhile.
+be remembered by example, and sums are right as long as predictions move little meanwhile. Where negatives are sampled,
+a label counts for as many as it stands for (`negative_sampling.py`).
 
 Figures cover all examples and each slice of them, for the lifetime and for the last 2,000 (of that slice; corrections
 count among them). They don't depend on how records are split: examples are recorded one by one. Figures of ranking,
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.training.figures import ALL, WINDOW, Figures, Milestone, RankingWindow
+from learner.training.negative_sampling import Multiplicities
 from learner.training.ranking_kernels import KINDS
 from learner.training.ranking_progress import PageColumns, RankingProgress
 from stream.snapshots.payload import NAMES_MAX
@@ -26,15 +28,14 @@ from stream.tables.jit import kernel
 BINS: Final = 16_384
 _P_MIN: Final = 1e-7
 _LOGIT_MAX: Final = 16.12  # above that of 1 − _P_MIN
-_CORRECTED: Final = 2.0  # is added to the label of a correction
 
 
 class FigureState(NamedTuple):
     """What figures are computed from: row 0 for all, then one per slice."""
 
     bins: F64  # f64[1 + S, 2, BINS], by label
-    sums: F64  # f64[1 + S, 3]: log loss, prediction, label
-    recent: F32  # f32[1 + S, 2, WINDOW]: rings of predictions and labels (corrections: 2 + label)
+    sums: F64  # f64[1 + S, 4]: log loss, prediction, label, and how many labels they are of
+    recent: F32  # f32[1 + S, 4, WINDOW]: rings of predictions, labels, and `Multiplicities` now and earlier
     counts: I64  # i64[1 + S, 2]: examples, and what went into the ring
     marked: F64  # f64[1]: the sum of log losses at the last milestone
 
@@ -50,7 +51,7 @@ class ProgressiveValidation:
         self.names = (ALL, *slices)
         rows = len(self.names)
         self.state = FigureState(
-            np.zeros((rows, 2, BINS)), np.zeros((rows, 3)), np.zeros((rows, 2, WINDOW), np.float32),
+            np.zeros((rows, 2, BINS)), np.zeros((rows, 4)), np.zeros((rows, 4, WINDOW), np.float32),
             np.zeros((rows, 2), np.int64), np.zeros(1),
         )  # fmt: skip
         self.rankings = rankings or RankingProgress(len(slices))
@@ -68,9 +69,11 @@ class ProgressiveValidation:
         members: Bools | None = None,
         corrected: Bools | None = None,
         pages: PageColumns | None = None,
+        counts: Multiplicities | None = None,
     ) -> F64:
         """Record these, in order. `members` bool [B, S]: which is in which slice; None: none in any. `corrected` bool
         [B]: whose other label was recorded before; None: none's. Without `pages` there are no figures of ranking.
+        `counts`: how many labels each stands for; None: one.
 
         Returns what they add to the sum of log losses, float64 [B]. A NaN prediction makes the log loss NaN
         permanently.
@@ -79,29 +82,39 @@ class ProgressiveValidation:
         if members is None:
             members = np.zeros((n, len(self.names) - 1), np.bool_)
         assert members.shape == (n, len(self.names) - 1)
+        if counts is None:
+            earlier = np.zeros(n, np.float32) if corrected is None else corrected.astype(np.float32)
+            counts = Multiplicities(np.ones(n, np.float32), earlier, np.ones(n, np.bool_))
         if pages is not None:
-            self.rankings.add(predictions, labels, members, corrected, pages)
-        if corrected is not None:
-            labels = (labels + _CORRECTED * corrected).astype(np.float32)
+            self._rank(predictions, labels, members, corrected, pages, counts.is_ranked)
         losses, first = np.empty(n), 0
         while first < n:
             doubled = 1 << self.count.bit_length()
-            first = _record(self.state, predictions, labels, members, first, doubled, losses)
+            first = _record(self.state, predictions, labels, counts, members, first, doubled, losses)
             if self.count == doubled:
-                self._add_milestone(doubled, n - first if pages is not None else 0)
+                self._add_milestone(doubled, int(counts.is_ranked[first:].sum()) if pages is not None else 0)
         return losses
+
+    def _rank(
+        self, predictions: F32, labels: F32, members: Bools, corrected: Bools | None, pages: PageColumns, ranked: Bools
+    ) -> None:
+        if ranked.all():
+            self.rankings.add(predictions, labels, members, corrected, pages)
+        elif ranked.any():
+            corrected = None if corrected is None else corrected[ranked]
+            self.rankings.add(predictions[ranked], labels[ranked], members[ranked], corrected, pages.part(ranked))
 
     def lifetime(self, name: str = ALL) -> Figures:
         """Over everything recorded, of all or of a slice."""
         row = self.names.index(name)
-        return _figures(self.state.bins[row], self.state.sums[row], int(self.state.counts[row, 0]))
+        return _figures(self.state.bins[row], self.state.sums[row])
 
     def window(self, name: str = ALL) -> Figures:
         """Over the last 2,000 of all or of a slice."""
         row = self.names.index(name)
-        bins, sums = np.zeros((2, BINS)), np.zeros(3)
-        n = _sum_up(self.state.recent[row], min(int(self.state.counts[row, 1]), WINDOW), bins, sums)
-        return _figures(bins, sums, int(n))
+        bins, sums = np.zeros((2, BINS)), np.zeros(4)
+        _sum_up(self.state.recent[row], min(int(self.state.counts[row, 1]), WINDOW), bins, sums)
+        return _figures(bins, sums)
 
     def metrics(self) -> dict[str, float]:
         """A version's metrics: `auc_arrival`, `window_log_loss`, `page_ndcg`, …; of slices `auc_arrival[item.tags=x]`.
@@ -133,6 +146,7 @@ class ProgressiveValidation:
         Raises KeyError, ValueError or IndexError when they aren't what `arrays` gave.
         """
         names = [ALL, *slices]
+        arrays = _with_multiplicities(arrays)
         state, counts = self.state, arrays["counts"].reshape(len(names), 2)
         for row, name in enumerate(self.names):
             if name in names:
@@ -164,54 +178,71 @@ def auc_of(bins: F64) -> float:
     return float(_auc(bins))
 
 
-def _figures(bins: F64, sums: F64, count: int) -> Figures:
-    if count == 0:
+def _with_multiplicities(arrays: Mapping[str, "npt.NDArray[Any]"]) -> Mapping[str, "npt.NDArray[Any]"]:
+    """Earlier builds have none: each label stands for one, and 2 is added to that of a correction in `recent`."""
+    sums, recent = arrays["sums"].reshape(-1, arrays["sums"].shape[-1]), arrays["recent"]
+    if sums.shape[1] == 4:
+        return arrays
+    examples = arrays["counts"].reshape(len(sums), 2)[:, 0]
+    corrects = recent[:, 1] > 1.5
+    ones = np.ones_like(recent[:, 0])
+    recent = np.stack([recent[:, 0], recent[:, 1] - 2 * corrects, ones, corrects * ones], axis=1)
+    return {**arrays, "sums": np.column_stack([sums, examples]), "recent": recent.astype(np.float32)}
+
+
+def _figures(bins: F64, sums: F64) -> Figures:
+    loss, predicted, labels, count = sums.tolist()
+    if count <= 0:
         return Figures(0, 0.5, 0.0, 0.0, 0.0)
-    loss, predicted, labels = sums.tolist()
     base_rate = min(max(labels / count, 0.0), 1.0)
-    return Figures(count, auc_of(bins), loss / count, base_rate, predicted / count)
+    return Figures(round(count), auc_of(bins), loss / count, base_rate, predicted / count)
 
 
 @kernel
-def _add(prediction: np.float32, label: np.float32, bins: F64, sums: F64) -> Any:
-    """One example or correction into bins [2, BINS] and sums [3]; returns what it adds to the log loss. NaN falls into
+def _add(prediction: np.float32, label: np.float32, now: np.float32, earlier: np.float32, bins: F64, sums: F64) -> Any:
+    """One example or correction into bins [2, BINS] and sums [4]; returns what it adds to the log loss. NaN falls into
     bin 0."""
     p = np.float64(prediction)
     if p < _P_MIN:
         p = np.float64(_P_MIN)
     elif p > 1.0 - _P_MIN:
         p = np.float64(1.0 - _P_MIN)
-    corrected = label > 1.5
-    y = 1 if (label - _CORRECTED if corrected else label) > 0.5 else 0
+    y = 1 if label > 0.5 else 0
     losses = (-np.log1p(-p), -np.log(p))
-    loss = losses[y]
     bin_ = 0 if p != p else int((losses[0] - losses[1] + _LOGIT_MAX) / (2.0 * _LOGIT_MAX) * BINS)
-    bins[y, bin_] += 1.0
-    if corrected:
-        loss -= losses[1 - y]
-        bins[1 - y, bin_] -= 1.0
-        sums[2] += 2.0 * y - 1.0
-    else:
-        sums[1] += p
-        sums[2] += y
+    bins[y, bin_] += now
+    loss = now * losses[y]
+    sums[2] += now * y
+    if earlier > 0:
+        bins[1 - y, bin_] -= earlier
+        loss -= earlier * losses[1 - y]
+        sums[2] -= earlier * (1 - y)
+    if now != earlier:
+        sums[1] += (now - earlier) * p
+        sums[3] += now - earlier
     sums[0] += loss
     return loss
 
 
 @kernel
 def _record(
-    state: FigureState, predictions: F32, labels: F32, members: Bools, first: int, until: int, losses: F64
-) -> Any:
+    state: FigureState, predictions: F32, labels: F32, multiplicities: Multiplicities, members: Bools, first: int,
+    until: int, losses: F64,
+) -> Any:  # fmt: skip
     """Record predictions[first:], but no more once there are `until` examples; returns where it stopped."""
     bins, sums, recent, counts, _ = state
+    now, earlier, _ = multiplicities
     for i in range(first, predictions.shape[0]):
+        losses[i] = 0.0
+        if now[i] == 0 and earlier[i] == 0:
+            continue
         for s in range(counts.shape[0]):
             if s == 0 or members[i, s - 1]:
-                losses[i] = _add(predictions[i], labels[i], bins[s], sums[s])
+                losses[i] = _add(predictions[i], labels[i], now[i], earlier[i], bins[s], sums[s])
                 slot = counts[s, 1] % WINDOW
-                recent[s, 0, slot] = predictions[i]
-                recent[s, 1, slot] = labels[i]
-                counts[s, 0] += labels[i] < 1.5
+                recent[s, 0, slot], recent[s, 1, slot] = predictions[i], labels[i]
+                recent[s, 2, slot], recent[s, 3, slot] = now[i], earlier[i]
+                counts[s, 0] += earlier[i] == 0
                 counts[s, 1] += 1
         if counts[0, 0] == until:
             return i + 1
@@ -219,13 +250,10 @@ def _record(
 
 
 @kernel
-def _sum_up(recent: F32, n: int, bins: F64, sums: F64) -> Any:
-    """Sum the ring's first n up into bins and sums; returns how many are examples, not corrections."""
-    examples = 0
+def _sum_up(recent: F32, n: int, bins: F64, sums: F64) -> None:
+    """Sum the ring's first n up into bins and sums."""
     for i in range(n):
-        _add(recent[0, i], recent[1, i], bins, sums)
-        examples += recent[1, i] < 1.5
-    return examples
+        _add(recent[0, i], recent[1, i], recent[2, i], recent[3, i], bins, sums)
 
 
 @kernel

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from learner.training.dedup import source_of
 from learner.training.encoded_batch import BatchEncoder, EncodedRecords
-from learner.training.example_batch import ExampleBatch, batch_of
+from learner.training.example_batch import ExampleBatch, batch_of, keys_of
 from learner.training.ranking_progress import identities_of
 from learner.training.record_decoder import DecodedRecords, decode_records
 from learner.training.shown_items import ShownPages, shown_pages
@@ -101,6 +101,7 @@ class RecordEncoder:
         pages = [[self._translated(event) for event in events if isinstance(event, Examples)] for events, _ in decoded]
         found = batch_of(pages, self.layout, self._micro_batch)
         examples, valid = found.examples, [*chain.from_iterable(found.valid)]
+        self.batches.cut(examples, found.ends)
         return TrainingRecords(
             origins,
             sources,
@@ -133,7 +134,9 @@ class RecordEncoder:
         columns = ExampleBatch(
             Batch(decoded.words, decoded.page_starts, decoded.page, decoded.position), indices // self._micro_batch,
             decoded.ids, decoded.labels, decoded.weights, decoded.reasons, decoded.ingest_ms, decoded.time_ms,
+            *keys_of(decoded.identities, decoded.page),
         )  # fmt: skip
+        self.batches.cut(columns, ends)
         shown = ShownPages(joined, decoded.name_spans, decoded.name_hashes, decoded.name_ends, decoded.page_time_ms)
         organic: list[list[Organic]] = [[] for _ in origins]
         for record, begin, end in decoded.organic.tolist():

@@ -113,8 +113,9 @@ class Ftrl:
         table.reserve_for(keys)
         inverse_alphas, rates = self._rates
         return FtrlState(table.slots, table.dirty, table.counts, table.last_seen, evictor.now_s, evictor.lifetimes_s,
-                         evictor.tally, admission.admits, admission.young, admission.old, admission.added,
-                         forgetting.clock, forgetting.half_life_ms, self.steps, inverse_alphas, *rates)  # fmt: skip
+                         evictor.tally, admission.admits, admission.young, admission.old, admission.pages,
+                         admission.added, forgetting.clock, forgetting.half_life_ms, self.steps, inverse_alphas,
+                         *rates)  # fmt: skip
 
     def weights(self, rows: U64) -> F32:
         """The weights of table rows [N, 2]. float32 [N]."""

@@ -9,7 +9,7 @@ from learner.wide.forgetting import advance, faded, inflation
 from learner.wide.stochastic_rounding import dithered, draw, noise, offsets_of_noise
 from stream.features.encoder import WideKeys
 from stream.runtime.prefetch import prefetch
-from stream.tables.dtypes import F32, F64, I64, U8, U32, U64, Bools
+from stream.tables.dtypes import F32, F64, I64, U8, U16, U32, U64
 from stream.tables.eviction import EXPIRED
 from stream.tables.hash_kernels import (
     AHEAD,
@@ -49,6 +49,7 @@ class FtrlState(NamedTuple):
     admits: U8  # as in `Admission`
     young: U8
     old: U8
+    pages: U16
     added: I64
     clock: I64  # i64[2], as in `Forgetting`
     half_life_ms: int
@@ -64,8 +65,9 @@ class WideExamples(NamedTuple):
 
     deep_logits: F32  # f32[B]
     labels: F32  # f32[B]
-    weights: F32  # f32[B]
+    weights: F32  # f32[B]; 0 where none was earlier: it's predicted only
     time_ms: F64  # f64[B], event time
+    pages: U64  # u64[B], hash of each one's page
 
 
 class WideOutput(NamedTuple):
@@ -129,32 +131,32 @@ def _step(coordinates: Any, count: int, step: Any, rates: Any) -> None:
 
 
 @kernel
-def _gradient(p: float, label: float, importance: float, is_correction: bool, left: float) -> tuple[float, float]:
+def _gradient(p: float, label: float, importance: float, earlier: float, left: float) -> tuple[float, float]:
     """The gradient of an example that was predicted at p, and its square. A correction takes back that of the wrong
-    label: the gradient whole, of its square what is `left`.
+    label, learned at weight `earlier`: the gradient whole, of its square what is `left`.
     """
     error = p - label
-    if is_correction and np.isfinite(error):
-        wrong = p - (1.0 - label)
-        return importance * (error - wrong), importance * importance * (error * error - wrong * wrong * left)
+    if earlier > 0 and np.isfinite(error):
+        right, wrong = importance * error, earlier * (p - (1.0 - label))
+        return right - wrong, right * right - wrong * wrong * left
     gradient = np.float64(np.float32(importance * error))
     return gradient, gradient * gradient
 
 
 @kernel
 def learn_wide_examples(
-    state: FtrlState, keys: WideKeys, examples: WideExamples, first: int, last: int, corrects: Bools,
+    state: FtrlState, keys: WideKeys, examples: WideExamples, first: int, last: int, earlier: F32,
     output: WideOutput,
 ) -> None:  # fmt: skip
     """Predict and learn examples first:last of a record, one after the other.
 
-    One that `corrects` (bool [B]) an earlier label takes back its step, as of now: their g differ by 1; their g² by
-    what the one adds now and what is left of the other. `_locate` waits for memory, for many keys at once; then all is
-    in the cache.
+    `earlier` float32 [B]: the weight at which the other label of an example was learned before, or 0. That step is
+    taken back, as of now: its g whole, of its g² what is left. `_locate` waits for memory, for many keys at once; then
+    all is in the cache.
     """
     slots, inverse_alphas, offsets, steps = state.slots, state.inverse_alphas, keys.offsets, state.steps
     rates = Rates(state.beta, state.l1, state.l2)
-    deep_logits, labels, importances, times_ms = examples
+    deep_logits, labels, importances, times_ms, _ = examples
     logits, gradients = output
     un = slots.view(np.float32)
     sign = np.float32(-1.0 if state.dirty.shape[0] else 1.0)  # n's sign bit is the table's CHANGED
@@ -171,7 +173,7 @@ def learn_wide_examples(
     inflated = inflation(clock, half_life_ms)
     fade = np.float32(1.0 / np.sqrt(inflated))
     for block in range(first, last, BLOCK):
-        _locate(state, keys, block, min(block + BLOCK, last), rows, ends)
+        _locate(state, keys, examples, earlier, block, min(block + BLOCK, last), rows, ends)
         for b in range(block, min(block + BLOCK, last)):
             if half_life_ms:
                 advance(clock, half_life_ms, times_ms[b])
@@ -189,11 +191,12 @@ def learn_wide_examples(
             logit = _predict(u, padded, state.l1, weights)
             logits[b] = logit
             p = 1.0 / (1.0 + np.exp(-(logit + np.float64(deep_logits[b]))))
-            left = faded(clock, half_life_ms, times_ms[b]) if corrects[b] else 1.0
-            g, square = _gradient(p, np.float64(labels[b]), np.float64(importances[b]), corrects[b], left)
+            left = faded(clock, half_life_ms, times_ms[b]) if earlier[b] > 0 else 1.0
+            importance, before = np.float64(importances[b]), np.float64(earlier[b])
+            g, square = _gradient(p, np.float64(labels[b]), importance, before, left)
             gradients[b] = g
             steps[0] += 1
-            if not np.isfinite(g):
+            if not np.isfinite(g) or importance + before == 0.0:
                 continue
             step = Step(np.float32(g), np.float32(square * inflated), fade, draw(steps[0]))
             _step(coordinates, padded, step, rates)
@@ -212,23 +215,40 @@ def scale_sums(slots: U64, factor: float) -> None:
 
 
 @kernel
-def _locate(state: FtrlState, record: WideKeys, first: int, last: int, rows: I64, ends: I64) -> None:
-    """The rows of some examples' keys; example first + i has rows[ends[i]:ends[i+1]]."""
+def _locate(
+    state: FtrlState, record: WideKeys, examples: WideExamples, earlier: F32, first: int, last: int, rows: I64,
+    ends: I64,
+) -> None:  # fmt: skip
+    """The rows of some examples' keys; example first + i has rows[ends[i]:ends[i+1]].
+
+    A correction counts no sighting: its page was counted when it was learned first.
+    """
     keys, offsets = record
     slots, dirty, counts = state.slots, state.dirty, state.counts
     last_seen, now_s, lifetimes_s, tally = state.last_seen, state.now_s, state.lifetimes_s, state.tally
-    admits, young, old, added = state.admits, state.young, state.old, state.added
+    admits, young, old, pages, added = state.admits, state.young, state.old, state.pages, state.added
     located, stop = 0, offsets[last]
     ends[0] = 0
     for i in range(offsets[first], min(offsets[first] + AHEAD, stop)):
         _prefetch(slots, last_seen, keys[i])
     for b in range(first, last):
+        corrects, page = earlier[b] > 0, examples.pages[b]
+        only_predicted = examples.weights[b] == 0 and not corrects
         for i in range(offsets[b], offsets[b + 1]):
             if i + AHEAD < stop:
                 _prefetch(slots, last_seen, keys[i + AHEAD])
             key = keys[i]
+            if only_predicted:
+                row = find(slots, key)
+                if row >= 0:
+                    rows[located] = row
+                    located += 1
+                continue
             admit = np.int64(admits[cross_of(key)]) if admits.shape[0] else 1
-            if admit > 1 and find(slots, key) < 0 and count_sighting(key, young, old, added) < admit:
+            if (
+                admit > 1 and find(slots, key) < 0
+                and (corrects or count_sighting(key, page, young, old, pages, added) < admit)
+            ):  # fmt: skip
                 continue
             row = find_or_insert(slots, key, counts)
             mark_changed(slots, row, dirty, counts)

@@ -132,9 +132,8 @@ def _assemble(
             net = Net(
                 **{name: arrays[number] for name, number in result.net.arrays.items()}, last_bias=result.net.last_bias
             )
-            tower = ServingTower(
-                rows, net, ActivationCache(plan, embeddings_of(rows), net, live.items if live else None)
-            )
+            embeddings = embeddings_of(rows, plan.item.deep.unseen)
+            tower = ServingTower(rows, net, ActivationCache(plan, embeddings, net, live.items if live else None))
     shown = result.shown
     if shown is None:
         assert previous is not None, "the build refers to the previous names, but there are none"

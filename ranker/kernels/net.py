@@ -26,7 +26,7 @@ ITEM_SEED: Final = np.uint64(0x9AE16A3B2F90404F)
 
 
 class Embeddings(NamedTuple):
-    """Vectors by id: rows of `vectors` by `base`, entries of `delta` by the view over it, or `unseen`."""
+    """Vectors by id: rows of `vectors` by `base`, entries of `delta` by the view over it, or the list's in `unseen`."""
 
     base: U64  # u64[capacity, 2]
     heads: U64
@@ -34,7 +34,7 @@ class Embeddings(NamedTuple):
     limit: int
     vectors: F32  # f32[rows, dim]
     delta: F32  # f32[room, dim]
-    unseen: F32  # f32[dim]
+    unseen: F32  # f32[F, dim]: of each list of a group
 
 
 class InputLayer(NamedTuple):
@@ -89,7 +89,9 @@ class Net(NamedTuple):
 
 _NONE: Final[F32] = np.zeros(0, np.float32)
 _NO_ROWS: Final = np.zeros((0, 2), np.uint64)
-NO_EMBEDDINGS: Final = Embeddings(_NO_ROWS, _NO_ROWS, _NO_ROWS, 0, _NONE.reshape(0, 1), _NONE.reshape(0, 1), _NONE)
+NO_EMBEDDINGS: Final = Embeddings(
+    _NO_ROWS, _NO_ROWS, _NO_ROWS, 0, _NONE.reshape(0, 1), _NONE.reshape(0, 1), _NONE.reshape(0, 1)
+)
 NO_NET: Final = Net(
     _NONE, _NONE, _NONE, _NONE, _NONE, np.zeros((0, 4), np.int64), _NONE, 0.0, np.zeros((0, 0), np.float32)
 )
@@ -125,10 +127,10 @@ def floats_for(net: Net, plan: Plan, items: int) -> int:
 
 
 @kernel
-def _pool(ids: U64, embeddings: Embeddings, out: F32) -> None:
-    """Sum / √n of the vectors of `ids`, into `out`, which is zero."""
+def _pool(ids: U64, embeddings: Embeddings, f: int, out: F32) -> None:
+    """Sum / √n of the vectors of the `ids` of list f, into `out`, which is zero."""
     base, heads, entries, limit, vectors, delta, unseen = embeddings
-    dim = unseen.shape[0]
+    dim = unseen.shape[1]
     for key in ids:
         entry = lookup(heads, entries, limit, key)
         if entry >= 0:
@@ -142,11 +144,20 @@ def _pool(ids: U64, embeddings: Embeddings, out: F32) -> None:
                 out[c] += vectors[row, c]
         else:
             for c in range(dim):
-                out[c] += unseen[c]
+                out[c] += unseen[f, c]
     if ids.shape[0] > 1:
         scale = np.float32(1.0 / np.sqrt(np.float64(ids.shape[0])))
         for c in range(dim):
             out[c] *= scale
+
+
+@kernel
+def vectors_of(ids: U64, embeddings: Embeddings) -> F32:
+    """The vector of an id of each list, float32 [F, dim]."""
+    out = np.zeros_like(embeddings.unseen)
+    for f in range(ids.shape[0]):
+        _pool(ids[f : f + 1], embeddings, f, out[f])
+    return out
 
 
 @kernel
@@ -161,7 +172,7 @@ def activations_of(inputs: DeepInput, layer: InputLayer, embeddings: Embeddings,
     """A group's part of the first layer: `start` + inputs · weights. float32 [n, len(start)]."""
     ids, offsets, numbers = inputs
     boundaries, chosen = layer.boundaries, layer.group.columns
-    n, lists, dim = numbers.shape[0], layer.group.deep.sides.shape[0], embeddings.unseen.shape[0]
+    n, lists, dim = numbers.shape[0], layer.group.deep.sides.shape[0], embeddings.unseen.shape[1]
     pooled, columns = lists * dim, chosen.shape[0]
     width = pooled + 2 * columns
     x = np.zeros(n * width, np.float32)
@@ -169,7 +180,7 @@ def activations_of(inputs: DeepInput, layer: InputLayer, embeddings: Embeddings,
         row = x[r * width : (r + 1) * width]
         for f in range(lists):
             own = ids[offsets[r * lists + f] : offsets[r * lists + f + 1]]
-            _pool(own, embeddings, row[f * dim : (f + 1) * dim])
+            _pool(own, embeddings, f, row[f * dim : (f + 1) * dim])
         for c in range(columns):
             number = numbers[r, c]
             row[pooled + c] = quantile(number, boundaries, chosen[c])

@@ -16,7 +16,7 @@ import numpy as np
 
 from ranker.kernels.item_activation_cache import NO_ACTIVATIONS, ActivationCache, ActivationTable
 from ranker.kernels.layered_table import LayeredTable
-from ranker.kernels.net import NO_EMBEDDINGS, NO_NET, Embeddings, Net, floats_for
+from ranker.kernels.net import NO_EMBEDDINGS, NO_NET, Embeddings, Net, floats_for, vectors_of
 from ranker.kernels.page import Model, Run, UserLayer, begin, fill_items, same_for_all, score_items
 from ranker.kernels.pair_cache import PairCache
 from ranker.kernels.plan import Plan
@@ -146,7 +146,8 @@ class Version:
 
     @cached_property
     def _user_layer(self) -> UserLayer:
-        net, embeddings = self._net, embeddings_of(self.tower.embeddings) if self.tower else NO_EMBEDDINGS
+        net, unseen = self._net, self.plan.user.deep.unseen
+        embeddings = embeddings_of(self.tower.embeddings, unseen) if self.tower else NO_EMBEDDINGS
         return UserLayer(net.layer(self.plan.user, net.user), net.bias, embeddings)
 
     @property
@@ -154,10 +155,15 @@ class Version:
         return self.tower.net if self.tower else NO_NET
 
 
-def embeddings_of(table: LayeredTable) -> Embeddings:
-    """Vectors by id, as kernels read them."""
+def embeddings_of(table: LayeredTable, unseen: U64) -> Embeddings:
+    """Vectors by id, as kernels read them. `unseen` uint64 [F]: the keys of each list's row for ids that have none.
+
+    Where an earlier build published none, that is the vector of key 0.
+    """
     base, heads, entries, limit, _ = table.view
-    return Embeddings(base, heads, entries, limit, table.vectors, table.delta.vectors, table.unseen)
+    shared = np.repeat(table.unseen[None], len(unseen), axis=0)
+    embeddings = Embeddings(base, heads, entries, limit, table.vectors, table.delta.vectors, shared)
+    return embeddings._replace(unseen=vectors_of(unseen, embeddings))
 
 
 def score_features(version: Version, features: bytes, n: int) -> F32:

@@ -115,7 +115,8 @@ class VersionLoader:
             rows = layers("deep", old.embeddings if old else None, lambda payload: embedding_change(payload, dim))
             # Each payload has all dense arrays: the last one's are used.
             net = net_of(plan, *dense_layers(read(payload_ids["deep"][-1]), plan))
-            tower = ServingTower(rows, net, ActivationCache(plan, embeddings_of(rows), net, old.items if old else None))
+            embeddings = embeddings_of(rows, plan.item.deep.unseen)
+            tower = ServingTower(rows, net, ActivationCache(plan, embeddings, net, old.items if old else None))
         return version_of(manifest, plan, wide, statistics, tower, previous, self._shown(manifest, previous))
 
     def _shown(self, manifest: Manifest, previous: Version | None) -> tuple[str, ...]:

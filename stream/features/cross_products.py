@@ -68,6 +68,16 @@ def count_product(page: Page, position: int, crosses: CrossProducts, c: int) -> 
 
 
 @kernel
+def has_too_many(page: Page, position: int, crosses: CrossProducts, c: int) -> bool:
+    """Whether cross c of the item at `position` is left out, since it would have over KEYS_MAX keys."""
+    count = 1
+    for r in range(crosses.offsets[c], crosses.offsets[c + 1]):
+        low, high = list_at(page.w32, page.at, crosses.sides[r], crosses.indices[r], position)
+        count *= high - low
+    return count > KEYS_MAX
+
+
+@kernel
 def expand_product(
     page: Page, position: int, crosses: CrossProducts, first: int, last: int, keys: U64, start: int, count: int
 ) -> int:

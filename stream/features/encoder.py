@@ -15,9 +15,10 @@ from stream.features.cross_products import (
     column_of,
     compile_crosses,
     fill_product,
+    has_too_many,
     list_at,
 )
-from stream.features.page_features import Layout
+from stream.features.page_features import Layout, seed_of
 from stream.features.page_kernels import Page, Sections, locate, page_sizes
 from stream.spec.spec import CROSSES_MAX, POSITION, Spec
 from stream.tables.dtypes import F32, I64, U32, U64
@@ -70,6 +71,7 @@ class DeepColumns(NamedTuple):
     kinds: I64  # i64[D]: OF_USER, OF_ITEM, STATISTIC or RANK
     number_indices: I64  # i64[D]: which number of that kind
     rank: float  # what RANK reads as; NaN: as it is
+    unseen: U64  # u64[F]: key of the embedding row of each list's ids that have none
 
 
 class Encoder:
@@ -84,6 +86,8 @@ class Encoder:
         alphas = [*(c.alpha or wide.alpha for c in crosses), wide.bias_alpha or wide.alpha]
         self.alphas = np.array(alphas, np.float32)
         self.wide = compile_crosses(layout, [*(c.of for c in crosses), []], [f"wide {n}" for n in self.cross_names])
+        columns = spec.columns()
+        self._has_long_crosses = any(columns[n].type == "categories" or columns[n].of for c in crosses for n in c.of)
         names = spec.deep_features() if "deep" in spec.parts else []
         self.deep_lists = [n for n in names if n in (*layout.user_lists, *layout.item_lists)]
         self.deep_numbers = [n for n in names if n not in self.deep_lists]
@@ -97,7 +101,8 @@ class Encoder:
         numbers = [self._number(name) for name in names if name not in self.deep_lists]
         sides, indices = np.array(lists, np.int64).reshape(-1, 2).T.copy()
         kinds, number_indices = np.array(numbers, np.int64).reshape(-1, 2).T.copy()
-        return DeepColumns(sides, indices, kinds, number_indices, np.nan)
+        unseen = [seed_of(f"unseen {name}") for name in names if name in self.deep_lists]
+        return DeepColumns(sides, indices, kinds, number_indices, np.nan, np.array(unseen, np.uint64))
 
     def _number(self, name: str) -> tuple[int, int]:
         """A number's kind and index."""
@@ -118,6 +123,10 @@ class Encoder:
     def wide_keys(self, batch: Batch) -> WideKeys:
         """The wide part's keys of each example, bias last."""
         return encode_wide(batch, self.layout.size_array, self.wide)
+
+    def left_out(self, batch: Batch) -> I64 | None:
+        """How many crosses of each example have no key, since they'd have over KEYS_MAX. int64 [B]; None: none can."""
+        return count_left_out(batch, self.layout.size_array, self.wide) if self._has_long_crosses else None
 
     def deep_input(self, batch: Batch, *, serving: bool = False) -> DeepInput:
         """The deep part's ids and numbers. `serving` fixes the position at its `serve_as`; for columns: `as_served`."""
@@ -192,6 +201,19 @@ def encode_wide(batch: Batch, size_array: I64, crosses: CrossProducts) -> WideKe
 
 
 @kernel
+def count_left_out(batch: Batch, size_array: I64, crosses: CrossProducts) -> I64:
+    """How many crosses of each example would have over KEYS_MAX keys: `encode_wide` leaves them out. int64 [B]."""
+    words, starts, pages, positions = batch
+    w32, f32 = words.view(np.uint32), words.view(np.float32)
+    found = np.zeros(pages.shape[0], np.int64)
+    for b in range(pages.shape[0]):
+        page = Page(words, w32, f32, locate(words, w32, starts[pages[b]], size_array))
+        for c in range(crosses.salts.shape[0]):
+            found[b] += has_too_many(page, positions[b], crosses, c)
+    return found
+
+
+@kernel
 def _fill_pairs(
     words: U64, lows: I64, lengths: I64, one: int, other: int, salt: np.uint64, keys: U64, start: int
 ) -> None:
@@ -207,7 +229,7 @@ def _fill_pairs(
 def encode_deep(batch: Batch, size_array: I64, columns: DeepColumns) -> DeepInput:
     """The examples' ids and numbers."""
     words, starts, pages, positions = batch
-    sides, indices, kinds, number_indices, rank = columns
+    sides, indices, kinds, number_indices, rank, _ = columns
     w32, f32 = words.view(np.uint32), words.view(np.float32)
     n, lists = pages.shape[0], sides.shape[0]
     offsets = np.zeros(n * lists + 1, np.int64)

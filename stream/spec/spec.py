@@ -20,8 +20,10 @@ Duration = Annotated[str, Meta(pattern=r"^\d+(\.\d+)?(ms|s|m|h|d)$", description
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Probability = Annotated[float, Meta(gt=0, lt=1)]
+SampleShare = Annotated[float, Meta(ge=0.001, le=1)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Admission = Annotated[int, Meta(ge=1, le=15)]
+Pages = Annotated[int, Meta(ge=1, le=65_534)]
 Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
 UtcOffset = Annotated[str, Meta(pattern=r"^[+-](0\d|1[0-4]):[0-5]\d$", description="such as +02:00")]
 ColumnType = Literal["category", "categories", "number", "date"]
@@ -138,8 +140,8 @@ class Cross(Part, frozen=True):
 class Wide(Part, frozen=True):
     """The part that memorises: FTRL-Proximal over fields and cross-products.
 
-    A key gets a weight at its `admit`-th sighting, and loses it when it isn't seen for `expire` of event time. Over
-    `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, by default
+    A key gets a weight on the `admit`-th page that has it, and loses it when it isn't seen for `expire` of event time.
+    Over `max_keys` the least recently seen are evicted. `bias_alpha`: the bias's learning rate, by default
     `alpha`. Where labels are rare, `label.base_rate` says where the bias starts. Sums of squared gradients, which slow
     learning down, halve with each `half_life` of event time, by default never; weights stay.
     """
@@ -175,8 +177,8 @@ class WarmStart(Part, frozen=True):
 class Deep(Part, frozen=True):
     """The part that generalises: embeddings, ReLU tower, AdaGrad.
 
-    An id gets an embedding row at its `min_count`-th sighting, and loses it when it isn't seen for `expire` of event
-    time. Over `max_rows` the least recently seen are evicted; rows are reused. AdaGrad's sums of squares start at
+    An id gets an embedding row on the `min_count`-th page that has it, and loses it when it isn't seen for `expire` of
+    event time. Over `max_rows` the least recently seen are evicted; rows are reused. AdaGrad's sums of squares start at
     `initial_accumulator`: where labels are rare, the first positives move the tower too far if they start at 0. What
     they have beyond it halves with each `half_life` of event time, by default never; weights stay.
     Embeddings learn at `embedding_rate`, by default `learning_rate`: where labels are rare, they diverge at rates that
@@ -185,7 +187,7 @@ class Deep(Part, frozen=True):
 
     features: list[str] = []
     embedding_dim: Annotated[int, Meta(ge=1, le=1024)] = 32
-    min_count: Count = 10
+    min_count: Pages = 10
     expire: Duration | None = None
     max_rows: Bound = 5_000_000
     quantiles: Annotated[int, Meta(ge=2, le=1024)] = 64
@@ -203,6 +205,9 @@ class Label(Part, frozen=True):
 
     A new model predicts about `base_rate`, the share of positives that you expect. By default it's a half: where labels
     are rare, the first thousands of examples teach little else. It makes no difference to a model that exists.
+
+    Of negatives a share of `sample_negatives` is learned, by hash, at weights that make up for the others. Statistics
+    and figures count all.
     """
 
     policy: Policy = "eager"
@@ -214,6 +219,7 @@ class Label(Part, frozen=True):
     organic: bool | OrganicTo = False  # emit installs without a page: see `organic_in`
     delays: list[Duration] = []  # of `delayed_negative`: when negatives are emitted; quantiles of installs' delays
     base_rate: Probability = 0.5
+    sample_negatives: SampleShare = 1.0
 
     @property
     def base_log_odds(self) -> float:
@@ -277,13 +283,13 @@ class Spec(Part, frozen=True):
         """16 hex digits: equal for specs whose models are interchangeable.
 
         It leaves out name, publish, slices and label.organic: no example depends on them (a statistic of organic
-        installs is part of it anyway); label.base_rate, of which only a new model knows; and label.skew: it was added
-        later, and models had to stay valid.
+        installs is part of it anyway); label.base_rate, of which only a new model knows; label.skew: it was added
+        later, and models had to stay valid; and label.sample_negatives, which changes how soon weights move.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
         content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
-        for name in ("organic", "skew", "base_rate"):
+        for name in ("organic", "skew", "base_rate", "sample_negatives"):
             content["label"].pop(name, None)
         if self.page == PageTime():  # written out
             content.pop("page", None)

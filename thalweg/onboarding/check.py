@@ -13,6 +13,7 @@ from stream.runtime.errors import BadEvent
 from stream.spec.spec import Spec
 from thalweg.onboarding.attribution import InstallOutcome
 from thalweg.onboarding.column_findings import column_findings
+from thalweg.onboarding.cross_findings import cross_findings
 from thalweg.onboarding.findings import (
     Finding,
     install_findings,
@@ -66,6 +67,7 @@ class Check:
             found += repetition_findings(survey)
             found += page_findings(survey, spec, self._foreign)
             found += column_findings(survey, spec)
+            found += cross_findings(survey, spec)
             if problem := retention_problem(self._rules):
                 found.append(Finding("error", "retention", 1, problem, "", REMEDY))
         return sorted(found, key=lambda finding: ORDER.index(finding.severity))

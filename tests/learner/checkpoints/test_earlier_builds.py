@@ -15,7 +15,8 @@ from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.checkpoints.file_format import read_footer
-from learner.checkpoints.model_arrays import VALUES, parts_of
+from learner.checkpoints.model_arrays import parts_of
+from learner.deep.vocabulary import FOREVER
 from learner.training.model import Model
 from stream.spec.spec_file import load_spec
 from tests.support.changing_world import mixed_log
@@ -23,7 +24,7 @@ from tests.support.learned_models import state_of
 
 ARCHIVE: Final = Path(__file__).with_name("earlier_build.npz")
 SPEC: Final = load_spec(ARCHIVE.with_suffix(".toml"))
-IN_OTHER_FORM: Final = {"embeddings", "seen_ids", "seen_counts", "meta", "wide"}
+IN_OTHER_FORM: Final = {"embeddings", "vocabulary", "seen_ids", "seen_counts", "meta", "wide", "sums", "recent"}
 GONE: Final = {"recent_ids", "recent_wide", "records"}  # of warm starts inside the live model
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
@@ -74,6 +75,7 @@ def test_the_model_has_the_archives_arrays(files: CheckpointFiles) -> None:
     with np.load(ARCHIVE) as archive:
         arrays: Arrays = {name: archive[name] for name in archive.files}
     model = resumed(files)
+    assert model.deep
     now = take(model, 80, 3, 7).arrays
     same = arrays.keys() - IN_OTHER_FORM - GONE
     assert same <= now.keys()
@@ -82,11 +84,21 @@ def test_the_model_has_the_archives_arrays(files: CheckpointFiles) -> None:
         one, other = map(by_key, pair) if name in parts_of(model) else pair
         assert one.tobytes() == other.tobytes(), name
     assert weights_of(model) == pytest.approx(weights_of_archive(arrays["wide"]), rel=1e-5)
-    rows = now["vocabulary"]
+    is_shared = now["vocabulary"][:, 3] == FOREVER  # rows for unseen ids by column, which start as one for all did
+    shared = now["vocabulary"][is_shared, 1].astype(np.int64)
+    assert len(shared) == len(model.encoder.deep_lists)
+    assert (model.deep.vocabulary.embeddings[shared] == arrays["embeddings"][0]).all()
+    rows = now["vocabulary"][~is_shared]
+    assert by_key(rows).tobytes() == by_key(arrays["vocabulary"]).tobytes()
     indices = rows[rows[:, 1] != 0, 1].astype(np.int64)
     assert len(indices) > 10
-    assert now["vocabulary" + VALUES].tobytes() == arrays["embeddings"][indices].tobytes()
+    assert model.deep.vocabulary.embeddings[indices].tobytes() == arrays["embeddings"][indices].tobytes()
     assert now["unseen"].tobytes() == arrays["embeddings"][0].tobytes()
+    np.testing.assert_array_equal(now["sums"][:, :3], arrays["sums"])
+    np.testing.assert_array_equal(now["sums"][:, 3], arrays["counts"][:, 0])
+    corrects = arrays["recent"][:, 1] > 1.5
+    np.testing.assert_array_equal(now["recent"][:, 1], arrays["recent"][:, 1] - 2 * corrects)
+    np.testing.assert_array_equal(now["recent"][:, 3], corrects)
     assert arrays["seen_counts"][:, 0].tolist() == [0, 1]
     parts = np.split(arrays["seen_ids"], np.cumsum(arrays["seen_counts"][:, 1:].ravel())[:-1])
     tables = [table for source in (0, 1) for table in model.learned_ids.generations[source]]

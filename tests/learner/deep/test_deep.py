@@ -16,7 +16,7 @@ from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.quantiles import quantise
 from stream.spec.spec import Deep as DeepSpec
-from stream.tables.dtypes import F32, Bools
+from stream.tables.dtypes import F32
 
 
 def some_input(random: np.random.Generator, b: int, lists: int, numbers: int) -> DeepInput:
@@ -40,19 +40,20 @@ def some_deep(random: np.random.Generator, spec: DeepSpec, lists: int, numbers: 
 
 
 def learned(
-    deep: DeepModel, known: DeepInput, labels: F32, weights: F32, corrects: Bools | None = None, time_ms: float = 1e6
+    deep: DeepModel, known: DeepInput, labels: F32, weights: F32, earlier: F32 | None = None, time_ms: float = 1e6
 ) -> tuple[F32, F32]:
     """Probabilities and wide logits of one record without wide keys, cut into micro-batches, which is then learned."""
     n, size = len(labels), deep.spec.micro_batch
     wide = Ftrl(FtrlRates(np.ones(1, np.float32), 1.0, 0.0, 0.0))
     keys = WideKeys(np.zeros(0, np.uint64), np.zeros(n + 1, np.int64))
     cuts = np.array([*range(0, n, size), n])
-    targets = Targets(np.arange(n, dtype=np.uint64), labels, weights, np.full(n, time_ms))
+    pages = np.arange(1, n + 1, dtype=np.uint64)
+    targets = Targets(pages - np.uint64(1), labels, weights, np.full(n, time_ms), pages)
     predictions, logits = np.empty((2, n), np.float32)
     given = Inputs(keys.keys, keys.offsets, known.ids, known.offsets, known.numbers)
-    corrects = np.zeros(n, np.bool_) if corrects is None else corrects
+    earlier = np.zeros(n, np.float32) if earlier is None else earlier
     learn_micro_batches(
-        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, targets, cuts, corrects, predictions, logits
+        wide.prepare(keys.keys, 0), deep.prepare(known.ids), given, targets, cuts, earlier, predictions, logits
     )
     return predictions, logits
 

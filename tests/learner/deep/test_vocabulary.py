@@ -8,7 +8,7 @@ import pytest
 from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.deep.joint_step import unique_rows
-from learner.deep.vocabulary import Vocabulary
+from learner.deep.vocabulary import Vocabulary, count_sightings, look_up
 from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits
 from learner.training.model import Model
 from ranker.versions.model import score_features
@@ -52,6 +52,61 @@ def test_an_id_gets_its_row_at_its_min_count_th_sighting() -> None:
     second.count(ids(9, 9, 9, 5, 5, 5))
     np.testing.assert_array_equal(first.vectors[1], second.vectors[2])
     assert 0 < np.abs(first.vectors[1]).max() <= 0.02
+
+
+def sighted(vocabulary: Vocabulary, numbers: U64, pages: U64, lists: int = 1) -> None:
+    """Count these ids on these pages, one in each list after the other."""
+    state, n = vocabulary.prepare(numbers), len(numbers)
+    slots, rows = np.full((2, n), -1, np.int64)
+    look_up(state, numbers, np.arange(n + 1), slots, rows)
+    assert n % lists == 0
+    count_sightings(state, numbers, slots, rows, np.full(n, 1_000, np.int64), pages)
+
+
+def test_a_page_counts_once() -> None:
+    """However many of its items have the id, and if its examples come after those of up to two other pages."""
+    vocabulary = Vocabulary(4, 3, 1_000, unseen=ids(0))
+    sighted(vocabulary, ids(*[5] * 10), ids(*[7] * 10))
+    for page in (8, 7, 8, 7):
+        sighted(vocabulary, ids(5), ids(page))
+    assert vocabulary.pending == 1
+    assert vocabulary.assigned == 0
+    sighted(vocabulary, ids(5), ids(0))
+    assert vocabulary.assigned == 0, "page 0: a correction, which doesn't count"
+    sighted(vocabulary, ids(5, 5), ids(9, 9))
+    assert vocabulary.assigned == 1
+
+
+def test_each_column_has_a_row_for_unseen_ids() -> None:
+    """An id without a row reads its column's, and a new row starts there, give or take a hash of the id."""
+    vocabulary = Vocabulary(4, 2, 1_000, HOUR_MS, unseen=ids(101, 102))
+    assert vocabulary.rows == 3
+    assert (vocabulary.assigned, vocabulary.pending) == (0, 0)
+    assert vocabulary.rows_in_lists(ids(5, 6, 7), np.array([0, 1, 3])).tolist() == [1, 2, 2]
+    assert vocabulary.rows_in_lists(ids(5, 6, 7, 8), np.array([0, 1, 1, 3, 4])).tolist() == [1, 1, 1, 2]
+    vocabulary.embeddings[1, :4], vocabulary.embeddings[2, :4] = 3.0, -3.0
+    for page in (1, 2):
+        sighted(vocabulary, ids(5, 6), ids(page, page), lists=2)
+    found = vocabulary.embeddings[vocabulary.rows_of(ids(5, 6)), :4]
+    assert (np.abs(found - [[3.0], [-3.0]]) <= 0.02).all()
+    assert len(np.unique(found)) == 8
+    vocabulary.evict(100 * HOUR_MS)
+    assert vocabulary.assigned == 0
+    assert vocabulary.rows_of(ids(101, 102)).tolist() == [1, 2], "these never expire"
+
+
+def test_a_model_of_an_earlier_build_shares_its_row_for_unseen_ids() -> None:
+    """Each column's starts as the shared one was, so predictions go on as they were."""
+    old = Vocabulary(4, 2, 1_000)
+    old.count(ids(5, 5, 6))
+    old.embeddings[0] = 0.25
+    vocabulary = Vocabulary(4, 2, 1_000, unseen=ids(101, 102))
+    rows = old.table.rows()
+    vocabulary.restore(rows, old.embeddings[old.rows_of(ids(5))], old.embeddings[0], old.free_rows())
+    assert vocabulary.rows_of(ids(5, 6, 101, 102)).tolist() == [1, 0, 2, 3]
+    assert (vocabulary.embeddings[2:4] == 0.25).all()
+    assert set(vocabulary.take_changed().tolist()) == {101, 102}
+    assert vocabulary.live().tolist() == [0, 1, 2, 3]
 
 
 def test_an_id_that_wasnt_seen_for_long_loses_its_row() -> None:

@@ -6,7 +6,7 @@ from msgspec import structs
 
 from learner.checkpoints.checkpoint import restore, take
 from learner.deep.deep_model import DeepModel
-from learner.deep.vocabulary import Vocabulary
+from learner.deep.vocabulary import FOREVER, Vocabulary
 from learner.retraining.carried_vocabulary import carry_vocabulary
 from learner.retraining.carry_over import carry_over
 from learner.retraining.resumption import resume
@@ -98,7 +98,7 @@ def test_tunables_change_by_a_restart(model: Model, changes: dict[str, str]) -> 
 def test_a_smaller_bound_drops_the_least_recently_seen_ids(model: Model) -> None:
     """Others keep their rows' vectors."""
     deep = deep_of(model)
-    before = {int(row[0]): int(row[3]) for row in deep.vocabulary.table.rows() if row[1]}
+    before = {int(row[0]): int(row[3]) for row in deep.vocabulary.table.rows() if row[1] and row[3] != FOREVER}
     small = Vocabulary(4, 2, 40)
     carry_vocabulary(deep.vocabulary, small, np.zeros(0, np.uint64))
     left = {int(row[0]) for row in small.table.rows() if row[1]}

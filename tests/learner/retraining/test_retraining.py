@@ -89,11 +89,10 @@ def test_both_learn_on_and_the_verdict_is_of_what_both_predicted() -> None:
     assert verdict.low < verdict.new - verdict.live < verdict.high
 
 
-def heard(predictions: F32, labels: F32, corrected: bool = False) -> Heard:
+def heard(predictions: F32, labels: F32) -> Heard:
     """One page an example."""
-    n = len(labels)
-    found = Heard()
-    found.add(np.arange(n, dtype=np.uint64), predictions, labels, np.full(n, corrected), np.arange(n))
+    found, ones = Heard(), np.ones(len(labels), np.float32)
+    found.add(np.arange(len(labels), dtype=np.uint64), predictions, labels, ones, 0 * ones, np.arange(len(labels)))
     return found
 
 
@@ -125,10 +124,11 @@ def test_a_correction_takes_the_other_label_away() -> None:
     """A negative, then a positive of the same prediction: the loss of one positive."""
     p, zeros, ones = np.array([0.2, 0.6], np.float32), np.zeros(2, np.float32), np.ones(2, np.float32)
     live = heard(p, zeros)
-    live.add(np.arange(2, dtype=np.uint64), p, ones, np.ones(2, np.bool_), np.arange(2))
+    live.add(np.arange(2, dtype=np.uint64), p, ones, ones, ones, np.arange(2))
     verdict = judge(live, live)
-    assert (verdict.examples, verdict.positives) == (2, 2)
-    assert judge(heard(p, ones), heard(p, ones)).live == pytest.approx(verdict.live)
+    alone = judge(heard(p, ones), heard(p, ones))
+    assert (verdict.examples, verdict.positives) == (alone.examples, alone.positives) == (2, 2)
+    assert verdict.live == pytest.approx(alone.live)
 
 
 def test_a_schedule_promotes_at_an_example_index() -> None:

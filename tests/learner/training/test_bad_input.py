@@ -183,7 +183,7 @@ def test_a_long_history_is_cut_where_it_is_encoded(tmp_path: Path) -> None:
 
 
 def test_a_cross_product_of_two_long_lists_is_left_out(tmp_path: Path) -> None:
-    """A list may have 1,000 ids; where two of them would make a million keys, that cross makes none."""
+    """A list may have 1,000 ids; where two of them would make a million keys, that cross makes none, and is counted."""
     spec = small_spec(**{'["user.history", "item.id"]': '["user.history", "item.tags"]'})
     first = records(spec, 1)[0][0]
     catalogue, encoder = Catalogue(LAYOUT), Model(spec).encoder
@@ -196,6 +196,9 @@ def test_a_cross_product_of_two_long_lists_is_left_out(tmp_path: Path) -> None:
     assert np.diff(keys.offsets).tolist() == [
         others + 1 + LIST_MAX, others + 4 + 4 * LIST_MAX, others + LIST_MAX,
     ], "band x tags and history x tags of each item"  # fmt: skip
+    counted = Model(spec)
+    counted.learn([page], 0)
+    assert counted.left_out == 1
     learner, letters = learned(tmp_path, [[page], *records(SPEC, 9)])
     assert letters == []
     assert_finite(learner.model)

@@ -306,7 +306,7 @@ def test_the_model_tells_its_slices() -> None:
     predictions = model.progress.state.recent[0, 0, : len(labels)]
     assert 0 < members[:, 0].sum() < len(labels)
     for s, name in enumerate(slices.names):
-        assert_figures(model.progress.lifetime(name), predictions[members[:, s]], labels[members[:, s]], 1e-3)
+        assert_figures(model.progress.lifetime(name), predictions[members[:, s]], labels[members[:, s]], 1e-2)
 
 
 def test_the_model_tells_how_it_ranks() -> None:

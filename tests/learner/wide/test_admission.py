@@ -1,5 +1,6 @@
 """Admission of keys: a counting Bloom filter beside exact counts."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -13,6 +14,7 @@ from stream.features.encoder import WideKeys
 from tests.support.wide_steps import predict_then_learn
 
 NEVER = np.zeros(2, np.uint32)
+page_numbers = itertools.count(1_000_000)
 
 
 def filter_of(most: int = 3, keys_max: int = 1_000) -> Admission:
@@ -20,9 +22,10 @@ def filter_of(most: int = 3, keys_max: int = 1_000) -> Admission:
     return Admission(np.array([1, most], np.uint8), keys_max)
 
 
-def seen_times(admission: Admission, key: int) -> int:
-    """Count a sighting of this key."""
-    return int(count_sighting(np.uint64(key), admission.young, admission.old, admission.added))
+def seen_times(admission: Admission, key: int, page: int | None = None) -> int:
+    """Count a sighting of this key, on a page of its own if none is given."""
+    on = np.uint64(next(page_numbers) if page is None else page)
+    return int(count_sighting(np.uint64(key), on, admission.young, admission.old, admission.pages, admission.added))
 
 
 def one(*keys: int) -> WideKeys:
@@ -114,3 +117,29 @@ def test_a_filter_of_another_size_is_refused() -> None:
     admission = filter_of()
     with pytest.raises(ValueError, match="shape"):
         admission.restore(admission.young[1:], admission.old, admission.added)
+
+
+def test_a_page_counts_once() -> None:
+    """Ten items of a page with one user are one sighting of the user, also when its examples come apart."""
+    admission = filter_of()
+    assert [seen_times(admission, 7, page=5) for _ in range(10)] == [1] * 10
+    assert seen_times(admission, 8, page=5) == 1
+    assert seen_times(admission, 7, page=6) == 2
+    assert seen_times(admission, 7, page=5) == 2, "the one before the last is known, too"
+    for page in range(7, 17):
+        seen_times(admission, 7, page)
+    admission.rotate()
+    assert seen_times(admission, 7, page=16) == 12, "in a new generation, too"
+
+
+def test_a_correction_is_no_sighting() -> None:
+    """Its page was counted when it was learned first."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.0, 0.0),
+                bounds=KeyBounds(np.array([1, 3], np.uint8), NEVER, 1_000))  # fmt: skip
+    zero, label = np.zeros(1, np.float32), np.ones(1, np.float32)
+    for _ in range(5):
+        predict_then_learn(ftrl, one(key_of(9, 1)), zero, label, label, earlier=label)
+    assert not len(ftrl.table)
+    for _ in range(3):
+        predict_then_learn(ftrl, one(key_of(9, 1)), zero, label, label)
+    assert len(ftrl.table) == 1

@@ -93,7 +93,8 @@ def test_equals_the_slow_definition(rows: list[tuple[list[int], bool, float, int
         if not len(part):
             continue
         found = predict_then_learn(ftrl, keys_of([rows[i][0] for i in part]), 0 * labels[part], labels[part],
-                                   weights[part], time_ms=times_ms[part], corrects=corrects[part])  # fmt: skip
+                                   weights[part], time_ms=times_ms[part],
+                                   earlier=weights[part] * corrects[part])  # fmt: skip
         np.testing.assert_allclose(found.logits, [wanted[i] for i in part], rtol=1e-3, atol=1e-3)
     stored = ftrl.table.rows()
     for key, weight in zip((stored[:, 0] >> np.uint64(8)).tolist(), ftrl.weights(stored).tolist(), strict=True):

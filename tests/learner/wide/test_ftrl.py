@@ -161,9 +161,9 @@ def test_any_run_of_examples_is_the_same() -> None:
     wide, gradients = predict_then_learn(whole, keys, deep, labels, ones)
     state, output = parts.prepare(keys.keys, 0), WideOutput(np.empty(60, np.float32), np.empty(60, np.float32))
     for first, last in ((0, 1), (1, 9), (9, 9), (9, 40), (40, 60)):
-        learn_wide_examples(
-            state, keys, WideExamples(deep, labels, ones, np.zeros(60)), first, last, np.zeros(60, np.bool_), output
-        )
+        pages = np.arange(1, 61, dtype=np.uint64)
+        known = WideExamples(deep, labels, ones, np.zeros(60), pages)
+        learn_wide_examples(state, keys, known, first, last, np.zeros(60, np.float32), output)
     assert wide.tobytes() == output.logits.tobytes()
     assert gradients.tobytes() == output.gradients.tobytes()
     assert whole.table.rows().tobytes() == parts.table.rows().tobytes()
@@ -225,19 +225,44 @@ def test_a_correction_takes_back_the_label_it_corrects(label: int, logit: float)
     rates = FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 10.0, 0.0)  # L1 holds the prediction still
     corrected, plain = Ftrl(rates), Ftrl(rates)
     labels, weights = np.array([1 - label, label], np.float32), np.array([2, 2], np.float32)
-    deep, corrects = np.full(2, logit, np.float32), np.array([False, True])
-    _, g = predict_then_learn(corrected, keys_of([[2], [2]]), deep, labels, weights, corrects=corrects)
+    deep, earlier = np.full(2, logit, np.float32), np.array([0, 2], np.float32)
+    _, g = predict_then_learn(corrected, keys_of([[2], [2]]), deep, labels, weights, earlier=earlier)
     _, right = predict_then_learn(plain, keys_of([[2]]), deep[:1], labels[1:], weights[1:])
     assert g[1] == 2 - 4 * label
     assert g.sum() == pytest.approx(right[0], abs=1e-5)
     np.testing.assert_allclose(numbers_of(corrected), numbers_of(plain), rtol=1e-4, atol=1e-5)
 
 
+def test_a_correction_takes_back_the_weight_that_was_learned() -> None:
+    """A negative was learned at weight 10, its positive comes at 1: together they are worth that positive."""
+    rates = FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 50.0, 0.0)  # L1 holds the prediction still
+    corrected, plain = Ftrl(rates), Ftrl(rates)
+    labels, weights = np.array([0, 1], np.float32), np.array([10, 1], np.float32)
+    deep, earlier = np.full(2, -1.3, np.float32), np.array([0, 10], np.float32)
+    predict_then_learn(corrected, keys_of([[2], [2]]), deep, labels, weights, earlier=earlier)
+    predict_then_learn(plain, keys_of([[2]]), deep[:1], labels[1:], weights[1:])
+    np.testing.assert_allclose(numbers_of(corrected), numbers_of(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_an_example_of_no_weight_is_only_predicted() -> None:
+    """Its gradient is 0, and it makes no row: what isn't learned leaves no trace."""
+    ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.0, 0.0))
+    one = np.ones(1, np.float32)
+    predict_then_learn(ftrl, keys_of([[2]]), 0 * one, one, one)
+    before = ftrl.table.rows().tobytes()
+    ftrl.table.take_changed()
+    wide, g = predict_then_learn(ftrl, keys_of([[2, 3]]), 0 * one, one, 0 * one)
+    assert wide[0] > 0
+    assert g[0] == 0
+    assert ftrl.table.rows().tobytes() == before
+    assert not len(ftrl.table.take_changed())
+
+
 def test_a_correction_of_what_was_never_learned_is_harmless() -> None:
     """Sums of squares stay positive, though nothing is there to be taken back; what isn't finite is left out."""
     ftrl = Ftrl(FtrlRates(np.array([0.5, 0.5], np.float32), 1.0, 0.1, 0.0))
-    deep, ones, corrects = np.array([3, np.nan], np.float32), np.ones(2, np.float32), np.ones(2, np.bool_)
-    _, g = predict_then_learn(ftrl, keys_of([[2, 2], [2]]), deep, ones, ones, corrects=corrects)
+    deep, ones = np.array([3, np.nan], np.float32), np.ones(2, np.float32)
+    _, g = predict_then_learn(ftrl, keys_of([[2, 2], [2]]), deep, ones, ones, earlier=ones)
     assert g[0] == -1.0
     assert np.isnan(g[1])
     np.testing.assert_allclose(numbers_of(ftrl), [[2 * (0.1 + 0.9 / 2), 0.0]], rtol=1e-6)
@@ -263,7 +288,7 @@ def test_labels_that_come_late_lead_where_labels_at_once_lead(rate: float) -> No
     ):
         ftrl, ones = Ftrl(FtrlRates(np.array([0.1], np.float32), 1.0, 0.0, 0.0)), np.ones(len(values), np.float32)
         keys, wanted = keys_of([[2]] * len(values)), values.astype(np.float32)
-        logits = predict_then_learn(ftrl, keys, 0 * ones, wanted, ones, corrects=later).logits[~later]
+        logits = predict_then_learn(ftrl, keys, 0 * ones, wanted, ones, earlier=later.astype(np.float32)).logits[~later]
         found.append(1 / (1 + np.exp(-logits.astype(np.float64))))
     at_once, late = found
     assert at_once[6_999] > 0.7

@@ -138,6 +138,16 @@ def test_a_product_over_the_limit_is_left_out(likes: int, tags: int, there: bool
     wanted = keys_by_hand(words.tobytes(), 0, [["user.likes", "item.tags"], ["item.id"]])
     assert (likes * tags <= KEYS_MAX) == there
     assert keys == (wanted if there else wanted[-2:])
+    left_out = Encoder(spec, Layout(spec)).left_out(one_page(words))
+    assert left_out is not None
+    assert left_out.tolist() == [0 if there else 1]
+
+
+def test_crosses_without_lists_are_never_left_out() -> None:
+    """So nobody counts."""
+    crosses: list[list[str] | Cross] = [["user.id", "item.id"]]
+    spec = msgspec.structs.replace(SPEC, wide=msgspec.structs.replace(SPEC.wide, features=[], crosses=crosses))
+    assert Encoder(spec, Layout(spec)).left_out(one_page(page("u", {}, [], {}, [Item("a")]))) is None
 
 
 def only(part: str) -> Encoder:

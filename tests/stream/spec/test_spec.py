@@ -119,7 +119,7 @@ REFUSALS = [
     ('window = "2s"', 'window = "40000d"', 32, "label.window is 1 ms to a hundred years"),
     ('window = "2s"', 'window = "0s"', 32, "label.window is 1 ms to a hundred years"),
     ('window = "2s"', 'window = "0.4ms"', 32, "label.window is 1 ms to a hundred years"),
-    ("quantiles = 8", f"min_count = {10**20}", 28, "deep.min_count: Expected `int` <= 1000000000"),
+    ("quantiles = 8", f"min_count = {10**20}", 28, "deep.min_count: Expected `int` <= 65534"),
     ("quantiles = 8", f"max_rows = {10**20}", 28, "deep.max_rows: Expected `int` <= 1000000000"),
     ("window = 200", "window = 30_000_000_000", 29, "deep.warm_start.window: Expected `int` <= 10000000"),
     ("[8, 4]", "[1_000_000_000, 4]", 27, "weights are over 100,000,000: fewer hidden_units"),

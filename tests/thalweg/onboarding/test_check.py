@@ -363,3 +363,15 @@ def test_a_check_counts_what_it_finds() -> None:
     check = checked([*sound()[:14], page(0), "{broken", *sound()[14:]])
     counts = figures(check, check.findings())
     assert (counts["errors"], counts["warnings"], counts["broken"], counts["repeated_pages"]) == (1, 1, 1, 1)
+
+
+def test_crosses_that_are_too_long_are_found() -> None:
+    """Ten installs of a user and 500 tags of an item: more keys than are learned."""
+    lines = sound()
+    next(line for line in lines if line["type"] == "item")["attributes"]["tags"] = [f"t{n}" for n in range(500)]
+    crossed = '[wide]\ncrosses = [["user.history", "item.tags"], ["user.country", "item.tags"]]'
+    found = findings(lines, SPEC.replace("[wide]", crossed))
+    long = [one for name, one in found.items() if name.startswith("long:")]
+    assert [one.name for one in long] == ["long:user.history x item.tags"]
+    assert "10 x 500 = 5,000 keys" in long[0].message
+    assert "thalweg_learner_crosses_left_out_total" in long[0].remedy
