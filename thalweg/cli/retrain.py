@@ -21,12 +21,13 @@ Before = Annotated[
 
 
 def retrain(spec: ModelSpec = None, before: Before = None, json_file: JsonFile = None) -> None:
-    """Train a new model from the live one, and let it take over if it is no worse.
+    """Train a new model from the live one, and judge it.
 
     Run it beside the learner, on the same machine: it begins with the learner's newest checkpoint, freezes quantiles
     anew, drops expired ids, trains the deep part on the newest examples (`[deep.warm_start] window`), then learns on
     until it has been compared with the live model on as many as `judged` says. Learning goes on meanwhile. The learner
-    takes the new model at an example's index, and publishes it. Exit code 1 when it is dropped, with the reason.
+    takes the new model at an example's index, if it is no worse, and publishes it. Exit code 1 when it is dropped, with
+    the reason.
     """
     settings = read_settings()
     _run(settings, model_name(settings, spec), "by hand", None, read_spec(before) if before else None, json_file)
@@ -37,7 +38,7 @@ def evolve(
     before: Before = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Carry the model over to a changed spec, without starting over.
+    """Carry the model over to a changed spec.
 
     What both specs have is carried over: wide weights by cross, statistics by definition, embeddings by column, the
     tower's first layer by the names of its inputs. What is new starts fresh and learns the newest examples, as in
