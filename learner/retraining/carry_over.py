@@ -71,8 +71,7 @@ def _carry_wide(old: Model, model: Model, changes: SpecChanges) -> None:
     moved = rows[kept].copy()
     moved[:, 0] = (moved[:, 0] & ~LOW_BYTE) | target[kept]
     _retune(old, model, moved)
-    wide.table = HashTable(WIDTH, len(moved))
-    wide.table.put(moved)
+    wide.table = HashTable.of_rows(WIDTH, moved)
     if len(stamps):
         wide.table.stamp(moved[:, 0].copy(), stamps[kept])
     elif len(wide.evictor.lifetimes_s):  # nobody knows when they were last seen: their lives begin now
