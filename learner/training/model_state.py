@@ -130,10 +130,10 @@ class ModelState:
         )
 
     def due(self, before: int, after: int) -> list[Callable[[], None]]:
-        """What is due between two indices of examples: quantiles (until the first retrain), eviction, a retrain."""
+        """What is due between two example indices: freezing quantiles, at doublings; eviction; a call for a retrain."""
         assert self.deep is not None
         due: list[Callable[[], None]] = []
-        if not self.warm_starts and before.bit_length() != after.bit_length() and after >= FIRST_FREEZE:
+        if before.bit_length() != after.bit_length() and after >= FIRST_FREEZE:
             due.append(self.deep.freeze_quantiles)
         for every, action in (
             (self.deep.vocabulary.evict_every(), self.evict),
