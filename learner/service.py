@@ -150,9 +150,13 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
     publisher = Publisher(learner.model, store, publish_config(learner.model, settings), now_ms, learner.used)
     learner.publisher = publisher
     promotion = Promotion(learner, settings)
+    if learner.resumed and not learner.resumed.meta.refusals:
+        publisher.gate.trust()
 
     def publish_and_checkpoint() -> None:
         publisher.maybe_publish(max(learner.offset, 0))
+        if reason := publisher.roll_back_reason:
+            learner.roll_back(reason)
         learner.maybe_checkpoint()
 
     attempt = 0
@@ -163,12 +167,9 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 learner.update_metrics()
                 publish_and_checkpoint()  # first: what was learned is published even while the log is unavailable
                 learner.dead_letters.confirm()  # before there can be more of them
-                if promotion.step() and prefetcher:  # what it read ahead is encoded for the model before
-                    prefetcher.close()
-                    prefetcher = None
                 prefetcher = prefetcher or _prefetch(learner)
-                records = _take(learner, prefetcher, accept_gap)
-                if records is None:  # read on behind the gap
+                records = None if promotion.step() else _take(learner, prefetcher, accept_gap)
+                if records is None:  # read on behind the gap, or for the model that took over
                     prefetcher.close()
                     prefetcher = None
                     continue

@@ -25,8 +25,10 @@ from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
 from stream.events.topics import EXAMPLES
 from stream.features.page_translation import UNKNOWN
+from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import Log, Record
-from stream.runtime.errors import CheckpointError
+from stream.runtime.errors import CheckpointError, ThalwegError
+from stream.runtime.logs import log_to_stderr
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec
 from stream.spec.spec_changes import SpecChanges
@@ -68,10 +70,11 @@ class RetrainJob:
         for difference in changes.differences():
             self._notify(str(difference))
 
-    def run(self) -> tuple[Retraining, int]:
+    def run(self, is_wanted: Callable[[], bool]) -> tuple[Retraining, int]:
         """Train on the window, then learn on until as many examples are judged as the spec asks for.
 
-        Returns the retrain, and the next offset in `examples` that its models have to learn.
+        Returns the retrain, and the next offset in `examples` that its models have to learn. Raises CheckpointError
+        once it isn't wanted any more.
         """
         self._records = self._window()
         self._notify(f"training on {len(self._records):,} records before offset {self.offset:,}")
@@ -81,6 +84,10 @@ class RetrainJob:
         with closing(self._log.reader(EXAMPLES.name, {0: self.offset})) as reader:
             waiting: list[Record] = []
             while not retraining.is_judged:
+                if not is_wanted():
+                    raise CheckpointError(
+                        "the learner that started this retrain has ended; the next one may start another"
+                    )
                 polled = reader.poll(POLL_S)
                 waiting += polled
                 if waiting and (not polled or len(waiting) >= BATCH):
@@ -121,7 +128,7 @@ class RetrainJob:
 
 def run_retrain(
     settings: Settings, log_: Log, model: str, why: str, notify: Notify, spec: Spec | None = None,
-    before: Spec | None = None,
+    before: Spec | None = None, is_wanted: Callable[[], bool] = lambda: True,
 ) -> Outcome:  # fmt: skip
     """Retrain a model, and leave the outcome for its learner. Raises CheckpointError, SpecError, LogError."""
     files = RetrainFiles(settings, model)
@@ -131,22 +138,29 @@ def run_retrain(
             raise CheckpointError(
                 f"{model} has no checkpoint in {checkpoints_of(settings, model)}: start its learner on this machine"
             )
-        retraining, offset = RetrainJob(log_, checkpoint, spec, before, notify).run()
+        retraining, offset = RetrainJob(log_, checkpoint, spec, before, notify).run(is_wanted)
         verdict = retraining.verdict()
         outcome = Outcome(verdict, why, offset, retraining.new.warm_starts)
         files.write(outcome, take(retraining.new, offset, 0, 0) if verdict.promoted else None)
     return outcome
 
 
-def main(model: str, why: str) -> None:
-    """The process that a learner starts."""
-    from stream.log.kafka_log import KafkaLog
-
+def main(model: str, why: str) -> int:
+    """The process that a learner starts. Returns its exit code."""
     os.nice(NICENESS)
-    settings = Settings.load()
-    with closing(KafkaLog(settings)) as log_:
-        run_retrain(settings, log_, model, why, lambda line: log.info(line, model=model))
+    settings, learner = Settings.load(), os.getppid()
+    log_to_stderr(settings.log_level)
+    try:
+        with closing(KafkaLog(settings)) as log_:
+            run_retrain(
+                settings, log_, model, why, lambda line: log.info(line, model=model),
+                is_wanted=lambda: os.getppid() == learner,
+            )  # fmt: skip
+    except ThalwegError as error:
+        log.error("the retrain ended without a verdict", model=model, reason=str(error))
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -1,6 +1,5 @@
 """Everything that is learned, and what happens to it between micro-batches: eviction, quantiles, calls for retrains."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ from learner.training.encoded_batch import BatchEncoder
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.ranking_kernels import PAGE_ITEMS
 from learner.training.ranking_progress import RankingProgress
+from learner.training.recent_pages import RecentPages
 from learner.training.shown_items import ShownItems
 from learner.training.training_records import RecordEncoder, TrainingRecords
 from learner.wide.ftrl import Ftrl
@@ -25,7 +25,7 @@ from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec, duration_ms
 from stream.tables.dtypes import F32, I64, U64
 
-RECENT_PAGES = 4
+GOLDEN_PAGES = 4
 STEP_MAX = 512  # examples of several records that are learned in one step: a few ms
 
 
@@ -45,6 +45,7 @@ class ModelState:
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned
+    unpredictable: int = 0  # examples whose prediction wasn't a number, in this process: nothing is learned from them
     sampled_out: int = 0  # negatives that only statistics learned
     left_out: int = 0  # crosses of an item that had too many keys
     watermark_ms: int = 0  # greatest event time of a learned page
@@ -80,7 +81,7 @@ class ModelState:
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
         self.drift = DriftDetector()
-        self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
+        self.recent_pages = RecentPages(GOLDEN_PAGES)
 
     @property
     def learned(self) -> int:
@@ -129,10 +130,10 @@ class ModelState:
         )
 
     def due(self, before: int, after: int) -> list[Callable[[], None]]:
-        """What is due between two indices of examples: quantiles (until the first retrain), eviction, a retrain."""
+        """What is due between two example indices: freezing quantiles, at doublings; eviction; a call for a retrain."""
         assert self.deep is not None
         due: list[Callable[[], None]] = []
-        if not self.warm_starts and before.bit_length() != after.bit_length() and after >= FIRST_FREEZE:
+        if before.bit_length() != after.bit_length() and after >= FIRST_FREEZE:
             due.append(self.deep.freeze_quantiles)
         for every, action in (
             (self.deep.vocabulary.evict_every(), self.evict),
@@ -152,6 +153,14 @@ class ModelState:
         self.retrain_wanted, self.warm_start_at = why, self.examples
         self.drift.reset()
 
+    def return_to(self, earlier: "ModelState") -> None:
+        """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics.
+
+        What belongs to the log stays: counts, ids learned, figures, times, pages.
+        """
+        self.wide, self.deep, self.statistics = earlier.wide, earlier.deep, earlier.statistics
+        self.drift.reset()
+
     def finite(self) -> bool:
-        """Whether every parameter of the deep part and every prediction so far is finite."""
-        return (self.deep is None or self.deep.finite()) and bool(np.isfinite(self.progress.state.sums).all())
+        """Whether every dense parameter is finite, and every embedding that changed since the last publish."""
+        return self.deep is None or self.deep.finite()

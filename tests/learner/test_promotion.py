@@ -9,6 +9,7 @@ from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.promotion import Promotion
+from learner.publishing.publisher import Publisher, publish_config
 from learner.retraining.judgement import Verdict
 from learner.retraining.resumption import resume
 from learner.retraining.retrain_files import Outcome, RetrainFiles, checkpoints_of
@@ -22,9 +23,11 @@ from stream.events.types import Item
 from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import CheckpointError
 from stream.runtime.settings import Settings
+from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from tests.support.learned_models import assert_same
 from tests.support.learner_world import records, small_spec
+from tests.support.waiting import wait_until
 
 SPEC = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150"})
 LOG = records(SPEC, 300)
@@ -212,8 +215,19 @@ def test_a_model_evolves_while_the_learner_learns(house: House) -> None:
     house.grow()
     learner = house.learner()
     learn_to(learner, 95)
+    store = MemoryStore(SPEC.name)
+    clock = iter(range(10**6, 10**9, 10**5)).__next__
+    config = publish_config(learner.model, house.settings)
+    publisher = learner.publisher = Publisher(learner.model, store, config, clock, learner.used)
+    wait_until(lambda: publisher.maybe_publish(learner.offset), "a version of the old spec")
     promoted(Promotion(learner, house.settings))
     assert learner.model.spec.fingerprint() == spec.fingerprint()
+    learn_to(learner, 97)
+    wait_until(lambda: publisher.maybe_publish(learner.offset), "a version of the new spec")
+    publisher.uploader.stop()
+    live = store.manifest(publisher.version)
+    assert (live.parent, live.fingerprint) == (publisher.version - 1, spec.fingerprint())
+    assert all(not part.deltas and not part.merged for part in live.parts.values())
     makers = [key for key in learner.model.wide.table.rows()[:, 0] if int(key) & 255 == 3]
     assert len(makers) == 3
     learn_to(learner, 100)
