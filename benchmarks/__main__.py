@@ -24,9 +24,10 @@ NAMES = {
     "sampling": "the learner at shares of the negatives, in the store at 1 %: time, AUC, calibration",
     "scenarios": "the store's scenarios, one by one: what each does to Wide & Deep in closed loop",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
-    "rare": "planted faults that the publish gate stops at 5, 1, .1 % labels, honest versions that it refuses",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
+    "rare": "planted faults that the publish gate stops at 5, 1, .1 % labels, honest versions that it refuses",
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
+    "warm_start": "a model evolved to a changed spec against one that learns it from scratch; cost of a retrain",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
 MANY_CORES = {
@@ -37,6 +38,7 @@ MANY_CORES = {
     "rare",
     "scenarios",
     "swap",
+    "warm_start",
 }  # all others are pinned to one, if possible
 
 

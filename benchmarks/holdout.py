@@ -24,6 +24,7 @@ from rich.table import Table
 from benchmarks.held_out_course import Course
 from benchmarks.learn_world import labelled_pages, records_of, world_spec
 from learner.deep.deep_model import DeepModel
+from learner.retraining.schedule import RetrainSchedule
 from learner.training.frozen_model import ModelCopy
 from learner.training.held_out_judge import HeldOutJudge
 from learner.training.model import Model
@@ -209,18 +210,18 @@ def anchors(*, quick: bool) -> tuple[Table, dict[str, float]]:
 class _HoldingEntrant(ModelEntrant):
     """The learner's model as it is in service: a share is held out."""
 
-    def __init__(self, spec: Spec, share: float, log: ExampleLog) -> None:
-        super().__init__(spec, spec.parts, 0, log)
+    def __init__(self, spec: Spec, share: float) -> None:
+        super().__init__(spec, spec.parts, 0)
         gate = msgspec.structs.replace(spec.publish.gate, holdout=share)
         own = msgspec.structs.replace(spec, publish=msgspec.structs.replace(spec.publish, gate=gate))
-        self.model = Model(own, 0, log.read_from, learns_statistics=False)
+        self.learning = RetrainSchedule(Model(own, 0, learns_statistics=False))
 
 
 def movielens(pages: int | None) -> tuple[Table, dict[str, float]]:
     """AUC by share."""
-    spec, log = load_spec(Path("specs/movielens.toml")), ExampleLog()
+    spec = load_spec(Path("specs/movielens.toml"))
     source = read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print))
-    scores = Backtest(spec, [_HoldingEntrant(spec, share, log) for share in SHARES], log).run(source, pages)
+    scores = Backtest(spec, [_HoldingEntrant(spec, share) for share in SHARES], ExampleLog()).run(source, pages)
     table = Table("held out", "auc at page time", title=f"MovieLens, {scores.pages:,} pages")
     figures = {}
     for share, predictions in zip(SHARES, scores.predictions, strict=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from learner.training.figures import ALL, WINDOW
 from learner.training.held_out import HeldOut
@@ -112,7 +112,12 @@ HELD_OUT_IMPLAUSIBLE = Gauge(
 )
 HELD_OUT_VERDICTS = Total("thalweg_learner_held_out_verdicts", "verdicts by held-out examples", ("outcome",))
 ANCHOR = Gauge("thalweg_learner_held_out_anchor", "example index of the anchor; 0: there is none yet")
-WARM_STARTS = Total("thalweg_learner_warm_starts", "warm starts, since the log's beginning")
+WARM_STARTS = Total("thalweg_learner_warm_starts", "retrained models that were promoted, since the log's beginning")
+RETRAINS = Counter(
+    "thalweg_learner_retrains", "retrains that ended, in this process, by what became of the model", ["outcome"]
+)
+for outcome in ("promoted", "dropped"):
+    RETRAINS.labels(outcome)
 CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "from a checkpoint's beginning until its file is there")
 CHECKPOINT_PAUSE = Histogram(
     "thalweg_learner_checkpoint_pause_seconds", "time that learning pauses for, at each copy for a checkpoint"

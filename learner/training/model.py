@@ -15,6 +15,7 @@ from learner.deep.joint_step import learn_micro_batches, learn_wide
 from learner.training.dedup import NO_SOURCE
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model_state import ModelState
+from learner.training.ranking_kernels import KEY
 from learner.training.ranking_progress import PageColumns
 from learner.training.recent_pages import PAGES_MAX
 from learner.training.training_records import TrainingRecords
@@ -23,7 +24,7 @@ from stream.events.types import Organic, TrainingEvent
 from stream.snapshots.manifest import INGESTS_MAX
 from stream.tables.dtypes import F32, I64, Bools
 
-EARLY_SHARE = 10  # an early warm start waits at least a tenth of the usual interval after the last one
+CALLS_APART_MIN = 2_000  # examples between a call for a retrain and the next one by drift
 
 
 class Model(ModelState):
@@ -102,17 +103,20 @@ class Model(ModelState):
             return
         for r, (begin, end) in enumerate(pairwise(batch.ends.tolist()), first):
             if end > begin:
-                self.window.begin_record(records.origins[r].offset, self.examples + begin)
                 self._note_pages(records, r)
         self.sampled_out += len(batch) - len(batch.earlier)
         predictions = self._learn_parts(batch)
         self.unpredictable += int(np.isnan(predictions).sum())
         losses = self._record_figures(batch, predictions, records.identities)
+        if self.on_predicted:
+            keys = records.identities[batch.pages.page, KEY]
+            targets = batch.targets
+            self.on_predicted(targets.ids, predictions, targets.labels, targets.weights, batch.earlier, keys)
         if self.learns_statistics:
             self.statistics.learn(batch.all_pages, batch.outcomes, batch.statistics)
         self._note(batch)
-        if self.deep and self._drifted(losses):
-            self.warm_start()
+        if self.spec.deep.warm_start.every and self._drifted(losses):
+            self.call_for_retrain("drift")
 
     def _learn_parts(self, batch: EncodedBatch) -> F32:
         """Predict, then learn each micro-batch; run whatever is due at an example index between them.
@@ -138,8 +142,6 @@ class Model(ModelState):
                 continue
             deep = self.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
             learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], batch.earlier, predictions, wide)
-            piece = slice(bounds[begun], bounds[end])
-            self.window.add(self.examples, targets.ids[piece], wide[piece])
             self.examples += int(bounds[end] - bounds[begun])
             begun = end
             for action in due:
@@ -167,9 +169,9 @@ class Model(ModelState):
         ]
 
     def _drifted(self, losses: Sequence[float]) -> bool:
-        """Whether records' mean log loss has risen, and the last warm start is long enough ago."""
+        """Whether records' mean log loss has risen, and the last call for a retrain is long enough ago."""
         risen = [self.drift.add(loss) for loss in losses if math.isfinite(loss)]
-        return any(risen) and self.examples - self.warm_start_at >= self.spec.deep.warm_start.every // EARLY_SHARE
+        return any(risen) and self.examples - self.warm_start_at >= CALLS_APART_MIN
 
     def _note(self, batch: EncodedBatch) -> None:
         """Note what a version says of the examples it learned."""

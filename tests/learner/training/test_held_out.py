@@ -65,7 +65,6 @@ def test_nothing_is_learned_from_them(parts: str) -> None:
     log = records(spec, 900, per_record=1)
     one, other = Model(spec), Model(_all_learned(spec))
     rest = without_held(log, 0.2)
-    one.reread, other.reread = (lambda offset: iter(log[offset:])), (lambda offset: iter(rest[offset:]))
     for offset in range(len(log)):
         one.learn(log[offset], offset)
         other.learn(rest[offset], offset)
@@ -106,7 +105,7 @@ def test_the_anchor_predicts_as_the_model_did(parts: str) -> None:
 @pytest.mark.parametrize("stop", [23, 40, 101, 212, 299])
 def test_resuming_is_never_having_stopped(tmp_path: Path, stop: int) -> None:
     """With pages that wait, an anchor half copied, a window half full."""
-    spec = holding_spec(warm_start="warm_start")
+    spec = holding_spec()
     log = records(spec, 900)
     whole = learned(spec, log)
     assert whole.held_out.anchor
@@ -135,7 +134,6 @@ def test_packing_makes_no_difference() -> None:
     models = Model(spec), Model(spec)
     steps = [0, 0]
     for which, (model, read) in enumerate(zip(models, (1, 50), strict=True)):
-        model.reread = lambda offset: iter(log[offset:])
         for first, last in pairwise([*range(0, len(raw), read), len(raw)]):
             for chunk in model.record_encoder.records(raw[first:last]):
                 for a, b in model.steps(chunk):
