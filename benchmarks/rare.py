@@ -80,11 +80,11 @@ def play(job: Job) -> Found:
 def jobs_of(*, quick: bool) -> list[Job]:
     """All that is to be done, the longest first."""
     seeds, trials = (QUICK_SEEDS, QUICK_TRIALS) if quick else (SEEDS, TRIALS)
-    honest, pages = (1, QUICK_PAGES) if quick else (HONEST_SEEDS, PAGES)
+    honest, pages = (1, dict.fromkeys(RATES, QUICK_PAGES)) if quick else (HONEST_SEEDS, PAGES)
     found: list[Job] = [QUICK_EXAMPLES if quick else EXAMPLES]
     found += [TrialCourse(rate, trials, seed) for seed in range(seeds) for rate in RATES]
     found += [HonestCourse(rate, name, 100 + seed) for seed in range(honest) for rate in RATES for name in SCENARIOS]
-    return found + [BiasJob(rate, pages, seed) for seed in range(1 if quick else 2) for rate in RATES]
+    return found + [BiasJob(rate, pages[rate], seed) for seed in range(1 if quick else 2) for rate in RATES]
 
 
 def played(jobs: list[Job]) -> Iterable[Found]:

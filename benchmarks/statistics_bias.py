@@ -41,7 +41,8 @@ features = ["statistics.*"]
 """)
 NAMES: Final = ("rate", "residual", "affinity", "coec")
 USERS, ITEMS, SHOWN, HISTORY = 40, 50, 10, 2
-PAGES, QUICK_PAGES = 40_000, 4_000
+PAGES: Final = {0.05: 40_000, 0.01: 40_000, 0.001: 100_000}  # of ten items, by rate
+QUICK_PAGES: Final = 4_000
 
 
 def biases(rate: float, pages: int, seed: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The publish gate's first step: every version, before it's served and exactly as it would be served, is compared.
 
-Without labels, on recent pages (`reference_pages.py`): with the live version, and with one that is 32 to 64 versions
+Without labels, on recent pages (`reference_pages.py`): with the live version, and with one that is 16 to 24 versions
 older, since many small steps make a large one. And with the recent labels (`label_window.py`). Nothing here depends on
 a clock: the same records and the same moments of publishing give the same verdicts. The rules: `gate_rules.py`.
 """
