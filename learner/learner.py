@@ -51,7 +51,7 @@ class Learner:
         self._learning = offset
         self._checkpoint_every_ms = checkpoint_every_ms
         self._checkpoint_ms = now_ms()  # of the last attempt
-        self._printed_header = False
+        self._printed_header = self._is_frozen = False
         self._metrics_ms = 0  # when the metrics were last set
         model.reread = self._reread
 
@@ -73,6 +73,7 @@ class Learner:
                 self.offset = origins[-1].offset + 1
                 self.lag.learned(origins, new)
                 self._print_progress()
+                self._log_alarms()
                 self.update_metrics()
                 after_step()
         self.dead_letters.confirm()
@@ -131,6 +132,14 @@ class Learner:
             except OSError as error:  # a full disk, or a closed pipe
                 log.warning("progress can't be printed; learning goes on", reason=str(error))
         marks.clear()
+
+    def _log_alarms(self) -> None:
+        for alarm in self.model.drift.alarms:
+            log.warning("drift: the model became worse", **alarm._asdict())
+        self.model.drift.alarms.clear()
+        if self.model.publishing_frozen != self._is_frozen:
+            self._is_frozen = not self._is_frozen
+            log.warning("drift: no version is published" if self._is_frozen else "drift is over: versions are published")
 
     def update_metrics(self, *, now: bool = False) -> None:
         """Set the metrics every METRICS_EVERY_MS; at once, when `now`."""

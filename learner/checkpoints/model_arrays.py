@@ -80,7 +80,7 @@ def small_arrays(model: Model) -> Arrays:
         "recent_ids": window.ids.copy(),
         "recent_wide": window.wide.copy(),
         "records": np.fromiter(chain.from_iterable(window.records), np.int64, 2 * len(window.records)).reshape(-1, 2),
-        "losses": np.array(model.drift.losses, np.float64),
+        **model.drift.arrays(),
         "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
         "page_bytes": np.array([len(page) for page in model.recent_pages], np.int64),
     }
@@ -122,7 +122,7 @@ def restore_arrays(model: Model, arrays: Arrays, slices: list[str]) -> None:
     ends = np.cumsum([0, *arrays["page_bytes"]])
     raw = arrays["pages"].tobytes()
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
-    model.drift.restore(arrays["losses"].tolist())
+    model.drift.restore(arrays, slices)
 
 
 def _restore_statistics(statistics: Statistics, arrays: Arrays) -> None:

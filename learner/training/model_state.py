@@ -10,7 +10,7 @@ import numpy as np
 from learner.deep.deep_model import FIRST_FREEZE, DeepModel
 from learner.deep.warm_start import warm_start
 from learner.training.dedup import RecentIds
-from learner.training.drift import DriftDetector
+from learner.training.drift import STEP_MAX, DriftDetector
 from learner.training.encoded_batch import BatchEncoder
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.ranking_kernels import PAGE_ITEMS
@@ -27,7 +27,6 @@ from stream.spec.spec import Spec, duration_ms
 from stream.tables.dtypes import F32, U64
 
 RECENT_PAGES = 4
-STEP_MAX = 512  # examples of several records that are learned in one step: a few ms
 
 
 @dataclass
@@ -75,7 +74,7 @@ class ModelState:
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
         self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)
-        self.drift = DriftDetector()
+        self.drift = DriftDetector(spec.drift, slices)
         self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
 
     @property
@@ -119,6 +118,7 @@ class ModelState:
             return False
         return (
             sizes.examples <= STEP_MAX
+            and not self.drift.is_due(sizes.predicted)
             and not any(records.organic[first:last])
             and self.wide.is_quiet(sizes.keys, newest_ms)
             and (not self.learns_statistics or self.statistics.is_quiet(sizes.statistics, sizes.examples))
@@ -152,7 +152,25 @@ class ModelState:
         self.warm_starts += 1
         self.warm_start_at = self.examples
         warm_start(self.deep, self.window.chunks(self.reread, self.examples, self.record_encoder))
-        self.drift.reset()
+
+    def act_on_drift(self) -> None:
+        """What the spec wants when the model has become worse, at a fixed count of examples after the alarm."""
+        action = self.drift.take_due()
+        if action == "retrain" and self.deep:
+            self.warm_start()
+        elif action == "forget":
+            self.forget(self.spec.drift.keeps)
+
+    def forget(self, share: float) -> None:
+        """Keep this share of both parts' sums of squares, so that they learn faster; weights stay."""
+        self.wide.forget(share)
+        if self.deep:
+            self.deep.forget(share)
+
+    @property
+    def publishing_frozen(self) -> bool:
+        """Whether no version should go out: the model has become worse, and the spec wants it so."""
+        return self.spec.drift.action == "freeze" and self.drift.is_alarmed
 
     def finite(self) -> bool:
         """Whether every parameter of the deep part and every prediction so far is finite."""
