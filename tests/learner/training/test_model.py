@@ -112,15 +112,14 @@ def test_it_learns() -> None:
 
 
 def test_drift_calls_an_early_warm_start() -> None:
-    """When all labels turn over, ADWIN sees the log loss rise, and the deep part starts anew before its turn."""
-    spec = small_spec(**{"every = 300": "every = 5000"})
-
-    log = records(spec, 1_200)
+    """When all labels turn over, the model is worse than a constant, and the deep part starts anew before its turn."""
+    spec = small_spec(**{"every = 300": "every = 50000"})
+    log = records(spec, 1_600)
     steady = learned(spec, [labelled(record, 1) for record in log])
     assert steady.warm_starts == 0, "nothing drifts, and it isn't its turn"
-    model = learned(spec, [labelled(record, int(n < 250)) for n, record in enumerate(log)])
-    assert model.warm_starts >= 1
-    assert 250 * 9 < model.warm_start_at < model.examples < 5000
+    model = learned(spec, [labelled(record, int(n < 400)) for n, record in enumerate(log)])
+    assert model.warm_starts == 1
+    assert 400 * 9 < model.warm_start_at < 400 * 9 + 1_000
 
 
 def test_a_page_of_another_layout_is_set_aside() -> None:
