@@ -133,7 +133,9 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     for rate, positives in todo:
         name, per_day = f"{100 * rate:g}%", round(positives / rate)
         shown = Console(stderr=True)
-        found = [false_alarms(rate, per_day, days, seed) for seed in track(range(seeds), f"false, {name}", console=shown)]
+        found = [
+            false_alarms(rate, per_day, days, seed) for seed in track(range(seeds), f"false, {name}", console=shown)
+        ]
         ours, adwin = (statistics.mean(alarms) for alarms in zip(*found, strict=True))
         cells = []
         if positives == POSITIVES_A_DAY:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from producers.source import WorldEvent
 from producers.store.parameters import BASE_RATES, DAY_MS, HOUR_MS, START_MS, StoreParameters
-from producers.store.scenario import Ramp, Scenario, TrafficPause, load_scenario
+from producers.store.scenario import Flip, Ramp, Scenario, TrafficPause, load_scenario
 from stream.events.types import Impression, Install, Item, User
 from stream.spec.spec import DELAYS_MAX, Label, Policy, Spec
 from stream.spec.spec_file import parse_spec
@@ -105,7 +105,10 @@ def traffic(scenario: Scenario, base_rate: float, pages_a_s: float, until_s: flo
     users = draw.integers(USERS, size=len(at))
     keys = draw.exponential(size=(len(at), CATALOGUE)) / popularity  # the least are a draw without repetition
     items = np.argpartition(keys, ITEMS, axis=1)[:, :ITEMS]
-    logits = quality[items] + taste[users[:, None] % SEGMENTS, categories[items]]
+    likes = np.ones(len(at))
+    for flip in scenario.all(Flip):
+        likes[at * 1_000 * STORE.compress >= flip.at_ms] *= -1
+    logits = quality[items] + likes[:, None] * taste[users[:, None] % SEGMENTS, categories[items]]
     low, high = -15.0, 15.0
     for _ in range(40):
         middle = (low + high) / 2

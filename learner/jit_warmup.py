@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 
 from learner.deep.warm_start import WindowChunk, train
+from learner.publishing.gate import PublishGate
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from stream.events.codec import encode_record
@@ -25,7 +26,7 @@ def compile_kernels(spec: Spec) -> None:
     Statistics(StatisticsProgram(spec, layout)).fill(words, 1)
     page = Impression("r", 1, "u", ["a", "b"], features=words.tobytes())
     model = Model(spec)
-    builder = VersionBuilder(model)
+    builder, gate = VersionBuilder(model), PublishGate(model)
     for n in range(2):
         examples = Examples(
             page, [2 * n + 1, 2 * n + 2], [0, 1], [1, 0], [1.0, 1.0], [INSTALLED, WINDOW_CLOSED], [1, 1]
@@ -37,6 +38,7 @@ def compile_kernels(spec: Spec) -> None:
         read = [Record("", 0, 2 * n + 1, 1, b"0", raw) for raw in (again, foreign)]
         for records in model.record_encoder.records(read):
             model.learn_records(records, 0, 1)
+        gate.judge(deep=True)
         builder.build(n + 1, n, 1, n + 1, 1, {}, deep=True)
     model.drift.begin_anew()
     model.forget(0.5)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
-from learner.checkpoints.checkpoint import Checkpoint
+from learner.checkpoints.checkpoint import Checkpoint, restore
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
@@ -21,7 +21,7 @@ from stream.events.topics import EXAMPLES
 from stream.events.types import Examples
 from stream.log.protocol import Log, Reader
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import LogUnavailable
+from stream.runtime.errors import CheckpointError, LogUnavailable
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 METRICS_EVERY_MS = 200
@@ -40,9 +40,11 @@ class Learner:
         resumed: Checkpoint | None = None,
     ) -> None:  # fmt: skip
         self.log, self.model = log_, model
-        self.offset = offset
+        self.offset, self.resumed = offset, resumed
         self.checkpointer = Checkpointer(model, files, offset, resumed.origin if resumed else None)
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
+        self._files = files
+        self._unproven: tuple[int, int] | None = None  # offset, and `model.learned`, of a checkpoint that may be good
         self.publisher: Publisher | None = None
         self.dead_letters = DeadLetterBuffer(log_)
         self.lag = Lag(log_, model.spec.name, offset)
@@ -87,6 +89,7 @@ class Learner:
         if not checkpointer.is_sweeping:
             if not checkpointer.is_idle(wait=now):
                 return
+            self._maybe_pin()
             due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
             if not due or checkpointer.offset == self.offset:
                 return
@@ -96,8 +99,66 @@ class Learner:
             return
         self.dead_letters.confirm()
         used = self.publisher.used if self.publisher else self.used
-        checkpointer.cut(self.offset, used.token, used.version)
+        refusals = self.publisher.gate.refusals if self.publisher else 0
+        checkpointer.cut(self.offset, used.token, used.version, refusals)
+        self._unproven = self.offset, self.model.learned
         checkpointer.is_idle(wait=now)
+
+    def roll_back(self, reason: str) -> None:
+        """Return to the checkpoint that is pinned, between two records, and write a checkpoint of that.
+
+        Weights, embeddings and statistics are those of then; the offset, ids learned and figures are those of now, so
+        no example is learned again, and what was learned between is lost. A process that is killed restarts from the
+        state before or after. Without a pinned checkpoint nothing changes. Raises LogUnavailable, LogError before
+        anything changes.
+        """
+        assert not self.mid_record, "between two records"
+        self.dead_letters.confirm()
+        self.checkpointer.abandon()
+        self._unproven = None
+        good = self._pinned()
+        if good is None:
+            log.error("can't roll back: no checkpoint was proven; learning goes on", reason=reason)
+        else:
+            self.model.return_to(restore(self.model.spec, good))
+            self.checkpointer = Checkpointer(self.model, self._files, good.meta.offset)
+            self._checkpoint_ms = now_ms()
+            used = self.publisher.used if self.publisher else self.used
+            try:
+                self._files.pin(self.checkpointer.write(self.offset, used.token, used.version).name)
+            except CheckpointError as error:
+                log.error("the state that learning is rolled back to isn't saved yet", reason=str(error))
+            lost = self.model.examples - good.meta.examples
+            log.error("learning is rolled back", reason=reason, to_offset=good.meta.offset, examples_lost=lost)
+        if self.publisher:
+            self.publisher.rolled_back(reason, good.meta.offset if good else None)
+
+    def _pinned(self) -> Checkpoint | None:
+        """The pinned checkpoint, if there is one that this spec can have written."""
+        name = self._files.pinned()
+        try:
+            found = self._files.named(name) if name else None
+        except CheckpointError as error:
+            log.error("the pinned checkpoint can't be read", reason=str(error))
+            return None
+        return found if found and found.meta.fingerprint == self.model.spec.fingerprint() else None
+
+    def _maybe_pin(self) -> None:
+        """Pin the last checkpoint once it's written, and a version of later has passed the gate and was packed.
+
+        So it lies between two states that passed. A refusal between them says that it may not be good.
+        """
+        if self.publisher is None or self._unproven is None:
+            return
+        offset, learned = self._unproven
+        if self.publisher.gate.refusals:
+            self._unproven = None
+        elif self.publisher.proven >= learned and self.checkpointer.offset == offset and self.checkpointer.written:
+            self._unproven = None
+            try:
+                self._files.pin(self.checkpointer.written.name)
+            except CheckpointError as error:
+                log.error("the last good checkpoint can't be pinned", reason=str(error))
 
     def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
         """Records of `examples` from this offset up to the one that is being learned.
@@ -139,7 +200,9 @@ class Learner:
         self.model.drift.alarms.clear()
         if self.model.publishing_frozen != self._is_frozen:
             self._is_frozen = not self._is_frozen
-            log.warning("drift: no version is published" if self._is_frozen else "drift is over: versions are published")
+            log.warning(
+                "drift: no version is published" if self._is_frozen else "drift is over: versions are published"
+            )
 
     def update_metrics(self, *, now: bool = False) -> None:
         """Set the metrics every METRICS_EVERY_MS; at once, when `now`."""
@@ -153,6 +216,8 @@ class Learner:
         if self.publisher:
             metrics.VERSION.set(self.publisher.uploader.published)
             metrics.REJECTED.set(self.publisher.rejected)
+            metrics.ROLL_BACKS.set(self.publisher.roll_backs)
+            metrics.set_verdict(self.publisher.gate.verdict, self.publisher.rejected_by_cause)
 
 
 def back_off(error: Exception, attempt: int, stopping: threading.Event) -> int:

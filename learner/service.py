@@ -127,9 +127,13 @@ def _take(learner: Learner, prefetcher: RecordPrefetcher, accept_gap: bool) -> l
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _Status, accept_gap: bool) -> None:
     publisher = Publisher(learner.model, store, publish_config(learner.model, settings), now_ms, learner.used)
     learner.publisher = publisher
+    if learner.resumed and not learner.resumed.meta.refusals:
+        publisher.gate.trust()
 
     def publish_and_checkpoint() -> None:
         publisher.maybe_publish(max(learner.offset, 0))
+        if reason := publisher.roll_back_reason:
+            learner.roll_back(reason)
         learner.maybe_checkpoint()
 
     attempt = 0

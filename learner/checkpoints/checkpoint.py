@@ -13,7 +13,10 @@ from stream.spec.spec import Spec
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published."""
+    """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published.
+
+    `refusals`: how many versions in a row the publish gate had refused.
+    """
 
     fingerprint: str
     offset: int
@@ -29,6 +32,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     organic: int = 0
     left_out: int = 0
     sampled_out: int = 0
+    refusals: int = 0
 
 
 class Origin(NamedTuple):
@@ -53,12 +57,12 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     return Checkpoint(meta_of(model, offset, token, version), small_arrays(model) | rows_of_parts(model))
 
 
-def meta_of(model: Model, offset: int, token: int, version: int) -> Meta:
+def meta_of(model: Model, offset: int, token: int, version: int, refusals: int = 0) -> Meta:
     """What isn't an array."""
     return Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
-        model.left_out, model.sampled_out,
+        model.left_out, model.sampled_out, refusals,
     )  # fmt: skip
 
 

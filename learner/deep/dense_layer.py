@@ -4,7 +4,8 @@ A layer's weight is [out, in]: a unit's weights lie side by side. Where ReLU hol
 micro-batch, its gradient is exactly 0 and AdaGrad moves nothing: such units are left out of the backward pass, and
 often that's half of them. Widths are multiples of LINE: what they are filled up with is 0 and stays 0.
 
-Every sum has one order, whatever the processor and the number of rows: results are equal to the bit.
+Every sum has one order, whatever the processor and the number of rows: results are equal to the bit. A weight whose
+sum of squares wouldn't stay finite doesn't move: so a gradient that isn't a number can't reach a parameter.
 """
 
 from collections.abc import Callable
@@ -41,6 +42,7 @@ INT64: Final = ir.IntType(64)
 FLOAT: Final = ir.FloatType()
 VECTOR: Final = ir.VectorType(FLOAT, LANES)
 ZEROS: Final = VECTOR([0.0] * LANES)
+INFINITIES: Final = VECTOR([float("inf")] * LANES)
 
 
 class Emitter:
@@ -189,11 +191,12 @@ def _emit_step(e: Emitter, given: Any) -> None:
         with e.loop(INT64(0), rows) as (r, _):
             term = builder.fmul(e.spread(e.load(d, r, FLOAT)), e.load(x, e.index(r, inputs, i)))
             builder.store(builder.fadd(builder.load(gradient), term), gradient)
-        g = builder.load(gradient)
-        total = builder.fadd(e.load(squares, i), builder.fmul(g, g))
-        e.store(total, squares, i)
+        g, old, before = builder.load(gradient), e.load(weight, i), e.load(squares, i)
+        total = builder.fadd(before, builder.fmul(g, g))
+        moves = builder.fcmp_ordered("<", total, INFINITIES)
+        e.store(builder.select(moves, total, before), squares, i)
         move = builder.fdiv(builder.fmul(rate, g), builder.fadd(e.call("sqrt", builder.fadd(total, floor)), epsilon))
-        e.store(builder.fsub(e.load(weight, i), move), weight, i)
+        e.store(builder.select(moves, builder.fsub(old, move), old), weight, i)
 
 
 _activations, _gradient, _step = _intrinsic(_emit_activations), _intrinsic(_emit_gradient), _intrinsic(_emit_step)

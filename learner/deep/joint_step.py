@@ -153,6 +153,7 @@ def pool(embeddings: Any, rows: Any, offsets: Any, lists: Any, out: Any, width: 
 def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, rows: Any, gradients: Any) -> None:
     """One AdaGrad step after `predict_batch`; gradients [first:last] are divided by the micro-batch's size.
 
+    As in the wide part nothing is learned from an example whose gradient isn't finite, and all from the others.
     Where sums fade, gradients are inflated, and with them all that is made of them: sums of squares, steps' epsilons.
     """
     tower, lists = deep.tower, deep.lists
@@ -160,12 +161,25 @@ def step_deep(deep: Any, inputs: Any, first: Any, last: Any, activations: Any, r
     root = np.float32(np.sqrt(inflated))
     scaled = np.empty(last - first, np.float32)
     for b in range(first, last):
-        scaled[b - first] = gradients[b] / np.float32(deep.micro_batch) * root
+        gradient = gradients[b]
+        if not np.isfinite(gradient):
+            gradient = np.float32(0.0)
+            clear_row(tower, activations, last - first, b - first)
+        scaled[b - first] = gradient / np.float32(deep.micro_batch) * root
     floor, epsilon = deep.floor * np.float32(inflated), EPSILON * root
     below = backward(tower, activations, scaled, AdaGrad(tower.rate, floor, epsilon))
     if rows.shape[0]:
         offsets = inputs.id_offsets[first * lists : last * lists + 1]
         learn_rows(deep.vocabulary, rows, offsets, lists, below, AdaGrad(deep.embedding_rate, floor, epsilon))
+
+
+@kernel
+def clear_row(tower: Any, activations: Any, rows: Any, row: Any) -> None:
+    """Zero a row's activations: what isn't finite in them would reach the gradients, though its own is 0."""
+    at = 0
+    for width in tower.widths:
+        activations[at + row * width : at + (row + 1) * width] = 0.0
+        at += rows * width
 
 
 @kernel
@@ -191,6 +205,8 @@ def learn_rows(vocabulary: Any, rows: Any, offsets: Any, lists: Any, gradient: A
         for c in range(dim):
             g = total[c]
             s = row[dim + c] + g * g
+            if not np.isfinite(s):
+                continue
             row[dim + c] = s
             row[c] -= rate * g / (np.sqrt(s + floor) + epsilon)
 

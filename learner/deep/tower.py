@@ -190,10 +190,12 @@ def backward(tower: Any, activations: Any, gradients: Any, step: Any) -> Any:
 
 @kernel
 def adagrad(weights: Any, squares: Any, gradient: Any, step: Any) -> None:
-    """One AdaGrad step, as torch.optim.Adagrad takes it. Arrays are float32 [n]."""
+    """One AdaGrad step, as torch.optim.Adagrad takes it; where the sum wouldn't be finite none. Float32 [n]."""
     rate, floor, epsilon = step
     for o in range(weights.shape[0]):
         g = gradient[o]
         s = squares[o] + g * g
+        if not np.isfinite(s):
+            continue
         squares[o] = s
         weights[o] -= rate * g / (np.sqrt(s + floor) + epsilon)

@@ -74,6 +74,8 @@ def train(deep: DeepModel, chunk: WindowChunk, batch: int) -> None:
             logits, labels[first:last], weights[first:last], reduction="sum"
         ) + torch.dot(pulls[first:last], logits)
         gradients = torch.autograd.grad(loss / batch, parameters, materialize_grads=True)
+        if not loss.isfinite() or not all(gradient.isfinite().all() for gradient in gradients):
+            continue  # one example that isn't finite must not reach all parameters
         with torch.no_grad():
             for part, rate in ((slice(1), deep.embedding_rate), (slice(1, None), deep.spec.learning_rate)):
                 adagrad(

@@ -1,84 +1,187 @@
-"""The publish gate: what a version must satisfy to go live. Evidence of a rejected one goes to quarantine."""
+"""The publish gate's first step: every version, before it's served and exactly as it would be served, is compared.
 
-import json
-from pathlib import Path
+Without labels, on recent pages (`reference_pages.py`): with the live version, and with one that is 32 to 64 versions
+older, since many small steps make a large one. And with the recent labels (`label_window.py`). Nothing here depends on
+a clock: the same records and the same moments of publishing give the same verdicts. The rules: `gate_rules.py`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from learner.training.figures import Figures, cross_entropy
-from learner.training.model import Model
-from stream.spec.spec import Gate, Label
-
-EXAMPLES_MIN = 500  # below it calibration and log loss mean nothing
-QUARANTINE_MAX = 20
-CHANCE_SIGMAS = 3.0
-FINAL_LABELS = Label(policy="wait")
-OLDER_LABELS = (
-    "; under this policy the labels of this window come from older pages than its predictions: if traffic has just "
-    "changed, wait, or widen `[publish] gate.{}`"
+from learner.publishing.comparison import Comparison, compared
+from learner.publishing.gate_rules import (
+    Refusal,
+    comparison_refusal,
+    coverage_refusal,
+    labels_refusal,
+    norms_refusal,
+    widening,
 )
+from learner.publishing.label_window import LabelWindow
+from learner.publishing.reference_pages import ReferencePages, column_names, reference_pages
+from learner.training.model import Model
+from stream.snapshots.payload import NAMES_MAX
+from stream.snapshots.verdict import NOT_FINITE, NUMBERS_MAX, Verdict
+from stream.tables.dtypes import F32, F64
+
+ITEMS_MIN: Final = 64  # of all pages, or of a slice: below it means and orders depend on single items
+ANCHOR_VERSIONS: Final = 32  # that pass, from one anchor to the next
+SLICE_MARGIN: Final = 1.5  # by which a slice's bounds are wider
 
 
-def rejection(gate: Gate, window: Figures, finite: bool, label: Label = FINAL_LABELS, usual_rate: float = 1.0) -> str:
-    """Why this version must not go live; empty when it may.
+class Scores(NamedTuple):
+    """What a version gives to reference pages."""
 
-    `window`: figures of the last 2,000 progressive predictions. Log loss is compared with that of the constant
-    prediction of the window's own label rate: the bound moves with the world, so drift can't lock the gate.
+    log_odds: F64  # f64[N], of the pair of wide and deep part that is served
+    deep: F32  # f32[N], of the deep part in it
+    norms: F64  # of each layer, and of the pages' embeddings; empty without a deep part
 
-    Where labels come as corrections (`are_negatives_early`), those of a window are of older pages than its predictions.
-    While they leave no positive or no negative in it, as before the first installs, there is no rate to compare with:
-    then only numbers that aren't finite are rejected.
 
-    Under `fake_negative` every positive is such a correction. When traffic ebbs, and most when it ceases, labels of
-    more pages than the window's go on coming, and no version could go live until traffic resumes. So labels beyond
-    `usual_rate`, the share of positives over the model's life, don't make its predictions too low; and log loss is
-    compared with that of the constant prediction of the window's mean prediction, which errs as much.
+@dataclass(frozen=True)
+class Reference:
+    """A version that was published, by its scores of pages that were recent then."""
+
+    name: str
+    pages: ReferencePages
+    scores: Scores
+    examples: int  # that it had learned
+
+
+class PublishGate:
+    """Judges the versions of one model.
+
+    `refusals`: in a row, until `confirm`; `verdict`: the last.
     """
-    if not finite or not np.isfinite(window.log_loss):
-        return "a weight or a prediction isn't finite"
-    if window.examples < EXAMPLES_MIN:
-        return ""
-    if label.are_negatives_early and not 0.0 < window.base_rate < 1.0:
-        return ""
-    why_else = OLDER_LABELS if label.are_negatives_early else ""
-    late = label.policy == "fake_negative"
-    low, high = gate.calibration
-    labels, predicted = window.base_rate * window.examples, window.predicted * window.examples
-    expected = min(labels, usual_rate * window.examples) if late else labels
-    by_chance = CHANCE_SIGMAS * np.sqrt(max(predicted, labels))  # few labels differ from their expectation by that much
-    is_low = predicted < low * expected and expected - predicted > by_chance
-    if is_low or (predicted > high * labels and predicted - labels > by_chance):
-        if window.base_rate <= 0.0:
-            return f"no install among the last {window.examples} examples, where {predicted:.0f} were predicted"
-        calibration = predicted / (expected if is_low else labels)
-        reason = f"calibration {calibration:.3f} over the last {window.examples} is outside {low} to {high}"
-        return reason + why_else.format("calibration")
-    constant = window.predicted if late else window.base_rate
-    rise = window.log_loss - cross_entropy(window.base_rate, constant)
-    if rise > gate.log_loss_rise_max:
-        reason = (
-            f"log loss {window.log_loss:.4f} over the last {window.examples} is {rise:.4f} above that of a constant "
-            f"prediction (allowed {gate.log_loss_rise_max})"
-        )
-        return reason + why_else.format("log_loss_rise_max")
-    return ""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._rules = model, model.spec.publish.gate
+        self._labels = LabelWindow(model.progress)
+        self._columns = column_names(model)
+        self._live: Reference | None = None
+        self._anchors: list[Reference] = []  # oldest first, at most two
+        self._anchored = 0  # versions that passed since the newest anchor
+        self._level = 0.0  # ln of the mean prediction of the version judged last, relative to that of the live one
+        self.verdict = Verdict()
+        self.refusals = 0
+
+    def judge(self, *, deep: bool) -> Verdict:
+        """Judge the version that the model would publish now, with a deep part of its own or with the published one.
+
+        One that passes is what the next ones are compared with.
+        """
+        model, numbers = self._model, dict[str, float]()
+        fresh = reference_pages(model) if deep else None
+        references = [one for one in (self._live, *(self._anchors[:1] if deep else ())) if one]
+        scored = [self._scores(one, deep=deep) for one in references]
+        refusal = None if model.finite() else Refusal(NOT_FINITE, "a parameter of the deep part isn't finite")
+        level = 0.0
+        for one, scores in zip(references, scored, strict=True):
+            if bad := int((~np.isfinite(scores.log_odds)).sum()):
+                why = f"{bad} of {len(scores.log_odds)} scores of recent pages aren't finite"
+                refusal = refusal or Refusal(NOT_FINITE, why)
+                continue
+            found = compared(one.scores.log_odds, scores.log_odds, one.pages.ends)
+            numbers |= {f"{one.name}_{key}": value for key, value in found._asdict().items()}
+            numbers[f"{one.name}_since"] = model.examples - one.examples
+            level = math.log(max(found.rate, 1e-9)) if one is self._live else level
+            refusal = refusal or self._refusal_of(one, scores, found, fresh)
+        self._labels.add(self._level)
+        self._level = level
+        refusal = refusal or self._labels_refusal(level, numbers)
+        numbers = {name: float(value) for name, value in list(numbers.items())[:NUMBERS_MAX] if math.isfinite(value)}
+        if refusal:
+            return self.refuse(Verdict(refusal.cause, refusal.reason, numbers))
+        self._level = 0.0
+        self._renew(fresh, scored)
+        self.verdict = Verdict(numbers=numbers)
+        return self.verdict
+
+    def trust(self) -> None:
+        """Take the model as it is for the live version: it was restored from a state that passed."""
+        self._renew(reference_pages(self._model), [])
+
+    def refuse(self, verdict: Verdict) -> Verdict:
+        """Count a refusal, the gate's or one for another reason."""
+        self.refusals += 1
+        self.verdict = verdict
+        return verdict
+
+    def confirm(self) -> None:
+        """The last version that passed was packed: it's a row of refusals no more."""
+        self.refusals = 0
+
+    def evidence(self) -> tuple[Reference, Scores] | None:
+        """The live version, and how the model now scores its pages; None without one."""
+        return (self._live, self._scores(self._live, deep=True)) if self._live else None
+
+    def _scores(self, reference: Reference, *, deep: bool) -> Scores:
+        """With the model's deep part as it is, or with that of the reference."""
+        pages, of_deep, norms = reference.pages, reference.scores.deep, reference.scores.norms
+        if deep:
+            of_deep, norms = pages.deep_logits(self._model), pages.norms(self._model)
+        return Scores(pages.wide_logits(self._model).astype(np.float64) + of_deep, of_deep, norms)
+
+    def _refusal_of(
+        self, reference: Reference, scores: Scores, every: Comparison, fresh: ReferencePages | None
+    ) -> Refusal | None:
+        """Why the comparison with this reference forbids the version; `fresh`: pages that are recent now."""
+        rules, pages, what = self._rules, reference.pages, f"the {reference.name} version"
+        width = widening(rules, self._model.examples - reference.examples, reference.examples)
+        if len(pages) < ITEMS_MIN:
+            return None
+        if fresh and len(fresh) >= ITEMS_MIN:
+            counts = min(len(pages.starts), len(fresh.starts))
+            lost = coverage_refusal(self._columns, pages.coverage, fresh.coverage, counts, width, what)
+            if lost:
+                return lost
+        refusal = comparison_refusal(rules, every, width, what)
+        for s, name in enumerate(self._model.progress.names[1:]):
+            members = pages.members[:, s]
+            if not refusal and members.sum() >= ITEMS_MIN:
+                ends = np.append(0, np.cumsum(members))[pages.ends]
+                found = compared(reference.scores.log_odds[members], scores.log_odds[members], ends)
+                refusal = comparison_refusal(rules, found, SLICE_MARGIN * width, f"{what}, where {name}")
+        if not refusal and len(scores.norms):
+            refusal = norms_refusal(rules, scores.norms / np.maximum(reference.scores.norms, 1e-9), width, what)
+        return refusal
+
+    def _labels_refusal(self, level: float, numbers: dict[str, float]) -> Refusal | None:
+        """Why the recent labels, of all or of a slice, forbid it; adds to `numbers`."""
+        progress, label = self._model.progress, self._model.spec.label
+        refusal = None
+        for row, name in enumerate(progress.names):
+            window = self._labels.figures(row, level)
+            if row == 0:
+                numbers |= {
+                    "window_examples": window.examples, "window_positives": window.base_rate * window.examples,
+                    "calibration": window.calibration, "normalised_entropy": window.normalised_entropy(),
+                }  # fmt: skip
+            usual_rate = progress.lifetime(name).base_rate
+            margin = SLICE_MARGIN if row else 1.0
+            if not refusal and (found := labels_refusal(self._rules, window, label, usual_rate, margin)):
+                refusal = found._replace(reason=found.reason + (f", where {name}" if row else ""))
+        return refusal
+
+    def _renew(self, fresh: ReferencePages | None, scored: list[Scores]) -> None:
+        """The version that passed is live: what follows is compared with its scores."""
+        model = self._model
+        self._anchored += 1
+        if fresh is None:  # its deep part is older, and its log-odds of these pages are known; or there are no pages
+            if self._live and scored:
+                self._live = replace(self._live, scores=scored[0], examples=model.examples)
+            return
+        deep = fresh.deep_logits(model)
+        scores = Scores(fresh.wide_logits(model).astype(np.float64) + deep, deep, fresh.norms(model))
+        self._live = Reference("live", fresh, scores, model.examples)
+        if not self._anchors or self._anchored >= ANCHOR_VERSIONS:
+            self._anchors = [*self._anchors[-1:], replace(self._live, name="earlier")]
+            self._anchored = 0
 
 
-def rejection_of(model: Model) -> str:
-    """As `rejection`, of the version that this model would publish now."""
-    spec, progress = model.spec, model.progress
-    usual_rate = progress.lifetime().base_rate
-    return rejection(spec.publish.gate, progress.window(), model.finite(), spec.label, usual_rate)
-
-
-def quarantine(folder: Path, version: int, reason: str, model: Model) -> None:
-    """Write the evidence of a rejected version: reason, metrics, how far it had learned. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    window, names = model.progress.window(), ("examples", "auc", "log_loss", "base_rate", "calibration")
-    evidence = {
-        "version": version, "reason": reason, "examples": model.examples, "watermark_ms": model.watermark_ms,
-        "window": {n: v if np.isfinite(v) else None for n in names for v in [float(getattr(window, n))]},
-    }  # fmt: skip
-    (folder / f"{version:012d}-{model.examples:012d}.json").write_text(json.dumps(evidence, indent=1))
-    for old in sorted(folder.glob("*.json"))[:-QUARANTINE_MAX]:
-        old.unlink()
+def version_metrics(model: Model, verdict: Verdict) -> dict[str, float]:
+    """What a version's manifest says of it: what the gate measured, `gate_live_shift` and so on, and the figures."""
+    measured = {f"gate_{name}": value for name, value in verdict.numbers.items()}
+    return dict(list((measured | model.progress.metrics()).items())[:NAMES_MAX])

@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 import structlog
 
-from learner.publishing.gate import quarantine, rejection_of
+from learner.publishing.gate import PublishGate, version_metrics
+from learner.publishing.quarantine import Quarantine
 from learner.publishing.uploader import PublishConfig, Uploader
 from learner.publishing.version_allocator import HighWater
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from stream.runtime.settings import Settings
 from stream.snapshots.store import SnapshotStore
+from stream.snapshots.verdict import PACKING, Verdict
 from stream.spec.spec import duration_ms
 
 log = structlog.get_logger("publisher")
@@ -31,11 +33,19 @@ class Publisher:
     ) -> None:
         self._model, self._config, self._now_ms, self._used = model, config, now_ms, used
         self._builder = VersionBuilder(model)
+        self.gate = PublishGate(model)
+        self._quarantine = Quarantine(config.quarantine)
         self.version = used.version  # newest that was built, or that may have been used
         self._parent = 0
         self.uploader = Uploader(model.spec.name, store, config, used)
         self.uploader.start()
         self.rejected = 0
+        self.rejected_by_cause: dict[str, int] = {}
+        self.roll_backs = 0
+        self.proven = -1  # `model.learned` of the newest version that passed the gate and was packed
+        self._rolled_back = False  # since a version passed last
+        self._cause = ""  # of the last rejection that was logged; empty since a version passed
+        self._unproven = -1  # `model.learned` of a version that passed and may yet turn out unpackable; −1: none
         self._last_ms = self._last_deep_ms = 0
         self._last_learned = self._last_deep_examples = -1
         self._last_rejected = -1  # how many examples were learned when the gate rejected last
@@ -64,8 +74,13 @@ class Publisher:
         if self._model.examples == self._last_rejected:  # the same evidence: it would be rejected again
             return False
         if uploader.invalid:
-            self._reject(uploader.invalid, self.version, by="packing")
+            self._reject(self.gate.refuse(Verdict(PACKING, uploader.invalid)), self.version, by="packing")
             uploader.invalid = ""
+            if self.roll_back_reason:
+                return False
+        elif self._unproven >= 0:
+            self._passed()
+        self._unproven = -1
         if uploader.needs_base:
             uploader.needs_base = False
             self._builder.reset()
@@ -73,13 +88,15 @@ class Publisher:
         elif self._model.learned == self._last_learned and not self._deep_is_behind(now_ms):
             return False
         self._last_ms, self._last_learned = now_ms, self._model.learned
-        if reason := rejection_of(self._model):
-            self._last_rejected = self._model.examples
-            self._reject(reason, self.version + 1, by="gate")
-            return False
         deep = self._deep_is_due(now_ms)
-        metrics = self._model.progress.metrics()
+        verdict = self.gate.judge(deep=self._builder.includes_deep(deep))
+        if not verdict.passed:
+            self._last_rejected = self._model.examples
+            self._reject(verdict, self.version + 1, by="gate")
+            return False
+        metrics = version_metrics(self._model, verdict)
         built = self._builder.build(self.version + 1, self._parent, uploader.token, offset, now_ms, metrics, deep=deep)
+        self._unproven = self._model.learned
         if deep:
             self._last_deep_ms, self._last_deep_examples = now_ms, self._model.examples
         self.version += 1
@@ -98,11 +115,53 @@ class Publisher:
             and self._model.examples != self._last_deep_examples
         )
 
-    def _reject(self, reason: str, version: int, *, by: str) -> None:
-        self.rejected += 1
-        log.error("version rejected; the live one stays", version=version, by=by, reason=reason)
+    @property
+    def roll_back_reason(self) -> str:
+        """Why the learner must return to an earlier state; empty if it needn't. Once, until a version passes again."""
+        gate, most = self.gate, self._model.spec.publish.gate.refusals_max
+        if gate.refusals < most or self._rolled_back:
+            return ""
+        return f"{gate.refusals} versions in a row were rejected, the last one because: {gate.verdict.reason}"
+
+    def rolled_back(self, reason: str, offset: int | None) -> None:
+        """The model was replaced by that of a checkpoint of this offset; None: there was none that could.
+
+        The next version is a full base.
+        """
+        self._rolled_back, self.gate.refusals, self._last_rejected = True, 0, -1
+        if offset is not None:
+            self.roll_backs += 1
+            self._builder.reset()
         try:
-            quarantine(self._config.quarantine, version, reason, self._model)
+            evidence = {"reason": reason, "examples": self._model.examples, "checkpoint_offset": offset}
+            self._quarantine.write(
+                self.version + 1, "rolled_back" if offset is not None else "not_rolled_back", evidence
+            )
+        except OSError as error:
+            log.error("its evidence can't be written", reason=str(error), folder=str(self._config.quarantine))
+
+    def _passed(self) -> None:
+        """The last version passed the gate, and was packed."""
+        self.proven = self._unproven
+        self.gate.confirm()
+        self._quarantine.passed()
+        self._rolled_back = False
+        if self._cause:
+            log.info("versions pass the gate again", version=self.version, after=self._cause)
+            self._cause = ""
+
+    def _reject(self, verdict: Verdict, version: int, *, by: str) -> None:
+        self.rejected += 1
+        cause = verdict.cause
+        self.rejected_by_cause[cause] = self.rejected_by_cause.get(cause, 0) + 1
+        if cause != self._cause:
+            log.error(
+                "version rejected; the live one stays", version=version, by=by, cause=cause, reason=verdict.reason,
+                **{name: round(value, 4) for name, value in verdict.numbers.items()},
+            )  # fmt: skip
+        self._cause = cause
+        try:
+            self._quarantine.add(version, verdict, self._model, self.gate)
         except OSError as error:
             log.error("its evidence can't be written", reason=str(error), folder=str(self._config.quarantine))
 

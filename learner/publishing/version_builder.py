@@ -9,6 +9,7 @@ from msgspec import structs
 from learner.publishing.delta_chain import DeltaChain, PartLayers, PartPayload
 from learner.publishing.version_parts import deep_source, statistics_source, wide_source
 from learner.training.model import Model
+from learner.training.model_state import GOLDEN_PAGES
 from stream.features.encoder import one_page
 from stream.features.page_features import select, statistics_of
 from stream.features.serve_as import as_served
@@ -60,6 +61,11 @@ class VersionBuilder:
             self._chains["deep"] = DeltaChain(deep_source(model.deep))
         self._items: PartLayers | None = None
 
+    def includes_deep(self, due: bool) -> bool:
+        """Whether the next version has the deep part as it is now: it's due, or there is no other; or none at all."""
+        chain = self._chains.get("deep")
+        return due or chain is None or chain.layers is None or (not self._golden and bool(self._model.recent_pages))
+
     def build(
         self,
         version: int,
@@ -74,19 +80,17 @@ class VersionBuilder:
         """The next version: deltas of wide and statistics; with `deep`, or when there is no base yet, also of the deep
         part, and the names of shown items if they changed."""
         model, new = self._model, list[PartPayload]()
-        deep = deep or (not self._golden and bool(model.recent_pages))  # the first pages become golden pages
+        names_due, deep = deep or not self._golden, self.includes_deep(deep)
         full = all(chain.layers is None for chain in self._chains.values())
-        renew_golden = "deep" not in self._chains
         for name, chain in self._chains.items():
-            if name != "deep" or deep or chain.layers is None:
+            if name != "deep" or deep:
                 new += chain.extend(version)
-                renew_golden |= name == "deep"
-        if self._items is None or (deep and model.shown.changed):
+        if self._items is None or (names_due and model.shown.changed):
             self._items = PartLayers(PartPayload(pack_names(model.shown.names)), version=version)
             new.append(self._items.base)
             model.shown.changed = False
-        if renew_golden:  # only then does the published deep part equal the model's
-            pages = map(self._shortened, model.recent_pages)
+        if deep:  # only then does the published deep part equal the model's
+            pages = map(self._shortened, model.recent_pages.newest(GOLDEN_PAGES))
             self._golden = [(raw, serving_deep_logits(model, np.frombuffer(raw, np.uint64))) for raw in pages]
         installs = sorted(model.installs)[:INGESTS_MAX]  # by id, which is a hash: a fair sample
         model.installs = []

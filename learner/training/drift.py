@@ -16,8 +16,17 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from learner.training.drift_kernels import (
-    ALARMS, BLOCKS, CUSUM, DEVIATION_MIN, FIELDS, MEAN, NEWEST, SINCE, VARIANCE, add_examples, begin_anew,
-)  # fmt: skip
+    ALARMS,
+    CUSUM,
+    DEVIATION_MIN,
+    FIELDS,
+    MEAN,
+    NEWEST,
+    SINCE,
+    VARIANCE,
+    add_examples,
+    begin_anew,
+)
 from learner.training.figures import ALL
 from learner.training.negative_sampling import Multiplicities
 from stream.spec.spec import Drift
@@ -36,13 +45,6 @@ class Alarm(NamedTuple):
     deviation: float  # of a block
     cusum: float
     action: str
-
-    def text(self) -> str:
-        """For people."""
-        return (
-            f"{self.slice}: excess loss {self.excess:+.4f} of the entropy where {self.reference:+.4f} ± "
-            f"{self.deviation:.4f} was usual"
-        )
 
 
 class DriftDetector:

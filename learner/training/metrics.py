@@ -1,11 +1,14 @@
 """The learner's metrics."""
 
+from collections.abc import Mapping
+
 from prometheus_client import Gauge, Histogram
 
 from learner.training.figures import ALL, WINDOW
 from learner.training.model import Model
 from learner.training.ranking_kernels import KINDS, RECENT
 from stream.runtime.metrics import Total
+from stream.snapshots.verdict import Verdict
 from stream.tables.eviction import EVICTED, EXPIRED
 
 LABELS = ["slice", "window"]  # all or a slice of the spec; the lifetime or the last WINDOW
@@ -57,6 +60,10 @@ DEDUP_SHARE = Gauge(
     "the most examples that a joiner emitted between two commits / ids of a partition that the learner remembers",
 )
 ORGANIC = Total("thalweg_learner_organic_installs", "installs without a page learned, since the log's beginning")
+UNPREDICTABLE = Total(
+    "thalweg_learner_unpredictable_examples",
+    "examples whose prediction wasn't a number, in this process: nothing is learned from them",
+)
 DEAD_LETTERS = Total("thalweg_learner_dead_letters", "events that the learner rejected, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
 LAG_RECORDS = Gauge("thalweg_learner_lag_records", "records of examples that aren't learned yet")
@@ -66,6 +73,12 @@ LAG_EXAMPLES = Gauge(
 LAG_SECONDS = Gauge("thalweg_learner_lag_seconds", "age of the oldest record that waits to be learned, by append time")
 VERSION = Gauge("thalweg_learner_published_version", "newest version in the store")
 REJECTED = Total("thalweg_learner_rejected_versions", "versions rejected, by the gate or when packed, in this process")
+REFUSED = Total("thalweg_learner_refused_versions", "versions rejected, by cause, in this process", ("cause",))
+ROLL_BACKS = Total(
+    "thalweg_learner_roll_backs", "returns to an earlier checkpoint that passed the gate, in this process"
+)
+PASSES = Gauge("thalweg_learner_gate_passed", "1 when the last version judged passed the gate, else 0")
+MEASURES = Gauge("thalweg_learner_gate_measure", "what the gate measured of the last version judged, by name", ["name"])
 KEYS = Gauge("thalweg_learner_keys", "keys in tables, by part; of the deep part ids with an embedding row", ["part"])
 EVICTED_KEYS = Total(
     "thalweg_learner_evicted_keys", "keys that expired or were over the bound, by part and reason", ("part", "reason")
@@ -87,6 +100,15 @@ CHECKPOINT_PAUSE = Histogram(
 CHECKPOINT_BYTES = Gauge("thalweg_learner_checkpoint_bytes", "size of the newest checkpoint's file")
 
 
+def set_verdict(verdict: Verdict, refused: Mapping[str, int]) -> None:
+    """Set the metrics of the gate's last verdict, and how many versions it refused by cause."""
+    PASSES.set(verdict.passed)
+    for name, value in verdict.numbers.items():
+        MEASURES.labels(name).set(value)
+    for cause, count in refused.items():
+        REFUSED.set(count, cause)
+
+
 def set_model(model: Model) -> None:
     """Set the metrics of the model's state."""
     progress = model.progress
@@ -105,6 +127,7 @@ def set_model(model: Model) -> None:
     EXAMPLES.set(model.examples)
     DUPLICATES.set(model.duplicates)
     ORGANIC.set(model.organic)
+    UNPREDICTABLE.set(model.unpredictable)
     LEFT_OUT.set(model.left_out)
     SAMPLED_OUT.set(model.sampled_out)
     WARM_STARTS.set(model.warm_starts)

@@ -13,8 +13,9 @@ import numpy as np
 from learner.deep.joint_step import learn_micro_batches, learn_wide
 from learner.training.dedup import NO_SOURCE
 from learner.training.encoded_batch import EncodedBatch
-from learner.training.model_state import RECENT_PAGES, ModelState
+from learner.training.model_state import ModelState
 from learner.training.ranking_progress import PageColumns
+from learner.training.recent_pages import PAGES_MAX
 from learner.training.training_records import TrainingRecords
 from stream.events.codec import organic_id
 from stream.events.types import Organic, TrainingEvent
@@ -39,8 +40,8 @@ class Model(ModelState):
     def steps(self, records: TrainingRecords) -> Iterator[tuple[int, int]]:
         """Which records to learn in one step, first and past-last, step by step; ask when the step before is learned.
 
-        Several at once only where nothing may happen between them: no action that is due at an example index, or because
-        of drift, no eviction. So the state is the same, to the bit, as if each had been learned by itself.
+        Several at once only where nothing may happen between them: no action that is due, for an example's index or for
+        drift, and no eviction. So the state is the same, to the bit, as if each had been learned by itself.
         """
         first = 0
         while first < len(records):
@@ -79,6 +80,7 @@ class Model(ModelState):
                 self._note_pages(records, r)
         self.sampled_out += len(batch) - len(batch.earlier)
         predictions = self._learn_parts(batch)
+        self.unpredictable += int(np.isnan(predictions).sum())
         self._record_figures(batch, predictions, records.identities)
         if self.learns_statistics:
             self.statistics.learn(batch.all_pages, batch.outcomes, batch.statistics)
@@ -142,9 +144,9 @@ class Model(ModelState):
         self.learned_ms = max(self.learned_ms, batch.ingest_ms)
 
     def _note_pages(self, records: TrainingRecords, r: int) -> None:
-        """Keep the features of a record's first pages: they become golden pages."""
+        """Keep the features of a record's first pages."""
         first = int(records.page_ends[r])
-        ends = records.words_ends[first : min(first + RECENT_PAGES, int(records.page_ends[r + 1])) + 1].tolist()
+        ends = records.words_ends[first : min(first + PAGES_MAX, int(records.page_ends[r + 1])) + 1].tolist()
         words = records.examples.columns.pages.words
         self.recent_pages.extend(words[a:b].tobytes() for a, b in pairwise(ends))
 

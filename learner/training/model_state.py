@@ -1,6 +1,5 @@
 """Everything that is learned, and what happens to it between micro-batches: eviction, quantiles, warm starts."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,6 +14,7 @@ from learner.training.encoded_batch import BatchEncoder
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.ranking_kernels import PAGE_ITEMS
 from learner.training.ranking_progress import RankingProgress
+from learner.training.recent_pages import RecentPages
 from learner.training.shown_items import ShownItems
 from learner.training.training_records import RecordEncoder, TrainingRecords
 from learner.training.warm_start_window import Reread, WarmStartWindow
@@ -26,7 +26,7 @@ from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec, duration_ms
 from stream.tables.dtypes import F32, U64
 
-RECENT_PAGES = 4
+GOLDEN_PAGES = 4
 
 
 @dataclass
@@ -40,6 +40,7 @@ class ModelState:
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned
+    unpredictable: int = 0  # examples whose prediction wasn't a number, in this process: nothing is learned from them
     sampled_out: int = 0  # negatives that only statistics learned
     left_out: int = 0  # crosses of an item that had too many keys
     watermark_ms: int = 0  # greatest event time of a learned page
@@ -75,7 +76,7 @@ class ModelState:
         self.shown = ShownItems()
         self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)
         self.drift = DriftDetector(spec.drift, slices)
-        self.recent_pages: deque[bytes] = deque(maxlen=RECENT_PAGES)  # features of pages just learned
+        self.recent_pages = RecentPages(GOLDEN_PAGES)
 
     @property
     def learned(self) -> int:
@@ -172,6 +173,16 @@ class ModelState:
         """Whether no version should go out: the model has become worse, and the spec wants it so."""
         return self.spec.drift.action == "freeze" and self.drift.is_alarmed
 
+    def return_to(self, earlier: "ModelState") -> None:
+        """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics.
+
+        What belongs to the log stays: counts, ids learned, figures, times, pages. Warm starts don't train on examples
+        that were learned before.
+        """
+        self.wide, self.deep, self.statistics = earlier.wide, earlier.deep, earlier.statistics
+        self.window.records.clear()
+        self.drift.begin_anew()
+
     def finite(self) -> bool:
-        """Whether every parameter of the deep part and every prediction so far is finite."""
-        return (self.deep is None or self.deep.finite()) and bool(np.isfinite(self.progress.state.sums).all())
+        """Whether every dense parameter is finite, and every embedding that changed since the last publish."""
+        return self.deep is None or self.deep.finite()

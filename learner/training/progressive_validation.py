@@ -75,8 +75,8 @@ class ProgressiveValidation:
         [B]: whose other label was recorded before; None: none's. Without `pages` there are no figures of ranking.
         `counts`: how many labels each stands for; None: one.
 
-        Returns what they add to the sum of log losses, float64 [B]. A NaN prediction makes the log loss NaN
-        permanently.
+        Returns what they add to the sum of log losses, float64 [B]; NaN for a prediction that isn't a number: it is in
+        no figure.
         """
         n = len(predictions)
         if members is None:
@@ -85,6 +85,18 @@ class ProgressiveValidation:
         if counts is None:
             earlier = np.zeros(n, np.float32) if corrected is None else corrected.astype(np.float32)
             counts = Multiplicities(np.ones(n, np.float32), earlier, np.ones(n, np.bool_))
+        numbers = ~np.isnan(predictions)
+        if not numbers.all():
+            found = np.full(n, np.nan)
+            found[numbers] = self.record(
+                predictions[numbers],
+                labels[numbers],
+                members[numbers],
+                None if corrected is None else corrected[numbers],
+                None if pages is None else pages.part(numbers),
+                Multiplicities(counts.now[numbers], counts.earlier[numbers], counts.is_ranked[numbers]),
+            )
+            return found
         if pages is not None:
             self._rank(predictions, labels, members, corrected, pages, counts.is_ranked)
         losses, first = np.empty(n), 0
@@ -143,17 +155,18 @@ class ProgressiveValidation:
     def restore(self, arrays: Mapping[str, "npt.NDArray[Any]"], slices: Sequence[str]) -> None:
         """Resume from these arrays, whose rows are all and `slices`: a slice that isn't among them begins at zero.
 
-        Raises KeyError, ValueError or IndexError when they aren't what `arrays` gave.
+        A row of an earlier build, in which a prediction that wasn't a number is for ever, begins at zero, too. Raises
+        KeyError, ValueError or IndexError when they aren't what `arrays` gave.
         """
         names = [ALL, *slices]
         arrays = _with_multiplicities(arrays)
         state, counts = self.state, arrays["counts"].reshape(len(names), 2)
         for row, name in enumerate(self.names):
-            if name in names:
-                source = names.index(name)
+            source = names.index(name) if name in names else -1
+            if source >= 0 and np.isfinite(arrays["sums"][source]).all():
                 state.bins[row], state.sums[row] = arrays["bins"][source], arrays["sums"][source]
                 state.recent[row], state.counts[row] = arrays["recent"][source], counts[source]
-        state.marked[:] = arrays["marked"]
+        state.marked[:] = np.nan_to_num(arrays["marked"])
         self.rankings.restore(arrays, [names.index(name) if name in names else -1 for name in self.names])
 
     def _add_milestone(self, count: int, later: int) -> None:
@@ -200,8 +213,7 @@ def _figures(bins: F64, sums: F64) -> Figures:
 
 @kernel
 def _add(prediction: np.float32, label: np.float32, now: np.float32, earlier: np.float32, bins: F64, sums: F64) -> Any:
-    """One example or correction into bins [2, BINS] and sums [4]; returns what it adds to the log loss. NaN falls into
-    bin 0."""
+    """One example or correction into bins [2, BINS] and sums [4]; returns what it adds to the log loss."""
     p = np.float64(prediction)
     if p < _P_MIN:
         p = np.float64(_P_MIN)
@@ -209,7 +221,7 @@ def _add(prediction: np.float32, label: np.float32, now: np.float32, earlier: np
         p = np.float64(1.0 - _P_MIN)
     y = 1 if label > 0.5 else 0
     losses = (-np.log1p(-p), -np.log(p))
-    bin_ = 0 if p != p else int((losses[0] - losses[1] + _LOGIT_MAX) / (2.0 * _LOGIT_MAX) * BINS)
+    bin_ = int((losses[0] - losses[1] + _LOGIT_MAX) / (2.0 * _LOGIT_MAX) * BINS)
     bins[y, bin_] += now
     loss = now * losses[y]
     sums[2] += now * y

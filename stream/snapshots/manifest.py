@@ -60,7 +60,8 @@ class Manifest(msgspec.Struct, frozen=True):
     `token`: the publisher's fencing token. `offset`: the next offset in `examples` when it was built, per partition.
     `watermark_ms`: greatest event time of a learned page.
     `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).
-    `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock.
+    `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock. `metrics`: the model's
+    figures, and as `gate_…` what the publish gate measured.
     """
 
     model: str

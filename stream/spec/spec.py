@@ -238,15 +238,30 @@ class Label(Part, frozen=True):
 
 
 class Gate(Part, frozen=True):
-    """What a version must satisfy over the last 2,000 predictions to be published.
+    """What a version must satisfy to be published.
 
-    `log_loss_rise_max` is relative to always predicting those examples' own label rate. `calibration` bounds mean
-    prediction / mean label, unless chance alone explains the difference (few labels). Under
-    `fake_negative` labels beyond the model's usual share don't count for the lower bound.
+    *Without labels*, on recent pages that the live version scored, and an earlier one: the mean log-odds may move by
+    `shift_max`; their standard deviation, and norms of layers and embeddings, by a factor of `spread_max`, `norm_max`;
+    of pairs of a page's items `agreement_min` must be in the same order, weighted by how far apart the older version
+    has them. The bounds widen with the examples learned between the two versions: they are twice as wide after
+    `patience` examples; for a young model sooner.
+
+    *By the recent labels*, in a window of at least 2,000 examples and 200 positives: `calibration` bounds mean
+    prediction / mean label, unless chance alone explains the difference. `log_loss_rise_max` is relative to always
+    predicting the window's own label rate, where half of the labels are positive; elsewhere in proportion to that
+    prediction's log loss. Under `fake_negative` labels beyond the model's usual share don't count for the lower bound.
+
+    After `refusals_max` refusals in a row the learner returns to its last checkpoint that passed.
     """
 
     log_loss_rise_max: Positive = 0.05
     calibration: tuple[Positive, Positive] = (0.8, 1.25)
+    shift_max: Positive = 0.5
+    spread_max: Annotated[float, Meta(gt=1)] = 2.0
+    agreement_min: Probability = 0.8
+    norm_max: Annotated[float, Meta(gt=1)] = 2.0
+    patience: Count = 20_000
+    refusals_max: Count = 20
 
 
 class Publish(Part, frozen=True):
@@ -258,13 +273,13 @@ class Publish(Part, frozen=True):
 
 
 class Drift(Part, frozen=True):
-    """What follows when the model becomes worse beside always predicting the recent label rate, on all examples or, with
-    `slices`, on those of a slice.
+    """What follows when the model becomes worse beside always predicting the recent label rate.
 
-    `bound`: how much worse, in standard deviations of fifty labels of the rarer kind, summed up. A lower one finds
-    drift earlier and raises more false alarms. "retrain": an early warm start. "forget": the sums of squares that slow
-    learning down are multiplied by `keeps`; weights stay. "freeze": no version is published until the model is as good
-    as before, or has learned 2,000 labels of the rarer kind. All raise an alarm in log and metrics; "none": only that.
+    Of all examples or, with `slices`, of those of a slice. `bound`: how much worse, in standard deviations of a block
+    of fifty labels of the rarer kind, summed up; a lower one finds drift earlier and raises more false alarms.
+    "retrain": an early warm start. "forget": of the sums of squares that slow learning down a share of `keeps` is left;
+    weights stay. "freeze": no version is published until the model is as good as before, or has learned 2,000 labels of
+    the rarer kind. All raise an alarm in log and metrics; "none": only that.
     """
 
     action: DriftAction = "retrain"

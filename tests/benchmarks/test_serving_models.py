@@ -12,7 +12,7 @@ from benchmarks.snapshot import REBASE_SHARE, fullest
 from learner.publishing.delta_chain import REBASE_SHARE as LEARNERS_REBASE_SHARE
 from learner.publishing.version_builder import GOLDEN_ITEMS, VersionBuilder
 from learner.training.model import Model
-from learner.training.model_state import RECENT_PAGES
+from learner.training.model_state import GOLDEN_PAGES
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader
 from stream.events.codec import example_id
@@ -69,7 +69,7 @@ def test_what_was_put_and_not_noted_is_refused(publisher: Publisher, monkeypatch
 
 def test_manifests_are_as_large_as_a_learners(publisher: Publisher) -> None:
     """A learner that has learned the same pages says as much of them, byte for byte, and tells the same metrics."""
-    assert (PAGES, ITEMS, REBASE_SHARE) == (RECENT_PAGES, GOLDEN_ITEMS, LEARNERS_REBASE_SHARE)
+    assert (PAGES, ITEMS, REBASE_SHARE) == (GOLDEN_PAGES, GOLDEN_ITEMS, LEARNERS_REBASE_SHARE)
     ours = publisher.cut()
     model = Model(publisher.spec)
     record = []

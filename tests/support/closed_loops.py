@@ -27,7 +27,7 @@ from thalweg.experiment.closed_loop import ClosedLoop
 from thalweg.experiment.traffic_scores import ScoredTraffic, TrafficScores
 
 STORE = load_spec(SPECS / "store.toml")
-OPEN = Publish(gate=Gate(log_loss_rise_max=1e9, calibration=(1e-9, 1e9)))  # a small store's first versions are poor
+OPEN = Publish(gate=Gate(1e9, (1e-9, 1e9), 1e9, 1e9, 1e-9, 1e9))  # a small store's first versions are poor
 SPEC = msgspec.structs.replace(STORE, publish=OPEN)
 FEW = changed(traffic={"pages_a_day": 1_500})
 SECOND_MS = 1_000

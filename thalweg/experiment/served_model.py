@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from learner.publishing.gate import rejection_of
+from learner.publishing.gate import PublishGate, version_metrics
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.ranking.entity_cache import EntityCache
@@ -39,6 +39,7 @@ class ServedModel:
         self._store = MemoryStore(spec.name, lambda: 1_000 * now_ms())
         self._token = self._store.take_token()
         self._builder, self._version, self._learned = VersionBuilder(self.model), 0, 0
+        self._gate = PublishGate(self.model)
         self._watcher = VersionWatcher(self._store, spec.name, cache, now_ms)
         self._scorer = Scorer(1)
         ranker = Ranker(cache, self._watcher, self._scorer, now_ms)
@@ -85,10 +86,11 @@ class ServedModel:
         if model.learned == self._learned:
             return
         self._learned = model.learned
-        if rejection_of(model):
+        verdict = self._gate.judge(deep=True)
+        if not verdict.passed:
             self.rejected += 1
             return
-        parent, now_ms, metrics = self._version, self._now_ms(), model.progress.metrics()
+        parent, now_ms, metrics = self._version, self._now_ms(), version_metrics(model, verdict)
         self._version += 1
         built = self._builder.build(self._version, parent, self._token, self.offset, now_ms, metrics, deep=True)
         self._store.put_blobs(built.blobs)

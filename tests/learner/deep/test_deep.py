@@ -18,7 +18,7 @@ from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.quantiles import quantise
 from stream.spec.spec import Deep as DeepSpec
-from stream.tables.dtypes import F32
+from stream.tables.dtypes import F32, I64
 
 
 def some_input(random: np.random.Generator, b: int, lists: int, numbers: int) -> DeepInput:
@@ -42,13 +42,19 @@ def some_deep(random: np.random.Generator, spec: DeepSpec, lists: int, numbers: 
 
 
 def learned(
-    deep: DeepModel, known: DeepInput, labels: F32, weights: F32, earlier: F32 | None = None, time_ms: float = 1e6
+    deep: DeepModel,
+    known: DeepInput,
+    labels: F32,
+    weights: F32,
+    earlier: F32 | None = None,
+    cuts: I64 | None = None,
+    time_ms: float = 1e6,
 ) -> tuple[F32, F32]:
     """Probabilities and wide logits of one record without wide keys, cut into micro-batches, which is then learned."""
     n, size = len(labels), deep.spec.micro_batch
     wide = Ftrl(FtrlRates(np.ones(1, np.float32), 1.0, 0.0, 0.0))
     keys = WideKeys(np.zeros(0, np.uint64), np.zeros(n + 1, np.int64))
-    cuts = np.array([*range(0, n, size), n])
+    cuts = np.array([*range(0, n, size), n]) if cuts is None else cuts
     pages = np.arange(1, n + 1, dtype=np.uint64)
     targets = Targets(pages - np.uint64(1), labels, weights, np.full(n, time_ms), pages)
     predictions, logits = np.empty((2, n), np.float32)
@@ -213,6 +219,42 @@ def test_one_call_learns_as_many_calls_do() -> None:
             learned(parts, known.part(first, first + 4), labels[first : first + 4], weights[first : first + 4])
         assert whole.tower.flat.tobytes() == parts.tower.flat.tobytes()
         assert whole.vocabulary.embeddings[:50].tobytes() == parts.vocabulary.embeddings[:50].tobytes()
+
+
+def test_an_example_that_isnt_finite_teaches_nothing() -> None:
+    """An embedding that is NaN stays alone: all else is as if its example hadn't come, to the bit."""
+    random = np.random.default_rng(5)
+    spec = DeepSpec(embedding_dim=3, min_count=1, hidden_units=[5, 4], micro_batch=4, learning_rate=0.1)
+    ids, offsets = np.array([1, 2, 7, 3, 4], np.uint64), np.arange(6)
+    known = DeepInput(ids, offsets, random.normal(size=(5, 2)).astype(np.float32))
+    labels, weights = np.array([1, 0, 1, 1, 0], np.float32), np.ones(5, np.float32)
+    others = np.array([0, 1, 3, 4])
+    states = []
+    for which in (np.arange(5), others):
+        deep = some_deep(np.random.default_rng(6), spec, 1, 2)
+        row = deep.vocabulary.rows_of(np.array([7], np.uint64))[0]
+        deep.vocabulary.embeddings[row, 1] = np.nan
+        part = DeepInput(ids[which], np.arange(len(which) + 1), known.numbers[which])
+        cuts = np.array([0, 4, 5] if len(which) == 5 else [0, 3, 4])  # the same micro-batches
+        predictions, _ = learned(deep, part, labels[which], weights[which], cuts=cuts)
+        assert np.isnan(predictions).tolist() == [one == 2 for one in which]
+        embeddings = np.delete(deep.vocabulary.embeddings[: deep.vocabulary.rows], row, axis=0)
+        states.append([deep.tower.flat.tobytes(), deep.tower.squares.tobytes(), embeddings.tobytes()])
+        assert np.isfinite(embeddings).all()
+        assert deep.tower.finite()
+    assert states[0] == states[1]
+
+
+def test_sums_of_squares_stay_finite() -> None:
+    """A gradient whose square is no float any more moves neither the weight nor its sum."""
+    spec = DeepSpec(embedding_dim=3, min_count=1, hidden_units=[5], micro_batch=1)
+    deep = some_deep(np.random.default_rng(6), spec, 1, 1)
+    deep.vocabulary.embeddings[:, :3] = 1e30
+    part = DeepInput(np.array([1, 1], np.uint64), np.arange(3), np.zeros((2, 1), np.float32))
+    learned(deep, part, np.array([0, 1], np.float32), np.full(2, 1e6, np.float32))  # one of them is predicted wrongly
+    assert np.isfinite(deep.tower.squares).all()
+    assert deep.tower.finite()
+    assert np.isfinite(deep.vocabulary.embeddings[: deep.vocabulary.rows]).all()
 
 
 def test_the_padding_stays_zero() -> None:

@@ -239,17 +239,32 @@ def test_the_window_forgets() -> None:
     assert progress.lifetime("rare").base_rate == 0.6
 
 
-def test_a_prediction_that_is_no_number_shows_for_ever() -> None:
-    """NaN makes the lifetime's log loss NaN, its slices' too, and the window's while it is in there; no other."""
-    progress = ProgressiveValidation(["in", "out"])
-    progress.record(np.array([np.nan], np.float32), np.ones(1, np.float32), np.array([[True, False]]))
-    members = np.zeros((WINDOW, 2), np.bool_)
-    progress.record(np.full(WINDOW, 0.5, np.float32), np.ones(WINDOW, np.float32), members)
-    assert math.isnan(progress.lifetime().log_loss)
-    assert math.isnan(progress.lifetime("in").log_loss)
-    assert math.isnan(progress.window("in").log_loss)
-    assert progress.window().log_loss == pytest.approx(math.log(2))
-    assert progress.lifetime("out").examples == 0
+def test_a_prediction_that_is_no_number_is_in_no_figure() -> None:
+    """One NaN changes neither the lifetime's figures nor the window's, and its own loss is NaN."""
+    progress, without = ProgressiveValidation(["in"]), ProgressiveValidation(["in"])
+    predictions, labels = np.array([0.25, np.nan, 0.5], np.float32), np.array([0, 1, 1], np.float32)
+    members, others = np.ones((3, 1), np.bool_), np.array([0, 2])
+    losses = progress.record(predictions, labels, members)
+    expected = without.record(predictions[others], labels[others], members[others])
+    assert losses[others].tolist() == expected.tolist()
+    assert math.isnan(losses[1])
+    for name in ("all", "in"):
+        assert progress.lifetime(name) == without.lifetime(name)
+        assert progress.window(name) == without.window(name)
+
+
+def test_a_checkpoint_whose_figures_are_no_numbers_begins_anew() -> None:
+    """Earlier builds recorded NaN for ever: such a slice's figures begin at zero, others go on."""
+    progress = ProgressiveValidation(["in"])
+    progress.record(np.full(8, 0.5, np.float32), np.ones(8, np.float32), np.ones((8, 1), np.bool_))
+    arrays = progress.arrays()
+    arrays["sums"][1, 0], arrays["marked"][0] = np.nan, np.nan
+    again = ProgressiveValidation(["in"])
+    again.restore(arrays, ["in"])
+    assert again.lifetime() == progress.lifetime()
+    assert again.lifetime("in").examples == 0
+    again.record(np.full(8, 0.5, np.float32), np.ones(8, np.float32), np.ones((8, 1), np.bool_))
+    assert math.isfinite(again.milestones[-1].since_last)
 
 
 def test_figures_stand_at_doubling_counts() -> None:
