@@ -93,7 +93,7 @@ class Adwin:
         found, losses = 0, -np.log(p)[: len(p) // PAGE * PAGE].reshape(-1, PAGE).mean(axis=1)
         for page, loss in enumerate(losses.tolist(), 1):
             before = self._adwin.estimation
-            self._adwin.update(loss)
+            self._adwin.update(loss)  # type: ignore[no-untyped-call]
             if self._adwin.drift_detected and self._adwin.estimation > before:
                 self.alarms += 1
                 found = found or page * PAGE

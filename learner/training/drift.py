@@ -66,7 +66,7 @@ class DriftDetector:
 
     def is_due(self, more: int = 0) -> bool:
         """Whether an action is due, at the latest when there are so many `more` examples."""
-        return 0 < self.clock[DUE] <= self.clock[HEARD] + more
+        return 0 < int(self.clock[DUE]) <= int(self.clock[HEARD]) + more
 
     def add(self, predictions: F32, labels: F32, counts: Multiplicities, members: Bools) -> None:
         """Examples in order, with their predictions of before they were learned. Arrays [B]; `members` bool [B, S]."""
@@ -76,7 +76,7 @@ class DriftDetector:
             alarmed[:] = False
             first = add_examples(rows, predictions, labels, counts, members, self._bound, first, alarmed)
             if alarmed.any():
-                self.alarms += [self._alarm(row) for row in np.flatnonzero(alarmed)]
+                self.alarms += [self._alarm(row) for row in np.flatnonzero(alarmed).tolist()]
                 if not self.clock[DUE]:  # after the end of the step, whichever records it has
                     self.clock[DUE] = begin + first + STEP_MAX
         self.clock[HEARD] = begin + len(predictions)
