@@ -68,13 +68,16 @@ class DriftDetector:
         """Whether an action is due, at the latest when there are so many `more` examples."""
         return 0 < int(self.clock[DUE]) <= int(self.clock[HEARD]) + more
 
-    def add(self, predictions: F32, labels: F32, counts: Multiplicities, members: Bools) -> None:
-        """Examples in order, with their predictions of before they were learned. Arrays [B]; `members` bool [B, S]."""
+    def add(self, predictions: F32, labels: F32, times_ms: F64, counts: Multiplicities, members: Bools) -> None:
+        """Examples in order, with their predictions of before they were learned, and their pages' event times.
+
+        Arrays [B]; `members` bool [B, S].
+        """
         rows, first, begin = self.rows[: self._watched], 0, int(self.clock[HEARD])
         alarmed = np.zeros(len(rows), np.bool_)
         while first < len(predictions):
             alarmed[:] = False
-            first = add_examples(rows, predictions, labels, counts, members, self._bound, first, alarmed)
+            first = add_examples(rows, predictions, labels, times_ms, counts, members, self._bound, first, alarmed)
             if alarmed.any():
                 self.alarms += [self._alarm(row) for row in np.flatnonzero(alarmed).tolist()]
                 if not self.clock[DUE]:  # after the end of the step, whichever records it has

@@ -18,13 +18,18 @@ CUSUM = 9  # in standard deviations of a block
 ALARMS = 10  # ever
 SINCE = 11  # blocks since an alarm that isn't over, + 1; 0: there is none
 CALM = 12  # blocks in succession that are as good as the reference, while there is one
-FIELDS: Final = 13
+SEASON, SEASON_BLOCKS = 13, 37  # of each hour of the day: usual excess beyond MEAN, and blocks that it is of
+FIELDS: Final = 61
+
+HOUR_MS: Final = 3_600_000.0
+HOURS: Final = 24
 
 BLOCK: Final = 50.0  # labels of the rarer kind
 RATE_LABELS: Final = 100.0  # of the rarer kind, that the recent rate is of
 FIRST: Final = 4.0  # blocks that only move the recent rate
 WARM_UP: Final = 24.0  # blocks until alarms are raised
-REFERENCE: Final = 100.0  # blocks that the reference is of, exponentially weighted
+REFERENCE: Final = 100.0  # blocks that the reference is of, exponentially weighted; as many of each hour
+SHRINKS: Final = 8.0  # blocks by which an hour's excess is shrunk to 0
 SLACK: Final = 0.5  # standard deviations
 Z_MAX: Final = 6.0  # one block alone raises no alarm
 DEVIATION_MIN: Final = 0.005  # of a block's excess: less isn't worth an alarm
@@ -37,8 +42,8 @@ _P_MIN: Final = 1e-7
 
 @kernel
 def add_examples(
-    rows: F64, predictions: F32, labels: F32, counts: Multiplicities, members: Bools, bound: float, first: int,
-    alarmed: Bools,
+    rows: F64, predictions: F32, labels: F32, times_ms: F64, counts: Multiplicities, members: Bools, bound: float,
+    first: int, alarmed: Bools,
 ) -> Any:  # fmt: skip
     """Add predictions[first:] to each row's detector, but no more once there is an alarm; returns where it stopped.
 
@@ -48,9 +53,11 @@ def add_examples(
         now, earlier, p = np.float64(counts.now[i]), np.float64(counts.earlier[i]), np.float64(predictions[i])
         if p != p or (now == 0.0 and earlier == 0.0):
             continue
-        is_alarm = False
+        hour, is_alarm = np.int64(times_ms[i] // HOUR_MS) % HOURS, False
         for s in range(rows.shape[0]):
-            alarmed[s] = (s == 0 or members[i, s - 1]) and _add(rows[s], p, labels[i] > 0.5, now, earlier, bound)
+            alarmed[s] = (s == 0 or members[i, s - 1]) and _add(
+                rows[s], p, labels[i] > 0.5, now, earlier, hour, bound
+            )  # fmt: skip
             is_alarm |= alarmed[s]
         if is_alarm:
             return i + 1
@@ -58,7 +65,7 @@ def add_examples(
 
 
 @kernel
-def _add(row: F64, p: float, is_positive: bool, now: float, earlier: float, bound: float) -> bool:
+def _add(row: F64, p: float, is_positive: bool, now: float, earlier: float, hour: int, bound: float) -> bool:
     """One label into a row. Returns whether an alarm begins with it."""
     rate = _clip((row[POSITIVES] + 0.5) / (row[LABELS] + 1.0), _RATE_MIN)
     p = _clip(p, _P_MIN)
@@ -82,32 +89,41 @@ def _add(row: F64, p: float, is_positive: bool, now: float, earlier: float, boun
     entropy = -rate * np.log(rate) - (1.0 - rate) * np.log(1.0 - rate)
     excess = row[EXCESS] / (row[COUNT] * entropy)
     row[RARE] = row[COUNT] = row[EXCESS] = 0.0
-    return _end_block(row, excess, bound)
+    return _end_block(row, excess, hour, bound)
 
 
 @kernel
-def _end_block(row: F64, excess: float, bound: float) -> bool:
+def _end_block(row: F64, excess: float, hour: int, bound: float) -> bool:
     row[NEWEST] = excess
     row[BLOCKS] += 1.0
     if row[BLOCKS] <= FIRST:
         row[MEAN] = excess
         return False
-    z = (excess - row[MEAN]) / max(DEVIATION_MIN, np.sqrt(row[VARIANCE]))
+    deviation = max(DEVIATION_MIN, np.sqrt(row[VARIANCE]))
+    z = (excess - row[MEAN] - row[SEASON + hour]) / deviation
     if row[BLOCKS] > WARM_UP:
         z = min(Z_MAX, max(-Z_MAX, z))
         row[CUSUM] = max(0.0, row[CUSUM] + z - SLACK)
     if row[SINCE] > 0.0:
         _go_on(row, z)
         return False
-    deviation = z * max(DEVIATION_MIN, np.sqrt(row[VARIANCE]))
-    share = 1.0 / min(REFERENCE, row[BLOCKS] - FIRST)
-    row[MEAN] += share * deviation
-    row[VARIANCE] += share * ((1.0 - share) * deviation * deviation - row[VARIANCE])
+    _move_reference(row, z * deviation, hour)
     if row[CUSUM] < bound:
         return False
     row[ALARMS] += 1.0
     row[SINCE], row[CALM] = 1.0, 0.0
     return True
+
+
+@kernel
+def _move_reference(row: F64, beyond: float, hour: int) -> None:
+    """By a block that was so far beyond it."""
+    share = 1.0 / min(REFERENCE, row[BLOCKS] - FIRST)
+    row[MEAN] += share * beyond
+    row[VARIANCE] += share * ((1.0 - share) * beyond * beyond - row[VARIANCE])
+    if row[BLOCKS] > WARM_UP:
+        row[SEASON + hour] += beyond / (row[SEASON_BLOCKS + hour] + SHRINKS)
+        row[SEASON_BLOCKS + hour] = min(REFERENCE, row[SEASON_BLOCKS + hour] + 1.0)
 
 
 @kernel
@@ -123,7 +139,7 @@ def _go_on(row: F64, z: float) -> None:
 
 @kernel
 def begin_anew(row: F64) -> None:
-    """A new reference; the recent rate stays."""
+    """A new reference; the recent rate stays, and what is usual of each hour."""
     row[RARE] = row[COUNT] = row[EXCESS] = 0.0
     row[BLOCKS] = row[MEAN] = row[VARIANCE] = row[CUSUM] = row[SINCE] = row[CALM] = 0.0
 

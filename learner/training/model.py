@@ -124,14 +124,16 @@ class Model(ModelState):
 
     def _record_figures(self, batch: EncodedBatch, predictions: F32, identities: I64) -> None:
         """Record first labels, of early negatives corrections too, and look for drift in them."""
-        labels, members, later, counts = batch.targets.labels, batch.members, batch.later, batch.counts
-        pages = PageColumns(identities, batch.pages.page, batch.pages.position, batch.targets.time_ms)
+        labels, times_ms = batch.targets.labels, batch.targets.time_ms
+        members, later, counts = batch.members, batch.later, batch.counts
+        pages = PageColumns(identities, batch.pages.page, batch.pages.position, times_ms)
         if later is not None and not self.spec.label.are_negatives_early:  # only first labels count
             first = ~later
             predictions, labels, members, counts = predictions[first], labels[first], members[first], counts.part(first)
+            times_ms = times_ms[first]
             pages, later = pages.part(first), None
         self.progress.record(predictions, labels, members, later, pages, counts)
-        self.drift.add(predictions, labels, counts, members)
+        self.drift.add(predictions, labels, times_ms, counts, members)
 
     def _note(self, batch: EncodedBatch) -> None:
         """Note what a version says of the examples it learned."""

@@ -12,6 +12,9 @@ from stream.spec.spec import Drift
 from stream.tables.dtypes import F32, Bools
 
 RATE = 0.05
+PER_DAY = 20_000
+DAY_MS = 86_400_000
+NOON = np.full(2, 43_200_000.0)
 
 
 def labels_of(logits: F32, seed: int) -> F32:
@@ -20,10 +23,10 @@ def labels_of(logits: F32, seed: int) -> F32:
     return (drawn < 1 / (1 + np.exp(-logits))).astype(np.float32)
 
 
-def world(examples: int, seed: int = 0, per_day: int = 20_000) -> tuple[F32, F32]:
+def world(examples: int, seed: int = 0) -> tuple[F32, F32]:
     """Effects and log-odds: the rate doubles by day and halves by night."""
     effects = np.random.default_rng((seed, 1)).normal(0, 1, examples).astype(np.float32)
-    wave = np.log(RATE / (1 - RATE)) + np.log(2) * np.sin(2 * np.pi * np.arange(examples) / per_day)
+    wave = np.log(RATE / (1 - RATE)) + np.log(2) * np.sin(2 * np.pi * np.arange(examples) / PER_DAY)
     return effects, (wave + effects).astype(np.float32)
 
 
@@ -32,14 +35,16 @@ def ones(n: int) -> Multiplicities:
     return Multiplicities(np.ones(n, np.float32), np.zeros(n, np.float32), np.ones(n, np.bool_))
 
 
-def hear(detector: DriftDetector, logits: F32, labels: F32, members: Bools | None = None, size: int = 1_000) -> None:
+def hear(detector: DriftDetector, logits: F32, labels: F32, members: Bools | None = None, size: int = 1_000,
+         begun_ms: float = 0.0) -> None:  # fmt: skip
     """Add predictions of these log-odds in steps of `size`."""
     predictions = (1 / (1 + np.exp(-logits))).astype(np.float32)
     if members is None:
         members = np.zeros((len(labels), len(detector.names) - 1), np.bool_)
     for first in range(0, len(labels), size):
         step = slice(first, first + size)
-        detector.add(predictions[step], labels[step], ones(len(labels[step])), members[step])
+        detector.add(predictions[step], labels[step], begun_ms + DAY_MS / PER_DAY * np.arange(len(labels))[step],
+                     ones(len(labels[step])), members[step])  # fmt: skip
 
 
 def test_a_wave_of_the_label_rate_is_no_drift() -> None:
@@ -49,6 +54,23 @@ def test_a_wave_of_the_label_rate_is_no_drift() -> None:
     hear(detector, logits, labels_of(logits, 0))
     assert not detector.alarms
     assert not detector.is_due(10**9)
+
+
+def test_hours_may_differ() -> None:
+    """By night effects are weaker, so that a perfect model is worth less: after some days that is usual of an hour."""
+    n, random = 400_000, np.random.default_rng(7)
+    day = np.arange(n) / PER_DAY
+    effects = random.normal(0, 1, n) * (1 + 0.25 * np.sin(2 * np.pi * day))
+    logits = (np.log(0.5) + effects).astype(np.float32)
+    detector = DriftDetector(Drift(action="forget"))
+    labels, alarms = labels_of(logits, 7), []
+    for first in range(0, n, PER_DAY):
+        step = slice(first, first + PER_DAY)
+        hear(detector, logits[step], labels[step])
+        alarms.append(len(detector.alarms))
+        if detector.is_due():
+            detector.take_due()
+    assert alarms[-1] == alarms[4] <= 2
 
 
 def test_a_turn_is_found_within_some_hundred_positives() -> None:
@@ -90,7 +112,7 @@ def test_a_restored_detector_goes_on() -> None:
     after = DriftDetector(Drift(), ["new", "half"])
     after.restore(before.arrays(), ["half"])
     more = np.column_stack([np.zeros(4_500, np.bool_), members[35_500:]])
-    hear(after, logits[35_500:], labels[35_500:], more)
+    hear(after, logits[35_500:], labels[35_500:], more, begun_ms=35_500 * DAY_MS / PER_DAY)
     assert after.rows[[0, 2]].tobytes() == whole.rows.tobytes()
     assert after.clock.tolist() == whole.clock.tolist()
     fresh = DriftDetector()
@@ -113,9 +135,9 @@ def test_a_correction_is_worth_the_label_that_it_brings() -> None:
     """A negative that is corrected at its prediction leaves the excess and the rate of a positive."""
     p, members, one = np.full(1, 0.2, np.float32), np.zeros((1, 0), np.bool_), np.ones(1, np.float32)
     direct, corrected = DriftDetector(), DriftDetector()
-    direct.add(p, one, ones(1), members)
-    corrected.add(p, 0 * one, ones(1), members)
-    corrected.add(p, one, Multiplicities(one, one, np.ones(1, np.bool_)), members)
+    direct.add(p, one, NOON[:1], ones(1), members)
+    corrected.add(p, 0 * one, NOON[:1], ones(1), members)
+    corrected.add(p, one, NOON[:1], Multiplicities(one, one, np.ones(1, np.bool_)), members)
     assert corrected.rows[0, POSITIVES] == direct.rows[0, POSITIVES] == 1
     assert corrected.rows[0, LABELS] == pytest.approx(direct.rows[0, LABELS], abs=0.02)
 
@@ -131,7 +153,7 @@ def test_sampled_negatives_count_for_those_left_out() -> None:
     n = int(kept.sum())
     predictions = (1 / (1 + np.exp(-logits[kept]))).astype(np.float32)
     counts = Multiplicities(now, np.zeros(n, np.float32), np.ones(n, np.bool_))
-    few.add(predictions, labels[kept], counts, np.zeros((n, 0), np.bool_))
+    few.add(predictions, labels[kept], np.zeros(n), counts, np.zeros((n, 0), np.bool_))
     rates = [one.rows[0, POSITIVES] / one.rows[0, LABELS] for one in (all_, few)]
     assert rates[1] == pytest.approx(rates[0], rel=0.1)
     assert not few.alarms
@@ -142,8 +164,8 @@ def test_what_is_no_number_is_left_out() -> None:
     detector = DriftDetector()
     nothing = Multiplicities(*np.zeros((2, 2), np.float32), np.ones(2, np.bool_))
     members = np.zeros((2, 0), np.bool_)
-    detector.add(np.full(2, np.nan, np.float32), np.ones(2, np.float32), ones(2), members)
-    detector.add(np.full(2, 0.5, np.float32), np.ones(2, np.float32), nothing, members)
+    detector.add(np.full(2, np.nan, np.float32), np.ones(2, np.float32), NOON, ones(2), members)
+    detector.add(np.full(2, 0.5, np.float32), np.ones(2, np.float32), NOON, nothing, members)
     assert not detector.rows.any()
     assert detector.clock[HEARD] == 4
 
@@ -159,7 +181,7 @@ def alarmed(action: str) -> tuple[DriftDetector, F32, F32]:
 
 
 def test_an_alarm_ends_when_the_model_is_as_good_as_before() -> None:
-    """Or, when it doesn't recover, after 40 blocks: what is now becomes the reference. There's no other alarm meanwhile."""
+    """Or after 40 blocks: what is now becomes the reference. There is no other alarm meanwhile."""
     detector, _, logits = alarmed("freeze")
     assert detector.is_alarmed
     hear(detector, logits[:20_000], labels_of(logits[:20_000], 5))
