@@ -285,7 +285,7 @@ class Drift(Part, frozen=True):
     action: DriftAction = "retrain"
     slices: bool = True
     bound: Annotated[float, Meta(ge=3, le=1000)] = 10.0
-    keeps: Annotated[float, Meta(ge=0.0001, le=1)] = 0.1
+    keeps: Annotated[float, Meta(ge=0.0001, le=1)] = 0.01
 
 
 class Spec(Part, frozen=True):
