@@ -53,7 +53,7 @@ def add_examples(
         now, earlier, p = np.float64(counts.now[i]), np.float64(counts.earlier[i]), np.float64(predictions[i])
         if p != p or (now == 0.0 and earlier == 0.0):
             continue
-        hour, is_alarm = np.int64(times_ms[i] // HOUR_MS) % HOURS, False
+        hour, is_alarm = int(times_ms[i] // HOUR_MS) % HOURS, False
         for s in range(rows.shape[0]):
             alarmed[s] = (s == 0 or members[i, s - 1]) and _add(
                 rows[s], p, labels[i] > 0.5, now, earlier, hour, bound

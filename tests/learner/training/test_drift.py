@@ -162,7 +162,7 @@ def test_sampled_negatives_count_for_those_left_out() -> None:
 def test_what_is_no_number_is_left_out() -> None:
     """A prediction that isn't a number, and a label that stands for none."""
     detector = DriftDetector()
-    nothing = Multiplicities(*np.zeros((2, 2), np.float32), np.ones(2, np.bool_))
+    nothing = Multiplicities(np.zeros(2, np.float32), np.zeros(2, np.float32), np.ones(2, np.bool_))
     members = np.zeros((2, 0), np.bool_)
     detector.add(np.full(2, np.nan, np.float32), np.ones(2, np.float32), NOON, ones(2), members)
     detector.add(np.full(2, 0.5, np.float32), np.ones(2, np.float32), NOON, nothing, members)
