@@ -26,9 +26,18 @@ NAMES = {
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
+    "warm_start": "a model evolved to a changed spec against one that learns it from scratch; cost of a retrain",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
-MANY_CORES = {"checkpoint", "join", "learn", "rank", "scenarios", "swap"}  # all others are pinned to one, if possible
+MANY_CORES = {
+    "checkpoint",
+    "join",
+    "learn",
+    "rank",
+    "scenarios",
+    "swap",
+    "warm_start",
+}  # all others are pinned to one, if possible
 
 
 def main() -> int:

@@ -170,7 +170,6 @@ def measure(folder: Path, part: int) -> dict[str, list[float]]:
     log = MemoryLog({EXAMPLES.name: 1, EXAMPLES_DLQ.name: 1}, lambda: 1)
     model = large_model(spec, KEYS // part, ROWS // part)
     learner = Learner(log, model, 0, files, NEVER_MS)
-    model.reread = None  # so a warm start does nothing
     feed = Feed(learner, records_of(list(labelled_pages(spec, PAGES // part, 10)), 16))
     feed.learn(PLAIN_EXAMPLES // part)  # everything is compiled, and memory was touched
     found: dict[str, list[float]] = {}

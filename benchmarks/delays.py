@@ -152,8 +152,8 @@ def spec_of(policy: str) -> Spec:
 
 def predictions(policy: str, of: Traffic) -> F32:
     """P(Y=1) of each item when its page is shown, float32 [P, ITEMS]."""
-    spec, log = spec_of(policy), ExampleLog()
-    backtest = Backtest(spec, [ModelEntrant(spec, spec.parts, 0, log)], log)
+    spec = spec_of(policy)
+    backtest = Backtest(spec, [ModelEntrant(spec, spec.parts, 0)], ExampleLog())
     found: F32 = backtest.run(events(of, at_once=policy == ORACLE)).predictions[0].reshape(-1, ITEMS)
     return found
 

@@ -154,14 +154,14 @@ def forgetful(spec: Spec, half_life: str | None) -> Spec:
 
 def aucs(half_lives: tuple[str | None, ...], pages: int | None, seeds: int) -> dict[str | None, float]:
     """AUC on MovieLens by half-life, means of seeds."""
-    spec, log = load_spec(Path("specs/movielens.toml")), ExampleLog()
+    spec = load_spec(Path("specs/movielens.toml"))
     entrants = [
-        ModelEntrant(forgetful(spec, half_life), ["wide", "deep"], seed, log)
+        ModelEntrant(forgetful(spec, half_life), ["wide", "deep"], seed)
         for half_life in half_lives
         for seed in range(seeds)
     ]
     source = read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print))
-    scores = Backtest(spec, [*entrants], log).run(source, pages)
+    scores = Backtest(spec, [*entrants], ExampleLog()).run(source, pages)
     found = np.array([scores.auc(i) for i in range(len(entrants))]).reshape(-1, seeds).mean(axis=1)
     return dict(zip(half_lives, found.tolist(), strict=True))
 

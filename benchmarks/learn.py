@@ -39,7 +39,6 @@ from learner.jit_warmup import compile_kernels
 from learner.training.model import Model
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec
-from thalweg.backtest.entrants import ExampleLog
 
 REPEATS = 3
 PAGES = {10: {1: 30_000, 16: 60_000, 64: 60_000}, 1: {1: 40_000, 16: 150_000, 64: 150_000}}  # by items, pages a record
@@ -133,13 +132,12 @@ def backtests_of(spec: Spec, pages: int) -> dict[str, Callable[[], float]]:
     events = list(source(spec, pages))
 
     def mine(pack: int) -> float:
-        log = ExampleLog()
-        return backtest_ex_s(spec, ours(spec, log), log, events, pack)
+        return backtest_ex_s(spec, ours(spec), events, pack)
 
     def theirs() -> float:
-        log, entrant = ExampleLog(), wabbit(spec)
+        entrant = wabbit(spec)
         try:
-            return backtest_ex_s(spec, entrant, log, events, 1)
+            return backtest_ex_s(spec, entrant, events, 1)
         finally:
             entrant.close()
 

@@ -40,11 +40,9 @@ def source(spec: Spec, pages: int, seed: int = 9) -> Iterator[WorldEvent]:
     yield from installs
 
 
-def ours(spec: Spec, log: ExampleLog) -> ModelEntrant:
-    """The learner's model, without warm starts, as the peer has none."""
-    entrant = ModelEntrant(spec, spec.parts, 0, log)
-    entrant.model.reread = None
-    return entrant
+def ours(spec: Spec) -> ModelEntrant:
+    """The learner's model."""
+    return ModelEntrant(spec, spec.parts, 0)
 
 
 def wabbit(spec: Spec) -> VowpalWabbit:
@@ -53,9 +51,9 @@ def wabbit(spec: Spec) -> VowpalWabbit:
     return VowpalWabbit(spec, PeerRates(wide.alpha, wide.beta, wide.l1, wide.l2))
 
 
-def backtest_ex_s(spec: Spec, entrant: Entrant, log: ExampleLog, events: list[WorldEvent], pack: int) -> float:
+def backtest_ex_s(spec: Spec, entrant: Entrant, events: list[WorldEvent], pack: int) -> float:
     """Examples learned per second of the whole backtest: entities, features, join, statistics, predicting, learning."""
-    backtest = Backtest(spec, [entrant], log, pack)
+    backtest = Backtest(spec, [entrant], ExampleLog(), pack)
     begun = time.perf_counter()
     scores = backtest.run(events)
     seconds = time.perf_counter() - begun

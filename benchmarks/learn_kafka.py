@@ -43,12 +43,11 @@ def filled(house: Settings, pages: list[Examples], pack: int) -> Settings:
 def learn_until(settings: Settings, spec: Spec, end: int, after_step: Callable[[Learner], None]) -> Model:
     """A new model, learned from the start of `examples` to this offset by the service's own Learner and prefetcher.
 
-    As the service's loop, but without publishing, checkpoints and warm starts.
+    As the service's loop, but without publishing and checkpoints.
     """
     model = Model(spec)
     log = KafkaLog(settings, linger_ms=5)
     learner = Learner(log, model, START, CheckpointFiles(settings.local / "checkpoints"), NEVER_MS)
-    model.reread = None  # so a warm start does nothing
     prefetcher = RecordPrefetcher(
         partial(log.reader, EXAMPLES.name, {0: START}), model.record_encoder, learner.lag.after_poll
     )

@@ -52,15 +52,15 @@ ROWS = {
 
 def played(pages: int | None, seeds: int) -> Scores:
     """Everyone, in one pass; entrants: wide, then deep and joint by seed, the peers, and what is shipped."""
-    spec, log = load_spec(Path("specs/movielens.toml")), ExampleLog()
+    spec = load_spec(Path("specs/movielens.toml"))
     best = json.loads(FILE.read_text())
-    ours = [entrant("wide", spec, best["wide"], log)]
+    ours = [entrant("wide", spec, best["wide"])]
     for seed in range(seeds):
-        ours += [entrant(kind, spec, best[kind], log, seed) for kind in ("deep", "wide_deep")]
-    peers: list[Entrant] = [entrant(kind, spec, best[kind], log) for kind in ("vw", "river")]
-    peers.append(ModelEntrant(spec, ["wide", "deep"], 0, log))
+        ours += [entrant(kind, spec, best[kind], seed) for kind in ("deep", "wide_deep")]
+    peers: list[Entrant] = [entrant(kind, spec, best[kind]) for kind in ("vw", "river")]
+    peers.append(ModelEntrant(spec, ["wide", "deep"], 0))
     source = read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print))
-    return Backtest(spec, [*ours, *peers], log).run(source, pages)
+    return Backtest(spec, [*ours, *peers], ExampleLog()).run(source, pages)
 
 
 def together(wide: F32, deep: F32, *, logits: bool) -> F32:

@@ -93,8 +93,7 @@ def rates_of(spec: Spec, kind: str) -> Draw:
         draw |= {"alpha": wide.alpha, "l1": wide.l1, "l2": wide.l2}
         draw |= {" x ".join(one.of): one.alpha / wide.alpha for one in spec.crosses() if one.alpha}
     if kind != "wide":
-        draw |= {"learning_rate": deep.learning_rate, "warm_every": deep.warm_start.every}
-        draw |= {"embedding_dim": deep.embedding_dim}
+        draw |= {"learning_rate": deep.learning_rate, "embedding_dim": deep.embedding_dim}
         layers = [number for number, units in HIDDEN_UNITS.items() if units == deep.hidden_units]
         if deep.embedding_rate is not None and layers:
             draw |= {"embedding_rate": deep.embedding_rate, "layers": layers[0]}
@@ -136,13 +135,13 @@ def _draw(kind: str, world: str, random: np.random.Generator) -> Draw:
     return draw
 
 
-def entrant(kind: str, spec: Spec, draw: Draw, log: ExampleLog, seed: int = 0) -> Entrant:
+def entrant(kind: str, spec: Spec, draw: Draw, seed: int = 0) -> Entrant:
     """An entrant with these settings."""
     if kind == "vw":
         return VowpalWabbit(spec, PeerRates(**draw))
     if kind == "river":
         return River(spec, PeerRates(**draw))
-    return ModelEntrant(spec_with(spec, draw), OURS[kind], seed, log)
+    return ModelEntrant(spec_with(spec, draw), OURS[kind], seed)
 
 
 def movielens_aucs(spec: Spec) -> Judge:
@@ -150,8 +149,7 @@ def movielens_aucs(spec: Spec) -> Judge:
     source = list(read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print)))
 
     def judge(kind: str, tries: Sequence[Draw], _: bool) -> list[float]:
-        log = ExampleLog()
-        scores = Backtest(spec, [entrant(kind, spec, draw, log) for draw in tries], log).run(source, TUNED_ON)
+        scores = Backtest(spec, [entrant(kind, spec, draw) for draw in tries], ExampleLog()).run(source, TUNED_ON)
         return [scores.auc(i) for i in range(len(tries))]
 
     return judge

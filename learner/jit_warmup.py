@@ -3,13 +3,11 @@
 import msgspec
 import numpy as np
 
-from learner.deep.warm_start import WindowChunk, train
 from learner.publishing.gate import PublishGate
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from stream.events.codec import encode_record
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Organic
-from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
 from stream.log.protocol import Record
@@ -48,5 +46,3 @@ def compile_kernels(spec: Spec) -> None:
     Evictor(10).step(table, 1, 0)  # and is over its bound
     if model.deep:
         model.deep.freeze_quantiles()
-        ones = np.ones((4, 2), np.float32)
-        train(model.deep, WindowChunk(model.encoder.deep_input(one_page(words)), *ones), 2)

@@ -1,7 +1,7 @@
 """The learner: learns records in log order, passes on dead letters, writes checkpoints."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -16,12 +16,9 @@ from learner.training import metrics
 from learner.training.figures import HEADER
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
-from stream.events.codec import decode_examples
-from stream.events.topics import EXAMPLES
-from stream.events.types import Examples
-from stream.log.protocol import Log, Reader
+from stream.log.protocol import Log
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import CheckpointError, LogUnavailable
+from stream.runtime.errors import CheckpointError
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 METRICS_EVERY_MS = 200
@@ -50,12 +47,10 @@ class Learner:
         self.lag = Lag(log_, model.spec.name, offset)
         self.stopping = threading.Event()
         self.mid_record = False  # half a record is learned, which a checkpoint can't express
-        self._learning = offset
         self._checkpoint_every_ms = checkpoint_every_ms
         self._checkpoint_ms = now_ms()  # of the last attempt
         self._printed_header = self._is_frozen = False
         self._metrics_ms = 0  # when the metrics were last set
-        model.reread = self._reread
 
     def learn(self, chunks: Iterable[TrainingRecords], after_step: Callable[[], None]) -> None:
         """Learn these records in order, one or several in a step; `after_step` is called after each step.
@@ -66,7 +61,7 @@ class Learner:
             for first, last in self.model.steps(records):
                 origins = records.origins[first:last]
                 assert origins[0].offset >= self.offset, f"offset {origins[0].offset} was learned already"
-                self._learning, self.mid_record = origins[-1].offset, True
+                self.mid_record = True
                 new = self.model.learn_records(records, first, last)
                 self.mid_record = False
                 for origin, rejected in zip(origins, records.rejected[first:last], strict=True):
@@ -160,27 +155,23 @@ class Learner:
             except CheckpointError as error:
                 log.error("the last good checkpoint can't be pinned", reason=str(error))
 
-    def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
-        """Records of `examples` from this offset up to the one that is being learned.
+    def replace_model(self, model: Model) -> None:
+        """Learn with a model that has learned up to this learner's offset; its checkpoint is durable before.
 
-        Waits while the broker is unavailable: a warm start can't be undone halfway.
+        Raises CheckpointError, LogUnavailable, LogError: then nothing has changed.
         """
-        attempt = 0
-        while offset <= self._learning:
-            reader: Reader | None = None
-            try:
-                reader = self.log.reader(EXAMPLES.name, {0: offset})
-                while offset <= self._learning:
-                    for record in reader.poll(1.0):
-                        offset = record.offset + 1
-                        yield decode_examples(record.value or b"")[0]
-            except LogUnavailable as error:
-                if self.stopping.is_set():
-                    raise
-                attempt = back_off(error, attempt, self.stopping)
-            finally:
-                if reader:
-                    reader.close()
+        self.dead_letters.confirm()
+        self.checkpointer.abandon()
+        self._unproven = None
+        model.learned_ids.ids_max, model.installs = self.model.learned_ids.ids_max, self.model.installs
+        model.progress.milestones.clear()  # the other process's
+        used = self.publisher.used if self.publisher else self.used
+        checkpointer = Checkpointer(model, self._files, self.offset)
+        checkpointer.write(self.offset, used.token, used.version)
+        self.checkpointer, self._checkpoint_ms = checkpointer, now_ms()
+        self.model = model
+        if self.publisher:
+            self.publisher.replace_model(model)
 
     def _print_progress(self) -> None:
         """Lines at doubling counts, as Vowpal Wabbit prints them."""

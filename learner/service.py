@@ -8,15 +8,19 @@ from functools import partial
 from types import FrameType
 
 import structlog
+from msgspec.structs import replace
 
-from learner.checkpoints.checkpoint import restore
+from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off
+from learner.promotion import Promotion
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.record_prefetcher import RecordPrefetcher
+from learner.retraining.resumption import resume, spec_of
+from learner.retraining.retrain_files import RetrainFiles, checkpoints_of
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
 from stream.events.topics import EXAMPLES
@@ -52,7 +56,7 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     settings.need_kafka(), settings.need_redis()
-    files = CheckpointFiles(settings.local / "checkpoints" / f"{settings.topic_prefix}{spec.name}")
+    files = CheckpointFiles(checkpoints_of(settings, spec.name))
     health = Health(
         settings.host,
         settings.learner_port,
@@ -75,18 +79,20 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     """The learner of the newest checkpoint, once the log is available; None when stopped before."""
     status.state = "compiling kernels"
     compile_kernels(spec)
-    checkpoint = files.newest()
-    model = restore(spec, checkpoint) if checkpoint else Model(spec)
+    checkpoint = _newest(settings, spec, files)
+    model = resume(spec, checkpoint) if checkpoint else Model(spec)
     model.learned_ids.ids_max = settings.dedup_ids
     gc.collect()
     gc.freeze()  # what was loaded stays: full collections (0.2 s over all of torch) needn't visit it again
     offset = checkpoint.meta.offset if checkpoint else START
+    same = checkpoint is not None and checkpoint.meta.fingerprint == spec.fingerprint()
+    resumed = checkpoint if same else None  # else the model isn't the checkpoint's: the next one is a base
     attempt = 0
     while not status.stopping.is_set():
         try:
             check_dedup(settings)
             kafka = KafkaLog(settings, linger_ms=5)
-            learner = Learner(kafka, model, offset, files, settings.checkpoint_every_ms, checkpoint)
+            learner = Learner(kafka, model, offset, files, settings.checkpoint_every_ms, resumed)
         except LogUnavailable as error:
             status.state = str(error)
             attempt = back_off(error, attempt, status.stopping)
@@ -100,10 +106,27 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     return None
 
 
-def _prefetch(learner: Learner, accept_gap: bool) -> RecordPrefetcher:
+def _newest(settings: Settings, spec: Spec, files: CheckpointFiles) -> Checkpoint | None:
+    """The newest checkpoint; where that is of another spec, and a model that evolved to this one waits, that one's."""
+    newest = files.newest()
+    old = spec_of(newest.meta) if newest else None
+    if newest is None or old is None or old.identity() == spec.identity():
+        return newest
+    retrains = RetrainFiles(settings, spec.name)
+    outcome = retrains.read()
+    candidate = retrains.candidates.newest() if outcome and outcome.verdict.promoted else None
+    evolved = spec_of(candidate.meta) if candidate else None
+    if candidate is None or evolved is None or evolved.identity() != spec.identity():
+        return newest
+    used = replace(candidate.meta, token=newest.meta.token, version=newest.meta.version)
+    files.write(Checkpoint(used, candidate.arrays))
+    retrains.clear()
+    log.info("the model that evolved to this spec goes on", model=spec.name, offset=candidate.meta.offset)
+    return files.newest()
+
+
+def _prefetch(learner: Learner) -> RecordPrefetcher:
     """Read from the learner's offset on."""
-    if accept_gap:
-        learner.model.window.drop_records_before(learner.log.starts(EXAMPLES.name)[0])
     read = partial(learner.log.reader, EXAMPLES.name, {0: learner.offset})
     return RecordPrefetcher(read, learner.model.record_encoder, learner.lag.after_poll)
 
@@ -120,13 +143,13 @@ def _take(learner: Learner, prefetcher: RecordPrefetcher, accept_gap: bool) -> l
                 raise
             log.error("continuing past the gap (--accept-gap)", reason=str(gap))
             learner.offset = learner.lag.offset = gap.start
-        learner.model.window.drop_records_before(gap.start)
         return None
 
 
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _Status, accept_gap: bool) -> None:
     publisher = Publisher(learner.model, store, publish_config(learner.model, settings), now_ms, learner.used)
     learner.publisher = publisher
+    promotion = Promotion(learner, settings)
     if learner.resumed and not learner.resumed.meta.refusals:
         publisher.gate.trust()
 
@@ -144,9 +167,9 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
                 learner.update_metrics()
                 publish_and_checkpoint()  # first: what was learned is published even while the log is unavailable
                 learner.dead_letters.confirm()  # before there can be more of them
-                prefetcher = prefetcher or _prefetch(learner, accept_gap)
-                records = _take(learner, prefetcher, accept_gap)
-                if records is None:  # read on behind the gap
+                prefetcher = prefetcher or _prefetch(learner)
+                records = None if promotion.step() else _take(learner, prefetcher, accept_gap)
+                if records is None:  # read on behind the gap, or for the model that took over
                     prefetcher.close()
                     prefetcher = None
                     continue
@@ -172,6 +195,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
             learner.checkpointer.abandon()
             if prefetcher:
                 prefetcher.close()
+            promotion.close()
             publisher.uploader.stop()
             _close(learner.log)
 

@@ -31,7 +31,7 @@ from stream.joiner.record_events import to_record
 from stream.joiner.record_processor import warm_up
 from stream.joiner.state_store import StateStore
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, Spec, Statistic, WarmStart
+from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, Spec, Statistic
 from stream.spec.spec_file import load_spec
 from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable
@@ -48,10 +48,8 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
 
     All kernels run with the same types as in services.
     """
-    deep = msgspec.structs.replace(spec.deep, warm_start=WarmStart(every=pages // 2, window=pages // 2))
-    spec = msgspec.structs.replace(spec, deep=deep)
     examples = joined(spec, pages)
-    model = Model(spec, reread=lambda offset: ([one] for one in examples[offset:]))
+    model = Model(spec)
     store, builder, pools = MemoryStore(spec.name), VersionBuilder(model), EntityCache()
     for event in entities():
         if isinstance(event, Item):

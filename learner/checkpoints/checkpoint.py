@@ -10,6 +10,7 @@ from learner.checkpoints.model_arrays import Arrays, restore_arrays, rows_of_par
 from learner.training.model import Model
 from stream.runtime.errors import BadSnapshot, CheckpointError
 from stream.spec.spec import Spec
+from stream.spec.spec_file import decode_spec, encode_spec
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -33,6 +34,8 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     left_out: int = 0
     sampled_out: int = 0
     refusals: int = 0
+    spec: str = ""  # as JSON, with its identity and tunables; earlier builds wrote the fingerprint alone
+    previous: list[str] = []  # specs that it evolved from
 
 
 class Origin(NamedTuple):
@@ -62,7 +65,8 @@ def meta_of(model: Model, offset: int, token: int, version: int, refusals: int =
     return Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
-        model.left_out, model.sampled_out, refusals,
+        model.left_out, model.sampled_out, refusals, encode_spec(model.spec).decode(),
+        [encode_spec(spec).decode() for spec in model.previous],
     )  # fmt: skip
 
 
@@ -72,10 +76,10 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
     if meta.fingerprint != spec.fingerprint():
         raise CheckpointError(
             f"the checkpoint of {spec.name!r} belongs to another spec "
-            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): give the changed spec a new name, "
-            "and it is learned from the log's beginning"
+            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): `thalweg evolve --spec FILE` carries the "
+            "model over to the changed spec; or give that a new name, and it is learned from the log's beginning"
         )
-    model = Model(spec, seed)
+    model = Model(spec, seed, previous=[decode_spec(text.encode()) for text in meta.previous])
     try:
         model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
         model.left_out, model.sampled_out = meta.left_out, meta.sampled_out

@@ -33,12 +33,17 @@ log = structlog.get_logger("checkpoint")
 
 
 class CheckpointFiles:
-    """The checkpoints of one model, in a folder: the newest KEEP chains, and a pinned one. Raises CheckpointError."""
+    """The checkpoints of one model, in a folder: the newest KEEP chains, and a pinned one. Raises CheckpointError.
 
-    def __init__(self, folder: Path) -> None:
+    `owned`: this process writes them; one that only reads leaves the folder as it is.
+    """
+
+    def __init__(self, folder: Path, *, owned: bool = True) -> None:
         self.folder = folder
         self._needs: dict[str, set[str]] = {}  # files that a checkpoint's file needs, itself among them
         self._lock = threading.Lock()  # of what is kept: one thread pins, another drops
+        if not owned:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".writable-{os.getpid()}"

@@ -3,9 +3,8 @@
 Tables are saved as rows, whatever their layout: no weight depends on layout.
 """
 
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -61,7 +60,7 @@ def rows_of_parts(model: Model) -> Arrays:
 
 def small_arrays(model: Model) -> Arrays:
     """All state but the rows of tables, copied: megabytes at most."""
-    shown, window = model.shown, model.window
+    shown = model.shown
     arrays: Arrays = {
         "wide_clock": model.wide.forgetting.state(),
         "wide_steps": model.wide.steps.copy(),
@@ -77,9 +76,6 @@ def small_arrays(model: Model) -> Arrays:
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
         **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
         "shown_since_ms": np.array([shown.since_ms], np.int64),
-        "recent_ids": window.ids.copy(),
-        "recent_wide": window.wide.copy(),
-        "records": np.fromiter(chain.from_iterable(window.records), np.int64, 2 * len(window.records)).reshape(-1, 2),
         **model.drift.arrays(),
         "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
         "page_bytes": np.array([len(page) for page in model.recent_pages], np.int64),
@@ -117,8 +113,6 @@ def restore_arrays(model: Model, arrays: Arrays, slices: list[str]) -> None:
     model.progress.restore(arrays, slices)
     model.learned_ids.restore(arrays)
     model.shown = _shown(arrays)
-    model.window.ids[:], model.window.wide[:] = arrays["recent_ids"], arrays["recent_wide"]
-    model.window.records = deque((int(offset), int(start)) for offset, start in arrays["records"])
     ends = np.cumsum([0, *arrays["page_bytes"]])
     raw = arrays["pages"].tobytes()
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))

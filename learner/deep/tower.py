@@ -4,7 +4,7 @@ For micro-batches of a few examples, where a library call costs more than its ar
 parameters lie in one array, layer by layer: weight [out, in], then bias [out]. Widths are rounded up to whole cache
 lines; the last layer has one output.
 
-torch's autograd is the oracle in the tests, and trains warm starts.
+torch's autograd is the oracle in the tests.
 """
 
 from collections.abc import Sequence

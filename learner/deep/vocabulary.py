@@ -77,19 +77,19 @@ class Vocabulary:
         self.evicted = self.evicted_pending = 0  # ids with a row, and without
         self._counted = 1  # pages that `count` made up
         self.tombstones: list[U64] = []  # published ids that lost their row since the last publish; at most `max_rows`
-        self._unseen_keys, self._unseen = unseen, np.zeros(len(unseen), np.int64)
+        self.unseen_keys, self._unseen = unseen, np.zeros(len(unseen), np.int64)
         self._assign_unseen()
 
     def _assign_unseen(self) -> None:
         """Give columns that have no row for unseen ids one, which starts as row 0."""
-        for key in self._unseen_keys[self._unseen_keys != 0]:
+        for key in self.unseen_keys[self.unseen_keys != 0]:
             if not self.table.rows_of(np.array([key]))[0, 1]:
                 row = self.counts[ROWS]
                 self.counts[ROWS] += 1
                 self.table.put(np.array([[key, row, 0, FOREVER]], np.uint64))
                 self.embeddings[row], self.keys[row] = self.embeddings[0], key
                 self.mark(np.array([row]))
-        self._unseen = self.rows_of(self._unseen_keys)
+        self._unseen = self.rows_of(self.unseen_keys)
 
     @property
     def rows(self) -> int:
@@ -132,7 +132,7 @@ class Vocabulary:
     def prepare(self, ids: U64) -> VocabularyState:
         """Reserve table slots for these ids. The state is valid until the next `prepare` or `evict`."""
         self.table.reserve_for(ids)
-        self.table.mark_runs(self._unseen_keys)
+        self.table.mark_runs(self.unseen_keys)
         return VocabularyState(self.table.slots, self.table.counts, self.counts, self.embeddings, self.keys,
                                self.marks, self._changed, self._free, self.min_count, self.initial,
                                self._unseen)  # fmt: skip

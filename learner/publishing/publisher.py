@@ -55,6 +55,15 @@ class Publisher:
         """For the checkpoint: the newest version, and the greatest own token."""
         return HighWater(self.version, max(self._used.token, self.uploader.token))
 
+    def replace_model(self, model: Model) -> None:
+        """Publish this model, which was judged, from now on; the next version is a full base.
+
+        Its pages and slices may be other ones: the gate compares versions with what it is now.
+        """
+        self._model, self._builder, self.gate = model, VersionBuilder(model), PublishGate(model)
+        self.gate.trust()
+        self._last_learned = self._last_deep_examples = self._last_rejected = self._unproven = -1
+
     def maybe_publish(self, offset: int) -> bool:
         """Publish when it's due, something was learned and no upload is running. Raises Fenced.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from learner.training.figures import ALL, WINDOW
 from learner.training.model import Model
@@ -89,7 +89,12 @@ EVICTED_IDS = Total(
     "ids that expired or were over the bound, in this process, by their row",
     ("had",),
 )
-WARM_STARTS = Total("thalweg_learner_warm_starts", "warm starts, since the log's beginning")
+WARM_STARTS = Total("thalweg_learner_warm_starts", "retrained models that were promoted, since the log's beginning")
+RETRAINS = Counter(
+    "thalweg_learner_retrains", "retrains that ended, in this process, by what became of the model", ["outcome"]
+)
+for outcome in ("promoted", "dropped"):
+    RETRAINS.labels(outcome)
 DRIFT_ALARMS = Total("thalweg_learner_drift_alarms", "drift alarms, since the log's beginning, by slice", ("slice",))
 DRIFT = Gauge("thalweg_learner_drift", "drift statistic / the bound of an alarm, by slice", ["slice"])
 FROZEN = Gauge("thalweg_learner_publishing_frozen", "1 while drift keeps versions from being published, else 0")

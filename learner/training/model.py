@@ -14,6 +14,7 @@ from learner.deep.joint_step import learn_micro_batches, learn_wide
 from learner.training.dedup import NO_SOURCE
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model_state import ModelState
+from learner.training.ranking_kernels import KEY
 from learner.training.ranking_progress import PageColumns
 from learner.training.recent_pages import PAGES_MAX
 from learner.training.training_records import TrainingRecords
@@ -76,12 +77,15 @@ class Model(ModelState):
             return
         for r, (begin, end) in enumerate(pairwise(batch.ends.tolist()), first):
             if end > begin:
-                self.window.begin_record(records.origins[r].offset, self.examples + begin)
                 self._note_pages(records, r)
         self.sampled_out += len(batch) - len(batch.earlier)
         predictions = self._learn_parts(batch)
         self.unpredictable += int(np.isnan(predictions).sum())
         self._record_figures(batch, predictions, records.identities)
+        if self.on_predicted:
+            keys = records.identities[batch.pages.page, KEY]
+            targets = batch.targets
+            self.on_predicted(targets.ids, predictions, targets.labels, targets.weights, batch.earlier, keys)
         if self.learns_statistics:
             self.statistics.learn(batch.all_pages, batch.outcomes, batch.statistics)
         self._note(batch)
@@ -112,8 +116,6 @@ class Model(ModelState):
                 continue
             deep = self.deep.prepare(inputs.ids[inputs.id_offsets[0] : inputs.id_offsets[-1]])
             learn_micro_batches(state, deep, inputs, targets, bounds[begun : end + 1], batch.earlier, predictions, wide)
-            piece = slice(bounds[begun], bounds[end])
-            self.window.add(self.examples, targets.ids[piece], wide[piece])
             self.examples += int(bounds[end] - bounds[begun])
             begun = end
             for action in due:

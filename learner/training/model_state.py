@@ -1,13 +1,13 @@
-"""Everything that is learned, and what happens to it between micro-batches: eviction, quantiles, warm starts."""
+"""Everything that is learned, and what happens to it between micro-batches: eviction, quantiles, calls for retrains."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
 from learner.deep.deep_model import FIRST_FREEZE, DeepModel
-from learner.deep.warm_start import warm_start
 from learner.training.dedup import RecentIds
 from learner.training.drift import STEP_MAX, DriftDetector
 from learner.training.encoded_batch import BatchEncoder
@@ -17,16 +17,19 @@ from learner.training.ranking_progress import RankingProgress
 from learner.training.recent_pages import RecentPages
 from learner.training.shown_items import ShownItems
 from learner.training.training_records import RecordEncoder, TrainingRecords
-from learner.training.warm_start_window import Reread, WarmStartWindow
 from learner.wide.ftrl import Ftrl
 from stream.events.types import BadPart
 from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys, one_page
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.spec.spec import Spec, duration_ms
-from stream.tables.dtypes import F32, U64
+from stream.tables.dtypes import F32, I64, U64
 
 GOLDEN_PAGES = 4
+
+
+# ids, predictions, labels, weights, weights of labels that they take back, page keys; arrays [B]
+OnPredicted = Callable[[U64, F32, F32, F32, F32, I64], None]
 
 
 @dataclass
@@ -35,8 +38,9 @@ class ModelState:
 
     spec: Spec
     seed: int = 0
-    reread: Reread | None = None  # without it there are no warm starts
     learns_statistics: bool = True  # else pages bring statistics that somebody else learns
+    previous: Sequence[Spec] = ()  # specs that this one evolved from: pages logged under them are still learned
+    on_predicted: OnPredicted | None = None  # hears what was predicted of examples just before they were learned
     examples: int = 0  # learned
     duplicates: int = 0
     organic: int = 0  # installs without a page that were learned
@@ -45,8 +49,9 @@ class ModelState:
     left_out: int = 0  # crosses of an item that had too many keys
     watermark_ms: int = 0  # greatest event time of a learned page
     learned_ms: int = 0  # ingest time of the newest label
-    warm_starts: int = 0
-    warm_start_at: int = 0  # example index of the last warm start
+    warm_starts: int = 0  # retrains that this model came from
+    warm_start_at: int = 0  # example index at which a retrain was last called for, or promoted
+    retrain_wanted: str = ""  # why a retrain is called for; the caller takes it
     rejected: list[BadPart] = field(default_factory=list)  # of records that were learned from their events
     installs: list[tuple[int, int]] = field(
         default_factory=list
@@ -59,7 +64,7 @@ class ModelState:
         self.statistics = Statistics(StatisticsProgram(spec, self.layout))
         program = self.statistics.program if self.learns_statistics else None
         self.batch_encoder = BatchEncoder(spec, self.layout, self.encoder, program)
-        self.record_encoder = RecordEncoder(spec, self.layout, self.batch_encoder)
+        self.record_encoder = RecordEncoder(spec, self.layout, self.batch_encoder, self.previous)
         self.wide = Ftrl.of(spec, self.encoder.alphas)
         if base := spec.label.base_log_odds:
             self.wide.set_initial_weight(self.encoder.bias_key, base)
@@ -74,7 +79,6 @@ class ModelState:
         self.progress = ProgressiveValidation(slices, rankings)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
-        self.window = WarmStartWindow(spec.deep.warm_start.window if self.deep else 0)
         self.drift = DriftDetector(spec.drift, slices)
         self.recent_pages = RecentPages(GOLDEN_PAGES)
 
@@ -126,17 +130,16 @@ class ModelState:
         )
 
     def due(self, before: int, after: int) -> list[Callable[[], None]]:
-        """What is due between two example indices: freezing quantiles (until the first warm start), eviction, a warm
-        start."""
+        """What is due between two example indices: freezing quantiles, at doublings; eviction; a call for a retrain."""
         assert self.deep is not None
         due: list[Callable[[], None]] = []
-        if not self.warm_starts and before.bit_length() != after.bit_length() and after >= FIRST_FREEZE:
+        if before.bit_length() != after.bit_length() and after >= FIRST_FREEZE:
             due.append(self.deep.freeze_quantiles)
         for every, action in (
             (self.deep.vocabulary.evict_every(), self.evict),
-            (self.spec.deep.warm_start.every, self.warm_start),
+            (self.spec.deep.warm_start.every, partial(self.call_for_retrain, "periodic")),
         ):
-            if before // every != after // every:
+            if every and before // every != after // every:
                 due.append(action)
         return due
 
@@ -145,20 +148,15 @@ class ModelState:
         assert self.deep is not None
         self.deep.vocabulary.evict(self.watermark_ms)
 
-    def warm_start(self) -> None:
-        """Train the deep part on the last examples, from its own embeddings and layers; effective at once."""
-        assert self.deep is not None
-        if self.reread is None:
-            return
-        self.warm_starts += 1
-        self.warm_start_at = self.examples
-        warm_start(self.deep, self.window.chunks(self.reread, self.examples, self.record_encoder))
+    def call_for_retrain(self, why: str) -> None:
+        """Ask the caller for a retrain; nothing else changes."""
+        self.retrain_wanted, self.warm_start_at = why, self.examples
 
     def act_on_drift(self) -> None:
         """What the spec wants when the model has become worse, at a fixed count of examples after the alarm."""
         action = self.drift.take_due()
-        if action == "retrain" and self.deep:
-            self.warm_start()
+        if action == "retrain":
+            self.call_for_retrain("drift")
         elif action == "forget":
             self.forget(self.spec.drift.keeps)
 
@@ -176,11 +174,9 @@ class ModelState:
     def return_to(self, earlier: "ModelState") -> None:
         """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics.
 
-        What belongs to the log stays: counts, ids learned, figures, times, pages. Warm starts don't train on examples
-        that were learned before.
+        What belongs to the log stays: counts, ids learned, figures, times, pages.
         """
         self.wide, self.deep, self.statistics = earlier.wide, earlier.deep, earlier.statistics
-        self.window.records.clear()
         self.drift.begin_anew()
 
     def finite(self) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+from msgspec.structs import replace
 
 from learner.training.dedup import source_of
 from learner.training.encoded_batch import BatchEncoder, EncodedRecords
@@ -21,7 +22,9 @@ from stream.events.topics import EXAMPLES
 from stream.events.types import BadPart, Examples, Organic, TrainingEvent
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout
+from stream.features.page_translation import PageTranslator
 from stream.log.protocol import Record
+from stream.runtime.errors import BadEvent
 from stream.spec.spec import Spec
 from stream.tables.dtypes import I64
 
@@ -49,13 +52,14 @@ class TrainingRecords:
 class RecordEncoder:
     """Decodes and encodes records by a spec."""
 
-    def __init__(self, spec: Spec, layout: Layout, batches: BatchEncoder) -> None:
+    def __init__(self, spec: Spec, layout: Layout, batches: BatchEncoder, previous: Sequence[Spec] = ()) -> None:
         self.layout, self.batches = layout, batches
         self._micro_batch = spec.deep.micro_batch
+        self._translators = {one.old.hash: one for one in (PageTranslator(old, spec) for old in previous)}
 
     def records(self, records: Sequence[Record]) -> Iterator[TrainingRecords]:
-        """Records as they were read, many at once. One that isn't in plain form takes the way of events, and
-        those behind it, too: they are like it, most likely.
+        """Records as they were read, many at once. One that isn't in plain form takes the way of events, and those
+        behind it, too: they are like it, most likely. Pages of previous specs aren't in plain form.
         """
         values = [record.value or b"" for record in records]
         origins = [record._replace(value=None) for record in records]
@@ -94,7 +98,7 @@ class RecordEncoder:
         self, origins: Sequence[Record], sources: Sequence[int], decoded: Sequence[DecodedRecord]
     ) -> TrainingRecords:
         """Records by their events, and the parts that aren't events."""
-        pages = [[event for event in events if isinstance(event, Examples)] for events, _ in decoded]
+        pages = [[self._translated(event) for event in events if isinstance(event, Examples)] for events, _ in decoded]
         found = batch_of(pages, self.layout, self._micro_batch)
         examples, valid = found.examples, [*chain.from_iterable(found.valid)]
         self.batches.cut(examples, found.ends)
@@ -109,6 +113,18 @@ class RecordEncoder:
             [[event for event in events if isinstance(event, Organic)] for events, _ in decoded],
             [[*bad, *invalid] for (_, bad), invalid in zip(decoded, found.rejected, strict=True)],
         )
+
+    def _translated(self, examples: Examples) -> Examples:
+        """A page that was logged under a previous spec, in this one's layout; others, and invalid ones, as they are."""
+        page = examples.page
+        translator = self._translators.get(int.from_bytes(page.features[:8], "little")) if self._translators else None
+        if translator is None:
+            return examples
+        try:
+            words = translator.translate(page)
+        except BadEvent:
+            return examples
+        return replace(examples, page=replace(page, features=words.tobytes()))
 
     def _plain(
         self, origins: Sequence[Record], sources: Sequence[int], joined: bytes, decoded: DecodedRecords

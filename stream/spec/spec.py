@@ -43,6 +43,7 @@ DELAYS_MAX: Final = 8  # of `delayed_negative`
 SLICES_MAX: Final = 100  # each has about 300 KB of metrics
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
 LEFT_OUT: Final = ("name", "publish", "slices", "drift")  # of the fingerprint
+EVERY_BEFORE: Final = 20_000  # the default of deep.warm_start.every in earlier builds
 FIRST_FIELDS: Final = ("kind", "by", "of", "to", "prior", "half_life", "neighbours")  # of a statistic; never changed
 NUMBERS: Final = ("number", "date")  # types of columns that are read as a number
 POSITION: Final = "context.position"  # the only column that differs within a page: where the item stood, from 1
@@ -166,10 +167,13 @@ class Wide(Part, frozen=True):
 
 
 class WarmStart(Part, frozen=True):
-    """Every `every` examples the deep part is retrained from itself, on the last `window` examples."""
+    """Every `every` examples, and when `[drift]` calls for it, a new model is trained from the live one on the last
+    `window` examples, and takes over if it is no worse on the next `judged`. 0: not from time to time.
+    """
 
-    every: Count = 20_000
+    every: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     window: Annotated[int, Meta(ge=1, le=10_000_000)] = 20_000
+    judged: Annotated[int, Meta(ge=100, le=10_000_000)] = 5_000
 
 
 class Deep(Part, frozen=True):
@@ -277,9 +281,9 @@ class Drift(Part, frozen=True):
 
     Of all examples or, with `slices`, of those of a slice. `bound`: how much worse, in standard deviations of a block
     of fifty labels of the rarer kind, summed up; a lower one finds drift earlier and raises more false alarms.
-    "retrain": an early warm start. "forget": of the sums of squares that slow learning down a share of `keeps` is left;
-    weights stay. "freeze": no version is published until the model is as good as before, or has learned 2,000 labels of
-    the rarer kind. All raise an alarm in log and metrics; "none": only that.
+    "retrain": a new model is trained, as by `thalweg retrain`. "forget": of the sums of squares that slow learning down
+    a share of `keeps` is left; weights stay. "freeze": no version is published until the model is as good as before, or
+    has learned 2,000 labels of the rarer kind. All raise an alarm in log and metrics; "none": only that.
     """
 
     action: DriftAction = "retrain"
@@ -289,7 +293,9 @@ class Drift(Part, frozen=True):
 
 
 class Spec(Part, frozen=True):
-    """A model's whole configuration. `fingerprint()` identifies it; `name` is where its snapshots live."""
+    """A model's whole configuration. `fingerprint()` identifies it, `identity()` what its features mean; its snapshots
+    live under `name`.
+    """
 
     name: Name
     parts: list[PartName] = field(default_factory=lambda: ["wide", "deep"])
@@ -321,7 +327,25 @@ class Spec(Part, frozen=True):
             content["label"].pop(name, None)
         if self.page == PageTime():  # written out
             content.pop("page", None)
+        warm_start = content.get("deep", {}).get("warm_start", {})
+        if warm_start.get("every") == EVERY_BEFORE:  # was the default, which isn't written out
+            del warm_start["every"]
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
+
+    def identity(self) -> str:
+        """16 hex digits: equal for specs whose features mean the same and whose parts have the same shapes.
+
+        All else in `fingerprint` is a *tunable* (rates, bounds, windows, cadences, the labels' rules): a learner
+        resumes from a checkpoint with other tunables, but not of another identity.
+        """
+        content = msgspec.to_builtins(self)
+        kept = {k: v for k, v in content.items() if k in ("parts", "user", "item", "context", "statistics")}
+        if self.page != PageTime():
+            kept["page"] = content["page"]
+        kept["wide"] = [cross.of for cross in self.crosses()]
+        deep = self.deep
+        kept["deep"] = [deep.features, deep.embedding_dim, deep.quantiles, deep.hidden_units]
+        return hashlib.blake2b(msgspec.json.encode(kept), digest_size=8).hexdigest()
 
     def columns(self) -> dict[str, Column]:
         """Every column by its full name (`user.age`): those declared, bands as columns of their own, then those of

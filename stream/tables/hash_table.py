@@ -222,6 +222,12 @@ class HashTable:
         rows: U64 = copy_rows(self.slots, self.old, keys, False)
         return rows
 
+    def contains(self, keys: U64) -> Bools:
+        """Which of these keys have a row."""
+        self.finish()
+        found: Bools = find_many(self.slots, keys) >= 0
+        return found
+
     def put(self, rows: U64) -> None:
         """Insert or replace whole rows, key first."""
         self.reserve(len(rows))

@@ -15,7 +15,6 @@ from benchmarks.learn_world import ITEMS, USERS, labelled_pages, records_of, wor
 from benchmarks.wide import columns_of
 from stream.events.types import Impression, Install, Item, User
 from stream.runtime.settings import Settings
-from thalweg.backtest.entrants import ExampleLog
 from thalweg.stack.stack import Stack
 
 
@@ -69,9 +68,8 @@ def test_the_backtests_world_is_labelled_whole() -> None:
     for install in installs:
         assert install.item in shown[install.request_id].items
         assert install.user == shown[install.request_id].user
-    log = ExampleLog()
-    entrant = ours(spec, log)
-    assert backtest_ex_s(spec, entrant, log, events, 1) > 0
+    entrant = ours(spec)
+    assert backtest_ex_s(spec, entrant, events, 1) > 0
     assert entrant.model.examples == pages * PAGE_ITEMS
     life = entrant.model.progress.lifetime()
     assert round(life.base_rate * life.examples) == len(installs)

@@ -4,7 +4,7 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,7 +185,7 @@ def read_on(room: Room, learner: Learner, *, accept_gap: bool = False) -> None:
     """As the loop does, until something was read."""
     found: list[TrainingRecords] | None = None
     while not found:
-        prefetcher = _prefetch(learner, accept_gap)
+        prefetcher = _prefetch(learner)
         try:
             while (found := _take(learner, prefetcher, accept_gap)) == []:
                 pass
@@ -236,31 +236,8 @@ def test_a_start_that_moves_before_anything_was_read_is_no_gap(room: Room) -> No
     assert learner.model.examples == 9 * (20 - 4)
 
 
-@pytest.mark.parametrize("accept_gap", [False, True])
-def test_a_warm_start_whose_window_the_log_has_lost_ends_the_learner(
-    room: Room, tmp_path: Path, accept_gap: bool
-) -> None:
-    """In mid-record, so without a checkpoint, whatever gaps are accepted: it isn't a gap before the next record."""
-    room.write(*map(encode_record, records(SPEC, 99, per_record=1)))
-    learner = room.start(Model(SPEC), 0)
-    learner._checkpoint_every_ms = 10**9
-    learn = learner.learn
-
-    def cut(chunks: Iterable[TrainingRecords], after_step: Callable[[], None]) -> None:
-        if learner.offset == 99 and not room.log.starts(EXAMPLES.name)[0]:
-            room.log.truncate(EXAMPLES.name, 0, 90)
-            room.write(*map(encode_record, records(SPEC, 120, per_record=1)[99:]))
-        learn(chunks, after_step)
-
-    learner.learn = cut  # type: ignore[method-assign]  # retention comes between two steps
-    with pytest.raises(LogGap):
-        _loop(learner, AskedStore(), Settings(local=tmp_path), _Status(learner.stopping), accept_gap)
-    assert learner.mid_record
-    assert room.files.newest() is None
-
-
 def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -> None:
-    """With its offset, and the option that goes on; the warm start that comes then does without what is lost."""
+    """With its offset, and the option that goes on."""
     log = records(SPEC, 180)
     room.write(*map(encode_record, log))
     first = room.start(Model(SPEC), 0)
@@ -277,21 +254,6 @@ def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -
     assert [one["event"] for one in logged if one["log_level"] == "error"] == ["continuing past the gap (--accept-gap)"]
     assert learner.offset == len(log)
     assert learner.model.examples == 9 * (20 + len(log) - 25)
-    assert learner.model.warm_starts == 1
-    assert learner.model.window.records[0][0] >= 25
-
-
-def test_what_the_log_has_lost_is_forgotten() -> None:
-    """Records of the window before an offset; those behind it keep their example index."""
-    model = Model(SPEC)
-    for offset, record in enumerate(records(SPEC, 30)):
-        model.learn(record, 10 + offset)
-    before = list(model.window.records)
-    model.window.drop_records_before(14)
-    assert list(model.window.records) == before[4:]
-    assert model.window.records[0] == (14, 36)
-    model.window.drop_records_before(99)
-    assert not model.window.records
 
 
 class SlowLog(MemoryLog):
@@ -421,7 +383,7 @@ def test_a_learner_goes_on_from_its_checkpoint(room: Room) -> None:
     room.learn()
     again = room.start(restore(SPEC, held), held.meta.offset)
     room.learn(again)
-    assert again.model.warm_starts == room.learner.model.warm_starts > 0
+    assert again.model.retrain_wanted == room.learner.model.retrain_wanted == "periodic"
     assert state(again.model) == state(room.learner.model)
 
 
@@ -532,7 +494,7 @@ def test_a_torn_checkpoint_is_passed_over(room: Room) -> None:
 def test_another_spec_s_checkpoint_is_refused(room: Room) -> None:
     """The message names both fingerprints and the remedy."""
     held = take(room.learner.model, 0, 0, 0)
-    with pytest.raises(CheckpointError, match="give the changed spec a new name"):
+    with pytest.raises(CheckpointError, match="thalweg evolve"):
         restore(small_spec(**{"l1 = 0.1": "l1 = 0.2"}), held)
 
 
@@ -767,31 +729,6 @@ def test_a_record_before_the_offset_is_our_own_mistake(room: Room) -> None:
     room.learner.offset = 5
     with pytest.raises(AssertionError, match="learned already"):
         room.learn_records(room.learner, [Record(EXAMPLES.name, 0, 4, 0, None, b"\x90")])
-
-
-def test_a_broker_that_is_away_during_a_warm_start_costs_time_only(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The re-read waits and goes on where it was: the learner ends as one that was never disturbed."""
-    monkeypatch.setattr("learner.learner.BACKOFF_S", (0.0,))
-    log = records(SPEC, 150)
-    undisturbed = Model(SPEC)
-    undisturbed.reread = lambda offset: iter(log[offset:])
-    for offset, record in enumerate(log):
-        undisturbed.learn(record, offset)
-    assert undisturbed.warm_starts == 1
-    reader, failures = room.log.reader, 3
-
-    def away(topic: str, positions: Mapping[int, int]) -> Any:
-        nonlocal failures
-        if positions[0] != 0 and failures:
-            failures -= 1
-            raise LogUnavailable("no broker answers")
-        return reader(topic, positions)
-
-    room.write(*map(encode_record, log))
-    monkeypatch.setattr(room.log, "reader", away)
-    room.learn()
-    assert failures == 0
-    assert state(room.learner.model) == state(undisturbed)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ min_count = 2
 quantiles = 8
 hidden_units = [8, 4]
 micro_batch = 4
-warm_start = { every = 300, window = 100 }
+warm_start = { every = 300, window = 100, judged = 100 }
 [label]
 policy = "eager"
 window = "8s"
@@ -111,7 +111,7 @@ def backtested(
 ) -> tuple[Scores, Backtest]:
     """The scores of these parts (and peers), and the backtest that found them."""
     spec, log = spec or camps_spec(), ExampleLog()
-    backtest = Backtest(spec, [*(ModelEntrant(spec, one, 0, log) for one in parts), *peers], log, pack)
+    backtest = Backtest(spec, [*(ModelEntrant(spec, one, 0) for one in parts), *peers], log, pack)
     return backtest.run(events, limit), backtest
 
 

@@ -1,8 +1,8 @@
-"""A small world in which everything happens to a learner's tables: they grow, evict, fade, are moved by warm starts."""
+"""A small world in which everything happens to a learner's tables: they grow, evict, fade."""
 
 import msgspec
 
-from stream.events.types import Examples, Organic, TrainingEvent
+from stream.events.types import Organic, TrainingEvent
 from stream.spec.spec import Spec
 from tests.support.learner_world import records, small_spec
 
@@ -19,7 +19,7 @@ IDS_MAX = 60  # that a learner remembers of a source: generations of ids come an
 
 
 def changing_spec() -> Spec:
-    """All statistics, admission, expiry, bounds that evict, forgetting, and frequent warm starts."""
+    """All statistics, admission, expiry, bounds that evict, forgetting, and frequent calls for retrains."""
     changes = {AFFINITY: STATISTICS, "[label]": '[label]\norganic = "examples"', "alpha = 0.1": LIVES}
     changes["min_count = 2"] = 'min_count = 2\nexpire = "100s"\nhalf_life = "20s"'
     changes["every = 300, window = 200"] = "every = 110, window = 60"
@@ -33,8 +33,3 @@ def mixed_log(spec: Spec, pages: int) -> list[list[TrainingEvent]]:
         installs = [Organic(f"u{(n + k) % 5}", f"i{3 * k}", 1_000_000 + 7_000 * n, f"o{n}-{k}") for k in range(n % 3)]
         log.append([*record, *installs])
     return log
-
-
-def examples_of(log: list[list[TrainingEvent]]) -> list[list[Examples]]:
-    """The same records without organic installs, as a warm start reads them."""
-    return [[event for event in record if isinstance(event, Examples)] for record in log]

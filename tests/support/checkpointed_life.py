@@ -7,11 +7,10 @@ from learner.checkpoints.checkpoint import Checkpoint, restore
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.training.model import Model
-from tests.support.changing_world import IDS_MAX, changing_spec, examples_of, mixed_log
+from tests.support.changing_world import IDS_MAX, changing_spec, mixed_log
 
 SPEC: Final = changing_spec()
 LOG: Final = mixed_log(SPEC, 330)
-EXAMPLES: Final = examples_of(LOG)
 SLICES: Final = 6  # between two records
 
 
@@ -33,7 +32,6 @@ def resumed(files: CheckpointFiles) -> tuple[Model, Checkpoint]:
 
 def learn(model: Model, offset: int) -> None:
     """The record at this offset, of one of two sources."""
-    model.reread = lambda first: iter(EXAMPLES[first:])
     model.learn(LOG[offset], offset, offset % 2)
 
 

@@ -73,7 +73,6 @@ PHASES: Final = {  # to add one is to name its function; first those that are at
     "learning": Phase("learner.training.model", "Model.learn_records", 60, 60),
     "evicting keys": Phase("stream.tables.eviction", "Evictor._evict_range", 40, 10),
     "evicting ids": Phase("learner.deep.vocabulary", "Vocabulary._remove", 2, 12),
-    "warm start": Phase("learner.training.model_state", "ModelState.warm_start", 1, 400),
     "copying a slice": Phase("learner.checkpoints.checkpointer", "Checkpointer._next_slice", 12, 40),
     "cutting a checkpoint": Phase("learner.checkpoints.checkpointer", "Checkpointer.cut", 3, 300),
     "writing a checkpoint": Phase("learner.checkpoints.writer", "CheckpointWriter.run", 3, 1_000),
@@ -211,7 +210,7 @@ def _live(log: list[bytes], folder: Path, phase: str, entry: int, line: int) -> 
 
 
 def _warm_up(log: list[bytes]) -> None:
-    """Load the kernels: nothing of torch may run before a fork, so without a warm start."""
+    """Load the kernels: nothing of torch may run before a fork."""
     model = Model(SPEC)
     builder = VersionBuilder(model)
     with TemporaryDirectory() as folder:

@@ -16,9 +16,8 @@ from stream.spec.spec import Spec
 
 
 def learned(spec: Spec, log: list[list[Examples]], model: Model | None = None, start: int = 0) -> Model:
-    """A model that learned log[start:], with warm starts that read it again."""
+    """A model that learned log[start:]."""
     model = model or Model(spec)
-    model.reread = lambda offset: iter(log[offset:])
     for offset in range(start, len(log)):
         model.learn(log[offset], offset)
     return model

@@ -22,7 +22,9 @@ from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
 from thalweg.stack.status import Service
 
-SYSTEM_SPEC = SPEC.replace(', half_life = "1h"', "") + '\n[publish]\nevery = "100ms"\ndeep_every = "300ms"\n'
+WARM_START = "every = 300, window = 200"
+SYSTEM_SPEC = SPEC.replace(', half_life = "1h"', "").replace(WARM_START, "window = 30, judged = 600")
+SYSTEM_SPEC += '\n[publish]\nevery = "100ms"\ndeep_every = "300ms"\n'
 
 
 def ended(pid: int, number: int, what: str, wait_s: float = 30.0) -> None:

@@ -10,7 +10,7 @@ import pytest
 from learner.checkpoints.checkpoint import restore
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.training.model import Model
-from tests.support.changing_world import IDS_MAX, examples_of, mixed_log
+from tests.support.changing_world import IDS_MAX, mixed_log
 from tests.support.event_flow import SEEDS, SOAK
 from tests.support.killable_learner import BOUNDS, PAGES, PHASES, SPEC, killable_learner
 from tests.support.learned_models import assert_same
@@ -26,10 +26,8 @@ def expected(monkeypatch: pytest.MonkeyPatch) -> Model:
     """The model that nobody killed, which learned the log without a service, checkpoints and versions."""
     evict_examples = "learner.deep.vocabulary.EVICT_EXAMPLES"  # of the bounds the one that learning depends on
     monkeypatch.setattr(evict_examples, BOUNDS[evict_examples])
-    log = mixed_log(SPEC, PAGES)
-    model, examples = Model(SPEC), examples_of(log)
+    log, model = mixed_log(SPEC, PAGES), Model(SPEC)
     model.learned_ids.ids_max = IDS_MAX
-    model.reread = lambda offset: iter(examples[offset:])
     for offset, record in enumerate(log):
         model.learn(record, offset, offset % 2)
     return model

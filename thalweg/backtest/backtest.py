@@ -24,7 +24,7 @@ from stream.joiner.label_rules import label_rules
 from stream.runtime.errors import BadEvent, DataError
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, F64, I64, U64, Bools
-from thalweg.backtest.entrants import EmittedRecord, Entrant, ExampleLog, ModelEntrant, ShownPage, Step
+from thalweg.backtest.entrants import EmittedRecord, Entrant, ExampleLog, ShownPage, Step
 from thalweg.backtest.judgement import JudgedRows
 
 PROGRESS_PAGES = 500
@@ -187,7 +187,7 @@ class Backtest:
         """The collected examples become one record."""
         record, self._record = self._record, []
         if record:
-            self.log.append(record)
+            self.log.append()
             rows = [self._rows[examples.page.request_id] for examples in record]
             self._steps.append(EmittedRecord(record, rows, self.log.newest))
             self.learned += sum(len(examples.labels) for examples in record)
@@ -199,8 +199,6 @@ class Backtest:
             begun = time.perf_counter()
             self._predicted[i] += entrant.play(steps)
             self.seconds[i] += time.perf_counter() - begun
-        windows = [entrant.model.window.records for entrant in self.entrants if isinstance(entrant, ModelEntrant)]
-        self.log.drop_before(min((records[0][0] for records in windows if records), default=self.log.newest))
 
     def _reject(self, where: str, reason: str) -> None:
         self.rejected += 1

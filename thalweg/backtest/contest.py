@@ -35,10 +35,10 @@ class ContestConfig:
     dump: Path | None = None  # Vowpal Wabbit's input is written there
 
 
-def entrants(spec: Spec, config: ContestConfig, log: ExampleLog) -> list[Entrant]:
+def entrants(spec: Spec, config: ContestConfig) -> list[Entrant]:
     """Those that the config names. Raises SettingsError."""
     choices = _parts(spec, config.parts or [",".join(spec.parts)])
-    found: list[Entrant] = [ModelEntrant(spec, parts, config.seed, log) for parts in choices]
+    found: list[Entrant] = [ModelEntrant(spec, parts, config.seed) for parts in choices]
     peers = [name for name in config.peers.split(",") if name]
     if config.dump and "vw" not in peers:
         peers.append("vw")
@@ -95,8 +95,7 @@ def run_contest(spec: Spec, source: Iterable[SourceElement], config: ContestConf
         if config.policy not in get_args(Policy):
             raise SettingsError(f"--policy takes {', '.join(get_args(Policy))}; not {config.policy!r}")
         spec = msgspec.structs.replace(spec, label=msgspec.structs.replace(spec.label, policy=config.policy))
-    log = ExampleLog()
-    backtest = Backtest(spec, entrants(spec, config, log), log, config.pack)
+    backtest = Backtest(spec, entrants(spec, config), ExampleLog(), config.pack)
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

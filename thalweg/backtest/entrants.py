@@ -1,11 +1,11 @@
 """Those who take part in a backtest: the learner's model, and peers step by step."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
+from learner.retraining.schedule import RetrainSchedule
 from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from stream.events.types import Examples
@@ -68,38 +68,28 @@ class PeerEntrant(Entrant, Protocol):
 
 
 class ExampleLog:
-    """The newest records of `examples`, as far back as a warm start may read."""
+    """Offsets of records of `examples`."""
 
     def __init__(self) -> None:
         self.newest = -1  # offset
-        self._records: deque[list[Examples]] = deque()
 
-    def append(self, record: list[Examples]) -> None:
-        """Add a record at the next offset."""
+    def append(self) -> None:
+        """Another record."""
         self.newest += 1
-        self._records.append(record)
-
-    def read_from(self, offset: int) -> Iterator[list[Examples]]:
-        """Records from this offset on."""
-        first = self.newest + 1 - len(self._records)
-        assert offset >= first, f"record {offset} was dropped, the first one is {first}"
-        for index in range(offset - first, len(self._records)):
-            yield self._records[index]
-
-    def drop_before(self, offset: int) -> None:
-        """Drop records below this offset."""
-        while self._records and self.newest + 1 - len(self._records) < offset:
-            self._records.popleft()
 
 
 class ModelEntrant(Entrant):
     """The learner's model, with some parts of the spec. Pages bring their statistics: it learns none."""
 
-    def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int, log: ExampleLog) -> None:
+    def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int) -> None:
         self.name = ",".join(parts)
-        self.model = Model(
-            msgspec.structs.replace(spec, parts=list(parts)), seed, log.read_from, learns_statistics=False
-        )
+        model = Model(msgspec.structs.replace(spec, parts=list(parts)), seed, learns_statistics=False)
+        self.learning = RetrainSchedule(model)
+
+    @property
+    def model(self) -> Model:
+        """The live one."""
+        return self.learning.model
 
     def play(self, steps: Sequence[Step]) -> list[F32]:
         """As the learner does; what doesn't depend on what was learned is worked out for all at once, before."""
@@ -113,10 +103,10 @@ class ModelEntrant(Entrant):
         found = []
         for step in steps:
             if isinstance(step, ShownPage):
-                found.append(model.predict_encoded(*next(pages)))
+                found.append(self.model.predict_encoded(*next(pages)))
             else:
                 chunk, r = next(records)
-                model.learn_records(chunk, r, r + 1)
+                self.learning.learn(chunk, r, r + 1)
         return found
 
     def auc_arrival(self) -> float:

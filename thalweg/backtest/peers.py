@@ -44,10 +44,10 @@ class PeerRates:
 
 
 class Buckets:
-    """Quantiles of the deep part's numbers, frozen as it freezes them: at 64 examples, at doublings, at warm starts."""
+    """Quantiles of the deep part's numbers, frozen as it freezes them: at 64 examples, then at doublings."""
 
     def __init__(self, spec: Spec, numbers: int) -> None:
-        self._quantiles, self._every = spec.deep.quantiles, spec.deep.warm_start.every
+        self._quantiles = spec.deep.quantiles
         self._sample: F32 = np.full((SAMPLE, numbers), np.nan, np.float32)
         self._is_sampled = np.zeros(SAMPLE, np.bool_)
         self._learned = self._freezes_at = 0
@@ -74,12 +74,9 @@ class Buckets:
             first = last
 
     def _until_freeze(self) -> int:
-        """Examples until the next freeze: at doublings, then after each `every`."""
-        learned, every = self._learned, self._every
-        doubling = max(FIRST_FREEZE, 1 << learned.bit_length())
-        regular = (learned // every + 1) * every
-        self._freezes_at = min(doubling, regular) if doubling < every else regular
-        return self._freezes_at - learned
+        """Examples until the next freeze."""
+        self._freezes_at = max(FIRST_FREEZE, 1 << self._learned.bit_length())
+        return self._freezes_at - self._learned
 
     def _freeze(self) -> None:
         shares = np.arange(1, self._quantiles) / self._quantiles

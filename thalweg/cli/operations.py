@@ -9,6 +9,7 @@ import typer
 
 from stream.runtime.errors import DataError, SettingsError
 from thalweg.cli.options import JsonFile, ago_ms, inspect_settings, print_stderr, read_spec, write_json, write_output
+from thalweg.cli.retrain import evolve, retrain
 from thalweg.cli.snapshots import snapshots
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 operations = typer.Typer()
 operations.add_typer(snapshots, name="snapshots")
+operations.command()(retrain)
+operations.command()(evolve)
 dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")
 rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild data in Redis from the log.")
 operations.add_typer(dlq_app, name="dlq")

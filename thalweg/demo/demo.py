@@ -78,6 +78,8 @@ STORE_MEANINGS: Final = {  # of those that only the store has
     "acquisition_gain_lately": "",
     f"installs_{CONTROL}": "installs per 1,000 shown items, without retracted ones: what is seen of acquisition",
     f"installs_{MODEL}": "",
+    "models_promoted": "new models that took over from the live one: the first of the two above",
+    "models_refused": "new models that the learner's test refused: the second",
 }
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from stream.snapshots.redis_store import RedisStore
 from thalweg.demo.config import DemoConfig
 from thalweg.demo.freshness import DemoFreshness
 from thalweg.demo.monitor import ClientProcess, DemoMonitor
+from thalweg.demo.retrain_scenes import SCENES, RetrainScenes
 from thalweg.demo.screen import Screen
 from thalweg.demo.services import DemoServices
 
@@ -48,14 +50,17 @@ def play(services: DemoServices, spec: Path, config: DemoConfig, console: Consol
         monitor = DemoMonitor(services, DemoFreshness(store), config.pages, playing)
         if config.world == "store":
             look: Callable[[], None] = StoreRun(monitor, client.begin, services.local / "logs").look
+            scenes = RetrainScenes(services, spec, monitor, partial(console.print, soft_wrap=True, highlight=False))
         else:
-            look = _Replay(services, spec, config, monitor).look
-        while not monitor.done:
+            look, scenes = _Replay(services, spec, config, monitor).look, None
+        while not (monitor.done and (scenes is None or scenes.done)):
             time.sleep(UPDATE_S)
-            services.check_running("replay")
+            services.check_running("replay", *SCENES)
             monitor.add(client.take())
             monitor.update()
             look()
+            if scenes:
+                scenes.look()
             if monitor.examples_wanted is not None and time.monotonic() > monitor.last_learned_s + STALLED_S:
                 raise StackError(f"{_what_is_missing(monitor)}; see {services.local / 'logs'}")
             screen.show(monitor.state)

@@ -21,7 +21,7 @@ class PeerModel:
         self._reader = examples.reader(EXAMPLES.name, {0: 0})
 
     @property
-    def oldest_needed_offset(self) -> int:
+    def offset(self) -> int:
         """The next one in `examples`."""
         return self._reader.positions()[0]
 

@@ -60,7 +60,6 @@ def spec_with(spec: Spec, rates: Mapping[str, float]) -> Spec:
         deep = structs.replace(
             deep,
             learning_rate=rates["learning_rate"],
-            warm_start=structs.replace(deep.warm_start, every=int(rates.get("warm_every", deep.warm_start.every))),
             embedding_dim=int(rates.get("embedding_dim", deep.embedding_dim)),
             embedding_rate=rates.get("embedding_rate", deep.embedding_rate),
             hidden_units=HIDDEN_UNITS[rates["layers"]] if "layers" in rates else deep.hidden_units,

@@ -109,7 +109,7 @@ class ClosedLoop:
             shown = self._step(until_ms)
             played += sum(len(one.arms) for one in shown)
             self._learn(shown, publish=played < self.frozen_from * pages)
-            oldest = min(model.oldest_needed_offset for model in self._learners.values())
+            oldest = min(model.offset for model in self._learners.values())
             self.log.truncate(EXAMPLES.name, 0, oldest)
             self.on_progress(min(played, pages))
         for model in self._learners.values():

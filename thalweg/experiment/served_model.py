@@ -1,12 +1,13 @@
 """A model that learns and is served, in one thread: learner, publisher and ranker without their processes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from learner.publishing.gate import PublishGate, version_metrics
 from learner.publishing.version_builder import VersionBuilder
+from learner.retraining.schedule import RetrainSchedule
 from learner.training.model import Model
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
@@ -14,9 +15,7 @@ from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.history import HistoryReader
 from ranker.serving.request_loop import RequestLoop
-from stream.events.codec import decode_examples
 from stream.events.topics import EXAMPLES, REPLIES, REQUESTS
-from stream.events.types import Examples
 from stream.features.serve_as import as_served
 from stream.log.memory_log import MemoryLog
 from stream.snapshots.memory_store import MemoryStore
@@ -31,11 +30,11 @@ class ServedModel:
     """Learns `examples` of a shared log, publishes on demand, and answers the requests of a log of its own."""
 
     def __init__(self, spec: Spec, seed: int, examples: MemoryLog, cache: EntityCache, now_ms: Callable[[], int]):
-        self.model = Model(spec, seed, self._reread)
+        self._learning = RetrainSchedule(Model(spec, seed))
         self.log = MemoryLog({REQUESTS.name: 1, REPLIES.name: 1}, now_ms)
         self.rejected = 0  # versions, by the gate
         self._examples, self._reader = examples, examples.reader(EXAMPLES.name, {0: 0})
-        self._now_ms, self._learning = now_ms, -1  # offset of the newest record that is being learned
+        self._now_ms = now_ms
         self._store = MemoryStore(spec.name, lambda: 1_000 * now_ms())
         self._token = self._store.take_token()
         self._builder, self._version, self._learned = VersionBuilder(self.model), 0, 0
@@ -49,24 +48,24 @@ class ServedModel:
         )  # fmt: skip
 
     @property
+    def model(self) -> Model:
+        """The live one."""
+        return self._learning.model
+
+    @property
     def offset(self) -> int:
         """The next one in `examples`."""
         return self._reader.positions()[0]
 
-    @property
-    def oldest_needed_offset(self) -> int:
-        """The oldest record of `examples` that the next warm start would read."""
-        records = self.model.window.records
-        return records[0][0] if records else self.offset
-
     def learn(self) -> None:
-        """Learn all records that wait."""
+        """Learn all records that wait; after a promotion the next version is a full base."""
         model = self.model
         while records := self._reader.poll(0.0, 1_000):
             for chunk in model.record_encoder.records(records):
-                for first, last in model.steps(chunk):
-                    self._learning = chunk.origins[last - 1].offset
-                    model.learn_records(chunk, first, last)
+                for first, last in self.model.steps(chunk):
+                    self._learning.learn(chunk, first, last)
+        if self.model is not model:
+            self._builder = VersionBuilder(self.model)
 
     def predict(self, pages: Sequence[U64]) -> list[F32]:
         """P(Y=1) of each page's items by what was learned so far, float32 [n] each."""
@@ -109,14 +108,6 @@ class ServedModel:
     def close(self) -> None:
         """End its threads."""
         self._scorer.close()
-
-    def _reread(self, offset: int) -> Iterator[Sequence[Examples]]:
-        """Records of `examples` from this offset up to those that are being learned."""
-        reader = self._examples.reader(EXAMPLES.name, {0: offset})
-        while offset <= self._learning:
-            for record in reader.poll(0.0, self._learning + 1 - offset):
-                offset = record.offset + 1
-                yield decode_examples(record.value or b"")[0]
 
 
 def _no_histories(users: Sequence[str], last: int) -> dict[str, list[str]]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +12,6 @@ from torch.nn import functional
 from learner.deep.deep_model import DeepModel
 from learner.deep.dense_layer import EPSILON
 from learner.deep.joint_step import Inputs, Targets, learn_micro_batches
-from learner.deep.warm_start import WindowChunk, train
 from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.quantiles import quantise
@@ -270,29 +268,6 @@ def test_the_padding_stays_zero() -> None:
         weight[:], bias[:] = 1.0, 1.0
     assert np.count_nonzero(state.weights) == own < len(state.weights)
     assert np.count_nonzero(state.squares) <= own
-
-
-@pytest.mark.parametrize("half_life", [None, "1m"])
-def test_a_warm_start_trains_as_the_stream_does(half_life: str | None) -> None:
-    """torch's pass over a window is the kernel's, batch by batch, given the same batches and wide logits of 0."""
-    random = np.random.default_rng(4)
-    spec = DeepSpec(embedding_dim=6, min_count=1, max_rows=1_000, hidden_units=[12, 6], micro_batch=8,
-                    embedding_rate=0.007, initial_accumulator=0.1 if half_life else 0.0,
-                    half_life=half_life)  # fmt: skip
-    ours, torchs = (some_deep(np.random.default_rng(8), spec, 3, 4) for _ in range(2))
-    for deep in (ours, torchs):
-        deep.forgetting.clock[:] = 1_000_000, 150_000
-    for _ in range(3):
-        known, labels = some_input(random, 24, 3, 4), random.integers(0, 2, 24).astype(np.float32)
-        weights, earlier = random.uniform(0.5, 2, (2, 24)).astype(np.float32)
-        earlier[random.random(24) > 0.3] = 0.0
-        for deep in (ours, torchs):
-            deep.vocabulary.count(np.arange(1, 11, dtype=np.uint64))
-        learned(ours, known, labels, weights, earlier)
-        train(torchs, WindowChunk(known, np.zeros(24, np.float32), labels, weights, earlier), batch=8)
-        np.testing.assert_allclose(torchs.tower.flat, ours.tower.flat, atol=2e-5)
-        np.testing.assert_allclose(torchs.tower.squares, ours.tower.squares, rtol=1e-3, atol=2e-5)
-        np.testing.assert_allclose(torchs.vocabulary.embeddings[:11], ours.vocabulary.embeddings[:11], atol=2e-5)
 
 
 def faded(deep: DeepModel, factor: float) -> None:

@@ -25,7 +25,6 @@ def test_every_version_is_what_the_learner_held() -> None:
     spec = small_spec()
     log = records(spec, 3 * (DELTAS_MAX + 20) * 2, per_record=3)
     model, store = Model(spec), MemoryStore("small")
-    model.reread = lambda offset: iter(log[offset:])
     builder, merged, bases = VersionBuilder(model), 0, set[str]()
     for offset, record in enumerate(log):
         model.learn(record, offset)

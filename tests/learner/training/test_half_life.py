@@ -25,7 +25,6 @@ def test_resuming_is_never_having_stopped(tmp_path: Path, stop: int) -> None:
     log = records(spec, 240)
     whole = learned(spec, log)
     assert whole.wide.forgetting.inflation() > 1
-    assert whole.warm_starts, "torch's pass reads and writes sums that are inflated"
     files = CheckpointFiles(tmp_path)
     files.write(take(learned(spec, log[:stop]), stop, 1, 1))
     found = files.newest()

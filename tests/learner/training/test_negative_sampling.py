@@ -145,7 +145,6 @@ def test_any_packing_leaves_the_same_bits() -> None:
     log = with_corrections(records(spec, 150))
     log += log[20:24]
     one_by_one, together = learned(spec, log), Model(spec)
-    together.reread = lambda offset: iter(log[offset:])
     read = [Record("", 0, offset, 1, None, encode_record(record)) for offset, record in enumerate(log)]
     for chunk in together.record_encoder.records(read):
         for first, last in together.steps(chunk):

@@ -228,7 +228,7 @@ def test_pages_without_a_model_can_be_learned() -> None:
     answer(store, empty)
     store.front.receive()
     impressions = store.impressions(LATER)
-    model = Model(SPEC, 0, lambda offset: iter(()))
+    model = Model(SPEC)
     for offset, request in enumerate(requests):
         page, candidates = impressions[request.request_id], request.candidates or []
         words = words_of(page.features, store.layout, PAGE_ITEMS).copy()

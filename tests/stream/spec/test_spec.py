@@ -391,6 +391,24 @@ def test_a_fingerprint_stays_when_the_model_does(there: str, other: str) -> None
     assert parse_spec(TEXT.replace(there, other)).fingerprint() == parse_spec(TEXT).fingerprint()
 
 
+TUNABLES = ("alpha = 0.1", "alpha = 0.2", "l1 = 0.5", "every = 300", 'policy = "eager"', 'window = "2s"')
+
+
+def test_an_identity_changes_with_what_features_mean_only() -> None:
+    """Rates, bounds, windows and cadences are tunables; columns, statistics, crosses and shapes aren't."""
+    spec = parse_spec(TEXT)
+    text = TEXT.replace('price = "number"                  # 10', 'price = "number"')
+    for there, other in CHANGES:
+        changed = parse_spec(text.replace(there, other))
+        assert (changed.identity() == spec.identity()) is (there in TUNABLES), there
+    turned = msgspec.structs.replace(spec, statistics=dict(reversed(spec.statistics.items())))
+    assert turned.identity() != spec.identity()
+    utc = parse_spec(TEXT.replace("[statistics]", '[page]\nutc_offset = "+02:00"\n[statistics]'))
+    assert utc.identity() != spec.identity()
+    written = TEXT.replace("[statistics]", '[page]\nutc_offset = "+00:00"\n[statistics]')
+    assert parse_spec(written.replace('name = "shop"', 'name = "other"')).identity() == spec.identity()
+
+
 scalars: "st.SearchStrategy[Any]" = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 keys = st.sampled_from(["name", "user", "item", "id", "wide", "deep", "statistics", "crosses", "kind", "of", "gate"])
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4))

@@ -12,12 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from learner.publishing.gate_rules import labels_refusal
+from learner.retraining.schedule import RetrainSchedule
+from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from producers.features import FeatureBuilder
 from producers.source import WorldEvent
 from stream.events.types import Impression, Install, Tick
 from stream.runtime.errors import DataError
-from stream.spec.spec import Gate, PartName, Policy, Spec, WarmStart
+from stream.spec.spec import Gate, PartName, Policy, Spec
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, slow_world, world, write_lines
 from thalweg.backtest.entrants import ModelEntrant
 from thalweg.backtest.judgement import FIGURES
@@ -30,13 +32,13 @@ EVENTS = world(400)
 
 
 def test_a_second_run_says_the_same() -> None:
-    """Predictions are equal bit for bit, over quantile freezes and warm starts."""
+    """Predictions are equal bit for bit, over quantile freezes and retrains."""
     first, backtest = backtested(EVENTS, ["wide", "deep"])
     second, _ = backtested(EVENTS, ["wide", "deep"])
     assert first.predictions.tobytes() == second.predictions.tobytes()
     ours = backtest.entrants[0]
     assert isinstance(ours, ModelEntrant)
-    assert ours.model.warm_starts >= 2
+    assert ours.learning.verdicts
 
 
 def test_a_prediction_knows_nothing_of_what_comes_later() -> None:
@@ -65,9 +67,11 @@ def test_it_learns_what_a_learner_learns() -> None:
     for event in [*EVENTS, Tick(last_ms + 8_001)]:
         if told := maker.process(event).examples:
             records.append(told)
-    model = Model(spec, 0, lambda offset: iter(records[offset:]))
+    learning = RetrainSchedule(Model(spec))
     for offset, record in enumerate(records):
-        model.learn(record, offset)
+        (chunk,) = learning.model.record_encoder.of_events([record], [offset], NO_SOURCE)
+        learning.learn(chunk, 0, 1)
+    model = learning.model
     scores, _ = backtested(EVENTS, ["wide", "deep"])
     assert scores.arrivals == [model.progress.lifetime().auc]
     assert scores.learned == model.examples > len(scores.labels), "late positives are learned, too"
@@ -270,17 +274,6 @@ def test_a_pack_is_one_record() -> None:
     assert packed.learned == one.learned
     assert by_ten.log.newest < by_one.log.newest / 3
     assert packed.predictions.tobytes() != one.predictions.tobytes()
-
-
-def test_a_warm_start_finds_the_records_that_it_reads_again() -> None:
-    """Though old records are forgotten, and however rarely and far a warm start looks back."""
-    spec = camps_spec()
-    deep = msgspec.structs.replace(spec.deep, warm_start=WarmStart(every=350, window=330))
-    _, backtest = backtested(EVENTS, ["deep"], spec=msgspec.structs.replace(spec, deep=deep))
-    ours = backtest.entrants[0]
-    assert isinstance(ours, ModelEntrant)
-    assert ours.model.warm_starts >= 2
-    assert len(list(backtest.log.read_from(ours.model.window.records[0][0]))) < backtest.log.newest
 
 
 def test_without_a_page_there_is_nothing_to_judge() -> None:

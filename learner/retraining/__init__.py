@@ -1,0 +1,1 @@
+"""A new model from the live one: what it carries over, how it is trained, judged and promoted."""

@@ -1,0 +1,100 @@
+"""Judges a new model against the live one: paired log losses of the same later examples, predicted before learned."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from learner.training.figures import cross_entropy
+from stream.tables.dtypes import F32, F64, I64, U64
+
+SIGMAS: Final = 1.96  # half width of the interval, in standard errors
+WORSE_MAX: Final = 0.01  # of normalised entropy: a new model may be so much worse, at the interval's upper end
+P_MIN: Final = 1e-7
+
+
+class Verdict(NamedTuple):
+    """Whether the new model is promoted, and the figures that say so.
+
+    Normalised entropies are log loss / that of always predicting the label rate; `low`, `high` is the interval of
+    their difference, new less live.
+    """
+
+    promoted: bool
+    reason: str
+    examples: int
+    positives: int
+    live: float
+    new: float
+    low: float
+    high: float
+
+
+@dataclass
+class Heard:
+    """What one model predicted, example by example."""
+
+    ids: list[U64] = field(default_factory=list)
+    predictions: list[F32] = field(default_factory=list)
+    labels: list[F32] = field(default_factory=list)
+    weights: list[F32] = field(default_factory=list)
+    earlier: list[F32] = field(default_factory=list)
+    pages: list[I64] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, ids: U64, predictions: F32, labels: F32, weights: F32, earlier: F32, pages: I64) -> None:
+        """Predictions of examples in order, arrays [B]. `earlier`: weights of the other label, which each takes back.
+        `pages`: a number of each one's page.
+        """
+        self.ids.append(ids)
+        self.predictions.append(predictions)
+        self.labels.append(labels)
+        self.weights.append(weights)
+        self.earlier.append(earlier)
+        self.pages.append(pages)
+        self.count += len(ids)
+
+
+def judge(live: Heard, new: Heard) -> Verdict:
+    """Compare the models on the examples that both have heard. Both have heard the same ones in the same order."""
+    n = min(live.count, new.count)
+    if not n:
+        return Verdict(False, "no example came to judge it by", 0, 0, 0.0, 0.0, 0.0, 0.0)
+    ids, other = np.concatenate(live.ids)[:n], np.concatenate(new.ids)[:n]
+    assert (ids == other).all(), "both learn the same examples in the same order"
+    labels, weights, earlier = (np.concatenate(of)[:n] for of in (live.labels, live.weights, live.earlier))
+    losses = [_losses(np.concatenate(one.predictions)[:n], labels, weights, earlier) for one in (live, new)]
+    positives = float((weights * labels - earlier * (1.0 - labels)).sum())
+    examples = float((weights - earlier).sum())
+    least = 1.0 / (abs(examples) + 2.0)
+    rate = min(max(positives / max(1.0, examples), least), 1.0 - least)
+    scale = max(1.0, examples) * cross_entropy(rate, rate)
+    differences = np.bincount(np.unique(np.concatenate(live.pages)[:n], return_inverse=True)[1], losses[1] - losses[0])
+    mean = float(differences.sum()) / scale
+    spread = float(np.sqrt(np.square(differences - differences.mean()).sum()))
+    low, high = mean - SIGMAS * spread / scale, mean + SIGMAS * spread / scale
+    entropies = [float(of.sum()) / scale for of in losses]
+    reason = _reason(entropies[1], mean, low, high)
+    return Verdict(not reason, reason, round(examples), round(positives), entropies[0], entropies[1], low, high)
+
+
+def _reason(entropy: float, mean: float, low: float, high: float) -> str:
+    if not math.isfinite(entropy) or not math.isfinite(high):
+        return "a prediction of the new model isn't finite"
+    if high > WORSE_MAX:
+        what = "is worse" if low > 0.0 else "may be worse"
+        return (
+            f"it {what} than the live one: normalised entropy {mean:+.4f}, interval {low:+.4f} to {high:+.4f}, "
+            f"allowed up to {WORSE_MAX:+}"
+        )
+    return ""
+
+
+def _losses(predictions: F32, labels: F32, weights: F32, earlier: F32) -> F64:
+    """Weighted log losses, less those of the other label where it is taken back. float64 [n]."""
+    p = np.clip(predictions.astype(np.float64), P_MIN, 1.0 - P_MIN)
+    of_label = np.where(labels > 0.5, -np.log(p), -np.log1p(-p))
+    of_other = np.where(labels > 0.5, -np.log1p(-p), -np.log(p))
+    found: F64 = weights.astype(np.float64) * of_label - earlier.astype(np.float64) * of_other
+    return found

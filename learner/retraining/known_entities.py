@@ -1,0 +1,46 @@
+"""What the compacted topics say of users and items now: the values of columns that a changed spec adds."""
+
+from contextlib import closing
+from typing import Final
+
+from stream.events.codec import decode_entity
+from stream.events.topics import ITEMS, USERS
+from stream.events.types import Item, User, Value
+from stream.features.page_translation import Attributes
+from stream.log.protocol import START, Log, Record
+from stream.runtime.errors import BadEvent
+
+POLL_S: Final = 0.5
+
+
+def read_attributes(log: Log) -> Attributes:
+    """Read both topics to their ends, as of now. What is invalid there is skipped, as rankers skip it."""
+    items, users = dict[str, Item](), dict[str, dict[str, Value]]()
+    for record in _all_records(log, ITEMS.name):
+        if record.value is None:
+            items.pop((record.key or b"").decode(errors="replace"), None)
+            continue
+        try:
+            item = decode_entity(record.value, Item)
+        except BadEvent:
+            continue
+        items[item.item] = item
+    for record in _all_records(log, USERS.name):
+        try:
+            user = decode_entity(record.value or b"", User)
+        except BadEvent:
+            continue
+        users[user.user] = user.attributes
+    return Attributes(lambda name: users.get(name, {}), items.get)
+
+
+def _all_records(log: Log, topic: str) -> list[Record]:
+    ends = {partition: end for partition, end in log.ends(topic).items() if end > 0}
+    found: list[Record] = []
+    with closing(log.reader(topic, dict.fromkeys(ends, START))) as reader:
+        while any(reader.positions().get(partition, 0) < end for partition, end in ends.items()):
+            polled = reader.poll(POLL_S)
+            found += polled
+            if not polled:
+                break
+    return found

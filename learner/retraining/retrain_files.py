@@ -1,0 +1,78 @@
+"""What a retrain leaves for the learner: a verdict and, if the new model may take over, its checkpoint."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from learner.checkpoints.checkpoint import Checkpoint
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.retraining.judgement import Verdict
+from stream.runtime.durable_files import replacing
+from stream.runtime.errors import CheckpointError
+from stream.runtime.settings import Settings
+
+VERDICT: Final = "verdict.json"
+LOCK: Final = "lock"
+
+
+class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A retrain's verdict. `offset`: the next one in `examples` that the new model has to learn."""
+
+    verdict: Verdict
+    why: str  # by hand, periodic, drift, evolve
+    offset: int
+    warm_starts: int  # of the new model: one more than the live model's, unless another was promoted meanwhile
+
+
+def checkpoints_of(settings: Settings, model: str) -> Path:
+    """The folder of a model's checkpoints."""
+    return settings.local / "checkpoints" / f"{settings.topic_prefix}{model}"
+
+
+class RetrainFiles:
+    """A model's folder for retrains, beside its checkpoints. Raises CheckpointError."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        self.folder = settings.local / "retrains" / f"{settings.topic_prefix}{model}"
+        self.candidates = CheckpointFiles(self.folder / "candidate")
+        self._verdict = self.folder / VERDICT
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """While this runs, no other retrain of the model does. Raises CheckpointError when one is running."""
+        with (self.folder / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CheckpointError(
+                    f"another retrain of this model is running ({self.folder / LOCK}): wait until it ends"
+                ) from None
+            yield
+
+    def write(self, outcome: Outcome, candidate: Checkpoint | None) -> None:
+        """The candidate first, if there's one: a verdict that can be read has its candidate."""
+        self.clear()
+        if candidate is not None:
+            self.candidates.write(candidate)
+        try:
+            with replacing(self._verdict) as file:
+                file.write(msgspec.json.encode(outcome))
+        except OSError as error:
+            raise CheckpointError(f"{self._verdict} can't be written ({error.strerror}): free space") from error
+
+    def read(self) -> Outcome | None:
+        """The last verdict that the learner hasn't taken; None: there is none. One that can't be read is none."""
+        try:
+            return msgspec.json.decode(self._verdict.read_bytes(), type=Outcome)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+
+    def clear(self) -> None:
+        """Remove the verdict, then its candidate."""
+        self._verdict.unlink(missing_ok=True)
+        for path in self.candidates.paths():
+            path.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""A retrain: a new model from the live one, trained on a window of the log, then judged while it catches up.
+
+The same steps run in a process of their own (`retrain_process.py`) and, at an example index, in backtests:
+
+1. `begin`: the new model has what the live one has (`carry_over`), for the same spec or a changed one; expired ids are
+   dropped, quantiles frozen anew, and it trains on the window (`window.py`).
+2. `learn`: both learn what comes after, each example predicted before it is learned.
+3. `verdict`: the paired test says whether the new one may take over.
+"""
+
+from collections.abc import Callable, Sequence
+
+from learner.checkpoints.checkpoint import restore, take
+from learner.retraining.carry_over import carry_over
+from learner.retraining.judgement import Heard, Verdict, judge
+from learner.retraining.window import train_on_window
+from learner.training.encoded_batch import EncodedBatch
+from learner.training.model import Model
+from learner.training.training_records import TrainingRecords
+from stream.spec.spec import Spec
+
+
+def copy_of(model: Model) -> Model:
+    """A model of the same state."""
+    copied = restore(model.spec, take(model, 0, 0, 0), model.seed)
+    copied.learns_statistics = model.learns_statistics
+    return copied
+
+
+class Retraining:
+    """One retrain. `live` goes on learning; `new` learns beside it until the verdict."""
+
+    def __init__(self, live: Model, new: Model) -> None:
+        self.live, self.new = live, new
+        self._heard = Heard(), Heard()
+        live.on_predicted, new.on_predicted = (heard.add for heard in self._heard)
+
+    @classmethod
+    def begin(cls, live: Model, spec: Spec, window: Callable[[Model], Sequence[EncodedBatch]]) -> "Retraining":
+        """A new model of this spec, trained on what `window` gives: examples that `live` has learned, encoded for the
+        new model.
+        """
+        new = carry_over(copy_of(live), spec, live.seed)
+        if new.deep:
+            new.evict()
+        train_on_window(new, window(new))
+        new.warm_starts, new.warm_start_at = new.warm_starts + 1, new.examples
+        return cls(live, new)
+
+    @property
+    def judged(self) -> int:
+        """Examples that both have predicted."""
+        return min(heard.count for heard in self._heard)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether they are as many as the new model's spec asks for."""
+        return self.judged >= self.new.spec.deep.warm_start.judged
+
+    def learn_new(self, records: TrainingRecords, first: int, last: int) -> None:
+        """The new model learns what the live one has learned, or will."""
+        self.new.learn_records(records, first, last)
+
+    def verdict(self) -> Verdict:
+        """The paired test on what both have predicted; nobody listens any more."""
+        self.live.on_predicted = self.new.on_predicted = None
+        return judge(*self._heard)

@@ -1,0 +1,181 @@
+"""A retrain in one thread: what trains, what stays, the verdict, the promotion at an example index."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from learner.retraining.judgement import Heard, judge
+from learner.retraining.retraining import Retraining, copy_of
+from learner.retraining.schedule import RetrainSchedule
+from learner.retraining.window import encoded_window, train_on_window
+from learner.training.model import Model
+from stream.events.codec import encode_record
+from stream.events.topics import EXAMPLES
+from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Examples
+from stream.log.protocol import Record
+from stream.spec.spec import Spec
+from stream.tables.dtypes import F32
+from tests.support.learned_models import assert_same, learned
+from tests.support.learner_world import records, small_spec
+
+SPEC = small_spec()
+Log = list[list[Examples]]
+
+
+def log_of(log: Log, first: int = 0) -> list[Record]:
+    """As they are in the log."""
+    return [Record(EXAMPLES.name, 0, n, n, None, encode_record(events)) for n, events in enumerate(log, first)]
+
+
+def retrained(model: Model, log: Log, spec: Spec = SPEC) -> Retraining:
+    """A retrain of a model that has learned this log."""
+    return Retraining.begin(model, spec, lambda new: encoded_window(new, log_of(log)))
+
+
+def test_a_retrain_trains_the_deep_part_and_leaves_the_wide_weights() -> None:
+    """Statistics, figures and ids stay as well: the window's examples were learned before."""
+    log = records(SPEC, 200)
+    model = learned(SPEC, log)
+    new = retrained(copy_of(model), log[-30:]).new
+    assert new.deep is not None
+    assert model.deep is not None
+    assert (new.examples, new.duplicates) == (model.examples, model.duplicates)
+    rows, before = new.wide.table.rows(), model.wide.table.rows()
+    np.testing.assert_array_equal(rows[np.argsort(rows[:, 0])], before[np.argsort(before[:, 0])])
+    assert new.statistics.rows().tobytes() == model.statistics.rows().tobytes()
+    assert new.progress.lifetime() == model.progress.lifetime()
+    assert (new.deep.layers()[0][0] != model.deep.layers()[0][0]).mean() > 0.3
+    assert (new.warm_starts, new.warm_start_at) == (1, model.examples)
+
+
+def test_the_same_window_gives_the_same_model() -> None:
+    """To the bit, however often an example is in the log."""
+    log = records(SPEC, 200)
+    model = learned(SPEC, log)
+    one = retrained(copy_of(model), log[-30:]).new
+    assert_same(one, retrained(copy_of(model), log[-30:]).new)
+    assert_same(one, retrained(copy_of(model), [*log[-30:-10], *log[-30:-20], *log[-10:]]).new)
+
+
+def test_a_new_cross_has_weights_after_the_window() -> None:
+    """Of the window's examples; those that the live model has stay."""
+    log = records(SPEC, 200)
+    model = learned(SPEC, log)
+    spec = small_spec(
+        **{'crosses = [["user.history", "item.id"]': 'crosses = [["user.id", "item.tags"], ["user.history", "item.id"]'}
+    )
+    new = retrained(copy_of(model), log[-30:], spec).new
+    names = [new.encoder.cross_names[(int(key) & 255) - 1] for key in new.wide.table.rows()[:, 0]]
+    assert 20 < names.count("user.id x item.tags") <= 100
+    assert len(names) - names.count("user.id x item.tags") == len(model.wide.table)
+    weights = new.wide.weights(new.wide.table.rows())
+    assert np.count_nonzero(weights[[name == "user.id x item.tags" for name in names]]) > 10
+
+
+def test_both_learn_on_and_the_verdict_is_of_what_both_predicted() -> None:
+    """A new model that knows as much is promoted."""
+    log = records(SPEC, 600)
+    retraining = retrained(learned(SPEC, log[:100]), log[70:100])
+    undisturbed = learned(SPEC, log)
+    for chunk in retraining.live.record_encoder.records(log_of(log[100:], 100)):
+        for r in range(len(chunk)):
+            retraining.live.learn_records(chunk, r, r + 1)
+            retraining.learn_new(chunk, r, r + 1)
+    assert retraining.judged == 900
+    verdict = retraining.verdict()
+    assert_same(retraining.live, undisturbed)
+    assert verdict.examples == 900
+    assert 0.5 < verdict.live < 1.2
+    assert verdict.low < verdict.new - verdict.live < verdict.high
+
+
+def heard(predictions: F32, labels: F32) -> Heard:
+    """One page an example."""
+    found, ones = Heard(), np.ones(len(labels), np.float32)
+    found.add(np.arange(len(labels), dtype=np.uint64), predictions, labels, ones, 0 * ones, np.arange(len(labels)))
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.3])
+def test_the_paired_test_tells_worse_from_as_good(rate: float) -> None:
+    """An inverted ranking, a wrong rate, NaN: dropped with the reason. A little noise: promoted."""
+    random = np.random.default_rng(3)
+    p = np.clip(random.beta(rate * 8, (1 - rate) * 8, 40_000), 1e-4, 0.999).astype(np.float32)
+    labels = (random.random(len(p)) < p).astype(np.float32)
+    live = heard(p, labels)
+    noise = np.exp(random.normal(0, 0.02, len(p))).astype(np.float32)
+    good = judge(live, heard(np.clip(p * noise, 0, 0.999), labels))
+    assert good.promoted
+    assert good.reason == ""
+    assert good.positives == labels.sum()
+    order = np.argsort(np.argsort(p))
+    inverted = judge(live, heard(np.sort(p)[::-1][order], labels))
+    assert "is worse than the live one" in inverted.reason
+    assert "is worse" in judge(live, heard(np.clip(p * 3, 0, 0.999), labels)).reason
+    broken = p.copy()
+    broken[7] = np.nan
+    assert "finite" in judge(live, heard(broken, labels)).reason
+    assert "no example" in judge(Heard(), Heard()).reason
+    few = judge(heard(p[:60], labels[:60]), heard(np.roll(p, 1)[:60], labels[:60]))
+    assert "may be worse" in few.reason or "is worse" in few.reason
+
+
+def test_a_correction_takes_the_other_label_away() -> None:
+    """A negative, then a positive of the same prediction: the loss of one positive."""
+    p, zeros, ones = np.array([0.2, 0.6], np.float32), np.zeros(2, np.float32), np.ones(2, np.float32)
+    live = heard(p, zeros)
+    live.add(np.arange(2, dtype=np.uint64), p, ones, ones, ones, np.arange(2))
+    verdict = judge(live, live)
+    alone = judge(heard(p, ones), heard(p, ones))
+    assert (verdict.examples, verdict.positives) == (alone.examples, alone.positives) == (2, 2)
+    assert verdict.live == pytest.approx(alone.live)
+
+
+def test_a_schedule_promotes_at_an_example_index() -> None:
+    """The same records, however they are cut into calls, end in the same model."""
+    spec = small_spec(**{"window = 200": "window = 200, judged = 120"})
+    log = log_of(records(spec, 300))
+    alone, together = RetrainSchedule(Model(spec)), RetrainSchedule(Model(spec))
+    for size, schedule in ((1, alone), (7, together)):
+        for first in range(0, len(log), size):
+            for chunk in schedule.model.record_encoder.records(log[first : first + size]):
+                for r in range(len(chunk)):
+                    schedule.learn(chunk, r, r + 1)
+    assert alone.verdicts == together.verdicts
+    assert len(alone.verdicts) >= 2
+    assert alone.model.warm_starts == sum(verdict.promoted for verdict in alone.verdicts)
+    assert_same(alone.model, together.model)
+    assert alone.model.examples == 900
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_a_retrain_leaves_early_negatives_corrected(rate: float) -> None:
+    """Each page's labels come as negatives first, its installs later: one more pass moves no mean prediction."""
+    changes = {
+        "[label]": '[label]\npolicy = "fake_negative"',
+        "every = 300, window = 200": "every = 1_000_000, window = 3_000",
+    }
+    spec, random = small_spec(**changes), np.random.default_rng(1)
+    pages = [record[0] for record in records(spec, 1_000, per_record=1)]
+    happened = random.random((len(pages), 3)) < rate
+    log: list[list[Examples]] = []
+    for n, page in enumerate(pages):
+        reasons = [WINDOW_CLOSED] * 3
+        log.append([msgspec.structs.replace(page, labels=[0] * 3, reasons=reasons)])
+        late = n - 20  # the page whose installs come now
+        positions = np.flatnonzero(happened[late]).tolist() if late >= 0 else []
+        if positions:
+            ones, reasons = [1] * len(positions), [LATE_POSITIVE] * len(positions)
+            ids = [pages[late].ids[k] ^ 1 for k in positions]
+            of_page = msgspec.structs.replace(pages[late], ids=ids, positions=positions, labels=ones, reasons=reasons)
+            log[-1].append(msgspec.structs.replace(of_page, weights=[1.0] * len(ones), ingest_ms=ones))
+    model = learned(spec, log)
+    words = [np.frombuffer(page.page.features, np.uint64) for page in pages[-300:]]
+
+    def predicted() -> float:
+        return float(np.mean([model.predict(one) for one in words]))
+
+    before = predicted()
+    assert before == pytest.approx(rate, rel=0.3)
+    train_on_window(model, encoded_window(model, log_of(log[-1_000:])))
+    assert predicted() == pytest.approx(before, rel=0.1)

@@ -1,0 +1,269 @@
+"""A retrain beside a learner, and its promotion: real log, checkpoints, verdicts, no processes; kills between steps."""
+
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from learner.checkpoints.checkpoint import restore, take
+from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.learner import Learner
+from learner.promotion import Promotion
+from learner.publishing.publisher import Publisher, publish_config
+from learner.retraining.judgement import Verdict
+from learner.retraining.resumption import resume
+from learner.retraining.retrain_files import Outcome, RetrainFiles, checkpoints_of
+from learner.retraining.retrain_process import run_retrain
+from learner.service import _newest
+from learner.training.model import Model
+from learner.training.training_records import TrainingRecords
+from stream.events.codec import encode, encode_record
+from stream.events.topics import EXAMPLES, EXAMPLES_DLQ, ITEMS, USERS
+from stream.events.types import Item
+from stream.log.memory_log import MemoryLog
+from stream.runtime.errors import CheckpointError
+from stream.runtime.settings import Settings
+from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec import Spec
+from tests.support.learned_models import assert_same
+from tests.support.learner_world import records, small_spec
+from tests.support.waiting import wait_until
+
+SPEC = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150"})
+LOG = records(SPEC, 300)
+CUT = 40  # records learned when the checkpoint was written
+SEEN = 80  # records in the log when a retrain reads it
+NEVER_MS = 10**9
+
+
+class House:
+    """A machine's local folder and its log; learners and retrains come and go."""
+
+    def __init__(self, local: Path) -> None:
+        self.settings = Settings(local=local)
+        self.log = MemoryLog({t.name: 1 for t in (EXAMPLES, EXAMPLES_DLQ, ITEMS, USERS)}, lambda: 1_000)
+        self.log.send(ITEMS.name, 0, b"no item", b"bad")
+        self.grow(0, SEEN)
+        self.files = CheckpointFiles(checkpoints_of(self.settings, SPEC.name))
+
+    def grow(self, first: int = SEEN, last: int = 100) -> None:
+        """More records."""
+        for record in LOG[first:last]:
+            self.log.send(EXAMPLES.name, 0, encode_record(record), b"0")
+
+    def learner(self, spec: Spec = SPEC) -> Learner:
+        """From the newest checkpoint, as the service starts it."""
+        found = _newest(self.settings, spec, self.files)
+        model, offset = (resume(spec, found), found.meta.offset) if found else (Model(spec), 0)
+        return Learner(self.log, model, offset, self.files, NEVER_MS, found)
+
+    def retrain_files(self) -> RetrainFiles:
+        """Verdict and candidate."""
+        return RetrainFiles(self.settings, SPEC.name)
+
+    def retrain(self, spec: Spec | None = None) -> Outcome:
+        """In this process."""
+        return run_retrain(self.settings, self.log, SPEC.name, "by hand", lambda line: None, spec)
+
+
+def learn_to(learner: Learner, end: int) -> None:
+    """Learn the log up to this offset."""
+    reader = learner.log.reader(EXAMPLES.name, {0: learner.offset})
+    read = reader.poll(0.0, end - learner.offset)
+    chunks: list[TrainingRecords] = list(learner.model.record_encoder.records(read))
+    learner.learn(chunks, lambda: None)
+
+
+def promoted(promotion: Promotion) -> None:
+    """Take the verdict, whatever it is."""
+    promotion._looked_s = 0.0
+    promotion.step()
+    if promotion._restoring:
+        promotion._restoring.join()
+    promotion.step()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    """A learner has learned 40 records of 80, and written a checkpoint."""
+    made = House(tmp_path)
+    learner = made.learner()
+    learn_to(learner, CUT)
+    learner.maybe_checkpoint(now=True)
+    return made
+
+
+def test_a_new_model_is_promoted_where_the_learner_is(house: House) -> None:
+    """It has learned all that the learner has, once; and a checkpoint has it."""
+    outcome = house.retrain()
+    assert outcome.verdict.promoted, outcome
+    assert outcome.verdict.examples == 9 * (SEEN - CUT)
+    assert outcome.offset == SEEN
+    house.grow()
+    learner = house.learner()
+    learn_to(learner, 95)
+    undisturbed = learner.model
+    promotion = Promotion(learner, house.settings)
+    promoted(promotion)
+    assert learner.model is not undisturbed
+    assert learner.model.examples == undisturbed.examples == 9 * 95
+    assert (learner.model.warm_starts, undisturbed.warm_starts) == (1, 0)
+    found = house.files.newest()
+    assert found is not None
+    assert found.meta.offset == 95
+    assert_same(restore(SPEC, found), learner.model)
+    assert house.retrain_files().read() is None
+    learn_to(learner, 100)
+    assert learner.model.examples == 900
+
+
+def test_a_learner_that_is_behind_reaches_the_new_model_s_offset_first(house: House) -> None:
+    """Until then it goes on with its own."""
+    outcome = house.retrain()
+    learner = house.learner()
+    promotion = Promotion(learner, house.settings)
+    assert learner.offset < outcome.offset
+    promoted(promotion)
+    assert learner.model.warm_starts == 0
+    learn_to(learner, outcome.offset)
+    assert promotion.step()
+    assert learner.model.warm_starts == 1
+    assert learner.offset == outcome.offset
+
+
+class Killed(BaseException):
+    """kill -9: nothing runs any more."""
+
+
+def kill(*_: object, **__: object) -> None:
+    """In place of a step."""
+    raise Killed
+
+
+KILLS: dict[str, tuple[str, bool]] = {
+    "in the retrain": ("learner.retraining.retrain_process.take", False),
+    "before the candidate is written": ("learner.retraining.retrain_files.CheckpointFiles.write", False),
+    "before the verdict": ("learner.retraining.retrain_files.replacing", False),
+    "while it catches up": ("learner.promotion.Promotion._catch_up", True),
+    "before the checkpoint": ("learner.learner.Checkpointer", True),
+    "in the checkpoint": ("learner.checkpoints.checkpointer.Checkpointer.cut", True),
+    "before the swap": ("learner.learner.now_ms", True),
+    "before the verdict is removed": ("learner.retraining.retrain_files.RetrainFiles.clear", True),
+}
+
+
+@pytest.mark.parametrize("where", KILLS)
+def test_a_kill_anywhere_ends_in_one_of_two_models(house: House, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a learner whose retrain was never promoted, or was at the offset of its checkpoint: to the bit."""
+    step, has_outcome = KILLS[where]
+    if has_outcome:
+        house.retrain()
+    house.grow()
+    plain, learner = house.learner(), house.learner()
+    learn_to(plain, 100)
+    learn_to(learner, 90)
+    with monkeypatch.context() as patched:
+        patched.setattr(step, kill)
+        with pytest.raises(Killed):
+            promoted(Promotion(learner, house.settings)) if has_outcome else house.retrain()
+    again = house.learner()
+    was_promoted = again.model.warm_starts == 1
+    assert was_promoted is (where in ("before the swap", "before the verdict is removed"))
+    assert again.offset == (90 if was_promoted else CUT)
+    learn_to(again, 100)
+    if not was_promoted:
+        assert_same(again.model, plain.model)
+    else:
+        found = house.files.newest()
+        assert found is not None
+        other = Learner(house.log, restore(SPEC, found), found.meta.offset, house.files, NEVER_MS)
+        learn_to(other, 100)
+        assert_same(again.model, other.model)
+        promoted(Promotion(again, house.settings))
+        assert again.model.warm_starts == 1, "a verdict isn't taken twice"
+        assert house.retrain_files().read() is None
+    with house.retrain_files().lock():
+        pass
+
+
+def test_a_worse_model_is_dropped_with_its_reason(house: House) -> None:
+    """The learner goes on as if nothing had been."""
+    files = house.retrain_files()
+    verdict = Verdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
+    files.write(Outcome(verdict, "drift", 90, 1), None)
+    learner = house.learner()
+    before = learner.model
+    promoted(Promotion(learner, house.settings))
+    assert learner.model is before
+    assert files.read() is None
+
+
+def test_a_model_evolves_while_the_learner_learns(house: House) -> None:
+    """The learner swaps to the changed spec, and resumes with it after a restart; the old one is refused then."""
+    spec = small_spec(
+        **{
+            "every = 300, window = 200": "window = 200, judged = 150",
+            '"item.price",': '"item.price", "item.maker",',
+            'price = "number"': 'price = "number"\nmaker = "category"',
+            'features = ["user.id", "item.id"]': 'features = ["user.id", "item.id", "item.maker"]',
+        }
+    )
+    for n in range(30):
+        house.log.send(ITEMS.name, 0, encode(Item(f"i{n}", {"maker": f"m{n % 3}"})), b"i%d" % n)
+    outcome = house.retrain(spec)
+    assert outcome.verdict.promoted, outcome
+    house.grow()
+    learner = house.learner()
+    learn_to(learner, 95)
+    store = MemoryStore(SPEC.name)
+    clock = iter(range(10**6, 10**9, 10**5)).__next__
+    config = publish_config(learner.model, house.settings)
+    publisher = learner.publisher = Publisher(learner.model, store, config, clock, learner.used)
+    wait_until(lambda: publisher.maybe_publish(learner.offset), "a version of the old spec")
+    promoted(Promotion(learner, house.settings))
+    assert learner.model.spec.fingerprint() == spec.fingerprint()
+    learn_to(learner, 97)
+    wait_until(lambda: publisher.maybe_publish(learner.offset), "a version of the new spec")
+    publisher.uploader.stop()
+    live = store.manifest(publisher.version)
+    assert (live.parent, live.fingerprint) == (publisher.version - 1, spec.fingerprint())
+    assert all(not part.deltas and not part.merged for part in live.parts.values())
+    makers = [key for key in learner.model.wide.table.rows()[:, 0] if int(key) & 255 == 3]
+    assert len(makers) == 3
+    learn_to(learner, 100)
+    assert learner.model.examples == 900
+    assert learner.dead_letters.count == 0
+    learner.maybe_checkpoint(now=True)
+    assert_same(house.learner(spec).model, learner.model)
+    with pytest.raises(CheckpointError, match="thalweg evolve"):
+        house.learner()
+
+
+def test_a_model_that_evolved_without_a_learner_waits_for_its_spec(house: House) -> None:
+    """A learner that starts with the changed spec goes on with it."""
+    spec = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150", "[8, 4]": "[12, 4]"})
+    outcome = house.retrain(spec)
+    learner = house.learner(spec)
+    assert learner.offset == outcome.offset
+    assert learner.model.spec.identity() == spec.identity()
+    assert house.retrain_files().read() is None
+    assert house.learner(spec).offset == outcome.offset
+
+
+def test_one_retrain_at_a_time(house: House) -> None:
+    """The second one says so; without a checkpoint there is nothing to begin with."""
+    with house.retrain_files().lock(), pytest.raises(CheckpointError, match="another retrain of this model is running"):
+        house.retrain()
+    for path in house.files.paths():
+        path.unlink()
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        house.retrain()
+
+
+def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:
+    """As earlier builds wrote them."""
+    learner = house.learner()
+    found = take(learner.model, learner.offset + 1, 0, 0)
+    house.files.write(type(found)(structs.replace(found.meta, spec=""), found.arrays))
+    with pytest.raises(CheckpointError, match="--before FILE"):
+        house.retrain()
