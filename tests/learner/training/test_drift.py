@@ -41,10 +41,10 @@ def hear(detector: DriftDetector, logits: F32, labels: F32, members: Bools | Non
     predictions = (1 / (1 + np.exp(-logits))).astype(np.float32)
     if members is None:
         members = np.zeros((len(labels), len(detector.names) - 1), np.bool_)
+    times_ms = (begun_ms + DAY_MS / PER_DAY * np.arange(len(labels))).astype(np.float64)
     for first in range(0, len(labels), size):
         step = slice(first, first + size)
-        detector.add(predictions[step], labels[step], begun_ms + DAY_MS / PER_DAY * np.arange(len(labels))[step],
-                     ones(len(labels[step])), members[step])  # fmt: skip
+        detector.add(predictions[step], labels[step], times_ms[step], ones(len(labels[step])), members[step])
 
 
 def test_a_wave_of_the_label_rate_is_no_drift() -> None:
