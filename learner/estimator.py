@@ -138,6 +138,7 @@ class WideAndDeep(base.Classifier):
                 "crosses": [list(map(_column, names)) for names in crosses],
             },
             "label": {"base_rate": self.base_rate},
+            "publish": {"gate": {"holdout": 0.0}},  # it learns every example
             "deep": {
                 "features": [*map(_column, [*deep, MORE]), "statistics.*"], "embedding_dim": self.embedding_dim,
                 "hidden_units": list(self.hidden_units), "learning_rate": self.learning_rate,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from learner.checkpoints.checkpoint import Checkpoint, restore
-from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.checkpoint_files import ANCHORED, PASSED, CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
 from learner.lag import Lag
@@ -41,6 +41,7 @@ class Learner:
         self.checkpointer = Checkpointer(model, files, offset, resumed.origin if resumed else None)
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
         self._files = files
+        self._anchors_pinned = model.held_out.begun  # how many had begun when a checkpoint was pinned for the last one
         self._unproven: tuple[int, int] | None = None  # offset, and `model.learned`, of a checkpoint that may be good
         self.publisher: Publisher | None = None
         self.dead_letters = DeadLetterBuffer(log_)
@@ -71,6 +72,7 @@ class Learner:
                 self.lag.learned(origins, new)
                 self._print_progress()
                 self._log_alarms()
+                self._obey_judgements()
                 self.update_metrics()
                 after_step()
         self.dead_letters.confirm()
@@ -99,8 +101,8 @@ class Learner:
         self._unproven = self.offset, self.model.learned
         checkpointer.is_idle(wait=now)
 
-    def roll_back(self, reason: str) -> None:
-        """Return to the checkpoint that is pinned, between two records, and write a checkpoint of that.
+    def roll_back(self, reason: str, kind: str = PASSED) -> None:
+        """Return to the checkpoint that is pinned, of this kind, between two records, and write a checkpoint of that.
 
         Weights, embeddings and statistics are those of then; the offset, ids learned and figures are those of now, so
         no example is learned again, and what was learned between is lost. A process that is killed restarts from the
@@ -111,26 +113,31 @@ class Learner:
         self.dead_letters.confirm()
         self.checkpointer.abandon()
         self._unproven = None
-        good = self._pinned()
+        good = self._pinned(kind)
         if good is None:
             log.error("can't roll back: no checkpoint was proven; learning goes on", reason=reason)
+            self.model.held_out.begin_again()
         else:
             self.model.return_to(restore(self.model.spec, good))
             self.checkpointer = Checkpointer(self.model, self._files, good.meta.offset)
             self._checkpoint_ms = now_ms()
             used = self.publisher.used if self.publisher else self.used
             try:
-                self._files.pin(self.checkpointer.write(self.offset, used.token, used.version).name)
+                written = self.checkpointer.write(self.offset, used.token, used.version)
+                for pin in {PASSED, kind}:
+                    self._files.pin(written.name, pin)
             except CheckpointError as error:
                 log.error("the state that learning is rolled back to isn't saved yet", reason=str(error))
             lost = self.model.examples - good.meta.examples
             log.error("learning is rolled back", reason=reason, to_offset=good.meta.offset, examples_lost=lost)
         if self.publisher:
             self.publisher.rolled_back(reason, good.meta.offset if good else None)
+            if good and kind == ANCHORED:
+                self.publisher.renew_gate()
 
-    def _pinned(self) -> Checkpoint | None:
-        """The pinned checkpoint, if there is one that this spec can have written."""
-        name = self._files.pinned()
+    def _pinned(self, kind: str) -> Checkpoint | None:
+        """The pinned checkpoint of this kind, if there is one that this spec can have written."""
+        name = self._files.pinned(kind)
         try:
             found = self._files.named(name) if name else None
         except CheckpointError as error:
@@ -150,10 +157,13 @@ class Learner:
             self._unproven = None
         elif self.publisher.proven >= learned and self.checkpointer.offset == offset and self.checkpointer.written:
             self._unproven = None
-            try:
-                self._files.pin(self.checkpointer.written.name)
-            except CheckpointError as error:
-                log.error("the last good checkpoint can't be pinned", reason=str(error))
+            self._pin(self.checkpointer.written.name, PASSED)
+
+    def _pin(self, name: str, kind: str) -> None:
+        try:
+            self._files.pin(name, kind)
+        except CheckpointError as error:
+            log.error("the last good checkpoint can't be pinned", reason=str(error))
 
     def replace_model(self, model: Model) -> None:
         """Learn with a model that has learned up to this learner's offset; its checkpoint is durable before.
@@ -194,6 +204,19 @@ class Learner:
             log.warning(
                 "drift: no version is published" if self._is_frozen else "drift is over: versions are published"
             )
+
+    def _obey_judgements(self) -> None:
+        """Log what held-out pages say of the model; pin what is good, and return to it when the model is worse."""
+        held_out = self.model.held_out
+        while held_out.news:
+            at, anchor, verdict = held_out.news.popleft()
+            say = log.error if verdict.outcome == "worse" else log.info
+            say("judged by held-out pages", outcome=verdict.outcome, reason=verdict.reason, examples=at, anchor=anchor)
+        if held_out.begun != self._anchors_pinned and (written := self.checkpointer.written):
+            self._anchors_pinned = held_out.begun
+            self._pin(written.name, ANCHORED)
+        if held_out.worse:
+            self.roll_back(f"worse by held-out pages: {held_out.worse}", ANCHORED)
 
     def update_metrics(self, *, now: bool = False) -> None:
         """Set the metrics every METRICS_EVERY_MS; at once, when `now`."""

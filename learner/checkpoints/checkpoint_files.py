@@ -5,8 +5,8 @@ and names the files that have the rest: together they are a *chain* (`file_forma
 written to a draft, synced, then renamed: a crash leaves the earlier ones intact. `Checkpointer` writes them while the
 model learns. Checkpoints of earlier builds are NumPy archives (npz: arrays only, each with a CRC); they are read.
 
-The newest KEEP chains are kept, and a *pinned* checkpoint with the files that it needs: the last good one, to roll
-back to. The file PIN has its name.
+The newest KEEP chains are kept, and *pinned* checkpoints with the files that they need, to roll back to: the last whose
+state PASSED the publish gate, and the last one before the anchor that held-out pages are judged by.
 """
 
 import os
@@ -27,13 +27,13 @@ from stream.runtime.errors import CheckpointError
 
 KEEP: Final = 2  # chains: should the newest be damaged, there is another
 SUFFIX: Final = ".checkpoint"
-PIN: Final = "pinned"
+PASSED, ANCHORED = "pinned", "anchored"  # names of the files that name pinned checkpoints
 READ_ERRORS: Final = (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError, EOFError)
 log = structlog.get_logger("checkpoint")
 
 
 class CheckpointFiles:
-    """The checkpoints of one model, in a folder: the newest KEEP chains, and a pinned one. Raises CheckpointError.
+    """The checkpoints of one model, in a folder: the newest KEEP chains, and pinned ones. Raises CheckpointError.
 
     `owned`: this process writes them; one that only reads leaves the folder as it is.
     """
@@ -79,14 +79,14 @@ class CheckpointFiles:
         return path
 
     def drop_old(self) -> None:
-        """Delete all but the newest KEEP chains and the pinned checkpoint: what is old, or was abandoned since a newer
+        """Delete all but the newest KEEP chains and pinned checkpoints: what is old, or was abandoned since a newer
         one was damaged or rolled back.
         """
         with self._lock:
             kept: set[str] = set()
             chains = 0
-            pinned = self.pinned()
-            pinned_files = self._needed(self.folder / pinned) if pinned else set[str]()
+            pinned = [name for kind in (PASSED, ANCHORED) if (name := self.pinned(kind))]
+            pinned_files = set[str]().union(*(self._needed(self.folder / name) for name in pinned))
             for path in reversed(self.paths()):
                 if path.name in kept:
                     continue
@@ -97,9 +97,9 @@ class CheckpointFiles:
                 elif path.name not in pinned_files:
                     path.unlink(missing_ok=True)
 
-    def pin(self, name: str) -> None:
-        """Keep this checkpoint however many follow, until another one is pinned. Raises CheckpointError."""
-        path = self.folder / PIN
+    def pin(self, name: str, kind: str = PASSED) -> None:
+        """Keep this checkpoint until another one of this kind is pinned. Raises CheckpointError."""
+        path = self.folder / kind
         with self._lock:
             self._check_kept(name)
             try:
@@ -108,10 +108,10 @@ class CheckpointFiles:
             except OSError as error:
                 raise cant_write(path, error) from error
 
-    def pinned(self) -> str | None:
-        """The name of the pinned checkpoint; None: there is none."""
+    def pinned(self, kind: str = PASSED) -> str | None:
+        """The name of the pinned checkpoint of this kind; None: there is none."""
         try:
-            name = (self.folder / PIN).read_text()
+            name = (self.folder / kind).read_text()
         except (OSError, ValueError):
             return None
         return name if name in {path.name for path in self.paths()} else None

@@ -59,7 +59,10 @@ def rows_of_parts(model: Model) -> Arrays:
 
 
 def small_arrays(model: Model) -> Arrays:
-    """All state but the rows of tables, copied: megabytes at most."""
+    """All state but the rows of tables, copied: megabytes at most.
+
+    An anchor isn't copied, since nothing changes it; nor written again, while a chain has it.
+    """
     shown = model.shown
     arrays: Arrays = {
         "wide_clock": model.wide.forgetting.state(),
@@ -72,6 +75,7 @@ def small_arrays(model: Model) -> Arrays:
         "statistics_sweep": model.statistics.evictor.state(),
         "likenesses_sweep": model.statistics.likeness_evictor.state(),
         **model.progress.arrays(),
+        **model.held_out.arrays(),
         "id_sources": model.learned_ids.sources(),
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
         **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
@@ -117,6 +121,7 @@ def restore_arrays(model: Model, arrays: Arrays, slices: list[str]) -> None:
     raw = arrays["pages"].tobytes()
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
     model.drift.restore(arrays, slices)
+    model.held_out.restore(arrays)
 
 
 def _restore_statistics(statistics: Statistics, arrays: Arrays) -> None:

@@ -141,6 +141,11 @@ class Vocabulary:
         """Row of each id; 0 for those without one."""
         return self.table.rows_of(ids)[:, 1].astype(np.int64)
 
+    def unseen_vectors(self) -> F32:
+        """The vector of each list's ids that have no row, [lists, dim], copied."""
+        found: F32 = self.vectors[self._unseen]
+        return found
+
     def rows_in_lists(self, ids: U64, offsets: I64) -> I64:
         """Row of each id in lists of ids, [ids]: that of the list's unseen ids where it has none; `offsets` as in
         `DeepInput`."""

@@ -132,6 +132,11 @@ class Publisher:
             return ""
         return f"{gate.refusals} versions in a row were rejected, the last one because: {gate.verdict.reason}"
 
+    def renew_gate(self) -> None:
+        """Trust the model as it is: what is live, and what predicted the recent labels, was found worse."""
+        self.gate = PublishGate(self._model)
+        self.gate.trust()
+
     def rolled_back(self, reason: str, offset: int | None) -> None:
         """The model was replaced by that of a checkpoint of this offset; None: there was none that could.
 

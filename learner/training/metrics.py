@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import Counter, Gauge, Histogram
 
 from learner.training.figures import ALL, WINDOW
+from learner.training.held_out import HeldOut
 from learner.training.model import Model
 from learner.training.ranking_kernels import KINDS, RECENT
 from stream.runtime.metrics import Total
@@ -89,6 +90,28 @@ EVICTED_IDS = Total(
     "ids that expired or were over the bound, in this process, by their row",
     ("had",),
 )
+HELD_OUT = Total("thalweg_learner_held_out_examples", "examples held out from learning, to judge the model by")
+HELD_OUT_WINDOW = Gauge(
+    "thalweg_learner_held_out_window", "what the judge's window has, since the anchor: examples, positives", ["of"]
+)
+HELD_OUT_FIGURES = Gauge(
+    "thalweg_learner_held_out",
+    "normalised entropy, calibration and AUC within pages over held-out examples, of the live model and the anchor, "
+    "at the last verdict",
+    ["figure", "model"],
+)
+HELD_OUT_DIFFERENCE = Gauge(
+    "thalweg_learner_held_out_difference",
+    "live - anchor over held-out examples at the last verdict: normalised entropy, AUC within pages; and their "
+    "standard errors",
+    ["figure", "of"],
+)
+HELD_OUT_IMPLAUSIBLE = Gauge(
+    "thalweg_learner_held_out_implausible",
+    "examples of the window left out: of users with too many positives",
+)
+HELD_OUT_VERDICTS = Total("thalweg_learner_held_out_verdicts", "verdicts by held-out examples", ("outcome",))
+ANCHOR = Gauge("thalweg_learner_held_out_anchor", "example index of the anchor; 0: there is none yet")
 WARM_STARTS = Total("thalweg_learner_warm_starts", "retrained models that were promoted, since the log's beginning")
 RETRAINS = Counter(
     "thalweg_learner_retrains", "retrains that ended, in this process, by what became of the model", ["outcome"]
@@ -140,6 +163,7 @@ def set_model(model: Model) -> None:
     for row, name in enumerate(model.drift.names):
         DRIFT.labels(name).set(model.drift.statistic(row))
         DRIFT_ALARMS.set(model.drift.alarm_count(row), name)
+    set_held_out(model.held_out)
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.evictor),
         ("statistics", model.statistics.table, model.statistics.evictor),
@@ -154,3 +178,27 @@ def set_model(model: Model) -> None:
         PENDING_IDS.set(vocabulary.pending)
         EVICTED_IDS.set(vocabulary.evicted, "row")
         EVICTED_IDS.set(vocabulary.evicted_pending, "none")
+
+
+def set_held_out(held_out: HeldOut) -> None:
+    """Set the metrics of held-out examples and the last verdict by them."""
+    HELD_OUT.set(held_out.examples)
+    ANCHOR.set(held_out.anchor.examples if held_out.anchor else 0)
+    for outcome, count in held_out.outcomes.items():
+        HELD_OUT_VERDICTS.set(count, outcome)
+    if held_out.verdict is None:
+        return
+    found = held_out.verdict.comparison
+    HELD_OUT_WINDOW.labels("examples").set(found.examples)
+    HELD_OUT_WINDOW.labels("positives").set(found.positives)
+    HELD_OUT_IMPLAUSIBLE.set(held_out.verdict.implausible)
+    for figure, live, anchor in (
+        ("normalised_entropy", found.live_entropy, found.anchor_entropy),
+        ("calibration", found.live_calibration.factor, found.anchor_calibration.factor),
+        ("page_auc", found.live_auc, found.anchor_auc),
+    ):
+        HELD_OUT_FIGURES.labels(figure, "live").set(live)
+        HELD_OUT_FIGURES.labels(figure, "anchor").set(anchor)
+    for figure, estimate in (("normalised_entropy", found.entropy), ("page_auc", found.auc)):
+        HELD_OUT_DIFFERENCE.labels(figure, "value").set(estimate.value)
+        HELD_OUT_DIFFERENCE.labels(figure, "error").set(estimate.error)

@@ -21,7 +21,7 @@ from learner.training.training_records import TrainingRecords
 from stream.events.codec import organic_id
 from stream.events.types import Organic, TrainingEvent
 from stream.snapshots.manifest import INGESTS_MAX
-from stream.tables.dtypes import F32, I64
+from stream.tables.dtypes import F32, I64, Bools
 
 RECORDS_MAX = 64  # that are tried as one step
 
@@ -57,19 +57,44 @@ class Model(ModelState):
         """Learn records first:last, as `steps` says. Returns how many of their examples were new."""
         pages = slice(records.page_ends[first], records.page_ends[last])
         self.shown.add_pages(records.shown.part(pages.start, pages.stop))
-        batch, sources = records.examples.batch(first, last), records.sources[first:last]
-        new = self.learned_ids.add_records(batch.ids, batch.all_ends, sources)
+        batch, before = records.examples.batch(first, last), self.examples
+        sources = records.sources[first:last]
+        new, count = self._find_new(batch, records, first, last)
         if new.all():
             self._learn_batch(batch, records, first)
         else:
-            self.duplicates += len(batch) - int(new.sum())
             for r, (begin, end) in enumerate(pairwise(batch.all_ends.tolist()), first):
                 if new[begin:end].any():
                     columns = records.examples.batch(r, r + 1).take(new[begin:end])
                     self._learn_batch(self.batch_encoder.encode(columns), records, r)
         for organic, source in zip(records.organic[first:last], sources, strict=True):
             self._learn_organic(organic, source)
-        return int(new.sum())
+        if self.held_out.is_due(before, self.examples):
+            positives = float(self.progress.state.sums[0, 2])
+            self.held_out.act(self.examples, positives, self.watermark_ms)
+        return count
+
+    def _find_new(self, batch: EncodedBatch, records: TrainingRecords, first: int, last: int) -> tuple[Bools, int]:
+        """Deduplicate records' examples, and let those held out wait. Returns which of the others are new, bool [N],
+        and how many of all."""
+        sources, held_out = records.sources[first:last], records.held_out
+        if held_out is None:
+            new = self.learned_ids.add_records(batch.ids, batch.all_ends, sources)
+            count = int(np.count_nonzero(new))
+            self.duplicates += len(new) - count
+            return new, count
+        ends = held_out.ends[first : last + 1]
+        rows = slice(ends[0], ends[-1])
+        all_new, which = self.learned_ids.add_records(held_out.ids[rows], ends - ends[0], sources), held_out.which[rows]
+        count = int(np.count_nonzero(all_new))
+        self.duplicates += len(all_new) - count
+        begin, end = held_out.own_ends[[first, last]].tolist()
+        if end > begin:
+            fresh = np.flatnonzero(all_new[which]) + begin
+            self.held_out.examples += len(fresh)
+            words = records.examples.columns.pages.words
+            self.held_out.pages.add(held_out, fresh, words, records.words_ends)
+        return all_new[~which], count
 
     def _learn_batch(self, batch: EncodedBatch, records: TrainingRecords, first: int) -> None:
         """Learn the new examples of records from `first` on."""

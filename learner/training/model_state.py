@@ -11,6 +11,7 @@ from learner.deep.deep_model import FIRST_FREEZE, DeepModel
 from learner.training.dedup import RecentIds
 from learner.training.drift import STEP_MAX, DriftDetector
 from learner.training.encoded_batch import BatchEncoder
+from learner.training.held_out import HeldOut
 from learner.training.progressive_validation import ProgressiveValidation
 from learner.training.ranking_kernels import PAGE_ITEMS
 from learner.training.ranking_progress import RankingProgress
@@ -77,6 +78,7 @@ class ModelState:
         settles = label.policy == "fake_negative"  # else a page's predictions know its labels
         rankings = RankingProgress(len(slices), labels_ms, settles=settles, items_max=PAGE_ITEMS if settles else 1)
         self.progress = ProgressiveValidation(slices, rankings)
+        self.held_out = HeldOut(spec, lambda: (self.wide, self.deep), self.encoder, self.predict_encoded)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
         self.drift = DriftDetector(spec.drift, slices)
@@ -121,9 +123,11 @@ class ModelState:
             or not deep.forgetting.is_quiet(newest_ms)
         ):
             return False
+        before_last = records.examples.sizes(first, last - 1).predicted  # `held_out` acts at the end of a record
         return (
             sizes.examples <= STEP_MAX
             and not self.drift.is_due(sizes.predicted)
+            and not self.held_out.is_due(self.examples, self.examples + before_last)
             and not any(records.organic[first:last])
             and self.wide.is_quiet(sizes.keys, newest_ms)
             and (not self.learns_statistics or self.statistics.is_quiet(sizes.statistics, sizes.examples))
@@ -178,6 +182,7 @@ class ModelState:
         """
         self.wide, self.deep, self.statistics = earlier.wide, earlier.deep, earlier.statistics
         self.drift.begin_anew()
+        self.held_out.begin_again()
 
     def finite(self) -> bool:
         """Whether every dense parameter is finite, and every embedding that changed since the last publish."""

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from learner.training.dedup import source_of
 from learner.training.encoded_batch import BatchEncoder, EncodedRecords
 from learner.training.example_batch import ExampleBatch, batch_of, keys_of
+from learner.training.holdout import HeldOutExamples, Holdout, learned_part
 from learner.training.ranking_progress import identities_of
 from learner.training.record_decoder import DecodedRecords, decode_records
 from learner.training.shown_items import ShownPages, shown_pages
@@ -44,6 +45,7 @@ class TrainingRecords:
     identities: I64  # i64[P, 3], of the pages: `ranking_progress.PageColumns`
     organic: Sequence[Sequence[Organic]]  # of each record
     rejected: Sequence[Sequence[BadPart]]  # of each record
+    held_out: HeldOutExamples | None  # which `examples` doesn't have; None: there is none
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -54,7 +56,7 @@ class RecordEncoder:
 
     def __init__(self, spec: Spec, layout: Layout, batches: BatchEncoder, previous: Sequence[Spec] = ()) -> None:
         self.layout, self.batches = layout, batches
-        self._micro_batch = spec.deep.micro_batch
+        self._micro_batch, self._holdout = spec.deep.micro_batch, Holdout(spec.publish.gate.holdout)
         self._translators = {one.old.hash: one for one in (PageTranslator(old, spec) for old in previous)}
 
     def records(self, records: Sequence[Record]) -> Iterator[TrainingRecords]:
@@ -102,16 +104,19 @@ class RecordEncoder:
         found = batch_of(pages, self.layout, self._micro_batch)
         examples, valid = found.examples, [*chain.from_iterable(found.valid)]
         self.batches.cut(examples, found.ends)
+        identities = identities_of([one.page for one in valid])
+        held_out = self._holdout.split(examples, found.ends, identities)
         return TrainingRecords(
             origins,
             sources,
-            self.batches.encode_records(examples, found.ends),
+            self.batches.encode_records(*learned_part(examples, found.ends, held_out)),
             np.cumsum([0, *map(len, found.valid)]),
             np.append(examples.pages.starts, len(examples.pages.words)),
             shown_pages([(one.page.items, one.page.time_ms) for one in valid]),
-            identities_of([one.page for one in valid]),
+            identities,
             [[event for event in events if isinstance(event, Organic)] for events, _ in decoded],
             [[*bad, *invalid] for (_, bad), invalid in zip(decoded, found.rejected, strict=True)],
+            held_out,
         )
 
     def _translated(self, examples: Examples) -> Examples:
@@ -141,7 +146,9 @@ class RecordEncoder:
         organic: list[list[Organic]] = [[] for _ in origins]
         for record, begin, end in decoded.organic.tolist():
             organic[record] += decode_organic(array_head(1) + joined[begin:end])[0]
+        held_out = self._holdout.split(columns, ends, decoded.identities)
+        learned = self.batches.encode_records(*learned_part(columns, ends, held_out))
         return TrainingRecords(
-            origins, sources, self.batches.encode_records(columns, ends), decoded.page_ends, decoded.page_starts, shown,
-            decoded.identities, organic, [()] * len(origins),
+            origins, sources, learned, decoded.page_ends, decoded.page_starts, shown, decoded.identities, organic,
+            [()] * len(origins), held_out,
         )  # fmt: skip

@@ -256,6 +256,9 @@ class Gate(Part, frozen=True):
     prediction's log loss. Under `fake_negative` labels beyond the model's usual share don't count for the lower bound.
 
     After `refusals_max` refusals in a row the learner returns to its last checkpoint that passed.
+
+    *Continuously*, `holdout` of all pages aren't learned, and judge the model; 0: all are learned. When they find it
+    worse than it was, the learner returns to what it was.
     """
 
     log_loss_rise_max: Positive = 0.05
@@ -266,6 +269,7 @@ class Gate(Part, frozen=True):
     norm_max: Annotated[float, Meta(gt=1)] = 2.0
     patience: Count = 20_000
     refusals_max: Count = 20
+    holdout: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
 
 
 class Publish(Part, frozen=True):
@@ -331,6 +335,11 @@ class Spec(Part, frozen=True):
         if warm_start.get("every") == EVERY_BEFORE:  # was the default, which isn't written out
             del warm_start["every"]
         return hashlib.blake2b(msgspec.json.encode(content), digest_size=8).hexdigest()
+
+    def without_holdout(self) -> "Spec":
+        """The same, but that every example is learned."""
+        gate = msgspec.structs.replace(self.publish.gate, holdout=0.0)
+        return msgspec.structs.replace(self, publish=msgspec.structs.replace(self.publish, gate=gate))
 
     def identity(self) -> str:
         """16 hex digits: equal for specs whose features mean the same and whose parts have the same shapes.

@@ -27,7 +27,7 @@ from tests.support.learner_world import records, small_spec
 from tests.support.planted_faults import invert, make_nan
 from tests.support.waiting import wait_until
 
-SPEC = small_spec(**{"[label]": "[publish.gate]\nrefusals_max = 5\n[label]"})
+SPEC = small_spec(**{"holdout = 0.0": "holdout = 0.0, refusals_max = 5"})
 LOG = records(SPEC, 900)
 OF_MODEL = (
     "wide_rows",

@@ -55,6 +55,8 @@ features = ["item.id"]
 policy = "{policy}"
 window = "{window}"
 lateness = "{lateness}"
+[publish]
+gate = {{ holdout = 0.0 }}
 """
 PARTITIONS: Final = 6  # Faust gives a worker up to ceil(partitions / workers): by 1, 2 and 3 they are shared evenly
 POISON: Final = 0.01  # of all records

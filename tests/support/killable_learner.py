@@ -46,7 +46,7 @@ from stream.snapshots.memory_store import MemoryStore
 from tests.support.changing_world import IDS_MAX, changing_spec, mixed_log
 from tests.support.forked_services import clean_environment
 
-SPEC: Final = changing_spec()
+SPEC: Final = changing_spec(holdout=0.2)
 PAGES: Final = 600  # of the log
 WARM_UP: Final = 12  # records
 BOUNDS: Final = {
@@ -55,6 +55,10 @@ BOUNDS: Final = {
     "learner.checkpoints.checkpointer.REBASE_SHARE": 2.5,
     "stream.tables.hash_table.STEP": 64,
     "learner.deep.vocabulary.EVICT_EXAMPLES": 32,
+    "learner.training.held_out.EVERY": 64,
+    "learner.training.held_out.FIRST_POSITIVES": 50,
+    "learner.training.frozen_model.RUN_KEYS": 200,
+    "learner.training.frozen_model.RUN_FLOATS": 40,
 }
 COLUMNS: Final = 3  # of the marks: entered, left, line of the kill
 
@@ -70,9 +74,11 @@ class Phase(NamedTuple):
 
 PHASES: Final = {  # to add one is to name its function; first those that are at a life's beginning only
     "growing": Phase("stream.tables.hash_table", "HashTable._move", 2, 8),
+    "copying an anchor": Phase("learner.training.frozen_model", "ModelCopy.step", 4, 30),
     "learning": Phase("learner.training.model", "Model.learn_records", 60, 60),
     "evicting keys": Phase("stream.tables.eviction", "Evictor._evict_range", 40, 10),
     "evicting ids": Phase("learner.deep.vocabulary", "Vocabulary._remove", 2, 12),
+    "judging": Phase("learner.training.held_out", "HeldOut.act", 20, 100),
     "copying a slice": Phase("learner.checkpoints.checkpointer", "Checkpointer._next_slice", 12, 40),
     "cutting a checkpoint": Phase("learner.checkpoints.checkpointer", "Checkpointer.cut", 3, 300),
     "writing a checkpoint": Phase("learner.checkpoints.writer", "CheckpointWriter.run", 3, 1_000),

@@ -43,6 +43,8 @@ micro_batch = 4
 warm_start = { every = 300, window = 200 }
 [label]
 window = "2s"
+[publish]
+gate = { holdout = 0.0 }
 """
 
 

@@ -24,7 +24,7 @@ from thalweg.stack.status import Service
 
 WARM_START = "every = 300, window = 200"
 SYSTEM_SPEC = SPEC.replace(', half_life = "1h"', "").replace(WARM_START, "window = 30, judged = 600")
-SYSTEM_SPEC += '\n[publish]\nevery = "100ms"\ndeep_every = "300ms"\n'
+SYSTEM_SPEC += 'every = "100ms"\ndeep_every = "300ms"\n'
 
 
 def ended(pid: int, number: int, what: str, wait_s: float = 30.0) -> None:

@@ -24,12 +24,14 @@ pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametri
 @pytest.fixture
 def expected(monkeypatch: pytest.MonkeyPatch) -> Model:
     """The model that nobody killed, which learned the log without a service, checkpoints and versions."""
-    evict_examples = "learner.deep.vocabulary.EVICT_EXAMPLES"  # of the bounds the one that learning depends on
-    monkeypatch.setattr(evict_examples, BOUNDS[evict_examples])
+    for name in ("learner.deep.vocabulary.EVICT_EXAMPLES", *(n for n in BOUNDS if n.startswith("learner.training."))):
+        monkeypatch.setattr(name, BOUNDS[name])  # those that learning depends on
     log, model = mixed_log(SPEC, PAGES), Model(SPEC)
     model.learned_ids.ids_max = IDS_MAX
     for offset, record in enumerate(log):
         model.learn(record, offset, offset % 2)
+    assert model.held_out.anchor is not None
+    assert not model.held_out.outcomes["worse"], "it would have been rolled back"
     return model
 
 

@@ -79,11 +79,14 @@ class ExampleLog:
 
 
 class ModelEntrant(Entrant):
-    """The learner's model, with some parts of the spec. Pages bring their statistics: it learns none."""
+    """The learner's model, with some parts of the spec. Pages bring their statistics: it learns none.
+
+    Nothing is published, so nothing is held out to judge it: it learns all examples, as its peers do.
+    """
 
     def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int) -> None:
         self.name = ",".join(parts)
-        model = Model(msgspec.structs.replace(spec, parts=list(parts)), seed, learns_statistics=False)
+        model = Model(msgspec.structs.replace(spec.without_holdout(), parts=list(parts)), seed, learns_statistics=False)
         self.learning = RetrainSchedule(model)
 
     @property

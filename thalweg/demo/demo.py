@@ -42,8 +42,8 @@ STORE: Final = (
 )
 MEANINGS: Final = {  # of all figures, in the summary's order
     "pages": "pages shown",
-    "examples_learned": "examples that the learner has learned",
-    "examples_emitted": "different examples that the joiner has emitted up to there: each is learned once",
+    "examples_learned": "examples that the learner has learned, or holds out to be judged by",
+    "examples_emitted": "different examples that the joiner has emitted up to there: each counts once",
     "duplicates_dropped": "duplicate examples",
     "dead_letters": "events and examples that a service rejected",
     "auc_arrival": "AUC over all examples, each predicted just before it was learned",
@@ -170,7 +170,7 @@ def last_scene(
 
 
 def learned_once(services: DemoServices) -> dict[str, float]:
-    """How many examples the learner has learned, and how many different ones the log has up to there."""
+    """How many examples the learner has learned or holds out, and how many different ones the log has up to there."""
     learner = services.metrics("learner")
     with closing(KafkaLog(services.settings)) as log:
         records = read_range(log, EXAMPLES.name, {0: START}, {0: int(learner["thalweg_learner_offset"])})
@@ -178,4 +178,5 @@ def learned_once(services: DemoServices) -> dict[str, float]:
             one for record in records for page in decode_examples(record.value or b"")[0]
             if isinstance(page, Examples) for one in page.ids
         }  # fmt: skip
-    return {"examples_learned": learner["thalweg_learner_examples_total"], "examples_emitted": len(emitted)}
+    learned = learner["thalweg_learner_examples_total"] + learner["thalweg_learner_held_out_examples_total"]
+    return {"examples_learned": learned, "examples_emitted": len(emitted)}

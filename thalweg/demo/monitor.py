@@ -117,7 +117,7 @@ class DemoMonitor:
         self.requests = RequestTally()
         self.state = ScreenState(pages_total=pages_total)
         self.examples_wanted: float | None = None  # once all pages were played: how many the learner shall have learned
-        self.examples = 0  # that the learner has learned
+        self.examples = 0  # that the learner has learned, or holds out
         self.examples_emitted = 0  # by the joiner
         self.installs_joined = 0
         self.organic_learned = 0  # installs without a page
@@ -198,7 +198,7 @@ class DemoMonitor:
             state.version, state.staleness_ms = requests.last.version, requests.last.staleness_ms
 
     def _update_learner(self, learner: Mapping[str, float]) -> None:
-        examples = int(learner["thalweg_learner_examples_total"])
+        examples = int(learner["thalweg_learner_examples_total"] + learner["thalweg_learner_held_out_examples_total"])
         if examples > self.examples:
             self.last_learned_s = time.monotonic()
         self.examples = examples

@@ -27,10 +27,13 @@ RETAIN_EVERY: Final = 64  # versions
 
 
 class ServedModel:
-    """Learns `examples` of a shared log, publishes on demand, and answers the requests of a log of its own."""
+    """Learns `examples` of a shared log, publishes on demand, and answers the requests of a log of its own.
+
+    It holds nothing out: all arms learn the same examples, and nothing here rolls back.
+    """
 
     def __init__(self, spec: Spec, seed: int, examples: MemoryLog, cache: EntityCache, now_ms: Callable[[], int]):
-        self._learning = RetrainSchedule(Model(spec, seed))
+        self._learning = RetrainSchedule(Model(spec.without_holdout(), seed))
         self.log = MemoryLog({REQUESTS.name: 1, REPLIES.name: 1}, now_ms)
         self.rejected = 0  # versions, by the gate
         self._examples, self._reader = examples, examples.reader(EXAMPLES.name, {0: 0})

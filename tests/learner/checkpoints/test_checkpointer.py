@@ -67,7 +67,7 @@ def test_a_life_with_restarts_is_one_without(life: Life, kills: tuple[int, ...])
 def test_an_increment_has_what_changed(tmp_path: Path) -> None:
     """Of a large model it is small, and takes nothing from what it lies over."""
     life = Life(tmp_path)
-    keys = np.random.default_rng(1).integers(1, 2**63, 200_000).astype(np.uint64)
+    keys = np.random.default_rng(1).integers(1, 2**63, 300_000).astype(np.uint64)
     life.model.wide.table.put(np.column_stack([keys, np.zeros(len(keys), np.uint64)]))
     life.model.wide.evictor.keys_max = 1 << 30
     life.learn_until(10, sweeps=False)

@@ -92,8 +92,8 @@ def test_an_honest_model_passes() -> None:
 
 def test_many_small_steps_make_a_large_one() -> None:
     """A rate that rises by a sixth with each version is found, though no step differs much from the live version."""
-    lenient = "[publish.gate]\ncalibration = [0.01, 100.0]\nlog_loss_rise_max = 100.0\n[label]"  # labels don't help
-    world = Learning(small_spec(**{"[label]": lenient}))
+    lenient = "holdout = 0.0, calibration = [0.01, 100.0], log_loss_rise_max = 100.0"  # labels don't help
+    world = Learning(small_spec(**{"holdout = 0.0": lenient}))
     stopped = 0
     for step in range(ANCHOR_VERSIONS):
         raise_rate(world.model, 1.17)
