@@ -45,6 +45,7 @@ def carry_over(old: Model, spec: Spec, seed: int = 0) -> Model:
     model.drift.restore(old.drift.arrays(), old.drift.names[1:])
     if old.layout.hash == model.layout.hash:
         model.recent_pages.extend(old.recent_pages)
+    model.held_out.carry(old.held_out, same_words=old.layout.hash == model.layout.hash)
     _carry_statistics(old, model)
     _carry_wide(old, model, changes)
     if old.deep and model.deep:
@@ -82,7 +83,7 @@ def _carry_wide(old: Model, model: Model, changes: SpecChanges) -> None:
     wide.evictor.restore(before.evictor.state())
     admission = before.admission
     if old.encoder.cross_names == model.encoder.cross_names and admission.young.shape == wide.admission.young.shape:
-        wide.admission.restore(admission.young, admission.old, admission.added)  # its keys are the same
+        wide.admission.restore(admission.young, admission.old, admission.added, admission.pages)  # the same keys
 
 
 def _retune(old: Model, model: Model, moved: U64) -> None:
