@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks.machine import caption, measured
 
 NAMES = {
+    "alarms": "drift alarms of a perfect model under a daily wave, and their delay after a turn; peer: River's ADWIN",
     "calibration": "a bias after 100,000,000 examples at 0.1 % labels; peers: other ways to keep float32 sums",
     "checkpoint": "checkpoints of 10 million keys beside learning: pauses, bytes, restore; peer: a copy at once",
     "delays": "log loss of each label policy under the store's delays, a pause, a ramp; peer: labels at once",

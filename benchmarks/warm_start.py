@@ -17,6 +17,7 @@ are what every user has to teach anew.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ from stream.tables.dtypes import F32
 from thalweg.backtest.backtest import exact_auc
 
 SEEDS: Final = 5
+ROUNDS: Final = 7  # with and without a retrain, in turn
 LEARNED, JUDGED, AFTER = 90_000, 10_000, 5_000  # examples
 QUICK: Final = 5  # share of the above is 1 / QUICK
 WINDOWS: Final = (0, 1_000, 2_000, 5_000, 10_000, 20_000)
@@ -191,7 +193,7 @@ def gap(old: World, new: World, learned: int, after: int, judged: int, seed: int
 
 
 def slowdown(world: World, learned: int) -> float:
-    """Examples a second while a niced process trains on and on, over those without; the best of three rounds each."""
+    """Examples a second while a niced process trains on and on, over those while it is stopped; median of ROUNDS."""
     cut = world.record_at(learned)
     model = Model(world.spec)
     learn(model, world.records[:cut])
@@ -203,14 +205,18 @@ def slowdown(world: World, learned: int) -> float:
         learn(again, world.records[cut:])
         return (int(world.ends[-1]) - learned) / (time.perf_counter() - begun)
 
-    alone = max(rate() for _ in range(3))
     command = [sys.executable, "-c", f"from benchmarks.warm_start import train_forever; train_forever({learned})"]
+    ratios: list[float] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        beside = max(rate() for _ in range(3))
+        for _ in range(ROUNDS):
+            process.send_signal(signal.SIGSTOP)
+            alone = rate()
+            process.send_signal(signal.SIGCONT)
+            ratios.append(rate() / alone)
         process.kill()
-    return beside / alone
+    return float(np.median(ratios))
 
 
 def train_forever(learned: int) -> None:

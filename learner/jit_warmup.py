@@ -38,6 +38,8 @@ def compile_kernels(spec: Spec) -> None:
             model.learn_records(records, 0, 1)
         gate.judge(deep=True)
         builder.build(n + 1, n, 1, n + 1, 1, {}, deep=True)
+    model.drift.begin_anew()
+    model.forget(0.5)
     table = HashTable(WIDTH)
     table.reserve_for(np.arange(1, 1_000, dtype=np.uint64))  # it grows
     table.put(np.arange(1, 41, dtype=np.uint64).reshape(10, WIDTH))

@@ -50,7 +50,7 @@ class Learner:
         self.mid_record = False  # half a record is learned, which a checkpoint can't express
         self._checkpoint_every_ms = checkpoint_every_ms
         self._checkpoint_ms = now_ms()  # of the last attempt
-        self._printed_header = False
+        self._printed_header = self._is_frozen = False
         self._metrics_ms = 0  # when the metrics were last set
 
     def learn(self, chunks: Iterable[TrainingRecords], after_step: Callable[[], None]) -> None:
@@ -71,6 +71,7 @@ class Learner:
                 self.offset = origins[-1].offset + 1
                 self.lag.learned(origins, new)
                 self._print_progress()
+                self._log_alarms()
                 self._obey_judgements()
                 self.update_metrics()
                 after_step()
@@ -193,6 +194,16 @@ class Learner:
             except OSError as error:  # a full disk, or a closed pipe
                 log.warning("progress can't be printed; learning goes on", reason=str(error))
         marks.clear()
+
+    def _log_alarms(self) -> None:
+        for alarm in self.model.drift.alarms:
+            log.warning("drift: the model became worse", **alarm._asdict())
+        self.model.drift.alarms.clear()
+        if self.model.publishing_frozen != self._is_frozen:
+            self._is_frozen = not self._is_frozen
+            log.warning(
+                "drift: no version is published" if self._is_frozen else "drift is over: versions are published"
+            )
 
     def _obey_judgements(self) -> None:
         """Log what held-out pages say of the model; pin what is good, and return to it when the model is worse."""

@@ -80,7 +80,7 @@ def small_arrays(model: Model) -> Arrays:
         **{f"shown_young_{name}": array for name, array in pack_names(shown.young).items()},
         **{f"shown_old_{name}": array for name, array in pack_names(shown.old).items()},
         "shown_since_ms": np.array([shown.since_ms], np.int64),
-        "losses": np.array(model.drift.losses, np.float64),
+        **model.drift.arrays(),
         "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
         "page_bytes": np.array([len(page) for page in model.recent_pages], np.int64),
     }
@@ -120,7 +120,7 @@ def restore_arrays(model: Model, arrays: Arrays, slices: list[str]) -> None:
     ends = np.cumsum([0, *arrays["page_bytes"]])
     raw = arrays["pages"].tobytes()
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
-    model.drift.restore(arrays["losses"].tolist())
+    model.drift.restore(arrays, slices)
     model.held_out.restore(arrays)
 
 

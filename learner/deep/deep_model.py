@@ -30,7 +30,7 @@ class DeepModel:
         start, floor = spec.initial_accumulator, 0.0
         if spec.half_life:  # what sums start at doesn't fade
             start, floor = floor, start
-        self.floor = np.float32(floor)
+        self.start, self.floor = start, np.float32(floor)
         keys = np.zeros(lists, np.uint64) if unseen is None else unseen
         self.vocabulary = Vocabulary(spec.embedding_dim, spec.min_count, spec.max_rows, expire_ms, start, keys)
         self.embedding_rate = spec.learning_rate if spec.embedding_rate is None else spec.embedding_rate
@@ -59,10 +59,14 @@ class DeepModel:
         """Go on from a checkpoint's clock, after its sums. Raises ValueError."""
         self._scale_sums(self.forgetting.restore(state))
 
-    def _scale_sums(self, factor: float) -> None:
+    def forget(self, share: float) -> None:
+        """Keep this share of AdaGrad's sums, beyond what they start at; weights stay."""
+        self._scale_sums(share, start=self.start)
+
+    def _scale_sums(self, factor: float, *, start: float = 0.0) -> None:
         if factor != 1.0:
-            self.tower.state.squares[:] *= np.float32(factor)
-            self.vocabulary.sums[:] *= np.float32(factor)
+            for sums in (self.tower.state.squares, self.vocabulary.sums):
+                sums[:] = start + (sums - start) * np.float32(factor)
             self.vocabulary.table.mark_all_runs()
 
     def score(self, batch: DeepInput) -> F32:

@@ -78,6 +78,8 @@ class Publisher:
             return False
         if not self._model.examples or uploader.busy or now_ms - self._last_ms < self._config.every_ms:
             return False
+        if self._model.publishing_frozen:
+            return False
         if self._model.examples == self._last_rejected:  # the same evidence: it would be rejected again
             return False
         if uploader.invalid:

@@ -42,8 +42,10 @@ def carry_over(old: Model, spec: Spec, seed: int = 0) -> Model:
     model.warm_starts, model.warm_start_at = old.warm_starts, old.warm_start_at
     model.learned_ids, model.shown, model.installs = old.learned_ids, old.shown, old.installs
     model.progress.restore(old.progress.arrays(), old.progress.names[1:])
+    model.drift.restore(old.drift.arrays(), old.drift.names[1:])
     if old.layout.hash == model.layout.hash:
         model.recent_pages.extend(old.recent_pages)
+    model.held_out.carry(old.held_out, same_words=old.layout.hash == model.layout.hash)
     _carry_statistics(old, model)
     _carry_wide(old, model, changes)
     if old.deep and model.deep:
@@ -81,7 +83,7 @@ def _carry_wide(old: Model, model: Model, changes: SpecChanges) -> None:
     wide.evictor.restore(before.evictor.state())
     admission = before.admission
     if old.encoder.cross_names == model.encoder.cross_names and admission.young.shape == wide.admission.young.shape:
-        wide.admission.restore(admission.young, admission.old, admission.added)  # its keys are the same
+        wide.admission.restore(admission.young, admission.old, admission.added, admission.pages)  # the same keys
 
 
 def _retune(old: Model, model: Model, moved: U64) -> None:

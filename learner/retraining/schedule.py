@@ -22,12 +22,13 @@ class RetrainSchedule:
         self._retraining: Retraining | None = None
         self._window: deque[EncodedBatch] = deque()  # of the newest records
         self._examples = 0  # in the window
-        self._is_due = bool(model.deep and model.spec.deep.warm_start.every)
+        spec = model.spec
+        self._may_retrain = bool(model.deep and spec.deep.warm_start.every) or spec.drift.action == "retrain"
 
     def learn(self, records: TrainingRecords, first: int, last: int) -> None:
         """Learn records first:last; a retrain's verdict may follow, and another model be the live one afterwards."""
         self.model.learn_records(records, first, last)
-        if not self._is_due:
+        if not self._may_retrain:
             return
         if self._retraining:
             self._retraining.learn_new(records, first, last)

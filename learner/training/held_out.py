@@ -80,6 +80,14 @@ class HeldOut:
         self._copy, self.worse = None, ""
         self.judge.restart()
 
+    def carry(self, before: "HeldOut", *, same_words: bool) -> None:
+        """Go on where those of another model were. `same_words`: pages' words mean the same to both; else the pages
+        that wait are of no use. The anchor is the other model's, so there is none until the next one is copied.
+        """
+        self.examples, self.begun, self.outcomes = before.examples, before.begun, dict(before.outcomes)
+        if same_words:
+            self.pages.restore(before.pages.arrays())
+
     def _begin_copy(self, examples: int) -> None:
         self._copy = ModelCopy(*self._parts(), examples)
         self.begun += 1

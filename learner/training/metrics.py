@@ -118,6 +118,9 @@ RETRAINS = Counter(
 )
 for outcome in ("promoted", "dropped"):
     RETRAINS.labels(outcome)
+DRIFT_ALARMS = Total("thalweg_learner_drift_alarms", "drift alarms, since the log's beginning, by slice", ("slice",))
+DRIFT = Gauge("thalweg_learner_drift", "drift statistic / the bound of an alarm, by slice", ["slice"])
+FROZEN = Gauge("thalweg_learner_publishing_frozen", "1 while drift keeps versions from being published, else 0")
 CHECKPOINT = Histogram("thalweg_learner_checkpoint_seconds", "from a checkpoint's beginning until its file is there")
 CHECKPOINT_PAUSE = Histogram(
     "thalweg_learner_checkpoint_pause_seconds", "time that learning pauses for, at each copy for a checkpoint"
@@ -156,6 +159,10 @@ def set_model(model: Model) -> None:
     LEFT_OUT.set(model.left_out)
     SAMPLED_OUT.set(model.sampled_out)
     WARM_STARTS.set(model.warm_starts)
+    FROZEN.set(model.publishing_frozen)
+    for row, name in enumerate(model.drift.names):
+        DRIFT.labels(name).set(model.drift.statistic(row))
+        DRIFT_ALARMS.set(model.drift.alarm_count(row), name)
     set_held_out(model.held_out)
     for part, table, sweep in (
         ("wide", model.wide.table, model.wide.evictor),

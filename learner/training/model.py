@@ -5,7 +5,6 @@ predicted and learned; then its figures are recorded and the statistics moved. E
 happens at an example index. No clock, no I/O, no randomness but the seed: the same records give the same bits.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -24,7 +23,7 @@ from stream.events.types import Organic, TrainingEvent
 from stream.snapshots.manifest import INGESTS_MAX
 from stream.tables.dtypes import F32, I64, Bools
 
-CALLS_APART_MIN = 2_000  # examples between a call for a retrain and the next one by drift
+RECORDS_MAX = 64  # that are tried as one step
 
 
 class Model(ModelState):
@@ -42,12 +41,12 @@ class Model(ModelState):
     def steps(self, records: TrainingRecords) -> Iterator[tuple[int, int]]:
         """Which records to learn in one step, first and past-last, step by step; ask when the step before is learned.
 
-        Several at once only where nothing may happen between them: no action that is due at an example index, no drift
-        found, no eviction. So the state is the same, to the bit, as if each had been learned by itself.
+        Several at once only where nothing may happen between them: no action that is due, for an example's index or for
+        drift, and no eviction. So the state is the same, to the bit, as if each had been learned by itself.
         """
         first = 0
         while first < len(records):
-            last = min(len(records), first + 1 + self.drift.losses_before_check)
+            last = min(len(records), first + RECORDS_MAX)
             while last > first + 1 and not self.is_quiet(records, first, last):
                 last = (first + last) // 2
             last = max(last, first + 1)
@@ -107,7 +106,7 @@ class Model(ModelState):
         self.sampled_out += len(batch) - len(batch.earlier)
         predictions = self._learn_parts(batch)
         self.unpredictable += int(np.isnan(predictions).sum())
-        losses = self._record_figures(batch, predictions, records.identities)
+        self._record_figures(batch, predictions, records.identities)
         if self.on_predicted:
             keys = records.identities[batch.pages.page, KEY]
             targets = batch.targets
@@ -115,8 +114,8 @@ class Model(ModelState):
         if self.learns_statistics:
             self.statistics.learn(batch.all_pages, batch.outcomes, batch.statistics)
         self._note(batch)
-        if self.spec.deep.warm_start.every and self._drifted(losses):
-            self.call_for_retrain("drift")
+        if self.drift.is_due():
+            self.act_on_drift()
 
     def _learn_parts(self, batch: EncodedBatch) -> F32:
         """Predict, then learn each micro-batch; run whatever is due at an example index between them.
@@ -150,28 +149,18 @@ class Model(ModelState):
             self.evict()
         return predictions
 
-    def _record_figures(self, batch: EncodedBatch, predictions: F32, identities: I64) -> list[float]:
-        """Record first labels, of early negatives corrections too. Returns each record's mean log loss, if any."""
-        labels, members, later, counts = batch.targets.labels, batch.members, batch.later, batch.counts
-        pages = PageColumns(identities, batch.pages.page, batch.pages.position, batch.targets.time_ms)
-        ends = batch.ends
+    def _record_figures(self, batch: EncodedBatch, predictions: F32, identities: I64) -> None:
+        """Record first labels, of early negatives corrections too, and look for drift in them."""
+        labels, times_ms = batch.targets.labels, batch.targets.time_ms
+        members, later, counts = batch.members, batch.later, batch.counts
+        pages = PageColumns(identities, batch.pages.page, batch.pages.position, times_ms)
         if later is not None and not self.spec.label.are_negatives_early:  # only first labels count
             first = ~later
-            ends = np.append(0, np.cumsum(first))[ends]
             predictions, labels, members, counts = predictions[first], labels[first], members[first], counts.part(first)
+            times_ms = times_ms[first]
             pages, later = pages.part(first), None
-        losses = self.progress.record(predictions, labels, members, later, pages, counts)
-        weights = np.maximum(counts.now, counts.earlier)
-        return [
-            float(losses[a:b].sum() / total)
-            for a, b in pairwise(ends.tolist())
-            if b > a and (total := float(weights[a:b].sum())) > 0
-        ]
-
-    def _drifted(self, losses: Sequence[float]) -> bool:
-        """Whether records' mean log loss has risen, and the last call for a retrain is long enough ago."""
-        risen = [self.drift.add(loss) for loss in losses if math.isfinite(loss)]
-        return any(risen) and self.examples - self.warm_start_at >= CALLS_APART_MIN
+        self.progress.record(predictions, labels, members, later, pages, counts)
+        self.drift.add(predictions, labels, times_ms, counts, members)
 
     def _note(self, batch: EncodedBatch) -> None:
         """Note what a version says of the examples it learned."""

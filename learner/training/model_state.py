@@ -9,7 +9,7 @@ import numpy as np
 
 from learner.deep.deep_model import FIRST_FREEZE, DeepModel
 from learner.training.dedup import RecentIds
-from learner.training.drift import DriftDetector
+from learner.training.drift import STEP_MAX, DriftDetector
 from learner.training.encoded_batch import BatchEncoder
 from learner.training.held_out import HeldOut
 from learner.training.progressive_validation import ProgressiveValidation
@@ -27,7 +27,6 @@ from stream.spec.spec import Spec, duration_ms
 from stream.tables.dtypes import F32, I64, U64
 
 GOLDEN_PAGES = 4
-STEP_MAX = 512  # examples of several records that are learned in one step: a few ms
 
 
 # ids, predictions, labels, weights, weights of labels that they take back, page keys; arrays [B]
@@ -82,7 +81,7 @@ class ModelState:
         self.held_out = HeldOut(spec, lambda: (self.wide, self.deep), self.encoder, self.predict_encoded)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
-        self.drift = DriftDetector()
+        self.drift = DriftDetector(spec.drift, slices)
         self.recent_pages = RecentPages(GOLDEN_PAGES)
 
     @property
@@ -127,6 +126,7 @@ class ModelState:
         before_last = records.examples.sizes(first, last - 1).predicted  # `held_out` acts at the end of a record
         return (
             sizes.examples <= STEP_MAX
+            and not self.drift.is_due(sizes.predicted)
             and not self.held_out.is_due(self.examples, self.examples + before_last)
             and not any(records.organic[first:last])
             and self.wide.is_quiet(sizes.keys, newest_ms)
@@ -153,9 +153,27 @@ class ModelState:
         self.deep.vocabulary.evict(self.watermark_ms)
 
     def call_for_retrain(self, why: str) -> None:
-        """Ask the caller for a retrain; nothing else changes, but that drift is looked for anew."""
+        """Ask the caller for a retrain; nothing else changes."""
         self.retrain_wanted, self.warm_start_at = why, self.examples
-        self.drift.reset()
+
+    def act_on_drift(self) -> None:
+        """What the spec wants when the model has become worse, at a fixed count of examples after the alarm."""
+        action = self.drift.take_due()
+        if action == "retrain":
+            self.call_for_retrain("drift")
+        elif action == "forget":
+            self.forget(self.spec.drift.keeps)
+
+    def forget(self, share: float) -> None:
+        """Keep this share of both parts' sums of squares, so that they learn faster; weights stay."""
+        self.wide.forget(share)
+        if self.deep:
+            self.deep.forget(share)
+
+    @property
+    def publishing_frozen(self) -> bool:
+        """Whether no version should go out: the model has become worse, and the spec wants it so."""
+        return self.spec.drift.action == "freeze" and self.drift.is_alarmed
 
     def return_to(self, earlier: "ModelState") -> None:
         """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics.
@@ -163,7 +181,7 @@ class ModelState:
         What belongs to the log stays: counts, ids learned, figures, times, pages.
         """
         self.wide, self.deep, self.statistics = earlier.wide, earlier.deep, earlier.statistics
-        self.drift.reset()
+        self.drift.begin_anew()
         self.held_out.begin_again()
 
     def finite(self) -> bool:

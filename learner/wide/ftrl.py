@@ -127,6 +127,10 @@ class Ftrl:
         """Go on from a checkpoint's clock, after its table. Raises ValueError."""
         self._scale_sums(self.forgetting.restore(state))
 
+    def forget(self, share: float) -> None:
+        """Keep this share of all sums of squares; weights stay."""
+        self._scale_sums(share)
+
     def _scale_sums(self, factor: float) -> None:
         if factor != 1.0:
             scale_sums(self.table.slots, factor)

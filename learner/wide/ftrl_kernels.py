@@ -208,7 +208,7 @@ def learn_wide_examples(
 
 @kernel
 def scale_sums(slots: U64, factor: float) -> None:
-    """Multiply every row's n by a power of two."""
+    """Multiply every row's n."""
     un = slots.view(np.float32)
     for row in range(slots.shape[0]):
         un[row, 3] *= np.float32(factor)

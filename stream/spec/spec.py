@@ -30,6 +30,7 @@ ColumnType = Literal["category", "categories", "number", "date"]
 PartName = Literal["wide", "deep"]
 Policy = Literal["wait", "eager", "fake_negative", "delayed_negative"]
 OrganicTo = Literal["topic", "examples"]
+DriftAction = Literal["retrain", "forget", "freeze", "none"]
 
 ORGANIC_INSTALLS: Final = "organic"  # what a statistic may be `of`, instead of labels
 ALL_INSTALLS: Final = "installs"  # those too: positive labels and organic installs
@@ -41,6 +42,7 @@ CROSSES_MAX: Final = 250  # of the wide part: a cross's index fits a key's low b
 DELAYS_MAX: Final = 8  # of `delayed_negative`
 SLICES_MAX: Final = 100  # each has about 300 KB of metrics
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
+LEFT_OUT: Final = ("name", "publish", "slices", "drift")  # of the fingerprint
 EVERY_BEFORE: Final = 20_000  # the default of deep.warm_start.every in earlier builds
 FIRST_FIELDS: Final = ("kind", "by", "of", "to", "prior", "half_life", "neighbours")  # of a statistic; never changed
 NUMBERS: Final = ("number", "date")  # types of columns that are read as a number
@@ -165,8 +167,8 @@ class Wide(Part, frozen=True):
 
 
 class WarmStart(Part, frozen=True):
-    """Every `every` examples, and when drift is found, a new model is trained from the live one on the last `window`
-    examples, and takes over if it is no worse on the next `judged`. 0: only by `thalweg retrain` or `evolve`.
+    """Every `every` examples, and when `[drift]` calls for it, a new model is trained from the live one on the last
+    `window` examples, and takes over if it is no worse on the next `judged`. 0: not from time to time.
     """
 
     every: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
@@ -278,6 +280,22 @@ class Publish(Part, frozen=True):
     gate: Gate = Gate()
 
 
+class Drift(Part, frozen=True):
+    """What follows when the model becomes worse beside always predicting the recent label rate.
+
+    Of all examples or, with `slices`, of those of a slice. `bound`: how much worse, in standard deviations of a block
+    of fifty labels of the rarer kind, summed up; a lower one finds drift earlier and raises more false alarms.
+    "retrain": a new model is trained, as by `thalweg retrain`. "forget": of the sums of squares that slow learning down
+    a share of `keeps` is left; weights stay. "freeze": no version is published until the model is as good as before, or
+    has learned 2,000 labels of the rarer kind. All raise an alarm in log and metrics; "none": only that.
+    """
+
+    action: DriftAction = "retrain"
+    slices: bool = True
+    bound: Annotated[float, Meta(ge=3, le=1000)] = 10.0
+    keeps: Annotated[float, Meta(ge=0.0001, le=1)] = 0.01
+
+
 class Spec(Part, frozen=True):
     """A model's whole configuration. `fingerprint()` identifies it, `identity()` what its features mean; its snapshots
     live under `name`.
@@ -297,17 +315,18 @@ class Spec(Part, frozen=True):
     deep: Deep = field(default_factory=Deep)
     label: Label = field(default_factory=Label)
     publish: Publish = field(default_factory=Publish)
+    drift: Drift = Drift()
 
     def fingerprint(self) -> str:
         """16 hex digits: equal for specs whose models are interchangeable.
 
-        It leaves out name, publish, slices and label.organic: no example depends on them (a statistic of organic
+        It leaves out name, publish, slices, drift and label.organic: no example depends on them (a statistic of organic
         installs is part of it anyway); label.base_rate, of which only a new model knows; label.skew: it was added
         later, and models had to stay valid; and label.sample_negatives, which changes how soon weights move.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
-        content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in ("name", "publish", "slices")}
+        content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in LEFT_OUT}
         for name in ("organic", "skew", "base_rate", "sample_negatives"):
             content["label"].pop(name, None)
         if self.page == PageTime():  # written out

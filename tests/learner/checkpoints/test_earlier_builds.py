@@ -24,7 +24,17 @@ from tests.support.learned_models import state_of
 
 ARCHIVE: Final = Path(__file__).with_name("earlier_build.npz")
 SPEC: Final = load_spec(ARCHIVE.with_suffix(".toml"))
-IN_OTHER_FORM: Final = {"embeddings", "vocabulary", "seen_ids", "seen_counts", "meta", "wide", "sums", "recent"}
+IN_OTHER_FORM: Final = {
+    "embeddings",
+    "vocabulary",
+    "seen_ids",
+    "seen_counts",
+    "meta",
+    "wide",
+    "sums",
+    "recent",
+    "losses",
+}
 GONE: Final = {"recent_ids", "recent_wide", "records"}  # of warm starts inside the live model
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 

@@ -62,10 +62,18 @@ def wide_weights(model: Model) -> dict[tuple[str, int], float]:
 
 
 def test_an_unchanged_spec_carries_everything_over(model: Model) -> None:
-    """To the bit, but for the drift detector, which starts anew."""
-    again = carry_over(copy_of(model), SPEC)
-    again.drift.restore(model.drift.losses)
-    assert_same(again, model)
+    """To the bit."""
+    assert_same(carry_over(copy_of(model), SPEC), model)
+
+
+def test_pages_that_wait_for_their_labels_and_counts_go_on() -> None:
+    """Held-out pages, and the pages that keys which aren't admitted yet were last seen on."""
+    spec = small_spec(**{"holdout = 0.0": "holdout = 0.2", "l1 = 0.1": "l1 = 0.1\nadmit = 3"})
+    model = learned(spec, LOG)
+    assert model.held_out.examples
+    assert len(model.held_out.pages.arrays()["heads"])
+    assert model.wide.admission.pages.any()
+    assert_same(carry_over(copy_of(model), spec), model)
 
 
 @pytest.mark.parametrize(

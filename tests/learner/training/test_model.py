@@ -112,21 +112,23 @@ def test_it_learns() -> None:
 
 
 def test_drift_calls_for_an_early_retrain() -> None:
-    """When all labels turn over, ADWIN sees the log loss rise, and a retrain is called for before its turn."""
-    spec = small_spec(**{"every = 300": "every = 5000"})
-    log = records(spec, 1_200)
+    """When all labels turn over, the model is worse than a constant, and a retrain is called for before its turn."""
+    spec = small_spec(**{"every = 300": "every = 50000"})
+    log = records(spec, 1_600)
     steady = learned(spec, [labelled(record, 1) for record in log])
     assert not steady.retrain_wanted, "nothing drifts, and it isn't its turn"
-    model = learned(spec, [labelled(record, int(n < 250)) for n, record in enumerate(log)])
+    model = learned(spec, [labelled(record, int(n < 400)) for n, record in enumerate(log)])
     assert model.retrain_wanted == "drift"
-    assert 250 * 9 < model.warm_start_at < model.examples < 5000
+    assert 400 * 9 < model.warm_start_at < 400 * 9 + 1_000
 
 
 def test_no_retrain_is_called_for_unless_the_spec_wants_it() -> None:
     """Neither from time to time nor by drift."""
-    spec = small_spec(**{"every = 300, ": ""})
-    log = records(spec, 1_200)
-    assert not learned(spec, [labelled(record, int(n < 250)) for n, record in enumerate(log)]).retrain_wanted
+    spec = small_spec(**{"every = 300, ": "", "[label]": '[drift]\naction = "none"\n[label]'})
+    log = records(spec, 1_600)
+    model = learned(spec, [labelled(record, int(n < 400)) for n, record in enumerate(log)])
+    assert model.drift.alarms
+    assert not model.retrain_wanted
 
 
 def test_a_page_of_another_layout_is_set_aside() -> None:

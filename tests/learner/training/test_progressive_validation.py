@@ -215,7 +215,6 @@ def test_only_fake_negatives_are_corrected() -> None:
         life = model.progress.lifetime()
         assert life.examples == 3, policy
         assert life.base_rate == pytest.approx(rate), policy
-        assert model.drift.losses[1:] == ([] if policy != "fake_negative" else [pytest.approx(model.drift.losses[1])])
 
 
 def test_figures_of_an_earlier_build_are_refused() -> None:
@@ -401,7 +400,7 @@ def test_slices_change_nothing_but_figures() -> None:
     first, second = take(without, 0, 0, 0), take(with_slices, 0, 0, 0)
     for name, array in first.arrays.items():
         other = second.arrays[name]
-        if name in ("bins", "sums", "recent", "counts"):
+        if name in ("bins", "sums", "recent", "counts", "drift_rows"):
             other = other[:1]
         elif name in ("ranking_sums", "ranking_recent", "ranking_counts"):
             other = other[:, :1]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learner.training.drift import DUE
 from learner.training.model import Model
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
@@ -39,6 +40,7 @@ WORLDS = {
         "micro_batch = 4": 'micro_batch = 4\nhalf_life = "30s"',
     },
     "retrains": {"every = 300, window = 200": "every = 40, window = 30"},
+    "forgets": {"[label]": '[drift]\naction = "forget"\n[label]'},
     "wide_bound": {},
     "statistics_bound": {},
     "rows_bound": {},
@@ -108,6 +110,8 @@ def test_several_in_a_step_are_as_one_by_one(world: str, seed: int, drift: bool,
     log = log_of(spec, seed, drift)
     alone, together = Model(spec), Model(spec)
     rejected, rejected_together = list[Sequence[BadPart]](), list[Sequence[BadPart]]()
+    if drift:  # as after an alarm
+        alone.drift.clock[DUE] = together.drift.clock[DUE] = 80 + seed % 200
     if world == "ids_bound":
         alone.learned_ids.ids_max = together.learned_ids.ids_max = 30
     for record in log:
@@ -129,9 +133,10 @@ def test_several_in_a_step_are_as_one_by_one(world: str, seed: int, drift: bool,
     assert alone.retrain_wanted == together.retrain_wanted
 
 
-def test_drift_is_found_at_the_same_record() -> None:
-    """Labels turn over: the call for a retrain comes where it comes one by one."""
-    spec = small_spec(**{"every = 300": "every = 50_000"})
+@pytest.mark.parametrize("action", ["retrain", "forget", "freeze"])
+def test_drift_is_found_at_the_same_example(action: str) -> None:
+    """Labels turn over: what follows comes where it comes one by one."""
+    spec = small_spec(**{"every = 300": "every = 50000", "[label]": f'[drift]\naction = "{action}"\n[label]'})
     events = [page for record in records(spec, 1_800, per_record=1) for page in record]
     odd = [int(item[1:]) % 2 for page in events for item in page.page.items]
     labels = np.array(odd).reshape(-1, 3) ^ (np.arange(len(events)) >= 1_000)[:, None]
@@ -145,8 +150,10 @@ def test_drift_is_found_at_the_same_record() -> None:
             for chunk in model.record_encoder.records(log[first : first + size]):
                 for a, b in model.steps(chunk):
                     model.learn_records(chunk, a, b)
-    assert alone.retrain_wanted == together.retrain_wanted == "drift"
-    assert alone.warm_start_at > 3_000
+    assert alone.drift.alarms[0].slice == "all"
+    assert alone.drift.alarms == together.drift.alarms
+    assert alone.retrain_wanted == together.retrain_wanted == ("drift" if action == "retrain" else "")
+    assert (alone.warm_start_at > 3_000) == (action == "retrain")
     assert_same(alone, together)
 
 
