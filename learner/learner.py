@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from learner.checkpoints.checkpoint import Checkpoint, restore
+from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import ANCHORED, PASSED, CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
 from learner.lag import Lag
 from learner.publishing.publisher import Publisher
 from learner.publishing.version_allocator import HighWater
+from learner.retraining.resumption import resume, spec_of
 from learner.training import metrics
 from learner.training.figures import HEADER
 from learner.training.model import Model
@@ -40,8 +41,10 @@ class Learner:
         self.offset, self.resumed = offset, resumed
         self.checkpointer = Checkpointer(model, files, offset, resumed.origin if resumed else None)
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
+        self.refusals: int | None = None  # versions rejected in a row, as the checkpoint knows; None: there was none
         self._files = files
-        self._anchors_pinned = model.held_out.begun  # how many had begun when a checkpoint was pinned for the last one
+        begun = model.held_out.begun  # a process that was killed may not have pinned a checkpoint for the last one
+        self._anchors_pinned = begun if files.pinned(ANCHORED) else max(begun - 1, 0)  # when one was pinned
         self._unproven: tuple[int, int] | None = None  # offset, and `model.learned`, of a checkpoint that may be good
         self.publisher: Publisher | None = None
         self.dead_letters = DeadLetterBuffer(log_)
@@ -72,7 +75,7 @@ class Learner:
                 self.lag.learned(origins, new)
                 self._print_progress()
                 self._log_alarms()
-                self._obey_judgements()
+                self.obey_judgements()
                 self.update_metrics()
                 after_step()
         self.dead_letters.confirm()
@@ -118,7 +121,8 @@ class Learner:
             log.error("can't roll back: no checkpoint was proven; learning goes on", reason=reason)
             self.model.held_out.begin_again()
         else:
-            self.model.return_to(restore(self.model.spec, good))
+            self.model.return_to(resume(self.model.spec, good))
+            self.model.roll_backs += 1
             self.checkpointer = Checkpointer(self.model, self._files, good.meta.offset)
             self._checkpoint_ms = now_ms()
             used = self.publisher.used if self.publisher else self.used
@@ -143,7 +147,22 @@ class Learner:
         except CheckpointError as error:
             log.error("the pinned checkpoint can't be read", reason=str(error))
             return None
-        return found if found and found.meta.fingerprint == self.model.spec.fingerprint() else None
+        if found is None or found.meta.fingerprint == self.model.spec.fingerprint():
+            return found
+        before = spec_of(found.meta)
+        return found if before and before.identity() == self.model.spec.identity() else None
+
+    def resume_gate(self) -> None:
+        """Let the gate compare versions with what passed before this process began: the model as it is, or, while
+        versions were rejected, that of the last checkpoint that passed."""
+        if self.publisher is None or self.refusals is None:
+            return
+        gate, good = self.publisher.gate, self._pinned(PASSED) if self.refusals else None
+        gate.refusals = self.refusals
+        if good:
+            gate.trust(resume(self.model.spec, good))
+        elif not self.refusals:
+            gate.trust()
 
     def _maybe_pin(self) -> None:
         """Pin the last checkpoint once it's written, and a version of later has passed the gate and was packed.
@@ -177,9 +196,13 @@ class Learner:
         model.progress.milestones.clear()  # the other process's
         used = self.publisher.used if self.publisher else self.used
         checkpointer = Checkpointer(model, self._files, self.offset)
-        checkpointer.write(self.offset, used.token, used.version)
+        written = checkpointer.write(self.offset, used.token, used.version)
         self.checkpointer, self._checkpoint_ms = checkpointer, now_ms()
         self.model = model
+        if model.held_out.anchor is None:  # nobody can judge it by what was before, and nothing returns to that
+            self._anchors_pinned = model.held_out.begun
+            for kind in (PASSED, ANCHORED) if model.held_out.share else (PASSED,):
+                self._pin(written.name, kind)
         if self.publisher:
             self.publisher.replace_model(model)
 
@@ -205,7 +228,7 @@ class Learner:
                 "drift: no version is published" if self._is_frozen else "drift is over: versions are published"
             )
 
-    def _obey_judgements(self) -> None:
+    def obey_judgements(self) -> None:
         """Log what held-out pages say of the model; pin what is good, and return to it when the model is worse."""
         held_out = self.model.held_out
         while held_out.news:

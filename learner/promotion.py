@@ -86,6 +86,8 @@ class Promotion:
             self._drop(outcome.verdict.reason)
         elif outcome.warm_starts != self._learner.model.warm_starts + 1:
             self._drop("another model was promoted meanwhile")
+        elif outcome.roll_backs != self._learner.model.roll_backs:
+            self._drop("learning was rolled back meanwhile, and it was trained from what was before")
         else:
             self._restoring = threading.Thread(target=self._restore, name="restore", daemon=True)
             self._restoring.start()

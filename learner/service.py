@@ -100,6 +100,7 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
         learner.stopping = status.stopping
         if checkpoint:
             learner.used = HighWater(checkpoint.meta.version, checkpoint.meta.token)
+            learner.refusals = checkpoint.meta.refusals
         start = offset if checkpoint else "the log's start"
         log.info("learning", model=spec.name, offset=start, examples=model.examples)
         return learner
@@ -150,10 +151,10 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
     publisher = Publisher(learner.model, store, publish_config(learner.model, settings), now_ms, learner.used)
     learner.publisher = publisher
     promotion = Promotion(learner, settings)
-    if learner.resumed and not learner.resumed.meta.refusals:
-        publisher.gate.trust()
+    learner.resume_gate()
 
     def publish_and_checkpoint() -> None:
+        learner.obey_judgements()  # one that couldn't be obeyed when it came
         publisher.maybe_publish(max(learner.offset, 0))
         if reason := publisher.roll_back_reason:
             learner.roll_back(reason)

@@ -64,9 +64,10 @@ class PublishGate:
     `refusals`: in a row, until `confirm`; `verdict`: the last.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, remembers: bool = True) -> None:
+        """`remembers`: the last predictions in the model's figures are its own, and judge it, too."""
         self._model, self._rules = model, model.spec.publish.gate
-        self._labels = LabelWindow(model.progress)
+        self._labels = LabelWindow(model.progress, remembers=remembers)
         self._columns = column_names(model)
         self._live: Reference | None = None
         self._anchors: list[Reference] = []  # oldest first, at most two
@@ -103,13 +104,13 @@ class PublishGate:
         if refusal:
             return self.refuse(Verdict(refusal.cause, refusal.reason, numbers))
         self._level = 0.0
-        self._renew(fresh, scored)
+        self._renew(fresh, scored, self._model)
         self.verdict = Verdict(numbers=numbers)
         return self.verdict
 
-    def trust(self) -> None:
-        """Take the model as it is for the live version: it was restored from a state that passed."""
-        self._renew(reference_pages(self._model), [])
+    def trust(self, good: Model | None = None) -> None:
+        """Take a model as it is for the live version: this one, or `good`, an earlier state of it that passed."""
+        self._renew(reference_pages(self._model), [], good or self._model)
 
     def refuse(self, verdict: Verdict) -> Verdict:
         """Count a refusal, the gate's or one for another reason."""
@@ -177,9 +178,8 @@ class PublishGate:
                 refusal = found._replace(reason=found.reason + (f", where {name}" if row else ""))
         return refusal
 
-    def _renew(self, fresh: ReferencePages | None, scored: list[Scores]) -> None:
-        """The version that passed is live: what follows is compared with its scores."""
-        model = self._model
+    def _renew(self, fresh: ReferencePages | None, scored: list[Scores], model: Model) -> None:
+        """The version that passed is live, and is that of `model`: what follows is compared with its scores."""
         self._anchored += 1
         if fresh is None:  # its deep part is older, and its log-odds of these pages are known; or there are no pages
             if self._live and scored:

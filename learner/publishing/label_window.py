@@ -22,12 +22,13 @@ LEVEL_MAX: Final = 20.0
 
 
 class LabelWindow:
-    """Sums over recent versions, of all and of each slice."""
+    """Sums over recent versions, of all and of each slice. `remembers`: it begins with the last WINDOW."""
 
-    def __init__(self, progress: ProgressiveValidation) -> None:
+    def __init__(self, progress: ProgressiveValidation, *, remembers: bool = True) -> None:
         self._progress = progress
         self._recorded = _recorded(progress)
-        self._total = _latest(progress)  # f64[1 + S, 4], predictions at level 0
+        latest = _latest(progress)
+        self._total = latest if remembers else np.zeros_like(latest)  # f64[1 + S, 4], predictions at level 0
         self._chunks: deque[F64] = deque([self._total.copy()])
 
     def add(self, level: float) -> None:

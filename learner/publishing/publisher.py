@@ -62,7 +62,7 @@ class Publisher:
         """
         self._model, self._builder, self.gate = model, VersionBuilder(model), PublishGate(model)
         self.gate.trust()
-        self._last_learned = self._last_deep_examples = self._last_rejected = self._unproven = -1
+        self._last_learned = self._last_deep_examples = self._last_rejected = self._unproven = self.proven = -1
 
     def maybe_publish(self, offset: int) -> bool:
         """Publish when it's due, something was learned and no upload is running. Raises Fenced.
@@ -134,7 +134,7 @@ class Publisher:
 
     def renew_gate(self) -> None:
         """Trust the model as it is: what is live, and what predicted the recent labels, was found worse."""
-        self.gate = PublishGate(self._model)
+        self.gate = PublishGate(self._model, remembers=False)
         self.gate.trust()
 
     def rolled_back(self, reason: str, offset: int | None) -> None:
@@ -142,7 +142,7 @@ class Publisher:
 
         The next version is a full base.
         """
-        self._rolled_back, self.gate.refusals, self._last_rejected = True, 0, -1
+        self._rolled_back, self.gate.refusals, self._last_rejected, self._unproven = True, 0, -1, -1
         if offset is not None:
             self.roll_backs += 1
             self._builder.reset()

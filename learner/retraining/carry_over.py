@@ -39,17 +39,17 @@ def carry_over(old: Model, spec: Spec, seed: int = 0) -> Model:
     model.examples, model.duplicates, model.organic = old.examples, old.duplicates, old.organic
     model.watermark_ms, model.learned_ms = old.watermark_ms, old.learned_ms
     model.left_out, model.sampled_out = old.left_out, old.sampled_out
-    model.warm_starts, model.warm_start_at = old.warm_starts, old.warm_start_at
+    model.warm_starts, model.warm_start_at, model.roll_backs = old.warm_starts, old.warm_start_at, old.roll_backs
     model.learned_ids, model.shown, model.installs = old.learned_ids, old.shown, old.installs
     model.progress.restore(old.progress.arrays(), old.progress.names[1:])
     model.drift.restore(old.drift.arrays(), old.drift.names[1:])
     if old.layout.hash == model.layout.hash:
         model.recent_pages.extend(old.recent_pages)
-    model.held_out.carry(old.held_out, same_words=old.layout.hash == model.layout.hash)
     _carry_statistics(old, model)
     _carry_wide(old, model, changes)
     if old.deep and model.deep:
         _carry_deep(old, model, old.deep, model.deep, changes)
+    model.held_out.carry(old.held_out, is_same=old.spec.identity() == spec.identity())
     return model
 
 

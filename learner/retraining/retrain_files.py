@@ -26,6 +26,7 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str  # by hand, periodic, drift, evolve
     offset: int
     warm_starts: int  # of the new model: one more than the live model's, unless another was promoted meanwhile
+    roll_backs: int = 0  # of the new model: as many as the live model's, unless that was rolled back meanwhile
 
 
 def checkpoints_of(settings: Settings, model: str) -> Path:

@@ -140,7 +140,7 @@ def run_retrain(
             )
         retraining, offset = RetrainJob(log_, checkpoint, spec, before, notify).run(is_wanted)
         verdict = retraining.verdict()
-        outcome = Outcome(verdict, why, offset, retraining.new.warm_starts)
+        outcome = Outcome(verdict, why, offset, retraining.new.warm_starts, retraining.new.roll_backs)
         files.write(outcome, take(retraining.new, offset, 0, 0) if verdict.promoted else None)
     return outcome
 

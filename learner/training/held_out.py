@@ -62,14 +62,15 @@ class HeldOut:
         """Whether `act` is due between these example indices."""
         return self.share > 0.0 and before // EVERY != after // EVERY
 
-    def act(self, examples: int, positives: float, watermark_ms: int) -> None:
-        """Score what is final, judge, and go on copying the next anchor. `examples`, `positives`: learned so far."""
+    def act(self, examples: int, positives: float, usual_rate: float, watermark_ms: int) -> None:
+        """Score what is final, judge, and go on copying the next anchor. `examples`, `positives`: learned so far, and
+        the share of positives among all labels, whichever of them were sampled."""
         pages = self.pages.take(watermark_ms)
         if pages and self.anchor:
             self.judge.record(self._scored(pages, self.anchor))
             self._judge(examples)
         if self.anchor is None and self._copy is None and positives >= FIRST_POSITIVES:
-            self.judge.restart(positives / examples)
+            self.judge.restart(usual_rate)
             self._begin_copy(examples)
         if self._copy and (anchor := self._copy.step()):
             self.anchor, self._copy = anchor, None
@@ -80,13 +81,16 @@ class HeldOut:
         self._copy, self.worse = None, ""
         self.judge.restart()
 
-    def carry(self, before: "HeldOut", *, same_words: bool) -> None:
-        """Go on where those of another model were. `same_words`: pages' words mean the same to both; else the pages
-        that wait are of no use. The anchor is the other model's, so there is none until the next one is copied.
+    def carry(self, before: "HeldOut", *, is_same: bool) -> None:
+        """Go on where those of another model were, with its anchor: so small steps down add up. `is_same`: whether
+        features mean the same to both; else neither its anchor nor the pages that wait are of use. Call it when the
+        model has its parts.
         """
-        self.examples, self.begun, self.outcomes = before.examples, before.begun, dict(before.outcomes)
-        if same_words:
-            self.pages.restore(before.pages.arrays())
+        if is_same:
+            self.restore(before.arrays())
+            self.begin_again()
+        else:
+            self.examples, self.begun, self.outcomes = before.examples, before.begun, dict(before.outcomes)
 
     def _begin_copy(self, examples: int) -> None:
         self._copy = ModelCopy(*self._parts(), examples)
@@ -125,6 +129,7 @@ class HeldOut:
         """The state, for a checkpoint. What isn't changed any more isn't copied."""
         found = {f"held_out_page_{name}": array for name, array in self.pages.arrays().items()}
         found |= {f"held_out_judge_{name}": array for name, array in self.judge.arrays().items()}
+        found["held_out_worse"] = np.frombuffer(self.worse.encode(), np.uint8)
         found["held_out_counts"] = np.array([self.examples, self.begun, *self.outcomes.values()], np.int64)
         if self.anchor:
             found |= {f"held_out_anchor_{name}": array for name, array in frozen_arrays(self.anchor).items()}
@@ -144,6 +149,7 @@ class HeldOut:
         self.judge.restore(judge)
         self.examples, self.begun, *counts = arrays["held_out_counts"].tolist()
         self.outcomes = dict(zip(OUTCOMES, counts, strict=True))
+        self.worse = arrays["held_out_worse"].tobytes().decode() if "held_out_worse" in arrays else ""
         self.anchor = frozen_of(self._parts()[1], anchor) if anchor else None
         self._copy = None
         if copy:

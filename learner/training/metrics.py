@@ -76,7 +76,8 @@ VERSION = Gauge("thalweg_learner_published_version", "newest version in the stor
 REJECTED = Total("thalweg_learner_rejected_versions", "versions rejected, by the gate or when packed, in this process")
 REFUSED = Total("thalweg_learner_refused_versions", "versions rejected, by cause, in this process", ("cause",))
 ROLL_BACKS = Total(
-    "thalweg_learner_roll_backs", "returns to an earlier checkpoint that passed the gate, in this process"
+    "thalweg_learner_roll_backs",
+    "returns to an earlier checkpoint, after rejected versions or by held-out pages, in this process",
 )
 PASSES = Gauge("thalweg_learner_gate_passed", "1 when the last version judged passed the gate, else 0")
 MEASURES = Gauge("thalweg_learner_gate_measure", "what the gate measured of the last version judged, by name", ["name"])

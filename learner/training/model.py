@@ -70,8 +70,8 @@ class Model(ModelState):
         for organic, source in zip(records.organic[first:last], sources, strict=True):
             self._learn_organic(organic, source)
         if self.held_out.is_due(before, self.examples):
-            positives = float(self.progress.state.sums[0, 2])
-            self.held_out.act(self.examples, positives, self.watermark_ms)
+            positives, labels = self.progress.state.sums[0, 2:4].tolist()
+            self.held_out.act(self.examples, positives, positives / max(labels, 1.0), self.watermark_ms)
         return count
 
     def _find_new(self, batch: EncodedBatch, records: TrainingRecords, first: int, last: int) -> tuple[Bools, int]:

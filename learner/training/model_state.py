@@ -51,6 +51,7 @@ class ModelState:
     watermark_ms: int = 0  # greatest event time of a learned page
     learned_ms: int = 0  # ingest time of the newest label
     warm_starts: int = 0  # retrains that this model came from
+    roll_backs: int = 0  # returns to an earlier state: what was trained from the one before isn't promoted
     warm_start_at: int = 0  # example index at which a retrain was last called for, or promoted
     retrain_wanted: str = ""  # why a retrain is called for; the caller takes it
     rejected: list[BadPart] = field(default_factory=list)  # of records that were learned from their events

@@ -19,7 +19,7 @@ from stream.log.memory_log import MemoryLog
 from stream.snapshots.memory_store import MemoryStore
 from tests.support.assembled_versions import assembled, learned_state
 from tests.support.held_out_models import holding_spec, judge_often
-from tests.support.learned_models import assert_same, state_of
+from tests.support.learned_models import assert_same, learned, state_of
 from tests.support.learner_world import records
 from tests.support.planted_faults import invert, make_nan
 from tests.support.waiting import wait_until
@@ -153,3 +153,37 @@ def test_without_a_good_checkpoint_learning_goes_on(loop: Loop) -> None:
     make_nan(loop.learner.model)
     assert "aren't numbers" in loop.learn_until("can't roll back")
     assert not loop.learner.model.held_out.worse
+
+
+def test_a_verdict_that_couldnt_be_obeyed_is_in_the_checkpoint(loop: Loop) -> None:
+    """A process that was killed before it could roll back does so when it starts again."""
+    loop.learner.model.held_out.worse = "so it is"
+    loop.learner.maybe_checkpoint(now=True)
+    loop.learner.offset += 1  # something new
+    loop.learner.maybe_checkpoint(now=True)
+    found = loop.files.newest()
+    assert found is not None
+    again = Learner(loop.log, restore(SPEC, found), found.meta.offset, loop.files, 0, found)
+    assert again.model.held_out.worse == "so it is"
+    again.obey_judgements()
+    assert again.model.roll_backs == 1
+    assert not again.model.held_out.worse
+    again.checkpointer.abandon()
+
+
+def test_after_a_roll_back_nobody_is_judged_by_the_worse_model_s_predictions(loop: Loop) -> None:
+    """The gate's window of labels begins anew."""
+    judged = loop.publisher.gate.judge(deep=True)
+    assert judged.numbers["window_examples"] > 0
+    loop.publisher.renew_gate()
+    assert loop.publisher.gate.judge(deep=True).numbers["window_examples"] == 0
+
+
+def test_the_usual_rate_is_that_of_all_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever negatives are sampled: held-out pages have all of them."""
+    judge_often(monkeypatch)
+    rates = []
+    for share in (1.0, 0.1):
+        spec = holding_spec(0.2, **{"[label]": f"[label]\nsample_negatives = {share}"})
+        rates.append(learned(spec, records(spec, 300)).held_out.judge.usual_rate)
+    assert rates[1] == pytest.approx(rates[0], rel=0.3)

@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from learner.checkpoints.checkpoint import restore, take
-from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.checkpoints.checkpoint_files import ANCHORED, PASSED, CheckpointFiles
 from learner.learner import Learner
 from learner.promotion import Promotion
 from learner.publishing.publisher import Publisher, publish_config
@@ -25,6 +25,7 @@ from stream.runtime.errors import CheckpointError
 from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
+from tests.support.held_out_models import holding_spec, judge_often
 from tests.support.learned_models import assert_same
 from tests.support.learner_world import records, small_spec
 from tests.support.waiting import wait_until
@@ -267,3 +268,68 @@ def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:
     house.files.write(type(found)(structs.replace(found.meta, spec=""), found.arrays))
     with pytest.raises(CheckpointError, match="--before FILE"):
         house.retrain()
+
+
+def test_what_was_trained_before_a_roll_back_is_dropped(house: House) -> None:
+    """It comes from the state that learning has left."""
+    learner = house.learner()
+    newest = house.files.newest()
+    assert newest is not None
+    assert newest.origin is not None
+    house.files.pin(newest.origin.name)
+    assert house.retrain().verdict.promoted
+    learn_to(learner, SEEN)
+    learner.roll_back("because")
+    promoted(Promotion(learner, house.settings))
+    assert learner.model.warm_starts == 0
+    assert house.retrain_files().read() is None
+    house.grow()
+    assert house.retrain().roll_backs == 1, "the next one begins after it"
+    learn_to(learner, 100)
+    promoted(Promotion(learner, house.settings))
+    assert learner.model.warm_starts == 1
+
+
+def test_an_evolved_model_can_be_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was promoted as is pinned: checkpoints of the old spec are of no use to it."""
+    judge_often(monkeypatch)
+    base = {"every = 300, window = 200": "window = 200, judged = 150"}
+    monkeypatch.setattr("tests.learner.test_promotion.SPEC", holding_spec(0.2, **base))
+    house = House(tmp_path)
+    learner = house.learner(holding_spec(0.2, **base))
+    for end in (10, 20, 30, CUT):
+        learn_to(learner, end)
+        learner.maybe_checkpoint(now=True)
+    assert learner.model.held_out.begun
+    assert house.retrain(holding_spec(0.2, **base, **{"[8, 4]": "[12, 4]"})).verdict.promoted
+    learn_to(learner, SEEN)
+    promoted(Promotion(learner, house.settings))
+    assert learner.model.warm_starts == 1
+    for kind in (PASSED, ANCHORED):
+        assert learner._pinned(kind) is not None
+    held_out = learner.model.held_out.examples
+    learner.roll_back("because", ANCHORED)
+    assert learner.model.roll_backs == 1
+    assert learner.model.held_out.examples == held_out > 0
+
+
+def test_held_out_pages_judge_a_new_model_by_the_same_anchor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small steps down add up, also those from one model to the next of the same features."""
+    judge_often(monkeypatch)
+    base = {"every = 300, window = 200": "window = 200, judged = 150"}
+    house = House(tmp_path)
+    house.grow(SEEN, 300)
+    learner = house.learner(holding_spec(0.2, **base))
+    for end in (10, 20, 30, 200):
+        learn_to(learner, end)
+        learner.maybe_checkpoint(now=True)
+    pinned, anchor = house.files.pinned(ANCHORED), learner.model.held_out.anchor
+    assert pinned
+    assert anchor
+    assert house.retrain().verdict.promoted
+    learn_to(learner, 300)
+    promoted(Promotion(learner, house.settings))
+    assert learner.model.warm_starts == 1
+    assert learner.model.held_out.anchor
+    assert learner.model.held_out.anchor.examples == anchor.examples
+    assert house.files.pinned(ANCHORED) == pinned

@@ -59,8 +59,8 @@ class Loop:
         cadence = PublishConfig(100, 300, 50, folder / "quarantine", folder / "pins", folder / "numbers")
         self.publisher = Publisher(model, self.store, cadence, lambda: self.ms, HighWater())
         self.learner.publisher = self.publisher
-        if found and not found.meta.refusals:
-            self.publisher.gate.trust()
+        self.learner.refusals = found.meta.refusals if found else None
+        self.learner.resume_gate()
         self.publisher.maybe_publish(offset)
         wait_until(lambda: self.publisher.uploader.owns_model and not self.publisher.uploader.busy)
 
@@ -278,4 +278,25 @@ def test_a_restarted_learner_knows_what_passed(loop: Loop, tmp_path: Path) -> No
     invert(again.model)
     again.learn(1)
     assert not again.publisher.gate.verdict.passed
+    again.stop()
+
+
+def test_a_restart_between_refusals_trusts_what_passed_before_them(loop: Loop, tmp_path: Path) -> None:
+    """Not the model as it is: its row of refusals goes on, until learning is rolled back."""
+    good = loop.files.pinned()
+    live = loop.store.head()
+    invert(loop.model)
+    loop.learn(3)
+    assert loop.publisher.gate.refusals == 3
+    loop.stop()
+    again = Loop(tmp_path, loop.log, loop.store)
+    assert again.learner.refusals == 3
+    again.learn(1)
+    assert again.publisher.gate.refusals == 4
+    assert again.store.head() == live
+    assert again.files.pinned() == good
+    again.learn(1)
+    assert again.publisher.roll_backs == 1
+    again.learn(3)
+    assert again.publisher.gate.verdict.passed
     again.stop()
