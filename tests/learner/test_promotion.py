@@ -316,18 +316,18 @@ def test_an_evolved_model_can_be_rolled_back(tmp_path: Path, monkeypatch: pytest
 def test_held_out_pages_judge_a_new_model_by_the_same_anchor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So small steps down add up, also those from one model to the next of the same features."""
     judge_often(monkeypatch)
-    base = {"every = 300, window = 200": "window = 200, judged = 150"}
+    base = {"every = 300, window = 200": "window = 200, judged = 100"}
     house = House(tmp_path)
-    house.grow(SEEN, 300)
+    house.grow()
     learner = house.learner(holding_spec(0.2, **base))
-    for end in (10, 20, 30, 200):
+    for end in (10, 20, 30, 85):
         learn_to(learner, end)
         learner.maybe_checkpoint(now=True)
     pinned, anchor = house.files.pinned(ANCHORED), learner.model.held_out.anchor
     assert pinned
     assert anchor
     assert house.retrain().verdict.promoted
-    learn_to(learner, 300)
+    learn_to(learner, 100)
     promoted(Promotion(learner, house.settings))
     assert learner.model.warm_starts == 1
     assert learner.model.held_out.anchor
