@@ -89,6 +89,45 @@ def test_both_learn_on_and_the_verdict_is_of_what_both_predicted() -> None:
     assert verdict.low < verdict.new - verdict.live < verdict.high
 
 
+CHANGED = {
+    "other negatives": {'window = "2s"': 'window = "2s"\nsample_negatives = 0.4'},
+    "other pages": {"holdout = 0.0": "holdout = 0.3"},
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+@pytest.mark.parametrize("is_new_less", [True, False])
+def test_models_that_hear_different_examples_are_judged_on_those_of_both(changed: str, is_new_less: bool) -> None:
+    """Another sample of negatives, other pages held out, in either direction."""
+    specs = [SPEC, small_spec(**CHANGED[changed])]
+    was, now = specs if is_new_less else specs[::-1]
+    log = records(SPEC, 600)
+    retraining = retrained(learned(was, log[:100]), log[70:100], now)
+    for model in (retraining.live, retraining.new):
+        for chunk in model.record_encoder.records(log_of(log[100:], 100)):
+            for r in range(len(chunk)):
+                model.learn_records(chunk, r, r + 1)
+    verdict = retraining.verdict()
+    labels = np.concatenate([event.labels for events in log[100:] for event in events])
+    assert 0 < verdict.positives < verdict.examples
+    assert verdict.positives / verdict.examples == pytest.approx(labels.mean(), abs=0.07)
+    assert verdict.low < verdict.new - verdict.live < verdict.high
+
+
+def test_examples_are_compared_by_their_ids() -> None:
+    """A page that only one of the models heard shifts nothing, and weights are those of the smaller sample."""
+    labels, ones = np.array([0, 1, 0, 1, 0], np.float32), np.ones(5, np.float32)
+    p, q = (np.array(of, np.float32) for of in ([0.1, 0.9, 0.2, 0.8, 0.3], [0.2, 0.7, 0.1, 0.6, 0.4]))
+    ids = np.array([9, 3, 7, 1, 5], np.uint64)
+    weights = np.array([2.5, 1, 2.5, 1, 0], np.float32)  # the last one isn't learned, but predicted
+    live, new, both_live, both_new = Heard(), Heard(), Heard(), Heard()
+    live.add(ids, p, labels, ones, 0 * ones, np.arange(5))
+    new.add(ids[1:], q[1:], labels[1:], weights[1:], 0 * ones[1:], np.arange(1, 5))
+    both_live.add(ids[1:], p[1:], labels[1:], weights[1:], 0 * ones[1:], np.arange(1, 5))
+    both_new.add(ids[1:], q[1:], labels[1:], weights[1:], 0 * ones[1:], np.arange(1, 5))
+    assert judge(live, new) == judge(both_live, both_new)
+
+
 def heard(predictions: F32, labels: F32) -> Heard:
     """One page an example."""
     found, ones = Heard(), np.ones(len(labels), np.float32)
@@ -124,7 +163,7 @@ def test_a_correction_takes_the_other_label_away() -> None:
     """A negative, then a positive of the same prediction: the loss of one positive."""
     p, zeros, ones = np.array([0.2, 0.6], np.float32), np.zeros(2, np.float32), np.ones(2, np.float32)
     live = heard(p, zeros)
-    live.add(np.arange(2, dtype=np.uint64), p, ones, ones, ones, np.arange(2))
+    live.add(np.arange(2, 4, dtype=np.uint64), p, ones, ones, ones, np.arange(2))
     verdict = judge(live, live)
     alone = judge(heard(p, ones), heard(p, ones))
     assert (verdict.examples, verdict.positives) == (alone.examples, alone.positives) == (2, 2)
