@@ -12,6 +12,9 @@ from stream.tables.dtypes import F32, F64, I64, U64
 SIGMAS: Final = 1.96  # half width of the interval, in standard errors
 WORSE_MAX: Final = 0.01  # of normalised entropy: a new model may be so much worse, at the interval's upper end
 P_MIN: Final = 1e-7
+RARER_MIN: Final = 200  # examples of the rarer label that a test needs: an interval of fewer is wider than WORSE_MAX
+RARER_SHARE: Final = 25  # of `judged` so many are enough: where that is set low, the test is to be short
+JUDGED_MAX: Final = 20  # times `judged`: then the test ends, whatever the labels are
 COLUMNS: Final = ("predictions", "labels", "weights", "earlier")
 
 
@@ -59,6 +62,38 @@ class Heard:
     def column(self, name: str) -> F32:
         """One of COLUMNS, float32 [count]."""
         return np.concatenate(getattr(self, name))
+
+
+@dataclass
+class Pair:
+    """What both models predicted, and how many examples both have. Ask when both have learned the same records."""
+
+    live: Heard = field(default_factory=Heard)
+    new: Heard = field(default_factory=Heard)
+    examples: int = 0
+    positives: int = 0
+    _counted: tuple[int, int] = (0, 0)  # arrays
+
+    def is_enough(self, judged: int) -> bool:
+        """Whether to end a test on `judged` examples: with so many, and enough of the rarer label among them; or when
+        one of the models has predicted JUDGED_MAX times as many.
+        """
+        self.count()
+        rarer = min(self.positives, self.examples - self.positives)
+        has_enough = self.examples >= judged and rarer >= min(RARER_MIN, judged // RARER_SHARE)
+        return has_enough or max(self.live.count, self.new.count) >= JUDGED_MAX * judged
+
+    def count(self) -> None:
+        """Add what came since the last time to the counts; a correction counts once, by its label."""
+        first, second = self._counted
+        self._counted = len(self.live.ids), len(self.new.ids)
+        if first == len(self.live.ids) or second == len(self.new.ids):
+            return
+        at, _ = _both(np.concatenate(self.live.ids[first:]), np.concatenate(self.new.ids[second:]))
+        labels, earlier = (np.concatenate(of[first:])[at] for of in (self.live.labels, self.live.earlier))
+        corrections = earlier > 0.0
+        self.examples += len(at) - int(np.count_nonzero(corrections))
+        self.positives += int(np.count_nonzero(labels > 0.5)) - int(np.count_nonzero(corrections & (labels <= 0.5)))
 
 
 def _both(live: U64, new: U64) -> tuple[I64, I64]:

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.retraining.judgement import Heard, judge
+from learner.retraining.judgement import Heard, Pair, judge
 from learner.retraining.retraining import Retraining, copy_of
 from learner.retraining.schedule import RetrainSchedule
 from learner.retraining.window import encoded_window, train_on_window
@@ -133,6 +133,45 @@ def heard(predictions: F32, labels: F32) -> Heard:
     found, ones = Heard(), np.ones(len(labels), np.float32)
     found.add(np.arange(len(labels), dtype=np.uint64), predictions, labels, ones, 0 * ones, np.arange(len(labels)))
     return found
+
+
+@pytest.mark.parametrize(
+    ("rate", "judged", "ends_at"),
+    [(0.5, 5_000, 5_000), (0.01, 5_000, 20_000), (0.99, 5_000, 20_000), (0.001, 5_000, 100_000), (0.01, 500, 2_000)],
+)
+def test_a_test_waits_for_the_rarer_label(rate: float, judged: int, ends_at: int) -> None:
+    """200 of it, or as many of a 25th of a short test; at most 20 times `judged` examples, whatever the labels are."""
+    spec = small_spec(**{"window = 200": f"window = 200, judged = {judged}"})
+    retraining, size, heard_by_both = Retraining(Model(spec), Model(spec)), 1_000, 0
+    zeros, ones = np.zeros(size, np.float32), np.ones(size, np.float32)
+    while not retraining.is_judged:
+        ids = np.arange(heard_by_both, heard_by_both + size, dtype=np.uint64)
+        whole = (np.arange(size) % round(1 / min(rate, 1 - rate)) == 0).astype(np.float32)
+        labels = whole if rate <= 0.5 else ones - whole
+        for model in (retraining.live, retraining.new):
+            assert model.on_predicted is not None
+            model.on_predicted(ids, ones * np.float32(rate), labels, ones, zeros, ids.astype(np.int64))
+        heard_by_both += size
+        assert heard_by_both <= 20 * judged
+    assert heard_by_both == ends_at == retraining.judged
+
+
+def test_a_test_ends_though_the_models_share_no_example() -> None:
+    """The greater count decides; a correction is no further example."""
+    pair, zeros, ones = Pair(), np.zeros(100, np.float32), np.ones(100, np.float32)
+    ids = np.arange(100, dtype=np.uint64)
+    pair.live.add(ids, ones, zeros, ones, zeros, np.arange(100))
+    pair.new.add(ids, ones, zeros, ones, zeros, np.arange(100))
+    assert not pair.is_enough(100)
+    pair.live.add(ids + np.uint64(100), ones, ones, ones, ones, np.arange(100))
+    pair.new.add(ids[:3] + np.uint64(100), *(one[:3] for one in (ones, ones, ones, ones)), np.arange(3))
+    assert not pair.is_enough(100)
+    assert (pair.examples, pair.positives) == (100, 3)
+    for n in range(2, 20):
+        assert not pair.is_enough(100)
+        pair.live.add(ids + np.uint64(100 * n), ones, zeros, ones, zeros, np.arange(100))
+    assert pair.is_enough(100)
+    assert pair.examples == 100
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3])
