@@ -96,7 +96,8 @@ class Promotion:
             spec = spec_of(checkpoint.meta) if checkpoint else None
             if checkpoint and spec and self._outcome and checkpoint.meta.offset == self._outcome.offset:
                 self._offset = checkpoint.meta.offset
-                self._restored = resume(spec, checkpoint)
+                own = self._learner.model.spec  # its tunables are those that were configured last
+                self._restored = resume(own if own.identity() == spec.identity() else spec, checkpoint)
         except ThalwegError as error:
             log.error("a new model can't be restored", reason=str(error))
 

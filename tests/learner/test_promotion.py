@@ -131,6 +131,18 @@ def test_a_learner_that_is_behind_reaches_the_new_model_s_offset_first(house: Ho
     assert learner.offset == outcome.offset
 
 
+def test_a_new_model_takes_the_learner_s_tunables(house: House) -> None:
+    """A learner that was restarted with other rates while a retrain ran keeps them."""
+    assert house.retrain().verdict.promoted
+    spec = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150", "alpha = 0.1": "alpha = 0.05"})
+    learner = house.learner(spec)
+    learn_to(learner, SEEN)
+    promoted(Promotion(learner, house.settings))
+    assert learner.model.warm_starts == 1
+    assert learner.model.spec.wide.alpha == 0.05
+    assert learner.model.spec.fingerprint() == spec.fingerprint()
+
+
 class Killed(BaseException):
     """kill -9: nothing runs any more."""
 
