@@ -9,6 +9,7 @@ from learner.retraining.retraining import Retraining, copy_of
 from learner.retraining.schedule import RetrainSchedule
 from learner.retraining.window import encoded_window, train_on_window
 from learner.training.model import Model
+from learner.wide.forgetting import AGE_MS
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Examples
@@ -46,6 +47,23 @@ def test_a_retrain_trains_the_deep_part_and_leaves_the_wide_weights() -> None:
     assert new.progress.lifetime() == model.progress.lifetime()
     assert (new.deep.layers()[0][0] != model.deep.layers()[0][0]).mean() > 0.3
     assert (new.warm_starts, new.warm_start_at) == (1, model.examples)
+
+
+def test_rows_are_put_back_at_the_scale_of_the_sums() -> None:
+    """Sums that have to be scaled down before the window's first step stand for the same afterwards."""
+    half_life_ms = 3_600_000
+    spec = small_spec(**{"alpha = 0.1\n": 'alpha = 0.1\nhalf_life = "1h"\n'})
+    log = records(spec, 200)
+    model = learned(spec, log)
+    model.wide.forgetting.clock[AGE_MS] = 49 * half_life_ms
+    before, inflation = model.wide.table.rows(), model.wide.forgetting.inflation()
+    assert inflation == 2.0**49
+    train_on_window(model, encoded_window(model, log_of(log[-30:])))
+    assert model.wide.forgetting.inflation() == 1.0
+    after = model.wide.table.rows_of(before[:, 0].copy())
+    n, was = after.view(np.float32)[:, 3], before.view(np.float32)[:, 3]
+    np.testing.assert_allclose(n, was / inflation, rtol=1e-6)
+    assert model.wide.weights(after).tobytes() == model.wide.weights(before).tobytes()
 
 
 def test_the_same_window_gives_the_same_model() -> None:
