@@ -146,5 +146,6 @@ class Promotion:
         self._forget()
 
     def _forget(self) -> None:
-        self.files.clear()
+        if self._outcome is not None:
+            self.files.forget(self._outcome)
         self._outcome = self._restored = self._restoring = None

@@ -29,6 +29,7 @@ from tests.support.learned_models import assert_same
 from tests.support.learner_world import records, small_spec
 from tests.support.waiting import wait_until
 
+WORSE = Verdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
 SPEC = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150"})
 LOG = records(SPEC, 300)
 CUT = 40  # records learned when the checkpoint was written
@@ -201,8 +202,8 @@ def test_a_kill_anywhere_ends_in_one_of_two_models(house: House, where: str, mon
 def test_a_worse_model_is_dropped_with_its_reason(house: House) -> None:
     """The learner goes on as if nothing had been."""
     files = house.retrain_files()
-    verdict = Verdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
-    files.write(Outcome(verdict, "drift", 90, 1), None)
+    with files.lock():
+        files.write(Outcome(WORSE, "drift", 90, 1), None)
     learner = house.learner()
     before = learner.model
     promoted(Promotion(learner, house.settings))
@@ -270,6 +271,39 @@ def test_one_retrain_at_a_time(house: House) -> None:
         path.unlink()
     with pytest.raises(CheckpointError, match="has no checkpoint"):
         house.retrain()
+
+
+def test_nobody_deletes_what_a_running_retrain_writes(house: House) -> None:
+    """A learner that looks for verdicts, and a second retrain, leave its drafts; those of a killed one are deleted."""
+    files = house.retrain_files()
+    with files.lock():
+        drafts = [files.candidates.folder / "000000000001.checkpoint.7.part", files.folder / "verdict.json.7.part"]
+        for draft in drafts:
+            draft.touch()
+        Promotion(house.learner(), house.settings).step()
+        with pytest.raises(CheckpointError, match="another retrain"):
+            house.retrain()
+        assert all(draft.exists() for draft in drafts)
+    with house.retrain_files().lock():
+        assert not any(draft.exists() for draft in drafts)
+
+
+def test_a_newer_result_outlives_the_one_that_was_taken(house: House) -> None:
+    """A retrain by hand ends while the learner still waits for the offset of the one before it."""
+    taken = house.retrain()
+    learner = house.learner()
+    promotion = Promotion(learner, house.settings)
+    promoted(promotion)
+    house.grow(last=82)
+    newer = house.retrain()
+    learn_to(learner, taken.offset)
+    assert promotion.step()
+    files = house.retrain_files()
+    assert files.read() == newer != taken
+    assert len(files.candidates.paths()) == 1
+    files.forget(newer)
+    assert files.read() is None
+    assert not files.candidates.paths()
 
 
 def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:
