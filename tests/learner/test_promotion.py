@@ -8,7 +8,7 @@ from msgspec import structs
 from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
-from learner.promotion import Promotion
+from learner.promotion import RETRY_S, Promotion
 from learner.publishing.publisher import Publisher, publish_config
 from learner.retraining.judgement import Verdict
 from learner.retraining.resumption import resume
@@ -142,6 +142,36 @@ def test_a_new_model_takes_the_learner_s_tunables(house: House) -> None:
     assert learner.model.warm_starts == 1
     assert learner.model.spec.wide.alpha == 0.05
     assert learner.model.spec.fingerprint() == spec.fingerprint()
+
+
+def test_a_full_disk_is_tried_again_after_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at each turn of the learner, which goes on learning; then the model is promoted after all."""
+    house.retrain()
+    house.grow()
+    learner = house.learner()
+    learn_to(learner, 90)
+    clock, tries, replace_model = [1_000.0], list[int](), learner.replace_model
+
+    def full(_: Model) -> None:
+        tries.append(learner.offset)
+        raise CheckpointError("no space left")
+
+    monkeypatch.setattr("learner.promotion.monotonic_s", lambda: clock[0])
+    monkeypatch.setattr(learner, "replace_model", full)
+    promotion = Promotion(learner, house.settings)
+    promoted(promotion)
+    for offset in range(91, 95):
+        learn_to(learner, offset)
+        assert not promotion.step()
+    assert tries == [90]
+    clock[0] += RETRY_S
+    assert not promotion.step()
+    assert not promotion.step()
+    assert tries == [90, 94]
+    monkeypatch.setattr(learner, "replace_model", replace_model)
+    clock[0] += RETRY_S
+    assert promotion.step()
+    assert (learner.model.warm_starts, learner.model.examples) == (1, 9 * 94)
 
 
 class Killed(BaseException):
