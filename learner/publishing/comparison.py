@@ -1,5 +1,6 @@
 """How two versions' scores of the same items differ. Nothing here knows labels."""
 
+import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,6 +30,15 @@ def compared(older: F64, newer: F64, ends: I64) -> Comparison:
     if spread < SPREAD_MIN:
         return Comparison(shift, rate, 1.0, 1.0)
     return Comparison(shift, rate, float(newer.std()) / spread, float(_agreement(older, newer, ends)))
+
+
+def in_proportion(found: Comparison) -> Comparison:
+    """With the logarithm of `rate` as its shift, where that is less: half the labels are positive, or most.
+
+    >>> in_proportion(Comparison(0.5, 1.25, 1.0, 1.0)).shift, in_proportion(Comparison(-0.5, 0.5, 1.0, 1.0)).shift
+    (0.22314355131420976, -0.5)
+    """
+    return found._replace(shift=min(found.shift, math.log(max(found.rate, 1e-9)), key=abs))
 
 
 def probabilities(log_odds: F64) -> F64:

@@ -1,6 +1,6 @@
 """The publish gate's first step: every version, before it's served and exactly as it would be served, is compared.
 
-Without labels, on recent pages (`reference_pages.py`): with the live version, and with one that is 32 to 64 versions
+Without labels, on recent pages (`reference_pages.py`): with the live version, and with one that is 16 to 24 versions
 older, since many small steps make a large one. And with the recent labels (`label_window.py`). Nothing here depends on
 a clock: the same records and the same moments of publishing give the same verdicts. The rules: `gate_rules.py`.
 """
@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
+from msgspec import structs
 
-from learner.publishing.comparison import Comparison, compared
+from learner.publishing.comparison import Comparison, compared, in_proportion
 from learner.publishing.gate_rules import (
     Refusal,
     comparison_refusal,
@@ -28,7 +29,9 @@ from stream.snapshots.verdict import NOT_FINITE, NUMBERS_MAX, Verdict
 from stream.tables.dtypes import F32, F64
 
 ITEMS_MIN: Final = 64  # of all pages, or of a slice: below it means and orders depend on single items
-ANCHOR_VERSIONS: Final = 32  # that pass, from one anchor to the next
+ANCHORS: Final = 3  # that are kept: versions are compared with the oldest
+ANCHOR_VERSIONS: Final = 8  # that pass, from one anchor to the next
+EARLIER_SHIFT: Final = 0.6  # of `shift_max`: pages of an earlier version weren't learned just before it
 SLICE_MARGIN: Final = 1.5  # by which a slice's bounds are wider
 
 
@@ -47,7 +50,12 @@ class Reference:
     name: str
     pages: ReferencePages
     scores: Scores
-    examples: int  # that it had learned
+    examples: int  # that its wide part had learned
+    deep_examples: int  # that its deep part had
+
+    def learned(self, *, deep: bool) -> int:
+        """The example index from which a version with a deep part of its own, or without, has moved on."""
+        return min(self.examples, self.deep_examples) if deep else self.examples
 
 
 class PublishGate:
@@ -85,9 +93,9 @@ class PublishGate:
                 continue
             found = compared(one.scores.log_odds, scores.log_odds, one.pages.ends)
             numbers |= {f"{one.name}_{key}": value for key, value in found._asdict().items()}
-            numbers[f"{one.name}_since"] = model.examples - one.examples
+            numbers[f"{one.name}_since"] = model.examples - one.learned(deep=deep)
             level = math.log(max(found.rate, 1e-9)) if one is self._live else level
-            refusal = refusal or self._refusal_of(one, scores, found, fresh)
+            refusal = refusal or self._refusal_of(one, scores, found, fresh, deep=deep)
         self._labels.add(self._level)
         self._level = level
         refusal = refusal or self._labels_refusal(level, numbers)
@@ -125,11 +133,14 @@ class PublishGate:
         return Scores(pages.wide_logits(self._model).astype(np.float64) + of_deep, of_deep, norms)
 
     def _refusal_of(
-        self, reference: Reference, scores: Scores, every: Comparison, fresh: ReferencePages | None
+        self, reference: Reference, scores: Scores, every: Comparison, fresh: ReferencePages | None, *, deep: bool
     ) -> Refusal | None:
         """Why the comparison with this reference forbids the version; `fresh`: pages that are recent now."""
         rules, pages, what = self._rules, reference.pages, f"the {reference.name} version"
-        width = widening(rules, self._model.examples - reference.examples, reference.examples)
+        if reference is not self._live:
+            rules, every = structs.replace(rules, shift_max=EARLIER_SHIFT * rules.shift_max), in_proportion(every)
+        learned = reference.learned(deep=deep)
+        width = widening(rules, self._model.examples - learned, learned)
         if len(pages) < ITEMS_MIN:
             return None
         if fresh and len(fresh) >= ITEMS_MIN:
@@ -143,6 +154,7 @@ class PublishGate:
             if not refusal and members.sum() >= ITEMS_MIN:
                 ends = np.append(0, np.cumsum(members))[pages.ends]
                 found = compared(reference.scores.log_odds[members], scores.log_odds[members], ends)
+                found = found if reference is self._live else in_proportion(found)
                 refusal = comparison_refusal(rules, found, SLICE_MARGIN * width, f"{what}, where {name}")
         if not refusal and len(scores.norms):
             refusal = norms_refusal(rules, scores.norms / np.maximum(reference.scores.norms, 1e-9), width, what)
@@ -175,9 +187,9 @@ class PublishGate:
             return
         deep = fresh.deep_logits(model)
         scores = Scores(fresh.wide_logits(model).astype(np.float64) + deep, deep, fresh.norms(model))
-        self._live = Reference("live", fresh, scores, model.examples)
+        self._live = Reference("live", fresh, scores, model.examples, model.examples)
         if not self._anchors or self._anchored >= ANCHOR_VERSIONS:
-            self._anchors = [*self._anchors[-1:], replace(self._live, name="earlier")]
+            self._anchors = [*self._anchors[1 - ANCHORS :], replace(self._live, name="earlier")]
             self._anchored = 0
 
 

@@ -247,10 +247,10 @@ class Gate(Part, frozen=True):
     """What a version must satisfy to be published.
 
     *Without labels*, on recent pages that the live version scored, and an earlier one: the mean log-odds may move by
-    `shift_max`; their standard deviation, and norms of layers and embeddings, by a factor of `spread_max`, `norm_max`;
-    of pairs of a page's items `agreement_min` must be in the same order, weighted by how far apart the older version
-    has them. The bounds widen with the examples learned between the two versions: they are twice as wide after
-    `patience` examples; for a young model sooner.
+    `shift_max`, .6 of it from the earlier version; their standard deviation, and norms of layers and embeddings, by a
+    factor of `spread_max`, `norm_max`; of pairs of a page's items `agreement_min` must be in the same order, weighted
+    by how far apart the older version has them. The bounds widen with the examples learned between the two versions:
+    they are twice as wide after `patience` examples; for a young model sooner.
 
     *By the recent labels*, in a window of at least 2,000 examples and 200 positives: `calibration` bounds mean
     prediction / mean label, unless chance alone explains the difference. `log_loss_rise_max` is relative to always

@@ -1,6 +1,7 @@
 """The publish gate over a model that learns: what it stops, what it lets through, and what it says of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -135,6 +136,20 @@ def test_bounds_widen_while_nothing_passes() -> None:
     assert world.gate.judge(deep=True).cause != SHIFT
 
 
+def test_bounds_widen_by_what_the_deep_part_has_learned() -> None:
+    """Versions that pass in between, with the published deep part, don't lock its successor out."""
+    world = Learning()
+    rules = world.model.spec.publish.gate
+    raise_rate(world.model, 2.0)
+    assert world.gate.judge(deep=True).cause == SHIFT
+    for _ in range(4):
+        world.model.examples += rules.patience // 4
+        assert world.gate.judge(deep=False).passed
+    verdict = world.gate.judge(deep=True)
+    assert verdict.numbers["live_since"] >= rules.patience
+    assert verdict.cause != SHIFT
+
+
 def test_slices_are_judged() -> None:
     """A group whose scores move is found, though they hardly move on the whole."""
     spec = small_spec(**{"[label]": '[slices]\n"user.age_band" = ["2"]\n[label]'})
@@ -148,7 +163,7 @@ def test_slices_are_judged() -> None:
     live = world.gate._live
     assert live is not None
     moved = live.scores.log_odds - 2.0 * bias * live.pages.members[:, 0]
-    world.gate._live = type(live)(live.name, live.pages, live.scores._replace(log_odds=moved), live.examples)
+    world.gate._live = replace(live, scores=live.scores._replace(log_odds=moved))
     verdict = world.gate.judge(deep=True)
     assert verdict.cause in (SHIFT, SPREAD)
     assert abs(verdict.numbers["live_shift"]) < bias
