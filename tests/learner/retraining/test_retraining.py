@@ -182,7 +182,7 @@ def test_a_test_ends_though_the_models_share_no_example() -> None:
     pair.new.add(ids, ones, zeros, ones, zeros, np.arange(100))
     assert not pair.is_enough(100)
     pair.live.add(ids + np.uint64(100), ones, ones, ones, ones, np.arange(100))
-    pair.new.add(ids[:3] + np.uint64(100), *(one[:3] for one in (ones, ones, ones, ones)), np.arange(3))
+    pair.new.add(ids[:3] + np.uint64(100), ones[:3], ones[:3], ones[:3], ones[:3], np.arange(3))
     assert not pair.is_enough(100)
     assert (pair.examples, pair.positives) == (100, 3)
     for n in range(2, 20):
