@@ -6,92 +6,28 @@ import pytest
 from msgspec import structs
 
 from learner.checkpoints.checkpoint import restore, take
-from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
-from learner.promotion import RETRY_S, Promotion
+from learner.promotion import Promotion
 from learner.publishing.publisher import Publisher, publish_config
 from learner.retraining.judgement import Verdict
-from learner.retraining.resumption import resume
-from learner.retraining.retrain_files import Outcome, RetrainFiles, checkpoints_of
-from learner.retraining.retrain_process import run_retrain
-from learner.service import _newest
-from learner.training.model import Model
-from learner.training.training_records import TrainingRecords
-from stream.events.codec import encode, encode_record
-from stream.events.topics import EXAMPLES, EXAMPLES_DLQ, ITEMS, USERS
+from learner.retraining.retrain_files import Outcome
+from stream.events.codec import encode
+from stream.events.topics import ITEMS
 from stream.events.types import Item
-from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import CheckpointError
-from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import Spec
 from tests.support.learned_models import assert_same
-from tests.support.learner_world import records, small_spec
+from tests.support.learner_world import small_spec
+from tests.support.retrain_house import CUT, NEVER_MS, SEEN, SPEC, House, learn_to, promoted
 from tests.support.waiting import wait_until
 
 WORSE = Verdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
-SPEC = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150"})
-LOG = records(SPEC, 300)
-CUT = 40  # records learned when the checkpoint was written
-SEEN = 80  # records in the log when a retrain reads it
-NEVER_MS = 10**9
-
-
-class House:
-    """A machine's local folder and its log; learners and retrains come and go."""
-
-    def __init__(self, local: Path) -> None:
-        self.settings = Settings(local=local)
-        self.log = MemoryLog({t.name: 1 for t in (EXAMPLES, EXAMPLES_DLQ, ITEMS, USERS)}, lambda: 1_000)
-        self.log.send(ITEMS.name, 0, b"no item", b"bad")
-        self.grow(0, SEEN)
-        self.files = CheckpointFiles(checkpoints_of(self.settings, SPEC.name))
-
-    def grow(self, first: int = SEEN, last: int = 100) -> None:
-        """More records."""
-        for record in LOG[first:last]:
-            self.log.send(EXAMPLES.name, 0, encode_record(record), b"0")
-
-    def learner(self, spec: Spec = SPEC) -> Learner:
-        """From the newest checkpoint, as the service starts it."""
-        found = _newest(self.settings, spec, self.files)
-        model, offset = (resume(spec, found), found.meta.offset) if found else (Model(spec), 0)
-        return Learner(self.log, model, offset, self.files, NEVER_MS, found)
-
-    def retrain_files(self) -> RetrainFiles:
-        """Verdict and candidate."""
-        return RetrainFiles(self.settings, SPEC.name)
-
-    def retrain(self, spec: Spec | None = None) -> Outcome:
-        """In this process."""
-        return run_retrain(self.settings, self.log, SPEC.name, "by hand", lambda line: None, spec)
-
-
-def learn_to(learner: Learner, end: int) -> None:
-    """Learn the log up to this offset."""
-    reader = learner.log.reader(EXAMPLES.name, {0: learner.offset})
-    read = reader.poll(0.0, end - learner.offset)
-    chunks: list[TrainingRecords] = list(learner.model.record_encoder.records(read))
-    learner.learn(chunks, lambda: None)
-
-
-def promoted(promotion: Promotion) -> None:
-    """Take the verdict, whatever it is."""
-    promotion._looked_s = 0.0
-    promotion.step()
-    if promotion._restoring:
-        promotion._restoring.join()
-    promotion.step()
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     """A learner has learned 40 records of 80, and written a checkpoint."""
-    made = House(tmp_path)
-    learner = made.learner()
-    learn_to(learner, CUT)
-    learner.maybe_checkpoint(now=True)
-    return made
+    return House.begun(tmp_path)
 
 
 def test_a_new_model_is_promoted_where_the_learner_is(house: House) -> None:
@@ -142,36 +78,6 @@ def test_a_new_model_takes_the_learner_s_tunables(house: House) -> None:
     assert learner.model.warm_starts == 1
     assert learner.model.spec.wide.alpha == 0.05
     assert learner.model.spec.fingerprint() == spec.fingerprint()
-
-
-def test_a_full_disk_is_tried_again_after_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at each turn of the learner, which goes on learning; then the model is promoted after all."""
-    house.retrain()
-    house.grow()
-    learner = house.learner()
-    learn_to(learner, 90)
-    clock, tries, replace_model = [1_000.0], list[int](), learner.replace_model
-
-    def full(_: Model) -> None:
-        tries.append(learner.offset)
-        raise CheckpointError("no space left")
-
-    monkeypatch.setattr("learner.promotion.monotonic_s", lambda: clock[0])
-    monkeypatch.setattr(learner, "replace_model", full)
-    promotion = Promotion(learner, house.settings)
-    promoted(promotion)
-    for offset in range(91, 95):
-        learn_to(learner, offset)
-        assert not promotion.step()
-    assert tries == [90]
-    clock[0] += RETRY_S
-    assert not promotion.step()
-    assert not promotion.step()
-    assert tries == [90, 94]
-    monkeypatch.setattr(learner, "replace_model", replace_model)
-    clock[0] += RETRY_S
-    assert promotion.step()
-    assert (learner.model.warm_starts, learner.model.examples) == (1, 9 * 94)
 
 
 class Killed(BaseException):
@@ -291,49 +197,6 @@ def test_a_model_that_evolved_without_a_learner_waits_for_its_spec(house: House)
     assert learner.model.spec.identity() == spec.identity()
     assert house.retrain_files().read() is None
     assert house.learner(spec).offset == outcome.offset
-
-
-def test_one_retrain_at_a_time(house: House) -> None:
-    """The second one says so; without a checkpoint there is nothing to begin with."""
-    with house.retrain_files().lock(), pytest.raises(CheckpointError, match="another retrain of this model is running"):
-        house.retrain()
-    for path in house.files.paths():
-        path.unlink()
-    with pytest.raises(CheckpointError, match="has no checkpoint"):
-        house.retrain()
-
-
-def test_nobody_deletes_what_a_running_retrain_writes(house: House) -> None:
-    """A learner that looks for verdicts, and a second retrain, leave its drafts; those of a killed one are deleted."""
-    files = house.retrain_files()
-    with files.lock():
-        drafts = [files.candidates.folder / "000000000001.checkpoint.7.part", files.folder / "verdict.json.7.part"]
-        for draft in drafts:
-            draft.touch()
-        Promotion(house.learner(), house.settings).step()
-        with pytest.raises(CheckpointError, match="another retrain"):
-            house.retrain()
-        assert all(draft.exists() for draft in drafts)
-    with house.retrain_files().lock():
-        assert not any(draft.exists() for draft in drafts)
-
-
-def test_a_newer_result_outlives_the_one_that_was_taken(house: House) -> None:
-    """A retrain by hand ends while the learner still waits for the offset of the one before it."""
-    taken = house.retrain()
-    learner = house.learner()
-    promotion = Promotion(learner, house.settings)
-    promoted(promotion)
-    house.grow(last=82)
-    newer = house.retrain()
-    learn_to(learner, taken.offset)
-    assert promotion.step()
-    files = house.retrain_files()
-    assert files.read() == newer != taken
-    assert len(files.candidates.paths()) == 1
-    files.forget(newer)
-    assert files.read() is None
-    assert not files.candidates.paths()
 
 
 def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:
