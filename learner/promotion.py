@@ -5,6 +5,7 @@ which waits; then it's written as the learner's checkpoint, and one reference is
 rename: never promoted, and the verdict is taken again. After: promoted. Replay after either ends in the same bits.
 """
 
+import math
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from stream.runtime.settings import Settings
 
 LOOK_S: Final = 1.0  # between two looks for a verdict
 POLL_S: Final = 0.5
+RETRY_S: Final = 10.0  # from a checkpoint that couldn't be written to the next try: each writes a whole base
 log = structlog.get_logger("learner")
 
 
@@ -36,6 +38,7 @@ class Promotion:
         self.files = RetrainFiles(settings, learner.model.spec.name)
         self._process: subprocess.Popen[bytes] | None = None
         self._looked_s = 0.0
+        self._failed_s = -math.inf  # when the checkpoint couldn't be written
         self._outcome: Outcome | None = None  # being taken
         self._offset = 0  # the next one that the restored model has to learn
         self._restoring: threading.Thread | None = None
@@ -54,7 +57,7 @@ class Promotion:
         if self._restored is None:
             self._drop("its checkpoint can't be restored")
             return False
-        if self._learner.offset < self._outcome.offset:
+        if self._learner.offset < self._outcome.offset or monotonic_s() - self._failed_s < RETRY_S:
             return False
         return self._promote(self._outcome, self._restored)
 
@@ -98,7 +101,8 @@ class Promotion:
             spec = spec_of(checkpoint.meta) if checkpoint else None
             if checkpoint and spec and self._outcome and checkpoint.meta.offset == self._outcome.offset:
                 self._offset = checkpoint.meta.offset
-                self._restored = resume(spec, checkpoint)
+                own = self._learner.model.spec  # its tunables are those that were configured last
+                self._restored = resume(own if own.identity() == spec.identity() else spec, checkpoint)
         except ThalwegError as error:
             log.error("a new model can't be restored", reason=str(error))
 
@@ -111,7 +115,8 @@ class Promotion:
             self._drop(str(error))
             return False
         except CheckpointError as error:
-            log.error("a new model can't be written, so it isn't promoted yet", reason=str(error))
+            self._failed_s = monotonic_s()
+            log.error("a new model can't be written, so it isn't promoted yet", reason=str(error), retry_s=RETRY_S)
             return False
         verdict = outcome.verdict
         log.info(
@@ -147,5 +152,6 @@ class Promotion:
         self._forget()
 
     def _forget(self) -> None:
-        self.files.clear()
+        if self._outcome is not None:
+            self.files.forget(self._outcome)
         self._outcome = self._restored = self._restoring = None

@@ -117,11 +117,11 @@ def _newest(settings: Settings, spec: Spec, files: CheckpointFiles) -> Checkpoin
     outcome = retrains.read()
     candidate = retrains.candidates.newest() if outcome and outcome.verdict.promoted else None
     evolved = spec_of(candidate.meta) if candidate else None
-    if candidate is None or evolved is None or evolved.identity() != spec.identity():
+    if outcome is None or candidate is None or evolved is None or evolved.identity() != spec.identity():
         return newest
     used = replace(candidate.meta, token=newest.meta.token, version=newest.meta.version)
     files.write(Checkpoint(used, candidate.arrays))
-    retrains.clear()
+    retrains.forget(outcome)
     log.info("the model that evolved to this spec goes on", model=spec.name, offset=candidate.meta.offset)
     return files.newest()
 

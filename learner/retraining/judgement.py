@@ -12,6 +12,10 @@ from stream.tables.dtypes import F32, F64, I64, U64
 SIGMAS: Final = 1.96  # half width of the interval, in standard errors
 WORSE_MAX: Final = 0.01  # of normalised entropy: a new model may be so much worse, at the interval's upper end
 P_MIN: Final = 1e-7
+RARER_MIN: Final = 200  # examples of the rarer label that a test needs: an interval of fewer is wider than WORSE_MAX
+RARER_SHARE: Final = 25  # of `judged` so many are enough: where that is set low, the test is to be short
+JUDGED_MAX: Final = 20  # times `judged`: then the test ends, whatever the labels are
+COLUMNS: Final = ("predictions", "labels", "weights", "earlier")
 
 
 class Verdict(NamedTuple):
@@ -55,22 +59,78 @@ class Heard:
         self.pages.append(pages)
         self.count += len(ids)
 
+    def column(self, name: str) -> F32:
+        """One of COLUMNS, float32 [count]."""
+        return np.concatenate(getattr(self, name))
+
+
+@dataclass
+class Pair:
+    """What both models predicted, and how many examples both have. Ask when both have learned the same records."""
+
+    live: Heard = field(default_factory=Heard)
+    new: Heard = field(default_factory=Heard)
+    examples: int = 0
+    positives: int = 0
+    _counted: tuple[int, int] = (0, 0)  # arrays
+
+    def is_enough(self, judged: int) -> bool:
+        """Whether to end a test on `judged` examples: with so many, and enough of the rarer label among them; or when
+        one of the models has predicted JUDGED_MAX times as many.
+        """
+        self.count()
+        rarer = min(self.positives, self.examples - self.positives)
+        has_enough = self.examples >= judged and rarer >= min(RARER_MIN, judged // RARER_SHARE)
+        return has_enough or max(self.live.count, self.new.count) >= JUDGED_MAX * judged
+
+    def count(self) -> None:
+        """Add what came since the last time to the counts; a correction counts once, by its label."""
+        first, second = self._counted
+        self._counted = len(self.live.ids), len(self.new.ids)
+        if first == len(self.live.ids) or second == len(self.new.ids):
+            return
+        at, _ = _both(np.concatenate(self.live.ids[first:]), np.concatenate(self.new.ids[second:]))
+        labels, earlier = (np.concatenate(of[first:])[at] for of in (self.live.labels, self.live.earlier))
+        corrections = earlier > 0.0
+        self.examples += len(at) - int(np.count_nonzero(corrections))
+        self.positives += int(np.count_nonzero(labels > 0.5)) - int(np.count_nonzero(corrections & (labels <= 0.5)))
+
+
+def _both(live: U64, new: U64) -> tuple[I64, I64]:
+    """Where the ids that both have are in each of them, in the order of `live`."""
+    _, at, other = np.intersect1d(live, new, return_indices=True)
+    order = np.argsort(at)
+    return at[order], other[order]
+
+
+def _of_smaller(one: F32, other: F32) -> F32:
+    """Weights in the smaller of two nested samples: of what one of them hasn't learned, 0. float32 [n]."""
+    found: F32 = np.where(np.minimum(one, other) > 0.0, np.maximum(one, other), np.float32(0.0))
+    return found
+
 
 def judge(live: Heard, new: Heard) -> Verdict:
-    """Compare the models on the examples that both have heard. Both have heard the same ones in the same order."""
-    n = min(live.count, new.count)
-    if not n:
+    """Compare the models on the examples that both have heard, in the live one's order.
+
+    Where specs sample negatives or hold pages out differently, or a page can't be translated, the models don't hear the
+    same ones. Samples are nested: those in both are the smaller one, whose weight, in place of the others, is the
+    greater.
+    """
+    ids = tuple(np.concatenate([np.zeros(0, np.uint64), *one.ids]) for one in (live, new))
+    at = _both(*ids)
+    if not len(at[0]):
         return Verdict(False, "no example came to judge it by", 0, 0, 0.0, 0.0, 0.0, 0.0)
-    ids, other = np.concatenate(live.ids)[:n], np.concatenate(new.ids)[:n]
-    assert (ids == other).all(), "both learn the same examples in the same order"
-    labels, weights, earlier = (np.concatenate(of)[:n] for of in (live.labels, live.weights, live.earlier))
-    losses = [_losses(np.concatenate(one.predictions)[:n], labels, weights, earlier) for one in (live, new)]
+    of_live, of_new = ([one.column(name)[rows] for name in COLUMNS] for one, rows in zip((live, new), at, strict=True))
+    predictions, labels, weights, earlier = of_live
+    weights, earlier = _of_smaller(weights, of_new[2]), _of_smaller(earlier, of_new[3])
+    losses = [_losses(of, labels, weights, earlier) for of in (predictions, of_new[0])]
     positives = float((weights * labels - earlier * (1.0 - labels)).sum())
     examples = float((weights - earlier).sum())
     least = 1.0 / (abs(examples) + 2.0)
     rate = min(max(positives / max(1.0, examples), least), 1.0 - least)
     scale = max(1.0, examples) * cross_entropy(rate, rate)
-    differences = np.bincount(np.unique(np.concatenate(live.pages)[:n], return_inverse=True)[1], losses[1] - losses[0])
+    pages = np.unique(np.concatenate(live.pages)[at[0]], return_inverse=True)[1]
+    differences = np.bincount(pages, losses[1] - losses[0])
     mean = float(differences.sum()) / scale
     spread = float(np.sqrt(np.square(differences - differences.mean()).sum()))
     low, high = mean - SIGMAS * spread / scale, mean + SIGMAS * spread / scale

@@ -4,14 +4,14 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 
 from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.retraining.judgement import Verdict
-from stream.runtime.durable_files import replacing
+from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import CheckpointError
 from stream.runtime.settings import Settings
 
@@ -35,27 +35,43 @@ def checkpoints_of(settings: Settings, model: str) -> Path:
 
 
 class RetrainFiles:
-    """A model's folder for retrains, beside its checkpoints. Raises CheckpointError."""
+    """A model's folder for retrains, beside its checkpoints. Who doesn't hold its `lock` reads, and forgets."""
 
     def __init__(self, settings: Settings, model: str) -> None:
         self.folder = settings.local / "retrains" / f"{settings.topic_prefix}{model}"
-        self.candidates = CheckpointFiles(self.folder / "candidate")
+        self.candidates = CheckpointFiles(self.folder / "candidate", owned=False)
         self._verdict = self.folder / VERDICT
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """While this runs, no other retrain of the model does. Raises CheckpointError when one is running."""
-        with (self.folder / LOCK).open("w") as file:
+        """While this runs, no other retrain of the model does, and what one that was killed was writing is gone.
+
+        Raises CheckpointError when one is running, or the folder can't be written.
+        """
+        with self._lock_file() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise CheckpointError(
                     f"another retrain of this model is running ({self.folder / LOCK}): wait until it ends"
                 ) from None
+            for draft in self.folder.glob(f"*{DRAFT}"):
+                draft.unlink(missing_ok=True)
+            self.candidates = CheckpointFiles(self.folder / "candidate")
             yield
 
+    def _lock_file(self) -> IO[bytes]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return (self.folder / LOCK).open("wb")
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder} can't be written ({error.strerror}): free space, or set THALWEG_LOCAL to a writable "
+                "folder"
+            ) from error
+
     def write(self, outcome: Outcome, candidate: Checkpoint | None) -> None:
-        """The candidate first, if there's one: a verdict that can be read has its candidate."""
+        """The candidate first, if there's one: a verdict that can be read has its candidate. Inside `lock`."""
         self.clear()
         if candidate is not None:
             self.candidates.write(candidate)
@@ -71,6 +87,11 @@ class RetrainFiles:
             return msgspec.json.decode(self._verdict.read_bytes(), type=Outcome)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
+
+    def forget(self, outcome: Outcome) -> None:
+        """Remove this one and its candidate; a newer one stays."""
+        if self.read() == outcome:
+            self.clear()
 
     def clear(self) -> None:
         """Remove the verdict, then its candidate."""

@@ -71,7 +71,7 @@ class RetrainJob:
             self._notify(str(difference))
 
     def run(self, is_wanted: Callable[[], bool]) -> tuple[Retraining, int]:
-        """Train on the window, then learn on until as many examples are judged as the spec asks for.
+        """Train on the window, then learn on until as many examples are judged as the spec and rare labels ask for.
 
         Returns the retrain, and the next offset in `examples` that its models have to learn. Raises CheckpointError
         once it isn't wanted any more.
@@ -80,7 +80,7 @@ class RetrainJob:
         self._notify(f"training on {len(self._records):,} records before offset {self.offset:,}")
         retraining = Retraining.begin(self.live, self.spec, self._encoded)
         wanted = self.spec.deep.warm_start.judged
-        self._notify(f"catching up, and judging the next {wanted:,} examples")
+        self._notify(f"catching up, and judging the next {wanted:,} examples, or more while labels are rare")
         with closing(self._log.reader(EXAMPLES.name, {0: self.offset})) as reader:
             waiting: list[Record] = []
             while not retraining.is_judged:

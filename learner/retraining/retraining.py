@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from learner.checkpoints.checkpoint import restore, take
 from learner.retraining.carry_over import carry_over
-from learner.retraining.judgement import Heard, Verdict, judge
+from learner.retraining.judgement import Pair, Verdict, judge
 from learner.retraining.window import train_on_window
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
@@ -32,8 +32,8 @@ class Retraining:
 
     def __init__(self, live: Model, new: Model) -> None:
         self.live, self.new = live, new
-        self._heard = Heard(), Heard()
-        live.on_predicted, new.on_predicted = (heard.add for heard in self._heard)
+        self._pair = Pair()
+        live.on_predicted, new.on_predicted = self._pair.live.add, self._pair.new.add
 
     @classmethod
     def begin(cls, live: Model, spec: Spec, window: Callable[[Model], Sequence[EncodedBatch]]) -> "Retraining":
@@ -50,12 +50,13 @@ class Retraining:
     @property
     def judged(self) -> int:
         """Examples that both have predicted."""
-        return min(heard.count for heard in self._heard)
+        self._pair.count()
+        return self._pair.examples
 
     @property
     def is_judged(self) -> bool:
-        """Whether they are as many as the new model's spec asks for."""
-        return self.judged >= self.new.spec.deep.warm_start.judged
+        """Whether they are as many as the new model's spec asks for, with enough of the rarer label among them."""
+        return self._pair.is_enough(self.new.spec.deep.warm_start.judged)
 
     def learn_new(self, records: TrainingRecords, first: int, last: int) -> None:
         """The new model learns what the live one has learned, or will."""
@@ -64,4 +65,4 @@ class Retraining:
     def verdict(self) -> Verdict:
         """The paired test on what both have predicted; nobody listens any more."""
         self.live.on_predicted = self.new.on_predicted = None
-        return judge(*self._heard)
+        return judge(self._pair.live, self._pair.new)

@@ -43,6 +43,7 @@ def train_on_window(model: Model, batches: Sequence[EncodedBatch]) -> int:
         for batch in batches:
             _sample_numbers(model.deep, batch)
         model.deep.freeze_quantiles()
+    model.wide.rescale()  # else the first step might, and the rows would be put back as they were before
     rows = _known_wide_rows(model, batches)
     for batch in batches:
         _train(model, batch)

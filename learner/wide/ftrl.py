@@ -105,7 +105,7 @@ class Ftrl:
         What it returns is valid until the next `prepare`.
         """
         table, evictor, admission, forgetting = self.table, self.evictor, self.admission, self.forgetting
-        self._scale_sums(forgetting.rescale())
+        self.rescale()
         if len(evictor.lifetimes_s) or len(table) > STAMPED * evictor.keys_max:
             table.stamp()
         evictor.step(table, len(keys), time_ms)
@@ -116,6 +116,12 @@ class Ftrl:
                          evictor.tally, admission.admits, admission.young, admission.old, admission.pages,
                          admission.added, forgetting.clock, forgetting.half_life_ms, self.steps, inverse_alphas,
                          *rates)  # fmt: skip
+
+    def rescale(self) -> None:
+        """Scale all sums down if their inflation asks for it, as `prepare` does: rows read afterwards can be put back
+        until it asks for it again.
+        """
+        self._scale_sums(self.forgetting.rescale())
 
     def weights(self, rows: U64) -> F32:
         """The weights of table rows [N, 2]. float32 [N]."""

@@ -169,6 +169,8 @@ class Wide(Part, frozen=True):
 class WarmStart(Part, frozen=True):
     """Every `every` examples, and when `[drift]` calls for it, a new model is trained from the live one on the last
     `window` examples, and takes over if it is no worse on the next `judged`. 0: not from time to time.
+    The test goes on until there are 200 of the rarer label (or `judged` / 25, if that is less), for 20 times `judged`
+    at most: an interval on fewer is too wide to tell a model that is as good from a worse one.
     """
 
     every: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0

@@ -6,92 +6,30 @@ import pytest
 from msgspec import structs
 
 from learner.checkpoints.checkpoint import restore, take
-from learner.checkpoints.checkpoint_files import ANCHORED, PASSED, CheckpointFiles
+from learner.checkpoints.checkpoint_files import ANCHORED, PASSED
 from learner.learner import Learner
 from learner.promotion import Promotion
 from learner.publishing.publisher import Publisher, publish_config
 from learner.retraining.judgement import Verdict
-from learner.retraining.resumption import resume
-from learner.retraining.retrain_files import Outcome, RetrainFiles, checkpoints_of
-from learner.retraining.retrain_process import run_retrain
-from learner.service import _newest
-from learner.training.model import Model
-from learner.training.training_records import TrainingRecords
-from stream.events.codec import encode, encode_record
-from stream.events.topics import EXAMPLES, EXAMPLES_DLQ, ITEMS, USERS
+from learner.retraining.retrain_files import Outcome
+from stream.events.codec import encode
+from stream.events.topics import ITEMS
 from stream.events.types import Item
-from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import CheckpointError
-from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import Spec
 from tests.support.held_out_models import holding_spec, judge_often
 from tests.support.learned_models import assert_same
-from tests.support.learner_world import records, small_spec
+from tests.support.learner_world import small_spec
+from tests.support.retrain_house import CUT, NEVER_MS, SEEN, SPEC, House, learn_to, promoted
 from tests.support.waiting import wait_until
 
-SPEC = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150"})
-LOG = records(SPEC, 300)
-CUT = 40  # records learned when the checkpoint was written
-SEEN = 80  # records in the log when a retrain reads it
-NEVER_MS = 10**9
-
-
-class House:
-    """A machine's local folder and its log; learners and retrains come and go."""
-
-    def __init__(self, local: Path) -> None:
-        self.settings = Settings(local=local)
-        self.log = MemoryLog({t.name: 1 for t in (EXAMPLES, EXAMPLES_DLQ, ITEMS, USERS)}, lambda: 1_000)
-        self.log.send(ITEMS.name, 0, b"no item", b"bad")
-        self.grow(0, SEEN)
-        self.files = CheckpointFiles(checkpoints_of(self.settings, SPEC.name))
-
-    def grow(self, first: int = SEEN, last: int = 100) -> None:
-        """More records."""
-        for record in LOG[first:last]:
-            self.log.send(EXAMPLES.name, 0, encode_record(record), b"0")
-
-    def learner(self, spec: Spec = SPEC) -> Learner:
-        """From the newest checkpoint, as the service starts it."""
-        found = _newest(self.settings, spec, self.files)
-        model, offset = (resume(spec, found), found.meta.offset) if found else (Model(spec), 0)
-        return Learner(self.log, model, offset, self.files, NEVER_MS, found)
-
-    def retrain_files(self) -> RetrainFiles:
-        """Verdict and candidate."""
-        return RetrainFiles(self.settings, SPEC.name)
-
-    def retrain(self, spec: Spec | None = None) -> Outcome:
-        """In this process."""
-        return run_retrain(self.settings, self.log, SPEC.name, "by hand", lambda line: None, spec)
-
-
-def learn_to(learner: Learner, end: int) -> None:
-    """Learn the log up to this offset."""
-    reader = learner.log.reader(EXAMPLES.name, {0: learner.offset})
-    read = reader.poll(0.0, end - learner.offset)
-    chunks: list[TrainingRecords] = list(learner.model.record_encoder.records(read))
-    learner.learn(chunks, lambda: None)
-
-
-def promoted(promotion: Promotion) -> None:
-    """Take the verdict, whatever it is."""
-    promotion._looked_s = 0.0
-    promotion.step()
-    if promotion._restoring:
-        promotion._restoring.join()
-    promotion.step()
+WORSE = Verdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     """A learner has learned 40 records of 80, and written a checkpoint."""
-    made = House(tmp_path)
-    learner = made.learner()
-    learn_to(learner, CUT)
-    learner.maybe_checkpoint(now=True)
-    return made
+    return House.begun(tmp_path)
 
 
 def test_a_new_model_is_promoted_where_the_learner_is(house: House) -> None:
@@ -130,6 +68,18 @@ def test_a_learner_that_is_behind_reaches_the_new_model_s_offset_first(house: Ho
     assert promotion.step()
     assert learner.model.warm_starts == 1
     assert learner.offset == outcome.offset
+
+
+def test_a_new_model_takes_the_learner_s_tunables(house: House) -> None:
+    """A learner that was restarted with other rates while a retrain ran keeps them."""
+    assert house.retrain().verdict.promoted
+    spec = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150", "alpha = 0.1": "alpha = 0.05"})
+    learner = house.learner(spec)
+    learn_to(learner, SEEN)
+    promoted(Promotion(learner, house.settings))
+    assert learner.model.warm_starts == 1
+    assert learner.model.spec.wide.alpha == 0.05
+    assert learner.model.spec.fingerprint() == spec.fingerprint()
 
 
 class Killed(BaseException):
@@ -190,8 +140,8 @@ def test_a_kill_anywhere_ends_in_one_of_two_models(house: House, where: str, mon
 def test_a_worse_model_is_dropped_with_its_reason(house: House) -> None:
     """The learner goes on as if nothing had been."""
     files = house.retrain_files()
-    verdict = Verdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
-    files.write(Outcome(verdict, "drift", 90, 1), None)
+    with files.lock():
+        files.write(Outcome(WORSE, "drift", 90, 1), None)
     learner = house.learner()
     before = learner.model
     promoted(Promotion(learner, house.settings))
@@ -251,16 +201,6 @@ def test_a_model_that_evolved_without_a_learner_waits_for_its_spec(house: House)
     assert house.learner(spec).offset == outcome.offset
 
 
-def test_one_retrain_at_a_time(house: House) -> None:
-    """The second one says so; without a checkpoint there is nothing to begin with."""
-    with house.retrain_files().lock(), pytest.raises(CheckpointError, match="another retrain of this model is running"):
-        house.retrain()
-    for path in house.files.paths():
-        path.unlink()
-    with pytest.raises(CheckpointError, match="has no checkpoint"):
-        house.retrain()
-
-
 def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:
     """As earlier builds wrote them."""
     learner = house.learner()
@@ -294,7 +234,6 @@ def test_an_evolved_model_can_be_rolled_back(tmp_path: Path, monkeypatch: pytest
     """What it was promoted as is pinned: checkpoints of the old spec are of no use to it."""
     judge_often(monkeypatch)
     base = {"every = 300, window = 200": "window = 200, judged = 150"}
-    monkeypatch.setattr("tests.learner.test_promotion.SPEC", holding_spec(0.2, **base))
     house = House(tmp_path)
     learner = house.learner(holding_spec(0.2, **base))
     for end in (10, 20, 30, CUT):
@@ -311,25 +250,3 @@ def test_an_evolved_model_can_be_rolled_back(tmp_path: Path, monkeypatch: pytest
     learner.roll_back("because", ANCHORED)
     assert learner.model.roll_backs == 1
     assert learner.model.held_out.examples == held_out > 0
-
-
-def test_held_out_pages_judge_a_new_model_by_the_same_anchor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small steps down add up, also those from one model to the next of the same features."""
-    judge_often(monkeypatch)
-    base = {"every = 300, window = 200": "window = 200, judged = 100"}
-    house = House(tmp_path)
-    house.grow()
-    learner = house.learner(holding_spec(0.2, **base))
-    for end in (10, 20, 30, 85):
-        learn_to(learner, end)
-        learner.maybe_checkpoint(now=True)
-    pinned, anchor = house.files.pinned(ANCHORED), learner.model.held_out.anchor
-    assert pinned
-    assert anchor
-    assert house.retrain().verdict.promoted
-    learn_to(learner, 100)
-    promoted(Promotion(learner, house.settings))
-    assert learner.model.warm_starts == 1
-    assert learner.model.held_out.anchor
-    assert learner.model.held_out.anchor.examples == anchor.examples
-    assert house.files.pinned(ANCHORED) == pinned

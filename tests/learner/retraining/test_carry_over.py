@@ -15,6 +15,7 @@ from stream.features.page_features import id_of, seed_of
 from stream.runtime.errors import CheckpointError, SpecError
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, U64
+from tests.support.held_out_models import holding_spec, judge_often
 from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
 
@@ -74,6 +75,20 @@ def test_pages_that_wait_for_their_labels_and_counts_go_on() -> None:
     assert len(model.held_out.pages.arrays()["heads"])
     assert model.wide.admission.pages.any()
     assert_same(carry_over(copy_of(model), spec), model)
+
+
+def test_the_anchor_stays_where_features_mean_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small steps down add up, also those from one model to the next; a model of other features has none yet."""
+    judge_often(monkeypatch)
+    spec = holding_spec(0.2)
+    model = learned(spec, records(spec, 900))
+    assert model.held_out.anchor
+    same = carry_over(copy_of(model), holding_spec(0.2, **{"alpha = 0.1": "alpha = 0.3"})).held_out
+    assert same.anchor
+    assert same.anchor.examples == model.held_out.anchor.examples
+    other = carry_over(copy_of(model), holding_spec(0.2, **{"[8, 4]": "[12, 4]"})).held_out
+    assert other.anchor is None
+    assert same.examples == other.examples == model.held_out.examples > 0
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from learner.retraining.judgement import Heard, judge
+from learner.retraining.judgement import Heard, Pair, judge
 from learner.retraining.retraining import Retraining, copy_of
 from learner.retraining.schedule import RetrainSchedule
 from learner.retraining.window import encoded_window, train_on_window
 from learner.training.model import Model
+from learner.wide.forgetting import AGE_MS
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Examples
@@ -46,6 +47,23 @@ def test_a_retrain_trains_the_deep_part_and_leaves_the_wide_weights() -> None:
     assert new.progress.lifetime() == model.progress.lifetime()
     assert (new.deep.layers()[0][0] != model.deep.layers()[0][0]).mean() > 0.3
     assert (new.warm_starts, new.warm_start_at) == (1, model.examples)
+
+
+def test_rows_are_put_back_at_the_scale_of_the_sums() -> None:
+    """Sums that have to be scaled down before the window's first step stand for the same afterwards."""
+    half_life_ms = 3_600_000
+    spec = small_spec(**{"alpha = 0.1\n": 'alpha = 0.1\nhalf_life = "1h"\n'})
+    log = records(spec, 200)
+    model = learned(spec, log)
+    model.wide.forgetting.clock[AGE_MS] = 49 * half_life_ms
+    before, inflation = model.wide.table.rows(), model.wide.forgetting.inflation()
+    assert inflation == 2.0**49
+    train_on_window(model, encoded_window(model, log_of(log[-30:])))
+    assert model.wide.forgetting.inflation() == 1.0
+    after = model.wide.table.rows_of(before[:, 0].copy())
+    n, was = after.view(np.float32)[:, 3], before.view(np.float32)[:, 3]
+    np.testing.assert_allclose(n, was / inflation, rtol=1e-6)
+    assert model.wide.weights(after).tobytes() == model.wide.weights(before).tobytes()
 
 
 def test_the_same_window_gives_the_same_model() -> None:
@@ -89,11 +107,89 @@ def test_both_learn_on_and_the_verdict_is_of_what_both_predicted() -> None:
     assert verdict.low < verdict.new - verdict.live < verdict.high
 
 
+CHANGED = {
+    "other negatives": {'window = "2s"': 'window = "2s"\nsample_negatives = 0.4'},
+    "other pages": {"holdout = 0.0": "holdout = 0.3"},
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+@pytest.mark.parametrize("is_new_less", [True, False])
+def test_models_that_hear_different_examples_are_judged_on_those_of_both(changed: str, is_new_less: bool) -> None:
+    """Another sample of negatives, other pages held out, in either direction."""
+    specs = [SPEC, small_spec(**CHANGED[changed])]
+    was, now = specs if is_new_less else specs[::-1]
+    log = records(SPEC, 600)
+    retraining = retrained(learned(was, log[:100]), log[70:100], now)
+    for model in (retraining.live, retraining.new):
+        for chunk in model.record_encoder.records(log_of(log[100:], 100)):
+            for r in range(len(chunk)):
+                model.learn_records(chunk, r, r + 1)
+    verdict = retraining.verdict()
+    labels = np.concatenate([event.labels for events in log[100:] for event in events])
+    assert 0 < verdict.positives < verdict.examples
+    assert verdict.positives / verdict.examples == pytest.approx(labels.mean(), abs=0.07)
+    assert verdict.low < verdict.new - verdict.live < verdict.high
+
+
+def test_examples_are_compared_by_their_ids() -> None:
+    """A page that only one of the models heard shifts nothing, and weights are those of the smaller sample."""
+    labels, ones = np.array([0, 1, 0, 1, 0], np.float32), np.ones(5, np.float32)
+    p, q = (np.array(of, np.float32) for of in ([0.1, 0.9, 0.2, 0.8, 0.3], [0.2, 0.7, 0.1, 0.6, 0.4]))
+    ids = np.array([9, 3, 7, 1, 5], np.uint64)
+    weights = np.array([2.5, 1, 2.5, 1, 0], np.float32)  # the last one isn't learned, but predicted
+    live, new, both_live, both_new = Heard(), Heard(), Heard(), Heard()
+    live.add(ids, p, labels, ones, 0 * ones, np.arange(5))
+    new.add(ids[1:], q[1:], labels[1:], weights[1:], 0 * ones[1:], np.arange(1, 5))
+    both_live.add(ids[1:], p[1:], labels[1:], weights[1:], 0 * ones[1:], np.arange(1, 5))
+    both_new.add(ids[1:], q[1:], labels[1:], weights[1:], 0 * ones[1:], np.arange(1, 5))
+    assert judge(live, new) == judge(both_live, both_new)
+
+
 def heard(predictions: F32, labels: F32) -> Heard:
     """One page an example."""
     found, ones = Heard(), np.ones(len(labels), np.float32)
     found.add(np.arange(len(labels), dtype=np.uint64), predictions, labels, ones, 0 * ones, np.arange(len(labels)))
     return found
+
+
+@pytest.mark.parametrize(
+    ("rate", "judged", "ends_at"),
+    [(0.5, 5_000, 5_000), (0.01, 5_000, 20_000), (0.99, 5_000, 20_000), (0.001, 5_000, 100_000), (0.01, 500, 2_000)],
+)
+def test_a_test_waits_for_the_rarer_label(rate: float, judged: int, ends_at: int) -> None:
+    """200 of it, or as many of a 25th of a short test; at most 20 times `judged` examples, whatever the labels are."""
+    spec = small_spec(**{"window = 200": f"window = 200, judged = {judged}"})
+    retraining, size, heard_by_both = Retraining(Model(spec), Model(spec)), 1_000, 0
+    zeros, ones = np.zeros(size, np.float32), np.ones(size, np.float32)
+    while not retraining.is_judged:
+        ids = np.arange(heard_by_both, heard_by_both + size, dtype=np.uint64)
+        whole = (np.arange(size) % round(1 / min(rate, 1 - rate)) == 0).astype(np.float32)
+        labels = whole if rate <= 0.5 else ones - whole
+        for model in (retraining.live, retraining.new):
+            assert model.on_predicted is not None
+            model.on_predicted(ids, ones * np.float32(rate), labels, ones, zeros, ids.astype(np.int64))
+        heard_by_both += size
+        assert heard_by_both <= 20 * judged
+    assert heard_by_both == ends_at == retraining.judged
+
+
+def test_a_test_ends_though_the_models_share_no_example() -> None:
+    """The greater count decides; a correction is no further example."""
+    pair, zeros, ones = Pair(), np.zeros(100, np.float32), np.ones(100, np.float32)
+    ids = np.arange(100, dtype=np.uint64)
+    pair.live.add(ids, ones, zeros, ones, zeros, np.arange(100))
+    pair.new.add(ids, ones, zeros, ones, zeros, np.arange(100))
+    assert not pair.is_enough(100)
+    pair.live.add(ids + np.uint64(100), ones, ones, ones, ones, np.arange(100))
+    pair.new.add(ids[:3] + np.uint64(100), ones[:3], ones[:3], ones[:3], ones[:3], np.arange(3))
+    assert not pair.is_enough(100)
+    assert (pair.examples, pair.positives) == (100, 3)
+    for n in range(2, 20):
+        assert not pair.is_enough(100)
+        pair.live.add(ids + np.uint64(100 * n), ones, zeros, ones, zeros, np.arange(100))
+    assert pair.is_enough(100)
+    assert pair.examples == 100
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.3])
@@ -124,7 +220,7 @@ def test_a_correction_takes_the_other_label_away() -> None:
     """A negative, then a positive of the same prediction: the loss of one positive."""
     p, zeros, ones = np.array([0.2, 0.6], np.float32), np.zeros(2, np.float32), np.ones(2, np.float32)
     live = heard(p, zeros)
-    live.add(np.arange(2, dtype=np.uint64), p, ones, ones, ones, np.arange(2))
+    live.add(np.arange(2, 4, dtype=np.uint64), p, ones, ones, ones, np.arange(2))
     verdict = judge(live, live)
     alone = judge(heard(p, ones), heard(p, ones))
     assert (verdict.examples, verdict.positives) == (alone.examples, alone.positives) == (2, 2)
