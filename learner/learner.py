@@ -165,7 +165,7 @@ class Learner:
             gate.trust()
 
     def _maybe_pin(self) -> None:
-        """Pin the last checkpoint once it's written, and a version of later has passed the gate and was packed.
+        """Pin the last checkpoint once it's written, and a later version has passed the gate and was packed.
 
         So it lies between two states that passed. A refusal between them says that it may not be good.
         """

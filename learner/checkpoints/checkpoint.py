@@ -76,9 +76,9 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
     meta = checkpoint.meta
     if meta.fingerprint != spec.fingerprint():
         raise CheckpointError(
-            f"the checkpoint of {spec.name!r} belongs to another spec "
-            f"(fingerprint {meta.fingerprint}, now {spec.fingerprint()}): `thalweg evolve --spec FILE` carries the "
-            "model over to the changed spec; or give that a new name, and it is learned from the log's beginning"
+            f"the checkpoint of {spec.name!r} belongs to another spec (fingerprint {meta.fingerprint}, now "
+            f"{spec.fingerprint()}): start with the spec that it was written with, or carry the model over with "
+            "`thalweg evolve --spec FILE` (and `--before OLD` if an earlier build wrote it)"
         )
     model = Model(spec, seed, previous=[decode_spec(text.encode()) for text in meta.previous])
     try:

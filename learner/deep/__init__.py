@@ -1,1 +1,1 @@
-"""The deep part: embeddings, tower, the joint step, the warm start."""
+"""The deep part: embeddings, tower, the joint step."""

@@ -70,7 +70,7 @@ class PublishGate:
         self._labels = LabelWindow(model.progress, remembers=remembers)
         self._columns = column_names(model)
         self._live: Reference | None = None
-        self._anchors: list[Reference] = []  # oldest first, at most two
+        self._anchors: list[Reference] = []  # oldest first, at most ANCHORS
         self._anchored = 0  # versions that passed since the newest anchor
         self._level = 0.0  # ln of the mean prediction of the version judged last, relative to that of the live one
         self.verdict = Verdict()

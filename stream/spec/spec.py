@@ -211,7 +211,8 @@ class Label(Part, frozen=True):
     are rare, the first thousands of examples teach little else. It makes no difference to a model that exists.
 
     Of negatives a share of `sample_negatives` is learned, by hash, at weights that make up for the others. Statistics
-    and figures count all.
+    count all; log loss, AUC and calibration weigh labels as learning does; ranking is judged by the pages of the same
+    share of users, which are predicted whole.
     """
 
     policy: Policy = "eager"
@@ -257,7 +258,7 @@ class Gate(Part, frozen=True):
     predicting the window's own label rate, where half of the labels are positive; elsewhere in proportion to that
     prediction's log loss. Under `fake_negative` labels beyond the model's usual share don't count for the lower bound.
 
-    After `refusals_max` refusals in a row the learner returns to its last checkpoint that passed.
+    After `refusals_max` refusals in a row the learner returns to its last checkpoint that was proven good.
 
     *Continuously*, `holdout` of all pages aren't learned, and judge the model; 0: all are learned. When they find it
     worse than it was, the learner returns to what it was.
