@@ -192,7 +192,7 @@ class Learner:
         self.dead_letters.confirm()
         self.checkpointer.abandon()
         self._unproven = None
-        model.learned_ids.ids_max, model.installs = self.model.learned_ids.ids_max, self.model.installs
+        model.installs = self.model.installs
         model.progress.milestones.clear()  # the other process's
         used = self.publisher.used if self.publisher else self.used
         checkpointer = Checkpointer(model, self._files, self.offset)

@@ -101,8 +101,10 @@ class Promotion:
             spec = spec_of(checkpoint.meta) if checkpoint else None
             if checkpoint and spec and self._outcome and checkpoint.meta.offset == self._outcome.offset:
                 self._offset = checkpoint.meta.offset
-                own = self._learner.model.spec  # its tunables are those that were configured last
-                self._restored = resume(own if own.identity() == spec.identity() else spec, checkpoint)
+                live = self._learner.model  # its tunables are those that were configured last
+                restored = resume(live.spec if live.spec.identity() == spec.identity() else spec, checkpoint)
+                restored.learned_ids.ids_max = live.learned_ids.ids_max
+                self._restored = restored
         except ThalwegError as error:
             log.error("a new model can't be restored", reason=str(error))
 

@@ -31,11 +31,13 @@ from learner.checkpoints.checkpoint import restore
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.learner import Learner
+from learner.promotion import Promotion
 from learner.publishing.delta_chain import DeltaChain
 from learner.publishing.publisher import publish_config
 from learner.publishing.uploader import PublishConfig
 from learner.publishing.version_allocator import HighWater
 from learner.publishing.version_builder import VersionBuilder
+from learner.retraining.retrain_files import RetrainFiles
 from learner.training.model import Model
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
@@ -46,7 +48,7 @@ from stream.snapshots.memory_store import MemoryStore
 from tests.support.changing_world import IDS_MAX, changing_spec, mixed_log
 from tests.support.forked_services import clean_environment
 
-SPEC: Final = changing_spec(holdout=0.2)
+SPEC: Final = changing_spec(holdout=0.2, refusals_max=1_000_000)  # how often versions are refused depends on the clock
 PAGES: Final = 600  # of the log
 WARM_UP: Final = 12  # records
 BOUNDS: Final = {
@@ -87,6 +89,13 @@ PHASES: Final = {  # to add one is to name its function; first those that are at
     "folding deltas": Phase("learner.publishing.delta_chain", "DeltaChain._merge", 2, 12),
     "building a base": Phase("learner.publishing.delta_chain", "DeltaChain._rebase", 2, 12),
     "publishing": Phase("learner.publishing.uploader", "Uploader._upload_with_retries", 8, 80),
+}
+PROMOTION: Final = {  # of a life that finds a new model
+    "restoring a new model": Phase("learner.promotion", "Promotion._restore", 1, 300),
+    "catching up": Phase("learner.promotion", "Promotion._catch_up", 1, 60),
+    "promoting": Phase("learner.promotion", "Promotion._promote", 1, 500),
+    "replacing the model": Phase("learner.learner", "Learner.replace_model", 1, 400),
+    "clearing the verdict": Phase("learner.promotion", "Promotion._forget", 1, 6),
 }
 
 
@@ -183,6 +192,9 @@ def _bounded() -> None:
     chain = partial(DeltaChain, deltas_max=6, deltas_retained=2, rebase_share=9.0)
     _replace("learner.publishing.version_builder.DeltaChain", chain)
     _replace("learner.service.publish_config", _publishes_often)
+    for module in ("learner.promotion", "learner.retraining.resumption"):  # its bounds are below those of a file
+        _replace(f"{module}.spec_of", lambda _: SPEC)
+    Promotion._start_process = lambda _: None  # type: ignore[assignment, method-assign]  # there's no Kafka that it could read
 
 
 def _publishes_often(model: Model, settings: Settings) -> PublishConfig:
@@ -197,7 +209,7 @@ def _live(log: list[bytes], folder: Path, phase: str, entry: int, line: int) -> 
     with (folder / "marks").open("r+b") as file:
         marks = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
     if phase:
-        _Killer(PHASES[phase], entry, line, marks)
+        _Killer((PHASES | PROMOTION)[phase], entry, line, marks)
     files = CheckpointFiles(folder / "checkpoints")
     found = files.newest()
     model = restore(SPEC, found) if found else Model(SPEC)
@@ -206,13 +218,16 @@ def _live(log: list[bytes], folder: Path, phase: str, entry: int, line: int) -> 
     if found:
         learner.used = HighWater(found.meta.version, found.meta.token)
 
+    settings = Settings(local=folder)
+    retrains = RetrainFiles(settings, SPEC.name)
+
     def stop_at_the_end() -> None:
-        while learner.offset < len(log):
+        while learner.offset < len(log) or retrains.read():
             time.sleep(0.002)
         learner.stopping.set()
 
     threading.Thread(target=stop_at_the_end, daemon=True).start()
-    service._loop(learner, MemoryStore(SPEC.name), Settings(local=folder), service._Status(learner.stopping), False)
+    service._loop(learner, MemoryStore(SPEC.name), settings, service._Status(learner.stopping), False)
 
 
 def _warm_up(log: list[bytes]) -> None:

@@ -55,6 +55,6 @@ def assert_same(a: Model, b: Model) -> None:
     """Every bit of state is equal; tables may lie differently."""
     assert take(a, 0, 0, 0).meta == take(b, 0, 0, 0).meta
     first, second = state_of(a), state_of(b)
-    assert first.keys() == second.keys()
+    assert first.keys() == second.keys(), first.keys() ^ second.keys()
     for name, raw in first.items():
         assert raw == second[name], name

@@ -7,29 +7,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.checkpoints.checkpoint import restore
+from learner.checkpoints.checkpoint import Checkpoint, restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.retraining.judgement import Verdict
+from learner.retraining.retrain_files import Outcome, RetrainFiles
 from learner.training.model import Model
+from stream.runtime.settings import Settings
 from tests.support.changing_world import IDS_MAX, mixed_log
 from tests.support.event_flow import SEEDS, SOAK
-from tests.support.killable_learner import BOUNDS, PAGES, PHASES, SPEC, killable_learner
+from tests.support.killable_learner import BOUNDS, PAGES, PHASES, PROMOTION, SPEC, killable_learner
 from tests.support.learned_models import assert_same
 
 KILLS = 200 if SOAK else 30
 KILLS_A_STORY = 15
+PROMOTIONS = 40 if SOAK else 5  # stories of a new model that takes over
+RETRAINED_AT = PAGES // 6  # the next record that it has to learn
 
 pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametrize("seed", SEEDS)]
 
 
 @pytest.fixture
-def expected(monkeypatch: pytest.MonkeyPatch) -> Model:
-    """The model that nobody killed, which learned the log without a service, checkpoints and versions."""
+def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the learner that is killed, as far as learning depends on them."""
     for name in ("learner.deep.vocabulary.EVICT_EXAMPLES", *(n for n in BOUNDS if n.startswith("learner.training."))):
-        monkeypatch.setattr(name, BOUNDS[name])  # those that learning depends on
-    log, model = mixed_log(SPEC, PAGES), Model(SPEC)
+        monkeypatch.setattr(name, BOUNDS[name])
+
+
+def learned(model: Model, first: int, last: int) -> Model:
+    """It learns these records of the log."""
     model.learned_ids.ids_max = IDS_MAX
-    for offset, record in enumerate(log):
+    for offset, record in enumerate(mixed_log(SPEC, PAGES)[first:last], first):
         model.learn(record, offset, offset % 2)
+    return model
+
+
+@pytest.fixture
+def expected(bounds: None) -> Model:
+    """The model that nobody killed, which learned the log without a service, checkpoints and versions."""
+    model = learned(Model(SPEC), 0, PAGES // 3)
     assert model.held_out.anchor is not None
     assert not model.held_out.outcomes["worse"], "it would have been rolled back"
     return model
@@ -63,4 +78,44 @@ def test_a_learner_that_is_killed_in_any_phase_ends_bit_equal(seed: int, expecte
             if kills.total() >= KILLS:
                 break
     assert all(kills[phase] >= KILLS // len(PHASES) for phase in PHASES)
+    print(kills)
+
+
+@pytest.fixture
+def candidate(bounds: None) -> Checkpoint:
+    """A new model of half the log, which differs a little from the one that learns."""
+    model = learned(Model(SPEC), 0, RETRAINED_AT)
+    assert model.deep is not None
+    model.deep.freeze_quantiles()
+    model.deep.tower.flat[:] *= np.float32(0.99)
+    model.warm_starts, model.warm_start_at = 1, model.examples
+    return take(model, RETRAINED_AT, 0, 0)
+
+
+def test_a_learner_that_is_killed_while_a_new_model_takes_over_ends_bit_equal(
+    seed: int, candidate: Checkpoint, tmp_path: Path
+) -> None:
+    """Whenever it is killed, the new model takes over once, and has learned what follows, to the bit."""
+    expected = learned(restore(SPEC, candidate), RETRAINED_AT, PAGES // 3)
+    assert not expected.held_out.outcomes["worse"], "it would have been rolled back"
+    random, kills = np.random.default_rng(seed), Counter[str]()
+    outcome = Outcome(Verdict(True, "", 1, 1, 1.0, 1.0, 0.0, 0.0), "by hand", RETRAINED_AT, 1)
+    with killable_learner() as learner:
+        for story in range(PROMOTIONS):
+            folder = tmp_path / f"story{story}"
+            folder.mkdir()
+            retrains = RetrainFiles(Settings(local=folder), SPEC.name)
+            with retrains.lock():
+                retrains.write(outcome, candidate)
+            for phase in random.permutation([*PROMOTION]).tolist():
+                death = learner.live(folder, phase, 1, int(random.integers(1, PROMOTION[phase].lines)))
+                if death.signal:
+                    assert (death.signal, death.entered) == (9, death.left + 1), f"not inside {phase}"
+                    kills[phase] += 1
+            learner.live(folder, "", 0, 0)
+            found = CheckpointFiles(folder / "checkpoints").newest()
+            assert found is not None
+            assert found.meta.warm_starts == 1
+            assert_same(restore(SPEC, found), expected)
+    assert kills.total() >= 2 * PROMOTIONS, kills
     print(kills)
