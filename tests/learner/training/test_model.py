@@ -191,7 +191,7 @@ def test_another_spec_is_refused() -> None:
     """A checkpoint of another fingerprint is refused and says what to do."""
     spec = small_spec()
     checkpoint = take(Model(spec), 0, 0, 0)
-    with pytest.raises(CheckpointError, match=r"thalweg evolve.*new name"):
+    with pytest.raises(CheckpointError, match=r"thalweg evolve.*--before"):
         restore(small_spec(**{"l1 = 0.1": "l1 = 0.2"}), checkpoint)
     renamed = small_spec(**{'name = "small"': 'name = "other"'})
     assert restore(renamed, checkpoint).examples == 0
