@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from learner.checkpoints.checkpoint import Checkpoint
+from learner.checkpoints.checkpoint import Checkpoint, Origin
 from learner.checkpoints.checkpoint_files import ANCHORED, PASSED, CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
@@ -98,11 +98,20 @@ class Learner:
         if not checkpointer.sweep(wait=now):
             return
         self.dead_letters.confirm()
-        used = self.publisher.used if self.publisher else self.used
-        refusals = self.publisher.gate.refusals if self.publisher else 0
+        used, refusals = self._used_by_now, self.publisher.gate.refusals if self.publisher else 0
         checkpointer.cut(self.offset, used.token, used.version, refusals)
         self._unproven = self.offset, self.model.learned
         checkpointer.is_idle(wait=now)
+
+    @property
+    def _used_by_now(self) -> HighWater:
+        """Versions and tokens: the publisher's, once there is one."""
+        return self.publisher.used if self.publisher else self.used
+
+    def _write_at_once(self, checkpointer: Checkpointer) -> Origin:
+        """A checkpoint of its model, at this learner's offset. Raises CheckpointError."""
+        used = self._used_by_now
+        return checkpointer.write(self.offset, used.token, used.version)
 
     def roll_back(self, reason: str, kind: str = PASSED) -> None:
         """Return to the checkpoint that is pinned, of this kind, between two records, and write a checkpoint of that.
@@ -125,9 +134,8 @@ class Learner:
             self.model.roll_backs += 1
             self.checkpointer = Checkpointer(self.model, self._files, good.meta.offset)
             self._checkpoint_ms = now_ms()
-            used = self.publisher.used if self.publisher else self.used
             try:
-                written = self.checkpointer.write(self.offset, used.token, used.version)
+                written = self._write_at_once(self.checkpointer)
                 for pin in {PASSED, kind}:
                     self._files.pin(written.name, pin)
             except CheckpointError as error:
@@ -194,9 +202,8 @@ class Learner:
         self._unproven = None
         model.installs = self.model.installs
         model.progress.milestones.clear()  # the other process's
-        used = self.publisher.used if self.publisher else self.used
         checkpointer = Checkpointer(model, self._files, self.offset)
-        written = checkpointer.write(self.offset, used.token, used.version)
+        written = self._write_at_once(checkpointer)
         self.checkpointer, self._checkpoint_ms = checkpointer, now_ms()
         self.model = model
         if model.held_out.anchor is None:  # nobody can judge it by what was before, and nothing returns to that

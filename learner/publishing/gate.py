@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from msgspec import structs
 
-from learner.publishing.comparison import Comparison, compared, in_proportion
+from learner.publishing.comparison import ScoreComparison, compared, in_proportion
 from learner.publishing.gate_rules import (
     Refusal,
     comparison_refusal,
@@ -134,7 +134,7 @@ class PublishGate:
         return Scores(pages.wide_logits(self._model).astype(np.float64) + of_deep, of_deep, norms)
 
     def _refusal_of(
-        self, reference: Reference, scores: Scores, every: Comparison, fresh: ReferencePages | None, *, deep: bool
+        self, reference: Reference, scores: Scores, every: ScoreComparison, fresh: ReferencePages | None, *, deep: bool
     ) -> Refusal | None:
         """Why the comparison with this reference forbids the version; `fresh`: pages that are recent now."""
         rules, pages, what = self._rules, reference.pages, f"the {reference.name} version"

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from learner.publishing.comparison import Comparison
+from learner.publishing.comparison import ScoreComparison
 from learner.training.figures import Figures, cross_entropy, entropy_of
 from stream.snapshots.verdict import CALIBRATION, COLUMN, LOG_LOSS, NORMS, RANKING, SHIFT, SPREAD
 from stream.spec.spec import Gate, Label
@@ -39,7 +39,7 @@ def widening(gate: Gate, since: int, learned: int) -> float:
     return 1.0 + since / gate.patience + YOUNG * since / max(learned, 1)
 
 
-def comparison_refusal(gate: Gate, found: Comparison, width: float, what: str) -> Refusal | None:
+def comparison_refusal(gate: Gate, found: ScoreComparison, width: float, what: str) -> Refusal | None:
     """Of scores of the same items. `width`: of the bounds; `what` they are compared with."""
     spread_max = 1.0 + (gate.spread_max - 1.0) * width
     if not 1.0 / spread_max <= found.spread <= spread_max:

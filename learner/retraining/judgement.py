@@ -6,19 +6,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from learner.training.figures import cross_entropy
+from learner.training.figures import clipped, cross_entropy, log_losses
 from stream.tables.dtypes import F32, F64, I64, U64
 
 SIGMAS: Final = 1.96  # half width of the interval, in standard errors
 WORSE_MAX: Final = 0.01  # of normalised entropy: a new model may be so much worse, at the interval's upper end
-P_MIN: Final = 1e-7
 RARER_MIN: Final = 200  # examples of the rarer label that a test needs: an interval of fewer is wider than WORSE_MAX
 RARER_SHARE: Final = 25  # of `judged` so many are enough: where that is set low, the test is to be short
 JUDGED_MAX: Final = 20  # times `judged`: then the test ends, whatever the labels are
 COLUMNS: Final = ("predictions", "labels", "weights", "earlier")
 
 
-class Verdict(NamedTuple):
+class RetrainVerdict(NamedTuple):
     """Whether the new model is promoted, and the figures that say so.
 
     Normalised entropies are log loss / that of always predicting the label rate; `low`, `high` is the interval of
@@ -109,7 +108,7 @@ def _of_smaller(one: F32, other: F32) -> F32:
     return found
 
 
-def judge(live: Heard, new: Heard) -> Verdict:
+def judge(live: Heard, new: Heard) -> RetrainVerdict:
     """Compare the models on the examples that both have heard, in the live one's order.
 
     Where specs sample negatives or hold pages out differently, or a page can't be translated, the models don't hear the
@@ -119,7 +118,7 @@ def judge(live: Heard, new: Heard) -> Verdict:
     ids = tuple(np.concatenate([np.zeros(0, np.uint64), *one.ids]) for one in (live, new))
     at = _both(*ids)
     if not len(at[0]):
-        return Verdict(False, "no example came to judge it by", 0, 0, 0.0, 0.0, 0.0, 0.0)
+        return RetrainVerdict(False, "no example came to judge it by", 0, 0, 0.0, 0.0, 0.0, 0.0)
     of_live, of_new = ([one.column(name)[rows] for name in COLUMNS] for one, rows in zip((live, new), at, strict=True))
     predictions, labels, weights, earlier = of_live
     weights, earlier = _of_smaller(weights, of_new[2]), _of_smaller(earlier, of_new[3])
@@ -136,7 +135,7 @@ def judge(live: Heard, new: Heard) -> Verdict:
     low, high = mean - SIGMAS * spread / scale, mean + SIGMAS * spread / scale
     entropies = [float(of.sum()) / scale for of in losses]
     reason = _reason(entropies[1], mean, low, high)
-    return Verdict(not reason, reason, round(examples), round(positives), entropies[0], entropies[1], low, high)
+    return RetrainVerdict(not reason, reason, round(examples), round(positives), entropies[0], entropies[1], low, high)
 
 
 def _reason(entropy: float, mean: float, low: float, high: float) -> str:
@@ -153,8 +152,7 @@ def _reason(entropy: float, mean: float, low: float, high: float) -> str:
 
 def _losses(predictions: F32, labels: F32, weights: F32, earlier: F32) -> F64:
     """Weighted log losses, less those of the other label where it is taken back. float64 [n]."""
-    p = np.clip(predictions.astype(np.float64), P_MIN, 1.0 - P_MIN)
-    of_label = np.where(labels > 0.5, -np.log(p), -np.log1p(-p))
-    of_other = np.where(labels > 0.5, -np.log1p(-p), -np.log(p))
+    p = clipped(predictions)
+    of_label, of_other = log_losses(p, labels), log_losses(p, 1.0 - labels)
     found: F64 = weights.astype(np.float64) * of_label - earlier.astype(np.float64) * of_other
     return found

@@ -10,7 +10,7 @@ import msgspec
 
 from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import CheckpointFiles
-from learner.retraining.judgement import Verdict
+from learner.retraining.judgement import RetrainVerdict
 from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import CheckpointError
 from stream.runtime.settings import Settings
@@ -22,7 +22,7 @@ LOCK: Final = "lock"
 class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A retrain's verdict. `offset`: the next one in `examples` that the new model has to learn."""
 
-    verdict: Verdict
+    verdict: RetrainVerdict
     why: str  # by hand, periodic, drift, evolve
     offset: int
     warm_starts: int  # of the new model: one more than the live model's, unless another was promoted meanwhile

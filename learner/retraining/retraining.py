@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from learner.checkpoints.checkpoint import restore, take
 from learner.retraining.carry_over import carry_over
-from learner.retraining.judgement import Pair, Verdict, judge
+from learner.retraining.judgement import Pair, RetrainVerdict, judge
 from learner.retraining.window import train_on_window
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
@@ -62,7 +62,7 @@ class Retraining:
         """The new model learns what the live one has learned, or will."""
         self.new.learn_records(records, first, last)
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RetrainVerdict:
         """The paired test on what both have predicted; nobody listens any more."""
         self.live.on_predicted = self.new.on_predicted = None
         return judge(self._pair.live, self._pair.new)

@@ -6,7 +6,7 @@ new model learns beside the live one until it is judged, and takes over at that 
 
 from collections import deque
 
-from learner.retraining.judgement import Verdict
+from learner.retraining.judgement import RetrainVerdict
 from learner.retraining.retraining import Retraining
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
@@ -18,7 +18,7 @@ class RetrainSchedule:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[RetrainVerdict] = []
         self._retraining: Retraining | None = None
         self._window: deque[EncodedBatch] = deque()  # of the newest records
         self._examples = 0  # in the window

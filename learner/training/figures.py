@@ -8,9 +8,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from learner.training.ranking_figures import RankingFigures
+from stream.tables.dtypes import F32, F64
 
 WINDOW: Final = 2_000
 ALL: Final = "all"
+P_MIN: Final = 1e-7  # predictions nearer to 0 or 1 count as so near
 HEADER: Final = (
     f"{'examples':>10} {'since last':>10} {'log loss':>9} {'entropy':>8} {'auc':>7} {'label':>6} {'calibration':>11}"
     f" | {f'last {WINDOW:,}: log loss':>21} {'entropy':>8} {'auc':>7} {'calibration':>11}"
@@ -59,6 +61,17 @@ def entropy_of(base_rate: float) -> float:
     (True, True)
     """
     return cross_entropy(base_rate, base_rate)
+
+
+def clipped(predictions: F32) -> F64:
+    """Predictions, at least P_MIN from 0 and 1; float64 [n]."""
+    return np.clip(predictions.astype(np.float64), P_MIN, 1.0 - P_MIN)
+
+
+def log_losses(p: F64, labels: F32 | F64) -> F64:
+    """Of each clipped prediction, float64 [n]."""
+    losses: F64 = np.where(labels > 0.5, -np.log(p), -np.log1p(-p))
+    return losses
 
 
 def cross_entropy(base_rate: float, prediction: float) -> float:

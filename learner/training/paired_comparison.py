@@ -14,14 +14,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from learner.training.figures import entropy_of
+from learner.training.figures import P_MIN, clipped, entropy_of, log_losses
 from learner.training.ranking_figures import AUC, group_rows
 from stream.tables.dtypes import F32, F64, I64, Bools
 
 PLAUSIBLE_TIMES: Final = 3.0  # the usual rate
 CHANCE: Final = 1e-6
 USER_SHARE_MAX: Final = 0.05
-P_MIN: Final = 1e-7
 NO_ROWS: Final = np.zeros(0)
 
 
@@ -91,10 +90,8 @@ def compare(pairs: Pairs, usual_rate: float) -> Comparison:
     total = max(float(weights.sum()), 1e-9)
     rate = float((weights * labels).sum()) / total
     entropy = entropy_of(max(rate, usual_rate / 2))  # few positives may be none
-    live, anchor = (np.clip(p.astype(np.float64), P_MIN, 1 - P_MIN) for p in (pairs.live, pairs.anchor))
-    live_loss, anchor_loss = (
-        weights * np.where(labels > 0.5, -np.log(p), -np.log1p(-p)) / entropy for p in (live, anchor)
-    )
+    live, anchor = clipped(pairs.live), clipped(pairs.anchor)
+    live_loss, anchor_loss = (weights * log_losses(p, labels) / entropy for p in (live, anchor))
     live_aucs, anchor_aucs = _aucs(pairs)
     return Comparison(
         examples=len(labels),

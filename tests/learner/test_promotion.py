@@ -10,7 +10,7 @@ from learner.checkpoints.checkpoint_files import ANCHORED, PASSED
 from learner.learner import Learner
 from learner.promotion import Promotion
 from learner.publishing.publisher import Publisher, publish_config
-from learner.retraining.judgement import Verdict
+from learner.retraining.judgement import RetrainVerdict
 from learner.retraining.retrain_files import Outcome
 from stream.events.codec import encode
 from stream.events.topics import ITEMS
@@ -23,7 +23,7 @@ from tests.support.learner_world import small_spec
 from tests.support.retrain_house import CUT, NEVER_MS, SEEN, SPEC, House, learn_to, promoted
 from tests.support.waiting import wait_until
 
-WORSE = Verdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
+WORSE = RetrainVerdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from learner.checkpoints.checkpoint import Checkpoint, restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
-from learner.retraining.judgement import Verdict
+from learner.retraining.judgement import RetrainVerdict
 from learner.retraining.retrain_files import Outcome, RetrainFiles
 from learner.training.model import Model
 from stream.runtime.settings import Settings
@@ -99,7 +99,7 @@ def test_a_learner_that_is_killed_while_a_new_model_takes_over_ends_bit_equal(
     expected = learned(restore(SPEC, candidate), RETRAINED_AT, PAGES // 3)
     assert not expected.held_out.outcomes["worse"], "it would have been rolled back"
     random, kills = np.random.default_rng(seed), Counter[str]()
-    outcome = Outcome(Verdict(True, "", 1, 1, 1.0, 1.0, 0.0, 0.0), "by hand", RETRAINED_AT, 1)
+    outcome = Outcome(RetrainVerdict(True, "", 1, 1, 1.0, 1.0, 0.0, 0.0), "by hand", RETRAINED_AT, 1)
     with killable_learner() as learner:
         for story in range(PROMOTIONS):
             folder = tmp_path / f"story{story}"

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from learner.training.figures import entropy_of
+from learner.training.figures import clipped, entropy_of, log_losses
 from learner.training.ranking_figures import group_rows, sums_of
 from stream.tables.dtypes import F32, F64, I64, Bools
 from stream.tables.jit import kernel
@@ -21,7 +21,6 @@ FIGURES: Final = (
     "page_auc", "page_ndcg", "page_hit_rate", "session_auc", "session_ndcg", "session_hit_rate",
 )  # fmt: skip
 GROUP_SUMS: Final = 6
-P_MIN: Final = 1e-7
 
 
 class JudgedRows(NamedTuple):
@@ -98,9 +97,8 @@ def _resamples(users: int, resamples: int, seed: int) -> Iterator[F64]:
 
 def _example_sums(predictions: F32, rows: JudgedRows, users: int) -> F64:
     """Of each user: examples, log loss, predictions, labels; f64[users, 4]."""
-    p, y = np.clip(predictions.astype(np.float64), P_MIN, 1 - P_MIN), rows.labels
-    losses = -np.where(y > 0.5, np.log(p), np.log1p(-p))
-    return np.stack([np.bincount(rows.users, w, users) for w in (np.ones(len(y)), losses, p, y)], 1)
+    p, y = clipped(predictions), rows.labels
+    return np.stack([np.bincount(rows.users, w, users) for w in (np.ones(len(y)), log_losses(p, y), p, y)], 1)
 
 
 def _group_sums(predictions: F32, rows: JudgedRows, groups: I64, users: int) -> F64:
