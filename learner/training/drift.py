@@ -29,7 +29,7 @@ from learner.training.drift_kernels import (
 )
 from learner.training.figures import ALL
 from learner.training.negative_sampling import Multiplicities
-from stream.spec.spec import Drift
+from stream.spec.parts import Drift
 from stream.tables.dtypes import F32, F64, I64, Bools
 
 STEP_MAX: Final = 512  # examples of several records that are learned in one step: a few ms

@@ -8,7 +8,8 @@ import pytest
 from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.deep.joint_step import unique_rows
-from learner.deep.vocabulary import Vocabulary, count_sightings, look_up
+from learner.deep.vocabulary import Vocabulary
+from learner.deep.vocabulary_kernels import count_sightings, look_up
 from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits
 from learner.training.model import Model
 from ranker.versions.model import score_features

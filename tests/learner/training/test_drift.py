@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from learner.training.drift import DUE, HEARD, STEP_MAX, DriftDetector
 from learner.training.drift_kernels import CUSUM, EXCESS, LABELS, POSITIVES, SINCE
 from learner.training.negative_sampling import Multiplicities
-from stream.spec.spec import Drift
+from stream.spec.parts import Drift
 from stream.tables.dtypes import F32, Bools
 
 RATE = 0.05

@@ -19,7 +19,8 @@ from stream.events.types import (
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import label_rules
 from stream.joiner.labels import label_page
-from stream.spec.spec import Label, Spec
+from stream.spec.parts import Label
+from stream.spec.spec import Spec
 from tests.support.join_events import FAR, NOW, RULES, ids, install, page, play, retraction, rows
 from tests.support.join_oracle import net_of, offline
 
