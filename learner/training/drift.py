@@ -85,7 +85,7 @@ class DriftDetector:
         self.clock[HEARD] = begin + len(predictions)
 
     def take_due(self) -> str:
-        """The action, once it's due: the model isn't what it was, so the references begin anew."""
+        """The action, once it's due: the model isn't what it was, so the references begin again."""
         self.clock[DUE] = 0
         if self.spec.action in ("retrain", "forget"):
             self.begin_anew()

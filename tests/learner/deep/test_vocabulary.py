@@ -121,7 +121,7 @@ def test_an_id_that_wasnt_seen_for_long_loses_its_row() -> None:
     assert vocabulary.rows_of(ids(5, 6, 7)).tolist() == [0, 2, 0]
     assert (len(vocabulary), len(vocabulary.table)) == (2, 1)
     vocabulary.count(ids(8, 8, 5), HOUR_MS + 1)
-    assert vocabulary.rows_of(ids(8, 5)).tolist() == [1, 0], "5 starts to be counted anew"
+    assert vocabulary.rows_of(ids(8, 5)).tolist() == [1, 0], "5 starts to be counted again"
     assert not vocabulary.embeddings[1, 4:].any()
     assert not np.array_equal(vocabulary.vectors[1], start)
     fresh = Vocabulary(4, 2, 1_000)

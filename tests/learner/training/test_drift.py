@@ -198,7 +198,7 @@ def test_an_alarm_ends_when_the_model_is_as_good_as_before() -> None:
 
 @pytest.mark.parametrize("action", ["retrain", "forget", "freeze", "none"])
 def test_an_action_is_due_once(action: str) -> None:
-    """After an action that changes the model references begin anew; after another one the alarm goes on."""
+    """After an action that changes the model references begin again; after another one the alarm goes on."""
     detector, _, _ = alarmed(action)
     assert detector.is_due()
     assert detector.take_due() == action

@@ -367,7 +367,7 @@ def test_the_restart_point_carries_the_watermark() -> None:
 
 
 def test_the_restart_point_carries_what_is_finished() -> None:
-    """A repeated page behind the commit, its first copy before it, must not be told anew while the watermark is low."""
+    """A repeated page behind the commit (its first copy before it) must not be emitted again at a low watermark."""
     log: list[SourceEvent] = [page("r", 100, "a"), install("i", 100), other, page("r", 100, "a"), Tick(115), FAR]
     stored = restart_point_after(log, 5)
     assert (stored.offset, stored.finished_ms) == (2, 100)
