@@ -68,9 +68,9 @@ def http_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Gate:
         logging_config=None,
         debug=False,
     )
-    complete_document(
-        routed, {RANK: post_operation("Rank items for a user", NamedRequest, {200: ("the list", RankAnswer)}, {})}
-    )
+    rank, schemas = post_operation("Rank items for a user", NamedRequest, {200: ("the list", RankAnswer)}, {})
+    del schemas[NamedRequest.__name__]["properties"]["reply_to"]  # for requests over Kafka
+    complete_document(routed, {RANK: (rank, schemas)})
     posts: Mapping[str, tuple[Scope, Any]] = {RANK: ("rank", served.rank)}
     return Gate(routed, posts, tokens, hosts)
 

@@ -95,10 +95,12 @@ class RankingQueue:
         try:
             reply = self._answerer.answer_with(request, arrived_ms, histories)
             cost_ms = None if reply.error else self._clock_ms() - started_ms
+        except Exception as error:  # noqa: BLE001  # whoever asked raises it
+            waiting.set_exception(error)
+        else:
+            waiting.set_result(reply)
         finally:
             self._admission.done(cost_ms)
-        if not waiting.done():  # its connection may be gone
-            waiting.set_result(reply)
 
 
 class RankEndpoint:
@@ -142,6 +144,8 @@ class RankEndpoint:
     def _decode(self, body: bytes, *, is_json: bool) -> RankRequest:
         try:
             named = decode_named(body, is_json=is_json)
+            if named.reply_to is not None:
+                raise BadEvent("reply_to is for requests over Kafka; over HTTP the answer is the reply")
             if not named.request_id:
                 named = msgspec.structs.replace(named, request_id=self._new_id())
             return named.positional()
