@@ -50,6 +50,7 @@ class HttpServer:
     def __init__(self, app: Any, host: str, port: int, bounds: Bounds | None = None) -> None:
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
+        self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
         self._beat_s = time.monotonic()
         config = uvicorn.Config(
             app,

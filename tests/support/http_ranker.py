@@ -27,13 +27,17 @@ KNOWN = {"i1": Item("i1", {"genres": ["a"]}, "One", 2.0), "with/slash/": Item("w
 
 
 class FakeAnswerer:
-    """Answers with items by their order; waits while `may_answer` is cleared. `asked` has what it was asked."""
+    """Answers with items by their order; waits while `may_answer` (`may_read` for histories) is cleared.
+
+    `asked` has what it was asked, `observed` the replies that others made.
+    """
 
     def __init__(self) -> None:
         self.asked: list[RankRequest] = []
         self.observed: list[RankReply] = []
-        self.may_answer, self.is_answering = Event(), Event()
+        self.may_answer, self.may_read, self.is_answering = Event(), Event(), Event()
         self.may_answer.set()
+        self.may_read.set()
         self.age_ms = 0.0
 
     def left_ms(self, request: RankRequest, arrived_ms: int) -> float:
@@ -42,6 +46,7 @@ class FakeAnswerer:
 
     def read_histories(self, requests: Sequence[RankRequest]) -> Histories:
         """Nobody has anything."""
+        assert self.may_read.wait(PATIENCE_S), "the test never let it read"
         return {request.user: [] for request in requests}
 
     def answer_with(self, request: RankRequest, arrived_ms: int, histories: Histories | None) -> RankReply:

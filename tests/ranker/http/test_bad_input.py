@@ -5,6 +5,7 @@ import json
 import socket
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -92,10 +93,8 @@ def test_a_body_of_unknown_length_is_bounded_too(ranker: HttpRanker) -> None:
         while True:
             yield b" " * 65_536
 
-    try:
+    with suppress(httpx.WriteError):  # it may be cut off while it still sends
         assert ranker.rank(endless()).status_code == 413
-    except httpx.WriteError:
-        pass  # it was cut off while it still sent
 
 
 def test_good_requests_in_chunks_or_gzip_or_messagepack_are_the_same(ranker: HttpRanker) -> None:

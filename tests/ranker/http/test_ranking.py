@@ -1,7 +1,6 @@
 """`POST /v1/rank`: answers, and what becomes of requests that can't be answered in time."""
 
 import socket
-import threading
 
 import pytest
 
@@ -86,14 +85,12 @@ def test_a_bug_is_one_problem_and_others_go_on(caplog: pytest.LogCaptureFixture)
 def test_a_history_that_is_read_slowly_delays_only_its_own_request() -> None:
     """Requests that bring their history, and those about health, are answered meanwhile."""
     with http_ranker() as ranker:
-        may_read = threading.Event()
-        read = ranker.answerer.read_histories
-        ranker.answerer.read_histories = lambda requests: may_read.wait(20) and read(requests)  # type: ignore[method-assign,assignment]
+        ranker.answerer.may_read.clear()
         slow = send(ranker, "u0")
         wait_until(lambda: ranker.admission.waiting == 1)
         assert ranker.rank(b'{"user":"u","history":["a"]}').status_code == 200
         assert ranker.client.get("/livez").status_code == 200
-        may_read.set()
+        ranker.answerer.may_read.set()
         assert read_to_end(slow).startswith(b"HTTP/1.1 200 ")
         slow.close()
 
