@@ -85,6 +85,7 @@ class Checkpointer:
 
     def __init__(self, model: Model, files: CheckpointFiles, offset: int, resumed: Origin | None = None) -> None:
         self.offset = offset
+        self.is_saved = resumed is not None  # whether a checkpoint of this model is on disk
         self.error: CheckpointError | None = None  # why the last one wasn't written
         self._model, self._files, self._chain = model, files, resumed
         self._covered = _Coverage()  # by the chain
@@ -252,6 +253,7 @@ class Checkpointer:
         self.error = writer.error
         if writer.origin:
             self._chain, self._covered, self.offset = writer.origin, self._now, self._cut_offset
+            self.is_saved = True
             return
         for name, runs in self._taken.items():
             self._covered.tables[name].runs |= runs

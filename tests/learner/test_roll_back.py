@@ -1,5 +1,6 @@
 """Rolling back: learning returns to the last checkpoint that was proven good. A crash is before or after."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 from learner.checkpoints.checkpoint import Checkpoint, restore
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
+from learner.checkpoints.writer import CheckpointWriter
 from learner.learner import Learner
 from learner.publishing.publisher import Publisher
 from learner.publishing.uploader import PublishConfig
@@ -234,13 +236,15 @@ def test_a_learner_killed_while_it_rolls_back_is_before_or_after(
             (files.folder / "000000000999.checkpoint.1.part").write_bytes(b"half a checkpoint")
         raise Killed
 
-    with monkeypatch.context() as patch:
-        if moment != "after":
-            patch.setattr(Checkpointer, "write", killed)
-            with pytest.raises(Killed):
-                loop.learner.roll_back("because")
-        else:
-            loop.learner.roll_back("because")
+    loop.learner.roll_back("because")
+    assert not loop.learner.may_publish
+    if moment == "after":
+        loop.learner.maybe_checkpoint(now=True)
+        assert loop.learner.may_publish
+    else:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Checkpointer, "begin" if moment == "before the write" else "cut", killed)
+            loop.learner.maybe_checkpoint(now=True)
     loop.stop()
     again = Loop(tmp_path, loop.log)
     if moment == "after":
@@ -255,6 +259,23 @@ def test_a_learner_killed_while_it_rolls_back_is_before_or_after(
             learner.learn(learner.model.record_encoder.records(reader.poll(0, 30)), lambda: None)
         assert_same(again.model, loop.model)
     again.stop()
+
+
+def test_while_the_state_after_it_cant_be_saved_versions_go_out(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full is in the log; rankers needn't wait for it."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    good = loop.files.pinned()
+    make_nan(loop.model)
+    loop.learn(4)
+    monkeypatch.setattr(CheckpointWriter, "_write", full)
+    loop.learner.roll_back("because")
+    assert not loop.learner.may_publish
+    loop.learner.maybe_checkpoint(now=True)
+    assert loop.learner.may_publish
+    assert loop.files.pinned() == good
 
 
 def test_dead_letters_come_first(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,9 +92,10 @@ PHASES: Final = {  # to add one is to name its function; first those that are at
 }
 PROMOTION: Final = {  # of a life that finds a new model
     "restoring a new model": Phase("learner.promotion", "Promotion._restore", 1, 300),
-    "catching up": Phase("learner.promotion", "Promotion._catch_up", 1, 60),
+    "catching up": Phase("learner.promotion", "_Candidate.learn_to", 4, 60),
     "promoting": Phase("learner.promotion", "Promotion._promote", 1, 500),
     "replacing the model": Phase("learner.learner", "Learner.replace_model", 1, 400),
+    "going on with the new model": Phase("learner.service", "_newest", 1, 200),
     "clearing the verdict": Phase("learner.promotion", "Promotion._forget", 1, 6),
 }
 
@@ -192,7 +193,7 @@ def _bounded() -> None:
     chain = partial(DeltaChain, deltas_max=6, deltas_retained=2, rebase_share=9.0)
     _replace("learner.publishing.version_builder.DeltaChain", chain)
     _replace("learner.service.publish_config", _publishes_often)
-    for module in ("learner.promotion", "learner.retraining.resumption"):  # its bounds are below those of a file
+    for module in ("learner.promotion", "learner.retraining.resumption", "learner.service"):  # its bounds are below those of a file
         _replace(f"{module}.spec_of", lambda _: SPEC)
     Promotion._start_process = lambda _: None  # type: ignore[assignment, method-assign]  # there's no Kafka that it could read
 
@@ -210,15 +211,14 @@ def _live(log: list[bytes], folder: Path, phase: str, entry: int, line: int) -> 
         marks = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
     if phase:
         _Killer((PHASES | PROMOTION)[phase], entry, line, marks)
+    settings = Settings(local=folder)
     files = CheckpointFiles(folder / "checkpoints")
-    found = files.newest()
+    found = service._newest(settings, SPEC, files)
     model = restore(SPEC, found) if found else Model(SPEC)
     model.learned_ids.ids_max = IDS_MAX
     learner = Learner(examples, model, found.meta.offset if found else START, files, 0, found)
     if found:
         learner.used = HighWater(found.meta.version, found.meta.token)
-
-    settings = Settings(local=folder)
     retrains = RetrainFiles(settings, SPEC.name)
 
     def stop_at_the_end() -> None:
