@@ -1,10 +1,10 @@
 """The learner's side of a retrain: starts its process when the model calls for one, and takes what it leaves.
 
-A new model is restored in a thread of its own, where it learns most of what came since its verdict; the learner's thread
-learns the rest, and swaps one reference. Learning and publishing go on at once, and the new model's first checkpoint is
-written beside them. Until it's there, verdict and candidate stay, and say that it's live: a learner that was killed
-begins with the candidate (`service.py`), and comes to the same model, to the bit. A kill before the swap: the
-verdict is taken again.
+A new model is restored in a thread of its own, where it learns most of what came since its verdict; the learner's
+thread does the rest, and swaps one reference. Learning and publishing go on at once, and the new model's first
+checkpoint is written beside them. Until it's there, verdict and candidate stay, and say that it's live: a learner that
+was killed begins with the candidate (`service.py`), and comes to the same model, to the bit. A kill before the swap:
+the verdict is taken again.
 """
 
 import subprocess
@@ -86,8 +86,7 @@ class Promotion:
         if self._outcome is None or (self._restoring and self._restoring.is_alive()):
             return False
         if self._is_live:
-            if self._learner.checkpointer.is_saved:
-                self._forget()
+            self._forget_once_saved()
             return False
         if self._restored is None:
             self._drop("its checkpoint can't be restored")
@@ -97,9 +96,9 @@ class Promotion:
         return is_free and self._learner.offset >= self._outcome.offset and self._promote(self._outcome, self._restored)
 
     def close(self) -> None:
-        """End the process; what it was at is dropped. What is live and saved by now needs its verdict no more."""
-        if self._is_live and self._learner.checkpointer.is_saved:
-            self._forget()
+        """End the process; what it was at is dropped."""
+        if self._is_live:
+            self._forget_once_saved()
         if self._process and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
@@ -187,6 +186,11 @@ class Promotion:
         )  # fmt: skip
         metrics.RETRAINS.labels("dropped").inc()
         self._forget()
+
+    def _forget_once_saved(self) -> None:
+        """A checkpoint of the model that is live needs its verdict no more."""
+        if self._learner.checkpointer.is_saved:
+            self._forget()
 
     def _forget(self) -> None:
         if self._outcome is not None:

@@ -119,14 +119,19 @@ def test_a_kill_anywhere_ends_in_one_of_two_models(house: House, where: str, mon
     learn_to(plain, 100)
     learn_to(learner, 90)
     candidate = house.retrain_files().candidates.newest()
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(step, kill)
+
+    def live() -> None:
         if not has_outcome:
             house.retrain()
         promotion = Promotion(learner, house.settings)
         promoted(promotion)
         learn_to(learner, 95)
         saved(learner, promotion)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step, kill)
+        with pytest.raises(Killed):
+            live()
     again = house.learner()
     assert again.model.warm_starts == (where not in NOT_LIVE)
     learn_to(again, 100)

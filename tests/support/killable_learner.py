@@ -93,9 +93,10 @@ PHASES: Final = {  # to add one is to name its function; first those that are at
 PROMOTION: Final = {  # of a life that finds a new model
     "restoring a new model": Phase("learner.promotion", "Promotion._restore", 1, 300),
     "catching up": Phase("learner.promotion", "_Candidate.learn_to", 4, 60),
-    "promoting": Phase("learner.promotion", "Promotion._promote", 1, 500),
     "replacing the model": Phase("learner.learner", "Learner.replace_model", 1, 400),
-    "going on with the new model": Phase("learner.service", "_newest", 1, 200),
+    "going on with the new model": Phase("learner.checkpoints.checkpoint_files", "CheckpointFiles.write", 1, 200),
+    "waiting for its checkpoint": Phase("learner.promotion", "Promotion._forget_once_saved", 3, 2),
+    "promoting": Phase("learner.promotion", "Promotion._promote", 1, 500),
     "clearing the verdict": Phase("learner.promotion", "Promotion._forget", 1, 6),
 }
 
@@ -193,7 +194,11 @@ def _bounded() -> None:
     chain = partial(DeltaChain, deltas_max=6, deltas_retained=2, rebase_share=9.0)
     _replace("learner.publishing.version_builder.DeltaChain", chain)
     _replace("learner.service.publish_config", _publishes_often)
-    for module in ("learner.promotion", "learner.retraining.resumption", "learner.service"):  # its bounds are below those of a file
+    for module in (
+        "learner.promotion",
+        "learner.retraining.resumption",
+        "learner.service",
+    ):  # its bounds are below those of a file
         _replace(f"{module}.spec_of", lambda _: SPEC)
     Promotion._start_process = lambda _: None  # type: ignore[assignment, method-assign]  # there's no Kafka that it could read
 
