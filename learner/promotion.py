@@ -88,8 +88,8 @@ class Promotion:
         if self._is_live:
             self._forget_once_saved()
             return False
-        if self._restored is None:
-            self._drop("its checkpoint can't be restored")
+        if self._restored is None or self._why_outdated(self._outcome):
+            self._drop(self._why_outdated(self._outcome) or "its checkpoint can't be restored")
             return False
         checkpointer = self._learner.checkpointer  # one that is being written would be waited for
         is_free = checkpointer.is_sweeping or checkpointer.is_idle(wait=False)
@@ -123,13 +123,19 @@ class Promotion:
             return
         if not outcome.verdict.promoted:
             self._drop(outcome.verdict.reason)
-        elif outcome.warm_starts != self._learner.model.warm_starts + 1:
-            self._drop("another model was promoted meanwhile")
-        elif outcome.roll_backs != self._learner.model.roll_backs:
-            self._drop("learning was rolled back meanwhile, and it was trained from what was before")
+        elif reason := self._why_outdated(outcome):
+            self._drop(reason)
         else:
             self._restoring = threading.Thread(target=self._restore, name="restore", daemon=True)
             self._restoring.start()
+
+    def _why_outdated(self, outcome: Outcome) -> str:
+        """Why it may no longer take over from the model that learns now; empty: it may."""
+        if outcome.warm_starts != self._learner.model.warm_starts + 1:
+            return "another model was promoted meanwhile"
+        if outcome.roll_backs != self._learner.model.roll_backs:
+            return "learning was rolled back meanwhile, and it was trained from what was before"
+        return ""
 
     def _restore(self) -> None:
         try:

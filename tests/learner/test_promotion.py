@@ -257,18 +257,22 @@ def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:
         house.retrain()
 
 
-def test_what_was_trained_before_a_roll_back_is_dropped(house: House) -> None:
-    """It comes from the state that learning has left."""
+@pytest.mark.parametrize("is_restored", [False, True])
+def test_what_was_trained_before_a_roll_back_is_dropped(house: House, *, is_restored: bool) -> None:
+    """It comes from the state that learning has left; even where it waits to take over already."""
     learner = house.learner()
     newest = house.files.newest()
     assert newest is not None
     assert newest.origin is not None
     house.files.pin(newest.origin.name)
     assert house.retrain().verdict.promoted
+    promotion = Promotion(learner, house.settings)
+    if is_restored:
+        promoted(promotion)
     learn_to(learner, SEEN)
     learner.roll_back("because")
     learner.maybe_checkpoint(now=True)
-    promoted(Promotion(learner, house.settings))
+    promoted(promotion)
     assert learner.model.warm_starts == 0
     assert house.retrain_files().read() is None
     house.grow()
