@@ -1,12 +1,16 @@
 """A learner and retrains share a folder: locks, results that are newer, a disk that is full."""
 
 import errno
+import threading
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from learner.checkpoints.checkpoint import take
 from learner.checkpoints.writer import CheckpointWriter
 from learner.promotion import Promotion
+from learner.retraining.retrain_files import Outcome, RetrainFiles
 from stream.runtime.errors import CheckpointError
 from tests.support.learned_models import assert_same
 from tests.support.retrain_house import CUT, SEEN, House, learn_to, promoted, saved
@@ -62,6 +66,36 @@ def test_a_newer_result_takes_the_place_of_one_that_isnt_live_yet(house: House) 
     saved(learner, promotion)
     assert files.read() is None
     assert not files.candidates.paths()
+
+
+def test_a_result_that_is_written_while_another_is_forgotten_stays(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retrain ends just after the learner looked whether the outcome that it drops is still the last one."""
+    taken = house.retrain()
+    newer = structs.replace(taken, why="evolve")
+    candidate = take(house.learner().model, newer.offset, 0, 0)
+
+    def write() -> None:
+        files = house.retrain_files()
+        with files.lock():
+            files.write(newer, candidate)
+
+    writer, read = threading.Thread(target=write), RetrainFiles.read
+
+    def read_then_write(files: RetrainFiles) -> Outcome | None:
+        found = read(files)
+        writer.start()
+        writer.join(0.5)  # it has written all, or waits
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RetrainFiles, "read", read_then_write)
+        house.retrain_files().forget(taken)
+    writer.join()
+    files = house.retrain_files()
+    assert files.read() == newer
+    assert len(files.candidates.paths()) == 1
 
 
 def test_while_no_checkpoint_can_be_written_the_candidate_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
