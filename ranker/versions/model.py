@@ -98,7 +98,8 @@ class Version:
             assert self.tower is not None, "only items' parts can be missing"
             admitted = self.tower.items.admit(run.words, first, last)
             logged = run._replace(user=run.user._replace(now=np.nan))  # statistics are written by now
-            assert self._score(logged, first, last, admitted), "the parts were just admitted"
+            is_complete = self._score(logged, first, last, admitted)
+            assert is_complete, "the parts were just admitted"
 
     def _score(self, run: Run, first: int, last: int, items: ActivationTable) -> bool:
         return score_items(run, first, last, self._model, items.arrays, self._scratch(last - first))
