@@ -28,7 +28,8 @@ from stream.features.page_features import Catalogue, Layout, build_page, statist
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import BadSnapshot, SpecError
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import Spec, Statistic
+from stream.spec.columns import Statistic
+from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
 from stream.spec.statistic_kinds import (
     KINDS,
