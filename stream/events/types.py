@@ -10,6 +10,7 @@ REQUEST_BYTES_MAX: Final = 256 * 1024
 EVENTS_MAX: Final = 65_536  # of one record
 CHUNK_EVENTS: Final = 1_024  # of a large record, decoded at once: rejected ones take 10 µs each
 ITEMS_MAX: Final = 1_000  # of one page or request
+ID_BYTES_MAX: Final = 256  # of an id, or the name of a variant, as UTF-8
 TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: a later event time is a mistake
 WEIGHT_MIN: Final = 1e-6  # of an example; a smaller one would vanish in 32 bits
 WEIGHT_MAX: Final = 1e6
