@@ -1,0 +1,126 @@
+"""From a request and its arrival to its reply, whatever brought it: Kafka and HTTP answer alike.
+
+Age counts from `arrived_ms`, the wall clock of the log's append or of the request's arrival. A request never ends the
+service: what can't be answered has a reply with an `error` (what, why, remedy) and its `kind`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from ranker import metrics
+from ranker.serving.history import HistoryReader
+from ranker.serving.served_model import ServedModel
+from stream.events.types import DEADLINE_MS, EXPIRED, FAILED, INVALID, SHED, UNKNOWN_MODEL, RankReply, RankRequest
+from stream.runtime.errors import BadEvent
+
+MODELS_NAMED: Final = 10  # in an error's text
+
+log = logging.getLogger(__name__)
+
+Histories = Mapping[str, Sequence[str]]
+
+
+def deadline_of(deadline_ms: int) -> int:
+    """The budget of a request in ms: its own, else the default.
+
+    >>> deadline_of(0), deadline_of(50)
+    (1000, 50)
+    """
+    return deadline_ms or DEADLINE_MS
+
+
+def refusal(request: RankRequest | RankReply, kind: str, error: str) -> RankReply:
+    """A reply without a list, and the reason."""
+    return RankReply(request.request_id, request.user, [], [], 0, error=error, time_ms=request.time_ms, kind=kind)
+
+
+def expired(request: RankRequest, age_ms: float) -> RankReply:
+    """The reply to a request that is older than its deadline."""
+    return refusal(
+        request, EXPIRED,
+        f"the request is {age_ms:.0f} ms old and had {deadline_of(request.deadline_ms)} ms: it isn't ranked; raise "
+        "deadline_ms, or start more rankers",
+    )  # fmt: skip
+
+
+def shed(request: RankRequest, queue_ms: float) -> RankReply:
+    """The reply to a request that would wait for too long."""
+    return refusal(
+        request, SHED,
+        f"{queue_ms:.0f} ms of requests wait before this one: it isn't ranked; ask again later, or start more rankers",
+    )  # fmt: skip
+
+
+class Answerer:
+    """Answers requests by the model that each names, else by the first of `models`. Threads may share `models`.
+
+    An answerer and its `histories` belong to one thread. `now_ms` is the clock by which requests arrive.
+    """
+
+    def __init__(self, models: Mapping[str, ServedModel], histories: HistoryReader, now_ms: Callable[[], int]) -> None:
+        assert models, "a ranker serves at least one model"
+        self._models, self._histories, self._now_ms = models, histories, now_ms
+        self._default = next(iter(models))
+
+    def model(self, name: str) -> ServedModel | None:
+        """The model of this name (empty: the first), None when it isn't served here."""
+        return self._models.get(name or self._default)
+
+    def left_ms(self, request: RankRequest, arrived_ms: int) -> float:
+        """What is left of the request's deadline; 0 or less: it has expired. A clock behind the log's adds nothing."""
+        return deadline_of(request.deadline_ms) - max(0, self._now_ms() - arrived_ms)
+
+    def read_histories(self, requests: Sequence[RankRequest]) -> Histories | None:
+        """The histories of the users whose requests bring none, in one look-up; None when unavailable."""
+        users = sorted({request.user for request in requests if request.history is None})
+        models = [model for request in requests if (model := self.model(request.model))]
+        return self._histories.get(users, max((model.ranker.history_last for model in models), default=1))
+
+    def answer(self, request: RankRequest, arrived_ms: int) -> RankReply:
+        """The reply to one request, with its history read now if it brings none."""
+        if self.model(request.model) is None or self.left_ms(request, arrived_ms) <= 0:
+            return self.answer_with(request, arrived_ms, None)  # needs no history
+        return self.answer_with(request, arrived_ms, self.read_histories([request]))
+
+    def answer_with(self, request: RankRequest, arrived_ms: int, histories: Histories | None) -> RankReply:
+        """The reply to one request; `histories` from `read_histories`."""
+        reply = self._reply(request, arrived_ms, histories)
+        self.observe(reply, arrived_ms)
+        return reply
+
+    def observe(self, reply: RankReply, arrived_ms: int) -> None:
+        """Count a reply that is ready, also one that was made without `answer`: of a request that was shed."""
+        now_ms = self._now_ms()
+        metrics.REPLIES.inc()
+        metrics.ANSWER.observe(max(0, now_ms - arrived_ms) / 1e3)
+        for note in reply.notes:
+            metrics.INCOMPLETE.labels(note).inc()
+        if reply.error:
+            metrics.ERRORS.labels(reply.kind).inc()
+
+    def _reply(self, request: RankRequest, arrived_ms: int, histories: Histories | None) -> RankReply:
+        started_s = time.monotonic()
+        model = self.model(request.model)
+        if model is None:
+            named = ", ".join(list(self._models)[:MODELS_NAMED])
+            return refusal(request, UNKNOWN_MODEL, f"no model {request.model[:100]!r} is served here, but {named}")
+        left_ms = self.left_ms(request, arrived_ms)
+        if left_ms <= 0:
+            return expired(request, deadline_of(request.deadline_ms) - left_ms)
+        history = request.history
+        if history is None and histories is not None:
+            history = list(histories.get(request.user, []))
+        try:
+            reply = model.ranker.answer(request, history, started_s, started_s + left_ms / 1e3)
+        except BadEvent as error:
+            return refusal(request, INVALID, str(error))
+        except Exception as error:
+            log.exception("request %s of user %s can't be answered", request.request_id, request.user)
+            return refusal(request, FAILED, f"the ranker failed ({error!r}): its log says where")
+        metrics.LATENCY.observe(time.monotonic() - started_s)
+        if reply.version:
+            metrics.STALENESS.set(reply.staleness_ms / 1e3)
+            model.watcher.freshness.replied(reply.version, self._now_ms())
+        return reply
