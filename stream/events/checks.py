@@ -99,7 +99,7 @@ def check_request(request: RankRequest) -> None:
     """Raises BadEvent when a request is invalid."""
     if not request.request_id or not request.user:
         raise BadEvent("a request needs a request_id and a user")
-    check_lengths("request_id or user", (request.request_id, request.user))
+    check_lengths("request_id, user or model", (request.request_id, request.user, request.model))
     if not 1 <= request.k <= ITEMS_MAX:
         raise BadEvent(f"k must be 1 to {ITEMS_MAX}, not {request.k}")
     if request.candidates is not None:
@@ -116,6 +116,8 @@ def check_request(request: RankRequest) -> None:
         raise BadEvent(f"deadline_ms {request.deadline_ms} is not between 0 and 2**53")
     if request.reply_to is not None and not (request.reply_to.topic and request.reply_to.partition >= 0):
         raise BadEvent("reply_to needs a topic and a partition from 0")
+    if request.reply_to is not None:
+        check_lengths("reply_to's topic", (request.reply_to.topic,))
     check_numbers(request.context)
     check_numbers(request.attributes or {})
 

@@ -115,7 +115,8 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
 
     `features` belong to `items` in this order; whoever shows the page copies them into the Impression.
     `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
-    ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", "no_user", ...).
+    ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", "no_user",
+    "features_cut": fewer items than asked for, since the features of more wouldn't fit an Impression).
     `error` is empty, or the reason why there is no answer, and `kind` then one of KINDS (empty from an older ranker).
     """
 

@@ -13,7 +13,8 @@ from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
-from stream.events.types import Item, RankReply, RankRequest, Value
+from stream.events.codec import decode_events, encode, encode_record
+from stream.events.types import EVENT_BYTES_MAX, Impression, Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import build_page
@@ -65,6 +66,30 @@ def test_without_a_model_items_come_by_popularity(house: House) -> None:
     assert reply.items == ["i1", "i3", "i4", "i5", "i6"]
     assert (reply.scores[0], reply.version, reply.notes, reply.features) == (29.0, 0, ["no_model"], b"")
     assert house.answer(["i0"], candidates=["nobody", "i7", "i3"]).items == ["i3", "i7", "nobody"]
+
+
+def test_a_reply_is_cut_to_what_an_impression_holds(house: House) -> None:
+    """Items, scores and features together: the best ones whose page fits an event with whatever its sender adds."""
+    house.publish()
+    version = load_version(house.store, "m", 1)
+    names, context = [f"{n:0200}" for n in range(1_000)], {"device": "x" * 3_000}
+    whole, reply = (house.answer([], k=k, candidates=names, context=context) for k in (5, 1_000))
+    assert (len(whole.items), whole.notes) == (5, [])
+    n = len(reply.items)
+    assert (reply.notes, reply.scored, 5 < n < 1_000) == (["features_cut"], 1_000, True)
+    assert reply.items[:5] == whole.items
+    assert np.abs(score_features(version, reply.features, n) - reply.scores).max() <= 1e-5
+    shown = Impression("r", reply.time_ms, "u1", reply.items, "ü" * 128, 1, reply.scores, reply.scores, reply.features,
+                       context)  # fmt: skip
+    assert decode_events(encode_record([shown])) == ([shown], [])
+    assert len(encode(shown)) > EVENT_BYTES_MAX - 1_000
+
+
+def test_a_context_that_no_impression_holds_is_an_error(house: House) -> None:
+    """A page that can't be logged isn't ranked: the reason names the context."""
+    house.publish()
+    with pytest.raises(BadEvent, match="send a shorter context"):
+        house.answer([], context={"device": "x" * EVENT_BYTES_MAX})
 
 
 def test_a_reply_can_be_recomputed(house: House) -> None:

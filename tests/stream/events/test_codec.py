@@ -349,6 +349,8 @@ WITH_ID = {
     "a request's id": lambda one: RankRequest(one, "u"),
     "a request's user": lambda one: RankRequest("q", one),
     "a request's candidate": lambda one: RankRequest("q", "u", candidates=["a", one]),
+    "a request's model": lambda one: RankRequest("q", "u", model=one),
+    "a request's topic": lambda one: RankRequest("q", "u", reply_to=types.ReplyTo(one, 0)),
     "a request's history": lambda one: RankRequest("q", "u", history=["a", one]),
     "an item": Item,
     "a user": User,
