@@ -52,6 +52,12 @@ class Run(NamedTuple):
     user: UserContext
     user_part: F32  # f32[width], of the first layer
     logits: F32  # f32[n], written batch by batch
+    generation: int = 0  # of the slots in `user`
+
+
+def without_slots(user: UserContext) -> UserContext:
+    """A user none of whose items has a slot."""
+    return user._replace(slots=np.full_like(user.slots, NO_SLOT), memory_slots=np.full_like(user.memory_slots, NO_SLOT))
 
 
 @kernel
