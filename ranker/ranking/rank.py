@@ -142,8 +142,8 @@ class Ranker:
             notes = [*notes, NO_USER]
         time_ms = request.time_ms or version.event_time_ms(self._now_ms())
         user = version.plan.layout.user(request.user, attributes or {}, history, request.context)
-        rows = self._cache.rows(catalogue, names)
-        words = build_page(version.plan.layout, user, catalogue, rows, time_ms)
+        rows, unknown = catalogue.lookup(names)
+        words = build_page(version.plan.layout, user, catalogue, rows, time_ms, unknown)
         ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s)
         if ranked.scored < len(names):
             notes = [*notes, DEADLINE]

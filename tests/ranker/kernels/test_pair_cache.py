@@ -207,9 +207,7 @@ def test_items_that_nobody_asks_for_any_more_keep_none_out(monkeypatch: pytest.M
     assert len(version.begin(page.copy(), TIME_MS).user.slots) > 0
     assert (version.begin(page.copy(), TIME_MS).user.slots >= 0).all()
     assert np.count_nonzero(weights.cells >> np.uint64(56) == weights.epoch) > 0
-    model.learn(1)
-    model.publish(store)
-    later = VersionLoader(store, "m").load(2, version).pairs.live
+    later = version.pairs.follow(version.wide, version.statistics).live
     assert later.slots is slots, "the next version goes on with the newest generation"
 
 

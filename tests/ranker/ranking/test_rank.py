@@ -7,7 +7,7 @@ import pytest
 
 from ranker.kernels.plan import Plan
 from ranker.ranking.entity_cache import EntityCache
-from ranker.ranking.rank import Ranker
+from ranker.ranking.rank import Ranker, rank_with
 from ranker.ranking.retrieve import install_statistic, installs_of
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
@@ -17,7 +17,7 @@ from stream.events.codec import decode_events, encode, encode_record
 from stream.events.types import EVENT_BYTES_MAX, Impression, Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
 from stream.features.item_similarity import Outcomes
-from stream.features.page_features import build_page
+from stream.features.page_features import Catalogue, build_page
 from stream.features.page_kernels import open_page
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
@@ -83,6 +83,26 @@ def test_a_reply_is_cut_to_what_an_impression_holds(house: House) -> None:
                        context)  # fmt: skip
     assert decode_events(encode_record([shown])) == ([shown], [])
     assert len(encode(shown)) > EVENT_BYTES_MAX - 1_000
+
+
+def test_unknown_candidates_leave_nothing_behind(house: House) -> None:
+    """However many names requests make up: they're ranked by their ids, and neither catalogue nor items grow."""
+    house.publish()
+    served = house.watcher.served
+    assert served is not None
+    before = len(served.catalogue), len(house.cache.items)
+    for n in range(20):
+        names = [f"junk {n} {i}" for i in range(500)]
+        assert house.answer([], candidates=[*names, "i1"], k=501).scored == 501
+    assert (len(served.catalogue), len(house.cache.items)) == before
+    reply = house.answer(["i2"], candidates=["nobody", "i1"], k=2)
+    known = Catalogue(served.version.plan.layout)
+    for item in items(30):
+        known.put(item)
+    words = build_page(served.version.plan.layout, served.version.plan.layout.user("u1", house.cache.users["u1"], ["i2"], {}),
+                       known, known.rows(["nobody", "i1"]), reply.time_ms)  # fmt: skip
+    ranked = rank_with(served.version, words, reply.time_ms, 2, house.scorer)
+    assert (ranked.scores, ranked.features) == (reply.scores, reply.features)
 
 
 def test_a_context_that_no_impression_holds_is_an_error(house: House) -> None:
