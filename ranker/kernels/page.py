@@ -196,9 +196,9 @@ def score_deep(run: Run, first: int, last: int, model: Model, items: Activations
     rows, totals = scratch.ends, scratch.totals
     for i in range(last - first):
         head = find(heads, item_key(words, w32, at, first + i, lists, numbers))
-        if head < 0:
+        rows[i] = np.int64(heads[head, 1]) if head >= 0 else np.int64(0)
+        if rows[i] == 0:  # also while another thread puts it
             return False
-        rows[i] = np.int64(heads[head, 1])
         uses[rows[i]] += np.uint32(1)
     tower(page, first, last, net, run.user_part, parts, scratch)
     for i in range(last - first):
