@@ -95,7 +95,9 @@ class Network(Version):
 
     def score(self, run: Run, first: int, last: int) -> None:
         """The pairs' part and the layers behind it."""
-        is_complete = score_deep(run, first, last, self._model(self.pairs.live), self._live.arrays, self._scratch(last - first))
+        is_complete = score_deep(
+            run, first, last, self._model(self.pairs.live), self._live.arrays, self._scratch(last - first)
+        )
         assert is_complete
 
 

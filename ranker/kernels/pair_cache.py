@@ -1,16 +1,17 @@
 """Caches what was read of pairs of items while it is valid: a table of millions of pairs is far away in memory.
 
 Items of requests get *slots*, first come, first served. When none is left, and RENEW_PAGES pages had items without one,
-all are evicted at once: a new *generation* of slots begins, so items that nobody asks for any more keep none out. The cell of two slots has a number that was read of the pair,
-and the *view* (`delta_table.py`) in which it was read: it is valid in any later view that has no newer entry for the
-pair. The delta's `latest` says so, by the leading bits of the pair's hash: at worst another pair with the same bits
-has a newer entry, and the cell is read again.
+all are evicted at once: a new *generation* begins, so items that nobody asks for any more keep none out.
+
+The cell of two slots has a number that was read of the pair, and the *view* (`delta_table.py`) in which it was read: it
+is valid in any later view that has no newer entry for the pair. The delta's `latest` says so, by the leading bits of
+the pair's hash: at worst another pair with the same bits has a newer entry, and the cell is read again.
 
 Where a table is rebuilt, its views begin again: that is an *epoch*. What was read in the previous epoch is still valid
 when neither its delta had a newer entry for the pair nor this one has since (`layered_table.Predecessor`); cells of
 other epochs don't. So the memory is allocated once and never cleared, which would cost as much as thousands of
-rankings. A generation is an epoch, too, in which nothing of another generation is valid. A request that began in an earlier
-one is scored as if its user's items had no slots.
+rankings. A generation is an epoch, too, in which nothing of another one is valid. A page that began in an earlier
+generation is scored as if its user's items had no slots.
 """
 
 import threading
@@ -148,9 +149,7 @@ class PairCache:
         if live.slots.is_exhausted:
             with self._lock:
                 if self.live is live:
-                    self.live = Generation(
-                        live.number + 1, Slots(), live.weights.renewed(), live.likenesses.renewed()
-                    )
+                    self.live = Generation(live.number + 1, Slots(), live.weights.renewed(), live.likenesses.renewed())
 
     def follow(self, wide: LayeredTable, statistics: LayeredTable) -> "PairCache":
         """A later version's cache."""

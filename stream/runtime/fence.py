@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 
 
 @intrinsic
-def release_fence(typing_context: Any) -> Any:
+def _release_fence(typing_context: Any) -> Any:
     """Whoever sees a store that follows it, and reads on from there, also sees every store before it.
 
     x86-64 keeps stores in order anyway, so only the compiler is told; arm64 has an instruction for it.
@@ -18,3 +18,6 @@ def release_fence(typing_context: Any) -> Any:
         return context.get_dummy_value()
 
     return numba.types.void(), codegen
+
+
+release_fence: Any = _release_fence  # for the type checker: kernels call it without an argument

@@ -1,7 +1,7 @@
 """Snapshots: content-addressed blobs, one manifest a version, one head. The protocol of both stores.
 
-A *payload* is a dict of arrays, packed as msgpack and split into blobs; it's named by the list of their digests. A large
-one is cut into segments (`payload.py`).
+A *payload* is a dict of arrays, packed as msgpack and split into blobs; it's named by the list of their digests.
+A large one is cut into segments (`payload.py`).
 A *manifest* names all payloads of one version, and the *head* says which version is live. The stores:
 `MemoryStore` (`memory_store.py`), `RedisStore` (`redis_store.py`, which lists the keys).
 The payloads of each part:

@@ -172,9 +172,12 @@ def _machine(local: Path, *, runs_everything: bool) -> list[Requirement]:
             "memory", memory_gb >= MEMORY_MIN_GB, f"{memory_gb:.1f} GB", f"{MEMORY_GB:g} GB", needed=runs_everything
         ),
         Requirement(
-            "processor", platform.machine().lower() in TESTED_MACHINES, platform.machine() or "unknown",
-            "x86-64: it's the only one that Thalweg was run on; others should do, but nobody has tried", needed=False,
-        ),  # fmt: skip
+            "processor",
+            platform.machine().lower() in TESTED_MACHINES,
+            platform.machine() or "unknown",
+            "x86-64: it's the only one that Thalweg was run on; others should do, but nobody has tried",
+            needed=False,
+        ),
         Requirement(
             "cores", cores >= CORES_MIN, str(cores), f"{CORES_MIN} or more: with fewer, figures are worse", needed=False
         ),

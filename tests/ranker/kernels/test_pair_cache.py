@@ -198,7 +198,7 @@ def test_items_that_nobody_asks_for_any_more_keep_none_out(monkeypatch: pytest.M
         version.pairs.admit(np.arange(1 + 1_000 * n, 1_001 + 1_000 * n, dtype=np.uint64))
     assert version.pairs.live.number == 8
     assert version.pairs.live.weights.matrix.cells.nbytes == cells.nbytes
-    for n in range(5):
+    for _ in range(5):
         version.pairs.admit(np.arange(1, 1_000, dtype=np.uint64))
         said = ranked(version, page)
         assert said == ranked(version, page)

@@ -72,7 +72,8 @@ def test_a_reply_is_cut_to_what_an_impression_holds(house: House) -> None:
     """Items, scores and features together: the best ones whose page fits an event with whatever its sender adds."""
     house.publish()
     version = load_version(house.store, "m", 1)
-    names, context = [f"{n:0200}" for n in range(1_000)], {"device": "x" * 3_000}
+    names = [f"{n:0200}" for n in range(1_000)]
+    context: dict[str, str | float] = {"device": "x" * 3_000}
     whole, reply = (house.answer([], k=k, candidates=names, context=context) for k in (5, 1_000))
     assert (len(whole.items), whole.notes) == (5, [])
     n = len(reply.items)
@@ -99,8 +100,9 @@ def test_unknown_candidates_leave_nothing_behind(house: House) -> None:
     known = Catalogue(served.version.plan.layout)
     for item in items(30):
         known.put(item)
-    words = build_page(served.version.plan.layout, served.version.plan.layout.user("u1", house.cache.users["u1"], ["i2"], {}),
-                       known, known.rows(["nobody", "i1"]), reply.time_ms)  # fmt: skip
+    layout = served.version.plan.layout
+    user = layout.user("u1", house.cache.users["u1"], ["i2"], {})
+    words = build_page(layout, user, known, known.rows(["nobody", "i1"]), reply.time_ms)
     ranked = rank_with(served.version, words, reply.time_ms, 2, house.scorer)
     assert (ranked.scores, ranked.features) == (reply.scores, reply.features)
 

@@ -377,7 +377,7 @@ def reasons_of(event: Any) -> list[str]:
         except BadEvent as bad:
             return [str(bad)]
         return []
-    decoders = {Organic: decode_organic, Examples: decode_training, RankRequest: decode_requests}
+    decoders: dict[type, Any] = {Organic: decode_organic, Examples: decode_training, RankRequest: decode_requests}
     return [reason for _, reason in decoders.get(type(event), decode_events)(encode_record([event]))[1]]
 
 

@@ -1,5 +1,7 @@
 """The fence is in the machine code, on x86-64 for the compiler and on arm64 for the processor."""
 
+from typing import Any
+
 import llvmlite.binding as llvm  # type: ignore[import-untyped]  # numba's compiler; has no types
 import numba
 import numpy as np
@@ -20,7 +22,8 @@ define void @put(i64* %entry, i64* %head) {{
 
 def test_heads_are_written_behind_a_fence() -> None:
     """The kernel that names entries has it: what was written before is visible to whoever reads a name."""
-    kernel = numba.njit(getattr(_set_heads, "py_func", _set_heads))
+    python: Any = getattr(_set_heads, "py_func", _set_heads)
+    kernel: Any = numba.njit(python)
     kernel(np.zeros((8, 2), np.uint64), 1, np.ones(1, np.uint64), np.zeros(2, np.int64))
     assert any("fence release" in text for text in kernel.inspect_llvm().values())
 

@@ -30,6 +30,7 @@ from stream.snapshots.payload import (
     BLOB_BYTES_MAX,
     DTYPES,
     SEGMENT_BYTES_MAX,
+    Array,
     Payload,
     by_segment,
     digest_of,
@@ -283,7 +284,7 @@ def put(payload: Payload) -> tuple[MemoryStore, list[str]]:
 @given(rows=st.integers(0, 360), width=st.integers(1, 4), others=st.integers(0, 90))
 def test_a_large_payload_comes_back_whole(rows: int, width: int, others: int) -> None:
     """However many segments it takes: each array as it was, read-only; all segments but the last are full."""
-    payload = {
+    payload: dict[str, Array] = {
         "a": np.arange(others, dtype=np.int64),
         "keys": np.arange(rows, dtype=np.uint64),
         "rows": np.arange(rows * width, dtype=np.float32).reshape(rows, width),

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from stream.runtime.settings import Settings
 from thalweg.cli.main import app
-from thalweg.stack import broker, doctor
+from thalweg.stack import broker
 from thalweg.stack.broker import REPOSITORY
 from thalweg.stack.doctor import PYTHON_END, PYTHON_MIN, requirements, requirements_table, settings_table
 from thalweg.stack.server import free_port
@@ -45,9 +45,11 @@ def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("machine", "ok"), [("x86_64", True), ("AMD64", True), ("aarch64", False), ("", False)])
-def test_a_processor_that_nobody_has_tried(machine: str, ok: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_processor_that_nobody_has_tried(
+    machine: str, ok: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """It's said, and keeps nobody from trying."""
-    monkeypatch.setattr(doctor.platform, "machine", lambda: machine)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     found = {one.name: one for one in requirements(Settings(kafka="127.0.0.1:1", redis="redis://x:1", local=tmp_path))}
     assert (found["processor"].ok, found["processor"].needed) == (ok, False)
     assert "x86-64" in found["processor"].remedy
