@@ -1,8 +1,9 @@
 """What a retrain leaves for the learner: a verdict and, if the new model may take over, its checkpoint."""
 
 import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -11,11 +12,12 @@ import msgspec
 from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.retraining.judgement import RetrainVerdict
-from stream.runtime.durable_files import DRAFT, replacing
+from stream.runtime.durable_files import DRAFT, replacing, sync_folder
 from stream.runtime.errors import CheckpointError
 from stream.runtime.settings import Settings
 
 VERDICT: Final = "verdict.json"
+PROMOTED: Final = "promoted.json"  # the verdict of a model that is live, and of which there is no checkpoint yet
 LOCK: Final = "lock"
 
 
@@ -40,7 +42,7 @@ class RetrainFiles:
     def __init__(self, settings: Settings, model: str) -> None:
         self.folder = settings.local / "retrains" / f"{settings.topic_prefix}{model}"
         self.candidates = CheckpointFiles(self.folder / "candidate", owned=False)
-        self._verdict = self.folder / VERDICT
+        self._verdict, self._promoted = self.folder / VERDICT, self.folder / PROMOTED
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -49,16 +51,19 @@ class RetrainFiles:
         Raises CheckpointError when one is running, or the folder can't be written.
         """
         with self._lock_file() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise CheckpointError(
-                    f"another retrain of this model is running ({self.folder / LOCK}): wait until it ends"
-                ) from None
-            for draft in self.folder.glob(f"*{DRAFT}"):
-                draft.unlink(missing_ok=True)
-            self.candidates = CheckpointFiles(self.folder / "candidate")
+            self._begin(file)
             yield
+
+    def _begin(self, file: IO[bytes]) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(
+                f"another retrain of this model is running ({self.folder / LOCK}): wait until it ends"
+            ) from None
+        for draft in self.folder.glob(f"*{DRAFT}"):
+            draft.unlink(missing_ok=True)
+        self.candidates = CheckpointFiles(self.folder / "candidate")
 
     def _lock_file(self) -> IO[bytes]:
         try:
@@ -71,10 +76,22 @@ class RetrainFiles:
             ) from error
 
     def write(self, outcome: Outcome, candidate: Checkpoint | None) -> None:
-        """The candidate first, if there's one: a verdict that can be read has its candidate. Inside `lock`."""
-        self.clear()
+        """The candidate first, if there's one: a verdict that can be read has its candidate. Inside `lock`.
+
+        Raises CheckpointError, too, while the candidate that is there is live and in no checkpoint.
+        """
+        with self._removing():
+            if self.is_promoted:
+                raise CheckpointError(
+                    "another new model has taken over, and the learner's checkpoint of it isn't written yet: retrain "
+                    "again once it is"
+                )
+            self.clear()
         if candidate is not None:
             self.candidates.write(candidate)
+        self._write_verdict(outcome)
+
+    def _write_verdict(self, outcome: Outcome) -> None:
         try:
             with replacing(self._verdict) as file:
                 file.write(msgspec.json.encode(outcome))
@@ -83,18 +100,49 @@ class RetrainFiles:
 
     def read(self) -> Outcome | None:
         """The last verdict that the learner hasn't taken; None: there is none. One that can't be read is none."""
-        try:
-            return msgspec.json.decode(self._verdict.read_bytes(), type=Outcome)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            return None
+        for path in (self._promoted, self._verdict):
+            with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                return msgspec.json.decode(path.read_bytes(), type=Outcome)
+        return None
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether the candidate is live: a learner that finds it so when it starts goes on with it."""
+        return self._promoted.exists()
+
+    def promote(self, outcome: Outcome) -> bool:
+        """Record that this one's candidate goes live; False: another verdict has taken its place.
+
+        It stays, with the candidate, until `forget`.
+        """
+        with self._removing():
+            if self.read() != outcome:
+                return False
+            if not self.is_promoted:  # else it is promoted again, after a restart
+                self._verdict.replace(self._promoted)
+                sync_folder(self.folder)
+        return True
 
     def forget(self, outcome: Outcome) -> None:
-        """Remove this one and its candidate; a newer one stays."""
-        if self.read() == outcome:
-            self.clear()
+        """Remove this one and its candidate; a newer one stays, also while a retrain writes it."""
+        with self._removing():
+            if self.read() == outcome:
+                self.clear()
+
+    @contextmanager
+    def _removing(self) -> Iterator[None]:
+        """A lock for moments: a retrain clears before it writes, so nothing is written between a look and a removal."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def clear(self) -> None:
         """Remove the verdict, then its candidate."""
         self._verdict.unlink(missing_ok=True)
+        self._promoted.unlink(missing_ok=True)
         for path in self.candidates.paths():
             path.unlink(missing_ok=True)

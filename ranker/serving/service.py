@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
@@ -20,7 +20,9 @@ from ranker.ranking.score import SWITCH_S, Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.history import HistoryReader, ReadHistories
 from ranker.serving.request_loop import RequestLoop
+from ranker.serving.served_model import ServedModel
 from stream.events.topics import ITEMS, REQUESTS, USERS
+from stream.events.types import Item
 from stream.history.histories import read_histories
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Log
@@ -70,6 +72,9 @@ class RankerService:
         self._watcher = VersionWatcher(store, model, self._cache, now_ms, files, builder)
         self._ranker = Ranker(self._cache, self._watcher, self._scorer, now_ms)
         self._histories = HistoryReader(read)
+        self.models = {model: ServedModel(model, self._watcher, self._ranker, builder)}
+        self.read_histories = read
+        self._is_warm = False
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
 
@@ -79,14 +84,22 @@ class RankerService:
         version = f"version {served.version.number}" if served else "no model yet, ranking by static popularity"
         return self.state == "ready", f"{self.state} ({version})"
 
+    def ranks(self) -> tuple[bool, str]:
+        """Whether it can rank, be the log available or not; and the state."""
+        return self._is_warm and not self.stop.is_set(), self.ready()[1]
+
+    def item(self, name: str) -> Item | None:
+        """What is known of an item. Any thread may ask."""
+        return self._cache.items.get(name)
+
     def live(self) -> tuple[bool, str]:
         """For `/livez`: whether all threads run."""
         return not self._failures, "ok" if not self._failures else f"a thread has ended: {self._failures[0]!r}"
 
-    def run(self, connect: Callable[[], Log]) -> None:
+    def run(self, connect: Callable[[], Log], stopping: Callable[[], None] = lambda: None) -> None:
         """Answer until `stop` is set. Raises LogError when a retry won't help.
 
-        `connect` opens the log; it's called again after LogUnavailable.
+        `connect` opens the log; it's called again after LogUnavailable. `stopping` ends what else uses the models.
         """
         source: Log | None = None
         try:
@@ -101,6 +114,8 @@ class RankerService:
             if source is not None:
                 self._serve(source, connect)
         finally:
+            self._is_warm = False
+            stopping()
             self._join()
             if source is not None:
                 self._close(source)
@@ -129,6 +144,7 @@ class RankerService:
                 pass
         gc.collect()
         gc.freeze()  # long-lived: full collections skip it
+        self._is_warm = True
         self.state = "joining the group"
         reader = self._retried(lambda: source.group_reader(REQUESTS.name, GROUP, self._worker))
         if reader is None:
@@ -207,8 +223,29 @@ class RankerService:
         self._threads.append(thread)
 
 
-def run_ranker(settings: Settings, model: str, *, accept_gap: bool = False) -> None:
-    """Rank with `model` until SIGINT or SIGTERM. Raises SettingsError, or LogError when a retry won't help."""
+class Transport(Protocol):
+    """Another way in beside Kafka, which runs in threads of its own."""
+
+    address: str
+
+    def live(self) -> tuple[bool, str]:
+        """Whether it runs, else why not."""
+
+    def close(self) -> None:
+        """Answer what was received, then end."""
+
+
+def run_ranker(
+    settings: Settings,
+    model: str,
+    *,
+    accept_gap: bool = False,
+    beside: Callable[[RankerService], Transport] | None = None,
+) -> None:
+    """Rank with `model` until SIGINT or SIGTERM. Raises SettingsError, or LogError when a retry won't help.
+
+    `beside` starts another transport.
+    """
     settings.need_kafka()
     threadpool_limits(1)  # BLAS: several threads score at once, each a batch of its own
     sys.setswitchinterval(SWITCH_S)
@@ -230,11 +267,22 @@ def run_ranker(settings: Settings, model: str, *, accept_gap: bool = False) -> N
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop.set())
+    other = beside(service) if beside else None
+
+    def live() -> tuple[bool, str]:
+        ours = service.live()
+        return ours if other is None or not ours[0] else other.live()
+
     health = Health(
-        settings.host, settings.ranker_port, service.ready, service.live, written_to=run_file(settings, "ranker")
+        settings.host,
+        settings.ranker_port,
+        service.ready,
+        live,
+        written_to=run_file(settings, "ranker"),
+        also={"http": other.address} if other else None,
     )
     try:
-        service.run(lambda: KafkaLog(settings))
+        service.run(lambda: KafkaLog(settings), other.close if other else lambda: None)
     finally:
         health.close()
         store.close()

@@ -79,6 +79,15 @@ class Settings(BaseSettings):
         0, ge=0, le=65535, description="port of the learner's health and metrics; 0: any free one"
     )
     ranker_port: int = Field(0, ge=0, le=65535, description="port of the ranker's health and metrics; 0: any free one")
+    ranker_http: str = Field(
+        "", description="where a ranker answers over HTTP: host:port (port 0: any free one); empty: Kafka only"
+    )
+    http_tokens: str = Field(
+        "", description="file of bearer tokens for HTTP; without one, HTTP is for loopback only and `admin` is off"
+    )
+    http_hosts: str = Field(
+        "", description="names by which clients may call a ranker over HTTP, comma separated, beside its address"
+    )
     ranker_threads: int = Field(2, ge=1, description="scoring threads of a ranker")
     worker: str = Field(
         "0",

@@ -1,5 +1,6 @@
 """A learner with a checkpoint, its log and folder, for tests of retrains and promotions."""
 
+import shutil
 from pathlib import Path
 from typing import Self
 
@@ -27,19 +28,19 @@ NEVER_MS = 10**9
 
 
 class House:
-    """A machine's local folder and its log; learners and retrains come and go."""
+    """A machine's local folder and its log of `seen` records; learners and retrains come and go."""
 
-    def __init__(self, local: Path) -> None:
+    def __init__(self, local: Path, seen: int = SEEN) -> None:
         self.settings = Settings(local=local)
         self.log = MemoryLog({t.name: 1 for t in (EXAMPLES, EXAMPLES_DLQ, ITEMS, USERS)}, lambda: 1_000)
         self.log.send(ITEMS.name, 0, b"no item", b"bad")
-        self.grow(0, SEEN)
+        self.grow(0, seen)
         self.files = CheckpointFiles(checkpoints_of(self.settings, SPEC.name))
 
     @classmethod
-    def begun(cls, local: Path) -> Self:
+    def begun(cls, local: Path, seen: int = SEEN) -> Self:
         """A learner has learned 40 records of 80, and written a checkpoint."""
-        made = cls(local)
+        made = cls(local, seen)
         learner = made.learner()
         learn_to(learner, CUT)
         learner.maybe_checkpoint(now=True)
@@ -55,6 +56,14 @@ class House:
         found = _newest(self.settings, spec, self.files)
         model, offset = (resume(spec, found), found.meta.offset) if found else (Model(spec), 0)
         return Learner(self.log, model, offset, self.files, NEVER_MS, found)
+
+    def copied(self, name: str) -> "House":
+        """The machine as it is now, with the same log: where a process is killed now, and another one starts."""
+        copy = object.__new__(House)
+        copy.settings = Settings(local=self.settings.local.with_name(name))
+        shutil.copytree(self.settings.local, copy.settings.local)
+        copy.log, copy.files = self.log, CheckpointFiles(checkpoints_of(copy.settings, SPEC.name))
+        return copy
 
     def retrain_files(self) -> RetrainFiles:
         """Verdict and candidate."""
@@ -73,8 +82,14 @@ def learn_to(learner: Learner, end: int) -> None:
     learner.learn(chunks, lambda: None)
 
 
+def saved(learner: Learner, promotion: Promotion) -> None:
+    """Write a checkpoint, and let the promotion see it."""
+    learner.maybe_checkpoint(now=True)
+    promotion.step()
+
+
 def promoted(promotion: Promotion) -> None:
-    """Take the verdict, whatever it is."""
+    """Take the verdict, whatever it is; the checkpoint of a model that takes over is still to come."""
     promotion._looked_s = 0.0
     promotion.step()
     if promotion._restoring:

@@ -1,5 +1,6 @@
 """Commands that run Thalweg: the local stack, topics, services, replays."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -208,7 +209,19 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
 
 @run_app.command("ranker")
-def run_ranker(spec: ModelSpec = None, accept_gap: AcceptGap = False) -> None:
+def run_ranker(
+    spec: ModelSpec = None,
+    accept_gap: AcceptGap = False,
+    http: Annotated[
+        str,
+        typer.Option(
+            "--http",
+            metavar="HOST:PORT",
+            help="Also answer over HTTP at this address; port 0: any free one.",
+            show_default="THALWEG_RANKER_HTTP",
+        ),
+    ] = "",
+) -> None:
     """Answer ranking requests with the live version.
 
     That is the pinned one, else the newest. To run several, give each its own THALWEG_WORKER.
@@ -218,4 +231,10 @@ def run_ranker(spec: ModelSpec = None, accept_gap: AcceptGap = False) -> None:
     settings = read_settings()
     model = model_name(settings, spec)
     log_to_stderr(settings.log_level)
-    run(settings, model, accept_gap=accept_gap)
+    address = http or settings.ranker_http
+    if not address:
+        run(settings, model, accept_gap=accept_gap)
+        return
+    from ranker.http.serve import serve_http
+
+    run(settings, model, accept_gap=accept_gap, beside=partial(serve_http, settings, address))
