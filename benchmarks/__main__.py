@@ -27,6 +27,7 @@ NAMES = {
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
     "rare": "planted faults that the publish gate stops at 5, 1, .1 % labels, honest versions that it refuses",
+    "serve": "the ranking service over HTTP and Kafka: latency by rate, capacity, overload, a killed ranker",
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",
     "warm_start": "a model evolved to a changed spec against one that learns it from scratch; cost of a retrain",
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
@@ -38,6 +39,7 @@ MANY_CORES = {
     "rank",
     "rare",
     "scenarios",
+    "serve",
     "swap",
     "warm_start",
 }  # all others are pinned to one, if possible

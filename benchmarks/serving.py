@@ -38,9 +38,10 @@ class World:
         self.plan, self.random = Plan(spec), np.random.default_rng(seed)
         self.catalogue = Catalogue(self.plan.layout)
         self.users = users
-        for i in range(items):
-            self.catalogue.put(Item(f"i{i}", self._attributes("item", spec)))
-        self._attributes_of = [self._attributes("user", spec) for _ in range(users)]
+        self.described = [Item(f"i{i}", self._attributes("item", spec)) for i in range(items)]
+        for item in self.described:
+            self.catalogue.put(item)
+        self.attributes_of = [self._attributes("user", spec) for _ in range(users)]
 
     def _attributes(self, origin: str, spec: Spec) -> dict[str, Value]:
         random, drawn = self.random, dict[str, Value]()
@@ -67,7 +68,7 @@ class World:
         user = int(self.random.integers(self.users))
         drawn = self.random.permutation(self.items(4 * candidates))[:candidates]
         assert len(drawn) == candidates, "the world is too small"
-        return Asked(f"u{user}", self._attributes_of[user], self.items(50), drawn.tolist())
+        return Asked(f"u{user}", self.attributes_of[user], self.items(50), drawn.tolist())
 
     def page(self, asked: "Asked") -> U64:
         """The request's page, statistics not filled."""
