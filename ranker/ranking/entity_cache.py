@@ -1,4 +1,4 @@
-"""Cache of items and users, and the consumers that fill it from the compacted topics."""
+"""Cache of items, and the consumer that fills it from their compacted topic."""
 
 import logging
 import threading
@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ranker import metrics
 from stream.events.codec import decode_entity
-from stream.events.topics import ITEMS, USERS
-from stream.events.types import Item, User, Value
+from stream.events.topics import ITEMS
+from stream.events.types import Item
 from stream.features.page_features import Catalogue, Layout
 from stream.log.dead_letters import Outgoing, dead_letter
 from stream.log.protocol import START, Log, Reader, Record
@@ -31,11 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class EntityCache:
-    """Items, users, and one catalogue of the items in the live model's columns. Threads may share it."""
+    """Items, and one catalogue of the items in the live model's columns. Threads may share it."""
 
     def __init__(self) -> None:
         self.items: dict[str, Item] = {}
-        self.users: dict[str, dict[str, Value]] = {}
         self._lock = threading.Lock()
         self._catalogue: Catalogue | None = None
         self._changes_during_build: list[tuple[str, Item | None]] | None = None
@@ -120,8 +119,8 @@ def _apply(catalogue: Catalogue, name: str, item: Item | None) -> None:
         catalogue.put(item)
 
 
-class EntityConsumer:
-    """Reads one compacted topic into a cache. `ready` is set once it has read up to the topic's end as of start.
+class ItemConsumer:
+    """Reads the compacted topic `items` into a cache. `ready` is set once it was read up to its end as of start.
 
     Invalid records are counted, skipped, and become dead letters. Every ranker finds them at each start and writes
     them again: dead letters of one record share a key in a compacted topic, and `thalweg dlq` counts them once.
@@ -129,12 +128,9 @@ class EntityConsumer:
     those who wait for replies. A failed write is retried.
     """
 
-    def __init__(
-        self, source: Log, topic: str, cache: EntityCache, open_dead_letter_log: Callable[[], Log] | None = None
-    ) -> None:
-        assert topic in (ITEMS.name, USERS.name), f"{topic} has no entities"
+    def __init__(self, source: Log, cache: EntityCache, open_dead_letter_log: Callable[[], Log] | None = None) -> None:
         self.ready = threading.Event()
-        self._log, self._topic, self._cache = source, topic, cache
+        self._log, self._cache = source, cache
         self._open_dead_letter_log = open_dead_letter_log
         self._dead_letters: list[Outgoing] = []  # not yet written
         self._retry_write_s = 0.0  # when to retry; 0: the last write has succeeded
@@ -146,14 +142,14 @@ class EntityConsumer:
         while not stop.is_set():
             try:
                 if reader is None:
-                    ends = self._log.ends(self._topic)
-                    reader = self._log.reader(self._topic, dict.fromkeys(ends, START))
+                    ends = self._log.ends(ITEMS.name)
+                    reader = self._log.reader(ITEMS.name, dict.fromkeys(ends, START))
                 self._poll(reader, ends)
                 self._write_dead_letters()
                 failing = False
             except LogUnavailable as error:
                 if not failing:
-                    log.warning("%s: %s; ranking continues with the entities known so far", self._topic, error)
+                    log.warning("%s: %s; ranking continues with the items known so far", ITEMS.name, error)
                 failing = True
                 stop.wait(RETRY_S)
         if reader is not None:
@@ -173,26 +169,16 @@ class EntityConsumer:
     def _consume(self, record: Record) -> None:
         try:
             if record.value is None:
-                self._delete((record.key or b"").decode())
-            elif self._topic == ITEMS.name:
+                self._cache.put((record.key or b"").decode(), None)
+            else:
                 item = decode_entity(record.value, Item)
                 self._cache.put(item.item, item)
-            else:
-                user = decode_entity(record.value, User)
-                self._cache.users[user.user] = user.attributes
         except (BadEvent, UnicodeDecodeError) as error:
-            metrics.BAD_ENTITIES.labels(self._topic).inc()
-            log.warning("%s/%d offset %d is skipped: %s", self._topic, record.partition, record.offset, error)
+            metrics.BAD_ENTITIES.labels(ITEMS.name).inc()
+            log.warning("%s/%d offset %d is skipped: %s", ITEMS.name, record.partition, record.offset, error)
             if self._open_dead_letter_log is not None and len(self._dead_letters) < DEAD_LETTERS_MAX:
                 self._dead_letters.append(dead_letter(record.value or b"", BadEvent.__name__, str(error), record))
         metrics.ITEMS.set(len(self._cache.items))
-        metrics.USERS.set(len(self._cache.users))
-
-    def _delete(self, name: str) -> None:
-        if self._topic == ITEMS.name:
-            self._cache.put(name, None)
-        else:
-            self._cache.users.pop(name, None)
 
     def _write_dead_letters(self) -> None:
         if not self._dead_letters or self._open_dead_letter_log is None or time.monotonic() < self._retry_write_s:
@@ -204,7 +190,7 @@ class EntityConsumer:
                 target.flush()
         except LogError as error:
             if not self._retry_write_s:
-                log.warning("%d dead letters of %s are pending: %s", len(self._dead_letters), self._topic, error)
+                log.warning("%d dead letters of %s are pending: %s", len(self._dead_letters), ITEMS.name, error)
             self._retry_write_s = time.monotonic() + RETRY_S
         else:
             self._dead_letters, self._retry_write_s = [], 0.0

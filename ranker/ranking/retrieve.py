@@ -14,8 +14,8 @@ from ranker.kernels.table_reads import read_rows
 from ranker.ranking.entity_cache import EntityCache
 from ranker.versions.model import Version
 from stream.features.page_features import Catalogue
-from stream.features.page_kernels import LIST_MAX
 from stream.features.statistic_reads import StatisticRows
+from stream.history.histories import MEMBERS_MAX
 from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
 from stream.tables.dtypes import I64, U64
@@ -23,7 +23,7 @@ from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
 
 CANDIDATES: Final = 100
-POPULAR_MAX: Final = CANDIDATES + LIST_MAX  # so that enough are left when a long history is filtered out
+POPULAR_MAX: Final = CANDIDATES + MEMBERS_MAX  # so that enough are left when a long history is filtered out
 DUTY_CYCLE_MAX: Final = 0.02  # share of its time that a thread may spend on reordering items
 
 

@@ -10,7 +10,7 @@ import msgspec
 from ranker import metrics
 from ranker.ranking.freshness import FreshnessTracker
 from ranker.ranking.rank import Ranker
-from ranker.serving.history import HistoryReader
+from ranker.serving.profile_reader import ProfileRead, ProfileReader
 from stream.events.codec import decode_requests, encode
 from stream.events.topics import REPLIES, REQUESTS_DLQ
 from stream.events.types import RECORD_BYTES_MAX, RankReply, RankRequest
@@ -36,12 +36,12 @@ class RequestLoop:
         source: Log,
         reader: GroupReader,
         ranker: Ranker,
-        histories: HistoryReader,
+        profiles: ProfileReader,
         freshness: FreshnessTracker,
         now_ms: Callable[[], int],
     ) -> None:
         self._log, self._reader, self._ranker = source, reader, ranker
-        self._histories, self._freshness, self._now_ms = histories, freshness, now_ms
+        self._profiles, self._freshness, self._now_ms = profiles, freshness, now_ms
         self._partitions = source.partitions(REPLIES.name)
         self._buffered: dict[int, tuple[list[msgspec.Raw], int]] = {}  # partition → replies and their bytes
         self._first_uncommitted: dict[int, int] = {}  # offset by partition
@@ -94,14 +94,10 @@ class RequestLoop:
                 if header := _header_of(raw):  # its sender waits for a reply
                     self._buffer(RankReply(header.request_id, header.user, [], [], 0, error=reason), read_s)
                     rejected += 1
-        without_history = {r.user for r in requests if r.history is None}
-        histories = self._histories.get(sorted(without_history), self._ranker.history_last)
+        profiles = self._profiles.begin([r.user for r in requests if r.history is None or r.attributes is None])
         sent_s = time.monotonic()
         for request in requests:
-            history = request.history
-            if history is None:
-                history = None if histories is None else histories.get(request.user, [])
-            self._buffer(self._reply(request, history, read_s), read_s)
+            self._buffer(self._reply(request, profiles, read_s), read_s)
             if time.monotonic() - sent_s >= LINGER_S:
                 self._send_buffered()
                 sent_s = time.monotonic()
@@ -109,11 +105,11 @@ class RequestLoop:
         self._next.update({r.partition: r.offset + 1 for r in records})
         return len(requests) + rejected
 
-    def _reply(self, request: RankRequest, history: Sequence[str] | None, read_s: float) -> RankReply:
+    def _reply(self, request: RankRequest, profiles: ProfileRead, read_s: float) -> RankReply:
         """A request never ends the service: if ranking fails, its reply is the error."""
         deadline_s = read_s + request.deadline_ms / 1e3 if request.deadline_ms else None
         try:
-            return self._ranker.answer(request, history, read_s, deadline_s)
+            return self._ranker.answer(request, lambda: profiles.result()[request.user], read_s, deadline_s)
         except BadEvent as error:
             return _failed(request, str(error))
         except Exception as error:

@@ -13,15 +13,15 @@ from typing import Final, TypeVar
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from ranker.builder.builder_client import BuilderClient, start_builder
-from ranker.ranking.entity_cache import EntityCache, EntityConsumer
+from ranker.ranking.entity_cache import EntityCache, ItemConsumer
 from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import SWITCH_S, Scorer
 from ranker.ranking.version_watcher import VersionWatcher
-from ranker.serving.history import HistoryReader, ReadHistories
+from ranker.serving.profile_reader import ProfileReader, ReadProfiles
 from ranker.serving.request_loop import RequestLoop
-from stream.events.topics import ITEMS, REQUESTS, USERS
-from stream.history.histories import read_histories
+from stream.events.topics import REQUESTS
+from stream.history.profiles import UserProfile, read_profiles
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class RankerService:
-    """All threads of one ranker. Log, store and `read` (of histories) are passed in; `run` blocks until `stop`.
+    """All threads of one ranker. Log, store and `read` (of users' profiles) are passed in; `run` blocks until `stop`.
 
     `builder` builds versions, and `run` closes it; without one a thread of this process does.
     """
@@ -52,7 +52,7 @@ class RankerService:
     def __init__(
         self,
         store: SnapshotStore,
-        read: ReadHistories,
+        read: ReadProfiles,
         model: str,
         *,
         worker: str,
@@ -69,7 +69,7 @@ class RankerService:
         self._scorer = Scorer(threads)
         self._watcher = VersionWatcher(store, model, self._cache, now_ms, files, builder)
         self._ranker = Ranker(self._cache, self._watcher, self._scorer, now_ms)
-        self._histories = HistoryReader(read)
+        self._profiles = ProfileReader(read)
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
 
@@ -105,22 +105,20 @@ class RankerService:
             if source is not None:
                 self._close(source)
             self._scorer.close()
-            self._histories.close()
+            self._profiles.close()
         if self._failures:
             raise self._failures[0]
 
     def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
-        consumers = [EntityConsumer(source, topic.name, self._cache, connect) for topic in (ITEMS, USERS)]
-        for consumer in consumers:
-            self._start("consume", consumer.run)
+        items = ItemConsumer(source, self._cache, connect)
+        self._start("consume", items.run)
         self.state = "warming up"
-        self._histories.get(["warm-up"], 1)  # opens the connection before the first request
+        self._profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)
-        self.state = "reading items and users"
-        for consumer in consumers:
-            while not consumer.ready.wait(0.1):
-                if self.stop.is_set():
-                    return
+        self.state = "reading items"
+        while not items.ready.wait(0.1):
+            if self.stop.is_set():
+                return
         self._watcher.items_loaded()
         if self._watcher.served is None:
             self.state = "waiting for a model"
@@ -134,7 +132,7 @@ class RankerService:
         if reader is None:
             return
         try:
-            loop = RequestLoop(source, reader, self._ranker, self._histories, self._watcher.freshness, now_ms)
+            loop = RequestLoop(source, reader, self._ranker, self._profiles, self._watcher.freshness, now_ms)
             self.state = "ready"
             self._answer(loop, lambda gap: reader.seek(gap.partition, START))
         finally:
@@ -214,8 +212,8 @@ def run_ranker(settings: Settings, model: str, *, accept_gap: bool = False) -> N
     sys.setswitchinterval(SWITCH_S)
     store, client = RedisStore(settings, model), connect(settings)
 
-    def read(users: Sequence[str], last: int) -> dict[str, list[str]]:
-        return read_histories(client, users, last, settings.topic_prefix)
+    def read(users: Sequence[str]) -> dict[str, UserProfile]:
+        return read_profiles(client, users, settings.topic_prefix)
 
     service = RankerService(
         store,
