@@ -52,10 +52,10 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
     examples = joined(spec, pages)
     model = Model(spec)
     store, builder, pools = MemoryStore(spec.name), VersionBuilder(model), EntityCache()
-    attributes = {event.user: event.attributes for event in entities() if isinstance(event, User)}
-    for item in entities():
-        if isinstance(item, Item):
-            pools.put(item.item, item)
+    for entity in entities():
+        if isinstance(entity, Item):
+            pools.put(entity.item, entity)
+    profile = UserProfile(["1", "2"], {"age": 21.0, "gender": "F", "occupation": "x"})
     follower, scorer = VersionWatcher(store, spec.name, pools, lambda: 0), Scorer(2)
     ranker, token = Ranker(pools, follower, scorer, lambda: 0), store.take_token()
     replies: list[RankReply] = []
@@ -67,9 +67,7 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
             store.put_blobs(cut.blobs)
             store.publish(cut.manifest)
             follower.step()
-            replies.append(
-                ranker.answer(RankRequest(f"r{version}", "1"), lambda: UserProfile(["1", "2"], attributes["1"]), 0.0)
-            )
+            replies.append(ranker.answer(RankRequest(f"r{version}", "1"), lambda: profile, 0.0))
     restore(spec, take(model, len(examples), token, len(replies)))
     grow_and_evict()
     learn_organic(spec)

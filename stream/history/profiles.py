@@ -35,7 +35,7 @@ def read_profiles(client: Any, users: Sequence[str], prefix: str = "") -> dict[s
         for user in users:
             pipe.zrange(history_key(user, prefix), 0, -1)
         (marker, *records), *histories = pipe.execute()
-    absent = [] if marker == COMPLETE else None
+    absent: list[str] | None = [] if marker == COMPLETE else None
     return {
         user: UserProfile([item.decode("utf-8", "replace") for item in items] or absent, _attributes(user, record))
         for user, record, items in zip(users, records, histories, strict=True)

@@ -18,6 +18,7 @@ from stream.features.encoder import one_page
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import build_page
 from stream.features.page_kernels import open_page
+from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
@@ -25,6 +26,7 @@ from stream.spec.spec_file import parse_spec
 from tests.support.random_models import COLUMNS, HELD, ToyModel, items, some_spec
 
 NOW_MS = 4_000_000
+ATTRIBUTES: dict[str, Value] = {"age": 30.0, "likes": ["a"]}  # of u1
 
 
 class House:
@@ -36,7 +38,6 @@ class House:
         self.cache = EntityCache()
         for item in items(30):
             self.cache.put(item.item, item)
-        self.cache.users["u1"] = {"age": 30.0, "likes": ["a"]}
         self.watcher = VersionWatcher(self.store, "m", self.cache, lambda: NOW_MS)
         self.scorer = Scorer(threads, batch_items=4)
         self.ranker = Ranker(self.cache, self.watcher, self.scorer, lambda: NOW_MS)
@@ -49,8 +50,9 @@ class House:
 
     def answer(self, history: list[str] | None = None, **request: object) -> RankReply:
         """The reply to a request of u1; without a history unless one is given."""
-        given = {"request_id": "r", "user": "u1", "k": 5, **request}
-        return self.ranker.answer(RankRequest(**given), history, time.monotonic())  # type: ignore[arg-type]
+        given = RankRequest(**{"request_id": "r", "user": "u1", "k": 5, **request})  # type: ignore[arg-type]
+        profile = UserProfile(history, ATTRIBUTES if given.user == "u1" else None)
+        return self.ranker.answer(given, lambda: profile, time.monotonic())
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ hidden_units = [4]
         assert (reply.items, reply.scores) == (replies[0].items, replies[0].scores)
         assert np.abs(score_features(version, reply.features, 5) - reply.scores).max() <= 1e-5
         layout, catalogue = house.model.layout, house.model.catalogue
-        user = layout.user("u1", house.cache.users["u1"], ["i1"], context)
+        user = layout.user("u1", ATTRIBUTES, ["i1"], context)
         page = build_page(layout, user, catalogue, catalogue.rows(reply.items), reply.time_ms)
         base = open_page(page, version.plan.layout.size_array).at.base_rate  # after all that is the user's
         assert page.tobytes()[: 4 * base] == reply.features[: 4 * base]
@@ -203,13 +205,19 @@ def test_replies_say_what_was_left_out(house: House) -> None:
     assert house.answer(["i1"], user="stranger").notes == ["no_user"]
     assert house.answer(["i1"], user="stranger", attributes={"age": 3.0}).notes == []
 
+    def unasked() -> UserProfile:
+        raise AssertionError("the request brings all")
+
+    request = RankRequest("r", "stranger", history=[], attributes={})
+    assert house.ranker.answer(request, unasked, time.monotonic()).notes == []
+
 
 def test_a_passed_deadline_answers_with_the_first_batch(house: House) -> None:
     """Past its deadline a request is answered with what is scored, at least one batch, and says so."""
     house.publish()
     request = RankRequest("r", "u1", 100, candidates=[f"i{i}" for i in range(30)])
     read_s = time.monotonic()
-    reply = house.ranker.answer(request, [], read_s, read_s - 1.0)
+    reply = house.ranker.answer(request, lambda: UserProfile([], ATTRIBUTES), read_s, read_s - 1.0)
     assert (reply.scored, len(reply.items), reply.notes) == (4, 4, ["deadline"])
     assert set(reply.items) <= {f"i{i}" for i in range(4)}
 

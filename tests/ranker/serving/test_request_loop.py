@@ -1,7 +1,7 @@
 """Requests in, replies out, commits: on a log in memory."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -10,11 +10,12 @@ from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
-from ranker.serving.history import HistoryReader
+from ranker.serving.profile_reader import ProfileReader
 from ranker.serving.request_loop import RequestLoop
 from stream.events.codec import decode_entity, decode_replies, encode_record
 from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
 from stream.events.types import DeadLetter, RankReply, RankRequest
+from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START, partition_of
 from stream.runtime.errors import BadEvent, LogUnavailable
@@ -47,14 +48,18 @@ class Recording(Ranker):
     bad: Exception | None = None
 
     def answer(
-        self, request: RankRequest, history: Sequence[str] | None, read_s: float, deadline_s: float | None = None
+        self,
+        request: RankRequest,
+        profile: Callable[[], UserProfile],
+        read_s: float,
+        deadline_s: float | None = None,
     ) -> RankReply:
         """See Ranker."""
-        self.given.append((request.user, history))
+        self.given.append((request.user, profile().history if request.history is None else request.history))
         self.patience_ms.append(None if deadline_s is None else round((deadline_s - read_s) * 1e3, 6))
         if self.bad and request.user == "bad":
             raise self.bad
-        return super().answer(request, history, read_s, deadline_s)
+        return super().answer(request, profile, read_s, deadline_s)
 
 
 class Bench:
@@ -70,12 +75,12 @@ class Bench:
         self.ranker.given, self.ranker.patience_ms = [], []
         self.asked: list[list[str]] = []
         self.reader = self.log.group_reader(REQUESTS.name, "ranker", "0")
-        histories = HistoryReader(self._read, timeout_s=20)
-        self.loop = RequestLoop(self.log, self.reader, self.ranker, histories, watcher.freshness, lambda: 1)
+        profiles = ProfileReader(self._read, patience_s=20)
+        self.loop = RequestLoop(self.log, self.reader, self.ranker, profiles, watcher.freshness, lambda: 1)
 
-    def _read(self, users: Sequence[str], last: int) -> dict[str, list[str]]:
-        self.asked.append(list(users))
-        return {user: ["i0"] for user in users}
+    def _read(self, users: Sequence[str]) -> dict[str, UserProfile]:
+        self.asked.append(sorted(users))
+        return {user: UserProfile(["i0"], {}) for user in users}
 
     def ask(self, *requests: RankRequest, partition: int = 0) -> None:
         """Write a record of requests."""
@@ -109,13 +114,15 @@ def test_each_request_has_its_reply(bench: Bench) -> None:
     assert bench.loop.poll_once(0) == 0
 
 
-def test_histories_are_read_once_a_poll(bench: Bench) -> None:
-    """One look-up for all users of a poll who brought no history; who did isn't looked up."""
-    bench.ask(RankRequest("1", "u"), RankRequest("2", "v", history=["i5"]), RankRequest("3", "w"))
+def test_profiles_are_read_once_a_poll(bench: Bench) -> None:
+    """One look-up for all users of a poll, but of those whose requests bring history and attributes."""
+    bench.ask(
+        RankRequest("1", "u"), RankRequest("2", "v", history=["i5"], attributes={}), RankRequest("3", "w", history=[])
+    )
     bench.ask(RankRequest("4", "u"), partition=1)
     bench.loop.poll_once(0)
     assert bench.asked == [["u", "w"]]
-    assert sorted(bench.ranker.given) == [("u", ["i0"]), ("u", ["i0"]), ("v", ["i5"]), ("w", ["i0"])]
+    assert sorted(bench.ranker.given) == [("u", ["i0"]), ("u", ["i0"]), ("v", ["i5"]), ("w", [])]
 
 
 def test_a_deadline_counts_from_when_its_request_was_read(bench: Bench) -> None:

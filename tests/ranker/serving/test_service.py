@@ -18,6 +18,7 @@ from stream.events.codec import decode_replies, encode, encode_record
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
 from stream.events.types import RankReply, RankRequest
 from stream.history.histories import history_key
+from stream.history.profiles import UserProfile
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.log.memory_log import MemoryLog
@@ -104,15 +105,15 @@ class Running:
         assert not self.thread.is_alive()
 
 
-def no_histories(users: Sequence[str], last: int) -> dict[str, list[str]]:
+def nothing_installed(users: Sequence[str]) -> dict[str, UserProfile]:
     """Nobody has anything."""
-    return {user: [] for user in users}
+    return {user: UserProfile([], {}) for user in users}
 
 
 @pytest.fixture
 def service() -> Iterator[RankerService]:
     """A service on an empty store in memory."""
-    made = RankerService(MemoryStore("m"), no_histories, "m", worker="0", threads=2)
+    made = RankerService(MemoryStore("m"), nothing_installed, "m", worker="0", threads=2)
     yield made
     made.stop.set()
 
@@ -121,7 +122,7 @@ def test_it_answers_before_and_after_the_first_snapshot(memory: MemoryLog) -> No
     """Without a model by popularity; with one, by it, without a restart."""
     store, model = MemoryStore("m"), toy()
     write_items(memory)
-    running = Running(RankerService(store, no_histories, "m", worker="0", threads=2), lambda: memory)
+    running = Running(RankerService(store, nothing_installed, "m", worker="0", threads=2), lambda: memory)
     caller = Caller(memory)
     wait_until(lambda: running.service.ready()[0])
     caller.ask(3)
@@ -141,7 +142,7 @@ def test_an_item_that_is_deleted_is_not_retrieved_any_more(memory: MemoryLog) ->
     store = MemoryStore("m")
     toy().publish(store)
     write_items(memory)
-    running = Running(RankerService(store, no_histories, "m", worker="0", threads=2), lambda: memory)
+    running = Running(RankerService(store, nothing_installed, "m", worker="0", threads=2), lambda: memory)
     caller = Caller(memory)
     wait_until(lambda: running.service.ready() == (True, "ready (version 1)"))
     caller.ask(1)
@@ -189,7 +190,7 @@ def test_the_first_request_finds_all_items(memory: MemoryLog, tmp_path: Path) ->
     files.save(store, manifest)
     write_items(memory)
     silent = SilentStore("m")
-    running = Running(RankerService(silent, no_histories, "m", worker="0", threads=2, files=files), lambda: memory)
+    running = Running(RankerService(silent, nothing_installed, "m", worker="0", threads=2, files=files), lambda: memory)
     caller = Caller(memory)
     wait_until(lambda: running.service.ready()[0])
     assert silent.asked.is_set()
@@ -237,7 +238,7 @@ def test_a_gap_ends_it_unless_accepted(memory: MemoryLog, accept_gap: bool) -> N
     group.close()
     memory.truncate(REQUESTS.name, 0, 2)
     write_items(memory)
-    service = RankerService(MemoryStore("m"), no_histories, "m", worker="0", threads=1, accept_gap=accept_gap)
+    service = RankerService(MemoryStore("m"), nothing_installed, "m", worker="0", threads=1, accept_gap=accept_gap)
     running = Running(service, lambda: memory)
     if accept_gap:
         wait_until(lambda: caller.answered() or bool(caller.replies))
