@@ -20,7 +20,7 @@ from river.drift import ADWIN
 
 from learner.training.drift import DriftDetector
 from learner.training.negative_sampling import Multiplicities
-from stream.spec.spec import Drift
+from stream.spec.parts import Drift
 from stream.tables.dtypes import F32, F64
 
 RATES: Final = (0.05, 0.01, 0.001)

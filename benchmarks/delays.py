@@ -18,7 +18,8 @@ from producers.source import WorldEvent
 from producers.store.parameters import BASE_RATES, DAY_MS, HOUR_MS, START_MS, StoreParameters
 from producers.store.scenario import Flip, Ramp, Scenario, TrafficPause, load_scenario
 from stream.events.types import Impression, Install, Item, User
-from stream.spec.spec import DELAYS_MAX, Label, Policy, Spec
+from stream.spec.parts import DELAYS_MAX, Label, Policy
+from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
 from stream.tables.dtypes import F32, F64, I64, Bools
 from thalweg.backtest.backtest import Backtest

@@ -32,7 +32,7 @@ from stream.joiner.label_rules import LabelRules
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import END, START, partition_of
 from stream.runtime.settings import Settings
-from stream.spec.spec import Policy
+from stream.spec.parts import Policy
 from thalweg.stack.server import end_process
 from thalweg.stack.stack import read, up
 

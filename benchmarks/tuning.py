@@ -31,8 +31,9 @@ from producers.store.parameters import preset
 from producers.store.storefront import PAGE_ITEMS
 from producers.store.world import StoreWorld
 from stream.runtime.settings import Settings
-from stream.spec.spec import PartName, Spec
+from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
+from stream.spec.values import PartName
 from thalweg.backtest.backtest import Backtest
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit

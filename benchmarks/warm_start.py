@@ -13,7 +13,7 @@ column. Then all learn the same next 10,000 examples, each predicted before it i
   without, on two cores.
 
 Means over SEEDS of the tower's first weights. The column and cross of the first change have few keys; those of `genres`
-are what every user has to teach anew.
+are what every user has to teach again.
 """
 
 import os

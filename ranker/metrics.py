@@ -7,12 +7,21 @@ from prometheus_client import Counter, Gauge, Histogram
 FRESHNESS_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 60)
 LATENCY_S: Final = tuple(ms / 1e3 for ms in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 100, 200, 500))
 
-LATENCY = Histogram(
-    "thalweg_ranker_rank_seconds", "from request read until its reply is ready to send", buckets=LATENCY_S
+AGE_S: Final = (*LATENCY_S, 1, 2, 5, 10)
+
+LATENCY = Histogram("thalweg_ranker_rank_seconds", "ranking one request", buckets=LATENCY_S)
+ANSWER = Histogram(
+    "thalweg_ranker_answer_seconds",
+    "from a request's append to the log, or its arrival over HTTP, until its reply is ready to send",
+    buckets=AGE_S,
 )
 REPLIES = Counter("thalweg_ranker_replies", "replies sent")
 INCOMPLETE = Counter("thalweg_ranker_incomplete_replies", "replies that lack something, by what they lack", ["note"])
-ERRORS = Counter("thalweg_ranker_errors", "requests answered with an error")
+ERRORS = Counter(
+    "thalweg_ranker_errors",
+    "requests answered with an error, by kind: invalid, expired, shed, unknown_model, failed",
+    ["kind"],
+)
 DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests rejected")
 BAD_ENTITIES = Counter(
     "thalweg_ranker_bad_entities", "records of compacted topics that can't be read, by topic", ["topic"]

@@ -32,7 +32,8 @@ from stream.joiner.record_events import to_record
 from stream.joiner.record_processor import warm_up
 from stream.joiner.state_store import StateStore
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, Spec, Statistic
+from stream.spec.columns import ALL_INSTALLS, ORGANIC_INSTALLS, Statistic
+from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
 from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable

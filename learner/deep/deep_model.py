@@ -12,7 +12,8 @@ from learner.deep.tower import Tower
 from learner.deep.vocabulary import Vocabulary
 from learner.wide.forgetting import Forgetting
 from stream.features.encoder import DeepInput
-from stream.spec.spec import Deep, duration_ms
+from stream.spec.parts import Deep
+from stream.spec.values import duration_ms
 from stream.tables.dtypes import F32, I64, U64
 
 FIRST_FREEZE: Final = 64  # examples

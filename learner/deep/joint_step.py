@@ -11,7 +11,7 @@ import numpy as np
 
 from learner.deep.dense_layer import EPSILON, AdaGrad
 from learner.deep.tower import TowerState, allocate_activations, backward, forward
-from learner.deep.vocabulary import VocabularyState, count_sightings, look_up, mark_row
+from learner.deep.vocabulary_kernels import VocabularyState, count_sightings, look_up, mark_row
 from learner.wide.forgetting import advance, inflation
 from learner.wide.ftrl_kernels import WideExamples, WideOutput, learn_wide_examples
 from stream.features.encoder import WideKeys

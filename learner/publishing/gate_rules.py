@@ -8,7 +8,7 @@ import numpy as np
 from learner.publishing.comparison import ScoreComparison
 from learner.training.figures import Figures, cross_entropy, entropy_of
 from stream.snapshots.verdict import CALIBRATION, COLUMN, LOG_LOSS, NORMS, RANKING, SHIFT, SPREAD
-from stream.spec.spec import Gate, Label
+from stream.spec.parts import Gate, Label
 from stream.tables.dtypes import F64
 
 EXAMPLES_MIN: Final = 500  # below it calibration and log loss mean nothing

@@ -17,7 +17,7 @@ from learner.training.model import Model
 from stream.runtime.settings import Settings
 from stream.snapshots.store import SnapshotStore
 from stream.snapshots.verdict import PACKING, Verdict
-from stream.spec.spec import duration_ms
+from stream.spec.values import duration_ms
 
 log = structlog.get_logger("publisher")
 

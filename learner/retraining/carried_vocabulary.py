@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from learner.deep.vocabulary import EMBEDDING_INIT, FOREVER, LOW_WATER, Vocabulary
+from learner.deep.vocabulary import FOREVER, LOW_WATER, Vocabulary
+from learner.deep.vocabulary_kernels import EMBEDDING_INIT
 from stream.tables.dtypes import F32, U64, Bools
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel

@@ -3,7 +3,7 @@
 The same steps run in a process of their own (`retrain_process.py`) and, at an example index, in backtests:
 
 1. `begin`: the new model has what the live one has (`carry_over`), for the same spec or a changed one; expired ids are
-   dropped, quantiles frozen anew, and it trains on the window (`window.py`).
+   dropped, quantiles frozen again, and it trains on the window (`window.py`).
 2. `learn`: both learn what comes after, each example predicted before it is learned.
 3. `verdict`: the paired test says whether the new one may take over.
 """

@@ -18,7 +18,8 @@ from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Layout
 from stream.features.page_kernels import open_page
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.spec.spec import Spec, duration_ms
+from stream.spec.spec import Spec
+from stream.spec.values import duration_ms
 from stream.tables.dtypes import F32, U64
 from stream.tables.hash_table import HashTable
 

@@ -29,7 +29,7 @@ from learner.training.drift_kernels import (
 )
 from learner.training.figures import ALL
 from learner.training.negative_sampling import Multiplicities
-from stream.spec.spec import Drift
+from stream.spec.parts import Drift
 from stream.tables.dtypes import F32, F64, I64, Bools
 
 STEP_MAX: Final = 512  # examples of several records that are learned in one step: a few ms
@@ -85,7 +85,7 @@ class DriftDetector:
         self.clock[HEARD] = begin + len(predictions)
 
     def take_due(self) -> str:
-        """The action, once it's due: the model isn't what it was, so the references begin anew."""
+        """The action, once it's due: the model isn't what it was, so the references begin again."""
         self.clock[DUE] = 0
         if self.spec.action in ("retrain", "forget"):
             self.begin_anew()

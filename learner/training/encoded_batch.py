@@ -209,7 +209,7 @@ class BatchEncoder:
         )
 
     def cut(self, examples: ExampleBatch, ends: I64) -> None:
-        """Cut micro-batches anew where negatives are sampled: at fixed indices of those that are predicted."""
+        """Cut micro-batches again where negatives are sampled: at fixed indices of those that are predicted."""
         if self._sample_negatives < 1.0:
             chosen = multiplicities(examples, self._sample_negatives).is_predicted
             examples.micro_batch = micro_batches(chosen, ends, self._micro_batch)

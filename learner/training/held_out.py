@@ -18,7 +18,8 @@ from learner.training.held_out_pages import HeldOutPages, LabelledPages
 from learner.training.paired_comparison import Pairs
 from learner.wide.ftrl import Ftrl
 from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys
-from stream.spec.spec import Spec, duration_ms
+from stream.spec.spec import Spec
+from stream.spec.values import duration_ms
 from stream.tables.dtypes import F32
 
 EVERY: Final = 8_192  # examples; a power of two, as the other actions that are due at an index

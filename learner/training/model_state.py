@@ -23,7 +23,8 @@ from stream.events.types import BadPart
 from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys, one_page
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.spec.spec import Spec, duration_ms
+from stream.spec.spec import Spec
+from stream.spec.values import duration_ms
 from stream.tables.dtypes import F32, I64, U64
 
 GOLDEN_PAGES = 4

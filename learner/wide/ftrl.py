@@ -20,7 +20,8 @@ import numpy as np
 from learner.wide.admission import Admission
 from learner.wide.forgetting import Forgetting
 from learner.wide.ftrl_kernels import TINY, FtrlState, Rates, scale_sums
-from stream.spec.spec import Spec, duration_ms
+from stream.spec.spec import Spec
+from stream.spec.values import duration_ms
 from stream.tables.dtypes import F32, I64, U8, U32, U64
 from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable

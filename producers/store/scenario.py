@@ -22,8 +22,8 @@ from msgspec import Meta
 
 from producers.store import names
 from stream.runtime.errors import DataError
-from stream.spec.spec import Duration, Positive, duration_ms
 from stream.spec.spec_rules import near
+from stream.spec.values import Duration, Positive, duration_ms
 from stream.tables.dtypes import F64
 
 FOLDER: Final = Path(__file__).parent / "scenarios"

@@ -14,7 +14,8 @@ from stream.features.encoder import DeepColumns, Encoder
 from stream.features.page_features import Layout
 from stream.features.statistic_reads import StatisticRules
 from stream.features.statistics import StatisticsProgram
-from stream.spec.spec import POSITION, Spec
+from stream.spec.columns import POSITION
+from stream.spec.spec import Spec
 from stream.tables.dtypes import I64
 
 GROUPS: Final = ("user", "item", "pair")

@@ -16,7 +16,7 @@ from ranker.versions.model import Version
 from stream.features.page_features import Catalogue
 from stream.features.statistic_reads import StatisticRows
 from stream.history.histories import MEMBERS_MAX
-from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS
+from stream.spec.columns import ALL_INSTALLS, ORGANIC_INSTALLS
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
 from stream.tables.dtypes import I64, U64
 from stream.tables.hash_kernels import mix

@@ -10,10 +10,11 @@ import msgspec
 from ranker import metrics
 from ranker.ranking.freshness import FreshnessTracker
 from ranker.ranking.rank import Ranker
+from ranker.serving.answering import refusal
 from ranker.serving.profile_reader import ProfileRead, ProfileReader
 from stream.events.codec import decode_requests, encode
 from stream.events.topics import REPLIES, REQUESTS_DLQ
-from stream.events.types import RECORD_BYTES_MAX, RankReply, RankRequest
+from stream.events.types import FAILED, INVALID, RECORD_BYTES_MAX, RankReply, RankRequest
 from stream.log.dead_letters import dead_letter
 from stream.log.protocol import GroupReader, Log, Record, partition_of
 from stream.runtime.errors import BadEvent
@@ -92,7 +93,9 @@ class RequestLoop:
             for raw, reason in invalid:
                 self._send_dead_letter(raw, reason, record)
                 if header := _header_of(raw):  # its sender waits for a reply
-                    self._buffer(RankReply(header.request_id, header.user, [], [], 0, error=reason), read_s)
+                    self._buffer(
+                        RankReply(header.request_id, header.user, [], [], 0, error=reason, kind=INVALID), read_s
+                    )
                     rejected += 1
         profiles = self._profiles.begin([r.user for r in requests if r.history is None or r.attributes is None])
         sent_s = time.monotonic()
@@ -111,15 +114,16 @@ class RequestLoop:
         try:
             return self._ranker.answer(request, lambda: profiles.result()[request.user], read_s, deadline_s)
         except BadEvent as error:
-            return _failed(request, str(error))
+            return refusal(request, INVALID, str(error))
         except Exception as error:
             log.exception("request %s of user %s can't be answered", request.request_id, request.user)
-            return _failed(request, f"the ranker failed ({error!r}): its log says where")
+            return refusal(request, FAILED, f"the ranker failed ({error!r}): its log says where")
 
     def _buffer(self, reply: RankReply, read_s: float) -> None:
         raw = encode(reply)
         if len(raw) > REPLY_BYTES_MAX:
-            reply = _failed(reply, f"the reply has {len(raw)} bytes, over {REPLY_BYTES_MAX}: ask for a smaller k")
+            why = f"the reply has {len(raw)} bytes, over {REPLY_BYTES_MAX}: ask for a smaller k"
+            reply = refusal(reply, INVALID, why)
             raw = encode(reply)
         partition = partition_of(reply.request_id, self._partitions)
         replies, size = self._buffered.get(partition, ([], 0))
@@ -146,14 +150,10 @@ class RequestLoop:
         for note in reply.notes:
             metrics.INCOMPLETE.labels(note).inc()
         if reply.error:
-            metrics.ERRORS.inc()
+            metrics.ERRORS.labels(reply.kind).inc()
         elif reply.version:
             metrics.STALENESS.set(reply.staleness_ms / 1e3)
             self._freshness.replied(reply.version, self._now_ms())
-
-
-def _failed(message: RankRequest | RankReply, reason: str) -> RankReply:
-    return RankReply(message.request_id, message.user, [], [], 0, error=reason, time_ms=message.time_ms)
 
 
 class _RequestHeader(msgspec.Struct, array_like=True, tag=RankRequest.__struct_config__.tag, gc=False, frozen=True):

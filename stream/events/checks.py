@@ -106,6 +106,8 @@ def check_request(request: RankRequest) -> None:
         check_time(request.time_ms)
     if not 0 <= request.deadline_ms < NUMBER_MAX:
         raise BadEvent(f"deadline_ms {request.deadline_ms} is not between 0 and 2**53")
+    if request.reply_to is not None and not (request.reply_to.topic and request.reply_to.partition >= 0):
+        raise BadEvent("reply_to needs a topic and a partition from 0")
     check_numbers(request.context)
     check_numbers(request.attributes or {})
 

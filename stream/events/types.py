@@ -20,6 +20,12 @@ INSTALLED, WINDOW_CLOSED, LATE_POSITIVE, RETRACTION = range(4)
 CORRECTIONS: Final = (LATE_POSITIVE, RETRACTION)
 REASONS: Final = ("installed", "window_closed", "late_positive", "retraction")
 
+DEADLINE_MS: Final = 1_000  # of a request that names none
+
+# Why a reply has no list: kinds of errors.
+INVALID, EXPIRED, SHED, UNKNOWN_MODEL, FAILED = "invalid", "expired", "shed", "unknown_model", "failed"
+KINDS: Final = (INVALID, EXPIRED, SHED, UNKNOWN_MODEL, FAILED)
+
 
 class Impression(msgspec.Struct, array_like=True, tag=1, gc=False, frozen=True):
     """One page that a user saw: `items` in shown order, `features` as of the time when it was ranked.
@@ -74,11 +80,20 @@ class Examples(msgspec.Struct, array_like=True, tag=4, gc=False, frozen=True):
     ingest_ms: list[int]
 
 
+class ReplyTo(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Where a reply goes: a topic that the ranker's operator allows, and a partition of it."""
+
+    topic: str
+    partition: int = 0
+
+
 class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True):
     """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: now.
 
     With `history` (newest last) and `attributes` of the user, the ranker needs no look-ups.
-    `deadline_ms` counts from when the ranker read the request; 0: none.
+    `deadline_ms` is how old an answer may be: it counts from the log's append time, or from arrival over HTTP;
+    0: DEADLINE_MS. `model`: empty for the ranker's first one. Without `reply_to` the reply is in the partition of
+    `rank.replies` that belongs to the request id.
     """
 
     request_id: str
@@ -90,6 +105,8 @@ class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True)
     deadline_ms: int = 0
     history: list[str] | None = None
     attributes: dict[str, "Value"] | None = None
+    model: str = ""
+    reply_to: ReplyTo | None = None
 
 
 class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
@@ -98,7 +115,7 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
     `features` belong to `items` in this order; whoever shows the page copies them into the Impression.
     `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
     ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", "no_user", ...).
-    `error` is empty, or the reason why there is no answer.
+    `error` is empty, or the reason why there is no answer, and `kind` then one of KINDS (empty from an older ranker).
     """
 
     request_id: str
@@ -114,6 +131,7 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
     features: bytes = b""
     error: str = ""
     time_ms: int = 0
+    kind: str = ""
 
 
 Value = str | float | list[str]

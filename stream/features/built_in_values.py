@@ -13,7 +13,8 @@ import numpy as np
 from stream.events.types import Value
 from stream.features.page_kernels import Page, open_page
 from stream.spec.built_in_columns import HOUR, RANK, WEEKDAY
-from stream.spec.spec import UNIT_MS, Spec
+from stream.spec.spec import Spec
+from stream.spec.values import UNIT_MS
 from stream.tables.dtypes import F32, F64, I64, U64
 
 DAY_MS: Final = UNIT_MS["d"]

@@ -20,7 +20,8 @@ from stream.features.cross_products import (
 )
 from stream.features.page_features import Layout, seed_of
 from stream.features.page_kernels import Page, Sections, locate, page_sizes
-from stream.spec.spec import CROSSES_MAX, POSITION, Spec
+from stream.spec.columns import CROSSES_MAX, POSITION
+from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, I64, U32, U64
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel

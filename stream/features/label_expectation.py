@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from stream.features.page_kernels import Sections
-from stream.spec.spec import Statistic
+from stream.spec.columns import Statistic
 from stream.spec.statistic_kinds import READ_RATE, kind_of
 from stream.tables.dtypes import F32, I64
 from stream.tables.jit import kernel

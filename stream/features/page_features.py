@@ -39,7 +39,8 @@ from stream.features.page_kernels import (
 )
 from stream.runtime.errors import BadEvent
 from stream.spec.built_in_columns import NEWEST
-from stream.spec.spec import NUMBERS, POSITION, Column, Spec
+from stream.spec.columns import NUMBERS, POSITION, Column
+from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, F64, I64, U32, U64
 
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event's own limit is tighter

@@ -45,7 +45,8 @@ from stream.features.position_rates import POSITIONS, PositionRules
 from stream.features.statistic_kernels import Layers, LearnRules, fill_page, keys_of, learn_labels
 from stream.features.statistic_reads import StatisticRules
 from stream.features.statistic_updates import move_organic, organic_keys
-from stream.spec.spec import INSTALLS, ORGANIC_INSTALLS, Spec
+from stream.spec.columns import INSTALLS, ORGANIC_INSTALLS
+from stream.spec.spec import Spec
 from stream.spec.statistic_kinds import (
     LEARN_INSTALLS,
     LEARN_LIFT,

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from stream.runtime.errors import SpecError
-from stream.spec.spec import Policy, Spec, duration_ms
+from stream.spec.parts import Policy
+from stream.spec.spec import Spec
+from stream.spec.values import duration_ms
 
 
 @dataclass(frozen=True)

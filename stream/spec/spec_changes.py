@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from stream.runtime.errors import SpecError
 from stream.spec.built_in_columns import HOUR, NEWEST, RANK, WEEKDAY
-from stream.spec.spec import Column, Cross, Spec, Statistic
+from stream.spec.columns import Column, Cross, Statistic
+from stream.spec.spec import Spec
 from stream.spec.statistic_kinds import MEMORY_LEARNS, kind_of
 
 CATEGORIES: Final = ("category", "categories")

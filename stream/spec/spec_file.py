@@ -10,25 +10,12 @@ from typing import Any, Final, NoReturn, get_args
 import msgspec
 
 from stream.runtime.errors import SpecError
-from stream.spec.spec import (
-    Column,
-    ColumnType,
-    Cross,
-    Deep,
-    Gate,
-    Label,
-    OrganicTo,
-    PageTime,
-    PartName,
-    Policy,
-    Publish,
-    Spec,
-    Statistic,
-    WarmStart,
-    Wide,
-)
+from stream.spec.columns import Column, Cross, PageTime, Statistic
+from stream.spec.parts import Deep, Gate, Label, OrganicTo, Policy, Publish, WarmStart, Wide
+from stream.spec.spec import Spec
 from stream.spec.spec_rules import check_rules, near
 from stream.spec.statistic_kinds import Measure
+from stream.spec.values import ColumnType, PartName
 
 
 def load_spec(path: Path) -> Spec:

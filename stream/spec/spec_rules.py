@@ -8,25 +8,20 @@ from typing import Any, Final, NoReturn, assert_never
 
 import msgspec
 
-from stream.spec.spec import (
+from stream.spec.columns import (
     ALL_INSTALLS,
     CROSSES_MAX,
-    DELAYS_MAX,
-    DURATION_DAYS_MAX,
     INSTALLS,
     NUMBERS,
     ORGANIC_INSTALLS,
     POSITION,
-    SLICE_BYTES_MAX,
-    SLICES_MAX,
-    UNIT_MS,
-    WEIGHTS_MAX,
     Column,
-    Spec,
     Statistic,
-    duration_ms,
 )
+from stream.spec.parts import DELAYS_MAX, WEIGHTS_MAX
+from stream.spec.spec import SLICE_BYTES_MAX, SLICES_MAX, Spec
 from stream.spec.statistic_kinds import KINDS, kind_of
+from stream.spec.values import DURATION_DAYS_MAX, UNIT_MS, duration_ms
 
 Reject = Callable[[Sequence[str], str], NoReturn]
 PULL_MIN, PULL_MAX = 0.01, 1e6  # of β and λ2 on the bias: its start is exact in float32

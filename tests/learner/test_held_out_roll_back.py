@@ -148,7 +148,7 @@ def test_what_it_returns_to_is_published(loop: Loop) -> None:
 
 
 def test_without_a_good_checkpoint_learning_goes_on(loop: Loop) -> None:
-    """It's said, and the model is judged anew."""
+    """It's said, and the model is judged again."""
     (loop.files.folder / ANCHORED).unlink()
     make_nan(loop.learner.model)
     assert "aren't numbers" in loop.learn_until("can't roll back")
@@ -172,7 +172,7 @@ def test_a_verdict_that_couldnt_be_obeyed_is_in_the_checkpoint(loop: Loop) -> No
 
 
 def test_after_a_roll_back_nobody_is_judged_by_the_worse_model_s_predictions(loop: Loop) -> None:
-    """The gate's window of labels begins anew."""
+    """The gate's window of labels begins again."""
     judged = loop.publisher.gate.judge(deep=True)
     assert judged.numbers["window_examples"] > 0
     loop.publisher.renew_gate()

@@ -8,8 +8,9 @@ import msgspec
 
 from producers.source import WorldEvent
 from stream.events.types import Impression, Install, Item, User
-from stream.spec.spec import PartName, Spec
+from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
+from stream.spec.values import PartName
 from thalweg.backtest.backtest import Backtest, Scores
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 

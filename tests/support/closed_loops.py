@@ -18,7 +18,7 @@ from stream.events.topics import EVENTS, EXAMPLES, REQUESTS
 from stream.events.types import Examples, Impression, RankRequest, SourceEvent, Tick
 from stream.joiner.label_rules import label_rules
 from stream.log.memory_log import MemoryLog
-from stream.spec.spec import Gate, Policy, Publish
+from stream.spec.parts import Gate, Policy, Publish
 from stream.spec.spec_file import load_spec
 from tests.support.store_worlds import changed
 from thalweg.cli.options import SPECS

@@ -16,7 +16,7 @@ from stream.events.types import (
 )
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
-from stream.spec.spec import DELAYS_MAX, Policy
+from stream.spec.parts import DELAYS_MAX, Policy
 from tests.support.join_events import NOW, install, page, retraction
 
 USERS, ITEMS = "uv", "abc"

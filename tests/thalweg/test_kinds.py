@@ -29,7 +29,8 @@ from stream.features.statistics import Statistics, StatisticsProgram
 from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadSnapshot, SpecError
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import Spec, Statistic
+from stream.spec.columns import Statistic
+from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
 from stream.spec.statistic_kinds import (
     KINDS,

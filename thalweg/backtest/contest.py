@@ -12,8 +12,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from producers.source import SourceElement
 from stream.runtime.errors import SettingsError, SpecError
-from stream.spec.spec import PartName, Policy, Spec
+from stream.spec.parts import Policy
+from stream.spec.spec import Spec
 from stream.spec.spec_file import checked_spec
+from stream.spec.values import PartName
 from thalweg.backtest.backtest import Backtest, Scores
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit, arguments

@@ -9,7 +9,8 @@ from learner.retraining.schedule import RetrainSchedule
 from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from stream.events.types import Examples
-from stream.spec.spec import PartName, Spec
+from stream.spec.spec import Spec
+from stream.spec.values import PartName
 from stream.tables.dtypes import F32, U64
 
 

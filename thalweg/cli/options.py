@@ -49,7 +49,7 @@ AcceptGap = Annotated[bool, typer.Option("--accept-gap", help="Continue past rec
 
 def span_ms(duration: str) -> int:
     """Milliseconds. Raises SettingsError when it isn't a duration such as 90s, 30m, 6h, 7d."""
-    from stream.spec.spec import duration_ms
+    from stream.spec.values import duration_ms
 
     try:
         return duration_ms(duration)

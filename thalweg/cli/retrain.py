@@ -24,7 +24,7 @@ def retrain(spec: ModelSpec = None, before: Before = None, json_file: JsonFile =
     """Train a new model from the live one, and judge it.
 
     Run it beside the learner, on the same machine: it begins with the learner's newest checkpoint, freezes quantiles
-    anew, drops expired ids, trains the deep part on the newest examples (`[deep.warm_start] window`), then learns on
+    again, drops expired ids, trains the deep part on the newest examples (`[deep.warm_start] window`), then learns on
     until it has been compared with the live model on as many as `judged` says. Learning goes on meanwhile. The learner
     takes the new model at an example's index, if it is no worse, and publishes it. Exit code 1 when it is dropped, with
     the reason.

@@ -10,7 +10,8 @@ from typing import Final
 
 from msgspec import structs
 
-from stream.spec.spec import Cross, Spec
+from stream.spec.columns import Cross
+from stream.spec.spec import Spec
 from thalweg.backtest.peers import PeerRates
 
 STORE: Final = "store"  # the spec that they belong to; other specs' arms all run on the spec's own rates

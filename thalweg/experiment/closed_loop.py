@@ -27,7 +27,8 @@ from stream.events.types import Item, User, Value
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import label_rules
 from stream.log.memory_log import MemoryLog
-from stream.spec.spec import PartName, Spec
+from stream.spec.spec import Spec
+from stream.spec.values import PartName
 from thalweg.backtest.peers import PeerRates
 from thalweg.experiment.arm_models import Ensemble, PeerModel
 from thalweg.experiment.arm_rates import peer_rates, spec_of_arm

@@ -14,7 +14,8 @@ from producers.store.parameters import preset
 from producers.store.scenario import load_scenario
 from producers.store.storefront import PAGE_ITEMS
 from producers.store.world import StoreWorld
-from stream.spec.spec import Policy, Spec
+from stream.spec.parts import Policy
+from stream.spec.spec import Spec
 from stream.spec.spec_file import decode_spec, encode_spec
 from thalweg.experiment.assignment import Assignment
 from thalweg.experiment.closed_loop import ARMS, ClosedLoop

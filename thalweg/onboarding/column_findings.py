@@ -5,7 +5,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
-from stream.spec.spec import NUMBERS, POSITION, Column, Spec
+from stream.spec.columns import NUMBERS, POSITION, Column
+from stream.spec.spec import Spec
 from thalweg.onboarding.columns import LIST, NUMBER, ObservedColumn, Origin
 from thalweg.onboarding.findings import Finding, problem_finding, share
 from thalweg.onboarding.survey import Survey

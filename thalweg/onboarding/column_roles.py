@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from stream.spec.built_in_columns import HOUR, WEEKDAY
-from stream.spec.spec import NUMBERS
+from stream.spec.columns import NUMBERS
 from thalweg.onboarding.survey import Survey
 from thalweg.onboarding.type_guess import Guess, guess
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 from stream.events.types import EVENT_BYTES_MAX
-from stream.spec.spec import NUMBERS, POSITION, Spec
+from stream.spec.columns import NUMBERS, POSITION
+from stream.spec.spec import Spec
 from thalweg.onboarding.survey import Occurrences, Survey
 from thalweg.text.durations import format_duration, round_up_duration
 

@@ -5,7 +5,9 @@ from typing import Final
 
 from stream.runtime.errors import DataError
 from stream.spec.built_in_columns import NEWEST
-from stream.spec.spec import DELAYS_MAX, NUMBERS, SLICE_BYTES_MAX
+from stream.spec.columns import NUMBERS
+from stream.spec.parts import DELAYS_MAX
+from stream.spec.spec import SLICE_BYTES_MAX
 from thalweg.onboarding.column_roles import MEDIUM, SMALL, ColumnRoles
 from thalweg.onboarding.findings import FEW_LABELS, counted, share
 from thalweg.onboarding.survey import Survey

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stream.features.built_in_values import moment_ms
-from stream.spec.spec import ColumnType
+from stream.spec.values import ColumnType
 from thalweg.onboarding.columns import LIST, NUMBER, ObservedColumn, Origin
 from thalweg.onboarding.findings import share
 from thalweg.onboarding.toml_text import quoted

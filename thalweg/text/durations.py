@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from stream.spec.spec import duration_ms
+from stream.spec.values import duration_ms
 
 LADDER: Final = (
     "1s", "2s", "5s", "10s", "30s", "1m", "2m", "5m", "10m", "30m",

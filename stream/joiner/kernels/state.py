@@ -11,7 +11,7 @@ from stream.joiner.kernels.array_views import Ints, address_of, i64_at, u32_at
 from stream.joiner.kernels.chains import CHAINS_NUMBERS, Chains
 from stream.joiner.kernels.timers import TIMERS_NUMBERS, Timers
 from stream.joiner.label_rules import LabelRules
-from stream.spec.spec import DELAYS_MAX
+from stream.spec.parts import DELAYS_MAX
 from stream.tables.jit import kernel
 
 # Words of a page's entry; two words make an int64. PACK: begin in the record (21 bits), number of items (11).

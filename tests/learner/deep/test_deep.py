@@ -15,7 +15,7 @@ from learner.deep.joint_step import Inputs, Targets, learn_micro_batches
 from learner.wide.ftrl import Ftrl, FtrlRates
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.quantiles import quantise
-from stream.spec.spec import Deep as DeepSpec
+from stream.spec.parts import Deep as DeepSpec
 from stream.tables.dtypes import F32, I64
 
 

@@ -8,7 +8,8 @@ import pytest
 from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.deep.joint_step import unique_rows
-from learner.deep.vocabulary import Vocabulary, count_sightings, look_up
+from learner.deep.vocabulary import Vocabulary
+from learner.deep.vocabulary_kernels import count_sightings, look_up
 from learner.publishing.version_builder import VersionBuilder, serving_deep_logits, serving_wide_logits
 from learner.training.model import Model
 from ranker.versions.model import score_features
@@ -120,7 +121,7 @@ def test_an_id_that_wasnt_seen_for_long_loses_its_row() -> None:
     assert vocabulary.rows_of(ids(5, 6, 7)).tolist() == [0, 2, 0]
     assert (len(vocabulary), len(vocabulary.table)) == (2, 1)
     vocabulary.count(ids(8, 8, 5), HOUR_MS + 1)
-    assert vocabulary.rows_of(ids(8, 5)).tolist() == [1, 0], "5 starts to be counted anew"
+    assert vocabulary.rows_of(ids(8, 5)).tolist() == [1, 0], "5 starts to be counted again"
     assert not vocabulary.embeddings[1, 4:].any()
     assert not np.array_equal(vocabulary.vectors[1], start)
     fresh = Vocabulary(4, 2, 1_000)

@@ -6,7 +6,7 @@ import pytest
 
 from learner.publishing.gate_rules import FINAL_LABELS, labels_refusal
 from learner.training.figures import Figures
-from stream.spec.spec import Gate, Label
+from stream.spec.parts import Gate, Label
 
 EARLY, FAKE_NEGATIVE = Label(policy="delayed_negative"), Label(policy="fake_negative")
 STORES = Gate(calibration=(0.5, 2.0))

@@ -9,7 +9,7 @@ from tests.support.small_versions import publish, values
 
 
 def test_pin_comes_back_after_a_wipe(tmp_path: Path) -> None:
-    """A wiped store gets the pinned version back, whole, also from a learner that was started anew."""
+    """A wiped store gets the pinned version back, whole, also from a learner that was started again."""
     store = MemoryStore("m")
     token = store.take_token()
     publish(store, 1, 0, token)
@@ -100,7 +100,7 @@ def test_what_was_decided_meanwhile_stays(tmp_path: Path) -> None:
 
 
 def test_a_garbled_decision_is_taken_from_the_store(tmp_path: Path) -> None:
-    """A decision that was changed on the disk isn't believed; what the store says is kept anew."""
+    """A decision that was changed on the disk isn't believed; what the store says is kept again."""
     store = MemoryStore("m")
     publish(store, 1, 0, store.take_token())
     store.pin(1)

@@ -36,7 +36,7 @@ def judged() -> tuple[Model, PublishGate, Verdict]:
 def test_a_cause_is_recorded_once_until_a_version_passes(
     judged: tuple[Model, PublishGate, Verdict], tmp_path: Path
 ) -> None:
-    """A refusal every 250 ms for one reason is one file; another reason is another; a pass begins anew."""
+    """A refusal every 250 ms for one reason is one file; another reason is another; a pass begins again."""
     model, gate, verdict = judged
     folder = Quarantine(tmp_path)
     for version in (7, 8, 9):

@@ -59,7 +59,7 @@ def test_a_part_that_lost_count_of_its_changes_comes_as_a_base() -> None:
 
 
 def test_a_manifest_says_which_version_its_deep_part_is_of() -> None:
-    """The version in which the deep part was cut last; a full base brings it anew. 0 where there is none."""
+    """The version in which the deep part was cut last; a full base brings it again. 0 where there is none."""
     spec = small_spec()
     model = Model(spec)
     builder, told = VersionBuilder(model), list[int]()

@@ -177,7 +177,7 @@ def test_what_is_added_changes_no_prediction_at_first(model: Model, changes: dic
 
 
 def test_crosses_keep_their_weights_under_another_index(model: Model) -> None:
-    """A dropped one is gone; one whose column means something else starts anew."""
+    """A dropped one is gone; one whose column means something else starts again."""
     again, _ = evolved(
         model,
         **{

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from learner.training.drift import DUE, HEARD, STEP_MAX, DriftDetector
 from learner.training.drift_kernels import CUSUM, EXCESS, LABELS, POSITIVES, SINCE
 from learner.training.negative_sampling import Multiplicities
-from stream.spec.spec import Drift
+from stream.spec.parts import Drift
 from stream.tables.dtypes import F32, Bools
 
 RATE = 0.05
@@ -198,7 +198,7 @@ def test_an_alarm_ends_when_the_model_is_as_good_as_before() -> None:
 
 @pytest.mark.parametrize("action", ["retrain", "forget", "freeze", "none"])
 def test_an_action_is_due_once(action: str) -> None:
-    """After an action that changes the model references begin anew; after another one the alarm goes on."""
+    """After an action that changes the model references begin again; after another one the alarm goes on."""
     detector, _, _ = alarmed(action)
     assert detector.is_due()
     assert detector.take_due() == action

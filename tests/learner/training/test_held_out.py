@@ -18,7 +18,8 @@ from learner.training.ranking_progress import identities_of
 from stream.events.codec import encode_record
 from stream.events.types import LATE_POSITIVE, Examples
 from stream.log.protocol import Record
-from stream.spec.spec import Publish, Spec
+from stream.spec.parts import Publish
+from stream.spec.spec import Spec
 from tests.support.held_out_models import holding_spec, judge_often
 from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records

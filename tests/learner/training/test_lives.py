@@ -80,7 +80,7 @@ def test_rankers_drop_what_is_gone() -> None:
 
 
 def reference(stream: list[tuple[list[int], int, float]], lives_s: list[int]) -> list[float]:
-    """Logits by plain dicts: a key that wasn't seen for longer than it lives begins anew."""
+    """Logits by plain dicts: a key that wasn't seen for longer than it lives begins again."""
     state: dict[int, tuple[float, float, int]] = {}
     logits = []
     for keys, now_s, label in stream:

@@ -61,7 +61,7 @@ def test_it_says_when_names_have_changed() -> None:
 
 
 def test_a_version_names_the_items_on_learned_pages() -> None:
-    """All that pages showed; they go out anew with the deep part, and only when there are others."""
+    """All that pages showed; they go out again with the deep part, and only when there are others."""
     spec = small_spec()
     model, store = Model(spec), MemoryStore("small")
     builder, bases, known = VersionBuilder(model), list[str](), list[int]()

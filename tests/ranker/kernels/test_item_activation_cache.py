@@ -1,4 +1,4 @@
-"""Items' parts of the first layer: kept, bounded, and never other than what they'd be if computed anew."""
+"""Items' parts of the first layer: kept, bounded, and never other than what they'd be if computed again."""
 
 import numpy as np
 import pytest

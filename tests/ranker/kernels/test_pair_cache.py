@@ -39,7 +39,7 @@ TIME_MS = 5_000_000
 
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
-    """Squares of which all cells can be looked at, and that begin anew soon; tables that are folded soon."""
+    """Squares of which all cells can be looked at, and that begin again soon; tables that are folded soon."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream.tables.delta_table, "ROOM_MIN", 16)
         patch.setattr(stream.tables.delta_table, "LATEST_MAX", 32)
@@ -98,7 +98,7 @@ def test_every_version_has_its_own_pairs(seed: int, steps: list[str]) -> None:
 
 @pytest.mark.parametrize("kept", ["likenesses", "weights"])
 def test_pairs_are_read_once(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was read is kept, also by the next version, for whom only what changed is read anew."""
+    """What was read is kept, also by the next version, for whom only what changed is read again."""
     monkeypatch.setattr(stream.tables.delta_table, "ROOM_MIN", 1_024)
     monkeypatch.setattr(stream.tables.delta_table, "LATEST_MAX", 1_024)
     model, store = ToyModel(SPEC, 3), MemoryStore("m")

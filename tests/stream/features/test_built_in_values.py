@@ -17,7 +17,8 @@ from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page, id_of, seed_of, select
 from stream.features.page_kernels import open_page
 from stream.features.statistics import StatisticsProgram
-from stream.spec.spec import PageTime, Spec
+from stream.spec.columns import PageTime
+from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
 from stream.tables.dtypes import U64
 

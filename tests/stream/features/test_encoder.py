@@ -15,7 +15,8 @@ from stream.features.cross_products import KEYS_MAX, column_of
 from stream.features.encoder import Batch, Encoder, one_page
 from stream.features.page_features import Layout
 from stream.runtime.errors import SpecError
-from stream.spec.spec import Cross, Spec
+from stream.spec.columns import Cross
+from stream.spec.spec import Spec
 from stream.spec.spec_file import decode_spec, encode_spec
 from tests.support.feature_pages import LAYOUT, SPEC, Shown, page, pages, parsed
 

@@ -14,8 +14,9 @@ from stream.features.encoder import Batch, one_page
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.spec.spec import ALL_INSTALLS, ORGANIC_INSTALLS, Statistic, duration_ms
+from stream.spec.columns import ALL_INSTALLS, ORGANIC_INSTALLS, Statistic
 from stream.spec.spec_file import parse_spec
+from stream.spec.values import duration_ms
 from stream.tables.dtypes import F32, U64
 
 START_MS = 1_700_000_000_000

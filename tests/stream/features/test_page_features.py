@@ -19,7 +19,7 @@ from stream.features.page_features import Catalogue, Layout, build_page, select,
 from stream.features.page_kernels import LIST_MAX
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import BadEvent
-from stream.spec.spec import Statistic
+from stream.spec.columns import Statistic
 from stream.spec.spec_file import load_spec
 from tests.support.feature_pages import (
     ITEM_LISTS,

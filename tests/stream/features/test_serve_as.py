@@ -11,7 +11,8 @@ from stream.events.types import Value
 from stream.features.page_features import Catalogue, Layout, build_page, select, words_of
 from stream.features.page_kernels import open_page
 from stream.features.serve_as import as_logged, as_served
-from stream.spec.spec import Column, Spec
+from stream.spec.columns import Column
+from stream.spec.spec import Spec
 from stream.tables.dtypes import U64
 from tests.support.feature_pages import LAYOUT, SPEC, Shown, pages
 

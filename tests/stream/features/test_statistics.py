@@ -17,7 +17,7 @@ from stream.features.item_similarity import Outcomes
 from stream.features.page_features import words_of
 from stream.features.statistic_kernels import Layers
 from stream.features.statistics import WIDTH, Statistics, StatisticsProgram
-from stream.spec.spec import duration_ms
+from stream.spec.values import duration_ms
 from stream.tables.dtypes import U64
 from stream.tables.hash_table import HashTable
 from tests.support.feature_pages import LAYOUT, SPEC, Shown, page, pages, parsed

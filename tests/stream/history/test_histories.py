@@ -297,7 +297,7 @@ def test_rebuilding_restores_all_and_tells_how_far_it_is(cache: redis.Redis, top
 
 
 def test_redis_that_is_wiped_during_a_rebuild_is_not_called_complete(cache: redis.Redis, topic_prefix: str) -> None:
-    """The marker says complete only if Redis has kept all that was copied; a joiner then makes the copy anew."""
+    """The marker says complete only if Redis has kept all that was copied; a joiner then makes the copy again."""
     source = topic_of(*(Install("u", f"i{k}", k, f"{k}") for k in range(10)))
     counting = Counting(cache)
 

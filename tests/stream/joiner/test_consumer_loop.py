@@ -452,7 +452,7 @@ def test_a_gap_before_the_logs_start_ends_the_loop(tmp_path: Path, commit: tuple
 @pytest.mark.parametrize(
     ("start", "end", "new_from", "reads_from", "emits_from"),
     [(0, 3, 0, 0, 0), (0, 7, 6, 6, 6), (0, 9, 9, 8, 9)],
-    ids=["topic made anew", "tail lost", "only what was confirmed lost"],
+    ids=["topic made again", "tail lost", "only what was confirmed lost"],
 )
 def test_a_commit_behind_the_logs_end_ends_the_loop(
     tmp_path: Path, start: int, end: int, new_from: int, reads_from: int, emits_from: int
@@ -555,7 +555,7 @@ def test_a_newer_joiners_commit_is_refused(tmp_path: Path) -> None:
 
 
 def test_commits_of_other_rules_or_another_model_need_consent(tmp_path: Path) -> None:
-    """What differs is named. With --accept-rules records from the commit's offset on are judged and emitted anew."""
+    """What differs is named. With --accept-rules records from the commit's offset on are judged and emitted again."""
 
     async def story() -> None:
         paper = Paper()

@@ -19,7 +19,8 @@ from stream.events.types import (
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import label_rules
 from stream.joiner.labels import label_page
-from stream.spec.spec import Label, Spec
+from stream.spec.parts import Label
+from stream.spec.spec import Spec
 from tests.support.join_events import FAR, NOW, RULES, ids, install, page, play, retraction, rows
 from tests.support.join_oracle import net_of, offline
 
@@ -366,7 +367,7 @@ def test_the_restart_point_carries_the_watermark() -> None:
 
 
 def test_the_restart_point_carries_what_is_finished() -> None:
-    """A repeated page behind the commit, its first copy before it, must not be told anew while the watermark is low."""
+    """A repeated page behind the commit (its first copy before it) must not be emitted again at a low watermark."""
     log: list[SourceEvent] = [page("r", 100, "a"), install("i", 100), other, page("r", 100, "a"), Tick(115), FAR]
     stored = restart_point_after(log, 5)
     assert (stored.offset, stored.finished_ms) == (2, 100)

@@ -26,7 +26,7 @@ from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import to_examples
 from stream.joiner.record_cache import RecordCache
 from stream.joiner.record_events import to_record
-from stream.spec.spec import Policy
+from stream.spec.parts import Policy
 from tests.support.join_events import FAR, NOW, POLICIES, ids, install, page, retraction, rows
 from tests.support.join_oracle import check_labels, net_of, organic
 from tests.support.join_strategies import (

@@ -17,7 +17,7 @@ from stream.events.types import DeadLetter, History, Impression, Install, Organi
 from stream.history.histories import read_histories
 from stream.log.protocol import partition_of
 from stream.runtime.health import run_file
-from stream.spec.spec import Policy
+from stream.spec.parts import Policy
 from tests.support.join_oracle import net_of
 from tests.support.kafka_joiner import QUICK, World, page, running
 from tests.support.waiting import wait_until

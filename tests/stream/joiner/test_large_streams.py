@@ -8,7 +8,7 @@ import pytest
 from stream.events.types import Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.spec.spec import Policy
+from stream.spec.parts import Policy
 from tests.support.join_oracle import check_labels, organic
 
 T = 1_700_000_000_000

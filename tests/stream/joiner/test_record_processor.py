@@ -125,7 +125,7 @@ def test_full_memory_of_one_partition_is_not_said_again_because_of_another(caplo
 
 
 def test_nothing_but_poison_for_a_minute_ends_the_joiner() -> None:
-    """It is the time and the number that count; one good event begins anew, 0 seconds means never."""
+    """It is the time and the number that count; one good event begins again, 0 seconds means never."""
     now = [0.0]
     watch, never = PoisonDetector(60.0, lambda: now[0]), PoisonDetector(0.0, lambda: now[0])
     for _ in range(POISON_MIN):

@@ -12,7 +12,7 @@ from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_events import to_record
 from stream.joiner.state_store import PAGES_FILE, STATE_FILE, StateStore
-from stream.spec.spec import Policy
+from stream.spec.parts import Policy
 
 RULES = LabelRules("eager", window_ms=20_000, lateness_ms=50, known_ms=3_000, organic=True)
 T = 1_700_000_000_000

@@ -57,7 +57,7 @@ def test_the_local_stack_fills_what_the_environment_leaves_open(local: Path, mon
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"kafka": "k:1"}'])
 def test_a_broken_stack_file_is_said(local: Path, content: str) -> None:
-    """A stack file that can't be read is an error that says how to write it anew."""
+    """A stack file that can't be read is an error that says how to write it again."""
     (local / "stack.json").write_text(content)
     with pytest.raises(SettingsError, match=r"can't be read .*`thalweg down` and `thalweg up`"):
         Settings.load()

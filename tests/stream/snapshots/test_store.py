@@ -110,7 +110,7 @@ def test_empty_blob(store: SnapshotStore) -> None:
 
 
 def test_damaged_blob_is_renewed(bench: Bench) -> None:
-    """Bytes that aren't their digest's are refused until they're written anew; a plain put leaves what is there."""
+    """Bytes that aren't their digest's are refused until they're written again; a plain put leaves what is there."""
     publish(bench.store, 1, 0, bench.store.take_token())
     (digest,) = digests_of(raw_of(1))
     bench.damage(digest)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from stream.features.page_features import Layout
 from stream.joiner.label_rules import label_rules
 from stream.runtime.errors import SpecError
-from stream.spec.spec import Column, Cross, Spec, duration_ms
+from stream.spec.columns import Column, Cross
+from stream.spec.spec import Spec
 from stream.spec.spec_file import decode_spec, encode_spec, load_spec, parse_spec
+from stream.spec.values import duration_ms
 from tests.support.feature_pages import SPEC
 
 SPECS = sorted((Path(__file__).resolve().parents[3] / "specs").glob("*.toml"))

@@ -225,7 +225,7 @@ def test_growth_goes_in_steps_and_loses_nothing() -> None:
 
 
 def test_while_nobody_asks_what_changed_the_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys that come and go fill no memory: the list is lost, is known to be, and begins anew when it was asked for."""
+    """Keys that come and go fill no memory: the list is lost, is known to be, and starts again when asked for."""
     monkeypatch.setattr(stream.tables.hash_table, "LISTED_MIN", 5_000)
     monkeypatch.setattr(stream.tables.hash_table, "CHUNK", 2_000)
     machine = Machine()

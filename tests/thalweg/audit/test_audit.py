@@ -26,8 +26,10 @@ from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import partition_of
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
-from stream.spec.spec import Label, Policy, Spec, duration_ms
+from stream.spec.parts import Label, Policy
+from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
+from stream.spec.values import duration_ms
 from tests.support.generated_log import GeneratedLog
 from tests.support.join_oracle import as_audited
 from tests.support.joined_streams import RULES, Stream, T, mixed

@@ -8,7 +8,8 @@ from stream.joiner.commit_metadata import encode_metadata
 from stream.joiner.join import RestartPoint
 from stream.joiner.label_rules import LabelRules, label_rules
 from stream.runtime.errors import SpecError
-from stream.spec.spec import Label, Spec
+from stream.spec.parts import Label
+from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
 from thalweg.audit.committed_rules import committed_model, committed_rules, resolve_rules
 from thalweg.audit.rules import AuditRules, audit_rules

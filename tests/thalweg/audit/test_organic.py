@@ -30,7 +30,8 @@ from stream.log.dead_letters import dead_letter
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import Record
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import Label, Spec
+from stream.spec.parts import Label
+from stream.spec.spec import Spec
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
 from tests.support.join_oracle import as_audited
 from tests.support.joined_streams import RULES, Stream, T, mixed

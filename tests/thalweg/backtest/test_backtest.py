@@ -19,7 +19,9 @@ from producers.features import FeatureBuilder
 from producers.source import WorldEvent
 from stream.events.types import Impression, Install, Tick
 from stream.runtime.errors import DataError
-from stream.spec.spec import Gate, PartName, Policy, Spec
+from stream.spec.parts import Gate, Policy
+from stream.spec.spec import Spec
+from stream.spec.values import PartName
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, slow_world, world, write_lines
 from thalweg.backtest.entrants import ModelEntrant
 from thalweg.backtest.judgement import FIGURES

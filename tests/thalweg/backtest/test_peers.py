@@ -15,7 +15,8 @@ from producers.source import WorldEvent
 from stream.events.types import Impression, Install
 from stream.features.encoder import one_page
 from stream.features.page_features import Layout, select
-from stream.spec.spec import Policy, Spec
+from stream.spec.parts import Policy
+from stream.spec.spec import Spec
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
 from thalweg.backtest import peers
 from thalweg.backtest.contest import peer_rates

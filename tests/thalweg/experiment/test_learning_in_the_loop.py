@@ -12,7 +12,8 @@ from learner.training.model import Model
 from stream.events.types import INSTALLED, LATE_POSITIVE, RETRACTION, WINDOW_CLOSED, Install
 from stream.features.page_features import words_of
 from stream.joiner.label_rules import label_rules
-from stream.spec.spec import Policy, Spec
+from stream.spec.parts import Policy
+from stream.spec.spec import Spec
 from tests.support.closed_loops import FEW, SPEC, Ran, loop_of, run
 from tests.support.join_oracle import check_labels, joined, net_of
 from tests.support.store_worlds import changed

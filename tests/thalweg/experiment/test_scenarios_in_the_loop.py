@@ -11,7 +11,7 @@ from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import WINDOW_CLOSED, Install
 from stream.features.page_features import Layout, words_of
 from stream.features.page_kernels import open_page
-from stream.spec.spec import Cross
+from stream.spec.columns import Cross
 from stream.tables.dtypes import F64, Bools
 from tests.support.closed_loops import SPEC, Ran, loop_of, run
 from tests.support.join_oracle import net_of

@@ -18,8 +18,10 @@ from producers.json_lines import numbered_lines
 from producers.source import InvalidEvent, Pause
 from stream.events.types import Impression, Install, Item, User, Value
 from stream.runtime.errors import DataError, SpecError
-from stream.spec.spec import Gate, Spec, duration_ms
+from stream.spec.parts import Gate
+from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
+from stream.spec.values import duration_ms
 from tests.support.shop_events import START_MS, store, written
 from thalweg.cli.main import app
 from thalweg.onboarding.columns import ObservedColumn, Origin

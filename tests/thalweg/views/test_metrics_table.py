@@ -17,9 +17,9 @@ def table(nest: Nest, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_page_is_that_of_the_code(table: str) -> None:
-    """Whoever adds or renames a metric writes the page anew."""
+    """Whoever adds or renames a metric writes the page again."""
     page = Path(__file__).parents[3] / "docs" / "metrics.md"
-    assert page.read_text() == table, "write it anew: python -m thalweg.views.metrics_table > docs/metrics.md"
+    assert page.read_text() == table, "write it again: python -m thalweg.views.metrics_table > docs/metrics.md"
 
 
 def test_names_keep_the_rules(table: str) -> None:

@@ -26,7 +26,7 @@ from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import SnapshotStore
-from stream.spec.spec import Policy
+from stream.spec.parts import Policy
 from tests.support.joined_streams import RULES, Stream, T, mixed
 from tests.support.small_versions import put, version_of
 from thalweg.audit.rules import AuditRules
