@@ -11,8 +11,8 @@ from thalweg.stack.server import ServerStatus
 
 NOTES = {
     "no_model": "there's no model yet: ordered by the items' static popularity",
-    "no_history": "ranked without the user's history (Redis doesn't answer)",
-    "no_user": "this user isn't described in 'users': ranked without attributes",
+    "no_history": "ranked without the user's history (Redis is slow, down, or was emptied)",
+    "no_user": "this user isn't described in 'users', or Redis is slow or down: ranked without attributes",
     "deadline": "cut off by the deadline: not all candidates were scored",
 }
 

@@ -70,7 +70,8 @@ def test_a_profile_has_the_whole_history_and_the_attributes(cache: redis.Redis, 
         found = read_profiles(cache, ["u", "v", "w"], topic_prefix)
         assert found == {"u": UserProfile(list(many), {"age": 1.0}), "v": UNKNOWN, "w": UNKNOWN}
     cache.set(marker_key(topic_prefix), COMPLETE)
-    assert read_profiles(cache, ["w"], topic_prefix) == {"w": UserProfile([], None)}
+    cache.zadd(history_key("x", topic_prefix), {b"\xff from elsewhere": 1})
+    assert read_profiles(cache, ["w", "x"], topic_prefix) == {"w": UserProfile([], None), "x": UNKNOWN}
     cache.delete(marker_key(topic_prefix), history_key("u", topic_prefix))
     assert read_profiles(cache, ["u"], topic_prefix) == {"u": UserProfile(None, {"age": 1.0})}, "a wiped Redis"
 
