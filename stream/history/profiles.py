@@ -39,7 +39,9 @@ def read_profiles(client: Any, users: Sequence[str], prefix: str = "") -> dict[s
     """Profiles by user, in one round trip.
 
     `users` are at most 2,000, and distinct. A user without installs has an empty history only if the copy of histories
-    is complete: in a Redis that was wiped and isn't rebuilt yet, it's None. `client` is a redis.Redis. Raises redis.RedisError.
+    is complete: in a Redis that was wiped and isn't rebuilt yet, it's None. `client` is a redis.Redis.
+
+    Raises redis.RedisError.
     """
     keys = [marker_key(prefix), *(user_key(u, prefix) for u in users), *(history_key(u, prefix) for u in users)]
     (marker, *records), histories = client.register_script(_READ)(keys)
