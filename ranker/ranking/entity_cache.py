@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranker import metrics
+from ranker.ranking.item_columns import ONLY_SHOWN, ItemColumns
 from stream.events.codec import decode_entity
 from stream.events.topics import ITEMS
 from stream.events.types import Item
@@ -22,7 +23,7 @@ from stream.runtime.errors import BadEvent, LogError, LogGap, LogUnavailable
 RETRY_S: Final = 1.0
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 5_000
-POPULARITY_AGE_S: Final = 1.0  # maximum age of the order by popularity
+PACE_ITEMS, PACE_S = 256, 0.004  # a catalogue is rebuilt in pieces of about a millisecond, and rests in between
 DEAD_LETTERS_MAX: Final = 1_000  # buffered for writing; later ones are found again at the next start
 TOMBSTONES_MAX: Final = 100_000
 STALE_ROWS_MAX: Final = 65_536  # rows of a catalogue that no known item uses, beyond one per known item
@@ -38,10 +39,8 @@ class EntityCache:
         self._lock = threading.Lock()
         self._catalogue: Catalogue | None = None
         self._changes_during_build: list[tuple[str, Item | None]] | None = None
-        self._by_popularity: list[str] = []
-        self._ordered_s = -POPULARITY_AGE_S
-        self._changed = False
-        self._shown: tuple[str, ...] = ()
+        self.columns = ItemColumns()  # of known items, and of those only shown
+        self._shown: dict[str, None] = {}
         self._tombstones: dict[str, None] = {}  # deleted names, newest last
 
     def put(self, name: str, item: Item | None) -> None:
@@ -51,24 +50,37 @@ class EntityCache:
             if item is None:
                 self._tombstones[name] = None
                 if len(self._tombstones) > TOMBSTONES_MAX:
-                    del self._tombstones[next(iter(self._tombstones))]
-            if self.items.get(name) == item:
-                return
-            if item is None:
-                self.items.pop(name, None)
-            else:
-                self.items[name] = item
-            if self._catalogue is not None:
-                _apply(self._catalogue, name, item)
-            if self._changes_during_build is not None:
-                self._changes_during_build.append((name, item))
-            self._changed = True
+                    oldest = next(iter(self._tombstones))
+                    del self._tombstones[oldest]
+                    self._update_column(oldest)
+            if self.items.get(name) != item:
+                if item is None:
+                    self.items.pop(name, None)
+                else:
+                    self.items[name] = item
+                if self._catalogue is not None:
+                    _apply(self._catalogue, name, item)
+                if self._changes_during_build is not None:
+                    self._changes_during_build.append((name, item))
+            self._update_column(name)
 
-    def set_shown(self, names: tuple[str, ...]) -> None:
+    def set_shown(self, names: Sequence[str]) -> None:
         """Replace the names of items that were shown, described or not."""
+        shown, before = dict.fromkeys(names), self._shown
         with self._lock:
-            if names is not self._shown:
-                self._shown, self._changed = names, True
+            self._shown = shown
+        for name in [name for name in shown if name not in before] + [name for name in before if name not in shown]:
+            with self._lock:  # one by one: requests wait for the lock
+                self._update_column(name)
+
+    def _update_column(self, name: str) -> None:
+        item = self.items.get(name)
+        if item is not None:
+            self.columns.put(name, item.popularity)
+        elif name in self._shown and name not in self._tombstones:
+            self.columns.put(name, ONLY_SHOWN)
+        else:
+            self.columns.remove(name)
 
     def is_deleted(self, name: str) -> bool:
         """Whether an item has a tombstone."""
@@ -80,12 +92,15 @@ class EntityCache:
             current = self._catalogue
             if current is not None and current.layout.hash == layout.hash and not self._has_many_stale_rows(current):
                 return current
-            known = list(self.items.values())
             changes: list[tuple[str, Item | None]] = []
             self._changes_during_build = changes
-        rebuilt = Catalogue(layout)
-        for item in known:
-            rebuilt.put(item)
+        rebuilt, names = Catalogue(layout), self.columns.names
+        for n in range(len(names)):  # what is added meanwhile is among the changes
+            item = self.items.get(names[n])
+            if item is not None:
+                rebuilt.put(item)
+            if current is not None and n % PACE_ITEMS == 0:
+                time.sleep(PACE_S)  # requests are being answered
         with self._lock:
             for name, change in changes:
                 _apply(rebuilt, name, change)
@@ -96,16 +111,6 @@ class EntityCache:
         """Rows of items in a catalogue, int64 [n]; an unknown item gets a row with its id only."""
         with self._lock:
             return catalogue.rows(items)
-
-    def by_popularity(self, max_age_s: float = POPULARITY_AGE_S) -> list[str]:
-        """Known items, highest static popularity first, then those only shown; at most `max_age_s` old."""
-        with self._lock:
-            if self._changed and time.monotonic() - self._ordered_s >= max_age_s:
-                described = [i.item for i in sorted(self.items.values(), key=lambda i: -i.popularity)]
-                only_shown = [i for i in self._shown if i not in self.items and i not in self._tombstones]
-                self._by_popularity = described + only_shown
-                self._ordered_s, self._changed = time.monotonic(), False
-            return self._by_popularity
 
     def _has_many_stale_rows(self, catalogue: Catalogue) -> bool:
         """Replaced and unknown items keep their rows until a rebuild."""

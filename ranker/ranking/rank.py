@@ -84,7 +84,8 @@ class Ranker:
         return msgspec.structs.replace(reply, rank_us=rank_us)
 
     def _by_popularity(self, request: RankRequest, profile: Callable[[], UserProfile]) -> RankReply:
-        known, popular = self._cache.items, self._cache.by_popularity()
+        known = self._cache.items
+        popular = self._watcher.popular.items or self._watcher.popular.reorder(None, self._cache.columns)
         history = profile().history if request.history is None else request.history
         notes = [NO_HISTORY, NO_MODEL] if history is None else [NO_MODEL]
         names = _given(request) or self._retrieved(request, popular, history or [])

@@ -16,13 +16,14 @@ from ranker.versions.version_loader import load_version
 from stream.events.types import Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
 from stream.features.item_similarity import Outcomes
-from stream.features.page_features import build_page
+from stream.features.page_features import build_page, id_of, seed_of
 from stream.features.page_kernels import open_page
 from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
+from stream.tables.dtypes import U64
 from tests.support.random_models import COLUMNS, HELD, ToyModel, items, some_spec
 
 NOW_MS = 4_000_000
@@ -48,10 +49,10 @@ class House:
         self.model.publish(self.store)
         assert self.watcher.step(), self.watcher.rejection
 
-    def answer(self, history: list[str] | None = None, **request: object) -> RankReply:
-        """The reply to a request of u1; without a history unless one is given."""
+    def answer(self, known: list[str] | None = None, **request: object) -> RankReply:
+        """The reply to a request of u1; without a known history unless one is given."""
         given = RankRequest(**{"request_id": "r", "user": "u1", "k": 5, **request})  # type: ignore[arg-type]
-        profile = UserProfile(history, ATTRIBUTES if given.user == "u1" else None)
+        profile = UserProfile(known, ATTRIBUTES if given.user == "u1" else None)
         return self.ranker.answer(given, lambda: profile, time.monotonic())
 
 
@@ -133,14 +134,23 @@ def test_without_candidates_popular_items_are_retrieved(house: House) -> None:
     house.publish()
     served = house.watcher.served
     assert served is not None
-    names = house.cache.by_popularity()
-    installs = installs_of(served.version, served.catalogue, house.cache.rows(served.catalogue, names))
+    names = [item.item for item in sorted(house.cache.items.values(), key=lambda item: -item.popularity)]
+    installs = installs_of(served.version, ids_of(names))
     assert installs is not None
     assert installs.max() > 0
     order = [names[i] for i in np.argsort(-installs, kind="stable")]
     assert house.watcher.popular.items == order
     reply = house.answer(order[:3], k=1000)
     assert set(reply.items) == set(order[3:])
+
+
+def test_what_the_user_has_is_left_out_however_long_ago_it_came(house: House) -> None:
+    """The whole history counts, also what no column has room for."""
+    house.publish()
+    have = [f"i{n}" for n in range(25)]
+    assert house.model.layout.history_last < 25
+    assert set(house.answer(have, k=1000).items) == {f"i{n}" for n in range(25, 30)}
+    assert set(house.answer([], k=1000, history=have).items) == {f"i{n}" for n in range(25, 30)}
 
 
 def test_installs_are_the_statistics_sums(house: House) -> None:
@@ -187,13 +197,18 @@ organic = "examples"
     assert install_statistic(alone) == (alone.program.crosses.salts[0], 3_600_000.0)
 
 
+def ids_of(names: list[str]) -> U64:
+    """The ids by which statistics know items."""
+    return np.array([id_of(seed_of("item.id"), name) for name in names], np.uint64)
+
+
 def _installs(house: House, watermark_ms: int) -> dict[str, float]:
     house.model.publish(house.store, watermark_ms=watermark_ms)
     house.watcher.step()
     served = house.watcher.served
     assert served is not None
     names = list(house.cache.items)
-    found = installs_of(served.version, served.catalogue, house.cache.rows(served.catalogue, names))
+    found = installs_of(served.version, ids_of(names))
     assert found is not None
     return dict(zip(names, found.tolist(), strict=True))
 
