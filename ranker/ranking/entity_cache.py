@@ -40,6 +40,7 @@ class EntityCache:
         self._catalogue: Catalogue | None = None
         self._changes_during_build: list[tuple[str, Item | None]] | None = None
         self.columns = ItemColumns()  # of known items, and of those only shown
+        self._shown_names: Sequence[str] = ()
         self._shown: dict[str, None] = {}
         self._tombstones: dict[str, None] = {}  # deleted names, newest last
 
@@ -66,8 +67,11 @@ class EntityCache:
 
     def set_shown(self, names: Sequence[str]) -> None:
         """Replace the names of items that were shown, described or not."""
+        if names is self._shown_names:
+            return
         shown, before = dict.fromkeys(names), self._shown
         with self._lock:
+            self._shown_names = names
             self._shown = shown
         for name in [name for name in shown if name not in before] + [name for name in before if name not in shown]:
             with self._lock:  # one by one: requests wait for the lock

@@ -23,6 +23,7 @@ from stream.tables.jit import kernel
 CANDIDATES: Final = 100
 POPULAR_MAX: Final = CANDIDATES + MEMBERS_MAX  # so that enough are left when a long history is filtered out
 SLICE: Final = 32_768  # items ordered at once
+REST_S_MIN: Final = 0.5  # between two orders
 DUTY_CYCLE_MAX: Final = 0.02  # share of its time that a thread may spend on ordering items
 
 
@@ -74,7 +75,7 @@ class PopularItems:
 
     def _finish(self, sweep: "_Sweep") -> None:
         self.items, self._sweep = sweep.names(), None
-        self._not_before_s = time.monotonic() + sweep.spent_s / DUTY_CYCLE_MAX
+        self._not_before_s = time.monotonic() + max(REST_S_MIN, sweep.spent_s / DUTY_CYCLE_MAX)
 
 
 class _Sweep:
