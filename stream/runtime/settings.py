@@ -80,6 +80,23 @@ class Settings(BaseSettings):
     )
     ranker_port: int = Field(0, ge=0, le=65535, description="port of the ranker's health and metrics; 0: any free one")
     ranker_threads: int = Field(2, ge=1, description="scoring threads of a ranker")
+    ranker_queue_ms: int = Field(
+        250, ge=1, description="how long a request may wait for those before it; a ranker sheds those that would longer"
+    )
+    ranker_session_ms: int = Field(
+        2_000,
+        ge=500,
+        description="how long a ranker may be silent until others get its partitions; 6000 where the broker's "
+        "group.min.session.timeout.ms doesn't allow less",
+    )
+    ranker_acks: Literal["1", "all"] = Field(
+        "1", description="who acknowledges a reply on Kafka: the partition's leader, or all replicas in sync"
+    )
+    reply_topics: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._,-]*$",
+        description="topics beside rank.replies that a request's `reply_to` may name, comma separated",
+    )
     worker: str = Field(
         "0",
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
@@ -127,6 +144,11 @@ class Settings(BaseSettings):
     def uncommitted_max(self) -> int:
         """How many examples a joiner may emit without a commit; the rest is for the record in progress."""
         return self.dedup_ids * 2 // 5
+
+    @property
+    def allowed_reply_topics(self) -> tuple[str, ...]:
+        """The topics of `reply_topics`, without the prefix."""
+        return tuple(topic for topic in self.reply_topics.split(",") if topic)
 
     def environment(self) -> dict[str, str]:
         """This process's environment with these settings, secrets included, for a child process."""

@@ -208,14 +208,24 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
 
 @run_app.command("ranker")
-def run_ranker(spec: ModelSpec = None, accept_gap: AcceptGap = False) -> None:
-    """Answer ranking requests with the live version.
+def run_ranker(
+    spec: ModelSpec = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="A model to serve, beside the spec's; several times for several models."),
+    ] = None,
+    named_only: Annotated[
+        bool, typer.Option("--named-only", help="Leave requests that name no model to other rankers.")
+    ] = False,
+) -> None:
+    """Answer ranking requests with the live versions of one or more models.
 
-    That is the pinned one, else the newest. To run several, give each its own THALWEG_WORKER.
+    A live version is the pinned one, else the newest. The first model answers requests that name none. To run several
+    rankers, give each its own THALWEG_WORKER: those of a model share its requests.
     """
-    from ranker.serving.service import run_ranker as run
+    from ranker.serving.process import run_ranker as run
 
     settings = read_settings()
-    model = model_name(settings, spec)
+    models = ([model_name(settings, spec)] if spec or not model else []) + (model or [])
     log_to_stderr(settings.log_level)
-    run(settings, model, accept_gap=accept_gap)
+    run(settings, models, named_only=named_only)

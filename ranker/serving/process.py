@@ -1,0 +1,58 @@
+"""`thalweg run ranker`: a RankerService on Kafka and Redis, with its health, until a signal ends it."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+
+from ranker.builder.builder_client import BuilderClient, start_builder
+from ranker.ranking.score import SWITCH_S
+from ranker.serving.served_model import ModelSource
+from ranker.serving.service import KafkaOptions, RankerService
+from stream.history.profiles import UserProfile, read_profiles
+from stream.log.kafka_log import KafkaLog
+from stream.runtime.health import Health, run_file
+from stream.runtime.settings import Settings
+from stream.snapshots.redis_client import connect
+from stream.snapshots.redis_store import RedisStore
+from stream.snapshots.version_files import VersionFiles
+
+
+def run_ranker(settings: Settings, models: Sequence[str], *, named_only: bool = False) -> None:
+    """Rank by `models` until SIGINT or SIGTERM. Raises SettingsError, or LogError when a retry won't help.
+
+    With `named_only` requests that name no model are left to other rankers; else the first of `models` answers them.
+    """
+    settings.need_kafka()
+    threadpool_limits(1)  # BLAS: several threads score at once, each a batch of its own
+    sys.setswitchinterval(SWITCH_S)
+    with ExitStack() as open_:
+        client = open_.enter_context(closing(connect(settings)))
+
+        def read(users: Sequence[str]) -> dict[str, UserProfile]:
+            return read_profiles(client, users, settings.topic_prefix)
+
+        service = RankerService(
+            {
+                model: ModelSource(
+                    open_.enter_context(closing(RedisStore(settings, model))),
+                    VersionFiles(settings.local / "ranker" / settings.worker / f"{settings.topic_prefix}{model}"),
+                    BuilderClient(partial(start_builder, settings, model)),
+                )
+                for model in dict.fromkeys(models)
+            },
+            read,
+            threads=settings.ranker_threads,
+            queue_ms=settings.ranker_queue_ms,
+            options=KafkaOptions(settings.worker, not named_only, settings.allowed_reply_topics, settings.ranker_acks),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: service.stop.set())
+        health = Health(
+            settings.host, settings.ranker_port, service.ready, service.live, written_to=run_file(settings, "ranker")
+        )
+        with closing(health):
+            service.run(lambda: KafkaLog(settings))
