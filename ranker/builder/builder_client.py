@@ -21,7 +21,7 @@ from ranker.builder.wire import FAILURE_ERRORS, BuildFailure, BuildRequest, Buil
 from ranker.kernels.item_activation_cache import ActivationCache
 from ranker.kernels.net import Net
 from ranker.versions.model import ServingTower, Version, embeddings_of
-from ranker.versions.version_loader import plan_of, version_of
+from ranker.versions.version_loader import plan_of, version_of, warm_up
 from stream.runtime.errors import StoreUnavailable
 from stream.runtime.settings import Settings
 from stream.snapshots.manifest import decode_manifest
@@ -81,6 +81,7 @@ class BuilderClient:
         self._last = NO_BUILD  # should the next line fail
         self._last = _assemble(answer, arrays, last.overlays, previous)
         assert self._last.version is not None
+        warm_up(self._last.version)
         return self._last.version
 
     def start(self) -> BuilderProcess:

@@ -140,6 +140,7 @@ class VersionWatcher:
 
     def step(self) -> bool:
         """Read the head; swap when it names a newer version that passes validation. Raises SnapshotError."""
+        self.freshness.observe()
         served = self.served
         try:
             head = self._target()

@@ -60,7 +60,7 @@ class KafkaOptions:
 class RankerService:
     """All threads of one ranker, which serves the models of `sources`, by name; the first is the default.
 
-    Log, stores and `read` (of users' profiles) are passed in; `run` blocks until `stop`, and closes the models' builders.
+    Log, stores and `read` (of profiles) are passed in; `run` blocks until `stop`, and closes the models' builders.
     """
 
     def __init__(

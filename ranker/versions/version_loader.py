@@ -208,9 +208,7 @@ def validate_version(version: Version) -> None:
     It also fills the version's caches before the first request. A golden page has the statistics of its own time;
     the manifest has beside it the statistics that the version's tables must give.
     """
-    page = build_page(version.plan.layout, version.plan.layout.user("", {}, [], {}), Catalogue(version.plan.layout),
-                      np.zeros(1, np.int64), version.manifest.watermark_ms)  # fmt: skip
-    _rank(version, page, "an unknown item for an unknown user")
+    _rank(version, _page_of_unknowns(version), "an unknown item for an unknown user")
     if version.manifest.examples and not version.manifest.golden:
         raise BadSnapshot(f"version {version.number} has learned, but has no golden page to validate it with")
     if version.manifest.examples and not _has_labels(version):
@@ -230,6 +228,23 @@ def validate_version(version: Version) -> None:
                 f"version {version.number}: a golden page's scores are off by {difference:.3g}, "
                 f"over {GOLDEN_DIFFERENCE_MAX}"
             )
+
+
+def warm_up(version: Version) -> None:
+    """Rank a page, so that the first request doesn't pay for what a version computes once, or maps into this process.
+
+    For a version that another process validated.
+    """
+    golden = version.manifest.golden[:1]
+    pages = [words_of(one.features, version.plan.layout, len(one.scores)).copy() for one in golden]
+    for words in pages or [_page_of_unknowns(version)]:
+        _rank(version, words, "an item of a golden page")
+
+
+def _page_of_unknowns(version: Version) -> U64:
+    layout = version.plan.layout
+    user = layout.user("", {}, [], {})
+    return build_page(layout, user, Catalogue(layout), np.zeros(1, np.int64), version.manifest.watermark_ms)
 
 
 def _rank(version: Version, words: U64, of: str) -> None:
