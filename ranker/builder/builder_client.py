@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,17 +18,29 @@ from typing import Final
 import msgspec
 
 from ranker.builder.blocks import Array, map_arrays
-from ranker.builder.wire import FAILURE_ERRORS, BuildFailure, BuildRequest, BuildResult, layers_of, receive, send
+from ranker.builder.wire import (
+    FAILURE_ERRORS,
+    BuildFailure,
+    BuildRequest,
+    BuildResult,
+    SaveRequest,
+    SaveState,
+    layers_of,
+    receive,
+    send,
+)
 from ranker.kernels.item_activation_cache import ActivationCache
 from ranker.kernels.net import Net
 from ranker.versions.model import ServingTower, Version, embeddings_of
 from ranker.versions.version_loader import plan_of, version_of, warm_up
 from stream.runtime.errors import StoreUnavailable
 from stream.runtime.settings import Settings
-from stream.snapshots.manifest import decode_manifest
+from stream.snapshots.manifest import Decision, Manifest, decode_manifest, encode_manifest
+from stream.snapshots.version_files import VersionFiles
 from stream.tables.delta_table import DeltaTable
 
 ANSWER_TIMEOUT_S: Final = 600.0  # then the builder is replaced: loading a base takes less
+SAVE_POLL_S: Final = 0.1
 EXIT_TIMEOUT_S: Final = 0.2  # from closing the socket; then the builder is killed
 
 
@@ -56,7 +69,7 @@ NO_BUILD: Final = LastBuild(0, None, {}, {})
 
 
 class BuilderClient:
-    """Loads versions through a builder process. One thread loads; any may close."""
+    """Loads versions through a builder process, and saves them. One thread loads, another may save; any may close."""
 
     def __init__(self, start: Callable[[], BuilderProcess]) -> None:
         self._start = start
@@ -84,6 +97,17 @@ class BuilderClient:
         warm_up(self._last.version)
         return self._last.version
 
+    def save(self, files: VersionFiles, manifest: Manifest, decision: Decision) -> None:
+        """Have the builder save a version and a decision, and wait until it has. Raises SnapshotError, OSError."""
+        request = SaveRequest(str(files.folder), encode_manifest(manifest), decision)
+        state = SaveState(done=False)
+        while not state.done:
+            raw, _ = self._exchange(self.start(), request)
+            state = msgspec.msgpack.decode(raw, type=SaveState)
+            time.sleep(0 if state.done else SAVE_POLL_S)
+        if state.error:
+            raise OSError(state.error)
+
     def start(self) -> BuilderProcess:
         """Start the builder, unless it runs. Raises StoreUnavailable when it's closed, OSError."""
         with self._process_lock:
@@ -100,10 +124,13 @@ class BuilderClient:
         self._end()
 
     def _request(self, running: BuilderProcess, request: BuildRequest) -> tuple[BuildResult | BuildFailure, list[int]]:
+        raw, descriptors = self._exchange(running, request)
+        return msgspec.msgpack.decode(raw, type=BuildResult | BuildFailure), descriptors
+
+    def _exchange(self, running: BuilderProcess, request: BuildRequest | SaveRequest) -> tuple[bytes, list[int]]:
         with self._channel_lock:
             send(running.channel, request)
-            raw, descriptors = receive(running.channel)
-        return msgspec.msgpack.decode(raw, type=BuildResult | BuildFailure), descriptors
+            return receive(running.channel)
 
     def _end(self) -> str:
         with self._process_lock:

@@ -11,12 +11,14 @@ from typing import Final
 import msgspec
 
 from ranker.builder.blocks import Array, allocate, array_ref, block_of, copied, number_of
+from ranker.builder.version_saver import VersionSaver
 from ranker.builder.wire import (
     FAILURE_ERRORS,
     BuildFailure,
     BuildRequest,
     BuildResult,
     NetRef,
+    SaveRequest,
     arrays_of,
     receive,
     send,
@@ -36,14 +38,17 @@ NICE: Final = 10  # a tenth of the CPU weight of ranking threads
 log = logging.getLogger(__name__)
 
 
-def serve(channel: socket.socket, loader: VersionLoader) -> None:
-    """Answer build requests until the ranker closes the socket. `loader` takes its arrays from `allocate`."""
+def serve(channel: socket.socket, loader: VersionLoader, saver: VersionSaver) -> None:
+    """Answer requests until the ranker closes the socket. `loader` takes its arrays from `allocate`."""
     last: Version | None = None
     known: Container[int] = ()  # blocks that the ranker has mapped
     build = 0
     with suppress(OSError):  # the ranker has ended
         while True:
-            request = msgspec.msgpack.decode(receive(channel)[0], type=BuildRequest)
+            request = msgspec.msgpack.decode(receive(channel)[0], type=BuildRequest | SaveRequest)
+            if isinstance(request, SaveRequest):
+                send(channel, saver.ask(request))
+                continue
             if request.known_build != build:
                 last, known = None, ()
             answer: BuildResult | BuildFailure
@@ -101,8 +106,8 @@ def main() -> None:
     with closing(Scorer(1)) as scorer:
         compile_kernels(scorer)
     os.nice(NICE)
-    with channel, closing(RedisStore(settings, model)) as store:
-        serve(channel, VersionLoader(store, model, allocate))
+    with channel, closing(RedisStore(settings, model)) as store, closing(VersionSaver(store)) as saver:
+        serve(channel, VersionLoader(store, model, allocate), saver)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 ranker → builder   BuildRequest: a version, and the last build that the ranker has
 builder → ranker   BuildResult: references to its arrays, with the descriptors of new blocks; or BuildFailure
+ranker → builder   SaveRequest: a version to save on disk; repeated until it's done
+builder → ranker   SaveState
 """
 
 import os
@@ -15,17 +17,33 @@ import numpy as np
 from ranker.builder.blocks import Array, ArrayRef, number_of
 from ranker.kernels.layered_table import LayeredTable, PayloadId, Predecessor
 from stream.runtime.errors import BadSnapshot, SnapshotError, StoreUnavailable
+from stream.snapshots.manifest import Decision
 from stream.tables.delta_table import DeltaArrays, DeltaTable
 
 LENGTH_BYTES: Final = 8  # in front of each message
 DESCRIPTORS_MAX: Final = 64  # in one message: three tables of eight, and a tower's layers
 
 
-class BuildRequest(msgspec.Struct, array_like=True):
+class BuildRequest(msgspec.Struct, array_like=True, tag=True):
     """Build version `number`. `known_build`: the last build that the ranker has, 0 if none of this builder's."""
 
     number: int
     known_build: int
+
+
+class SaveRequest(msgspec.Struct, array_like=True, tag=True):
+    """Save the version of a manifest, and a decision, in a folder of `VersionFiles`."""
+
+    folder: str
+    manifest: bytes
+    decision: Decision
+
+
+class SaveState(msgspec.Struct, array_like=True, tag=True):
+    """Whether that is done, and why it failed."""
+
+    done: bool
+    error: str = ""
 
 
 class TableRef(msgspec.Struct, array_like=True):

@@ -1,6 +1,7 @@
 """Freshness: from an install's ingest to the first reply that has learned it; the deep part's own beside it.
 
-Whoever replies only notes a version's first reply: what it has learned, up to a thousand installs, is observed elsewhere.
+Whoever replies only notes a version's first reply; what it has learned, up to a thousand installs, is observed
+elsewhere.
 
 A version's wide weights and statistics have learned all its examples; its deep part, those up to the version that its
 manifest names.

@@ -100,12 +100,9 @@ class VersionWatcher:
         served, decision = self.served, self._decision
         if self._files is None or served is None:
             return
-        if decision != self._saved_decision:
-            self._files.save_decision(decision)
-            self._saved_decision = decision
-        if served.version.number != self._saved_version:
-            self._files.save(self._store, served.version.manifest)
-            self._saved_version = served.version.number
+        if (decision, served.version.number) != (self._saved_decision, self._saved_version):
+            self._loader.save(self._files, served.version.manifest, decision)
+            self._saved_decision, self._saved_version = decision, served.version.number
 
     def run_saver(self, stop: threading.Event) -> None:
         """`save_live` periodically until `stop` is set; in its own thread, so that swaps don't wait for the disk."""

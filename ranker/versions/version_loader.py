@@ -25,9 +25,10 @@ from stream.features.page_features import Catalogue, build_page, statistics_of, 
 from stream.features.statistic_reads import StatisticRows
 from stream.runtime.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
-from stream.snapshots.manifest import Manifest
+from stream.snapshots.manifest import Decision, Manifest
 from stream.snapshots.payload import Payload
 from stream.snapshots.store import VersionReader, fetch
+from stream.snapshots.version_files import VersionFiles
 from stream.spec.spec_file import decode_spec
 from stream.tables.delta_table import Allocate, cache_aligned
 from stream.tables.dtypes import F32, U64
@@ -41,6 +42,10 @@ class VersionProvider(Protocol):
 
     def load(self, number: int, previous: Version | None = None) -> Version:
         """Version `number`, validated. Raises BadSnapshot when it must not be served, StoreUnavailable."""
+        ...
+
+    def save(self, files: VersionFiles, manifest: Manifest, decision: Decision) -> None:
+        """Save a version and a decision for a start without the store. Raises SnapshotError, OSError."""
         ...
 
 
@@ -77,6 +82,11 @@ class VersionLoader:
             self._reset()  # drop what is half built
             raise
         return version
+
+    def save(self, files: VersionFiles, manifest: Manifest, decision: Decision) -> None:
+        """See VersionProvider; any thread may call it."""
+        files.save_decision(decision)
+        files.save(self._store, manifest)
 
     def _build(self, manifest: Manifest, previous: Version | None) -> Version:
         plan = plan_of(manifest, previous)

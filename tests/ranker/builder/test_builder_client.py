@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from ranker.builder.blocks import allocate, array_ref, block_of, map_arrays
 from ranker.builder.builder_client import BuilderClient, BuilderProcess, start_builder
 from ranker.builder.builder_worker import serve
+from ranker.builder.version_saver import VersionSaver
+from ranker.builder.wire import SaveRequest
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import Version, score_features
@@ -22,10 +25,11 @@ from ranker.versions.version_loader import VersionLoader, load_version
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
 from stream.runtime.settings import Settings
 from stream.snapshots.item_names import ITEMS_PART, pack_names
-from stream.snapshots.manifest import PartVersion
+from stream.snapshots.manifest import UNDECIDED, Decision, PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
+from stream.snapshots.version_files import VersionFiles
 from tests.support.random_models import ToyModel, some_spec
 from tests.support.waiting import wait_until
 from thalweg.stack.server import start_time
@@ -42,8 +46,8 @@ def in_a_thread(store: MemoryStore, loaders: list[VersionLoader] | None = None) 
             loaders.append(loader)
 
         def work() -> None:
-            with theirs:
-                serve(theirs, loader)
+            with theirs, closing(VersionSaver(store)) as saver:
+                serve(theirs, loader, saver)
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -192,6 +196,56 @@ def test_who_has_another_version_gets_all_of_the_next(model_and_store: tuple[Toy
             version, page = builder.load(number, previous), model.page(9)
             want = score_features(load_version(store, "m", number), page.tobytes(), 9)
             assert (score_features(version, page.tobytes(), 9) == want).all()
+
+
+def test_the_builder_saves_what_is_live(model_and_store: tuple[ToyModel, MemoryStore], tmp_path: Path) -> None:
+    """Version and decision are in the folder when `save` returns, and serve a start without a store."""
+    model, store = model_and_store
+    files = VersionFiles(tmp_path / "saved")
+    with building(store) as builder:
+        for number in (1, 2):
+            builder.save(files, builder.load(number).manifest, Decision(number, number))
+            assert (files.decision(), VersionLoader(files, "m").load(number).number) == (
+                Decision(number, number),
+                number,
+            )
+            model.learn()
+            model.publish(store)
+
+
+def test_a_save_that_fails_is_tried_again(model_and_store: tuple[ToyModel, MemoryStore], tmp_path: Path) -> None:
+    """Its reason is raised where it was asked for; builds go on."""
+    _, store = model_and_store
+    folder = tmp_path / "saved"
+    folder.write_text("a file in its place")
+    files = VersionFiles(folder)
+    with building(store) as builder:
+        manifest = builder.load(1).manifest
+        for _ in range(2):
+            with pytest.raises(OSError, match="saved"):
+                builder.save(files, manifest, UNDECIDED)
+        folder.unlink()
+        builder.save(files, manifest, UNDECIDED)
+    assert files.load() == manifest
+
+
+def test_a_save_in_the_way_of_another_is_waited_for() -> None:
+    """One save at a time: the next one begins when the one before is done, and each asks for its own."""
+    began, go_on = threading.Event(), threading.Event()
+
+    class Slow(VersionSaver):
+        def _save(self, request: SaveRequest) -> None:
+            began.set()
+            assert go_on.wait(20)
+
+    first, second = (SaveRequest(folder, b"", UNDECIDED) for folder in ("a", "b"))
+    with closing(Slow(MemoryStore("m"))) as saver:
+        assert not saver.ask(first).done
+        assert began.wait(20)
+        assert not saver.ask(second).done
+        go_on.set()
+        wait_until(lambda: saver.ask(first).done)
+        wait_until(lambda: saver.ask(second).done)
 
 
 def test_a_builder_that_dies_is_followed_by_another(model_and_store: tuple[ToyModel, MemoryStore]) -> None:
