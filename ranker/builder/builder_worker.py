@@ -20,10 +20,12 @@ from ranker.builder.wire import (
     NetRef,
     SaveRequest,
     arrays_of,
+    inputs_of,
     receive,
     send,
     table_ref,
 )
+from ranker.kernels.item_activation_cache import ItemInputs
 from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.score import Scorer
 from ranker.versions.model import Version
@@ -42,6 +44,7 @@ def serve(channel: socket.socket, loader: VersionLoader, saver: VersionSaver) ->
     """Answer requests until the ranker closes the socket. `loader` takes its arrays from `allocate`."""
     last: Version | None = None
     known: Container[int] = ()  # blocks that the ranker has mapped
+    hottest: ItemInputs | None = None  # items of the ranker's, by the plan of `last`
     build = 0
     with suppress(OSError):  # the ranker has ended
         while True:
@@ -50,12 +53,16 @@ def serve(channel: socket.socket, loader: VersionLoader, saver: VersionSaver) ->
                 send(channel, saver.ask(request))
                 continue
             if request.known_build != build:
-                last, known = None, ()
+                last, known, hottest = None, (), None
+            if request.hottest is not None:
+                hottest = inputs_of(request.hottest)
             answer: BuildResult | BuildFailure
             new: list[Array] = []
             try:
                 version = loader.load(request.number, last)
-                answer, new = _result(build + 1, version, last, known)
+                if last is None or version.plan is not last.plan:
+                    hottest = None
+                answer, new = _result(build + 1, version, last, known, hottest)
             except Exception as error:  # noqa: BLE001  # whatever a version contains, the next one may be valid
                 answer = _failure(error)
             else:
@@ -74,23 +81,29 @@ def _failure(error: Exception) -> BuildFailure:
 
 
 def _result(
-    build: int, version: Version, last: Version | None, known: Container[int]
+    build: int, version: Version, last: Version | None, known: Container[int], hottest: ItemInputs | None
 ) -> tuple[BuildResult, list[Array]]:
     """A build's message, and its arrays in blocks that aren't `known` to the ranker."""
     new = {number_of(array): array for array in _table_arrays(version) if number_of(array) not in known}
-    tower, before, net = version.tower, last.tower if last else None, None
+    tower, before, net, parts = version.tower, last.tower if last else None, None, None
     if tower is not None and (before is None or tower.items is not before.items):
         fields = tower.net._asdict()
         last_bias: float = fields.pop("last_bias")
         copies = {name: copied(array) for name, array in fields.items()}
         new |= {number_of(array): array for array in copies.values()}
         net = NetRef({name: number_of(array) for name, array in copies.items()}, last_bias)
+        if hottest is not None:
+            array = copied(tower.items.parts_of(hottest))
+            parts = number_of(array)
+            new[parts] = array
     arrays = list(new.values())
     deep = table_ref(tower.embeddings) if tower else None
     wide, statistics = table_ref(version.wide), table_ref(version.statistics)
     refs = [array_ref(array) for array in arrays]
     shown = None if last is not None and version.shown is last.shown else version.shown
-    return BuildResult(build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, refs), arrays
+    return BuildResult(
+        build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, parts, refs
+    ), arrays
 
 
 def _table_arrays(version: Version) -> list[Array]:

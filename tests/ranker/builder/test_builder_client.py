@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ranker.builder import builder_client
 from ranker.builder.blocks import allocate, array_ref, block_of, map_arrays
 from ranker.builder.builder_client import BuilderClient, BuilderProcess, start_builder
 from ranker.builder.builder_worker import serve
 from ranker.builder.version_saver import VersionSaver
 from ranker.builder.wire import SaveRequest
+from ranker.kernels.item_activation_cache import ActivationCache, ItemInputs
+from ranker.kernels.net import Embeddings, Net
+from ranker.kernels.plan import Plan
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import Version, score_features
@@ -30,6 +34,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
+from stream.tables.dtypes import F32
 from tests.support.random_models import ToyModel, some_spec
 from tests.support.waiting import wait_until
 from thalweg.stack.server import start_time
@@ -86,6 +91,12 @@ def building(store: MemoryStore) -> Iterator[BuilderClient]:
         yield builder
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builder always knows the hottest items."""
+    monkeypatch.setattr(builder_client, "HOTTEST_EVERY_S", 0.0)
+
+
 @pytest.mark.parametrize("parts", [["wide", "deep"], ["wide"], ["deep"]])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_version_from_elsewhere_is_the_same(parts: list[str], seed: int) -> None:
@@ -107,6 +118,37 @@ def test_a_version_from_elsewhere_is_the_same(parts: list[str], seed: int) -> No
             older.append((there, scores(here)))
         for version, had in older:
             assert scores(version) == had
+
+
+def test_new_dense_layers_come_with_the_hottest_items_parts(
+    model_and_store: tuple[ToyModel, MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranker computes none that the builder could: it gets those of all items that it ranked."""
+    model, store = model_and_store
+    given: list[int] = []
+    Known = tuple[ItemInputs, F32] | None
+
+    def noted(
+        plan: Plan, embeddings: Embeddings, net: Net, before: ActivationCache | None, known: Known
+    ) -> ActivationCache:
+        given.append(0 if known is None else len(known[0].keys))
+        return ActivationCache(plan, embeddings, net, None, known)
+
+    monkeypatch.setattr(builder_client, "ActivationCache", noted)
+    page, items = model.page(30), [0]
+    with building(store) as builder:
+        version = builder.load(1)
+        for number in (2, 3, 4):
+            score_features(version, page.tobytes(), 30)
+            assert version.tower is not None
+            items.append(version.tower.items.live.table.count - 1)
+            model.learn()
+            model.publish(store)
+            version = builder.load(number, version)
+        loader = VersionLoader(store, "m")
+        assert (score_features(version, page.tobytes(), 30) == score_features(loader.load(4), page.tobytes(), 30)).all()
+    assert given == items
+    assert items[1] > 10
 
 
 def test_names_of_shown_items_come_along() -> None:
