@@ -31,7 +31,7 @@ ARG UV_TORCH_BACKEND=cpu
 RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra learner
 
 FROM python AS ranker-packages
-RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml
+RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra ranker
 
 FROM python AS tools-packages
 RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra people

@@ -123,15 +123,6 @@ class Vocabulary:
         found: F32 = self.vectors[self._unseen]
         return found
 
-    def rows_in_lists(self, ids: U64, offsets: I64) -> I64:
-        """Row of each id in lists of ids, [ids]: that of the list's unseen ids where it has none; `offsets` as in
-        `DeepInput`."""
-        rows = self.rows_of(ids)
-        if len(self._unseen):
-            of_list = np.repeat(np.resize(self._unseen, len(offsets) - 1), np.diff(offsets))
-            rows = np.where(rows == 0, of_list, rows)
-        return rows
-
     def count(self, ids: U64, time_ms: int = 0) -> None:
         """Count a sighting of each id, in this order, each on a page of its own; new rows start at row 0."""
         state, n = self.prepare(ids), len(ids)

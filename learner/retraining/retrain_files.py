@@ -1,6 +1,7 @@
 """What a retrain leaves for the learner: a verdict and, if the new model may take over, its checkpoint."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,16 +50,19 @@ class RetrainFiles:
         Raises CheckpointError when one is running, or the folder can't be written.
         """
         with self._lock_file() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise CheckpointError(
-                    f"another retrain of this model is running ({self.folder / LOCK}): wait until it ends"
-                ) from None
-            for draft in self.folder.glob(f"*{DRAFT}"):
-                draft.unlink(missing_ok=True)
-            self.candidates = CheckpointFiles(self.folder / "candidate")
+            self._begin(file)
             yield
+
+    def _begin(self, file: IO[bytes]) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(
+                f"another retrain of this model is running ({self.folder / LOCK}): wait until it ends"
+            ) from None
+        for draft in self.folder.glob(f"*{DRAFT}"):
+            draft.unlink(missing_ok=True)
+        self.candidates = CheckpointFiles(self.folder / "candidate")
 
     def _lock_file(self) -> IO[bytes]:
         try:
@@ -72,9 +76,13 @@ class RetrainFiles:
 
     def write(self, outcome: Outcome, candidate: Checkpoint | None) -> None:
         """The candidate first, if there's one: a verdict that can be read has its candidate. Inside `lock`."""
-        self.clear()
+        with self._removing():
+            self.clear()
         if candidate is not None:
             self.candidates.write(candidate)
+        self._write_verdict(outcome)
+
+    def _write_verdict(self, outcome: Outcome) -> None:
         try:
             with replacing(self._verdict) as file:
                 file.write(msgspec.json.encode(outcome))
@@ -89,9 +97,21 @@ class RetrainFiles:
             return None
 
     def forget(self, outcome: Outcome) -> None:
-        """Remove this one and its candidate; a newer one stays."""
-        if self.read() == outcome:
-            self.clear()
+        """Remove this one and its candidate; a newer one stays, also while a retrain writes it."""
+        with self._removing():
+            if self.read() == outcome:
+                self.clear()
+
+    @contextmanager
+    def _removing(self) -> Iterator[None]:
+        """A lock for moments: a retrain clears before it writes, so nothing is written between a look and a removal."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def clear(self) -> None:
         """Remove the verdict, then its candidate."""

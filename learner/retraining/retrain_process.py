@@ -2,13 +2,14 @@
 
 It reads the learner's newest checkpoint and the log, and leaves its result in a folder beside the checkpoints
 (`retrain_files.py`); the learner goes on meanwhile, and takes the result (`promotion.py`). A process that is killed
-leaves nothing that the learner would take.
+leaves no result, or a complete one.
 """
 
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from time import monotonic as monotonic_s
 from typing import Final
 
 import structlog
@@ -35,6 +36,7 @@ from stream.spec.spec_changes import SpecChanges
 
 NICENESS: Final = 10
 POLL_S: Final = 0.5
+NOTICE_S: Final = 60.0  # without a record, to the next line that says so
 BATCH: Final = 1_000  # records that are learned at once where statistics have to be computed
 log = structlog.get_logger("retrain")
 Notify = Callable[[str], None]
@@ -70,11 +72,11 @@ class RetrainJob:
         for difference in changes.differences():
             self._notify(str(difference))
 
-    def run(self, is_wanted: Callable[[], bool]) -> tuple[Retraining, int]:
+    def run(self, is_wanted: Callable[[], bool], clock_s: Callable[[], float] = monotonic_s) -> tuple[Retraining, int]:
         """Train on the window, then learn on until as many examples are judged as the spec and rare labels ask for.
 
-        Returns the retrain, and the next offset in `examples` that its models have to learn. Raises CheckpointError
-        once it isn't wanted any more.
+        Waits for them without a bound, and says so every NOTICE_S while none come. Returns the retrain, and the next
+        offset in `examples` that its models have to learn. Raises CheckpointError once it isn't wanted any more.
         """
         self._records = self._window()
         self._notify(f"training on {len(self._records):,} records before offset {self.offset:,}")
@@ -82,7 +84,7 @@ class RetrainJob:
         wanted = self.spec.deep.warm_start.judged
         self._notify(f"catching up, and judging the next {wanted:,} examples, or more while labels are rare")
         with closing(self._log.reader(EXAMPLES.name, {0: self.offset})) as reader:
-            waiting: list[Record] = []
+            waiting, learned_s = list[Record](), clock_s()
             while not retraining.is_judged:
                 if not is_wanted():
                     raise CheckpointError(
@@ -92,7 +94,13 @@ class RetrainJob:
                 waiting += polled
                 if waiting and (not polled or len(waiting) >= BATCH):
                     self._learn(retraining, waiting)
-                    waiting = []
+                    waiting, learned_s = [], clock_s()
+                elif not polled and clock_s() - learned_s >= NOTICE_S:
+                    learned_s = clock_s()
+                    self._notify(
+                        f"no record came to {EXAMPLES.name} for {NOTICE_S:.0f} s: waiting, with {retraining.judged:,} "
+                        f"examples of {wanted:,} judged; see that the joiner runs and events come"
+                    )
         return retraining, self.offset
 
     def _encoded(self, new: Model) -> Sequence[EncodedBatch]:

@@ -2,9 +2,10 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
+from typing import Protocol
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
@@ -21,10 +22,29 @@ from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
 
 
-def run_ranker(settings: Settings, models: Sequence[str], *, named_only: bool = False) -> None:
+class Transport(Protocol):
+    """Another way in beside Kafka, which runs in threads of its own."""
+
+    address: str
+
+    def live(self) -> tuple[bool, str]:
+        """Whether it runs, else why not."""
+
+    def close(self) -> None:
+        """Answer what was received, then end."""
+
+
+def run_ranker(
+    settings: Settings,
+    models: Sequence[str],
+    *,
+    named_only: bool = False,
+    beside: Callable[[RankerService], Transport] | None = None,
+) -> None:
     """Rank by `models` until SIGINT or SIGTERM. Raises SettingsError, or LogError when a retry won't help.
 
-    With `named_only` requests that name no model are left to other rankers; else the first of `models` answers them.
+    `beside` starts another transport. With `named_only` requests on Kafka that name no model are left to other rankers,
+    else the first of `models` answers them.
     """
     settings.need_kafka()
     threadpool_limits(1)  # BLAS: several threads score at once, each a batch of its own
@@ -51,8 +71,19 @@ def run_ranker(settings: Settings, models: Sequence[str], *, named_only: bool = 
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop.set())
+        other = beside(service) if beside else None
+
+        def live() -> tuple[bool, str]:
+            ours = service.live()
+            return ours if other is None or not ours[0] else other.live()
+
         health = Health(
-            settings.host, settings.ranker_port, service.ready, service.live, written_to=run_file(settings, "ranker")
+            settings.host,
+            settings.ranker_port,
+            service.ready,
+            live,
+            written_to=run_file(settings, "ranker"),
+            also={"http": other.address} if other else None,
         )
         with closing(health):
-            service.run(lambda: KafkaLog(settings))
+            service.run(lambda: KafkaLog(settings), other.close if other else lambda: None)

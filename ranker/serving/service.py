@@ -22,6 +22,7 @@ from ranker.serving.reply_writer import ReplyWriter, reply_partitions
 from ranker.serving.request_loop import RequestLoop
 from ranker.serving.served_model import ModelSource, ServedModel
 from stream.events.topics import REQUESTS
+from stream.events.types import Item
 from stream.log.protocol import Acks, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import LogError, LogUnavailable
@@ -76,10 +77,11 @@ class RankerService:
         self.stop = threading.Event()
         self.state = "starting"  # "ready" while requests are answered
         self.admission = AdmissionQueue(queue_ms)
-        self._options, self._scorer, self._read = options, Scorer(threads), read
+        self._options, self._scorer = options, Scorer(threads)
         self._caches = {name: EntityCache() for name in sources}
         self.models = {name: self._model(name, source) for name, source in sources.items()}
-        self._profiles = ProfileReader(read)
+        self.profiles = ProfileReader(read)
+        self._is_warm = False
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
         self._unavailable: dict[str, str] = {}  # why a model's requests aren't answered
@@ -95,14 +97,22 @@ class RankerService:
         versions = [_version_of(model, named=len(self.models) > 1) for model in self.models.values()]
         return state == "ready", f"{state} ({', '.join(versions)})"
 
+    def ranks(self) -> tuple[bool, str]:
+        """Whether it can rank, be the log available or not; and the state."""
+        return self._is_warm and not self.stop.is_set(), self.ready()[1]
+
+    def item(self, name: str) -> Item | None:
+        """What is known of an item. Any thread may ask."""
+        return next(iter(self._caches.values())).items.get(name)
+
     def live(self) -> tuple[bool, str]:
         """For `/livez`: whether all threads run."""
         return not self._failures, "ok" if not self._failures else f"a thread has ended: {self._failures[0]!r}"
 
-    def run(self, connect: Callable[[], Log]) -> None:
+    def run(self, connect: Callable[[], Log], stopping: Callable[[], None] = lambda: None) -> None:
         """Answer until `stop` is set. Raises LogError when a retry won't help.
 
-        `connect` opens the log; it's called again after LogUnavailable.
+        `connect` opens the log; it's called again after LogUnavailable. `stopping` ends what else uses the models.
         """
         source: Log | None = None
         try:
@@ -118,11 +128,13 @@ class RankerService:
             if source is not None:
                 self._serve(source, connect)
         finally:
+            self._is_warm = False
+            stopping()
             self._join()
             if source is not None:
                 self._close(source)
             self._scorer.close()
-            self._profiles.close()
+            self.profiles.close()
         if self._failures:
             raise self._failures[0]
 
@@ -134,7 +146,7 @@ class RankerService:
         for consumer in consumers:
             self._start("consume", consumer.run)
         self.state = "warming up"
-        self._profiles.begin(["warm-up"]).result()  # opens the connection before the first request
+        self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)
         self.state = "reading items"
         for consumer in consumers:
@@ -144,6 +156,7 @@ class RankerService:
         self._wait_for_models()
         gc.collect()
         gc.freeze()  # long-lived: full collections skip it
+        self._is_warm = True
         self.state = "joining the group"
         partitions = self._retried(lambda: reply_partitions(source, self._options.reply_topics))
         if partitions is None:
@@ -173,7 +186,7 @@ class RankerService:
                     open_.enter_context(closing(one))
             if reader is None or sender is None:
                 return
-            answerer = Answerer({name: self.models[name]}, self._profiles, now_ms)
+            answerer = Answerer({name: self.models[name]}, self.profiles, now_ms)
             loop = RequestLoop(
                 reader, ReplyWriter(sender, partitions), answerer, self.admission, now_ms, model=name,
                 answers_unnamed=is_first and options.answers_unnamed,

@@ -45,7 +45,12 @@ class NamedRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=
     candidates: (
         Annotated[
             list[_Candidate],
-            Meta(min_length=1, max_length=ITEMS_MAX, description="distinct items to rank; without them some are found"),
+            Meta(
+                min_length=1,
+                max_length=ITEMS_MAX,
+                description="distinct items to rank; without them some are found",
+                extra_json_schema={"uniqueItems": True},
+            ),
         ]
         | None
     ) = None

@@ -15,7 +15,7 @@ from stream.log.protocol import Record, fenced_member
 from stream.runtime.settings import Settings
 
 STOCK_SESSION_MS: Final = 6_000  # the shortest session that a broker allows by default
-HEARTBEATS: Final = 10  # a session; a rebalance waits until each member's next one
+HEARTBEATS: Final = 20  # a session; a rebalance waits until each member's next one
 REBALANCE_MS: Final = 10_000  # how long a rebalance waits for a member that is alive but doesn't poll
 LOST: Final = errors.CommitFailedError, errors.RebalanceInProgressError  # partitions were revoked
 

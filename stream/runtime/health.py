@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,12 +28,19 @@ def run_file(settings: Settings, service: str) -> Path:
 class Health:
     """Serves `/livez`, `/readyz` (200 or 503, with a line that says why) and `/metrics` (Prometheus).
 
-    `port` 0 picks a free one. With `written_to`, address and pid are written there for `thalweg status`.
+    `port` 0 picks a free one. With `written_to`, address and pid are written there for `thalweg status`, and `also`.
     Raises SettingsError when the port is in use or the file can't be written.
     """
 
     def __init__(
-        self, host: str, port: int, ready: Check, live: Check = lambda: (True, "ok"), *, written_to: Path | None = None
+        self,
+        host: str,
+        port: int,
+        ready: Check,
+        live: Check = lambda: (True, "ok"),
+        *,
+        written_to: Path | None = None,
+        also: Mapping[str, str] | None = None,
     ) -> None:
         try:
             self._server = ThreadingHTTPServer((host, port), partial(_Handler, {"/livez": live, "/readyz": ready}))
@@ -45,13 +52,13 @@ class Health:
         self.port: int = self._server.server_address[1]
         self._written_to = written_to
         if written_to is not None:
-            self._write(host, written_to)
+            self._write(host, written_to, also or {})
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
         self._thread.start()
 
-    def _write(self, host: str, path: Path) -> None:
+    def _write(self, host: str, path: Path, also: Mapping[str, str]) -> None:
         service, _, worker = path.stem.partition("-")
-        run = {"room": service, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port}
+        run = {"room": service, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port, **also}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:  # `status` may read at any moment

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stream.runtime.errors import SettingsError
 
+MODEL_NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 DEDUP_IDS: Final = 200_000  # example ids of a generation; between one and two generations are retained
 
 
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` creates")
     model: str = Field(
         "",
-        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$",
+        pattern=f"^({MODEL_NAME})?$",
         description="the model of rankers and `snapshots`; empty: the spec's name",
     )
     local: Path = Field(Path(".local"), description="local stack, checkpoints, last good snapshot, logs")
@@ -79,6 +80,15 @@ class Settings(BaseSettings):
         0, ge=0, le=65535, description="port of the learner's health and metrics; 0: any free one"
     )
     ranker_port: int = Field(0, ge=0, le=65535, description="port of the ranker's health and metrics; 0: any free one")
+    ranker_http: str = Field(
+        "", description="where a ranker answers over HTTP: host:port (port 0: any free one); empty: Kafka only"
+    )
+    http_tokens: str = Field(
+        "", description="file of bearer tokens for HTTP; without one, HTTP is for loopback only and `admin` is off"
+    )
+    http_hosts: str = Field(
+        "", description="names by which clients may call a ranker over HTTP, comma separated, beside its address"
+    )
     ranker_threads: int = Field(2, ge=1, description="scoring threads of a ranker")
     ranker_queue_ms: int = Field(
         250, ge=1, description="how long a request may wait for those before it; a ranker sheds those that would longer"

@@ -22,7 +22,7 @@ def changing_spec(holdout: float = 0.0, refusals_max: int = 20) -> Spec:
     """All statistics, admission, expiry, bounds that evict, forgetting, and frequent calls for retrains."""
     changes = {AFFINITY: STATISTICS, "[label]": '[label]\norganic = "examples"', "alpha = 0.1": LIVES}
     changes["min_count = 2"] = 'min_count = 2\nexpire = "100s"\nhalf_life = "20s"'
-    changes["every = 300, window = 200"] = "every = 110, window = 60"
+    changes["every = 300, window = 200"] = "every = 110, window = 60, judged = 150"
     changes["holdout = 0.0"] = f"holdout = {holdout}, refusals_max = {refusals_max}"
     return msgspec.structs.replace(small_spec(**changes), max_statistics=400, max_likenesses=700)
 

@@ -1,4 +1,5 @@
 """A learner that kills itself with SIGKILL inside a phase of its life: the service's own loop over a log in memory.
+So does a retrain, the work of its process over the same log.
 
 It is forked from a process that has imported everything, loaded the kernels and made the log, so a life takes a
 fraction of a second. A *phase* is a call of a function; the kill comes at a line of Python within it, whichever
@@ -37,7 +38,8 @@ from learner.publishing.publisher import publish_config
 from learner.publishing.uploader import PublishConfig
 from learner.publishing.version_allocator import HighWater
 from learner.publishing.version_builder import VersionBuilder
-from learner.retraining.retrain_files import RetrainFiles
+from learner.retraining.retrain_files import RetrainFiles, checkpoints_of
+from learner.retraining.retrain_process import run_retrain
 from learner.training.model import Model
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
@@ -47,6 +49,7 @@ from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
 from tests.support.changing_world import IDS_MAX, changing_spec, mixed_log
 from tests.support.forked_services import clean_environment
+from tests.support.kill_phases import EVERY, Phase
 
 SPEC: Final = changing_spec(holdout=0.2, refusals_max=1_000_000)  # how often versions are refused depends on the clock
 PAGES: Final = 600  # of the log
@@ -61,46 +64,18 @@ BOUNDS: Final = {
     "learner.training.held_out.FIRST_POSITIVES": 50,
     "learner.training.frozen_model.RUN_KEYS": 200,
     "learner.training.frozen_model.RUN_FLOATS": 40,
+    "learner.retraining.retrain_process.BATCH": 50,
 }
 COLUMNS: Final = 3  # of the marks: entered, left, line of the kill
 
 
-class Phase(NamedTuple):
-    """A function of the learner; another line here is another phase that kills fall into."""
-
-    module: str
-    function: str
-    entries: int  # among the first so many of a life one is chosen
-    lines: int  # among the first so many lines of it the kill comes; sooner in a call that is shorter
-
-
-PHASES: Final = {  # to add one is to name its function; first those that are at a life's beginning only
-    "growing": Phase("stream.tables.hash_table", "HashTable._move", 2, 8),
-    "copying an anchor": Phase("learner.training.frozen_model", "ModelCopy.step", 4, 30),
-    "learning": Phase("learner.training.model", "Model.learn_records", 60, 60),
-    "evicting keys": Phase("stream.tables.eviction", "Evictor._evict_range", 40, 10),
-    "evicting ids": Phase("learner.deep.vocabulary", "Vocabulary._remove", 2, 12),
-    "judging": Phase("learner.training.held_out", "HeldOut.act", 20, 100),
-    "copying a slice": Phase("learner.checkpoints.checkpointer", "Checkpointer._next_slice", 12, 40),
-    "cutting a checkpoint": Phase("learner.checkpoints.checkpointer", "Checkpointer.cut", 3, 300),
-    "writing a checkpoint": Phase("learner.checkpoints.writer", "CheckpointWriter.run", 3, 1_000),
-    "dropping checkpoints": Phase("learner.checkpoints.checkpoint_files", "CheckpointFiles.drop_old", 3, 40),
-    "building a version": Phase("learner.publishing.version_builder", "VersionBuilder.build", 8, 150),
-    "folding deltas": Phase("learner.publishing.delta_chain", "DeltaChain._merge", 2, 12),
-    "building a base": Phase("learner.publishing.delta_chain", "DeltaChain._rebase", 2, 12),
-    "publishing": Phase("learner.publishing.uploader", "Uploader._upload_with_retries", 8, 80),
-}
-PROMOTION: Final = {  # of a life that finds a new model
-    "restoring a new model": Phase("learner.promotion", "Promotion._restore", 1, 300),
-    "catching up": Phase("learner.promotion", "Promotion._catch_up", 1, 60),
-    "promoting": Phase("learner.promotion", "Promotion._promote", 1, 500),
-    "replacing the model": Phase("learner.learner", "Learner.replace_model", 1, 400),
-    "clearing the verdict": Phase("learner.promotion", "Promotion._forget", 1, 6),
-}
+def checkpoints_in(folder: Path) -> CheckpointFiles:
+    """Those of the learner that lives in this folder."""
+    return CheckpointFiles(checkpoints_of(Settings(local=folder), SPEC.name))
 
 
 class Death(NamedTuple):
-    """How a life ended. `signal`: 0, when it learned the whole log."""
+    """How a life ended. `signal`: 0, when a learner learned the whole log, or a retrain wrote its outcome."""
 
     signal: int
     entered: int
@@ -109,18 +84,25 @@ class Death(NamedTuple):
 
 
 class KillableLearner:
-    """Lives of a learner, one after the other."""
+    """Lives of a learner and of its retrains, one after the other."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
     def live(self, folder: Path, phase: str, entry: int, line: int) -> Death:
         """From the newest checkpoint in this folder to the log's end, or the kill in the entry-th call of a phase."""
+        return self._live("learner", folder, phase, entry, line)
+
+    def retrain(self, folder: Path, phase: str = "", line: int = 0) -> Death:
+        """From the newest checkpoint in this folder to the outcome, or the kill in a phase."""
+        return self._live("retrain", folder, phase, 1, line)
+
+    def _live(self, life: str, folder: Path, phase: str, entry: int, line: int) -> Death:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         marks = folder / "marks"
         marks.write_bytes(bytes(8 * COLUMNS))
-        print(json.dumps([str(folder), phase, entry, line]), file=self._process.stdin, flush=True)
+        print(json.dumps([life, str(folder), phase, entry, line]), file=self._process.stdin, flush=True)
         status = int(self._process.stdout.readline())
         assert os.WIFSIGNALED(status) or not os.WEXITSTATUS(status), (folder / "learner.log").read_text()[-3_000:]
         entered, left, at = np.fromfile(marks, np.int64).tolist()
@@ -150,7 +132,8 @@ class _Killer:
         self._entry, self._lines, self._marks = entry, line, marks
         self._seen = 0
         owner, _, name = phase.function.rpartition(".")
-        of: Any = getattr(import_module(phase.module), owner)
+        module: Any = import_module(phase.module)
+        of: Any = getattr(module, owner) if owner else module
         setattr(of, name, self._wrapped(getattr(of, name)))
 
     def _wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,8 +175,8 @@ def _bounded() -> None:
     chain = partial(DeltaChain, deltas_max=6, deltas_retained=2, rebase_share=9.0)
     _replace("learner.publishing.version_builder.DeltaChain", chain)
     _replace("learner.service.publish_config", _publishes_often)
-    for module in ("learner.promotion", "learner.retraining.resumption"):  # its bounds are below those of a file
-        _replace(f"{module}.spec_of", lambda _: SPEC)
+    for module in ("promotion", "retraining.resumption", "retraining.retrain_process"):
+        _replace(f"learner.{module}.spec_of", lambda _: SPEC)  # its bounds are below those of a file
     Promotion._start_process = lambda _: None  # type: ignore[assignment, method-assign]  # there's no Kafka that it could read
 
 
@@ -201,16 +184,23 @@ def _publishes_often(model: Model, settings: Settings) -> PublishConfig:
     return dataclasses.replace(publish_config(model, settings), every_ms=1, deep_every_ms=3)
 
 
-def _live(log: list[bytes], folder: Path, phase: str, entry: int, line: int) -> None:
-    """Be a learner until the log's end."""
+def _live(log: list[bytes], life: str, folder: Path, phase: str, entry: int, line: int) -> None:
+    """Be a learner until the log's end, or a retrain until its outcome."""
     examples = MemoryLog({EXAMPLES.name: 1, EXAMPLES_DLQ.name: 1}, lambda: 1)
     for offset, raw in enumerate(log):
         examples.send(EXAMPLES.name, 0, raw, str(offset % 2).encode())
     with (folder / "marks").open("r+b") as file:
         marks = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
     if phase:
-        _Killer((PHASES | PROMOTION)[phase], entry, line, marks)
-    files = CheckpointFiles(folder / "checkpoints")
+        _Killer(EVERY[phase], entry, line, marks)
+    if life == "retrain":
+        run_retrain(Settings(local=folder), examples, SPEC.name, "by hand", print)
+    else:
+        _learn(examples, folder, len(log))
+
+
+def _learn(examples: MemoryLog, folder: Path, end: int) -> None:
+    files = checkpoints_in(folder)
     found = files.newest()
     model = restore(SPEC, found) if found else Model(SPEC)
     model.learned_ids.ids_max = IDS_MAX
@@ -222,7 +212,7 @@ def _live(log: list[bytes], folder: Path, phase: str, entry: int, line: int) -> 
     retrains = RetrainFiles(settings, SPEC.name)
 
     def stop_at_the_end() -> None:
-        while learner.offset < len(log) or retrains.read():
+        while learner.offset < end or retrains.read():
             time.sleep(0.002)
         learner.stopping.set()
 
@@ -257,14 +247,14 @@ def _serve() -> None:
     _warm_up(log)
     print("ready", flush=True)
     for order in sys.stdin:
-        folder, phase, entry, line = json.loads(order)
+        life, folder, phase, entry, line = json.loads(order)
         pid = os.fork()
         if not pid:
             out = os.open(Path(folder) / "learner.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(out, 1), os.dup2(out, 2)
             status = 1
             try:
-                _live(log, Path(folder), phase, entry, line)
+                _live(log, life, Path(folder), phase, entry, line)
                 status = 0
             finally:  # a fork never returns to this loop
                 if status:

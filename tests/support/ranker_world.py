@@ -60,25 +60,33 @@ class Caller:
 class World:
     """The shared stack under a prefix of one test's own, with a ranker process."""
 
-    def __init__(self, nest: Nest, stack: Stack, prefix: str, local: Path) -> None:
+    def __init__(self, nest: Nest, stack: Stack, prefix: str, local: Path, partitions: int = 2) -> None:
         self._nest = nest
-        self.settings = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=local, partitions=2)
+        self.settings = Settings(
+            kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=local, partitions=partitions
+        )
         apply_topics(self.settings, plan_topics(self.settings))
         self.log = KafkaLog(self.settings)
         self.store = RedisStore(self.settings, "m")
 
-    def ranker(self) -> ForkedProcess:
+    def ranker(self, worker: str = "0") -> ForkedProcess:
         """Start a ranker process."""
         given = self.settings.model_dump(include={"kafka", "redis", "topic_prefix"}) | {
-            "local": str(self.settings.local)
-        }
-        return self._nest.run("ranker", [json.dumps(given)], {}, self.settings.local / "ranker.log")
+            "local": str(self.settings.local), "worker": worker, "ranker_queue_ms": 60_000,
+        }  # fmt: skip
+        return self._nest.run("ranker", [json.dumps(given)], {}, self.settings.local / f"ranker-{worker}.log")
 
-    def health(self, path: str) -> str:
-        """What the ranker answers on one of its paths; empty when it doesn't."""
+    def health(self, path: str, worker: str = "0") -> str:
+        """What a ranker answers on one of its paths; empty when it doesn't."""
         try:
-            port = json.loads(run_file(self.settings, "ranker").read_text())["port"]
+            settings = self.settings.model_copy(update={"worker": worker})
+            port = json.loads(run_file(settings, "ranker").read_text())["port"]
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=2) as answer:
                 return str(answer.read().decode())
         except (OSError, ValueError):
             return ""
+
+    def close(self) -> None:
+        """Close the log and the store."""
+        self.log.close()
+        self.store.close()

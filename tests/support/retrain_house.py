@@ -27,19 +27,19 @@ NEVER_MS = 10**9
 
 
 class House:
-    """A machine's local folder and its log; learners and retrains come and go."""
+    """A machine's local folder and its log of `seen` records; learners and retrains come and go."""
 
-    def __init__(self, local: Path) -> None:
+    def __init__(self, local: Path, seen: int = SEEN) -> None:
         self.settings = Settings(local=local)
         self.log = MemoryLog({t.name: 1 for t in (EXAMPLES, EXAMPLES_DLQ, ITEMS, USERS)}, lambda: 1_000)
         self.log.send(ITEMS.name, 0, b"no item", b"bad")
-        self.grow(0, SEEN)
+        self.grow(0, seen)
         self.files = CheckpointFiles(checkpoints_of(self.settings, SPEC.name))
 
     @classmethod
-    def begun(cls, local: Path) -> Self:
+    def begun(cls, local: Path, seen: int = SEEN) -> Self:
         """A learner has learned 40 records of 80, and written a checkpoint."""
-        made = cls(local)
+        made = cls(local, seen)
         learner = made.learner()
         learn_to(learner, CUT)
         learner.maybe_checkpoint(now=True)

@@ -1,5 +1,6 @@
-"""kill -9 of a learner inside each phase of its life: whatever it was doing, it ends in the same bits."""
+"""kill -9 of a learner, or a retrain, inside each phase of its life: whatever it did, it ends in the same bits."""
 
+import shutil
 from collections import Counter
 from itertools import count
 from pathlib import Path
@@ -8,19 +9,20 @@ import numpy as np
 import pytest
 
 from learner.checkpoints.checkpoint import Checkpoint, restore, take
-from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.retraining.judgement import RetrainVerdict
 from learner.retraining.retrain_files import Outcome, RetrainFiles
 from learner.training.model import Model
 from stream.runtime.settings import Settings
 from tests.support.changing_world import IDS_MAX, mixed_log
 from tests.support.event_flow import SEEDS, SOAK
-from tests.support.killable_learner import BOUNDS, PAGES, PHASES, PROMOTION, SPEC, killable_learner
+from tests.support.kill_phases import PHASES, PROMOTION, RETRAIN
+from tests.support.killable_learner import BOUNDS, PAGES, SPEC, checkpoints_in, killable_learner
 from tests.support.learned_models import assert_same
 
 KILLS = 200 if SOAK else 30
 KILLS_A_STORY = 15
 PROMOTIONS = 40 if SOAK else 5  # stories of a new model that takes over
+RETRAINS = 22 if SOAK else 1  # stories of retrains, with a kill in each phase
 RETRAINED_AT = PAGES // 6  # the next record that it has to learn
 
 pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300), pytest.mark.parametrize("seed", SEEDS)]
@@ -70,7 +72,7 @@ def test_a_learner_that_is_killed_in_any_phase_ends_bit_equal(seed: int, expecte
                 assert death.line > 0
                 kills[phase] += 1
             learner.live(folder, "", 0, 0)
-            found = CheckpointFiles(folder / "checkpoints").newest()
+            found = checkpoints_in(folder).newest()
             assert found is not None
             assert found.meta.offset == PAGES // 3
             assert_same(restore(SPEC, found), expected)
@@ -113,9 +115,50 @@ def test_a_learner_that_is_killed_while_a_new_model_takes_over_ends_bit_equal(
                     assert (death.signal, death.entered) == (9, death.left + 1), f"not inside {phase}"
                     kills[phase] += 1
             learner.live(folder, "", 0, 0)
-            found = CheckpointFiles(folder / "checkpoints").newest()
+            found = checkpoints_in(folder).newest()
             assert found is not None
             assert found.meta.warm_starts == 1
             assert_same(restore(SPEC, found), expected)
     assert kills.total() >= 2 * PROMOTIONS, kills
     print(kills)
+
+
+def retrained(folder: Path) -> tuple[Outcome, list[bytes]] | None:
+    """The outcome that a learner would find, and its candidate's bytes; None: there is none."""
+    retrains = RetrainFiles(Settings(local=folder), SPEC.name)
+    outcome = retrains.read()
+    return (outcome, [path.read_bytes() for path in retrains.candidates.paths()]) if outcome else None
+
+
+def test_a_retrain_that_is_killed_in_any_phase_leaves_nothing_or_all(seed: int, bounds: None, tmp_path: Path) -> None:
+    """Each kill is proven to be inside its phase. The next retrain ends in the same bits; the learner takes them."""
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    checkpoints_in(undisturbed).write(take(learned(Model(SPEC), 0, RETRAINED_AT), RETRAINED_AT, 0, 0))
+    random, kills, found_after = np.random.default_rng(seed), Counter[str](), Counter[bool]()
+    with killable_learner() as learner:
+        assert learner.retrain(undisturbed).signal == 0
+        expected = retrained(undisturbed)
+        candidate = RetrainFiles(Settings(local=undisturbed), SPEC.name).candidates.newest()
+        assert expected is not None
+        assert candidate is not None
+        assert expected[0].verdict.promoted, expected[0]
+        promoted = learned(restore(SPEC, candidate), expected[0].offset, PAGES // 3)
+        for story in range(RETRAINS):
+            folder = tmp_path / f"story{story}"
+            shutil.copytree(undisturbed, folder)  # with an outcome that no learner took
+            for phase in random.permutation([*RETRAIN]).tolist():
+                death = learner.retrain(folder, phase, int(random.integers(1, RETRAIN[phase].lines)))
+                assert (death.signal, death.entered) == (9, death.left + 1), f"not inside {phase}"
+                kills[phase] += 1
+                found = retrained(folder)
+                assert found in (None, expected), phase
+                found_after[found is not None] += 1
+            assert learner.retrain(folder).signal == 0
+            assert retrained(folder) == expected
+            learner.live(folder, "", 0, 0)
+            newest = checkpoints_in(folder).newest()
+            assert newest is not None
+            assert newest.meta.warm_starts == 1
+            assert_same(restore(SPEC, newest), promoted)
+    print(kills, found_after)

@@ -136,7 +136,7 @@ def test_no_torch_but_in_the_learner() -> None:
     assert {name: extras_of(name) for name in (*ROOMS, "tools")} == {
         "joiner": {"joiner"},
         "learner": {"learner"},
-        "ranker": set(),
+        "ranker": {"ranker"},
         "tools": {"people"},
     }
 

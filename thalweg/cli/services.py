@@ -1,5 +1,6 @@
 """Commands that run Thalweg: the local stack, topics, services, replays."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from thalweg.cli.options import (
     ModelSpec,
     SourceSpec,
     SpecFile,
-    model_name,
+    model_names,
     print_stderr,
     read_settings,
     read_source_spec,
@@ -215,8 +216,17 @@ def run_ranker(
         typer.Option("--model", help="A model to serve, beside the spec's; several times for several models."),
     ] = None,
     named_only: Annotated[
-        bool, typer.Option("--named-only", help="Leave requests that name no model to other rankers.")
+        bool, typer.Option("--named-only", help="Leave requests on Kafka that name no model to other rankers.")
     ] = False,
+    http: Annotated[
+        str,
+        typer.Option(
+            "--http",
+            metavar="HOST:PORT",
+            help="Also answer over HTTP at this address; port 0: any free one.",
+            show_default="THALWEG_RANKER_HTTP",
+        ),
+    ] = "",
 ) -> None:
     """Answer ranking requests with the live versions of one or more models.
 
@@ -226,6 +236,12 @@ def run_ranker(
     from ranker.serving.process import run_ranker as run
 
     settings = read_settings()
-    models = ([model_name(settings, spec)] if spec or not model else []) + (model or [])
+    models = model_names(settings, spec, model or [])
     log_to_stderr(settings.log_level)
-    run(settings, models, named_only=named_only)
+    address = http or settings.ranker_http
+    if not address:
+        run(settings, models, named_only=named_only)
+        return
+    from ranker.http.serve import serve_http
+
+    run(settings, models, named_only=named_only, beside=partial(serve_http, settings, address))

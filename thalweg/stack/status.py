@@ -24,6 +24,7 @@ class Service:
     pid: int
     host: str
     port: int
+    http: str = ""  # where a ranker answers over HTTP
 
     @staticmethod
     def read(path: Path) -> "Service | None":

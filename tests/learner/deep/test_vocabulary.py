@@ -64,6 +64,14 @@ def sighted(vocabulary: Vocabulary, numbers: U64, pages: U64, lists: int = 1) ->
     count_sightings(state, numbers, slots, rows, np.full(n, 1_000, np.int64), pages)
 
 
+def looked_up(vocabulary: Vocabulary, numbers: U64, offsets: list[int]) -> list[int]:
+    """The row that each id of these lists reads."""
+    slots, rows = np.full((2, len(numbers)), -1, np.int64)
+    look_up(vocabulary.prepare(numbers), numbers, np.array(offsets), slots, rows)
+    found: list[int] = rows.tolist()
+    return found
+
+
 def test_a_page_counts_once() -> None:
     """However many of its items have the id, and if its examples come after those of up to two other pages."""
     vocabulary = Vocabulary(4, 3, 1_000, unseen=ids(0))
@@ -83,8 +91,8 @@ def test_each_column_has_a_row_for_unseen_ids() -> None:
     vocabulary = Vocabulary(4, 2, 1_000, HOUR_MS, unseen=ids(101, 102))
     assert vocabulary.rows == 3
     assert (vocabulary.assigned, vocabulary.pending) == (0, 0)
-    assert vocabulary.rows_in_lists(ids(5, 6, 7), np.array([0, 1, 3])).tolist() == [1, 2, 2]
-    assert vocabulary.rows_in_lists(ids(5, 6, 7, 8), np.array([0, 1, 1, 3, 4])).tolist() == [1, 1, 1, 2]
+    assert looked_up(vocabulary, ids(5, 6, 7), [0, 1, 3]) == [1, 2, 2]
+    assert looked_up(vocabulary, ids(5, 6, 7, 8), [0, 1, 1, 3, 4]) == [1, 1, 1, 2]
     vocabulary.embeddings[1, :4], vocabulary.embeddings[2, :4] = 3.0, -3.0
     for page in (1, 2):
         sighted(vocabulary, ids(5, 6), ids(page, page), lists=2)

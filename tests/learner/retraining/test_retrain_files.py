@@ -1,10 +1,14 @@
 """A learner and retrains share a folder: locks, results that are newer, a disk that is full."""
 
+import threading
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from learner.checkpoints.checkpoint import take
 from learner.promotion import RETRY_S, Promotion
+from learner.retraining.retrain_files import Outcome, RetrainFiles
 from learner.training.model import Model
 from stream.runtime.errors import CheckpointError
 from tests.support.retrain_house import House, learn_to, promoted
@@ -57,6 +61,36 @@ def test_a_newer_result_outlives_the_one_that_was_taken(house: House) -> None:
     files.forget(newer)
     assert files.read() is None
     assert not files.candidates.paths()
+
+
+def test_a_result_that_is_written_while_another_is_forgotten_stays(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retrain ends just after the learner looked whether the outcome that it drops is still the last one."""
+    taken = house.retrain()
+    newer = structs.replace(taken, why="evolve")
+    candidate = take(house.learner().model, newer.offset, 0, 0)
+
+    def write() -> None:
+        files = house.retrain_files()
+        with files.lock():
+            files.write(newer, candidate)
+
+    writer, read = threading.Thread(target=write), RetrainFiles.read
+
+    def read_then_write(files: RetrainFiles) -> Outcome | None:
+        found = read(files)
+        writer.start()
+        writer.join(0.5)  # it has written all, or waits
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RetrainFiles, "read", read_then_write)
+        house.retrain_files().forget(taken)
+    writer.join()
+    files = house.retrain_files()
+    assert files.read() == newer
+    assert len(files.candidates.paths()) == 1
 
 
 def test_a_full_disk_is_tried_again_after_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,7 @@ def world(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterat
     """A world on the shared stack."""
     made = World(nest, stack, topic_prefix, tmp_path)
     yield made
-    made.log.close()
-    made.store.close()
+    made.close()
 
 
 def test_on_real_kafka_and_redis(world: World) -> None:
@@ -45,7 +44,7 @@ def test_on_real_kafka_and_redis(world: World) -> None:
                 wait_until(lambda: f"(version {newest}" in world.health("readyz"))  # noqa: B023  # called at once
         wait_until(caller.answered)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, (world.settings.local / "ranker.log").read_text()
+        assert process.wait(20) == 0, (world.settings.local / "ranker-0.log").read_text()
     finally:
         process.kill()
         process.wait()

@@ -1,0 +1,1 @@
+"""HTTP beside Kafka: ranking, events, models and items for whoever speaks JSON or MessagePack."""

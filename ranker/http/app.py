@@ -1,0 +1,139 @@
+"""The ASGI app of a ranker: what is served where, and who may call it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Litestar, MediaType, Request, Response, get
+from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
+from litestar.params import Parameter
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from ranker.http.gate import Gate
+from ranker.http.openapi import complete_document, openapi_config, post_operation
+from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
+from ranker.http.ranking import RankAnswer, RankEndpoint
+from ranker.http.tokens import Scope, Tokens, require
+from stream.events.named_requests import NamedRequest
+from stream.events.types import Item, Value
+from stream.runtime.health import Check
+
+RANK: Final = "/v1/rank"
+ITEMS: Final = "/v1/items/"
+STATUSES: Final = {400: INVALID, 404: NOT_FOUND, 405: NOT_ALLOWED}
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """A model that this ranker serves. `version` 0: none yet, items are ranked by popularity.
+
+    `staleness_ms` is the age of the newest label that the version has learned.
+    """
+
+    model: str
+    version: int
+    live_since_ms: int
+    staleness_ms: int
+
+
+class ItemInfo(msgspec.Struct, frozen=True):
+    """What the ranker knows of an item."""
+
+    item: str
+    title: str
+    popularity: float
+    attributes: dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the app serves. `models` and `item` are called in the event loop: they don't wait."""
+
+    rank: RankEndpoint
+    models: Callable[[], list[ModelInfo]]
+    item: Callable[[str], Item | None]
+    ready: Check
+    live: Check
+
+
+def http_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Gate:
+    """The app of one ranker. `hosts`: names by which it may be called, beside its address."""
+    routed = Litestar(
+        [*_reads(served, tokens), *_health(served, tokens)],
+        openapi_config=openapi_config(version("thalweg")),
+        exception_handlers={HttpProblem: _problem, HTTPException: _framework_problem},
+        logging_config=None,
+        debug=False,
+    )
+    rank, schemas = post_operation("Rank items for a user", NamedRequest, {200: ("the list", RankAnswer)}, {})
+    del schemas[NamedRequest.__name__]["properties"]["reply_to"]  # for requests over Kafka
+    complete_document(routed, {RANK: (rank, schemas)})
+    posts: Mapping[str, tuple[Scope, Any]] = {RANK: ("rank", served.rank)}
+    return Gate(routed, posts, tokens, hosts)
+
+
+def _reads(served: Served, tokens: Tokens) -> list[Any]:
+    @get("/v1/models", guards=[partial(_guard, tokens, "rank")], sync_to_thread=False, summary="Models served here")
+    def models() -> list[ModelInfo]:
+        return served.models()
+
+    @get(ITEMS + "{item:path}", guards=[partial(_guard, tokens, "catalogue")], sync_to_thread=False, summary="An item")
+    def one_item(request: Request[Any, Any, Any], item: Annotated[str, Parameter(description="its id")]) -> ItemInfo:
+        name = request.scope["path"].removeprefix(ITEMS)  # `item` has lost a slash at its end
+        found = served.item(name)
+        if found is None:
+            raise HttpProblem(
+                NOT_FOUND,
+                f"no item {name[:100]!r} is described",
+                remedy="write it: POST /v1/events, or the topic items",
+            )
+        return ItemInfo(found.item, found.title, found.popularity, found.attributes)
+
+    return [models, one_item]
+
+
+def _health(served: Served, tokens: Tokens) -> list[Any]:
+    @get("/livez", sync_to_thread=False, summary="Whether the ranker runs", media_type=MediaType.TEXT)
+    def livez() -> Response[str]:
+        return _checked(served.live)
+
+    @get("/readyz", sync_to_thread=False, summary="Whether the ranker answers requests", media_type=MediaType.TEXT)
+    def readyz() -> Response[str]:
+        return _checked(served.ready)
+
+    @get(
+        "/metrics",
+        guards=[partial(_guard, tokens, "admin")],
+        sync_to_thread=True,  # it takes longer than a request
+        summary="Prometheus' metrics",
+        media_type=MediaType.TEXT,
+    )
+    def metrics() -> Response[bytes]:
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    return [livez, readyz, metrics]
+
+
+def _checked(check: Check) -> Response[str]:
+    is_ok, message = check()
+    return Response(f"{message}\n", status_code=200 if is_ok else 503, media_type=MediaType.TEXT)
+
+
+def _guard(tokens: Tokens, scope: Scope, connection: Any, handler: BaseRouteHandler) -> None:
+    headers = dict(connection.scope["headers"])
+    require(tokens.caller(headers.get(b"authorization")), scope)
+
+
+def _problem(request: Request[Any, Any, Any], problem: HttpProblem) -> Response[bytes]:
+    headers = {name.decode(): value.decode() for name, value in problem.headers}
+    return Response(problem.body, status_code=problem.kind.status, headers=headers)
+
+
+def _framework_problem(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    kind = STATUSES.get(error.status_code, FAILED)
+    headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    why = f"{request.scope['method']} {request.scope['path'][:100]}"
+    return _problem(request, HttpProblem(kind, why, headers=headers))

@@ -1,0 +1,103 @@
+"""What every request passes first: is it for this host, and who calls. Errors become problem details here."""
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+
+from ranker.http.bodies import Headers, Receive
+from ranker.http.problems import FAILED, FOREIGN_HOST, NOT_ALLOWED, HttpProblem
+from ranker.http.tokens import Scope, Tokens, require
+
+HTTP_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+
+log = logging.getLogger(__name__)
+
+ASGIScope = dict[str, Any]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+Endpoint = Callable[[Headers, Receive, Any], Awaitable[None]]
+
+
+class Gate:
+    """An ASGI app around `app`. `posts` are answered before it: the paths where each microsecond counts.
+
+    `hosts` are the names by which this ranker may be called, beside the address that a request came in by.
+    """
+
+    def __init__(
+        self, app: App, posts: Mapping[str, tuple[Scope, Endpoint]], tokens: Tokens, hosts: Iterable[str] = ()
+    ) -> None:
+        self._app, self._posts, self._tokens = app, posts, tokens
+        self._hosts = frozenset(host.strip().lower() for host in (*HTTP_HOSTS, *hosts) if host.strip())
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Any) -> None:
+        """One request, or the server's start and end."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: dict[str, Any]) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, watched)
+        except HttpProblem as problem:
+            await send_problem(problem, send)
+        except Exception as error:
+            log.exception("a request to %s failed", scope["path"][:100])
+            if started:
+                raise
+            await send_problem(HttpProblem(FAILED, f"{type(error).__name__}: the ranker's log says more"), send)
+
+    async def _answer(self, scope: ASGIScope, receive: Receive, send: Any) -> None:
+        self._check_host(scope)
+        post = self._posts.get(scope["path"])
+        if post is None:
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] != "POST":
+            raise HttpProblem(NOT_ALLOWED, f"{scope['path']} takes POST only", headers=[(b"allow", b"POST")])
+        needed, endpoint = post
+        headers = dict(scope["headers"])
+        require(self._tokens.caller(headers.get(b"authorization")), needed)
+        await endpoint(headers, receive, send)
+
+    def _check_host(self, scope: ASGIScope) -> None:
+        """A page of another site that has its name resolve to this address sends that name, and is refused."""
+        named = [value for name, value in scope["headers"] if name == b"host"]
+        if len(named) == 1:
+            host = host_of(named[0].decode("latin-1"))
+            if host in self._hosts or _is_address(host, scope["server"]):
+                return
+        shown = named[0][:100].decode("latin-1") if named else ""
+        raise HttpProblem(FOREIGN_HOST, f"the header Host says {shown!r}" if len(named) < 2 else "two Host headers")
+
+
+def host_of(header: str) -> str:
+    """The host of a Host header, without its port, in lower case.
+
+    >>> host_of("Ranker.example:8080"), host_of("[::1]:80"), host_of("10.0.0.1")
+    ('ranker.example', '::1', '10.0.0.1')
+    """
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.rpartition(":")[0].lower() if ":" in header else header.lower()
+
+
+def _is_address(host: str, server: tuple[str, int] | None) -> bool:
+    """Whether `host` is the very address at which the connection arrived. An address can't be rebound as a name can."""
+    if server is None:
+        return False
+    try:
+        return ipaddress.ip_address(host) == ipaddress.ip_address(server[0])
+    except ValueError:
+        return False
+
+
+async def send_problem(problem: HttpProblem, send: Any) -> None:
+    """Answer with a problem."""
+    await send({"type": "http.response.start", "status": problem.kind.status, "headers": problem.headers})
+    await send({"type": "http.response.body", "body": problem.body})

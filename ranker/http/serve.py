@@ -1,0 +1,51 @@
+"""`thalweg run ranker --http HOST:PORT`: the HTTP server beside a ranker's other threads."""
+
+import logging
+import time
+from pathlib import Path
+from uuid import uuid4
+
+from ranker.http.app import ModelInfo, Served, http_app
+from ranker.http.ranking import RankEndpoint
+from ranker.http.server import HttpServer, parse_address
+from ranker.http.tokens import Tokens, check_exposure
+from ranker.serving.answering import Answerer
+from ranker.serving.served_model import ServedModel
+from ranker.serving.service import RankerService
+from stream.runtime.clock import now_ms
+from stream.runtime.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def serve_http(settings: Settings, address: str, service: RankerService) -> HttpServer:
+    """Serve `service` at `address` (host:port) until the server is closed. Raises SettingsError."""
+    host, port = parse_address(address)
+    tokens = Tokens(Path(settings.http_tokens) if settings.http_tokens else None, time.monotonic)
+    check_exposure(host, tokens)
+    rank = RankEndpoint(
+        Answerer(service.models, service.profiles, now_ms),
+        service.admission,
+        ready=service.ranks,
+        now_ms=now_ms,
+        clock_ms=lambda: time.monotonic() * 1e3,
+        new_id=lambda: uuid4().hex,
+    )
+    served = Served(
+        rank,
+        lambda: [model_info(model, now_ms()) for model in service.models.values()],
+        service.item,
+        service.ranks,
+        service.live,
+    )
+    server = HttpServer(http_app(served, tokens, settings.http_hosts.split(",")), host, port)
+    log.info("HTTP listens on %s", server.address)
+    return server
+
+
+def model_info(model: ServedModel, now_ms: int) -> ModelInfo:
+    """What a model serves now."""
+    served = model.watcher.served
+    if served is None:
+        return ModelInfo(model.name, 0, 0, 0)
+    return ModelInfo(model.name, served.version.number, served.since_ms, served.version.staleness_ms(now_ms))

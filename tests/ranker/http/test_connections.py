@@ -1,0 +1,166 @@
+"""Connections: slow, idle and many ones cost a bounded time and number, and nobody else anything."""
+
+import os
+import resource
+import socket
+import threading
+from contextlib import ExitStack, suppress
+from typing import Final
+
+import pytest
+
+from ranker.http.connection import Bounds
+from ranker.http.server import HttpServer, parse_address
+from stream.runtime.errors import SettingsError
+from tests.support.http_ranker import HttpRanker, http_ranker, read_to_end
+
+IDLE: Final = 10_000 if os.environ.get("SOAK") else 300
+HEAD: Final = b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
+BODY: Final = b'{"user":"u"}'
+
+
+def answers(ranker: HttpRanker) -> bool:
+    """Whether a request over a connection of its own is answered."""
+    with ranker.connect() as connection:
+        connection.sendall(HEAD + b"Connection: close\r\n\r\n" + BODY)
+        return read_to_end(connection).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_idle_connections_delay_nobody() -> None:
+    """Thousands that have sent nothing, or are between two requests."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * IDLE + 2_000, hard), hard))
+    with http_ranker(bounds=Bounds(IDLE + 10, head_s=600.0)) as ranker, ExitStack() as stack:
+        for n in range(IDLE):
+            connection = stack.enter_context(ranker.connect())
+            if n % 2:
+                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answers(ranker)
+        assert ranker.rank().status_code == 200
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_beyond_the_bound_the_longest_idle_connection_is_closed() -> None:
+    """Who sends nothing can't lock out who does."""
+    with http_ranker(bounds=Bounds(5, head_s=600.0)) as ranker, ExitStack() as stack:
+        idle = [stack.enter_context(ranker.connect()) for _ in range(5)]
+        assert answers(ranker)
+        with suppress(ConnectionError):
+            assert read_to_end(idle[0]) == b""
+        idle[-1].sendall(HEAD + b"\r\n" + BODY)
+        assert idle[-1].recv(65_536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_where_every_connection_is_busy_a_further_one_is_refused() -> None:
+    """With a problem that says so, and when to come back."""
+    with http_ranker(bounds=Bounds(2, body_s=600.0)) as ranker, ExitStack() as stack:
+        for _ in range(2):
+            busy = stack.enter_context(ranker.connect())
+            busy.sendall(HEAD + b"Expect: 100-continue\r\n\r\n")
+            assert busy.recv(65_536).startswith(b"HTTP/1.1 100 ")
+        with ranker.connect() as further:
+            refused = read_to_end(further)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1\r\n" in refused
+
+
+@pytest.mark.parametrize("sent", [HEAD[:30], HEAD, HEAD + b"\r\n" + BODY[:-1]])
+def test_a_slow_client_is_cut_off(sent: bytes) -> None:
+    """Whether it is slow in its headers or its body: 408, and the connection ends. Others are answered meanwhile."""
+    with http_ranker(bounds=Bounds(100, head_s=0.3, body_s=0.3)) as ranker, ranker.connect() as slow:
+        slow.sendall(sent)
+        assert answers(ranker)
+        assert read_to_end(slow).startswith(b"HTTP/1.1 408 ")
+        assert ranker.admission.waiting == 0
+
+
+def test_drops_of_a_header_do_not_extend_its_time() -> None:
+    """A client that sends a byte now and then has no more time than another."""
+    with http_ranker(bounds=Bounds(100, head_s=0.5)) as ranker, ranker.connect() as slow:
+        stop = threading.Event()
+
+        def drip() -> None:
+            with suppress(OSError):
+                slow.sendall(HEAD)
+                while not stop.wait(0.05):
+                    slow.sendall(b"X: y\r\n")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        answer = slow.recv(65_536)
+        stop.set()
+        thread.join()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_connection_that_never_sends_anything_is_closed() -> None:
+    """Without an answer, since nothing was asked."""
+    with http_ranker(bounds=Bounds(100, head_s=0.2)) as ranker, ranker.connect() as silent:
+        assert read_to_end(silent) == b""
+
+
+def test_who_does_not_read_is_cut_off() -> None:
+    """A client that sends requests and never reads the answers: its connection ends, so its answers aren't kept."""
+    with http_ranker(bounds=Bounds(100, write_s=0.3)) as ranker, ranker.connect() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        asked = b"GET /docs/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50
+
+        def ask() -> None:
+            while True:
+                deaf.sendall(asked)
+
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            ask()
+        assert answers(ranker)
+
+
+def test_too_many_pipelined_requests_end_the_connection() -> None:
+    """What waits on one connection is bounded."""
+    with http_ranker() as ranker:
+        ranker.answerer.may_answer.clear()
+        with ranker.connect() as connection:
+            connection.sendall(HEAD + b"\r\n" + BODY)
+            ranker.answerer.is_answering.wait(20)
+            connection.sendall((HEAD + b"\r\n" + BODY) * 200)
+            ranker.answerer.may_answer.set()
+            with suppress(ConnectionError):
+                assert read_to_end(connection).count(b"HTTP/1.1 200 OK") < 200
+        assert answers(ranker)
+
+
+def test_a_server_that_stops_answers_what_it_has() -> None:
+    """A request that was received gets its answer; idle connections don't delay the end."""
+    with http_ranker() as ranker, ranker.connect() as idle:
+        ranker.answerer.may_answer.clear()
+        with ranker.connect() as connection:
+            connection.sendall(HEAD + b"\r\n" + BODY)
+            assert ranker.answerer.is_answering.wait(20)
+            ending = threading.Thread(target=ranker.server.close)
+            ending.start()
+            ranker.answerer.may_answer.set()
+            assert read_to_end(connection).startswith(b"HTTP/1.1 200 OK")
+            ending.join()
+        assert read_to_end(idle) == b""
+        assert not ranker.server.live()[0]
+
+
+def test_a_hung_loop_is_seen_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`live` is for a health check that doesn't run in the loop."""
+    with http_ranker() as ranker:
+        assert ranker.server.live() == (True, "ok")
+        ranker.answerer.may_answer.clear()
+        with ranker.connect() as connection:
+            connection.sendall(HEAD + b"\r\n" + BODY)
+            assert ranker.answerer.is_answering.wait(20)
+            monkeypatch.setattr("ranker.http.server.HUNG_S", 0.0)
+            assert "hangs" in ranker.server.live()[1]
+        ranker.answerer.may_answer.set()
+
+
+def test_addresses() -> None:
+    """What --http takes; an address in use is a settings error that names it."""
+    for wrong in ("", "8080", "localhost", ":80", "localhost:", "localhost:x", "localhost:70000"):
+        with pytest.raises(SettingsError, match="HOST:PORT"):
+            parse_address(wrong)
+    with http_ranker() as ranker, pytest.raises(SettingsError, match=str(ranker.server.port)):
+        HttpServer(None, "127.0.0.1", ranker.server.port)
