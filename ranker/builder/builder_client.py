@@ -105,7 +105,8 @@ class BuilderClient:
         assert self._last.version is not None
         if previous is None or self._last.version.plan is not previous.plan:
             self._hottest, self._sent_s = None, -math.inf
-        warm_up(self._last.version)
+        if answer.net is not None:
+            warm_up(self._last.version)
         return self._last.version
 
     def _newly_hottest(self, live: Version | None) -> ItemsRef | None:
