@@ -13,7 +13,7 @@ import xxhash
 from msgspec import Meta
 
 from producers.source import PAUSE, InvalidEvent, Pause, SourceElement, WorldEvent
-from stream.events.checks import check_source
+from stream.events.checks import check_id, check_source
 from stream.events.codec import encode
 from stream.events.types import EVENT_BYTES_MAX, Impression, Install, Item, Tick, User, Value
 from stream.runtime.errors import BadEvent, DataError
@@ -126,8 +126,7 @@ def decode_line(line: bytes) -> WorldEvent:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise BadEvent(str(error)) from None
     if isinstance(event, Item | User):
-        if not (event.item if isinstance(event, Item) else event.user):
-            raise BadEvent("an item or user needs its id")
+        check_id("its id", event.item if isinstance(event, Item) else event.user)
     else:
         check_source(event)
     size = len(encode(event))

@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from ranker import metrics
 from ranker.ranking.item_columns import ONLY_SHOWN, ItemColumns
+from stream.events.checks import check_lengths
 from stream.events.codec import decode_entity
 from stream.events.topics import ITEMS
 from stream.events.types import Item
@@ -71,10 +69,8 @@ class EntityCache:
             return
         shown, before = dict.fromkeys(names), self._shown
         with self._lock:
-            self._shown_names = names
-            self._shown = shown
-        for name in [name for name in shown if name not in before] + [name for name in before if name not in shown]:
-            with self._lock:  # one by one: requests wait for the lock
+            self._shown_names, self._shown = names, shown
+            for name in [name for name in shown if name not in before] + [name for name in before if name not in shown]:
                 self._update_column(name)
 
     def _update_column(self, name: str) -> None:
@@ -111,13 +107,8 @@ class EntityCache:
             self._changes_during_build, self._catalogue = None, rebuilt
         return rebuilt
 
-    def rows(self, catalogue: Catalogue, items: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Rows of items in a catalogue, int64 [n]; an unknown item gets a row with its id only."""
-        with self._lock:
-            return catalogue.rows(items)
-
     def _has_many_stale_rows(self, catalogue: Catalogue) -> bool:
-        """Replaced and unknown items keep their rows until a rebuild."""
+        """Replaced and deleted items keep their rows until a rebuild."""
         return len(catalogue) > 2 * len(self.items) + STALE_ROWS_MAX
 
 
@@ -178,7 +169,9 @@ class ItemConsumer:
     def _consume(self, record: Record) -> None:
         try:
             if record.value is None:
-                self._cache.put((record.key or b"").decode(), None)
+                name = (record.key or b"").decode()
+                check_lengths("a deleted item's id", (name,))
+                self._cache.put(name, None)
             else:
                 item = decode_entity(record.value, Item)
                 self._cache.put(item.item, item)
