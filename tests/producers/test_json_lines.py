@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.json_lines import LINE_BYTES_MAX, decode_line, file_lines, numbered_lines
+from producers.json_lines import decode_line, file_lines, numbered_lines
 from producers.source import PAUSE, InvalidEvent, SourceElement
+from stream.events.named_events import NAMED_BYTES_MAX
 from stream.events.types import Impression, Install
 from stream.runtime.errors import BadEvent, DataError
 
@@ -111,7 +112,7 @@ def test_where_the_text_is_cut_does_not_matter(cuts: list[int], newline_at_end: 
 
 def test_a_line_without_end_is_not_kept_whole() -> None:
     """A line far over the limit is one broken line, whatever its length; the next one plays."""
-    found = read(*[b"x" * LINE_BYTES_MAX] * 5, b'\n{"type":"item","item":"a"}')
+    found = read(*[b"x" * NAMED_BYTES_MAX] * 5, b'\n{"type":"item","item":"a"}')
     assert [type(event).__name__ for event in found] == ["InvalidEvent", "Item"]
 
 
