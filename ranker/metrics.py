@@ -15,6 +15,11 @@ ANSWER = Histogram(
     "from a request's append to the log, or its arrival over HTTP, until its reply is ready to send",
     buckets=AGE_S,
 )
+READ = Histogram(
+    "thalweg_ranker_handle_seconds",
+    "from reading a request from Kafka until its reply is ready to send",
+    buckets=AGE_S,
+)
 REPLIES = Counter("thalweg_ranker_replies", "replies sent")
 INCOMPLETE = Counter("thalweg_ranker_incomplete_replies", "replies that lack something, by what they lack", ["note"])
 ERRORS = Counter(
@@ -23,6 +28,22 @@ ERRORS = Counter(
     ["kind"],
 )
 DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests rejected")
+QUEUE = Gauge("thalweg_ranker_queue_requests", "requests from Kafka that were admitted and wait")
+QUEUE_AGE = Gauge(
+    "thalweg_ranker_queue_age_seconds", "age of the oldest request that was read from Kafka and waits, 0 when none does"
+)
+GAPS = Counter(
+    "thalweg_ranker_gap_records", "records of rank.requests that were deleted (retention) before they were read"
+)
+OTHERS = Counter(
+    "thalweg_ranker_others_requests", "requests read from Kafka that another ranker answers: they name another model"
+)
+UNDELIVERED = Counter(
+    "thalweg_ranker_undelivered_replies", "replies that the topic of their request's reply_to didn't take"
+)
+SKEW = Gauge(
+    "thalweg_ranker_clock_skew_seconds", "how far the broker's clock is ahead of the ranker's, at the last request"
+)
 BAD_ENTITIES = Counter(
     "thalweg_ranker_bad_entities", "records of compacted topics that can't be read, by topic", ["topic"]
 )

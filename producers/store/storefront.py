@@ -25,6 +25,7 @@ from stream.tables.dtypes import F64, I64
 
 PAGE_ITEMS: Final = 10
 PAGES_MAX: Final = 32  # of one batch of requests
+DEADLINE_MS: Final = 3_600_000  # of a request: users of a made-up store wait for their page
 
 
 class RepliesReader(Protocol):
@@ -170,7 +171,7 @@ class Storefront:
             )
             request = RankRequest(
                 request_id, user, arm.policy.ranked_max(k, len(candidates)), int(pages.times_ms[b]),
-                pages.context(b), names, history=history,
+                pages.context(b), names, DEADLINE_MS, history,
             )  # fmt: skip
             key = id(arm.log)
             partition = partition_of(request_id, self._requests[key])

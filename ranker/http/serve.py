@@ -9,12 +9,10 @@ from ranker.http.app import ModelInfo, Served, http_app
 from ranker.http.ranking import RankEndpoint
 from ranker.http.server import HttpServer, parse_address
 from ranker.http.tokens import Tokens, check_exposure
-from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
 from ranker.serving.history import HistoryReader
 from ranker.serving.served_model import ServedModel
 from ranker.serving.service import RankerService
-from stream.events.types import DEADLINE_MS
 from stream.runtime.clock import now_ms
 from stream.runtime.settings import Settings
 
@@ -28,7 +26,7 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
     check_exposure(host, tokens)
     rank = RankEndpoint(
         Answerer(service.models, HistoryReader(service.read_histories), now_ms),
-        AdmissionQueue(float(DEADLINE_MS)),
+        service.admission,
         ready=service.ranks,
         now_ms=now_ms,
         clock_ms=lambda: time.monotonic() * 1e3,

@@ -37,11 +37,20 @@ class AdmissionQueue:
         """How long the next request is expected to wait for those before it."""
         return self._waiting * self._cost_ms / self._workers
 
-    def admit(self, left_ms: float) -> bool:
-        """Whether a request with `left_ms` of its deadline is queued; False: shed it. Each queued one needs `done`."""
+    @property
+    def cost_ms(self) -> float:
+        """The mean cost of a request, of the recent ones."""
+        return self._cost_ms
+
+    def admit(self, left_ms: float, *, overtakes: int = 0) -> bool:
+        """Whether a request with `left_ms` of its deadline is queued; False: shed it. Each queued one needs `done`.
+
+        `overtakes`: how many of those that wait are answered after it.
+        """
         with self._lock:
-            wait_ms = self.queue_ms
-            is_late = self._waiting > 0 and wait_ms + self._cost_ms / self._workers > left_ms
+            before = self._waiting - overtakes
+            wait_ms = before * self._cost_ms / self._workers
+            is_late = before > 0 and wait_ms + self._cost_ms / self._workers > left_ms
             if is_late or wait_ms > self._queue_ms_max:
                 return False
             self._waiting += 1

@@ -12,6 +12,7 @@ from typing import Final
 from ranker import metrics
 from ranker.serving.history import HistoryReader
 from ranker.serving.served_model import ServedModel
+from stream.events.request_parts import RequestHead
 from stream.events.types import DEADLINE_MS, EXPIRED, FAILED, INVALID, SHED, UNKNOWN_MODEL, RankReply, RankRequest
 from stream.runtime.errors import BadEvent
 
@@ -31,12 +32,15 @@ def deadline_of(deadline_ms: int) -> int:
     return deadline_ms or DEADLINE_MS
 
 
-def refusal(request: RankRequest | RankReply, kind: str, error: str) -> RankReply:
+Asked = RankRequest | RequestHead
+
+
+def refusal(request: Asked | RankReply, kind: str, error: str) -> RankReply:
     """A reply without a list, and the reason."""
     return RankReply(request.request_id, request.user, [], [], 0, error=error, time_ms=request.time_ms, kind=kind)
 
 
-def expired(request: RankRequest, age_ms: float) -> RankReply:
+def expired(request: Asked, age_ms: float) -> RankReply:
     """The reply to a request that is older than its deadline."""
     return refusal(
         request, EXPIRED,
@@ -45,7 +49,7 @@ def expired(request: RankRequest, age_ms: float) -> RankReply:
     )  # fmt: skip
 
 
-def shed(request: RankRequest, queue_ms: float) -> RankReply:
+def shed(request: Asked, queue_ms: float) -> RankReply:
     """The reply to a request that would wait for too long."""
     return refusal(
         request, SHED,
@@ -68,7 +72,7 @@ class Answerer:
         """The model of this name (empty: the first), None when it isn't served here."""
         return self._models.get(name or self._default)
 
-    def left_ms(self, request: RankRequest, arrived_ms: int) -> float:
+    def left_ms(self, request: Asked, arrived_ms: int) -> float:
         """What is left of the request's deadline; 0 or less: it has expired. A clock behind the log's adds nothing."""
         return deadline_of(request.deadline_ms) - max(0, self._now_ms() - arrived_ms)
 

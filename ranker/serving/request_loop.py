@@ -1,179 +1,278 @@
-"""The request loop: reads requests from the log, writes replies to it, commits what was answered. One thread."""
+"""The request loop: reads requests from the log, answers them in slices, commits what was answered. One thread.
+
+What a request waits for is bounded. Once it is read, its head decides: expired, shed, another model's, or admitted.
+Admitted ones are decoded and ranked in slices of some milliseconds; between two slices the loop reads what has
+arrived. Age counts from the broker's append time.
+"""
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from ranker import metrics
-from ranker.ranking.freshness import FreshnessTracker
-from ranker.ranking.rank import Ranker
-from ranker.serving.answering import refusal
-from ranker.serving.history import HistoryReader
-from stream.events.codec import decode_requests, encode
-from stream.events.topics import REPLIES, REQUESTS_DLQ
-from stream.events.types import FAILED, INVALID, RECORD_BYTES_MAX, RankReply, RankRequest
-from stream.log.dead_letters import dead_letter
-from stream.log.protocol import GroupReader, Log, Record, partition_of
-from stream.runtime.errors import BadEvent
+from ranker.serving.admission import AdmissionQueue
+from ranker.serving.answering import Answerer, deadline_of, expired, refusal, shed
+from ranker.serving.offset_tracker import OffsetTracker, OpenRecord
+from ranker.serving.reply_writer import ReplyWriter
+from ranker.serving.request_queue import RequestQueue, WaitingRequest
+from stream.events.request_parts import RequestHead, RequestPart, request_parts
+from stream.events.types import INVALID, RankReply, RankRequest
+from stream.log.protocol import START, GroupReader, Record
+from stream.runtime.errors import BadEvent, LogGap
 
-RECORDS_MAX: Final = 100
-COMMIT_EVERY_S: Final = 1.0
+RECORDS_MAX: Final = 500  # a poll; they are read ahead, so that the queue's length is known
+UNREAD_BYTES_MAX: Final = 8 * 1024 * 1024  # of records whose requests aren't all admitted or shed: no poll above it,
+STAY_S: Final = 1.0  # but one of one record so often, which keeps the membership of the group
+HEADS_MAX: Final = 256  # of one partition, between two slices
+SLICE_MS: Final = 10.0
+SLICE_MAX: Final = 32  # requests
 LINGER_S: Final = 0.002  # how long a reply may wait for others of its record
-REPLY_BYTES_MAX: Final = RECORD_BYTES_MAX - 1024
-NAMES_MAX: Final = 1_024  # characters of request id and user together; beyond it an invalid request gets no reply
-RECORD_BYTES_FULL: Final = RECORD_BYTES_MAX // 4
+COMMIT_EVERY_S: Final = 0.25
+FINISH_S: Final = 0.2
+SKEW_MS: Final = 1_000  # a broker's clock so far ahead is logged
+SKEW_LOG_EVERY_S: Final = 60.0
 
 log = logging.getLogger(__name__)
 
 
+class _UnreadRecord:
+    """A record whose requests aren't all admitted, shed or skipped yet."""
+
+    __slots__ = ("opened", "parts", "read_s", "record")
+
+    def __init__(self, record: Record, opened: OpenRecord, parts: list[RequestPart], read_s: float) -> None:
+        self.record, self.opened, self.read_s = record, opened, read_s
+        self.parts = deque(parts)
+
+
 class RequestLoop:
-    """Answers the requests of `reader`. A request is committed once the log has confirmed its reply: at least once."""
+    """Answers the requests of `reader` that name `model`, or (`answers_unnamed`) none. At least once.
+
+    A record is committed once the log has acknowledged the replies to its requests, and to all before them.
+    `now_ms` is the wall clock, `clock_s` a monotonic one.
+    """
 
     def __init__(
         self,
-        source: Log,
         reader: GroupReader,
-        ranker: Ranker,
-        histories: HistoryReader,
-        freshness: FreshnessTracker,
+        replies: ReplyWriter,
+        answerer: Answerer,
+        admission: AdmissionQueue,
         now_ms: Callable[[], int],
+        *,
+        model: str,
+        answers_unnamed: bool = True,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log, self._reader, self._ranker = source, reader, ranker
-        self._histories, self._freshness, self._now_ms = histories, freshness, now_ms
-        self._partitions = source.partitions(REPLIES.name)
-        self._buffered: dict[int, tuple[list[msgspec.Raw], int]] = {}  # partition → replies and their bytes
-        self._first_uncommitted: dict[int, int] = {}  # offset by partition
-        self._next: dict[int, int] = {}  # offsets to commit
-        self._committed_s = time.monotonic()
+        self._reader, self._replies, self._answerer, self._admission = reader, replies, answerer, admission
+        self._now_ms, self._clock_s = now_ms, clock_s
+        self._models = {model, ""} if answers_unnamed else {model}
+        self._answers_unnamed = answers_unnamed
+        self._queue = RequestQueue(admission)
+        self._unread: dict[int, deque[_UnreadRecord]] = {}  # by partition
+        self._unread_bytes = 0
+        self._trackers: dict[int, OffsetTracker] = {}  # by partition
+        self._committed_s = self._polled_s = self._skew_logged_s = clock_s()
         self._must_rewind = False
+        self._replied = 0  # since the last poll
 
     def poll_once(self, timeout_s: float) -> int:
-        """Poll, answer all requests, commit when it's time. Returns how many replies were sent.
+        """Read what has arrived (waiting for it if there's nothing to do), answer a slice. Returns how many replies.
 
         Raises what the log raises; after that call `rewind`, then poll again.
         """
         if self._must_rewind:
             self._seek_back()
-        records = self._reader.poll(timeout_s, RECORDS_MAX)
-        replies = self._answer(records) if records else 0
-        if self._next and time.monotonic() - self._committed_s >= COMMIT_EVERY_S:
-            self.commit()
-        return replies
+        self._replies.settle()
+        self._replied = 0
+        if self._unread_bytes <= UNREAD_BYTES_MAX:
+            is_idle = not self._unread and not len(self._queue)
+            self._poll(timeout_s if is_idle else 0.0, RECORDS_MAX)
+        elif self._clock_s() - self._polled_s >= STAY_S:
+            self._poll(0.0, 1)
+        self._read_heads()
+        self._answer_slice()
+        self._replies.send()
+        if self._clock_s() - self._committed_s >= COMMIT_EVERY_S:
+            self._reader.commit_async(self._committable())
+            self._committed_s = self._clock_s()
+        self._observe_queue()
+        return self._replied
 
-    def commit(self) -> None:
-        """Wait until all replies are confirmed, then commit the offsets of the requests answered."""
-        self._log.flush()
-        self._reader.commit(self._next)
-        self._first_uncommitted, self._next = {}, {}
-        self._committed_s = time.monotonic()
+    def finish(self) -> None:
+        """Commit what is answered and acknowledged within FINISH_S; others answer the rest. Raises LogError."""
+        self._replies.flush(FINISH_S)
+        self._reader.commit(self._committable(), FINISH_S)
 
     def rewind(self) -> None:
         """Replies may be lost: the next poll answers again what isn't committed."""
         self._must_rewind = True
 
     def _seek_back(self) -> None:
-        assigned = self._reader.positions()
-        for partition, offset in self._first_uncommitted.items():
-            if partition in assigned:
-                self._reader.seek(partition, offset)
-        self._first_uncommitted, self._next, self._buffered = {}, {}, {}
+        self._replies.forget()
+        assigned, positions = self._reader.assigned(), self._committable()
+        for partition in positions:
+            self._drop(partition)
+        for partition in assigned & positions.keys():
+            self._reader.seek(partition, positions[partition])
         self._must_rewind = False
 
-    def _answer(self, records: Sequence[Record]) -> int:
-        read_s = time.monotonic()
-        requests: list[RankRequest] = []
-        rejected = 0
-        for record in records:
-            self._first_uncommitted.setdefault(record.partition, record.offset)
-            valid, invalid = decode_requests(record.value or b"")
-            requests += valid
-            for raw, reason in invalid:
-                self._send_dead_letter(raw, reason, record)
-                if header := _header_of(raw):  # its sender waits for a reply
-                    self._buffer(
-                        RankReply(header.request_id, header.user, [], [], 0, error=reason, kind=INVALID), read_s
-                    )
-                    rejected += 1
-        without_history = {r.user for r in requests if r.history is None}
-        histories = self._histories.get(sorted(without_history), self._ranker.history_last)
-        sent_s = time.monotonic()
-        for request in requests:
-            history = request.history
-            if history is None:
-                history = None if histories is None else histories.get(request.user, [])
-            self._buffer(self._reply(request, history, read_s), read_s)
-            if time.monotonic() - sent_s >= LINGER_S:
-                self._send_buffered()
-                sent_s = time.monotonic()
-        self._send_buffered()
-        self._next.update({r.partition: r.offset + 1 for r in records})
-        return len(requests) + rejected
+    def _committable(self) -> dict[int, int]:
+        return {partition: tracker.committable() for partition, tracker in self._trackers.items()}
 
-    def _reply(self, request: RankRequest, history: Sequence[str] | None, read_s: float) -> RankReply:
-        """A request never ends the service: if ranking fails, its reply is the error."""
-        deadline_s = read_s + request.deadline_ms / 1e3 if request.deadline_ms else None
+    def _drop(self, partition: int) -> None:
+        """Whoever reads this partition next reads what isn't committed again."""
+        self._trackers.pop(partition, None)
+        self._queue.drop(partition)
+        for unread in self._unread.pop(partition, ()):
+            self._unread_bytes -= len(unread.record.value or b"")
+
+    def _poll(self, timeout_s: float, records_max: int) -> None:
         try:
-            return self._ranker.answer(request, history, read_s, deadline_s)
-        except BadEvent as error:
-            return refusal(request, INVALID, str(error))
-        except Exception as error:
-            log.exception("request %s of user %s can't be answered", request.request_id, request.user)
-            return refusal(request, FAILED, f"the ranker failed ({error!r}): its log says where")
+            records = self._reader.poll(timeout_s, records_max)
+        except LogGap as gap:
+            metrics.GAPS.inc(gap.start - gap.wanted)
+            log.warning("%s/%d: %d records were deleted (retention) before they were read: nobody waits for them any "
+                        "more, they are skipped", gap.topic, gap.partition, gap.start - gap.wanted)  # fmt: skip
+            self._reader.seek(gap.partition, START)
+            return
+        for partition in self._trackers.keys() - self._reader.assigned():
+            self._drop(partition)
+        self._polled_s = self._clock_s()
+        for record in records:
+            self._add(record, self._polled_s)
 
-    def _buffer(self, reply: RankReply, read_s: float) -> None:
-        raw = encode(reply)
-        if len(raw) > REPLY_BYTES_MAX:
-            why = f"the reply has {len(raw)} bytes, over {REPLY_BYTES_MAX}: ask for a smaller k"
-            reply = refusal(reply, INVALID, why)
-            raw = encode(reply)
-        partition = partition_of(reply.request_id, self._partitions)
-        replies, size = self._buffered.get(partition, ([], 0))
-        if size + len(raw) > RECORD_BYTES_FULL and replies:
-            self._log.send(REPLIES.name, partition, msgspec.msgpack.encode(replies))
-            replies, size = [], 0
-        replies.append(msgspec.Raw(raw))
-        self._buffered[partition] = (replies, size + len(raw))
-        self._observe(reply, read_s)
+    def _add(self, record: Record, read_s: float) -> None:
+        partition, tracker = record.partition, self._trackers.get(record.partition)
+        if tracker is None or record.offset < tracker.next_read:  # it was revoked, and came back
+            self._drop(partition)
+            tracker = self._trackers[partition] = OffsetTracker(record.offset)
+        opened = tracker.read(record.offset)
+        try:
+            parts = request_parts(record.value or b"")
+        except BadEvent as bad:
+            parts = []
+            if self._answers_unnamed:
+                self._replies.send_dead_letter(record.value or b"", str(bad), record, opened)
+        self._unread.setdefault(partition, deque()).append(_UnreadRecord(record, opened, parts, read_s))
+        self._unread_bytes += len(record.value or b"")
+        self._observe_skew(record.time_ms - self._now_ms())
 
-    def _send_buffered(self) -> None:
-        for partition, (replies, _) in self._buffered.items():
-            self._log.send(REPLIES.name, partition, msgspec.msgpack.encode(replies))
-        self._buffered = {}
+    def _read_heads(self) -> None:
+        """Admit, shed or skip the next requests of each partition."""
+        for partition, records in list(self._unread.items()):
+            heads = HEADS_MAX
+            while records and heads:
+                unread = records[0]
+                while unread.parts and heads:
+                    self._read_head(unread, unread.parts.popleft())
+                    heads -= 1
+                if not unread.parts:
+                    unread.opened.open -= 1
+                    self._unread_bytes -= len(unread.record.value or b"")
+                    records.popleft()
+            if not records:
+                del self._unread[partition]
 
-    def _send_dead_letter(self, raw: bytes, reason: str, record: Record) -> None:
-        metrics.DEAD_LETTERS.inc()
-        log.warning("a request is invalid (%s): it goes to %s", reason, REQUESTS_DLQ.name)
-        self._log.send(REQUESTS_DLQ.name, 0, dead_letter(raw, BadEvent.__name__, reason, record).value)
+    def _read_head(self, unread: _UnreadRecord, part: RequestPart) -> None:
+        head = part.head()
+        if head is None and self._answers_unnamed:
+            head = self._checked_head(unread, part)
+        if head is None:
+            return
+        if head.model not in self._models:
+            metrics.OTHERS.inc()
+            return
+        waiting = WaitingRequest(part, head, unread.record, unread.opened, unread.read_s)
+        left_ms = self._answerer.left_ms(head, unread.record.time_ms)
+        if self._replies.target(head) is None:
+            refused = refusal(head, INVALID, _forbidden(head))
+        elif left_ms <= 0:
+            refused = expired(head, deadline_of(head.deadline_ms) - left_ms)
+        elif self._queue.admit(waiting, left_ms):
+            unread.opened.open += 1
+            return
+        else:
+            refused = shed(head, self._admission.queue_ms)
+        self._answerer.observe(refused, unread.record.time_ms)
+        self._reply(waiting, refused)
 
-    def _observe(self, reply: RankReply, read_s: float) -> None:
-        metrics.REPLIES.inc()
-        metrics.LATENCY.observe(time.monotonic() - read_s)
-        for note in reply.notes:
-            metrics.INCOMPLETE.labels(note).inc()
-        if reply.error:
-            metrics.ERRORS.labels(reply.kind).inc()
-        elif reply.version:
-            metrics.STALENESS.set(reply.staleness_ms / 1e3)
-            self._freshness.replied(reply.version, self._now_ms())
+    def _checked_head(self, unread: _UnreadRecord, part: RequestPart) -> RequestHead | None:
+        """The head of a request that isn't plain, which has to be decoded and checked; None: it's rejected."""
+        request = self._request(part, unread.record, unread.opened)
+        if request is None:
+            return None
+        return RequestHead(
+            request.request_id, request.user, time_ms=request.time_ms, deadline_ms=request.deadline_ms,
+            model=request.model, reply_to=request.reply_to,
+        )  # fmt: skip
 
+    def _answer_slice(self) -> None:
+        """Rank the next requests."""
+        started_s = sent_s = self._clock_s()
+        batch: list[tuple[WaitingRequest, RankRequest]] = []
+        for waiting in self._queue.take(max(1, min(SLICE_MAX, int(SLICE_MS / self._admission.cost_ms)))):
+            request = self._request(waiting.part, waiting.record, waiting.opened)
+            if request is None:
+                waiting.opened.open -= 1
+                self._queue.done()
+            else:
+                batch.append((waiting, request))
+        if not batch:
+            return
+        histories = self._answerer.read_histories([request for _, request in batch])
+        for waiting, request in batch:
+            reply = self._answerer.answer_with(request, waiting.record.time_ms, histories)
+            self._reply(waiting, reply)
+            waiting.opened.open -= 1
+            now_s = self._clock_s()
+            self._queue.done(None if reply.error else (now_s - started_s) * 1e3)
+            started_s = now_s
+            if now_s - sent_s >= LINGER_S:
+                self._replies.send()
+                sent_s = now_s
 
-class _RequestHeader(msgspec.Struct, array_like=True, tag=RankRequest.__struct_config__.tag, gc=False, frozen=True):
-    """The first fields of a request, whatever follows."""
-
-    request_id: str
-    user: str
-
-
-_header_decoder = msgspec.msgpack.Decoder(_RequestHeader)
-
-
-def _header_of(raw: bytes) -> _RequestHeader | None:
-    """Request id and user of an invalid request, if they can be read."""
-    try:
-        header = _header_decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    def _request(self, part: RequestPart, record: Record, opened: OpenRecord) -> RankRequest | None:
+        """The whole request; None: it's invalid, which its dead letter and a reply say."""
+        try:
+            return part.request()
+        except BadEvent as bad:
+            reason = str(bad)
+        self._replies.send_dead_letter(bytes(part.raw), reason, record, opened)
+        names = part.names()
+        if names is not None:
+            reply = RankReply(names.request_id, names.user, [], [], 0, error=reason, kind=INVALID)
+            self._answerer.observe(reply, record.time_ms)
+            self._replies.add(reply, self._replies.home(names.request_id), opened)
+            self._replied += 1
         return None
-    return header if header.request_id and len(header.request_id) + len(header.user) <= NAMES_MAX else None
+
+    def _reply(self, waiting: WaitingRequest, reply: RankReply) -> None:
+        target = self._replies.target(waiting.head) or self._replies.home(waiting.head.request_id)
+        self._replies.add(reply, target, waiting.opened)
+        self._replied += 1
+        metrics.READ.observe(self._clock_s() - waiting.read_s)
+
+    def _observe_queue(self) -> None:
+        waiting_ms = [records[0].record.time_ms for records in self._unread.values()]
+        if (oldest_ms := self._queue.oldest_ms()) is not None:
+            waiting_ms.append(oldest_ms)
+        metrics.QUEUE.set(len(self._queue))
+        metrics.QUEUE_AGE.set(max(0, self._now_ms() - min(waiting_ms)) / 1e3 if waiting_ms else 0.0)
+
+    def _observe_skew(self, ahead_ms: int) -> None:
+        metrics.SKEW.set(max(0, ahead_ms) / 1e3)
+        if ahead_ms > SKEW_MS and self._clock_s() - self._skew_logged_s >= SKEW_LOG_EVERY_S:
+            self._skew_logged_s = self._clock_s()
+            log.warning("the broker's clock is %d ms ahead of this machine's: requests seem younger than they are, and "
+                        "are answered too late; set both clocks by NTP", ahead_ms)  # fmt: skip
+
+
+def _forbidden(head: RequestHead) -> str:
+    assert head.reply_to is not None, "rank.replies is always allowed"
+    return (
+        f"reply_to names partition {head.reply_to.partition} of {head.reply_to.topic[:100]!r}, where this ranker may "
+        "not write: name another one, or have the operator list the topic in THALWEG_REPLY_TOPICS"
+    )

@@ -1,41 +1,32 @@
-"""`thalweg run ranker`: answers `rank.requests` by the live version and swaps in newer ones."""
+"""One ranker: answers `rank.requests` by the live versions of its models and swaps in newer ones."""
 
 import gc
 import logging
-import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
-
-from ranker.builder.builder_client import BuilderClient, start_builder
 from ranker.ranking.entity_cache import EntityCache, EntityConsumer
 from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.rank import Ranker
-from ranker.ranking.score import SWITCH_S, Scorer
+from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
+from ranker.serving.admission import AdmissionQueue
+from ranker.serving.answering import Answerer
 from ranker.serving.history import HistoryReader, ReadHistories
+from ranker.serving.reply_writer import ReplyWriter, reply_partitions
 from ranker.serving.request_loop import RequestLoop
-from ranker.serving.served_model import ServedModel
+from ranker.serving.served_model import ModelSource, ServedModel
 from stream.events.topics import ITEMS, REQUESTS, USERS
 from stream.events.types import Item
-from stream.history.histories import read_histories
-from stream.log.kafka_log import KafkaLog
-from stream.log.protocol import START, Log
+from stream.log.protocol import Acks, Log
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import LogError, LogGap, LogUnavailable
-from stream.runtime.health import Health, run_file
-from stream.runtime.settings import Settings
-from stream.snapshots.redis_client import connect
-from stream.snapshots.redis_store import RedisStore
-from stream.snapshots.store import SnapshotStore
-from stream.snapshots.version_files import VersionFiles
+from stream.runtime.errors import LogError, LogUnavailable
 
-GROUP: Final = "ranker"
 POLL_S: Final = 0.1
 FIRST_MODEL_S: Final = 10.0  # how long to wait for the first model before answering without one
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
@@ -45,44 +36,67 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class RankerService:
-    """All threads of one ranker. Log, store and `read` (of histories) are passed in; `run` blocks until `stop`.
+def group_of(model: str) -> str:
+    """The consumer group of the rankers of a model: each request is read by all groups, and answered by one.
 
-    `builder` builds versions, and `run` closes it; without one a thread of this process does.
+    >>> group_of("store")
+    'ranker-store'
+    """
+    return f"ranker-{model}"
+
+
+@dataclass(frozen=True)
+class KafkaOptions:
+    """How requests of the log are answered. `worker`: the static name in the group.
+
+    `answers_unnamed`: the first model answers requests that name none. `reply_topics`: those that `reply_to` may name.
+    """
+
+    worker: str = "0"
+    answers_unnamed: bool = True
+    reply_topics: Sequence[str] = ()
+    acks: Acks = "1"
+
+
+class RankerService:
+    """All threads of one ranker, which serves the models of `sources`, by name; the first is the default.
+
+    Log, stores and `read` (of histories) are passed in; `run` blocks until `stop`, and closes the models' builders.
     """
 
     def __init__(
         self,
-        store: SnapshotStore,
+        sources: Mapping[str, ModelSource],
         read: ReadHistories,
-        model: str,
         *,
-        worker: str,
         threads: int,
-        accept_gap: bool = False,
-        files: VersionFiles | None = None,
-        builder: BuilderClient | None = None,
+        queue_ms: float = 250.0,
+        options: KafkaOptions = KafkaOptions(),
     ) -> None:
+        assert sources, "a ranker serves at least one model"
         self.stop = threading.Event()
         self.state = "starting"  # "ready" while requests are answered
-        self._worker, self._accept_gap = worker, accept_gap
-        self._builder = builder
-        self._cache = EntityCache()
-        self._scorer = Scorer(threads)
-        self._watcher = VersionWatcher(store, model, self._cache, now_ms, files, builder)
-        self._ranker = Ranker(self._cache, self._watcher, self._scorer, now_ms)
-        self._histories = HistoryReader(read)
-        self.models = {model: ServedModel(model, self._watcher, self._ranker, builder)}
+        self.admission = AdmissionQueue(queue_ms)
+        self._options, self._scorer = options, Scorer(threads)
+        self._caches = {name: EntityCache() for name in sources}
+        self.models = {name: self._model(name, source) for name, source in sources.items()}
         self.read_histories = read
+        self._histories = {name: HistoryReader(read) for name in sources}
         self._is_warm = False
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
+        self._unavailable: dict[str, str] = {}  # why a model's requests aren't answered
+
+    def _model(self, name: str, source: ModelSource) -> ServedModel:
+        cache = self._caches[name]
+        watcher = VersionWatcher(source.store, name, cache, now_ms, source.files, source.builder)
+        return ServedModel(name, watcher, Ranker(cache, watcher, self._scorer, now_ms), source.builder)
 
     def ready(self) -> tuple[bool, str]:
         """For `/readyz`: whether requests are answered, and the state."""
-        served = self._watcher.served
-        version = f"version {served.version.number}" if served else "no model yet, ranking by static popularity"
-        return self.state == "ready", f"{self.state} ({version})"
+        state = next(iter(self._unavailable.values()), self.state)
+        versions = [_version_of(model, named=len(self.models) > 1) for model in self.models.values()]
+        return state == "ready", f"{state} ({', '.join(versions)})"
 
     def ranks(self) -> tuple[bool, str]:
         """Whether it can rank, be the log available or not; and the state."""
@@ -90,7 +104,7 @@ class RankerService:
 
     def item(self, name: str) -> Item | None:
         """What is known of an item. Any thread may ask."""
-        return self._cache.items.get(name)
+        return next(iter(self._caches.values())).items.get(name)
 
     def live(self) -> tuple[bool, str]:
         """For `/livez`: whether all threads run."""
@@ -103,12 +117,13 @@ class RankerService:
         """
         source: Log | None = None
         try:
-            if self._builder:
-                with suppress(OSError):  # the watcher retries
-                    self._builder.start()  # while the ranker warms up
-            self._watcher.restore()
-            self._start("watch", self._watcher.run)
-            self._start("save", self._watcher.run_saver)
+            for model in self.models.values():
+                if model.builder:
+                    with suppress(OSError):  # the watcher retries
+                        model.builder.start()  # while the ranker warms up
+                model.watcher.restore()
+                self._start("watch", model.watcher.run)
+                self._start("save", model.watcher.run_saver)
             self.state = "waiting for the log"
             source = self._retried(connect)
             if source is not None:
@@ -120,67 +135,92 @@ class RankerService:
             if source is not None:
                 self._close(source)
             self._scorer.close()
-            self._histories.close()
+            for histories in self._histories.values():
+                histories.close()
         if self._failures:
             raise self._failures[0]
 
     def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
-        consumers = [EntityConsumer(source, topic.name, self._cache, connect) for topic in (ITEMS, USERS)]
+        consumers = [
+            EntityConsumer(source, topic.name, cache, connect if number == 0 else None)  # one writes dead letters
+            for number, cache in enumerate(self._caches.values())
+            for topic in (ITEMS, USERS)
+        ]
         for consumer in consumers:
             self._start("consume", consumer.run)
         self.state = "warming up"
-        self._histories.get(["warm-up"], 1)  # opens the connection before the first request
+        for histories in self._histories.values():
+            histories.get(["warm-up"], 1)  # opens the connection before the first request
         compile_kernels(self._scorer)
         self.state = "reading items and users"
         for consumer in consumers:
             while not consumer.ready.wait(0.1):
                 if self.stop.is_set():
                     return
-        self._watcher.items_loaded()
-        if self._watcher.served is None:
-            self.state = "waiting for a model"
-            until_s = time.monotonic() + FIRST_MODEL_S
-            while not self._watcher.checked.wait(0.1) and time.monotonic() < until_s and not self.stop.is_set():
-                pass
+        self._wait_for_models()
         gc.collect()
         gc.freeze()  # long-lived: full collections skip it
         self._is_warm = True
         self.state = "joining the group"
-        reader = self._retried(lambda: source.group_reader(REQUESTS.name, GROUP, self._worker))
-        if reader is None:
+        partitions = self._retried(lambda: reply_partitions(source, self._options.reply_topics))
+        if partitions is None:
             return
-        try:
-            loop = RequestLoop(source, reader, self._ranker, self._histories, self._watcher.freshness, now_ms)
-            self.state = "ready"
-            self._answer(loop, lambda gap: reader.seek(gap.partition, START))
-        finally:
-            reader.close()
+        first, *others = self.models
+        for name in others:
+            self._start(f"answer-{name}", partial(self._answer, source, partitions, name))
+        self._answer(source, partitions, first, self.stop)
 
-    def _answer(self, loop: RequestLoop, skip_gap: Callable[[LogGap], None]) -> None:
+    def _wait_for_models(self) -> None:
+        until_s = time.monotonic() + FIRST_MODEL_S
+        for model in self.models.values():
+            model.watcher.items_loaded()
+            if model.watcher.served is None:
+                self.state = "waiting for a model"
+                while not model.watcher.checked.wait(0.1) and time.monotonic() < until_s and not self.stop.is_set():
+                    pass
+
+    def _answer(self, source: Log, partitions: Mapping[str, int], name: str, stop: threading.Event) -> None:
+        """Answer one model's requests until `stop` is set; in a thread of its own."""
+        options, is_first = self._options, name == next(iter(self.models))
+        reader = self._retried(lambda: source.group_reader(REQUESTS.name, group_of(name), options.worker), name)
+        sender = self._retried(lambda: source.sender(options.acks), name)
+        with ExitStack() as open_:
+            for one in (sender, reader):  # the reader leaves the group first
+                if one is not None:
+                    open_.enter_context(closing(one))
+            if reader is None or sender is None:
+                return
+            answerer = Answerer({name: self.models[name]}, self._histories[name], now_ms)
+            loop = RequestLoop(
+                reader, ReplyWriter(sender, partitions), answerer, self.admission, now_ms, model=name,
+                answers_unnamed=is_first and options.answers_unnamed,
+            )  # fmt: skip
+            if is_first:
+                self.state = "ready"
+            self._poll(loop, name, stop)
+
+    def _poll(self, loop: RequestLoop, name: str, stop: threading.Event) -> None:
         failures = 0
-        while not self.stop.is_set():
+        while not stop.is_set():
             try:
                 loop.poll_once(POLL_S)
                 if failures:
                     log.info("the log answers again")
-                    self.state, failures = "ready", 0
-            except LogGap as gap:
-                if not self._accept_gap:
-                    raise
-                log.warning("%s; continuing past the gap (--accept-gap)", gap)
-                skip_gap(gap)
+                    failures = 0
+                    self._unavailable.pop(name, None)
             except LogUnavailable as error:
                 loop.rewind()
-                failures = self._back_off(error, failures)
+                failures = self._back_off(error, failures, name)
         try:
-            loop.commit()
+            loop.finish()
         except LogUnavailable as error:
             log.warning("the last requests may be answered again by the next ranker: %s", error)
 
     def _join(self) -> None:
         self.stop.set()
-        if self._builder:
-            self._builder.close()  # a load that waits for it fails at once
+        for model in self.models.values():
+            if model.builder:
+                model.builder.close()  # a load that waits for it fails at once
         for thread in self._threads:
             thread.join(10.0)
 
@@ -188,22 +228,25 @@ class RankerService:
         try:
             source.close()
         except LogError as error:
-            log.warning("the last replies may be lost: %s", error)
+            log.warning("the last dead letters may be lost: %s", error)
 
-    def _retried(self, connect: Callable[[], T]) -> T | None:
-        """The result of `connect` once the log is available; None after `stop`."""
+    def _retried(self, connect: Callable[[], T], name: str = "") -> T | None:
+        """The result of `connect` once the log is available; None after `stop`. `name`: of the model that needs it."""
         failures = 0
         while not self.stop.is_set():
             try:
-                return connect()
+                found = connect()
             except LogUnavailable as error:
-                failures = self._back_off(error, failures)
+                failures = self._back_off(error, failures, name)
+            else:
+                self._unavailable.pop(name, None)
+                return found
         return None
 
-    def _back_off(self, error: LogUnavailable, failures: int) -> int:
+    def _back_off(self, error: LogUnavailable, failures: int, name: str) -> int:
+        self._unavailable[name] = str(error)
         if not failures:
             log.warning("%s; retrying", error)
-        self.state = str(error)
         self.stop.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
         return failures + 1
 
@@ -223,67 +266,7 @@ class RankerService:
         self._threads.append(thread)
 
 
-class Transport(Protocol):
-    """Another way in beside Kafka, which runs in threads of its own."""
-
-    address: str
-
-    def live(self) -> tuple[bool, str]:
-        """Whether it runs, else why not."""
-
-    def close(self) -> None:
-        """Answer what was received, then end."""
-
-
-def run_ranker(
-    settings: Settings,
-    model: str,
-    *,
-    accept_gap: bool = False,
-    beside: Callable[[RankerService], Transport] | None = None,
-) -> None:
-    """Rank with `model` until SIGINT or SIGTERM. Raises SettingsError, or LogError when a retry won't help.
-
-    `beside` starts another transport.
-    """
-    settings.need_kafka()
-    threadpool_limits(1)  # BLAS: several threads score at once, each a batch of its own
-    sys.setswitchinterval(SWITCH_S)
-    store, client = RedisStore(settings, model), connect(settings)
-
-    def read(users: Sequence[str], last: int) -> dict[str, list[str]]:
-        return read_histories(client, users, last, settings.topic_prefix)
-
-    service = RankerService(
-        store,
-        read,
-        model,
-        worker=settings.worker,
-        threads=settings.ranker_threads,
-        accept_gap=accept_gap,
-        files=VersionFiles(settings.local / "ranker" / settings.worker / f"{settings.topic_prefix}{model}"),
-        builder=BuilderClient(lambda: start_builder(settings, model)),
-    )
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop.set())
-    other = beside(service) if beside else None
-
-    def live() -> tuple[bool, str]:
-        ours = service.live()
-        return ours if other is None or not ours[0] else other.live()
-
-    health = Health(
-        settings.host,
-        settings.ranker_port,
-        service.ready,
-        live,
-        written_to=run_file(settings, "ranker"),
-        also={"http": other.address} if other else None,
-    )
-    try:
-        service.run(lambda: KafkaLog(settings), other.close if other else lambda: None)
-    finally:
-        health.close()
-        store.close()
-        client.close()
+def _version_of(model: ServedModel, *, named: bool) -> str:
+    served = model.watcher.served
+    version = f"version {served.version.number}" if served else "no model yet, ranking by static popularity"
+    return f"{model.name}: {version}" if named else version

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -11,8 +10,10 @@ from kafka.structs import OffsetAndMetadata
 
 from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translate, translated, with_timeout
-from stream.log.kafka_reader import KafkaGroupReader, KafkaReader
-from stream.log.protocol import END, START, missing_topic
+from stream.log.kafka_group_reader import KafkaGroupReader
+from stream.log.kafka_reader import KafkaReader
+from stream.log.kafka_sender import KafkaSender, stop
+from stream.log.protocol import END, START, Acks, missing_topic
 from stream.runtime.settings import Settings
 
 REQUEST_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX  # a dead letter contains a whole record; topics allow the same
@@ -126,6 +127,10 @@ class KafkaLog:
         self._check(topic)
         return KafkaGroupReader(self._settings, topic, group, member)
 
+    def sender(self, acks: Acks) -> KafkaSender:
+        """A producer of its own whose sends never wait."""
+        return KafkaSender(self._settings, acks)
+
     def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
         """Store a group's next offset to read, per partition; the group has no members. For lag exporters."""
         name = self._settings.topic(topic)
@@ -184,13 +189,3 @@ class KafkaLog:
             if failed is self._producer and isinstance(outcome, Exception):
                 self._failure = self._failure or outcome
             self._room.notify_all()
-
-
-def stop(producer: KafkaProducer) -> None:
-    """Stop a producer that was flushed, or whose records are in doubt anyway: its pending records are dropped.
-
-    Its own `close` flushes first, and where that takes too long it raises and leaves the producer's thread running.
-    """
-    producer._sender.force_close()
-    with suppress(errors.KafkaTimeoutError):
-        producer.close(timeout=2.0)

@@ -1,4 +1,4 @@
-"""Readers of the log on Kafka: of given partitions, or of a member's share of a group."""
+"""A reader of given partitions of the log on Kafka."""
 
 import time
 from collections.abc import Mapping
@@ -7,16 +7,13 @@ from functools import partial
 from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition, errors
-from kafka.structs import MemberState, OffsetAndMetadata
 
 from stream.events.topics import TOPICS
 from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_client import REQUEST_S, client_options, translate, translated, with_timeout
-from stream.log.protocol import END, START, Record, check_position, fenced_member
+from stream.log.protocol import END, START, Record, check_position
 from stream.runtime.settings import Settings
 
-SESSION_S: Final = 10.0
-JOIN_S: Final = 0.2  # kafka-python drops a join that completes between two polls and starts it again: poll this long
 QUIET_S: Final = 10.0  # a reader that receives nothing for this long checks that a broker answers at all
 FETCH_WAIT_MS: Final = 50  # bounds how long a partition can wait while another's fetch is open
 ENTITY_WAIT_MS: Final = 500  # a fetch that waits costs next to nothing, and entities change seldom
@@ -124,50 +121,3 @@ class KafkaReader:
         with self._translated("reading"):
             self._consumer.end_offsets([self._tp(0)], timeout_ms=2000)
         self._received_s = time.monotonic()
-
-
-class KafkaGroupReader(KafkaReader):
-    """Reads the partitions assigned to a group member. It is static: restarted within SESSION_S, it keeps them."""
-
-    def __init__(self, settings: Settings, topic: str, group: str, member: str) -> None:
-        self._member = member
-        self._open(
-            settings,
-            topic,
-            group_id=settings.topic(group),
-            group_instance_id=member,
-            session_timeout_ms=int(SESSION_S * 1000),
-            heartbeat_interval_ms=1000,
-        )
-        with self._translated("joining the group"):
-            self._consumer.subscribe([self._name])
-            # Else the group's leader may know no partitions yet, and the first rebalance assigns none.
-            with_timeout(REQUEST_S, partial(self._consumer.partitions_for_topic, self._name), late=None)
-
-    def poll(self, timeout_s: float, records_max: int = 500) -> list[Record]:
-        """Records in offset order per partition; empty after `timeout_s` (JOIN_S at least while joining the group)."""
-        if self._consumer.group_metadata().state != MemberState.STABLE:
-            timeout_s = max(timeout_s, JOIN_S)
-        return super().poll(timeout_s, records_max)
-
-    def commit(self, positions: Mapping[int, int]) -> None:
-        """Store the next offset to be read, per partition that is still this member's; waits for the broker."""
-        assigned = self._consumer.assignment()
-        offsets = {
-            tp: OffsetAndMetadata(offset, "", -1) for p, offset in positions.items() if (tp := self._tp(p)) in assigned
-        }
-        try:
-            self._consumer.commit(offsets, timeout_ms=REQUEST_S * 1000)
-        except (errors.CommitFailedError, errors.RebalanceInProgressError):
-            return  # the partitions were revoked: their next owner reads again from the last commit
-        except errors.KafkaError as bad:
-            self._explain(bad)
-
-    def _explain(self, bad: Exception) -> None:
-        if isinstance(bad, errors.NoOffsetForPartitionError):
-            for tp in bad.args[0]:
-                self._consumer.seek_to_beginning(tp)  # the group has never committed here
-            return
-        if isinstance(bad, errors.FencedInstanceIdError):
-            raise fenced_member(self._member) from bad
-        super()._explain(bad)

@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from stream.log.protocol import END, START, Record, check_position, fenced_member, missing_topic
+from stream.log.protocol import END, START, Acks, Record, Settled, check_position, fenced_member, missing_topic
+from stream.runtime.errors import LogError
 
 
 @dataclass
@@ -100,6 +101,10 @@ class MemoryLog:
             entry = self._groups.setdefault((topic, group), _Group())
         return MemoryGroupReader(topic, self._parts(topic), self._changed, entry, member)
 
+    def sender(self, acks: Acks) -> "MemorySender":
+        """A sender to this log."""
+        return MemorySender(self)
+
     def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
         """Store a group's next offset to read, per partition."""
         self._parts(topic)
@@ -114,6 +119,29 @@ class MemoryLog:
             return self._topics[topic]
         except KeyError:
             raise missing_topic(topic) from None
+
+
+class MemorySender:
+    """Sends to a MemoryLog: every record is acknowledged at once."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+
+    def send(self, topic: str, partition: int, value: bytes, settled: Settled) -> None:
+        """Append at once; a failure is its outcome."""
+        try:
+            self._log.send(topic, partition, value)
+        except LogError as failure:
+            settled(failure)
+        else:
+            settled(None)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Nothing is ever pending."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class MemoryReader:
@@ -198,11 +226,19 @@ class MemoryGroupReader(MemoryReader):
             group.members[member] = self
             changed.notify_all()
 
-    def commit(self, positions: Mapping[int, int]) -> None:
+    def assigned(self) -> frozenset[int]:
+        """The partitions that are assigned now."""
+        return frozenset(self._positions)
+
+    def commit(self, positions: Mapping[int, int], timeout_s: float = 10.0) -> None:
         """Store the next offset to read, per partition that is still assigned."""
         with self._changed:
             self._assign()
             self._group.commits.update({p: offset for p, offset in positions.items() if p in self._positions})
+
+    def commit_async(self, positions: Mapping[int, int]) -> None:
+        """`commit`."""
+        self.commit(positions)
 
     def close(self) -> None:
         """Leave the group; safe to call twice."""

@@ -1,13 +1,16 @@
 """The log's protocol, which `KafkaLog` and `MemoryLog` implement."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from stream.runtime.errors import LogError, LogGap
 
 START: Final = -2  # as a position: the oldest record
 END: Final = -1  # as a position: after the newest record
+
+Acks = Literal["1", "all"]  # a record is acknowledged by its leader, or by all replicas in sync
+Settled = Callable[[LogError | None], None]  # called once a record is acknowledged (None) or has failed
 
 
 class Record(NamedTuple):
@@ -50,8 +53,30 @@ class GroupReader(Reader, Protocol):
     `poll` joins the group and keeps it alive. A reassigned partition is read from its last commit.
     """
 
-    def commit(self, positions: Mapping[int, int]) -> None:
+    def assigned(self) -> frozenset[int]:
+        """The partitions that are assigned now."""
+
+    def commit(self, positions: Mapping[int, int], timeout_s: float = 10.0) -> None:
         """Commit the next offset to read, per partition. Partitions that were revoked are skipped."""
+
+    def commit_async(self, positions: Mapping[int, int]) -> None:
+        """`commit` without waiting. Nothing happens while an earlier one is pending: call it again with all positions.
+
+        A commit that failed for a while is made good by the next one; raises what the broker refused for good.
+        """
+
+
+class Sender(Protocol):
+    """Appends records without ever waiting; whoever sends learns each record's outcome. For one thread."""
+
+    def send(self, topic: str, partition: int, value: bytes, settled: Settled) -> None:
+        """Append, soon, perhaps twice. `settled` is called once, perhaps by another thread."""
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything sent is settled; False: some isn't after `timeout_s`."""
+
+    def close(self) -> None:
+        """Close without waiting; safe to call twice."""
 
 
 class Log(Protocol):
@@ -80,6 +105,9 @@ class Log(Protocol):
 
     def group_reader(self, topic: str, group: str, member: str) -> GroupReader:
         """A reader of the partitions assigned to a member (a static name), from the group's commits, else the start."""
+
+    def sender(self, acks: Acks) -> Sender:
+        """A producer of its own whose sends never wait."""
 
     def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
         """Store a group's next offset to read, per partition; the group has no members. For lag exporters.

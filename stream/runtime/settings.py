@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stream.runtime.errors import SettingsError
 
+MODEL_NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 DEDUP_IDS: Final = 200_000  # example ids of a generation; between one and two generations are retained
 
 
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
     replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` creates")
     model: str = Field(
         "",
-        pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$",
+        pattern=f"^({MODEL_NAME})?$",
         description="the model of rankers and `snapshots`; empty: the spec's name",
     )
     local: Path = Field(Path(".local"), description="local stack, checkpoints, last good snapshot, logs")
@@ -89,6 +90,23 @@ class Settings(BaseSettings):
         "", description="names by which clients may call a ranker over HTTP, comma separated, beside its address"
     )
     ranker_threads: int = Field(2, ge=1, description="scoring threads of a ranker")
+    ranker_queue_ms: int = Field(
+        250, ge=1, description="how long a request may wait for those before it; a ranker sheds those that would longer"
+    )
+    ranker_session_ms: int = Field(
+        2_000,
+        ge=500,
+        description="how long a ranker may be silent until others get its partitions; 6000 where the broker's "
+        "group.min.session.timeout.ms doesn't allow less",
+    )
+    ranker_acks: Literal["1", "all"] = Field(
+        "1", description="who acknowledges a reply on Kafka: the partition's leader, or all replicas in sync"
+    )
+    reply_topics: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._,-]*$",
+        description="topics beside rank.replies that a request's `reply_to` may name, comma separated",
+    )
     worker: str = Field(
         "0",
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
@@ -136,6 +154,11 @@ class Settings(BaseSettings):
     def uncommitted_max(self) -> int:
         """How many examples a joiner may emit without a commit; the rest is for the record in progress."""
         return self.dedup_ids * 2 // 5
+
+    @property
+    def allowed_reply_topics(self) -> tuple[str, ...]:
+        """The topics of `reply_topics`, without the prefix."""
+        return tuple(topic for topic in self.reply_topics.split(",") if topic)
 
     def environment(self) -> dict[str, str]:
         """This process's environment with these settings, secrets included, for a child process."""

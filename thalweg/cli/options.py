@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -110,6 +111,19 @@ def model_name(settings: "Settings", spec: Path | None) -> str:
     if not (settings.model or spec):
         raise SpecError("no model is named: pass --spec FILE, the spec that it runs by, or set THALWEG_MODEL")
     return read_spec(spec).name if spec else settings.model
+
+
+def model_names(settings: "Settings", spec: Path | None, named: Sequence[str]) -> list[str]:
+    """The spec's model, if there's a spec, then those that are `named`; without any, `model_name`'s.
+
+    Raises SpecError, SettingsError.
+    """
+    from stream.runtime.settings import MODEL_NAME
+
+    for name in named:
+        if not re.fullmatch(MODEL_NAME, name):
+            raise SettingsError(f"--model {name!r} isn't the name of a model: letters, digits, dots, - and _")
+    return ([model_name(settings, spec)] if spec or not named else []) + list(named)
 
 
 def open_store(settings: "Settings", spec: Path | None) -> "closing[RedisStore]":

@@ -14,7 +14,7 @@ from thalweg.cli.options import (
     ModelSpec,
     SourceSpec,
     SpecFile,
-    model_name,
+    model_names,
     print_stderr,
     read_settings,
     read_source_spec,
@@ -211,7 +211,13 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 @run_app.command("ranker")
 def run_ranker(
     spec: ModelSpec = None,
-    accept_gap: AcceptGap = False,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="A model to serve, beside the spec's; several times for several models."),
+    ] = None,
+    named_only: Annotated[
+        bool, typer.Option("--named-only", help="Leave requests on Kafka that name no model to other rankers.")
+    ] = False,
     http: Annotated[
         str,
         typer.Option(
@@ -222,19 +228,20 @@ def run_ranker(
         ),
     ] = "",
 ) -> None:
-    """Answer ranking requests with the live version.
+    """Answer ranking requests with the live versions of one or more models.
 
-    That is the pinned one, else the newest. To run several, give each its own THALWEG_WORKER.
+    A live version is the pinned one, else the newest. The first model answers requests that name none. To run several
+    rankers, give each its own THALWEG_WORKER: those of a model share its requests.
     """
-    from ranker.serving.service import run_ranker as run
+    from ranker.serving.process import run_ranker as run
 
     settings = read_settings()
-    model = model_name(settings, spec)
+    models = model_names(settings, spec, model or [])
     log_to_stderr(settings.log_level)
     address = http or settings.ranker_http
     if not address:
-        run(settings, model, accept_gap=accept_gap)
+        run(settings, models, named_only=named_only)
         return
     from ranker.http.serve import serve_http
 
-    run(settings, model, accept_gap=accept_gap, beside=partial(serve_http, settings, address))
+    run(settings, models, named_only=named_only, beside=partial(serve_http, settings, address))

@@ -87,7 +87,7 @@ class Caller:
         request_id = request_id_for(0, self._partitions[REPLIES.name])
         request = RankRequest(
             request_id, user, k, context=dict(context or {}),
-            candidates=None if candidates is None else list(candidates),
+            candidates=None if candidates is None else list(candidates), deadline_ms=int(ANSWER_S * 1000),
         )  # fmt: skip
         sent_s = time.monotonic()
         self._send(REQUESTS.name, request_id, [request])

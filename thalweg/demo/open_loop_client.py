@@ -125,7 +125,7 @@ class OpenLoopClient:
             with self._lock:
                 user, time_ms = self._pick(number)
                 self._pending[request_id] = (user, intended_s)
-            request = RankRequest(request_id, user, self._k, time_ms)
+            request = RankRequest(request_id, user, self._k, time_ms, deadline_ms=int(UNANSWERED_S * 1000))
             self._log.send(REQUESTS.name, partition_of(request_id, self._requests), encode_record([request]))
 
     def _pick(self, number: int) -> tuple[str, int]:

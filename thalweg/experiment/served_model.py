@@ -1,5 +1,6 @@
 """A model that learns and is served, in one thread: learner, publisher and ranker without their processes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -13,7 +14,11 @@ from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
+from ranker.serving import served_model as serving
+from ranker.serving.admission import AdmissionQueue
+from ranker.serving.answering import Answerer
 from ranker.serving.history import HistoryReader
+from ranker.serving.reply_writer import ReplyWriter
 from ranker.serving.request_loop import RequestLoop
 from stream.events.topics import EXAMPLES, REPLIES, REQUESTS
 from stream.features.serve_as import as_served
@@ -44,10 +49,11 @@ class ServedModel:
         self._gate = PublishGate(self.model)
         self._watcher = VersionWatcher(self._store, spec.name, cache, now_ms)
         self._scorer = Scorer(1)
-        ranker = Ranker(cache, self._watcher, self._scorer, now_ms)
+        served = serving.ServedModel(spec.name, self._watcher, Ranker(cache, self._watcher, self._scorer, now_ms))
         self._requests = RequestLoop(
-            self.log, self.log.group_reader(REQUESTS.name, "ranker", "0"), ranker, HistoryReader(_no_histories),
-            self._watcher.freshness, now_ms,
+            self.log.group_reader(REQUESTS.name, "ranker", "0"), ReplyWriter(self.log.sender("1"), {REPLIES.name: 1}),
+            Answerer({spec.name: served}, HistoryReader(_no_histories), now_ms), AdmissionQueue(math.inf), now_ms,
+            model=spec.name,
         )  # fmt: skip
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ranker.http.serve import serve_http
+from ranker.serving.served_model import ModelSource
 from ranker.serving.service import RankerService
 from stream.events.codec import decode_replies, encode, encode_record
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
@@ -40,7 +41,7 @@ class Whole:
             self.log.send(ITEMS.name, 0, encode(item), item.item.encode())
         store = MemoryStore("m")
         ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5).publish(store)
-        self.service = RankerService(store, nobody_has_anything, "m", worker="0", threads=2)
+        self.service = RankerService({"m": ModelSource(store)}, nobody_has_anything, threads=2)
         self.http = serve_http(settings, "127.0.0.1:0", self.service)
         self.client = httpx.Client(base_url=f"http://{self.http.address}", timeout=30.0)
         self.failure: BaseException | None = None
@@ -115,6 +116,6 @@ def test_models_and_items_are_shown(whole: Whole) -> None:
 
 def test_it_does_not_start_where_others_could_call(tmp_path: Path) -> None:
     """Beyond loopback it needs tokens."""
-    service = RankerService(MemoryStore("m"), nobody_has_anything, "m", worker="0", threads=1)
+    service = RankerService({"m": ModelSource(MemoryStore("m"))}, nobody_has_anything, threads=1)
     with pytest.raises(SettingsError, match="THALWEG_HTTP_TOKENS"):
         serve_http(Settings(local=tmp_path), "0.0.0.0:0", service)

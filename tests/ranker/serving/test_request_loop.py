@@ -1,108 +1,33 @@
-"""Requests in, replies out, commits: on a log in memory."""
+"""Requests in, replies out: on a log in memory."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import msgspec
 import pytest
 
-from ranker.ranking.entity_cache import EntityCache
-from ranker.ranking.rank import Ranker
-from ranker.ranking.score import Scorer
-from ranker.ranking.version_watcher import VersionWatcher
-from ranker.serving.history import HistoryReader
-from ranker.serving.request_loop import RequestLoop
+from ranker.serving.reply_writer import reply_partitions
 from stream.events.codec import decode_entity, decode_replies, encode_record
 from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
-from stream.events.types import DeadLetter, RankReply, RankRequest
-from stream.log.memory_log import MemoryLog
-from stream.log.protocol import START, partition_of
-from stream.runtime.errors import BadEvent, LogUnavailable
-from stream.snapshots.memory_store import MemoryStore
-from tests.support.random_models import items
-
-
-class ShakyLog(MemoryLog):
-    """A log whose sends or flushes can be made to fail."""
-
-    failing = False
-
-    def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
-        """See Log."""
-        if self.failing:
-            raise LogUnavailable("as the test wants")
-        super().send(topic, partition, value, key)
-
-    def flush(self, timeout_s: float = 10.0) -> None:
-        """See Log."""
-        if self.failing:
-            raise LogUnavailable("as the test wants")
-
-
-class Recording(Ranker):
-    """Remembers which histories and deadlines it was given; fails where the test wants."""
-
-    given: list[tuple[str, Sequence[str] | None]]
-    patience_ms: list[float | None]
-    bad: Exception | None = None
-
-    def answer(
-        self, request: RankRequest, history: Sequence[str] | None, read_s: float, deadline_s: float | None = None
-    ) -> RankReply:
-        """See Ranker."""
-        self.given.append((request.user, history))
-        self.patience_ms.append(None if deadline_s is None else round((deadline_s - read_s) * 1e3, 6))
-        if self.bad and request.user == "bad":
-            raise self.bad
-        return super().answer(request, history, read_s, deadline_s)
-
-
-class Bench:
-    """A loop on a log of two partitions, without a model: answers come by popularity."""
-
-    def __init__(self) -> None:
-        self.log = ShakyLog({REQUESTS.name: 2, REPLIES.name: 3, REQUESTS_DLQ.name: 1}, lambda: 1)
-        cache = EntityCache()
-        for item in items(30):
-            cache.put(item.item, item)
-        watcher = VersionWatcher(MemoryStore("m"), "m", cache, lambda: 1)
-        self.ranker = Recording(cache, watcher, Scorer(1), lambda: 1)
-        self.ranker.given, self.ranker.patience_ms = [], []
-        self.asked: list[list[str]] = []
-        self.reader = self.log.group_reader(REQUESTS.name, "ranker", "0")
-        histories = HistoryReader(self._read, timeout_s=20)
-        self.loop = RequestLoop(self.log, self.reader, self.ranker, histories, watcher.freshness, lambda: 1)
-
-    def _read(self, users: Sequence[str], last: int) -> dict[str, list[str]]:
-        self.asked.append(list(users))
-        return {user: ["i0"] for user in users}
-
-    def ask(self, *requests: RankRequest, partition: int = 0) -> None:
-        """Write a record of requests."""
-        self.log.send(REQUESTS.name, partition, encode_record(requests))
-
-    def replies(self) -> dict[str, list[RankReply]]:
-        """All replies so far, by request."""
-        reader = self.log.reader(REPLIES.name, dict.fromkeys(range(3), START))
-        found: dict[str, list[RankReply]] = {}
-        for record in reader.poll(0, 10_000):
-            for reply in decode_replies(record.value or b""):
-                assert record.partition == partition_of(reply.request_id, 3)
-                found.setdefault(reply.request_id, []).append(reply)
-        return found
+from stream.events.types import DeadLetter, RankReply, RankRequest, ReplyTo
+from stream.log.protocol import START
+from stream.runtime.errors import BadEvent, SettingsError
+from tests.support.request_bench import Bench, metric
 
 
 @pytest.fixture
-def bench() -> Bench:
+def bench() -> Iterator[Bench]:
     """A fresh loop."""
-    return Bench()
+    made = Bench()
+    yield made
+    made.scorer.close()
 
 
 def test_each_request_has_its_reply(bench: Bench) -> None:
     """Requests of any record and partition are answered once each, in the partition of their id."""
     bench.ask(*(RankRequest(f"a{n}", "u") for n in range(20)))
     bench.ask(*(RankRequest(f"b{n}", "u") for n in range(20)), partition=1)
-    assert bench.loop.poll_once(0) == 40
+    assert bench.answer_all() == 40
     assert {r: len(replies) for r, replies in bench.replies().items()} == {
         f"{p}{n}": 1 for p in "ab" for n in range(20)
     }
@@ -114,15 +39,8 @@ def test_histories_are_read_once_a_poll(bench: Bench) -> None:
     bench.ask(RankRequest("1", "u"), RankRequest("2", "v", history=["i5"]), RankRequest("3", "w"))
     bench.ask(RankRequest("4", "u"), partition=1)
     bench.loop.poll_once(0)
-    assert bench.asked == [["u", "w"]]
+    assert bench.looked_up == [["u", "w"]]
     assert sorted(bench.ranker.given) == [("u", ["i0"]), ("u", ["i0"]), ("v", ["i5"]), ("w", ["i0"])]
-
-
-def test_a_deadline_counts_from_when_its_request_was_read(bench: Bench) -> None:
-    """`deadline_ms` after the poll that read it; without one all candidates are scored."""
-    bench.ask(RankRequest("1", "u", deadline_ms=40), RankRequest("2", "u"))
-    bench.loop.poll_once(0)
-    assert bench.ranker.patience_ms == [40.0, None]
 
 
 def test_bad_requests_become_dead_letters_and_cost_only_themselves(bench: Bench) -> None:
@@ -192,40 +110,6 @@ def test_a_request_that_fails_is_answered_with_its_error(bench: Bench, bad: Exce
     assert (replies["1"][0].items, replies["2"][0].error) == ([], "")
 
 
-def test_what_is_not_committed_is_answered_again(bench: Bench) -> None:
-    """Who takes over goes on at the commit: replies before it stand, requests after it are answered (again)."""
-    bench.ask(RankRequest("1", "u"))
-    bench.loop.poll_once(0)
-    bench.loop.commit()
-    bench.ask(RankRequest("2", "u"))
-    bench.loop.poll_once(0)
-    bench.reader.close()
-    again = bench.log.group_reader(REQUESTS.name, "ranker", "1")
-    assert [(r.partition, r.offset) for r in again.poll(0)] == [(0, 1)]
-
-
-def test_replies_that_may_be_lost_are_sent_again(bench: Bench) -> None:
-    """When the log fails, nothing is committed, and after a rewind all that is in doubt is answered again."""
-    bench.ask(RankRequest("1", "u"))
-    bench.loop.poll_once(0)
-    bench.loop.commit()
-    bench.ask(RankRequest("2", "u"), partition=1)
-    bench.log.failing = True
-    with pytest.raises(LogUnavailable):
-        bench.loop.poll_once(0)
-    bench.loop.rewind()
-    bench.log.failing = False
-    assert bench.loop.poll_once(0) == 1
-    assert {r: len(replies) for r, replies in bench.replies().items()} == {"1": 1, "2": 1}
-    bench.log.failing = True
-    with pytest.raises(LogUnavailable):
-        bench.loop.commit()
-    bench.loop.rewind()
-    bench.log.failing = False
-    assert bench.loop.poll_once(0) == 1
-    assert len(bench.replies()["2"]) == 2
-
-
 def test_a_reply_that_no_record_holds_is_an_error(bench: Bench) -> None:
     """A reply above the log's limit isn't sent: a short one says what to do instead."""
     bench.ask(RankRequest("1", "u", k=1000, candidates=[f"{n}" + "x" * 240 for n in range(900)]))
@@ -240,5 +124,58 @@ def test_many_replies_are_cut_into_records(bench: Bench) -> None:
     big = RankReply("1", "u", [], [], 0, features=bytes(100_000))
     bench.ranker.answer = lambda *_: big  # type: ignore[method-assign]
     bench.ask(*(RankRequest("1", "u") for _ in range(30)))
-    assert bench.loop.poll_once(0) == 30
+    assert bench.answer_all() == 30
     assert len(bench.replies()["1"]) == 30
+
+
+def test_a_reply_goes_where_its_request_says(bench: Bench) -> None:
+    """To its `reply_to`, if the operator lists that topic; else an error goes to the partition of the request id."""
+    for request_id, to in (("1", ReplyTo("mine", 1)), ("2", ReplyTo("others", 0)), ("3", ReplyTo("mine", 2)),
+                           ("4", ReplyTo(REQUESTS_DLQ.name, 0)), ("5", ReplyTo(REPLIES.name, 1))):  # fmt: skip
+        bench.ask(RankRequest(request_id, "u", reply_to=to))
+    bench.answer_all()
+    (record,) = bench.log.reader("mine", {0: START, 1: START}).poll(0)
+    assert record.partition == 1
+    assert [reply.request_id for reply in decode_replies(record.value or b"")] == ["1"]
+    records = bench.log.reader(REPLIES.name, {0: START, 1: START, 2: START}).poll(0)
+    found = {reply.request_id: (r.partition, reply) for r in records for reply in decode_replies(r.value or b"")}
+    assert {request_id: reply.kind for request_id, (_, reply) in found.items()} == {
+        "2": "invalid", "3": "invalid", "4": "invalid", "5": "",
+    }  # fmt: skip
+    assert found["5"][0] == 1
+    assert "THALWEG_REPLY_TOPICS" in found["2"][1].error
+    assert sorted(bench.ranker.asked) == ["1", "5"]
+
+
+@pytest.mark.parametrize("topic", [REQUESTS.name, "nowhere"])
+def test_topics_for_replies_are_checked_at_the_start(bench: Bench, topic: str) -> None:
+    """One of the system's own, or one that doesn't exist, is a mistake in the settings."""
+    with pytest.raises(SettingsError, match=f"THALWEG_REPLY_TOPICS names {topic}"):
+        reply_partitions(bench.log, [topic])
+
+
+def test_each_model_has_its_own_rankers(bench: Bench) -> None:
+    """A request is answered by the group of the model that it names; one that names none by those who say so."""
+    other = bench.new_loop("0", "other", answers_unnamed=False)
+    for request_id, model in (("1", ""), ("2", "m"), ("3", "other"), ("4", "nobody's")):
+        bench.ask(RankRequest(request_id, "u", model=model))
+    bench.log.send(REQUESTS.name, 0, b"\xc1 rubbish")
+    before = metric("others_requests_total")
+    assert other.poll_once(0) == 1
+    assert (bench.ranker.asked, metric("others_requests_total") - before) == (["3"], 3)
+    assert bench.answer_all() == 2
+    assert bench.ranker.asked == ["3", "1", "2"]
+    assert len(bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)) == 1
+
+
+def test_json_requests(bench: Bench) -> None:
+    """Requests with named fields are answered as positional ones, in MessagePack; an invalid one is told why."""
+    bench.log.send(REQUESTS.name, 0, b'{"request_id": "1", "user": "u", "k": 2}')
+    bench.log.send(REQUESTS.name, 1, b'[{"request_id": "2", "user": "u"}, {"request_id": "3", "user": "u", "kk": 3}]')
+    bench.log.send(REQUESTS.name, 1, b'{"request_id": ')
+    assert bench.answer_all() == 3
+    replies = bench.replies()
+    assert (len(replies["1"][0].items), replies["2"][0].error) == (2, "")
+    assert replies["3"][0].kind == "invalid"
+    assert "kk" in replies["3"][0].error
+    assert len(bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)) == 2

@@ -1,84 +1,34 @@
-"""The whole ranker: its threads on a log in memory, then as a process on real Kafka and Redis."""
+"""The whole ranker: its threads on a log in memory."""
 
-import json
-import signal
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-import redis
 
+from ranker.serving.served_model import ModelSource
 from ranker.serving.service import RankerService
-from ranker.versions.model import score_features
-from ranker.versions.version_loader import VersionLoader
-from stream.events.codec import decode_replies, encode, encode_record
+from stream.events.codec import encode_record
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
-from stream.events.types import RankReply, RankRequest
-from stream.history.histories import history_key
-from stream.log.kafka_admin import apply_topics, plan_topics
-from stream.log.kafka_log import KafkaLog
+from stream.events.types import RankRequest
 from stream.log.memory_log import MemoryLog
-from stream.log.protocol import START, Log, Reader, partition_of
-from stream.runtime.errors import LogError, LogGap, LogUnavailable, StoreUnavailable
-from stream.runtime.health import run_file
-from stream.runtime.settings import Settings
+from stream.log.protocol import Log
+from stream.runtime.clock import now_ms
+from stream.runtime.errors import LogError, LogUnavailable, StoreUnavailable
 from stream.snapshots.manifest import Decision
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
-from tests.support.forked_services import ForkedProcess, Nest
-from tests.support.random_models import ToyModel, items, some_spec
+from tests.support.ranker_world import Caller, toy, write_items
 from tests.support.waiting import wait_until
-from thalweg.stack.stack import Stack
 
 PATIENCE_S = 60.0
-
-
-def toy() -> ToyModel:
-    """A toy model of both parts."""
-    return ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5)
-
-
-def write_items(log: Log) -> None:
-    """Thirty items, as producers write them."""
-    for item in items(30):
-        log.send(ITEMS.name, 0, encode(item), item.item.encode())
-    log.flush()
-
-
-class Caller:
-    """Asks over a log, and collects all replies."""
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.partitions = log.partitions(REQUESTS.name)
-        self.asked = 0
-        self.replies: list[RankReply] = []
-        self._reader: Reader = log.reader(REPLIES.name, dict.fromkeys(range(log.partitions(REPLIES.name)), START))
-
-    def ask(self, count: int) -> None:
-        """Send `count` requests of some users, one a record."""
-        for _ in range(count):
-            self.asked += 1
-            request = RankRequest(f"r{self.asked}", f"u{self.asked % 7}", k=5)
-            self.log.send(REQUESTS.name, partition_of(request.request_id, self.partitions), encode_record([request]))
-        self.log.flush()
-
-    def answered(self) -> bool:
-        """Whether every request has its reply by now."""
-        for record in self._reader.poll(0.05):
-            self.replies += decode_replies(record.value or b"")
-        return {r.request_id for r in self.replies} == {f"r{n + 1}" for n in range(self.asked)}
 
 
 @pytest.fixture
 def memory() -> MemoryLog:
     """The ranker's topics in memory."""
     topics = (REQUESTS, REPLIES, REQUESTS_DLQ, ITEMS, USERS)
-    return MemoryLog({topic.name: 1 if topic is REQUESTS_DLQ else 2 for topic in topics}, lambda: 1)
+    return MemoryLog({topic.name: 1 if topic is REQUESTS_DLQ else 2 for topic in topics}, now_ms)
 
 
 class Running:
@@ -109,10 +59,15 @@ def no_histories(users: Sequence[str], last: int) -> dict[str, list[str]]:
     return {user: [] for user in users}
 
 
+def ranker(store: MemoryStore, files: VersionFiles | None = None) -> RankerService:
+    """A service of one model."""
+    return RankerService({"m": ModelSource(store, files)}, no_histories, threads=2)
+
+
 @pytest.fixture
 def service() -> Iterator[RankerService]:
     """A service on an empty store in memory."""
-    made = RankerService(MemoryStore("m"), no_histories, "m", worker="0", threads=2)
+    made = ranker(MemoryStore("m"))
     yield made
     made.stop.set()
 
@@ -121,7 +76,7 @@ def test_it_answers_before_and_after_the_first_snapshot(memory: MemoryLog) -> No
     """Without a model by popularity; with one, by it, without a restart."""
     store, model = MemoryStore("m"), toy()
     write_items(memory)
-    running = Running(RankerService(store, no_histories, "m", worker="0", threads=2), lambda: memory)
+    running = Running(ranker(store), lambda: memory)
     caller = Caller(memory)
     wait_until(lambda: running.service.ready()[0])
     caller.ask(3)
@@ -141,7 +96,7 @@ def test_an_item_that_is_deleted_is_not_retrieved_any_more(memory: MemoryLog) ->
     store = MemoryStore("m")
     toy().publish(store)
     write_items(memory)
-    running = Running(RankerService(store, no_histories, "m", worker="0", threads=2), lambda: memory)
+    running = Running(ranker(store), lambda: memory)
     caller = Caller(memory)
     wait_until(lambda: running.service.ready() == (True, "ready (version 1)"))
     caller.ask(1)
@@ -159,7 +114,7 @@ def test_an_item_that_is_deleted_is_not_retrieved_any_more(memory: MemoryLog) ->
     wait_until(not_retrieved)
     assert caller.replies[-1].scored == 29
     caller.asked += 1
-    named = RankRequest(f"r{caller.asked}", "u1", candidates=[gone])
+    named = RankRequest(f"r{caller.asked}", "u1", candidates=[gone], deadline_ms=60_000)
     memory.send(REQUESTS.name, 0, encode_record([named]))
     wait_until(caller.answered)
     assert caller.replies[-1].items == [gone]
@@ -189,7 +144,7 @@ def test_the_first_request_finds_all_items(memory: MemoryLog, tmp_path: Path) ->
     files.save(store, manifest)
     write_items(memory)
     silent = SilentStore("m")
-    running = Running(RankerService(silent, no_histories, "m", worker="0", threads=2, files=files), lambda: memory)
+    running = Running(ranker(silent, files), lambda: memory)
     caller = Caller(memory)
     wait_until(lambda: running.service.ready()[0])
     assert silent.asked.is_set()
@@ -226,95 +181,35 @@ def test_a_missing_topic_ends_it(service: RankerService) -> None:
     assert not service.live()[0]
 
 
-@pytest.mark.parametrize("accept_gap", [False, True])
-def test_a_gap_ends_it_unless_accepted(memory: MemoryLog, accept_gap: bool) -> None:
-    """Requests that retention took are named; with `accept_gap` the rest is answered."""
+def test_a_gap_is_skipped(memory: MemoryLog, service: RankerService) -> None:
+    """Requests that retention took before a ranker came don't end it: the rest is answered."""
     caller = Caller(memory)
     caller.partitions = 1
     caller.ask(3)
-    group = memory.group_reader(REQUESTS.name, "ranker", "0")
+    group = memory.group_reader(REQUESTS.name, "ranker-m", "0")
     group.commit({0: 1})
     group.close()
     memory.truncate(REQUESTS.name, 0, 2)
     write_items(memory)
-    service = RankerService(MemoryStore("m"), no_histories, "m", worker="0", threads=1, accept_gap=accept_gap)
     running = Running(service, lambda: memory)
-    if accept_gap:
-        wait_until(lambda: caller.answered() or bool(caller.replies))
-        assert [r.request_id for r in caller.replies] == ["r3"]
-    else:
-        running.thread.join(PATIENCE_S)
-        assert isinstance(running.failure, LogGap)
+    wait_until(lambda: caller.answered() or bool(caller.replies))
+    assert [r.request_id for r in caller.replies] == ["r3"]
     running.end()
+    assert running.failure is None
 
 
-class World:
-    """The shared stack under a prefix of one test's own, with a ranker process."""
-
-    def __init__(self, nest: Nest, stack: Stack, prefix: str, local: Path) -> None:
-        self._nest = nest
-        self.settings = Settings(kafka=stack.kafka, redis=stack.redis, topic_prefix=prefix, local=local, partitions=2)
-        apply_topics(self.settings, plan_topics(self.settings))
-        self.log = KafkaLog(self.settings)
-        self.store = RedisStore(self.settings, "m")
-
-    def ranker(self) -> ForkedProcess:
-        """Start a ranker process."""
-        given = self.settings.model_dump(include={"kafka", "redis", "topic_prefix"}) | {
-            "local": str(self.settings.local)
-        }
-        return self._nest.run("ranker", [json.dumps(given)], {}, self.settings.local / "ranker.log")
-
-    def health(self, path: str) -> str:
-        """What the ranker answers on one of its paths; empty when it doesn't."""
-        try:
-            port = json.loads(run_file(self.settings, "ranker").read_text())["port"]
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=2) as answer:
-                return str(answer.read().decode())
-        except (OSError, ValueError):
-            return ""
-
-
-@pytest.fixture
-def world(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
-    """A world on the shared stack."""
-    made = World(nest, stack, topic_prefix, tmp_path)
-    yield made
-    made.log.close()
-    made.store.close()
-
-
-def test_on_real_kafka_and_redis(world: World) -> None:
-    """Under swaps each reply is of one version that recomputes it, less what the user has; SIGTERM ends it."""
-    model = toy()
-    write_items(world.log)
-    with redis.Redis.from_url(world.settings.redis) as client:
-        client.zadd(history_key("u3", world.settings.topic_prefix), {"i7": 1.0, "i8": 2.0})
-    model.publish(world.store)
-    process = world.ranker()
-    try:
-        wait_until(lambda: world.health("readyz").startswith("ready (version"))
-        caller = Caller(world.log)
-        for n in range(20):
-            caller.ask(25)
-            model.learn()
-            newest = model.publish(world.store).version
-            if n % 5 == 4:  # whoever asks from now on is answered by this one or a later one
-                wait_until(lambda: f"(version {newest}" in world.health("readyz"))  # noqa: B023  # called at once
-        wait_until(caller.answered)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, (world.settings.local / "ranker.log").read_text()
-    finally:
-        process.kill()
-        process.wait()
-    assert len(caller.replies) == 500
-    assert len({r.version for r in caller.replies}) > 3
-    loader = VersionLoader(world.store, "m")
-    versions = {number: loader.load(number) for number in {r.version for r in caller.replies}}
-    for reply in caller.replies:
-        assert (reply.error, reply.items == []) == ("", False)
-        scores = score_features(versions[reply.version], reply.features, len(reply.items))
-        assert np.abs(scores - reply.scores).max() <= 1e-5
-    known = [r for r in caller.replies if r.user == "u3" and "no_history" not in r.notes]
-    assert known
-    assert not any({"i7", "i8"} & set(reply.items) for reply in known)
+def test_several_models_in_one_ranker(memory: MemoryLog) -> None:
+    """Each request is answered once, by the model that it names, or the first one."""
+    store = MemoryStore("m")
+    toy().publish(store)
+    write_items(memory)
+    sources = {"m": ModelSource(store), "n": ModelSource(MemoryStore("n"))}
+    running = Running(RankerService(sources, no_histories, threads=1), lambda: memory)
+    wait_until(lambda: running.service.ready()[1].startswith("ready (m: version 1, n: no model yet"))
+    caller = Caller(memory)
+    for model in ("", "m", "n", "n"):
+        caller.ask(1, model)
+    wait_until(caller.answered)
+    assert sorted((r.request_id, r.version) for r in caller.replies) == [("r1", 1), ("r2", 1), ("r3", 0), ("r4", 0)]
+    running.end()
+    assert running.failure is None

@@ -1,0 +1,89 @@
+"""`thalweg run ranker`: a RankerService on Kafka and Redis, with its health, until a signal ends it."""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Protocol
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+
+from ranker.builder.builder_client import BuilderClient, start_builder
+from ranker.ranking.score import SWITCH_S
+from ranker.serving.served_model import ModelSource
+from ranker.serving.service import KafkaOptions, RankerService
+from stream.history.histories import read_histories
+from stream.log.kafka_log import KafkaLog
+from stream.runtime.health import Health, run_file
+from stream.runtime.settings import Settings
+from stream.snapshots.redis_client import connect
+from stream.snapshots.redis_store import RedisStore
+from stream.snapshots.version_files import VersionFiles
+
+
+class Transport(Protocol):
+    """Another way in beside Kafka, which runs in threads of its own."""
+
+    address: str
+
+    def live(self) -> tuple[bool, str]:
+        """Whether it runs, else why not."""
+
+    def close(self) -> None:
+        """Answer what was received, then end."""
+
+
+def run_ranker(
+    settings: Settings,
+    models: Sequence[str],
+    *,
+    named_only: bool = False,
+    beside: Callable[[RankerService], Transport] | None = None,
+) -> None:
+    """Rank by `models` until SIGINT or SIGTERM. Raises SettingsError, or LogError when a retry won't help.
+
+    `beside` starts another transport. With `named_only` requests on Kafka that name no model are left to other rankers,
+    else the first of `models` answers them.
+    """
+    settings.need_kafka()
+    threadpool_limits(1)  # BLAS: several threads score at once, each a batch of its own
+    sys.setswitchinterval(SWITCH_S)
+    with ExitStack() as open_:
+        client = open_.enter_context(closing(connect(settings)))
+
+        def read(users: Sequence[str], last: int) -> dict[str, list[str]]:
+            return read_histories(client, users, last, settings.topic_prefix)
+
+        service = RankerService(
+            {
+                model: ModelSource(
+                    open_.enter_context(closing(RedisStore(settings, model))),
+                    VersionFiles(settings.local / "ranker" / settings.worker / f"{settings.topic_prefix}{model}"),
+                    BuilderClient(partial(start_builder, settings, model)),
+                )
+                for model in dict.fromkeys(models)
+            },
+            read,
+            threads=settings.ranker_threads,
+            queue_ms=settings.ranker_queue_ms,
+            options=KafkaOptions(settings.worker, not named_only, settings.allowed_reply_topics, settings.ranker_acks),
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: service.stop.set())
+        other = beside(service) if beside else None
+
+        def live() -> tuple[bool, str]:
+            ours = service.live()
+            return ours if other is None or not ours[0] else other.live()
+
+        health = Health(
+            settings.host,
+            settings.ranker_port,
+            service.ready,
+            live,
+            written_to=run_file(settings, "ranker"),
+            also={"http": other.address} if other else None,
+        )
+        with closing(health):
+            service.run(lambda: KafkaLog(settings), other.close if other else lambda: None)

@@ -1,0 +1,98 @@
+"""Two rankers share the requests: one that is killed, or stopped, leaves none unanswered."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.forked_services import Nest
+from tests.support.ranker_world import Caller, World, toy, write_items
+from tests.support.waiting import wait_until
+from thalweg.stack.stack import Stack
+
+pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
+
+EVERY_S = 0.01
+
+
+class Load:
+    """Asks every EVERY_S, and notes how long each request waited for its first reply: two threads."""
+
+    def __init__(self, world: World) -> None:
+        self.caller = Caller(world.log)
+        self.waited_s: dict[str, float] = {}
+        self._sent_s: dict[str, float] = {}
+        self._stop, self._end = threading.Event(), threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._ask, self._receive)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            self._sent_s[f"r{self.caller.asked + 1}"] = time.monotonic()
+            self.caller.ask(1)
+
+    def _receive(self) -> None:
+        while not self._end.is_set():
+            first = len(self.caller.replies)
+            self.caller.answered()
+            for reply in self.caller.replies[first:]:
+                self.waited_s.setdefault(reply.request_id, time.monotonic() - self._sent_s[reply.request_id])
+
+    def wait_for(self, more: int) -> None:
+        """Until so many more requests have replies."""
+        enough = len(self.waited_s) + more
+        wait_until(lambda: len(self.waited_s) >= enough, f"{more} replies")
+
+    def finish(self) -> None:
+        """Ask no more, and see that every request has its reply."""
+        self._stop.set()
+        try:
+            wait_until(lambda: len(self.waited_s) == self.caller.asked, "the last replies")
+        finally:
+            self._end.set()
+            for thread in self._threads:
+                thread.join()
+
+
+@pytest.fixture
+def world(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
+    """Four partitions, items and a version."""
+    made = World(nest, stack, topic_prefix, tmp_path, partitions=4)
+    write_items(made.log)
+    toy().publish(made.store)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_one_of_two_rankers_ends_under_load(world: World, number: signal.Signals) -> None:
+    """Whoever is left answers the other's partitions too: each request has a ranked reply."""
+    rankers = {worker: world.ranker(worker) for worker in "ab"}
+    try:
+        for worker in rankers:
+            wait_until(lambda: world.health("readyz", worker).startswith("ready (version"))  # noqa: B023  # at once
+        load = Load(world)
+        wait_until(lambda: all(_replies(world, worker) for worker in rankers), "both rankers to answer")
+        load.wait_for(100)
+        before = len(load.waited_s)
+        rankers["a"].send_signal(number)
+        rankers["a"].wait(60)
+        load.wait_for(100)
+        wait_until(lambda: len(load.waited_s) >= load.caller.asked - 5, "the survivor to catch up")
+        load.wait_for(100)
+        load.finish()
+        print(f"{number.name}: the last to be answered waited {max([*load.waited_s.values()][before:]):.2f} s")
+    finally:
+        for process in rankers.values():
+            process.kill()
+            process.wait()
+    assert {reply.error for reply in load.caller.replies} == {""}
+
+
+def _replies(world: World, worker: str) -> float:
+    lines = world.health("metrics", worker).splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("thalweg_ranker_replies_total "))
