@@ -9,11 +9,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from ranker.http.bodies import JSON, Headers, Receive, answer_form, form_of, read_body
+from ranker.http.bodies import JSON, Headers, Receive, Send, answer_form, form_of, read_body, send_answer
 from ranker.http.problems import (
     EXPIRED,
     FAILED,
@@ -23,6 +23,7 @@ from ranker.http.problems import (
     UNKNOWN_MODEL,
     HttpProblem,
 )
+from ranker.http.tokens import Caller
 from ranker.serving import answering
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer, Histories
@@ -38,8 +39,6 @@ PROBLEMS: Final = {
     types.UNKNOWN_MODEL: UNKNOWN_MODEL,
     types.FAILED: FAILED,
 }
-
-Send = Any
 
 
 class RankAnswer(msgspec.Struct, frozen=True):
@@ -121,12 +120,14 @@ class RankEndpoint:
         self._queue = RankingQueue(answerer, admission, clock_ms)
         self._reads = ThreadPoolExecutor(1, thread_name_prefix="http-histories")
 
-    async def __call__(self, headers: Headers, receive: Receive, send: Send) -> None:
+    async def __call__(self, caller: Caller, headers: Headers, receive: Receive, send: Send) -> None:
         """One request. Raises HttpProblem."""
         arrived_ms = self._now_ms()
         is_ready, state = self._ready()
         if not is_ready:
             raise HttpProblem(NOT_READY, state, retry_after_s=1)
+        if self._admission.is_full:
+            raise self._problem(self._shed(RankRequest("", ""), arrived_ms))  # it isn't even read
         form = form_of(headers)
         answered_as = answer_form(headers, form)
         request = self._decode(await read_body(headers, receive), is_json=form == JSON)
@@ -134,12 +135,7 @@ class RankEndpoint:
         if reply.error:
             raise self._problem(reply)
         body = (_json if answered_as == JSON else _msgpack).encode(_answer(reply))
-        await send({
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [(b"content-type", answered_as), (b"content-length", str(len(body)).encode())],
-        })  # fmt: skip
-        await send({"type": "http.response.body", "body": body})
+        await send_answer(send, 200, answered_as, body)
 
     def _decode(self, body: bytes, *, is_json: bool) -> RankRequest:
         try:
@@ -155,9 +151,7 @@ class RankEndpoint:
     async def _reply(self, request: RankRequest, arrived_ms: int) -> RankReply:
         left_ms = self._answerer.left_ms(request, arrived_ms)
         if left_ms > 0 and not self._admission.admit(left_ms):
-            reply = answering.shed(request, self._admission.queue_ms)
-            self._answerer.observe(reply, arrived_ms)
-            return reply
+            return self._shed(request, arrived_ms)
         if left_ms <= 0:
             return self._answerer.answer_with(request, arrived_ms, None)  # expired: it costs nothing
         try:
@@ -166,6 +160,11 @@ class RankEndpoint:
             self._admission.done()
             raise
         return await self._queue.ask(request, arrived_ms, histories)
+
+    def _shed(self, request: RankRequest, arrived_ms: int) -> RankReply:
+        reply = answering.shed(request, self._admission.queue_ms)
+        self._answerer.observe(reply, arrived_ms)
+        return reply
 
     async def _histories(self, request: RankRequest) -> Histories | None:
         """The user's history; other requests go on while it is read."""

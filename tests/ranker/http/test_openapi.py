@@ -9,11 +9,12 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from tests.support.http_ranker import HttpRanker, http_ranker
 
 EXAMPLES = 25
-POSTS = ("/v1/rank",)
+POSTS = ("/v1/rank", "/v1/events")
 GETS = ("/v1/models", "/v1/items/{item}", "/livez", "/readyz")
 CASES = [
     *((path, "POST", mode) for path in POSTS for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)),
@@ -54,7 +55,10 @@ def test_every_generated_request_gets_a_documented_answer(
     def check(case: Any) -> None:
         if mode is GenerationMode.POSITIVE:
             case.body = integral(case.body)
-        case.call_and_validate()
+        if path == "/v1/events":  # invalid events are answered one by one, in a 207
+            case.call_and_validate(excluded_checks=[negative_data_rejection])
+        else:
+            case.call_and_validate()
 
     check()
 
