@@ -66,7 +66,8 @@ def post_operation(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """An operation that Litestar doesn't route, and its schemas.
 
-    `answers` by status; `headers` by name, what each is and its pattern. Types are those that msgspec decodes and encodes.
+    `answers` by status; `headers` by name, what each is and its pattern. Types are those that msgspec decodes and
+    encodes.
     """
     (taken, *given), schemas = msgspec.json.schema_components(
         [body, *(answer for _, answer in answers.values())], ref_template=REF
