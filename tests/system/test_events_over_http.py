@@ -15,8 +15,9 @@ from stream.log.protocol import START, partition_of
 from stream.runtime.health import run_file
 from tests.support.forked_services import ForkedProcess, Nest
 from tests.support.ranker_world import World, toy, write_items
+from tests.support.stack_faults import stop_server
 from tests.support.waiting import wait_until
-from thalweg.stack.stack import Stack
+from thalweg.stack.stack import Stack, up
 
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 
@@ -63,6 +64,32 @@ def ids_of(world: World) -> list[str]:
                 found.append((user, event.request_id if isinstance(event, Impression) else event.install_id))  # type: ignore[union-attr]
     reader.close()
     return [event_id for _, event_id in sorted(found, key=lambda one: one[0])]
+
+
+def test_without_kafka_events_are_503_and_a_retry_writes_them(stack: Stack, world: World, nest: Nest) -> None:
+    """Lists are ranked meanwhile; once the broker is back, the same call is taken, and its ids are in the topic."""
+    ranker = start(world, nest, "a")
+    try:
+        with client_of(world, "a") as client:
+
+            def call() -> httpx.Response:
+                installs = [{"type": "install", "user": f"u{n}", "item": "i1"} for n in range(10)]
+                return client.post("/v1/events", json=installs, headers={"Idempotency-Key": "7d10"})
+
+            assert client.post("/v1/events", json=[{"type": "user", "user": "u0"}]).status_code == 200
+            stop_server(stack.root, "broker", kill=True)
+            refused = call()
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1"), refused.text
+            assert refused.json()["type"] == "urn:thalweg:problem:log_unavailable"
+            ranked = client.post("/v1/rank", json={"user": "u1", "k": 3, "deadline_ms": 60_000})
+            assert ranked.status_code == 200, ranked.text
+            up(stack.root)
+            wait_until(lambda: call().status_code == 200, "Kafka to have them")
+            assert {result["id"] for result in call().json()["results"]} <= set(ids_of(world))
+    finally:
+        up(stack.root)
+        ranker.kill()
+        ranker.wait()
 
 
 def test_a_call_that_is_sent_again_to_another_ranker_writes_the_same_ids(world: World, nest: Nest) -> None:
