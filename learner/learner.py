@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
-from learner.checkpoints.checkpoint import Checkpoint, Origin
+from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import ANCHORED, PASSED, CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.dead_letters import DeadLetterBuffer
@@ -45,6 +45,8 @@ class Learner:
         self._files = files
         begun = model.held_out.begun  # a process that was killed may not have pinned a checkpoint for the last one
         self._anchors_pinned = begun if files.pinned(ANCHORED) else max(begun - 1, 0)  # when one was pinned
+        self._is_rolled_back = False  # to a state that may be on no disk
+        self._is_due = False  # a checkpoint, whatever was learned and when
         self._unproven: tuple[int, int] | None = None  # offset, and `model.learned`, of a checkpoint that may be good
         self.publisher: Publisher | None = None
         self.dead_letters = DeadLetterBuffer(log_)
@@ -91,9 +93,9 @@ class Learner:
                 return
             self._maybe_pin()
             due = now or at_ms - self._checkpoint_ms >= self._checkpoint_every_ms
-            if not due or checkpointer.offset == self.offset:
+            if not self._is_due and not (due and checkpointer.offset != self.offset):
                 return
-            self._checkpoint_ms = at_ms
+            self._checkpoint_ms, self._is_due = at_ms, False
             checkpointer.begin()
         if not checkpointer.sweep(wait=now):
             return
@@ -108,18 +110,25 @@ class Learner:
         """Versions and tokens: the publisher's, once there is one."""
         return self.publisher.used if self.publisher else self.used
 
-    def _write_at_once(self, checkpointer: Checkpointer) -> Origin:
-        """A checkpoint of its model, at this learner's offset. Raises CheckpointError."""
-        used = self._used_by_now
-        return checkpointer.write(self.offset, used.token, used.version)
+    def _begin_checkpoints(self) -> None:
+        """Of a model that was replaced; the first one is due at once, and written beside learning."""
+        self.checkpointer = Checkpointer(self.model, self._files, self.offset)
+        self._is_due, self._unproven = True, None
+
+    @property
+    def may_publish(self) -> bool:
+        """Not before the state that learning was rolled back to is saved, or can't be: a process that is killed
+        meanwhile goes on with the state before, and would contradict what is live.
+        """
+        return not self._is_rolled_back or self.checkpointer.is_saved or self.checkpointer.error is not None
 
     def roll_back(self, reason: str, kind: str = PASSED) -> None:
-        """Return to the checkpoint that is pinned, of this kind, between two records, and write a checkpoint of that.
+        """Return to the checkpoint that is pinned, of this kind, between two records; a checkpoint of that begins.
 
         Weights, embeddings and statistics are those of then; the offset, ids learned and figures are those of now, so
         no example is learned again, and what was learned between is lost. A process that is killed restarts from the
-        state before or after. Without a pinned checkpoint nothing changes. Raises LogUnavailable, LogError before
-        anything changes.
+        state before or after; nothing is published (`may_publish`) until it is the one after. Without a pinned
+        checkpoint nothing changes. Raises LogUnavailable, LogError before anything changes.
         """
         assert not self.mid_record, "between two records"
         self.dead_letters.confirm()
@@ -132,14 +141,10 @@ class Learner:
         else:
             self.model.return_to(resume(self.model.spec, good))
             self.model.roll_backs += 1
-            self.checkpointer = Checkpointer(self.model, self._files, good.meta.offset)
-            self._checkpoint_ms = now_ms()
-            try:
-                written = self._write_at_once(self.checkpointer)
-                for pin in {PASSED, kind}:
-                    self._files.pin(written.name, pin)
-            except CheckpointError as error:
-                log.error("the state that learning is rolled back to isn't saved yet", reason=str(error))
+            self._begin_checkpoints()
+            self._is_rolled_back = True
+            if good.origin and kind != PASSED:  # what passed the gate since was worse
+                self._pin(good.origin.name, PASSED)
             lost = self.model.examples - good.meta.examples
             log.error("learning is rolled back", reason=reason, to_offset=good.meta.offset, examples_lost=lost)
         if self.publisher:
@@ -193,23 +198,17 @@ class Learner:
             log.error("the last good checkpoint can't be pinned", reason=str(error))
 
     def replace_model(self, model: Model) -> None:
-        """Learn with a model that has learned up to this learner's offset; its checkpoint is durable before.
+        """Learn with a model that has learned up to this learner's offset, once dead letters before it are confirmed.
 
-        Raises CheckpointError, LogUnavailable, LogError: then nothing has changed.
+        Its first checkpoint begins; until `is_saved` the caller keeps what the model can be made from again.
         """
-        self.dead_letters.confirm()
         self.checkpointer.abandon()
-        self._unproven = None
         model.installs = self.model.installs
         model.progress.milestones.clear()  # the other process's
-        checkpointer = Checkpointer(model, self._files, self.offset)
-        written = self._write_at_once(checkpointer)
-        self.checkpointer, self._checkpoint_ms = checkpointer, now_ms()
-        self.model = model
-        if model.held_out.anchor is None:  # nobody can judge it by what was before, and nothing returns to that
-            self._anchors_pinned = model.held_out.begun
-            for kind in (PASSED, ANCHORED) if model.held_out.share else (PASSED,):
-                self._pin(written.name, kind)
+        self.model, self._is_rolled_back = model, False
+        self._begin_checkpoints()
+        if model.held_out.share and model.held_out.anchor is None:  # what is pinned may be of another spec
+            self._anchors_pinned = model.held_out.begun - 1
         if self.publisher:
             self.publisher.replace_model(model)
 

@@ -1,15 +1,15 @@
 """The learner's side of a retrain: starts its process when the model calls for one, and takes what it leaves.
 
-A new model is restored in a thread of its own. When the learner has reached its offset, it catches up with the learner,
-which waits; then it's written as the learner's checkpoint, and one reference is swapped. A kill before the checkpoint's
-rename: never promoted, and the verdict is taken again. After: promoted. Replay after either ends in the same bits.
+A new model is restored in a thread of its own, where it learns most of what came since its verdict; the learner's
+thread does the rest, and swaps one reference. Learning and publishing go on at once, and the new model's first
+checkpoint is written beside them. Until it's there, verdict and candidate stay, and say that it's live: a learner that
+was killed begins with the candidate (`service.py`), and comes to the same model, to the bit. A kill before the swap:
+the verdict is taken again.
 """
 
-import math
 import subprocess
 import sys
 import threading
-from contextlib import closing
 from time import monotonic as monotonic_s
 from typing import Final
 
@@ -21,13 +21,45 @@ from learner.retraining.retrain_files import Outcome, RetrainFiles
 from learner.training import metrics
 from learner.training.model import Model
 from stream.events.topics import EXAMPLES
-from stream.runtime.errors import CheckpointError, LogGap, ThalwegError
+from stream.log.protocol import Log, Reader, Record
+from stream.runtime.errors import LogError, LogGap, LogUnavailable, ThalwegError
 from stream.runtime.settings import Settings
 
 LOOK_S: Final = 1.0  # between two looks for a verdict
 POLL_S: Final = 0.5
-RETRY_S: Final = 10.0  # from a checkpoint that couldn't be written to the next try: each writes a whole base
+ROUNDS: Final = 4  # of catching up beside the learner: in each one it is behind by less
 log = structlog.get_logger("learner")
+
+
+class _Candidate:
+    """A restored model that learns what its learner has learned since. One thread after the other uses it."""
+
+    def __init__(self, log_: Log, model: Model, offset: int) -> None:
+        self.model, self._offset, self._log = model, offset, log_
+        self._reader: Reader | None = None
+        self._unlearned: list[Record] = []
+
+    def learn_to(self, end: int) -> None:
+        """Learn what lies before this offset; its dead letters were written when the learner learned it.
+
+        Raises LogGap, LogUnavailable, LogError.
+        """
+        while self._offset < end:
+            if not self._unlearned:
+                self._reader = self._reader or self._log.reader(EXAMPLES.name, {0: self._offset})
+                self._unlearned = self._reader.poll(POLL_S)
+            records = [record for record in self._unlearned if record.offset < end]
+            for chunk in self.model.record_encoder.records(records):
+                for first, last in self.model.steps(chunk):
+                    self.model.learn_records(chunk, first, last)
+                    self._offset = chunk.origins[last - 1].offset + 1
+            self._unlearned = self._unlearned[len(records) :]
+
+    def close(self) -> None:
+        """Close its reader; learning goes on with another one."""
+        if self._reader:
+            self._reader.close()
+        self._reader = None
 
 
 class Promotion:
@@ -38,11 +70,10 @@ class Promotion:
         self.files = RetrainFiles(settings, learner.model.spec.name)
         self._process: subprocess.Popen[bytes] | None = None
         self._looked_s = 0.0
-        self._failed_s = -math.inf  # when the checkpoint couldn't be written
         self._outcome: Outcome | None = None  # being taken
-        self._offset = 0  # the next one that the restored model has to learn
         self._restoring: threading.Thread | None = None
-        self._restored: Model | None = None
+        self._restored: _Candidate | None = None
+        self._is_live = False  # the outcome's model; there may be no checkpoint of it yet
 
     def step(self) -> bool:
         """Start a retrain if one is called for; take a verdict. Returns whether the model was replaced.
@@ -54,15 +85,20 @@ class Promotion:
             self._look()
         if self._outcome is None or (self._restoring and self._restoring.is_alive()):
             return False
-        if self._restored is None:
-            self._drop("its checkpoint can't be restored")
+        if self._is_live:
+            self._forget_once_saved()
             return False
-        if self._learner.offset < self._outcome.offset or monotonic_s() - self._failed_s < RETRY_S:
+        if self._restored is None or self._why_outdated(self._outcome):
+            self._drop(self._why_outdated(self._outcome) or "its checkpoint can't be restored")
             return False
-        return self._promote(self._outcome, self._restored)
+        checkpointer = self._learner.checkpointer  # one that is being written would be waited for
+        is_free = checkpointer.is_sweeping or checkpointer.is_idle(wait=False)
+        return is_free and self._learner.offset >= self._outcome.offset and self._promote(self._outcome, self._restored)
 
     def close(self) -> None:
         """End the process; what it was at is dropped."""
+        if self._is_live:
+            self._forget_once_saved()
         if self._process and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
@@ -87,39 +123,56 @@ class Promotion:
             return
         if not outcome.verdict.promoted:
             self._drop(outcome.verdict.reason)
-        elif outcome.warm_starts != self._learner.model.warm_starts + 1:
-            self._drop("another model was promoted meanwhile")
-        elif outcome.roll_backs != self._learner.model.roll_backs:
-            self._drop("learning was rolled back meanwhile, and it was trained from what was before")
+        elif reason := self._why_outdated(outcome):
+            self._drop(reason)
         else:
             self._restoring = threading.Thread(target=self._restore, name="restore", daemon=True)
             self._restoring.start()
+
+    def _why_outdated(self, outcome: Outcome) -> str:
+        """Why it may no longer take over from the model that learns now; empty: it may."""
+        if outcome.warm_starts != self._learner.model.warm_starts + 1:
+            return "another model was promoted meanwhile"
+        if outcome.roll_backs != self._learner.model.roll_backs:
+            return "learning was rolled back meanwhile, and it was trained from what was before"
+        return ""
 
     def _restore(self) -> None:
         try:
             checkpoint = self.files.candidates.newest()
             spec = spec_of(checkpoint.meta) if checkpoint else None
             if checkpoint and spec and self._outcome and checkpoint.meta.offset == self._outcome.offset:
-                self._offset = checkpoint.meta.offset
                 live = self._learner.model  # its tunables are those that were configured last
                 restored = resume(live.spec if live.spec.identity() == spec.identity() else spec, checkpoint)
                 restored.learned_ids.ids_max = live.learned_ids.ids_max
-                self._restored = restored
+                self._restored = _Candidate(self._learner.log, restored, checkpoint.meta.offset)
+                for _ in range(ROUNDS):
+                    self._restored.learn_to(self._learner.offset)
+        except LogError:
+            pass  # the learner's thread comes upon it, too, and says so
         except ThalwegError as error:
             log.error("a new model can't be restored", reason=str(error))
 
-    def _promote(self, outcome: Outcome, model: Model) -> bool:
-        learner = self._learner
+    def _promote(self, outcome: Outcome, candidate: _Candidate) -> bool:
+        learner, model = self._learner, candidate.model
         try:
-            self._catch_up(model)
-            learner.replace_model(model)
+            candidate.learn_to(learner.offset)
+            learner.dead_letters.confirm()
+            if not self.files.promote(outcome):
+                self._drop("another retrain's verdict has taken the place of its own")
+                return False
         except LogGap as error:
             self._drop(str(error))
             return False
-        except CheckpointError as error:
-            self._failed_s = monotonic_s()
-            log.error("a new model can't be written, so it isn't promoted yet", reason=str(error), retry_s=RETRY_S)
+        except LogUnavailable:
+            candidate.close()
+            raise
+        except OSError as error:
+            self._drop(f"{self.files.folder} can't be written ({error.strerror})")
             return False
+        learner.replace_model(model)
+        candidate.close()
+        self._restored, self._is_live = None, True
         verdict = outcome.verdict
         log.info(
             "a new model is live", why=outcome.why, examples=model.examples, offset=learner.offset,
@@ -128,20 +181,7 @@ class Promotion:
             spec=model.spec.fingerprint(),
         )  # fmt: skip
         metrics.RETRAINS.labels("promoted").inc()
-        self._forget()
         return True
-
-    def _catch_up(self, model: Model) -> None:
-        """Let the new model learn what the learner has learned since; dead letters were written then."""
-        if self._offset >= self._learner.offset:
-            return
-        with closing(self._learner.log.reader(EXAMPLES.name, {0: self._offset})) as reader:
-            while self._offset < self._learner.offset:
-                records = [record for record in reader.poll(POLL_S) if record.offset < self._learner.offset]
-                for chunk in model.record_encoder.records(records):
-                    for first, last in model.steps(chunk):
-                        model.learn_records(chunk, first, last)
-                        self._offset = chunk.origins[last - 1].offset + 1
 
     def _drop(self, reason: str) -> None:
         assert self._outcome is not None
@@ -153,7 +193,15 @@ class Promotion:
         metrics.RETRAINS.labels("dropped").inc()
         self._forget()
 
+    def _forget_once_saved(self) -> None:
+        """A checkpoint of the model that is live needs its verdict no more."""
+        if self._learner.checkpointer.is_saved:
+            self._forget()
+
     def _forget(self) -> None:
         if self._outcome is not None:
             self.files.forget(self._outcome)
+        if self._restored:
+            self._restored.close()
         self._outcome = self._restored = self._restoring = None
+        self._is_live = False

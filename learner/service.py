@@ -27,7 +27,7 @@ from stream.events.topics import EXAMPLES
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import LogError, LogGap, LogUnavailable
+from stream.runtime.errors import CheckpointError, LogError, LogGap, LogUnavailable
 from stream.runtime.health import Health, run_file
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
@@ -108,21 +108,31 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
 
 
 def _newest(settings: Settings, spec: Spec, files: CheckpointFiles) -> Checkpoint | None:
-    """The newest checkpoint; where that is of another spec, and a model that evolved to this one waits, that one's."""
-    newest = files.newest()
-    old = spec_of(newest.meta) if newest else None
-    if newest is None or old is None or old.identity() == spec.identity():
-        return newest
-    retrains = RetrainFiles(settings, spec.name)
+    """The newest checkpoint; or that of a new model, if it was live and in no checkpoint yet when a learner ended, or
+    has evolved to this spec, and the newest one is of another."""
+    newest, retrains = files.newest(), RetrainFiles(settings, spec.name)
     outcome = retrains.read()
-    candidate = retrains.candidates.newest() if outcome and outcome.verdict.promoted else None
+    if newest is None or outcome is None or not outcome.verdict.promoted:
+        return newest
+    is_live, old = retrains.is_promoted, spec_of(newest.meta)
+    if is_live and (newest.meta.warm_starts, newest.meta.roll_backs) != (outcome.warm_starts - 1, outcome.roll_backs):
+        retrains.forget(outcome)  # the newest checkpoint is its own
+        return newest
+    if not is_live and (old is None or old.identity() == spec.identity()):
+        return newest
+    try:
+        candidate = retrains.candidates.newest()
+    except CheckpointError as error:
+        log.error("a new model can't be restored; the one before goes on", reason=str(error))
+        retrains.forget(outcome)
+        return newest
     evolved = spec_of(candidate.meta) if candidate else None
-    if outcome is None or candidate is None or evolved is None or evolved.identity() != spec.identity():
+    if candidate is None or evolved is None or (not is_live and evolved.identity() != spec.identity()):
         return newest
     used = replace(candidate.meta, token=newest.meta.token, version=newest.meta.version)
     files.write(Checkpoint(used, candidate.arrays))
     retrains.forget(outcome)
-    log.info("the model that evolved to this spec goes on", model=spec.name, offset=candidate.meta.offset)
+    log.info("a new model goes on", why=outcome.why, model=spec.name, offset=candidate.meta.offset)
     return files.newest()
 
 
@@ -155,7 +165,8 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
 
     def publish_and_checkpoint() -> None:
         learner.obey_judgements()  # one that couldn't be obeyed when it came
-        publisher.maybe_publish(max(learner.offset, 0))
+        if learner.may_publish:
+            publisher.maybe_publish(max(learner.offset, 0))
         if reason := publisher.roll_back_reason:
             learner.roll_back(reason)
         learner.maybe_checkpoint()

@@ -85,6 +85,7 @@ class Checkpointer:
 
     def __init__(self, model: Model, files: CheckpointFiles, offset: int, resumed: Origin | None = None) -> None:
         self.offset = offset
+        self.is_saved = resumed is not None  # whether a checkpoint of this model is on disk
         self.error: CheckpointError | None = None  # why the last one wasn't written
         self._model, self._files, self._chain = model, files, resumed
         self._covered = _Coverage()  # by the chain
@@ -170,23 +171,6 @@ class Checkpointer:
         self._now = _Coverage({n: p.table for n, p in parts.items()}, {n: t.layer for n, t in tables.items()})
         self._cut_offset, self._is_sweeping = offset, False
 
-    def write(self, offset: int, token: int, version: int) -> Origin:
-        """Write a whole checkpoint of now, and wait until it's on disk.
-
-        `offset` may lie beyond what the model has learned: after a rollback, records between are never learned. A
-        checkpoint that has begun is finished with this cut. Raises CheckpointError.
-        """
-        if not self._is_sweeping:
-            self.is_idle(wait=True)
-            self.begin()
-        if self.sweep(wait=True):
-            self.cut(offset, token, version)
-            self._collect()
-        if self.error:
-            raise self.error
-        assert self._chain is not None, "it was written"
-        return self._chain
-
     def abandon(self) -> None:
         """Delete what was written of a checkpoint whose cut hasn't come, and wait for one that is being written."""
         if self._writer and self._is_sweeping:
@@ -252,6 +236,7 @@ class Checkpointer:
         self.error = writer.error
         if writer.origin:
             self._chain, self._covered, self.offset = writer.origin, self._now, self._cut_offset
+            self.is_saved = True
             return
         for name, runs in self._taken.items():
             self._covered.tables[name].runs |= runs

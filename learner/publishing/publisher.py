@@ -44,7 +44,7 @@ class Publisher:
         self.roll_backs = 0
         self.proven = -1  # `model.learned` of the newest version that passed the gate and was packed
         self._rolled_back = False  # since a version passed last
-        self._cause = ""  # of the last rejection that was logged; empty since a version passed
+        self._causes: set[str] = set()  # of rejections that were logged since a version passed
         self._unproven = -1  # `model.learned` of a version that passed and may yet turn out unpackable; −1: none
         self._last_ms = self._last_deep_ms = 0
         self._last_learned = self._last_deep_examples = -1
@@ -160,20 +160,20 @@ class Publisher:
         self.gate.confirm()
         self._quarantine.passed()
         self._rolled_back = False
-        if self._cause:
-            log.info("versions pass the gate again", version=self.version, after=self._cause)
-            self._cause = ""
+        if self._causes:
+            log.info("versions pass the gate again", version=self.version, after=", ".join(sorted(self._causes)))
+            self._causes.clear()
 
     def _reject(self, verdict: Verdict, version: int, *, by: str) -> None:
         self.rejected += 1
         cause = verdict.cause
         self.rejected_by_cause[cause] = self.rejected_by_cause.get(cause, 0) + 1
-        if cause != self._cause:
+        if cause not in self._causes:
             log.error(
                 "version rejected; the live one stays", version=version, by=by, cause=cause, reason=verdict.reason,
                 **{name: round(value, 4) for name, value in verdict.numbers.items()},
             )  # fmt: skip
-        self._cause = cause
+        self._causes.add(cause)
         try:
             self._quarantine.add(version, verdict, self._model, self.gate)
         except OSError as error:

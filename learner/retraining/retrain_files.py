@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -12,11 +12,12 @@ import msgspec
 from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.retraining.judgement import RetrainVerdict
-from stream.runtime.durable_files import DRAFT, replacing
+from stream.runtime.durable_files import DRAFT, replacing, sync_folder
 from stream.runtime.errors import CheckpointError
 from stream.runtime.settings import Settings
 
 VERDICT: Final = "verdict.json"
+PROMOTED: Final = "promoted.json"  # the verdict of a model that is live, and of which there is no checkpoint yet
 LOCK: Final = "lock"
 
 
@@ -41,7 +42,7 @@ class RetrainFiles:
     def __init__(self, settings: Settings, model: str) -> None:
         self.folder = settings.local / "retrains" / f"{settings.topic_prefix}{model}"
         self.candidates = CheckpointFiles(self.folder / "candidate", owned=False)
-        self._verdict = self.folder / VERDICT
+        self._verdict, self._promoted = self.folder / VERDICT, self.folder / PROMOTED
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -75,8 +76,16 @@ class RetrainFiles:
             ) from error
 
     def write(self, outcome: Outcome, candidate: Checkpoint | None) -> None:
-        """The candidate first, if there's one: a verdict that can be read has its candidate. Inside `lock`."""
+        """The candidate first, if there's one: a verdict that can be read has its candidate. Inside `lock`.
+
+        Raises CheckpointError, too, while the candidate that is there is live and in no checkpoint.
+        """
         with self._removing():
+            if self.is_promoted:
+                raise CheckpointError(
+                    "another new model has taken over, and the learner's checkpoint of it isn't written yet: retrain "
+                    "again once it is"
+                )
             self.clear()
         if candidate is not None:
             self.candidates.write(candidate)
@@ -91,10 +100,28 @@ class RetrainFiles:
 
     def read(self) -> Outcome | None:
         """The last verdict that the learner hasn't taken; None: there is none. One that can't be read is none."""
-        try:
-            return msgspec.json.decode(self._verdict.read_bytes(), type=Outcome)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            return None
+        for path in (self._promoted, self._verdict):
+            with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                return msgspec.json.decode(path.read_bytes(), type=Outcome)
+        return None
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether the candidate is live: a learner that finds it so when it starts goes on with it."""
+        return self._promoted.exists()
+
+    def promote(self, outcome: Outcome) -> bool:
+        """Record that this one's candidate goes live; False: another verdict has taken its place.
+
+        It stays, with the candidate, until `forget`.
+        """
+        with self._removing():
+            if self.read() != outcome:
+                return False
+            if not self.is_promoted:  # else it is promoted again, after a restart
+                self._verdict.replace(self._promoted)
+                sync_folder(self.folder)
+        return True
 
     def forget(self, outcome: Outcome) -> None:
         """Remove this one and its candidate; a newer one stays, also while a retrain writes it."""
@@ -116,5 +143,6 @@ class RetrainFiles:
     def clear(self) -> None:
         """Remove the verdict, then its candidate."""
         self._verdict.unlink(missing_ok=True)
+        self._promoted.unlink(missing_ok=True)
         for path in self.candidates.paths():
             path.unlink(missing_ok=True)

@@ -53,7 +53,7 @@ class HeldOutPages:
         self._life_ms, self._settles = labels_ms + LATE_MS, settles
         self._waiting: dict[int, HeldOutPage] = {}
         self._complete: list[HeldOutPage] = []  # in order; only where labels don't change
-        self.dropped = 0  # pages that found no room
+        self.dropped = 0  # examples whose page found no room
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._complete)

@@ -92,6 +92,10 @@ EVICTED_IDS = Total(
     ("had",),
 )
 HELD_OUT = Total("thalweg_learner_held_out_examples", "examples held out from learning, to judge the model by")
+HELD_OUT_DROPPED = Total(
+    "thalweg_learner_held_out_unjudged_examples",
+    "examples held out that judge nothing, since too many pages waited for labels",
+)
 HELD_OUT_WINDOW = Gauge(
     "thalweg_learner_held_out_window", "what the judge's window has, since the anchor: examples, positives", ["of"]
 )
@@ -184,6 +188,7 @@ def set_model(model: Model) -> None:
 def set_held_out(held_out: HeldOut) -> None:
     """Set the metrics of held-out examples and the last verdict by them."""
     HELD_OUT.set(held_out.examples)
+    HELD_OUT_DROPPED.set(held_out.pages.dropped)
     ANCHOR.set(held_out.anchor.examples if held_out.anchor else 0)
     for outcome, count in held_out.outcomes.items():
         HELD_OUT_VERDICTS.set(count, outcome)

@@ -6,10 +6,12 @@ import pytest
 from msgspec import structs
 
 from learner.checkpoints.checkpoint import restore, take
-from learner.checkpoints.checkpoint_files import ANCHORED, PASSED
+from learner.checkpoints.checkpoint_files import ANCHORED
+from learner.checkpoints.checkpointer import Checkpointer
 from learner.learner import Learner
 from learner.promotion import Promotion
 from learner.publishing.publisher import Publisher, publish_config
+from learner.publishing.version_allocator import HighWater
 from learner.retraining.judgement import RetrainVerdict
 from learner.retraining.retrain_files import Outcome
 from stream.events.codec import encode
@@ -20,7 +22,7 @@ from stream.snapshots.memory_store import MemoryStore
 from tests.support.held_out_models import holding_spec, judge_often
 from tests.support.learned_models import assert_same
 from tests.support.learner_world import small_spec
-from tests.support.retrain_house import CUT, NEVER_MS, SEEN, SPEC, House, learn_to, promoted
+from tests.support.retrain_house import CUT, NEVER_MS, SEEN, SPEC, House, learn_to, promoted, saved
 from tests.support.waiting import wait_until
 
 WORSE = RetrainVerdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
@@ -44,6 +46,8 @@ def test_a_new_model_is_promoted_where_the_learner_is(house: House) -> None:
     undisturbed = learner.model
     promotion = Promotion(learner, house.settings)
     promoted(promotion)
+    assert house.retrain_files().is_promoted
+    saved(learner, promotion)
     assert learner.model is not undisturbed
     assert learner.model.examples == undisturbed.examples == 9 * 95
     assert (learner.model.warm_starts, undisturbed.warm_starts) == (1, 0)
@@ -95,17 +99,18 @@ KILLS: dict[str, tuple[str, bool]] = {
     "in the retrain": ("learner.retraining.retrain_process.take", False),
     "before the candidate is written": ("learner.retraining.retrain_files.CheckpointFiles.write", False),
     "before the verdict": ("learner.retraining.retrain_files.replacing", False),
-    "while it catches up": ("learner.promotion.Promotion._catch_up", True),
+    "before it is recorded": ("learner.retraining.retrain_files.RetrainFiles.promote", True),
+    "before the swap": ("learner.learner.Learner.replace_model", True),
     "before the checkpoint": ("learner.learner.Checkpointer", True),
     "in the checkpoint": ("learner.checkpoints.checkpointer.Checkpointer.cut", True),
-    "before the swap": ("learner.learner.now_ms", True),
     "before the verdict is removed": ("learner.retraining.retrain_files.RetrainFiles.clear", True),
 }
+NOT_LIVE = [*KILLS][:4]
 
 
 @pytest.mark.parametrize("where", KILLS)
 def test_a_kill_anywhere_ends_in_one_of_two_models(house: House, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of a learner whose retrain was never promoted, or was at the offset of its checkpoint: to the bit."""
+    """That of a learner whose retrain was never promoted; or, once it may be live, the new one: to the bit."""
     step, has_outcome = KILLS[where]
     if has_outcome:
         house.retrain()
@@ -113,21 +118,28 @@ def test_a_kill_anywhere_ends_in_one_of_two_models(house: House, where: str, mon
     plain, learner = house.learner(), house.learner()
     learn_to(plain, 100)
     learn_to(learner, 90)
+    candidate = house.retrain_files().candidates.newest()
+
+    def live() -> None:
+        if not has_outcome:
+            house.retrain()
+        promotion = Promotion(learner, house.settings)
+        promoted(promotion)
+        learn_to(learner, 95)
+        saved(learner, promotion)
+
     with monkeypatch.context() as patched:
         patched.setattr(step, kill)
         with pytest.raises(Killed):
-            promoted(Promotion(learner, house.settings)) if has_outcome else house.retrain()
+            live()
     again = house.learner()
-    was_promoted = again.model.warm_starts == 1
-    assert was_promoted is (where in ("before the swap", "before the verdict is removed"))
-    assert again.offset == (90 if was_promoted else CUT)
+    assert again.model.warm_starts == (where not in NOT_LIVE)
     learn_to(again, 100)
-    if not was_promoted:
+    if where in NOT_LIVE:
         assert_same(again.model, plain.model)
     else:
-        found = house.files.newest()
-        assert found is not None
-        other = Learner(house.log, restore(SPEC, found), found.meta.offset, house.files, NEVER_MS)
+        assert candidate is not None
+        other = Learner(house.log, restore(SPEC, candidate), SEEN, house.files, NEVER_MS)
         learn_to(other, 100)
         assert_same(again.model, other.model)
         promoted(Promotion(again, house.settings))
@@ -135,6 +147,41 @@ def test_a_kill_anywhere_ends_in_one_of_two_models(house: House, where: str, mon
         assert house.retrain_files().read() is None
     with house.retrain_files().lock():
         pass
+
+
+def test_a_restart_goes_on_with_the_model_that_was_live(house: House) -> None:
+    """Even before a checkpoint has it; and with the version numbers of the newest one."""
+    house.retrain()
+    house.grow()
+    learner = house.learner()
+    learn_to(learner, 90)
+    learner.used = HighWater(7, 3)
+    learner.maybe_checkpoint(now=True)
+    promoted(Promotion(learner, house.settings))
+    learn_to(learner, 95)
+    house.learner()
+    found = house.files.newest()
+    assert found is not None
+    assert (found.meta.offset, found.meta.warm_starts, found.meta.version, found.meta.token) == (SEEN, 1, 7, 3)
+    assert house.retrain_files().read() is None
+
+
+def test_a_checkpoint_that_is_being_written_isnt_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new model takes over once it's there."""
+    house.retrain()
+    learner = house.learner()
+    learn_to(learner, SEEN)
+    learner.checkpointer.begin()
+    assert learner.checkpointer.sweep(wait=True)
+    learner.checkpointer.cut(learner.offset, 0, 0)
+    promotion = Promotion(learner, house.settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpointer, "is_idle", lambda *_, wait: False)
+        promoted(promotion)
+        assert learner.model.warm_starts == 0
+    assert learner.checkpointer.is_idle(wait=True)
+    assert promotion.step()
+    assert learner.model.warm_starts == 1
 
 
 def test_a_worse_model_is_dropped_with_its_reason(house: House) -> None:
@@ -210,17 +257,22 @@ def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:
         house.retrain()
 
 
-def test_what_was_trained_before_a_roll_back_is_dropped(house: House) -> None:
-    """It comes from the state that learning has left."""
+@pytest.mark.parametrize("is_restored", [False, True])
+def test_what_was_trained_before_a_roll_back_is_dropped(house: House, *, is_restored: bool) -> None:
+    """It comes from the state that learning has left; even where it waits to take over already."""
     learner = house.learner()
     newest = house.files.newest()
     assert newest is not None
     assert newest.origin is not None
     house.files.pin(newest.origin.name)
     assert house.retrain().verdict.promoted
+    promotion = Promotion(learner, house.settings)
+    if is_restored:
+        promoted(promotion)
     learn_to(learner, SEEN)
     learner.roll_back("because")
-    promoted(Promotion(learner, house.settings))
+    learner.maybe_checkpoint(now=True)
+    promoted(promotion)
     assert learner.model.warm_starts == 0
     assert house.retrain_files().read() is None
     house.grow()
@@ -242,10 +294,13 @@ def test_an_evolved_model_can_be_rolled_back(tmp_path: Path, monkeypatch: pytest
     assert learner.model.held_out.begun
     assert house.retrain(holding_spec(0.2, **base, **{"[8, 4]": "[12, 4]"})).verdict.promoted
     learn_to(learner, SEEN)
-    promoted(Promotion(learner, house.settings))
+    promotion = Promotion(learner, house.settings)
+    promoted(promotion)
     assert learner.model.warm_starts == 1
-    for kind in (PASSED, ANCHORED):
-        assert learner._pinned(kind) is not None
+    assert learner._pinned(ANCHORED) is None
+    saved(learner, promotion)
+    learner.obey_judgements()
+    assert learner._pinned(ANCHORED) is not None
     held_out = learner.model.held_out.examples
     learner.roll_back("because", ANCHORED)
     assert learner.model.roll_backs == 1

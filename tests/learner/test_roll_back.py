@@ -1,5 +1,6 @@
 """Rolling back: learning returns to the last checkpoint that was proven good. A crash is before or after."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 from learner.checkpoints.checkpoint import Checkpoint, restore
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
+from learner.checkpoints.writer import CheckpointWriter
 from learner.learner import Learner
 from learner.publishing.publisher import Publisher
 from learner.publishing.uploader import PublishConfig
@@ -20,12 +22,13 @@ from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import LogUnavailable
 from stream.snapshots.memory_store import MemoryStore
-from stream.snapshots.verdict import PACKING
+from stream.snapshots.verdict import NOT_FINITE, PACKING, Verdict
 from tests.support.assembled_versions import assembled, learned_state
 from tests.support.learned_models import assert_same, state_of
 from tests.support.learner_world import records, small_spec
 from tests.support.planted_faults import invert, make_nan
 from tests.support.waiting import wait_until
+from tests.support.written_checkpoints import write_now
 
 SPEC = small_spec(**{"holdout = 0.0": "holdout = 0.0, refusals_max = 5"})
 LOG = records(SPEC, 900)
@@ -164,6 +167,19 @@ def test_what_cant_be_packed_counts_as_refused(loop: Loop) -> None:
     assert head.version == loop.publisher.version
 
 
+def test_causes_that_alternate_are_logged_once_each(loop: Loop) -> None:
+    """Until a version passes; then what is refused is logged again."""
+    causes = [PACKING, NOT_FINITE, PACKING, NOT_FINITE, PACKING]
+    with capture_logs() as logged:
+        for cause in causes:
+            loop.publisher._reject(Verdict(cause, "because"), 1, by="test")
+        loop.publisher._unproven = loop.model.learned
+        loop.publisher._passed()
+        loop.publisher._reject(Verdict(PACKING, "because"), 1, by="test")
+    assert [one["cause"] for one in logged if "rejected" in one["event"]] == [PACKING, NOT_FINITE, PACKING]
+    assert [one["after"] for one in logged if "again" in one["event"]] == [f"{NOT_FINITE}, {PACKING}"]
+
+
 def test_without_a_checkpoint_that_passed_learning_goes_on(tmp_path: Path) -> None:
     """Nothing changes but the log and the quarantine, once."""
     loop = Loop(tmp_path)
@@ -209,7 +225,7 @@ def test_a_checkpoint_is_good_when_a_later_version_passed(loop: Loop) -> None:
     assert loop.pinned().meta.offset >= good
     good = loop.pinned().meta.offset
     make_nan(loop.model)
-    loop.learner.checkpointer.write(loop.learner.offset, 1, 1)
+    write_now(loop.learner.checkpointer, loop.learner.offset, 1, 1)
     loop.learner._unproven = loop.learner.offset, loop.model.learned + 1
     loop.learn(2)
     assert loop.pinned().meta.offset == good
@@ -234,13 +250,16 @@ def test_a_learner_killed_while_it_rolls_back_is_before_or_after(
             (files.folder / "000000000999.checkpoint.1.part").write_bytes(b"half a checkpoint")
         raise Killed
 
-    with monkeypatch.context() as patch:
-        if moment != "after":
-            patch.setattr(Checkpointer, "write", killed)
+    loop.learner.roll_back("because")
+    assert not loop.learner.may_publish
+    if moment == "after":
+        loop.learner.maybe_checkpoint(now=True)
+        assert loop.learner.may_publish
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpointer, "begin" if moment == "before the write" else "cut", killed)
             with pytest.raises(Killed):
-                loop.learner.roll_back("because")
-        else:
-            loop.learner.roll_back("because")
+                loop.learner.maybe_checkpoint(now=True)
     loop.stop()
     again = Loop(tmp_path, loop.log)
     if moment == "after":
@@ -255,6 +274,23 @@ def test_a_learner_killed_while_it_rolls_back_is_before_or_after(
             learner.learn(learner.model.record_encoder.records(reader.poll(0, 30)), lambda: None)
         assert_same(again.model, loop.model)
     again.stop()
+
+
+def test_while_the_state_after_it_cant_be_saved_versions_go_out(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full is in the log; rankers needn't wait for it."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    good = loop.files.pinned()
+    make_nan(loop.model)
+    loop.learn(4)
+    monkeypatch.setattr(CheckpointWriter, "_write", full)
+    loop.learner.roll_back("because")
+    assert not loop.learner.may_publish
+    loop.learner.maybe_checkpoint(now=True)
+    assert loop.learner.may_publish
+    assert loop.files.pinned() == good
 
 
 def test_dead_letters_come_first(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

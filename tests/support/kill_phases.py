@@ -30,9 +30,11 @@ PHASES: Final = {  # to add one is to name its function; first those that are at
 }
 PROMOTION: Final = {  # of a life that finds a new model
     "restoring a new model": Phase("learner.promotion", "Promotion._restore", 1, 300),
-    "catching up": Phase("learner.promotion", "Promotion._catch_up", 1, 60),
-    "promoting": Phase("learner.promotion", "Promotion._promote", 1, 500),
+    "catching up": Phase("learner.promotion", "_Candidate.learn_to", 4, 60),
     "replacing the model": Phase("learner.learner", "Learner.replace_model", 1, 400),
+    "going on with the new model": Phase("learner.checkpoints.checkpoint_files", "CheckpointFiles.write", 1, 200),
+    "waiting for its checkpoint": Phase("learner.promotion", "Promotion._forget_once_saved", 3, 2),
+    "promoting": Phase("learner.promotion", "Promotion._promote", 1, 500),
     "clearing the verdict": Phase("learner.promotion", "Promotion._forget", 1, 6),
 }
 RETRAIN: Final = {  # of a retrain; each is entered once and has more lines, so every kill comes

@@ -175,7 +175,7 @@ def _bounded() -> None:
     chain = partial(DeltaChain, deltas_max=6, deltas_retained=2, rebase_share=9.0)
     _replace("learner.publishing.version_builder.DeltaChain", chain)
     _replace("learner.service.publish_config", _publishes_often)
-    for module in ("promotion", "retraining.resumption", "retraining.retrain_process"):
+    for module in ("promotion", "retraining.resumption", "retraining.retrain_process", "service"):
         _replace(f"learner.{module}.spec_of", lambda _: SPEC)  # its bounds are below those of a file
     Promotion._start_process = lambda _: None  # type: ignore[assignment, method-assign]  # there's no Kafka that it could read
 
@@ -201,14 +201,13 @@ def _live(log: list[bytes], life: str, folder: Path, phase: str, entry: int, lin
 
 def _learn(examples: MemoryLog, folder: Path, end: int) -> None:
     files = checkpoints_in(folder)
-    found = files.newest()
+    settings = Settings(local=folder)
+    found = service._newest(settings, SPEC, files)
     model = restore(SPEC, found) if found else Model(SPEC)
     model.learned_ids.ids_max = IDS_MAX
     learner = Learner(examples, model, found.meta.offset if found else START, files, 0, found)
     if found:
         learner.used = HighWater(found.meta.version, found.meta.token)
-
-    settings = Settings(local=folder)
     retrains = RetrainFiles(settings, SPEC.name)
 
     def stop_at_the_end() -> None:

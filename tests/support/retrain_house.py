@@ -1,5 +1,6 @@
 """A learner with a checkpoint, its log and folder, for tests of retrains and promotions."""
 
+import shutil
 from pathlib import Path
 from typing import Self
 
@@ -56,6 +57,14 @@ class House:
         model, offset = (resume(spec, found), found.meta.offset) if found else (Model(spec), 0)
         return Learner(self.log, model, offset, self.files, NEVER_MS, found)
 
+    def copied(self, name: str) -> "House":
+        """The machine as it is now, with the same log: where a process is killed now, and another one starts."""
+        copy = object.__new__(House)
+        copy.settings = Settings(local=self.settings.local.with_name(name))
+        shutil.copytree(self.settings.local, copy.settings.local)
+        copy.log, copy.files = self.log, CheckpointFiles(checkpoints_of(copy.settings, SPEC.name))
+        return copy
+
     def retrain_files(self) -> RetrainFiles:
         """Verdict and candidate."""
         return RetrainFiles(self.settings, SPEC.name)
@@ -73,8 +82,14 @@ def learn_to(learner: Learner, end: int) -> None:
     learner.learn(chunks, lambda: None)
 
 
+def saved(learner: Learner, promotion: Promotion) -> None:
+    """Write a checkpoint, and let the promotion see it."""
+    learner.maybe_checkpoint(now=True)
+    promotion.step()
+
+
 def promoted(promotion: Promotion) -> None:
-    """Take the verdict, whatever it is."""
+    """Take the verdict, whatever it is; the checkpoint of a model that takes over is still to come."""
     promotion._looked_s = 0.0
     promotion.step()
     if promotion._restoring:

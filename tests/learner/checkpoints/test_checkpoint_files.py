@@ -14,8 +14,9 @@ from learner.checkpoints.checkpoint_files import KEEP, CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.checkpoints.file_format import MAGIC, TAIL, Chunk, FileWriter, Footer, read_footer
 from stream.runtime.errors import CheckpointError
-from tests.support.checkpointed_life import SPEC, Life, new_model, raise_full, resumed
+from tests.support.checkpointed_life import SPEC, Life, new_model, resumed
 from tests.support.learned_models import assert_same, state_of
+from tests.support.written_checkpoints import write_now
 
 
 def flip(path: Path, position: int) -> None:
@@ -137,27 +138,13 @@ def test_a_rollback_goes_on_behind_what_it_skips(life: Life) -> None:
     found = life.files.named(good.name)
     model = restore(SPEC, found)
     writer = Checkpointer(model, life.files, life.offset, found.origin)
-    origin = writer.write(life.offset, 3, 5)
+    origin = write_now(writer, life.offset, 3, 5)
     assert writer.written is origin
     assert writer.offset == 16
     assert [path.name for path in life.files.paths()] == [good.name, origin.name]
     again, newest = resumed(life.files)
     assert (newest.meta.offset, newest.meta.version) == (16, 5)
     assert state_of(again) == before
-
-
-def test_who_waits_for_a_checkpoint_hears_that_it_failed(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk; the next attempt succeeds, and finishes what had begun."""
-    life.learn_until(10, sweeps=False)
-    with monkeypatch.context() as patch:
-        patch.setattr(FileWriter, "end", raise_full)
-        with pytest.raises(CheckpointError, match="free space"), capture_logs():
-            life.writer.write(life.offset, 3, 4)
-    assert life.writer.written is None
-    life.writer.begin()
-    assert not life.writer.sweep(wait=False)
-    life.writer.write(life.offset, 3, 4)
-    assert_same(resumed(life.files)[0], life.model)
 
 
 def test_a_damaged_checkpoint_isnt_restored_by_its_name(life: Life) -> None:

@@ -17,6 +17,7 @@ from learner.wide.forgetting import NEWEST_MS, RESCALE
 from tests.support.changing_world import START_MS
 from tests.support.checkpointed_life import LOG, SPEC, Life, learn, new_model, raise_full, resumed
 from tests.support.learned_models import assert_same
+from tests.support.written_checkpoints import write_now
 
 
 def test_every_checkpoint_is_the_model_at_its_cut(life: Life) -> None:
@@ -91,7 +92,7 @@ def test_an_increment_after_a_change_of_the_half_life_has_all_sums(life: Life) -
     meta = msgspec.structs.replace(found.meta, fingerprint=spec.fingerprint())
     model = restore(spec, dataclasses.replace(found, meta=meta))
     assert model.wide.forgetting.inflation() == 1
-    origin = Checkpointer(model, life.files, 20, found.origin).write(20, 3, 4)
+    origin = write_now(Checkpointer(model, life.files, 20, found.origin), 20, 3, 4)
     assert origin.footer.files, "an increment"
     again = life.files.newest()
     assert again is not None

@@ -21,6 +21,7 @@ from learner.training.model import Model
 from stream.spec.spec_file import load_spec
 from tests.support.changing_world import mixed_log
 from tests.support.learned_models import state_of
+from tests.support.written_checkpoints import write_now
 
 ARCHIVE: Final = Path(__file__).with_name("earlier_build.npz")
 SPEC: Final = load_spec(ARCHIVE.with_suffix(".toml"))
@@ -130,7 +131,7 @@ def test_a_base_of_this_build_follows(files: CheckpointFiles) -> None:
     model = resumed(files)
     for offset, record in enumerate(mixed_log(SPEC, 249)[80:], 80):
         model.learn(record, offset)
-    origin = Checkpointer(model, files, 80).write(83, 3, 8)
+    origin = write_now(Checkpointer(model, files, 80), 83, 3, 8)
     assert not read_footer(files.folder / origin.name)[0].files
     assert [path.suffix for path in files.paths()] == [".npz", ".checkpoint"]
     assert state_of(resumed(files)) == state_of(model)

@@ -1,5 +1,6 @@
 """A learner and retrains share a folder: locks, results that are newer, a disk that is full."""
 
+import errno
 import threading
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 from msgspec import structs
 
 from learner.checkpoints.checkpoint import take
-from learner.promotion import RETRY_S, Promotion
+from learner.checkpoints.writer import CheckpointWriter
+from learner.promotion import Promotion
 from learner.retraining.retrain_files import Outcome, RetrainFiles
-from learner.training.model import Model
 from stream.runtime.errors import CheckpointError
-from tests.support.retrain_house import House, learn_to, promoted
+from tests.support.learned_models import assert_same
+from tests.support.retrain_house import CUT, SEEN, House, learn_to, promoted, saved
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_nobody_deletes_what_a_running_retrain_writes(house: House) -> None:
         assert not any(draft.exists() for draft in drafts)
 
 
-def test_a_newer_result_outlives_the_one_that_was_taken(house: House) -> None:
+def test_a_newer_result_takes_the_place_of_one_that_isnt_live_yet(house: House) -> None:
     """A retrain by hand ends while the learner still waits for the offset of the one before it."""
     taken = house.retrain()
     learner = house.learner()
@@ -54,11 +56,14 @@ def test_a_newer_result_outlives_the_one_that_was_taken(house: House) -> None:
     house.grow(last=82)
     newer = house.retrain()
     learn_to(learner, taken.offset)
-    assert promotion.step()
+    assert not promotion.step()
     files = house.retrain_files()
     assert files.read() == newer != taken
     assert len(files.candidates.paths()) == 1
-    files.forget(newer)
+    learn_to(learner, newer.offset)
+    promoted(promotion)
+    assert learner.model.warm_starts == 1
+    saved(learner, promotion)
     assert files.read() is None
     assert not files.candidates.paths()
 
@@ -93,31 +98,45 @@ def test_a_result_that_is_written_while_another_is_forgotten_stays(
     assert len(files.candidates.paths()) == 1
 
 
-def test_a_full_disk_is_tried_again_after_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at each turn of the learner, which goes on learning; then the model is promoted after all."""
-    house.retrain()
+def test_while_no_checkpoint_can_be_written_the_candidate_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is live can be made from it: no retrain replaces it, and a restart goes on with it."""
+    outcome = house.retrain()
     house.grow()
     learner = house.learner()
     learn_to(learner, 90)
-    clock, tries, replace_model = [1_000.0], list[int](), learner.replace_model
+    promotion, files = Promotion(learner, house.settings), house.retrain_files()
 
-    def full(_: Model) -> None:
-        tries.append(learner.offset)
-        raise CheckpointError("no space left")
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr("learner.promotion.monotonic_s", lambda: clock[0])
-    monkeypatch.setattr(learner, "replace_model", full)
-    promotion = Promotion(learner, house.settings)
-    promoted(promotion)
-    for offset in range(91, 95):
-        learn_to(learner, offset)
-        assert not promotion.step()
-    assert tries == [90]
-    clock[0] += RETRY_S
-    assert not promotion.step()
-    assert not promotion.step()
-    assert tries == [90, 94]
-    monkeypatch.setattr(learner, "replace_model", replace_model)
-    clock[0] += RETRY_S
-    assert promotion.step()
-    assert (learner.model.warm_starts, learner.model.examples) == (1, 9 * 94)
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointWriter, "_write", full)
+        promoted(promotion)
+        learn_to(learner, 95)
+        saved(learner, promotion)
+    assert learner.model.warm_starts == 1
+    assert (files.is_promoted, files.read(), len(files.candidates.paths())) == (True, outcome, 1)
+    with pytest.raises(CheckpointError, match="another new model has taken over"):
+        house.retrain()
+    assert (files.read(), len(files.candidates.paths())) == (outcome, 1)
+    other = house.copied("restart").learner()
+    assert (other.model.warm_starts, other.offset) == (1, outcome.offset)
+    learn_to(other, 100)
+    learn_to(learner, 100)
+    assert_same(other.model, learner.model)
+    saved(learner, promotion)
+    assert files.read() is None
+    assert not files.candidates.paths()
+
+
+def test_a_candidate_that_is_damaged_is_dropped(house: House) -> None:
+    """Though it was live: the learner goes on with the model before."""
+    house.retrain()
+    learner = house.learner()
+    learn_to(learner, SEEN)
+    promoted(Promotion(learner, house.settings))
+    files = house.retrain_files()
+    files.candidates.paths()[0].write_bytes(b"damaged")
+    again = house.learner()
+    assert (again.model.warm_starts, again.offset) == (0, CUT)
+    assert files.read() is None

@@ -19,6 +19,7 @@ from stream.spec.spec import Spec
 from tests.support.learned_models import assert_same, learned, state_of
 from tests.support.learner_world import records, small_spec
 from tests.support.publisher_bench import Bench
+from tests.support.written_checkpoints import write_now
 
 FORGETS = {"[label]": '[drift]\naction = "forget"\nkeeps = 0.25\n[label]', "every = 300": "every = 50000"}
 
@@ -89,9 +90,9 @@ def test_a_checkpoint_has_all_sums_after_forgetting(tmp_path: Path) -> None:
     spec = spec_of()
     model, files = learned(spec, records(spec, 100)), CheckpointFiles(tmp_path)
     checkpointer = Checkpointer(model, files, 0)
-    checkpointer.write(100, 0, 0)
+    write_now(checkpointer, 100, 0, 0)
     model.forget(0.25)
-    checkpointer.write(101, 0, 0)
+    write_now(checkpointer, 101, 0, 0)
     found = files.newest()
     assert found
     assert_same(restore(spec, found), model)

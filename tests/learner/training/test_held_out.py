@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
@@ -13,6 +14,7 @@ from learner.training.frozen_model import ModelCopy
 from learner.training.held_out import HeldOut
 from learner.training.held_out_pages import LATE_MS, HeldOutPages
 from learner.training.holdout import Holdout
+from learner.training.metrics import set_held_out
 from learner.training.model import Model
 from learner.training.ranking_progress import identities_of
 from stream.events.codec import encode_record
@@ -194,6 +196,17 @@ def test_corrections_are_in_before_it_is_judged() -> None:
     found = waiting.take(10**9)
     assert found is not None
     assert found.labels.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_examples_that_find_no_room_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that came while too many waited isn't judged, whatever comes of it later."""
+    monkeypatch.setattr("learner.training.held_out_pages.PAGES_MAX", 0)
+    waiting = _pages_of(10**9, settles=False, parts=[([2], [1], 1), ([0, 1], [0, 0], 0)])
+    assert (waiting.dropped, len(waiting)) == (3, 0)
+    model = Model(holding_spec(share=0.5))
+    model.held_out.pages = waiting
+    set_held_out(model.held_out)
+    assert REGISTRY.get_sample_value("thalweg_learner_held_out_unjudged_examples_total") == 3
 
 
 def test_a_page_whose_labels_never_come_is_judged_by_those_it_has() -> None:
