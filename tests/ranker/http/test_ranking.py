@@ -49,6 +49,24 @@ def test_what_would_wait_too_long_is_shed_at_once_and_the_rest_is_answered_in_or
         assert ranker.admission.waiting == 0
 
 
+def test_a_full_queue_sheds_before_the_body_is_read() -> None:
+    """A head is enough: under overload nothing is parsed in vain. Events go on."""
+    with http_ranker(queue_ms_max=1.0) as ranker:  # a request costs 2 ms until some were answered
+        ranker.answerer.may_read.clear()
+        first = send(ranker, "u0")
+        wait_until(lambda: ranker.admission.is_full)
+        with ranker.connect() as second:
+            second.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+            answer = read_to_end(second)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"urn:thalweg:problem:shed" in answer
+        assert [reply.kind for reply in ranker.answerer.observed] == ["shed"]
+        assert ranker.send({"type": "user", "user": "u"}).status_code == 200
+        ranker.answerer.may_read.set()
+        assert read_to_end(first).startswith(b"HTTP/1.1 200 ")
+        first.close()
+
+
 def test_what_is_past_its_deadline_is_not_ranked() -> None:
     """504, with the id of the request."""
     with http_ranker() as ranker:
