@@ -64,7 +64,8 @@ def feeding(settings: Settings, course: Course) -> Iterator[Feed]:
     process.start()
     there.close()
     try:
-        assert here.recv() == "ready"
+        state = here.recv()
+        assert state == "ready", state
         yield Feed(here)
     finally:
         here.close()

@@ -95,7 +95,10 @@ class Network(Version):
 
     def score(self, run: Run, first: int, last: int) -> None:
         """The pairs' part and the layers behind it."""
-        assert score_deep(run, first, last, self._model, self._live.arrays, self._scratch(last - first))
+        is_complete = score_deep(
+            run, first, last, self._model(self.pairs.live), self._live.arrays, self._scratch(last - first)
+        )
+        assert is_complete
 
 
 def times_ms(work: Callable[[int], object], count: int) -> tuple[float, float]:

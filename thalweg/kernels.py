@@ -110,7 +110,8 @@ def restore_join() -> None:
         loaded = store.load(rules, 0, 3)
     assert loaded is not None, "the saved state of the join can't be restored"
     restored = Joiner(rules, joiner.restart_point(3), loaded[0])
-    assert restored.join_record(to_record([Tick(5_000)]), 3, 5_000).labels, "a restored join emits nothing"
+    emitted = restored.join_record(to_record([Tick(5_000)]), 3, 5_000)
+    assert emitted.labels, "a restored join emits nothing"
 
 
 def entities() -> list[Item | User]:
@@ -151,7 +152,8 @@ if __name__ == "__main__":
     ranker_process.start()
     compile_learner(load_spec(SPEC))
     ranker_process.join()
-    assert ranker_process.exitcode == 0, "the ranker's kernels weren't compiled"
+    if ranker_process.exitcode != 0:
+        raise SystemExit("the ranker's kernels weren't compiled: its error is above")
     store, replies = miniature(load_spec(SPEC))
     counts = rescore(store, store.model, replies)
     assert counts.checked == len(replies) > 0 == counts.mixed, f"learner and ranker differ: {counts}"

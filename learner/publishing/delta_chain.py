@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from learner.publishing.version_parts import PartSource
 from stream.snapshots.manifest import DELTAS_MAX, PartVersion
-from stream.snapshots.payload import Array, Digests, digested_blobs, pack
+from stream.snapshots.payload import Array, Digests, pack_blobs
 from stream.tables.dtypes import U64
 from stream.tables.hash_table import distinct
 
@@ -30,7 +30,7 @@ class PartPayload:
     def pack(self) -> dict[str, bytes]:
         """Its blobs by digest; frees the arrays. Raises BadSnapshot for numbers that aren't finite."""
         assert self._arrays is not None, "packed once"
-        blobs = digested_blobs(pack(self._arrays))
+        blobs = pack_blobs(self._arrays)
         self._arrays, self._digests = None, [digest for digest, _ in blobs]
         return dict(blobs)
 

@@ -14,6 +14,7 @@ from learner.publishing.uploader import PublishConfig, Uploader
 from learner.publishing.version_allocator import HighWater
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
+from stream.runtime.errors import SnapshotError
 from stream.runtime.settings import Settings
 from stream.snapshots.store import SnapshotStore
 from stream.snapshots.verdict import PACKING, Verdict
@@ -73,7 +74,8 @@ class Publisher:
         uploader.offset = offset
         if uploader.fenced:
             raise uploader.fenced
-        assert uploader.is_alive(), "the uploader's thread has died"
+        if not uploader.is_alive():
+            raise SnapshotError("the uploader's thread has died, its error is in the log: restart the learner")
         if not uploader.owns_model:
             return False
         if not self._model.examples or uploader.busy or now_ms - self._last_ms < self._config.every_ms:

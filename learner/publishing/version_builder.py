@@ -39,10 +39,9 @@ class BuiltVersion:
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest, naming all blobs."""
-        assert self.blobs is not None
-        return structs.replace(
-            self._manifest, parts={name: layers.part_version() for name, layers in self._parts.items()}
-        )
+        _ = self.blobs  # packs the parts: their digests are known from then on
+        parts = {name: layers.part_version() for name, layers in self._parts.items()}
+        return structs.replace(self._manifest, parts=parts)
 
 
 class VersionBuilder:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from learner.training.ranking_kernels import fill_identity, text_hash
-from stream.events.msgpack_scan import bytes_at, context_at, doubles_at, list_at, number_at, text_at, unsigned_at
+from stream.events.msgpack_scan import bytes_at, context_at, doubles_at, id_at, list_at, number_at, unsigned_at
 from stream.events.types import (
     EVENT_BYTES_MAX,
     NUMBER_MAX,
@@ -114,20 +114,20 @@ def _page(raw: Any, at: Any, base: Any, hashes: Any, spans: Any, identity: Any) 
     fields, at = list_at(raw, at)
     if at < 0 or not 10 <= fields <= 11 or at >= raw.shape[0] or raw[at] != IMPRESSION:
         return bad
-    begin, at = text_at(raw, at + 1)  # request id
+    begin, at = id_at(raw, at + 1)  # request id
     if at <= begin:
         return bad
     request = text_hash(raw[begin:at])
     time_ms, at = number_at(raw, at)
     if at < 0 or not 0 < time_ms < TIME_MS_MAX:
         return bad
-    begin, at = text_at(raw, at)  # user
+    begin, at = id_at(raw, at)  # user
     if at <= begin:
         return bad
     user = text_hash(raw[begin:at])
     items, at = _fill_names(raw, at, base, hashes, spans)
     if at >= 0:
-        _, at = text_at(raw, at)  # variant
+        _, at = id_at(raw, at)  # variant
     if at < 0:
         return bad
     version, at = number_at(raw, at)
@@ -153,7 +153,7 @@ def _fill_names(raw: Any, at: Any, base: Any, hashes: Any, spans: Any) -> Any:
     if at < 0 or not 1 <= size <= min(hashes.shape[0], ITEMS_DECODED):
         return size, np.int64(-1)
     for item in range(size):
-        begin, at = text_at(raw, at)
+        begin, at = id_at(raw, at)
         if not 0 < at - begin <= LENGTH_MAX:
             return size, np.int64(-1)
         h = xxh3_64(raw[begin:at], at - begin)
@@ -244,17 +244,17 @@ def _fill_weights(raw: Any, at: Any, column: Any) -> Any:
 def _organic(raw: Any, at: Any, fields: Any) -> Any:
     """The end of an Organic with `fields` fields, tag included; −1 if it isn't plain."""
     for _ in range(2):  # user, item
-        begin, at = text_at(raw, at)
+        begin, at = id_at(raw, at)
         if at <= begin:
             return np.int64(-1)
     time_ms, at = number_at(raw, at)
     if at < 0 or not 0 < time_ms < TIME_MS_MAX:
         return np.int64(-1)
-    begin, at = text_at(raw, at)  # install id
+    begin, at = id_at(raw, at)  # install id
     if at <= begin:
         return np.int64(-1)
     if fields > 5:
-        _, at = text_at(raw, at)  # request id
+        _, at = id_at(raw, at)  # request id
     if at >= 0 and fields > 6:
         ingest_ms, at = number_at(raw, at)
         if ingest_ms >= TIME_MS_MAX:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import xxhash
 
-from stream.snapshots.item_names import ITEMS_MAX, NAME_MAX
+from stream.snapshots.item_names import ITEMS_MAX
 from stream.tables.dtypes import I64, U64
 from stream.tables.hash_kernels import find
 from stream.tables.hash_table import HashTable
@@ -91,14 +91,11 @@ class ShownItems:
         return time_ms - self.since_ms > GENERATION_MS
 
     def _add(self, pages: ShownPages, indices: I64) -> None:
-        """Add names that aren't in the young generation; not those that are empty or too long."""
-        if not len(indices):
-            return
-        names = {index: pages.name(index) for index in indices.tolist()}
-        good = [index for index, name in names.items() if 0 < len(name) <= NAME_MAX]
-        self._put(pages.hashes[good])
-        self.young.update(names[index] for index in good)
-        self.changed = self.changed or bool(good)
+        """Add names that aren't in the young generation."""
+        if len(indices):
+            self._put(pages.hashes[indices])
+            self.young.update(map(pages.name, indices.tolist()))
+            self.changed = True
 
     def _put(self, hashes: Sequence[int] | U64) -> None:
         self._known.put(np.array(hashes, np.uint64).reshape(-1, 1))

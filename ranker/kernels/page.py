@@ -52,6 +52,12 @@ class Run(NamedTuple):
     user: UserContext
     user_part: F32  # f32[width], of the first layer
     logits: F32  # f32[n], written batch by batch
+    generation: int = 0  # of the slots in `user`
+
+
+def without_slots(user: UserContext) -> UserContext:
+    """A user none of whose items has a slot."""
+    return user._replace(slots=np.full_like(user.slots, NO_SLOT), memory_slots=np.full_like(user.memory_slots, NO_SLOT))
 
 
 @kernel
@@ -190,9 +196,9 @@ def score_deep(run: Run, first: int, last: int, model: Model, items: Activations
     rows, totals = scratch.ends, scratch.totals
     for i in range(last - first):
         head = find(heads, item_key(words, w32, at, first + i, lists, numbers))
-        if head < 0:
+        rows[i] = np.int64(heads[head, 1]) if head >= 0 else np.int64(0)
+        if rows[i] == 0:  # also while another thread puts it
             return False
-        rows[i] = np.int64(heads[head, 1])
         uses[rows[i]] += np.uint32(1)
     tower(page, first, last, net, run.user_part, parts, scratch)
     for i in range(last - first):

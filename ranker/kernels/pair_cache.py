@@ -1,14 +1,17 @@
 """Caches what was read of pairs of items while it is valid: a table of millions of pairs is far away in memory.
 
-Items of requests get *slots*, first come, first served. The cell of two slots has a number that was read of the pair,
-and the *view* (`delta_table.py`) in which it was read: it is valid in any later view that has no newer entry for the
-pair. The delta's `latest` says so, by the leading bits of the pair's hash: at worst another pair with the same bits
-has a newer entry, and the cell is read again.
+Items of requests get *slots*, first come, first served. When none is left, and RENEW_PAGES pages had items without one,
+all are evicted at once: a new *generation* begins, so items that nobody asks for any more keep none out.
+
+The cell of two slots has a number that was read of the pair, and the *view* (`delta_table.py`) in which it was read: it
+is valid in any later view that has no newer entry for the pair. The delta's `latest` says so, by the leading bits of
+the pair's hash: at worst another pair with the same bits has a newer entry, and the cell is read again.
 
 Where a table is rebuilt, its views begin again: that is an *epoch*. What was read in the previous epoch is still valid
 when neither its delta had a newer entry for the pair nor this one has since (`layered_table.Predecessor`); cells of
 other epochs don't. So the memory is allocated once and never cleared, which would cost as much as thousands of
-rankings.
+rankings. A generation is an epoch, too, in which nothing of another one is valid. A page that began in an earlier
+generation is scored as if its user's items had no slots.
 """
 
 import threading
@@ -27,6 +30,7 @@ from stream.tables.hash_kernels import find, find_or_insert, hash32
 from stream.tables.jit import kernel
 
 ROOM: Final = 4_096  # slots: a matrix of cells is 128 MiB, taken from the system as cells are used
+RENEW_PAGES: Final = 1_000
 NO_SLOT: Final = -1
 NO_EPOCH: Final = -1
 EPOCHS: Final = 256
@@ -53,34 +57,41 @@ class Slots:
 
     def __init__(self) -> None:
         self.heads: U64 = cache_aligned((4 * ROOM, 2))
-        self._taken, self._room = 0, ROOM
+        self._taken, self._room, self._pages = 0, ROOM, 0
         self._lock = threading.Lock()
 
     @property
-    def has_room(self) -> bool:
-        """Whether more items can be admitted."""
-        return self._taken < self._room
+    def is_exhausted(self) -> bool:
+        """Whether RENEW_PAGES pages found no room."""
+        return self._pages >= RENEW_PAGES
 
     def admit(self, items: U64) -> None:
-        """Give items slots, as far as there is room."""
-        with self._lock:
+        """Give a page's items slots, as far as there is room. A page that would wait for another one's is left out."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             self._taken = int(_admit(self.heads, items, self._taken, self._room))
+            self._pages += self._taken == self._room
+        finally:
+            self._lock.release()
 
 
 class CellPool:
-    """Memory for matrices, used by one table after the other. One thread."""
+    """Memory for matrices, used by one table after the other. Threads may share it."""
 
     def __init__(self, matrices: int) -> None:
         self._matrices = matrices
         self._next = 0
         self._cells = self._allocate()
+        self._lock = threading.Lock()
 
     def begin(self) -> tuple[U64, int]:
         """Cells, and an epoch in which nothing was written to them yet."""
-        if self._next == EPOCHS:
-            self._next, self._cells = 0, self._allocate()
-        self._next += 1
-        return self._cells, self._next - 1
+        with self._lock:
+            if self._next == EPOCHS:
+                self._next, self._cells = 0, self._allocate()
+            self._next += 1
+            return self._cells, self._next - 1
 
     def _allocate(self) -> U64:
         return np.zeros((self._matrices, ROOM, ROOM), np.uint64)
@@ -91,7 +102,7 @@ class TableCells:
 
     def __init__(self, pool: CellPool, table: LayeredTable, last: Matrix | None = None) -> None:
         self._pool = pool
-        self._table = table.base, table.delta
+        self._table = table
         cells, epoch = pool.begin()
         previous_epoch, predecessor = NO_EPOCH, table.predecessor
         if (
@@ -105,28 +116,45 @@ class TableCells:
 
     def follow(self, table: LayeredTable) -> "TableCells":
         """Those of a later version's table: these, unless the table was rebuilt."""
-        base, delta = self._table
-        if table.base is base and table.delta is delta:
+        if table.base is self._table.base and table.delta is self._table.delta:
             return self
         return TableCells(self._pool, table, self.matrix)
 
+    def renewed(self) -> "TableCells":
+        """Cells of the same table, none of them read yet."""
+        return TableCells(self._pool, self._table)
+
+
+class Generation(NamedTuple):
+    """Slots, and the cells that belong to them: `weights` of crosses, `likenesses` of statistics."""
+
+    number: int
+    slots: Slots
+    weights: TableCells
+    likenesses: TableCells
+
 
 class PairCache:
-    """A version's cache: `weights` of crosses, `likenesses` of statistics; slots are the same for both."""
+    """A version's cache. Threads share it: each reads `live` once for what belongs together."""
 
     def __init__(self, weights: TableCells, likenesses: TableCells, slots: Slots | None = None) -> None:
-        self.weights, self.likenesses = weights, likenesses
-        self.slots = slots or Slots()
-        self._used = len(weights.matrix.cells) + len(likenesses.matrix.cells) > 0
+        self.live = Generation(0, slots or Slots(), weights, likenesses)
+        self.is_used = len(weights.matrix.cells) + len(likenesses.matrix.cells) > 0
+        self._lock = threading.Lock()
 
-    @property
-    def has_room(self) -> bool:
-        """Whether items are to be admitted."""
-        return self._used and self.slots.has_room
+    def admit(self, items: U64) -> None:
+        """Give a page's items slots, as far as there is room; begin a new generation when that is due."""
+        live = self.live
+        live.slots.admit(items)
+        if live.slots.is_exhausted:
+            with self._lock:
+                if self.live is live:
+                    self.live = Generation(live.number + 1, Slots(), live.weights.renewed(), live.likenesses.renewed())
 
     def follow(self, wide: LayeredTable, statistics: LayeredTable) -> "PairCache":
         """A later version's cache."""
-        return PairCache(self.weights.follow(wide), self.likenesses.follow(statistics), self.slots)
+        _, slots, weights, likenesses = self.live
+        return PairCache(weights.follow(wide), likenesses.follow(statistics), slots)
 
 
 def new_cache(wide: LayeredTable, matrices: I64, statistics: LayeredTable, likenesses: int) -> PairCache:

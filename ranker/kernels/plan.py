@@ -49,7 +49,7 @@ class Plan:
         self.encoder = encoder = Encoder(spec, layout)
         self.program = program = StatisticsProgram(spec, layout)
         history = layout.user_lists.index(layout.history) if layout.history else -1
-        self.item_id = layout.item_lists.index("item.id")
+        self.item_id = layout.item_id
         self.memories = len(program.memories)
         self.arrays = PlanArrays(
             layout.size_array, encoder.wide, self._matrices(), program.crosses, program.rules, history, self.item_id

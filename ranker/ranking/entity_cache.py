@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranker import metrics
+from stream.events.checks import check_lengths
 from stream.events.codec import decode_entity
 from stream.events.topics import ITEMS, USERS
 from stream.events.types import Item, User, Value
@@ -173,7 +174,9 @@ class EntityConsumer:
     def _consume(self, record: Record) -> None:
         try:
             if record.value is None:
-                self._delete((record.key or b"").decode())
+                name = (record.key or b"").decode()
+                check_lengths("a deleted entity's id", (name,))
+                self._delete(name)
             elif self._topic == ITEMS.name:
                 item = decode_entity(record.value, Item)
                 self._cache.put(item.item, item)

@@ -54,7 +54,8 @@ def _rank(version: Version, scorer: Scorer) -> None:
     installs_of(version, catalogue, rows)
     words = build_page(layout, layout.user("u", {"age": 1.0}, ["a"], {}), catalogue, rows)
     ranked = rank_with(version, words, 1, 2, scorer)
-    assert np.allclose(score_features(version, ranked.features, 2), ranked.scores), "the warm-up model doesn't rank"
+    scores = score_features(version, ranked.features, 2)
+    assert np.allclose(scores, ranked.scores), "the warm-up model doesn't rank"
 
 
 def _payloads() -> Mapping[str, Mapping[str, Array]]:

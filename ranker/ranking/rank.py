@@ -1,6 +1,7 @@
 """From a request to its reply. Everything of the model is read from one version, captured once."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,8 +14,9 @@ from ranker.ranking.retrieve import retrieve
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
 from ranker.versions.model import Version
-from stream.events.types import RankReply, RankRequest
-from stream.features.page_features import build_page, select
+from stream.events.codec import encode
+from stream.events.types import EVENT_BYTES_MAX, ID_BYTES_MAX, Impression, RankReply, RankRequest
+from stream.features.page_features import Layout, build_page, select
 from stream.features.serve_as import as_logged, as_served
 from stream.runtime.errors import BadEvent
 from stream.tables.dtypes import U64
@@ -25,6 +27,7 @@ DEADLINE: Final = "deadline"
 NO_HISTORY: Final = "no_history"
 NO_MODEL: Final = "no_model"
 NO_USER: Final = "no_user"
+FEATURES_CUT: Final = "features_cut"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,35 @@ def rank_with(
     chosen = candidates[np.argsort(-scores[candidates], kind="stable")[:k]]
     page = as_logged(layout, select(layout, served, chosen), words)
     return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates))
+
+
+def fitting(request: RankRequest, reply: RankReply, layout: Layout) -> RankReply:
+    """The reply with as many of its best items as one impression holds: features must be of all the items of a page.
+
+    Raises BadEvent when not even one fits, for the context.
+    """
+    whole = Impression(
+        request.request_id, reply.time_ms, request.user, reply.items, "v" * ID_BYTES_MAX, reply.version, reply.scores,
+        reply.scores, reply.features, request.context,
+    )  # fmt: skip
+    if len(encode(whole)) <= EVENT_BYTES_MAX:
+        return reply
+    words = np.frombuffer(reply.features, np.uint64).copy()  # kernels are compiled for writable arrays
+
+    def first(n: int) -> Impression:
+        items, scores, features = reply.items[:n], reply.scores[:n], select(layout, words, range(n)).tobytes()
+        return msgspec.structs.replace(whole, items=items, scores=scores, propensities=scores, features=features)
+
+    counts = range(1, len(reply.items))
+    n = bisect_right(counts, EVENT_BYTES_MAX, key=lambda n: len(encode(first(n))))
+    if not n:
+        raise BadEvent(
+            f"a page of this request can't be logged: with its context even one item is over {EVENT_BYTES_MAX} bytes; "
+            "send a shorter context"
+        )
+    cut = first(n)
+    notes = [*reply.notes, FEATURES_CUT]
+    return msgspec.structs.replace(reply, items=cut.items, scores=cut.scores, features=cut.features, notes=notes)
 
 
 class Ranker:
@@ -110,16 +142,17 @@ class Ranker:
             notes = [*notes, NO_USER]
         time_ms = request.time_ms or version.event_time_ms(self._now_ms())
         user = version.plan.layout.user(request.user, attributes or {}, history, request.context)
-        rows = self._cache.rows(catalogue, names)
-        words = build_page(version.plan.layout, user, catalogue, rows, time_ms)
+        rows, unknown = catalogue.lookup(names)
+        words = build_page(version.plan.layout, user, catalogue, rows, time_ms, unknown)
         ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s)
         if ranked.scored < len(names):
             notes = [*notes, DEADLINE]
-        return RankReply(
+        reply = RankReply(
             request.request_id, request.user, [names[i] for i in ranked.order], ranked.scores, version.number,
             staleness_ms=version.staleness_ms(self._now_ms()), live_since_ms=served.since_ms, scored=ranked.scored,
             notes=notes, features=ranked.features, time_ms=time_ms,
         )  # fmt: skip
+        return fitting(request, reply, version.plan.layout)
 
     def _candidates(self, request: RankRequest, popular: list[str], history: Sequence[str]) -> list[str]:
         """The request's distinct candidates, else retrieved ones. Raises BadEvent when there's none."""

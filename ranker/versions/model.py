@@ -17,8 +17,8 @@ import numpy as np
 from ranker.kernels.item_activation_cache import NO_ACTIVATIONS, ActivationCache, ActivationTable
 from ranker.kernels.layered_table import LayeredTable
 from ranker.kernels.net import NO_EMBEDDINGS, NO_NET, Embeddings, Net, floats_for, vectors_of
-from ranker.kernels.page import Model, Run, UserLayer, begin, fill_items, same_for_all, score_items
-from ranker.kernels.pair_cache import PairCache
+from ranker.kernels.page import Model, Run, UserLayer, begin, fill_items, same_for_all, score_items, without_slots
+from ranker.kernels.pair_cache import Generation, PairCache
 from ranker.kernels.plan import Plan
 from ranker.kernels.request import Tables, UserContext
 from ranker.kernels.scratch import Scratch, new_scratch
@@ -78,15 +78,17 @@ class Version:
 
         With `time_ms` its statistics are written, as of then, while items are scored; without, they stay as logged.
         """
-        admits = time_ms is not None and self.pairs.has_room
-        user, part, without_slot = self._begin(words, time_ms, deep=self.tower is not None, admits=admits)
+        live, admits = self.pairs.live, time_ms is not None and self.pairs.is_used
+        user, part, without_slot = self._begin(words, time_ms, live, deep=self.tower is not None, admits=admits)
         if len(without_slot):
-            self.pairs.slots.admit(without_slot)
-        return Run(words, user, part, np.zeros(int(words[1]), np.float32))
+            self.pairs.admit(without_slot)
+        return Run(words, user, part, np.zeros(int(words[1]), np.float32), live.number)
 
-    def _begin(self, words: U64, time_ms: int | None, *, deep: bool, admits: bool) -> tuple[UserContext, F32, U64]:
+    def _begin(
+        self, words: U64, time_ms: int | None, live: Generation, *, deep: bool, admits: bool
+    ) -> tuple[UserContext, F32, U64]:
         now = np.nan if time_ms is None else float(time_ms)
-        model = self._model
+        model = self._model(live)
         return begin(  # type: ignore[no-any-return]  # a kernel
             words, now, model.plan, model.tables, self._user_layer, self.plan.program.base_key, (deep, admits),
             self._scratch(),
@@ -98,10 +100,14 @@ class Version:
             assert self.tower is not None, "only items' parts can be missing"
             admitted = self.tower.items.admit(run.words, first, last)
             logged = run._replace(user=run.user._replace(now=np.nan))  # statistics are written by now
-            assert self._score(logged, first, last, admitted), "the parts were just admitted"
+            is_complete = self._score(logged, first, last, admitted)
+            assert is_complete, "the parts were just admitted"
 
     def _score(self, run: Run, first: int, last: int, items: ActivationTable) -> bool:
-        return score_items(run, first, last, self._model, items.arrays, self._scratch(last - first))
+        live = self.pairs.live
+        if run.generation != live.number:
+            run = run._replace(user=without_slots(run.user), generation=live.number)
+        return score_items(run, first, last, self._model(live), items.arrays, self._scratch(last - first))
 
     @property
     def _live(self) -> ActivationTable:
@@ -110,8 +116,10 @@ class Version:
 
     def fill(self, words: U64, time_ms: int) -> None:
         """Write the page's statistics, as of `time_ms`, into its words."""
-        user, _, _ = self._begin(words, time_ms, deep=False, admits=False)
-        fill_items(words, user, 0, int(words[1]), self._model.plan, self._model.tables, self._scratch())
+        live = self.pairs.live
+        user, _, _ = self._begin(words, time_ms, live, deep=False, admits=False)
+        model = self._model(live)
+        fill_items(words, user, 0, int(words[1]), model.plan, model.tables, self._scratch())
 
     def logits(self, words: U64) -> F32:
         """Logits of the items of a page as logged, whose statistics are filled. float32 [n]."""
@@ -136,13 +144,16 @@ class Version:
             scratch = _thread.scratch = new_scratch(floats)
         return scratch
 
-    @cached_property
-    def _model(self) -> Model:
-        plan, pairs, net = self.plan, self.pairs, self._net
-        tables = Tables(
-            self.wide.view, self.statistics.view, pairs.slots.heads, pairs.weights.matrix, pairs.likenesses.matrix
-        )
-        return Model(plan.arrays, tables, self.tower is not None, net.for_items(plan))
+    def _model(self, pairs: Generation) -> Model:
+        """The version as kernels read it, with the live generation of slots; kept until the next one begins."""
+        built: tuple[Generation, Model] | None = self.__dict__.get("_built")
+        if built is None or built[0] is not pairs:
+            tables = Tables(
+                self.wide.view, self.statistics.view, pairs.slots.heads, pairs.weights.matrix, pairs.likenesses.matrix
+            )
+            model = Model(self.plan.arrays, tables, self.tower is not None, self._net.for_items(self.plan))
+            built = self.__dict__["_built"] = pairs, model
+        return built[1]
 
     @cached_property
     def _user_layer(self) -> UserLayer:

@@ -1,9 +1,10 @@
 """Validation of events where they enter."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from stream.events.types import (
+    ID_BYTES_MAX,
     ITEMS_MAX,
     NUMBER_MAX,
     REASONS,
@@ -27,19 +28,21 @@ def check_source(event: SourceEvent) -> None:
     check_time(event.time_ms)
     if isinstance(event, Tick):
         return
-    if not event.user:
-        raise BadEvent("user is empty")
+    check_id("user", event.user)
     if isinstance(event, Install):
         if not event.item or not event.install_id:
             raise BadEvent("an install needs an item and an install_id")
+        check_lengths("item, install_id or request_id", (event.item, event.install_id, event.request_id))
         return
     n = len(event.items)
-    if not event.request_id:
-        raise BadEvent("request_id is empty")
+    check_id("request_id", event.request_id)
     if not 1 <= n <= ITEMS_MAX:
         raise BadEvent(f"a page has 1 to {ITEMS_MAX} items, this one {n}")
     if len(set(event.items)) != n or "" in event.items:
         raise BadEvent("a page's items must be distinct and not empty")
+    check_lengths("an item's id", event.items)
+    if event.variant:
+        check_id("variant", event.variant)
     if not 0 <= event.version < NUMBER_MAX:
         raise BadEvent(f"version {event.version} is not between 0 and 2**53")
     if event.scores or event.propensities:
@@ -86,6 +89,8 @@ def check_organic(organic: Organic) -> None:
     check_time(organic.time_ms)
     if not (organic.user and organic.item and organic.install_id):
         raise BadEvent("an organic install needs a user, an item and an install_id")
+    ids = organic.user, organic.item, organic.install_id, organic.request_id
+    check_lengths("user, item, install_id or request_id", ids)
     if not 0 <= organic.ingest_ms < TIME_MS_MAX:
         raise BadEvent("an ingest time is not between 1970 and 2100")
 
@@ -94,6 +99,7 @@ def check_request(request: RankRequest) -> None:
     """Raises BadEvent when a request is invalid."""
     if not request.request_id or not request.user:
         raise BadEvent("a request needs a request_id and a user")
+    check_lengths("request_id, user or model", (request.request_id, request.user, request.model))
     if not 1 <= request.k <= ITEMS_MAX:
         raise BadEvent(f"k must be 1 to {ITEMS_MAX}, not {request.k}")
     if request.candidates is not None:
@@ -102,14 +108,33 @@ def check_request(request: RankRequest) -> None:
             raise BadEvent(f"give 1 to {ITEMS_MAX} candidates, or none at all")
         if len(set(request.candidates)) != n or not all(request.candidates):
             raise BadEvent("candidates must be distinct and not empty")
+        check_lengths("a candidate's id", request.candidates)
+    check_lengths("an item's id in the history", request.history or ())
     if request.time_ms:
         check_time(request.time_ms)
     if not 0 <= request.deadline_ms < NUMBER_MAX:
         raise BadEvent(f"deadline_ms {request.deadline_ms} is not between 0 and 2**53")
     if request.reply_to is not None and not (request.reply_to.topic and request.reply_to.partition >= 0):
         raise BadEvent("reply_to needs a topic and a partition from 0")
+    if request.reply_to is not None:
+        check_lengths("reply_to's topic", (request.reply_to.topic,))
     check_numbers(request.context)
     check_numbers(request.attributes or {})
+
+
+def check_id(what: str, text: str) -> None:
+    """Raises BadEvent when an id is empty or longer than ID_BYTES_MAX."""
+    if not text:
+        raise BadEvent(f"{what} is empty")
+    check_lengths(what, (text,))
+
+
+def check_lengths(what: str, ids: Sequence[str]) -> None:
+    """Raises BadEvent when one of the ids is longer than ID_BYTES_MAX."""
+    if max(map(len, ids), default=0) <= ID_BYTES_MAX // 4:  # a character has at most 4 bytes
+        return
+    if (most := max(len(one.encode()) for one in ids)) > ID_BYTES_MAX:
+        raise BadEvent(f"{what} has {most} bytes, the limit is {ID_BYTES_MAX}: send a shorter id, or a hash of it")
 
 
 def check_numbers(values: Mapping[str, "Value"]) -> None:

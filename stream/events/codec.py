@@ -13,7 +13,15 @@ from typing import Any, Final, TypeVar
 import msgspec
 import xxhash
 
-from stream.events.checks import check_numbers, check_organic, check_request, check_size, check_source, check_training
+from stream.events.checks import (
+    check_id,
+    check_numbers,
+    check_organic,
+    check_request,
+    check_size,
+    check_source,
+    check_training,
+)
 from stream.events.types import (
     CHUNK_EVENTS,
     EVENT_BYTES_MAX,
@@ -73,10 +81,10 @@ def decode_entity(raw: bytes, kind: type[T]) -> T:
         check_numbers(entity.attributes)
     if isinstance(entity, Item) and not math.isfinite(entity.popularity):
         raise BadEvent("popularity must be finite")
-    if isinstance(entity, Item | History) and not entity.item:
-        raise BadEvent("item is empty")
-    if isinstance(entity, User | History) and not entity.user:
-        raise BadEvent("user is empty")
+    if isinstance(entity, Item | History):
+        check_id("item", entity.item)
+    if isinstance(entity, User | History):
+        check_id("user", entity.user)
     return entity
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stream.events.types import ID_BYTES_MAX
 from stream.tables.jit import kernel
 
 
@@ -69,6 +70,13 @@ def text_at(raw: Any, at: Any) -> Any:
     for k in range(begin, begin + size):
         seen |= raw[np.uint64(k)]
     return begin, begin + size if seen < 0x80 else np.int64(-1)
+
+
+@kernel
+def id_at(raw: Any, at: Any) -> Any:
+    """(begin, end) of an id's bytes; it may be empty."""
+    begin, at = text_at(raw, at)
+    return begin, at if at - begin <= ID_BYTES_MAX else np.int64(-1)
 
 
 @kernel

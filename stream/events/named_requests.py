@@ -12,6 +12,7 @@ from stream.events.checks import check_request, check_size
 from stream.events.codec import DECODE_ERRORS
 from stream.events.types import (
     DEADLINE_MS,
+    ID_BYTES_MAX,
     ITEMS_MAX,
     NUMBER_MAX,
     REQUEST_BYTES_MAX,
@@ -24,21 +25,22 @@ from stream.runtime.errors import BadEvent
 
 JSON_HEADS: Final = b"{[ \t\r\n"  # no record of positional requests begins with one of these bytes
 
-_Candidate = Annotated[str, Meta(min_length=1)]
+_Id = Annotated[str, Meta(max_length=ID_BYTES_MAX)]  # characters: the check counts bytes
+_Candidate = Annotated[str, Meta(min_length=1, max_length=ID_BYTES_MAX)]
 
 
 class NamedReplyTo(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=True):
     """See ReplyTo."""
 
-    topic: Annotated[str, Meta(min_length=1)]
+    topic: Annotated[_Id, Meta(min_length=1)]
     partition: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
 
 
 class NamedRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=True):
     """See RankRequest: the same fields, by name."""
 
-    user: Annotated[str, Meta(min_length=1, description="the user's id")]
-    request_id: Annotated[str, Meta(description="names the request and its page; unique")] = ""
+    user: Annotated[_Id, Meta(min_length=1, description="the user's id")]
+    request_id: Annotated[_Id, Meta(description="names the request and its page; unique")] = ""
     k: Annotated[int, Meta(ge=1, le=ITEMS_MAX, description="how many items to return")] = 10
     time_ms: Annotated[int, Meta(ge=0, lt=TIME_MS_MAX, description="event time, UTC; 0: now")] = 0
     context: Annotated[dict[str, str | float], Meta(description="context columns of the spec")] = {}
@@ -57,9 +59,9 @@ class NamedRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=
     deadline_ms: Annotated[
         int, Meta(ge=0, lt=NUMBER_MAX, description=f"how old the answer may be; 0: {DEADLINE_MS}")
     ] = 0
-    history: Annotated[list[str], Meta(description="what the user installed, newest last")] | None = None
+    history: Annotated[list[_Id], Meta(description="what the user installed, newest last")] | None = None
     attributes: Annotated[dict[str, Value], Meta(description="the user's attributes")] | None = None
-    model: Annotated[str, Meta(description="the model to rank by; empty: the ranker's first one")] = ""
+    model: Annotated[_Id, Meta(description="the model to rank by; empty: the ranker's first one")] = ""
     reply_to: NamedReplyTo | None = None
 
     def positional(self) -> RankRequest:

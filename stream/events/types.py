@@ -10,6 +10,7 @@ REQUEST_BYTES_MAX: Final = 256 * 1024
 EVENTS_MAX: Final = 65_536  # of one record
 CHUNK_EVENTS: Final = 1_024  # of a large record, decoded at once: rejected ones take 10 µs each
 ITEMS_MAX: Final = 1_000  # of one page or request
+ID_BYTES_MAX: Final = 256  # of an id, or the name of a variant, as UTF-8
 TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: a later event time is a mistake
 WEIGHT_MIN: Final = 1e-6  # of an example; a smaller one would vanish in 32 bits
 WEIGHT_MAX: Final = 1e6
@@ -114,7 +115,8 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
 
     `features` belong to `items` in this order; whoever shows the page copies them into the Impression.
     `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
-    ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", "no_user", ...).
+    ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", "no_user",
+    "features_cut": fewer items than asked for, since the features of more wouldn't fit an Impression).
     `error` is empty, or the reason why there is no answer, and `kind` then one of KINDS (empty from an older ranker).
     """
 

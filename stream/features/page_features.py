@@ -22,13 +22,14 @@ import msgspec
 import numpy as np
 import xxhash
 
-from stream.events.types import ITEMS_MAX, Item, Value
+from stream.events.types import ID_BYTES_MAX, ITEMS_MAX, Item, Value
 from stream.features.built_in_values import PLACE, BuiltInValues, moment_ms
 from stream.features.page_kernels import (
     FLOAT_MAX,
     LIST_MAX,
     ItemColumns,
     PageSizes,
+    UnknownItems,
     UserColumns,
     all_valid,
     build,
@@ -46,12 +47,20 @@ from stream.tables.dtypes import F32, F64, I64, U32, U64
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event's own limit is tighter
 
 
+NO_IDS: Final[U64] = np.zeros(0, np.uint64)
+
+
 def id_of(seed: int, text: str) -> int:
     """The 64-bit id of a text under its column's seed; never 0."""
     return xxhash.xxh3_64_intdigest(text.encode(), seed) or 1
 
 
-cached_id_of = lru_cache(65_536)(id_of)  # most texts come again and again
+_cached_id_of = lru_cache(65_536)(id_of)  # most texts come again and again
+
+
+def cached_id_of(seed: int, text: str) -> int:
+    """As `id_of`. Texts that are longer than ids aren't kept."""
+    return _cached_id_of(seed, text) if len(text) <= ID_BYTES_MAX else id_of(seed, text)
 
 
 def seed_of(column: str) -> int:
@@ -103,6 +112,7 @@ class Layout:
         statistics = [one.layout_text() for one in spec.statistics.values()]
         encoded = [*names, statistics, *cuts, *self.built_in.meaning]
         self.hash = xxhash.xxh3_64_intdigest(msgspec.json.encode(encoded))
+        self.item_id = self.item_lists.index("item.id")
         self.sizes = PageSizes(*map(len, names))
         self.size_array = np.array(self.sizes, np.int64)  # for kernels
         sources = {n: n.removesuffix("_band") for n in self.seeds}
@@ -159,7 +169,6 @@ class Catalogue:
         self.row: dict[str, int] = {}
         self.items: list[str] = [""]
         self.titles: list[str] = [""]
-        self._popularity: list[float] = [0.0]
         width = len(layout.item_lists)
         self.ids: U64 = np.zeros(1024, np.uint64)
         self.offsets = np.zeros(1024 * width + 1, np.int64)
@@ -184,7 +193,6 @@ class Catalogue:
         self.numbers[row], self.moments[row] = numbers, [*moments.values()]
         self.items.append(item.item)
         self.titles.append(item.title)
-        self._popularity.append(item.popularity)
         self.row[item.item] = row
         return row
 
@@ -199,10 +207,18 @@ class Catalogue:
             rows = [self.row[i] if i in self.row else self.put(Item(i)) for i in items]
         return np.array(rows, np.int64)
 
-    def by_popularity(self) -> I64:
-        """Rows of known items, most popular first."""
-        rows = np.fromiter(self.row.values(), np.int64, len(self.row))
-        return rows[np.argsort(-np.asarray(self._popularity)[rows], kind="stable")]
+    def lookup(self, items: Sequence[str]) -> tuple[I64, U64]:
+        """Rows of items as `build_page` reads them: negative for unknown ones, whose ids are the second array.
+
+        It changes nothing, so threads may call it while one puts.
+        """
+        rows, unknown = [*map(self.row.get, items)], list[int]()
+        if None in rows:
+            for at, row in enumerate(rows):
+                if row is None:
+                    unknown.append(cached_id_of(self.layout.seeds["item.id"], items[at]))
+                    rows[at] = -len(unknown)
+        return np.array(rows, np.int64), np.array(unknown, np.uint64)
 
     def _grow(self, row: int, extra: int) -> None:
         width = len(self.layout.item_lists)
@@ -214,15 +230,21 @@ class Catalogue:
             self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)])
 
 
-def build_page(layout: Layout, user: UserColumns, catalogue: Catalogue, rows: I64, time_ms: int | None = None) -> U64:
+def build_page(
+    layout: Layout, user: UserColumns, catalogue: Catalogue, rows: I64, time_ms: int | None = None,
+    unknown: U64 = NO_IDS,
+) -> U64:  # fmt: skip
     """A page of these catalogue rows as words; statistics and base rate are NaN until `Statistics.fill`.
 
+    `rows`, and `unknown` where some are negative, are those of `Catalogue.lookup`.
     `time_ms` is what columns of the page's time go by: only a spec that has none can do without.
     """
     items = ItemColumns(catalogue.ids, catalogue.offsets, catalogue.numbers)
-    words: U64 = build(user, items, rows, np.uint64(layout.hash), layout.size_array)
+    only_ids = UnknownItems(unknown, layout.item_id)
+    words: U64 = build(user, items, rows, only_ids, np.uint64(layout.hash), layout.size_array)
     if not layout.built_in.is_empty:
-        layout.built_in.write(words, catalogue.moments[rows], time_ms, layout.size_array)
+        moments = catalogue.moments[np.maximum(rows, 0)]  # row 0 is an unknown item
+        layout.built_in.write(words, moments, time_ms, layout.size_array)
     return words
 
 

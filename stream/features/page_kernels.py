@@ -63,6 +63,13 @@ class ItemColumns(NamedTuple):
     numbers: F32  # f32[rows, IN]
 
 
+class UnknownItems(NamedTuple):
+    """Items of which only the id is known: that of row −1 − i is ids[i]."""
+
+    ids: U64  # u64[unknown]
+    column: int  # index of the list of `item.id`
+
+
 @kernel
 def page_sizes(sizes: I64) -> PageSizes:
     """A layout's sizes by name. They come as an array: a named tuple costs a µs more in each call from Python."""
@@ -143,13 +150,18 @@ def all_valid(words: U64, ends: I64, items: I64, layout_hash: np.uint64, sizes: 
 
 
 @kernel
-def build(user: UserColumns, items: ItemColumns, rows: I64, layout_hash: np.uint64, size_array: I64) -> U64:
+def build(
+    user: UserColumns, items: ItemColumns, rows: I64, unknown: UnknownItems, layout_hash: np.uint64, size_array: I64
+) -> U64:
     """A page of the user's columns and those of the items in `rows`; base rate and statistics are NaN."""
     sizes = page_sizes(size_array)
     n, width = rows.shape[0], sizes.item_lists
-    item_ids = np.int64(0)
+    item_ids, ids, column = np.int64(0), unknown.ids, unknown.column
     for r in rows:
-        item_ids += np.int64(items.offsets[(r + 1) * width]) - np.int64(items.offsets[r * width])
+        if r >= 0:
+            item_ids += np.int64(items.offsets[(r + 1) * width]) - np.int64(items.offsets[r * width])
+        else:
+            item_ids += 1
     first_id = 2 + (sizes.user_lists + n * width + 3) // 2
     floats = 2 * (first_id + user.ids.shape[0] + item_ids)
     numbers = sizes.user_numbers + 1 + n * (sizes.item_numbers + sizes.statistics)
@@ -161,6 +173,12 @@ def build(user: UserColumns, items: ItemColumns, rows: I64, layout_hash: np.uint
     first_id += user.ids.shape[0]
     copied = np.int64(0)
     for r in range(n):
+        if rows[r] < 0:
+            for f in range(width):
+                w32[6 + sizes.user_lists + r * width + f] = copied + (1 if f >= column else 0)
+            words[first_id + copied] = ids[-1 - rows[r]]
+            copied += 1
+            continue
         first = np.int64(items.offsets[rows[r] * width])
         for f in range(width):
             end = np.int64(items.offsets[rows[r] * width + f + 1])
@@ -172,8 +190,9 @@ def build(user: UserColumns, items: ItemColumns, rows: I64, layout_hash: np.uint
     f32[floats : floats + sizes.user_numbers] = user.numbers
     floats += sizes.user_numbers + 1
     for r in range(n):
-        for i in range(sizes.item_numbers):
-            f32[floats + r * sizes.item_numbers + i] = items.numbers[rows[r], i]
+        if rows[r] >= 0:
+            for i in range(sizes.item_numbers):
+                f32[floats + r * sizes.item_numbers + i] = items.numbers[rows[r], i]
     return words
 
 
@@ -197,7 +216,7 @@ def rebuild(words: U64, user: UserColumns, positions: I64, sizes: I64) -> U64:
     numbers = page.f32[at.item_numbers : at.statistics].reshape(at.items, at.sizes.item_numbers)
     last = at.item_offsets + at.items * at.sizes.item_lists + 1
     items = ItemColumns(words[at.item_ids : at.user_numbers // 2], page.w32[at.item_offsets : last], numbers)
-    out = build(user, items, positions, words[0], sizes)
+    out = build(user, items, positions, UnknownItems(words[:0], 0), words[0], sizes)
     copy = open_page(out, sizes)
     copy.f32[copy.at.base_rate] = page.f32[at.base_rate]
     for r in range(positions.shape[0]):

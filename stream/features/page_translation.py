@@ -14,7 +14,7 @@ import numpy as np
 from stream.events.types import Impression, Item, Value
 from stream.features.built_in_values import ranks_of
 from stream.features.page_features import Catalogue, Layout, build_page, words_of
-from stream.features.page_kernels import ItemColumns, UserColumns, build, open_page
+from stream.features.page_kernels import ItemColumns, UnknownItems, UserColumns, build, open_page
 from stream.spec.built_in_columns import NEWEST, RANK
 from stream.spec.spec import Spec
 from stream.spec.spec_changes import SpecChanges
@@ -217,7 +217,7 @@ def merge_page(words: U64, sizes: I64, base: U64, new_sizes: I64, sources: Sourc
                 item_numbers[item, i] = was.f32[at.item_numbers + item * at.sizes.item_numbers + k]
     made = build(
         UserColumns(ids, offsets.astype(np.uint32), user_numbers), ItemColumns(item_ids, item_offsets, item_numbers),
-        np.arange(at.items), base[0], new_sizes,
+        np.arange(at.items), UnknownItems(item_ids[:0], 0), base[0], new_sizes,
     )  # fmt: skip
     page = open_page(made, new_sizes)
     page.f32[page.at.base_rate] = was.f32[at.base_rate]

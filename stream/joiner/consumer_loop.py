@@ -288,10 +288,9 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     def set_gauges(self) -> None:
         """Set the partitions' gauges, and publish the counts."""
         now_s = time.time()
+        assignment = self.consumer.assignment()
         for partition in self.assigned.partitions:
-            try:
-                end = self.consumer.highwater(TopicPartition(self.topic, partition))
-            except AssertionError:  # not assigned any more
-                continue
-            self.assigned.set_gauges(partition, end, now_s)
+            at = TopicPartition(self.topic, partition)
+            if at in assignment:  # still: aiokafka only asserts it
+                self.assigned.set_gauges(partition, self.consumer.highwater(at), now_s)
         self.tally.publish()

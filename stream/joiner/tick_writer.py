@@ -92,10 +92,9 @@ class TickWriter:
     def _is_stale(self, consumer: Any, partition: int) -> bool:
         """Whether a partition without known lag had no successful fetch for too long."""
         at, state = self._at(partition), self._assigned.partitions[partition]
-        try:
-            polled_ms, end = consumer.last_poll_timestamp(at), consumer.highwater(at)
-        except (AssertionError, IllegalStateError):  # not assigned any more
+        if at not in consumer.assignment():  # any more: aiokafka only asserts it
             return False
+        polled_ms, end = consumer.last_poll_timestamp(at), consumer.highwater(at)
         if self._busy() or polled_ms is None or end is None or state.next_offset < end:
             return False
         return bool(time.time() * 1000 - polled_ms > STALE_MS)

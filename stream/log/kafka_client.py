@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any, Final, TypeVar
 
 from kafka import errors
+from kafka.protocol.schemas.fields.codecs import TaggedFields, UnsignedVarInt32
 from kafka.protocol.schemas.fields.struct import StructField
 
 from stream.log.kafka_login import login_options
@@ -45,6 +46,15 @@ def _one_at_a_time(compiled: Callable[..., T]) -> Callable[..., T]:
 
 StructField.compiled_decode_from = _one_at_a_time(StructField.compiled_decode_from)
 StructField.compiled_encode_into = _one_at_a_time(StructField.compiled_encode_into)
+
+
+def _decode_no_tags(data: Any) -> None:
+    """kafka-python reads this byte in an `assert`, which `python -O` leaves out (3.0.12)."""
+    if (count := UnsignedVarInt32.decode(data)) != 0:
+        raise ValueError(f"{count} tagged fields in a struct that can't have any")
+
+
+TaggedFields.decode_empty = _decode_no_tags
 
 
 def client_options(settings: Settings) -> dict[str, Any]:

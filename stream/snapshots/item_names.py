@@ -12,11 +12,11 @@ from typing import Final
 
 import numpy as np
 
+from stream.events.types import ID_BYTES_MAX
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.payload import Array, Payload
 
 ITEMS_PART: Final = "items"
-NAME_MAX: Final = 256  # characters; an item with a longer name must be described, or named as a candidate
 ITEMS_MAX: Final = 20_000  # that a reader accepts
 
 
@@ -29,7 +29,7 @@ def pack_names(names: Iterable[str]) -> dict[str, Array]:
 
 
 def unpack_names(payload: Payload) -> tuple[str, ...]:
-    """The names, sorted. Raises BadSnapshot."""
+    """The names, sorted, without those of earlier builds that no event may have now. Raises BadSnapshot."""
     names, ends = payload.get("names"), payload.get("ends")
     if (
         names is None
@@ -42,6 +42,6 @@ def unpack_names(payload: Payload) -> tuple[str, ...]:
         raise BadSnapshot(f"names of items have ends that don't rise to their length, or are over {ITEMS_MAX}")
     raw = names.tobytes()
     try:
-        return tuple(raw[a:b].decode() for a, b in pairwise(stops))
+        return tuple(raw[a:b].decode() for a, b in pairwise(stops) if b - a <= ID_BYTES_MAX)
     except UnicodeDecodeError as error:
         raise BadSnapshot(f"an item's name isn't UTF-8: {error}") from None

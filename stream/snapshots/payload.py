@@ -1,8 +1,13 @@
-"""Payloads: named arrays, packed as bytes and split into content-addressed blobs."""
+"""Payloads: named arrays, packed as bytes and split into content-addressed blobs.
+
+A payload that doesn't fit SEGMENT_BLOBS blobs is cut by rows into *segments*. Each is packed by itself, and all but the
+last fill SEGMENT_BLOBS blobs, so the list of digests says where a segment begins. A reader has one segment's bytes
+in memory at a time. Readers of earlier builds know one segment, and reject a longer list with the manifest.
+"""
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Final
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
@@ -13,9 +18,11 @@ import numpy.typing as npt
 from stream.runtime.errors import BadSnapshot
 
 BLOB_BYTES_MAX: Final = 8 * 1024 * 1024
-BLOBS_MAX: Final = 128  # of one payload: 1 GiB
-PAYLOAD_BYTES_MAX: Final = BLOBS_MAX * BLOB_BYTES_MAX
+SEGMENT_BLOBS: Final = 128
+SEGMENT_BYTES_MAX: Final = SEGMENT_BLOBS * BLOB_BYTES_MAX  # 1 GiB
+SEGMENTS_MAX: Final = 32  # of one payload: what tables of a thousand million rows take
 NAMES_MAX: Final = 256  # arrays of a payload, metrics of a manifest
+HEADS_BYTES_MAX: Final = NAMES_MAX * 128  # of a segment: names, dtypes, shapes
 NAME_BYTES_MAX: Final = 64
 ARRAY_CODE: Final = 1
 DTYPES: Final = ("<f4", "<f8", "<u8", "<i8", "<i4", "|u1")
@@ -23,7 +30,7 @@ DTYPES: Final = ("<f4", "<f8", "<u8", "<i8", "<i4", "|u1")
 Array = npt.NDArray[np.generic]
 Payload = Mapping[str, Array]
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-Digests = Annotated[list[Digest], msgspec.Meta(max_length=BLOBS_MAX)]
+Digests = Annotated[list[Digest], msgspec.Meta(max_length=SEGMENTS_MAX * SEGMENT_BLOBS)]
 
 
 def _pack_array(name: str, array: Array) -> msgpack.ExtType:
@@ -66,22 +73,83 @@ def _finite(name: str, array: Array) -> Array:
 
 
 def pack(payload: Payload) -> bytes:
-    """A payload's bytes: arrays of DTYPES, at most two dimensions, in order of name, so equal payloads are equal bytes.
+    """The bytes of one segment: arrays of DTYPES, at most two dimensions, in order of name: equal ones are equal bytes.
 
-    Raises BadSnapshot when a number isn't finite or the whole is over PAYLOAD_BYTES_MAX.
+    Raises BadSnapshot when a number isn't finite or the whole is over SEGMENT_BYTES_MAX.
     """
     assert len(payload) <= NAMES_MAX, f"{len(payload)} arrays are too many for a payload"
     assert all(len(name.encode()) <= NAME_BYTES_MAX for name in payload), "an array's name is too long"
-    if (size := sum(array.nbytes for array in payload.values())) > PAYLOAD_BYTES_MAX - NAMES_MAX * 128:
-        raise BadSnapshot(f"a payload of {size} bytes is over {PAYLOAD_BYTES_MAX}: raise L1 or expire sooner")
+    if (size := sum(array.nbytes for array in payload.values())) > SEGMENT_BYTES_MAX - HEADS_BYTES_MAX:
+        raise BadSnapshot(f"a segment of {size} bytes is over {SEGMENT_BYTES_MAX}: cut it")
     packed: bytes = msgpack.packb({name: _pack_array(name, payload[name]) for name in sorted(payload)})
     return packed
 
 
+def pack_blobs(payload: Payload) -> list[tuple[str, bytes]]:
+    """A payload's blobs in order, each with its digest (a blob may occur twice); however large it is.
+
+    Raises BadSnapshot when a number isn't finite, or there are more than SEGMENTS_MAX segments.
+    """
+    blobs: list[tuple[str, bytes]] = []
+    for number, segment in enumerate(_segments(payload)):
+        if number == SEGMENTS_MAX:
+            raise BadSnapshot(
+                f"a payload is over {SEGMENTS_MAX * SEGMENT_BYTES_MAX} bytes: raise L1, expire sooner, or lower the "
+                "bounds of the tables (max_keys, max_statistics, max_rows)"
+            )
+        assert len(blobs) == number * SEGMENT_BLOBS, "all segments but the last have as many blobs"
+        blobs += digested_blobs(pack(segment))
+    return blobs
+
+
+def _segments(payload: Payload) -> Iterator[dict[str, Array]]:
+    """The arrays cut by rows, in order of name: each segment but the last has no room for another row."""
+    segment: dict[str, Array] = {}
+    room = SEGMENT_BYTES_MAX - HEADS_BYTES_MAX
+    for name in sorted(payload):
+        array, first = payload[name], 0
+        assert array.ndim, f"{name}: a payload can't contain a single number"
+        row_bytes = array.nbytes // len(array) if len(array) else 0
+        assert row_bytes < BLOB_BYTES_MAX - HEADS_BYTES_MAX, f"a row of {name} has {row_bytes} bytes"
+        while (len(array) - first) * row_bytes > room:
+            last = first + room // row_bytes
+            segment[name] = array[first:last]
+            yield segment
+            segment, room, first = {}, SEGMENT_BYTES_MAX - HEADS_BYTES_MAX, last
+        segment[name] = array[first:]
+        room -= segment[name].nbytes
+    yield segment
+
+
+def by_segment(digests: Sequence[str]) -> Iterator[Sequence[str]]:
+    """A payload's digests, segment by segment."""
+    for first in range(0, max(1, len(digests)), SEGMENT_BLOBS):
+        yield digests[first : first + SEGMENT_BLOBS]
+
+
+def joined(segments: Iterable[Payload]) -> dict[str, Array]:
+    """The payload of these segments. Raises BadSnapshot when an array isn't the same kind in all. Read-only."""
+    pieces: dict[str, list[Array]] = {}
+    for segment in segments:
+        for name, array in segment.items():
+            pieces.setdefault(name, []).append(array)
+    return {name: _joined(name, pieces.pop(name)) for name in [*pieces]}
+
+
+def _joined(name: str, pieces: list[Array]) -> Array:
+    if len(pieces) == 1:
+        return pieces[0]
+    if len({(piece.dtype.str, piece.shape[1:]) for piece in pieces}) > 1 or not pieces[0].ndim:
+        raise BadSnapshot(f"{name} has another type or width in each segment of its payload")
+    array = np.concatenate(pieces)
+    array.flags.writeable = False
+    return array
+
+
 def unpack(raw: bytes) -> dict[str, Array]:
-    """A payload from its bytes, shapes checked, floats finite. Raises BadSnapshot. The arrays are read-only."""
-    if len(raw) > PAYLOAD_BYTES_MAX:
-        raise BadSnapshot(f"a payload of {len(raw)} bytes is over {PAYLOAD_BYTES_MAX}")
+    """A segment from its bytes, shapes checked, floats finite. Raises BadSnapshot. The arrays are read-only."""
+    if len(raw) > SEGMENT_BYTES_MAX:
+        raise BadSnapshot(f"a segment of {len(raw)} bytes is over {SEGMENT_BYTES_MAX}")
     limits = {"max_map_len": NAMES_MAX, "max_array_len": 0, "max_str_len": NAME_BYTES_MAX, "max_bin_len": 0}
     try:
         payload = msgpack.unpackb(raw, ext_hook=_unpack_array, object_pairs_hook=_only_arrays, **limits)
@@ -93,7 +161,7 @@ def unpack(raw: bytes) -> dict[str, Array]:
 
 
 def digested_blobs(raw: bytes) -> list[tuple[str, bytes]]:
-    """A payload's blobs of at most BLOB_BYTES_MAX in order, each with its digest (a blob may occur twice)."""
+    """A segment's blobs of at most BLOB_BYTES_MAX in order, each with its digest (a blob may occur twice)."""
     chunks = [raw[i : i + BLOB_BYTES_MAX] for i in range(0, len(raw), BLOB_BYTES_MAX)] or [b""]
     return [(digest_of(chunk), chunk) for chunk in chunks]
 
@@ -104,7 +172,7 @@ def split(raw: bytes) -> dict[str, bytes]:
 
 
 def digests_of(raw: bytes) -> Digests:
-    """The digests of a payload's blobs in order (a blob may occur twice)."""
+    """The digests of a segment's blobs in order (a blob may occur twice)."""
     return [digest for digest, _ in digested_blobs(raw)]
 
 

@@ -1,6 +1,7 @@
 """Snapshots: content-addressed blobs, one manifest a version, one head. The protocol of both stores.
 
 A *payload* is a dict of arrays, packed as msgpack and split into blobs; it's named by the list of their digests.
+A large one is cut into segments (`payload.py`).
 A *manifest* names all payloads of one version, and the *head* says which version is live. The stores:
 `MemoryStore` (`memory_store.py`), `RedisStore` (`redis_store.py`, which lists the keys).
 The payloads of each part:
@@ -17,12 +18,12 @@ A version's part is its base, then the merged delta, then the small ones, in ord
 an earlier one. Every deep payload has all dense arrays: they are few and all change.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.manifest import Decision, Head, Manifest
-from stream.snapshots.payload import Array, unpack
+from stream.snapshots.payload import Array, by_segment, joined, unpack
 
 
 class VersionReader(Protocol):
@@ -138,6 +139,6 @@ def damaged_blob(digest: str, model: str) -> BadSnapshot:
     )
 
 
-def fetch(store: VersionReader, digests: Iterable[str]) -> dict[str, Array]:
+def fetch(store: VersionReader, digests: Sequence[str]) -> dict[str, Array]:
     """One payload from its blobs. Raises BadSnapshot, StoreUnavailable."""
-    return unpack(b"".join(store.get_blob(d) for d in digests))
+    return joined(unpack(b"".join(map(store.get_blob, some))) for some in by_segment(digests))

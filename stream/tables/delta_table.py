@@ -9,7 +9,9 @@ same leading bits, the newest entry that was put.
 
 A view is a count of entries: later ones are invisible to it. So the next version of a table costs what
 changed, versions share the arrays, and threads read them without locks while one thread puts. Entries are written
-before heads name them, and nothing that was written changes, except heads: an older view goes back from them.
+before heads name them, and nothing that was written changes, except heads: an older view goes back from them. A fence
+between the two keeps that order on every processor; a reader's second address depends on what it read first, so it
+needs none. A key that has no number yet is one without an entry. A view itself is handed over under a lock.
 """
 
 import math
@@ -20,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stream.runtime.fence import release_fence
 from stream.tables.dtypes import F32, I64, U32, U64
 from stream.tables.hash_kernels import find, find_hashed, find_or_insert, hash32
 from stream.tables.jit import kernel
@@ -104,6 +107,7 @@ def _write(heads: U64, entries: U64, count: int, keys: U64, columns: U64, tombst
 
 @kernel
 def _set_heads(heads: U64, count: int, keys: U64, counts: I64) -> None:
+    release_fence()  # entries and vectors were written
     for r in range(keys.shape[0]):
         heads[find_or_insert(heads, keys[r], counts), 1] = np.uint64(count + r)
 

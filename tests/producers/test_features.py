@@ -100,8 +100,10 @@ def test_a_page_of_exactly_the_limit_is_accepted() -> None:
     """Its size is that of the encoded event with its features, which isn't encoded to find out."""
     builder = FeatureBuilder(tiny_spec(), 1)
     short = shown(builder, page("r", 0))
-    free = EVENT_BYTES_MAX - len(encode(msgspec.structs.replace(short, variant="x" * 1_000))) + 1_000
-    full, over = (msgspec.structs.replace(page(name, 0), variant="x" * (free + n)) for n, name in enumerate("fo"))
+    free = EVENT_BYTES_MAX - len(encode(msgspec.structs.replace(short, context={"x": "x" * 1_000}))) + 1_000
+    full, over = (
+        msgspec.structs.replace(page(name, 0), context={"x": "x" * (free + n)}) for n, name in enumerate("fo")
+    )
     assert len(encode(shown(builder, full))) == EVENT_BYTES_MAX
     with pytest.raises(BadEvent, match=f"{EVENT_BYTES_MAX + 1} bytes"):
         builder.process(over)

@@ -65,6 +65,8 @@ def test_a_broken_line_costs_only_itself() -> None:
         ('{"type":"impression","time_ms":1000,"user":"u","items":["a"],"context":{"x":1e999}}', "range"),
         ('{"type":"impression","time_ms":1000,"user":"u","items":[]}', "1 to 1000 items"),
         ('{"type":"item","item":""}', "item is empty"),
+        ('{"type":"item","item":"' + "i" * 257 + '"}', "item has 257 bytes, the limit is 256"),
+        ('{"type":"install","user":"' + "ü" * 129 + '","item":"a","time_ms":1}', "user has 258 bytes"),
         ('{"type":"item","item":"a","attributes":{"x":{"y":1}}}', "attributes"),
         ('{"type":"user","user":"u","attributes":{"x":"' + "y" * 70_000 + '"}}', "at most 65536 bytes"),
         ('{"item":"a"}', "type"),

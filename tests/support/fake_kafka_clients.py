@@ -93,6 +93,10 @@ class Paper:
         """The consumer's."""
         return self.positions[at.partition]
 
+    def assignment(self) -> set[Any]:
+        """The consumer's."""
+        return {TopicPartition("events", partition) for partition in range(64)}
+
     def highwater(self, at: Any) -> int | None:
         """The consumer's."""
         return self.ends.get(at.partition)

@@ -56,7 +56,7 @@ def examples(draw: st.DrawFn) -> Examples:
 valid = st.lists(examples() | organics, max_size=3)
 valid_records = valid.map(encode_record)
 
-texts = st.text(max_size=3) | st.sampled_from(["", "ü", "r" * 129, "r" * 300])
+texts = st.text(max_size=3) | st.sampled_from(["", "ü", "r" * 129, "r" * 256, "r" * 257])
 numbers = st.sampled_from(
     [-1, 0, 1, 2, 3, 4, 200, 2**16, 2**32, NUMBER_MAX, TIME_MS_MAX, 2**63, 2**64 - 1, 0.0, 1.0, 0.5, True, None, "1"]
 )

@@ -105,7 +105,8 @@ class ServedModel:
         self._store.publish(built.manifest)
         if self._version % RETAIN_EVERY == 0:
             self._store.retain(KEEP_VERSIONS)
-        assert self._watcher.step(), f"version {self._version} isn't served: {self._watcher.rejection}"
+        is_served = self._watcher.step()
+        assert is_served, f"version {self._version} isn't served: {self._watcher.rejection}"
 
     def answer(self) -> None:
         """Answer all requests that wait; earlier replies were read."""

@@ -1,6 +1,7 @@
 """Checks what Thalweg needs on a machine, and names the command that gets what is missing."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ DISK_MIN_GB = 2.0  # for `.local`; the environment, from which this runs, is ins
 MEMORY_GB = 8.0
 MEMORY_MIN_GB = 7.0  # the system reports less than is installed
 CORES_MIN = 2
+TESTED_MACHINES = ("x86_64", "amd64")
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,13 @@ def _machine(local: Path, *, runs_everything: bool) -> list[Requirement]:
         ),
         Requirement(
             "memory", memory_gb >= MEMORY_MIN_GB, f"{memory_gb:.1f} GB", f"{MEMORY_GB:g} GB", needed=runs_everything
+        ),
+        Requirement(
+            "processor",
+            platform.machine().lower() in TESTED_MACHINES,
+            platform.machine() or "unknown",
+            "x86-64: it's the only one that Thalweg was run on; others should do, but nobody has tried",
+            needed=False,
         ),
         Requirement(
             "cores", cores >= CORES_MIN, str(cores), f"{CORES_MIN} or more: with fewer, figures are worse", needed=False

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from stream.events.msgpack_scan import bytes_at, context_at, doubles_at, list_at, number_at, text_at
+from stream.events.msgpack_scan import bytes_at, context_at, doubles_at, id_at, list_at, number_at
 from stream.events.types import EVENT_BYTES_MAX, NUMBER_MAX, RECORD_BYTES_MAX, TIME_MS_MAX
 from stream.joiner.kernels.hashes import item_hash, murmur2, pair_hash, text_hash
 from stream.tables.jit import kernel
@@ -49,7 +49,7 @@ def _items(raw: Any, at: Any, hashes: Any) -> Any:
     if not 1 <= size <= min(hashes.shape[0], ITEMS_SCANNED) or at < 0:
         return size, np.int64(-1)
     for item in range(size):
-        begin, at = text_at(raw, at)
+        begin, at = id_at(raw, at)
         if at <= begin:
             return size, np.int64(-1)
         h = item_hash(raw, begin, at)
@@ -63,20 +63,20 @@ def _items(raw: Any, at: Any, hashes: Any) -> Any:
 @kernel
 def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
     """The end of an Impression with `fields` fields; −1 if it isn't plain. Fills its row."""
-    begin, at = text_at(raw, at)
+    begin, at = id_at(raw, at)
     if at <= begin:
         return np.int64(-1)
     row[REQUEST] = text_hash(raw, begin, at)
     row[TIME], at = number_at(raw, at)
     if at < 0:
         return at
-    begin, at = text_at(raw, at)
+    begin, at = id_at(raw, at)
     if at <= begin:
         return np.int64(-1)
     row[USER], row[MURMUR2] = text_hash(raw, begin, at), murmur2(raw, begin, at)
     row[SIZE], at = _items(raw, at, hashes)
     if at >= 0 and fields > 4:
-        _, at = text_at(raw, at)  # variant
+        _, at = id_at(raw, at)  # variant
     if at >= 0 and fields > 5:
         version, at = number_at(raw, at)
         if version >= NUMBER_MAX:
@@ -93,25 +93,25 @@ def _page(raw: Any, at: Any, fields: Any, hashes: Any, row: Any) -> Any:
 @kernel
 def _install(raw: Any, at: Any, fields: Any, row: Any) -> Any:
     """The end of an Install with `fields` fields; −1 if it isn't plain. Fills its row."""
-    begin, at = text_at(raw, at)
+    begin, at = id_at(raw, at)
     if at <= begin:
         return np.int64(-1)
     row[USER], row[MURMUR2] = text_hash(raw, begin, at), murmur2(raw, begin, at)
-    begin, at = text_at(raw, at)
+    begin, at = id_at(raw, at)
     if at <= begin:
         return np.int64(-1)
     row[ITEM] = item_hash(raw, begin, at)
     row[TIME], at = number_at(raw, at)
     if at < 0:
         return at
-    begin, at = text_at(raw, at)
+    begin, at = id_at(raw, at)
     if at <= begin:
         return np.int64(-1)
     row[KEY] = pair_hash(row[USER], text_hash(raw, begin, at))
     row[PAIR] = pair_hash(row[USER], row[ITEM])
     row[REQUEST] = row[RETRACTED] = 0
     if fields > 4:
-        begin, at = text_at(raw, at)
+        begin, at = id_at(raw, at)
         if at > begin:
             row[REQUEST] = text_hash(raw, begin, at)
     if at >= 0 and fields > 5:

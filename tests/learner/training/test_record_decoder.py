@@ -30,14 +30,14 @@ SPEC = small_spec()
 SMALL = Layout(SPEC)
 ORGANIC = Organic("u", "i", 1, "install", "request", 5)
 # Of each field: values that are valid, and values that aren't.
-NAMES = ["x", "x" * 31, "x" * 32, "x" * 300], [""]
+NAMES = ["x", "x" * 31, "x" * 32, "x" * 256], ["", "x" * 257]
 TIMES = [1, 127, 128, 2**16, 2**32, TIME_MS_MAX - 1], [0, -1, TIME_MS_MAX, 2**63, None]
 FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "request_id": NAMES,
     "time_ms": TIMES,
     "user": NAMES,
     "items": ([["x", "y", "z"]], [["x", "y", "x"], ["x", "", "z"], ["x", "y"], [], list("wxyz")]),
-    "variant": (["", "x" * 300], [5]),
+    "variant": (["", "x" * 256], ["x" * 257, 5]),
     "version": ([0, 2**53 - 1], [-1, 2**53, 2**63]),
     "scores": ([[], [0.5, -1e300, 0.0]], [[0.5], [0.5] * 4, [0.5, 0.5, math.inf], [math.nan] * 3]),
     "propensities": ([[], [0.5, -1e300, 0.0]], [[0.5], [0.5] * 4, [0.5, 0.5, math.inf], [math.nan] * 3]),
@@ -54,7 +54,7 @@ ORGANIC_FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
     "item": NAMES,
     "time_ms": TIMES,
     "install_id": NAMES,
-    "request_id": (["", "x" * 300], [5]),
+    "request_id": (["", "x" * 256], ["x" * 257, 5]),
     "ingest_ms": ([0, TIME_MS_MAX - 1], [-1, TIME_MS_MAX, 2**63]),
 }
 

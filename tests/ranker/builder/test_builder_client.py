@@ -149,7 +149,7 @@ def test_what_was_read_of_pairs_stays() -> None:
         second = builder.load(2, first)
     assert second.wide.base is first.wide.base
     assert second.wide.delta is first.wide.delta
-    assert second.pairs.weights is first.pairs.weights
+    assert second.pairs.live.weights is first.pairs.live.weights
 
 
 def test_why_a_version_is_rejected_is_reported(model_and_store: tuple[ToyModel, MemoryStore]) -> None:

@@ -50,6 +50,19 @@ def test_the_number_of_parts_is_bounded(model: ToyModel, monkeypatch: pytest.Mon
     assert kept(free) > 12
 
 
+def test_a_part_that_another_thread_is_putting_is_missing(model: ToyModel) -> None:
+    """Its key is there before its number: until then nothing is scored by it."""
+    store = MemoryStore("m")
+    model.publish(store)
+    version, page = load_version(store, "m", 1), model.page(4)
+    score_features(version, page.tobytes(), 4)
+    run = version.begin(page.copy())
+    assert version._score(run, 0, 4, version._live)
+    heads = version._live.table.heads
+    heads[heads[:, 0] != 0, 1] = 0
+    assert not version._score(run, 0, 4, version._live)
+
+
 def test_the_next_deep_version_begins_with_the_hottest(model: ToyModel) -> None:
     """Before the swap the new version has the parts that were used, computed by its own weights."""
     store = MemoryStore("m")

@@ -45,6 +45,7 @@ def small() -> Iterator[None]:
         patch.setattr(stream.tables.delta_table, "LATEST_MAX", 32)
         patch.setattr(ranker.kernels.pair_cache, "ROOM", 64)
         patch.setattr(ranker.kernels.pair_cache, "EPOCHS", 3)
+        patch.setattr(ranker.kernels.pair_cache, "RENEW_PAGES", 20)
         yield
 
 
@@ -67,10 +68,25 @@ def expected(model: ToyModel, pages: list[U64]) -> list[tuple[bytes, list[float]
     return found
 
 
-@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(["base", "delta", "delta", "delta", "merged"]), max_size=7))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.sampled_from(["base", "delta", "delta", "delta", "merged"]), max_size=7),
+    st.sampled_from([8, 64]),
+)
 @how(max_examples=20)
-def test_every_version_has_its_own_pairs(seed: int, steps: list[str]) -> None:
-    """Ranked by all versions in any order, over and over, pages have the words and scores that each had at first."""
+def test_every_version_has_its_own_pairs(seed: int, steps: list[str], room: int) -> None:
+    """Ranked by all versions in any order, over and over, pages have the words and scores that each had at first.
+
+    However often slots are evicted meanwhile.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranker.kernels.pair_cache, "ROOM", room)
+        patch.setattr(ranker.kernels.pair_cache, "RENEW_PAGES", 20 if room == 64 else 2)
+        check_versions(seed, steps)
+
+
+def check_versions(seed: int, steps: list[str]) -> None:
+    """Versions of these steps, each asked several times."""
     model, store = ToyModel(SPEC, seed), MemoryStore("m")
     loader, versions = VersionLoader(store, "m"), list[Version]()
     pages = [model.page(9) for _ in range(6)]
@@ -109,7 +125,7 @@ def test_pairs_are_read_once(kept: str, monkeypatch: pytest.MonkeyPatch) -> None
     page = model.page(9, time_ms=TIME_MS)
     ranked(first, page)  # it admits the items
     said = ranked(first, page)
-    cells = getattr(first.pairs, kept).matrix.cells
+    cells = getattr(first.pairs.live, kept).matrix.cells
     before = cells.copy()
     assert np.count_nonzero(before) > 10
     cells.view(np.float32)[..., ::2][before != 0] = 7.0  # whoever reads a cell now can be seen
@@ -121,7 +137,7 @@ def test_pairs_are_read_once(kept: str, monkeypatch: pytest.MonkeyPatch) -> None
         model.fresh["wide"].add(key)
     model.publish(store)
     second = loader.load(2, first)
-    assert getattr(second.pairs, kept) is getattr(first.pairs, kept)
+    assert getattr(second.pairs.live, kept) is getattr(first.pairs.live, kept)
     ((words, scores),) = expected(model, [page])
     got, logits = ranked(second, page)
     assert got == words
@@ -154,16 +170,62 @@ def test_a_matrix_has_room_for_a_bounded_number_of_items() -> None:
     model.publish(store, "base")
     loader = VersionLoader(store, "m")
     version = loader.load(1)
-    slots = version.pairs.slots
-    slots.admit(np.arange(1, 60, dtype=np.uint64))
-    slots.admit(np.arange(1, 200, dtype=np.uint64))
-    assert not version.pairs.has_room
-    heads = slots.heads
+    pairs = version.pairs.live
+    version.pairs.admit(np.arange(1, 60, dtype=np.uint64))
+    version.pairs.admit(np.arange(1, 200, dtype=np.uint64))
+    heads = pairs.slots.heads
     assert sorted(heads[heads[:, 0] != 0, 1].tolist()) == list(range(1, 65))
     page = model.page(9, time_ms=TIME_MS)
     assert ranked(version, page)[0] == page.tobytes()
-    assert not PairCache(TableCells(CellPool(0), version.wide), TableCells(CellPool(0), version.statistics)).has_room
+    nothing = PairCache(TableCells(CellPool(0), version.wide), TableCells(CellPool(0), version.statistics))
+    assert (version.pairs.is_used, nothing.is_used) == (True, False)
     model.learn(1)
     model.publish(store, "base")
-    later = loader.load(2, version).pairs
-    assert (later.slots, later.weights is version.pairs.weights) == (slots, False)
+    later = loader.load(2, version).pairs.live
+    assert (later.slots, later.weights is pairs.weights) == (pairs.slots, False)
+
+
+def test_items_that_nobody_asks_for_any_more_keep_none_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Junk takes every slot; some pages later all are evicted, and what is asked for has slots and cells again."""
+    monkeypatch.setattr(ranker.kernels.pair_cache, "RENEW_PAGES", 5)
+    model, store = ToyModel(SPEC, 3), MemoryStore("m")
+    model.learn(8)
+    model.publish(store, "base")
+    version = load_version(store, "m", 1)
+    page = model.page(9, time_ms=TIME_MS)
+    cells = version.pairs.live.weights.matrix.cells
+    for n in range(40):
+        version.pairs.admit(np.arange(1 + 1_000 * n, 1_001 + 1_000 * n, dtype=np.uint64))
+    assert version.pairs.live.number == 8
+    assert version.pairs.live.weights.matrix.cells.nbytes == cells.nbytes
+    for _ in range(5):
+        version.pairs.admit(np.arange(1, 1_000, dtype=np.uint64))
+        said = ranked(version, page)
+        assert said == ranked(version, page)
+    assert version.pairs.live.number > 8
+    slots, weights = version.pairs.live.slots, version.pairs.live.weights.matrix
+    assert len(version.begin(page.copy(), TIME_MS).user.slots) > 0
+    assert (version.begin(page.copy(), TIME_MS).user.slots >= 0).all()
+    assert np.count_nonzero(weights.cells >> np.uint64(56) == weights.epoch) > 0
+    later = version.pairs.follow(version.wide, version.statistics).live
+    assert later.slots is slots, "the next version goes on with the newest generation"
+
+
+def test_a_page_that_began_before_its_slots_were_evicted_scores_the_same() -> None:
+    """Its user's items count as items without a slot: other items have those slots by now."""
+    model, store = ToyModel(SPEC, 5), MemoryStore("m")
+    model.learn(8)
+    model.publish(store, "base")
+    version, page = load_version(store, "m", 1), model.page(9, time_ms=TIME_MS)
+    said = ranked(version, page)
+    words = page.copy()
+    run = version.begin(words, TIME_MS)
+    version.score(run, 0, 4)
+    for n in range(ranker.kernels.pair_cache.RENEW_PAGES + 2):
+        version.pairs.admit(np.arange(1 + 70 * n, 70 + 70 * n, dtype=np.uint64))
+    other = model.page(9, time_ms=TIME_MS)
+    ranked(version, other)
+    ranked(version, other)
+    assert version.pairs.live.number > run.generation
+    version.score(run, 4, len(run.logits))
+    assert (words.tobytes(), run.logits.tobytes()) == said

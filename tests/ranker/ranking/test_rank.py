@@ -7,16 +7,17 @@ import pytest
 
 from ranker.kernels.plan import Plan
 from ranker.ranking.entity_cache import EntityCache
-from ranker.ranking.rank import Ranker
+from ranker.ranking.rank import Ranker, rank_with
 from ranker.ranking.retrieve import install_statistic, installs_of
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
-from stream.events.types import Item, RankReply, RankRequest, Value
+from stream.events.codec import decode_events, encode, encode_record
+from stream.events.types import EVENT_BYTES_MAX, Impression, Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
 from stream.features.item_similarity import Outcomes
-from stream.features.page_features import build_page
+from stream.features.page_features import Catalogue, build_page
 from stream.features.page_kernels import open_page
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
@@ -65,6 +66,52 @@ def test_without_a_model_items_come_by_popularity(house: House) -> None:
     assert reply.items == ["i1", "i3", "i4", "i5", "i6"]
     assert (reply.scores[0], reply.version, reply.notes, reply.features) == (29.0, 0, ["no_model"], b"")
     assert house.answer(["i0"], candidates=["nobody", "i7", "i3"]).items == ["i3", "i7", "nobody"]
+
+
+def test_a_reply_is_cut_to_what_an_impression_holds(house: House) -> None:
+    """Items, scores and features together: the best ones whose page fits an event with whatever its sender adds."""
+    house.publish()
+    version = load_version(house.store, "m", 1)
+    names = [f"{n:0200}" for n in range(1_000)]
+    context: dict[str, str | float] = {"device": "x" * 3_000}
+    whole, reply = (house.answer([], k=k, candidates=names, context=context) for k in (5, 1_000))
+    assert (len(whole.items), whole.notes) == (5, [])
+    n = len(reply.items)
+    assert (reply.notes, reply.scored, 5 < n < 1_000) == (["features_cut"], 1_000, True)
+    assert reply.items[:5] == whole.items
+    assert np.abs(score_features(version, reply.features, n) - reply.scores).max() <= 1e-5
+    shown = Impression("r", reply.time_ms, "u1", reply.items, "ü" * 128, 1, reply.scores, reply.scores, reply.features,
+                       context)  # fmt: skip
+    assert decode_events(encode_record([shown])) == ([shown], [])
+    assert len(encode(shown)) > EVENT_BYTES_MAX - 1_000
+
+
+def test_unknown_candidates_leave_nothing_behind(house: House) -> None:
+    """However many names requests make up: they're ranked by their ids, and neither catalogue nor items grow."""
+    house.publish()
+    served = house.watcher.served
+    assert served is not None
+    before = len(served.catalogue), len(house.cache.items)
+    for n in range(20):
+        names = [f"junk {n} {i}" for i in range(500)]
+        assert house.answer([], candidates=[*names, "i1"], k=501).scored == 501
+    assert (len(served.catalogue), len(house.cache.items)) == before
+    reply = house.answer(["i2"], candidates=["nobody", "i1"], k=2)
+    known = Catalogue(served.version.plan.layout)
+    for item in items(30):
+        known.put(item)
+    layout = served.version.plan.layout
+    user = layout.user("u1", house.cache.users["u1"], ["i2"], {})
+    words = build_page(layout, user, known, known.rows(["nobody", "i1"]), reply.time_ms)
+    ranked = rank_with(served.version, words, reply.time_ms, 2, house.scorer)
+    assert (ranked.scores, ranked.features) == (reply.scores, reply.features)
+
+
+def test_a_context_that_no_impression_holds_is_an_error(house: House) -> None:
+    """A page that can't be logged isn't ranked: the reason names the context."""
+    house.publish()
+    with pytest.raises(BadEvent, match="send a shorter context"):
+        house.answer([], context={"device": "x" * EVENT_BYTES_MAX})
 
 
 def test_a_reply_can_be_recomputed(house: House) -> None:

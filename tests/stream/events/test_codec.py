@@ -331,6 +331,56 @@ def test_an_entity_that_cannot_be_true_is_refused(raw: Any, kind: type[Any]) -> 
         decode_entity(raw, kind)
 
 
+LONGEST = ["i" * types.ID_BYTES_MAX, "é" * (types.ID_BYTES_MAX // 2), "🙂" * (types.ID_BYTES_MAX // 4)]
+WITH_ID = {
+    "a page's user": lambda one: Impression("r", 1, one, ["a"]),
+    "a page's request": lambda one: Impression(one, 1, "u", ["a"]),
+    "a page's item": lambda one: Impression("r", 1, "u", ["a", one]),
+    "a page's variant": lambda one: Impression("r", 1, "u", ["a"], one),
+    "an install's user": lambda one: Install(one, "a", 1, "i"),
+    "an install's item": lambda one: Install("u", one, 1, "i"),
+    "an install's id": lambda one: Install("u", "a", 1, one),
+    "an install's request": lambda one: Install("u", "a", 1, "i", one),
+    "an example's user": lambda one: Examples(Impression("r", 1, one, ["a"]), [1], [0], [1], [1.0], [0], [1]),
+    "an organic install's user": lambda one: Organic(one, "a", 1, "i"),
+    "an organic install's item": lambda one: Organic("u", one, 1, "i"),
+    "an organic install's id": lambda one: Organic("u", "a", 1, one),
+    "an organic install's request": lambda one: Organic("u", "a", 1, "i", one),
+    "a request's id": lambda one: RankRequest(one, "u"),
+    "a request's user": lambda one: RankRequest("q", one),
+    "a request's candidate": lambda one: RankRequest("q", "u", candidates=["a", one]),
+    "a request's model": lambda one: RankRequest("q", "u", model=one),
+    "a request's topic": lambda one: RankRequest("q", "u", reply_to=types.ReplyTo(one, 0)),
+    "a request's history": lambda one: RankRequest("q", "u", history=["a", one]),
+    "an item": Item,
+    "a user": User,
+    "a history's user": lambda one: History(one, "a", 1),
+    "a history's item": lambda one: History("u", one, 1),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ID)
+def test_an_id_has_at_most_256_bytes(name: str) -> None:
+    """Counted as UTF-8, in every place where an id stands; the reason says how many and how many are allowed."""
+    make: Any = WITH_ID[name]
+    for longest in LONGEST:
+        assert reasons_of(make(longest)) == []
+        (reason,) = reasons_of(make(longest + "x"))
+        assert "257 bytes, the limit is 256" in reason
+
+
+def reasons_of(event: Any) -> list[str]:
+    """Why an event's bytes are rejected."""
+    if isinstance(event, Item | User | History):
+        try:
+            decode_entity(encode(event), type(event))
+        except BadEvent as bad:
+            return [str(bad)]
+        return []
+    decoders: dict[type, Any] = {Organic: decode_organic, Examples: decode_training, RankRequest: decode_requests}
+    return [reason for _, reason in decoders.get(type(event), decode_events)(encode_record([event]))[1]]
+
+
 def test_a_dead_letter_may_hold_a_whole_record() -> None:
     """The largest record, with its reason around it, is read back."""
     letter = DeadLetter(bytes(types.RECORD_BYTES_MAX), "BadEvent", "why", "events", 0, 1)

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.events.types import Item, Value
+from stream.features import page_features
 from stream.features.encoder import Encoder, one_page
 from stream.features.item_similarity import Outcomes
-from stream.features.page_features import Catalogue, Layout, build_page, select, words_of
+from stream.features.page_features import Catalogue, Layout, build_page, cached_id_of, id_of, select, words_of
 from stream.features.page_kernels import LIST_MAX
 from stream.features.statistics import Statistics, StatisticsProgram
 from stream.runtime.errors import BadEvent
@@ -97,6 +98,31 @@ def test_what_was_put_in_can_be_read_back(shown: Shown) -> None:
     words = shown.words()
     held(words.tobytes(), shown)
     assert np.array_equal(words_of(words.tobytes(), LAYOUT, len(shown.items)), words)
+
+
+@given(pages(items_max=8), st.data())
+def test_unknown_items_have_their_id_only(shown: Shown, data: st.DataObject) -> None:
+    """Looked up, they give the page that they would if they had a row, and the catalogue stays as it was."""
+    catalogue = Catalogue(LAYOUT)
+    known = data.draw(st.sets(st.sampled_from(range(len(shown.items)))))
+    items = [item if n in known else Item(item.item) for n, item in enumerate(shown.items)]
+    for n in known:
+        catalogue.put(items[n])
+    before, names = len(catalogue), [item.item for item in items]
+    rows, unknown = catalogue.lookup(names)
+    user = LAYOUT.user(shown.user, shown.attributes, shown.history, shown.context)
+    words = build_page(LAYOUT, user, catalogue, rows, None, unknown)
+    assert (len(catalogue), len(unknown)) == (before, len(names) - len(known))
+    assert np.array_equal(words, page(shown.user, shown.attributes, shown.history, shown.context, items))
+
+
+def test_texts_that_are_longer_than_ids_are_not_kept() -> None:
+    """So the cache of ids has a bounded size; the id is the same."""
+    before = page_features._cached_id_of.cache_info().currsize
+    for length, kept in ((256, 1), (257, 1), (60_000, 1)):
+        assert cached_id_of(7, "z" * length) == id_of(7, "z" * length)
+        assert page_features._cached_id_of.cache_info().currsize == before + kept
+    assert page_features._cached_id_of.cache_info().maxsize == 65_536
 
 
 @given(pages(items_max=5), st.data())
@@ -284,10 +310,10 @@ def test_an_item_put_again_has_a_new_row_and_the_old_one_stays() -> None:
     assert now.item_numbers[0]["item.price"] == 2
     assert now.item_lists[0]["item.tags"] == []
     catalogue.put(Item("b", popularity=3.0))
-    assert [catalogue.items[row] for row in catalogue.by_popularity()] == ["b", "a"]
+    assert {*catalogue.row} == {"a", "b"}
     catalogue.remove("a")
     catalogue.remove("a")
-    assert [catalogue.items[row] for row in catalogue.by_popularity()] == ["b"]
+    assert {*catalogue.row} == {"b"}
     assert np.array_equal(build_page(LAYOUT, user, catalogue, np.array([old])), before)
 
 

@@ -25,7 +25,7 @@ from stream.joiner.record_events import (
     scan_records,
 )
 
-texts = st.text(max_size=40) | st.sampled_from(["r" * 31, "r" * 32, "r" * 300])
+texts = st.text(max_size=40) | st.sampled_from(["r" * 31, "r" * 32, "r" * 256, "r" * 257])
 times = st.sampled_from([0, 1, 127, 128, 65_536, 1_700_000_000_000, 4_102_444_800_000, 2**63])
 doubles = st.lists(st.floats(), max_size=3)
 pages = st.builds(

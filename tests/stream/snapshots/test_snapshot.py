@@ -4,6 +4,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Annotated
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
 import msgspec
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots import payload as payload_module
 from stream.snapshots.manifest import (
     DELTAS_MAX,
     MANIFEST_BYTES_MAX,
@@ -22,18 +24,23 @@ from stream.snapshots.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import (
     ARRAY_CODE,
     BLOB_BYTES_MAX,
     DTYPES,
-    PAYLOAD_BYTES_MAX,
+    SEGMENT_BYTES_MAX,
+    Array,
     Payload,
+    by_segment,
     digest_of,
     digests_of,
     pack,
+    pack_blobs,
     split,
     unpack,
 )
+from stream.snapshots.store import fetch
 from tests.support.small_versions import raw_of, version_of
 
 CONTENT: Payload = {
@@ -226,7 +233,7 @@ def test_content_with_a_number_that_is_not_finite_is_not_packed() -> None:
 
 def test_oversize_content() -> None:
     """A content over its limit is refused before it is copied, on both sides."""
-    huge = np.broadcast_to(np.uint8(0), PAYLOAD_BYTES_MAX + 1)
+    huge = np.broadcast_to(np.uint8(0), SEGMENT_BYTES_MAX + 1)
     with memory_below(1_000_000), pytest.raises(BadSnapshot, match="over"):
         pack({"a": huge})
     with memory_below(1_000_000), pytest.raises(BadSnapshot, match="over"):
@@ -237,7 +244,7 @@ class Sized(bytes):
     """Bytes that say they are many."""
 
     def __len__(self) -> int:
-        return PAYLOAD_BYTES_MAX + 1
+        return SEGMENT_BYTES_MAX + 1
 
 
 def test_content_of_no_contents_kind() -> None:
@@ -256,6 +263,98 @@ def test_cut() -> None:
     assert digests[0] == digests[1]
     assert b"".join(blobs[digest] for digest in digests) == raw
     assert [*split(b"")] == digests_of(b"") == [digest_of(b"")]
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of four blobs of 1 KiB, at most three of them."""
+    limits = {"BLOB_BYTES_MAX": 1_024, "SEGMENT_BLOBS": 4, "SEGMENT_BYTES_MAX": 4_096, "HEADS_BYTES_MAX": 256}
+    for name, value in {**limits, "SEGMENTS_MAX": 3}.items():
+        monkeypatch.setattr(payload_module, name, value)
+
+
+def put(payload: Payload) -> tuple[MemoryStore, list[str]]:
+    """A payload in a store, and its digests."""
+    store, blobs = MemoryStore("m"), pack_blobs(payload)
+    store.put_blobs(dict(blobs))
+    return store, [digest for digest, _ in blobs]
+
+
+@pytest.mark.usefixtures("small_segments")
+@given(rows=st.integers(0, 360), width=st.integers(1, 4), others=st.integers(0, 90))
+def test_a_large_payload_comes_back_whole(rows: int, width: int, others: int) -> None:
+    """However many segments it takes: each array as it was, read-only; all segments but the last are full."""
+    payload: dict[str, Array] = {
+        "a": np.arange(others, dtype=np.int64),
+        "keys": np.arange(rows, dtype=np.uint64),
+        "rows": np.arange(rows * width, dtype=np.float32).reshape(rows, width),
+        "z": np.zeros((0, 3), np.float32),
+    }
+    store, digests = put(payload)
+    found = fetch(store, digests)
+    assert found.keys() == payload.keys()
+    for name, array in payload.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+        assert not found[name].flags.writeable
+    sizes = [len(b"".join(map(store.get_blob, some))) for some in by_segment(digests)]
+    assert all(3 * 1_024 < size <= 4_096 for size in sizes[:-1])
+    assert len(sizes) == max(1, -(-(len(digests)) // 4))
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_payload_of_one_segment_is_that_of_earlier_builds() -> None:
+    """Up to the limit the bytes are those of one map."""
+    payload = {"rows": np.arange(480, dtype=np.int64)}
+    assert pack_blobs(payload) == payload_module.digested_blobs(pack(payload))
+    with pytest.raises(BadSnapshot, match="cut it"):
+        pack({"rows": np.arange(481, dtype=np.int64)})
+    assert len(put({"rows": np.arange(481, dtype=np.int64)})[1]) == 5
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_a_payload_over_all_segments_is_not_packed() -> None:
+    """The message says which bounds to lower."""
+    pack_blobs({"rows": np.arange(3 * 480, dtype=np.int64)})
+    with pytest.raises(BadSnapshot, match="max_statistics"):
+        pack_blobs({"rows": np.arange(3 * 480 + 1, dtype=np.int64)})
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_segments_that_do_not_fit_together_are_refused() -> None:
+    """Another dtype, another width, or an order that cuts elsewhere: BadSnapshot, and nothing is joined."""
+    store, digests = put({"a": np.arange(480, dtype=np.int64)})
+    for other in ({"a": np.arange(480, dtype=np.uint64)}, {"a": np.zeros((9, 2), np.int64)}):
+        more, named = put(other)
+        store.put_blobs({digest: more.get_blob(digest) for digest in named})
+        with pytest.raises(BadSnapshot, match="a has another type or width"):
+            fetch(store, digests + named)
+    for wrong in (digests[1:] + digests[:1], digests[:3], [*digests, *digests[1:]], []):
+        with pytest.raises(BadSnapshot):
+            fetch(store, wrong)
+
+
+class OneSegment(msgspec.Struct):
+    """A part as readers of earlier builds knew it."""
+
+    base: Annotated[list[str], msgspec.Meta(max_length=128)]
+
+
+def test_readers_of_earlier_builds_reject_a_large_payload() -> None:
+    """They knew one segment: they say so instead of serving what they would understand."""
+    part = PartVersion(["0" * 32] * 129)
+    manifest = decode_manifest(encode_manifest(msgspec.structs.replace(MANIFEST, parts={"wide": part})))
+    assert manifest.parts["wide"] == part
+    with pytest.raises(msgspec.ValidationError, match="length <= 128"):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(part), type=OneSegment)
+
+
+def test_a_manifest_has_room_for_the_largest_payloads() -> None:
+    """A base of all segments, a merged delta of a quarter, of two parts."""
+    part = PartVersion(["0" * 32] * 4_096, ["1" * 32] * 1_024, [["2" * 32] * 4] * DELTAS_MAX)
+    assert decode_manifest(encode_manifest(msgspec.structs.replace(MANIFEST, parts={"a": part, "b": part})))
+    with pytest.raises(BadSnapshot, match="length <= 4096"):
+        encode_manifest(msgspec.structs.replace(MANIFEST, parts={"a": PartVersion(["0" * 32] * 4_097)}))
 
 
 def test_manifest_with_a_bit_flipped() -> None:

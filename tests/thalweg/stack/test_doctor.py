@@ -44,6 +44,17 @@ def test_a_machine_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (found["Kafka"].ok, found["Kafka"].needed) == (False, True)
 
 
+@pytest.mark.parametrize(("machine", "ok"), [("x86_64", True), ("AMD64", True), ("aarch64", False), ("", False)])
+def test_a_processor_that_nobody_has_tried(
+    machine: str, ok: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It's said, and keeps nobody from trying."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    found = {one.name: one for one in requirements(Settings(kafka="127.0.0.1:1", redis="redis://x:1", local=tmp_path))}
+    assert (found["processor"].ok, found["processor"].needed) == (ok, False)
+    assert "x86-64" in found["processor"].remedy
+
+
 @pytest.mark.parametrize(("silent", "scheme"), [("KAFKA", ""), ("REDIS", "redis://")])
 def test_a_configured_server_that_is_silent_fails(
     stack: Stack, local: Path, monkeypatch: pytest.MonkeyPatch, silent: str, scheme: str
