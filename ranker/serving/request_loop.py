@@ -185,9 +185,10 @@ class RequestLoop:
         if head.model not in self._models:
             metrics.OTHERS.inc()
             return
-        waiting = WaitingRequest(part, head, unread.record, unread.opened, unread.read_s)
-        left_ms = self._answerer.left_ms(head, unread.record.time_ms)
-        if self._replies.target(head) is None:
+        target, left_ms = self._replies.target(head), self._answerer.left_ms(head, unread.record.time_ms)
+        home = target or self._replies.home(head.request_id)
+        waiting = WaitingRequest(part, head, home, unread.record, unread.opened, unread.read_s)
+        if target is None:
             refused = refusal(head, INVALID, _forbidden(head))
         elif left_ms <= 0:
             refused = expired(head, deadline_of(head.deadline_ms) - left_ms)
@@ -250,8 +251,7 @@ class RequestLoop:
         return None
 
     def _reply(self, waiting: WaitingRequest, reply: RankReply) -> None:
-        target = self._replies.target(waiting.head) or self._replies.home(waiting.head.request_id)
-        self._replies.add(reply, target, waiting.opened)
+        self._replies.add(reply, waiting.target, waiting.opened)
         self._replied += 1
         metrics.READ.observe(self._clock_s() - waiting.read_s)
 

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.offset_tracker import OpenRecord
+from ranker.serving.reply_writer import Target
 from stream.events.request_parts import RequestHead, RequestPart
 from stream.log.protocol import Record
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingRequest:
-    """One request, and the record in which it came. `read_s`: when it was read, of the loop's clock."""
+    """One request, where its reply goes, and its record. `read_s`: when it was read, of the loop's clock."""
 
     part: RequestPart
     head: RequestHead
+    target: Target
     record: Record
     opened: OpenRecord
     read_s: float

@@ -97,8 +97,14 @@ class KafkaGroupReader(KafkaReader):
             max_poll_interval_ms=max(REBALANCE_MS, session_ms),
             partition_assignment_strategy=(CooperativeStickyAssignor,),
         )
+        coordinator = self._consumer._coordinator
         # A static member would leave its partitions unread until its session ends.
-        self._consumer._coordinator.is_dynamic_member = lambda: True
+        coordinator.is_dynamic_member = lambda: True
+        # Every poll asks its I/O thread for the coordinator, also a known one: a handover to that thread and back.
+        find = coordinator.ensure_coordinator_ready
+        coordinator.ensure_coordinator_ready = lambda timeout_ms=None: (
+            not coordinator.coordinator_unknown() or find(timeout_ms)
+        )
         with self._translated("joining the group"):
             self._consumer.subscribe([self._name])
             # Else the group's leader may know no partitions yet, and the first rebalance assigns none.

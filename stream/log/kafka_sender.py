@@ -52,7 +52,7 @@ class KafkaSender:
         self._add(len(value))
         try:
             future = self._producer.send(self._settings.topic(topic), value, key, partition=partition)
-        except (errors.KafkaError, AssertionError) as bad:  # kafka-python asserts that the topic has the partition
+        except errors.KafkaError as bad:
             self._add(-len(value))
             settled(translate(self._settings, doing, bad))
             return

@@ -269,6 +269,62 @@ def check_group_commits_its_own(bench: Bench) -> None:
     b.close()
 
 
+def check_group_commits_without_waiting(bench: Bench) -> None:
+    """A commit that isn't waited for is stored, the newest positions at last; a revoked partition's isn't."""
+    for p in range(3):
+        fill(bench.log, "three", p, 4)
+    first = bench.log.group_reader("three", "group", "a")
+    assert len(read(first, 12)) == 12
+    assert first.assigned() == {0, 1, 2}
+    for positions in ({0: 1, 1: 1}, {0: 2, 1: 1, 7: 9}, {0: 3, 1: 1}):
+        first.commit_async(positions)
+    for _ in range(3):  # while one is pending others don't begin: the newest positions are given again
+        time.sleep(0.3)
+        first.poll(0.1)
+        first.commit_async({0: 3, 1: 1})
+    first.close()
+    second = bench.again().group_reader("three", "group", "a")
+    records = read(second, 8)
+    assert sorted((r.partition, r.offset) for r in records) == [
+        (0, 3), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3),
+    ]  # fmt: skip
+    second.close()
+
+
+def check_group_is_left(bench: Bench) -> None:
+    """What a member that closes had, others read from its commit on; with what they had they just go on."""
+    a, b = bench.log.group_reader("three", "group", "a"), bench.again().group_reader("three", "group", "b")
+    join(a, b)
+    for p in range(3):
+        fill(bench.log, "three", p, 5)
+    kept, left = sorted(b.assigned()), sorted(a.assigned())
+    assert len(read(a, 5 * len(left))) == 5 * len(left)
+    assert len(read(b, 5 * len(kept))) == 5 * len(kept)
+    a.commit(dict.fromkeys(left, 2))
+    a.close()
+    records = read(b, 3 * len(left))
+    assert sorted((r.partition, r.offset) for r in records) == [(p, i) for p in left for i in range(2, 5)]
+    b.close()
+
+
+def check_sender(bench: Bench) -> None:
+    """Whoever sends learns when a record is acknowledged, or that it has failed; later ones are taken."""
+    sender = bench.log.sender("1")
+    outcomes: list[tuple[str, LogError | None]] = []
+    sender.send("three", 2, b"value", lambda failure: outcomes.append(("good", failure)))
+    sender.send("nope", 0, b"value", lambda failure: outcomes.append(("bad", failure)))
+    sender.send("three", 2, b"later", lambda failure: outcomes.append(("good", failure)))
+    assert sender.flush(20.0)
+    assert sorted((name, failure is None) for name, failure in outcomes) == [
+        ("bad", False), ("good", True), ("good", True),
+    ]  # fmt: skip
+    reader = bench.log.reader("three", {2: START})
+    assert [r.value for r in read(reader, 2)] == [b"value", b"later"]
+    reader.close()
+    sender.close()
+    sender.close()
+
+
 def check_group_name_twice(bench: Bench) -> None:
     """Of two members of one name the older can't commit any more, and is told why."""
     old = bench.log.group_reader("one", "group", "a")

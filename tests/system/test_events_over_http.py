@@ -11,6 +11,7 @@ import pytest
 from stream.events.codec import decode_events
 from stream.events.topics import EVENTS
 from stream.events.types import Impression
+from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, partition_of
 from stream.runtime.health import run_file
 from tests.support.forked_services import ForkedProcess, Nest
@@ -52,8 +53,9 @@ def start(world: World, nest: Nest, worker: str) -> ForkedProcess:
 def ids_of(world: World) -> list[str]:
     """Ids of all events in the topic, each in the partition of its user, by user and offset."""
     found: list[tuple[str, str]] = []
-    ends = world.log.ends(EVENTS.name)
-    reader = world.log.reader(EVENTS.name, dict.fromkeys(range(PARTITIONS), START))
+    log = KafkaLog(world.settings)  # a new one: the broker may have been started again
+    ends = log.ends(EVENTS.name)
+    reader = log.reader(EVENTS.name, dict.fromkeys(range(PARTITIONS), START))
     while any(offset < ends[p] for p, offset in reader.positions().items() if ends[p]):
         for record in reader.poll(0.1):
             events, bad = decode_events(record.value or b"")
@@ -63,6 +65,7 @@ def ids_of(world: World) -> list[str]:
                 assert record.partition == partition_of(user, PARTITIONS)
                 found.append((user, event.request_id if isinstance(event, Impression) else event.install_id))  # type: ignore[union-attr]
     reader.close()
+    log.close()
     return [event_id for _, event_id in sorted(found, key=lambda one: one[0])]
 
 

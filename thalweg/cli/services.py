@@ -228,7 +228,7 @@ def run_ranker(
         ),
     ] = "",
 ) -> None:
-    """Answer ranking requests with the live versions of one or more models.
+    """Answer ranking requests with the live versions of its models.
 
     A live version is the pinned one, else the newest. The first model answers requests that name none. To run several
     rankers, give each its own THALWEG_WORKER: those of a model share its requests.

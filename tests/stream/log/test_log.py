@@ -17,7 +17,7 @@ from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START, partition_of
 from stream.runtime.errors import LogError, LogUnavailable, SettingsError
 from stream.runtime.settings import Settings
-from tests.support.log_checks import CHECKS, Bench, read
+from tests.support.log_checks import CHECKS, Bench, fill, read
 from thalweg.stack.stack import Stack
 
 TOPICS = {"one": 1, "three": 3}
@@ -145,6 +145,18 @@ def test_failure_surfaces_once_and_the_log_goes_on(kafka: Bench) -> None:
     kafka.log.send("one", 0, b"after")
     kafka.log.flush()
     assert [r.value for r in read(kafka.log.reader("one", {0: 0}), 1)] == [b"after"]
+
+
+def test_a_session_that_the_broker_refuses(
+    stack: Stack, topic_prefix: str, kafka: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A member that wants a shorter session than the broker allows joins with that of stock brokers, and says so."""
+    fill(kafka.log, "one", 0, 1)
+    with closing(KafkaLog(Settings(kafka=stack.kafka, topic_prefix=topic_prefix, ranker_session_ms=500))) as log:
+        reader = log.group_reader("one", "group", "a")
+        assert [r.value for r in read(reader, 1)] == [b"0/0"]
+        reader.close()
+    assert "doesn't allow a session of 500 ms: it is 6000 ms" in caplog.text
 
 
 def test_prefixes_keep_apart(stack: Stack, kafka: Bench) -> None:
