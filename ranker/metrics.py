@@ -27,6 +27,19 @@ ERRORS = Counter(
     "requests answered with an error, by kind: invalid, expired, shed, unknown_model, failed",
     ["kind"],
 )
+HTTP_REQUESTS = Counter("thalweg_ranker_http_requests", "requests over HTTP, by route and status", ["route", "status"])
+HTTP_SECONDS = Histogram(
+    "thalweg_ranker_http_seconds",
+    "from a request's complete headers until its answer is sent, by route",
+    ["route"],
+    buckets=AGE_S,
+)
+HTTP_CONNECTIONS = Gauge("thalweg_ranker_http_connections", "open HTTP connections")
+HTTP_EVENTS = Counter(
+    "thalweg_ranker_http_events",
+    "events of POST /v1/events that were answered, by status: written, invalid, forbidden",
+    ["status"],
+)
 DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests rejected")
 QUEUE = Gauge("thalweg_ranker_queue_requests", "requests from Kafka that were admitted and wait")
 QUEUE_AGE = Gauge(

@@ -8,11 +8,11 @@ two handovers of the interpreter a request (decision 0035).
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from ranker.http.bodies import JSON, Headers, Receive, answer_form, form_of, read_body
+from ranker.http.bodies import JSON, Headers, Receive, Send, answer_form, form_of, read_body, send_answer
 from ranker.http.problems import (
     EXPIRED,
     FAILED,
@@ -22,6 +22,7 @@ from ranker.http.problems import (
     UNKNOWN_MODEL,
     HttpProblem,
 )
+from ranker.http.tokens import Caller
 from ranker.serving import answering
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
@@ -38,8 +39,6 @@ PROBLEMS: Final = {
     types.UNKNOWN_MODEL: UNKNOWN_MODEL,
     types.FAILED: FAILED,
 }
-
-Send = Any
 
 
 class RankAnswer(msgspec.Struct, frozen=True):
@@ -120,12 +119,14 @@ class RankEndpoint:
         self._now_ms, self._new_id = now_ms, new_id
         self._queue = RankingQueue(answerer, admission, clock_ms)
 
-    async def __call__(self, headers: Headers, receive: Receive, send: Send) -> None:
+    async def __call__(self, caller: Caller, headers: Headers, receive: Receive, send: Send) -> None:
         """One request. Raises HttpProblem."""
         arrived_ms = self._now_ms()
         is_ready, state = self._ready()
         if not is_ready:
             raise HttpProblem(NOT_READY, state, retry_after_s=1)
+        if self._admission.is_full:
+            raise self._problem(self._shed(RankRequest("", ""), arrived_ms))  # it isn't even read
         form = form_of(headers)
         answered_as = answer_form(headers, form)
         request = self._decode(await read_body(headers, receive), is_json=form == JSON)
@@ -133,12 +134,7 @@ class RankEndpoint:
         if reply.error:
             raise self._problem(reply)
         body = (_json if answered_as == JSON else _msgpack).encode(_answer(reply))
-        await send({
-            "type": "http.response.start",
-            "status": 200,
-            "headers": [(b"content-type", answered_as), (b"content-length", str(len(body)).encode())],
-        })  # fmt: skip
-        await send({"type": "http.response.body", "body": body})
+        await send_answer(send, 200, answered_as, body)
 
     def _decode(self, body: bytes, *, is_json: bool) -> RankRequest:
         try:
@@ -154,9 +150,7 @@ class RankEndpoint:
     async def _reply(self, request: RankRequest, arrived_ms: int) -> RankReply:
         left_ms = self._answerer.left_ms(request, arrived_ms)
         if left_ms > 0 and not self._admission.admit(left_ms):
-            reply = answering.shed(request, self._admission.queue_ms)
-            self._answerer.observe(reply, arrived_ms)
-            return reply
+            return self._shed(request, arrived_ms)
         profiles = self._answerer.begin_profiles([request] if left_ms > 0 else [])
         if left_ms <= 0:
             return self._answerer.answer_with(request, arrived_ms, profiles)  # expired: it costs nothing
@@ -166,6 +160,11 @@ class RankEndpoint:
             self._admission.done()
             raise
         return await self._queue.ask(request, arrived_ms, profiles)
+
+    def _shed(self, request: RankRequest, arrived_ms: int) -> RankReply:
+        reply = answering.shed(request, self._admission.queue_ms)
+        self._answerer.observe(reply, arrived_ms)
+        return reply
 
     def _problem(self, reply: RankReply) -> HttpProblem:
         retry_s = max(1, round(self._admission.queue_ms / 1000)) if reply.kind == types.SHED else None

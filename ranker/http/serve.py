@@ -6,6 +6,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from ranker.http.app import ModelInfo, Served, http_app
+from ranker.http.event_writer import EventWriter
+from ranker.http.events import EventsEndpoint
+from ranker.http.idempotency import RecentAnswers
 from ranker.http.ranking import RankEndpoint
 from ranker.http.server import HttpServer, parse_address
 from ranker.http.tokens import Tokens, check_exposure
@@ -33,6 +36,7 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
     )
     served = Served(
         rank,
+        EventsEndpoint(EventWriter(lambda: service.log), RecentAnswers(time.monotonic), now_ms),
         lambda: [model_info(model, now_ms()) for model in service.models.values()],
         service.item,
         service.ranks,

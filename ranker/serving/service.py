@@ -76,6 +76,7 @@ class RankerService:
         assert sources, "a ranker serves at least one model"
         self.stop = threading.Event()
         self.state = "starting"  # "ready" while requests are answered
+        self.log: Log | None = None  # once it is connected
         self.admission = AdmissionQueue(queue_ms)
         self._options, self._scorer = options, Scorer(threads)
         self._caches = {name: EntityCache() for name in sources}
@@ -114,7 +115,6 @@ class RankerService:
 
         `connect` opens the log; it's called again after LogUnavailable. `stopping` ends what else uses the models.
         """
-        source: Log | None = None
         try:
             for model in self.models.values():
                 if model.builder:
@@ -124,15 +124,15 @@ class RankerService:
                 self._start("watch", model.watcher.run)
                 self._start("save", model.watcher.run_saver)
             self.state = "waiting for the log"
-            source = self._retried(connect)
+            self.log = source = self._retried(connect)
             if source is not None:
                 self._serve(source, connect)
         finally:
             self._is_warm = False
             stopping()
             self._join()
-            if source is not None:
-                self._close(source)
+            if self.log is not None:
+                self._close(self.log)
             self._scorer.close()
             self.profiles.close()
         if self._failures:

@@ -53,12 +53,12 @@ class HeldSender:
         self.held: deque[Settled] = deque()
         self._log = log
 
-    def send(self, topic: str, partition: int, value: bytes, settled: Settled) -> None:
+    def send(self, topic: str, partition: int, value: bytes, settled: Settled, key: bytes | None = None) -> None:
         """See Sender."""
         if self.failing is not None:
             settled(self.failing)
             return
-        self._log.send(topic, partition, value)
+        self._log.send(topic, partition, value, key)
         self.held.append(settled)
         if not self.is_held:
             self.acknowledge()
