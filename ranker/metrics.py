@@ -27,6 +27,19 @@ ERRORS = Counter(
     "requests answered with an error, by kind: invalid, expired, shed, unknown_model, failed",
     ["kind"],
 )
+HTTP_REQUESTS = Counter("thalweg_ranker_http_requests", "requests over HTTP, by route and status", ["route", "status"])
+HTTP_SECONDS = Histogram(
+    "thalweg_ranker_http_seconds",
+    "from a request's complete headers until its answer is sent, by route",
+    ["route"],
+    buckets=AGE_S,
+)
+HTTP_CONNECTIONS = Gauge("thalweg_ranker_http_connections", "open HTTP connections")
+HTTP_EVENTS = Counter(
+    "thalweg_ranker_http_events",
+    "events of POST /v1/events that were answered, by status: written, invalid, forbidden",
+    ["status"],
+)
 DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests rejected")
 QUEUE = Gauge("thalweg_ranker_queue_requests", "requests from Kafka that were admitted and wait")
 QUEUE_AGE = Gauge(
@@ -48,7 +61,9 @@ BAD_ENTITIES = Counter(
     "thalweg_ranker_bad_entities", "records of compacted topics that can't be read, by topic", ["topic"]
 )
 ITEMS = Gauge("thalweg_ranker_items", "items known")
-USERS = Gauge("thalweg_ranker_users", "users known")
+PROFILE_READ = Histogram(
+    "thalweg_ranker_profile_read_seconds", "one read of users' profiles from Redis", buckets=LATENCY_S
+)
 
 VERSION = Gauge("thalweg_ranker_version", "version that is live")
 STALENESS = Gauge("thalweg_ranker_staleness_seconds", "age of the live version's newest label, at the last reply")

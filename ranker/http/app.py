@@ -13,17 +13,19 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from ranker.http.event_batch import EventList, EventsAnswer
+from ranker.http.events import EventsEndpoint
 from ranker.http.gate import Gate
+from ranker.http.idempotency import HEADER, KEY_PATTERN
 from ranker.http.openapi import complete_document, openapi_config, post_operation
 from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
 from ranker.http.ranking import RankAnswer, RankEndpoint
+from ranker.http.routes import EVENTS, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ
 from ranker.http.tokens import Scope, Tokens, require
 from stream.events.named_requests import NamedRequest
 from stream.events.types import Item, Value
 from stream.runtime.health import Check
 
-RANK: Final = "/v1/rank"
-ITEMS: Final = "/v1/items/"
 STATUSES: Final = {400: INVALID, 404: NOT_FOUND, 405: NOT_ALLOWED}
 
 
@@ -53,6 +55,7 @@ class Served:
     """What the app serves. `models` and `item` are called in the event loop: they don't wait."""
 
     rank: RankEndpoint
+    events: EventsEndpoint
     models: Callable[[], list[ModelInfo]]
     item: Callable[[str], Item | None]
     ready: Check
@@ -67,16 +70,26 @@ def http_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Gate:
         exception_handlers={HttpProblem: _problem, HTTPException: _framework_problem},
         logging_config=None,
         debug=False,
+        on_shutdown=[served.events.close],
     )
     rank, schemas = post_operation("Rank items for a user", NamedRequest, {200: ("the list", RankAnswer)}, {})
     del schemas[NamedRequest.__name__]["properties"]["reply_to"]  # for requests over Kafka
-    complete_document(routed, {RANK: (rank, schemas)})
-    posts: Mapping[str, tuple[Scope, Any]] = {RANK: ("rank", served.rank)}
+    events = post_operation(
+        "Write events",
+        EventList,
+        {200: ("all of them are written", EventsAnswer), 207: ("some are not, see `results`", EventsAnswer)},
+        {HEADER: ("names the call, so that it can be sent again: see docs/http.md", KEY_PATTERN)},
+    )
+    complete_document(routed, {RANK: (rank, schemas), EVENTS: events})
+    posts: Mapping[str, tuple[tuple[Scope, ...], Any]] = {
+        RANK: (("rank",), served.rank),
+        EVENTS: (("events", "catalogue"), served.events),
+    }
     return Gate(routed, posts, tokens, hosts)
 
 
 def _reads(served: Served, tokens: Tokens) -> list[Any]:
-    @get("/v1/models", guards=[partial(_guard, tokens, "rank")], sync_to_thread=False, summary="Models served here")
+    @get(MODELS, guards=[partial(_guard, tokens, "rank")], sync_to_thread=False, summary="Models served here")
     def models() -> list[ModelInfo]:
         return served.models()
 
@@ -96,16 +109,16 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
 
 
 def _health(served: Served, tokens: Tokens) -> list[Any]:
-    @get("/livez", sync_to_thread=False, summary="Whether the ranker runs", media_type=MediaType.TEXT)
+    @get(LIVEZ, sync_to_thread=False, summary="Whether the ranker runs", media_type=MediaType.TEXT)
     def livez() -> Response[str]:
         return _checked(served.live)
 
-    @get("/readyz", sync_to_thread=False, summary="Whether the ranker answers requests", media_type=MediaType.TEXT)
+    @get(READYZ, sync_to_thread=False, summary="Whether the ranker answers requests", media_type=MediaType.TEXT)
     def readyz() -> Response[str]:
         return _checked(served.ready)
 
     @get(
-        "/metrics",
+        METRICS,
         guards=[partial(_guard, tokens, "admin")],
         sync_to_thread=True,  # it takes longer than a request
         summary="Prometheus' metrics",

@@ -13,6 +13,7 @@ GZIP_WBITS: Final = 31  # zlib: a gzip stream
 CLOSE: Final = ((b"connection", b"close"),)  # what the client still sends isn't read
 
 Receive = Any  # ASGI's callables: untyped dicts
+Send = Any
 Headers = Mapping[bytes, bytes]
 
 
@@ -97,3 +98,10 @@ def too_large() -> HttpProblem:
 def disconnected() -> HttpProblem:
     """Nobody reads this one."""
     return HttpProblem(INVALID, "the client left before the body was complete")
+
+
+async def send_answer(send: Send, status: int, form: bytes, body: bytes) -> None:
+    """Answer with a body in one of FORMS."""
+    headers = [(b"content-type", form), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

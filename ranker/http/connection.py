@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ranker import metrics
 from ranker.http.problems import HEADERS_TOO_LARGE, INVALID, SHED, TIMEOUT, HttpProblem, http_bytes
+from ranker.http.routes import OTHER
 
 HEAD_BYTES_MAX: Final = 16 * 1024
 PIPELINED_MAX: Final = 64  # requests that wait on one connection for the answers before theirs
@@ -52,6 +54,7 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room, or refuse."""
         super().connection_made(transport)
+        metrics.HTTP_CONNECTIONS.set(len(self.connections))
         if len(self.connections) > self._bounds.connections_max and not self._evict_idle():
             self.refuse(HttpProblem(SHED, f"{self._bounds.connections_max} connections are open", retry_after_s=1))
             return
@@ -65,6 +68,7 @@ class BoundedConnection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        metrics.HTTP_CONNECTIONS.set(len(self.connections))
 
     def data_received(self, data: bytes) -> None:
         """Parse, and watch the clock while something is incomplete."""
@@ -144,6 +148,7 @@ class BoundedConnection(HttpToolsProtocol):
         is_answering = self.cycle is not None and not self.cycle.response_complete
         if not is_answering or (self._phase is Phase.BODY and not self.pipeline and not self.cycle.response_started):
             self.transport.write(http_bytes(problem))
+            metrics.HTTP_REQUESTS.labels(OTHER, problem.kind.status).inc()
         self.transport.close()
 
     def _evict_idle(self) -> bool:

@@ -2,12 +2,15 @@
 
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from ranker.http.bodies import Headers, Receive
+from ranker import metrics
+from ranker.http.bodies import Headers, Receive, Send
 from ranker.http.problems import FAILED, FOREIGN_HOST, NOT_ALLOWED, HttpProblem
-from ranker.http.tokens import Scope, Tokens, require
+from ranker.http.routes import route_of
+from ranker.http.tokens import Caller, Scope, Tokens, require
 
 HTTP_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -15,17 +18,18 @@ log = logging.getLogger(__name__)
 
 ASGIScope = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
-Endpoint = Callable[[Headers, Receive, Any], Awaitable[None]]
+Endpoint = Callable[[Caller, Headers, Receive, Send], Awaitable[None]]
 
 
 class Gate:
     """An ASGI app around `app`. `posts` are answered before it: the paths where each microsecond counts.
+    Each is for callers with one of its scopes.
 
     `hosts` are the names by which this ranker may be called, beside the address that a request came in by.
     """
 
     def __init__(
-        self, app: App, posts: Mapping[str, tuple[Scope, Endpoint]], tokens: Tokens, hosts: Iterable[str] = ()
+        self, app: App, posts: Mapping[str, tuple[Sequence[Scope], Endpoint]], tokens: Tokens, hosts: Iterable[str] = ()
     ) -> None:
         self._app, self._posts, self._tokens = app, posts, tokens
         self._hosts = frozenset(host.strip().lower() for host in (*HTTP_HOSTS, *hosts) if host.strip())
@@ -35,22 +39,26 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started_s, status = time.monotonic(), 0
 
         async def watched(message: dict[str, Any]) -> None:
-            nonlocal started
-            started = True
+            nonlocal status
+            status = message.get("status", status)
             await send(message)
 
         try:
             await self._answer(scope, receive, watched)
         except HttpProblem as problem:
-            await send_problem(problem, send)
+            await send_problem(problem, watched)
         except Exception as error:
             log.exception("a request to %s failed", scope["path"][:100])
-            if started:
+            if status:
                 raise
-            await send_problem(HttpProblem(FAILED, f"{type(error).__name__}: the ranker's log says more"), send)
+            await send_problem(HttpProblem(FAILED, f"{type(error).__name__}: the ranker's log says more"), watched)
+        finally:
+            route = route_of(scope["path"])
+            metrics.HTTP_REQUESTS.labels(route, status).inc()
+            metrics.HTTP_SECONDS.labels(route).observe(time.monotonic() - started_s)
 
     async def _answer(self, scope: ASGIScope, receive: Receive, send: Any) -> None:
         self._check_host(scope)
@@ -60,10 +68,11 @@ class Gate:
             return
         if scope["method"] != "POST":
             raise HttpProblem(NOT_ALLOWED, f"{scope['path']} takes POST only", headers=[(b"allow", b"POST")])
-        needed, endpoint = post
+        scopes, endpoint = post
         headers = dict(scope["headers"])
-        require(self._tokens.caller(headers.get(b"authorization")), needed)
-        await endpoint(headers, receive, send)
+        caller = self._tokens.caller(headers.get(b"authorization"))
+        require(caller, *scopes)
+        await endpoint(caller, headers, receive, send)
 
     def _check_host(self, scope: ASGIScope) -> None:
         """A page of another site that has its name resolve to this address sends that name, and is refused."""

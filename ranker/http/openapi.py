@@ -11,8 +11,8 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from ranker.http.bodies import FORMS
 from ranker.http.problems import MEDIA_TYPE, Problem
+from ranker.http.routes import DOCS
 
-DOCS: Final = "/docs"
 SCRIPT: Final = "/rapidoc.js"
 REF: Final = "#/components/schemas/{name}"
 BEARER: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {}]  # without tokens: none
@@ -62,11 +62,12 @@ def openapi_config(version: str) -> OpenAPIConfig:
 
 
 def post_operation(
-    summary: str, body: Any, answers: dict[int, tuple[str, Any]], headers: dict[str, str]
+    summary: str, body: Any, answers: dict[int, tuple[str, Any]], headers: dict[str, tuple[str, str]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """An operation that Litestar doesn't route, and its schemas: `answers` by status, `headers` with descriptions.
+    """An operation that Litestar doesn't route, and its schemas.
 
-    Types are those that msgspec decodes and encodes.
+    `answers` by status; `headers` by name, what each is and its pattern. Types are those that msgspec decodes and
+    encodes.
     """
     (taken, *given), schemas = msgspec.json.schema_components(
         [body, *(answer for _, answer in answers.values())], ref_template=REF
@@ -75,8 +76,8 @@ def post_operation(
         "summary": summary,
         "security": BEARER,
         "parameters": [
-            {"name": name, "in": "header", "description": text, "schema": {"type": "string", "maxLength": 128}}
-            for name, text in headers.items()
+            {"name": name, "in": "header", "description": text, "schema": {"type": "string", "pattern": pattern}}
+            for name, (text, pattern) in headers.items()
         ],
         "requestBody": {"required": True, "content": _in_both_forms(taken)},
         "responses": {

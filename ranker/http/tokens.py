@@ -98,10 +98,11 @@ class Tokens:
             log.info("%s has changed: it was read again", self._file)
 
 
-def require(caller: Caller, scope: Scope) -> None:
-    """Raises HttpProblem (403) when the caller lacks the scope."""
-    if scope in caller.scopes:
+def require(caller: Caller, *scopes: Scope) -> None:
+    """Raises HttpProblem (403) when the caller has none of the scopes."""
+    if not caller.scopes.isdisjoint(scopes):
         return
+    scope = " or ".join(scopes)
     if caller is ANYONE:
         raise HttpProblem(
             FORBIDDEN,

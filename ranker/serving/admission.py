@@ -38,6 +38,11 @@ class AdmissionQueue:
         return self._waiting * self._cost_ms / self._workers
 
     @property
+    def is_full(self) -> bool:
+        """Whether no request is admitted now, whatever its deadline."""
+        return self.queue_ms > self._queue_ms_max
+
+    @property
     def cost_ms(self) -> float:
         """The mean cost of a request, of the recent ones."""
         return self._cost_ms

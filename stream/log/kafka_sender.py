@@ -1,4 +1,4 @@
-"""Sends records to Kafka without waiting, and reports each record's outcome: for replies."""
+"""Sends records to Kafka without waiting, and reports each record's outcome: for replies, and events over HTTP."""
 
 import threading
 from contextlib import suppress
@@ -43,7 +43,7 @@ class KafkaSender:
                 metrics_enabled=False,
             )
 
-    def send(self, topic: str, partition: int, value: bytes, settled: Settled) -> None:
+    def send(self, topic: str, partition: int, value: bytes, settled: Settled, key: bytes | None = None) -> None:
         """Append, soon. `settled` may be called by this thread or another, once."""
         doing = f"sending to {topic}"
         if self._pending_bytes > PENDING_BYTES_MAX:
@@ -51,7 +51,7 @@ class KafkaSender:
             return
         self._add(len(value))
         try:
-            future = self._producer.send(self._settings.topic(topic), value, partition=partition)
+            future = self._producer.send(self._settings.topic(topic), value, key, partition=partition)
         except errors.KafkaError as bad:
             self._add(-len(value))
             settled(translate(self._settings, doing, bad))

@@ -127,10 +127,10 @@ class MemorySender:
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
 
-    def send(self, topic: str, partition: int, value: bytes, settled: Settled) -> None:
+    def send(self, topic: str, partition: int, value: bytes, settled: Settled, key: bytes | None = None) -> None:
         """Append at once; a failure is its outcome."""
         try:
-            self._log.send(topic, partition, value)
+            self._log.send(topic, partition, value, key)
         except LogError as failure:
             settled(failure)
         else:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.json_lines import LINE_BYTES_MAX, decode_line, file_lines, numbered_lines
+from producers.json_lines import decode_line, file_lines, numbered_lines
 from producers.source import PAUSE, InvalidEvent, SourceElement
+from stream.events.named_events import NAMED_BYTES_MAX
 from stream.events.types import Impression, Install
 from stream.runtime.errors import BadEvent, DataError
 
@@ -63,8 +64,8 @@ def test_a_broken_line_costs_only_itself() -> None:
         ('{"type":"impression","time_ms":1000,"user":"u","items":["a"],"scores":[NaN]}', "malformed"),
         ('{"type":"impression","time_ms":1000,"user":"u","items":["a"],"context":{"x":1e999}}', "range"),
         ('{"type":"impression","time_ms":1000,"user":"u","items":[]}', "1 to 1000 items"),
-        ('{"type":"item","item":""}', "its id is empty"),
-        ('{"type":"item","item":"' + "i" * 257 + '"}', "its id has 257 bytes, the limit is 256"),
+        ('{"type":"item","item":""}', "item is empty"),
+        ('{"type":"item","item":"' + "i" * 257 + '"}', "item has 257 bytes, the limit is 256"),
         ('{"type":"install","user":"' + "ü" * 129 + '","item":"a","time_ms":1}', "user has 258 bytes"),
         ('{"type":"item","item":"a","attributes":{"x":{"y":1}}}', "attributes"),
         ('{"type":"user","user":"u","attributes":{"x":"' + "y" * 70_000 + '"}}', "at most 65536 bytes"),
@@ -113,7 +114,7 @@ def test_where_the_text_is_cut_does_not_matter(cuts: list[int], newline_at_end: 
 
 def test_a_line_without_end_is_not_kept_whole() -> None:
     """A line far over the limit is one broken line, whatever its length; the next one plays."""
-    found = read(*[b"x" * LINE_BYTES_MAX] * 5, b'\n{"type":"item","item":"a"}')
+    found = read(*[b"x" * NAMED_BYTES_MAX] * 5, b'\n{"type":"item","item":"a"}')
     assert [type(event).__name__ for event in found] == ["InvalidEvent", "Item"]
 
 

@@ -13,21 +13,30 @@ import httpx
 
 from ranker.http.app import ModelInfo, Served, http_app
 from ranker.http.connection import Bounds
+from ranker.http.event_writer import EventWriter
+from ranker.http.events import EventsEndpoint
+from ranker.http.idempotency import RecentAnswers
 from ranker.http.ranking import RankEndpoint
 from ranker.http.server import HttpServer
 from ranker.http.tokens import Tokens
 from ranker.serving.admission import AdmissionQueue
-from ranker.serving.answering import Histories, deadline_of, expired, refusal
+from ranker.serving.answering import deadline_of, expired, refusal
+from ranker.serving.profile_reader import ProfileRead, ProfileReader
 from stream.events.types import UNKNOWN_MODEL, Item, RankReply, RankRequest
+from stream.history.profiles import UserProfile
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START, Acks, Record
 from stream.runtime.clock import now_ms
+from tests.support.request_bench import HeldSender
 
 PATIENCE_S = 30.0
+PARTITIONS = 4
 JSON_HEADERS = {"content-type": "application/json"}
 KNOWN = {"i1": Item("i1", {"genres": ["a"]}, "One", 2.0), "with/slash/": Item("with/slash/")}
 
 
 class FakeAnswerer:
-    """Answers with items by their order; waits while `may_answer` (`may_read` for histories) is cleared.
+    """Answers with items by their order; waits while `may_answer` (`may_read` for profiles) is cleared.
 
     `asked` has what it was asked, `observed` the replies that others made.
     """
@@ -39,17 +48,21 @@ class FakeAnswerer:
         self.may_answer.set()
         self.may_read.set()
         self.age_ms = 0.0
+        self._profiles = ProfileReader(self._read, PATIENCE_S)
 
     def left_ms(self, request: RankRequest, arrived_ms: int) -> float:
         """As if requests arrived `age_ms` ago."""
         return deadline_of(request.deadline_ms) - self.age_ms
 
-    def read_histories(self, requests: Sequence[RankRequest]) -> Histories:
-        """Nobody has anything."""
+    def _read(self, users: Sequence[str]) -> dict[str, UserProfile]:
         assert self.may_read.wait(PATIENCE_S), "the test never let it read"
-        return {request.user: [] for request in requests}
+        return {user: UserProfile([], {}) for user in users}
 
-    def answer_with(self, request: RankRequest, arrived_ms: int, histories: Histories | None) -> RankReply:
+    def begin_profiles(self, requests: Sequence[RankRequest]) -> ProfileRead:
+        """Nobody has anything."""
+        return self._profiles.begin([request.user for request in requests if request.history is None])
+
+    def answer_with(self, request: RankRequest, arrived_ms: int, profiles: ProfileRead) -> RankReply:
         """The list, or what the request provokes."""
         if self.left_ms(request, arrived_ms) <= 0:
             return expired(request, self.age_ms)
@@ -70,6 +83,23 @@ class FakeAnswerer:
         self.observed.append(reply)
 
 
+class EventLog(MemoryLog):
+    """A log of three topics, whose sender acknowledges when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(("events", "items", "users"), PARTITIONS), now_ms)
+        self.sends = HeldSender(self)
+
+    def sender(self, acks: Acks) -> HeldSender:  # type: ignore[override]  # the same methods
+        """The one sender."""
+        assert acks == "all", "events are safe once all replicas have them"
+        return self.sends
+
+    def records(self, topic: str) -> list[Record]:
+        """All records, by partition and offset."""
+        return self.reader(topic, dict.fromkeys(range(PARTITIONS), START)).poll(0.0, 10_000)
+
+
 class HttpRanker:
     """A running server with its parts, and a client of it."""
 
@@ -81,10 +111,14 @@ class HttpRanker:
         queue_ms_max: float = 1_000.0,
         hosts: Sequence[str] = (),
         now_s: Any = time.monotonic,
+        ack_s: float = 60.0,
     ) -> None:
         self.answerer = FakeAnswerer()
         self.admission = AdmissionQueue(queue_ms_max)
         self.is_ready = self.is_live = True
+        self.log = EventLog()
+        self.is_connected = True
+        writer = EventWriter(lambda: self.log if self.is_connected else None)
         ids = count(1)
         rank = RankEndpoint(
             self.answerer,  # type: ignore[arg-type]  # the same methods
@@ -96,6 +130,7 @@ class HttpRanker:
         )
         served = Served(
             rank,
+            EventsEndpoint(writer, RecentAnswers(time.monotonic), now_ms, ack_s=ack_s),
             lambda: [ModelInfo("m", 3, 1, 2)],
             KNOWN.get,
             lambda: (self.is_ready, "as the test wants"),
@@ -108,6 +143,11 @@ class HttpRanker:
         """POST /v1/rank with these bytes."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.post("/v1/rank", content=content, headers=JSON_HEADERS | named)
+
+    def send(self, *events: Mapping[str, Any], **headers: str) -> httpx.Response:
+        """POST /v1/events."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post("/v1/events", json=events, headers=named)
 
     def connect(self) -> socket.socket:
         """A connection of its own, for bytes that no client would send."""

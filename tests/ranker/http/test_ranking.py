@@ -32,21 +32,42 @@ def test_an_answer_has_the_list_and_what_an_impression_needs() -> None:
 def test_what_would_wait_too_long_is_shed_at_once_and_the_rest_is_answered_in_order() -> None:
     """The newest are shed, with 503 and when to come back; they don't wait for those before them."""
     with http_ranker(queue_ms_max=5.0) as ranker:  # a request costs 2 ms until some were answered
-        ranker.answerer.may_answer.clear()
-        first = send(ranker, "u0")
-        assert ranker.answerer.is_answering.wait(20)
-        others = [send(ranker, f"u{n}") for n in range(1, 10)]
-        ranker.answerer.may_answer.set()
-        answers = [read_to_end(connection) for connection in (first, *others)]
-        for connection in (first, *others):
+        ranker.answerer.may_read.clear()
+        connections = []
+        for n in range(10):
+            connections.append(send(ranker, f"u{n}"))
+            wait_until(lambda: ranker.admission.waiting + len(ranker.answerer.observed) == len(connections))
+        assert ranker.admission.waiting == 3
+        for connection in connections[3:]:
+            answer = read_to_end(connection)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1\r\n" in answer
+            assert b"urn:thalweg:problem:shed" in answer
+        ranker.answerer.may_read.set()
+        assert all(read_to_end(connection).startswith(b"HTTP/1.1 200 ") for connection in connections[:3])
+        for connection in connections:
             connection.close()
-        assert answers[0].startswith(b"HTTP/1.1 200 ")
-        shed = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
-        assert shed
-        assert all(b"retry-after: 1\r\n" in answer and b"urn:thalweg:problem:shed" in answer for answer in shed)
-        assert len(shed) + len(ranker.answerer.asked) == 10
-        assert [reply.kind for reply in ranker.answerer.observed] == ["shed"] * len(shed)
+        assert [request.user for request in ranker.answerer.asked] == ["u0", "u1", "u2"]
+        assert [reply.kind for reply in ranker.answerer.observed] == ["shed"] * 7
         assert ranker.admission.waiting == 0
+
+
+def test_a_full_queue_sheds_before_the_body_is_read() -> None:
+    """A head is enough: under overload nothing is parsed in vain. Events go on."""
+    with http_ranker(queue_ms_max=1.0) as ranker:  # a request costs 2 ms until some were answered
+        ranker.answerer.may_read.clear()
+        first = send(ranker, "u0")
+        wait_until(lambda: ranker.admission.is_full)
+        with ranker.connect() as second:
+            second.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+            answer = read_to_end(second)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"urn:thalweg:problem:shed" in answer
+        assert [reply.kind for reply in ranker.answerer.observed] == ["shed"]
+        assert ranker.send({"type": "user", "user": "u"}).status_code == 200
+        ranker.answerer.may_read.set()
+        assert read_to_end(first).startswith(b"HTTP/1.1 200 ")
+        first.close()
 
 
 def test_what_is_past_its_deadline_is_not_ranked() -> None:

@@ -1,0 +1,167 @@
+"""From the body of `POST /v1/events` to records: each event is checked by itself, a bad one hinders no other."""
+
+import json
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from stream.events.codec import array_head, encode
+from stream.events.named_events import NAMED_ERRORS, SentEvent, event_of
+from stream.events.topics import EVENTS, ITEMS, USERS
+from stream.events.types import RECORD_BYTES_MAX, Impression, Item, SourceEvent, Tick, User
+from stream.log.protocol import partition_of
+from stream.runtime.errors import BadEvent
+
+EVENTS_MAX: Final = 1_000  # of one call
+RECORD_BYTES_FULL: Final = RECORD_BYTES_MAX // 4
+WRITTEN: Final = "written"
+INVALID: Final = "invalid"
+FORBIDDEN: Final = "forbidden"
+
+Status = Literal["written", "invalid", "forbidden"]
+EventList = Annotated[list[SentEvent], Meta(min_length=1, max_length=EVENTS_MAX, description="see docs/events.md")]
+
+
+class EventResult(msgspec.Struct, frozen=True):
+    """What became of the event at `index` of the list. `id`: its request_id, install_id, item or user, if written."""
+
+    index: int
+    status: Status
+    id: str = ""
+    reason: str = ""
+
+
+class EventsAnswer(msgspec.Struct, frozen=True):
+    """How many events were written, how many weren't, and each one's result, in the order of the list."""
+
+    written: int
+    rejected: int
+    results: list[EventResult]
+
+
+class Outgoing(NamedTuple):
+    """A record on its way to the log."""
+
+    topic: str
+    partition: int
+    value: bytes
+    key: bytes | None = None
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Events of one call: what is written, and the answer once it is."""
+
+    answer: EventsAnswer
+    records: list[Outgoing]
+
+
+_lists: Final[dict[bool, Any]] = {  # by whether it's JSON
+    True: msgspec.json.Decoder(list[msgspec.Raw]),
+    False: msgspec.msgpack.Decoder(list[msgspec.Raw]),
+}
+_events: Final[dict[bool, Any]] = {True: msgspec.json.Decoder(SentEvent), False: msgspec.msgpack.Decoder(SentEvent)}
+
+
+def read_events(body: bytes, *, is_json: bool) -> list[msgspec.Raw]:
+    """The events of a body, unread. Raises BadEvent."""
+    try:
+        parts: list[msgspec.Raw] = _lists[is_json].decode(body)
+    except NAMED_ERRORS as bad:
+        parts = _surrogates_in_parts(body) if is_json else []
+        if not parts:
+            raise BadEvent(f"not a list of events: {bad}") from None
+    if not 1 <= len(parts) <= EVENTS_MAX:
+        raise BadEvent(f"send 1 to {EVENTS_MAX} events at once, not {len(parts)}")
+    return parts
+
+
+def _surrogates_in_parts(body: bytes) -> list[msgspec.Raw]:
+    """The events of a JSON list that msgspec rejects as a whole for half a surrogate pair; empty: that isn't why.
+
+    JavaScript writes one where it cuts a text within a character. Only the event that has it is invalid.
+    """
+    try:
+        parts = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    texts = [json.dumps(part, ensure_ascii=False) for part in parts] if isinstance(parts, list) else []
+    return [msgspec.Raw(text.encode(errors="surrogatepass")) for text in texts]
+
+
+def batch_of(
+    parts: Iterable[msgspec.Raw],
+    *,
+    is_json: bool,
+    scopes: Set[str],
+    arrived_ms: int,
+    key: str,
+    partitions: Callable[[str], int],
+) -> EventBatch:
+    """The records of all events that are valid and that `scopes` allow.
+
+    `key` (empty: none) names the call: ids that events lack are derived from it. `partitions`: of a topic.
+    """
+    results: list[EventResult] = []
+    records = _Records(partitions)
+    for index, part in enumerate(parts):
+        key_of_event = f"{key}\x00{index}" if key else ""
+        try:
+            event = event_of(_events[is_json].decode(part), arrival_ms=arrived_ms, key=key_of_event)
+        except NAMED_ERRORS as bad:
+            results.append(EventResult(index, INVALID, reason=str(bad)))
+            continue
+        scope = "catalogue" if isinstance(event, Item | User) else "events"
+        if scope not in scopes:
+            results.append(EventResult(index, FORBIDDEN, reason=f"the token hasn't the scope {scope}"))
+            continue
+        results.append(EventResult(index, WRITTEN, records.add(event)))
+    written = sum(result.status == WRITTEN for result in results)
+    return EventBatch(EventsAnswer(written, len(results) - written, results), records.take())
+
+
+class _Records:
+    """Records of the events that are added."""
+
+    def __init__(self, partitions: Callable[[str], int]) -> None:
+        self._partitions = partitions
+        self._entities: dict[tuple[str, str], bytes] = {}  # by topic and id: of one entity the last event counts
+        self._events: dict[int, list[bytes]] = {}  # by partition of `events`
+
+    def add(self, event: SourceEvent | Item | User) -> str:
+        """Add an event; its id."""
+        assert not isinstance(event, Tick), "a tick is no SentEvent"
+        raw = encode(event)
+        if isinstance(event, Item):
+            self._entities[ITEMS.name, event.item] = raw
+            return event.item
+        if isinstance(event, User):
+            self._entities[USERS.name, event.user] = raw
+            return event.user
+        self._events.setdefault(partition_of(event.user, self._partitions(EVENTS.name)), []).append(raw)
+        return event.request_id if isinstance(event, Impression) else event.install_id
+
+    def take(self) -> list[Outgoing]:
+        """All of them. Entities come first: pages may be about them."""
+        entities = [
+            Outgoing(topic, partition_of(name, self._partitions(topic)), raw, name.encode())
+            for (topic, name), raw in self._entities.items()
+        ]
+        events = [Outgoing(EVENTS.name, p, value) for p, raws in self._events.items() for value in _packed(raws)]
+        return entities + events
+
+
+def _packed(raws: Iterable[bytes]) -> Iterable[bytes]:
+    """Records of these events, in order."""
+    some: list[bytes] = []
+    size = 0
+    for raw in raws:
+        if some and size + len(raw) > RECORD_BYTES_FULL:
+            yield array_head(len(some)) + b"".join(some)
+            some, size = [], 0
+        some.append(raw)
+        size += len(raw)
+    yield array_head(len(some)) + b"".join(some)

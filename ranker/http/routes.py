@@ -1,0 +1,28 @@
+"""The paths of the HTTP server."""
+
+from typing import Final
+
+RANK: Final = "/v1/rank"
+EVENTS: Final = "/v1/events"
+MODELS: Final = "/v1/models"
+ITEMS: Final = "/v1/items/"
+LIVEZ: Final = "/livez"
+READYZ: Final = "/readyz"
+METRICS: Final = "/metrics"
+DOCS: Final = "/docs"
+OTHER: Final = "other"
+
+_EXACT: Final = frozenset((RANK, EVENTS, MODELS, LIVEZ, READYZ, METRICS))
+
+
+def route_of(path: str) -> str:
+    """The route of a path, for metrics: there are few, whatever is asked for.
+
+    >>> [route_of(path) for path in ("/v1/rank", "/v1/items/a/b", "/docs/openapi.json", "/wp-login.php")]
+    ['/v1/rank', '/v1/items/{id}', '/docs', 'other']
+    """
+    if path in _EXACT:
+        return path
+    if path.startswith(ITEMS):
+        return ITEMS + "{id}"
+    return DOCS if path == DOCS or path.startswith(DOCS + "/") else OTHER
