@@ -36,7 +36,6 @@ class Visitor(msgspec.Struct):
     """Who asks: a page is fresh when its user is."""
 
     user: str
-    attributes: dict[str, str | float | list[str]]
     context: dict[str, str | float]
 
 
@@ -162,7 +161,7 @@ class Http:
 
     def encode(self, request: RankRequest) -> bytes:
         """Head and JSON body."""
-        names = ("request_id", "user", "context", "attributes", "deadline_ms")
+        names = ("request_id", "user", "context", "deadline_ms")
         body = msgspec.json.encode({name: getattr(request, name) for name in names})
         return f"{self._head}{len(body)}\r\n\r\n".encode() + body
 
@@ -264,10 +263,7 @@ def run_course(course: Course, transport: Transport, visitors: list[Visitor]) ->
     raws, of = [], course.visitors or len(visitors)
     for n in range(count):
         who = visitors[(course.first + n % of) % len(visitors)]
-        request = RankRequest(
-            f"{id(notebook)}-{n}", who.user, context=who.context, deadline_ms=course.deadline_ms,
-            attributes=who.attributes,
-        )  # fmt: skip
+        request = RankRequest(f"{id(notebook)}-{n}", who.user, context=who.context, deadline_ms=course.deadline_ms)
         raws.append(transport.encode(request))
     transport.begin(notebook)
     begun, cpu_s = time.perf_counter() + 0.05, time.process_time()

@@ -20,7 +20,9 @@ from benchmarks.serve_load import Course, Found, Visitor
 from benchmarks.serving import Publisher, World
 from stream.events.codec import encode
 from stream.events.topics import ITEMS as ITEMS_TOPIC
-from stream.history.histories import write_changes
+from stream.events.types import User
+from stream.history.histories import COMPLETE, marker_key, write_changes
+from stream.history.profiles import user_key
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.health import run_file
 from stream.runtime.settings import Settings
@@ -78,36 +80,34 @@ def place(*, quick: bool) -> Iterator[Place]:
 
 
 def _describe(settings: Settings, world: World) -> None:
-    """Items to Kafka, histories to Redis."""
+    """Items to Kafka, users' profiles to Redis."""
     with closing(KafkaLog(settings)) as log:
         for item in world.described:
             log.send(ITEMS_TOPIC.name, 0, encode(item), item.item.encode())
         log.flush(60)
     with closing(connect(settings)) as client:
         for first in range(0, world.users, BATCH):
-            write_changes(
-                client,
-                {
-                    (f"u{user}", item): 1_000 * n + 1
-                    for user in range(first, min(first + BATCH, world.users))
-                    for n, item in enumerate(world.items(HISTORY))
-                },
-                settings.topic_prefix,
-            )
+            users = range(first, min(first + BATCH, world.users))
+            histories = {(f"u{u}", item): 1_000 * n + 1 for u in users for n, item in enumerate(world.items(HISTORY))}
+            write_changes(client, histories, settings.topic_prefix)
+            keys = {
+                user_key(f"u{u}", settings.topic_prefix): encode(User(f"u{u}", world.attributes_of[u])) for u in users
+            }
+            client.mset(keys)
+        client.set(marker_key(settings.topic_prefix), COMPLETE)
 
 
 def _visitors(world: World) -> list[Visitor]:
     return [
         Visitor(
             f"u{user}",
-            attributes,
             {
                 "device": ("phone", "tablet", "desktop")[user % 3],
                 "hour": str(user % 24),
                 "weekday": ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[user % 7],
             },
         )
-        for user, attributes in enumerate(world.attributes_of)
+        for user in range(world.users)
     ]
 
 
