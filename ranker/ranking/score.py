@@ -14,7 +14,9 @@ from stream.tables.dtypes import F32, U64, Bools
 
 SWITCH_S: Final = 1e-4  # after which a thread yields the interpreter to others: a request needs it many times
 
-BATCH_ITEMS_MIN: Final = 50  # of a page that is split over threads: less isn't worth waking another thread
+BATCH_ITEMS_MIN: Final = 50  # of a page that is split over threads: less isn't worth waking another thread,
+SMALL_ITEMS_MIN: Final = 100  # and by a small network less than this
+SMALL_WEIGHTS: Final = 50_000  # of a small one, the first layer's for users and items aside
 
 Span = tuple[int, int]
 
@@ -62,7 +64,8 @@ class Scorer:
         The first batch is always scored: a late answer is better than none.
         """
         run, threads = version.begin(words, time_ms), 1 + len(self._helpers)
-        share = max(BATCH_ITEMS_MIN, -(-len(run.logits) // threads))
+        least = SMALL_ITEMS_MIN if version.item_weights < SMALL_WEIGHTS else BATCH_ITEMS_MIN
+        share = max(least, -(-len(run.logits) // threads))
         job = _Job(version, run, min(self._batch_items, share), deadline_s)
         done, waiting = np.zeros(len(job.run.logits), bool), len(job.spans)
         for _ in range(min(len(self._helpers), waiting - 1)):

@@ -65,6 +65,11 @@ class Version:
         """The version's number."""
         return self.manifest.version
 
+    @cached_property
+    def item_weights(self) -> int:
+        """How many weights of the deep part are multiplied for each item of a page."""
+        return self._net.pair.size + self._net.weights.size + self._net.last.size
+
     def event_time_ms(self, now_ms: int) -> int:
         """Event time now: the watermark when the version was made, and the wall time since."""
         return self.manifest.watermark_ms + max(0, now_ms - self.manifest.created_ms)
