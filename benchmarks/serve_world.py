@@ -21,7 +21,7 @@ from benchmarks.serving import Publisher, World
 from stream.events.codec import encode
 from stream.events.topics import ITEMS as ITEMS_TOPIC
 from stream.events.types import User
-from stream.history.histories import COMPLETE, marker_key, write_changes
+from stream.history.histories import COMPLETE, Changes, marker_key, write_changes
 from stream.history.profiles import user_key
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.health import run_file
@@ -88,7 +88,9 @@ def _describe(settings: Settings, world: World) -> None:
     with closing(connect(settings)) as client:
         for first in range(0, world.users, BATCH):
             users = range(first, min(first + BATCH, world.users))
-            histories = {(f"u{u}", item): 1_000 * n + 1 for u in users for n, item in enumerate(world.items(HISTORY))}
+            histories: Changes = {
+                (f"u{u}", item): 1_000 * n + 1 for u in users for n, item in enumerate(world.items(HISTORY))
+            }
             write_changes(client, histories, settings.topic_prefix)
             keys = {
                 user_key(f"u{u}", settings.topic_prefix): encode(User(f"u{u}", world.attributes_of[u])) for u in users

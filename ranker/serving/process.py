@@ -5,19 +5,20 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from ranker.builder.builder_client import BuilderClient, start_builder
 from ranker.ranking.score import SWITCH_S
+from ranker.serving.profile_reader import PATIENCE_S
 from ranker.serving.served_model import ModelSource
 from ranker.serving.service import KafkaOptions, RankerService
 from stream.history.profiles import UserProfile, read_profiles
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.health import Health, run_file
 from stream.runtime.settings import Settings
-from stream.snapshots.redis_client import connect
+from stream.snapshots.redis_client import connect, impatient
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
 
@@ -50,11 +51,10 @@ def run_ranker(
     threadpool_limits(1)  # BLAS: several threads score at once, each a batch of its own
     sys.setswitchinterval(SWITCH_S)
     with ExitStack() as open_:
-        client = open_.enter_context(closing(connect(settings)))
-
-        def read(users: Sequence[str]) -> dict[str, UserProfile]:
-            return read_profiles(client, users, settings.topic_prefix)
-
+        read, quick = (
+            partial(_read_profiles, open_.enter_context(closing(client)), settings.topic_prefix)
+            for client in (connect(settings), connect(settings, **impatient(PATIENCE_S)))
+        )
         service = RankerService(
             {
                 model: ModelSource(
@@ -68,6 +68,7 @@ def run_ranker(
             threads=settings.ranker_threads,
             queue_ms=settings.ranker_queue_ms,
             options=KafkaOptions(settings.worker, not named_only, settings.allowed_reply_topics, settings.ranker_acks),
+            quick=quick,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop.set())
@@ -87,3 +88,7 @@ def run_ranker(
         )
         with closing(health):
             service.run(lambda: KafkaLog(settings), other.close if other else lambda: None)
+
+
+def _read_profiles(client: Any, prefix: str, users: Sequence[str]) -> dict[str, UserProfile]:
+    return read_profiles(client, users, prefix)

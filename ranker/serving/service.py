@@ -61,7 +61,8 @@ class KafkaOptions:
 class RankerService:
     """All threads of one ranker, which serves the models of `sources`, by name; the first is the default.
 
-    Log, stores and `read` (of profiles) are passed in; `run` blocks until `stop`, and closes the models' builders.
+    Log, stores and `read` (of profiles; `quick`: see ProfileReader) are passed in; `run` blocks until `stop`, and
+    closes the models' builders.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class RankerService:
         threads: int,
         queue_ms: float = 250.0,
         options: KafkaOptions = KafkaOptions(),
+        quick: ReadProfiles | None = None,
     ) -> None:
         assert sources, "a ranker serves at least one model"
         self.stop = threading.Event()
@@ -81,7 +83,7 @@ class RankerService:
         self._options, self._scorer = options, Scorer(threads)
         self._caches = {name: EntityCache() for name in sources}
         self.models = {name: self._model(name, source) for name, source in sources.items()}
-        self.profiles = ProfileReader(read)
+        self.profiles = ProfileReader(read, quick=quick)
         self._is_warm = False
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []

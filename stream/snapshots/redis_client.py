@@ -54,6 +54,11 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
     return client
 
 
+def impatient(timeout_s: float) -> dict[str, Any]:
+    """Options of `connect` for a client that raises after `timeout_s` without an answer, and tries nothing twice."""
+    return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+
+
 def _address_of(client: redis.Redis) -> str:
     """Without login."""
     known = client.connection_pool.connection_kwargs

@@ -209,3 +209,29 @@ def test_recent_profiles_expire_and_are_bounded() -> None:
     assert [recent.get(user) for user in "abc"] == [None] * 3
     recent.put({"d": UserProfile(["1"] * 6, None)})
     assert recent.get("d") is not None
+
+
+def test_quick_reads_are_the_callers_own(source: SlowRedis) -> None:
+    """Once reads are quick, `begin` returns with the profiles, which are kept, and the thread reads nothing."""
+    quick = SlowRedis()
+    reader = ProfileReader(source.read, FOREVER_S, quick=quick.read)
+    assert reader.begin(["u"]).result() == {"u": profile("u")}
+    assert not quick.asked, "how long reads take isn't known yet"
+    reader._mean_s, before = 0.0, len(source.asked)
+    assert reader.begin(["a", "b", "a"]).result() == {"a": profile("a"), "b": profile("b")}
+    assert (quick.asked, len(source.asked)) == ([["a", "b"]], before)
+    assert reader._recent.get("b") == profile("b")
+    reader.close()
+
+
+@pytest.mark.parametrize("error", [redis.TimeoutError("late"), ConnectionRefusedError("gone"), ZeroDivisionError()])
+def test_a_quick_read_that_fails_is_left_to_the_thread(source: SlowRedis, error: Exception) -> None:
+    """Its profiles are read again by the thread, and so are others until reads are quick again."""
+    quick = SlowRedis()
+    quick.error = error
+    reader = ProfileReader(source.read, FOREVER_S, quick=quick.read)
+    reader._mean_s = 0.0
+    for user in "ab":
+        assert reader.begin([user]).result() == {user: profile(user)}
+    assert (quick.asked, source.asked) == ([["a"]], [["a"], ["b"]])
+    reader.close()
