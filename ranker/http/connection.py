@@ -5,6 +5,7 @@ heads a size, connections a number. Beyond that number the connection that has b
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -21,12 +22,17 @@ PIPELINED_MAX: Final = 64  # requests that wait on one connection for the answer
 
 @dataclass
 class Bounds:
-    """Of all connections of a server. `idle` has those that wait for a request, the longest idle one first."""
+    """Of all connections of a server. `idle` has those that wait for a request, the longest idle one first.
+
+    `overload` is asked, by method and path, before a request costs anything: one for which it returns a problem is
+    answered with that at once, and its body is dropped.
+    """
 
     connections_max: int
     head_s: float = 10.0  # from a connection's start, or a request's first byte, until its headers are complete
     body_s: float = 10.0  # from then until the body is
     write_s: float = 10.0  # for a client to read what was sent
+    overload: Callable[[bytes, bytes], HttpProblem | None] = lambda method, path: None
     idle: "dict[BoundedConnection, None]" = field(default_factory=dict)
 
 
@@ -45,6 +51,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(**uvicorn)
         self._bounds = bounds
         self._phase = Phase.HEAD  # the first request is due
+        self._is_answered = False  # the request that is being read
         self._requests = 0
         self._head_bytes = 0
         self._read_timer: asyncio.TimerHandle | None = None
@@ -99,24 +106,29 @@ class BoundedConnection(HttpToolsProtocol):
             self.refuse(
                 HttpProblem(SHED, f"more than {PIPELINED_MAX} requests wait on one connection", retry_after_s=1)
             )
-        if not self.transport.is_closing():
+        elif not self._is_answering and (problem := self._bounds.overload(self.parser.get_method(), self.url)):
+            self._answer_at_once(problem)
+        if not self._is_answered and not self.transport.is_closing():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Part of a body; ignored when the request was refused."""
-        if not self.transport.is_closing():
+        """Part of a body; ignored when the request was refused, or is answered."""
+        if not self._is_answered and not self.transport.is_closing():
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request is complete."""
         self._phase = Phase.BETWEEN
-        if not self.transport.is_closing():
+        if self._is_answered:
+            self._is_answered = False
+            self.on_response_complete()
+        elif not self.transport.is_closing():
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer was sent."""
         super().on_response_complete()
-        if self.cycle.response_complete and not self.transport.is_closing():
+        if not self._is_answering and not self.transport.is_closing():
             self._bounds.idle[self] = None
 
     def pause_writing(self) -> None:
@@ -145,11 +157,24 @@ class BoundedConnection(HttpToolsProtocol):
         """Answer with this problem, unless answers to requests before this one are due, and close."""
         if self.transport.is_closing():
             return
-        is_answering = self.cycle is not None and not self.cycle.response_complete
-        if not is_answering or (self._phase is Phase.BODY and not self.pipeline and not self.cycle.response_started):
+        is_first = self._phase is Phase.BODY and not self.pipeline
+        if not self._is_answered and (not self._is_answering or (is_first and not self.cycle.response_started)):
             self.transport.write(http_bytes(problem))
             metrics.HTTP_REQUESTS.labels(OTHER, problem.kind.status).inc()
         self.transport.close()
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether the app answers a request that was read."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _answer_at_once(self, problem: HttpProblem) -> None:
+        """Answer the request whose headers are complete; what follows of it is dropped."""
+        keeps_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._is_answered = True
+        self.transport.write(http_bytes(problem, closes=not keeps_alive))
+        if not keeps_alive:
+            self.transport.close()
 
     def _evict_idle(self) -> bool:
         """Close the connection that has been idle for longest; False: none is."""

@@ -56,9 +56,7 @@ class Gate:
                 raise
             await send_problem(HttpProblem(FAILED, f"{type(error).__name__}: the ranker's log says more"), watched)
         finally:
-            route = route_of(scope["path"])
-            metrics.HTTP_REQUESTS.labels(route, status).inc()
-            metrics.HTTP_SECONDS.labels(route).observe(time.monotonic() - started_s)
+            observe(scope["path"], status, time.monotonic() - started_s)
 
     async def _answer(self, scope: ASGIScope, receive: Receive, send: Any) -> None:
         self._check_host(scope)
@@ -83,6 +81,26 @@ class Gate:
                 return
         shown = named[0][:100].decode("latin-1") if named else ""
         raise HttpProblem(FOREIGN_HOST, f"the header Host says {shown!r}" if len(named) < 2 else "two Host headers")
+
+
+def observe(path: str, status: int, seconds: float) -> None:
+    """Count an answer."""
+    route = route_of(path)
+    metrics.HTTP_REQUESTS.labels(route, status).inc()
+    metrics.HTTP_SECONDS.labels(route).observe(seconds)
+
+
+def overload_of(path: str, problem: Callable[[], HttpProblem | None]) -> Callable[[bytes, bytes], HttpProblem | None]:
+    """What `Bounds.overload` asks: POSTs to `path` have this problem, whoever sends them."""
+    method, raw_path = b"POST", path.encode()
+
+    def overload(asked_method: bytes, asked_path: bytes) -> HttpProblem | None:
+        found = problem() if asked_path == raw_path and asked_method == method else None
+        if found is not None:
+            observe(path, found.kind.status, 0.0)
+        return found
+
+    return overload
 
 
 def host_of(header: str) -> str:

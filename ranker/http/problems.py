@@ -112,7 +112,7 @@ class HttpProblem(Exception):
             self.headers.append((b"www-authenticate", b"Bearer"))
 
 
-def http_bytes(problem: HttpProblem) -> bytes:
-    """A whole HTTP/1.1 response after which the connection is closed."""
+def http_bytes(problem: HttpProblem, *, closes: bool = True) -> bytes:
+    """A whole HTTP/1.1 response, after which the connection is closed unless told otherwise."""
     lines = [b"HTTP/1.1 %d Problem" % problem.kind.status, *(b": ".join(header) for header in problem.headers)]
-    return b"\r\n".join([*lines, b"connection: close", b"", problem.body])
+    return b"\r\n".join([*lines, *[b"connection: close"] * closes, b"", problem.body])

@@ -125,8 +125,8 @@ class RankEndpoint:
         is_ready, state = self._ready()
         if not is_ready:
             raise HttpProblem(NOT_READY, state, retry_after_s=1)
-        if self._admission.is_full:
-            raise self._problem(self._shed(RankRequest("", ""), arrived_ms))  # it isn't even read
+        if (problem := self.overload()) is not None:
+            raise problem
         form = form_of(headers)
         answered_as = answer_form(headers, form)
         request = self._decode(await read_body(headers, receive), is_json=form == JSON)
@@ -135,6 +135,12 @@ class RankEndpoint:
             raise self._problem(reply)
         body = (_json if answered_as == JSON else _msgpack).encode(_answer(reply))
         await send_answer(send, 200, answered_as, body)
+
+    def overload(self) -> HttpProblem | None:
+        """The problem of a request that is shed whatever it asks for, which needn't be read; None: read it."""
+        if not self._admission.is_full:
+            return None
+        return self._problem(self._shed(RankRequest("", ""), self._now_ms()))
 
     def _decode(self, body: bytes, *, is_json: bool) -> RankRequest:
         try:

@@ -6,11 +6,14 @@ from pathlib import Path
 from uuid import uuid4
 
 from ranker.http.app import ModelInfo, Served, http_app
+from ranker.http.connection import Bounds
 from ranker.http.event_writer import EventWriter
 from ranker.http.events import EventsEndpoint
+from ranker.http.gate import overload_of
 from ranker.http.idempotency import RecentAnswers
 from ranker.http.ranking import RankEndpoint
-from ranker.http.server import HttpServer, parse_address
+from ranker.http.routes import RANK
+from ranker.http.server import HttpServer, connections_max, parse_address
 from ranker.http.tokens import Tokens, check_exposure
 from ranker.serving.answering import Answerer
 from ranker.serving.served_model import ServedModel
@@ -42,7 +45,8 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
         service.ranks,
         service.live,
     )
-    server = HttpServer(http_app(served, tokens, settings.http_hosts.split(",")), host, port)
+    bounds = Bounds(connections_max(), overload=overload_of(RANK, rank.overload))
+    server = HttpServer(http_app(served, tokens, settings.http_hosts.split(",")), host, port, bounds)
     log.info("HTTP listens on %s", server.address)
     return server
 

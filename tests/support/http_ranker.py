@@ -15,9 +15,11 @@ from ranker.http.app import ModelInfo, Served, http_app
 from ranker.http.connection import Bounds
 from ranker.http.event_writer import EventWriter
 from ranker.http.events import EventsEndpoint
+from ranker.http.gate import overload_of
 from ranker.http.idempotency import RecentAnswers
 from ranker.http.ranking import RankEndpoint
-from ranker.http.server import HttpServer
+from ranker.http.routes import RANK
+from ranker.http.server import HttpServer, connections_max
 from ranker.http.tokens import Tokens
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import deadline_of, expired, refusal
@@ -136,6 +138,8 @@ class HttpRanker:
             lambda: (self.is_ready, "as the test wants"),
             lambda: (self.is_live, "as the test wants"),
         )
+        bounds = bounds or Bounds(connections_max())
+        bounds.overload = overload_of(RANK, rank.overload)
         self.server = HttpServer(http_app(served, Tokens(tokens, now_s), hosts), "127.0.0.1", 0, bounds)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.server.port}", timeout=PATIENCE_S)
 

@@ -164,3 +164,32 @@ def test_addresses() -> None:
             parse_address(wrong)
     with http_ranker() as ranker, pytest.raises(SettingsError, match=str(ranker.server.port)):
         HttpServer(None, "127.0.0.1", ranker.server.port)
+
+
+def test_a_shed_request_costs_its_connection_nothing() -> None:
+    """Its answer comes with its headers; its body, however late, is dropped, and the connection serves the next one."""
+    with http_ranker(queue_ms_max=1.0) as ranker, ranker.connect() as connection:  # a request costs 2 ms
+        assert [ranker.admission.admit(1_000.0) for _ in range(2)] == [True, False]
+        for _ in range(2):
+            connection.sendall(HEAD + b"\r\n" + BODY[:5])
+            answer = connection.recv(65_536)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"connection: close" not in answer
+            connection.sendall(BODY[5:])
+        connection.sendall(HEAD + b"\r\n" + BODY + HEAD + b"\r\n" + BODY)
+        answer = b""
+        while answer.count(b"HTTP/1.1 503 ") < 2 or not answer.endswith(b"}"):
+            answer += connection.recv(65_536)
+        ranker.admission.done()
+        connection.sendall(HEAD + b"\r\n" + BODY)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+        assert [reply.kind for reply in ranker.answerer.observed] == ["shed"] * 4
+
+
+def test_a_shed_request_whose_body_never_comes_is_answered_once() -> None:
+    """After the body's time the connection is closed, without a second answer."""
+    with http_ranker(queue_ms_max=1.0, bounds=Bounds(10, body_s=0.1)) as ranker, ranker.connect() as connection:
+        assert ranker.admission.admit(1_000.0)
+        connection.sendall(HEAD + b"\r\n" + BODY[:5])
+        assert read_to_end(connection).count(b"HTTP/1.1 ") == 1
+        ranker.admission.done()
