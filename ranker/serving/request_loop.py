@@ -15,7 +15,7 @@ from ranker import metrics
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer, deadline_of, expired, refusal, shed
 from ranker.serving.offset_tracker import OffsetTracker, OpenRecord
-from ranker.serving.reply_writer import ReplyWriter
+from ranker.serving.reply_writer import ReplyWriter, Target
 from ranker.serving.request_queue import RequestQueue, WaitingRequest
 from stream.events.request_parts import RequestHead, RequestPart, request_parts
 from stream.events.types import INVALID, RankReply, RankRequest
@@ -215,7 +215,7 @@ class RequestLoop:
         started_s = sent_s = self._clock_s()
         batch: list[tuple[WaitingRequest, RankRequest]] = []
         for waiting in self._queue.take(max(1, min(SLICE_MAX, int(SLICE_MS / self._admission.cost_ms)))):
-            request = self._request(waiting.part, waiting.record, waiting.opened)
+            request = self._request(waiting.part, waiting.record, waiting.opened, waiting.target)
             if request is None:
                 waiting.opened.open -= 1
                 self._queue.done()
@@ -235,8 +235,13 @@ class RequestLoop:
                 self._replies.send()
                 sent_s = now_s
 
-    def _request(self, part: RequestPart, record: Record, opened: OpenRecord) -> RankRequest | None:
-        """The whole request; None: it's invalid, which its dead letter and a reply say."""
+    def _request(
+        self, part: RequestPart, record: Record, opened: OpenRecord, target: Target | None = None
+    ) -> RankRequest | None:
+        """The whole request; None: it's invalid, which its dead letter and a reply say.
+
+        The reply goes to `target`; None: to the partition of its request id, since it isn't known where else.
+        """
         try:
             return part.request()
         except BadEvent as bad:
@@ -246,7 +251,7 @@ class RequestLoop:
         if names is not None:
             reply = RankReply(names.request_id, names.user, [], [], 0, error=reason, kind=INVALID)
             self._answerer.observe(reply, record.time_ms)
-            self._replies.add(reply, self._replies.home(names.request_id), opened)
+            self._replies.add(reply, target or self._replies.home(names.request_id), opened)
             self._replied += 1
         return None
 
