@@ -103,7 +103,7 @@ class RankerService:
         return self._is_warm and not self.stop.is_set(), self.ready()[1]
 
     def item(self, name: str) -> Item | None:
-        """What is known of an item. Any thread may ask."""
+        """What is known of an item, by all models alike. Any thread may ask."""
         return next(iter(self._caches.values())).items.get(name)
 
     def live(self) -> tuple[bool, str]:
@@ -139,20 +139,15 @@ class RankerService:
             raise self._failures[0]
 
     def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
-        consumers = [
-            ItemConsumer(source, cache, connect if number == 0 else None)  # one writes dead letters
-            for number, cache in enumerate(self._caches.values())
-        ]
-        for consumer in consumers:
-            self._start("consume", consumer.run)
+        consumer = ItemConsumer(source, list(self._caches.values()), connect)
+        self._start("consume", consumer.run)
         self.state = "warming up"
         self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)
         self.state = "reading items"
-        for consumer in consumers:
-            while not consumer.ready.wait(0.1):
-                if self.stop.is_set():
-                    return
+        while not consumer.ready.wait(0.1):
+            if self.stop.is_set():
+                return
         self._wait_for_models()
         gc.collect()
         gc.freeze()  # long-lived: full collections skip it
