@@ -20,7 +20,7 @@ from ranker.serving.request_queue import RequestQueue, WaitingRequest
 from stream.events.request_parts import RequestHead, RequestPart, request_parts
 from stream.events.types import INVALID, RankReply, RankRequest
 from stream.log.protocol import START, GroupReader, Record
-from stream.runtime.errors import BadEvent, LogGap
+from stream.runtime.errors import BadEvent, LogGap, LogReset
 
 RECORDS_MAX: Final = 500  # a poll; they are read ahead, so that the queue's length is known
 UNREAD_BYTES_MAX: Final = 8 * 1024 * 1024  # of records whose requests aren't all admitted or shed: no poll above it,
@@ -137,6 +137,11 @@ class RequestLoop:
             log.warning("%s/%d: %d records were deleted (retention) before they were read: nobody waits for them any "
                         "more, they are skipped", gap.topic, gap.partition, gap.start - gap.wanted)  # fmt: skip
             self._reader.seek(gap.partition, START)
+            return
+        except LogReset as reset:
+            log.warning("%s; requests are answered from its beginning", reset)
+            self._drop(reset.partition)
+            self._reader.seek(reset.partition, START)
             return
         for partition in self._trackers.keys() - self._reader.assigned():
             self._drop(partition)
