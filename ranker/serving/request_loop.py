@@ -25,7 +25,7 @@ from stream.runtime.errors import BadEvent, LogGap, LogReset
 RECORDS_MAX: Final = 500  # a poll; they are read ahead, so that the queue's length is known
 UNREAD_BYTES_MAX: Final = 8 * 1024 * 1024  # of records whose requests aren't all admitted or shed: no poll above it,
 STAY_S: Final = 1.0  # but one of one record so often, which keeps the membership of the group
-HEADS_MAX: Final = 256  # of one partition, between two slices
+HEADS_MAX, HEADS_MS = 256, 5.0  # of one partition, between two slices: an invalid request costs as much as ranking one
 SLICE_MS: Final = 10.0
 SLICE_MAX: Final = 32  # requests
 LINGER_S: Final = 0.002  # how long a reply may wait for others of its record
@@ -168,10 +168,10 @@ class RequestLoop:
     def _read_heads(self) -> None:
         """Admit, shed or skip the next requests of each partition."""
         for partition, records in list(self._unread.items()):
-            heads = HEADS_MAX
-            while records and heads:
+            heads, until_s = HEADS_MAX, self._clock_s() + HEADS_MS / 1e3
+            while records and heads and self._clock_s() < until_s:
                 unread = records[0]
-                while unread.parts and heads:
+                while unread.parts and heads and self._clock_s() < until_s:
                     self._read_head(unread, unread.parts.popleft())
                     heads -= 1
                 if not unread.parts:
