@@ -128,7 +128,7 @@ def test_a_huge_record_of_invalid_requests_stops_nobody(bench: Bench, caplog: py
             bench.clock.now_ms += 1
         send(topic, *args)
 
-    bench.sender.send = slowly  # type: ignore[method-assign]
+    bench.sender.send = slowly  # type: ignore[method-assign,assignment]
     bench.log.send(REQUESTS.name, 0, msgspec.msgpack.encode([[5, f"{n}", 1] for n in range(200)]))
     bench.ask(RankRequest("other", "u"), partition=1)
     bench.loop.poll_once(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from ranker.serving import service as module
 from ranker.serving.served_model import ModelSource
@@ -239,5 +240,7 @@ def test_several_models_in_one_ranker(memory: MemoryLog) -> None:
         caller.ask(1, model)
     wait_until(caller.answered)
     assert sorted((r.request_id, r.version) for r in caller.replies) == [("r1", 1), ("r2", 1), ("r3", 0), ("r4", 0)]
+    assert [REGISTRY.get_sample_value("thalweg_ranker_version", {"model": model}) for model in "mn"] == [1, None]
+    assert REGISTRY.get_sample_value("thalweg_ranker_staleness_seconds", {"model": "m"}) is not None
     running.end()
     assert running.failure is None
