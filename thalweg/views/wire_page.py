@@ -73,7 +73,7 @@ KINDS: Final = {
     INVALID: "a field is wrong, as `error` says; the request is a dead letter, too",
     EXPIRED: "it was older than its deadline when its turn came: it wasn't ranked",
     SHED: "it would have waited for too long: it wasn't ranked; ask later, or start more rankers",
-    UNKNOWN_MODEL: "over HTTP: the ranker doesn't serve this model. On Kafka nobody replies: another ranker may serve it",
+    UNKNOWN_MODEL: "over HTTP: the ranker doesn't serve this model. On Kafka nobody replies: another may serve it",
     FAILED: "the ranker has a defect: its log has the traceback",
 }
 
